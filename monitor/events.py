@@ -1,0 +1,119 @@
+"""Events: the frozen records of what happened to a worker. Pure: no clock, no socket, no store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from monitor.liveness import EventKind, Liveness
+
+EVENT_METADATA_BYTES: Final = 2_048
+"""At most this much of a worker's metadata travels with an event; ``worker_metadata_cut`` says when it was more."""
+
+
+def rfc3339(ms: int) -> str:
+    """Milliseconds since the epoch as RFC 3339 in UTC with milliseconds, ``2026-11-23T10:00:00.000Z``."""
+    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ms % 1000:03d}Z"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One fact about one worker, as it was when it was recorded.
+
+    Times are milliseconds since the epoch by the store's clock. ``seq`` counts every event of one
+    (tenant, worker, generation) from 1 without a gap. ``due_ms`` is when the fact became true (the
+    deadline, for ``worker.stale``), ``detected_ms`` when it was committed. ``position`` is where the
+    event stands in its partition's stream.
+    """
+
+    position: str
+    partition: int
+    kind: EventKind
+    tenant: str
+    worker_id: str
+    environment_name: str
+    generation: int
+    seq: int
+    old: Liveness | None
+    new: Liveness | None
+    reason: str
+    due_ms: int
+    detected_ms: int
+    last_seen_ms: int
+    since_ms: int
+    """Since when the worker had been ``old``; equal to ``detected_ms`` for a registration."""
+    interval_ms: int
+    grace_ms: int
+    status: str
+    tasks_processed: int
+    current_task_id: str | None
+    worker_metadata_json: str
+    """A JSON object of at most ``EVENT_METADATA_BYTES``."""
+    worker_metadata_cut: bool
+    recent_gaps_ms: tuple[int, ...]
+    """The spacing of the last beats, oldest first, at most 8."""
+    old_status: str | None
+    """The status before, for ``worker.status_changed`` only."""
+    exit_code: int | None
+    error_message: str | None
+    """What a disconnect said, for ``worker.failed`` and ``worker.stopped``."""
+
+    @property
+    def event_id(self) -> str:
+        """32 hex digits; equal for the same fact whoever recorded it and whenever it was noticed."""
+        return event_id(
+            tenant=self.tenant,
+            worker_id=self.worker_id,
+            generation=self.generation,
+            seq=self.seq,
+            kind=self.kind,
+            last_seen_ms=self.last_seen_ms,
+        )
+
+    def data(self) -> dict[str, object]:
+        """The event's JSON form, as webhooks carry it under ``data`` and the history lists it."""
+        return {
+            "event_id": self.event_id,
+            "generation": self.generation,
+            "seq": self.seq,
+            "tenant": self.tenant,
+            "worker_id": self.worker_id,
+            "environment_name": self.environment_name,
+            "old": self.old,
+            "new": self.new,
+            "reason": self.reason,
+            "due_at": rfc3339(self.due_ms),
+            "detected_at": rfc3339(self.detected_ms),
+            "last_seen": rfc3339(self.last_seen_ms),
+            "interval_seconds": self.interval_ms / 1000,
+            "grace_seconds": self.grace_ms / 1000,
+            "status": self.status,
+            "old_status": self.old_status,
+            "tasks_processed": self.tasks_processed,
+            "current_task_id": self.current_task_id,
+            "worker_metadata": json.loads(self.worker_metadata_json),
+            "worker_metadata_cut": self.worker_metadata_cut,
+            "seconds_in_old": (self.due_ms - self.since_ms) / 1000,
+            "recent_gaps_seconds": [gap / 1000 for gap in self.recent_gaps_ms],
+            "exit_code": self.exit_code,
+            "error_message": self.error_message,
+        }
+
+
+def event_id(*, tenant: str, worker_id: str, generation: int, seq: int, kind: str, last_seen_ms: int) -> str:
+    """The first 16 bytes, in hex, of SHA-256 over the length-prefixed parts.
+
+    Each part is its UTF-8 bytes behind their count as four big-endian bytes, so that no two lists of
+    parts run together. Due time, detection time and the recording daemon are left out on purpose:
+    the same fact has the same id after a replay.
+    """
+    digest = hashlib.sha256()
+    for part in (tenant, worker_id, str(generation), str(seq), kind, str(last_seen_ms)):
+        raw = part.encode()
+        digest.update(len(raw).to_bytes(4, "big"))
+        digest.update(raw)
+    return digest.digest()[:16].hex()

@@ -1,0 +1,148 @@
+"""What a worker can be, and every way from one state to another.
+
+Two rules hold in this module. Nothing here reads a clock, a socket or a setting: times are
+parameters, in milliseconds of the store's clock. And nothing outside this module says what a
+liveness may become: the store's Lua library and the diagram in the docs are both made from
+``TRANSITIONS``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Liveness(StrEnum):
+    """What Lastseen says of a worker. ``LATE`` is derived at read time and never stored."""
+
+    ALIVE = "alive"
+    LATE = "late"
+    STALE = "stale"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class Trigger(StrEnum):
+    """What can move a worker."""
+
+    BEAT = "beat"
+    DEADLINE = "deadline"
+    DEADLINE_AFTER_STOP = "deadline_after_stop"
+    """The deadline of a worker whose last beats came within ``STRAGGLER_MS`` of its clean disconnect."""
+    DISCONNECT_CLEAN = "disconnect_clean"
+    DISCONNECT_FAILURE = "disconnect_failure"
+    FORGET = "forget"
+
+
+class EventKind(StrEnum):
+    """The type of an event, as it stands in the stream, in JSON and in the configuration."""
+
+    REGISTERED = "worker.registered"
+    STALE = "worker.stale"
+    RECOVERED = "worker.recovered"
+    RESUMED = "worker.resumed"
+    STOPPED = "worker.stopped"
+    FAILED = "worker.failed"
+    STATUS_CHANGED = "worker.status_changed"
+    FORGOTTEN = "worker.forgotten"
+
+
+STRAGGLER_MS: Final = 5_000
+"""A beat this soon after a clean disconnect may be a client's beat thread one step behind."""
+
+CLEAN_EXIT_CODES: Final = frozenset({None, 0, 130, 143})
+CLEAN_REASON: Final = "shutdown"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Transition:
+    """Where a trigger leads: ``to`` is None when the worker is gone, ``event`` None when nothing is recorded."""
+
+    to: Liveness | None
+    event: EventKind | None
+
+
+class TransitionRefusedError(ValueError):
+    """The table has no such pair; the state stays as it was."""
+
+    def __init__(self, state: Liveness | None, trigger: Trigger) -> None:
+        self.state = state
+        self.trigger = trigger
+        super().__init__(f"no transition from {state.value if state else '(none)'!r} by {trigger.value!r}")
+
+
+def _to(to: Liveness | None, event: EventKind | None = None) -> Transition:
+    return Transition(to=to, event=event)
+
+
+_GONE = _to(None, EventKind.FORGOTTEN)
+
+TRANSITIONS: Final[Mapping[tuple[Liveness | None, Trigger], Transition]] = {
+    (None, Trigger.BEAT): _to(Liveness.ALIVE, EventKind.REGISTERED),
+    (Liveness.ALIVE, Trigger.BEAT): _to(Liveness.ALIVE),
+    (Liveness.ALIVE, Trigger.DEADLINE): _to(Liveness.STALE, EventKind.STALE),
+    (Liveness.ALIVE, Trigger.DEADLINE_AFTER_STOP): _to(Liveness.STOPPED, EventKind.STOPPED),
+    (Liveness.ALIVE, Trigger.DISCONNECT_CLEAN): _to(Liveness.STOPPED, EventKind.STOPPED),
+    (Liveness.ALIVE, Trigger.DISCONNECT_FAILURE): _to(Liveness.FAILED, EventKind.FAILED),
+    (Liveness.ALIVE, Trigger.FORGET): _GONE,
+    (Liveness.STALE, Trigger.BEAT): _to(Liveness.ALIVE, EventKind.RECOVERED),
+    (Liveness.STALE, Trigger.DISCONNECT_CLEAN): _to(Liveness.STOPPED, EventKind.STOPPED),
+    (Liveness.STALE, Trigger.DISCONNECT_FAILURE): _to(Liveness.FAILED, EventKind.FAILED),
+    (Liveness.STALE, Trigger.FORGET): _GONE,
+    (Liveness.STOPPED, Trigger.BEAT): _to(Liveness.ALIVE, EventKind.RESUMED),
+    (Liveness.STOPPED, Trigger.FORGET): _GONE,
+    (Liveness.FAILED, Trigger.BEAT): _to(Liveness.ALIVE, EventKind.RECOVERED),
+    (Liveness.FAILED, Trigger.FORGET): _GONE,
+}
+"""The machine. A pair that is not listed is refused, and the state stays as it was."""
+
+
+def step(state: Liveness | None, trigger: Trigger) -> Transition:
+    """Look up one move; ``state`` is None for a worker that is not known.
+
+    Raises:
+        TransitionRefusedError: the pair is not in the table.
+    """
+    try:
+        return TRANSITIONS[state, trigger]
+    except KeyError:
+        raise TransitionRefusedError(state, trigger) from None
+
+
+def deadline_ms(*, last_seen_ms: int, interval_ms: int, grace_ms: int) -> int:
+    """The first moment at which the worker is no longer on time: a beat must be committed before it."""
+    return last_seen_ms + interval_ms + grace_ms
+
+
+def disconnect_trigger(*, reason: str, exit_code: int | None) -> Trigger:
+    """Whether a worker's goodbye is a clean stop (a deploy must not page) or a failure."""
+    if reason == CLEAN_REASON and exit_code in CLEAN_EXIT_CODES:
+        return Trigger.DISCONNECT_CLEAN
+    return Trigger.DISCONNECT_FAILURE
+
+
+def is_straggler(*, beat_ms: int, stopped_ms: int | None) -> bool:
+    """Whether a beat came so soon after a clean disconnect that silence after it means "stopped"."""
+    return stopped_ms is not None and beat_ms - stopped_ms <= STRAGGLER_MS
+
+
+def liveness_at(
+    stored: Liveness, *, now_ms: int, last_seen_ms: int, interval_ms: int, grace_ms: int, straggler: bool
+) -> Liveness:
+    """The liveness to show at ``now_ms``, whether or not a sweep has come by since.
+
+    ``stored`` is what the last committed transition left. A worker that is stored as alive reads
+    ``late`` once its interval has passed, and what its deadline makes of it once that has passed.
+    """
+    if stored is not Liveness.ALIVE:
+        return stored
+    if now_ms >= deadline_ms(last_seen_ms=last_seen_ms, interval_ms=interval_ms, grace_ms=grace_ms):
+        passed = Trigger.DEADLINE_AFTER_STOP if straggler else Trigger.DEADLINE
+        return step(stored, passed).to or stored
+    if now_ms >= last_seen_ms + interval_ms:
+        return Liveness.LATE
+    return Liveness.ALIVE

@@ -1,0 +1,153 @@
+"""Workers: who they are, what they report, and what can be read of them. Pure."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from monitor.liveness import liveness_at
+
+if TYPE_CHECKING:
+    from monitor.liveness import EventKind, Liveness, Trigger
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerKey:
+    """A worker's identity. Nothing crosses tenants: the same id under two tenants is two workers."""
+
+    tenant: str
+    worker_id: str
+
+
+def partition_of(key: WorkerKey, partitions: int) -> int:
+    """The partition that holds a worker: CRC-32 of its length-prefixed identity, modulo the count."""
+    if partitions == 1:
+        return 0
+    tenant = key.tenant.encode()
+    return zlib.crc32(b"%d:%b%b" % (len(tenant), tenant, key.worker_id.encode())) % partitions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Keep:
+    """Stands for a field that a beat left out: the last value stays."""
+
+
+KEEP = Keep()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Beat:
+    """One heartbeat, validated. ``KEEP`` in a field leaves the last value as it is.
+
+    ``environment_name`` None means "the one it has", or ``first_environment`` for an unknown worker.
+    ``interval_ms``/``grace_ms``: a number declares, None takes a declaration back. ``allowed``
+    restricts which environments the sender may touch (None: all). JSON texts are compact UTF-8.
+    """
+
+    key: WorkerKey
+    environment_name: str | None
+    first_environment: str
+    allowed: tuple[str, ...] | None
+    interval_ms: int | None | Keep = KEEP
+    grace_ms: int | None | Keep = KEEP
+    status: str | Keep = KEEP
+    tasks_processed: int | Keep = KEEP
+    current_task_id: str | None | Keep = KEEP
+    metadata_json: str | Keep = KEEP
+    system_info_json: str | None | Keep = KEEP
+    system_info_cut: bool = False
+    logs_json: str | None | Keep = KEEP
+    logs_cut: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Disconnect:
+    """A worker's goodbye. ``trigger`` is one of the two disconnect triggers."""
+
+    key: WorkerKey
+    allowed: tuple[str, ...] | None
+    trigger: Trigger
+    reason: str
+    exit_code: int | None
+    error_message: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forget:
+    """An operator's order to erase a worker at once."""
+
+    key: WorkerKey
+    allowed: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moved:
+    """A transition that a call to the store committed; what the log line of it needs."""
+
+    kind: EventKind
+    tenant: str
+    worker_id: str
+    environment_name: str
+    generation: int
+    seq: int
+    due_ms: int
+    detected_ms: int
+    last_seen_ms: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PastTransition:
+    """One of a worker's last transitions, as the status endpoint lists it."""
+
+    kind: EventKind
+    seq: int
+    due_ms: int
+    detected_ms: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Worker:
+    """What the store holds of a worker. Times in milliseconds by the store's clock."""
+
+    key: WorkerKey
+    environment_name: str
+    stored: Liveness
+    straggler: bool
+    generation: int
+    seq: int
+    last_seen_ms: int
+    since_ms: int
+    interval_ms: int
+    grace_ms: int
+    status: str
+    tasks_processed: int
+    current_task_id: str | None
+    metadata_json: str
+    system_info_json: str | None
+    system_info_cut: bool
+    logs_json: str | None
+    logs_cut: bool
+    recent_gaps_ms: tuple[int, ...]
+    transitions: tuple[PastTransition, ...]
+
+    def liveness(self, now_ms: int) -> Liveness:
+        """What to show at ``now_ms``, true with a stuck sweeper too."""
+        return liveness_at(
+            self.stored,
+            now_ms=now_ms,
+            last_seen_ms=self.last_seen_ms,
+            interval_ms=self.interval_ms,
+            grace_ms=self.grace_ms,
+            straggler=self.straggler,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnvironmentCounts:
+    """How many workers of one environment are what, at one moment."""
+
+    environment_name: str
+    counts: dict[Liveness, int]
