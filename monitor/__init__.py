@@ -1,0 +1,1 @@
+"""Heartbeat intake, liveness, sweep and worker status."""

@@ -117,3 +117,22 @@ def event_id(*, tenant: str, worker_id: str, generation: int, seq: int, kind: st
         digest.update(len(raw).to_bytes(4, "big"))
         digest.update(raw)
     return digest.digest()[:16].hex()
+
+
+def cut_metadata(metadata_json: str, limit_bytes: int = EVENT_METADATA_BYTES) -> tuple[str, bool]:
+    """At most ``limit_bytes`` of a JSON object, and whether that left something out.
+
+    Keys are kept in their order while they fit; a value that does not fit is left out whole, so that
+    what remains is true.
+    """
+    if len(metadata_json.encode()) <= limit_bytes:
+        return metadata_json, False
+    kept: dict[str, object] = {}
+    size = len("{}")
+    for key, value in json.loads(metadata_json).items():
+        item = json.dumps({key: value}, ensure_ascii=False, separators=(",", ":"))
+        size += len(item.encode()) - 1
+        if size > limit_bytes:
+            break
+        kept[key] = value
+    return json.dumps(kept, ensure_ascii=False, separators=(",", ":")), True

@@ -49,15 +49,15 @@ class Beat:
     environment_name: str | None
     first_environment: str
     allowed: tuple[str, ...] | None
-    interval_ms: int | None | Keep = KEEP
-    grace_ms: int | None | Keep = KEEP
+    interval_ms: int | Keep | None = KEEP
+    grace_ms: int | Keep | None = KEEP
     status: str | Keep = KEEP
     tasks_processed: int | Keep = KEEP
-    current_task_id: str | None | Keep = KEEP
+    current_task_id: str | Keep | None = KEEP
     metadata_json: str | Keep = KEEP
-    system_info_json: str | None | Keep = KEEP
+    system_info_json: str | Keep | None = KEEP
     system_info_cut: bool = False
-    logs_json: str | None | Keep = KEEP
+    logs_json: str | Keep | None = KEEP
     logs_cut: bool = False
 
 

@@ -1,0 +1,14 @@
+"""The worker store: one Lua function library and the one module that speaks Redis for this package."""
+
+from monitor.store.errors import SchemaError, StoreRefusedError, StoreUnavailableError
+from monitor.store.store import Page, Store, StoreSettings, SweepResult
+
+__all__ = [
+    "Page",
+    "SchemaError",
+    "Store",
+    "StoreRefusedError",
+    "StoreSettings",
+    "StoreUnavailableError",
+    "SweepResult",
+]

@@ -1,0 +1,15 @@
+"""What can go wrong with the store, by whose fault."""
+
+from __future__ import annotations
+
+
+class StoreUnavailableError(Exception):
+    """The store did not answer, or could not write; the same call may succeed later. Nothing is known to be lost."""
+
+
+class StoreRefusedError(Exception):
+    """The server can't be used as a store: it evicts, or lacks functions. The operator must act."""
+
+
+class SchemaError(StoreRefusedError):
+    """The data was laid out by a newer release, or with another number of partitions."""

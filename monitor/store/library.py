@@ -1,0 +1,54 @@
+"""The Lua function library as it is loaded: generated from the transition table, named by its content.
+
+Function names are global over all libraries of a server, and ``FUNCTION LOAD REPLACE`` from two
+releases would flip code under each other's feet; so both the library's and its functions' names carry
+a digest of the source, and two releases run side by side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+from typing import TYPE_CHECKING, Final
+
+from monitor.liveness import STRAGGLER_MS, TRANSITIONS, EventKind, Liveness, Trigger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+STATE_CODES: Final[Mapping[Liveness, str]] = {
+    Liveness.ALIVE: "a",
+    Liveness.STALE: "s",
+    Liveness.STOPPED: "o",
+    Liveness.FAILED: "f",
+}
+"""How a stored liveness is written in a record, where a byte counts a million times."""
+
+LIVENESS_OF: Final[Mapping[str, Liveness]] = {code: liveness for liveness, code in STATE_CODES.items()}
+DOWN_STATES: Final = (Liveness.STALE, Liveness.STOPPED, Liveness.FAILED)
+
+
+def _prelude() -> str:
+    lines = [
+        f"local ALIVE = '{STATE_CODES[Liveness.ALIVE]}'",
+        f"local BEAT, DEADLINE, FORGET = '{Trigger.BEAT}', '{Trigger.DEADLINE}', '{Trigger.FORGET}'",
+        f"local DEADLINE_AFTER_STOP = '{Trigger.DEADLINE_AFTER_STOP}'",
+        f"local STATUS_CHANGED, STRAGGLER_MS = '{EventKind.STATUS_CHANGED}', {STRAGGLER_MS}",
+        "local WORD = { " + ", ".join(f"{code} = '{word}'" for word, code in STATE_CODES.items()) + " }",
+        "local MOVE = { [''] = {}, " + ", ".join(f"{code} = {{}}" for code in STATE_CODES.values()) + " }",
+    ]
+    for (state, trigger), transition in TRANSITIONS.items():
+        code = STATE_CODES[state] if state else ""
+        to = f"'{STATE_CODES[transition.to]}'" if transition.to else "nil"
+        event = f"'{transition.event}'" if transition.event else "nil"
+        lines.append(f"MOVE['{code}']['{trigger}'] = {{ to = {to}, event = {event} }}")
+    return "\n".join(lines)
+
+
+def _render() -> tuple[str, str]:
+    body = _prelude() + "\n" + resources.files("monitor.store").joinpath("lastseen.lua").read_text(encoding="utf-8")
+    name = "lastseen_" + hashlib.sha256(body.encode()).hexdigest()[:10]
+    return name, f"#!lua name={name}\nlocal PREFIX = '{name}_'\n{body}"
+
+
+LIBRARY_NAME, LIBRARY_SOURCE = _render()

@@ -1,0 +1,94 @@
+"""The sweeper: turns workers past their deadline into what their deadline makes of them, in bounded chunks.
+
+Any number of sweepers may run on one store: each transition is one atomic step there and happens once
+(P3). What a sweep finds, the worker's own next beat would find too; a sweep is only the early detection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from monitor.store import StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from monitor.store import Store, SweepResult
+    from monitor.workers import Moved
+
+log = structlog.get_logger(__name__)
+
+PURGE_CHUNK: Final = 100
+TRIMS_PER_PASS: Final = 1_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepSettings:
+    """``chunk``: transitions per call. Times in milliseconds."""
+
+    chunk: int
+    retention_ms: int
+    event_retention_ms: int
+
+
+class Sweeper:
+    """Passes over every partition. Passes of one sweeper must not overlap; those of several may.
+
+    ``on_moved`` is called with the transitions of each committed chunk.
+    """
+
+    def __init__(self, store: Store, settings: SweepSettings, *, on_moved: Callable[[list[Moved]], None]) -> None:
+        self._store = store
+        self._settings = settings
+        self._on_moved = on_moved
+        self._available = True
+
+    async def sweep(self) -> None:
+        """One pass: expire everything that is due now."""
+        await self._guarded(self._sweep_all)
+
+    async def tidy(self) -> None:
+        """One pass of housekeeping: forget what retention has passed, trim the history."""
+        await self._guarded(self._tidy_all)
+
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run a pass; a store that does not answer is said once, and the next pass tries again."""
+        try:
+            await work()
+        except StoreUnavailableError as error:
+            if self._available:
+                log.warning("sweep.store_unavailable", error=str(error))
+            self._available = False
+        else:
+            if not self._available:
+                log.info("sweep.resumed")
+            self._available = True
+
+    async def _sweep_all(self) -> None:
+        for partition in range(self._store.partitions):
+            await self._chunks(lambda p=partition: self._store.sweep(p, limit=self._settings.chunk))  # type: ignore[misc]
+
+    async def _tidy_all(self) -> None:
+        for partition in range(self._store.partitions):
+            await self._chunks(
+                lambda p=partition: self._store.purge(  # type: ignore[misc]
+                    p, limit=PURGE_CHUNK, retention_ms=self._settings.retention_ms
+                )
+            )
+            for _ in range(TRIMS_PER_PASS):
+                if not await self._store.trim(partition, keep_ms=self._settings.event_retention_ms):
+                    break
+
+    async def _chunks(self, call: Callable[[], Awaitable[SweepResult]]) -> None:
+        while True:
+            result = await call()
+            if result.moved:
+                self._on_moved(result.moved)
+            if not result.more:
+                return
+            # Beats are served between two chunks, here and in the store.
+            await asyncio.sleep(0)

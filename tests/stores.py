@@ -1,0 +1,82 @@
+"""Opening a store for a test, and its manual clock."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from redis.asyncio import Redis
+
+from monitor.store import Store, StoreSettings
+from monitor.store.store import EnvironmentRule
+from monitor.workers import Beat, WorkerKey
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from typing import Any
+
+INTERVAL_MS = 30_000
+GRACE_MS = 60_000
+DEV = EnvironmentRule(match="dev*", interval_ms=10_000, grace_ms=5_000)
+
+
+def settings(url: str, **changes: Any) -> StoreSettings:
+    """Settings with small quotas and two environments that differ."""
+    values: dict[str, Any] = {
+        "url": url,
+        "partitions": 1,
+        "daemon": "d1",
+        "timeout_s": 2.0,
+        "interval_ms": INTERVAL_MS,
+        "grace_ms": GRACE_MS,
+        "rules": (DEV,),
+        "workers_per_tenant": 1_000,
+        "environments_per_tenant": 100,
+        "status_events": False,
+    }
+    return StoreSettings(**{**values, **changes})
+
+
+@asynccontextmanager
+async def opened(url: str, **changes: Any) -> AsyncIterator[Store]:
+    """An open store."""
+    store = await Store.open(settings(url, **changes))
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+class ManualClock:
+    """Sets the time that the store's next calls will see, through the store's own record of its newest time.
+
+    A store never answers a time before one that it has answered already, so writing that record moves its
+    clock forward to an exact millisecond. There is no second code path.
+    """
+
+    def __init__(self, url: str, partitions: int = 1) -> None:
+        self._url = url
+        self._partitions = partitions
+
+    async def set(self, now_ms: int) -> None:
+        """The next call of each partition happens at ``now_ms``, which must lie ahead."""
+        async with Redis.from_url(self._url) as redis:
+            for partition in range(self._partitions):
+                await redis.hset(f"{{ls:{partition}}}:m", "last", str(now_ms))
+
+    async def freeze(self) -> None:
+        """The next writing call of each partition happens in the millisecond of the last one."""
+        async with Redis.from_url(self._url) as redis:
+            for partition in range(self._partitions):
+                await redis.hset(f"{{ls:{partition}}}:m", "skew", str(-(10**12)))
+
+
+def beat(worker: str = "w", tenant: str = "acme", environment: str | None = "prod", **changes: Any) -> Beat:
+    """A beat; what is not given is left out."""
+    values: dict[str, Any] = {
+        "key": WorkerKey(tenant, worker),
+        "environment_name": environment,
+        "first_environment": "default",
+        "allowed": None,
+    }
+    return Beat(**{**values, **changes})

@@ -1,0 +1,560 @@
+"""The store's promises one by one, on Valkey and on Redis, at exact milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from redis.asyncio import Redis
+
+from monitor.events import EVENT_METADATA_BYTES, Event
+from monitor.liveness import EventKind, Liveness, Trigger
+from monitor.store import SchemaError, Store, StoreRefusedError, StoreUnavailableError
+from monitor.store.store import (
+    NOT_ALLOWED,
+    OVER_ENVIRONMENTS,
+    OVER_WORKERS,
+    REFUSED,
+    STORED,
+    EnvironmentRule,
+    Want,
+)
+from monitor.workers import Disconnect, WorkerKey
+from tests import servers
+from tests.stores import DEV, GRACE_MS, INTERVAL_MS, ManualClock, beat, opened, settings
+
+W = WorkerKey("acme", "w")
+
+
+async def events_of(store: Store) -> list[Event]:
+    events: list[Event] = []
+    for partition in range(store.partitions):
+        _, _, some = await store.history(partition, after="", limit=1_000, newest_first=False)
+        events += some
+    return events
+
+
+async def kinds(store: Store) -> list[str]:
+    return [event.kind.removeprefix("worker.") for event in await events_of(store)]
+
+
+def goodbye(trigger: Trigger, **changes: object) -> Disconnect:
+    values: dict[str, object] = {"reason": "shutdown", "exit_code": 0, "error_message": None, "allowed": None}
+    return Disconnect(key=W, trigger=trigger, **{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("off", "expected"), [(-1, Liveness.ALIVE), (0, Liveness.STALE), (1, Liveness.STALE)])
+async def test_p8_a_sweep_expires_from_the_deadline_on_and_not_a_millisecond_before(
+    store_url: str, off: int, expected: Liveness
+) -> None:
+    async with opened(store_url) as store:
+        t = (await store.beat(0, [beat()])).now_ms
+        await ManualClock(store_url).set(t + INTERVAL_MS + GRACE_MS + off)
+        result = await store.sweep(0, limit=10)
+        assert result.now_ms == t + INTERVAL_MS + GRACE_MS + off
+        _, _, worker = await store.one(W)
+        assert worker is not None
+        assert worker.stored is expected
+
+
+@pytest.mark.parametrize(
+    ("off", "expected"),
+    [(-1, ["registered"]), (0, ["registered", "stale", "recovered"]), (1, ["registered", "stale", "recovered"])],
+)
+async def test_p8_a_beat_before_the_deadline_is_on_time_and_one_at_it_first_records_the_outage(
+    store_url: str, off: int, expected: list[str]
+) -> None:
+    async with opened(store_url) as store:
+        t = (await store.beat(0, [beat()])).now_ms
+        await ManualClock(store_url).set(t + INTERVAL_MS + GRACE_MS + off)
+        await store.beat(0, [beat()])
+        await store.sweep(0, limit=10)
+        assert await kinds(store) == expected
+
+
+async def test_p8_a_beat_on_time_is_not_followed_by_down_and_up_though_a_sweep_races_it(store_url: str) -> None:
+    async with opened(store_url) as store:
+        t = (await store.beat(0, [beat()])).now_ms
+        await ManualClock(store_url).set(t + INTERVAL_MS + GRACE_MS - 1)
+        await store.beat(0, [beat()])
+        await ManualClock(store_url).set(t + INTERVAL_MS + GRACE_MS)
+        await asyncio.gather(store.sweep(0, limit=10), store.beat(0, [beat()]), store.sweep(0, limit=10))
+        assert await kinds(store) == ["registered"]
+
+
+async def test_p3_one_outage_one_event_with_five_sweepers(store_url: str) -> None:
+    async with opened(store_url) as store:
+        t = (await store.beat(0, [beat(f"w{k}") for k in range(200)])).now_ms
+        await ManualClock(store_url).set(t + INTERVAL_MS + GRACE_MS)
+        stores = [await Store.open(settings(store_url, daemon=f"d{k}")) for k in range(5)]
+
+        async def drain(one: Store) -> int:
+            moved = 0
+            while True:
+                result = await one.sweep(0, limit=7)
+                moved += len(result.moved)
+                if not result.more:
+                    return moved
+
+        assert sum(await asyncio.gather(*map(drain, stores))) == 200
+        for one in stores:
+            await one.close()
+        stale = [event for event in await events_of(store) if event.kind is EventKind.STALE]
+        assert len(stale) == len({event.worker_id for event in stale}) == 200
+
+
+async def test_p9_last_seen_does_not_go_back_when_the_store_s_clock_does(store_url: str) -> None:
+    async with opened(store_url) as store:
+        t = (await store.beat(0, [beat()])).now_ms
+        await ManualClock(store_url).set(t + 100_000)
+        first = (await store.beat(0, [beat()])).now_ms
+        assert first == t + 100_000
+        async with Redis.from_url(store_url) as redis:
+            await redis.hincrby("{ls:0}:m", "skew", -50_000)
+        second = (await store.beat(0, [beat()])).now_ms
+        assert second >= first
+        # The step is absorbed, so time goes on instead of standing still until it is made up for.
+        async with asyncio.timeout(5):
+            while (await store.beat(0, [beat()])).now_ms <= second:
+                pass
+
+
+@pytest.mark.parametrize(("late_ms", "kind"), [(5_000, EventKind.STOPPED), (5_001, EventKind.STALE)])
+async def test_a_straggler_s_beat_after_a_clean_stop_falls_back_to_stopped(
+    store_url: str, late_ms: int, kind: EventKind
+) -> None:
+    async with opened(store_url) as store:
+        clock = ManualClock(store_url)
+        await store.beat(0, [beat()])
+        t = (await store.leave(goodbye(Trigger.DISCONNECT_CLEAN))).now_ms
+        await clock.set(t + late_ms)
+        await store.beat(0, [beat()])
+        await clock.set(t + late_ms + INTERVAL_MS + GRACE_MS)
+        census = await store.census("acme")
+        await store.sweep(0, limit=10)
+        events = await events_of(store)
+        assert [event.kind for event in events][-2:] == [EventKind.RESUMED, kind]
+        assert events[-1].due_ms == t + late_ms + INTERVAL_MS + GRACE_MS
+        assert census.environments == (await store.census("acme")).environments
+        # A worker that lives on and then falls silent, long after that stop, is stale.
+        await store.beat(0, [beat()])
+        now_ms = (await store.sweep(0, limit=10)).now_ms
+        await clock.set(now_ms + INTERVAL_MS + GRACE_MS)
+        await store.sweep(0, limit=10)
+        assert (await events_of(store))[-1].kind is EventKind.STALE
+
+
+async def test_a_straggler_that_goes_on_beating_is_an_ordinary_worker_again(store_url: str) -> None:
+    async with opened(store_url) as store:
+        clock = ManualClock(store_url)
+        await store.beat(0, [beat()])
+        t = (await store.leave(goodbye(Trigger.DISCONNECT_CLEAN))).now_ms
+        await store.beat(0, [beat()])
+        await clock.set(t + 6_000)
+        await store.beat(0, [beat()])
+        await clock.set(t + 6_000 + INTERVAL_MS + GRACE_MS)
+        await store.sweep(0, limit=10)
+        assert (await kinds(store))[-2:] == ["resumed", "stale"]
+
+
+async def test_disconnects_follow_the_table(store_url: str) -> None:
+    async with opened(store_url) as store:
+        await store.beat(0, [beat()])
+        crash = goodbye(Trigger.DISCONNECT_FAILURE, reason="crash", exit_code=137, error_message="out of memory")
+        assert (await store.leave(crash)).outcome == STORED
+        assert (await store.leave(goodbye(Trigger.DISCONNECT_CLEAN))).outcome == REFUSED
+        failed = (await events_of(store))[-1]
+        assert (failed.kind, failed.reason, failed.exit_code, failed.error_message) == (
+            EventKind.FAILED,
+            "crash",
+            137,
+            "out of memory",
+        )
+        await store.beat(0, [beat()])
+        await store.leave(goodbye(Trigger.DISCONNECT_CLEAN))
+        assert await kinds(store) == ["registered", "failed", "recovered", "stopped"]
+
+
+async def test_fields_keep_their_last_value_until_they_are_given_again_and_null_is_a_value(store_url: str) -> None:
+    async with opened(store_url) as store:
+        full = beat(
+            status="busy",
+            tasks_processed=7,
+            current_task_id="t1",
+            metadata_json='{"a":1}',
+            system_info_json='{"pid":1}',
+            logs_json='["x"]',
+            logs_cut=True,
+            interval_ms=20_000,
+            grace_ms=2_000,
+        )
+        assert (await store.beat(0, [full])).outcomes == [(STORED, 20_000)]
+        await store.beat(0, [beat(environment=None)])
+        _, _, worker = await store.one(W)
+        assert worker is not None
+        assert (worker.status, worker.tasks_processed, worker.current_task_id) == ("busy", 7, "t1")
+        assert (worker.metadata_json, worker.system_info_json, worker.logs_json) == ('{"a":1}', '{"pid":1}', '["x"]')
+        assert worker.logs_cut
+        assert (worker.interval_ms, worker.grace_ms) == (20_000, 2_000)
+        assert worker.environment_name == "prod"
+
+        nulls = beat(current_task_id=None, metadata_json="{}", system_info_json=None, logs_json=None, interval_ms=None)
+        await store.beat(0, [nulls])
+        _, _, worker = await store.one(W)
+        assert worker is not None
+        assert (worker.current_task_id, worker.metadata_json) == (None, "{}")
+        assert (worker.system_info_json, worker.logs_json) == (None, None)
+        assert (worker.interval_ms, worker.grace_ms) == (INTERVAL_MS, 2_000)
+
+
+async def test_an_integer_of_any_length_comes_back_as_it_was(store_url: str) -> None:
+    async with opened(store_url) as store:
+        await store.beat(0, [beat(tasks_processed=10**40 + 1)])
+        _, _, worker = await store.one(W)
+        assert worker is not None
+        assert worker.tasks_processed == 10**40 + 1
+
+
+async def test_a_new_interval_applies_from_the_next_beat_in_either_direction(store_url: str) -> None:
+    async with opened(store_url) as store:
+        clock = ManualClock(store_url)
+        t = (await store.beat(0, [beat(interval_ms=600_000)])).now_ms
+        await clock.set(t + INTERVAL_MS + GRACE_MS)
+        assert (await store.sweep(0, limit=10)).moved == []
+        t = (await store.beat(0, [beat(interval_ms=1_000, grace_ms=1_000)])).now_ms
+        await clock.set(t + 2_000)
+        assert [moved.due_ms for moved in (await store.sweep(0, limit=10)).moved] == [t + 2_000]
+
+
+async def test_an_environment_s_own_interval_holds_for_its_workers_also_when_a_beat_names_none(store_url: str) -> None:
+    rules = (EnvironmentRule(match="prod-*-eu", interval_ms=1_000, grace_ms=1_500), DEV)
+    async with opened(store_url, rules=rules) as store:
+        result = await store.beat(
+            0, [beat(environment="prod-x-eu"), beat("v", environment="prod-eu"), beat("u", environment="dev")]
+        )
+        assert [interval for _, interval in result.outcomes] == [1_000, INTERVAL_MS, DEV.interval_ms]
+        assert (await store.beat(0, [beat(environment=None)])).outcomes == [(STORED, 1_000)]
+    async with opened(store_url, rules=()) as store:  # the configuration has changed
+        assert (await store.beat(0, [beat(environment=None)])).outcomes == [(STORED, INTERVAL_MS)]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "matches"),
+    [
+        ("*", "", True),
+        ("", "a", False),
+        ("a*", "a", True),
+        ("a*a", "a", False),
+        ("a*a", "aa", True),
+        ("*b*", "abc", True),
+        ("a*b*c", "aXbYc", True),
+        ("a*b*c", "acb", False),
+        ("*ab", "aab", True),
+        ("a.c", "abc", False),
+        ("%a*", "%abc", True),
+        ("**", "x", True),
+        ("ü*", "über", True),
+    ],
+)
+async def test_globs_know_one_wildcard(store_url: str, pattern: str, name: str, *, matches: bool) -> None:
+    async with opened(store_url, rules=(EnvironmentRule(match=pattern, interval_ms=1_234, grace_ms=1_000),)) as store:
+        result = await store.beat(0, [beat(environment=name)])
+        assert (result.outcomes[0][1] == 1_234) is matches
+
+
+async def test_quotas_stop_new_workers_and_environments_and_known_ones_go_on(store_url: str) -> None:
+    async with opened(store_url, workers_per_tenant=2, environments_per_tenant=2) as store:
+        result = await store.beat(0, [beat("a"), beat("b", environment="qa"), beat("c"), beat("a", environment="dev")])
+        assert [outcome for outcome, _ in result.outcomes] == [STORED, STORED, OVER_WORKERS, OVER_ENVIRONMENTS]
+        # Another tenant has room of its own; a known worker may move into a known environment.
+        more = await store.beat(0, [beat("c", tenant="umbrella"), beat("b"), beat("a", environment="dev")])
+        assert [outcome for outcome, _ in more.outcomes] == [STORED, STORED, STORED]
+        await store.forget(WorkerKey("acme", "b"), allowed=None, reason="deleted")
+        assert (await store.beat(0, [beat("c")])).outcomes[0][0] == STORED
+
+
+async def test_p24_a_token_for_one_environment_can_neither_touch_nor_take_over_another_s_worker(store_url: str) -> None:
+    async with opened(store_url) as store:
+        await store.beat(0, [beat(environment="prod")])
+        only_qa = ("qa",)
+        result = await store.beat(
+            0,
+            [
+                beat(environment="qa", allowed=only_qa),
+                beat(environment=None, allowed=only_qa),
+                beat("v", environment="prod", allowed=only_qa),
+                beat("u", environment="qa", allowed=only_qa),
+            ],
+        )
+        assert [outcome for outcome, _ in result.outcomes] == [NOT_ALLOWED, NOT_ALLOWED, NOT_ALLOWED, STORED]
+        assert (await store.leave(goodbye(Trigger.DISCONNECT_CLEAN, allowed=only_qa))).outcome == NOT_ALLOWED
+        assert (await store.forget(W, allowed=only_qa, reason="deleted")).outcome == NOT_ALLOWED
+        _, _, worker = await store.one(W)
+        assert worker is not None
+        assert (worker.environment_name, worker.stored) == ("prod", Liveness.ALIVE)
+
+
+async def test_a_worker_deleted_and_registered_in_one_millisecond_gets_another_generation(store_url: str) -> None:
+    async with opened(store_url) as store:
+        clock = ManualClock(store_url)
+        times, generations = set(), []
+        for _ in range(3):
+            await clock.freeze()
+            times.add((await store.beat(0, [beat()])).now_ms)
+            _, _, worker = await store.one(W)
+            assert worker is not None
+            generations.append(worker.generation)
+            await clock.freeze()
+            times.add((await store.forget(W, allowed=None, reason="deleted")).now_ms)
+        assert len(times) == 1
+        assert generations == sorted(set(generations))
+        events = await events_of(store)
+        assert len({event.event_id for event in events}) == len(events) == 6
+
+
+async def test_an_event_holds_the_evidence(store_url: str) -> None:
+    async with opened(store_url) as store:
+        clock = ManualClock(store_url)
+        big = json.dumps({"first": "x" * 1_000, "second": "y" * 1_500, "third": 1}, separators=(",", ":"))
+        t = (await store.beat(0, [beat(status="busy", current_task_id="t9", metadata_json=big)])).now_ms
+        for k in range(1, 11):
+            await clock.set(t + 10_000 * k)
+            await store.beat(0, [beat()])
+        last = t + 100_000
+        await clock.set(last + INTERVAL_MS + GRACE_MS + 777)
+        await store.sweep(0, limit=10)
+        registered, stale = await events_of(store)
+        assert registered.seq == 1
+        assert stale.seq == 2
+        assert (stale.old, stale.new) == (Liveness.ALIVE, Liveness.STALE)
+        assert stale.due_ms == last + INTERVAL_MS + GRACE_MS
+        assert stale.detected_ms == stale.due_ms + 777
+        assert (stale.last_seen_ms, stale.since_ms) == (last, t)
+        assert (stale.status, stale.current_task_id) == ("busy", "t9")
+        assert stale.recent_gaps_ms == (10_000,) * 8
+        assert json.loads(stale.worker_metadata_json) == {"first": "x" * 1_000}
+        assert stale.worker_metadata_cut
+        assert len(stale.worker_metadata_json.encode()) <= EVENT_METADATA_BYTES
+        _, _, worker = await store.one(W)
+        assert worker is not None
+        assert worker.metadata_json == big
+        assert [past.kind for past in worker.transitions] == [EventKind.REGISTERED, EventKind.STALE]
+
+
+async def test_status_changes_are_events_only_when_asked_for(store_url: str) -> None:
+    async with opened(store_url) as store:
+        await store.beat(0, [beat(status="idle"), beat(status="busy")])
+        assert await kinds(store) == ["registered"]
+    async with opened(store_url, status_events=True) as store:
+        await store.beat(0, [beat(status="busy"), beat(status="idle"), beat()])
+        last = (await events_of(store))[-1]
+        assert await kinds(store) == ["registered", "status_changed"]
+        assert (last.old_status, last.status, last.seq) == ("busy", "idle", 2)
+        assert (last.old, last.new) == (Liveness.ALIVE, Liveness.ALIVE)
+
+
+async def test_purge_forgets_after_the_retention_and_not_before(store_url: str) -> None:
+    async with opened(store_url) as store:
+        clock = ManualClock(store_url)
+        t = (await store.beat(0, [beat(f"w{k}") for k in range(25)])).now_ms
+        await clock.set(t + INTERVAL_MS + GRACE_MS)
+        while (await store.sweep(0, limit=10)).more:
+            pass
+        since = t + INTERVAL_MS + GRACE_MS
+        await clock.set(since + 999)
+        assert (await store.purge(0, limit=10, retention_ms=1_000)).moved == []
+        await clock.set(since + 1_000)
+        forgotten = 0
+        while True:
+            result = await store.purge(0, limit=10, retention_ms=1_000)
+            assert len(result.moved) <= 10
+            forgotten += len(result.moved)
+            if not result.more:
+                break
+        assert forgotten == 25
+        assert (await store.census(None)).environments == {}
+        async with Redis.from_url(store_url) as redis:
+            left = {key.decode() async for key in redis.scan_iter()}
+        assert left == {"{ls:0}:m", "{ls:0}:e"}
+
+
+async def test_a_deleted_worker_leaves_nothing_but_its_history(store_url: str) -> None:
+    async with opened(store_url) as store:
+        await store.beat(0, [beat(metadata_json='{"secret":"m"}', logs_json='["secret"]')])
+        await store.forget(W, allowed=None, reason="deleted")
+        _, _, worker = await store.one(W)
+        assert worker is None
+        async with Redis.from_url(store_url) as redis:
+            assert {key.decode() async for key in redis.scan_iter()} == {"{ls:0}:m", "{ls:0}:e"}
+        forgotten = (await events_of(store))[-1]
+        assert (forgotten.kind, forgotten.reason) == (EventKind.FORGOTTEN, "deleted")
+        assert forgotten.worker_metadata_json == "{}"
+
+
+async def test_lists_find_few_among_many_by_liveness_and_environment(store_url: str) -> None:
+    async with opened(store_url, workers_per_tenant=10_000) as store:
+        clock = ManualClock(store_url)
+        t = (await store.beat(0, [beat(f"old{k}", environment="qa") for k in range(3)])).now_ms
+        for start in range(0, 1_000, 250):
+            await store.beat(0, [beat(f"{k:04}") for k in range(start, start + 250)])
+        await clock.set(t + INTERVAL_MS + GRACE_MS - 1)
+        for start in range(0, 1_000, 250):
+            await store.beat(0, [beat(f"{k:04}") for k in range(start, start + 250)])
+        await clock.set(t + INTERVAL_MS + GRACE_MS + 10_000)
+        overdue = Want(alive=False, late=False, overdue=True, down=False)
+        page = await store.page(0, "acme", after="", limit=2, environments=None, want=overdue)
+        assert [worker.key.worker_id for worker in page.workers] == ["old0", "old1"]
+        rest = await store.page(0, "acme", after=page.last, limit=2, environments=None, want=overdue)
+        assert ([worker.key.worker_id for worker in rest.workers], rest.last) == (["old2"], "")
+        qa = await store.page(0, "acme", after="", limit=10, environments=("qa",), want=None)
+        assert len(qa.workers) == 3
+        # Too many to gather: the caller gets the plain order and filters.
+        alive = await store.page(0, "acme", after="", limit=10, environments=("prod",), want=None)
+        assert (len(alive.workers), alive.last) == (10, "0009")
+        assert (await store.page(0, "umbrella", after="", limit=10, environments=None, want=None)).workers == []
+
+
+async def test_the_router_s_lease_is_fenced_and_its_cursor_moves_only_for_its_holder(store_url: str) -> None:
+    async with opened(store_url) as store:
+        await store.beat(0, [beat("a"), beat("b"), beat("c")])
+        first = await store.take(0, owner="d1", lease_ms=2_000, limit=2)
+        assert [event.worker_id for event in first.events] == ["a", "b"]
+        assert (await store.take(0, owner="d2", lease_ms=2_000, limit=10)).token == 0
+        assert await store.ack(0, token=first.token, position=first.events[0].position)
+        now_ms = (await store.sweep(0, limit=1)).now_ms
+        await ManualClock(store_url).set(now_ms + 2_001)
+        second = await store.take(0, owner="d2", lease_ms=2_000, limit=10)
+        assert second.token > first.token
+        assert [event.worker_id for event in second.events] == ["b", "c"]
+        assert not await store.ack(0, token=first.token, position=first.events[1].position)
+        assert await store.ack(0, token=second.token, position=second.events[1].position)
+        assert (await store.take(0, owner="d2", lease_ms=2_000, limit=10)).events == []
+        await store.release(0, token=second.token)
+        assert (await store.take(0, owner="d1", lease_ms=2_000, limit=10)).token > second.token
+
+
+async def test_p26_trimming_stops_at_what_the_router_has_not_passed(store_url: str) -> None:
+    async with opened(store_url, workers_per_tenant=10_000) as store:
+        for start in range(0, 1_000, 200):
+            await store.beat(0, [beat(f"{k:04}") for k in range(start, start + 200)])
+        now_ms = (await store.sweep(0, limit=1)).now_ms
+        await ManualClock(store_url).set(now_ms + 10_000_000)
+        assert await store.trim(0, keep_ms=1_000) == 0
+        taken = await store.take(0, owner="d1", lease_ms=2_000, limit=600)
+        await store.ack(0, token=taken.token, position=taken.events[-1].position)
+        assert await store.trim(0, keep_ms=1_000) > 0
+        left = await events_of(store)
+        assert len(left) >= 400
+        taken = await store.take(0, owner="d1", lease_ms=2_000, limit=600)
+        assert len(taken.events) == 400
+
+
+async def test_partitions_hold_their_own_and_another_number_of_them_is_refused(store_url: str) -> None:
+    async with opened(store_url, partitions=4) as store:
+        for k in range(40):
+            one = beat(f"w{k}")
+            await store.beat(store.partition_of(one.key), [one])
+        census = await store.census("acme")
+        assert census.environments["prod"][Liveness.ALIVE] == 40
+        assert len({store.partition_of(WorkerKey("acme", f"w{k}")) for k in range(40)}) == 4
+    with pytest.raises(SchemaError, match=r"store.partitions = 4, the configuration says 2"):
+        await Store.open(settings(store_url, partitions=2))
+
+
+async def test_a_newer_schema_refuses_to_start(store_url: str) -> None:
+    async with opened(store_url), Redis.from_url(store_url) as redis:
+        await redis.hset("{ls:0}:m", "schema", "99")
+    with pytest.raises(SchemaError, match="version 99"):
+        await Store.open(settings(store_url))
+
+
+async def test_a_store_that_evicts_is_refused_with_the_reason(store_url: str) -> None:
+    async with Redis.from_url(store_url) as redis:
+        await redis.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            with pytest.raises(StoreRefusedError, match="allkeys-lru"):
+                await Store.open(settings(store_url))
+        finally:
+            await redis.config_set("maxmemory-policy", "noeviction")
+
+
+async def test_a_store_that_lost_the_library_gets_it_again(store_url: str) -> None:
+    async with opened(store_url) as store:
+        async with Redis.from_url(store_url) as redis:
+            await redis.function_flush()
+        assert (await store.beat(0, [beat()])).outcomes == [(STORED, INTERVAL_MS)]
+
+
+async def test_p10_a_store_that_cannot_write_says_so_and_sweeps_on(store_url: str) -> None:
+    async with opened(store_url) as store, Redis.from_url(store_url) as redis:
+        t = (await store.beat(0, [beat()])).now_ms
+        await redis.config_set("maxmemory", "1")
+        try:
+            with pytest.raises(StoreUnavailableError):
+                await store.beat(0, [beat()])
+            await ManualClockWithinLimit(redis).set(t + INTERVAL_MS + GRACE_MS)
+            assert [moved.kind for moved in (await store.sweep(0, limit=10)).moved] == [EventKind.STALE]
+        finally:
+            await redis.config_set("maxmemory", "0")
+
+
+class ManualClockWithinLimit:
+    """The manual clock of a server that is out of memory: its limit is lifted for the one write."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def set(self, now_ms: int) -> None:
+        await self._redis.config_set("maxmemory", "0")
+        await self._redis.hset("{ls:0}:m", "last", str(now_ms))
+        await self._redis.config_set("maxmemory", "1")
+
+
+async def test_p10_a_dead_store_is_an_error_within_the_time_limit() -> None:
+    with servers.running(servers.valkey_binary()) as server:
+        async with opened(server.url, timeout_s=1.0) as store:
+            server.kill()
+            async with asyncio.timeout(3):
+                with pytest.raises(StoreUnavailableError):
+                    await store.beat(0, [beat()])
+
+
+async def test_p4_state_and_event_are_one_step_even_when_the_store_is_killed_between_two_calls() -> None:
+    """Kill the store while sweeps run; what its append-only file holds agrees with itself."""
+    with servers.running(servers.valkey_binary(), "--appendfsync", "always") as server:
+        async with opened(server.url, workers_per_tenant=10_000) as store:
+            for start in range(0, 2_000, 200):
+                last = await store.beat(0, [beat(f"{k:04}") for k in range(start, start + 200)])
+            await ManualClock(server.url).set(last.now_ms + INTERVAL_MS + GRACE_MS)
+            done = 0
+            while done < 500:
+                done += len((await store.sweep(0, limit=50)).moved)
+            racing = asyncio.create_task(store.sweep(0, limit=50))
+            server.kill()
+            with pytest.raises(StoreUnavailableError):
+                await racing
+        again = servers.start(servers.valkey_binary(), server.directory, "--appendfsync", "always")
+        try:
+            async with opened(again.url, workers_per_tenant=10_000) as store:
+                census = await store.census("acme")
+                stale = [event for event in await _all_events(store) if event.kind is EventKind.STALE]
+                swept = census.environments["prod"][Liveness.STALE]
+                overdue_unswept = 2_000 - sum(census.environments["prod"].values())
+                assert overdue_unswept == 0
+                async with Redis.from_url(again.url) as redis:
+                    committed = sum(int(count) for count in (await redis.hgetall("{ls:0}:c")).values())
+                assert committed == len(stale)
+                assert swept >= committed >= 500
+        finally:
+            again.kill()
+
+
+async def _all_events(store: Store) -> list[Event]:
+    events: list[Event] = []
+    while True:
+        after = events[-1].position if events else ""
+        _, _, some = await store.history(0, after=after, limit=1_000, newest_first=False)
+        if not some:
+            return events
+        events += some
