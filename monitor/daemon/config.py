@@ -1,0 +1,279 @@
+"""The configuration: what can be set, its defaults, and ``load``.
+
+Values only: no client, socket or clock is made here, and every part of the daemon is handed its own
+section. Attribute names carry the unit (``interval_ms``), the keys in the file do not (``interval``).
+In tests, ``Config.model_validate({"liveness": {"interval": "1s"}})`` or ``load(None, {})``.
+"""
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictInt, ValidationError, ValidationInfo
+from pydantic import field_validator as check
+
+from monitor.daemon.catalog import entries
+from monitor.daemon.config_alerts import Alerts, Receiver, Route
+from monitor.daemon.config_auth import Auth, AuthKey, NonEmpty
+from monitor.daemon.globs import Glob
+from monitor.daemon.key_material import Surroundings
+from monitor.daemon.refusals import ConfigError, Problem, Section, Url, lines, refusal
+from monitor.daemon.toml_source import Source, SourceError, overlay, read_file
+from monitor.daemon.units import Duration, Size, duration_text, lasting, sized
+
+__all__ = [
+    "Alerts",
+    "Auth",
+    "AuthKey",
+    "Config",
+    "ConfigError",
+    "Durability",
+    "Environment",
+    "Limits",
+    "Liveness",
+    "Log",
+    "Receiver",
+    "Route",
+    "Server",
+    "Store",
+    "load",
+]
+
+EMBEDDED: Final = "embedded:"
+MOST_REPLICAS: Final = 16
+_KIB: Final = 1024
+_STORE_URLS: Final = "must be embedded:, redis://, rediss:// or unix://"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Durability:
+    """What the store confirms before a notification leaves; ``replicas`` is 0 but for mode ``replicas``."""
+
+    mode: Literal["fsync", "memory", "replicas"]
+    replicas: int = 0
+
+
+def _durability(value: object) -> Durability:
+    match value:
+        case Durability():
+            return value
+        case "fsync" | "memory":
+            return Durability(mode=value)
+        case str() if value.startswith("replicas:"):
+            count = value.removeprefix("replicas:")
+            if count.isascii() and count.isdigit() and 1 <= int(count[:9]) <= MOST_REPLICAS:
+                return Durability(mode="replicas", replicas=int(count))
+    raise ValueError(f'must be "fsync", "memory" or "replicas:N" with N from 1 to {MOST_REPLICAS}')
+
+
+def _store_url(text: str) -> Url:
+    if text == EMBEDDED:
+        return Url(text)
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"is not a URL; it {_STORE_URLS}") from None
+    if parts.scheme not in {"redis", "rediss", "unix"} or not text.startswith(f"{parts.scheme}://"):
+        raise ValueError(_STORE_URLS)
+    if parts.scheme == "unix" and not parts.path.strip("/"):
+        raise ValueError("needs the path of a socket, such as unix:///run/redis.sock")
+    if parts.scheme != "unix" and (not parts.hostname or port == 0):
+        raise ValueError(f"needs a host, such as {parts.scheme}://redis.example.org:6379/0")
+    return Url(text)
+
+
+def _directory(value: object) -> Path:
+    if not isinstance(value, str) or not value:
+        raise ValueError("must be the path of a directory")
+    return Path(value)
+
+
+class Server(Section):
+    """``[server]``: the HTTP listener. Port 0 takes any free port."""
+
+    host: NonEmpty = "127.0.0.1"
+    port: Annotated[StrictInt, Field(ge=0, le=65_535)] = 8642
+    shutdown_timeout_ms: Annotated[Duration, lasting("0s", "9s")] = Field(
+        "8s", alias="shutdown_timeout", validate_default=True
+    )
+
+
+class Store(Section):
+    """``[store]``. ``data_dir`` is relative to the working directory, as for every program it is given to."""
+
+    url: Annotated[str, AfterValidator(_store_url)] = Field(EMBEDDED, validate_default=True)
+    data_dir: Annotated[Path, BeforeValidator(_directory)] = Field("data", validate_default=True)
+    partitions: Annotated[StrictInt, Field(ge=1, le=256)] = 1
+    timeout_ms: Annotated[Duration, lasting("100ms", "30s")] = Field("2s", alias="timeout", validate_default=True)
+    durability: Annotated[Durability, BeforeValidator(_durability)] = Field("fsync", validate_default=True)
+    valkey_binary: str = ""
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the daemon runs its own store."""
+        return self.url == EMBEDDED
+
+
+def _outside(name: str, value_ms: int, bounds: Mapping[str, object]) -> Problem | None:
+    """Why an interval or grace may not be what it is; ``bounds`` are the values of ``[liveness]`` that are valid."""
+    for bound, is_outside in (("min", int.__lt__), ("max", int.__gt__)):
+        limit_ms = bounds.get(f"{bound}_{name}_ms")
+        if isinstance(limit_ms, int) and is_outside(value_ms, limit_ms):
+            side = "below" if bound == "min" else "above"
+            message = f"{duration_text(value_ms)} is {side} liveness.{bound}_{name}, {duration_text(limit_ms)}"
+            return Problem(message=message, related=(("liveness", f"{bound}_{name}"),))
+    return None
+
+
+class Liveness(Section):
+    """``[liveness]``. The bounds are declared before what they bound, so that each is judged by valid ones."""
+
+    min_interval_ms: Annotated[Duration, lasting("100ms", "365d")] = Field(
+        "1s", alias="min_interval", validate_default=True
+    )
+    max_interval_ms: Annotated[Duration, lasting("100ms", "365d")] = Field(
+        "30d", alias="max_interval", validate_default=True
+    )
+    interval_ms: Duration = Field("30s", alias="interval", validate_default=True)
+    min_grace_ms: Annotated[Duration, lasting("1s", "365d")] = Field("1s", alias="min_grace", validate_default=True)
+    max_grace_ms: Annotated[Duration, lasting("1s", "365d")] = Field("30d", alias="max_grace", validate_default=True)
+    grace_ms: Duration = Field("60s", alias="grace", validate_default=True)
+    sweep_interval_ms: Annotated[Duration, lasting("100ms", "60s")] = Field(
+        "1s", alias="sweep_interval", validate_default=True
+    )
+    sweep_chunk: Annotated[StrictInt, Field(ge=1, le=1_000)] = 100
+    retention_ms: Annotated[Duration, lasting("1s", "3650d")] = Field("7d", alias="retention", validate_default=True)
+    event_retention_ms: Annotated[Duration, lasting("1s", "3650d")] = Field(
+        "7d", alias="event_retention", validate_default=True
+    )
+    status_changed_events: StrictBool = False
+
+    @check("max_interval_ms", "max_grace_ms", "interval_ms", "grace_ms")
+    @classmethod
+    def _within_bounds(cls, value_ms: int, info: ValidationInfo) -> int:
+        name = str(info.field_name).removesuffix("_ms").removeprefix("max_")
+        if problem := _outside(name, value_ms, info.data):
+            raise refusal(problem)
+        return value_ms
+
+
+class Limits(Section):
+    """``[limits]``: what one request, one tenant and one daemon may use."""
+
+    body_bytes: Annotated[Size, sized(_KIB, 64 * _KIB**2)] = Field("256KiB", validate_default=True)
+    metadata_bytes: Annotated[Size, sized(256, _KIB**2)] = Field("16KiB", validate_default=True)
+    logs_bytes: Annotated[Size, sized(256, _KIB**2)] = Field("4KiB", validate_default=True)
+    system_info_bytes: Annotated[Size, sized(256, _KIB**2)] = Field("4KiB", validate_default=True)
+    workers_per_tenant: Annotated[StrictInt, Field(ge=1)] = 1_000_000
+    environments_per_tenant: Annotated[StrictInt, Field(ge=1)] = 1_000
+    pending_beats: Annotated[StrictInt, Field(ge=1)] = 20_000
+    connections: Annotated[StrictInt, Field(ge=1)] = 20_000
+
+
+class Environment(Section):
+    """One ``[[environments]]``: other times for the environments that match. None: as in ``[liveness]``."""
+
+    match: Glob
+    interval_ms: Duration | None = Field(None, alias="interval")
+    grace_ms: Duration | None = Field(None, alias="grace")
+
+
+class Log(Section):
+    """``[log]``. Format ``auto`` is ``console`` on a terminal and ``json`` elsewhere."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Config(Section):
+    """Everything that can be configured."""
+
+    server: Server = Server()
+    store: Store = Store()
+    liveness: Liveness = Liveness()
+    limits: Limits = Limits()
+    environments: tuple[Environment, ...] = ()
+    auth: Auth = Field(Auth(), validate_default=True)
+    log: Log = Log()
+    alerts: Alerts = Alerts()
+
+    @check("environments")
+    @classmethod
+    def _within_bounds(cls, environments: tuple[Environment, ...], info: ValidationInfo) -> tuple[Environment, ...]:
+        liveness = info.data.get("liveness")
+        bounds = liveness.__dict__ if isinstance(liveness, Liveness) else {}
+        problems = []
+        for index, environment in enumerate(environments):
+            for name, value_ms in (("interval", environment.interval_ms), ("grace", environment.grace_ms)):
+                problem = None if value_ms is None else _outside(name, value_ms, bounds)
+                if problem is not None:
+                    problems.append(Problem(message=problem.message, at=(index, name), related=problem.related))
+        if problems:
+            raise refusal(*problems)
+        return environments
+
+    @check("auth")
+    @classmethod
+    def _shared_keys(cls, auth: Auth, info: ValidationInfo) -> Auth:
+        store = info.data.get("store")
+        if isinstance(store, Store) and not store.embedded and not auth.keys:
+            message = "at least one [[auth.keys]] is needed with this store.url: each replica would make its own key"
+            raise refusal(Problem(message=message, at=("keys",), related=(("store", "url"),)))
+        return auth
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed and probably not meant; one sentence each, for the log at start."""
+        return tuple(self._warnings())
+
+    def _warnings(self) -> Iterator[str]:
+        if not _is_loopback(self.server.host):
+            yield f"server.host: {self.server.host} is not loopback, and there is no TLS: put a TLS proxy in front"
+        usual = self.liveness
+        timings = [("liveness", usual.interval_ms, usual.grace_ms)]
+        for rule in self.environments:
+            interval_ms = usual.interval_ms if rule.interval_ms is None else rule.interval_ms
+            grace_ms = usual.grace_ms if rule.grace_ms is None else rule.grace_ms
+            timings.append((f'environments "{rule.match}"', interval_ms, grace_ms))
+        for where, interval_ms, grace_ms in timings:
+            if grace_ms < interval_ms:
+                times = f"grace {duration_text(grace_ms)} is below interval {duration_text(interval_ms)}"
+                yield f"{where}: {times}: one lost beat will page"
+        for claim in ("audience", "issuer"):
+            if not getattr(self.auth, claim):
+                yield f"auth.{claim}: is empty, so tokens made for another {claim} are accepted"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Config:
+    """The configuration of a file and of the ``LASTSEEN_...`` variables, which win; all defaults without either.
+
+    Reads the secrets and keys that it names, once: paths in the file are relative to the file's folder.
+
+    Raises:
+        ConfigError: with every problem that was found, one line each.
+    """
+    try:
+        source = Source() if path is None else read_file(path)
+    except SourceError as error:
+        raise ConfigError((str(error),)) from error
+    overlay(source, environ, entries(Config))
+    around = Surroundings(folder=Path() if path is None else path.parent, environ=environ)
+    try:
+        config = Config.model_validate(source.values, context=around)
+    except ValidationError as error:
+        # Not chained: the cause holds the values that were refused.
+        raise ConfigError(lines(error, source, Config)) from None
+    if source.problems:
+        raise ConfigError(lines(None, source, Config))
+    return config

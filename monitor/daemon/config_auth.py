@@ -1,0 +1,78 @@
+"""The ``[auth]`` section: who may talk to the daemon, and the keys that tokens are checked with."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+
+from monitor.daemon.key_material import (
+    KeyMaterialError,
+    from_environment,
+    from_file,
+    public_key,
+    signing_secret,
+)
+from monitor.daemon.refusals import Problem, Section, refusal, surroundings
+from monitor.daemon.units import Duration, lasting
+
+NonEmpty = Annotated[str, Field(min_length=1)]
+
+
+class AuthKey(Section):
+    """One ``[[auth.keys]]``. Its secret or public key is read when the configuration is loaded."""
+
+    kid: NonEmpty
+    algorithm: Literal["HS256", "RS256", "ES256", "EdDSA"]
+    secret_file: NonEmpty | None = None
+    secret_env: NonEmpty | None = None
+    public_key_file: NonEmpty | None = None
+    _key: bytes = PrivateAttr(b"")
+
+    @property
+    def key(self) -> bytes:
+        """The secret's bytes for HS256, the public key's PEM for the others."""
+        return self._key
+
+    @model_validator(mode="after")
+    def _read(self, info: ValidationInfo) -> Self:
+        wanted = ("secret_file", "secret_env") if self.algorithm == "HS256" else ("public_key_file",)
+        given = [name for name in ("secret_file", "secret_env", "public_key_file") if getattr(self, name) is not None]
+        misfits = [name for name in given if name not in wanted]
+        if misfits:
+            message = f"does not go with algorithm {self.algorithm}, which takes {' or '.join(wanted)}"
+            raise refusal(*(Problem(message=message, at=(name,)) for name in misfits))
+        if len(given) != 1:
+            message = f"algorithm {self.algorithm} takes exactly one of {', '.join(wanted)}"
+            raise refusal(Problem(message=message, at=tuple(given[-1:])))
+        try:
+            self._key = self._material(info)
+        except KeyMaterialError as error:
+            raise refusal(Problem(message=str(error), at=(given[0],))) from None
+        return self
+
+    def _material(self, info: ValidationInfo) -> bytes:
+        around = surroundings(info)
+        if self.public_key_file is not None:
+            return public_key(from_file(self.public_key_file, around), self.algorithm)
+        if self.secret_file is not None:
+            return signing_secret(from_file(self.secret_file, around))
+        return signing_secret(from_environment(self.secret_env or "", around))
+
+
+class Auth(Section):
+    """``[auth]``. An empty ``audience`` or ``issuer`` means that the claim is not checked."""
+
+    audience: str = "lastseen"
+    issuer: str = "lastseen"
+    leeway_ms: Annotated[Duration, lasting("0s", "5m")] = Field("30s", alias="leeway", validate_default=True)
+    tenant_claim: NonEmpty = "org_id"
+    anonymous: tuple[Literal["/metrics", "/schema"], ...] = ()
+    keys: tuple[AuthKey, ...] = ()
+
+    @field_validator("keys")
+    @classmethod
+    def _unique(cls, keys: tuple[AuthKey, ...]) -> tuple[AuthKey, ...]:
+        kids = [key.kid for key in keys]
+        repeated = [index for index, kid in enumerate(kids) if kid in kids[:index]]
+        if repeated:
+            raise refusal(*(Problem(message="an earlier key has this kid", at=(index, "kid")) for index in repeated))
+        return keys

@@ -1,0 +1,107 @@
+"""Secrets and public keys: where they are read from, and what is refused about them.
+
+The only part of the configuration that reads files other than the configuration itself. Messages
+never hold a secret, nor anything that would be one if it was pasted into the wrong key.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SMALLEST_SECRET_BYTES: Final = 32
+"""RFC 7518, section 3.2: an HS256 key is at least as long as the hash."""
+SMALLEST_RSA_BITS: Final = 2_048
+"""RFC 7518, section 3.3."""
+WEBHOOK_PREFIX: Final = "whsec_"
+WEBHOOK_SECRET_BYTES: Final = range(24, 65)
+"""Standard Webhooks, "Signature scheme"."""
+_LARGEST_FILE_BYTES: Final = 65_536
+
+
+class KeyMaterialError(ValueError):
+    """A secret or key cannot be read, or is not fit for its purpose. The message says why, without it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Surroundings:
+    """What a configuration refers to outside itself: ``folder`` is where its relative paths start."""
+
+    folder: Path = field(default_factory=Path)
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def from_file(name: str, around: Surroundings) -> bytes:
+    """A file's content without the newlines at its end."""
+    path = around.folder / name
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a path"
+        raise KeyMaterialError(f"cannot read the file (folder {around.folder.absolute()}): {reason}") from None
+    if len(content) > _LARGEST_FILE_BYTES:
+        raise KeyMaterialError(f"the file is larger than {_LARGEST_FILE_BYTES} bytes")
+    return content.rstrip(b"\r\n")
+
+
+def from_environment(name: str, around: Surroundings) -> bytes:
+    """An environment variable's value without the newlines at its end."""
+    value = around.environ.get(name)
+    if value is None:
+        raise KeyMaterialError("the environment variable that it names is not set")
+    return value.encode(errors="surrogateescape").rstrip(b"\r\n")
+
+
+def signing_secret(raw: bytes) -> bytes:
+    """An HS256 secret, as it is."""
+    if len(raw) < SMALLEST_SECRET_BYTES:
+        raise KeyMaterialError(f"the secret has {len(raw)} bytes, HS256 needs at least {SMALLEST_SECRET_BYTES}")
+    return raw
+
+
+def public_key(pem: bytes, algorithm: str) -> bytes:
+    """A PEM public key whose type fits ``algorithm``, as it is."""
+    if b"PRIVATE KEY-----" in pem:
+        raise KeyMaterialError("the file holds a private key; give the public key, and keep this one off the daemon")
+    try:
+        key = load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm):
+        raise KeyMaterialError("the file is not a PEM public key") from None
+    match algorithm, key:
+        case "RS256", rsa.RSAPublicKey():
+            if key.key_size < SMALLEST_RSA_BITS:
+                raise KeyMaterialError(f"the RSA key has {key.key_size} bits, at least {SMALLEST_RSA_BITS} are needed")
+        case "ES256", ec.EllipticCurvePublicKey():
+            if not isinstance(key.curve, ec.SECP256R1):
+                raise KeyMaterialError(f"the key is on the curve {key.curve.name}, ES256 needs P-256")
+        case "EdDSA", ed25519.Ed25519PublicKey() | ed448.Ed448PublicKey():
+            pass
+        case _:
+            kind = type(key).__name__.lstrip("_").removesuffix("PublicKey")
+            raise KeyMaterialError(f"the key is of type {kind}, which does not fit {algorithm}")
+    return pem
+
+
+def webhook_secret(raw: bytes) -> bytes:
+    """The bytes behind ``whsec_<base64>``."""
+    head, encoded = raw[: len(WEBHOOK_PREFIX)], raw[len(WEBHOOK_PREFIX) :]
+    if head != WEBHOOK_PREFIX.encode():
+        raise KeyMaterialError(f"the secret does not begin with {WEBHOOK_PREFIX}")
+    try:
+        secret = base64.b64decode(encoded, validate=True)
+    except binascii.Error:
+        raise KeyMaterialError(f"the secret is not base64 after {WEBHOOK_PREFIX}") from None
+    if len(secret) not in WEBHOOK_SECRET_BYTES:
+        raise KeyMaterialError(f"the secret has {len(secret)} bytes, 24 to 64 are needed")
+    return secret

@@ -1,0 +1,220 @@
+"""Where each configured value was written: the TOML file with its lines, and the environment laid over it.
+
+Knows positions and texts, no meanings: which keys exist is handed in as catalog entries.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import toml_rs
+
+from monitor.daemon.catalog import PREFIX, SEPARATOR, Entry, Key, suggestion
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+_HEADER: Final = re.compile(r"^[ \t]*\[[ \t]*([A-Za-z0-9_.\- \t]+?)[ \t]*\]", re.MULTILINE)
+_SERVICE_LINK: Final = re.compile(r"(?P<service>.+?)_(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT(?:_[0-9]+_[A-Z]+.*)?)")
+_SYNTAX_EXCERPT_LINES: Final = 4
+"""A parser message opens with its position and an excerpt of the file, which may hold a secret."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a key was written. ``line`` is 0 for the environment; ``raw`` is its text, None for a table."""
+
+    where: str
+    line: int
+    raw: str | None
+    key: Key
+    """The key that was written there; shorter than the one asked for when that one is inside its value."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceProblem:
+    """What is wrong before any value is looked at. ``where`` is ``file``, ``file:line`` or ``environment NAME``."""
+
+    where: str
+    line: int
+    message: str
+
+
+class SourceError(ValueError):
+    """The file cannot be read or is not TOML."""
+
+    def __init__(self, problem: SourceProblem) -> None:
+        self.problem = problem
+        super().__init__(f"{problem.where}: {problem.message}")
+
+
+@dataclass(kw_only=True, slots=True)
+class Source:
+    """The configured values, nested as in TOML, and the place of each."""
+
+    values: dict[str, object] = field(default_factory=dict)
+    places: dict[Key, Place] = field(default_factory=dict)
+    problems: list[SourceProblem] = field(default_factory=list)
+
+    def exactly(self, key: Key) -> Place | None:
+        """Where ``key`` itself was written, or the environment variable whose value it is inside."""
+        for end in range(len(key), 0, -1):
+            place = self.places.get(key[:end])
+            if place is not None and (end == len(key) or place.line == 0):
+                return place
+        return None
+
+    def nearest(self, key: Key) -> Place | None:
+        """Where the innermost written table around ``key`` begins, or the first key below it when it has no line."""
+        for end in range(len(key), 0, -1):
+            around = [place for written, place in self.places.items() if written[:end] == key[:end]]
+            if around:
+                return self.places.get(key[:end]) or min(around, key=lambda place: place.line)
+        return None
+
+
+def read_file(path: Path) -> Source:
+    """Read a TOML file with the position of every key.
+
+    Raises:
+        SourceError: it cannot be read, is not UTF-8, or is not TOML.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        reason = f"cannot read the configuration file: {error.strerror}"
+        raise SourceError(SourceProblem(where=str(path), line=0, message=reason)) from error
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise SourceError(SourceProblem(where=f"{path}:{line}", line=line, message="is not UTF-8")) from None
+    try:
+        document = toml_rs.load_with_metadata(text)
+    except toml_rs.TOMLDecodeError as error:
+        reason = " ".join(error.msg.splitlines()[_SYNTAX_EXCERPT_LINES:]) or "cannot be parsed"
+        problem = SourceProblem(where=f"{path}:{error.lineno}", line=error.lineno, message=f"is not TOML: {reason}")
+        raise SourceError(problem) from None
+    source = Source(values=document.value)
+    for header in _HEADER.finditer(text):
+        key: Key = tuple(part.strip() for part in header[1].split("."))
+        _note(source, path, key, line=text.count("\n", 0, header.start(1)) + 1, raw=None)
+    _walk(source, path, (), document.meta["nodes"])
+    return source
+
+
+def _note(source: Source, path: Path, key: Key, *, line: int, raw: str | None) -> None:
+    source.places[key] = Place(where=f"{path}:{line}", line=line, raw=raw, key=key)
+
+
+def _first(line: object) -> int:
+    """A line as the parser gives it: one number, or (first, last)."""
+    first = line[0] if isinstance(line, tuple) else line
+    return first if isinstance(first, int) else 0
+
+
+def _walk(source: Source, path: Path, key: Key, node: object) -> None:
+    """Note the places below ``node``: a table's nodes, or a value with its own position, or a list of such."""
+    if isinstance(node, list):
+        for index, item in enumerate(node):
+            line = item["value_line"]
+            _note(source, path, (*key, index), line=_first(line), raw=_raw(item))
+            _walk(source, path, (*key, index), item["value"])
+    elif isinstance(node, dict):
+        for name, child in node.items():
+            here = (*key, name)
+            # A table's node has no position of its own; a key that is called key_line would be a table there.
+            if isinstance(child.get("key_line"), int | tuple):
+                _note(source, path, here, line=_first(child["key_line"]), raw=_raw(child))
+                _walk(source, path, here, child["value"])
+            else:
+                _walk(source, path, here, child)
+
+
+def _raw(node: Mapping[str, object]) -> str | None:
+    value = node["value"]
+    is_table = isinstance(value, dict) or (
+        isinstance(value, list) and any(isinstance(item["value"], dict) for item in value)
+    )
+    return None if is_table else str(node["value_raw"])
+
+
+def overlay(source: Source, environ: Mapping[str, str], known: Iterable[Entry]) -> None:
+    """Lay every ``LASTSEEN_SECTION__KEY`` over the values of the file; what names no key becomes a problem.
+
+    Left alone are variables that a ``secret_env`` of the file names, and those that Kubernetes sets for
+    a Service called ``lastseen`` or ``lastseen-...`` (``LASTSEEN_PORT``, ``LASTSEEN_SERVICE_HOST``, ...).
+    """
+    catalog = list(known)
+    scalars = {entry.path: entry for entry in catalog if not entry.array}
+    arrays = {entry.array for entry in catalog if entry.array}
+    named = set(_named_by_secret_env(source.values))
+    taken: dict[Key, str] = {}
+    for variable in sorted(environ):
+        if not variable.startswith(PREFIX) or variable in named or _is_service_link(variable, environ):
+            continue
+        path = tuple(variable.removeprefix(PREFIX).lower().split(SEPARATOR))
+        array = next((array for array in arrays if path[: len(array)] == array), None)
+        if array is not None:
+            message = f"{'.'.join(array)} is a list of tables, which only the configuration file can hold"
+        elif path not in scalars:
+            message = "names no configuration key" + _hint(path, scalars)
+        elif path in taken:
+            message = f"sets the same key as {taken[path]}"
+        else:
+            taken[path] = variable
+            _set(source, scalars[path], variable, environ[variable])
+            continue
+        source.problems.append(SourceProblem(where=f"environment {variable}", line=0, message=message))
+
+
+def _set(source: Source, entry: Entry, variable: str, text: str) -> None:
+    table: object = source.values
+    for part in entry.path[:-1]:
+        table = table.setdefault(part, {}) if isinstance(table, dict) else None
+    if isinstance(table, dict):
+        table[entry.path[-1]] = text if entry.text else _parsed(text)
+        raw = json.dumps(text, ensure_ascii=False).encode(errors="backslashreplace").decode()
+        for inside in [key for key in source.places if key[: len(entry.path)] == entry.path]:
+            del source.places[inside]
+        source.places[entry.path] = Place(where=f"environment {variable}", line=0, raw=raw, key=entry.path)
+
+
+def _parsed(text: str) -> object:
+    """The TOML value that ``text`` spells, or ``text`` itself."""
+    try:
+        values = toml_rs.loads(f"value = {text}")
+    except ValueError:
+        return text
+    return values["value"] if set(values) == {"value"} else text
+
+
+def _hint(path: tuple[str, ...], scalars: Mapping[tuple[str, ...], Entry]) -> str:
+    by_name = {SEPARATOR.join(known): entry.variable for known, entry in scalars.items()}
+    near = suggestion(SEPARATOR.join(path), by_name)
+    if near is None:
+        near = next((SEPARATOR.join(known) for known in scalars if known[-1] == path[-1]), None)
+    return "" if near is None else f"; did you mean {by_name[near]}?"
+
+
+def _is_service_link(variable: str, environ: Mapping[str, str]) -> bool:
+    link = _SERVICE_LINK.fullmatch(variable)
+    return link is not None and SEPARATOR not in variable and f"{link['service']}_SERVICE_HOST" in environ
+
+
+def _named_by_secret_env(node: object) -> Iterable[str]:
+    if isinstance(node, list):
+        for item in node:
+            yield from _named_by_secret_env(item)
+    elif isinstance(node, dict):
+        for name, value in node.items():
+            if name == "secret_env" and isinstance(value, str):
+                yield value
+            elif name == "secret_envs" and isinstance(value, list):
+                yield from (item for item in value if isinstance(item, str))
+            else:
+                yield from _named_by_secret_env(value)

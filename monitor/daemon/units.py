@@ -1,0 +1,108 @@
+"""Durations and sizes as the configuration writes them. Pure: text in, whole milliseconds or bytes out.
+
+``Duration`` and ``Size`` are the annotations for fields; a field that is neither refuses a unit.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Annotated, Final, TypeAlias
+
+from pydantic import AfterValidator, BeforeValidator
+
+UNIT_MS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
+UNIT_BYTES: Final = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
+LONGEST_MS: Final = 3_650 * UNIT_MS["d"]
+"""Ten years; more is a slip of the pen."""
+
+_QUANTITY: Final = re.compile(r"(?P<number>[0-9]{1,15}(?:\.[0-9]{1,9})?)(?P<unit>.*)", re.DOTALL)
+_DURATION_HELP: Final = 'write a number and a unit (ms, s, m, h, d), such as "30s"'
+_SIZE_HELP: Final = 'write whole bytes, such as 16384, or a string with KiB, MiB or GiB, such as "16KiB"'
+
+
+def duration_ms(value: object) -> int:
+    """Whole milliseconds of a text such as ``500ms``, ``30s`` or ``1.5h``.
+
+    Raises:
+        ValueError: not a text, no unit or an unknown one, finer than a millisecond, or over ten years.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError(f'a duration needs a unit: write "{value}s" for seconds, or ms, m, h, d')  # noqa: TRY004
+    quantity = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    if quantity is None:
+        raise ValueError(f"is not a duration: {_DURATION_HELP}")
+    if not quantity["unit"]:
+        raise ValueError(f'a duration needs a unit: write "{value}s" for seconds, or ms, m, h, d')
+    if quantity["unit"] not in UNIT_MS:
+        raise ValueError(f"has an unknown unit: {_DURATION_HELP}")
+    exact = Decimal(quantity["number"]) * UNIT_MS[quantity["unit"]]
+    if exact != int(exact):
+        raise ValueError("is finer than a millisecond")
+    if exact > LONGEST_MS:
+        raise ValueError(f"is longer than {duration_text(LONGEST_MS)}")
+    return int(exact)
+
+
+def duration_text(ms: int) -> str:
+    """The shortest text with one unit and no fraction that ``duration_ms`` reads back as ``ms``."""
+    if ms == 0:
+        return "0s"
+    unit = next(unit for unit, size in UNIT_MS.items() if ms % size == 0)
+    return f"{ms // UNIT_MS[unit]}{unit}"
+
+
+def size_bytes(value: object) -> int:
+    """Whole bytes of a number, or of a text such as ``16KiB``.
+
+    Raises:
+        ValueError: neither, negative, or an unknown unit.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    quantity = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    if quantity is None or quantity["unit"] not in UNIT_BYTES:
+        raise ValueError(f"is not a size: {_SIZE_HELP}")
+    exact = Decimal(quantity["number"]) * UNIT_BYTES[quantity["unit"]]
+    if exact != int(exact):
+        raise ValueError("is not a whole number of bytes")
+    return int(exact)
+
+
+def size_text(count: int) -> str:
+    """``count`` bytes with the largest unit that leaves no fraction."""
+    for unit, size in UNIT_BYTES.items():
+        if count and count % size == 0:
+            return f"{count // size}{unit}"
+    return f"{count} bytes"
+
+
+class SizeMark:
+    """Among a field's metadata: a bare number is a value here, so an environment variable may be one."""
+
+
+Duration: TypeAlias = Annotated[int, BeforeValidator(duration_ms)]
+Size: TypeAlias = Annotated[int, BeforeValidator(size_bytes), SizeMark()]
+
+
+def lasting(low: str, high: str) -> AfterValidator:
+    """A bound for a ``Duration``, both ends included."""
+    low_ms, high_ms = duration_ms(low), duration_ms(high)
+
+    def check(ms: int) -> int:
+        if not low_ms <= ms <= high_ms:
+            raise ValueError(f"must be between {low} and {high}")
+        return ms
+
+    return AfterValidator(check)
+
+
+def sized(low: int, high: int) -> AfterValidator:
+    """A bound for a ``Size`` in bytes, both ends included."""
+
+    def check(count: int) -> int:
+        if not low <= count <= high:
+            raise ValueError(f"must be between {size_text(low)} and {size_text(high)}")
+        return count
+
+    return AfterValidator(check)

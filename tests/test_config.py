@@ -1,0 +1,329 @@
+"""The configuration: defaults, refusals with their place, the environment, receivers and routes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from monitor.daemon.config import Config, ConfigError, Durability, load
+from monitor.liveness import EventKind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refused(path: Path | None, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load(path, environ or {})
+    assert str(caught.value) == "\n".join(caught.value.lines)
+    return caught.value.lines
+
+
+def refused_text(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> list[str]:
+    """The lines of a refusal, without the folder."""
+    return [line.removeprefix(f"{folder}/") for line in refused(write(folder, text), environ)]
+
+
+# Defaults
+
+
+def test_without_file_and_environment_everything_has_a_default() -> None:
+    config = load(None, {})
+    assert config == Config()
+    assert (config.server.host, config.server.port) == ("127.0.0.1", 8642)
+    assert (config.liveness.interval_ms, config.liveness.grace_ms) == (30_000, 60_000)
+    assert config.limits.body_bytes == 256 * 1024
+    assert config.store.durability == Durability(mode="fsync")
+    assert config.store.embedded
+    assert config.store.data_dir == Path("data")
+    assert config.warnings == ()
+
+
+def test_config_toml_as_it_is_equals_the_defaults() -> None:
+    assert load(Path(__file__).parent.parent / "config.toml", {}) == Config()
+
+
+# The file
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "expected"),
+    [
+        ("\n[server]\nport = 65536", 3, "server.port: must be at most 65535, got 65536"),
+        ('[server]\nport = "80"', 2, 'server.port: must be a whole number, got "80"'),
+        ("[server]\nport = true", 2, "server.port: must be a whole number, got true"),
+        ('[server]\nhost = ""', 2, 'server.host: must not be empty, got ""'),
+        ('[server]\nshutdown_timeout = "10s"', 2, 'shutdown_timeout: must be between 0s and 9s, got "10s"'),
+        ("[server]\nprot = 1", 2, "server.prot: unknown key; did you mean server.port?"),
+        ('\n[[alertts.routes]]\nreceivers = ["log"]', 2, "alertts: unknown key; did you mean alerts?"),
+        ("[servr]\nport = 1", 1, "servr: unknown key; did you mean server?"),
+        ('[server]\ninterval = "3s"', 2, "server.interval: unknown key; did you mean liveness.interval?"),
+        ("[liveness]\ninterval_ms = 5", 2, "liveness.interval_ms: unknown key; did you mean liveness.interval?"),
+        ("server = 3", 1, "server: must be a table, got 3"),
+        ('[store]\ndata_dir = ""', 2, "store.data_dir: must be the path of a directory"),
+        ("[store]\npartitions = 257", 2, "store.partitions: must be at most 256, got 257"),
+        ('[store]\ndurability = "replicas:0"', 2, 'must be "fsync", "memory" or "replicas:N"'),
+        ("[liveness]\ninterval = 30", 2, 'liveness.interval: a duration needs a unit: write "30s"'),
+        ('[liveness]\ninterval = "30"', 2, 'write "30s" for seconds, or ms, m, h, d, got "30"'),
+        ('[liveness]\ninterval = "30sec"', 2, "has an unknown unit"),
+        ('[liveness]\nmin_grace = "999ms"', 2, "liveness.min_grace: must be between 1s and 365d"),
+        ('[liveness]\ngrace = "500ms"', 2, "liveness.grace: 500ms is below liveness.min_grace, 1s, got"),
+        ('[liveness]\nmax_interval = "10s"\nmin_interval = "20s"', 2, "10s is below liveness.min_interval, 20s"),
+        ('[liveness]\nmin_interval = "40s"', 2, "liveness.interval: 30s is below liveness.min_interval, 40s"),
+        ('[liveness]\ninterval = "31d"', 2, "liveness.interval: 31d is above liveness.max_interval, 30d"),
+        ('[liveness]\nsweep_interval = "61s"', 2, "must be between 100ms and 60s"),
+        ("[liveness]\nsweep_chunk = 0", 2, "must be at least 1, got 0"),
+        ("[liveness]\nstatus_changed_events = 1", 2, "must be true or false, got 1"),
+        ('[limits]\nbody_bytes = "16KB"', 2, "limits.body_bytes: is not a size"),
+        ("[limits]\nbody_bytes = 10", 2, "must be between 1KiB and 64MiB, got 10"),
+        ('[environments]\nmatch = "a"', 1, "environments: is a list of tables: write [[environments]] above each"),
+        ('[[environments]]\nmatch = "a?"', 2, "`*` is the only wildcard; `?`, `[` and `]` are refused"),
+        ('[[environments]]\nmatch = "*********"', 2, "environments[0].match: has more than 8 stars"),
+        ('[[environments]]\ninterval = "1m"', 1, "environments[0].match: is required"),
+        (
+            '[[environments]]\nmatch = "a"\n[[environments]]\nmatch = "b"\ngrace = "60d"',
+            5,
+            "environments[1].grace: 60d",
+        ),
+        ('[auth]\nleeway = "6m"', 2, "auth.leeway: must be between 0s and 5m"),
+        ('[auth]\nanonymous = ["/metrics",\n "/x"]', 3, "auth.anonymous[1]: must be one of"),
+        ('[auth]\nanonymous = "/metrics"', 2, 'auth.anonymous: must be a list, such as ["a", "b"], got "/metrics"'),
+        ('[[auth.keys]]\nkid = "a"\nalgorithm = "none"', 3, "auth.keys[0].algorithm: must be one of"),
+        ('[[auth.keys]]\nkid = "a"\nalgorithm = "HS256"', 1, "takes exactly one of secret_file, secret_env"),
+        ('[log]\nlevel = "trace"', 2, "log.level: must be one of"),
+        ('[alerts]\nretry_max = "1s"', 2, "alerts.retry_max: 1s is below alerts.retry_initial, 2s"),
+        ('[alerts]\nretry_initial = "7s"\nretry_max = "5s"', 3, "5s is below alerts.retry_initial, 7s"),
+        ("[alerts]\nqueue_concurrency = 65", 2, "must be at most 64"),
+        ('[[alerts.receivers]]\nname = "o s"\ntype = "log"', 2, "must be 1 to 64 letters, digits, `_` or `-`"),
+        ('[[alerts.receivers]]\nname = "a"\ntype = "mail"', 3, "alerts.receivers[0].type: must be one of"),
+        ('[[alerts.receivers]]\nname = "a"\ntype = "webhook"', 1, "url: is required for a receiver of type webhook"),
+        ('[[alerts.receivers]]\nname = "a"\ntype = "webhook"', 1, "a webhook needs a signing secret"),
+        (
+            '[[alerts.receivers]]\nname = "a"\ntype = "log"\nsecret_env = "X"',
+            4,
+            "belongs to a receiver of type webhook",
+        ),
+        (
+            '[[alerts.receivers]]\nname = "a"\ntype = "webhook"\nurl = "ftp://x"',
+            4,
+            "must be an http:// or https:// URL",
+        ),
+        ('[[alerts.receivers]]\nname = "a"\ntype = "webhook"\nurl = "https://u:p@x"', 4, "must not hold user and"),
+        ('[[alerts.routes]]\nreceivers = ["ops"]', 2, "there is no receiver of this name (there is log), got"),
+        ("[[alerts.routes]]\nreceivers = []", 2, "alerts.routes[0].receivers: must not be empty"),
+        ('[[alerts.routes]]\nreceivers = ["log"]\nevents = ["worker.x"]', 3, "alerts.routes[0].events[0]: must be one"),
+        ('[[alerts.routes]]\nreceivers = ["log"]\ntenants = ["a["]', 3, "`*` is the only wildcard"),
+    ],
+)
+def test_each_refusal_says_file_line_and_key(tmp_path: Path, text: str, line: int, expected: str) -> None:
+    section = re.search(r"\w+", text)
+    assert section
+    lines = refused_text(tmp_path, text)
+    matching = [found for found in lines if expected in found]
+    assert len(matching) == 1, lines
+    assert matching[0].startswith(f"config.toml:{line}: {section[0]}")
+
+
+@pytest.mark.parametrize(
+    "url", ["redis+sentinel://h/0", "redis+cluster://h", "http://h", "h:6379", "", "embedded", "redis:h", "embedded://"]
+)
+def test_a_store_of_another_kind_is_refused_with_the_four_that_there_are(tmp_path: Path, url: str) -> None:
+    (line,) = refused_text(tmp_path, f'[store]\nurl = "{url}"')
+    assert line.startswith("config.toml:2: store.url: must be embedded:, redis://, rediss:// or unix://")
+
+
+@pytest.mark.parametrize("url", ["redis://", "redis://h:0", "redis://h:x", "unix://", "unix:///"])
+def test_a_store_url_that_leads_nowhere_is_refused(tmp_path: Path, url: str) -> None:
+    (line,) = refused_text(tmp_path, f'[store]\nurl = "{url}"')
+    assert line.startswith("config.toml:2: store.url: ")
+
+
+def test_every_problem_is_reported_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = '[log]\nlevel = "x"\n[server]\nport = -1\nfoo = 1\n[liveness]\ngrace = 5\n'
+    lines = refused_text(tmp_path, text, {"LASTSEEN_SERVER__HOST": "", "LASTSEEN_NONSENSE": ""})
+    assert [line.split(": ")[0] for line in lines] == [
+        "environment LASTSEEN_NONSENSE",
+        "environment LASTSEEN_SERVER__HOST",
+        "config.toml:2",
+        "config.toml:4",
+        "config.toml:5",
+        "config.toml:7",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"[server\n", "config.toml:1: is not TOML: "),
+        (b"\n[server]\nport = 1\nport = 2\n", "config.toml:4: is not TOML: duplicate key"),
+        (b'[auth]\nsecret = "hunter2hunter2\n', "config.toml:2: is not TOML: "),
+        (b"[log]\n\nlevel = '\xff'\n", "config.toml:3: is not UTF-8"),
+    ],
+)
+def test_what_is_not_toml_is_refused_with_its_line(tmp_path: Path, content: bytes, expected: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(content)
+    (line,) = refused(path)
+    assert line.removeprefix(f"{tmp_path}/").startswith(expected)
+    assert "hunter2" not in line
+
+
+def test_a_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
+    (line,) = refused(tmp_path / "none.toml")
+    assert line == f"{tmp_path}/none.toml: cannot read the configuration file: No such file or directory"
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        setattr(load(None, {}).server, "port", 1)  # noqa: B010
+
+
+# The environment
+
+
+def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, '[server]\nport = 1\nhost = "::1"\n')
+    environ = {
+        "LASTSEEN_SERVER__PORT": "2",
+        "LASTSEEN_liveness__Interval": "1.5h",
+        "LASTSEEN_LIMITS__LOGS_BYTES": "8KiB",
+        "LASTSEEN_LIMITS__BODY_BYTES": "2048",
+        "LASTSEEN_LIVENESS__STATUS_CHANGED_EVENTS": "true",
+        "LASTSEEN_AUTH__ANONYMOUS": '["/metrics"]',
+        "LASTSEEN_AUTH__TENANT_CLAIM": "12",
+        "LASTSEEN_STORE__DURABILITY": "replicas:2",
+        "PATH": "/bin",
+    }
+    config = load(path, environ)
+    assert (config.server.port, config.server.host) == (2, "::1")
+    assert config.liveness.interval_ms == 5_400_000
+    assert (config.limits.logs_bytes, config.limits.body_bytes) == (8_192, 2_048)
+    assert config.liveness.status_changed_events
+    assert config.auth.anonymous == ("/metrics",)
+    assert config.auth.tenant_claim == "12"
+    assert config.store.durability == Durability(mode="replicas", replicas=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("LASTSEEN_SERVER__PORT", "http", 'must be a whole number, got "http"'),
+        ("LASTSEEN_SERVER__PORT", "1\nhost = 2", 'must be a whole number, got "1\\nhost = 2"'),
+        ("LASTSEEN_SERVER__PROT", "1", "names no configuration key; did you mean LASTSEEN_SERVER__PORT?"),
+        ("LASTSEEN_SERVER_PORT", "1", "names no configuration key; did you mean LASTSEEN_SERVER__PORT?"),
+        ("LASTSEEN_PORT", "1", "names no configuration key; did you mean LASTSEEN_SERVER__PORT?"),
+        ("LASTSEEN_SERVER", "1", "names no configuration key"),
+        (
+            "LASTSEEN_LIVENESS__GRACE",
+            "60",
+            'a duration needs a unit: write "60s" for seconds, or ms, m, h, d, got "60"',
+        ),
+        ("LASTSEEN_AUTH__ANONYMOUS", '["/x"]', "must be one of '/metrics' or '/schema', got \"[\\\"/x\\\"]\""),
+        ("LASTSEEN_ENVIRONMENTS", "[]", "environments is a list of tables, which only the configuration file can hold"),
+        (
+            "LASTSEEN_AUTH__KEYS__0__KID",
+            "a",
+            "auth.keys is a list of tables, which only the configuration file can hold",
+        ),
+        ("LASTSEEN_ALERTS__RECEIVERS", "[]", "alerts.receivers is a list of tables, which only the configuration file"),
+        (
+            "LASTSEEN_ALERTS__ROUTES",
+            "[]",
+            "alerts.routes is a list of tables, which only the configuration file can hold",
+        ),
+    ],
+)
+def test_a_refused_variable_is_named(name: str, value: str, expected: str) -> None:
+    (line,) = refused(None, {name: value})
+    assert line.startswith(f"environment {name}: {expected}")
+
+
+def test_one_key_from_two_variables_is_refused() -> None:
+    (line,) = refused(None, {"LASTSEEN_SERVER__PORT": "1", "LASTSEEN_server__port": "2"})
+    assert line == "environment LASTSEEN_server__port: sets the same key as LASTSEEN_SERVER__PORT"
+
+
+def test_what_kubernetes_sets_for_a_service_called_lastseen_is_left_alone() -> None:
+    environ = {
+        "LASTSEEN_SERVICE_HOST": "10.0.0.1",
+        "LASTSEEN_SERVICE_PORT": "8642",
+        "LASTSEEN_SERVICE_PORT_HTTP": "8642",
+        "LASTSEEN_PORT": "tcp://10.0.0.1:8642",
+        "LASTSEEN_PORT_8642_TCP": "tcp://10.0.0.1:8642",
+        "LASTSEEN_PORT_8642_TCP_ADDR": "10.0.0.1",
+        "LASTSEEN_REDIS_SERVICE_HOST": "10.0.0.2",
+        "LASTSEEN_REDIS_PORT": "tcp://10.0.0.2:6379",
+    }
+    assert load(None, environ) == Config()
+
+
+# Alerts and warnings
+
+
+def test_without_receivers_every_event_goes_to_the_log() -> None:
+    alerts = load(None, {}).alerts
+    (receiver,), (route,) = alerts.effective_receivers, alerts.effective_routes
+    assert (receiver.name, receiver.type) == ("log", "log")
+    assert route.receivers == ("log",)
+    assert route.kinds == frozenset(EventKind)
+
+
+def test_a_route_may_name_the_implicit_log(tmp_path: Path) -> None:
+    alerts = load(write(tmp_path, '[[alerts.routes]]\nreceivers = ["log"]\nevents = ["worker.stale"]'), {}).alerts
+    assert [receiver.name for receiver in alerts.effective_receivers] == ["log"]
+    assert alerts.effective_routes == alerts.routes
+    assert alerts.routes[0].kinds == {EventKind.STALE}
+
+
+def test_without_routes_the_default_events_go_to_every_receiver(tmp_path: Path) -> None:
+    text = '[[alerts.receivers]]\nname = "a"\ntype = "log"\n[[alerts.receivers]]\nname = "b"\ntype = "log"'
+    alerts = load(write(tmp_path, text), {}).alerts
+    assert alerts.effective_receivers == alerts.receivers
+    (route,) = alerts.effective_routes
+    assert route.receivers == ("a", "b")
+    assert route.kinds == {EventKind.STALE, EventKind.FAILED, EventKind.RECOVERED}
+    assert (route.environments, route.tenants) == (("*",), ("*",))
+
+
+def test_the_implicit_log_is_gone_once_there_are_receivers(tmp_path: Path) -> None:
+    text = '[[alerts.receivers]]\nname = "a"\ntype = "log"\n[[alerts.routes]]\nreceivers = ["a", "log"]'
+    (line,) = refused_text(tmp_path, text)
+    assert line.startswith(
+        "config.toml:5: alerts.routes[0].receivers[1]: there is no receiver of this name (there is a)"
+    )
+
+
+def test_a_repeated_receiver_is_refused_where_it_repeats(tmp_path: Path) -> None:
+    (line,) = refused_text(tmp_path, '[[alerts.receivers]]\nname = "a"\ntype = "log"\n' * 2)
+    assert line == 'config.toml:5: alerts.receivers[1].name: an earlier receiver has this name, got "a"'
+
+
+def test_what_is_allowed_and_dangerous_is_warned_of(tmp_path: Path) -> None:
+    text = (
+        '[server]\nhost = "0.0.0.0"\n[liveness]\ngrace = "29s"\n[auth]\naudience = ""\nissuer = ""\n'
+        '[[environments]]\nmatch = "prod-*"\ninterval = "29s"\n[[environments]]\nmatch = "*"\ngrace = "1s"\n'
+    )
+    warnings = load(write(tmp_path, text), {}).warnings
+    assert [warning.split(":")[0] for warning in warnings] == [
+        "server.host",
+        "liveness",
+        'environments "*"',
+        "auth.audience",
+        "auth.issuer",
+    ]
+    assert "no TLS" in warnings[0]
+    assert warnings[1] == "liveness: grace 29s is below interval 30s: one lost beat will page"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_a_loopback_address_needs_no_warning(host: str) -> None:
+    assert load(None, {"LASTSEEN_SERVER__HOST": host}).warnings == ()

@@ -1,0 +1,207 @@
+"""Keys and secrets of the configuration: where they are read from, what is refused, and that none is shown."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Final
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monitor.daemon.config import ConfigError, load
+from monitor.daemon.refusals import masked_url
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+HS256_SECRET: Final = "correct-horse-battery-staple-0123456789"
+HOOK_SECRET: Final = "whsec_" + base64.b64encode(b"n" * 24).decode()
+OLD_HOOK_SECRET: Final = "whsec_" + base64.b64encode(b"o" * 64).decode()
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refused(path: Path | None, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load(path, environ or {})
+    assert str(caught.value) == "\n".join(caught.value.lines)
+    return caught.value.lines
+
+
+def refused_text(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> list[str]:
+    """The lines of a refusal, without the folder."""
+    return [line.removeprefix(f"{folder}/") for line in refused(write(folder, text), environ)]
+
+
+def public_pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> bytes:
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def auth_key(algorithm: str, source: str) -> str:
+    return f'[[auth.keys]]\nkid = "a"\nalgorithm = "{algorithm}"\n{source}\n'
+
+
+def test_secrets_are_read_from_files_beside_the_configuration_and_from_the_environment(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(HS256_SECRET + "\n")
+    text = (
+        auth_key("HS256", 'secret_file = "secret"')
+        + '[[auth.keys]]\nkid="b"\nalgorithm="HS256"\nsecret_env="LASTSEEN_B"'
+    )
+    config = load(write(tmp_path, text), {"LASTSEEN_B": HS256_SECRET + "\r\n"})
+    assert [(key.kid, key.algorithm, key.key) for key in config.auth.keys] == [
+        ("a", "HS256", HS256_SECRET.encode()),
+        ("b", "HS256", HS256_SECRET.encode()),
+    ]
+
+
+def test_a_public_key_must_fit_its_algorithm(tmp_path: Path) -> None:
+    rsa_key = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
+    pems = {
+        "RS256": public_pem(rsa_key),
+        "ES256": public_pem(ec.generate_private_key(ec.SECP256R1())),
+        "EdDSA": public_pem(ed25519.Ed25519PrivateKey.generate()),
+    }
+    for algorithm in pems:
+        for kind, pem in pems.items():
+            (tmp_path / "key.pem").write_bytes(pem)
+            path = write(tmp_path, auth_key(algorithm, 'public_key_file = "key.pem"'))
+            if kind == algorithm:
+                assert load(path, {}).auth.keys[0].key == pem.rstrip()
+            else:
+                (line,) = refused(path)
+                assert ":4: auth.keys[0].public_key_file: the key is of type " in line
+                assert f"does not fit {algorithm}" in line
+    misfits = {
+        b"nonsense": "is not a PEM public key",
+        public_pem(rsa.generate_private_key(public_exponent=65_537, key_size=1_024)): "1024 bits, at least 2048",  # noqa: S505
+        rsa_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()): "holds a private key",
+    }
+    for content, expected in misfits.items():
+        (tmp_path / "key.pem").write_bytes(content)
+        (line,) = refused(write(tmp_path, auth_key("RS256", 'public_key_file = "key.pem"')))
+        assert expected in line
+    (tmp_path / "key.pem").write_bytes(public_pem(ec.generate_private_key(ec.SECP384R1())))
+    (line,) = refused(write(tmp_path, auth_key("ES256", 'public_key_file = "key.pem"')))
+    assert "secp384r1, ES256 needs P-256" in line
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "source", "expected"),
+    [
+        ("HS256", 'secret_file = "none"', "config.toml:4: auth.keys[0].secret_file: cannot read the file"),
+        ("HS256", 'secret_file = "."', "config.toml:4: auth.keys[0].secret_file: cannot read the file"),
+        ("HS256", 'secret_file = "short"', "the secret has 31 bytes, HS256 needs at least 32"),
+        ("HS256", 'secret_env = "UNSET"', "config.toml:4: auth.keys[0].secret_env: the environment variable that"),
+        ("HS256", 'public_key_file = "short"', "public_key_file: does not go with algorithm HS256"),
+        (
+            "RS256",
+            'secret_file = "short"',
+            "secret_file: does not go with algorithm RS256, which takes public_key_file",
+        ),
+        (
+            "HS256",
+            'secret_file = "short"\nsecret_env = "A"',
+            "config.toml:5: auth.keys[0].secret_env: algorithm HS256 takes",
+        ),
+    ],
+)
+def test_a_key_without_fit_material_is_refused(tmp_path: Path, algorithm: str, source: str, expected: str) -> None:
+    (tmp_path / "short").write_text("s" * 31 + "\n")
+    (line,) = refused_text(tmp_path, auth_key(algorithm, source))
+    assert expected in line
+    assert "sss" not in line
+
+
+def test_a_repeated_kid_is_refused_where_it_repeats(tmp_path: Path) -> None:
+    (line,) = refused_text(tmp_path, auth_key("HS256", 'secret_env = "A"') * 2, {"A": HS256_SECRET})
+    assert line == 'config.toml:6: auth.keys[1].kid: an earlier key has this kid, got "a"'
+
+
+def test_a_shared_store_without_keys_is_refused(tmp_path: Path) -> None:
+    (line,) = refused_text(tmp_path, '[store]\nurl = "redis://:hunter2@h/0"')
+    assert line.startswith("config.toml:2: auth.keys: at least one [[auth.keys]] is needed")
+    assert "each replica would make its own key" in line
+    assert "hunter2" not in line
+    (line,) = refused(None, {"LASTSEEN_STORE__URL": "redis://:hunter2@h/0"})
+    assert line.startswith("environment LASTSEEN_STORE__URL: auth.keys: at least one")
+    text = '[store]\nurl = "redis://:hunter2@h/0"\n' + auth_key("HS256", 'secret_env = "A"')
+    assert load(write(tmp_path, text), {"A": HS256_SECRET}).store.url == "redis://:hunter2@h/0"
+
+
+WEBHOOK: Final = (
+    '[[alerts.receivers]]\nname = "ops"\ntype = "webhook"\nurl = "https://hooks.example.org/T0/capability?k=v"\n'
+)
+
+
+def test_webhook_secrets_are_decoded_the_newest_first(tmp_path: Path) -> None:
+    (tmp_path / "new").write_text(HOOK_SECRET + "\n")
+    (tmp_path / "old").write_text(OLD_HOOK_SECRET)
+    config = load(write(tmp_path, WEBHOOK + 'secret_files = ["new", "old"]\nsecret_envs = ["A"]'), {"A": HOOK_SECRET})
+    assert config.alerts.receivers[0].secrets == (b"n" * 24, b"o" * 64, b"n" * 24)
+
+
+@pytest.mark.parametrize(
+    ("secret", "expected"),
+    [
+        ("hunter2hunter2", "does not begin with whsec_"),
+        ("whsec_hunter2!", "is not base64"),
+        ("whsec_" + base64.b64encode(b"n" * 23).decode(), "has 23 bytes, 24 to 64 are needed"),
+        ("whsec_" + base64.b64encode(b"n" * 65).decode(), "has 65 bytes, 24 to 64 are needed"),
+    ],
+)
+def test_a_webhook_secret_of_another_form_is_refused_at_its_line(tmp_path: Path, secret: str, expected: str) -> None:
+    (tmp_path / "ok").write_text(HOOK_SECRET)
+    (tmp_path / "bad").write_text(secret)
+    (line,) = refused_text(tmp_path, WEBHOOK + 'secret_files = [\n  "ok",\n  "bad",\n]')
+    assert line.startswith("config.toml:7: alerts.receivers[0].secret_files[1]: the secret ")
+    assert expected in line
+    assert secret not in line
+
+
+def test_secrets_never_appear_in_errors(tmp_path: Path) -> None:
+    misplaced = [
+        WEBHOOK + f'secret = "{HOOK_SECRET}"',
+        WEBHOOK + f'secret_env = "{HOOK_SECRET}"',
+        WEBHOOK + f'secret_envs = ["{HOOK_SECRET}"]',
+        WEBHOOK + f'secret_file = "{HOOK_SECRET}"',
+        WEBHOOK + f'secret_env = ["{HOOK_SECRET}"]',
+        f'[server]\nshutdown_timeout = "{HOOK_SECRET}"',
+        auth_key("HS256", f'secret = "{HOOK_SECRET}"'),
+        auth_key("HS256", f'secret_env = "{HOOK_SECRET.removeprefix("whsec_")}"'),
+        f'[store]\nurl = "http://:{HOOK_SECRET}@h"',
+        f'[store]\nurl = "redis+sentinel://u:{HOOK_SECRET[6:]}@h"',
+        f'[store]\nurl = "{HOOK_SECRET[6:]}@h"',
+        f'[server]\nhost = {{ x = "{HOOK_SECRET[6:]}" }}',
+    ]
+    for text in misplaced:
+        assert HOOK_SECRET.removeprefix("whsec_") not in "\n".join(refused_text(tmp_path, text)), text
+    text = "\n".join(refused(None, {"LASTSEEN_STORE__URL": "redis+cluster://:hunter2@h?password=hunter2"}))
+    assert "hunter2" not in text
+
+
+def test_secrets_never_appear_in_the_repr(tmp_path: Path) -> None:
+    text = (
+        '[store]\nurl = "redis://u:hunter2@h/0?password=hunter2"\n'
+        + auth_key("HS256", 'secret_env = "A"')
+        + WEBHOOK
+        + 'secret_env = "B"\n'
+    )
+    config = load(write(tmp_path, text), {"A": HS256_SECRET, "B": HOOK_SECRET})
+    for shown in (repr(config), str(config)):
+        assert "url='redis://***@h/0?***'" in shown
+        assert "url='https://hooks.example.org/***?***'" in shown
+        for secret in ("hunter2", HS256_SECRET, HOOK_SECRET, "nnnn", "capability"):
+            assert secret not in shown
+
+
+@given(st.text(), st.sampled_from(["redis", "https", "unix"]))
+def test_no_user_part_gets_through_the_mask(user: str, scheme: str) -> None:
+    assert masked_url(f"{scheme}://secret{user}@host") == f"{scheme}://***@host"
