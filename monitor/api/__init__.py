@@ -1,0 +1,1 @@
+"""The HTTP side: the published heartbeat contract and the status endpoints."""
