@@ -1,0 +1,83 @@
+"""The signing key that Lastseen makes for itself, for a daemon that was given none."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import stat
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from monitor.auth import MIN_SECRET_BYTES
+
+KEY_FILE_NAME: Final = "signing-key"
+_RANDOM_BYTES: Final = 48
+_OTHERS_MAY: Final = stat.S_IRWXG | stat.S_IRWXO
+
+
+class SigningKeyError(Exception):
+    """The generated signing key can't be used; the message names the file, and nothing of the key."""
+
+
+def generated_key(data_dir: Path) -> tuple[str, bytes, Path]:
+    """The HS256 key under ``data_dir``, made on the first call and the same ever after.
+
+    Two that call it at the same time on an empty directory agree on one key: it is written under another
+    name and appears whole or not at all. A directory that is missing is made, for its owner only.
+
+    Returns:
+        The key's id, the key, and the file that holds it.
+
+    Raises:
+        SigningKeyError: the file is open to others or damaged, or can't be read or made.
+    """
+    path = data_dir.absolute() / KEY_FILE_NAME
+    try:
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(path)
+        key = _read(path)
+    except OSError as error:
+        raise SigningKeyError(f"signing key {path}: {error}") from error
+    return f"generated-{hashlib.sha256(key).hexdigest()[:8]}", key, path
+
+
+def _make(path: Path) -> None:
+    """Write a new key, unless another was quicker."""
+    fd, name = tempfile.mkstemp(prefix=f".{KEY_FILE_NAME}-", dir=path.parent)  # exclusive, mode 0600
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(secrets.token_urlsafe(_RANDOM_BYTES).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(name, path)
+    finally:
+        Path(name).unlink()
+    _sync_directory(path.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Have the directory's entries outlive a power cut: tokens signed with a key that is gone are worthless."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        if mode & _OTHERS_MAY:
+            raise SigningKeyError(f"signing key {path} is open to others (mode {mode:04o}): chmod 600 {path}")
+        key = file.read().strip()
+    if len(key) < MIN_SECRET_BYTES:
+        raise SigningKeyError(
+            f"signing key {path} is damaged: {len(key)} bytes, {MIN_SECRET_BYTES} are the least; "
+            "restore it, or remove it for a new one, which ends every token signed with the old one"
+        )
+    return key
