@@ -37,3 +37,12 @@ class StoreClock:
 def monotonic_s() -> float:
     """Seconds of a clock that only goes forward; for durations inside one process."""
     return time.monotonic()
+
+
+def wall_ms() -> int:
+    """Milliseconds since the epoch by this machine's clock.
+
+    Only for what a person's own command writes down, such as the times in a token that it makes;
+    whether they are good is judged by the store's time.
+    """
+    return time.time_ns() // 1_000_000  # noqa: TID251 - see above

@@ -1,0 +1,5 @@
+"""``python -m monitor`` is ``lastseen``."""
+
+from monitor.daemon.cli import main
+
+main()

@@ -1,0 +1,44 @@
+"""Answers in compact JSON that nobody caches, and the JSON forms that several of them share."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final
+
+from litestar.response.base import ASGIResponse
+
+if TYPE_CHECKING:
+    from monitor.health import MonitorState
+
+JSON: Final = "application/json"
+NO_STORE: Final = {"cache-control": "no-store"}
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
+
+
+def encoded(value: object) -> bytes:
+    """Compact UTF-8 JSON."""
+    return _encode(value).encode()
+
+
+def json_answer(value: object, *, status_code: int = 200) -> ASGIResponse:
+    """An answer with a JSON body."""
+    return json_bytes_answer(encoded(value), status_code=status_code)
+
+
+def json_bytes_answer(body: bytes, *, status_code: int = 200) -> ASGIResponse:
+    """An answer whose body is JSON already."""
+    return ASGIResponse(body=body, status_code=status_code, headers=dict(NO_STORE), media_type=JSON)
+
+
+def empty_answer() -> ASGIResponse:
+    """204."""
+    return ASGIResponse(status_code=204, headers=dict(NO_STORE))
+
+
+def monitor_json(state: MonitorState) -> dict[str, object]:
+    """The ``monitor`` member of every list, status and single answer."""
+    return {
+        "degraded": state.degraded,
+        "reasons": list(state.reasons),
+        "last_sweep_age_seconds": state.last_sweep_age_seconds,
+    }

@@ -1,0 +1,213 @@
+"""The schemas of the OpenAPI document: the published contract's as published, and ours."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from monitor.liveness import EventKind, Liveness
+
+Schema = dict[str, object]
+
+TIME: Final[Schema] = {"type": "string", "format": "date-time"}
+TEXT: Final[Schema] = {"type": "string"}
+INTEGER: Final[Schema] = {"type": "integer"}
+NUMBER: Final[Schema] = {"type": "number"}
+FLAG: Final[Schema] = {"type": "boolean"}
+FREE: Final[Schema] = {"type": "object", "additionalProperties": True}
+COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
+
+
+def ref(name: str) -> Schema:
+    """A reference to a schema below."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def listing(items: Schema) -> Schema:
+    """A list of such items."""
+    return {"type": "array", "items": items}
+
+
+def nullable(kind: str) -> Schema:
+    """A value of this type, or null."""
+    return {"type": [kind, "null"]}
+
+
+def record(**properties: Schema) -> Schema:
+    """An object that has all of these members."""
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+CONTRACT: Final[dict[str, Schema]] = {
+    "WorkerHeartbeatRequest": {
+        "properties": {
+            "worker_id": {"type": "string", "title": "Worker Id"},
+            "environment_name": {"type": "string", "title": "Environment Name"},
+            "status": {"type": "string", "title": "Status", "default": "active"},
+            "tasks_processed": {"type": "integer", "title": "Tasks Processed", "default": 0},
+            "current_task_id": {"anyOf": [{"type": "string"}, {"type": "null"}], "title": "Current Task Id"},
+            "worker_metadata": {
+                "additionalProperties": True,
+                "type": "object",
+                "title": "Worker Metadata",
+                "default": {},
+            },
+        },
+        "type": "object",
+        "required": ["worker_id", "environment_name"],
+        "title": "WorkerHeartbeatRequest",
+        "description": "Worker heartbeat request",
+    },
+    "HTTPValidationError": {
+        "properties": {
+            "detail": {"items": ref("ValidationError"), "type": "array", "title": "Detail"},
+        },
+        "type": "object",
+        "title": "HTTPValidationError",
+    },
+    "ValidationError": {
+        "properties": {
+            "loc": {
+                "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
+                "type": "array",
+                "title": "Location",
+            },
+            "msg": {"type": "string", "title": "Message"},
+            "type": {"type": "string", "title": "Error Type"},
+        },
+        "type": "object",
+        "required": ["loc", "msg", "type"],
+        "title": "ValidationError",
+    },
+}
+"""Word for word from the published contract."""
+
+_MORE: Final[dict[str, Schema]] = {
+    "interval_seconds": {
+        "type": ["number", "null"],
+        "exclusiveMinimum": 0,
+        "description": "How often beats are expected from now on; clamped to the configured bounds; null: the default.",
+    },
+    "grace_seconds": {
+        "type": ["number", "null"],
+        "minimum": 0,
+        "description": "How much later is tolerated from now on; clamped to the configured bounds; null: the default.",
+    },
+    "system_info": {"type": ["object", "null"], "additionalProperties": True},
+    "logs": {"type": ["array", "null"], "items": {"type": "string"}},
+}
+
+_WORKER: Final[dict[str, Schema]] = {
+    "tenant": TEXT,
+    "worker_id": TEXT,
+    "environment_name": TEXT,
+    "liveness": {"type": "string", "enum": [word.value for word in Liveness]},
+    "status": TEXT,
+    "tasks_processed": INTEGER,
+    "current_task_id": nullable("string"),
+    "worker_metadata": FREE,
+    "system_info": {"type": ["object", "null"], "additionalProperties": True},
+    "system_info_cut": FLAG,
+    "logs": {"type": ["array", "null"], "items": TEXT},
+    "logs_cut": FLAG,
+    "last_seen": TIME,
+    "deadline": TIME,
+    "interval_seconds": NUMBER,
+    "grace_seconds": NUMBER,
+    "registered_at": TIME,
+    "generation": INTEGER,
+    "seq": {"type": "integer", "minimum": 1},
+    "since": TIME,
+}
+
+_EVENT_DATA: Final[dict[str, Schema]] = {
+    "event_id": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+    "generation": INTEGER,
+    "seq": {"type": "integer", "minimum": 1},
+    "tenant": TEXT,
+    "worker_id": TEXT,
+    "environment_name": TEXT,
+    "old": nullable("string"),
+    "new": nullable("string"),
+    "reason": TEXT,
+    "due_at": TIME,
+    "detected_at": TIME,
+    "last_seen": TIME,
+    "interval_seconds": NUMBER,
+    "grace_seconds": NUMBER,
+    "status": TEXT,
+    "old_status": nullable("string"),
+    "tasks_processed": INTEGER,
+    "current_task_id": nullable("string"),
+    "worker_metadata": FREE,
+    "worker_metadata_cut": FLAG,
+    "seconds_in_old": NUMBER,
+    "recent_gaps_seconds": listing(NUMBER),
+    "exit_code": nullable("integer"),
+    "error_message": nullable("string"),
+}
+
+_EVENT_KIND: Final[Schema] = {"type": "string", "enum": [kind.value for kind in EventKind]}
+
+OURS: Final[dict[str, Schema]] = {
+    "HeartbeatExtras": {
+        "type": "object",
+        "description": "What Lastseen reads beside the published fields. Omitted fields keep their last value.",
+        "properties": _MORE,
+    },
+    "WorkerIdHeartbeatRequest": {
+        "type": "object",
+        "description": "A beat of the worker in the path. Omitted fields keep their last value.",
+        "properties": {
+            "status": {"type": "string", "maxLength": 256, "default": "active"},
+            "tasks_processed": {"type": "integer", "default": 0},
+            "current_task_id": {"type": ["string", "null"], "maxLength": 256},
+            "worker_metadata": {"type": "object", "additionalProperties": True, "default": {}},
+            **_MORE,
+        },
+    },
+    "DisconnectRequest": {
+        "type": "object",
+        "required": ["reason"],
+        "properties": {
+            "reason": {"type": "string", "description": "`shutdown` is a clean stop; anything else is a failure."},
+            "exit_code": {"type": ["integer", "null"], "description": "null, 0, 130 and 143 are clean."},
+            "error_message": nullable("string"),
+        },
+    },
+    "Monitor": record(
+        degraded=FLAG,
+        reasons=listing(TEXT),
+        last_sweep_age_seconds={"type": ["number", "null"], "minimum": 0},
+    ),
+    "Worker": record(**_WORKER),
+    "WorkerDetail": record(
+        **_WORKER,
+        transitions=listing(record(type=_EVENT_KIND, seq=INTEGER, due_at=TIME, detected_at=TIME, reason=TEXT)),
+        recent_gaps_seconds=listing(NUMBER),
+        monitor=ref("Monitor"),
+    ),
+    "WorkerList": record(workers=listing(ref("Worker")), next_cursor=nullable("string"), monitor=ref("Monitor")),
+    "Counts": record(**{word.value: COUNT for word in Liveness}),
+    "Status": record(
+        tenant=TEXT,
+        environments=listing(record(environment_name=TEXT, counts=ref("Counts"), total=COUNT)),
+        counts=ref("Counts"),
+        total=COUNT,
+        monitor=ref("Monitor"),
+    ),
+    "Event": record(type=_EVENT_KIND, timestamp=TIME, data=record(**_EVENT_DATA)),
+    "EventList": record(events=listing(ref("Event")), next_cursor=nullable("string"), monitor=ref("Monitor")),
+    "Probe": record(status={"type": "string", "enum": ["ok", "degraded", "not_ready"]}, reasons=listing(TEXT)),
+    "Problem": {
+        "type": "object",
+        "description": "RFC 9457 problem details.",
+        "required": ["type", "title", "status", "detail"],
+        "properties": {
+            "type": {"type": "string", "format": "uri-reference"},
+            "title": TEXT,
+            "status": INTEGER,
+            "detail": TEXT,
+            "reason": {"type": "string", "description": "Why a token was refused; only with 401."},
+        },
+    },
+}

@@ -1,0 +1,114 @@
+"""In front of the router: paths as they were sent, HEAD, and bodies that nobody read.
+
+Worker ids are opaque: ``a/b`` is sent as ``a%2Fb``, and ``..`` or ``heartbeat`` are ids like others. Servers
+decode the path before a router sees it, which loses that. So the router is given the path undecoded,
+and handlers decode the one segment that is an id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, cast
+
+if TYPE_CHECKING:
+    from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+WORKERS: Final = "/api/v1/workers/"
+LITERALS: Final = frozenset({"heartbeat"})
+"""Segments that are routes for POST where a worker's id stands otherwise."""
+
+KEEP_ALIVE_BYTES: Final = 1_048_576
+"""A body that nobody read and that is longer ends the connection."""
+DRAIN_BYTES: Final = 67_108_864
+DRAIN_S: Final = 10.0
+
+
+class Entry:
+    """The ASGI app that stands in front of another."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection by ASGI: requests, the lifespan, and no WebSockets."""
+        connection = cast("dict[str, Any]", scope)
+        match connection["type"]:
+            case "http":
+                method: str = connection["method"]
+                raw_path: bytes = connection.get("raw_path") or connection["path"].encode()
+                path = routed_path(method, raw_path.decode("utf-8", "surrogateescape"))
+                inner = {**connection, "path": path, "method": "GET" if method == "HEAD" else method}
+                exchange = Exchange(connection, receive, send)
+                await self._app(cast("Scope", inner), exchange.receive, exchange.send)
+            case "websocket":
+                await receive()
+                await send({"type": "websocket.close", "code": 1000, "reason": ""})
+            case _:
+                await self._app(scope, receive, send)
+
+
+def routed_path(method: str, path: str) -> str:
+    """The path to give to the router: an id that is spelled like a route gets another spelling of the same id."""
+    if not path.startswith(WORKERS):
+        return path
+    segment, slash, rest = path[len(WORKERS) :].partition("/")
+    if segment in LITERALS and (rest.strip("/") or method in {"GET", "HEAD", "DELETE"}):
+        return f"{WORKERS}%{ord(segment[0]):02x}{segment[1:]}{slash}{rest}"
+    return path
+
+
+class Exchange:
+    """One request and its answer.
+
+    An answer that comes before the body was read (401, 413, ...) is sent at once; what is left of the body is
+    then read and dropped, within bounds, before the connection may close: closing on unread bytes makes the
+    kernel reset the connection, and the client may never see the answer.
+    """
+
+    def __init__(self, connection: dict[str, Any], receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._is_head = connection["method"] == "HEAD"
+        self._expects_continue = False
+        self._unread_bytes: float = 0
+        for name, value in connection["headers"]:
+            if name == b"content-length" and value.isdigit():
+                self._unread_bytes = int(value)
+            elif name == b"transfer-encoding":
+                self._unread_bytes = float("inf")
+            elif name == b"expect":
+                self._expects_continue = True
+
+    async def receive(self) -> Any:
+        """The app's ``receive``."""
+        message = await self._receive()
+        self._expects_continue = False
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            self._unread_bytes = 0
+        return message
+
+    async def send(self, message: Message) -> None:
+        """The app's ``send``."""
+        if message["type"] == "http.response.start":
+            if self._unread_bytes and (self._expects_continue or self._unread_bytes > KEEP_ALIVE_BYTES):
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await self._send(message)
+            return
+        if message["type"] == "http.response.body":
+            if self._is_head:
+                message["body"] = b""
+            if self._unread_bytes and not self._expects_continue and not message["more_body"]:
+                await self._send({**message, "more_body": True})
+                await self._drain()
+                message = {"type": "http.response.body", "body": b"", "more_body": False}
+        await self._send(message)
+
+    async def _drain(self) -> None:
+        dropped = 0
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                while self._unread_bytes and dropped <= DRAIN_BYTES:
+                    message = await self.receive()
+                    dropped += len(message.get("body", b""))
+        except TimeoutError:
+            return

@@ -1,0 +1,141 @@
+"""Of Lastseen itself: the three probes, the metrics and the schema."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+from litestar import get
+from litestar.response.base import ASGIResponse
+
+from monitor.api.answers import NO_STORE, encoded, json_answer, json_bytes_answer
+from monitor.api.requests import caller
+from monitor.api.schema import document
+from monitor.auth import Scope
+from monitor.clock import monotonic_s
+from monitor.health import STORE_UNAVAILABLE
+from monitor.liveness import Liveness
+from monitor.store import StoreUnavailableError
+
+if TYPE_CHECKING:
+    from litestar import Request
+    from litestar.handlers import HTTPRouteHandler
+
+    from monitor.api.services import Services
+    from monitor.health import MonitorState
+
+CENSUS_AGE_S: Final = 5.0
+METRICS, SCHEMA = "/metrics", "/schema"
+
+
+class FleetGauge:
+    """Keeps the gauges of the whole fleet at most ``CENSUS_AGE_S`` old, however often they are read."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._counting = asyncio.Lock()
+        self._counted_at_s = -math.inf
+        self._counts: dict[Liveness, int] | None = None
+
+    async def refresh(self) -> None:
+        """Set the gauges of ``Metrics`` for one scrape; with the store down they say so instead of failing."""
+        async with self._counting:
+            if monotonic_s() - self._counted_at_s >= CENSUS_AGE_S:
+                await self._count()
+        try:
+            # Asked each time: a count that is some seconds old must not read as a sweep that lags.
+            state = await monitor_now(self._services)
+        except StoreUnavailableError:
+            self._services.metrics.fleet(self._counts, sweep_lag_s=math.inf)
+            standing = self._services.health.standing_reasons()
+            self._services.metrics.degraded(dict.fromkeys((STORE_UNAVAILABLE, *standing)))
+            return
+        age_s = state.last_sweep_age_seconds
+        self._services.metrics.fleet(self._counts, sweep_lag_s=math.inf if age_s is None else age_s)
+        self._services.metrics.degraded(state.reasons)
+
+    async def _count(self) -> None:
+        try:
+            census = await self._services.store.census(None)
+        except StoreUnavailableError:
+            self._counts = None
+        else:
+            counts = dict.fromkeys(Liveness, 0)
+            for environment in census.environments.values():
+                for liveness, count in environment.items():
+                    counts[liveness] += count
+            self._counts = counts
+        self._counted_at_s = monotonic_s()
+
+
+async def monitor_now(services: Services) -> MonitorState:
+    """The monitor's state by the store's own word.
+
+    Raises:
+        StoreUnavailableError: it gave none.
+    """
+    answers = await asyncio.gather(
+        *(
+            services.store.history(partition, after="", limit=1, newest_first=True)
+            for partition in range(services.store.partitions)
+        )
+    )
+    now_ms = max(now_ms for now_ms, _, _ in answers)
+    return services.health.monitor_state(now_ms, min(swept_ms for _, swept_ms, _ in answers))
+
+
+def routes(services: Services) -> list[HTTPRouteHandler]:
+    """The handlers of this module."""
+    return [*_probes(services), *_pages(services)]
+
+
+def _probes(services: Services) -> list[HTTPRouteHandler]:
+    health = services.health
+
+    @get("/livez")
+    async def livez() -> ASGIResponse:
+        return json_answer({"status": "ok", "reasons": []})
+
+    @get("/readyz")
+    async def readyz() -> ASGIResponse:
+        if await health.ready():
+            return json_answer({"status": "ok", "reasons": []})
+        reason = "stopping" if health.stopping else STORE_UNAVAILABLE
+        return json_answer({"status": "not_ready", "reasons": [reason]}, status_code=503)
+
+    @get("/healthz")
+    async def healthz() -> ASGIResponse:
+        await health.store_writes()
+        try:
+            reasons = (await monitor_now(services)).reasons
+        except StoreUnavailableError:
+            reasons = tuple(dict.fromkeys((STORE_UNAVAILABLE, *health.standing_reasons())))
+        if reasons:
+            return json_answer({"status": "degraded", "reasons": list(reasons)}, status_code=503)
+        return json_answer({"status": "ok", "reasons": []})
+
+    return [livez, readyz, healthz]
+
+
+def _pages(services: Services) -> list[HTTPRouteHandler]:
+    fleet = FleetGauge(services)
+    schema = encoded(document())
+
+    def admit(request: Request[Any, Any, Any], path: str) -> None:
+        if path not in services.anonymous:
+            caller(request, services, Scope.METRICS_READ)
+
+    @get(METRICS)
+    async def metrics(request: Request[Any, Any, Any]) -> ASGIResponse:
+        admit(request, METRICS)
+        await fleet.refresh()
+        body, content_type = services.metrics.exposition(request.headers.get("accept", ""))
+        return ASGIResponse(body=body, headers={**NO_STORE, "content-type": content_type})
+
+    @get([SCHEMA, f"{SCHEMA}/openapi.json"])
+    async def openapi(request: Request[Any, Any, Any]) -> ASGIResponse:
+        admit(request, SCHEMA)
+        return json_bytes_answer(schema)
+
+    return [metrics, openapi]

@@ -1,0 +1,89 @@
+"""What workers send: heartbeats and goodbyes. The hot path, so each step is a plain call."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from litestar import post
+from litestar.response.base import ASGIResponse
+
+from monitor.api.answers import NO_STORE, empty_answer
+from monitor.api.problems import outcome_of
+from monitor.api.requests import headers_of, principal_of, read_body
+from monitor.api.wire import parse_beat, parse_disconnect, path_worker_id
+from monitor.auth import Scope
+from monitor.metrics import BeatOutcome
+
+if TYPE_CHECKING:
+    from litestar import Request
+    from litestar.handlers import HTTPRouteHandler
+
+    from monitor.api.services import Services
+    from monitor.workers import Beat
+
+NEXT_BEAT = "Lastseen-Next-Beat"
+
+
+@lru_cache(maxsize=1_024)
+def accepted(interval_ms: int) -> ASGIResponse:
+    """204 for a stored beat; it says in how many seconds the next one is expected."""
+    seconds = f"{interval_ms / 1000:.3f}".rstrip("0").rstrip(".")
+    return ASGIResponse(status_code=204, headers={**NO_STORE, NEXT_BEAT: seconds})
+
+
+def routes(services: Services) -> list[HTTPRouteHandler]:
+    """The handlers of this module."""
+
+    async def read_beat(request: Request[Any, Any, Any], segment: str | None) -> Beat:
+        headers = headers_of(request.scope)
+        principal = principal_of(headers, services, Scope.HEARTBEAT_WRITE)
+        worker_id = None if segment is None else path_worker_id(segment)
+        if worker_id is not None:
+            principal.require_worker(worker_id)
+        beat = parse_beat(
+            await read_body(request.receive, headers, services.body_bytes),
+            content_type=headers.content_type,
+            limits=services.limits,
+            bounds=services.bounds,
+            tenant=principal.tenant,
+            path_worker_id=worker_id,
+            token_environments=principal.environments,
+        )
+        principal.require_worker(beat.key.worker_id)
+        return beat
+
+    async def take(request: Request[Any, Any, Any], segment: str | None) -> ASGIResponse:
+        try:
+            interval_ms = await services.intake.beat(await read_beat(request, segment))
+        except Exception as error:
+            services.metrics.beat(outcome_of(error))
+            raise
+        services.metrics.beat(BeatOutcome.STORED)
+        return accepted(interval_ms)
+
+    @post("/api/v1/workers/heartbeat")
+    async def heartbeat(request: Request[Any, Any, Any]) -> ASGIResponse:
+        return await take(request, None)
+
+    @post("/api/v1/workers/{worker_id:str}/heartbeat")
+    async def worker_heartbeat(request: Request[Any, Any, Any]) -> ASGIResponse:
+        return await take(request, request.path_params["worker_id"])
+
+    @post("/api/v1/workers/{worker_id:str}/disconnect")
+    async def worker_disconnect(request: Request[Any, Any, Any]) -> ASGIResponse:
+        headers = headers_of(request.scope)
+        principal = principal_of(headers, services, Scope.HEARTBEAT_WRITE)
+        worker_id = path_worker_id(request.path_params["worker_id"])
+        principal.require_worker(worker_id)
+        disconnect = parse_disconnect(
+            await read_body(request.receive, headers, services.body_bytes),
+            content_type=headers.content_type,
+            tenant=principal.tenant,
+            path_worker_id=worker_id,
+            token_environments=principal.environments,
+        )
+        await services.intake.leave(disconnect)
+        return empty_answer()
+
+    return [heartbeat, worker_heartbeat, worker_disconnect]

@@ -1,0 +1,131 @@
+"""One table from errors to HTTP: the status, the headers, and what a heartbeat that met it counts as."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from litestar.exceptions import HTTPException
+from litestar.response import Response
+
+from monitor.api.answers import JSON, NO_STORE, encoded
+from monitor.api.requests import BodyTooLargeError, ClientGoneError, ParameterError
+from monitor.api.wire import ContractError
+from monitor.auth import ForbiddenError, UnauthenticatedError
+from monitor.intake import IntakeFullError, NotAllowedError, QuotaExceededError, UnknownWorkerError
+from monitor.metrics import BeatOutcome
+from monitor.store import StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from litestar import Request
+
+PROBLEM_JSON: Final = "application/problem+json"
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """How an error is told. ``detail`` None: the error's own message, which is fit for the caller's eyes."""
+
+    status: HTTPStatus
+    outcome: BeatOutcome
+    headers: Mapping[str, str] = field(default_factory=dict)
+    detail: str | None = None
+
+
+_UNPROCESSABLE: Final = HTTPStatus(422)
+_TOO_LARGE: Final = HTTPStatus(413)
+
+PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
+    UnauthenticatedError: Problem(
+        status=HTTPStatus.UNAUTHORIZED, outcome=BeatOutcome.UNAUTHENTICATED, headers={"www-authenticate": "Bearer"}
+    ),
+    ForbiddenError: Problem(status=HTTPStatus.FORBIDDEN, outcome=BeatOutcome.FORBIDDEN),
+    NotAllowedError: Problem(status=HTTPStatus.FORBIDDEN, outcome=BeatOutcome.FORBIDDEN),
+    UnknownWorkerError: Problem(status=HTTPStatus.NOT_FOUND, outcome=BeatOutcome.INVALID),
+    BodyTooLargeError: Problem(status=_TOO_LARGE, outcome=BeatOutcome.TOO_LARGE),
+    ContractError: Problem(status=_UNPROCESSABLE, outcome=BeatOutcome.INVALID),
+    ParameterError: Problem(status=_UNPROCESSABLE, outcome=BeatOutcome.INVALID),
+    QuotaExceededError: Problem(
+        status=HTTPStatus.TOO_MANY_REQUESTS, outcome=BeatOutcome.QUOTA, headers={"retry-after": "60"}
+    ),
+    IntakeFullError: Problem(
+        status=HTTPStatus.SERVICE_UNAVAILABLE,
+        outcome=BeatOutcome.UNAVAILABLE,
+        headers={"retry-after": "1"},
+        detail="too many requests are waiting for the store; nothing was taken in",
+    ),
+    StoreUnavailableError: Problem(
+        status=HTTPStatus.SERVICE_UNAVAILABLE,
+        outcome=BeatOutcome.UNAVAILABLE,
+        headers={"retry-after": "1"},
+        detail="the store did not take this in time; the same request may succeed later",
+    ),
+    ClientGoneError: Problem(status=HTTPStatus.BAD_REQUEST, outcome=BeatOutcome.FAILED, detail="the body has no end"),
+}
+
+_UNEXPECTED: Final = Problem(
+    status=HTTPStatus.INTERNAL_SERVER_ERROR, outcome=BeatOutcome.FAILED, detail="an error of ours; it is in the log"
+)
+
+
+def _problem_of(error: Exception) -> Problem:
+    for kind in type(error).__mro__:
+        if kind in PROBLEMS:
+            return PROBLEMS[kind]
+    return _UNEXPECTED
+
+
+def outcome_of(error: Exception) -> BeatOutcome:
+    """What a heartbeat that met this error counts as."""
+    return _problem_of(error).outcome
+
+
+def problem_response(status: HTTPStatus, detail: str, headers: Mapping[str, str], **members: object) -> Response[bytes]:
+    """RFC 9457 problem details; the type is ``about:blank``, so the title is the status phrase."""
+    body = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail, **members}
+    return Response(encoded(body), status_code=int(status), headers={**NO_STORE, **headers}, media_type=PROBLEM_JSON)
+
+
+def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """The answer to an error, whatever it is; an unexpected one is logged, without query, headers and body."""
+    if isinstance(error, ContractError):
+        return Response(error.body(), status_code=422, headers=dict(NO_STORE), media_type=JSON)
+    if isinstance(error, HTTPException) and error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return _routing_error(error)
+    problem = _problem_of(error)
+    if problem is _UNEXPECTED:
+        _log.error(
+            "request.failed",
+            method=request.scope["method"],
+            path=request.scope.get("raw_path", b"").decode("ascii", "backslashreplace"),
+            # As text: a renderer that shows local variables would show headers and bodies.
+            exception="".join(traceback.format_exception(error)),
+        )
+    detail = str(error) if problem.detail is None else problem.detail
+    if isinstance(error, UnauthenticatedError):
+        return problem_response(problem.status, detail, problem.headers, reason=error.reason.value)
+    return problem_response(problem.status, detail, problem.headers)
+
+
+def _routing_error(error: HTTPException) -> Response[bytes]:
+    """What the framework's router says: no such path, not this method, no usable Host header."""
+    headers: dict[str, str] = {}
+    for name, value in (error.headers or {}).items():
+        if name.lower() == "allow":
+            methods = {method.strip() for method in str(value).split(",")}
+            headers["allow"] = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+    status = HTTPStatus(error.status_code)
+    match status:
+        case HTTPStatus.NOT_FOUND:
+            detail = "there is nothing at this path"
+        case HTTPStatus.METHOD_NOT_ALLOWED:
+            detail = f"this path takes {headers.get('allow', 'other methods')}"
+        case _:
+            detail = error.detail
+    return problem_response(status, detail, headers)

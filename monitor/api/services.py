@@ -1,0 +1,33 @@
+"""What the HTTP side works with; the composition root makes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from monitor.api.wire import BodyLimits, IntervalBounds
+    from monitor.auth import Authenticator
+    from monitor.health import Health
+    from monitor.intake import Intake
+    from monitor.metrics import Metrics
+    from monitor.store import Store
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Services:
+    """The collaborators of every handler.
+
+    ``body_bytes`` is the largest request body; ``anonymous`` holds those of ``/metrics`` and ``/schema``
+    that need no token.
+    """
+
+    store: Store
+    intake: Intake
+    authenticator: Authenticator
+    body_bytes: int
+    limits: BodyLimits
+    bounds: IntervalBounds
+    health: Health
+    metrics: Metrics
+    anonymous: frozenset[str]

@@ -1,0 +1,256 @@
+"""Workers as operators see them: the list, one worker, and its removal."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from litestar import get, route
+from litestar.enums import HttpMethod
+
+from monitor.api.answers import empty_answer, encoded, json_answer, json_bytes_answer, monitor_json
+from monitor.api.requests import Query, bad_cursor, caller, decode_cursor, encode_cursor, narrowed
+from monitor.api.wire import path_worker_id
+from monitor.auth import Scope
+from monitor.events import rfc3339
+from monitor.intake import NotAllowedError, UnknownWorkerError
+from monitor.liveness import Liveness, deadline_ms
+from monitor.store.store import Want
+from monitor.workers import Forget, WorkerKey
+
+if TYPE_CHECKING:
+    from litestar import Request
+    from litestar.handlers import HTTPRouteHandler
+    from litestar.response.base import ASGIResponse
+
+    from monitor.api.services import Services
+    from monitor.auth import Principal
+    from monitor.store import Store
+    from monitor.workers import Worker
+
+PARAMETERS: Final = ("environment", "liveness", "status", "text", "cursor", "limit")
+PAGE_CALLS: Final = 10
+PAGE_WORKERS: Final = 250
+"""How many workers one call to the store looks at; the product of the two bounds one request's work."""
+PAGE_BYTES: Final = 8_388_608
+"""A page of workers that report a lot ends early; the cursor goes on."""
+
+
+def worker_json(worker: Worker, now_ms: int) -> dict[str, object]:
+    """A worker at ``now_ms``, true with a stuck sweeper too (P22)."""
+    liveness = worker.liveness(now_ms)
+    due_ms = deadline_ms(last_seen_ms=worker.last_seen_ms, interval_ms=worker.interval_ms, grace_ms=worker.grace_ms)
+    since_ms = worker.since_ms
+    if liveness is Liveness.LATE:
+        since_ms = worker.last_seen_ms + worker.interval_ms
+    elif liveness is not worker.stored:
+        since_ms = due_ms
+    return {
+        "tenant": worker.key.tenant,
+        "worker_id": worker.key.worker_id,
+        "environment_name": worker.environment_name,
+        "liveness": liveness.value,
+        "status": worker.status,
+        "tasks_processed": worker.tasks_processed,
+        "current_task_id": worker.current_task_id,
+        "worker_metadata": json.loads(worker.metadata_json),
+        "system_info": None if worker.system_info_json is None else json.loads(worker.system_info_json),
+        "system_info_cut": worker.system_info_cut,
+        "logs": None if worker.logs_json is None else json.loads(worker.logs_json),
+        "logs_cut": worker.logs_cut,
+        "last_seen": rfc3339(worker.last_seen_ms),
+        "deadline": rfc3339(due_ms),
+        "interval_seconds": worker.interval_ms / 1000,
+        "grace_seconds": worker.grace_ms / 1000,
+        "registered_at": rfc3339(worker.generation),
+        "generation": worker.generation,
+        "seq": worker.seq,
+        "since": rfc3339(since_ms),
+    }
+
+
+def _single_json(worker: Worker, now_ms: int) -> dict[str, object]:
+    transitions = [
+        {
+            "type": past.kind.value,
+            "seq": past.seq,
+            "due_at": rfc3339(past.due_ms),
+            "detected_at": rfc3339(past.detected_ms),
+            "reason": past.reason,
+        }
+        for past in worker.transitions
+    ]
+    gaps = [gap / 1000 for gap in worker.recent_gaps_ms]
+    return {**worker_json(worker, now_ms), "transitions": transitions, "recent_gaps_seconds": gaps}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """Which workers of a tenant a list holds. None: no restriction."""
+
+    environments: tuple[str, ...] | None
+    worker_id: str | None
+    liveness: frozenset[str] | None
+    status: frozenset[str] | None
+    text: frozenset[str] | None
+
+    def holds(self, worker: Worker, now_ms: int) -> bool:
+        """Whether the worker is in the list at ``now_ms``."""
+        return (
+            (self.environments is None or worker.environment_name in self.environments)
+            and (self.worker_id is None or worker.key.worker_id == self.worker_id)
+            and (self.liveness is None or worker.liveness(now_ms) in self.liveness)
+            and (self.status is None or worker.status in self.status)
+            and (self.text is None or any(part in worker.key.worker_id for part in self.text))
+        )
+
+    def want(self) -> Want | None:
+        """What the store can tell apart cheaply of it; never less than the selection."""
+        if self.liveness is None:
+            return None
+        return Want(
+            alive=Liveness.ALIVE in self.liveness,
+            late=Liveness.LATE in self.liveness,
+            overdue=bool(self.liveness & {Liveness.STALE, Liveness.STOPPED}),
+            down=bool(self.liveness & {Liveness.STALE, Liveness.STOPPED, Liveness.FAILED}),
+        )
+
+
+@dataclass(slots=True)
+class _Listing:
+    """One page in the making. ``partition`` and ``after`` are where the next one begins."""
+
+    selection: Selection
+    limit: int
+    partition: int
+    after: str
+    now_ms: int = 0
+    swept_ms: int | None = None
+    size: int = 0
+    found: list[bytes] = field(default_factory=list)
+
+    def full(self) -> bool:
+        return len(self.found) >= self.limit or self.size >= PAGE_BYTES
+
+    def observe(self, now_ms: int, swept_ms: int) -> None:
+        self.now_ms = max(self.now_ms, now_ms)
+        self.swept_ms = swept_ms if self.swept_ms is None else min(self.swept_ms, swept_ms)
+
+    def take(self, worker: Worker, now_ms: int) -> None:
+        if self.selection.holds(worker, now_ms):
+            text = encoded(worker_json(worker, now_ms))
+            self.found.append(text)
+            self.size += len(text)
+
+    async def fill(self, store: Store, tenant: str) -> None:
+        """Go through the partitions one after the other, each in the order of its workers' ids."""
+        narrow = self.selection.status is None and self.selection.text is None
+        want = self.selection.want()
+        for _ in range(PAGE_CALLS):
+            if self.partition >= store.partitions or self.full():
+                return
+            page = await store.page(
+                self.partition,
+                tenant,
+                after=self.after,
+                limit=min(PAGE_WORKERS, self.limit - len(self.found)) if narrow else PAGE_WORKERS,
+                environments=self.selection.environments,
+                want=want,
+            )
+            self.observe(page.now_ms, page.swept_ms)
+            for worker in page.workers:
+                if self.full():
+                    return
+                self.take(worker, page.now_ms)
+                self.after = worker.key.worker_id
+            self.after = page.last
+            if not page.last:
+                self.partition += 1
+
+    async def single(self, store: Store, tenant: str, worker_id: str) -> None:
+        """The list of a token that is restricted to one worker."""
+        now_ms, swept_ms, worker = await store.one(WorkerKey(tenant, worker_id))
+        self.observe(now_ms, swept_ms)
+        if worker is not None and self.partition == 0 and not self.after:
+            self.take(worker, now_ms)
+        self.partition, self.after = store.partitions, ""
+
+
+def _place(cursor: str | None, partitions: int) -> tuple[int, str]:
+    if cursor is None:
+        return 0, ""
+    match decode_cursor(cursor):
+        case [int(partition), str(after)] if not isinstance(partition, bool) and 0 <= partition < partitions:
+            try:
+                after.encode()
+            except UnicodeEncodeError:
+                raise bad_cursor(cursor) from None
+            return partition, after
+        case _:
+            raise bad_cursor(cursor)
+
+
+def _may_see(principal: Principal, worker: Worker) -> bool:
+    return (principal.environments is None or worker.environment_name in principal.environments) and (
+        principal.worker_id is None or worker.key.worker_id == principal.worker_id
+    )
+
+
+def routes(services: Services) -> list[HTTPRouteHandler]:
+    """The handlers of this module."""
+    store = services.store
+
+    @get("/api/v1/workers")
+    async def list_workers(request: Request[Any, Any, Any]) -> ASGIResponse:
+        principal = caller(request, services, Scope.WORKERS_READ)
+        query = Query(request.scope, PARAMETERS)
+        selection = Selection(
+            environments=narrowed(query.any_of("environment"), principal.environments),
+            worker_id=principal.worker_id,
+            liveness=query.words("liveness", frozenset(Liveness)),
+            status=query.any_of("status"),
+            text=query.any_of("text"),
+        )
+        partition, after = _place(query.single("cursor"), store.partitions)
+        listing = _Listing(selection, query.limit(), partition, after)
+        if principal.worker_id is not None:
+            await listing.single(store, principal.tenant, principal.worker_id)
+        else:
+            await listing.fill(store, principal.tenant)
+        ended = listing.partition >= store.partitions
+        cursor = None if ended else encode_cursor([listing.partition, listing.after])
+        monitor = services.health.monitor_state(listing.now_ms, listing.swept_ms or 0)
+        body = b'{"workers":[%b],"next_cursor":%b,"monitor":%b}' % (
+            b",".join(listing.found),
+            encoded(cursor),
+            encoded(monitor_json(monitor)),
+        )
+        return json_bytes_answer(body)
+
+    async def one_worker(request: Request[Any, Any, Any]) -> ASGIResponse:
+        principal = caller(request, services, Scope.WORKERS_READ)
+        key = WorkerKey(principal.tenant, path_worker_id(request.path_params["worker_id"]))
+        now_ms, swept_ms, worker = await store.one(key)
+        if worker is None or not _may_see(principal, worker):
+            raise UnknownWorkerError(key)
+        monitor = services.health.monitor_state(now_ms, swept_ms)
+        return json_answer({**_single_json(worker, now_ms), "monitor": monitor_json(monitor)})
+
+    async def delete_worker(request: Request[Any, Any, Any]) -> ASGIResponse:
+        principal = caller(request, services, Scope.ADMIN)
+        key = WorkerKey(principal.tenant, path_worker_id(request.path_params["worker_id"]))
+        if principal.worker_id is not None and principal.worker_id != key.worker_id:
+            raise UnknownWorkerError(key)
+        try:
+            await services.intake.forget(Forget(key=key, allowed=principal.environments))
+        except NotAllowedError:
+            raise UnknownWorkerError(key) from None
+        return empty_answer()
+
+    # One handler for both: Litestar's answer to OPTIONS tells of the first handler of a path only.
+    @route("/api/v1/workers/{worker_id:str}", http_method=[HttpMethod.GET, HttpMethod.DELETE], status_code=200)
+    async def worker(request: Request[Any, Any, Any]) -> ASGIResponse:
+        return await (delete_worker if request.method == HttpMethod.DELETE else one_worker)(request)
+
+    return [list_workers, worker]

@@ -1,0 +1,72 @@
+"""What a started daemon tells the person who started it, and the same for programs as one log line."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from monitor.daemon.config import Config
+    from monitor.daemon.keys import KeyRing
+
+log = structlog.get_logger(__name__)
+
+
+def version() -> str:
+    """The installed release."""
+    return metadata.version("lastseen")
+
+
+def _program() -> str:
+    """This program by a name that works in another shell and another folder."""
+    name = Path(sys.argv[0])
+    if name.name == "lastseen" and name.exists():
+        return str(name.absolute())
+    return shutil.which("lastseen") or f"{sys.executable} -m monitor"
+
+
+def token_command(config: Config, ring: KeyRing, *, config_path: Path | None, environ: Mapping[str, str]) -> str:
+    """A command line that makes a worker's token, whichever folder it is pasted in."""
+    settings = {name: value for name, value in environ.items() if name.upper().startswith("LASTSEEN_AUTH__")}
+    if ring.generated is not None:
+        settings["LASTSEEN_STORE__DATA_DIR"] = str(config.store.data_dir.absolute())
+    words = [f"{name}={shlex.quote(value)}" for name, value in sorted(settings.items())]
+    words += [_program(), "token create --tenant acme --scope heartbeat:write"]
+    if config_path is not None:
+        words.append(f"--config {shlex.quote(str(config_path.absolute()))}")
+    return " ".join(words)
+
+
+def greet(config: Config, ring: KeyRing, port: int, *, config_path: Path | None) -> None:
+    """Say where the daemon is and how to send it a first heartbeat; on stderr, so that the log stays a log."""
+    host = config.server.host.strip("[]")
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    command = token_command(config, ring, config_path=config_path, environ=os.environ)
+    beat = '{"worker_id": "worker-1", "environment_name": "dev"}'
+    curl = (
+        f'curl -i {url}/api/v1/workers/heartbeat -H "Authorization: Bearer $({command})" '
+        f"-H 'Content-Type: application/json' -d '{beat}'"
+    )
+    status = command.replace("heartbeat:write", "workers:read")
+    look = f'curl -s {url}/api/v1/workers -H "Authorization: Bearer $({status})"'
+    log.info("daemon.ready", version=version(), url=url, signing_key=str(ring.generated or ""))
+    lines = [f"lastseen {version()} listens on {url}"]
+    if ring.generated is not None:
+        lines.append(f"signing key:  {ring.generated} (mode 0600; keep it, every token depends on it)")
+    else:
+        lines.append(f"signing keys: {', '.join(key.kid for key in ring.keys)} (from the configuration)")
+    if ring.signing() is not None:
+        lines += [f"make a worker's token:\n  {command}", f"send a heartbeat:\n  {curl}", f"see the workers:\n  {look}"]
+    else:
+        lines.append("tokens are made by the holder of the private keys: none of the configured keys can sign")
+    sys.stderr.write("\n" + "\n".join(lines) + "\n\n")
+    sys.stderr.flush()

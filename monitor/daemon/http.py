@@ -1,0 +1,90 @@
+"""The listener and the HTTP server in it: uvicorn, without its own signals, logs and lifespan."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import math
+import socket
+from typing import TYPE_CHECKING, Final
+
+import uvicorn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from litestar.types import ASGIApp
+
+BACKLOG: Final = 2_048
+KEEP_ALIVE_S: Final = 75
+"""Longer than the usual interval, so that a worker may beat over one connection."""
+
+
+class ListenError(Exception):
+    """The address can't be listened on; the message names it and says why."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, taken before anything else is started, so that a port in use is found out first.
+
+    Without ``SO_REUSEPORT``: a second daemon must fail here instead of sharing the traffic.
+
+    Raises:
+        ListenError: the port is in use, or the address is not ours.
+    """
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            sock.listen(BACKLOG)
+        except OSError:
+            sock.close()
+            raise
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ListenError(
+                f"port {port} on {host} is in use, perhaps by another lastseen: stop that one, or set server.port"
+            ) from error
+        raise ListenError(f"can't listen on {host} port {port}: {error.strerror or error}") from error
+    sock.setblocking(False)  # noqa: FBT003 - its only parameter
+    return sock
+
+
+class HttpServer(uvicorn.Server):
+    """Serves one app on one listening socket until ``should_exit`` is set. Signals are the daemon's own business.
+
+    ``accepting`` is set when the first request can be taken.
+    """
+
+    def __init__(self, app: ASGIApp, *, connections: int, shutdown_timeout_ms: int) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                limit_concurrency=connections,
+                backlog=BACKLOG,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=math.ceil(shutdown_timeout_ms / 1_000),
+            )
+        )
+        self.accepting = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept."""
+        await super().startup(sockets)
+        self.accepting.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take no signals."""
+        yield

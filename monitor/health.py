@@ -1,0 +1,93 @@
+"""How Lastseen itself is: may beats come here, and is what we show up to date (P27).
+
+The composition root feeds it: a probe that makes the store prove that it can write, and callables that name
+further reasons (a delivery that lags, a clock that jumped). It reads no store and no wall clock itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from monitor.clock import monotonic_s
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+SWEEP_LAG: Final = "sweep_lag"
+"""The last full sweep is older than ``max(5 * sweep_interval, 5 s)``, or there was none yet."""
+STORE_UNAVAILABLE: Final = "store_unavailable"
+"""The store did not take the last probe's write."""
+
+SWEEP_LAG_INTERVALS: Final = 5
+MIN_SWEEP_LAG_MS: Final = 5_000
+PROBE_AGE_S: Final = 1.0
+"""For how long one probe answers for all who ask."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MonitorState:
+    """What every answer says of the monitor itself. ``last_sweep_age_seconds`` None: there was no sweep yet."""
+
+    degraded: bool
+    reasons: tuple[str, ...]
+    last_sweep_age_seconds: float | None
+
+
+class Health:
+    """Belongs to one event loop.
+
+    ``probe`` answers whether the store took a write just now; it is bounded in time and does not raise.
+    ``stopping`` is set by the composition root when the daemon begins to stop.
+    """
+
+    def __init__(
+        self,
+        *,
+        sweep_interval_ms: int,
+        probe: Callable[[], Awaitable[bool]],
+        elapsed_s: Callable[[], float] = monotonic_s,
+    ) -> None:
+        self.stopping = False
+        self._sweep_lag_ms = max(SWEEP_LAG_INTERVALS * sweep_interval_ms, MIN_SWEEP_LAG_MS)
+        self._probe = probe
+        self._elapsed_s = elapsed_s
+        self._probing = asyncio.Lock()
+        self._writes = True
+        self._probed_at_s: float | None = None
+        self._sources: list[Callable[[], Iterable[str]]] = []
+
+    def add_reasons(self, source: Callable[[], Iterable[str]]) -> None:
+        """Have ``source`` asked, each time, for reasons why the monitor is degraded; it is quick and does not raise."""
+        self._sources.append(source)
+
+    async def ready(self) -> bool:
+        """Whether this replica stores beats: the store took a write within ``PROBE_AGE_S``, and nobody is stopping."""
+        return not self.stopping and await self.store_writes() and not self.stopping
+
+    async def store_writes(self) -> bool:
+        """The probe's answer, at most ``PROBE_AGE_S`` old; all who wait share one probe."""
+        async with self._probing:
+            if self._probed_at_s is None or self._elapsed_s() - self._probed_at_s >= PROBE_AGE_S:
+                self._writes = await self._probe()
+                self._probed_at_s = self._elapsed_s()
+        return self._writes
+
+    def monitor_state(self, now_ms: int, swept_ms: int) -> MonitorState:
+        """The state at ``now_ms``; the last full sweep was at ``swept_ms`` (0: never), both by the store's time."""
+        age_ms = max(now_ms - swept_ms, 0) if swept_ms else None
+        reasons = [SWEEP_LAG] if age_ms is None or age_ms > self._sweep_lag_ms else []
+        reasons += self.standing_reasons()
+        return MonitorState(
+            degraded=bool(reasons),
+            reasons=tuple(dict.fromkeys(reasons)),
+            last_sweep_age_seconds=None if age_ms is None else age_ms / 1000,
+        )
+
+    def standing_reasons(self) -> tuple[str, ...]:
+        """The reasons that are known without an answer of the store."""
+        reasons = [] if self._writes else [STORE_UNAVAILABLE]
+        for source in self._sources:
+            reasons.extend(source())
+        return tuple(dict.fromkeys(reasons))

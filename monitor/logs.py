@@ -1,0 +1,53 @@
+"""What the daemon writes about itself: one line per fact, JSON for machines and readable on a terminal.
+
+Our own lines are structlog's, with a dotted constant for a name; what libraries say through stdlib
+logging comes out in the same form. Nothing here ever sees a token: requests are not logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Literal, TextIO
+
+import structlog
+
+if TYPE_CHECKING:
+    from structlog.typing import Processor
+
+
+def configure(*, level: str, form: Literal["auto", "json", "console"], stream: TextIO | None = None) -> None:
+    """Send every line at ``level`` and above to ``stream``, by default stdout.
+
+    ``auto`` is console on a terminal and JSON elsewhere.
+    """
+    out = stream or sys.stdout
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    console = out.isatty() if form == "auto" else form == "console"
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    ending: list[Processor] = (
+        # Not the default traceback: it shows local variables, where tokens and bodies are.
+        [structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+        if console
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
+    )
+    structlog.configure(
+        processors=[*shared, *ending],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.WriteLoggerFactory(file=out),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(threshold, logging.WARNING))

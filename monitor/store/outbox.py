@@ -1,0 +1,62 @@
+"""The event stream as the router reads it: one reader per partition at a time, under a fenced lease."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Final
+
+from monitor.clock import monotonic_s
+from monitor.store.errors import StoreUnavailableError
+
+if TYPE_CHECKING:
+    from monitor.events import Event
+    from monitor.store.store import Store
+
+LEASE_MS: Final = 2_000
+"""How long a router's partition waits for its router after that one was killed."""
+ROUTING_LAG_S: Final = 10.0
+ROUTING_LAG: Final = "routing_lag"
+
+
+class Outbox:
+    """Reads and acks on behalf of one daemon. Belongs to one event loop."""
+
+    def __init__(self, store: Store, *, owner: str) -> None:
+        self._store = store
+        self._owner = owner
+        self._tokens: dict[int, int] = {}
+        self._ages_ms: dict[int, int] = {}
+        self._looked_s = monotonic_s()
+
+    async def take(self, partition: int, limit: int) -> list[Event] | None:
+        """The oldest events that were not acked; None while another daemon has the lease.
+
+        Raises:
+            StoreUnavailableError: no answer; take again.
+        """
+        taken = await self._store.take(partition, owner=self._owner, lease_ms=LEASE_MS, limit=limit)
+        self._tokens[partition] = taken.token
+        self._ages_ms[partition] = taken.age_ms
+        self._looked_s = monotonic_s()
+        return taken.events if taken.token else None
+
+    async def ack(self, partition: int, position: str) -> bool:
+        """Pass everything up to ``position``; False when the lease has gone to somebody else.
+
+        Raises:
+            StoreUnavailableError: no answer; the same events may come again.
+        """
+        return await self._store.ack(partition, token=self._tokens[partition], position=position)
+
+    async def release(self) -> None:
+        """Give every lease back, so that another daemon goes on at once."""
+        for partition, token in self._tokens.items():
+            if token:
+                with contextlib.suppress(StoreUnavailableError):  # then it runs out by itself
+                    await self._store.release(partition, token=token)
+        self._tokens.clear()
+
+    def reasons(self) -> list[str]:
+        """Why routing is not well: events wait for longer than they should, or nobody has looked for any."""
+        waiting = max(self._ages_ms.values(), default=0) > ROUTING_LAG_S * 1_000
+        return [ROUTING_LAG] if waiting or monotonic_s() - self._looked_s > ROUTING_LAG_S else []

@@ -1,0 +1,79 @@
+"""When Lastseen calls itself degraded, and how often it asks the store."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from monitor.health import MIN_SWEEP_LAG_MS, PROBE_AGE_S, Health
+
+NOW_MS = 1_000_000_000
+
+
+class Probe:
+    """Answers as it is told, and counts."""
+
+    def __init__(self) -> None:
+        self.writes = True
+        self.asked = 0
+        self.elapsed_s = 0.0
+
+    async def __call__(self) -> bool:
+        self.asked += 1
+        await asyncio.sleep(0)
+        return self.writes
+
+
+def health_of(probe: Probe, *, sweep_interval_ms: int = 1_000) -> Health:
+    return Health(sweep_interval_ms=sweep_interval_ms, probe=probe, elapsed_s=lambda: probe.elapsed_s)
+
+
+@pytest.mark.parametrize(
+    ("sweep_interval_ms", "allowed_ms"), [(100, MIN_SWEEP_LAG_MS), (1_000, 5_000), (10_000, 50_000)]
+)
+async def test_a_sweep_lags_after_five_intervals_and_not_before_five_seconds(
+    sweep_interval_ms: int, allowed_ms: int
+) -> None:
+    health = health_of(Probe(), sweep_interval_ms=sweep_interval_ms)
+    on_time = health.monitor_state(NOW_MS, NOW_MS - allowed_ms)
+    assert (on_time.degraded, on_time.reasons, on_time.last_sweep_age_seconds) == (False, (), allowed_ms / 1000)
+    lagging = health.monitor_state(NOW_MS, NOW_MS - allowed_ms - 1)
+    assert (lagging.degraded, lagging.reasons) == (True, ("sweep_lag",))
+
+
+async def test_before_the_first_sweep_the_monitor_is_degraded_and_has_no_age() -> None:
+    state = health_of(Probe()).monitor_state(NOW_MS, 0)
+    assert (state.degraded, state.reasons, state.last_sweep_age_seconds) == (True, ("sweep_lag",), None)
+
+
+async def test_one_probe_answers_for_all_who_ask_within_its_age() -> None:
+    probe = Probe()
+    health = health_of(probe)
+    assert await asyncio.gather(*(health.ready() for _ in range(10))) == [True] * 10
+    probe.writes = False
+    probe.elapsed_s = PROBE_AGE_S / 2
+    assert await health.ready()
+    assert probe.asked == 1
+    probe.elapsed_s = PROBE_AGE_S
+    assert not await health.ready()
+    assert health.monitor_state(NOW_MS, NOW_MS).reasons == ("store_unavailable",)
+    probe.writes = True
+    probe.elapsed_s = 2 * PROBE_AGE_S
+    assert await health.ready()
+    assert health.monitor_state(NOW_MS, NOW_MS).reasons == ()
+
+
+async def test_a_stopping_daemon_is_not_ready_and_asks_nobody() -> None:
+    probe = Probe()
+    health = health_of(probe)
+    health.stopping = True
+    assert not await health.ready()
+    assert probe.asked == 0
+
+
+async def test_every_reason_is_told_once() -> None:
+    health = health_of(Probe())
+    health.add_reasons(lambda: ["delivery_lag", "sweep_lag"])
+    health.add_reasons(lambda: ["delivery_lag", "clock"])
+    assert health.monitor_state(NOW_MS, 0).reasons == ("sweep_lag", "delivery_lag", "clock")
