@@ -334,3 +334,18 @@ async def test_reasons_from_elsewhere_are_told_everywhere(lastseen: Api) -> None
     assert (await lastseen.json("/api/v1/status"))["monitor"]["reasons"] == ["delivery_lag"]
     assert (await lastseen.client.get("/healthz")).json()["reasons"] == ["delivery_lag"]
     assert 'lastseen_degraded{reason="delivery_lag"} 1.0' in (await lastseen.client.get("/metrics")).text
+
+
+async def test_a_count_of_the_fleet_that_is_kept_for_a_while_does_not_read_as_a_sweep_that_lags(lastseen: Api) -> None:
+    await lastseen.sweep()
+    await lastseen.advance(600_000)
+    assert 'lastseen_degraded{reason="sweep_lag"} 1.0' in (await lastseen.client.get("/metrics")).text
+    await lastseen.sweep()
+    told = (await lastseen.client.get("/metrics")).text
+    assert 'sweep_lag"' not in told
+    assert lag_of(told) < 5
+
+
+def lag_of(exposition: str) -> float:
+    lines = [line for line in exposition.splitlines() if line.startswith("lastseen_sweep_lag_seconds ")]
+    return float(lines[0].split()[1])

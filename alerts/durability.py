@@ -1,0 +1,53 @@
+"""How sure the store must be of an event before anybody is told of it (P23). Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class DurabilityMode(StrEnum):
+    """What is waited for before a notification leaves."""
+
+    FSYNC = "fsync"
+    """The primary's append-only file is on disk (WAITAOF)."""
+    REPLICAS = "replicas"
+    """A number of replicas have it in memory (WAIT)."""
+    MEMORY = "memory"
+    """Nothing: a store that loses its newest writes may lead to a repeated or an unfounded message."""
+
+
+class Confirmation(StrEnum):
+    """What the store said of the writes that a claim rests on."""
+
+    CONFIRMED = "confirmed"
+    UNCONFIRMED = "unconfirmed"
+    """Not within the time; nothing may be sent."""
+    UNAVAILABLE = "unavailable"
+    """This server cannot tell (no WAITAOF, or no append-only file); treated as ``memory``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Durability:
+    """A mode, and for ``replicas`` their number."""
+
+    mode: DurabilityMode
+    replicas: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.mode is DurabilityMode.REPLICAS) != (self.replicas > 0):
+            raise ValueError(f"durability {self.mode.value!r} with {self.replicas} replicas")
+
+    @classmethod
+    def parse(cls, text: str) -> Durability:
+        """Read ``fsync``, ``replicas:N`` or ``memory``.
+
+        Raises:
+            ValueError: it is none of them.
+        """
+        name, _, count = text.partition(":")
+        if name == DurabilityMode.REPLICAS and count.isascii() and count.isdigit() and int(count) > 0:
+            return cls(mode=DurabilityMode.REPLICAS, replicas=int(count))
+        if count or ":" in text or name not in {DurabilityMode.FSYNC, DurabilityMode.MEMORY}:
+            raise ValueError(f"durability {text!r} is none of fsync, replicas:N, memory")
+        return cls(mode=DurabilityMode(name))

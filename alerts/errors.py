@@ -1,0 +1,30 @@
+"""What can go wrong on the way to a receiver, by whose fault it is. Pure."""
+
+from __future__ import annotations
+
+
+class StoreUnavailableError(Exception):
+    """The store did not do what was asked of it; whether it was done is unknown. Ask again later."""
+
+
+class UnrenderableEventError(ValueError):
+    """An event has no valid webhook body. Trying again gives the same."""
+
+
+class DeliveryError(Exception):
+    """An attempt that is not known to have been accepted. The message holds no secret and no URL path."""
+
+
+class TransientDeliveryError(DeliveryError):
+    """The attempt failed in a way that may pass.
+
+    ``retry_after_ms`` is how long the receiver asked to be left alone, in milliseconds, if it did.
+    """
+
+    def __init__(self, message: str, *, retry_after_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class PermanentDeliveryError(DeliveryError):
+    """The receiver says that it will never accept this; no further attempt is made."""

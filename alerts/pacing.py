@@ -1,0 +1,81 @@
+"""How the loops of this package wait: for a nudge, and through an outage of the store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from structlog.typing import FilteringBoundLogger
+
+POLL_S: Final = 0.25
+"""How often a loop looks for work that nobody told it of: another daemon's, or a retry that is due."""
+
+_CANCEL_AGAIN_S: Final = 0.1
+_FIRST_BACKOFF_S: Final = 0.1
+_MAX_BACKOFF_S: Final = 2.0
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+
+class Nudge:
+    """Wakes one waiting loop. A nudge that comes while the loop is busy is not lost."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def __call__(self) -> None:
+        """Wake the loop, now or when it waits next."""
+        self._event.set()
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return at the next nudge, or after ``timeout_s`` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._event.wait()
+        self._event.clear()
+
+
+async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel the tasks and return when all have ended, however they did.
+
+    Cancels again what goes on: on Python 3.11 ``asyncio.wait_for``, which redis-py sends with, loses a
+    cancellation that arrives together with its result (gh-86296, mended in 3.12).
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
+
+
+class Outage:
+    """One loop's view of the store: logs each change between reachable and not once, and backs off between.
+
+    ``subject`` begins the names of the two log lines, ``<subject>.store_unavailable`` and
+    ``<subject>.resumed``.
+    """
+
+    def __init__(self, subject: str, **context: object) -> None:
+        self._subject = subject
+        self._context = context
+        self._failures = 0
+
+    def failed(self, error: Exception, *, uniform: Callable[[float, float], float]) -> float:
+        """Note a failure; answers how many seconds to wait before the next try, at most 2."""
+        if not self._failures:
+            _log.warning(f"{self._subject}.store_unavailable", error=str(error), **self._context)
+        ceiling_s = min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** min(self._failures, 16))
+        self._failures += 1
+        return uniform(ceiling_s / 2, ceiling_s)
+
+    def over(self) -> None:
+        """Note that the store answers."""
+        if self._failures:
+            _log.info(f"{self._subject}.resumed", failures=self._failures, **self._context)
+            self._failures = 0

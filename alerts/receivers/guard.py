@@ -1,0 +1,76 @@
+"""Keeps webhooks away from private addresses (server-side request forgery).
+
+The check is on the very address that is dialled, when its socket is made: a check of the name, or of
+an earlier answer of the resolver, could be told one thing and connect to another.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+if TYPE_CHECKING:
+    from aiohttp.connector import AddrInfoType
+
+_Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are the IPv4 address dialled
+_IPV4_COMPATIBLE: Final = ipaddress.IPv6Network("::/96")  # RFC 4291, 2.5.5.1
+_REFUSED: Final = (
+    ipaddress.ip_network("168.63.129.16/32"),  # Azure's platform endpoint, on a public address
+    ipaddress.ip_network("192.0.0.0/24"),  # IETF assignments; Oracle Cloud's metadata is among them
+    ipaddress.ip_network("64:ff9b:1::/48"),  # RFC 8215, NAT64 of a local kind
+)
+
+
+class AddressRefusedError(OSError):
+    """An address that notifications must not go to."""
+
+
+def guarded_socket(addr_info: AddrInfoType) -> socket.socket:
+    """Make the socket for one resolved address; a ``socket_factory`` of aiohttp's connector.
+
+    Raises:
+        AddressRefusedError: the address is not a public unicast one.
+    """
+    family, kind, protocol, _, sockaddr = addr_info
+    address = str(sockaddr[0])
+    if not is_public(address):
+        raise AddressRefusedError(f"address {address} is not public; allow_private = true would permit it")
+    return socket.socket(family, kind, protocol)
+
+
+def is_public(address: str) -> bool:
+    """Whether the text is an IP address that anybody on the internet may be reached at.
+
+    An IPv6 address that carries an IPv4 address inside is judged by that one.
+    """
+    try:
+        parsed: _Address = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    inner = _embedded(parsed)
+    if inner is not None:
+        parsed = inner
+    return (
+        parsed.is_global
+        and not parsed.is_multicast
+        and not parsed.is_reserved
+        and not parsed.is_unspecified
+        and not parsed.is_link_local
+        and not getattr(parsed, "is_site_local", False)
+        and not any(parsed.version == net.version and parsed in net for net in _REFUSED)
+    )
+
+
+def _embedded(address: _Address) -> ipaddress.IPv4Address | None:
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address.sixtofour is not None:
+        return address.sixtofour
+    if address in _NAT64 or address in _IPV4_COMPATIBLE:
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    return None

@@ -1,0 +1,109 @@
+"""When a failed delivery is tried again, and when no more. Pure.
+
+Exponential backoff with full jitter (Brooker, "Exponential Backoff And Jitter", AWS Architecture
+Blog, 2015): the delay after failure ``n`` (from 0) is uniform in ``[0, min(max, initial * 2**n))``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from alerts.errors import DeliveryError, PermanentDeliveryError, TransientDeliveryError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FLOOR_MS: Final = 50
+"""The least delay: full jitter may draw 0, which would be a busy loop against a receiver in trouble."""
+
+_MAX_DOUBLINGS: Final = 62
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetryPolicy:
+    """How patient to be with a receiver. Milliseconds.
+
+    A notification is given up once ``retry_for_ms`` have passed since its first attempt *and* it has
+    had ``min_attempts``: neither our own outage nor a long ``Retry-After`` uses up the patience alone.
+    Raising ``max_ms`` spares a dead receiver and tells a recovered one later.
+    """
+
+    initial_ms: int = 1_000
+    max_ms: int = 300_000
+    retry_for_ms: int = 86_400_000
+    min_attempts: int = 12
+
+    def __post_init__(self) -> None:
+        if not 0 < self.initial_ms <= self.max_ms:
+            raise ValueError(f"retry: 0 < initial <= max does not hold: {self.initial_ms} ms, {self.max_ms} ms")
+        if self.retry_for_ms < 0 or self.min_attempts < 1:
+            raise ValueError(f"retry: for {self.retry_for_ms} ms, at least {self.min_attempts} attempts")
+
+
+class RetryReason(StrEnum):
+    """Why a failed attempt led to what it led to."""
+
+    BACKOFF = "backoff"
+    RECEIVER_ASKED = "receiver_asked"
+    """The receiver's Retry-After was longer than our own delay."""
+    GAVE_UP = "gave_up"
+    PERMANENT = "permanent"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Retry:
+    """Try again at ``due_ms``."""
+
+    reason: RetryReason
+    due_ms: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GiveUp:
+    """Make no further attempt."""
+
+    reason: RetryReason
+
+
+def decide(
+    error: DeliveryError,
+    *,
+    attempts: int,
+    first_attempt_ms: int,
+    now_ms: int,
+    policy: RetryPolicy,
+    uniform: Callable[[float, float], float],
+) -> Retry | GiveUp:
+    """What follows a failed attempt.
+
+    ``attempts`` counts the one that has just failed. ``uniform(a, b)`` draws from ``[a, b]``.
+    """
+    if isinstance(error, PermanentDeliveryError):
+        return GiveUp(reason=RetryReason.PERMANENT)
+    if attempts >= policy.min_attempts and now_ms - first_attempt_ms >= policy.retry_for_ms:
+        return GiveUp(reason=RetryReason.GAVE_UP)
+    doublings = min(attempts - 1, _MAX_DOUBLINGS)
+    ceiling_ms = min(policy.max_ms, policy.initial_ms * 2**doublings)
+    own_ms = max(FLOOR_MS, round(uniform(0, ceiling_ms)))
+    asked_ms = error.retry_after_ms if isinstance(error, TransientDeliveryError) else None
+    if asked_ms is not None and min(asked_ms, policy.max_ms) > own_ms:
+        return Retry(reason=RetryReason.RECEIVER_ASKED, due_ms=now_ms + min(asked_ms, policy.max_ms))
+    return Retry(reason=RetryReason.BACKOFF, due_ms=now_ms + own_ms)
+
+
+def retry_after_ms(header: str, *, now_ms: int) -> int | None:
+    """A ``Retry-After`` header (RFC 9110, 10.2.3) as milliseconds from now; None when it is neither form.
+
+    A date is compared with the store's clock; one that has passed gives 0.
+    """
+    text = header.strip()
+    if text.isascii() and text.isdigit():
+        return int(text[:12]) * 1000
+    try:
+        at_ms = int(parsedate_to_datetime(text).timestamp() * 1000)
+    except (ValueError, OverflowError, OSError):
+        return None
+    return max(0, at_ms - now_ms)

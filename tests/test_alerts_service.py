@@ -1,0 +1,481 @@
+"""From the event stream to the receivers: what is promised of alerts, on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiohttp import web
+from structlog.testing import capture_logs
+
+from alerts.delivery import Delivery
+from alerts.durability import Durability
+from alerts.errors import PermanentDeliveryError, TransientDeliveryError
+from alerts.notification import notification_id
+from alerts.pacing import cancel_all
+from alerts.queue import DeliveryQueue, QueueStore
+from alerts.receivers import WebhookSettings, open_receiver
+from alerts.retry import RetryPolicy
+from alerts.routing import Route
+from alerts.service import AlertService
+from monitor.liveness import EventKind
+from tests import alerts_process, servers
+from tests.alerts_fakes import (
+    SECRET,
+    START_MS,
+    Clock,
+    Inbox,
+    ListSource,
+    dead_letters,
+    event,
+    events,
+    notification,
+    until,
+    webhook_server,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from alerts.notification import Notification
+    from alerts.receivers import Receiver
+    from monitor.events import Event
+
+LEASE_MS = 15_000
+POLICY = RetryPolicy(initial_ms=1_000, max_ms=1_000, retry_for_ms=5_000, min_attempts=12)
+
+
+class Daemon:
+    """A service on a store, its clock and its source; `cut` ends it as a crash would."""
+
+    def __init__(
+        self, url: str, receivers: list[Receiver], source: ListSource, clock: Clock, routes: list[Route]
+    ) -> None:
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        self.failures: list[tuple[str, BaseException]] = []
+        self.source = source
+        self.clock = clock
+        self.service = AlertService(
+            redis_url=url,
+            receivers=receivers,
+            routes=routes,
+            source=source,
+            partitions=2,
+            durability=Durability.parse("memory"),
+            now_ms=clock,
+            on_outcome=lambda receiver, outcome: self.outcomes.update([(receiver, outcome)]),
+            on_failure=lambda part, error: self.failures.append((part, error)),
+            policy=POLICY,
+            poll_s=0.01,
+        )
+
+    async def cut(self) -> None:
+        """Cancel every task at once and record nothing."""
+        await cancel_all(task for task in asyncio.all_tasks() if task is not asyncio.current_task())
+        await self.service.stop(0)
+
+    async def is_idle_a_retry_later(self, attempts: Callable[[], int]) -> bool:
+        """As `is_idle`; moves the clock on when every attempt has an outcome and nothing is due."""
+        settled = self.outcomes.total() == attempts()
+        if settled and all(stats.lag_ms == 0 for stats in await self.service.health()):
+            self.clock.ms += 1_000
+        return await self.is_idle()
+
+    async def is_idle(self) -> bool:
+        if self.source.acked < len(self.source.stream):
+            return False
+        return all(stats.queued == 0 for stats in await self.service.health())
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def daemon(store_url: str, clock: Clock) -> AsyncIterator[Callable[..., Any]]:
+    """Makes and starts daemons on the store; they are stopped at the end."""
+    made: list[Daemon] = []
+
+    async def make(
+        receivers: list[Receiver], stream: list[Event] | ListSource, *, routes: list[Route] | None = None
+    ) -> Daemon:
+        source = stream if isinstance(stream, ListSource) else ListSource(stream)
+        everywhere = [Route(receivers=tuple(receiver.name for receiver in receivers), events=frozenset(EventKind))]
+        started = Daemon(store_url, receivers, source, clock, everywhere if routes is None else routes)
+        made.append(started)
+        await started.service.start()
+        return started
+
+    yield make
+    for started in made:
+        await started.service.stop(0)
+
+
+def _ids(stream: list[Event], receiver: str = "ops") -> list[str]:
+    return [notification_id(receiver=receiver, event_id=item.event_id) for item in stream]
+
+
+def _fails_until(attempts: int) -> Callable[[Notification, int], None]:
+    def answer(_notification: Notification, attempt: int) -> None:
+        if attempt < attempts:
+            raise TransientDeliveryError("HTTP 500")
+
+    return answer
+
+
+async def test_p5_every_event_reaches_every_matching_receiver_once(daemon: Any) -> None:
+    stream = events(workers=60, each=4)
+    ops, log = Inbox("ops"), Inbox("log")
+    running = await daemon([ops, log], stream)
+    await until(running.is_idle)
+    assert sorted(ops.ids()) == sorted(_ids(stream))
+    assert sorted(log.ids()) == sorted(_ids(stream, "log"))
+    assert running.outcomes == {("ops", "delivered"): 240, ("log", "delivered"): 240}
+    assert running.failures == []
+
+
+async def test_p7_each_worker_is_told_of_in_order_though_attempts_fail(daemon: Any) -> None:
+    stream = events(workers=7, each=5)
+    ops = Inbox(answer=_fails_until(3), timeout_s=3_600)
+    running = await daemon([ops], stream)
+
+    await until(lambda: running.is_idle_a_retry_later(lambda: len(ops.attempts)))
+    by_key: defaultdict[str, list[str]] = defaultdict(list)
+    for item in ops.accepted:
+        by_key[item.key].append(item.nid)
+    for worker in range(7):
+        of_worker = [item for item in stream if item.worker_id == f"w{worker}"]
+        assert by_key[f"4:acmew{worker}"] == _ids(of_worker)
+    assert running.outcomes["ops", "failed"] == 2 * 35
+
+
+async def test_p6_attempts_carry_one_id_and_equal_bytes(daemon: Any) -> None:
+    async def third_time_lucky(_request: web.Request, number: int) -> web.Response:
+        return web.Response(status=(500, 500, 200)[number])
+
+    async with webhook_server(third_time_lucky) as hook:
+        receiver = open_receiver(WebhookSettings(name="ops", url=hook.url, secrets=(SECRET,), allow_private=True))
+        running = await daemon([receiver], [event()])
+
+        await until(lambda: running.is_idle_a_retry_later(lambda: len(hook.requests)))
+        await running.service.stop()
+    assert len(hook.requests) == 3
+    assert len({body for _, body in hook.requests}) == 1
+    assert set(hook.ids()) == set(_ids([event()]))
+    assert len({headers["webhook-timestamp"] for headers, _ in hook.requests}) == 3
+
+
+async def test_p6_an_event_that_is_routed_again_after_its_delivery_is_not_sent_again(daemon: Any) -> None:
+    stream = events(workers=5, each=2)
+    ops = Inbox()
+    source = ListSource(stream)
+    source.acks_are_lost = True
+    running = await daemon([ops], source)
+    await until(lambda: len(ops.accepted) == 10)
+    source.acks_are_lost = False
+    await until(running.is_idle)
+    assert sorted(ops.ids()) == sorted(_ids(stream))
+
+
+async def test_p5_a_crash_between_send_and_record_sends_the_same_again(daemon: Any, clock: Clock) -> None:
+    ops = Inbox(gate=asyncio.Event())
+    running = await daemon([ops], [event()])
+    await until(lambda: len(ops.attempts) == 1)
+    await running.cut()
+    ops.gate = None
+    again = await daemon([ops], running.source)
+    await until(lambda: again.source.acked == 1)
+    assert len(ops.attempts) == 1
+    clock.ms += LEASE_MS
+    await until(again.is_idle)
+    assert [item.nid for item in ops.attempts] == _ids([event()]) * 2
+    assert ops.attempts[0].body == ops.attempts[1].body
+
+
+async def test_p5_a_daemon_cut_off_mid_queue_loses_nothing(daemon: Any, clock: Clock) -> None:
+    stream = events(workers=50, each=4)
+    ops = Inbox()
+    for delivered in (20, 60, 120):
+        running = await daemon([ops], ListSource(stream))
+        await until(lambda count=delivered: len(ops.accepted) >= count)  # type: ignore[misc]
+        await running.cut()
+        clock.ms += LEASE_MS
+    running = await daemon([ops], ListSource(stream))
+    await until(running.is_idle)
+    assert set(ops.ids()) == set(_ids(stream))
+    assert len(ops.accepted) - len(stream) <= 3 * 8
+
+
+async def test_p5_kill_9_mid_queue_leaves_the_set_of_ids_complete() -> None:
+    total = alerts_process.WORKERS * alerts_process.EVENTS_EACH
+    with servers.running(servers.valkey_binary()) as server:
+        async with webhook_server() as hook:
+            for number in range(3):
+                start_ms = START_MS + number * 60_000
+                command = [sys.executable, "-m", "tests.alerts_process", server.url, hook.url, str(start_ms)]
+                process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: ASYNC220 - a start is short
+                seen = len(hook.requests)
+                try:
+                    if number < 2:
+                        await until(lambda goal=seen + 30: len(hook.requests) >= goal)  # type: ignore[misc]
+                    else:
+                        await until(lambda: process.poll() is not None)  # noqa: B023 - awaited in this turn
+                        assert process.returncode == 0
+                finally:
+                    process.kill()
+                    process.wait()
+    expected = _ids(events(alerts_process.WORKERS, alerts_process.EVENTS_EACH))
+    assert set(hook.ids()) == set(expected)
+    assert len(hook.requests) <= total + 2 * 8
+
+
+async def test_p21_a_dead_and_a_slow_receiver_delay_no_other(daemon: Any) -> None:
+    stream = events(workers=40, each=2)
+    dead = Inbox("dead", answer=_fails_until(10_000))
+    slow = Inbox("slow", gate=asyncio.Event())
+    ops = Inbox("ops")
+    running = await daemon([dead, slow, ops], stream)
+    await until(lambda: len(ops.accepted) == 80)
+    assert sorted(ops.ids()) == sorted(_ids(stream))
+    assert len(slow.attempts) == 8
+    assert slow.accepted == dead.accepted == []
+    assert {stats.receiver: stats.queued for stats in await running.service.health()}["slow"] == 80
+
+
+async def test_p5_what_is_given_up_is_a_dead_letter_and_the_next_goes_on(daemon: Any, store_url: str) -> None:
+    def answer(item: Notification, _attempt: int) -> None:
+        if item.nid == first:
+            raise TransientDeliveryError("HTTP 500")
+        if item.nid == second:
+            raise PermanentDeliveryError("HTTP 410")
+
+    stream = [event(1), event(2), event(3)]
+    first, second, third = _ids(stream)
+    ops = Inbox(answer=answer, timeout_s=3_600)
+    running = await daemon([ops], stream)
+
+    with capture_logs() as logs:
+        await until(lambda: running.is_idle_a_retry_later(lambda: len(ops.attempts)))
+    assert ops.ids() == [third]
+    assert Counter(item.nid for item in ops.attempts) == {first: 12, second: 1, third: 1}
+    dead = await dead_letters(store_url)
+    assert [(letter["nid"], letter["attempts"]) for letter in dead] == [(first, "12"), (second, "1")]
+    assert [line["reason"] for line in logs if line["event"] == "delivery.dead_lettered"] == [
+        "gave_up: HTTP 500",
+        "permanent: HTTP 410",
+    ]
+    failed = [line for line in logs if line["event"] == "delivery.failed"]
+    assert [line["attempt"] for line in failed] == list(range(1, 12))
+    assert all(0 < line["next_attempt_s"] <= 1 for line in failed)
+
+
+async def test_p5_an_event_that_cannot_be_rendered_is_recorded_and_passed(daemon: Any, store_url: str) -> None:
+    stream = [event(1), event(2, worker_metadata_json="{"), event(3)]
+    ops = Inbox()
+    source = ListSource(stream)
+    source.acks_are_lost = True
+    with capture_logs() as logs:
+        running = await daemon([ops], source)
+        await until(lambda: len(ops.accepted) == 2)
+        source.acks_are_lost = False
+        await until(running.is_idle)
+    assert ops.ids() == _ids([stream[0], stream[2]])
+    assert running.outcomes["ops", "unrenderable"] == 1
+    (letter,) = await dead_letters(store_url)
+    assert "0/2-0" in letter["reason"]
+    assert "router.event_unrenderable" in {line["event"] for line in logs}
+
+
+async def test_the_partition_of_another_daemon_is_left_to_it(daemon: Any) -> None:
+    ops = Inbox()
+    source = ListSource([event()])
+    source.leased_elsewhere = True
+    running = await daemon([ops], source)
+    await until(lambda: source.refusals >= 2)
+    assert source.acked == 0
+    source.leased_elsewhere = False
+    await until(running.is_idle)
+    assert len(ops.accepted) == 1
+
+
+async def test_an_outage_of_the_event_store_is_logged_once_and_survived(daemon: Any) -> None:
+    ops = Inbox()
+    source = ListSource([event()])
+    source.down = True
+    with capture_logs() as logs:
+        running = await daemon([ops], source)
+        await until(lambda: any(line["event"] == "router.store_unavailable" for line in logs))
+        source.down = False
+        await until(running.is_idle)
+    of_partition = [line["event"] for line in logs if line.get("partition") == 0]
+    assert of_partition == ["router.store_unavailable", "router.resumed"]
+
+
+async def test_p5_an_outage_of_the_queue_store_loses_nothing(clock: Clock) -> None:
+    stream = events(workers=30, each=4)
+    ops = Inbox()
+    with servers.running(servers.valkey_binary(), "--appendfsync", "always") as server:
+        routes = [Route(receivers=("ops",))]
+        running = Daemon(server.url, [ops], ListSource(stream), clock, routes)
+        await running.service.start()
+        await until(lambda: len(ops.accepted) >= 20)
+        server.kill()
+        again = servers.start(servers.valkey_binary(), server.directory)
+        try:
+            clock.ms += LEASE_MS
+            await until(lambda: set(ops.ids()) == set(_ids(stream)))
+            await until(running.is_idle)
+            await running.service.stop()
+        finally:
+            again.kill()
+    assert running.failures == []
+    # This process remembers what was accepted while the store was away; only attempts cut in two repeat.
+    assert len(ops.accepted) - len(stream) <= 8
+
+
+async def test_p6_an_id_accepted_while_the_store_was_away_is_not_sent_again_by_the_same_daemon(clock: Clock) -> None:
+    ops = Inbox(gate=(gate := asyncio.Event()))
+    with servers.running(servers.valkey_binary(), "--appendfsync", "always") as server:
+        running = Daemon(server.url, [ops], ListSource([event()]), clock, [Route(receivers=("ops",))])
+        with capture_logs() as logs:
+            await running.service.start()
+            await until(lambda: len(ops.attempts) == 1)
+            server.kill()
+            gate.set()
+            await until(lambda: len(ops.accepted) == 1)
+            clock.ms += LEASE_MS
+            await until(lambda: any(line["event"] == "delivery.unrecorded" for line in logs))
+            again = servers.start(servers.valkey_binary(), server.directory)
+            try:
+                await until(running.is_idle)
+                await running.service.stop()
+            finally:
+                again.kill()
+    assert len(ops.attempts) == 1
+    assert running.outcomes == {("ops", "delivered"): 1}
+
+
+async def test_p23_without_confirmation_nothing_is_sent_and_it_is_logged_once(clock: Clock) -> None:
+    ops = Inbox()
+    with servers.running(servers.valkey_binary()) as server, capture_logs() as logs:
+        service = AlertService(
+            redis_url=server.url,
+            receivers=[ops],
+            routes=[Route(receivers=("ops",))],
+            source=ListSource([event()]),
+            partitions=1,
+            durability=Durability.parse("replicas:1"),
+            now_ms=clock,
+            on_outcome=lambda _receiver, _outcome: None,
+            on_failure=lambda _part, error: pytest.fail(repr(error)),
+        )
+        await service.start()
+        await until(lambda: any(line["event"] == "durability.unconfirmed" for line in logs))
+        clock.ms += 60_000
+        queued = (await service.health())[0].queued
+        await service.stop(0)
+    assert (ops.attempts, queued) == ([], 1)
+    assert [line["event"] for line in logs].count("durability.unconfirmed") == 1
+
+
+async def test_stop_lets_the_attempts_in_flight_end_and_claims_no_more(daemon: Any) -> None:
+    ops = Inbox(gate=(gate := asyncio.Event()))
+    running = await daemon([ops], events(workers=20, each=1))
+    await until(lambda: len(ops.attempts) == 8)
+    stopping = asyncio.create_task(running.service.stop(10))
+    await asyncio.sleep(0)
+    gate.set()
+    await stopping
+    assert len(ops.accepted) == len(ops.attempts) == 8
+    assert ops.closed
+    assert running.outcomes == {("ops", "delivered"): 8}
+
+
+async def test_what_is_claimed_while_stopping_is_given_back_unsent(store_url: str, clock: Clock) -> None:
+    store = QueueStore(redis_url=store_url, receivers=1)
+    queue = DeliveryQueue(store, "ops")
+    await queue.put([notification()], now_ms=START_MS)
+    ops, memory = Inbox(), Durability.parse("memory")
+    delivery = Delivery(
+        receiver=ops,
+        queue=queue,
+        policy=POLICY,
+        durability=memory,
+        now_ms=clock,
+        on_outcome=lambda _receiver, _outcome: None,
+    )
+    claiming = asyncio.create_task(delivery._step())
+    await asyncio.sleep(0)
+    await delivery.stop(0)
+    assert not await claiming
+    claim = await queue.claim(limit=1, lease_ms=LEASE_MS, now_ms=START_MS, durability=memory)
+    assert [item.attempt for item in claim.items] == [1]
+    assert ops.attempts == []
+    await store.close()
+
+
+async def test_p21_what_was_claimed_ahead_for_a_receiver_that_hangs_is_given_back_unsent(
+    daemon: Any, store_url: str, clock: Clock
+) -> None:
+    store = QueueStore(redis_url=store_url, receivers=1)
+    queue = DeliveryQueue(store, "ops")
+    memory = Durability.parse("memory")
+    ops = Inbox(timeout_s=3_600)
+    await daemon([ops], events(workers=400, each=1))
+    await until(lambda: len(ops.accepted) >= 50)
+    ops.gate = asyncio.Event()
+    await until(lambda: len(ops.attempts) - len(ops.accepted) == 8)
+    others: list[int] = []
+
+    async def others_have_the_rest() -> bool:
+        clock.ms += 5_001
+        claim = await queue.claim(limit=100, lease_ms=10**9, now_ms=clock(), durability=memory)
+        others.extend(item.attempt for item in claim.items)
+        return len(others) == 400 - len(ops.attempts)
+
+    await until(others_have_the_rest)
+    assert set(others) == {1}
+    assert len(ops.attempts) - len(ops.accepted) == 8
+    await store.close()
+
+
+async def test_a_part_that_ends_from_a_bug_is_told_to_the_owner_and_the_others_go_on(daemon: Any) -> None:
+    def bug(_notification: Notification, _attempt: int) -> None:
+        raise LookupError("a bug for the test")
+
+    broken, ops = Inbox("broken", answer=bug), Inbox("ops")
+    running = await daemon([broken, ops], [event(1)])
+    await until(lambda: len(running.failures) == 1 and len(ops.accepted) == 1)
+    part, error = running.failures[0]
+    assert (part, str(error)) == ("delivery broken", "a bug for the test")
+    running.source.broken = LookupError("another bug")
+    running.service.nudge()
+    await until(lambda: ("router 0", "another bug") in [(part, str(error)) for part, error in running.failures])
+
+
+async def test_a_receiver_that_is_configured_no_more_is_reported_with_its_backlog(daemon: Any, store_url: str) -> None:
+    store = QueueStore(redis_url=store_url, receivers=1)
+    await store.register(["old", "done"])
+    await DeliveryQueue(store, "old").put([notification(receiver="old")], now_ms=START_MS)
+    with capture_logs() as logs:
+        await daemon([Inbox()], [])
+        await until(lambda: sum(line["event"] == "receiver.removed" for line in logs) == 2)
+    removed = {line["receiver"]: line["queued"] for line in logs if line["event"] == "receiver.removed"}
+    assert removed == {"old": 1, "done": 0}
+
+    async def forgot_the_empty_one() -> bool:
+        return await store.register([]) == ("old", "ops")
+
+    await until(forgot_the_empty_one)
+    await store.close()
+
+
+def test_names_that_clash_or_are_missing_are_refused(clock: Clock) -> None:
+    for receivers, route in (([Inbox(), Inbox()], "ops"), ([Inbox()], "pager")):
+        with pytest.raises(ValueError, match=route):
+            Daemon("unix:///nowhere", list(receivers), ListSource([]), clock, [Route(receivers=(route,))])
