@@ -128,10 +128,10 @@ def cut_metadata(metadata_json: str, limit_bytes: int = EVENT_METADATA_BYTES) ->
     if len(metadata_json.encode()) <= limit_bytes:
         return metadata_json, False
     kept: dict[str, object] = {}
-    size = len("{}")
+    size = len("{}") - len(",")  # the first item has no comma before it
     for key, value in json.loads(metadata_json).items():
         item = json.dumps({key: value}, ensure_ascii=False, separators=(",", ":"))
-        size += len(item.encode()) - 1
+        size += len(item.encode()) - len("{}") + len(",")
         if size > limit_bytes:
             break
         kept[key] = value

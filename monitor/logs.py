@@ -6,9 +6,11 @@ logging comes out in the same form. Nothing here ever sees a token: requests are
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import sys
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO, cast
 
 import structlog
 
@@ -16,12 +18,39 @@ if TYPE_CHECKING:
     from structlog.typing import Processor
 
 
+class Unfailing(io.TextIOBase):
+    """A stream whose trouble is not its writers': a full disk, a reader that has gone, a letter it can't encode.
+
+    What it can't write is lost; what the line would have told of (a beat, a delivery) goes on.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, if that can be done."""
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if that can be done."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether a person is likely to read it."""
+        return self._stream.isatty()
+
+
 def configure(*, level: str, form: Literal["auto", "json", "console"], stream: TextIO | None = None) -> None:
     """Send every line at ``level`` and above to ``stream``, by default stdout.
 
     ``auto`` is console on a terminal and JSON elsewhere.
     """
-    out = stream or sys.stdout
+    out = Unfailing(stream or sys.stdout)
     threshold = logging.getLevelNamesMapping()[level.upper()]
     console = out.isatty() if form == "auto" else form == "console"
     shared: list[Processor] = [
@@ -33,15 +62,15 @@ def configure(*, level: str, form: Literal["auto", "json", "console"], stream: T
         # Not the default traceback: it shows local variables, where tokens and bodies are.
         [structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback)]
         if console
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[*shared, *ending],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(file=out),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", out)),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(out)
+    handler = logging.StreamHandler(cast("TextIO", out))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],

@@ -6,10 +6,8 @@ Liveness never depends on when a tick comes: deadlines are judged by the store's
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from apscheduler.events import EVENT_JOB_ERROR
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 if TYPE_CHECKING:
@@ -19,7 +17,7 @@ TIDY_INTERVAL_S: Final = 30.0
 
 
 class Scheduler:
-    """Calls ``sweep`` every ``interval_s`` and ``tidy`` every 30 s, never twice at once.
+    """Calls ``sweep`` every ``interval_s`` and ``tidy`` every 30 s, neither twice at once.
 
     A pass that is still running when its next tick comes lets that tick go. ``on_error`` gets what a
     pass raised; later passes go on.
@@ -33,38 +31,34 @@ class Scheduler:
         interval_s: float,
         on_error: Callable[[BaseException], None],
     ) -> None:
-        self._running: set[asyncio.Task[None]] = set()
+        self._on_error = on_error
         self._stopping = False
-        # APScheduler says "maximum number of running instances reached" once a tick while a long pass runs.
-        logging.getLogger("apscheduler").setLevel(logging.ERROR)
-        logging.getLogger("apscheduler.executors").setLevel(logging.CRITICAL)
+        self._running: dict[str, asyncio.Task[None]] = {}
         self._scheduler = AsyncIOScheduler(
             job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": None}
         )
-        self._scheduler.add_listener(lambda event: on_error(event.exception), EVENT_JOB_ERROR)
-        self._add(sweep, interval_s)
-        self._add(tidy, TIDY_INTERVAL_S)
+        self._add("sweep", sweep, interval_s)
+        self._add("tidy", tidy, TIDY_INTERVAL_S)
 
-    def _add(self, work: Callable[[], Awaitable[None]], interval_s: float) -> None:
-        async def job() -> None:
-            # APScheduler's shutdown cancels its jobs in the middle (its issues 233, 675); a task of our own is
-            # awaited at stop instead.
-            if self._stopping:
-                return
+    def _add(self, name: str, work: Callable[[], Awaitable[None]], interval_s: float) -> None:
+        async def run() -> None:
+            await work()
 
-            async def run() -> None:
-                await work()
-
-            task = asyncio.create_task(run())
-            self._running.add(task)
-            try:
-                await asyncio.shield(task)
-            finally:
-                if task.done():
-                    self._running.discard(task)
+        async def tick() -> None:
+            # APScheduler's shutdown cancels its jobs in the middle and calls that an error (its issues 233, 675),
+            # so a job only starts a task of our own, which is awaited at stop.
+            if not self._stopping and name not in self._running:
+                task = asyncio.create_task(run(), name=name)
+                self._running[name] = task
+                task.add_done_callback(lambda done: self._ended(name, done))
 
         trigger: dict[str, Any] = {"trigger": "interval", "seconds": interval_s}
-        self._scheduler.add_job(job, **trigger)
+        self._scheduler.add_job(tick, **trigger)
+
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        del self._running[name]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_error(error)
 
     def start(self) -> None:
         """Begin; must be called inside the running event loop."""
@@ -73,7 +67,6 @@ class Scheduler:
     async def stop(self) -> None:
         """No further pass begins; the running ones finish."""
         self._stopping = True
-        running = set(self._running)
         self._scheduler.shutdown(wait=False)
-        if running:
-            await asyncio.wait(running)
+        while self._running:
+            await asyncio.wait(list(self._running.values()))

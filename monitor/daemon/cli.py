@@ -72,11 +72,14 @@ def create(
     tenant: Annotated[str, Parameter(help="The organisation that the token belongs to.")],
     scope: Annotated[
         tuple[str, ...],
-        Parameter(help=f"What it may do, one of {', '.join(Scope)}; give it several times for several."),
+        Parameter(
+            negative_iterable=(), help=f"What it may do, one of {', '.join(Scope)}; give it several times for several."
+        ),
     ],
     worker_id: Annotated[str | None, Parameter(help="Restrict it to one worker.")] = None,
     environment: Annotated[
-        tuple[str, ...], Parameter(help="Restrict it to environments; give it several times for several.")
+        tuple[str, ...],
+        Parameter(negative_iterable=(), help="Restrict it to environments; give it several times for several."),
     ] = (),
     expires: Annotated[str, Parameter(help="How long it is good for, such as 12h or 30d.")] = "30d",
     subject: Annotated[str | None, Parameter(help="Who it is for; by default the worker, or the tenant.")] = None,

@@ -1,0 +1,316 @@
+"""The command line from outside: what stands on which stream, what is in a token, and what the exit status says."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+from monitor.auth import MIN_SECRET_BYTES, Authenticator, AuthPolicy, Principal, Scope, VerifyingKey
+from monitor.daemon.greeting import version
+
+DAY_S = 86_400
+SECRET = "k" * MIN_SECRET_BYTES
+PROGRAM = Path(sys.executable).with_name("lastseen")
+
+
+def lastseen(cwd: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the program as its users do, in a folder of its own and with none of our own settings."""
+    inherited = {name: value for name, value in os.environ.items() if not name.upper().startswith("LASTSEEN_")}
+    return subprocess.run(
+        [str(PROGRAM), *arguments],
+        cwd=cwd,
+        env={**inherited, **environ},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def created(cwd: Path, *arguments: str, **environ: str) -> str:
+    """A token; standard output holds it and nothing else."""
+    ended = lastseen(cwd, "token", "create", *arguments, **environ)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    token, end = ended.stdout[:-1], ended.stdout[-1:]
+    assert end == "\n"
+    assert token.count(".") == 2
+    assert token.split() == [token]
+    return token
+
+
+def claims_of(token: str) -> dict[str, Any]:
+    claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    return claims
+
+
+def judged(token: str, *, secret: str, kid: str, now_s: float, tenant_claim: str = "org_id") -> Principal:
+    """Who a daemon with this key takes the caller for."""
+    policy = AuthPolicy(
+        keys=(VerifyingKey(kid=kid, algorithm="HS256", key=secret.encode()),),
+        audience="lastseen",
+        issuer="lastseen",
+        leeway_s=0,
+        tenant_claim=tenant_claim,
+    )
+    return Authenticator(policy).authenticate(
+        authorization=f"Bearer {token}", user_key=None, now_ms=round(now_s * 1_000)
+    )
+
+
+def configuration(folder: Path, text: str) -> str:
+    """Write a configuration file; its name."""
+    (folder / "lastseen.toml").write_text(text, encoding="utf-8")
+    return "lastseen.toml"
+
+
+def keys(folder: Path, *lines: str) -> str:
+    """A configuration with one HS256 key, and further lines above it."""
+    (folder / "secret").write_text(SECRET)
+    entry = '[[auth.keys]]\nkid = "2026-11"\nalgorithm = "HS256"\nsecret_file = "secret"\n'
+    return configuration(folder, "\n".join([*lines, entry]))
+
+
+# The program
+
+
+@pytest.mark.parametrize("command", [[str(PROGRAM)], [sys.executable, "-m", "monitor"]])
+def test_the_version_is_the_installed_one(command: list[str]) -> None:
+    ended = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True, timeout=60)
+    assert ended.stdout == f"{version()}\n"
+
+
+def test_help_names_each_command_and_changes_nothing(tmp_path: Path) -> None:
+    ended = lastseen(tmp_path, "--help")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    for word in ("check", "serve", "token", "A liveness monitoring daemon"):
+        assert word in ended.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_on_tokens_names_every_option_and_scope(tmp_path: Path) -> None:
+    ended = lastseen(tmp_path, "token", "create", "--help", COLUMNS="200")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    for word in ("--tenant", "--scope", "--worker-id", "--environment", "--expires", "--subject", "--config", *Scope):
+        assert word in ended.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nothing-like-it"],
+        ["check", "--verbose"],
+        ["token", "create", "--scope", "admin"],
+        ["token", "create", "--tenant", "acme", "--scope", "admin", "extra"],
+    ],
+)
+def test_a_command_line_that_cannot_be_read_is_status_2_and_says_so_on_stderr(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    ended = lastseen(tmp_path, *arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.strip()
+    assert list(tmp_path.iterdir()) == []
+
+
+# check
+
+
+def test_a_good_configuration_is_called_good_and_nothing_is_started_or_made(tmp_path: Path) -> None:
+    for arguments in ([], ["--config", configuration(tmp_path, '[liveness]\ninterval = "20s"\n')]):
+        ended = lastseen(tmp_path, "check", *arguments)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "the configuration is good\n", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["lastseen.toml"]
+
+
+def test_warnings_go_to_stderr_and_do_not_fail_the_check(tmp_path: Path) -> None:
+    ended = lastseen(tmp_path, "check", LASTSEEN_SERVER__HOST="0.0.0.0")  # noqa: S104 - what the warning is about
+    assert (ended.returncode, ended.stdout) == (0, "the configuration is good\n")
+    assert ended.stderr.startswith("warning: ")
+    assert "server.host" in ended.stderr
+
+
+@pytest.mark.parametrize("command", [["check"], ["token", "create", "--tenant", "a", "--scope", "admin"], ["serve"]])
+def test_a_wrong_configuration_is_status_2_with_file_and_line_of_every_fault(
+    tmp_path: Path, command: list[str]
+) -> None:
+    name = configuration(tmp_path, '[server]\nport = 8642\n\n[liveness]\ninterval = 30\ngrcae = "60s"\n')
+    ended = lastseen(tmp_path, *command, "--config", name)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    lines = ended.stderr.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("lastseen.toml:5: liveness.interval: a duration needs a unit")
+    assert lines[1].startswith("lastseen.toml:6: liveness.grcae: unknown key; did you mean liveness.grace?")
+    assert [path.name for path in tmp_path.iterdir()] == ["lastseen.toml"]
+
+
+def test_a_file_that_is_not_there_and_a_variable_that_is_wrong_are_status_2(tmp_path: Path) -> None:
+    missing = lastseen(tmp_path, "check", "--config", "absent.toml")
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert missing.stderr.startswith("absent.toml: ")
+    wrong = lastseen(tmp_path, "check", LASTSEEN_SERVER__PORT="http")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.startswith("environment LASTSEEN_SERVER__PORT: ")
+
+
+# token create
+
+
+def test_standard_output_is_the_token_and_a_daemon_with_the_same_data_takes_it(tmp_path: Path) -> None:
+    token = created(tmp_path, "--tenant", "acme", "--scope", "heartbeat:write")
+    header, claims = jwt.get_unverified_header(token), claims_of(token)
+    assert header["alg"] == "HS256"
+    assert claims["org_id"] == claims["sub"] == "acme"
+    assert claims["scope"] == "heartbeat:write"
+    assert (claims["aud"], claims["iss"]) == ("lastseen", "lastseen")
+    assert "worker_id" not in claims
+    assert "environments" not in claims
+    principal = judged(
+        token,
+        secret=(tmp_path / "data" / "signing-key").read_text().strip(),
+        kid=header["kid"],
+        now_s=claims["iat"],
+    )
+    assert principal == Principal(
+        subject="acme",
+        tenant="acme",
+        scopes=frozenset({"heartbeat:write"}),
+        worker_id=None,
+        environments=None,
+    )
+
+
+def test_the_key_is_made_once_for_its_owner_only_where_the_configuration_says(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    arguments = ("--tenant", "acme", "--scope", "admin")
+    first = created(tmp_path, *arguments, LASTSEEN_STORE__DATA_DIR=str(elsewhere))
+    second = created(tmp_path, *arguments, LASTSEEN_STORE__DATA_DIR=str(elsewhere))
+    assert [path.name for path in elsewhere.iterdir()] == ["signing-key"]
+    assert stat.S_IMODE((elsewhere / "signing-key").stat().st_mode) == 0o600
+    assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o700
+    assert jwt.get_unverified_header(first) == jwt.get_unverified_header(second)
+    assert claims_of(first)["jti"] != claims_of(second)["jti"]
+    assert list(tmp_path.iterdir()) == [elsewhere]
+
+
+def test_a_key_that_others_can_read_makes_no_token(tmp_path: Path) -> None:
+    arguments = ("--tenant", "acme", "--scope", "admin")
+    created(tmp_path, *arguments)
+    (tmp_path / "data" / "signing-key").chmod(0o644)
+    ended = lastseen(tmp_path, "token", "create", *arguments)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "open to others (mode 0644): chmod 600 " in ended.stderr
+
+
+def test_scopes_add_up(tmp_path: Path) -> None:
+    given = [word for scope in Scope for word in ("--scope", scope.value)]
+    token = created(tmp_path, "--tenant", "acme", *given, "--scope", "admin")
+    assert sorted(claims_of(token)["scope"].split(" ")) == sorted(Scope)
+
+
+def test_restrictions_stand_in_the_claims(tmp_path: Path) -> None:
+    token = created(
+        tmp_path,
+        *("--tenant", "Ümlaut GmbH", "--scope", "heartbeat:write", "--worker-id", "a/b c"),
+        *("--environment", "prod", "--environment", "qa eu"),
+    )
+    claims = claims_of(token)
+    assert claims["org_id"] == "Ümlaut GmbH"
+    assert claims["worker_id"] == claims["sub"] == "a/b c"
+    assert claims["environments"] == ["prod", "qa eu"]
+
+
+def test_a_subject_of_its_own_changes_nothing_else(tmp_path: Path) -> None:
+    arguments = ("--tenant", "acme", "--scope", "admin", "--worker-id", "w1")
+    claims = claims_of(created(tmp_path, *arguments, "--subject", "ops@example.org"))
+    assert (claims["sub"], claims["org_id"], claims["worker_id"]) == ("ops@example.org", "acme", "w1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lifetime_s"),
+    [
+        ([], 30 * DAY_S),
+        (["--expires", "1.5h"], 5_400),
+    ],
+)
+def test_a_token_is_good_for_as_long_as_was_said(tmp_path: Path, arguments: list[str], lifetime_s: float) -> None:
+    claims = claims_of(created(tmp_path, "--tenant", "acme", "--scope", "admin", *arguments))
+    assert claims["exp"] - claims["iat"] == pytest.approx(lifetime_s, abs=0.001)
+    made_s = (tmp_path / "data" / "signing-key").stat().st_mtime
+    assert abs(claims["iat"] - made_s) < 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--tenant", "acme", "--scope", "write"], "--scope: must be one of heartbeat:write, "),
+        (["--tenant", "acme", "--scope", "admin", "--scope", "Admin"], "got 'Admin'"),
+        (["--tenant", "acme", "--scope", "admin", "--expires", "30"], "--expires: a duration needs a unit"),
+        (["--tenant", "acme", "--scope", "admin", "--expires", "0s"], "a token must expire after it was made"),
+        (["--tenant", "acme", "--scope", "admin", "--expires", "3651d"], "--expires: is longer than 3650d"),
+        (["--tenant", "", "--scope", "admin"], "tenant"),
+        (["--tenant", "acme", "--scope", "admin", "--environment", ""], "environments"),
+        (["--tenant", "acme", "--scope", "admin", "--subject", "a\x7f"], "subject"),
+    ],
+)
+def test_what_cannot_be_in_a_token_is_status_2_and_named(tmp_path: Path, arguments: list[str], told: str) -> None:
+    ended = lastseen(tmp_path, "token", "create", *arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert told in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_token_without_any_scope_is_not_made(tmp_path: Path) -> None:
+    ended = lastseen(tmp_path, "token", "create", "--tenant", "acme", "--empty-scope")
+    assert (ended.returncode, ended.stdout) == (2, "")
+
+
+def test_a_configured_key_its_claim_and_its_parties_are_used_and_no_key_is_made(tmp_path: Path) -> None:
+    name = keys(tmp_path, "[auth]", 'tenant_claim = "org"', "")
+    token = created(tmp_path, "--tenant", "acme", "--scope", "admin", "--config", name)
+    claims = claims_of(token)
+    assert jwt.get_unverified_header(token)["kid"] == "2026-11"
+    assert claims["org"] == "acme"
+    assert "org_id" not in claims
+    assert judged(token, secret=SECRET, kid="2026-11", now_s=claims["iat"], tenant_claim="org").tenant == "acme"
+    assert not (tmp_path / "data").exists()
+
+
+def test_parties_that_are_not_checked_are_not_claimed(tmp_path: Path) -> None:
+    name = keys(tmp_path, "[auth]", 'audience = ""', 'issuer = ""', "")
+    claims = claims_of(created(tmp_path, "--tenant", "acme", "--scope", "admin", "--config", name))
+    assert "aud" not in claims
+    assert "iss" not in claims
+
+
+def test_with_public_keys_only_no_token_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "issuer.pem").write_text(
+        "-----BEGIN PUBLIC KEY-----\n"
+        "MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n"
+        "-----END PUBLIC KEY-----\n"
+    )
+    name = configuration(
+        tmp_path, '[[auth.keys]]\nkid = "issuer"\nalgorithm = "EdDSA"\npublic_key_file = "issuer.pem"\n'
+    )
+    ended = lastseen(tmp_path, "token", "create", "--tenant", "acme", "--scope", "admin", "--config", name)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == "lastseen: no HS256 key is configured: only the holder of a private key can make tokens\n"
+    assert not (tmp_path / "data").exists()
+
+
+def test_the_secret_is_nowhere_in_what_is_said(tmp_path: Path) -> None:
+    name = keys(tmp_path)
+    for arguments in (
+        ("check", "--config", name),
+        ("token", "create", "--tenant", "acme", "--scope", "x", "--config", name),
+    ):
+        ended = lastseen(tmp_path, *arguments)
+        assert SECRET not in ended.stdout + ended.stderr

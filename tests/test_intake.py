@@ -1,0 +1,436 @@
+"""The intake on a real store: order, batches, and an answer for everybody whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from monitor.intake import (
+    BATCH_LIMIT,
+    Intake,
+    IntakeFullError,
+    NotAllowedError,
+    QuotaExceededError,
+    UnknownWorkerError,
+)
+from monitor.liveness import EventKind, Liveness, Trigger
+from monitor.store import Store, StoreUnavailableError
+from monitor.workers import Beat, Disconnect, Forget, WorkerKey
+from tests import servers
+from tests.stores import DEV, INTERVAL_MS, beat, opened, settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Sequence
+
+    from redis.asyncio import Redis
+
+    from monitor.events import Event
+    from monitor.store import StoreSettings
+    from monitor.store.store import BeatsResult, ChangeResult
+    from monitor.workers import Moved
+
+PATIENCE_S = 20.0
+"""How long a test waits for what must happen before it fails."""
+
+
+class WatchedStore(Store):
+    """The store, and a note of each writing call. ``gate`` holds the calls back while it is closed."""
+
+    def __init__(self, redis: Redis, settings: StoreSettings) -> None:
+        super().__init__(redis, settings)
+        self.calls: list[list[str]] = []
+        self.called = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.bug: Exception | None = None
+
+    async def _pass(self, workers: list[str]) -> None:
+        self.calls.append(workers)
+        self.called.set()
+        await self.gate.wait()
+        if self.bug is not None:
+            raise self.bug
+
+    async def beat(self, partition: int, beats: Sequence[Beat]) -> BeatsResult:
+        await self._pass([one.key.worker_id for one in beats])
+        return await super().beat(partition, beats)
+
+    async def leave(self, disconnect: Disconnect) -> ChangeResult:
+        await self._pass([f"leave {disconnect.key.worker_id}"])
+        return await super().leave(disconnect)
+
+    async def forget(self, key: WorkerKey, *, allowed: tuple[str, ...] | None, reason: str) -> ChangeResult:
+        await self._pass([f"forget {key.worker_id}"])
+        return await super().forget(key, allowed=allowed, reason=reason)
+
+
+@asynccontextmanager
+async def watched(url: str, **changes: Any) -> AsyncIterator[WatchedStore]:
+    store = await WatchedStore.open(settings(url, **{"timeout_s": PATIENCE_S, **changes}))
+    assert isinstance(store, WatchedStore)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def intake_on(store: Store, *, capacity: int = 10_000, moved: list[Moved] | None = None) -> Intake:
+    return Intake(store, capacity=capacity, on_moved=(moved if moved is not None else []).extend)
+
+
+def goodbye(worker: str = "w", **changes: Any) -> Disconnect:
+    values: dict[str, Any] = {
+        "key": WorkerKey("acme", worker),
+        "allowed": None,
+        "trigger": Trigger.DISCONNECT_CLEAN,
+        "reason": "shutdown",
+        "exit_code": 0,
+        "error_message": None,
+    }
+    return Disconnect(**{**values, **changes})
+
+
+def erasure(worker: str = "w", allowed: tuple[str, ...] | None = None) -> Forget:
+    return Forget(key=WorkerKey("acme", worker), allowed=allowed)
+
+
+def submit(intake: Intake, letter: str, worker: str = "w") -> Awaitable[object]:
+    """One order: a (b)eat, a (c)lean goodbye, a (f)ailure, an (e)rasure."""
+    match letter:
+        case "b":
+            return intake.beat(beat(worker))
+        case "c":
+            return intake.leave(goodbye(worker))
+        case "f":
+            return intake.leave(goodbye(worker, trigger=Trigger.DISCONNECT_FAILURE, reason="crash", exit_code=1))
+        case _:
+            return intake.forget(erasure(worker))
+
+
+async def history(store: Store) -> list[Event]:
+    events: list[Event] = []
+    for partition in range(store.partitions):
+        _, _, some = await store.history(partition, after="", limit=1_000, newest_first=False)
+        events += some
+    return events
+
+
+async def alive(store: Store) -> int:
+    environments = (await store.census("acme")).environments
+    return sum(counts[Liveness.ALIVE] for counts in environments.values())
+
+
+# Order
+
+
+@pytest.mark.parametrize(
+    ("letters", "expected"),
+    [
+        ("bcb", "registered stopped resumed"),
+        ("bcbcb", "registered stopped resumed stopped resumed"),
+        ("bbbfbb", "registered failed recovered"),
+        ("bfc", "registered failed"),
+        ("bccb", "registered stopped resumed"),
+        ("beb", "registered forgotten registered"),
+        ("bcebfb", "registered stopped forgotten registered failed recovered"),
+    ],
+)
+async def test_what_is_said_of_a_worker_commits_in_the_order_of_arrival(
+    store_url: str, letters: str, expected: str
+) -> None:
+    async with opened(store_url) as store:
+        intake = intake_on(store)
+        await asyncio.gather(*(submit(intake, letter) for letter in letters))
+        assert [event.kind.removeprefix("worker.") for event in await history(store)] == expected.split()
+
+
+async def test_the_order_holds_for_each_of_many_workers_over_partitions(store_url: str) -> None:
+    async with opened(store_url, partitions=4) as store:
+        intake = intake_on(store)
+        workers = [f"w{k}" for k in range(50)]
+        await asyncio.gather(*(submit(intake, letter, worker) for letter in "bbcbfb" for worker in workers))
+        told: dict[str, list[EventKind]] = {}
+        for event in await history(store):
+            told.setdefault(event.worker_id, []).append(event.kind)
+        expected = [
+            EventKind.REGISTERED,
+            EventKind.STOPPED,
+            EventKind.RESUMED,
+            EventKind.FAILED,
+            EventKind.RECOVERED,
+        ]
+        assert told == dict.fromkeys(workers, expected)
+
+
+# Batches
+
+
+async def test_beats_that_arrive_while_a_call_is_in_flight_are_the_next_calls(store_url: str) -> None:
+    async with watched(store_url) as store:
+        intake = intake_on(store)
+        store.gate.clear()
+        first = asyncio.create_task(intake.beat(beat("first")))
+        await asyncio.wait_for(store.called.wait(), PATIENCE_S)
+        rest = [asyncio.create_task(intake.beat(beat(f"w{k:03}"))) for k in range(600)]
+        store.gate.set()
+        assert await asyncio.gather(first, *rest) == [INTERVAL_MS] * 601
+        assert [len(call) for call in store.calls] == [1, BATCH_LIMIT, BATCH_LIMIT, 600 - 2 * BATCH_LIMIT]
+        assert [worker for call in store.calls for worker in call] == ["first", *(f"w{k:03}" for k in range(600))]
+        assert await alive(store) == 601
+
+
+async def test_a_thousand_beats_at_once_take_few_calls(store_url: str) -> None:
+    async with watched(store_url) as store:
+        intake = intake_on(store)
+        await asyncio.gather(*(intake.beat(beat(f"w{k}")) for k in range(1_000)))
+        assert len(store.calls) <= 6
+        assert await alive(store) == 1_000
+
+
+async def test_a_lone_beat_waits_for_nobody(store_url: str) -> None:
+    async with watched(store_url) as store:
+        intake = intake_on(store)
+        for worker in ("a", "b", "c"):
+            await intake.beat(beat(worker))
+        assert store.calls == [["a"], ["b"], ["c"]]
+
+
+async def test_a_goodbye_goes_alone_between_the_beats_before_and_after_it(store_url: str) -> None:
+    async with watched(store_url) as store:
+        intake = intake_on(store)
+        await asyncio.gather(*(submit(intake, order[0], order[1]) for order in ("ba", "bw", "cw", "bw", "bb", "ea")))
+        assert store.calls == [["a", "w"], ["leave w"], ["w", "b"], ["forget a"]]
+
+
+async def test_each_beat_gets_the_answer_that_is_its_own(store_url: str) -> None:
+    async with watched(store_url, workers_per_tenant=3) as store:
+        moved: list[Moved] = []
+        intake = intake_on(store, moved=moved)
+        store.gate.clear()
+        orders = [
+            intake.beat(beat("a")),
+            intake.beat(beat("b", environment="dev")),
+            intake.beat(beat("c", interval_ms=7_000)),
+            intake.beat(beat("d")),
+            intake.beat(beat("a", environment="qa", allowed=("qa",))),
+            intake.beat(beat("a")),
+        ]
+        waiting = asyncio.gather(*orders, return_exceptions=True)
+        await asyncio.wait_for(store.called.wait(), PATIENCE_S)
+        store.gate.set()
+        *intervals, over, foreign, last = await waiting
+        assert intervals == [INTERVAL_MS, DEV.interval_ms, 7_000]
+        assert isinstance(over, QuotaExceededError)
+        assert isinstance(foreign, NotAllowedError)
+        assert last == INTERVAL_MS
+        assert [(move.worker_id, move.kind) for move in moved] == [
+            (worker, EventKind.REGISTERED) for worker in ("a", "b", "c")
+        ]
+
+
+# A request that goes away
+
+
+async def test_a_cancelled_request_does_not_cancel_its_batch(store_url: str) -> None:
+    async with watched(store_url) as store:
+        intake = intake_on(store)
+        store.gate.clear()
+        flying = [asyncio.create_task(intake.beat(beat("gone-in-flight")))]
+        await asyncio.wait_for(store.called.wait(), PATIENCE_S)
+        flying += [asyncio.create_task(intake.beat(beat(worker))) for worker in ("a", "gone", "c")]
+        flying.append(asyncio.create_task(intake.beat(beat("gone-last"))))
+        doomed = [flying[0], flying[2], flying[4]]
+        # All of them have been taken in when a task made later has run.
+        await asyncio.create_task(_nothing())
+        for task in doomed:
+            task.cancel()
+        ended, _ = await asyncio.wait(doomed, timeout=PATIENCE_S)
+        assert all(task.cancelled() for task in ended)
+        assert len(ended) == 3
+        store.gate.set()
+        assert [await flying[1], await flying[3]] == [INTERVAL_MS, INTERVAL_MS]
+        # What had arrived is a sign of life, though nobody waits for the answer any more.
+        assert await alive(store) == 5
+        assert store.calls == [["gone-in-flight"], ["a", "gone", "c", "gone-last"]]
+
+
+async def _nothing() -> None:
+    """Run once the tasks before it have run."""
+
+
+# Too many
+
+
+async def test_p28_a_full_intake_refuses_at_once_and_sends_nothing_of_it(store_url: str) -> None:
+    async with watched(store_url) as store:
+        intake = intake_on(store, capacity=3)
+        store.gate.clear()
+        flying = asyncio.create_task(intake.beat(beat("in-flight")))
+        await asyncio.wait_for(store.called.wait(), PATIENCE_S)
+        waiting = [asyncio.create_task(intake.beat(beat(worker))) for worker in ("a", "b", "c")]
+        for order in (intake.beat(beat("one-too-many")), intake.leave(goodbye("a")), intake.forget(erasure("a"))):
+            with pytest.raises(IntakeFullError, match="3 beats are waiting"):
+                await asyncio.create_task(order)
+        assert store.calls == [["in-flight"]]
+        store.gate.set()
+        await asyncio.gather(flying, *waiting)
+        assert store.calls == [["in-flight"], ["a", "b", "c"]]
+        # There is room again.
+        await asyncio.gather(*(intake.beat(beat(worker)) for worker in ("d", "e", "f")))
+        assert await alive(store) == 7
+
+
+async def test_p28_room_is_given_back_after_a_failure_too(store_url: str) -> None:
+    async with watched(store_url) as store:
+        intake = intake_on(store, capacity=2)
+        store.bug = StoreUnavailableError("no")
+        for _ in range(5):
+            answers = await asyncio.gather(*(intake.beat(beat(w)) for w in "ab"), return_exceptions=True)
+            assert [type(answer) for answer in answers] == [StoreUnavailableError] * 2
+        store.bug = None
+        assert await asyncio.gather(*(intake.beat(beat(w)) for w in "ab")) == [INTERVAL_MS] * 2
+
+
+# A store in trouble
+
+
+async def _all_fail_in_time(intake: Intake, timeout_s: float) -> None:
+    loop = asyncio.get_running_loop()
+    begun_s = loop.time()
+    async with asyncio.timeout(PATIENCE_S):
+        answers = await asyncio.gather(
+            *(intake.beat(beat(f"w{k}")) for k in range(600)), intake.leave(goodbye()), return_exceptions=True
+        )
+    assert {type(answer) for answer in answers} == {StoreUnavailableError}
+    assert loop.time() - begun_s < timeout_s + 1
+
+
+async def test_p8_p10_every_beat_at_a_killed_store_fails_in_time_and_later_ones_work() -> None:
+    with servers.running(servers.valkey_binary()) as server:
+        async with opened(server.url, timeout_s=1.0) as store:
+            intake = intake_on(store)
+            await intake.beat(beat("before"))
+            server.kill()
+            await _all_fail_in_time(intake, 1.0)
+            again = servers.start(servers.valkey_binary(), server.directory)
+            try:
+                assert await intake.beat(beat("after")) == INTERVAL_MS
+                assert await intake.beat(beat("before")) == INTERVAL_MS
+                assert [event.worker_id for event in await history(store)] == ["before", "after"]
+            finally:
+                again.kill()
+
+
+async def test_p8_every_beat_at_a_store_that_hangs_fails_in_time_and_later_ones_work() -> None:
+    with servers.running(servers.valkey_binary()) as server:
+        async with opened(server.url, timeout_s=1.0) as store:
+            intake = intake_on(store)
+            await intake.beat(beat("before"))
+            server.process.send_signal(signal.SIGSTOP)
+            try:
+                await _all_fail_in_time(intake, 1.0)
+            finally:
+                server.process.send_signal(signal.SIGCONT)
+            assert await intake.beat(beat("after")) == INTERVAL_MS
+            await asyncio.wait_for(intake.drain(), PATIENCE_S)
+
+
+async def test_p10_a_bug_answers_every_member_and_the_next_beat_has_a_chance(store_url: str) -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    async with watched(store_url) as store:
+        intake = intake_on(store)
+        store.gate.clear()
+        store.bug = KeyError("a bug")
+        waiting = [asyncio.ensure_future(submit(intake, "b", worker)) for worker in ("a", "b")]
+        await asyncio.wait_for(store.called.wait(), PATIENCE_S)
+        waiting += [asyncio.ensure_future(submit(intake, letter)) for letter in "ce"]
+        await asyncio.create_task(_nothing())
+        store.gate.set()
+        answers = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), PATIENCE_S)
+        assert [type(answer) for answer in answers] == [StoreUnavailableError] * 4
+        assert "a bug" in str(answers[0])
+        assert len(store.calls) == 1
+        store.bug = None
+        assert await intake.beat(beat("c")) == INTERVAL_MS
+    assert [type(context["exception"]) for context in told] == [KeyError]
+
+
+# What a worker is told
+
+
+async def test_quotas_are_named(store_url: str) -> None:
+    async with opened(store_url, workers_per_tenant=2, environments_per_tenant=1) as store:
+        intake = intake_on(store)
+        await intake.beat(beat("a"))
+        with pytest.raises(QuotaExceededError, match=r"limits\.environments_per_tenant = 1 "):
+            await intake.beat(beat("a", environment="qa"))
+        await intake.beat(beat("b"))
+        with pytest.raises(QuotaExceededError, match=r"limits\.workers_per_tenant = 2 "):
+            await intake.beat(beat("c"))
+        assert await intake.beat(beat("a")) == INTERVAL_MS
+
+
+async def test_p24_what_a_token_does_not_cover_is_not_allowed_and_changes_nothing(store_url: str) -> None:
+    async with opened(store_url) as store:
+        intake = intake_on(store)
+        await intake.beat(beat("a"))
+        with pytest.raises(NotAllowedError, match="'a'"):
+            await intake.beat(beat("a", allowed=("qa",)))
+        with pytest.raises(NotAllowedError, match="'a'"):
+            await intake.leave(goodbye("a", allowed=("qa",)))
+        with pytest.raises(NotAllowedError, match="'a'"):
+            await intake.forget(erasure("a", allowed=("qa",)))
+        assert [event.kind for event in await history(store)] == [EventKind.REGISTERED]
+
+
+async def test_nobody_can_take_leave_of_or_erase_a_worker_that_there_is_not(store_url: str) -> None:
+    async with opened(store_url) as store:
+        intake = intake_on(store)
+        with pytest.raises(UnknownWorkerError, match="'w'"):
+            await intake.leave(goodbye())
+        with pytest.raises(UnknownWorkerError, match="'w'"):
+            await intake.forget(erasure())
+        assert await history(store) == []
+
+
+async def test_a_goodbye_that_changes_nothing_is_fine(store_url: str) -> None:
+    async with opened(store_url) as store:
+        moved: list[Moved] = []
+        intake = intake_on(store, moved=moved)
+        await intake.beat(beat())
+        for _ in range(3):
+            await intake.leave(goodbye())
+        assert [move.kind for move in moved] == [EventKind.REGISTERED, EventKind.STOPPED]
+
+
+# Stopping
+
+
+async def test_drain_waits_until_everything_has_its_answer(store_url: str) -> None:
+    async with watched(store_url, partitions=4) as store:
+        intake = intake_on(store)
+        store.gate.clear()
+        waiting = [asyncio.create_task(intake.beat(beat(f"w{k}"))) for k in range(40)]
+        await asyncio.wait_for(store.called.wait(), PATIENCE_S)
+        draining = asyncio.create_task(intake.drain())
+        await asyncio.create_task(_nothing())
+        assert not draining.done()
+        store.gate.set()
+        await asyncio.wait_for(draining, PATIENCE_S)
+        # The answers are there: nothing further has to be waited for.
+        await asyncio.create_task(_nothing())
+        assert all(task.done() for task in waiting)
+        assert await alive(store) == 40
+
+
+async def test_drain_of_an_idle_intake_is_over_at_once(store_url: str) -> None:
+    async with opened(store_url) as store:
+        intake = intake_on(store)
+        await asyncio.wait_for(intake.drain(), PATIENCE_S)
+        await intake.beat(beat())
+        await asyncio.wait_for(intake.drain(), PATIENCE_S)
