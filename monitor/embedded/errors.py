@@ -1,0 +1,7 @@
+"""What can go wrong with the embedded store."""
+
+from __future__ import annotations
+
+
+class EmbeddedStoreError(Exception):
+    """The embedded store can't be had; the message says of what directory or file, and why."""
