@@ -13,8 +13,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, assert_never
 
+import structlog
+
 from monitor.store import StoreUnavailableError
-from monitor.store.store import NOT_ALLOWED, OVER_ENVIRONMENTS, OVER_WORKERS, REFUSED, STORED, UNKNOWN
+from monitor.store.store import DAMAGED, NOT_ALLOWED, OVER_ENVIRONMENTS, OVER_WORKERS, REFUSED, STORED, UNKNOWN
 from monitor.workers import Beat, Disconnect, Forget
 
 if TYPE_CHECKING:
@@ -23,8 +25,12 @@ if TYPE_CHECKING:
     from monitor.store import Store
     from monitor.workers import Moved, WorkerKey
 
-BATCH_LIMIT: Final = 256
-"""One call of this many beats blocks the store for about a millisecond or two; more would be felt by others."""
+log = structlog.get_logger(__name__)
+
+BATCH_LIMIT: Final = 128
+"""One call of this many beats blocks the store for a millisecond or two, some more when all of them register."""
+BATCH_BYTES: Final = 262_144
+"""A batch ends at this much of metadata, logs and system information, which take the store longer than the beats."""
 
 Order = Beat | Disconnect | Forget
 
@@ -122,21 +128,21 @@ class Intake:
             async with asyncio.timeout(self._store.settings.timeout_s):
                 return await waiting.done
         except TimeoutError as error:
-            # It may be in flight, or may yet be sent: a beat that has arrived is a sign of life either way.
+            # It may be in flight and be stored all the same: a replay is harmless.
             raise StoreUnavailableError("the store did not answer in time") from error
 
     async def _work(self, partition: int, lane: _Lane) -> None:
         try:
             while lane.waiting:
-                batch = _next_batch(lane.waiting)
-                self._waiting -= len(batch)
+                batch = self._next_batch(lane)
+                if not batch:
+                    return
                 try:
                     await self._commit(partition, batch)
                 except StoreUnavailableError as error:
                     for waiting in batch:
                         _fail(waiting, error)
-                    # What has piled up behind a store that does not answer has waited its time too.
-                    self._fail_all(lane, error)
+                    # Those behind have time left, or have given up by themselves: each is tried while it waits.
                 except BaseException as error:
                     # Whatever it was, no member may wait for ever; the error itself goes to the owner of the loop.
                     for waiting in batch:
@@ -146,6 +152,24 @@ class Intake:
             lane.task = None
             if lane.waiting:
                 self._fail_all(lane, StoreUnavailableError("the intake is stopping"))
+
+    def _next_batch(self, lane: _Lane) -> list[_Waiting]:
+        """The next orders that one call can carry: beats up to the limit, anything else alone.
+
+        One whose request has given up was answered 503, so it is dropped here: it must not be applied late.
+        """
+        batch: list[_Waiting] = []
+        size = 0
+        while lane.waiting and len(batch) < BATCH_LIMIT and size < BATCH_BYTES:
+            if not lane.waiting[0].done.done():
+                is_beat = isinstance(lane.waiting[0].order, Beat)
+                if batch and not (is_beat and isinstance(batch[0].order, Beat)):
+                    break
+                batch.append(lane.waiting[0])
+                size += _size_of(lane.waiting[0].order)
+            lane.waiting.popleft()
+            self._waiting -= 1
+        return batch
 
     def _fail_all(self, lane: _Lane, error: Exception) -> None:
         self._waiting -= len(lane.waiting)
@@ -190,19 +214,23 @@ class Intake:
                 )
             case value if value == NOT_ALLOWED:
                 _fail(waiting, NotAllowedError(waiting.order.key))
+            case value if value == DAMAGED:
+                key = waiting.order.key
+                log.error("worker.record_damaged", tenant=key.tenant, worker_id=key.worker_id)
+                _fail(waiting, StoreUnavailableError("the record of the worker can't be read"))
             case value if value == UNKNOWN:
                 _fail(waiting, UnknownWorkerError(waiting.order.key))
             case value:
                 _fail(waiting, StoreUnavailableError(f"the store answered an outcome that is not known: {value}"))
 
 
-def _next_batch(waiting: deque[_Waiting]) -> list[_Waiting]:
-    """The next orders that one call can carry: beats up to the limit, anything else alone."""
-    batch = [waiting.popleft()]
-    if isinstance(batch[0].order, Beat):
-        while waiting and len(batch) < BATCH_LIMIT and isinstance(waiting[0].order, Beat):
-            batch.append(waiting.popleft())
-    return batch
+def _size_of(order: Order) -> int:
+    """Characters of what a beat brings beside itself."""
+    if not isinstance(order, Beat):
+        return 0
+    return sum(
+        len(part) for part in (order.metadata_json, order.system_info_json, order.logs_json) if isinstance(part, str)
+    )
 
 
 def _fail(waiting: _Waiting, error: Exception) -> None:

@@ -33,6 +33,8 @@ class SweepSettings:
     chunk: int
     retention_ms: int
     event_retention_ms: int
+    events: int
+    """How many events the history holds at most; what the router has not passed yet is kept above that."""
 
 
 class Sweeper:
@@ -80,12 +82,19 @@ class Sweeper:
                 )
             )
             for _ in range(TRIMS_PER_PASS):
-                if not await self._store.trim(partition, keep_ms=self._settings.event_retention_ms):
+                dropped = await self._store.trim(
+                    partition,
+                    keep_ms=self._settings.event_retention_ms,
+                    most=-(-self._settings.events // self._store.partitions),
+                )
+                if not dropped:
                     break
 
     async def _chunks(self, call: Callable[[], Awaitable[SweepResult]]) -> None:
         while True:
             result = await call()
+            if result.damaged:
+                log.error("sweep.damaged_records", count=result.damaged)
             if result.moved:
                 self._on_moved(result.moved)
             if not result.more:

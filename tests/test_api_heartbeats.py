@@ -213,9 +213,13 @@ async def test_a_token_for_some_environments_touches_no_other(lastseen: Api) -> 
         (api.BEAT, {"worker_id": "v", "environment_name": "prod"}),
         (api.BEAT, {"worker_id": "w", "environment_name": "stage"}),
         ("/api/v1/workers/w/heartbeat", {}),
-        ("/api/v1/workers/w/disconnect", {"reason": "shutdown"}),
     ):
         assert is_problem(await lastseen.client.post(path, json=body, headers=stage), 403), path
+    # As for GET and DELETE, what the token does not cover is not there for it.
+    for worker in ("w", "unknown"):
+        path = f"/api/v1/workers/{worker}/disconnect"
+        answer = await lastseen.client.post(path, json={"reason": "shutdown"}, headers=stage)
+        assert is_problem(answer, 404), path
     assert (await lastseen.json("/api/v1/workers/w"))["environment_name"] == "prod"
 
 
@@ -300,7 +304,7 @@ async def test_an_error_of_ours_is_a_problem_and_a_log_line_without_secrets(
     store_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with api.running(store_url) as whole:
-        broken = _BrokenStore(whole.store._redis, whole.store.settings)
+        broken = _BrokenStore(whole.store.settings)
         broken.clock.observe(whole.store.clock.now_ms())
         app = create_app(api.make_services(broken))
         async with api.in_process(app, whole.auth()) as client:

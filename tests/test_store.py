@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -11,7 +12,9 @@ from redis.asyncio import Redis
 from monitor.events import EVENT_METADATA_BYTES, Event
 from monitor.liveness import EventKind, Liveness, Trigger
 from monitor.store import SchemaError, Store, StoreRefusedError, StoreUnavailableError
+from monitor.store.outbox import Outbox
 from monitor.store.store import (
+    DAMAGED,
     NOT_ALLOWED,
     OVER_ENVIRONMENTS,
     OVER_WORKERS,
@@ -22,6 +25,7 @@ from monitor.store.store import (
 )
 from monitor.workers import Disconnect, WorkerKey
 from tests import servers
+from tests.store_indexes import check_indexes
 from tests.stores import DEV, GRACE_MS, INTERVAL_MS, ManualClock, beat, opened, settings
 
 W = WorkerKey("acme", "w")
@@ -440,10 +444,10 @@ async def test_p26_trimming_stops_at_what_the_router_has_not_passed(store_url: s
             await store.beat(0, [beat(f"{k:04}") for k in range(start, start + 200)])
         now_ms = (await store.sweep(0, limit=1)).now_ms
         await ManualClock(store_url).set(now_ms + 10_000_000)
-        assert await store.trim(0, keep_ms=1_000) == 0
+        assert await store.trim(0, keep_ms=1_000, most=10**9) == 0
         taken = await store.take(0, owner="d1", lease_ms=2_000, limit=600)
         await store.ack(0, token=taken.token, position=taken.events[-1].position)
-        assert await store.trim(0, keep_ms=1_000) > 0
+        assert await store.trim(0, keep_ms=1_000, most=10**9) > 0
         left = await events_of(store)
         assert len(left) >= 400
         taken = await store.take(0, owner="d1", lease_ms=2_000, limit=600)
@@ -558,3 +562,148 @@ async def _all_events(store: Store) -> list[Event]:
         if not some:
             return events
         events += some
+
+
+async def test_a_worker_that_goes_from_one_state_of_not_alive_to_another_stays_in_every_index(store_url: str) -> None:
+    async with opened(store_url) as store:
+        t = (await store.beat(0, [beat(), beat("v")])).now_ms
+        await ManualClock(store_url).set(t + INTERVAL_MS + GRACE_MS)
+        await store.sweep(0, limit=10)
+        await store.leave(goodbye(Trigger.DISCONNECT_FAILURE, reason="crash", exit_code=1))
+        await check_indexes(store_url)
+        await store.forget(WorkerKey("acme", "v"), allowed=None, reason="deleted")
+        await check_indexes(store_url)
+        assert (await store.beat(0, [beat()])).outcomes == [(STORED, INTERVAL_MS)]
+        down = Want(alive=True, late=True, overdue=True, down=True)
+        assert len((await store.page(0, "acme", after="", limit=10, environments=None, want=down)).workers) == 1
+
+
+async def test_a_list_of_few_is_quick_and_in_order_for_ids_of_any_length(store_url: str) -> None:
+    """Ids that differ in their last byte only: comparing them in Lua once held the store up for half a second."""
+    async with opened(store_url, timeout_s=20.0) as store:
+        ids = ["名" * 255 + chr(0x100 + k) for k in range(400)]
+        for start in range(0, 400, 100):
+            await store.beat(0, [beat(worker) for worker in ids[start : start + 100]])
+        async with Redis.from_url(store_url) as redis:
+            await redis.config_resetstat()
+            found, after = [], ""
+            while True:
+                page = await store.page(0, "acme", after=after, limit=150, environments=("prod",), want=None)
+                found += [worker.key.worker_id for worker in page.workers]
+                after = page.last
+                if not after:
+                    break
+            assert found == sorted(ids, key=str.encode)
+            # ZRANK counts the calls that order the list: no comparison is made in Lua.
+            assert (await redis.info("commandstats"))["cmdstat_zrank"]["calls"] == 1_200
+
+
+async def test_a_page_ends_early_where_its_workers_report_a_lot_and_misses_none(store_url: str) -> None:
+    async with opened(store_url) as store:
+        big = json.dumps({"x": "y" * 16_000})
+        await store.beat(0, [beat(f"w{k:02}", metadata_json=big) for k in range(40)])
+        sizes, found, after = [], [], ""
+        while True:
+            page = await store.page(0, "acme", after=after, limit=250, environments=None, want=None)
+            sizes.append(len(page.workers))
+            found += [worker.key.worker_id for worker in page.workers]
+            after = page.last
+            if not after:
+                break
+        assert found == [f"w{k:02}" for k in range(40)]
+        assert max(sizes) < 20
+
+
+async def test_a_damaged_record_holds_up_nobody_else(store_url: str) -> None:
+    async with opened(store_url) as store, Redis.from_url(store_url) as redis:
+        t = (await store.beat(0, [beat("a"), beat("b"), beat("c")])).now_ms
+        await redis.hset("{ls:0}:r", "4:acmea", "rubbish")
+        result = await store.beat(0, [beat("a"), beat("b")])
+        assert [outcome for outcome, _ in result.outcomes] == [DAMAGED, STORED]
+        await ManualClock(store_url).set(t + INTERVAL_MS + GRACE_MS + 1_000)
+        swept = await store.sweep(0, limit=10)
+        assert sorted(moved.worker_id for moved in swept.moved) == ["b", "c"]
+        assert (swept.damaged, swept.more) == (1, False)
+        page = await store.page(0, "acme", after="", limit=10, environments=None, want=None)
+        assert [worker.key.worker_id for worker in page.workers] == ["b", "c"]
+
+
+async def test_an_event_of_a_kind_that_this_release_does_not_know_stops_nothing(store_url: str) -> None:
+    async with opened(store_url) as store, Redis.from_url(store_url) as redis:
+        await store.beat(0, [beat("a")])
+        entries: Any = await redis.xrevrange("{ls:0}:e", count=1)
+        await redis.xadd("{ls:0}:e", {**entries[0][1], b"kind": b"worker.unheard_of"})
+        outbox = Outbox(store, owner="d1")
+        events = await outbox.take(0, 10)
+        assert [event.kind for event in events or []] == [EventKind.REGISTERED]
+        await outbox.ack(0, (events or [])[-1].position)
+        assert await outbox.take(0, 10) == []
+        await store.beat(0, [beat("b")])
+        assert [event.worker_id for event in await outbox.take(0, 10) or []] == ["b"]
+
+
+async def test_p26_a_history_that_is_too_long_loses_its_oldest_that_were_routed(store_url: str) -> None:
+    async with opened(store_url, workers_per_tenant=10_000) as store:
+        for start in range(0, 600, 200):
+            await store.beat(0, [beat(f"{k:04}") for k in range(start, start + 200)])
+        week_ms = 7 * 86_400_000
+        assert await store.trim(0, keep_ms=week_ms, most=100) == 0
+        taken = await store.take(0, owner="d1", lease_ms=2_000, limit=300)
+        await store.ack(0, token=taken.token, position=taken.events[-1].position)
+        while await store.trim(0, keep_ms=week_ms, most=100):
+            pass
+        left = await events_of(store)
+        assert [event.worker_id for event in left] == [f"{k:04}" for k in range(299, 600)]
+
+
+async def test_a_start_on_a_full_store_works_so_that_it_can_recover(store_url: str) -> None:
+    async with opened(store_url) as store, Redis.from_url(store_url) as redis:
+        t = (await store.beat(0, [beat()])).now_ms
+        await ManualClock(store_url).set(t + INTERVAL_MS + GRACE_MS)
+        await redis.config_set("maxmemory", "1")
+        try:
+            async with opened(store_url) as again:
+                assert len((await again.sweep(0, limit=10)).moved) == 1
+            await redis.config_set("maxmemory", "0")
+            await redis.function_flush()
+            await redis.config_set("maxmemory", "1")
+            with pytest.raises(StoreUnavailableError):
+                await Store.open(settings(store_url))
+        finally:
+            await redis.config_set("maxmemory", "0")
+
+
+@pytest.mark.parametrize("exit_code", [2**63 - 1, -(2**63), 2**53 + 1, 0])
+async def test_an_exit_code_comes_back_as_it_was(store_url: str, exit_code: int) -> None:
+    async with opened(store_url) as store:
+        await store.beat(0, [beat()])
+        await store.leave(goodbye(Trigger.DISCONNECT_FAILURE, exit_code=exit_code))
+        assert (await events_of(store))[-1].exit_code == exit_code
+
+
+async def test_the_flag_of_cut_logs_follows_the_logs(store_url: str) -> None:
+    async with opened(store_url) as store:
+        for cut in (True, False):
+            await store.beat(0, [beat(logs_json='["x"]', logs_cut=cut)])
+            _, _, worker = await store.one(W)
+            assert worker is not None
+            assert worker.logs_cut is cut
+
+
+async def test_a_worker_s_transitions_begin_with_its_registration_until_there_are_too_many(store_url: str) -> None:
+    async with opened(store_url, status_events=True) as store:
+        await store.beat(0, [beat(status="a"), beat(status="b")])
+        await store.leave(goodbye(Trigger.DISCONNECT_CLEAN))
+        _, _, worker = await store.one(W)
+        assert worker is not None
+        assert [(past.kind, past.seq) for past in worker.transitions] == [
+            (EventKind.REGISTERED, 1),
+            (EventKind.STOPPED, 3),
+        ]
+        for _ in range(10):
+            await store.beat(0, [beat()])
+            await store.leave(goodbye(Trigger.DISCONNECT_CLEAN))
+        _, _, worker = await store.one(W)
+        assert worker is not None
+        assert len(worker.transitions) == 16
+        assert worker.transitions[-1].seq == worker.seq

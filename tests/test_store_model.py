@@ -16,6 +16,7 @@ from monitor.store import Store
 from monitor.store.store import STORED, UNKNOWN
 from monitor.workers import KEEP, Beat, Disconnect, WorkerKey
 from tests import servers, stores
+from tests.store_indexes import check_indexes
 from tests.store_model import Model, ModelEvent
 
 if TYPE_CHECKING:
@@ -212,6 +213,10 @@ class StoreMachine(RuleBasedStateMachine):
             self.seen[key] = mark
             assert worker.transitions[-1].kind is not EventKind.FORGOTTEN
             assert now_ms >= worker.last_seen_ms
+
+    @invariant()
+    def every_index_says_what_the_records_say(self) -> None:
+        self.run(check_indexes(self.server.url))
 
     @invariant()
     def lists_and_counts_agree_with_the_model(self) -> None:

@@ -15,8 +15,6 @@ from tests import servers
 from tests.stores import GRACE_MS, INTERVAL_MS, ManualClock, beat, opened, settings
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
     from monitor.store import StoreSettings, SweepResult
     from monitor.workers import Moved
 
@@ -28,24 +26,24 @@ EVENT_RETENTION_MS = 7_200_000
 class WatchedStore(Store):
     """The store, and a note of each chunk: (what it was asked for, how many it moved)."""
 
-    def __init__(self, redis: Redis, settings: StoreSettings) -> None:
-        super().__init__(redis, settings)
-        self.swept: list[tuple[int, int]] = []
-        self.purged: list[tuple[int, int]] = []
+    def __init__(self, settings: StoreSettings) -> None:
+        super().__init__(settings)
+        self.sweeps: list[tuple[int, int]] = []
+        self.purges: list[tuple[int, int]] = []
 
     async def sweep(self, partition: int, *, limit: int) -> SweepResult:
         result = await super().sweep(partition, limit=limit)
-        self.swept.append((limit, len(result.moved)))
+        self.sweeps.append((limit, len(result.moved)))
         return result
 
     async def purge(self, partition: int, *, limit: int, retention_ms: int) -> SweepResult:
         result = await super().purge(partition, limit=limit, retention_ms=retention_ms)
-        self.purged.append((limit, len(result.moved)))
+        self.purges.append((limit, len(result.moved)))
         return result
 
 
 def sweeper_on(store: Store, moved: list[Moved], *, chunk: int = 7) -> Sweeper:
-    values = SweepSettings(chunk=chunk, retention_ms=RETENTION_MS, event_retention_ms=EVENT_RETENTION_MS)
+    values = SweepSettings(chunk=chunk, retention_ms=RETENTION_MS, event_retention_ms=EVENT_RETENTION_MS, events=10**6)
     return Sweeper(store, values, on_moved=moved.extend)
 
 
@@ -68,14 +66,14 @@ async def test_a_pass_expires_a_hundred_workers_seven_at_a_time_and_tells_of_eac
     t = await registered(store, 100)
     await sweeper.sweep()
     assert moved == []
-    store.swept.clear()
+    store.sweeps.clear()
 
     await ManualClock(store_url).set(t + DEADLINE_MS)
     await sweeper.sweep()
     assert sorted(move.worker_id for move in moved) == [f"w{k:03}" for k in range(100)]
     assert {(move.kind, move.reason) for move in moved} == {(EventKind.STALE, "deadline passed")}
-    assert {limit for limit, _ in store.swept} == {7}
-    assert [count for _, count in store.swept] == [7] * 14 + [2]
+    assert {limit for limit, _ in store.sweeps} == {7}
+    assert [count for _, count in store.sweeps] == [7] * 14 + [2]
 
     await sweeper.sweep()
     assert len(moved) == 100
@@ -103,7 +101,9 @@ async def test_p3_two_sweepers_at_once_tell_of_each_worker_once_between_them(sto
 
 
 async def test_a_store_that_is_away_is_said_once_and_so_is_its_return() -> None:
-    with servers.running(servers.valkey_binary()) as server:
+    # Synced every second, a server may answer a write before it is in the file: while a sync is running.
+    always = ("--appendfsync", "always")
+    with servers.running(servers.valkey_binary(), *always) as server:
         async with opened(server.url, timeout_s=1.0) as store:
             moved: list[Moved] = []
             sweeper = sweeper_on(store, moved)
@@ -117,7 +117,7 @@ async def test_a_store_that_is_away_is_said_once_and_so_is_its_return() -> None:
                 assert [line["event"] for line in lines] == ["sweep.store_unavailable"]
                 assert lines[0]["log_level"] == "warning"
                 assert lines[0]["error"].startswith("the store ")
-                again = servers.start(servers.valkey_binary(), server.directory)
+                again = servers.start(servers.valkey_binary(), server.directory, *always)
                 try:
                     await ManualClock(again.url).set(t + DEADLINE_MS)
                     for _ in range(3):
@@ -139,7 +139,7 @@ async def test_an_error_that_is_not_the_store_s_is_not_swallowed(store_url: str)
     async with opened(store_url) as store:
         t = await registered(store, 3)
         await ManualClock(store_url).set(t + DEADLINE_MS)
-        values = SweepSettings(chunk=7, retention_ms=RETENTION_MS, event_retention_ms=EVENT_RETENTION_MS)
+        values = SweepSettings(chunk=7, retention_ms=RETENTION_MS, event_retention_ms=EVENT_RETENTION_MS, events=10**6)
         with pytest.raises(KeyError, match="a bug"):
             await Sweeper(store, values, on_moved=broken).sweep()
 
@@ -159,12 +159,12 @@ async def test_tidy_forgets_after_the_retention_a_hundred_at_a_time(store_url: s
     await clock.set(first + RETENTION_MS - 1)
     await sweeper.tidy()
     assert moved == []
-    store.purged.clear()
+    store.purges.clear()
     await clock.set(since + RETENTION_MS)
     await sweeper.tidy()
     assert len({move.worker_id for move in moved}) == len(moved) == 250
     assert {(move.kind, move.reason) for move in moved} == {(EventKind.FORGOTTEN, "retention passed")}
-    assert store.purged == [(PURGE_CHUNK, 100), (PURGE_CHUNK, 100), (PURGE_CHUNK, 50)]
+    assert store.purges == [(PURGE_CHUNK, 100), (PURGE_CHUNK, 100), (PURGE_CHUNK, 50)]
     assert (await store.census(None)).environments == {}
     await store.close()
 

@@ -56,6 +56,10 @@ class Selection:
         )
 
 
+def _is_position(text: str) -> bool:
+    return _POSITION.fullmatch(text) is not None and _at(text) > (0, 0)  # nothing lies before the first
+
+
 def _at(position: str) -> tuple[int, int]:
     ms, _, n = position.partition("-")
     return int(ms), int(n)
@@ -125,7 +129,7 @@ def _places(cursor: str | None, order: str, partitions: int) -> list[str]:
         case [str(given), *places] if (
             given == order
             and len(places) == partitions
-            and all(isinstance(place, str) and (not place or _POSITION.fullmatch(place)) for place in places)
+            and all(isinstance(place, str) and (not place or _is_position(place)) for place in places)
         ):
             return places
         case _:

@@ -75,14 +75,10 @@ async def monitor_now(services: Services) -> MonitorState:
     Raises:
         StoreUnavailableError: it gave none.
     """
-    answers = await asyncio.gather(
-        *(
-            services.store.history(partition, after="", limit=1, newest_first=True)
-            for partition in range(services.store.partitions)
-        )
-    )
-    now_ms = max(now_ms for now_ms, _, _ in answers)
-    return services.health.monitor_state(now_ms, min(swept_ms for _, swept_ms, _ in answers))
+    store = services.store
+    answers = await asyncio.gather(*(store.swept(partition) for partition in range(store.partitions)))
+    now_ms = max(now_ms for now_ms, _ in answers)
+    return services.health.monitor_state(now_ms, min(swept_ms for _, swept_ms in answers))
 
 
 def routes(services: Services) -> list[HTTPRouteHandler]:

@@ -13,6 +13,7 @@ from monitor.api.problems import outcome_of
 from monitor.api.requests import headers_of, principal_of, read_body
 from monitor.api.wire import parse_beat, parse_disconnect, path_worker_id
 from monitor.auth import Scope
+from monitor.intake import NotAllowedError, UnknownWorkerError
 from monitor.metrics import BeatOutcome
 
 if TYPE_CHECKING:
@@ -83,7 +84,11 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
             path_worker_id=worker_id,
             token_environments=principal.environments,
         )
-        await services.intake.leave(disconnect)
+        try:
+            await services.intake.leave(disconnect)
+        except NotAllowedError:
+            # As for GET: what the token does not cover is not there for it.
+            raise UnknownWorkerError(disconnect.key) from None
         return empty_answer()
 
     return [heartbeat, worker_heartbeat, worker_disconnect]

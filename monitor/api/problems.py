@@ -12,7 +12,7 @@ from litestar.exceptions import HTTPException
 from litestar.response import Response
 
 from monitor.api.answers import JSON, NO_STORE, encoded
-from monitor.api.requests import BodyTooLargeError, ClientGoneError, ParameterError
+from monitor.api.requests import BodyTooLargeError, BodyTooSlowError, ClientGoneError, ParameterError
 from monitor.api.wire import ContractError
 from monitor.auth import ForbiddenError, UnauthenticatedError
 from monitor.intake import IntakeFullError, NotAllowedError, QuotaExceededError, UnknownWorkerError
@@ -49,6 +49,9 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     NotAllowedError: Problem(status=HTTPStatus.FORBIDDEN, outcome=BeatOutcome.FORBIDDEN),
     UnknownWorkerError: Problem(status=HTTPStatus.NOT_FOUND, outcome=BeatOutcome.INVALID),
     BodyTooLargeError: Problem(status=_TOO_LARGE, outcome=BeatOutcome.TOO_LARGE),
+    BodyTooSlowError: Problem(
+        status=HTTPStatus.REQUEST_TIMEOUT, outcome=BeatOutcome.FAILED, headers={"connection": "close"}
+    ),
     ContractError: Problem(status=_UNPROCESSABLE, outcome=BeatOutcome.INVALID),
     ParameterError: Problem(status=_UNPROCESSABLE, outcome=BeatOutcome.INVALID),
     QuotaExceededError: Problem(

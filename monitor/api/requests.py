@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ MAX_PARAMETERS: Final = 100
 MAX_LIMIT: Final = 1_000
 DEFAULT_LIMIT: Final = 100
 _ECHO_CHARS: Final = 100
+BODY_S: Final = 10.0
+"""The longest that a client may take over a request's body."""
 
 
 class BodyTooLargeError(Exception):
@@ -31,6 +34,10 @@ class BodyTooLargeError(Exception):
 
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(f"the body is over limits.body_bytes = {limit_bytes}")
+
+
+class BodyTooSlowError(Exception):
+    """The request's body did not come in time (408)."""
 
 
 class ClientGoneError(Exception):
@@ -99,15 +106,24 @@ def caller(request: Request[Any, Any, Any], services: Services, scope: TokenScop
     return principal_of(headers_of(request.scope), services, scope)
 
 
-async def read_body(receive: Receive, headers: Headers, limit_bytes: int) -> bytes:
+async def read_body(receive: Receive, headers: Headers, limit_bytes: int, *, limit_s: float = BODY_S) -> bytes:
     """The whole body; one that says it is too long is refused unread, one that does not say when it is.
 
     Raises:
         BodyTooLargeError: over the limit.
+        BodyTooSlowError: it took longer than ``limit_s``.
         ClientGoneError: no end came.
     """
     if headers.content_length is not None and headers.content_length > limit_bytes:
         raise BodyTooLargeError(limit_bytes)
+    try:
+        async with asyncio.timeout(limit_s):
+            return await _read(receive, limit_bytes)
+    except TimeoutError:
+        raise BodyTooSlowError(f"the body did not come within {limit_s:g} s") from None
+
+
+async def _read(receive: Receive, limit_bytes: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
     while True:

@@ -25,6 +25,7 @@ _PROBLEMS: Final[dict[str, Schema]] = {
     },
     "403": {"description": "The token lacks the scope, or is restricted to other workers or environments"},
     "404": {"description": "There is no such worker, or none that this token may see"},
+    "408": {"description": "The body did not come within 10 s"},
     "413": {"description": "The body is over `limits.body_bytes`"},
     "422": {"description": "A query parameter cannot be used; the detail names it and its value"},
     "429": {"description": "A quota is reached; the detail names it", "headers": _RETRY_AFTER},
@@ -101,7 +102,7 @@ _BEATEN: Final[Schema] = {
 
 
 def _worker_paths() -> dict[str, Schema]:
-    beat_problems = (*_AUTH, "413", "429", "503")
+    beat_problems = (*_AUTH, "408", "413", "429", "503")
     return {
         "/api/v1/workers/heartbeat": {
             "post": _operation(
@@ -129,7 +130,7 @@ def _worker_paths() -> dict[str, Schema]:
                 scope=Scope.HEARTBEAT_WRITE,
                 parameters=[_WORKER_ID],
                 body=ref("DisconnectRequest"),
-                responses=_responses(_NO_CONTENT, (*_AUTH, "404", "413", "503"), code="204", contract=True),
+                responses=_responses(_NO_CONTENT, (*_AUTH, "404", "408", "413", "503"), code="204", contract=True),
             )
         },
         "/api/v1/workers": {

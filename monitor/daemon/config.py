@@ -145,7 +145,7 @@ class Liveness(Section):
     sweep_interval_ms: Annotated[Duration, lasting("100ms", "60s")] = Field(
         "1s", alias="sweep_interval", validate_default=True
     )
-    sweep_chunk: Annotated[StrictInt, Field(ge=1, le=1_000)] = 100
+    sweep_chunk: Annotated[StrictInt, Field(ge=1, le=200)] = 100
     retention_ms: Annotated[Duration, lasting("1s", "3650d")] = Field("7d", alias="retention", validate_default=True)
     event_retention_ms: Annotated[Duration, lasting("1s", "3650d")] = Field(
         "7d", alias="event_retention", validate_default=True
@@ -170,6 +170,7 @@ class Limits(Section):
     system_info_bytes: Annotated[Size, sized(256, _KIB**2)] = Field("4KiB", validate_default=True)
     workers_per_tenant: Annotated[StrictInt, Field(ge=1)] = 1_000_000
     environments_per_tenant: Annotated[StrictInt, Field(ge=1)] = 1_000
+    events: Annotated[StrictInt, Field(ge=1_000)] = 1_000_000
     pending_beats: Annotated[StrictInt, Field(ge=1)] = 20_000
     connections: Annotated[StrictInt, Field(ge=1)] = 20_000
 

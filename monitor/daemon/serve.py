@@ -23,7 +23,7 @@ from monitor.api.wire import BodyLimits, IntervalBounds
 from monitor.auth import Authenticator
 from monitor.daemon.alerting import alert_service
 from monitor.daemon.greeting import version
-from monitor.daemon.http import HttpServer, ListenError, listen
+from monitor.daemon.http import HttpServer, ListenError, allow_descriptors, listen
 from monitor.daemon.keys import auth_policy, key_ring
 from monitor.daemon.signing_key import SigningKeyError
 from monitor.embedded import EmbeddedStore, EmbeddedStoreError
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+STORE_RETRY_S: Final = 0.5
 STORE_WAIT_S: Final = 30.0
 """How long a start waits for a store that does not answer yet."""
 ALERTS_STOP_S: Final = 5.0
@@ -82,6 +83,29 @@ def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:
     )
 
 
+class StopSignal:
+    """SIGTERM and SIGINT from the first moment of the loop on, also while there is nothing to stop yet."""
+
+    def __init__(self) -> None:
+        self.came = asyncio.Event()
+        self._why = ""
+        self._then: Callable[[str], None] | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._on, signal.Signals(number).name)
+
+    def _on(self, why: str) -> None:
+        self._why = why
+        self.came.set()
+        if self._then is not None:
+            self._then(why)
+
+    def then(self, action: Callable[[str], None]) -> None:
+        """Have ``action`` called with the signal's name: now, if one has come."""
+        self._then = action
+        if self.came.is_set():
+            action(self._why)
+
+
 class Daemon:
     """One running Lastseen. Made, run and thrown away inside one event loop."""
 
@@ -104,6 +128,7 @@ class Daemon:
                 chunk=config.liveness.sweep_chunk,
                 retention_ms=config.liveness.retention_ms,
                 event_retention_ms=config.liveness.event_retention_ms,
+                events=config.limits.events,
             ),
             on_moved=self._moved,
         )
@@ -148,7 +173,7 @@ class Daemon:
             app, connections=limits.connections, shutdown_timeout_ms=config.server.shutdown_timeout_ms
         )
 
-    async def run(self, on_ready: Callable[[], None]) -> None:
+    async def run(self, stop: StopSignal, on_ready: Callable[[], None]) -> None:
         """Serve until a signal or a failure; what was accepted is finished first.
 
         Raises:
@@ -156,8 +181,7 @@ class Daemon:
         """
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_log_loop_error)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._begin_stop, signal.Signals(number).name)
+        stop.then(self._begin_stop)
         self._scheduler.start()
         await self._alerts.start()
         watching = asyncio.create_task(self._watch_deliveries(), name="watch deliveries")
@@ -182,16 +206,17 @@ class Daemon:
             raise StartError(self._failed)
 
     def _begin_stop(self, why: str) -> None:
-        if not self._health.stopping:
-            log.info("daemon.stopping", why=why)
+        again = self._health.stopping
         self._health.stopping = True
         self._http.should_exit = True
         self._stop.set()
+        if not again:
+            log.info("daemon.stopping", why=why)
 
     def _fail(self, part: str, error: BaseException) -> None:
-        log.critical("daemon.part_failed", part=part, error=repr(error), exc_info=error)
         self._failed = f"{part} failed: {error!r}"
         self._begin_stop(f"{part} failed")
+        log.critical("daemon.part_failed", part=part, error=repr(error), exc_info=error)
 
     def _moved(self, moved: list[Moved]) -> None:
         """What every committed call is followed by: a log line per transition, the counters, the router's wake-up."""
@@ -231,8 +256,8 @@ def _log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, object]) ->
     log.error("loop.error", message=context.get("message"), exc_info=error if isinstance(error, Exception) else None)
 
 
-async def _open_store(settings: StoreSettings) -> Store:
-    """Open the store, waiting a while for one that does not answer yet."""
+async def _open_store(settings: StoreSettings, stop: StopSignal) -> Store | None:
+    """Open the store, waiting a while for one that does not answer yet; None when a signal came first."""
     loop = asyncio.get_running_loop()
     give_up_s = loop.time() + STORE_WAIT_S
     said = False
@@ -247,7 +272,9 @@ async def _open_store(settings: StoreSettings) -> Store:
             if not said:
                 log.warning("store.unavailable", error=str(error), waiting_s=STORE_WAIT_S)
                 said = True
-        await asyncio.sleep(0.5)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.came.wait(), STORE_RETRY_S)
+            return None
 
 
 async def _serve(
@@ -260,14 +287,17 @@ async def _serve(
     on_ready: Callable[[], None],
 ) -> None:
     daemon_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    stop = StopSignal()
     async with contextlib.AsyncExitStack() as stack:
         if embedded is not None:
             watching = asyncio.create_task(embedded.watch(lambda: None), name="watch store")
             stack.push_async_callback(asyncio.wait, [watching])
             stack.push_async_callback(embedded.stop)
-        store = await _open_store(store_settings(config, url, daemon_id))
+        store = await _open_store(store_settings(config, url, daemon_id), stop)
+        if store is None:
+            return
         stack.push_async_callback(store.close)
-        await Daemon(config, store=store, ring=ring, listener=listener).run(on_ready)
+        await Daemon(config, store=store, ring=ring, listener=listener).run(stop, on_ready)
 
 
 def serve(config: Config, on_ready: Callable[[Config, KeyRing, int], None]) -> int:
@@ -278,6 +308,7 @@ def serve(config: Config, on_ready: Callable[[Config, KeyRing, int], None]) -> i
     logs.configure(level=config.log.level, form=config.log.format)
     for warning in config.warnings:
         log.warning("config.warning", warning=warning)
+    allow_descriptors(config.limits.connections)
     embedded = None
     try:
         with contextlib.closing(listen(config.server.host, config.server.port)) as listener:

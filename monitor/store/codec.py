@@ -6,6 +6,8 @@ import hashlib
 import struct
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from monitor.events import Event, cut_metadata
 from monitor.liveness import EventKind, Liveness
 from monitor.store.library import LIVENESS_OF
@@ -18,6 +20,12 @@ if TYPE_CHECKING:
 
 # What hiredis makes of a function's answer: nested lists of bytes, int and None.
 Answer = Any
+
+
+_log = structlog.get_logger(__name__)
+
+TRANSITIONS_KEPT = 16
+"""As in ``lastseen.lua``."""
 
 
 def _or_null(value: str | int | Keep | None) -> str | int | bool | None:
@@ -44,7 +52,8 @@ def beat_row(beat: Beat) -> list[Any]:
     meta, system, logs = beat.metadata_json, beat.system_info_json, beat.logs_json
     if isinstance(meta, Keep) and isinstance(system, Keep) and isinstance(logs, Keep):
         return row
-    digest = hashlib.blake2b(repr((meta, system, logs)).encode(), digest_size=8).hexdigest()
+    parts = repr((meta, system, beat.system_info_cut, logs, beat.logs_cut))
+    digest = hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()
     event_meta, cut = "", False
     if isinstance(meta, str):
         event_meta, cut = cut_metadata(meta)
@@ -106,7 +115,7 @@ def worker(row: Answer, past: Sequence[Answer] = ()) -> Worker:
     """A worker as ``one`` and ``page`` describe it."""
     generation = row[5]
     transitions = past_transitions(past)
-    if not transitions or transitions[0].seq == 2:  # noqa: PLR2004 - seq 1 is the registration, which is not stored
+    if len(transitions) < TRANSITIONS_KEPT:  # none was dropped, so the registration, which is not stored, comes first
         registered = PastTransition(
             kind=EventKind.REGISTERED, seq=1, due_ms=generation, detected_ms=generation, reason="beat"
         )
@@ -169,3 +178,18 @@ def event(partition: int, entry: Answer) -> Event:
         exit_code=int(exit_code) if exit_code else None,
         error_message=_optional(fields[b"message"]),
     )
+
+
+def events(partition: int, entries: Sequence[Answer]) -> list[Event]:
+    """Entries of a partition's stream; one that can't be understood is logged and left out.
+
+    A newer release on the same store may write kinds of events that this one does not know; they must not
+    stop what it does know.
+    """
+    understood = []
+    for entry in entries:
+        try:
+            understood.append(event(partition, entry))
+        except (KeyError, ValueError) as error:
+            _log.error("event.unreadable", partition=partition, position=text(entry[0]), error=repr(error))
+    return understood

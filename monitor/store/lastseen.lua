@@ -37,8 +37,8 @@ local R_INTERVAL, R_GRACE, R_DAEMON, R_DIGEST, R_GAPS, R_STATUS, R_TASKS, R_TASK
 local X_META, X_EVENT_META, X_EVENT_CUT, X_SYSTEM, X_SYSTEM_CUT, X_LOGS, X_LOGS_CUT = 1, 2, 3, 4, 5, 6, 7
 local G_TENANT, G_ENVIRONMENT, G_INTERVAL, G_GRACE, G_AFTER_STOP = 1, 2, 3, 4, 5
 local GAPS_KEPT, TRANSITIONS_KEPT, RECORD_VERSION = 8, 16, 1
-local GATHER_LIMIT, GROUPS_LIMIT = 500, 200
-local STORED, OVER_WORKERS, OVER_ENVIRONMENTS, NOT_ALLOWED, UNKNOWN, REFUSED = 0, 1, 2, 3, 4, 5
+local GATHER_LIMIT, GROUPS_LIMIT, PAGE_BYTES = 500, 200, 262144
+local STORED, OVER_WORKERS, OVER_ENVIRONMENTS, NOT_ALLOWED, UNKNOWN, REFUSED, DAMAGED = 0, 1, 2, 3, 4, 5, 6
 
 local function int(n)
   return string.format('%d', n)
@@ -115,10 +115,16 @@ end
 
 -- Groups ------------------------------------------------------------------------------------------
 
+-- What was packed, or nil where nothing is, or nothing that can be read.
+local function unpacked(packed)
+  local readable, value = pcall(cmsgpack.unpack, packed or '')
+  return readable and type(value) == 'table' and value or nil
+end
+
 local function group(st, gid)
   local found = st.groups[gid]
   if not found then
-    found = cmsgpack.unpack(redis.call('HGET', st.g, gid))
+    found = unpacked(redis.call('HGET', st.g, gid))
     st.groups[gid] = found
   end
   return found
@@ -169,8 +175,13 @@ local function load_worker(st, tenant, worker)
   local packed = redis.call('HGET', st.r, mid)
   local w = { mid = mid, tenant = tenant, worker = worker }
   if packed then
-    w.rec = cmsgpack.unpack(packed)
-    w.group = group(st, w.rec[R_GID])
+    w.rec = unpacked(packed)
+    w.group = w.rec and group(st, w.rec[R_GID])
+    -- A damaged record must not hold up the others of a batch or of a sweep.
+    w.damaged = not w.group
+    if w.damaged then
+      w.rec = nil
+    end
   end
   return w
 end
@@ -238,7 +249,7 @@ local function record(st, w, change)
     'status', rec[R_STATUS], 'tasks', rec[R_TASKS], 'task', rec[R_TASK] and '=' .. rec[R_TASK] or '',
     'meta', meta, 'cut', cut and '1' or '0', 'gaps', rec[R_GAPS],
     'old_status', change.old_status and '=' .. change.old_status or '',
-    'exit_code', change.exit_code and int(change.exit_code) or '',
+    'exit_code', change.exit_code or '',
     'message', change.message and '=' .. change.message or '')
   if rec[R_SEQ] > 1 and change.new and change.old ~= change.new then
     local packed = redis.call('HGET', st.y, w.mid)
@@ -263,8 +274,9 @@ local function move(st, w, trigger, change)
   local state, gid = rec[R_STATE], rec[R_GID]
   change.kind, change.old, change.new, change.since = to.event, state, to.to, rec[R_SINCE]
   rec[R_STATE], rec[R_SINCE] = to.to, change.due
-  place(st, w)
+  -- First out, then in: between two states that are not alive both are the same set.
   displace(st, w, state, gid)
+  place(st, w)
   record(st, w, change)
 end
 
@@ -382,7 +394,9 @@ local function beat(keys, args)
     local environment = b[3] or (was and was[G_ENVIRONMENT]) or b[4]
     local tenant_key = st.base .. 't:' .. w.tenant
     local outcome = STORED
-    if b[5] and not (contains(b[5], environment) and (not was or contains(b[5], was[G_ENVIRONMENT]))) then
+    if w.damaged then
+      outcome = DAMAGED
+    elseif b[5] and not (contains(b[5], environment) and (not was or contains(b[5], was[G_ENVIRONMENT]))) then
       outcome = NOT_ALLOWED
     elseif not rec and (tonumber(redis.call('HGET', tenant_key, 'n')) or 0) >= max_workers then
       outcome = OVER_WORKERS
@@ -499,7 +513,7 @@ local function leave(keys, args)
   local st = open(keys)
   local w = load_worker(st, a[1], a[2])
   if not w.rec then
-    return { st.t, UNKNOWN, st.moves }
+    return { st.t, w.damaged and DAMAGED or UNKNOWN, st.moves }
   end
   if a[5] and not contains(a[5], w.group[G_ENVIRONMENT]) then
     return { st.t, NOT_ALLOWED, st.moves }
@@ -524,7 +538,7 @@ local function forget(keys, args)
   local st = open(keys)
   local w = load_worker(st, a[1], a[2])
   if not w.rec then
-    return { st.t, UNKNOWN, st.moves }
+    return { st.t, w.damaged and DAMAGED or UNKNOWN, st.moves }
   end
   if a[3] and not contains(a[3], w.group[G_ENVIRONMENT]) then
     return { st.t, NOT_ALLOWED, st.moves }
@@ -537,13 +551,15 @@ end
 
 -- sweep ---------------------------------------------------------------------------------------------
 -- Expires workers whose deadline is at or before t. ARGV: limit on groups looked at and on transitions made.
--- Result: {t, more (0|1), moves}. Any number of sweepers may run: each worker moves once. Events: stale, stopped.
+-- Result: {t, more (0|1), moves, damaged: members dropped whose record does not fit}. Any number of sweepers may run:
+-- each worker moves once. Events: stale, stopped.
 local function sweep(keys, args)
   local left = tonumber(args[1])
   local st = open(keys)
   local due = redis.call('ZRANGE', st.h, '-inf', int(st.t), 'BYSCORE', 'LIMIT', 0, left)
   commit_time(st)
   local more = #due == left
+  local damaged = 0
   for _, gid in ipairs(due) do
     local g = group(st, tonumber(gid))
     local key = st.base .. 's:' .. gid
@@ -551,8 +567,12 @@ local function sweep(keys, args)
     local overdue = left > 0 and redis.call('ZRANGE', key, '-inf', int(st.t - reach), 'BYSCORE', 'LIMIT', 0, left) or {}
     for _, worker in ipairs(overdue) do
       local w = load_worker(st, g[G_TENANT], worker)
-      expire_if_due(st, w)
-      save(st, w)
+      if w.rec and w.rec[R_GID] == tonumber(gid) and expire_if_due(st, w) then
+        save(st, w)
+      else
+        redis.call('ZREM', key, worker) -- its record says otherwise, or can't be read: it must not be met for ever
+        damaged = damaged + 1
+      end
     end
     left = left - #overdue
     if left <= 0 then
@@ -569,7 +589,7 @@ local function sweep(keys, args)
   if not more then
     redis.call('HSET', st.m, 'swept', int(st.t))
   end
-  return { st.t, more and 1 or 0, st.moves }
+  return { st.t, more and 1 or 0, st.moves, damaged }
 end
 
 -- purge ---------------------------------------------------------------------------------------------
@@ -587,7 +607,12 @@ local function purge(keys, args)
     local tenant = group(st, tonumber(gid))[G_TENANT]
     local old = left > 0 and redis.call('ZRANGE', key, '-inf', cut, 'BYSCORE', 'LIMIT', 0, left) or {}
     for _, worker in ipairs(old) do
-      erase(st, load_worker(st, tenant, worker), reason)
+      local w = load_worker(st, tenant, worker)
+      if w.rec and w.rec[R_GID] == tonumber(gid) and w.rec[R_STATE] ~= ALIVE then
+        erase(st, w, reason)
+      else
+        redis.call('ZREM', key, worker)
+      end
     end
     left = left - #old
     if left <= 0 then
@@ -655,15 +680,27 @@ local function release(keys, args)
 end
 
 -- trim ----------------------------------------------------------------------------------------------
--- Drops events older than keep that the router has passed. ARGV: keep in ms, limit. Result: {t, dropped}.
+-- Drops events that the router has passed and that are older than keep, or more than most. ARGV: keep in ms, most,
+-- limit on what one call looks at. Result: {t, dropped}.
 local function trim(keys, args)
-  local keep, limit = tonumber(args[1]), args[2]
+  local keep, most, limit = tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
   local st = open(keys)
   local cursor = redis.call('HGET', st.u, 'cursor') or '0-0'
   local old = st.t - keep
   local threshold = tonumber(string.match(cursor, '^%d+')) <= old and cursor or int(old) .. '-0'
+  local spare = math.min(redis.call('XLEN', st.e) - most, limit)
+  local beyond
+  if spare > 0 then
+    -- The first entry that is to stay, when only those up to the cursor may go.
+    local oldest = redis.call('XRANGE', st.e, '-', cursor, 'COUNT', spare)
+    beyond = oldest[#oldest] and oldest[#oldest][1]
+  end
   commit_time(st)
-  return { st.t, redis.call('XTRIM', st.e, 'MINID', '~', threshold, 'LIMIT', limit) }
+  local dropped = redis.call('XTRIM', st.e, 'MINID', '~', threshold, 'LIMIT', limit * 10)
+  if beyond then
+    dropped = dropped + redis.call('XTRIM', st.e, 'MINID', beyond)
+  end
+  return { st.t, dropped }
 end
 
 -- Reading -------------------------------------------------------------------------------------------
@@ -689,25 +726,15 @@ local function one(keys, args)
   return { st.t, st.swept, describe(st, w), past and cmsgpack.unpack(past) or {} }
 end
 
--- Whether a comes before b, byte by byte, as sorted sets order their members: Lua's own order follows the
--- server's locale.
-local function before(a, b)
-  local n = math.min(#a, #b)
-  for k = 1, n do
-    local x, y = string.byte(a, k), string.byte(b, k)
-    if x ~= y then
-      return x < y
-    end
-  end
-  return #a < #b
-end
-
--- The few workers that can match a filter, gathered from the groups' own sets; nil when they are not few.
-local function gather(st, tenant, environments, want)
+-- The few workers behind `after` that can match a filter, gathered from the groups' own sets, as {rank, id} in the
+-- order of the index; nil when they are not few.
+local function gather(st, tenant, after, environments, want)
   local gids = redis.call('ZRANGE', st.a .. ':' .. tenant, 0, GROUPS_LIMIT)
   if #gids > GROUPS_LIMIT then
     return nil
   end
+  local index = st.base .. 'i:' .. tenant
+  local from = after == '' and 0 or redis.call('ZLEXCOUNT', index, '-', '[' .. after)
   local found = {}
   local ranges = {}
   local total = 0
@@ -738,10 +765,17 @@ local function gather(st, tenant, environments, want)
   end
   for _, range in ipairs(ranges) do
     for _, worker in ipairs(redis.call('ZRANGE', range[1], range[2], range[3], 'BYSCORE')) do
-      found[#found + 1] = worker
+      -- The order of lists is that of the index, byte by byte; Lua's own follows the server's locale, and
+      -- comparing in Lua takes a second for long ids.
+      local rank = redis.call('ZRANK', index, worker)
+      if rank and rank >= from then
+        found[#found + 1] = { rank, worker }
+      end
     end
   end
-  table.sort(found, before)
+  table.sort(found, function(a, b)
+    return a[1] < b[1]
+  end)
   return found
 end
 
@@ -755,29 +789,34 @@ local function page(keys, args)
   local want = filter[2] or { alive = true, late = true, overdue = true, down = true }
   local ids
   if filter[1] or filter[2] then
-    ids = gather(st, tenant, filter[1], want)
+    ids = gather(st, tenant, after, filter[1], want)
   end
   local last = ''
   if ids then
-    local rest = {}
-    for _, id in ipairs(ids) do
-      if after == '' or before(after, id) then
-        if #rest == limit then
-          last = rest[limit]
-          break
-        end
-        rest[#rest + 1] = id
-      end
+    local first = {}
+    for k = 1, math.min(limit, #ids) do
+      first[k] = ids[k][2]
     end
-    ids = rest
+    last = #ids > limit and first[limit] or ''
+    ids = first
   else
     local from = after == '' and '-' or '(' .. after
     ids = redis.call('ZRANGE', st.base .. 'i:' .. tenant, from, '+', 'BYLEX', 'LIMIT', 0, limit)
     last = #ids == limit and ids[limit] or ''
   end
   local workers = {}
-  for _, id in ipairs(ids) do
-    workers[#workers + 1] = describe(st, load_worker(st, tenant, id))
+  local size = 0
+  for k, id in ipairs(ids) do
+    local w = load_worker(st, tenant, id)
+    if w.rec then
+      local row = describe(st, w)
+      workers[#workers + 1] = row
+      size = size + #row[15] + #(row[16] or '') + #(row[18] or '')
+    end
+    if size > PAGE_BYTES and k < #ids then
+      last = id
+      break
+    end
   end
   return { st.t, st.swept, last, workers }
 end
@@ -823,7 +862,7 @@ local function register(name, callback, flags)
 end
 
 -- What gives room or ends an incident must work in a full store too: allow-oom.
-register('hello', hello, {})
+register('hello', hello, { 'allow-oom' })
 register('beat', beat, {})
 register('leave', leave, { 'allow-oom' })
 register('forget', forget, { 'allow-oom' })

@@ -38,6 +38,9 @@ class Outbox:
         self._tokens[partition] = taken.token
         self._ages_ms[partition] = taken.age_ms
         self._looked_s = monotonic_s()
+        if taken.token and taken.last and not taken.events:
+            # Nothing of it could be understood, so nobody will ack it.
+            await self.ack(partition, taken.last)
         return taken.events if taken.token else None
 
     async def ack(self, partition: int, position: str) -> bool:

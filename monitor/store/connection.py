@@ -1,0 +1,164 @@
+"""Calling the function library: connections, time limits, and what an error of the server means.
+
+Three sets of connections, so that nobody waits behind somebody else's kind of work: beats and sweeps; what is
+read for people and dashboards, a few at a time; and the orders that must not be sent twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, ResponseError
+from redis.maint_notifications import MaintNotificationsConfig
+
+from monitor.store.errors import StoreRefusedError, StoreUnavailableError
+from monitor.store.library import LIBRARY_NAME, LIBRARY_SOURCE
+
+if TYPE_CHECKING:
+    from monitor.clock import StoreClock
+
+WRITERS: Final = 16
+READERS: Final = 4
+"""Reads in flight; more wait, each for the time limit at most. Reads are what can be large."""
+ONCE: Final = 2
+OLDEST_MAJOR: Final = 7
+"""The first Redis with functions."""
+
+_PASSING: Final = (
+    "OOM",
+    "READONLY",
+    "NOREPLICAS",
+    "MISCONF",
+    "LOADING",
+    "MASTERDOWN",
+    "BUSY",
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+)
+"""How errors begin that are of the server's present state and not of what was asked."""
+
+
+class Connection:
+    """Calls functions of one server. Every answer's first item, the store's time, goes into ``clock``.
+
+    Every method raises ``StoreUnavailableError`` when there is no answer within the time limit, or the store
+    can't do it now; whether a call was applied is then not known.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float, clock: StoreClock) -> None:
+        self._url = url
+        self._timeout_s = timeout_s
+        self._clock = clock
+        again = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.25), 2)
+        self._writing = self._client(WRITERS, again)
+        self._reading = self._client(READERS, again)
+        self._once = self._client(ONCE, Retry(NoBackoff(), 0))
+
+    def _client(self, connections: int, retry: Retry) -> Redis:
+        return Redis(
+            connection_pool=BlockingConnectionPool.from_url(
+                self._url,
+                max_connections=connections,
+                timeout=self._timeout_s,
+                socket_timeout=self._timeout_s,
+                socket_connect_timeout=self._timeout_s,
+                retry=retry,
+                # redis-py 8.1.0 does not replace a connection that the server has closed while idle unless
+                # this is off (redis-py issue 4252).
+                maint_notifications_config=MaintNotificationsConfig(enabled=False),
+            )
+        )
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for client in (self._writing, self._reading, self._once):
+            await client.aclose()
+            await client.connection_pool.disconnect()
+
+    async def judge_server(self) -> None:
+        """Refuse a server that would lose data or can't run the library.
+
+        Raises:
+            StoreRefusedError: it evicts keys, or has no functions.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                memory = await self._writing.info("memory")
+                server = await self._writing.info("server")
+        except (RedisError, OSError, TimeoutError) as error:
+            raise _unavailable(error) from error
+        policy = memory.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            raise StoreRefusedError(
+                f"the store evicts keys: its maxmemory-policy is {policy!r}, which would drop workers and alerts "
+                f"without a word; set it to 'noeviction'"
+            )
+        version = str(server.get("redis_version", "0"))
+        if int(version.split(".", maxsplit=1)[0]) < OLDEST_MAJOR:
+            raise StoreRefusedError(f"the store has no functions: it is version {version}; Redis 7.0, Valkey or newer")
+
+    async def load(self) -> None:
+        """Make sure that the library is there. One that is there is not loaded again: a full store would refuse it.
+
+        Raises:
+            StoreRefusedError: the server does not take the library.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                if not await self._writing.function_list(library=LIBRARY_NAME):
+                    await self._writing.function_load(LIBRARY_SOURCE, replace=True)
+        except ResponseError as error:
+            if _is_passing(error):
+                raise _unavailable(error) from error
+            raise StoreRefusedError(f"the store refuses the function library: {error}") from error
+        except (RedisError, OSError, TimeoutError) as error:
+            raise _unavailable(error) from error
+
+    async def write(self, function: str, partition: int, *args: bytes | str | int) -> Any:
+        """Call a function whose replay is harmless; it may be sent again when no answer comes."""
+        return await self._call(self._writing, function, partition, args)
+
+    async def once(self, function: str, partition: int, *args: bytes | str | int) -> Any:
+        """Call a function that is sent at most once."""
+        return await self._call(self._once, function, partition, args)
+
+    async def read(self, function: str, partition: int, *args: bytes | str | int) -> Any:
+        """Call a function that writes nothing."""
+        return await self._call(self._reading, function, partition, args)
+
+    async def _call(self, client: Redis, function: str, partition: int, args: tuple[bytes | str | int, ...]) -> Any:
+        name = f"{LIBRARY_NAME}_{function}"
+        base = f"{{ls:{partition}}}:"
+        answer: Any
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                try:
+                    answer = await client.fcall(name, 1, base, *args)
+                except ResponseError as error:
+                    if "unction not found" not in str(error):
+                        raise
+                    # A failover or a flush took the library away.
+                    await client.function_load(LIBRARY_SOURCE, replace=True)
+                    answer = await client.fcall(name, 1, base, *args)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise _unavailable(error) from error
+        self._clock.observe(answer[0])
+        return answer
+
+
+def _is_passing(error: ResponseError) -> bool:
+    # redis-py takes the code off some errors and gives them a type of their own; the text tells the rest.
+    text = str(error)
+    return type(error) is not ResponseError or text.startswith(_PASSING) or "maxmemory" in text
+
+
+def _unavailable(error: Exception) -> StoreUnavailableError:
+    if isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError):
+        return StoreUnavailableError(f"the store refuses our credentials: {error}")
+    if isinstance(error, TimeoutError):
+        return StoreUnavailableError("the store did not answer in time")
+    return StoreUnavailableError(f"the store failed: {error}")

@@ -1,0 +1,103 @@
+"""Every index and counter of a partition, computed again from its records and compared with what is stored."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+from redis.asyncio import Redis
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+BASE = b"{ls:0}:"
+PLAIN = {b"m", b"r", b"x", b"y", b"g", b"a", b"c", b"h", b"q", b"e", b"u"}
+ALIVE = b"a"
+
+
+async def check_indexes(url: str) -> None:
+    """Raises AssertionError where an index says something else than the records do."""
+    async with Redis.from_url(url) as redis:
+        await _Check(redis).run()
+
+
+class _Check:
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+        self.sets: defaultdict[bytes, dict[bytes, float]] = defaultdict(dict)
+        self.counts: Counter[bytes] = Counter()
+        self.tenants: defaultdict[bytes, Counter[bytes]] = defaultdict(Counter)
+        self.ids: defaultdict[bytes, set[bytes]] = defaultdict(set)
+        self.used: set[int] = set()
+
+    async def hash(self, name: bytes) -> Mapping[bytes, bytes]:
+        found: Any = await self.redis.hgetall(BASE + name)
+        assert isinstance(found, dict)
+        return found
+
+    async def zset(self, name: bytes) -> dict[bytes, float]:
+        rows: list[Any] = await self.redis.zrange(BASE + name, 0, -1, withscores=True)
+        return {member: float(score) for member, score in rows}
+
+    async def run(self) -> None:
+        records = {mid: msgpack.unpackb(raw, raw=True) for mid, raw in (await self.hash(b"r")).items()}
+        stored_groups = await self.hash(b"g")
+        groups = {int(k): msgpack.unpackb(v, raw=True) for k, v in stored_groups.items() if not k.startswith(b"k")}
+        self.expect(records, groups)
+        assert self.used == set(groups)
+        assert {int(v) for k, v in stored_groups.items() if k.startswith(b"k")} == self.used
+        assert {int(gid) for gid in await self.zset(b"a")} == self.used
+        assert {k: int(v) for k, v in (await self.hash(b"c")).items()} == dict(self.counts)
+        for mid in (*await self.hash(b"x"), *await self.hash(b"y")):
+            assert mid in records
+        await self.compare_keys(groups)
+        await self.compare_bounds(groups)
+
+    def expect(self, records: Mapping[bytes, Any], groups: Mapping[int, Any]) -> None:
+        for mid, record in records.items():
+            length, _, rest = mid.partition(b":")
+            tenant, worker = rest[: int(length)], rest[int(length) :]
+            state, gid, last_seen, since = record[1], record[2], record[5], record[6]
+            self.used.add(gid)
+            assert groups[gid][0] == tenant
+            if state == ALIVE:
+                self.sets[b"s:%d" % gid][worker] = float(last_seen)
+            else:
+                self.sets[b"d:%d" % gid][worker] = float(since)
+                self.counts[b"%d:%b" % (gid, state)] += 1
+            self.tenants[tenant][b"n"] += 1
+            self.tenants[tenant][b"e" + groups[gid][1]] += 1
+            self.ids[tenant].add(worker)
+        for counter in self.tenants.values():
+            counter[b"v"] = sum(1 for name in counter if name.startswith(b"e"))
+
+    async def compare_keys(self, groups: Mapping[int, Any]) -> None:
+        keys: list[Any] = await self.redis.keys("*")
+        names: set[bytes] = {key.removeprefix(BASE) for key in keys}
+        assert {name for name in names if name[:2] in {b"s:", b"d:"}} == set(self.sets)
+        for name in names - PLAIN:
+            kind, rest = name[:2], name[2:]
+            match kind:
+                case b"s:" | b"d:":
+                    assert await self.zset(name) == self.sets[name]
+                case b"a:":
+                    assert {int(gid) for gid in await self.zset(name)} == {g for g in self.used if groups[g][0] == rest}
+                case b"i:":
+                    assert set(await self.zset(name)) == self.ids[rest]
+                case b"t:":
+                    assert {k: int(v) for k, v in (await self.hash(name)).items()} == dict(self.tenants[rest])
+                case _:
+                    raise AssertionError(f"a key that nobody knows: {name!r}")
+        assert {name[2:] for name in names if name[:2] == b"t:"} == set(self.tenants)
+        assert {name[2:] for name in names if name[:2] == b"i:"} == set(self.ids)
+
+    async def compare_bounds(self, groups: Mapping[int, Any]) -> None:
+        deadlines, oldest = await self.zset(b"h"), await self.zset(b"q")
+        assert {int(gid) for gid in (*deadlines, *oldest)} <= self.used
+        for name, members in self.sets.items():
+            gid = name[2:]
+            if name.startswith(b"s:"):
+                assert deadlines[gid] <= min(members.values()) + groups[int(gid)][2] + groups[int(gid)][3]
+            else:
+                assert oldest[gid] <= min(members.values())

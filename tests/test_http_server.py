@@ -1,0 +1,133 @@
+"""What the listener bears: silent, slow and too many connections."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from monitor.api.requests import BodyTooSlowError, Headers, read_body
+from monitor.daemon.http import HttpServer, ListenError, listen
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from litestar.types import Receive, Scope, Send
+
+PATIENCE_S = 10.0
+REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+async def app(_: Scope, receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+@asynccontextmanager
+async def serving(**changes: Any) -> AsyncIterator[int]:
+    sock = listen("127.0.0.1", 0)
+    server = HttpServer(app, **{"connections": 100, "shutdown_timeout_ms": 1_000, **changes})
+    task = asyncio.create_task(server.serve(sockets=[sock]))
+    try:
+        await asyncio.wait_for(server.accepting.wait(), PATIENCE_S)
+        yield sock.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await task
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def to(cls, port: int) -> Client:
+        return cls(*await asyncio.open_connection("127.0.0.1", port))
+
+    async def ask(self) -> bytes:
+        self.writer.write(REQUEST)
+        return await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
+
+    async def ended(self) -> bytes:
+        """What comes until the other side ends the connection, in whatever way."""
+        try:
+            return await asyncio.wait_for(self.reader.read(), PATIENCE_S)
+        except ConnectionResetError:
+            return b""
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET / HT", REQUEST[:-2]])
+async def test_p28_a_connection_without_a_whole_head_is_ended(begun: bytes) -> None:
+    async with serving(head_s=0.1) as port:
+        silent = await Client.to(port)
+        silent.writer.write(begun)
+        assert await silent.ended() == b""
+        silent.close()
+
+
+async def test_a_head_in_time_may_be_followed_by_silence_and_another_request() -> None:
+    async with serving(head_s=0.2) as port:
+        client = await Client.to(port)
+        assert b"204" in await client.ask()
+        assert b"204" in await client.ask()
+        slow = await Client.to(port)
+        assert await slow.ended() == b""  # longer than a head may take has passed
+        assert b"204" in await client.ask()
+        client.close()
+        slow.close()
+
+
+async def test_p28_above_the_limit_answers_close_their_connection_and_nobody_is_refused() -> None:
+    async with serving(connections=4) as port:
+        kept = [await Client.to(port) for _ in range(4)]
+        for client in kept:
+            assert b"connection: close" not in await client.ask()
+        fifth = await Client.to(port)
+        answer = await fifth.ask()
+        assert b"204" in answer
+        assert b"connection: close" in answer
+        assert await fifth.ended() == b""
+        assert b"connection: close" not in await kept[0].ask()
+        for client in (*kept, fifth):
+            client.close()
+
+
+async def test_p28_far_above_the_limit_connections_are_refused_and_those_there_are_go_on() -> None:
+    async with serving(connections=4) as port:
+        kept = [await Client.to(port) for _ in range(5)]
+        refused = await Client.to(port)
+        assert await refused.ended() == b""
+        assert b"204" in await kept[0].ask()
+        for client in (*kept, refused):
+            client.close()
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    async def never() -> Any:
+        await asyncio.Event().wait()
+
+    headers = Headers(authorization=None, user_key=None, content_type=None, content_length=5)
+    with pytest.raises(BodyTooSlowError, match=r"within 0\.05 s"):
+        await read_body(never, headers, 100, limit_s=0.05)
+
+
+async def test_a_port_that_is_in_use_is_named() -> None:
+    taken = listen("127.0.0.1", 0)
+    port = taken.getsockname()[1]
+    with pytest.raises(ListenError, match=rf"port {port} on 127\.0\.0\.1 is in use"):
+        listen("127.0.0.1", port)
+    taken.close()
+
+
+async def test_an_address_that_is_not_ours_is_named() -> None:
+    with pytest.raises(ListenError, match=r"192\.0\.2\.1 port 1"):
+        listen("192.0.2.1", 1)
