@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 import pytest
 import redis
 
-from monitor.embedded import EmbeddedStore, EmbeddedStoreError
+from monitor.embedded import EmbeddedStore, EmbeddedStoreError, StartAbandonedError
 from monitor.embedded.data_dir import LockRecord, await_orphan, lock, open_lock
 from monitor.embedded.readiness import LOG_LIMIT_BYTES
 from tests import servers
@@ -29,7 +29,7 @@ BOUND_S: Final = 10.0
 DAEMON: Final = """
 import asyncio, sys, uvloop
 from pathlib import Path
-from monitor.embedded import EmbeddedStore, EmbeddedStoreError
+from monitor.embedded import EmbeddedStore, EmbeddedStoreError, StartAbandonedError
 store = EmbeddedStore(Path(sys.argv[1]))
 try:
     url = store.start()
@@ -528,3 +528,14 @@ async def test_the_lock_file_says_who_has_the_directory(tmp_path: Path) -> None:
             "socket": url.removeprefix("unix://"),
             "socket_dir": None,
         }
+
+
+def test_a_start_that_is_abandoned_leaves_no_server_and_no_lock(tmp_path: Path) -> None:
+    store = EmbeddedStore(tmp_path)
+    with pytest.raises(StartAbandonedError):
+        store.start(abandoned=lambda: True)
+    assert store.pid is None
+    assert not (tmp_path / "store" / "valkey.sock").exists()
+    again = EmbeddedStore(tmp_path)
+    again.start()
+    asyncio.run(again.stop())

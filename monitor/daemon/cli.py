@@ -19,6 +19,7 @@ from monitor.clock import wall_ms
 from monitor.daemon.config import ConfigError, load
 from monitor.daemon.greeting import greet, version
 from monitor.daemon.keys import key_ring
+from monitor.daemon.signals import StopSignal
 from monitor.daemon.signing_key import SigningKeyError
 from monitor.daemon.units import duration_ms
 
@@ -50,10 +51,11 @@ def _configured(path: Path | None) -> Config:
 @app.command
 def serve(*, config: ConfigPath = None) -> int:
     """Run the daemon until SIGTERM or ^C."""
+    stop = StopSignal()
     settings = _configured(config)
     from monitor.daemon.serve import serve as run  # noqa: PLC0415 - the other commands need not load the servers
 
-    return run(settings, functools.partial(greet, config_path=config))
+    return run(settings, stop, functools.partial(greet, config_path=config))
 
 
 @app.command

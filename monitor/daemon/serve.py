@@ -7,7 +7,6 @@ import contextlib
 import gc
 import os
 import secrets
-import signal
 import socket
 import sys
 from typing import TYPE_CHECKING, Final
@@ -26,7 +25,8 @@ from monitor.daemon.greeting import version
 from monitor.daemon.http import HttpServer, ListenError, allow_descriptors, listen
 from monitor.daemon.keys import auth_policy, key_ring
 from monitor.daemon.signing_key import SigningKeyError
-from monitor.embedded import EmbeddedStore, EmbeddedStoreError
+from monitor.embedded import EmbeddedStore, EmbeddedStoreError, StartAbandonedError
+from monitor.events import event_id
 from monitor.health import Health
 from monitor.intake import Intake
 from monitor.metrics import Metrics
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from alerts.service import AlertService
     from monitor.daemon.config import Config
     from monitor.daemon.keys import KeyRing
+    from monitor.daemon.signals import StopSignal
     from monitor.workers import Moved
 
 log = structlog.get_logger(__name__)
@@ -81,29 +82,6 @@ def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:
         environments_per_tenant=config.limits.environments_per_tenant,
         status_events=usual.status_changed_events,
     )
-
-
-class StopSignal:
-    """SIGTERM and SIGINT from the first moment of the loop on, also while there is nothing to stop yet."""
-
-    def __init__(self) -> None:
-        self.came = asyncio.Event()
-        self._why = ""
-        self._then: Callable[[str], None] | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._on, signal.Signals(number).name)
-
-    def _on(self, why: str) -> None:
-        self._why = why
-        self.came.set()
-        if self._then is not None:
-            self._then(why)
-
-    def then(self, action: Callable[[str], None]) -> None:
-        """Have ``action`` called with the signal's name: now, if one has come."""
-        self._then = action
-        if self.came.is_set():
-            action(self._why)
 
 
 class Daemon:
@@ -192,7 +170,8 @@ class Daemon:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._http.serve(sockets=[self._listener]), name="http")
                 await self._http.accepting.wait()
-                on_ready()
+                if not self._stop.is_set():
+                    on_ready()
                 await self._stop.wait()
                 # Requests, passes and deliveries that are under way end side by side, each within its own bound.
                 group.create_task(self._scheduler.stop(), name="stop the scheduler")
@@ -224,6 +203,14 @@ class Daemon:
         for move in moved:
             log.info(
                 move.kind.value,
+                event_id=event_id(
+                    tenant=move.tenant,
+                    worker_id=move.worker_id,
+                    generation=move.generation,
+                    seq=move.seq,
+                    kind=move.kind,
+                    last_seen_ms=move.last_seen_ms,
+                ),
                 tenant=move.tenant,
                 worker_id=move.worker_id,
                 environment_name=move.environment_name,
@@ -258,6 +245,8 @@ def _log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, object]) ->
 
 async def _open_store(settings: StoreSettings, stop: StopSignal) -> Store | None:
     """Open the store, waiting a while for one that does not answer yet; None when a signal came first."""
+    stopped = asyncio.Event()
+    stop.then(lambda _: stopped.set())
     loop = asyncio.get_running_loop()
     give_up_s = loop.time() + STORE_WAIT_S
     said = False
@@ -273,7 +262,7 @@ async def _open_store(settings: StoreSettings, stop: StopSignal) -> Store | None
                 log.warning("store.unavailable", error=str(error), waiting_s=STORE_WAIT_S)
                 said = True
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.came.wait(), STORE_RETRY_S)
+            await asyncio.wait_for(stopped.wait(), STORE_RETRY_S)
             return None
 
 
@@ -284,10 +273,11 @@ async def _serve(
     embedded: EmbeddedStore | None,
     ring: KeyRing,
     listener: socket.socket,
+    stop: StopSignal,
     on_ready: Callable[[], None],
 ) -> None:
     daemon_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    stop = StopSignal()
+    stop.attach()
     async with contextlib.AsyncExitStack() as stack:
         if embedded is not None:
             watching = asyncio.create_task(embedded.watch(lambda: None), name="watch store")
@@ -300,7 +290,7 @@ async def _serve(
         await Daemon(config, store=store, ring=ring, listener=listener).run(stop, on_ready)
 
 
-def serve(config: Config, on_ready: Callable[[Config, KeyRing, int], None]) -> int:
+def serve(config: Config, stop: StopSignal, on_ready: Callable[[Config, KeyRing, int], None]) -> int:
     """Run the daemon until it is told to stop; the process's exit status.
 
     ``on_ready`` is called once, when beats are accepted, with the port that is listened on.
@@ -316,7 +306,7 @@ def serve(config: Config, on_ready: Callable[[Config, KeyRing, int], None]) -> i
             url = str(config.store.url)
             if config.store.embedded:
                 embedded = EmbeddedStore(config.store.data_dir, binary=config.store.valkey_binary or None)
-                url = embedded.start()
+                url = embedded.start(abandoned=lambda: bool(stop.why))
             ring = key_ring(config)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(
@@ -326,9 +316,12 @@ def serve(config: Config, on_ready: Callable[[Config, KeyRing, int], None]) -> i
                         embedded=embedded,
                         ring=ring,
                         listener=listener,
+                        stop=stop,
                         on_ready=lambda: on_ready(config, ring, port),
                     )
                 )
+    except StartAbandonedError:
+        log.info("daemon.stopping", why=stop.why)
     except (StartError, ListenError, EmbeddedStoreError, SigningKeyError) as error:
         log.critical("daemon.failed", error=str(error))
         sys.stderr.write(f"lastseen: {error}\n")

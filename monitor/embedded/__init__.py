@@ -21,7 +21,7 @@ In the lock file is a JSON object, ``LockRecord``. It is written in place, becau
 would replace the lock; a half-written one reads as none.
 """
 
-from monitor.embedded.errors import EmbeddedStoreError
+from monitor.embedded.errors import EmbeddedStoreError, StartAbandonedError
 from monitor.embedded.server import EmbeddedStore
 
-__all__ = ["EmbeddedStore", "EmbeddedStoreError"]
+__all__ = ["EmbeddedStore", "EmbeddedStoreError", "StartAbandonedError"]

@@ -30,7 +30,7 @@ from monitor.embedded.data_dir import (
     read_record,
     remove_socket,
 )
-from monitor.embedded.errors import EmbeddedStoreError
+from monitor.embedded.errors import EmbeddedStoreError, StartAbandonedError
 from monitor.embedded.readiness import LOG_LIMIT_BYTES, Readiness
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class EmbeddedStore:
         """The server's process id; None before the start and after the stop."""
         return self._process.pid if self._process else None
 
-    def start(self) -> str:
+    def start(self, *, abandoned: Callable[[], bool] = lambda: False) -> str:
         """Take the data directory, start the server, and wait until it has its data and answers.
 
         Blocks; for before the event loop runs. Waits up to ``ORPHAN_LIMIT_S`` for the server of a
@@ -115,6 +115,7 @@ class EmbeddedStore:
         Raises:
             EmbeddedStoreError: another daemon has the directory, it can't be used, or the server did
                 not come up; then with the last lines of the server's log.
+            StartAbandonedError: ``abandoned``, which is asked between two looks at the server, said so.
         """
         if self._lock_fd is not None or self._stopping.is_set():
             raise RuntimeError("an embedded store starts once")
@@ -129,7 +130,7 @@ class EmbeddedStore:
                 raise EmbeddedStoreError(f"data directory {self._data_dir} can't be used: {error}") from error
             readiness = self._readiness()
             while not readiness.check():
-                time.sleep(POLL_S)
+                _pause(abandoned)
         except BaseException:
             self._kill()
             self._release()
@@ -333,6 +334,12 @@ class EmbeddedStore:
             if fd is not None:
                 os.close(fd)
         self._store_lock_fd = self._lock_fd = None
+
+
+def _pause(abandoned: Callable[[], bool]) -> None:
+    if abandoned():
+        raise StartAbandonedError
+    time.sleep(POLL_S)
 
 
 def server_binary(wanted: str | None) -> Path:
