@@ -68,7 +68,7 @@ def masked_url(url: str) -> str:
     slashes = "//" if rest.startswith("//") else ""
     user, at, host = rest.removeprefix("//").rpartition("@")
     host, question, _ = host.partition("?")
-    if scheme in {"http", "https"}:
+    if scheme not in {"redis", "rediss", "unix"}:  # their paths are a number, or name a socket; others may be secret
         host, slash, path = host.partition("/")
         host += slash + ("***" if path else "")
     return f"{scheme}{colon}{slashes}{'***@' if at or user else ''}{host}{'?***' if question else ''}"

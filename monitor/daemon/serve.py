@@ -50,7 +50,7 @@ log = structlog.get_logger(__name__)
 STORE_RETRY_S: Final = 0.5
 STORE_WAIT_S: Final = 30.0
 """How long a start waits for a store that does not answer yet."""
-ALERTS_STOP_S: Final = 5.0
+ALERTS_STOP_S: Final = 3.0
 DELIVERY_CHECK_S: Final = 5.0
 DELIVERY_LAG_MS: Final = 60_000
 DELIVERY_LAG: Final = "delivery_lag"

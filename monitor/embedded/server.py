@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 ORPHAN_LIMIT_S: Final = 10.0
-STOP_LIMIT_S: Final = 5.0
+STOP_LIMIT_S: Final = 3.0
 BACKOFF_FIRST_S: Final = 0.2
 BACKOFF_MOST_S: Final = 5.0
 STEADY_AFTER_S: Final = 30.0
