@@ -58,6 +58,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         try:
             interval_ms = await services.intake.beat(await read_beat(request, segment))
         except Exception as error:
+            # Whatever it was, the request is counted; the error itself goes on to be answered.
             services.metrics.beat(outcome_of(error))
             raise
         services.metrics.beat(BeatOutcome.STORED)
