@@ -234,9 +234,15 @@ async def test_the_history_holds_every_event_once_in_both_directions(lastseen: A
     assert backwards[0]["data"]["tenant"] == "acme"
 
 
+async def beats_in_turn(lastseen: Api, *workers: tuple[str, str]) -> None:
+    """Beats of (worker, environment) in different milliseconds: within one, partitions have an order of their own."""
+    for name, environment in workers:
+        await lastseen.advance(1)
+        await lastseen.beat(name, environment)
+
+
 async def test_a_poller_goes_on_where_it_was_and_a_reader_backwards_comes_to_an_end(lastseen: Api) -> None:
-    await lastseen.beat("a")
-    await lastseen.beat("b")
+    await beats_in_turn(lastseen, ("a", "prod"), ("b", "prod"))
     page = await lastseen.json("/api/v1/events")
     assert [event["data"]["worker_id"] for event in page["events"]] == ["a", "b"]
     backwards = await lastseen.json("/api/v1/events?order=desc&limit=1")
@@ -244,8 +250,7 @@ async def test_a_poller_goes_on_where_it_was_and_a_reader_backwards_comes_to_an_
     for _ in range(2):
         page = await lastseen.json(f"/api/v1/events?cursor={page['next_cursor']}")
         assert page["events"] == []
-    for name in ("c", "d", "e"):
-        await lastseen.beat(name)
+    await beats_in_turn(lastseen, ("c", "prod"), ("d", "prod"), ("e", "prod"))
     page = await lastseen.json(f"/api/v1/events?cursor={page['next_cursor']}")
     assert [event["data"]["worker_id"] for event in page["events"]] == ["c", "d", "e"]
     rest = await lastseen.json(f"/api/v1/events?order=desc&cursor={backwards['next_cursor']}")
@@ -256,8 +261,7 @@ async def test_a_poller_goes_on_where_it_was_and_a_reader_backwards_comes_to_an_
 
 
 async def test_the_history_is_filtered_by_environment_worker_and_type(lastseen: Api) -> None:
-    for name, environment in (("a", "prod"), ("b", "stage"), ("c", "prod")):
-        await lastseen.beat(name, environment)
+    await beats_in_turn(lastseen, ("a", "prod"), ("b", "stage"), ("c", "prod"))
     await lastseen.client.post("/api/v1/workers/a/disconnect", json={"reason": "crash", "exit_code": 3})
     failed = await history(lastseen, "type=worker.failed", pages=1)
     assert [(event["data"]["worker_id"], event["data"]["exit_code"]) for event in failed] == [("a", 3)]
