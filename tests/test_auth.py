@@ -470,3 +470,54 @@ def test_a_minted_token_is_accepted_until_it_expires() -> None:
 def test_a_token_that_would_be_refused_is_not_minted(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"."):
         minted(**change)
+
+
+# What is remembered
+
+
+def known(auth: Authenticator, credentials: str, *, now_ms: int = NOW_MS) -> Principal | None:
+    return auth.known(credentials.encode(), now_ms=now_ms)
+
+
+def test_p24_credentials_are_known_once_they_were_found_good_and_only_as_they_were_sent() -> None:
+    auth = Authenticator(POLICY)
+    credentials = f"Bearer {token()}"
+    assert known(auth, credentials) is None
+    principal = auth.authenticate(authorization=credentials, user_key=None, now_ms=NOW_MS)
+    assert known(auth, credentials) == principal
+    for other in (f"{credentials}x", credentials[:-1], credentials.lower(), token(), "", "Bearer"):
+        assert known(auth, other) is None
+    for user_key in (token(), "x"):  # a second header takes nothing from the memory
+        with pytest.raises(UnauthenticatedError):
+            auth.authenticate(authorization=f"{credentials}x", user_key=user_key, now_ms=NOW_MS)
+
+
+def test_p24_what_was_refused_is_not_remembered() -> None:
+    auth = Authenticator(POLICY)
+    for wrong in (token(secret=OTHER_SECRET), token(CLAIMS | {"exp": NOW_S - 60}), token(CLAIMS | {"aud": "x"})):
+        assert refused(wrong, auth=auth)
+        assert known(auth, f"Bearer {wrong}") is None
+
+
+def test_p24_a_token_is_known_no_longer_and_no_earlier_than_it_is_good() -> None:
+    auth = Authenticator(POLICY)
+    made = token(CLAIMS | {"nbf": NOW_S})
+    good(made, auth=auth)
+    first, end = NOW_MS - LEEWAY_MS, CLAIMS["exp"] * 1_000 + LEEWAY_MS
+    for now_ms, expected in ((first - 1, False), (first, True), (end - 1, True), (end, False)):
+        assert (known(auth, f"Bearer {made}", now_ms=now_ms) is not None) is expected
+    assert refused(made, now_ms=end, auth=auth) is Refusal.EXPIRED
+    assert refused(made, now_ms=first - 1, auth=auth) is Refusal.NOT_YET_VALID
+
+
+def test_p24_other_keys_know_nothing_of_it() -> None:
+    good(token(), auth=AUTH)
+    assert known(Authenticator(replace(POLICY, keys=KEYS[1:])), f"Bearer {token()}") is None
+
+
+def test_p28_a_bounded_number_is_remembered_and_the_oldest_goes_first() -> None:
+    auth = Authenticator(POLICY, remembered=2)
+    first, second, third = (token(CLAIMS | {"jti": name}) for name in "abc")
+    for made in (first, second, second, third):
+        good(made, auth=auth)
+    assert [known(auth, f"Bearer {made}") is not None for made in (first, second, third)] == [False, True, True]

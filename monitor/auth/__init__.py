@@ -1,0 +1,37 @@
+"""Who is calling and what they may do: bearer tokens judged against configured keys and the store's time.
+
+Two rules hold in this package. The token never chooses how it is verified: its ``kid`` names a
+configured key, and the algorithm is that key's. And no clock is read: ``now_ms`` is a parameter, in
+milliseconds of the store's time (P12). Formats: RFC 7515 (JWS), RFC 7519 (JWT); practice: RFC 8725.
+"""
+
+from monitor.auth.authenticator import MAX_NUMERIC_DATE_S, MAX_TOKEN_BYTES, REMEMBERED_TOKENS, Authenticator
+from monitor.auth.keys import MIN_RSA_BITS, MIN_SECRET_BYTES, AuthPolicy, KeyAlgorithm, VerifyingKey
+from monitor.auth.minting import mint
+from monitor.auth.principals import (
+    MAX_NAME_CHARS,
+    ForbiddenError,
+    Principal,
+    Refusal,
+    Scope,
+    UnauthenticatedError,
+)
+
+__all__ = [
+    "MAX_NAME_CHARS",
+    "MAX_NUMERIC_DATE_S",
+    "MAX_TOKEN_BYTES",
+    "MIN_RSA_BITS",
+    "MIN_SECRET_BYTES",
+    "REMEMBERED_TOKENS",
+    "AuthPolicy",
+    "Authenticator",
+    "ForbiddenError",
+    "KeyAlgorithm",
+    "Principal",
+    "Refusal",
+    "Scope",
+    "UnauthenticatedError",
+    "VerifyingKey",
+    "mint",
+]

@@ -1,0 +1,225 @@
+"""Bearer tokens judged against the configured keys and the store's time."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import jwt
+
+from monitor.auth.principals import Principal, Refusal, UnauthenticatedError, is_text
+
+if TYPE_CHECKING:
+    from monitor.auth.keys import AuthPolicy, KeyAlgorithm
+
+MAX_TOKEN_BYTES: Final = 8_192
+REMEMBERED_TOKENS: Final = 65_536
+"""At about 600 bytes each. A fleet with more tokens than this has the rest verified each time."""
+MAX_NUMERIC_DATE_S: Final = 253_402_300_799
+"""The end of year 9999; a larger one is milliseconds given for seconds, which would never expire."""
+
+_COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
+_SCHEMES: Final = frozenset({"bearer", "userkey"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """Credentials that were found good; the times are those between which they are, leeway included."""
+
+    principal: Principal
+    from_ms: float
+    until_ms: float
+
+
+class Authenticator:
+    """Judges tokens by one policy: a change of keys makes another one, which remembers no token.
+
+    Beside the prepared keys it holds the last good credentials, as many as ``remembered``, by their digests, each
+    until its token expires. Belongs to one event loop.
+    """
+
+    def __init__(self, policy: AuthPolicy, *, remembered: int = REMEMBERED_TOKENS) -> None:
+        self._policy = policy
+        self._most = remembered
+        self._remembered: dict[bytes, _Remembered] = {}
+        self._digest_key: Final = os.urandom(16)
+        self._leeway_ms = round(policy.leeway_s * 1_000)
+        self._keys: dict[str, tuple[KeyAlgorithm, jwt.algorithms.Algorithm, Any]] = {}
+        for key in policy.keys:
+            algorithm = jwt.get_algorithm_by_name(key.algorithm)
+            self._keys[key.kid] = (key.algorithm, algorithm, algorithm.prepare_key(key.key))
+
+    def authenticate(self, *, authorization: str | None, user_key: str | None, now_ms: int) -> Principal:
+        """Say who the caller is, from the ``Authorization`` and ``UserKey`` headers (None: not sent).
+
+        Checked in this order: form, key, algorithm, signature, audience, issuer, the claims' types, times.
+
+        Raises:
+            UnauthenticatedError: with the first reason found; no other exception, whatever was sent.
+        """
+        # What is no ASCII was never good; what comes in two headers is rare.
+        alone = authorization is not None and user_key is None and authorization.isascii()
+        credentials = authorization.encode() if authorization is not None and alone else None
+        if credentials is not None and (known := self.known(credentials, now_ms=now_ms)) is not None:
+            return known
+        claims = self._verified_claims(_token_of(authorization, user_key))
+        self._check_parties(claims)
+        principal = self._principal(claims)
+        exp_ms = _numeric_date_ms(claims, "exp") + self._leeway_ms
+        nbf_ms = (_numeric_date_ms(claims, "nbf") if "nbf" in claims else 0) - self._leeway_ms
+        if now_ms >= exp_ms:
+            _refuse(Refusal.EXPIRED)
+        if nbf_ms > now_ms:
+            _refuse(Refusal.NOT_YET_VALID)
+        if credentials is not None:
+            self._remember(credentials, _Remembered(principal, from_ms=nbf_ms, until_ms=exp_ms))
+        return principal
+
+    def known(self, authorization: bytes, *, now_ms: int) -> Principal | None:
+        """Who sent this ``Authorization`` header alone, if it was found good before and still is.
+
+        None says nothing about the credentials: ask ``authenticate``.
+        """
+        remembered = self._remembered.get(self._digest(authorization))
+        if remembered is None or not remembered.from_ms <= now_ms < remembered.until_ms:
+            return None
+        return remembered.principal
+
+    def _digest(self, credentials: bytes) -> bytes:
+        # Keyed, so that nobody can look for two tokens of one digest; and no token lies in memory for longer
+        # than its request.
+        return blake2b(credentials, digest_size=16, key=self._digest_key).digest()
+
+    def _remember(self, credentials: bytes, good: _Remembered) -> None:
+        if len(self._remembered) >= self._most:
+            del self._remembered[next(iter(self._remembered))]  # the one that was verified longest ago
+        self._remembered[self._digest(credentials)] = good
+
+    def _verified_claims(self, token: str) -> dict[str, Any]:
+        signed, _, signature_segment = token.rpartition(".")
+        header_segment, _, claims_segment = signed.partition(".")
+        header = _json_object(_base64url(header_segment))
+        signature = _base64url(signature_segment)
+        if "crit" in header or "b64" in header:
+            _refuse(Refusal.MALFORMED)  # RFC 7515 4.1.11: what must be understood is not; RFC 7797 needs crit
+        name, algorithm, key = self._key_for(header)
+        if header.get("alg") != name:
+            _refuse(Refusal.BAD_ALGORITHM)
+        if not algorithm.verify(signed.encode("ascii"), key, signature):
+            _refuse(Refusal.BAD_SIGNATURE)
+        return _json_object(_base64url(claims_segment))
+
+    def _key_for(self, header: dict[str, Any]) -> tuple[KeyAlgorithm, jwt.algorithms.Algorithm, Any]:
+        if "kid" not in header:
+            if len(self._keys) != 1:
+                _refuse(Refusal.UNKNOWN_KEY)
+            return next(iter(self._keys.values()))
+        kid = header["kid"]
+        if not isinstance(kid, str):
+            _refuse(Refusal.MALFORMED)
+        if kid not in self._keys:
+            _refuse(Refusal.UNKNOWN_KEY)
+        return self._keys[kid]
+
+    def _check_parties(self, claims: dict[str, Any]) -> None:
+        if self._policy.audience is not None:
+            aud = _required(claims, "aud")
+            audiences = [aud] if isinstance(aud, str) else aud
+            if not (isinstance(audiences, list) and all(isinstance(one, str) for one in audiences)):
+                _refuse(Refusal.BAD_CLAIM)
+            if self._policy.audience not in audiences:
+                _refuse(Refusal.WRONG_AUDIENCE)
+        if self._policy.issuer is not None:
+            iss = _required(claims, "iss")
+            if not isinstance(iss, str):
+                _refuse(Refusal.BAD_CLAIM)
+            if iss != self._policy.issuer:
+                _refuse(Refusal.WRONG_ISSUER)
+
+    def _principal(self, claims: dict[str, Any]) -> Principal:
+        subject = _required(claims, "sub")
+        tenant = _required(claims, self._policy.tenant_claim)
+        scope = _required(claims, "scope")
+        if not (is_text(subject, most=MAX_TOKEN_BYTES) and is_text(tenant) and isinstance(scope, str)):
+            _refuse(Refusal.BAD_CLAIM)
+        worker_id = claims.get("worker_id")
+        if "worker_id" in claims and not is_text(worker_id):
+            _refuse(Refusal.BAD_CLAIM)  # null too: a restriction that cannot be read must not lift itself
+        environments = claims.get("environments")
+        if "environments" in claims and not (
+            isinstance(environments, list) and environments and all(is_text(name) for name in environments)
+        ):
+            _refuse(Refusal.BAD_CLAIM)
+        return Principal(
+            subject=subject,
+            tenant=tenant,
+            scopes=frozenset(scope.split(" ")) - {""},
+            worker_id=worker_id,
+            environments=None if environments is None else tuple(dict.fromkeys(environments)),
+        )
+
+
+def _refuse(reason: Refusal) -> NoReturn:
+    raise UnauthenticatedError(reason)
+
+
+def _token_of(authorization: str | None, user_key: str | None) -> str:
+    """The token in the headers, of compact form. Size comes first: nothing long is looked into."""
+    tokens: set[str] = set()
+    if authorization is not None:
+        if len(authorization) > MAX_TOKEN_BYTES + 64:  # the scheme and spaces around it
+            _refuse(Refusal.MALFORMED)
+        scheme, _, token = authorization.strip(" \t").partition(" ")
+        if scheme.lower() not in _SCHEMES:
+            _refuse(Refusal.MALFORMED)
+        tokens.add(token.strip(" \t"))
+    if user_key is not None:
+        if len(user_key) > MAX_TOKEN_BYTES + 64:
+            _refuse(Refusal.MALFORMED)
+        tokens.add(user_key.strip(" \t"))
+    if not tokens:
+        _refuse(Refusal.MISSING)
+    token = tokens.pop()
+    if tokens or len(token) > MAX_TOKEN_BYTES or not _COMPACT.fullmatch(token):
+        _refuse(Refusal.MALFORMED)
+    return token
+
+
+def _base64url(segment: str) -> bytes:
+    """Decode one segment; only the canonical spelling of the bytes is taken (RFC 4648 section 3.5)."""
+    raw = segment.encode("ascii")
+    try:
+        decoded = base64.urlsafe_b64decode(raw + b"=" * (-len(raw) % 4))
+    except ValueError:
+        _refuse(Refusal.MALFORMED)
+    if base64.urlsafe_b64encode(decoded).rstrip(b"=") != raw:
+        _refuse(Refusal.MALFORMED)
+    return decoded
+
+
+def _json_object(data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError):
+        _refuse(Refusal.MALFORMED)
+    if not isinstance(value, dict):
+        _refuse(Refusal.MALFORMED)
+    return value
+
+
+def _required(claims: dict[str, Any], name: str) -> Any:
+    if name not in claims:
+        _refuse(Refusal.MISSING_CLAIM)
+    return claims[name]
+
+
+def _numeric_date_ms(claims: dict[str, Any], name: str) -> float:
+    value = _required(claims, name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMERIC_DATE_S:
+        _refuse(Refusal.BAD_CLAIM)  # the comparison is false for NaN
+    return value * 1_000

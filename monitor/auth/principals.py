@@ -1,0 +1,86 @@
+"""Callers: what they may do, and why one is refused."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+MAX_NAME_CHARS: Final = 256
+
+
+class Scope(StrEnum):
+    """What a token may be used for. No scope implies another."""
+
+    HEARTBEAT_WRITE = "heartbeat:write"
+    WORKERS_READ = "workers:read"
+    ALERTS_WRITE = "alerts:write"
+    ADMIN = "admin"
+    METRICS_READ = "metrics:read"
+
+
+class Refusal(StrEnum):
+    """Why a caller is not known. Stable words: they stand in logs, metrics and answers."""
+
+    MISSING = "missing"
+    MALFORMED = "malformed"
+    UNKNOWN_KEY = "unknown_key"
+    BAD_ALGORITHM = "bad_algorithm"
+    BAD_SIGNATURE = "bad_signature"
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not_yet_valid"
+    WRONG_AUDIENCE = "wrong_audience"
+    WRONG_ISSUER = "wrong_issuer"
+    MISSING_CLAIM = "missing_claim"
+    BAD_CLAIM = "bad_claim"
+
+
+class UnauthenticatedError(Exception):
+    """The caller is not known (401). Carries the reason, and nothing of the token."""
+
+    def __init__(self, reason: Refusal) -> None:
+        self.reason: Final = reason
+        super().__init__(f"token refused: {reason.value}")
+
+
+class ForbiddenError(Exception):
+    """The caller is known and may not do this (403)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Principal:
+    """A caller whose token was good. ``worker_id`` and ``environments`` None: not restricted."""
+
+    subject: str
+    tenant: str
+    scopes: frozenset[str]
+    worker_id: str | None
+    environments: tuple[str, ...] | None
+
+    def require(self, scope: Scope) -> None:
+        """Go on only with this scope.
+
+        Raises:
+            ForbiddenError: the token lacks it; the message names it.
+        """
+        if scope.value not in self.scopes:
+            raise ForbiddenError(f"the token lacks the scope {scope.value!r}")
+
+    def require_worker(self, worker_id: str) -> None:
+        """Go on only if the token may act for this worker.
+
+        Raises:
+            ForbiddenError: the token is restricted to another worker.
+        """
+        if self.worker_id is not None and self.worker_id != worker_id:
+            raise ForbiddenError("the token is restricted to another worker")
+
+
+def is_text(value: object, *, most: int = MAX_NAME_CHARS) -> bool:
+    """Whether it is a string of 1 to ``most`` characters without controls and lone surrogates."""
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= most
+        and not any(unicodedata.category(character) in {"Cc", "Cs"} for character in value)
+    )
