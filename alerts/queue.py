@@ -52,6 +52,9 @@ _SOURCE: Final = resources.files("alerts").joinpath("queue.lua").read_text(encod
 _DIGEST: Final = hashlib.sha256(_SOURCE.encode()).hexdigest()[:12]
 _LIBRARY: Final = _SOURCE.replace("DIGEST", _DIGEST)
 
+_TROUBLE: Final = (RedisError, OSError, RuntimeError)
+"""No answer, or a refusal. On uvloop a write to a connection that was lost meanwhile is a RuntimeError."""
+
 _T = TypeVar("_T")
 
 Reply: TypeAlias = list[bytes] | set[bytes] | bytes | int
@@ -149,7 +152,7 @@ class QueueStore:
             await _execute(self._commands, "WAITAOF", 1, 0, 1)
         except ResponseError:
             return False
-        except (RedisError, OSError) as error:
+        except _TROUBLE as error:
             raise StoreUnavailableError(f"the store does not answer: {error}") from error
         return True
 
@@ -161,7 +164,7 @@ class QueueStore:
         except ResponseError as error:
             if "Function not found" not in str(error):
                 raise StoreUnavailableError(f"{function} {base}: {error}") from error
-        except (RedisError, OSError) as error:
+        except _TROUBLE as error:
             raise StoreUnavailableError(f"{function} {base}: {error}") from error
         await self._load()
         return await _answer(_execute(self._commands, *command))
@@ -326,7 +329,7 @@ async def _execute(client: Redis, *command: str | int) -> Reply:
 async def _answer(call: Awaitable[_T]) -> _T:
     try:
         return await call
-    except (RedisError, OSError) as error:
+    except _TROUBLE as error:
         raise StoreUnavailableError(f"the store does not answer: {error}") from error
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from monitor.clock import monotonic_s
 from monitor.store import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 PURGE_CHUNK: Final = 100
 TRIMS_PER_PASS: Final = 1_000
+LONGEST_PAUSE_S: Final = 0.005
+"""Between two chunks: a store that answers late must not stretch a pass without end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +95,7 @@ class Sweeper:
 
     async def _chunks(self, call: Callable[[], Awaitable[SweepResult]]) -> None:
         while True:
+            began_s = monotonic_s()
             result = await call()
             if result.damaged:
                 log.error("sweep.damaged_records", count=result.damaged)
@@ -99,5 +103,6 @@ class Sweeper:
                 self._on_moved(result.moved)
             if not result.more:
                 return
-            # Beats are served between two chunks, here and in the store.
-            await asyncio.sleep(0)
+            # Beats are served between two chunks, here and in the store, and get at least half of both: a chunk takes
+            # the longer to be answered the more of them there are, and then so does the pause.
+            await asyncio.sleep(min(monotonic_s() - began_s, LONGEST_PAUSE_S))

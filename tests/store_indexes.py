@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 BASE = b"{ls:0}:"
 PLAIN = {b"m", b"r", b"x", b"y", b"g", b"a", b"c", b"h", b"q", b"e", b"u"}
 ALIVE = b"a"
+RECORD_HEAD = struct.Struct(">BcI28x6s8x6s")
+"""Of a record: version, state, gid, since, last_seen."""
 
 
 async def check_indexes(url: str) -> None:
@@ -41,7 +44,7 @@ class _Check:
         return {member: float(score) for member, score in rows}
 
     async def run(self) -> None:
-        records = {mid: msgpack.unpackb(raw, raw=True) for mid, raw in (await self.hash(b"r")).items()}
+        records = {mid: RECORD_HEAD.unpack_from(raw) for mid, raw in (await self.hash(b"r")).items()}
         stored_groups = await self.hash(b"g")
         groups = {int(k): msgpack.unpackb(v, raw=True) for k, v in stored_groups.items() if not k.startswith(b"k")}
         self.expect(records, groups)
@@ -58,7 +61,8 @@ class _Check:
         for mid, record in records.items():
             length, _, rest = mid.partition(b":")
             tenant, worker = rest[: int(length)], rest[int(length) :]
-            state, gid, last_seen, since = record[1], record[2], record[5], record[6]
+            state, gid = record[1], record[2]
+            since, last_seen = (int.from_bytes(part) for part in record[3:])
             self.used.add(gid)
             assert groups[gid][0] == tenant
             if state == ALIVE:

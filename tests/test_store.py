@@ -632,7 +632,9 @@ async def test_an_event_of_a_kind_that_this_release_does_not_know_stops_nothing(
     async with opened(store_url) as store, Redis.from_url(store_url) as redis:
         await store.beat(0, [beat("a")])
         entries: Any = await redis.xrevrange("{ls:0}:e", count=1)
-        await redis.xadd("{ls:0}:e", {**entries[0][1], b"kind": b"worker.unheard_of"})
+        fields = dict(entries[0][1])
+        packed = fields[b"event"].replace(b"worker.registered", b"worker.undreamtof")
+        await redis.xadd("{ls:0}:e", {**fields, b"event": packed})
         outbox = Outbox(store, owner="d1")
         events = await outbox.take(0, 10)
         assert [event.kind for event in events or []] == [EventKind.REGISTERED]
@@ -707,3 +709,74 @@ async def test_a_worker_s_transitions_begin_with_its_registration_until_there_ar
         assert worker is not None
         assert len(worker.transitions) == 16
         assert worker.transitions[-1].seq == worker.seq
+
+
+async def test_a_batch_of_many_transitions_has_an_answer_for_each_beat_in_order(store_url: str) -> None:
+    async with opened(store_url) as store:
+        beats = [beat(f"{k:03}", environment="dev-1" if k % 2 else "prod") for k in range(200)]
+        registered = await store.beat(0, beats)
+        expected = [(STORED, DEV.interval_ms if k % 2 else INTERVAL_MS) for k in range(200)]
+        assert registered.outcomes == expected
+        assert [moved.worker_id for moved in registered.moved] == [f"{k:03}" for k in range(200)]
+        assert (await store.beat(0, beats)).outcomes == expected
+
+        # Late for all of them: each beat records the outage that it ends, and its end.
+        await ManualClock(store_url).set(registered.now_ms + INTERVAL_MS + GRACE_MS + 60_000)
+        late = await store.beat(0, beats)
+        assert late.outcomes == expected
+        assert [(moved.worker_id, moved.kind) for moved in late.moved] == [
+            (f"{k:03}", kind) for k in range(200) for kind in (EventKind.STALE, EventKind.RECOVERED)
+        ]
+        await check_indexes(store_url)
+
+
+async def test_beats_of_one_worker_in_one_batch_apply_one_after_the_other(store_url: str) -> None:
+    async with opened(store_url) as store:
+        await store.beat(0, [beat(status="busy", tasks_processed=1, current_task_id="a")])
+        result = await store.beat(
+            0,
+            [
+                beat(status="idle", tasks_processed=2, current_task_id=None),
+                beat(environment="dev-1", status="käse=1 2:x"),
+                beat("other"),
+                beat(environment=None, tasks_processed=3),
+                beat(environment="prod", metadata_json='{"a":1}'),
+                beat(environment=None, current_task_id="=b"),
+            ],
+        )
+        assert [outcome for outcome, _ in result.outcomes] == [STORED] * 6
+        assert [interval for _, interval in result.outcomes] == [
+            INTERVAL_MS,
+            DEV.interval_ms,
+            INTERVAL_MS,
+            DEV.interval_ms,
+            INTERVAL_MS,
+            INTERVAL_MS,
+        ]
+        _, _, worker = await store.one(beat().key)
+        assert worker is not None
+        assert (worker.status, worker.tasks_processed, worker.current_task_id) == ("käse=1 2:x", 3, "=b")
+        assert (worker.environment_name, worker.metadata_json) == ("prod", '{"a":1}')
+        assert len(worker.recent_gaps_ms) == 5
+        await check_indexes(store_url)
+
+
+async def test_a_sweep_that_finds_nobody_ends_however_small_its_limit(store_url: str) -> None:
+    async with opened(store_url) as store:
+        t = (await store.beat(0, [beat()])).now_ms
+        await ManualClock(store_url).set(t + INTERVAL_MS)
+        await store.beat(0, [beat()])
+        await ManualClock(store_url).set(t + INTERVAL_MS + GRACE_MS)  # what its first beat alone would have made due
+        chunks = [await store.sweep(0, limit=1) for _ in range(2)]
+        assert [(len(chunk.moved), chunk.more) for chunk in chunks] == [(0, True), (0, False)]
+
+
+async def test_a_truncated_record_is_damaged_and_not_taken_for_another(store_url: str) -> None:
+    async with opened(store_url) as store, Redis.from_url(store_url) as redis:
+        await store.beat(0, [beat("a"), beat("b")])
+        raw = await redis.hget("{ls:0}:r", "4:acmea")
+        assert raw is not None
+        for size in (0, 1, 24, 60, 87):
+            await redis.hset("{ls:0}:r", "4:acmea", raw[:size])
+            result = await store.beat(0, [beat("b"), beat("a"), beat("b")])
+            assert [outcome for outcome, _ in result.outcomes] == [STORED, DAMAGED, STORED]

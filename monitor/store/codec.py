@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import struct
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import structlog
 
 from monitor.events import Event, cut_metadata
 from monitor.liveness import EventKind, Liveness
 from monitor.store.library import LIVENESS_OF
-from monitor.workers import Keep, Moved, PastTransition, Worker, WorkerKey
+from monitor.workers import KEEP, Keep, Moved, PastTransition, Worker, WorkerKey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,56 +31,117 @@ TRANSITIONS_KEPT = 16
 """As in ``lastseen.lua``."""
 
 
-def _or_null(value: str | int | Keep | None) -> str | int | bool | None:
+_encode = msgspec.msgpack.Encoder().encode
+
+_SHORT: Final = 512
+"""Characters of metadata that are worth remembering."""
+_UNDECLARED: Final = 281_474_976_710_655
+"""As in ``lastseen.lua``: takes a declared interval or grace back."""
+
+
+def beat_arguments(beats: Sequence[Beat]) -> tuple[bytes, bytes]:
+    """Beats as the library's ``beat`` reads them: their profiles, and four items for each beat.
+
+    What many beats have in common is a profile: sent once, and judged once in the store.
+    """
+    profiles: dict[tuple[object, ...], int] = {}
+    rows: list[object] = []
+    for beat in beats:
+        key, interval, grace = beat.key, beat.interval_ms, beat.grace_ms
+        profile = (
+            key.tenant,
+            beat.environment_name,
+            beat.first_environment,
+            beat.allowed,
+            None if isinstance(interval, Keep) else _UNDECLARED if interval is None else interval,
+            None if isinstance(grace, Keep) else _UNDECLARED if grace is None else grace,
+        )
+        report = _report(beat)
+        rows += (
+            profiles.setdefault(profile, len(profiles) + 1),
+            key.worker_id,
+            report,
+            False
+            if report
+            and isinstance(beat.metadata_json, Keep)
+            and isinstance(beat.system_info_json, Keep)
+            and isinstance(beat.logs_json, Keep)
+            else _more(beat, reports_all=bool(report)),
+        )
+    return _encode(list(profiles)), _encode(rows)
+
+
+def _report(beat: Beat) -> str | bool:
+    """What a worker says of itself, as its record keeps it; False unless the beat says all of it."""
+    status, tasks, task = beat.status, beat.tasks_processed, beat.current_task_id
+    if isinstance(status, Keep) or isinstance(tasks, Keep) or isinstance(task, Keep):
+        return False
+    size = len(status) if status.isascii() else len(status.encode())
+    return f"{tasks} {size}:{status}" if task is None else f"{tasks} {size}:{status}={task}"
+
+
+def _more(beat: Beat, *, reports_all: bool) -> list[object] | bool | msgspec.Raw:
+    """The parts that an ordinary beat does not have; False for none, True for empty metadata and nothing else."""
+    status, tasks, task = beat.status, beat.tasks_processed, beat.current_task_id
+    meta, system, logs = beat.metadata_json, beat.system_info_json, beat.logs_json
+    no_system_or_logs = isinstance(system, Keep) and isinstance(logs, Keep)
+    if reports_all or (isinstance(status, Keep) and isinstance(tasks, Keep) and isinstance(task, Keep)):
+        if no_system_or_logs:
+            if isinstance(meta, Keep):
+                return False
+            if meta == "{}":
+                return True
+            if len(meta) <= _SHORT:
+                return _metadata_alone(meta)
+        more: list[object] = [False, None, None, None]
+    else:
+        more = [
+            False,
+            False if isinstance(status, Keep) else status,
+            False if isinstance(tasks, Keep) else str(tasks),
+            "" if isinstance(task, Keep) else task is not None and f"={task}",
+        ]
+        if no_system_or_logs and isinstance(meta, Keep):
+            return more
+    return _cold(more, meta=meta, system=system, system_cut=beat.system_info_cut, logs=logs, logs_cut=beat.logs_cut)
+
+
+def _cold(
+    more: Sequence[object],
+    *,
+    meta: str | Keep,
+    system: str | Keep | None,
+    system_cut: bool,
+    logs: str | Keep | None,
+    logs_cut: bool,
+) -> list[object]:
+    """``more`` with the cold parts, and a digest of them in front."""
+    parts = repr((meta, system, system_cut, logs, logs_cut))
+    digest = base64.b64encode(hashlib.blake2b(parts.encode(), digest_size=6).digest()).decode()
+    event_meta, cut = "", False
+    if isinstance(meta, str):
+        event_meta, cut = cut_metadata(meta)
+        event_meta = event_meta if cut else ""
+    return [digest, *more[1:], _or_null(meta), event_meta, cut, _or_null(system), system_cut, _or_null(logs), logs_cut]
+
+
+@lru_cache(maxsize=4_096)
+def _metadata_alone(meta: str) -> msgspec.Raw:
+    """Packed, since it is the same beat after beat, and often that of many workers."""
+    nothing = [False, None, None, None]
+    return msgspec.Raw(_encode(_cold(nothing, meta=meta, system=KEEP, system_cut=False, logs=KEEP, logs_cut=False)))
+
+
+def _or_null(value: str | Keep | None) -> str | bool | None:
     """Nil keeps the last value, false is null: the library's way to tell the two apart."""
     if isinstance(value, Keep):
         return None
     return False if value is None else value
 
 
-def beat_row(beat: Beat) -> list[Any]:
-    """One beat as the library's ``beat`` reads it."""
-    row = [
-        beat.key.tenant,
-        beat.key.worker_id,
-        beat.environment_name,
-        beat.first_environment,
-        beat.allowed,
-        _or_null(beat.interval_ms),
-        _or_null(beat.grace_ms),
-        _or_null(beat.status),
-        None if isinstance(beat.tasks_processed, Keep) else str(beat.tasks_processed),
-        _or_null(beat.current_task_id),
-    ]
-    meta, system, logs = beat.metadata_json, beat.system_info_json, beat.logs_json
-    if isinstance(meta, Keep) and isinstance(system, Keep) and isinstance(logs, Keep):
-        return row
-    parts = repr((meta, system, beat.system_info_cut, logs, beat.logs_cut))
-    digest = hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()
-    event_meta, cut = "", False
-    if isinstance(meta, str):
-        event_meta, cut = cut_metadata(meta)
-        event_meta = event_meta if cut else ""
-    return [
-        *row,
-        digest,
-        _or_null(meta),
-        event_meta,
-        cut,
-        _or_null(system),
-        beat.system_info_cut,
-        _or_null(logs),
-        beat.logs_cut,
-    ]
-
-
 def text(raw: bytes) -> str:
     """A string that came back from the store; what went in was valid UTF-8."""
     return raw.decode()
-
-
-def _optional(raw: bytes) -> str | None:
-    return raw[1:].decode() if raw else None
 
 
 def _gaps(raw: bytes) -> tuple[int, ...]:
@@ -144,39 +208,76 @@ def worker(row: Answer, past: Sequence[Answer] = ()) -> Worker:
     )
 
 
+class _StoredEvent(msgspec.Struct, array_like=True, frozen=True):
+    """An event as ``record`` in ``lastseen.lua`` packs it, item by item; False stands for null."""
+
+    kind: str
+    tenant: str
+    worker_id: str
+    environment_name: str
+    generation: int
+    seq: int
+    old: str | bool
+    new: str | bool
+    reason: str
+    due_ms: int
+    detected_ms: int
+    last_seen_ms: int
+    since_ms: int
+    interval_ms: int
+    grace_ms: int
+    status: str
+    tasks: str
+    task: str | bool
+    meta: str
+    meta_cut: bool
+    old_status: str | bool
+    exit_code: str | bool
+    message: str | bool
+
+
+_stored_event: Final = msgspec.msgpack.Decoder(_StoredEvent).decode
+
+
+def _optional(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
 def event(partition: int, entry: Answer) -> Event:
-    """One entry of a partition's stream."""
-    position, flat = entry
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    old, new = text(fields[b"old"]), text(fields[b"new"])
-    exit_code = fields[b"exit_code"]
+    """One entry of a partition's stream.
+
+    Raises:
+        ValueError: it can't be understood.
+    """
+    position, (_, packed, _, gaps) = entry
+    stored = _stored_event(packed)
     return Event(
         position=text(position),
         partition=partition,
-        kind=EventKind(text(fields[b"kind"])),
-        tenant=text(fields[b"tenant"]),
-        worker_id=text(fields[b"worker"]),
-        environment_name=text(fields[b"environment"]),
-        generation=int(fields[b"generation"]),
-        seq=int(fields[b"seq"]),
-        old=Liveness(old) if old else None,
-        new=Liveness(new) if new else None,
-        reason=text(fields[b"reason"]),
-        due_ms=int(fields[b"due"]),
-        detected_ms=int(fields[b"detected"]),
-        last_seen_ms=int(fields[b"last_seen"]),
-        since_ms=int(fields[b"since"]),
-        interval_ms=int(fields[b"interval"]),
-        grace_ms=int(fields[b"grace"]),
-        status=text(fields[b"status"]),
-        tasks_processed=int(fields[b"tasks"]),
-        current_task_id=_optional(fields[b"task"]),
-        worker_metadata_json=text(fields[b"meta"]),
-        worker_metadata_cut=fields[b"cut"] == b"1",
-        recent_gaps_ms=_gaps(fields[b"gaps"]),
-        old_status=_optional(fields[b"old_status"]),
-        exit_code=int(exit_code) if exit_code else None,
-        error_message=_optional(fields[b"message"]),
+        kind=EventKind(stored.kind),
+        tenant=stored.tenant,
+        worker_id=stored.worker_id,
+        environment_name=stored.environment_name,
+        generation=stored.generation,
+        seq=stored.seq,
+        old=Liveness(stored.old) if isinstance(stored.old, str) else None,
+        new=Liveness(stored.new) if isinstance(stored.new, str) else None,
+        reason=stored.reason,
+        due_ms=stored.due_ms,
+        detected_ms=stored.detected_ms,
+        last_seen_ms=stored.last_seen_ms,
+        since_ms=stored.since_ms,
+        interval_ms=stored.interval_ms,
+        grace_ms=stored.grace_ms,
+        status=stored.status,
+        tasks_processed=int(stored.tasks),
+        current_task_id=_optional(stored.task),
+        worker_metadata_json=stored.meta,
+        worker_metadata_cut=stored.meta_cut,
+        recent_gaps_ms=_gaps(gaps),
+        old_status=_optional(stored.old_status),
+        exit_code=int(stored.exit_code) if isinstance(stored.exit_code, str) else None,
+        error_message=_optional(stored.message),
     )
 
 
@@ -190,6 +291,6 @@ def events(partition: int, entries: Sequence[Answer]) -> list[Event]:
     for entry in entries:
         try:
             understood.append(event(partition, entry))
-        except (KeyError, ValueError) as error:
+        except ValueError as error:
             _log.error("event.unreadable", partition=partition, position=text(entry[0]), error=repr(error))
     return understood

@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from monitor.store.errors import StoreRefusedError, StoreUnavailableError
 from monitor.store.library import LIBRARY_NAME, LIBRARY_SOURCE
+from monitor.store.lines import TROUBLE, Lines
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from monitor.clock import StoreClock
 
 WRITERS: Final = 16
@@ -54,9 +57,21 @@ class Connection:
         self._timeout_s = timeout_s
         self._clock = clock
         again = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.25), 2)
-        self._writing = self._client(WRITERS, again)
+        again.update_supported_errors([RuntimeError])  # type: ignore[list-item]  # on uvloop, see TROUBLE
+        self._writing = Lines(self._line_pool(), most=WRITERS)
         self._reading = self._client(READERS, again)
         self._once = self._client(ONCE, Retry(NoBackoff(), 0))
+
+    def _line_pool(self) -> ConnectionPool:
+        return ConnectionPool.from_url(
+            self._url,
+            # The time limit of a call is around all of it. Inner ones would cost a task each, and on Python 3.11 can
+            # swallow the outer one's cancellation.
+            socket_timeout=None,
+            socket_connect_timeout=None,
+            retry=Retry(NoBackoff(), 0),
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        )
 
     def _client(self, connections: int, retry: Retry) -> Redis:
         return Redis(
@@ -75,7 +90,8 @@ class Connection:
 
     async def close(self) -> None:
         """Close every connection."""
-        for client in (self._writing, self._reading, self._once):
+        await self._writing.close()
+        for client in (self._reading, self._once):
             await client.aclose()
             await client.connection_pool.disconnect()
 
@@ -87,9 +103,9 @@ class Connection:
         """
         try:
             async with asyncio.timeout(self._timeout_s):
-                memory = await self._writing.info("memory")
-                server = await self._writing.info("server")
-        except (RedisError, OSError, TimeoutError) as error:
+                memory = await self._reading.info("memory")
+                server = await self._reading.info("server")
+        except TROUBLE as error:
             raise _unavailable(error) from error
         policy = memory.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
@@ -109,42 +125,43 @@ class Connection:
         """
         try:
             async with asyncio.timeout(self._timeout_s):
-                if not await self._writing.function_list(library=LIBRARY_NAME):
-                    await self._writing.function_load(LIBRARY_SOURCE, replace=True)
+                if not await self._reading.function_list(library=LIBRARY_NAME):
+                    await self._reading.function_load(LIBRARY_SOURCE, replace=True)
         except ResponseError as error:
             if _is_passing(error):
                 raise _unavailable(error) from error
             raise StoreRefusedError(f"the store refuses the function library: {error}") from error
-        except (RedisError, OSError, TimeoutError) as error:
+        except TROUBLE as error:
             raise _unavailable(error) from error
 
     async def write(self, function: str, partition: int, *args: bytes | str | int) -> Any:
         """Call a function whose replay is harmless; it may be sent again when no answer comes."""
-        return await self._call(self._writing, function, partition, args)
+        return await self._call(self._writing.call, function, partition, args)
 
     async def once(self, function: str, partition: int, *args: bytes | str | int) -> Any:
         """Call a function that is sent at most once."""
-        return await self._call(self._once, function, partition, args)
+        return await self._call(self._once.execute_command, function, partition, args)
 
     async def read(self, function: str, partition: int, *args: bytes | str | int) -> Any:
         """Call a function that writes nothing."""
-        return await self._call(self._reading, function, partition, args)
+        return await self._call(self._reading.execute_command, function, partition, args)
 
-    async def _call(self, client: Redis, function: str, partition: int, args: tuple[bytes | str | int, ...]) -> Any:
-        name = f"{LIBRARY_NAME}_{function}"
-        base = f"{{ls:{partition}}}:"
+    async def _call(
+        self, send: Callable[..., Awaitable[Any]], function: str, partition: int, args: tuple[bytes | str | int, ...]
+    ) -> Any:
+        command = ("FCALL", f"{LIBRARY_NAME}_{function}", 1, f"{{ls:{partition}}}:", *args)
         answer: Any
         try:
             async with asyncio.timeout(self._timeout_s):
                 try:
-                    answer = await client.fcall(name, 1, base, *args)
+                    answer = await send(*command)
                 except ResponseError as error:
                     if "unction not found" not in str(error):
                         raise
                     # A failover or a flush took the library away.
-                    await client.function_load(LIBRARY_SOURCE, replace=True)
-                    answer = await client.fcall(name, 1, base, *args)
-        except (RedisError, OSError, TimeoutError) as error:
+                    await self._reading.function_load(LIBRARY_SOURCE, replace=True)
+                    answer = await send(*command)
+        except TROUBLE as error:
             raise _unavailable(error) from error
         self._clock.observe(answer[0])
         return answer

@@ -11,7 +11,7 @@ them in that partition's slot. Every answer begins with t, the store's time in m
 Key schema, per partition (base left out; gid is a number, mid is "<bytes of tenant>:<tenant><worker>")
   m         HASH   schema, partitions (partition 0), skew, last (newest t), swept (t of the last full sweep),
                    gid (newest), erased (newest generation or time that an erased worker had)
-  r         HASH   mid -> record, see R_* below (msgpack array)
+  r         HASH   mid -> record, see R_* below (binary)
   x         HASH   mid -> cold parts, see X_* below (msgpack array); only workers that sent any
   y         HASH   mid -> last transitions, newest last: {kind, seq, due, detected, reason}*; none before the second
   g         HASH   gid -> {tenant, environment, interval, grace, after_stop}; "k"..those -> gid
@@ -23,54 +23,97 @@ Key schema, per partition (base left out; gid is a number, mid is "<bytes of ten
   t:<tenant> HASH  n (workers), v (environments), "e"..environment -> workers
   h         ZSET   gid -> lower bound of its next deadline
   q         ZSET   gid -> lower bound of the oldest since in d:<gid>
-  e         STREAM events: the outbox and the history; ids are <t>-<n>
+  e         STREAM events: the outbox and the history; ids are <t>-<n>. event: msgpack list, see `record`; gaps: as in r
   u         HASH   the router's lease and cursor: owner, until, token, cursor
 
 Time: t = TIME + skew, read once per call, never less than any t before (a step back is absorbed into skew).
-Atomicity: functions have no rollback, so arguments are decoded and everything is read before a first write.
+Atomicity: functions have no rollback, so a call first decodes and reads everything, and notes its changes; `commit`
+then writes them, with one command for many workers where there is one.
 ]]
 
-local R_VERSION, R_STATE, R_GID, R_GENERATION, R_SEQ, R_LAST_SEEN, R_SINCE, R_LEFT = 1, 2, 3, 4, 5, 6, 7, 8
-local R_INTERVAL, R_GRACE, R_DAEMON, R_DIGEST, R_GAPS, R_STATUS, R_TASKS, R_TASK = 9, 10, 11, 12, 13, 14, 15, 16
--- R_LEFT: when a clean disconnect came whose stragglers may still arrive, else 0.
--- R_INTERVAL, R_GRACE: what the worker declared, in ms, or false. R_GAPS: up to 8 unsigned 32-bit gaps in ms.
+-- A record, as a worker is kept: what decides how a beat is taken (KEY_BYTES), what an ordinary beat leaves as it is
+-- (KEPT_BYTES), then what every beat changes. R_LEFT: when a clean disconnect came whose stragglers may still arrive,
+-- else 0. R_INTERVAL, R_GRACE: what the worker declared, in ms, or UNDECLARED. R_DIGEST: of the cold parts, or NO_DIGEST.
+-- R_GAPS: the last 8 gaps between beats in ms, oldest first, NO_GAP before the first. R_REPORT: what the worker last
+-- said of itself, see report_of. R_DAEMON: who took its last beat.
+local R_VERSION, R_STATE, R_GID, R_LEFT, R_INTERVAL, R_GRACE, R_GENERATION, R_SEQ = 1, 2, 3, 4, 5, 6, 7, 8
+local R_SINCE, R_DIGEST, R_LAST_SEEN, R_GAPS, R_REPORT, R_DAEMON = 9, 10, 11, 12, 13, 14
+local RECORD = '>Bc1I4I6I6I6' .. 'I6I4I6c8' .. 'I6c32I2c0'
+local KEY_BYTES, KEPT_BYTES, FIXED_BYTES, GAPS_KEPT = 24, 48, 88, 8
+local RECORD_VERSION, UNDECLARED = 1, 281474976710655
+local NO_DIGEST, NO_GAP, LONGEST_GAP = '\0\0\0\0\0\0\0\0', '\255\255\255\255', 4294967294
 local X_META, X_EVENT_META, X_EVENT_CUT, X_SYSTEM, X_SYSTEM_CUT, X_LOGS, X_LOGS_CUT = 1, 2, 3, 4, 5, 6, 7
 local G_TENANT, G_ENVIRONMENT, G_INTERVAL, G_GRACE, G_AFTER_STOP = 1, 2, 3, 4, 5
-local GAPS_KEPT, TRANSITIONS_KEPT, RECORD_VERSION = 8, 16, 1
-local GATHER_LIMIT, GROUPS_LIMIT, PAGE_BYTES = 500, 200, 262144
-local STORED, OVER_WORKERS, OVER_ENVIRONMENTS, NOT_ALLOWED, UNKNOWN, REFUSED, DAMAGED = 0, 1, 2, 3, 4, 5, 6
+local TRANSITIONS_KEPT, MOVES_PER_CALL = 16, 32
+local GATHER_LIMIT, GROUPS_LIMIT, PAGE_BYTES, ARGUMENTS = 500, 200, 262144, 1000
+local STORED, OVER_WORKERS, OVER_ENVIRONMENTS, NOT_ALLOWED, UNKNOWN, REFUSED, DAMAGED, LATE = 0, 1, 2, 3, 4, 5, 6, 7
+
+-- Bound by `open`: while a library is loaded the server has none of them.
+local call, spread, sub, read, write
 
 local function int(n)
   return string.format('%d', n)
 end
 
--- Opens a partition for one call: key names and the time. Writes nothing.
+-- Opens a partition for one call: key names, the time, and the changes that the call will have made, which `commit`
+-- writes. Writes nothing.
 local function open(keys)
+  call, spread, sub, read, write = redis.call, unpack, string.sub, struct.unpack, struct.pack
   local base = keys[1]
-  local st = { base = base, groups = {}, moves = {} }
-  for _, name in ipairs({ 'm', 'r', 'x', 'y', 'g', 'a', 'c', 'h', 'q', 'e', 'u' }) do
-    st[name] = base .. name
-  end
-  local known = redis.call('HMGET', st.m, 'skew', 'last', 'swept', 'erased')
-  local clock = redis.call('TIME')
+  local st = {
+    base = base, m = base .. 'm', r = base .. 'r', x = base .. 'x', y = base .. 'y', g = base .. 'g', a = base .. 'a',
+    c = base .. 'c', h = base .. 'h', q = base .. 'q', e = base .. 'e', u = base .. 'u',
+    groups = {}, moves = {},
+    records = {}, -- mid -> record, or false: erased
+    cold = {}, -- mid -> cold parts, packed
+    past = {}, -- mid -> last transitions
+    packed_past = {}, -- the same, as read ahead
+    alive = {}, down = {}, names = {}, -- gid, gid, tenant -> worker -> score in s:, d:, i:, or false: not in it
+    least = {}, -- gid -> least score among those that came into d:
+    counts = {}, -- field of c -> change
+    tenants = {}, -- tenant -> what t:<tenant> says
+    founded = {}, -- new groups
+    left = {}, -- gid -> true: may hold nobody any more
+    changing = false, -- whether there may be more than ordinary beats to write
+    due = {}, oldest = {}, -- gid -> new bound in h and q, or false: none
+    events = {},
+  }
+  local known = call('HMGET', st.m, 'skew', 'last', 'swept', 'erased', 'gid')
+  local clock = call('TIME')
   st.skew, st.last, st.swept = tonumber(known[1]) or 0, tonumber(known[2]) or 0, tonumber(known[3]) or 0
-  st.erased = tonumber(known[4]) or 0
+  st.erased, st.gid = tonumber(known[4]) or 0, tonumber(known[5]) or 0
   st.t = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000) + st.skew
   if st.t < st.last then
     st.skew = st.skew + st.last - st.t
     st.stepped = true
     st.t = st.last
   end
+  st.now = int(st.t)
   return st
+end
+
+-- Whether a call comes when its sender has given up on it, and has told a worker so: what the worker has said since
+-- must not be undone by it. `before` is the store's time until which the sender waits.
+local function is_late(st, before)
+  return st.t >= tonumber(before)
 end
 
 -- The first write of every writing function: time as this call has seen it.
 local function commit_time(st)
   if st.stepped then
-    redis.call('HSET', st.m, 'last', int(st.t), 'skew', int(st.skew))
+    call('HSET', st.m, 'last', st.now, 'skew', int(st.skew))
   elseif st.t > st.last then
-    redis.call('HSET', st.m, 'last', int(st.t))
+    call('HSET', st.m, 'last', st.now)
   end
+end
+
+-- One command with a list of arguments of any length, in bounded parts; the sum of what it answers.
+local function call_with(command, key, list)
+  local sum = 0
+  for from = 1, #list, ARGUMENTS do
+    sum = sum + call(command, key, spread(list, from, math.min(from + ARGUMENTS - 1, #list)))
+  end
+  return sum
 end
 
 local function mid_of(tenant, worker)
@@ -124,7 +167,7 @@ end
 local function group(st, gid)
   local found = st.groups[gid]
   if not found then
-    found = unpacked(redis.call('HGET', st.g, gid))
+    found = unpacked(call('HGET', st.g, gid))
     st.groups[gid] = found
   end
   return found
@@ -141,41 +184,95 @@ local function group_for(st, tenant, environment, interval, grace, after_stop)
   if gid then
     return gid
   end
-  gid = tonumber(redis.call('HGET', st.g, key))
+  gid = tonumber(call('HGET', st.g, key))
   if not gid then
-    gid = redis.call('HINCRBY', st.m, 'gid', 1)
-    local packed = cmsgpack.pack({ tenant, environment, interval, grace, after_stop })
-    redis.call('HSET', st.g, key, gid, gid, packed)
-    redis.call('ZADD', st.a, gid, gid)
-    redis.call('ZADD', st.a .. ':' .. tenant, gid, gid)
+    gid = st.gid + 1
+    st.gid = gid
+    st.groups[gid] = { tenant, environment, interval, grace, after_stop }
+    st.founded[#st.founded + 1] = { key, gid }
   end
   st.groups[key] = gid
   return gid
 end
 
--- Drops a group that holds nobody any more.
-local function drop_if_empty(st, gid)
-  if redis.call('EXISTS', st.base .. 's:' .. gid, st.base .. 'd:' .. gid) > 0 then
-    return
+-- Tenants -----------------------------------------------------------------------------------------
+
+local function tenant_of(st, tenant)
+  local found = st.tenants[tenant]
+  if not found then
+    local known = call('HMGET', st.base .. 't:' .. tenant, 'n', 'v')
+    found = { n = tonumber(known[1]) or 0, v = tonumber(known[2]) or 0, workers_in = {} }
+    st.tenants[tenant] = found
   end
-  local g = group(st, gid)
-  local key = group_key(g[G_TENANT], g[G_ENVIRONMENT], g[G_INTERVAL], g[G_GRACE], g[G_AFTER_STOP])
-  redis.call('HDEL', st.g, key, gid)
-  redis.call('ZREM', st.a, gid)
-  redis.call('ZREM', st.a .. ':' .. g[G_TENANT], gid)
-  redis.call('ZREM', st.h, gid)
-  redis.call('ZREM', st.q, gid)
-  st.groups[key], st.groups[gid] = nil, nil
+  return found
+end
+
+local function workers_in(st, tenant, environment)
+  local known = tenant_of(st, tenant).workers_in
+  if not known[environment] then
+    known[environment] = tonumber(call('HGET', st.base .. 't:' .. tenant, 'e' .. environment)) or 0
+  end
+  return known[environment]
+end
+
+local function count_in(st, tenant, environment, change)
+  local before, known = workers_in(st, tenant, environment), tenant_of(st, tenant)
+  known.workers_in[environment] = before + change
+  if before == 0 then
+    known.v = known.v + 1
+  elseif before + change == 0 then
+    known.v = known.v - 1
+  end
+  known.changed = true
 end
 
 -- Workers -----------------------------------------------------------------------------------------
 
-local function load_worker(st, tenant, worker)
+-- A report is "<tasks> <bytes of status>:<status>", then "=<task>" unless the task is null.
+local function report_of(status, tasks, task)
+  return tasks .. ' ' .. #status .. ':' .. status .. (task and '=' .. task or '')
+end
+
+-- status, tasks (decimal text), task or nil
+local function reported(report)
+  local tasks, bytes, at = string.match(report, '^(%-?%d+) (%d+):()')
+  local after = at + tonumber(bytes)
+  return sub(report, at, after - 1), tasks, #report >= after and sub(report, after + 1) or nil
+end
+
+-- The record, or nil for one that can't be read.
+local function decode(raw)
+  if #raw < FIXED_BYTES or #raw < FIXED_BYTES + read('>I2', raw, FIXED_BYTES - 1) then
+    return nil
+  end
+  local rec = { read(RECORD, raw) }
+  if rec[R_VERSION] ~= RECORD_VERSION then
+    return nil
+  end
+  rec[R_DAEMON] = sub(raw, rec[R_DAEMON]) -- what stands there is where the fixed part ends
+  return rec
+end
+
+local function encode(rec)
+  return write(
+    RECORD, rec[1], rec[2], rec[3], rec[4], rec[5], rec[6], rec[7], rec[8], rec[9], rec[10], rec[11], rec[12],
+    #rec[R_REPORT], rec[R_REPORT]
+  ) .. rec[R_DAEMON]
+end
+
+-- raw: the stored record if the caller has read it, false if there is none.
+local function load_worker(st, tenant, worker, raw)
+  st.changing = true
   local mid = mid_of(tenant, worker)
-  local packed = redis.call('HGET', st.r, mid)
+  local changed = st.records[mid]
+  if changed ~= nil then
+    raw = changed
+  elseif raw == nil then
+    raw = call('HGET', st.r, mid)
+  end
   local w = { mid = mid, tenant = tenant, worker = worker }
-  if packed then
-    w.rec = unpacked(packed)
+  if raw then
+    w.rec = decode(raw)
     w.group = w.rec and group(st, w.rec[R_GID])
     -- A damaged record must not hold up the others of a batch or of a sweep.
     w.damaged = not w.group
@@ -186,44 +283,88 @@ local function load_worker(st, tenant, worker)
   return w
 end
 
+-- Several workers of one tenant, with what their transitions need. The caller bounds how many.
+local function load_workers(st, tenant, workers)
+  local mids, loaded = {}, {}
+  for k, worker in ipairs(workers) do
+    mids[k] = mid_of(tenant, worker)
+  end
+  if #mids > 0 then
+    local raws, pasts = call('HMGET', st.r, spread(mids)), call('HMGET', st.y, spread(mids))
+    for k, worker in ipairs(workers) do
+      loaded[k] = load_worker(st, tenant, worker, raws[k])
+      st.packed_past[mids[k]] = pasts[k]
+    end
+  end
+  return loaded
+end
+
 local function save(st, w)
-  redis.call('HSET', st.r, w.mid, cmsgpack.pack(w.rec))
+  st.records[w.mid] = encode(w.rec)
 end
 
 local function cold_of(st, w)
   if w.cold == nil then
-    local packed = w.rec[R_DIGEST] ~= '' and redis.call('HGET', st.x, w.mid)
+    local packed = w.rec[R_DIGEST] ~= NO_DIGEST and (st.cold[w.mid] or call('HGET', st.x, w.mid))
     w.cold = packed and cmsgpack.unpack(packed) or { '{}', '', false, false, false, false, false }
   end
   return w.cold
 end
 
--- Puts a worker where its record says it belongs.
+local function past_of(st, mid)
+  local past = st.past[mid]
+  if not past then
+    local packed = st.packed_past[mid]
+    if packed == nil then
+      packed = call('HGET', st.y, mid)
+    end
+    past = packed and cmsgpack.unpack(packed) or {}
+    st.past[mid] = past
+  end
+  return past
+end
+
+-- Notes a member's score in a sorted set (as text), or (false) that it is not in it.
+local function set_in(sets, name, worker, score)
+  local set = sets[name]
+  if not set then
+    set = {}
+    sets[name] = set
+  end
+  set[worker] = score
+end
+
+-- Puts a worker where its record says it belongs. A worker is alive by a beat of this very call.
 local function place(st, w)
   local rec = w.rec
-  local gid = rec[R_GID]
-  if rec[R_STATE] == ALIVE then
-    if redis.call('ZADD', st.base .. 's:' .. gid, rec[R_LAST_SEEN], w.worker) == 1 then
-      local g = group(st, gid)
-      redis.call('ZADD', st.h, 'LT', rec[R_LAST_SEEN] + g[G_INTERVAL] + g[G_GRACE], gid)
-    end
+  local gid, state = rec[R_GID], rec[R_STATE]
+  if state == ALIVE then
+    set_in(st.alive, gid, w.worker, st.now)
   else
-    redis.call('ZADD', st.base .. 'd:' .. gid, rec[R_SINCE], w.worker)
-    redis.call('ZADD', st.q, 'LT', rec[R_SINCE], gid)
-    redis.call('HINCRBY', st.c, gid .. ':' .. rec[R_STATE], 1)
+    set_in(st.down, gid, w.worker, int(rec[R_SINCE]))
+    st.least[gid] = math.min(st.least[gid] or rec[R_SINCE], rec[R_SINCE])
+    st.counts[gid .. ':' .. state] = (st.counts[gid .. ':' .. state] or 0) + 1
   end
 end
 
 -- Takes a worker out of the place that (state, gid) gave it.
 local function displace(st, w, state, gid)
   if state == ALIVE then
-    redis.call('ZREM', st.base .. 's:' .. gid, w.worker)
+    set_in(st.alive, gid, w.worker, false)
   else
-    redis.call('ZREM', st.base .. 'd:' .. gid, w.worker)
-    if redis.call('HINCRBY', st.c, gid .. ':' .. state, -1) == 0 then
-      redis.call('HDEL', st.c, gid .. ':' .. state)
-    end
+    set_in(st.down, gid, w.worker, false)
+    st.counts[gid .. ':' .. state] = (st.counts[gid .. ':' .. state] or 0) - 1
   end
+end
+
+-- Without those that were not measured, oldest first.
+local function gaps_of(rec)
+  local gaps = rec[R_GAPS]
+  local at = 1
+  while sub(gaps, at, at + 3) == NO_GAP do
+    at = at + 4
+  end
+  return sub(gaps, at)
 end
 
 -- Records one event of a worker as it is now, and notes it for the answer.
@@ -239,30 +380,27 @@ local function record(st, w, change)
       meta = cold[X_EVENT_META]
     end
   end
-  redis.call('XADD', st.e, int(st.t) .. '-*',
-    'kind', change.kind, 'tenant', w.tenant, 'worker', w.worker, 'environment', g[G_ENVIRONMENT],
-    'generation', int(rec[R_GENERATION]), 'seq', rec[R_SEQ],
-    'old', change.old and WORD[change.old] or '', 'new', change.new and WORD[change.new] or '',
-    'reason', change.reason, 'due', int(change.due), 'detected', int(st.t),
-    'last_seen', int(rec[R_LAST_SEEN]), 'since', int(change.since),
-    'interval', int(g[G_INTERVAL]), 'grace', int(g[G_GRACE]),
-    'status', rec[R_STATUS], 'tasks', rec[R_TASKS], 'task', rec[R_TASK] and '=' .. rec[R_TASK] or '',
-    'meta', meta, 'cut', cut and '1' or '0', 'gaps', rec[R_GAPS],
-    'old_status', change.old_status and '=' .. change.old_status or '',
-    'exit_code', change.exit_code or '',
-    'message', change.message and '=' .. change.message or '')
-  if rec[R_SEQ] > 1 and change.new and change.old ~= change.new then
-    local packed = redis.call('HGET', st.y, w.mid)
-    local past = packed and cmsgpack.unpack(packed) or {}
+  local status, tasks, task = reported(rec[R_REPORT])
+  local generation, seq, seen = rec[R_GENERATION], rec[R_SEQ], rec[R_LAST_SEEN]
+  st.events[#st.events + 1] = {
+    cmsgpack.pack({
+      change.kind, w.tenant, w.worker, g[G_ENVIRONMENT], generation, seq,
+      change.old and WORD[change.old] or false, change.new and WORD[change.new] or false, change.reason,
+      change.due, st.t, seen, change.since, g[G_INTERVAL], g[G_GRACE],
+      status, tasks, task or false, meta, cut or false, change.old_status or false, change.exit_code or false,
+      change.message or false,
+    }),
+    gaps_of(rec),
+  }
+  if seq > 1 and change.new and change.old ~= change.new then
+    local past = past_of(st, w.mid)
     while #past >= TRANSITIONS_KEPT do
       table.remove(past, 1)
     end
-    past[#past + 1] = { change.kind, rec[R_SEQ], change.due, st.t, change.reason }
-    redis.call('HSET', st.y, w.mid, cmsgpack.pack(past))
+    past[#past + 1] = { change.kind, seq, change.due, st.t, change.reason }
   end
   st.moves[#st.moves + 1] = {
-    change.kind, w.tenant, w.worker, g[G_ENVIRONMENT], int(rec[R_GENERATION]), rec[R_SEQ],
-    int(change.due), int(st.t), int(rec[R_LAST_SEEN]), change.reason,
+    change.kind, w.tenant, w.worker, g[G_ENVIRONMENT], generation, seq, change.due, st.t, seen, change.reason,
   }
 end
 
@@ -299,21 +437,6 @@ local function expire_if_due(st, w)
   return true
 end
 
-local function count_in(st, tenant, environment)
-  local key = st.base .. 't:' .. tenant
-  if redis.call('HINCRBY', key, 'e' .. environment, 1) == 1 then
-    redis.call('HINCRBY', key, 'v', 1)
-  end
-end
-
-local function count_out(st, tenant, environment)
-  local key = st.base .. 't:' .. tenant
-  if redis.call('HINCRBY', key, 'e' .. environment, -1) == 0 then
-    redis.call('HDEL', key, 'e' .. environment)
-    redis.call('HINCRBY', key, 'v', -1)
-  end
-end
-
 -- Ends a worker's generation. Its past events stay in the history, without its metadata in the last one.
 local function erase(st, w, reason)
   local rec = w.rec
@@ -321,24 +444,154 @@ local function erase(st, w, reason)
   local to = MOVE[state][FORGET]
   record(st, w, { kind = to.event, old = state, due = st.t, since = rec[R_SINCE], reason = reason })
   displace(st, w, state, gid)
-  redis.call('HDEL', st.r, w.mid)
-  redis.call('HDEL', st.x, w.mid)
-  redis.call('HDEL', st.y, w.mid)
-  redis.call('ZREM', st.base .. 'i:' .. w.tenant, w.worker)
-  count_out(st, w.tenant, w.group[G_ENVIRONMENT])
-  if redis.call('HINCRBY', st.base .. 't:' .. w.tenant, 'n', -1) == 0 then
-    redis.call('DEL', st.base .. 't:' .. w.tenant)
-  end
-  drop_if_empty(st, gid)
+  st.records[w.mid] = false
+  st.left[gid] = true
+  set_in(st.names, w.tenant, w.worker, false)
+  count_in(st, w.tenant, w.group[G_ENVIRONMENT], -1)
+  local known = tenant_of(st, w.tenant)
+  known.n = known.n - 1
   st.erased = math.max(st.erased, st.t, rec[R_GENERATION])
-  redis.call('HSET', st.m, 'erased', int(st.erased))
+  st.erased_any = true
 end
 
-local function push_gap(gaps, gap)
-  if #gaps >= 4 * GAPS_KEPT then
-    gaps = string.sub(gaps, #gaps - 4 * (GAPS_KEPT - 1) + 1)
+-- Commit ------------------------------------------------------------------------------------------
+
+-- Writes what the sets of one kind have gained and lost. Result: the names of those that have new members.
+local function commit_sets(sets, prefix)
+  local grown = {}
+  for name, set in pairs(sets) do
+    local out, into, n = {}, {}, 0
+    for worker, score in pairs(set) do
+      if score then
+        into[n + 1], into[n + 2] = score, worker
+        n = n + 2
+      else
+        out[#out + 1] = worker
+      end
+    end
+    call_with('ZREM', prefix .. name, out)
+    if call_with('ZADD', prefix .. name, into) > 0 then
+      grown[#grown + 1] = name
+    end
   end
-  return gaps .. struct.pack('>I4', math.min(gap, 4294967295))
+  return grown
+end
+
+local function commit_tenants(st)
+  for tenant, known in pairs(st.tenants) do
+    local key = st.base .. 't:' .. tenant
+    if known.changed and known.n == 0 then
+      call('DEL', key)
+    elseif known.changed then
+      local fields, gone = { 'n', known.n, 'v', known.v }, {}
+      for environment, workers in pairs(known.workers_in) do
+        if workers > 0 then
+          fields[#fields + 1] = 'e' .. environment
+          fields[#fields + 1] = workers
+        else
+          gone[#gone + 1] = 'e' .. environment
+        end
+      end
+      call_with('HSET', key, fields)
+      call_with('HDEL', key, gone)
+    end
+  end
+end
+
+local function commit_records(st)
+  local records, erased, n = {}, {}, 0
+  for mid, raw in pairs(st.records) do
+    if raw then
+      records[n + 1], records[n + 2] = mid, raw
+      n = n + 2
+    else
+      erased[#erased + 1] = mid
+    end
+  end
+  call_with('HSET', st.r, records)
+  for _, key in ipairs({ st.r, st.x, st.y }) do
+    call_with('HDEL', key, erased)
+  end
+end
+
+-- What is kept beside the records, and the events.
+local function commit_facts(st)
+  for _, event in ipairs(st.events) do
+    call('XADD', st.e, st.now .. '-*', 'event', event[1], 'gaps', event[2])
+  end
+  for mid, packed in pairs(st.cold) do
+    call('HSET', st.x, mid, packed)
+  end
+  local past = {}
+  for mid, list in pairs(st.past) do
+    past[#past + 1] = mid
+    past[#past + 1] = cmsgpack.pack(list)
+  end
+  call_with('HSET', st.y, past)
+end
+
+local function commit_groups(st)
+  for _, founded in ipairs(st.founded) do
+    local key, gid = founded[1], founded[2]
+    call('HSET', st.m, 'gid', gid)
+    call('HSET', st.g, key, gid, gid, cmsgpack.pack(st.groups[gid]))
+    call('ZADD', st.a, gid, gid)
+    call('ZADD', st.a .. ':' .. st.groups[gid][G_TENANT], gid, gid)
+  end
+  for key, bounds in pairs({ [st.h] = st.due, [st.q] = st.oldest }) do
+    for gid, bound in pairs(bounds) do
+      if bound then
+        call('ZADD', key, int(bound), gid)
+      else
+        call('ZREM', key, gid)
+      end
+    end
+  end
+end
+
+-- Drops the groups that hold nobody any more.
+local function commit_drops(st)
+  for gid in pairs(st.left) do
+    if call('EXISTS', st.base .. 's:' .. gid, st.base .. 'd:' .. gid) == 0 then
+      local g = group(st, gid)
+      call('HDEL', st.g, group_key(g[G_TENANT], g[G_ENVIRONMENT], g[G_INTERVAL], g[G_GRACE], g[G_AFTER_STOP]), gid)
+      call('ZREM', st.a, gid)
+      call('ZREM', st.a .. ':' .. g[G_TENANT], gid)
+      call('ZREM', st.h, gid)
+      call('ZREM', st.q, gid)
+    end
+  end
+end
+
+-- Writes everything that the call has changed. Nothing is written before it, and it reads nothing that could be wrong.
+local function commit(st)
+  commit_time(st)
+  if st.changing then
+    commit_facts(st)
+    commit_groups(st)
+  end
+  commit_records(st)
+  for _, gid in ipairs(commit_sets(st.alive, st.base .. 's:')) do
+    local g = group(st, gid)
+    call('ZADD', st.h, 'LT', int(st.t + g[G_INTERVAL] + g[G_GRACE]), gid)
+  end
+  if not st.changing then
+    return
+  end
+  for _, gid in ipairs(commit_sets(st.down, st.base .. 'd:')) do
+    call('ZADD', st.q, 'LT', int(st.least[gid]), gid)
+  end
+  commit_sets(st.names, st.base .. 'i:')
+  for field, change in pairs(st.counts) do
+    if change ~= 0 and call('HINCRBY', st.c, field, change) == 0 then
+      call('HDEL', st.c, field)
+    end
+  end
+  commit_tenants(st)
+  commit_drops(st)
+  if st.erased_any then
+    call('HSET', st.m, 'erased', int(st.erased))
+  end
 end
 
 -- hello ---------------------------------------------------------------------------------------------
@@ -346,171 +599,287 @@ end
 -- the caller refuses to run on another count or a newer schema. Nothing is written when they differ. Events: none.
 local function hello(keys, args)
   local st = open(keys)
-  local known = redis.call('HMGET', st.m, 'schema', 'partitions')
+  local known = call('HMGET', st.m, 'schema', 'partitions')
   if not known[1] then
     commit_time(st)
-    redis.call('HSET', st.m, 'schema', args[1], 'partitions', args[2])
+    call('HSET', st.m, 'schema', args[1], 'partitions', args[2])
     known = { args[1], args[2] }
   end
   return { st.t, tonumber(known[1]), tonumber(known[2]) }
 end
 
 -- beat ----------------------------------------------------------------------------------------------
+
+local P_TENANT, P_ENVIRONMENT, P_FIRST, P_ALLOWED, P_INTERVAL, P_GRACE = 1, 2, 3, 4, 5, 6
+local S_INTERVAL, S_GRACE, S_RULES, S_WORKERS, S_ENVIRONMENTS, S_DAEMON, S_STATUS_EVENTS = 1, 2, 3, 4, 5, 6, 7
+local B_DIGEST, B_STATUS, B_TASKS, B_TASK, B_META, B_EVENT_META, B_EVENT_CUT = 1, 2, 3, 4, 5, 6, 7
+local B_SYSTEM, B_SYSTEM_CUT, B_LOGS, B_LOGS_CUT = 8, 9, 10, 11
+
+local EMPTY_METADATA = { '{}      ', nil, nil, nil, '{}', '', false, nil, false, nil, false }
+
+-- {interval, grace} of the workers of an environment that declare nothing.
+local function expected_of(settings, environment)
+  settings.expected = settings.expected or {}
+  local found = settings.expected[environment]
+  if not found then
+    found = { settings[S_INTERVAL], settings[S_GRACE] }
+    for _, rule in ipairs(settings[S_RULES]) do
+      if glob(rule[1], environment) then
+        found = { rule[2], rule[3] }
+        break
+      end
+    end
+    settings.expected[environment] = found
+  end
+  return found
+end
+
+local function effective(settings, environment, rec)
+  local usual = expected_of(settings, environment)
+  return rec[R_INTERVAL] == UNDECLARED and usual[1] or rec[R_INTERVAL],
+    rec[R_GRACE] == UNDECLARED and usual[2] or rec[R_GRACE]
+end
+
+-- What a beat of this profile means to an alive worker with this key part of its record: {set, reach, interval} if it
+-- only renews it, false if it may change more. The same for all workers with that key part.
+local function steady_of(st, settings, profile, raw)
+  local rec = decode(raw)
+  local g = rec and rec[R_STATE] == ALIVE and rec[R_LEFT] == 0 and group(st, rec[R_GID])
+  if
+    not g
+    or g[G_AFTER_STOP]
+    or g[G_TENANT] ~= profile[P_TENANT]
+    or (profile[P_ENVIRONMENT] and profile[P_ENVIRONMENT] ~= g[G_ENVIRONMENT])
+    or (profile[P_ALLOWED] and not contains(profile[P_ALLOWED], g[G_ENVIRONMENT]))
+    or (profile[P_INTERVAL] and profile[P_INTERVAL] ~= rec[R_INTERVAL])
+    or (profile[P_GRACE] and profile[P_GRACE] ~= rec[R_GRACE])
+  then
+    return false
+  end
+  local interval, grace = effective(settings, g[G_ENVIRONMENT], rec)
+  if interval ~= g[G_INTERVAL] or grace ~= g[G_GRACE] then
+    return false
+  end
+  st.alive[rec[R_GID]] = st.alive[rec[R_GID]] or {}
+  return { st.alive[rec[R_GID]], math.min(interval + grace, LONGEST_GAP), interval }
+end
+
+-- The outcome of a beat before anything is changed.
+local function judge(st, settings, profile, w, environment)
+  local was = w.group and w.group[G_ENVIRONMENT]
+  local allowed = profile[P_ALLOWED]
+  if w.damaged then
+    return DAMAGED
+  elseif allowed and not (contains(allowed, environment) and (not was or contains(allowed, was))) then
+    return NOT_ALLOWED
+  elseif not w.rec and tenant_of(st, w.tenant).n >= settings[S_WORKERS] then
+    return OVER_WORKERS
+  elseif
+    was ~= environment
+    and workers_in(st, w.tenant, environment) == 0
+    and tenant_of(st, w.tenant).v >= settings[S_ENVIRONMENTS]
+  then
+    return OVER_ENVIRONMENTS
+  end
+  return STORED
+end
+
+-- Takes over what a beat reports.
+local function take_report(st, w, report, more)
+  local rec = w.rec
+  if more and more[B_STATUS] ~= nil then
+    local status, tasks, task = reported(rec[R_REPORT])
+    status, tasks = more[B_STATUS] or status, more[B_TASKS] or tasks
+    if more[B_TASK] ~= '' then
+      task = more[B_TASK] and sub(more[B_TASK], 2) or nil
+    end
+    report = report_of(status, tasks, task)
+  end
+  if report then
+    rec[R_REPORT] = report
+  end
+  if more and more[B_DIGEST] and more[B_DIGEST] ~= rec[R_DIGEST] then
+    local cold = cold_of(st, w)
+    if more[B_META] ~= nil then
+      cold[X_META], cold[X_EVENT_META], cold[X_EVENT_CUT] = more[B_META], more[B_EVENT_META], more[B_EVENT_CUT]
+    end
+    if more[B_SYSTEM] ~= nil then
+      cold[X_SYSTEM], cold[X_SYSTEM_CUT] = more[B_SYSTEM], more[B_SYSTEM_CUT]
+    end
+    if more[B_LOGS] ~= nil then
+      cold[X_LOGS], cold[X_LOGS_CUT] = more[B_LOGS], more[B_LOGS_CUT]
+    end
+    rec[R_DIGEST] = more[B_DIGEST]
+    st.cold[w.mid] = cmsgpack.pack(cold)
+  end
+end
+
+-- Any beat but a steady one. Result: outcome, interval.
+local function apply(st, settings, profile, worker, raw, report, more)
+  local w = load_worker(st, profile[P_TENANT], worker, raw)
+  local rec, was = w.rec, w.group
+  local environment = profile[P_ENVIRONMENT] or (was and was[G_ENVIRONMENT]) or profile[P_FIRST]
+  local outcome = judge(st, settings, profile, w, environment)
+  if outcome ~= STORED then
+    return outcome, 0
+  end
+  local from = ''
+  if rec then
+    expire_if_due(st, w)
+    from = rec[R_STATE]
+    rec[R_GAPS] = sub(rec[R_GAPS], 5) .. write('>I4', math.min(st.t - rec[R_LAST_SEEN], LONGEST_GAP))
+  else
+    -- A worker that was erased in this very millisecond must not come back under the same generation.
+    local generation = math.max(st.t, st.erased + 1)
+    rec = {
+      RECORD_VERSION, ALIVE, 0, 0, UNDECLARED, UNDECLARED, generation, 0, st.t, NO_DIGEST, st.t,
+      string.rep(NO_GAP, GAPS_KEPT), report_of('active', '0', nil), '',
+    }
+    w.rec = rec
+  end
+  local since, old_gid, old_report = rec[R_SINCE], rec[R_GID], rec[R_REPORT]
+  rec[R_INTERVAL] = profile[P_INTERVAL] or rec[R_INTERVAL]
+  rec[R_GRACE] = profile[P_GRACE] or rec[R_GRACE]
+  take_report(st, w, report, more)
+  if rec[R_LEFT] > 0 and st.t - rec[R_LEFT] > STRAGGLER_MS then
+    rec[R_LEFT] = 0
+  end
+  local interval, grace = effective(settings, environment, rec)
+  local gid = group_for(st, w.tenant, environment, interval, grace, rec[R_LEFT] > 0)
+  local to = MOVE[from][BEAT]
+  rec[R_STATE], rec[R_GID], rec[R_LAST_SEEN], rec[R_DAEMON] = to.to, gid, st.t, settings[S_DAEMON]
+  w.group = group(st, gid)
+  if from == '' then
+    set_in(st.names, w.tenant, worker, '0')
+    local known = tenant_of(st, w.tenant)
+    known.n = known.n + 1
+    count_in(st, w.tenant, environment, 1)
+  else
+    if from ~= ALIVE or gid ~= old_gid then
+      displace(st, w, from, old_gid)
+    end
+    if was[G_ENVIRONMENT] ~= environment then
+      count_in(st, w.tenant, environment, 1)
+      count_in(st, w.tenant, was[G_ENVIRONMENT], -1)
+    end
+    if gid ~= old_gid then
+      st.left[old_gid] = true
+    end
+  end
+  place(st, w)
+  if to.event then
+    rec[R_SINCE] = st.t
+    record(st, w, {
+      kind = to.event, old = from ~= '' and from or nil, new = to.to, due = st.t, since = since, reason = BEAT,
+    })
+  end
+  if settings[S_STATUS_EVENTS] and from ~= '' then
+    local old_status = reported(old_report)
+    if old_status ~= reported(rec[R_REPORT]) then
+      record(st, w, {
+        kind = STATUS_CHANGED, old = to.to, new = to.to, due = st.t, since = rec[R_SINCE], reason = BEAT,
+        old_status = old_status,
+      })
+    end
+  end
+  save(st, w)
+  return STORED, interval
+end
+
 -- Applies up to 256 beats, in order. A worker may stand in it more than once.
 -- ARGV[1]: msgpack {interval, grace (ms), rules {{glob, interval, grace}*}, workers limit, environments limit, daemon,
 --   status events (boolean)}
--- ARGV[2]: msgpack list of {tenant, worker, environment|nil, first environment, allowed|nil, interval, grace, status,
---   tasks (decimal text), task, digest|nil, meta, event meta, event cut, system, system cut, logs, logs cut};
---   nil keeps the last value, false is null.
--- Result: {t, {outcome, interval ms}*, moves}; an outcome of not STORED changed nothing.
+-- ARGV[2]: msgpack list of profiles {tenant, environment|false, first environment, allowed|false, interval, grace (ms;
+--   false keeps the last value, UNDECLARED takes it back)}
+-- ARGV[3]: msgpack list, four items for each beat: place of its profile, worker, report|false to keep it, more|false.
+--   more: true for empty metadata alone, which changes nothing for a worker that never had any, or {digest|false, status|nil, tasks, task, meta, event meta, event cut, system, system cut, logs, logs cut}.
+--   With a status (false keeps it) the beat reports only some of three: tasks (decimal text; false keeps), task ('='
+--   before it; false is null, '' keeps). With a digest it brings cold parts: nil keeps the last value, false is null.
+-- ARGV[4]: before when, see is_late.
+-- Result: {t, {outcome, interval ms, beats in a row with these}*, moves}; an outcome of not STORED changed nothing. The
+--   runs end early when MOVES_PER_CALL events are recorded: the rest was not looked at, and is the next call's.
+--   {t, LATE} when it is.
 -- Events: registered, recovered, resumed, status changed, and stale or stopped for a deadline that had passed.
 local function beat(keys, args)
-  local settings = cmsgpack.unpack(args[1])
-  local beats = cmsgpack.unpack(args[2])
+  local settings, profiles, rows = cmsgpack.unpack(args[1]), cmsgpack.unpack(args[2]), cmsgpack.unpack(args[3])
   local st = open(keys)
-  local interval, grace, rules = settings[1], settings[2], settings[3]
-  local max_workers, max_environments, daemon, status_events = settings[4], settings[5], settings[6], settings[7]
-  local expected, answers = {}, {}
-  commit_time(st)
-
-  local function expected_of(environment)
-    local found = expected[environment]
-    if not found then
-      found = { interval, grace }
-      for _, rule in ipairs(rules) do
-        if glob(rule[1], environment) then
-          found = { rule[2], rule[3] }
-          break
-        end
-      end
-      expected[environment] = found
-    end
-    return found
+  if is_late(st, args[4]) then
+    return { st.t, LATE }
   end
+  local daemon, status_events = settings[S_DAEMON], settings[S_STATUS_EVENTS]
+  local t, now, last_seen, records, moves = st.t, st.now, write('>I6', st.t), st.records, st.moves
+  local count = #rows / 4
+  local mids, prefixes, steadies = {}, {}, {}
+  for k, profile in ipairs(profiles) do
+    prefixes[k], steadies[k] = mid_of(profile[P_TENANT], ''), {}
+  end
+  for k = 1, count do
+    mids[k] = prefixes[rows[4 * k - 3]] .. rows[4 * k - 2]
+  end
+  local raws = count > 0 and call('HMGET', st.r, spread(mids, 1, count)) or {}
+  local runs, run_outcome, run_interval, run = {}, nil, nil, 0
 
-  for _, b in ipairs(beats) do
-    local w = load_worker(st, b[1], b[2])
-    local rec, was = w.rec, w.group
-    local environment = b[3] or (was and was[G_ENVIRONMENT]) or b[4]
-    local tenant_key = st.base .. 't:' .. w.tenant
-    local outcome = STORED
-    if w.damaged then
-      outcome = DAMAGED
-    elseif b[5] and not (contains(b[5], environment) and (not was or contains(b[5], was[G_ENVIRONMENT]))) then
-      outcome = NOT_ALLOWED
-    elseif not rec and (tonumber(redis.call('HGET', tenant_key, 'n')) or 0) >= max_workers then
-      outcome = OVER_WORKERS
-    elseif
-      (not was or was[G_ENVIRONMENT] ~= environment)
-      and redis.call('HEXISTS', tenant_key, 'e' .. environment) == 0
-      and (tonumber(redis.call('HGET', tenant_key, 'v')) or 0) >= max_environments
-    then
-      outcome = OVER_ENVIRONMENTS
+  for k = 1, count do
+    local at, worker, report, more = rows[4 * k - 3], rows[4 * k - 2], rows[4 * k - 1], rows[4 * k]
+    local mid = mids[k]
+    local raw = records[mid] or raws[k]
+    local outcome, interval, steady = STORED, nil, nil
+    if more == true then
+      more = raw and sub(raw, KEPT_BYTES - 7, KEPT_BYTES) ~= NO_DIGEST and EMPTY_METADATA
     end
-
-    if outcome ~= STORED then
-      answers[#answers + 1] = outcome
-      answers[#answers + 1] = 0
+    if raw and (not more or (more[B_DIGEST] == sub(raw, KEPT_BYTES - 7, KEPT_BYTES) and more[B_STATUS] == nil)) then
+      local key = sub(raw, 1, KEY_BYTES)
+      steady = steadies[at][key]
+      if steady == nil then
+        steady = steady_of(st, settings, profiles[at], raw)
+        steadies[at][key] = steady
+      end
+    end
+    if steady and #raw > FIXED_BYTES then
+      local gap = t - read('>I6', raw, KEPT_BYTES + 1)
+      local said = report
+      if not report or status_events then
+        said = sub(raw, FIXED_BYTES + 1, FIXED_BYTES + read('>I2', raw, FIXED_BYTES - 1))
+      end
+      if gap < steady[2] and (said == report or not report) then
+        records[mid] = sub(raw, 1, KEPT_BYTES) .. last_seen .. sub(raw, KEPT_BYTES + 11, FIXED_BYTES - 2)
+          .. write('>I4I2', gap, #said) .. said .. daemon
+        steady[1][worker] = now
+        interval = steady[3]
+      end
+    end
+    if not interval then
+      outcome, interval = apply(st, settings, profiles[at], worker, raw, report, more)
+    end
+    if outcome == run_outcome and interval == run_interval then
+      run = run + 1
     else
-      local from, registered
-      if rec then
-        expire_if_due(st, w)
-        from = rec[R_STATE]
-        rec[R_GAPS] = push_gap(rec[R_GAPS], st.t - rec[R_LAST_SEEN])
-      else
-        registered = true
-        from = ''
-        -- A worker that was erased in this very millisecond must not come back under the same generation.
-        local generation = math.max(st.t, st.erased + 1)
-        rec = { RECORD_VERSION, ALIVE, 0, generation, 0, st.t, st.t, 0, false, false, daemon, '', '', 'active', '0', false }
-        w.rec = rec
+      if run > 0 then
+        runs[#runs + 1], runs[#runs + 2], runs[#runs + 3] = run_outcome, run_interval, run
       end
-      local since, old_gid, old_status = rec[R_SINCE], rec[R_GID], rec[R_STATUS]
-
-      if b[6] ~= nil then
-        rec[R_INTERVAL] = b[6]
-      end
-      if b[7] ~= nil then
-        rec[R_GRACE] = b[7]
-      end
-      if b[8] ~= nil then
-        rec[R_STATUS] = b[8]
-      end
-      if b[9] ~= nil then
-        rec[R_TASKS] = b[9]
-      end
-      if b[10] ~= nil then
-        rec[R_TASK] = b[10]
-      end
-      if b[11] and b[11] ~= rec[R_DIGEST] then
-        local cold = cold_of(st, w)
-        if b[12] ~= nil then
-          cold[X_META], cold[X_EVENT_META], cold[X_EVENT_CUT] = b[12], b[13], b[14]
-        end
-        if b[15] ~= nil then
-          cold[X_SYSTEM], cold[X_SYSTEM_CUT] = b[15], b[16]
-        end
-        if b[17] ~= nil then
-          cold[X_LOGS], cold[X_LOGS_CUT] = b[17], b[18]
-        end
-        rec[R_DIGEST] = b[11]
-        redis.call('HSET', st.x, w.mid, cmsgpack.pack(cold))
-      end
-
-      if rec[R_LEFT] > 0 and st.t - rec[R_LEFT] > STRAGGLER_MS then
-        rec[R_LEFT] = 0
-      end
-      local usual = expected_of(environment)
-      local gid = group_for(
-        st, w.tenant, environment, rec[R_INTERVAL] or usual[1], rec[R_GRACE] or usual[2], rec[R_LEFT] > 0
-      )
-      local to = MOVE[from][BEAT]
-      rec[R_STATE], rec[R_GID], rec[R_LAST_SEEN], rec[R_DAEMON] = to.to, gid, st.t, daemon
-      w.group = group(st, gid)
-      place(st, w)
-      if registered then
-        redis.call('ZADD', st.base .. 'i:' .. w.tenant, 0, w.worker)
-        redis.call('HINCRBY', tenant_key, 'n', 1)
-        count_in(st, w.tenant, environment)
-      else
-        if from ~= ALIVE or gid ~= old_gid then
-          displace(st, w, from, old_gid)
-        end
-        if was[G_ENVIRONMENT] ~= environment then
-          count_in(st, w.tenant, environment)
-          count_out(st, w.tenant, was[G_ENVIRONMENT])
-        end
-        if gid ~= old_gid then
-          drop_if_empty(st, old_gid)
-        end
-      end
-      if to.event then
-        rec[R_SINCE] = st.t
-        record(st, w, {
-          kind = to.event, old = not registered and from or nil, new = to.to, due = st.t, since = since, reason = BEAT,
-        })
-      end
-      if status_events and not registered and rec[R_STATUS] ~= old_status then
-        record(st, w, {
-          kind = STATUS_CHANGED, old = to.to, new = to.to, due = st.t, since = rec[R_SINCE], reason = BEAT,
-          old_status = old_status,
-        })
-      end
-      save(st, w)
-      answers[#answers + 1] = STORED
-      answers[#answers + 1] = w.group[G_INTERVAL]
+      run_outcome, run_interval, run = outcome, interval, 1
+    end
+    if #moves >= MOVES_PER_CALL then
+      break
     end
   end
-  return { st.t, answers, st.moves }
+  if run > 0 then
+    runs[#runs + 1], runs[#runs + 2], runs[#runs + 3] = run_outcome, run_interval, run
+  end
+  commit(st)
+  return { t, runs, moves }
 end
 
 -- leave ---------------------------------------------------------------------------------------------
 -- A worker's goodbye. ARGV: msgpack {tenant, worker, trigger, clean (boolean), allowed|nil, reason, exit code|nil,
---   message|nil}. Result: {t, outcome, moves}: STORED, REFUSED (the table has no such move; nothing to do), UNKNOWN or
---   NOT_ALLOWED. Events: stopped or failed, and stale before it for a deadline that had passed.
+--   message|nil}; before when, see is_late. Result: {t, outcome, moves}: STORED, REFUSED (the table has no such move;
+--   nothing to do), UNKNOWN or NOT_ALLOWED, or {t, LATE}. Events: stopped or failed, and stale before it for a deadline that had passed.
 local function leave(keys, args)
   local a = cmsgpack.unpack(args[1])
   local st = open(keys)
+  if is_late(st, args[2]) then
+    return { st.t, LATE }
+  end
   local w = load_worker(st, a[1], a[2])
   if not w.rec then
     return { st.t, w.damaged and DAMAGED or UNKNOWN, st.moves }
@@ -518,7 +887,6 @@ local function leave(keys, args)
   if a[5] and not contains(a[5], w.group[G_ENVIRONMENT]) then
     return { st.t, NOT_ALLOWED, st.moves }
   end
-  commit_time(st)
   local outcome = REFUSED
   expire_if_due(st, w)
   if MOVE[w.rec[R_STATE]][a[3]] then
@@ -527,15 +895,20 @@ local function leave(keys, args)
     move(st, w, a[3], { due = st.t, reason = a[6], exit_code = a[7], message = a[8] })
   end
   save(st, w)
+  commit(st)
   return { st.t, outcome, st.moves }
 end
 
 -- forget --------------------------------------------------------------------------------------------
--- Erases a worker. ARGV: msgpack {tenant, worker, allowed|nil, reason}. Result: {t, outcome, moves}.
+-- Erases a worker. ARGV: msgpack {tenant, worker, allowed|nil, reason}; before when, see is_late.
+-- Result: {t, outcome, moves}, or {t, LATE}.
 -- Events: forgotten, and stale or stopped before it for a deadline that had passed.
 local function forget(keys, args)
   local a = cmsgpack.unpack(args[1])
   local st = open(keys)
+  if is_late(st, args[2]) then
+    return { st.t, LATE }
+  end
   local w = load_worker(st, a[1], a[2])
   if not w.rec then
     return { st.t, w.damaged and DAMAGED or UNKNOWN, st.moves }
@@ -543,9 +916,9 @@ local function forget(keys, args)
   if a[3] and not contains(a[3], w.group[G_ENVIRONMENT]) then
     return { st.t, NOT_ALLOWED, st.moves }
   end
-  commit_time(st)
   expire_if_due(st, w)
   erase(st, w, a[4])
+  commit(st)
   return { st.t, STORED, st.moves }
 end
 
@@ -556,21 +929,22 @@ end
 local function sweep(keys, args)
   local left = tonumber(args[1])
   local st = open(keys)
-  local due = redis.call('ZRANGE', st.h, '-inf', int(st.t), 'BYSCORE', 'LIMIT', 0, left)
-  commit_time(st)
+  local due = call('ZRANGE', st.h, '-inf', st.now, 'BYSCORE', 'LIMIT', 0, left)
   local more = #due == left
   local damaged = 0
-  for _, gid in ipairs(due) do
-    local g = group(st, tonumber(gid))
-    local key = st.base .. 's:' .. gid
+  for _, name in ipairs(due) do
+    local gid = tonumber(name)
+    local g = group(st, gid)
+    local key = st.base .. 's:' .. name
     local reach = g[G_INTERVAL] + g[G_GRACE]
-    local overdue = left > 0 and redis.call('ZRANGE', key, '-inf', int(st.t - reach), 'BYSCORE', 'LIMIT', 0, left) or {}
-    for _, worker in ipairs(overdue) do
-      local w = load_worker(st, g[G_TENANT], worker)
-      if w.rec and w.rec[R_GID] == tonumber(gid) and expire_if_due(st, w) then
+    local cut = int(st.t - reach)
+    local overdue = left > 0 and call('ZRANGE', key, '-inf', cut, 'BYSCORE', 'LIMIT', 0, left) or {}
+    for k, w in ipairs(load_workers(st, g[G_TENANT], overdue)) do
+      if w.rec and w.rec[R_GID] == gid and expire_if_due(st, w) then
         save(st, w)
       else
-        redis.call('ZREM', key, worker) -- its record says otherwise, or can't be read: it must not be met for ever
+        -- Its record says otherwise, or can't be read: it must not be met for ever.
+        set_in(st.alive, gid, overdue[k], false)
         damaged = damaged + 1
       end
     end
@@ -579,15 +953,13 @@ local function sweep(keys, args)
       more = true
       break
     end
-    local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
-    if first[2] then
-      redis.call('ZADD', st.h, tonumber(first[2]) + reach, gid)
-    else
-      redis.call('ZREM', st.h, gid)
-    end
+    local first = call('ZRANGE', key, '(' .. cut, '+inf', 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')
+    st.changing = true
+    st.due[gid] = first[2] and tonumber(first[2]) + reach or false
   end
+  commit(st)
   if not more then
-    redis.call('HSET', st.m, 'swept', int(st.t))
+    call('HSET', st.m, 'swept', st.now)
   end
   return { st.t, more and 1 or 0, st.moves, damaged }
 end
@@ -599,19 +971,18 @@ local function purge(keys, args)
   local left, retention, reason = tonumber(args[1]), tonumber(args[2]), args[3]
   local st = open(keys)
   local cut = int(st.t - retention)
-  local due = redis.call('ZRANGE', st.q, '-inf', cut, 'BYSCORE', 'LIMIT', 0, left)
-  commit_time(st)
+  local due = call('ZRANGE', st.q, '-inf', cut, 'BYSCORE', 'LIMIT', 0, left)
   local more = #due == left
-  for _, gid in ipairs(due) do
-    local key = st.base .. 'd:' .. gid
-    local tenant = group(st, tonumber(gid))[G_TENANT]
-    local old = left > 0 and redis.call('ZRANGE', key, '-inf', cut, 'BYSCORE', 'LIMIT', 0, left) or {}
-    for _, worker in ipairs(old) do
-      local w = load_worker(st, tenant, worker)
-      if w.rec and w.rec[R_GID] == tonumber(gid) and w.rec[R_STATE] ~= ALIVE then
+  for _, name in ipairs(due) do
+    local gid = tonumber(name)
+    local key = st.base .. 'd:' .. name
+    local tenant = group(st, gid)[G_TENANT]
+    local old = left > 0 and call('ZRANGE', key, '-inf', cut, 'BYSCORE', 'LIMIT', 0, left) or {}
+    for k, w in ipairs(load_workers(st, tenant, old)) do
+      if w.rec and w.rec[R_GID] == gid and w.rec[R_STATE] ~= ALIVE then
         erase(st, w, reason)
       else
-        redis.call('ZREM', key, worker)
+        set_in(st.down, gid, old[k], false)
       end
     end
     left = left - #old
@@ -619,13 +990,11 @@ local function purge(keys, args)
       more = true
       break
     end
-    local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
-    if first[2] then
-      redis.call('ZADD', st.q, first[2], gid)
-    else
-      redis.call('ZREM', st.q, gid)
-    end
+    local first = call('ZRANGE', key, '(' .. cut, '+inf', 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')
+    st.changing = true
+    st.oldest[gid] = first[2] and tonumber(first[2]) or false
   end
+  commit(st)
   return { st.t, more and 1 or 0, st.moves }
 end
 
@@ -635,21 +1004,21 @@ end
 local function take(keys, args)
   local owner, lease, limit = args[1], tonumber(args[2]), tonumber(args[3])
   local st = open(keys)
-  local held = redis.call('HMGET', st.u, 'owner', 'until', 'token', 'cursor')
+  local held = call('HMGET', st.u, 'owner', 'until', 'token', 'cursor')
   local mine = held[1] == owner
   local cursor = held[4] or '0-0'
-  local first = redis.call('XRANGE', st.e, '(' .. cursor, '+', 'COUNT', 1)
+  local first = call('XRANGE', st.e, '(' .. cursor, '+', 'COUNT', 1)
   local age = first[1] and st.t - tonumber(string.match(first[1][1], '^%d+')) or 0
   if not mine and held[1] and (tonumber(held[2]) or 0) > st.t then
     return { st.t, 0, {}, age }
   end
-  local events = redis.call('XRANGE', st.e, '(' .. cursor, '+', 'COUNT', limit)
+  local events = call('XRANGE', st.e, '(' .. cursor, '+', 'COUNT', limit)
   local token = (tonumber(held[3]) or 0) + (mine and 0 or 1)
   if mine and #events == 0 and (tonumber(held[2]) or 0) - st.t > lease / 2 then
     return { st.t, token, events, age } -- nothing to write: an idle router must not fill the append-only file
   end
   commit_time(st)
-  redis.call('HSET', st.u, 'owner', owner, 'until', int(st.t + lease), 'token', token, 'cursor', cursor)
+  call('HSET', st.u, 'owner', owner, 'until', int(st.t + lease), 'token', token, 'cursor', cursor)
   return { st.t, token, events, age }
 end
 
@@ -657,12 +1026,12 @@ end
 -- Moves the router's cursor. ARGV: token, position. Result: {t, 1 | 0 (the lease has gone to somebody else)}.
 local function ack(keys, args)
   local st = open(keys)
-  local held = redis.call('HGET', st.u, 'token')
+  local held = call('HGET', st.u, 'token')
   if held ~= args[1] then
     return { st.t, 0 }
   end
   commit_time(st)
-  redis.call('HSET', st.u, 'cursor', args[2])
+  call('HSET', st.u, 'cursor', args[2])
   return { st.t, 1 }
 end
 
@@ -670,12 +1039,12 @@ end
 -- Gives the lease back at a clean stop, so that another router need not wait. ARGV: token. Result: {t, 1 | 0}.
 local function release(keys, args)
   local st = open(keys)
-  if redis.call('HGET', st.u, 'token') ~= args[1] then
+  if call('HGET', st.u, 'token') ~= args[1] then
     return { st.t, 0 }
   end
   commit_time(st)
-  redis.call('HDEL', st.u, 'owner')
-  redis.call('HSET', st.u, 'until', 0)
+  call('HDEL', st.u, 'owner')
+  call('HSET', st.u, 'until', 0)
   return { st.t, 1 }
 end
 
@@ -685,20 +1054,20 @@ end
 local function trim(keys, args)
   local keep, most, limit = tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
   local st = open(keys)
-  local cursor = redis.call('HGET', st.u, 'cursor') or '0-0'
+  local cursor = call('HGET', st.u, 'cursor') or '0-0'
   local old = st.t - keep
   local threshold = tonumber(string.match(cursor, '^%d+')) <= old and cursor or int(old) .. '-0'
-  local spare = math.min(redis.call('XLEN', st.e) - most, limit)
+  local spare = math.min(call('XLEN', st.e) - most, limit)
   local beyond
   if spare > 0 then
     -- The first entry that is to stay, when only those up to the cursor may go.
-    local oldest = redis.call('XRANGE', st.e, '-', cursor, 'COUNT', spare)
+    local oldest = call('XRANGE', st.e, '-', cursor, 'COUNT', spare)
     beyond = oldest[#oldest] and oldest[#oldest][1]
   end
   commit_time(st)
-  local dropped = redis.call('XTRIM', st.e, 'MINID', '~', threshold, 'LIMIT', limit * 10)
+  local dropped = call('XTRIM', st.e, 'MINID', '~', threshold, 'LIMIT', limit * 10)
   if beyond then
-    dropped = dropped + redis.call('XTRIM', st.e, 'MINID', beyond)
+    dropped = dropped + call('XTRIM', st.e, 'MINID', beyond)
   end
   return { st.t, dropped }
 end
@@ -707,11 +1076,12 @@ end
 
 local function describe(st, w)
   local rec, g, cold = w.rec, w.group, cold_of(st, w)
+  local status, tasks, task = reported(rec[R_REPORT])
   return {
     w.tenant, w.worker, g[G_ENVIRONMENT], rec[R_STATE], g[G_AFTER_STOP] and 1 or 0,
     rec[R_GENERATION], rec[R_SEQ], rec[R_LAST_SEEN], rec[R_SINCE], g[G_INTERVAL], g[G_GRACE],
-    rec[R_STATUS], rec[R_TASKS], rec[R_TASK], cold[X_META],
-    cold[X_SYSTEM], cold[X_SYSTEM_CUT] and 1 or 0, cold[X_LOGS], cold[X_LOGS_CUT] and 1 or 0, rec[R_GAPS],
+    status, tasks, task or false, cold[X_META],
+    cold[X_SYSTEM], cold[X_SYSTEM_CUT] and 1 or 0, cold[X_LOGS], cold[X_LOGS_CUT] and 1 or 0, gaps_of(rec),
   }
 end
 
@@ -722,19 +1092,19 @@ local function one(keys, args)
   if not w.rec then
     return { st.t, st.swept, false, {} }
   end
-  local past = redis.call('HGET', st.y, w.mid)
+  local past = call('HGET', st.y, w.mid)
   return { st.t, st.swept, describe(st, w), past and cmsgpack.unpack(past) or {} }
 end
 
 -- The few workers behind `after` that can match a filter, gathered from the groups' own sets, as {rank, id} in the
 -- order of the index; nil when they are not few.
 local function gather(st, tenant, after, environments, want)
-  local gids = redis.call('ZRANGE', st.a .. ':' .. tenant, 0, GROUPS_LIMIT)
+  local gids = call('ZRANGE', st.a .. ':' .. tenant, 0, GROUPS_LIMIT)
   if #gids > GROUPS_LIMIT then
     return nil
   end
   local index = st.base .. 'i:' .. tenant
-  local from = after == '' and 0 or redis.call('ZLEXCOUNT', index, '-', '[' .. after)
+  local from = after == '' and 0 or call('ZLEXCOUNT', index, '-', '[' .. after)
   local found = {}
   local ranges = {}
   local total = 0
@@ -758,16 +1128,16 @@ local function gather(st, tenant, after, environments, want)
     end
   end
   for _, range in ipairs(ranges) do
-    total = total + redis.call('ZCOUNT', range[1], range[2], range[3])
+    total = total + call('ZCOUNT', range[1], range[2], range[3])
     if total > GATHER_LIMIT then
       return nil
     end
   end
   for _, range in ipairs(ranges) do
-    for _, worker in ipairs(redis.call('ZRANGE', range[1], range[2], range[3], 'BYSCORE')) do
+    for _, worker in ipairs(call('ZRANGE', range[1], range[2], range[3], 'BYSCORE')) do
       -- The order of lists is that of the index, byte by byte; Lua's own follows the server's locale, and
       -- comparing in Lua takes a second for long ids.
-      local rank = redis.call('ZRANK', index, worker)
+      local rank = call('ZRANK', index, worker)
       if rank and rank >= from then
         found[#found + 1] = { rank, worker }
       end
@@ -801,7 +1171,7 @@ local function page(keys, args)
     ids = first
   else
     local from = after == '' and '-' or '(' .. after
-    ids = redis.call('ZRANGE', st.base .. 'i:' .. tenant, from, '+', 'BYLEX', 'LIMIT', 0, limit)
+    ids = call('ZRANGE', st.base .. 'i:' .. tenant, from, '+', 'BYLEX', 'LIMIT', 0, limit)
     last = #ids == limit and ids[limit] or ''
   end
   local workers = {}
@@ -827,17 +1197,17 @@ local function counts(keys, args)
   local limit = tonumber(args[3])
   local st = open(keys)
   local key = args[1] == '' and st.a or st.a .. ':' .. args[1]
-  local gids = redis.call('ZRANGE', key, '(' .. args[2], '+inf', 'BYSCORE', 'LIMIT', 0, limit)
+  local gids = call('ZRANGE', key, '(' .. args[2], '+inf', 'BYSCORE', 'LIMIT', 0, limit)
   local rows = {}
   for _, gid in ipairs(gids) do
     local g = group(st, tonumber(gid))
     local s = st.base .. 's:' .. gid
-    local all = redis.call('ZCARD', s)
-    local late = redis.call('ZCOUNT', s, '-inf', int(st.t - g[G_INTERVAL]))
-    local overdue = redis.call('ZCOUNT', s, '-inf', int(st.t - g[G_INTERVAL] - g[G_GRACE]))
+    local all = call('ZCARD', s)
+    local late = call('ZCOUNT', s, '-inf', int(st.t - g[G_INTERVAL]))
+    local overdue = call('ZCOUNT', s, '-inf', int(st.t - g[G_INTERVAL] - g[G_GRACE]))
     local row = { g[G_ENVIRONMENT], g[G_AFTER_STOP] and 1 or 0, all - late, late - overdue, overdue }
     for k = 4, #args do
-      row[#row + 1] = tonumber(redis.call('HGET', st.c, gid .. ':' .. args[k])) or 0
+      row[#row + 1] = tonumber(call('HGET', st.c, gid .. ':' .. args[k])) or 0
     end
     rows[#rows + 1] = row
   end
@@ -850,9 +1220,9 @@ local function history(keys, args)
   local st = open(keys)
   local events
   if args[3] == 'asc' then
-    events = redis.call('XRANGE', st.e, args[1] == '' and '-' or '(' .. args[1], '+', 'COUNT', args[2])
+    events = call('XRANGE', st.e, args[1] == '' and '-' or '(' .. args[1], '+', 'COUNT', args[2])
   else
-    events = redis.call('XREVRANGE', st.e, args[1] == '' and '+' or '(' .. args[1], '-', 'COUNT', args[2])
+    events = call('XREVRANGE', st.e, args[1] == '' and '+' or '(' .. args[1], '-', 'COUNT', args[2])
   end
   return { st.t, st.swept, events }
 end

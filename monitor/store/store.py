@@ -8,29 +8,33 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import msgpack
+import msgspec
 
 from monitor.clock import StoreClock
 from monitor.liveness import Liveness, Trigger
 from monitor.store import codec
 from monitor.store.connection import Connection
-from monitor.store.errors import SchemaError
+from monitor.store.errors import SchemaError, StoreUnavailableError
 from monitor.store.library import DOWN_STATES, STATE_CODES
 from monitor.workers import partition_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from monitor.events import Event
     from monitor.workers import Beat, Disconnect, Moved, Worker, WorkerKey
+
+    _Call = Callable[..., Awaitable[Any]]
+
+_encode = msgspec.msgpack.Encoder().encode
 
 SCHEMA_VERSION: Final = 1
 COUNT_PAGE: Final = 200
 EVENTS_TRIMMED_PER_CALL: Final = 100
 
-STORED, OVER_WORKERS, OVER_ENVIRONMENTS, NOT_ALLOWED, UNKNOWN, REFUSED, DAMAGED = range(7)
+STORED, OVER_WORKERS, OVER_ENVIRONMENTS, NOT_ALLOWED, UNKNOWN, REFUSED, DAMAGED, LATE = range(8)
 """What a function answers of one worker; the same numbers stand at the top of ``lastseen.lua``."""
 
 
@@ -136,7 +140,7 @@ class Store:
         self.partitions = settings.partitions
         self.clock = StoreClock()
         self._connection = Connection(settings.url, timeout_s=settings.timeout_s, clock=self.clock)
-        self._beat_settings = msgpack.packb(
+        self._beat_settings = _encode(
             [
                 settings.interval_ms,
                 settings.grace_ms,
@@ -191,12 +195,26 @@ class Store:
     # Writing ------------------------------------------------------------------------------------------------------
 
     async def beat(self, partition: int, beats: Sequence[Beat]) -> BeatsResult:
-        """Apply at most 256 beats of one partition, in order, in one step."""
-        rows = msgpack.packb([codec.beat_row(beat) for beat in beats])
-        now_ms, flat, moves = await self._connection.write("beat", partition, self._beat_settings, rows)
-        return BeatsResult(
-            now_ms=now_ms, outcomes=list(zip(flat[::2], flat[1::2], strict=True)), moved=codec.moved(moves)
-        )
+        """Apply at most 256 beats of one partition, in order: each in one step, and an ordinary batch in one call.
+
+        A batch with many transitions takes several calls, so that none holds the store up. If one of them fails,
+        those before it have been applied.
+        """
+        outcomes: list[tuple[int, int]] = []
+        moved: list[Moved] = []
+        size = len(beats)
+        while True:
+            part = beats[len(outcomes) : len(outcomes) + size] if outcomes else beats
+            profiles, rows = codec.beat_arguments(part)
+            arguments = (self._beat_settings, profiles, rows)
+            now_ms, runs, moves = await self._in_time(self._connection.write, "beat", partition, *arguments)
+            for outcome, interval_ms, count in zip(runs[::3], runs[1::3], runs[2::3], strict=True):
+                outcomes += [(outcome, interval_ms)] * count
+            moved += codec.moved(moves)
+            if len(outcomes) >= len(beats):
+                return BeatsResult(now_ms=now_ms, outcomes=outcomes, moved=moved)
+            # So many it did before it had recorded enough; those behind are likely to be of the same kind.
+            size = sum(runs[2::3])
 
     async def leave(self, disconnect: Disconnect) -> ChangeResult:
         """Apply a goodbye. ``REFUSED`` means that it changed nothing."""
@@ -210,16 +228,29 @@ class Store:
             None if disconnect.exit_code is None else str(disconnect.exit_code),
             disconnect.error_message,
         ]
-        now_ms, outcome, moves = await self._connection.write(
-            "leave", self.partition_of(disconnect.key), msgpack.packb(args)
-        )
+        partition = self.partition_of(disconnect.key)
+        now_ms, outcome, moves = await self._in_time(self._connection.write, "leave", partition, _encode(args))
         return ChangeResult(now_ms=now_ms, outcome=outcome, moved=codec.moved(moves))
 
     async def forget(self, key: WorkerKey, *, allowed: tuple[str, ...] | None, reason: str) -> ChangeResult:
         """Erase a worker's record, metadata and logs at once."""
-        args = msgpack.packb([key.tenant, key.worker_id, allowed, reason])
-        now_ms, outcome, moves = await self._connection.once("forget", self.partition_of(key), args)
+        args = _encode([key.tenant, key.worker_id, allowed, reason])
+        now_ms, outcome, moves = await self._in_time(self._connection.once, "forget", self.partition_of(key), args)
         return ChangeResult(now_ms=now_ms, outcome=outcome, moved=codec.moved(moves))
+
+    async def _in_time(self, call: _Call, function: str, partition: int, *args: bytes) -> Any:
+        """Make a call that the store must not apply when we have given up on it: its sender was told 503.
+
+        Raises:
+            StoreUnavailableError: as every call, or the store came to it too late twice.
+        """
+        for _ in range(2):
+            before_ms = self.clock.now_ms() + round(self.settings.timeout_s * 1_000)
+            answer = await call(function, partition, *args, before_ms)
+            if answer[1] != LATE:
+                return answer
+            # An answer that we have waited for is not late by our own clock: the store's has stepped forward.
+        raise StoreUnavailableError("the store came to it too late")
 
     async def sweep(self, partition: int, *, limit: int) -> SweepResult:
         """Expire at most ``limit`` workers whose deadline has passed."""
@@ -277,7 +308,7 @@ class Store:
     ) -> Page:
         """At most ``limit`` workers of one partition behind ``after``; the caller filters what comes back."""
         wanted = None if want is None else {name: getattr(want, name) for name in Want.__slots__}
-        filters = msgpack.packb([environments, wanted])
+        filters = _encode([environments, wanted])
         now_ms, swept_ms, last, rows = await self._connection.read("page", partition, tenant, after, limit, filters)
         return Page(
             now_ms=now_ms, swept_ms=swept_ms, last=codec.text(last), workers=[codec.worker(row) for row in rows]

@@ -1,0 +1,74 @@
+"""Connections for the calls that every beat waits for: redis-py's own, without what its client adds to each call.
+
+The client's pool, retry and telemetry layers took as long as packing, sending and reading the answer together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import RedisError, ResponseError
+
+if TYPE_CHECKING:
+    from redis.asyncio import ConnectionPool
+    from redis.asyncio.connection import AbstractConnection
+
+RETRIES: Final = 2
+TROUBLE: Final = (RedisError, OSError, TimeoutError, RuntimeError)
+"""No answer, or a refusal. On uvloop a write to a connection that was lost meanwhile is a RuntimeError."""
+
+
+class Lines:
+    """At most ``most`` calls at a time, each on a connection of its own until its answer has come.
+
+    ``pool`` makes the connections. They have no time limits of their own: whoever calls sets one. A call whose
+    connection is lost is sent again, twice at most, on a new one.
+    """
+
+    def __init__(self, pool: ConnectionPool, *, most: int) -> None:
+        self._pool = pool
+        self._places = asyncio.Semaphore(most)
+        self._idle: list[AbstractConnection] = []
+        self._backoff = ExponentialWithJitterBackoff(base=0.02, cap=0.25)
+
+    async def call(self, *command: bytes | str | int) -> Any:
+        """Send one command; its answer. A connection that a call was given up on is not used again.
+
+        Raises:
+            ResponseError: the server refuses.
+            RedisError, OSError, RuntimeError: the connection was lost each time.
+        """
+        async with self._places:
+            for failures in range(RETRIES + 1):
+                if failures:
+                    await asyncio.sleep(self._backoff.compute(failures))
+                try:
+                    return await self._exchange(command)
+                except ResponseError:
+                    raise
+                except TROUBLE:
+                    if failures == RETRIES:
+                        raise
+        raise AssertionError("the last failure was raised")
+
+    async def _exchange(self, command: tuple[bytes | str | int, ...]) -> Any:
+        connection: AbstractConnection
+        connection = self._idle.pop() if self._idle else self._pool.make_connection()  # type: ignore[no-untyped-call]
+        try:
+            await connection.send_command(*command)  # connects first, if it is not connected
+            answer = await connection.read_response()
+        except ResponseError:
+            self._idle.append(connection)
+            raise
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        self._idle.append(connection)
+        return answer
+
+    async def close(self) -> None:
+        """Close the connections. Nothing is called any more."""
+        while self._idle:
+            await self._idle.pop().disconnect()
