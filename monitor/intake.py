@@ -1,16 +1,18 @@
 """The intake: beats that arrive while a call to the store is in flight form the next batch.
 
 One queue and one worker task per partition, so that what is said of a worker commits in the order in
-which it arrived. Each request waits for its own future: a request that is cancelled never cancels its
-batch, and a batch that fails answers exactly its members. Nothing is acknowledged before the store has
-answered (P10). Without load the added latency is one round trip: there is no timer.
+which it arrived. Each request has an answer of its own: a request that goes away never cancels its batch,
+and a batch that fails answers exactly its members. Nothing is acknowledged before the store has answered
+(P10). Without load the added latency is one round trip: there is no timer in the way, only one per queue
+that ends what has waited for too long.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, assert_never
 
 import structlog
@@ -20,19 +22,20 @@ from monitor.store.store import DAMAGED, NOT_ALLOWED, OVER_ENVIRONMENTS, OVER_WO
 from monitor.workers import Beat, Disconnect, Forget
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from monitor.store import Store
+    from monitor.store.store import BeatsResult
     from monitor.workers import Moved, WorkerKey
 
 log = structlog.get_logger(__name__)
 
 BATCH_LIMIT: Final = 128
-"""One call of this many beats blocks the store for a millisecond or two, some more when all of them register."""
+"""One call of this many beats blocks the store for a millisecond or so, some more when all of them register."""
 BATCH_BYTES: Final = 262_144
 """A batch ends at this much of metadata, logs and system information, which take the store longer than the beats."""
-
-Order = Beat | Disconnect | Forget
+LOTS_AT_ONCE: Final = 2
+"""Calls in flight to one partition for requests of many beats: the store has the next when one is done."""
 
 
 class UnknownWorkerError(Exception):
@@ -57,16 +60,40 @@ class IntakeFullError(Exception):
     """More beats wait than the intake holds; nothing was taken in."""
 
 
-@dataclass(slots=True)
+Order = Beat | Disconnect | Forget
+if TYPE_CHECKING:
+    Answer = Callable[[int, Exception | None], None]
+    """Told once: the effective interval of a beat in milliseconds (0 for other orders), or the error."""
+
+
 class _Waiting:
-    order: Order
-    done: asyncio.Future[int]
+    """An order and whom to tell; ``answer`` is None once that was done, or nobody waits any more."""
+
+    __slots__ = ("answer", "order", "size", "until_s")
+
+    def __init__(self, order: Order, answer: Answer, size: int) -> None:
+        self.order = order
+        self.answer: Answer | None = answer
+        self.until_s = 0.0
+        self.size = size
+        """Characters of what a beat brings beside itself."""
+
+    def settle(self, interval_ms: int, error: Exception | None = None) -> None:
+        if self.answer is not None:
+            answer, self.answer = self.answer, None
+            answer(interval_ms, error)
 
 
-@dataclass(slots=True)
 class _Lane:
-    waiting: deque[_Waiting] = field(default_factory=deque)
-    task: asyncio.Task[None] | None = None
+    """The queue of one partition. What is in flight came before all that waits."""
+
+    __slots__ = ("in_flight", "task", "timer", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[_Waiting] = deque()
+        self.in_flight: list[_Waiting] = []
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
 
 
 class Intake:
@@ -78,9 +105,11 @@ class Intake:
     def __init__(self, store: Store, *, capacity: int, on_moved: Callable[[list[Moved]], None]) -> None:
         self._store = store
         self._capacity = capacity
+        self._timeout_s = store.settings.timeout_s
         self._on_moved = on_moved
         self._waiting = 0
         self._lanes = [_Lane() for _ in range(store.partitions)]
+        self._lots = [asyncio.Semaphore(LOTS_AT_ONCE) for _ in range(store.partitions)]
 
     async def beat(self, beat: Beat) -> int:
         """Store one beat; its effective interval in milliseconds.
@@ -91,7 +120,54 @@ class Intake:
             IntakeFullError: too many are waiting; nothing was sent.
             StoreUnavailableError: no answer in time; whether it was stored is not known, a replay is harmless.
         """
-        return await self._submit(beat)
+        return await self._wait(beat, self._store.partition_of(beat.key))
+
+    async def beats(self, beats: Sequence[Beat]) -> list[QuotaExceededError | NotAllowedError | None]:
+        """Store many beats of one request, each of another worker; for each, None or why the store refused it.
+
+        They pass by the queues, in calls of their own, a few at a time, so that single beats go on beside them: what
+        is said of a worker in the meantime may be committed before or after its beat in here.
+
+        Raises:
+            StoreUnavailableError: some could not be stored in time; a replay is harmless.
+        """
+        refused: list[QuotaExceededError | NotAllowedError | None] = [None] * len(beats)
+
+        async def send(partition: int, lots: Iterator[Sequence[int]]) -> None:
+            for lot in lots:  # shared by the senders of a partition
+                result = await self._send_lot(partition, [beats[index] for index in lot])
+                for index, (outcome, _) in zip(lot, result.outcomes, strict=True):
+                    if outcome != STORED:
+                        error = self._error_of(outcome, beats[index].key)
+                        if not isinstance(error, QuotaExceededError | NotAllowedError):
+                            raise error
+                        refused[index] = error
+                self._note(result.moved)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for partition, indexes in self._by_partition(beats).items():
+                    lots = _lots(indexes, beats)
+                    for _ in range(min(LOTS_AT_ONCE, -(-len(indexes) // BATCH_LIMIT))):
+                        group.create_task(send(partition, lots))
+        except* StoreUnavailableError as errors:
+            raise _first(errors) from None
+        return refused
+
+    async def _send_lot(self, partition: int, beats: list[Beat]) -> BeatsResult:
+        try:
+            async with asyncio.timeout(self._timeout_s), self._lots[partition]:
+                return await self._store.beat(partition, beats)
+        except TimeoutError as error:
+            raise StoreUnavailableError("the store did not answer in time") from error
+
+    def _by_partition(self, beats: Sequence[Beat]) -> dict[int, Sequence[int]]:
+        if len(self._lanes) == 1:
+            return {0: range(len(beats))}
+        found: dict[int, list[int]] = {}
+        for index, beat in enumerate(beats):
+            found.setdefault(self._store.partition_of(beat.key), []).append(index)
+        return {**found}
 
     async def leave(self, disconnect: Disconnect) -> None:
         """Take a goodbye, behind what the same worker sent before. One that changes nothing is fine.
@@ -99,7 +175,7 @@ class Intake:
         Raises:
             UnknownWorkerError, NotAllowedError, IntakeFullError, StoreUnavailableError: as ``beat``.
         """
-        await self._submit(disconnect)
+        await self._wait(disconnect, self._store.partition_of(disconnect.key))
 
     async def forget(self, forget: Forget) -> None:
         """Erase a worker.
@@ -107,51 +183,95 @@ class Intake:
         Raises:
             UnknownWorkerError, NotAllowedError, IntakeFullError, StoreUnavailableError: as ``beat``.
         """
-        await self._submit(forget)
+        await self._wait(forget, self._store.partition_of(forget.key))
 
     async def drain(self) -> None:
         """Wait until everything that was taken in has its answer. The caller has stopped taking in."""
         while tasks := [lane.task for lane in self._lanes if lane.task is not None]:
             await asyncio.wait(tasks)
 
-    async def _submit(self, order: Order) -> int:
+    def submit_beat(self, beat: Beat, answer: Answer) -> None:
+        """As ``beat``, for one who does not wait: ``answer`` is called later, once.
+
+        Raises:
+            IntakeFullError: too many are waiting; nothing was taken in.
+        """
+        self._submit(_Waiting(beat, answer, _extent(beat)), self._store.partition_of(beat.key))
+
+    async def _wait(self, order: Order, partition: int) -> int:
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def answer(interval_ms: int, error: Exception | None) -> None:
+            if done.done():
+                return
+            if error is None:
+                done.set_result(interval_ms)
+            else:
+                done.set_exception(error)
+
+        waiting = _Waiting(order, answer, _extent(order) if isinstance(order, Beat) else 0)
+        self._submit(waiting, partition)
+        try:
+            return await done
+        finally:
+            waiting.answer = None  # a request that has given up: what was not sent yet is not sent any more
+
+    def _submit(self, waiting: _Waiting, partition: int) -> None:
         if self._waiting >= self._capacity:
             raise IntakeFullError(f"{self._waiting} beats are waiting already")
-        partition = self._store.partition_of(order.key)
+        loop = asyncio.get_running_loop()
+        waiting.until_s = loop.time() + self._timeout_s
         lane = self._lanes[partition]
-        waiting = _Waiting(order, asyncio.get_running_loop().create_future())
         lane.waiting.append(waiting)
         self._waiting += 1
+        if lane.timer is None:
+            lane.timer = loop.call_at(waiting.until_s, self._expire, lane)
         if lane.task is None:
-            lane.task = asyncio.create_task(self._work(partition, lane), name=f"intake-{partition}")
-        try:
-            async with asyncio.timeout(self._store.settings.timeout_s):
-                return await waiting.done
-        except TimeoutError as error:
-            # It may be in flight and be stored all the same: a replay is harmless.
-            raise StoreUnavailableError("the store did not answer in time") from error
+            lane.task = loop.create_task(self._work(partition, lane), name=f"intake-{partition}")
+
+    def _expire(self, lane: _Lane) -> None:
+        """Answer whom the store has kept waiting for too long. What is in flight may be stored all the same."""
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        lane.timer = None
+        for waiting in itertools.chain(lane.in_flight, lane.waiting):
+            if waiting.until_s > now_s:
+                lane.timer = loop.call_at(waiting.until_s, self._expire, lane)
+                return
+            waiting.settle(0, StoreUnavailableError("the store did not answer in time"))
 
     async def _work(self, partition: int, lane: _Lane) -> None:
+        """Make one call after another. The answers of one are told while the store works on the next."""
+        tell: Callable[[], None] | None = None
         try:
-            while lane.waiting:
-                batch = self._next_batch(lane)
-                if not batch:
-                    return
-                try:
-                    await self._commit(partition, batch)
-                except StoreUnavailableError as error:
-                    for waiting in batch:
-                        _fail(waiting, error)
-                    # Those behind have time left, or have given up by themselves: each is tried while it waits.
-                except BaseException as error:
-                    # Whatever it was, no member may wait for ever; the error itself goes to the owner of the loop.
-                    for waiting in batch:
-                        _fail(waiting, StoreUnavailableError(f"the intake failed: {error!r}"))
-                    raise
+            while lane.waiting or tell is not None:
+                batch = lane.in_flight = self._next_batch(lane)
+                if tell is None:
+                    tell = await self._call(partition, batch)
+                    continue
+                call = asyncio.create_task(self._call(partition, batch)) if batch else None
+                if call is not None:
+                    await asyncio.sleep(0)  # it is sent now
+                tell()
+                tell = None if call is None else await call
         finally:
             lane.task = None
-            if lane.waiting:
-                self._fail_all(lane, StoreUnavailableError("the intake is stopping"))
+            lane.in_flight = []
+            while lane.waiting:
+                self._waiting -= 1
+                lane.waiting.popleft().settle(0, StoreUnavailableError("the intake is stopping"))
+
+    async def _call(self, partition: int, batch: list[_Waiting]) -> Callable[[], None]:
+        """Make one call; what is to be done then to tell everybody in it."""
+        try:
+            return await self._commit(partition, batch)
+        except StoreUnavailableError as error:
+            # Those behind have time left, or have given up by themselves: each is tried while it waits.
+            return functools.partial(_fail, batch, error)
+        except BaseException as error:
+            # Whatever it was, no member may wait for ever; the error itself goes to the owner of the loop.
+            _fail(batch, StoreUnavailableError(f"the intake failed: {error!r}"))
+            raise
 
     def _next_batch(self, lane: _Lane) -> list[_Waiting]:
         """The next orders that one call can carry: beats up to the limit, anything else alone.
@@ -159,80 +279,106 @@ class Intake:
         One whose request has given up was answered 503, so it is dropped here: it must not be applied late.
         """
         batch: list[_Waiting] = []
+        queue = lane.waiting
         size = 0
-        while lane.waiting and len(batch) < BATCH_LIMIT and size < BATCH_BYTES:
-            if not lane.waiting[0].done.done():
-                is_beat = isinstance(lane.waiting[0].order, Beat)
-                if batch and not (is_beat and isinstance(batch[0].order, Beat)):
+        while queue and len(batch) < BATCH_LIMIT and size < BATCH_BYTES:
+            waiting = queue[0]
+            if waiting.answer is not None:
+                if batch and not (isinstance(waiting.order, Beat) and isinstance(batch[0].order, Beat)):
                     break
-                batch.append(lane.waiting[0])
-                size += _size_of(lane.waiting[0].order)
-            lane.waiting.popleft()
+                batch.append(waiting)
+                size += waiting.size
+            queue.popleft()
             self._waiting -= 1
         return batch
 
-    def _fail_all(self, lane: _Lane, error: Exception) -> None:
-        self._waiting -= len(lane.waiting)
-        while lane.waiting:
-            _fail(lane.waiting.popleft(), error)
-
-    async def _commit(self, partition: int, batch: list[_Waiting]) -> None:
+    async def _commit(self, partition: int, batch: list[_Waiting]) -> Callable[[], None]:
+        if not batch:
+            return _nobody
         match batch[0].order:
             case Beat():
                 beats = [waiting.order for waiting in batch if isinstance(waiting.order, Beat)]
                 result = await self._store.beat(partition, beats)
-                moved = result.moved
-                for waiting, (outcome, interval_ms) in zip(batch, result.outcomes, strict=True):
-                    self._answer(waiting, outcome, interval_ms)
+                self._note(result.moved)
+                return functools.partial(self._tell, batch, result.outcomes)
             case Disconnect() as disconnect:
                 change = await self._store.leave(disconnect)
-                moved = change.moved
-                self._answer(batch[0], change.outcome, 0)
+                key = disconnect.key
             case Forget() as forget:
                 change = await self._store.forget(forget.key, allowed=forget.allowed, reason="deleted")
-                moved = change.moved
-                self._answer(batch[0], change.outcome, 0)
+                key = forget.key
             case unknown:
                 assert_never(unknown)
+        self._note(change.moved)
+        return functools.partial(self._answer, batch[0], change.outcome, key)
+
+    def _note(self, moved: list[Moved]) -> None:
         if moved:
             self._on_moved(moved)
 
-    def _answer(self, waiting: _Waiting, outcome: int, interval_ms: int) -> None:
+    def _tell(self, batch: list[_Waiting], outcomes: Sequence[tuple[int, int]]) -> None:
+        """Tell each of a batch of beats what the store said of it."""
+        for waiting, (outcome, interval_ms) in zip(batch, outcomes, strict=True):
+            if outcome == STORED:
+                waiting.settle(interval_ms)
+            else:
+                waiting.settle(0, self._error_of(outcome, waiting.order.key))
+
+    def _answer(self, waiting: _Waiting, outcome: int, key: WorkerKey) -> None:
+        waiting.settle(0, None if outcome in {STORED, REFUSED} else self._error_of(outcome, key))
+
+    def _error_of(self, outcome: int, key: WorkerKey) -> Exception:
+        """What an outcome that changed nothing means for who asked."""
         settings = self._store.settings
-        match outcome:
-            case value if value in (STORED, REFUSED):
-                if not waiting.done.done():
-                    waiting.done.set_result(interval_ms)
-            case value if value == OVER_WORKERS:
-                limit = settings.workers_per_tenant
-                _fail(waiting, QuotaExceededError(f"limits.workers_per_tenant = {limit} is reached: no new worker"))
-            case value if value == OVER_ENVIRONMENTS:
-                limit = settings.environments_per_tenant
-                _fail(
-                    waiting,
-                    QuotaExceededError(f"limits.environments_per_tenant = {limit} is reached: no new environment"),
-                )
-            case value if value == NOT_ALLOWED:
-                _fail(waiting, NotAllowedError(waiting.order.key))
-            case value if value == DAMAGED:
-                key = waiting.order.key
-                log.error("worker.record_damaged", tenant=key.tenant, worker_id=key.worker_id)
-                _fail(waiting, StoreUnavailableError("the record of the worker can't be read"))
-            case value if value == UNKNOWN:
-                _fail(waiting, UnknownWorkerError(waiting.order.key))
-            case value:
-                _fail(waiting, StoreUnavailableError(f"the store answered an outcome that is not known: {value}"))
+        if outcome == OVER_WORKERS:
+            limit = settings.workers_per_tenant
+            return QuotaExceededError(f"limits.workers_per_tenant = {limit} is reached: no new worker")
+        if outcome == OVER_ENVIRONMENTS:
+            limit = settings.environments_per_tenant
+            return QuotaExceededError(f"limits.environments_per_tenant = {limit} is reached: no new environment")
+        if outcome == NOT_ALLOWED:
+            return NotAllowedError(key)
+        if outcome == UNKNOWN:
+            return UnknownWorkerError(key)
+        if outcome == DAMAGED:
+            log.error("worker.record_damaged", tenant=key.tenant, worker_id=key.worker_id)
+            return StoreUnavailableError("the record of the worker can't be read")
+        return StoreUnavailableError(f"the store answered an outcome that is not known: {outcome}")
 
 
-def _size_of(order: Order) -> int:
+def _nobody() -> None:
+    """There is nobody to tell."""
+
+
+def _fail(batch: list[_Waiting], error: Exception) -> None:
+    for waiting in batch:
+        waiting.settle(0, error)
+
+
+def _extent(beat: Beat) -> int:
     """Characters of what a beat brings beside itself."""
-    if not isinstance(order, Beat):
-        return 0
-    return sum(
-        len(part) for part in (order.metadata_json, order.system_info_json, order.logs_json) if isinstance(part, str)
-    )
+    size = 0
+    if isinstance(beat.metadata_json, str):
+        size += len(beat.metadata_json)
+    if isinstance(beat.system_info_json, str):
+        size += len(beat.system_info_json)
+    if isinstance(beat.logs_json, str):
+        size += len(beat.logs_json)
+    return size
 
 
-def _fail(waiting: _Waiting, error: Exception) -> None:
-    if not waiting.done.done():
-        waiting.done.set_exception(error)
+def _lots(indexes: Sequence[int], beats: Sequence[Beat]) -> Iterator[Sequence[int]]:
+    """Split what goes to one partition into lots that one call can carry."""
+    begin = size = 0
+    for end, index in enumerate(indexes, 1):
+        size += _extent(beats[index])
+        if end - begin == BATCH_LIMIT or size >= BATCH_BYTES or end == len(indexes):
+            yield indexes[begin:end]
+            begin, size = end, 0
+
+
+def _first(errors: BaseExceptionGroup[Exception]) -> BaseException:
+    found: BaseException = errors
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found

@@ -1,22 +1,34 @@
-"""What Lastseen counts of itself, for Prometheus. Names are fixed in ``docs/http-api.md``; units are base units."""
+"""What Lastseen counts of itself, for Prometheus. Names are fixed in ``docs/http-api.md``; units are base units.
+
+The processes of one daemon count in one table, so that whichever of them is asked tells the sums of all.
+"""
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
+import os
+from bisect import bisect_left
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Gauge, Metric, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 
+from monitor.counters import Table
 from monitor.liveness import EventKind, Liveness
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from monitor.workers import Moved
 
 DETECTION_BUCKETS_S: Final = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+PROCESS_DOWN: Final = "process_down"
+"""One of the daemon's processes has ended, and is being started again."""
 
 
 class BeatOutcome(StrEnum):
@@ -33,51 +45,119 @@ class BeatOutcome(StrEnum):
     """An error of ours, or a client that went away in the middle of its body."""
 
 
-class Metrics:
-    """One registry of its own and small methods to feed it. Not for several threads at once while it is read."""
+class Slots:
+    """Where in a row each number stands; the same in every process, since all have the same configuration.
 
-    def __init__(self, *, version: str) -> None:
+    ``deliveries`` are the receivers and the outcomes that attempts at them may have.
+    """
+
+    def __init__(self, deliveries: Iterable[tuple[str, str]] = ()) -> None:
+        free = itertools.count()
+        self.pid: Final = next(free)
+        self.restarts: Final = next(free)
+        self.beats: Final = {outcome: next(free) for outcome in BeatOutcome}
+        self.moves: Final = {kind: next(free) for kind in EventKind}
+        self.detections: Final = [next(free) for _ in (*DETECTION_BUCKETS_S, math.inf)]
+        self.detection_sum_s: Final = next(free)
+        self.deliveries: Final = {delivery: next(free) for delivery in deliveries}
+        self.count: Final = next(free)
+
+
+class ProcessTable:
+    """Which processes there are, as their supervisor knows it. Processes are counted from 1."""
+
+    def __init__(self, table: Table, slots: Slots) -> None:
+        self._table, self._slots = table, slots
+
+    def started(self, process: int, pid: int) -> None:
+        """It runs, under this process id."""
+        self._table.rows[process - 1][self._slots.pid] = pid
+
+    def ended(self, process: int) -> None:
+        """It has ended unasked; its id may be anybody's from now on."""
+        row = self._table.rows[process - 1]
+        row[self._slots.pid] = 0
+        row[self._slots.restarts] += 1
+
+    @property
+    def pids(self) -> dict[int, int]:
+        """The process id of each that runs."""
+        pids = {process: int(row[self._slots.pid]) for process, row in enumerate(self._table.rows, 1)}
+        return {process: pid for process, pid in pids.items() if pid}
+
+    @property
+    def restarts(self) -> int:
+        """How often one was started again."""
+        return int(self._table.total(self._slots.restarts))
+
+    def reasons(self) -> list[str]:
+        """Why the monitor is degraded."""
+        return [PROCESS_DOWN] if len(self.pids) < len(self._table.rows) else []
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """One process's part in what several count together: the descriptor of the table, and whose row is whose."""
+
+    fd: int
+    processes: int
+    process: int
+    supervisor_pid: int
+
+
+class Metrics:
+    """One registry of its own and small methods to feed it. Not for several threads at once while it is read.
+
+    ``deliveries`` are the receivers and the outcomes that ``delivery`` may be told of. Without a ``share`` this
+    process is the only one.
+    """
+
+    def __init__(self, *, version: str, deliveries: Iterable[tuple[str, str]] = (), share: Share | None = None) -> None:
+        self._slots = slots = Slots(deliveries)
+        if share is None:
+            self._table = Table(slots=slots.count)
+        else:
+            self._table = Table(slots=slots.count, rows=share.processes, fd=share.fd)
+        self._row = self._table.rows[0 if share is None else share.process - 1]
+        self._beats = slots.beats
+        self.processes: Final = ProcessTable(self._table, slots)
         self.registry: Final = CollectorRegistry(auto_describe=True)
-        beats = Counter("lastseen_beats", "Heartbeat requests by outcome.", ["outcome"], registry=self.registry)
-        self._beats = {outcome: beats.labels(outcome.value) for outcome in BeatOutcome}
-        moves = Counter("lastseen_transitions", "Recorded events by type.", ["event"], registry=self.registry)
-        self._moves = {kind: moves.labels(kind.value) for kind in EventKind}
-        self._detection = Histogram(
-            "lastseen_sweep_detection_seconds",
-            "From a worker's effective deadline to the committed transition to stale.",
-            buckets=DETECTION_BUCKETS_S,
-            registry=self.registry,
-        )
         self._workers = Gauge("lastseen_workers", "Workers by liveness.", ["liveness"], registry=self.registry)
         self._sweep_lag = Gauge("lastseen_sweep_lag_seconds", "Age of the last full sweep.", registry=self.registry)
         self._sweep_lag.set(math.inf)
         self._degraded = Gauge(
             "lastseen_degraded", "1 for each reason why the monitor is degraded.", ["reason"], registry=self.registry
         )
-        self._deliveries = Counter(
-            "lastseen_deliveries",
-            "Delivery attempts by receiver and outcome.",
-            ["receiver", "outcome"],
-            registry=self.registry,
-        )
         info = Gauge("lastseen_build_info", "Always 1; the running version.", ["version"], registry=self.registry)
         info.labels(version).set(1)
-        ProcessCollector(registry=self.registry)
+        self.registry.register(_Counted(self._table, slots, self.processes))
+        if share is None:
+            self.processes.started(1, os.getpid())
+            ProcessCollector(registry=self.registry)
+        else:
+            self.registry.register(_Processes(self.processes, share.supervisor_pid))
 
     def beat(self, outcome: BeatOutcome) -> None:
         """One heartbeat request was answered."""
-        self._beats[outcome].inc()
+        self._row[self._beats[outcome]] += 1.0
+
+    def beats(self, outcome: BeatOutcome, count: int) -> None:
+        """So many beats had this outcome."""
+        self._row[self._beats[outcome]] += count
 
     def moved(self, moved: Sequence[Moved]) -> None:
         """A call to the store committed these events; for each death, how late it was noticed is observed."""
+        row, slots = self._row, self._slots
         for move in moved:
-            self._moves[move.kind].inc()
+            row[slots.moves[move.kind]] += 1.0
             if move.kind is EventKind.STALE:
-                self._detection.observe(max(move.detected_ms - move.due_ms, 0) / 1000)
+                late_s = max(move.detected_ms - move.due_ms, 0) / 1000
+                row[slots.detections[bisect_left(DETECTION_BUCKETS_S, late_s)]] += 1.0
+                row[slots.detection_sum_s] += late_s
 
     def delivery(self, receiver: str, outcome: str) -> None:
         """One attempt at a receiver ended."""
-        self._deliveries.labels(receiver, outcome).inc()
+        self._row[self._slots.deliveries[receiver, outcome]] += 1.0
 
     def fleet(self, counts: Mapping[Liveness, int] | None, *, sweep_lag_s: float) -> None:
         """Set the workers by liveness (None: not known now) and the age of the last full sweep (inf: none yet)."""
@@ -98,3 +178,60 @@ class Metrics:
         """The text of all metrics in the format that ``accept`` asks for, and its content type."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
+
+
+class _Counted:
+    """The sums of the table, as the registry wants them."""
+
+    def __init__(self, table: Table, slots: Slots, processes: ProcessTable) -> None:
+        self._table, self._slots, self._processes = table, slots, processes
+
+    def collect(self) -> Iterator[Metric]:
+        total, slots = self._table.total, self._slots
+        beats = CounterMetricFamily("lastseen_beats", "Heartbeat requests by outcome.", labels=["outcome"])
+        for outcome, slot in slots.beats.items():
+            beats.add_metric([outcome.value], total(slot))
+        yield beats
+        moves = CounterMetricFamily("lastseen_transitions", "Recorded events by type.", labels=["event"])
+        for kind, slot in slots.moves.items():
+            moves.add_metric([kind.value], total(slot))
+        yield moves
+        bounds = [*map(str, DETECTION_BUCKETS_S), "+Inf"]
+        counts = itertools.accumulate(total(slot) for slot in slots.detections)
+        yield HistogramMetricFamily(
+            "lastseen_sweep_detection_seconds",
+            "From a worker's effective deadline to the committed transition to stale.",
+            buckets=list(zip(bounds, counts, strict=True)),
+            sum_value=total(slots.detection_sum_s),
+        )
+        deliveries = CounterMetricFamily(
+            "lastseen_deliveries", "Delivery attempts by receiver and outcome.", labels=["receiver", "outcome"]
+        )
+        for delivery, slot in slots.deliveries.items():
+            deliveries.add_metric(delivery, total(slot))
+        yield deliveries
+        yield GaugeMetricFamily("lastseen_processes", "Processes that run.", value=len(self._processes.pids))
+        yield CounterMetricFamily(
+            "lastseen_process_restarts",
+            "How often a process that ended unasked was started again.",
+            value=self._processes.restarts,
+        )
+
+
+class _Processes:
+    """What each process uses, under the usual names, with a label that says which one it is."""
+
+    def __init__(self, processes: ProcessTable, supervisor_pid: int) -> None:
+        self._processes, self._supervisor_pid = processes, supervisor_pid
+
+    def collect(self) -> Iterator[Metric]:
+        pids = {"supervisor": self._supervisor_pid}
+        pids |= {str(process): pid for process, pid in self._processes.pids.items()}
+        families: dict[str, Metric] = {}
+        for process, pid in pids.items():
+            collector = ProcessCollector(pid=functools.partial(int, pid), registry=None)
+            for family in collector.collect():
+                merged = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                for sample in family.samples:
+                    merged.add_sample(sample.name, {"process": process}, sample.value)
+        yield from families.values()

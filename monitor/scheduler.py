@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from apscheduler.executors.debug import DebugExecutor
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 if TYPE_CHECKING:
@@ -35,7 +36,11 @@ class Scheduler:
         self._stopping = False
         self._running: dict[str, asyncio.Task[None]] = {}
         self._scheduler = AsyncIOScheduler(
-            job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": None}
+            # Runs a job where the tick comes, in the event loop. The one for coroutines cancels its jobs at shutdown,
+            # in the middle, and calls that an error (its issues 233, 675); so a job only starts a task of our own,
+            # which is awaited at stop.
+            executors={"default": DebugExecutor()},
+            job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": None},
         )
         self._add("sweep", sweep, interval_s)
         self._add("tidy", tidy, TIDY_INTERVAL_S)
@@ -44,9 +49,7 @@ class Scheduler:
         async def run() -> None:
             await work()
 
-        async def tick() -> None:
-            # APScheduler's shutdown cancels its jobs in the middle and calls that an error (its issues 233, 675),
-            # so a job only starts a task of our own, which is awaited at stop.
+        def tick() -> None:
             if not self._stopping and name not in self._running:
                 task = asyncio.create_task(run(), name=name)
                 self._running[name] = task

@@ -117,12 +117,14 @@ def make_services(
             return False
         return True
 
-    metrics = Metrics(version="test")
+    metrics = Metrics(version="test", deliveries=[("ops", "delivered")])
     values: dict[str, Any] = {
         "store": store,
         "intake": Intake(store, capacity=1_000, on_moved=metrics.moved),
         "authenticator": Authenticator(POLICY),
         "body_bytes": BODY_BYTES,
+        "batch_bytes": 16_777_216,
+        "batch_beats": 10_000,
         "limits": BodyLimits(metadata_bytes=16_384, logs_bytes=16_384, system_info_bytes=16_384),
         "bounds": IntervalBounds(
             min_interval_ms=1_000, max_interval_ms=86_400_000, min_grace_ms=1_000, max_grace_ms=86_400_000

@@ -161,6 +161,30 @@ def test_a_file_that_is_not_there_and_a_variable_that_is_wrong_are_status_2(tmp_
     assert wrong.stderr.startswith("environment LASTSEEN_SERVER__PORT: ")
 
 
+# serve
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "x", "65", "1.5", "", "2 "])
+def test_a_number_of_processes_that_cannot_be_is_status_2_and_nothing_is_started(tmp_path: Path, given: str) -> None:
+    ended = lastseen(tmp_path, "serve", "--processes", given)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f'--processes: must be a whole number from 1 to 64, or "auto", got {given!r}\n'
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_number_of_processes_can_be_configured(tmp_path: Path) -> None:
+    for value in ("64", '"auto"'):
+        name = configuration(tmp_path, f"[server]\nprocesses = {value}\n")
+        assert lastseen(tmp_path, "check", "--config", name).returncode == 0
+    assert lastseen(tmp_path, "check", LASTSEEN_SERVER__PROCESSES="auto").returncode == 0
+    for value in ("0", "true", '"many"', "1.0"):
+        name = configuration(tmp_path, f"[server]\nprocesses = {value}\n")
+        ended = lastseen(tmp_path, "check", "--config", name)
+        assert (ended.returncode, ended.stdout) == (2, "")
+        told = f'lastseen.toml:2: server.processes: must be a whole number from 1 to 64, or "auto", got {value}'
+        assert ended.stderr.startswith(told)
+
+
 # token create
 
 

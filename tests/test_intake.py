@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from monitor.intake import (
+    BATCH_BYTES,
     BATCH_LIMIT,
+    LOTS_AT_ONCE,
     Intake,
     IntakeFullError,
     NotAllowedError,
@@ -229,6 +231,78 @@ async def test_each_beat_gets_the_answer_that_is_its_own(store_url: str) -> None
         assert [(move.worker_id, move.kind) for move in moved] == [
             (worker, EventKind.REGISTERED) for worker in ("a", "b", "c")
         ]
+
+
+# Many beats of one request
+
+
+async def test_many_beats_of_one_request_are_stored_in_full_calls(store_url: str) -> None:
+    async with watched(store_url, partitions=3, workers_per_tenant=6_000) as store:
+        intake = intake_on(store)
+        assert await intake.beats([beat(f"w{k}") for k in range(1_500)]) == [None] * 1_500
+        assert await intake.beats([]) == []
+        assert len(store.calls) <= 3 + 1_500 // BATCH_LIMIT
+        assert max(map(len, store.calls)) == BATCH_LIMIT
+        assert await alive(store) == 1_500
+
+
+async def test_each_of_many_beats_gets_the_answer_that_is_its_own(store_url: str) -> None:
+    async with watched(store_url, workers_per_tenant=2) as store:
+        intake = intake_on(store)
+        orders = [beat("a"), beat("a", environment="qa", allowed=("dev",)), beat("b"), beat("c"), beat("a")]
+        assert [type(answer) for answer in await intake.beats(orders)] == [
+            type(None),
+            NotAllowedError,
+            type(None),
+            QuotaExceededError,
+            type(None),
+        ]
+
+
+async def test_p28_a_single_beat_goes_between_the_many_of_a_request(store_url: str) -> None:
+    async with watched(store_url) as store:
+        intake = intake_on(store)
+        store.gate.clear()
+        many = asyncio.create_task(intake.beats([beat(f"w{k}") for k in range(20 * BATCH_LIMIT)]))
+        await asyncio.wait_for(store.called.wait(), PATIENCE_S)
+        single = asyncio.create_task(intake.beat(beat("single")))
+        await asyncio.create_task(_nothing())
+        store.gate.set()
+        await asyncio.gather(many, single)
+        assert len(store.calls) == 21
+        assert ["single" in call for call in store.calls].index(True) <= LOTS_AT_ONCE
+
+
+async def test_large_beats_of_a_request_go_in_smaller_calls(store_url: str) -> None:
+    async with watched(store_url) as store:
+        large = "{" + '"x":"' + "y" * 16_000 + '"}'
+        await intake_on(store).beats([beat(f"w{k}", metadata_json=large) for k in range(100)])
+        assert max(map(len, store.calls)) == -(-BATCH_BYTES // len(large))
+
+
+async def test_p10_many_beats_fail_together_when_some_were_not_stored(store_url: str) -> None:
+    async with watched(store_url) as store:
+        intake = intake_on(store)
+        store.bug = StoreUnavailableError("no")
+        with pytest.raises(StoreUnavailableError, match="no"):
+            await intake.beats([beat(f"w{k}") for k in range(10 * BATCH_LIMIT)])
+        await intake.drain()
+        assert len(store.calls) <= LOTS_AT_ONCE, "what was not sent yet is not sent any more"
+        store.bug = None
+        assert await intake.beats([beat("a")]) == [None]
+
+
+async def test_a_cancelled_request_of_many_sends_no_more(store_url: str) -> None:
+    async with watched(store_url) as store:
+        intake = intake_on(store)
+        store.gate.clear()
+        many = asyncio.create_task(intake.beats([beat(f"w{k}") for k in range(10 * BATCH_LIMIT)]))
+        await asyncio.wait_for(store.called.wait(), PATIENCE_S)
+        many.cancel()
+        await asyncio.wait([many])
+        store.gate.set()
+        assert len(store.calls) <= LOTS_AT_ONCE
+        assert await intake.beat(beat("next")) == INTERVAL_MS
 
 
 # A request that goes away

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from apscheduler.events import EVENT_JOB_EXECUTED
@@ -11,6 +13,8 @@ from monitor.scheduler import TIDY_INTERVAL_S, Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    import pytest
 
 INTERVAL_S = 0.01
 PATIENCE_S = 20.0
@@ -111,7 +115,7 @@ async def test_a_slow_sweep_does_not_hold_up_the_housekeeping_nor_the_other_way_
     (_, tidy_job) = jobs_of(scheduler)
     scheduler.start()
     await sweep.until(lambda: sweep.running == 1)
-    await tidy_job.func()
+    tidy_job.func()
     await tidy.until(lambda: tidy.ended == 1)
     assert sweep.ended == 0
     sweep.gate.set()
@@ -140,8 +144,8 @@ async def test_a_stop_waits_for_the_pass_that_is_running_and_lets_no_other_begin
     await asyncio.create_task(nothing())
     assert not stopping.done()
     # A tick that had come already finds that it is over.
-    await sweep_job.func()
-    await tidy_job.func()
+    sweep_job.func()
+    tidy_job.func()
     assert sweep.begun == 1
     sweep.gate.set()
     await asyncio.wait_for(stopping, PATIENCE_S)
@@ -156,6 +160,20 @@ async def test_a_stop_between_two_passes_is_over_at_once() -> None:
     await asyncio.wait_for(scheduler.stop(), PATIENCE_S)
     assert sweep.running == 0
     assert errors == []
+
+
+async def test_a_stop_in_the_moment_of_a_tick_is_no_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    sweep = FakePass()
+    scheduler, errors = scheduler_of(sweep)
+    (sweep_job, _) = jobs_of(scheduler)
+    scheduler.start()
+    # Due now, so that the tick and the shutdown are in the same turn of the loop, in this order.
+    sweep_job.modify(next_run_time=sweep_job.next_run_time - timedelta(hours=1))
+    await scheduler.stop()
+    for _ in range(5):  # more turns than the executor's callbacks take
+        await asyncio.create_task(nothing())
+    assert errors == []
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 async def test_what_a_pass_raises_is_told_and_later_passes_go_on() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from litestar import Litestar
 from litestar.response.base import ASGIResponse
 
-from monitor.api import events, health, heartbeats, status, workers
+from monitor.api import batch, events, health, heartbeats, status, workers
 from monitor.api.entry import Entry
 from monitor.api.problems import answer_error
 
@@ -22,6 +22,7 @@ def create_router(services: Services) -> Litestar:
     return Litestar(
         [
             *heartbeats.routes(services),
+            *batch.routes(services),
             *workers.routes(services),
             *status.routes(services),
             *events.routes(services),

@@ -174,6 +174,26 @@ OURS: Final[dict[str, Schema]] = {
             "error_message": nullable("string"),
         },
     },
+    "BatchAnswer": {
+        **record(
+            stored=COUNT,
+            superseded={
+                **COUNT,
+                "description": "Good beats that a later one of the same worker in this batch replaced.",
+            },
+            rejected=listing(ref("RejectedBeat")),
+        ),
+        "description": "Every beat of the batch is stored, superseded or rejected.",
+    },
+    "RejectedBeat": record(
+        index={**COUNT, "description": "Its place in the array, or its line, from 0; blank lines count."},
+        worker_id={"type": ["string", "null"], "description": "Null where it could not be read."},
+        status={"type": "integer", "enum": [403, 413, 422, 429], "description": "What it would be answered alone."},
+        detail={
+            "description": "With 422 its first faults, else a sentence.",
+            "oneOf": [{"type": "string"}, listing(ref("ValidationError"))],
+        },
+    ),
     "Monitor": record(
         degraded=FLAG,
         reasons=listing(TEXT),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 WORKERS: Final = "/api/v1/workers/"
-LITERALS: Final = frozenset({"heartbeat"})
+LITERALS: Final = frozenset({"heartbeat", "heartbeats"})
 """Segments that are routes for POST where a worker's id stands otherwise."""
 
 KEEP_ALIVE_BYTES: Final = 1_048_576

@@ -1,4 +1,8 @@
-"""What workers send: heartbeats and goodbyes. The hot path, so each step is a plain call."""
+"""What workers send: heartbeats and goodbyes.
+
+The usual way of a heartbeat, and the judge of everything that can be wrong with one; most that are good take the
+short way of ``express.py``.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +27,19 @@ if TYPE_CHECKING:
     from monitor.api.services import Services
     from monitor.workers import Beat
 
-NEXT_BEAT = "Lastseen-Next-Beat"
+NEXT_BEAT = "lastseen-next-beat"
+
+
+def accepted_headers(interval_ms: int) -> dict[str, str]:
+    """The headers of the 204 for a stored beat; they say in how many seconds the next one is expected."""
+    seconds = f"{interval_ms / 1000:.3f}".rstrip("0").rstrip(".")
+    return {**NO_STORE, NEXT_BEAT: seconds}
 
 
 @lru_cache(maxsize=1_024)
 def accepted(interval_ms: int) -> ASGIResponse:
-    """204 for a stored beat; it says in how many seconds the next one is expected."""
-    seconds = f"{interval_ms / 1000:.3f}".rstrip("0").rstrip(".")
-    return ASGIResponse(status_code=204, headers={**NO_STORE, NEXT_BEAT: seconds})
+    """The 204 for a stored beat."""
+    return ASGIResponse(status_code=204, headers=accepted_headers(interval_ms))
 
 
 def routes(services: Services) -> list[HTTPRouteHandler]:

@@ -89,10 +89,32 @@ def outcome_of(error: Exception) -> BeatOutcome:
     return _problem_of(error).outcome
 
 
-def problem_response(status: HTTPStatus, detail: str, headers: Mapping[str, str], **members: object) -> Response[bytes]:
-    """RFC 9457 problem details; the type is ``about:blank``, so the title is the status phrase."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProblemAnswer:
+    """RFC 9457 problem details, ready to be sent."""
+
+    status: HTTPStatus
+    headers: Mapping[str, str]
+    body: bytes
+
+    def response(self) -> Response[bytes]:
+        """As the framework sends it."""
+        return Response(self.body, status_code=self.status, headers=dict(self.headers), media_type=PROBLEM_JSON)
+
+
+def problem_details(status: HTTPStatus, detail: str, headers: Mapping[str, str], **members: object) -> ProblemAnswer:
+    """The type is ``about:blank``, so the title is the status phrase."""
     body = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail, **members}
-    return Response(encoded(body), status_code=int(status), headers={**NO_STORE, **headers}, media_type=PROBLEM_JSON)
+    return ProblemAnswer(status=status, headers={**NO_STORE, **headers}, body=encoded(body))
+
+
+def problem_of(error: Exception) -> ProblemAnswer:
+    """How an error of the table is told; one that is not in it is an error of ours."""
+    problem = _problem_of(error)
+    detail = str(error) if problem.detail is None else problem.detail
+    if isinstance(error, UnauthenticatedError):
+        return problem_details(problem.status, detail, problem.headers, reason=error.reason.value)
+    return problem_details(problem.status, detail, problem.headers)
 
 
 def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
@@ -100,9 +122,8 @@ def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[
     if isinstance(error, ContractError):
         return Response(error.body(), status_code=422, headers=dict(NO_STORE), media_type=JSON)
     if isinstance(error, HTTPException) and error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
-        return _routing_error(error)
-    problem = _problem_of(error)
-    if problem is _UNEXPECTED:
+        return _routing_error(error).response()
+    if _problem_of(error) is _UNEXPECTED:
         _log.error(
             "request.failed",
             method=request.scope["method"],
@@ -110,13 +131,10 @@ def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[
             # As text: a renderer that shows local variables would show headers and bodies.
             exception="".join(traceback.format_exception(error)),
         )
-    detail = str(error) if problem.detail is None else problem.detail
-    if isinstance(error, UnauthenticatedError):
-        return problem_response(problem.status, detail, problem.headers, reason=error.reason.value)
-    return problem_response(problem.status, detail, problem.headers)
+    return problem_of(error).response()
 
 
-def _routing_error(error: HTTPException) -> Response[bytes]:
+def _routing_error(error: HTTPException) -> ProblemAnswer:
     """What the framework's router says: no such path, not this method, no usable Host header."""
     headers: dict[str, str] = {}
     for name, value in (error.headers or {}).items():
@@ -131,4 +149,4 @@ def _routing_error(error: HTTPException) -> Response[bytes]:
             detail = f"this path takes {headers.get('allow', 'other methods')}"
         case _:
             detail = error.detail
-    return problem_response(status, detail, headers)
+    return problem_details(status, detail, headers)

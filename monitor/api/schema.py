@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib import metadata
 from typing import TYPE_CHECKING, Final
 
-from monitor.api.components import CONTRACT, OURS, Schema, ref
+from monitor.api.batch import JSON_LINES
+from monitor.api.components import CONTRACT, OURS, Schema, listing, ref
 from monitor.api.heartbeats import NEXT_BEAT
 from monitor.api.requests import DEFAULT_LIMIT, MAX_LIMIT
 from monitor.auth import Refusal, Scope
@@ -26,7 +27,8 @@ _PROBLEMS: Final[dict[str, Schema]] = {
     "403": {"description": "The token lacks the scope, or is restricted to other workers or environments"},
     "404": {"description": "There is no such worker, or none that this token may see"},
     "408": {"description": "The body did not come within 10 s"},
-    "413": {"description": "The body is over `limits.body_bytes`"},
+    "413": {"description": "The body is over its limit; the detail names it"},
+    "415": {"description": "The body comes in a type or an encoding that is not taken"},
     "422": {"description": "A query parameter cannot be used; the detail names it and its value"},
     "429": {"description": "A quota is reached; the detail names it", "headers": _RETRY_AFTER},
     "500": {"description": "An error of ours"},
@@ -56,6 +58,7 @@ def _operation(
     responses: dict[str, Schema],
     parameters: list[Schema] | None = None,
     body: Schema | None = None,
+    lines: Schema | None = None,
 ) -> Schema:
     operation: Schema = {"operationId": name, "summary": summary, "responses": responses}
     if scope is None:
@@ -65,7 +68,10 @@ def _operation(
     if parameters:
         operation["parameters"] = parameters
     if body is not None:
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+        content: Schema = {"application/json": {"schema": body}}
+        if lines is not None:
+            content |= {kind: {"schema": lines} for kind in JSON_LINES}
+        operation["requestBody"] = {"required": True, "content": content}
     return operation
 
 
@@ -92,6 +98,13 @@ _LIMIT: Final = _query(
     "At most this many; a page may be shorter although more follow.",
     {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
 )
+_CONTENT_ENCODING: Final[Schema] = {
+    "name": "Content-Encoding",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "enum": ["identity", "gzip"]},
+}
+_BEAT: Final[Schema] = {"allOf": [ref("WorkerHeartbeatRequest"), ref("HeartbeatExtras")]}
 _AUTH: Final = ("401", "403")
 _READ: Final = (*_AUTH, "422", "503")
 _NO_CONTENT: Final[Schema] = {"description": "Done"}
@@ -109,8 +122,23 @@ def _worker_paths() -> dict[str, Schema]:
                 name="worker_heartbeat_api_v1_workers_heartbeat_post",
                 summary="Worker Heartbeat",
                 scope=Scope.HEARTBEAT_WRITE,
-                body={"allOf": [ref("WorkerHeartbeatRequest"), ref("HeartbeatExtras")]},
+                body=_BEAT,
                 responses=_responses(_BEATEN, beat_problems, code="204", contract=True),
+            )
+        },
+        "/api/v1/workers/heartbeats": {
+            "post": _operation(
+                name="heartbeat_batch",
+                summary="Many beats, each as it would be sent alone; 200 only if every good one is stored",
+                scope=Scope.HEARTBEAT_WRITE,
+                parameters=[_CONTENT_ENCODING],
+                body=listing(_BEAT),
+                lines={"type": "string", "description": "A beat on each line."},
+                responses=_responses(
+                    {"description": "Stored, but for the rejected", "content": _json("BatchAnswer")},
+                    (*_AUTH, "408", "413", "415", "503"),
+                    contract=True,
+                ),
             )
         },
         "/api/v1/workers/{worker_id}/heartbeat": {

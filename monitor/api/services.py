@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 class Services:
     """The collaborators of every handler.
 
-    ``body_bytes`` is the largest request body; ``anonymous`` holds those of ``/metrics`` and ``/schema``
-    that need no token.
+    ``body_bytes`` is the largest request body; that of a batch may have ``batch_bytes``, as sent and inflated, and
+    ``batch_beats`` beats. ``anonymous`` holds those of ``/metrics`` and ``/schema`` that need no token.
     """
 
     store: Store
     intake: Intake
     authenticator: Authenticator
     body_bytes: int
+    batch_bytes: int
+    batch_beats: int
     limits: BodyLimits
     bounds: IntervalBounds
     health: Health

@@ -16,7 +16,7 @@ from cyclopts import App, Parameter
 
 from monitor.auth import Scope, mint
 from monitor.clock import wall_ms
-from monitor.daemon.config import ConfigError, load
+from monitor.daemon.config import ConfigError, load, process_count
 from monitor.daemon.greeting import greet, version
 from monitor.daemon.keys import key_ring
 from monitor.daemon.signals import StopSignal
@@ -49,10 +49,27 @@ def _configured(path: Path | None) -> Config:
 
 
 @app.command
-def serve(*, config: ConfigPath = None) -> int:
+def serve(
+    *,
+    config: ConfigPath = None,
+    processes: Annotated[
+        str | None,
+        Parameter(
+            allow_leading_hyphen=True,  # "-1" is a bad number, and no option
+            help="How many processes serve: a number, or auto for one for each core; else as server.processes says.",
+        ),
+    ] = None,
+) -> int:
     """Run the daemon until SIGTERM or ^C."""
     stop = StopSignal()
     settings = _configured(config)
+    if processes is not None:
+        try:
+            server = settings.server.model_copy(update={"processes": process_count(processes)})
+        except ValueError as error:
+            sys.stderr.write(f"--processes: {error}, got {processes!r}\n")
+            return MISUSED
+        settings = settings.model_copy(update={"server": server})
     from monitor.daemon.serve import serve as run  # noqa: PLC0415 - the other commands need not load the servers
 
     return run(settings, stop, functools.partial(greet, config_path=config))

@@ -44,6 +44,8 @@ __all__ = [
 
 EMBEDDED: Final = "embedded:"
 MOST_REPLICAS: Final = 16
+AUTO: Final = "auto"
+MOST_PROCESSES: Final = 64
 _KIB: Final = 1024
 _STORE_URLS: Final = "must be embedded:, redis://, rediss:// or unix://"
 
@@ -92,11 +94,26 @@ def _directory(value: object) -> Path:
     return Path(value)
 
 
+def process_count(value: object) -> int | Literal["auto"]:
+    """How many processes serve, of a number, of the text of one, or of ``auto``, one for each usable core.
+
+    Raises:
+        ValueError: it is none of these, or too many.
+    """
+    if value == AUTO:
+        return AUTO
+    text = str(value)
+    if not isinstance(value, bool) and text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MOST_PROCESSES:
+        return int(text)
+    raise ValueError(f'must be a whole number from 1 to {MOST_PROCESSES}, or "{AUTO}"')
+
+
 class Server(Section):
-    """``[server]``: the HTTP listener. Port 0 takes any free port."""
+    """``[server]``: the HTTP listener and the processes behind it. Port 0 takes any free port."""
 
     host: NonEmpty = "127.0.0.1"
     port: Annotated[StrictInt, Field(ge=0, le=65_535)] = 8642
+    processes: Annotated[int | Literal["auto"], BeforeValidator(process_count)] = 1
     shutdown_timeout_ms: Annotated[Duration, lasting("0s", "9s")] = Field(
         "8s", alias="shutdown_timeout", validate_default=True
     )
@@ -165,6 +182,8 @@ class Limits(Section):
     """``[limits]``: what one request, one tenant and one daemon may use."""
 
     body_bytes: Annotated[Size, sized(_KIB, 64 * _KIB**2)] = Field("256KiB", validate_default=True)
+    batch_bytes: Annotated[Size, sized(_KIB, 64 * _KIB**2)] = Field("16MiB", validate_default=True)
+    batch_beats: Annotated[StrictInt, Field(ge=1, le=100_000)] = 10_000
     metadata_bytes: Annotated[Size, sized(256, _KIB**2)] = Field("16KiB", validate_default=True)
     logs_bytes: Annotated[Size, sized(256, _KIB**2)] = Field("4KiB", validate_default=True)
     system_info_bytes: Annotated[Size, sized(256, _KIB**2)] = Field("4KiB", validate_default=True)

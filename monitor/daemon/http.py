@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from monitor.daemon.protocol import BoundedProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from litestar.types import ASGIApp, Message, Receive, Scope, Send
+    from litestar.types import ASGIApp
+
+    from monitor.daemon.protocol import Shortcut
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +32,6 @@ HEAD_S: Final = 10.0
 HARD_SHARE: Final = 1.25
 SPARE_DESCRIPTORS: Final = 200
 """For the store, receivers and files."""
-REFUSED_LOG_S: Final = 10.0
 
 
 class ListenError(Exception):
@@ -78,69 +80,35 @@ def allow_descriptors(connections: int) -> None:
             log.warning("http.few_descriptors", limit=soft, needed=needed, connections=connections)
 
 
-class BoundedProtocol(HttpToolsProtocol):
-    """HTTP/1.1 as uvicorn speaks it, with bounds on what a client may keep of us without asking for anything.
-
-    The head of a request must be there ``head_s`` after the connection was made or the request was begun.
-    ``most`` connections are kept; above that new ones are closed at once.
-    """
-
-    most = 0
-    head_s = HEAD_S
-    refused_s = 0.0
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has connected."""
-        super().connection_made(transport)
-        self._head_timer: asyncio.TimerHandle | None = None
-        if len(self.connections) > self.most:
-            now_s = self.loop.time()
-            if now_s - type(self).refused_s > REFUSED_LOG_S:
-                type(self).refused_s = now_s
-                log.warning("http.connections_refused", open=len(self.connections))
-            transport.abort()
-            return
-        self._expect_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended."""
-        self._have_head()
-        super().connection_lost(exc)
-
-    def on_message_begin(self) -> None:
-        """A request has begun."""
-        self._expect_head()
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        """The head of a request is there."""
-        self._have_head()
-        super().on_headers_complete()
-
-    def _expect_head(self) -> None:
-        self._have_head()
-        self._head_timer = self.loop.call_later(self.head_s, self.transport.abort)
-
-    def _have_head(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-
 class HttpServer(uvicorn.Server):
     """Serves one app on one listening socket until ``should_exit`` is set. Signals are the daemon's own business.
 
     Above ``connections`` open ones each answer closes its connection, so that idle ones make room for others and
-    nobody is refused; a quarter above that, new ones are refused. ``accepting`` is set when the first request
-    can be taken.
+    nobody is refused; a quarter above that, new ones are refused. ``shortcut`` may answer some requests in place
+    of the app. ``accepting`` is set when the first request can be taken.
     """
 
-    def __init__(self, app: ASGIApp, *, connections: int, shutdown_timeout_ms: int, head_s: float = HEAD_S) -> None:
-        bounds = {"most": round(connections * HARD_SHARE), "head_s": head_s}
-        bounded = type("BoundedProtocol", (BoundedProtocol,), bounds)
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        connections: int,
+        shutdown_timeout_ms: int,
+        shortcut: Shortcut | None = None,
+        head_s: float = HEAD_S,
+        idle_s: float = KEEP_ALIVE_S,
+    ) -> None:
+        settings = {
+            "kept": connections,
+            "most": round(connections * HARD_SHARE),
+            "head_s": head_s,
+            "idle_s": idle_s,
+            "shortcut": shortcut,
+        }
+        bounded = type("BoundedProtocol", (BoundedProtocol,), settings)
         super().__init__(
             uvicorn.Config(
-                self._crowded(app, connections),
+                app,
                 http=bounded,
                 ws="none",
                 lifespan="off",
@@ -149,26 +117,10 @@ class HttpServer(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 backlog=BACKLOG,
-                timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=math.ceil(shutdown_timeout_ms / 1_000),
             )
         )
         self.accepting = asyncio.Event()
-
-    def _crowded(self, app: ASGIApp, connections: int) -> ASGIApp:
-        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-            if len(self.server_state.connections) <= connections:
-                await app(scope, receive, send)
-                return
-
-            async def closing(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    message["headers"] = [*message["headers"], (b"connection", b"close")]
-                await send(message)
-
-            await app(scope, receive, closing)
-
-        return serve
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept."""

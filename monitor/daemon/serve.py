@@ -1,293 +1,45 @@
-"""The composition root: every part is made here, from its own section of the configuration, and stopped here."""
+"""A run of the daemon from its start to its exit status: the port, the store and the keys, then what works on them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
-import secrets
-import socket
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
-import uvloop
 
-from alerts.errors import StoreUnavailableError as QueueUnavailableError
 from monitor import logs
-from monitor.api.app import create_app
-from monitor.api.services import Services
-from monitor.api.wire import BodyLimits, IntervalBounds
-from monitor.auth import Authenticator
-from monitor.daemon.alerting import alert_service
-from monitor.daemon.greeting import version
-from monitor.daemon.http import HttpServer, ListenError, allow_descriptors, listen
-from monitor.daemon.keys import auth_policy, key_ring
+from monitor.daemon.errors import StartError
+from monitor.daemon.http import ListenError, listen
+from monitor.daemon.keys import key_ring
 from monitor.daemon.signing_key import SigningKeyError
 from monitor.embedded import EmbeddedStore, EmbeddedStoreError, StartAbandonedError
-from monitor.events import event_id
-from monitor.health import Health
-from monitor.intake import Intake
-from monitor.metrics import Metrics
-from monitor.scheduler import Scheduler
-from monitor.store import Store, StoreRefusedError, StoreSettings, StoreUnavailableError
-from monitor.store.outbox import Outbox
-from monitor.store.store import EnvironmentRule
-from monitor.sweeper import Sweeper, SweepSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import socket
+    from collections.abc import Callable, Coroutine
 
-    from alerts.service import AlertService
     from monitor.daemon.config import Config
     from monitor.daemon.keys import KeyRing
     from monitor.daemon.signals import StopSignal
-    from monitor.workers import Moved
 
 log = structlog.get_logger(__name__)
 
-STORE_RETRY_S: Final = 0.5
-STORE_WAIT_S: Final = 30.0
-"""How long a start waits for a store that does not answer yet."""
-ALERTS_STOP_S: Final = 3.0
-DELIVERY_CHECK_S: Final = 5.0
-DELIVERY_LAG_MS: Final = 60_000
-DELIVERY_LAG: Final = "delivery_lag"
+
+CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+"""Of a container's own control group: microseconds of processor time in a period of so many, or ``max``."""
 
 
-class StartError(Exception):
-    """The daemon can't run; the message is for the operator."""
-
-
-def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:
-    """The store's own part of the configuration."""
-    usual = config.liveness
-    return StoreSettings(
-        url=url,
-        partitions=config.store.partitions,
-        daemon=daemon,
-        timeout_s=config.store.timeout_ms / 1_000,
-        interval_ms=usual.interval_ms,
-        grace_ms=usual.grace_ms,
-        rules=tuple(
-            EnvironmentRule(
-                match=rule.match,
-                interval_ms=usual.interval_ms if rule.interval_ms is None else rule.interval_ms,
-                grace_ms=usual.grace_ms if rule.grace_ms is None else rule.grace_ms,
-            )
-            for rule in config.environments
-        ),
-        workers_per_tenant=config.limits.workers_per_tenant,
-        environments_per_tenant=config.limits.environments_per_tenant,
-        status_events=usual.status_changed_events,
-    )
-
-
-class Daemon:
-    """One running Lastseen. Made, run and thrown away inside one event loop."""
-
-    def __init__(self, config: Config, *, store: Store, ring: KeyRing, listener: socket.socket) -> None:
-        self._config = config
-        self._store = store
-        self._listener = listener
-        self._stop = asyncio.Event()
-        self._failed: str | None = None
-        self._delivery_lag: list[str] = []
-        self._metrics = Metrics(version=version())
-        self._health = Health(sweep_interval_ms=config.liveness.sweep_interval_ms, probe=self._probe)
-        self._outbox = Outbox(store, owner=store.settings.daemon)
-        self._health.add_reasons(self._outbox.reasons)
-        self._health.add_reasons(lambda: self._delivery_lag)
-        self._intake = Intake(store, capacity=config.limits.pending_beats, on_moved=self._moved)
-        self._sweeper = Sweeper(
-            store,
-            SweepSettings(
-                chunk=config.liveness.sweep_chunk,
-                retention_ms=config.liveness.retention_ms,
-                event_retention_ms=config.liveness.event_retention_ms,
-                events=config.limits.events,
-            ),
-            on_moved=self._moved,
-        )
-        self._scheduler = Scheduler(
-            sweep=self._sweeper.sweep,
-            tidy=self._sweeper.tidy,
-            interval_s=config.liveness.sweep_interval_ms / 1_000,
-            on_error=lambda error: self._fail("sweep", error),
-        )
-        self._alerts: AlertService = alert_service(
-            config,
-            redis_url=store.settings.url,
-            outbox=self._outbox,
-            now_ms=store.clock.now_ms,
-            on_outcome=self._metrics.delivery,
-            on_failure=self._fail,
-        )
-        limits, bounds = config.limits, config.liveness
-        app = create_app(
-            Services(
-                store=store,
-                intake=self._intake,
-                authenticator=Authenticator(auth_policy(config, ring)),
-                body_bytes=limits.body_bytes,
-                limits=BodyLimits(
-                    metadata_bytes=limits.metadata_bytes,
-                    logs_bytes=limits.logs_bytes,
-                    system_info_bytes=limits.system_info_bytes,
-                ),
-                bounds=IntervalBounds(
-                    min_interval_ms=bounds.min_interval_ms,
-                    max_interval_ms=bounds.max_interval_ms,
-                    min_grace_ms=bounds.min_grace_ms,
-                    max_grace_ms=bounds.max_grace_ms,
-                ),
-                health=self._health,
-                metrics=self._metrics,
-                anonymous=frozenset(config.auth.anonymous),
-            )
-        )
-        self._http = HttpServer(
-            app, connections=limits.connections, shutdown_timeout_ms=config.server.shutdown_timeout_ms
-        )
-
-    async def run(self, stop: StopSignal, on_ready: Callable[[], None]) -> None:
-        """Serve until a signal or a failure; what was accepted is finished first.
-
-        Raises:
-            StartError: a part of the daemon ended from a bug; whoever supervises the process starts it again.
-        """
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(_log_loop_error)
-        stop.then(self._begin_stop)
-        self._scheduler.start()
-        await self._alerts.start()
-        watching = asyncio.create_task(self._watch_deliveries(), name="watch deliveries")
-        # What the start has made lives as long as the process: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._http.serve(sockets=[self._listener]), name="http")
-                await self._http.accepting.wait()
-                if not self._stop.is_set():
-                    on_ready()
-                await self._stop.wait()
-                # Requests, passes and deliveries that are under way end side by side, each within its own bound.
-                group.create_task(self._scheduler.stop(), name="stop the scheduler")
-                group.create_task(self._alerts.stop(ALERTS_STOP_S), name="stop the alerts")
-        finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
-        await self._intake.drain()
-        await self._outbox.release()
-        if self._failed:
-            raise StartError(self._failed)
-
-    def _begin_stop(self, why: str) -> None:
-        again = self._health.stopping
-        self._health.stopping = True
-        self._http.should_exit = True
-        self._stop.set()
-        if not again:
-            log.info("daemon.stopping", why=why)
-
-    def _fail(self, part: str, error: BaseException) -> None:
-        self._failed = f"{part} failed: {error!r}"
-        self._begin_stop(f"{part} failed")
-        log.critical("daemon.part_failed", part=part, error=repr(error), exc_info=error)
-
-    def _moved(self, moved: list[Moved]) -> None:
-        """What every committed call is followed by: a log line per transition, the counters, the router's wake-up."""
-        self._metrics.moved(moved)
-        for move in moved:
-            log.info(
-                move.kind.value,
-                event_id=event_id(
-                    tenant=move.tenant,
-                    worker_id=move.worker_id,
-                    generation=move.generation,
-                    seq=move.seq,
-                    kind=move.kind,
-                    last_seen_ms=move.last_seen_ms,
-                ),
-                tenant=move.tenant,
-                worker_id=move.worker_id,
-                environment_name=move.environment_name,
-                generation=move.generation,
-                seq=move.seq,
-                reason=move.reason,
-                detected_ms_after_due=move.detected_ms - move.due_ms,
-                silent_ms=move.detected_ms - move.last_seen_ms,
-            )
-        self._alerts.nudge()
-
-    async def _probe(self) -> bool:
-        try:
-            await self._store.beat(0, [])
-        except StoreUnavailableError:
-            return False
-        return True
-
-    async def _watch_deliveries(self) -> None:
-        """Keep the health's view of the queues fresh; the queues are asked, not the receivers."""
-        while True:
-            with contextlib.suppress(QueueUnavailableError):  # the store's trouble is a reason of its own
-                stats = await self._alerts.health()
-                self._delivery_lag = [DELIVERY_LAG] if any(one.lag_ms > DELIVERY_LAG_MS for one in stats) else []
-            await asyncio.sleep(DELIVERY_CHECK_S)
-
-
-def _log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-    error = context.get("exception")
-    log.error("loop.error", message=context.get("message"), exc_info=error if isinstance(error, Exception) else None)
-
-
-async def _open_store(settings: StoreSettings, stop: StopSignal) -> Store | None:
-    """Open the store, waiting a while for one that does not answer yet; None when a signal came first."""
-    stopped = asyncio.Event()
-    stop.then(lambda _: stopped.set())
-    loop = asyncio.get_running_loop()
-    give_up_s = loop.time() + STORE_WAIT_S
-    said = False
-    while True:
-        try:
-            return await Store.open(settings)
-        except StoreRefusedError as error:
-            raise StartError(f"the store can't be used: {error}") from error
-        except StoreUnavailableError as error:
-            if loop.time() >= give_up_s:
-                raise StartError(f"no store within {STORE_WAIT_S:.0f} s: {error}") from error
-            if not said:
-                log.warning("store.unavailable", error=str(error), waiting_s=STORE_WAIT_S)
-                said = True
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stopped.wait(), STORE_RETRY_S)
-            return None
-
-
-async def _serve(
-    config: Config,
-    *,
-    url: str,
-    embedded: EmbeddedStore | None,
-    ring: KeyRing,
-    listener: socket.socket,
-    stop: StopSignal,
-    on_ready: Callable[[], None],
-) -> None:
-    daemon_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    stop.attach()
-    async with contextlib.AsyncExitStack() as stack:
-        if embedded is not None:
-            watching = asyncio.create_task(embedded.watch(lambda: None), name="watch store")
-            stack.push_async_callback(asyncio.wait, [watching])
-            stack.push_async_callback(embedded.stop)
-        store = await _open_store(store_settings(config, url, daemon_id), stop)
-        if store is None:
-            return
-        stack.push_async_callback(store.close)
-        await Daemon(config, store=store, ring=ring, listener=listener).run(stop, on_ready)
+def usable_cores(quota: Path = CPU_QUOTA) -> int:
+    """How many cores' worth this process may use: those it may run on, or what its container has, if that is less."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        granted, period = (int(word) for word in quota.read_text(encoding="ascii").split())
+        cores = min(cores, max(granted // period, 1))
+    return cores
 
 
 def serve(config: Config, stop: StopSignal, on_ready: Callable[[Config, KeyRing, int], None]) -> int:
@@ -298,7 +50,6 @@ def serve(config: Config, stop: StopSignal, on_ready: Callable[[Config, KeyRing,
     logs.configure(level=config.log.level, form=config.log.format)
     for warning in config.warnings:
         log.warning("config.warning", warning=warning)
-    allow_descriptors(config.limits.connections)
     embedded = None
     try:
         with contextlib.closing(listen(config.server.host, config.server.port)) as listener:
@@ -308,18 +59,16 @@ def serve(config: Config, stop: StopSignal, on_ready: Callable[[Config, KeyRing,
                 embedded = EmbeddedStore(config.store.data_dir, binary=config.store.valkey_binary or None)
                 url = embedded.start(abandoned=lambda: bool(stop.why))
             ring = key_ring(config)
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(
-                    _serve(
-                        config,
-                        url=url,
-                        embedded=embedded,
-                        ring=ring,
-                        listener=listener,
-                        stop=stop,
-                        on_ready=lambda: on_ready(config, ring, port),
-                    )
-                )
+            work = _one if _processes(config) == 1 else _several
+            work(
+                config,
+                url=url,
+                embedded=embedded,
+                ring=ring,
+                listener=listener,
+                stop=stop,
+                on_ready=lambda: on_ready(config, ring, port),
+            )
     except StartAbandonedError:
         log.info("daemon.stopping", why=stop.why)
     except (StartError, ListenError, EmbeddedStoreError, SigningKeyError) as error:
@@ -328,3 +77,55 @@ def serve(config: Config, stop: StopSignal, on_ready: Callable[[Config, KeyRing,
         return 1
     log.info("daemon.stopped")
     return 0
+
+
+def _processes(config: Config) -> int:
+    return usable_cores() if config.server.processes == "auto" else config.server.processes
+
+
+def _one(
+    config: Config,
+    *,
+    url: str,
+    embedded: EmbeddedStore | None,
+    ring: KeyRing,
+    listener: socket.socket,
+    stop: StopSignal,
+    on_ready: Callable[[], None],
+) -> None:
+    """Do everything in this process."""
+    # Each way loads what it needs: a supervisor of processes needs no servers, which take a second to load.
+    import uvloop  # noqa: PLC0415
+
+    from monitor.daemon.daemon import run  # noqa: PLC0415
+
+    work = run(config, store_url=url, ring=ring, listeners=[listener], stop=stop, on_ready=on_ready)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_beside(embedded, work))
+
+
+def _several(
+    config: Config,
+    *,
+    url: str,
+    embedded: EmbeddedStore | None,
+    ring: KeyRing,
+    listener: socket.socket,
+    stop: StopSignal,
+    on_ready: Callable[[], None],
+) -> None:
+    """Have processes of our own do everything."""
+    from monitor.daemon.supervisor import Supervisor  # noqa: PLC0415
+
+    supervisor = Supervisor(config, processes=_processes(config), store_url=url, ring=ring, listener=listener)
+    asyncio.run(_beside(embedded, supervisor.run(stop, on_ready)))
+
+
+async def _beside(embedded: EmbeddedStore | None, work: Coroutine[object, object, None]) -> None:
+    """Do the work while the embedded store is watched, which is stopped afterwards."""
+    async with contextlib.AsyncExitStack() as stack:
+        if embedded is not None:
+            watching = asyncio.create_task(embedded.watch(lambda: None), name="watch store")
+            stack.push_async_callback(asyncio.wait, [watching])
+            stack.push_async_callback(embedded.stop)
+        await work

@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import shutil
+import signal
 import string
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from urllib.parse import quote
 
 import structlog
 
+from monitor import tied
 from monitor.clock import monotonic_s
 from monitor.embedded.data_dir import (
     POLL_S,
@@ -49,27 +51,6 @@ _WATCH_S: Final = 0.1
 _LOG_CHECK_S: Final = 60.0
 
 _PLAIN_BYTES: Final = (string.ascii_letters + string.digits + "/._-").encode()
-
-_EXEC_TIED_TO_PARENT: Final = """
-import os, signal, sys
-parent, umask, program = int(sys.argv[1]), 0o077, sys.argv[2]
-os.umask(umask)
-if sys.platform == "linux":
-    import ctypes
-    PR_SET_PDEATHSIG = 1
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM):
-        sys.exit("prctl(PR_SET_PDEATHSIG) failed: " + os.strerror(ctypes.get_errno()))
-if os.getppid() != parent:
-    sys.exit("the daemon ended before its store began")
-kept = {name: os.environ[name] for name in ("TZ", "LD_LIBRARY_PATH") if name in os.environ}
-os.execve(program, sys.argv[2:], kept)
-"""
-"""Run by a small interpreter that then becomes the server, under the same process id.
-
-Not a ``preexec_fn``: that runs Python between fork and exec, and beside other threads, which the
-daemon has by the time of a restart, it can hang. The parent is looked at after ``prctl``, since one that
-died before sends no signal. The daemon's environment, where secrets may be, stays behind.
-"""
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -266,11 +247,12 @@ class EmbeddedStore:
             raise RuntimeError("the embedded store has no data directory")
         self._started_s = monotonic_s()
         self._bound_log()
-        interpreter = [sys.executable, "-I", "-S", "-c", _EXEC_TIED_TO_PARENT, str(os.getpid())]
+        # The daemon's environment, where secrets may be, stays behind.
+        tied_to_us = [sys.executable, "-I", "-S", tied.__file__, str(os.getpid()), str(int(signal.SIGTERM))]
         with self._log_path.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(  # noqa: S603  # the program is the operator's choice
-                [*interpreter, str(self._binary), "-"],
+                [*tied_to_us, str(self._binary), "-"],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

@@ -1,0 +1,280 @@
+"""Many beats in one request. It is worked on a millisecond at a time, so that single beats go on beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from litestar import post
+from litestar.exceptions import HTTPException
+
+from monitor.api.answers import encoded, json_bytes_answer
+from monitor.api.inflate import InflatedTooLargeError, inflated
+from monitor.api.problems import PROBLEMS, outcome_of
+from monitor.api.requests import BodyTooLargeError, headers_of, principal_of, read_body
+from monitor.api.wire import (
+    ContractError,
+    TooManyBeatsError,
+    is_json,
+    long_array_reader,
+    parse_beat,
+    readable_id,
+    split_array,
+    split_lines,
+)
+from monitor.auth import ForbiddenError, Scope
+from monitor.intake import IntakeFullError, NotAllowedError
+from monitor.metrics import BeatOutcome
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from litestar import Request
+    from litestar.handlers import HTTPRouteHandler
+    from litestar.response.base import ASGIResponse
+
+    from monitor.api.requests import Headers
+    from monitor.api.services import Services
+    from monitor.auth import Principal
+    from monitor.workers import Beat
+
+JSON_LINES: Final = ("application/x-ndjson", "application/ndjson", "application/jsonl")
+MAX_FAULTS_OF_A_BEAT: Final = 3
+BATCHES_AT_ONCE: Final = 8
+"""How many batches may be in memory; the bodies of more are not read yet."""
+WAIT_S: Final = 2.0
+"""How long a batch waits to be one of them."""
+_SLICE_S: Final = 0.001
+
+
+class BatchTooLargeError(BodyTooLargeError):
+    """The batch is over one of its limits (413)."""
+
+    def __init__(self, what: str) -> None:
+        Exception.__init__(self, what)
+
+
+class UnknownFormError(HTTPException):
+    """The batch comes in a form or in an encoding that is not taken (415)."""
+
+    status_code = 415
+
+
+class _Pace:
+    """Lets others go first whenever a slice of time has been used up."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._until_s = self._loop.time() + _SLICE_S
+
+    def is_over(self) -> bool:
+        return self._loop.time() >= self._until_s
+
+    async def rest(self) -> None:
+        await asyncio.sleep(0)
+        self._until_s = self._loop.time() + _SLICE_S
+
+
+class _Batch:
+    """What has been read of one request. Of beats of one worker the last good one counts."""
+
+    def __init__(self) -> None:
+        self.latest: dict[str, Beat] = {}
+        self.index_of: dict[str, int] = {}
+        self.superseded = 0
+        self.refused: dict[int, bytes] = {}
+        """By index, ready for the answer."""
+        self.outcomes: Counter[BeatOutcome] = Counter()
+
+    def take(self, index: int, beat: Beat) -> None:
+        worker_id = beat.key.worker_id
+        if worker_id in self.latest:
+            self.superseded += 1
+        self.latest[worker_id] = beat
+        self.index_of[worker_id] = index
+
+    def refuse(self, index: int, worker_id: str | None, error: Exception) -> None:
+        """Count and note why a beat was not stored; ``error`` is of the table."""
+        self.outcomes[outcome_of(error)] += 1
+        detail: object = error.detail()[:MAX_FAULTS_OF_A_BEAT] if isinstance(error, ContractError) else str(error)
+        status = next(PROBLEMS[kind].status for kind in type(error).__mro__ if kind in PROBLEMS)
+        self.refused[index] = encoded({"index": index, "worker_id": worker_id, "status": int(status), "detail": detail})
+
+    def answer(self, stored: int) -> ASGIResponse:
+        rejected = b",".join(self.refused[index] for index in sorted(self.refused))
+        return json_bytes_answer(b'{"stored":%d,"superseded":%d,"rejected":[%b]}' % (stored, self.superseded, rejected))
+
+
+class _Batches:
+    """Takes batches for one event loop."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._places = asyncio.Semaphore(BATCHES_AT_ONCE)
+        self._turn = asyncio.Lock()
+        long_array_reader(services.batch_beats)
+
+    async def take(self, request: Request[Any, Any, Any]) -> ASGIResponse:
+        """One request from its headers to its answer."""
+        services = self._services
+        batch = _Batch()
+        try:
+            headers = headers_of(request.scope)
+            principal = principal_of(headers, services, Scope.HEARTBEAT_WRITE)
+            is_lines = _is_lines(headers.content_type)
+            is_gzip = _is_gzip(request.scope["headers"])
+            async with self._place():
+                body = await self._body(request, headers)
+                # One batch at a time has what single beats leave of the loop: two at once would take twice as much.
+                async with self._turn:
+                    if is_gzip:
+                        body = await self._inflated(body)
+                    await self._read(batch, body, principal, is_lines=is_lines)
+                del body
+                await self._store(batch)
+        except Exception as error:
+            # Whatever it was, the beats are counted, or the request where they are not known; the error goes on.
+            is_ours = isinstance(error, UnknownFormError)
+            batch.outcomes[BeatOutcome.INVALID if is_ours else outcome_of(error)] += max(len(batch.latest), 1)
+            raise
+        else:
+            stored = len(batch.latest)
+            batch.outcomes[BeatOutcome.STORED] += stored
+            return batch.answer(stored)
+        finally:
+            for outcome, count in batch.outcomes.items():
+                services.metrics.beats(outcome, count)
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(WAIT_S):
+                await self._places.acquire()
+        except TimeoutError:
+            raise IntakeFullError(f"{BATCHES_AT_ONCE} batches are being taken in already") from None
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    async def _body(self, request: Request[Any, Any, Any], headers: Headers) -> bytes:
+        most = self._services.batch_bytes
+        try:
+            return await read_body(request.receive, headers, most)
+        except BodyTooLargeError:
+            raise BatchTooLargeError(f"the batch is over limits.batch_bytes = {most}") from None
+
+    async def _inflated(self, body: bytes) -> bytes:
+        most = self._services.batch_bytes
+        pieces = []
+        pace = _Pace()
+        try:
+            for piece in inflated(body, most):
+                pieces.append(piece)
+                if pace.is_over():
+                    await pace.rest()
+        except InflatedTooLargeError:
+            raise BatchTooLargeError(f"the batch is over limits.batch_bytes = {most} when inflated") from None
+        return b"".join(pieces)
+
+    async def _read(self, batch: _Batch, body: bytes, principal: Principal, *, is_lines: bool) -> None:
+        services = self._services
+        split = split_lines if is_lines else split_array
+        try:
+            items = split(body, services.batch_beats)
+        except TooManyBeatsError:
+            raise BatchTooLargeError(
+                f"the batch has more than limits.batch_beats = {services.batch_beats} beats"
+            ) from None
+        pace = _Pace()
+        for index, item in enumerate(items):
+            if pace.is_over():
+                await pace.rest()
+            beat = bytes(item)
+            if is_lines and not beat.strip():
+                continue
+            self._read_one(batch, index, beat, principal)
+
+    def _read_one(self, batch: _Batch, index: int, body: bytes, principal: Principal) -> None:
+        services = self._services
+        environments = principal.environments
+        if len(body) > services.body_bytes:
+            batch.refuse(index, None, BatchTooLargeError(f"the beat is over limits.body_bytes = {services.body_bytes}"))
+            return
+        try:
+            beat = parse_beat(
+                body,
+                content_type=None,
+                limits=services.limits,
+                bounds=services.bounds,
+                tenant=principal.tenant,
+                path_worker_id=None,
+                token_environments=environments,
+            )
+        except ContractError as error:
+            batch.refuse(index, readable_id(body), error)
+            return
+        worker_id = beat.key.worker_id
+        if principal.worker_id is not None and principal.worker_id != worker_id:
+            batch.refuse(index, worker_id, ForbiddenError("the token is restricted to another worker"))
+        elif environments is not None and beat.environment_name not in environments:
+            # The store would say the same, but then it would be too late for an earlier beat of this worker.
+            batch.refuse(index, worker_id, NotAllowedError(beat.key))
+        else:
+            batch.take(index, beat)
+
+    async def _store(self, batch: _Batch) -> None:
+        """Store what is good. What the store itself refuses leaves ``latest`` for ``refused``."""
+        pace = _Pace()
+        beats = list(batch.latest.values())
+        refusals = await self._services.intake.beats(beats)
+        for beat, refusal in zip(beats, refusals, strict=True):
+            if refusal is not None:
+                if pace.is_over():
+                    await pace.rest()
+                worker_id = beat.key.worker_id
+                del batch.latest[worker_id]
+                batch.refuse(batch.index_of[worker_id], worker_id, refusal)
+
+
+def _is_lines(content_type: str | None) -> bool:
+    """Whether the batch comes as JSON lines; else it is one JSON array.
+
+    Raises:
+        UnknownFormError: it is neither.
+    """
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    if kind in JSON_LINES:
+        return True
+    if is_json(content_type):
+        return False
+    raise UnknownFormError(detail=f"a batch is application/json or one of {', '.join(JSON_LINES)}")
+
+
+def _is_gzip(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether the body is compressed.
+
+    Raises:
+        UnknownFormError: in another way than by gzip, or more than once.
+    """
+    codings = b",".join(value for name, value in headers if name == b"content-encoding").lower()
+    match [coding for part in codings.split(b",") if (coding := part.strip()) not in {b"", b"identity"}]:
+        case []:
+            return False
+        case [b"gzip" | b"x-gzip"]:
+            return True
+        case _:
+            raise UnknownFormError(detail="of content encodings, gzip and identity are taken")
+
+
+def routes(services: Services) -> list[HTTPRouteHandler]:
+    """The handlers of this module."""
+    batches = _Batches(services)
+
+    @post("/api/v1/workers/heartbeats", status_code=200)
+    async def heartbeats(request: Request[Any, Any, Any]) -> ASGIResponse:
+        return await batches.take(request)
+
+    return [heartbeats]

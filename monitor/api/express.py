@@ -1,0 +1,132 @@
+"""The short way for heartbeats: from a whole request straight to the intake, past the framework.
+
+It takes only what it is sure of: a plain request, credentials that were found good before, a body that keeps the
+contract. Everything else it declines before anything has happened, and the request takes the usual way through
+the router, which is the only judge of what is wrong with it. A beat that it has taken gets the answer that the
+usual way would have given; ``tests/test_api_express.py`` runs both side by side.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from monitor.api.heartbeats import accepted_headers
+from monitor.api.problems import PROBLEM_JSON, outcome_of, problem_of
+from monitor.api.wire import ContractError, parse_beat, path_worker_id
+from monitor.auth import Scope
+from monitor.intake import IntakeFullError
+from monitor.metrics import BeatOutcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from monitor.api.services import Services
+    from monitor.auth import Principal
+
+_BEAT: Final = b"/api/v1/workers/heartbeat"
+_BEFORE_ID: Final = b"/api/v1/workers/"
+_AFTER_ID: Final = b"/heartbeat"
+_PLAIN_HOST: Final = re.compile(rb"[A-Za-z0-9.-]{1,255}(:[0-9]{1,5})?")
+_JSON: Final = b"application/json"
+
+Headers = list[tuple[bytes, bytes]]
+"""Names in lower case."""
+
+
+class Express:
+    """Takes heartbeats for one event loop."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._authenticator = services.authenticator
+        self._clock = services.store.clock
+        self._intake = services.intake
+        self._count = services.metrics.beat
+        self._good_host = b""
+
+    def leads(self, target: bytes) -> bool:
+        """Whether a POST to this request target is a heartbeat."""
+        if target == _BEAT:
+            return True
+        return (
+            target.endswith(_AFTER_ID)
+            and target.startswith(_BEFORE_ID)
+            and b"/" not in target[len(_BEFORE_ID) : -len(_AFTER_ID)]
+            and b"?" not in target
+        )
+
+    def take(self, target: bytes, headers: Headers, body: bytes, answer: Callable[[bytes, bytes], None]) -> bool:
+        """Take a whole request to a target that ``leads`` here; False when it has to go the usual way.
+
+        ``answer`` is called later, once: with the status line and the headers, each line ended, and the body.
+        """
+        services = self._services
+        principal = self._admitted(headers)
+        if principal is None or Scope.HEARTBEAT_WRITE not in principal.scopes or len(body) > services.body_bytes:
+            return False
+        try:
+            beat = parse_beat(
+                body,
+                content_type=None,
+                limits=services.limits,
+                bounds=services.bounds,
+                tenant=principal.tenant,
+                path_worker_id=None if target == _BEAT else self._id_in(target),
+                token_environments=principal.environments,
+            )
+        except ContractError:
+            return False
+        if principal.worker_id is not None and principal.worker_id != beat.key.worker_id:
+            return False
+
+        def answered(interval_ms: int, error: Exception | None) -> None:
+            if error is None:
+                self._count(BeatOutcome.STORED)
+                answer(_accepted(interval_ms), b"")
+            else:
+                self._count(outcome_of(error))
+                answer(*_problem(error))
+
+        try:
+            self._intake.submit_beat(beat, answered)
+        except IntakeFullError:
+            return False
+        return True
+
+    def _admitted(self, headers: Headers) -> Principal | None:
+        """Whose request it is, if it is plain and its token is known."""
+        found = dict(headers)
+        authorization = found.get(b"authorization")
+        if authorization is None or b"userkey" in found or len(found) != len(headers):
+            return None
+        if found.get(b"content-type", _JSON) != _JSON:
+            return None
+        host = found.get(b"host")
+        if host is not None and host != self._good_host:
+            if not _PLAIN_HOST.fullmatch(host):
+                return None
+            self._good_host = host
+        return self._authenticator.known(authorization, now_ms=self._clock.now_ms())
+
+    def _id_in(self, target: bytes) -> str:
+        return path_worker_id(target[len(_BEFORE_ID) : -len(_AFTER_ID)].decode("utf-8", "surrogateescape"))
+
+
+@lru_cache(maxsize=1_024)
+def _accepted(interval_ms: int) -> bytes:
+    return _head(HTTPStatus.NO_CONTENT, accepted_headers(interval_ms))
+
+
+def _problem(error: Exception) -> tuple[bytes, bytes]:
+    problem = problem_of(error)
+    length = {"content-type": PROBLEM_JSON, "content-length": str(len(problem.body))}
+    return _head(problem.status, {**problem.headers, **length}), problem.body
+
+
+def _head(status: HTTPStatus, headers: Mapping[str, str]) -> bytes:
+    """The status line and the headers of an HTTP/1.1 answer, without the empty line that ends them."""
+    lines = [f"HTTP/1.1 {status} {status.phrase}", *(f"{name}: {value}" for name, value in headers.items()), ""]
+    return "\r\n".join(lines).encode("ascii")

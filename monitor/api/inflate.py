@@ -1,0 +1,57 @@
+"""Inflating a gzip body (RFC 1952) piece by piece, never beyond a bound. Pure."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Final
+
+from monitor.api.wire import ContractError, Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_MEMBERS: Final = 64
+"""Each costs some memory and time of its own, however little it holds."""
+_READ_BYTES: Final = 65_536
+_PIECE_BYTES: Final = 262_144
+_GZIP: Final = 31
+"""zlib's word for a gzip header and a window of any size."""
+
+
+class InflatedTooLargeError(Exception):
+    """There is more in it than the bound."""
+
+
+def inflated(body: bytes, most_bytes: int) -> Iterator[bytes]:
+    """What a gzip body holds, in pieces of at most 256 KiB; some are empty. Each step takes about a millisecond.
+
+    Raises:
+        ContractError: this is no gzip, it ends early, or something stands behind its end.
+        InflatedTooLargeError: it holds more than ``most_bytes``.
+    """
+    position = size = 0
+    for _ in range(MAX_MEMBERS):
+        member = zlib.decompressobj(_GZIP)
+        while not member.eof:
+            data = member.unconsumed_tail
+            if not data:
+                data = body[position : position + _READ_BYTES]
+                position += len(data)
+            try:
+                piece = member.decompress(data, _PIECE_BYTES)
+            except zlib.error:
+                raise _error("The body is not valid gzip") from None
+            if not (data or piece or member.eof):
+                raise _error("The gzip body ends early")
+            size += len(piece)
+            if size > most_bytes:
+                raise InflatedTooLargeError
+            yield piece
+        position -= len(member.unused_data)
+        if position == len(body):
+            return
+    raise _error(f"The gzip body has more than {MAX_MEMBERS} members")
+
+
+def _error(msg: str) -> ContractError:
+    return ContractError([Fault(loc=("body",), msg=msg, type="gzip_invalid")])

@@ -1,0 +1,37 @@
+"""The published heartbeat contract: from bytes to a ``Beat`` or a ``Disconnect``, or to its 422. Pure.
+
+The faults, their places and their types are those of the published service (FastAPI with Pydantic), for
+which bodies are read the same way: lax integers, the last of equal keys wins, unknown fields are ignored.
+Stricter on purpose, because a store cannot keep what JSON cannot say: an empty id or one with control
+characters, NaN and infinities anywhere, lone surrogates, bytes that are not UTF-8 (UTF-16 among them),
+nesting beyond about 200 levels, integers beyond 64 bits signed (``int_parsing_size``), names beyond
+``MAX_NAME_CHARS``, and metadata beyond its limit. Logs and system info are cut instead, with a flag.
+
+Two readers: ``common`` takes what workers send every day, at a tenth of the cost, and passes over everything
+else; ``forms`` reads whatever there is, and is the only judge of what is wrong with it.
+"""
+
+from monitor.api.wire.batches import TooManyBeatsError, long_array_reader, split_array, split_lines
+from monitor.api.wire.beats import parse_beat, parse_disconnect, path_worker_id
+from monitor.api.wire.common import readable_id
+from monitor.api.wire.faults import MAX_FAULTS, ContractError, Fault
+from monitor.api.wire.forms import MAX_NAME_CHARS, is_json
+from monitor.api.wire.parts import BodyLimits, IntervalBounds
+
+__all__ = [
+    "MAX_FAULTS",
+    "MAX_NAME_CHARS",
+    "BodyLimits",
+    "ContractError",
+    "Fault",
+    "IntervalBounds",
+    "TooManyBeatsError",
+    "is_json",
+    "long_array_reader",
+    "parse_beat",
+    "parse_disconnect",
+    "path_worker_id",
+    "readable_id",
+    "split_array",
+    "split_lines",
+]

@@ -1,0 +1,145 @@
+"""From a body to a ``Beat`` or a ``Disconnect``."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote_to_bytes
+
+from monitor.api.wire.common import Said, SaidWithIds, read_with_ids, read_without_ids
+from monitor.api.wire.faults import ContractError, Fault
+from monitor.api.wire.forms import BodyBeat, Goodbye, UrlBeat, checked_id, read
+from monitor.api.wire.parts import clamped_ms, logs_text, metadata_text, system_info_text
+from monitor.liveness import disconnect_trigger
+from monitor.workers import KEEP, Beat, Disconnect, Keep, WorkerKey
+
+if TYPE_CHECKING:
+    from monitor.api.wire.parts import BodyLimits, IntervalBounds
+
+MAX_REASON_CHARS: Final = 256
+MAX_ERROR_MESSAGE_CHARS: Final = 2_048
+DEFAULT_ENVIRONMENT: Final = "default"
+
+_JSON: Final = "application/json"
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+def parse_beat(
+    body: bytes,
+    *,
+    content_type: str | None,
+    limits: BodyLimits,
+    bounds: IntervalBounds,
+    tenant: str,
+    path_worker_id: str | None,
+    token_environments: tuple[str, ...] | None,
+) -> Beat:
+    """Read a beat. ``path_worker_id``: the decoded id of the URL form, None for the form with ids in the body.
+
+    Whether the token may touch the environment that the body names is the store's question, not asked here.
+
+    Raises:
+        ContractError: the body does not keep the contract; no other exception, whatever the bytes.
+    """
+    is_plain = content_type is None or content_type == _JSON
+    environment_name: str | None = None
+    said: Said
+    if path_worker_id is None:
+        said = with_ids = (read_with_ids(body) if is_plain else None) or said_with_ids_in(body, content_type)
+        path_worker_id, environment_name = with_ids.worker_id, with_ids.environment_name
+    else:
+        said = (read_without_ids(body) if is_plain else None) or said_in(body, content_type)
+
+    metadata_json: str | Keep = KEEP
+    if (metadata := said.worker_metadata) is not KEEP:
+        metadata_json = metadata_text(metadata, limits.metadata_bytes) if metadata else "{}"
+    interval_ms: int | Keep | None = KEEP
+    if (interval := said.interval_seconds) is not KEEP:
+        interval_ms = clamped_ms(interval, least=bounds.min_interval_ms, most=bounds.max_interval_ms)
+    grace_ms: int | Keep | None = KEEP
+    if (grace := said.grace_seconds) is not KEEP:
+        grace_ms = clamped_ms(grace, least=bounds.min_grace_ms, most=bounds.max_grace_ms)
+    system_info_json: str | Keep | None = KEEP
+    system_info_cut = False
+    if (system_info := said.system_info) is not KEEP:
+        system_info_json, system_info_cut = (
+            (None, False) if system_info is None else system_info_text(system_info, limits.system_info_bytes)
+        )
+    logs_json: str | Keep | None = KEEP
+    logs_cut = False
+    if (logs := said.logs) is not KEEP:
+        logs_json, logs_cut = (None, False) if logs is None else logs_text(logs, limits.logs_bytes)
+    return Beat(
+        key=WorkerKey(tenant, path_worker_id),
+        environment_name=environment_name,
+        first_environment=(
+            token_environments[0] if token_environments and len(token_environments) == 1 else DEFAULT_ENVIRONMENT
+        ),
+        allowed=token_environments,
+        interval_ms=interval_ms,
+        grace_ms=grace_ms,
+        status=said.status,
+        tasks_processed=said.tasks_processed,
+        current_task_id=said.current_task_id,
+        metadata_json=metadata_json,
+        system_info_json=system_info_json,
+        system_info_cut=system_info_cut,
+        logs_json=logs_json,
+        logs_cut=logs_cut,
+    )
+
+
+def parse_disconnect(
+    body: bytes,
+    *,
+    content_type: str | None,
+    tenant: str,
+    path_worker_id: str,
+    token_environments: tuple[str, ...] | None,
+) -> Disconnect:
+    """Read a goodbye. A long reason or message is cut, not refused: on-call wants to know of the exit.
+
+    Raises:
+        ContractError: as ``parse_beat``.
+    """
+    form = read(Goodbye, body, content_type)
+    return Disconnect(
+        key=WorkerKey(tenant, path_worker_id),
+        allowed=token_environments,
+        trigger=disconnect_trigger(reason=form.reason, exit_code=form.exit_code),
+        reason=form.reason[:MAX_REASON_CHARS],
+        exit_code=form.exit_code,
+        error_message=None if form.error_message is None else form.error_message[:MAX_ERROR_MESSAGE_CHARS],
+    )
+
+
+def path_worker_id(raw_segment: str) -> str:
+    """Decode a worker id from its raw path segment, which may hold ``%2F``, ``..`` and percent-encoded UTF-8.
+
+    Bytes of the path that are not ASCII may be given as themselves or as ``surrogateescape`` made them.
+
+    Raises:
+        ContractError: a malformed escape, bytes that are not UTF-8, or not an id by the body's rules.
+    """
+    loc = ("path", "worker_id")
+    if _BAD_ESCAPE.search(raw_segment):
+        raise ContractError([Fault(loc=loc, msg="Malformed percent-encoding", type="string_unicode")])
+    try:
+        worker_id = unquote_to_bytes(raw_segment.encode("utf-8", "surrogateescape")).decode("utf-8")
+    except UnicodeError:
+        msg = "Input should be a valid string, unable to parse raw data as a unicode string"
+        raise ContractError([Fault(loc=loc, msg=msg, type="string_unicode")]) from None
+    return checked_id(worker_id, loc)
+
+
+def said_in(body: bytes, content_type: str | None) -> Said:
+    """As ``read_without_ids``, of any body."""
+    form = read(UrlBeat, body, content_type)
+    return Said(**{name: getattr(form, name) for name in form.model_fields_set if name in Said.__struct_fields__})
+
+
+def said_with_ids_in(body: bytes, content_type: str | None) -> SaidWithIds:
+    """As ``read_with_ids``, of any body."""
+    form = read(BodyBeat, body, content_type)
+    known = SaidWithIds.__struct_fields__
+    return SaidWithIds(**{name: getattr(form, name) for name in form.model_fields_set if name in known})

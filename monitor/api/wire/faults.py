@@ -1,0 +1,53 @@
+"""What is wrong with a request, in the published contract's ``HTTPValidationError`` shape."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+MAX_FAULTS: Final = 100
+MAX_ECHO_CHARS: Final = 100
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fault:
+    """One thing wrong with a request: where (``body`` or ``path`` first), in words, and Pydantic's type."""
+
+    loc: tuple[str | int, ...]
+    msg: str
+    type: str
+
+
+class ContractError(Exception):
+    """The request does not keep the contract (422). At most ``MAX_FAULTS`` faults are listed."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        self.faults: Final = faults[:MAX_FAULTS]
+        super().__init__("; ".join(f"{'.'.join(map(str, fault.loc))}: {fault.type}" for fault in self.faults))
+
+    def body(self) -> bytes:
+        """The answer's JSON, in the contract's ``HTTPValidationError`` shape. ASCII, so always readable."""
+        return json.dumps({"detail": self.detail()}, separators=(",", ":")).encode("ascii")
+
+    def detail(self) -> list[dict[str, object]]:
+        """The faults as members of the answer's JSON."""
+        return [{"loc": list(fault.loc), "msg": fault.msg, "type": fault.type} for fault in self.faults]
+
+
+MISSING: Final = Fault(loc=("body",), msg="Field required", type="missing")
+NOT_AN_OBJECT: Final = Fault(
+    loc=("body",),
+    msg="Input should be a valid dictionary or object to extract fields from",
+    type="model_attributes_type",
+)
+
+
+def field_error(field: str, msg: str, kind: str) -> ContractError:
+    """One fault at a field of the body; a long name is cut."""
+    return ContractError([Fault(loc=("body", field[:MAX_ECHO_CHARS]), msg=msg, type=kind)])
+
+
+def syntax_error(offset: int) -> ContractError:
+    """The body is no JSON, from this byte on."""
+    return ContractError([Fault(loc=("body", offset), msg="JSON decode error", type="json_invalid")])

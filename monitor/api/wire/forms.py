@@ -1,0 +1,141 @@
+"""Reading whatever there is, by Pydantic: what the published service accepts, and its faults where it does not."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from monitor.api.wire.faults import MAX_FAULTS, MISSING, NOT_AN_OBJECT, ContractError, Fault, syntax_error
+from monitor.api.wire.parts import finite
+
+MAX_NAME_CHARS: Final = 256
+
+_INT64: Final = 2**63
+_BOM: Final = b"\xef\xbb\xbf"
+_JSON_SPACE: Final = b" \t\n\r"
+_POSITION: Final = re.compile(r"at line (\d+) column (\d+)\Z")
+_INT64_TYPES: Final = frozenset({"greater_than_equal", "less_than"})
+_INT64_FIELDS: Final = frozenset({"tasks_processed", "exit_code"})
+_TOO_BIG: Final = "Unable to parse input string as an integer, exceeded maximum size"
+
+_Id = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+_Name = Annotated[str, Field(max_length=MAX_NAME_CHARS)]
+_Int64 = Annotated[int, Field(ge=-_INT64, lt=_INT64)]
+_Interval = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]
+_Grace = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
+
+
+class _Ids(BaseModel):
+    worker_id: _Id
+    environment_name: _Id
+
+
+class UrlBeat(BaseModel):
+    """The form with the worker's id in the URL. Unknown fields are kept only to find NaN in them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    status: _Name = "active"
+    tasks_processed: _Int64 = 0
+    current_task_id: _Name | None = None
+    worker_metadata: dict[str, Any] = {}
+    system_info: dict[str, Any] | None = None
+    logs: list[str] | None = None
+    interval_seconds: _Interval | None = None
+    grace_seconds: _Grace | None = None
+
+
+class BodyBeat(UrlBeat, _Ids):
+    """The form with the ids in the body; they come first among the fields, and so among the faults."""
+
+
+class Goodbye(BaseModel):
+    """The form of a disconnect."""
+
+    model_config = ConfigDict(extra="allow")
+
+    reason: str
+    exit_code: _Int64 | None = None
+    error_message: str | None = None
+
+
+Form = TypeVar("Form", bound=BaseModel)
+_id_adapter: Final[TypeAdapter[str]] = TypeAdapter(_Id)
+
+
+def read(form: type[Form], body: bytes, content_type: str | None) -> Form:
+    """Read a body into one of the forms, in one pass. NaN in a field that nobody knows is a fault too.
+
+    Raises:
+        ContractError: the body does not keep the contract; no other exception, whatever the bytes.
+    """
+    if not body:
+        raise ContractError([MISSING])
+    if not is_json(content_type):
+        raise ContractError([NOT_AN_OBJECT])
+    body = body.removeprefix(_BOM)
+    try:
+        said = form.model_validate_json(body)
+    except ValidationError as error:
+        raise ContractError(_body_faults(error, body)) from None
+    for name, value in (said.model_extra or {}).items():
+        finite(value, name)
+    return said
+
+
+def checked_id(worker_id: str, loc: tuple[str, ...]) -> str:
+    """The id itself, if it is one by the body's rules.
+
+    Raises:
+        ContractError: it is none; the faults are at ``loc``.
+    """
+    try:
+        return _id_adapter.validate_python(worker_id)
+    except ValidationError as error:
+        raise ContractError(_faults(error, loc)) from None
+
+
+def is_json(content_type: str | None) -> bool:
+    """Whether the published service reads such a body as JSON: no header, or JSON by name or by suffix."""
+    if not content_type:
+        return True
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind.count("/") != 1:
+        return False
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+def _body_faults(error: ValidationError, body: bytes) -> list[Fault]:
+    """A validation error of a whole body, in the published service's words."""
+    faults = _faults(error, ("body",))
+    match faults[0]:
+        case Fault(loc=("body",), type="json_invalid", msg=msg):
+            return syntax_error(_position(msg, body)).faults
+        case Fault(loc=("body",), type="model_type"):
+            return [MISSING if body.strip(_JSON_SPACE) == b"null" else NOT_AN_OBJECT]
+        case _:
+            return faults
+
+
+def _faults(error: ValidationError, prefix: tuple[str, ...]) -> list[Fault]:
+    faults = []
+    for detail in error.errors(include_url=False, include_context=False, include_input=False)[:MAX_FAULTS]:
+        loc, msg, kind = (*prefix, *detail["loc"]), detail["msg"], detail["type"]
+        if kind in _INT64_TYPES and loc[-1] in _INT64_FIELDS:
+            msg, kind = _TOO_BIG, "int_parsing_size"
+        faults.append(Fault(loc=loc, msg=msg, type=kind))
+    return faults
+
+
+def _position(msg: str, body: bytes) -> int:
+    """The offset in bytes of a syntax error, from the line and column in the parser's message."""
+    if "EOF while parsing" in msg:
+        return len(body)
+    found = _POSITION.search(msg)
+    if found is None:
+        return 0
+    line, column = int(found[1]), int(found[2])
+    before = sum(len(text) + 1 for text in body.split(b"\n", line - 1)[: line - 1])
+    return min(before + max(column - 1, 0), len(body))

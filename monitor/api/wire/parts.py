@@ -1,0 +1,125 @@
+"""The parts of a beat that have limits: texts that are refused or cut, times that are clamped."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from monitor.api.wire.faults import field_error
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+MAX_LOG_LINES: Final = 100
+
+_PLAIN: Final = frozenset({str, int, bool, type(None)})
+"""Values that msgspec writes as ``compact`` does, at a tenth of the cost. Not floats: it writes 1e+16 as 1e16."""
+_encode: Final = msgspec.json.Encoder().encode
+
+compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BodyLimits:
+    """How many bytes of compact UTF-8 JSON each part of a beat may take in the store."""
+
+    metadata_bytes: int
+    logs_bytes: int
+    system_info_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IntervalBounds:
+    """What a beat may declare; a value outside is clamped, not refused."""
+
+    min_interval_ms: int
+    max_interval_ms: int
+    min_grace_ms: int
+    max_grace_ms: int
+
+
+def clamped_ms(seconds: float | None, *, least: int, most: int) -> int | None:
+    """A declared time in milliseconds within its bounds; None stays None."""
+    return None if seconds is None else round(min(max(seconds * 1_000, least), most))
+
+
+def finite(value: object, field: str) -> str:
+    """The value's compact JSON.
+
+    Raises:
+        ContractError: there is a NaN or an infinity in it.
+    """
+    try:
+        return compact(value)
+    except ValueError:
+        raise field_error(field, "Input should be a finite number", "finite_number") from None
+
+
+def metadata_text(metadata: Mapping[str, object], most_bytes: int) -> str:
+    """The JSON to keep.
+
+    Raises:
+        ContractError: it is over the limit, or has a NaN in it.
+    """
+    if _PLAIN.issuperset(map(type, metadata.values())):
+        raw = _encode(metadata)
+    else:
+        raw = finite(metadata, "worker_metadata").encode()
+    if len(raw) > most_bytes:
+        raise field_error(
+            "worker_metadata", f"Input should have at most {most_bytes} bytes of compact JSON", "too_long"
+        )
+    return raw.decode()
+
+
+def system_info_text(system_info: Mapping[str, object], most_bytes: int) -> tuple[str, bool]:
+    """The JSON to keep, and whether it was cut: the first keys that fit together are kept.
+
+    Raises:
+        ContractError: there is a NaN in it.
+    """
+    whole = finite(system_info, "system_info")
+    if len(whole.encode()) <= most_bytes:
+        return whole, False
+    kept: list[str] = []
+    used = len("{}")
+    for name, value in system_info.items():
+        member = compact({name: value})[1:-1]
+        used += len(member.encode()) + (1 if kept else 0)
+        if used > most_bytes:
+            break
+        kept.append(member)
+    return "{" + ",".join(kept) + "}", True
+
+
+def logs_text(logs: Sequence[str], most_bytes: int) -> tuple[str, bool]:
+    """The JSON to keep, and whether it was cut: the newest lines that fit, or the end of the newest one."""
+    kept: list[str] = []
+    used = len("[]")
+    for line in reversed(logs[-MAX_LOG_LINES:]):
+        text = compact(line)
+        used += len(text.encode()) + (1 if kept else 0)
+        if used > most_bytes:
+            break
+        kept.append(text)
+    if logs and not kept:
+        kept = _end_of(logs[-1], most_bytes - len("[]"))
+    elif len(kept) == len(logs):
+        return "[" + ",".join(reversed(kept)) + "]", False
+    return "[" + ",".join(reversed(kept)) + "]", True
+
+
+def _end_of(line: str, most_bytes: int) -> list[str]:
+    """The longest end of a line whose JSON fits, as a list of one text; empty when not even ``""`` does."""
+    low, high = 0, min(len(line), max(most_bytes, 0))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if len(compact(line[len(line) - middle :]).encode()) <= most_bytes:
+            low = middle
+        else:
+            high = middle - 1
+    text = compact(line[len(line) - low :])
+    return [text] if len(text) <= most_bytes else []

@@ -1,0 +1,318 @@
+"""The composition root: every part is made here, from its own section of the configuration, and stopped here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import secrets
+import socket
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from alerts.errors import StoreUnavailableError as QueueUnavailableError
+from monitor.api.app import create_app
+from monitor.api.express import Express
+from monitor.api.services import Services
+from monitor.api.wire import BodyLimits, IntervalBounds
+from monitor.auth import Authenticator
+from monitor.daemon.alerting import alert_service
+from monitor.daemon.deliveries import delivery_outcomes
+from monitor.daemon.errors import StartError
+from monitor.daemon.greeting import version
+from monitor.daemon.http import HttpServer, allow_descriptors
+from monitor.daemon.keys import auth_policy
+from monitor.daemon.listeners import relieve
+from monitor.events import event_id
+from monitor.health import Health
+from monitor.intake import Intake
+from monitor.metrics import Metrics
+from monitor.scheduler import Scheduler
+from monitor.store import Store, StoreRefusedError, StoreSettings, StoreUnavailableError
+from monitor.store.outbox import Outbox
+from monitor.store.store import EnvironmentRule
+from monitor.sweeper import Sweeper, SweepSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from alerts.service import AlertService
+    from monitor.daemon.config import Config
+    from monitor.daemon.keys import KeyRing
+    from monitor.daemon.signals import StopSignal
+    from monitor.metrics import Share
+    from monitor.workers import Moved
+
+log = structlog.get_logger(__name__)
+
+STORE_RETRY_S: Final = 0.5
+STORE_WAIT_S: Final = 30.0
+"""How long a start waits for a store that does not answer yet."""
+ALERTS_STOP_S: Final = 3.0
+DELIVERY_CHECK_S: Final = 5.0
+DELIVERY_LAG_MS: Final = 60_000
+DELIVERY_LAG: Final = "delivery_lag"
+
+
+def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:
+    """The store's own part of the configuration."""
+    usual = config.liveness
+    return StoreSettings(
+        url=url,
+        partitions=config.store.partitions,
+        daemon=daemon,
+        timeout_s=config.store.timeout_ms / 1_000,
+        interval_ms=usual.interval_ms,
+        grace_ms=usual.grace_ms,
+        rules=tuple(
+            EnvironmentRule(
+                match=rule.match,
+                interval_ms=usual.interval_ms if rule.interval_ms is None else rule.interval_ms,
+                grace_ms=usual.grace_ms if rule.grace_ms is None else rule.grace_ms,
+            )
+            for rule in config.environments
+        ),
+        workers_per_tenant=config.limits.workers_per_tenant,
+        environments_per_tenant=config.limits.environments_per_tenant,
+        status_events=usual.status_changed_events,
+    )
+
+
+class Daemon:
+    """One running Lastseen, or one process of several. Made, run and thrown away inside one event loop.
+
+    ``listeners`` are its own listening socket, and those of the other processes.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        store: Store,
+        ring: KeyRing,
+        listeners: Sequence[socket.socket],
+        share: Share | None = None,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._listener, *self._others = listeners
+        self._stop = asyncio.Event()
+        self._failed: str | None = None
+        self._delivery_lag: list[str] = []
+        self._metrics = Metrics(version=version(), deliveries=delivery_outcomes(config), share=share)
+        self._health = Health(sweep_interval_ms=config.liveness.sweep_interval_ms, probe=self._probe)
+        self._outbox = Outbox(store, owner=store.settings.daemon)
+        self._health.add_reasons(self._outbox.reasons)
+        self._health.add_reasons(lambda: self._delivery_lag)
+        self._health.add_reasons(self._metrics.processes.reasons)
+        self._intake = Intake(store, capacity=config.limits.pending_beats, on_moved=self._moved)
+        self._sweeper = Sweeper(
+            store,
+            SweepSettings(
+                chunk=config.liveness.sweep_chunk,
+                retention_ms=config.liveness.retention_ms,
+                event_retention_ms=config.liveness.event_retention_ms,
+                events=config.limits.events,
+            ),
+            on_moved=self._moved,
+        )
+        self._scheduler = Scheduler(
+            sweep=self._sweeper.sweep,
+            tidy=self._sweeper.tidy,
+            interval_s=config.liveness.sweep_interval_ms / 1_000,
+            on_error=lambda error: self._fail("sweep", error),
+        )
+        self._alerts: AlertService = alert_service(
+            config,
+            redis_url=store.settings.url,
+            outbox=self._outbox,
+            now_ms=store.clock.now_ms,
+            on_outcome=self._metrics.delivery,
+            on_failure=self._fail,
+        )
+        limits, bounds = config.limits, config.liveness
+        services = Services(
+            store=store,
+            intake=self._intake,
+            authenticator=Authenticator(auth_policy(config, ring)),
+            body_bytes=limits.body_bytes,
+            batch_bytes=limits.batch_bytes,
+            batch_beats=limits.batch_beats,
+            limits=BodyLimits(
+                metadata_bytes=limits.metadata_bytes,
+                logs_bytes=limits.logs_bytes,
+                system_info_bytes=limits.system_info_bytes,
+            ),
+            bounds=IntervalBounds(
+                min_interval_ms=bounds.min_interval_ms,
+                max_interval_ms=bounds.max_interval_ms,
+                min_grace_ms=bounds.min_grace_ms,
+                max_grace_ms=bounds.max_grace_ms,
+            ),
+            health=self._health,
+            metrics=self._metrics,
+            anonymous=frozenset(config.auth.anonymous),
+        )
+        self._http = HttpServer(
+            create_app(services),
+            connections=limits.connections,
+            shutdown_timeout_ms=config.server.shutdown_timeout_ms,
+            shortcut=Express(services),
+        )
+
+    async def run(self, stop: StopSignal, on_ready: Callable[[], None]) -> None:
+        """Serve until a signal or a failure; what was accepted is finished first.
+
+        Raises:
+            StartError: a part of the daemon ended from a bug; whoever supervises the process starts it again.
+        """
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_log_loop_error)
+        stop.then(self._begin_stop)
+        self._scheduler.start()
+        await self._alerts.start()
+        watching = asyncio.create_task(self._watch_deliveries(), name="watch deliveries")
+        # What the start has made lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._http.serve(sockets=[self._listener]), name="http")
+                await self._http.accepting.wait()
+                relief = group.create_task(relieve(self._others, self._adopt), name="relieve the other processes")
+                if not self._stop.is_set():
+                    on_ready()
+                await self._stop.wait()
+                relief.cancel()
+                for sock in self._others:
+                    sock.close()
+                # Requests, passes and deliveries that are under way end side by side, each within its own bound.
+                group.create_task(self._scheduler.stop(), name="stop the scheduler")
+                group.create_task(self._alerts.stop(ALERTS_STOP_S), name="stop the alerts")
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+        await self._intake.drain()
+        await self._outbox.release()
+        if self._failed:
+            raise StartError(self._failed)
+
+    def _begin_stop(self, why: str) -> None:
+        again = self._health.stopping
+        self._health.stopping = True
+        self._http.should_exit = True
+        self._stop.set()
+        if not again:
+            log.info("daemon.stopping", why=why)
+
+    def _fail(self, part: str, error: BaseException) -> None:
+        self._failed = f"{part} failed: {error!r}"
+        self._begin_stop(f"{part} failed")
+        log.critical("daemon.part_failed", part=part, error=repr(error), exc_info=error)
+
+    def _moved(self, moved: list[Moved]) -> None:
+        """What every committed call is followed by: a log line per transition, the counters, the router's wake-up."""
+        self._metrics.moved(moved)
+        for move in moved:
+            log.info(
+                move.kind.value,
+                event_id=event_id(
+                    tenant=move.tenant,
+                    worker_id=move.worker_id,
+                    generation=move.generation,
+                    seq=move.seq,
+                    kind=move.kind,
+                    last_seen_ms=move.last_seen_ms,
+                ),
+                tenant=move.tenant,
+                worker_id=move.worker_id,
+                environment_name=move.environment_name,
+                generation=move.generation,
+                seq=move.seq,
+                reason=move.reason,
+                detected_ms_after_due=move.detected_ms - move.due_ms,
+                silent_ms=move.detected_ms - move.last_seen_ms,
+            )
+        self._alerts.nudge()
+
+    async def _adopt(self, connection: socket.socket) -> None:
+        """Serve a connection that was accepted for another process."""
+        server = self._http
+        await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: server.config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn's own startup does
+                config=server.config, server_state=server.server_state, app_state=server.lifespan.state
+            ),
+            connection,
+        )
+
+    async def _probe(self) -> bool:
+        try:
+            await self._store.beat(0, [])
+        except StoreUnavailableError:
+            return False
+        return True
+
+    async def _watch_deliveries(self) -> None:
+        """Keep the health's view of the queues fresh; the queues are asked, not the receivers."""
+        while True:
+            with contextlib.suppress(QueueUnavailableError):  # the store's trouble is a reason of its own
+                stats = await self._alerts.health()
+                self._delivery_lag = [DELIVERY_LAG] if any(one.lag_ms > DELIVERY_LAG_MS for one in stats) else []
+            await asyncio.sleep(DELIVERY_CHECK_S)
+
+
+def _log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    error = context.get("exception")
+    log.error("loop.error", message=context.get("message"), exc_info=error if isinstance(error, Exception) else None)
+
+
+async def _open_store(settings: StoreSettings, stop: StopSignal) -> Store | None:
+    """Open the store, waiting a while for one that does not answer yet; None when a signal came first."""
+    stopped = asyncio.Event()
+    stop.then(lambda _: stopped.set())
+    loop = asyncio.get_running_loop()
+    give_up_s = loop.time() + STORE_WAIT_S
+    said = False
+    while True:
+        try:
+            return await Store.open(settings)
+        except StoreRefusedError as error:
+            raise StartError(f"the store can't be used: {error}") from error
+        except StoreUnavailableError as error:
+            if loop.time() >= give_up_s:
+                raise StartError(f"no store within {STORE_WAIT_S:.0f} s: {error}") from error
+            if not said:
+                log.warning("store.unavailable", error=str(error), waiting_s=STORE_WAIT_S)
+                said = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopped.wait(), STORE_RETRY_S)
+            return None
+
+
+async def run(
+    config: Config,
+    *,
+    store_url: str,
+    ring: KeyRing,
+    listeners: Sequence[socket.socket],
+    stop: StopSignal,
+    on_ready: Callable[[], None],
+    share: Share | None = None,
+) -> None:
+    """Run one daemon, or one process of several, on a store that is there or will be.
+
+    Raises:
+        StartError: it can't start, or a part of it ended from a bug.
+    """
+    allow_descriptors(config.limits.connections)
+    stop.attach()
+    daemon_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    store = await _open_store(store_settings(config, store_url, daemon_id), stop)
+    if store is None:
+        return
+    try:
+        await Daemon(config, store=store, ring=ring, listeners=listeners, share=share).run(stop, on_ready)
+    finally:
+        await store.close()

@@ -1,0 +1,424 @@
+"""The short way of heartbeats and the usual one through the router: a client can't tell which it was."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import signal
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+import structlog
+from prometheus_client.parser import text_string_to_metric_families
+
+from monitor.api.app import create_app
+from monitor.api.express import Express
+from monitor.auth import Scope
+from monitor.daemon.http import HttpServer, listen
+from monitor.intake import Intake
+from monitor.workers import WorkerKey
+from tests import api, servers, stores
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import AsyncIterator, Callable
+
+    from monitor.api.services import Services
+    from monitor.store import Store
+
+pytestmark = pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
+
+PATIENCE_S: Final = 20.0
+VECTORS: Final[list[dict[str, Any]]] = json.loads((Path(__file__).parent / "contract_vectors.json").read_text())
+BODY: Final = b'{"worker_id":"w","environment_name":"prod","status":"busy","tasks_processed":3}'
+
+
+class Counting:
+    """The short way, and how many requests have taken it."""
+
+    def __init__(self, express: Express) -> None:
+        self._express = express
+        self.taken = 0
+
+    def leads(self, target: bytes) -> bool:
+        return self._express.leads(target)
+
+    def take(
+        self, target: bytes, headers: list[tuple[bytes, bytes]], body: bytes, answer: Callable[[bytes, bytes], None]
+    ) -> bool:
+        taken = self._express.take(target, headers, body, answer)
+        self.taken += taken
+        return taken
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Side:
+    """One server: with the short way, or without."""
+
+    listener: socket.socket
+    services: Services
+    shortcut: Counting | None
+    server: HttpServer
+
+    @property
+    def port(self) -> int:
+        return int(self.listener.getsockname()[1])
+
+    def counts(self) -> dict[str, float]:
+        """Heartbeat requests by outcome."""
+        text, _ = self.services.metrics.exposition("")
+        return {
+            sample.labels["outcome"]: sample.value
+            for family in text_string_to_metric_families(text.decode())
+            for sample in family.samples
+            if sample.name == "lastseen_beats_total" and sample.value
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Both:
+    """The same store behind both."""
+
+    store: Store
+    short: Side
+    usual: Side
+
+    def token(self, *, old_ms: int = 0, **changes: Any) -> str:
+        return api.token(self.store.clock.now_ms() - old_ms, **changes)
+
+    @property
+    def taken(self) -> int:
+        assert self.short.shortcut is not None
+        return self.short.shortcut.taken
+
+
+@asynccontextmanager
+async def side(store: Store, *, short: bool, **changes: Any) -> AsyncIterator[Side]:
+    services = api.make_services(store, **changes)
+    shortcut = Counting(Express(services)) if short else None
+    server = HttpServer(create_app(services), connections=100, shutdown_timeout_ms=1_000, shortcut=shortcut)
+    listener = listen("127.0.0.1", 0)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        await asyncio.wait_for(server.accepting.wait(), PATIENCE_S)
+        yield Side(listener=listener, services=services, shortcut=shortcut, server=server)
+    finally:
+        server.should_exit = True
+        await task
+        await services.intake.drain()
+
+
+@asynccontextmanager
+async def running(url: str, *, capacity: int = 1_000, **settings: Any) -> AsyncIterator[Both]:
+    async with stores.opened(url, **settings) as store:
+
+        def intake() -> Intake:
+            return Intake(store, capacity=capacity, on_moved=lambda _: None)
+
+        async with (
+            side(store, short=True, intake=intake()) as short,
+            side(store, short=False, intake=intake()) as usual,
+        ):
+            yield Both(store=store, short=short, usual=usual)
+
+
+@pytest.fixture
+async def both(store_url: str) -> AsyncIterator[Both]:
+    async with running(store_url) as made:
+        yield made
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+async def read_answer(reader: asyncio.StreamReader) -> Answer:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    lines = (line.partition(": ") for line in head[1:] if line)
+    headers = sorted((name.lower(), value) for name, _, value in lines if name.lower() != "date")
+    assert len(headers) == len([line for line in head[1:] if line]) - (head[0] != "HTTP/1.1 100 Continue"), "a Date"
+    length = int(dict(headers).get("content-length", "0"))
+    return Answer(int(head[0].split()[1]), headers, await reader.readexactly(length))
+
+
+async def ask(port: int, *parts: bytes, answers: int = 1) -> tuple[list[Answer], bytes]:
+    """The answers on one connection, and what comes after them when the client has ended its side."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+            found = [await read_answer(reader) for _ in range(answers)]
+            writer.write_eof()
+            return found, await reader.read()
+    finally:
+        writer.close()
+
+
+def request(
+    body: bytes = BODY, *headers: str, target: str = api.BEAT, method: str = "POST", version: str = "1.1"
+) -> bytes:
+    lines = [f"{method} {target} HTTP/{version}", *headers, f"Content-Length: {len(body)}", "", ""]
+    return "\r\n".join(lines).encode("latin-1") + body
+
+
+def usual_headers(token: str) -> list[str]:
+    return ["Host: lastseen", f"Authorization: Bearer {token}", "Content-Type: application/json"]
+
+
+async def same(both: Both, raw: bytes) -> Answer:
+    """Ask both sides twice, so that the short one knows the token the second time; what they all answered."""
+    seen = []
+    for one in (both.short, both.usual):
+        before = one.counts()
+        with structlog.testing.capture_logs() as logs:
+            first, rest = await ask(one.port, raw)
+            again, rest_again = await ask(one.port, raw)
+        after = one.counts()
+        counted = {name: value - before.get(name, 0) for name, value in after.items() if value != before.get(name, 0)}
+        lines = [{name: value for name, value in line.items() if name != "exception"} for line in logs]
+        seen.append((first, rest, again, rest_again, counted, lines))
+    assert seen[0] == seen[1]
+    assert seen[0][0] == seen[0][2]
+    return seen[0][0][0]
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=[vector["name"] for vector in VECTORS])
+async def test_every_body_of_the_contract_is_answered_the_same(both: Both, vector: dict[str, Any]) -> None:
+    headers = ["Host: lastseen", f"Authorization: Bearer {both.token()}"]
+    if vector["content_type"]:
+        headers.append(f"Content-Type: {vector['content_type']}")
+    answer = await same(both, request(base64.b64decode(vector["body_b64"]), *headers, target=vector["path"]))
+    assert answer.status in {204, 422}
+    if answer.status == 204 and vector["content_type"] == "application/json":
+        assert both.taken == 1
+
+
+async def test_a_good_beat_takes_the_short_way_in_both_forms_and_is_stored(both: Both) -> None:
+    headers = usual_headers(both.token())
+    assert (await same(both, request(BODY, *headers))).status == 204
+    assert both.taken == 1
+    form = request(b'{"status":"idle"}', *headers, target="/api/v1/workers/a%2Fb%C3%A9/heartbeat")
+    assert (await same(both, form)).headers == [("cache-control", "no-store"), ("lastseen-next-beat", "30")]
+    assert both.taken == 3
+    _, _, worker = await both.store.one(WorkerKey("acme", "a/bé"))
+    assert worker is not None
+    assert worker.status == "idle"
+    assert both.short.counts() == both.usual.counts() == {"stored": 4}
+
+
+HEADERS: Final[dict[str, Callable[[Both], list[str]]]] = {
+    "no token": lambda _: ["Host: x"],
+    "bad token": lambda _: ["Host: x", "Authorization: Bearer a.b.c"],
+    "another scheme": lambda both: ["Host: x", f"Authorization: Basic {both.token()}"],
+    "user key scheme": lambda both: ["Host: x", f"Authorization: UserKey {both.token()}"],
+    "user key header": lambda both: ["Host: x", f"UserKey: {both.token()}"],
+    "both headers": lambda both: ["Host: x", f"UserKey: {both.token()}", f"Authorization: Bearer {both.token()}"],
+    "both headers, two tokens": lambda both: ["Host: x", "UserKey: a.b.c", f"Authorization: Bearer {both.token()}"],
+    "two tokens": lambda both: ["Host: x", "Authorization: Bearer a.b.c", f"Authorization: Bearer {both.token()}"],
+    "wrong scope": lambda both: usual_headers(both.token(scopes=(Scope.WORKERS_READ,))),
+    "another worker's token": lambda both: usual_headers(both.token(worker_id="other")),
+    "this worker's token": lambda both: usual_headers(both.token(worker_id="w")),
+    "another environment's token": lambda both: usual_headers(both.token(environments=("stage",))),
+    "this environment's token": lambda both: usual_headers(both.token(environments=("prod", "stage"))),
+    "another tenant": lambda both: usual_headers(both.token(tenant="globex")),
+    "expired": lambda both: usual_headers(both.token(old_ms=60_000, expires_in_ms=1_000)),
+    "another key": lambda both: usual_headers(both.token(key=api.OTHER_KEY)),
+    "no host": lambda both: usual_headers(both.token())[1:],
+    "bad host": lambda both: ["Host: a b", *usual_headers(both.token())[1:]],
+    "ipv6 host": lambda both: ["Host: [::1]:8642", *usual_headers(both.token())[1:]],
+    "no content type": lambda both: usual_headers(both.token())[:2],
+    "charset": lambda both: [*usual_headers(both.token())[:2], "Content-Type: application/json; charset=utf-8"],
+    "not json": lambda both: [*usual_headers(both.token())[:2], "Content-Type: text/plain"],
+    "closing": lambda both: [*usual_headers(both.token()), "Connection: close"],
+    "keeping": lambda both: [*usual_headers(both.token()), "Connection: keep-alive"],
+    "spaced": lambda both: ["Host: x", f"Authorization:    Bearer   {both.token()}  "],
+    "lower case": lambda both: ["host: x", f"authorization: bearer {both.token()}"],
+    "upgrade": lambda both: [*usual_headers(both.token()), "Connection: upgrade", "Upgrade: h2c"],
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+async def test_every_header_is_answered_the_same(both: Both, case: str) -> None:
+    await same(both, request(BODY, *HEADERS[case](both)))
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("POST", f"{api.BEAT}?x=1"),
+        ("POST", f"{api.BEAT}/"),
+        ("POST", "/api/v1/workers//heartbeat"),
+        ("POST", "/api/v1/workers/%00/heartbeat"),
+        ("POST", "/api/v1/workers/%zz/heartbeat"),
+        ("POST", "/api/v1/workers/heartbeat/heartbeat"),
+        ("POST", "/api/v1/workers/a/b/heartbeat"),
+        ("POST", "/api/v1/workers/../heartbeat"),
+        ("POST", f"/api/v1/workers/{'i' * 257}/heartbeat"),
+        ("PUT", api.BEAT),
+        ("GET", "/api/v1/workers/w/heartbeat"),
+        ("POST", "http://elsewhere/api/v1/workers/heartbeat"),
+    ],
+)
+async def test_every_target_is_answered_the_same(both: Both, method: str, target: str) -> None:
+    await same(both, request(BODY, *usual_headers(both.token()), method=method, target=target))
+
+
+async def test_old_http_chunks_and_questions_are_answered_the_same(both: Both) -> None:
+    headers = usual_headers(both.token())
+    assert (await same(both, request(BODY, *headers, version="1.0"))).status == 204
+    chunked = "\r\n".join([f"POST {api.BEAT} HTTP/1.1", *headers, "Transfer-Encoding: chunked", "", ""]).encode()
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in BODY)
+    assert (await same(both, chunked + chunks + b"0\r\n\r\n")).status == 204
+    for length in (api.BODY_BYTES, api.BODY_BYTES + 1):
+        padded = BODY + b" " * (length - len(BODY))
+        assert (await same(both, request(padded, *headers))).status == (204 if length == api.BODY_BYTES else 413)
+    await same(both, chunked + b"zz\r\n")
+
+
+async def test_a_client_that_asks_first_is_told_to_go_on(both: Both) -> None:
+    raw = request(BODY, *usual_headers(both.token()), "Expect: 100-continue")
+    for one in (both.short, both.usual):
+        for _ in range(2):
+            answers, _ = await ask(one.port, raw, answers=2)
+            assert [answer.status for answer in answers] == [100, 204]
+
+
+async def test_a_token_is_remembered_no_longer_than_it_is_good(both: Both, store_url: str) -> None:
+    clock = stores.ManualClock(store_url)
+    now_ms = both.store.clock.now_ms()
+    raw = request(BODY, *usual_headers(both.token(expires_in_ms=60_000)))
+    assert (await same(both, raw)).status == 204
+    await clock.set(now_ms + 60_000 + 4_000)  # leeway 5 s
+    await both.store.swept(0)
+    assert (await same(both, raw)).status == 204
+    taken = both.taken
+    assert taken > 1
+    await clock.set(now_ms + 60_000 + 5_100)
+    await both.store.beat(0, [])
+    answer = await same(both, raw)
+    assert (answer.status, json.loads(answer.body)["reason"]) == (401, "expired")
+    assert both.taken == taken
+
+
+async def test_refusals_of_the_store_are_told_the_same(store_url: str) -> None:
+    async with running(store_url, workers_per_tenant=1) as both:
+        headers = usual_headers(both.token())
+        assert (await same(both, request(BODY, *headers))).status == 204
+        taken = both.taken
+        answer = await same(both, request(BODY.replace(b'"w"', b'"v"'), *headers))
+        assert answer.status == 429
+        assert ("retry-after", "60") in answer.headers
+        other = usual_headers(both.token(environments=("stage",)))
+        assert (await same(both, request(BODY, *other))).status == 403
+        assert both.taken == taken + 3, "they were told by the short way"
+
+
+async def test_p10_a_store_that_hangs_or_is_gone_is_503_on_both_ways(store_url: str) -> None:
+    assert store_url
+    with servers.running(servers.valkey_binary()) as server:
+        async with running(server.url, timeout_s=0.5) as both:
+            raw = request(BODY, *usual_headers(both.token()))
+            assert (await same(both, raw)).status == 204
+            server.process.send_signal(signal.SIGSTOP)
+            taken = both.taken
+            answer = await same(both, raw)
+            assert (answer.status, dict(answer.headers)["retry-after"]) == (503, "1")
+            assert both.taken == taken + 2
+            server.kill()
+            assert (await same(both, raw)).status == 503
+
+
+async def test_p28_a_full_intake_is_503_on_both_ways(store_url: str) -> None:
+    async with running(store_url, capacity=0) as both:
+        answer = await same(both, request(BODY, *usual_headers(both.token())))
+        assert (answer.status, dict(answer.headers)["retry-after"]) == (503, "1")
+        assert both.taken == 0
+
+
+async def test_requests_in_one_write_are_answered_in_their_order(both: Both) -> None:
+    headers = usual_headers(both.token())
+    good, bad = request(BODY, *headers), request(b"{}", *headers)
+    look = request(b"", *headers, method="GET", target="/livez")
+    mixed = good + look + bad + good + good + look
+    for one in (both.short, both.usual):
+        for _ in range(2):
+            answers, rest = await ask(one.port, mixed, answers=6)
+            assert [answer.status for answer in answers] == [204, 200, 422, 204, 204, 200]
+            assert rest == b""
+    assert both.taken > 0
+
+
+@pytest.mark.parametrize("at", [1, 20, 60, -len(BODY) - 1, -len(BODY), -len(BODY) + 1, -1])
+async def test_a_request_in_two_pieces_is_answered_the_same(both: Both, at: int) -> None:
+    raw = request(BODY, *usual_headers(both.token()))
+    await ask(both.short.port, raw)
+    for one in (both.short, both.usual):
+        reader, writer = await asyncio.open_connection("127.0.0.1", one.port)
+        async with asyncio.timeout(PATIENCE_S):
+            # An answer in between makes sure that the first piece was read alone.
+            writer.write(raw + raw[:at])
+            assert (await read_answer(reader)).status == 204
+            writer.write(raw[at:] + raw)
+            assert [(await read_answer(reader)).status for _ in range(2)] == [204, 204]
+        writer.close()
+
+
+async def test_a_connection_carries_many_beats(both: Both) -> None:
+    raw = request(BODY, *usual_headers(both.token()))
+    reader, writer = await asyncio.open_connection("127.0.0.1", both.short.port)
+    async with asyncio.timeout(PATIENCE_S):
+        for _ in range(200):
+            writer.write(raw)
+            assert (await read_answer(reader)).status == 204
+    writer.close()
+    assert both.taken == 199
+    assert both.short.counts() == {"stored": 200}
+
+
+async def test_a_client_that_goes_away_takes_nobody_with_it(both: Both) -> None:
+    raw = request(BODY, *usual_headers(both.token()))
+    await ask(both.short.port, raw)
+    reader, writer = await asyncio.open_connection("127.0.0.1", both.short.port)
+    _, leaver = await asyncio.open_connection("127.0.0.1", both.short.port)
+    async with asyncio.timeout(PATIENCE_S):
+        for _ in range(50):
+            leaver.write(raw)
+            writer.write(raw)
+            leaver.transport.abort()
+            assert (await read_answer(reader)).status == 204
+            _, leaver = await asyncio.open_connection("127.0.0.1", both.short.port)
+    writer.close()
+    leaver.close()
+
+
+async def test_what_was_taken_is_answered_while_the_server_stops(store_url: str) -> None:
+    with servers.running(servers.valkey_binary()) as server:
+        assert store_url
+        async with stores.opened(server.url, timeout_s=PATIENCE_S) as store, side(store, short=True) as one:
+            raw = request(BODY, *usual_headers(api.token(store.clock.now_ms())))
+            await ask(one.port, raw)
+            reader, writer = await asyncio.open_connection("127.0.0.1", one.port)
+            server.process.send_signal(signal.SIGSTOP)
+            writer.write(raw)
+            assert one.shortcut is not None
+            async with asyncio.timeout(PATIENCE_S):
+                while not one.shortcut.taken:  # noqa: ASYNC110 - no event tells it
+                    await asyncio.sleep(0)
+                one.server.should_exit = True
+                while one.listener.fileno() != -1:  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(0)
+                server.process.send_signal(signal.SIGCONT)
+                answer = await read_answer(reader)
+                assert answer.status == 204
+                assert ("connection", "close") in answer.headers
+                assert await reader.read() == b""
+            writer.close()

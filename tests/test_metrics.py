@@ -1,0 +1,182 @@
+"""What is counted: by one process, by several that share a table, and what a scrape makes of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from monitor.counters import Table, shared_memory
+from monitor.liveness import EventKind
+from monitor.metrics import DETECTION_BUCKETS_S, BeatOutcome, Metrics, ProcessTable, Share, Slots
+from monitor.workers import Moved
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DELIVERIES = [("ops", "delivered"), ("ops", "failed"), ("log", "delivered")]
+PROCESSES = 3
+
+
+def moved(kind: EventKind, *, late_ms: int = 0) -> Moved:
+    return Moved(
+        tenant="acme",
+        worker_id="w",
+        environment_name="prod",
+        generation=1,
+        seq=1,
+        kind=kind,
+        reason="",
+        due_ms=1_000_000,
+        detected_ms=1_000_000 + late_ms,
+        last_seen_ms=900_000,
+    )
+
+
+def values(metrics: Metrics) -> dict[str, float]:
+    """Every sample of a scrape, as a line of the exposition names it."""
+    text = metrics.exposition("")[0].decode()
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return {
+        sample.name + "".join(f",{name}={value}" for name, value in sorted(sample.labels.items())): sample.value
+        for sample in samples
+    }
+
+
+@pytest.fixture
+def counters() -> Iterator[int]:
+    """The memory that the processes of a test share."""
+    fd = shared_memory(slots=Slots(DELIVERIES).count, rows=PROCESSES)
+    yield fd
+    os.close(fd)
+
+
+def of_process(counters: int, process: int) -> Metrics:
+    share = Share(fd=counters, processes=PROCESSES, process=process, supervisor_pid=os.getpid())
+    return Metrics(version="test", deliveries=DELIVERIES, share=share)
+
+
+COUNT_AND_DIE = f"""
+import os, signal, sys
+from monitor.metrics import BeatOutcome, Metrics, Share
+share = Share(fd=int(sys.argv[1]), processes={PROCESSES}, process=2, supervisor_pid=os.getppid())
+metrics = Metrics(version="test", deliveries={DELIVERIES}, share=share)
+for _ in range(1_000):
+    metrics.beat(BeatOutcome.STORED)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+# One process --------------------------------------------------------------------------------------------------------
+
+
+def test_every_series_that_can_be_known_is_there_from_the_start_at_0() -> None:
+    told = values(Metrics(version="test", deliveries=DELIVERIES))
+    for outcome in BeatOutcome:
+        assert told[f"lastseen_beats_total,outcome={outcome.value}"] == 0
+    for kind in EventKind:
+        assert told[f"lastseen_transitions_total,event={kind.value}"] == 0
+    for receiver, ended in DELIVERIES:
+        assert told[f"lastseen_deliveries_total,outcome={ended},receiver={receiver}"] == 0
+    assert told["lastseen_sweep_detection_seconds_count"] == 0
+
+
+def test_beats_count_by_outcome_one_by_one_and_many_at_once() -> None:
+    metrics = Metrics(version="test")
+    metrics.beat(BeatOutcome.STORED)
+    metrics.beats(BeatOutcome.STORED, 10_000)
+    metrics.beat(BeatOutcome.INVALID)
+    told = values(metrics)
+    assert told["lastseen_beats_total,outcome=stored"] == 10_001
+    assert told["lastseen_beats_total,outcome=invalid"] == 1
+    assert told["lastseen_beats_total,outcome=quota"] == 0
+
+
+def test_detection_is_a_histogram_of_seconds_whose_bounds_are_inclusive() -> None:
+    metrics = Metrics(version="test")
+    lates_ms = [-5, 50, 51, 999, 1_000, 300_000, 300_001]
+    metrics.moved([moved(EventKind.STALE, late_ms=late_ms) for late_ms in lates_ms])
+    metrics.moved([moved(EventKind.RECOVERED, late_ms=1)])
+    told = values(metrics)
+    for bound_s in DETECTION_BUCKETS_S:
+        expected = sum(late_ms <= bound_s * 1_000 for late_ms in lates_ms)
+        assert told[f"lastseen_sweep_detection_seconds_bucket,le={bound_s}"] == expected
+    assert told["lastseen_sweep_detection_seconds_bucket,le=+Inf"] == len(lates_ms)
+    assert told["lastseen_sweep_detection_seconds_count"] == len(lates_ms)
+    assert told["lastseen_sweep_detection_seconds_sum"] == pytest.approx(sum(max(ms, 0) for ms in lates_ms) / 1_000)
+    assert told["lastseen_transitions_total,event=worker.stale"] == len(lates_ms)
+    assert told["lastseen_transitions_total,event=worker.recovered"] == 1
+
+
+def test_an_outcome_that_was_not_named_is_refused_and_not_counted_as_another() -> None:
+    metrics = Metrics(version="test", deliveries=DELIVERIES)
+    with pytest.raises(KeyError):
+        metrics.delivery("ops", "misdelivered")
+
+
+def test_one_process_has_the_usual_process_metrics_without_a_label() -> None:
+    told = values(Metrics(version="test"))
+    assert told["process_cpu_seconds_total"] > 0
+    assert told["lastseen_processes"] == 1
+
+
+# Several processes --------------------------------------------------------------------------------------------------
+
+
+def test_whichever_process_is_asked_tells_the_sums_of_all(counters: int) -> None:
+    all_of_them = [of_process(counters, process) for process in range(1, PROCESSES + 1)]
+    for number, metrics in enumerate(all_of_them, 1):
+        metrics.beats(BeatOutcome.STORED, 10**number)
+        metrics.delivery("log", "delivered")
+        metrics.moved([moved(EventKind.STALE, late_ms=100 * number)])
+    for metrics in all_of_them:
+        told = values(metrics)
+        assert told["lastseen_beats_total,outcome=stored"] == 1_110
+        assert told["lastseen_deliveries_total,outcome=delivered,receiver=log"] == 3
+        assert told["lastseen_deliveries_total,outcome=delivered,receiver=ops"] == 0
+        assert told["lastseen_transitions_total,event=worker.stale"] == 3
+        assert told["lastseen_sweep_detection_seconds_count"] == 3
+        assert told["lastseen_sweep_detection_seconds_sum"] == pytest.approx(0.6)
+
+
+def test_what_a_killed_process_has_counted_stays_and_its_successor_adds_to_it(counters: int) -> None:
+    other = of_process(counters, 1)
+    killed = subprocess.run([sys.executable, "-c", COUNT_AND_DIE, str(counters)], pass_fds=[counters], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert values(other)["lastseen_beats_total,outcome=stored"] == 1_000
+    successor = of_process(counters, 2)
+    successor.beat(BeatOutcome.STORED)
+    assert values(other)["lastseen_beats_total,outcome=stored"] == 1_001
+
+
+def test_a_process_that_is_down_is_a_reason_until_it_is_up_again_and_counts_as_a_restart(counters: int) -> None:
+    slots = Slots(DELIVERIES)
+    supervisor = ProcessTable(Table(slots=slots.count, rows=PROCESSES, fd=counters), slots)
+    seen = of_process(counters, 1)
+    for process in range(1, PROCESSES + 1):
+        assert seen.processes.reasons() == ["process_down"]
+        supervisor.started(process, os.getpid())
+    assert seen.processes.reasons() == []
+    supervisor.ended(2)
+    assert seen.processes.reasons() == ["process_down"]
+    told = values(seen)
+    assert (told["lastseen_processes"], told["lastseen_process_restarts_total"]) == (2, 1)
+    supervisor.started(2, os.getppid())
+    assert seen.processes.reasons() == []
+    assert values(seen)["lastseen_processes"] == 3
+
+
+def test_process_metrics_are_told_of_each_process_that_runs_and_of_the_supervisor(counters: int) -> None:
+    slots = Slots(DELIVERIES)
+    supervisor = ProcessTable(Table(slots=slots.count, rows=PROCESSES, fd=counters), slots)
+    supervisor.started(1, os.getpid())
+    supervisor.started(3, os.getppid())
+    told = values(of_process(counters, 1))
+    labels = [name.partition(",process=")[2] for name in told if name.startswith("process_resident_memory_bytes")]
+    assert labels == ["supervisor", "1", "3"]
+    assert told["process_resident_memory_bytes,process=1"] > 0
