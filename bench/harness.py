@@ -1,0 +1,377 @@
+"""Servers as child processes of a bench: started, pinned to cores, asked for their CPU time, stopped.
+
+Everything listens on loopback, keeps its data in a temporary directory and ends with the bench; on Linux the
+kernel ends it when the bench itself is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+from bench.tokens import master_token
+from monitor import logs
+from monitor.clock import monotonic_s
+from monitor.daemon.config import Config, load
+from monitor.daemon.keys import key_ring
+from monitor.embedded import EmbeddedStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping
+
+ROOT: Final = Path(__file__).parent.parent
+START_LIMIT_S: Final = 60.0
+STOP_LIMIT_S: Final = 20.0
+CALL_LIMIT_S: Final = 30.0
+Held = TypeVar("Held")
+
+_POLL_S: Final = 0.02
+_ADDRESS: Final = re.compile(r"listens on (http://\S+)")
+_CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
+
+_TIED: Final = (
+    "import os, sys; from monitor.tied import die_with_parent; "
+    "die_with_parent(int(sys.argv[1]), int(sys.argv[2])); os.execv(sys.argv[3], sys.argv[3:])"
+)
+"""Run by an interpreter that then becomes the server."""
+
+
+class BenchError(Exception):
+    """The bench could not be run, or what it measured was wrong; the message says what."""
+
+
+def until(condition: Callable[[], Held], what: str, *, limit_s: float) -> Held:
+    """The first result of ``condition`` that is true.
+
+    Raises:
+        BenchError: none within ``limit_s``.
+    """
+    give_up_s = monotonic_s() + limit_s
+    pause = threading.Event()
+    while not (held := condition()):
+        if monotonic_s() > give_up_s:
+            raise BenchError(f"not within {limit_s:g} s: {what}")
+        pause.wait(_POLL_S)
+    return held
+
+
+# Processes ---------------------------------------------------------------------------------------------------------
+
+
+def can_pin() -> bool:
+    """Whether this system lets a process be kept on one core, and has two of them."""
+    return hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1
+
+
+def pin(pid: int, cores: Collection[int] | None) -> None:
+    """Keep every thread of a process on these cores; None leaves it alone, and so does a system that can't pin."""
+    if cores is None or not can_pin():
+        return
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(int(task.name), cores)
+
+
+def cpu_s(pid: int) -> float:
+    """The CPU time that a process has used, in user and kernel, with that of its children that have ended.
+
+    From ``/proc`` (Linux); 0 elsewhere, and for a process that is gone.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(int(field) for field in fields[11:15]) / _CLOCK_TICKS
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes below this one, parents first (Linux; none elsewhere)."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += [int(child), *descendants(int(child))]
+    return found
+
+
+class CpuMeter:
+    """CPU time of named processes from its making on."""
+
+    def __init__(self, processes: Mapping[str, int]) -> None:
+        self._processes = dict(processes)
+        self._before = {name: cpu_s(pid) for name, pid in processes.items()}
+
+    def used_s(self) -> dict[str, float]:
+        """CPU seconds by process since then."""
+        return {name: cpu_s(pid) - self._before[name] for name, pid in self._processes.items()}
+
+
+# Servers -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What a server answered."""
+
+    status: int
+    body: bytes
+
+
+def call(url: str, method: str, path: str, *, token: str | None = None, body: object = None) -> Answer:
+    """One request on a connection of its own; a ``body`` that is not bytes is sent as JSON.
+
+    Raises:
+        OSError, http.client.HTTPException: no answer.
+    """
+    headers = {} if body is None else {"content-type": "application/json"}
+    if token is not None:
+        headers["authorization"] = f"Bearer {token}"
+    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    with contextlib.closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=CALL_LIMIT_S)) as connection:
+        connection.request(method, path, body=data, headers=headers)
+        answer = connection.getresponse()
+        return Answer(status=answer.status, body=answer.read())
+
+
+class Server:
+    """A program that says ``listens on http://...`` on stderr once it does."""
+
+    def __init__(self, name: str, words: list[str], *, directory: Path, env: Mapping[str, str]) -> None:
+        self.name = name
+        self._out, self._err = directory / f"{name}.out", directory / f"{name}.err"
+        tied = [sys.executable, "-c", _TIED, str(os.getpid()), str(int(signal.SIGTERM))]
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [*tied, sys.executable, *words],
+                cwd=ROOT,
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+        try:
+            self.url = until(self._address, f"{name} listens", limit_s=START_LIMIT_S) or ""
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The process that was started."""
+        return self.process.pid
+
+    def processes(self) -> dict[str, int]:
+        """Process ids by name."""
+        return {self.name: self.pid}
+
+    def output(self) -> str:
+        """The last of what it has written."""
+        return "".join(path.read_text("utf-8", "replace")[-4_000:] for path in (self._out, self._err))
+
+    def stop(self) -> None:
+        """Stop it as an operator does. Idempotent.
+
+        Raises:
+            BenchError: it had to be killed, or ended badly.
+        """
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            status = self.process.wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise BenchError(f"{self.name} did not stop within {STOP_LIMIT_S:g} s:\n{self.output()}") from None
+        if status not in {0, -signal.SIGTERM}:
+            raise BenchError(f"{self.name} ended with {status}:\n{self.output()}")
+
+    def _address(self) -> str | None:
+        if self.process.poll() is not None:
+            raise BenchError(f"{self.name} ended with {self.process.returncode}:\n{self.output()}")
+        found = _ADDRESS.search(self._err.read_text("utf-8", "replace"))
+        return found[1] if found else None
+
+
+class Daemon(Server):
+    """``lastseen serve`` of this checkout, on its own embedded store unless ``env`` says otherwise; it is ready."""
+
+    def __init__(self, *, directory: Path, env: Mapping[str, str], arguments: tuple[str, ...]) -> None:
+        settings = {
+            "LASTSEEN_SERVER__PORT": "0",
+            "LASTSEEN_STORE__DATA_DIR": str(directory / "data"),
+            "LASTSEEN_LOG__LEVEL": "warning",
+            "LASTSEEN_LOG__FORMAT": "json",
+            **env,
+        }
+        self.config: Config = load(None, settings)
+        self._master = master_token(self.config)
+        words = ["-m", "monitor", "serve", *arguments]
+        super().__init__("daemon", words, directory=directory, env={**_environment(), **settings})
+        try:
+            until(self._ready, "/readyz answers 200", limit_s=START_LIMIT_S)
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    @property
+    def store_pid(self) -> int | None:
+        """The embedded store's process; None with another store."""
+        if not self.config.store.embedded:
+            return None
+        return int(self._lock_record()["store_pid"])
+
+    @property
+    def store_url(self) -> str:
+        """Where the store is, for redis-py."""
+        if not self.config.store.embedded:
+            return str(self.config.store.url)
+        return f"unix://{self._lock_record()['socket']}"
+
+    def processes(self) -> dict[str, int]:
+        """``daemon``, or with several ``supervisor`` and ``daemon 1`` and so on; and ``store`` if it is its own."""
+        store = self.store_pid
+        below = [pid for pid in descendants(self.pid) if pid != store]
+        named = {f"daemon {number}": pid for number, pid in enumerate(below, 1)}
+        named = {"supervisor": self.pid, **named} if named else {"daemon": self.pid}
+        return named if store is None else {**named, "store": store}
+
+    def pin(self, *, cores: Collection[int], store_cores: Collection[int]) -> None:
+        """Keep the daemon's processes on ``cores`` and the store on ``store_cores``."""
+        for name, pid in self.processes().items():
+            pin(pid, store_cores if name == "store" else cores)
+
+    def get(self, path: str) -> Any:
+        """The JSON that a path answers with, asked with a token of tenant ``bench`` that may do everything.
+
+        Raises:
+            BenchError: another answer than 200.
+        """
+        return json.loads(self.text(path))
+
+    def text(self, path: str) -> str:
+        """As ``get``, for what is not JSON."""
+        answer = call(self.url, "GET", path, token=self._master)
+        if answer.status != http.client.OK:
+            raise BenchError(f"GET {path}: {answer.status} {answer.body[:500]!r}")
+        return answer.body.decode()
+
+    def _ready(self) -> bool:
+        self._address()
+        try:
+            return call(self.url, "GET", "/readyz").status == http.client.OK
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def _lock_record(self) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads((self.config.store.data_dir / "lock").read_bytes())
+        return record
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment without what would configure a daemon."""
+    return {name: value for name, value in os.environ.items() if not name.upper().startswith("LASTSEEN_")}
+
+
+@contextlib.contextmanager
+def directory() -> Iterator[Path]:
+    """An empty directory that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="ls-bench-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def stopping(*servers: Server) -> Iterator[None]:
+    """Stop these servers in the end."""
+    with contextlib.ExitStack() as stack:
+        for server in servers:
+            stack.callback(server.stop)
+        yield
+
+
+@contextlib.contextmanager
+def daemon(env: Mapping[str, str] | None = None, *arguments: str) -> Iterator[Daemon]:
+    """A ready daemon of this checkout on an empty data directory.
+
+    ``env`` holds ``LASTSEEN_...`` keys, ``arguments`` follow ``lastseen serve``. It logs warnings only.
+
+    Raises:
+        BenchError: it did not start, or did not end well.
+    """
+    with directory() as place:
+        started = Daemon(directory=place, env=env or {}, arguments=arguments)
+        with stopping(started):
+            yield started
+
+
+@contextlib.contextmanager
+def own_store() -> Iterator[tuple[str, int]]:
+    """An empty Valkey with the embedded store's settings: its URL for redis-py, and its process id.
+
+    To be called in the main thread.
+    """
+    with directory() as place:
+        logs.configure(level="warning", form="console", stream=sys.stderr)
+        store = EmbeddedStore(place)
+        url = store.start()
+        try:
+            yield url, store.pid or 0
+        finally:
+            asyncio.run(store.stop())
+
+
+# References --------------------------------------------------------------------------------------------------------
+
+
+class Reference(Server):
+    """One of ``bench.references``."""
+
+    def __init__(self, name: str, *, directory: Path, env: Mapping[str, str], store_pid: int | None = None) -> None:
+        self._store_pid = store_pid
+        words = ["-m", f"bench.references.{name}"]
+        super().__init__(name, words, directory=directory, env={**_environment(), **env})
+
+    def processes(self) -> dict[str, int]:
+        """Its own process, and ``store`` if it has one."""
+        own = {self.name: self.pid}
+        return own if self._store_pid is None else {**own, "store": self._store_pid}
+
+
+@contextlib.contextmanager
+def bare() -> Iterator[Reference]:
+    """The ceiling: an ASGI app that reads the body and answers 204, on the daemon's server and settings."""
+    with directory() as place:
+        started = Reference("bare", directory=place, env={})
+        with stopping(started):
+            yield started
+
+
+@contextlib.contextmanager
+def published(config: Config) -> Iterator[Reference]:
+    """The published service's way, on a store of its own; takes the tokens that are good under ``config``."""
+    key = key_ring(config).signing()
+    if key is None:
+        raise BenchError("the published way needs an HS256 key")
+    with directory() as place, own_store() as (url, store_pid):
+        env = {
+            "REFERENCE_REDIS": url,
+            "REFERENCE_SECRET": key.key.decode(),
+            "REFERENCE_AUDIENCE": config.auth.audience,
+            "REFERENCE_ISSUER": config.auth.issuer,
+        }
+        started = Reference("published", directory=place, env=env, store_pid=store_pid)
+        with stopping(started):
+            yield started
