@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from monitor.workers import Moved
 
 PER_CALL: Final = 128
-CHUNK: Final = 100
+CHUNK: Final = 50
 IDLE_SWEEPS: Final = 50
 QUIET_S: Final = 2.0
 STEPS: Final = 4

@@ -31,6 +31,9 @@ _BEFORE_ID: Final = b"/api/v1/workers/"
 _AFTER_ID: Final = b"/heartbeat"
 _PLAIN_HOST: Final = re.compile(rb"[A-Za-z0-9.-]{1,255}(:[0-9]{1,5})?")
 _JSON: Final = b"application/json"
+# An enumeration's members are looked up in Python each time.
+_WRITE: Final = Scope.HEARTBEAT_WRITE.value
+_STORED: Final = BeatOutcome.STORED
 
 Headers = list[tuple[bytes, bytes]]
 """Names in lower case."""
@@ -65,7 +68,7 @@ class Express:
         """
         services = self._services
         principal = self._admitted(headers)
-        if principal is None or Scope.HEARTBEAT_WRITE not in principal.scopes or len(body) > services.body_bytes:
+        if principal is None or _WRITE not in principal.scopes or len(body) > services.body_bytes:
             return False
         try:
             beat = parse_beat(
@@ -84,7 +87,7 @@ class Express:
 
         def answered(interval_ms: int, error: Exception | None) -> None:
             if error is None:
-                self._count(BeatOutcome.STORED)
+                self._count(_STORED)
                 answer(_accepted(interval_ms), b"")
             else:
                 self._count(outcome_of(error))

@@ -47,7 +47,8 @@ class Authenticator:
         self._policy = policy
         self._most = remembered
         self._remembered: dict[bytes, _Remembered] = {}
-        self._digest_key: Final = os.urandom(16)
+        # Keyed, so that nobody can look for two tokens of one digest.
+        self._hash: Final = blake2b(digest_size=16, key=os.urandom(16))
         self._leeway_ms = round(policy.leeway_s * 1_000)
         self._keys: dict[str, tuple[KeyAlgorithm, jwt.algorithms.Algorithm, Any]] = {}
         for key in policy.keys:
@@ -91,9 +92,10 @@ class Authenticator:
         return remembered.principal
 
     def _digest(self, credentials: bytes) -> bytes:
-        # Keyed, so that nobody can look for two tokens of one digest; and no token lies in memory for longer
-        # than its request.
-        return blake2b(credentials, digest_size=16, key=self._digest_key).digest()
+        # No token lies in memory for longer than its request.
+        digest = self._hash.copy()
+        digest.update(credentials)
+        return digest.digest()
 
     def _remember(self, credentials: bytes, good: _Remembered) -> None:
         if len(self._remembered) >= self._most:

@@ -162,7 +162,7 @@ class Liveness(Section):
     sweep_interval_ms: Annotated[Duration, lasting("100ms", "60s")] = Field(
         "1s", alias="sweep_interval", validate_default=True
     )
-    sweep_chunk: Annotated[StrictInt, Field(ge=1, le=200)] = 100
+    sweep_chunk: Annotated[StrictInt, Field(ge=1, le=200)] = 50
     retention_ms: Annotated[Duration, lasting("1s", "3650d")] = Field("7d", alias="retention", validate_default=True)
     event_retention_ms: Annotated[Duration, lasting("1s", "3650d")] = Field(
         "7d", alias="event_retention", validate_default=True

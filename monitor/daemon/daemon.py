@@ -53,6 +53,8 @@ STORE_WAIT_S: Final = 30.0
 ALERTS_STOP_S: Final = 3.0
 DELIVERY_CHECK_S: Final = 5.0
 DELIVERY_LAG_MS: Final = 60_000
+COLLECT_AFTER: Final = (10_000, 20, 50)
+"""A request makes some ten objects that the collector looks at and that are gone with it: it need not look so often."""
 DELIVERY_LAG: Final = "delivery_lag"
 
 
@@ -177,6 +179,7 @@ class Daemon:
         # What the start has made lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*COLLECT_AFTER)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._http.serve(sockets=[self._listener]), name="http")
