@@ -81,7 +81,11 @@ class _Waiting:
     def settle(self, interval_ms: int, error: Exception | None = None) -> None:
         if self.answer is not None:
             answer, self.answer = self.answer, None
-            answer(interval_ms, error)
+            try:
+                answer(interval_ms, error)
+            except Exception:
+                # A fault of one must not keep the others from being told.
+                log.exception("intake.answer_failed")
 
 
 class _Lane:

@@ -335,6 +335,26 @@ async def _nothing() -> None:
     """Run once the tasks before it have run."""
 
 
+async def test_an_answer_that_fails_keeps_nobody_from_theirs(store_url: str) -> None:
+    async with watched(store_url) as store:
+        intake = intake_on(store)
+        told: list[Exception | None] = []
+
+        def broken(_: int, error: Exception | None) -> None:
+            told.append(error)
+            raise RuntimeError("a fault of the one who is told")
+
+        store.gate.clear()
+        first = asyncio.create_task(intake.beat(beat("first")))
+        await asyncio.wait_for(store.called.wait(), PATIENCE_S)
+        intake.submit_beat(beat("a"), broken)
+        others = [asyncio.create_task(intake.beat(beat(worker))) for worker in ("b", "c")]
+        store.gate.set()
+        assert await asyncio.wait_for(asyncio.gather(first, *others), PATIENCE_S) == [INTERVAL_MS] * 3
+        assert told == [None]
+        assert await intake.beat(beat("next")) == INTERVAL_MS
+
+
 # Too many
 
 
