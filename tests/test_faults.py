@@ -17,7 +17,7 @@ import pytest
 from monitor.api.app import create_app
 from monitor.api.express import Express
 from monitor.daemon.http import HttpServer, listen
-from monitor.intake import Intake
+from monitor.intake import LANES, Intake
 from monitor.liveness import EventKind, Liveness
 from monitor.sweeper import Sweeper, SweepSettings
 from tests import api
@@ -83,6 +83,7 @@ async def site(
     url: str,
     *,
     capacity: int = 10_000,
+    lanes: int = LANES,
     connections: int = 1_000,
     with_shortcut: bool = True,
     kernel_bytes: int | None = None,
@@ -92,7 +93,7 @@ async def site(
     settings = {"timeout_s": TIMEOUT_S, **settings}
     async with proxied(url) as proxy, opened(proxy.url, **settings) as store, opened(url, **settings) as direct:
         services = api.make_services(store)
-        intake = Intake(store, capacity=capacity, on_moved=services.metrics.moved)
+        intake = Intake(store, capacity=capacity, lanes=lanes, on_moved=services.metrics.moved)
         services = api.make_services(store, intake=intake)
         listener = listen("127.0.0.1", 0)
         if kernel_bytes is not None:
@@ -265,7 +266,7 @@ async def test_p9_what_a_healed_network_delivers_late_takes_nothing_back(store_u
 
 
 async def test_exactly_the_members_of_a_failed_batch_are_refused_and_later_beats_are_taken(store_url: str) -> None:
-    async with site(store_url, timeout_s=LONG_S) as lastseen:
+    async with site(store_url, timeout_s=LONG_S, lanes=1) as lastseen:
         lastseen.proxy.stall()
         first = await lastseen.send("first")
         await lastseen.proxy.until(lambda: lastseen.proxy.seen(b"first"), "the first call")
@@ -301,7 +302,7 @@ async def test_a_client_that_goes_away_takes_nobody_of_its_batch_with_it(store_u
 
 
 async def test_p28_a_full_intake_refuses_at_once_and_takes_beats_again_when_the_store_does(store_url: str) -> None:
-    async with site(store_url, capacity=5, timeout_s=LONG_S) as lastseen:
+    async with site(store_url, capacity=5, timeout_s=LONG_S, lanes=1) as lastseen:
         lastseen.proxy.stall()
         tasks = await lastseen.send("first")
         await lastseen.proxy.until(lambda: lastseen.proxy.seen(b"first"), "the first call")

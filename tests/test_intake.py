@@ -12,6 +12,7 @@ import pytest
 from monitor.intake import (
     BATCH_BYTES,
     BATCH_LIMIT,
+    LANES,
     LOTS_AT_ONCE,
     Intake,
     IntakeFullError,
@@ -78,8 +79,8 @@ async def watched(url: str, **changes: Any) -> AsyncIterator[WatchedStore]:
         await store.close()
 
 
-def intake_on(store: Store, *, capacity: int = 10_000, moved: list[Moved] | None = None) -> Intake:
-    return Intake(store, capacity=capacity, on_moved=(moved if moved is not None else []).extend)
+def intake_on(store: Store, *, capacity: int = 10_000, moved: list[Moved] | None = None, lanes: int = LANES) -> Intake:
+    return Intake(store, capacity=capacity, on_moved=(moved if moved is not None else []).extend, lanes=lanes)
 
 
 def goodbye(worker: str = "w", **changes: Any) -> Disconnect:
@@ -171,7 +172,7 @@ async def test_the_order_holds_for_each_of_many_workers_over_partitions(store_ur
 
 async def test_beats_that_arrive_while_a_call_is_in_flight_are_the_next_calls(store_url: str) -> None:
     async with watched(store_url) as store:
-        intake = intake_on(store)
+        intake = intake_on(store, lanes=1)
         store.gate.clear()
         first = asyncio.create_task(intake.beat(beat("first")))
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
@@ -202,7 +203,7 @@ async def test_a_lone_beat_waits_for_nobody(store_url: str) -> None:
 
 async def test_a_goodbye_goes_alone_between_the_beats_before_and_after_it(store_url: str) -> None:
     async with watched(store_url) as store:
-        intake = intake_on(store)
+        intake = intake_on(store, lanes=1)
         await asyncio.gather(*(submit(intake, order[0], order[1]) for order in ("ba", "bw", "cw", "bw", "bb", "ea")))
         assert store.calls == [["a", "w"], ["leave w"], ["w", "b"], ["forget a"]]
 
@@ -310,7 +311,7 @@ async def test_a_cancelled_request_of_many_sends_no_more(store_url: str) -> None
 
 async def test_a_cancelled_request_does_not_cancel_its_batch(store_url: str) -> None:
     async with watched(store_url) as store:
-        intake = intake_on(store)
+        intake = intake_on(store, lanes=1)
         store.gate.clear()
         flying = [asyncio.create_task(intake.beat(beat("gone-in-flight")))]
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
@@ -360,7 +361,7 @@ async def test_an_answer_that_fails_keeps_nobody_from_theirs(store_url: str) -> 
 
 async def test_p28_a_full_intake_refuses_at_once_and_sends_nothing_of_it(store_url: str) -> None:
     async with watched(store_url) as store:
-        intake = intake_on(store, capacity=3)
+        intake = intake_on(store, capacity=3, lanes=1)
         store.gate.clear()
         flying = asyncio.create_task(intake.beat(beat("in-flight")))
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
@@ -436,7 +437,7 @@ async def test_p8_every_beat_at_a_store_that_hangs_fails_in_time_and_later_ones_
 
 async def test_what_waits_behind_a_call_that_fails_is_tried_by_itself(store_url: str) -> None:
     async with watched(store_url) as store:
-        intake = intake_on(store)
+        intake = intake_on(store, lanes=1)
         store.gate.clear()
         store.bug = StoreUnavailableError("no answer")
         flying = asyncio.create_task(intake.beat(beat("a")))
@@ -453,7 +454,7 @@ async def test_what_waits_behind_a_call_that_fails_is_tried_by_itself(store_url:
 
 async def test_an_order_whose_request_has_given_up_is_not_applied_late(store_url: str) -> None:
     async with watched(store_url) as store:
-        intake = intake_on(store)
+        intake = intake_on(store, lanes=1)
         store.gate.clear()
         flying = asyncio.create_task(intake.beat(beat("a")))
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
@@ -470,7 +471,7 @@ async def test_p10_a_bug_answers_every_member_and_the_next_beat_has_a_chance(sto
     told: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
     async with watched(store_url) as store:
-        intake = intake_on(store)
+        intake = intake_on(store, lanes=1)
         store.gate.clear()
         store.bug = KeyError("a bug")
         waiting = [asyncio.ensure_future(submit(intake, "b", worker)) for worker in ("a", "b")]
@@ -540,7 +541,7 @@ async def test_a_goodbye_that_changes_nothing_is_fine(store_url: str) -> None:
 
 async def test_drain_waits_until_everything_has_its_answer(store_url: str) -> None:
     async with watched(store_url, partitions=4) as store:
-        intake = intake_on(store)
+        intake = intake_on(store, lanes=1)
         store.gate.clear()
         waiting = [asyncio.create_task(intake.beat(beat(f"w{k}"))) for k in range(40)]
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
