@@ -6,10 +6,9 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from monitor.liveness import EventKind, Liveness
+from monitor.liveness import EventKind, Liveness  # noqa: TC001 - events are read back from their fields' types
 
 EVENT_METADATA_BYTES: Final = 2_048
 """At most this much of a worker's metadata travels with an event; ``worker_metadata_cut`` says when it was more."""

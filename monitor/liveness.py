@@ -33,6 +33,8 @@ class Trigger(StrEnum):
     DEADLINE = "deadline"
     DEADLINE_AFTER_STOP = "deadline_after_stop"
     """The deadline of a worker whose last beats came within ``STRAGGLER_MS`` of its clean disconnect."""
+    RETURN_OVERDUE = "return_overdue"
+    """The moment passed at which a worker that announced its absence said that it would be back."""
     DISCONNECT_CLEAN = "disconnect_clean"
     DISCONNECT_FAILURE = "disconnect_failure"
     FORGET = "forget"
@@ -53,6 +55,9 @@ class EventKind(StrEnum):
 
 STRAGGLER_MS: Final = 5_000
 """A beat this soon after a clean disconnect may be a client's beat thread one step behind."""
+
+LONGEST_ABSENCE_MS: Final = 30 * 86_400_000
+"""A worker may announce at most this long an absence: for so long one that is gone for good is kept, and not missed."""
 
 CLEAN_EXIT_CODES: Final = frozenset({None, 0, 130, 143})
 CLEAN_REASON: Final = "shutdown"
@@ -94,6 +99,7 @@ TRANSITIONS: Final[Mapping[tuple[Liveness | None, Trigger], Transition]] = {
     (Liveness.STALE, Trigger.DISCONNECT_FAILURE): _to(Liveness.FAILED, EventKind.FAILED),
     (Liveness.STALE, Trigger.FORGET): _GONE,
     (Liveness.STOPPED, Trigger.BEAT): _to(Liveness.ALIVE, EventKind.RESUMED),
+    (Liveness.STOPPED, Trigger.RETURN_OVERDUE): _to(Liveness.STALE, EventKind.STALE),
     (Liveness.STOPPED, Trigger.FORGET): _GONE,
     (Liveness.FAILED, Trigger.BEAT): _to(Liveness.ALIVE, EventKind.RECOVERED),
     (Liveness.FAILED, Trigger.FORGET): _GONE,
@@ -131,18 +137,26 @@ def is_straggler(*, beat_ms: int, stopped_ms: int | None) -> bool:
 
 
 def liveness_at(
-    stored: Liveness, *, now_ms: int, last_seen_ms: int, interval_ms: int, grace_ms: int, straggler: bool
+    stored: Liveness,
+    *,
+    now_ms: int,
+    last_seen_ms: int,
+    interval_ms: int,
+    grace_ms: int,
+    straggler: bool,
+    back_ms: int | None,
 ) -> Liveness:
     """The liveness to show at ``now_ms``, whether or not a sweep has come by since.
 
-    ``stored`` is what the last committed transition left. A worker that is stored as alive reads
-    ``late`` once its interval has passed, and what its deadline makes of it once that has passed.
+    ``stored`` is what the last committed transition left, ``back_ms`` the moment at which an announced absence
+    ends. A worker that is stored as alive reads ``late`` once its interval has passed, and what its deadline makes
+    of it once that has passed. One that is stopped then, and was expected back by now, reads ``stale``.
     """
-    if stored is not Liveness.ALIVE:
-        return stored
-    if now_ms >= deadline_ms(last_seen_ms=last_seen_ms, interval_ms=interval_ms, grace_ms=grace_ms):
-        passed = Trigger.DEADLINE_AFTER_STOP if straggler else Trigger.DEADLINE
-        return step(stored, passed).to or stored
-    if now_ms >= last_seen_ms + interval_ms:
-        return Liveness.LATE
-    return Liveness.ALIVE
+    shown = stored
+    if stored is Liveness.ALIVE:
+        if now_ms < deadline_ms(last_seen_ms=last_seen_ms, interval_ms=interval_ms, grace_ms=grace_ms):
+            return Liveness.LATE if now_ms >= last_seen_ms + interval_ms else Liveness.ALIVE
+        shown = step(stored, Trigger.DEADLINE_AFTER_STOP if straggler else Trigger.DEADLINE).to or stored
+    if shown is Liveness.STOPPED and back_ms is not None and now_ms >= back_ms:
+        shown = step(shown, Trigger.RETURN_OVERDUE).to or shown
+    return shown

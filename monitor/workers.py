@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from monitor.liveness import liveness_at
+from monitor.liveness import Liveness, deadline_ms, liveness_at
 
 if TYPE_CHECKING:
-    from monitor.liveness import EventKind, Liveness, Trigger
+    from monitor.liveness import EventKind, Trigger
 
 
 class WorkerKey(msgspec.Struct, frozen=True, gc=False):
@@ -65,7 +65,11 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Disconnect:
-    """A worker's goodbye. ``trigger`` is one of the two disconnect triggers."""
+    """A worker's goodbye. ``trigger`` is one of the two disconnect triggers.
+
+    ``back_in_ms``, only with a clean one: the worker announces that it will beat again within this time, counted
+    from when the store takes the goodbye. None announces nothing, and withdraws what was announced before.
+    """
 
     key: WorkerKey
     allowed: tuple[str, ...] | None
@@ -73,6 +77,7 @@ class Disconnect:
     reason: str
     exit_code: int | None
     error_message: str | None
+    back_in_ms: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,6 +138,8 @@ class Worker:
     logs_json: str | None
     logs_cut: bool
     recent_gaps_ms: tuple[int, ...]
+    back_ms: int | None
+    """When the absence that the worker has announced ends; None for none."""
     transitions: tuple[PastTransition, ...]
 
     def liveness(self, now_ms: int) -> Liveness:
@@ -144,7 +151,23 @@ class Worker:
             interval_ms=self.interval_ms,
             grace_ms=self.grace_ms,
             straggler=self.straggler,
+            back_ms=self.back_ms,
         )
+
+    def since(self, now_ms: int) -> int:
+        """Since when the worker has been what ``liveness`` says of it, in milliseconds."""
+        liveness = self.liveness(now_ms)
+        if liveness is self.stored:
+            return self.since_ms
+        if liveness is Liveness.LATE:
+            return self.last_seen_ms + self.interval_ms
+        if liveness is Liveness.STALE and self.back_ms is not None:
+            return self.back_ms
+        return deadline_ms(last_seen_ms=self.last_seen_ms, interval_ms=self.interval_ms, grace_ms=self.grace_ms)
+
+    def absent_until(self, now_ms: int) -> int | None:
+        """When the announced absence ends, in milliseconds; None when there is none, or it has ended by now."""
+        return self.back_ms if self.back_ms is not None and now_ms < self.back_ms else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,3 +176,13 @@ class EnvironmentCounts:
 
     environment_name: str
     counts: dict[Liveness, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """How one environment of a tenant stands at one moment."""
+
+    expected: int
+    """Workers that are to beat: alive, late or overdue; none that is stale, failed or stopped."""
+    silent: int
+    """Those of them that have not been heard from for the longer of their interval and their grace."""

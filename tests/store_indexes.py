@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 from redis.asyncio import Redis
 
+from monitor.liveness import Liveness
+from monitor.store.library import STATE_CODES
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 BASE = b"{ls:0}:"
-PLAIN = {b"m", b"r", b"x", b"y", b"g", b"a", b"c", b"h", b"q", b"e", b"u"}
-ALIVE = b"a"
+PLAIN = {b"m", b"r", b"x", b"y", b"g", b"a", b"b", b"c", b"h", b"q", b"e", b"u"}
+ALIVE, STOPPED = (STATE_CODES[state].encode() for state in (Liveness.ALIVE, Liveness.STOPPED))
 RECORD_HEAD = struct.Struct(">BcI28x6s8x6s")
 """Of a record: version, state, gid, since, last_seen."""
 
@@ -29,6 +32,7 @@ class _Check:
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
         self.sets: defaultdict[bytes, dict[bytes, float]] = defaultdict(dict)
+        self.absent: dict[bytes, dict[bytes, float]] = {}
         self.counts: Counter[bytes] = Counter()
         self.tenants: defaultdict[bytes, Counter[bytes]] = defaultdict(Counter)
         self.ids: defaultdict[bytes, set[bytes]] = defaultdict(set)
@@ -47,6 +51,10 @@ class _Check:
         records = {mid: RECORD_HEAD.unpack_from(raw) for mid, raw in (await self.hash(b"r")).items()}
         stored_groups = await self.hash(b"g")
         groups = {int(k): msgpack.unpackb(v, raw=True) for k, v in stored_groups.items() if not k.startswith(b"k")}
+        for gid in groups:
+            # The one thing that no record says; when it ends is what the model checks.
+            if absent := await self.zset(b"b:%d" % gid):
+                self.absent[b"b:%d" % gid] = absent
         self.expect(records, groups)
         assert self.used == set(groups)
         assert {int(v) for k, v in stored_groups.items() if k.startswith(b"k")} == self.used
@@ -65,6 +73,12 @@ class _Check:
             since, last_seen = (int.from_bytes(part) for part in record[3:])
             self.used.add(gid)
             assert groups[gid][0] == tenant
+            back = self.absent.get(b"b:%d" % gid, {}).get(worker)
+            if back is not None:
+                self.sets[b"b:%d" % gid][worker] = back
+                _, _, interval, grace, after_stop = groups[gid]
+                assert state == STOPPED or (state == ALIVE and after_stop and back > last_seen + interval + grace)
+                since = max(since, int(back))
             if state == ALIVE:
                 self.sets[b"s:%d" % gid][worker] = float(last_seen)
             else:
@@ -79,11 +93,11 @@ class _Check:
     async def compare_keys(self, groups: Mapping[int, Any]) -> None:
         keys: list[Any] = await self.redis.keys("*")
         names: set[bytes] = {key.removeprefix(BASE) for key in keys}
-        assert {name for name in names if name[:2] in {b"s:", b"d:"}} == set(self.sets)
+        assert {name for name in names if name[:2] in {b"s:", b"d:", b"b:"}} == set(self.sets)
         for name in names - PLAIN:
             kind, rest = name[:2], name[2:]
             match kind:
-                case b"s:" | b"d:":
+                case b"s:" | b"d:" | b"b:":
                     assert await self.zset(name) == self.sets[name]
                 case b"a:":
                     assert {int(gid) for gid in await self.zset(name)} == {g for g in self.used if groups[g][0] == rest}
@@ -97,11 +111,13 @@ class _Check:
         assert {name[2:] for name in names if name[:2] == b"i:"} == set(self.ids)
 
     async def compare_bounds(self, groups: Mapping[int, Any]) -> None:
-        deadlines, oldest = await self.zset(b"h"), await self.zset(b"q")
-        assert {int(gid) for gid in (*deadlines, *oldest)} <= self.used
+        deadlines, oldest, returns = await self.zset(b"h"), await self.zset(b"q"), await self.zset(b"b")
+        assert {int(gid) for gid in (*deadlines, *oldest, *returns)} <= self.used
         for name, members in self.sets.items():
             gid = name[2:]
             if name.startswith(b"s:"):
                 assert deadlines[gid] <= min(members.values()) + groups[int(gid)][2] + groups[int(gid)][3]
+            elif name.startswith(b"b:"):
+                assert returns[gid] <= min(members.values())
             else:
                 assert oldest[gid] <= min(members.values())

@@ -28,6 +28,11 @@ class ModelWorker:
     status: str = "active"
     metadata: str = "{}"
     gaps: list[int] = field(default_factory=list)
+    back_ms: int | None = None
+
+    @property
+    def deadline(self) -> int:
+        return deadline_ms(last_seen_ms=self.last_seen_ms, interval_ms=self.interval_ms, grace_ms=self.grace_ms)
 
 
 @dataclass(frozen=True)
@@ -89,13 +94,27 @@ class Model:
         self._event(key, transition.event, old, transition.to, due_ms, since)
 
     def expire(self, key: WorkerKey, now_ms: int) -> None:
-        """The deadline, if it has passed; a sweep is this over every worker."""
+        """The deadline, and then the end of an announced absence, if they have passed; a sweep is this over all."""
         worker = self.workers[key]
-        due = deadline_ms(last_seen_ms=worker.last_seen_ms, interval_ms=worker.interval_ms, grace_ms=worker.grace_ms)
-        if worker.liveness is Liveness.ALIVE and now_ms >= due:
+        if worker.liveness is Liveness.ALIVE and now_ms >= worker.deadline:
             trigger = Trigger.DEADLINE_AFTER_STOP if worker.straggler else Trigger.DEADLINE
             worker.stopped_ms = None
-            self._move(key, trigger, due)
+            self._move(key, trigger, worker.deadline)
+        if worker.liveness is Liveness.STOPPED and worker.back_ms is not None and now_ms >= worker.back_ms:
+            back_ms, worker.back_ms, worker.stopped_ms = worker.back_ms, None, None
+            self._move(key, Trigger.RETURN_OVERDUE, back_ms)
+
+    def is_due(self, key: WorkerKey, now_ms: int) -> bool:
+        """Whether ``expire`` would move it."""
+        worker = self.workers[key]
+        if worker.liveness is Liveness.ALIVE:
+            return now_ms >= worker.deadline
+        return worker.liveness is Liveness.STOPPED and worker.back_ms is not None and now_ms >= worker.back_ms
+
+    def is_purged(self, key: WorkerKey, retention_ms: int, now_ms: int) -> bool:
+        """Whether retention has passed for it; it begins when an announced absence ends."""
+        worker = self.workers[key]
+        return worker.liveness is not Liveness.ALIVE and (worker.back_ms or worker.since_ms) <= now_ms - retention_ms
 
     def beat(self, beat: Beat, now_ms: int) -> bool:
         """Whether it was stored; only the tenant's quota of workers refuses here."""
@@ -123,13 +142,11 @@ class Model:
             worker.status = beat.status
         if isinstance(beat.metadata_json, str):
             worker.metadata = beat.metadata_json
-        if not is_straggler(beat_ms=now_ms, stopped_ms=worker.stopped_ms):
-            worker.stopped_ms = None
-        worker.straggler = worker.stopped_ms is not None
         interval, grace = self.expected.get(worker.environment, self.default)
         worker.interval_ms = worker.declared_interval or interval
         worker.grace_ms = grace if worker.declared_grace is None else worker.declared_grace
         worker.last_seen_ms = now_ms
+        self._judge_straggler(worker, now_ms)
         transition = step(old, Trigger.BEAT)
         worker.liveness = Liveness.ALIVE
         if transition.event:
@@ -137,14 +154,29 @@ class Model:
             self._event(key, transition.event, old, Liveness.ALIVE, now_ms, since)
         return True
 
-    def leave(self, key: WorkerKey, trigger: Trigger, now_ms: int) -> None:
+    @staticmethod
+    def _judge_straggler(worker: ModelWorker, beat_ms: int) -> None:
+        """Whether silence after this beat means that it stopped, and whether its announced absence goes on."""
+        is_missed = worker.back_ms is not None and worker.back_ms <= worker.deadline
+        if is_missed or not is_straggler(beat_ms=beat_ms, stopped_ms=worker.stopped_ms):
+            worker.stopped_ms = None
+        worker.straggler = worker.stopped_ms is not None
+        if not worker.straggler:
+            worker.back_ms = None
+
+    def leave(self, key: WorkerKey, trigger: Trigger, now_ms: int, *, back_in_ms: int | None) -> None:
         """A goodbye of a known worker."""
         self.expire(key, now_ms)
         worker = self.workers[key]
+        back_ms = None if back_in_ms is None else now_ms + back_in_ms
         try:
             step(worker.liveness, trigger)
         except Refused:
+            if worker.liveness is Liveness.STOPPED and trigger is Trigger.DISCONNECT_CLEAN:
+                worker.back_ms = back_ms
+                worker.stopped_ms = worker.stopped_ms if back_ms is None else now_ms
             return
+        worker.back_ms = back_ms
         worker.stopped_ms = now_ms if trigger is Trigger.DISCONNECT_CLEAN else None
         self._move(key, trigger, now_ms)
 
@@ -156,9 +188,3 @@ class Model:
         self._event(key, EventKind.FORGOTTEN, worker.liveness, None, now_ms, worker.since_ms)
         self.newest_erased = max(self.newest_erased, worker.generation, now_ms)
         del self.workers[key]
-
-    def purge(self, retention_ms: int, now_ms: int) -> None:
-        """Forget those that have not been alive for longer than ``retention_ms``."""
-        for key, worker in list(self.workers.items()):
-            if worker.liveness is not Liveness.ALIVE and worker.since_ms <= now_ms - retention_ms:
-                self.forget(key, now_ms, expire=False)

@@ -13,6 +13,7 @@ import pytest
 from monitor.api.app import create_app
 from monitor.auth import Scope
 from monitor.store import Store, StoreUnavailableError
+from monitor.workers import WorkerKey
 from tests import api, servers
 
 if TYPE_CHECKING:
@@ -119,6 +120,56 @@ async def test_a_goodbye_that_cannot_be_taken_says_why(lastseen: Api) -> None:
     wrong = await lastseen.client.post("/api/v1/workers/nobody/disconnect", json={})
     assert wrong.status_code == 422
     assert wrong.json()["detail"][0]["loc"] == ["body", "reason"]
+
+
+async def test_an_absence_is_announced_moved_and_taken_back_and_ends_with_the_next_beat(lastseen: Api) -> None:
+    path = "/api/v1/workers/w/disconnect"
+
+    async def goodbye(**said: object) -> tuple[int, int | None]:
+        """(answer, until when the worker is absent, in ms since it stopped)."""
+        status = (await lastseen.client.post(path, json={"reason": "shutdown", **said})).status_code
+        _, _, worker = await lastseen.store.one(WorkerKey("acme", "w"))
+        assert worker is not None
+        return status, None if worker.back_ms is None else worker.back_ms - worker.since_ms
+
+    await lastseen.beat("w")
+    assert await goodbye(back_in_seconds=0.25) == (204, 250)
+    status, moved_ms = await goodbye(back_in_seconds=2_592_000)
+    assert status == 204
+    assert 2_592_000_000 <= (moved_ms or 0) < 2_592_010_000
+    assert await goodbye(back_in_seconds=None) == (204, None)
+    status, _ = await goodbye(back_in_seconds=3_600)
+    stopped = await lastseen.json("/api/v1/workers/w")
+    assert (status, stopped["liveness"], stopped["back_at"] is None) == (204, "stopped", False)
+
+    now_ms, _, _ = await lastseen.store.one(WorkerKey("acme", "w"))
+    await lastseen.clock.set(now_ms + 5_001)
+    await lastseen.beat("w")
+    back = await lastseen.json("/api/v1/workers/w")
+    assert (back["liveness"], back["back_at"]) == ("alive", None)
+    assert [past["type"] for past in back["transitions"]] == ["worker.registered", "worker.stopped", "worker.resumed"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"back_in_seconds": 0},
+        {"back_in_seconds": -1},
+        {"back_in_seconds": 2_592_000.001},
+        {"back_in_seconds": "60"},
+        {"back_in_seconds": True},
+        {"reason": "crash", "back_in_seconds": 60},
+        {"exit_code": 1, "back_in_seconds": 60},
+    ],
+)
+async def test_an_absence_that_cannot_be_announced_is_refused_by_name_and_changes_nothing(
+    lastseen: Api, said: dict[str, Any]
+) -> None:
+    await lastseen.beat("w")
+    refused = await lastseen.client.post("/api/v1/workers/w/disconnect", json={"reason": "shutdown", **said})
+    assert refused.status_code == 422
+    assert refused.json()["detail"][0]["loc"] == ["body", "back_in_seconds"]
+    assert (await lastseen.json("/api/v1/workers/w"))["liveness"] == "alive"
 
 
 def _forged(now_ms: int, *, header: dict[str, Any] | None = None, key: Any = api.KEY.key, **claims: Any) -> str:

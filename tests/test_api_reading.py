@@ -47,6 +47,7 @@ async def test_a_worker_is_told_in_the_words_of_the_design(lastseen: Api) -> Non
         *("tenant", "worker_id", "environment_name", "liveness", "status", "tasks_processed", "current_task_id"),
         *("worker_metadata", "system_info", "system_info_cut", "logs", "logs_cut", "last_seen", "deadline"),
         *("interval_seconds", "grace_seconds", "registered_at", "generation", "seq", "since"),
+        "back_at",
     }
     assert worker["worker_metadata"] == {"z": "ü"}
     assert worker["logs"] == ["a"]
@@ -91,6 +92,40 @@ async def test_with_a_stuck_sweeper_a_dead_worker_reads_stale_and_the_monitor_de
     swept = await lastseen.json("/api/v1/workers/w")
     assert (swept["liveness"], swept["monitor"]["degraded"]) == ("stale", False)
     assert (await lastseen.client.get("/healthz")).status_code == 200
+
+
+async def test_p22_a_worker_that_announced_its_absence_reads_stopped_until_then_and_stale_after_without_a_sweep(
+    lastseen: Api,
+) -> None:
+    await lastseen.beat("w", "prod")
+    goodbye = {"reason": "shutdown", "back_in_seconds": 600}
+    assert (await lastseen.client.post("/api/v1/workers/w/disconnect", json=goodbye)).status_code == 204
+    read = (await lastseen.store.one(stores.beat("w").key))[2]
+    assert read is not None
+    assert read.back_ms is not None
+
+    await lastseen.clock.set(read.since_ms + 590_000)
+    worker = await lastseen.json("/api/v1/workers/w")
+    assert (worker["liveness"], worker["since"]) == ("stopped", rfc3339(read.since_ms))
+    assert worker["back_at"] == rfc3339(read.since_ms + 600_000)
+    assert [one["back_at"] for one in (await lastseen.json(api.WORKERS))["workers"]] == [worker["back_at"]]
+
+    await lastseen.clock.set(read.back_ms)
+    worker = await lastseen.json("/api/v1/workers/w")
+    assert (worker["liveness"], worker["since"], worker["back_at"]) == ("stale", rfc3339(read.back_ms), None)
+    assert await lastseen.ids("liveness=stale") == ["w"]
+    assert await lastseen.ids("liveness=stopped") == []
+    counts = {"alive": 0, "late": 0, "stale": 1, "stopped": 0, "failed": 0}
+    assert (await lastseen.json("/api/v1/status"))["counts"] == counts
+
+    await lastseen.sweep()
+    swept = await lastseen.json("/api/v1/workers/w")
+    assert (swept["liveness"], swept["since"], swept["back_at"]) == ("stale", rfc3339(read.back_ms), None)
+    assert (await lastseen.json("/api/v1/status"))["counts"] == counts
+    event = (await lastseen.json("/api/v1/events"))["events"][-1]
+    assert event["type"] == "worker.stale"
+    assert (event["data"]["old"], event["data"]["reason"]) == ("stopped", "did not return as planned")
+    assert event["data"]["due_at"] == rfc3339(read.back_ms)
 
 
 @pytest.mark.parametrize("limit", [1, 7, 100, 1000])

@@ -211,7 +211,7 @@ async def test_a_goodbye_goes_alone_between_the_beats_before_and_after_it(store_
 async def test_each_beat_gets_the_answer_that_is_its_own(store_url: str) -> None:
     async with watched(store_url, workers_per_tenant=3) as store:
         moved: list[Moved] = []
-        intake = intake_on(store, moved=moved)
+        intake = intake_on(store, moved=moved, lanes=1)
         store.gate.clear()
         orders = [
             intake.beat(beat("a")),

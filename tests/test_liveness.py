@@ -37,6 +37,7 @@ MACHINE: Final[dict[str | None, dict[str, tuple[str | None, str | None] | str]]]
         "beat": ("alive", "worker.registered"),
         "deadline": REFUSED,
         "deadline_after_stop": REFUSED,
+        "return_overdue": REFUSED,
         "disconnect_clean": REFUSED,
         "disconnect_failure": REFUSED,
         "forget": REFUSED,
@@ -45,6 +46,7 @@ MACHINE: Final[dict[str | None, dict[str, tuple[str | None, str | None] | str]]]
         "beat": ("alive", None),
         "deadline": ("stale", "worker.stale"),
         "deadline_after_stop": ("stopped", "worker.stopped"),
+        "return_overdue": REFUSED,
         "disconnect_clean": ("stopped", "worker.stopped"),
         "disconnect_failure": ("failed", "worker.failed"),
         "forget": (None, "worker.forgotten"),
@@ -53,6 +55,7 @@ MACHINE: Final[dict[str | None, dict[str, tuple[str | None, str | None] | str]]]
         "beat": ("alive", "worker.recovered"),
         "deadline": REFUSED,
         "deadline_after_stop": REFUSED,
+        "return_overdue": REFUSED,
         "disconnect_clean": ("stopped", "worker.stopped"),
         "disconnect_failure": ("failed", "worker.failed"),
         "forget": (None, "worker.forgotten"),
@@ -61,6 +64,7 @@ MACHINE: Final[dict[str | None, dict[str, tuple[str | None, str | None] | str]]]
         "beat": ("alive", "worker.resumed"),
         "deadline": REFUSED,
         "deadline_after_stop": REFUSED,
+        "return_overdue": ("stale", "worker.stale"),
         "disconnect_clean": REFUSED,
         "disconnect_failure": REFUSED,
         "forget": (None, "worker.forgotten"),
@@ -69,6 +73,7 @@ MACHINE: Final[dict[str | None, dict[str, tuple[str | None, str | None] | str]]]
         "beat": ("alive", "worker.recovered"),
         "deadline": REFUSED,
         "deadline_after_stop": REFUSED,
+        "return_overdue": REFUSED,
         "disconnect_clean": REFUSED,
         "disconnect_failure": REFUSED,
         "forget": (None, "worker.forgotten"),
@@ -102,8 +107,8 @@ def test_the_table_above_is_complete() -> None:
     assert len(MACHINE) == 5
     for row in MACHINE.values():
         assert list(row) == [trigger.value for trigger in Trigger]
-    assert len(PAIRS) == 30
-    assert len(TRANSITIONS) == sum(not isinstance(to, str) for _, _, to in PAIRS) == 15
+    assert len(PAIRS) == 35
+    assert len(TRANSITIONS) == sum(not isinstance(to, str) for _, _, to in PAIRS) == 16
 
 
 @pytest.mark.parametrize("trigger", Trigger)
@@ -131,9 +136,17 @@ def test_a_transition_cannot_be_changed() -> None:
 # Deadlines
 
 
-def _at(now_ms: int, *, stored: Liveness = Liveness.ALIVE, straggler: bool = False) -> Liveness:
+def _at(
+    now_ms: int, *, stored: Liveness = Liveness.ALIVE, straggler: bool = False, back_ms: int | None = None
+) -> Liveness:
     return liveness_at(
-        stored, now_ms=now_ms, last_seen_ms=LAST_SEEN, interval_ms=INTERVAL, grace_ms=GRACE, straggler=straggler
+        stored,
+        now_ms=now_ms,
+        last_seen_ms=LAST_SEEN,
+        interval_ms=INTERVAL,
+        grace_ms=GRACE,
+        straggler=straggler,
+        back_ms=back_ms,
     )
 
 
@@ -169,7 +182,13 @@ def test_a_clock_before_the_last_beat_shows_alive() -> None:
 def test_without_grace_a_worker_is_never_late() -> None:
     shown = [
         liveness_at(
-            Liveness.ALIVE, now_ms=now_ms, last_seen_ms=LAST_SEEN, interval_ms=INTERVAL, grace_ms=0, straggler=False
+            Liveness.ALIVE,
+            now_ms=now_ms,
+            last_seen_ms=LAST_SEEN,
+            interval_ms=INTERVAL,
+            grace_ms=0,
+            straggler=False,
+            back_ms=None,
         )
         for now_ms in (LAST_SEEN + INTERVAL - 1, LAST_SEEN + INTERVAL)
     ]
@@ -181,6 +200,28 @@ def test_without_grace_a_worker_is_never_late() -> None:
 @pytest.mark.parametrize("stored", [Liveness.STALE, Liveness.STOPPED, Liveness.FAILED])
 def test_what_is_stored_as_not_alive_is_shown_as_it_is(stored: Liveness, after_ms: int, *, straggler: bool) -> None:
     assert _at(LAST_SEEN + after_ms, stored=stored, straggler=straggler) is stored
+
+
+@pytest.mark.parametrize(("off", "expected"), [(-1, Liveness.STOPPED), (0, Liveness.STALE), (1, Liveness.STALE)])
+def test_p22_a_stopped_worker_is_shown_stale_from_the_end_of_its_announced_absence_on(
+    off: int, expected: Liveness
+) -> None:
+    back_ms = LAST_SEEN + 3_600_000
+    assert _at(back_ms + off, stored=Liveness.STOPPED, back_ms=back_ms) is expected
+
+
+@pytest.mark.parametrize(
+    ("after_ms", "expected"),
+    [
+        (INTERVAL + GRACE - 1, Liveness.LATE),
+        (INTERVAL + GRACE, Liveness.STOPPED),
+        (INTERVAL + GRACE + 999, Liveness.STOPPED),
+        (INTERVAL + GRACE + 1_000, Liveness.STALE),
+    ],
+)
+def test_p22_a_straggler_is_shown_stopped_until_its_announced_absence_ends(after_ms: int, expected: Liveness) -> None:
+    back_ms = LAST_SEEN + INTERVAL + GRACE + 1_000
+    assert _at(LAST_SEEN + after_ms, straggler=True, back_ms=back_ms) is expected
 
 
 # Goodbyes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from monitor.store.store import (
     EnvironmentRule,
     Want,
 )
-from monitor.workers import Disconnect, WorkerKey
+from monitor.workers import Disconnect, Standing, WorkerKey
 from tests import servers
 from tests.store_indexes import check_indexes
 from tests.stores import DEV, GRACE_MS, INTERVAL_MS, ManualClock, beat, opened, settings
@@ -780,3 +781,49 @@ async def test_a_truncated_record_is_damaged_and_not_taken_for_another(store_url
             await redis.hset("{ls:0}:r", "4:acmea", raw[:size])
             result = await store.beat(0, [beat("b"), beat("a"), beat("b")])
             assert [outcome for outcome, _ in result.outcomes] == [STORED, DAMAGED, STORED]
+
+
+@pytest.mark.parametrize(("off", "silent"), [(-1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize(("interval_ms", "grace_ms"), [(20_000, 50_000), (50_000, 20_000)])
+async def test_p16_a_worker_is_silent_after_the_longer_of_interval_and_grace(
+    store_url: str, interval_ms: int, grace_ms: int, off: int, silent: int
+) -> None:
+    async with opened(store_url) as store:
+        t = (await store.beat(0, [beat("a", interval_ms=interval_ms, grace_ms=grace_ms)])).now_ms
+        await ManualClock(store_url).set(t + 10_000)
+        await store.beat(0, [beat("b", interval_ms=interval_ms, grace_ms=grace_ms)])
+        await ManualClock(store_url).set(t + 50_000 + off)
+        assert await store.standing("acme", "prod") == Standing(expected=2, silent=silent)
+
+
+async def test_p16_an_environment_s_standing_counts_the_overdue_and_nobody_who_is_down_or_elsewhere(
+    store_url: str,
+) -> None:
+    async with opened(store_url, partitions=3) as store:
+        clock = ManualClock(store_url, 3)
+
+        async def beats(*workers: str, **changes: object) -> int:
+            now_ms = 0
+            for worker in workers:
+                one = beat(worker, **changes)  # type: ignore[arg-type]
+                now_ms = (await store.beat(store.partition_of(one.key), [one])).now_ms
+            return now_ms
+
+        await beats("stale")
+        t = await beats("silent", "quiet", "w", "failed", grace_ms=90_000)
+        await clock.set(t + INTERVAL_MS + GRACE_MS)
+        for partition in range(3):
+            await store.sweep(partition, limit=10)
+        await beats("well", "swift", "w")
+        await beats("swift", interval_ms=1_000)
+        await beats("well", tenant="umbrella")
+        await beats("other", environment="prod-2")
+        await store.leave(goodbye(Trigger.DISCONNECT_CLEAN))
+        await store.leave(replace(goodbye(Trigger.DISCONNECT_FAILURE), key=WorkerKey("acme", "failed")))
+        # "w" has said goodbye, and its beat thread is one step behind.
+        t = await beats("w")
+        assert await store.standing("acme", "prod") == Standing(expected=4, silent=2)
+        # No sweep has come by: the overdue are still to be reported, and count.
+        await clock.set(t + INTERVAL_MS + 90_000)
+        assert await store.standing("acme", "prod") == Standing(expected=4, silent=4)
+        assert await store.standing("acme", "nowhere") == Standing(expected=0, silent=0)

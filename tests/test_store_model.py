@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 KEYS = st.builds(WorkerKey, st.sampled_from(["acme", "umbrella"]), st.sampled_from(["a", "b", "a/b", "ü"]))
 MAX_WORKERS = 3
 RETENTION_MS = 200_000
+BACK_IN_MS = st.sampled_from([1, 4_000, 45_000, 95_000, 150_000, 400_000])
+"""Absences shorter and longer than deadlines and the retention."""
+GOODBYES = st.tuples(st.sampled_from([Trigger.DISCONNECT_CLEAN, Trigger.DISCONNECT_FAILURE]), st.none()) | st.tuples(
+    st.just(Trigger.DISCONNECT_CLEAN), BACK_IN_MS
+)
 
 BEATS = st.builds(
     Beat,
@@ -76,6 +82,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(beats=st.lists(BEATS, min_size=1, max_size=6))
     def batch(self, beats: list[Beat]) -> None:
+        self.batch_of(beats)
+
+    def batch_of(self, beats: list[Beat]) -> None:
         result = self.run(self.store.beat(0, beats))
         for beat, (outcome, _) in zip(beats, result.outcomes, strict=True):
             stored = self.model.beat(beat, result.now_ms)
@@ -84,13 +93,32 @@ class StoreMachine(RuleBasedStateMachine):
             if outcome == STORED:
                 assert interval_ms == self.model.workers[beat.key].interval_ms
 
-    @rule(key=KEYS, trigger=st.sampled_from([Trigger.DISCONNECT_CLEAN, Trigger.DISCONNECT_FAILURE]))
-    def disconnect(self, key: WorkerKey, trigger: Trigger) -> None:
-        goodbye = Disconnect(key=key, allowed=None, trigger=trigger, reason="shutdown", exit_code=0, error_message=None)
+    @rule(key=KEYS, said=GOODBYES)
+    def disconnect(self, key: WorkerKey, said: tuple[Trigger, int | None]) -> None:
+        self.leave(key, *said)
+
+    @precondition(lambda self: self.model.workers)
+    @rule(data=st.data(), back_in_ms=BACK_IN_MS, straggles=st.booleans())
+    def announce_an_absence(self, data: st.DataObject, back_in_ms: int, *, straggles: bool) -> None:
+        key = data.draw(st.sampled_from(sorted(self.model.workers, key=str)))
+        self.leave(key, Trigger.DISCONNECT_CLEAN, back_in_ms)
+        if straggles:
+            self.batch_of([data.draw(BEATS.map(lambda beat: msgspec.structs.replace(beat, key=key)))])
+
+    def leave(self, key: WorkerKey, trigger: Trigger, back_in_ms: int | None) -> None:
+        goodbye = Disconnect(
+            key=key,
+            allowed=None,
+            trigger=trigger,
+            reason="shutdown",
+            exit_code=0,
+            error_message=None,
+            back_in_ms=back_in_ms,
+        )
         result = self.run(self.store.leave(goodbye))
         assert (result.outcome == UNKNOWN) is (key not in self.model.workers)
         if key in self.model.workers:
-            self.model.leave(key, trigger, result.now_ms)
+            self.model.leave(key, trigger, result.now_ms, back_in_ms=back_in_ms)
 
     @rule(ms=st.sampled_from([1, 999, 4_000, 5_000, 6_000, 15_000, 29_999, 60_000, 90_000, 250_000]))
     def advance(self, ms: int) -> None:
@@ -102,7 +130,7 @@ class StoreMachine(RuleBasedStateMachine):
     def advance_to_a_deadline(self, data: st.DataObject, off: int) -> None:
         key = data.draw(st.sampled_from(sorted(self.model.workers, key=str)))
         worker = self.model.workers[key]
-        due = worker.last_seen_ms + worker.interval_ms + worker.grace_ms + off
+        due = data.draw(st.sampled_from([worker.deadline, worker.back_ms or worker.deadline])) + off
         now_ms, _, _ = self.run(self.store.one(key))
         if due > now_ms:
             self.run(self.clock.set(due))
@@ -124,15 +152,11 @@ class StoreMachine(RuleBasedStateMachine):
 
         results = sorted(self.run(all_of_them()), key=lambda result: result.now_ms)
         for result in results:
+            assert result.damaged == 0
             for moved in result.moved:
                 self.model.expire(WorkerKey(moved.tenant, moved.worker_id), result.now_ms)
         first = results[0].now_ms
-        overdue = [
-            key
-            for key, worker in self.model.workers.items()
-            if worker.liveness is Liveness.ALIVE and first >= worker.last_seen_ms + worker.interval_ms + worker.grace_ms
-        ]
-        assert overdue == []
+        assert [key for key in self.model.workers if self.model.is_due(key, first)] == []
 
     @rule(key=KEYS)
     def delete(self, key: WorkerKey) -> None:
@@ -147,15 +171,14 @@ class StoreMachine(RuleBasedStateMachine):
             result = self.run(self.store.purge(0, limit=2, retention_ms=RETENTION_MS))
             for moved in result.moved:
                 key = WorkerKey(moved.tenant, moved.worker_id)
-                worker = self.model.workers[key]
-                assert worker.liveness is not Liveness.ALIVE
-                assert worker.since_ms <= result.now_ms - RETENTION_MS
-                self.model.forget(key, result.now_ms, expire=False)
+                assert self.model.is_purged(key, RETENTION_MS, result.now_ms)
+                if moved.kind is EventKind.FORGOTTEN:
+                    self.model.forget(key, result.now_ms, expire=False)
+                else:
+                    self.model.expire(key, result.now_ms)
             if not result.more:
-                assert not any(
-                    worker.liveness is not Liveness.ALIVE and worker.since_ms <= result.now_ms - RETENTION_MS
-                    for worker in self.model.workers.values()
-                )
+                keys = self.model.workers
+                assert [key for key in keys if self.model.is_purged(key, RETENTION_MS, result.now_ms)] == []
                 return
 
     @invariant()
@@ -194,10 +217,8 @@ class StoreMachine(RuleBasedStateMachine):
         for key, expected in self.model.workers.items():
             now_ms, _, worker = self.run(self.store.one(key))
             assert worker is not None
-            assert (worker.stored, worker.straggler) == (
-                expected.liveness,
-                expected.straggler,
-            )
+            assert (worker.stored, worker.back_ms) == (expected.liveness, expected.back_ms)
+            assert worker.straggler is expected.straggler
             assert (worker.environment_name, worker.interval_ms, worker.grace_ms) == (
                 expected.environment,
                 expected.interval_ms,

@@ -490,9 +490,34 @@ def test_a_goodbye_is_cut_rather_than_refused_for_its_length() -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "back_in_ms"),
+    [
+        ("null", None),
+        ("60", 60_000),
+        ("0.0015", 2),
+        ("1e-9", 1),
+        ("2592000", 2_592_000_000),
+    ],
+)
+def test_a_clean_goodbye_may_announce_an_absence(said: str, back_in_ms: int | None) -> None:
+    read = goodbye(b'{"reason": "shutdown", "exit_code": 143, "back_in_seconds": %b}' % said.encode())
+    assert (read.trigger, read.back_in_ms) == (Trigger.DISCONNECT_CLEAN, back_in_ms)
+    assert goodbye(b'{"reason": "shutdown"}').back_in_ms is None
+
+
+@pytest.mark.parametrize(
     ("body", "faults"),
     [
         (b"{}", [(["body", "reason"], "missing")]),
+        (b'{"reason": "shutdown", "back_in_seconds": 0}', [(["body", "back_in_seconds"], "greater_than")]),
+        (b'{"reason": "shutdown", "back_in_seconds": "60"}', [(["body", "back_in_seconds"], "float_type")]),
+        (b'{"reason": "shutdown", "back_in_seconds": NaN}', [(["body", "back_in_seconds"], "finite_number")]),
+        (b'{"reason": "shutdown", "back_in_seconds": 2592001}', [(["body", "back_in_seconds"], "less_than_equal")]),
+        (b'{"reason": "crash", "back_in_seconds": 60}', [(["body", "back_in_seconds"], "value_error")]),
+        (
+            b'{"reason": "shutdown", "exit_code": 1, "back_in_seconds": 60}',
+            [(["body", "back_in_seconds"], "value_error")],
+        ),
         (b"", [(["body"], "missing")]),
         (
             b'{"reason": null, "exit_code": "x"}',

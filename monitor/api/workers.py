@@ -39,18 +39,13 @@ PAGE_BYTES: Final = 8_388_608
 
 def worker_json(worker: Worker, now_ms: int) -> dict[str, object]:
     """A worker at ``now_ms``, true with a stuck sweeper too (P22)."""
-    liveness = worker.liveness(now_ms)
     due_ms = deadline_ms(last_seen_ms=worker.last_seen_ms, interval_ms=worker.interval_ms, grace_ms=worker.grace_ms)
-    since_ms = worker.since_ms
-    if liveness is Liveness.LATE:
-        since_ms = worker.last_seen_ms + worker.interval_ms
-    elif liveness is not worker.stored:
-        since_ms = due_ms
+    back_ms = worker.absent_until(now_ms)
     return {
         "tenant": worker.key.tenant,
         "worker_id": worker.key.worker_id,
         "environment_name": worker.environment_name,
-        "liveness": liveness.value,
+        "liveness": worker.liveness(now_ms).value,
         "status": worker.status,
         "tasks_processed": worker.tasks_processed,
         "current_task_id": worker.current_task_id,
@@ -66,7 +61,8 @@ def worker_json(worker: Worker, now_ms: int) -> dict[str, object]:
         "registered_at": rfc3339(worker.generation),
         "generation": worker.generation,
         "seq": worker.seq,
-        "since": rfc3339(since_ms),
+        "since": rfc3339(worker.since(now_ms)),
+        "back_at": None if back_ms is None else rfc3339(back_ms),
     }
 
 

@@ -204,6 +204,7 @@ def worker(row: Answer, past: Sequence[Answer] = ()) -> Worker:
         logs_json=text(row[17]) if row[17] is not None else None,
         logs_cut=bool(row[18]),
         recent_gaps_ms=_gaps(row[19]),
+        back_ms=row[20],
         transitions=transitions,
     )
 

@@ -33,6 +33,7 @@ def _prelude() -> str:
         f"local ALIVE = '{STATE_CODES[Liveness.ALIVE]}'",
         f"local BEAT, DEADLINE, FORGET = '{Trigger.BEAT}', '{Trigger.DEADLINE}', '{Trigger.FORGET}'",
         f"local DEADLINE_AFTER_STOP = '{Trigger.DEADLINE_AFTER_STOP}'",
+        f"local RETURN_OVERDUE = '{Trigger.RETURN_OVERDUE}'",
         f"local STATUS_CHANGED, STRAGGLER_MS = '{EventKind.STATUS_CHANGED}', {STRAGGLER_MS}",
         "local WORD = { " + ", ".join(f"{code} = '{word}'" for word, code in STATE_CODES.items()) + " }",
         "local MOVE = { [''] = {}, " + ", ".join(f"{code} = {{}}" for code in STATE_CODES.values()) + " }",

@@ -18,7 +18,7 @@ from monitor.store import codec
 from monitor.store.connection import Connection
 from monitor.store.errors import SchemaError, StoreUnavailableError
 from monitor.store.library import DOWN_STATES, STATE_CODES
-from monitor.workers import partition_of
+from monitor.workers import Standing, partition_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -217,7 +217,11 @@ class Store:
             size = sum(runs[2::3])
 
     async def leave(self, disconnect: Disconnect) -> ChangeResult:
-        """Apply a goodbye. ``REFUSED`` means that it changed nothing."""
+        """Apply a goodbye. ``REFUSED`` means that it changed nothing.
+
+        A clean one of a worker that has stopped already makes no transition, but is its last word on when it will
+        be back: ``STORED``, and nothing moved.
+        """
         args = [
             disconnect.key.tenant,
             disconnect.key.worker_id,
@@ -227,6 +231,7 @@ class Store:
             disconnect.reason,
             None if disconnect.exit_code is None else str(disconnect.exit_code),
             disconnect.error_message,
+            disconnect.back_in_ms,
         ]
         partition = self.partition_of(disconnect.key)
         now_ms, outcome, moves = await self._in_time(self._connection.write, "leave", partition, _encode(args))
@@ -325,17 +330,35 @@ class Store:
                 now_ms, swept, gid, rows = await self._connection.read(
                     "counts", partition, tenant or "", gid, COUNT_PAGE, *codes
                 )
-                for name, after_stop, on_time, late, overdue, *down in rows:
+                for name, after_stop, on_time, late, overdue, missing, *down in rows:
                     counts = environments.setdefault(codec.text(name), dict.fromkeys(Liveness, 0))
                     counts[Liveness.ALIVE] += on_time
                     counts[Liveness.LATE] += late
                     counts[Liveness.STOPPED if after_stop else Liveness.STALE] += overdue
                     for state, count in zip(DOWN_STATES, down, strict=True):
                         counts[state] += count
+                    # Among those that the lines above take for stopped.
+                    counts[Liveness.STOPPED] -= missing
+                    counts[Liveness.STALE] += missing
                 if not gid:
                     break
             swept_ms = swept if swept_ms is None else min(swept_ms, swept)
         return Census(now_ms=now_ms, swept_ms=swept_ms or 0, environments=environments)
+
+    async def standing(self, tenant: str, environment_name: str) -> Standing:
+        """How an environment stands: cheap, so that it can be asked at each death; one bounded call per 200 groups."""
+        expected = silent = 0
+        for partition in range(self.partitions):
+            gid = 0
+            while True:
+                _, gid, beating, quiet = await self._connection.read(
+                    "standing", partition, tenant, environment_name, gid, COUNT_PAGE
+                )
+                expected += beating
+                silent += quiet
+                if not gid:
+                    break
+        return Standing(expected=expected, silent=silent)
 
     async def swept(self, partition: int) -> tuple[int, int]:
         """(now, time of the partition's last full sweep); reads no worker and no event."""

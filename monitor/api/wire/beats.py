@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 from monitor.api.wire.common import Said, SaidWithIds, read_with_ids, read_without_ids
-from monitor.api.wire.faults import ContractError, Fault
+from monitor.api.wire.faults import ContractError, Fault, field_error
 from monitor.api.wire.forms import BodyBeat, Goodbye, UrlBeat, checked_id, read
 from monitor.api.wire.parts import clamped_ms, logs_text, metadata_text, system_info_text
-from monitor.liveness import disconnect_trigger
+from monitor.liveness import Trigger, disconnect_trigger
 from monitor.workers import KEEP, Beat, Disconnect, Keep, WorkerKey
 
 if TYPE_CHECKING:
@@ -100,16 +100,23 @@ def parse_disconnect(
     """Read a goodbye. A long reason or message is cut, not refused: on-call wants to know of the exit.
 
     Raises:
-        ContractError: as ``parse_beat``.
+        ContractError: as ``parse_beat``, or an absence is announced by what is no clean stop.
     """
     form = read(Goodbye, body, content_type)
+    trigger = disconnect_trigger(reason=form.reason, exit_code=form.exit_code)
+    back_in_ms = None
+    if form.back_in_seconds is not None:
+        if trigger is Trigger.DISCONNECT_FAILURE:
+            raise field_error("back_in_seconds", "Input should come with a clean stop only", "value_error")
+        back_in_ms = max(1, round(form.back_in_seconds * 1_000))
     return Disconnect(
         key=WorkerKey(tenant, path_worker_id),
         allowed=token_environments,
-        trigger=disconnect_trigger(reason=form.reason, exit_code=form.exit_code),
+        trigger=trigger,
         reason=form.reason[:MAX_REASON_CHARS],
         exit_code=form.exit_code,
         error_message=None if form.error_message is None else form.error_message[:MAX_ERROR_MESSAGE_CHARS],
+        back_in_ms=back_in_ms,
     )
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from monitor.api.wire.faults import MAX_FAULTS, MISSING, NOT_AN_OBJECT, ContractError, Fault, syntax_error
 from monitor.api.wire.parts import finite
+from monitor.liveness import LONGEST_ABSENCE_MS
 
 MAX_NAME_CHARS: Final = 256
 
@@ -24,6 +25,7 @@ _Id = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[
 _Name = Annotated[str, Field(max_length=MAX_NAME_CHARS)]
 _Int64 = Annotated[int, Field(ge=-_INT64, lt=_INT64)]
 _Interval = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]
+_BackIn = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, le=LONGEST_ABSENCE_MS // 1_000)]
 _Grace = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
 
 
@@ -59,6 +61,7 @@ class Goodbye(BaseModel):
     reason: str
     exit_code: _Int64 | None = None
     error_message: str | None = None
+    back_in_seconds: _BackIn | None = None
 
 
 Form = TypeVar("Form", bound=BaseModel)
