@@ -1,4 +1,4 @@
-"""From a receiver's queue to the receiver."""
+"""From a receiver's threads to the receiver."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from alerts.breaker import Breaker
+from alerts.composing import Attempt, given_back
 from alerts.durability import Confirmation, Durability
-from alerts.errors import DeliveryError, StoreUnavailableError, TransientDeliveryError
+from alerts.errors import DeliveryError, PermanentDeliveryError, StoreUnavailableError, TransientDeliveryError
+from alerts.failpoints import nothing
 from alerts.pacing import POLL_S, Nudge, Outage, cancel_all
-from alerts.queue import CLAIM_LIMIT, Finish
 from alerts.retry import GiveUp, Retry, decide
+from alerts.thread import Draft, bury, deliver, postpone, take_back_attempt
+from alerts.thread_store import CALL_LIMIT, Claimed, Want
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
-    from alerts.queue import Claimed, DeliveryQueue
+    from alerts.composing import Composer, Plan
     from alerts.receivers import Receiver
     from alerts.retry import RetryPolicy
+    from alerts.thread_store import ThreadStore
 
 LEASE_MARGIN_S: Final = 10.0
 """How much longer than the receiver's timeout a lease lasts: half of it is for waiting for a free slot,
@@ -34,32 +39,39 @@ CONCURRENCY: Final = 8
 """Attempts in flight at one receiver."""
 
 _UNRECORDED_KEPT: Final = 10_000
+_UNCONFIRMED_PAUSE_MS: Final = 250
+_CHANGED_TRIES: Final = 20
+"""How often a thread that others keep changing is read again."""
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
 
-class Outcome(StrEnum):
+class Counted(StrEnum):
     """What an attempt came to, as metrics count it."""
 
     DELIVERED = "delivered"
     FAILED = "failed"
     """To be tried again."""
     DEAD_LETTERED = "dead_lettered"
+    UNRENDERABLE = "unrenderable"
+    """No body could be made: a dead letter at once."""
 
 
 class Delivery:
-    """Empties one receiver's queue: claims, sends, records the outcome.
+    """Looks after one receiver's threads: claims what is due, decides, sends, records the outcome.
 
-    While the store confirms a claim, which takes a disk's time, the attempts of the claim before go on: it
-    claims ahead, twice as many as have ended since the last claim, so nothing for a receiver that hangs.
+    An attempt is recorded as begun before it is made, and nothing leaves that the store has not confirmed (P23). While
+    it confirms, which takes a disk's time, the attempts of the claim before go on: it claims ahead, twice as many as
+    have ended since the last claim, so nothing for a receiver that hangs.
 
-    Knows of no other receiver, so that a dead or slow one delays nobody else (P21). Several daemons may
-    work on one queue. An attempt whose outcome was not recorded is made again, with the same id and body,
-    when its lease ends.
+    Knows of no other receiver, so that a dead or slow one delays nobody else (P21). Several daemons may work on one
+    receiver's threads. An attempt whose outcome was not recorded may have arrived: it is made again, with the same id
+    and body, when its lease ends.
 
     Args:
         receiver: where to send.
-        queue: its queue.
+        threads: its threads.
+        composer: decides what is to be done with them.
         policy: when to try again.
         durability: what the store must confirm before anything is sent (P23).
         now_ms: the store's time.
@@ -67,13 +79,15 @@ class Delivery:
         concurrency: attempts in flight at once.
         poll_s: how often to look for what is due, in seconds.
         uniform: draws from ``[a, b]``.
+        failpoint: called with the name of each point at which a test may end the process.
     """
 
     def __init__(
         self,
         *,
         receiver: Receiver,
-        queue: DeliveryQueue,
+        threads: ThreadStore,
+        composer: Composer,
         policy: RetryPolicy,
         durability: Durability,
         now_ms: Callable[[], int],
@@ -81,10 +95,12 @@ class Delivery:
         concurrency: int = CONCURRENCY,
         poll_s: float = POLL_S,
         uniform: Callable[[float, float], float] = random.uniform,
+        failpoint: Callable[[str], None] = nothing,
     ) -> None:
         self.nudge = Nudge()
         self._receiver = receiver
-        self._queue = queue
+        self._threads = threads
+        self._composer = composer
         self._policy = policy
         self._durability = durability
         self._now_ms = now_ms
@@ -92,12 +108,14 @@ class Delivery:
         self._concurrency = concurrency
         self._poll_s = poll_s
         self._uniform = uniform
+        self._failpoint = failpoint
+        self._breaker = Breaker(uniform=uniform)
         self._lease_ms = round((receiver.timeout_s + LEASE_MARGIN_S) * 1000)
         self._outage = Outage("delivery", receiver=receiver.name)
         self._confirmation = Confirmation.CONFIRMED
         self._stopping = False
         self._in_flight: set[asyncio.Task[None]] = set()
-        self._ready: deque[tuple[Claimed, int]] = deque()  # claimed, not sent, with the end of its lease
+        self._ready: deque[tuple[Attempt, int]] = deque()  # begun, not sent, with the end of its lease
         self._landed_since_claim = 0
         self._unrecorded: OrderedDict[str, None] = OrderedDict()
         self._bug: BaseException | None = None
@@ -124,7 +142,7 @@ class Delivery:
         """
         self._stopping = True
         self.nudge()
-        unsent = [item for item, _ in self._ready]
+        unsent = [attempt for attempt, _ in self._ready]
         self._ready.clear()
         with contextlib.suppress(StoreUnavailableError):
             await self._release(unsent)
@@ -133,29 +151,72 @@ class Delivery:
         await cancel_all(self._in_flight)
 
     async def _step(self) -> bool:
-        """Claim what there is room for and start sending it; whether it was anything."""
+        """Claim what there is room for, decide, and start sending; whether there was anything."""
         await self._release_overdue()
         self._fill()
-        ahead = min(CLAIM_LIMIT, 2 * self._landed_since_claim)
+        now_ms = self._now_ms()
+        ahead = min(CALL_LIMIT, 2 * self._landed_since_claim)
         room = self._concurrency - len(self._in_flight) + ahead - len(self._ready)
+        room = self._breaker.room(room, in_flight=len(self._in_flight) + len(self._ready), now_ms=now_ms)
         if room <= 0:
             return False
         self._landed_since_claim = 0
-        now_ms = self._now_ms()
-        claim = await self._queue.claim(limit=room, lease_ms=self._lease_ms, now_ms=now_ms, durability=self._durability)
-        self._note(claim.confirmation)
-        if self._stopping:
-            await self._release([*claim.items])
+        claimed = await self._threads.claim(limit=room, lease_ms=self._lease_ms, now_ms=now_ms)
+        if not claimed:
             return False
-        self._ready.extend((item, now_ms + self._lease_ms) for item in claim.items)
+        self._failpoint("delivery.claimed")
+        begun = await self._begin(claimed, now_ms=now_ms)
+        if self._stopping:
+            await self._release(begun)
+            return False
+        self._ready.extend((attempt, now_ms + self._lease_ms) for attempt in begun)
         self._fill()
-        return bool(claim.items)
+        return True
+
+    async def _begin(self, claimed: Sequence[Claimed], *, now_ms: int) -> list[Attempt]:
+        """Write what was decided of each; the attempts that are recorded as begun, and confirmed."""
+        left, begun = list(claimed), []
+        for _ in range(_CHANGED_TRIES):
+            if not left:
+                break
+            plans = await self._composer.plan(left, now_ms=now_ms)
+            attempts = [plan for plan in plans if isinstance(plan, Attempt)]
+            rest = [plan for plan in plans if not isinstance(plan, Attempt)]
+            lost = await self._written(rest, now_ms=now_ms)
+            if attempts:
+                done, confirmation = await self._threads.settle_confirmed(
+                    [plan.change for plan in attempts], now_ms=now_ms, durability=self._durability
+                )
+                self._note(confirmation)
+                lost += [plan.claimed for plan, written in zip(attempts, done, strict=True) if not written]
+                recorded = [plan for plan, written in zip(attempts, done, strict=True) if written]
+                if confirmation is Confirmation.UNCONFIRMED:
+                    await self._release(recorded, pause_ms=_UNCONFIRMED_PAUSE_MS)
+                else:
+                    begun += recorded
+                self._failpoint("delivery.begun")
+            left = await self._read_again(lost)
+        return begun
+
+    async def _written(self, plans: Sequence[Plan], *, now_ms: int) -> list[Claimed]:
+        """Write the threads that are not to be sent; those that have changed meanwhile."""
+        done = await self._threads.settle([plan.change for plan in plans], now_ms=now_ms)
+        return [plan.claimed for plan, written in zip(plans, done, strict=True) if not written]
+
+    async def _read_again(self, claimed: Sequence[Claimed]) -> list[Claimed]:
+        """The same threads as they are now; without those that are gone."""
+        seen = await self._threads.look([Want(thread=one.thread.key) for one in claimed])
+        return [
+            Claimed(thread=now.thread, version=now.version, token=was.token)
+            for was, now in zip(claimed, seen, strict=True)
+            if now.thread is not None and now.version != was.version
+        ]
 
     def _fill(self) -> None:
         """Start what is ready, as far as there are free slots."""
         while self._ready and len(self._in_flight) < self._concurrency and not self._overdue(self._ready[0][1]):
-            item, lease_end_ms = self._ready.popleft()
-            task = asyncio.create_task(self._attempt(item, lease_end_ms=lease_end_ms))
+            attempt, lease_end_ms = self._ready.popleft()
+            task = asyncio.create_task(self._attempt(attempt, lease_end_ms=lease_end_ms))
             self._in_flight.add(task)
             task.add_done_callback(self._landed)
 
@@ -179,82 +240,124 @@ class Delivery:
             self._landed_since_claim = 0  # too slow a receiver to claim ahead for
         await self._release(late)
 
-    async def _release(self, items: Sequence[Claimed]) -> None:
-        """Give back what was not sent. On an error the rest comes back when its lease ends."""
-        now_ms = self._now_ms()
-        for item in items:
-            await self._queue.release(item, due_ms=now_ms)
+    async def _release(self, attempts: Sequence[Attempt], *, pause_ms: int = 0) -> None:
+        """Give back what was begun and not sent. On an error the rest comes back when its lease ends."""
+        for attempt in attempts:
+            await self._settle(attempt, lambda draft: _take_back(draft, pause_ms=pause_ms))
 
-    async def _attempt(self, item: Claimed, *, lease_end_ms: int) -> None:
-        nid = item.notification.nid
+    async def _attempt(self, attempt: Attempt, *, lease_end_ms: int) -> None:
+        nid = attempt.notification.nid
         if nid not in self._unrecorded:
+            self._failpoint("delivery.sending")
             try:
                 async with asyncio.timeout(self._receiver.timeout_s + LEASE_MARGIN_S / 2):
-                    await self._receiver.send(item.notification, attempt=item.attempt, now_ms=self._now_ms())
+                    await self._receiver.send(attempt.notification, attempt=attempt.number, now_ms=self._now_ms())
             except DeliveryError as error:
-                await self._failed(item, error, lease_end_ms=lease_end_ms)
+                await self._failed(attempt, error, lease_end_ms=lease_end_ms)
                 return
             except TimeoutError:
-                late = TransientDeliveryError(f"receiver {self._receiver.name!r}: the attempt did not end in time")
-                await self._failed(item, late, lease_end_ms=lease_end_ms)
+                text = f"receiver {self._receiver.name!r}: the attempt did not end in time"
+                late = TransientDeliveryError(text, unknown=True)
+                await self._failed(attempt, late, lease_end_ms=lease_end_ms)
                 return
-        await self._delivered(item, lease_end_ms=lease_end_ms)
+        self._failpoint("delivery.sent")
+        await self._delivered(attempt, lease_end_ms=lease_end_ms)
 
-    async def _delivered(self, item: Claimed, *, lease_end_ms: int) -> None:
-        nid = item.notification.nid
+    async def _delivered(self, attempt: Attempt, *, lease_end_ms: int) -> None:
+        nid = attempt.notification.nid
         # Should the store be away until the lease ends, this process at least will not send it again.
         self._unrecorded[nid] = None
         while len(self._unrecorded) > _UNRECORDED_KEPT:
             self._unrecorded.popitem(last=False)
-        recorded = await self._record(
-            lambda: self._queue.complete(item, now_ms=self._now_ms()), item, lease_end_ms=lease_end_ms
-        )
-        if recorded:
+        if self._breaker.succeeded():
+            _log.info("receiver.back", receiver=self._receiver.name)
+        if await self._record(attempt, deliver, lease_end_ms=lease_end_ms):
             self._unrecorded.pop(nid, None)
-            self._on_outcome(self._receiver.name, Outcome.DELIVERED)
-            _log.info("delivery.delivered", **self._about(item))
+            self._failpoint("delivery.recorded")
+            self._on_outcome(self._receiver.name, Counted.DELIVERED)
+            _log.info("delivery.delivered", **self._about(attempt))
 
-    async def _failed(self, item: Claimed, error: DeliveryError, *, lease_end_ms: int) -> None:
+    async def _failed(self, attempt: Attempt, error: DeliveryError, *, lease_end_ms: int) -> None:
         now_ms = self._now_ms()
+        if isinstance(error, PermanentDeliveryError) and error.disable:
+            await self._disable(attempt, error, lease_end_ms=lease_end_ms)
+            return
+        if isinstance(error, TransientDeliveryError) and self._breaker.failed(now_ms=now_ms):
+            _log.warning("receiver.in_trouble", receiver=self._receiver.name, reason=str(error))
         match decide(
             error,
-            attempts=item.attempt,
-            first_attempt_ms=item.first_attempt_ms,
+            attempts=attempt.number,
+            first_attempt_ms=attempt.first_attempt_ms,
             now_ms=now_ms,
             policy=self._policy,
             uniform=self._uniform,
         ):
             case Retry(reason=reason, due_ms=due_ms):
+                unknown = isinstance(error, TransientDeliveryError) and error.unknown
                 if await self._record(
-                    lambda: self._queue.postpone(item, due_ms=due_ms), item, lease_end_ms=lease_end_ms
+                    attempt,
+                    lambda draft: postpone(draft, due_ms=due_ms, unknown=unknown, error=str(error)),
+                    lease_end_ms=lease_end_ms,
                 ):
-                    self._on_outcome(self._receiver.name, Outcome.FAILED)
+                    self._on_outcome(self._receiver.name, Counted.FAILED)
                     next_s = (due_ms - now_ms) / 1000
-                    facts = {"reason": str(error), "retry": reason.value, "next_attempt_s": next_s}
-                    _log.warning("delivery.failed", **self._about(item), **facts)
+                    facts = {"reason": str(error), "retry": reason.value, "unknown": unknown, "next_attempt_s": next_s}
+                    _log.warning("delivery.failed", **self._about(attempt), **facts)
             case GiveUp(reason=reason):
                 text = f"{reason.value}: {error}"
-                if await self._record(
-                    lambda: self._queue.bury(item, reason=text, now_ms=self._now_ms()), item, lease_end_ms=lease_end_ms
-                ):
-                    self._on_outcome(self._receiver.name, Outcome.DEAD_LETTERED)
-                    _log.error("delivery.dead_lettered", **self._about(item), reason=text)
+                if await self._record(attempt, lambda draft: bury(draft, reason=text), lease_end_ms=lease_end_ms):
+                    self._on_outcome(self._receiver.name, Counted.DEAD_LETTERED)
+                    _log.error("delivery.dead_lettered", **self._about(attempt), reason=text)
 
-    async def _record(self, call: Callable[[], Awaitable[Finish]], item: Claimed, *, lease_end_ms: int) -> bool:
+    async def _disable(self, attempt: Attempt, error: DeliveryError, *, lease_end_ms: int) -> None:
+        """Stop sending to a receiver that says that it is gone; what it has not got waits for a person."""
+        if await self._threads.disable(str(error)):
+            _log.error("receiver.disabled", receiver=self._receiver.name, reason=str(error))
+        again = self._now_ms()
+        if await self._record(
+            attempt,
+            lambda draft: postpone(draft, due_ms=again, unknown=False, error=str(error)),
+            lease_end_ms=lease_end_ms,
+        ):
+            self._on_outcome(self._receiver.name, Counted.FAILED)
+
+    async def _record(self, attempt: Attempt, note: Callable[[Draft], None], *, lease_end_ms: int) -> bool:
         """Record an outcome, patiently while the lease lasts; whether it is recorded."""
         while True:
             try:
-                finish = await call()
+                recorded = await self._settle(attempt, note)
             except StoreUnavailableError as error:
                 pause_s = self._outage.failed(error, uniform=self._uniform)
                 if self._now_ms() + pause_s * 1000 >= lease_end_ms:
-                    _log.warning("delivery.unrecorded", **self._about(item), error=str(error))
+                    _log.warning("delivery.unrecorded", **self._about(attempt), error=str(error))
                     return False
                 await asyncio.sleep(pause_s)
                 continue
-            if finish is Finish.LEASE_LOST:
-                _log.warning("delivery.lease_lost", **self._about(item))
-            return finish is not Finish.LEASE_LOST
+            if not recorded:
+                _log.warning("delivery.lease_lost", **self._about(attempt))
+            return recorded
+
+    async def _settle(self, attempt: Attempt, note: Callable[[Draft], None]) -> bool:
+        """Note something of the notification in attempts and give the thread back.
+
+        False: somebody else has claimed the thread since, theirs counts; or the notification is in attempts no more.
+        """
+        nid, claimed = attempt.notification.nid, attempt.claimed
+        for _ in range(_CHANGED_TRIES):
+            [seen] = await self._threads.look([Want(thread=claimed.thread.key)])
+            if seen.thread is None or seen.thread.frozen is None or seen.thread.frozen.nid != nid:
+                return False
+            now_ms = self._now_ms()
+            draft = Draft(seen.thread, now_ms)
+            note(draft)
+            current = Claimed(thread=seen.thread, version=seen.version, token=claimed.token)
+            [written] = await self._threads.settle([given_back(current, draft)], now_ms=now_ms)
+            if written:
+                return True
+            [again] = await self._threads.look([Want(thread=claimed.thread.key)])
+            if again.version == seen.version:
+                return False
+        raise StoreUnavailableError(f"thread {claimed.thread.key!r} changes all the time")
 
     def _note(self, confirmation: Confirmation) -> None:
         """Log a change in what the store confirms, once."""
@@ -264,11 +367,17 @@ class Delivery:
             log = _log.info if confirmation is Confirmation.CONFIRMED else _log.warning
             log(f"durability.{confirmation.value}", receiver=self._receiver.name, durability=mode)
 
-    def _about(self, item: Claimed) -> dict[str, object]:
-        notification = item.notification
+    def _about(self, attempt: Attempt) -> dict[str, object]:
+        notification = attempt.notification
         return {
             "nid": notification.nid,
             "receiver": self._receiver.name,
             "type": notification.event_type,
-            "attempt": item.attempt,
+            "attempt": attempt.number,
         }
+
+
+def _take_back(draft: Draft, *, pause_ms: int) -> None:
+    take_back_attempt(draft)
+    if draft.thread.frozen is not None:
+        draft.thread.frozen.due_ms += pause_ms

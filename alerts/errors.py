@@ -18,13 +18,22 @@ class DeliveryError(Exception):
 class TransientDeliveryError(DeliveryError):
     """The attempt failed in a way that may pass.
 
-    ``retry_after_ms`` is how long the receiver asked to be left alone, in milliseconds, if it did.
+    ``retry_after_ms`` is how long the receiver asked to be left alone, in milliseconds, if it did. ``unknown``
+    says that the attempt may have been accepted all the same: it was sent, and no answer came.
     """
 
-    def __init__(self, message: str, *, retry_after_ms: int | None = None) -> None:
+    def __init__(self, message: str, *, retry_after_ms: int | None = None, unknown: bool = False) -> None:
         super().__init__(message)
         self.retry_after_ms = retry_after_ms
+        self.unknown = unknown
 
 
 class PermanentDeliveryError(DeliveryError):
-    """The receiver says that it will never accept this; no further attempt is made."""
+    """The receiver says that it will never accept this; no further attempt is made.
+
+    ``disable`` says that it is gone for good: nothing is to be sent to it until a person enables it again.
+    """
+
+    def __init__(self, message: str, *, disable: bool = False) -> None:
+        super().__init__(message)
+        self.disable = disable

@@ -1,23 +1,27 @@
 #!lua name=lastseen_alerts_DIGEST
--- The delivery queue of one receiver.
+-- The threads of one receiver: what is known, told and still to be told of each group key.
 --
--- DIGEST stands for a digest of this file: function names are global over libraries, and two
+-- DIGEST stands for a digest of all the package's files of this kind: function names are global over libraries, and two
 -- releases may run against one store.
 --
--- KEYS[1] is the base of every function, "{la:<receiver>}"; all keys are made from it and share
--- its hash tag:
---   :q     ZSET   nid -> due, ms. Heads of their group keys only. A claimed one is due when its lease ends.
---   :n     HASH   nid -> msgpack {type, group key, created ms, attempts, first attempt ms or 0, lease token or 0}
---   :b     HASH   nid -> body
---   :k:<group key>  LIST of nids in order; the first is the head
---   :done  ZSET   nid -> when its outcome was recorded, ms
---   :dead  STREAM the dead letters
---   :m     HASH   lease -> the last lease token given out
--- Times are milliseconds of the store's clock, given by the caller. Every function reads and
--- validates what it needs before its first write: there is no rollback.
+-- KEYS[1] is the base of every function, "{lt:<receiver>}"; all keys are made from it and share its hash tag:
+--   :q     ZSET   thread -> due, ms: when somebody has to look at it. A claimed one is due when its lease ends.
+--   :k     HASH   thread -> msgpack {version, lease token or 0, end of the lease ms, state (opaque)}
+--   :b     HASH   nid -> body, of notifications in attempts and of dead letters
+--   :m:<thread>  HASH   member -> what is known of it (opaque);  :f:<thread>  ZSET  firing member -> since, ms
+--   :e     HASH   event id -> its outcome (opaque);  :et  ZSET  event id -> when it was recorded, ms
+--   :n     HASH   nid -> about a notification (opaque);  :nt  ZSET  nid -> ms, of those that have an outcome
+--   :open  ZSET   nid -> ms, of those in attempts;  :dead  ZSET  nid -> ms, the dead letters
+--   :s     HASH   lease -> the last token given out;  disabled -> why nothing is claimed
+-- Times are milliseconds of the store's clock, given by the caller. Every function reads and validates what it needs
+-- before its first write: there is no rollback.
 
-local TYPE, KEY, CREATED, ATTEMPTS, FIRST, TOKEN = 1, 2, 3, 4, 5, 6
-local LIMIT = 100
+local VERSION, TOKEN, UNTIL, STATE = 1, 2, 3, 4
+local LIMIT, PAGE, CHUNK = 100, 500, 1000
+local KINDS = {
+  { ':q', 'zset' }, { ':k', 'hash' }, { ':b', 'hash' }, { ':e', 'hash' }, { ':et', 'zset' }, { ':n', 'hash' },
+  { ':nt', 'zset' }, { ':open', 'zset' }, { ':dead', 'zset' }, { ':s', 'hash' },
+}
 
 local function fail(text)
   return redis.error_reply('ERR lastseen alerts: ' .. text)
@@ -43,7 +47,7 @@ end
 
 -- The name of a key that is not what it should be, or nil.
 local function foreign(base)
-  for _, pair in ipairs({{':q', 'zset'}, {':n', 'hash'}, {':b', 'hash'}, {':done', 'zset'}, {':dead', 'stream'}, {':m', 'hash'}}) do
+  for _, pair in ipairs(KINDS) do
     if not is_type(base .. pair[1], pair[2]) then
       return base .. pair[1]
     end
@@ -51,88 +55,185 @@ local function foreign(base)
   return nil
 end
 
--- The record of a notification that is leased under `token`; or nil and why it is not.
-local function leased(base, nid, token)
-  local packed = redis.call('HGET', base .. ':n', nid)
-  if not packed then
-    return nil, 'gone'
+-- A command with a list of arguments of any length, in bounded parts.
+local function in_parts(command, key, list)
+  for from = 1, #list, CHUNK do
+    redis.call(command, key, unpack(list, from, math.min(from + CHUNK - 1, #list)))
   end
-  local record = cmsgpack.unpack(packed)
-  if record[TOKEN] ~= token then
-    return nil, 'lease_lost'
-  end
-  return record, nil
 end
 
--- Records an outcome: the notification leaves the queue, the next of its group key becomes due.
--- Then forgets at most `limit` outcomes older than `keep_ms`, never one of the newest `keep`.
-local function close(base, nid, record, now, keep_ms, keep, limit)
-  local list = base .. ':k:' .. record[KEY]
-  redis.call('ZREM', base .. ':q', nid)
-  redis.call('HDEL', base .. ':n', nid)
-  redis.call('HDEL', base .. ':b', nid)
-  redis.call('LREM', list, 1, nid)
-  redis.call('ZADD', base .. ':done', int(now), nid)
-  local head = redis.call('LINDEX', list, 0)
-  if head then
-    redis.call('ZADD', base .. ':q', 'NX', int(now), head)
+local function thread(base, key)
+  local packed = redis.call('HGET', base .. ':k', key)
+  return packed and cmsgpack.unpack(packed) or nil
+end
+
+local function values(key, fields)
+  local found = {}
+  for from = 1, #fields, CHUNK do
+    for _, value in ipairs(redis.call('HMGET', key, unpack(fields, from, math.min(from + CHUNK - 1, #fields)))) do
+      found[#found + 1] = value
+    end
   end
-  local spare = redis.call('ZCARD', base .. ':done') - keep
-  if spare > 0 and now > keep_ms then
-    local old = redis.call('ZRANGE', base .. ':done', '-inf', int(now - keep_ms), 'BYSCORE', 'LIMIT', 0, math.min(spare, limit))
-    if #old > 0 then
-      redis.call('ZREM', base .. ':done', unpack(old))
+  return found
+end
+
+-- look: what is known of threads.
+-- ARGV[1]: msgpack list, at most 100 of {thread, members, event ids, how many firing members to add}.
+-- Result: for each {version (0: there is none), state, what is known of the members, outcomes of the events,
+--   {member, what is known of it}* of the longest firing}.
+local function look(keys, args)
+  local base, wanted = keys[1], cmsgpack.unpack(args[1])
+  if #wanted > LIMIT then
+    return fail('look: arguments')
+  end
+  local result = {}
+  for _, want in ipairs(wanted) do
+    local key, known = want[1], thread(base, want[1])
+    local first = {}
+    if want[4] > 0 then
+      local longest = redis.call('ZRANGE', base .. ':f:' .. key, 0, math.min(want[4], PAGE) - 1)
+      local about = #longest > 0 and redis.call('HMGET', base .. ':m:' .. key, unpack(longest)) or {}
+      for k, member in ipairs(longest) do
+        first[#first + 1] = member
+        first[#first + 1] = about[k]
+      end
+    end
+    result[#result + 1] = {
+      known and known[VERSION] or 0, known and known[STATE] or false, values(base .. ':m:' .. key, want[2]),
+      values(base .. ':e', want[3]), first,
+    }
+  end
+  return result
+end
+
+-- Forgets at most `limit` of the oldest of a sorted set that are older than `keep_ms`, never one of the newest `keep`.
+-- Result: what was forgotten.
+local function forget_old(set, now, keep_ms, keep, limit)
+  local spare = redis.call('ZCARD', set) - keep
+  if spare <= 0 or now <= keep_ms then
+    return {}
+  end
+  local old = redis.call('ZRANGE', set, '-inf', int(now - keep_ms), 'BYSCORE', 'LIMIT', 0, math.min(spare, limit))
+  if #old > 0 then
+    redis.call('ZREM', set, unpack(old))
+  end
+  return old
+end
+
+-- The fields of one change in `save`.
+local C_THREAD, C_VERSION, C_TOKEN, C_RELEASE, C_STATE, C_DUE, C_MEMBERS, C_GONE = 1, 2, 3, 4, 5, 6, 7, 8
+local C_OUTCOMES, C_NOTES = 9, 10
+
+local function apply(base, now, change, known)
+  local key, state, due = change[C_THREAD], change[C_STATE], change[C_DUE]
+  local held = known and known[TOKEN] ~= 0 and known[UNTIL] > now
+  if not state then
+    redis.call('HDEL', base .. ':k', key)
+    redis.call('ZREM', base .. ':q', key)
+    redis.call('UNLINK', base .. ':m:' .. key, base .. ':f:' .. key)
+  else
+    local token, ends = known and known[TOKEN] or 0, known and known[UNTIL] or 0
+    if change[C_RELEASE] then
+      token, ends, held = 0, 0, false
+    end
+    redis.call('HSET', base .. ':k', key, cmsgpack.pack({ change[C_VERSION] + 1, token, ends, state }))
+    if held then
+      redis.call('ZADD', base .. ':q', int(ends), key) -- whoever holds it looks at what has come before it lets go
+    elseif due then
+      redis.call('ZADD', base .. ':q', int(due), key)
+    else
+      redis.call('ZREM', base .. ':q', key)
+    end
+    local fields, scores = {}, {}
+    for _, member in ipairs(change[C_MEMBERS]) do
+      fields[#fields + 1], fields[#fields + 2] = member[1], member[2]
+      scores[#scores + 1], scores[#scores + 2] = int(member[3]), member[1]
+    end
+    in_parts('HSET', base .. ':m:' .. key, fields)
+    in_parts('ZADD', base .. ':f:' .. key, scores)
+    in_parts('HDEL', base .. ':m:' .. key, change[C_GONE])
+    in_parts('ZREM', base .. ':f:' .. key, change[C_GONE])
+  end
+  for _, outcome in ipairs(change[C_OUTCOMES]) do
+    redis.call('HSET', base .. ':e', outcome[1], outcome[2])
+    redis.call('ZADD', base .. ':et', int(now), outcome[1])
+  end
+  for _, note in ipairs(change[C_NOTES]) do
+    local nid, about, body, place = note[1], note[2], note[3], note[4]
+    redis.call('HSET', base .. ':n', nid, about)
+    for _, set in ipairs({ ':open', ':dead', ':nt' }) do
+      if set ~= place then
+        redis.call('ZREM', base .. set, nid)
+      end
+    end
+    redis.call('ZADD', base .. place, 'NX', int(now), nid)
+    if body then
+      redis.call('HSET', base .. ':b', nid, body)
+    elseif place == ':nt' then
+      redis.call('HDEL', base .. ':b', nid)
     end
   end
 end
 
-local function add_dead(base, bound, nid, now, record, body, reason)
-  redis.call('XADD', base .. ':dead', 'MAXLEN', '~', int(bound), '*',
-    'nid', nid, 'type', record[TYPE], 'key', record[KEY], 'created_ms', int(record[CREATED]),
-    'attempts', int(record[ATTEMPTS]), 'first_attempt_ms', int(record[FIRST]), 'dead_ms', int(now),
-    'reason', reason, 'body', body)
-end
-
--- put: queue notifications; one that is queued or has an outcome is left as it is.
--- ARGV: now ms, then at most 100 times nid, type, group key, created ms, body.
--- Result: how many were new.
-local function put(keys, args)
-  local base, now, count = keys[1], number(args[1]), (#args - 1) / 5
-  if not now or count ~= math.floor(count) or count > LIMIT then
-    return fail('put: arguments')
+-- save: write what was decided of threads, each on condition that it still is as it was read.
+-- ARGV: now ms; how long outcomes are kept ms; how many are kept whatever their age; how many dead letters are kept;
+--   msgpack list, at most 100 of
+--   {thread, version that was read (0: none), lease token (0: none is held), whether to give the lease back, state or
+--   false to end the thread, due ms or false for never, {member, what is known, since ms}*, members that are over,
+--   {event id, outcome}*, {nid, about it, body or false, ':open' | ':dead' | ':nt'}*}.
+-- While somebody else holds the lease of a thread it stays due at the lease's end, whatever `due` says.
+-- Result: for each 1, or 0 (it has changed, or the lease is somebody else's: nothing was written for it).
+local function save(keys, args)
+  local base, now, keep_ms, keep, most = keys[1], number(args[1]), number(args[2]), number(args[3]), number(args[4])
+  if not now or not keep_ms or not keep or not most then
+    return fail('save: arguments')
   end
+  local changes = cmsgpack.unpack(args[5])
   local wrong = foreign(base)
-  if wrong then
-    return fail('put: type of ' .. wrong)
+  if wrong or #changes > LIMIT then
+    return fail('save: ' .. (wrong and 'type of ' .. wrong or 'arguments'))
   end
-  local fresh, seen = {}, {}
-  for i = 0, count - 1 do
-    local nid, key, created = args[5 * i + 2], args[5 * i + 4], number(args[5 * i + 5])
-    if not created then
-      return fail('put: created of ' .. nid)
-    end
-    if not is_type(base .. ':k:' .. key, 'list') then
-      return fail('put: type of ' .. base .. ':k:' .. key)
-    end
-    if not seen[nid] and redis.call('HEXISTS', base .. ':n', nid) == 0 and not redis.call('ZSCORE', base .. ':done', nid) then
-      fresh[#fresh + 1] = {nid, args[5 * i + 3], key, created, args[5 * i + 6]}
-    end
-    seen[nid] = true
-  end
-  for _, item in ipairs(fresh) do
-    local nid, kind, key, created, body = item[1], item[2], item[3], item[4], item[5]
-    redis.call('HSET', base .. ':n', nid, cmsgpack.pack({kind, key, created, 0, 0, 0}))
-    redis.call('HSET', base .. ':b', nid, body)
-    if redis.call('RPUSH', base .. ':k:' .. key, nid) == 1 then
-      redis.call('ZADD', base .. ':q', int(now), nid)
+  local known = {}
+  for k, change in ipairs(changes) do
+    known[k] = thread(base, change[C_THREAD]) or false
+    if
+      not is_type(base .. ':m:' .. change[C_THREAD], 'hash') or not is_type(base .. ':f:' .. change[C_THREAD], 'zset')
+    then
+      return fail('save: type of the members of ' .. change[C_THREAD])
     end
   end
-  return #fresh
+  local result = {}
+  for k, change in ipairs(changes) do
+    local version = known[k] and known[k][VERSION] or 0
+    local token = known[k] and known[k][TOKEN] or 0
+    if version == change[C_VERSION] and (change[C_TOKEN] == 0 or change[C_TOKEN] == token) then
+      apply(base, now, change, known[k] or nil)
+      result[k] = 1
+    else
+      result[k] = 0
+    end
+  end
+  local old = forget_old(base .. ':et', now, keep_ms, keep, LIMIT)
+  if #old > 0 then
+    redis.call('HDEL', base .. ':e', unpack(old))
+  end
+  old = forget_old(base .. ':nt', now, keep_ms, keep, LIMIT)
+  if #old > 0 then
+    redis.call('HDEL', base .. ':n', unpack(old))
+  end
+  local spare = math.min(redis.call('ZCARD', base .. ':dead') - most, LIMIT)
+  if spare > 0 then
+    old = redis.call('ZRANGE', base .. ':dead', 0, spare - 1)
+    redis.call('ZREM', base .. ':dead', unpack(old))
+    redis.call('HDEL', base .. ':n', unpack(old))
+    redis.call('HDEL', base .. ':b', unpack(old))
+  end
+  return result
 end
 
--- claim: lease the notifications that are due, longest due first, and count an attempt for each.
+-- claim: lease the threads that are due, longest due first.
 -- ARGV: now ms, lease ms, limit (at most 100).
--- Result: 8 strings for each: nid, type, group key, body, created ms, attempts, first attempt ms, lease token.
+-- Result: for each {thread, version, lease token, state}; none while the receiver is disabled.
 local function claim(keys, args)
   local base, now, lease, limit = keys[1], number(args[1]), number(args[2]), number(args[3])
   if not now or not lease or not limit or limit < 1 or limit > LIMIT then
@@ -142,128 +243,117 @@ local function claim(keys, args)
   if wrong then
     return fail('claim: type of ' .. wrong)
   end
+  if redis.call('HEXISTS', base .. ':s', 'disabled') == 1 then
+    return {}
+  end
   local due = redis.call('ZRANGE', base .. ':q', '-inf', int(now), 'BYSCORE', 'LIMIT', 0, int(limit))
-  local found, orphans = {}, {}
-  for _, nid in ipairs(due) do
-    local packed, body = redis.call('HGET', base .. ':n', nid), redis.call('HGET', base .. ':b', nid)
-    if packed and body then
-      found[#found + 1] = {nid, cmsgpack.unpack(packed), body}
-    else
-      orphans[#orphans + 1] = nid -- without a record there is nothing to send; it must not block the others
-    end
-  end
-  if #orphans > 0 then
-    redis.call('ZREM', base .. ':q', unpack(orphans))
-  end
   local result = {}
-  for _, item in ipairs(found) do
-    local nid, record, body = item[1], item[2], item[3]
-    record[ATTEMPTS] = record[ATTEMPTS] + 1
-    if record[FIRST] == 0 then
-      record[FIRST] = now
-    end
-    record[TOKEN] = redis.call('HINCRBY', base .. ':m', 'lease', 1)
-    redis.call('HSET', base .. ':n', nid, cmsgpack.pack(record))
-    redis.call('ZADD', base .. ':q', int(now + lease), nid)
-    for _, value in ipairs({nid, record[TYPE], record[KEY], body, int(record[CREATED]), int(record[ATTEMPTS]), int(record[FIRST]), int(record[TOKEN])}) do
-      result[#result + 1] = value
+  for _, key in ipairs(due) do
+    local known = thread(base, key)
+    if known then
+      known[TOKEN], known[UNTIL] = redis.call('HINCRBY', base .. ':s', 'lease', 1), now + lease
+      redis.call('HSET', base .. ':k', key, cmsgpack.pack(known))
+      redis.call('ZADD', base .. ':q', int(now + lease), key)
+      result[#result + 1] = { key, known[VERSION], known[TOKEN], known[STATE] }
+    else
+      redis.call('ZREM', base .. ':q', key) -- without a state there is nothing to do; it must not block the others
     end
   end
   return result
 end
 
--- complete: record that a notification was delivered.
--- ARGV: nid, lease token, now ms, how long outcomes are kept ms, how many are kept whatever their age, limit (at most 100).
--- Result: "done", or why nothing was done: "lease_lost", "gone".
-local function complete(keys, args)
-  local base, nid, token, now = keys[1], args[1], number(args[2]), number(args[3])
-  local keep_ms, keep, limit = number(args[4]), number(args[5]), number(args[6])
-  if not token or not now or not keep_ms or not keep or not limit or limit > LIMIT then
-    return fail('complete: arguments')
+-- wake: make threads due. ARGV: now ms, then at most 100 threads; none of them that is leased.
+-- Result: how many.
+local function wake(keys, args)
+  local base, now, woken = keys[1], number(args[1]), 0
+  if not now or #args > LIMIT + 1 then
+    return fail('wake: arguments')
   end
-  local wrong = foreign(base)
-  if wrong then
-    return fail('complete: type of ' .. wrong)
+  for k = 2, #args do
+    local known = thread(base, args[k])
+    if known and (known[TOKEN] == 0 or known[UNTIL] <= now) then
+      redis.call('ZADD', base .. ':q', int(now), args[k])
+      woken = woken + 1
+    end
   end
-  local record, why = leased(base, nid, token)
-  if not record then
-    return why
-  end
-  close(base, nid, record, now, keep_ms, keep, limit)
-  return 'done'
+  return woken
 end
 
--- postpone: end a lease; the notification is due again later.
--- ARGV: nid, lease token, due ms, attempts to take back (0, or 1 when nothing was sent).
--- Result: as for complete.
-local function postpone(keys, args)
-  local base, nid, token, due, unsent = keys[1], args[1], number(args[2]), number(args[3]), number(args[4])
-  if not token or not due or not unsent or unsent > 1 then
-    return fail('postpone: arguments')
+-- due: threads in the order in which they are due. ARGV: offset, limit (at most 500).
+-- Result: threads.
+local function due(keys, args)
+  local from, limit = number(args[1]), number(args[2])
+  if not from or not limit or limit > PAGE then
+    return fail('due: arguments')
   end
-  local wrong = foreign(base)
-  if wrong then
-    return fail('postpone: type of ' .. wrong)
-  end
-  local record, why = leased(base, nid, token)
-  if not record then
-    return why
-  end
-  record[ATTEMPTS] = math.max(0, record[ATTEMPTS] - unsent)
-  if record[ATTEMPTS] == 0 then
-    record[FIRST] = 0
-  end
-  record[TOKEN] = 0
-  redis.call('HSET', base .. ':n', nid, cmsgpack.pack(record))
-  redis.call('ZADD', base .. ':q', int(due), nid)
-  return 'done'
+  return redis.call('ZRANGE', keys[1] .. ':q', int(from), int(from + limit - 1))
 end
 
--- bury: record that a notification is given up, as a dead letter.
--- ARGV: as for complete, then the bound of the dead letters, and the reason.
--- Result: as for complete.
-local function bury(keys, args)
-  local base, nid, token, now = keys[1], args[1], number(args[2]), number(args[3])
-  local keep_ms, keep, limit, bound, reason = number(args[4]), number(args[5]), number(args[6]), number(args[7]), args[8]
-  if not token or not now or not keep_ms or not keep or not limit or limit > LIMIT or not bound or not reason then
-    return fail('bury: arguments')
+-- some: any threads. ARGV: limit (at most 100). Result: for each {thread, version, state}.
+local function some(keys, args)
+  local limit = number(args[1])
+  if not limit or limit < 1 or limit > LIMIT then
+    return fail('some: arguments')
   end
-  local wrong = foreign(base)
-  if wrong then
-    return fail('bury: type of ' .. wrong)
+  local found, result = redis.call('HRANDFIELD', keys[1] .. ':k', int(limit), 'WITHVALUES'), {}
+  for k = 1, #found, 2 do
+    local known = cmsgpack.unpack(found[k + 1])
+    result[#result + 1] = { found[k], known[VERSION], known[STATE] }
   end
-  local record, why = leased(base, nid, token)
-  if not record then
-    return why
-  end
-  add_dead(base, bound, nid, now, record, redis.call('HGET', base .. ':b', nid) or '', reason)
-  close(base, nid, record, now, keep_ms, keep, limit)
-  return 'done'
+  return result
 end
 
--- reject: record a dead letter for something that could not be queued, once per nid.
--- ARGV: nid, type, group key, now ms, the bound of the dead letters, reason, body.
--- Result: 1, or 0 when the nid is queued or has an outcome.
-local function reject(keys, args)
-  local base, nid, now, bound = keys[1], args[1], number(args[4]), number(args[5])
-  if not now or not bound or not args[7] then
-    return fail('reject: arguments')
+-- switch: disable the receiver, for a reason, or enable it (reason ''). ARGV: reason. Result: 1 if that changed it.
+local function switch(keys, args)
+  local key = keys[1] .. ':s'
+  if not args[1] or not is_type(key, 'hash') then
+    return fail('switch: arguments')
   end
-  local wrong = foreign(base)
-  if wrong then
-    return fail('reject: type of ' .. wrong)
+  local was = redis.call('HEXISTS', key, 'disabled') == 1
+  if args[1] == '' then
+    redis.call('HDEL', key, 'disabled')
+    return was and 1 or 0
   end
-  if redis.call('HEXISTS', base .. ':n', nid) == 1 or redis.call('ZSCORE', base .. ':done', nid) then
-    return 0
-  end
-  add_dead(base, bound, nid, now, {args[2], args[3], now, 0, 0, 0}, args[7], args[6])
-  redis.call('ZADD', base .. ':done', int(now), nid)
-  return 1
+  redis.call('HSET', key, 'disabled', args[1])
+  return was and 0 or 1
 end
 
--- stats: the state of the queue.
--- ARGV: now ms.
--- Result: number queued, how long the longest due has been due in ms (0 when none is), number of dead letters.
+-- notifications: a list, newest first. ARGV: ':open' | ':dead' | ':nt', time to begin at or before ms, offset among
+-- those, limit (at most 500).
+-- Result: for each {nid, ms, about it}.
+local function notifications(keys, args)
+  local base, before, from, limit = keys[1], number(args[2]), number(args[3]), number(args[4])
+  if not before or not from or not limit or limit > PAGE then
+    return fail('notifications: arguments')
+  end
+  local found = redis.call(
+    'ZRANGE', base .. args[1], int(before), '-inf', 'BYSCORE', 'REV', 'LIMIT', int(from), int(limit), 'WITHSCORES'
+  )
+  local result = {}
+  for k = 1, #found, 2 do
+    local about = redis.call('HGET', base .. ':n', found[k])
+    if about then
+      result[#result + 1] = { found[k], tonumber(found[k + 1]), about }
+    end
+  end
+  return result
+end
+
+-- notification: one. ARGV: nid. Result: {about it or false, body or false, its place}.
+local function notification(keys, args)
+  local base = keys[1]
+  local place = ''
+  for _, set in ipairs({ ':open', ':dead', ':nt' }) do
+    if redis.call('ZSCORE', base .. set, args[1]) then
+      place = set
+    end
+  end
+  return { redis.call('HGET', base .. ':n', args[1]), redis.call('HGET', base .. ':b', args[1]), place }
+end
+
+-- stats: the state of the queue. ARGV: now ms.
+-- Result: {notifications in attempts, for how long the thread longest due has been due in ms (0 when none is), dead
+--   letters, threads, why the receiver is disabled or false}.
 local function stats(keys, args)
   local base, now = keys[1], number(args[1])
   if not now then
@@ -273,14 +363,22 @@ local function stats(keys, args)
   if first[2] then
     lag = math.max(0, now - tonumber(first[2]))
   end
-  return {redis.call('HLEN', base .. ':n'), lag, redis.call('XLEN', base .. ':dead')}
+  return {
+    redis.call('ZCARD', base .. ':open'), lag, redis.call('ZCARD', base .. ':dead'), redis.call('HLEN', base .. ':k'),
+    redis.call('HGET', base .. ':s', 'disabled'),
+  }
 end
 
--- allow-oom: what only drains the queue must work on a full store, or it never recovers.
-redis.register_function{function_name = 'la_put_DIGEST', callback = put}
+-- allow-oom: what drains the queue must work on a full store, or it never recovers. `settle` is `save` for those who
+-- drain; what is new is queued by `save`, which a full store refuses.
+redis.register_function{function_name = 'la_look_DIGEST', callback = look, flags = {'no-writes'}}
+redis.register_function{function_name = 'la_save_DIGEST', callback = save}
+redis.register_function{function_name = 'la_settle_DIGEST', callback = save, flags = {'allow-oom'}}
 redis.register_function{function_name = 'la_claim_DIGEST', callback = claim, flags = {'allow-oom'}}
-redis.register_function{function_name = 'la_complete_DIGEST', callback = complete, flags = {'allow-oom'}}
-redis.register_function{function_name = 'la_postpone_DIGEST', callback = postpone, flags = {'allow-oom'}}
-redis.register_function{function_name = 'la_bury_DIGEST', callback = bury, flags = {'allow-oom'}}
-redis.register_function{function_name = 'la_reject_DIGEST', callback = reject}
+redis.register_function{function_name = 'la_wake_DIGEST', callback = wake, flags = {'allow-oom'}}
+redis.register_function{function_name = 'la_due_DIGEST', callback = due, flags = {'no-writes'}}
+redis.register_function{function_name = 'la_some_DIGEST', callback = some, flags = {'no-writes'}}
+redis.register_function{function_name = 'la_switch_DIGEST', callback = switch, flags = {'allow-oom'}}
+redis.register_function{function_name = 'la_notifications_DIGEST', callback = notifications, flags = {'no-writes'}}
+redis.register_function{function_name = 'la_notification_DIGEST', callback = notification, flags = {'no-writes'}}
 redis.register_function{function_name = 'la_stats_DIGEST', callback = stats, flags = {'no-writes'}}

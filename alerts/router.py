@@ -1,32 +1,36 @@
-"""From the event stream into the receivers' queues."""
+"""From the event stream into the receivers' threads."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 import structlog
 
-from alerts.errors import StoreUnavailableError, UnrenderableEventError
-from alerts.notification import Notification, notification_id, notification_of
+from alerts.errors import StoreUnavailableError
+from alerts.failpoints import nothing
+from alerts.masses import CALM
+from alerts.offering import Offer, offer_all
 from alerts.pacing import POLL_S, Nudge, Outage
-from alerts.payload import render
-from alerts.routing import receivers_for
+from alerts.routing import targets_of
+from alerts.thread import Role, role_of
+from monitor.liveness import EventKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
-    from alerts.queue import DeliveryQueue
-    from alerts.routing import Route
+    from alerts.ledger import Ledger
+    from alerts.masses import Masses, Verdict
+    from alerts.routing import Port, Route, Target
+    from alerts.thread_store import ThreadStore
     from monitor.events import Event
 
 BATCH: Final = 100
-"""Events per pass, so that one call of ``put`` per receiver takes them all."""
+"""Events per pass, so that one call takes what they change at a receiver."""
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -50,22 +54,24 @@ class EventSource(Protocol):
 
 
 class Router:
-    """Hands one partition's events over to the queues of their receivers.
+    """Hands one partition's events over to the threads of their receivers.
 
-    The hand-off is at least once: an event is acked after all its notifications are queued, and what is
-    queued twice is queued once, by its id. An event that cannot be rendered is recorded as a dead letter
-    at each of its receivers, and passed.
+    The hand-off is at least once: an event is acked after every receiver's thread has it, and one that a thread has
+    is passed over. What it means for incidents is noted first, so that an end always finds whom its DOWN was for (P18).
 
     Args:
         partition: whose stream to read.
         source: the streams.
-        queues: the queue of every receiver that a route names.
+        ledger: the incidents.
+        masses: judges environments in which many workers die; None: nobody does.
+        threads: those of every receiver that a route names, and of every one that was removed with open DOWNs.
+        ports: what routing knows of the receivers.
         routes: which events go where.
         now_ms: the store's time, asked once for each pass.
-        on_outcome: told of ``(receiver, "unrenderable")``.
-        on_queued: told of each receiver whose queue has got something.
-        source_errors: what ``source`` raises when the store does not answer.
+        on_queued: told of each receiver whose threads have got something.
+        source_errors: what ``source`` and ``masses`` raise when the store does not answer.
         poll_s: how often to look for events that nobody told of, in seconds.
+        failpoint: called with the name of each point at which a test may end the process.
     """
 
     def __init__(
@@ -73,24 +79,30 @@ class Router:
         *,
         partition: int,
         source: EventSource,
-        queues: Mapping[str, DeliveryQueue],
+        ledger: Ledger,
+        masses: Masses | None,
+        threads: Mapping[str, ThreadStore],
+        ports: Mapping[str, Port],
         routes: Sequence[Route],
         now_ms: Callable[[], int],
-        on_outcome: Callable[[str, str], None],
         on_queued: Callable[[str], None],
         source_errors: tuple[type[Exception], ...] = (),
         poll_s: float = POLL_S,
+        failpoint: Callable[[str], None] = nothing,
     ) -> None:
         self.nudge = Nudge()
         self._partition = partition
         self._source = source
-        self._queues = queues
+        self._ledger = ledger
+        self._masses = masses
+        self._threads = threads
+        self._ports = ports
         self._routes = tuple(routes)
         self._now_ms = now_ms
-        self._on_outcome = on_outcome
         self._on_queued = on_queued
         self._errors: tuple[type[Exception], ...] = (StoreUnavailableError, *source_errors)
         self._poll_s = poll_s
+        self._failpoint = failpoint
         self._outage = Outage("router", partition=partition)
 
     async def run(self) -> NoReturn:
@@ -113,40 +125,78 @@ class Router:
         events = await self._source.take(self._partition, BATCH)
         if not events:
             return False
+        self._failpoint("router.taken")
         now_ms = self._now_ms()
-        queued: defaultdict[str, list[Notification]] = defaultdict(list)
-        for event in events:
-            receivers = receivers_for(self._routes, event)
-            if not receivers:
-                continue
-            try:
-                body = render(event)
-                for receiver in receivers:
-                    queued[receiver].append(notification_of(event, receiver=receiver, body=body, now_ms=now_ms))
-            except UnrenderableEventError as error:
-                await self._reject(event, receivers, error, now_ms=now_ms)
-        for receiver, notifications in queued.items():
-            if await self._queues[receiver].put(notifications, now_ms=now_ms):
-                self._on_queued(receiver)
+        offers = await self._offers(events, now_ms=now_ms)
+        self._failpoint("router.noted")
+        await asyncio.gather(*(self._offer(receiver, some, now_ms=now_ms) for receiver, some in offers.items()))
+        self._failpoint("router.routed")
         if not await self._source.ack(self._partition, events[-1].position):
             _log.warning("router.lease_lost", partition=self._partition, position=events[-1].position)
             return False
+        self._failpoint("router.acked")
         return len(events) == BATCH
 
-    async def _reject(
-        self, event: Event, receivers: Sequence[str], error: UnrenderableEventError, *, now_ms: int
-    ) -> None:
-        # Its parts may be what is wrong with it, so it goes by its position.
-        position = f"{event.partition}/{event.position}"
-        _log.error("router.event_unrenderable", position=position, kind=event.kind.value, error=str(error))
-        for receiver in receivers:
-            record = Notification(
-                nid=notification_id(receiver=receiver, event_id=position),
-                receiver=receiver,
-                key=position,
-                event_type=event.kind.value,
-                body=json.dumps({"position": position, "event": repr(event)}),
-                created_ms=now_ms,
+    async def _offers(self, events: Sequence[Event], *, now_ms: int) -> dict[str, list[Offer]]:
+        """What each receiver is to be offered. The ledger has it then."""
+        verdicts = await self._verdicts(events, now_ms=now_ms)
+        targets: dict[str, dict[str, Target]] = {}
+        for event in events:
+            mood = verdicts.get((event.tenant, event.environment_name), CALM).mood
+            hold_ms = 0 if self._masses is None else self._masses.hold_ms
+            targets[event.event_id] = targets_of(
+                event, routes=self._routes, ports=self._ports, mood=mood, hold_ms=hold_ms
             )
-            if await self._queues[receiver].reject(record, reason=str(error), now_ms=now_ms):
-                self._on_outcome(receiver, "unrenderable")
+        noted = await self._ledger.note(
+            self._partition,
+            events,
+            lambda event: {name: target.key for name, target in targets[event.event_id].items()},
+            part_of=lambda event: _part_of(event, verdicts),
+            now_ms=now_ms,
+        )
+        offers: defaultdict[str, list[Offer]] = defaultdict(list)
+        for event, note in zip(events, noted, strict=True):
+            verdict = verdicts.get((event.tenant, event.environment_name), CALM)
+            for receiver, key in note.targets.items():
+                if receiver in self._threads:
+                    offer = Offer(
+                        event=event,
+                        key=key,
+                        target=targets[event.event_id].get(receiver),
+                        incident_id=note.incident_id,
+                        failure_id=verdict.incident_id,
+                    )
+                    offers[receiver].append(offer)
+        return offers
+
+    async def _verdicts(self, events: Sequence[Event], *, now_ms: int) -> dict[tuple[str, str], Verdict]:
+        """How the environments look in which workers have fallen silent."""
+        if self._masses is None:
+            return {}
+        deaths: defaultdict[tuple[str, str], list[Event]] = defaultdict(list)
+        returns: defaultdict[tuple[str, str], list[Event]] = defaultdict(list)
+        for event in events:
+            where = (event.tenant, event.environment_name)
+            if event.kind is EventKind.STALE:
+                deaths[where].append(event)
+            elif role_of(event) is Role.END:
+                returns[where].append(event)
+        found = {}
+        for where in {**deaths, **returns}:
+            tenant, environment = where
+            verdict = await self._masses.judge(
+                tenant, environment, deaths=deaths[where], returns=returns[where], now_ms=now_ms
+            )
+            if deaths[where]:
+                found[where] = verdict
+        return found
+
+    async def _offer(self, receiver: str, offers: Sequence[Offer], *, now_ms: int) -> None:
+        await offer_all(self._threads[receiver], offers, now_ms=now_ms)
+        self._on_queued(receiver)
+
+
+def _part_of(event: Event, verdicts: Mapping[tuple[str, str], Verdict]) -> str | None:
+    if event.kind is not EventKind.STALE:
+        return None
+    return verdicts.get((event.tenant, event.environment_name), CALM).incident_id

@@ -1,21 +1,30 @@
-"""Which events go to which receivers. Pure."""
+"""Which events go to which receivers, and which of them are told together. Pure."""
 
 from __future__ import annotations
 
-import functools
-import re
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from alerts.globs import fits
+from alerts.mass import Mood
+from alerts.thread import Role, Shape, Timing, role_of
 from monitor.liveness import EventKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from monitor.events import Event
 
 DEFAULT_EVENTS: Final = frozenset({EventKind.STALE, EventKind.FAILED, EventKind.RECOVERED})
 """What a route sends when it names no events."""
+
+BY_WORKER: Final = ("worker_id",)
+METADATA: Final = "metadata."
+ENVIRONMENT_WAIT_MS: Final = 2_000
+"""For how long the deaths of a mass failure are gathered before the first notification."""
+
+_SHAPES: Final = {"w": Shape.WORKER, "g": Shape.GROUP, "e": Shape.ENVIRONMENT}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,38 +32,124 @@ class Route:
     """One rule: events of these kinds, from matching environments and tenants, go to these receivers.
 
     In a pattern ``*`` is the only wildcard; it stands for any run of characters, an empty one too.
-    A route whose patterns are empty matches nothing.
+    A route whose patterns are empty matches nothing. ``group_by`` names what the events of one notification have in
+    common: ``worker_id``, or any of ``tenant``, ``environment`` and ``metadata.<name>``; nothing crosses tenants.
     """
 
     receivers: tuple[str, ...]
     events: frozenset[EventKind] = DEFAULT_EVENTS
     environments: tuple[str, ...] = ("*",)
     tenants: tuple[str, ...] = ("*",)
+    group_by: tuple[str, ...] = BY_WORKER
+    group_wait_ms: int = 0
+    group_interval_ms: int = 60_000
+    repeat_interval_ms: int = 14_400_000
 
     def matches(self, event: Event) -> bool:
         """Whether the event is this route's."""
         return (
             event.kind in self.events
-            and any(glob_matches(pattern, event.environment_name) for pattern in self.environments)
-            and any(glob_matches(pattern, event.tenant) for pattern in self.tenants)
+            and any(fits(pattern, event.environment_name) for pattern in self.environments)
+            and any(fits(pattern, event.tenant) for pattern in self.tenants)
         )
 
 
-def receivers_for(routes: Iterable[Route], event: Event) -> tuple[str, ...]:
-    """The receivers of an event: every matching route applies, each receiver is named once.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Port:
+    """What routing knows of a receiver, see ``alerts.receivers.Receiver``."""
 
-    They come in the order in which the routes name them first, so equal input gives equal output.
+    name: str
+    takes_groups: bool = True
+    resend_ms: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """A thread at a receiver, and what it begins with."""
+
+    key: str
+    labels: Mapping[str, str]
+    timing: Timing
+
+    @property
+    def shape(self) -> Shape:
+        """What the thread holds together."""
+        return shape_of(self.key)
+
+
+def shape_of(key: str) -> Shape:
+    """The shape of a thread, by its key."""
+    return _SHAPES[key[0]]
+
+
+def worker_key(event: Event) -> str:
+    """The thread of an event's worker."""
+    return f"w{mid_of(event)}"
+
+
+def mid_of(event: Event) -> str:
+    """The worker of an event, among those of all tenants: the tenant is length-prefixed."""
+    return f"{len(event.tenant)}:{event.tenant}{event.worker_id}"
+
+
+def targets_of(
+    event: Event,
+    *,
+    routes: Iterable[Route],
+    ports: Mapping[str, Port],
+    mood: Mood = Mood.CALM,
+    hold_ms: int = 0,
+) -> dict[str, Target]:
+    """The receivers of an event, each with its thread: every matching route applies, the first that names a receiver
+    says how. They come in the order in which the routes name them, so equal input gives equal output.
     """
-    return tuple(dict.fromkeys(name for route in routes if route.matches(event) for name in route.receivers))
+    found: dict[str, Target] = {}
+    for route in routes:
+        if route.matches(event):
+            for name in route.receivers:
+                if name not in found:
+                    found[name] = _target(event, route, ports[name], mood=mood, hold_ms=hold_ms)
+    return found
 
 
-def glob_matches(pattern: str, text: str) -> bool:
-    """Whether the whole text, case and all, fits the pattern; everything but ``*`` stands for itself."""
-    return _compiled(pattern).fullmatch(text) is not None
+def _target(event: Event, route: Route, port: Port, *, mood: Mood, hold_ms: int) -> Target:
+    timing = Timing(
+        wait_ms=route.group_wait_ms,
+        interval_ms=route.group_interval_ms,
+        repeat_ms=route.repeat_interval_ms if port.resend_ms is None else port.resend_ms,
+        resend=port.resend_ms is not None,
+    )
+    grouped = port.takes_groups and role_of(event) is not Role.FACT
+    if grouped and mood is not Mood.CALM and event.kind is EventKind.STALE and route.group_by == BY_WORKER:
+        labels = {"tenant": event.tenant, "environment": event.environment_name}
+        waiting = Timing(
+            wait_ms=ENVIRONMENT_WAIT_MS,
+            interval_ms=timing.interval_ms,
+            repeat_ms=timing.repeat_ms,
+            hold_ms=hold_ms,
+        )
+        return Target(key=environment_key(event.tenant, event.environment_name), labels=labels, timing=waiting)
+    if not grouped or route.group_by == BY_WORKER:
+        return Target(key=worker_key(event), labels={}, timing=timing)
+    labels = {"tenant": event.tenant, **{name: _label(event, name) for name in route.group_by}}
+    return Target(key="g" + json.dumps(labels, sort_keys=True), labels=labels, timing=timing)
 
 
-@functools.lru_cache(maxsize=1024)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    # Neighbouring stars are one: "***...x" would otherwise take time exponential in their number.
-    parts = re.sub(r"\*+", "*", pattern).split("*")
-    return re.compile(".*".join(map(re.escape, parts)), re.DOTALL)
+def environment_key(tenant: str, environment: str) -> str:
+    """The thread of a mass failure."""
+    return f"e{len(tenant)}:{tenant}{environment}"
+
+
+def _label(event: Event, name: str) -> str:
+    if name == "environment":
+        return event.environment_name
+    if name == "tenant":
+        return event.tenant
+    if name == "worker_id":
+        return event.worker_id
+    try:
+        metadata = json.loads(event.worker_metadata_json)
+    except ValueError:
+        metadata = {}  # an event that is no good must not stop those behind it
+    value = metadata.get(name.removeprefix(METADATA), "") if isinstance(metadata, dict) else ""
+    return value if isinstance(value, str) else json.dumps(value)

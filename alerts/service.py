@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from alerts.delivery import CONCURRENCY, Delivery
-from alerts.errors import StoreUnavailableError
+from alerts.composing import Composer
+from alerts.delivery import CONCURRENCY, Counted, Delivery
+from alerts.errors import DeliveryError, StoreUnavailableError
+from alerts.failpoints import nothing
+from alerts.ledger import Ledger
+from alerts.masses import Masses
 from alerts.pacing import POLL_S, Outage, cancel_all
-from alerts.queue import DeliveryQueue, QueueStats, QueueStore
+from alerts.queue import QueueStore
+from alerts.removal import end_threads
 from alerts.retry import RetryPolicy
 from alerts.router import Router
+from alerts.routing import Port
+from alerts.thread_store import Stats, ThreadStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
     from alerts.durability import Durability
+    from alerts.mass import Rule
+    from alerts.payload import Wording
     from alerts.receivers import Receiver
     from alerts.router import EventSource
     from alerts.routing import Route
+    from alerts.wording import Standing
 
 STOP_TIMEOUT_S: Final = 10.0
 
@@ -40,6 +51,9 @@ class AlertService:
         source: the event streams.
         partitions: how many there are.
         durability: what the store must confirm before anything is sent.
+        wording: the words of notifications.
+        standing: how an environment of a tenant stands now; raises what ``source`` does.
+        rule: what a mass failure is; None: nothing is.
         now_ms: the store's time, in milliseconds.
         on_outcome: told of each outcome, ``(receiver, outcome)``; for metrics.
         on_failure: told of a part that ended from a bug, ``(name of the part, exception)``. The other parts
@@ -48,6 +62,7 @@ class AlertService:
         source_errors: what ``source`` raises when the store does not answer.
         concurrency: attempts in flight at one receiver.
         poll_s: how often each part looks for work that nobody told it of, in seconds.
+        failpoint: called with the name of each point at which a test may end the process.
 
     Raises:
         ValueError: two receivers have one name, or a route names one that there is not.
@@ -62,6 +77,9 @@ class AlertService:
         source: EventSource,
         partitions: int,
         durability: Durability,
+        wording: Wording,
+        standing: Callable[[str, str], Awaitable[Standing]],
+        rule: Rule | None,
         now_ms: Callable[[], int],
         on_outcome: Callable[[str, str], None],
         on_failure: Callable[[str, BaseException], None],
@@ -69,38 +87,65 @@ class AlertService:
         source_errors: tuple[type[Exception], ...] = (),
         concurrency: int = CONCURRENCY,
         poll_s: float = POLL_S,
+        failpoint: Callable[[str], None] = nothing,
     ) -> None:
         _check(receivers, routes)
+
+        async def answered(tenant: str, environment: str) -> Standing:
+            try:
+                return await standing(tenant, environment)
+            except source_errors as error:
+                raise StoreUnavailableError(str(error)) from error
+
         self._store = QueueStore(redis_url=redis_url, receivers=len(receivers))
-        self._receivers = tuple(receivers)
         self._durability = durability
         self._now_ms = now_ms
         self._on_failure = on_failure
-        self._queues = {receiver.name: DeliveryQueue(self._store, receiver.name) for receiver in receivers}
+        self.wording = wording
+        self.receivers = {receiver.name: receiver for receiver in receivers}
+        self.ledger = Ledger(self._store)
+        self.threads = {name: ThreadStore(self._store, name) for name in self.receivers}
+        masses = None if rule is None else Masses(self._store, rule=rule, standing=answered)
         self._deliveries = {
-            receiver.name: Delivery(
+            name: Delivery(
                 receiver=receiver,
-                queue=self._queues[receiver.name],
-                policy=policy or RetryPolicy(),
+                threads=self.threads[name],
+                composer=Composer(
+                    threads=self.threads[name],
+                    ledger=self.ledger,
+                    masses=masses,
+                    wording=wording,
+                    standing=answered,
+                    on_unrenderable=lambda name=name: on_outcome(name, Counted.UNRENDERABLE),  # type: ignore[misc]
+                ),
+                policy=_policy_for(receiver, policy or RetryPolicy()),
                 durability=durability,
                 now_ms=now_ms,
                 on_outcome=on_outcome,
                 concurrency=concurrency,
                 poll_s=poll_s,
+                failpoint=failpoint,
             )
-            for receiver in receivers
+            for name, receiver in self.receivers.items()
+        }
+        ports = {
+            name: Port(name=name, takes_groups=receiver.takes_groups, resend_ms=receiver.resend_ms)
+            for name, receiver in self.receivers.items()
         }
         self._routers = tuple(
             Router(
                 partition=partition,
                 source=source,
-                queues=self._queues,
+                ledger=self.ledger,
+                masses=masses,
+                threads=self.threads,
+                ports=ports,
                 routes=routes,
                 now_ms=now_ms,
-                on_outcome=on_outcome,
-                on_queued=lambda name: self._deliveries[name].nudge(),
+                on_queued=self.wake,
                 source_errors=source_errors,
                 poll_s=poll_s,
+                failpoint=failpoint,
             )
             for partition in range(partitions)
         )
@@ -122,7 +167,7 @@ class AlertService:
             await asyncio.wait(self._delivering, timeout=timeout_s)
         await cancel_all(self._delivering)
         await asyncio.gather(*(part.stop(0) for part in self._deliveries.values()))
-        for receiver in self._receivers:
+        for receiver in self.receivers.values():
             await receiver.close()
         await self._store.close()
 
@@ -131,10 +176,14 @@ class AlertService:
         for router in self._routers:
             router.nudge()
 
-    async def health(self) -> list[QueueStats]:
+    def wake(self, receiver: str) -> None:
+        """There is something new among a receiver's threads: look now and not at the next poll."""
+        self._deliveries[receiver].nudge()
+
+    async def health(self) -> list[Stats]:
         """The state of each receiver's queue. Raises ``StoreUnavailableError``."""
         now_ms = self._now_ms()
-        return list(await asyncio.gather(*(queue.stats(now_ms=now_ms) for queue in self._queues.values())))
+        return list(await asyncio.gather(*(threads.stats(now_ms=now_ms) for threads in self.threads.values())))
 
     async def _survey(self) -> None:
         """Say once what the store has that was not configured, and what it lacks that was."""
@@ -143,19 +192,32 @@ class AlertService:
             try:
                 if not await self._store.can_confirm(self._durability):
                     _log.warning("durability.unavailable", durability=self._durability.mode.value)
-                for name in await self._store.register(self._queues):
-                    await self._report_removed(name)
+                for name in await self._store.register(self.threads):
+                    await self._end_removed(name)
+                disabled = [one for one in await self.health() if one.disabled is not None]
             except StoreUnavailableError as error:
                 await asyncio.sleep(outage.failed(error, uniform=random.uniform))
                 continue
             outage.over()
-            return
+            break
+        for one in disabled:
+            _log.warning("receiver.disabled", receiver=one.receiver, reason=one.disabled)
+        await asyncio.gather(*(self._reach(receiver) for receiver in self.receivers.values()))
 
-    async def _report_removed(self, name: str) -> None:
-        stats = await DeliveryQueue(self._store, name).stats(now_ms=self._now_ms())
-        _log.warning("receiver.removed", receiver=name, queued=stats.queued, dead=stats.dead)
-        if not stats.queued:
-            await self._store.forget(name)
+    async def _reach(self, receiver: Receiver) -> None:
+        """Say so when a receiver is not there at the start; what it is to be told waits for it."""
+        try:
+            await receiver.reach()
+        except DeliveryError as error:
+            _log.warning("receiver.unreachable", receiver=receiver.name, reason=str(error))
+
+    async def _end_removed(self, name: str) -> None:
+        """A receiver that is configured no more can't be told of ends (P18): say so, once."""
+        ended = await end_threads(ThreadStore(self._store, name), now_ms=self._now_ms())
+        _log.warning(
+            "receiver.removed", receiver=name, queued=ended.queued, open_downs=ended.told, reason="undeliverable"
+        )
+        await self._store.forget(name)
 
     def _own(self, name: str, part: Coroutine[object, object, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(part, name=f"alerts {name}")
@@ -167,6 +229,14 @@ class AlertService:
             return
         _log.error("alerts.part_ended", part=name, error=repr(error), exc_info=error)
         self._on_failure(name, error)
+
+
+def _policy_for(receiver: Receiver, policy: RetryPolicy) -> RetryPolicy:
+    """One that has to hear it again and again is tried as often: what it was told is gone when it comes back."""
+    if receiver.resend_ms is None:
+        return policy
+    longest_ms = min(policy.max_ms, receiver.resend_ms)
+    return replace(policy, initial_ms=min(policy.initial_ms, longest_ms), max_ms=longest_ms)
 
 
 def _check(receivers: Sequence[Receiver], routes: Sequence[Route]) -> None:

@@ -15,6 +15,7 @@ COMMANDS: Final = (
     "bench.store --smoke",
     "bench.sweep --smoke",
     "bench.growth --smoke",
+    "bench.alerts --smoke",
 )
 LIMIT_S: Final = 180.0
 

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
-from redis.asyncio import Redis
 
-from alerts.errors import StoreUnavailableError
+from alerts.errors import StoreUnavailableError, TransientDeliveryError
 from alerts.notification import Notification
+from alerts.queue import QueueStore
+from alerts.thread import Note, Outcome, digest
+from alerts.thread_store import ThreadStore
+from alerts.wording import Standing
 from monitor.events import Event
 from monitor.liveness import EventKind, Liveness
 
@@ -35,11 +38,25 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], *, timeout_s: f
             await asyncio.sleep(0.005)
 
 
-async def dead_letters(store_url: str, receiver: str = "ops") -> list[dict[str, str]]:
+async def dead_letters(store_url: str, receiver: str = "ops") -> list[Note]:
     """The dead letters of a receiver, oldest first."""
-    async with Redis.from_url(store_url, decode_responses=True) as redis:
-        entries: Any = await redis.xrange(f"{{la:{receiver}}}:dead")
-    return [dict(fields) for _, fields in entries]
+    store = QueueStore(redis_url=store_url, receivers=1)
+    try:
+        threads = ThreadStore(store, receiver)
+        notes = await threads.notifications(Outcome.DEAD_LETTERED, before_ms=2 * START_MS, offset=0, limit=100)
+    finally:
+        await store.close()
+    return notes[::-1]
+
+
+async def calm(_tenant: str, _environment: str) -> Standing:
+    """An environment in which nobody else is silent."""
+    return Standing(expected=1_000, silent=0)
+
+
+def nid_of(item: Event, receiver: str = "ops") -> str:
+    """The id of the notification that tells a receiver of one event."""
+    return "ntf_" + digest(receiver, item.event_id)
 
 
 class Clock:
@@ -86,9 +103,16 @@ def event(seq: int = 1, *, worker_id: str = "w", **changes: Any) -> Event:
 
 
 def events(workers: int, each: int) -> list[Event]:
-    """`each` events of every one of `workers` workers, interleaved, in stream order."""
+    """`each` events of every one of `workers` workers, interleaved, in stream order; all are told by themselves."""
     return [
-        event(seq, worker_id=f"w{worker}", position=f"{seq * 1_000_000 + worker}-0")
+        event(
+            seq,
+            worker_id=f"w{worker}",
+            position=f"{seq * 1_000_000 + worker}-0",
+            kind=EventKind.RESUMED,
+            old=Liveness.STOPPED,
+            new=Liveness.ALIVE,
+        )
         for seq in range(1, each + 1)
         for worker in range(workers)
     ]
@@ -140,11 +164,14 @@ class Inbox:
 
     name: str = "ops"
     timeout_s: float = 5.0
+    resend_ms: int | None = None
+    takes_groups: bool = True
     answer: Callable[[Notification, int], None] = lambda _notification, _attempt: None
     gate: asyncio.Event | None = None
     attempts: list[Notification] = field(default_factory=list)
     accepted: list[Notification] = field(default_factory=list)
     closed: bool = False
+    is_there: bool = True
 
     async def send(self, notification: Notification, *, attempt: int, now_ms: int) -> None:  # noqa: ARG002
         self.attempts.append(notification)
@@ -152,6 +179,10 @@ class Inbox:
             await self.gate.wait()
         self.answer(notification, attempt)
         self.accepted.append(notification)
+
+    async def reach(self) -> None:
+        if not self.is_there:
+            raise TransientDeliveryError(f"receiver {self.name!r}: cannot connect")
 
     async def close(self) -> None:
         self.closed = True

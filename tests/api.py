@@ -20,7 +20,7 @@ from monitor.health import Health
 from monitor.intake import Intake
 from monitor.metrics import Metrics
 from monitor.store import StoreUnavailableError
-from tests import stores
+from tests import oncall, stores
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -64,6 +64,7 @@ class Api:
     store: Store
     clock: stores.ManualClock
     client: httpx2.AsyncClient
+    alerts: oncall.Alerts
 
     def auth(self, tenant: str = "acme", **changes: Any) -> dict[str, str]:
         """Headers with another token."""
@@ -121,6 +122,7 @@ def make_services(
     values: dict[str, Any] = {
         "store": store,
         "intake": Intake(store, capacity=1_000, on_moved=metrics.moved),
+        "oncall": oncall.port(oncall.made(store.settings.url)[0], store),
         "authenticator": Authenticator(POLICY),
         "body_bytes": BODY_BYTES,
         "batch_bytes": 16_777_216,
@@ -143,15 +145,17 @@ def in_process(app: ASGIApp, headers: dict[str, str]) -> httpx2.AsyncClient:
 
 
 @asynccontextmanager
-async def running(url: str, *, services: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[Api]:
-    """The app in process, over a store with these settings."""
-    async with stores.opened(url, **settings) as store:
-        made = make_services(store, **(services or {}))
+async def running(
+    url: str, *, services: dict[str, Any] | None = None, receivers: Iterable[str] = (), **settings: Any
+) -> AsyncIterator[Api]:
+    """The app in process, over a store with these settings, and receivers of these names."""
+    async with stores.opened(url, **settings) as store, oncall.opened(url, *receivers) as alerts:
+        made = make_services(store, **{"oncall": oncall.port(alerts, store), **(services or {})})
         app = create_app(made)
         headers = {"authorization": f"Bearer {token(store.clock.now_ms())}"}
         async with in_process(app, headers) as client:
             clock = stores.ManualClock(url, store.partitions)
-            yield Api(app=app, services=made, store=store, clock=clock, client=client)
+            yield Api(app=app, services=made, store=store, clock=clock, client=client, alerts=alerts)
             await made.intake.drain()
 
 

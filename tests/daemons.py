@@ -350,6 +350,7 @@ class Receiver:
         """It in the configuration; impatient, so that tests are quick."""
         return (
             f'[alerts]\nretry_initial = "100ms"\nretry_max = "200ms"\n'
+            f"[alerts.mass_failure]\nenabled = false\n"  # each worker is told of by itself
             f'[[alerts.receivers]]\nname = "{name}"\ntype = "webhook"\nurl = "{self.url}"\n'
             f'secret_file = "ops-secret"\nallow_private = true\ntimeout = "1s"\n'
         )

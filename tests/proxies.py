@@ -150,8 +150,15 @@ class Proxy(Watched):
     async def refuse(self) -> None:
         """Existing connections stay."""
         if self._server is not None:
-            self._server.close()
-            self._server = None
+            # A connection that was accepted in this very turn must get its transport before the server closes: made
+            # later, it would fail an assertion of asyncio's and never be closed (cpython issue 109564).
+            server, self._server = self._server, None
+            loop = asyncio.get_running_loop()
+            for listening in server.sockets:
+                loop.remove_reader(listening.fileno())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            server.close()
 
     async def accept(self) -> None:
         if self._server is None:

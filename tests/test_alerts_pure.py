@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import re
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from alerts.durability import Durability, DurabilityMode
-from alerts.errors import PermanentDeliveryError, TransientDeliveryError, UnrenderableEventError
-from alerts.notification import group_key, notification_id
-from alerts.payload import render
+from alerts.errors import PermanentDeliveryError, TransientDeliveryError
+from alerts.globs import fits
+from alerts.mass import Mood
 from alerts.retry import FLOOR_MS, GiveUp, Retry, RetryPolicy, RetryReason, decide, retry_after_ms
-from alerts.routing import Route, glob_matches, receivers_for
+from alerts.routing import Port, Route, mid_of, targets_of
+from alerts.thread import Shape, Timing
 from monitor.liveness import EventKind
 from tests.alerts_fakes import START_MS, event
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from monitor.events import Event
 
 POLICY = RetryPolicy(initial_ms=1_000, max_ms=60_000, retry_for_ms=3_600_000, min_attempts=12)
 BROKEN = TransientDeliveryError("receiver 'ops': HTTP 500")
@@ -53,55 +59,79 @@ def _least(low: float, _high: float) -> float:
     ],
 )
 def test_a_star_is_the_only_wildcard(pattern: str, text: str, *, matches: bool) -> None:
-    assert glob_matches(pattern, text) is matches
+    assert fits(pattern, text) is matches
+
+
+PORTS = {
+    **{name: Port(name=name) for name in ("ops", "log", "dev", "never", "failures")},
+    "am": Port(name="am", takes_groups=False, resend_ms=60_000),
+}
+
+
+def names(routes: Sequence[Route], item: Event) -> list[str]:
+    return list(targets_of(item, routes=routes, ports=PORTS))
 
 
 def test_every_matching_route_applies_and_a_receiver_gets_a_thing_once() -> None:
     routes = (
         Route(receivers=("ops", "log")),
         Route(receivers=("log", "dev"), environments=("dev-*", "pro*")),
+        Route(receivers=("log", "dev"), environments=("dev-*", "pro*")),
         Route(receivers=("never",), tenants=("other",)),
         Route(receivers=("failures",), events=frozenset({EventKind.FAILED})),
     )
-    assert receivers_for(routes, event()) == ("ops", "log", "dev")
-    assert receivers_for(routes, event(kind=EventKind.RESUMED)) == ()
-    assert receivers_for(routes, event(tenant="other", kind=EventKind.FAILED)) == (
-        "ops",
-        "log",
-        "dev",
-        "never",
-        "failures",
+    assert names(routes, event()) == ["ops", "log", "dev"]
+    assert names(routes, event(kind=EventKind.RESUMED)) == []
+    assert names(routes, event(tenant="other", kind=EventKind.FAILED)) == ["ops", "log", "dev", "never", "failures"]
+
+
+def test_p24_threads_of_two_tenants_never_meet() -> None:
+    one, other = event(tenant="a", worker_id="bc"), event(tenant="ab", worker_id="c")
+    assert mid_of(one) != mid_of(other)
+    for route in (Route(receivers=("ops",)), Route(receivers=("ops",), group_by=("environment",))):
+        keys = {targets_of(item, routes=[route], ports=PORTS)["ops"].key for item in (one, other)}
+        assert len(keys) == 2
+
+
+def test_events_with_equal_labels_share_a_thread_and_the_first_route_of_a_receiver_says_how() -> None:
+    routes = (
+        Route(receivers=("ops",), group_by=("environment", "metadata.pool"), group_wait_ms=2_000),
+        Route(receivers=("ops", "log")),
     )
+    pools = {"a": "1", "b": "1", "c": '"x"'}
+    items = [event(worker_id=name, worker_metadata_json=f'{{"pool":{pool}}}') for name, pool in pools.items()]
+    first, second, third = (targets_of(item, routes=routes, ports=PORTS) for item in items)
+    assert first["ops"].key == second["ops"].key != third["ops"].key
+    assert first["ops"].labels == {"tenant": "acme", "environment": "prod", "metadata.pool": "1"}
+    assert (first["ops"].shape, first["log"].shape) == (Shape.GROUP, Shape.WORKER)
+    assert first["ops"].timing.wait_ms == 2_000
 
 
-def test_the_body_is_compact_and_holds_type_timestamp_and_data() -> None:
-    body = json.loads(text := render(event()))
-    assert list(body) == ["type", "timestamp", "data"]
-    assert (body["type"], body["data"]) == ("worker.stale", event().data())
-    assert body["timestamp"] == body["data"]["detected_at"]
-    assert text == json.dumps(body, separators=(",", ":"))
+@pytest.mark.parametrize("metadata", ["{", "[]", "{}", '{"pool":null}'])
+def test_a_label_that_there_is_not_stops_nothing(metadata: str) -> None:
+    route = Route(receivers=("ops",), group_by=("metadata.pool",))
+    assert targets_of(event(worker_metadata_json=metadata), routes=[route], ports=PORTS)
 
 
-def test_a_lone_surrogate_in_the_metadata_is_sent_as_it_is_written_in_json() -> None:
-    assert r'"x":"\ud800"' in render(event(worker_metadata_json=r'{"x":"\ud800"}'))
+def test_a_fact_is_told_by_itself_whatever_the_grouping() -> None:
+    route = Route(receivers=("ops",), group_by=("environment",), events=frozenset(EventKind))
+    target = targets_of(event(kind=EventKind.REGISTERED, old=None), routes=[route], ports=PORTS)["ops"]
+    assert target.shape is Shape.WORKER
 
 
-@pytest.mark.parametrize("metadata", ["{", '{"x":NaN}'])
-def test_an_event_without_a_json_form_is_refused_by_name(metadata: str) -> None:
-    with pytest.raises(UnrenderableEventError, match="0/1-0"):
-        render(event(worker_metadata_json=metadata))
-
-
-def test_p6_the_id_is_of_receiver_and_event_only() -> None:
-    first = notification_id(receiver="ops", event_id=event().event_id)
-    again = notification_id(receiver="ops", event_id=event(detected_ms=START_MS + 99, position="7-0").event_id)
-    assert first == again
-    assert re.fullmatch(r"ntf_[0-9a-f]{32}", first)
-    assert first != notification_id(receiver="op", event_id="s" + event().event_id)
-
-
-def test_group_keys_of_two_tenants_never_meet() -> None:
-    assert group_key(event(tenant="a", worker_id="bc")) != group_key(event(tenant="ab", worker_id="c"))
+def test_p16_a_silent_worker_joins_the_failure_of_its_environment_at_receivers_that_take_groups() -> None:
+    route = Route(receivers=("ops", "am"), repeat_interval_ms=5_000)
+    for mood, shape in (
+        (Mood.CALM, Shape.WORKER),
+        (Mood.SUSPECTED, Shape.ENVIRONMENT),
+        (Mood.DECLARED, Shape.ENVIRONMENT),
+    ):
+        found = targets_of(event(), routes=[route], ports=PORTS, mood=mood, hold_ms=120_000)
+        assert found["ops"].shape is shape
+        assert found["am"].shape is Shape.WORKER
+        assert found["am"].timing == Timing(repeat_ms=60_000, resend=True)
+    failed = targets_of(event(kind=EventKind.FAILED), routes=[route], ports=PORTS, mood=Mood.DECLARED)
+    assert failed["ops"].shape is Shape.WORKER
 
 
 @pytest.mark.parametrize(

@@ -3,43 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
+import json
 from collections import Counter, defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from alerts.delivery import Delivery
 from alerts.durability import Durability
 from alerts.errors import PermanentDeliveryError, TransientDeliveryError
-from alerts.notification import notification_id
+from alerts.mass import Rule
 from alerts.pacing import cancel_all
-from alerts.queue import DeliveryQueue, QueueStore
-from alerts.receivers import WebhookSettings, open_receiver
+from alerts.payload import Wording
+from alerts.receivers.webhook import WebhookReceiver
 from alerts.retry import RetryPolicy
 from alerts.routing import Route
 from alerts.service import AlertService
-from monitor.liveness import EventKind
-from tests import alerts_process, servers
+from alerts.silences import Matchers, Silence
+from alerts.thread import Outcome
+from alerts.thread_store import Want
+from alerts.wording import Standing
+from monitor.liveness import EventKind, Liveness
+from tests import servers
 from tests.alerts_fakes import (
     SECRET,
     START_MS,
     Clock,
     Inbox,
     ListSource,
+    calm,
     dead_letters,
     event,
     events,
-    notification,
+    nid_of,
     until,
     webhook_server,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from alerts.notification import Notification
     from alerts.receivers import Receiver
@@ -53,7 +57,14 @@ class Daemon:
     """A service on a store, its clock and its source; `cut` ends it as a crash would."""
 
     def __init__(
-        self, url: str, receivers: list[Receiver], source: ListSource, clock: Clock, routes: list[Route]
+        self,
+        url: str,
+        receivers: list[Receiver],
+        source: ListSource,
+        clock: Clock,
+        routes: list[Route],
+        *,
+        standing: Callable[[str, str], Awaitable[Standing]] = calm,
     ) -> None:
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self.failures: list[tuple[str, BaseException]] = []
@@ -66,6 +77,9 @@ class Daemon:
             source=source,
             partitions=2,
             durability=Durability.parse("memory"),
+            wording=Wording(public_url="", redact=()),
+            standing=standing,
+            rule=Rule(),
             now_ms=clock,
             on_outcome=lambda receiver, outcome: self.outcomes.update([(receiver, outcome)]),
             on_failure=lambda part, error: self.failures.append((part, error)),
@@ -79,16 +93,15 @@ class Daemon:
         await self.service.stop(0)
 
     async def is_idle_a_retry_later(self, attempts: Callable[[], int]) -> bool:
-        """As `is_idle`; moves the clock on when every attempt has an outcome and nothing is due."""
-        settled = self.outcomes.total() == attempts()
-        if settled and all(stats.lag_ms == 0 for stats in await self.service.health()):
+        """As `is_idle`; moves the clock on when every attempt has an outcome: a retry, or a receiver that is spared."""
+        if self.outcomes.total() == attempts():
             self.clock.ms += 1_000
         return await self.is_idle()
 
     async def is_idle(self) -> bool:
         if self.source.acked < len(self.source.stream):
             return False
-        return all(stats.queued == 0 for stats in await self.service.health())
+        return not any([await threads.due(offset=0, limit=1) for threads in self.service.threads.values()])
 
 
 @pytest.fixture
@@ -102,11 +115,23 @@ async def daemon(store_url: str, clock: Clock) -> AsyncIterator[Callable[..., An
     made: list[Daemon] = []
 
     async def make(
-        receivers: list[Receiver], stream: list[Event] | ListSource, *, routes: list[Route] | None = None
+        receivers: list[Receiver],
+        stream: list[Event] | ListSource,
+        *,
+        routes: list[Route] | None = None,
+        standing: Callable[[str, str], Awaitable[Standing]] = calm,
     ) -> Daemon:
         source = stream if isinstance(stream, ListSource) else ListSource(stream)
-        everywhere = [Route(receivers=tuple(receiver.name for receiver in receivers), events=frozenset(EventKind))]
-        started = Daemon(store_url, receivers, source, clock, everywhere if routes is None else routes)
+        everywhere = [
+            Route(
+                receivers=tuple(receiver.name for receiver in receivers),
+                events=frozenset(EventKind),
+                repeat_interval_ms=0,
+            )
+        ]
+        started = Daemon(
+            store_url, receivers, source, clock, everywhere if routes is None else routes, standing=standing
+        )
         made.append(started)
         await started.service.start()
         return started
@@ -117,7 +142,7 @@ async def daemon(store_url: str, clock: Clock) -> AsyncIterator[Callable[..., An
 
 
 def _ids(stream: list[Event], receiver: str = "ops") -> list[str]:
-    return [notification_id(receiver=receiver, event_id=item.event_id) for item in stream]
+    return [nid_of(item, receiver) for item in stream]
 
 
 def _fails_until(attempts: int) -> Callable[[Notification, int], None]:
@@ -150,7 +175,7 @@ async def test_p7_each_worker_is_told_of_in_order_though_attempts_fail(daemon: A
         by_key[item.key].append(item.nid)
     for worker in range(7):
         of_worker = [item for item in stream if item.worker_id == f"w{worker}"]
-        assert by_key[f"4:acmew{worker}"] == _ids(of_worker)
+        assert by_key[f"w4:acmew{worker}"] == _ids(of_worker)
     assert running.outcomes["ops", "failed"] == 2 * 35
 
 
@@ -159,7 +184,7 @@ async def test_p6_attempts_carry_one_id_and_equal_bytes(daemon: Any) -> None:
         return web.Response(status=(500, 500, 200)[number])
 
     async with webhook_server(third_time_lucky) as hook:
-        receiver = open_receiver(WebhookSettings(name="ops", url=hook.url, secrets=(SECRET,), allow_private=True))
+        receiver = WebhookReceiver(name="ops", url=hook.url, secrets=(SECRET,), allow_private=True)
         running = await daemon([receiver], [event()])
 
         await until(lambda: running.is_idle_a_retry_later(lambda: len(hook.requests)))
@@ -211,29 +236,6 @@ async def test_p5_a_daemon_cut_off_mid_queue_loses_nothing(daemon: Any, clock: C
     assert len(ops.accepted) - len(stream) <= 3 * 8
 
 
-async def test_p5_kill_9_mid_queue_leaves_the_set_of_ids_complete() -> None:
-    total = alerts_process.WORKERS * alerts_process.EVENTS_EACH
-    with servers.running(servers.valkey_binary()) as server:
-        async with webhook_server() as hook:
-            for number in range(3):
-                start_ms = START_MS + number * 60_000
-                command = [sys.executable, "-m", "tests.alerts_process", server.url, hook.url, str(start_ms)]
-                process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: ASYNC220 - a start is short
-                seen = len(hook.requests)
-                try:
-                    if number < 2:
-                        await until(lambda goal=seen + 30: len(hook.requests) >= goal)  # type: ignore[misc]
-                    else:
-                        await until(lambda: process.poll() is not None)  # noqa: B023 - awaited in this turn
-                        assert process.returncode == 0
-                finally:
-                    process.kill()
-                    process.wait()
-    expected = _ids(events(alerts_process.WORKERS, alerts_process.EVENTS_EACH))
-    assert set(hook.ids()) == set(expected)
-    assert len(hook.requests) <= total + 2 * 8
-
-
 async def test_p21_a_dead_and_a_slow_receiver_delay_no_other(daemon: Any) -> None:
     stream = events(workers=40, each=2)
     dead = Inbox("dead", answer=_fails_until(10_000))
@@ -244,7 +246,11 @@ async def test_p21_a_dead_and_a_slow_receiver_delay_no_other(daemon: Any) -> Non
     assert sorted(ops.ids()) == sorted(_ids(stream))
     assert len(slow.attempts) == 8
     assert slow.accepted == dead.accepted == []
-    assert {stats.receiver: stats.queued for stats in await running.service.health()}["slow"] == 80
+    assert {stats.receiver: stats.threads for stats in await running.service.health()} == {
+        "dead": 40,
+        "slow": 40,
+        "ops": 0,
+    }
 
 
 async def test_p5_what_is_given_up_is_a_dead_letter_and_the_next_goes_on(daemon: Any, store_url: str) -> None:
@@ -252,9 +258,9 @@ async def test_p5_what_is_given_up_is_a_dead_letter_and_the_next_goes_on(daemon:
         if item.nid == first:
             raise TransientDeliveryError("HTTP 500")
         if item.nid == second:
-            raise PermanentDeliveryError("HTTP 410")
+            raise PermanentDeliveryError("HTTP 400")
 
-    stream = [event(1), event(2), event(3)]
+    stream = events(workers=1, each=3)
     first, second, third = _ids(stream)
     ops = Inbox(answer=answer, timeout_s=3_600)
     running = await daemon([ops], stream)
@@ -264,10 +270,10 @@ async def test_p5_what_is_given_up_is_a_dead_letter_and_the_next_goes_on(daemon:
     assert ops.ids() == [third]
     assert Counter(item.nid for item in ops.attempts) == {first: 12, second: 1, third: 1}
     dead = await dead_letters(store_url)
-    assert [(letter["nid"], letter["attempts"]) for letter in dead] == [(first, "12"), (second, "1")]
+    assert [(letter.nid, letter.attempts) for letter in dead] == [(first, 12), (second, 1)]
     assert [line["reason"] for line in logs if line["event"] == "delivery.dead_lettered"] == [
         "gave_up: HTTP 500",
-        "permanent: HTTP 410",
+        "permanent: HTTP 400",
     ]
     failed = [line for line in logs if line["event"] == "delivery.failed"]
     assert [line["attempt"] for line in failed] == list(range(1, 12))
@@ -275,20 +281,18 @@ async def test_p5_what_is_given_up_is_a_dead_letter_and_the_next_goes_on(daemon:
 
 
 async def test_p5_an_event_that_cannot_be_rendered_is_recorded_and_passed(daemon: Any, store_url: str) -> None:
-    stream = [event(1), event(2, worker_metadata_json="{"), event(3)]
+    stream = [event(1, worker_id="a"), event(1, worker_id="b", worker_metadata_json="{"), event(1, worker_id="c")]
+    stream = [replace(item, position=f"{number}-0") for number, item in enumerate(stream, 1)]
     ops = Inbox()
-    source = ListSource(stream)
-    source.acks_are_lost = True
     with capture_logs() as logs:
-        running = await daemon([ops], source)
+        running = await daemon([ops], stream)
         await until(lambda: len(ops.accepted) == 2)
-        source.acks_are_lost = False
         await until(running.is_idle)
-    assert ops.ids() == _ids([stream[0], stream[2]])
+    assert sorted(ops.ids()) == sorted(_ids([stream[0], stream[2]]))
     assert running.outcomes["ops", "unrenderable"] == 1
     (letter,) = await dead_letters(store_url)
-    assert "0/2-0" in letter["reason"]
-    assert "router.event_unrenderable" in {line["event"] for line in logs}
+    assert letter.nid == nid_of(stream[1])
+    assert "delivery.unrenderable" in {line["event"] for line in logs}
 
 
 async def test_the_partition_of_another_daemon_is_left_to_it(daemon: Any) -> None:
@@ -320,7 +324,7 @@ async def test_p5_an_outage_of_the_queue_store_loses_nothing(clock: Clock) -> No
     stream = events(workers=30, each=4)
     ops = Inbox()
     with servers.running(servers.valkey_binary(), "--appendfsync", "always") as server:
-        routes = [Route(receivers=("ops",))]
+        routes = [Route(receivers=("ops",), events=frozenset(EventKind), repeat_interval_ms=0)]
         running = Daemon(server.url, [ops], ListSource(stream), clock, routes)
         await running.service.start()
         await until(lambda: len(ops.accepted) >= 20)
@@ -341,7 +345,13 @@ async def test_p5_an_outage_of_the_queue_store_loses_nothing(clock: Clock) -> No
 async def test_p6_an_id_accepted_while_the_store_was_away_is_not_sent_again_by_the_same_daemon(clock: Clock) -> None:
     ops = Inbox(gate=(gate := asyncio.Event()))
     with servers.running(servers.valkey_binary(), "--appendfsync", "always") as server:
-        running = Daemon(server.url, [ops], ListSource([event()]), clock, [Route(receivers=("ops",))])
+        running = Daemon(
+            server.url,
+            [ops],
+            ListSource([event()]),
+            clock,
+            [Route(receivers=("ops",), events=frozenset(EventKind), repeat_interval_ms=0)],
+        )
         with capture_logs() as logs:
             await running.service.start()
             await until(lambda: len(ops.attempts) == 1)
@@ -366,10 +376,13 @@ async def test_p23_without_confirmation_nothing_is_sent_and_it_is_logged_once(cl
         service = AlertService(
             redis_url=server.url,
             receivers=[ops],
-            routes=[Route(receivers=("ops",))],
+            routes=[Route(receivers=("ops",), events=frozenset(EventKind), repeat_interval_ms=0)],
             source=ListSource([event()]),
             partitions=1,
             durability=Durability.parse("replicas:1"),
+            wording=Wording(public_url="", redact=()),
+            standing=calm,
+            rule=None,
             now_ms=clock,
             on_outcome=lambda _receiver, _outcome: None,
             on_failure=lambda _part, error: pytest.fail(repr(error)),
@@ -396,54 +409,6 @@ async def test_stop_lets_the_attempts_in_flight_end_and_claims_no_more(daemon: A
     assert running.outcomes == {("ops", "delivered"): 8}
 
 
-async def test_what_is_claimed_while_stopping_is_given_back_unsent(store_url: str, clock: Clock) -> None:
-    store = QueueStore(redis_url=store_url, receivers=1)
-    queue = DeliveryQueue(store, "ops")
-    await queue.put([notification()], now_ms=START_MS)
-    ops, memory = Inbox(), Durability.parse("memory")
-    delivery = Delivery(
-        receiver=ops,
-        queue=queue,
-        policy=POLICY,
-        durability=memory,
-        now_ms=clock,
-        on_outcome=lambda _receiver, _outcome: None,
-    )
-    claiming = asyncio.create_task(delivery._step())
-    await asyncio.sleep(0)
-    await delivery.stop(0)
-    assert not await claiming
-    claim = await queue.claim(limit=1, lease_ms=LEASE_MS, now_ms=START_MS, durability=memory)
-    assert [item.attempt for item in claim.items] == [1]
-    assert ops.attempts == []
-    await store.close()
-
-
-async def test_p21_what_was_claimed_ahead_for_a_receiver_that_hangs_is_given_back_unsent(
-    daemon: Any, store_url: str, clock: Clock
-) -> None:
-    store = QueueStore(redis_url=store_url, receivers=1)
-    queue = DeliveryQueue(store, "ops")
-    memory = Durability.parse("memory")
-    ops = Inbox(timeout_s=3_600)
-    await daemon([ops], events(workers=400, each=1))
-    await until(lambda: len(ops.accepted) >= 50)
-    ops.gate = asyncio.Event()
-    await until(lambda: len(ops.attempts) - len(ops.accepted) == 8)
-    others: list[int] = []
-
-    async def others_have_the_rest() -> bool:
-        clock.ms += 5_001
-        claim = await queue.claim(limit=100, lease_ms=10**9, now_ms=clock(), durability=memory)
-        others.extend(item.attempt for item in claim.items)
-        return len(others) == 400 - len(ops.attempts)
-
-    await until(others_have_the_rest)
-    assert set(others) == {1}
-    assert len(ops.attempts) - len(ops.accepted) == 8
-    await store.close()
-
-
 async def test_a_part_that_ends_from_a_bug_is_told_to_the_owner_and_the_others_go_on(daemon: Any) -> None:
     def bug(_notification: Notification, _attempt: int) -> None:
         raise LookupError("a bug for the test")
@@ -459,20 +424,180 @@ async def test_a_part_that_ends_from_a_bug_is_told_to_the_owner_and_the_others_g
 
 
 async def test_a_receiver_that_is_configured_no_more_is_reported_with_its_backlog(daemon: Any, store_url: str) -> None:
-    store = QueueStore(redis_url=store_url, receivers=1)
-    await store.register(["old", "done"])
-    await DeliveryQueue(store, "old").put([notification(receiver="old")], now_ms=START_MS)
+    old = await daemon([Inbox("old", answer=_fails_until(10_000)), Inbox("done")], [event()])
+    await until(lambda: old.outcomes["old", "failed"] == 1 and old.outcomes["done", "delivered"] == 1)
+    await old.service.stop(0)
     with capture_logs() as logs:
         await daemon([Inbox()], [])
         await until(lambda: sum(line["event"] == "receiver.removed" for line in logs) == 2)
-    removed = {line["receiver"]: line["queued"] for line in logs if line["event"] == "receiver.removed"}
-    assert removed == {"old": 1, "done": 0}
+    removed = {
+        line["receiver"]: (line["queued"], line["open_downs"]) for line in logs if line["event"] == "receiver.removed"
+    }
+    assert removed == {"old": (1, 0), "done": (0, 1)}
+    assert [letter.reason for letter in await dead_letters(store_url, "old")] == ["undeliverable: receiver removed"]
+    with capture_logs() as logs:
+        again = await daemon([Inbox()], [])
+        await until(again.is_idle)
+    assert "receiver.removed" not in {line["event"] for line in logs}
 
-    async def forgot_the_empty_one() -> bool:
-        return await store.register([]) == ("old", "ops")
 
-    await until(forgot_the_empty_one)
-    await store.close()
+def stale(worker: str, number: int, **changes: Any) -> Event:
+    return event(2, worker_id=worker, position=f"{START_MS}-{number}", **changes)
+
+
+def over(worker: str, number: int, kind: EventKind = EventKind.RECOVERED) -> Event:
+    return event(
+        3,
+        worker_id=worker,
+        position=f"{START_MS}-{number}",
+        kind=kind,
+        old=Liveness.STALE,
+        new=Liveness.ALIVE,
+        since_ms=START_MS - 10,
+    )
+
+
+def types(inbox: Inbox) -> list[str]:
+    return [item.event_type for item in inbox.accepted]
+
+
+async def test_p18_the_end_goes_to_whoever_was_told_whatever_the_routes_say_now(daemon: Any) -> None:
+    source = ListSource([stale("w", 1)])
+    ops, new = Inbox("ops"), Inbox("new")
+    before = await daemon([ops, new], source, routes=[Route(receivers=("ops",))])
+    await until(lambda: len(ops.accepted) == 1)
+    await before.service.stop(0)
+    source.stream.append(over("w", 2, EventKind.STOPPED))
+    await daemon([ops, new], source, routes=[Route(receivers=("new",), environments=("other",))])
+    await until(lambda: len(ops.accepted) == 2)
+    assert types(ops) == ["worker.stale", "worker.stopped"]
+    assert new.attempts == []
+
+
+async def test_p18_what_is_over_before_it_was_told_is_never_told_and_has_an_outcome(daemon: Any) -> None:
+    ops = Inbox()
+    running = await daemon([ops], [stale("w", 1), over("w", 2)])
+    await until(running.is_idle)
+    [seen] = await running.service.threads["ops"].look(
+        [Want(thread="w4:acmew", events=(stale("w", 1).event_id, over("w", 2).event_id))]
+    )
+    assert [told.outcome for told in seen.outcomes if told is not None] == [Outcome.SUPERSEDED] * 2
+    assert ops.attempts == []
+
+
+async def test_p7_a_group_is_told_once_with_its_members_and_once_that_it_is_over(daemon: Any, clock: Clock) -> None:
+    source = ListSource([stale(f"w{number}", number) for number in range(1, 4)])
+    ops = Inbox()
+    route = Route(receivers=("ops",), group_by=("environment",), group_wait_ms=2_000)
+    running = await daemon([ops], source, routes=[route])
+    await until(lambda: source.acked == 3)
+    clock.ms += 2_000
+    await until(lambda: len(ops.accepted) == 1)
+    body = json.loads(ops.accepted[0].body)
+    assert (body["type"], len(body["data"]["events"])) == ("group.firing", 3)
+    source.stream += [over(f"w{number}", 10 + number) for number in range(1, 4)]
+    running.service.nudge()
+    await until(lambda: len(ops.accepted) == 2)
+    assert types(ops) == ["group.firing", "group.resolved"]
+    await until(running.is_idle)
+    assert (await running.service.health())[0].threads == 0
+
+
+async def test_p16_ten_thousand_deaths_at_once_are_one_notification(daemon: Any, clock: Clock) -> None:
+    async def standing(_tenant: str, _environment: str) -> Standing:
+        left = 10_000 - source.acked
+        return Standing(expected=left, silent=left)
+
+    source = ListSource([stale(f"w{number}", number) for number in range(10_000)])
+    ops = Inbox()
+    running = await daemon([ops], source, standing=standing)
+    await until(lambda: source.acked == 10_000, timeout_s=60)
+    clock.ms += 2_000
+    await until(lambda: len(ops.accepted) == 1)
+    body = json.loads(ops.accepted[0].body)
+    assert body["data"]["counts"]["firing"] == 10_000
+    assert len(body["data"]["events"]) + body["data"]["truncated"] == 10_000
+    source.stream += [over(f"w{number}", 20_000 + number) for number in range(10_000)]
+    running.service.nudge()
+    await until(lambda: source.acked == 20_000, timeout_s=60)
+    clock.ms += 60_000
+    await until(running.is_idle)
+    assert types(ops)[-1] == "group.resolved"
+    assert set(types(ops)[:-1]) == {"group.firing"}
+    assert len(ops.accepted) <= 3
+
+
+async def test_p17_a_silenced_worker_is_told_of_once_when_the_silence_ends_and_it_is_still_down(
+    daemon: Any, clock: Clock
+) -> None:
+    ops = Inbox()
+    running = await daemon([ops], [])
+    ledger = running.service.ledger
+    silence = Silence(
+        id="sil_" + "0" * 32,
+        tenant="acme",
+        matchers=Matchers(worker_id="w*"),
+        starts_ms=START_MS,
+        ends_ms=START_MS + 30_000,
+        comment="a deploy",
+        author="somebody",
+        created_ms=START_MS,
+    )
+    await ledger.add_silence(silence, now_ms=START_MS)
+    running.source.stream += [stale("w1", 1), stale("w2", 2), stale("x", 3)]
+    running.service.nudge()
+    await until(lambda: len(ops.accepted) == 1)
+    running.source.stream += [over("w2", 4)]
+    running.service.nudge()
+    await until(lambda: running.source.acked == 4)
+    clock.ms += 30_000
+    await until(lambda: len(ops.accepted) == 2)
+    await until(running.is_idle)
+    assert [item.key for item in ops.accepted] == ["w4:acmex", "w4:acmew1"]
+
+
+async def test_p19_an_ack_that_the_thread_missed_ends_the_reminders_all_the_same(daemon: Any, clock: Clock) -> None:
+    ops = Inbox()
+    route = Route(receivers=("ops",), repeat_interval_ms=60_000)
+    running = await daemon([ops], [stale("w", 1)], routes=[route])
+    await until(lambda: running.outcomes["ops", "delivered"] == 1)
+    clock.ms += 60_000
+    await until(lambda: running.outcomes["ops", "delivered"] == 2)
+    incident_id = json.loads(ops.accepted[0].body)["data"]["incident_id"]
+    await running.service.ledger.acknowledge("acme", incident_id, by="somebody", comment="", now_ms=clock())
+    clock.ms += 60_000
+    await until(running.is_idle)
+    assert [json.loads(item.body)["data"]["reminder"] for item in ops.accepted] == [0, 1]
+
+
+async def test_a_receiver_that_is_gone_is_disabled_and_loses_nothing(daemon: Any) -> None:
+    def gone(_notification: Notification, _attempt: int) -> None:
+        raise PermanentDeliveryError("HTTP 410", disable=True)
+
+    ops = Inbox(answer=gone)
+    running = await daemon([ops], [stale("w", 1)])
+    await until(lambda: running.outcomes["ops", "failed"] == 1)
+    [stats] = await running.service.health()
+    assert stats.disabled == "HTTP 410"
+    ops.answer = lambda _notification, _attempt: None
+    assert await running.service.threads["ops"].enable()
+    running.service.wake("ops")
+    await until(running.is_idle)
+    assert types(ops) == ["worker.stale"]
+    assert len(ops.attempts) == 2
+
+
+async def test_a_receiver_that_is_not_there_at_the_start_is_a_warning(daemon: Any) -> None:
+    async with webhook_server() as hook:
+        there = WebhookReceiver(name="there", url=hook.url, secrets=(SECRET,), allow_private=True)
+        private = WebhookReceiver(name="private", url=hook.url, secrets=(SECRET,))
+        with capture_logs() as logs:
+            await daemon([there, private, Inbox("away", is_there=False), Inbox()], [])
+            await until(lambda: sum(line["event"] == "receiver.unreachable" for line in logs) == 2)
+        assert hook.requests == []
+    lines = {line["receiver"]: line["reason"] for line in logs if line["event"] == "receiver.unreachable"}
+    assert set(lines) == {"private", "away"}
+    assert "allow_private" in lines["private"]
 
 
 def test_names_that_clash_or_are_missing_are_refused(clock: Clock) -> None:

@@ -1,4 +1,4 @@
-"""The configuration: defaults, refusals with their place, the environment, receivers and routes."""
+"""The configuration: defaults, refusals with their place, the environment, warnings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from monitor.daemon.config import Config, ConfigError, Durability, load
-from monitor.liveness import EventKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,28 +99,6 @@ def test_config_toml_as_it_is_equals_the_defaults() -> None:
         ('[[auth.keys]]\nkid = "a"\nalgorithm = "none"', 3, "auth.keys[0].algorithm: must be one of"),
         ('[[auth.keys]]\nkid = "a"\nalgorithm = "HS256"', 1, "takes exactly one of secret_file, secret_env"),
         ('[log]\nlevel = "trace"', 2, "log.level: must be one of"),
-        ('[alerts]\nretry_max = "1s"', 2, "alerts.retry_max: 1s is below alerts.retry_initial, 2s"),
-        ('[alerts]\nretry_initial = "7s"\nretry_max = "5s"', 3, "5s is below alerts.retry_initial, 7s"),
-        ("[alerts]\nqueue_concurrency = 65", 2, "must be at most 64"),
-        ('[[alerts.receivers]]\nname = "o s"\ntype = "log"', 2, "must be 1 to 64 letters, digits, `_` or `-`"),
-        ('[[alerts.receivers]]\nname = "a"\ntype = "mail"', 3, "alerts.receivers[0].type: must be one of"),
-        ('[[alerts.receivers]]\nname = "a"\ntype = "webhook"', 1, "url: is required for a receiver of type webhook"),
-        ('[[alerts.receivers]]\nname = "a"\ntype = "webhook"', 1, "a webhook needs a signing secret"),
-        (
-            '[[alerts.receivers]]\nname = "a"\ntype = "log"\nsecret_env = "X"',
-            4,
-            "belongs to a receiver of type webhook",
-        ),
-        (
-            '[[alerts.receivers]]\nname = "a"\ntype = "webhook"\nurl = "ftp://x"',
-            4,
-            "must be an http:// or https:// URL",
-        ),
-        ('[[alerts.receivers]]\nname = "a"\ntype = "webhook"\nurl = "https://u:p@x"', 4, "must not hold user and"),
-        ('[[alerts.routes]]\nreceivers = ["ops"]', 2, "there is no receiver of this name (there is log), got"),
-        ("[[alerts.routes]]\nreceivers = []", 2, "alerts.routes[0].receivers: must not be empty"),
-        ('[[alerts.routes]]\nreceivers = ["log"]\nevents = ["worker.x"]', 3, "alerts.routes[0].events[0]: must be one"),
-        ('[[alerts.routes]]\nreceivers = ["log"]\ntenants = ["a["]', 3, "`*` is the only wildcard"),
     ],
 )
 def test_each_refusal_says_file_line_and_key(tmp_path: Path, text: str, line: int, expected: str) -> None:
@@ -266,45 +243,7 @@ def test_what_kubernetes_sets_for_a_service_called_lastseen_is_left_alone() -> N
     assert load(None, environ) == Config()
 
 
-# Alerts and warnings
-
-
-def test_without_receivers_every_event_goes_to_the_log() -> None:
-    alerts = load(None, {}).alerts
-    (receiver,), (route,) = alerts.effective_receivers, alerts.effective_routes
-    assert (receiver.name, receiver.type) == ("log", "log")
-    assert route.receivers == ("log",)
-    assert route.kinds == frozenset(EventKind)
-
-
-def test_a_route_may_name_the_implicit_log(tmp_path: Path) -> None:
-    alerts = load(write(tmp_path, '[[alerts.routes]]\nreceivers = ["log"]\nevents = ["worker.stale"]'), {}).alerts
-    assert [receiver.name for receiver in alerts.effective_receivers] == ["log"]
-    assert alerts.effective_routes == alerts.routes
-    assert alerts.routes[0].kinds == {EventKind.STALE}
-
-
-def test_without_routes_the_default_events_go_to_every_receiver(tmp_path: Path) -> None:
-    text = '[[alerts.receivers]]\nname = "a"\ntype = "log"\n[[alerts.receivers]]\nname = "b"\ntype = "log"'
-    alerts = load(write(tmp_path, text), {}).alerts
-    assert alerts.effective_receivers == alerts.receivers
-    (route,) = alerts.effective_routes
-    assert route.receivers == ("a", "b")
-    assert route.kinds == {EventKind.STALE, EventKind.FAILED, EventKind.RECOVERED}
-    assert (route.environments, route.tenants) == (("*",), ("*",))
-
-
-def test_the_implicit_log_is_gone_once_there_are_receivers(tmp_path: Path) -> None:
-    text = '[[alerts.receivers]]\nname = "a"\ntype = "log"\n[[alerts.routes]]\nreceivers = ["a", "log"]'
-    (line,) = refused_text(tmp_path, text)
-    assert line.startswith(
-        "config.toml:5: alerts.routes[0].receivers[1]: there is no receiver of this name (there is a)"
-    )
-
-
-def test_a_repeated_receiver_is_refused_where_it_repeats(tmp_path: Path) -> None:
-    (line,) = refused_text(tmp_path, '[[alerts.receivers]]\nname = "a"\ntype = "log"\n' * 2)
-    assert line == 'config.toml:5: alerts.receivers[1].name: an earlier receiver has this name, got "a"'
+# Warnings
 
 
 def test_what_is_allowed_and_dangerous_is_warned_of(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import toml_rs
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from alerts.receivers import TYPES
+from alerts.receivers.webhook import WebhookSettings
 from monitor.daemon.catalog import Entry, entries
 from monitor.daemon.config import Config, load
 
@@ -31,19 +33,22 @@ def write(folder: Path, text: str) -> Path:
 
 
 def key_id(entry: Entry) -> str:
-    return ".".join(entry.path)
+    return ".".join(entry.path) if entry.kind is None else f"{'.'.join(entry.path)}-{entry.kind}"
 
 
 def uncommented() -> str:
     return re.sub(r"(?m)^#(?=\S)", "", REFERENCE.read_text(encoding="utf-8"))
 
 
-def written_at(values: object, path: tuple[str, ...]) -> list[object]:
-    """The values at ``path``, in every table of the arrays on the way."""
+def written_at(values: object, entry: Entry) -> list[object]:
+    """The values of a key, in every table of the arrays on the way, and of those of its kind only."""
     found = [values]
-    for part in path:
-        tables = [item for value in found for item in (value if isinstance(value, list) else [value])]
-        found = [table[part] for table in tables if isinstance(table, dict) and part in table]
+    for part in entry.path:
+        items = [item for value in found for item in (value if isinstance(value, list) else [value])]
+        tables = [item for item in items if isinstance(item, dict)]
+        if part == entry.path[-1] and entry.kind is not None:
+            tables = [table for table in tables if table["type"] == entry.kind]
+        found = [table[part] for table in tables if part in table]
     return found
 
 
@@ -53,7 +58,7 @@ def default_as_toml(entry: Entry) -> object:
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=key_id)
 def test_config_toml_has_every_key_with_its_default(entry: Entry) -> None:
-    values = written_at(toml_rs.loads(uncommented()), entry.path)
+    values = written_at(toml_rs.loads(uncommented()), entry)
     assert values
     if not entry.array or entry.default not in (None, ()):
         assert default_as_toml(entry) in values
@@ -67,12 +72,19 @@ def test_config_toml_has_no_key_that_the_models_do_not_know(tmp_path: Path) -> N
     (keys / "2026-11").write_text(HS256_SECRET)
     for name in ("ops-webhook", "rotating-new", "rotating-old"):
         (keys / name).write_text(HOOK_SECRET)
+    (keys / "alertmanager").write_text("token-or-password")
     environ = dict.fromkeys(
         ("PLATFORM_WEBHOOK_SECRET", "MOVING_WEBHOOK_SECRET_NEW", "MOVING_WEBHOOK_SECRET_OLD"), HOOK_SECRET
-    ) | {"TOKEN_SECRET_2026_12": HS256_SECRET}
+    ) | {
+        "TOKEN_SECRET_2026_12": HS256_SECRET,
+        "ALERTMANAGER_TOKEN": "token",
+        "ALERTMANAGER_PASSWORD": "password",
+    }
     config = load(write(tmp_path, uncommented()), environ)
     assert [key.kid for key in config.auth.keys] == ["2026-11", "2026-12", "issuer"]
-    assert [len(receiver.secrets) for receiver in config.alerts.receivers] == [1, 2, 1, 2, 0]
+    receivers = config.alerts.receivers
+    assert [len(item.secrets) for item in receivers if isinstance(item, WebhookSettings)] == [1, 2, 1, 2]
+    assert {item.type for item in receivers} == set(TYPES)
 
 
 def documented(entry: Entry) -> str:
@@ -82,6 +94,8 @@ def documented(entry: Entry) -> str:
     text = DOCUMENT.read_text(encoding="utf-8")
     assert f"\n{heading}\n" in text
     part = text.split(f"\n{heading}\n")[1].split("\n## ")[0]
+    shared, *kinds = part.split("\n### Type ")
+    part = shared if entry.kind is None else next(text for text in kinds if text.startswith(f"`{entry.kind}`\n"))
     return next(row for row in part.splitlines() if row.startswith(f"| `{entry.path[-1]}` |"))
 
 

@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alerts.receivers.webhook import WebhookSettings
 from monitor.daemon.config import ConfigError, load
-from monitor.daemon.refusals import masked_url
+from monitor.settings.urls import masked_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -145,7 +146,9 @@ def test_webhook_secrets_are_decoded_the_newest_first(tmp_path: Path) -> None:
     (tmp_path / "new").write_text(HOOK_SECRET + "\n")
     (tmp_path / "old").write_text(OLD_HOOK_SECRET)
     config = load(write(tmp_path, WEBHOOK + 'secret_files = ["new", "old"]\nsecret_envs = ["A"]'), {"A": HOOK_SECRET})
-    assert config.alerts.receivers[0].secrets == (b"n" * 24, b"o" * 64, b"n" * 24)
+    (webhook,) = config.alerts.receivers
+    assert isinstance(webhook, WebhookSettings)
+    assert webhook.secrets == (b"n" * 24, b"o" * 64, b"n" * 24)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +203,51 @@ def test_secrets_never_appear_in_the_repr(tmp_path: Path) -> None:
         assert "url='https://hooks.example.org/***?***'" in shown
         for secret in ("hunter2", HS256_SECRET, HOOK_SECRET, "nnnn", "capability"):
             assert secret not in shown
+
+
+ALERTMANAGER: Final = (
+    '[[alerts.receivers]]\nname = "am"\ntype = "alertmanager"\nurl = "https://am.example.org/capability"\n'
+)
+
+
+def test_an_alertmanager_s_token_or_password_is_read_and_never_shown(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("hunter2.hunter2==\n")
+    for keys in (
+        'bearer_token_file = "token"',
+        'bearer_token_env = "A"',
+        'username = "u"\npassword_file = "token"',
+        'username = "u"\npassword_env = "A"',
+    ):
+        config = load(write(tmp_path, ALERTMANAGER + keys), {"A": "hunter2.hunter2=="})
+        for shown in (repr(config), str(config), repr(config.alerts.receivers[0].open())):
+            assert "hunter2" not in shown
+            assert "capability" not in shown
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ('bearer_token_env = "A"\npassword_env = "A"', ":6: alerts.receivers[0].password_env: at most one of"),
+        ('username = "u"', ":5: alerts.receivers[0].username: needs password_file or password_env"),
+        ('username = "u"\nbearer_token_env = "A"', ":5: alerts.receivers[0].username: needs password_file or"),
+        ('password_env = "A"', ":5: alerts.receivers[0].password_env: needs username"),
+        ('username = "u:v"\npassword_env = "A"', ":5: alerts.receivers[0].username: must not hold a colon"),
+        ('bearer_token_env = "BAD"', ":5: alerts.receivers[0].bearer_token_env: the token is empty, or holds"),
+        ('username = "u"\npassword_env = "BAD"', ":6: alerts.receivers[0].password_env: the password is empty"),
+        ('bearer_token_env = "hunter2"', ":5: alerts.receivers[0].bearer_token_env: the environment variable that"),
+        ('bearer_token = "hunter2"', ":5: alerts.receivers[0].bearer_token: unknown key; did you mean"),
+        ('bearer_token_file = "none"', ":5: alerts.receivers[0].bearer_token_file: cannot read the file"),
+    ],
+)
+def test_an_alertmanager_s_unfit_credentials_are_refused(tmp_path: Path, keys: str, expected: str) -> None:
+    (line,) = refused_text(tmp_path, ALERTMANAGER + keys, {"A": "good", "BAD": "hunter2\thunter2"})
+    assert expected in line
+    assert "hunter2" not in line
+
+
+def test_a_variable_that_a_receiver_names_may_begin_like_a_key(tmp_path: Path) -> None:
+    text = ALERTMANAGER + 'bearer_token_env = "LASTSEEN_AM_TOKEN"'
+    assert load(write(tmp_path, text), {"LASTSEEN_AM_TOKEN": "abc"}).alerts.receivers
 
 
 @given(st.text(), st.sampled_from(["redis", "https", "unix"]))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitor.daemon.units import LONGEST_MS, UNIT_MS, duration_ms, duration_text, size_bytes, size_text
+from monitor.settings.units import LONGEST_MS, UNIT_MS, duration_ms, duration_text, size_bytes, size_text
 
 
 @given(st.integers(0, LONGEST_MS))

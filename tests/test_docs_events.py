@@ -9,18 +9,96 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from alerts.notification import notification_id
-from alerts.payload import render
-from alerts.receivers import WebhookSettings, open_receiver
+from alerts.breaker import FAILURES, LONGEST_PAUSE_MS
+from alerts.payload import BODY_BYTES, GroupCounts, Standing, Wording
+from alerts.receivers.webhook import WebhookReceiver
+from alerts.thread import digest
+from alerts.wording import LINE_CHARS
 from monitor.daemon.config import load
 from monitor.events import EVENT_METADATA_BYTES
-from monitor.liveness import CLEAN_EXIT_CODES, STRAGGLER_MS, TRANSITIONS, EventKind
+from monitor.liveness import CLEAN_EXIT_CODES, STRAGGLER_MS, TRANSITIONS, EventKind, Liveness
 from tests.alerts_fakes import SECRET, event, notification, webhook_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from monitor.events import Event
+
 PAGE = (Path(__file__).parent.parent / "docs" / "events.md").read_text(encoding="utf-8")
+
+
+WORDING = Wording(public_url="https://lastseen.example.org", redact=("*token*",))
+DUE_MS = 1_790_000_120_000
+INCIDENT = "inc_47a9e54be403ece9373af8a6e40499f3"
+
+
+def fact(**changes: Any) -> Event:
+    """What the page's examples are of."""
+    usual = {
+        "seq": 2,
+        "generation": 1_790_000_000_000,
+        "worker_id": "w1",
+        "reason": "deadline passed",
+        "due_ms": DUE_MS,
+        "detected_ms": DUE_MS + 777,
+        "last_seen_ms": DUE_MS - 90_000,
+        "since_ms": 1_790_000_000_000,
+        "current_task_id": "t9",
+        "worker_metadata_json": '{"host":"a1"}',
+        "recent_gaps_ms": (30_000,),
+    }
+    return event(**{**usual, **changes})
+
+
+def single_body(of: Event | None = None, *, reminder: int = 0) -> str:
+    return WORDING.single(
+        of or fact(), incident_id=INCIDENT, reminder=reminder, standing=Standing(expected=237, silent=2)
+    )
+
+
+def group_body(
+    *, firing: bool = True, group: str = "prod", workers: int = 3, expected: int = 240, truncated: int = 0
+) -> str:
+    """Of so many workers in all; those that are not truncated are listed."""
+    changes: dict[str, Any] = {} if firing else {"kind": EventKind.RECOVERED, "old": Liveness.STALE}
+    return WORDING.group(
+        firing=firing,
+        group={"tenant": "acme", "environment": group},
+        counts=GroupCounts(
+            firing=workers * firing, new=workers * firing, recovered=workers * (not firing), expected=expected
+        ),
+        events=[fact(worker_id=f"w{number}", **changes) for number in range(1, workers - truncated + 1)],
+        truncated=truncated,
+        since_ms=DUE_MS,
+        now_ms=DUE_MS + (2_000 if firing else 602_000),
+        incident_id=INCIDENT if truncated else None,
+        reminder=0,
+        environment_incident=truncated > 0,
+    )
+
+
+def sentences() -> list[str]:
+    bodies = [
+        single_body(),
+        single_body(reminder=2),
+        single_body(
+            fact(
+                kind=EventKind.FAILED,
+                new=Liveness.FAILED,
+                reason="crash",
+                exit_code=137,
+                error_message="Out of memory",
+                recent_gaps_ms=(),
+            )
+        ),
+        single_body(
+            fact(kind=EventKind.RECOVERED, old=Liveness.STALE, new=Liveness.ALIVE, recent_gaps_ms=(30_000, 250_000))
+        ),
+        group_body(),
+        group_body(group="production", workers=312, expected=1_000, truncated=262),
+        group_body(firing=False),
+    ]
+    return [json.loads(body)["data"]["summary"] for body in bodies]
 
 
 def example(name: str) -> str:
@@ -68,28 +146,34 @@ def test_every_field_of_data_is_listed_once_and_nothing_else() -> None:
     assert sorted(listed) == sorted(event().data())
 
 
-def test_the_body_in_the_example_has_the_fields_of_a_real_one_in_their_order() -> None:
-    shown, real = json.loads(example("webhook-body")), json.loads(render(event()))
+def test_every_field_that_a_notification_adds_is_listed_once_and_nothing_else() -> None:
+    listed = [name for cell, *_ in rows("field of a notification") for name in quoted(cell)]
+    assert listed == [name for name in json.loads(single_body())["data"] if name not in event().data()]
+
+
+def test_every_field_of_a_group_is_listed_once_and_nothing_else() -> None:
+    listed = [name for cell, *_ in rows("field of a group's `data`") for name in quoted(cell)]
+    assert listed == list(json.loads(group_body())["data"])
+
+
+def test_the_example_of_a_body_is_what_is_sent_field_by_field_in_its_order() -> None:
+    shown, real = json.loads(example("webhook-body")), json.loads(single_body())
+    assert shown == real
     assert list(shown) == list(real) == ["type", "timestamp", "data"]
     assert list(shown["data"]) == list(real["data"])
 
 
-def test_the_example_s_id_and_times_are_those_of_its_fact() -> None:
-    data = json.loads(example("webhook-body"))["data"]
-    fact = event(
-        seq=data["seq"],
-        generation=data["generation"],
-        worker_id=data["worker_id"],
-        reason=data["reason"],
-        due_ms=1_790_000_120_000,
-        detected_ms=1_790_000_120_777,
-        last_seen_ms=1_790_000_030_000,
-        since_ms=1_790_000_000_000,
-        current_task_id=data["current_task_id"],
-        worker_metadata_json=json.dumps(data["worker_metadata"]),
-        recent_gaps_ms=(30_000,),
-    )
-    assert json.loads(render(fact)) == json.loads(example("webhook-body"))
+def test_the_example_of_a_group_s_body_is_what_is_sent_but_for_what_it_leaves_out_of_the_events() -> None:
+    shown, real = json.loads(example("group-body")), json.loads(group_body())
+    assert list(shown["data"]) == list(real["data"])
+    in_full = shown["data"].pop("events"), real["data"].pop("events")
+    assert shown == real
+    for abridged, event_data in zip(*in_full, strict=True):
+        assert abridged.items() <= event_data.items()
+
+
+def test_the_sentences_are_those_that_are_sent() -> None:
+    assert example("sentences").splitlines() == sentences()
 
 
 @pytest.fixture
@@ -102,7 +186,7 @@ def now_ms(tmp_path: Path) -> int:
 async def delivered(now_ms: int) -> tuple[dict[str, str], bytes]:
     """Headers and body of a real notification."""
     async with webhook_server() as hook:
-        receiver = open_receiver(WebhookSettings(name="ops", url=hook.url, secrets=(SECRET,), allow_private=True))
+        receiver = WebhookReceiver(name="ops", url=hook.url, secrets=(SECRET,), allow_private=True)
         try:
             await receiver.send(notification(), attempt=1, now_ms=now_ms)
         finally:
@@ -144,7 +228,7 @@ def test_the_log_line_is_of_the_same_event() -> None:
     assert shown == {name: data[name] for name in shown}
     assert line.pop("timestamp") > data["detected_at"]
     assert line == {
-        "nid": notification_id(receiver="log", event_id=data["event_id"]),
+        "nid": "ntf_" + digest("log", data["event_id"]),
         "receiver": "log",
         "type": "worker.stale",
         "attempt": 1,
@@ -159,6 +243,10 @@ def test_the_numbers_are_those_of_the_code() -> None:
     assert "up to 2 s, 4 s, 8 s, ... 6 h" in PAGE
     assert config.alerts.retry_for_ms == 72 * 3_600_000
     assert "`retry_for` (72 h)" in PAGE
+    assert f"After {FAILURES} failures in a row" in PAGE
+    assert f"up to {LONGEST_PAUSE_MS // 1_000} s;" in PAGE
+    assert f"at most {BODY_BYTES // 1_024} KiB" in PAGE
+    assert f"less than {LINE_CHARS} characters" in PAGE
     assert STRAGGLER_MS == 5_000
     assert "within 5 seconds after a clean disconnect" in PAGE
     assert f"fit into {EVENT_METADATA_BYTES} bytes of JSON" in PAGE

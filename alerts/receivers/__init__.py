@@ -1,64 +1,32 @@
-"""Where notifications go: the port that every kind of receiver fills, and how one is made from its settings."""
+"""Where notifications go. A type of receiver is one module in here.
+
+Such a module exports ``SETTINGS``: the model of its table in the configuration, which opens the receiver
+(``alerts.receivers.receiver``). Modules without that name are what types share. There is no list of the types
+to keep up: the configuration and the tests ask for ``TYPES``.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias, assert_never
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING, Final, get_args
 
-from alerts.receivers.log import LogReceiver, LogSettings
-from alerts.receivers.webhook import WebhookReceiver, WebhookSettings
+from alerts.receivers.receiver import Receiver, ReceiverSettings
 
 if TYPE_CHECKING:
-    from alerts.notification import Notification
+    from collections.abc import Iterator, Mapping
 
-__all__ = [
-    "LogReceiver",
-    "LogSettings",
-    "Receiver",
-    "ReceiverSettings",
-    "WebhookReceiver",
-    "WebhookSettings",
-    "open_receiver",
-]
-
-ReceiverSettings: TypeAlias = LogSettings | WebhookSettings
+__all__ = ["TYPES", "Receiver", "ReceiverSettings"]
 
 
-class Receiver(Protocol):
-    """One place that notifications are sent to."""
-
-    @property
-    def name(self) -> str:
-        """Its name in the configuration, the same for as long as its queue is to be its own."""
-
-    @property
-    def timeout_s(self) -> float:
-        """The longest that an attempt takes, in seconds."""
-
-    async def send(self, notification: Notification, *, attempt: int, now_ms: int) -> None:
-        """Make one attempt; returning means that the receiver has accepted it.
-
-        May be called concurrently, and again for the same notification: what it carries to the receiver
-        is the same each time but for what proves the moment. ``attempt`` counts from 1.
-
-        Raises:
-            TransientDeliveryError: it may be accepted later.
-            PermanentDeliveryError: it never will be.
-        """
-
-    async def close(self) -> None:
-        """Give back what the receiver holds open. Idempotent."""
+def _discovered() -> Iterator[tuple[str, type[ReceiverSettings]]]:
+    for found in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
+        module = importlib.import_module(f"{__name__}.{found.name}")
+        settings: type[ReceiverSettings] | None = getattr(module, "SETTINGS", None)
+        if settings is not None:
+            (name,) = get_args(settings.model_fields["type"].annotation)
+            yield name, settings
 
 
-def open_receiver(settings: ReceiverSettings) -> Receiver:
-    """The receiver that the settings describe. It connects when it first sends.
-
-    Raises:
-        ValueError: the settings cannot work.
-    """
-    match settings:
-        case LogSettings():
-            return LogReceiver(settings)
-        case WebhookSettings():
-            return WebhookReceiver(settings)
-        case _:
-            assert_never(settings)
+TYPES: Final[Mapping[str, type[ReceiverSettings]]] = dict(_discovered())
+"""The settings of every type of receiver, by the name of the type, in alphabetical order of their modules."""

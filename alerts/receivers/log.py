@@ -1,37 +1,27 @@
 """The log as a receiver: one line for each notification."""
 
-from __future__ import annotations
-
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Final, Literal
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from alerts.errors import PermanentDeliveryError
-
-if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
-
-    from alerts.notification import Notification
+from alerts.notification import Notification
+from alerts.receivers.receiver import ReceiverSettings
 
 _log: FilteringBoundLogger = structlog.get_logger()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LogSettings:
-    """A receiver that writes to the daemon's log."""
-
-    name: str = "log"
 
 
 class LogReceiver:
     """Writes each notification as the log event ``notification``, the fields of its ``data`` beside its id and type."""
 
     timeout_s = 1.0
+    resend_ms = None
+    takes_groups = True
 
-    def __init__(self, settings: LogSettings) -> None:
-        self.name = settings.name
+    def __init__(self, *, name: str = "log") -> None:
+        self.name = name
 
     async def send(self, notification: Notification, *, attempt: int, now_ms: int) -> None:  # noqa: ARG002
         """Write the line; there is nothing to wait for."""
@@ -44,5 +34,21 @@ class LogReceiver:
         fields |= {"nid": notification.nid, "receiver": self.name, "type": notification.event_type, "attempt": attempt}
         _log.info("notification", **fields)
 
+    async def reach(self) -> None:
+        """The log is always there."""
+
     async def close(self) -> None:
         """Nothing is held open."""
+
+
+class LogSettings(ReceiverSettings):
+    """Type ``log``: the daemon's own log."""
+
+    type: Literal["log"]
+
+    def open(self) -> LogReceiver:
+        """See ``ReceiverSettings``."""
+        return LogReceiver(name=self.name)
+
+
+SETTINGS: Final = LogSettings

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 from litestar import Litestar
 from litestar.response.base import ASGIResponse
 
-from monitor.api import batch, events, health, heartbeats, status, workers
+from monitor.api import (
+    batch,
+    events,
+    health,
+    heartbeats,
+    oncall_deliveries,
+    oncall_incidents,
+    oncall_silences,
+    status,
+    workers,
+)
 from monitor.api.entry import Entry
 from monitor.api.problems import answer_error
 
@@ -26,6 +36,9 @@ def create_router(services: Services) -> Litestar:
             *workers.routes(services),
             *status.routes(services),
             *events.routes(services),
+            *oncall_incidents.routes(services),
+            *oncall_silences.routes(services),
+            *oncall_deliveries.routes(services),
             *health.routes(services),
         ],
         exception_handlers={Exception: answer_error},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from monitor.liveness import EventKind, Liveness
+from monitor.liveness import LONGEST_ABSENCE_MS, EventKind, Liveness
 
 Schema = dict[str, object]
 
@@ -117,6 +117,11 @@ _WORKER: Final[dict[str, Schema]] = {
     "generation": INTEGER,
     "seq": {"type": "integer", "minimum": 1},
     "since": TIME,
+    "back_at": {
+        "type": ["string", "null"],
+        "format": "date-time",
+        "description": "When the absence that the worker has announced ends.",
+    },
 }
 
 _EVENT_DATA: Final[dict[str, Schema]] = {
@@ -172,6 +177,12 @@ OURS: Final[dict[str, Schema]] = {
             "reason": {"type": "string", "description": "`shutdown` is a clean stop; anything else is a failure."},
             "exit_code": {"type": ["integer", "null"], "description": "null, 0, 130 and 143 are clean."},
             "error_message": nullable("string"),
+            "back_in_seconds": {
+                "type": ["number", "null"],
+                "exclusiveMinimum": 0,
+                "maximum": LONGEST_ABSENCE_MS // 1_000,
+                "description": "Announces an absence, with a clean stop only: no beat within this time makes it stale.",
+            },
         },
     },
     "BatchAnswer": {

@@ -12,6 +12,8 @@ from litestar.exceptions import HTTPException
 from litestar.response import Response
 
 from monitor.api.answers import JSON, NO_STORE, encoded
+from monitor.api.bodies import BodyError, MediaTypeError, UnreadableBodyError
+from monitor.api.oncall import ConflictError, NoSuchError, TooManyError
 from monitor.api.requests import BodyTooLargeError, BodyTooSlowError, ClientGoneError, ParameterError
 from monitor.api.wire import ContractError
 from monitor.auth import ForbiddenError, UnauthenticatedError
@@ -54,6 +56,14 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     ),
     ContractError: Problem(status=_UNPROCESSABLE, outcome=BeatOutcome.INVALID),
     ParameterError: Problem(status=_UNPROCESSABLE, outcome=BeatOutcome.INVALID),
+    BodyError: Problem(status=_UNPROCESSABLE, outcome=BeatOutcome.INVALID),
+    UnreadableBodyError: Problem(status=_UNPROCESSABLE, outcome=BeatOutcome.INVALID),
+    MediaTypeError: Problem(status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE, outcome=BeatOutcome.INVALID),
+    NoSuchError: Problem(status=HTTPStatus.NOT_FOUND, outcome=BeatOutcome.INVALID),
+    ConflictError: Problem(status=HTTPStatus.CONFLICT, outcome=BeatOutcome.INVALID),
+    TooManyError: Problem(
+        status=HTTPStatus.TOO_MANY_REQUESTS, outcome=BeatOutcome.QUOTA, headers={"retry-after": "60"}
+    ),
     QuotaExceededError: Problem(
         status=HTTPStatus.TOO_MANY_REQUESTS, outcome=BeatOutcome.QUOTA, headers={"retry-after": "60"}
     ),

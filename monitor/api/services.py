@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from monitor.api.oncall import OnCall
     from monitor.api.wire import BodyLimits, IntervalBounds
     from monitor.auth import Authenticator
     from monitor.health import Health
@@ -24,6 +25,7 @@ class Services:
 
     store: Store
     intake: Intake
+    oncall: OnCall
     authenticator: Authenticator
     body_bytes: int
     batch_bytes: int

@@ -2,60 +2,66 @@
 
 from __future__ import annotations
 
-import base64
+import os
 from typing import TYPE_CHECKING
 
 from alerts.durability import Durability, DurabilityMode
-from alerts.receivers import open_receiver
-from alerts.receivers.log import LogSettings
-from alerts.receivers.webhook import WebhookSettings
+from alerts.failpoints import failpoint
+from alerts.mass import Rule
+from alerts.payload import Wording
 from alerts.retry import RetryPolicy
 from alerts.routing import Route
 from alerts.service import AlertService
+from alerts.wording import Standing
 from monitor.store import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from alerts.receivers import ReceiverSettings
-    from monitor.daemon.config import Config, Receiver
+    from monitor.daemon.config import Config
+    from monitor.store import Store
     from monitor.store.outbox import Outbox
-
-
-def _receiver(receiver: Receiver) -> ReceiverSettings:
-    if receiver.type == "log":
-        return LogSettings(name=receiver.name)
-    return WebhookSettings(
-        name=receiver.name,
-        url=str(receiver.url),
-        secrets=tuple("whsec_" + base64.b64encode(secret).decode() for secret in receiver.secrets),
-        allow_private=receiver.allow_private,
-        timeout_s=receiver.timeout_ms / 1_000,
-    )
 
 
 def alert_service(
     config: Config,
     *,
-    redis_url: str,
+    store: Store,
     outbox: Outbox,
-    now_ms: Callable[[], int],
     on_outcome: Callable[[str, str], None],
     on_failure: Callable[[str, BaseException], None],
 ) -> AlertService:
     """The alerting half of the daemon, not yet started."""
     alerts, durability = config.alerts, config.store.durability
+    mass = alerts.mass_failure
+
+    async def standing(tenant: str, environment: str) -> Standing:
+        found = await store.standing(tenant, environment)
+        return Standing(expected=found.expected, silent=found.silent)
+
     return AlertService(
-        redis_url=redis_url,
-        receivers=[open_receiver(_receiver(receiver)) for receiver in alerts.effective_receivers],
+        redis_url=store.settings.url,
+        receivers=[receiver.open() for receiver in alerts.effective_receivers],
         routes=[
-            Route(receivers=route.receivers, events=route.kinds, environments=route.environments, tenants=route.tenants)
+            Route(
+                receivers=route.receivers,
+                events=route.kinds,
+                environments=route.environments,
+                tenants=route.tenants,
+                group_by=route.group_by,
+                group_wait_ms=route.group_wait_ms,
+                group_interval_ms=route.group_interval_ms,
+                repeat_interval_ms=route.repeat_interval_ms,
+            )
             for route in alerts.effective_routes
         ],
         source=outbox,
         partitions=config.store.partitions,
         durability=Durability(mode=DurabilityMode(durability.mode), replicas=durability.replicas),
-        now_ms=now_ms,
+        wording=Wording(public_url=alerts.public_url, redact=alerts.redact),
+        standing=standing,
+        rule=Rule(share=mass.share, least=mass.least, hold_ms=mass.hold_ms) if mass.enabled else None,
+        now_ms=store.clock.now_ms,
         on_outcome=on_outcome,
         on_failure=on_failure,
         policy=RetryPolicy(
@@ -63,4 +69,5 @@ def alert_service(
         ),
         source_errors=(StoreUnavailableError,),
         concurrency=alerts.queue_concurrency,
+        failpoint=failpoint(os.environ),
     )

@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias, get_args, get_origin
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from monitor.daemon.units import SizeMark
+from monitor.settings.units import SizeMark
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
-Key: TypeAlias = tuple[str | int, ...]
-"""A key's path from the top, ``("auth", "keys", 0, "kid")``; integers count tables of an array from 0."""
+    from pydantic.fields import FieldInfo
 
+    from monitor.settings.section import Key
+
+Table: TypeAlias = type[BaseModel]
+
+KIND: Final = "type"
+"""The key that tells tables of several kinds apart, where an array may hold such."""
 PREFIX: Final = "LASTSEEN_"
 SEPARATOR: Final = "__"
 _CLOSE_ENOUGH: Final = 0.7
@@ -30,6 +36,8 @@ class Entry:
 
     path: tuple[str, ...]
     array: tuple[str, ...]
+    kind: str | None
+    """The one ``type`` of table that it belongs to, where it is not in all that may stand there."""
     default: object
     """As the configuration would write it; None when there is none."""
     required: bool
@@ -42,54 +50,102 @@ class Entry:
         return PREFIX + SEPARATOR.join(self.path).upper()
 
 
-def table_of(annotation: object) -> tuple[type[BaseModel] | None, bool]:
-    """The model behind a field's annotation, and whether it is an array of such tables."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spot:
+    """What is known of a place. ``key`` has the file's names; ``tables`` may stand there, one of ``kinds`` of them.
+
+    Without tables it is a value, or nothing.
+    """
+
+    key: Key
+    tables: tuple[Table, ...]
+    kinds: tuple[Table, ...]
+
+
+def tables_of(annotation: object) -> tuple[tuple[Table, ...], bool]:
+    """The models behind a field's annotation, several where it is a union of tables, and whether it is an array."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation, False
-    if get_origin(annotation) is tuple:
-        model, _ = table_of(get_args(annotation)[0])
-        return model, True
-    return None, False
+        return (annotation,), False
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is tuple:
+        return tables_of(arguments[0])[0], True
+    if origin is Annotated:
+        return tables_of(arguments[0])
+    if origin in {Union, UnionType}:
+        found = [tables_of(argument)[0] for argument in arguments]
+        return (tuple(table for tables in found for table in tables), False) if all(found) else ((), False)
+    return (), False
 
 
-def entries(model: type[BaseModel], path: tuple[str, ...] = (), array: tuple[str, ...] = ()) -> Iterator[Entry]:
-    """Every key of ``model`` and of the tables in it, in the order of declaration."""
-    for name, field in model.model_fields.items():
-        here = (*path, field.alias or name)
-        table, many = table_of(field.annotation)
-        if table is not None:
-            yield from entries(table, here, here if many else array)
+def kind_of(table: Table) -> str:
+    """What ``type`` says in a table that is one of several kinds."""
+    return str(get_args(table.model_fields[KIND].annotation)[0])
+
+
+def written_fields(table: Table) -> Mapping[str, FieldInfo]:
+    """The fields of a table by the names that the file has for them."""
+    return {field.alias or name: field for name, field in table.model_fields.items()}
+
+
+def entries(model: Table, path: tuple[str, ...] = (), array: tuple[str, ...] = ()) -> Iterator[Entry]:
+    """Every key of ``model`` and of the tables in it, in the order of declaration.
+
+    Of tables of several kinds the keys that all have come first, once.
+    """
+    yield from _entries((model,), path, array)
+
+
+def _entries(kinds: tuple[Table, ...], path: tuple[str, ...], array: tuple[str, ...]) -> Iterator[Entry]:
+    shared = set.intersection(*(set(table.model_fields) for table in kinds))
+    for name, field in kinds[0].model_fields.items():
+        if name in shared:
+            yield from _field_entries(name, field, path, array, None)
+    for table in kinds:
+        for name, field in table.model_fields.items():
+            if name not in shared:
+                yield from _field_entries(name, field, path, array, kind_of(table))
+
+
+def _field_entries(
+    name: str, field: FieldInfo, path: tuple[str, ...], array: tuple[str, ...], kind: str | None
+) -> Iterator[Entry]:
+    here = (*path, field.alias or name)
+    tables, many = tables_of(field.annotation)
+    if tables:
+        yield from _entries(tables, here, here if many else array)
+        return
+    is_size = any(isinstance(mark, SizeMark) for mark in field.metadata)
+    yield Entry(
+        path=here,
+        array=array,
+        kind=kind,
+        default=None if field.is_required() else field.default,
+        required=field.is_required(),
+        text=isinstance(field.default, str) and not is_size,
+    )
+
+
+def located(model: Table, location: Key) -> Spot:
+    """What is at the location of a Pydantic error.
+
+    Such a location has the attribute's name (``interval_ms``) where a default was refused, and, inside a table
+    that is one of several kinds, its kind behind the index.
+    """
+    tables: tuple[Table, ...] = (model,)
+    kinds = tables
+    key: Key = ()
+    for part in location:
+        if isinstance(part, int):
+            key = (*key, part)
             continue
-        is_size = any(isinstance(mark, SizeMark) for mark in field.metadata)
-        yield Entry(
-            path=here,
-            array=array,
-            default=None if field.is_required() else field.default,
-            required=field.is_required(),
-            text=isinstance(field.default, str) and not is_size,
-        )
-
-
-def as_written(model: type[BaseModel], key: Key) -> Key:
-    """``key`` with the file's names, where a validator of a default speaks of the attribute (``interval_ms``)."""
-    table: type[BaseModel] | None = model
-    written: Key = ()
-    for part in key:
-        field = table.model_fields.get(part) if table is not None and isinstance(part, str) else None
-        written = (*written, part if field is None else field.alias or part)
-        if isinstance(part, str):
-            table = None if field is None else table_of(field.annotation)[0]
-    return written
-
-
-def names_at(model: type[BaseModel], key: Key) -> list[str]:
-    """The names that the table at ``key`` may hold; none when there is no such table."""
-    table: type[BaseModel] | None = model
-    for part in key:
-        if isinstance(part, str) and table is not None:
-            fields = {field.alias or name: field for name, field in table.model_fields.items()}
-            table = table_of(fields[part].annotation)[0] if part in fields else None
-    return [] if table is None else [field.alias or name for name, field in table.model_fields.items()]
+        if len(tables) > 1:
+            tables = tuple(table for table in tables if kind_of(table) == part)
+            continue
+        known = {name: field for table in tables for name, field in table.model_fields.items()}
+        field = known.get(part) or next((field for field in known.values() if field.alias == part), None)
+        key = (*key, part if field is None else field.alias or part)
+        kinds = tables = () if field is None else tables_of(field.annotation)[0]
+    return Spot(key=key, tables=tables, kinds=kinds)
 
 
 def suggestion(word: str, names: Iterable[str]) -> str | None:

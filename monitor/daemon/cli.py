@@ -1,4 +1,4 @@
-"""The command line: ``lastseen serve``, ``lastseen check``, ``lastseen token create``.
+"""The command line: ``lastseen serve``, ``check``, ``token create``, and what asks a running daemon (``cli_oncall``).
 
 Exit status: 0 done, 1 it could not be done, 2 the command line or the configuration is wrong.
 """
@@ -6,46 +6,23 @@ Exit status: 0 done, 1 it could not be done, 2 the command line or the configura
 from __future__ import annotations
 
 import functools
-import os
-import secrets
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from monitor.auth import Scope, mint
-from monitor.clock import wall_ms
-from monitor.daemon.config import ConfigError, load, process_count
+from monitor.auth import Scope
+from monitor.daemon import cli_oncall
+from monitor.daemon.cli_access import MISUSED, ConfigPath, configured, made_token
+from monitor.daemon.config import process_count
 from monitor.daemon.greeting import greet, version
-from monitor.daemon.keys import key_ring
 from monitor.daemon.signals import StopSignal
-from monitor.daemon.signing_key import SigningKeyError
-from monitor.daemon.units import duration_ms
-
-if TYPE_CHECKING:
-    from monitor.daemon.config import Config
-
-FAILED: Final = 1
-MISUSED: Final = 2
+from monitor.settings.units import duration_ms
 
 app = App(name="lastseen", help="A liveness monitoring daemon.", version=version)
 token = App(name="token", help="Tokens for workers, dashboards and operators.")
-app.command(token)
-
-ConfigPath = Annotated[
-    Path | None,
-    Parameter(name="--config", help="The configuration file; without one, the defaults and the environment."),
-]
-
-
-def _configured(path: Path | None) -> Config:
-    """The configuration, or the end of the program with every fault of it on stderr."""
-    try:
-        return load(path, os.environ)
-    except ConfigError as error:
-        sys.stderr.write(f"{error}\n")
-        raise SystemExit(MISUSED) from None
+for command in (token, cli_oncall.silence, cli_oncall.incidents, cli_oncall.deliveries, cli_oncall.alerts):
+    app.command(command)
 
 
 @app.command
@@ -62,7 +39,7 @@ def serve(
 ) -> int:
     """Run the daemon until SIGTERM or ^C."""
     stop = StopSignal()
-    settings = _configured(config)
+    settings = configured(config)
     if processes is not None:
         try:
             server = settings.server.model_copy(update={"processes": process_count(processes)})
@@ -78,7 +55,7 @@ def serve(
 @app.command
 def check(*, config: ConfigPath = None) -> int:
     """Say whether the configuration is good, and what it warns of; nothing is started."""
-    settings = _configured(config)
+    settings = configured(config)
     for warning in settings.warnings:
         sys.stderr.write(f"warning: {warning}\n")
     sys.stdout.write("the configuration is good\n")
@@ -105,7 +82,7 @@ def create(
     config: ConfigPath = None,
 ) -> int:
     """Print a JWT, signed with the daemon's own key or the first HS256 key of the configuration."""
-    settings = _configured(config)
+    settings = configured(config)
     try:
         expires_in_ms = duration_ms(expires)
     except ValueError as error:
@@ -115,32 +92,15 @@ def create(
     if unknown:
         sys.stderr.write(f"--scope: must be one of {', '.join(Scope)}, got {unknown[0]!r}\n")
         return MISUSED
-    try:
-        key = key_ring(settings).signing()
-    except SigningKeyError as error:
-        sys.stderr.write(f"lastseen: {error}\n")
-        return FAILED
-    if key is None:
-        sys.stderr.write("lastseen: no HS256 key is configured: only the holder of a private key can make tokens\n")
-        return FAILED
-    try:
-        made = mint(
-            key=key,
-            tenant=tenant,
-            tenant_claim=settings.auth.tenant_claim,
-            subject=subject or worker_id or tenant,
-            scopes=[Scope(name) for name in scope],
-            now_ms=wall_ms(),
-            expires_in_ms=expires_in_ms,
-            audience=settings.auth.audience or None,
-            issuer=settings.auth.issuer or None,
-            worker_id=worker_id,
-            environments=environment or None,
-            token_id=secrets.token_hex(8),
-        )
-    except ValueError as error:
-        sys.stderr.write(f"lastseen: {error}\n")
-        return MISUSED
+    made = made_token(
+        settings,
+        tenant=tenant,
+        subject=subject or worker_id or tenant,
+        scopes=[Scope(name) for name in scope],
+        expires_in_ms=expires_in_ms,
+        worker_id=worker_id,
+        environments=environment or None,
+    )
     sys.stdout.write(made + "\n")
     return 0
 

@@ -16,13 +16,15 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictI
 from pydantic import field_validator as check
 
 from monitor.daemon.catalog import entries
-from monitor.daemon.config_alerts import Alerts, Receiver, Route
+from monitor.daemon.config_alerts import Alerts, MassFailure, Route
 from monitor.daemon.config_auth import Auth, AuthKey, NonEmpty
-from monitor.daemon.globs import Glob
-from monitor.daemon.key_material import Surroundings
-from monitor.daemon.refusals import ConfigError, Problem, Section, Url, lines, refusal
+from monitor.daemon.refusals import ConfigError, lines
 from monitor.daemon.toml_source import Source, SourceError, overlay, read_file
-from monitor.daemon.units import Duration, Size, duration_text, lasting, sized
+from monitor.settings.globs import Glob
+from monitor.settings.key_material import Surroundings
+from monitor.settings.section import Problem, Section, refusal
+from monitor.settings.units import Duration, Size, duration_text, lasting, sized
+from monitor.settings.urls import Url
 
 __all__ = [
     "Alerts",
@@ -35,7 +37,7 @@ __all__ = [
     "Limits",
     "Liveness",
     "Log",
-    "Receiver",
+    "MassFailure",
     "Route",
     "Server",
     "Store",
@@ -266,6 +268,7 @@ class Config(Section):
         for claim in ("audience", "issuer"):
             if not getattr(self.auth, claim):
                 yield f"auth.{claim}: is empty, so tokens made for another {claim} are accepted"
+        yield from self.alerts.warnings
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,29 +1,51 @@
-"""The ``[alerts]`` section: where notifications go, which events go there, and how long delivery is tried."""
+"""The ``[alerts]`` section: where notifications go, which events go there and how they are gathered on the way."""
 
-from collections.abc import Callable, Iterator
-from typing import Annotated, Final, Literal, Self
-from urllib.parse import urlsplit
+import functools
+import operator
+import unicodedata
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Final, Self, TypeAlias
 
-from pydantic import AfterValidator, Field, PrivateAttr, StrictBool, StrictInt, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, StrictBool, StrictInt, ValidationInfo, field_validator
 from pydantic import model_validator as model_check
 
-from monitor.daemon.globs import Glob
-from monitor.daemon.key_material import KeyMaterialError, Surroundings, from_environment, from_file, webhook_secret
-from monitor.daemon.refusals import Problem, Section, Url, refusal, surroundings
-from monitor.daemon.units import Duration, duration_text, lasting
+from alerts.receivers import TYPES, ReceiverSettings
+from alerts.receivers.log import LogSettings
+from alerts.redaction import Redaction
 from monitor.liveness import EventKind
+from monitor.settings.globs import Glob
+from monitor.settings.section import Key, Problem, Section, refusal
+from monitor.settings.units import Duration, duration_text, lasting
+from monitor.settings.urls import checked_base_url
 
 EVERY: Final = "*"
 IMPLICIT_RECEIVER: Final = "log"
 DEFAULT_EVENTS: Final = (EventKind.STALE, EventKind.FAILED, EventKind.RECOVERED)
-_NAME_CHARACTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
-_LONGEST_NAME: Final = 64
+BY_WORKER: Final = "worker_id"
+GROUP_LABELS: Final = ("tenant", "environment")
+METADATA_LABEL: Final = "metadata."
+LONGEST_LABEL: Final = 256
+"""Of tenants and environments: what the API takes."""
+REDACTED_KEYS: Final = (
+    "*token*",
+    "*secret*",
+    "*password*",
+    "*passwd*",
+    "*passphrase*",
+    "*credential*",
+    "*api*key*",
+    "*access*key*",
+    "*private*key*",
+    "*authorization*",
+    "*cookie*",
+)
+_DOWN: Final = frozenset({EventKind.STALE, EventKind.FAILED})
 
-
-def _checked_name(name: str) -> str:
-    if not name or len(name) > _LONGEST_NAME or set(name) - _NAME_CHARACTERS:
-        raise ValueError(f"must be 1 to {_LONGEST_NAME} letters, digits, `_` or `-`")
-    return name
+if TYPE_CHECKING:
+    AnyReceiver: TypeAlias = ReceiverSettings
+else:
+    # One of the types that there are, told by its key `type`.
+    AnyReceiver = Annotated[functools.reduce(operator.or_, TYPES.values()), Field(discriminator="type")]
 
 
 def _not_empty(items: tuple[str, ...]) -> tuple[str, ...]:
@@ -40,74 +62,47 @@ def _checked_event(name: str) -> str:
     return name
 
 
-def _checked_target(text: str) -> Url:
-    try:
-        parts = urlsplit(text)
-        port_is_fine = parts.port is None or parts.port > 0
-    except ValueError:
-        raise ValueError("is not a URL") from None
-    if parts.scheme not in {"http", "https"} or not parts.hostname or not port_is_fine:
-        raise ValueError("must be an http:// or https:// URL")
-    if "@" in parts.netloc:
-        raise ValueError("must not hold user and password")
-    if not text.isprintable() or " " in text:
-        raise ValueError("must not hold spaces or control characters")
-    return Url(text)
+def _fitting_a_name(pattern: str) -> str:
+    if len(pattern.replace(EVERY, "")) > LONGEST_LABEL:
+        raise ValueError(f"can never match: names have at most {LONGEST_LABEL} characters")
+    if any(unicodedata.category(character) == "Cc" for character in pattern):
+        raise ValueError("can never match: names hold no control characters")
+    return pattern
 
 
-class Receiver(Section):
-    """One ``[[alerts.receivers]]``. Its secrets are read when the configuration is loaded."""
+def _checked_label(label: str) -> str:
+    if label not in {BY_WORKER, *GROUP_LABELS} and not label.removeprefix(METADATA_LABEL) != label:
+        raise ValueError(f"must be {BY_WORKER}, {', '.join(GROUP_LABELS)} or {METADATA_LABEL}<name>")
+    if label == METADATA_LABEL:
+        raise ValueError(f"must name a key of the metadata, such as {METADATA_LABEL}region")
+    return label
 
-    name: Annotated[str, AfterValidator(_checked_name)]
-    type: Literal["log", "webhook"]
-    url: Annotated[str, AfterValidator(_checked_target)] | None = None
-    secret_file: str | None = None
-    secret_files: tuple[str, ...] = ()
-    secret_env: str | None = None
-    secret_envs: tuple[str, ...] = ()
-    allow_private: StrictBool = False
-    timeout_ms: Annotated[Duration, lasting("1s", "60s")] = Field("10s", alias="timeout", validate_default=True)
-    _secrets: tuple[bytes, ...] = PrivateAttr(())
 
-    @property
-    def secrets(self) -> tuple[bytes, ...]:
-        """The decoded signing secrets, the newest first: what is sent is signed with each. Empty for type log."""
-        return self._secrets
+def _checked_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
+    if BY_WORKER in labels and len(labels) > 1:
+        raise ValueError(f"{BY_WORKER} stands alone: nothing is gathered by more than that")
+    if len(set(labels)) < len(labels):
+        raise ValueError("names a label twice")
+    return labels
 
-    @model_check(mode="after")
-    def _read(self, info: ValidationInfo) -> Self:
-        problems: list[Problem] = []
-        if self.type == "log":
-            keys = ("url", "secret_file", "secret_files", "secret_env", "secret_envs")
-            message = "belongs to a receiver of type webhook, not log"
-            problems += [Problem(message=message, at=(key,)) for key in keys if key in self.model_fields_set]
-        else:
-            if self.url is None:
-                problems.append(Problem(message="is required for a receiver of type webhook", at=("url",)))
-            secrets: list[bytes] = []
-            sources = list(self._secret_sources())
-            for at, read, name in sources:
-                try:
-                    secrets.append(webhook_secret(read(name, surroundings(info))))
-                except KeyMaterialError as error:
-                    problems.append(Problem(message=str(error), at=at))
-            if not sources:
-                choice = "secret_file, secret_files, secret_env, secret_envs"
-                problems.append(Problem(message=f"a webhook needs a signing secret: give one of {choice}"))
-            self._secrets = tuple(secrets)
-        if problems:
-            raise refusal(*problems)
-        return self
 
-    def _secret_sources(self) -> Iterator[tuple[tuple[str | int, ...], Callable[[str, Surroundings], bytes], str]]:
-        if self.secret_file is not None:
-            yield ("secret_file",), from_file, self.secret_file
-        for index, name in enumerate(self.secret_files):
-            yield ("secret_files", index), from_file, name
-        if self.secret_env is not None:
-            yield ("secret_env",), from_environment, self.secret_env
-        for index, name in enumerate(self.secret_envs):
-            yield ("secret_envs", index), from_environment, name
+def _checked_public_url(text: str) -> str:
+    return str(checked_base_url(text)) if text else text
+
+
+def _reminding(ms: int) -> int:
+    if 0 < ms < 1_000:  # noqa: PLR2004 - a second
+        raise ValueError("must be 0s, for no reminders, or at least 1s")
+    return ms
+
+
+def _checked_share(share: float) -> float:
+    if not 0 < share <= 1:
+        raise ValueError("must be more than 0 and at most 1")
+    return share
+
+
+Pattern: TypeAlias = Annotated[Glob, AfterValidator(_fitting_a_name)]
 
 
 class Route(Section):
@@ -117,33 +112,78 @@ class Route(Section):
     events: Annotated[tuple[Annotated[str, AfterValidator(_checked_event)], ...], AfterValidator(_not_empty)] = tuple(
         kind.value for kind in DEFAULT_EVENTS
     )
-    environments: Annotated[tuple[Glob, ...], AfterValidator(_not_empty)] = (EVERY,)
-    tenants: Annotated[tuple[Glob, ...], AfterValidator(_not_empty)] = (EVERY,)
+    environments: Annotated[tuple[Pattern, ...], AfterValidator(_not_empty)] = (EVERY,)
+    tenants: Annotated[tuple[Pattern, ...], AfterValidator(_not_empty)] = (EVERY,)
+    group_by: Annotated[
+        tuple[Annotated[str, AfterValidator(_checked_label)], ...],
+        AfterValidator(_not_empty),
+        AfterValidator(_checked_labels),
+    ] = (BY_WORKER,)
+    group_wait_ms: Annotated[Duration, lasting("0s", "1h")] = Field(None, alias="group_wait", validate_default=True)
+    group_interval_ms: Annotated[Duration, lasting("100ms", "1d")] = Field(
+        "60s", alias="group_interval", validate_default=True
+    )
+    repeat_interval_ms: Annotated[Duration, lasting("0s", "30d"), AfterValidator(_reminding)] = Field(
+        "4h", alias="repeat_interval", validate_default=True
+    )
 
     @property
     def kinds(self) -> frozenset[EventKind]:
         """``events`` with ``*`` spelled out."""
         return frozenset(EventKind) if EVERY in self.events else frozenset(EventKind(name) for name in self.events)
 
+    @property
+    def grouped(self) -> bool:
+        """Whether events of several workers come together."""
+        return self.group_by != (BY_WORKER,)
 
-_LOG: Final = Receiver.model_validate({"name": IMPLICIT_RECEIVER, "type": "log"})
+    @field_validator("group_wait_ms", mode="before")
+    @classmethod
+    def _usual_wait(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None:
+            return value
+        return "0s" if info.data.get("group_by", (BY_WORKER,)) == (BY_WORKER,) else "2s"
+
+    @model_check(mode="after")
+    def _waits_no_longer_than_between(self) -> Self:
+        if self.group_interval_ms < self.group_wait_ms:
+            own = "group_interval_ms" in self.model_fields_set
+            below, wait = duration_text(self.group_interval_ms), duration_text(self.group_wait_ms)
+            message = f"group_interval, {below}, is below group_wait, {wait}"
+            raise refusal(Problem(message=message, at=("group_interval" if own else "group_wait",)))
+        return self
+
+
+class MassFailure(Section):
+    """``[alerts.mass_failure]``: when many workers of an environment fall silent at once."""
+
+    enabled: StrictBool = True
+    share: Annotated[float, Field(strict=True), AfterValidator(_checked_share)] = 0.2
+    least: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 5
+    hold_ms: Annotated[Duration, lasting("0s", "10m")] = Field("2m", alias="hold", validate_default=True)
+
+
+_LOG: Final = LogSettings(name=IMPLICIT_RECEIVER, type="log")
 _EVERYTHING_TO_LOG: Final = Route(receivers=(IMPLICIT_RECEIVER,), events=(EVERY,))
 
 
 class Alerts(Section):
     """``[alerts]``. ``receivers`` and ``routes`` are as written; use the effective ones."""
 
+    public_url: Annotated[str, AfterValidator(_checked_public_url)] = ""
+    redact: tuple[Glob, ...] = REDACTED_KEYS
     retry_initial_ms: Annotated[Duration, lasting("100ms", "1h")] = Field(
         "2s", alias="retry_initial", validate_default=True
     )
     retry_max_ms: Annotated[Duration, lasting("100ms", "7d")] = Field("6h", alias="retry_max", validate_default=True)
     retry_for_ms: Annotated[Duration, lasting("0s", "30d")] = Field("72h", alias="retry_for", validate_default=True)
     queue_concurrency: Annotated[StrictInt, Field(ge=1, le=64)] = 8
-    receivers: tuple[Receiver, ...] = ()
+    mass_failure: MassFailure = MassFailure()
+    receivers: tuple[AnyReceiver, ...] = ()
     routes: tuple[Route, ...] = ()
 
     @property
-    def effective_receivers(self) -> tuple[Receiver, ...]:
+    def effective_receivers(self) -> tuple[ReceiverSettings, ...]:
         """The configured receivers, or the one implicit ``log``."""
         return self.receivers or (_LOG,)
 
@@ -156,6 +196,42 @@ class Alerts(Section):
             return (_EVERYTHING_TO_LOG,)
         return (Route(receivers=tuple(receiver.name for receiver in self.receivers)),)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed and probably not meant, one sentence each."""
+        return (*self._receiver_warnings(), *self._route_warnings())
+
+    def _receiver_warnings(self) -> Iterator[str]:
+        routed = {name for route in self.effective_routes for name in route.receivers}
+        for index, receiver in enumerate(self.receivers):
+            for warning in receiver.warnings():
+                yield f'alerts.receivers[{index}] "{receiver.name}": {warning}'
+            if receiver.name not in routed:
+                yield f'alerts.receivers[{index}] "{receiver.name}": no route leads to it, so it gets nothing'
+
+    def _route_warnings(self) -> Iterator[str]:
+        told_of_downs = {name for route in self.routes if route.kinds & _DOWN for name in route.receivers}
+        singles = {receiver.name for receiver in self.effective_receivers if not receiver.takes_groups}
+        redaction = Redaction(self.redact)
+        for index, route in enumerate(self.routes):
+            where = f"alerts.routes[{index}]"
+            untold = [name for name in route.receivers if name not in told_of_downs]
+            if EventKind.RECOVERED in route.kinds and untold:
+                what = "nothing" if route.kinds == {EventKind.RECOVERED} else EventKind.RECOVERED.value
+                names = ", ".join(untold)
+                yield (
+                    f"{where}: {what}{' will be' if what == 'nothing' else ' will not be'} sent to {names}: no RESOLVED"
+                    " without a DOWN, and no route sends worker.stale or worker.failed there"
+                )
+            if not route.grouped:
+                continue
+            for name in route.receivers:
+                if name in singles:
+                    yield f"{where}: {name} takes no groups: it gets single notifications, whatever group_by says"
+            for label in route.group_by:
+                if label.startswith(METADATA_LABEL) and redaction.hides(label.removeprefix(METADATA_LABEL)):
+                    yield f"{where}: {label} is hidden by alerts.redact: its groups cannot be told apart by their text"
+
     @field_validator("retry_max_ms")
     @classmethod
     def _not_below_the_first(cls, longest_ms: int, info: ValidationInfo) -> int:
@@ -167,7 +243,7 @@ class Alerts(Section):
 
     @field_validator("receivers")
     @classmethod
-    def _unique(cls, receivers: tuple[Receiver, ...]) -> tuple[Receiver, ...]:
+    def _unique(cls, receivers: tuple[ReceiverSettings, ...]) -> tuple[ReceiverSettings, ...]:
         names = [receiver.name for receiver in receivers]
         repeated = [index for index, name in enumerate(names) if name in names[:index]]
         if repeated:
@@ -181,13 +257,13 @@ class Alerts(Section):
         if "receivers" not in info.data:  # refused themselves; what a route names is judged when they are right
             return routes
         known = {receiver.name for receiver in info.data["receivers"]} or {IMPLICIT_RECEIVER}
-        problems = [
-            Problem(message=f"there is no receiver of this name (there is {', '.join(sorted(known))})", at=at)
+        named: list[tuple[Key, str]] = [
+            ((route_index, "receivers", name_index), name)
             for route_index, route in enumerate(routes)
             for name_index, name in enumerate(route.receivers)
-            if name not in known
-            for at in [(route_index, "receivers", name_index)]
         ]
+        message = f"there is no receiver of this name (there is {', '.join(sorted(known))})"
+        problems = [Problem(message=message, at=at) for at, name in named if name not in known]
         if problems:
             raise refusal(*problems)
         return routes

@@ -4,15 +4,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
-from monitor.daemon.key_material import (
+from monitor.settings.key_material import (
     KeyMaterialError,
     from_environment,
     from_file,
     public_key,
     signing_secret,
 )
-from monitor.daemon.refusals import Problem, Section, refusal, surroundings
-from monitor.daemon.units import Duration, lasting
+from monitor.settings.section import Problem, Section, refusal, surroundings
+from monitor.settings.units import Duration, lasting
 
 NonEmpty = Annotated[str, Field(min_length=1)]
 

@@ -25,6 +25,7 @@ from monitor.daemon.greeting import version
 from monitor.daemon.http import HttpServer, allow_descriptors
 from monitor.daemon.keys import auth_policy
 from monitor.daemon.listeners import relieve
+from monitor.daemon.oncall import AlertsOnCall
 from monitor.events import event_id
 from monitor.health import Health
 from monitor.intake import Intake
@@ -56,6 +57,7 @@ DELIVERY_LAG_MS: Final = 60_000
 COLLECT_AFTER: Final = (10_000, 20, 50)
 """A request makes some ten objects that the collector looks at and that are gone with it: it need not look so often."""
 DELIVERY_LAG: Final = "delivery_lag"
+RECEIVER_DISABLED: Final = "receiver_disabled"
 
 
 def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:
@@ -128,9 +130,8 @@ class Daemon:
         )
         self._alerts: AlertService = alert_service(
             config,
-            redis_url=store.settings.url,
+            store=store,
             outbox=self._outbox,
-            now_ms=store.clock.now_ms,
             on_outcome=self._metrics.delivery,
             on_failure=self._fail,
         )
@@ -156,6 +157,7 @@ class Daemon:
             health=self._health,
             metrics=self._metrics,
             anonymous=frozenset(config.auth.anonymous),
+            oncall=AlertsOnCall(self._alerts, store=store, now_ms=store.clock.now_ms),
         )
         self._http = HttpServer(
             create_app(services),
@@ -263,6 +265,7 @@ class Daemon:
             with contextlib.suppress(QueueUnavailableError):  # the store's trouble is a reason of its own
                 stats = await self._alerts.health()
                 self._delivery_lag = [DELIVERY_LAG] if any(one.lag_ms > DELIVERY_LAG_MS for one in stats) else []
+                self._delivery_lag += [RECEIVER_DISABLED] if any(one.disabled is not None for one in stats) else []
             await asyncio.sleep(DELIVERY_CHECK_S)
 
 

@@ -5,21 +5,14 @@ Apart from what makes the alert service, which a supervisor of processes need no
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from alerts.delivery import Outcome
+from alerts.delivery import Counted
 
 if TYPE_CHECKING:
     from monitor.daemon.config import Config
 
-UNRENDERABLE: Final = "unrenderable"
-"""The outcome of an event that no body could be made of; the router's word."""
-
 
 def delivery_outcomes(config: Config) -> list[tuple[str, str]]:
     """Every receiver with every outcome that an ``AlertService`` may tell of it."""
-    return [
-        (receiver.name, outcome)
-        for receiver in config.alerts.effective_receivers
-        for outcome in (*(outcome.value for outcome in Outcome), UNRENDERABLE)
-    ]
+    return [(receiver.name, outcome.value) for receiver in config.alerts.effective_receivers for outcome in Counted]

@@ -6,34 +6,41 @@ A value that is or may hold a secret is left out or masked.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo
-from pydantic_core import ErrorDetails, PydanticCustomError
-
-from monitor.daemon.catalog import Key, as_written, elsewhere, names_at, suggestion, table_of
-from monitor.daemon.key_material import WEBHOOK_PREFIX, Surroundings
+from monitor.daemon.catalog import KIND, elsewhere, kind_of, located, suggestion, written_fields
+from monitor.settings.key_material import WEBHOOK_PREFIX
+from monitor.settings.section import Problem
+from monitor.settings.urls import masked_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from pydantic import BaseModel, ValidationError
+    from pydantic_core import ErrorDetails
+
     from monitor.daemon.toml_source import Place, Source, SourceProblem
+    from monitor.settings.section import Key
 
 _LONGEST_SHOWN: Final = 80
-_HIDDEN_KEYS: Final = frozenset({"secret_env", "secret_envs"})
-"""A secret pasted where its variable's name belongs is still a secret."""
+_HIDDEN_KEYS: Final = ("_env", "_envs")
+"""How keys that name environment variables end. A secret pasted where its variable's name belongs is still a secret."""
 _MESSAGES: Final[Mapping[str, str]] = {
     "value_error": "{error}",
     "literal_error": "must be one of {expected}",
+    "union_tag_invalid": "must be one of {expected_tags}",
+    "union_tag_not_found": "is required",
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
     "missing": "is required",
+    "float_type": "must be a number",
     "int_type": "must be a whole number",
     "bool_type": "must be true or false",
     "string_type": "must be a string",
     "string_unicode": "is not valid Unicode",
     "model_type": "must be a table",
+    "model_attributes_type": "must be a table",
+    "dict_type": "must be a table",
     "string_too_short": "must not be empty",
 }
 
@@ -44,58 +51,6 @@ class ConfigError(ValueError):
     def __init__(self, lines: tuple[str, ...]) -> None:
         self.lines = lines
         super().__init__("\n".join(lines))
-
-
-class Section(BaseModel):
-    """A table of the configuration: values only, immutable, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-class Url(str):
-    """A URL whose ``repr`` shows no credentials: neither the user part, nor the query, nor a webhook's path."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        """The masked form, quoted."""
-        return repr(masked_url(self))
-
-
-def masked_url(url: str) -> str:
-    """``url`` with all that may be a credential replaced by ``***``; never fails, whatever the text is."""
-    scheme, colon, rest = url.partition(":") if ":" in url else ("", "", url)
-    slashes = "//" if rest.startswith("//") else ""
-    user, at, host = rest.removeprefix("//").rpartition("@")
-    host, question, _ = host.partition("?")
-    if scheme not in {"redis", "rediss", "unix"}:  # their paths are a number, or name a socket; others may be secret
-        host, slash, path = host.partition("/")
-        host += slash + ("***" if path else "")
-    return f"{scheme}{colon}{slashes}{'***@' if at or user else ''}{host}{'?***' if question else ''}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Problem:
-    """One reason to refuse, found by a validator.
-
-    ``at`` is the key, relative to what is being validated. ``related`` are other keys, from the top:
-    when ``at`` was not written, the first of them that was is where the reader is sent.
-    """
-
-    message: str
-    at: Key = ()
-    related: tuple[Key, ...] = ()
-
-
-def refusal(*problems: Problem) -> PydanticCustomError:
-    """What a validator raises for problems that are not all at its own place."""
-    text = "; ".join(problem.message for problem in problems)
-    return PydanticCustomError("refused", "{text}", {"text": text, "problems": problems})
-
-
-def surroundings(info: ValidationInfo) -> Surroundings:
-    """What ``load`` passed along; without it paths start at the working directory and no variable is set."""
-    return info.context if isinstance(info.context, Surroundings) else Surroundings()
 
 
 def dotted(key: Key) -> str:
@@ -120,9 +75,13 @@ def _source_line(problem: SourceProblem) -> str:
 
 
 def _problems(details: ErrorDetails, model: type[BaseModel]) -> Iterator[tuple[Key, Problem]]:
-    key: Key = details["loc"]
-    if details["type"] != "extra_forbidden":
-        key = as_written(model, key)
+    location: Key = details["loc"]
+    if details["type"] == "extra_forbidden":  # written as it stands there, whatever an attribute is called
+        key = (*located(model, location[:-1]).key, location[-1])
+    elif details["type"].startswith("union_tag_"):
+        key = (*located(model, location).key, KIND)
+    else:
+        key = located(model, location).key
     context = details.get("ctx", {})
     if details["type"] == "refused":
         for problem in context["problems"]:
@@ -143,21 +102,22 @@ def _message(details: ErrorDetails, model: type[BaseModel]) -> str:
             return details["msg"]
 
 
-def _unknown(key: Key, model: type[BaseModel]) -> str:
-    word = str(key[-1])
-    name = suggestion(word, names_at(model, key[:-1]))
-    near = elsewhere(word, model) if name is None else dotted((*key[:-1], name))
+def _unknown(location: Key, model: type[BaseModel]) -> str:
+    word = str(location[-1])
+    spot = located(model, location[:-1])
+    others = [kind_of(table) for table in spot.kinds if word in written_fields(table)]
+    if others:
+        (here,) = spot.tables
+        return f"belongs to type {' or '.join(others)}, not {kind_of(here)}"
+    name = suggestion(word, [name for table in spot.tables for name in written_fields(table)])
+    near = elsewhere(word, model) if name is None else dotted((*spot.key, name))
     return "unknown key" + ("" if near is None else f"; did you mean {near}?")
 
 
-def _list_message(key: Key, model: type[BaseModel]) -> str:
-    table: type[BaseModel] | None = model
-    many = False
-    for part in key:
-        fields = {} if table is None else {field.alias or name: field for name, field in table.model_fields.items()}
-        table, many = table_of(fields[str(part)].annotation) if part in fields else (None, False)
-    if table is not None and many:
-        return f"is a list of tables: write [[{dotted(key)}]] above each"
+def _list_message(location: Key, model: type[BaseModel]) -> str:
+    spot = located(model, location)
+    if spot.tables:
+        return f"is a list of tables: write [[{dotted(spot.key)}]] above each"
     return 'must be a list, such as ["a", "b"]'
 
 
@@ -175,7 +135,11 @@ def _line(key: Key, problem: Problem, source: Source) -> tuple[int, str]:
 
 def _got(key: Key, problem: Problem, place: Place) -> str:
     names = {part for part in key if isinstance(part, str)}
-    if place.raw is None or names & _HIDDEN_KEYS or problem.message.startswith("unknown key"):
+    if (
+        place.raw is None
+        or any(name.endswith(_HIDDEN_KEYS) for name in names)
+        or problem.message.startswith("unknown key")
+    ):
         return ""
     shown = " ".join(place.raw.split())
     if WEBHOOK_PREFIX in shown:

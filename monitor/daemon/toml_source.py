@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 import toml_rs
 
-from monitor.daemon.catalog import PREFIX, SEPARATOR, Entry, Key, suggestion
+from monitor.daemon.catalog import PREFIX, SEPARATOR, Entry, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
+
+    from monitor.settings.section import Key
 
 _HEADER: Final = re.compile(r"^[ \t]*\[[ \t]*([A-Za-z0-9_.\- \t]+?)[ \t]*\]", re.MULTILINE)
 _SERVICE_LINK: Final = re.compile(r"(?P<service>.+?)_(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT(?:_[0-9]+_[A-Z]+.*)?)")
@@ -146,13 +148,13 @@ def _raw(node: Mapping[str, object]) -> str | None:
 def overlay(source: Source, environ: Mapping[str, str], known: Iterable[Entry]) -> None:
     """Lay every ``LASTSEEN_SECTION__KEY`` over the values of the file; what names no key becomes a problem.
 
-    Left alone are variables that a ``secret_env`` of the file names, and those that Kubernetes sets for
+    Left alone are variables that a key of the file such as ``secret_env`` names, and those that Kubernetes sets for
     a Service called ``lastseen`` or ``lastseen-...`` (``LASTSEEN_PORT``, ``LASTSEEN_SERVICE_HOST``, ...).
     """
     catalog = list(known)
     scalars = {entry.path: entry for entry in catalog if not entry.array}
     arrays = {entry.array for entry in catalog if entry.array}
-    named = set(_named_by_secret_env(source.values))
+    named = set(_named_in_file(source.values))
     taken: dict[Key, str] = {}
     for variable in sorted(environ):
         if not variable.startswith(PREFIX) or variable in named or _is_service_link(variable, environ):
@@ -206,15 +208,15 @@ def _is_service_link(variable: str, environ: Mapping[str, str]) -> bool:
     return link is not None and SEPARATOR not in variable and f"{link['service']}_SERVICE_HOST" in environ
 
 
-def _named_by_secret_env(node: object) -> Iterable[str]:
+def _named_in_file(node: object) -> Iterable[str]:
     if isinstance(node, list):
         for item in node:
-            yield from _named_by_secret_env(item)
+            yield from _named_in_file(item)
     elif isinstance(node, dict):
         for name, value in node.items():
-            if name == "secret_env" and isinstance(value, str):
+            if name.endswith("_env") and isinstance(value, str):
                 yield value
-            elif name == "secret_envs" and isinstance(value, list):
+            elif name.endswith("_envs") and isinstance(value, list):
                 yield from (item for item in value if isinstance(item, str))
             else:
-                yield from _named_by_secret_env(value)
+                yield from _named_in_file(value)

@@ -25,6 +25,7 @@ CONFIG: Final = (
     f'{ANY_PORT}[store]\nurl = "%s"\ntimeout = "500ms"\n'
     '[[auth.keys]]\nkid = "k1"\nalgorithm = "HS256"\nsecret_file = "token-secret"\n'
     '[liveness]\ninterval = "%s"\ngrace = "%s"\nsweep_interval = "200ms"\n'
+    "[alerts.mass_failure]\nenabled = false\n"
 )
 FAULTS: Final[dict[str, Callable[[Proxy], None]]] = {
     "slow": lambda proxy: proxy.delay_s.update(dict.fromkeys(BOTH, 0.05)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -105,3 +106,21 @@ def webhook_secret(raw: bytes) -> bytes:
     if len(secret) not in WEBHOOK_SECRET_BYTES:
         raise KeyMaterialError(f"the secret has {len(secret)} bytes, 24 to 64 are needed")
     return secret
+
+
+def bearer_token(raw: bytes) -> str:
+    """A token for the header ``Authorization: Bearer`` (RFC 6750, 2.1), as it is."""
+    if not re.fullmatch(rb"[A-Za-z0-9\-._~+/]+=*", raw):
+        raise KeyMaterialError("the token is empty, or holds characters that a bearer token can't have")
+    return raw.decode()
+
+
+def password(raw: bytes) -> str:
+    """A password for HTTP's basic authentication (RFC 7617), as it is."""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        raise KeyMaterialError("the password is not UTF-8") from None
+    if not text or not text.isprintable():
+        raise KeyMaterialError("the password is empty, or holds control characters")
+    return text

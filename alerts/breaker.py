@@ -1,0 +1,52 @@
+"""Spares a receiver that is in trouble. Pure but for what it remembers.
+
+Each thread has a schedule of its own; thousands of them would knock all the time on a receiver that is down. After some
+failures in a row only one attempt at a time is made, after a pause that doubles up to a bound; the first success lets
+all go on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FAILURES: Final = 5
+FIRST_PAUSE_MS: Final = 1_000
+LONGEST_PAUSE_MS: Final = 30_000
+
+
+class Breaker:
+    """One daemon's view of one receiver. ``uniform(a, b)`` draws from ``[a, b]``."""
+
+    def __init__(self, *, uniform: Callable[[float, float], float]) -> None:
+        self._uniform = uniform
+        self._failures = 0
+        self._until_ms = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the receiver is in trouble."""
+        return self._failures >= FAILURES
+
+    def room(self, most: int, *, in_flight: int, now_ms: int) -> int:
+        """How many attempts may be begun now, of at most ``most``."""
+        if not self.is_open:
+            return most
+        return 1 if most > 0 and in_flight == 0 and now_ms >= self._until_ms else 0
+
+    def succeeded(self) -> bool:
+        """Note an attempt that was answered; whether that ended the trouble."""
+        ended, self._failures = self.is_open, 0
+        return ended
+
+    def failed(self, *, now_ms: int) -> bool:
+        """Note an attempt that was not; whether that is the beginning of trouble."""
+        self._failures += 1
+        if not self.is_open:
+            return False
+        doublings = min(self._failures - FAILURES, 16)
+        pause_ms = min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2**doublings)
+        self._until_ms = now_ms + round(self._uniform(pause_ms / 2, pause_ms))
+        return self._failures == FAILURES

@@ -1,0 +1,254 @@
+"""What is to be done with the threads that are due: wait, end, or make a notification and an attempt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import structlog
+
+from alerts import group, single
+from alerts.errors import UnrenderableEventError
+from alerts.incidents import UnknownIncidentError
+from alerts.notification import Notification
+from alerts.silences import silenced_until
+from alerts.thread import (
+    Draft,
+    Freeze,
+    Frozen,
+    Member,
+    Outcome,
+    Role,
+    Send,
+    Shape,
+    Thread,
+    Wait,
+    begin_attempt,
+    bury,
+)
+from alerts.thread_store import CALL_LIMIT, Change, Want
+from alerts.wording import GroupCounts
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from structlog.typing import FilteringBoundLogger
+
+    from alerts.ledger import Ledger
+    from alerts.masses import Masses
+    from alerts.payload import Wording
+    from alerts.silences import Silence
+    from alerts.thread import Step
+    from alerts.thread_store import Claimed, ThreadStore
+    from alerts.wording import Standing
+    from monitor.events import Event
+
+FIRST_MEMBERS: Final = 500
+"""So many members of a group are looked at to tell whether all are silenced."""
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """A notification that is to be sent, once ``change`` is written: then the attempt counts."""
+
+    claimed: Claimed
+    change: Change
+    notification: Notification
+    number: int
+    """Which attempt it is, from 1."""
+    first_attempt_ms: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rest:
+    """A thread that is not to be sent now; ``change`` gives it back."""
+
+    claimed: Claimed
+    change: Change
+
+
+Plan: TypeAlias = Attempt | Rest
+
+
+class Composer:
+    """Decides for one receiver's threads.
+
+    Args:
+        threads: the receiver's.
+        ledger: whose silences count.
+        masses: whether an environment still looks like failing as a whole; None: nobody looks.
+        wording: the words of notifications.
+        standing: how an environment of a tenant stands now.
+        on_unrenderable: told of each notification that no body could be made of.
+    """
+
+    def __init__(
+        self,
+        *,
+        threads: ThreadStore,
+        ledger: Ledger,
+        masses: Masses | None,
+        wording: Wording,
+        standing: Callable[[str, str], Awaitable[Standing]],
+        on_unrenderable: Callable[[], None],
+    ) -> None:
+        self._threads = threads
+        self._ledger = ledger
+        self._masses = masses
+        self._wording = wording
+        self._standing = standing
+        self._on_unrenderable = on_unrenderable
+
+    async def plan(self, claimed: Sequence[Claimed], *, now_ms: int) -> list[Plan]:
+        """What is to be done with each. Writes nothing.
+
+        Raises:
+            StoreUnavailableError: something could not be read.
+        """
+        tenants = sorted({one.thread.tenant for one in claimed})
+        silences = await self._ledger.silences_of(tenants) if tenants else {}
+        groups = [one.thread.key for one in claimed if one.thread.shape is not Shape.WORKER]
+        firing: dict[str, dict[str, Member]] = {}
+        for start in range(0, len(groups), CALL_LIMIT):
+            some = groups[start : start + CALL_LIMIT]
+            seen = await self._threads.look([Want(thread=key, firing=FIRST_MEMBERS) for key in some])
+            firing |= {key: one.firing for key, one in zip(some, seen, strict=True)}
+        return [
+            await self._plan_one(
+                one, silences.get(one.thread.tenant, []), firing.get(one.thread.key, {}), now_ms=now_ms
+            )
+            for one in claimed
+        ]
+
+    async def _plan_one(
+        self, claimed: Claimed, silences: Sequence[Silence], firing: Mapping[str, Member], *, now_ms: int
+    ) -> Plan:
+        draft = Draft(claimed.thread, now_ms)
+        thread = draft.thread
+
+        def silenced(event: Event) -> int | None:
+            return silenced_until(silences, event, now_ms)
+
+        step: Step
+        if thread.shape is Shape.WORKER:
+            step = single.next_step(draft, silenced)
+        else:
+            suspected = await self._is_suspected(thread)
+            step = group.next_step(draft, silenced, first=tuple(firing.values()), suspected=suspected)
+        if isinstance(step, Freeze) and step.reminder and await self._is_acknowledged(thread):
+            thread.acked = True
+            return Rest(claimed=claimed, change=given_back(claimed, draft))
+        if isinstance(step, Freeze):
+            made = await self._freeze(draft, step, firing)
+            if made is not None:
+                frozen, body = made
+                return self._attempt(claimed, draft, frozen, body)
+        if isinstance(step, Send) and thread.frozen is not None:
+            listed = await self._threads.notification(thread.frozen.nid)
+            if listed is not None and listed.body is not None:
+                return self._attempt(claimed, draft, thread.frozen, listed.body)
+            bury(draft, reason="its body is lost")
+        if isinstance(step, Wait):
+            change = given_back(claimed, draft, due_ms=step.due_ms, waits=True)
+        else:
+            change = given_back(claimed, draft)
+        return Rest(claimed=claimed, change=change)
+
+    async def _is_acknowledged(self, thread: Thread) -> bool:
+        """Whether the ledger has an ack that the thread missed: it came before the thread was there."""
+        if thread.timing.resend or thread.incident_id is None:
+            return False
+        try:
+            return (await self._ledger.incident(thread.tenant, thread.incident_id)).ack is not None
+        except UnknownIncidentError:
+            return False
+
+    async def _is_suspected(self, thread: Thread) -> bool:
+        if self._masses is None or thread.shape is not Shape.ENVIRONMENT or thread.declared or thread.told:
+            return False
+        environment = thread.labels["environment"]
+        return await self._masses.is_suspected(thread.tenant, environment, firing=thread.firing)
+
+    async def _freeze(self, draft: Draft, step: Freeze, firing: Mapping[str, Member]) -> tuple[Frozen, str] | None:
+        """Make the notification and its body; None when no body can be made, which is recorded."""
+        thread = draft.thread
+        try:
+            if step.event is not None:
+                body = await self._single(thread, step, step.event)
+                frozen = single.freeze(draft, step, receiver=self._threads.receiver)
+            else:
+                counts = (thread.untold, thread.recovered)
+                frozen = group.freeze(draft, step, receiver=self._threads.receiver)
+                body = await self._group(thread, step, firing, counts, now_ms=draft.now_ms)
+        except UnrenderableEventError as error:
+            if thread.frozen is None:
+                single.freeze(draft, step, receiver=self._threads.receiver)
+            bury(draft, reason=f"unrenderable: {error}")
+            _log.error("delivery.unrenderable", receiver=self._threads.receiver, thread=thread.key, error=str(error))
+            self._on_unrenderable()
+            return None
+        draft.note(frozen, Outcome.QUEUED, body=body)
+        return frozen, body
+
+    async def _single(self, thread: Thread, step: Freeze, event: Event) -> str:
+        standing = None
+        if step.role is Role.DOWN:
+            standing = await self._standing(event.tenant, event.environment_name)
+        incident_id = single.incident_of(thread, step)
+        reminder = 0 if thread.timing.resend else step.reminder  # one who has to hear it again is not reminded
+        return self._wording.single(event, incident_id=incident_id, reminder=reminder, standing=standing)
+
+    async def _group(
+        self, thread: Thread, step: Freeze, firing: Mapping[str, Member], counts: tuple[int, int], *, now_ms: int
+    ) -> str:
+        new, recovered = counts
+        expected = None
+        if set(thread.labels) <= {"tenant", "environment"} and "environment" in thread.labels:
+            standing = await self._standing(thread.tenant, thread.labels["environment"])
+            expected = standing.expected + thread.firing
+        listed = [member.event for member in firing.values()][: group.LISTED]
+        return self._wording.group(
+            firing=step.role is Role.DOWN,
+            group=thread.labels,
+            counts=GroupCounts(firing=thread.firing, new=new, recovered=recovered, expected=expected),
+            events=listed,
+            truncated=max(0, thread.firing - len(listed)),
+            since_ms=thread.since_ms,
+            now_ms=now_ms,
+            incident_id=thread.incident_id,
+            reminder=step.reminder,
+            environment_incident=thread.shape is Shape.ENVIRONMENT and thread.declared,
+        )
+
+    def _attempt(self, claimed: Claimed, draft: Draft, frozen: Frozen, body: str) -> Attempt:
+        begin_attempt(draft)
+        return Attempt(
+            claimed=claimed,
+            change=Change(draft=draft, version=claimed.version, token=claimed.token, due_ms=draft.now_ms),
+            notification=Notification(
+                nid=frozen.nid,
+                receiver=self._threads.receiver,
+                key=draft.thread.key,
+                event_type=frozen.type,
+                body=body,
+                created_ms=frozen.created_ms,
+            ),
+            number=frozen.attempts,
+            first_attempt_ms=frozen.first_attempt_ms,
+        )
+
+
+def given_back(claimed: Claimed, draft: Draft, *, due_ms: int | None = None, waits: bool = False) -> Change:
+    """The change that ends the lease of a thread. ``waits``: it is due at ``due_ms`` and not when its state says."""
+    thread = draft.thread
+    rules = single if thread.shape is Shape.WORKER else group
+    return Change(
+        draft=draft,
+        version=claimed.version,
+        token=claimed.token,
+        release=True,
+        due_ms=due_ms if waits else rules.due_ms(thread, draft.now_ms),
+        over=rules.is_over(thread),
+    )

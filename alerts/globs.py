@@ -1,0 +1,24 @@
+"""Patterns in which ``*`` is the only wildcard. Pure."""
+
+from __future__ import annotations
+
+
+def fits(pattern: str, text: str) -> bool:
+    """Whether the whole text fits the pattern; ``*`` stands for any run of characters, all else for itself.
+
+    Each part between two stars is taken where it comes first, and never looked for again, so that no text
+    and no number of stars makes it slow.
+    """
+    first, *rest = pattern.split("*")
+    if not rest:
+        return text == first
+    *middle, last = rest
+    at, end = len(first), len(text) - len(last)
+    if at > end or not text.startswith(first) or not text.endswith(last):
+        return False
+    for part in middle:
+        at = text.find(part, at, end)
+        if at < 0:
+            return False
+        at += len(part)
+    return True

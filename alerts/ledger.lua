@@ -1,0 +1,319 @@
+#!lua name=lastseen_ledger_DIGEST
+-- Incidents, and silences.
+--
+-- Incidents: KEYS[1] is the base, "{la.incidents:<partition>}" for those of workers and "{la.environments}" for those of
+-- environments. All keys are made from it and share its hash tag:
+--   :i           HASH  id -> msgpack, see the fields below
+--   :w           HASH  worker -> the id of its newest incident
+--   :e           HASH  event id -> incident id, of the events in an incident but the first, whose id is the incident's
+--   :c           ZSET  id -> when it was noted that it is over, ms
+--   :t:<tenant>  ZSET  place of every incident, score 0;  :o:<tenant>  of the open ones
+--   :m:<id>      HASH  member -> 1 while it is open, 0 then; of the incident of an environment
+-- A place is when the incident was opened, ms in 15 digits, and its id: places sort by time. "{la.incidents}" is the SET
+-- of the partitions that have any.
+--
+-- Silences: KEYS[1] is "{la.silences}":
+--   :s:<tenant>  HASH  id -> silence (opaque)
+--   :a:<tenant>  ZSET  id -> when it ends, ms, of those that are not known to be over
+--   :x:<tenant>  ZSET  id -> when it was over, ms, of the others
+--   :v           HASH  tenant -> a text that is another one after each change
+-- Every function reads and validates what it needs before its first write: there is no rollback.
+
+local VERSION, STATE, PLACE, TENANT, ENVIRONMENT, WORKER, EVENTS, MEMBERS = 1, 2, 3, 4, 5, 6, 7, 8
+-- The fields of MEMBERS; the last three are of the one that was over last: when, by what kind, by which event, or false.
+local M_ALL, M_OPEN, M_CLOSED, M_KIND, M_EVENT = 1, 2, 3, 4, 5
+local LIMIT, PAGE, FORGET = 100, 500, 200
+
+local function fail(text)
+  return redis.error_reply('ERR lastseen alerts: ' .. text)
+end
+
+local function int(n)
+  return string.format('%d', n)
+end
+
+local function incident(base, id)
+  local packed = redis.call('HGET', base .. ':i', id)
+  return packed and cmsgpack.unpack(packed) or nil
+end
+
+local function row(id, known)
+  return { id, known[VERSION], known[STATE], known[MEMBERS] }
+end
+
+-- Forgets the oldest that are over: older than `keep_ms`, or more than `keep`.
+local function forget(base, now, keep_ms, keep)
+  local spare = math.min(math.max(redis.call('ZCARD', base .. ':c') - keep, 0), FORGET)
+  local old = redis.call('ZRANGE', base .. ':c', '-inf', int(now - keep_ms), 'BYSCORE', 'LIMIT', 0, FORGET)
+  if #old < spare then
+    old = redis.call('ZRANGE', base .. ':c', 0, spare - 1)
+  end
+  for _, id in ipairs(old) do
+    local known = incident(base, id)
+    redis.call('ZREM', base .. ':c', id)
+    redis.call('HDEL', base .. ':i', id)
+    redis.call('UNLINK', base .. ':m:' .. id)
+    if known then
+      redis.call('ZREM', base .. ':t:' .. known[TENANT], known[PLACE])
+      if redis.call('HGET', base .. ':w', known[WORKER]) == id then
+        redis.call('HDEL', base .. ':w', known[WORKER])
+      end
+      for _, event in ipairs(known[EVENTS]) do
+        redis.call('HDEL', base .. ':e', event)
+      end
+    end
+  end
+end
+
+-- Puts an incident among those that are open, or those that are over.
+local function set_open(base, id, known, open, now)
+  redis.call('ZADD', base .. ':t:' .. known[TENANT], 0, known[PLACE])
+  if open then
+    redis.call('ZADD', base .. ':o:' .. known[TENANT], 0, known[PLACE])
+    redis.call('ZREM', base .. ':c', id)
+  else
+    redis.call('ZREM', base .. ':o:' .. known[TENANT], known[PLACE])
+    redis.call('ZADD', base .. ':c', int(now), id)
+  end
+end
+
+-- incidents_read: what is known of workers and of events.
+-- ARGV[1]: msgpack list, at most 100 of {worker, event ids}.
+-- Result: for each {id of its newest incident or false, {incident or false for each event}, incidents};
+--   an incident is {id, version, state, members or false}.
+local function incidents_read(keys, args)
+  local base, wanted = keys[1], cmsgpack.unpack(args[1])
+  if #wanted > LIMIT then
+    return fail('incidents_read: arguments')
+  end
+  local result = {}
+  for k, want in ipairs(wanted) do
+    local last, of_events, seen, rows = redis.call('HGET', base .. ':w', want[1]), {}, {}, {}
+    local function add(id)
+      local known = id and incident(base, id)
+      if known and not seen[id] then
+        seen[id] = true
+        rows[#rows + 1] = row(id, known)
+      end
+      return known and id
+    end
+    add(last)
+    for n, event in ipairs(want[2]) do
+      of_events[n] = add('inc_' .. event) or add(redis.call('HGET', base .. ':e', event)) or false
+    end
+    result[k] = { last, of_events, rows }
+  end
+  return result
+end
+
+-- incidents_write: what a batch of events makes of incidents; all of it or nothing.
+-- ARGV: now, keep_ms, keep, msgpack {list of {worker, its newest incident}, list of
+--   {id, version that was read or 0, state, place, tenant, environment, worker, event ids but the first, is it open}}.
+-- Result: 1, or 0: somebody else has written since.
+local function incidents_write(keys, args)
+  local base, now = keys[1], tonumber(args[1])
+  local workers, changes = unpack(cmsgpack.unpack(args[4]))
+  if #workers > LIMIT or #changes > LIMIT then
+    return fail('incidents_write: arguments')
+  end
+  for _, change in ipairs(changes) do
+    local known = incident(base, change[1])
+    if (known and known[VERSION] or 0) ~= change[2] then
+      return 0
+    end
+  end
+  for _, worker in ipairs(workers) do
+    redis.call('HSET', base .. ':w', worker[1], worker[2])
+  end
+  for _, change in ipairs(changes) do
+    local id = change[1]
+    local known = { change[2] + 1, change[3], change[4], change[5], change[6], change[7], change[8], false }
+    redis.call('HSET', base .. ':i', id, cmsgpack.pack(known))
+    for _, event in ipairs(change[8]) do
+      redis.call('HSET', base .. ':e', event, id)
+    end
+    set_open(base, id, known, change[9], now)
+  end
+  forget(base, now, tonumber(args[2]), tonumber(args[3]))
+  return 1
+end
+
+-- incidents_join: which incidents are part of that of an environment. An incident that was over stays so.
+-- ARGV: now, keep_ms, keep, id, place, tenant, environment, state with which it begins, msgpack list of at most 100 of
+--   {member, is it open, and if not: when it was over, by what kind, by which event}. Result: 1
+local function incidents_join(keys, args)
+  local base, now, id, members = keys[1], tonumber(args[1]), args[4], cmsgpack.unpack(args[9])
+  if #members > LIMIT then
+    return fail('incidents_join: arguments')
+  end
+  local known = incident(base, id) or { 0, args[8], args[5], args[6], args[7], '', {}, { 0, 0, false, false, false } }
+  local counts = known[MEMBERS]
+  for _, member in ipairs(members) do
+    local before, open = redis.call('HGET', base .. ':m:' .. id, member[1]), member[2]
+    if not before then
+      counts[M_ALL] = counts[M_ALL] + 1
+    end
+    if before ~= '0' and (not open or not before) then
+      redis.call('HSET', base .. ':m:' .. id, member[1], open and '1' or '0')
+      counts[M_OPEN] = counts[M_OPEN] + (open and 1 or 0) - (before and 1 or 0)
+    end
+    if not open and member[3] > (counts[M_CLOSED] or -1) then
+      counts[M_CLOSED], counts[M_KIND], counts[M_EVENT] = member[3], member[4], member[5]
+    end
+  end
+  known[VERSION] = known[VERSION] + 1
+  redis.call('HSET', base .. ':i', id, cmsgpack.pack(known))
+  set_open(base, id, known, counts[M_OPEN] > 0, now)
+  forget(base, now, tonumber(args[2]), tonumber(args[3]))
+  return 1
+end
+
+-- incidents_get: ARGV: id. Result: the incident, or false.
+local function incidents_get(keys, args)
+  local known = incident(keys[1], args[1])
+  return known and row(args[1], known) or false
+end
+
+-- incidents_put: ARGV: id, version that was read, state. Result: 1, or 0: somebody else has written since.
+local function incidents_put(keys, args)
+  local known = incident(keys[1], args[1])
+  if not known or known[VERSION] ~= tonumber(args[2]) then
+    return 0
+  end
+  known[VERSION], known[STATE] = known[VERSION] + 1, args[3]
+  redis.call('HSET', keys[1] .. ':i', args[1], cmsgpack.pack(known))
+  return 1
+end
+
+-- incidents_page: a tenant's incidents, newest first.
+-- ARGV: tenant, 'open', 'closed' or 'all', place that they lie before ('' for the newest), limit, then environments that
+--   they have to be of, or none for any.
+-- Result: {place up to which all were looked at, '' when there are no more; {place, incident}*}.
+local function incidents_page(keys, args)
+  local base, tenant, state, limit, wanted = keys[1], args[1], args[2], tonumber(args[4]), {}
+  for k = 5, #args do
+    wanted[args[k]] = true
+  end
+  local open = base .. ':o:' .. tenant
+  local from = args[3] == '' and '+' or '(' .. args[3]
+  local set = state == 'open' and open or base .. ':t:' .. tenant
+  local places = redis.call('ZRANGE', set, from, '-', 'BYLEX', 'REV', 'LIMIT', 0, PAGE)
+  local result = { #places < PAGE and '' or places[PAGE] }
+  for _, place in ipairs(places) do
+    local id = string.sub(place, 16)
+    local known = incident(base, id)
+    if known and (#args < 5 or wanted[known[ENVIRONMENT]])
+      and (state ~= 'closed' or not redis.call('ZSCORE', open, place)) then
+      result[#result + 1] = { place, row(id, known) }
+      if #result > limit then
+        result[1] = place
+        break
+      end
+    end
+  end
+  return result
+end
+
+-- incidents_add_partition: ARGV: a partition that has incidents from now on.
+local function incidents_add_partition(keys, args)
+  return redis.call('SADD', keys[1], args[1])
+end
+
+-- incidents_partitions: Result: all of them.
+local function incidents_partitions(keys)
+  return redis.call('SMEMBERS', keys[1])
+end
+
+-- Moves those that are over to the others, and forgets the oldest of these.
+local function tidy(base, tenant, now, keep_ms, keep)
+  local active, over = base .. ':a:' .. tenant, base .. ':x:' .. tenant
+  local ended = redis.call('ZRANGE', active, '-inf', int(now), 'BYSCORE', 'WITHSCORES')
+  for k = 1, #ended, 2 do
+    redis.call('ZREM', active, ended[k])
+    redis.call('ZADD', over, ended[k + 1], ended[k])
+  end
+  local spare = redis.call('ZCARD', over) - keep
+  local old = redis.call('ZRANGE', over, '-inf', int(now - keep_ms), 'BYSCORE')
+  if #old < spare then
+    old = redis.call('ZRANGE', over, 0, spare - 1)
+  end
+  for _, id in ipairs(old) do
+    redis.call('ZREM', over, id)
+    redis.call('HDEL', base .. ':s:' .. tenant, id)
+  end
+end
+
+-- silences_add: ARGV: tenant, now, keep_ms, keep (of those that are over), most (of the others), id, ends, silence.
+-- Result: 1, or 0: there are `most` already. Adding the same again changes nothing.
+local function silences_add(keys, args)
+  local base, tenant, now, id = keys[1], args[1], tonumber(args[2]), args[6]
+  if redis.call('HEXISTS', base .. ':s:' .. tenant, id) == 1 then
+    return 1
+  end
+  tidy(base, tenant, now, tonumber(args[3]), tonumber(args[4]))
+  if redis.call('ZCARD', base .. ':a:' .. tenant) >= tonumber(args[5]) then
+    return 0
+  end
+  redis.call('HSET', base .. ':s:' .. tenant, id, args[8])
+  redis.call('ZADD', base .. ':a:' .. tenant, args[7], id)
+  redis.call('HSET', base .. ':v', tenant, id)
+  return 1
+end
+
+-- silences_end: ARGV: tenant, now, keep_ms, keep, id, silence as it is then. Result: 1, or 0: it is over already.
+local function silences_end(keys, args)
+  local base, tenant, now, id = keys[1], args[1], tonumber(args[2]), args[5]
+  tidy(base, tenant, now, tonumber(args[3]), tonumber(args[4]))
+  if redis.call('ZREM', base .. ':a:' .. tenant, id) == 0 then
+    return 0
+  end
+  redis.call('ZADD', base .. ':x:' .. tenant, int(now), id)
+  redis.call('HSET', base .. ':s:' .. tenant, id, args[6])
+  redis.call('HSET', base .. ':v', tenant, 'end ' .. id)
+  return 1
+end
+
+-- silences_of: those of tenants that are not known to be over.
+-- ARGV: {tenant, the text of `:v` that is known or ''}*, at most 100. Result: for each {text, silences or false: as known}.
+local function silences_of(keys, args)
+  local base, result = keys[1], {}
+  if #args > 2 * LIMIT then
+    return fail('silences_of: arguments')
+  end
+  for k = 1, #args, 2 do
+    local tenant = args[k]
+    local version, found = redis.call('HGET', base .. ':v', tenant) or '', false
+    if version ~= args[k + 1] then
+      found = {}
+      for _, id in ipairs(redis.call('ZRANGE', base .. ':a:' .. tenant, 0, -1)) do
+        found[#found + 1] = redis.call('HGET', base .. ':s:' .. tenant, id) or nil
+      end
+    end
+    result[#result + 1] = { version, found }
+  end
+  return result
+end
+
+-- silences_list: ARGV: tenant. Result: every silence of it, in no order.
+local function silences_list(keys, args)
+  return redis.call('HVALS', keys[1] .. ':s:' .. args[1])
+end
+
+-- silences_get: ARGV: tenant, id. Result: the silence, or false.
+local function silences_get(keys, args)
+  return redis.call('HGET', keys[1] .. ':s:' .. args[1], args[2])
+end
+
+redis.register_function{function_name = 'la_incidents_read_DIGEST', callback = incidents_read, flags = {'no-writes'}}
+redis.register_function{function_name = 'la_incidents_get_DIGEST', callback = incidents_get, flags = {'no-writes'}}
+redis.register_function{function_name = 'la_incidents_page_DIGEST', callback = incidents_page, flags = {'no-writes'}}
+redis.register_function{function_name = 'la_incidents_partitions_DIGEST', callback = incidents_partitions, flags = {'no-writes'}}
+redis.register_function{function_name = 'la_silences_of_DIGEST', callback = silences_of, flags = {'no-writes'}}
+redis.register_function{function_name = 'la_silences_list_DIGEST', callback = silences_list, flags = {'no-writes'}}
+redis.register_function{function_name = 'la_silences_get_DIGEST', callback = silences_get, flags = {'no-writes'}}
+redis.register_function{function_name = 'la_incidents_write_DIGEST', callback = incidents_write}
+redis.register_function{function_name = 'la_incidents_join_DIGEST', callback = incidents_join}
+redis.register_function{function_name = 'la_incidents_put_DIGEST', callback = incidents_put}
+redis.register_function{function_name = 'la_incidents_add_partition_DIGEST', callback = incidents_add_partition}
+redis.register_function{function_name = 'la_silences_add_DIGEST', callback = silences_add}
+redis.register_function{function_name = 'la_silences_end_DIGEST', callback = silences_end}

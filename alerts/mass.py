@@ -1,0 +1,127 @@
+"""When many workers of an environment fall silent at once (P16). Pure.
+
+Deaths are counted by their deadlines, which lie within one interval of each other when the workers fell silent
+together. Before that many deadlines have passed, the store can tell how many workers have missed beats: while that
+looks like a mass failure, the notifications are held.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from math import ceil
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from alerts.thread import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alerts.wording import Standing
+    from monitor.events import Event
+
+BUCKETS: Final = 30
+"""Parts of an interval in which deaths are counted."""
+LEAST_BUCKET_MS: Final = 1_000
+
+
+class Mood(StrEnum):
+    """What an environment looks like."""
+
+    CALM = "calm"
+    SUSPECTED = "suspected"
+    """So many have missed beats that it may be a mass failure: its notifications are held."""
+    DECLARED = "declared"
+    """So many have died within one interval that they are one incident."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """A mass failure is at least ``least`` workers, and at least ``share`` of those that are expected."""
+
+    share: float = 0.2
+    least: int = 5
+    hold_ms: int = 120_000
+
+    def threshold(self, expected: int) -> int:
+        """So many workers that fall silent within one interval are a mass failure."""
+        return max(self.least, ceil(self.share * expected))
+
+
+class Wave(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The deaths of one environment within about an interval."""
+
+    bucket_ms: int = LEAST_BUCKET_MS
+    deaths: dict[str, int] = msgspec.field(default_factory=dict)
+    """How many deadlines passed, by the number of the bucket that they lie in."""
+    positions: dict[str, str] = msgspec.field(default_factory=dict)
+    """How far each partition's stream was counted: events that come again count once."""
+    newest_due_ms: int = 0
+    interval_ms: int = 0
+    declared_until_ms: int = 0
+    incident_id: str | None = None
+
+
+def observe(
+    wave: Wave, deaths: Sequence[Event], returns: Sequence[Event], standing: Standing, *, rule: Rule, now_ms: int
+) -> Mood:
+    """Count deaths and returns of one partition, in the order of its stream; changes ``wave``.
+
+    ``standing`` is the environment as the store knows it now, after these deaths.
+    """
+    for event in deaths:
+        if _is_new(wave, event):
+            if not wave.deaths:
+                wave.bucket_ms = max(LEAST_BUCKET_MS, event.interval_ms // BUCKETS)
+            wave.newest_due_ms = max(wave.newest_due_ms, event.due_ms)
+            wave.interval_ms = max(wave.interval_ms, event.interval_ms)
+            bucket = str(event.due_ms // wave.bucket_ms)
+            wave.deaths[bucket] = wave.deaths.get(bucket, 0) + 1
+    for event in returns:
+        bucket = str(event.since_ms // wave.bucket_ms)
+        if bucket in wave.deaths and _is_new(wave, event):
+            wave.deaths[bucket] -= 1
+    for event in (*deaths, *returns):
+        if _is_new(wave, event):
+            wave.positions[str(event.partition)] = event.position
+    return _judge(wave, standing, rule=rule, now_ms=now_ms)
+
+
+def silent_now(wave: Wave) -> int:
+    """How many have died within the last interval."""
+    return sum(wave.deaths.values())
+
+
+def _judge(wave: Wave, standing: Standing, *, rule: Rule, now_ms: int) -> Mood:
+    oldest = (wave.newest_due_ms - wave.interval_ms) // wave.bucket_ms
+    wave.deaths = {bucket: count for bucket, count in wave.deaths.items() if int(bucket) >= oldest and count > 0}
+    dead = silent_now(wave)
+    threshold = rule.threshold(standing.expected + dead)
+    if dead >= threshold:
+        if now_ms >= wave.declared_until_ms:
+            wave.incident_id = None  # another one than the last
+        wave.declared_until_ms = max(wave.newest_due_ms, now_ms) + wave.interval_ms
+        return Mood.DECLARED
+    if now_ms < wave.declared_until_ms:
+        return Mood.DECLARED
+    wave.incident_id = None
+    return Mood.SUSPECTED if dead + standing.silent >= threshold else Mood.CALM
+
+
+def incident_of(wave: Wave, tenant: str, environment: str) -> str:
+    """The id of the declared failure's incident; the same for as long as it collects deaths."""
+    if wave.incident_id is None:
+        wave.incident_id = "inc_" + digest(tenant, environment, str(wave.newest_due_ms))
+    return wave.incident_id
+
+
+def _is_new(wave: Wave, event: Event) -> bool:
+    known = wave.positions.get(str(event.partition))
+    return known is None or _at(event.position) > _at(known)
+
+
+def _at(position: str) -> tuple[int, int]:
+    ms, _, n = position.partition("-")
+    return int(ms), int(n or 0)

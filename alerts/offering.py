@@ -1,0 +1,109 @@
+"""From routed events into the threads of one receiver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from alerts import group, single
+from alerts.errors import StoreUnavailableError
+from alerts.routing import mid_of, shape_of
+from alerts.thread import Draft, Outcome, Role, Shape, Thread, Timing, role_of
+from alerts.thread_store import Change, Want
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alerts.routing import Target
+    from alerts.thread_store import Seen, ThreadStore
+    from monitor.events import Event
+
+TRIES: Final = 20
+"""How often a thread that others keep changing is read again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Offer:
+    """An event for a thread. ``target`` None: the event ends what the thread told, and is nothing by itself."""
+
+    event: Event
+    key: str
+    target: Target | None
+    incident_id: str | None = None
+    failure_id: str | None = None
+    """The incident of the environment, when its failure is beyond doubt."""
+
+
+async def offer_all(threads: ThreadStore, offers: Sequence[Offer], *, now_ms: int) -> None:
+    """Offer events to a receiver, in order. Idempotent: an event whose outcome is recorded is passed over.
+
+    Raises:
+        StoreUnavailableError: not all is known to be written; offer the same again.
+    """
+    left: dict[str, list[Offer]] = {}
+    for offer in offers:
+        left.setdefault(offer.key, []).append(offer)
+    for _ in range(TRIES):
+        if not left:
+            return
+        wants = [_want(key, some) for key, some in left.items()]
+        seen = await threads.look(wants)
+        changes = [
+            change
+            for some, want, one in zip(left.values(), wants, seen, strict=True)
+            if (change := _changed(some, want, one, receiver=threads.receiver, now_ms=now_ms)) is not None
+        ]
+        done = await threads.save(changes, now_ms=now_ms)
+        lost = {change.draft.thread.key for change, written in zip(changes, done, strict=True) if not written}
+        left = {key: some for key, some in left.items() if key in lost}
+    raise StoreUnavailableError(f"receiver {threads.receiver!r}: {len(left)} threads change all the time")
+
+
+def _want(key: str, offers: Sequence[Offer]) -> Want:
+    events = tuple(offer.event.event_id for offer in offers)
+    if shape_of(key) is Shape.WORKER:
+        return Want(thread=key, events=events)
+    return Want(thread=key, events=events, members=tuple(dict.fromkeys(mid_of(offer.event) for offer in offers)))
+
+
+def _changed(offers: Sequence[Offer], want: Want, seen: Seen, *, receiver: str, now_ms: int) -> Change | None:
+    """What the offers make of a thread; None for nothing."""
+    told = {event_id for event_id, outcome in zip(want.events, seen.outcomes, strict=True) if outcome is not None}
+    fresh = [offer for offer in offers if offer.event.event_id not in told]
+    if not fresh:
+        return None
+    draft = Draft(seen.thread or _begun(fresh), now_ms)
+    thread = draft.thread
+    members = dict(zip(want.members, seen.members, strict=True))
+    for offer in fresh:
+        event = offer.event
+        if thread.shape is Shape.WORKER:
+            if role_of(event) is Role.DOWN and thread.incident_id != offer.incident_id:
+                thread.incident_id, thread.acked = offer.incident_id, False
+            single.offer(draft, event)
+        elif role_of(event) is Role.FACT:
+            draft.tell(event, Outcome.SUPERSEDED)  # it ended an incident that nobody remembers
+        else:
+            mid = mid_of(event)
+            group.offer(draft, event, receiver=receiver, mid=mid, member=members.get(mid))
+            members[mid] = draft.members.get(mid)
+            if mid in draft.members and offer.incident_id is not None:
+                draft.members[mid].incident_id = offer.incident_id
+            if offer.failure_id is not None and thread.shape is Shape.ENVIRONMENT:
+                thread.declared = True
+                thread.incident_id = thread.incident_id or offer.failure_id
+    over = (single if thread.shape is Shape.WORKER else group).is_over(thread)
+    due_ms = (single if thread.shape is Shape.WORKER else group).due_ms(thread, now_ms)
+    return Change(draft=draft, version=seen.version, due_ms=due_ms, over=over)
+
+
+def _begun(offers: Sequence[Offer]) -> Thread:
+    first = offers[0]
+    target = next((offer.target for offer in offers if offer.target is not None), None)
+    return Thread(
+        key=first.key,
+        shape=shape_of(first.key),
+        tenant=first.event.tenant,
+        timing=Timing() if target is None else target.timing,
+        labels={} if target is None else dict(target.labels),
+    )

@@ -1,0 +1,207 @@
+"""Prometheus Alertmanager, by its API v2: each outage of a worker is an alert.
+
+Alertmanager groups, silences and reminds by itself. It takes an alert for over once ``endsAt`` has passed, so
+an alert that goes on is told again and again, each time with an end that lies some repetitions ahead: when
+nobody tells any more, what is shown ends by itself.
+
+It judges ``endsAt`` by its own clock. An end that is still to come there, by a few milliseconds, is no end to it: it
+then keeps the later one that it was told before, and the alert goes on for minutes. Hence ``CLOCKS_APART_MS``.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Annotated, ClassVar, Final, Literal, Self
+
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, model_validator
+
+from alerts.errors import PermanentDeliveryError
+from alerts.notification import Notification
+from alerts.receivers.posting import Poster, PostingSettings
+from monitor.events import rfc3339
+from monitor.liveness import EventKind
+from monitor.settings.key_material import (
+    KeyMaterialError,
+    Surroundings,
+    bearer_token,
+    from_environment,
+    from_file,
+    password,
+)
+from monitor.settings.section import Problem, refusal, surroundings
+from monitor.settings.units import Duration, lasting
+from monitor.settings.urls import BaseUrl
+
+ALERT_NAME: Final = "LastseenWorkerDown"
+ENDS_AFTER: Final = 4
+"""An alert ends by itself after so many repetitions that did not come."""
+CLOCKS_APART_MS: Final = 10_000
+"""Alertmanager's clock may be behind the store's by this: so much before the real ends lie those that it is told."""
+
+_PATH: Final = "/api/v2/alerts"
+_DOWN: Final = frozenset({EventKind.STALE, EventKind.FAILED})
+_ENDINGS: Final = frozenset({EventKind.RECOVERED, EventKind.STOPPED, EventKind.FORGOTTEN})
+_OWN_LABELS: Final = frozenset({"alertname", "tenant", "environment", "worker_id"})
+_LABEL_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_DEFAULT_LABELS: Final[Mapping[str, str]] = {"severity": "critical"}
+
+
+class AlertmanagerReceiver:
+    """Tells Alertmanager of outages and of their ends; other notifications are accepted, and nothing is sent.
+
+    ``labels`` are added to each alert, and say what ``severity`` is, if not critical. ``authorization`` is the
+    value of the header of that name.
+    """
+
+    takes_groups = False
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        url: str,
+        resend_ms: int = 60_000,
+        labels: Mapping[str, str] | None = None,
+        authorization: str | None = None,
+        allow_private: bool = False,
+        timeout_s: float = 10.0,
+    ) -> None:
+        self.name = name
+        self.timeout_s = timeout_s
+        self.resend_ms = resend_ms
+        self._labels = {**_DEFAULT_LABELS, **(labels or {})}
+        self._headers = {} if authorization is None else {"authorization": authorization}
+        self._poster = Poster(name=name, url=url.rstrip("/") + _PATH, allow_private=allow_private, timeout_s=timeout_s)
+
+    async def send(self, notification: Notification, *, attempt: int, now_ms: int) -> None:  # noqa: ARG002
+        """Make one attempt. The alert follows from the notification alone, so it is equal each time."""
+        alert = self._alert(notification)
+        if alert is not None:
+            await self._poster.post(json.dumps([alert]).encode(), self._headers, now_ms=now_ms)
+
+    async def reach(self) -> None:
+        """Connect, and send nothing."""
+        await self._poster.reach()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._poster.close()
+
+    def _alert(self, notification: Notification) -> dict[str, object] | None:
+        try:
+            body = json.loads(notification.body)
+            kind, data = body["type"], body["data"]
+            if kind in _DOWN:
+                ends_ms = notification.created_ms + ENDS_AFTER * self.resend_ms
+                span = {"startsAt": data["due_at"], "endsAt": rfc3339(ends_ms)}
+            elif kind in _ENDINGS:
+                # Without a start of its own it keeps the one of the alert that it ends.
+                span = {"endsAt": rfc3339(_ms(data["detected_at"]) - CLOCKS_APART_MS)}
+            else:
+                return None
+            return {"labels": self._labels_of(data), "annotations": _annotations(data), **span, **_link(data)}
+        except (ValueError, TypeError, KeyError) as error:
+            message = f"receiver {self.name!r}: body of {notification.nid} is not a notification"
+            raise PermanentDeliveryError(message) from error
+
+    def _labels_of(self, data: Mapping[str, str]) -> dict[str, str]:
+        return {
+            **self._labels,
+            "alertname": ALERT_NAME,
+            "tenant": data["tenant"],
+            "environment": data["environment_name"],
+            "worker_id": data["worker_id"],
+        }
+
+
+def _ms(moment: str) -> int:
+    return round(datetime.fromisoformat(moment).timestamp() * 1_000)
+
+
+def _annotations(data: Mapping[str, str | None]) -> dict[str, str]:
+    """What people read: the sentence, where there is one, and the command that silences the worker."""
+    described = (
+        f"{data['worker_id']} in {data['environment_name']} of tenant {data['tenant']}: {data['reason']}, "
+        f"last heartbeat at {data['last_seen']}"
+    )
+    read = {"summary": data.get("summary"), "description": described, "silence": data.get("silence")}
+    return {name: text for name, text in read.items() if text}
+
+
+def _link(data: Mapping[str, str | None]) -> dict[str, str]:
+    link = data.get("link")
+    return {"generatorURL": link} if link else {}
+
+
+def _checked_labels(labels: dict[str, str]) -> dict[str, str]:
+    for name, value in labels.items():
+        if not _LABEL_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not a name of a label: letters, digits and `_`, no digit first")
+        if name in _OWN_LABELS:
+            raise ValueError(f"{name} is set by the alert itself")
+        if not value:
+            raise ValueError(f"{name} is empty: for Alertmanager that is no label")
+    return labels
+
+
+class AlertmanagerSettings(PostingSettings):
+    """Type ``alertmanager``: one Alertmanager, or the address of a cluster's member."""
+
+    takes_groups: ClassVar[bool] = False
+
+    type: Literal["alertmanager"]
+    url: BaseUrl
+    resend_ms: Annotated[Duration, lasting("10s", "1h")] = Field("60s", alias="resend", validate_default=True)
+    labels: Annotated[dict[str, str], AfterValidator(_checked_labels)] = Field({})
+    bearer_token_file: str | None = None
+    bearer_token_env: str | None = None
+    username: Annotated[str, Field(min_length=1)] | None = None
+    password_file: str | None = None
+    password_env: str | None = None
+    _authorization: str | None = PrivateAttr(None)
+
+    def open(self) -> AlertmanagerReceiver:
+        """See ``ReceiverSettings``."""
+        return AlertmanagerReceiver(
+            name=self.name,
+            url=self.url,
+            resend_ms=self.resend_ms,
+            labels=self.labels,
+            authorization=self._authorization,
+            allow_private=self.allow_private,
+            timeout_s=self.timeout_ms / 1_000,
+        )
+
+    @model_validator(mode="after")
+    def _read(self, info: ValidationInfo) -> Self:
+        sources = ("bearer_token_file", "bearer_token_env", "password_file", "password_env")
+        given = [key for key in sources if getattr(self, key) is not None]
+        if len(given) > 1:
+            message = f"at most one of {', '.join(sources)} can be given"
+            raise refusal(Problem(message=message, at=(given[-1],)))
+        is_basic = bool(given) and given[0].startswith("password")
+        if self.username is not None and not is_basic:
+            raise refusal(Problem(message="needs password_file or password_env beside it", at=("username",)))
+        if is_basic and self.username is None:
+            raise refusal(Problem(message="needs username beside it", at=(given[0],)))
+        if self.username is not None and ":" in self.username:
+            raise refusal(Problem(message="must not hold a colon", at=("username",)))
+        if given:
+            key = given[0]
+            read = from_file if key.endswith("_file") else from_environment
+            try:
+                self._authorization = self._header(read, getattr(self, key), surroundings(info))
+            except KeyMaterialError as error:
+                raise refusal(Problem(message=str(error), at=(key,))) from None
+        return self
+
+    def _header(self, read: Callable[[str, Surroundings], bytes], name: str, around: Surroundings) -> str:
+        raw = read(name, around)
+        if self.username is None:
+            return f"Bearer {bearer_token(raw)}"
+        return "Basic " + base64.b64encode(f"{self.username}:{password(raw)}".encode()).decode()
+
+
+SETTINGS: Final = AlertmanagerSettings

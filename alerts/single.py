@@ -1,0 +1,173 @@
+"""The thread of one worker at one receiver: every event is told by itself, in order (P7). Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from alerts.thread import (
+    RECHECK_MS,
+    Draft,
+    Freeze,
+    Frozen,
+    Outcome,
+    Over,
+    Role,
+    Send,
+    Step,
+    Thread,
+    Wait,
+    cancel,
+    deliver,
+    digest,
+    role_of,
+)
+
+if TYPE_CHECKING:
+    from alerts.thread import Silenced
+    from monitor.events import Event
+
+FACTS_KEPT: Final = 100
+"""So many facts wait for a receiver that takes none; beyond, the oldest are superseded."""
+
+
+def offer(draft: Draft, event: Event) -> None:
+    """Take an event that is to be told. What it makes needless is superseded at once."""
+    thread = draft.thread
+    if not thread.pending:
+        thread.due_ms = draft.now_ms + (0 if role_of(event) is Role.END else thread.timing.wait_ms)
+    thread.pending.append(event)
+    draft.tell(event, Outcome.QUEUED)
+    _collapse(draft)
+
+
+def next_step(draft: Draft, silenced: Silenced) -> Step:
+    """What is to be done now; what was found needless is noted on the way."""
+    thread, now_ms = draft.thread, draft.now_ms
+    if thread.frozen is not None:
+        step = _of_frozen(draft, thread.frozen)
+        if step is not None:
+            return step
+    while thread.pending:
+        event = thread.pending[0]
+        role = role_of(event)
+        if thread.due_ms > now_ms and role is not Role.END:
+            return Wait(thread.due_ms)
+        until_ms = None if role is Role.END else silenced(event)
+        if until_ms is None:
+            thread.silenced = False
+            return Freeze(role=role, event=event)
+        draft.tell(event, Outcome.SILENCED)
+        if role is Role.DOWN:
+            thread.silenced = True
+            return Wait(min(until_ms, now_ms + RECHECK_MS))
+        thread.pending.pop(0)
+    return _of_told(draft, silenced)
+
+
+def due_ms(thread: Thread, now_ms: int) -> int | None:
+    """When the thread has to be looked at next; None: not before something happens."""
+    if thread.frozen is not None:
+        over = thread.frozen.role is Role.DOWN and _has_end(thread)
+        return now_ms if over else thread.frozen.due_ms
+    if thread.pending:
+        return max(thread.due_ms, now_ms)
+    return thread.remind_ms or None
+
+
+def is_over(thread: Thread) -> bool:
+    """Whether nothing is left to tell, nor to be answered for."""
+    return thread.frozen is None and not thread.pending and not thread.told
+
+
+def freeze(draft: Draft, step: Freeze, *, receiver: str) -> Frozen:
+    """Make the notification of a step, which goes by its event's id."""
+    thread, event = draft.thread, step.event
+    if event is None:
+        raise ValueError(f"thread {thread.key!r}: a worker's notification tells of an event")
+    parts = [receiver, event.event_id, *([str(step.reminder)] if step.reminder else [])]
+    frozen = Frozen(
+        nid="ntf_" + digest(*parts),
+        type=event.kind.value,
+        role=step.role,
+        created_ms=draft.now_ms,
+        due_ms=draft.now_ms,
+        event=event,
+        incident_id=incident_of(thread, step),
+        reminder=step.reminder,
+    )
+    if not step.reminder:
+        thread.pending.remove(event)
+        draft.tell(event, Outcome.PART_OF, frozen.nid)
+    thread.frozen = frozen
+    return frozen
+
+
+def incident_of(thread: Thread, step: Freeze) -> str | None:
+    """The incident that a notification is about."""
+    match step.role:
+        case Role.DOWN:
+            return thread.incident_id
+        case Role.END:
+            return thread.told_incident_id
+        case Role.FACT:
+            return None
+
+
+def _of_frozen(draft: Draft, frozen: Frozen) -> Step | None:
+    """The next step of a notification in attempts; None when it is in attempts no more."""
+    if frozen.open:
+        frozen.open, frozen.unknown = False, True  # whoever made the attempt has not come back
+    if frozen.role is Role.DOWN and _has_end(draft.thread):
+        if frozen.unknown:
+            deliver(draft, reason="it may have arrived, and is over")
+        else:
+            cancel(draft)
+        _collapse(draft)
+        return None
+    return Send() if frozen.due_ms <= draft.now_ms else Wait(frozen.due_ms)
+
+
+def _of_told(draft: Draft, silenced: Silenced) -> Step:
+    thread, now_ms = draft.thread, draft.now_ms
+    if not thread.told:
+        return Over()
+    if thread.remind_ms == 0 or thread.last is None:
+        return Wait(None)
+    if thread.remind_ms > now_ms:
+        return Wait(thread.remind_ms)
+    if not thread.timing.resend:
+        if thread.acked:
+            thread.remind_ms = 0
+            return Wait(None)
+        until_ms = silenced(thread.last)
+        if until_ms is not None:
+            return Wait(min(until_ms, now_ms + RECHECK_MS))
+    return Freeze(role=Role.DOWN, event=thread.last, reminder=thread.reminders + 1)
+
+
+def _has_end(thread: Thread) -> bool:
+    return any(role_of(event) is Role.END for event in thread.pending)
+
+
+def _collapse(draft: Draft) -> None:
+    """Supersede what need not be told any more: a DOWN that ended untold with its end, a DOWN that has newer news."""
+    thread = draft.thread
+    is_open = thread.told or (thread.frozen is not None and thread.frozen.role is Role.DOWN)
+    if thread.frozen is not None and thread.frozen.role is Role.END:
+        is_open = False
+    states = [event for event in thread.pending if role_of(event) is not Role.FACT]
+    kept: list[Event] = []
+    ends = [index for index, event in enumerate(states) if role_of(event) is Role.END]
+    if is_open and ends:
+        kept.append(states[ends[0]])
+        states = states[ends[0] + 1 :]
+    if states and role_of(states[-1]) is Role.DOWN:
+        kept.append(states[-1])
+    facts = [event for event in thread.pending if role_of(event) is Role.FACT][-FACTS_KEPT:]
+    keep = {event.event_id for event in (*kept, *facts)}
+    for event in thread.pending:
+        if event.event_id not in keep:
+            draft.tell(event, Outcome.SILENCED if thread.silenced else Outcome.SUPERSEDED)
+    thread.pending = [event for event in thread.pending if event.event_id in keep]
+    if not any(role_of(event) is Role.DOWN for event in thread.pending):
+        thread.silenced = False

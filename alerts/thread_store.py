@@ -1,0 +1,240 @@
+"""The threads of one receiver in the store: what a call does is one function of ``queue.lua``, which lists the keys."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from alerts.thread import Draft, Member, Note, Outcome, Thread, Told
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alerts.durability import Confirmation, Durability
+    from alerts.queue import QueueStore
+
+CALL_LIMIT: Final = 100
+"""Threads in one call, so that the store is never blocked for long."""
+DEAD_LETTERS: Final = 10_000
+"""So many dead letters are kept per receiver, the newest."""
+OUTCOMES_KEPT_MS: Final = 7 * 86_400_000
+OUTCOMES_KEPT: Final = 10_000
+"""So many outcomes are remembered whatever their age: more than can be handed over and not yet acked, so that no outage
+of ours, however long, lets an event be told again."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}|-[A-Za-z0-9_.-]{0,63}")
+_PLACES: Final = {Outcome.QUEUED: ":open", Outcome.DEAD_LETTERED: ":dead"}
+_FINISHED: Final = ":nt"
+
+_pack = msgspec.msgpack.Encoder().encode
+_thread = msgspec.json.Decoder(Thread).decode
+_member = msgspec.json.Decoder(Member).decode
+_told = msgspec.json.Decoder(Told).decode
+_note = msgspec.json.Decoder(Note).decode
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Want:
+    """What is to be read of a thread: these members, the outcomes of these events, and some of the longest firing."""
+
+    thread: str
+    members: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
+    firing: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """A thread as it was read. ``version`` 0 and ``thread`` None: there is none."""
+
+    version: int
+    thread: Thread | None
+    members: tuple[Member | None, ...]
+    outcomes: tuple[Told | None, ...]
+    firing: dict[str, Member]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """What is to be written of a thread that was read as ``version``.
+
+    ``token`` is that of the lease that is held, 0 without one; ``release`` gives it back. ``due_ms`` None: nothing is
+    to be done until something happens. ``over`` ends the thread.
+    """
+
+    draft: Draft
+    version: int
+    token: int = 0
+    release: bool = False
+    due_ms: int | None = None
+    over: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claimed:
+    """A thread under lease."""
+
+    thread: Thread
+    version: int
+    token: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stats:
+    """The state of one receiver's queue. ``lag_ms`` is for how long the thread longest due has been due."""
+
+    receiver: str
+    queued: int
+    lag_ms: int
+    dead: int
+    threads: int
+    disabled: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listed:
+    """A notification with its body, while there is one."""
+
+    note: Note
+    body: str | None = field(repr=False)
+
+
+class ThreadStore:
+    """See the module. Every method raises ``StoreUnavailableError`` when it is not known to have been done.
+
+    Times are milliseconds of the store's clock.
+
+    Args:
+        store: the connections; several may share them.
+        receiver: its name, letters, digits, ``_``, ``.`` and ``-``, at most 64.
+    """
+
+    def __init__(self, store: QueueStore, receiver: str) -> None:
+        if not _NAME.fullmatch(receiver):
+            raise ValueError(f"receiver name {receiver!r} is not 1 to 64 of letters, digits, '_', '.' and '-'")
+        self.receiver = receiver
+        self._store = store
+        self._base = f"{{lt:{receiver}}}"
+
+    async def look(self, wants: Sequence[Want]) -> list[Seen]:
+        """Read threads, in the order in which they are asked for."""
+        found: list[Seen] = []
+        for start in range(0, len(wants), CALL_LIMIT):
+            some = [[w.thread, w.members, w.events, w.firing] for w in wants[start : start + CALL_LIMIT]]
+            found += map(_seen, await self._store.call("look", self._base, _pack(some)))
+        return found
+
+    async def save(self, changes: Sequence[Change], *, now_ms: int) -> list[bool]:
+        """Write changes that bring something new. For each whether it was written: False, somebody came first."""
+        return await self._save("save", changes, now_ms)
+
+    async def settle(self, changes: Sequence[Change], *, now_ms: int) -> list[bool]:
+        """As ``save``, for what drains the queue: a full store takes it too."""
+        return await self._save("settle", changes, now_ms)
+
+    async def settle_confirmed(
+        self, changes: Sequence[Change], *, now_ms: int, durability: Durability
+    ) -> tuple[list[bool], Confirmation]:
+        """As ``settle``, for at most 100; then waits until all that was written before is as safe as asked (P23)."""
+        answer, confirmation = await self._store.call_confirmed(
+            durability, "settle", self._base, *self._arguments(changes, now_ms)
+        )
+        return [bool(done) for done in answer], confirmation
+
+    async def claim(self, *, limit: int, lease_ms: int, now_ms: int) -> list[Claimed]:
+        """Lease at most ``limit`` threads that are due, longest due first; they are due again when the lease ends."""
+        rows = await self._store.call("claim", self._base, now_ms, lease_ms, min(limit, CALL_LIMIT))
+        return [Claimed(thread=_thread(state), version=version, token=token) for _, version, token, state in rows]
+
+    async def wake(self, threads: Sequence[str], *, now_ms: int) -> None:
+        """Make threads due, so that they are looked at again."""
+        for start in range(0, len(threads), CALL_LIMIT):
+            await self._store.call("wake", self._base, now_ms, *threads[start : start + CALL_LIMIT])
+
+    async def due(self, *, offset: int, limit: int) -> list[str]:
+        """Threads that wait for a moment, in its order."""
+        return [name.decode() for name in await self._store.call("due", self._base, offset, limit)]
+
+    async def some(self) -> list[Claimed]:
+        """Any threads, at most 100 of them, without a lease."""
+        rows = await self._store.call("some", self._base, CALL_LIMIT)
+        return [Claimed(thread=_thread(state), version=version, token=0) for _, version, state in rows]
+
+    async def disable(self, reason: str) -> bool:
+        """Claim nothing more until ``enable``; whether that is new."""
+        return bool(await self._store.call("switch", self._base, reason or "disabled"))
+
+    async def enable(self) -> bool:
+        """Go on; whether it had been disabled."""
+        return bool(await self._store.call("switch", self._base, ""))
+
+    async def notifications(self, outcome: Outcome, *, before_ms: int, offset: int, limit: int) -> list[Note]:
+        """Notifications by outcome, newest first, from ``before_ms`` on; those that are finished are one list."""
+        place = _PLACES.get(outcome, _FINISHED)
+        rows = await self._store.call("notifications", self._base, place, before_ms, offset, limit)
+        return [_note(about) for _, _, about in rows]
+
+    async def notification(self, nid: str) -> Listed | None:
+        """One notification; None when it is not known (any more)."""
+        about, body, _ = await self._store.call("notification", self._base, nid)
+        return None if about is None else Listed(note=_note(about), body=None if body is None else body.decode())
+
+    async def stats(self, *, now_ms: int) -> Stats:
+        """The state of the queue; changes nothing."""
+        queued, lag_ms, dead, threads, disabled = await self._store.call("stats", self._base, now_ms)
+        return Stats(
+            receiver=self.receiver,
+            queued=queued,
+            lag_ms=lag_ms,
+            dead=dead,
+            threads=threads,
+            disabled=None if disabled is None else disabled.decode(),
+        )
+
+    async def _save(self, function: str, changes: Sequence[Change], now_ms: int) -> list[bool]:
+        done: list[bool] = []
+        for start in range(0, len(changes), CALL_LIMIT):
+            arguments = self._arguments(changes[start : start + CALL_LIMIT], now_ms)
+            done += [bool(one) for one in await self._store.call(function, self._base, *arguments)]
+        return done
+
+    def _arguments(self, changes: Sequence[Change], now_ms: int) -> tuple[int | bytes, ...]:
+        return now_ms, OUTCOMES_KEPT_MS, OUTCOMES_KEPT, DEAD_LETTERS, _pack([_packed(change) for change in changes])
+
+
+def _packed(change: Change) -> list[Any]:
+    draft = change.draft
+    return [
+        draft.thread.key,
+        change.version,
+        change.token,
+        change.release,
+        False if change.over else _text(draft.thread),
+        False if change.due_ms is None else change.due_ms,
+        [[mid, _text(member), member.event.due_ms] for mid, member in draft.members.items()],
+        list(draft.gone),
+        [[event_id, _text(told)] for event_id, told in draft.outcomes.items()],
+        [[note.nid, _text(note), body or False, _PLACES.get(note.outcome, _FINISHED)] for note, body in draft.notes],
+    ]
+
+
+def _text(value: Thread | Member | Told | Note) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _seen(row: list[Any]) -> Seen:
+    version, state, members, outcomes, firing = row
+    return Seen(
+        version=version,
+        thread=None if state is None else _thread(state),
+        members=tuple(None if one is None else _member(one) for one in members),
+        outcomes=tuple(None if one is None else _told(one) for one in outcomes),
+        firing={
+            mid.decode(): _member(about)
+            for mid, about in zip(firing[::2], firing[1::2], strict=True)
+            if about is not None
+        },
+    )

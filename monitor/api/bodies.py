@@ -1,0 +1,94 @@
+"""Small JSON bodies of people's requests: read strictly; what is wrong is told with its field and its value."""
+
+from __future__ import annotations
+
+import unicodedata
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
+
+from monitor.api.requests import Headers, read_body
+
+if TYPE_CHECKING:
+    from litestar import Request
+
+LATEST_MS: Final = 253_402_300_799_999
+"""The end of the year 9999, after which times have no RFC 3339 form."""
+_BODY_BYTES: Final = 65_536
+_ECHO_CHARS: Final = 100
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_JSON: Final = "application/json"
+
+_T = TypeVar("_T")
+
+
+class BodyError(Exception):
+    """A body can't be used (422); the message names the field, its value, and what is expected."""
+
+    def __init__(self, field: str, value: object, expected: str) -> None:
+        super().__init__(f"{field} is {str(value)[:_ECHO_CHARS]!r}: {expected}")
+
+
+class UnreadableBodyError(Exception):
+    """A body is no JSON of the right form (422); the message says where."""
+
+
+class MediaTypeError(Exception):
+    """The body is not said to be JSON (415)."""
+
+
+async def read_json(
+    request: Request[Any, Any, Any], headers: Headers, kind: type[_T], *, limit_bytes: int, empty: _T | None = None
+) -> _T:
+    """The body as a ``kind``; ``empty`` stands for one that has no bytes.
+
+    Raises:
+        MediaTypeError, UnreadableBodyError: see there.
+        BodyTooLargeError, BodyTooSlowError, ClientGoneError: as ``read_body``.
+    """
+    raw = await read_body(request.receive, headers, min(limit_bytes, _BODY_BYTES))
+    if not raw and empty is not None:
+        return empty
+    media_type = (headers.content_type or _JSON).partition(";")[0].strip().lower()
+    if media_type != _JSON and not media_type.endswith("+json"):
+        raise MediaTypeError(f"the body comes as {media_type[:_ECHO_CHARS]!r}, {_JSON} is expected")
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise UnreadableBodyError(f"the body can't be used: {error}") from None
+
+
+def checked_text(field: str, value: str, *, most: int, lines: bool = False) -> str:
+    """The text, if it has 1 to ``most`` characters, not all blank, and no controls. ``lines``: it may have several.
+
+    Raises:
+        BodyError: it has not.
+    """
+    plain = value.replace("\n", " ").replace("\t", " ") if lines else value
+    if not 0 < len(value) <= most or not plain.strip():
+        raise BodyError(field, value, f"1 to {most} characters that are not all blank are expected")
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in plain):
+        raise BodyError(field, value, "text without control characters is expected")
+    return value
+
+
+def moment_ms(field: str, text: str) -> int:
+    """Milliseconds of an RFC 3339 time, which says its offset.
+
+    Raises:
+        BodyError: it is none, or before 1970.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None or "T" not in text.upper():
+        raise BodyError(field, text, 'an RFC 3339 time with its offset, as "2026-11-24T16:00:00Z", is expected')
+    try:
+        ms = (moment - _EPOCH) // timedelta(milliseconds=1)
+    except OverflowError:
+        ms = -1
+    if not 0 <= ms <= LATEST_MS:
+        raise BodyError(field, text, "a time from 1970 to 9999 is expected")
+    return ms

@@ -1,0 +1,217 @@
+"""Deliveries: what was told to whom, what could not be, and the receivers themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+from litestar import get, post
+
+from monitor.api.answers import encoded, json_bytes_answer, monitor_json
+from monitor.api.bodies import read_json
+from monitor.api.health import monitor_now
+from monitor.api.oncall import DELIVERY_STATES, DeliveryState, NoSuchError
+from monitor.api.oncall_routes import page_answer, place_of, segment, viewer_of, with_monitor
+from monitor.api.requests import ParameterError, Query, caller, headers_of, principal_of
+from monitor.auth import Scope
+from monitor.events import rfc3339
+
+if TYPE_CHECKING:
+    from litestar import Request
+    from litestar.handlers import HTTPRouteHandler
+    from litestar.response.base import ASGIResponse
+
+    from monitor.api.oncall import Delivery, ReceiverState, Viewer
+    from monitor.api.services import Services
+    from monitor.events import Event
+
+PARAMETERS: Final = ("receiver", "outcome", "cursor", "limit")
+LOOK_BACK_CALLS: Final = 50
+LOOK_BACK_EVENTS: Final = 200
+"""An event is looked for among so many times so many of a partition, the newest."""
+
+
+class ReplayBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``force``: send it although it is overtaken."""
+
+    force: bool = False
+
+
+class NoBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Nothing needs to be said."""
+
+
+def delivery_json(delivery: Delivery) -> dict[str, object]:
+    """A delivery as answers have it."""
+    return {
+        "nid": delivery.nid,
+        "receiver": delivery.receiver,
+        "type": delivery.type,
+        "tenant": delivery.tenant,
+        "outcome": delivery.outcome,
+        "at": rfc3339(delivery.at_ms),
+        "created_at": rfc3339(delivery.created_ms),
+        "attempts": delivery.attempts,
+        "reason": delivery.reason,
+        "reminder": delivery.reminder,
+        "event_id": delivery.event_id,
+        "worker_id": delivery.worker_id,
+        "environment_name": delivery.environment_name,
+        "group": dict(delivery.labels),
+    }
+
+
+def receiver_json(receiver: ReceiverState) -> dict[str, object]:
+    """A receiver as answers have it."""
+    return {
+        "name": receiver.name,
+        "queued": receiver.queued,
+        "dead_letters": receiver.dead,
+        "lag_seconds": receiver.lag_ms / 1000,
+        "disabled": receiver.disabled,
+    }
+
+
+async def _visible_event(services: Services, viewer: Viewer, event_id: str) -> None:
+    """Go on only if the viewer may see the event: ids say nothing of whose they are.
+
+    Raises:
+        NoSuchError: it is not among the newest events that are looked at, or not theirs.
+    """
+    store = services.store
+    after = dict.fromkeys(range(store.partitions), "")
+    for _ in range(LOOK_BACK_CALLS):
+        answers = await asyncio.gather(
+            *(
+                store.history(partition, after=place, limit=LOOK_BACK_EVENTS, newest_first=True)
+                for partition, place in after.items()
+            )
+        )
+        left: dict[int, str] = {}
+        for partition, (_, _, events) in zip(after, answers, strict=True):
+            if any(event.event_id == event_id and _sees(viewer, event) for event in events):
+                return
+            if len(events) == LOOK_BACK_EVENTS:
+                left[partition] = events[-1].position
+        if not left:
+            break
+        after = left
+    raise NoSuchError(f"there is no event {event_id!r} among the newest that are kept")
+
+
+def _sees(viewer: Viewer, event: Event) -> bool:
+    return (
+        event.tenant == viewer.tenant
+        and (viewer.environments is None or event.environment_name in viewer.environments)
+        and (viewer.worker_id is None or event.worker_id == viewer.worker_id)
+    )
+
+
+def routes(services: Services) -> list[HTTPRouteHandler]:
+    """The handlers of this module."""
+    return [*_delivery_routes(services), *_receiver_routes(services)]
+
+
+def _delivery_routes(services: Services) -> list[HTTPRouteHandler]:
+    oncall = services.oncall
+
+    @get("/api/v1/deliveries")
+    async def list_deliveries(request: Request[Any, Any, Any]) -> ASGIResponse:
+        viewer = viewer_of(caller(request, services, Scope.WORKERS_READ))
+        query = Query(request.scope, PARAMETERS)
+        state = query.single("outcome") or "dead_lettered"
+        if state not in DELIVERY_STATES:
+            raise ParameterError("outcome", state, f"one of {', '.join(DELIVERY_STATES)} is expected")
+        page = await oncall.deliveries(
+            viewer,
+            state=cast("DeliveryState", state),
+            receiver=query.single("receiver"),
+            after=place_of(query, "ntf_"),
+            limit=query.limit(),
+        )
+        return await page_answer(services, "deliveries", [delivery_json(one) for one in page.deliveries], page.last)
+
+    @get("/api/v1/deliveries/{nid:str}")
+    async def one_delivery(request: Request[Any, Any, Any]) -> ASGIResponse:
+        viewer = viewer_of(caller(request, services, Scope.WORKERS_READ))
+        receiver = Query(request.scope, ("receiver",)).single("receiver")
+        delivery = await oncall.delivery(viewer, segment(request, "nid"), receiver=receiver)
+        told = {**delivery_json(delivery), "monitor": monitor_json(await monitor_now(services))}
+        # The body is JSON as it was sent: not read, so that nothing of it is changed.
+        body = b"null" if delivery.body is None else delivery.body.encode()
+        return json_bytes_answer(b'%b,"body":%b}' % (encoded(told)[:-1], body))
+
+    @post("/api/v1/deliveries/{nid:str}/replay", status_code=200)
+    async def replay(request: Request[Any, Any, Any]) -> ASGIResponse:
+        headers = headers_of(request.scope)
+        viewer = viewer_of(principal_of(headers, services, Scope.ALERTS_WRITE))
+        receiver = Query(request.scope, ("receiver",)).single("receiver")
+        body = await read_json(request, headers, ReplayBody, limit_bytes=services.body_bytes, empty=ReplayBody())
+        delivery = await oncall.replay(viewer, segment(request, "nid"), receiver=receiver, force=body.force)
+        return await with_monitor(services, delivery_json(delivery))
+
+    @post("/api/v1/deliveries/{nid:str}/drop", status_code=200)
+    async def drop(request: Request[Any, Any, Any]) -> ASGIResponse:
+        headers = headers_of(request.scope)
+        viewer = viewer_of(principal_of(headers, services, Scope.ALERTS_WRITE))
+        receiver = Query(request.scope, ("receiver",)).single("receiver")
+        await read_json(request, headers, NoBody, limit_bytes=services.body_bytes, empty=NoBody())
+        delivery = await oncall.drop(viewer, segment(request, "nid"), receiver=receiver)
+        return await with_monitor(services, delivery_json(delivery))
+
+    @get("/api/v1/events/{event_id:str}/outcomes")
+    async def outcomes(request: Request[Any, Any, Any]) -> ASGIResponse:
+        viewer = viewer_of(caller(request, services, Scope.WORKERS_READ))
+        event_id = segment(request, "event_id")
+        await _visible_event(services, viewer, event_id)
+        found = [
+            {
+                "receiver": one.receiver,
+                "outcome": one.outcome,
+                "at": rfc3339(one.at_ms),
+                "nid": one.nid,
+                "reason": one.reason,
+            }
+            for one in await oncall.outcomes(event_id)
+        ]
+        return await with_monitor(services, {"event_id": event_id, "outcomes": found})
+
+    return [list_deliveries, one_delivery, replay, drop, outcomes]
+
+
+def _receiver_routes(services: Services) -> list[HTTPRouteHandler]:
+    oncall = services.oncall
+
+    @get("/api/v1/receivers")
+    async def receivers(request: Request[Any, Any, Any]) -> ASGIResponse:
+        caller(request, services, Scope.WORKERS_READ)
+        Query(request.scope, ())
+        return await with_monitor(services, {"receivers": [receiver_json(one) for one in await oncall.receivers()]})
+
+    @post("/api/v1/receivers/{name:str}/enable", status_code=200)
+    async def enable(request: Request[Any, Any, Any]) -> ASGIResponse:
+        headers = headers_of(request.scope)
+        principal_of(headers, services, Scope.ADMIN)
+        await read_json(request, headers, NoBody, limit_bytes=services.body_bytes, empty=NoBody())
+        return await with_monitor(services, receiver_json(await oncall.enable(segment(request, "name"))))
+
+    @post("/api/v1/receivers/{name:str}/test", status_code=200)
+    async def test(request: Request[Any, Any, Any]) -> ASGIResponse:
+        headers = headers_of(request.scope)
+        principal_of(headers, services, Scope.ADMIN)
+        await read_json(request, headers, NoBody, limit_bytes=services.body_bytes, empty=NoBody())
+        name = segment(request, "name")
+        trial = await oncall.test(name)
+        return await with_monitor(
+            services,
+            {
+                "receiver": name,
+                "nid": trial.nid,
+                "delivered": trial.error is None,
+                "error": trial.error,
+                "seconds": trial.took_ms / 1000,
+            },
+        )
+
+    return [receivers, enable, test]

@@ -1,0 +1,76 @@
+"""What the handlers of the on-call side share: who looks, path segments, pages, times."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
+
+from monitor.api.answers import json_answer, monitor_json
+from monitor.api.bodies import LATEST_MS
+from monitor.api.health import monitor_now
+from monitor.api.oncall import Viewer
+from monitor.api.requests import bad_cursor, decode_cursor, encode_cursor
+from monitor.events import rfc3339
+
+if TYPE_CHECKING:
+    from litestar import Request
+    from litestar.response.base import ASGIResponse
+
+    from monitor.api.oncall import Place
+    from monitor.api.requests import Query
+    from monitor.api.services import Services
+    from monitor.auth import Principal
+
+
+_DIGITS: Final = re.compile(r"[0-9a-f]{32}")
+
+
+def viewer_of(principal: Principal) -> Viewer:
+    """For whom a token asks."""
+    return Viewer(tenant=principal.tenant, environments=principal.environments, worker_id=principal.worker_id)
+
+
+def segment(request: Request[Any, Any, Any], name: str) -> str:
+    """An id or a name out of the path, which comes undecoded; bytes that are no text become ones that no name has."""
+    return unquote(request.path_params[name]).encode(errors="replace").decode()
+
+
+def place_of(query: Query, prefix: str) -> Place | None:
+    """The place that the ``cursor`` parameter stands for, in a list of things whose ids begin so.
+
+    Raises:
+        ParameterError: it stands for none.
+    """
+    cursor = query.single("cursor")
+    if cursor is None:
+        return None
+    match decode_cursor(cursor):
+        case [int(ms), str(ident)] if (
+            not isinstance(ms, bool)
+            and 0 <= ms <= LATEST_MS
+            and ident.startswith(prefix)
+            and _DIGITS.fullmatch(ident, len(prefix))
+        ):
+            return ms, ident
+        case _:
+            raise bad_cursor(cursor)
+
+
+def time_or_none(ms: int | None) -> str | None:
+    """A time as answers have it."""
+    return None if ms is None else rfc3339(ms)
+
+
+async def with_monitor(services: Services, answer: dict[str, object], *, status_code: int = 200) -> ASGIResponse:
+    """An answer that says how the monitor itself is."""
+    state = await monitor_now(services)
+    return json_answer({**answer, "monitor": monitor_json(state)}, status_code=status_code)
+
+
+async def page_answer(
+    services: Services, name: str, items: list[dict[str, object]], last: Place | None
+) -> ASGIResponse:
+    """A page of a list."""
+    cursor = None if last is None else encode_cursor([*last])
+    return await with_monitor(services, {name: items, "next_cursor": cursor})

@@ -1,0 +1,155 @@
+"""What the commands share: the configuration, a token, the client of a running daemon, and lines of text."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from collections.abc import Iterator  # noqa: TC003 - cyclopts reads annotations when it runs
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+
+from cyclopts import Parameter
+
+from monitor.auth import Scope, mint
+from monitor.clock import wall_ms
+from monitor.daemon.client import Client, ClientError, MisuseError
+from monitor.daemon.config import ConfigError, load
+from monitor.daemon.keys import key_ring
+from monitor.daemon.signing_key import SigningKeyError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from monitor.daemon.config import Config
+
+FAILED: Final = 1
+MISUSED: Final = 2
+TOKEN: Final = "LASTSEEN_TOKEN"  # noqa: S105 - the name of a variable
+URL: Final = "LASTSEEN_URL"
+TOKEN_MS: Final = 300_000
+"""For how long a token is good that a command makes for itself."""
+_ANY_HOST: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - to reach it, not to bind it
+
+ConfigPath = Annotated[
+    Path | None,
+    Parameter(name="--config", help="The configuration file; without one, the defaults and the environment."),
+]
+
+
+def fail(status: int, text: str) -> NoReturn:
+    """End the program with a line on stderr."""
+    sys.stderr.write(f"{text}\n")
+    raise SystemExit(status)
+
+
+def configured(path: Path | None) -> Config:
+    """The configuration, or the end of the program with every fault of it on stderr."""
+    environ = {name: value for name, value in os.environ.items() if name not in {TOKEN, URL}}
+    try:
+        return load(path, environ)
+    except ConfigError as error:
+        fail(MISUSED, str(error))
+
+
+def made_token(
+    settings: Config,
+    *,
+    tenant: str,
+    subject: str,
+    scopes: Sequence[Scope],
+    expires_in_ms: int,
+    worker_id: str | None = None,
+    environments: tuple[str, ...] | None = None,
+) -> str:
+    """A token signed with the daemon's own key or the first HS256 key of the configuration; or the program's end."""
+    try:
+        key = key_ring(settings).signing()
+    except SigningKeyError as error:
+        fail(FAILED, f"lastseen: {error}")
+    if key is None:
+        fail(FAILED, "lastseen: no HS256 key is configured: only the holder of a private key can make tokens")
+    try:
+        return mint(
+            key=key,
+            tenant=tenant,
+            tenant_claim=settings.auth.tenant_claim,
+            subject=subject,
+            scopes=scopes,
+            now_ms=wall_ms(),
+            expires_in_ms=expires_in_ms,
+            audience=settings.auth.audience or None,
+            issuer=settings.auth.issuer or None,
+            worker_id=worker_id,
+            environments=environments,
+            token_id=secrets.token_hex(8),
+        )
+    except ValueError as error:
+        fail(MISUSED, f"lastseen: {error}")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """How to reach the running daemon."""
+
+    url: Annotated[
+        str | None, Parameter(help=f"Its address; else ${URL}, else where the configuration says that it listens.")
+    ] = None
+    token: Annotated[
+        str | None, Parameter(help=f"Who asks; else ${TOKEN}, else one is made for --tenant with the daemon's key.")
+    ] = None
+    tenant: Annotated[str | None, Parameter(help="For whom to make a token when none is given.")] = None
+    config: ConfigPath = None
+
+    def client(self, scope: Scope) -> Client:
+        """A client that may do what the scope allows, or the end of the program."""
+        settings = configured(self.config)
+        url = self.url or os.environ.get(URL) or _address(settings)
+        token = self.token or os.environ.get(TOKEN)
+        if not token:
+            if not self.tenant:
+                fail(MISUSED, f"--tenant: is needed to make a token, as there is neither --token nor ${TOKEN}")
+            token = made_token(settings, tenant=self.tenant, subject=_person(), scopes=[scope], expires_in_ms=TOKEN_MS)
+        if not token.isascii() or not token.isprintable():
+            fail(MISUSED, "--token: is no token")
+        try:
+            return Client(url, token)
+        except ValueError as error:
+            fail(MISUSED, f"--url: {error}, got {url!r}")
+
+
+@contextmanager
+def asking() -> Iterator[None]:
+    """Ends the program when the daemon refuses: 2 when what was asked can't be, 1 otherwise."""
+    try:
+        yield
+    except MisuseError as error:
+        fail(MISUSED, f"lastseen: {error}")
+    except ClientError as error:
+        fail(FAILED, f"lastseen: {error}")
+
+
+def say(*words: object) -> None:
+    """One line on stdout, with nothing in it that a terminal would obey; None and empty text are a dash."""
+    line = "  ".join("-" if word is None or word == "" else str(word) for word in words)
+    sys.stdout.write("".join(character if character.isprintable() else "\ufffd" for character in line) + "\n")
+
+
+def say_json(value: Mapping[str, Any]) -> None:
+    """One line of JSON on stdout, in ASCII."""
+    sys.stdout.write(json.dumps(value) + "\n")
+
+
+def _address(settings: Config) -> str:
+    host = settings.server.host.strip("[]")
+    host = _ANY_HOST.get(host, host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.server.port}"
+
+
+def _person() -> str:
+    """Who sits at the keyboard, as far as the system knows."""
+    return os.environ.get("SUDO_USER") or os.environ.get("USER") or "operator"

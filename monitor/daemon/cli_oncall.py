@@ -1,0 +1,281 @@
+"""The commands of the on-call side: silences, incidents, deliveries and receivers of a running daemon."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any, Final
+
+from cyclopts import App, Parameter
+
+from monitor.auth import Scope
+from monitor.daemon.cli_access import FAILED, MISUSED, Access, asking, fail, say, say_json
+from monitor.settings.units import duration_ms
+
+silence = App(name="silence", help="Tell nobody of some workers, until a set end; detection goes on.")
+incidents = App(name="incidents", help="Who is down, and who has taken it over.")
+deliveries = App(name="deliveries", help="What was told to whom, and what could not be.")
+alerts = App(name="alerts", help="The receivers of alerts.")
+
+_NOWHERE: Final = Access()
+
+_Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON, one item on a line.")]
+_Most = Annotated[int, Parameter(name="--limit", help="At most so many.")]
+_ReceiverName = Annotated[str | None, Parameter(name="--receiver", help="The receiver; else any.")]
+
+
+@silence.command(name="add")
+def add_silence(
+    *,
+    worker_id: Annotated[str | None, Parameter(help="Workers whose id fits; * is the only wildcard.")] = None,
+    environment: Annotated[str | None, Parameter(help="Workers whose environment fits.")] = None,
+    metadata: Annotated[
+        tuple[str, ...],
+        Parameter(negative_iterable=(), help="Workers that report this, as name=pattern; several: all."),
+    ] = (),
+    for_: Annotated[str | None, Parameter(name="--for", help="For how long from the start, such as 2h.")] = None,
+    until: Annotated[str | None, Parameter(help="Until when, as 2026-11-24T16:00:00Z; instead of --for.")] = None,
+    from_: Annotated[str | None, Parameter(name="--from", help="From when on; by default from now on.")] = None,
+    comment: Annotated[str, Parameter(help="Why.")] = "",
+    author: Annotated[str | None, Parameter(help="Who; by default whoever the token is for.")] = None,
+    access: Access = _NOWHERE,
+) -> int:
+    """Begin a silence; prints its id."""
+    if (for_ is None) == (until is None):
+        fail(MISUSED, "--for or --until: one of them is needed, and not both")
+    pairs = [text.partition("=") for text in metadata]
+    for text, (name, equals, pattern) in zip(metadata, pairs, strict=True):
+        if not (name and equals and pattern):
+            fail(MISUSED, f"--metadata: must be name=pattern, got {text!r}")
+    body: dict[str, object] = {
+        "matchers": {
+            "worker_id": worker_id,
+            "environment": environment,
+            "metadata": {name: pattern for name, _, pattern in pairs},
+        },
+        "starts_at": from_,
+        "ends_at": until,
+        "for_seconds": None if for_ is None else _seconds("--for", for_),
+        "comment": comment,
+        "author": author,
+    }
+    client = access.client(Scope.ALERTS_WRITE)
+    with asking():
+        made = client.post("silences", body=body)
+    for warning in made["warnings"]:
+        _warn(warning)
+    say(made["id"])
+    return 0
+
+
+@silence.command(name="list")
+def list_silences(
+    *,
+    all_: Annotated[bool, Parameter(name="--all", negative=(), help="Those that are over, too.")] = False,
+    limit: _Most = 1_000,
+    json: _Json = False,
+    access: Access = _NOWHERE,
+) -> int:
+    """Print the silences that are active or pending."""
+    client = access.client(Scope.WORKERS_READ)
+    with asking():
+        for one in client.pages("silences", "silences", most=limit, state="all" if all_ else None):
+            if json:
+                say_json(one)
+            else:
+                matchers = one["matchers"]
+                named = [f"{name}={matchers[name]}" for name in ("environment", "worker_id") if matchers[name]]
+                named += [f"metadata.{name}={pattern}" for name, pattern in matchers["metadata"].items()]
+                say(
+                    one["id"],
+                    one["state"],
+                    one["starts_at"],
+                    one["ends_at"],
+                    " ".join(named),
+                    one["author"],
+                    one["comment"],
+                )
+    return 0
+
+
+@silence.command(name="end")
+def end_silence(silence_id: Annotated[str, Parameter(help="Its id.")], /, *, access: Access = _NOWHERE) -> int:
+    """End a silence now; who is still down and was never told of is told of."""
+    client = access.client(Scope.ALERTS_WRITE)
+    with asking():
+        client.delete("silences", silence_id)
+    return 0
+
+
+@incidents.command(name="list")
+def list_incidents(
+    *,
+    state: Annotated[str, Parameter(help="open, closed or all.")] = "open",
+    environment: Annotated[
+        tuple[str, ...], Parameter(negative_iterable=(), help="Of this environment; several: any.")
+    ] = (),
+    limit: _Most = 100,
+    json: _Json = False,
+    access: Access = _NOWHERE,
+) -> int:
+    """Print incidents, those opened last first."""
+    client = access.client(Scope.WORKERS_READ)
+    with asking():
+        for one in client.pages("incidents", "incidents", most=limit, state=state, environment=list(environment)):
+            if json:
+                say_json(one)
+            else:
+                who = (
+                    one["worker_id"]
+                    if one["kind"] == "worker"
+                    else f"{one['members_open']} of {one['members']} workers"
+                )
+                taken = f"acknowledged by {one['ack']['by']}" if one["ack"] else ""
+                closed = f"closed {one['closed_at']}" if one["closed_at"] else "open"
+                say(one["id"], one["opened_at"], closed, one["environment_name"], who, one["updated_by"], taken)
+    return 0
+
+
+@incidents.command(name="ack")
+def acknowledge(
+    incident_id: Annotated[str, Parameter(help="Its id.")],
+    /,
+    *,
+    comment: Annotated[str, Parameter(help="What is being done about it.")] = "",
+    by: Annotated[str | None, Parameter(help="Who; by default whoever the token is for.")] = None,
+    access: Access = _NOWHERE,
+) -> int:
+    """Take an incident over: no reminder of it is begun any more."""
+    client = access.client(Scope.ALERTS_WRITE)
+    with asking():
+        ack = client.post("incidents", incident_id, "ack", body={"comment": comment, "by": by})["ack"]
+    say(f"acknowledged by {ack['by']} at {ack['at']}")
+    return 0
+
+
+@deliveries.command(name="list")
+def list_deliveries(
+    *,
+    receiver: _ReceiverName = None,
+    outcome: Annotated[str, Parameter(help="dead_lettered, queued or finished.")] = "dead_lettered",
+    limit: _Most = 100,
+    json: _Json = False,
+    access: Access = _NOWHERE,
+) -> int:
+    """Print notifications, the newest first; without --outcome the dead letters."""
+    client = access.client(Scope.WORKERS_READ)
+    with asking():
+        for one in client.pages("deliveries", "deliveries", most=limit, receiver=receiver, outcome=outcome):
+            if json:
+                say_json(one)
+            else:
+                about = one["worker_id"] or " ".join(f"{name}={value}" for name, value in one["group"].items())
+                tries = f"{one['attempts']} attempts"
+                say(one["nid"], one["at"], one["receiver"], one["outcome"], one["type"], about, tries, one["reason"])
+    return 0
+
+
+@deliveries.command(name="show")
+def show_delivery(
+    nid: Annotated[str, Parameter(help="Its id.")], /, *, receiver: _ReceiverName = None, access: Access = _NOWHERE
+) -> int:
+    """Print one notification as JSON, with its body while that is kept."""
+    client = access.client(Scope.WORKERS_READ)
+    with asking():
+        say_json(client.get("deliveries", nid, receiver=receiver))
+    return 0
+
+
+@deliveries.command(name="replay")
+def replay(
+    nid: Annotated[str, Parameter(help="Its id.")],
+    /,
+    *,
+    receiver: _ReceiverName = None,
+    force: Annotated[bool, Parameter(negative=(), help="Although it is overtaken.")] = False,
+    access: Access = _NOWHERE,
+) -> int:
+    """Put a dead letter back into the queue, with the same id and body."""
+    client = access.client(Scope.ALERTS_WRITE)
+    with asking():
+        done = client.post("deliveries", nid, "replay", body={"force": force}, receiver=receiver)
+    say(done["nid"], done["receiver"], done["outcome"])
+    return 0
+
+
+@deliveries.command(name="drop")
+def drop(
+    nid: Annotated[str, Parameter(help="Its id.")], /, *, receiver: _ReceiverName = None, access: Access = _NOWHERE
+) -> int:
+    """Throw a dead letter away; its body goes."""
+    client = access.client(Scope.ALERTS_WRITE)
+    with asking():
+        done = client.post("deliveries", nid, "drop", receiver=receiver)
+    say(done["nid"], done["receiver"], done["outcome"])
+    return 0
+
+
+@deliveries.command(name="outcomes")
+def outcomes(
+    event_id: Annotated[str, Parameter(help="The id of an event.")],
+    /,
+    *,
+    json: _Json = False,
+    access: Access = _NOWHERE,
+) -> int:
+    """Print what became of an event at each receiver."""
+    client = access.client(Scope.WORKERS_READ)
+    with asking():
+        for one in client.get("events", event_id, "outcomes")["outcomes"]:
+            if json:
+                say_json(one)
+            else:
+                say(one["receiver"], one["outcome"], one["at"], one["nid"], one["reason"])
+    return 0
+
+
+@alerts.command(name="list")
+def list_receivers(*, json: _Json = False, access: Access = _NOWHERE) -> int:
+    """Print the receivers, and how their queues stand."""
+    client = access.client(Scope.WORKERS_READ)
+    with asking():
+        for one in client.get("receivers")["receivers"]:
+            if json:
+                say_json(one)
+            else:
+                state = "enabled" if one["disabled"] is None else f"disabled: {one['disabled']}"
+                lag = f"{one['lag_seconds']:g} s behind"
+                say(one["name"], f"{one['queued']} queued", f"{one['dead_letters']} dead letters", lag, state)
+    return 0
+
+
+@alerts.command(name="test")
+def try_receiver(receiver: Annotated[str, Parameter(help="Its name.")], /, *, access: Access = _NOWHERE) -> int:
+    """Send a test notification at once, and say what came of it."""
+    client = access.client(Scope.ADMIN)
+    with asking():
+        trial: dict[str, Any] = client.post("receivers", receiver, "test")
+    if not trial["delivered"]:
+        fail(FAILED, f"lastseen: {trial['error']}")
+    say(f"{receiver} accepted the test within {trial['seconds']:g} s")
+    return 0
+
+
+@alerts.command(name="enable")
+def enable_receiver(receiver: Annotated[str, Parameter(help="Its name.")], /, *, access: Access = _NOWHERE) -> int:
+    """Go on sending to a receiver that said that it is gone."""
+    client = access.client(Scope.ADMIN)
+    with asking():
+        client.post("receivers", receiver, "enable")
+    say(f"{receiver} is enabled")
+    return 0
+
+
+def _seconds(option: str, text: str) -> float:
+    try:
+        return duration_ms(text) / 1_000
+    except ValueError as error:
+        fail(MISUSED, f"{option}: {error}, got {text!r}")
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"warning: {text}\n")

@@ -1,0 +1,123 @@
+"""A client of a running daemon, for the command line."""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import json
+import urllib.request
+from typing import TYPE_CHECKING, Any, Final
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlencode, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+TIMEOUT_S: Final = 60.0
+PAGE: Final = 100
+_ANSWER_BYTES: Final = 67_108_864
+_UNPROCESSABLE: Final = 422
+
+
+class ClientError(Exception):
+    """The daemon did not do it; the message says what it answered, or that it did not answer."""
+
+
+class MisuseError(ClientError):
+    """The daemon says that what was asked can't be: a value, a name, an option (422)."""
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A token goes to nobody else."""
+
+    def redirect_request(self, *_: object) -> None:
+        """As the base class does when it does not follow."""
+        return
+
+
+class Client:
+    """Asks one daemon.
+
+    Args:
+        url: of the daemon, ``http://`` or ``https://``.
+        token: who asks.
+        timeout_s: how long to wait for an answer.
+
+    Raises:
+        ValueError: the URL is none of those.
+    """
+
+    def __init__(self, url: str, token: str, *, timeout_s: float = TIMEOUT_S) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("must be the http:// or https:// address of a daemon")
+        self._url = url.rstrip("/")
+        self._token = token
+        self._timeout_s = timeout_s
+        # What listens on this machine is not behind its proxy.
+        direct = [urllib.request.ProxyHandler({})] if _is_loopback(parts.hostname) else []
+        self._opener = urllib.request.build_opener(_NoRedirects, *direct)
+
+    def get(self, *path: str, **query: str | list[str] | None) -> Any:
+        """The answer to a GET of a path of these segments."""
+        return self._ask("GET", path, query, None)
+
+    def post(self, *path: str, body: Mapping[str, object] | None = None, **query: str | None) -> Any:
+        """The answer to a POST."""
+        return self._ask("POST", path, query, {} if body is None else body)
+
+    def delete(self, *path: str) -> None:
+        """DELETE."""
+        self._ask("DELETE", path, {}, None)
+
+    def pages(self, name: str, *path: str, most: int, **query: str | list[str] | None) -> Iterator[dict[str, Any]]:
+        """At most ``most`` items of a list, over as many pages as it takes."""
+        cursor: str | None = None
+        while most > 0:
+            page = self.get(*path, **query, cursor=cursor, limit=str(min(PAGE, most)))
+            yield from page[name]
+            most -= len(page[name])
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+    def _ask(
+        self, method: str, path: tuple[str, ...], query: Mapping[str, object], body: Mapping[str, object] | None
+    ) -> Any:
+        given = {name: value for name, value in query.items() if value is not None}
+        where = "/".join(("/api/v1", *(quote(segment, safe="") for segment in path)))
+        target = f"{self._url}{where}" + (f"?{urlencode(given, doseq=True)}" if given else "")
+        request = urllib.request.Request(  # noqa: S310 - the constructor has looked at the scheme
+            target,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"authorization": f"Bearer {self._token}", "accept": "application/json"},
+        )
+        if body is not None:
+            request.add_header("content-type", "application/json")
+        try:
+            with self._opener.open(request, timeout=self._timeout_s) as answer:
+                raw = answer.read(_ANSWER_BYTES)
+                return json.loads(raw) if raw else None
+        except HTTPError as error:
+            with error:
+                raise _refused(error) from None
+        except (URLError, OSError, http.client.HTTPException, ValueError) as error:
+            reason = error.reason if isinstance(error, URLError) else error
+            raise ClientError(f"{self._url} does not answer as a daemon: {reason}") from error
+
+
+def _refused(error: HTTPError) -> ClientError:
+    try:
+        detail = json.loads(error.read(_ANSWER_BYTES))["detail"]
+    except (ValueError, KeyError, TypeError, OSError):
+        detail = error.reason
+    kind = MisuseError if error.code == _UNPROCESSABLE else ClientError
+    return kind(f"{detail} (HTTP {error.code})")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

@@ -1,0 +1,384 @@
+"""The on-call port of the HTTP side, over the alerts: from their words to the port's, and from their errors to its."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, Protocol
+
+from alerts.acking import acknowledge_at
+from alerts.desk import Desk, RefusedError, UnknownNotificationError, UnknownReceiverError, Why, of_tenant
+from alerts.errors import DeliveryError
+from alerts.errors import StoreUnavailableError as AlertStoreError
+from alerts.incidents import IncidentClosedError, IncidentKind, UnknownIncidentError
+from alerts.incidents import IncidentState as LedgerState
+from alerts.silences import Matchers as LedgerMatchers
+from alerts.silences import Silence as LedgerSilence
+from alerts.silences import TooManySilencesError, UnknownSilenceError
+from alerts.thread import Outcome
+from alerts.trial import send_trial, trial
+from alerts.waking import wake_waiting
+from monitor.api.oncall import (
+    ConflictError,
+    DeliveryPage,
+    EventOutcome,
+    IncidentPage,
+    NoSuchError,
+    TooManyError,
+    Trial,
+)
+from monitor.daemon.oncall_forms import delivery_of, incident_of, receiver_of, silence_of
+from monitor.store import StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from alerts.incidents import Incident as LedgerIncident
+    from alerts.ledger import Ledger
+    from alerts.payload import Wording
+    from alerts.receivers import Receiver
+    from alerts.thread import Note
+    from alerts.thread_store import ThreadStore
+    from monitor.api.oncall import (
+        Delivery,
+        DeliveryState,
+        Incident,
+        IncidentState,
+        NewSilence,
+        Place,
+        ReceiverState,
+        Silence,
+        Viewer,
+    )
+    from monitor.store import Store
+
+MATCHED_WORKERS: Final = 10_000
+"""So many workers are looked at to tell whether a silence matches any."""
+PAGE_WORKERS: Final = 250
+_MS_DIGITS: Final = 15
+_PLACES: Final[dict[str, Outcome]] = {
+    "queued": Outcome.QUEUED,
+    "dead_lettered": Outcome.DEAD_LETTERED,
+    "finished": Outcome.DELIVERED,
+}
+
+
+class Alerts(Protocol):
+    """What is needed of the alert service."""
+
+    @property
+    def threads(self) -> Mapping[str, ThreadStore]:
+        """The threads of every configured receiver."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """The incidents and the silences."""
+
+    @property
+    def receivers(self) -> Mapping[str, Receiver]:
+        """The configured receivers."""
+
+    @property
+    def wording(self) -> Wording:
+        """The words of notifications."""
+
+    def wake(self, receiver: str) -> None:
+        """There is something new among a receiver's threads."""
+
+
+class _OpenIncidents:
+    """What the desk asks the ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    async def is_open(self, tenant: str, incident_id: str) -> bool:
+        try:
+            return (await self._ledger.incident(tenant, incident_id)).is_open
+        except UnknownIncidentError:
+            return False
+
+
+class AlertsOnCall:
+    """Fills ``monitor.api.oncall.OnCall``, whose methods say what they do.
+
+    Args:
+        alerts: the alert service.
+        store: where the workers are.
+        now_ms: the store's time.
+    """
+
+    def __init__(self, alerts: Alerts, *, store: Store, now_ms: Callable[[], int]) -> None:
+        self._alerts = alerts
+        self._store = store
+        self._now_ms = now_ms
+        self._desk = Desk(threads=alerts.threads, incidents=_OpenIncidents(alerts.ledger))
+
+    async def incidents(self, viewer: Viewer, *, state: IncidentState, after: Place | None, limit: int) -> IncidentPage:
+        """Incidents, newest first."""
+        with _told():
+            page = await self._alerts.ledger.incidents(
+                viewer.tenant,
+                state=LedgerState(state),
+                environments=viewer.environments,
+                after=None if after is None else f"{after[0]:0{_MS_DIGITS}d}{after[1]}",
+                limit=limit,
+            )
+        return IncidentPage(
+            incidents=tuple(incident_of(one) for one in page.incidents if _sees(viewer, one)),
+            last=None if page.after is None else (int(page.after[:_MS_DIGITS]), page.after[_MS_DIGITS:]),
+        )
+
+    async def incident(self, viewer: Viewer, incident_id: str) -> Incident:
+        """One incident."""
+        return incident_of(await self._incident(viewer, incident_id))
+
+    async def acknowledge(self, viewer: Viewer, incident_id: str, *, by: str, comment: str) -> Incident:
+        """Take an incident over: first in the ledger, then in the threads that tell of it."""
+        await self._incident(viewer, incident_id)
+        now_ms = self._now_ms()
+        with _told():
+            incident = await self._alerts.ledger.acknowledge(
+                viewer.tenant, incident_id, by=by, comment=comment, now_ms=now_ms
+            )
+            worker_id = incident.worker_id if incident.kind is IncidentKind.WORKER else None
+            # Of one that has closed since it was taken over, no reminder is due any more.
+            for receiver, key in incident.targets.items() if incident.is_open else ():
+                if (threads := self._alerts.threads.get(receiver)) is not None:
+                    await acknowledge_at(
+                        threads,
+                        key,
+                        tenant=incident.tenant,
+                        worker_id=worker_id,
+                        incident_id=incident.id,
+                        now_ms=now_ms,
+                    )
+        return incident_of(incident)
+
+    async def silences(self, viewer: Viewer) -> list[Silence]:
+        """Every silence that is kept, newest first."""
+        now_ms = self._now_ms()
+        with _told():
+            found = await self._alerts.ledger.silences(viewer.tenant, now_ms=now_ms)
+        return [silence_of(one, now_ms) for one in found if _covers(viewer, one)]
+
+    async def silence(self, viewer: Viewer, silence_id: str) -> Silence:
+        """One silence."""
+        return silence_of(await self._silence(viewer, silence_id), self._now_ms())
+
+    async def add_silence(self, viewer: Viewer, new: NewSilence) -> tuple[Silence, tuple[str, ...]]:
+        """Begin a silence."""
+        now_ms = self._now_ms()
+        silence = LedgerSilence(
+            id=f"sil_{secrets.token_hex(16)}",
+            tenant=viewer.tenant,
+            matchers=LedgerMatchers(
+                environment=new.matchers.environment,
+                worker_id=new.matchers.worker_id,
+                metadata=dict(new.matchers.metadata),
+            ),
+            starts_ms=new.starts_ms,
+            ends_ms=new.ends_ms,
+            comment=new.comment,
+            author=new.author,
+            created_ms=now_ms,
+        )
+        with _told():
+            await self._alerts.ledger.add_silence(silence, now_ms=now_ms)
+        try:
+            warnings = await self._warnings(silence)
+        except StoreUnavailableError:
+            warnings = ("whether it matches anybody could not be found out",)
+        return silence_of(silence, now_ms), warnings
+
+    async def end_silence(self, viewer: Viewer, silence_id: str, *, by: str) -> None:
+        """End a silence, and look at whoever waits."""
+        await self._silence(viewer, silence_id)
+        now_ms = self._now_ms()
+        with _told():
+            await self._alerts.ledger.end_silence(viewer.tenant, silence_id, by=by, now_ms=now_ms)
+            # Also when it had ended before: whoever ended it may not have come to this.
+            for receiver, threads in self._alerts.threads.items():
+                if await wake_waiting(threads, viewer.tenant, now_ms=now_ms):
+                    self._alerts.wake(receiver)
+
+    async def deliveries(
+        self, viewer: Viewer, *, state: DeliveryState, receiver: str | None, after: Place | None, limit: int
+    ) -> DeliveryPage:
+        """Notifications, newest first."""
+        with _told():
+            page = await self._desk.page(
+                _PLACES[state],
+                receiver=receiver,
+                after=after,
+                limit=limit,
+                now_ms=self._now_ms(),
+                sees=lambda note: _sees_note(viewer, note),
+            )
+        return DeliveryPage(deliveries=tuple(map(delivery_of, page.found)), last=page.last)
+
+    async def delivery(self, viewer: Viewer, nid: str, *, receiver: str | None) -> Delivery:
+        """One notification."""
+        with _told():
+            found = await self._desk.find(nid, receiver=receiver, sees=lambda note: _sees_note(viewer, note))
+        return delivery_of(found)
+
+    async def replay(self, viewer: Viewer, nid: str, *, receiver: str | None, force: bool) -> Delivery:
+        """Put a dead letter back into the queue."""
+        with _told():
+            found = await self._desk.replay(
+                nid,
+                receiver=receiver,
+                force=force,
+                now_ms=self._now_ms(),
+                sees=lambda note: _sees_note(viewer, note),
+            )
+        self._alerts.wake(found.receiver)
+        return delivery_of(found)
+
+    async def drop(self, viewer: Viewer, nid: str, *, receiver: str | None) -> Delivery:
+        """Throw a dead letter away."""
+        with _told():
+            found = await self._desk.drop(
+                nid, receiver=receiver, now_ms=self._now_ms(), sees=lambda note: _sees_note(viewer, note)
+            )
+        return delivery_of(found)
+
+    async def outcomes(self, event_id: str) -> list[EventOutcome]:
+        """What became of an event."""
+        with _told():
+            found = await self._desk.outcomes(event_id)
+        return [
+            EventOutcome(
+                receiver=receiver,
+                # An event that is part of a notification has become what that has.
+                outcome=told.outcome.value if note is None else note.outcome.value,
+                at_ms=told.at_ms if note is None else note.at_ms,
+                nid=told.nid,
+                reason="" if note is None else note.reason,
+            )
+            for receiver, told, note in found
+        ]
+
+    async def receivers(self) -> list[ReceiverState]:
+        """Every configured receiver."""
+        now_ms = self._now_ms()
+        with _told():
+            found = await asyncio.gather(*(one.stats(now_ms=now_ms) for one in self._alerts.threads.values()))
+        return [receiver_of(one) for one in sorted(found, key=lambda one: one.receiver)]
+
+    async def enable(self, receiver: str) -> ReceiverState:
+        """Go on sending to a receiver."""
+        with _told():
+            threads = self._alerts.threads.get(receiver)
+            if threads is None:
+                raise UnknownReceiverError(receiver)
+            await threads.enable()
+            self._alerts.wake(receiver)
+            return receiver_of(await threads.stats(now_ms=self._now_ms()))
+
+    async def test(self, receiver: str) -> Trial:
+        """Send a test, within twice the receiver's own limit: it is two notifications."""
+        with _told():
+            known = self._alerts.receivers.get(receiver)
+            if known is None:
+                raise UnknownReceiverError(receiver)
+        began_ms = self._now_ms()
+        error: str | None = None
+        pair = trial(receiver, self._alerts.wording, now_ms=began_ms)
+        try:
+            async with asyncio.timeout(2 * known.timeout_s):
+                await send_trial(known, pair, now_ms=began_ms)
+        except DeliveryError as failure:
+            error = str(failure)
+        except TimeoutError:
+            error = f"no answer within {2 * known.timeout_s:g} s"
+        return Trial(nid=pair[0].nid, error=error, took_ms=max(0, self._now_ms() - began_ms))
+
+    async def _incident(self, viewer: Viewer, incident_id: str) -> LedgerIncident:
+        with _told():
+            incident = await self._alerts.ledger.incident(viewer.tenant, incident_id)
+            if not _sees(viewer, incident):
+                raise UnknownIncidentError(incident_id)
+            return incident
+
+    async def _silence(self, viewer: Viewer, silence_id: str) -> LedgerSilence:
+        with _told():
+            silence = await self._alerts.ledger.silence(viewer.tenant, silence_id)
+            if not _covers(viewer, silence):
+                raise UnknownSilenceError(silence_id)
+            return silence
+
+    async def _warnings(self, silence: LedgerSilence) -> tuple[str, ...]:
+        """What is odd about a silence: nobody who is known matches it."""
+        environment = silence.matchers.environment
+        environments = None if environment is None or "*" in environment else (environment,)
+        looked_at = 0
+        for partition in range(self._store.partitions):
+            after = ""
+            while True:
+                page = await self._store.page(
+                    partition,
+                    silence.tenant,
+                    after=after,
+                    limit=PAGE_WORKERS,
+                    environments=environments,
+                    want=None,
+                )
+                for worker in page.workers:
+                    if silence.matchers.match(
+                        worker_id=worker.key.worker_id,
+                        environment_name=worker.environment_name,
+                        metadata=json.loads(worker.metadata_json),
+                    ):
+                        return ()
+                looked_at += PAGE_WORKERS
+                after = page.last
+                if not after:
+                    break
+                if looked_at >= MATCHED_WORKERS:
+                    return (f"it matches none of the {looked_at} workers that were looked at; there are more",)
+        return ("it matches no worker that is known now",)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """From the alerts' errors to the port's."""
+    try:
+        yield
+    except AlertStoreError as error:
+        raise StoreUnavailableError(str(error)) from error
+    except UnknownReceiverError as error:
+        raise NoSuchError(f"there is no receiver {error.args[0]!r}") from None
+    except UnknownNotificationError as error:
+        raise NoSuchError(f"there is no notification {error.args[0]!r}") from None
+    except UnknownIncidentError:
+        raise NoSuchError("there is no such incident, or not any more") from None
+    except UnknownSilenceError:
+        raise NoSuchError("there is no such silence, or not any more") from None
+    except IncidentClosedError:
+        raise ConflictError("the incident is closed: there is nothing to take over") from None
+    except TooManySilencesError as error:
+        raise TooManyError(str(error)) from None
+    except RefusedError as error:
+        hint = "; with force it is sent all the same, by itself" if error.why is Why.OVERTAKEN else ""
+        raise ConflictError(f"{error}{hint}") from None
+
+
+def _sees(viewer: Viewer, incident: LedgerIncident) -> bool:
+    return (viewer.environments is None or incident.environment_name in viewer.environments) and (
+        viewer.worker_id is None or incident.worker_id == viewer.worker_id
+    )
+
+
+def _covers(viewer: Viewer, silence: LedgerSilence) -> bool:
+    """Whether a silence is about nobody whom the viewer may not see."""
+    return (viewer.environments is None or silence.matchers.environment in viewer.environments) and (
+        viewer.worker_id is None or silence.matchers.worker_id == viewer.worker_id
+    )
+
+
+def _sees_note(viewer: Viewer, note: Note) -> bool:
+    return of_tenant(note, viewer.tenant, viewer.environments, viewer.worker_id)

@@ -1,0 +1,44 @@
+"""A table of settings, and how one of its validators says what is wrong, and at which key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo
+from pydantic_core import PydanticCustomError
+
+from monitor.settings.key_material import Surroundings
+
+Key: TypeAlias = tuple[str | int, ...]
+"""A key's path from the top, ``("auth", "keys", 0, "kid")``; integers count tables of an array from 0."""
+
+
+class Section(BaseModel):
+    """A table of the configuration: values only, immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """One reason to refuse, found by a validator.
+
+    ``at`` is the key, relative to what is being validated. ``related`` are other keys, from the top:
+    when ``at`` was not written, the first of them that was is where the reader is sent.
+    """
+
+    message: str
+    at: Key = ()
+    related: tuple[Key, ...] = ()
+
+
+def refusal(*problems: Problem) -> PydanticCustomError:
+    """What a validator raises for problems that are not all at its own place."""
+    text = "; ".join(problem.message for problem in problems)
+    return PydanticCustomError("refused", "{text}", {"text": text, "problems": problems})
+
+
+def surroundings(info: ValidationInfo) -> Surroundings:
+    """What ``load`` passed along; without it paths start at the working directory and no variable is set."""
+    return info.context if isinstance(info.context, Surroundings) else Surroundings()

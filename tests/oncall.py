@@ -1,0 +1,62 @@
+"""The on-call side over a real store, for tests: threads, ledger and receivers without the parts that work on them."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from alerts.ledger import Ledger
+from alerts.payload import Wording
+from alerts.queue import QueueStore
+from alerts.thread_store import ThreadStore
+from monitor.daemon.oncall import AlertsOnCall
+from tests.alerts_fakes import Inbox
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from alerts.receivers import Receiver
+    from monitor.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alerts:
+    """What the port needs of the alert service. ``woken`` is who was to be looked at."""
+
+    threads: Mapping[str, ThreadStore]
+    ledger: Ledger
+    receivers: Mapping[str, Receiver]
+    wording: Wording
+    woken: list[str] = field(default_factory=list)
+
+    def wake(self, receiver: str) -> None:
+        self.woken.append(receiver)
+
+
+def made(url: str, *names: str) -> tuple[Alerts, QueueStore]:
+    """Receivers of these names, `ops` without any, and the connections, which are made when they are first needed."""
+    names = names or ("ops",)
+    store = QueueStore(redis_url=url, receivers=len(names))
+    alerts = Alerts(
+        threads={name: ThreadStore(store, name) for name in names},
+        ledger=Ledger(store),
+        receivers={name: Inbox(name=name) for name in names},
+        wording=Wording(public_url="", redact=()),
+    )
+    return alerts, store
+
+
+@asynccontextmanager
+async def opened(url: str, *names: str) -> AsyncIterator[Alerts]:
+    """As `made`; the connections are closed in the end."""
+    alerts, store = made(url, *names)
+    try:
+        yield alerts
+    finally:
+        await store.close()
+
+
+def port(alerts: Alerts, store: Store) -> AlertsOnCall:
+    """The port over them."""
+    return AlertsOnCall(alerts, store=store, now_ms=store.clock.now_ms)

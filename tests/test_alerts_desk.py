@@ -1,0 +1,407 @@
+"""What a person does with dead letters, and what an ack and the end of a silence mean to threads; on real stores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from alerts import group, single
+from alerts.acking import acknowledge_at
+from alerts.desk import Desk, RefusedError, UnknownNotificationError, UnknownReceiverError, Why, of_tenant
+from alerts.offering import Offer, offer_all
+from alerts.queue import QueueStore
+from alerts.routing import Target, worker_key
+from alerts.thread import (
+    Draft,
+    Freeze,
+    Outcome,
+    Role,
+    Send,
+    Timing,
+    begin_attempt,
+    bury,
+    deliver,
+    postpone,
+    role_of,
+)
+from alerts.thread_store import Change, ThreadStore, Want
+from alerts.waking import is_of, wake_waiting
+from monitor.liveness import EventKind, Liveness
+from tests.alerts_fakes import START_MS, event
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from alerts.desk import Found
+    from alerts.thread import Note, Thread
+    from monitor.events import Event
+
+LEASE_MS = 15_000
+INCIDENT = "inc_" + "1" * 32
+
+
+class Ledger:
+    """Knows which incidents are open."""
+
+    def __init__(self) -> None:
+        self.open = {INCIDENT}
+
+    async def is_open(self, tenant: str, incident_id: str) -> bool:
+        assert tenant == "acme"
+        return incident_id in self.open
+
+
+class Bench:
+    """One receiver's threads, taken from step to step by hand."""
+
+    def __init__(self, threads: ThreadStore) -> None:
+        self.threads = threads
+        self.ledger = Ledger()
+        self.desk = Desk(threads={"ops": threads}, incidents=self.ledger)
+        self.now_ms = START_MS
+
+    async def offer(self, *events: Event, key: str | None = None, timing: Timing | None = None) -> None:
+        offers = [
+            Offer(
+                event=one,
+                key=key or worker_key(one),
+                target=Target(key=key or worker_key(one), labels=LABELS if key else {}, timing=timing or Timing()),
+                incident_id=INCIDENT,
+            )
+            for one in events
+        ]
+        await offer_all(self.threads, offers, now_ms=self.now_ms)
+
+    async def thread(self, key: str) -> tuple[int, Thread]:
+        [seen] = await self.threads.look([Want(thread=key)])
+        assert seen.thread is not None
+        return seen.version, seen.thread
+
+    async def change(self, key: str, what: Callable[[Draft], None]) -> None:
+        """Change a thread as the delivery would."""
+        version, thread = await self.thread(key)
+        draft = Draft(thread, self.now_ms)
+        what(draft)
+        rules = group if key[0] == "g" else single
+        change = Change(
+            draft=draft, version=version, due_ms=rules.due_ms(thread, self.now_ms), over=rules.is_over(thread)
+        )
+        assert await self.threads.settle([change], now_ms=self.now_ms) == [True]
+
+    async def send(self, key: str, end: Callable[[Draft], None]) -> str:
+        """Freeze what is pending, make an attempt, and note what came of it."""
+        nid = ""
+
+        def step(draft: Draft) -> None:
+            nonlocal nid
+            if key[0] == "g":
+                role = Role.DOWN if draft.thread.firing else Role.END
+                frozen = group.freeze(draft, Freeze(role=role, event=None), receiver="ops")
+            else:
+                pending = draft.thread.pending[0]
+                frozen = single.freeze(draft, Freeze(role=role_of(pending), event=pending), receiver="ops")
+            nid = frozen.nid
+            draft.note(frozen, Outcome.QUEUED, body=BODY)
+            begin_attempt(draft)
+            end(draft)
+
+        await self.change(key, step)
+        return nid
+
+    async def dead(self, *events: Event, key: str | None = None) -> str:
+        """A dead letter that tells of the events."""
+        await self.offer(*events, key=key)
+        return await self.send(key or worker_key(events[0]), lambda draft: bury(draft, reason="500"))
+
+    async def replay(self, nid: str, *, force: bool = False) -> Note:
+        found = await self.desk.replay(nid, receiver=None, force=force, now_ms=self.now_ms, sees=lambda _: True)
+        return found.note
+
+
+LABELS = {"tenant": "acme", "environment": "prod"}
+GROUP = 'g{"environment": "prod", "tenant": "acme"}'
+BODY = f'{{"type":"worker.stale","timestamp":"x","data":{{"incident_id":"{INCIDENT}"}}}}'
+
+
+def attempted(end: Callable[[Draft], None]) -> Callable[[Draft], None]:
+    """One more attempt, and what came of it."""
+
+    def made(draft: Draft) -> None:
+        begin_attempt(draft)
+        end(draft)
+
+    return made
+
+
+def recovered(seq: int = 2, **changes: Any) -> Event:
+    return event(seq, kind=EventKind.RECOVERED, old=Liveness.STALE, new=Liveness.ALIVE, **changes)
+
+
+@pytest.fixture
+async def bench(store_url: str) -> AsyncIterator[Bench]:
+    store = QueueStore(redis_url=store_url, receivers=1)
+    yield Bench(ThreadStore(store, "ops"))
+    await store.close()
+
+
+async def test_a_replayed_dead_letter_is_what_it_was_and_begins_its_attempts_anew(bench: Bench) -> None:
+    down = event()
+    nid = await bench.dead(down)
+    before = await bench.threads.notification(nid)
+    assert before is not None
+    assert (before.note.outcome, before.body) == (Outcome.DEAD_LETTERED, BODY)
+    bench.now_ms += 1_000
+    note = await bench.replay(nid)
+    assert note.outcome is Outcome.QUEUED
+    [claimed] = await bench.threads.claim(limit=10, lease_ms=LEASE_MS, now_ms=bench.now_ms)
+    frozen = claimed.thread.frozen
+    assert frozen is not None
+    assert (frozen.nid, frozen.attempts, frozen.first_attempt_ms, frozen.unknown) == (nid, 0, 0, False)
+    assert (frozen.event, frozen.role, frozen.created_ms) == (down, Role.DOWN, before.note.created_ms)
+    assert single.next_step(Draft(claimed.thread, bench.now_ms), lambda _: None) == Send()
+    listed = await bench.threads.notification(nid)
+    assert listed is not None
+    assert listed.body == BODY
+    assert (await bench.threads.stats(now_ms=bench.now_ms)).dead == 0
+
+
+async def test_p18_a_replayed_down_calls_for_its_resolved_when_it_is_delivered(bench: Bench) -> None:
+    nid = await bench.dead(event())
+    await bench.replay(nid)
+    key = worker_key(event())
+    await bench.change(key, attempted(deliver))
+    await bench.offer(recovered())
+    _, thread = await bench.thread(key)
+    assert thread.told
+    assert [one.kind for one in thread.pending] == [EventKind.RECOVERED]
+    assert (thread.incident_id, thread.told_incident_id) == (INCIDENT, INCIDENT)
+
+
+async def test_replaying_twice_is_replaying_once(bench: Bench) -> None:
+    nid = await bench.dead(event())
+    await bench.replay(nid)
+    await bench.change(worker_key(event()), attempted(lambda draft: postpone(draft, due_ms=0, unknown=True, error="x")))
+    assert (await bench.replay(nid)).outcome is Outcome.QUEUED
+    _, thread = await bench.thread(worker_key(event()))
+    assert thread.frozen is not None
+    assert (thread.frozen.attempts, thread.frozen.unknown) == (1, True)
+
+
+@pytest.mark.parametrize("how", ["its incident is over", "a newer one was delivered"])
+async def test_an_overtaken_down_is_replayed_only_by_force_and_then_calls_for_nothing(bench: Bench, how: str) -> None:
+    key, nid = worker_key(event()), await bench.dead(event())
+    if how == "its incident is over":
+        bench.ledger.open.clear()
+    else:
+        await bench.offer(event(2, kind=EventKind.FAILED, new=Liveness.FAILED, old=Liveness.STALE))
+        await bench.send(key, deliver)
+    with pytest.raises(RefusedError, match="it is overtaken: ") as refused:
+        await bench.replay(nid)
+    assert refused.value.why is Why.OVERTAKEN
+    assert (await bench.threads.stats(now_ms=bench.now_ms)).dead == 1
+    note = await bench.replay(nid, force=True)
+    assert (note.outcome, note.role) == (Outcome.QUEUED, Role.FACT)
+    was_told = how != "its incident is over"
+    await bench.change(key, attempted(deliver))
+    [seen] = await bench.threads.look([Want(thread=key)])
+    assert (seen.thread is not None and seen.thread.told) is was_told
+    listed = await bench.threads.notification(nid)
+    assert listed is not None
+    assert listed.note.outcome is Outcome.DELIVERED
+
+
+async def test_a_forced_one_that_dies_again_still_needs_force(bench: Bench) -> None:
+    nid = await bench.dead(event())
+    bench.ledger.open.clear()
+    await bench.replay(nid, force=True)
+    await bench.change(worker_key(event()), attempted(lambda draft: bury(draft, reason="again")))
+    with pytest.raises(RefusedError, match="overtaken"):
+        await bench.replay(nid)
+
+
+async def test_a_thread_that_has_one_in_attempts_takes_no_dead_letter(bench: Bench) -> None:
+    nid = await bench.dead(event())
+    await bench.offer(event(2, kind=EventKind.FAILED))
+    other = await bench.send(
+        worker_key(event()), lambda draft: postpone(draft, due_ms=START_MS + 60_000, unknown=False, error="503")
+    )
+    for force in (False, True):
+        with pytest.raises(RefusedError, match=other) as refused:
+            await bench.replay(nid, force=force)
+        assert refused.value.why is Why.BUSY
+
+
+async def test_a_resolved_is_replayed_by_itself_and_never_ends_a_newer_down(bench: Bench) -> None:
+    key = worker_key(event())
+    await bench.offer(event())
+    await bench.send(key, deliver)
+    nid = await bench.dead(recovered())
+    assert (await bench.replay(nid)).role is Role.FACT
+    await bench.change(key, attempted(lambda draft: bury(draft, reason="again")))
+    await bench.offer(event(3))
+    await bench.send(key, deliver)
+    with pytest.raises(RefusedError, match="a newer DOWN"):
+        await bench.replay(nid)
+    await bench.replay(nid, force=True)
+    await bench.change(key, attempted(deliver))
+    assert (await bench.thread(key))[1].told
+
+
+async def test_a_groups_down_is_overtaken_when_nobody_is_down_any_more(bench: Bench) -> None:
+    nid = await bench.dead(event(), event(worker_id="v"), key=GROUP)
+    assert (await bench.replay(nid)).role is Role.DOWN
+    await bench.change(GROUP, attempted(lambda draft: bury(draft, reason="again")))
+    await bench.offer(recovered(), recovered(worker_id="v"), key=GROUP)
+    with pytest.raises(RefusedError, match="is over"):
+        await bench.replay(nid)
+    assert (await bench.replay(nid, force=True)).role is Role.FACT
+    _, thread = await bench.thread(GROUP)
+    assert group.next_step(Draft(thread, bench.now_ms), lambda _: None, first=(), suspected=False) == Send()
+
+
+async def test_a_dropped_dead_letter_loses_its_body_and_leaves_its_thread_as_it_was(bench: Bench) -> None:
+    nid = await bench.dead(event())
+    await bench.offer(event(2, kind=EventKind.FAILED))
+    for _ in range(2):
+        found = await bench.desk.drop(nid, receiver="ops", now_ms=bench.now_ms + 5, sees=lambda _: True)
+        assert found.note.outcome is Outcome.DROPPED
+    listed = await bench.threads.notification(nid)
+    assert listed is not None
+    assert (listed.note.outcome, listed.note.reason, listed.body) == (Outcome.DROPPED, "500", None)
+    _, thread = await bench.thread(worker_key(event()))
+    assert [one.kind for one in thread.pending] == [EventKind.FAILED]
+    with pytest.raises(RefusedError, match="it is dropped"):
+        await bench.replay(nid)
+    assert (await bench.threads.stats(now_ms=bench.now_ms)).dead == 0
+
+
+async def test_one_whose_thread_is_gone_can_be_dropped_and_leaves_none_behind(bench: Bench) -> None:
+    nid = await bench.dead(event())
+    await bench.desk.drop(nid, receiver=None, now_ms=bench.now_ms, sees=lambda _: True)
+    assert (await bench.threads.stats(now_ms=bench.now_ms)).threads == 0
+
+
+async def test_what_is_not_there_or_not_seen_is_unknown(bench: Bench) -> None:
+    nid = await bench.dead(event())
+    with pytest.raises(UnknownNotificationError):
+        await bench.desk.find("ntf_x", receiver=None, sees=lambda _: True)
+    with pytest.raises(UnknownNotificationError):
+        await bench.desk.find(nid, receiver=None, sees=lambda note: of_tenant(note, "other", None, None))
+    with pytest.raises(UnknownReceiverError):
+        await bench.desk.find(nid, receiver="none", sees=lambda _: True)
+
+
+async def test_p5_the_outcomes_of_an_event_name_the_notification_that_told_of_it(bench: Bench) -> None:
+    down = event()
+    nid = await bench.dead(down)
+    [(receiver, told, note)] = await bench.desk.outcomes(down.event_id)
+    assert (receiver, told.outcome, told.nid) == ("ops", Outcome.PART_OF, nid)
+    assert note is not None
+    assert note.outcome is Outcome.DEAD_LETTERED
+    assert await bench.desk.outcomes("0" * 32) == []
+
+
+@pytest.mark.parametrize("limit", [1, 3, 100])
+async def test_a_list_holds_each_once_newest_first_whatever_is_taken_out_meanwhile(bench: Bench, limit: int) -> None:
+    made = []
+    for number in range(12):
+        bench.now_ms += number % 3  # some at the same moment
+        made.append(await bench.dead(event(worker_id=f"w{number}", tenant="acme" if number % 4 else "other")))
+    theirs = [nid for number, nid in enumerate(made) if number % 4]
+    found: list[Found] = []
+    after = None
+    while True:
+        page = await bench.desk.page(
+            Outcome.DEAD_LETTERED,
+            receiver=None,
+            after=after,
+            limit=limit,
+            now_ms=bench.now_ms,
+            sees=lambda note: note.tenant == "acme",
+        )
+        assert len(page.found) <= limit
+        found += page.found
+        for one in page.found[:1]:
+            await bench.desk.drop(one.note.nid, receiver=None, now_ms=bench.now_ms, sees=lambda _: True)
+        if page.last is None:
+            break
+        after = page.last
+    assert sorted(one.note.nid for one in found) == sorted(theirs)
+    places = [(one.note.at_ms, one.note.nid) for one in found]
+    assert places == sorted(places, reverse=True)
+
+
+async def test_one_in_attempts_is_listed_with_how_many_and_why_the_last_one_failed(bench: Bench) -> None:
+    await bench.offer(event())
+    nid = await bench.send(
+        worker_key(event()), lambda draft: postpone(draft, due_ms=START_MS, unknown=False, error="503 from ops")
+    )
+    page = await bench.desk.page(
+        Outcome.QUEUED, receiver="ops", after=None, limit=5, now_ms=bench.now_ms, sees=lambda _: True
+    )
+    assert [(one.note.nid, one.note.attempts, one.note.reason) for one in page.found] == [(nid, 1, "503 from ops")]
+
+
+# Acks and silences
+
+
+async def acknowledge(bench: Bench, key: str, incident_id: str = INCIDENT, worker_id: str | None = "w") -> None:
+    await acknowledge_at(
+        bench.threads, key, tenant="acme", worker_id=worker_id, incident_id=incident_id, now_ms=bench.now_ms
+    )
+
+
+async def test_p19_an_acknowledged_worker_is_reminded_of_no_more(bench: Bench) -> None:
+    key = worker_key(event())
+    await bench.offer(event(), timing=Timing(repeat_ms=1_000))
+    await bench.send(key, deliver)
+    bench.now_ms += 1_000
+    _, thread = await bench.thread(key)
+    assert isinstance(single.next_step(Draft(thread, bench.now_ms), lambda _: None), Freeze)
+    await acknowledge(bench, key, "inc_" + "2" * 32)
+    assert not (await bench.thread(key))[1].acked
+    for _ in range(2):
+        await acknowledge(bench, key)
+    _, thread = await bench.thread(key)
+    assert thread.acked
+    assert not isinstance(single.next_step(Draft(thread, bench.now_ms), lambda _: None), Freeze)
+
+
+async def test_p19_an_acknowledged_member_counts_once(bench: Bench) -> None:
+    await bench.offer(event(), event(worker_id="v"), key=GROUP)
+    await bench.send(GROUP, deliver)
+    for _ in range(2):
+        await acknowledge(bench, GROUP)
+    assert (await bench.thread(GROUP))[1].acks == 1
+    await acknowledge(bench, GROUP, worker_id="v")
+    assert (await bench.thread(GROUP))[1].acks == 2
+    await acknowledge(bench, GROUP, worker_id="unknown")
+    await bench.offer(recovered(), key=GROUP)
+    assert (await bench.thread(GROUP))[1].acks == 1
+    await acknowledge(bench, "w4:acmenobody")
+
+
+async def test_whoever_waits_is_looked_at_again_of_this_tenant_only(bench: Bench) -> None:
+    waiting = Timing(wait_ms=3_600_000)
+    await bench.offer(event(), event(worker_id="v"), event(tenant="other"), timing=waiting)
+    await bench.offer(event(worker_id="u"), key=GROUP, timing=waiting)
+    assert await bench.threads.claim(limit=10, lease_ms=LEASE_MS, now_ms=bench.now_ms) == []
+    assert await wake_waiting(bench.threads, "acme", now_ms=bench.now_ms) == 3
+    claimed = await bench.threads.claim(limit=10, lease_ms=LEASE_MS, now_ms=bench.now_ms)
+    assert {one.thread.key for one in claimed} == {"w4:acmew", "w4:acmev", GROUP}
+
+
+@pytest.mark.parametrize(
+    ("key", "tenant", "expected"),
+    [
+        ("w4:acmew", "acme", True),
+        ("w4:acmew", "ac", False),
+        ("w4:acmew", "acmew", False),
+        ("e4:acmeprod", "acme", True),
+        (GROUP, "acme", True),
+        (GROUP, "prod", False),
+    ],
+)
+def test_a_thread_is_its_tenants(key: str, tenant: str, *, expected: bool) -> None:
+    assert is_of(key, tenant) is expected

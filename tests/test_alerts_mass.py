@@ -1,0 +1,147 @@
+"""When many workers fall silent at once: the judgement, and its record in the store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from alerts.breaker import FAILURES, FIRST_PAUSE_MS, LONGEST_PAUSE_MS, Breaker
+from alerts.mass import Mood, Rule, Wave, incident_of, observe, silent_now
+from alerts.masses import Masses
+from alerts.queue import QueueStore
+from alerts.wording import Standing
+from monitor.liveness import EventKind, Liveness
+from tests.alerts_fakes import START_MS, event
+
+if TYPE_CHECKING:
+    from monitor.events import Event
+
+INTERVAL_MS = 30_000
+RULE = Rule()
+
+
+def death(number: int, *, due_ms: int = START_MS, partition: int = 0) -> Event:
+    position = f"{START_MS}-{number}"
+    return event(2, worker_id=f"w{number}", due_ms=due_ms, position=position, partition=partition)
+
+
+def back(number: int, *, of_ms: int = START_MS) -> Event:
+    return event(
+        3,
+        worker_id=f"w{number}",
+        kind=EventKind.RECOVERED,
+        old=Liveness.STALE,
+        new=Liveness.ALIVE,
+        since_ms=of_ms,
+        position=f"{START_MS}-{1_000 + number}",
+    )
+
+
+def judge(wave: Wave, deaths: list[Event], *, expected: int, silent: int = 0, now_ms: int = START_MS) -> Mood:
+    return observe(wave, deaths, [], Standing(expected=expected, silent=silent), rule=RULE, now_ms=now_ms)
+
+
+@pytest.mark.parametrize(
+    ("dead", "others", "mood"),
+    [
+        (4, 0, Mood.CALM),  # fewer than five never are
+        (5, 0, Mood.DECLARED),
+        (5, 20, Mood.DECLARED),  # 5 of 25
+        (5, 21, Mood.CALM),  # 5 of 26
+        (199, 801, Mood.CALM),
+        (200, 800, Mood.DECLARED),
+    ],
+)
+def test_p16_a_mass_failure_is_at_least_five_and_a_fifth_of_the_expected(dead: int, others: int, mood: Mood) -> None:
+    assert judge(Wave(), [death(number) for number in range(dead)], expected=others) is mood
+
+
+def test_p16_the_first_death_is_suspected_when_many_have_missed_beats() -> None:
+    assert judge(Wave(), [death(1)], expected=99, silent=19) is Mood.SUSPECTED
+    assert judge(Wave(), [death(1)], expected=99, silent=18) is Mood.CALM
+
+
+def test_p16_deaths_of_different_intervals_are_not_one_failure() -> None:
+    wave = Wave()
+    for number in range(10):
+        due_ms = START_MS + number * 2 * INTERVAL_MS
+        assert judge(wave, [death(number, due_ms=due_ms)], expected=20, now_ms=due_ms) is Mood.CALM
+    assert silent_now(wave) == 1
+
+
+def test_p16_the_expected_size_is_learned_again_after_a_failure() -> None:
+    wave = Wave()
+    assert judge(wave, [death(number) for number in range(50)], expected=50) is Mood.DECLARED
+    later_ms = START_MS + 3 * INTERVAL_MS
+    assert judge(wave, [death(60, due_ms=later_ms)], expected=49, now_ms=later_ms) is Mood.CALM
+
+
+def test_p16_while_a_failure_lasts_further_deaths_are_part_of_it_and_of_its_incident() -> None:
+    wave = Wave()
+    judge(wave, [death(number) for number in range(50)], expected=50)
+    first = incident_of(wave, "acme", "prod")
+    assert judge(wave, [death(51, due_ms=START_MS + 1_000)], expected=49, now_ms=START_MS + 1_000) is Mood.DECLARED
+    assert incident_of(wave, "acme", "prod") == first
+    much_ms = START_MS + 10 * INTERVAL_MS
+    again = [death(number, due_ms=much_ms) for number in range(100, 150)]
+    assert judge(wave, again, expected=10, now_ms=much_ms) is Mood.DECLARED
+    assert incident_of(wave, "acme", "prod") != first
+
+
+def test_a_death_that_is_routed_again_counts_once_and_one_that_is_over_not_at_all() -> None:
+    wave = Wave()
+    deaths = [death(number) for number in range(3)]
+    judge(wave, deaths, expected=97)
+    judge(wave, deaths, expected=97)
+    assert silent_now(wave) == 3
+    observe(wave, [], [back(1)], Standing(expected=98, silent=0), rule=RULE, now_ms=START_MS)
+    observe(wave, [], [back(1)], Standing(expected=98, silent=0), rule=RULE, now_ms=START_MS)
+    assert silent_now(wave) == 2
+
+
+def test_each_partition_is_counted_by_its_own_positions() -> None:
+    wave = Wave()
+    judge(wave, [death(5)], expected=97)
+    judge(wave, [death(1, partition=1)], expected=97)
+    assert silent_now(wave) == 2
+
+
+async def test_p16_several_daemons_count_each_death_once(store_url: str) -> None:
+    async def standing(tenant: str, environment: str) -> Standing:
+        assert (tenant, environment) == ("acme", "prod")
+        return Standing(expected=20, silent=0)
+
+    stores = [QueueStore(redis_url=store_url, receivers=1) for _ in range(2)]
+    try:
+        one, other = (Masses(store, rule=RULE, standing=standing) for store in stores)
+        deaths = [death(number) for number in range(4)]
+        for masses in (one, other):
+            verdict = await masses.judge("acme", "prod", deaths=deaths, returns=[], now_ms=START_MS)
+            assert verdict.mood is Mood.CALM
+        verdict = await other.judge("acme", "prod", deaths=[death(9, partition=1)], returns=[], now_ms=START_MS)
+        assert verdict.mood is Mood.DECLARED
+        assert verdict.incident_id is not None
+        late_ms = START_MS + 10 * INTERVAL_MS
+        calm = await one.judge("acme", "prod", deaths=[], returns=[back(1)], now_ms=late_ms)
+        assert calm.mood is Mood.CALM
+    finally:
+        for store in stores:
+            await store.close()
+
+
+def test_p21_a_receiver_in_trouble_is_tried_by_one_attempt_at_a_time_with_growing_pauses() -> None:
+    breaker = Breaker(uniform=lambda _, longest: longest)
+    for _ in range(FAILURES - 1):
+        assert not breaker.failed(now_ms=START_MS)
+        assert breaker.room(8, in_flight=0, now_ms=START_MS) == 8
+    assert breaker.failed(now_ms=START_MS)
+    assert breaker.room(8, in_flight=0, now_ms=START_MS + FIRST_PAUSE_MS - 1) == 0
+    assert breaker.room(8, in_flight=1, now_ms=START_MS + FIRST_PAUSE_MS) == 0
+    assert breaker.room(8, in_flight=0, now_ms=START_MS + FIRST_PAUSE_MS) == 1
+    for _ in range(20):
+        assert not breaker.failed(now_ms=START_MS)
+    assert breaker.room(8, in_flight=0, now_ms=START_MS + LONGEST_PAUSE_MS) == 1
+    assert breaker.succeeded()
+    assert breaker.room(8, in_flight=3, now_ms=START_MS) == 8
+    assert not breaker.succeeded()

@@ -1,0 +1,309 @@
+"""The commands that ask a running daemon: what they print, whom they ask as, and what the exit status says."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import subprocess
+from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from alerts.errors import PermanentDeliveryError
+from monitor.daemon.cli import app
+from monitor.daemon.client import Client, ClientError, MisuseError
+from tests import api
+from tests.alerts_fakes import Inbox, event
+from tests.test_api_oncall import note, recovered, refuse, told
+from tests.test_cli import PROGRAM
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from tests.api import Api
+
+valkey = pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """What came of a command."""
+
+    returncode: object
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shell:
+    """A folder with a configuration whose key is the server's, which listens where it says."""
+
+    folder: Path
+    lastseen: Api
+    url: str
+
+    @property
+    def config(self) -> str:
+        return str(self.folder / "lastseen.toml")
+
+    async def run(self, *arguments: str, **environ: str) -> Ended:
+        """Run a command in this process, which is quicker than a new one by a second."""
+        return await asyncio.to_thread(self._run, list(arguments), environ)
+
+    def _run(self, arguments: list[str], environ: dict[str, str]) -> Ended:
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            for name in [name for name in os.environ if name.upper().startswith("LASTSEEN_")]:
+                patch.delenv(name)
+            for name, value in {"USER": "anna", **environ}.items():
+                patch.setenv(name, value)
+            patch.delenv("SUDO_USER", raising=False)
+            try:
+                status = app(arguments, result_action="return_value")
+            except SystemExit as ended:
+                status = ended.code
+        return Ended(returncode=status, stdout=out.getvalue(), stderr=err.getvalue())
+
+    async def done(self, *arguments: str) -> str:
+        """What a command prints that does what it was asked."""
+        ended = await self.run(*arguments, "--tenant", "acme", "--config", self.config)
+        assert (ended.returncode, ended.stderr) == (0, ""), ended
+        return ended.stdout
+
+    async def refused(self, status: int, *arguments: str) -> str:
+        """What a command says that does not."""
+        ended = await self.run(*arguments, "--tenant", "acme", "--config", self.config)
+        assert (ended.returncode, ended.stdout) == (status, ""), ended
+        assert ended.stderr.count("\n") == 1
+        return ended.stderr
+
+
+@asynccontextmanager
+async def shell(store_url: str, folder: Path) -> AsyncIterator[Shell]:
+    async with api.running(store_url) as lastseen, api.served(lastseen.app) as port:
+        await lastseen.sweep()
+        (folder / "secret").write_bytes(api.KEY.key)
+        (folder / "lastseen.toml").write_text(
+            f'[server]\nport = {port}\n[auth]\nissuer = "tests"\n'
+            '[[auth.keys]]\nkid = "k1"\nalgorithm = "HS256"\nsecret_file = "secret"\n'
+        )
+        yield Shell(folder=folder, lastseen=lastseen, url=f"http://127.0.0.1:{port}")
+
+
+@pytest.fixture
+async def operator(store_url: str, tmp_path: Path) -> AsyncIterator[Shell]:
+    async with shell(store_url, tmp_path) as running:
+        yield running
+
+
+@valkey
+async def test_a_silence_is_begun_listed_and_ended(operator: Shell) -> None:
+    await operator.lastseen.beat("db-1")
+    words = ("--worker-id", "db-*", "--environment", "prod", "--for", "2h", "--comment", "failover")
+    silence_id = (await operator.done("silence", "add", *words)).strip()
+    [kept] = (await operator.lastseen.json("/api/v1/silences"))["silences"]
+    assert kept["id"] == silence_id
+    assert (kept["author"], kept["comment"], kept["state"]) == ("anna", "failover", "active")
+    assert kept["matchers"] == {"environment": "prod", "worker_id": "db-*", "metadata": {}}
+    line = await operator.done("silence", "list")
+    for word in (silence_id, "active", "environment=prod worker_id=db-*", "anna", "failover"):
+        assert word in line
+    assert await operator.done("silence", "end", silence_id) == ""
+    assert await operator.done("silence", "list") == ""
+    assert json.loads(await operator.done("silence", "list", "--all", "--json"))["state"] == "ended"
+
+
+@valkey
+async def test_the_command_that_a_notification_suggests_works(operator: Shell) -> None:
+    await operator.lastseen.beat("w")
+    body = operator.lastseen.alerts.wording.single(event(), incident_id=None, reminder=0, standing=None)
+    command = json.loads(body)["data"]["silence"]
+    assert command == "lastseen silence add --tenant acme --worker-id w --for 2h"
+    ended = await operator.run(*command.split()[1:], "--config", operator.config)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("sil_")
+
+
+@valkey
+async def test_a_silence_may_begin_later_and_a_warning_goes_to_stderr(operator: Shell) -> None:
+    words = ("--metadata", "rack=r7", "--metadata", "team=a=b", "--from", "2098-01-01T00:00:00Z")
+    ended = await operator.run(
+        *("silence", "add", *words, "--until", "2099-01-01T00:00:00+01:00", "--author", "ops"),
+        *("--tenant", "acme", "--config", operator.config),
+    )
+    assert (ended.returncode, ended.stderr) == (0, "warning: it matches no worker that is known now\n")
+    [kept] = (await operator.lastseen.json("/api/v1/silences"))["silences"]
+    assert kept["matchers"]["metadata"] == {"rack": "r7", "team": "a=b"}
+    assert (kept["starts_at"], kept["ends_at"]) == ("2098-01-01T00:00:00.000Z", "2098-12-31T23:00:00.000Z")
+    assert (kept["state"], kept["author"]) == ("pending", "ops")
+
+
+@valkey
+async def test_what_cannot_be_is_status_2_and_named(operator: Shell) -> None:
+    for words, said in (
+        (("--worker-id", "w"), "--for or --until"),
+        (("--worker-id", "w", "--for", "2h", "--until", "2099-01-01T00:00:00Z"), "--for or --until"),
+        (("--worker-id", "w", "--for", "2"), "--for: a duration needs a unit"),
+        (("--metadata", "rack", "--for", "2h"), "--metadata: must be name=pattern, got 'rack'"),
+        (("--for", "2h"), "matchers is '{}': at least one of"),
+        (("--worker-id", "w", "--until", "yesterday"), "ends_at is 'yesterday'"),
+    ):
+        assert said in await operator.refused(2, "silence", "add", *words)
+    assert "'outcome' is 'x'" in await operator.refused(2, "deliveries", "list", "--outcome", "x")
+    assert (await operator.lastseen.json("/api/v1/silences?state=all"))["silences"] == []
+
+
+@valkey
+async def test_incidents_are_listed_and_taken_over(operator: Shell) -> None:
+    [incident_id] = await note(operator.lastseen, event())
+    line = await operator.done("incidents", "list", "--environment", "prod")
+    for word in (incident_id or "", "open", "prod", "worker.stale"):
+        assert word in line
+    assert "acknowledged by anna at " in await operator.done(
+        "incidents", "ack", incident_id or "", "--comment", "on it"
+    )
+    assert "acknowledged by anna" in await operator.done("incidents", "list")
+    assert json.loads(await operator.done("incidents", "list", "--json"))["ack"]["comment"] == "on it"
+    assert "404" in await operator.refused(1, "incidents", "ack", "inc_x")
+
+
+@valkey
+async def test_dead_letters_are_listed_shown_replayed_and_dropped(operator: Shell) -> None:
+    lastseen = operator.lastseen
+    await note(lastseen, event(), event(worker_id="v"))
+    nid, other = await told(lastseen, event(), refuse), await told(lastseen, event(worker_id="v"), refuse)
+    lines = (await operator.done("deliveries", "list")).splitlines()
+    assert sorted(line.split()[0] for line in lines) == sorted([nid, other])
+    assert "404 from ops" in lines[0]
+    shown = json.loads(await operator.done("deliveries", "show", nid))
+    assert shown["body"]["data"]["worker_id"] == "w"
+    assert "queued" in await operator.done("deliveries", "replay", nid, "--receiver", "ops")
+    assert nid in await operator.done("deliveries", "list", "--outcome", "queued")
+    await note(lastseen, recovered(worker_id="v"))
+    assert "with force" in await operator.refused(1, "deliveries", "replay", other)
+    assert "queued" in await operator.done("deliveries", "replay", other, "--force")
+    assert "it is queued" in await operator.refused(1, "deliveries", "drop", other)
+
+
+@valkey
+async def test_a_receiver_is_tested_and_enabled(operator: Shell) -> None:
+    await operator.lastseen.alerts.threads["ops"].disable("410 Gone")
+    assert "disabled: 410 Gone" in await operator.done("alerts", "list")
+    assert await operator.done("alerts", "enable", "ops") == "ops is enabled\n"
+    assert "accepted the test" in await operator.done("alerts", "test", "ops")
+    inbox = operator.lastseen.alerts.receivers["ops"]
+    assert isinstance(inbox, Inbox)
+
+    def answer(*_: object) -> None:
+        raise PermanentDeliveryError("401 from ops")
+
+    inbox.answer = answer
+    assert await operator.refused(1, "alerts", "test", "ops") == "lastseen: 401 from ops\n"
+    assert "there is no receiver 'pager'" in await operator.refused(1, "alerts", "test", "pager")
+
+
+@valkey
+async def test_a_token_that_is_given_is_used_and_needs_its_scope(operator: Shell) -> None:
+    token = operator.lastseen.auth(scopes=("workers:read",))["authorization"].removeprefix("Bearer ")
+    where = {"LASTSEEN_URL": operator.url, "LASTSEEN_TOKEN": token}
+    listed = await operator.run("incidents", "list", **where)
+    assert (listed.returncode, listed.stdout, listed.stderr) == (0, "", "")
+    refused = await operator.run("silence", "add", "--worker-id", "w", "--for", "1h", **where)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "lacks the scope 'alerts:write'" in refused.stderr
+    neither = await operator.run("incidents", "list", "--config", operator.config)
+    assert neither.returncode == 2
+    assert "--tenant" in neither.stderr
+    assert token not in refused.stderr
+
+
+@valkey
+async def test_names_that_a_terminal_would_obey_are_not_printed_as_they_are(operator: Shell) -> None:
+    await note(operator.lastseen, event(worker_id="a\u202eb\x1b[2J"))
+    line = await operator.done("incidents", "list")
+    assert "a\ufffdb\ufffd[2J" in line
+
+
+def test_a_daemon_that_is_not_there_is_status_1_and_named(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [str(PROGRAM), "incidents", "list", "--tenant", "acme", "--url", "http://127.0.0.1:1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("lastseen: http://127.0.0.1:1 does not answer as a daemon: ")
+
+
+# The client
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers as the path says: `/<status>/<body>`."""
+
+    def do_GET(self) -> None:
+        self.server.seen.append((self.path, self.headers["authorization"]))  # type: ignore[attr-defined]
+        status, body = ANSWERS.get(self.path, (200, b"{}"))
+        self.send_response(status)
+        if status == 302:
+            self.send_header("location", "/api/v1/elsewhere")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+ANSWERS: dict[str, tuple[int, bytes]] = {
+    "/api/v1/moved": (302, b""),
+    "/api/v1/proxy": (502, b"<html>"),
+    "/api/v1/bad": (422, b'{"detail": "limit is 0"}'),
+    "/api/v1/odd": (200, b"hello"),
+}
+
+
+@pytest.fixture
+def server() -> Iterator[HTTPServer]:
+    made = HTTPServer(("127.0.0.1", 0), _Handler)
+    made.seen = []  # type: ignore[attr-defined]
+    thread = Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield made
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+def test_a_token_is_not_taken_to_where_an_answer_points(server: HTTPServer) -> None:
+    client = Client(f"http://127.0.0.1:{server.server_port}/", "t")
+    with pytest.raises(ClientError, match="302"):
+        client.get("moved")
+    assert server.seen == [("/api/v1/moved", "Bearer t")]  # type: ignore[attr-defined]
+
+
+def test_what_is_no_answer_of_a_daemon_is_said_to_be_none(server: HTTPServer) -> None:
+    client = Client(f"http://127.0.0.1:{server.server_port}", "t")
+    with pytest.raises(ClientError, match="502"):
+        client.get("proxy")
+    with pytest.raises(MisuseError, match="limit is 0"):
+        client.get("bad")
+    with pytest.raises(ClientError, match="does not answer as a daemon"):
+        client.get("odd")
+    assert client.get("a/b", "..", x="ü&", y=None) == {}
+    assert server.seen[-1][0] == "/api/v1/a%2Fb/..?x=%C3%BC%26"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("url", ["ftp://h", "127.0.0.1:8642", "http://", "file:///etc/passwd", "http://h/?q", "h"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="must be the"):
+        Client(url, "t")
