@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import structlog
 
 from alerts import group, single
-from alerts.errors import UnrenderableEventError
+from alerts.errors import StoreUnavailableError, UnrenderableEventError
 from alerts.incidents import UnknownIncidentError
 from alerts.notification import Notification
 from alerts.silences import silenced_until
 from alerts.thread import (
+    RECHECK_MS,
     Draft,
     Freeze,
     Frozen,
@@ -104,6 +105,9 @@ class Composer:
     async def plan(self, claimed: Sequence[Claimed], *, now_ms: int) -> list[Plan]:
         """What is to be done with each. Writes nothing.
 
+        A thread that no plan can be made of is logged and left out: it comes again when its lease ends, and blocks no
+        other until then.
+
         Raises:
             StoreUnavailableError: something could not be read.
         """
@@ -115,12 +119,18 @@ class Composer:
             some = groups[start : start + CALL_LIMIT]
             seen = await self._threads.look([Want(thread=key, firing=FIRST_MEMBERS) for key in some])
             firing |= {key: one.firing for key, one in zip(some, seen, strict=True)}
-        return [
-            await self._plan_one(
-                one, silences.get(one.thread.tenant, []), firing.get(one.thread.key, {}), now_ms=now_ms
-            )
-            for one in claimed
-        ]
+        plans: list[Plan] = []
+        for one in claimed:
+            thread = one.thread
+            known = silences.get(thread.tenant, []), firing.get(thread.key, {})
+            try:
+                plans.append(await self._plan_one(one, *known, now_ms=now_ms))
+            except StoreUnavailableError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the others are to be told
+                facts = {"receiver": self._threads.receiver, "thread": thread.key, "error": repr(error)}
+                _log.error("delivery.thread_broken", **facts, exc_info=error)
+        return plans
 
     async def _plan_one(
         self, claimed: Claimed, silences: Sequence[Silence], firing: Mapping[str, Member], *, now_ms: int
@@ -137,9 +147,8 @@ class Composer:
         else:
             suspected = await self._is_suspected(thread)
             step = group.next_step(draft, silenced, first=tuple(firing.values()), suspected=suspected)
-        if isinstance(step, Freeze) and step.reminder and await self._is_acknowledged(thread):
-            thread.acked = True
-            return Rest(claimed=claimed, change=given_back(claimed, draft))
+        if isinstance(step, Freeze) and step.reminder and not thread.timing.resend:
+            step = await self._unless_settled(thread, step, now_ms=now_ms)
         if isinstance(step, Freeze):
             made = await self._freeze(draft, step, firing)
             if made is not None:
@@ -151,19 +160,23 @@ class Composer:
                 return self._attempt(claimed, draft, thread.frozen, listed.body)
             bury(draft, reason="its body is lost")
         if isinstance(step, Wait):
-            change = given_back(claimed, draft, due_ms=step.due_ms, waits=True)
+            change = given_back(claimed, draft, receiver=self._threads.receiver, due_ms=step.due_ms, waits=True)
         else:
-            change = given_back(claimed, draft)
+            change = given_back(claimed, draft, receiver=self._threads.receiver)
         return Rest(claimed=claimed, change=change)
 
-    async def _is_acknowledged(self, thread: Thread) -> bool:
-        """Whether the ledger has an ack that the thread missed: it came before the thread was there."""
-        if thread.timing.resend or thread.incident_id is None:
-            return False
+    async def _unless_settled(self, thread: Thread, step: Freeze, *, now_ms: int) -> Freeze | Wait:
+        """A reminder, unless the ledger has an ack or the end, which it knows before the thread does (P19)."""
+        if thread.incident_id is None:
+            return step
         try:
-            return (await self._ledger.incident(thread.tenant, thread.incident_id)).ack is not None
+            incident = await self._ledger.incident(thread.tenant, thread.incident_id)
         except UnknownIncidentError:
-            return False
+            return step
+        if incident.ack is not None:
+            thread.acked = True  # it came before the thread was there
+            return Wait(now_ms)
+        return step if incident.is_open else Wait(now_ms + RECHECK_MS)
 
     async def _is_suspected(self, thread: Thread) -> bool:
         if self._masses is None or thread.shape is not Shape.ENVIRONMENT or thread.declared or thread.told:
@@ -240,15 +253,20 @@ class Composer:
         )
 
 
-def given_back(claimed: Claimed, draft: Draft, *, due_ms: int | None = None, waits: bool = False) -> Change:
+def given_back(
+    claimed: Claimed, draft: Draft, *, receiver: str, due_ms: int | None = None, waits: bool = False
+) -> Change:
     """The change that ends the lease of a thread. ``waits``: it is due at ``due_ms`` and not when its state says."""
     thread = draft.thread
     rules = single if thread.shape is Shape.WORKER else group
+    over = rules.is_over(thread)
+    if over:
+        group.close(draft, receiver=receiver)
     return Change(
         draft=draft,
         version=claimed.version,
         token=claimed.token,
         release=True,
         due_ms=due_ms if waits else rules.due_ms(thread, draft.now_ms),
-        over=rules.is_over(thread),
+        over=over,
     )

@@ -115,6 +115,7 @@ class Delivery:
         self._confirmation = Confirmation.CONFIRMED
         self._stopping = False
         self._in_flight: set[asyncio.Task[None]] = set()
+        self._held: list[Claimed] = []  # claimed, but the store was away before they were dealt with
         self._ready: deque[tuple[Attempt, int]] = deque()  # begun, not sent, with the end of its lease
         self._landed_since_claim = 0
         self._unrecorded: OrderedDict[str, None] = OrderedDict()
@@ -152,6 +153,7 @@ class Delivery:
 
     async def _step(self) -> bool:
         """Claim what there is room for, decide, and start sending; whether there was anything."""
+        await self._give_back_held()
         await self._release_overdue()
         self._fill()
         now_ms = self._now_ms()
@@ -165,7 +167,11 @@ class Delivery:
         if not claimed:
             return False
         self._failpoint("delivery.claimed")
-        begun = await self._begin(claimed, now_ms=now_ms)
+        try:
+            begun = await self._begin(claimed, now_ms=now_ms)
+        except StoreUnavailableError:
+            self._held += claimed
+            raise
         if self._stopping:
             await self._release(begun)
             return False
@@ -197,6 +203,27 @@ class Delivery:
                 self._failpoint("delivery.begun")
             left = await self._read_again(lost)
         return begun
+
+    async def _give_back_held(self) -> None:
+        """Give back what was claimed when the store went away, as it is there; nothing of it was sent.
+
+        One that was recorded as begun stays so: that counts as an attempt that may have arrived.
+        """
+        while self._held:
+            some = self._held[:CALL_LIMIT]
+            seen = await self._threads.look([Want(thread=one.thread.key) for one in some])
+            now_ms = self._now_ms()
+            changes = [
+                given_back(
+                    Claimed(thread=now.thread, version=now.version, token=was.token),
+                    Draft(now.thread, now_ms),
+                    receiver=self._threads.receiver,
+                )
+                for was, now in zip(some, seen, strict=True)
+                if now.thread is not None
+            ]
+            await self._threads.settle(changes, now_ms=now_ms)  # what others have claimed since is refused
+            del self._held[: len(some)]
 
     async def _written(self, plans: Sequence[Plan], *, now_ms: int) -> list[Claimed]:
         """Write the threads that are not to be sent; those that have changed meanwhile."""
@@ -269,20 +296,26 @@ class Delivery:
         self._unrecorded[nid] = None
         while len(self._unrecorded) > _UNRECORDED_KEPT:
             self._unrecorded.popitem(last=False)
-        if self._breaker.succeeded():
-            _log.info("receiver.back", receiver=self._receiver.name)
+        self._answered()
         if await self._record(attempt, deliver, lease_end_ms=lease_end_ms):
             self._unrecorded.pop(nid, None)
             self._failpoint("delivery.recorded")
             self._on_outcome(self._receiver.name, Counted.DELIVERED)
             _log.info("delivery.delivered", **self._about(attempt))
 
+    def _answered(self) -> None:
+        if self._breaker.succeeded():
+            _log.info("receiver.back", receiver=self._receiver.name)
+
     async def _failed(self, attempt: Attempt, error: DeliveryError, *, lease_end_ms: int) -> None:
         now_ms = self._now_ms()
         if isinstance(error, PermanentDeliveryError) and error.disable:
             await self._disable(attempt, error, lease_end_ms=lease_end_ms)
             return
-        if isinstance(error, TransientDeliveryError) and self._breaker.failed(now_ms=now_ms):
+        unknown = isinstance(error, TransientDeliveryError) and error.unknown
+        if isinstance(error, PermanentDeliveryError):
+            self._answered()
+        elif self._breaker.failed(now_ms=now_ms):
             _log.warning("receiver.in_trouble", receiver=self._receiver.name, reason=str(error))
         match decide(
             error,
@@ -293,7 +326,6 @@ class Delivery:
             uniform=self._uniform,
         ):
             case Retry(reason=reason, due_ms=due_ms):
-                unknown = isinstance(error, TransientDeliveryError) and error.unknown
                 if await self._record(
                     attempt,
                     lambda draft: postpone(draft, due_ms=due_ms, unknown=unknown, error=str(error)),
@@ -305,7 +337,9 @@ class Delivery:
                     _log.warning("delivery.failed", **self._about(attempt), **facts)
             case GiveUp(reason=reason):
                 text = f"{reason.value}: {error}"
-                if await self._record(attempt, lambda draft: bury(draft, reason=text), lease_end_ms=lease_end_ms):
+                if await self._record(
+                    attempt, lambda draft: bury(draft, reason=text, unknown=unknown), lease_end_ms=lease_end_ms
+                ):
                     self._on_outcome(self._receiver.name, Counted.DEAD_LETTERED)
                     _log.error("delivery.dead_lettered", **self._about(attempt), reason=text)
 
@@ -351,7 +385,8 @@ class Delivery:
             draft = Draft(seen.thread, now_ms)
             note(draft)
             current = Claimed(thread=seen.thread, version=seen.version, token=claimed.token)
-            [written] = await self._threads.settle([given_back(current, draft)], now_ms=now_ms)
+            change = given_back(current, draft, receiver=self._threads.receiver)
+            [written] = await self._threads.settle([change], now_ms=now_ms)
             if written:
                 return True
             [again] = await self._threads.look([Want(thread=claimed.thread.key)])

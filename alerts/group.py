@@ -104,9 +104,27 @@ def freeze(draft: Draft, step: Freeze, *, receiver: str) -> Frozen:
         due_ms=draft.now_ms,
         number=thread.number,
         reminder=step.reminder,
+        incident_id=thread.incident_id,
     )
     thread.frozen = frozen
     return frozen
+
+
+def close(draft: Draft, *, receiver: str, outcome: Outcome = Outcome.SUPERSEDED, reason: str = "") -> None:
+    """Note what becomes of the notification that the news of a group was to be told by, when the group goes (P5)."""
+    thread = draft.thread
+    if thread.shape is Shape.WORKER or not (thread.untold or thread.recovered):
+        return
+    number = thread.number + 1
+    never = Frozen(
+        nid=nid_of(thread, number, receiver=receiver),
+        type=FIRING if thread.firing else RESOLVED,
+        role=Role.DOWN if thread.firing else Role.END,
+        created_ms=draft.now_ms,
+        due_ms=draft.now_ms,
+        number=number,
+    )
+    draft.note(never, outcome, reason=reason)
 
 
 def nid_of(thread: Thread, number: int, *, receiver: str) -> str:
@@ -129,6 +147,8 @@ def _join(draft: Draft, event: Event, *, receiver: str, mid: str, member: Member
         thread.untold += 1
     elif member.number <= thread.number:
         thread.untold += 1
+    else:
+        draft.tell(member.event, Outcome.SUPERSEDED)
     known = Member(event=event, first=member.first if member else number, number=number)
     if member is not None:
         known.acked, known.incident_id = member.acked, member.incident_id

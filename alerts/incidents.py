@@ -106,6 +106,8 @@ class Noted:
 
     incident_id: str | None
     targets: dict[str, str]
+    acked: bool = False
+    """The incident is acknowledged."""
 
 
 def incident_id_of(event: Event) -> str:
@@ -199,7 +201,7 @@ class Batch:
                 continue
             receivers = incident.told[event.event_id]
             found = {name: incident.targets[name] for name in receivers}
-            self.noted.append(Noted(incident_id=incident.id, targets=found))
+            self.noted.append(Noted(incident_id=incident.id, targets=found, acked=incident.ack is not None))
             if incident.part_of is not None:
                 self._join(incident.part_of, incident, event)
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 BUCKETS: Final = 30
 """Parts of an interval in which deaths are counted."""
 LEAST_BUCKET_MS: Final = 1_000
+LONGEST_WINDOW_MS: Final = 600_000
+"""Deaths further apart than this are not one failure, however seldom a worker beats: a worker with an interval of a day
+must not make one of a day's deaths."""
 
 
 class Mood(StrEnum):
@@ -74,9 +77,9 @@ def observe(
     for event in deaths:
         if _is_new(wave, event):
             if not wave.deaths:
-                wave.bucket_ms = max(LEAST_BUCKET_MS, event.interval_ms // BUCKETS)
+                wave.bucket_ms = max(LEAST_BUCKET_MS, min(event.interval_ms, LONGEST_WINDOW_MS) // BUCKETS)
             wave.newest_due_ms = max(wave.newest_due_ms, event.due_ms)
-            wave.interval_ms = max(wave.interval_ms, event.interval_ms)
+            wave.interval_ms = max(wave.interval_ms, min(event.interval_ms, LONGEST_WINDOW_MS))
             bucket = str(event.due_ms // wave.bucket_ms)
             wave.deaths[bucket] = wave.deaths.get(bucket, 0) + 1
     for event in returns:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from alerts import group, single
 from alerts.errors import StoreUnavailableError
-from alerts.routing import mid_of, shape_of
+from alerts.routing import labels_of, mid_of, shape_of
 from alerts.thread import Draft, Outcome, Role, Shape, Thread, Timing, role_of
 from alerts.thread_store import Change, Want
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from alerts.routing import Target
+    from alerts.thread import Member
     from alerts.thread_store import Seen, ThreadStore
     from monitor.events import Event
 
@@ -30,8 +31,10 @@ class Offer:
     key: str
     target: Target | None
     incident_id: str | None = None
+    acked: bool = False
+    """The incident is acknowledged already."""
     failure_id: str | None = None
-    """The incident of the environment, when its failure is beyond doubt."""
+    """The incident of the environment, when its failure is beyond doubt; of a death only."""
 
 
 async def offer_all(threads: ThreadStore, offers: Sequence[Offer], *, now_ms: int) -> None:
@@ -79,25 +82,43 @@ def _changed(offers: Sequence[Offer], want: Want, seen: Seen, *, receiver: str, 
         event = offer.event
         if thread.shape is Shape.WORKER:
             if role_of(event) is Role.DOWN and thread.incident_id != offer.incident_id:
-                thread.incident_id, thread.acked = offer.incident_id, False
+                thread.incident_id, thread.acked = offer.incident_id, offer.acked
             single.offer(draft, event)
         elif role_of(event) is Role.FACT:
             draft.tell(event, Outcome.SUPERSEDED)  # it ended an incident that nobody remembers
         else:
-            mid = mid_of(event)
-            group.offer(draft, event, receiver=receiver, mid=mid, member=members.get(mid))
-            members[mid] = draft.members.get(mid)
-            if mid in draft.members and offer.incident_id is not None:
-                draft.members[mid].incident_id = offer.incident_id
-            if offer.failure_id is not None and thread.shape is Shape.ENVIRONMENT:
-                thread.declared = True
-                thread.incident_id = thread.incident_id or offer.failure_id
+            _offer_to_group(draft, offer, members, receiver=receiver)
     over = (single if thread.shape is Shape.WORKER else group).is_over(thread)
+    if over:
+        group.close(draft, receiver=receiver)
     due_ms = (single if thread.shape is Shape.WORKER else group).due_ms(thread, now_ms)
     return Change(draft=draft, version=seen.version, due_ms=due_ms, over=over)
 
 
+def _offer_to_group(draft: Draft, offer: Offer, members: dict[str, Member | None], *, receiver: str) -> None:
+    thread, mid = draft.thread, mid_of(offer.event)
+    known = members.get(mid)
+    group.offer(draft, offer.event, receiver=receiver, mid=mid, member=known)
+    members[mid] = member = draft.members.get(mid)
+    if member is not None:
+        member.incident_id = offer.incident_id or member.incident_id
+        if known is None and offer.acked:
+            member.acked = True
+            thread.acks += 1
+    if thread.shape is not Shape.ENVIRONMENT or role_of(offer.event) is not Role.DOWN:
+        return
+    if known is None and thread.firing == 1 and thread.frozen is not None and thread.frozen.role is Role.END:
+        # The first of another failure, while the end of the last is in attempts.
+        thread.declared = False
+        if thread.incident_id != offer.failure_id:
+            thread.incident_id, thread.acked = None, False
+    if offer.failure_id is not None:
+        thread.declared = True
+        thread.incident_id = thread.incident_id or offer.failure_id
+
+
 def _begun(offers: Sequence[Offer]) -> Thread:
+    # The target may be of another thread: what was recorded with the incident counts, whatever the routes say now.
     first = offers[0]
     target = next((offer.target for offer in offers if offer.target is not None), None)
     return Thread(
@@ -105,5 +126,5 @@ def _begun(offers: Sequence[Offer]) -> Thread:
         shape=shape_of(first.key),
         tenant=first.event.tenant,
         timing=Timing() if target is None else target.timing,
-        labels={} if target is None else dict(target.labels),
+        labels=labels_of(first.key),
     )

@@ -12,7 +12,8 @@
 --   :e     HASH   event id -> its outcome (opaque);  :et  ZSET  event id -> when it was recorded, ms
 --   :n     HASH   nid -> about a notification (opaque);  :nt  ZSET  nid -> ms, of those that have an outcome
 --   :open  ZSET   nid -> ms, of those in attempts;  :dead  ZSET  nid -> ms, the dead letters
---   :s     HASH   lease -> the last token given out;  disabled -> why nothing is claimed
+--   :s     HASH   lease -> the last token given out;  version -> the last version given out, so that a thread that
+--                 begins again is not taken for the one before;  disabled -> why nothing is claimed
 -- Times are milliseconds of the store's clock, given by the caller. Every function reads and validates what it needs
 -- before its first write: there is no rollback.
 
@@ -136,7 +137,8 @@ local function apply(base, now, change, known)
     if change[C_RELEASE] then
       token, ends, held = 0, 0, false
     end
-    redis.call('HSET', base .. ':k', key, cmsgpack.pack({ change[C_VERSION] + 1, token, ends, state }))
+    local version = redis.call('HINCRBY', base .. ':s', 'version', 1)
+    redis.call('HSET', base .. ':k', key, cmsgpack.pack({ version, token, ends, state }))
     if held then
       redis.call('ZADD', base .. ':q', int(ends), key) -- whoever holds it looks at what has come before it lets go
     elseif due then
@@ -175,6 +177,22 @@ local function apply(base, now, change, known)
   end
 end
 
+-- Whether a change would begin a thread with what was in it before it ended: it was sent twice, or whoever sends it has
+-- been away since it read that there is no thread.
+local function is_past(base, change)
+  for _, outcome in ipairs(change[C_OUTCOMES]) do
+    if redis.call('HEXISTS', base .. ':e', outcome[1]) == 1 then
+      return true
+    end
+  end
+  for _, note in ipairs(change[C_NOTES]) do
+    if redis.call('ZSCORE', base .. ':nt', note[1]) then
+      return true
+    end
+  end
+  return false
+end
+
 -- save: write what was decided of threads, each on condition that it still is as it was read.
 -- ARGV: now ms; how long outcomes are kept ms; how many are kept whatever their age; how many dead letters are kept;
 --   msgpack list, at most 100 of
@@ -182,7 +200,8 @@ end
 --   false to end the thread, due ms or false for never, {member, what is known, since ms}*, members that are over,
 --   {event id, outcome}*, {nid, about it, body or false, ':open' | ':dead' | ':nt'}*}.
 -- While somebody else holds the lease of a thread it stays due at the lease's end, whatever `due` says.
--- Result: for each 1, or 0 (it has changed, or the lease is somebody else's: nothing was written for it).
+-- Result: for each 1, or 0 (it has changed, or the lease is somebody else's, or it would begin with an event that has an
+-- outcome or a notification that is finished: nothing was written for it).
 local function save(keys, args)
   local base, now, keep_ms, keep, most = keys[1], number(args[1]), number(args[2]), number(args[3]), number(args[4])
   if not now or not keep_ms or not keep or not most then
@@ -193,9 +212,7 @@ local function save(keys, args)
   if wrong or #changes > LIMIT then
     return fail('save: ' .. (wrong and 'type of ' .. wrong or 'arguments'))
   end
-  local known = {}
-  for k, change in ipairs(changes) do
-    known[k] = thread(base, change[C_THREAD]) or false
+  for _, change in ipairs(changes) do
     if
       not is_type(base .. ':m:' .. change[C_THREAD], 'hash') or not is_type(base .. ':f:' .. change[C_THREAD], 'zset')
     then
@@ -204,10 +221,11 @@ local function save(keys, args)
   end
   local result = {}
   for k, change in ipairs(changes) do
-    local version = known[k] and known[k][VERSION] or 0
-    local token = known[k] and known[k][TOKEN] or 0
-    if version == change[C_VERSION] and (change[C_TOKEN] == 0 or change[C_TOKEN] == token) then
-      apply(base, now, change, known[k] or nil)
+    local known = thread(base, change[C_THREAD])
+    local version, token = known and known[VERSION] or 0, known and known[TOKEN] or 0
+    local fits = version == change[C_VERSION] and (change[C_TOKEN] == 0 or change[C_TOKEN] == token)
+    if fits and (known or not is_past(base, change)) then
+      apply(base, now, change, known)
       result[k] = 1
     else
       result[k] = 0

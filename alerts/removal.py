@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from alerts import group
 from alerts.thread import Draft, Outcome, bury
 from alerts.thread_store import Change
 
@@ -40,6 +41,7 @@ async def end_threads(threads: ThreadStore, *, now_ms: int) -> Ended:
                 bury(draft, reason=REASON)
             for event in thread.pending:
                 draft.tell(event, Outcome.DEAD_LETTERED)
+            group.close(draft, receiver=threads.receiver, outcome=Outcome.DEAD_LETTERED, reason=REASON)
             changes.append(Change(draft=draft, version=one.version, over=True))
         await threads.settle(changes, now_ms=now_ms)
     return Ended(queued=queued, told=told)

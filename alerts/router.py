@@ -156,7 +156,7 @@ class Router:
         )
         offers: defaultdict[str, list[Offer]] = defaultdict(list)
         for event, note in zip(events, noted, strict=True):
-            verdict = verdicts.get((event.tenant, event.environment_name), CALM)
+            failure_id = _part_of(event, verdicts)
             for receiver, key in note.targets.items():
                 if receiver in self._threads:
                     offer = Offer(
@@ -164,7 +164,8 @@ class Router:
                         key=key,
                         target=targets[event.event_id].get(receiver),
                         incident_id=note.incident_id,
-                        failure_id=verdict.incident_id,
+                        acked=note.acked,
+                        failure_id=failure_id,
                     )
                     offers[receiver].append(offer)
         return offers

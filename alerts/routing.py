@@ -82,6 +82,18 @@ def shape_of(key: str) -> Shape:
     return _SHAPES[key[0]]
 
 
+def labels_of(key: str) -> dict[str, str]:
+    """What the events of a thread have in common, by its key; nothing for a worker's."""
+    match shape_of(key):
+        case Shape.WORKER:
+            return {}
+        case Shape.GROUP:
+            return {str(name): str(value) for name, value in json.loads(key[1:]).items()}
+        case Shape.ENVIRONMENT:
+            length, _, rest = key[1:].partition(":")
+            return {"tenant": rest[: int(length)], "environment": rest[int(length) :]}
+
+
 def worker_key(event: Event) -> str:
     """The thread of an event's worker."""
     return f"w{mid_of(event)}"

@@ -86,13 +86,21 @@ def silenced_until(silences: Sequence[Silence], event: Event, now_ms: int) -> in
     active = [one for one in silences if one.tenant == event.tenant and one.state(now_ms) is SilenceState.ACTIVE]
     if not active:
         return None
-    metadata = json.loads(event.worker_metadata_json)
+    metadata = _metadata(event)
     ends = [
         one.over_ms
         for one in active
         if one.matchers.match(worker_id=event.worker_id, environment_name=event.environment_name, metadata=metadata)
     ]
     return max(ends, default=None)
+
+
+def _metadata(event: Event) -> dict[str, object]:
+    try:
+        metadata = json.loads(event.worker_metadata_json)
+    except ValueError:
+        metadata = {}  # an event that is no good must not stop those behind it
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _text(value: object) -> str:

@@ -70,7 +70,7 @@ def due_ms(thread: Thread, now_ms: int) -> int | None:
         over = thread.frozen.role is Role.DOWN and _has_end(thread)
         return now_ms if over else thread.frozen.due_ms
     if thread.pending:
-        return max(thread.due_ms, now_ms)
+        return now_ms if role_of(thread.pending[0]) is Role.END else max(thread.due_ms, now_ms)
     return thread.remind_ms or None
 
 

@@ -319,10 +319,7 @@ def deliver(draft: Draft, *, reason: str = "") -> None:
     thread.frozen = None
     match frozen.role:
         case Role.DOWN:
-            thread.told = True
-            thread.told_incident_id = frozen.incident_id
-            thread.last = frozen.event
-            thread.told_number = max(thread.told_number, frozen.number)
+            _told(thread, frozen)
             thread.reminders = frozen.reminder
             thread.remind_ms = draft.now_ms + thread.timing.repeat_ms if thread.timing.repeat_ms else 0
         case Role.END:
@@ -331,13 +328,22 @@ def deliver(draft: Draft, *, reason: str = "") -> None:
             pass
 
 
-def bury(draft: Draft, *, reason: str) -> None:
-    """Note that the notification in attempts is given up. A RESOLVED that is given up is not tried again."""
+def bury(draft: Draft, *, reason: str, unknown: bool = False) -> None:
+    """Note that the notification in attempts is given up. A RESOLVED that is given up is not tried again.
+
+    ``unknown``: the last attempt may have arrived. A DOWN that may have arrived is followed by its RESOLVED (P18).
+    """
     thread, frozen = draft.thread, _frozen(draft.thread)
     draft.note(frozen, Outcome.DEAD_LETTERED, reason=reason)
     thread.frozen = None
     if frozen.role is Role.END:
         _end(draft)
+    elif frozen.role is Role.DOWN:
+        if frozen.reminder:  # not made again at once, nor under the same id
+            thread.reminders = frozen.reminder
+            thread.remind_ms = draft.now_ms + thread.timing.repeat_ms if thread.timing.repeat_ms else 0
+        if frozen.unknown or unknown:
+            _told(thread, frozen)
 
 
 def cancel(draft: Draft) -> None:
@@ -349,10 +355,17 @@ def cancel(draft: Draft) -> None:
     draft.thread.frozen = None
 
 
+def _told(thread: Thread, frozen: Frozen) -> None:
+    thread.told = True
+    thread.told_incident_id = frozen.incident_id
+    thread.last = frozen.event
+    thread.told_number = max(thread.told_number, frozen.number)
+
+
 def _end(draft: Draft) -> None:
     thread = draft.thread
     thread.told, thread.last = False, None
-    if thread.told_incident_id == thread.incident_id:
+    if thread.told_incident_id == thread.incident_id and thread.shape is Shape.WORKER:
         thread.acked = False
     thread.remind_ms = thread.reminders = 0
     if thread.shape is not Shape.WORKER:

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import structlog
 
 from alerts.thread import Draft, Member, Note, Outcome, Thread, Told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from structlog.typing import FilteringBoundLogger
 
     from alerts.durability import Confirmation, Durability
     from alerts.queue import QueueStore
@@ -34,6 +37,8 @@ _thread = msgspec.json.Decoder(Thread).decode
 _member = msgspec.json.Decoder(Member).decode
 _told = msgspec.json.Decoder(Told).decode
 _note = msgspec.json.Decoder(Note).decode
+
+_log: FilteringBoundLogger = structlog.get_logger()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,9 +150,12 @@ class ThreadStore:
         return [bool(done) for done in answer], confirmation
 
     async def claim(self, *, limit: int, lease_ms: int, now_ms: int) -> list[Claimed]:
-        """Lease at most ``limit`` threads that are due, longest due first; they are due again when the lease ends."""
+        """Lease at most ``limit`` threads that are due, longest due first; they are due again when the lease ends.
+
+        A thread that cannot be read is logged and passed over: it must not block the others.
+        """
         rows = await self._store.call("claim", self._base, now_ms, lease_ms, min(limit, CALL_LIMIT))
-        return [Claimed(thread=_thread(state), version=version, token=token) for _, version, token, state in rows]
+        return self._readable(rows)
 
     async def wake(self, threads: Sequence[str], *, now_ms: int) -> None:
         """Make threads due, so that they are looked at again."""
@@ -161,7 +169,7 @@ class ThreadStore:
     async def some(self) -> list[Claimed]:
         """Any threads, at most 100 of them, without a lease."""
         rows = await self._store.call("some", self._base, CALL_LIMIT)
-        return [Claimed(thread=_thread(state), version=version, token=0) for _, version, state in rows]
+        return self._readable([[key, version, 0, state] for key, version, state in rows])
 
     async def disable(self, reason: str) -> bool:
         """Claim nothing more until ``enable``; whether that is new."""
@@ -193,6 +201,16 @@ class ThreadStore:
             threads=threads,
             disabled=None if disabled is None else disabled.decode(),
         )
+
+    def _readable(self, rows: Sequence[Sequence[Any]]) -> list[Claimed]:
+        found = []
+        for key, version, token, state in rows:
+            try:
+                found.append(Claimed(thread=_thread(state), version=version, token=token))
+            except msgspec.MsgspecError as error:
+                name = key.decode(errors="replace")
+                _log.error("thread.unreadable", receiver=self.receiver, thread=name, error=str(error))
+        return found
 
     async def _save(self, function: str, changes: Sequence[Change], now_ms: int) -> list[bool]:
         done: list[bool] = []

@@ -292,7 +292,7 @@ class Groups(RuleBasedStateMachine):
             self.play.step()
 
     @rule()
-    @precondition(lambda self: self.play.thread.frozen is not None and not self.play.thread.frozen.unknown)
+    @precondition(lambda self: self.play.thread.frozen is not None)
     def gives_up(self) -> None:
         if self._attempt() and self.play.thread.frozen is not None and self.play.thread.frozen.role is Role.DOWN:
             self.play.give_up()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -68,6 +69,14 @@ def test_p16_deaths_of_different_intervals_are_not_one_failure() -> None:
         due_ms = START_MS + number * 2 * INTERVAL_MS
         assert judge(wave, [death(number, due_ms=due_ms)], expected=20, now_ms=due_ms) is Mood.CALM
     assert silent_now(wave) == 1
+
+
+def test_p16_a_worker_that_beats_once_a_day_makes_no_failure_of_a_days_deaths() -> None:
+    wave = Wave()
+    judge(wave, [replace(death(0), interval_ms=86_400_000)], expected=20)
+    for number in range(1, 10):
+        due_ms = START_MS + number * 3_600_000
+        assert judge(wave, [death(number, due_ms=due_ms)], expected=20, now_ms=due_ms) is Mood.CALM
 
 
 def test_p16_the_expected_size_is_learned_again_after_a_failure() -> None:

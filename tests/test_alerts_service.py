@@ -246,11 +246,12 @@ async def test_p21_a_dead_and_a_slow_receiver_delay_no_other(daemon: Any) -> Non
     assert sorted(ops.ids()) == sorted(_ids(stream))
     assert len(slow.attempts) == 8
     assert slow.accepted == dead.accepted == []
-    assert {stats.receiver: stats.threads for stats in await running.service.health()} == {
-        "dead": 40,
-        "slow": 40,
-        "ops": 0,
-    }
+
+    async def settled() -> bool:
+        threads = {stats.receiver: stats.threads for stats in await running.service.health()}
+        return threads == {"dead": 40, "slow": 40, "ops": 0}
+
+    await until(settled)
 
 
 async def test_p5_what_is_given_up_is_a_dead_letter_and_the_next_goes_on(daemon: Any, store_url: str) -> None:

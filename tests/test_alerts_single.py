@@ -424,7 +424,7 @@ class Threads(RuleBasedStateMachine):
     @rule()
     def gives_up(self) -> None:
         frozen = self.play.thread.frozen
-        if self._attempt() and frozen is not None and not frozen.unknown and frozen.role is not Role.END:
+        if self._attempt() and frozen is not None and frozen.role is not Role.END:
             self.play.give_up()
 
     @rule(silent=st.booleans())
