@@ -18,6 +18,7 @@ from monitor.api.requests import headers_of, principal_of, read_body
 from monitor.api.wire import parse_beat, parse_disconnect, path_worker_id
 from monitor.auth import Scope
 from monitor.intake import NotAllowedError, UnknownWorkerError
+from monitor.liveness import Trigger
 from monitor.metrics import BeatOutcome
 
 if TYPE_CHECKING:
@@ -96,6 +97,9 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         )
         try:
             await services.intake.leave(disconnect)
+            if disconnect.trigger is Trigger.DISCONNECT_FAILURE:
+                # Nobody would say it again: a worker that has failed sends no more beats (P23).
+                await services.store.confirm(services.store.partition_of(disconnect.key))
         except NotAllowedError:
             # As for GET: what the token does not cover is not there for it.
             raise UnknownWorkerError(disconnect.key) from None

@@ -142,6 +142,30 @@ class Connection:
         """Call a function that is sent at most once."""
         return await self._call(self._once.execute_command, function, partition, args)
 
+    async def write_then(self, wait: tuple[str | int, ...], function: str, partition: int) -> Any:
+        """Call a function and then, on the same connection, a command that waits for its writes; both answers.
+
+        WAIT and WAITAOF speak of their own connection's writes only. None: the server does not know the command.
+        """
+        waited: Any = None
+
+        async def both(*command: bytes | str | int) -> Any:
+            nonlocal waited
+            pipeline = self._once.pipeline(transaction=False)
+            for one in (command, wait):
+                pipeline.execute_command(*one)
+            answer, waited = await pipeline.execute(raise_on_error=False)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        await self._call(both, function, partition, ())
+        if isinstance(waited, ResponseError):
+            return None
+        if isinstance(waited, Exception):
+            raise _unavailable(waited) from waited
+        return waited
+
     async def read(self, function: str, partition: int, *args: bytes | str | int) -> Any:
         """Call a function that writes nothing."""
         return await self._call(self._reading.execute_command, function, partition, args)

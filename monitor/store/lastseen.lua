@@ -1081,6 +1081,15 @@ local function purge(keys, args)
   return { st.t, more and 1 or 0, st.moves }
 end
 
+-- confirm -------------------------------------------------------------------------------------------
+-- Writes the time, whatever it was: whoever waits for this write to be safe waits for all before it. Result: {t}.
+local function confirm(keys)
+  local st = open(keys)
+  commit_time(st)
+  call('HSET', st.m, 'last', st.now)
+  return { st.t }
+end
+
 -- take ----------------------------------------------------------------------------------------------
 -- The router's turn: takes or keeps the lease and reads events behind the cursor. ARGV: owner, lease in ms, limit.
 -- Result: {t, token (0: somebody else has the lease), events, age in ms of the oldest event behind the cursor}.
@@ -1344,6 +1353,7 @@ register('leave', leave, { 'allow-oom' })
 register('forget', forget, { 'allow-oom' })
 register('sweep', sweep, { 'allow-oom' })
 register('purge', purge, { 'allow-oom' })
+register('confirm', confirm, { 'allow-oom' })
 register('take', take, { 'allow-oom' })
 register('ack', ack, { 'allow-oom' })
 register('release', release, { 'allow-oom' })

@@ -6,6 +6,7 @@ atomic in the store, and replaying it is harmless. Each answer carries the store
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -61,6 +62,10 @@ class StoreSettings:
     workers_per_tenant: int
     environments_per_tenant: int
     status_events: bool
+    replicas: int = 0
+    """So many have to have what ``confirm`` waits for."""
+    fsync: bool = False
+    """What ``confirm`` waits for has to be on the primary's disk."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,6 +145,8 @@ class Store:
         self.partitions = settings.partitions
         self.clock = StoreClock()
         self._connection = Connection(settings.url, timeout_s=settings.timeout_s, clock=self.clock)
+        self._confirm_next: dict[int, asyncio.Task[None]] = {}
+        self._confirm_turns = [asyncio.Lock() for _ in range(settings.partitions)]
         self._beat_settings = _encode(
             [
                 settings.interval_ms,
@@ -274,6 +281,42 @@ class Store:
         """
         _, dropped = await self._connection.write("trim", partition, keep_ms, most, EVENTS_TRIMMED_PER_CALL)
         return int(dropped)
+
+    async def confirm(self, partition: int) -> None:
+        """Return when all that was committed before is as safe as ``settings`` ask; at once if they ask for nothing.
+
+        Many who ask at a time wait for one write. A server that has no WAITAOF can't tell, and is not asked to.
+
+        Raises:
+            StoreUnavailableError: not within the time limit; it may be safe all the same.
+        """
+        if not self.settings.replicas and not self.settings.fsync:
+            return
+        # A confirmation that is under way may have begun before the commit; the next one covers it.
+        following = self._confirm_next.get(partition)
+        if following is None:
+            following = asyncio.create_task(self._confirm(partition), name=f"confirm-{partition}")
+            self._confirm_next[partition] = following
+        try:
+            async with asyncio.timeout(2 * self.settings.timeout_s):
+                await asyncio.shield(following)
+        except TimeoutError as error:
+            raise StoreUnavailableError("the store did not confirm in time") from error
+
+    async def _confirm(self, partition: int) -> None:
+        async with self._confirm_turns[partition]:
+            del self._confirm_next[partition]
+            limit_ms = round(self.settings.timeout_s * 500)  # the rest is for the call itself
+            if self.settings.replicas:
+                reached = await self._connection.write_then(
+                    ("WAIT", self.settings.replicas, limit_ms), "confirm", partition
+                )
+                safe = reached >= self.settings.replicas
+            else:
+                reached = await self._connection.write_then(("WAITAOF", 1, 0, limit_ms), "confirm", partition)
+                safe = reached is None or reached[0] >= 1
+        if not safe:
+            raise StoreUnavailableError("the store did not confirm in time")
 
     # The outbox ---------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,49 @@
+"""P23: what a disconnect reports is as safe as configured before its 204."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from monitor.store import StoreUnavailableError
+from tests import api, servers
+from tests.stores import beat, opened
+
+DISCONNECT = "/api/v1/workers/w/disconnect"
+
+
+async def test_p23_a_write_is_on_disk_when_it_is_confirmed() -> None:
+    with servers.running(servers.valkey_binary(), "--appendonly", "yes", "--appendfsync", "everysec") as server:
+        async with opened(server.url, fsync=True) as store:
+            await store.beat(0, [beat("w")])
+            await asyncio.gather(*(store.confirm(0) for _ in range(100)))
+            info = await store._connection._reading.info("commandstats")
+            assert 1 <= info["cmdstat_waitaof"]["calls"] <= 2
+
+
+async def test_p23_a_server_that_cannot_tell_is_not_asked_to(store_url: str) -> None:
+    async with opened(store_url, fsync=True, timeout_s=5.0) as store:
+        await store.beat(0, [beat("w")])
+        if not await _has_append_only_file(store_url):
+            await store.confirm(0)
+
+
+async def _has_append_only_file(url: str) -> bool:
+    async with opened(url) as store:
+        found: dict[str, object] = await store._connection._reading.info("persistence")
+        return bool(found["aof_enabled"])
+
+
+async def test_p23_a_failure_without_its_replicas_is_refused_and_a_clean_stop_is_not(store_url: str) -> None:
+    async with opened(store_url, replicas=1, timeout_s=0.5) as store:
+        with pytest.raises(StoreUnavailableError, match="confirm"):
+            await store.confirm(0)
+    async with api.running(store_url, replicas=1, timeout_s=0.5) as lastseen:
+        assert (await lastseen.beat("w")).status_code == 204
+        refused = await lastseen.client.post(DISCONNECT, json={"reason": "crash", "exit_code": 1})
+        assert refused.status_code == 503
+        assert "retry-after" in refused.headers
+        assert (await lastseen.beat("w")).status_code == 204
+        stopped = await lastseen.client.post(DISCONNECT, json={"reason": "shutdown", "exit_code": 0})
+        assert stopped.status_code == 204
