@@ -176,6 +176,8 @@ def _told(event: Event, style: _Style, standing: Standing | None, *, again: bool
     match event.kind:
         case EventKind.STALE:
             text = _stale(event, style, again=again) + _doing(event, style) + _spacing(event)
+        case EventKind.REJECTED:
+            text = f" is alive, but its heartbeats are rejected: {event.rejected_reason}"
         case EventKind.FAILED:
             text = _failed(event, style, again=again) + _doing(event, style)
         case EventKind.RECOVERED:

@@ -60,6 +60,17 @@ class Event:
     exit_code: int | None
     error_message: str | None
     """What a disconnect said, for ``worker.failed`` and ``worker.stopped``."""
+    outage_ms: int = 0
+    """For how long the monitor was blind between ``last_seen_ms`` and ``detected_ms``; 0: never."""
+    outage_until_ms: int = 0
+    """When the last of these blind windows ended."""
+    outage_windows: int = 0
+    outage_uncredited: int = 0
+    """So many of them did not move the deadline: short ones move it three times at most."""
+    rejected_reason: str | None = None
+    """Why the beats of the worker were refused, for ``worker.rejected`` and what follows it."""
+    rejected_ms: int = 0
+    """When the newest of them came."""
 
     @property
     def event_id(self) -> str:
@@ -100,7 +111,30 @@ class Event:
             "recent_gaps_seconds": [gap / 1000 for gap in self.recent_gaps_ms],
             "exit_code": self.exit_code,
             "error_message": self.error_message,
+            "severity": severity(self.kind),
+            "monitor_outage": None
+            if not self.outage_windows
+            else {
+                "seconds": self.outage_ms / 1000,
+                "until": rfc3339(self.outage_until_ms),
+                "windows": self.outage_windows,
+                "uncredited": self.outage_uncredited,
+            },
+            "rejected": None
+            if self.rejected_reason is None
+            else {"reason": self.rejected_reason, "at": rfc3339(self.rejected_ms)},
         }
+
+
+def severity(kind: EventKind) -> str:
+    """How much an event matters to the one on call: ``critical``, ``warning`` or ``info``."""
+    match kind:
+        case EventKind.STALE | EventKind.FAILED:
+            return "critical"
+        case EventKind.REJECTED:
+            return "warning"
+        case _:
+            return "info"
 
 
 def event_id(*, tenant: str, worker_id: str, generation: int, seq: int, kind: str, last_seen_ms: int) -> str:

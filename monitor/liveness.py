@@ -33,6 +33,10 @@ class Trigger(StrEnum):
     DEADLINE = "deadline"
     DEADLINE_AFTER_STOP = "deadline_after_stop"
     """The deadline of a worker whose last beats came within ``STRAGGLER_MS`` of its clean disconnect."""
+    DEADLINE_REJECTED = "deadline_rejected"
+    """The deadline of a worker whose beats still come, and are refused (P11)."""
+    REJECTIONS_ENDED = "rejections_ended"
+    """A worker whose beats were refused has not sent any for its interval and grace."""
     RETURN_OVERDUE = "return_overdue"
     """The moment passed at which a worker that announced its absence said that it would be back."""
     DISCONNECT_CLEAN = "disconnect_clean"
@@ -45,6 +49,8 @@ class EventKind(StrEnum):
 
     REGISTERED = "worker.registered"
     STALE = "worker.stale"
+    REJECTED = "worker.rejected"
+    """It sends beats, and they are refused: it is stale, and alive."""
     RECOVERED = "worker.recovered"
     RESUMED = "worker.resumed"
     STOPPED = "worker.stopped"
@@ -91,10 +97,12 @@ TRANSITIONS: Final[Mapping[tuple[Liveness | None, Trigger], Transition]] = {
     (Liveness.ALIVE, Trigger.BEAT): _to(Liveness.ALIVE),
     (Liveness.ALIVE, Trigger.DEADLINE): _to(Liveness.STALE, EventKind.STALE),
     (Liveness.ALIVE, Trigger.DEADLINE_AFTER_STOP): _to(Liveness.STOPPED, EventKind.STOPPED),
+    (Liveness.ALIVE, Trigger.DEADLINE_REJECTED): _to(Liveness.STALE, EventKind.REJECTED),
     (Liveness.ALIVE, Trigger.DISCONNECT_CLEAN): _to(Liveness.STOPPED, EventKind.STOPPED),
     (Liveness.ALIVE, Trigger.DISCONNECT_FAILURE): _to(Liveness.FAILED, EventKind.FAILED),
     (Liveness.ALIVE, Trigger.FORGET): _GONE,
     (Liveness.STALE, Trigger.BEAT): _to(Liveness.ALIVE, EventKind.RECOVERED),
+    (Liveness.STALE, Trigger.REJECTIONS_ENDED): _to(Liveness.STALE, EventKind.STALE),
     (Liveness.STALE, Trigger.DISCONNECT_CLEAN): _to(Liveness.STOPPED, EventKind.STOPPED),
     (Liveness.STALE, Trigger.DISCONNECT_FAILURE): _to(Liveness.FAILED, EventKind.FAILED),
     (Liveness.STALE, Trigger.FORGET): _GONE,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -86,6 +87,37 @@ class Forget:
 
     key: WorkerKey
     allowed: tuple[str, ...] | None
+
+
+class Rejection(StrEnum):
+    """Why a beat was refused although its sender may speak for the worker; as events and the API say it (P11)."""
+
+    TOKEN_EXPIRED = "token expired"
+    SCOPE_MISSING = "token lacks the scope"
+    TOO_LARGE = "body too large"
+    MALFORMED = "malformed body"
+    RATE_LIMITED = "rate limited"
+    OVERLOADED = "monitor overloaded"
+    """Our fault: such evidence moves the deadline, as the beat would have."""
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A beat that was refused, as evidence that its worker lives.
+
+    ``allowed`` restricts it to workers in these environments (None: all), as the sender's token does.
+    """
+
+    key: WorkerKey
+    allowed: tuple[str, ...] | None
+    rejection: Rejection
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rejected:
+    """The newest refused beat of a worker, where it is newer than its last accepted one."""
+
+    reason: str
+    at_ms: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
