@@ -30,6 +30,7 @@ from monitor.events import event_id
 from monitor.health import Health
 from monitor.intake import Intake
 from monitor.metrics import Metrics
+from monitor.pulse import Pulse
 from monitor.scheduler import Scheduler
 from monitor.store import Store, StoreRefusedError, StoreSettings, StoreUnavailableError
 from monitor.store.outbox import Outbox
@@ -113,6 +114,8 @@ class Daemon:
         self._health.add_reasons(self._outbox.reasons)
         self._health.add_reasons(lambda: self._delivery_lag)
         self._health.add_reasons(self._metrics.processes.reasons)
+        self._pulse = Pulse(store, on_window=self._metrics.blind)
+        self._health.add_reasons(self._pulse.reasons)
         self._intake = Intake(store, capacity=config.limits.pending_beats, on_moved=self._moved)
         self._sweeper = Sweeper(
             store,
@@ -188,16 +191,19 @@ class Daemon:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._http.serve(sockets=[self._listener]), name="http")
                 await self._http.accepting.wait()
+                pulsing = group.create_task(self._pulse.run(), name="pulse")
                 relief = group.create_task(relieve(self._others, self._adopt), name="relieve the other processes")
                 if not self._stop.is_set():
                     on_ready()
                 await self._stop.wait()
+                pulsing.cancel()
                 relief.cancel()
                 for sock in self._others:
                     sock.close()
                 # Requests, passes and deliveries that are under way end side by side, each within its own bound.
                 group.create_task(self._scheduler.stop(), name="stop the scheduler")
                 group.create_task(self._alerts.stop(ALERTS_STOP_S), name="stop the alerts")
+                group.create_task(self._pulse.end(), name="end the pulse")
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
