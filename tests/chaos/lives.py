@@ -35,7 +35,7 @@ def false_pages(record: Record, outages: Outages) -> Iterator[Violation]:
         if last is None:
             yield Violation(promise="P9", worker=worker.name, what=f"{entry.kind} names a beat that was never sent")
             continue
-        heard = _heard_next(record, tries, entry.count)
+        heard = _heard_next(record, outages, tries, last)
         due_s = outages.earliest(worker, last)
         if heard is not None and heard.ended_s < due_s:
             yield Violation(
@@ -46,12 +46,30 @@ def false_pages(record: Record, outages: Outages) -> Iterator[Violation]:
             )
 
 
-def _heard_next(record: Record, tries: Sequence[Try], count: int) -> Try | None:
-    """The next request that the store has for certain."""
+def _heard_next(record: Record, outages: Outages, tries: Sequence[Try], last: Try) -> Try | None:
+    """The next request that the store has for certain, and got after ``last``: one that nobody waits for any more may
+    have been read by a daemon long after it was sent, and after newer ones."""
+    after_s = last.sent_s if last.is_stored else outages.applied_by(last)
     for one in tries:
-        if one.count > count and one.is_stored and not any(loss.covers(one.ended_s) for loss in record.losses):
+        if one.count > last.count and one.sent_s >= after_s and _is_kept(record, one):
             return one if one.said is Said.BEAT else None
     return None
+
+
+def _is_kept(record: Record, one: Try) -> bool:
+    """It was acknowledged, and no loss can have taken it away."""
+    return one.is_stored and not any(loss.covers(one.ended_s) for loss in record.losses)
+
+
+def unwelcome_pages(record: Record, _outages: Outages) -> Iterator[Violation]:
+    """P1: nobody is told of a worker that has said goodbye, was answered, and has said nothing since."""
+    for entry in record.entries:
+        if entry.kind not in STALE or record.is_clock_stepped:
+            continue
+        said = [one for one in record.of(entry.worker) if one.sent_s <= entry.detected_s]
+        if said and said[-1].said is Said.CLEAN and said[-1].ended_s < entry.detected_s and _is_kept(record, said[-1]):
+            what = f"{entry.kind} seq {entry.seq}, although its goodbye was answered at {said[-1].ended_s:.2f} s"
+            yield Violation(promise="P1", worker=entry.worker, what=what)
 
 
 def lost_deaths(record: Record, outages: Outages) -> Iterator[Violation]:
@@ -60,51 +78,43 @@ def lost_deaths(record: Record, outages: Outages) -> Iterator[Violation]:
         tries = record.of(worker.name)
         for last, following in [*pairwise(tries), *[(one, None) for one in tries[-1:]]]:
             ends_s = record.ended_s if following is None else following.sent_s
-            bound_s = detection_bound_s(record, outages, worker, last)
-            stored = _surely_stored(record, tries, last)
+            said = [one for one in tries if one.count <= last.count]
+            bound_s = detection_bound_s(record, outages, worker, said)
+            stored = next((one for one in reversed(said) if _is_kept(record, one)), None)
             if ends_s <= bound_s or stored is None or stored.said is not Said.BEAT:
                 continue  # it is back, or the store may not know that it was alive
             if last.said is not Said.BEAT and last.is_stored:
                 continue  # a goodbye that is lost
-            yield from _reported(record, worker, stored, last, bound_s)
+            late = {one.count for one in said if not one.is_stored and outages.applied_by(one) >= stored.sent_s}
+            yield from _reported(record, last, {*range(stored.count, last.count + 1), *late}, bound_s)
 
 
-def detection_bound_s(record: Record, outages: Outages, worker: Worker, last: Try) -> float:
-    """When the silence after this request must have been detected."""
-    bound_s = outages.latest(worker, last) + record.sweep_s + SLACK_S
+def detection_bound_s(record: Record, outages: Outages, worker: Worker, tries: Sequence[Try]) -> float:
+    """When the silence after the last of these requests must have been detected."""
+    bound_s = outages.latest(worker, tries) + record.sweep_s + SLACK_S
     for window in outages.possible:  # while it is blind it detects nothing, and tells nobody
         if window.a_s <= bound_s < window.b_s + record.sweep_s + SLACK_S:
             bound_s = window.b_s + record.sweep_s + SLACK_S
     return bound_s
 
 
-def _reported(record: Record, worker: Worker, stored: Try, last: Try, bound_s: float) -> Iterator[Violation]:
-    counts = range(stored.count, last.count + 1)
+def _reported(record: Record, last: Try, counts: set[int], bound_s: float) -> Iterator[Violation]:
+    """``counts`` are the beats that may have been the last one that the store heard."""
     possible = {*STALE, GOODBYES.get(last.said, "")}
     found = [
         entry
         for entry in record.history()
-        if entry.worker == worker.name and entry.count in counts and entry.kind in possible
+        if entry.worker == last.worker and entry.count in counts and entry.kind in possible
     ]
     where = f"silent after beat {last.count} at {last.sent_s:.2f} s"
     if not found:
-        yield Violation(promise="P2", worker=worker.name, what=f"{where}, and no event by {bound_s:.2f} s")
+        yield Violation(promise="P2", worker=last.worker, what=f"{where}, and no event by {bound_s:.2f} s")
         return
     at_s = found[0].at_s - READ_SLACK_S if record.is_clock_stepped else found[0].detected_s
     if at_s > bound_s:
         yield Violation(
-            promise="P2", worker=worker.name, what=f"{where}, reported at {at_s:.2f} s and not by {bound_s:.2f} s"
+            promise="P2", worker=last.worker, what=f"{where}, reported at {at_s:.2f} s and not by {bound_s:.2f} s"
         )
-
-
-def _surely_stored(record: Record, tries: Sequence[Try], last: Try) -> Try | None:
-    """The newest request up to ``last`` that the store has and that no loss can have taken away."""
-    found = [
-        one
-        for one in tries
-        if one.count <= last.count and one.is_stored and not any(loss.covers(one.ended_s) for loss in record.losses)
-    ]
-    return found[-1] if found else None
 
 
 def one_history(record: Record, _outages: Outages) -> Iterator[Violation]:

@@ -26,7 +26,7 @@ def recovers(record: Record, outages: Outages) -> Iterator[Violation]:
     """P26, P27: when the fault is over, each daemon takes beats again, without a hand."""
     for daemon, windows in enumerate(outages.of_possible):
         for window in windows:
-            if not record.is_disturbed(window.b_s - RECOVERY_S, window.b_s):
+            if window.a_s > 0.0 and not record.is_disturbed(window.b_s - RECOVERY_S, window.b_s):
                 what = (
                     f"daemon {daemon} took no beats from {window.a_s:.2f} to {window.b_s:.2f} s, long after any fault"
                 )
@@ -43,6 +43,7 @@ def settles(record: Record, _outages: Outages) -> Iterator[Violation]:
 
 RULES: Final[dict[str, Rule]] = {
     "false pages": lives.false_pages,
+    "unwelcome pages": lives.unwelcome_pages,
     "lost deaths": lives.lost_deaths,
     "one history": lives.one_history,
     "goodbyes": lives.goodbyes,

@@ -71,9 +71,10 @@ class Outages:
                 due_s = max(due_s, min(window.b_s, due_s) + worker.patience_s)
         return due_s
 
-    def latest(self, worker: Worker, last: Try) -> float:
-        """No later may the worker be alive of which nothing came after this."""
-        due_s = self.applied_by(last) + worker.patience_s
+    def latest(self, worker: Worker, tries: Sequence[Try]) -> float:
+        """No later may the worker be alive of which nothing came after these, the last of which is the newest."""
+        last = tries[-1]
+        due_s = max(self.applied_by(one) for one in tries) + worker.patience_s
         if any(window.meets(last.sent_s, due_s) for windows in self.of_possible for window in windows):
             due_s += worker.patience_s
         for window in self.possible:

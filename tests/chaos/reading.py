@@ -38,7 +38,7 @@ def _every(record: Record, outages: Outages) -> Iterator[Violation]:
         if tries is None:
             continue
         stored = _newest_stored(record, tries, reading)
-        if stored is not None and reading.count < stored.count:
+        if stored is not None and reading.count < stored.count and not _came_late(outages, tries, stored, reading):
             what = (
                 f"{reading.where}: beat {reading.count}, although {stored.count} was stored at {stored.ended_s:.2f} s"
             )
@@ -62,6 +62,13 @@ def _newest_stored(record: Record, tries: Sequence[Try], reading: Reading) -> Tr
     return stored[-1] if stored else None
 
 
+def _came_late(outages: Outages, tries: Sequence[Try], stored: Try, reading: Reading) -> bool:
+    """Whether what is shown is an older beat that nobody waited for any more and that a daemon read after the newer."""
+    return any(
+        one.count == reading.count and not one.is_stored and outages.applied_by(one) >= stored.sent_s for one in tries
+    )
+
+
 def _must_be_alive(
     record: Record, outages: Outages, tries: Sequence[Try], stored: Try, reading: Reading
 ) -> Iterator[Violation]:
@@ -81,7 +88,7 @@ def _must_be_down(record: Record, outages: Outages, tries: Sequence[Try], readin
     if not sent or outages.is_blind(reading.asked_s, reading.answered_s, around_s=BLIND_S):
         return
     last = sent[-1]
-    due_s = outages.latest(worker, last) + SLACK_S
+    due_s = outages.latest(worker, sent) + SLACK_S
     if reading.asked_s > due_s:
         what = f"{reading.where}: {reading.liveness}, although silent since {last.sent_s:.2f} s, due by {due_s:.2f} s"
         yield Violation(promise="P22", worker=reading.worker, what=what)

@@ -111,7 +111,7 @@ class _Settling:
             if now_s - last.ended_s < life.worker.interval_s + 0.5:
                 if not last.is_stored:
                     return False  # it beats, and is not served yet
-            elif last.said is Said.BEAT and now_s < detection_bound_s(self._record, outages, life.worker, last):
+            elif last.said is Said.BEAT and now_s < detection_bound_s(self._record, outages, life.worker, tries):
                 return False
         return True
 

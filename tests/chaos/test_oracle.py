@@ -179,6 +179,13 @@ def page_for_our_own_outage(record: Record) -> None:
     add(record, entry("well", 3, "worker.recovered", 21.0, old="stale", new="alive", count=22))
 
 
+def page_after_a_goodbye(record: Record) -> None:
+    last = record.tries[-1]
+    record.tries.append(replace(last, said=Said.CLEAN, count=last.count + 1, sent_s=25.0, ended_s=25.1))
+    record.tries = [one for one in record.tries if one.worker != "fails" or one.sent_s <= 25.0]
+    add(record, entry("fails", 4, "worker.stale", 28.5, old="alive", new="stale", count=25))
+
+
 def death_not_reported(record: Record) -> None:
     drop(record, "dead-2")
     record.readings = []
@@ -331,6 +338,7 @@ def trouble(record: Record) -> None:
 BROKEN: Final[dict[Callable[[Record], None], str]] = {
     false_page: "P1",
     page_for_our_own_outage: "P1",
+    page_after_a_goodbye: "P1",
     death_not_reported: "P2",
     death_reported_late: "P2",
     death_in_our_outage_not_reported: "P2",
@@ -411,6 +419,14 @@ def confirmed_event_lost_with_an_old_copy(record: Record) -> None:
     record.losses.append(Loss(kept_s=0.0, back_s=0.9, is_confirmed=True))
 
 
+def old_beat_read_by_a_daemon_after_a_newer_one(record: Record) -> None:
+    """Daemon 1 was paused with beat 6 of ``well`` in its hands; the worker went on with daemon 0."""
+    record.probes = [*probes(0), *probes(1, away=(4.5, 9.0))]
+    record.faults.append(Fault(kind="daemon.pause", target=1, begun_s=4.5, ended_s=9.0))
+    record.tries[5] = replace(record.tries[5], daemon=1, status=None, ended_s=6.0)
+    record.readings.append(reading("well", 9.2, "alive", 6))
+
+
 def failed_attempt_then_taken(record: Record) -> None:
     record.arrivals.insert(0, replace(record.arrivals[0], answered=500))
 
@@ -423,6 +439,7 @@ KEPT: Final = (
     unconfirmed_event_lost,
     confirmed_event_lost_with_an_old_copy,
     failed_attempt_then_taken,
+    old_beat_read_by_a_daemon_after_a_newer_one,
 )
 
 
