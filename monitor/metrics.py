@@ -18,14 +18,12 @@ from prometheus_client import CollectorRegistry, Gauge, Metric, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 
-from monitor.blindness import Cause
 from monitor.counters import Table
 from monitor.liveness import EventKind, Liveness
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from monitor.blindness import Window
     from monitor.workers import Moved
 
 DETECTION_BUCKETS_S: Final = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -61,8 +59,6 @@ class Slots:
         self.moves: Final = {kind: next(free) for kind in EventKind}
         self.detections: Final = [next(free) for _ in (*DETECTION_BUCKETS_S, math.inf)]
         self.detection_sum_s: Final = next(free)
-        self.windows: Final = {cause: next(free) for cause in Cause}
-        self.blind_ms: Final = next(free)
         self.deliveries: Final = {delivery: next(free) for delivery in deliveries}
         self.count: Final = next(free)
 
@@ -134,6 +130,8 @@ class Metrics:
         )
         info = Gauge("lastseen_build_info", "Always 1; the running version.", ["version"], registry=self.registry)
         info.labels(version).set(1)
+        self._blind = _Blind()
+        self.registry.register(self._blind)
         self.registry.register(_Counted(self._table, slots, self.processes))
         if share is None:
             self.processes.started(1, os.getpid())
@@ -159,10 +157,9 @@ class Metrics:
                 row[slots.detections[bisect_left(DETECTION_BUCKETS_S, late_s)]] += 1.0
                 row[slots.detection_sum_s] += late_s
 
-    def blind(self, window: Window, cause: Cause) -> None:
-        """A blind window has ended."""
-        self._row[self._slots.windows[cause]] += 1.0
-        self._row[self._slots.blind_ms] += window.end_ms - window.begin_ms
+    def blind(self, windows: int, blind_ms: int) -> None:
+        """How many blind windows the store has seen in all, whoever ended them, and how long they were."""
+        self._blind.windows, self._blind.ms = windows, blind_ms
 
     def delivery(self, receiver: str, outcome: str) -> None:
         """One attempt at a receiver ended."""
@@ -213,15 +210,6 @@ class _Counted:
             buckets=list(zip(bounds, counts, strict=True)),
             sum_value=total(slots.detection_sum_s),
         )
-        windows = CounterMetricFamily(
-            "lastseen_blind_windows", "Spans in which no beat could be accepted, by cause.", labels=["cause"]
-        )
-        for cause, slot in slots.windows.items():
-            windows.add_metric([cause.value], total(slot))
-        yield windows
-        yield CounterMetricFamily(
-            "lastseen_blind_seconds", "Total length of those spans.", value=total(slots.blind_ms) / 1_000
-        )
         deliveries = CounterMetricFamily(
             "lastseen_deliveries", "Delivery attempts by receiver and outcome.", labels=["receiver", "outcome"]
         )
@@ -234,6 +222,18 @@ class _Counted:
             "How often a process that ended unasked was started again.",
             value=self._processes.restarts,
         )
+
+
+class _Blind:
+    """What the store has counted, and each process is told: the same in all of them."""
+
+    def __init__(self) -> None:
+        self.windows = self.ms = 0
+
+    def collect(self) -> Iterator[Metric]:
+        text = "Spans in which no beat could be accepted, of all daemons on this store."
+        yield CounterMetricFamily("lastseen_blind_windows", text, value=self.windows)
+        yield CounterMetricFamily("lastseen_blind_seconds", "Total length of those spans.", value=self.ms / 1_000)
 
 
 class _Processes:

@@ -114,7 +114,7 @@ class Daemon:
         self._health.add_reasons(self._outbox.reasons)
         self._health.add_reasons(lambda: self._delivery_lag)
         self._health.add_reasons(self._metrics.processes.reasons)
-        self._pulse = Pulse(store, on_window=self._metrics.blind)
+        self._pulse = Pulse(store, on_sums=self._metrics.blind)
         self._health.add_reasons(self._pulse.reasons)
         self._intake = Intake(store, capacity=config.limits.pending_beats, on_moved=self._moved)
         self._sweeper = Sweeper(

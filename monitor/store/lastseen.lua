@@ -12,8 +12,9 @@ them in that partition's slot. Every answer begins with t, the store's time in m
 Key schema, per partition (base left out; gid is a number, mid is "<bytes of tenant>:<tenant><worker>")
   m         HASH   schema, partitions (partition 0), skew, last (newest t), swept (t of the last full sweep),
                    gid (newest), erased (newest generation or time that an erased worker had),
-                   pulse (the newest of any daemon), run (the server's run id when it came)
-  w         STRING blind windows, oldest first: {begin, end}*
+                   pulse (the newest of any daemon), run (the server's run id when it came),
+                   blind, blind_ms (blind windows so far, and their length)
+  w         STRING blind windows, oldest first: {begin, end, cause}*
   p         HASH   daemon -> its pulses, see pulses_of
   r         HASH   mid -> record, see R_* below (binary)
   x         HASH   mid -> cold parts, see X_* below (msgpack array); only workers that sent any

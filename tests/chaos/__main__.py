@@ -7,6 +7,7 @@ seed is in a file then.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from monitor.clock import monotonic_s
 from tests.chaos import oracle, plan, run, site
+from tests.chaos.record import from_json
 
 if TYPE_CHECKING:
     from tests.chaos.record import Record, Violation
@@ -72,9 +74,12 @@ def main(words: list[str]) -> int:
     parser.add_argument("--from-seed", type=int, default=1, help="the first of them")
     parser.add_argument("--minutes", type=float, default=None, help="begin no run after so long")
     parser.add_argument("--only", action="append", default=[], choices=[*plan.Kind], help="these kinds of faults only")
+    parser.add_argument("--judge", type=Path, help="judge the timeline in this file again, and run nothing")
     parser.add_argument("--plan", action="store_true", help="show the plans, and do nothing")
     parser.add_argument("--out", type=Path, default=Path("chaos-failures"), help="where timelines of failing seeds go")
     asked = parser.parse_args(words)
+    if asked.judge is not None:
+        return _judge_again(asked.judge)
     kinds = frozenset(plan.Kind(kind) for kind in asked.only) or frozenset(plan.Kind)
     seeds = [asked.seed] if asked.seed is not None else range(asked.from_seed, asked.from_seed + asked.runs)
     sums, began_s = Sums(), monotonic_s()
@@ -92,6 +97,14 @@ def main(words: list[str]) -> int:
     if not asked.plan:
         print(sums.report(monotonic_s() - began_s))
     return 1 if sums.failed else 0
+
+
+def _judge_again(path: Path) -> int:
+    """An oracle that has changed may think otherwise of what was seen."""
+    violations = oracle.judge(from_json(json.loads(path.read_text(encoding="utf-8"))["record"]))
+    for violation in violations:
+        print(violation)
+    return 1 if violations else 0
 
 
 def _tell(made: plan.Plan, record: Record, violations: list[Violation], out: Path) -> None:

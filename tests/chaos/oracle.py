@@ -24,7 +24,7 @@ RECOVERY_S: Final = 10.0
 
 def recovers(record: Record, outages: Outages) -> Iterator[Violation]:
     """P26, P27: when the fault is over, each daemon takes beats again, without a hand."""
-    for daemon, windows in enumerate(outages.of_possible):
+    for daemon, windows in enumerate(outages.of_sure):
         for window in windows:
             if window.a_s > 0.0 and not record.is_disturbed(window.b_s - RECOVERY_S, window.b_s):
                 what = (

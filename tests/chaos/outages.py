@@ -23,6 +23,9 @@ UNKNOWN_S: Final = 2.0
 """What was not acknowledged may be applied so much later: the store's time limit, its retry included."""
 SHORT_WINDOWS: Final = 3
 """So many windows shorter than the interval move one deadline."""
+NOTICE_S: Final = 1.0
+"""Before a gap has lasted 750 ms it is none: what was due sooner is not moved. Who lives is not due so soon, since the
+least grace is a second."""
 STEP_S: Final = 1.0
 """A step of the store's clock may look like a window that ends so much later at the most."""
 
@@ -61,13 +64,13 @@ class Outages:
             if window.meets(last.ended_s, due_s + worker.patience_s)
         )
         for window in _after(self.sure, last.ended_s):
-            if window.a_s >= due_s or window.b_s - max(window.a_s, last.ended_s) < SURE_S:
+            if window.a_s >= due_s - NOTICE_S or window.b_s - max(window.a_s, last.ended_s) < SURE_S:
                 continue
             if window.length_s < worker.interval_s and short > SHORT_WINDOWS:
                 continue
             due_s = max(due_s, window.b_s + worker.patience_s)
         for window in _after(self.of_sure[last.daemon], last.ended_s)[:1]:
-            if window.a_s < due_s and window.b_s - max(window.a_s, last.ended_s) >= SURE_S:
+            if window.a_s < due_s - NOTICE_S and window.b_s - max(window.a_s, last.ended_s) >= SURE_S:
                 due_s = max(due_s, min(window.b_s, due_s) + worker.patience_s)
         return due_s
 
@@ -102,14 +105,13 @@ def measured(record: Record) -> Outages:
     outer = [_gaps(some, ended_s=record.ended_s, is_outer=True) for some in probes]
     forward = [fault.begun_s for fault in record.faults if fault.kind == "store.clock" and record.is_clock_stepped]
     lost = [Window(a_s=loss.kept_s, b_s=loss.back_s) for loss in record.losses]
-    sure = [window for window in _common(inner) if window.length_s >= SURE_S]
-    possible = [window for window in _common(outer) if window.length_s >= POSSIBLE_S]
+    sure, possible = _common(inner, SURE_S), _common(outer, POSSIBLE_S)
     possible += [Window(a_s=at_s - STEP_S, b_s=at_s + STEP_S) for at_s in forward]
     return Outages(
         sure=tuple(sorted(sure + lost)),
         possible=tuple(sorted(possible + lost)),
-        of_sure=tuple(tuple(window for window in some if window.length_s >= SURE_S) for some in inner),
-        of_possible=tuple(tuple(window for window in some if window.length_s >= POSSIBLE_S) for some in outer),
+        of_sure=tuple(tuple(_common([some], SURE_S)) for some in inner),
+        of_possible=tuple(tuple(_common([some], POSSIBLE_S)) for some in outer),
     )
 
 
@@ -118,27 +120,24 @@ def _after(windows: Iterable[Window], at_s: float) -> list[Window]:
 
 
 def _gaps(probes: Sequence[Probe], *, ended_s: float, is_outer: bool) -> list[Window]:
-    """The spans between two successes of one daemon."""
+    """The spans between two successes of one daemon. Those that are sure have a failure in them: without, it may have
+    been the harness that was asleep."""
     gaps: list[Window] = []
+    failed = [probe for probe in probes if not probe.is_stored]
     before_s = 0.0
     for probe in sorted((probe for probe in probes if probe.is_stored), key=lambda probe: probe.ended_s):
-        until_s = probe.ended_s if is_outer else probe.sent_s
-        if until_s > before_s:
-            gaps.append(Window(a_s=before_s, b_s=until_s))
+        gaps.append(Window(a_s=before_s, b_s=probe.ended_s if is_outer else probe.sent_s))
         before_s = probe.sent_s if is_outer else probe.ended_s
-    if ended_s > before_s:
-        gaps.append(Window(a_s=before_s, b_s=ended_s))
-    return gaps
+    gaps.append(Window(a_s=before_s, b_s=ended_s))
+    gaps = [gap for gap in gaps if gap.length_s >= min(SURE_S, POSSIBLE_S)]
+    return [gap for gap in gaps if is_outer or any(gap.a_s <= one.sent_s and one.ended_s <= gap.b_s for one in failed)]
 
 
-def _common(each: Sequence[Sequence[Window]]) -> list[Window]:
-    """Where all of them have a window."""
+def _common(each: Sequence[Sequence[Window]], least_s: float) -> list[Window]:
+    """Where all of them have a window, if that is so long."""
     common = list(each[0])
     for windows in each[1:]:
         common = [
-            Window(a_s=max(one.a_s, other.a_s), b_s=min(one.b_s, other.b_s))
-            for one in common
-            for other in windows
-            if max(one.a_s, other.a_s) < min(one.b_s, other.b_s)
+            Window(a_s=max(one.a_s, other.a_s), b_s=min(one.b_s, other.b_s)) for one in common for other in windows
         ]
-    return common
+    return [window for window in common if window.length_s >= least_s]

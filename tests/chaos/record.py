@@ -223,6 +223,24 @@ class Record:
         return whole
 
 
+def from_json(whole: dict[str, Any]) -> Record:
+    """A record out of a file."""
+    record = Record(**{name: whole[name] for name in ("seed", "daemons", "sweep_s", "durability", "is_clock_stepped")})
+    record.is_settled, record.ended_s = whole["is_settled"], whole["ended_s"]
+    record.workers = {name: Worker(**worker) for name, worker in whole["workers"].items()}
+    record.tries = [Try(**{**one, "said": Said(one["said"])}) for one in whole["tries"]]
+    record.probes = [Probe(**one) for one in whole["probes"]]
+    record.faults = [Fault(**one) for one in whole["faults"]]
+    record.losses = [Loss(**one) for one in whole["losses"]]
+    record.entries = [Entry(**one) for one in whole["entries"]]
+    record.arrivals = [Arrival(**{**one, "body": one["body"].encode()}) for one in whole["arrivals"]]
+    record.readings = [Reading(**one) for one in whole["readings"]]
+    record.outcomes = [Outcome(**one) for one in whole["outcomes"]]
+    record.receivers = {name: frozenset(kinds) for name, kinds in whole["receivers"].items()}
+    record.final, record.trouble = whole["final"], whole["trouble"]
+    return record
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Violation:
     """A promise that was broken. ``worker`` may be empty."""

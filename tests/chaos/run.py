@@ -105,8 +105,8 @@ class _Settling:
         outages = measured(self._record)
         for life in self._plan.lives:
             tries = self._record.of(life.worker.name)
-            if not tries:
-                return False
+            if not tries or (life.back_s is not None and tries[-1].sent_s < life.back_s):
+                return False  # its next turn is about to begin
             last = tries[-1]
             if now_s - last.ended_s < life.worker.interval_s + 0.5:
                 if not last.is_stored:
