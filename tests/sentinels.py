@@ -48,7 +48,8 @@ LAST_PORT: Final = 32_000
 
 _QUICK: Final = {
     "info-period": 500,
-    "ping-period": 100,
+    # A replica whose INFO is older than five of these is not promoted, and INFO comes once a second while the primary is down.
+    "ping-period": 300,
     "ask-period": 200,
     "publish-period": round(DEMOTED_AFTER_S * 250),
     "election-timeout": 1_000,
