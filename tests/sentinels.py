@@ -48,7 +48,8 @@ LAST_PORT: Final = 32_000
 
 _QUICK: Final = {
     "info-period": 500,
-    "ping-period": 100,
+    # A replica whose INFO is older than five of these is not promoted; it comes once a second when the primary is down.
+    "ping-period": 300,
     "ask-period": 200,
     "publish-period": round(DEMOTED_AFTER_S * 250),
     "election-timeout": 1_000,
@@ -142,6 +143,14 @@ class Sentinel:
             )
         until(self._answers, f"the Sentinel at {self.port} answers: {self.log()}", timeout_s=SETTLE_S)
         self.ask("DEBUG", *(str(word) for pair in _QUICK.items() for word in pair))
+
+    def watch(self, node: Node) -> None:
+        """Start it, when it was killed, without what it knew: ``node`` is the primary, whatever that says of itself."""
+        (self.directory / "sentinel.conf").write_text(
+            f"bind 127.0.0.1\nport {self.port}\ndir {self.directory}\n"
+            f"sentinel monitor {SERVICE} 127.0.0.1 {node.port} 1\n"
+        )
+        self.start()
 
     def _answers(self) -> bool:
         assert self.process is not None
@@ -273,11 +282,13 @@ def watched(
     replicas: int = 1,
     sentinels: int = 1,
     options: Sequence[str] = (),
+    sentinel_lines: Sequence[str] = (),
     down_after_ms: int = DOWN_AFTER_MS,
 ) -> Iterator[Watched]:
     """A primary, ``replicas`` and ``sentinels``, settled; everything is gone afterwards.
 
-    ``binary`` serves for all of them: Valkey, if it is not given. ``options`` are for the servers. A majority of the
+    ``binary`` serves for all of them: Valkey, if it is not given. ``options`` are for the servers, ``sentinel_lines``
+    go into the configuration of the Sentinels. A majority of the
     Sentinels has to agree before a failover: 3 of them take a second longer to begin than 1.
     """
     program = binary or servers.valkey_binary()
@@ -303,7 +314,7 @@ def watched(
                     f"bind 127.0.0.1\nport {port}\ndir {directory}\n"
                     f"sentinel monitor {SERVICE} 127.0.0.1 {primary_port} {sentinels // 2 + 1}\n"
                     f"sentinel down-after-milliseconds {SERVICE} {down_after_ms}\n"
-                    f"sentinel failover-timeout {SERVICE} 2000\n"
+                    f"sentinel failover-timeout {SERVICE} 2000\n" + "".join(f"{line}\n" for line in sentinel_lines)
                 )
                 held.sentinels.append(Sentinel(binary=program, directory=directory, port=port))
                 held.sentinels[-1].start()

@@ -29,6 +29,7 @@ from alerts.thread_store import ThreadStore, Want
 from alerts.wording import Standing
 from monitor.liveness import EventKind, Liveness
 from tests.alerts_fakes import START_MS, Clock, Inbox, event, nid_of, until
+from tests.stores import pools
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -63,7 +64,7 @@ class Rig:
     def __init__(self, store_url: str, **rest: Any) -> None:
         self.clock = Clock()
         self.inbox = Inbox(**rest)
-        self.store = QueueStore(redis_url=store_url, receivers=2)
+        self.store = QueueStore(pools=pools(store_url), receivers=2)
         self.threads = ThreadStore(self.store, "ops")
         self.ledger = Ledger(self.store)
         self.standing_is_down = 0

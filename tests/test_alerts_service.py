@@ -41,6 +41,7 @@ from tests.alerts_fakes import (
     until,
     webhook_server,
 )
+from tests.stores import pools
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -71,7 +72,7 @@ class Daemon:
         self.source = source
         self.clock = clock
         self.service = AlertService(
-            redis_url=url,
+            pools=pools(url),
             receivers=receivers,
             routes=routes,
             source=source,
@@ -375,7 +376,7 @@ async def test_p23_without_confirmation_nothing_is_sent_and_it_is_logged_once(cl
     ops = Inbox()
     with servers.running(servers.valkey_binary()) as server, capture_logs() as logs:
         service = AlertService(
-            redis_url=server.url,
+            pools=pools(server.url),
             receivers=[ops],
             routes=[Route(receivers=("ops",), events=frozenset(EventKind), repeat_interval_ms=0)],
             source=ListSource([event()]),

@@ -14,6 +14,7 @@ from alerts.thread import Draft, Frozen, Member, Outcome, Role, Shape, Thread, T
 from alerts.thread_store import DEAD_LETTERS, OUTCOMES_KEPT, Change, Claimed, Seen, Stats, ThreadStore, Want
 from tests import servers
 from tests.alerts_fakes import START_MS, event
+from tests.stores import pools
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,7 +26,7 @@ BASE = "{lt:ops}"
 
 @pytest.fixture
 async def store(store_url: str) -> AsyncIterator[QueueStore]:
-    opened = QueueStore(redis_url=store_url, receivers=2)
+    opened = QueueStore(pools=pools(store_url), receivers=2)
     yield opened
     await opened.close()
 
@@ -374,7 +375,7 @@ async def test_a_thread_that_cannot_be_read_does_not_block_the_others(threads: T
 
 @pytest.mark.parametrize("name", ["", "a}b", "{a", "a b", "x" * 65])
 def test_a_name_that_would_leave_its_hash_tag_is_refused(name: str) -> None:
-    store = QueueStore(redis_url="unix:///nowhere", receivers=1)
+    store = QueueStore(pools=pools("unix:///nowhere"), receivers=1)
     with pytest.raises(ValueError, match="receiver name"):
         ThreadStore(store, name)
 
@@ -387,7 +388,7 @@ async def test_receivers_of_earlier_runs_are_known(store: QueueStore) -> None:
 
 
 async def test_a_store_that_is_away_is_told_by_type(tmp_path: object) -> None:
-    store = QueueStore(redis_url=f"unix://{tmp_path}/none", receivers=1)
+    store = QueueStore(pools=pools(f"unix://{tmp_path}/none"), receivers=1)
     threads = ThreadStore(store, "ops")
     memory = Durability.parse("memory")
     for call in (
@@ -403,7 +404,7 @@ async def test_a_store_that_is_away_is_told_by_type(tmp_path: object) -> None:
 
 
 async def _begin_at(url: str, durability: str) -> tuple[Confirmation, list[bool], bool]:
-    store = QueueStore(redis_url=url, receivers=1)
+    store = QueueStore(pools=pools(url), receivers=1)
     level = Durability.parse(durability)
     threads = ThreadStore(store, "ops")
     await _put(threads, "w4:acmew")

@@ -23,6 +23,7 @@ from monitor.daemon.toml_source import Source, SourceError, overlay, read_file
 from monitor.settings.globs import Glob
 from monitor.settings.key_material import Surroundings
 from monitor.settings.section import Problem, Section, refusal
+from monitor.settings.store_urls import is_sentinel_url, sentinel_url
 from monitor.settings.units import Duration, Size, duration_text, lasting, sized
 from monitor.settings.urls import Url
 
@@ -49,7 +50,7 @@ MOST_REPLICAS: Final = 16
 AUTO: Final = "auto"
 MOST_PROCESSES: Final = 64
 _KIB: Final = 1024
-_STORE_URLS: Final = "must be embedded:, redis://, rediss:// or unix://"
+_STORE_URLS: Final = "must be embedded:, redis://, rediss://, unix:// or redis+sentinel://"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +76,9 @@ def _durability(value: object) -> Durability:
 
 def _store_url(text: str) -> Url:
     if text == EMBEDDED:
+        return Url(text)
+    if is_sentinel_url(text):
+        sentinel_url(text)
         return Url(text)
     try:
         parts = urlsplit(text)

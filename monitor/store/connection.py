@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, ResponseError
-from redis.maint_notifications import MaintNotificationsConfig
 
+from monitor.store.address import Address
 from monitor.store.errors import StoreRefusedError, StoreUnavailableError
 from monitor.store.library import LIBRARY_NAME, LIBRARY_SOURCE
 from monitor.store.lines import TROUBLE, Lines
+from monitor.store.primary import NOT_EVICTING, UnfitPrimaryError, eviction
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -53,39 +54,18 @@ class Connection:
     """
 
     def __init__(self, url: str, *, timeout_s: float, clock: StoreClock) -> None:
-        self._url = url
+        self.address = Address(url, timeout_s=timeout_s)
         self._timeout_s = timeout_s
         self._clock = clock
         again = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.25), 2)
         again.update_supported_errors([RuntimeError])  # type: ignore[list-item]  # on uvloop, see TROUBLE
-        self._writing = Lines(self._line_pool(), most=WRITERS)
+        self._writing = Lines(self.address.unlimited(), most=WRITERS)
         self._reading = self._client(READERS, again)
         self._once = self._client(ONCE, Retry(NoBackoff(), 0))
 
-    def _line_pool(self) -> ConnectionPool:
-        return ConnectionPool.from_url(
-            self._url,
-            # The time limit of a call is around all of it. Inner ones would cost a task each, and on Python 3.11 can
-            # swallow the outer one's cancellation.
-            socket_timeout=None,
-            socket_connect_timeout=None,
-            retry=Retry(NoBackoff(), 0),
-            maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        )
-
     def _client(self, connections: int, retry: Retry) -> Redis:
         return Redis(
-            connection_pool=BlockingConnectionPool.from_url(
-                self._url,
-                max_connections=connections,
-                timeout=self._timeout_s,
-                socket_timeout=self._timeout_s,
-                socket_connect_timeout=self._timeout_s,
-                retry=retry,
-                # redis-py 8.1.0 does not replace a connection that the server has closed while idle unless
-                # this is off (redis-py issue 4252).
-                maint_notifications_config=MaintNotificationsConfig(enabled=False),
-            )
+            connection_pool=self.address.pool(max_connections=connections, timeout_s=self._timeout_s, retry=retry)
         )
 
     async def close(self) -> None:
@@ -94,6 +74,7 @@ class Connection:
         for client in (self._reading, self._once):
             await client.aclose()
             await client.connection_pool.disconnect()
+        await self.address.close()
 
     async def judge_server(self) -> None:
         """Refuse a server that would lose data or can't run the library.
@@ -105,14 +86,12 @@ class Connection:
             async with asyncio.timeout(self._timeout_s):
                 memory = await self._reading.info("memory")
                 server = await self._reading.info("server")
+        except UnfitPrimaryError as error:
+            raise StoreRefusedError(str(error)) from error
         except TROUBLE as error:
             raise _unavailable(error) from error
-        policy = memory.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction":
-            raise StoreRefusedError(
-                f"the store evicts keys: its maxmemory-policy is {policy!r}, which would drop workers and alerts "
-                f"without a word; set it to 'noeviction'"
-            )
+        if problem := eviction(memory.get("maxmemory_policy", NOT_EVICTING)):
+            raise StoreRefusedError(problem)
         version = str(server.get("redis_version", "0"))
         if int(version.split(".", maxsplit=1)[0]) < OLDEST_MAJOR:
             raise StoreRefusedError(f"the store has no functions: it is version {version}; Redis 7.0, Valkey or newer")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from monitor.events import Event
+    from monitor.store.address import Address
     from monitor.workers import Beat, Disconnect, Evidence, Moved, Worker, WorkerKey
 
     _Call = Callable[..., Awaitable[Any]]
@@ -201,6 +202,11 @@ class Store:
     async def close(self) -> None:
         """Close every connection."""
         await self._connection.close()
+
+    @property
+    def address(self) -> Address:
+        """Where it is, for others who speak to it."""
+        return self._connection.address
 
     async def _hello(self, partition: int) -> None:
         _, schema, partitions = await self._connection.write("hello", partition, SCHEMA_VERSION, self.partitions)

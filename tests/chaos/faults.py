@@ -10,10 +10,11 @@ import signal
 from typing import TYPE_CHECKING, Final
 
 from tests import disks
-from tests.chaos.plan import OF_NET, Kind
+from tests.chaos.plan import OF_NET, OF_RECEIVER, OF_SENTINEL, OF_STORE, Kind
 from tests.chaos.record import Fault, Loss
 from tests.chaos.site import RECEIVERS
 from tests.proxies import BOTH, CutAnswer, CutRequest, Way
+from tests.sentinels import DEMOTED_AFTER_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -22,12 +23,17 @@ if TYPE_CHECKING:
     from tests.chaos.plan import Step
     from tests.chaos.site import Seat, Site, Store
     from tests.proxies import Proxy
+    from tests.sentinels import Watched
 
 START_S: Final = 30.0
 """A daemon or a store is back within this, or the fault is noted as lasting so long."""
 SYNC_MS: Final = 5_000
 AFTER_SYNC_S: Final = 0.4
 """After a sync the next one comes a second later: what is cut off before is what a power cut may take."""
+
+
+REPLICATION_S: Final = 1.0
+"""A replica may lag so much behind its primary."""
 
 
 class Breaker:
@@ -51,6 +57,21 @@ class Breaker:
             )
 
     async def _doing(self, step: Step) -> None:
+        if step.kind in OF_RECEIVER:
+            await self._receiver(step)
+        elif step.kind in OF_NET:
+            await self._net(step)
+        elif step.kind in OF_SENTINEL:
+            assert self._site.watched is not None
+            await self._failover(step, self._site.watched)
+        elif step.kind in OF_STORE:
+            await (self._own_store(step) if self._site.store is None else self._store(step, self._site.store))
+        else:
+            await self._daemons(step)
+
+    # Daemons ------------------------------------------------------------------------------------------------------
+
+    async def _daemons(self, step: Step) -> None:
         match step.kind:
             case Kind.DAEMON_KILL:
                 await self._away([self._site.seats[step.target]], step.for_s, _kill)
@@ -62,22 +83,8 @@ class Breaker:
                 await self._paused([self._site.seats[step.target]], step.for_s)
             case Kind.ALL_PAUSE:
                 await self._paused(self._site.seats, step.for_s)
-            case Kind.STORE_KILL if self._site.store is None:
-                self._signal_store(signal.SIGKILL)
-                await self._take_beats(self._site.seats)
-            case Kind.STORE_PAUSE:
-                self._signal_store(signal.SIGSTOP)
-                await asyncio.sleep(step.for_s)
-                self._signal_store(signal.SIGCONT)
-            case Kind.RECEIVER_500 | Kind.RECEIVER_HANGS | Kind.RECEIVER_CLOSED:
-                await self._receiver(step)
-            case _ if step.kind in OF_NET:
-                await self._net(step)
             case _:
-                assert self._site.store is not None
-                await self._store(step, self._site.store)
-
-    # Daemons ------------------------------------------------------------------------------------------------------
+                raise AssertionError(step)
 
     async def _away(self, seats: list[Seat], for_s: float, end: Callable[[Seat], Awaitable[None]]) -> None:
         await asyncio.gather(*(end(seat) for seat in seats))
@@ -117,8 +124,23 @@ class Breaker:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    async def _own_store(self, step: Step) -> None:
+        """To the one that a daemon keeps for itself, and starts again by itself."""
+        if step.kind is Kind.STORE_KILL:
+            self._signal_store(signal.SIGKILL)
+            await self._take_beats(self._site.seats)
+        else:
+            await self._store_paused(step)
+
+    async def _store_paused(self, step: Step) -> None:
+        self._signal_store(signal.SIGSTOP)
+        await asyncio.sleep(step.for_s)
+        self._signal_store(signal.SIGCONT)
+
     async def _store(self, step: Step, store: Store) -> None:
         match step.kind:
+            case Kind.STORE_PAUSE:
+                await self._store_paused(step)
             case Kind.STORE_KILL:
                 await store.kill()
                 await asyncio.sleep(step.for_s)
@@ -176,8 +198,38 @@ class Breaker:
         await asyncio.sleep(step.for_s)
         back_s = self._site.timeline.now_s()
         await store.start()
-        self._site.record.losses.append(Loss(kept_s=kept_s, back_s=back_s, is_confirmed=is_confirmed))
+        self._site.record.losses.append(Loss(kept_s=kept_s, away_s=back_s, back_s=back_s, is_confirmed=is_confirmed))
         self._cast.forget_place()
+
+    async def _failover(self, step: Step, watched: Watched) -> None:
+        """Have another primary. What the old one had not passed on is lost, and what it takes when it is back, until it
+        is told that it is none any more."""
+        begun_s = self._site.timeline.now_s()
+        old = await asyncio.to_thread(watched.primary)
+        match step.kind:
+            case Kind.FAILOVER:
+                await asyncio.to_thread(watched.failover)
+            case Kind.PRIMARY_KILL:
+                await asyncio.to_thread(old.kill)
+                await asyncio.to_thread(watched.another, than=old)
+                await asyncio.sleep(step.for_s)
+                await asyncio.to_thread(old.start)
+            case _:
+                old.pause()
+                await asyncio.sleep(step.for_s)
+                old.resume()
+        await asyncio.sleep(DEMOTED_AFTER_S)
+        await asyncio.to_thread(watched.settled)
+        self._site.record.losses.append(
+            Loss(
+                kept_s=begun_s - REPLICATION_S,
+                away_s=begun_s,
+                back_s=self._site.timeline.now_s(),
+                is_confirmed=False,
+            )
+        )
+        self._cast.forget_place()
+        await self._take_beats(self._site.seats)
 
     # The network --------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,12 @@ SHORT_WINDOWS: Final = 3
 NOTICE_S: Final = 1.0
 """Before a gap has lasted 750 ms it is none: what was due sooner is not moved. Who lives is not due so soon, since the
 least grace is a second."""
+RESTARTS: Final = frozenset(
+    {"daemons.kill", "store.kill", "store.power_cut", "store.restore"}
+    | {"sentinel.failover", "sentinel.primary_kill", "sentinel.primary_pause"}
+)
+RESTARTS_OF_ONE: Final = frozenset({"daemon.kill", "daemon.restart"})
+"""After these there is a window, however short it was."""
 STEP_S: Final = 1.0
 """A step of the store's clock may look like a window that ends so much later at the most."""
 
@@ -104,11 +110,17 @@ def measured(record: Record) -> Outages:
     inner = [_gaps(some, ended_s=record.ended_s, is_outer=False) for some in probes]
     outer = [_gaps(some, ended_s=record.ended_s, is_outer=True) for some in probes]
     forward = [fault.begun_s for fault in record.faults if fault.kind == "store.clock" and record.is_clock_stepped]
+    away = [Window(a_s=loss.kept_s, b_s=loss.away_s) for loss in record.losses]
     lost = [Window(a_s=loss.kept_s, b_s=loss.back_s) for loss in record.losses]
     sure, possible = _common(inner, SURE_S), _common(outer, POSSIBLE_S)
     possible += [Window(a_s=at_s - STEP_S, b_s=at_s + STEP_S) for at_s in forward]
+    possible += [
+        Window(a_s=fault.begun_s - POSSIBLE_S, b_s=fault.ended_s)
+        for fault in record.faults
+        if fault.kind in RESTARTS or (record.daemons == 1 and fault.kind in RESTARTS_OF_ONE)
+    ]
     return Outages(
-        sure=tuple(sorted(sure + lost)),
+        sure=tuple(sorted(sure + away)),
         possible=tuple(sorted(possible + lost)),
         of_sure=tuple(tuple(_common([some], SURE_S)) for some in inner),
         of_possible=tuple(tuple(_common([some], POSSIBLE_S)) for some in outer),

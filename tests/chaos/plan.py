@@ -26,6 +26,8 @@ class Shape(StrEnum):
     EMBEDDED = "embedded"
     VALKEY = "valkey"
     REDIS = "redis"
+    SENTINEL = "sentinel"
+    """A Valkey, its replica and a Sentinel that watches them."""
 
 
 class Kind(StrEnum):
@@ -43,6 +45,9 @@ class Kind(StrEnum):
     STORE_CLOCK = "store.clock"
     DISK_FULL = "store.disk_full"
     MEMORY_FULL = "store.memory_full"
+    FAILOVER = "sentinel.failover"
+    PRIMARY_KILL = "sentinel.primary_kill"
+    PRIMARY_PAUSE = "sentinel.primary_pause"
     NET_CUT = "net.cut"
     NET_CUT_KTH = "net.cut_kth"
     NET_DELAY = "net.delay"
@@ -59,11 +64,20 @@ OF_ONE_DAEMON: Final = frozenset({Kind.DAEMON_KILL, Kind.DAEMON_PAUSE, Kind.DAEM
 OF_ALL_DAEMONS: Final = frozenset({Kind.ALL_KILL, Kind.ALL_PAUSE})
 OF_NET: Final = frozenset(kind for kind in Kind if kind.startswith("net."))
 OF_STORE: Final = frozenset(kind for kind in Kind if kind.startswith("store."))
+OF_SENTINEL: Final = frozenset(kind for kind in Kind if kind.startswith("sentinel."))
 OF_RECEIVER: Final = frozenset(kind for kind in Kind if kind.startswith("receiver."))
 EMBEDDED_STORE: Final = frozenset({Kind.STORE_KILL, Kind.STORE_PAUSE})
 """What can be done to a store that a daemon keeps for itself."""
 NEEDS_VALKEY: Final = frozenset({Kind.STORE_POWER_CUT, Kind.STORE_CLOCK})
 """Debian's Redis 7.0 knows no WAITAOF, which says what a power cut may lose, and does not run under faketime."""
+
+
+DURABILITIES: Final = {
+    Shape.EMBEDDED: ("fsync", "fsync", "memory"),
+    Shape.VALKEY: ("fsync", "fsync", "memory"),
+    Shape.REDIS: ("fsync", "memory"),
+    Shape.SENTINEL: ("replicas:1", "replicas:1", "memory"),
+}
 
 
 class Ending(StrEnum):
@@ -145,7 +159,9 @@ class Plan:
 def make(seed: int, *, kinds: frozenset[Kind] = frozenset(Kind), faketime: bool = True) -> Plan:
     """The plan of a seed. ``kinds`` and ``faketime`` narrow what it may hold, and so change it."""
     rng = random.Random(seed)  # noqa: S311 - a plan, not a secret
-    shape = rng.choices([Shape.EMBEDDED, Shape.VALKEY, Shape.REDIS], [2, 6, 2])[0]
+    shape = rng.choices(list(Shape), [2, 7, 2, 2])[0]
+    if shape is Shape.SENTINEL and not kinds & OF_SENTINEL:
+        shape = Shape.VALKEY
     daemons = 1 if shape is Shape.EMBEDDED else rng.choice([1, 2, 2, 3])
     possible = sorted(kind for kind in kinds if _fits(kind, shape, daemons, faketime=faketime))
     steps = _steps(rng, possible, daemons)
@@ -156,7 +172,7 @@ def make(seed: int, *, kinds: frozenset[Kind] = frozenset(Kind), faketime: bool 
         seed=seed,
         shape=shape,
         daemons=daemons,
-        durability=rng.choice(["fsync", "fsync", "memory"]) if not _loses(steps) else "fsync",
+        durability=rng.choice(DURABILITIES[shape]),
         partitions=rng.choice([1, 1, 2]),
         lives=tuple(_life(rng, number, daemons) for number in range(rng.randint(8, 14))),
         steps=steps,
@@ -164,14 +180,14 @@ def make(seed: int, *, kinds: frozenset[Kind] = frozenset(Kind), faketime: bool 
     )
 
 
-def _loses(steps: tuple[Step, ...]) -> bool:
-    return any(step.kind is Kind.STORE_POWER_CUT for step in steps)
-
-
 def _fits(kind: Kind, shape: Shape, daemons: int, *, faketime: bool) -> bool:
     if kind is Kind.STORE_CLOCK and not faketime:
         return False
     if kind in OF_ALL_DAEMONS and daemons == 1:
+        return False
+    if shape is Shape.SENTINEL:
+        return kind not in OF_NET | OF_STORE
+    if kind in OF_SENTINEL:
         return False
     if shape is Shape.EMBEDDED:
         return kind not in OF_NET and (kind not in OF_STORE or kind in EMBEDDED_STORE)
@@ -185,7 +201,7 @@ def _steps(rng: random.Random, possible: list[Kind], daemons: int) -> tuple[Step
         kind = rng.choice(possible)
         at_s = round(rng.uniform(FIRST_FAULT_S, LAST_FAULT_S), 2)
         for_s = round(min(LONGEST_S, 0.1 * 90 ** rng.random()), 2)  # 0.1 s to 9 s, half of them below 1 s
-        if kind in OF_RECEIVER | OF_STORE | OF_ALL_DAEMONS and rng.random() < 0.6:
+        if kind in OF_RECEIVER | OF_STORE | OF_SENTINEL | OF_ALL_DAEMONS and rng.random() < 0.6:
             for_s = round(rng.uniform(1.0, LONGEST_S), 2)
         target = rng.randrange(2 if kind in OF_RECEIVER else daemons)
         step = Step(kind=kind, at_s=at_s, for_s=for_s, target=target, amount=_amount(rng, kind))

@@ -80,12 +80,13 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loss:
-    """The store came back without what it was told in (``kept_s``, ``back_s``).
+    """The store came back without what it was told in (``kept_s``, ``back_s``). It was away until ``away_s`` for sure.
 
     ``is_confirmed``: also without what it had confirmed as durable; only the restore of an old copy does that.
     """
 
     kept_s: float
+    away_s: float
     back_s: float
     is_confirmed: bool
 

@@ -19,7 +19,7 @@ from tests.chaos.plan import Shape
 from tests.chaos.receivers import Receiver
 from tests.daemons import gone
 from tests.proxies import Proxy
-from tests.sentinels import free_ports
+from tests.sentinels import free_ports, watched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tests.chaos.record import Record
     from tests.chaos.timeline import Timeline
     from tests.daemons import Daemon, Home
+    from tests.sentinels import Watched
 
 SECRET: Final = "chaos" * 8
 SWEEP_S: Final = 0.5
@@ -77,14 +78,14 @@ def _faked(**words: str) -> dict[str, str]:
 class Seat:
     """One daemon's place: its port, its proxy, and the process that sits there now."""
 
-    def __init__(self, home: Home, port: int, proxy: Proxy | None, skew: Skew | None) -> None:
+    def __init__(self, home: Home, port: int, proxy: Proxy | None, url: str | None, skew: Skew | None) -> None:
         self.port = port
         self.proxy = proxy
         self.daemon: Daemon | None = None
         self._home = home
         self._env = {"LASTSEEN_SERVER__PORT": str(port)}
-        if proxy is not None:
-            self._env["LASTSEEN_STORE__URL"] = proxy.url
+        if url is not None:
+            self._env["LASTSEEN_STORE__URL"] = url
         if skew is not None:
             rate = "" if skew.rate == 1.0 else f" x{skew.rate:g}"
             self._env |= _faked(FAKETIME=f"{skew.offset_s:+d}{rate}")
@@ -173,7 +174,8 @@ class Store:
 
 
 class Site:
-    """Everything of one run. ``ports`` are the daemons'."""
+    """Everything of one run. Where there is neither ``store`` nor ``watched``, the daemon keeps its own store.
+    ``ports`` are the daemons'."""
 
     def __init__(self, plan: Plan, home: Home, record: Record, timeline: Timeline) -> None:
         self.plan = plan
@@ -183,6 +185,8 @@ class Site:
         ports = free_ports(plan.daemons + len(RECEIVERS))
         self.ports = ports[: plan.daemons]
         self.store: Store | None = None
+        self.watched: Watched | None = None
+        self._stack = contextlib.ExitStack()
         self.receivers = {
             name: Receiver(name, port, timeline, record.arrivals)
             for name, port in zip(RECEIVERS, ports[plan.daemons :], strict=True)
@@ -196,7 +200,9 @@ class Site:
             await receiver.open()
         self.home.write(SECRET, "token-secret")
         self.home.write(config(self.plan, self.receivers))
-        if self.plan.shape is not Shape.EMBEDDED:
+        if self.plan.shape is Shape.SENTINEL:
+            self.watched = await asyncio.to_thread(self._stack.enter_context, watched())
+        elif self.plan.shape is not Shape.EMBEDDED:
             directory = self.home.directory / "store"
             self.store = Store(directory, self.plan.shape, is_stepped=self.plan.is_clock_stepped)
             await self.store.start()
@@ -205,7 +211,8 @@ class Site:
             if self.store is not None:
                 proxy = Proxy(self.store.url)
                 await proxy.heal()
-            self.seats.append(Seat(self.home, port, proxy, skew))
+            url = proxy.url if proxy else self.watched.url if self.watched else None
+            self.seats.append(Seat(self.home, port, proxy, url, skew))
         await asyncio.gather(*(seat.launch() for seat in self.seats))
         for seat in self.seats:
             assert seat.daemon is not None
@@ -228,6 +235,10 @@ class Site:
             self.store.signal(signal.SIGCONT)
             await self.store.kill()
             pids += self.store.pids
+        elif self.watched is not None:
+            for node in self.watched.nodes:
+                node.resume()
+            await asyncio.to_thread(self._stack.close)
         else:
             pid = self.store_pid()
             if pid is not None and not gone(pid):
