@@ -159,11 +159,11 @@ class Plan:
 def make(seed: int, *, kinds: frozenset[Kind] = frozenset(Kind), faketime: bool = True) -> Plan:
     """The plan of a seed. ``kinds`` and ``faketime`` narrow what it may hold, and so change it."""
     rng = random.Random(seed)  # noqa: S311 - a plan, not a secret
-    shape = rng.choices(list(Shape), [2, 7, 2, 2])[0]
-    if shape is Shape.SENTINEL and not kinds & OF_SENTINEL:
-        shape = Shape.VALKEY
-    daemons = 1 if shape is Shape.EMBEDDED else rng.choice([1, 2, 2, 3])
-    possible = sorted(kind for kind in kinds if _fits(kind, shape, daemons, faketime=faketime))
+    shape, daemons, possible = Shape.EMBEDDED, 1, list[Kind]()
+    while not possible:  # what is asked for may need another store, or more daemons
+        shape = rng.choices(list(Shape), [2, 7, 2, 2])[0]
+        daemons = 1 if shape is Shape.EMBEDDED else rng.choice([1, 2, 2, 3])
+        possible = sorted(kind for kind in kinds if _fits(kind, shape, daemons, faketime=faketime))
     steps = _steps(rng, possible, daemons)
     skews: list[Skew | None] = [None] * daemons
     if faketime and shape is not Shape.EMBEDDED and rng.random() < 0.3:
