@@ -223,7 +223,7 @@ class Breaker:
         self._site.record.losses.append(
             Loss(
                 kept_s=begun_s - REPLICATION_S,
-                away_s=begun_s,
+                away_s=begun_s - REPLICATION_S,
                 back_s=self._site.timeline.now_s(),
                 is_confirmed=False,
             )
