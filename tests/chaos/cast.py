@@ -25,6 +25,7 @@ PROBE_EVERY_S: Final = 0.1
 PROBE_TIMEOUT_S: Final = 0.5
 MOST_PROBES: Final = 6
 """In flight to one daemon."""
+WARM_UP_S: Final = 10.0
 READ_EVERY_S: Final = 0.25
 READ_TIMEOUT_S: Final = 2.0
 NO_ANSWER: Final = (
@@ -149,6 +150,14 @@ class Cast:
         status, _ = await ask(self._ports[daemon], self._token, "POST", path, body, timeout_s=PROBE_TIMEOUT_S)
         ended_s = self._timeline.now_s()
         self._record.probes.append(Probe(daemon=daemon, sent_s=sent_s, ended_s=ended_s, is_stored=status == 204))
+
+    async def warm_up(self) -> None:
+        """What a daemon is asked first takes it longer."""
+        for port in self._ports:
+            for path in ("/api/v1/workers?limit=1000", "/api/v1/events?limit=1000"):
+                await ask(port, self._token, "GET", path, timeout_s=WARM_UP_S)
+            body = {"worker_id": "warm-up", "environment_name": "probes", "interval_seconds": PATIENT_S}
+            await ask(port, self._token, "POST", "/api/v1/workers/heartbeat", body, timeout_s=WARM_UP_S)
 
     # Readers ------------------------------------------------------------------------------------------------------
 

@@ -40,16 +40,17 @@ async def play(plan: Plan) -> Record:
         site = Site(plan, home, record, timeline)
         try:
             await site.open()
+            cast = Cast(record, timeline, site.ports, token())
+            await cast.warm_up()
             timeline.restart()
-            await _perform(plan, site)
+            await _perform(plan, site, cast)
         finally:
             await site.close()
     return record
 
 
-async def _perform(plan: Plan, site: Site) -> None:
+async def _perform(plan: Plan, site: Site, cast: Cast) -> None:
     record, timeline = site.record, site.timeline
-    cast = Cast(record, timeline, site.ports, token())
     breaker = Breaker(site, cast)
     async with asyncio.TaskGroup() as group:
         going = [group.create_task(cast.probe(number)) for number in range(plan.daemons)]
