@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from alerts.errors import StoreUnavailableError as QueueUnavailableError
 from monitor.api.app import create_app
 from monitor.api.express import Express
 from monitor.api.services import Services
@@ -26,6 +25,7 @@ from monitor.daemon.http import HttpServer, allow_descriptors
 from monitor.daemon.keys import auth_policy
 from monitor.daemon.listeners import relieve
 from monitor.daemon.oncall import AlertsOnCall
+from monitor.daemon.vitals import Vitals
 from monitor.events import event_id
 from monitor.health import Health
 from monitor.intake import Intake
@@ -38,7 +38,7 @@ from monitor.store.store import EnvironmentRule
 from monitor.sweeper import Sweeper, SweepSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from alerts.service import AlertService
     from monitor.daemon.config import Config
@@ -53,12 +53,8 @@ STORE_RETRY_S: Final = 0.5
 STORE_WAIT_S: Final = 30.0
 """How long a start waits for a store that does not answer yet."""
 ALERTS_STOP_S: Final = 3.0
-DELIVERY_CHECK_S: Final = 5.0
-DELIVERY_LAG_MS: Final = 60_000
 COLLECT_AFTER: Final = (10_000, 20, 50)
 """A request makes some ten objects that the collector looks at and that are gone with it: it need not look so often."""
-DELIVERY_LAG: Final = "delivery_lag"
-RECEIVER_DISABLED: Final = "receiver_disabled"
 
 
 def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:
@@ -107,12 +103,13 @@ class Daemon:
         self._listener, *self._others = listeners
         self._stop = asyncio.Event()
         self._failed: str | None = None
-        self._delivery_lag: list[str] = []
         self._metrics = Metrics(version=version(), deliveries=delivery_outcomes(config), share=share)
-        self._health = Health(sweep_interval_ms=config.liveness.sweep_interval_ms, probe=self._probe)
+        self._health = Health(
+            sweep_interval_ms=config.liveness.sweep_interval_ms,
+            probe=self._probe,
+            others=self._metrics.reasons_of_others,
+        )
         self._outbox = Outbox(store, owner=store.settings.daemon)
-        self._health.add_reasons(self._outbox.reasons)
-        self._health.add_reasons(lambda: self._delivery_lag)
         self._health.add_reasons(self._metrics.processes.reasons)
         self._pulse = Pulse(store, on_sums=self._metrics.blind)
         self._health.add_reasons(self._pulse.reasons)
@@ -139,6 +136,9 @@ class Daemon:
             outbox=self._outbox,
             on_outcome=self._metrics.delivery,
             on_failure=self._fail,
+        )
+        self._vitals = Vitals(
+            store=store, health=self._health, metrics=self._metrics, outbox=self._outbox, queues=self._alerts.health
         )
         limits, bounds = config.limits, config.liveness
         services = Services(
@@ -182,7 +182,7 @@ class Daemon:
         stop.then(self._begin_stop)
         self._scheduler.start()
         await self._alerts.start()
-        watching = asyncio.create_task(self._watch_deliveries(), name="watch deliveries")
+        watching = [_beside("vitals", self._vitals.run(), on_bug=self._fail)]
         # What the start has made lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -198,6 +198,8 @@ class Daemon:
                 await self._stop.wait()
                 pulsing.cancel()
                 relief.cancel()
+                for task in watching:
+                    task.cancel()
                 for sock in self._others:
                     sock.close()
                 # Requests, passes and deliveries that are under way end side by side, each within its own bound.
@@ -205,8 +207,9 @@ class Daemon:
                 group.create_task(self._alerts.stop(ALERTS_STOP_S), name="stop the alerts")
                 group.create_task(self._pulse.end(), name="end the pulse")
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
         await self._intake.drain()
         await self._outbox.release()
         if self._failed:
@@ -267,14 +270,19 @@ class Daemon:
             return False
         return True
 
-    async def _watch_deliveries(self) -> None:
-        """Keep the health's view of the queues fresh; the queues are asked, not the receivers."""
-        while True:
-            with contextlib.suppress(QueueUnavailableError):  # the store's trouble is a reason of its own
-                stats = await self._alerts.health()
-                self._delivery_lag = [DELIVERY_LAG] if any(one.lag_ms > DELIVERY_LAG_MS for one in stats) else []
-                self._delivery_lag += [RECEIVER_DISABLED] if any(one.disabled is not None for one in stats) else []
-            await asyncio.sleep(DELIVERY_CHECK_S)
+
+def _beside(
+    part: str, work: Coroutine[object, object, None], *, on_bug: Callable[[str, BaseException], None]
+) -> asyncio.Task[None]:
+    """Have a part run beside the others until it is cancelled; ``on_bug`` is told of one that ends otherwise."""
+    task = asyncio.create_task(work, name=part)
+
+    def ended(_: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            on_bug(part, error)
+
+    task.add_done_callback(ended)
+    return task
 
 
 def _log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

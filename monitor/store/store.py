@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from monitor.events import Event
+    from monitor.store.condition import Condition
     from monitor.workers import Beat, Disconnect, Evidence, Moved, Worker, WorkerKey
 
     _Call = Callable[..., Awaitable[Any]]
@@ -354,6 +355,14 @@ class Store:
     async def evidence(self, partition: int, evidence: Sequence[Evidence]) -> None:
         """Note at most 128 refused beats of one partition as signs of life (P11). Unknown workers are passed over."""
         await self._connection.write("evidence", partition, codec.evidence_argument(evidence))
+
+    async def condition(self) -> Condition:
+        """How the server is by its own word.
+
+        Raises:
+            StoreUnavailableError: it gave none in time.
+        """
+        return await self._connection.condition()
 
     # The outbox ---------------------------------------------------------------------------------------------------
 
