@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import os
 import secrets
@@ -14,6 +15,7 @@ import structlog
 
 from monitor.api.app import create_app
 from monitor.api.express import Express
+from monitor.api.health import reasons_now
 from monitor.api.services import Services
 from monitor.api.wire import BodyLimits, IntervalBounds
 from monitor.auth import Authenticator
@@ -26,6 +28,7 @@ from monitor.daemon.keys import auth_policy
 from monitor.daemon.listeners import relieve
 from monitor.daemon.oncall import AlertsOnCall
 from monitor.daemon.vitals import Vitals
+from monitor.daemon.watchdog import Watchdog
 from monitor.events import event_id
 from monitor.health import Health
 from monitor.intake import Intake
@@ -170,6 +173,9 @@ class Daemon:
             shutdown_timeout_ms=config.server.shutdown_timeout_ms,
             shortcut=Express(services),
         )
+        # One of several processes speaks for all: it knows when another is not well, and is missed when it is not.
+        speaks = share is None or share.process == 1
+        self._watchdog = _watchdog(config, services) if speaks and config.watchdog.target else None
 
     async def run(self, stop: StopSignal, on_ready: Callable[[], None]) -> None:
         """Serve until a signal or a failure; what was accepted is finished first.
@@ -195,6 +201,9 @@ class Daemon:
                 relief = group.create_task(relieve(self._others, self._adopt), name="relieve the other processes")
                 if not self._stop.is_set():
                     on_ready()
+                    if self._watchdog is not None:
+                        # A bug in it ends it alone: then the outside misses it, which is what it is for.
+                        watching.append(_beside("watchdog", self._watchdog.run(), on_bug=_log_end))
                 await self._stop.wait()
                 pulsing.cancel()
                 relief.cancel()
@@ -283,6 +292,22 @@ def _beside(
 
     task.add_done_callback(ended)
     return task
+
+
+def _log_end(part: str, error: BaseException) -> None:
+    log.error("daemon.part_ended", part=part, error=repr(error), exc_info=error)
+
+
+def _watchdog(config: Config, services: Services) -> Watchdog:
+    settings = config.watchdog
+    return Watchdog(
+        url=settings.target,
+        interval_s=settings.interval_ms / 1_000,
+        timeout_s=settings.timeout_ms / 1_000,
+        allow_private=settings.allow_private,
+        reasons=functools.partial(reasons_now, services),
+        on_outcome=services.metrics.ping,
+    )
 
 
 def _log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
