@@ -130,9 +130,10 @@ async def test_a_store_close_to_its_limit_is_a_reason_before_it_refuses_writes(s
         assert await looked.of_store() == []
 
 
-async def test_p23_a_store_without_an_append_only_file_is_not_as_durable_as_fsync_asks() -> None:
-    with servers.running(servers.valkey_binary(), "--appendonly", "no") as server:
-        async with looking(server.url, fsync=True) as looked:
+@pytest.mark.parametrize("option", [("--appendonly", "no"), ("--appendfsync", "no")], ids="=".join)
+async def test_p23_a_store_that_syncs_nothing_is_not_as_durable_as_fsync_asks(option: tuple[str, str]) -> None:
+    with servers.running(servers.valkey_binary(), *option) as server:
+        async with looking(server.url, fsync=True, timeout_s=HURRIED_S) as looked:
             assert await looked.of_store() == [Reason.STORE_NOT_DURABLE]
             assert looked.told("store_durable") == 0
         async with looking(server.url) as looked:  # memory

@@ -188,7 +188,7 @@ class Daemon:
         stop.then(self._begin_stop)
         self._scheduler.start()
         await self._alerts.start()
-        watching = [_beside("vitals", self._vitals.run(), on_bug=self._fail)]
+        beside = [_beside("vitals", self._vitals.run(), on_bug=self._fail)]
         # What the start has made lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -201,14 +201,13 @@ class Daemon:
                 relief = group.create_task(relieve(self._others, self._adopt), name="relieve the other processes")
                 if not self._stop.is_set():
                     on_ready()
-                    if self._watchdog is not None:
-                        # A bug in it ends it alone: then the outside misses it, which is what it is for.
-                        watching.append(_beside("watchdog", self._watchdog.run(), on_bug=_log_end))
+                # A bug in it ends it alone: then the outside misses it, which is what it is for.
+                pinging = _beside("watchdog", self._ping(), on_bug=_log_end)
+                beside.append(pinging)
                 await self._stop.wait()
                 pulsing.cancel()
+                pinging.cancel()
                 relief.cancel()
-                for task in watching:
-                    task.cancel()
                 for sock in self._others:
                     sock.close()
                 # Requests, passes and deliveries that are under way end side by side, each within its own bound.
@@ -216,13 +215,17 @@ class Daemon:
                 group.create_task(self._alerts.stop(ALERTS_STOP_S), name="stop the alerts")
                 group.create_task(self._pulse.end(), name="end the pulse")
         finally:
-            for task in watching:
+            for task in beside:
                 task.cancel()
-            await asyncio.gather(*watching, return_exceptions=True)
+            await asyncio.gather(*beside, return_exceptions=True)
         await self._intake.drain()
         await self._outbox.release()
         if self._failed:
             raise StartError(self._failed)
+
+    async def _ping(self) -> None:
+        if self._watchdog is not None:
+            await self._watchdog.run()
 
     def _begin_stop(self, why: str) -> None:
         again = self._health.stopping
