@@ -44,6 +44,8 @@ class ConditionGauges:
         self._durable: Final = store("store_durable", "Whether the store confirms writes as store.durability asks.")
         self._confirm_s: Final = store("store_confirm_seconds", "How long the last confirmation took.")
         self._routing_lag_s: Final = store("routing_lag_seconds", "How long the oldest event waits for its router.")
+        self._pulse_age_s: Final = store("pulse_age_seconds", "How long ago the store took a pulse of this process.")
+        self._skew_s: Final = store("store_skew_seconds", "By how much store time is ahead of the server's clock.")
         self._queued: Final = receiver("delivery_queue", "Notifications in attempts.")
         self._threads: Final = receiver(
             "alert_threads", "Workers and groups of which something was told or is to be told."
@@ -71,6 +73,11 @@ class ConditionGauges:
     def routing(self, lag_s: float) -> None:
         """How long events wait."""
         self._routing_lag_s.set(lag_s)
+
+    def pulse(self, *, age_s: float, skew_s: float) -> None:
+        """The age of the newest pulse that the store took, and by how much its time is ahead of its clock."""
+        self._pulse_age_s.set(age_s)
+        self._skew_s.set(skew_s)
 
     def queues(self, queues: Iterable[Queue]) -> None:
         """How the receivers' queues stand; none: it is not known."""

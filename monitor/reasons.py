@@ -33,6 +33,6 @@ class Reason(StrEnum):
     EVENT_LOOP_LAG = "event_loop_lag"
     """The event loop was held up: beats, sweeps and deliveries waited meanwhile."""
     BLIND = "blind"
-    """This daemon's own pulses do not reach the store, so beats may not either."""
+    """The store has not taken a pulse of this daemon for a while, so it may not take beats either."""
     CLOCK_SKEW = "clock_skew"
-    """The store's clock has jumped, and store time is kept apart from it."""
+    """The store's clock was stepped back, and store time is ahead of it."""

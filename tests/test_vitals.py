@@ -17,6 +17,7 @@ from monitor.clock import monotonic_s
 from monitor.daemon.vitals import CONFIRM_TRIES, DELIVERY_LAG_S, FULL_SHARE, LOOP_LAG_S, LOOP_WINDOW_S, Vitals
 from monitor.health import Health
 from monitor.metrics import Metrics
+from monitor.pulse import Pulse
 from monitor.reasons import Reason
 from monitor.store import StoreUnavailableError
 from monitor.store.outbox import ROUTING_LAG_S, Outbox
@@ -45,7 +46,12 @@ class Looked:
         self.outbox = Outbox(store, owner="d1")
         self.queues: list[Stats] | None = []
         self.vitals = Vitals(
-            store=store, health=self.health, metrics=self.metrics, outbox=self.outbox, queues=self._asked
+            store=store,
+            health=self.health,
+            metrics=self.metrics,
+            outbox=self.outbox,
+            pulse=Pulse(store, on_sums=self.metrics.blind),
+            queues=self._asked,
         )
 
     async def _probe(self) -> bool:

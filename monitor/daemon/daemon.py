@@ -115,7 +115,6 @@ class Daemon:
         self._outbox = Outbox(store, owner=store.settings.daemon)
         self._health.add_reasons(self._metrics.processes.reasons)
         self._pulse = Pulse(store, on_sums=self._metrics.blind)
-        self._health.add_reasons(self._pulse.reasons)
         self._intake = Intake(store, capacity=config.limits.pending_beats, on_moved=self._moved)
         self._sweeper = Sweeper(
             store,
@@ -141,7 +140,12 @@ class Daemon:
             on_failure=self._fail,
         )
         self._vitals = Vitals(
-            store=store, health=self._health, metrics=self._metrics, outbox=self._outbox, queues=self._alerts.health
+            store=store,
+            health=self._health,
+            metrics=self._metrics,
+            outbox=self._outbox,
+            pulse=self._pulse,
+            queues=self._alerts.health,
         )
         limits, bounds = config.limits, config.liveness
         services = Services(

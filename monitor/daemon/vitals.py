@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from alerts.thread_store import Stats
     from monitor.health import Health
     from monitor.metrics import Metrics
+    from monitor.pulse import Pulse
     from monitor.store import Store
     from monitor.store.outbox import Outbox
 
@@ -56,18 +57,21 @@ class Vitals:
         health: Health,
         metrics: Metrics,
         outbox: Outbox,
+        pulse: Pulse,
         queues: Callable[[], Awaitable[Sequence[Stats]]],
     ) -> None:
         self._store = store
         self._health = health
         self._metrics = metrics
         self._outbox = outbox
+        self._pulse = pulse
         self._queues = queues
         self._lags: deque[tuple[float, float]] = deque()
         self._queue_reasons: list[str] = []
         self._queues_seen_s = monotonic_s()
         self._store_reasons: list[str] = []
         health.add_reasons(outbox.reasons)
+        health.add_reasons(pulse.reasons)
         health.add_reasons(self._reasons)
 
     async def run(self) -> None:
@@ -98,6 +102,7 @@ class Vitals:
         while True:
             due_s = monotonic_s() + TURN_S
             self._metrics.condition.routing(self._outbox.lag_s())
+            self._metrics.condition.pulse(age_s=self._pulse.age_s(), skew_s=self._pulse.skew_s())
             self._metrics.signs(
                 Signs(
                     at_s=monotonic_s(),

@@ -337,6 +337,14 @@ class Store:
         if not safe:
             raise StoreUnavailableError("the store did not confirm in time")
 
+    async def condition(self) -> Condition:
+        """How the server is by its own word.
+
+        Raises:
+            StoreUnavailableError: it gave none in time.
+        """
+        return await self._connection.condition()
+
     # Blindness ----------------------------------------------------------------------------------------------------
 
     async def pulse(self, partition: int, *, ends: bool) -> PulseResult:
@@ -355,14 +363,6 @@ class Store:
     async def evidence(self, partition: int, evidence: Sequence[Evidence]) -> None:
         """Note at most 128 refused beats of one partition as signs of life (P11). Unknown workers are passed over."""
         await self._connection.write("evidence", partition, codec.evidence_argument(evidence))
-
-    async def condition(self) -> Condition:
-        """How the server is by its own word.
-
-        Raises:
-            StoreUnavailableError: it gave none in time.
-        """
-        return await self._connection.condition()
 
     # The outbox ---------------------------------------------------------------------------------------------------
 
