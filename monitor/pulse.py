@@ -8,6 +8,7 @@ it.
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -15,6 +16,7 @@ import structlog
 from monitor.blindness import PULSE_MS
 from monitor.clock import monotonic_s
 from monitor.events import rfc3339
+from monitor.reasons import Reason
 from monitor.store import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -25,15 +27,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-BLIND: Final = "blind"
-"""The store took no pulse of this daemon for ``BLIND_S``: it can't accept beats."""
-CLOCK_SKEW: Final = "clock_skew"
-"""The store's clock has been stepped back, by more than ``SKEW_MS`` in all: time goes on ahead of it."""
-
 IN_FLIGHT: Final = 4
 """Pulses that wait for their answers; more are not sent, so that they leave connections to beats."""
 BLIND_S: Final = 2.0
+"""Without a pulse that the store took, this daemon counts as one that can't accept beats."""
 SKEW_MS: Final = 10_000
+"""By more than this the server's clock was stepped back, in all: store time is ahead of it."""
 
 
 class Pulse:
@@ -70,13 +69,21 @@ class Pulse:
             # Then the gap says it, a moment later.
             log.warning("pulse.store_unavailable", error=str(error))
 
+    def age_s(self) -> float:
+        """How long ago the store took a pulse of this daemon, in seconds; NaN while none is sent."""
+        return math.nan if self._taken_s is None else monotonic_s() - self._taken_s
+
+    def skew_s(self) -> float:
+        """By how much store time is ahead of the server's clock, in seconds."""
+        return self._skew_ms / 1_000
+
     def reasons(self) -> list[str]:
         """Why the monitor is not well."""
-        found = []
-        if self._taken_s is not None and monotonic_s() - self._taken_s > BLIND_S:
-            found.append(BLIND)
+        found: list[str] = []
+        if self.age_s() > BLIND_S:
+            found.append(Reason.BLIND)
         if self._skew_ms > SKEW_MS:
-            found.append(CLOCK_SKEW)
+            found.append(Reason.CLOCK_SKEW)
         return found
 
     async def _send_one(self) -> None:

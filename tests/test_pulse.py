@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from monitor.pulse import BLIND, CLOCK_SKEW, Pulse
+from monitor.pulse import Pulse
+from monitor.reasons import Reason
 from tests import servers
 from tests.daemons import until
 from tests.proxies import Watched
@@ -57,7 +58,7 @@ async def test_p27_a_daemon_whose_pulses_are_not_taken_says_that_it_is_blind_and
             assert daemon.pulse.reasons() == []
             server.process.send_signal(signal.SIGSTOP)
             await asyncio.to_thread(
-                until, lambda: daemon.pulse.reasons() == [BLIND], "the daemon's word that it is blind"
+                until, lambda: daemon.pulse.reasons() == [Reason.BLIND], "the daemon's word that it is blind"
             )
             server.process.send_signal(signal.SIGCONT)
             await daemon.more()
@@ -92,4 +93,4 @@ async def test_p13_a_clock_that_was_stepped_back_far_is_a_reason(store_url: str)
         assert daemon.pulse.reasons() == []
         await redis.hincrby("{ls:0}:m", "skew", 2_000)
         await daemon.more()
-        assert daemon.pulse.reasons() == [CLOCK_SKEW]
+        assert daemon.pulse.reasons() == [Reason.CLOCK_SKEW]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from monitor.events import Event
     from monitor.store.address import Address
+    from monitor.store.condition import Condition
     from monitor.workers import Beat, Disconnect, Evidence, Moved, Worker, WorkerKey
 
     _Call = Callable[..., Awaitable[Any]]
@@ -341,6 +342,14 @@ class Store:
                 safe = reached is None or reached[0] >= 1
         if not safe:
             raise StoreUnavailableError("the store did not confirm in time")
+
+    async def condition(self) -> Condition:
+        """How the server is by its own word.
+
+        Raises:
+            StoreUnavailableError: it gave none in time.
+        """
+        return await self._connection.condition()
 
     # Blindness ----------------------------------------------------------------------------------------------------
 

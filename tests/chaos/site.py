@@ -223,7 +223,10 @@ class Site:
         if self.store is not None:
             return self.store.pid
         with contextlib.suppress(OSError, ValueError, KeyError):
-            return self.home.store_pid
+            pid = self.home.store_pid
+            # The daemon may be gone, and its store with it: the number may be somebody else's by now.
+            if Path(f"/proc/{pid}/cwd").readlink().is_relative_to(self.home.directory):
+                return pid
         return None
 
     async def close(self) -> None:
