@@ -174,7 +174,7 @@ def make(seed: int, *, kinds: frozenset[Kind] = frozenset(Kind), faketime: bool 
         daemons=daemons,
         durability=rng.choice(DURABILITIES[shape]),
         partitions=rng.choice([1, 1, 2]),
-        lives=tuple(_life(rng, number, daemons) for number in range(rng.randint(8, 14))),
+        lives=tuple(_life(rng, number, daemons) for number in range(rng.randint(12, 24))),
         steps=steps,
         skews=tuple(skews),
     )
@@ -195,9 +195,9 @@ def _fits(kind: Kind, shape: Shape, daemons: int, *, faketime: bool) -> bool:
 
 
 def _steps(rng: random.Random, possible: list[Kind], daemons: int) -> tuple[Step, ...]:
-    """One to three faults; those of one kind of target do not overlap, others may."""
+    """One to four faults; those of one kind of target do not overlap, others may."""
     steps: list[Step] = []
-    for _ in range(rng.choice([1, 1, 2, 2, 3])):
+    for _ in range(rng.choice([1, 2, 2, 3, 3, 4])):
         kind = rng.choice(possible)
         at_s = round(rng.uniform(FIRST_FAULT_S, LAST_FAULT_S), 2)
         for_s = round(min(LONGEST_S, 0.1 * 90 ** rng.random()), 2)  # 0.1 s to 9 s, half of them below 1 s
