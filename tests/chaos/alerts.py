@@ -90,7 +90,7 @@ def repeats(record: Record, _outages: Outages) -> Iterator[Violation]:
     named: dict[tuple[str, str], str] = {}
     for arrival in record.arrivals:
         key = arrival.receiver, arrival.webhook_id
-        if first.setdefault(key, arrival).body != arrival.body:
+        if first.setdefault(key, arrival).body != arrival.body and not _is_forgotten(record, first[key]):
             yield Violation(promise="P6", what=f"{arrival.webhook_id} at {arrival.receiver} came with two bodies")
         before = taken.get(key)
         if before is not None and not _may_repeat(record, before):
@@ -100,7 +100,7 @@ def repeats(record: Record, _outages: Outages) -> Iterator[Violation]:
             taken[key] = arrival
         event = arrival.receiver, str(arrival.data.get("event_id"))
         other = named.setdefault(event, arrival.webhook_id)
-        if other != arrival.webhook_id and not _is_lost(record, first[arrival.receiver, other]):
+        if other != arrival.webhook_id and not _is_forgotten(record, first[arrival.receiver, other]):
             what = f"event {event[1]} came to {arrival.receiver} as {other} and as {arrival.webhook_id}"
             yield Violation(promise="P6", worker=_worker(arrival), what=what)
 
@@ -112,6 +112,13 @@ def _may_repeat(record: Record, taken: Arrival) -> bool:
 
 def _is_lost(record: Record, arrival: Arrival) -> bool:
     return any(loss.covers(arrival.at_s) or loss.covers(arrival.at_s + RECORDING_S) for loss in record.losses)
+
+
+def _is_forgotten(record: Record, arrival: Arrival) -> bool:
+    """Whether a loss may have taken the very event that it tells of: found out again it has its ids, and new times."""
+    return any(
+        loss.covers(arrival.at_s) and (loss.is_confirmed or record.durability == "memory") for loss in record.losses
+    )
 
 
 def pairs(record: Record, _outages: Outages) -> Iterator[Violation]:

@@ -195,10 +195,13 @@ class Breaker:
         await self._come_back_without(kept_s, step, store, is_confirmed=True)
 
     async def _come_back_without(self, kept_s: float, step: Step, store: Store, *, is_confirmed: bool) -> None:
+        gone_s = self._site.timeline.now_s()
         await asyncio.sleep(step.for_s)
         back_s = self._site.timeline.now_s()
         await store.start()
-        self._site.record.losses.append(Loss(kept_s=kept_s, away_s=back_s, back_s=back_s, is_confirmed=is_confirmed))
+        self._site.record.losses.append(
+            Loss(kept_s=kept_s, gone_s=gone_s, away_s=back_s, back_s=back_s, is_confirmed=is_confirmed)
+        )
         self._cast.forget_place()
 
     async def _failover(self, step: Step, watched: Watched) -> None:
@@ -223,6 +226,7 @@ class Breaker:
         self._site.record.losses.append(
             Loss(
                 kept_s=begun_s - REPLICATION_S,
+                gone_s=begun_s,
                 away_s=begun_s - REPLICATION_S,
                 back_s=self._site.timeline.now_s(),
                 is_confirmed=False,

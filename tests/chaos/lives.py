@@ -36,7 +36,7 @@ def false_pages(record: Record, outages: Outages) -> Iterator[Violation]:
             yield Violation(promise="P9", worker=worker.name, what=f"{entry.kind} names a beat that was never sent")
             continue
         heard = _heard_next(record, outages, tries, last)
-        due_s = outages.earliest(worker, last)
+        due_s = outages.earliest(worker, last, judged_s=entry.at_s if record.is_clock_stepped else entry.detected_s)
         if heard is not None and heard.ended_s < due_s:
             yield Violation(
                 promise="P1",

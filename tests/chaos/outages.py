@@ -57,19 +57,22 @@ class Outages:
     """The windows of a run: of all daemons at once, and of each; each as short, and as long, as it can have been."""
 
     sure: tuple[Window, ...]
+    lost: tuple[tuple[float, Window], ...]
+    """Those that come of a loss, which begin where the store's data end, and from when on they count."""
     possible: tuple[Window, ...]
     of_sure: tuple[tuple[Window, ...], ...]
     of_possible: tuple[tuple[Window, ...], ...]
 
-    def earliest(self, worker: Worker, last: Try) -> float:
-        """No sooner may the worker be stale whose last beat this was."""
+    def earliest(self, worker: Worker, last: Try, *, judged_s: float) -> float:
+        """No sooner may the worker be stale, by a judgement of that moment, whose last beat this was."""
         due_s = last.sent_s + worker.patience_s
         short = sum(
             window.length_s < worker.interval_s + POSSIBLE_S
             for window in self.possible
             if window.meets(last.ended_s, due_s + worker.patience_s)
         )
-        for window in _after(self.sure, last.ended_s):
+        lost = [window for from_s, window in self.lost if from_s <= judged_s]
+        for window in _after(sorted([*self.sure, *lost]), last.ended_s):
             if window.a_s >= due_s - NOTICE_S or window.b_s - max(window.a_s, last.ended_s) < SURE_S:
                 continue
             if window.length_s < worker.interval_s and short > SHORT_WINDOWS:
@@ -110,7 +113,6 @@ def measured(record: Record) -> Outages:
     inner = [_gaps(some, ended_s=record.ended_s, is_outer=False) for some in probes]
     outer = [_gaps(some, ended_s=record.ended_s, is_outer=True) for some in probes]
     forward = [fault.begun_s for fault in record.faults if fault.kind == "store.clock" and record.is_clock_stepped]
-    away = [Window(a_s=loss.kept_s, b_s=loss.away_s) for loss in record.losses]
     lost = [Window(a_s=loss.kept_s, b_s=loss.back_s) for loss in record.losses]
     sure, possible = _common(inner, SURE_S), _common(outer, POSSIBLE_S)
     possible += [Window(a_s=at_s - STEP_S, b_s=at_s + STEP_S) for at_s in forward]
@@ -120,7 +122,8 @@ def measured(record: Record) -> Outages:
         if fault.kind in RESTARTS or (record.daemons == 1 and fault.kind in RESTARTS_OF_ONE)
     ]
     return Outages(
-        sure=tuple(sorted(sure + away)),
+        sure=tuple(sure),
+        lost=tuple((loss.gone_s, Window(a_s=loss.kept_s, b_s=loss.away_s)) for loss in record.losses),
         possible=tuple(sorted(possible + lost)),
         of_sure=tuple(tuple(_common([some], SURE_S)) for some in inner),
         of_possible=tuple(tuple(_common([some], POSSIBLE_S)) for some in outer),

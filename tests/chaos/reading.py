@@ -73,7 +73,7 @@ def _must_be_alive(
     record: Record, outages: Outages, tries: Sequence[Try], stored: Try, reading: Reading
 ) -> Iterator[Violation]:
     worker = record.workers[reading.worker]
-    due_s = outages.earliest(worker, stored)
+    due_s = outages.earliest(worker, stored, judged_s=reading.answered_s)
     said_goodbye = any(
         one.said is not Said.BEAT and one.count > stored.count and one.sent_s <= reading.answered_s for one in tries
     )

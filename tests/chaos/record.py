@@ -80,12 +80,14 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loss:
-    """The store came back without what it was told in (``kept_s``, ``back_s``). It was away until ``away_s`` for sure.
+    """The store came back without what it was told in (``kept_s``, ``back_s``).
 
+    It went away at ``gone_s`` at the earliest, and was away until ``away_s`` for sure.
     ``is_confirmed``: also without what it had confirmed as durable; only the restore of an old copy does that.
     """
 
     kept_s: float
+    gone_s: float
     away_s: float
     back_s: float
     is_confirmed: bool

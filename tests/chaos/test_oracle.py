@@ -411,12 +411,12 @@ def repeated_after_a_kill(record: Record) -> None:
 def unconfirmed_event_lost(record: Record) -> None:
     record.final.remove("well-1")
     without_arrival(record, "audit", "well-1")
-    record.losses.append(Loss(kept_s=0.0, away_s=0.9, back_s=0.9, is_confirmed=False))
+    record.losses.append(Loss(kept_s=0.0, gone_s=0.5, away_s=0.9, back_s=0.9, is_confirmed=False))
 
 
 def confirmed_event_lost_with_an_old_copy(record: Record) -> None:
     record.final.remove("well-1")
-    record.losses.append(Loss(kept_s=0.0, away_s=0.9, back_s=0.9, is_confirmed=True))
+    record.losses.append(Loss(kept_s=0.0, gone_s=0.5, away_s=0.9, back_s=0.9, is_confirmed=True))
 
 
 def old_beat_read_by_a_daemon_after_a_newer_one(record: Record) -> None:
@@ -453,7 +453,7 @@ def test_what_the_design_excuses_is_not_complained_of(change: Callable[[Record],
 def test_a_confirmed_event_must_survive_a_power_cut_and_only_memory_may_lose_it() -> None:
     record = good()
     record.final.remove("well-1")
-    record.losses.append(Loss(kept_s=0.0, away_s=0.9, back_s=0.9, is_confirmed=False))
+    record.losses.append(Loss(kept_s=0.0, gone_s=0.5, away_s=0.9, back_s=0.9, is_confirmed=False))
     assert "P23" in promises(record)
     record.durability = "memory"
     assert promises(record) == set()
