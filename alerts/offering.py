@@ -33,6 +33,8 @@ class Offer:
     incident_id: str | None = None
     acked: bool = False
     """The incident is acknowledged already."""
+    lapsed: bool = False
+    """The event has made it critical: an acknowledgement from before does not count."""
     failure_id: str | None = None
     """The incident of the environment, when its failure is beyond doubt; of a death only."""
 
@@ -81,7 +83,7 @@ def _changed(offers: Sequence[Offer], want: Want, seen: Seen, *, receiver: str, 
     for offer in fresh:
         event = offer.event
         if thread.shape is Shape.WORKER:
-            if role_of(event) is Role.DOWN and thread.incident_id != offer.incident_id:
+            if role_of(event) is Role.DOWN and (offer.lapsed or thread.incident_id != offer.incident_id):
                 thread.incident_id, thread.acked = offer.incident_id, offer.acked
             single.offer(draft, event)
         elif role_of(event) is Role.FACT:
@@ -105,6 +107,9 @@ def _offer_to_group(draft: Draft, offer: Offer, members: dict[str, Member | None
         if known is None and offer.acked:
             member.acked = True
             thread.acks += 1
+        elif member.acked and offer.lapsed:
+            member.acked = False
+            thread.acks -= 1
     if thread.shape is not Shape.ENVIRONMENT or role_of(offer.event) is not Role.DOWN:
         return
     if known is None and thread.firing == 1 and thread.frozen is not None and thread.frozen.role is Role.END:

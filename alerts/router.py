@@ -11,12 +11,12 @@ import structlog
 
 from alerts.errors import StoreUnavailableError
 from alerts.failpoints import nothing
+from alerts.mass import SILENT
 from alerts.masses import CALM
 from alerts.offering import Offer, offer_all
 from alerts.pacing import POLL_S, Nudge, Outage
 from alerts.routing import targets_of
 from alerts.thread import Role, role_of
-from monitor.liveness import EventKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -165,20 +165,21 @@ class Router:
                         target=targets[event.event_id].get(receiver),
                         incident_id=note.incident_id,
                         acked=note.acked,
+                        lapsed=note.lapsed,
                         failure_id=failure_id,
                     )
                     offers[receiver].append(offer)
         return offers
 
     async def _verdicts(self, events: Sequence[Event], *, now_ms: int) -> dict[tuple[str, str], Verdict]:
-        """How the environments look in which workers have fallen silent."""
+        """How the environments look in which workers have fallen silent, or are not listened to."""
         if self._masses is None:
             return {}
         deaths: defaultdict[tuple[str, str], list[Event]] = defaultdict(list)
         returns: defaultdict[tuple[str, str], list[Event]] = defaultdict(list)
         for event in events:
             where = (event.tenant, event.environment_name)
-            if event.kind is EventKind.STALE:
+            if event.kind in SILENT:
                 deaths[where].append(event)
             elif role_of(event) is Role.END:
                 returns[where].append(event)
@@ -198,6 +199,6 @@ class Router:
 
 
 def _part_of(event: Event, verdicts: Mapping[tuple[str, str], Verdict]) -> str | None:
-    if event.kind is not EventKind.STALE:
+    if event.kind not in SILENT:
         return None
     return verdicts.get((event.tenant, event.environment_name), CALM).incident_id

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 RECHECK_MS: Final = 60_000
 """How often a thread that is silenced looks again at the latest: a silence may end before its time."""
 
-_DOWN: Final = frozenset({EventKind.STALE, EventKind.FAILED})
+DOWN: Final = frozenset({EventKind.STALE, EventKind.FAILED, EventKind.REJECTED})
+"""What begins an outage, or says that it has become another one. A worker whose beats are rejected is out, too."""
 _LEFT: Final = frozenset({EventKind.STOPPED, EventKind.FORGOTTEN})
 _OUT: Final = frozenset({Liveness.STALE, Liveness.FAILED})
 
@@ -40,7 +41,7 @@ class Role(StrEnum):
 
 def role_of(event: Event) -> Role:
     """What an event means."""
-    if event.kind in _DOWN:
+    if event.kind in DOWN:
         return Role.DOWN
     if event.kind is EventKind.RECOVERED or (event.kind in _LEFT and event.old in _OUT):
         return Role.END
@@ -151,6 +152,8 @@ class Thread(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Members that were told of and are over since the last notification."""
     acks: int = 0
     """Firing members whose incident is acknowledged."""
+    rejected: int = 0
+    """Firing members that are alive, their beats being rejected."""
     since_ms: int = 0
     flushed_ms: int = 0
     hold_until_ms: int = 0
