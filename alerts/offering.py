@@ -9,7 +9,7 @@ from alerts import group, single
 from alerts.errors import StoreUnavailableError
 from alerts.routing import labels_of, mid_of, shape_of
 from alerts.thread import Draft, Outcome, Role, Shape, Thread, Timing, role_of
-from alerts.thread_store import Change, Want
+from alerts.thread_store import Change, Handed, Want
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,12 +40,15 @@ class Offer:
 
 
 async def offer_all(threads: ThreadStore, offers: Sequence[Offer], *, now_ms: int) -> None:
-    """Offer events to a receiver, in order. Idempotent: an event whose outcome is recorded is passed over.
+    """Offer events of one partition to a receiver, in order. Idempotent: one whose outcome is recorded is passed over.
 
     Raises:
         StoreUnavailableError: not all is known to be written; offer the same again.
     """
     left: dict[str, list[Offer]] = {}
+    partitions = {offer.event.partition for offer in offers}
+    event_ids = tuple(offer.event.event_id for offer in offers)
+    handed = Handed(partition=partitions.pop(), event_ids=event_ids) if len(partitions) == 1 else None
     for offer in offers:
         left.setdefault(offer.key, []).append(offer)
     for _ in range(TRIES):
@@ -58,7 +61,7 @@ async def offer_all(threads: ThreadStore, offers: Sequence[Offer], *, now_ms: in
             for some, want, one in zip(left.values(), wants, seen, strict=True)
             if (change := _changed(some, want, one, receiver=threads.receiver, now_ms=now_ms)) is not None
         ]
-        done = await threads.save(changes, now_ms=now_ms)
+        done = await threads.save(changes, now_ms=now_ms, handed=handed)
         lost = {change.draft.thread.key for change, written in zip(changes, done, strict=True) if not written}
         left = {key: some for key, some in left.items() if key in lost}
     raise StoreUnavailableError(f"receiver {threads.receiver!r}: {len(left)} threads change all the time")

@@ -9,6 +9,7 @@ those of many.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -70,6 +71,10 @@ class Outcome(StrEnum):
     DEAD_LETTERED = "dead_lettered"
     DROPPED = "dropped"
     """A person took it out of the dead letters."""
+
+
+_UNFINISHED: Final = frozenset({Outcome.QUEUED, Outcome.DEAD_LETTERED})
+"""A notification of these may be sent yet."""
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
@@ -217,8 +222,11 @@ class Draft:
         self.outcomes[event.event_id] = Told(outcome=outcome, kind=event.kind.value, at_ms=self.now_ms, nid=nid)
 
     def note(self, frozen: Frozen, outcome: Outcome, *, reason: str = "", body: str | None = None) -> None:
-        """Note what became of a notification."""
+        """Note what became of a notification. Of the event only what names it is kept once it is finished."""
         thread = self.thread
+        event = frozen.event
+        if event is not None and outcome not in _UNFINISHED:
+            event = replace(event, worker_metadata_json="{}", worker_metadata_cut=True, error_message=None)
         about = Note(
             nid=frozen.nid,
             type=frozen.type,
@@ -231,7 +239,7 @@ class Draft:
             attempts=frozen.attempts,
             first_attempt_ms=frozen.first_attempt_ms,
             reason=reason,
-            event=frozen.event,
+            event=event,
             number=frozen.number,
             reminder=frozen.reminder,
             labels=thread.labels,

@@ -17,6 +17,7 @@ from tests.alerts_fakes import calm
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from alerts.history import History
     from alerts.receivers import Receiver
     from alerts.routing import Route
     from alerts.wording import Standing
@@ -37,6 +38,7 @@ class Daemon:
         routes: list[Route],
         *,
         standing: Callable[[str, str], Awaitable[Standing]] = calm,
+        history: History | None = None,
     ) -> None:
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self.failures: list[tuple[str, BaseException]] = []
@@ -56,6 +58,7 @@ class Daemon:
             on_outcome=lambda receiver, outcome: self.outcomes.update([(receiver, outcome)]),
             on_failure=lambda part, error: self.failures.append((part, error)),
             policy=POLICY,
+            history=history,
             poll_s=0.01,
         )
 

@@ -177,6 +177,8 @@ class Alerts(Section):
     )
     retry_max_ms: Annotated[Duration, lasting("100ms", "7d")] = Field("6h", alias="retry_max", validate_default=True)
     retry_for_ms: Annotated[Duration, lasting("0s", "30d")] = Field("72h", alias="retry_for", validate_default=True)
+    history_ms: Annotated[Duration, lasting("1h", "365d")] = Field("7d", alias="history", validate_default=True)
+    history_most: Annotated[StrictInt, Field(ge=1_000, le=1_000_000)] = 20_000
     queue_concurrency: Annotated[StrictInt, Field(ge=1, le=64)] = 8
     mass_failure: MassFailure = MassFailure()
     receivers: tuple[AnyReceiver, ...] = ()
