@@ -9,17 +9,26 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from alerts.acking import acknowledge_at
+from alerts.durability import Durability
+from alerts.mass import Rule
+from alerts.payload import Wording
 from alerts.receivers.webhook import WebhookReceiver
 from alerts.routing import Route
+from alerts.service import AlertService
 from alerts.wording import Standing
 from monitor.liveness import EventKind, Liveness
+from monitor.store.outbox import Outbox
+from monitor.workers import Evidence, Rejection, WorkerKey
 from tests.alerts_daemons import Daemon
 from tests.alerts_fakes import SECRET, START_MS, Clock, Inbox, ListSource, calm, event, until, webhook_server
+from tests.stores import ManualClock, beat, opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from monitor.events import Event
+    from monitor.store import Store
+    from tests.alerts_fakes import Hook
 
 REPEAT_MS = 60_000
 REACH_MS = 90_000
@@ -238,3 +247,109 @@ async def test_p18_a_worker_that_was_rejected_and_came_back_is_nothing_to_such_a
     await happens(running, rejected(), back(number=2))
     await until(running.is_idle)
     assert ops.attempts == []
+
+
+# From the worker store to the webhook
+
+
+class Whole:
+    """The worker store, its events, and an alert service that sends them to a webhook server."""
+
+    def __init__(self, store: Store, url: str, hook: Hook) -> None:
+        self.store = store
+        self.clock = ManualClock(url)
+        self.hook = hook
+        self.key = WorkerKey("acme", "w")
+        ops = WebhookReceiver(name="ops", url=hook.url, secrets=(SECRET,), allow_private=True)
+
+        async def standing(tenant: str, environment: str) -> Standing:
+            found = await store.standing(tenant, environment)
+            return Standing(expected=found.expected, silent=found.silent)
+
+        self.service = AlertService(
+            redis_url=url,
+            receivers=[ops],
+            routes=[Route(receivers=("ops",))],
+            source=Outbox(store, owner="d1"),
+            partitions=1,
+            durability=Durability.parse("memory"),
+            wording=Wording(public_url="", redact=()),
+            standing=standing,
+            rule=Rule(),
+            now_ms=store.clock.now_ms,
+            on_outcome=lambda _receiver, _outcome: None,
+            on_failure=lambda part, error: pytest.fail(f"{part}: {error!r}"),
+            poll_s=0.01,
+        )
+
+    async def beats(self) -> int:
+        """One accepted heartbeat; when it was stored."""
+        await self.store.beat(0, [beat("w", interval_ms=1_000, grace_ms=1_000)])
+        _, _, worker = await self.store.one(self.key)
+        assert worker is not None
+        return worker.last_seen_ms
+
+    async def is_refused(self, at_ms: int) -> None:
+        await self.clock.set(at_ms)
+        await self.store.evidence(0, [Evidence(key=self.key, allowed=None, rejection=Rejection.TOKEN_EXPIRED)])
+
+    async def pulses(self, from_ms: int, to_ms: int) -> None:
+        """The monitor is awake for so long."""
+        for moment_ms in range(from_ms, to_ms + 1, 250):
+            await self.clock.set(moment_ms)
+            await self.store.pulse(0, ends=False)
+
+    async def is_told(self, number: int) -> dict[str, Any]:
+        """What comes after the sweep of this moment: the newest of so many notifications."""
+        await self.store.sweep(0, limit=100)
+        self.service.nudge()
+        await until(lambda: len(self.hook.requests) == number)
+        body: dict[str, Any] = json.loads(self.hook.requests[-1][1])
+        return body
+
+
+@pytest.fixture
+async def whole(store_url: str) -> AsyncIterator[Whole]:
+    async with webhook_server() as hook, opened(store_url) as store:
+        made = Whole(store, store_url, hook)
+        await made.service.start()
+        yield made
+        await made.service.stop(0)
+
+
+async def test_p11_p18_refused_heartbeats_their_end_and_the_return_are_told_from_the_store_to_the_webhook(
+    whole: Whole,
+) -> None:
+    last_ms = await whole.beats()
+    await whole.is_refused(last_ms + 1_500)
+    await whole.clock.set(last_ms + 2_000)
+    first = await whole.is_told(1)
+    await whole.is_refused(last_ms + 3_000)
+    await whole.clock.set(last_ms + 4_999)
+    await whole.store.sweep(0, limit=100)
+    await whole.clock.set(last_ms + 5_000)
+    second = await whole.is_told(2)
+    await whole.clock.set(last_ms + 6_000)
+    await whole.beats()
+    third = await whole.is_told(3)
+    assert [body["type"] for body in (first, second, third)] == ["worker.rejected", "worker.stale", "worker.recovered"]
+    assert [body["data"]["severity"] for body in (first, second)] == ["warning", "critical"]
+    assert "is alive, but its heartbeats are rejected: token expired (last accepted " in first["data"]["summary"]
+    assert "it sends no heartbeats at all; those before were rejected: token expired" in second["data"]["summary"]
+    assert third["data"]["summary"].startswith("Worker w in prod is back after 6 s without an accepted heartbeat")
+    assert len({body["data"]["incident_id"] for body in (first, second, third)}) == 1
+    await whole.store.sweep(0, limit=100)
+    assert len(whole.hook.requests) == 3
+
+
+async def test_p2_a_death_that_is_noticed_after_our_own_outage_says_so_from_the_store_to_the_webhook(
+    whole: Whole,
+) -> None:
+    await whole.store.pulse(0, ends=False)
+    last_ms = await whole.beats()
+    await whole.pulses(last_ms, last_ms + 250)
+    back_ms = last_ms + 250 + 250_000
+    await whole.pulses(back_ms, back_ms + 2_000)
+    body = await whole.is_told(1)
+    assert body["data"]["monitor_outage"]["windows"] == 1
+    assert "detected after the monitor's own outage of 4 min 10 s)" in body["data"]["summary"]
