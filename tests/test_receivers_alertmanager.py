@@ -186,10 +186,13 @@ async def test_p11_a_warning_ends_where_it_becomes_critical_and_only_that_is_res
             calls = [json.loads(body) for _, body in hook.requests]
             return [(call["status"], alert["labels"]["severity"]) for call in calls for alert in call["alerts"]]
 
-        await receiver.send(told(EventKind.REJECTED, now_ms), attempt=1, now_ms=now_ms)
-        again = told(EventKind.REJECTED, now_ms, previous=rejected)
+        why: dict[str, Any] = {"reason": "token expired", "rejected_reason": "token expired", "rejected_ms": now_ms}
+        await receiver.send(told(EventKind.REJECTED, now_ms, **why), attempt=1, now_ms=now_ms)
+        again = told(EventKind.REJECTED, now_ms, previous=rejected, **why)
         await receiver.send(again, attempt=1, now_ms=now_ms)
-        assert [alert["labels"]["severity"] for alert in await active(url)] == ["warning"]
+        [alert] = await active(url)
+        assert alert["labels"]["severity"] == "warning"
+        assert "token expired, last accepted heartbeat at " in alert["annotations"]["description"]
         await until(lambda: called() == [("firing", "warning")])
         worse = told(EventKind.STALE, now_ms, previous=rejected, old=Liveness.STALE)
         await receiver.send(worse, attempt=1, now_ms=now_ms)

@@ -132,9 +132,10 @@ def _ms(moment: str) -> int:
 
 def _annotations(data: Mapping[str, str | None]) -> dict[str, str]:
     """What people read: the sentence, where there is one, and the command that silences the worker."""
+    accepted = "accepted " if data.get("rejected") else ""
     described = (
         f"{data['worker_id']} in {data['environment_name']} of tenant {data['tenant']}: {data['reason']}, "
-        f"last heartbeat at {data['last_seen']}"
+        f"last {accepted}heartbeat at {data['last_seen']}"
     )
     read = {"summary": data.get("summary"), "description": described, "silence": data.get("silence")}
     return {name: text for name, text in read.items() if text}
