@@ -83,8 +83,8 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The id of the event that closed it."""
     ack: Ack | None = None
     """Of the outage as it is: that of a warning lapses when it becomes critical, which nobody has acknowledged."""
-    escalated_by: str | None = None
-    """The id of the event that made a warning critical."""
+    lapsed_by: str | None = None
+    """The id of the event with which an acknowledgement has lapsed."""
     targets: dict[str, str] = msgspec.field(default_factory=dict)
     """Who is told, whatever the routes say later (P18): receiver -> thread key."""
     part_of: str | None = None
@@ -112,7 +112,7 @@ class Noted:
     acked: bool = False
     """The incident is acknowledged."""
     lapsed: bool = False
-    """The event has made it critical, so that an acknowledgement from before does not count."""
+    """The event has made critical what was acknowledged as a warning: that counts no more."""
 
 
 def incident_id_of(event: Event) -> str:
@@ -209,7 +209,7 @@ class Batch:
             receivers = incident.told[event.event_id]
             found = {name: incident.targets[name] for name in receivers}
             acked = incident.ack is not None
-            lapsed = not acked and incident.escalated_by == event.event_id
+            lapsed = not acked and incident.lapsed_by == event.event_id
             self.noted.append(Noted(incident_id=incident.id, targets=found, acked=acked, lapsed=lapsed))
             if incident.part_of is not None:
                 self._join(incident.part_of, incident, event)
@@ -249,9 +249,10 @@ def _opened(event: Event, part_of: str | None) -> Incident:
 
 
 def _escalated(incident: Incident, event: Event) -> Incident:
-    if severity(incident.updated) == severity(event.kind) or event.kind is EventKind.REJECTED:
+    is_worse = severity(incident.updated) != severity(event.kind) and event.kind is not EventKind.REJECTED
+    if incident.ack is None or not is_worse:
         return incident
-    return msgspec.structs.replace(incident, ack=None, escalated_by=event.event_id)
+    return msgspec.structs.replace(incident, ack=None, lapsed_by=event.event_id)
 
 
 def _reason(event: Event) -> str:

@@ -34,7 +34,7 @@ class Offer:
     acked: bool = False
     """The incident is acknowledged already."""
     lapsed: bool = False
-    """The event has made it critical: an acknowledgement from before does not count."""
+    """The event has made critical what was acknowledged as a warning: that counts no more."""
     failure_id: str | None = None
     """The incident of the environment, when its failure is beyond doubt; of a death only."""
 

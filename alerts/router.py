@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 import structlog
 
+from alerts.acking import acknowledge_at
 from alerts.errors import StoreUnavailableError
 from alerts.failpoints import nothing
+from alerts.incidents import UnknownIncidentError
 from alerts.mass import SILENT
 from alerts.masses import CALM
 from alerts.offering import Offer, offer_all
@@ -130,6 +132,7 @@ class Router:
         offers = await self._offers(events, now_ms=now_ms)
         self._failpoint("router.noted")
         await asyncio.gather(*(self._offer(receiver, some, now_ms=now_ms) for receiver, some in offers.items()))
+        await self._acknowledge_again(offers, now_ms=now_ms)
         self._failpoint("router.routed")
         if not await self._source.ack(self._partition, events[-1].position):
             _log.warning("router.lease_lost", partition=self._partition, position=events[-1].position)
@@ -196,6 +199,29 @@ class Router:
     async def _offer(self, receiver: str, offers: Sequence[Offer], *, now_ms: int) -> None:
         await offer_all(self._threads[receiver], offers, now_ms=now_ms)
         self._on_queued(receiver)
+
+    async def _acknowledge_again(self, offers: Mapping[str, Sequence[Offer]], *, now_ms: int) -> None:
+        """Note in the threads what was acknowledged anew since it was noted that an acknowledgement had lapsed (P19).
+
+        Whoever did it has found the threads acknowledged still, and left them alone.
+        """
+        for receiver, some in offers.items():
+            for offer in some:
+                if not offer.lapsed or offer.incident_id is None:
+                    continue
+                try:
+                    incident = await self._ledger.incident(offer.event.tenant, offer.incident_id)
+                except UnknownIncidentError:  # the store has lost its last writes
+                    continue
+                if incident.ack is not None:
+                    await acknowledge_at(
+                        self._threads[receiver],
+                        offer.key,
+                        tenant=incident.tenant,
+                        worker_id=incident.worker_id,
+                        incident_id=incident.id,
+                        now_ms=now_ms,
+                    )
 
 
 def _part_of(event: Event, verdicts: Mapping[tuple[str, str], Verdict]) -> str | None:

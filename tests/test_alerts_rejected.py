@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 from typing import TYPE_CHECKING, Any
@@ -10,11 +11,15 @@ import pytest
 
 from alerts.acking import acknowledge_at
 from alerts.durability import Durability
+from alerts.ledger import Ledger
 from alerts.mass import Rule
 from alerts.payload import Wording
+from alerts.queue import QueueStore
 from alerts.receivers.webhook import WebhookReceiver
-from alerts.routing import Route
+from alerts.router import Router
+from alerts.routing import Port, Route
 from alerts.service import AlertService
+from alerts.thread_store import ThreadStore, Want
 from alerts.wording import Standing
 from monitor.liveness import EventKind, Liveness
 from monitor.store.outbox import Outbox
@@ -183,6 +188,63 @@ async def test_p19_an_ack_of_a_warning_is_none_of_what_becomes_of_it(
     await until(running.is_idle_now)
     assert tuple(item.event_type for item in ops.accepted) == told_by
     assert [json.loads(item.body)["data"]["reminder"] for item in ops.accepted] == [0, 0, 1]
+
+
+async def test_p19_an_ack_between_the_lapse_of_the_last_one_and_its_hand_over_is_not_lost(
+    store_url: str, clock: Clock
+) -> None:
+    class Hung(ThreadStore):
+        async def save(self, *args: Any, **rest: Any) -> list[bool]:
+            is_noted.set()
+            await goes_on.wait()
+            return await super().save(*args, **rest)
+
+    is_noted, goes_on = asyncio.Event(), asyncio.Event()
+    key = 'g{"environment": "prod", "tenant": "acme"}'
+    ask: dict[str, Any] = {
+        "tenant": "acme",
+        "worker_id": "w",
+        "incident_id": f"inc_{rejected().event_id}",
+        "now_ms": clock.ms,
+    }
+    source, store = ListSource([rejected()]), QueueStore(redis_url=store_url, receivers=1)
+    ledger, threads = Ledger(store), ThreadStore(store, "ops")
+
+    def router(threads: ThreadStore) -> Router:
+        return Router(
+            partition=0,
+            source=source,
+            ledger=ledger,
+            masses=None,
+            threads={"ops": threads},
+            ports={"ops": Port(name="ops")},
+            routes=[Route(receivers=("ops",), group_by=("environment",))],
+            now_ms=clock,
+            on_queued=lambda _: None,
+        )
+
+    async def acks() -> tuple[int, bool]:
+        [seen] = await threads.look([Want(thread=key, members=("4:acmew",))])
+        [member] = seen.members
+        assert seen.thread is not None
+        assert member is not None
+        return seen.thread.acks, member.acked
+
+    try:
+        await router(threads).step()
+        await ledger.acknowledge("acme", ask["incident_id"], by="ann", comment="", now_ms=clock.ms)
+        await acknowledge_at(threads, key, **ask)
+        assert await acks() == (1, True)
+        source.stream.append(silent())
+        routing = asyncio.create_task(router(Hung(store, "ops")).step())
+        await is_noted.wait()
+        await ledger.acknowledge("acme", ask["incident_id"], by="bob", comment="", now_ms=clock.ms)
+        await acknowledge_at(threads, key, **ask)
+        goes_on.set()
+        await routing
+        assert await acks() == (1, True)
+    finally:
+        await store.close()
 
 
 async def test_p16_a_fleet_whose_token_expired_is_one_notification_that_calls_nobody_silent(

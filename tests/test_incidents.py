@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from alerts.incidents import Ack, Batch, Incident, IncidentKind, Noted, fold
-from alerts.routing import environment_key
+from alerts.routing import environment_key, mid_of
 from monitor.liveness import EventKind, Liveness
 from tests.alerts_fakes import START_MS, event
 
@@ -85,13 +85,19 @@ def test_p11_an_ack_lapses_when_a_warning_becomes_critical(
     assert opened is not None
     changed = _folded(_down(2, second), last=msgspec.structs.replace(opened, ack=ACK))
     assert changed is not None
-    assert (changed.ack, changed.escalated_by) == ((None, _down(2, second).event_id) if lapses else (ACK, None))
+    assert (changed.ack, changed.lapsed_by) == ((None, _down(2, second).event_id) if lapses else (ACK, None))
+    never = _folded(_down(2, second), last=opened)
+    assert never is not None
+    assert never.lapsed_by is None
 
 
-def test_p11_only_the_event_that_makes_it_critical_ends_an_ack_and_not_when_it_comes_again_after_the_next() -> None:
+def test_p11_only_the_event_with_which_an_ack_lapsed_says_so_and_not_after_the_next_ack() -> None:
     stream = [_down(kind=EventKind.REJECTED), _down(2), _down(3, EventKind.FAILED)]
-    batch = _batch(stream, {one.kind.value: OPS for one in stream})
-    assert [one.lapsed for one in batch.noted] == [False, True, False]
+    opened = _folded(stream[0])
+    assert opened is not None
+    batch = Batch(last={mid_of(stream[0]): msgspec.structs.replace(opened, ack=ACK)}, known={})
+    batch.fold_all(stream[1:], lambda _: OPS, lambda _: None)
+    assert [one.lapsed for one in batch.noted] == [True, False]
     known = {event_id: msgspec.structs.replace(one, ack=ACK) for one in batch.changed.values() for event_id in one.told}
     again = Batch(last={}, known=known)
     again.fold_all(stream, lambda _: OPS, lambda _: None)
