@@ -412,7 +412,7 @@ async def test_p18_the_end_goes_to_whoever_was_told_whatever_the_routes_say_now(
     source = ListSource([stale("w", 1)])
     ops, new = Inbox("ops"), Inbox("new")
     before = await daemon([ops, new], source, routes=[Route(receivers=("ops",))])
-    await until(lambda: len(ops.accepted) == 1)
+    await until(lambda: before.outcomes["ops", "delivered"] == 1)
     await before.service.stop(0)
     source.stream.append(over("w", 2, EventKind.STOPPED))
     await daemon([ops, new], source, routes=[Route(receivers=("new",), environments=("other",))])
