@@ -10,7 +10,7 @@ import signal
 from typing import TYPE_CHECKING, Final
 
 from tests import disks
-from tests.chaos.plan import OF_NET, OF_RECEIVER, OF_SENTINEL, OF_STORE, Kind
+from tests.chaos.plan import BEFORE_S, OF_NET, OF_RECEIVER, OF_SENTINEL, OF_STORE, Kind
 from tests.chaos.record import Fault, Loss
 from tests.chaos.site import RECEIVERS
 from tests.proxies import BOTH, CutAnswer, CutRequest, Way
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 START_S: Final = 30.0
 """A daemon or a store is back within this, or the fault is noted as lasting so long."""
 SYNC_MS: Final = 5_000
-AFTER_SYNC_S: Final = 0.4
-"""After a sync the next one comes a second later: what is cut off before is what a power cut may take."""
 
 
 REPLICATION_S: Final = 1.0
@@ -172,13 +170,14 @@ class Breaker:
         self._site.record.faults.append(Fault(kind=Kind.STORE_CLOCK, target=None, begun_s=now_s, ended_s=now_s))
 
     async def _power_cut(self, step: Step, store: Store) -> None:
-        """Kill it, and cut off its file somewhere behind what is synced."""
+        """Have the disk sync nothing any more, kill the store, and cut off its file somewhere behind what is synced."""
         kept_s = self._site.timeline.now_s()
         await store.command("SET", "chaos", str(step.at_s))
         await store.command("WAITAOF", 1, 0, SYNC_MS)
+        await store.command("CONFIG", "SET", "appendfsync", "no")  # WAITAOF then waits in vain
         file = disks.appended(store.directory)
         synced = file.stat().st_size
-        await asyncio.sleep(step.amount * AFTER_SYNC_S)
+        await asyncio.sleep(step.amount * BEFORE_S[step.kind])
         await store.kill()
         written = file.stat().st_size
         os.truncate(file, synced + int((written - synced) * step.amount))
@@ -189,7 +188,7 @@ class Breaker:
         kept_s = self._site.timeline.now_s()
         copy = store.directory / f"copy-{kept_s:.2f}"
         await asyncio.to_thread(store.copy_to, copy)
-        await asyncio.sleep(step.amount)
+        await asyncio.sleep(step.amount * BEFORE_S[step.kind])
         await store.kill()
         await asyncio.to_thread(store.put_back, copy)
         await self._come_back_without(kept_s, step, store, is_confirmed=True)

@@ -80,6 +80,10 @@ DURABILITIES: Final = {
 }
 
 
+BEFORE_S: Final = {Kind.STORE_RESTORE: 1.0, Kind.STORE_POWER_CUT: 4.0}
+"""How long before the kill these begin, for each of their ``amount``."""
+
+
 class Ending(StrEnum):
     """How a worker's life ends, or is interrupted."""
 
@@ -114,8 +118,8 @@ class Step:
 
     @property
     def ends_s(self) -> float:
-        """An old copy is taken first, ``amount`` before the store is killed."""
-        return self.at_s + self.for_s + (self.amount if self.kind is Kind.STORE_RESTORE else 0.0)
+        """An old copy is taken some time before the store is killed, and a disk stops to sync before a power cut."""
+        return self.at_s + self.for_s + BEFORE_S.get(self.kind, 0.0) * self.amount
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
