@@ -58,7 +58,8 @@ class Outages:
 
     sure: tuple[Window, ...]
     lost: tuple[tuple[float, Window], ...]
-    """Those that come of a loss, which begin where the store's data end, and from when on they count."""
+    """Those that come of an old copy, which begin where its data end, and from when on they count. (How much any other
+    loss took nobody knows.)"""
     possible: tuple[Window, ...]
     of_sure: tuple[tuple[Window, ...], ...]
     of_possible: tuple[tuple[Window, ...], ...]
@@ -123,7 +124,9 @@ def measured(record: Record) -> Outages:
     ]
     return Outages(
         sure=tuple(sure),
-        lost=tuple((loss.gone_s, Window(a_s=loss.kept_s, b_s=loss.away_s)) for loss in record.losses),
+        lost=tuple(
+            (loss.gone_s, Window(a_s=loss.kept_s, b_s=loss.away_s)) for loss in record.losses if loss.is_confirmed
+        ),
         possible=tuple(sorted(possible + lost)),
         of_sure=tuple(tuple(_common([some], SURE_S)) for some in inner),
         of_possible=tuple(tuple(_common([some], POSSIBLE_S)) for some in outer),
