@@ -1,0 +1,142 @@
+"""A real daemon whose store is full, by its memory or by its disk: it says so, loses nothing, and goes on by itself."""
+
+from __future__ import annotations
+
+import secrets
+from itertools import count
+from typing import TYPE_CHECKING, Final
+
+import pytest
+import redis
+
+from tests import servers
+from tests.daemons import ANY_PORT, call, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.daemons import Answer, Daemon, Home, Receiver
+
+ROOM_BYTES: Final = 1 << 20
+LARGE: Final = {"blob": "x" * 8_000}
+CONFIG: Final = (
+    f'{ANY_PORT}[store]\nurl = "%s"\n'
+    '[[auth.keys]]\nkid = "k1"\nalgorithm = "HS256"\nsecret_file = "token-secret"\n'
+    '[liveness]\ninterval = "1h"\ngrace = "1h"\nsweep_interval = "200ms"\n%s'
+)
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def binary(request: pytest.FixtureRequest) -> Path:
+    """Each server."""
+    found = servers.valkey_binary() if request.param == "valkey" else servers.redis_binary()
+    if found is None:
+        pytest.skip("no redis-server on PATH (Debian: apt-get install redis-server)")
+    return found
+
+
+@pytest.fixture
+def server(binary: Path) -> Iterator[servers.Server]:
+    with servers.running(binary) as made:
+        yield made
+
+
+def configure(home: Home, server: servers.Server, receiver: Receiver) -> None:
+    home.write(secrets.token_hex(32), "token-secret")
+    home.write(CONFIG % (server.url, receiver.section()))
+
+
+def is_ready(daemon: Daemon) -> bool:
+    return daemon.call("GET", "/readyz").status == 200
+
+
+def check_refused(answer: Answer) -> None:
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1"), answer
+
+
+def check_degraded(daemon: Daemon) -> None:
+    """It lives, and says what is wrong."""
+    assert daemon.call("GET", "/livez").status == 200
+    health = daemon.call("GET", "/healthz")
+    assert health.status == 503
+    assert "store_unavailable" in health.json()["reasons"]
+
+
+def check_every_event_is_kept(daemon: Daemon, workers: set[str]) -> None:
+    """Each worker's events are there from the first on, without a gap."""
+    seqs: dict[str, list[int]] = {}
+    cursor = ""
+    while True:
+        page = daemon.get(f"/api/v1/events?limit=1000{cursor}")
+        for event in page["events"]:
+            seqs.setdefault(event["data"]["worker_id"], []).append(event["data"]["seq"])
+        if not page["events"]:
+            break
+        cursor = f"&cursor={page['next_cursor']}"
+    assert {name: found for name, found in seqs.items() if found != list(range(1, len(found) + 1))} == {}
+    assert workers <= seqs.keys()
+
+
+def fill_memory(daemon: Daemon, direct: redis.Redis) -> list[str]:
+    """Give the store little room, and register workers until it is full, and stays so; the workers."""
+    direct.config_set("maxmemory", int(direct.info("memory")["used_memory"]) + ROOM_BYTES)
+    names: list[str] = []
+    for number in count():
+        answer = daemon.beat(f"fill-{number}", worker_metadata=LARGE)
+        if answer.status != 204:
+            check_refused(answer)
+            break
+        names.append(f"fill-{number}")
+    # Else there is room for small beats, or again for large ones when buffers have been given back.
+    direct.config_set("maxmemory", int(direct.info("memory")["used_memory"]) - ROOM_BYTES // 4)
+    until(lambda: not is_ready(daemon), "not ready")
+    return names
+
+
+def test_p26_a_full_store_refuses_beats_still_pages_and_recovers_by_itself(
+    empty_home: Home, server: servers.Server, receiver: Receiver
+) -> None:
+    configure(empty_home, server, receiver)
+    daemon = empty_home.start()
+    oncall = empty_home.token("alerts:write")
+    kept = {"failing", "late-failing", "going", *(f"w-{number}" for number in range(20))}
+    for name in sorted(kept):
+        assert daemon.beat(name).status == 204
+    assert daemon.disconnect("failing", reason="crash", exit_code=1).status == 204  # queued: the receiver is away
+    with redis.Redis.from_url(server.url) as direct:
+        kept.update(fill_memory(daemon, direct))
+        said = len(daemon.lines())
+        for number in range(200):
+            check_refused(daemon.beat(f"w-{number % 20}"))
+            check_refused(daemon.beat(f"new-{number}"))
+        check_degraded(daemon)
+
+        # What tells of an incident, what people do about it, and what gives room.
+        receiver.open()
+        receiver.wait_for("worker.failed", "failing")
+        assert daemon.disconnect("late-failing", reason="crash", exit_code=1).status == 204
+        receiver.wait_for("worker.failed", "late-failing")
+        found = [one for one in daemon.get("/api/v1/incidents")["incidents"] if one["worker_id"] == "failing"]
+        path = f"/api/v1/incidents/{found[0]['id']}/ack"
+        assert call(daemon.url, "POST", path, token=oncall, body={"comment": "on it"}).status == 200
+        silence = {"matchers": {"worker_id": "w-*"}, "for_seconds": 60}
+        added = call(daemon.url, "POST", "/api/v1/silences", token=oncall, body=silence)
+        assert added.status == 201
+        assert call(daemon.url, "DELETE", f"/api/v1/silences/{added.json()['id']}", token=oncall).status == 204
+        assert daemon.disconnect("going", reason="shutdown").status == 204
+        assert daemon.call("DELETE", "/api/v1/workers/going").status == 204
+
+        assert not is_ready(daemon)
+        assert daemon.process.poll() is None
+        lines = [line["event"] for line in daemon.lines()[said:]]
+        assert len(lines) < 30, lines  # of 400 refused beats, hundreds of passes, and the few that was done
+
+        direct.config_set("maxmemory", 0)
+    until(lambda: is_ready(daemon), "ready again")
+    assert daemon.beat("new").status == 204
+    assert daemon.beat("failing").status == 204
+    receiver.wait_for("worker.recovered", "failing")
+    assert daemon.worker_ids() == {*kept, "new"} - {"going"}
+    check_every_event_is_kept(daemon, {*kept, "new"})
+    daemon.stop()
