@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from monitor.events import EVENT_METADATA_BYTES, Event
 from monitor.liveness import EventKind, Liveness, Trigger
-from monitor.store import SchemaError, Store, StoreRefusedError, StoreUnavailableError
+from monitor.store import SchemaError, Store, StoreFullError, StoreRefusedError, StoreUnavailableError
 from monitor.store.outbox import Outbox
 from monitor.store.store import (
     DAMAGED,
@@ -659,7 +659,7 @@ async def test_p26_a_history_that_is_too_long_loses_its_oldest_that_were_routed(
         assert [event.worker_id for event in left] == [f"{k:04}" for k in range(299, 600)]
 
 
-async def test_a_start_on_a_full_store_works_so_that_it_can_recover(store_url: str) -> None:
+async def test_p26_a_start_on_a_full_store_works_so_that_it_can_recover(store_url: str) -> None:
     async with opened(store_url) as store, Redis.from_url(store_url) as redis:
         t = (await store.beat(0, [beat()])).now_ms
         await ManualClock(store_url).set(t + INTERVAL_MS + GRACE_MS)
@@ -667,11 +667,32 @@ async def test_a_start_on_a_full_store_works_so_that_it_can_recover(store_url: s
         try:
             async with opened(store_url) as again:
                 assert len((await again.sweep(0, limit=10)).moved) == 1
+                with pytest.raises(StoreFullError):
+                    await again.beat(0, [beat()])
+        finally:
             await redis.config_set("maxmemory", "0")
+
+
+async def test_p26_a_start_on_a_full_store_that_lacks_the_library_waits_for_room(store_url: str) -> None:
+    async with Redis.from_url(store_url) as redis:
+        try:
+            async with opened(store_url) as store:
+                await store.beat(0, [beat()])
+            await redis.function_flush()  # as another release finds it
+            await redis.config_set("maxmemory", "1")
+            with pytest.raises(SchemaError, match="partitions = 1"):
+                await Store.open(settings(store_url, partitions=2))
+            async with opened(store_url) as again:
+                for call in (again.beat(0, [beat()]), again.sweep(0, limit=10), again.one(W)):
+                    with pytest.raises(StoreFullError):
+                        await call
+                await redis.config_set("maxmemory", "0")
+                assert (await again.beat(0, [beat()])).outcomes == [(STORED, INTERVAL_MS)]
+            await redis.flushall()
             await redis.function_flush()
             await redis.config_set("maxmemory", "1")
-            with pytest.raises(StoreUnavailableError):
-                await Store.open(settings(store_url))
+            with pytest.raises(StoreFullError):  # there is nothing of ours to go on with
+                await Store.open(settings(store_url, partitions=2))
         finally:
             await redis.config_set("maxmemory", "0")
 

@@ -16,7 +16,7 @@ from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissi
 from redis.maint_notifications import MaintNotificationsConfig
 
 from monitor.store.condition import condition_of
-from monitor.store.errors import StoreRefusedError, StoreUnavailableError
+from monitor.store.errors import StoreFullError, StoreRefusedError, StoreUnavailableError
 from monitor.store.library import LIBRARY_NAME, LIBRARY_SOURCE
 from monitor.store.lines import TROUBLE, Lines
 
@@ -45,13 +45,14 @@ _PASSING: Final = (
     "CLUSTERDOWN",
 )
 """How errors begin that are of the server's present state and not of what was asked."""
+_FULL: Final = ("OOM", "MISCONF")
 
 
 class Connection:
     """Calls functions of one server. Every answer's first item, the store's time, goes into ``clock``.
 
     Every method raises ``StoreUnavailableError`` when there is no answer within the time limit, or the store
-    can't do it now; whether a call was applied is then not known.
+    can't do it now; whether a call was applied is then not known. It was not when that is a ``StoreFullError``.
     """
 
     def __init__(self, url: str, *, timeout_s: float, clock: StoreClock) -> None:
@@ -146,6 +147,15 @@ class Connection:
         except TROUBLE as error:
             raise _unavailable(error) from error
 
+    async def founded(self, partition: int) -> tuple[int, int] | None:
+        """The schema version and the number of partitions that a partition has, read without the library."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                schema, partitions = await self._reading.hmget(f"{{ls:{partition}}}:m", "schema", "partitions")
+        except TROUBLE as error:
+            raise _unavailable(error) from error
+        return None if schema is None or partitions is None else (int(schema), int(partitions))
+
     async def write(self, function: str, partition: int, *args: bytes | str | int) -> Any:
         """Call a function whose replay is harmless; it may be sent again when no answer comes."""
         return await self._call(self._writing.call, function, partition, args)
@@ -205,8 +215,12 @@ class Connection:
 
 def _is_passing(error: ResponseError) -> bool:
     # redis-py takes the code off some errors and gives them a type of their own; the text tells the rest.
+    return type(error) is not ResponseError or str(error).startswith(_PASSING) or _is_full(error)
+
+
+def _is_full(error: Exception) -> bool:
     text = str(error)
-    return type(error) is not ResponseError or text.startswith(_PASSING) or "maxmemory" in text
+    return isinstance(error, ResponseError) and (text.startswith(_FULL) or "maxmemory" in text)
 
 
 def _unavailable(error: Exception) -> StoreUnavailableError:
@@ -214,4 +228,6 @@ def _unavailable(error: Exception) -> StoreUnavailableError:
         return StoreUnavailableError(f"the store refuses our credentials: {error}")
     if isinstance(error, TimeoutError):
         return StoreUnavailableError("the store did not answer in time")
+    if _is_full(error):
+        return StoreFullError(f"the store is full: {error}")
     return StoreUnavailableError(f"the store failed: {error}")

@@ -18,7 +18,7 @@ from monitor.clock import StoreClock
 from monitor.liveness import Liveness, Trigger
 from monitor.store import codec
 from monitor.store.connection import Connection
-from monitor.store.errors import SchemaError, StoreUnavailableError
+from monitor.store.errors import SchemaError, StoreFullError, StoreUnavailableError
 from monitor.store.library import DOWN_STATES, STATE_CODES
 from monitor.workers import Standing, partition_of
 
@@ -184,8 +184,10 @@ class Store:
     async def open(cls, settings: StoreSettings) -> Store:
         """Connect, judge the server, load the library, check the schema.
 
+        A store that is full opens too, if it is a store of ours already: beats are refused until there is room.
+
         Raises:
-            StoreUnavailableError: no answer.
+            StoreUnavailableError: no answer, or no room to begin with.
             StoreRefusedError: the server evicts keys or has no functions.
             SchemaError: the data is of a newer release or of another number of partitions.
         """
@@ -193,9 +195,16 @@ class Store:
             store = cls(settings)
             stack.push_async_callback(store.close)
             await store._connection.judge_server()
-            await store._connection.load()
-            for partition in range(store.partitions):
-                await store._hello(partition)
+            try:
+                await store._connection.load()
+                for partition in range(store.partitions):
+                    await store._hello(partition)
+            except StoreFullError:
+                for partition in range(store.partitions):
+                    known = await store._connection.founded(partition)
+                    if known is None:
+                        raise
+                    store._check(*known)
             stack.pop_all()
         return store
 
@@ -205,6 +214,9 @@ class Store:
 
     async def _hello(self, partition: int) -> None:
         _, schema, partitions = await self._connection.write("hello", partition, SCHEMA_VERSION, self.partitions)
+        self._check(schema, partitions)
+
+    def _check(self, schema: int, partitions: int) -> None:
         if schema > SCHEMA_VERSION:
             raise SchemaError(
                 f"the store's schema is version {schema}, written by a newer release; this one knows {SCHEMA_VERSION}"

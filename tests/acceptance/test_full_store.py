@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
 import pytest
 import redis
 
-from tests import servers
+from tests import disks, servers
 from tests.daemons import ANY_PORT, call, until
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ CONFIG: Final = (
     '[[auth.keys]]\nkid = "k1"\nalgorithm = "HS256"\nsecret_file = "token-secret"\n'
     '[liveness]\ninterval = "1h"\ngrace = "1h"\nsweep_interval = "200ms"\n%s'
 )
+
+LINUX: Final = pytest.mark.skipif(sys.platform != "linux", reason="the limit of another process is set by prlimit")
 
 
 @pytest.fixture(params=["valkey", "redis"])
@@ -139,4 +142,137 @@ def test_p26_a_full_store_refuses_beats_still_pages_and_recovers_by_itself(
     receiver.wait_for("worker.recovered", "failing")
     assert daemon.worker_ids() == {*kept, "new"} - {"going"}
     check_every_event_is_kept(daemon, {*kept, "new"})
+    daemon.stop()
+
+
+@pytest.mark.parametrize("lacking", ["nothing", "its functions"])
+def test_p26_a_start_on_a_full_store_waits_for_room_and_does_not_end(
+    empty_home: Home, server: servers.Server, receiver: Receiver, lacking: str
+) -> None:
+    configure(empty_home, server, receiver)
+    daemon = empty_home.start()
+    assert daemon.beat("w").status == 204
+    daemon.stop()
+    with redis.Redis.from_url(server.url) as direct:
+        if lacking != "nothing":
+            direct.function_flush()  # as another release finds it
+        direct.config_set("maxmemory", 1)
+        daemon = empty_home.start()
+        check_refused(daemon.beat("w"))
+        assert not is_ready(daemon)
+        check_degraded(daemon)
+        direct.config_set("maxmemory", 0)
+    until(lambda: is_ready(daemon), "ready")
+    assert daemon.beat("w").status == 204
+    assert daemon.worker_ids() == {"w"}
+    daemon.stop()
+
+
+def fill_disk(daemon: Daemon, server: servers.Server) -> list[str]:
+    """Register workers until the disk is full; the workers that were acknowledged."""
+    disks.fill(server.process.pid, server.directory, room_bytes=2_000)
+    names: list[str] = []
+    for number in count():
+        answer = daemon.beat(f"disk-{number}")
+        if answer.status != 204:
+            check_refused(answer)
+            break
+        names.append(f"disk-{number}")
+    until(lambda: not is_ready(daemon), "not ready")
+    return names
+
+
+@LINUX
+def test_p26_a_full_disk_refuses_beats_loses_none_that_was_acknowledged_and_recovers_by_itself(
+    empty_home: Home, binary: Path, server: servers.Server, receiver: Receiver
+) -> None:
+    configure(empty_home, server, receiver)
+    daemon = empty_home.start()
+    kept = {"failing", *(f"w-{number}" for number in range(20))}
+    for name in sorted(kept):
+        assert daemon.beat(name).status == 204
+    assert daemon.disconnect("failing", reason="crash", exit_code=1).status == 204
+    said = len(daemon.lines())
+    kept.update(fill_disk(daemon, server))
+    receiver.open()
+    for number in range(200):
+        check_refused(daemon.beat(f"w-{number % 20}"))
+        check_refused(daemon.beat(f"new-{number}"))
+        check_refused(daemon.disconnect("w-1", reason="crash", exit_code=1))
+    check_degraded(daemon)
+    assert daemon.process.poll() is None
+    lines = [line["event"] for line in daemon.lines()[said:] if line["event"] != "worker.registered"]
+    assert len(lines) < 30, lines
+
+    disks.clear(server.process.pid)
+    until(lambda: is_ready(daemon), "ready again")
+    assert daemon.beat("new").status == 204
+    receiver.wait_for("worker.failed", "failing")
+    assert daemon.worker_ids() == {*kept, "new"}
+    server.kill()
+    again = servers.start(binary, server.directory)  # from what is on the disk
+    try:
+        until(lambda: is_ready(daemon), "ready on the store that was started again")
+        assert daemon.worker_ids() == {*kept, "new"}
+        check_every_event_is_kept(daemon, {*kept, "new"})
+        daemon.stop()
+    finally:
+        again.kill()
+    assert len({attempt.webhook_id for attempt in receiver.of("worker.failed", "failing")}) == 1
+
+
+@LINUX
+def test_p26_a_store_that_is_killed_while_its_disk_is_full_has_what_it_had_before(
+    empty_home: Home, binary: Path, server: servers.Server, receiver: Receiver
+) -> None:
+    configure(empty_home, server, receiver)
+    daemon = empty_home.start()
+    kept = {f"w-{number}" for number in range(20)}
+    for name in sorted(kept):
+        assert daemon.beat(name).status == 204
+    with redis.Redis.from_url(server.url) as direct:
+        until(lambda: not int(direct.info("persistence").get("aof_buffer_length", 0)), "it is written")
+    fill_disk(daemon, server)  # of these the last, which found the disk full, is in the store's memory only
+    server.kill()
+    again = servers.start(binary, server.directory)
+    try:
+        until(lambda: is_ready(daemon), "ready on the store that was started again")
+        assert daemon.worker_ids() >= kept
+        assert daemon.beat("new").status == 204
+        check_every_event_is_kept(daemon, kept)
+        daemon.stop()
+    finally:
+        again.kill()
+
+
+@LINUX
+def test_p26_the_embedded_store_on_a_full_disk_refuses_beats_and_goes_on_when_there_is_room(home: Home) -> None:
+    home.write(ANY_PORT)
+    daemon = home.start()
+    assert daemon.beat("w").status == 204
+    pid = home.store_pid
+    with disks.full(pid, home.directory / "data" / "store"):
+        until(lambda: daemon.beat("w").status == 503, "refused")
+        until(lambda: not is_ready(daemon), "not ready")
+        check_degraded(daemon)
+    until(lambda: is_ready(daemon), "ready again")
+    assert daemon.beat("w").status == 204
+    assert home.store_pid == pid
+    daemon.stop()
+
+
+@LINUX
+def test_p26_a_start_on_a_store_whose_disk_is_full_waits_for_room_and_does_not_end(
+    empty_home: Home, server: servers.Server, receiver: Receiver
+) -> None:
+    configure(empty_home, server, receiver)
+    daemon = empty_home.start()
+    fill_disk(daemon, server)
+    daemon.stop()
+    daemon = empty_home.start()
+    check_refused(daemon.beat("w"))
+    check_degraded(daemon)
+    disks.clear(server.process.pid)
+    until(lambda: is_ready(daemon), "ready")
+    assert daemon.beat("w").status == 204
     daemon.stop()
