@@ -33,6 +33,8 @@ ONCE: Final = 2
 OLDEST_MAJOR: Final = 7
 """The first Redis with functions."""
 
+NO_EVICTION: Final = "noeviction"
+
 _PASSING: Final = (
     "OOM",
     "READONLY",
@@ -104,17 +106,16 @@ class Connection:
         Raises:
             StoreRefusedError: it evicts keys, or has no functions.
         """
+        policy = await self.evicting_policy()
         try:
             async with asyncio.timeout(self._timeout_s):
-                memory = await self._reading.info("memory")
                 server = await self._reading.info("server")
         except TROUBLE as error:
             raise _unavailable(error) from error
-        policy = memory.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction":
+        if policy is not None:
             raise StoreRefusedError(
                 f"the store evicts keys: its maxmemory-policy is {policy!r}, which would drop workers and alerts "
-                f"without a word; set it to 'noeviction'"
+                f"without a word; set it to {NO_EVICTION!r}"
             )
         version = str(server.get("redis_version", "0"))
         if int(version.split(".", maxsplit=1)[0]) < OLDEST_MAJOR:
@@ -129,6 +130,16 @@ class Connection:
         except TROUBLE as error:
             raise _unavailable(error) from error
         return condition_of(memory, persistence)
+
+    async def evicting_policy(self) -> str | None:
+        """The server's ``maxmemory-policy`` if it is one that evicts keys, else None."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                memory = await self._reading.info("memory")
+        except TROUBLE as error:
+            raise _unavailable(error) from error
+        policy = str(memory.get("maxmemory_policy", NO_EVICTION))
+        return None if policy == NO_EVICTION else policy
 
     async def load(self) -> None:
         """Make sure that the library is there. One that is there is not loaded again: a full store would refuse it.

@@ -212,6 +212,10 @@ class Store:
         """Close every connection."""
         await self._connection.close()
 
+    async def evicting_policy(self) -> str | None:
+        """The server's ``maxmemory-policy`` if it evicts keys, which may have changed since ``open``; else None."""
+        return await self._connection.evicting_policy()
+
     async def _hello(self, partition: int) -> None:
         _, schema, partitions = await self._connection.write("hello", partition, SCHEMA_VERSION, self.partitions)
         self._check(schema, partitions)

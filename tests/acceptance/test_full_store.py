@@ -276,3 +276,16 @@ def test_p26_a_start_on_a_store_whose_disk_is_full_waits_for_room_and_does_not_e
     until(lambda: is_ready(daemon), "ready")
     assert daemon.beat("w").status == 204
     daemon.stop()
+
+
+def test_p26_a_policy_that_begins_to_evict_degrades_a_running_daemon(empty_home: Home, receiver: Receiver) -> None:
+    with servers.running(servers.valkey_binary()) as server, redis.Redis.from_url(server.url) as direct:
+        configure(empty_home, server, receiver)
+        daemon = empty_home.start()
+        direct.config_set("maxmemory-policy", "allkeys-lru")
+        until(lambda: "store_evicts" in daemon.call("GET", "/healthz").json()["reasons"], "noticed")
+        assert is_ready(daemon)
+        assert daemon.beat("w").status == 204
+        direct.config_set("maxmemory-policy", "noeviction")
+        until(lambda: "store_evicts" not in daemon.call("GET", "/healthz").json()["reasons"], "all is well")
+        daemon.stop()
