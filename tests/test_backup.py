@@ -1,4 +1,4 @@
-"""A copy of the embedded store's data is one of a single moment, whatever the store does meanwhile, or there is none."""
+"""A copy of the embedded store's data is one of a single moment, whatever the store does, or there is none."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from monitor.liveness import EventKind, Liveness
@@ -210,3 +211,24 @@ async def all_positions(store: Store) -> list[str]:
         if not some:
             return positions
         positions += [event.position for event in some]
+
+
+async def test_p26_one_pass_of_housekeeping_drops_all_that_is_too_many_however_fast_it_came(store_url: str) -> None:
+    count, kept = 120_000, 1_000
+    async with opened(store_url) as store, Redis.from_url(store_url) as redis:
+        t = (await store.beat(0, [beat()])).now_ms
+        for start in range(0, count, 10_000):
+            pipeline = redis.pipeline(transaction=False)
+            for number in range(start, start + 10_000):
+                pipeline.xadd("{ls:0}:e", {"event": "x", "gaps": "x"}, id=f"{t + 1}-{number}")
+            await pipeline.execute()
+        taken = await store.take(0, owner="d1", lease_ms=2_000, limit=1)
+        passed, ahead = count - 20_000, 20_000
+        await store.ack(0, token=taken.token, position=f"{t + 1}-{passed}")
+        values = SweepSettings(chunk=7, retention_ms=RETENTION_MS, event_retention_ms=EVENT_RETENTION_MS, events=kept)
+        tidy = Sweeper(store, values, on_moved=lambda _: None).tidy
+        await tidy()
+        assert await redis.xlen("{ls:0}:e") == ahead, "what the router has not passed is kept, and nothing else"
+        await store.ack(0, token=taken.token, position=f"{t + 1}-{count}")
+        await tidy()
+        assert await redis.xlen("{ls:0}:e") == kept + 1  # the last that went marks where the rest begins

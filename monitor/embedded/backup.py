@@ -1,9 +1,9 @@
 """A copy of the embedded store's data, made beside a running server or a stopped one, and proved by starting on it.
 
-What the server knows is in the files that ``appendonlydir/appendonly.aof.manifest`` names: a base, which never changes,
-and files that are only appended to. A rewrite replaces them by new ones and the manifest by another. So a copy is one of
-a single moment if all files of one manifest were open while that manifest stood: what is deleted later can still be
-read, and what is appended later is a prefix of the truth. The server need not be asked, and is not held up.
+What the server knows is in the files that ``appendonlydir/appendonly.aof.manifest`` names: a base, which never
+changes, and files that are only appended to. A rewrite replaces them by new ones and the manifest by another. So a copy
+is one of a single moment if all files of one manifest were open while that manifest stood: what is deleted later can
+still be read, and what is appended later is a prefix of the truth. The server need not be asked, and is not held up.
 """
 
 from __future__ import annotations
