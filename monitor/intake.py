@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Final, assert_never
 import structlog
 
 from monitor.store import StoreUnavailableError
-from monitor.store.store import DAMAGED, NOT_ALLOWED, OVER_ENVIRONMENTS, OVER_WORKERS, REFUSED, STORED, UNKNOWN
+from monitor.store.store import (
+    DAMAGED,
+    NOT_ALLOWED,
+    OVER_ENVIRONMENTS,
+    OVER_TIMINGS,
+    OVER_WORKERS,
+    REFUSED,
+    STORED,
+    UNKNOWN,
+)
 from monitor.workers import Beat, Disconnect, Forget
 
 if TYPE_CHECKING:
@@ -350,6 +359,11 @@ class Intake:
         if outcome == OVER_ENVIRONMENTS:
             limit = settings.environments_per_tenant
             return QuotaExceededError(f"limits.environments_per_tenant = {limit} is reached: no new environment")
+        if outcome == OVER_TIMINGS:
+            limit = settings.timings_per_tenant
+            return QuotaExceededError(
+                f"limits.timings_per_tenant = {limit} is reached: declare an interval and a grace that others have too"
+            )
         if outcome == NOT_ALLOWED:
             return NotAllowedError(key)
         if outcome == UNKNOWN:

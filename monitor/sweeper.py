@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 PURGE_CHUNK: Final = 100
 TRIMS_PER_PASS: Final = 20_000
-"""More than one pass needs when nothing lags; it ends, so that what retention has passed is not kept waiting for ever."""
+"""More than a pass needs when nothing lags; it ends, so that what retention has passed is not kept waiting."""
 LONGEST_PAUSE_S: Final = 0.005
 """Between two chunks: a store that answers late must not stretch a pass without end."""
 
@@ -121,6 +121,6 @@ class Sweeper:
 
 
 async def _pause(began_s: float) -> None:
-    # Beats are served between two chunks, here and in the store, and get at least half of both: a chunk takes the longer
-    # to be answered the more of them there are, and then so does the pause.
+    # Beats are served between two chunks, here and in the store, and get at least half of both: a chunk takes the
+    # longer to be answered the more of them there are, and then so does the pause.
     await asyncio.sleep(min(monotonic_s() - began_s, LONGEST_PAUSE_S))

@@ -18,6 +18,7 @@ from monitor.store.store import (
     DAMAGED,
     NOT_ALLOWED,
     OVER_ENVIRONMENTS,
+    OVER_TIMINGS,
     OVER_WORKERS,
     REFUSED,
     STORED,
@@ -657,6 +658,26 @@ async def test_p26_a_history_that_is_too_long_loses_its_oldest_that_were_routed(
             pass
         left = await events_of(store)
         assert [event.worker_id for event in left] == [f"{k:04}" for k in range(299, 600)]
+
+
+async def test_p26_a_tenant_s_timings_are_bounded_and_those_that_it_has_go_on(store_url: str) -> None:
+    async with opened(store_url, timings_per_tenant=3) as store:
+        beats = [beat("a"), beat("b", interval_ms=1_000), beat("c", interval_ms=2_000), beat("w", interval_ms=3_000)]
+        outcomes = [STORED, STORED, STORED, OVER_TIMINGS]
+        assert [outcome for outcome, _ in (await store.beat(0, beats)).outcomes] == outcomes
+        assert [outcome for outcome, _ in (await store.beat(0, beats)).outcomes] == outcomes
+        # A known one keeps what it had, and may take what others have; another tenant has its own.
+        again = [
+            *(beat("a", interval_ms=3_000), beat("a", grace_ms=5_000), beat("a"), beat("a", interval_ms=2_000)),
+            beat("a", tenant="other", interval_ms=9_000),
+        ]
+        outcomes = [OVER_TIMINGS, OVER_TIMINGS, STORED, STORED, STORED]
+        assert [outcome for outcome, _ in (await store.beat(0, again)).outcomes] == outcomes
+        # The timing that nobody has any more makes room, and stragglers are taken whatever their number.
+        assert (await store.beat(0, [beat("w", interval_ms=3_000)])).outcomes == [(STORED, 3_000)]
+        assert (await store.leave(goodbye(Trigger.DISCONNECT_CLEAN))).outcome == STORED
+        assert [outcome for outcome, _ in (await store.beat(0, [beat("w")])).outcomes] == [STORED]
+        await check_indexes(store_url)
 
 
 async def test_p26_a_start_on_a_full_store_works_so_that_it_can_recover(store_url: str) -> None:

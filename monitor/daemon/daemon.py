@@ -81,6 +81,7 @@ def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:
         ),
         workers_per_tenant=config.limits.workers_per_tenant,
         environments_per_tenant=config.limits.environments_per_tenant,
+        timings_per_tenant=config.limits.timings_per_tenant,
         status_events=usual.status_changed_events,
         replicas=config.store.durability.replicas,
         fsync=config.store.durability.mode == "fsync",

@@ -37,7 +37,7 @@ SCHEMA_VERSION: Final = 1
 COUNT_PAGE: Final = 200
 EVENTS_TRIMMED_PER_CALL: Final = 100
 
-STORED, OVER_WORKERS, OVER_ENVIRONMENTS, NOT_ALLOWED, UNKNOWN, REFUSED, DAMAGED, LATE = range(8)
+STORED, OVER_WORKERS, OVER_ENVIRONMENTS, NOT_ALLOWED, UNKNOWN, REFUSED, DAMAGED, LATE, OVER_TIMINGS = range(9)
 """What a function answers of one worker; the same numbers stand at the top of ``lastseen.lua``."""
 
 
@@ -64,6 +64,8 @@ class StoreSettings:
     workers_per_tenant: int
     environments_per_tenant: int
     status_events: bool
+    timings_per_tenant: int = 10_000
+    """Of environment, interval and grace, as its workers have them."""
     replicas: int = 0
     """So many have to have what ``confirm`` waits for."""
     fsync: bool = False
@@ -177,6 +179,7 @@ class Store:
                 settings.environments_per_tenant,
                 settings.daemon,
                 settings.status_events,
+                settings.timings_per_tenant,
             ]
         )
 
