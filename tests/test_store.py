@@ -25,12 +25,13 @@ from monitor.store.store import (
     EnvironmentRule,
     Want,
 )
-from monitor.workers import Disconnect, Standing, WorkerKey
+from monitor.workers import Disconnect, Evidence, Rejection, Standing, WorkerKey
 from tests import servers
 from tests.store_indexes import check_indexes
 from tests.stores import DEV, GRACE_MS, INTERVAL_MS, ManualClock, beat, opened, settings
 
 W = WorkerKey("acme", "w")
+UNKNOWN_W = WorkerKey("acme", "unknown")
 
 
 async def events_of(store: Store) -> list[Event]:
@@ -678,6 +679,25 @@ async def test_p26_a_tenant_s_timings_are_bounded_and_those_that_it_has_go_on(st
         assert (await store.leave(goodbye(Trigger.DISCONNECT_CLEAN))).outcome == STORED
         assert [outcome for outcome, _ in (await store.beat(0, [beat("w")])).outcomes] == [STORED]
         await check_indexes(store_url)
+
+
+async def test_p26_a_full_store_takes_the_evidence_that_a_beat_came_for_which_it_had_no_room(store_url: str) -> None:
+    """Near its limit a store takes pulses, which are small, and refuses beats, which are not: it is not blind."""
+    async with opened(store_url) as store, Redis.from_url(store_url) as redis:
+        await store.beat(0, [beat()])
+        await redis.config_set("maxmemory", "1")
+        try:
+            with pytest.raises(StoreFullError):
+                await store.beat(0, [beat()])
+            refused = [Evidence(key=key, allowed=None, rejection=Rejection.OVERLOADED) for key in (W, UNKNOWN_W)]
+            await store.evidence(0, refused)
+            _, _, worker = await store.one(W)
+            assert worker is not None
+            assert worker.rejected is not None
+            assert worker.rejected.reason == Rejection.OVERLOADED.value
+            assert (await store.one(UNKNOWN_W))[2] is None
+        finally:
+            await redis.config_set("maxmemory", "0")
 
 
 async def test_p26_a_start_on_a_full_store_works_so_that_it_can_recover(store_url: str) -> None:

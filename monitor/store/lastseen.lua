@@ -1569,7 +1569,7 @@ end
 register('hello', hello, { 'allow-oom' })
 register('beat', beat, {})
 register('pulse', pulse, {}) -- a full store takes no beats: it is blind
-register('evidence', evidence, {})
+register('evidence', evidence, { 'allow-oom' }) -- that a beat came which a full store had no room for; of known workers only
 register('leave', leave, { 'allow-oom' })
 register('forget', forget, { 'allow-oom' })
 register('sweep', sweep, { 'allow-oom' })
