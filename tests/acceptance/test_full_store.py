@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 import redis
 
+from monitor.clock import monotonic_s
 from tests import disks, servers
 from tests.daemons import ANY_PORT, call, until
 
@@ -24,7 +25,7 @@ LARGE: Final = {"blob": "x" * 8_000}
 CONFIG: Final = (
     f'{ANY_PORT}[store]\nurl = "%s"\n'
     '[[auth.keys]]\nkid = "k1"\nalgorithm = "HS256"\nsecret_file = "token-secret"\n'
-    '[liveness]\ninterval = "1h"\ngrace = "1h"\nsweep_interval = "200ms"\n%s'
+    '[liveness]\ninterval = "%s"\ngrace = "%s"\nsweep_interval = "200ms"\n%s'
 )
 
 LINUX: Final = pytest.mark.skipif(sys.platform != "linux", reason="the limit of another process is set by prlimit")
@@ -45,9 +46,9 @@ def server(binary: Path) -> Iterator[servers.Server]:
         yield made
 
 
-def configure(home: Home, server: servers.Server, receiver: Receiver) -> None:
+def configure(home: Home, server: servers.Server, receiver: Receiver, *, interval: str = "1h") -> None:
     home.write(secrets.token_hex(32), "token-secret")
-    home.write(CONFIG % (server.url, receiver.section()))
+    home.write(CONFIG % (server.url, interval, interval, receiver.section()))
 
 
 def is_ready(daemon: Daemon) -> bool:
@@ -142,6 +143,28 @@ def test_p26_a_full_store_refuses_beats_still_pages_and_recovers_by_itself(
     receiver.wait_for("worker.recovered", "failing")
     assert daemon.worker_ids() == {*kept, "new"} - {"going"}
     check_every_event_is_kept(daemon, {*kept, "new"})
+    daemon.stop()
+
+
+def test_p1_workers_whose_beats_a_full_store_refused_are_not_reported(
+    empty_home: Home, server: servers.Server, receiver: Receiver
+) -> None:
+    configure(empty_home, server, receiver, interval="1s")
+    receiver.open()
+    daemon = empty_home.start()
+    assert daemon.beat("w").status == 204
+    seen_s = monotonic_s()
+    with redis.Redis.from_url(server.url) as direct:
+        direct.config_set("maxmemory", 1)
+        check_refused(daemon.beat("w"))
+        until(lambda: monotonic_s() > seen_s + 3, "its deadline has passed, and some sweeps since")
+        check_degraded(daemon)
+        assert "blind" in daemon.call("GET", "/healthz").json()["reasons"]
+        direct.config_set("maxmemory", 0)
+    until(lambda: daemon.beat("w").status == 204, "taken again")
+    events = daemon.get("/api/v1/events")["events"]
+    assert [event["type"] for event in events] == ["worker.registered"]
+    assert receiver.attempts == []
     daemon.stop()
 
 
