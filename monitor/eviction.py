@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import structlog
 
+from monitor.reasons import Reason
 from monitor.store import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-STORE_EVICTS: Final = "store_evicts"
-"""The store's maxmemory-policy is not noeviction: workers and alerts may vanish without a word."""
 CHECK_S: Final = 5.0
 """How often the store is asked."""
 
@@ -51,6 +50,6 @@ class EvictionWatch:
         else:
             log.error("store.evicts", maxmemory_policy=policy, remedy="set maxmemory-policy to 'noeviction'")
 
-    def reasons(self) -> list[str]:
+    def reasons(self) -> list[Reason]:
         """Why the monitor is degraded."""
-        return [] if self._policy is None else [STORE_EVICTS]
+        return [] if self._policy is None else [Reason.STORE_EVICTS]

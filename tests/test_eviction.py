@@ -5,7 +5,8 @@ from __future__ import annotations
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from monitor.eviction import STORE_EVICTS, EvictionWatch
+from monitor.eviction import EvictionWatch
+from monitor.reasons import Reason
 from tests import servers
 from tests.stores import opened
 
@@ -20,7 +21,7 @@ async def test_p26_a_policy_that_begins_to_evict_is_a_reason_until_it_is_set_rig
                 await redis.config_set("maxmemory-policy", "volatile-ttl")
                 await watch.check()
                 await watch.check()
-                assert watch.reasons() == [STORE_EVICTS]
+                assert watch.reasons() == [Reason.STORE_EVICTS]
                 await redis.config_set("maxmemory-policy", "noeviction")
                 await watch.check()
         finally:
@@ -39,4 +40,4 @@ async def test_a_store_that_does_not_answer_changes_nothing_about_its_policy() -
             await watch.check()
             server.kill()
             await watch.check()
-            assert watch.reasons() == [STORE_EVICTS]
+            assert watch.reasons() == [Reason.STORE_EVICTS]
