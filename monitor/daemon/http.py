@@ -14,6 +14,7 @@ import structlog
 import uvicorn
 
 from monitor.daemon.protocol import BoundedProtocol
+from monitor.daemon.stall import Stall
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,6 +105,7 @@ class HttpServer(uvicorn.Server):
             "head_s": head_s,
             "idle_s": idle_s,
             "shortcut": shortcut,
+            "stall": (stall := Stall()),
         }
         bounded = type("BoundedProtocol", (BoundedProtocol,), settings)
         super().__init__(
@@ -121,11 +123,17 @@ class HttpServer(uvicorn.Server):
             )
         )
         self.accepting = asyncio.Event()
+        self._stall = stall
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept."""
         await super().startup(sockets)
         self.accepting.set()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Every 100 ms."""
+        self._stall.turn(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
