@@ -49,10 +49,20 @@ def complete(record: Record, _outages: Outages) -> Iterator[Violation]:
             where = f"{entry.kind} seq {entry.seq} at {receiver}"
             if outcome not in SETTLED:
                 yield Violation(promise="P5", worker=entry.worker, what=f"{where}: outcome {outcome}")
-            elif outcome == "delivered" and not got:
+            elif outcome == "delivered" and not got and not _counts_as_delivered(record, entry):
                 yield Violation(promise="P5", worker=entry.worker, what=f"{where}: delivered, and it never came")
             elif outcome == "superseded" and any(_is_taken(one) for one in got):
                 yield Violation(promise="P5", worker=entry.worker, what=f"{where}: superseded, and it was taken")
+
+
+def _counts_as_delivered(record: Record, entry: Entry) -> bool:
+    """A DOWN that was over when nobody knew whether it had arrived: its end is told, and it is not tried again."""
+    ends = [
+        other
+        for other in record.history()
+        if other.life == entry.life and other.seq > entry.seq and is_end(other.kind, other.old)
+    ]
+    return entry.kind in DOWN and any(record.is_disturbed(entry.detected_s, end.at_s) for end in ends[:1])
 
 
 def vanished(record: Record, _outages: Outages) -> Iterator[Violation]:

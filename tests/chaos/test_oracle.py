@@ -427,6 +427,11 @@ def old_beat_read_by_a_daemon_after_a_newer_one(record: Record) -> None:
     record.readings.append(reading("well", 9.2, "alive", 6))
 
 
+def down_that_was_over_before_anybody_knew_whether_it_had_come(record: Record) -> None:
+    without_arrival(record, "ops", "fails-2")
+    record.faults.append(Fault(kind="store.kill", target=None, begun_s=FAILED_S, ended_s=FAILED_S + 1))
+
+
 def failed_attempt_then_taken(record: Record) -> None:
     record.arrivals.insert(0, replace(record.arrivals[0], answered=500))
 
@@ -439,6 +444,7 @@ KEPT: Final = (
     unconfirmed_event_lost,
     confirmed_event_lost_with_an_old_copy,
     failed_attempt_then_taken,
+    down_that_was_over_before_anybody_knew_whether_it_had_come,
     old_beat_read_by_a_daemon_after_a_newer_one,
 )
 
