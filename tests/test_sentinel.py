@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from alerts.errors import StoreUnavailableError as QueueUnavailableError
 from alerts.queue import QueueStore
@@ -325,6 +332,45 @@ async def test_users_of_the_servers_and_of_the_sentinels_are_told_apart_and_no_p
                     raise AssertionError("it opened")
             shown = f"{refusal.value} {refusal.value.__cause__!r}"
             assert not any(secret in shown for secret in ("hunter2", "swordfish"))
+
+
+def certificate(directory: Path) -> Path:
+    """One for 127.0.0.1 that is its own authority, with its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "lastseen-test")])
+    made = (
+        x509.CertificateBuilder(subject_name=name, issuer_name=name, public_key=key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime(2020, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(2120, 1, 1, tzinfo=UTC))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = directory / "tls.pem"
+    path.write_bytes(
+        made.public_bytes(Encoding.PEM) + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    return path
+
+
+async def test_servers_and_sentinels_over_tls(tmp_path: Path) -> None:
+    program = servers.redis_binary()
+    if program is None:
+        pytest.skip("no redis-server on PATH (Debian: apt-get install redis-server)")
+    file = certificate(tmp_path)
+    with sentinels.watched(program, certificate=file) as group:
+        async with opened(f"{group.url}?tls=all&ssl_ca_certs={file}", timeout_s=TIMEOUT_S) as store:
+            await store.beat(0, [beat()])
+            old = group.primary()
+            old.kill()
+            await known(store, await blocking(group.another, than=old))
+            assert (await store.beat(0, [beat()])).outcomes == [ONE]
+        with pytest.raises(
+            StoreUnavailableError, match="certificate verify failed"
+        ):  # of an authority that is not known
+            async with opened(f"{group.url}?tls=all", timeout_s=TIMEOUT_S):
+                raise AssertionError("it opened")
 
 
 async def test_another_database_of_the_servers_is_used(valkeys: Watched) -> None:

@@ -84,7 +84,7 @@ class Primary:
         Raises:
             PrimaryNotFoundError: none of the Sentinels has an answer; bounded in time.
         """
-        if self._watch is None:
+        if self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(self._look_again(), name="watch the primary")
         found = await self._searched()
         if isinstance(found, PrimaryNotFoundError):

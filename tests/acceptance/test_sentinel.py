@@ -110,7 +110,6 @@ def test_a_daemon_survives_the_loss_of_the_primary_and_its_beats_go_on(
             old.resume()
         since = len(beats.stored)
         beats.more()
-    print(f"{fault}: no 204 for {beats.gap_s:.2f} s")  # noqa: T201 - shown with -s
     assert beats.gap_s < LONGEST_GAP_S
     assert beats.other <= {503}
     last = {name: number for _, name, number in beats.stored[since:]}
