@@ -241,13 +241,13 @@ class Watched:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.sentinels[0].log()[-4_000:]}") from None
 
-    def failover(self) -> Node:
-        """Order a failover and wait for its end; the new primary."""
+    def failover(self, *how: str) -> Node:
+        """Order a failover and wait for its end; the new primary. ``COORDINATED``: the old one waits for it."""
         old = self.primary()
         deadline_s = monotonic_s() + SETTLE_S
         while True:
             try:
-                self.sentinels[0].ask("FAILOVER", SERVICE)
+                self.sentinels[0].ask("FAILOVER", SERVICE, *how)
                 return self.another(than=old)
             except redis.ResponseError:  # INPROG or NOGOODSLAVE: one is under way, or the replica is not known yet
                 assert monotonic_s() < deadline_s, self.sentinels[0].log()[-4_000:]

@@ -172,6 +172,15 @@ async def test_a_former_primary_that_was_only_paused_gets_no_beat_when_it_is_bac
         assert late <= await there(new)
 
 
+async def test_a_coordinated_failover_loses_no_acknowledged_beat(valkeys: Watched) -> None:
+    async with opened(valkeys.url, timeout_s=20.0, workers_per_tenant=10**6) as store, beating(store) as beats:
+        await beats.more()
+        new = await blocking(valkeys.failover, "COORDINATED")
+        await known(store, new)
+        await beats.more()
+        assert {name for _, name in beats.acknowledged} <= await there(new)
+
+
 async def test_a_call_that_a_paused_primary_holds_is_made_again_on_the_new_one(valkeys: Watched) -> None:
     async with opened(valkeys.url, timeout_s=20.0) as store:
         await store.beat(0, [beat("before")])
