@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from monitor.liveness import EventKind, Liveness  # noqa: TC001 - events are read back from their fields' types
+from monitor.liveness import EventKind, Liveness
 
 EVENT_METADATA_BYTES: Final = 2_048
 """At most this much of a worker's metadata travels with an event; ``worker_metadata_cut`` says when it was more."""

@@ -145,26 +145,19 @@ def is_straggler(*, beat_ms: int, stopped_ms: int | None) -> bool:
 
 
 def liveness_at(
-    stored: Liveness,
-    *,
-    now_ms: int,
-    last_seen_ms: int,
-    interval_ms: int,
-    grace_ms: int,
-    straggler: bool,
-    back_ms: int | None,
+    stored: Liveness, *, now_ms: int, late_ms: int, deadline_ms: int, straggler: bool, missed_ms: int | None
 ) -> Liveness:
     """The liveness to show at ``now_ms``, whether or not a sweep has come by since.
 
-    ``stored`` is what the last committed transition left, ``back_ms`` the moment at which an announced absence
-    ends. A worker that is stored as alive reads ``late`` once its interval has passed, and what its deadline makes
-    of it once that has passed. One that is stopped then, and was expected back by now, reads ``stale``.
+    ``stored`` is what the last committed transition left. One that is stored as alive reads ``late`` from ``late_ms``
+    on, and from ``deadline_ms`` on what its deadline makes of it. One that is stopped then, and is missed since
+    ``missed_ms`` (None: it has announced no return), reads ``stale``.
     """
     shown = stored
     if stored is Liveness.ALIVE:
-        if now_ms < deadline_ms(last_seen_ms=last_seen_ms, interval_ms=interval_ms, grace_ms=grace_ms):
-            return Liveness.LATE if now_ms >= last_seen_ms + interval_ms else Liveness.ALIVE
+        if now_ms < deadline_ms:
+            return Liveness.LATE if now_ms >= late_ms else Liveness.ALIVE
         shown = step(stored, Trigger.DEADLINE_AFTER_STOP if straggler else Trigger.DEADLINE).to or stored
-    if shown is Liveness.STOPPED and back_ms is not None and now_ms >= back_ms:
+    if shown is Liveness.STOPPED and missed_ms is not None and now_ms >= missed_ms:
         shown = step(shown, Trigger.RETURN_OVERDUE).to or shown
     return shown

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from monitor.liveness import Liveness, deadline_ms, liveness_at
+from monitor.liveness import Liveness, liveness_at
 
 if TYPE_CHECKING:
     from monitor.liveness import EventKind, Trigger
@@ -92,7 +92,7 @@ class Forget:
 class Rejection(StrEnum):
     """Why a beat was refused although its sender may speak for the worker; as events and the API say it (P11)."""
 
-    TOKEN_EXPIRED = "token expired"
+    TOKEN_EXPIRED = "token expired"  # noqa: S105 - a reason
     SCOPE_MISSING = "token lacks the scope"
     TOO_LARGE = "body too large"
     MALFORMED = "malformed body"
@@ -161,6 +161,10 @@ class Worker:
     since_ms: int
     interval_ms: int
     grace_ms: int
+    late_ms: int
+    """When its interval has passed."""
+    deadline_ms: int
+    """When an alive worker is no longer on time, blind windows of the monitor taken into account."""
     status: str
     tasks_processed: int
     current_task_id: str | None
@@ -172,6 +176,9 @@ class Worker:
     recent_gaps_ms: tuple[int, ...]
     back_ms: int | None
     """When the absence that the worker has announced ends; None for none."""
+    missed_ms: int | None
+    """From when it is missed then, blind windows taken into account."""
+    rejected: Rejected | None
     transitions: tuple[PastTransition, ...]
 
     def liveness(self, now_ms: int) -> Liveness:
@@ -179,11 +186,10 @@ class Worker:
         return liveness_at(
             self.stored,
             now_ms=now_ms,
-            last_seen_ms=self.last_seen_ms,
-            interval_ms=self.interval_ms,
-            grace_ms=self.grace_ms,
+            late_ms=self.late_ms,
+            deadline_ms=self.deadline_ms,
             straggler=self.straggler,
-            back_ms=self.back_ms,
+            missed_ms=self.missed_ms,
         )
 
     def since(self, now_ms: int) -> int:
@@ -192,10 +198,10 @@ class Worker:
         if liveness is self.stored:
             return self.since_ms
         if liveness is Liveness.LATE:
-            return self.last_seen_ms + self.interval_ms
-        if liveness is Liveness.STALE and self.back_ms is not None:
-            return self.back_ms
-        return deadline_ms(last_seen_ms=self.last_seen_ms, interval_ms=self.interval_ms, grace_ms=self.grace_ms)
+            return self.late_ms
+        if liveness is Liveness.STALE and self.missed_ms is not None:
+            return self.missed_ms
+        return self.deadline_ms
 
     def absent_until(self, now_ms: int) -> int | None:
         """When the announced absence ends, in milliseconds; None when there is none, or it has ended by now."""

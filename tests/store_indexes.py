@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 from redis.asyncio import Redis
 
+from monitor.blindness import Window, credited
 from monitor.liveness import Liveness
 from monitor.store.library import STATE_CODES
 
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 BASE = b"{ls:0}:"
-PLAIN = {b"m", b"r", b"x", b"y", b"g", b"a", b"b", b"c", b"h", b"q", b"e", b"u"}
-ALIVE, STOPPED = (STATE_CODES[state].encode() for state in (Liveness.ALIVE, Liveness.STOPPED))
+PLAIN = {b"m", b"r", b"x", b"y", b"g", b"a", b"b", b"c", b"h", b"q", b"e", b"u", b"j", b"k", b"p", b"w"}
+ALIVE, STALE, STOPPED = (STATE_CODES[state].encode() for state in (Liveness.ALIVE, Liveness.STALE, Liveness.STOPPED))
 RECORD_HEAD = struct.Struct(">BcI28x6s8x6s")
 """Of a record: version, state, gid, since, last_seen."""
 
@@ -33,6 +34,8 @@ class _Check:
         self.redis = redis
         self.sets: defaultdict[bytes, dict[bytes, float]] = defaultdict(dict)
         self.absent: dict[bytes, dict[bytes, float]] = {}
+        self.bases: dict[int, dict[bytes, float]] = {}
+        self.windows: list[Window] = []
         self.counts: Counter[bytes] = Counter()
         self.tenants: defaultdict[bytes, Counter[bytes]] = defaultdict(Counter)
         self.ids: defaultdict[bytes, set[bytes]] = defaultdict(set)
@@ -47,20 +50,29 @@ class _Check:
         rows: list[Any] = await self.redis.zrange(BASE + name, 0, -1, withscores=True)
         return {member: float(score) for member, score in rows}
 
+    def moved(self, due_ms: float, interval_ms: int, grace_ms: int) -> int:
+        """Where blind windows move a deadline."""
+        reach_ms = interval_ms + grace_ms
+        return credited(int(due_ms), reach_ms=reach_ms, interval_ms=interval_ms, windows=self.windows).deadline_ms
+
     async def run(self) -> None:
+        packed: Any = await self.redis.get(BASE + b"w")
+        self.windows = [Window(begin_ms=begin, end_ms=end) for begin, end, *_ in msgpack.unpackb(packed or b"\x90")]
         records = {mid: RECORD_HEAD.unpack_from(raw) for mid, raw in (await self.hash(b"r")).items()}
         stored_groups = await self.hash(b"g")
         groups = {int(k): msgpack.unpackb(v, raw=True) for k, v in stored_groups.items() if not k.startswith(b"k")}
         for gid in groups:
             # The one thing that no record says; when it ends is what the model checks.
-            if absent := await self.zset(b"b:%d" % gid):
-                self.absent[b"b:%d" % gid] = absent
+            for name in (b"b:%d" % gid, b"k:%d" % gid):
+                if noted := await self.zset(name):
+                    self.absent[name] = noted
+            self.bases[gid] = await self.zset(b"s:%d" % gid)
         self.expect(records, groups)
         assert self.used == set(groups)
         assert {int(v) for k, v in stored_groups.items() if k.startswith(b"k")} == self.used
         assert {int(gid) for gid in await self.zset(b"a")} == self.used
         assert {k: int(v) for k, v in (await self.hash(b"c")).items()} == dict(self.counts)
-        for mid in (*await self.hash(b"x"), *await self.hash(b"y")):
+        for mid in (*await self.hash(b"x"), *await self.hash(b"y"), *await self.hash(b"j")):
             assert mid in records
         await self.compare_keys(groups)
         await self.compare_bounds(groups)
@@ -79,8 +91,14 @@ class _Check:
                 _, _, interval, grace, after_stop = groups[gid]
                 assert state == STOPPED or (state == ALIVE and after_stop and back > last_seen + interval + grace)
                 since = max(since, int(back))
+            ends = self.absent.get(b"k:%d" % gid, {}).get(worker)
+            if ends is not None:
+                assert state == STALE
+                self.sets[b"k:%d" % gid][worker] = ends
+                since = int(ends)
             if state == ALIVE:
-                self.sets[b"s:%d" % gid][worker] = float(last_seen)
+                # A base may be later than the last beat, never earlier; how much is what the tests of it check.
+                self.sets[b"s:%d" % gid][worker] = max(self.bases[gid].get(worker, 0.0), float(last_seen))
             else:
                 self.sets[b"d:%d" % gid][worker] = float(since)
                 self.counts[b"%d:%b" % (gid, state)] += 1
@@ -93,11 +111,11 @@ class _Check:
     async def compare_keys(self, groups: Mapping[int, Any]) -> None:
         keys: list[Any] = await self.redis.keys("*")
         names: set[bytes] = {key.removeprefix(BASE) for key in keys}
-        assert {name for name in names if name[:2] in {b"s:", b"d:", b"b:"}} == set(self.sets)
+        assert {name for name in names if name[:2] in {b"s:", b"d:", b"b:", b"k:"}} == set(self.sets)
         for name in names - PLAIN:
             kind, rest = name[:2], name[2:]
             match kind:
-                case b"s:" | b"d:" | b"b:":
+                case b"s:" | b"d:" | b"b:" | b"k:":
                     assert await self.zset(name) == self.sets[name]
                 case b"a:":
                     assert {int(gid) for gid in await self.zset(name)} == {g for g in self.used if groups[g][0] == rest}
@@ -112,12 +130,18 @@ class _Check:
 
     async def compare_bounds(self, groups: Mapping[int, Any]) -> None:
         deadlines, oldest, returns = await self.zset(b"h"), await self.zset(b"q"), await self.zset(b"b")
-        assert {int(gid) for gid in (*deadlines, *oldest, *returns)} <= self.used
+        ends = await self.zset(b"k")
+        assert {int(gid) for gid in (*deadlines, *oldest, *returns, *ends)} <= self.used
         for name, members in self.sets.items():
             gid = name[2:]
             if name.startswith(b"s:"):
-                assert deadlines[gid] <= min(members.values()) + groups[int(gid)][2] + groups[int(gid)][3]
+                _, _, interval, grace, _ = groups[int(gid)]
+                assert deadlines[gid] <= self.moved(min(members.values()) + interval + grace, interval, grace)
             elif name.startswith(b"b:"):
-                assert returns[gid] <= min(members.values())
+                _, _, interval, grace, _ = groups[int(gid)]
+                assert returns[gid] <= self.moved(min(members.values()), interval, grace)
+            elif name.startswith(b"k:"):
+                _, _, interval, grace, _ = groups[int(gid)]
+                assert ends[gid] <= self.moved(min(members.values()), interval, grace)
             else:
                 assert oldest[gid] <= min(members.values())

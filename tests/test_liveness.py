@@ -37,6 +37,8 @@ MACHINE: Final[dict[str | None, dict[str, tuple[str | None, str | None] | str]]]
         "beat": ("alive", "worker.registered"),
         "deadline": REFUSED,
         "deadline_after_stop": REFUSED,
+        "deadline_rejected": REFUSED,
+        "rejections_ended": REFUSED,
         "return_overdue": REFUSED,
         "disconnect_clean": REFUSED,
         "disconnect_failure": REFUSED,
@@ -46,6 +48,8 @@ MACHINE: Final[dict[str | None, dict[str, tuple[str | None, str | None] | str]]]
         "beat": ("alive", None),
         "deadline": ("stale", "worker.stale"),
         "deadline_after_stop": ("stopped", "worker.stopped"),
+        "deadline_rejected": ("stale", "worker.rejected"),
+        "rejections_ended": REFUSED,
         "return_overdue": REFUSED,
         "disconnect_clean": ("stopped", "worker.stopped"),
         "disconnect_failure": ("failed", "worker.failed"),
@@ -55,6 +59,8 @@ MACHINE: Final[dict[str | None, dict[str, tuple[str | None, str | None] | str]]]
         "beat": ("alive", "worker.recovered"),
         "deadline": REFUSED,
         "deadline_after_stop": REFUSED,
+        "deadline_rejected": REFUSED,
+        "rejections_ended": ("stale", "worker.stale"),
         "return_overdue": REFUSED,
         "disconnect_clean": ("stopped", "worker.stopped"),
         "disconnect_failure": ("failed", "worker.failed"),
@@ -64,6 +70,8 @@ MACHINE: Final[dict[str | None, dict[str, tuple[str | None, str | None] | str]]]
         "beat": ("alive", "worker.resumed"),
         "deadline": REFUSED,
         "deadline_after_stop": REFUSED,
+        "deadline_rejected": REFUSED,
+        "rejections_ended": REFUSED,
         "return_overdue": ("stale", "worker.stale"),
         "disconnect_clean": REFUSED,
         "disconnect_failure": REFUSED,
@@ -73,6 +81,8 @@ MACHINE: Final[dict[str | None, dict[str, tuple[str | None, str | None] | str]]]
         "beat": ("alive", "worker.recovered"),
         "deadline": REFUSED,
         "deadline_after_stop": REFUSED,
+        "deadline_rejected": REFUSED,
+        "rejections_ended": REFUSED,
         "return_overdue": REFUSED,
         "disconnect_clean": REFUSED,
         "disconnect_failure": REFUSED,
@@ -107,8 +117,8 @@ def test_the_table_above_is_complete() -> None:
     assert len(MACHINE) == 5
     for row in MACHINE.values():
         assert list(row) == [trigger.value for trigger in Trigger]
-    assert len(PAIRS) == 35
-    assert len(TRANSITIONS) == sum(not isinstance(to, str) for _, _, to in PAIRS) == 16
+    assert len(PAIRS) == 45
+    assert len(TRANSITIONS) == sum(not isinstance(to, str) for _, _, to in PAIRS) == 18
 
 
 @pytest.mark.parametrize("trigger", Trigger)
@@ -142,11 +152,10 @@ def _at(
     return liveness_at(
         stored,
         now_ms=now_ms,
-        last_seen_ms=LAST_SEEN,
-        interval_ms=INTERVAL,
-        grace_ms=GRACE,
+        late_ms=LAST_SEEN + INTERVAL,
+        deadline_ms=LAST_SEEN + INTERVAL + GRACE,
         straggler=straggler,
-        back_ms=back_ms,
+        missed_ms=back_ms,
     )
 
 
@@ -184,11 +193,10 @@ def test_without_grace_a_worker_is_never_late() -> None:
         liveness_at(
             Liveness.ALIVE,
             now_ms=now_ms,
-            last_seen_ms=LAST_SEEN,
-            interval_ms=INTERVAL,
-            grace_ms=0,
+            late_ms=LAST_SEEN + INTERVAL,
+            deadline_ms=LAST_SEEN + INTERVAL,
             straggler=False,
-            back_ms=None,
+            missed_ms=None,
         )
         for now_ms in (LAST_SEEN + INTERVAL - 1, LAST_SEEN + INTERVAL)
     ]

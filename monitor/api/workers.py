@@ -15,7 +15,7 @@ from monitor.api.wire import path_worker_id
 from monitor.auth import Scope
 from monitor.events import rfc3339
 from monitor.intake import NotAllowedError, UnknownWorkerError
-from monitor.liveness import Liveness, deadline_ms
+from monitor.liveness import Liveness
 from monitor.store.store import Want
 from monitor.workers import Forget, WorkerKey
 
@@ -39,7 +39,6 @@ PAGE_BYTES: Final = 8_388_608
 
 def worker_json(worker: Worker, now_ms: int) -> dict[str, object]:
     """A worker at ``now_ms``, true with a stuck sweeper too (P22)."""
-    due_ms = deadline_ms(last_seen_ms=worker.last_seen_ms, interval_ms=worker.interval_ms, grace_ms=worker.grace_ms)
     back_ms = worker.absent_until(now_ms)
     return {
         "tenant": worker.key.tenant,
@@ -55,7 +54,7 @@ def worker_json(worker: Worker, now_ms: int) -> dict[str, object]:
         "logs": None if worker.logs_json is None else json.loads(worker.logs_json),
         "logs_cut": worker.logs_cut,
         "last_seen": rfc3339(worker.last_seen_ms),
-        "deadline": rfc3339(due_ms),
+        "deadline": rfc3339(worker.deadline_ms),
         "interval_seconds": worker.interval_ms / 1000,
         "grace_seconds": worker.grace_ms / 1000,
         "registered_at": rfc3339(worker.generation),

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import structlog
 
+from monitor.blindness import Window, credited
 from monitor.events import Event, cut_metadata
-from monitor.liveness import EventKind, Liveness
+from monitor.liveness import EventKind, Liveness, deadline_ms
 from monitor.store.library import LIVENESS_OF
-from monitor.workers import KEEP, Keep, Moved, PastTransition, Worker, WorkerKey
+from monitor.workers import KEEP, Keep, Moved, PastTransition, Rejected, Rejection, Worker, WorkerKey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from monitor.workers import Beat
+    from monitor.workers import Beat, Evidence
 
 # What hiredis makes of a function's answer: nested lists of bytes, int and None.
 Answer = Any
@@ -139,6 +140,22 @@ def _or_null(value: str | Keep | None) -> str | bool | None:
     return False if value is None else value
 
 
+def evidence_argument(evidence: Sequence[Evidence]) -> bytes:
+    """Refused beats as the library's ``evidence`` reads them."""
+    return _encode(
+        [
+            [
+                one.key.tenant,
+                one.key.worker_id,
+                one.allowed or False,
+                one.rejection.value,
+                one.rejection is Rejection.OVERLOADED,
+            ]
+            for one in evidence
+        ]
+    )
+
+
 def text(raw: bytes) -> str:
     """A string that came back from the store; what went in was valid UTF-8."""
     return raw.decode()
@@ -175,8 +192,19 @@ def past_transitions(rows: Sequence[Answer]) -> tuple[PastTransition, ...]:
     )
 
 
-def worker(row: Answer, past: Sequence[Answer] = ()) -> Worker:
-    """A worker as ``one`` and ``page`` describe it."""
+def windows(flat: Sequence[Answer]) -> tuple[Window, ...]:
+    """Blind windows as ``one`` and ``page`` list them, oldest first."""
+    return tuple(Window(begin_ms=begin, end_ms=end) for begin, end in zip(flat[::2], flat[1::2], strict=True))
+
+
+def worker(row: Answer, past: Sequence[Answer] = (), *, blind: Sequence[Window]) -> Worker:
+    """A worker as ``one`` and ``page`` describe it, with what the blind windows make of its deadlines."""
+    interval_ms, grace_ms, back_ms, base_ms = row[9], row[10], row[20], row[21]
+
+    def moved_to(due_ms: int) -> int:
+        reach_ms = interval_ms + grace_ms
+        return credited(due_ms, reach_ms=reach_ms, interval_ms=interval_ms, windows=blind).deadline_ms
+
     generation = row[5]
     transitions = past_transitions(past)
     if len(transitions) < TRANSITIONS_KEPT:  # none was dropped, so the registration, which is not stored, comes first
@@ -193,8 +221,10 @@ def worker(row: Answer, past: Sequence[Answer] = ()) -> Worker:
         seq=row[6],
         last_seen_ms=row[7],
         since_ms=row[8],
-        interval_ms=row[9],
-        grace_ms=row[10],
+        interval_ms=interval_ms,
+        grace_ms=grace_ms,
+        late_ms=base_ms + interval_ms,
+        deadline_ms=moved_to(deadline_ms(last_seen_ms=base_ms, interval_ms=interval_ms, grace_ms=grace_ms)),
         status=text(row[11]),
         tasks_processed=int(row[12]),
         current_task_id=text(row[13]) if row[13] is not None else None,
@@ -204,7 +234,9 @@ def worker(row: Answer, past: Sequence[Answer] = ()) -> Worker:
         logs_json=text(row[17]) if row[17] is not None else None,
         logs_cut=bool(row[18]),
         recent_gaps_ms=_gaps(row[19]),
-        back_ms=row[20],
+        back_ms=back_ms,
+        missed_ms=None if back_ms is None else moved_to(back_ms),
+        rejected=None if row[22] is None else Rejected(reason=text(row[22][0]), at_ms=row[22][1]),
         transitions=transitions,
     )
 
@@ -235,6 +267,10 @@ class _StoredEvent(msgspec.Struct, array_like=True, frozen=True):
     old_status: str | bool
     exit_code: str | bool
     message: str | bool
+    missed: tuple[int, int, int, int] | bool = False
+    """Of the monitor's blind time: ms, end of the last window, windows, uncredited."""
+    rejected: tuple[str, int] | bool = False
+    """The newest refused beat: reason, when."""
 
 
 _stored_event: Final = msgspec.msgpack.Decoder(_StoredEvent).decode
@@ -252,6 +288,8 @@ def event(partition: int, entry: Answer) -> Event:
     """
     position, (_, packed, _, gaps) = entry
     stored = _stored_event(packed)
+    outage_ms, until_ms, count, uncredited = stored.missed if isinstance(stored.missed, tuple) else (0, 0, 0, 0)
+    reason, rejected_ms = stored.rejected if isinstance(stored.rejected, tuple) else (None, 0)
     return Event(
         position=text(position),
         partition=partition,
@@ -279,6 +317,12 @@ def event(partition: int, entry: Answer) -> Event:
         old_status=_optional(stored.old_status),
         exit_code=int(stored.exit_code) if isinstance(stored.exit_code, str) else None,
         error_message=_optional(stored.message),
+        outage_ms=outage_ms,
+        outage_until_ms=until_ms,
+        outage_windows=count,
+        outage_uncredited=uncredited,
+        rejected_reason=reason,
+        rejected_ms=rejected_ms,
     )
 
 

@@ -11,6 +11,7 @@ import hashlib
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
+from monitor import blindness
 from monitor.liveness import STRAGGLER_MS, TRANSITIONS, EventKind, Liveness, Trigger
 
 if TYPE_CHECKING:
@@ -33,7 +34,12 @@ def _prelude() -> str:
         f"local ALIVE = '{STATE_CODES[Liveness.ALIVE]}'",
         f"local BEAT, DEADLINE, FORGET = '{Trigger.BEAT}', '{Trigger.DEADLINE}', '{Trigger.FORGET}'",
         f"local DEADLINE_AFTER_STOP = '{Trigger.DEADLINE_AFTER_STOP}'",
-        f"local RETURN_OVERDUE = '{Trigger.RETURN_OVERDUE}'",
+        f"local RETURN_OVERDUE, REJECTIONS_ENDED = '{Trigger.RETURN_OVERDUE}', '{Trigger.REJECTIONS_ENDED}'",
+        f"local DEADLINE_REJECTED = '{Trigger.DEADLINE_REJECTED}'",
+        f"local GAP_MS, SHORT_CREDITS = {blindness.GAP_MS}, {blindness.SHORT_CREDITS}",
+        f"local WINDOWS_KEPT, WINDOW_AGE_MS = {blindness.WINDOWS_KEPT}, {blindness.WINDOW_AGE_MS}",
+        f"local DAEMONS_KEPT, SLEW = {blindness.DAEMONS_KEPT}, {blindness.SLEW}",
+        *(f"local {cause.name} = '{cause}'" for cause in blindness.Cause),
         f"local STATUS_CHANGED, STRAGGLER_MS = '{EventKind.STATUS_CHANGED}', {STRAGGLER_MS}",
         "local WORD = { " + ", ".join(f"{code} = '{word}'" for word, code in STATE_CODES.items()) + " }",
         "local MOVE = { [''] = {}, " + ", ".join(f"{code} = {{}}" for code in STATE_CODES.values()) + " }",
@@ -47,7 +53,10 @@ def _prelude() -> str:
 
 
 def _render() -> tuple[str, str]:
-    body = _prelude() + "\n" + resources.files("monitor.store").joinpath("lastseen.lua").read_text(encoding="utf-8")
+    folder = resources.files("monitor.store")
+    body = _prelude() + "\n" + folder.joinpath("lastseen.lua").read_text(encoding="utf-8")
+    for part in ("blindness.lua",):
+        body = body.replace(f"-- include: {part}\n", folder.joinpath(part).read_text(encoding="utf-8"))
     name = "lastseen_" + hashlib.sha256(body.encode()).hexdigest()[:10]
     return name, f"#!lua name={name}\nlocal PREFIX = '{name}_'\n{body}"
 

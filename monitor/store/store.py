@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from monitor.blindness import Cause, Window
 from monitor.clock import StoreClock
 from monitor.liveness import Liveness, Trigger
 from monitor.store import codec
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
     from monitor.events import Event
     from monitor.store.address import Address
-    from monitor.workers import Beat, Disconnect, Moved, Worker, WorkerKey
+    from monitor.store.condition import Condition
+    from monitor.workers import Beat, Disconnect, Evidence, Moved, Worker, WorkerKey
 
     _Call = Callable[..., Awaitable[Any]]
 
@@ -96,6 +98,23 @@ class SweepResult:
     moved: list[Moved]
     damaged: int = 0
     """Workers that were left out because their record can't be read or does not fit."""
+    blind: bool = False
+    """Nothing expired, since the monitor can't know: no daemon has said for a while that it accepts beats."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PulseResult:
+    """What a pulse was answered. ``window`` is the newest blind window, and ``cause`` how it was noticed."""
+
+    now_ms: int
+    skew_ms: int
+    """How far the store's time is ahead of its server's clock, which has stepped back by so much."""
+    window: Window | None
+    cause: Cause | None
+    windows: int
+    """So many there have been in all."""
+    blind_ms: int
+    """And so long they were."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -272,8 +291,8 @@ class Store:
 
     async def sweep(self, partition: int, *, limit: int) -> SweepResult:
         """Expire at most ``limit`` workers whose deadline has passed."""
-        now_ms, more, moves, damaged = await self._connection.write("sweep", partition, limit)
-        return SweepResult(now_ms=now_ms, more=bool(more), moved=codec.moved(moves), damaged=damaged)
+        now_ms, more, moves, damaged, blind = await self._connection.write("sweep", partition, limit)
+        return SweepResult(now_ms=now_ms, more=bool(more), moved=codec.moved(moves), damaged=damaged, blind=bool(blind))
 
     async def purge(self, partition: int, *, limit: int, retention_ms: int) -> SweepResult:
         """Forget at most ``limit`` workers that have not been alive for ``retention_ms``."""
@@ -324,6 +343,33 @@ class Store:
         if not safe:
             raise StoreUnavailableError("the store did not confirm in time")
 
+    async def condition(self) -> Condition:
+        """How the server is by its own word.
+
+        Raises:
+            StoreUnavailableError: it gave none in time.
+        """
+        return await self._connection.condition()
+
+    # Blindness ----------------------------------------------------------------------------------------------------
+
+    async def pulse(self, partition: int, *, ends: bool) -> PulseResult:
+        """Say that this daemon accepts beats; ``ends``: that it accepts none from now on."""
+        answer = await self._connection.write("pulse", partition, self.settings.daemon, int(ends))
+        now_ms, skew_ms, newest, windows, blind_ms = answer
+        return PulseResult(
+            now_ms=now_ms,
+            skew_ms=skew_ms,
+            window=Window(begin_ms=newest[0], end_ms=newest[1]) if newest else None,
+            cause=Cause(codec.text(newest[2])) if newest else None,
+            windows=windows,
+            blind_ms=blind_ms,
+        )
+
+    async def evidence(self, partition: int, evidence: Sequence[Evidence]) -> None:
+        """Note at most 128 refused beats of one partition as signs of life (P11). Unknown workers are passed over."""
+        await self._connection.write("evidence", partition, codec.evidence_argument(evidence))
+
     # The outbox ---------------------------------------------------------------------------------------------------
 
     async def take(self, partition: int, *, owner: str, lease_ms: int, limit: int) -> Taken:
@@ -345,10 +391,10 @@ class Store:
 
     async def one(self, key: WorkerKey) -> tuple[int, int, Worker | None]:
         """(now in ms, time of the last full sweep, the worker with its last transitions)."""
-        now_ms, swept_ms, row, past = await self._connection.read(
+        now_ms, swept_ms, row, past, blind = await self._connection.read(
             "one", self.partition_of(key), key.tenant, key.worker_id
         )
-        return now_ms, swept_ms, None if row is None else codec.worker(row, past)
+        return now_ms, swept_ms, None if row is None else codec.worker(row, past, blind=codec.windows(blind))
 
     async def page(
         self,
@@ -363,9 +409,14 @@ class Store:
         """At most ``limit`` workers of one partition behind ``after``; the caller filters what comes back."""
         wanted = None if want is None else {name: getattr(want, name) for name in Want.__slots__}
         filters = _encode([environments, wanted])
-        now_ms, swept_ms, last, rows = await self._connection.read("page", partition, tenant, after, limit, filters)
+        answer = await self._connection.read("page", partition, tenant, after, limit, filters)
+        now_ms, swept_ms, last, rows, flat = answer
+        blind = codec.windows(flat)
         return Page(
-            now_ms=now_ms, swept_ms=swept_ms, last=codec.text(last), workers=[codec.worker(row) for row in rows]
+            now_ms=now_ms,
+            swept_ms=swept_ms,
+            last=codec.text(last),
+            workers=[codec.worker(row, blind=blind) for row in rows],
         )
 
     async def census(self, tenant: str | None) -> Census:
@@ -411,7 +462,7 @@ class Store:
 
     async def swept(self, partition: int) -> tuple[int, int]:
         """(now, time of the partition's last full sweep); reads no worker and no event."""
-        now_ms, swept_ms, _, _ = await self._connection.read("one", partition, "", "")
+        now_ms, swept_ms, *_ = await self._connection.read("one", partition, "", "")
         return now_ms, swept_ms
 
     async def history(

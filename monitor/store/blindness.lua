@@ -1,0 +1,206 @@
+-- Blindness ---------------------------------------------------------------------------------------
+-- When nobody could have accepted a beat, and what that does to deadlines; monitor/blindness.py says why.
+
+-- The id of this run of the server: another one has been started, or has taken over, since.
+local function run_id()
+  return string.match(call('INFO', 'server'), 'run_id:(%w+)')
+end
+
+-- What is known of a daemon's pulses: {newest, begin and end of its newest gap beside others (0: none), ended (1|0)}.
+local function pulses_of(packed)
+  return packed and { read('>I6I6I6B', packed) } or nil
+end
+
+-- {windows = {begin, end}*, oldest first; newest = newest pulse or nil; now = whether t is in a window, the last, that
+-- no pulse has ended yet}. Without any pulse ever there is nothing to go by, and nothing is blind.
+local function blindness(st)
+  local found = st.blindness
+  if not found then
+    local known = call('HMGET', st.m, 'pulse', 'run')
+    found = { windows = unpacked(call('GET', st.w)) or {}, newest = tonumber(known[1]), run = run_id() }
+    found.restarted = known[2] and known[2] ~= found.run
+    if found.newest and (found.restarted or st.t - found.newest > GAP_MS) then
+      found.windows[#found.windows + 1] = { found.newest, st.t }
+      found.now = true
+    end
+    st.blindness = found
+  end
+  return found
+end
+
+-- The moment to which blind windows move a deadline, and how many would have moved it and were too many.
+local function credited(st, due, reach, interval)
+  local short, uncredited = 0, 0
+  for _, window in ipairs(blindness(st).windows) do
+    local from, till = window[1], window[2]
+    if due <= from then
+      break
+    end
+    if till + reach > due then
+      if till - from >= interval then
+        due = till + reach
+      elseif short < SHORT_CREDITS then
+        short, due = short + 1, till + reach
+      else
+        uncredited = uncredited + 1
+      end
+    end
+  end
+  return due, uncredited
+end
+
+-- The latest deadline that has passed at t, whatever the windows: what is later has been moved past t. One number for
+-- all workers of an interval and grace, since a later deadline is never moved to before an earlier one.
+local function passed(st, reach, interval)
+  local windows = blindness(st).windows
+  if #windows == 0 or windows[#windows][2] + reach <= st.t then
+    return st.t
+  end
+  st.passed = st.passed or {}
+  local key = reach .. ':' .. interval
+  if not st.passed[key] then
+    local low, high = windows[1][1], st.t -- what was due by the first begin is moved by nothing
+    if credited(st, high, reach, interval) <= st.t then
+      low = high
+    end
+    while high - low > 1 do
+      local middle = math.floor((low + high) / 2)
+      if credited(st, middle, reach, interval) <= st.t then
+        low = middle
+      else
+        high = middle
+      end
+    end
+    st.passed[key] = low
+  end
+  return st.passed[key]
+end
+
+-- The moment before which everything is older than span, blind time left out: what the monitor has not seen does not age.
+local function seen_for(st, span)
+  local cut, windows = st.t - span, blindness(st).windows
+  for k = #windows, 1, -1 do
+    if windows[k][2] <= cut then
+      break
+    end
+    cut = cut - (windows[k][2] - windows[k][1])
+  end
+  return cut
+end
+
+-- What the monitor missed of [from, t): {ms, end of the last, windows, uncredited}, or false for nothing.
+local function missed(st, from, uncredited)
+  local ms, till, count = 0, 0, 0
+  for _, window in ipairs(blindness(st).windows) do
+    if window[2] > from then
+      ms, till, count = ms + window[2] - math.max(window[1], from), window[2], count + 1
+    end
+  end
+  return count > 0 and { ms, till, count, uncredited }
+end
+
+-- The gap in which the daemon that took a worker's last beat was away while others were there: begin and end, or nil.
+local function gap_of(st, daemon, last_seen)
+  local blind = blindness(st)
+  local own = blind.newest and pulses_of(call('HGET', st.p, daemon))
+  local from, till
+  if own and (blind.newest - own[1] > GAP_MS or (own[4] == 1 and blind.newest > own[1])) then
+    from, till = own[1], st.t
+  elseif own and own[3] > last_seen then
+    from, till = own[2], own[3]
+  end
+  for _, window in ipairs(from and blind.windows or {}) do
+    if window[1] <= from + GAP_MS and window[2] > from then
+      return nil -- there were no others: the window says all there is to say
+    end
+  end
+  return from, till
+end
+
+-- Adds a window, and keeps their number and age bounded.
+local function remember(windows, from, till, cause)
+  windows[#windows + 1] = { from, till, cause }
+  while windows[1][2] + WINDOW_AGE_MS <= till do
+    table.remove(windows, 1)
+  end
+  while #windows > WINDOWS_KEPT do
+    local closest = 1
+    for k = 2, #windows - 1 do
+      if windows[k + 1][1] - windows[k][2] < windows[closest + 1][1] - windows[closest][2] then
+        closest = k
+      end
+    end
+    windows[closest][2] = windows[closest + 1][2]
+    table.remove(windows, closest + 1)
+  end
+end
+
+-- Whether another daemon is there; and daemons that have been gone for longest are forgotten, all but the newest.
+local function others_alive(st, gone)
+  local all, alive, dead = call('HGETALL', st.p), false, {}
+  for k = 1, #all, 2 do
+    local known = pulses_of(all[k + 1])
+    if known[4] == 0 and st.t - known[1] <= GAP_MS then
+      alive = true
+    else
+      dead[#dead + 1] = { known[1], all[k] }
+    end
+  end
+  table.sort(dead, function(a, b)
+    return a[1] < b[1]
+  end)
+  for k = 1, #dead - DAEMONS_KEPT do
+    gone[k] = dead[k][2]
+  end
+  return alive
+end
+
+-- pulse -------------------------------------------------------------------------------------------
+-- A daemon says that it accepts beats. Not allowed on a full store, which takes none either.
+-- ARGV: daemon; '1' when it accepts none from now on, else '0'.
+-- Result: {t, skew in ms, {begin, end, cause} of the newest blind window or {}, blind windows so far, their length in ms}.
+-- Whoever sent the pulse that ended a window may have given up on it: so all are told of the newest. Events: none.
+local function pulse(keys, args)
+  local daemon, ends = args[1], args[2]
+  local st = open(keys)
+  local blind = blindness(st)
+  local newest, windows, own, gone = blind.newest, blind.windows, pulses_of(call('HGET', st.p, daemon)), {}
+  local sums = call('HMGET', st.m, 'blind', 'blind_ms')
+  local count, ms = tonumber(sums[1]) or 0, tonumber(sums[2]) or 0
+  local cause = nil
+  if blind.now then
+    table.remove(windows)
+    cause = blind.restarted and STORE_RESTARTED or NO_PULSE
+  end
+  if not own then
+    local alone = not others_alive(st, gone)
+    if newest and alone then
+      cause = cause or DAEMON_STARTED
+    end
+    own = { st.t, 0, 0, 0 }
+  elseif newest - own[1] > GAP_MS then
+    own[2], own[3] = own[1], st.t
+  end
+  if cause then
+    remember(windows, newest, st.t, cause)
+    count, ms = count + 1, ms + st.t - newest
+  end
+  if newest and not cause and st.skew > 0 then
+    -- Time that a step back has left ahead of the server's clock runs slower until they meet.
+    st.skew = st.skew - math.min(st.skew, math.floor((st.t - newest) / SLEW))
+  end
+  call('HSET', st.m, 'last', st.now, 'skew', int(st.skew), 'pulse', st.now)
+  if not newest or blind.restarted then
+    call('HSET', st.m, 'run', blind.run)
+  end
+  call('HSET', st.p, daemon, write('>I6I6I6B', st.t, own[2], own[3], tonumber(ends)))
+  if #gone > 0 then
+    call('HDEL', st.p, spread(gone))
+  end
+  if cause then
+    call('SET', st.w, cmsgpack.pack(windows))
+    call('HSET', st.m, 'blind', int(count), 'blind_ms', int(ms))
+  end
+  return { st.t, st.skew, windows[#windows] or {}, count, ms }
+end
+
