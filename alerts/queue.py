@@ -90,11 +90,12 @@ class QueueStore:
         """
         names = frozenset(receivers)
         known = await _answer(_execute(self._commands, "SMEMBERS", _KNOWN_RECEIVERS_KEY))
-        if names:
-            await _answer(_execute(self._commands, "SADD", _KNOWN_RECEIVERS_KEY, *sorted(names)))
         if not isinstance(known, set | list):
             raise TypeError(f"SMEMBERS answered {known!r}")
-        return tuple(sorted({name.decode() for name in known} - names))
+        earlier = {name.decode() for name in known}
+        if new := names - earlier:  # else nothing is written: a full store refuses SADD
+            await _answer(_execute(self._commands, "SADD", _KNOWN_RECEIVERS_KEY, *sorted(new)))
+        return tuple(sorted(earlier - names))
 
     async def forget(self, receiver: str) -> None:
         """Undo ``register`` for a receiver whose queue is empty. Idempotent. Raises ``StoreUnavailableError``."""

@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Final, assert_never
 import structlog
 
 from monitor.store import StoreUnavailableError
-from monitor.store.store import DAMAGED, NOT_ALLOWED, OVER_ENVIRONMENTS, OVER_WORKERS, REFUSED, STORED, UNKNOWN
+from monitor.store.store import (
+    DAMAGED,
+    NOT_ALLOWED,
+    OVER_ENVIRONMENTS,
+    OVER_TIMINGS,
+    OVER_WORKERS,
+    REFUSED,
+    STORED,
+    UNKNOWN,
+)
 from monitor.workers import Beat, Disconnect, Forget
 
 if TYPE_CHECKING:
@@ -39,6 +48,13 @@ LANES: Final = 2
 """Queues of one partition: with two, 64 connections had 1.1 times the rate of one, 256 had 1.4 times."""
 LOTS_AT_ONCE: Final = 2
 """Calls in flight to one partition for requests of many beats: the store has the next when one is done."""
+
+_QUOTAS: Final = {
+    OVER_WORKERS: ("workers_per_tenant", "no new worker"),
+    OVER_ENVIRONMENTS: ("environments_per_tenant", "no new environment"),
+    OVER_TIMINGS: ("timings_per_tenant", "declare an interval and a grace that others have too"),
+}
+"""The limit that an outcome speaks of, and what follows."""
 
 
 class UnknownWorkerError(Exception):
@@ -344,12 +360,9 @@ class Intake:
     def _error_of(self, outcome: int, key: WorkerKey) -> Exception:
         """What an outcome that changed nothing means for who asked."""
         settings = self._store.settings
-        if outcome == OVER_WORKERS:
-            limit = settings.workers_per_tenant
-            return QuotaExceededError(f"limits.workers_per_tenant = {limit} is reached: no new worker")
-        if outcome == OVER_ENVIRONMENTS:
-            limit = settings.environments_per_tenant
-            return QuotaExceededError(f"limits.environments_per_tenant = {limit} is reached: no new environment")
+        if outcome in _QUOTAS:
+            name, what = _QUOTAS[outcome]
+            return QuotaExceededError(f"limits.{name} = {getattr(settings, name)} is reached: {what}")
         if outcome == NOT_ALLOWED:
             return NotAllowedError(key)
         if outcome == UNKNOWN:

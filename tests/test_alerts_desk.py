@@ -88,7 +88,7 @@ class Bench:
         change = Change(
             draft=draft, version=version, due_ms=rules.due_ms(thread, self.now_ms), over=rules.is_over(thread)
         )
-        assert await self.threads.settle([change], now_ms=self.now_ms) == [True]
+        assert await self.threads.save([change], now_ms=self.now_ms) == [True]
 
     async def send(self, key: str, end: Callable[[Draft], None]) -> str:
         """Freeze what is pending, make an attempt, and note what came of it."""

@@ -197,6 +197,7 @@ class Limits(Section):
     system_info_bytes: Annotated[Size, sized(256, _KIB**2)] = Field("4KiB", validate_default=True)
     workers_per_tenant: Annotated[StrictInt, Field(ge=1)] = 1_000_000
     environments_per_tenant: Annotated[StrictInt, Field(ge=1)] = 1_000
+    timings_per_tenant: Annotated[StrictInt, Field(ge=1)] = 10_000
     events: Annotated[StrictInt, Field(ge=1_000)] = 1_000_000
     pending_beats: Annotated[StrictInt, Field(ge=1)] = 20_000
     connections: Annotated[StrictInt, Field(ge=1)] = 20_000

@@ -30,6 +30,7 @@ from monitor.daemon.oncall import AlertsOnCall
 from monitor.daemon.vitals import Vitals
 from monitor.daemon.watchdog import Watchdog
 from monitor.events import event_id
+from monitor.eviction import EvictionWatch
 from monitor.health import Health
 from monitor.intake import Intake
 from monitor.metrics import Metrics
@@ -80,6 +81,7 @@ def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:
         ),
         workers_per_tenant=config.limits.workers_per_tenant,
         environments_per_tenant=config.limits.environments_per_tenant,
+        timings_per_tenant=config.limits.timings_per_tenant,
         status_events=usual.status_changed_events,
         replicas=config.store.durability.replicas,
         fsync=config.store.durability.mode == "fsync",
@@ -115,6 +117,8 @@ class Daemon:
         self._outbox = Outbox(store, owner=store.settings.daemon)
         self._health.add_reasons(self._metrics.processes.reasons)
         self._pulse = Pulse(store, on_sums=self._metrics.blind)
+        self._eviction = EvictionWatch(store)
+        self._health.add_reasons(self._eviction.reasons)
         self._intake = Intake(store, capacity=config.limits.pending_beats, on_moved=self._moved)
         self._sweeper = Sweeper(
             store,
@@ -192,7 +196,10 @@ class Daemon:
         stop.then(self._begin_stop)
         self._scheduler.start()
         await self._alerts.start()
-        beside = [_beside("vitals", self._vitals.run(), on_bug=self._fail)]
+        beside = [
+            _beside("vitals", self._vitals.run(), on_bug=self._fail),
+            _beside("eviction", self._eviction.run(), on_bug=self._fail),
+        ]
         # What the start has made lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()

@@ -16,10 +16,9 @@ from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissi
 
 from monitor.store.address import Address
 from monitor.store.condition import condition_of
-from monitor.store.errors import StoreRefusedError, StoreUnavailableError
+from monitor.store.errors import StoreFullError, StoreRefusedError, StoreUnavailableError
 from monitor.store.library import LIBRARY_NAME, LIBRARY_SOURCE
 from monitor.store.lines import TROUBLE, Lines
-from monitor.store.primary import NOT_EVICTING, UnfitPrimaryError, eviction
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,6 +33,8 @@ ONCE: Final = 2
 OLDEST_MAJOR: Final = 7
 """The first Redis with functions."""
 
+NO_EVICTION: Final = "noeviction"
+
 _PASSING: Final = (
     "OOM",
     "READONLY",
@@ -46,13 +47,14 @@ _PASSING: Final = (
     "CLUSTERDOWN",
 )
 """How errors begin that are of the server's present state and not of what was asked."""
+_FULL: Final = ("OOM", "MISCONF")
 
 
 class Connection:
     """Calls functions of one server. Every answer's first item, the store's time, goes into ``clock``.
 
     Every method raises ``StoreUnavailableError`` when there is no answer within the time limit, or the store
-    can't do it now; whether a call was applied is then not known.
+    can't do it now; whether a call was applied is then not known. It was not when that is a ``StoreFullError``.
     """
 
     def __init__(self, url: str, *, timeout_s: float, clock: StoreClock) -> None:
@@ -84,16 +86,17 @@ class Connection:
         Raises:
             StoreRefusedError: it evicts keys, or has no functions.
         """
+        policy = await self.evicting_policy()
         try:
             async with asyncio.timeout(self._timeout_s):
-                memory = await self._reading.info("memory")
                 server = await self._reading.info("server")
-        except UnfitPrimaryError as error:
-            raise StoreRefusedError(str(error)) from error
         except TROUBLE as error:
             raise _unavailable(error) from error
-        if problem := eviction(memory.get("maxmemory_policy", NOT_EVICTING)):
-            raise StoreRefusedError(problem)
+        if policy is not None:
+            raise StoreRefusedError(
+                f"the store evicts keys: its maxmemory-policy is {policy!r}, which would drop workers and alerts "
+                f"without a word; set it to {NO_EVICTION!r}"
+            )
         version = str(server.get("redis_version", "0"))
         if int(version.split(".", maxsplit=1)[0]) < OLDEST_MAJOR:
             raise StoreRefusedError(f"the store has no functions: it is version {version}; Redis 7.0, Valkey or newer")
@@ -107,6 +110,16 @@ class Connection:
         except TROUBLE as error:
             raise _unavailable(error) from error
         return condition_of(memory, persistence)
+
+    async def evicting_policy(self) -> str | None:
+        """The server's ``maxmemory-policy`` if it is one that evicts keys, else None."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                memory = await self._reading.info("memory")
+        except TROUBLE as error:
+            raise _unavailable(error) from error
+        policy = str(memory.get("maxmemory_policy", NO_EVICTION))
+        return None if policy == NO_EVICTION else policy
 
     async def load(self) -> None:
         """Make sure that the library is there. One that is there is not loaded again: a full store would refuse it.
@@ -124,6 +137,15 @@ class Connection:
             raise StoreRefusedError(f"the store refuses the function library: {error}") from error
         except TROUBLE as error:
             raise _unavailable(error) from error
+
+    async def founded(self, partition: int) -> tuple[int, int] | None:
+        """The schema version and the number of partitions that a partition has, read without the library."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                schema, partitions = await self._reading.hmget(f"{{ls:{partition}}}:m", "schema", "partitions")
+        except TROUBLE as error:
+            raise _unavailable(error) from error
+        return None if schema is None or partitions is None else (int(schema), int(partitions))
 
     async def write(self, function: str, partition: int, *args: bytes | str | int) -> Any:
         """Call a function whose replay is harmless; it may be sent again when no answer comes."""
@@ -184,8 +206,12 @@ class Connection:
 
 def _is_passing(error: ResponseError) -> bool:
     # redis-py takes the code off some errors and gives them a type of their own; the text tells the rest.
+    return type(error) is not ResponseError or str(error).startswith(_PASSING) or _is_full(error)
+
+
+def _is_full(error: Exception) -> bool:
     text = str(error)
-    return type(error) is not ResponseError or text.startswith(_PASSING) or "maxmemory" in text
+    return isinstance(error, ResponseError) and (text.startswith(_FULL) or "maxmemory" in text)
 
 
 def _unavailable(error: Exception) -> StoreUnavailableError:
@@ -193,4 +219,6 @@ def _unavailable(error: Exception) -> StoreUnavailableError:
         return StoreUnavailableError(f"the store refuses our credentials: {error}")
     if isinstance(error, TimeoutError):
         return StoreUnavailableError("the store did not answer in time")
+    if _is_full(error):
+        return StoreFullError(f"the store is full: {error}")
     return StoreUnavailableError(f"the store failed: {error}")
