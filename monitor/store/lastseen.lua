@@ -529,7 +529,7 @@ local function deadline_of(st, w)
   local due, uncredited = credited(st, base + reach, reach, interval)
   if st.t >= due and base == rec[R_LAST_SEEN] then
     local from, till = gap_of(st, rec[R_DAEMON], base)
-    if from and from < base + reach then
+    if from and from < due then
       base = math.max(base, math.min(till, from + reach))
       due, uncredited = credited(st, base + reach, reach, interval)
     end
