@@ -122,6 +122,7 @@ class Sentinel:
     binary: Path
     directory: Path
     port: int
+    certificate: Path | None = None
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -146,11 +147,13 @@ class Sentinel:
 
     def watch(self, node: Node) -> None:
         """Start it, when it was killed, without what it knew: ``node`` is the primary, whatever that says of itself."""
-        (self.directory / "sentinel.conf").write_text(
-            f"bind 127.0.0.1\nport {self.port}\ndir {self.directory}\n"
-            f"sentinel monitor {SERVICE} 127.0.0.1 {node.port} 1\n"
-        )
+        self.configure(f"sentinel monitor {SERVICE} 127.0.0.1 {node.port} 1")
         self.start()
+
+    def configure(self, *lines: str) -> None:
+        listening = [f"{name} {value}" for name, value in _listening(self.port, self.certificate).items()]
+        lines = ("bind 127.0.0.1", *listening, f"dir {self.directory}", *lines)
+        (self.directory / "sentinel.conf").write_text("".join(f"{line}\n" for line in lines))
 
     def _answers(self) -> bool:
         assert self.process is not None
@@ -164,7 +167,15 @@ class Sentinel:
         return self._command("SENTINEL", *command)
 
     def _command(self, *command: str) -> Any:
-        with redis.Redis(port=self.port, socket_timeout=SETTLE_S, decode_responses=True, protocol=2) as client:
+        with redis.Redis(
+            port=self.port,
+            socket_timeout=SETTLE_S,
+            decode_responses=True,
+            protocol=2,
+            ssl=self.certificate is not None,
+            ssl_ca_certs=str(self.certificate),
+            ssl_check_hostname=False,
+        ) as client:
             client.response_callbacks.clear()  # what the server says, and not what the client makes of it
             return client.execute_command(*command)
 
@@ -230,13 +241,13 @@ class Watched:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.sentinels[0].log()[-4_000:]}") from None
 
-    def failover(self) -> Node:
-        """Order a failover and wait for its end; the new primary."""
+    def failover(self, *how: str) -> Node:
+        """Order a failover and wait for its end; the new primary. ``COORDINATED``: the old one waits for it."""
         old = self.primary()
         deadline_s = monotonic_s() + SETTLE_S
         while True:
             try:
-                self.sentinels[0].ask("FAILOVER", SERVICE)
+                self.sentinels[0].ask("FAILOVER", SERVICE, *how)
                 return self.another(than=old)
             except redis.ResponseError:  # INPROG or NOGOODSLAVE: one is under way, or the replica is not known yet
                 assert monotonic_s() < deadline_s, self.sentinels[0].log()[-4_000:]
@@ -270,6 +281,14 @@ class Watched:
             node.kill()
 
 
+def _listening(port: int, certificate: Path | None) -> dict[str, str]:
+    """Settings of a server or Sentinel that listens there."""
+    if certificate is None:
+        return {"port": str(port)}
+    files = dict.fromkeys(("tls-cert-file", "tls-key-file", "tls-ca-cert-file"), str(certificate))
+    return {"port": "0", "tls-port": str(port), **files, "tls-auth-clients": "no", "tls-replication": "yes"}
+
+
 def _healthy(sentinel: Sentinel) -> bool:
     replicas = [dict(zip(one[::2], one[1::2], strict=True)) for one in sentinel.ask("REPLICAS", SERVICE)]
     return all(one["flags"] == "slave" and one["master-link-status"] == "ok" for one in replicas)
@@ -283,13 +302,14 @@ def watched(
     sentinels: int = 1,
     options: Sequence[str] = (),
     sentinel_lines: Sequence[str] = (),
+    certificate: Path | None = None,
     down_after_ms: int = DOWN_AFTER_MS,
 ) -> Iterator[Watched]:
     """A primary, ``replicas`` and ``sentinels``, settled; everything is gone afterwards.
 
     ``binary`` serves for all of them: Valkey, if it is not given. ``options`` are for the servers, ``sentinel_lines``
-    go into the configuration of the Sentinels. A majority of the
-    Sentinels has to agree before a failover: 3 of them take a second longer to begin than 1.
+    go into the configuration of the Sentinels. With a ``certificate``, which holds its key too and is its own
+    authority, everything is TLS; the Valkey here has none. A majority of the Sentinels has to agree before a failover.
     """
     program = binary or servers.valkey_binary()
     with tempfile.TemporaryDirectory(prefix="ls-") as name:
@@ -301,7 +321,10 @@ def watched(
             for number, port in enumerate(ports[: 1 + replicas]):
                 directory = root / f"n{number}"
                 directory.mkdir()
-                words = ["--bind", "127.0.0.1", "--port", str(port), "--repl-diskless-sync-delay", "0", *options]
+                words = ["--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0", *options]
+                words += [
+                    word for name, value in _listening(port, certificate).items() for word in (f"--{name}", value)
+                ]
                 words += ["--replicaof", f"127.0.0.1 {primary_port}"] if number else []
                 server = servers.start(program, directory, *words)
                 held.nodes.append(Node(server=server, binary=program, port=port, options=words))
@@ -310,14 +333,15 @@ def watched(
             for number, port in enumerate(ports[1 + replicas :]):
                 directory = root / f"s{number}"
                 directory.mkdir()
-                (directory / "sentinel.conf").write_text(
-                    f"bind 127.0.0.1\nport {port}\ndir {directory}\n"
-                    f"sentinel monitor {SERVICE} 127.0.0.1 {primary_port} {sentinels // 2 + 1}\n"
-                    f"sentinel down-after-milliseconds {SERVICE} {down_after_ms}\n"
-                    f"sentinel failover-timeout {SERVICE} 2000\n" + "".join(f"{line}\n" for line in sentinel_lines)
+                sentinel = Sentinel(binary=program, directory=directory, port=port, certificate=certificate)
+                sentinel.configure(
+                    f"sentinel monitor {SERVICE} 127.0.0.1 {primary_port} {sentinels // 2 + 1}",
+                    f"sentinel down-after-milliseconds {SERVICE} {down_after_ms}",
+                    f"sentinel failover-timeout {SERVICE} 2000",
+                    *sentinel_lines,
                 )
-                held.sentinels.append(Sentinel(binary=program, directory=directory, port=port))
-                held.sentinels[-1].start()
+                held.sentinels.append(sentinel)
+                sentinel.start()
             held.settled()
             yield held
         finally:

@@ -19,7 +19,6 @@ from monitor.store.condition import condition_of
 from monitor.store.errors import StoreFullError, StoreRefusedError, StoreUnavailableError
 from monitor.store.library import LIBRARY_NAME, LIBRARY_SOURCE
 from monitor.store.lines import TROUBLE, Lines
-from monitor.store.primary import UnfitPrimaryError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -91,8 +90,6 @@ class Connection:
         try:
             async with asyncio.timeout(self._timeout_s):
                 server = await self._reading.info("server")
-        except UnfitPrimaryError as error:
-            raise StoreRefusedError(str(error)) from error
         except TROUBLE as error:
             raise _unavailable(error) from error
         if policy is not None:

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 WATCH_S: Final = 0.25
 """How often Sentinel is asked whether the primary has moved. So long may a former one take beats that will be lost."""
-NOT_EVICTING: Final = "noeviction"
 _NO_PRIMARY: Final = ("READONLY", "NOREPLICAS", "MASTERDOWN", "You can't write against a read only replica")
 """How a server that is a primary no more refuses, or one that has lost its replicas to another."""
 
@@ -46,20 +45,6 @@ class PrimaryNotFoundError(RedisConnectionError):
 
 class NotPrimaryError(RedisConnectionError):
     """The server does not act as the primary, or not any more. Another try asks Sentinel again."""
-
-
-class UnfitPrimaryError(RedisConnectionError):
-    """The primary would lose data: it evicts keys. Checked for each connection, as a failover brings another server."""
-
-
-def eviction(policy: str) -> str | None:
-    """What is wrong with a server of this ``maxmemory-policy``."""
-    if policy == NOT_EVICTING:
-        return None
-    return (
-        f"the store evicts keys: its maxmemory-policy is {policy!r}, which would drop workers and alerts "
-        f"without a word; set it to 'noeviction'"
-    )
 
 
 class Primary:
@@ -84,7 +69,7 @@ class Primary:
         Raises:
             PrimaryNotFoundError: none of the Sentinels has an answer; bounded in time.
         """
-        if self._watch is None:
+        if self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(self._look_again(), name="watch the primary")
         found = await self._searched()
         if isinstance(found, PrimaryNotFoundError):
@@ -176,16 +161,12 @@ class PrimaryConnection(Connection):
 
         Raises:
             NotPrimaryError: a replica, though Sentinel has named it: it was demoted, or is not promoted yet.
-            UnfitPrimaryError: it evicts.
         """
         await super().on_connect_check_health(check_health=check_health)
         await self.send_command("ROLE", check_health=False)
-        await self.send_command("INFO", "memory", check_health=False)
-        role, memory = await self.read_response(), await self.read_response()
+        role = await self.read_response()
         if role[0] != b"master":
             raise NotPrimaryError(f"Sentinel names {self._host_error()} as the primary, which says that it is none")
-        if problem := eviction(_policy(memory)):
-            raise UnfitPrimaryError(f"{problem}, on {self._host_error()}")
 
     async def read_response(self, *args: Any, **settings: Any) -> Any:
         """The answer to what was sent.
@@ -239,12 +220,6 @@ async def _ask(sentinel: Redis, service: str) -> tuple[str, int] | None:
 def _shown(address: tuple[str, int]) -> str:
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _policy(memory: bytes | str) -> str:
-    text = memory.decode() if isinstance(memory, bytes) else memory
-    lines = (line.partition(":") for line in text.splitlines())
-    return next((policy for name, _, policy in lines if name == "maxmemory_policy"), NOT_EVICTING)
 
 
 def _is_no_primary(error: ResponseError) -> bool:
