@@ -45,6 +45,7 @@ RULES: Final[dict[str, Rule]] = {
     "false pages": lives.false_pages,
     "unwelcome pages": lives.unwelcome_pages,
     "lost deaths": lives.lost_deaths,
+    "evidence": lives.evidence,
     "one history": lives.one_history,
     "goodbyes": lives.goodbyes,
     "refusals": lives.refusals,

@@ -114,6 +114,8 @@ class Entry:
     detected_s: float
     count: int
     """``tasks_processed``: which beat was the worker's last."""
+    outage_s: float | None = None
+    """How long the monitor says that it was blind since then; None: it does not."""
 
     @property
     def life(self) -> tuple[str, int]:
