@@ -67,6 +67,20 @@ def arrival(receiver: str, told: Entry, *, after_s: float = 0.1, answered: int |
     )
 
 
+def group(kind: str, at_s: float, *told: Entry, truncated: int = 0) -> Arrival:
+    """What ``team`` is told of all."""
+    data = {"truncated": truncated, "events": [{"event_id": one.event_id, "type": one.kind} for one in told]}
+    return Arrival(
+        receiver="team",
+        at_s=at_s,
+        webhook_id=f"ntf-team-{at_s}",
+        body=json.dumps({"type": kind, "data": data}).encode(),
+        answered=204,
+        is_signed=True,
+        age_s=0.1,
+    )
+
+
 def reading(worker: str, at_s: float, liveness: str, count: int) -> Reading:
     return Reading(worker=worker, daemon=0, asked_s=at_s, answered_s=at_s + LATENCY_S, liveness=liveness, count=count)
 
@@ -109,6 +123,11 @@ def good() -> Record:
         told = [one for one in record.entries if one.kind in kinds]
         record.arrivals += [arrival(name, one) for one in told]
         record.outcomes += [Outcome(event_id=one.event_id, receiver=name, outcome="delivered") for one in told]
+    record.groups = frozenset({"team"})
+    record.arrivals += [
+        group("group.firing", 10.6, record.entries[4]),
+        group("group.firing", 12.0, record.entries[2]),
+    ]
     record.readings = [
         reading("well", 10.5, "alive", 11),
         reading("dead", 10.5, "late", 9),
@@ -144,8 +163,8 @@ def drop(record: Record, event_id: str) -> None:
     record.entries = [one for one in record.entries if one.event_id != event_id]
     record.final.remove(event_id)
     record.outcomes = [one for one in record.outcomes if one.event_id != event_id]
-    record.arrivals = [one for one in record.arrivals if one.data["event_id"] != event_id]
+    record.arrivals = [one for one in record.arrivals if event_id not in one.event_ids]
 
 
 def without_arrival(record: Record, receiver: str, event_id: str) -> None:
-    record.arrivals = [one for one in record.arrivals if (one.receiver, one.data["event_id"]) != (receiver, event_id)]
+    record.arrivals = [one for one in record.arrivals if one.receiver != receiver or event_id not in one.event_ids]

@@ -145,6 +145,12 @@ class Arrival:
         data: dict[str, Any] = self.parsed()["data"]
         return data
 
+    @property
+    def event_ids(self) -> list[str]:
+        """Of the events that it tells of, as far as it lists them."""
+        listed = self.data["events"] if self.type.startswith("group.") else [self.data]
+        return [str(one["event_id"]) for one in listed]
+
     def parsed(self) -> dict[str, Any]:
         """The body."""
         parsed: dict[str, Any] = json.loads(self.body)
@@ -203,6 +209,8 @@ class Record:
     outcomes: list[Outcome] = field(default_factory=list)
     receivers: dict[str, frozenset[str]] = field(default_factory=dict)
     """The receivers and the kinds of events that a route sends them."""
+    groups: frozenset[str] = frozenset()
+    """Receivers that are told of the environment as one group."""
     trouble: list[str] = field(default_factory=list)
     """What the harness itself noticed: an exit status, a traceback in a log."""
 
@@ -224,6 +232,7 @@ class Record:
         whole = asdict(self)
         for arrival in whole["arrivals"]:
             arrival["body"] = arrival["body"].decode()
+        whole["groups"] = sorted(self.groups)
         whole["receivers"] = {name: sorted(kinds) for name, kinds in self.receivers.items()}
         return whole
 
@@ -242,6 +251,7 @@ def from_json(whole: dict[str, Any]) -> Record:
     record.readings = [Reading(**one) for one in whole["readings"]]
     record.outcomes = [Outcome(**one) for one in whole["outcomes"]]
     record.receivers = {name: frozenset(kinds) for name, kinds in whole["receivers"].items()}
+    record.groups = frozenset(whole.get("groups", ()))
     record.final, record.trouble = whole["final"], whole["trouble"]
     return record
 

@@ -16,6 +16,7 @@ from tests.chaos.hand_made import (
     entry,
     find,
     good,
+    group,
     outage,
     probes,
     reading,
@@ -162,9 +163,7 @@ def never_told_of_a_dead_worker(record: Record) -> None:
 
 
 def only_refused(record: Record) -> None:
-    record.arrivals = [
-        replace(one, answered=500) if one.data["event_id"] == "dead-2" else one for one in record.arrivals
-    ]
+    record.arrivals = [replace(one, answered=500) if "dead-2" in one.event_ids else one for one in record.arrivals]
 
 
 def gone_from_the_history(record: Record) -> None:
@@ -194,7 +193,7 @@ def two_ids(record: Record) -> None:
 
 
 def out_of_order(record: Record) -> None:
-    record.arrivals.sort(key=lambda one: -one.data["seq"])
+    record.arrivals.sort(key=lambda one: -one.data.get("seq", 0))
 
 
 def end_without_down(record: Record) -> None:
@@ -208,6 +207,22 @@ def down_without_end(record: Record) -> None:
 def two_downs(record: Record) -> None:
     without_arrival(record, "ops", "fails-3")
     add(record, entry("fails", 4, "worker.failed", 25.0, old="alive", new="failed", count=24))
+
+
+def group_does_not_name_who_is_down(record: Record) -> None:
+    record.arrivals = [one for one in record.arrivals if (one.receiver, one.at_s) != ("team", 12.0)]
+
+
+def group_hears_the_end_while_a_worker_is_down(record: Record) -> None:
+    record.arrivals.append(group("group.resolved", 14.0))
+
+
+def group_hears_no_end(record: Record) -> None:
+    add(record, entry("dead", 3, "worker.recovered", 20.0, old="stale", new="alive", count=9))
+
+
+def group_hears_the_end_twice(record: Record) -> None:
+    record.arrivals += [group("group.resolved", 20.5), group("group.resolved", 22.0)]
 
 
 def unsettled(record: Record) -> None:
@@ -256,6 +271,10 @@ BROKEN: Final[dict[Callable[[Record], None], str]] = {
     end_without_down: "P18",
     down_without_end: "P18",
     two_downs: "P18",
+    group_does_not_name_who_is_down: "P5",
+    group_hears_the_end_while_a_worker_is_down: "P5",
+    group_hears_no_end: "P18",
+    group_hears_the_end_twice: "P18",
     unsettled: "P5",
     trouble: "harness",
 }
