@@ -527,9 +527,10 @@ local function deadline_of(st, w)
   local rec, interval = w.rec, w.group[G_INTERVAL]
   local reach, base = interval + w.group[G_GRACE], base_of(st, w)
   local due, uncredited = credited(st, base + reach, reach, interval)
-  if st.t >= due and base == rec[R_LAST_SEEN] then
-    local from, till = gap_of(st, rec[R_DAEMON], base)
-    if from and from < due then
+  if st.t >= due then
+    local from, till = gap_of(st, rec[R_DAEMON], rec[R_LAST_SEEN])
+    -- Not twice: a gap that began behind the base is another one. The same may have gone on since the base was moved.
+    if from and from < due and (base == rec[R_LAST_SEEN] or from <= base) then
       base = math.max(base, math.min(till, from + reach))
       due, uncredited = credited(st, base + reach, reach, interval)
     end
