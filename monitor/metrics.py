@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from monitor.workers import Moved
 
 DETECTION_BUCKETS_S: Final = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+EVIDENCE_OUTCOMES: Final = ("recorded", "dropped")
 PROCESS_DOWN: Final = "process_down"
 """One of the daemon's processes has ended, and is being started again."""
 
@@ -41,6 +42,7 @@ class BeatOutcome(StrEnum):
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
     QUOTA = "quota"
+    RATE_LIMITED = "rate_limited"
     TOO_LARGE = "too_large"
     UNAVAILABLE = "unavailable"
     FAILED = "failed"
@@ -63,6 +65,7 @@ class Slots:
         self.detection_sum_s: Final = next(free)
         self.windows: Final = {cause: next(free) for cause in Cause}
         self.blind_ms: Final = next(free)
+        self.evidence: Final = {outcome: next(free) for outcome in EVIDENCE_OUTCOMES}
         self.deliveries: Final = {delivery: next(free) for delivery in deliveries}
         self.count: Final = next(free)
 
@@ -164,6 +167,11 @@ class Metrics:
         self._row[self._slots.windows[cause]] += 1.0
         self._row[self._slots.blind_ms] += window.end_ms - window.begin_ms
 
+    def evidence(self, *, recorded: int = 0, dropped: int = 0) -> None:
+        """So many refused beats were recorded as evidence of life, and so many could not be."""
+        for outcome, count in zip(EVIDENCE_OUTCOMES, (recorded, dropped), strict=True):
+            self._row[self._slots.evidence[outcome]] += count
+
     def delivery(self, receiver: str, outcome: str) -> None:
         """One attempt at a receiver ended."""
         self._row[self._slots.deliveries[receiver, outcome]] += 1.0
@@ -222,6 +230,12 @@ class _Counted:
         yield CounterMetricFamily(
             "lastseen_blind_seconds", "Total length of those spans.", value=total(slots.blind_ms) / 1_000
         )
+        evidence = CounterMetricFamily(
+            "lastseen_evidence", "Refused beats as evidence of life, by outcome.", labels=["outcome"]
+        )
+        for outcome_name, slot in slots.evidence.items():
+            evidence.add_metric([outcome_name], total(slot))
+        yield evidence
         deliveries = CounterMetricFamily(
             "lastseen_deliveries", "Delivery attempts by receiver and outcome.", labels=["receiver", "outcome"]
         )

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx2
 import uvicorn
 
+from monitor.api.admission import Admission, BeatRates
 from monitor.api.app import create_app
 from monitor.api.services import Services
 from monitor.api.wire import BodyLimits, IntervalBounds
+from monitor.api.witness import Witness
 from monitor.auth import Authenticator, AuthPolicy, Scope, VerifyingKey, mint
 from monitor.health import Health
 from monitor.intake import Intake
@@ -122,6 +124,8 @@ def make_services(
     values: dict[str, Any] = {
         "store": store,
         "intake": Intake(store, capacity=1_000, on_moved=metrics.moved),
+        "admission": Admission(BeatRates(worker=None, tenant=None, batch=10_000)),
+        "witness": Witness(lambda _: None),
         "oncall": oncall.port(oncall.made(store.settings.url)[0], store),
         "authenticator": Authenticator(POLICY),
         "body_bytes": BODY_BYTES,

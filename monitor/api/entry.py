@@ -11,6 +11,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 WORKERS: Final = "/api/v1/workers/"
@@ -21,6 +23,9 @@ KEEP_ALIVE_BYTES: Final = 1_048_576
 """A body that nobody read and that is longer ends the connection."""
 DRAIN_BYTES: Final = 67_108_864
 DRAIN_S: Final = 10.0
+LOOK_BYTES: Final = 65_536
+"""Of a body that is dropped, so much may be looked at."""
+_UNREAD: Final = "lastseen.unread"
 
 
 class Entry:
@@ -37,14 +42,25 @@ class Entry:
                 method: str = connection["method"]
                 raw_path: bytes = connection.get("raw_path") or connection["path"].encode()
                 path = routed_path(method, raw_path.decode("utf-8", "surrogateescape"))
-                inner = {**connection, "path": path, "method": "GET" if method == "HEAD" else method}
                 exchange = Exchange(connection, receive, send)
+                inner = {
+                    **connection,
+                    "path": path,
+                    "method": "GET" if method == "HEAD" else method,
+                    _UNREAD: exchange,
+                }
                 await self._app(cast("Scope", inner), exchange.receive, exchange.send)
             case "websocket":
                 await receive()
                 await send({"type": "websocket.close", "code": 1000, "reason": ""})
             case _:
                 await self._app(scope, receive, send)
+
+
+def unread_of(scope: Scope) -> Exchange | None:
+    """The exchange that a request belongs to, for whoever wants to see what nobody has read of its body."""
+    found = cast("dict[str, Any]", scope).get(_UNREAD)
+    return found if isinstance(found, Exchange) else None
 
 
 def routed_path(method: str, path: str) -> str:
@@ -71,6 +87,7 @@ class Exchange:
         self._is_head = connection["method"] == "HEAD"
         self._expects_continue = False
         self._unread_bytes: float = 0
+        self._look: Callable[[bytes], None] | None = None
         for name, value in connection["headers"]:
             if name == b"content-length" and value.isdigit():
                 self._unread_bytes = int(value)
@@ -78,6 +95,10 @@ class Exchange:
                 self._unread_bytes = float("inf")
             elif name == b"expect":
                 self._expects_continue = True
+
+    def look(self, look: Callable[[bytes], None]) -> None:
+        """Have the first bytes of the body shown, if it is dropped unread. That is after the answer has been sent."""
+        self._look = look
 
     async def receive(self) -> Any:
         """The app's ``receive``."""
@@ -105,10 +126,17 @@ class Exchange:
 
     async def _drain(self) -> None:
         dropped = 0
+        first: list[bytes] = []
         try:
             async with asyncio.timeout(DRAIN_S):
                 while self._unread_bytes and dropped <= DRAIN_BYTES:
                     message = await self.receive()
-                    dropped += len(message.get("body", b""))
+                    piece = message.get("body", b"")
+                    if self._look is not None and dropped < LOOK_BYTES:
+                        first.append(piece[: LOOK_BYTES - dropped])
+                    dropped += len(piece)
         except TimeoutError:
             return
+        finally:
+            if self._look is not None and first:
+                self._look(b"".join(first))

@@ -30,10 +30,11 @@ BODY_S: Final = 10.0
 
 
 class BodyTooLargeError(Exception):
-    """The request's body is over the limit (413)."""
+    """The request's body is over the limit (413). ``read`` is what was read of it; None: nothing."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, read: bytes | None = None) -> None:
         super().__init__(f"the body is over limits.body_bytes = {limit_bytes}")
+        self.read = read
 
 
 class BodyTooSlowError(Exception):
@@ -87,6 +88,17 @@ _CREDENTIALS: Final = frozenset({b"authorization", b"userkey"})
 _READ: Final = _CREDENTIALS | {b"content-type", b"content-length"}
 
 
+def identified(headers: Headers, services: Services) -> Principal:
+    """Who calls, whatever the token's scopes.
+
+    Raises:
+        UnauthenticatedError: the token is not good.
+    """
+    return services.authenticator.authenticate(
+        authorization=headers.authorization, user_key=headers.user_key, now_ms=services.store.clock.now_ms()
+    )
+
+
 def principal_of(headers: Headers, services: Services, scope: TokenScope) -> Principal:
     """Who calls, with this scope.
 
@@ -94,9 +106,7 @@ def principal_of(headers: Headers, services: Services, scope: TokenScope) -> Pri
         UnauthenticatedError: the token is not good.
         ForbiddenError: it lacks the scope.
     """
-    principal = services.authenticator.authenticate(
-        authorization=headers.authorization, user_key=headers.user_key, now_ms=services.store.clock.now_ms()
-    )
+    principal = identified(headers, services)
     principal.require(scope)
     return principal
 
@@ -133,7 +143,7 @@ async def _read(receive: Receive, limit_bytes: int) -> bytes:
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit_bytes:
-            raise BodyTooLargeError(limit_bytes)
+            raise BodyTooLargeError(limit_bytes, b"".join([*chunks, chunk]))
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)

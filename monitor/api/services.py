@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from monitor.api.admission import Admission
     from monitor.api.oncall import OnCall
     from monitor.api.wire import BodyLimits, IntervalBounds
+    from monitor.api.witness import Witness
     from monitor.auth import Authenticator
     from monitor.health import Health
     from monitor.intake import Intake
@@ -25,6 +27,8 @@ class Services:
 
     store: Store
     intake: Intake
+    admission: Admission
+    witness: Witness
     oncall: OnCall
     authenticator: Authenticator
     body_bytes: int

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from alerts.errors import StoreUnavailableError as QueueUnavailableError
+from monitor.api.admission import Admission, BeatRates
 from monitor.api.app import create_app
 from monitor.api.express import Express
 from monitor.api.services import Services
 from monitor.api.wire import BodyLimits, IntervalBounds
+from monitor.api.witness import Witness
 from monitor.auth import Authenticator
 from monitor.daemon.alerting import alert_service
 from monitor.daemon.deliveries import delivery_outcomes
@@ -27,10 +29,12 @@ from monitor.daemon.keys import auth_policy
 from monitor.daemon.listeners import relieve
 from monitor.daemon.oncall import AlertsOnCall
 from monitor.events import event_id
+from monitor.evidence import Recorder
 from monitor.health import Health
 from monitor.intake import Intake
 from monitor.metrics import Metrics
 from monitor.pulse import Pulse
+from monitor.rates import Rate
 from monitor.scheduler import Scheduler
 from monitor.store import Store, StoreRefusedError, StoreSettings, StoreUnavailableError
 from monitor.store.outbox import Outbox
@@ -87,6 +91,20 @@ def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:
     )
 
 
+def beat_rates(config: Config) -> BeatRates:
+    """What one process lets through."""
+    limits = config.limits
+
+    def rate(per_s: int, burst: int) -> Rate | None:
+        return Rate(per_s=per_s, burst=burst) if per_s else None
+
+    return BeatRates(
+        worker=rate(limits.worker_beats_per_second, limits.worker_beats_burst),
+        tenant=rate(limits.tenant_beats_per_second, limits.tenant_beats_burst),
+        batch=limits.batch_beats,
+    )
+
+
 class Daemon:
     """One running Lastseen, or one process of several. Made, run and thrown away inside one event loop.
 
@@ -116,7 +134,13 @@ class Daemon:
         self._health.add_reasons(self._metrics.processes.reasons)
         self._pulse = Pulse(store, on_window=self._metrics.blind)
         self._health.add_reasons(self._pulse.reasons)
-        self._intake = Intake(store, capacity=config.limits.pending_beats, on_moved=self._moved)
+        self._intake = Intake(
+            store,
+            capacity=config.limits.pending_beats,
+            capacity_bytes=config.limits.pending_bytes,
+            on_moved=self._moved,
+        )
+        self._evidence = Recorder(store, metrics=self._metrics)
         self._sweeper = Sweeper(
             store,
             SweepSettings(
@@ -144,6 +168,8 @@ class Daemon:
         services = Services(
             store=store,
             intake=self._intake,
+            admission=Admission(beat_rates(config)),
+            witness=Witness(self._evidence.note),
             authenticator=Authenticator(auth_policy(config, ring)),
             body_bytes=limits.body_bytes,
             batch_bytes=limits.batch_bytes,
@@ -183,6 +209,8 @@ class Daemon:
         self._scheduler.start()
         await self._alerts.start()
         watching = asyncio.create_task(self._watch_deliveries(), name="watch deliveries")
+        recording = asyncio.create_task(self._evidence.run(), name="record evidence")
+        recording.add_done_callback(self._recording_ended)
         # What the start has made lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -206,11 +234,16 @@ class Daemon:
                 group.create_task(self._pulse.end(), name="end the pulse")
         finally:
             watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            recording.cancel()
+            await asyncio.gather(watching, recording, return_exceptions=True)
         await self._intake.drain()
         await self._outbox.release()
         if self._failed:
             raise StartError(self._failed)
+
+    def _recording_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail("evidence", error)
 
     def _begin_stop(self, why: str) -> None:
         again = self._health.stopping
