@@ -44,6 +44,9 @@ SPREAD_S: Final = (2, 1, 3)
 worker whose interval is a minute may have a grace of ten seconds."""
 SHORT_GRACE_MS: Final = 10_000
 """A worker with less than this comes again after a second."""
+LONGEST_WAIT: Final = 0.5
+"""Of the time limit. A queue whose first has waited for longer is full, however short it is: with a store that is too
+slow all would wait until there was no time left for the call, and next to none would be stored."""
 LOTS_AT_ONCE: Final = 2
 """Calls in flight to one partition for requests of many beats: the store has the next when one is done."""
 
@@ -230,10 +233,15 @@ class Intake:
             waiting.answer = None  # a request that has given up: what was not sent yet is not sent any more
 
     def _submit(self, waiting: _Waiting, lane: _Lane) -> None:
-        if self._waiting >= self._capacity or self._waiting_bytes >= self._capacity_bytes:
-            raise self.full(waiting.order)
         loop = asyncio.get_running_loop()
-        waiting.until_s = loop.time() + self._timeout_s
+        now_s = loop.time()
+        if (
+            self._waiting >= self._capacity
+            or self._waiting_bytes >= self._capacity_bytes
+            or (lane.waiting and lane.waiting[0].until_s < now_s + (1 - LONGEST_WAIT) * self._timeout_s)
+        ):
+            raise self.full(waiting.order)
+        waiting.until_s = now_s + self._timeout_s
         lane.waiting.append(waiting)
         self._waiting += 1
         self._waiting_bytes += waiting.size

@@ -14,6 +14,7 @@ import uvicorn
 
 from monitor.api.admission import Admission, BeatRates
 from monitor.api.app import create_app
+from monitor.api.requests import Room
 from monitor.api.services import Services
 from monitor.api.wire import BodyLimits, IntervalBounds
 from monitor.api.witness import Witness
@@ -129,6 +130,7 @@ def make_services(
         "oncall": oncall.port(oncall.made(store.settings.url)[0], store),
         "authenticator": Authenticator(POLICY),
         "body_bytes": BODY_BYTES,
+        "room": Room(67_108_864),
         "batch_bytes": 16_777_216,
         "batch_beats": 10_000,
         "limits": BodyLimits(metadata_bytes=16_384, logs_bytes=16_384, system_info_bytes=16_384),

@@ -10,20 +10,26 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from monitor.api.admission import LONGEST_S, Admission, BeatRates
+from monitor.api.requests import Room
+from monitor.api.witness import Witness
+from monitor.clock import monotonic_s
 from monitor.daemon.config import Config
 from monitor.daemon.daemon import beat_rates
 from monitor.daemon.supervisor import divided
 from monitor.intake import SPREAD_S, Intake
 from monitor.rates import NS, Rate
 from monitor.refusal import IntakeFullError
-from monitor.workers import WorkerKey
+from monitor.workers import Rejection, WorkerKey
 from tests import api
+from tests.fleets import Connection
 from tests.proxies import Way
 from tests.stores import beat, opened
 from tests.test_faults import LONG_S, answers, site
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+
+    from monitor.workers import Evidence
 
 pytestmark = pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
 
@@ -206,6 +212,61 @@ async def test_p28_what_waiting_beats_bring_with_them_is_bounded_in_bytes(store_
         told = await asyncio.gather(*waiting, return_exceptions=True)
         assert sum(isinstance(one, int) for one in told) == 4, "the one that reaches the bound still comes in"
         assert await intake.beat(beat("small")), "and there is room again"
+
+
+async def test_p28_bodies_that_come_slowly_share_a_bounded_room_and_give_it_back(store_url: str) -> None:
+    room = Room(30_000)
+    noted: list[Evidence] = []
+    async with (
+        api.running(store_url, services={"room": room, "witness": Witness(noted.append)}) as lastseen,
+        api.served(lastseen.app) as port,
+    ):
+        token = api.token(lastseen.store.clock.now_ms())
+
+        async def begin(worker_id: str, *, size: int) -> Connection:
+            connection = await Connection.to(port, token)
+            request = connection.request("POST", f"{api.WORKERS}/{worker_id}/heartbeat", {}, "x: y")
+            head = request.removesuffix(b"{}").replace(b"content-length: 2", b"content-length: %d" % (size + 2))
+            connection.writer.write(head + b" " * size)
+            return connection
+
+        slow = [await begin(f"slow-{number}", size=10_000) for number in range(3)]
+        async with asyncio.timeout(20):
+            while room.left_bytes > 0:  # noqa: ASYNC110 - no event tells it
+                await asyncio.sleep(0)
+        more = await begin("one-more", size=1)
+        whole = await Connection.to(port, token)
+        assert (await whole.beat("whole")).status == 204, "what comes whole needs no room"
+        for connection in slow:
+            connection.writer.write(b"{}")
+            assert (await connection.reply()).status == 204
+        more.writer.write(b"{}")
+        assert (await more.reply()).is_refusal
+        assert [(one.key.worker_id, one.rejection) for one in noted] == [("one-more", Rejection.OVERLOADED)]
+        assert room.left_bytes == 30_000
+        for connection in (*slow, more, whole):
+            connection.close()
+
+
+async def test_p28_a_queue_that_has_waited_for_half_the_time_limit_is_full_however_short(store_url: str) -> None:
+    async with site(store_url, lanes=1, timeout_s=2.0) as lastseen:
+        first = await lastseen.connect()
+        assert (await first.beat("known")).status == 204
+        lastseen.proxy.stall(Way.ANSWERS)
+        calls = lastseen.proxy.seen(b"_beat\r\n")
+        flying = await lastseen.send("flying")
+        await lastseen.proxy.until(lambda: lastseen.proxy.seen(b"_beat\r\n") > calls, "a call to the store")
+        begun_s = monotonic_s()
+        waiting = await lastseen.send("waiting")
+        refused = 0
+        while not refused and monotonic_s() < begun_s + 1.9:
+            asked_s = monotonic_s()
+            reply = await asyncio.wait({asyncio.create_task((await lastseen.connect()).beat("next"))}, timeout=0.2)
+            refused = sum(task.result().status == 503 for task in reply[0])
+        assert refused
+        assert asked_s - begun_s > 0.9, "not before"
+        lastseen.proxy.flow()
+        assert set((await answers({**flying, **waiting})).values()) <= {204, 503}
 
 
 async def test_p28_while_the_store_is_slow_beats_are_refused_at_once_and_stored_again_when_it_is_not(

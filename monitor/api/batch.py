@@ -46,6 +46,8 @@ JSON_LINES: Final = ("application/x-ndjson", "application/ndjson", "application/
 MAX_FAULTS_OF_A_BEAT: Final = 3
 BATCHES_AT_ONCE: Final = 8
 """How many batches may be in memory; the bodies of more are not read yet."""
+BATCHES_WAITING: Final = 64
+"""How many more may wait to be one of them; what has come of their bodies lies in the server's buffers."""
 WAIT_S: Final = 2.0
 """How long a batch waits to be one of them."""
 _SLICE_S: Final = 0.001
@@ -116,6 +118,7 @@ class _Batches:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._places = asyncio.Semaphore(BATCHES_AT_ONCE)
+        self._waiting = 0
         self._turn = asyncio.Lock()
         long_array_reader(services.batch_beats)
 
@@ -157,11 +160,16 @@ class _Batches:
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
+        if self._waiting >= BATCHES_WAITING:
+            raise self._services.intake.full()
+        self._waiting += 1
         try:
             async with asyncio.timeout(WAIT_S):
                 await self._places.acquire()
         except TimeoutError:
             raise self._services.intake.full() from None
+        finally:
+            self._waiting -= 1
         try:
             yield
         finally:

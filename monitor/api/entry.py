@@ -88,6 +88,8 @@ class Exchange:
         self._expects_continue = False
         self._unread_bytes: float = 0
         self._look: Callable[[bytes], None] | None = None
+        self._is_begun = False
+        """Whether the app has read some of the body."""
         for name, value in connection["headers"]:
             if name == b"content-length" and value.isdigit():
                 self._unread_bytes = int(value)
@@ -102,6 +104,10 @@ class Exchange:
 
     async def receive(self) -> Any:
         """The app's ``receive``."""
+        self._is_begun = True
+        return await self._next()
+
+    async def _next(self) -> Any:
         message = await self._receive()
         self._expects_continue = False
         if message["type"] != "http.request" or not message.get("more_body", False):
@@ -127,16 +133,17 @@ class Exchange:
     async def _drain(self) -> None:
         dropped = 0
         first: list[bytes] = []
+        look = None if self._is_begun else self._look
         try:
             async with asyncio.timeout(DRAIN_S):
                 while self._unread_bytes and dropped <= DRAIN_BYTES:
-                    message = await self.receive()
+                    message = await self._next()
                     piece = message.get("body", b"")
-                    if self._look is not None and dropped < LOOK_BYTES:
+                    if look is not None and dropped < LOOK_BYTES:
                         first.append(piece[: LOOK_BYTES - dropped])
                     dropped += len(piece)
         except TimeoutError:
             return
         finally:
-            if self._look is not None and first:
-                self._look(b"".join(first))
+            if look is not None and first:
+                look(b"".join(first))

@@ -52,7 +52,7 @@ async def _read_beat(services: Services, request: Request[Any, Any, Any], seen: 
     worker_id = None if seen.segment is None else path_worker_id(seen.segment)
     if worker_id is not None:
         principal.require_worker(worker_id)
-    seen.body = await read_body(request.receive, headers, services.body_bytes)
+    seen.body = await read_body(request.receive, headers, services.body_bytes, room=services.room)
     beat = parse_beat(
         seen.body,
         content_type=headers.content_type,
@@ -98,7 +98,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         worker_id = path_worker_id(request.path_params["worker_id"])
         principal.require_worker(worker_id)
         disconnect = parse_disconnect(
-            await read_body(request.receive, headers, services.body_bytes),
+            await read_body(request.receive, headers, services.body_bytes, room=services.room),
             content_type=headers.content_type,
             tenant=principal.tenant,
             path_worker_id=worker_id,

@@ -15,7 +15,7 @@ from monitor.api.admission import RateLimitedError
 from monitor.api.answers import JSON, NO_STORE, encoded
 from monitor.api.bodies import BodyError, MediaTypeError, UnreadableBodyError
 from monitor.api.oncall import ConflictError, NoSuchError, TooManyError
-from monitor.api.requests import BodyTooLargeError, BodyTooSlowError, ClientGoneError, ParameterError
+from monitor.api.requests import BodyTooLargeError, BodyTooSlowError, ClientGoneError, NoRoomError, ParameterError
 from monitor.api.wire import ContractError
 from monitor.auth import ForbiddenError, UnauthenticatedError
 from monitor.metrics import BeatOutcome
@@ -74,6 +74,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
         outcome=BeatOutcome.UNAVAILABLE,
         detail="too many requests are waiting for the store; nothing was taken in",
     ),
+    NoRoomError: Problem(status=HTTPStatus.SERVICE_UNAVAILABLE, outcome=BeatOutcome.UNAVAILABLE),
     StoreUnavailableError: Problem(
         status=HTTPStatus.SERVICE_UNAVAILABLE,
         outcome=BeatOutcome.UNAVAILABLE,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from monitor.api.admission import RateLimitedError
 from monitor.api.entry import unread_of
-from monitor.api.requests import BodyTooLargeError
+from monitor.api.requests import BodyTooLargeError, NoRoomError
 from monitor.api.wire import ContractError, claimed_ids, path_worker_id, readable_id
 from monitor.auth import ExpiredError, ScopeMissingError
 from monitor.clock import monotonic_ns
@@ -48,6 +48,7 @@ _REJECTIONS: Final[dict[type[Exception], Rejection]] = {
     ContractError: Rejection.MALFORMED,
     RateLimitedError: Rejection.RATE_LIMITED,
     IntakeFullError: Rejection.OVERLOADED,
+    NoRoomError: Rejection.OVERLOADED,
     # It is slow, or gone: then it takes no evidence either, and all workers are credited (P1).
     StoreUnavailableError: Rejection.OVERLOADED,
 }

@@ -16,6 +16,7 @@ from alerts.errors import StoreUnavailableError as QueueUnavailableError
 from monitor.api.admission import Admission, BeatRates
 from monitor.api.app import create_app
 from monitor.api.express import Express
+from monitor.api.requests import Room
 from monitor.api.services import Services
 from monitor.api.wire import BodyLimits, IntervalBounds
 from monitor.api.witness import Witness
@@ -172,6 +173,7 @@ class Daemon:
             witness=Witness(self._evidence.note),
             authenticator=Authenticator(auth_policy(config, ring)),
             body_bytes=limits.body_bytes,
+            room=Room(limits.pending_bytes),
             batch_bytes=limits.batch_bytes,
             batch_beats=limits.batch_beats,
             limits=BodyLimits(
