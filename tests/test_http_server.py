@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from monitor.api.entry import Entry
 from monitor.api.requests import BodyTooSlowError, Headers, read_body
 from monitor.daemon.http import HttpServer, ListenError, listen
 from monitor.daemon.protocol import PIECE_BYTES, BoundedProtocol
@@ -168,6 +169,33 @@ async def test_p28_a_client_that_takes_no_answer_is_cut_off() -> None:
         assert len(got) < LARGE_BYTES
         client.close()
         idle.close()
+
+
+async def whole(_: Scope, receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % LARGE_BYTES)]})
+    await send({"type": "http.response.body", "body": bytes(LARGE_BYTES), "more_body": False})
+
+
+async def test_p28_large_answers_that_nobody_takes_are_bounded_in_bytes() -> None:
+    async with serving(Entry(whole, answer_bytes=2 * LARGE_BYTES)) as port:
+        slow = [await Client.to(port) for _ in range(2)]
+        for client in slow:
+            client.writer.write(REQUEST)
+            transport: Any = client.writer.transport
+            assert b"200 OK" in await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
+            transport.pause_reading()
+        third = await Client.to(port)
+        answer = await third.ask()
+        assert b"503 Service Unavailable" in answer
+        assert b"retry-after: 1" in answer
+        for client in slow:
+            transport = client.writer.transport
+            transport.resume_reading()
+            assert len(await asyncio.wait_for(client.reader.readexactly(LARGE_BYTES), PATIENCE_S)) == LARGE_BYTES
+            assert b"200 OK" in await client.ask(), "and there is room again"
+        for client in (*slow, third):
+            client.close()
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for() -> None:

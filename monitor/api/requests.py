@@ -141,10 +141,10 @@ class Room:
 
 
 class NoRoomError(SlowDownError):
-    """Too many bodies are on their way at once; this one was not read further (503)."""
+    """Too much is on its way at once: a body that was not read further, or an answer that was not sent (503)."""
 
-    def __init__(self) -> None:
-        super().__init__("too many bodies are on their way at once", 1)
+    def __init__(self, message: str = "too many bodies are on their way at once") -> None:
+        super().__init__(message, 1)
 
 
 async def read_body(
