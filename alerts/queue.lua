@@ -370,16 +370,20 @@ local function notification(keys, args)
 end
 
 -- stats: the state of the queue. ARGV: now ms.
--- Result: {notifications in attempts, for how long the thread longest due has been due in ms (0 when none is), dead
---   letters, threads, why the receiver is disabled or false}.
+-- Result: {notifications in attempts; the lag in ms, for how long the notification longest in attempts has been so or the
+--   thread longest due has been due, whichever is longer, 0 without either; dead letters; threads; why the receiver is
+--   disabled or false}.
 local function stats(keys, args)
   local base, now = keys[1], number(args[1])
   if not now then
     return fail('stats: arguments')
   end
-  local first, lag = redis.call('ZRANGE', base .. ':q', 0, 0, 'WITHSCORES'), 0
-  if first[2] then
-    lag = math.max(0, now - tonumber(first[2]))
+  local lag = 0
+  for _, set in ipairs({ ':q', ':open' }) do -- what is tried again and again is never due for long
+    local first = redis.call('ZRANGE', base .. set, 0, 0, 'WITHSCORES')
+    if first[2] then
+      lag = math.max(lag, now - tonumber(first[2]))
+    end
   end
   return {
     redis.call('ZCARD', base .. ':open'), lag, redis.call('ZCARD', base .. ':dead'), redis.call('HLEN', base .. ':k'),

@@ -89,7 +89,11 @@ class Claimed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stats:
-    """The state of one receiver's queue. ``lag_ms`` is for how long the thread longest due has been due."""
+    """The state of one receiver's queue.
+
+    ``lag_ms`` is for how long the notification longest in attempts has been so, however often it was tried, or the
+    thread longest due has been due.
+    """
 
     receiver: str
     queued: int

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import secrets
 import socket
@@ -26,13 +25,12 @@ from redis import Redis
 
 from bench import stores
 from bench.closed_loop import closed_loop, generator
-from bench.harness import BenchError, CpuMeter, Daemon, Server, can_pin, directory, pin, stopping, until
+from bench.harness import BenchError, CpuMeter, Daemon, can_pin, directory, pin, stopping, until
 from bench.intake import OTHER_CORES, SERVER_CORES, STORED
 from bench.load.plan import ENVIRONMENT, FIRST_COUNT, WORKER_ID, Ids, Plan, beat_template
 from bench.load.run import LoadError
 from bench.results import Cell, Report, Rounds, alternating
-from bench.tokens import TENANT, master_token, minted
-from monitor.daemon.config import load
+from bench.tokens import TENANT, minted
 from monitor.store import Store, StoreSettings
 from monitor.workers import Beat, WorkerKey
 
@@ -108,29 +106,15 @@ class StoredElsewhere(Daemon):
         file = place / "lastseen.toml"
         file.write_text(_CONFIG, encoding="utf-8")
         (place / "secret").write_text(secrets.token_hex(32), encoding="ascii")
-        settings = {
-            "LASTSEEN_SERVER__PORT": "0",
+        env = {
             "LASTSEEN_STORE__URL": url,
-            "LASTSEEN_STORE__DATA_DIR": str(place / "data"),
             "LASTSEEN_STORE__PARTITIONS": str(partitions),
             # As what fills the store has it: nobody is to be late, and no quota to be reached.
             "LASTSEEN_LIVENESS__INTERVAL": f"{LONG_S}s",
             "LASTSEEN_LIVENESS__GRACE": f"{LONG_S}s",
             "LASTSEEN_LIMITS__WORKERS_PER_TENANT": "100000000",
-            "LASTSEEN_LOG__LEVEL": "warning",
-            "LASTSEEN_LOG__FORMAT": "json",
         }
-        self.config = load(file, settings)
-        self._master = master_token(self.config)
-        clean = {name: value for name, value in os.environ.items() if not name.upper().startswith("LASTSEEN_")}
-        words = ["-m", "monitor", "serve", "--config", str(file)]
-        Server.__init__(self, "daemon", words, directory=place, env={**clean, **settings})
-        try:
-            until(self._ready, "/readyz answers 200", limit_s=60.0)
-        except BaseException:
-            self.process.kill()
-            self.process.wait()
-            raise
+        super().__init__(directory=place, env=env, file=file)
 
 
 class Fleet:

@@ -206,9 +206,14 @@ class Server:
 
 
 class Daemon(Server):
-    """``lastseen serve`` of this checkout, on its own embedded store unless ``env`` says otherwise; it is ready."""
+    """A ready ``lastseen serve`` of this checkout, on its own embedded store unless ``env`` or ``file`` says otherwise.
 
-    def __init__(self, *, directory: Path, env: Mapping[str, str], arguments: tuple[str, ...]) -> None:
+    ``file`` is its configuration; what ``env`` says wins.
+    """
+
+    def __init__(
+        self, *, directory: Path, env: Mapping[str, str], arguments: tuple[str, ...] = (), file: Path | None = None
+    ) -> None:
         settings = {
             "LASTSEEN_SERVER__PORT": "0",
             "LASTSEEN_STORE__DATA_DIR": str(directory / "data"),
@@ -216,9 +221,9 @@ class Daemon(Server):
             "LASTSEEN_LOG__FORMAT": "json",
             **env,
         }
-        self.config: Config = load(None, settings)
+        self.config: Config = load(file, settings)
         self._master = master_token(self.config)
-        words = ["-m", "monitor", "serve", *arguments]
+        words = ["-m", "monitor", "serve", *(() if file is None else ("--config", str(file))), *arguments]
         super().__init__("daemon", words, directory=directory, env={**_environment(), **settings})
         try:
             until(self._ready, "/readyz answers 200", limit_s=START_LIMIT_S)
@@ -261,6 +266,10 @@ class Daemon(Server):
             BenchError: another answer than 200.
         """
         return json.loads(self.text(path))
+
+    def post(self, path: str, body: object) -> int:
+        """The status that a body is answered with."""
+        return call(self.url, "POST", path, token=self._master, body=body).status
 
     def text(self, path: str) -> str:
         """As ``get``, for what is not JSON."""

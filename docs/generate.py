@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from docs.timelines import pictures
 from monitor.liveness import TRANSITIONS, Liveness, Trigger
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def transition_table() -> str:
 
 PARTS: Final[Mapping[Path, Mapping[str, Callable[[], str]]]] = {
     DOCS / "architecture.md": {"state-diagram": state_diagram, "transition-table": transition_table},
+    DOCS / "outages.md": {"outages": pictures},
 }
 
 

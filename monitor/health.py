@@ -7,18 +7,15 @@ further reasons (a delivery that lags, a clock that jumped). It reads no store a
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from monitor.clock import monotonic_s
+from monitor.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
-
-SWEEP_LAG: Final = "sweep_lag"
-"""The last full sweep is older than ``max(5 * sweep_interval, 5 s)``, or there was none yet."""
-STORE_UNAVAILABLE: Final = "store_unavailable"
-"""The store did not take the last probe's write."""
 
 SWEEP_LAG_INTERVALS: Final = 5
 MIN_SWEEP_LAG_MS: Final = 5_000
@@ -38,8 +35,9 @@ class MonitorState:
 class Health:
     """Belongs to one event loop.
 
-    ``probe`` answers whether the store took a write just now; it is bounded in time and does not raise.
-    ``stopping`` is set by the composition root when the daemon begins to stop.
+    ``probe`` answers whether the store took a write just now; it is bounded in time and does not raise. ``others``
+    names what is wrong with the other processes of this daemon, as they say themselves; it is as a source of
+    ``add_reasons``. ``stopping`` is set by the composition root when the daemon begins to stop.
     """
 
     def __init__(
@@ -47,11 +45,15 @@ class Health:
         *,
         sweep_interval_ms: int,
         probe: Callable[[], Awaitable[bool]],
+        others: Callable[[], Iterable[str]] = tuple,
         elapsed_s: Callable[[], float] = monotonic_s,
     ) -> None:
         self.stopping = False
+        self.probe_s = math.nan
+        """How long the last probe took, in seconds; NaN before the first."""
         self._sweep_lag_ms = max(SWEEP_LAG_INTERVALS * sweep_interval_ms, MIN_SWEEP_LAG_MS)
         self._probe = probe
+        self._others = others
         self._elapsed_s = elapsed_s
         self._probing = asyncio.Lock()
         self._writes = True
@@ -62,6 +64,11 @@ class Health:
         """Have ``source`` asked, each time, for reasons why the monitor is degraded; it is quick and does not raise."""
         self._sources.append(source)
 
+    @property
+    def stores_beats(self) -> bool:
+        """Whether this replica stored the last probe and is not stopping: ``ready`` without asking the store."""
+        return self._probed_at_s is not None and self._writes and not self.stopping
+
     async def ready(self) -> bool:
         """Whether this replica stores beats: the store took a write within ``PROBE_AGE_S``, and nobody is stopping."""
         return not self.stopping and await self.store_writes() and not self.stopping
@@ -70,14 +77,16 @@ class Health:
         """The probe's answer, at most ``PROBE_AGE_S`` old; all who wait share one probe."""
         async with self._probing:
             if self._probed_at_s is None or self._elapsed_s() - self._probed_at_s >= PROBE_AGE_S:
+                began_s = self._elapsed_s()
                 self._writes = await self._probe()
                 self._probed_at_s = self._elapsed_s()
+                self.probe_s = self._probed_at_s - began_s
         return self._writes
 
     def monitor_state(self, now_ms: int, swept_ms: int) -> MonitorState:
         """The state at ``now_ms``; the last full sweep was at ``swept_ms`` (0: never), both by the store's time."""
         age_ms = max(now_ms - swept_ms, 0) if swept_ms else None
-        reasons = [SWEEP_LAG] if age_ms is None or age_ms > self._sweep_lag_ms else []
+        reasons: list[str] = [Reason.SWEEP_LAG] if age_ms is None or age_ms > self._sweep_lag_ms else []
         reasons += self.standing_reasons()
         return MonitorState(
             degraded=bool(reasons),
@@ -86,8 +95,12 @@ class Health:
         )
 
     def standing_reasons(self) -> tuple[str, ...]:
-        """The reasons that are known without an answer of the store."""
-        reasons = [] if self._writes else [STORE_UNAVAILABLE]
+        """The reasons that are known without an answer of the store, of this process and of the others."""
+        return tuple(dict.fromkeys((*self.own_reasons(), *self._others())))
+
+    def own_reasons(self) -> tuple[str, ...]:
+        """Those of ``standing_reasons`` that this process has found itself."""
+        reasons: list[str] = [] if self._writes else [Reason.STORE_UNAVAILABLE]
         for source in self._sources:
             reasons.extend(source())
         return tuple(dict.fromkeys(reasons))

@@ -18,20 +18,21 @@ from prometheus_client import CollectorRegistry, Gauge, Metric, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 
-from monitor.blindness import Cause
+from monitor.clock import monotonic_s
 from monitor.counters import Table
+from monitor.gauges import ConditionGauges
 from monitor.liveness import EventKind, Liveness
+from monitor.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from monitor.blindness import Window
     from monitor.workers import Moved
 
 DETECTION_BUCKETS_S: Final = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 EVIDENCE_OUTCOMES: Final = ("recorded", "dropped")
-PROCESS_DOWN: Final = "process_down"
-"""One of the daemon's processes has ended, and is being started again."""
+STALLED_AFTER_S: Final = 5.0
+"""A process that has said nothing of itself for so long is stuck."""
 
 
 class BeatOutcome(StrEnum):
@@ -49,6 +50,31 @@ class BeatOutcome(StrEnum):
     """An error of ours, or a client that went away in the middle of its body."""
 
 
+class PingOutcome(StrEnum):
+    """What became of an outgoing heartbeat that was due."""
+
+    SENT = "sent"
+    FAILED = "failed"
+    """No 2xx came back."""
+    WITHHELD = "withheld"
+    """A reason stood in its way; once for each interval."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signs:
+    """What a process says of itself, several times a second. Durations in seconds."""
+
+    at_s: float
+    """When, by ``monotonic_s``, which all processes of one machine share."""
+    ready: bool
+    probe_s: float
+    """How long the store took for the last probe; NaN before the first."""
+    loop_lag_s: float
+    """The longest that the event loop was held up lately."""
+    reasons: Iterable[str]
+    """Why the monitor is degraded, as far as this process has found out itself."""
+
+
 class Slots:
     """Where in a row each number stands; the same in every process, since all have the same configuration.
 
@@ -63,10 +89,14 @@ class Slots:
         self.moves: Final = {kind: next(free) for kind in EventKind}
         self.detections: Final = [next(free) for _ in (*DETECTION_BUCKETS_S, math.inf)]
         self.detection_sum_s: Final = next(free)
-        self.windows: Final = {cause: next(free) for cause in Cause}
-        self.blind_ms: Final = next(free)
         self.evidence: Final = {outcome: next(free) for outcome in EVIDENCE_OUTCOMES}
         self.deliveries: Final = {delivery: next(free) for delivery in deliveries}
+        self.pings: Final = {outcome: next(free) for outcome in PingOutcome}
+        self.at_s: Final = next(free)
+        self.ready: Final = next(free)
+        self.probe_s: Final = next(free)
+        self.loop_lag_s: Final = next(free)
+        self.reasons: Final = {reason: next(free) for reason in Reason}
         self.count: Final = next(free)
 
 
@@ -85,6 +115,10 @@ class ProcessTable:
         row = self._table.rows[process - 1]
         row[self._slots.pid] = 0
         row[self._slots.restarts] += 1
+        # What it said of itself went with it.
+        slots = self._slots
+        for slot in (slots.at_s, slots.ready, slots.probe_s, slots.loop_lag_s, *slots.reasons.values()):
+            row[slot] = 0
 
     @property
     def pids(self) -> dict[int, int]:
@@ -99,7 +133,22 @@ class ProcessTable:
 
     def reasons(self) -> list[str]:
         """Why the monitor is degraded."""
-        return [PROCESS_DOWN] if len(self.pids) < len(self._table.rows) else []
+        return [Reason.PROCESS_DOWN] if len(self.pids) < len(self._table.rows) else []
+
+    def reasons_of_others(self, own: int, *, now_s: float) -> list[str]:
+        """What is wrong with the other processes than ``own``, at ``now_s`` by ``monotonic_s``.
+
+        That one has been silent for ``STALLED_AFTER_S``, which it can't say itself; and else what it says.
+        """
+        found: dict[str, None] = {}
+        for process in self.pids:
+            row = self._table.rows[process - 1]
+            if process == own or not row[self._slots.at_s]:
+                continue
+            if now_s - row[self._slots.at_s] > STALLED_AFTER_S:
+                found[Reason.PROCESS_STALLED] = None
+            found.update({reason: None for reason, slot in self._slots.reasons.items() if row[slot]})
+        return list(found)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,7 +174,8 @@ class Metrics:
             self._table = Table(slots=slots.count)
         else:
             self._table = Table(slots=slots.count, rows=share.processes, fd=share.fd)
-        self._row = self._table.rows[0 if share is None else share.process - 1]
+        self._process = 1 if share is None else share.process
+        self._row = self._table.rows[self._process - 1]
         self._beats = slots.beats
         self.processes: Final = ProcessTable(self._table, slots)
         self.registry: Final = CollectorRegistry(auto_describe=True)
@@ -133,10 +183,14 @@ class Metrics:
         self._sweep_lag = Gauge("lastseen_sweep_lag_seconds", "Age of the last full sweep.", registry=self.registry)
         self._sweep_lag.set(math.inf)
         self._degraded = Gauge(
-            "lastseen_degraded", "1 for each reason why the monitor is degraded.", ["reason"], registry=self.registry
+            "lastseen_degraded", "Whether the monitor is degraded for this reason.", ["reason"], registry=self.registry
         )
+        self.degraded(())
+        self.condition: Final = ConditionGauges(self.registry)
         info = Gauge("lastseen_build_info", "Always 1; the running version.", ["version"], registry=self.registry)
         info.labels(version).set(1)
+        self._blind = _Blind()
+        self.registry.register(self._blind)
         self.registry.register(_Counted(self._table, slots, self.processes))
         if share is None:
             self.processes.started(1, os.getpid())
@@ -162,10 +216,9 @@ class Metrics:
                 row[slots.detections[bisect_left(DETECTION_BUCKETS_S, late_s)]] += 1.0
                 row[slots.detection_sum_s] += late_s
 
-    def blind(self, window: Window, cause: Cause) -> None:
-        """A blind window has ended."""
-        self._row[self._slots.windows[cause]] += 1.0
-        self._row[self._slots.blind_ms] += window.end_ms - window.begin_ms
+    def blind(self, windows: int, blind_ms: int) -> None:
+        """How many blind windows the store has seen in all, whoever ended them, and how long they were."""
+        self._blind.windows, self._blind.ms = windows, blind_ms
 
     def evidence(self, *, recorded: int = 0, dropped: int = 0) -> None:
         """So many refused beats were recorded as evidence of life, and so many could not be."""
@@ -188,8 +241,28 @@ class Metrics:
     def degraded(self, reasons: Iterable[str]) -> None:
         """Set the reasons that stand now; others are gone."""
         self._degraded.clear()
-        for reason in reasons:
-            self._degraded.labels(reason).set(1)
+        for reason in Reason:
+            self._degraded.labels(reason.value).set(0)
+        for one in reasons:
+            self._degraded.labels(str(one)).set(1)
+
+    def ping(self, outcome: PingOutcome) -> None:
+        """An outgoing heartbeat was due."""
+        self._row[self._slots.pings[outcome]] += 1.0
+
+    def signs(self, signs: Signs) -> None:
+        """Have this process say of itself how it is."""
+        row, slots, reasons = self._row, self._slots, frozenset(signs.reasons)
+        row[slots.ready] = signs.ready
+        row[slots.probe_s] = signs.probe_s
+        row[slots.loop_lag_s] = signs.loop_lag_s
+        for reason, slot in slots.reasons.items():
+            row[slot] = reason in reasons
+        row[slots.at_s] = signs.at_s
+
+    def reasons_of_others(self) -> list[str]:
+        """As ``ProcessTable.reasons_of_others``, now."""
+        return self.processes.reasons_of_others(self._process, now_s=monotonic_s())
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """The text of all metrics in the format that ``accept`` asks for, and its content type."""
@@ -221,15 +294,6 @@ class _Counted:
             buckets=list(zip(bounds, counts, strict=True)),
             sum_value=total(slots.detection_sum_s),
         )
-        windows = CounterMetricFamily(
-            "lastseen_blind_windows", "Spans in which no beat could be accepted, by cause.", labels=["cause"]
-        )
-        for cause, slot in slots.windows.items():
-            windows.add_metric([cause.value], total(slot))
-        yield windows
-        yield CounterMetricFamily(
-            "lastseen_blind_seconds", "Total length of those spans.", value=total(slots.blind_ms) / 1_000
-        )
         evidence = CounterMetricFamily(
             "lastseen_evidence", "Refused beats as evidence of life, by outcome.", labels=["outcome"]
         )
@@ -242,12 +306,46 @@ class _Counted:
         for delivery, slot in slots.deliveries.items():
             deliveries.add_metric(delivery, total(slot))
         yield deliveries
+        pings = CounterMetricFamily(
+            "lastseen_watchdog_pings", "Outgoing heartbeats that were due, by outcome.", labels=["outcome"]
+        )
+        for ping, slot in slots.pings.items():
+            pings.add_metric([ping.value], total(slot))
+        yield pings
+        yield from self._signs()
         yield GaugeMetricFamily("lastseen_processes", "Processes that run.", value=len(self._processes.pids))
         yield CounterMetricFamily(
             "lastseen_process_restarts",
             "How often a process that ended unasked was started again.",
             value=self._processes.restarts,
         )
+
+    def _signs(self) -> Iterator[Metric]:
+        """What the processes say of themselves: of several, the worst."""
+        rows, slots = self._table.rows, self._slots
+        yield GaugeMetricFamily(
+            "lastseen_ready",
+            "Whether every process stores beats, as /readyz says.",
+            value=min(row[slots.ready] for row in rows),
+        )
+        for name, documentation, slot in (
+            ("store_probe", "How long the store took for the last probe's write, or to fail.", slots.probe_s),
+            ("event_loop_lag", "The longest that an event loop was held up in the last 10 s.", slots.loop_lag_s),
+        ):
+            worst = max((row[slot] for row in rows if not math.isnan(row[slot])), default=math.nan)
+            yield GaugeMetricFamily(f"lastseen_{name}_seconds", documentation, value=worst)
+
+
+class _Blind:
+    """What the store has counted, and each process is told: the same in all of them."""
+
+    def __init__(self) -> None:
+        self.windows = self.ms = 0
+
+    def collect(self) -> Iterator[Metric]:
+        text = "Spans in which no beat could be accepted, of all daemons on this store."
+        yield CounterMetricFamily("lastseen_blind_windows", text, value=self.windows)
+        yield CounterMetricFamily("lastseen_blind_seconds", "Total length of those spans.", value=self.ms / 1_000)
 
 
 class _Processes:

@@ -8,6 +8,7 @@ it.
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -15,52 +16,49 @@ import structlog
 from monitor.blindness import PULSE_MS
 from monitor.clock import monotonic_s
 from monitor.events import rfc3339
+from monitor.reasons import Reason
 from monitor.store import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from monitor.blindness import Cause, Window
     from monitor.store import Store
+    from monitor.store.store import PulseResult
 
 log = structlog.get_logger(__name__)
 
-BLIND: Final = "blind"
-"""The store took no pulse of this daemon for ``BLIND_S``: it can't accept beats."""
-CLOCK_SKEW: Final = "clock_skew"
-"""The store's clock has been stepped back, by more than ``SKEW_MS`` in all: time goes on ahead of it."""
-
+IN_FLIGHT: Final = 4
+"""Pulses that wait for their answers; more are not sent, so that they leave connections to beats."""
 BLIND_S: Final = 2.0
+"""Without a pulse that the store took, this daemon counts as one that can't accept beats."""
 SKEW_MS: Final = 10_000
+"""By more than this the server's clock was stepped back, in all: store time is ahead of it."""
 
 
 class Pulse:
-    """Belongs to one event loop. ``on_window`` is told of each blind window that a pulse of ours has ended."""
+    """Belongs to one event loop. ``on_sums`` is told how many blind windows there were, and how long, in ms."""
 
-    def __init__(self, store: Store, *, on_window: Callable[[Window, Cause], None]) -> None:
+    def __init__(self, store: Store, *, on_sums: Callable[[int, int], None]) -> None:
         self._store = store
-        self._on_window = on_window
+        self._on_sums = on_sums
+        self._known_ms = [-1] * store.partitions
+        """The end of the newest blind window that was told, of each partition."""
         self._taken_s: float | None = None
         self._skew_ms = 0
         self._available = True
 
     async def run(self) -> None:
         """Send pulses for ever; to be begun when beats are accepted."""
-        loop = asyncio.get_running_loop()
         self._taken_s = monotonic_s()
-        while True:
-            due_s = loop.time() + PULSE_MS / 1_000
-            try:
-                await self._send(ends=False)
-            except StoreUnavailableError as error:
-                if self._available:
-                    log.warning("pulse.store_unavailable", error=str(error))
-                self._available = False
-            else:
-                self._taken_s = monotonic_s()
-                self._available = True
-            # At once after a call that took long: each pulse that is missed is a quarter of a second not seen.
-            await asyncio.sleep(max(due_s - loop.time(), 0))
+        sending: set[asyncio.Task[None]] = set()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                # None waits for the answer to another: a store that answers late is slow, and not blind.
+                if len(sending) < IN_FLIGHT:
+                    task = group.create_task(self._send_one())
+                    sending.add(task)
+                    task.add_done_callback(sending.discard)
+                await asyncio.sleep(PULSE_MS / 1_000)
 
     async def end(self) -> None:
         """Say that no beats are accepted from now on; ``run`` was cancelled."""
@@ -71,28 +69,55 @@ class Pulse:
             # Then the gap says it, a moment later.
             log.warning("pulse.store_unavailable", error=str(error))
 
+    def age_s(self) -> float:
+        """How long ago the store took a pulse of this daemon, in seconds; NaN while none is sent."""
+        return math.nan if self._taken_s is None else monotonic_s() - self._taken_s
+
+    def skew_s(self) -> float:
+        """By how much store time is ahead of the server's clock, in seconds."""
+        return self._skew_ms / 1_000
+
     def reasons(self) -> list[str]:
         """Why the monitor is not well."""
-        found = []
-        if self._taken_s is not None and monotonic_s() - self._taken_s > BLIND_S:
-            found.append(BLIND)
+        found: list[str] = []
+        if self.age_s() > BLIND_S:
+            found.append(Reason.BLIND)
         if self._skew_ms > SKEW_MS:
-            found.append(CLOCK_SKEW)
+            found.append(Reason.CLOCK_SKEW)
         return found
+
+    async def _send_one(self) -> None:
+        try:
+            await self._send(ends=False)
+        except StoreUnavailableError as error:
+            if self._available:
+                log.warning("pulse.store_unavailable", error=str(error))
+            self._available = False
+        else:
+            self._taken_s = monotonic_s()
+            self._available = True
 
     async def _send(self, *, ends: bool) -> None:
         results = await asyncio.gather(
             *(self._store.pulse(partition, ends=ends) for partition in range(self._store.partitions))
         )
         self._skew_ms = max(result.skew_ms for result in results)
+        self._on_sums(max(result.windows for result in results), max(result.blind_ms for result in results))
         for partition, result in enumerate(results):
-            if result.window is not None and result.cause is not None:
-                window = result.window
-                log.warning(
-                    "monitor.was_blind",
-                    partition=partition,
-                    cause=result.cause.value,
-                    begin=rfc3339(window.begin_ms),
-                    seconds=(window.end_ms - window.begin_ms) / 1_000,
-                )
-                self._on_window(window, result.cause)
+            self._tell(partition, result)
+
+    def _tell(self, partition: int, result: PulseResult) -> None:
+        """Say once that there was a blind window; one that had ended before we began is not ours to tell."""
+        window, cause = result.window, result.cause
+        known_ms = self._known_ms[partition]
+        self._known_ms[partition] = max(known_ms, 0 if window is None else window.end_ms)
+        if window is None or cause is None or window.end_ms <= known_ms:
+            return
+        if known_ms >= 0 or window.end_ms == result.now_ms:
+            log.warning(
+                "monitor.was_blind",
+                partition=partition,
+                cause=cause.value,
+                begin=rfc3339(window.begin_ms),
+                seconds=(window.end_ms - window.begin_ms) / 1_000,
+            )

@@ -51,6 +51,7 @@ class Sweeper:
         self._settings = settings
         self._on_moved = on_moved
         self._available = True
+        self._blind = False
 
     async def sweep(self) -> None:
         """One pass: expire everything that is due now."""
@@ -93,10 +94,17 @@ class Sweeper:
                 if not dropped:
                     break
 
+    def _note_blindness(self, result: SweepResult) -> None:
+        """Say once that what is due can't be judged; how long that was is told when it is over, see ``pulse``."""
+        if result.blind and not self._blind:
+            log.warning("sweep.blind")
+        self._blind = result.blind
+
     async def _chunks(self, call: Callable[[], Awaitable[SweepResult]]) -> None:
         while True:
             began_s = monotonic_s()
             result = await call()
+            self._note_blindness(result)
             if result.damaged:
                 log.error("sweep.damaged_records", count=result.damaged)
             if result.moved:

@@ -57,7 +57,7 @@ class _Check:
 
     async def run(self) -> None:
         packed: Any = await self.redis.get(BASE + b"w")
-        self.windows = [Window(begin_ms=begin, end_ms=end) for begin, end in msgpack.unpackb(packed or b"\x90")]
+        self.windows = [Window(begin_ms=begin, end_ms=end) for begin, end, *_ in msgpack.unpackb(packed or b"\x90")]
         records = {mid: RECORD_HEAD.unpack_from(raw) for mid, raw in (await self.hash(b"r")).items()}
         stored_groups = await self.hash(b"g")
         groups = {int(k): msgpack.unpackb(v, raw=True) for k, v in stored_groups.items() if not k.startswith(b"k")}

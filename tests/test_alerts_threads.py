@@ -157,6 +157,21 @@ async def test_the_longest_due_is_claimed_first_within_the_limit(threads: Thread
     )
 
 
+async def test_what_is_tried_again_and_again_lags_from_its_first_attempt_on(threads: ThreadStore) -> None:
+    for attempts, at_ms in enumerate((START_MS, START_MS + 30_000, START_MS + 60_000)):
+        version = (await _see(threads)).version
+        draft = Draft(a_thread(), at_ms)
+        draft.note(a_note(attempts=attempts), Outcome.QUEUED, body="{}")
+        again = Change(draft=draft, version=version, due_ms=at_ms + 600_000)
+        assert await threads.settle([again], now_ms=at_ms) == [True]
+    assert (await threads.stats(now_ms=START_MS + 61_000)).lag_ms == 61_000
+    draft = Draft(a_thread(), START_MS + 61_000)
+    draft.note(a_note(), Outcome.DELIVERED)
+    done = Change(draft=draft, version=(await _see(threads)).version)
+    assert await threads.settle([done], now_ms=START_MS + 61_000) == [True]
+    assert (await threads.stats(now_ms=START_MS + 62_000)).lag_ms == 0
+
+
 async def test_a_disabled_receiver_claims_nothing_and_takes_what_comes(threads: ThreadStore) -> None:
     assert await threads.disable("HTTP 410")
     assert not await threads.disable("HTTP 410 again")

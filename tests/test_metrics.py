@@ -11,9 +11,21 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from monitor.clock import monotonic_s
 from monitor.counters import Table, shared_memory
 from monitor.liveness import EventKind
-from monitor.metrics import DETECTION_BUCKETS_S, BeatOutcome, Metrics, ProcessTable, Share, Slots
+from monitor.metrics import (
+    DETECTION_BUCKETS_S,
+    STALLED_AFTER_S,
+    BeatOutcome,
+    Metrics,
+    PingOutcome,
+    ProcessTable,
+    Share,
+    Signs,
+    Slots,
+)
+from monitor.reasons import Reason
 from monitor.workers import Moved
 
 if TYPE_CHECKING:
@@ -180,3 +192,51 @@ def test_process_metrics_are_told_of_each_process_that_runs_and_of_the_superviso
     labels = [name.partition(",process=")[2] for name in told if name.startswith("process_resident_memory_bytes")]
     assert labels == ["supervisor", "1", "3"]
     assert told["process_resident_memory_bytes,process=1"] > 0
+
+
+def signs(at_s: float, *reasons: str, **changes: float) -> Signs:
+    return Signs(**{"at_s": at_s, "ready": True, "probe_s": 0.1, "loop_lag_s": 0.2, "reasons": reasons, **changes})  # type: ignore[arg-type]
+
+
+def test_p27_a_process_names_what_the_others_say_of_themselves_and_not_its_own_words_again(counters: int) -> None:
+    first, second, third = (of_process(counters, process) for process in range(1, PROCESSES + 1))
+    for process in range(1, PROCESSES + 1):
+        first.processes.started(process, os.getpid())
+    first.signs(signs(monotonic_s()))
+    second.signs(signs(monotonic_s(), Reason.ROUTING_LAG, Reason.EVENT_LOOP_LAG, loop_lag_s=3))
+    third.signs(signs(monotonic_s(), "a reason that nobody else knows of", ready=False, probe_s=2))
+    assert first.reasons_of_others() == ["routing_lag", "event_loop_lag"]
+    assert second.reasons_of_others() == []
+    for metrics in (first, second, third):
+        told = values(metrics)
+        assert told["lastseen_ready"] == 0
+        assert (told["lastseen_event_loop_lag_seconds"], told["lastseen_store_probe_seconds"]) == (3, 2)
+    second.signs(signs(monotonic_s()))
+    third.signs(signs(monotonic_s()))
+    assert first.reasons_of_others() == []
+    assert values(first)["lastseen_ready"] == 1
+
+
+def test_p27_a_process_that_is_there_and_says_nothing_is_stalled_until_it_goes_on_or_is_replaced(counters: int) -> None:
+    first, second = of_process(counters, 1), of_process(counters, 2)
+    for process in range(1, PROCESSES + 1):
+        first.processes.started(process, os.getpid())
+        of_process(counters, process).signs(signs(monotonic_s()))
+    assert first.reasons_of_others() == []
+    second.signs(signs(monotonic_s() - STALLED_AFTER_S - 1))
+    assert first.reasons_of_others() == ["process_stalled"]
+    assert second.reasons_of_others() == []  # it turns, or it could not ask
+    second.signs(signs(monotonic_s()))
+    assert first.reasons_of_others() == []
+    second.signs(signs(monotonic_s() - STALLED_AFTER_S - 1, Reason.ROUTING_LAG))
+    first.processes.ended(2)
+    assert first.processes.reasons() == ["process_down"]
+    first.processes.started(2, os.getpid())
+    assert first.reasons_of_others() == []  # it has not spoken yet
+
+
+def test_pings_count_by_outcome() -> None:
+    metrics = Metrics(version="test")
+    metrics.ping(PingOutcome.SENT)
+    told = values(metrics)
+    assert [told[f"lastseen_watchdog_pings_total,outcome={outcome}"] for outcome in PingOutcome] == [1, 0, 0]

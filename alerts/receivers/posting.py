@@ -27,7 +27,7 @@ _CONNECTIONS: Final = 32
 _GONE: Final = 410
 _MAY_PASS: Final = frozenset({408, 425, 429})
 """Of the 4xx: the request came too slowly, too early or too often."""
-_USER_AGENT: Final = f"lastseen/{metadata.version('lastseen')}"
+USER_AGENT: Final = f"lastseen/{metadata.version('lastseen')}"
 
 
 class PostingSettings(ReceiverSettings):
@@ -43,7 +43,7 @@ class PostingSettings(ReceiverSettings):
     def warnings(self) -> Iterator[str]:
         """A private address that can be told without asking a resolver."""
         host = urlsplit(self.url).hostname or ""
-        if not self.allow_private and _is_private(host):
+        if not self.allow_private and is_private(host):
             yield f"its url is on the private address {host}: nothing is sent there without allow_private = true"
 
 
@@ -84,17 +84,17 @@ class Poster:
             async with self._session.post(
                 self._url,
                 data=body,
-                headers={"content-type": "application/json", "user-agent": _USER_AGENT, **headers},
+                headers={"content-type": "application/json", "user-agent": USER_AGENT, **headers},
                 allow_redirects=False,
                 trace_request_ctx=attempt,
             ) as response:
                 self._judge(response, now_ms=now_ms)
-                await _drain(response)
+                await drain(response)
         except TimeoutError as error:
             message = f"receiver {self._name!r}: no reply within {self._timeout_s:g} s"
             raise TransientDeliveryError(message, unknown=attempt.sent) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            message = f"receiver {self._name!r}: {_reason(error)}"
+            message = f"receiver {self._name!r}: {reason_of(error)}"
             raise TransientDeliveryError(message, unknown=attempt.sent) from error
 
     async def reach(self) -> None:
@@ -133,17 +133,8 @@ class Poster:
     def _open(self) -> aiohttp.ClientSession:
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_note_sent)
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=_CONNECTIONS,
-                limit_per_host=_CONNECTIONS,
-                socket_factory=None if self._allow_private else guarded_socket,
-            ),
-            timeout=aiohttp.ClientTimeout(total=self._timeout_s),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            trace_configs=[trace],
+        return guarded_session(
+            allow_private=self._allow_private, timeout_s=self._timeout_s, connections=_CONNECTIONS, trace=trace
         )
 
     def _judge(self, response: aiohttp.ClientResponse, *, now_ms: int) -> None:
@@ -160,13 +151,34 @@ class Poster:
         )
 
 
+def guarded_session(
+    *, allow_private: bool, timeout_s: float, connections: int, trace: aiohttp.TraceConfig | None = None
+) -> aiohttp.ClientSession:
+    """Connections to wherever the configuration says, but not to private addresses unless ``allow_private``.
+
+    ``timeout_s`` bounds a request, from the name's resolution to the end of the reply. Made inside the event loop.
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=connections,
+            limit_per_host=connections,
+            socket_factory=None if allow_private else guarded_socket,
+        ),
+        timeout=aiohttp.ClientTimeout(total=timeout_s),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        trace_configs=[] if trace is None else [trace],
+    )
+
+
 async def _note_sent(
     _session: aiohttp.ClientSession, context: SimpleNamespace, _params: aiohttp.TraceRequestHeadersSentParams
 ) -> None:
     context.trace_request_ctx.sent = True
 
 
-async def _drain(response: aiohttp.ClientResponse) -> None:
+async def drain(response: aiohttp.ClientResponse) -> None:
     """Read a short reply to its end, so that its connection can serve again; drop the connection of any other.
 
     The reply was accepted when its status came: what happens to the rest of it changes nothing.
@@ -181,7 +193,7 @@ async def _drain(response: aiohttp.ClientResponse) -> None:
         response.close()
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """What went wrong, without the URL, which aiohttp puts into some of its messages."""
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"cannot connect to {error.host}:{error.port}: {error.os_error}"
@@ -190,7 +202,8 @@ def _reason(error: Exception) -> str:
     return type(error).__name__
 
 
-def _is_private(host: str) -> bool:
+def is_private(host: str) -> bool:
+    """Whether the host of a URL is a private or loopback address, as far as that can be told without a resolver."""
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

@@ -154,11 +154,11 @@ class Exchange:
             pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
             told = {"type": "http.response.start", "status": int(busy.status), "headers": pairs}
             await self._send(cast("Message", told))
-            await self._send({"type": "http.response.body", "body": busy.body, "more_body": False})
+            await self._send(cast("Message", {"type": "http.response.body", "body": busy.body, "more_body": False}))
             return
         try:
             await self._send(start)
-            await self._send({**message, "more_body": True})
+            await self._send(cast("Message", {**message, "more_body": True}))
             # Returns when the client has taken most of what was written before.
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:

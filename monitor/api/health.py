@@ -14,8 +14,8 @@ from monitor.api.requests import caller
 from monitor.api.schema import document
 from monitor.auth import Scope
 from monitor.clock import monotonic_s
-from monitor.health import STORE_UNAVAILABLE
 from monitor.liveness import Liveness
+from monitor.reasons import Reason
 from monitor.store import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
 
     from monitor.api.services import Services
-    from monitor.health import MonitorState
+    from monitor.health import Health, MonitorState
 
 CENSUS_AGE_S: Final = 5.0
 METRICS, SCHEMA = "/metrics", "/schema"
@@ -48,8 +48,7 @@ class FleetGauge:
             state = await monitor_now(self._services)
         except StoreUnavailableError:
             self._services.metrics.fleet(self._counts, sweep_lag_s=math.inf)
-            standing = self._services.health.standing_reasons()
-            self._services.metrics.degraded(dict.fromkeys((STORE_UNAVAILABLE, *standing)))
+            self._services.metrics.degraded(_reasons_without_store(self._services.health))
             return
         age_s = state.last_sweep_age_seconds
         self._services.metrics.fleet(self._counts, sweep_lag_s=math.inf if age_s is None else age_s)
@@ -81,6 +80,19 @@ async def monitor_now(services: Services) -> MonitorState:
     return services.health.monitor_state(now_ms, min(swept_ms for _, swept_ms in answers))
 
 
+async def reasons_now(services: Services) -> tuple[str, ...]:
+    """Why the monitor is degraded, asked afresh. Takes at most three times the store's time limit."""
+    await services.health.store_writes()
+    try:
+        return (await monitor_now(services)).reasons
+    except StoreUnavailableError:
+        return _reasons_without_store(services.health)
+
+
+def _reasons_without_store(health: Health) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((Reason.STORE_UNAVAILABLE, *health.standing_reasons())))
+
+
 def routes(services: Services) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
     return [*_probes(services), *_pages(services)]
@@ -97,17 +109,12 @@ def _probes(services: Services) -> list[HTTPRouteHandler]:
     async def readyz() -> ASGIResponse:
         if await health.ready():
             return json_answer({"status": "ok", "reasons": []})
-        reason = "stopping" if health.stopping else STORE_UNAVAILABLE
+        reason = "stopping" if health.stopping else Reason.STORE_UNAVAILABLE
         return json_answer({"status": "not_ready", "reasons": [reason]}, status_code=503)
 
     @get("/healthz")
     async def healthz() -> ASGIResponse:
-        await health.store_writes()
-        try:
-            reasons = (await monitor_now(services)).reasons
-        except StoreUnavailableError:
-            reasons = tuple(dict.fromkeys((STORE_UNAVAILABLE, *health.standing_reasons())))
-        if reasons:
+        if reasons := await reasons_now(services):
             return json_answer({"status": "degraded", "reasons": list(reasons)}, status_code=503)
         return json_answer({"status": "ok", "reasons": []})
 

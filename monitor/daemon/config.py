@@ -18,6 +18,7 @@ from pydantic import field_validator as check
 from monitor.daemon.catalog import entries
 from monitor.daemon.config_alerts import Alerts, MassFailure, Route
 from monitor.daemon.config_auth import Auth, AuthKey, NonEmpty
+from monitor.daemon.config_watchdog import Watchdog
 from monitor.daemon.refusals import ConfigError, lines
 from monitor.daemon.toml_source import Source, SourceError, overlay, read_file
 from monitor.settings.globs import Glob
@@ -41,6 +42,7 @@ __all__ = [
     "Route",
     "Server",
     "Store",
+    "Watchdog",
     "load",
 ]
 
@@ -228,6 +230,7 @@ class Config(Section):
     auth: Auth = Field(Auth(), validate_default=True)
     log: Log = Log()
     alerts: Alerts = Alerts()
+    watchdog: Watchdog = Watchdog()
 
     @check("environments")
     @classmethod
@@ -279,6 +282,7 @@ class Config(Section):
             if not getattr(self.auth, claim):
                 yield f"auth.{claim}: is empty, so tokens made for another {claim} are accepted"
         yield from self.alerts.warnings
+        yield from self.watchdog.warnings
 
 
 def _is_loopback(host: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import os
 import secrets
@@ -12,10 +13,10 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from alerts.errors import StoreUnavailableError as QueueUnavailableError
 from monitor.api.admission import Admission, BeatRates
 from monitor.api.app import create_app
 from monitor.api.express import Express
+from monitor.api.health import reasons_now
 from monitor.api.requests import Room
 from monitor.api.services import Services
 from monitor.api.wire import BodyLimits, IntervalBounds
@@ -29,6 +30,8 @@ from monitor.daemon.http import HttpServer, allow_descriptors
 from monitor.daemon.keys import auth_policy
 from monitor.daemon.listeners import relieve
 from monitor.daemon.oncall import AlertsOnCall
+from monitor.daemon.vitals import Vitals
+from monitor.daemon.watchdog import Watchdog
 from monitor.events import event_id
 from monitor.evidence import Recorder
 from monitor.health import Health
@@ -43,7 +46,7 @@ from monitor.store.store import EnvironmentRule
 from monitor.sweeper import Sweeper, SweepSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from alerts.service import AlertService
     from monitor.daemon.config import Config
@@ -58,12 +61,8 @@ STORE_RETRY_S: Final = 0.5
 STORE_WAIT_S: Final = 30.0
 """How long a start waits for a store that does not answer yet."""
 ALERTS_STOP_S: Final = 3.0
-DELIVERY_CHECK_S: Final = 5.0
-DELIVERY_LAG_MS: Final = 60_000
 COLLECT_AFTER: Final = (10_000, 20, 50)
 """A request makes some ten objects that the collector looks at and that are gone with it: it need not look so often."""
-DELIVERY_LAG: Final = "delivery_lag"
-RECEIVER_DISABLED: Final = "receiver_disabled"
 
 
 def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:
@@ -126,15 +125,15 @@ class Daemon:
         self._listener, *self._others = listeners
         self._stop = asyncio.Event()
         self._failed: str | None = None
-        self._delivery_lag: list[str] = []
         self._metrics = Metrics(version=version(), deliveries=delivery_outcomes(config), share=share)
-        self._health = Health(sweep_interval_ms=config.liveness.sweep_interval_ms, probe=self._probe)
+        self._health = Health(
+            sweep_interval_ms=config.liveness.sweep_interval_ms,
+            probe=self._probe,
+            others=self._metrics.reasons_of_others,
+        )
         self._outbox = Outbox(store, owner=store.settings.daemon)
-        self._health.add_reasons(self._outbox.reasons)
-        self._health.add_reasons(lambda: self._delivery_lag)
         self._health.add_reasons(self._metrics.processes.reasons)
-        self._pulse = Pulse(store, on_window=self._metrics.blind)
-        self._health.add_reasons(self._pulse.reasons)
+        self._pulse = Pulse(store, on_sums=self._metrics.blind)
         self._intake = Intake(
             store,
             capacity=config.limits.pending_beats,
@@ -164,6 +163,14 @@ class Daemon:
             outbox=self._outbox,
             on_outcome=self._metrics.delivery,
             on_failure=self._fail,
+        )
+        self._vitals = Vitals(
+            store=store,
+            health=self._health,
+            metrics=self._metrics,
+            outbox=self._outbox,
+            pulse=self._pulse,
+            queues=self._alerts.health,
         )
         limits, bounds = config.limits, config.liveness
         services = Services(
@@ -198,6 +205,9 @@ class Daemon:
             shutdown_timeout_ms=config.server.shutdown_timeout_ms,
             shortcut=Express(services),
         )
+        # One of several processes speaks for all: it knows when another is not well, and is missed when it is not.
+        speaks = share is None or share.process == 1
+        self._watchdog = _watchdog(config, services) if speaks and config.watchdog.target else None
 
     async def run(self, stop: StopSignal, on_ready: Callable[[], None]) -> None:
         """Serve until a signal or a failure; what was accepted is finished first.
@@ -210,9 +220,10 @@ class Daemon:
         stop.then(self._begin_stop)
         self._scheduler.start()
         await self._alerts.start()
-        watching = asyncio.create_task(self._watch_deliveries(), name="watch deliveries")
-        recording = asyncio.create_task(self._evidence.run(), name="record evidence")
-        recording.add_done_callback(self._recording_ended)
+        beside = [
+            _beside("vitals", self._vitals.run(), on_bug=self._fail),
+            _beside("evidence", self._evidence.run(), on_bug=self._fail),
+        ]
         # What the start has made lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -225,8 +236,12 @@ class Daemon:
                 relief = group.create_task(relieve(self._others, self._adopt), name="relieve the other processes")
                 if not self._stop.is_set():
                     on_ready()
+                # A bug in it ends it alone: then the outside misses it, which is what it is for.
+                pinging = _beside("watchdog", self._ping(), on_bug=_log_end)
+                beside.append(pinging)
                 await self._stop.wait()
                 pulsing.cancel()
+                pinging.cancel()
                 relief.cancel()
                 for sock in self._others:
                     sock.close()
@@ -235,17 +250,17 @@ class Daemon:
                 group.create_task(self._alerts.stop(ALERTS_STOP_S), name="stop the alerts")
                 group.create_task(self._pulse.end(), name="end the pulse")
         finally:
-            watching.cancel()
-            recording.cancel()
-            await asyncio.gather(watching, recording, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
         await self._intake.drain()
         await self._outbox.release()
         if self._failed:
             raise StartError(self._failed)
 
-    def _recording_ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._fail("evidence", error)
+    async def _ping(self) -> None:
+        if self._watchdog is not None:
+            await self._watchdog.run()
 
     def _begin_stop(self, why: str) -> None:
         again = self._health.stopping
@@ -302,14 +317,35 @@ class Daemon:
             return False
         return True
 
-    async def _watch_deliveries(self) -> None:
-        """Keep the health's view of the queues fresh; the queues are asked, not the receivers."""
-        while True:
-            with contextlib.suppress(QueueUnavailableError):  # the store's trouble is a reason of its own
-                stats = await self._alerts.health()
-                self._delivery_lag = [DELIVERY_LAG] if any(one.lag_ms > DELIVERY_LAG_MS for one in stats) else []
-                self._delivery_lag += [RECEIVER_DISABLED] if any(one.disabled is not None for one in stats) else []
-            await asyncio.sleep(DELIVERY_CHECK_S)
+
+def _beside(
+    part: str, work: Coroutine[object, object, None], *, on_bug: Callable[[str, BaseException], None]
+) -> asyncio.Task[None]:
+    """Have a part run beside the others until it is cancelled; ``on_bug`` is told of one that ends otherwise."""
+    task = asyncio.create_task(work, name=part)
+
+    def ended(_: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            on_bug(part, error)
+
+    task.add_done_callback(ended)
+    return task
+
+
+def _log_end(part: str, error: BaseException) -> None:
+    log.error("daemon.part_ended", part=part, error=repr(error), exc_info=error)
+
+
+def _watchdog(config: Config, services: Services) -> Watchdog:
+    settings = config.watchdog
+    return Watchdog(
+        url=settings.target,
+        interval_s=settings.interval_ms / 1_000,
+        timeout_s=settings.timeout_ms / 1_000,
+        allow_private=settings.allow_private,
+        reasons=functools.partial(reasons_now, services),
+        on_outcome=services.metrics.ping,
+    )
 
 
 def _log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

@@ -118,8 +118,8 @@ local function gap_of(st, daemon, last_seen)
 end
 
 -- Adds a window, and keeps their number and age bounded.
-local function remember(windows, from, till)
-  windows[#windows + 1] = { from, till }
+local function remember(windows, from, till, cause)
+  windows[#windows + 1] = { from, till, cause }
   while windows[1][2] + WINDOW_AGE_MS <= till do
     table.remove(windows, 1)
   end
@@ -158,12 +158,15 @@ end
 -- pulse -------------------------------------------------------------------------------------------
 -- A daemon says that it accepts beats. Not allowed on a full store, which takes none either.
 -- ARGV: daemon; '1' when it accepts none from now on, else '0'.
--- Result: {t, skew in ms, {begin, end, cause} of the blind window that this pulse has ended, or {}}. Events: none.
+-- Result: {t, skew in ms, {begin, end, cause} of the newest blind window or {}, blind windows so far, their length in ms}.
+-- Whoever sent the pulse that ended a window may have given up on it: so all are told of the newest. Events: none.
 local function pulse(keys, args)
   local daemon, ends = args[1], args[2]
   local st = open(keys)
   local blind = blindness(st)
   local newest, windows, own, gone = blind.newest, blind.windows, pulses_of(call('HGET', st.p, daemon)), {}
+  local sums = call('HMGET', st.m, 'blind', 'blind_ms')
+  local count, ms = tonumber(sums[1]) or 0, tonumber(sums[2]) or 0
   local cause = nil
   if blind.now then
     table.remove(windows)
@@ -179,7 +182,8 @@ local function pulse(keys, args)
     own[2], own[3] = own[1], st.t
   end
   if cause then
-    remember(windows, newest, st.t)
+    remember(windows, newest, st.t, cause)
+    count, ms = count + 1, ms + st.t - newest
   end
   call('HSET', st.m, 'last', st.now, 'skew', int(st.skew), 'pulse', st.now)
   if not newest or blind.restarted then
@@ -191,7 +195,8 @@ local function pulse(keys, args)
   end
   if cause then
     call('SET', st.w, cmsgpack.pack(windows))
+    call('HSET', st.m, 'blind', int(count), 'blind_ms', int(ms))
   end
-  return { st.t, st.skew, cause and { newest, st.t, cause } or {} }
+  return { st.t, st.skew, windows[#windows] or {}, count, ms }
 end
 

@@ -15,6 +15,7 @@ from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
+from monitor.store.condition import condition_of
 from monitor.store.errors import StoreRefusedError, StoreUnavailableError
 from monitor.store.library import LIBRARY_NAME, LIBRARY_SOURCE
 from monitor.store.lines import TROUBLE, Lines
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from monitor.clock import StoreClock
+    from monitor.store.condition import Condition
 
 WRITERS: Final = 16
 READERS: Final = 4
@@ -116,6 +118,16 @@ class Connection:
         version = str(server.get("redis_version", "0"))
         if int(version.split(".", maxsplit=1)[0]) < OLDEST_MAJOR:
             raise StoreRefusedError(f"the store has no functions: it is version {version}; Redis 7.0, Valkey or newer")
+
+    async def condition(self) -> Condition:
+        """How the server is by its own word; it reads no data."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                memory = await self._reading.info("memory")
+                persistence = await self._reading.info("persistence")
+        except TROUBLE as error:
+            raise _unavailable(error) from error
+        return condition_of(memory, persistence)
 
     async def load(self) -> None:
         """Make sure that the library is there. One that is there is not loaded again: a full store would refuse it.

@@ -12,8 +12,9 @@ them in that partition's slot. Every answer begins with t, the store's time in m
 Key schema, per partition (base left out; gid is a number, mid is "<bytes of tenant>:<tenant><worker>")
   m         HASH   schema, partitions (partition 0), skew, last (newest t), swept (t of the last full sweep),
                    gid (newest), erased (newest generation or time that an erased worker had),
-                   pulse (the newest of any daemon), run (the server's run id when it came)
-  w         STRING blind windows, oldest first: {begin, end}*
+                   pulse (the newest of any daemon), run (the server's run id when it came),
+                   blind, blind_ms (blind windows so far, and their length)
+  w         STRING blind windows, oldest first: {begin, end, cause}*
   p         HASH   daemon -> its pulses, see pulses_of
   r         HASH   mid -> record, see R_* below (binary)
   x         HASH   mid -> cold parts, see X_* below (msgpack array); only workers that sent any
@@ -78,12 +79,13 @@ local function open(keys)
     records = {}, -- mid -> record, or false: erased
     cold = {}, -- mid -> cold parts, packed
     past = {}, -- mid -> last transitions
-    packed_past = {}, -- the same, as read ahead
+    packed_past = {}, packed_rejected = {}, -- what is read ahead of these, and of the newest refused beats
+    scores = {}, -- gid -> worker -> score in s:, as read ahead
     -- gid, gid, gid, gid, tenant -> worker -> score in s:, d:, b:, k:, i:, or false: not in it
     alive = {}, down = {}, absent = {}, refused = {}, names = {},
     based = {}, -- gid -> least base among those whose deadline this call has moved
     least = {}, soonest = {}, ending = {}, -- gid -> least score among those that came into d:, into b:, into k:
-    rejected = {}, -- mid -> its newest refused beat, packed, or false: none
+    rejected = {}, -- mid -> its newest refused beat, packed, or false: erased
     counts = {}, -- field of c -> change
     tenants = {}, -- tenant -> what t:<tenant> says
     founded = {}, -- new groups
@@ -306,9 +308,10 @@ local function load_workers(st, tenant, workers)
   end
   if #mids > 0 then
     local raws, pasts = call('HMGET', st.r, spread(mids)), call('HMGET', st.y, spread(mids))
+    local refusals = call('HMGET', st.j, spread(mids))
     for k, worker in ipairs(workers) do
       loaded[k] = load_worker(st, tenant, worker, raws[k])
-      st.packed_past[mids[k]] = pasts[k]
+      st.packed_past[mids[k]], st.packed_rejected[mids[k]] = pasts[k], refusals[k]
     end
   end
   return loaded
@@ -391,6 +394,9 @@ end
 local function rejected_of(st, w)
   local packed = st.rejected[w.mid]
   if packed == nil then
+    packed = st.packed_rejected[w.mid]
+  end
+  if packed == nil then
     packed = call('HGET', st.j, w.mid)
   end
   local found = packed and unpacked(packed)
@@ -402,7 +408,7 @@ local function base_of(st, w)
   local gid = w.rec[R_GID]
   local noted = st.alive[gid] and st.alive[gid][w.worker]
   if noted == nil then
-    noted = call('ZSCORE', st.base .. 's:' .. gid, w.worker)
+    noted = st.scores[gid] and st.scores[gid][w.worker] or call('ZSCORE', st.base .. 's:' .. gid, w.worker)
   end
   return math.max(tonumber(noted or 0), w.rec[R_LAST_SEEN])
 end
@@ -943,9 +949,6 @@ local function apply(st, settings, profile, worker, raw, report, more)
   place(st, w)
   if to.event then
     rec[R_SINCE] = st.t
-    if from ~= '' then
-      st.rejected[w.mid] = false
-    end
     record(st, w, {
       kind = to.event, old = from ~= '' and from or nil, new = to.to, due = st.t, since = since, reason = BEAT,
     })
@@ -1189,7 +1192,14 @@ local function sweep(keys, args)
       local reach = g and interval + g[G_GRACE] or 0
       local lead = kind[1] == st.h and reach or 0 -- from the score to the moment that counts
       local cut = int(passed(st, reach, interval) - lead)
-      local overdue = left > 0 and call('ZRANGE', key, '-inf', cut, 'BYSCORE', 'LIMIT', 0, left) or {}
+      local found = left > 0 and call('ZRANGE', key, '-inf', cut, 'BYSCORE', 'LIMIT', 0, left, 'WITHSCORES') or {}
+      local overdue, scores = {}, {}
+      for k = 1, #found, 2 do
+        overdue[#overdue + 1], scores[found[k]] = found[k], found[k + 1]
+      end
+      if kind[1] == st.h then
+        st.scores[gid] = scores
+      end
       damaged = damaged + expire_members(st, gid, overdue, kind[3])
       left = left - #overdue
       if left <= 0 then

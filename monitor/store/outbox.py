@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from monitor.clock import monotonic_s
+from monitor.reasons import Reason
 from monitor.store.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 LEASE_MS: Final = 2_000
 """How long a router's partition waits for its router after that one was killed."""
 ROUTING_LAG_S: Final = 10.0
-ROUTING_LAG: Final = "routing_lag"
 
 
 class Outbox:
@@ -26,7 +26,7 @@ class Outbox:
         self._owner = owner
         self._tokens: dict[int, int] = {}
         self._ages_ms: dict[int, int] = {}
-        self._looked_s = monotonic_s()
+        self._looked_s = dict.fromkeys(range(store.partitions), monotonic_s())
 
     async def take(self, partition: int, limit: int) -> list[Event] | None:
         """The oldest events that were not acked; None while another daemon has the lease.
@@ -37,7 +37,7 @@ class Outbox:
         taken = await self._store.take(partition, owner=self._owner, lease_ms=LEASE_MS, limit=limit)
         self._tokens[partition] = taken.token
         self._ages_ms[partition] = taken.age_ms
-        self._looked_s = monotonic_s()
+        self._looked_s[partition] = monotonic_s()
         if taken.token and taken.last and not taken.events:
             # Nothing of it could be understood, so nobody will ack it.
             await self.ack(partition, taken.last)
@@ -59,7 +59,11 @@ class Outbox:
                     await self._store.release(partition, token=token)
         self._tokens.clear()
 
+    def lag_s(self) -> float:
+        """How long the oldest event that was not handed over has waited, in seconds, or nobody has looked for any."""
+        now_s = monotonic_s()
+        return max(now_s - at_s + self._ages_ms.get(partition, 0) / 1_000 for partition, at_s in self._looked_s.items())
+
     def reasons(self) -> list[str]:
         """Why routing is not well: events wait for longer than they should, or nobody has looked for any."""
-        waiting = max(self._ages_ms.values(), default=0) > ROUTING_LAG_S * 1_000
-        return [ROUTING_LAG] if waiting or monotonic_s() - self._looked_s > ROUTING_LAG_S else []
+        return [Reason.ROUTING_LAG] if self.lag_s() > ROUTING_LAG_S else []

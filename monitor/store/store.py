@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from monitor.events import Event
+    from monitor.store.condition import Condition
     from monitor.workers import Beat, Disconnect, Evidence, Moved, Worker, WorkerKey
 
     _Call = Callable[..., Awaitable[Any]]
@@ -102,13 +103,17 @@ class SweepResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PulseResult:
-    """What a pulse was answered. ``window`` is the blind window that it has ended, and ``cause`` how it was noticed."""
+    """What a pulse was answered. ``window`` is the newest blind window, and ``cause`` how it was noticed."""
 
     now_ms: int
     skew_ms: int
     """How far the store's time is ahead of its server's clock, which has stepped back by so much."""
     window: Window | None
     cause: Cause | None
+    windows: int
+    """So many there have been in all."""
+    blind_ms: int
+    """And so long they were."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -332,19 +337,27 @@ class Store:
         if not safe:
             raise StoreUnavailableError("the store did not confirm in time")
 
+    async def condition(self) -> Condition:
+        """How the server is by its own word.
+
+        Raises:
+            StoreUnavailableError: it gave none in time.
+        """
+        return await self._connection.condition()
+
     # Blindness ----------------------------------------------------------------------------------------------------
 
     async def pulse(self, partition: int, *, ends: bool) -> PulseResult:
         """Say that this daemon accepts beats; ``ends``: that it accepts none from now on."""
-        now_ms, skew_ms, window = await self._connection.write("pulse", partition, self.settings.daemon, int(ends))
-        if not window:
-            return PulseResult(now_ms=now_ms, skew_ms=skew_ms, window=None, cause=None)
-        begin_ms, end_ms, cause = window
+        answer = await self._connection.write("pulse", partition, self.settings.daemon, int(ends))
+        now_ms, skew_ms, newest, windows, blind_ms = answer
         return PulseResult(
             now_ms=now_ms,
             skew_ms=skew_ms,
-            window=Window(begin_ms=begin_ms, end_ms=end_ms),
-            cause=Cause(codec.text(cause)),
+            window=Window(begin_ms=newest[0], end_ms=newest[1]) if newest else None,
+            cause=Cause(codec.text(newest[2])) if newest else None,
+            windows=windows,
+            blind_ms=blind_ms,
         )
 
     async def evidence(self, partition: int, evidence: Sequence[Evidence]) -> None:

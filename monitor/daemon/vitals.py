@@ -1,0 +1,193 @@
+"""What the daemon finds out about itself while it runs, so that whoever asks how it is need not wait (P27).
+
+The event loop, the store and the receivers' queues are looked at, each at its own rate and however often somebody
+asks. What is found goes to the metrics, to the health and to the other processes of the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from alerts.errors import StoreUnavailableError as QueueUnavailableError
+from monitor.clock import monotonic_s
+from monitor.gauges import Queue
+from monitor.health import PROBE_AGE_S
+from monitor.metrics import Signs
+from monitor.reasons import Reason
+from monitor.store import StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from alerts.thread_store import Stats
+    from monitor.health import Health
+    from monitor.metrics import Metrics
+    from monitor.pulse import Pulse
+    from monitor.store import Store
+    from monitor.store.outbox import Outbox
+
+log = structlog.get_logger(__name__)
+
+TURN_S: Final = 0.25
+LOOP_WINDOW_S: Final = 10.0
+LOOP_LAG_S: Final = 1.0
+"""Half of the time limit of a beat: a loop that is held up for longer has workers hear 503."""
+QUEUES_S: Final = 5.0
+DELIVERY_LAG_S: Final = 60.0
+STORE_S: Final = 15.0
+STORE_AGAIN_S: Final = 2.0
+"""How soon the store is looked at again while something is wrong with it."""
+CONFIRM_TRIES: Final = 3
+"""A disk that is slow for a moment is no reason: so many confirmations in a row have to fail."""
+FULL_SHARE: Final = 0.9
+
+
+class Vitals:
+    """Belongs to one event loop. ``queues`` answers how the receivers' queues stand."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        health: Health,
+        metrics: Metrics,
+        outbox: Outbox,
+        pulse: Pulse,
+        queues: Callable[[], Awaitable[Sequence[Stats]]],
+    ) -> None:
+        self._store = store
+        self._health = health
+        self._metrics = metrics
+        self._outbox = outbox
+        self._pulse = pulse
+        self._queues = queues
+        self._lags: deque[tuple[float, float]] = deque()
+        self._queue_reasons: list[str] = []
+        self._queues_seen_s = monotonic_s()
+        self._store_reasons: list[str] = []
+        health.add_reasons(outbox.reasons)
+        health.add_reasons(pulse.reasons)
+        health.add_reasons(self._reasons)
+
+    async def run(self) -> None:
+        """Look, until cancelled. What it raises is a bug."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch_loop(), name="watch the loop")
+            group.create_task(self._watch_probe(), name="watch the probe")
+            group.create_task(self._watch_queues(), name="watch the queues")
+            group.create_task(self._watch_store(), name="watch the store")
+
+    def _reasons(self) -> list[str]:
+        reasons = [*self._queue_reasons, *self._store_reasons]
+        if monotonic_s() - self._queues_seen_s > DELIVERY_LAG_S:
+            reasons.append(Reason.DELIVERY_LAG)
+        if self._loop_lag_s() > LOOP_LAG_S:
+            reasons.append(Reason.EVENT_LOOP_LAG)
+        return reasons
+
+    def _loop_lag_s(self) -> float:
+        """The longest that the loop was held up within the window."""
+        began_s = monotonic_s() - LOOP_WINDOW_S
+        while self._lags and self._lags[0][0] < began_s:
+            self._lags.popleft()
+        return max((late_s for _, late_s in self._lags), default=0.0)
+
+    async def _watch_loop(self) -> None:
+        """See how late a timer comes, and tell the other processes how this one is: a stuck one tells nothing."""
+        while True:
+            due_s = monotonic_s() + TURN_S
+            self._metrics.condition.routing(self._outbox.lag_s())
+            self._metrics.condition.pulse(age_s=self._pulse.age_s(), skew_s=self._pulse.skew_s())
+            self._metrics.signs(
+                Signs(
+                    at_s=monotonic_s(),
+                    ready=self._health.stores_beats,
+                    probe_s=self._health.probe_s,
+                    loop_lag_s=self._loop_lag_s(),
+                    reasons=self._health.own_reasons(),
+                )
+            )
+            await asyncio.sleep(TURN_S)
+            now_s = monotonic_s()
+            self._lags.append((now_s, max(now_s - due_s, 0.0)))
+
+    async def _watch_probe(self) -> None:
+        """Have the store write now and then, so that its trouble shows also while nobody asks and nobody beats."""
+        while True:
+            self._metrics.condition.store(up=await self._health.store_writes())
+            await asyncio.sleep(PROBE_AGE_S)
+
+    async def _watch_queues(self) -> None:
+        """The queues are asked, not the receivers."""
+        while True:
+            try:
+                found = await self._queues()
+            except QueueUnavailableError:  # the store's trouble is a reason of its own
+                self._metrics.condition.queues(())
+            else:
+                self._queues_seen_s = monotonic_s()
+                self._note_queues(found)
+            await asyncio.sleep(QUEUES_S)
+
+    def _note_queues(self, found: Sequence[Stats]) -> None:
+        queues = [
+            Queue(
+                receiver=one.receiver,
+                queued=one.queued,
+                dead_letters=one.dead,
+                threads=one.threads,
+                lag_s=one.lag_ms / 1_000,
+                disabled=one.disabled is not None,
+            )
+            for one in found
+        ]
+        self._metrics.condition.queues(queues)
+        self._queue_reasons = [Reason.DELIVERY_LAG] if any(one.lag_s > DELIVERY_LAG_S for one in queues) else []
+        self._queue_reasons += [Reason.RECEIVER_DISABLED] if any(one.disabled for one in queues) else []
+
+    async def _watch_store(self) -> None:
+        while True:
+            found = await self._look_at_store()
+            for reason in found:
+                if reason not in self._store_reasons:
+                    log.warning("store.degraded", reason=str(reason))
+            if self._store_reasons and not found:
+                log.info("store.well_again")
+            self._store_reasons = found
+            await asyncio.sleep(STORE_AGAIN_S if found else STORE_S)
+
+    async def _look_at_store(self) -> list[str]:
+        """What will go wrong in the store, or keeps notifications back, while it still takes writes."""
+        try:
+            condition = await self._store.condition()
+        except StoreUnavailableError:
+            self._metrics.condition.memory(math.nan, math.nan)
+            self._metrics.condition.durable(math.nan, confirm_s=math.nan)
+            return []  # the probe sees to that
+        self._metrics.condition.memory(condition.used_bytes, condition.limit_bytes)
+        found: list[str] = [Reason.STORE_NEARLY_FULL] if condition.over(FULL_SHARE) else []
+        # A server that has no append-only file answers no WAITAOF, as one that is too old to know the command.
+        keeps = condition.append_only or not self._store.settings.fsync
+        began_s = monotonic_s()
+        confirmed = await self._confirms()
+        confirm_s = monotonic_s() - began_s
+        if not confirmed and not await self._health.store_writes():
+            self._metrics.condition.durable(math.nan, confirm_s=math.nan)
+            return found
+        self._metrics.condition.durable(keeps and confirmed, confirm_s=confirm_s)
+        return found if keeps and confirmed else [*found, Reason.STORE_NOT_DURABLE]
+
+    async def _confirms(self) -> bool:
+        # One partition stands for all: they are on one server.
+        for _ in range(CONFIRM_TRIES):
+            try:
+                await self._store.confirm(0)
+            except StoreUnavailableError:
+                continue
+            return True
+        return False

@@ -1,0 +1,112 @@
+"""The outgoing heartbeat: tells a watcher elsewhere that this monitor is well, and says nothing when it is not (P27).
+
+A monitor can't report its own death, nor that its alerts do not leave. So somebody outside expects a request from it
+at an interval and raises the alarm when none comes: healthchecks.io, Uptime Kuma, Dead Man's Snitch, Cronitor, or a
+server that notes it. All of them take a plain GET.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+import structlog
+
+from alerts.receivers.posting import USER_AGENT, drain, guarded_session, reason_of
+from monitor.clock import monotonic_s
+from monitor.metrics import PingOutcome
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+log = structlog.get_logger(__name__)
+
+RECHECK_S: Final = 1.0
+"""How often it is asked, while a ping is due, whether what stood in its way is over."""
+PATIENCE_S: Final = 5.0
+"""What passes within this time of a ping's turn, such as the first sweep after a start, withholds nothing."""
+RETRY_S: Final = 10.0
+"""When a ping that failed is tried again, if the interval is longer."""
+
+
+class Watchdog:
+    """Sends a GET to ``url`` every ``interval_s`` seconds, for as long as ``reasons`` finds none why it should not.
+
+    Belongs to one event loop. Redirects are not followed, little of the answer is read, and ``timeout_s`` bounds all
+    of it. Private addresses are refused unless ``allow_private``. ``reasons`` does not raise. ``on_outcome`` is told of
+    each ping that was sent, failed or was withheld; the log says each change once.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        interval_s: float,
+        timeout_s: float,
+        allow_private: bool,
+        reasons: Callable[[], Awaitable[Sequence[str]]],
+        on_outcome: Callable[[PingOutcome], None],
+    ) -> None:
+        self._url = url
+        self._interval_s = interval_s
+        self._timeout_s = timeout_s
+        self._allow_private = allow_private
+        self._reasons = reasons
+        self._on_outcome = on_outcome
+        self._withheld: Sequence[str] = ()
+        self._fails = False
+
+    async def run(self) -> None:
+        """Send until cancelled; the first ping is due at once."""
+        session = guarded_session(allow_private=self._allow_private, timeout_s=self._timeout_s, connections=1)
+        async with session:
+            due_s = monotonic_s()
+            patience_s = min(PATIENCE_S, self._interval_s)
+            while True:
+                reasons = await self._reasons()
+                if reasons:
+                    if monotonic_s() - due_s >= patience_s:
+                        self._withhold(reasons)
+                        due_s += self._interval_s  # this one is not sent any more
+                        patience_s = 0.0
+                    await asyncio.sleep(min(RECHECK_S, self._interval_s))
+                    continue
+                self._resume()
+                due_s = monotonic_s()
+                patience_s = min(PATIENCE_S, self._interval_s)
+                sent = await self._ping(session)
+                due_s += self._interval_s if sent else min(RETRY_S, self._interval_s)
+                await asyncio.sleep(max(due_s - monotonic_s(), 0.0))
+
+    def _withhold(self, reasons: Sequence[str]) -> None:
+        self._on_outcome(PingOutcome.WITHHELD)
+        if not self._withheld:
+            log.warning("watchdog.withheld", reasons=[str(reason) for reason in reasons])
+        self._withheld = reasons
+
+    def _resume(self) -> None:
+        if self._withheld:
+            log.info("watchdog.resumed", reasons=[str(reason) for reason in self._withheld])
+        self._withheld = ()
+
+    async def _ping(self, session: aiohttp.ClientSession) -> bool:
+        """Send one; whether a 2xx came back."""
+        failure = ""
+        try:
+            headers = {"user-agent": USER_AGENT}
+            async with session.get(self._url, headers=headers, allow_redirects=False) as response:
+                if not 200 <= response.status < 300:  # noqa: PLR2004 - RFC 9110, 15.3
+                    failure = f"HTTP {response.status}"
+                await drain(response)
+        except TimeoutError:
+            failure = failure or f"no reply within {self._timeout_s:g} s"
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            failure = failure or reason_of(error)
+        self._on_outcome(PingOutcome.FAILED if failure else PingOutcome.SENT)
+        if failure and not self._fails:
+            log.warning("watchdog.ping_failed", reason=failure)
+        if self._fails and not failure:
+            log.info("watchdog.ping_succeeded")
+        self._fails = bool(failure)
+        return not failure

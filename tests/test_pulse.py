@@ -1,0 +1,96 @@
+"""The pulse of a daemon, on a real store."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from monitor.pulse import Pulse
+from monitor.reasons import Reason
+from tests import servers
+from tests.daemons import until
+from tests.proxies import Watched
+from tests.stores import opened
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from monitor.store import Store
+
+
+class Pulsing(Watched):
+    """A daemon's pulse, and what it was told."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self.pulses = self.windows = 0
+        self.pulse = Pulse(store, on_sums=self._told)
+
+    def _told(self, windows: int, _: int) -> None:
+        self.pulses, self.windows = self.pulses + 1, windows
+        self.changed()
+
+    async def more(self, count: int = 2) -> None:
+        wanted = self.pulses + count
+        await self.until(lambda: self.pulses >= wanted, f"{count} more pulses")
+
+
+@asynccontextmanager
+async def pulsing(store: Store) -> AsyncIterator[Pulsing]:
+    made = Pulsing(store)
+    running = asyncio.create_task(made.pulse.run())
+    try:
+        await made.more()
+        yield made
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_p27_a_daemon_whose_pulses_are_not_taken_says_that_it_is_blind_and_then_for_how_long() -> None:
+    with servers.running(servers.valkey_binary()) as server, capture_logs() as logs:
+        async with opened(server.url, timeout_s=0.5) as store, pulsing(store) as daemon, pulsing(store) as second:
+            assert daemon.pulse.reasons() == []
+            server.process.send_signal(signal.SIGSTOP)
+            await asyncio.to_thread(
+                until, lambda: daemon.pulse.reasons() == [Reason.BLIND], "the daemon's word that it is blind"
+            )
+            server.process.send_signal(signal.SIGCONT)
+            await daemon.more()
+            await second.more()
+            assert daemon.pulse.reasons() == []
+            assert daemon.windows == 1
+        said = [line for line in logs if line["event"] == "monitor.was_blind"]
+        # Once by each of the two, whichever of them ended the window.
+        assert [line["cause"] for line in said] == ["no_pulse"] * 2
+        assert all(line["seconds"] > 1.5 for line in said)
+        assert [line["event"] for line in logs].count("pulse.store_unavailable") == 2
+
+
+async def test_p1_the_next_daemon_says_what_was_missed_before_it_and_nothing_older(store_url: str) -> None:
+    async with opened(store_url, daemon="d1") as store:
+        async with pulsing(store) as first:
+            pass
+        await first.pulse.end()
+        assert first.pulse.reasons() == []
+    with capture_logs() as logs:
+        async with opened(store_url, daemon="d2") as store, pulsing(store) as second:
+            assert second.windows == 1
+            async with opened(store_url, daemon="d3") as other, pulsing(other) as third:
+                assert third.windows == 1
+    assert [line["cause"] for line in logs if line["event"] == "monitor.was_blind"] == ["daemon_started"]
+
+
+async def test_p13_a_clock_that_was_stepped_back_far_is_a_reason(store_url: str) -> None:
+    async with opened(store_url) as store, pulsing(store) as daemon, Redis.from_url(store_url) as redis:
+        await redis.hincrby("{ls:0}:m", "skew", 9_000)
+        await daemon.more()
+        assert daemon.pulse.reasons() == []
+        await redis.hincrby("{ls:0}:m", "skew", 2_000)
+        await daemon.more()
+        assert daemon.pulse.reasons() == [Reason.CLOCK_SKEW]
