@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ENVIRONMENT: Final = "overload"
+NO_CONTENT: Final = 204
 PATIENCE_S: Final = 10.0
 """How long a worker waits for an answer, as HTTP clients do."""
 REGISTER_LIMIT_S: Final = 60.0
@@ -39,6 +40,7 @@ class Fleet:
         self.grace_s = grace_s
         self.loop = asyncio.get_running_loop()
         self.workers = [Worker(self, number, tokens[number % len(tokens)]) for number in range(size)]
+        self.registering = True
         self.resting = False
         """Whether only ``calm`` workers beat."""
         self.forget()
@@ -58,7 +60,7 @@ class Fleet:
         for number, worker in enumerate(self.workers):
             worker.start(self.loop.time() + number / per_s)
         limit_s = self.loop.time() + len(self.workers) / per_s + REGISTER_LIMIT_S
-        while self.answers["204"] < len(self.workers):
+        while not all(worker.is_known for worker in self.workers):
             if self.loop.time() > limit_s:
                 raise BenchError(f"{len(self.workers)} workers could not register: {dict(self.answers)}")
             await asyncio.sleep(0.1)
@@ -67,6 +69,7 @@ class Fleet:
     def begin(self) -> None:
         """Have all beat from now on, their first beats spread over one interval."""
         self.forget()
+        self.registering = False
         now_s = self.loop.time()
         for number, worker in enumerate(self.workers):
             worker.begin(now_s + self.interval_s * number / len(self.workers))
@@ -75,9 +78,8 @@ class Fleet:
         """Have those stop waiting who have waited for too long; to be called now and then."""
         now_s = self.loop.time()
         for worker in self.workers:
-            if worker.busy and now_s > worker.sent_s + PATIENCE_S:
+            if worker.busy and now_s > worker.sent_s + PATIENCE_S and worker.drop():
                 self.answers["no answer in time"] += 1
-                worker.drop()
 
     def close(self) -> None:
         """End every connection."""
@@ -94,7 +96,7 @@ class Worker(asyncio.Protocol):
         self._fleet = fleet
         self.worker_id = f"obedient-{number}"
         self.is_calm = number % 6 == 0
-        self.busy = False
+        self.busy = self.is_known = False
         self.sent_s = 0.0
         self._token = token
         self._transport: asyncio.Transport | None = None
@@ -118,10 +120,12 @@ class Worker(asyncio.Protocol):
         self._request = self._made()
         self.start(at_s)
 
-    def drop(self) -> None:
-        """End the connection; the next beat has another."""
-        if self._transport is not None:
-            self._transport.abort()
+    def drop(self) -> bool:
+        """End the connection, if there is one; the next beat has another."""
+        if self._transport is None:
+            return False
+        self._transport.abort()
+        return True
 
     def _made(self) -> bytes:
         body = json.dumps(
@@ -182,6 +186,7 @@ class Worker(asyncio.Protocol):
         fleet.answers[str(answer.status)] += 1
         fleet.latencies.record([int((fleet.loop.time() - self.sent_s) * 1e6)])
         _, found, rest = self._data.partition(_RETRY_AFTER)
+        self.is_known |= answer.status == NO_CONTENT
         self._settle(float(rest.partition(b"\r\n")[0]) if found else None)
         if answer.last:
             self.drop()
@@ -197,6 +202,10 @@ class Worker(asyncio.Protocol):
         """When to send next: as told, or at the next interval. What fell due meanwhile is not made up for."""
         self.busy = False
         now_s = self._fleet.loop.time()
+        if self._fleet.registering:
+            if not self.is_known:
+                self.start(now_s + (retry_after_s or 1.0))
+            return
         if retry_after_s is not None:
             self.start(now_s + retry_after_s)
             return

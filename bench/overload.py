@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 TIMES: Final = 3.0
 TOKENS: Final = 50
-CONNECTIONS: Final = 1_000
+CONNECTIONS: Final = 256
 """Of the closed loop that measures the capacity: enough that a pause does not leave the daemon without work."""
 PERIOD_S: Final = 0.1
 CALM_S: Final = 10.0
@@ -40,7 +40,7 @@ WELL_S: Final = 0.3
 """A beat that is stored within this is a sign that the daemon has recovered; it may meet one pause."""
 WELL_IN_A_ROW: Final = 10
 RECOVERY_LIMIT_S: Final = 60.0
-MOST_WORKERS: Final = 16_000
+MOST_WORKERS: Final = 12_000
 SLOWED: Final = ("daemon", "store")
 
 app = App(name="python -m bench.overload")
@@ -174,7 +174,7 @@ class Run:
             interval_s=self._interval_s,
             grace_s=2 * self._interval_s,
         )
-        await fleet.register(per_s=found.capacity / 2)
+        await fleet.register(per_s=found.capacity / 8)  # a new connection takes as long as several beats
         found.before_mib = self._peak_mib = self._resident()
         before = self._counters()
         fleet.begin()
@@ -259,7 +259,7 @@ def main(
     *,
     seconds: Annotated[float, Parameter(help="How long the overload lasts.")] = 60.0,
     interval: Annotated[float, Parameter(help="The workers' interval in seconds; their grace is twice that.")] = 2.0,
-    share: Annotated[float, Parameter(help="How much of its time the slowed process runs.")] = 0.1,
+    share: Annotated[float, Parameter(help="How much of its time the slowed process runs.")] = 0.15,
     slowed: Annotated[list[str] | None, Parameter(help="What is slow, daemon or store; both in turn.")] = None,
     pending_beats: Annotated[int, Parameter(help="limits.pending_beats of the daemon.")] = 20_000,
     smoke: Annotated[bool, Parameter(negative=(), help="A few seconds and workers; only errors matter.")] = False,
