@@ -9,6 +9,7 @@ import structlog
 
 from alerts import group, single
 from alerts.errors import StoreUnavailableError, UnrenderableEventError
+from alerts.group_wording import GroupCounts
 from alerts.incidents import UnknownIncidentError
 from alerts.notification import Notification
 from alerts.silences import silenced_until
@@ -28,7 +29,6 @@ from alerts.thread import (
     bury,
 )
 from alerts.thread_store import CALL_LIMIT, Change, Want
-from alerts.wording import GroupCounts
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -211,7 +211,10 @@ class Composer:
             standing = await self._standing(event.tenant, event.environment_name)
         incident_id = single.incident_of(thread, step)
         reminder = 0 if thread.timing.resend else step.reminder  # one who has to hear it again is not reminded
-        return self._wording.single(event, incident_id=incident_id, reminder=reminder, standing=standing)
+        previous = thread.last if thread.told and step.role is not Role.FACT else None
+        return self._wording.single(
+            event, incident_id=incident_id, reminder=reminder, standing=standing, previous=previous
+        )
 
     async def _group(
         self, thread: Thread, step: Freeze, firing: Mapping[str, Member], counts: tuple[int, int], *, now_ms: int
@@ -225,7 +228,9 @@ class Composer:
         return self._wording.group(
             firing=step.role is Role.DOWN,
             group=thread.labels,
-            counts=GroupCounts(firing=thread.firing, new=new, recovered=recovered, expected=expected),
+            counts=GroupCounts(
+                firing=thread.firing, new=new, recovered=recovered, expected=expected, rejected=thread.rejected
+            ),
             events=listed,
             truncated=max(0, thread.firing - len(listed)),
             since_ms=thread.since_ms,

@@ -23,6 +23,7 @@ from alerts.thread import (
     digest,
     role_of,
 )
+from monitor.liveness import EventKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -149,6 +150,7 @@ def _join(draft: Draft, event: Event, *, receiver: str, mid: str, member: Member
         thread.untold += 1
     else:
         draft.tell(member.event, Outcome.SUPERSEDED)
+    thread.rejected += _is_rejected(event) - (member is not None and _is_rejected(member.event))
     known = Member(event=event, first=member.first if member else number, number=number)
     if member is not None:
         known.acked, known.incident_id = member.acked, member.incident_id
@@ -171,6 +173,7 @@ def _leave(draft: Draft, event: Event, *, receiver: str, mid: str, member: Membe
         draft.tell(event, Outcome.PART_OF, nid_of(thread, thread.number + 1, receiver=receiver))
     thread.firing -= 1
     thread.acks -= member.acked
+    thread.rejected -= _is_rejected(member.event)
     draft.drop_member(mid)
 
 
@@ -185,6 +188,10 @@ def _of_frozen(draft: Draft, frozen: Frozen) -> Step | None:
             cancel(draft)
         return None
     return Send() if frozen.due_ms <= draft.now_ms else Wait(frozen.due_ms)
+
+
+def _is_rejected(event: Event) -> bool:
+    return event.kind is EventKind.REJECTED
 
 
 def _is_held(thread: Thread) -> bool:

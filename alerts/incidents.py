@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from alerts.routing import mid_of, shape_of
-from alerts.thread import Shape
+from alerts.thread import DOWN, Shape
+from monitor.events import severity
 from monitor.liveness import EventKind
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from monitor.events import Event
 
-_DOWN: Final = frozenset({EventKind.STALE, EventKind.FAILED})
 _END: Final = frozenset({EventKind.RECOVERED, EventKind.STOPPED, EventKind.FORGOTTEN})
 
 
@@ -82,6 +82,9 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     closed_by_event: str | None = None
     """The id of the event that closed it."""
     ack: Ack | None = None
+    """Of the outage as it is: that of a warning lapses when it becomes critical, which nobody has acknowledged."""
+    lapsed_by: str | None = None
+    """The id of the event with which an acknowledgement has lapsed."""
     targets: dict[str, str] = msgspec.field(default_factory=dict)
     """Who is told, whatever the routes say later (P18): receiver -> thread key."""
     part_of: str | None = None
@@ -108,6 +111,8 @@ class Noted:
     targets: dict[str, str]
     acked: bool = False
     """The incident is acknowledged."""
+    lapsed: bool = False
+    """The event has made critical what was acknowledged as a warning: that counts no more."""
 
 
 def incident_id_of(event: Event) -> str:
@@ -127,8 +132,8 @@ def fold(
         return last
     if last is not None and (event.generation, event.seq) <= last.newest:
         return None  # of a past that nobody remembers
-    if event.kind in _DOWN:
-        known = _opened(event, part_of) if last is None or not last.is_open else last
+    if event.kind in DOWN:
+        known = _opened(event, part_of) if last is None or not last.is_open else _escalated(last, event)
         known = msgspec.structs.replace(known, updated=event.kind, reason=_reason(event))
     elif event.kind in _END and last is not None and last.is_open:
         known = msgspec.structs.replace(
@@ -158,7 +163,9 @@ def environment_incident(incident_id: str, event: Event, targets: Mapping[str, s
         opened_ms=event.due_ms,
         detected_ms=event.detected_ms,
         updated=event.kind,
-        reason="many workers fell silent at once",
+        reason=f"the heartbeats of many workers are rejected at once: {event.rejected_reason}"
+        if event.kind is EventKind.REJECTED
+        else "many workers fell silent at once",
         targets={name: key for name, key in targets.items() if shape_of(key) is Shape.ENVIRONMENT},
     )
 
@@ -201,7 +208,9 @@ class Batch:
                 continue
             receivers = incident.told[event.event_id]
             found = {name: incident.targets[name] for name in receivers}
-            self.noted.append(Noted(incident_id=incident.id, targets=found, acked=incident.ack is not None))
+            acked = incident.ack is not None
+            lapsed = not acked and incident.lapsed_by == event.event_id
+            self.noted.append(Noted(incident_id=incident.id, targets=found, acked=acked, lapsed=lapsed))
             if incident.part_of is not None:
                 self._join(incident.part_of, incident, event)
 
@@ -239,5 +248,14 @@ def _opened(event: Event, part_of: str | None) -> Incident:
     )
 
 
+def _escalated(incident: Incident, event: Event) -> Incident:
+    is_worse = severity(incident.updated) != severity(event.kind) and event.kind is not EventKind.REJECTED
+    if incident.ack is None or not is_worse:
+        return incident
+    return msgspec.structs.replace(incident, ack=None, lapsed_by=event.event_id)
+
+
 def _reason(event: Event) -> str:
+    if event.kind is EventKind.REJECTED:
+        return f"heartbeats rejected: {event.rejected_reason}"
     return event.reason if event.error_message is None else f"{event.reason}: {event.error_message}"

@@ -138,15 +138,30 @@ local function incidents_write(keys, args)
   return 1
 end
 
+-- Forgets members that are over, any of them, when more than `keep` are known. One that is forgotten and comes again is
+-- counted twice; that takes an event of which nothing was heard while so many others were over.
+local function forget_members(key, open, keep)
+  if redis.call('HLEN', key) - open <= keep then
+    return
+  end
+  local found = redis.call('HRANDFIELD', key, 2 * FORGET, 'WITHVALUES')
+  for k = 1, #found, 2 do
+    if found[k + 1] == '0' then
+      redis.call('HDEL', key, found[k])
+    end
+  end
+end
+
 -- incidents_join: which incidents are part of that of an environment. An incident that was over stays so.
--- ARGV: now, keep_ms, keep, id, place, tenant, environment, state with which it begins, msgpack list of at most 100 of
---   {member, is it open, and if not: when it was over, by what kind, by which event}. Result: 1
+-- ARGV: now, keep_ms, keep, how many members that are over are known one by one, id, place, tenant, environment, state with
+--   which it begins, msgpack list of at most 100 of {member, is it open, and if not: when it was over, by what kind, by
+--   which event}. Result: 1
 local function incidents_join(keys, args)
-  local base, now, id, members = keys[1], tonumber(args[1]), args[4], cmsgpack.unpack(args[9])
+  local base, now, id, members = keys[1], tonumber(args[1]), args[5], cmsgpack.unpack(args[10])
   if #members > LIMIT then
     return fail('incidents_join: arguments')
   end
-  local known = incident(base, id) or { 0, args[8], args[5], args[6], args[7], '', {}, { 0, 0, false, false, false } }
+  local known = incident(base, id) or { 0, args[9], args[6], args[7], args[8], '', {}, { 0, 0, false, false, false } }
   local counts = known[MEMBERS]
   for _, member in ipairs(members) do
     local before, open = redis.call('HGET', base .. ':m:' .. id, member[1]), member[2]
@@ -161,6 +176,7 @@ local function incidents_join(keys, args)
       counts[M_CLOSED], counts[M_KIND], counts[M_EVENT] = member[3], member[4], member[5]
     end
   end
+  forget_members(base .. ':m:' .. id, counts[M_OPEN], tonumber(args[4]))
   known[VERSION] = known[VERSION] + 1
   redis.call('HSET', base .. ':i', id, cmsgpack.pack(known))
   set_open(base, id, known, counts[M_OPEN] > 0, now)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from alerts.errors import StoreUnavailableError
+from alerts.history import History
 from alerts.incidents import (
     Ack,
     Batch,
@@ -35,13 +36,13 @@ if TYPE_CHECKING:
 
 CALL_LIMIT: Final = 100
 """Events, tenants or members in one call, so that the store is never blocked for long."""
-KEPT_MS: Final = 7 * 86_400_000
-"""For so long are incidents kept after they were noted to be over, and silences after they were."""
-INCIDENTS_KEPT: Final = 100_000
-"""At most so many incidents that are over are kept for each partition, the newest."""
 SILENCES_MOST: Final = 1_000
 """So many silences that are not over may a tenant have; as many that are over are kept, the newest."""
 
+MEMBERS_KEPT: Final = 100_000
+"""So many members that are over does the incident of an environment know one by one; it counts them all."""
+
+_USUAL: Final = History()
 _ENVIRONMENTS: Final = "{la.environments}"
 _PARTITIONS: Final = "{la.incidents}"
 _SILENCES: Final = "{la.silences}"
@@ -77,10 +78,13 @@ class Ledger:
 
     Args:
         store: the connections; several may share them.
+        history: for how long incidents are kept after they were noted to be over, and silences after they were, and how
+            many of the incidents, the newest.
     """
 
-    def __init__(self, store: QueueStore) -> None:
+    def __init__(self, store: QueueStore, history: History = _USUAL) -> None:
         self._store = store
+        self._history = history
         self._silences: dict[str, tuple[bytes, list[Silence]]] = {}
 
     async def note(
@@ -187,7 +191,7 @@ class Ledger:
         added = await self._store.call(
             "silences_add",
             _SILENCES,
-            *(silence.tenant, now_ms, KEPT_MS, SILENCES_MOST, SILENCES_MOST),
+            *(silence.tenant, now_ms, self._history.age_ms, SILENCES_MOST, SILENCES_MOST),
             *(silence.id, silence.ends_ms, _text(silence)),
         )
         if not added:
@@ -206,7 +210,7 @@ class Ledger:
             return known
         ended = msgspec.structs.replace(known, ended_ms=now_ms, ended_by=by)
         done = await self._store.call(
-            "silences_end", _SILENCES, tenant, now_ms, KEPT_MS, SILENCES_MOST, silence_id, _text(ended)
+            "silences_end", _SILENCES, tenant, now_ms, self._history.age_ms, SILENCES_MOST, silence_id, _text(ended)
         )
         return ended if done else await self.silence(tenant, silence_id)
 
@@ -224,7 +228,7 @@ class Ledger:
     async def silences(self, tenant: str, *, now_ms: int) -> list[Silence]:
         """A tenant's silences, newest first: at most ``SILENCES_MOST`` that are not over and as many that are."""
         rows = await self._store.call("silences_list", _SILENCES, tenant)
-        found = [one for one in map(_silence, rows) if not _is_old(one, now_ms)]
+        found = [one for one in map(_silence, rows) if one.over_ms >= now_ms - self._history.age_ms]
         return sorted(found, key=lambda one: (one.created_ms, one.id), reverse=True)
 
     async def silences_of(self, tenants: Sequence[str]) -> dict[str, list[Silence]]:
@@ -265,7 +269,7 @@ class Ledger:
             if batch.changed:
                 workers = [[mid, one.id] for mid, one in batch.last.items() if one.id in batch.changed]
                 changes = [_change(one, versions.get(one.id, 0)) for one in batch.changed.values()]
-                arguments = (now_ms, KEPT_MS, INCIDENTS_KEPT, _pack([workers, changes]))
+                arguments = (now_ms, *self._kept(), _pack([workers, changes]))
                 # Said each time: a store that lost its data has to hear it again.
                 await self._store.call("incidents_add_partition", _PARTITIONS, partition)
                 if not await self._store.call("incidents_write", base, *arguments):
@@ -301,9 +305,12 @@ class Ledger:
         await self._store.call(
             "incidents_join",
             _ENVIRONMENTS,
-            *(now_ms, KEPT_MS, INCIDENTS_KEPT, opening.id, _place(opening)),
+            *(now_ms, *self._kept(), MEMBERS_KEPT, opening.id, _place(opening)),
             *(opening.tenant, opening.environment_name, _text(opening), _pack(members)),
         )
+
+    def _kept(self) -> tuple[int, int]:
+        return self._history.age_ms, self._history.incidents
 
     async def _bases(self) -> list[str]:
         partitions = await self._store.call("incidents_partitions", _PARTITIONS)
@@ -333,10 +340,6 @@ def _at(row: tuple[str, Any]) -> str:
 
 def _text(value: Incident | Silence) -> str:
     return msgspec.json.encode(value).decode()
-
-
-def _is_old(silence: Silence, now_ms: int) -> bool:
-    return silence.over_ms < now_ms - KEPT_MS
 
 
 def _read(row: list[Any]) -> Incident:

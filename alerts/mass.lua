@@ -1,7 +1,8 @@
 #!lua name=lastseen_mass_DIGEST
 -- What is counted of environments in which workers die.
 --
--- KEYS[1] is "{la.mass}", a HASH: environment -> msgpack {version, state (opaque)}.
+-- KEYS[1] is "{la.mass}", a HASH: environment -> msgpack {version, state (opaque)}. Beside it lies "{la.mass}:at", a ZSET:
+-- environment -> when its state was written, ms by the store's clock, as the caller says.
 
 -- mass_read: ARGV: environments, at most 100. Result: for each {version (0: there is none), state or false}.
 local function mass_read(keys, args)
@@ -17,18 +18,25 @@ local function mass_read(keys, args)
   return result
 end
 
--- mass_write: ARGV: environment, version that was read, state ('' to forget it).
--- Result: 1, or 0: somebody else has written since.
+-- mass_write: ARGV: environment, version that was read, state ('' to forget it), now, keep_ms: what was written before that
+-- means nothing any more, and goes, a few at a time. Result: 1, or 0: somebody else has written since.
 local function mass_write(keys, args)
   local packed = redis.call('HGET', keys[1], args[1])
-  local version = packed and cmsgpack.unpack(packed)[1] or 0
+  local version, at = packed and cmsgpack.unpack(packed)[1] or 0, keys[1] .. ':at'
   if version ~= tonumber(args[2]) then
     return 0
   end
   if args[3] == '' then
     redis.call('HDEL', keys[1], args[1])
+    redis.call('ZREM', at, args[1])
   else
     redis.call('HSET', keys[1], args[1], cmsgpack.pack({ version + 1, args[3] }))
+    redis.call('ZADD', at, args[4], args[1])
+  end
+  local before = string.format('%d', tonumber(args[4]) - tonumber(args[5]))
+  for _, name in ipairs(redis.call('ZRANGE', at, '-inf', before, 'BYSCORE', 'LIMIT', 0, 4)) do
+    redis.call('HDEL', keys[1], name)
+    redis.call('ZREM', at, name)
   end
   return 1
 end

@@ -1,4 +1,4 @@
-"""When many workers of an environment fall silent at once (P16). Pure.
+"""When many workers of an environment fall silent at once, or are not listened to (P16). Pure.
 
 Deaths are counted by their deadlines, which lie within one interval of each other when the workers fell silent
 together. Before that many deadlines have passed, the store can tell how many workers have missed beats: while that
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from alerts.thread import digest
+from monitor.liveness import EventKind, Liveness
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +29,11 @@ LEAST_BUCKET_MS: Final = 1_000
 LONGEST_WINDOW_MS: Final = 600_000
 """Deaths further apart than this are not one failure, however seldom a worker beats: a worker with an interval of a day
 must not make one of a day's deaths."""
+
+
+SILENT: Final = frozenset({EventKind.STALE, EventKind.REJECTED})
+"""What is counted as a death: no beat of the worker is stored. Whether that is for want of beats, or because they are
+rejected, is for the notification to say: a token that expires for all is one failure too."""
 
 
 class Mood(StrEnum):
@@ -75,7 +81,7 @@ def observe(
     ``standing`` is the environment as the store knows it now, after these deaths.
     """
     for event in deaths:
-        if _is_new(wave, event):
+        if _is_new(wave, event) and not _is_counted(wave, event):
             if not wave.deaths:
                 wave.bucket_ms = max(LEAST_BUCKET_MS, min(event.interval_ms, LONGEST_WINDOW_MS) // BUCKETS)
             wave.newest_due_ms = max(wave.newest_due_ms, event.due_ms)
@@ -118,6 +124,11 @@ def incident_of(wave: Wave, tenant: str, environment: str) -> str:
     if wave.incident_id is None:
         wave.incident_id = "inc_" + digest(tenant, environment, str(wave.newest_due_ms))
     return wave.incident_id
+
+
+def _is_counted(wave: Wave, event: Event) -> bool:
+    """Whether a worker that has fallen silent is counted still from when its beats were rejected."""
+    return event.old is Liveness.STALE and wave.deaths.get(str(event.since_ms // wave.bucket_ms), 0) > 0
 
 
 def _is_new(wave: Wave, event: Event) -> bool:

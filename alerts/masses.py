@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from alerts.wording import Standing
     from monitor.events import Event
 
+KEPT_MS: Final = 86_400_000
+"""What is counted of an environment in which nothing has happened for so long says nothing of what happens next: deaths
+are counted within ``LONGEST_WINDOW_MS``."""
 _BASE: Final = "{la.mass}"
 _TRIES: Final = 20
 _wave = msgspec.json.Decoder(Wave).decode
@@ -73,7 +76,7 @@ class Masses:
             )
             idle = mood is Mood.CALM and not silent_now(wave)
             text = "" if idle else msgspec.json.encode(wave).decode()
-            if await self._store.call("mass_write", _BASE, name, version, text):
+            if await self._store.call("mass_write", _BASE, name, version, text, now_ms, KEPT_MS):
                 return verdict
         raise StoreUnavailableError(f"environment {environment!r} is judged all the time")
 

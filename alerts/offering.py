@@ -9,7 +9,7 @@ from alerts import group, single
 from alerts.errors import StoreUnavailableError
 from alerts.routing import labels_of, mid_of, shape_of
 from alerts.thread import Draft, Outcome, Role, Shape, Thread, Timing, role_of
-from alerts.thread_store import Change, Want
+from alerts.thread_store import Change, Handed, Want
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,17 +33,22 @@ class Offer:
     incident_id: str | None = None
     acked: bool = False
     """The incident is acknowledged already."""
+    lapsed: bool = False
+    """The event has made critical what was acknowledged as a warning: that counts no more."""
     failure_id: str | None = None
     """The incident of the environment, when its failure is beyond doubt; of a death only."""
 
 
 async def offer_all(threads: ThreadStore, offers: Sequence[Offer], *, now_ms: int) -> None:
-    """Offer events to a receiver, in order. Idempotent: an event whose outcome is recorded is passed over.
+    """Offer events of one partition to a receiver, in order. Idempotent: one whose outcome is recorded is passed over.
 
     Raises:
         StoreUnavailableError: not all is known to be written; offer the same again.
     """
     left: dict[str, list[Offer]] = {}
+    partitions = {offer.event.partition for offer in offers}
+    event_ids = tuple(offer.event.event_id for offer in offers)
+    handed = Handed(partition=partitions.pop(), event_ids=event_ids) if len(partitions) == 1 else None
     for offer in offers:
         left.setdefault(offer.key, []).append(offer)
     for _ in range(TRIES):
@@ -56,7 +61,7 @@ async def offer_all(threads: ThreadStore, offers: Sequence[Offer], *, now_ms: in
             for some, want, one in zip(left.values(), wants, seen, strict=True)
             if (change := _changed(some, want, one, receiver=threads.receiver, now_ms=now_ms)) is not None
         ]
-        done = await threads.save(changes, now_ms=now_ms)
+        done = await threads.save(changes, now_ms=now_ms, handed=handed)
         lost = {change.draft.thread.key for change, written in zip(changes, done, strict=True) if not written}
         left = {key: some for key, some in left.items() if key in lost}
     raise StoreUnavailableError(f"receiver {threads.receiver!r}: {len(left)} threads change all the time")
@@ -81,7 +86,7 @@ def _changed(offers: Sequence[Offer], want: Want, seen: Seen, *, receiver: str, 
     for offer in fresh:
         event = offer.event
         if thread.shape is Shape.WORKER:
-            if role_of(event) is Role.DOWN and thread.incident_id != offer.incident_id:
+            if role_of(event) is Role.DOWN and (offer.lapsed or thread.incident_id != offer.incident_id):
                 thread.incident_id, thread.acked = offer.incident_id, offer.acked
             single.offer(draft, event)
         elif role_of(event) is Role.FACT:
@@ -105,6 +110,9 @@ def _offer_to_group(draft: Draft, offer: Offer, members: dict[str, Member | None
         if known is None and offer.acked:
             member.acked = True
             thread.acks += 1
+        elif member.acked and offer.lapsed:
+            member.acked = False
+            thread.acks -= 1
     if thread.shape is not Shape.ENVIRONMENT or role_of(offer.event) is not Role.DOWN:
         return
     if known is None and thread.firing == 1 and thread.frozen is not None and thread.frozen.role is Role.END:

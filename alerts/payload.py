@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlencode
 
 from alerts.errors import UnrenderableEventError
+from alerts.group_wording import GroupCounts, group_sentence
+from alerts.phrases import SHOWN_CHARS, shown
 from alerts.redaction import REDACTED, Redaction
-from alerts.wording import SHOWN_CHARS, GroupCounts, Standing, group_sentence, shown, single_sentence
+from alerts.wording import Standing, single_sentence
 from monitor.events import rfc3339
 from monitor.liveness import Liveness
 
@@ -54,11 +56,19 @@ class Wording:
         self._public_url = public_url.rstrip("/")
         self._redaction = Redaction(redact)
 
-    def single(self, event: Event, *, incident_id: str | None, reminder: int, standing: Standing | None) -> str:
+    def single(
+        self,
+        event: Event,
+        *,
+        incident_id: str | None,
+        reminder: int,
+        standing: Standing | None,
+        previous: Event | None = None,
+    ) -> str:
         """The body that tells of one event.
 
         ``reminder`` 0 is the first telling, n the n-th reminder of it. ``standing``: how the event's environment
-        stands now, if that was asked.
+        stands now, if that was asked. ``previous``: the DOWN that was told of the same outage before, if any.
 
         Raises:
             UnrenderableEventError: the event holds something that has no JSON form.
@@ -66,9 +76,10 @@ class Wording:
         with _refused(_place(event)):
             data = self._event(event)
             data |= {
-                "summary": single_sentence(event, reminder=reminder, standing=standing),
+                "summary": single_sentence(event, reminder=reminder, standing=standing, previous=previous),
                 "incident_id": incident_id,
                 "reminder": reminder,
+                "previous_type": None if previous is None else previous.kind.value,
                 "link": self._worker_link(event.worker_id),
                 "silence": _silence(event.tenant, worker_id=event.worker_id),
                 "others_silent": None if standing is None else standing.silent,
@@ -78,7 +89,7 @@ class Wording:
             if len(body) > BODY_BYTES:
                 data |= {"link": None, "silence": None}
                 data["summary"] = single_sentence(
-                    event, reminder=reminder, standing=standing, shown_chars=SHOWN_CHARS[-1:]
+                    event, reminder=reminder, standing=standing, previous=previous, shown_chars=SHOWN_CHARS[-1:]
                 )
                 body = _body(event.kind.value, event.detected_ms, data)
             return body
@@ -131,6 +142,7 @@ class Wording:
                 "summary": summary,
                 "counts": {
                     "firing": counts.firing,
+                    "rejected": counts.rejected,
                     "new": counts.new,
                     "recovered": counts.recovered,
                     "expected": counts.expected,

@@ -10,10 +10,14 @@
 --   :b     HASH   nid -> body, of notifications in attempts and of dead letters
 --   :m:<thread>  HASH   member -> what is known of it (opaque);  :f:<thread>  ZSET  firing member -> since, ms
 --   :e     HASH   event id -> its outcome (opaque);  :et  ZSET  event id -> when it was recorded, ms
+--   :h     HASH   event id -> partition, of the batch of events that each router has in hand, or had last: until it is
+--                 acked they come again, and only their outcomes tell that they were handed over;
+--   :hb    HASH   partition -> msgpack list of those event ids
 --   :n     HASH   nid -> about a notification (opaque);  :nt  ZSET  nid -> ms, of those that have an outcome
 --   :open  ZSET   nid -> ms, of those in attempts;  :dead  ZSET  nid -> ms, the dead letters
 --   :s     HASH   lease -> the last token given out;  version -> the last version given out, so that a thread that
---                 begins again is not taken for the one before;  disabled -> why nothing is claimed
+--                 begins again is not taken for the one before;  disabled -> why nothing is claimed;  retired -> 1
+--                 when the receiver was taken out of the configuration: then all of this expires
 -- Times are milliseconds of the store's clock, given by the caller. Every function reads and validates what it needs
 -- before its first write: there is no rollback.
 
@@ -21,7 +25,7 @@ local VERSION, TOKEN, UNTIL, STATE = 1, 2, 3, 4
 local LIMIT, PAGE, CHUNK = 100, 500, 1000
 local KINDS = {
   { ':q', 'zset' }, { ':k', 'hash' }, { ':b', 'hash' }, { ':e', 'hash' }, { ':et', 'zset' }, { ':n', 'hash' },
-  { ':nt', 'zset' }, { ':open', 'zset' }, { ':dead', 'zset' }, { ':s', 'hash' },
+  { ':nt', 'zset' }, { ':open', 'zset' }, { ':dead', 'zset' }, { ':s', 'hash' }, { ':h', 'hash' }, { ':hb', 'hash' },
 }
 
 local function fail(text)
@@ -107,25 +111,59 @@ local function look(keys, args)
   return result
 end
 
--- Forgets at most `limit` of the oldest of a sorted set that are older than `keep_ms`, never one of the newest `keep`.
--- Result: what was forgotten.
-local function forget_old(set, now, keep_ms, keep, limit)
-  local spare = redis.call('ZCARD', set) - keep
-  if spare <= 0 or now <= keep_ms then
-    return {}
+-- The oldest of a sorted set that are to be forgotten: those older than `age_ms`, but for the newest `keep`, and those
+-- beyond the newest `most`. At most `limit`.
+local function spare(set, now, age_ms, keep, most, limit)
+  local count, old = redis.call('ZCARD', set), {}
+  if count > keep and now > age_ms then
+    local aged = math.min(count - keep, limit)
+    old = redis.call('ZRANGE', set, '-inf', int(now - age_ms), 'BYSCORE', 'LIMIT', 0, int(aged))
   end
-  local old = redis.call('ZRANGE', set, '-inf', int(now - keep_ms), 'BYSCORE', 'LIMIT', 0, math.min(spare, limit))
-  if #old > 0 then
-    redis.call('ZREM', set, unpack(old))
+  local beyond = math.min(count - most, limit)
+  return #old < beyond and redis.call('ZRANGE', set, 0, int(beyond - 1)) or old
+end
+
+-- Notes which events a router has in hand, in place of those that it had before.
+local function take_in_hand(base, partition, events)
+  local before, pairs = redis.call('HGET', base .. ':hb', partition), {}
+  in_parts('HDEL', base .. ':h', before and cmsgpack.unpack(before) or {})
+  for _, event in ipairs(events) do
+    pairs[#pairs + 1], pairs[#pairs + 2] = event, partition
   end
-  return old
+  in_parts('HSET', base .. ':h', pairs)
+  redis.call('HSET', base .. ':hb', partition, cmsgpack.pack(events))
+end
+
+-- Forgets what is over and too old, or too much. `grown` says how many entries this call has added to each set: twice as
+-- many and a few more go, so that however much comes, what there is too much of becomes less with every call.
+local function forget(base, now, bounds, grown)
+  local age_ms, keep, outcomes, kept_notes, notes, dead = unpack(bounds)
+  local old = spare(base .. ':et', now, age_ms, keep, outcomes, LIMIT + 2 * grown[':et'])
+  local held, gone, again = values(base .. ':h', old), {}, {}
+  for k, event in ipairs(old) do
+    if held[k] then
+      again[#again + 1], again[#again + 2] = int(now), event -- as if recorded now, so that it is not met every time
+    else
+      gone[#gone + 1] = event
+    end
+  end
+  in_parts('ZADD', base .. ':et', again)
+  in_parts('ZREM', base .. ':et', gone)
+  in_parts('HDEL', base .. ':e', gone)
+  old = spare(base .. ':nt', now, age_ms, kept_notes, notes, LIMIT + 2 * grown[':nt'])
+  in_parts('ZREM', base .. ':nt', old)
+  in_parts('HDEL', base .. ':n', old)
+  old = spare(base .. ':dead', now, now, dead, dead, LIMIT + 2 * grown[':dead'])
+  in_parts('ZREM', base .. ':dead', old)
+  in_parts('HDEL', base .. ':n', old)
+  in_parts('HDEL', base .. ':b', old)
 end
 
 -- The fields of one change in `save`.
 local C_THREAD, C_VERSION, C_TOKEN, C_RELEASE, C_STATE, C_DUE, C_MEMBERS, C_GONE = 1, 2, 3, 4, 5, 6, 7, 8
 local C_OUTCOMES, C_NOTES = 9, 10
 
-local function apply(base, now, change, known)
+local function apply(base, now, change, known, grown)
   local key, state, due = change[C_THREAD], change[C_STATE], change[C_DUE]
   local held = known and known[TOKEN] ~= 0 and known[UNTIL] > now
   if not state then
@@ -158,7 +196,7 @@ local function apply(base, now, change, known)
   end
   for _, outcome in ipairs(change[C_OUTCOMES]) do
     redis.call('HSET', base .. ':e', outcome[1], outcome[2])
-    redis.call('ZADD', base .. ':et', int(now), outcome[1])
+    grown[':et'] = grown[':et'] + redis.call('ZADD', base .. ':et', int(now), outcome[1])
   end
   for _, note in ipairs(change[C_NOTES]) do
     local nid, about, body, place = note[1], note[2], note[3], note[4]
@@ -168,7 +206,7 @@ local function apply(base, now, change, known)
         redis.call('ZREM', base .. set, nid)
       end
     end
-    redis.call('ZADD', base .. place, 'NX', int(now), nid)
+    grown[place] = grown[place] + redis.call('ZADD', base .. place, 'NX', int(now), nid)
     if body then
       redis.call('HSET', base .. ':b', nid, body)
     elseif place == ':nt' then
@@ -194,8 +232,9 @@ local function is_past(base, change)
 end
 
 -- save: write what was decided of threads, each on condition that it still is as it was read.
--- ARGV: now ms; how long outcomes are kept ms; how many are kept whatever their age; how many dead letters are kept;
---   msgpack list, at most 100 of
+-- ARGV: now ms; msgpack list of bounds: how long what is over is kept ms, how many outcomes are kept whatever their age
+--   and how many at most, how many notifications that are finished whatever their age and how many at most, how many dead
+--   letters; msgpack {partition, event ids} of the batch that the events are of, or '' for none; msgpack list, at most 100 of
 --   {thread, version that was read (0: none), lease token (0: none is held), whether to give the lease back, state or
 --   false to end the thread, due ms or false for never, {member, what is known, since ms}*, members that are over,
 --   {event id, outcome}*, {nid, about it, body or false, ':open' | ':dead' | ':nt'}*}.
@@ -203,11 +242,12 @@ end
 -- Result: for each 1, or 0 (it has changed, or the lease is somebody else's, or it would begin with an event that has an
 -- outcome or a notification that is finished: nothing was written for it).
 local function save(keys, args)
-  local base, now, keep_ms, keep, most = keys[1], number(args[1]), number(args[2]), number(args[3]), number(args[4])
-  if not now or not keep_ms or not keep or not most then
+  local base, now, bounds = keys[1], number(args[1]), cmsgpack.unpack(args[2])
+  local batch = args[3] ~= '' and cmsgpack.unpack(args[3])
+  local changes = cmsgpack.unpack(args[4])
+  if not now or #bounds ~= 6 then
     return fail('save: arguments')
   end
-  local changes = cmsgpack.unpack(args[5])
   local wrong = foreign(base)
   if wrong or #changes > LIMIT then
     return fail('save: ' .. (wrong and 'type of ' .. wrong or 'arguments'))
@@ -219,33 +259,27 @@ local function save(keys, args)
       return fail('save: type of the members of ' .. change[C_THREAD])
     end
   end
-  local result = {}
+  if redis.call('HDEL', base .. ':s', 'retired') == 1 then
+    for _, pair in ipairs(KINDS) do
+      redis.call('PERSIST', base .. pair[1])
+    end
+  end
+  if batch then
+    take_in_hand(base, batch[1], batch[2])
+  end
+  local result, grown = {}, { [':et'] = 0, [':nt'] = 0, [':dead'] = 0, [':open'] = 0 }
   for k, change in ipairs(changes) do
     local known = thread(base, change[C_THREAD])
     local version, token = known and known[VERSION] or 0, known and known[TOKEN] or 0
     local fits = version == change[C_VERSION] and (change[C_TOKEN] == 0 or change[C_TOKEN] == token)
     if fits and (known or not is_past(base, change)) then
-      apply(base, now, change, known)
+      apply(base, now, change, known, grown)
       result[k] = 1
     else
       result[k] = 0
     end
   end
-  local old = forget_old(base .. ':et', now, keep_ms, keep, LIMIT)
-  if #old > 0 then
-    redis.call('HDEL', base .. ':e', unpack(old))
-  end
-  old = forget_old(base .. ':nt', now, keep_ms, keep, LIMIT)
-  if #old > 0 then
-    redis.call('HDEL', base .. ':n', unpack(old))
-  end
-  local spare = math.min(redis.call('ZCARD', base .. ':dead') - most, LIMIT)
-  if spare > 0 then
-    old = redis.call('ZRANGE', base .. ':dead', 0, spare - 1)
-    redis.call('ZREM', base .. ':dead', unpack(old))
-    redis.call('HDEL', base .. ':n', unpack(old))
-    redis.call('HDEL', base .. ':b', unpack(old))
-  end
+  forget(base, now, bounds, grown)
   return result
 end
 
@@ -336,6 +370,30 @@ local function switch(keys, args)
   return was and 0 or 1
 end
 
+-- retire: let everything expire, as the receiver is configured no more, or keep it again. ARGV: after how long ms, or ''.
+-- `save` keeps it again, too: a daemon that knows the receiver may be there still. Result: 1
+local function retire(keys, args)
+  local base, wrong = keys[1], foreign(keys[1])
+  if wrong or not (args[1] == '' or number(args[1])) then
+    return fail('retire: ' .. (wrong and 'type of ' .. wrong or 'arguments'))
+  end
+  if args[1] == '' then
+    if redis.call('HDEL', base .. ':s', 'retired') == 0 then
+      return 1
+    end
+  else
+    redis.call('HSET', base .. ':s', 'retired', 1)
+  end
+  for _, pair in ipairs(KINDS) do
+    if args[1] == '' then
+      redis.call('PERSIST', base .. pair[1])
+    else
+      redis.call('PEXPIRE', base .. pair[1], args[1])
+    end
+  end
+  return 1
+end
+
 -- notifications: a list, newest first. ARGV: ':open' | ':dead' | ':nt', time to begin at or before ms, offset among
 -- those, limit (at most 500).
 -- Result: for each {nid, ms, about it}.
@@ -401,6 +459,7 @@ redis.register_function{function_name = 'la_wake_DIGEST', callback = wake, flags
 redis.register_function{function_name = 'la_due_DIGEST', callback = due, flags = {'no-writes'}}
 redis.register_function{function_name = 'la_some_DIGEST', callback = some, flags = {'no-writes'}}
 redis.register_function{function_name = 'la_switch_DIGEST', callback = switch, flags = {'allow-oom'}}
+redis.register_function{function_name = 'la_retire_DIGEST', callback = retire, flags = {'allow-oom'}}
 redis.register_function{function_name = 'la_notifications_DIGEST', callback = notifications, flags = {'no-writes'}}
 redis.register_function{function_name = 'la_notification_DIGEST', callback = notification, flags = {'no-writes'}}
 redis.register_function{function_name = 'la_stats_DIGEST', callback = stats, flags = {'no-writes'}}

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 import structlog
 
+from alerts.acking import acknowledge_at
 from alerts.errors import StoreUnavailableError
 from alerts.failpoints import nothing
+from alerts.incidents import UnknownIncidentError
+from alerts.mass import SILENT
 from alerts.masses import CALM
 from alerts.offering import Offer, offer_all
 from alerts.pacing import POLL_S, Nudge, Outage
 from alerts.routing import targets_of
 from alerts.thread import Role, role_of
-from monitor.liveness import EventKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -130,6 +132,7 @@ class Router:
         offers = await self._offers(events, now_ms=now_ms)
         self._failpoint("router.noted")
         await asyncio.gather(*(self._offer(receiver, some, now_ms=now_ms) for receiver, some in offers.items()))
+        await self._acknowledge_again(offers, now_ms=now_ms)
         self._failpoint("router.routed")
         if not await self._source.ack(self._partition, events[-1].position):
             _log.warning("router.lease_lost", partition=self._partition, position=events[-1].position)
@@ -165,20 +168,21 @@ class Router:
                         target=targets[event.event_id].get(receiver),
                         incident_id=note.incident_id,
                         acked=note.acked,
+                        lapsed=note.lapsed,
                         failure_id=failure_id,
                     )
                     offers[receiver].append(offer)
         return offers
 
     async def _verdicts(self, events: Sequence[Event], *, now_ms: int) -> dict[tuple[str, str], Verdict]:
-        """How the environments look in which workers have fallen silent."""
+        """How the environments look in which workers have fallen silent, or are not listened to."""
         if self._masses is None:
             return {}
         deaths: defaultdict[tuple[str, str], list[Event]] = defaultdict(list)
         returns: defaultdict[tuple[str, str], list[Event]] = defaultdict(list)
         for event in events:
             where = (event.tenant, event.environment_name)
-            if event.kind is EventKind.STALE:
+            if event.kind in SILENT:
                 deaths[where].append(event)
             elif role_of(event) is Role.END:
                 returns[where].append(event)
@@ -196,8 +200,31 @@ class Router:
         await offer_all(self._threads[receiver], offers, now_ms=now_ms)
         self._on_queued(receiver)
 
+    async def _acknowledge_again(self, offers: Mapping[str, Sequence[Offer]], *, now_ms: int) -> None:
+        """Note in the threads what was acknowledged anew since it was noted that an acknowledgement had lapsed (P19).
+
+        Whoever did it has found the threads acknowledged still, and left them alone.
+        """
+        for receiver, some in offers.items():
+            for offer in some:
+                if not offer.lapsed or offer.incident_id is None:
+                    continue
+                try:
+                    incident = await self._ledger.incident(offer.event.tenant, offer.incident_id)
+                except UnknownIncidentError:  # the store has lost its last writes
+                    continue
+                if incident.ack is not None:
+                    await acknowledge_at(
+                        self._threads[receiver],
+                        offer.key,
+                        tenant=incident.tenant,
+                        worker_id=incident.worker_id,
+                        incident_id=incident.id,
+                        now_ms=now_ms,
+                    )
+
 
 def _part_of(event: Event, verdicts: Mapping[tuple[str, str], Verdict]) -> str | None:
-    if event.kind is not EventKind.STALE:
+    if event.kind not in SILENT:
         return None
     return verdicts.get((event.tenant, event.environment_name), CALM).incident_id

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from alerts.globs import fits
-from alerts.mass import Mood
+from alerts.mass import SILENT, Mood
 from alerts.thread import Role, Shape, Timing, role_of
 from monitor.liveness import EventKind
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from monitor.events import Event
 
-DEFAULT_EVENTS: Final = frozenset({EventKind.STALE, EventKind.FAILED, EventKind.RECOVERED})
+DEFAULT_EVENTS: Final = frozenset({EventKind.STALE, EventKind.FAILED, EventKind.REJECTED, EventKind.RECOVERED})
 """What a route sends when it names no events."""
 
 BY_WORKER: Final = ("worker_id",)
@@ -132,7 +132,7 @@ def _target(event: Event, route: Route, port: Port, *, mood: Mood, hold_ms: int)
         resend=port.resend_ms is not None,
     )
     grouped = port.takes_groups and role_of(event) is not Role.FACT
-    if grouped and mood is not Mood.CALM and event.kind is EventKind.STALE and route.group_by == BY_WORKER:
+    if grouped and mood is not Mood.CALM and event.kind in SILENT and route.group_by == BY_WORKER:
         labels = {"tenant": event.tenant, "environment": event.environment_name}
         waiting = Timing(
             wait_ms=ENVIRONMENT_WAIT_MS,

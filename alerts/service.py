@@ -13,6 +13,7 @@ from alerts.composing import Composer
 from alerts.delivery import CONCURRENCY, Counted, Delivery
 from alerts.errors import DeliveryError, StoreUnavailableError
 from alerts.failpoints import nothing
+from alerts.history import History
 from alerts.ledger import Ledger
 from alerts.masses import Masses
 from alerts.pacing import POLL_S, Outage, cancel_all
@@ -59,6 +60,7 @@ class AlertService:
         on_failure: told of a part that ended from a bug, ``(name of the part, exception)``. The other parts
             go on; whether the daemon should is for the owner to say.
         policy: when to try a failed delivery again.
+        history: how much is kept of what is over.
         source_errors: what ``source`` raises when the store does not answer.
         concurrency: attempts in flight at one receiver.
         poll_s: how often each part looks for work that nobody told it of, in seconds.
@@ -84,6 +86,7 @@ class AlertService:
         on_outcome: Callable[[str, str], None],
         on_failure: Callable[[str, BaseException], None],
         policy: RetryPolicy | None = None,
+        history: History | None = None,
         source_errors: tuple[type[Exception], ...] = (),
         concurrency: int = CONCURRENCY,
         poll_s: float = POLL_S,
@@ -103,8 +106,9 @@ class AlertService:
         self._on_failure = on_failure
         self.wording = wording
         self.receivers = {receiver.name: receiver for receiver in receivers}
-        self.ledger = Ledger(self._store)
-        self.threads = {name: ThreadStore(self._store, name) for name in self.receivers}
+        self._history = history or History()
+        self.ledger = Ledger(self._store, self._history)
+        self.threads = {name: ThreadStore(self._store, name, self._history) for name in self.receivers}
         masses = None if rule is None else Masses(self._store, rule=rule, standing=answered)
         self._deliveries = {
             name: Delivery(
@@ -194,6 +198,7 @@ class AlertService:
                     _log.warning("durability.unavailable", durability=self._durability.mode.value)
                 for name in await self._store.register(self.threads):
                     await self._end_removed(name)
+                await asyncio.gather(*(threads.unretire() for threads in self.threads.values()))
                 disabled = [one for one in await self.health() if one.disabled is not None]
             except StoreUnavailableError as error:
                 await asyncio.sleep(outage.failed(error, uniform=random.uniform))
@@ -213,7 +218,9 @@ class AlertService:
 
     async def _end_removed(self, name: str) -> None:
         """A receiver that is configured no more can't be told of ends (P18): say so, once."""
-        ended = await end_threads(ThreadStore(self._store, name), now_ms=self._now_ms())
+        threads = ThreadStore(self._store, name, self._history)
+        ended = await end_threads(threads, now_ms=self._now_ms())
+        await threads.retire()
         _log.warning(
             "receiver.removed", receiver=name, queued=ended.queued, open_downs=ended.told, reason="undeliverable"
         )

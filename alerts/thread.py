@@ -9,6 +9,7 @@ those of many.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 RECHECK_MS: Final = 60_000
 """How often a thread that is silenced looks again at the latest: a silence may end before its time."""
 
-_DOWN: Final = frozenset({EventKind.STALE, EventKind.FAILED})
+DOWN: Final = frozenset({EventKind.STALE, EventKind.FAILED, EventKind.REJECTED})
+"""What begins an outage, or says that it has become another one. A worker whose beats are rejected is out, too."""
 _LEFT: Final = frozenset({EventKind.STOPPED, EventKind.FORGOTTEN})
 _OUT: Final = frozenset({Liveness.STALE, Liveness.FAILED})
 
@@ -40,7 +42,7 @@ class Role(StrEnum):
 
 def role_of(event: Event) -> Role:
     """What an event means."""
-    if event.kind in _DOWN:
+    if event.kind in DOWN:
         return Role.DOWN
     if event.kind is EventKind.RECOVERED or (event.kind in _LEFT and event.old in _OUT):
         return Role.END
@@ -69,6 +71,10 @@ class Outcome(StrEnum):
     DEAD_LETTERED = "dead_lettered"
     DROPPED = "dropped"
     """A person took it out of the dead letters."""
+
+
+_UNFINISHED: Final = frozenset({Outcome.QUEUED, Outcome.DEAD_LETTERED})
+"""A notification of these may be sent yet."""
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,6 +157,8 @@ class Thread(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Members that were told of and are over since the last notification."""
     acks: int = 0
     """Firing members whose incident is acknowledged."""
+    rejected: int = 0
+    """Firing members that are alive, their beats being rejected."""
     since_ms: int = 0
     flushed_ms: int = 0
     hold_until_ms: int = 0
@@ -214,8 +222,11 @@ class Draft:
         self.outcomes[event.event_id] = Told(outcome=outcome, kind=event.kind.value, at_ms=self.now_ms, nid=nid)
 
     def note(self, frozen: Frozen, outcome: Outcome, *, reason: str = "", body: str | None = None) -> None:
-        """Note what became of a notification."""
+        """Note what became of a notification. Of the event only what names it is kept once it is finished."""
         thread = self.thread
+        event = frozen.event
+        if event is not None and outcome not in _UNFINISHED:
+            event = replace(event, worker_metadata_json="{}", worker_metadata_cut=True, error_message=None)
         about = Note(
             nid=frozen.nid,
             type=frozen.type,
@@ -228,7 +239,7 @@ class Draft:
             attempts=frozen.attempts,
             first_attempt_ms=frozen.first_attempt_ms,
             reason=reason,
-            event=frozen.event,
+            event=event,
             number=frozen.number,
             reminder=frozen.reminder,
             labels=thread.labels,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import structlog
 
+from alerts.history import DEAD_LETTERS, NOTES_KEPT, OUTCOMES_KEPT, History
 from alerts.thread import Draft, Member, Note, Outcome, Thread, Told
 
 if TYPE_CHECKING:
@@ -21,16 +22,12 @@ if TYPE_CHECKING:
 
 CALL_LIMIT: Final = 100
 """Threads in one call, so that the store is never blocked for long."""
-DEAD_LETTERS: Final = 10_000
-"""So many dead letters are kept per receiver, the newest."""
-OUTCOMES_KEPT_MS: Final = 7 * 86_400_000
-OUTCOMES_KEPT: Final = 10_000
-"""So many outcomes are remembered whatever their age: more than can be handed over and not yet acked, so that no outage
-of ours, however long, lets an event be told again."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}|-[A-Za-z0-9_.-]{0,63}")
 _PLACES: Final = {Outcome.QUEUED: ":open", Outcome.DEAD_LETTERED: ":dead"}
 _FINISHED: Final = ":nt"
+
+_USUAL: Final = History()
 
 _pack = msgspec.msgpack.Encoder().encode
 _thread = msgspec.json.Decoder(Thread).decode
@@ -79,6 +76,14 @@ class Change:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Handed:
+    """The events of one partition that its router has in hand for a receiver: until they are acked they come again."""
+
+    partition: int
+    event_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Claimed:
     """A thread under lease."""
 
@@ -119,14 +124,16 @@ class ThreadStore:
     Args:
         store: the connections; several may share them.
         receiver: its name, letters, digits, ``_``, ``.`` and ``-``, at most 64.
+        history: how much is kept of what is over.
     """
 
-    def __init__(self, store: QueueStore, receiver: str) -> None:
+    def __init__(self, store: QueueStore, receiver: str, history: History = _USUAL) -> None:
         if not _NAME.fullmatch(receiver):
             raise ValueError(f"receiver name {receiver!r} is not 1 to 64 of letters, digits, '_', '.' and '-'")
         self.receiver = receiver
         self._store = store
         self._base = f"{{lt:{receiver}}}"
+        self._history = history
 
     async def look(self, wants: Sequence[Want]) -> list[Seen]:
         """Read threads, in the order in which they are asked for."""
@@ -136,9 +143,13 @@ class ThreadStore:
             found += map(_seen, await self._store.call("look", self._base, _pack(some)))
         return found
 
-    async def save(self, changes: Sequence[Change], *, now_ms: int) -> list[bool]:
-        """Write changes that bring something new. For each whether it was written: False, somebody came first."""
-        return await self._save("save", changes, now_ms)
+    async def save(self, changes: Sequence[Change], *, now_ms: int, handed: Handed | None = None) -> list[bool]:
+        """Write changes that bring something new. For each whether it was written: False, somebody came first.
+
+        The outcomes of the events in ``handed`` are not forgotten before the next events of that partition are handed
+        over, however much comes from others.
+        """
+        return await self._save("save", changes, now_ms, handed)
 
     async def settle(self, changes: Sequence[Change], *, now_ms: int) -> list[bool]:
         """As ``save``, for what drains the queue: a full store takes it too."""
@@ -149,7 +160,7 @@ class ThreadStore:
     ) -> tuple[list[bool], Confirmation]:
         """As ``settle``, for at most 100; then waits until all that was written before is as safe as asked (P23)."""
         answer, confirmation = await self._store.call_confirmed(
-            durability, "settle", self._base, *self._arguments(changes, now_ms)
+            durability, "settle", self._base, *self._arguments(changes, now_ms, None)
         )
         return [bool(done) for done in answer], confirmation
 
@@ -182,6 +193,14 @@ class ThreadStore:
     async def enable(self) -> bool:
         """Go on; whether it had been disabled."""
         return bool(await self._store.call("switch", self._base, ""))
+
+    async def retire(self) -> None:
+        """Let everything that is kept of a receiver that is configured no more expire with the rest of the history."""
+        await self._store.call("retire", self._base, self._history.age_ms)
+
+    async def unretire(self) -> None:
+        """Keep it after all: the receiver is configured."""
+        await self._store.call("retire", self._base, "")
 
     async def notifications(self, outcome: Outcome, *, before_ms: int, offset: int, limit: int) -> list[Note]:
         """Notifications by outcome, newest first, from ``before_ms`` on; those that are finished are one list."""
@@ -216,15 +235,22 @@ class ThreadStore:
                 _log.error("thread.unreadable", receiver=self.receiver, thread=name, error=str(error))
         return found
 
-    async def _save(self, function: str, changes: Sequence[Change], now_ms: int) -> list[bool]:
+    async def _save(
+        self, function: str, changes: Sequence[Change], now_ms: int, handed: Handed | None = None
+    ) -> list[bool]:
         done: list[bool] = []
         for start in range(0, len(changes), CALL_LIMIT):
-            arguments = self._arguments(changes[start : start + CALL_LIMIT], now_ms)
+            arguments = self._arguments(changes[start : start + CALL_LIMIT], now_ms, handed)
             done += [bool(one) for one in await self._store.call(function, self._base, *arguments)]
         return done
 
-    def _arguments(self, changes: Sequence[Change], now_ms: int) -> tuple[int | bytes, ...]:
-        return now_ms, OUTCOMES_KEPT_MS, OUTCOMES_KEPT, DEAD_LETTERS, _pack([_packed(change) for change in changes])
+    def _arguments(
+        self, changes: Sequence[Change], now_ms: int, handed: Handed | None
+    ) -> tuple[int | bytes | str, ...]:
+        history = self._history
+        bounds = (history.age_ms, OUTCOMES_KEPT, history.outcomes, NOTES_KEPT, history.most, DEAD_LETTERS)
+        batch = "" if handed is None else _pack([str(handed.partition), handed.event_ids])
+        return now_ms, _pack(bounds), batch, _pack([_packed(change) for change in changes])
 
 
 def _packed(change: Change) -> list[Any]:

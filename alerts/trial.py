@@ -36,17 +36,21 @@ def trial(receiver: str, wording: Wording, *, now_ms: int) -> tuple[Notification
     """The two notifications. Pure."""
     down = _event(EventKind.STALE, Liveness.ALIVE, Liveness.STALE, seq=1, now_ms=now_ms)
     end = _event(EventKind.RECOVERED, Liveness.STALE, Liveness.ALIVE, seq=2, now_ms=now_ms)
-    first, second = (_notification(receiver, event, wording, now_ms=now_ms) for event in (down, end))
-    return first, second
+    return (
+        _notification(receiver, down, wording, now_ms=now_ms),
+        _notification(receiver, end, wording, previous=down, now_ms=now_ms),
+    )
 
 
-def _notification(receiver: str, event: Event, wording: Wording, *, now_ms: int) -> Notification:
+def _notification(
+    receiver: str, event: Event, wording: Wording, *, previous: Event | None = None, now_ms: int
+) -> Notification:
     return Notification(
         nid="ntf_" + digest(receiver, NAME, event.event_id),
         receiver=receiver,
         key=NAME,
         event_type=event.kind.value,
-        body=wording.single(event, incident_id=None, reminder=0, standing=None),
+        body=wording.single(event, incident_id=None, reminder=0, standing=None, previous=previous),
         created_ms=now_ms,
     )
 

@@ -29,6 +29,8 @@ WINDOWS_KEPT: Final = 64
 """More are not remembered one by one: the two with the least time between them become one."""
 WINDOW_AGE_MS: Final = 120 * 86_400_000
 """What ended longer ago is forgotten. Twice the longest deadline that a beat may ask for by default."""
+SLEW: Final = 50
+"""Where the server's clock was stepped back, time runs slower by one part in so many until the two meet."""
 DAEMONS_KEPT: Final = 64
 """Daemons whose last pulse is remembered, though they are gone: what they took may still be waited for."""
 

@@ -258,7 +258,7 @@ class Groups(RuleBasedStateMachine):
         self.offered.append(one)
         self.play.offer(one)
 
-    @rule(worker=st.sampled_from("abc"), kind=st.sampled_from([EventKind.STALE, EventKind.FAILED]))
+    @rule(worker=st.sampled_from("abc"), kind=st.sampled_from([EventKind.STALE, EventKind.FAILED, EventKind.REJECTED]))
     def falls(self, worker: str, kind: EventKind) -> None:
         self._offer(down(worker, self._next(), kind))
 
@@ -301,6 +301,8 @@ class Groups(RuleBasedStateMachine):
     def the_counts_are_right(self) -> None:
         thread = self.play.thread
         assert thread.firing == len(self.play.members)
+        kinds = [member.event.kind for member in self.play.members.values()]
+        assert thread.rejected == kinds.count(EventKind.REJECTED)
         assert thread.untold == sum(member.number > thread.number for member in self.play.members.values())
 
     @invariant()

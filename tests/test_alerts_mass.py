@@ -109,6 +109,28 @@ def test_a_death_that_is_routed_again_counts_once_and_one_that_is_over_not_at_al
     assert silent_now(wave) == 2
 
 
+def quiet(number: int, *, due_ms: int, since_ms: int = START_MS) -> Event:
+    """Its rejected beats have ended."""
+    one = death(number, due_ms=due_ms)
+    return replace(one, seq=3, old=Liveness.STALE, since_ms=since_ms, position=f"{START_MS}-{500 + number}")
+
+
+def test_p16_a_worker_whose_rejected_beats_end_is_no_second_death() -> None:
+    wave = Wave()
+    deaths = [replace(death(number), kind=EventKind.REJECTED) for number in range(3)]
+    assert judge(wave, deaths, expected=7) is Mood.CALM
+    ended = [quiet(number, due_ms=START_MS + 1_000) for number in range(3)]
+    assert judge(wave, ended, expected=7) is Mood.CALM
+    assert silent_now(wave) == 3
+
+
+def test_p16_workers_that_had_been_rejected_for_long_and_fall_silent_together_are_one_failure() -> None:
+    wave = Wave()
+    later_ms = START_MS + 100 * INTERVAL_MS
+    ended = [quiet(number, due_ms=later_ms) for number in range(5)]
+    assert judge(wave, ended, expected=20, now_ms=later_ms) is Mood.DECLARED
+
+
 def test_each_partition_is_counted_by_its_own_positions() -> None:
     wave = Wave()
     judge(wave, [death(5)], expected=97)

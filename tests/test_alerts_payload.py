@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from alerts.errors import UnrenderableEventError
 from alerts.globs import fits
+from alerts.group_wording import NAMES
 from alerts.payload import BODY_BYTES, GroupCounts, Standing, Wording
+from alerts.phrases import LINE_CHARS, duration, shown
 from alerts.redaction import REDACTED, Redaction
-from alerts.wording import LINE_CHARS, NAMES, duration, shown, single_sentence
+from alerts.wording import single_sentence
 from monitor.events import Event, cut_metadata
 from monitor.liveness import TRANSITIONS, EventKind, Liveness, Trigger
 from tests.alerts_fakes import event
@@ -64,6 +66,24 @@ RECOVERED = happened(
     last_seen_ms=NOON,
     recent_gaps_ms=(30_000, 250_000),
 )
+REJECTED_FACTS: dict[str, Any] = {
+    "kind": EventKind.REJECTED,
+    "reason": "token expired",
+    "rejected_reason": "token expired",
+    "rejected_ms": NOON - 10 * SECOND,
+}
+REJECTED = happened(**REJECTED_FACTS)
+QUIET = happened(
+    **{**REJECTED_FACTS, "kind": EventKind.STALE, "reason": "rejected beats ended"}, old=Liveness.STALE, since_ms=NOON
+)
+
+
+def late(**changes: Any) -> Event:
+    """A death that was noticed ten minutes late."""
+    usual = {"detected_ms": NOON + 10 * MINUTE, "current_task_id": None, "recent_gaps_ms": ()}
+    return happened(**{**usual, **changes})
+
+
 CLEAN = happened(EventKind.STOPPED, new=Liveness.STOPPED, reason="shutdown", exit_code=0)
 
 
@@ -140,6 +160,82 @@ CLEAN = happened(EventKind.STOPPED, new=Liveness.STOPPED, reason="shutdown", exi
                 " last status busy on task t9; 240 others in prod still send heartbeats."
             ),
         ),
+        (
+            REJECTED,
+            None,
+            (
+                "Worker w1 in prod is alive, but its heartbeats are rejected: token expired"
+                " (last accepted 11:58:30 UTC, last rejected 11:59:50 UTC)."
+            ),
+        ),
+        (
+            REJECTED,
+            Standing(expected=240, silent=1),
+            (
+                "Worker w1 in prod is alive, but its heartbeats are rejected: token expired"
+                " (last accepted 11:58:30 UTC, last rejected 11:59:50 UTC); 1 other of 240 in prod is overdue."
+            ),
+        ),
+        (
+            REJECTED,
+            Standing(expected=240, silent=0),
+            (
+                "Worker w1 in prod is alive, but its heartbeats are rejected: token expired"
+                " (last accepted 11:58:30 UTC, last rejected 11:59:50 UTC); 240 others in prod have theirs accepted."
+            ),
+        ),
+        (
+            QUIET,
+            Standing(expected=240, silent=1),
+            (
+                "Worker w1 in prod is stale: since 11:59:50 UTC it sends no heartbeats at all; those before were"
+                " rejected: token expired (last accepted 11:58:30 UTC), last status busy on task t9;"
+                " 1 other of 240 in prod is silent too."
+            ),
+        ),
+        (
+            late(outage_ms=250_000, outage_windows=1),
+            None,
+            (
+                "Worker w1 in prod is stale: no heartbeat since 11:58:30 UTC (deadline 12:00:00, detected after the"
+                " monitor's own outage of 4 min 10 s), last status busy."
+            ),
+        ),
+        (
+            late(outage_ms=250_000, outage_windows=5, outage_uncredited=2),
+            None,
+            (
+                "Worker w1 in prod is stale: no heartbeat since 11:58:30 UTC (deadline 12:00:00, detected after the"
+                " monitor's own outages of 4 min 10 s in all; it stalled 2 more times, which moved no deadline),"
+                " last status busy."
+            ),
+        ),
+        (
+            late(outage_ms=900, outage_windows=2, outage_uncredited=1, detected_ms=NOON),
+            None,
+            (
+                "Worker w1 in prod is stale: no heartbeat since 11:58:30 UTC (deadline 12:00:00, detected after the"
+                " monitor's own outages of 0.9 s in all; it stalled 1 more time, which moved no deadline),"
+                " last status busy."
+            ),
+        ),
+        (
+            late(outage_ms=250_000, outage_windows=1, old=Liveness.STOPPED),
+            None,
+            (
+                "Worker w1 in prod is stale: it stopped at 11:00:00 UTC and did not return by 12:00:00 UTC as planned"
+                " (detected after the monitor's own outage of 4 min 10 s), last status busy."
+            ),
+        ),
+        (
+            happened(**{**REJECTED_FACTS, "outage_ms": 250_000, "outage_windows": 1}),
+            None,
+            (
+                "Worker w1 in prod is alive, but its heartbeats are rejected: token expired"
+                " (last accepted 11:58:30 UTC, last rejected 11:59:50 UTC, detected after the monitor's own outage"
+                " of 4 min 10 s)."
+            ),
+        ),
         (RECOVERED, None, "Worker w1 in prod is back after 4 min 10 s of silence, status busy on task t9."),
         (
             happened(EventKind.RECOVERED, old=Liveness.STALE, since_ms=NOON - 60 * DAY, recent_gaps_ms=(2**32 - 2,)),
@@ -191,10 +287,36 @@ def test_one_sentence_says_what_since_when_why_and_how_many_others(
 
 
 @pytest.mark.parametrize(
+    ("previous", "sentence"),
+    [
+        (STALE, "Worker w1 in prod is back after 4 min 10 s of silence, status busy on task t9."),
+        (
+            REJECTED,
+            (
+                "Worker w1 in prod is back: its heartbeats are accepted again, after 4 min 10 s (token expired),"
+                " status busy on task t9."
+            ),
+        ),
+        (QUIET, "Worker w1 in prod is back after 4 min 10 s without an accepted heartbeat, status busy on task t9."),
+    ],
+)
+def test_p11_nobody_is_called_silent_who_was_not(previous: Event, sentence: str) -> None:
+    assert single_sentence(RECOVERED, reminder=0, standing=None, previous=previous) == sentence
+
+
+@pytest.mark.parametrize(
     ("of", "beginning"),
     [
         (STALE, "Reminder 2: worker w1 in prod is still stale: no heartbeat since 2026-09-21 11:58:30 UTC (deadline "),
         (PLANNED, "Reminder 2: worker w1 in prod is still stale: it stopped at 2026-09-21 11:00:00 UTC and did not"),
+        (
+            REJECTED,
+            (
+                "Reminder 2: worker w1 in prod is alive, but its heartbeats are still rejected: token expired"
+                " (last accepted 2026-09-21 11:58:30 UTC)."
+            ),
+        ),
+        (QUIET, "Reminder 2: worker w1 in prod is still stale: since 2026-09-21 11:59:50 UTC it sends no heartbeats"),
         (FAILED, "Reminder 2: worker w1 in prod is still down: it failed at 2026-09-21 12:00:00 UTC: exit code 137"),
     ],
 )
@@ -254,6 +376,7 @@ def told(
     group: dict[str, str] | None = None,
     counts: tuple[int, int, int, int | None] = (3, 3, 0, 240),
     truncated: int = 0,
+    rejected: int = 0,
     now_ms: int = NOON + 10 * MINUTE,
     reminder: int = 0,
     environment: bool = False,
@@ -264,7 +387,9 @@ def told(
         wording.group(
             firing=firing,
             group={"tenant": "acme", "environment": "production"} if group is None else group,
-            counts=GroupCounts(firing=counts[0], new=counts[1], recovered=counts[2], expected=counts[3]),
+            counts=GroupCounts(
+                firing=counts[0], new=counts[1], recovered=counts[2], expected=counts[3], rejected=rejected
+            ),
             events=events,
             truncated=truncated,
             since_ms=NOON + 3 * SECOND,
@@ -314,6 +439,47 @@ BACK = members(3, kind=EventKind.RECOVERED, old=Liveness.STALE)
             "Reminder 3: 2 of 240 workers in production are still stale since 2026-09-21 12:00:03 UTC: w1, w2.",
         ),
         (
+            members(3, **REJECTED_FACTS),
+            {"rejected": 3},
+            (
+                "3 of 240 workers in production are alive, but their heartbeats are rejected (token expired)"
+                " since 12:00:03 UTC: w1, w2, w3."
+            ),
+        ),
+        (
+            members(1, **REJECTED_FACTS),
+            {"counts": (1, 0, 0, 240), "rejected": 1, "reminder": 1},
+            (
+                "Reminder 1: 1 of 240 workers in production is alive, but its heartbeats are still rejected"
+                " (token expired) since 12:00:03 UTC: w1."
+            ),
+        ),
+        (
+            [*members(2), happened(**REJECTED_FACTS, worker_id="w3")],
+            {"counts": (3, 1, 0, 240), "rejected": 1},
+            (
+                "3 of 240 workers in production are down or rejected (2 down; 1 alive, but rejected (token expired))"
+                " since 12:00:03 UTC (1 new, 0 recovered): w1, w2, w3."
+            ),
+        ),
+        (
+            members(50, **REJECTED_FACTS),
+            {"counts": (312, 312, 0, 1_000), "truncated": 262, "environment": True, "rejected": 300},
+            (
+                "312 of 1,000 workers in production are silent or rejected (12 silent; 300 alive, but rejected"
+                " (the first 50: token expired)) since 12:00:03 UTC:"
+                " w1, w2, w3, w4, w5, w6, w7, w8, w9, w10 and 302 more."
+            ),
+        ),
+        (
+            [*members(2), late(worker_id="w3", outage_ms=250_000, outage_windows=1)],
+            {"environment": True},
+            (
+                "3 of 240 workers in production silent since 12:00:03 UTC: w1, w2, w3;"
+                " detected after the monitor's own outage of 4 min 10 s."
+            ),
+        ),
+        (
             members(50),
             {"counts": (312, 312, 0, 1_000), "truncated": 262, "environment": True},
             (
@@ -345,7 +511,7 @@ BACK = members(3, kind=EventKind.RECOVERED, old=Liveness.STALE)
             BACK,
             {"firing": False, "counts": (0, 0, 3, 240), "truncated": 309, "environment": True},
             (
-                "All 312 workers in production that were silent are back, stopped or removed after 9 min 57 s"
+                "All 312 workers in production that were down are back, stopped or removed after 9 min 57 s"
                 " (since 12:00:03 UTC): w1, w2, w3 and 309 more."
             ),
         ),
@@ -380,7 +546,7 @@ def test_a_group_s_body_lists_every_event_that_it_is_given_without_what_must_not
     ]
     assert data == {
         "group": {"tenant": "acme", "environment": "production"},
-        "counts": {"firing": 312, "new": 2, "recovered": 1, "expected": 1_000},
+        "counts": {"firing": 312, "rejected": 0, "new": 2, "recovered": 1, "expected": 1_000},
         "truncated": 252,
         "since": "2026-09-21T12:00:03.000Z",
         "incident_id": "inc_1",
@@ -419,6 +585,7 @@ def test_a_single_body_is_the_event_and_what_explains_it() -> None:
     assert body["data"] == STALE.data() | {
         "incident_id": "inc_1",
         "reminder": 2,
+        "previous_type": None,
         "link": f"{URL}/api/v1/workers/w1",
         "silence": "lastseen silence add --tenant acme --worker-id w1 --for 2h",
         "others_silent": 3,
@@ -578,6 +745,7 @@ KINDS = sorted(
     | {
         (EventKind.STATUS_CHANGED, Liveness.ALIVE),
         (EventKind.STALE, Liveness.STOPPED),
+        (EventKind.STALE, Liveness.STALE),
     },
     key=str,
 )
@@ -610,6 +778,12 @@ def events(draw: st.DrawFn) -> Event:
         recent_gaps_ms=tuple(draw(st.lists(st.integers(0, 2**32 - 2), max_size=8))),
         exit_code=draw(st.none() | st.integers(-(2**63), 2**63 - 1)),
         error_message=draw(st.none() | st.text(max_size=2_048)),
+        rejected_reason=draw(st.none() | st.sampled_from(["token expired", "malformed body"])),
+        rejected_ms=draw(MOMENTS),
+        outage_ms=draw(st.integers(0, 2**40)),
+        outage_until_ms=draw(MOMENTS),
+        outage_windows=draw(st.integers(0, 64)),
+        outage_uncredited=draw(st.integers(0, 64)),
     )
 
 
@@ -686,6 +860,10 @@ def longest(character: str, **changes: Any) -> Event:
             "worker_metadata_json": json.dumps({"k": character * 500}, ensure_ascii=False),
             "exit_code": -(2**63),
             "recent_gaps_ms": (2**32 - 2,) * 8,
+            "outage_ms": 2**40,
+            "outage_windows": 64,
+            "outage_uncredited": 61,
+            "rejected_reason": "token lacks the scope",
             **changes,
         }
     )

@@ -14,11 +14,8 @@ from structlog.testing import capture_logs
 
 from alerts.durability import Durability
 from alerts.errors import PermanentDeliveryError, TransientDeliveryError
-from alerts.mass import Rule
-from alerts.pacing import cancel_all
 from alerts.payload import Wording
 from alerts.receivers.webhook import WebhookReceiver
-from alerts.retry import RetryPolicy
 from alerts.routing import Route
 from alerts.service import AlertService
 from alerts.silences import Matchers, Silence
@@ -27,6 +24,7 @@ from alerts.thread_store import Want
 from alerts.wording import Standing
 from monitor.liveness import EventKind, Liveness
 from tests import servers
+from tests.alerts_daemons import Daemon
 from tests.alerts_fakes import (
     SECRET,
     START_MS,
@@ -50,58 +48,6 @@ if TYPE_CHECKING:
     from monitor.events import Event
 
 LEASE_MS = 15_000
-POLICY = RetryPolicy(initial_ms=1_000, max_ms=1_000, retry_for_ms=5_000, min_attempts=12)
-
-
-class Daemon:
-    """A service on a store, its clock and its source; `cut` ends it as a crash would."""
-
-    def __init__(
-        self,
-        url: str,
-        receivers: list[Receiver],
-        source: ListSource,
-        clock: Clock,
-        routes: list[Route],
-        *,
-        standing: Callable[[str, str], Awaitable[Standing]] = calm,
-    ) -> None:
-        self.outcomes: Counter[tuple[str, str]] = Counter()
-        self.failures: list[tuple[str, BaseException]] = []
-        self.source = source
-        self.clock = clock
-        self.service = AlertService(
-            redis_url=url,
-            receivers=receivers,
-            routes=routes,
-            source=source,
-            partitions=2,
-            durability=Durability.parse("memory"),
-            wording=Wording(public_url="", redact=()),
-            standing=standing,
-            rule=Rule(),
-            now_ms=clock,
-            on_outcome=lambda receiver, outcome: self.outcomes.update([(receiver, outcome)]),
-            on_failure=lambda part, error: self.failures.append((part, error)),
-            policy=POLICY,
-            poll_s=0.01,
-        )
-
-    async def cut(self) -> None:
-        """Cancel every task at once and record nothing."""
-        await cancel_all(task for task in asyncio.all_tasks() if task is not asyncio.current_task())
-        await self.service.stop(0)
-
-    async def is_idle_a_retry_later(self, attempts: Callable[[], int]) -> bool:
-        """As `is_idle`; moves the clock on when every attempt has an outcome: a retry, or a receiver that is spared."""
-        if self.outcomes.total() == attempts():
-            self.clock.ms += 1_000
-        return await self.is_idle()
-
-    async def is_idle(self) -> bool:
-        if self.source.acked < len(self.source.stream):
-            return False
-        return not any([await threads.due(offset=0, limit=1) for threads in self.service.threads.values()])
 
 
 @pytest.fixture
@@ -466,7 +412,7 @@ async def test_p18_the_end_goes_to_whoever_was_told_whatever_the_routes_say_now(
     source = ListSource([stale("w", 1)])
     ops, new = Inbox("ops"), Inbox("new")
     before = await daemon([ops, new], source, routes=[Route(receivers=("ops",))])
-    await until(lambda: len(ops.accepted) == 1)
+    await until(lambda: before.outcomes["ops", "delivered"] == 1)
     await before.service.stop(0)
     source.stream.append(over("w", 2, EventKind.STOPPED))
     await daemon([ops, new], source, routes=[Route(receivers=("new",), environments=("other",))])

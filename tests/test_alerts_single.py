@@ -38,7 +38,7 @@ REPEAT_MS = 60_000
 
 
 def down(seq: int, kind: EventKind = EventKind.STALE, old: Liveness = Liveness.ALIVE) -> Event:
-    return event(seq, kind=kind, old=old, new=Liveness.STALE if kind is EventKind.STALE else Liveness.FAILED)
+    return event(seq, kind=kind, old=old, new=Liveness.FAILED if kind is EventKind.FAILED else Liveness.STALE)
 
 
 def end(seq: int, kind: EventKind = EventKind.RECOVERED) -> Event:
@@ -133,6 +133,8 @@ class Play:
     [
         (EventKind.STALE, Liveness.ALIVE, Role.DOWN),
         (EventKind.STALE, Liveness.STOPPED, Role.DOWN),
+        (EventKind.STALE, Liveness.STALE, Role.DOWN),
+        (EventKind.REJECTED, Liveness.ALIVE, Role.DOWN),
         (EventKind.FAILED, Liveness.STALE, Role.DOWN),
         (EventKind.RECOVERED, Liveness.FAILED, Role.END),
         (EventKind.STOPPED, Liveness.STALE, Role.END),
@@ -202,6 +204,21 @@ def test_p7_only_the_newest_down_is_told_of_several() -> None:
     play.accept()
     assert play.told() == [("down", 2), ("end", 3), ("down", 6)]
     assert play.outcome(down(1)) is Outcome.SUPERSEDED
+
+
+def test_p11_a_warning_that_was_told_is_followed_by_what_it_became_and_by_one_resolved() -> None:
+    play = Play()
+    play.offer(down(1, EventKind.REJECTED))
+    play.step()
+    play.accept()
+    play.thread.acked = True
+    play.offer(down(2, EventKind.STALE, Liveness.STALE))
+    assert play.step() == Freeze(role=Role.DOWN, event=down(2, EventKind.STALE, Liveness.STALE))
+    play.accept()
+    play.offer(end(3))
+    play.step()
+    play.accept()
+    assert play.told() == [("down", 1), ("down", 2), ("end", 3)]
 
 
 def test_a_failed_attempt_is_made_again_when_it_is_due_and_not_before() -> None:
@@ -370,11 +387,16 @@ class Threads(RuleBasedStateMachine):
         self.seq += 1
         return self.seq
 
-    @rule()
+    @rule(kind=st.sampled_from([EventKind.STALE, EventKind.REJECTED]))
     @precondition(lambda self: not self.is_down)
-    def falls_silent(self) -> None:
+    def goes_stale(self, kind: EventKind) -> None:
         self.is_down = True
-        self._offer(down(self._next()))
+        self._offer(down(self._next(), kind))
+
+    @rule()
+    @precondition(lambda self: self.is_down)
+    def sends_rejected_beats_no_more(self) -> None:
+        self._offer(down(self._next(), EventKind.STALE, Liveness.STALE))
 
     @rule()
     @precondition(lambda self: self.is_down)

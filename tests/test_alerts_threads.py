@@ -11,7 +11,7 @@ from alerts.durability import Confirmation, Durability
 from alerts.errors import StoreUnavailableError
 from alerts.queue import QueueStore
 from alerts.thread import Draft, Frozen, Member, Outcome, Role, Shape, Thread, Timing
-from alerts.thread_store import DEAD_LETTERS, OUTCOMES_KEPT, Change, Claimed, Seen, Stats, ThreadStore, Want
+from alerts.thread_store import Change, Claimed, Seen, Stats, ThreadStore, Want
 from tests import servers
 from tests.alerts_fakes import START_MS, event
 
@@ -245,48 +245,6 @@ async def test_a_group_of_any_size_is_kept_and_its_longest_firing_are_seen_first
         gone.drop_member(f"m{number}")
     assert await threads.save([Change(draft=gone, version=seen.version)], now_ms=START_MS) == [True]
     assert list((await _see(threads, "g1", firing=500)).firing) == ["m1", "m0"]
-
-
-async def test_p26_outcomes_and_notes_are_forgotten_by_age_but_the_newest_never(
-    threads: ThreadStore, store_url: str
-) -> None:
-    old = {f"old{number:05}": START_MS - MONTH_MS + number for number in range(OUTCOMES_KEPT + 50)}
-    async with Redis.from_url(store_url) as redis:
-        for set_name, hash_name in ((":et", ":e"), (":nt", ":n")):
-            await redis.zadd(BASE + set_name, old)
-            await redis.hset(BASE + hash_name, mapping=dict.fromkeys(old, "{}"))
-        draft = Draft(a_thread(), START_MS)
-        draft.tell(event(), Outcome.QUEUED)
-        draft.note(a_note(), Outcome.DELIVERED)
-        assert await threads.save([Change(draft=draft, version=0)], now_ms=START_MS) == [True]
-        for set_name, hash_name in ((":et", ":e"), (":nt", ":n")):
-            assert await redis.zcard(BASE + set_name) == await redis.hlen(BASE + hash_name) == OUTCOMES_KEPT
-            assert not await redis.hexists(BASE + hash_name, "old00050")
-            assert await redis.hexists(BASE + hash_name, "old00051")
-    assert (await _see(threads, events=(event().event_id,))).outcomes[0] is not None
-
-
-async def test_p26_what_is_young_is_kept_whatever_its_number(threads: ThreadStore, store_url: str) -> None:
-    young = {f"young{number}": START_MS - 1_000 for number in range(OUTCOMES_KEPT + 50)}
-    async with Redis.from_url(store_url) as redis:
-        await redis.zadd(BASE + ":et", young)
-        await _put(threads, "w4:acmew")
-        assert await redis.zcard(BASE + ":et") == OUTCOMES_KEPT + 50
-
-
-async def test_p26_the_oldest_dead_letters_go_with_their_bodies_when_there_are_too_many(
-    threads: ThreadStore, store_url: str
-) -> None:
-    dead = {f"dead{number:05}": START_MS - DEAD_LETTERS + number for number in range(DEAD_LETTERS + 5)}
-    async with Redis.from_url(store_url) as redis:
-        await redis.zadd(BASE + ":dead", dead)
-        for name in (":n", ":b"):
-            await redis.hset(BASE + name, mapping=dict.fromkeys(dead, "{}"))
-        await _put(threads, "w4:acmew")
-        assert await redis.zcard(BASE + ":dead") == await redis.hlen(BASE + ":n") == DEAD_LETTERS
-        assert await redis.hlen(BASE + ":b") == DEAD_LETTERS
-        assert not await redis.hexists(BASE + ":b", "dead00004")
-        assert await redis.hexists(BASE + ":b", "dead00005")
 
 
 async def test_a_notification_stands_in_one_list_and_its_body_lasts_while_it_may_be_sent(threads: ThreadStore) -> None:

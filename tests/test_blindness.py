@@ -381,6 +381,28 @@ async def test_p13_a_step_of_the_store_s_clock_is_an_outage_and_not_a_mass_death
         assert (await store.sweep(0, limit=100)).moved == []
 
 
+async def test_p13_a_step_back_is_absorbed_and_made_good_slowly_without_time_going_back(store_url: str) -> None:
+    async with opened(store_url) as store, Redis.from_url(store_url) as redis:
+        first = await store.pulse(0, ends=False)
+        async with Redis.from_url(store_url) as clock:
+            seconds, micros = await clock.time()
+        # As after a step back of ten minutes: the store has seen a time that its server has still to reach.
+        ahead = seconds * 1_000 + micros // 1_000 + 600_000
+        await redis.hset("{ls:0}:m", mapping={"last": ahead, "pulse": ahead})
+        times, skews = [ahead], []
+        for _ in range(20):
+            result = await store.pulse(0, ends=False)
+            times.append(result.now_ms)
+            skews.append(result.skew_ms)
+            # As if half a second had passed.
+            await redis.hincrby("{ls:0}:m", "skew", 500)
+        assert times == sorted(times)
+        assert result.windows == first.windows
+        healed = [before + 500 - after for before, after in pairwise(skews)]
+        assert all(0 <= ms <= 12 for ms in healed)
+        assert sum(healed) >= 19 * 8
+
+
 async def test_p13_a_restarted_store_is_blind_until_the_next_pulse_however_quick_it_was() -> None:
     with tempfile.TemporaryDirectory(prefix="ls-") as name:
         server = servers.start(servers.valkey_binary(), Path(name), "--appendfsync", "always")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from alerts.routing import DEFAULT_EVENTS
 from monitor.daemon.config import ConfigError, load
 from monitor.liveness import EventKind
 
@@ -173,7 +174,7 @@ def test_without_routes_the_default_events_go_to_every_receiver(tmp_path: Path) 
     assert alerts.effective_receivers == alerts.receivers
     (route,) = alerts.effective_routes
     assert route.receivers == ("a", "b")
-    assert route.kinds == {EventKind.STALE, EventKind.FAILED, EventKind.RECOVERED}
+    assert route.kinds == {EventKind.STALE, EventKind.FAILED, EventKind.REJECTED, EventKind.RECOVERED} == DEFAULT_EVENTS
     assert (route.environments, route.tenants) == (("*",), ("*",))
 
 
@@ -234,6 +235,12 @@ MANAGER = '[[alerts.receivers]]\nname = "am"\ntype = "alertmanager"\nurl = "http
         (
             LOGS + '[[alerts.routes]]\nreceivers = ["a"]',
             ['alerts.receivers[1] "b": no route leads to it, so it gets nothing'],
+        ),
+        (
+            LOGS
+            + '[[alerts.routes]]\nreceivers = ["a", "b"]\nevents = ["worker.stale", "worker.recovered"]\n'
+            + '[[alerts.routes]]\nreceivers = ["a"]\nevents = ["worker.rejected"]',
+            ["alerts.routes[0]: worker.stale is sent to b, and worker.rejected is not: nothing will be said there"],
         ),
         (
             MANAGER.format("am.example.org") + '[[alerts.routes]]\nreceivers = ["am"]\ngroup_by = ["environment"]',

@@ -11,9 +11,9 @@ import pytest
 
 from alerts.breaker import FAILURES, LONGEST_PAUSE_MS
 from alerts.payload import BODY_BYTES, GroupCounts, Standing, Wording
+from alerts.phrases import LINE_CHARS
 from alerts.receivers.webhook import WebhookReceiver
 from alerts.thread import digest
-from alerts.wording import LINE_CHARS
 from monitor.daemon.config import load
 from monitor.events import EVENT_METADATA_BYTES
 from monitor.liveness import CLEAN_EXIT_CODES, STRAGGLER_MS, TRANSITIONS, EventKind, Liveness
@@ -50,6 +50,21 @@ def fact(**changes: Any) -> Event:
     return event(**{**usual, **changes})
 
 
+REJECTED: dict[str, Any] = {
+    "kind": EventKind.REJECTED,
+    "reason": "token expired",
+    "rejected_reason": "token expired",
+    "rejected_ms": DUE_MS - 10_000,
+}
+OUTAGE = {
+    "due_ms": DUE_MS + 280_000,
+    "detected_ms": DUE_MS + 281_000,
+    "outage_ms": 250_000,
+    "outage_until_ms": DUE_MS + 190_000,
+    "outage_windows": 1,
+}
+
+
 def single_body(of: Event | None = None, *, reminder: int = 0) -> str:
     return WORDING.single(
         of or fact(), incident_id=INCIDENT, reminder=reminder, standing=Standing(expected=237, silent=2)
@@ -57,15 +72,27 @@ def single_body(of: Event | None = None, *, reminder: int = 0) -> str:
 
 
 def group_body(
-    *, firing: bool = True, group: str = "prod", workers: int = 3, expected: int = 240, truncated: int = 0
+    *,
+    firing: bool = True,
+    group: str = "prod",
+    workers: int = 3,
+    expected: int = 240,
+    truncated: int = 0,
+    rejected: int = 0,
 ) -> str:
     """Of so many workers in all; those that are not truncated are listed."""
     changes: dict[str, Any] = {} if firing else {"kind": EventKind.RECOVERED, "old": Liveness.STALE}
+    if rejected:
+        changes = REJECTED
     return WORDING.group(
         firing=firing,
         group={"tenant": "acme", "environment": group},
         counts=GroupCounts(
-            firing=workers * firing, new=workers * firing, recovered=workers * (not firing), expected=expected
+            firing=workers * firing,
+            new=workers * firing,
+            recovered=workers * (not firing),
+            expected=expected,
+            rejected=rejected,
         ),
         events=[fact(worker_id=f"w{number}", **changes) for number in range(1, workers - truncated + 1)],
         truncated=truncated,
@@ -94,8 +121,15 @@ def sentences() -> list[str]:
         single_body(
             fact(kind=EventKind.RECOVERED, old=Liveness.STALE, new=Liveness.ALIVE, recent_gaps_ms=(30_000, 250_000))
         ),
+        single_body(fact(**REJECTED)),
+        single_body(
+            fact(**{**REJECTED, "kind": EventKind.STALE, "reason": "rejected beats ended"}, old=Liveness.STALE)
+        ),
+        single_body(fact(**OUTAGE)),
         group_body(),
         group_body(group="production", workers=312, expected=1_000, truncated=262),
+        group_body(group="production", workers=1_000, expected=1_000, truncated=950, rejected=1_000),
+        group_body(group="production", workers=312, expected=1_000, truncated=262, rejected=300),
         group_body(firing=False),
     ]
     return [json.loads(body)["data"]["summary"] for body in bodies]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from monitor.events import EVENT_METADATA_BYTES, Event, cut_metadata, event_id, rfc3339
+from monitor.events import EVENT_METADATA_BYTES, Event, cut_metadata, event_id, rfc3339, severity
 from monitor.liveness import EventKind, Liveness
 
 STALE = Event(
@@ -78,6 +78,7 @@ def test_a_part_s_length_is_that_of_its_utf_8_bytes() -> None:
     assert made == hashlib.sha256(text).hexdigest()[:32]
 
 
+LATER = ("outage_ms", "outage_until_ms", "outage_windows", "outage_uncredited", "rejected_reason", "rejected_ms")
 IN_THE_ID = {
     "tenant": "umbrella",
     "worker_id": "w2",
@@ -107,6 +108,12 @@ NOT_IN_THE_ID: dict[str, Any] = {
     "old_status": "idle",
     "exit_code": 1,
     "error_message": "no",
+    "outage_ms": 250_000,
+    "outage_until_ms": 1_790_000_100_000,
+    "outage_windows": 5,
+    "outage_uncredited": 2,
+    "rejected_reason": "token expired",
+    "rejected_ms": 1_790_000_110_000,
 }
 
 
@@ -198,7 +205,27 @@ def test_data_is_what_webhooks_carry() -> None:
         "recent_gaps_seconds": [30.0, 29.999],
         "exit_code": None,
         "error_message": None,
+        "severity": "critical",
+        "monitor_outage": None,
+        "rejected": None,
     }
+
+
+def test_data_says_what_the_monitor_missed_itself_and_why_beats_were_refused() -> None:
+    told = dataclasses.replace(STALE, **{name: value for name, value in NOT_IN_THE_ID.items() if name in LATER}).data()
+    assert told["monitor_outage"] == {
+        "seconds": 250.0,
+        "until": "2026-09-21T14:15:00.000Z",
+        "windows": 5,
+        "uncredited": 2,
+    }
+    assert told["rejected"] == {"reason": "token expired", "at": "2026-09-21T14:15:10.000Z"}
+
+
+@pytest.mark.parametrize("kind", EventKind)
+def test_p11_a_worker_that_is_alive_and_rejected_is_a_warning(kind: EventKind) -> None:
+    expected = {EventKind.STALE: "critical", EventKind.FAILED: "critical", EventKind.REJECTED: "warning"}
+    assert severity(kind) == expected.get(kind, "info")
 
 
 def test_data_survives_json_and_holds_every_field_of_the_design() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
-from alerts.incidents import Batch, Incident, IncidentKind, Noted, fold
-from alerts.routing import environment_key
+from alerts.incidents import Ack, Batch, Incident, IncidentKind, Noted, fold
+from alerts.routing import environment_key, mid_of
 from monitor.liveness import EventKind, Liveness
 from tests.alerts_fakes import START_MS, event
 
@@ -62,6 +63,51 @@ def test_a_second_down_is_news_of_the_same_incident(kind: EventKind) -> None:
     assert changed is not None
     assert (changed.id, changed.updated, changed.reason) == (opened.id, kind, "again")
     assert (changed.opened_by, changed.opened_ms, changed.is_open) == (EventKind.STALE, opened.opened_ms, True)
+
+
+ACK = Ack(by="ann", comment="renewing it", at_ms=START_MS)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "lapses"),
+    [
+        (EventKind.REJECTED, EventKind.STALE, True),
+        (EventKind.REJECTED, EventKind.FAILED, True),
+        (EventKind.REJECTED, EventKind.REJECTED, False),
+        (EventKind.STALE, EventKind.FAILED, False),
+        (EventKind.STALE, EventKind.REJECTED, False),
+    ],
+)
+def test_p11_an_ack_lapses_when_a_warning_becomes_critical(
+    first: EventKind, second: EventKind, *, lapses: bool
+) -> None:
+    opened = _folded(_down(kind=first))
+    assert opened is not None
+    changed = _folded(_down(2, second), last=msgspec.structs.replace(opened, ack=ACK))
+    assert changed is not None
+    assert (changed.ack, changed.lapsed_by) == ((None, _down(2, second).event_id) if lapses else (ACK, None))
+    never = _folded(_down(2, second), last=opened)
+    assert never is not None
+    assert never.lapsed_by is None
+
+
+def test_p11_only_the_event_with_which_an_ack_lapsed_says_so_and_not_after_the_next_ack() -> None:
+    stream = [_down(kind=EventKind.REJECTED), _down(2), _down(3, EventKind.FAILED)]
+    opened = _folded(stream[0])
+    assert opened is not None
+    batch = Batch(last={mid_of(stream[0]): msgspec.structs.replace(opened, ack=ACK)}, known={})
+    batch.fold_all(stream[1:], lambda _: OPS, lambda _: None)
+    assert [one.lapsed for one in batch.noted] == [True, False]
+    known = {event_id: msgspec.structs.replace(one, ack=ACK) for one in batch.changed.values() for event_id in one.told}
+    again = Batch(last={}, known=known)
+    again.fold_all(stream, lambda _: OPS, lambda _: None)
+    assert [(one.lapsed, one.acked) for one in again.noted] == [(False, True)] * 3
+
+
+def test_p11_an_incident_says_why_heartbeats_are_rejected() -> None:
+    incident = _folded(_down(kind=EventKind.REJECTED, rejected_reason="token expired"))
+    assert incident is not None
+    assert incident.reason == "heartbeats rejected: token expired"
 
 
 @pytest.mark.parametrize("kind", [EventKind.RECOVERED, EventKind.STOPPED, EventKind.FORGOTTEN])

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from alerts.history import History
 from alerts.incidents import (
     Ack,
     Incident,
@@ -18,7 +19,7 @@ from alerts.incidents import (
     Noted,
     UnknownIncidentError,
 )
-from alerts.ledger import KEPT_MS, SILENCES_MOST, Ledger
+from alerts.ledger import SILENCES_MOST, Ledger
 from alerts.queue import QueueStore, Reply
 from alerts.routing import environment_key
 from alerts.silences import Matchers, Silence, SilenceState, TooManySilencesError, UnknownSilenceError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from monitor.events import Event
 
 WHOLE = "inc_" + "e" * 32
+KEPT_MS = History().age_ms
 
 
 @pytest.fixture

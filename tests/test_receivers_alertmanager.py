@@ -28,13 +28,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alerts.notification import Notification
+    from monitor.events import Event
 
 PROGRAM: Final = "prometheus-alertmanager"
 RESEND_MS: Final = 60_000
 WORDING: Final = Wording(public_url="https://lastseen.example.org", redact=())
 
 
-def told(kind: EventKind, now_ms: int, *, created_ms: int | None = None, **changes: Any) -> Notification:
+def told(
+    kind: EventKind, now_ms: int, *, created_ms: int | None = None, previous: Event | None = None, **changes: Any
+) -> Notification:
     """What is told of a worker that has been silent for the last ten seconds, at this moment."""
     facts: dict[str, Any] = {
         "kind": kind,
@@ -42,9 +45,11 @@ def told(kind: EventKind, now_ms: int, *, created_ms: int | None = None, **chang
         "detected_ms": now_ms,
         "last_seen_ms": now_ms - 99_000,
     }
-    if kind is not EventKind.STALE:
+    if kind not in {EventKind.STALE, EventKind.REJECTED}:
         facts |= {"old": Liveness.STALE, "since_ms": now_ms - 10_000, "due_ms": now_ms}
-    body = WORDING.single(event(2, **{**facts, **changes}), incident_id="inc_1", reminder=0, standing=None)
+    body = WORDING.single(
+        event(2, **{**facts, **changes}), incident_id="inc_1", reminder=0, standing=None, previous=previous
+    )
     created = now_ms if created_ms is None else created_ms
     return replace(notification(), event_type=kind.value, body=body, created_ms=created)
 
@@ -167,6 +172,64 @@ async def test_an_alertmanager_whose_clock_is_behind_takes_an_end_for_an_end(
         await receiver.send(told(EventKind.RECOVERED, now_ms + ahead_ms), attempt=1, now_ms=now_ms)
         assert await active(url) == []
         await until(lambda: [json.loads(body)["status"] for _, body in hook.requests] == ["firing", "resolved"])
+        await receiver.close()
+
+
+async def test_p11_a_warning_ends_where_it_becomes_critical_and_only_that_is_resolved(
+    tmp_path: Path, now_ms: int
+) -> None:
+    rejected, stale = event(kind=EventKind.REJECTED), event(kind=EventKind.STALE)
+    async with webhook_server() as hook, alertmanager(tmp_path, hook.url) as url:
+        receiver = AlertmanagerReceiver(name="am", url=url, allow_private=True)
+
+        def called() -> list[tuple[str, str]]:
+            calls = [json.loads(body) for _, body in hook.requests]
+            return [(call["status"], alert["labels"]["severity"]) for call in calls for alert in call["alerts"]]
+
+        why: dict[str, Any] = {"reason": "token expired", "rejected_reason": "token expired", "rejected_ms": now_ms}
+        await receiver.send(told(EventKind.REJECTED, now_ms, **why), attempt=1, now_ms=now_ms)
+        again = told(EventKind.REJECTED, now_ms, previous=rejected, **why)
+        await receiver.send(again, attempt=1, now_ms=now_ms)
+        [alert] = await active(url)
+        assert alert["labels"]["severity"] == "warning"
+        assert "token expired, last accepted heartbeat at " in alert["annotations"]["description"]
+        await until(lambda: called() == [("firing", "warning")])
+        worse = told(EventKind.STALE, now_ms, previous=rejected, old=Liveness.STALE)
+        await receiver.send(worse, attempt=1, now_ms=now_ms)
+        assert [alert["labels"]["severity"] for alert in await active(url)] == ["critical"]
+        await until(lambda: len(called()) == 3)
+        await receiver.send(told(EventKind.RECOVERED, now_ms, previous=stale), attempt=1, now_ms=now_ms)
+        assert await active(url) == []
+        await until(lambda: len(called()) == 4)
+        assert sorted(called()) == sorted(
+            [("firing", "warning"), ("resolved", "warning"), ("firing", "critical"), ("resolved", "critical")]
+        )
+        await receiver.close()
+
+
+async def test_p11_a_worker_that_was_only_rejected_is_resolved_as_that(tmp_path: Path, now_ms: int) -> None:
+    rejected = event(kind=EventKind.REJECTED)
+    async with webhook_server() as hook, alertmanager(tmp_path, hook.url) as url:
+        receiver = AlertmanagerReceiver(name="am", url=url, allow_private=True)
+        await receiver.send(told(EventKind.REJECTED, now_ms), attempt=1, now_ms=now_ms)
+        assert len(await active(url)) == 1
+        await receiver.send(told(EventKind.RECOVERED, now_ms, previous=rejected), attempt=1, now_ms=now_ms)
+        assert await active(url) == []
+        await receiver.close()
+
+
+async def test_p11_a_severity_that_is_configured_is_that_of_all_so_that_the_alert_stays_one(
+    tmp_path: Path, now_ms: int
+) -> None:
+    rejected = event(kind=EventKind.REJECTED)
+    async with webhook_server() as hook, alertmanager(tmp_path, hook.url) as url:
+        receiver = AlertmanagerReceiver(name="am", url=url, labels={"severity": "page"}, allow_private=True)
+        await receiver.send(told(EventKind.REJECTED, now_ms), attempt=1, now_ms=now_ms)
+        [first] = await active(url)
+        await receiver.send(told(EventKind.STALE, now_ms, previous=rejected), attempt=1, now_ms=now_ms)
+        [second] = await active(url)
+        assert (first["labels"], first["fingerprint"]) == (second["labels"], second["fingerprint"])
+        assert first["labels"]["severity"] == "page"
         await receiver.close()
 
 

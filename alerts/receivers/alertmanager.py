@@ -11,7 +11,7 @@ then keeps the later one that it was told before, and the alert goes on for minu
 import base64
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Annotated, ClassVar, Final, Literal, Self
 
@@ -20,7 +20,8 @@ from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, model_v
 from alerts.errors import PermanentDeliveryError
 from alerts.notification import Notification
 from alerts.receivers.posting import Poster, PostingSettings
-from monitor.events import rfc3339
+from alerts.thread import DOWN
+from monitor.events import rfc3339, severity
 from monitor.liveness import EventKind
 from monitor.settings.key_material import (
     KeyMaterialError,
@@ -41,18 +42,19 @@ CLOCKS_APART_MS: Final = 10_000
 """Alertmanager's clock may be behind the store's by this: so much before the real ends lie those that it is told."""
 
 _PATH: Final = "/api/v2/alerts"
-_DOWN: Final = frozenset({EventKind.STALE, EventKind.FAILED})
 _ENDINGS: Final = frozenset({EventKind.RECOVERED, EventKind.STOPPED, EventKind.FORGOTTEN})
 _OWN_LABELS: Final = frozenset({"alertname", "tenant", "environment", "worker_id"})
 _LABEL_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-_DEFAULT_LABELS: Final[Mapping[str, str]] = {"severity": "critical"}
 
 
 class AlertmanagerReceiver:
     """Tells Alertmanager of outages and of their ends; other notifications are accepted, and nothing is sent.
 
-    ``labels`` are added to each alert, and say what ``severity`` is, if not critical. ``authorization`` is the
+    ``labels`` are added to each alert, and say what ``severity`` is, if not that of the event. ``authorization`` is the
     value of the header of that name.
+
+    Labels are what an alert is known by, so that a warning and what is critical are two: when the one becomes the
+    other, the first is ended in the same request, and the end of the outage is that of the one that was told last.
     """
 
     takes_groups = False
@@ -71,15 +73,15 @@ class AlertmanagerReceiver:
         self.name = name
         self.timeout_s = timeout_s
         self.resend_ms = resend_ms
-        self._labels = {**_DEFAULT_LABELS, **(labels or {})}
+        self._labels = dict(labels or {})
         self._headers = {} if authorization is None else {"authorization": authorization}
         self._poster = Poster(name=name, url=url.rstrip("/") + _PATH, allow_private=allow_private, timeout_s=timeout_s)
 
     async def send(self, notification: Notification, *, attempt: int, now_ms: int) -> None:  # noqa: ARG002
         """Make one attempt. The alert follows from the notification alone, so it is equal each time."""
-        alert = self._alert(notification)
-        if alert is not None:
-            await self._poster.post(json.dumps([alert]).encode(), self._headers, now_ms=now_ms)
+        alerts = self._alerts(notification)
+        if alerts:
+            await self._poster.post(json.dumps(alerts).encode(), self._headers, now_ms=now_ms)
 
     async def reach(self) -> None:
         """Connect, and send nothing."""
@@ -89,31 +91,39 @@ class AlertmanagerReceiver:
         """Close the connections."""
         await self._poster.close()
 
-    def _alert(self, notification: Notification) -> dict[str, object] | None:
+    def _alerts(self, notification: Notification) -> list[dict[str, object]]:
         try:
             body = json.loads(notification.body)
-            kind, data = body["type"], body["data"]
-            if kind in _DOWN:
-                ends_ms = notification.created_ms + ENDS_AFTER * self.resend_ms
-                span = {"startsAt": data["due_at"], "endsAt": rfc3339(ends_ms)}
-            elif kind in _ENDINGS:
-                # Without a start of its own it keeps the one of the alert that it ends.
-                span = {"endsAt": rfc3339(_ms(data["detected_at"]) - CLOCKS_APART_MS)}
-            else:
-                return None
-            return {"labels": self._labels_of(data), "annotations": _annotations(data), **span, **_link(data)}
+            return list(self._told(body["type"], body["data"], created_ms=notification.created_ms))
         except (ValueError, TypeError, KeyError) as error:
             message = f"receiver {self.name!r}: body of {notification.nid} is not a notification"
             raise PermanentDeliveryError(message) from error
 
-    def _labels_of(self, data: Mapping[str, str]) -> dict[str, str]:
-        return {
+    def _told(self, kind: str, data: Mapping[str, str], *, created_ms: int) -> Iterator[dict[str, object]]:
+        before = data.get("previous_type")
+        # Without a start of its own an end keeps the one of the alert that it ends.
+        end = {"endsAt": rfc3339(_ms(data["detected_at"]) - CLOCKS_APART_MS)}
+        if kind in _ENDINGS:
+            yield self._alert(data, before or EventKind.STALE, end)
+        elif kind in DOWN:
+            if before is not None and self._severity(before) != self._severity(kind):
+                yield self._alert(data, before, end)
+            ends_ms = created_ms + ENDS_AFTER * self.resend_ms
+            yield self._alert(data, kind, {"startsAt": data["due_at"], "endsAt": rfc3339(ends_ms)})
+
+    def _alert(self, data: Mapping[str, str], kind: str, span: Mapping[str, str]) -> dict[str, object]:
+        labels = {
             **self._labels,
+            "severity": self._severity(kind),
             "alertname": ALERT_NAME,
             "tenant": data["tenant"],
             "environment": data["environment_name"],
             "worker_id": data["worker_id"],
         }
+        return {"labels": labels, "annotations": _annotations(data), **span, **_link(data)}
+
+    def _severity(self, kind: str) -> str:
+        return self._labels.get("severity") or severity(EventKind(kind))
 
 
 def _ms(moment: str) -> int:
@@ -122,9 +132,10 @@ def _ms(moment: str) -> int:
 
 def _annotations(data: Mapping[str, str | None]) -> dict[str, str]:
     """What people read: the sentence, where there is one, and the command that silences the worker."""
+    accepted = "accepted " if data.get("rejected") else ""
     described = (
         f"{data['worker_id']} in {data['environment_name']} of tenant {data['tenant']}: {data['reason']}, "
-        f"last heartbeat at {data['last_seen']}"
+        f"last {accepted}heartbeat at {data['last_seen']}"
     )
     read = {"summary": data.get("summary"), "description": described, "silence": data.get("silence")}
     return {name: text for name, text in read.items() if text}

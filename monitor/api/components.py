@@ -156,6 +156,17 @@ _EVENT_DATA: Final[dict[str, Schema]] = {
     "recent_gaps_seconds": listing(NUMBER),
     "exit_code": nullable("integer"),
     "error_message": nullable("string"),
+    "severity": {"type": "string", "enum": ["critical", "warning", "info"]},
+    "monitor_outage": {
+        "type": ["object", "null"],
+        "description": "What the monitor missed itself between last_seen and detected_at.",
+        "properties": {"seconds": NUMBER, "until": TIME, "windows": INTEGER, "uncredited": INTEGER},
+    },
+    "rejected": {
+        "type": ["object", "null"],
+        "description": "The worker's newest refused heartbeat.",
+        "properties": {"reason": TEXT, "at": TIME},
+    },
 }
 
 _EVENT_KIND: Final[Schema] = {"type": "string", "enum": [kind.value for kind in EventKind]}

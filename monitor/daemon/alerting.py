@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from alerts.durability import Durability, DurabilityMode
 from alerts.failpoints import failpoint
+from alerts.history import History
 from alerts.mass import Rule
 from alerts.payload import Wording
 from alerts.retry import RetryPolicy
@@ -67,6 +68,7 @@ def alert_service(
         policy=RetryPolicy(
             initial_ms=alerts.retry_initial_ms, max_ms=alerts.retry_max_ms, retry_for_ms=alerts.retry_for_ms
         ),
+        history=History(age_ms=alerts.history_ms, most=alerts.history_most),
         source_errors=(StoreUnavailableError,),
         concurrency=alerts.queue_concurrency,
         failpoint=failpoint(os.environ),

@@ -12,6 +12,7 @@ from pydantic import model_validator as model_check
 from alerts.receivers import TYPES, ReceiverSettings
 from alerts.receivers.log import LogSettings
 from alerts.redaction import Redaction
+from alerts.thread import DOWN
 from monitor.liveness import EventKind
 from monitor.settings.globs import Glob
 from monitor.settings.section import Key, Problem, Section, refusal
@@ -20,7 +21,7 @@ from monitor.settings.urls import checked_base_url
 
 EVERY: Final = "*"
 IMPLICIT_RECEIVER: Final = "log"
-DEFAULT_EVENTS: Final = (EventKind.STALE, EventKind.FAILED, EventKind.RECOVERED)
+DEFAULT_EVENTS: Final = (EventKind.STALE, EventKind.FAILED, EventKind.REJECTED, EventKind.RECOVERED)
 BY_WORKER: Final = "worker_id"
 GROUP_LABELS: Final = ("tenant", "environment")
 METADATA_LABEL: Final = "metadata."
@@ -39,7 +40,6 @@ REDACTED_KEYS: Final = (
     "*authorization*",
     "*cookie*",
 )
-_DOWN: Final = frozenset({EventKind.STALE, EventKind.FAILED})
 
 if TYPE_CHECKING:
     AnyReceiver: TypeAlias = ReceiverSettings
@@ -177,6 +177,8 @@ class Alerts(Section):
     )
     retry_max_ms: Annotated[Duration, lasting("100ms", "7d")] = Field("6h", alias="retry_max", validate_default=True)
     retry_for_ms: Annotated[Duration, lasting("0s", "30d")] = Field("72h", alias="retry_for", validate_default=True)
+    history_ms: Annotated[Duration, lasting("1h", "365d")] = Field("7d", alias="history", validate_default=True)
+    history_most: Annotated[StrictInt, Field(ge=1_000, le=1_000_000)] = 20_000
     queue_concurrency: Annotated[StrictInt, Field(ge=1, le=64)] = 8
     mass_failure: MassFailure = MassFailure()
     receivers: tuple[AnyReceiver, ...] = ()
@@ -210,7 +212,10 @@ class Alerts(Section):
                 yield f'alerts.receivers[{index}] "{receiver.name}": no route leads to it, so it gets nothing'
 
     def _route_warnings(self) -> Iterator[str]:
-        told_of_downs = {name for route in self.routes if route.kinds & _DOWN for name in route.receivers}
+        told_of_downs = {name for route in self.routes if route.kinds & DOWN for name in route.receivers}
+        told_of_rejected = {
+            name for route in self.routes if EventKind.REJECTED in route.kinds for name in route.receivers
+        }
         singles = {receiver.name for receiver in self.effective_receivers if not receiver.takes_groups}
         redaction = Redaction(self.redact)
         for index, route in enumerate(self.routes):
@@ -221,7 +226,14 @@ class Alerts(Section):
                 names = ", ".join(untold)
                 yield (
                     f"{where}: {what}{' will be' if what == 'nothing' else ' will not be'} sent to {names}: no RESOLVED"
-                    " without a DOWN, and no route sends worker.stale or worker.failed there"
+                    " without a DOWN, and no route sends worker.stale, worker.failed or worker.rejected there"
+                )
+            deaf = [name for name in route.receivers if name not in told_of_rejected]
+            if EventKind.STALE in route.kinds and deaf:
+                names = ", ".join(deaf)
+                yield (
+                    f"{where}: worker.stale is sent to {names}, and worker.rejected is not: nothing will be said there"
+                    " of a worker that is alive and whose heartbeats are rejected, as for an expired token"
                 )
             if not route.grouped:
                 continue

@@ -185,6 +185,10 @@ local function pulse(keys, args)
     remember(windows, newest, st.t, cause)
     count, ms = count + 1, ms + st.t - newest
   end
+  if newest and not cause and st.skew > 0 then
+    -- Time that a step back has left ahead of the server's clock runs slower until they meet.
+    st.skew = st.skew - math.min(st.skew, math.floor((st.t - newest) / SLEW))
+  end
   call('HSET', st.m, 'last', st.now, 'skew', int(st.skew), 'pulse', st.now)
   if not newest or blind.restarted then
     call('HSET', st.m, 'run', blind.run)

@@ -1,0 +1,87 @@
+"""An alert service on a real store, with an event source, a clock and receivers that a test holds in its hands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from alerts.durability import Durability
+from alerts.mass import Rule
+from alerts.pacing import cancel_all
+from alerts.payload import Wording
+from alerts.retry import RetryPolicy
+from alerts.service import AlertService
+from tests.alerts_fakes import calm
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from alerts.history import History
+    from alerts.receivers import Receiver
+    from alerts.routing import Route
+    from alerts.wording import Standing
+    from tests.alerts_fakes import Clock, ListSource
+
+POLICY = RetryPolicy(initial_ms=1_000, max_ms=1_000, retry_for_ms=5_000, min_attempts=12)
+
+
+class Daemon:
+    """A service on a store, its clock and its source; `cut` ends it as a crash would."""
+
+    def __init__(
+        self,
+        url: str,
+        receivers: list[Receiver],
+        source: ListSource,
+        clock: Clock,
+        routes: list[Route],
+        *,
+        standing: Callable[[str, str], Awaitable[Standing]] = calm,
+        history: History | None = None,
+    ) -> None:
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        self.failures: list[tuple[str, BaseException]] = []
+        self.source = source
+        self.clock = clock
+        self.service = AlertService(
+            redis_url=url,
+            receivers=receivers,
+            routes=routes,
+            source=source,
+            partitions=2,
+            durability=Durability.parse("memory"),
+            wording=Wording(public_url="", redact=()),
+            standing=standing,
+            rule=Rule(),
+            now_ms=clock,
+            on_outcome=lambda receiver, outcome: self.outcomes.update([(receiver, outcome)]),
+            on_failure=lambda part, error: self.failures.append((part, error)),
+            policy=POLICY,
+            history=history,
+            poll_s=0.01,
+        )
+
+    async def cut(self) -> None:
+        """Cancel every task at once and record nothing."""
+        await cancel_all(task for task in asyncio.all_tasks() if task is not asyncio.current_task())
+        await self.service.stop(0)
+
+    async def is_idle_a_retry_later(self, attempts: Callable[[], int]) -> bool:
+        """As `is_idle`; moves the clock on when every attempt has an outcome: a retry, or a receiver that is spared."""
+        if self.outcomes.total() == attempts():
+            self.clock.ms += 1_000
+        return await self.is_idle()
+
+    async def is_idle(self) -> bool:
+        if self.source.acked < len(self.source.stream):
+            return False
+        return not any([await threads.due(offset=0, limit=1) for threads in self.service.threads.values()])
+
+    async def is_idle_now(self) -> bool:
+        """Nothing is due at this moment; what waits for a later one may wait."""
+        if self.source.acked < len(self.source.stream):
+            return False
+        return not any(
+            [(await threads.stats(now_ms=self.clock.ms)).lag_ms for threads in self.service.threads.values()]
+        )
