@@ -133,7 +133,7 @@ class Daemon:
         )
         self._outbox = Outbox(store, owner=store.settings.daemon)
         self._health.add_reasons(self._metrics.processes.reasons)
-        self._pulse = Pulse(store, on_sums=self._metrics.blind)
+        self._pulse = Pulse(store, on_sums=self._metrics.blind, is_behind=self._is_behind)
         self._intake = Intake(
             store,
             capacity=config.limits.pending_beats,
@@ -261,6 +261,9 @@ class Daemon:
     async def _ping(self) -> None:
         if self._watchdog is not None:
             await self._watchdog.run()
+
+    def _is_behind(self) -> bool:
+        return self._http.turns.is_behind()
 
     def _begin_stop(self, why: str) -> None:
         again = self._health.stopping

@@ -14,6 +14,7 @@ import structlog
 import uvicorn
 
 from monitor.daemon.protocol import BoundedProtocol
+from monitor.daemon.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,12 +99,14 @@ class HttpServer(uvicorn.Server):
         head_s: float = HEAD_S,
         idle_s: float = KEEP_ALIVE_S,
     ) -> None:
+        self.turns = Turns(asyncio.get_running_loop())
         settings = {
             "kept": connections,
             "most": round(connections * HARD_SHARE),
             "head_s": head_s,
             "idle_s": idle_s,
             "shortcut": shortcut,
+            "turns": self.turns,
         }
         bounded = type("BoundedProtocol", (BoundedProtocol,), settings)
         super().__init__(

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from monitor.daemon.turns import Turns
+
 log = structlog.get_logger(__name__)
 
 REFUSED_LOG_S: Final = 10.0
@@ -57,6 +59,7 @@ class BoundedProtocol(HttpToolsProtocol):
     head_s = 0.0
     idle_s = 0.0
     shortcut: Shortcut | None = None
+    turns: Turns | None = None
     refused_s = 0.0
     defaults: tuple[Headers, bytes] = ([], b"")
 
@@ -65,6 +68,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.flow = _Flow(transport, self)
         self._held = b""
+        self._waits = False
+        """Whether what is held waits for a turn of the loop."""
         self._stalled_s: float | None = None
         """Since when the client has not taken what was written to it."""
         self._body: list[bytes] | None = None
@@ -101,17 +106,34 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer = None
         now_s = self.loop.time()
         is_stalled = self._stalled_s is not None and now_s >= self._stalled_s + self.idle_s
-        if is_stalled or (self._limit_s and now_s >= self._since_s + self._limit_s):
+        if is_stalled or (self._limit_s and not self._waits and now_s >= self._since_s + self._limit_s):
             self.transport.abort()
         else:
-            self._look_at(self._since_s + self._limit_s if self._limit_s else now_s + self.idle_s)
+            ahead = bool(self._limit_s) and not self._waits
+            self._look_at(self._since_s + self._limit_s if ahead else now_s + self.idle_s)
 
     def data_received(self, data: bytes) -> None:
         """Some of a request has come, or several of them."""
         if self._held:
             self._held += data
-        else:
+        elif self.turns is None or self.turns.admit(self):
             self._parse(data)
+        else:
+            self._waits = True
+            self._held = data
+            self.flow.pause_reading()
+
+    def go_on(self) -> None:
+        """What has come may be parsed now."""
+        self._waits = False
+        if not self.transport.is_closing():
+            self._parse_held()
+            self.flow.resume_reading()
+
+    def _parse_held(self) -> None:
+        if self._held and not self._waits and not self.pipeline:
+            held, self._held = self._held, b""
+            self._parse(held)
 
     def _parse(self, data: bytes) -> None:
         """Parse as far as it may go now; the rest is held until its turn comes."""
@@ -237,11 +259,9 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-        if self._held and not self.pipeline:
-            held, self._held = self._held, b""
-            self._parse(held)
-            if self.transport.is_closing():
-                return
+        self._parse_held()
+        if self.transport.is_closing():
+            return
         self.flow.resume_reading()
         if self.cycle.response_complete and not self._limit_s:
             self._limit_s, self._since_s = self.idle_s, self.loop.time()
