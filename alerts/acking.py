@@ -45,7 +45,7 @@ async def acknowledge_at(
             due_ms=rules.due_ms(draft.thread, now_ms),
             over=rules.is_over(draft.thread),
         )
-        [written] = await threads.settle([change], now_ms=now_ms)
+        [written] = await threads.save([change], now_ms=now_ms)
         if written:
             return
     raise StoreUnavailableError(f"receiver {threads.receiver!r}: thread {key!r} changes all the time")

@@ -190,7 +190,7 @@ class Delivery:
             rest = [plan for plan in plans if not isinstance(plan, Attempt)]
             lost = await self._written(rest, now_ms=now_ms)
             if attempts:
-                done, confirmation = await self._threads.settle_confirmed(
+                done, confirmation = await self._threads.save_confirmed(
                     [plan.change for plan in attempts], now_ms=now_ms, durability=self._durability
                 )
                 self._note(confirmation)
@@ -222,12 +222,12 @@ class Delivery:
                 for was, now in zip(some, seen, strict=True)
                 if now.thread is not None
             ]
-            await self._threads.settle(changes, now_ms=now_ms)  # what others have claimed since is refused
+            await self._threads.save(changes, now_ms=now_ms)  # what others have claimed since is refused
             del self._held[: len(some)]
 
     async def _written(self, plans: Sequence[Plan], *, now_ms: int) -> list[Claimed]:
         """Write the threads that are not to be sent; those that have changed meanwhile."""
-        done = await self._threads.settle([plan.change for plan in plans], now_ms=now_ms)
+        done = await self._threads.save([plan.change for plan in plans], now_ms=now_ms)
         return [plan.claimed for plan, written in zip(plans, done, strict=True) if not written]
 
     async def _read_again(self, claimed: Sequence[Claimed]) -> list[Claimed]:
@@ -386,7 +386,7 @@ class Delivery:
             note(draft)
             current = Claimed(thread=seen.thread, version=seen.version, token=claimed.token)
             change = given_back(current, draft, receiver=self._threads.receiver)
-            [written] = await self._threads.settle([change], now_ms=now_ms)
+            [written] = await self._threads.save([change], now_ms=now_ms)
             if written:
                 return True
             [again] = await self._threads.look([Want(thread=claimed.thread.key)])

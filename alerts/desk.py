@@ -367,5 +367,5 @@ async def _written(threads: ThreadStore, draft: Draft, seen: Seen, *, now_ms: in
         due_ms=rules.due_ms(draft.thread, now_ms),
         over=rules.is_over(draft.thread),
     )
-    [written] = await threads.settle([change], now_ms=now_ms)
+    [written] = await threads.save([change], now_ms=now_ms)
     return written

@@ -320,6 +320,8 @@ local function silences_get(keys, args)
   return redis.call('HGET', keys[1] .. ':s:' .. args[1], args[2])
 end
 
+-- allow-oom: as in queue.lua; and what people do about an incident is needed most while the store is full. Bounded too: by
+-- the incidents that there are, and by the silences that a tenant may have.
 redis.register_function{function_name = 'la_incidents_read_DIGEST', callback = incidents_read, flags = {'no-writes'}}
 redis.register_function{function_name = 'la_incidents_get_DIGEST', callback = incidents_get, flags = {'no-writes'}}
 redis.register_function{function_name = 'la_incidents_page_DIGEST', callback = incidents_page, flags = {'no-writes'}}
@@ -327,9 +329,9 @@ redis.register_function{function_name = 'la_incidents_partitions_DIGEST', callba
 redis.register_function{function_name = 'la_silences_of_DIGEST', callback = silences_of, flags = {'no-writes'}}
 redis.register_function{function_name = 'la_silences_list_DIGEST', callback = silences_list, flags = {'no-writes'}}
 redis.register_function{function_name = 'la_silences_get_DIGEST', callback = silences_get, flags = {'no-writes'}}
-redis.register_function{function_name = 'la_incidents_write_DIGEST', callback = incidents_write}
-redis.register_function{function_name = 'la_incidents_join_DIGEST', callback = incidents_join}
-redis.register_function{function_name = 'la_incidents_put_DIGEST', callback = incidents_put}
-redis.register_function{function_name = 'la_incidents_add_partition_DIGEST', callback = incidents_add_partition}
-redis.register_function{function_name = 'la_silences_add_DIGEST', callback = silences_add}
-redis.register_function{function_name = 'la_silences_end_DIGEST', callback = silences_end}
+redis.register_function{function_name = 'la_incidents_write_DIGEST', callback = incidents_write, flags = {'allow-oom'}}
+redis.register_function{function_name = 'la_incidents_join_DIGEST', callback = incidents_join, flags = {'allow-oom'}}
+redis.register_function{function_name = 'la_incidents_put_DIGEST', callback = incidents_put, flags = {'allow-oom'}}
+redis.register_function{function_name = 'la_incidents_add_partition_DIGEST', callback = incidents_add_partition, flags = {'allow-oom'}}
+redis.register_function{function_name = 'la_silences_add_DIGEST', callback = silences_add, flags = {'allow-oom'}}
+redis.register_function{function_name = 'la_silences_end_DIGEST', callback = silences_end, flags = {'allow-oom'}}

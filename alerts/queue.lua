@@ -449,11 +449,10 @@ local function stats(keys, args)
   }
 end
 
--- allow-oom: what drains the queue must work on a full store, or it never recovers. `settle` is `save` for those who
--- drain; what is new is queued by `save`, which a full store refuses.
+-- allow-oom: the way from an event to a delivered notification works on a full store, or what fills it could never be
+-- passed, told and trimmed. A full store takes no beats, so what this can add is bounded by what was recorded before.
 redis.register_function{function_name = 'la_look_DIGEST', callback = look, flags = {'no-writes'}}
-redis.register_function{function_name = 'la_save_DIGEST', callback = save}
-redis.register_function{function_name = 'la_settle_DIGEST', callback = save, flags = {'allow-oom'}}
+redis.register_function{function_name = 'la_save_DIGEST', callback = save, flags = {'allow-oom'}}
 redis.register_function{function_name = 'la_claim_DIGEST', callback = claim, flags = {'allow-oom'}}
 redis.register_function{function_name = 'la_wake_DIGEST', callback = wake, flags = {'allow-oom'}}
 redis.register_function{function_name = 'la_due_DIGEST', callback = due, flags = {'no-writes'}}

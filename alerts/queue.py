@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import hashlib
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, assert_never
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar, assert_never
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import RedisError, ResponseError
-from redis.maint_notifications import MaintNotificationsConfig
 
 from alerts.durability import Confirmation, Durability, DurabilityMode
 from alerts.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
+
+    from redis.asyncio import BlockingConnectionPool
 
 _CONFIRM_TIMEOUT_MS: Final = 2_000
 _SOCKET_TIMEOUT_S: Final = 2.0
@@ -42,27 +43,39 @@ Reply: TypeAlias = Any
 """What the store answers to the commands used here."""
 
 
+class Pools(Protocol):
+    """Makes a pool of connections to the store, wherever that is: its primary may move while they are used.
+
+    More calls than ``max_connections`` wait for one. ``timeout_s`` bounds that wait, and each answer; ``retry`` is the
+    only one to send a call again.
+    """
+
+    def __call__(self, *, max_connections: int, timeout_s: float, retry: Retry) -> BlockingConnectionPool:
+        """A new pool; whoever asked for it closes it."""
+
+
 class QueueStore:
     """The connections that all queues share.
 
-    ``redis_url`` is ``redis://``, ``rediss://`` or ``unix://``. ``receivers`` bounds how many claims run
-    at once; a claim waits for the disk on a connection of its own, so it has a pool of its own.
-    Belongs to one event loop.
+    ``pools`` makes them, to wherever the store is. ``receivers`` bounds how many claims run at once; a claim
+    waits for the disk on a connection of its own, so it has a pool of its own. Belongs to one event loop.
     """
 
-    def __init__(self, *, redis_url: str, receivers: int) -> None:
-        self._commands = _client(
-            redis_url,
-            connections=_COMMAND_CONNECTIONS,
-            retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.25), 2),
-            timeout_s=_SOCKET_TIMEOUT_S,
+    def __init__(self, *, pools: Pools, receivers: int) -> None:
+        self._commands = Redis.from_pool(
+            pools(
+                max_connections=_COMMAND_CONNECTIONS,
+                timeout_s=_SOCKET_TIMEOUT_S,
+                retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.25), 2),
+            )
         )
         # Never re-sent: a claim whose answer was lost has leased something already.
-        self._claims = _client(
-            redis_url,
-            connections=max(1, receivers),
-            retry=Retry(NoBackoff(), 0),
-            timeout_s=_SOCKET_TIMEOUT_S + _CONFIRM_TIMEOUT_MS / 1000,
+        self._claims = Redis.from_pool(
+            pools(
+                max_connections=max(1, receivers),
+                timeout_s=_SOCKET_TIMEOUT_S + _CONFIRM_TIMEOUT_MS / 1000,
+                retry=Retry(NoBackoff(), 0),
+            )
         )
 
     async def close(self) -> None:
@@ -77,11 +90,12 @@ class QueueStore:
         """
         names = frozenset(receivers)
         known = await _answer(_execute(self._commands, "SMEMBERS", _KNOWN_RECEIVERS_KEY))
-        if names:
-            await _answer(_execute(self._commands, "SADD", _KNOWN_RECEIVERS_KEY, *sorted(names)))
         if not isinstance(known, set | list):
             raise TypeError(f"SMEMBERS answered {known!r}")
-        return tuple(sorted({name.decode() for name in known} - names))
+        earlier = {name.decode() for name in known}
+        if new := names - earlier:  # else nothing is written: a full store refuses SADD
+            await _answer(_execute(self._commands, "SADD", _KNOWN_RECEIVERS_KEY, *sorted(new)))
+        return tuple(sorted(earlier - names))
 
     async def forget(self, receiver: str) -> None:
         """Undo ``register`` for a receiver whose queue is empty. Idempotent. Raises ``StoreUnavailableError``."""
@@ -136,20 +150,6 @@ class QueueStore:
     async def _load(self) -> None:
         for source in _SOURCES:
             await _answer(_execute(self._commands, "FUNCTION LOAD", "REPLACE", source.replace("DIGEST", _DIGEST)))
-
-
-def _client(redis_url: str, *, connections: int, retry: Retry, timeout_s: float) -> Redis:
-    pool = BlockingConnectionPool.from_url(
-        redis_url,
-        max_connections=connections,
-        timeout=timeout_s,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=_SOCKET_TIMEOUT_S,
-        retry=retry,
-        # Left on, an idle connection that the server closed fails the next command (redis-py issue 4252).
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
-    )
-    return Redis.from_pool(pool)
 
 
 async def _execute(client: Redis, *command: str | bytes | int) -> Reply:

@@ -43,5 +43,5 @@ async def end_threads(threads: ThreadStore, *, now_ms: int) -> Ended:
                 draft.tell(event, Outcome.DEAD_LETTERED)
             group.close(draft, receiver=threads.receiver, outcome=Outcome.DEAD_LETTERED, reason=REASON)
             changes.append(Change(draft=draft, version=one.version, over=True))
-        await threads.settle(changes, now_ms=now_ms)
+        await threads.save(changes, now_ms=now_ms)
     return Ended(queued=queued, told=told)

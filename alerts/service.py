@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from alerts.durability import Durability
     from alerts.mass import Rule
     from alerts.payload import Wording
+    from alerts.queue import Pools
     from alerts.receivers import Receiver
     from alerts.router import EventSource
     from alerts.routing import Route
@@ -46,7 +47,7 @@ class AlertService:
     """A router for each partition and a delivery for each receiver, in one event loop.
 
     Args:
-        redis_url: the store, ``redis://``, ``rediss://`` or ``unix://``.
+        pools: makes pools of connections to the store.
         receivers: where notifications go. Closed by ``stop``.
         routes: which events go where; they may name these receivers only.
         source: the event streams.
@@ -73,7 +74,7 @@ class AlertService:
     def __init__(
         self,
         *,
-        redis_url: str,
+        pools: Pools,
         receivers: Sequence[Receiver],
         routes: Sequence[Route],
         source: EventSource,
@@ -100,7 +101,7 @@ class AlertService:
             except source_errors as error:
                 raise StoreUnavailableError(str(error)) from error
 
-        self._store = QueueStore(redis_url=redis_url, receivers=len(receivers))
+        self._store = QueueStore(pools=pools, receivers=len(receivers))
         self._durability = durability
         self._now_ms = now_ms
         self._on_failure = on_failure

@@ -144,23 +144,23 @@ class ThreadStore:
         return found
 
     async def save(self, changes: Sequence[Change], *, now_ms: int, handed: Handed | None = None) -> list[bool]:
-        """Write changes that bring something new. For each whether it was written: False, somebody came first.
+        """Write changes, in a full store too. For each whether it was written: False, somebody came first.
 
         The outcomes of the events in ``handed`` are not forgotten before the next events of that partition are handed
         over, however much comes from others.
         """
-        return await self._save("save", changes, now_ms, handed)
+        done: list[bool] = []
+        for start in range(0, len(changes), CALL_LIMIT):
+            arguments = self._arguments(changes[start : start + CALL_LIMIT], now_ms, handed)
+            done += [bool(one) for one in await self._store.call("save", self._base, *arguments)]
+        return done
 
-    async def settle(self, changes: Sequence[Change], *, now_ms: int) -> list[bool]:
-        """As ``save``, for what drains the queue: a full store takes it too."""
-        return await self._save("settle", changes, now_ms)
-
-    async def settle_confirmed(
+    async def save_confirmed(
         self, changes: Sequence[Change], *, now_ms: int, durability: Durability
     ) -> tuple[list[bool], Confirmation]:
-        """As ``settle``, for at most 100; then waits until all that was written before is as safe as asked (P23)."""
+        """As ``save``, for at most 100; then waits until all that was written before is as safe as asked (P23)."""
         answer, confirmation = await self._store.call_confirmed(
-            durability, "settle", self._base, *self._arguments(changes, now_ms, None)
+            durability, "save", self._base, *self._arguments(changes, now_ms, None)
         )
         return [bool(done) for done in answer], confirmation
 
@@ -234,15 +234,6 @@ class ThreadStore:
                 name = key.decode(errors="replace")
                 _log.error("thread.unreadable", receiver=self.receiver, thread=name, error=str(error))
         return found
-
-    async def _save(
-        self, function: str, changes: Sequence[Change], now_ms: int, handed: Handed | None = None
-    ) -> list[bool]:
-        done: list[bool] = []
-        for start in range(0, len(changes), CALL_LIMIT):
-            arguments = self._arguments(changes[start : start + CALL_LIMIT], now_ms, handed)
-            done += [bool(one) for one in await self._store.call(function, self._base, *arguments)]
-        return done
 
     def _arguments(
         self, changes: Sequence[Change], now_ms: int, handed: Handed | None

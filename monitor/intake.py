@@ -20,7 +20,16 @@ import structlog
 
 from monitor.refusal import IntakeFullError, NotAllowedError, QuotaExceededError, UnknownWorkerError
 from monitor.store import StoreUnavailableError
-from monitor.store.store import DAMAGED, NOT_ALLOWED, OVER_ENVIRONMENTS, OVER_WORKERS, REFUSED, STORED, UNKNOWN
+from monitor.store.store import (
+    DAMAGED,
+    NOT_ALLOWED,
+    OVER_ENVIRONMENTS,
+    OVER_TIMINGS,
+    OVER_WORKERS,
+    REFUSED,
+    STORED,
+    UNKNOWN,
+)
 from monitor.workers import Beat, Disconnect, Forget
 
 if TYPE_CHECKING:
@@ -49,6 +58,13 @@ LONGEST_WAIT: Final = 0.5
 slow all would wait until there was no time left for the call, and next to none would be stored."""
 LOTS_AT_ONCE: Final = 2
 """Calls in flight to one partition for requests of many beats: the store has the next when one is done."""
+
+_QUOTAS: Final = {
+    OVER_WORKERS: ("workers_per_tenant", "no new worker"),
+    OVER_ENVIRONMENTS: ("environments_per_tenant", "no new environment"),
+    OVER_TIMINGS: ("timings_per_tenant", "declare an interval and a grace that others have too"),
+}
+"""The limit that an outcome speaks of, and what follows."""
 
 
 Order = Beat | Disconnect | Forget
@@ -360,12 +376,9 @@ class Intake:
     def _error_of(self, outcome: int, key: WorkerKey) -> Exception:
         """What an outcome that changed nothing means for who asked."""
         settings = self._store.settings
-        if outcome == OVER_WORKERS:
-            limit = settings.workers_per_tenant
-            return QuotaExceededError(f"limits.workers_per_tenant = {limit} is reached: no new worker")
-        if outcome == OVER_ENVIRONMENTS:
-            limit = settings.environments_per_tenant
-            return QuotaExceededError(f"limits.environments_per_tenant = {limit} is reached: no new environment")
+        if outcome in _QUOTAS:
+            name, what = _QUOTAS[outcome]
+            return QuotaExceededError(f"limits.{name} = {getattr(settings, name)} is reached: {what}")
         if outcome == NOT_ALLOWED:
             return NotAllowedError(key)
         if outcome == UNKNOWN:

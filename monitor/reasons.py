@@ -26,6 +26,8 @@ class Reason(StrEnum):
     """The store takes writes, and does not confirm them as ``store.durability`` asks: no notification leaves."""
     STORE_NEARLY_FULL = "store_nearly_full"
     """The store's memory is close to its ``maxmemory``, above which it takes no writes."""
+    STORE_EVICTS = "store_evicts"
+    """The store's ``maxmemory-policy`` has become one that evicts: workers and alerts may vanish without a word."""
     PROCESS_DOWN = "process_down"
     """One of the daemon's processes has ended, and is being started again."""
     PROCESS_STALLED = "process_stalled"

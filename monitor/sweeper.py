@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 PURGE_CHUNK: Final = 100
-TRIMS_PER_PASS: Final = 1_000
+TRIMS_PER_PASS: Final = 20_000
+"""More than a pass needs when nothing lags; it ends, so that what retention has passed is not kept waiting."""
 LONGEST_PAUSE_S: Final = 0.005
 """Between two chunks: a store that answers late must not stretch a pass without end."""
 
@@ -85,14 +86,19 @@ class Sweeper:
                     p, limit=PURGE_CHUNK, retention_ms=self._settings.retention_ms
                 )
             )
-            for _ in range(TRIMS_PER_PASS):
-                dropped = await self._store.trim(
-                    partition,
-                    keep_ms=self._settings.event_retention_ms,
-                    most=-(-self._settings.events // self._store.partitions),
-                )
-                if not dropped:
-                    break
+            await self._trim(partition)
+
+    async def _trim(self, partition: int) -> None:
+        for _ in range(TRIMS_PER_PASS):
+            began_s = monotonic_s()
+            dropped = await self._store.trim(
+                partition,
+                keep_ms=self._settings.event_retention_ms,
+                most=-(-self._settings.events // self._store.partitions),
+            )
+            if not dropped:
+                return
+            await _pause(began_s)
 
     def _note_blindness(self, result: SweepResult) -> None:
         """Say once that what is due can't be judged; how long that was is told when it is over, see ``pulse``."""
@@ -111,6 +117,10 @@ class Sweeper:
                 self._on_moved(result.moved)
             if not result.more:
                 return
-            # Beats are served between two chunks, here and in the store, and get at least half of both: a chunk takes
-            # the longer to be answered the more of them there are, and then so does the pause.
-            await asyncio.sleep(min(monotonic_s() - began_s, LONGEST_PAUSE_S))
+            await _pause(began_s)
+
+
+async def _pause(began_s: float) -> None:
+    # Beats are served between two chunks, here and in the store, and get at least half of both: a chunk takes the
+    # longer to be answered the more of them there are, and then so does the pause.
+    await asyncio.sleep(min(monotonic_s() - began_s, LONGEST_PAUSE_S))

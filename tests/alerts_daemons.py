@@ -13,6 +13,7 @@ from alerts.payload import Wording
 from alerts.retry import RetryPolicy
 from alerts.service import AlertService
 from tests.alerts_fakes import calm
+from tests.stores import pools
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -45,7 +46,7 @@ class Daemon:
         self.source = source
         self.clock = clock
         self.service = AlertService(
-            redis_url=url,
+            pools=pools(url),
             receivers=receivers,
             routes=routes,
             source=source,

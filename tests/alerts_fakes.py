@@ -17,6 +17,7 @@ from alerts.thread_store import ThreadStore
 from alerts.wording import Standing
 from monitor.events import Event
 from monitor.liveness import EventKind, Liveness
+from tests.stores import pools
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -40,7 +41,7 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], *, timeout_s: f
 
 async def dead_letters(store_url: str, receiver: str = "ops") -> list[Note]:
     """The dead letters of a receiver, oldest first."""
-    store = QueueStore(redis_url=store_url, receivers=1)
+    store = QueueStore(pools=pools(store_url), receivers=1)
     try:
         threads = ThreadStore(store, receiver)
         notes = await threads.notifications(Outcome.DEAD_LETTERED, before_ms=2 * START_MS, offset=0, limit=100)

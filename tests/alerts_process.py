@@ -20,6 +20,7 @@ from alerts.routing import Route
 from alerts.service import AlertService
 from monitor.clock import StoreClock
 from tests.alerts_fakes import SECRET, ListSource, calm, event
+from tests.stores import pools
 
 if TYPE_CHECKING:
     from monitor.events import Event
@@ -35,7 +36,7 @@ async def main(store_url: str, hook_url: str, start_ms: int, workers: int) -> No
     clock.observe(start_ms)
     source = ListSource(deaths(workers))
     service = AlertService(
-        redis_url=store_url,
+        pools=pools(store_url),
         receivers=[WebhookReceiver(name="ops", url=hook_url, secrets=(SECRET,), allow_private=True)],
         routes=[Route(receivers=("ops",), repeat_interval_ms=0)],
         source=source,

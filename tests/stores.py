@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 from redis.asyncio import Redis
 
 from monitor.store import Store, StoreSettings
+from monitor.store.address import Address
 from monitor.store.store import EnvironmentRule
 from monitor.workers import Beat, WorkerKey
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from typing import Any
+
+    from alerts.queue import Pools
 
 INTERVAL_MS = 30_000
 GRACE_MS = 60_000
@@ -35,6 +38,11 @@ def settings(url: str, **changes: Any) -> StoreSettings:
         "status_events": False,
     }
     return StoreSettings(**{**values, **changes})
+
+
+def pools(url: str) -> Pools:
+    """What makes pools of connections to the store at ``url``. It is not behind Sentinel: nothing is to be closed."""
+    return Address(url, timeout_s=2.0).pool
 
 
 @asynccontextmanager

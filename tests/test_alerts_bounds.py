@@ -24,6 +24,7 @@ from alerts.wording import Standing
 from monitor.liveness import EventKind, Liveness
 from tests.alerts_daemons import Daemon
 from tests.alerts_fakes import START_MS, Clock, Inbox, ListSource, event, events, until
+from tests.stores import pools
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -39,7 +40,7 @@ PER_CALL = 100
 
 @pytest.fixture
 async def store(store_url: str) -> AsyncIterator[QueueStore]:
-    opened = QueueStore(redis_url=store_url, receivers=2)
+    opened = QueueStore(pools=pools(store_url), receivers=2)
     yield opened
     await opened.close()
 
@@ -80,7 +81,7 @@ async def write(threads: ThreadStore, draft: Draft | None = None, *, now_ms: int
     """One call that changes a thread, and nothing else if it is not said what."""
     changed = draft or Draft(a_thread(), now_ms)
     [seen] = await threads.look([Want(thread=changed.thread.key)])
-    assert await threads.settle([Change(draft=changed, version=seen.version)], now_ms=now_ms) == [True]
+    assert await threads.save([Change(draft=changed, version=seen.version)], now_ms=now_ms) == [True]
 
 
 KEPT = pytest.mark.parametrize(
@@ -129,7 +130,7 @@ async def test_p26_what_there_is_too_much_of_becomes_less_with_every_call_howeve
                 draft.tell(event(1 + 5 * call + n, worker_id=f"w{number}"), Outcome.SUPERSEDED)
             draft.note(a_note(f"ntf_{call}_{number}"), Outcome.DELIVERED)
             changes.append(Change(draft=draft, version=versions[number]))
-        assert all(await threads.settle(changes, now_ms=START_MS + call))
+        assert all(await threads.save(changes, now_ms=START_MS + call))
         looked = await threads.look([Want(thread=change.draft.thread.key) for change in changes])
         versions = [one.version for one in looked]
         seen.append((await redis.zcard(BASE + ":et"), await redis.zcard(BASE + ":nt")))
@@ -160,7 +161,7 @@ async def test_p26_no_outcome_is_forgotten_that_an_unacked_event_needs(threads: 
         draft = Draft(one.thread, START_MS)
         for pending in one.thread.pending:
             draft.tell(pending, Outcome.PART_OF, f"ntf_{pending.event_id}")
-        assert await threads.settle(
+        assert await threads.save(
             [Change(draft=draft, version=one.version, token=one.token, over=True)], now_ms=START_MS
         ) == [True]
     await before(redis, ":et", ":e", count=SMALL.outcomes + 5_000, at_ms=START_MS + 1)

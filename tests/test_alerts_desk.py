@@ -29,6 +29,7 @@ from alerts.thread_store import Change, ThreadStore, Want
 from alerts.waking import is_of, wake_waiting
 from monitor.liveness import EventKind, Liveness
 from tests.alerts_fakes import START_MS, event
+from tests.stores import pools
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -87,7 +88,7 @@ class Bench:
         change = Change(
             draft=draft, version=version, due_ms=rules.due_ms(thread, self.now_ms), over=rules.is_over(thread)
         )
-        assert await self.threads.settle([change], now_ms=self.now_ms) == [True]
+        assert await self.threads.save([change], now_ms=self.now_ms) == [True]
 
     async def send(self, key: str, end: Callable[[Draft], None]) -> str:
         """Freeze what is pending, make an attempt, and note what came of it."""
@@ -140,7 +141,7 @@ def recovered(seq: int = 2, **changes: Any) -> Event:
 
 @pytest.fixture
 async def bench(store_url: str) -> AsyncIterator[Bench]:
-    store = QueueStore(redis_url=store_url, receivers=1)
+    store = QueueStore(pools=pools(store_url), receivers=1)
     yield Bench(ThreadStore(store, "ops"))
     await store.close()
 

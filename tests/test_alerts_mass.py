@@ -14,6 +14,7 @@ from alerts.queue import QueueStore
 from alerts.wording import Standing
 from monitor.liveness import EventKind, Liveness
 from tests.alerts_fakes import START_MS, event
+from tests.stores import pools
 
 if TYPE_CHECKING:
     from monitor.events import Event
@@ -143,7 +144,7 @@ async def test_p16_several_daemons_count_each_death_once(store_url: str) -> None
         assert (tenant, environment) == ("acme", "prod")
         return Standing(expected=20, silent=0)
 
-    stores = [QueueStore(redis_url=store_url, receivers=1) for _ in range(2)]
+    stores = [QueueStore(pools=pools(store_url), receivers=1) for _ in range(2)]
     try:
         one, other = (Masses(store, rule=RULE, standing=standing) for store in stores)
         deaths = [death(number) for number in range(4)]

@@ -26,7 +26,7 @@ from monitor.store.outbox import Outbox
 from monitor.workers import Evidence, Rejection, WorkerKey
 from tests.alerts_daemons import Daemon
 from tests.alerts_fakes import SECRET, START_MS, Clock, Inbox, ListSource, calm, event, until, webhook_server
-from tests.stores import ManualClock, beat, opened
+from tests.stores import ManualClock, beat, opened, pools
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -207,7 +207,7 @@ async def test_p19_an_ack_between_the_lapse_of_the_last_one_and_its_hand_over_is
         "incident_id": f"inc_{rejected().event_id}",
         "now_ms": clock.ms,
     }
-    source, store = ListSource([rejected()]), QueueStore(redis_url=store_url, receivers=1)
+    source, store = ListSource([rejected()]), QueueStore(pools=pools(store_url), receivers=1)
     ledger, threads = Ledger(store), ThreadStore(store, "ops")
 
     def router(threads: ThreadStore) -> Router:
@@ -329,7 +329,7 @@ class Whole:
             return Standing(expected=found.expected, silent=found.silent)
 
         self.service = AlertService(
-            redis_url=url,
+            pools=pools(url),
             receivers=[ops],
             routes=[Route(receivers=("ops",))],
             source=Outbox(store, owner="d1"),

@@ -39,6 +39,7 @@ from tests.alerts_fakes import (
     until,
     webhook_server,
 )
+from tests.stores import pools
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -321,7 +322,7 @@ async def test_p23_without_confirmation_nothing_is_sent_and_it_is_logged_once(cl
     ops = Inbox()
     with servers.running(servers.valkey_binary()) as server, capture_logs() as logs:
         service = AlertService(
-            redis_url=server.url,
+            pools=pools(server.url),
             receivers=[ops],
             routes=[Route(receivers=("ops",), events=frozenset(EventKind), repeat_interval_ms=0)],
             source=ListSource([event()]),

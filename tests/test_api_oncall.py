@@ -79,7 +79,7 @@ async def told(lastseen: Api, one: Event, end: Callable[[Draft], None]) -> str:
     change = Change(
         draft=draft, version=seen.version, due_ms=single.due_ms(draft.thread, now_ms), over=single.is_over(draft.thread)
     )
-    assert await threads.settle([change], now_ms=now_ms) == [True]
+    assert await threads.save([change], now_ms=now_ms) == [True]
     return frozen.nid
 
 
@@ -223,7 +223,7 @@ async def test_p17_when_a_silence_is_ended_whoever_waits_is_looked_at_again(last
     [claimed] = await threads.claim(limit=1, lease_ms=1_000, now_ms=now_ms)
     draft = Draft(claimed.thread, now_ms)
     waits = Change(draft=draft, version=claimed.version, token=claimed.token, release=True, due_ms=now_ms + HOUR_MS)
-    assert await threads.settle([waits], now_ms=now_ms) == [True]
+    assert await threads.save([waits], now_ms=now_ms) == [True]
     assert await threads.claim(limit=1, lease_ms=1_000, now_ms=now_ms) == []
     assert (await lastseen.client.delete(f"{SILENCES}/{made['id']}")).status_code == 204
     assert lastseen.alerts.woken == ["ops"]

@@ -473,6 +473,40 @@ async def test_p1_a_daemon_that_was_paused_credits_its_workers_when_it_is_back(s
         assert [one.due_ms for one in (await m.store.sweep(0, limit=100)).moved] == [back + REACH_MS]
 
 
+async def test_p1_a_daemon_that_was_killed_in_an_outage_of_all_is_waited_for_beyond_its_end(store_url: str) -> None:
+    async with monitor(store_url) as m, another(m, store_url, "d2") as other:
+        await other.pulse(0, ends=False)
+        seen = await m.beat()
+        await other.beat(0, [beat("of-other")])
+        gone = m.now_ms
+        await m.at(gone + 20_000)  # the store is away; and when it is back, one of the daemons is not
+        back = (await other.pulse(0, ends=False)).now_ms
+        m.windows += 1
+        await _other(m, other, back + REACH_MS)
+        assert [one.worker_id for one in (await other.sweep(0, limit=100)).moved] == ["of-other"]
+        worker = await m.worker()
+        assert (worker.last_seen_ms, worker.deadline_ms) == (seen, back + REACH_MS + REACH_MS)
+        await _other(m, other, back + REACH_MS + REACH_MS)
+        assert [one.due_ms for one in (await other.sweep(0, limit=100)).moved] == [back + REACH_MS + REACH_MS]
+
+
+async def test_p1_a_daemon_that_comes_back_later_than_the_others_is_waited_for_from_then(store_url: str) -> None:
+    async with monitor(store_url) as m, another(m, store_url, "d2") as other:
+        await other.pulse(0, ends=False)
+        await m.beat()
+        await m.at(m.now_ms + 20_000)
+        back = (await other.pulse(0, ends=False)).now_ms
+        m.windows += 1
+        await _other(m, other, back + 30_000)
+        assert await m.pulse() is None
+        own = m.now_ms
+        while m.now_ms < back + REACH_MS:
+            await _other(m, other, m.now_ms + 500)
+            await m.pulse()
+        assert (await m.store.sweep(0, limit=100)).moved == []
+        assert (await m.worker()).deadline_ms == own + REACH_MS
+
+
 async def test_p2_a_new_daemon_after_the_only_one_leaves_no_more_credit_than_the_window(store_url: str) -> None:
     async with monitor(store_url) as m, another(m, store_url, "d2") as second:
         await m.beat()

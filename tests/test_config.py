@@ -111,17 +111,27 @@ def test_each_refusal_says_file_line_and_key(tmp_path: Path, text: str, line: in
 
 
 @pytest.mark.parametrize(
-    "url", ["redis+sentinel://h/0", "redis+cluster://h", "http://h", "h:6379", "", "embedded", "redis:h", "embedded://"]
+    "url", ["redis+cluster://h", "redis+sentinel:h/s", "http://h", "h:6379", "", "embedded", "redis:h", "embedded://"]
 )
-def test_a_store_of_another_kind_is_refused_with_the_four_that_there_are(tmp_path: Path, url: str) -> None:
+def test_a_store_of_another_kind_is_refused_with_those_that_there_are(tmp_path: Path, url: str) -> None:
     (line,) = refused_text(tmp_path, f'[store]\nurl = "{url}"')
-    assert line.startswith("config.toml:2: store.url: must be embedded:, redis://, rediss:// or unix://")
+    assert line.startswith(
+        "config.toml:2: store.url: must be embedded:, redis://, rediss://, unix:// or redis+sentinel://"
+    )
 
 
 @pytest.mark.parametrize("url", ["redis://", "redis://h:0", "redis://h:x", "unix://", "unix:///"])
 def test_a_store_url_that_leads_nowhere_is_refused(tmp_path: Path, url: str) -> None:
     (line,) = refused_text(tmp_path, f'[store]\nurl = "{url}"')
     assert line.startswith("config.toml:2: store.url: ")
+
+
+def test_a_store_behind_sentinel_that_leads_nowhere_is_refused_with_what_is_wrong(tmp_path: Path) -> None:
+    (line,) = refused_text(tmp_path, '[store]\nurl = "redis+sentinel://u:hunter2@h1:26379,h2:port/mymaster"')
+    assert line == (
+        "config.toml:2: store.url: has a Sentinel whose port is not from 1 to 65535: 'h2:port', "
+        'got "redis+sentinel://***@h1:26379,h2:port/mymaster"'
+    )
 
 
 def test_every_problem_is_reported_in_the_order_of_the_file(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from alerts.routing import environment_key
 from alerts.silences import Matchers, Silence, SilenceState, TooManySilencesError, UnknownSilenceError
 from monitor.liveness import EventKind, Liveness
 from tests.alerts_fakes import START_MS, event
+from tests.stores import pools
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -37,7 +38,7 @@ KEPT_MS = History().age_ms
 
 @pytest.fixture
 async def store(store_url: str) -> AsyncIterator[QueueStore]:
-    opened = QueueStore(redis_url=store_url, receivers=1)
+    opened = QueueStore(pools=pools(store_url), receivers=1)
     yield opened
     await opened.close()
 
@@ -172,7 +173,7 @@ class Interrupted(QueueStore):
     """A store at which somebody else is faster: once, right before a call of ``function``."""
 
     def __init__(self, redis_url: str, function: str, meanwhile: Callable[[], Awaitable[object]]) -> None:
-        super().__init__(redis_url=redis_url, receivers=1)
+        super().__init__(pools=pools(redis_url), receivers=1)
         self._function = function
         self._meanwhile: Callable[[], Awaitable[object]] | None = meanwhile
 

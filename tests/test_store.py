@@ -12,24 +12,26 @@ from redis.asyncio import Redis
 
 from monitor.events import EVENT_METADATA_BYTES, Event
 from monitor.liveness import EventKind, Liveness, Trigger
-from monitor.store import SchemaError, Store, StoreRefusedError, StoreUnavailableError
+from monitor.store import SchemaError, Store, StoreFullError, StoreRefusedError, StoreUnavailableError
 from monitor.store.outbox import Outbox
 from monitor.store.store import (
     DAMAGED,
     NOT_ALLOWED,
     OVER_ENVIRONMENTS,
+    OVER_TIMINGS,
     OVER_WORKERS,
     REFUSED,
     STORED,
     EnvironmentRule,
     Want,
 )
-from monitor.workers import Disconnect, Standing, WorkerKey
+from monitor.workers import Disconnect, Evidence, Rejection, Standing, WorkerKey
 from tests import servers
 from tests.store_indexes import check_indexes
 from tests.stores import DEV, GRACE_MS, INTERVAL_MS, ManualClock, beat, opened, settings
 
 W = WorkerKey("acme", "w")
+UNKNOWN_W = WorkerKey("acme", "unknown")
 
 
 async def events_of(store: Store) -> list[Event]:
@@ -659,7 +661,46 @@ async def test_p26_a_history_that_is_too_long_loses_its_oldest_that_were_routed(
         assert [event.worker_id for event in left] == [f"{k:04}" for k in range(299, 600)]
 
 
-async def test_a_start_on_a_full_store_works_so_that_it_can_recover(store_url: str) -> None:
+async def test_p26_a_tenant_s_timings_are_bounded_and_those_that_it_has_go_on(store_url: str) -> None:
+    async with opened(store_url, timings_per_tenant=3) as store:
+        beats = [beat("a"), beat("b", interval_ms=1_000), beat("c", interval_ms=2_000), beat("w", interval_ms=3_000)]
+        outcomes = [STORED, STORED, STORED, OVER_TIMINGS]
+        assert [outcome for outcome, _ in (await store.beat(0, beats)).outcomes] == outcomes
+        assert [outcome for outcome, _ in (await store.beat(0, beats)).outcomes] == outcomes
+        # A known one keeps what it had, and may take what others have; another tenant has its own.
+        again = [
+            *(beat("a", interval_ms=3_000), beat("a", grace_ms=5_000), beat("a"), beat("a", interval_ms=2_000)),
+            beat("a", tenant="other", interval_ms=9_000),
+        ]
+        outcomes = [OVER_TIMINGS, OVER_TIMINGS, STORED, STORED, STORED]
+        assert [outcome for outcome, _ in (await store.beat(0, again)).outcomes] == outcomes
+        # The timing that nobody has any more makes room, and stragglers are taken whatever their number.
+        assert (await store.beat(0, [beat("w", interval_ms=3_000)])).outcomes == [(STORED, 3_000)]
+        assert (await store.leave(goodbye(Trigger.DISCONNECT_CLEAN))).outcome == STORED
+        assert [outcome for outcome, _ in (await store.beat(0, [beat("w")])).outcomes] == [STORED]
+        await check_indexes(store_url)
+
+
+async def test_p26_a_full_store_takes_the_evidence_that_a_beat_came_for_which_it_had_no_room(store_url: str) -> None:
+    """Near its limit a store takes pulses, which are small, and refuses beats, which are not: it is not blind."""
+    async with opened(store_url) as store, Redis.from_url(store_url) as redis:
+        await store.beat(0, [beat()])
+        await redis.config_set("maxmemory", "1")
+        try:
+            with pytest.raises(StoreFullError):
+                await store.beat(0, [beat()])
+            refused = [Evidence(key=key, allowed=None, rejection=Rejection.OVERLOADED) for key in (W, UNKNOWN_W)]
+            await store.evidence(0, refused)
+            _, _, worker = await store.one(W)
+            assert worker is not None
+            assert worker.rejected is not None
+            assert worker.rejected.reason == Rejection.OVERLOADED.value
+            assert (await store.one(UNKNOWN_W))[2] is None
+        finally:
+            await redis.config_set("maxmemory", "0")
+
+
+async def test_p26_a_start_on_a_full_store_works_so_that_it_can_recover(store_url: str) -> None:
     async with opened(store_url) as store, Redis.from_url(store_url) as redis:
         t = (await store.beat(0, [beat()])).now_ms
         await ManualClock(store_url).set(t + INTERVAL_MS + GRACE_MS)
@@ -667,11 +708,32 @@ async def test_a_start_on_a_full_store_works_so_that_it_can_recover(store_url: s
         try:
             async with opened(store_url) as again:
                 assert len((await again.sweep(0, limit=10)).moved) == 1
+                with pytest.raises(StoreFullError):
+                    await again.beat(0, [beat()])
+        finally:
             await redis.config_set("maxmemory", "0")
+
+
+async def test_p26_a_start_on_a_full_store_that_lacks_the_library_waits_for_room(store_url: str) -> None:
+    async with Redis.from_url(store_url) as redis:
+        try:
+            async with opened(store_url) as store:
+                await store.beat(0, [beat()])
+            await redis.function_flush()  # as another release finds it
+            await redis.config_set("maxmemory", "1")
+            with pytest.raises(SchemaError, match="partitions = 1"):
+                await Store.open(settings(store_url, partitions=2))
+            async with opened(store_url) as again:
+                for call in (again.beat(0, [beat()]), again.sweep(0, limit=10), again.one(W)):
+                    with pytest.raises(StoreFullError):
+                        await call
+                await redis.config_set("maxmemory", "0")
+                assert (await again.beat(0, [beat()])).outcomes == [(STORED, INTERVAL_MS)]
+            await redis.flushall()
             await redis.function_flush()
             await redis.config_set("maxmemory", "1")
-            with pytest.raises(StoreUnavailableError):
-                await Store.open(settings(store_url))
+            with pytest.raises(StoreFullError):  # there is nothing of ours to go on with
+                await Store.open(settings(store_url, partitions=2))
         finally:
             await redis.config_set("maxmemory", "0")
 

@@ -6,10 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from monitor.liveness import EventKind, Liveness
-from monitor.store import Store
+from monitor.store import Store, StoreFullError
+from monitor.store.store import STORED
 from monitor.sweeper import PURGE_CHUNK, Sweeper, SweepSettings
 from tests import servers
 from tests.stores import GRACE_MS, INTERVAL_MS, ManualClock, beat, opened, settings
@@ -210,3 +212,52 @@ async def all_positions(store: Store) -> list[str]:
         if not some:
             return positions
         positions += [event.position for event in some]
+
+
+async def test_p26_one_pass_of_housekeeping_drops_all_that_is_too_many_however_fast_it_came(store_url: str) -> None:
+    count, kept = 120_000, 1_000
+    async with opened(store_url) as store, Redis.from_url(store_url) as redis:
+        t = (await store.beat(0, [beat()])).now_ms
+        for start in range(0, count, 10_000):
+            pipeline = redis.pipeline(transaction=False)
+            for number in range(start, start + 10_000):
+                pipeline.xadd("{ls:0}:e", {"event": "x", "gaps": "x"}, id=f"{t + 1}-{number}")
+            await pipeline.execute()
+        taken = await store.take(0, owner="d1", lease_ms=2_000, limit=1)
+        passed, ahead = count - 20_000, 20_000
+        await store.ack(0, token=taken.token, position=f"{t + 1}-{passed}")
+        values = SweepSettings(chunk=7, retention_ms=RETENTION_MS, event_retention_ms=EVENT_RETENTION_MS, events=kept)
+        tidy = Sweeper(store, values, on_moved=lambda _: None).tidy
+        await tidy()
+        assert await redis.xlen("{ls:0}:e") == ahead, "what the router has not passed is kept, and nothing else"
+        await store.ack(0, token=taken.token, position=f"{t + 1}-{count}")
+        await tidy()
+        assert await redis.xlen("{ls:0}:e") == kept + 1  # the last that went marks where the rest begins
+
+
+async def test_p26_a_full_store_makes_room_for_itself_by_retention_and_trimming(store_url: str) -> None:
+    async with opened(store_url, workers_per_tenant=3_000) as store, Redis.from_url(store_url) as redis:
+        moved: list[Moved] = []
+        sweeper = sweeper_on(store, moved, chunk=200)
+        t = 0
+        for start in range(0, 2_000, 100):
+            beats = [beat(f"w{k:04}", metadata_json=f'"{"x" * 2_000}"') for k in range(start, start + 100)]
+            t = (await store.beat(0, beats)).now_ms
+        clock = ManualClock(store_url)
+        await clock.set(t + DEADLINE_MS)
+        await sweeper.sweep()
+        assert len(moved) == 2_000
+        while (taken := await store.take(0, owner="d1", lease_ms=2_000, limit=1_000)).events:
+            await store.ack(0, token=taken.token, position=taken.last)
+        await clock.set(t + DEADLINE_MS + EVENT_RETENTION_MS + 1)
+        try:
+            await redis.config_set("maxmemory", (await redis.info("memory"))["used_memory"] - 1_000_000)
+            with pytest.raises(StoreFullError):
+                await store.beat(0, [beat("new")])
+            await sweeper.tidy()
+            assert (await store.beat(0, [beat("new")])).outcomes == [(STORED, INTERVAL_MS)]
+            left = await store.take(0, owner="d1", lease_ms=2_000, limit=3_000)
+            forgotten = [event for event in left.events if event.kind is EventKind.FORGOTTEN]
+            assert len(forgotten) == 2_000, "what the router has not passed is kept"
+        finally:
+            await redis.config_set("maxmemory", 0)

@@ -41,7 +41,7 @@ def alert_service(
         return Standing(expected=found.expected, silent=found.silent)
 
     return AlertService(
-        redis_url=store.settings.url,
+        pools=store.address.pool,
         receivers=[receiver.open() for receiver in alerts.effective_receivers],
         routes=[
             Route(

@@ -1,4 +1,4 @@
-"""The command line: ``lastseen serve``, ``check``, ``token create``, and what asks a running daemon (``cli_oncall``).
+"""The command line: ``lastseen serve``, ``check``, ``backup``, ``token create``; ``cli_oncall`` asks a running daemon.
 
 Exit status: 0 done, 1 it could not be done, 2 the command line or the configuration is wrong.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 import sys
+from pathlib import Path  # noqa: TC003 - cyclopts reads annotations when it runs
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from monitor.auth import Scope
 from monitor.daemon import cli_oncall
-from monitor.daemon.cli_access import MISUSED, ConfigPath, configured, made_token
+from monitor.daemon.cli_access import FAILED, MISUSED, ConfigPath, configured, made_token
 from monitor.daemon.config import process_count
 from monitor.daemon.greeting import greet, version
 from monitor.daemon.signals import StopSignal
@@ -59,6 +60,30 @@ def check(*, config: ConfigPath = None) -> int:
     for warning in settings.warnings:
         sys.stderr.write(f"warning: {warning}\n")
     sys.stdout.write("the configuration is good\n")
+    return 0
+
+
+@app.command
+def backup(
+    target: Annotated[Path, Parameter(help="Where to: a new directory, or an empty one.")],
+    *,
+    config: ConfigPath = None,
+) -> int:
+    """Copy the embedded store, beside a running daemon or not, and prove the copy by starting a server on it."""
+    settings = configured(config)
+    if not settings.store.embedded:
+        sys.stderr.write("store.url names a server of yours: back it up by its own means\n")
+        return MISUSED
+    from monitor import logs  # noqa: PLC0415 - the other commands need not load the store
+    from monitor.embedded import EmbeddedStoreError, back_up  # noqa: PLC0415 - as above
+
+    logs.configure(level="error", form=settings.log.format, stream=sys.stderr)
+    try:
+        made = back_up(settings.store.data_dir, target, binary=settings.store.valkey_binary or None)
+    except EmbeddedStoreError as error:
+        sys.stderr.write(f"lastseen: {error}\n")
+        return FAILED
+    sys.stdout.write(f"backed up {made.size_bytes} bytes in {made.files} files to {target}\n")
     return 0
 
 

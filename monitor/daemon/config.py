@@ -24,6 +24,7 @@ from monitor.daemon.toml_source import Source, SourceError, overlay, read_file
 from monitor.settings.globs import Glob
 from monitor.settings.key_material import Surroundings
 from monitor.settings.section import Problem, Section, refusal
+from monitor.settings.store_urls import is_sentinel_url, sentinel_url
 from monitor.settings.units import Duration, Size, duration_text, lasting, sized
 from monitor.settings.urls import Url
 
@@ -52,7 +53,7 @@ AUTO: Final = "auto"
 MOST_PROCESSES: Final = 64
 _KIB: Final = 1024
 _SECOND_MS: Final = 1_000
-_STORE_URLS: Final = "must be embedded:, redis://, rediss:// or unix://"
+_STORE_URLS: Final = "must be embedded:, redis://, rediss://, unix:// or redis+sentinel://"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +79,9 @@ def _durability(value: object) -> Durability:
 
 def _store_url(text: str) -> Url:
     if text == EMBEDDED:
+        return Url(text)
+    if is_sentinel_url(text):
+        sentinel_url(text)
         return Url(text)
     try:
         parts = urlsplit(text)
@@ -194,6 +198,7 @@ class Limits(Section):
     system_info_bytes: Annotated[Size, sized(256, _KIB**2)] = Field("4KiB", validate_default=True)
     workers_per_tenant: Annotated[StrictInt, Field(ge=1)] = 1_000_000
     environments_per_tenant: Annotated[StrictInt, Field(ge=1)] = 1_000
+    timings_per_tenant: Annotated[StrictInt, Field(ge=1)] = 10_000
     events: Annotated[StrictInt, Field(ge=1_000)] = 1_000_000
     worker_beats_per_second: Annotated[StrictInt, Field(ge=0)] = 20
     worker_beats_burst: Annotated[StrictInt, Field(ge=1)] = 100

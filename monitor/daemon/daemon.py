@@ -33,6 +33,7 @@ from monitor.daemon.oncall import AlertsOnCall
 from monitor.daemon.vitals import Vitals
 from monitor.daemon.watchdog import Watchdog
 from monitor.events import event_id
+from monitor.eviction import EvictionWatch
 from monitor.evidence import Recorder
 from monitor.health import Health
 from monitor.intake import Intake
@@ -85,6 +86,7 @@ def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:
         ),
         workers_per_tenant=config.limits.workers_per_tenant,
         environments_per_tenant=config.limits.environments_per_tenant,
+        timings_per_tenant=config.limits.timings_per_tenant,
         status_events=usual.status_changed_events,
         replicas=config.store.durability.replicas,
         fsync=config.store.durability.mode == "fsync",
@@ -141,6 +143,8 @@ class Daemon:
             on_moved=self._moved,
         )
         self._evidence = Recorder(store, metrics=self._metrics)
+        self._eviction = EvictionWatch(store)
+        self._health.add_reasons(self._eviction.reasons)
         self._sweeper = Sweeper(
             store,
             SweepSettings(
@@ -223,6 +227,7 @@ class Daemon:
         beside = [
             _beside("vitals", self._vitals.run(), on_bug=self._fail),
             _beside("evidence", self._evidence.run(), on_bug=self._fail),
+            _beside("eviction", self._eviction.run(), on_bug=self._fail),
         ]
         # What the start has made lives as long as the process: the collector need not look at it again.
         gc.collect()

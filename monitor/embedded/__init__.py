@@ -21,7 +21,8 @@ In the lock file is a JSON object, ``LockRecord``. It is written in place, becau
 would replace the lock; a half-written one reads as none.
 """
 
+from monitor.embedded.backup import Backup, back_up
 from monitor.embedded.errors import EmbeddedStoreError, StartAbandonedError
 from monitor.embedded.server import EmbeddedStore
 
-__all__ = ["EmbeddedStore", "EmbeddedStoreError", "StartAbandonedError"]
+__all__ = ["Backup", "EmbeddedStore", "EmbeddedStoreError", "StartAbandonedError", "back_up"]

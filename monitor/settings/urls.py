@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
+
+_OPEN_PATHS: Final = frozenset({"redis", "rediss", "unix", "redis+sentinel"})
+"""Their paths are a number, or name a socket or a service; others may be secret."""
 
 
 class Url(str):
@@ -23,8 +26,10 @@ def masked_url(url: str) -> str:
     scheme, colon, rest = url.partition(":") if ":" in url else ("", "", url)
     slashes = "//" if rest.startswith("//") else ""
     user, at, host = rest.removeprefix("//").rpartition("@")
+    if "?" in user:  # or the @ is in the query, and what follows it is the rest of a password
+        return f"{scheme}{colon}{slashes}***"
     host, question, _ = host.partition("?")
-    if scheme not in {"redis", "rediss", "unix"}:  # their paths are a number, or name a socket; others may be secret
+    if scheme not in _OPEN_PATHS:
         host, slash, path = host.partition("/")
         host += slash + ("***" if path else "")
     return f"{scheme}{colon}{slashes}{'***@' if at or user else ''}{host}{'?***' if question else ''}"

@@ -6,9 +6,10 @@ local function run_id()
   return string.match(call('INFO', 'server'), 'run_id:(%w+)')
 end
 
--- What is known of a daemon's pulses: {newest, begin and end of its newest gap beside others (0: none), ended (1|0)}.
+-- What is known of a daemon's pulses: {newest, begin and end of its newest gap beside others (0: none), ended (1|0),
+-- first}.
 local function pulses_of(packed)
-  return packed and { read('>I6I6I6B', packed) } or nil
+  return packed and { read('>I6I6I6BI6', packed) } or nil
 end
 
 -- {windows = {begin, end}*, oldest first; newest = newest pulse or nil; now = whether t is in a window, the last, that
@@ -99,6 +100,18 @@ local function missed(st, from, uncredited)
   return count > 0 and { ms, till, count, uncredited }
 end
 
+-- Whether another daemon than this one was there before a window and after it.
+local function is_bridged(st, window, daemon)
+  local all = call('HGETALL', st.p)
+  for k = 1, #all, 2 do
+    local known = pulses_of(all[k + 1])
+    if all[k] ~= daemon and known[5] <= window[1] and known[1] >= window[2] then
+      return true
+    end
+  end
+  return false
+end
+
 -- The gap in which the daemon that took a worker's last beat was away while others were there: begin and end, or nil.
 local function gap_of(st, daemon, last_seen)
   local blind = blindness(st)
@@ -110,8 +123,13 @@ local function gap_of(st, daemon, last_seen)
     from, till = own[2], own[3]
   end
   for _, window in ipairs(from and blind.windows or {}) do
-    if window[1] <= from + GAP_MS and window[2] > from then
-      return nil -- there were no others: the window says all there is to say
+    if from < till and window[1] <= from + GAP_MS and window[2] > from then
+      -- There were no others then, and the window says all there is to say. What is beyond it is another gap of this
+      -- daemon, if others were there before and after: if not, it may just have been started again, under another name.
+      if till - window[2] <= GAP_MS or not is_bridged(st, window, daemon) then
+        return nil
+      end
+      from = window[2]
     end
   end
   return from, till
@@ -177,7 +195,7 @@ local function pulse(keys, args)
     if newest and alone then
       cause = cause or DAEMON_STARTED
     end
-    own = { st.t, 0, 0, 0 }
+    own = { st.t, 0, 0, 0, st.t }
   elseif newest - own[1] > GAP_MS then
     own[2], own[3] = own[1], st.t
   end
@@ -193,7 +211,7 @@ local function pulse(keys, args)
   if not newest or blind.restarted then
     call('HSET', st.m, 'run', blind.run)
   end
-  call('HSET', st.p, daemon, write('>I6I6I6B', st.t, own[2], own[3], tonumber(ends)))
+  call('HSET', st.p, daemon, write('>I6I6I6BI6', st.t, own[2], own[3], tonumber(ends), own[5]))
   if #gone > 0 then
     call('HDEL', st.p, spread(gone))
   end

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, ResponseError
-from redis.maint_notifications import MaintNotificationsConfig
 
+from monitor.store.address import Address
 from monitor.store.condition import condition_of
-from monitor.store.errors import StoreRefusedError, StoreUnavailableError
+from monitor.store.errors import StoreFullError, StoreRefusedError, StoreUnavailableError
 from monitor.store.library import LIBRARY_NAME, LIBRARY_SOURCE
 from monitor.store.lines import TROUBLE, Lines
 
@@ -33,6 +33,8 @@ ONCE: Final = 2
 OLDEST_MAJOR: Final = 7
 """The first Redis with functions."""
 
+NO_EVICTION: Final = "noeviction"
+
 _PASSING: Final = (
     "OOM",
     "READONLY",
@@ -45,49 +47,29 @@ _PASSING: Final = (
     "CLUSTERDOWN",
 )
 """How errors begin that are of the server's present state and not of what was asked."""
+_FULL: Final = ("OOM", "MISCONF")
 
 
 class Connection:
     """Calls functions of one server. Every answer's first item, the store's time, goes into ``clock``.
 
     Every method raises ``StoreUnavailableError`` when there is no answer within the time limit, or the store
-    can't do it now; whether a call was applied is then not known.
+    can't do it now; whether a call was applied is then not known. It was not when that is a ``StoreFullError``.
     """
 
     def __init__(self, url: str, *, timeout_s: float, clock: StoreClock) -> None:
-        self._url = url
+        self.address = Address(url, timeout_s=timeout_s)
         self._timeout_s = timeout_s
         self._clock = clock
         again = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.25), 2)
         again.update_supported_errors([RuntimeError])  # type: ignore[list-item]  # on uvloop, see TROUBLE
-        self._writing = Lines(self._line_pool(), most=WRITERS)
+        self._writing = Lines(self.address.unlimited(), most=WRITERS)
         self._reading = self._client(READERS, again)
         self._once = self._client(ONCE, Retry(NoBackoff(), 0))
 
-    def _line_pool(self) -> ConnectionPool:
-        return ConnectionPool.from_url(
-            self._url,
-            # The time limit of a call is around all of it. Inner ones would cost a task each, and on Python 3.11 can
-            # swallow the outer one's cancellation.
-            socket_timeout=None,
-            socket_connect_timeout=None,
-            retry=Retry(NoBackoff(), 0),
-            maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        )
-
     def _client(self, connections: int, retry: Retry) -> Redis:
         return Redis(
-            connection_pool=BlockingConnectionPool.from_url(
-                self._url,
-                max_connections=connections,
-                timeout=self._timeout_s,
-                socket_timeout=self._timeout_s,
-                socket_connect_timeout=self._timeout_s,
-                retry=retry,
-                # redis-py 8.1.0 does not replace a connection that the server has closed while idle unless
-                # this is off (redis-py issue 4252).
-                maint_notifications_config=MaintNotificationsConfig(enabled=False),
-            )
+            connection_pool=self.address.pool(max_connections=connections, timeout_s=self._timeout_s, retry=retry)
         )
 
     async def close(self) -> None:
@@ -96,6 +78,7 @@ class Connection:
         for client in (self._reading, self._once):
             await client.aclose()
             await client.connection_pool.disconnect()
+        await self.address.close()
 
     async def judge_server(self) -> None:
         """Refuse a server that would lose data or can't run the library.
@@ -103,17 +86,16 @@ class Connection:
         Raises:
             StoreRefusedError: it evicts keys, or has no functions.
         """
+        policy = await self.evicting_policy()
         try:
             async with asyncio.timeout(self._timeout_s):
-                memory = await self._reading.info("memory")
                 server = await self._reading.info("server")
         except TROUBLE as error:
             raise _unavailable(error) from error
-        policy = memory.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction":
+        if policy is not None:
             raise StoreRefusedError(
                 f"the store evicts keys: its maxmemory-policy is {policy!r}, which would drop workers and alerts "
-                f"without a word; set it to 'noeviction'"
+                f"without a word; set it to {NO_EVICTION!r}"
             )
         version = str(server.get("redis_version", "0"))
         if int(version.split(".", maxsplit=1)[0]) < OLDEST_MAJOR:
@@ -128,6 +110,16 @@ class Connection:
         except TROUBLE as error:
             raise _unavailable(error) from error
         return condition_of(memory, persistence)
+
+    async def evicting_policy(self) -> str | None:
+        """The server's ``maxmemory-policy`` if it is one that evicts keys, else None."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                memory = await self._reading.info("memory")
+        except TROUBLE as error:
+            raise _unavailable(error) from error
+        policy = str(memory.get("maxmemory_policy", NO_EVICTION))
+        return None if policy == NO_EVICTION else policy
 
     async def load(self) -> None:
         """Make sure that the library is there. One that is there is not loaded again: a full store would refuse it.
@@ -145,6 +137,15 @@ class Connection:
             raise StoreRefusedError(f"the store refuses the function library: {error}") from error
         except TROUBLE as error:
             raise _unavailable(error) from error
+
+    async def founded(self, partition: int) -> tuple[int, int] | None:
+        """The schema version and the number of partitions that a partition has, read without the library."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                schema, partitions = await self._reading.hmget(f"{{ls:{partition}}}:m", "schema", "partitions")
+        except TROUBLE as error:
+            raise _unavailable(error) from error
+        return None if schema is None or partitions is None else (int(schema), int(partitions))
 
     async def write(self, function: str, partition: int, *args: bytes | str | int) -> Any:
         """Call a function whose replay is harmless; it may be sent again when no answer comes."""
@@ -205,8 +206,12 @@ class Connection:
 
 def _is_passing(error: ResponseError) -> bool:
     # redis-py takes the code off some errors and gives them a type of their own; the text tells the rest.
+    return type(error) is not ResponseError or str(error).startswith(_PASSING) or _is_full(error)
+
+
+def _is_full(error: Exception) -> bool:
     text = str(error)
-    return type(error) is not ResponseError or text.startswith(_PASSING) or "maxmemory" in text
+    return isinstance(error, ResponseError) and (text.startswith(_FULL) or "maxmemory" in text)
 
 
 def _unavailable(error: Exception) -> StoreUnavailableError:
@@ -214,4 +219,6 @@ def _unavailable(error: Exception) -> StoreUnavailableError:
         return StoreUnavailableError(f"the store refuses our credentials: {error}")
     if isinstance(error, TimeoutError):
         return StoreUnavailableError("the store did not answer in time")
+    if _is_full(error):
+        return StoreFullError(f"the store is full: {error}")
     return StoreUnavailableError(f"the store failed: {error}")

@@ -7,6 +7,10 @@ class StoreUnavailableError(Exception):
     """The store did not answer, or could not write; the same call may succeed later. Nothing is known to be lost."""
 
 
+class StoreFullError(StoreUnavailableError):
+    """The store takes no writes, since its memory or its disk is full; it still answers reads."""
+
+
 class StoreRefusedError(Exception):
     """The server can't be used as a store: it evicts, or lacks functions. The operator must act."""
 

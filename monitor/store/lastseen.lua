@@ -58,6 +58,7 @@ local G_TENANT, G_ENVIRONMENT, G_INTERVAL, G_GRACE, G_AFTER_STOP = 1, 2, 3, 4, 5
 local TRANSITIONS_KEPT, MOVES_PER_CALL = 16, 32
 local GATHER_LIMIT, GROUPS_LIMIT, PAGE_BYTES, ARGUMENTS = 500, 200, 262144, 1000
 local STORED, OVER_WORKERS, OVER_ENVIRONMENTS, NOT_ALLOWED, UNKNOWN, REFUSED, DAMAGED, LATE = 0, 1, 2, 3, 4, 5, 6, 7
+local OVER_TIMINGS = 8
 
 -- Bound by `open`: while a library is loaded the server has none of them.
 local call, spread, sub, read, write
@@ -194,21 +195,34 @@ local function group_key(tenant, environment, interval, grace, after_stop)
     .. (after_stop and ':s' or '')
 end
 
+-- The group of this key, or nil where there is none yet.
+local function gid_of(st, key)
+  local gid = st.groups[key] or tonumber(call('HGET', st.g, key))
+  st.groups[key] = gid
+  return gid
+end
+
 local function group_for(st, tenant, environment, interval, grace, after_stop)
   local key = group_key(tenant, environment, interval, grace, after_stop)
-  local gid = st.groups[key]
-  if gid then
-    return gid
-  end
-  gid = tonumber(call('HGET', st.g, key))
+  local gid = gid_of(st, key)
   if not gid then
     gid = st.gid + 1
     st.gid = gid
-    st.groups[gid] = { tenant, environment, interval, grace, after_stop }
+    st.groups[gid], st.groups[key] = { tenant, environment, interval, grace, after_stop }, gid
     st.founded[#st.founded + 1] = { key, gid }
   end
-  st.groups[key] = gid
   return gid
+end
+
+-- How many groups a tenant has, those that this call founds among them.
+local function groups_of(st, tenant)
+  local count = call('ZCARD', st.a .. ':' .. tenant)
+  for _, founded in ipairs(st.founded) do
+    if st.groups[founded[2]][G_TENANT] == tenant then
+      count = count + 1
+    end
+  end
+  return count
 end
 
 -- Tenants -----------------------------------------------------------------------------------------
@@ -515,7 +529,7 @@ local function deadline_of(st, w)
   local due, uncredited = credited(st, base + reach, reach, interval)
   if st.t >= due and base == rec[R_LAST_SEEN] then
     local from, till = gap_of(st, rec[R_DAEMON], base)
-    if from and from < base + reach then
+    if from and from < due then
       base = math.max(base, math.min(till, from + reach))
       due, uncredited = credited(st, base + reach, reach, interval)
     end
@@ -783,6 +797,7 @@ end
 
 local P_TENANT, P_ENVIRONMENT, P_FIRST, P_ALLOWED, P_INTERVAL, P_GRACE = 1, 2, 3, 4, 5, 6
 local S_INTERVAL, S_GRACE, S_RULES, S_WORKERS, S_ENVIRONMENTS, S_DAEMON, S_STATUS_EVENTS = 1, 2, 3, 4, 5, 6, 7
+local S_TIMINGS = 8
 local B_DIGEST, B_STATUS, B_TASKS, B_TASK, B_META, B_EVENT_META, B_EVENT_CUT = 1, 2, 3, 4, 5, 6, 7
 local B_SYSTEM, B_SYSTEM_CUT, B_LOGS, B_LOGS_CUT = 8, 9, 10, 11
 
@@ -835,6 +850,20 @@ local function steady_of(st, settings, profile, raw)
   return { st.alive[rec[R_GID]], math.min(interval + grace, LONGEST_GAP), interval }
 end
 
+-- Whether a beat would bring its tenant one group more than it may have. The groups of stragglers are not refused.
+local function is_over_timings(st, settings, profile, w, environment)
+  local rec, g = w.rec or {}, w.group
+  local interval, grace = effective(settings, environment, {
+    [R_INTERVAL] = profile[P_INTERVAL] or rec[R_INTERVAL] or UNDECLARED,
+    [R_GRACE] = profile[P_GRACE] or rec[R_GRACE] or UNDECLARED,
+  })
+  if g and g[G_ENVIRONMENT] == environment and g[G_INTERVAL] == interval and g[G_GRACE] == grace then
+    return false
+  end
+  return not gid_of(st, group_key(w.tenant, environment, interval, grace, false))
+    and groups_of(st, w.tenant) >= settings[S_TIMINGS]
+end
+
 -- The outcome of a beat before anything is changed.
 local function judge(st, settings, profile, w, environment)
   local was = w.group and w.group[G_ENVIRONMENT]
@@ -851,6 +880,8 @@ local function judge(st, settings, profile, w, environment)
     and tenant_of(st, w.tenant).v >= settings[S_ENVIRONMENTS]
   then
     return OVER_ENVIRONMENTS
+  elseif is_over_timings(st, settings, profile, w, environment) then
+    return OVER_TIMINGS
   end
   return STORED
 end
@@ -968,7 +999,7 @@ end
 
 -- Applies up to 256 beats, in order. A worker may stand in it more than once.
 -- ARGV[1]: msgpack {interval, grace (ms), rules {{glob, interval, grace}*}, workers limit, environments limit, daemon,
---   status events (boolean)}
+--   status events (boolean), timings limit}
 -- ARGV[2]: msgpack list of profiles {tenant, environment|false, first environment, allowed|false, interval, grace (ms;
 --   false keeps the last value, UNDECLARED takes it back)}
 -- ARGV[3]: msgpack list, four items for each beat: place of its profile, worker, report|false to keep it, more|false.
@@ -1538,7 +1569,7 @@ end
 register('hello', hello, { 'allow-oom' })
 register('beat', beat, {})
 register('pulse', pulse, {}) -- a full store takes no beats: it is blind
-register('evidence', evidence, {})
+register('evidence', evidence, { 'allow-oom' }) -- that a beat came which a full store had no room for; of known workers only
 register('leave', leave, { 'allow-oom' })
 register('forget', forget, { 'allow-oom' })
 register('sweep', sweep, { 'allow-oom' })

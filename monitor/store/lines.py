@@ -23,7 +23,8 @@ TROUBLE: Final = (RedisError, OSError, TimeoutError, RuntimeError)
 class Lines:
     """At most ``most`` calls at a time, each on a connection of its own until its answer has come.
 
-    ``pool`` makes the connections. They have no time limits of their own: whoever calls sets one. A call whose
+    ``pool`` makes the connections. They have no time limits of their own: whoever calls sets one around all of it.
+    (Inner ones would cost a task each, and on Python 3.11 can swallow the outer one's cancellation.) A call whose
     connection is lost is sent again, twice at most, on a new one.
     """
 
@@ -57,6 +58,8 @@ class Lines:
         connection: AbstractConnection
         connection = self._idle.pop() if self._idle else self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
+            if connection.should_reconnect():  # it leads to a former primary
+                await connection.disconnect(nowait=True)
             await connection.send_command(*command)  # connects first, if it is not connected
             answer = await connection.read_response()
         except ResponseError:

@@ -18,7 +18,7 @@ from monitor.clock import StoreClock
 from monitor.liveness import Liveness, Trigger
 from monitor.store import codec
 from monitor.store.connection import Connection
-from monitor.store.errors import SchemaError, StoreUnavailableError
+from monitor.store.errors import SchemaError, StoreFullError, StoreUnavailableError
 from monitor.store.library import DOWN_STATES, STATE_CODES
 from monitor.workers import Standing, partition_of
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from monitor.events import Event
+    from monitor.store.address import Address
     from monitor.store.condition import Condition
     from monitor.workers import Beat, Disconnect, Evidence, Moved, Worker, WorkerKey
 
@@ -37,7 +38,7 @@ SCHEMA_VERSION: Final = 1
 COUNT_PAGE: Final = 200
 EVENTS_TRIMMED_PER_CALL: Final = 100
 
-STORED, OVER_WORKERS, OVER_ENVIRONMENTS, NOT_ALLOWED, UNKNOWN, REFUSED, DAMAGED, LATE = range(8)
+STORED, OVER_WORKERS, OVER_ENVIRONMENTS, NOT_ALLOWED, UNKNOWN, REFUSED, DAMAGED, LATE, OVER_TIMINGS = range(9)
 """What a function answers of one worker; the same numbers stand at the top of ``lastseen.lua``."""
 
 
@@ -64,6 +65,8 @@ class StoreSettings:
     workers_per_tenant: int
     environments_per_tenant: int
     status_events: bool
+    timings_per_tenant: int = 10_000
+    """Of environment, interval and grace, as its workers have them."""
     replicas: int = 0
     """So many have to have what ``confirm`` waits for."""
     fsync: bool = False
@@ -177,6 +180,7 @@ class Store:
                 settings.environments_per_tenant,
                 settings.daemon,
                 settings.status_events,
+                settings.timings_per_tenant,
             ]
         )
 
@@ -184,8 +188,10 @@ class Store:
     async def open(cls, settings: StoreSettings) -> Store:
         """Connect, judge the server, load the library, check the schema.
 
+        A store that is full opens too, if it is a store of ours already: beats are refused until there is room.
+
         Raises:
-            StoreUnavailableError: no answer.
+            StoreUnavailableError: no answer, or no room to begin with.
             StoreRefusedError: the server evicts keys or has no functions.
             SchemaError: the data is of a newer release or of another number of partitions.
         """
@@ -193,9 +199,16 @@ class Store:
             store = cls(settings)
             stack.push_async_callback(store.close)
             await store._connection.judge_server()
-            await store._connection.load()
-            for partition in range(store.partitions):
-                await store._hello(partition)
+            try:
+                await store._connection.load()
+                for partition in range(store.partitions):
+                    await store._hello(partition)
+            except StoreFullError:
+                for partition in range(store.partitions):
+                    known = await store._connection.founded(partition)
+                    if known is None:
+                        raise
+                    store._check(*known)
             stack.pop_all()
         return store
 
@@ -203,8 +216,20 @@ class Store:
         """Close every connection."""
         await self._connection.close()
 
+    @property
+    def address(self) -> Address:
+        """Where it is, for others who speak to it."""
+        return self._connection.address
+
+    async def evicting_policy(self) -> str | None:
+        """The server's ``maxmemory-policy`` if it evicts keys, which may have changed since ``open``; else None."""
+        return await self._connection.evicting_policy()
+
     async def _hello(self, partition: int) -> None:
         _, schema, partitions = await self._connection.write("hello", partition, SCHEMA_VERSION, self.partitions)
+        self._check(schema, partitions)
+
+    def _check(self, schema: int, partitions: int) -> None:
         if schema > SCHEMA_VERSION:
             raise SchemaError(
                 f"the store's schema is version {schema}, written by a newer release; this one knows {SCHEMA_VERSION}"
@@ -315,6 +340,7 @@ class Store:
         following = self._confirm_next.get(partition)
         if following is None:
             following = asyncio.create_task(self._confirm(partition), name=f"confirm-{partition}")
+            following.add_done_callback(_seen)
             self._confirm_next[partition] = following
         try:
             async with asyncio.timeout(2 * self.settings.timeout_s):
@@ -466,3 +492,9 @@ class Store:
         order = "desc" if newest_first else "asc"
         now_ms, swept_ms, entries = await self._connection.read("history", partition, after, limit, order)
         return now_ms, swept_ms, codec.events(partition, entries)
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    """Take note of what a task raised: whoever asked for it may have given up on it."""
+    if not task.cancelled():
+        task.exception()

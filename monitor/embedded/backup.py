@@ -1,0 +1,147 @@
+"""A copy of the embedded store's data, made beside a running server or a stopped one, and proved by starting on it.
+
+What the server knows is in the files that ``appendonlydir/appendonly.aof.manifest`` names: a base, which never
+changes, and files that are only appended to. A rewrite replaces them by new ones and the manifest by another. So a copy
+is one of a single moment if all files of one manifest were open while that manifest stood: what is deleted later can
+still be read, and what is appended later is a prefix of the truth. The server need not be asked, and is not held up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from monitor.clock import monotonic_s
+from monitor.embedded.errors import EmbeddedStoreError
+from monitor.embedded.server import EmbeddedStore
+
+OPEN_LIMIT_S: Final = 10.0
+"""A rewrite changes the manifest twice, seconds apart or more: a few tries are enough."""
+_MANIFEST: Final = "appendonly.aof.manifest"
+_CHUNK_BYTES: Final = 1 << 20
+_LEFT_BY_A_START: Final = ("lock", "store/lock", "store/valkey.log", "store/valkey.log.1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backup:
+    """What was copied. ``files`` counts the manifest too."""
+
+    files: int
+    size_bytes: int
+
+
+def back_up(data_dir: Path, target: Path, *, binary: str | None = None) -> Backup:
+    """Copy the store of ``data_dir`` to ``target``, which is then a data directory of its own.
+
+    The copy has what the store had written when it was made, and appears under its name only when it is on the disk and
+    a server has started on it, which takes as much memory as the store does. The signing key is not part of it. Blocks;
+    called in the main thread. ``binary``: the server to prove it with, as for ``EmbeddedStore``.
+
+    Raises:
+        EmbeddedStoreError: there is no store in ``data_dir``, ``target`` has something in it already, or the copy can't
+            be made or started on; nothing is left of it then.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise EmbeddedStoreError(f"{target} is there already, and is not an empty directory")
+    source = data_dir / "store" / "appendonlydir"
+    if not (source / _MANIFEST).is_file():
+        raise EmbeddedStoreError(f"there is no embedded store in {data_dir}")
+    partial = target.absolute().with_name(f"{target.absolute().name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(mode=0o700, parents=True)
+        made = _copy(source, partial / "store" / "appendonlydir")
+        _prove(partial, binary)
+        _sync_tree(partial)
+        partial.rename(target.absolute())
+        _sync(target.absolute().parent)
+    except OSError as error:
+        raise EmbeddedStoreError(f"no backup of {data_dir} to {target}: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return made
+
+
+def _copy(source: Path, target: Path) -> Backup:
+    target.mkdir(mode=0o700, parents=True)
+    with contextlib.ExitStack() as stack:
+        manifest, files = _opened(source, stack)
+        size_bytes = sum(_written(target / name, file) for name, file in files.items())
+    text = b"".join(line + b"\n" for line in manifest)
+    (target / _MANIFEST).write_bytes(text)
+    return Backup(files=len(files) + 1, size_bytes=size_bytes + len(text))
+
+
+def _opened(source: Path, stack: contextlib.ExitStack) -> tuple[list[bytes], dict[str, BinaryIO]]:
+    """The lines of the manifest, and the files that they name, opened while it stood.
+
+    Raises:
+        OSError: there is no manifest, or a file can't be read.
+        EmbeddedStoreError: the manifest changes all the time.
+    """
+    give_up_s = monotonic_s() + OPEN_LIMIT_S
+    while monotonic_s() < give_up_s:
+        lines = _manifest(source)
+        try:
+            files: dict[str, BinaryIO] = {
+                name: stack.enter_context((source / name).open("rb")) for name in map(_name, lines)
+            }
+        except FileNotFoundError:
+            if _manifest(source) == lines:
+                raise
+            continue
+        if _manifest(source) == lines:
+            return lines, files
+    raise EmbeddedStoreError(f"{source / _MANIFEST} changed all the time for {OPEN_LIMIT_S:g} s")
+
+
+def _manifest(source: Path) -> list[bytes]:
+    """Its lines but those of files that are to be deleted, which nobody reads any more."""
+    lines = (source / _MANIFEST).read_bytes().splitlines()
+    return [line for line in lines if not line.endswith(b" type h")]
+
+
+def _name(line: bytes) -> str:
+    """The file that a line names: ``file NAME seq N type T``; all names are the server's own."""
+    name = line.split()[1].decode("ascii")
+    if Path(name).name != name:
+        raise EmbeddedStoreError(f"{_MANIFEST} names {name!r}, which is not in its directory")
+    return name
+
+
+def _written(target: Path, source: BinaryIO) -> int:
+    with target.open("xb") as copy:
+        shutil.copyfileobj(source, copy, _CHUNK_BYTES)
+        return copy.tell()
+
+
+def _prove(data_dir: Path, binary: str | None) -> None:
+    """Start a server on the copy, and leave nothing of that behind. What was cut off at its end is gone then.
+
+    Raises:
+        EmbeddedStoreError: it does not start.
+    """
+    store = EmbeddedStore(data_dir, binary=binary)
+    store.start()
+    asyncio.run(store.stop())
+    for name in _LEFT_BY_A_START:
+        (data_dir / name).unlink(missing_ok=True)
+
+
+def _sync_tree(top: Path) -> None:
+    for directory, _, names in os.walk(top):
+        for name in names:
+            _sync(Path(directory, name))
+        _sync(Path(directory))
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,73 @@
+"""Where the store is, and pools of connections to it.
+
+A server with an address of its own, or whichever one Sentinel says is the primary. Whoever speaks to the store gets
+its pools here, the delivery queue too: with Sentinel all of them learn of a failover at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from redis.asyncio import BlockingConnectionPool, ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+
+from monitor.settings.store_urls import is_sentinel_url, sentinel_url
+from monitor.store.primary import Primary, PrimaryConnection, PrimaryTlsConnection, tls_settings
+
+if TYPE_CHECKING:
+    from monitor.settings.store_urls import SentinelUrl
+
+_Pool = TypeVar("_Pool", bound=ConnectionPool)
+
+SEARCH_SHARE: Final = 0.5
+"""How much of the time limit of a call the search for the primary may take; the rest is for the call itself."""
+
+
+class Address:
+    """The store at ``url``. Belongs to one event loop.
+
+    ``timeout_s`` bounds a connection attempt, and half of it the search for the primary.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float) -> None:
+        self._url = url
+        self._timeout_s = timeout_s
+        self._place = sentinel_url(url) if is_sentinel_url(url) else None
+        self._primary = None if self._place is None else Primary(self._place, limit_s=timeout_s * SEARCH_SHARE)
+
+    async def close(self) -> None:
+        """Stop watching where the primary is. The pools are their owners' to close, before. Idempotent."""
+        if self._primary is not None:
+            await self._primary.close()
+
+    def pool(self, *, max_connections: int, timeout_s: float, retry: Retry) -> BlockingConnectionPool:
+        """At most so many connections; more calls wait for one. ``timeout_s`` bounds that wait and each answer."""
+        return self._pool(
+            BlockingConnectionPool,
+            max_connections=max_connections,
+            timeout=timeout_s,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=min(timeout_s, self._timeout_s),
+            retry=retry,
+        )
+
+    def unlimited(self) -> ConnectionPool:
+        """A maker of connections that have no time limits of their own."""
+        return self._pool(ConnectionPool, socket_timeout=None, socket_connect_timeout=None, retry=Retry(NoBackoff(), 0))
+
+    def _pool(self, kind: type[_Pool], **settings: Any) -> _Pool:
+        # redis-py 8.1.0 does not replace a connection that the server has closed while idle unless
+        # this is off (redis-py issue 4252).
+        settings["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
+        if self._place is None:
+            return kind.from_url(self._url, **settings)
+        return kind(**_identity(self._place), primary=self._primary, **settings)
+
+
+def _identity(place: SentinelUrl) -> dict[str, Any]:
+    who: dict[str, Any] = {"username": place.username, "password": place.password, "db": place.db}
+    if place.tls == "none":
+        return {**who, "connection_class": PrimaryConnection}
+    return {**who, "connection_class": PrimaryTlsConnection, **tls_settings(place)}

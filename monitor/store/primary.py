@@ -1,0 +1,227 @@
+"""Connections to whichever server Sentinel says is the primary, now and after a failover.
+
+By the guidelines for clients of Sentinel (https://redis.io/docs/latest/develop/reference/sentinel-clients/): the
+Sentinels are asked in their order, the first that answers comes first from then on, and a server has to say that it
+is a primary before a connection to it is used. redis-py's own classes are not used for that. Its connections look for
+the primary in ``connect`` only, and not when a command finds them closed; its pool raises when it is empty; and none
+of them leaves a former primary that goes on answering. One that does is the rule and not the exception: after an
+ordered failover, or when it was only paused, a former primary takes writes, which will be lost, until Sentinel
+demotes it 8 s later. So Sentinel is also asked by the clock, and every connection to another server is cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
+
+import structlog
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.connection import Connection, SSLConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+from redis.maint_notifications import MaintNotificationsConfig
+
+from monitor.store.lines import TROUBLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from monitor.settings.store_urls import SentinelUrl
+
+WATCH_S: Final = 0.25
+"""How often Sentinel is asked whether the primary has moved. So long may a former one take beats that will be lost."""
+_NO_PRIMARY: Final = ("READONLY", "NOREPLICAS", "MASTERDOWN", "You can't write against a read only replica")
+"""How a server that is a primary no more refuses, or one that has lost its replicas to another."""
+
+log = structlog.get_logger(__name__)
+
+
+class PrimaryNotFoundError(RedisConnectionError):
+    """No Sentinel says where the primary is."""
+
+
+class NotPrimaryError(RedisConnectionError):
+    """The server does not act as the primary, or not any more. Another try asks Sentinel again."""
+
+
+class Primary:
+    """Knows where the primary of a service is. Belongs to one event loop; ``close`` ends its watch.
+
+    ``limit_s`` bounds one search: each Sentinel gets an equal part of it.
+    """
+
+    def __init__(self, place: SentinelUrl, *, limit_s: float) -> None:
+        self.address: tuple[str, int] | None = None
+        """Where it was when it was last asked."""
+        self._service = place.service
+        self._sentinels = [_client(place, host, port) for host, port in place.sentinels]
+        self._limit_s = limit_s / len(self._sentinels)
+        self._connections: WeakSet[PrimaryConnection] = WeakSet()
+        self._search: asyncio.Task[tuple[str, int] | PrimaryNotFoundError] | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    async def find(self) -> tuple[str, int]:
+        """Where the primary is, by the word of a Sentinel. All who ask at a time share one question.
+
+        Raises:
+            PrimaryNotFoundError: none of the Sentinels has an answer; bounded in time.
+        """
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(self._look_again(), name="watch the primary")
+        found = await self._searched()
+        if isinstance(found, PrimaryNotFoundError):
+            raise PrimaryNotFoundError(*found.args)
+        return found
+
+    def made(self, connection: PrimaryConnection) -> None:
+        """Have a connection told when the primary is elsewhere."""
+        self._connections.add(connection)
+
+    async def close(self) -> None:
+        """End the watch, and the connections to the Sentinels. Idempotent."""
+        tasks = [task for task in (self._watch, self._search) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for _, sentinel in self._sentinels:
+            await sentinel.aclose()
+
+    async def _look_again(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_S)
+            await self._searched()  # with no Sentinel there, the connections that there are go on
+
+    async def _searched(self) -> tuple[str, int] | PrimaryNotFoundError:
+        if self._search is None or self._search.done():
+            self._search = asyncio.create_task(self._ask_all(), name="find the primary")
+        return await asyncio.shield(self._search)
+
+    async def _ask_all(self) -> tuple[str, int] | PrimaryNotFoundError:
+        troubles = []
+        for one in tuple(self._sentinels):
+            name, sentinel = one
+            try:
+                async with asyncio.timeout(self._limit_s):
+                    found = await _ask(sentinel, self._service)
+            except TROUBLE as error:
+                troubles.append(f"{name}: {error or 'no answer in time'}")
+                continue
+            if found is None:
+                troubles.append(f"{name}: there is no service {self._service!r}")
+                continue
+            self._sentinels.remove(one)
+            self._sentinels.insert(0, one)
+            self._is_at(found)
+            return found
+        return PrimaryNotFoundError(f"no Sentinel says where the primary is: {'; '.join(troubles)}")
+
+    def _is_at(self, address: tuple[str, int]) -> None:
+        if address == self.address:
+            return
+        was, self.address = self.address, address
+        if was is not None:
+            log.warning("store.primary_moved", was=_shown(was), now=_shown(address))
+        for connection in list(self._connections):
+            if (connection.host, connection.port) != address:
+                connection.cut()
+
+
+class PrimaryConnection(Connection):
+    """A connection to where ``primary`` is when it is made. One that turns out not to lead there is closed."""
+
+    def __init__(self, *, primary: Primary, **settings: Any) -> None:
+        self._primary = primary
+        super().__init__(**settings)
+        primary.made(self)
+
+    def cut(self) -> None:
+        """End it, and the call that is under way, whose effect may be lost. It connects anew when it is used again."""
+        self.mark_for_reconnect()  # type: ignore[no-untyped-call]
+        if self._writer is not None:
+            self._writer.transport.abort()
+
+    async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:  # noqa: FBT001, FBT002 - as the base class
+        """Connect, unless it leads to the primary already."""
+        if self.should_reconnect():  # type: ignore[no-untyped-call]
+            await self.disconnect(nowait=True)
+        await super().connect_check_health(check_health=check_health, retry_socket_connect=retry_socket_connect)
+
+    async def _connect(self) -> None:
+        self.host, self.port = await self._primary.find()
+        await super()._connect()  # type: ignore[no-untyped-call]
+        if self._primary.address != (self.host, self.port):
+            await self.disconnect(nowait=True)
+            raise NotPrimaryError(f"the primary has moved away from {self._host_error()}")
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 - as the base class
+        """Introduce ourselves, and see whom we have before us.
+
+        Raises:
+            NotPrimaryError: a replica, though Sentinel has named it: it was demoted, or is not promoted yet.
+        """
+        await super().on_connect_check_health(check_health=check_health)
+        await self.send_command("ROLE", check_health=False)
+        role = await self.read_response()
+        if role[0] != b"master":
+            raise NotPrimaryError(f"Sentinel names {self._host_error()} as the primary, which says that it is none")
+
+    async def read_response(self, *args: Any, **settings: Any) -> Any:
+        """The answer to what was sent.
+
+        Raises:
+            NotPrimaryError: the server refuses to act as the primary; nothing was applied.
+        """
+        try:
+            return await super().read_response(*args, **settings)
+        except ResponseError as error:
+            if not _is_no_primary(error):
+                raise
+            await self.disconnect(nowait=True)
+            raise NotPrimaryError(f"{self._host_error()} does not act as the primary: {error}") from error
+
+
+class PrimaryTlsConnection(PrimaryConnection, SSLConnection):
+    """The same over TLS."""
+
+
+def tls_settings(place: SentinelUrl) -> dict[str, Any]:
+    """What a connection over TLS is made with."""
+    return {**dict(place.files), "ssl_check_hostname": place.check_hostname}
+
+
+def _client(place: SentinelUrl, host: str, port: int) -> tuple[str, Redis]:
+    """One Sentinel, and what it is called."""
+    over_tls = place.tls == "all"
+    pool = ConnectionPool(
+        connection_class=SSLConnection if over_tls else Connection,
+        host=host,
+        port=port,
+        username=place.sentinel_username,
+        password=place.sentinel_password,
+        # The time limit is around the whole question.
+        socket_timeout=None,
+        socket_connect_timeout=None,
+        retry=Retry(NoBackoff(), 0),
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        **(tls_settings(place) if over_tls else {}),
+    )
+    return _shown((host, port)), Redis.from_pool(pool)
+
+
+async def _ask(sentinel: Redis, service: str) -> tuple[str, int] | None:
+    execute: Callable[..., Any] = sentinel.execute_command
+    answer = await execute("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
+    return None if answer is None else (answer[0].decode(), int(answer[1]))
+
+
+def _shown(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _is_no_primary(error: ResponseError) -> bool:
+    # redis-py takes the code off the errors that it has a type of its own for.
+    return type(error).__name__ in {"ReadOnlyError", "MasterDownError"} or str(error).startswith(_NO_PRIMARY)

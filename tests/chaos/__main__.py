@@ -1,0 +1,122 @@
+"""``python -m tests.chaos``: one seed again, or many; docs/chaos.md.
+
+Prints what was done and what came of it. The exit status is 1 when a promise was broken; the whole timeline of such a
+seed is in a file then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from monitor.clock import monotonic_s
+from tests.chaos import oracle, plan, run, site
+from tests.chaos.record import from_json
+
+if TYPE_CHECKING:
+    from tests.chaos.record import Record, Violation
+
+SHOWN: Final = 12
+
+
+@dataclass(kw_only=True, slots=True)
+class Sums:
+    """What all runs together came to."""
+
+    runs: int = 0
+    failed: list[int] = field(default_factory=list)
+    faults: Counter[str] = field(default_factory=Counter)
+    promises: Counter[str] = field(default_factory=Counter)
+    false_pages: int = 0
+    lost_alerts: int = 0
+    duplicate_ids: int = 0
+    beats: int = 0
+    events: int = 0
+    arrivals: int = 0
+
+    def add(self, record: Record, violations: list[Violation]) -> None:
+        """Take in one run."""
+        self.runs += 1
+        self.faults.update(fault.kind for fault in record.faults)
+        self.promises.update(violation.promise for violation in violations)
+        self.false_pages += sum(violation.promise == "P1" for violation in violations)
+        self.lost_alerts += sum(violation.promise in {"P2", "P5"} for violation in violations)
+        self.duplicate_ids += sum(violation.promise in {"P3", "P6"} for violation in violations)
+        self.beats += len(record.tries)
+        self.events += len(record.final)
+        self.arrivals += len(record.arrivals)
+        if violations:
+            self.failed.append(record.seed)
+
+    def report(self, seconds: float) -> str:
+        """For people, and for a closing note."""
+        faults = ", ".join(f"{kind} {count}" for kind, count in sorted(self.faults.items()))
+        return (
+            f"{self.runs} runs in {seconds:.0f} s: {self.faults.total()} faults, {self.beats} requests of workers, "
+            f"{self.events} events, {self.arrivals} webhook requests\n"
+            f"faults by kind: {faults or 'none'}\n"
+            f"violations: {self.promises.total()} {dict(sorted(self.promises.items())) or ''}\n"
+            f"false pages: {self.false_pages}, lost alerts: {self.lost_alerts}, duplicate ids: {self.duplicate_ids}\n"
+            f"failing seeds: {self.failed or 'none'}"
+        )
+
+
+def main(words: list[str]) -> int:
+    """Run the command; its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, help="run this seed once, and tell everything")
+    parser.add_argument("--runs", type=int, default=10, help="how many seeds")
+    parser.add_argument("--from-seed", type=int, default=1, help="the first of them")
+    parser.add_argument("--minutes", type=float, default=None, help="begin no run after so long")
+    parser.add_argument("--only", action="append", default=[], choices=[*plan.Kind], help="these kinds of faults only")
+    parser.add_argument("--judge", type=Path, help="judge the timeline in this file again, and run nothing")
+    parser.add_argument("--plan", action="store_true", help="show the plans, and do nothing")
+    parser.add_argument("--out", type=Path, default=Path("chaos-failures"), help="where timelines of failing seeds go")
+    asked = parser.parse_args(words)
+    if asked.judge is not None:
+        return _judge_again(asked.judge)
+    kinds = frozenset(plan.Kind(kind) for kind in asked.only) or frozenset(plan.Kind)
+    seeds = [asked.seed] if asked.seed is not None else range(asked.from_seed, asked.from_seed + asked.runs)
+    sums, began_s = Sums(), monotonic_s()
+    for seed in seeds:
+        if asked.minutes is not None and monotonic_s() - began_s > asked.minutes * 60:
+            break
+        made = plan.make(seed, kinds=kinds, faketime=site.FAKETIME is not None)
+        print(plan.told(made), flush=True)
+        if asked.plan:
+            continue
+        record = run.played(made)
+        violations = oracle.judge(record)
+        sums.add(record, violations)
+        _tell(made, record, violations, asked.out)
+    if not asked.plan:
+        print(sums.report(monotonic_s() - began_s))
+    return 1 if sums.failed else 0
+
+
+def _judge_again(path: Path) -> int:
+    """An oracle that has changed may think otherwise of what was seen."""
+    violations = oracle.judge(from_json(json.loads(path.read_text(encoding="utf-8"))["record"]))
+    for violation in violations:
+        print(violation)
+    return 1 if violations else 0
+
+
+def _tell(made: plan.Plan, record: Record, violations: list[Violation], out: Path) -> None:
+    for violation in violations[:SHOWN]:
+        print(f"  {violation}")
+    if len(violations) > SHOWN:
+        print(f"  and {len(violations) - SHOWN} more")
+    if violations:
+        path = out / f"seed-{made.seed}.json"
+        oracle.write(path, plan.told(made), record, violations)
+        print(f"  the timeline is in {path}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,195 @@
+"""Of alerts: every event reaches its receivers, once, in order, with its end (P5, P6, P7, P18, P23). Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tests.chaos.record import Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.chaos.outages import Outages
+    from tests.chaos.record import Arrival, Entry, Record
+
+DOWN: Final = frozenset({"worker.stale", "worker.rejected", "worker.failed"})
+LEFT: Final = frozenset({"worker.stopped", "worker.forgotten"})
+SETTLED: Final = frozenset({"delivered", "superseded"})
+"""The other outcomes need a silence, a person, or a receiver that refuses for good: none is in a run."""
+RECORDING_S: Final = 2.0
+"""From an answer of a receiver to its record in the store, at the most, while nothing is wrong."""
+TOLERANCE_S: Final = 300.0
+"""How old receivers let a signature be."""
+
+
+def is_end(kind: str, old: str | None) -> bool:
+    """Whether it ends an outage."""
+    return kind == "worker.recovered" or (kind in LEFT and old in {"stale", "failed"})
+
+
+def signatures(record: Record, _outages: Outages) -> Iterator[Violation]:
+    """P12: every signature is good, and of now by the right clock, whatever a daemon's clock says."""
+    for arrival in record.arrivals:
+        if not arrival.is_signed:
+            yield Violation(promise="P12", what=f"{arrival.webhook_id} at {arrival.receiver}: bad signature")
+        elif abs(arrival.age_s) > TOLERANCE_S and not record.is_clock_stepped:
+            what = f"{arrival.webhook_id} at {arrival.receiver}: timestamp {arrival.age_s:.0f} s old"
+            yield Violation(promise="P12", what=what)
+
+
+def complete(record: Record, _outages: Outages) -> Iterator[Violation]:
+    """P5: each event has one recorded outcome at each receiver, and the receiver's own book agrees."""
+    said = {(outcome.event_id, outcome.receiver): outcome.outcome for outcome in record.outcomes}
+    for entry in record.history():
+        for receiver, kinds in record.receivers.items():
+            outcome = said.get((entry.event_id, receiver))
+            if outcome is None and entry.kind not in kinds:
+                continue
+            got = [one for one in _of(record, receiver) if one.data.get("event_id") == entry.event_id]
+            where = f"{entry.kind} seq {entry.seq} at {receiver}"
+            if outcome not in SETTLED:
+                yield Violation(promise="P5", worker=entry.worker, what=f"{where}: outcome {outcome}")
+            elif outcome == "delivered" and not got:
+                yield Violation(promise="P5", worker=entry.worker, what=f"{where}: delivered, and it never came")
+            elif outcome == "superseded" and any(_is_taken(one) for one in got):
+                yield Violation(promise="P5", worker=entry.worker, what=f"{where}: superseded, and it was taken")
+
+
+def vanished(record: Record, _outages: Outages) -> Iterator[Violation]:
+    """P5, P23: what was in the history once is there at the end, and so is what a receiver was told of.
+
+    A loss may take events of its span away; those that a receiver was told of only if it was a loss of confirmed
+    writes, or if nothing had to be confirmed.
+    """
+    final = set(record.final)
+    told_s = {str(one.data.get("event_id")): one.at_s for one in record.arrivals}
+    for entry in record.entries:
+        if entry.event_id in final:
+            continue
+        told = entry.event_id in told_s
+        excused = any(
+            loss.kept_s <= entry.at_s
+            and entry.detected_s <= loss.back_s
+            and (loss.is_confirmed or record.durability == "memory" or not told)
+            for loss in record.losses
+        )
+        if not excused:
+            what = f"{entry.kind} seq {entry.seq}, {'told and ' if told else ''}gone from the history"
+            yield Violation(promise="P23" if told else "P5", worker=entry.worker, what=what)
+    known = {entry.event_id for entry in record.entries}
+    for event_id, at_s in told_s.items():
+        lost = any(loss.covers(at_s) and (loss.is_confirmed or record.durability == "memory") for loss in record.losses)
+        if event_id not in known and not lost:
+            yield Violation(promise="P23", what=f"event {event_id} was told at {at_s:.2f} s and is in no history")
+
+
+def repeats(record: Record, _outages: Outages) -> Iterator[Violation]:
+    """P6: one id, one body; no more of it after a 2xx that was recorded; no event under two ids."""
+    first: dict[tuple[str, str], Arrival] = {}
+    taken: dict[tuple[str, str], Arrival] = {}
+    named: dict[tuple[str, str], str] = {}
+    for arrival in record.arrivals:
+        key = arrival.receiver, arrival.webhook_id
+        if first.setdefault(key, arrival).body != arrival.body and not _is_forgotten(record, first[key]):
+            yield Violation(promise="P6", what=f"{arrival.webhook_id} at {arrival.receiver} came with two bodies")
+        before = taken.get(key)
+        if before is not None and not _may_repeat(record, before):
+            what = f"{arrival.webhook_id} at {arrival.receiver}, taken at {before.at_s:.2f} s, came again"
+            yield Violation(promise="P6", worker=_worker(arrival), what=what)
+        if _is_taken(arrival):
+            taken[key] = arrival
+        event = arrival.receiver, str(arrival.data.get("event_id"))
+        other = named.setdefault(event, arrival.webhook_id)
+        if other != arrival.webhook_id and not _is_forgotten(record, first[arrival.receiver, other]):
+            what = f"event {event[1]} came to {arrival.receiver} as {other} and as {arrival.webhook_id}"
+            yield Violation(promise="P6", worker=_worker(arrival), what=what)
+
+
+def _may_repeat(record: Record, taken: Arrival) -> bool:
+    """Whether what was answered 2xx may have been left unrecorded, or its record lost."""
+    return record.is_disturbed(taken.at_s - RECORDING_S, taken.at_s + RECORDING_S) or _is_lost(record, taken)
+
+
+def _is_lost(record: Record, arrival: Arrival) -> bool:
+    return any(loss.covers(arrival.at_s) or loss.covers(arrival.at_s + RECORDING_S) for loss in record.losses)
+
+
+def _is_forgotten(record: Record, arrival: Arrival) -> bool:
+    """Whether a loss may have taken the very event that it tells of: found out again it has its ids, and new times."""
+    return any(
+        loss.covers(arrival.at_s) and (loss.is_confirmed or record.durability == "memory") for loss in record.losses
+    )
+
+
+def pairs(record: Record, _outages: Outages) -> Iterator[Violation]:
+    """P7, P18: at each receiver, of each worker, a DOWN comes before its end, and each has exactly one end."""
+    for receiver in record.receivers:
+        by_worker: dict[str, list[Arrival]] = {}
+        seen: set[str] = set()
+        for arrival in _of(record, receiver):
+            if _is_taken(arrival) and arrival.webhook_id not in seen:
+                seen.add(arrival.webhook_id)
+                by_worker.setdefault(_worker(arrival), []).append(arrival)
+        for worker, arrivals in by_worker.items():
+            yield from _paired(record, receiver, worker, arrivals)
+
+
+def _paired(record: Record, receiver: str, worker: str, arrivals: list[Arrival]) -> Iterator[Violation]:
+    down: Arrival | None = None
+    newest = (0, 0)
+    for arrival in arrivals:
+        where = f"{arrival.type} seq {arrival.data['seq']} at {receiver}"
+        order = int(arrival.data["generation"]), int(arrival.data["seq"])
+        lost = _is_lost(record, arrival) or any(loss.back_s <= arrival.at_s for loss in record.losses)
+        if order <= newest and not lost:
+            yield Violation(promise="P7", worker=worker, what=f"{where} came after {newest[1]}")
+        newest = max(newest, order)
+        if arrival.type in DOWN:
+            if down is not None and arrival.data["old"] != "stale" and not lost:
+                yield Violation(promise="P18", worker=worker, what=f"{where}: the DOWN before it had no end")
+            down = arrival
+        elif is_end(arrival.type, arrival.data["old"]):
+            if down is None and not lost and not _may_have_arrived(record, receiver, arrival):
+                yield Violation(promise="P18", worker=worker, what=f"{where}: an end without a DOWN")
+            down = None
+    final = [entry for entry in record.history() if entry.worker == worker]
+    if down is not None and final and final[-1].new not in {"stale", "failed"} and not _is_lost(record, down):
+        what = f"{down.type} seq {down.data['seq']} at {receiver} never got its end; it is {final[-1].new}"
+        yield Violation(promise="P18", worker=worker, what=what)
+
+
+def _may_have_arrived(record: Record, receiver: str, end: Arrival) -> bool:
+    """Whether an attempt of the DOWN before ``end`` may have gone unseen, so that its end is right: somebody was killed
+    or cut off in the middle of it, or it came and was not answered."""
+    unanswered = any(
+        one.answered is None and _worker(one) == _worker(end) and one.at_s < end.at_s for one in _of(record, receiver)
+    )
+    return unanswered or record.is_disturbed(0.0, end.at_s)
+
+
+def told(record: Record, _outages: Outages) -> Iterator[Violation]:
+    """P2, P5: of a worker that is down at the end, each receiver that wants to know has been told. Needs no trust in
+    what the API says of outcomes."""
+    newest: dict[str, Entry] = {}
+    for entry in record.history():
+        newest[entry.worker] = entry
+    for worker, entry in newest.items():
+        if entry.kind not in DOWN or worker not in record.workers:
+            continue
+        for receiver, kinds in record.receivers.items():
+            taken = [one for one in _of(record, receiver) if one.data.get("event_id") == entry.event_id]
+            if entry.kind in kinds and not any(_is_taken(one) for one in taken):
+                what = f"{entry.kind} seq {entry.seq} was never taken by {receiver}"
+                yield Violation(promise="P5", worker=worker, what=what)
+
+
+def _of(record: Record, receiver: str) -> list[Arrival]:
+    return [arrival for arrival in record.arrivals if arrival.receiver == receiver]
+
+
+def _is_taken(arrival: Arrival) -> bool:
+    return arrival.answered is not None and 200 <= arrival.answered < 300
+
+
+def _worker(arrival: Arrival) -> str:
+    return str(arrival.data.get("worker_id", ""))

@@ -1,0 +1,73 @@
+"""The oracle: from what truly happened and what everybody saw to the promises that were broken. The rules are pure."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final
+
+from tests.chaos import alerts, lives, reading
+from tests.chaos.outages import measured
+from tests.chaos.record import Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.chaos.outages import Outages
+    from tests.chaos.record import Record
+
+    Rule = Callable[[Record, Outages], Iterator[Violation]]
+
+RECOVERY_S: Final = 10.0
+"""From the end of the last fault to the one of the outage that it made, at the most."""
+
+
+def recovers(record: Record, outages: Outages) -> Iterator[Violation]:
+    """P26, P27: when the fault is over, each daemon takes beats again, without a hand."""
+    for daemon, windows in enumerate(outages.of_sure):
+        for window in windows:
+            if window.a_s > 0.0 and not record.is_disturbed(window.b_s - RECOVERY_S, window.b_s):
+                what = (
+                    f"daemon {daemon} took no beats from {window.a_s:.2f} to {window.b_s:.2f} s, long after any fault"
+                )
+                yield Violation(promise="P27", what=what)
+
+
+def settles(record: Record, _outages: Outages) -> Iterator[Violation]:
+    """P5, and a run whose end says something."""
+    if not record.is_settled:
+        yield Violation(promise="P5", what=f"something was still under way at the end, {record.ended_s:.0f} s")
+    for trouble in record.trouble:
+        yield Violation(promise="harness", what=trouble)
+
+
+RULES: Final[dict[str, Rule]] = {
+    "false pages": lives.false_pages,
+    "unwelcome pages": lives.unwelcome_pages,
+    "lost deaths": lives.lost_deaths,
+    "one history": lives.one_history,
+    "goodbyes": lives.goodbyes,
+    "refusals": lives.refusals,
+    "recovers": recovers,
+    "readings": reading.readings,
+    "signatures": alerts.signatures,
+    "complete": alerts.complete,
+    "vanished": alerts.vanished,
+    "repeats": alerts.repeats,
+    "pairs": alerts.pairs,
+    "told": alerts.told,
+    "settles": settles,
+}
+
+
+def judge(record: Record) -> list[Violation]:
+    """Every broken promise, rule by rule."""
+    outages = measured(record)
+    return [violation for rule in RULES.values() for violation in rule(record, outages)]
+
+
+def write(path: Path, told: str, record: Record, violations: list[Violation]) -> None:
+    """Leave everything that is known of a run in a file, for who looks for the cause."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = {"plan": told.splitlines(), "violations": [str(one) for one in violations], "record": record.as_json()}
+    path.write_text(json.dumps(whole, indent=1), encoding="utf-8")

@@ -1,0 +1,94 @@
+"""Of reading: the status API tells the truth at the moment of reading (P10, P22). Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tests.chaos.record import Said, Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tests.chaos.outages import Outages
+    from tests.chaos.record import Reading, Record, Try
+
+ALIVE: Final = frozenset({"alive", "late"})
+SLACK_S: Final = 0.3
+"""Between the moment for which the store answered and the one at which the oracle can say that it did."""
+BLIND_S: Final = 1.0
+"""So long before and after a window nobody can say when exactly it began and ended."""
+
+
+def readings(record: Record, outages: Outages) -> Iterator[Violation]:
+    """P22: who beats well reads alive or late; who is past the latest deadline does not. P10: what was stored shows.
+
+    Of each worker the first wrong reading of a kind is told.
+    """
+    told: set[tuple[str, str]] = set()
+    for violation in _every(record, outages):
+        if (violation.worker, violation.promise) not in told:
+            told.add((violation.worker, violation.promise))
+            yield violation
+
+
+def _every(record: Record, outages: Outages) -> Iterator[Violation]:
+    by_worker = {name: record.of(name) for name in record.workers}
+    for reading in record.readings:
+        tries = by_worker.get(reading.worker)
+        if tries is None:
+            continue
+        stored = _newest_stored(record, tries, reading)
+        if stored is not None and reading.count < stored.count and not _came_late(outages, tries, stored, reading):
+            what = (
+                f"{reading.where}: beat {reading.count}, although {stored.count} was stored at {stored.ended_s:.2f} s"
+            )
+            yield Violation(promise="P10", worker=reading.worker, what=what)
+        if reading.liveness in ALIVE:
+            yield from _must_be_down(record, outages, tries, reading)
+        elif stored is not None:
+            yield from _must_be_alive(record, outages, tries, stored, reading)
+
+
+def _newest_stored(record: Record, tries: Sequence[Try], reading: Reading) -> Try | None:
+    """The newest beat that was acknowledged before the reading began and that no loss can have taken away."""
+    stored = [
+        one
+        for one in tries
+        if one.said is Said.BEAT
+        and one.is_stored
+        and one.ended_s <= reading.asked_s
+        and not any(loss.covers(one.ended_s) and loss.kept_s <= reading.answered_s for loss in record.losses)
+    ]
+    return stored[-1] if stored else None
+
+
+def _came_late(outages: Outages, tries: Sequence[Try], stored: Try, reading: Reading) -> bool:
+    """Whether what is shown is an older beat that nobody waited for any more and that a daemon read after the newer."""
+    return any(
+        one.count == reading.count and not one.is_stored and outages.applied_by(one) >= stored.sent_s for one in tries
+    )
+
+
+def _must_be_alive(
+    record: Record, outages: Outages, tries: Sequence[Try], stored: Try, reading: Reading
+) -> Iterator[Violation]:
+    worker = record.workers[reading.worker]
+    due_s = outages.earliest(worker, stored, judged_s=reading.answered_s)
+    said_goodbye = any(
+        one.said is not Said.BEAT and one.count > stored.count and one.sent_s <= reading.answered_s for one in tries
+    )
+    if not said_goodbye and reading.answered_s < due_s:
+        what = f"{reading.where}: {reading.liveness}, although beat {stored.count} holds until {due_s:.2f} s"
+        yield Violation(promise="P22", worker=reading.worker, what=what)
+
+
+def _must_be_down(record: Record, outages: Outages, tries: Sequence[Try], reading: Reading) -> Iterator[Violation]:
+    worker = record.workers[reading.worker]
+    sent = [one for one in tries if one.sent_s <= reading.answered_s]
+    if not sent or outages.is_blind(reading.asked_s, reading.answered_s, around_s=BLIND_S):
+        return
+    last = sent[-1]
+    due_s = outages.latest(worker, sent) + SLACK_S
+    if reading.asked_s > due_s:
+        what = f"{reading.where}: {reading.liveness}, although silent since {last.sent_s:.2f} s, due by {due_s:.2f} s"
+        yield Violation(promise="P22", worker=reading.worker, what=what)

@@ -1,0 +1,256 @@
+"""What a run leaves: what truly happened to the workers, and what everybody saw. Pure data.
+
+Times end in ``_s`` and are seconds since the run's start by the harness's own monotonic clock, unless they are named
+``_ms``: those are the store's, as it wrote them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+TENANT = "acme"
+ENVIRONMENT = "prod"
+
+
+class Said(StrEnum):
+    """What a worker said in one request."""
+
+    BEAT = "beat"
+    CLEAN = "clean"
+    FAILURE = "failure"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Worker:
+    """What was expected of a worker, as each of its beats declares it."""
+
+    name: str
+    interval_s: float
+    grace_s: float
+
+    @property
+    def patience_s(self) -> float:
+        """From a beat to its deadline."""
+        return self.interval_s + self.grace_s
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Try:
+    """One request of a worker. ``count`` rises with each and travels as ``tasks_processed``: it names the beat.
+
+    ``status`` None: no answer within the worker's patience, or no connection.
+    """
+
+    worker: str
+    said: Said
+    count: int
+    daemon: int
+    sent_s: float
+    ended_s: float
+    status: int | None
+
+    @property
+    def is_stored(self) -> bool:
+        """It was acknowledged."""
+        return self.status == 204
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """A beat of nobody's, sent to one daemon to know whether it takes beats."""
+
+    daemon: int
+    sent_s: float
+    ended_s: float
+    is_stored: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fault:
+    """One fault as it was done. ``target`` is a daemon's or a receiver's number, or None for the store."""
+
+    kind: str
+    target: int | None
+    begun_s: float
+    ended_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loss:
+    """The store came back without what it was told in (``kept_s``, ``back_s``).
+
+    It went away at ``gone_s`` at the earliest, and was away until ``away_s`` for sure.
+    ``is_confirmed``: also without what it had confirmed as durable; only the restore of an old copy does that.
+    """
+
+    kept_s: float
+    gone_s: float
+    away_s: float
+    back_s: float
+    is_confirmed: bool
+
+    def covers(self, at_s: float) -> bool:
+        """Whether what was stored then may be gone."""
+        return self.kept_s <= at_s <= self.back_s
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """An event of the history, and when the harness read it first."""
+
+    at_s: float
+    event_id: str
+    kind: str
+    worker: str
+    generation: int
+    seq: int
+    old: str | None
+    new: str | None
+    due_s: float
+    """The store's times, moved to the run's clock; they mean nothing where the store's clock was stepped."""
+    detected_s: float
+    count: int
+    """``tasks_processed``: which beat was the worker's last."""
+
+    @property
+    def life(self) -> tuple[str, int]:
+        """The worker and its generation."""
+        return self.worker, self.generation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arrival:
+    """One request at a webhook receiver. ``answered`` None: it was left without an answer."""
+
+    receiver: str
+    at_s: float
+    webhook_id: str
+    body: bytes
+    answered: int | None
+    is_signed: bool
+    age_s: float
+    """How old its timestamp was by the receiver's clock, which is right."""
+
+    @property
+    def type(self) -> str:
+        return str(self.parsed()["type"])
+
+    @property
+    def data(self) -> dict[str, Any]:
+        data: dict[str, Any] = self.parsed()["data"]
+        return data
+
+    def parsed(self) -> dict[str, Any]:
+        """The body."""
+        parsed: dict[str, Any] = json.loads(self.body)
+        return parsed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """What one answer of the status API said of one worker."""
+
+    worker: str
+    daemon: int
+    asked_s: float
+    answered_s: float
+    liveness: str
+    count: int
+
+    @property
+    def where(self) -> str:
+        """Which reading it was, in words."""
+        return f"read at {self.asked_s:.2f} to {self.answered_s:.2f} s from daemon {self.daemon}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What the API says became of an event at a receiver."""
+
+    event_id: str
+    receiver: str
+    outcome: str
+
+
+@dataclass(kw_only=True, slots=True)
+class Record:
+    """Everything of one run."""
+
+    seed: int
+    daemons: int
+    sweep_s: float
+    durability: str
+    is_clock_stepped: bool
+    is_settled: bool = False
+    """The run waited until nothing more was to come; if not, it gave up waiting."""
+    ended_s: float = 0.0
+    workers: dict[str, Worker] = field(default_factory=dict)
+    tries: list[Try] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    """Every event that was ever read, in the order of reading."""
+    final: list[str] = field(default_factory=list)
+    """The ids of the history at the end, in its order."""
+    arrivals: list[Arrival] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    receivers: dict[str, frozenset[str]] = field(default_factory=dict)
+    """The receivers and the kinds of events that a route sends them."""
+    trouble: list[str] = field(default_factory=list)
+    """What the harness itself noticed: an exit status, a traceback in a log."""
+
+    def of(self, worker: str) -> list[Try]:
+        """The worker's requests in their order."""
+        return [one for one in self.tries if one.worker == worker]
+
+    def history(self) -> list[Entry]:
+        """The events of the history at the end, in its order."""
+        known = {entry.event_id: entry for entry in self.entries}
+        return [known[event_id] for event_id in self.final]
+
+    def is_disturbed(self, from_s: float, to_s: float) -> bool:
+        """Whether any fault was on in this span."""
+        return any(fault.begun_s <= to_s and fault.ended_s >= from_s for fault in self.faults)
+
+    def as_json(self) -> dict[str, Any]:
+        """For a file; bodies as text."""
+        whole = asdict(self)
+        for arrival in whole["arrivals"]:
+            arrival["body"] = arrival["body"].decode()
+        whole["receivers"] = {name: sorted(kinds) for name, kinds in self.receivers.items()}
+        return whole
+
+
+def from_json(whole: dict[str, Any]) -> Record:
+    """A record out of a file."""
+    record = Record(**{name: whole[name] for name in ("seed", "daemons", "sweep_s", "durability", "is_clock_stepped")})
+    record.is_settled, record.ended_s = whole["is_settled"], whole["ended_s"]
+    record.workers = {name: Worker(**worker) for name, worker in whole["workers"].items()}
+    record.tries = [Try(**{**one, "said": Said(one["said"])}) for one in whole["tries"]]
+    record.probes = [Probe(**one) for one in whole["probes"]]
+    record.faults = [Fault(**one) for one in whole["faults"]]
+    record.losses = [Loss(**one) for one in whole["losses"]]
+    record.entries = [Entry(**one) for one in whole["entries"]]
+    record.arrivals = [Arrival(**{**one, "body": one["body"].encode()}) for one in whole["arrivals"]]
+    record.readings = [Reading(**one) for one in whole["readings"]]
+    record.outcomes = [Outcome(**one) for one in whole["outcomes"]]
+    record.receivers = {name: frozenset(kinds) for name, kinds in whole["receivers"].items()}
+    record.final, record.trouble = whole["final"], whole["trouble"]
+    return record
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Violation:
+    """A promise that was broken. ``worker`` may be empty."""
+
+    promise: str
+    what: str
+    worker: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.promise}: {self.worker + ': ' if self.worker else ''}{self.what}"

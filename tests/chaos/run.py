@@ -1,0 +1,145 @@
+"""One run: a plan is played out on a site, and everything that was seen is left as a record."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Final
+
+from tests import daemons
+from tests.chaos.cast import Cast
+from tests.chaos.faults import Breaker
+from tests.chaos.lives import detection_bound_s
+from tests.chaos.outages import measured
+from tests.chaos.record import Outcome, Record, Said
+from tests.chaos.site import SWEEP_S, Site, token
+from tests.chaos.timeline import Timeline
+
+if TYPE_CHECKING:
+    from tests.chaos.plan import Plan
+
+SETTLE_S: Final = 90.0
+"""After the last fault: an attempt that was cut off is repeated after its lease of 11 s, and a receiver that failed
+five times in a row is tried again after 30 s at the most."""
+SETTLE_EVERY_S: Final = 0.5
+ALARMING: Final = ("request.failed", "Traceback", "internal error", "task_failed", "crashed")
+"""What no daemon may write, whatever is done to its store."""
+
+
+async def play(plan: Plan) -> Record:
+    """Make the run; everything that it started has ended afterwards."""
+    timeline = Timeline()
+    record = Record(
+        seed=plan.seed,
+        daemons=plan.daemons,
+        sweep_s=SWEEP_S,
+        durability=plan.durability,
+        is_clock_stepped=plan.is_clock_stepped,
+    )
+    with daemons.home() as home:
+        site = Site(plan, home, record, timeline)
+        try:
+            await site.open()
+            cast = Cast(record, timeline, site.ports, token())
+            await cast.warm_up()
+            timeline.restart()
+            await _perform(plan, site, cast)
+        finally:
+            await site.close()
+    return record
+
+
+async def _perform(plan: Plan, site: Site, cast: Cast) -> None:
+    record, timeline = site.record, site.timeline
+    breaker = Breaker(site, cast)
+    async with asyncio.TaskGroup() as group:
+        going = [group.create_task(cast.probe(number)) for number in range(plan.daemons)]
+        going += [group.create_task(cast.live(life)) for life in plan.lives]
+        going.append(group.create_task(cast.read()))
+        await asyncio.gather(*(breaker.run(step) for step in plan.steps))
+        await timeline.reach(plan.horizon_s)
+        record.is_settled = await timeline.hold(
+            _Settling(plan, cast, record, timeline).is_over, within_s=SETTLE_S, every_s=SETTLE_EVERY_S
+        )
+        for task in going:
+            task.cancel()
+    record.ended_s = timeline.now_s()
+    for daemon in range(plan.daemons):
+        history = await cast.whole_history(daemon)
+        if history is not None:
+            record.final = history
+            break
+    else:
+        record.trouble.append("nobody could read the history at the end")
+    for number, seat in enumerate(site.seats):
+        status = await seat.stop()
+        if status != 0:
+            record.trouble.append(f"daemon {number} ended with {status} after SIGTERM")
+    for run in site.home.daemons:
+        said = [line for line in run.output().splitlines() if any(word in line for word in ALARMING)]
+        record.trouble += [f"a daemon wrote: {line[:500]}" for line in said[:3]]
+
+
+class _Settling:
+    """Whether nothing more is to come: every silence has passed its bound, every event has an outcome, who lives is
+    served."""
+
+    def __init__(self, plan: Plan, cast: Cast, record: Record, timeline: Timeline) -> None:
+        self._plan = plan
+        self._cast = cast
+        self._record = record
+        self._timeline = timeline
+        self._outcomes: dict[str, list[Outcome]] = {}
+
+    async def is_over(self) -> bool:
+        """Ask once more."""
+        if not self._is_still():
+            return False
+        settled = await self._settled()
+        if settled is None:
+            return False
+        self._record.outcomes = settled
+        return True
+
+    def _is_still(self) -> bool:
+        now_s = self._record.ended_s = self._timeline.now_s()
+        outages = measured(self._record)
+        for life in self._plan.lives:
+            tries = self._record.of(life.worker.name)
+            if not tries or (life.back_s is not None and tries[-1].sent_s < life.back_s):
+                return False  # its next turn is about to begin
+            last = tries[-1]
+            if now_s - last.ended_s < life.worker.interval_s + 0.5:
+                if not last.is_stored:
+                    return False  # it beats, and is not served yet
+            elif last.said is Said.BEAT and now_s < detection_bound_s(self._record, outages, life.worker, tries):
+                return False
+        return True
+
+    async def _settled(self) -> list[Outcome] | None:
+        ids = await self._cast.whole_history(0)
+        if ids is None:
+            return None
+        kinds = {entry.event_id: entry.kind for entry in self._record.entries}
+        for event_id in ids:
+            if event_id in self._outcomes:
+                continue
+            answer = await self._cast.get(0, f"/api/v1/events/{event_id}/outcomes")
+            if answer is None:
+                return None
+            found = [
+                Outcome(event_id=event_id, receiver=one["receiver"], outcome=one["outcome"])
+                for one in answer["outcomes"]
+            ]
+            wanted = {name for name, routed in self._record.receivers.items() if kinds[event_id] in routed}
+            done = {one.receiver for one in found if one.outcome in {"delivered", "superseded"}}
+            if not wanted <= done:
+                return None
+            self._outcomes[event_id] = found
+        return [one for event_id in ids for one in self._outcomes[event_id]]
+
+
+def played(plan: Plan) -> Record:
+    """Make the run on an event loop of its own."""
+    with contextlib.closing(asyncio.Runner()) as runner:
+        return runner.run(play(plan))
