@@ -16,6 +16,7 @@ COMMANDS: Final = (
     "bench.sweep --smoke",
     "bench.growth --smoke",
     "bench.alerts --smoke",
+    "bench.overload --smoke",
     "bench.failover --smoke",
 )
 LIMIT_S: Final = 180.0

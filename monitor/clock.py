@@ -39,6 +39,11 @@ def monotonic_s() -> float:
     return time.monotonic()
 
 
+def monotonic_ns() -> int:
+    """As ``monotonic_s``, in whole nanoseconds, for arithmetic that must be exact."""
+    return time.monotonic_ns()
+
+
 def wall_ms() -> int:
     """Milliseconds since the epoch by this machine's clock.
 

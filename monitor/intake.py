@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 import structlog
 
+from monitor.refusal import IntakeFullError, NotAllowedError, QuotaExceededError, UnknownWorkerError
 from monitor.store import StoreUnavailableError
 from monitor.store.store import (
     DAMAGED,
@@ -42,10 +43,19 @@ log = structlog.get_logger(__name__)
 
 BATCH_LIMIT: Final = 128
 """One call of this many beats blocks the store for a millisecond or so, some more when all of them register."""
+CAPACITY_BYTES: Final = 67_108_864
 BATCH_BYTES: Final = 262_144
 """A batch ends at this much of metadata, logs and system information, which take the store longer than the beats."""
 LANES: Final = 2
 """Queues of one partition: with two, 64 connections had 1.1 times the rate of one, 256 had 1.4 times."""
+SPREAD_S: Final = (2, 1, 3)
+"""When those come again whom a full intake has refused, in turn, so that they do not come all at once. No longer: a
+worker whose interval is a minute may have a grace of ten seconds."""
+SHORT_GRACE_MS: Final = 10_000
+"""A worker with less than this comes again after a second."""
+LONGEST_WAIT: Final = 0.5
+"""Of the time limit. A queue whose first has waited for longer is full, however short it is: with a store that is too
+slow all would wait until there was no time left for the call, and next to none would be stored."""
 LOTS_AT_ONCE: Final = 2
 """Calls in flight to one partition for requests of many beats: the store has the next when one is done."""
 
@@ -55,28 +65,6 @@ _QUOTAS: Final = {
     OVER_TIMINGS: ("timings_per_tenant", "declare an interval and a grace that others have too"),
 }
 """The limit that an outcome speaks of, and what follows."""
-
-
-class UnknownWorkerError(Exception):
-    """There is no such worker under this tenant."""
-
-    def __init__(self, key: WorkerKey) -> None:
-        super().__init__(f"there is no worker {key.worker_id!r}")
-
-
-class NotAllowedError(Exception):
-    """The sender's token does not cover the environment that the worker is in, or is to be in."""
-
-    def __init__(self, key: WorkerKey) -> None:
-        super().__init__(f"the token does not cover the environment of worker {key.worker_id!r}")
-
-
-class QuotaExceededError(Exception):
-    """A new worker or environment would be one too many; known ones go on."""
-
-
-class IntakeFullError(Exception):
-    """More beats wait than the intake holds; nothing was taken in."""
 
 
 Order = Beat | Disconnect | Forget
@@ -123,15 +111,28 @@ class _Lane:
 class Intake:
     """Takes orders about workers and answers each when the store has.
 
-    Belongs to one event loop. ``on_moved`` is called with the transitions of each committed call. ``lanes`` is how
-    many queues a partition has.
+    Belongs to one event loop. It holds ``capacity`` orders, and begins to refuse when those that wait bring
+    ``capacity_bytes`` of metadata, logs and system information. ``on_moved`` is called with the transitions of each
+    committed call. ``lanes`` is how many queues a partition has.
     """
 
     def __init__(
-        self, store: Store, *, capacity: int, on_moved: Callable[[list[Moved]], None], lanes: int = LANES
+        self,
+        store: Store,
+        *,
+        capacity: int,
+        on_moved: Callable[[list[Moved]], None],
+        capacity_bytes: int = CAPACITY_BYTES,
+        lanes: int = LANES,
     ) -> None:
         self._store = store
         self._capacity = capacity
+        self._capacity_bytes = capacity_bytes
+        self._waiting_bytes = 0
+        self._spread = itertools.cycle(SPREAD_S)
+        settings = store.settings
+        graces_ms = [settings.grace_ms, *(rule.grace_ms for rule in settings.rules)]
+        self._is_hasty = min(graces_ms) < SHORT_GRACE_MS
         self._timeout_s = store.settings.timeout_s
         self._on_moved = on_moved
         self._waiting = 0
@@ -248,16 +249,28 @@ class Intake:
             waiting.answer = None  # a request that has given up: what was not sent yet is not sent any more
 
     def _submit(self, waiting: _Waiting, lane: _Lane) -> None:
-        if self._waiting >= self._capacity:
-            raise IntakeFullError(f"{self._waiting} beats are waiting already")
         loop = asyncio.get_running_loop()
-        waiting.until_s = loop.time() + self._timeout_s
+        now_s = loop.time()
+        if (
+            self._waiting >= self._capacity
+            or self._waiting_bytes >= self._capacity_bytes
+            or (lane.waiting and lane.waiting[0].until_s < now_s + (1 - LONGEST_WAIT) * self._timeout_s)
+        ):
+            raise self.full(waiting.order)
+        waiting.until_s = now_s + self._timeout_s
         lane.waiting.append(waiting)
         self._waiting += 1
+        self._waiting_bytes += waiting.size
         if lane.timer is None:
             lane.timer = loop.call_at(waiting.until_s, self._expire, lane)
         if lane.task is None:
             lane.task = loop.create_task(self._work(lane), name=f"intake-{lane.partition}")
+
+    def full(self, order: Order | None = None) -> IntakeFullError:
+        """The refusal of an order, or of a request of many, that there is no room for."""
+        grace_ms = order.grace_ms if isinstance(order, Beat) else None
+        hasty = grace_ms < SHORT_GRACE_MS if isinstance(grace_ms, int) else self._is_hasty
+        return IntakeFullError(f"{self._waiting} beats are waiting already", 1 if hasty else next(self._spread))
 
     def _expire(self, lane: _Lane) -> None:
         """Answer whom the store has kept waiting for too long. What is in flight may be stored all the same."""
@@ -288,8 +301,10 @@ class Intake:
             lane.task = None
             lane.in_flight = []
             while lane.waiting:
+                waiting = lane.waiting.popleft()
                 self._waiting -= 1
-                lane.waiting.popleft().settle(0, StoreUnavailableError("the intake is stopping"))
+                self._waiting_bytes -= waiting.size
+                waiting.settle(0, StoreUnavailableError("the intake is stopping"))
 
     async def _call(self, partition: int, batch: list[_Waiting]) -> Callable[[], None]:
         """Make one call; what is to be done then to tell everybody in it."""
@@ -320,6 +335,7 @@ class Intake:
                 size += waiting.size
             queue.popleft()
             self._waiting -= 1
+            self._waiting_bytes -= waiting.size
         return batch
 
     async def _commit(self, partition: int, batch: list[_Waiting]) -> Callable[[], None]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from monitor.workers import Moved
 
 DETECTION_BUCKETS_S: Final = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+EVIDENCE_OUTCOMES: Final = ("recorded", "dropped")
 STALLED_AFTER_S: Final = 5.0
 """A process that has said nothing of itself for so long is stuck."""
 
@@ -42,6 +43,7 @@ class BeatOutcome(StrEnum):
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
     QUOTA = "quota"
+    RATE_LIMITED = "rate_limited"
     TOO_LARGE = "too_large"
     UNAVAILABLE = "unavailable"
     FAILED = "failed"
@@ -87,6 +89,7 @@ class Slots:
         self.moves: Final = {kind: next(free) for kind in EventKind}
         self.detections: Final = [next(free) for _ in (*DETECTION_BUCKETS_S, math.inf)]
         self.detection_sum_s: Final = next(free)
+        self.evidence: Final = {outcome: next(free) for outcome in EVIDENCE_OUTCOMES}
         self.deliveries: Final = {delivery: next(free) for delivery in deliveries}
         self.pings: Final = {outcome: next(free) for outcome in PingOutcome}
         self.at_s: Final = next(free)
@@ -217,6 +220,11 @@ class Metrics:
         """How many blind windows the store has seen in all, whoever ended them, and how long they were."""
         self._blind.windows, self._blind.ms = windows, blind_ms
 
+    def evidence(self, *, recorded: int = 0, dropped: int = 0) -> None:
+        """So many refused beats were recorded as evidence of life, and so many could not be."""
+        for outcome, count in zip(EVIDENCE_OUTCOMES, (recorded, dropped), strict=True):
+            self._row[self._slots.evidence[outcome]] += count
+
     def delivery(self, receiver: str, outcome: str) -> None:
         """One attempt at a receiver ended."""
         self._row[self._slots.deliveries[receiver, outcome]] += 1.0
@@ -286,6 +294,12 @@ class _Counted:
             buckets=list(zip(bounds, counts, strict=True)),
             sum_value=total(slots.detection_sum_s),
         )
+        evidence = CounterMetricFamily(
+            "lastseen_evidence", "Refused beats as evidence of life, by outcome.", labels=["outcome"]
+        )
+        for outcome_name, slot in slots.evidence.items():
+            evidence.add_metric([outcome_name], total(slot))
+        yield evidence
         deliveries = CounterMetricFamily(
             "lastseen_deliveries", "Delivery attempts by receiver and outcome.", labels=["receiver", "outcome"]
         )

@@ -36,9 +36,15 @@ SKEW_MS: Final = 10_000
 
 
 class Pulse:
-    """Belongs to one event loop. ``on_sums`` is told how many blind windows there were, and how long, in ms."""
+    """Belongs to one event loop. ``on_sums`` is told how many blind windows there were, and how long, in ms.
 
-    def __init__(self, store: Store, *, on_sums: Callable[[int, int], None]) -> None:
+    While ``is_behind`` no pulse is sent: beats have come, and are not accepted.
+    """
+
+    def __init__(
+        self, store: Store, *, on_sums: Callable[[int, int], None], is_behind: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._is_behind = is_behind
         self._store = store
         self._on_sums = on_sums
         self._known_ms = [-1] * store.partitions
@@ -54,7 +60,7 @@ class Pulse:
         async with asyncio.TaskGroup() as group:
             while True:
                 # None waits for the answer to another: a store that answers late is slow, and not blind.
-                if len(sending) < IN_FLIGHT:
+                if len(sending) < IN_FLIGHT and not self._is_behind():
                     task = group.create_task(self._send_one())
                     sending.add(task)
                     task.add_done_callback(sending.discard)

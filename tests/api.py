@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx2
 import uvicorn
 
+from monitor.api.admission import Admission, BeatRates
 from monitor.api.app import create_app
+from monitor.api.requests import Room
 from monitor.api.services import Services
 from monitor.api.wire import BodyLimits, IntervalBounds
+from monitor.api.witness import Witness
 from monitor.auth import Authenticator, AuthPolicy, Scope, VerifyingKey, mint
 from monitor.health import Health
 from monitor.intake import Intake
@@ -122,9 +125,12 @@ def make_services(
     values: dict[str, Any] = {
         "store": store,
         "intake": Intake(store, capacity=1_000, on_moved=metrics.moved),
+        "admission": Admission(BeatRates(worker=None, tenant=None, batch=10_000)),
+        "witness": Witness(lambda _: None),
         "oncall": oncall.port(oncall.made(store.settings.url)[0], store),
         "authenticator": Authenticator(POLICY),
         "body_bytes": BODY_BYTES,
+        "room": Room(67_108_864),
         "batch_bytes": 16_777_216,
         "batch_beats": 10_000,
         "limits": BodyLimits(metadata_bytes=16_384, logs_bytes=16_384, system_info_bytes=16_384),

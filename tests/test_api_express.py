@@ -15,11 +15,13 @@ import pytest
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
+from monitor.api.admission import Admission, BeatRates
 from monitor.api.app import create_app
 from monitor.api.express import Express
 from monitor.auth import Scope
 from monitor.daemon.http import HttpServer, listen
 from monitor.intake import Intake
+from monitor.rates import NS, Rate
 from monitor.workers import WorkerKey
 from tests import api, servers, stores
 
@@ -34,6 +36,7 @@ pytestmark = pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
 
 PATIENCE_S: Final = 20.0
 VECTORS: Final[list[dict[str, Any]]] = json.loads((Path(__file__).parent / "contract_vectors.json").read_text())
+UNLIMITED: Final = BeatRates(worker=None, tenant=None, batch=1)
 BODY: Final = b'{"worker_id":"w","environment_name":"prod","status":"busy","tasks_processed":3}'
 
 
@@ -113,16 +116,18 @@ async def side(store: Store, *, short: bool, **changes: Any) -> AsyncIterator[Si
 
 
 @asynccontextmanager
-async def running(url: str, *, capacity: int = 1_000, **settings: Any) -> AsyncIterator[Both]:
+async def running(
+    url: str, *, capacity: int = 1_000, rates: BeatRates = UNLIMITED, **settings: Any
+) -> AsyncIterator[Both]:
     async with stores.opened(url, **settings) as store:
 
-        def intake() -> Intake:
-            return Intake(store, capacity=capacity, on_moved=lambda _: None)
+        def own() -> dict[str, Any]:
+            return {
+                "intake": Intake(store, capacity=capacity, on_moved=lambda _: None),
+                "admission": Admission(rates, now_ns=lambda: NS),
+            }
 
-        async with (
-            side(store, short=True, intake=intake()) as short,
-            side(store, short=False, intake=intake()) as usual,
-        ):
+        async with side(store, short=True, **own()) as short, side(store, short=False, **own()) as usual:
             yield Both(store=store, short=short, usual=usual)
 
 
@@ -341,7 +346,30 @@ async def test_p28_a_full_intake_is_503_on_both_ways(store_url: str) -> None:
     async with running(store_url, capacity=0) as both:
         answer = await same(both, request(BODY, *usual_headers(both.token())))
         assert (answer.status, dict(answer.headers)["retry-after"]) == (503, "1")
-        assert both.taken == 0
+        assert both.taken == 1, "refused at once, where the token is known"
+
+
+@pytest.mark.parametrize(
+    ("rates", "whose", "retry_after"),
+    [
+        (BeatRates(worker=Rate(per_s=1, burst=2), tenant=None, batch=1), "worker", "1"),
+        (BeatRates(worker=None, tenant=Rate(per_s=2, burst=2), batch=1), "tenant", "1"),
+        (BeatRates(worker=Rate(per_s=9, burst=9), tenant=Rate(per_s=1, burst=2), batch=1), "tenant", "1"),
+    ],
+)
+async def test_p28_beats_over_a_rate_are_429_on_both_ways(
+    store_url: str, rates: BeatRates, whose: str, retry_after: str
+) -> None:
+    async with running(store_url, rates=rates) as both:
+        raw = request(BODY, *usual_headers(both.token()))
+        assert (await same(both, raw)).status == 204
+        taken = both.taken
+        answer = await same(both, raw)
+        assert both.taken == taken + 2
+        assert (answer.status, dict(answer.headers)["retry-after"]) == (429, retry_after)
+        assert dict(answer.headers)["content-type"] == "application/problem+json"
+        assert f"limits.{whose}_beats_per_second" in json.loads(answer.body)["detail"]
+        assert both.short.counts() == both.usual.counts() == {"stored": 2, "rate_limited": 2}
 
 
 async def test_requests_in_one_write_are_answered_in_their_order(both: Both) -> None:

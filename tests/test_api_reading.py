@@ -47,7 +47,7 @@ async def test_a_worker_is_told_in_the_words_of_the_design(lastseen: Api) -> Non
         *("tenant", "worker_id", "environment_name", "liveness", "status", "tasks_processed", "current_task_id"),
         *("worker_metadata", "system_info", "system_info_cut", "logs", "logs_cut", "last_seen", "deadline"),
         *("interval_seconds", "grace_seconds", "registered_at", "generation", "seq", "since"),
-        "back_at",
+        *("back_at", "rejected"),
     }
     assert worker["worker_metadata"] == {"z": "ü"}
     assert worker["logs"] == ["a"]

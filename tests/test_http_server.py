@@ -8,16 +8,41 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from monitor.api.entry import Entry
 from monitor.api.requests import BodyTooSlowError, Headers, read_body
 from monitor.daemon.http import HttpServer, ListenError, listen
+from monitor.daemon.protocol import PIECE_BYTES, BoundedProtocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from litestar.types import Receive, Scope, Send
+    from litestar.types import ASGIApp, Receive, Scope, Send
 
 PATIENCE_S = 10.0
+LARGE_BYTES = 16 * 1_048_576
+AHEAD = 5_000
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+class Gate:
+    """The app, which answers when it is open."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.begun = asyncio.Event()
+        self.server: HttpServer | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.begun.set()
+        await self.open.wait()
+        await app(scope, receive, send)
+
+
+async def large(_: Scope, receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % LARGE_BYTES)]})
+    for more in range(LARGE_BYTES // 65_536 - 1, -1, -1):
+        await send({"type": "http.response.body", "body": bytes(65_536), "more_body": more > 0})
 
 
 async def app(_: Scope, receive: Receive, send: Send) -> None:
@@ -27,9 +52,11 @@ async def app(_: Scope, receive: Receive, send: Send) -> None:
 
 
 @asynccontextmanager
-async def serving(**changes: Any) -> AsyncIterator[int]:
+async def serving(served: ASGIApp = app, **changes: Any) -> AsyncIterator[int]:
     sock = listen("127.0.0.1", 0)
-    server = HttpServer(app, **{"connections": 100, "shutdown_timeout_ms": 1_000, **changes})
+    server = HttpServer(served, **{"connections": 100, "shutdown_timeout_ms": 1_000, **changes})
+    if isinstance(served, Gate):
+        served.server = server
     task = asyncio.create_task(server.serve(sockets=[sock]))
     try:
         await asyncio.wait_for(server.accepting.wait(), PATIENCE_S)
@@ -108,6 +135,66 @@ async def test_p28_far_above_the_limit_connections_are_refused_and_those_there_a
         assert await refused.ended() == b""
         assert b"204" in await kept[0].ask()
         for client in (*kept, refused):
+            client.close()
+
+
+async def test_p28_requests_sent_ahead_are_parsed_as_their_turn_comes_and_all_answered() -> None:
+    gate = Gate()
+    async with serving(gate) as port:
+        client = await Client.to(port)
+        client.writer.write(REQUEST * AHEAD)
+        await asyncio.wait_for(gate.begun.wait(), PATIENCE_S)
+        assert gate.server is not None
+        (connection,) = gate.server.server_state.connections
+        assert isinstance(connection, BoundedProtocol)
+        assert len(connection.pipeline) <= PIECE_BYTES // len(REQUEST) + 1
+        gate.open.set()
+        for _ in range(AHEAD):
+            assert b"204" in await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
+        assert not connection.is_behind()
+        assert b"204" in await client.ask()
+        client.close()
+
+
+async def test_p28_a_client_that_takes_no_answer_is_cut_off() -> None:
+    async with serving(large, head_s=0.2, idle_s=0.1) as port:
+        client = await Client.to(port)
+        client.writer.write(REQUEST)
+        transport: Any = client.writer.transport
+        transport.pause_reading()
+        idle = await Client.to(port)
+        assert await idle.ended() == b""  # at least as much time has passed
+        transport.resume_reading()
+        got = await client.ended()
+        assert len(got) < LARGE_BYTES
+        client.close()
+        idle.close()
+
+
+async def whole(_: Scope, receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % LARGE_BYTES)]})
+    await send({"type": "http.response.body", "body": bytes(LARGE_BYTES), "more_body": False})
+
+
+async def test_p28_large_answers_that_nobody_takes_are_bounded_in_bytes() -> None:
+    async with serving(Entry(whole, answer_bytes=2 * LARGE_BYTES)) as port:
+        slow = [await Client.to(port) for _ in range(2)]
+        for client in slow:
+            client.writer.write(REQUEST)
+            transport: Any = client.writer.transport
+            assert b"200 OK" in await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
+            transport.pause_reading()
+        third = await Client.to(port)
+        answer = await third.ask()
+        assert b"503 Service Unavailable" in answer
+        assert b"retry-after: 1" in answer
+        for client in slow:
+            transport = client.writer.transport
+            transport.resume_reading()
+            assert len(await asyncio.wait_for(client.reader.readexactly(LARGE_BYTES), PATIENCE_S)) == LARGE_BYTES
+            assert b"200 OK" in await client.ask(), "and there is room again"
+        for client in (*slow, third):
             client.close()
 
 

@@ -9,18 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from monitor.intake import (
-    BATCH_BYTES,
-    BATCH_LIMIT,
-    LANES,
-    LOTS_AT_ONCE,
-    Intake,
-    IntakeFullError,
-    NotAllowedError,
-    QuotaExceededError,
-    UnknownWorkerError,
-)
+from monitor.intake import BATCH_BYTES, BATCH_LIMIT, LANES, LOTS_AT_ONCE, Intake
 from monitor.liveness import EventKind, Liveness, Trigger
+from monitor.refusal import IntakeFullError, NotAllowedError, QuotaExceededError, UnknownWorkerError
 from monitor.store import Store, StoreUnavailableError
 from monitor.workers import Beat, Disconnect, Forget, WorkerKey
 from tests import servers

@@ -21,7 +21,7 @@ from monitor.daemon.http import BACKLOG, listen
 from monitor.daemon.keys import KeyRing
 from monitor.daemon.listeners import dealt
 from monitor.daemon.serve import usable_cores
-from monitor.daemon.supervisor import divided
+from monitor.daemon.supervisor import DIVIDED, divided
 from monitor.metrics import Share, Slots
 from tests.daemons import WAIT_S, call
 
@@ -94,7 +94,7 @@ def test_the_limits_of_one_daemon_are_divided_over_its_processes_and_nothing_els
     config = Config.model_validate({"limits": {"connections": 10, "pending_beats": 2, "events": 5_000}})
     part = divided(config, 4)
     assert (part.limits.connections, part.limits.pending_beats) == (3, 1)
-    same = {"connections": config.limits.connections, "pending_beats": config.limits.pending_beats}
+    same = {name: getattr(config.limits, name) for name in DIVIDED}
     assert part.model_copy(update={"limits": part.limits.model_copy(update=same)}) == config
 
 

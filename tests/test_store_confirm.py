@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import signal
 
 import pytest
 
@@ -47,3 +49,18 @@ async def test_p23_a_failure_without_its_replicas_is_refused_and_a_clean_stop_is
         assert (await lastseen.beat("w")).status_code == 204
         stopped = await lastseen.client.post(DISCONNECT, json={"reason": "shutdown", "exit_code": 0})
         assert stopped.status_code == 204
+
+
+async def test_a_confirmation_that_fails_when_nobody_waits_for_it_any_more_is_no_error_of_the_loop() -> None:
+    said: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+    with servers.running(servers.valkey_binary()) as server:
+        async with opened(server.url, fsync=True, timeout_s=0.2) as store:
+            server.process.send_signal(signal.SIGSTOP)
+            asked = asyncio.create_task(store.confirm(0))
+            await asyncio.wait([asked], timeout=0)
+            asked.cancel()
+            await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name() == "confirm-0"])
+            del asked  # its traceback holds the other
+            gc.collect()
+            assert said == []

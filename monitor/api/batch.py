@@ -13,7 +13,7 @@ from litestar.exceptions import HTTPException
 from monitor.api.answers import encoded, json_bytes_answer
 from monitor.api.inflate import InflatedTooLargeError, inflated
 from monitor.api.problems import PROBLEMS, outcome_of
-from monitor.api.requests import BodyTooLargeError, headers_of, principal_of, read_body
+from monitor.api.requests import BodyTooLargeError, headers_of, identified, read_body
 from monitor.api.wire import (
     ContractError,
     TooManyBeatsError,
@@ -24,9 +24,11 @@ from monitor.api.wire import (
     split_array,
     split_lines,
 )
+from monitor.api.witness import Seen
 from monitor.auth import ForbiddenError, Scope
-from monitor.intake import IntakeFullError, NotAllowedError
 from monitor.metrics import BeatOutcome
+from monitor.refusal import NotAllowedError
+from monitor.workers import Rejection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -44,6 +46,8 @@ JSON_LINES: Final = ("application/x-ndjson", "application/ndjson", "application/
 MAX_FAULTS_OF_A_BEAT: Final = 3
 BATCHES_AT_ONCE: Final = 8
 """How many batches may be in memory; the bodies of more are not read yet."""
+BATCHES_WAITING: Final = 64
+"""How many more may wait to be one of them; what has come of their bodies lies in the server's buffers."""
 WAIT_S: Final = 2.0
 """How long a batch waits to be one of them."""
 _SLICE_S: Final = 0.001
@@ -52,8 +56,9 @@ _SLICE_S: Final = 0.001
 class BatchTooLargeError(BodyTooLargeError):
     """The batch is over one of its limits (413)."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, read: bytes | None = None) -> None:
         Exception.__init__(self, what)
+        self.read = read
 
 
 class UnknownFormError(HTTPException):
@@ -113,6 +118,7 @@ class _Batches:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._places = asyncio.Semaphore(BATCHES_AT_ONCE)
+        self._waiting = 0
         self._turn = asyncio.Lock()
         long_array_reader(services.batch_beats)
 
@@ -120,24 +126,29 @@ class _Batches:
         """One request from its headers to its answer."""
         services = self._services
         batch = _Batch()
+        seen = Seen(scope=request.scope)
         try:
             headers = headers_of(request.scope)
-            principal = principal_of(headers, services, Scope.HEARTBEAT_WRITE)
+            seen.principal = principal = identified(headers, services)
+            principal.require(Scope.HEARTBEAT_WRITE)
             is_lines = _is_lines(headers.content_type)
             is_gzip = _is_gzip(request.scope["headers"])
             async with self._place():
-                body = await self._body(request, headers)
+                seen.body = body = await self._body(request, headers)
                 # One batch at a time has what single beats leave of the loop: two at once would take twice as much.
                 async with self._turn:
                     if is_gzip:
-                        body = await self._inflated(body)
+                        seen.body = body = await self._inflated(body)
+                        seen.inflated = True
                     await self._read(batch, body, principal, is_lines=is_lines)
+                seen.body, seen.beats = None, batch.latest
                 del body
                 await self._store(batch)
         except Exception as error:
             # Whatever it was, the beats are counted, or the request where they are not known; the error goes on.
             is_ours = isinstance(error, UnknownFormError)
             batch.outcomes[BeatOutcome.INVALID if is_ours else outcome_of(error)] += max(len(batch.latest), 1)
+            services.witness.batch_refused(error, seen)
             raise
         else:
             stored = len(batch.latest)
@@ -149,11 +160,16 @@ class _Batches:
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
+        if self._waiting >= BATCHES_WAITING:
+            raise self._services.intake.full()
+        self._waiting += 1
         try:
             async with asyncio.timeout(WAIT_S):
                 await self._places.acquire()
         except TimeoutError:
-            raise IntakeFullError(f"{BATCHES_AT_ONCE} batches are being taken in already") from None
+            raise self._services.intake.full() from None
+        finally:
+            self._waiting -= 1
         try:
             yield
         finally:
@@ -163,8 +179,8 @@ class _Batches:
         most = self._services.batch_bytes
         try:
             return await read_body(request.receive, headers, most)
-        except BodyTooLargeError:
-            raise BatchTooLargeError(f"the batch is over limits.batch_bytes = {most}") from None
+        except BodyTooLargeError as error:
+            raise BatchTooLargeError(f"the batch is over limits.batch_bytes = {most}", error.read) from None
 
     async def _inflated(self, body: bytes) -> bytes:
         most = self._services.batch_bytes
@@ -188,6 +204,8 @@ class _Batches:
             raise BatchTooLargeError(
                 f"the batch has more than limits.batch_beats = {services.batch_beats} beats"
             ) from None
+        if (refused := services.admission.batch_refused(principal.tenant, len(items))) is not None:
+            raise refused
         pace = _Pace()
         for index, item in enumerate(items):
             if pace.is_over():
@@ -201,7 +219,9 @@ class _Batches:
         services = self._services
         environments = principal.environments
         if len(body) > services.body_bytes:
-            batch.refuse(index, None, BatchTooLargeError(f"the beat is over limits.body_bytes = {services.body_bytes}"))
+            error = BatchTooLargeError(f"the beat is over limits.body_bytes = {services.body_bytes}")
+            batch.refuse(index, None, error)
+            services.witness.look(principal, Rejection.TOO_LARGE, body)
             return
         try:
             beat = parse_beat(
@@ -214,7 +234,10 @@ class _Batches:
                 token_environments=environments,
             )
         except ContractError as error:
-            batch.refuse(index, readable_id(body), error)
+            worker_id = readable_id(body)
+            batch.refuse(index, worker_id, error)
+            if worker_id is not None:
+                services.witness.note(principal, worker_id, Rejection.MALFORMED)
             return
         worker_id = beat.key.worker_id
         if principal.worker_id is not None and principal.worker_id != worker_id:
@@ -222,6 +245,9 @@ class _Batches:
         elif environments is not None and beat.environment_name not in environments:
             # The store would say the same, but then it would be too late for an earlier beat of this worker.
             batch.refuse(index, worker_id, NotAllowedError(beat.key))
+        elif worker_id not in batch.latest and (over := services.admission.worker_refused(beat.key)) is not None:
+            batch.refuse(index, worker_id, over)
+            services.witness.note(principal, worker_id, Rejection.RATE_LIMITED)
         else:
             batch.take(index, beat)
 

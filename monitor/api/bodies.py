@@ -13,6 +13,8 @@ from monitor.api.requests import Headers, read_body
 if TYPE_CHECKING:
     from litestar import Request
 
+    from monitor.api.services import Services
+
 LATEST_MS: Final = 253_402_300_799_999
 """The end of the year 9999, after which times have no RFC 3339 form."""
 _BODY_BYTES: Final = 65_536
@@ -39,15 +41,15 @@ class MediaTypeError(Exception):
 
 
 async def read_json(
-    request: Request[Any, Any, Any], headers: Headers, kind: type[_T], *, limit_bytes: int, empty: _T | None = None
+    request: Request[Any, Any, Any], headers: Headers, kind: type[_T], *, services: Services, empty: _T | None = None
 ) -> _T:
     """The body as a ``kind``; ``empty`` stands for one that has no bytes.
 
     Raises:
         MediaTypeError, UnreadableBodyError: see there.
-        BodyTooLargeError, BodyTooSlowError, ClientGoneError: as ``read_body``.
+        BodyTooLargeError, BodyTooSlowError, ClientGoneError, NoRoomError: as ``read_body``.
     """
-    raw = await read_body(request.receive, headers, min(limit_bytes, _BODY_BYTES))
+    raw = await read_body(request.receive, headers, min(services.body_bytes, _BODY_BYTES), room=services.room)
     if not raw and empty is not None:
         return empty
     media_type = (headers.content_type or _JSON).partition(";")[0].strip().lower()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from monitor.liveness import LONGEST_ABSENCE_MS, EventKind, Liveness
+from monitor.workers import Rejection
 
 Schema = dict[str, object]
 
@@ -121,6 +122,12 @@ _WORKER: Final[dict[str, Schema]] = {
         "type": ["string", "null"],
         "format": "date-time",
         "description": "When the absence that the worker has announced ends.",
+    },
+    "rejected": {
+        "type": ["object", "null"],
+        "description": "The newest beat of the worker that was refused since its last accepted one.",
+        "required": ["reason", "at"],
+        "properties": {"reason": {"type": "string", "enum": [word.value for word in Rejection]}, "at": TIME},
     },
 }
 

@@ -10,7 +10,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from monitor.api.problems import PROBLEM_JSON, problem_of
+from monitor.api.requests import NoRoomError, Room
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 WORKERS: Final = "/api/v1/workers/"
@@ -21,13 +26,20 @@ KEEP_ALIVE_BYTES: Final = 1_048_576
 """A body that nobody read and that is longer ends the connection."""
 DRAIN_BYTES: Final = 67_108_864
 DRAIN_S: Final = 10.0
+LARGE_BYTES: Final = 65_536
+ANSWER_BYTES: Final = 134_217_728
+"""How many bytes of answers larger than that clients may leave unread, in one process."""
+LOOK_BYTES: Final = 65_536
+"""Of a body that is dropped, so much may be looked at."""
+_UNREAD: Final = "lastseen.unread"
 
 
 class Entry:
     """The ASGI app that stands in front of another."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, answer_bytes: int = ANSWER_BYTES) -> None:
         self._app = app
+        self._room = Room(answer_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection by ASGI: requests, the lifespan, and no WebSockets."""
@@ -37,14 +49,25 @@ class Entry:
                 method: str = connection["method"]
                 raw_path: bytes = connection.get("raw_path") or connection["path"].encode()
                 path = routed_path(method, raw_path.decode("utf-8", "surrogateescape"))
-                inner = {**connection, "path": path, "method": "GET" if method == "HEAD" else method}
-                exchange = Exchange(connection, receive, send)
+                exchange = Exchange(connection, receive, send, room=self._room)
+                inner = {
+                    **connection,
+                    "path": path,
+                    "method": "GET" if method == "HEAD" else method,
+                    _UNREAD: exchange,
+                }
                 await self._app(cast("Scope", inner), exchange.receive, exchange.send)
             case "websocket":
                 await receive()
                 await send({"type": "websocket.close", "code": 1000, "reason": ""})
             case _:
                 await self._app(scope, receive, send)
+
+
+def unread_of(scope: Scope) -> Exchange | None:
+    """The exchange that a request belongs to, for whoever wants to see what nobody has read of its body."""
+    found = cast("dict[str, Any]", scope).get(_UNREAD)
+    return found if isinstance(found, Exchange) else None
 
 
 def routed_path(method: str, path: str) -> str:
@@ -65,12 +88,17 @@ class Exchange:
     kernel reset the connection, and the client may never see the answer.
     """
 
-    def __init__(self, connection: dict[str, Any], receive: Receive, send: Send) -> None:
+    def __init__(self, connection: dict[str, Any], receive: Receive, send: Send, *, room: Room) -> None:
+        self._room = room
+        self._start: Message | None = None
         self._receive = receive
         self._send = send
         self._is_head = connection["method"] == "HEAD"
         self._expects_continue = False
         self._unread_bytes: float = 0
+        self._look: Callable[[bytes], None] | None = None
+        self._is_begun = False
+        """Whether the app has read some of the body."""
         for name, value in connection["headers"]:
             if name == b"content-length" and value.isdigit():
                 self._unread_bytes = int(value)
@@ -79,8 +107,16 @@ class Exchange:
             elif name == b"expect":
                 self._expects_continue = True
 
+    def look(self, look: Callable[[bytes], None]) -> None:
+        """Have the first bytes of the body shown, if it is dropped unread. That is after the answer has been sent."""
+        self._look = look
+
     async def receive(self) -> Any:
         """The app's ``receive``."""
+        self._is_begun = True
+        return await self._next()
+
+    async def _next(self) -> Any:
         message = await self._receive()
         self._expects_continue = False
         if message["type"] != "http.request" or not message.get("more_body", False):
@@ -92,23 +128,56 @@ class Exchange:
         if message["type"] == "http.response.start":
             if self._unread_bytes and (self._expects_continue or self._unread_bytes > KEEP_ALIVE_BYTES):
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
-            await self._send(message)
+            self._start = message
             return
         if message["type"] == "http.response.body":
             if self._is_head:
                 message["body"] = b""
+            if self._start is not None:
+                start, self._start = self._start, None
+                size = len(message["body"])
+                if size > LARGE_BYTES and not message["more_body"]:
+                    await self._send_large(start, message, size)
+                    return
+                await self._send(start)
             if self._unread_bytes and not self._expects_continue and not message["more_body"]:
                 await self._send({**message, "more_body": True})
                 await self._drain()
                 message = {"type": "http.response.body", "body": b"", "more_body": False}
         await self._send(message)
 
+    async def _send_large(self, start: Message, message: Message, size: int) -> None:
+        """Send a whole answer that the client may take slowly, if there is room to keep it for so long."""
+        if not self._room.take(size):
+            busy = problem_of(NoRoomError("too many large answers are on their way at once"))
+            headers = {**busy.headers, "content-type": PROBLEM_JSON, "content-length": str(len(busy.body))}
+            pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+            told = {"type": "http.response.start", "status": int(busy.status), "headers": pairs}
+            await self._send(cast("Message", told))
+            await self._send(cast("Message", {"type": "http.response.body", "body": busy.body, "more_body": False}))
+            return
+        try:
+            await self._send(start)
+            await self._send(cast("Message", {**message, "more_body": True}))
+            # Returns when the client has taken most of what was written before.
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._room.give(size)
+
     async def _drain(self) -> None:
         dropped = 0
+        first: list[bytes] = []
+        look = None if self._is_begun else self._look
         try:
             async with asyncio.timeout(DRAIN_S):
                 while self._unread_bytes and dropped <= DRAIN_BYTES:
-                    message = await self.receive()
-                    dropped += len(message.get("body", b""))
+                    message = await self._next()
+                    piece = message.get("body", b"")
+                    if look is not None and dropped < LOOK_BYTES:
+                        first.append(piece[: LOOK_BYTES - dropped])
+                    dropped += len(piece)
         except TimeoutError:
             return
+        finally:
+            if look is not None and first:
+                look(b"".join(first))

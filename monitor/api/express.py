@@ -3,28 +3,33 @@
 It takes only what it is sure of: a plain request, credentials that were found good before, a body that keeps the
 contract. Everything else it declines before anything has happened, and the request takes the usual way through
 the router, which is the only judge of what is wrong with it. A beat that it has taken gets the answer that the
-usual way would have given; ``tests/test_api_express.py`` runs both side by side.
+usual way would have given, a refusal for too many beats or by a full intake among them;
+``tests/test_api_express.py`` runs both side by side.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
+from monitor.api.admission import RateLimitedError
 from monitor.api.heartbeats import accepted_headers
 from monitor.api.problems import PROBLEM_JSON, outcome_of, problem_of
 from monitor.api.wire import ContractError, parse_beat, path_worker_id
+from monitor.api.witness import rejection_of
 from monitor.auth import Scope
-from monitor.intake import IntakeFullError
 from monitor.metrics import BeatOutcome
+from monitor.refusal import IntakeFullError, SlowDownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from monitor.api.services import Services
     from monitor.auth import Principal
+    from monitor.workers import Beat
 
 _BEAT: Final = b"/api/v1/workers/heartbeat"
 _BEFORE_ID: Final = b"/api/v1/workers/"
@@ -47,6 +52,7 @@ class Express:
         self._authenticator = services.authenticator
         self._clock = services.store.clock
         self._intake = services.intake
+        self._refused = services.admission.refused
         self._count = services.metrics.beat
         self._good_host = b""
 
@@ -91,13 +97,23 @@ class Express:
                 answer(_accepted(interval_ms), b"")
             else:
                 self._count(outcome_of(error))
+                self._see(principal, beat, error)
                 answer(*_problem(error))
 
-        try:
-            self._intake.submit_beat(beat, answered)
-        except IntakeFullError:
-            return False
+        refused: Exception | None = self._refused(beat.key)
+        if refused is None:
+            try:
+                self._intake.submit_beat(beat, answered)
+            except IntakeFullError as error:
+                refused = error
+        if refused is not None:
+            asyncio.get_running_loop().call_soon(answered, 0, refused)
         return True
+
+    def _see(self, principal: Principal, beat: Beat, error: Exception) -> None:
+        rejection = rejection_of(error)
+        if rejection is not None:
+            self._services.witness.note(principal, beat.key.worker_id, rejection)
 
     def _admitted(self, headers: Headers) -> Principal | None:
         """Whose request it is, if it is plain and its token is known."""
@@ -124,6 +140,20 @@ def _accepted(interval_ms: int) -> bytes:
 
 
 def _problem(error: Exception) -> tuple[bytes, bytes]:
+    if isinstance(error, SlowDownError):
+        # Of these there may be very many, and few that differ.
+        is_rate = isinstance(error, RateLimitedError)
+        return _slow_down(str(error) if is_rate else "", error.retry_after_s, is_rate=is_rate)
+    return _rendered(error)
+
+
+@lru_cache(maxsize=1_024)
+def _slow_down(message: str, retry_after_s: int, *, is_rate: bool) -> tuple[bytes, bytes]:
+    kind = RateLimitedError if is_rate else IntakeFullError
+    return _rendered(kind(message, retry_after_s))
+
+
+def _rendered(error: Exception) -> tuple[bytes, bytes]:
     problem = problem_of(error)
     length = {"content-type": PROBLEM_JSON, "content-length": str(len(problem.body))}
     return _head(problem.status, {**problem.headers, **length}), problem.body

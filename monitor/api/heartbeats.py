@@ -14,12 +14,13 @@ from litestar.response.base import ASGIResponse
 
 from monitor.api.answers import NO_STORE, empty_answer
 from monitor.api.problems import outcome_of
-from monitor.api.requests import headers_of, principal_of, read_body
+from monitor.api.requests import headers_of, identified, principal_of, read_body
 from monitor.api.wire import parse_beat, parse_disconnect, path_worker_id
+from monitor.api.witness import Seen
 from monitor.auth import Scope
-from monitor.intake import NotAllowedError, UnknownWorkerError
 from monitor.liveness import Trigger
 from monitor.metrics import BeatOutcome
+from monitor.refusal import NotAllowedError, UnknownWorkerError
 
 if TYPE_CHECKING:
     from litestar import Request
@@ -43,33 +44,41 @@ def accepted(interval_ms: int) -> ASGIResponse:
     return ASGIResponse(status_code=204, headers=accepted_headers(interval_ms))
 
 
+async def _read_beat(services: Services, request: Request[Any, Any, Any], seen: Seen) -> Beat:
+    """A beat that may come in; what is found out on the way is in ``seen``, also when an error ends it."""
+    headers = headers_of(request.scope)
+    seen.principal = principal = identified(headers, services)
+    principal.require(Scope.HEARTBEAT_WRITE)
+    worker_id = None if seen.segment is None else path_worker_id(seen.segment)
+    if worker_id is not None:
+        principal.require_worker(worker_id)
+    seen.body = await read_body(request.receive, headers, services.body_bytes, room=services.room)
+    beat = parse_beat(
+        seen.body,
+        content_type=headers.content_type,
+        limits=services.limits,
+        bounds=services.bounds,
+        tenant=principal.tenant,
+        path_worker_id=worker_id,
+        token_environments=principal.environments,
+    )
+    principal.require_worker(beat.key.worker_id)
+    if (refused := services.admission.refused(beat.key)) is not None:
+        raise refused
+    return beat
+
+
 def routes(services: Services) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
 
-    async def read_beat(request: Request[Any, Any, Any], segment: str | None) -> Beat:
-        headers = headers_of(request.scope)
-        principal = principal_of(headers, services, Scope.HEARTBEAT_WRITE)
-        worker_id = None if segment is None else path_worker_id(segment)
-        if worker_id is not None:
-            principal.require_worker(worker_id)
-        beat = parse_beat(
-            await read_body(request.receive, headers, services.body_bytes),
-            content_type=headers.content_type,
-            limits=services.limits,
-            bounds=services.bounds,
-            tenant=principal.tenant,
-            path_worker_id=worker_id,
-            token_environments=principal.environments,
-        )
-        principal.require_worker(beat.key.worker_id)
-        return beat
-
     async def take(request: Request[Any, Any, Any], segment: str | None) -> ASGIResponse:
+        seen = Seen(scope=request.scope, segment=segment)
         try:
-            interval_ms = await services.intake.beat(await read_beat(request, segment))
+            interval_ms = await services.intake.beat(await _read_beat(services, request, seen))
         except Exception as error:
             # Whatever it was, the request is counted; the error itself goes on to be answered.
             services.metrics.beat(outcome_of(error))
+            services.witness.beat_refused(error, seen)
             raise
         services.metrics.beat(BeatOutcome.STORED)
         return accepted(interval_ms)
@@ -89,7 +98,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         worker_id = path_worker_id(request.path_params["worker_id"])
         principal.require_worker(worker_id)
         disconnect = parse_disconnect(
-            await read_body(request.receive, headers, services.body_bytes),
+            await read_body(request.receive, headers, services.body_bytes, room=services.room),
             content_type=headers.content_type,
             tenant=principal.tenant,
             path_worker_id=worker_id,

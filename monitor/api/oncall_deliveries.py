@@ -147,7 +147,7 @@ def _delivery_routes(services: Services) -> list[HTTPRouteHandler]:
         headers = headers_of(request.scope)
         viewer = viewer_of(principal_of(headers, services, Scope.ALERTS_WRITE))
         receiver = Query(request.scope, ("receiver",)).single("receiver")
-        body = await read_json(request, headers, ReplayBody, limit_bytes=services.body_bytes, empty=ReplayBody())
+        body = await read_json(request, headers, ReplayBody, services=services, empty=ReplayBody())
         delivery = await oncall.replay(viewer, segment(request, "nid"), receiver=receiver, force=body.force)
         return await with_monitor(services, delivery_json(delivery))
 
@@ -156,7 +156,7 @@ def _delivery_routes(services: Services) -> list[HTTPRouteHandler]:
         headers = headers_of(request.scope)
         viewer = viewer_of(principal_of(headers, services, Scope.ALERTS_WRITE))
         receiver = Query(request.scope, ("receiver",)).single("receiver")
-        await read_json(request, headers, NoBody, limit_bytes=services.body_bytes, empty=NoBody())
+        await read_json(request, headers, NoBody, services=services, empty=NoBody())
         delivery = await oncall.drop(viewer, segment(request, "nid"), receiver=receiver)
         return await with_monitor(services, delivery_json(delivery))
 
@@ -193,14 +193,14 @@ def _receiver_routes(services: Services) -> list[HTTPRouteHandler]:
     async def enable(request: Request[Any, Any, Any]) -> ASGIResponse:
         headers = headers_of(request.scope)
         principal_of(headers, services, Scope.ADMIN)
-        await read_json(request, headers, NoBody, limit_bytes=services.body_bytes, empty=NoBody())
+        await read_json(request, headers, NoBody, services=services, empty=NoBody())
         return await with_monitor(services, receiver_json(await oncall.enable(segment(request, "name"))))
 
     @post("/api/v1/receivers/{name:str}/test", status_code=200)
     async def test(request: Request[Any, Any, Any]) -> ASGIResponse:
         headers = headers_of(request.scope)
         principal_of(headers, services, Scope.ADMIN)
-        await read_json(request, headers, NoBody, limit_bytes=services.body_bytes, empty=NoBody())
+        await read_json(request, headers, NoBody, services=services, empty=NoBody())
         name = segment(request, "name")
         trial = await oncall.test(name)
         return await with_monitor(

@@ -90,7 +90,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     async def acknowledge(request: Request[Any, Any, Any]) -> ASGIResponse:
         headers = headers_of(request.scope)
         principal = principal_of(headers, services, Scope.ALERTS_WRITE)
-        body = await read_json(request, headers, AckBody, limit_bytes=services.body_bytes, empty=AckBody())
+        body = await read_json(request, headers, AckBody, services=services, empty=AckBody())
         by = principal.subject if body.by is None else checked_text("by", body.by, most=NAME_CHARS)
         comment = checked_text("comment", body.comment, most=COMMENT_CHARS, lines=True) if body.comment else ""
         incident = await oncall.acknowledge(

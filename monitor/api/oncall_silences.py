@@ -166,7 +166,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     async def add(request: Request[Any, Any, Any]) -> ASGIResponse:
         headers = headers_of(request.scope)
         principal = principal_of(headers, services, Scope.ALERTS_WRITE)
-        body = await read_json(request, headers, SilenceBody, limit_bytes=services.body_bytes)
+        body = await read_json(request, headers, SilenceBody, services=services)
         new = asked(body, subject=principal.subject, now_ms=services.store.clock.now_ms())
         require_own(principal, new.matchers)
         silence, warnings = await oncall.add_silence(viewer_of(principal), new)

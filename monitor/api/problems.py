@@ -11,14 +11,15 @@ import structlog
 from litestar.exceptions import HTTPException
 from litestar.response import Response
 
+from monitor.api.admission import RateLimitedError
 from monitor.api.answers import JSON, NO_STORE, encoded
 from monitor.api.bodies import BodyError, MediaTypeError, UnreadableBodyError
 from monitor.api.oncall import ConflictError, NoSuchError, TooManyError
-from monitor.api.requests import BodyTooLargeError, BodyTooSlowError, ClientGoneError, ParameterError
+from monitor.api.requests import BodyTooLargeError, BodyTooSlowError, ClientGoneError, NoRoomError, ParameterError
 from monitor.api.wire import ContractError
 from monitor.auth import ForbiddenError, UnauthenticatedError
-from monitor.intake import IntakeFullError, NotAllowedError, QuotaExceededError, UnknownWorkerError
 from monitor.metrics import BeatOutcome
+from monitor.refusal import IntakeFullError, NotAllowedError, QuotaExceededError, SlowDownError, UnknownWorkerError
 from monitor.store import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -67,12 +68,13 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     QuotaExceededError: Problem(
         status=HTTPStatus.TOO_MANY_REQUESTS, outcome=BeatOutcome.QUOTA, headers={"retry-after": "60"}
     ),
+    RateLimitedError: Problem(status=HTTPStatus.TOO_MANY_REQUESTS, outcome=BeatOutcome.RATE_LIMITED),
     IntakeFullError: Problem(
         status=HTTPStatus.SERVICE_UNAVAILABLE,
         outcome=BeatOutcome.UNAVAILABLE,
-        headers={"retry-after": "1"},
         detail="too many requests are waiting for the store; nothing was taken in",
     ),
+    NoRoomError: Problem(status=HTTPStatus.SERVICE_UNAVAILABLE, outcome=BeatOutcome.UNAVAILABLE),
     StoreUnavailableError: Problem(
         status=HTTPStatus.SERVICE_UNAVAILABLE,
         outcome=BeatOutcome.UNAVAILABLE,
@@ -124,6 +126,8 @@ def problem_of(error: Exception) -> ProblemAnswer:
     detail = str(error) if problem.detail is None else problem.detail
     if isinstance(error, UnauthenticatedError):
         return problem_details(problem.status, detail, problem.headers, reason=error.reason.value)
+    if isinstance(error, SlowDownError):
+        return problem_details(problem.status, detail, {"retry-after": str(error.retry_after_s)})
     return problem_details(problem.status, detail, problem.headers)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
 from monitor.auth import Refusal, UnauthenticatedError
+from monitor.refusal import SlowDownError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,10 +31,11 @@ BODY_S: Final = 10.0
 
 
 class BodyTooLargeError(Exception):
-    """The request's body is over the limit (413)."""
+    """The request's body is over the limit (413). ``read`` is what was read of it; None: nothing."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, read: bytes | None = None) -> None:
         super().__init__(f"the body is over limits.body_bytes = {limit_bytes}")
+        self.read = read
 
 
 class BodyTooSlowError(Exception):
@@ -87,6 +89,17 @@ _CREDENTIALS: Final = frozenset({b"authorization", b"userkey"})
 _READ: Final = _CREDENTIALS | {b"content-type", b"content-length"}
 
 
+def identified(headers: Headers, services: Services) -> Principal:
+    """Who calls, whatever the token's scopes.
+
+    Raises:
+        UnauthenticatedError: the token is not good.
+    """
+    return services.authenticator.authenticate(
+        authorization=headers.authorization, user_key=headers.user_key, now_ms=services.store.clock.now_ms()
+    )
+
+
 def principal_of(headers: Headers, services: Services, scope: TokenScope) -> Principal:
     """Who calls, with this scope.
 
@@ -94,9 +107,7 @@ def principal_of(headers: Headers, services: Services, scope: TokenScope) -> Pri
         UnauthenticatedError: the token is not good.
         ForbiddenError: it lacks the scope.
     """
-    principal = services.authenticator.authenticate(
-        authorization=headers.authorization, user_key=headers.user_key, now_ms=services.store.clock.now_ms()
-    )
+    principal = identified(headers, services)
     principal.require(scope)
     return principal
 
@@ -106,11 +117,46 @@ def caller(request: Request[Any, Any, Any], services: Services, scope: TokenScop
     return principal_of(headers_of(request.scope), services, scope)
 
 
-async def read_body(receive: Receive, headers: Headers, limit_bytes: int, *, limit_s: float = BODY_S) -> bytes:
+class Room:
+    """How many bytes of bodies that have not come whole may be in memory at a time. Belongs to one event loop."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._left_bytes = most_bytes
+
+    @property
+    def left_bytes(self) -> int:
+        """How many more there may be."""
+        return self._left_bytes
+
+    def take(self, size: int) -> bool:
+        """Take so many; False: there are not so many left."""
+        if size > self._left_bytes:
+            return False
+        self._left_bytes -= size
+        return True
+
+    def give(self, size: int) -> None:
+        """Give back so many of those that were taken."""
+        self._left_bytes += size
+
+
+class NoRoomError(SlowDownError):
+    """Too much is on its way at once: a body that was not read further, or an answer that was not sent (503)."""
+
+    def __init__(self, message: str = "too many bodies are on their way at once") -> None:
+        super().__init__(message, 1)
+
+
+async def read_body(
+    receive: Receive, headers: Headers, limit_bytes: int, *, room: Room | None = None, limit_s: float = BODY_S
+) -> bytes:
     """The whole body; one that says it is too long is refused unread, one that does not say when it is.
+
+    ``room`` None: others see to it that there are few.
 
     Raises:
         BodyTooLargeError: over the limit.
+        NoRoomError: it came slowly, and there was no room to keep it until it is whole.
         BodyTooSlowError: it took longer than ``limit_s``.
         ClientGoneError: no end came.
     """
@@ -118,25 +164,33 @@ async def read_body(receive: Receive, headers: Headers, limit_bytes: int, *, lim
         raise BodyTooLargeError(limit_bytes)
     try:
         async with asyncio.timeout(limit_s):
-            return await _read(receive, limit_bytes)
+            return await _read(receive, limit_bytes, room)
     except TimeoutError:
         raise BodyTooSlowError(f"the body did not come within {limit_s:g} s") from None
 
 
-async def _read(receive: Receive, limit_bytes: int) -> bytes:
+async def _read(receive: Receive, limit_bytes: int, room: Room | None) -> bytes:
     chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise ClientGoneError
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > limit_bytes:
-            raise BodyTooLargeError(limit_bytes)
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    size = taken = 0
+    try:
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise ClientGoneError
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > limit_bytes:
+                raise BodyTooLargeError(limit_bytes, b"".join([*chunks, chunk]))
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            if room is not None:
+                if not room.take(len(chunk)):
+                    raise NoRoomError
+                taken += len(chunk)
+    finally:
+        if room is not None:
+            room.give(taken)
 
 
 class Query:

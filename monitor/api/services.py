@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from monitor.api.admission import Admission
     from monitor.api.oncall import OnCall
+    from monitor.api.requests import Room
     from monitor.api.wire import BodyLimits, IntervalBounds
+    from monitor.api.witness import Witness
     from monitor.auth import Authenticator
     from monitor.health import Health
     from monitor.intake import Intake
@@ -20,14 +23,18 @@ class Services:
     """The collaborators of every handler.
 
     ``body_bytes`` is the largest request body; that of a batch may have ``batch_bytes``, as sent and inflated, and
-    ``batch_beats`` beats. ``anonymous`` holds those of ``/metrics`` and ``/schema`` that need no token.
+    ``batch_beats`` beats. All bodies that have
+    not come whole share ``room``. ``anonymous`` holds those of ``/metrics`` and ``/schema`` that need no token.
     """
 
     store: Store
     intake: Intake
+    admission: Admission
+    witness: Witness
     oncall: OnCall
     authenticator: Authenticator
     body_bytes: int
+    room: Room
     batch_bytes: int
     batch_beats: int
     limits: BodyLimits

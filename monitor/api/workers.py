@@ -14,8 +14,8 @@ from monitor.api.requests import Query, bad_cursor, caller, decode_cursor, encod
 from monitor.api.wire import path_worker_id
 from monitor.auth import Scope
 from monitor.events import rfc3339
-from monitor.intake import NotAllowedError, UnknownWorkerError
 from monitor.liveness import Liveness
+from monitor.refusal import NotAllowedError, UnknownWorkerError
 from monitor.store.store import Want
 from monitor.workers import Forget, WorkerKey
 
@@ -39,7 +39,7 @@ PAGE_BYTES: Final = 8_388_608
 
 def worker_json(worker: Worker, now_ms: int) -> dict[str, object]:
     """A worker at ``now_ms``, true with a stuck sweeper too (P22)."""
-    back_ms = worker.absent_until(now_ms)
+    back_ms, rejected = worker.absent_until(now_ms), worker.rejected
     return {
         "tenant": worker.key.tenant,
         "worker_id": worker.key.worker_id,
@@ -62,6 +62,7 @@ def worker_json(worker: Worker, now_ms: int) -> dict[str, object]:
         "seq": worker.seq,
         "since": rfc3339(worker.since(now_ms)),
         "back_at": None if back_ms is None else rfc3339(back_ms),
+        "rejected": None if rejected is None else {"reason": rejected.reason, "at": rfc3339(rejected.at_ms)},
     }
 
 

@@ -9,15 +9,19 @@ from monitor.auth.authenticator import MAX_NUMERIC_DATE_S, MAX_TOKEN_BYTES, REME
 from monitor.auth.keys import MIN_RSA_BITS, MIN_SECRET_BYTES, AuthPolicy, KeyAlgorithm, VerifyingKey
 from monitor.auth.minting import mint
 from monitor.auth.principals import (
+    LATELY_MS,
     MAX_NAME_CHARS,
+    ExpiredError,
     ForbiddenError,
     Principal,
     Refusal,
     Scope,
+    ScopeMissingError,
     UnauthenticatedError,
 )
 
 __all__ = [
+    "LATELY_MS",
     "MAX_NAME_CHARS",
     "MAX_NUMERIC_DATE_S",
     "MAX_TOKEN_BYTES",
@@ -26,11 +30,13 @@ __all__ = [
     "REMEMBERED_TOKENS",
     "AuthPolicy",
     "Authenticator",
+    "ExpiredError",
     "ForbiddenError",
     "KeyAlgorithm",
     "Principal",
     "Refusal",
     "Scope",
+    "ScopeMissingError",
     "UnauthenticatedError",
     "VerifyingKey",
     "mint",

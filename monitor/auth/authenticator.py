@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import jwt
 
-from monitor.auth.principals import Principal, Refusal, UnauthenticatedError, is_text
+from monitor.auth.principals import LATELY_MS, ExpiredError, Principal, Refusal, UnauthenticatedError, is_text
 
 if TYPE_CHECKING:
     from monitor.auth.keys import AuthPolicy, KeyAlgorithm
@@ -61,7 +61,8 @@ class Authenticator:
         Checked in this order: form, key, algorithm, signature, audience, issuer, the claims' types, times.
 
         Raises:
-            UnauthenticatedError: with the first reason found; no other exception, whatever was sent.
+            UnauthenticatedError: with the first reason found; no other exception, whatever was sent. Expiry comes
+                last but for the start, and is an ``ExpiredError``.
         """
         # What is no ASCII was never good; what comes in two headers is rare.
         alone = authorization is not None and user_key is None and authorization.isascii()
@@ -74,7 +75,8 @@ class Authenticator:
         exp_ms = _numeric_date_ms(claims, "exp") + self._leeway_ms
         nbf_ms = (_numeric_date_ms(claims, "nbf") if "nbf" in claims else 0) - self._leeway_ms
         if now_ms >= exp_ms:
-            _refuse(Refusal.EXPIRED)
+            is_late = nbf_ms <= now_ms < exp_ms - self._leeway_ms + LATELY_MS
+            raise ExpiredError(principal if is_late else None)
         if nbf_ms > now_ms:
             _refuse(Refusal.NOT_YET_VALID)
         if credentials is not None:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Final
 
 MAX_NAME_CHARS: Final = 256
+LATELY_MS: Final = 86_400_000
 
 
 class Scope(StrEnum):
@@ -37,7 +38,7 @@ class Refusal(StrEnum):
 
 
 class UnauthenticatedError(Exception):
-    """The caller is not known (401). Carries the reason, and nothing of the token."""
+    """The caller is not known (401). Says the reason, and nothing of the token."""
 
     def __init__(self, reason: Refusal) -> None:
         self.reason: Final = reason
@@ -46,6 +47,10 @@ class UnauthenticatedError(Exception):
 
 class ForbiddenError(Exception):
     """The caller is known and may not do this (403)."""
+
+
+class ScopeMissingError(ForbiddenError):
+    """The caller's token is not for this kind of request."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,10 +67,10 @@ class Principal:
         """Go on only with this scope.
 
         Raises:
-            ForbiddenError: the token lacks it; the message names it.
+            ScopeMissingError: the token lacks it; the message names it.
         """
         if scope.value not in self.scopes:
-            raise ForbiddenError(f"the token lacks the scope {scope.value!r}")
+            raise ScopeMissingError(f"the token lacks the scope {scope.value!r}")
 
     def require_worker(self, worker_id: str) -> None:
         """Go on only if the token may act for this worker.
@@ -75,6 +80,18 @@ class Principal:
         """
         if self.worker_id is not None and self.worker_id != worker_id:
             raise ForbiddenError("the token is restricted to another worker")
+
+
+class ExpiredError(UnauthenticatedError):
+    """The token was good in everything but its end.
+
+    ``lately`` is whose it was, if it expired less than ``LATELY_MS`` ago: it lets nobody do anything, but that its
+    sender is alive may be believed (P11).
+    """
+
+    def __init__(self, lately: Principal | None) -> None:
+        super().__init__(Refusal.EXPIRED)
+        self.lately: Final = lately
 
 
 def is_text(value: object, *, most: int = MAX_NAME_CHARS) -> bool:

@@ -52,6 +52,7 @@ MOST_REPLICAS: Final = 16
 AUTO: Final = "auto"
 MOST_PROCESSES: Final = 64
 _KIB: Final = 1024
+_SECOND_MS: Final = 1_000
 _STORE_URLS: Final = "must be embedded:, redis://, rediss://, unix:// or redis+sentinel://"
 
 
@@ -199,7 +200,12 @@ class Limits(Section):
     environments_per_tenant: Annotated[StrictInt, Field(ge=1)] = 1_000
     timings_per_tenant: Annotated[StrictInt, Field(ge=1)] = 10_000
     events: Annotated[StrictInt, Field(ge=1_000)] = 1_000_000
+    worker_beats_per_second: Annotated[StrictInt, Field(ge=0)] = 20
+    worker_beats_burst: Annotated[StrictInt, Field(ge=1)] = 100
+    tenant_beats_per_second: Annotated[StrictInt, Field(ge=0)] = 0
+    tenant_beats_burst: Annotated[StrictInt, Field(ge=1)] = 10_000
     pending_beats: Annotated[StrictInt, Field(ge=1)] = 20_000
+    pending_bytes: Annotated[Size, sized(_KIB**2, 64 * _KIB**3)] = Field("64MiB", validate_default=True)
     connections: Annotated[StrictInt, Field(ge=1)] = 20_000
 
 
@@ -273,6 +279,10 @@ class Config(Section):
             if grace_ms < interval_ms:
                 times = f"grace {duration_text(grace_ms)} is below interval {duration_text(interval_ms)}"
                 yield f"{where}: {times}: one lost beat will page"
+        per_s = self.limits.worker_beats_per_second
+        if per_s and per_s * usual.min_interval_ms < _SECOND_MS:
+            shortest = duration_text(usual.min_interval_ms)
+            yield f"limits.worker_beats_per_second: {per_s} is less than liveness.min_interval allows, {shortest}"
         for claim in ("audience", "issuer"):
             if not getattr(self.auth, claim):
                 yield f"auth.{claim}: is empty, so tokens made for another {claim} are accepted"

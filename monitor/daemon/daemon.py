@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from monitor.api.admission import Admission, BeatRates
 from monitor.api.app import create_app
 from monitor.api.express import Express
 from monitor.api.health import reasons_now
+from monitor.api.requests import Room
 from monitor.api.services import Services
 from monitor.api.wire import BodyLimits, IntervalBounds
+from monitor.api.witness import Witness
 from monitor.auth import Authenticator
 from monitor.daemon.alerting import alert_service
 from monitor.daemon.deliveries import delivery_outcomes
@@ -31,10 +34,12 @@ from monitor.daemon.vitals import Vitals
 from monitor.daemon.watchdog import Watchdog
 from monitor.events import event_id
 from monitor.eviction import EvictionWatch
+from monitor.evidence import Recorder
 from monitor.health import Health
 from monitor.intake import Intake
 from monitor.metrics import Metrics
 from monitor.pulse import Pulse
+from monitor.rates import Rate
 from monitor.scheduler import Scheduler
 from monitor.store import Store, StoreRefusedError, StoreSettings, StoreUnavailableError
 from monitor.store.outbox import Outbox
@@ -88,6 +93,20 @@ def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:
     )
 
 
+def beat_rates(config: Config) -> BeatRates:
+    """What one process lets through."""
+    limits = config.limits
+
+    def rate(per_s: int, burst: int) -> Rate | None:
+        return Rate(per_s=per_s, burst=burst) if per_s else None
+
+    return BeatRates(
+        worker=rate(limits.worker_beats_per_second, limits.worker_beats_burst),
+        tenant=rate(limits.tenant_beats_per_second, limits.tenant_beats_burst),
+        batch=limits.batch_beats,
+    )
+
+
 class Daemon:
     """One running Lastseen, or one process of several. Made, run and thrown away inside one event loop.
 
@@ -116,10 +135,16 @@ class Daemon:
         )
         self._outbox = Outbox(store, owner=store.settings.daemon)
         self._health.add_reasons(self._metrics.processes.reasons)
-        self._pulse = Pulse(store, on_sums=self._metrics.blind)
+        self._pulse = Pulse(store, on_sums=self._metrics.blind, is_behind=self._is_behind)
+        self._intake = Intake(
+            store,
+            capacity=config.limits.pending_beats,
+            capacity_bytes=config.limits.pending_bytes,
+            on_moved=self._moved,
+        )
+        self._evidence = Recorder(store, metrics=self._metrics)
         self._eviction = EvictionWatch(store)
         self._health.add_reasons(self._eviction.reasons)
-        self._intake = Intake(store, capacity=config.limits.pending_beats, on_moved=self._moved)
         self._sweeper = Sweeper(
             store,
             SweepSettings(
@@ -155,8 +180,11 @@ class Daemon:
         services = Services(
             store=store,
             intake=self._intake,
+            admission=Admission(beat_rates(config)),
+            witness=Witness(self._evidence.note),
             authenticator=Authenticator(auth_policy(config, ring)),
             body_bytes=limits.body_bytes,
+            room=Room(limits.pending_bytes),
             batch_bytes=limits.batch_bytes,
             batch_beats=limits.batch_beats,
             limits=BodyLimits(
@@ -198,6 +226,7 @@ class Daemon:
         await self._alerts.start()
         beside = [
             _beside("vitals", self._vitals.run(), on_bug=self._fail),
+            _beside("evidence", self._evidence.run(), on_bug=self._fail),
             _beside("eviction", self._eviction.run(), on_bug=self._fail),
         ]
         # What the start has made lives as long as the process: the collector need not look at it again.
@@ -237,6 +266,9 @@ class Daemon:
     async def _ping(self) -> None:
         if self._watchdog is not None:
             await self._watchdog.run()
+
+    def _is_behind(self) -> bool:
+        return self._http.turns.is_behind()
 
     def _begin_stop(self, why: str) -> None:
         again = self._health.stopping

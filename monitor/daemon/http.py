@@ -15,6 +15,7 @@ import uvicorn
 
 from monitor.daemon.protocol import BoundedProtocol
 from monitor.daemon.stall import Stall
+from monitor.daemon.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,6 +100,7 @@ class HttpServer(uvicorn.Server):
         head_s: float = HEAD_S,
         idle_s: float = KEEP_ALIVE_S,
     ) -> None:
+        self.turns = Turns(asyncio.get_running_loop())
         settings = {
             "kept": connections,
             "most": round(connections * HARD_SHARE),
@@ -106,6 +108,7 @@ class HttpServer(uvicorn.Server):
             "idle_s": idle_s,
             "shortcut": shortcut,
             "stall": (stall := Stall()),
+            "turns": self.turns,
         }
         bounded = type("BoundedProtocol", (BoundedProtocol,), settings)
         super().__init__(

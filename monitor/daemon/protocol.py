@@ -18,11 +18,16 @@ from monitor.daemon.stall import Stall, has_hung_up
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Sized
+    from collections.abc import Callable
+
+    from monitor.daemon.turns import Turns
 
 log = structlog.get_logger(__name__)
 
 REFUSED_LOG_S: Final = 10.0
+PIECE_BYTES: Final = 4_096
+"""What was read is parsed in pieces of this size, and no further once a request waits for the one before it: in one
+read there may be thousands of small ones, and each takes a hundred times its size in memory."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -46,8 +51,9 @@ class BoundedProtocol(HttpToolsProtocol):
     """One connection. The class attributes are its settings; ``HttpServer`` makes a subclass with its own.
 
     The head of a request must be there ``head_s`` after the connection was made or the request was begun; a
-    connection without a request is closed after ``idle_s``. Above ``kept`` open connections each answer closes
-    its own, so that idle ones make room for others; above ``most`` new ones are closed at once.
+    connection without a request is closed after ``idle_s``, and so is one whose client takes no answer for as long.
+    Above ``kept`` open connections each answer closes its own, so that idle ones make room for others; above ``most``
+    new ones are closed at once.
     """
 
     kept = 0
@@ -56,13 +62,19 @@ class BoundedProtocol(HttpToolsProtocol):
     idle_s = 0.0
     shortcut: Shortcut | None = None
     stall = Stall()
+    turns: Turns | None = None
     refused_s = 0.0
     defaults: tuple[Headers, bytes] = ([], b"")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
-        self.flow = _Flow(transport, self.pipeline)
+        self.flow = _Flow(transport, self)
+        self._held = b""
+        self._waits = False
+        """Whether what is held waits for a turn of the loop."""
+        self._stalled_s: float | None = None
+        """Since when the client has not taken what was written to it."""
         self._body: list[bytes] | None = None
         """What has come of the body of a request that may take the short way; None: there is no such request."""
         self._limit_s = self.head_s
@@ -96,23 +108,67 @@ class BoundedProtocol(HttpToolsProtocol):
     def _look(self) -> None:
         self._timer = None
         now_s = self.loop.time()
-        if self._limit_s and now_s >= self._since_s + self._limit_s:
+        is_stalled = self._stalled_s is not None and now_s >= self._stalled_s + self.idle_s
+        if is_stalled or (self._limit_s and not self._waits and now_s >= self._since_s + self._limit_s):
             self.transport.abort()
         else:
-            self._look_at(self._since_s + self._limit_s if self._limit_s else now_s + self.idle_s)
+            ahead = bool(self._limit_s) and not self._waits
+            self._look_at(self._since_s + self._limit_s if ahead else now_s + self.idle_s)
 
     def data_received(self, data: bytes) -> None:
         """Some of a request has come, or several of them."""
         if self.stall.is_recent(self.loop.time()) and has_hung_up(self.transport):
             self.transport.abort()
             return
-        super().data_received(data)
+        if self._held:
+            self._held += data
+        elif self.turns is None or self.turns.admit(self):
+            self._parse(data)
+        else:
+            self._waits = True
+            self._held = data
+            self.flow.pause_reading()
+
+    def go_on(self) -> None:
+        """What has come may be parsed now."""
+        self._waits = False
+        if not self.transport.is_closing():
+            self._parse_held()
+            self.flow.resume_reading()
+
+    def _parse_held(self) -> None:
+        if self._held and not self._waits and not self.pipeline:
+            held, self._held = self._held, b""
+            self._parse(held)
+
+    def _parse(self, data: bytes) -> None:
+        """Parse as far as it may go now; the rest is held until its turn comes."""
+        if len(data) <= PIECE_BYTES:
+            super().data_received(data)
+        else:
+            for start in range(0, len(data), PIECE_BYTES):
+                super().data_received(data[start : start + PIECE_BYTES])
+                if self.transport.is_closing():
+                    break
+                if self.pipeline:
+                    self._held = data[start + PIECE_BYTES :]
+                    break
         if self._body is not None:
             self._go_the_usual_way(whole=False)
         if self.transport.is_closing():
             return
         if self._limit_s == self.head_s and self._timer_s > self._since_s + self.head_s:
             self._look_at(self._since_s + self.head_s)
+
+    def pause_writing(self) -> None:
+        """The client takes its answers more slowly than they are written."""
+        self._stalled_s = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """It has taken most of them."""
+        self._stalled_s = None
+        super().resume_writing()
 
     def on_message_begin(self) -> None:
         """A request has begun."""
@@ -195,6 +251,10 @@ class BoundedProtocol(HttpToolsProtocol):
             type(self).defaults = headers, lines
         return lines
 
+    def is_behind(self) -> bool:
+        """Whether requests have come that wait for the one before them."""
+        return bool(self.pipeline or self._held)
+
     def _crowded(self) -> bool:
         return len(self.connections) > self.kept
 
@@ -205,6 +265,9 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+        self._parse_held()
+        if self.transport.is_closing():
+            return
         self.flow.resume_reading()
         if self.cycle.response_complete and not self._limit_s:
             self._limit_s, self._since_s = self.idle_s, self.loop.time()
@@ -213,13 +276,13 @@ class BoundedProtocol(HttpToolsProtocol):
 class _Flow(FlowControl):
     """Reads no further while a request waits for the one before it: that one has come whole."""
 
-    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+    def __init__(self, transport: asyncio.Transport, protocol: BoundedProtocol) -> None:
         super().__init__(transport)
-        self._pipeline = pipeline
+        self._protocol = protocol
 
     def resume_reading(self) -> None:
         """Read on, unless a request waits already."""
-        if not self._pipeline:
+        if not self._protocol.is_behind():
             super().resume_reading()
 
 

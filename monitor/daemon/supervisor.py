@@ -39,6 +39,14 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+DIVIDED: Final = (
+    "connections",
+    "pending_beats",
+    "pending_bytes",
+    "tenant_beats_per_second",
+    "tenant_beats_burst",
+)
+"""The names of the limits that are of all processes together."""
 STOP_MARGIN_S: Final = 4.0
 """How much longer than ``server.shutdown_timeout`` a process may take to stop before it is killed."""
 
@@ -54,9 +62,12 @@ class _End:
 
 
 def divided(config: Config, processes: int) -> Config:
-    """What each process runs: the limits of one daemon are divided over its processes."""
+    """What each process runs: the limits of one daemon are divided over its processes.
+
+    That of a worker is not: over one connection all its beats come to one process.
+    """
     limits = config.limits
-    parts = {name: -(-getattr(limits, name) // processes) for name in ("connections", "pending_beats")}
+    parts = {name: -(-getattr(limits, name) // processes) for name in DIVIDED}
     return config.model_copy(update={"limits": limits.model_copy(update=parts)})
 
 

@@ -340,6 +340,7 @@ class Store:
         following = self._confirm_next.get(partition)
         if following is None:
             following = asyncio.create_task(self._confirm(partition), name=f"confirm-{partition}")
+            following.add_done_callback(_seen)
             self._confirm_next[partition] = following
         try:
             async with asyncio.timeout(2 * self.settings.timeout_s):
@@ -491,3 +492,9 @@ class Store:
         order = "desc" if newest_first else "asc"
         now_ms, swept_ms, entries = await self._connection.read("history", partition, after, limit, order)
         return now_ms, swept_ms, codec.events(partition, entries)
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    """Take note of what a task raised: whoever asked for it may have given up on it."""
+    if not task.cancelled():
+        task.exception()

@@ -13,6 +13,7 @@ else; ``forms`` reads whatever there is, and is the only judge of what is wrong 
 
 from monitor.api.wire.batches import TooManyBeatsError, long_array_reader, split_array, split_lines
 from monitor.api.wire.beats import parse_beat, parse_disconnect, path_worker_id
+from monitor.api.wire.claims import claimed_ids
 from monitor.api.wire.common import readable_id
 from monitor.api.wire.faults import MAX_FAULTS, ContractError, Fault
 from monitor.api.wire.forms import MAX_NAME_CHARS, is_json
@@ -26,6 +27,7 @@ __all__ = [
     "Fault",
     "IntervalBounds",
     "TooManyBeatsError",
+    "claimed_ids",
     "is_json",
     "long_array_reader",
     "parse_beat",

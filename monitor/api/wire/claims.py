@@ -1,0 +1,49 @@
+"""Whom a body speaks of that nobody will read: a prefix of a beat, of an array of beats or of lines of them. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Final
+
+from monitor.api.wire.forms import MAX_NAME_CHARS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Each byte is passed once: a text without an end reaches to the end, and nothing is tried twice.
+_TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)
+_VALUE: Final = re.compile(rb'[ \t\r\n]*+:[ \t\r\n]*+("(?:[^"\\]++|\\.)*+")', re.DOTALL)
+_KEY: Final = b'"worker_id"'
+_OBJECT: Final = (b"{",)
+_IN_ARRAY: Final = (b"[", b"{")
+_DEEPEST: Final = 64
+
+
+def claimed_ids(prefix: bytes, *, tokens: int) -> Iterator[str]:
+    """The ``worker_id`` of each beat in what has come of a body, in their order, whether or not the rest is good.
+
+    Looks at so many texts and brackets at most. What stands deeper, in metadata for instance, names nobody.
+    """
+    inside: list[bytes] = []
+    for token, _ in zip(_TOKEN.finditer(prefix), range(tokens), strict=False):
+        text = token[0]
+        if text in {b"{", b"["}:
+            inside.append(text)
+            if len(inside) > _DEEPEST:
+                return
+        elif text in {b"}", b"]"}:
+            if inside:
+                inside.pop()
+        elif text == _KEY and tuple(inside) in {_OBJECT, _IN_ARRAY} and (value := _VALUE.match(prefix, token.end())):
+            worker_id = _text(value[1])
+            if worker_id is not None:
+                yield worker_id
+
+
+def _text(literal: bytes) -> str | None:
+    try:
+        text: str = json.loads(literal)
+    except ValueError:
+        return None
+    return text if 0 < len(text) <= MAX_NAME_CHARS and text.isprintable() else None

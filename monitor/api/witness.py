@@ -1,0 +1,153 @@
+"""What a refused beat still says: that its worker is alive (P11).
+
+Only of those for whom its sender may speak: the token's signature, audience, issuer, start and claims were good, and it
+is not restricted to others. Nothing here changes an answer, nor waits for anything; a body that
+nobody has read is looked at when the server drops it, after the answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from monitor.api.admission import RateLimitedError
+from monitor.api.entry import unread_of
+from monitor.api.requests import BodyTooLargeError, NoRoomError
+from monitor.api.wire import ContractError, claimed_ids, path_worker_id, readable_id
+from monitor.auth import ExpiredError, ScopeMissingError
+from monitor.clock import monotonic_ns
+from monitor.rates import Limiter, Rate
+from monitor.refusal import IntakeFullError
+from monitor.store import StoreUnavailableError
+from monitor.workers import Evidence, Rejection, WorkerKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from litestar.types import Scope
+
+    from monitor.auth import Principal
+
+MOST_OF_A_BATCH: Final = 1_000
+_BODY_BYTES: Final = 16_384
+_TOKENS: Final = 500
+_TOKENS_OF_A_BATCH: Final = 10_000
+_BATCH_BYTES: Final = 65_536
+_GZIP: Final = 31
+_LOOKS: Final = Rate(per_s=500, burst=500)
+"""Bodies that are looked into a second, so that refused requests stay cheap; a batch counts as ``_BATCH_LOOKS``."""
+_BATCH_LOOKS: Final = 20
+
+_REJECTIONS: Final[dict[type[Exception], Rejection]] = {
+    ExpiredError: Rejection.TOKEN_EXPIRED,
+    ScopeMissingError: Rejection.SCOPE_MISSING,
+    BodyTooLargeError: Rejection.TOO_LARGE,
+    ContractError: Rejection.MALFORMED,
+    RateLimitedError: Rejection.RATE_LIMITED,
+    IntakeFullError: Rejection.OVERLOADED,
+    NoRoomError: Rejection.OVERLOADED,
+    # It is slow, or gone: then it takes no evidence either, and all workers are credited (P1).
+    StoreUnavailableError: Rejection.OVERLOADED,
+}
+
+
+def rejection_of(error: Exception) -> Rejection | None:
+    """What the error says of a worker that is alive; None: nothing, as of a token that may not speak for it."""
+    return next((_REJECTIONS[kind] for kind in type(error).__mro__ if kind in _REJECTIONS), None)
+
+
+@dataclass(kw_only=True, slots=True)
+class Seen:
+    """What is known of a request so far. ``segment`` is the id in its path, if that has one, as it was sent."""
+
+    scope: Scope
+    segment: str | None = None
+    principal: Principal | None = None
+    body: bytes | None = None
+    inflated: bool = False
+    beats: Iterable[str] | None = None
+    """The workers of a batch that was read."""
+
+
+class Witness:
+    """``note`` is told of each refused beat of a worker for whom its sender may speak; it does not raise."""
+
+    def __init__(self, note: Callable[[Evidence], None], *, now_ns: Callable[[], int] = monotonic_ns) -> None:
+        self._note = note
+        self._now_ns = now_ns
+        self._looks = Limiter(_LOOKS, most_count=_BATCH_LOOKS)
+
+    def note(self, principal: Principal, worker_id: str, rejection: Rejection) -> None:
+        """A beat of this worker was refused."""
+        if principal.worker_id is None or principal.worker_id == worker_id:
+            key = WorkerKey(principal.tenant, worker_id)
+            self._note(Evidence(key=key, allowed=principal.environments, rejection=rejection))
+
+    def beat_refused(self, error: Exception, seen: Seen) -> None:
+        """A request with one beat is answered with this error."""
+        principal, rejection = _sender(error, seen), rejection_of(error)
+        if principal is None or rejection is None:
+            return
+        if seen.segment is not None:
+            if (worker_id := _decoded(seen.segment)) is not None:
+                self.note(principal, worker_id, rejection)
+            return
+        self._see(seen, error, functools.partial(self.look, principal, rejection))
+
+    def batch_refused(self, error: Exception, seen: Seen) -> None:
+        """A whole batch is answered with this error: it is evidence of the first workers in it."""
+        principal, rejection = _sender(error, seen), rejection_of(error)
+        if principal is None or rejection is None:
+            return
+        if seen.beats is not None:
+            for worker_id, _ in zip(seen.beats, range(MOST_OF_A_BATCH), strict=False):
+                self.note(principal, worker_id, rejection)
+            return
+        is_gzip = not seen.inflated and any(
+            name == b"content-encoding" and b"gzip" in value.lower() for name, value in seen.scope["headers"]
+        )
+        look = self._look_at_gzip if is_gzip else self._look_at_batch
+        self._see(seen, error, functools.partial(look, principal, rejection))
+
+    def _see(self, seen: Seen, error: Exception, look: Callable[[bytes], None]) -> None:
+        body = seen.body
+        if body is None and isinstance(error, BodyTooLargeError):
+            body = error.read
+        if body is not None:
+            look(body)
+        elif (unread := unread_of(seen.scope)) is not None:
+            unread.look(look)
+
+    def look(self, principal: Principal, rejection: Rejection, body: bytes) -> None:
+        """A beat was refused of which this is the body, or the beginning of it."""
+        if self._looks.wait_ns(0, self._now_ns()):
+            return
+        worker_id = readable_id(body) or next(claimed_ids(body[:_BODY_BYTES], tokens=_TOKENS), None)
+        if worker_id is not None:
+            self.note(principal, worker_id, rejection)
+
+    def _look_at_batch(self, principal: Principal, rejection: Rejection, body: bytes) -> None:
+        if self._looks.wait_for_ns(0, self._now_ns(), _BATCH_LOOKS):
+            return
+        ids = claimed_ids(body[:_BATCH_BYTES], tokens=_TOKENS_OF_A_BATCH)
+        for worker_id, _ in zip(ids, range(MOST_OF_A_BATCH), strict=False):
+            self.note(principal, worker_id, rejection)
+
+    def _look_at_gzip(self, principal: Principal, rejection: Rejection, body: bytes) -> None:
+        with contextlib.suppress(zlib.error):
+            begin = zlib.decompressobj(_GZIP).decompress(body[:_BATCH_BYTES], _BATCH_BYTES)
+            self._look_at_batch(principal, rejection, begin)
+
+
+def _sender(error: Exception, seen: Seen) -> Principal | None:
+    return error.lately if isinstance(error, ExpiredError) else seen.principal
+
+
+def _decoded(segment: str) -> str | None:
+    try:
+        return path_worker_id(segment)
+    except ContractError:
+        return None

@@ -1,0 +1,93 @@
+"""How fast somebody may go: the generic cell rate algorithm (GCRA, ITU-T I.371), exact and in bounded memory. Pure.
+
+One number is kept for each who is limited, the theoretical arrival time (TAT): when the next one would come if all came
+evenly. It is counted in units of ``1 / per_s`` nanoseconds, in which both the clock and the time between two
+are whole, so that nothing is ever rounded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+NS: Final = 1_000_000_000
+MOST_KEPT: Final = 131_072
+"""In two generations, at about 170 bytes each."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rate:
+    """At most ``per_s`` a second in the long run, and ``burst`` at once after a pause. Both are at least 1."""
+
+    per_s: int
+    burst: int
+
+
+def admitted(rate: Rate, tat: int, *, now_ns: int, count: int = 1) -> tuple[int, int]:
+    """Judge ``count`` that come together at ``now_ns``: the new TAT, and 0 if they conform.
+
+    If they do not, the TAT is as it was, and the second number is after how many nanoseconds they would. More at
+    once than the burst conform where the whole burst is free, and are waited for afterwards: a large request is
+    slowed down and never impossible.
+    """
+    now = now_ns * rate.per_s
+    begin = max(tat, now)
+    over = begin - now + (min(count, rate.burst) - rate.burst) * NS
+    if over > 0:
+        return tat, -(-over // rate.per_s)
+    return begin + count * NS, 0
+
+
+class Limiter:
+    """One rate for each of many, who are told apart by a number, such as a hash.
+
+    A TAT that has passed says nothing more, so what is known of somebody is dropped two ``horizon_ns`` after the last
+    time at the latest, in which even ``most_count`` at once are paid off. Above ``most_kept`` it is dropped earlier:
+    with so many to limit, memory comes first, and some of them may get a second burst.
+    """
+
+    def __init__(self, rate: Rate, *, most_count: int = 1, most_kept: int = MOST_KEPT) -> None:
+        self._rate = rate
+        self._per_s = rate.per_s
+        self._slack = (rate.burst - 1) * NS
+        self._horizon_ns = -(-(rate.burst + most_count) * NS // rate.per_s)
+        self._most = max(most_kept // 2, 1)
+        self._young: dict[int, int] = {}
+        self._old: dict[int, int] = {}
+        self._turn_ns = 0
+
+    def __len__(self) -> int:
+        """Of how many something is known; some may be counted twice."""
+        return len(self._young) + len(self._old)
+
+    def wait_ns(self, key: int, now_ns: int) -> int:
+        """Take one of ``key``, or say after how many nanoseconds it would conform."""
+        # As ``admitted``, spelled out: this is asked for every beat.
+        if now_ns >= self._turn_ns or len(self._young) >= self._most:
+            self._turn(now_ns)
+        now = now_ns * self._per_s
+        tat = self._young.get(key) or self._old.get(key, 0)
+        if tat > now:
+            over = tat - now - self._slack
+            if over > 0:
+                return -(-over // self._per_s)
+            self._young[key] = tat + NS
+        else:
+            self._young[key] = now + NS
+        return 0
+
+    def wait_for_ns(self, key: int, now_ns: int, count: int) -> int:
+        """As ``wait_ns``, for at most ``most_count`` at once."""
+        if now_ns >= self._turn_ns or len(self._young) >= self._most:
+            self._turn(now_ns)
+        known = self._young.get(key) or self._old.get(key, 0)
+        tat, wait_ns = admitted(self._rate, known, now_ns=now_ns, count=count)
+        if not wait_ns:
+            self._young[key] = tat
+        return wait_ns
+
+    def _turn(self, now_ns: int) -> None:
+        late = now_ns >= self._turn_ns + self._horizon_ns
+        self._old = {} if late else self._young
+        self._young = {}
+        self._turn_ns = now_ns + self._horizon_ns

@@ -1,0 +1,38 @@
+"""Why a beat, or another order about a worker, was not taken in. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from monitor.workers import WorkerKey
+
+
+class UnknownWorkerError(Exception):
+    """There is no such worker under this tenant."""
+
+    def __init__(self, key: WorkerKey) -> None:
+        super().__init__(f"there is no worker {key.worker_id!r}")
+
+
+class NotAllowedError(Exception):
+    """The sender's token does not cover the environment that the worker is in, or is to be in."""
+
+    def __init__(self, key: WorkerKey) -> None:
+        super().__init__(f"the token does not cover the environment of worker {key.worker_id!r}")
+
+
+class QuotaExceededError(Exception):
+    """A new worker or environment would be one too many; known ones go on."""
+
+
+class SlowDownError(Exception):
+    """Nothing was taken in; the same may come again after ``retry_after_s`` whole seconds."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s: Final = retry_after_s
+
+
+class IntakeFullError(SlowDownError):
+    """More waits than the intake holds; nothing was taken in."""

@@ -1,0 +1,37 @@
+"""How much of a turn of the loop goes to requests."""
+
+from __future__ import annotations
+
+import asyncio
+
+from monitor.clock import monotonic_s
+from monitor.daemon.turns import BEHIND_S, SLICE_S, Turns
+
+
+class Busy:
+    """A connection whose request takes a whole slice."""
+
+    def __init__(self, done: list[int], number: int) -> None:
+        self._done, self._number = done, number
+
+    def go_on(self) -> None:
+        self._done.append(self._number)
+        until_s = monotonic_s() + SLICE_S
+        while monotonic_s() < until_s:
+            pass
+
+
+async def test_p28_what_has_come_at_once_is_taken_in_its_order_and_others_have_turns_between() -> None:
+    turns = Turns(asyncio.get_running_loop())
+    done: list[int] = []
+    assert turns.admit(Busy(done, 0))
+    Busy(done, 0).go_on()
+    for number in range(1, 4):
+        assert not turns.admit(Busy(done, number))
+    for number in range(1, 4):
+        await asyncio.sleep(0)
+        assert done == list(range(number + 1))
+    await asyncio.sleep(0)
+    assert turns.admit(Busy(done, 4)), "nobody waits any more"
+    assert not turns.is_behind()
+    assert BEHIND_S > SLICE_S
