@@ -494,6 +494,24 @@ async def test_p1_a_gap_of_a_daemon_that_goes_on_is_credited_as_it_goes_on(store
         assert [one.due_ms for one in (await other.sweep(0, limit=100)).moved] == [due]
 
 
+async def test_p1_a_beat_that_was_refused_because_of_us_leaves_the_credit_for_a_gap(store_url: str) -> None:
+    async with monitor(store_url) as m, another(m, store_url, "d2") as other:
+        await other.pulse(0, ends=False)
+        seen = await m.beat()
+        while m.now_ms < seen + 2_000:
+            await m.at(m.now_ms + 500)
+            assert await m.pulse() is None
+            await other.pulse(0, ends=False)
+            if m.now_ms == seen + 1_000:
+                await other.evidence(0, [Evidence(key=KEY, allowed=None, rejection=Rejection.OVERLOADED)])
+        gone = m.now_ms
+        assert (await m.worker()).deadline_ms == seen + 1_000 + REACH_MS
+        await _other(m, other, gone + REACH_MS)
+        assert (await other.sweep(0, limit=100)).moved == []
+        await _other(m, other, gone + REACH_MS + REACH_MS)
+        assert [one.due_ms for one in (await other.sweep(0, limit=100)).moved] == [gone + REACH_MS + REACH_MS]
+
+
 async def test_p1_a_second_gap_of_a_daemon_is_credited_no_more(store_url: str) -> None:
     async with monitor(store_url) as m, another(m, store_url, "d2") as other:
         await other.pulse(0, ends=False)
