@@ -91,8 +91,15 @@ class Outages:
         """No later may the worker be alive of which nothing came after these, the last of which is the newest."""
         last = tries[-1]
         due_s = max(self.applied_by(one) for one in tries) + worker.patience_s
-        if any(window.meets(last.sent_s, due_s) for windows in self.of_possible for window in windows):
-            due_s += worker.patience_s
+        due_s = self._moved(due_s, worker, last)
+        gaps = [gap for windows in self.of_possible for gap in windows if gap.b_s > last.sent_s and gap.a_s < due_s]
+        for gap in gaps:
+            blind_s = min(gap.length_s, worker.patience_s + BETWEEN_S)
+            due_s = max(due_s, gap.a_s + blind_s + worker.patience_s)
+        return self._moved(due_s, worker, last)
+
+    def _moved(self, due_s: float, worker: Worker, last: Try) -> float:
+        """By the windows of all daemons, at the most."""
         for window in self.possible:
             if window.b_s > last.sent_s and window.a_s < due_s:
                 due_s = max(due_s, window.b_s + worker.patience_s)
