@@ -93,9 +93,8 @@ class Outages:
         due_s = max(self.applied_by(one) for one in tries) + worker.patience_s
         due_s = self._moved(due_s, worker, last)
         gaps = [gap for windows in self.of_possible for gap in windows if gap.b_s > last.sent_s and gap.a_s < due_s]
-        for gap in gaps:
-            blind_s = min(gap.length_s, worker.patience_s + BETWEEN_S)
-            due_s = max(due_s, gap.a_s + blind_s + worker.patience_s)
+        for gap in gaps:  # of a daemon that was started again, under another name, nobody knows that it is back
+            due_s = max(due_s, gap.a_s + 2 * worker.patience_s + BETWEEN_S)
         return self._moved(due_s, worker, last)
 
     def _moved(self, due_s: float, worker: Worker, last: Try) -> float:
