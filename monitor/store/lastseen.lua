@@ -554,7 +554,8 @@ local function end_life(st, w)
     return base > was
   end
   local rejected = rejected_of(st, w)
-  local alive = rejected and rejected[2] + reach > st.t
+  -- At the deadline, not now: what is recorded does not depend on when a sweep came by.
+  local alive = rejected and credited(st, rejected[2] + reach, reach, w.group[G_INTERVAL]) > due
   local trigger = w.group[G_AFTER_STOP] and DEADLINE_AFTER_STOP or alive and DEADLINE_REJECTED or DEADLINE
   rec[R_LEFT] = 0
   move(st, w, trigger, {
