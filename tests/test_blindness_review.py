@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from monitor.liveness import EventKind
-from tests.stores import INTERVAL_MS
-from tests.test_blindness import REACH_MS, monitor, refused
+from monitor.liveness import EventKind, Liveness
+from monitor.workers import Rejection
+from tests.store_indexes import check_indexes
+from tests.stores import INTERVAL_MS, beat
+from tests.test_blindness import REACH_MS, Monitor, another, goodbye, monitor, refused
 
 # Refused beats
 
@@ -33,3 +35,62 @@ async def test_p25_what_is_recorded_of_a_rejected_worker_does_not_depend_on_when
         await m.runs(ends + 5_000)
         assert await m.swept() == [(EventKind.REJECTED, seen + REACH_MS), (EventKind.STALE, ends)]
         assert await m.swept() == []
+
+
+# Announced absences
+
+
+async def _straggling(m: Monitor, *, back_in_ms: int) -> tuple[int, int]:
+    """A worker that is away, and whose beat thread was a step behind: its last beat, and when it is back."""
+    await m.beat()
+    await m.store.leave(goodbye(back_in_ms=back_in_ms))
+    back = m.now_ms + back_in_ms
+    await m.runs(m.now_ms + 1_000)
+    await m.store.beat(0, [beat()])
+    return m.now_ms, back
+
+
+async def test_p2_a_beat_that_we_were_too_busy_for_does_not_lose_an_announced_absence(store_url: str) -> None:
+    async with monitor(store_url) as m:
+        _, back = await _straggling(m, back_in_ms=REACH_MS + 5_000)
+        await m.runs(m.now_ms + 50_000)
+        await m.store.evidence(0, [refused(rejection=Rejection.OVERLOADED)])
+        due = m.now_ms + REACH_MS
+        await m.runs(back)
+        assert (await m.store.sweep(0, limit=100)).damaged == 0
+        assert await m.liveness() is Liveness.LATE
+        await check_indexes(store_url)
+        await m.runs(due)
+        assert await m.liveness() is Liveness.STALE
+        assert await m.swept() == [(EventKind.STOPPED, due), (EventKind.STALE, due)]
+
+
+async def test_p2_the_absence_of_a_worker_whose_daemon_has_gone_is_not_lost(store_url: str) -> None:
+    async with monitor(store_url) as m, another(m, store_url, "d2") as other:
+        await other.pulse(0, ends=False)
+        seen, back = await _straggling(m, back_in_ms=REACH_MS + 5_000)
+        while m.now_ms < seen + 3 * REACH_MS:
+            await m.at(m.now_ms + 500)
+            await other.pulse(0, ends=False)
+            if m.now_ms == back:
+                assert await m.liveness() is Liveness.ALIVE
+            result = await other.sweep(0, limit=100)
+            assert result.damaged == 0
+            if result.moved:
+                assert [one.kind for one in result.moved] == [EventKind.STOPPED, EventKind.STALE]
+                return
+        raise AssertionError("nobody missed it")
+
+
+async def test_p28_a_worker_that_is_back_while_we_are_too_busy_is_not_missed(store_url: str) -> None:
+    async with monitor(store_url) as m:
+        await m.beat()
+        await m.store.leave(goodbye(back_in_ms=60_000))
+        await m.runs(m.now_ms + 50_000)
+        await m.store.evidence(0, [refused(rejection=Rejection.OVERLOADED)])
+        due = m.now_ms + REACH_MS
+        await check_indexes(store_url)
+        await m.runs(due - 1)
+        assert await m.swept() == []
+        await m.runs(due)
+        assert await m.swept() == [(EventKind.STALE, due)]

@@ -26,7 +26,8 @@ Key schema, per partition (base left out; gid is a number, mid is "<bytes of ten
   d:<gid>   ZSET   worker -> since               workers that are not alive; of an announced absence its end, so that
                                                  retention counts from there
   c         HASH   "<gid>:<state>" -> how many of d:<gid>
-  b:<gid>   ZSET   worker -> end of its absence  stopped workers that said when they would be back, stragglers too
+  b:<gid>   ZSET   worker -> end of its absence  stopped workers that said when they would be back, stragglers too:
+                                                 of these never before the deadline
   i:<tenant> ZSET  worker -> 0                   the order of lists; changes on register and forget only
   j         HASH   mid -> its newest refused beat: {reason, t}; of no meaning once a later one was accepted
   k:<gid>   ZSET   worker -> when its refused beats have ended, if no more come   stale workers that are alive
@@ -537,6 +538,21 @@ local function deadline_of(st, w)
   return base, due, uncredited
 end
 
+-- Notes that an absence which a worker has announced ends no earlier than its deadline, which was moved to `due`: had a
+-- beat come instead, there would be none before that.
+local function delay_absence(st, w, due)
+  local back = absence_of(st, w)
+  if back and back < due then
+    set_absence(st, w, due)
+  end
+end
+
+-- Notes a later base of an alive worker's deadline.
+local function set_base(st, w, base)
+  set_in(st.alive, w.rec[R_GID], w.worker, int(base))
+  delay_absence(st, w, base + w.group[G_INTERVAL] + w.group[G_GRACE])
+end
+
 -- Ends the life of an alive worker whose deadline has passed, if so. Result: whether that changed its place.
 local function end_life(st, w)
   local rec = w.rec
@@ -548,7 +564,7 @@ local function end_life(st, w)
   local base, due, uncredited = deadline_of(st, w)
   if st.t < due then
     if base > was then
-      set_in(st.alive, gid, w.worker, int(base))
+      set_base(st, w, base)
       st.based[gid] = math.min(st.based[gid] or base, base)
     end
     return base > was
@@ -1122,8 +1138,9 @@ end
 
 -- evidence ------------------------------------------------------------------------------------------
 -- Notes refused beats as signs of life. ARGV: msgpack list, at most 128 of {tenant, worker, allowed environments|false,
--- reason, ours (boolean: it was our fault, so the deadline counts from here)}. Result: {t, known workers}. Nobody is
--- registered or revived by it; a worker that is stale and known to be alive stays so for as long as they come. Events: none.
+-- reason, ours (boolean: it was our fault, so the deadline counts from here, and no absence ends before that)}.
+-- Result: {t, known workers}. Nobody is registered or revived by it; a worker that is stale and known to be alive stays so
+-- for as long as they come. Events: none.
 local function evidence(keys, args)
   local st = open(keys)
   local known = 0
@@ -1140,7 +1157,13 @@ local function evidence(keys, args)
       elseif row[5] and w.rec[R_STATE] == ALIVE then
         local _, due = deadline_of(st, w)
         if st.t < due then
-          set_in(st.alive, w.rec[R_GID], w.worker, st.now)
+          set_base(st, w, st.t)
+        end
+      elseif row[5] then
+        local back = absence_of(st, w)
+        if back and st.t < credited(st, back, reach, interval) then
+          delay_absence(st, w, st.t + reach)
+          place_down(st, w)
         end
       end
     end
