@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+from redis.asyncio import Redis
+
+from monitor.blindness import SLEW
 from monitor.liveness import EventKind, Liveness
 from monitor.workers import Rejection
 from tests.store_indexes import check_indexes
-from tests.stores import INTERVAL_MS, beat
-from tests.test_blindness import REACH_MS, Monitor, another, goodbye, monitor, refused
+from tests.stores import INTERVAL_MS, beat, opened
+from tests.test_blindness import KEY, REACH_MS, Monitor, another, goodbye, monitor, refused
 
 # Refused beats
 
@@ -94,3 +99,37 @@ async def test_p28_a_worker_that_is_back_while_we_are_too_busy_is_not_missed(sto
         assert await m.swept() == []
         await m.runs(due)
         assert await m.swept() == [(EventKind.STALE, due)]
+
+
+# The store's clock
+
+
+async def test_p13_time_is_made_good_at_the_same_rate_by_any_number_of_daemons(store_url: str) -> None:
+    daemons, apart_ms, rounds = 25, 10, 8
+    async with opened(store_url) as store, Redis.from_url(store_url) as redis:
+        m = Monitor(store, redis)
+        skews: list[int] = []
+        await redis.hset("{ls:0}:m", mapping={"last": m.now_ms + 600_000})
+        for _ in range(rounds * daemons):
+            skews.append((await store.pulse(0, ends=False)).skew_ms)
+            # As if some time had passed; really, next to none has.
+            await redis.hincrby("{ls:0}:m", "skew", apart_ms)
+        healed = sum(before + apart_ms - after for before, after in pairwise(skews))
+        passed = rounds * daemons * apart_ms
+        assert 0.8 * passed / SLEW <= healed <= 2 * passed / SLEW + 1
+
+
+async def test_p13_time_is_made_good_in_a_busy_store_too(store_url: str) -> None:
+    async with opened(store_url) as store, Redis.from_url(store_url) as redis:
+        await redis.hset("{ls:0}:m", mapping={"last": store.clock.now_ms() + 600_000})
+        skew = (await store.pulse(0, ends=False)).skew_ms
+        await redis.hincrby("{ls:0}:m", "skew", 500)
+        after = (await store.pulse(0, ends=False)).skew_ms
+        assert after < skew + 500
+        last = 0
+        for _ in range(20):
+            now_ms = (await store.beat(0, [beat()])).now_ms
+            assert now_ms >= last
+            last = now_ms
+        assert int(await redis.hget("{ls:0}:m", "skew") or 0) == after
+        assert (await store.one(KEY))[2] is not None

@@ -38,7 +38,8 @@ Key schema, per partition (base left out; gid is a number, mid is "<bytes of ten
   e         STREAM events: the outbox and the history; ids are <t>-<n>. event: msgpack list, see `record`; gaps: as in r
   u         HASH   the router's lease and cursor: owner, until, token, cursor
 
-Time: t = TIME + skew, read once per call, never less than any t before (a step back is absorbed into skew).
+Time: t = TIME + skew, read once per call, never less than any t before (a step back is absorbed into skew, one by as
+little as pulses take off it is waited for).
 Atomicity: functions have no rollback, so a call first decodes and reads everything, and notes its changes; `commit`
 then writes them, with one command for many workers where there is one.
 ]]
@@ -102,8 +103,10 @@ local function open(keys)
   st.erased, st.gid = tonumber(known[4]) or 0, tonumber(known[5]) or 0
   st.t = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000) + st.skew
   if st.t < st.last then
-    st.skew = st.skew + st.last - st.t
-    st.stepped = true
+    if st.last - st.t > GAP_MS / SLEW then
+      st.skew = st.skew + st.last - st.t
+      st.stepped = true
+    end -- else a pulse has just slowed time down, and it stands still until the server's clock has caught up
     st.t = st.last
   end
   st.now = int(st.t)
