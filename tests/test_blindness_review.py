@@ -101,6 +101,25 @@ async def test_p28_a_worker_that_is_back_while_we_are_too_busy_is_not_missed(sto
         assert await m.swept() == [(EventKind.STALE, due)]
 
 
+async def test_p2_nobody_is_forgotten_who_is_still_waited_for_because_of_an_outage(store_url: str) -> None:
+    async with monitor(store_url) as m:
+        await m.beat()
+        await m.store.leave(goodbye(back_in_ms=60_000))
+        back = m.now_ms + 60_000
+        await m.runs(back - 1_000)
+        await m.outage(m.now_ms + 10_000)
+        due = m.now_ms + REACH_MS
+        await m.runs(due - 1)
+        # Retention has passed since then; but only at its moved deadline can it be told that it is missed.
+        result = await m.store.purge(0, limit=10, retention_ms=10_000)
+        assert (result.moved, result.more) == ([], False)
+        await m.runs(due)
+        assert await m.swept() == [(EventKind.STALE, due)]
+        await m.runs(due + 10_000)
+        moved = (await m.store.purge(0, limit=10, retention_ms=10_000)).moved
+        assert [one.kind for one in moved] == [EventKind.FORGOTTEN]
+
+
 # The store's clock
 
 

@@ -621,6 +621,13 @@ local function expire_if_due(st, w)
   return changed
 end
 
+-- Since when a worker that is not alive is missed, or from when on it will be: blind windows move that moment too, so it
+-- may be later than where purge finds it.
+local function missed_since(st, w)
+  local noted, interval = absence_of(st, w) or refusals_of(st, w), w.group[G_INTERVAL]
+  return noted and credited(st, noted, interval + w.group[G_GRACE], interval) or w.rec[R_SINCE]
+end
+
 -- Ends a worker's generation. Its past events stay in the history, without its metadata in the last one.
 local function erase(st, w, reason)
   local rec = w.rec
@@ -1279,24 +1286,32 @@ end
 
 -- purge ---------------------------------------------------------------------------------------------
 -- Forgets workers that have not been alive for longer than retention, which begins when an announced absence or refused
--- beats end, and stands still while the monitor is blind.
+-- beats end, and stands still while the monitor is blind. Nobody is forgotten who is not missed yet.
 -- ARGV: limit, retention in ms, reason.
 -- Result: {t, more (0|1), moves}. Events: forgotten, and stale before it for an absence that had ended.
 local function purge(keys, args)
   local left, retention, reason = tonumber(args[1]), tonumber(args[2]), args[3]
   local st = open(keys)
-  local cut = int(seen_for(st, retention))
-  local due = call('ZRANGE', st.q, '-inf', cut, 'BYSCORE', 'LIMIT', 0, left)
+  local cut = seen_for(st, retention)
+  local due = call('ZRANGE', st.q, '-inf', int(cut), 'BYSCORE', 'LIMIT', 0, left)
   local more = #due == left
   for _, name in ipairs(due) do
     local gid = tonumber(name)
     local key = st.base .. 'd:' .. name
     local tenant = group(st, gid)[G_TENANT]
-    local old = left > 0 and call('ZRANGE', key, '-inf', cut, 'BYSCORE', 'LIMIT', 0, left) or {}
+    local old = left > 0 and call('ZRANGE', key, '-inf', int(cut), 'BYSCORE', 'LIMIT', 0, left) or {}
     for k, w in ipairs(load_workers(st, tenant, old)) do
       if w.rec and w.rec[R_GID] == gid and w.rec[R_STATE] ~= ALIVE then
-        expire_if_due(st, w)
-        erase(st, w, reason)
+        local changed, since = expire_if_due(st, w), missed_since(st, w)
+        if since <= cut then
+          erase(st, w, reason)
+        else
+          set_in(st.down, gid, old[k], int(since))
+          st.least[gid] = math.min(st.least[gid] or since, since)
+          if changed then
+            save(st, w)
+          end
+        end
       else
         set_in(st.down, gid, old[k], false)
       end
@@ -1307,7 +1322,7 @@ local function purge(keys, args)
       break
     end
     st.changing = true
-    st.oldest[gid] = first_above(key, cut)
+    st.oldest[gid] = first_above(key, int(cut))
   end
   commit(st)
   return { st.t, more and 1 or 0, st.moves }
