@@ -154,6 +154,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(ms=DURATIONS_MS, daemons=RUNNING)
     def outage(self, ms: int, daemons: list[str]) -> None:
+        self.outage_of(ms, daemons)
+
+    def outage_of(self, ms: int, daemons: list[str]) -> None:
         self.run(self.clock.set(self.now_ms() + ms))
         self.go_on_until(0, daemons)
 
@@ -203,6 +206,32 @@ class StoreMachine(RuleBasedStateMachine):
     def refuse_a_known_one(self, data: st.DataObject) -> None:
         key = data.draw(st.sampled_from(sorted(self.model.workers, key=str)))
         self.evidence(msgspec.structs.replace(data.draw(REFUSED), key=key))
+
+    @precondition(lambda self: self.model.workers)
+    @rule(
+        data=st.data(),
+        beats=st.booleans(),
+        before_ms=st.sampled_from([200, 5_000, 14_000, 29_000]),
+        off=st.sampled_from([-1, 0, 1, 40_000]),
+        daemons=RUNNING,
+        outage_ms=st.sampled_from([0, 0, 2_000, 600_000]),
+    )
+    def refuse_until_a_moment(
+        self, data: st.DataObject, before_ms: int, off: int, daemons: list[str], outage_ms: int, *, beats: bool
+    ) -> None:
+        """Its beats are refused shortly before its deadline, or the end of what else there is; then comes what may."""
+        key = data.draw(st.sampled_from(sorted(self.model.workers, key=str)))
+        self.go_on_until(0, daemons)
+        if beats:
+            self.batch_of([data.draw(BEATS.map(lambda beat: msgspec.structs.replace(beat, key=key)))])
+        moment_ms = self.model.moment(self.model.workers[key], self.now_ms())
+        if moment_ms is None:
+            return
+        self.go_on_until(moment_ms - before_ms, daemons)
+        self.evidence(msgspec.structs.replace(data.draw(REFUSED), key=key))
+        self.go_on_until(moment_ms + off, daemons)
+        if outage_ms:
+            self.outage_of(outage_ms, daemons)
 
     def evidence(self, refused: Evidence) -> None:
         self.run(self.store.evidence(0, [refused]))
