@@ -473,6 +473,60 @@ async def test_p1_a_daemon_that_was_paused_credits_its_workers_when_it_is_back(s
         assert [one.due_ms for one in (await m.store.sweep(0, limit=100)).moved] == [back + REACH_MS]
 
 
+async def test_p1_a_gap_of_a_daemon_that_goes_on_is_credited_as_it_goes_on(store_url: str) -> None:
+    async with monitor(store_url) as m, another(m, store_url, "d2") as other:
+        await other.pulse(0, ends=False)
+        seen = await m.beat()
+        while m.now_ms < seen + 40_000:
+            await m.at(m.now_ms + 500)
+            assert await m.pulse() is None
+            await other.pulse(0, ends=False)
+        gone = m.now_ms
+        # The sweep comes while the daemon has been away for less than an interval and grace; it is back later.
+        await _other(m, other, seen + REACH_MS)
+        assert (await other.sweep(0, limit=100)).moved == []
+        assert (await m.worker()).deadline_ms == seen + REACH_MS + REACH_MS
+        await _other(m, other, seen + REACH_MS + REACH_MS)
+        assert (await other.sweep(0, limit=100)).moved == []
+        due = gone + REACH_MS + REACH_MS
+        assert (await m.worker()).deadline_ms == due
+        await _other(m, other, due)
+        assert [one.due_ms for one in (await other.sweep(0, limit=100)).moved] == [due]
+
+
+async def test_p1_a_beat_that_was_refused_because_of_us_leaves_the_credit_for_a_gap(store_url: str) -> None:
+    async with monitor(store_url) as m, another(m, store_url, "d2") as other:
+        await other.pulse(0, ends=False)
+        seen = await m.beat()
+        while m.now_ms < seen + 2_000:
+            await m.at(m.now_ms + 500)
+            assert await m.pulse() is None
+            await other.pulse(0, ends=False)
+            if m.now_ms == seen + 1_000:
+                await other.evidence(0, [Evidence(key=KEY, allowed=None, rejection=Rejection.OVERLOADED)])
+        gone = m.now_ms
+        assert (await m.worker()).deadline_ms == seen + 1_000 + REACH_MS
+        await _other(m, other, gone + REACH_MS)
+        assert (await other.sweep(0, limit=100)).moved == []
+        await _other(m, other, gone + REACH_MS + REACH_MS)
+        assert [one.due_ms for one in (await other.sweep(0, limit=100)).moved] == [gone + REACH_MS + REACH_MS]
+
+
+async def test_p1_a_second_gap_of_a_daemon_is_credited_no_more(store_url: str) -> None:
+    async with monitor(store_url) as m, another(m, store_url, "d2") as other:
+        await other.pulse(0, ends=False)
+        seen = await m.beat()
+        await _other(m, other, seen + 60_000)
+        first = m.now_ms
+        assert await m.pulse() is None
+        while m.now_ms < first + REACH_MS - 20_000:
+            await _other(m, other, m.now_ms + 500)
+            await m.pulse()
+        assert (await other.sweep(0, limit=100)).moved == []
+        await _other(m, other, first + REACH_MS)
+        assert [one.due_ms for one in (await other.sweep(0, limit=100)).moved] == [first + REACH_MS]
+
+
 async def test_p1_a_daemon_that_was_killed_in_an_outage_of_all_is_waited_for_beyond_its_end(store_url: str) -> None:
     async with monitor(store_url) as m, another(m, store_url, "d2") as other:
         await other.pulse(0, ends=False)

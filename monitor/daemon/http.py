@@ -14,6 +14,7 @@ import structlog
 import uvicorn
 
 from monitor.daemon.protocol import BoundedProtocol
+from monitor.daemon.stall import Stall
 from monitor.daemon.turns import Turns
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class HttpServer(uvicorn.Server):
             "head_s": head_s,
             "idle_s": idle_s,
             "shortcut": shortcut,
+            "stall": (stall := Stall()),
             "turns": self.turns,
         }
         bounded = type("BoundedProtocol", (BoundedProtocol,), settings)
@@ -124,11 +126,17 @@ class HttpServer(uvicorn.Server):
             )
         )
         self.accepting = asyncio.Event()
+        self._stall = stall
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept."""
         await super().startup(sockets)
         self.accepting.set()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Every 100 ms."""
+        self._stall.turn(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -14,6 +14,8 @@ import structlog
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from monitor.daemon.stall import Stall, has_hung_up
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
@@ -59,6 +61,7 @@ class BoundedProtocol(HttpToolsProtocol):
     head_s = 0.0
     idle_s = 0.0
     shortcut: Shortcut | None = None
+    stall = Stall()
     turns: Turns | None = None
     refused_s = 0.0
     defaults: tuple[Headers, bytes] = ([], b"")
@@ -114,6 +117,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Some of a request has come, or several of them."""
+        if self.stall.is_recent(self.loop.time()) and has_hung_up(self.transport):
+            self.transport.abort()
+            return
         if self._held:
             self._held += data
         elif self.turns is None or self.turns.admit(self):

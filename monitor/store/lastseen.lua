@@ -531,9 +531,13 @@ local function deadline_of(st, w)
   local rec, interval = w.rec, w.group[G_INTERVAL]
   local reach, base = interval + w.group[G_GRACE], base_of(st, w)
   local due, uncredited = credited(st, base + reach, reach, interval)
-  if st.t >= due and base == rec[R_LAST_SEEN] then
-    local from, till = gap_of(st, rec[R_DAEMON], base)
-    if from and from < due then
+  if st.t >= due then
+    local from, till = gap_of(st, rec[R_DAEMON], rec[R_LAST_SEEN])
+    -- Not twice: a gap that began behind the base is another one, unless the base is that of a beat, or of one that was
+    -- refused because of us. The same gap may have gone on since the base was moved.
+    local rejected = base ~= rec[R_LAST_SEEN] and rejected_of(st, w)
+    local is_first = base == rec[R_LAST_SEEN] or (rejected and rejected[2] == base)
+    if from and from < due and (is_first or from <= base) then
       base = math.max(base, math.min(till, from + reach))
       due, uncredited = credited(st, base + reach, reach, interval)
     end

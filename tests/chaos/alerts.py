@@ -49,10 +49,20 @@ def complete(record: Record, _outages: Outages) -> Iterator[Violation]:
             where = f"{entry.kind} seq {entry.seq} at {receiver}"
             if outcome not in SETTLED:
                 yield Violation(promise="P5", worker=entry.worker, what=f"{where}: outcome {outcome}")
-            elif outcome == "delivered" and not got:
+            elif outcome == "delivered" and not got and not _counts_as_delivered(record, entry):
                 yield Violation(promise="P5", worker=entry.worker, what=f"{where}: delivered, and it never came")
-            elif outcome == "superseded" and any(_is_taken(one) for one in got):
+            elif outcome == "superseded" and any(is_taken(one) for one in got):
                 yield Violation(promise="P5", worker=entry.worker, what=f"{where}: superseded, and it was taken")
+
+
+def _counts_as_delivered(record: Record, entry: Entry) -> bool:
+    """A DOWN that was over when nobody knew whether it had arrived: its end is told, and it is not tried again."""
+    ends = [
+        other
+        for other in record.history()
+        if other.life == entry.life and other.seq > entry.seq and is_end(other.kind, other.old)
+    ]
+    return entry.kind in DOWN and any(record.is_disturbed(entry.detected_s, end.at_s) for end in ends[:1])
 
 
 def vanished(record: Record, _outages: Outages) -> Iterator[Violation]:
@@ -62,7 +72,7 @@ def vanished(record: Record, _outages: Outages) -> Iterator[Violation]:
     writes, or if nothing had to be confirmed.
     """
     final = set(record.final)
-    told_s = {str(one.data.get("event_id")): one.at_s for one in record.arrivals}
+    told_s = {event_id: one.at_s for one in record.arrivals for event_id in one.event_ids}
     for entry in record.entries:
         if entry.event_id in final:
             continue
@@ -96,9 +106,11 @@ def repeats(record: Record, _outages: Outages) -> Iterator[Violation]:
         if before is not None and not _may_repeat(record, before):
             what = f"{arrival.webhook_id} at {arrival.receiver}, taken at {before.at_s:.2f} s, came again"
             yield Violation(promise="P6", worker=_worker(arrival), what=what)
-        if _is_taken(arrival):
+        if is_taken(arrival):
             taken[key] = arrival
-        event = arrival.receiver, str(arrival.data.get("event_id"))
+        if arrival.receiver in record.groups:
+            continue  # it tells of a worker as long as it is down
+        event = arrival.receiver, str(arrival.data["event_id"])
         other = named.setdefault(event, arrival.webhook_id)
         if other != arrival.webhook_id and not _is_forgotten(record, first[arrival.receiver, other]):
             what = f"event {event[1]} came to {arrival.receiver} as {other} and as {arrival.webhook_id}"
@@ -107,10 +119,11 @@ def repeats(record: Record, _outages: Outages) -> Iterator[Violation]:
 
 def _may_repeat(record: Record, taken: Arrival) -> bool:
     """Whether what was answered 2xx may have been left unrecorded, or its record lost."""
-    return record.is_disturbed(taken.at_s - RECORDING_S, taken.at_s + RECORDING_S) or _is_lost(record, taken)
+    return record.is_disturbed(taken.at_s - RECORDING_S, taken.at_s + RECORDING_S) or is_lost(record, taken)
 
 
-def _is_lost(record: Record, arrival: Arrival) -> bool:
+def is_lost(record: Record, arrival: Arrival) -> bool:
+    """Whether what the store knew of it may be gone."""
     return any(loss.covers(arrival.at_s) or loss.covers(arrival.at_s + RECORDING_S) for loss in record.losses)
 
 
@@ -127,7 +140,7 @@ def pairs(record: Record, _outages: Outages) -> Iterator[Violation]:
         by_worker: dict[str, list[Arrival]] = {}
         seen: set[str] = set()
         for arrival in _of(record, receiver):
-            if _is_taken(arrival) and arrival.webhook_id not in seen:
+            if is_taken(arrival) and arrival.webhook_id not in seen:
                 seen.add(arrival.webhook_id)
                 by_worker.setdefault(_worker(arrival), []).append(arrival)
         for worker, arrivals in by_worker.items():
@@ -140,7 +153,7 @@ def _paired(record: Record, receiver: str, worker: str, arrivals: list[Arrival])
     for arrival in arrivals:
         where = f"{arrival.type} seq {arrival.data['seq']} at {receiver}"
         order = int(arrival.data["generation"]), int(arrival.data["seq"])
-        lost = _is_lost(record, arrival) or any(loss.back_s <= arrival.at_s for loss in record.losses)
+        lost = is_lost(record, arrival) or any(loss.back_s <= arrival.at_s for loss in record.losses)
         if order <= newest and not lost:
             yield Violation(promise="P7", worker=worker, what=f"{where} came after {newest[1]}")
         newest = max(newest, order)
@@ -153,7 +166,7 @@ def _paired(record: Record, receiver: str, worker: str, arrivals: list[Arrival])
                 yield Violation(promise="P18", worker=worker, what=f"{where}: an end without a DOWN")
             down = None
     final = [entry for entry in record.history() if entry.worker == worker]
-    if down is not None and final and final[-1].new not in {"stale", "failed"} and not _is_lost(record, down):
+    if down is not None and final and final[-1].new not in {"stale", "failed"} and not is_lost(record, down):
         what = f"{down.type} seq {down.data['seq']} at {receiver} never got its end; it is {final[-1].new}"
         yield Violation(promise="P18", worker=worker, what=what)
 
@@ -178,7 +191,7 @@ def told(record: Record, _outages: Outages) -> Iterator[Violation]:
             continue
         for receiver, kinds in record.receivers.items():
             taken = [one for one in _of(record, receiver) if one.data.get("event_id") == entry.event_id]
-            if entry.kind in kinds and not any(_is_taken(one) for one in taken):
+            if entry.kind in kinds and not any(is_taken(one) for one in taken):
                 what = f"{entry.kind} seq {entry.seq} was never taken by {receiver}"
                 yield Violation(promise="P5", worker=worker, what=what)
 
@@ -187,7 +200,8 @@ def _of(record: Record, receiver: str) -> list[Arrival]:
     return [arrival for arrival in record.arrivals if arrival.receiver == receiver]
 
 
-def _is_taken(arrival: Arrival) -> bool:
+def is_taken(arrival: Arrival) -> bool:
+    """It was answered 2xx."""
     return arrival.answered is not None and 200 <= arrival.answered < 300
 
 

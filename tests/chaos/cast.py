@@ -231,6 +231,7 @@ class Cast:
                     due_s=self._moment_s(data["due_at"]),
                     detected_s=self._moment_s(data["detected_at"]),
                     count=data["tasks_processed"],
+                    outage_s=(data["monitor_outage"] or {}).get("seconds"),
                 )
             )
 

@@ -19,6 +19,8 @@ SLACK_S: Final = 4.0
 design gives to those who take over from a killed daemon, 2 s for a machine of two cores that runs everything."""
 READ_SLACK_S: Final = 4.0
 """How much later the harness may have read an event than it was recorded; only where the store's time says nothing."""
+EVIDENCE_S: Final = 1.0
+"""A window that began or ended so near to a beat or a report may be told of or not, and its length is so exact."""
 RECOVERY_S: Final = 6.0
 """After a fault has ended, beats may be refused for so long: connections are made again, with pauses between."""
 STALE: Final = frozenset({"worker.stale", "worker.rejected"})
@@ -115,6 +117,23 @@ def _reported(record: Record, last: Try, counts: set[int], bound_s: float) -> It
         yield Violation(
             promise="P2", worker=last.worker, what=f"{where}, reported at {at_s:.2f} s and not by {bound_s:.2f} s"
         )
+
+
+def evidence(record: Record, outages: Outages) -> Iterator[Violation]:
+    """P2: a death says for how long the monitor was blind since the last beat, and does not invent an outage."""
+    for entry in record.entries:
+        last = next((one for one in record.of(entry.worker) if one.count == entry.count), None)
+        if entry.kind not in STALE or record.is_clock_stepped or last is None or not last.is_stored:
+            continue
+        span = last.ended_s + EVIDENCE_S, entry.detected_s - EVIDENCE_S
+        missed_s = sum(window.length_s for window in outages.sure if span[0] <= window.a_s and window.b_s <= span[1])
+        said_s = entry.outage_s or 0.0
+        if said_s < missed_s - EVIDENCE_S:
+            what = f"{entry.kind} seq {entry.seq} says that {said_s:.2f} s were missed, and it was {missed_s:.2f} s"
+            yield Violation(promise="P2", worker=entry.worker, what=what)
+        if entry.outage_s is not None and not record.is_disturbed(last.sent_s - RECOVERY_S, entry.detected_s):
+            what = f"{entry.kind} seq {entry.seq} tells of an outage of {said_s:.2f} s that was none"
+            yield Violation(promise="P2", worker=entry.worker, what=what)
 
 
 def one_history(record: Record, _outages: Outages) -> Iterator[Violation]:

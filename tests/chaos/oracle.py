@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from tests.chaos import alerts, lives, reading
+from tests.chaos import alerts, groups, lives, reading
 from tests.chaos.outages import measured
 from tests.chaos.record import Violation
 
@@ -45,6 +45,7 @@ RULES: Final[dict[str, Rule]] = {
     "false pages": lives.false_pages,
     "unwelcome pages": lives.unwelcome_pages,
     "lost deaths": lives.lost_deaths,
+    "evidence": lives.evidence,
     "one history": lives.one_history,
     "goodbyes": lives.goodbyes,
     "refusals": lives.refusals,
@@ -56,6 +57,7 @@ RULES: Final[dict[str, Rule]] = {
     "repeats": alerts.repeats,
     "pairs": alerts.pairs,
     "told": alerts.told,
+    "groups": groups.groups,
     "settles": settles,
 }
 

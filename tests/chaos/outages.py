@@ -23,6 +23,8 @@ UNKNOWN_S: Final = 2.0
 """What was not acknowledged may be applied so much later: the store's time limit, its retry included."""
 SHORT_WINDOWS: Final = 3
 """So many windows shorter than the interval move one deadline."""
+BETWEEN_S: Final = 0.3
+"""Between two probes, or two pulses, and some: a window may have begun, or ended, so much before it shows."""
 NOTICE_S: Final = 1.0
 """Before a gap has lasted 750 ms it is none: what was due sooner is not moved. Who lives is not due so soon, since the
 least grace is a second."""
@@ -81,15 +83,23 @@ class Outages:
             due_s = max(due_s, window.b_s + worker.patience_s)
         for window in _after(self.of_sure[last.daemon], last.ended_s)[:1]:
             if window.a_s < due_s - NOTICE_S and window.b_s - max(window.a_s, last.ended_s) >= SURE_S:
-                due_s = max(due_s, min(window.b_s, due_s) + worker.patience_s)
+                blind_s = min(window.length_s, worker.patience_s) - BETWEEN_S
+                due_s = max(due_s, window.a_s + blind_s + worker.patience_s)
         return due_s
 
     def latest(self, worker: Worker, tries: Sequence[Try]) -> float:
         """No later may the worker be alive of which nothing came after these, the last of which is the newest."""
         last = tries[-1]
         due_s = max(self.applied_by(one) for one in tries) + worker.patience_s
-        if any(window.meets(last.sent_s, due_s) for windows in self.of_possible for window in windows):
-            due_s += worker.patience_s
+        due_s = self._moved(due_s, worker, last)
+        gaps = [gap for windows in self.of_possible for gap in windows if gap.b_s > last.sent_s and gap.a_s < due_s]
+        for gap in gaps:
+            blind_s = min(gap.length_s, worker.patience_s + BETWEEN_S)
+            due_s = max(due_s, gap.a_s + blind_s + worker.patience_s)
+        return self._moved(due_s, worker, last)
+
+    def _moved(self, due_s: float, worker: Worker, last: Try) -> float:
+        """By the windows of all daemons, at the most."""
         for window in self.possible:
             if window.b_s > last.sent_s and window.a_s < due_s:
                 due_s = max(due_s, window.b_s + worker.patience_s)
@@ -144,7 +154,7 @@ def _gaps(probes: Sequence[Probe], *, ended_s: float, is_outer: bool) -> list[Wi
     failed = [probe for probe in probes if not probe.is_stored]
     before_s = 0.0
     for probe in sorted((probe for probe in probes if probe.is_stored), key=lambda probe: probe.ended_s):
-        gaps.append(Window(a_s=before_s, b_s=probe.ended_s if is_outer else probe.sent_s))
+        gaps.append(Window(a_s=before_s, b_s=probe.ended_s if is_outer else probe.sent_s - BETWEEN_S))
         before_s = probe.sent_s if is_outer else probe.ended_s
     gaps.append(Window(a_s=before_s, b_s=ended_s))
     gaps = [gap for gap in gaps if gap.length_s >= min(SURE_S, POSSIBLE_S)]

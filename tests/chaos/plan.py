@@ -11,6 +11,7 @@ from tests.chaos.record import Worker
 
 FIRST_FAULT_S: Final = 4.0
 LAST_FAULT_S: Final = 13.0
+RECEIVERS: Final = 3
 LONGEST_S: Final = 9.0
 """Longer than every worker's patience."""
 APART_S: Final = 3.0
@@ -207,7 +208,7 @@ def _steps(rng: random.Random, possible: list[Kind], daemons: int) -> tuple[Step
         for_s = round(min(LONGEST_S, 0.1 * 90 ** rng.random()), 2)  # 0.1 s to 9 s, half of them below 1 s
         if kind in OF_RECEIVER | OF_STORE | OF_SENTINEL | OF_ALL_DAEMONS and rng.random() < 0.6:
             for_s = round(rng.uniform(1.0, LONGEST_S), 2)
-        target = rng.randrange(2 if kind in OF_RECEIVER else daemons)
+        target = rng.randrange(RECEIVERS if kind in OF_RECEIVER else daemons)
         step = Step(kind=kind, at_s=at_s, for_s=for_s, target=target, amount=_amount(rng, kind))
         if all(_apart(step, other) for other in steps):
             steps.append(step)

@@ -114,6 +114,8 @@ class Entry:
     detected_s: float
     count: int
     """``tasks_processed``: which beat was the worker's last."""
+    outage_s: float | None = None
+    """How long the monitor says that it was blind since then; None: it does not."""
 
     @property
     def life(self) -> tuple[str, int]:
@@ -142,6 +144,12 @@ class Arrival:
     def data(self) -> dict[str, Any]:
         data: dict[str, Any] = self.parsed()["data"]
         return data
+
+    @property
+    def event_ids(self) -> list[str]:
+        """Of the events that it tells of, as far as it lists them."""
+        listed = self.data["events"] if self.type.startswith("group.") else [self.data]
+        return [str(one["event_id"]) for one in listed]
 
     def parsed(self) -> dict[str, Any]:
         """The body."""
@@ -201,6 +209,8 @@ class Record:
     outcomes: list[Outcome] = field(default_factory=list)
     receivers: dict[str, frozenset[str]] = field(default_factory=dict)
     """The receivers and the kinds of events that a route sends them."""
+    groups: frozenset[str] = frozenset()
+    """Receivers that are told of the environment as one group."""
     trouble: list[str] = field(default_factory=list)
     """What the harness itself noticed: an exit status, a traceback in a log."""
 
@@ -222,6 +232,7 @@ class Record:
         whole = asdict(self)
         for arrival in whole["arrivals"]:
             arrival["body"] = arrival["body"].decode()
+        whole["groups"] = sorted(self.groups)
         whole["receivers"] = {name: sorted(kinds) for name, kinds in self.receivers.items()}
         return whole
 
@@ -240,6 +251,7 @@ def from_json(whole: dict[str, Any]) -> Record:
     record.readings = [Reading(**one) for one in whole["readings"]]
     record.outcomes = [Outcome(**one) for one in whole["outcomes"]]
     record.receivers = {name: frozenset(kinds) for name, kinds in whole["receivers"].items()}
+    record.groups = frozenset(whole.get("groups", ()))
     record.final, record.trouble = whole["final"], whole["trouble"]
     return record
 

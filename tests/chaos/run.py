@@ -12,7 +12,7 @@ from tests.chaos.faults import Breaker
 from tests.chaos.lives import detection_bound_s
 from tests.chaos.outages import measured
 from tests.chaos.record import Outcome, Record, Said
-from tests.chaos.site import SWEEP_S, Site, token
+from tests.chaos.site import ROUTED, SWEEP_S, Site, token
 from tests.chaos.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ class _Settling:
                 for one in answer["outcomes"]
             ]
             wanted = {name for name, routed in self._record.receivers.items() if kinds[event_id] in routed}
+            wanted |= self._record.groups if kinds[event_id] in ROUTED else set()
             done = {one.receiver for one in found if one.outcome in {"delivered", "superseded"}}
             if not wanted <= done:
                 return None

@@ -35,7 +35,7 @@ SWEEP_S: Final = 0.5
 READY_S: Final = 30.0
 FAKETIME: Final = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
 """The library that gives a process another clock; None: this machine does not have it."""
-RECEIVERS: Final = ("ops", "audit")
+RECEIVERS: Final = ("ops", "audit", "team")
 ROUTED: Final = frozenset({"worker.stale", "worker.rejected", "worker.failed", "worker.recovered"})
 EVERY: Final = ROUTED | {"worker.registered", "worker.resumed", "worker.stopped"}
 
@@ -54,6 +54,10 @@ def config(plan: Plan, receivers: Mapping[str, Receiver]) -> str:
         for name, receiver in receivers.items()
     ]
     parts += ['[[alerts.routes]]\nreceivers = ["ops"]\n', '[[alerts.routes]]\nreceivers = ["audit"]\nevents = ["*"]\n']
+    parts.append(
+        '[[alerts.routes]]\nreceivers = ["team"]\ngroup_by = ["tenant", "environment"]\n'
+        'group_wait = "500ms"\ngroup_interval = "1s"\n'
+    )
     return "".join(parts)
 
 
@@ -193,6 +197,7 @@ class Site:
         }
         self.seats: list[Seat] = []
         record.receivers = {"ops": ROUTED, "audit": EVERY}
+        record.groups = frozenset({"team"})
 
     async def open(self) -> None:
         """Start everything and return when every daemon takes beats."""

@@ -2,163 +2,36 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from tests.chaos import oracle
-from tests.chaos.record import Arrival, Entry, Fault, Loss, Outcome, Probe, Reading, Record, Said, Try, Worker
+from tests.chaos.hand_made import (
+    FAILED_S,
+    add,
+    arrival,
+    drop,
+    entry,
+    find,
+    good,
+    group,
+    outage,
+    probes,
+    reading,
+    without_arrival,
+)
+from tests.chaos.record import Fault, Loss, Said
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-END_S: Final = 30.0
-DIED_S: Final = 8.0
-"""The last beat of ``dead``; its deadline is 3 s later."""
-FAILED_S: Final = 10.0
-LATENCY_S: Final = 0.01
-EVERY: Final = frozenset({"worker.stale", "worker.failed", "worker.recovered", "worker.registered", "worker.stopped"})
-
-
-def tries(worker: str, until_s: float, *, daemon: int = 0, interval_s: float = 1.0) -> list[Try]:
-    """Beats that were stored, one each interval."""
-    return [
-        Try(
-            worker=worker,
-            said=Said.BEAT,
-            count=number + 1,
-            daemon=daemon,
-            sent_s=number * interval_s,
-            ended_s=number * interval_s + LATENCY_S,
-            status=204,
-        )
-        for number in range(int(until_s / interval_s) + 1)
-    ]
-
-
-def entry(worker: str, seq: int, kind: str, at_s: float, *, old: str | None, new: str, count: int) -> Entry:
-    return Entry(
-        at_s=at_s + 0.2,
-        event_id=f"{worker}-{seq}",
-        kind=kind,
-        worker=worker,
-        generation=1,
-        seq=seq,
-        old=old,
-        new=new,
-        due_s=at_s,
-        detected_s=at_s,
-        count=count,
-    )
-
-
-def arrival(receiver: str, told: Entry, *, after_s: float = 0.1, answered: int | None = 204) -> Arrival:
-    data = {
-        "event_id": told.event_id,
-        "worker_id": told.worker,
-        "generation": told.generation,
-        "seq": told.seq,
-        "old": told.old,
-    }
-    return Arrival(
-        receiver=receiver,
-        at_s=told.detected_s + after_s,
-        webhook_id=f"ntf-{receiver}-{told.event_id}",
-        body=json.dumps({"type": told.kind, "data": data}).encode(),
-        answered=answered,
-        is_signed=True,
-        age_s=0.1,
-    )
-
-
-def reading(worker: str, at_s: float, liveness: str, count: int) -> Reading:
-    return Reading(worker=worker, daemon=0, asked_s=at_s, answered_s=at_s + LATENCY_S, liveness=liveness, count=count)
-
-
-def probes(daemon: int, *, away: tuple[float, float] = (0.0, 0.0)) -> list[Probe]:
-    """One each 100 ms; those of a span fail."""
-    moments = [number / 10 for number in range(int(END_S * 10))]
-    return [
-        Probe(daemon=daemon, sent_s=at_s, ended_s=at_s + LATENCY_S, is_stored=not away[0] <= at_s < away[1])
-        for at_s in moments
-    ]
-
-
-def good() -> Record:
-    """A quiet run: ``well`` beats to the end, ``dead`` falls silent, ``fails`` says so and comes back."""
-    record = Record(seed=0, daemons=2, sweep_s=0.5, durability="fsync", is_clock_stepped=False, is_settled=True)
-    record.ended_s = END_S
-    record.receivers = {"ops": EVERY - {"worker.registered", "worker.stopped"}, "audit": EVERY}
-    for name in ("well", "dead", "fails"):
-        record.workers[name] = Worker(name=name, interval_s=1.0, grace_s=2.0)
-    failing = tries("fails", FAILED_S - 1)
-    back = [
-        replace(one, count=one.count + 1, sent_s=one.sent_s + 1, ended_s=one.ended_s + 1)
-        for one in tries("fails", END_S - 1)
-        if one.sent_s > FAILED_S
-    ]
-    goodbye = replace(failing[-1], said=Said.FAILURE, count=11, sent_s=FAILED_S, ended_s=FAILED_S + LATENCY_S)
-    record.tries = [*tries("well", END_S), *tries("dead", DIED_S), *failing, goodbye, *back]
-    record.probes = [*probes(0), *probes(1)]
-    record.entries = [
-        entry("well", 1, "worker.registered", 0.0, old=None, new="alive", count=1),
-        entry("dead", 1, "worker.registered", 0.0, old=None, new="alive", count=1),
-        entry("dead", 2, "worker.stale", 11.4, old="alive", new="stale", count=9),
-        entry("fails", 1, "worker.registered", 0.0, old=None, new="alive", count=1),
-        entry("fails", 2, "worker.failed", FAILED_S, old="alive", new="failed", count=10),
-        entry("fails", 3, "worker.recovered", 12.0, old="failed", new="alive", count=13),
-    ]
-    record.final = [one.event_id for one in record.entries]
-    for name, kinds in record.receivers.items():
-        told = [one for one in record.entries if one.kind in kinds]
-        record.arrivals += [arrival(name, one) for one in told]
-        record.outcomes += [Outcome(event_id=one.event_id, receiver=name, outcome="delivered") for one in told]
-    record.readings = [
-        reading("well", 10.5, "alive", 11),
-        reading("dead", 10.5, "late", 9),
-        reading("dead", 12.0, "stale", 9),
-        reading("fails", 11.0, "failed", 10),
-    ]
-    return record
-
-
-def outage(record: Record, a_s: float, b_s: float) -> None:
-    """Take all daemons away for that span: nothing was stored in it."""
-    record.probes = [*probes(0, away=(a_s, b_s)), *probes(1, away=(a_s, b_s))]
-    record.tries = [replace(one, status=None) if a_s <= one.sent_s < b_s else one for one in record.tries]
-    record.faults.append(Fault(kind="daemons.kill", target=None, begun_s=a_s, ended_s=b_s))
+    from tests.chaos.record import Record
 
 
 def promises(record: Record) -> set[str]:
     return {violation.promise for violation in oracle.judge(record)}
-
-
-def find(record: Record, event_id: str) -> int:
-    return next(number for number, one in enumerate(record.entries) if one.event_id == event_id)
-
-
-def add(record: Record, told: Entry, *, outcome: str = "delivered") -> None:
-    """An event that everybody was told of."""
-    record.entries.append(told)
-    record.final.append(told.event_id)
-    for name, kinds in record.receivers.items():
-        if told.kind in kinds:
-            record.arrivals.append(arrival(name, told))
-            record.outcomes.append(Outcome(event_id=told.event_id, receiver=name, outcome=outcome))
-
-
-def drop(record: Record, event_id: str) -> None:
-    """Nobody knows of the event."""
-    record.entries = [one for one in record.entries if one.event_id != event_id]
-    record.final.remove(event_id)
-    record.outcomes = [one for one in record.outcomes if one.event_id != event_id]
-    record.arrivals = [one for one in record.arrivals if one.data["event_id"] != event_id]
-
-
-def without_arrival(record: Record, receiver: str, event_id: str) -> None:
-    record.arrivals = [one for one in record.arrivals if (one.receiver, one.data["event_id"]) != (receiver, event_id)]
 
 
 def test_a_run_that_kept_every_promise_is_not_complained_of() -> None:
@@ -193,6 +66,17 @@ def death_not_reported(record: Record) -> None:
 
 def death_reported_late(record: Record) -> None:
     record.entries[find(record, "dead-2")] = entry("dead", 2, "worker.stale", 17.0, old="alive", new="stale", count=9)
+
+
+def death_that_does_not_say_what_was_missed(record: Record) -> None:
+    record.entries[find(record, "dead-2")] = entry("dead", 2, "worker.stale", 18.1, old="alive", new="stale", count=9)
+    record.readings = []
+    outage(record, 9.2, 15.0)
+
+
+def outage_that_was_none(record: Record) -> None:
+    told = find(record, "dead-2")
+    record.entries[told] = replace(record.entries[told], outage_s=3.0)
 
 
 def death_in_our_outage_not_reported(record: Record) -> None:
@@ -279,9 +163,7 @@ def never_told_of_a_dead_worker(record: Record) -> None:
 
 
 def only_refused(record: Record) -> None:
-    record.arrivals = [
-        replace(one, answered=500) if one.data["event_id"] == "dead-2" else one for one in record.arrivals
-    ]
+    record.arrivals = [replace(one, answered=500) if "dead-2" in one.event_ids else one for one in record.arrivals]
 
 
 def gone_from_the_history(record: Record) -> None:
@@ -311,7 +193,7 @@ def two_ids(record: Record) -> None:
 
 
 def out_of_order(record: Record) -> None:
-    record.arrivals.sort(key=lambda one: -one.data["seq"])
+    record.arrivals.sort(key=lambda one: -one.data.get("seq", 0))
 
 
 def end_without_down(record: Record) -> None:
@@ -325,6 +207,22 @@ def down_without_end(record: Record) -> None:
 def two_downs(record: Record) -> None:
     without_arrival(record, "ops", "fails-3")
     add(record, entry("fails", 4, "worker.failed", 25.0, old="alive", new="failed", count=24))
+
+
+def group_does_not_name_who_is_down(record: Record) -> None:
+    record.arrivals = [one for one in record.arrivals if (one.receiver, one.at_s) != ("team", 12.0)]
+
+
+def group_hears_the_end_while_a_worker_is_down(record: Record) -> None:
+    record.arrivals.append(group("group.resolved", 14.0))
+
+
+def group_hears_no_end(record: Record) -> None:
+    add(record, entry("dead", 3, "worker.recovered", 20.0, old="stale", new="alive", count=9))
+
+
+def group_hears_the_end_twice(record: Record) -> None:
+    record.arrivals += [group("group.resolved", 20.5), group("group.resolved", 22.0)]
 
 
 def unsettled(record: Record) -> None:
@@ -342,6 +240,8 @@ BROKEN: Final[dict[Callable[[Record], None], str]] = {
     death_not_reported: "P2",
     death_reported_late: "P2",
     death_in_our_outage_not_reported: "P2",
+    death_that_does_not_say_what_was_missed: "P2",
+    outage_that_was_none: "P2",
     death_reported_twice: "P3",
     event_twice_in_the_history: "P3",
     broken_chain: "P3",
@@ -371,6 +271,10 @@ BROKEN: Final[dict[Callable[[Record], None], str]] = {
     end_without_down: "P18",
     down_without_end: "P18",
     two_downs: "P18",
+    group_does_not_name_who_is_down: "P5",
+    group_hears_the_end_while_a_worker_is_down: "P5",
+    group_hears_no_end: "P18",
+    group_hears_the_end_twice: "P18",
     unsettled: "P5",
     trouble: "harness",
 }
@@ -397,7 +301,8 @@ def late_beat_of_a_worker_that_was_late(record: Record) -> None:
 
 
 def death_in_our_outage_reported_after_its_credit(record: Record) -> None:
-    record.entries[find(record, "dead-2")] = entry("dead", 2, "worker.stale", 16.1, old="alive", new="stale", count=9)
+    told = entry("dead", 2, "worker.stale", 16.1, old="alive", new="stale", count=9)
+    record.entries[find(record, "dead-2")] = replace(told, outage_s=4.9)
     record.readings = []
     outage(record, 8.2, 13.0)
 
@@ -427,6 +332,11 @@ def old_beat_read_by_a_daemon_after_a_newer_one(record: Record) -> None:
     record.readings.append(reading("well", 9.2, "alive", 6))
 
 
+def down_that_was_over_before_anybody_knew_whether_it_had_come(record: Record) -> None:
+    without_arrival(record, "ops", "fails-2")
+    record.faults.append(Fault(kind="store.kill", target=None, begun_s=FAILED_S, ended_s=FAILED_S + 1))
+
+
 def failed_attempt_then_taken(record: Record) -> None:
     record.arrivals.insert(0, replace(record.arrivals[0], answered=500))
 
@@ -439,6 +349,7 @@ KEPT: Final = (
     unconfirmed_event_lost,
     confirmed_event_lost_with_an_old_copy,
     failed_attempt_then_taken,
+    down_that_was_over_before_anybody_knew_whether_it_had_come,
     old_beat_read_by_a_daemon_after_a_newer_one,
 )
 

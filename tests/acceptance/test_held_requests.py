@@ -1,0 +1,60 @@
+"""What a daemon that was paused finds in its sockets when it goes on."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from typing import TYPE_CHECKING, Final
+
+from monitor.clock import monotonic_s
+from tests.daemons import ANY_PORT, BEAT, until
+
+if TYPE_CHECKING:
+    from tests.daemons import Daemon, Home
+
+PAUSED_S: Final = 1.5
+"""Longer than a loop that was not held up takes."""
+
+
+def send(daemon: Daemon, token: str, worker_id: str) -> socket.socket:
+    """A beat, of which nobody reads the answer yet."""
+    body = f'{{"worker_id": "{worker_id}", "environment_name": "prod"}}'.encode()
+    head = (
+        f"POST {BEAT} HTTP/1.1\r\nhost: lastseen\r\nauthorization: Bearer {token}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    sock = socket.create_connection(("127.0.0.1", daemon.port), timeout=30)
+    sock.sendall(head.encode() + body)
+    return sock
+
+
+def pass_by() -> None:
+    """Wait for as long as the pause is to last."""
+    since_s = monotonic_s()
+    until(lambda: monotonic_s() > since_s + PAUSED_S, "the pause")
+
+
+def test_p1_a_beat_whose_sender_has_given_up_is_not_taken_by_a_daemon_that_was_paused(home: Home) -> None:
+    home.write(ANY_PORT)
+    daemon = home.start()
+    assert daemon.beat("before").status == 204
+    daemon.signal(signal.SIGSTOP)
+    with send(daemon, home.master, "patient") as patient:
+        send(daemon, home.master, "gone").close()
+        pass_by()
+        daemon.signal(signal.SIGCONT)
+        assert patient.recv(100).startswith(b"HTTP/1.1 204")
+    # Connections are read in the order in which they were made: by now the other one has been.
+    assert daemon.beat("after").status == 204
+    assert daemon.worker_ids() == {"before", "patient", "after"}
+    daemon.stop()
+
+
+def test_a_beat_of_somebody_who_does_not_wait_for_the_answer_is_taken_by_a_daemon_that_was_not(home: Home) -> None:
+    home.write(ANY_PORT)
+    daemon = home.start()
+    assert daemon.beat("before").status == 204
+    with send(daemon, home.master, "hasty") as hasty:
+        hasty.shutdown(socket.SHUT_WR)
+        until(lambda: "hasty" in daemon.worker_ids(), "the beat is stored")
+    daemon.stop()

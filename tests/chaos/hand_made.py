@@ -1,0 +1,170 @@
+"""Records made by hand: a quiet run that kept every promise, and ways to change it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Final
+
+from tests.chaos.record import Arrival, Entry, Fault, Outcome, Probe, Reading, Record, Said, Try, Worker
+
+END_S: Final = 30.0
+DIED_S: Final = 8.0
+"""The last beat of ``dead``; its deadline is 3 s later."""
+FAILED_S: Final = 10.0
+LATENCY_S: Final = 0.01
+EVERY: Final = frozenset({"worker.stale", "worker.failed", "worker.recovered", "worker.registered", "worker.stopped"})
+
+
+def tries(worker: str, until_s: float, *, daemon: int = 0, interval_s: float = 1.0) -> list[Try]:
+    """Beats that were stored, one each interval."""
+    return [
+        Try(
+            worker=worker,
+            said=Said.BEAT,
+            count=number + 1,
+            daemon=daemon,
+            sent_s=number * interval_s,
+            ended_s=number * interval_s + LATENCY_S,
+            status=204,
+        )
+        for number in range(int(until_s / interval_s) + 1)
+    ]
+
+
+def entry(worker: str, seq: int, kind: str, at_s: float, *, old: str | None, new: str, count: int) -> Entry:
+    return Entry(
+        at_s=at_s + 0.2,
+        event_id=f"{worker}-{seq}",
+        kind=kind,
+        worker=worker,
+        generation=1,
+        seq=seq,
+        old=old,
+        new=new,
+        due_s=at_s,
+        detected_s=at_s,
+        count=count,
+    )
+
+
+def arrival(receiver: str, told: Entry, *, after_s: float = 0.1, answered: int | None = 204) -> Arrival:
+    data = {
+        "event_id": told.event_id,
+        "worker_id": told.worker,
+        "generation": told.generation,
+        "seq": told.seq,
+        "old": told.old,
+    }
+    return Arrival(
+        receiver=receiver,
+        at_s=told.detected_s + after_s,
+        webhook_id=f"ntf-{receiver}-{told.event_id}",
+        body=json.dumps({"type": told.kind, "data": data}).encode(),
+        answered=answered,
+        is_signed=True,
+        age_s=0.1,
+    )
+
+
+def group(kind: str, at_s: float, *told: Entry, truncated: int = 0) -> Arrival:
+    """What ``team`` is told of all."""
+    data = {"truncated": truncated, "events": [{"event_id": one.event_id, "type": one.kind} for one in told]}
+    return Arrival(
+        receiver="team",
+        at_s=at_s,
+        webhook_id=f"ntf-team-{at_s}",
+        body=json.dumps({"type": kind, "data": data}).encode(),
+        answered=204,
+        is_signed=True,
+        age_s=0.1,
+    )
+
+
+def reading(worker: str, at_s: float, liveness: str, count: int) -> Reading:
+    return Reading(worker=worker, daemon=0, asked_s=at_s, answered_s=at_s + LATENCY_S, liveness=liveness, count=count)
+
+
+def probes(daemon: int, *, away: tuple[float, float] = (0.0, 0.0)) -> list[Probe]:
+    """One each 100 ms; those of a span fail."""
+    moments = [number / 10 for number in range(int(END_S * 10))]
+    return [
+        Probe(daemon=daemon, sent_s=at_s, ended_s=at_s + LATENCY_S, is_stored=not away[0] <= at_s < away[1])
+        for at_s in moments
+    ]
+
+
+def good() -> Record:
+    """A quiet run: ``well`` beats to the end, ``dead`` falls silent, ``fails`` says so and comes back."""
+    record = Record(seed=0, daemons=2, sweep_s=0.5, durability="fsync", is_clock_stepped=False, is_settled=True)
+    record.ended_s = END_S
+    record.receivers = {"ops": EVERY - {"worker.registered", "worker.stopped"}, "audit": EVERY}
+    for name in ("well", "dead", "fails"):
+        record.workers[name] = Worker(name=name, interval_s=1.0, grace_s=2.0)
+    failing = tries("fails", FAILED_S - 1)
+    back = [
+        replace(one, count=one.count + 1, sent_s=one.sent_s + 1, ended_s=one.ended_s + 1)
+        for one in tries("fails", END_S - 1)
+        if one.sent_s > FAILED_S
+    ]
+    goodbye = replace(failing[-1], said=Said.FAILURE, count=11, sent_s=FAILED_S, ended_s=FAILED_S + LATENCY_S)
+    record.tries = [*tries("well", END_S), *tries("dead", DIED_S), *failing, goodbye, *back]
+    record.probes = [*probes(0), *probes(1)]
+    record.entries = [
+        entry("well", 1, "worker.registered", 0.0, old=None, new="alive", count=1),
+        entry("dead", 1, "worker.registered", 0.0, old=None, new="alive", count=1),
+        entry("dead", 2, "worker.stale", 11.4, old="alive", new="stale", count=9),
+        entry("fails", 1, "worker.registered", 0.0, old=None, new="alive", count=1),
+        entry("fails", 2, "worker.failed", FAILED_S, old="alive", new="failed", count=10),
+        entry("fails", 3, "worker.recovered", 12.0, old="failed", new="alive", count=13),
+    ]
+    record.final = [one.event_id for one in record.entries]
+    for name, kinds in record.receivers.items():
+        told = [one for one in record.entries if one.kind in kinds]
+        record.arrivals += [arrival(name, one) for one in told]
+        record.outcomes += [Outcome(event_id=one.event_id, receiver=name, outcome="delivered") for one in told]
+    record.groups = frozenset({"team"})
+    record.arrivals += [
+        group("group.firing", 10.6, record.entries[4]),
+        group("group.firing", 12.0, record.entries[2]),
+    ]
+    record.readings = [
+        reading("well", 10.5, "alive", 11),
+        reading("dead", 10.5, "late", 9),
+        reading("dead", 12.0, "stale", 9),
+        reading("fails", 11.0, "failed", 10),
+    ]
+    return record
+
+
+def outage(record: Record, a_s: float, b_s: float) -> None:
+    """Take all daemons away for that span: nothing was stored in it."""
+    record.probes = [*probes(0, away=(a_s, b_s)), *probes(1, away=(a_s, b_s))]
+    record.tries = [replace(one, status=None) if a_s <= one.sent_s < b_s else one for one in record.tries]
+    record.faults.append(Fault(kind="daemons.kill", target=None, begun_s=a_s, ended_s=b_s))
+
+
+def find(record: Record, event_id: str) -> int:
+    return next(number for number, one in enumerate(record.entries) if one.event_id == event_id)
+
+
+def add(record: Record, told: Entry, *, outcome: str = "delivered") -> None:
+    """An event that everybody was told of."""
+    record.entries.append(told)
+    record.final.append(told.event_id)
+    for name, kinds in record.receivers.items():
+        if told.kind in kinds:
+            record.arrivals.append(arrival(name, told))
+            record.outcomes.append(Outcome(event_id=told.event_id, receiver=name, outcome=outcome))
+
+
+def drop(record: Record, event_id: str) -> None:
+    """Nobody knows of the event."""
+    record.entries = [one for one in record.entries if one.event_id != event_id]
+    record.final.remove(event_id)
+    record.outcomes = [one for one in record.outcomes if one.event_id != event_id]
+    record.arrivals = [one for one in record.arrivals if event_id not in one.event_ids]
+
+
+def without_arrival(record: Record, receiver: str, event_id: str) -> None:
+    record.arrivals = [one for one in record.arrivals if one.receiver != receiver or event_id not in one.event_ids]
