@@ -35,6 +35,7 @@ class _Check:
         self.sets: defaultdict[bytes, dict[bytes, float]] = defaultdict(dict)
         self.absent: dict[bytes, dict[bytes, float]] = {}
         self.bases: dict[int, dict[bytes, float]] = {}
+        self.downs: dict[int, dict[bytes, float]] = {}
         self.windows: list[Window] = []
         self.counts: Counter[bytes] = Counter()
         self.tenants: defaultdict[bytes, Counter[bytes]] = defaultdict(Counter)
@@ -66,6 +67,7 @@ class _Check:
             for name in (b"b:%d" % gid, b"k:%d" % gid):
                 if noted := await self.zset(name):
                     self.absent[name] = noted
+            self.downs[gid] = await self.zset(b"d:%d" % gid)
             self.bases[gid] = await self.zset(b"s:%d" % gid)
         self.expect(records, groups)
         assert self.used == set(groups)
@@ -100,6 +102,11 @@ class _Check:
                 # A base may be later than the last beat, never earlier; how much is what the tests of it check.
                 self.sets[b"s:%d" % gid][worker] = max(self.bases[gid].get(worker, 0.0), float(last_seen))
             else:
+                at = self.downs[gid].get(worker, 0.0)
+                if at != since and (back is not None or ends is not None):
+                    # Purge has met it, and it was not missed yet.
+                    assert since < at <= self.moved(since, groups[gid][2], groups[gid][3])
+                    since = int(at)
                 self.sets[b"d:%d" % gid][worker] = float(since)
                 self.counts[b"%d:%b" % (gid, state)] += 1
             self.tenants[tenant][b"n"] += 1

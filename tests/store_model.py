@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from monitor.liveness import EventKind, Liveness, Trigger, deadline_ms, is_straggler, step
+from monitor.blindness import GAP_MS, Credit, Window, credited
+from monitor.liveness import EventKind, Liveness, Trigger, deadline_ms, is_straggler, liveness_at, step
 from monitor.liveness import TransitionRefusedError as Refused
-from monitor.workers import Beat, Keep, WorkerKey
+from monitor.workers import Beat, Evidence, Keep, Rejection, WorkerKey
 
 
 @dataclass
@@ -29,10 +30,39 @@ class ModelWorker:
     metadata: str = "{}"
     gaps: list[int] = field(default_factory=list)
     back_ms: int | None = None
+    daemon: str = ""
+    base_ms: int = 0
+    """From when its deadline counts."""
+    rejected: tuple[str, int] | None = None
+    refused_until_ms: int | None = None
 
     @property
     def deadline(self) -> int:
         return deadline_ms(last_seen_ms=self.last_seen_ms, interval_ms=self.interval_ms, grace_ms=self.grace_ms)
+
+    @property
+    def reach_ms(self) -> int:
+        return self.interval_ms + self.grace_ms
+
+    @property
+    def refused(self) -> tuple[str, int] | None:
+        """Its newest refused beat, if none was accepted since."""
+        return self.rejected if self.rejected is not None and self.rejected[1] > self.last_seen_ms else None
+
+    def move_base(self, base_ms: int) -> None:
+        """A later base; an absence beside it ends no earlier than the deadline."""
+        self.base_ms = base_ms
+        if self.back_ms is not None:
+            self.back_ms = max(self.back_ms, base_ms + self.reach_ms)
+
+
+@dataclass
+class ModelDaemon:
+    """What is known of one daemon's pulses."""
+
+    newest_ms: int
+    gap: tuple[int, int] = (0, 0)
+    ended: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +80,9 @@ class ModelEvent:
     last_seen_ms: int
     since_ms: int
     metadata: str
+    rejected: tuple[str, int] | None = None
+    windows: int = 0
+    uncredited: int = 0
 
 
 class Model:
@@ -62,9 +95,107 @@ class Model:
         self.workers: dict[WorkerKey, ModelWorker] = {}
         self.events: list[ModelEvent] = []
         self.newest_erased = 0
+        self.daemons: dict[str, ModelDaemon] = {}
+        self.pulse_ms: int | None = None
+        self.ended_windows: list[Window] = []
+
+    # Blindness
+
+    def is_blind(self, now_ms: int) -> bool:
+        return self.pulse_ms is not None and now_ms - self.pulse_ms > GAP_MS
+
+    def windows(self, now_ms: int) -> list[Window]:
+        """Those that have ended, and the one that goes on."""
+        if self.pulse_ms is None or not self.is_blind(now_ms):
+            return self.ended_windows
+        return [*self.ended_windows, Window(begin_ms=self.pulse_ms, end_ms=now_ms)]
+
+    def pulse(self, daemon: str, now_ms: int, *, ends: bool) -> None:
+        """A daemon's pulse."""
+        own = self.daemons.get(daemon)
+        others = any(not known.ended and now_ms - known.newest_ms <= GAP_MS for known in self.daemons.values())
+        if self.pulse_ms is not None and (self.is_blind(now_ms) or (own is None and not others)):
+            self.ended_windows.append(Window(begin_ms=self.pulse_ms, end_ms=now_ms))
+        if own is None:
+            own = self.daemons[daemon] = ModelDaemon(now_ms)
+        elif self.pulse_ms is not None and self.pulse_ms - own.newest_ms > GAP_MS:
+            own.gap = (own.newest_ms, now_ms)
+        own.newest_ms, own.ended = now_ms, ends
+        self.pulse_ms = now_ms
+
+    def goes_on_until(self, now_ms: int, daemons: list[str]) -> None:
+        """These daemons, which have just sent a pulse, send more of them until then."""
+        for daemon in daemons:
+            self.daemons[daemon].newest_ms = now_ms
+        self.pulse_ms = now_ms
+
+    def credit(self, worker: ModelWorker, due_ms: int, now_ms: int) -> Credit:
+        return credited(due_ms, reach_ms=worker.reach_ms, interval_ms=worker.interval_ms, windows=self.windows(now_ms))
+
+    def _gap(self, worker: ModelWorker, now_ms: int) -> tuple[int, int] | None:
+        """In which the daemon that took its last beat was away, and others were there."""
+        own = self.daemons.get(worker.daemon)
+        if own is None or self.pulse_ms is None:
+            return None
+        if self.pulse_ms - own.newest_ms > GAP_MS or (own.ended and self.pulse_ms > own.newest_ms):
+            gap = own.newest_ms, now_ms
+        elif own.gap[1] > worker.last_seen_ms:
+            gap = own.gap
+        else:
+            return None
+        if any(w.begin_ms <= gap[0] + GAP_MS and w.end_ms > gap[0] for w in self.windows(now_ms)):
+            return None
+        return gap
+
+    def due(self, worker: ModelWorker, now_ms: int) -> tuple[int, Credit]:
+        """The base of an alive worker's deadline as it is to be seen now, and that deadline."""
+        base_ms = worker.base_ms
+        credit = self.credit(worker, base_ms + worker.reach_ms, now_ms)
+        if now_ms >= credit.deadline_ms and base_ms == worker.last_seen_ms:
+            gap = self._gap(worker, now_ms)
+            if gap is not None and gap[0] < base_ms + worker.reach_ms:
+                base_ms = max(base_ms, min(gap[1], gap[0] + worker.reach_ms))
+                credit = self.credit(worker, base_ms + worker.reach_ms, now_ms)
+        return base_ms, credit
+
+    def evidence(self, evidence: Evidence, now_ms: int) -> None:
+        """A refused beat of a known worker."""
+        worker = self.workers[evidence.key]
+        worker.rejected = (evidence.rejection.value, now_ms)
+        ours = evidence.rejection is Rejection.OVERLOADED
+        if worker.refused_until_ms is not None:
+            if now_ms < self.credit(worker, worker.refused_until_ms, now_ms).deadline_ms:
+                worker.refused_until_ms = now_ms + worker.reach_ms
+        elif ours and worker.liveness is Liveness.ALIVE:
+            if now_ms < self.due(worker, now_ms)[1].deadline_ms:
+                worker.move_base(now_ms)
+        elif ours and worker.back_ms is not None and now_ms < self.credit(worker, worker.back_ms, now_ms).deadline_ms:
+            worker.back_ms = max(worker.back_ms, now_ms + worker.reach_ms)
+
+    def liveness(self, worker: ModelWorker, now_ms: int) -> Liveness:
+        """What readers are to see."""
+        base_ms, credit = self.due(worker, now_ms)
+        return liveness_at(
+            worker.liveness,
+            now_ms=now_ms,
+            late_ms=base_ms + worker.interval_ms,
+            deadline_ms=credit.deadline_ms,
+            straggler=worker.straggler,
+            missed_ms=None if worker.back_ms is None else self.credit(worker, worker.back_ms, now_ms).deadline_ms,
+        )
+
+    # Workers
 
     def _event(  # noqa: PLR0917
-        self, key: WorkerKey, kind: EventKind, old: Liveness | None, new: Liveness | None, due_ms: int, since_ms: int
+        self,
+        key: WorkerKey,
+        kind: EventKind,
+        old: Liveness | None,
+        new: Liveness | None,
+        due_ms: int,
+        since_ms: int,
+        missed: tuple[int, int] = (0, 0),
+        rejected: tuple[str, int] | None = None,
     ) -> None:
         worker = self.workers[key]
         worker.seq += 1
@@ -81,42 +212,85 @@ class Model:
                 last_seen_ms=worker.last_seen_ms,
                 since_ms=since_ms,
                 metadata=worker.metadata if new else "{}",
+                rejected=rejected,
+                windows=missed[0],
+                uncredited=missed[1],
             )
         )
 
     def _move(self, key: WorkerKey, trigger: Trigger, due_ms: int) -> None:
+        self._moved(key, trigger, due_ms, (0, 0), None)
+
+    def _moved(
+        self,
+        key: WorkerKey,
+        trigger: Trigger,
+        due_ms: int,
+        missed: tuple[int, int],
+        rejected: tuple[str, int] | None,
+    ) -> None:
         worker = self.workers[key]
         transition = step(worker.liveness, trigger)
         assert transition.to is not None
         assert transition.event is not None
         old, since = worker.liveness, worker.since_ms
-        worker.liveness, worker.since_ms = transition.to, due_ms
-        self._event(key, transition.event, old, transition.to, due_ms, since)
+        worker.liveness, worker.since_ms = transition.to, since if transition.to is old else due_ms
+        worker.refused_until_ms = None
+        self._event(key, transition.event, old, transition.to, due_ms, since, missed, rejected)
+
+    def _end(self, key: WorkerKey, trigger: Trigger, credit: Credit, now_ms: int) -> None:
+        """By a moment that has passed."""
+        worker = self.workers[key]
+        count = sum(1 for window in self.windows(now_ms) if window.end_ms > worker.last_seen_ms)
+        missed = (count, credit.uncredited if count else 0)
+        worker.stopped_ms = None
+        self._moved(key, trigger, credit.deadline_ms, missed, worker.refused)
 
     def expire(self, key: WorkerKey, now_ms: int) -> None:
-        """The deadline, and then the end of an announced absence, if they have passed; a sweep is this over all."""
+        """What moves a worker by itself, where its moment has passed; a sweep is this over all."""
         worker = self.workers[key]
-        if worker.liveness is Liveness.ALIVE and now_ms >= worker.deadline:
-            trigger = Trigger.DEADLINE_AFTER_STOP if worker.straggler else Trigger.DEADLINE
-            worker.stopped_ms = None
-            self._move(key, trigger, worker.deadline)
-        if worker.liveness is Liveness.STOPPED and worker.back_ms is not None and now_ms >= worker.back_ms:
-            back_ms, worker.back_ms, worker.stopped_ms = worker.back_ms, None, None
-            self._move(key, Trigger.RETURN_OVERDUE, back_ms)
+        if worker.liveness is Liveness.ALIVE:
+            _, credit = self.due(worker, now_ms)
+            if now_ms >= credit.deadline_ms:
+                ends = None if worker.refused is None else worker.refused[1] + worker.reach_ms
+                if worker.straggler:
+                    self._end(key, Trigger.DEADLINE_AFTER_STOP, credit, now_ms)
+                elif ends is not None and self.credit(worker, ends, now_ms).deadline_ms > credit.deadline_ms:
+                    self._end(key, Trigger.DEADLINE_REJECTED, credit, now_ms)
+                    worker.refused_until_ms = ends
+                else:
+                    self._end(key, Trigger.DEADLINE, credit, now_ms)
+        if worker.liveness is Liveness.STOPPED and worker.back_ms is not None:
+            credit = self.credit(worker, worker.back_ms, now_ms)
+            if now_ms >= credit.deadline_ms:
+                worker.back_ms = None
+                self._end(key, Trigger.RETURN_OVERDUE, credit, now_ms)
+        if worker.refused_until_ms is not None:
+            credit = self.credit(worker, worker.refused_until_ms, now_ms)
+            if now_ms >= credit.deadline_ms:
+                self._end(key, Trigger.REJECTIONS_ENDED, credit, now_ms)
+
+    def moment(self, worker: ModelWorker, now_ms: int) -> int | None:
+        """When ``expire`` would move it, as far as can be said now."""
+        if worker.liveness is Liveness.ALIVE:
+            return self.due(worker, now_ms)[1].deadline_ms
+        noted = worker.back_ms if worker.liveness is Liveness.STOPPED else worker.refused_until_ms
+        return None if noted is None else self.credit(worker, noted, now_ms).deadline_ms
 
     def is_due(self, key: WorkerKey, now_ms: int) -> bool:
         """Whether ``expire`` would move it."""
-        worker = self.workers[key]
-        if worker.liveness is Liveness.ALIVE:
-            return now_ms >= worker.deadline
-        return worker.liveness is Liveness.STOPPED and worker.back_ms is not None and now_ms >= worker.back_ms
+        moment_ms = self.moment(self.workers[key], now_ms)
+        return moment_ms is not None and moment_ms <= now_ms
 
     def is_purged(self, key: WorkerKey, retention_ms: int, now_ms: int) -> bool:
-        """Whether retention has passed for it; it begins when an announced absence ends."""
+        """Whether retention has passed for it; it begins when it is missed, and blind time does not count."""
         worker = self.workers[key]
-        return worker.liveness is not Liveness.ALIVE and (worker.back_ms or worker.since_ms) <= now_ms - retention_ms
+        moment_ms = None if worker.liveness is Liveness.ALIVE else self.moment(worker, now_ms)
+        begin_ms = worker.since_ms if moment_ms is None else moment_ms
+        blind_ms = sum(max(0, w.end_ms - max(w.begin_ms, begin_ms)) for w in self.windows(now_ms))
+        return worker.liveness is not Liveness.ALIVE and now_ms - begin_ms - blind_ms >= retention_ms
 
-    def beat(self, beat: Beat, now_ms: int) -> bool:
+    def beat(self, beat: Beat, now_ms: int, *, daemon: str) -> bool:
         """Whether it was stored; only the tenant's quota of workers refuses here."""
         key = beat.key
         known = self.workers.get(key)
@@ -145,7 +319,8 @@ class Model:
         interval, grace = self.expected.get(worker.environment, self.default)
         worker.interval_ms = worker.declared_interval or interval
         worker.grace_ms = grace if worker.declared_grace is None else worker.declared_grace
-        worker.last_seen_ms = now_ms
+        worker.last_seen_ms = worker.base_ms = now_ms
+        worker.daemon, worker.refused_until_ms = daemon, None
         self._judge_straggler(worker, now_ms)
         transition = step(old, Trigger.BEAT)
         worker.liveness = Liveness.ALIVE

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from redis.asyncio import Redis
 
+from monitor.blindness import GAP_MS
 from monitor.liveness import EventKind, Liveness, Trigger
 from monitor.store import Store
 from monitor.store.store import STORED, UNKNOWN
-from monitor.workers import KEEP, Beat, Disconnect, WorkerKey
+from monitor.workers import KEEP, Beat, Disconnect, Evidence, Rejection, WorkerKey
 from tests import servers, stores
 from tests.store_indexes import check_indexes
 from tests.store_model import Model, ModelEvent
@@ -46,6 +48,16 @@ BEATS = st.builds(
     status=st.sampled_from([KEEP, "busy"]),
     metadata_json=st.sampled_from([KEEP, "{}", '{"a":1}']),
 )
+
+DAEMONS = ("d0", "d1")
+RUNNING = st.sampled_from([["d0"], ["d1"], ["d0", "d1"], ["d0", "d1"]])
+REFUSED = st.builds(
+    Evidence,
+    key=KEYS,
+    allowed=st.none(),
+    rejection=st.sampled_from([Rejection.TOKEN_EXPIRED, Rejection.OVERLOADED]),
+)
+DURATIONS_MS = st.sampled_from([1, 999, 4_000, 5_000, 6_000, 15_000, 29_999, 60_000, 90_000, 250_000])
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -80,14 +92,14 @@ class StoreMachine(RuleBasedStateMachine):
         self.runner.close()
         self.context.__exit__(None, None, None)
 
-    @rule(beats=st.lists(BEATS, min_size=1, max_size=6))
-    def batch(self, beats: list[Beat]) -> None:
-        self.batch_of(beats)
+    @rule(beats=st.lists(BEATS, min_size=1, max_size=6), taker=st.integers(0, len(DAEMONS) - 1))
+    def batch(self, beats: list[Beat], taker: int) -> None:
+        self.batch_of(beats, taker)
 
-    def batch_of(self, beats: list[Beat]) -> None:
-        result = self.run(self.store.beat(0, beats))
+    def batch_of(self, beats: list[Beat], taker: int = 0) -> None:
+        result = self.run(self.sweepers[taker].beat(0, beats))
         for beat, (outcome, _) in zip(beats, result.outcomes, strict=True):
-            stored = self.model.beat(beat, result.now_ms)
+            stored = self.model.beat(beat, result.now_ms, daemon=DAEMONS[taker])
             assert (outcome == STORED) is stored
         for beat, (outcome, interval_ms) in zip(beats[-1:], result.outcomes[-1:], strict=True):
             if outcome == STORED:
@@ -120,20 +132,113 @@ class StoreMachine(RuleBasedStateMachine):
         if key in self.model.workers:
             self.model.leave(key, trigger, result.now_ms, back_in_ms=back_in_ms)
 
-    @rule(ms=st.sampled_from([1, 999, 4_000, 5_000, 6_000, 15_000, 29_999, 60_000, 90_000, 250_000]))
+    @rule(ms=DURATIONS_MS)
     def advance(self, ms: int) -> None:
-        now_ms, _, _ = self.run(self.store.one(WorkerKey("nobody", "x")))
-        self.run(self.clock.set(now_ms + ms))
+        self.run(self.clock.set(self.now_ms() + ms))
 
     @precondition(lambda self: self.model.workers)
     @rule(data=st.data(), off=st.sampled_from([-1, 0, 1]))
     def advance_to_a_deadline(self, data: st.DataObject, off: int) -> None:
-        key = data.draw(st.sampled_from(sorted(self.model.workers, key=str)))
-        worker = self.model.workers[key]
-        due = data.draw(st.sampled_from([worker.deadline, worker.back_ms or worker.deadline])) + off
-        now_ms, _, _ = self.run(self.store.one(key))
-        if due > now_ms:
+        due = self.a_moment(data) + off
+        if due > self.now_ms():
             self.run(self.clock.set(due))
+
+    @precondition(lambda self: self.model.workers)
+    @rule(data=st.data(), off=st.sampled_from([-1, 0, 1]), daemons=RUNNING)
+    def run_to_a_deadline(self, data: st.DataObject, off: int, daemons: list[str]) -> None:
+        self.go_on_until(self.a_moment(data) + off, daemons)
+
+    @rule(ms=DURATIONS_MS, daemons=RUNNING)
+    def run_on(self, ms: int, daemons: list[str]) -> None:
+        self.go_on_until(self.now_ms() + ms, daemons)
+
+    @rule(ms=DURATIONS_MS, daemons=RUNNING)
+    def outage(self, ms: int, daemons: list[str]) -> None:
+        self.outage_of(ms, daemons)
+
+    def outage_of(self, ms: int, daemons: list[str]) -> None:
+        self.run(self.clock.set(self.now_ms() + ms))
+        self.go_on_until(0, daemons)
+
+    @rule(number=st.integers(0, len(DAEMONS) - 1), ends=st.booleans())
+    def pulse(self, number: int, *, ends: bool) -> None:
+        self.pulse_of(DAEMONS[number], ends=ends)
+
+    def now_ms(self) -> int:
+        now_ms, _, _ = self.run(self.store.one(WorkerKey("nobody", "x")))
+        assert isinstance(now_ms, int)
+        return now_ms
+
+    def a_moment(self, data: st.DataObject) -> int:
+        """A deadline, or the end of an absence or of refused beats, as it would be if the monitor ran on."""
+        key = data.draw(st.sampled_from(sorted(self.model.workers, key=str)))
+        now_ms = self.now_ms()
+        worker = self.model.workers[key]
+        return self.model.moment(worker, now_ms) or worker.deadline
+
+    def pulse_of(self, daemon: str, *, ends: bool) -> None:
+        result = self.run(self.sweepers[DAEMONS.index(daemon)].pulse(0, ends=ends))
+        self.model.pulse(daemon, result.now_ms, ends=ends)
+        assert result.windows == len(self.model.ended_windows)
+        assert result.window == (self.model.ended_windows[-1] if self.model.ended_windows else None)
+
+    def go_on_until(self, until_ms: int, daemons: list[str]) -> None:
+        """These daemons pulse now, and until then: a pulse of which only the time differs overwrites the one before."""
+        for daemon in daemons:
+            self.pulse_of(daemon, ends=False)
+        if self.model.pulse_ms is not None and until_ms > self.model.pulse_ms + 100:
+            self.model.goes_on_until(until_ms, daemons)
+            self.run(self._write_pulses(until_ms, daemons))
+
+    async def _write_pulses(self, now_ms: int, daemons: list[str]) -> None:
+        async with Redis.from_url(self.server.url) as redis:
+            await redis.hset("{ls:0}:m", mapping={"last": now_ms, "pulse": now_ms})
+            for daemon in daemons:
+                known: Any = await redis.hget("{ls:0}:p", daemon)
+                await redis.hset("{ls:0}:p", daemon, now_ms.to_bytes(6) + known[6:])
+
+    @rule(refused=REFUSED)
+    def refuse(self, refused: Evidence) -> None:
+        self.evidence(refused)
+
+    @precondition(lambda self: self.model.workers)
+    @rule(data=st.data())
+    def refuse_a_known_one(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(sorted(self.model.workers, key=str)))
+        self.evidence(msgspec.structs.replace(data.draw(REFUSED), key=key))
+
+    @precondition(lambda self: self.model.workers)
+    @rule(
+        data=st.data(),
+        beats=st.booleans(),
+        before_ms=st.sampled_from([200, 5_000, 14_000, 29_000]),
+        off=st.sampled_from([-1, 0, 1, 40_000]),
+        daemons=RUNNING,
+        outage_ms=st.sampled_from([0, 0, 2_000, 600_000]),
+    )
+    def refuse_until_a_moment(
+        self, data: st.DataObject, before_ms: int, off: int, daemons: list[str], outage_ms: int, *, beats: bool
+    ) -> None:
+        """Its beats are refused shortly before its deadline, or the end of what else there is; then comes what may."""
+        key = data.draw(st.sampled_from(sorted(self.model.workers, key=str)))
+        self.go_on_until(0, daemons)
+        if beats:
+            self.batch_of([data.draw(BEATS.map(lambda beat: msgspec.structs.replace(beat, key=key)))])
+        moment_ms = self.model.moment(self.model.workers[key], self.now_ms())
+        if moment_ms is None:
+            return
+        self.go_on_until(moment_ms - before_ms, daemons)
+        self.evidence(msgspec.structs.replace(data.draw(REFUSED), key=key))
+        self.go_on_until(moment_ms + off, daemons)
+        if outage_ms:
+            self.outage_of(outage_ms, daemons)
+
+    def evidence(self, refused: Evidence) -> None:
+        self.run(self.store.evidence(0, [refused]))
+        if refused.key in self.model.workers:
+            _, _, worker = self.run(self.store.one(refused.key))
+            at_ms = worker.last_seen_ms if worker.rejected is None else worker.rejected.at_ms
+            self.model.evidence(refused, at_ms)
 
     @rule(limit=st.integers(1, 10))
     def sweep_by_several(self, limit: int) -> None:
@@ -150,13 +255,30 @@ class StoreMachine(RuleBasedStateMachine):
 
             return [r for results in await asyncio.gather(*map(one, self.sweepers)) for r in results]
 
+        now_ms = self.now_ms()
+        if self.model.pulse_ms is not None and GAP_MS - 500 < now_ms - self.model.pulse_ms <= GAP_MS:
+            self.go_on_until(0, ["d0"])  # or the monitor might be blind for some of them
         results = sorted(self.run(all_of_them()), key=lambda result: result.now_ms)
         for result in results:
             assert result.damaged == 0
             for moved in result.moved:
                 self.model.expire(WorkerKey(moved.tenant, moved.worker_id), result.now_ms)
+            assert not (result.blind and result.moved)
+            assert not result.blind or self.model.is_blind(result.now_ms)
         first = results[0].now_ms
-        assert [key for key in self.model.workers if self.model.is_due(key, first)] == []
+        if not self.model.is_blind(results[-1].now_ms):
+            assert [key for key in self.model.workers if self.model.is_due(key, first)] == []
+            self.take_over_bases([result.now_ms for result in results])
+
+    def take_over_bases(self, times: list[int]) -> None:
+        """Of workers whose daemon is away: which sweeper came first, and in which millisecond, decides."""
+        for key, expected in self.model.workers.items():
+            base_ms, _ = self.model.due(expected, times[0])
+            if expected.liveness is Liveness.ALIVE and base_ms > expected.base_ms:
+                _, _, worker = self.run(self.store.one(key))
+                found = worker.late_ms - worker.interval_ms
+                assert found in {self.model.due(expected, now_ms)[0] for now_ms in times}
+                expected.move_base(found)
 
     @rule(key=KEYS)
     def delete(self, key: WorkerKey) -> None:
@@ -171,8 +293,8 @@ class StoreMachine(RuleBasedStateMachine):
             result = self.run(self.store.purge(0, limit=2, retention_ms=RETENTION_MS))
             for moved in result.moved:
                 key = WorkerKey(moved.tenant, moved.worker_id)
-                assert self.model.is_purged(key, RETENTION_MS, result.now_ms)
                 if moved.kind is EventKind.FORGOTTEN:
+                    assert self.model.is_purged(key, RETENTION_MS, result.now_ms)
                     self.model.forget(key, result.now_ms, expire=False)
                 else:
                     self.model.expire(key, result.now_ms)
@@ -204,6 +326,9 @@ class StoreMachine(RuleBasedStateMachine):
                 last_seen_ms=event.last_seen_ms,
                 since_ms=event.since_ms,
                 metadata=event.worker_metadata_json,
+                rejected=None if event.rejected_reason is None else (event.rejected_reason, event.rejected_ms),
+                windows=event.outage_windows,
+                uncredited=event.outage_uncredited,
             )
             for event in events
         ]
@@ -228,6 +353,11 @@ class StoreMachine(RuleBasedStateMachine):
             assert (worker.last_seen_ms, worker.since_ms) == (expected.last_seen_ms, expected.since_ms)
             assert (worker.status, worker.metadata_json) == (expected.status, expected.metadata)
             assert list(worker.recent_gaps_ms) == expected.gaps
+            read = worker.rejected and (worker.rejected.reason, worker.rejected.at_ms)
+            assert read == expected.refused
+            assert worker.liveness(now_ms) is self.model.liveness(expected, now_ms)
+            if expected.liveness is Liveness.ALIVE:
+                assert worker.deadline_ms == self.model.due(expected, now_ms)[1].deadline_ms
             before = self.seen.get(key)
             mark = (worker.generation, worker.seq, worker.last_seen_ms)
             assert before is None or mark >= before
@@ -244,17 +374,19 @@ class StoreMachine(RuleBasedStateMachine):
         for tenant in ("acme", "umbrella"):
             census = self.run(self.store.census(tenant))
             expected: Counter[tuple[str, Liveness]] = Counter()
+            is_waited_for = False  # only since its daemon has gone: the next sweep says so to the counts
             for key, worker in self.model.workers.items():
                 if key.tenant == tenant:
-                    _, _, read = self.run(self.store.one(key))
-                    expected[worker.environment, read.liveness(census.now_ms)] += 1
+                    is_waited_for |= self.model.due(worker, census.now_ms)[0] > worker.base_ms
+                    expected[worker.environment, self.model.liveness(worker, census.now_ms)] += 1
             told = {
                 (name, liveness): count
                 for name, counts in census.environments.items()
                 for liveness, count in counts.items()
                 if count
             }
-            assert told == dict(expected)
+            assert told == dict(expected) or is_waited_for
+            assert all(count > 0 for count in told.values())
             ids, after = [], ""
             while True:
                 page = self.run(self.store.page(0, tenant, after=after, limit=2, environments=None, want=None))

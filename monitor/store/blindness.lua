@@ -205,7 +205,8 @@ local function pulse(keys, args)
   end
   if newest and not cause and st.skew > 0 then
     -- Time that a step back has left ahead of the server's clock runs slower until they meet.
-    st.skew = st.skew - math.min(st.skew, math.floor((st.t - newest) / SLEW))
+    -- What is counted are moments, so that it doesn't matter how many pulses there are between two of them.
+    st.skew = st.skew - math.min(st.skew, math.floor(st.t / SLEW) - math.floor(newest / SLEW))
   end
   call('HSET', st.m, 'last', st.now, 'skew', int(st.skew), 'pulse', st.now)
   if not newest or blind.restarted then

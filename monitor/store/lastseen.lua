@@ -26,7 +26,8 @@ Key schema, per partition (base left out; gid is a number, mid is "<bytes of ten
   d:<gid>   ZSET   worker -> since               workers that are not alive; of an announced absence its end, so that
                                                  retention counts from there
   c         HASH   "<gid>:<state>" -> how many of d:<gid>
-  b:<gid>   ZSET   worker -> end of its absence  stopped workers that said when they would be back, stragglers too
+  b:<gid>   ZSET   worker -> end of its absence  stopped workers that said when they would be back, stragglers too:
+                                                 of these never before the deadline
   i:<tenant> ZSET  worker -> 0                   the order of lists; changes on register and forget only
   j         HASH   mid -> its newest refused beat: {reason, t}; of no meaning once a later one was accepted
   k:<gid>   ZSET   worker -> when its refused beats have ended, if no more come   stale workers that are alive
@@ -37,7 +38,8 @@ Key schema, per partition (base left out; gid is a number, mid is "<bytes of ten
   e         STREAM events: the outbox and the history; ids are <t>-<n>. event: msgpack list, see `record`; gaps: as in r
   u         HASH   the router's lease and cursor: owner, until, token, cursor
 
-Time: t = TIME + skew, read once per call, never less than any t before (a step back is absorbed into skew).
+Time: t = TIME + skew, read once per call, never less than any t before (a step back is absorbed into skew, one by as
+little as pulses take off it is waited for).
 Atomicity: functions have no rollback, so a call first decodes and reads everything, and notes its changes; `commit`
 then writes them, with one command for many workers where there is one.
 ]]
@@ -101,8 +103,10 @@ local function open(keys)
   st.erased, st.gid = tonumber(known[4]) or 0, tonumber(known[5]) or 0
   st.t = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000) + st.skew
   if st.t < st.last then
-    st.skew = st.skew + st.last - st.t
-    st.stepped = true
+    if st.last - st.t > GAP_MS / SLEW then
+      st.skew = st.skew + st.last - st.t
+      st.stepped = true
+    end -- else a pulse has just slowed time down, and it stands still until the server's clock has caught up
     st.t = st.last
   end
   st.now = int(st.t)
@@ -541,6 +545,21 @@ local function deadline_of(st, w)
   return base, due, uncredited
 end
 
+-- Notes that an absence which a worker has announced ends no earlier than its deadline, which was moved to `due`: had a
+-- beat come instead, there would be none before that.
+local function delay_absence(st, w, due)
+  local back = absence_of(st, w)
+  if back and back < due then
+    set_absence(st, w, due)
+  end
+end
+
+-- Notes a later base of an alive worker's deadline.
+local function set_base(st, w, base)
+  set_in(st.alive, w.rec[R_GID], w.worker, int(base))
+  delay_absence(st, w, base + w.group[G_INTERVAL] + w.group[G_GRACE])
+end
+
 -- Ends the life of an alive worker whose deadline has passed, if so. Result: whether that changed its place.
 local function end_life(st, w)
   local rec = w.rec
@@ -552,13 +571,14 @@ local function end_life(st, w)
   local base, due, uncredited = deadline_of(st, w)
   if st.t < due then
     if base > was then
-      set_in(st.alive, gid, w.worker, int(base))
+      set_base(st, w, base)
       st.based[gid] = math.min(st.based[gid] or base, base)
     end
     return base > was
   end
   local rejected = rejected_of(st, w)
-  local alive = rejected and rejected[2] + reach > st.t
+  -- At the deadline, not now: what is recorded does not depend on when a sweep came by.
+  local alive = rejected and credited(st, rejected[2] + reach, reach, w.group[G_INTERVAL]) > due
   local trigger = w.group[G_AFTER_STOP] and DEADLINE_AFTER_STOP or alive and DEADLINE_REJECTED or DEADLINE
   rec[R_LEFT] = 0
   move(st, w, trigger, {
@@ -603,6 +623,13 @@ local function expire_if_due(st, w)
     changed = end_wait(st, w, refusals_of(st, w), set_refusals, REJECTIONS_ENDED, 'rejected beats ended') or changed
   end
   return changed
+end
+
+-- Since when a worker that is not alive is missed, or from when on it will be: blind windows move that moment too, so it
+-- may be later than where purge finds it.
+local function missed_since(st, w)
+  local noted, interval = absence_of(st, w) or refusals_of(st, w), w.group[G_INTERVAL]
+  return noted and credited(st, noted, interval + w.group[G_GRACE], interval) or w.rec[R_SINCE]
 end
 
 -- Ends a worker's generation. Its past events stay in the history, without its metadata in the last one.
@@ -1125,8 +1152,9 @@ end
 
 -- evidence ------------------------------------------------------------------------------------------
 -- Notes refused beats as signs of life. ARGV: msgpack list, at most 128 of {tenant, worker, allowed environments|false,
--- reason, ours (boolean: it was our fault, so the deadline counts from here)}. Result: {t, known workers}. Nobody is
--- registered or revived by it; a worker that is stale and known to be alive stays so for as long as they come. Events: none.
+-- reason, ours (boolean: it was our fault, so the deadline counts from here, and no absence ends before that)}.
+-- Result: {t, known workers}. Nobody is registered or revived by it; a worker that is stale and known to be alive stays so
+-- for as long as they come. Events: none.
 local function evidence(keys, args)
   local st = open(keys)
   local known = 0
@@ -1143,7 +1171,13 @@ local function evidence(keys, args)
       elseif row[5] and w.rec[R_STATE] == ALIVE then
         local _, due = deadline_of(st, w)
         if st.t < due then
-          set_in(st.alive, w.rec[R_GID], w.worker, st.now)
+          set_base(st, w, st.t)
+        end
+      elseif row[5] then
+        local back = absence_of(st, w)
+        if back and st.t < credited(st, back, reach, interval) then
+          delay_absence(st, w, st.t + reach)
+          place_down(st, w)
         end
       end
     end
@@ -1256,24 +1290,32 @@ end
 
 -- purge ---------------------------------------------------------------------------------------------
 -- Forgets workers that have not been alive for longer than retention, which begins when an announced absence or refused
--- beats end, and stands still while the monitor is blind.
+-- beats end, and stands still while the monitor is blind. Nobody is forgotten who is not missed yet.
 -- ARGV: limit, retention in ms, reason.
 -- Result: {t, more (0|1), moves}. Events: forgotten, and stale before it for an absence that had ended.
 local function purge(keys, args)
   local left, retention, reason = tonumber(args[1]), tonumber(args[2]), args[3]
   local st = open(keys)
-  local cut = int(seen_for(st, retention))
-  local due = call('ZRANGE', st.q, '-inf', cut, 'BYSCORE', 'LIMIT', 0, left)
+  local cut = seen_for(st, retention)
+  local due = call('ZRANGE', st.q, '-inf', int(cut), 'BYSCORE', 'LIMIT', 0, left)
   local more = #due == left
   for _, name in ipairs(due) do
     local gid = tonumber(name)
     local key = st.base .. 'd:' .. name
     local tenant = group(st, gid)[G_TENANT]
-    local old = left > 0 and call('ZRANGE', key, '-inf', cut, 'BYSCORE', 'LIMIT', 0, left) or {}
+    local old = left > 0 and call('ZRANGE', key, '-inf', int(cut), 'BYSCORE', 'LIMIT', 0, left) or {}
     for k, w in ipairs(load_workers(st, tenant, old)) do
       if w.rec and w.rec[R_GID] == gid and w.rec[R_STATE] ~= ALIVE then
-        expire_if_due(st, w)
-        erase(st, w, reason)
+        local changed, since = expire_if_due(st, w), missed_since(st, w)
+        if since <= cut then
+          erase(st, w, reason)
+        else
+          set_in(st.down, gid, old[k], int(since))
+          st.least[gid] = math.min(st.least[gid] or since, since)
+          if changed then
+            save(st, w)
+          end
+        end
       else
         set_in(st.down, gid, old[k], false)
       end
@@ -1284,7 +1326,7 @@ local function purge(keys, args)
       break
     end
     st.changing = true
-    st.oldest[gid] = first_above(key, cut)
+    st.oldest[gid] = first_above(key, int(cut))
   end
   commit(st)
   return { st.t, more and 1 or 0, st.moves }
