@@ -61,6 +61,7 @@ class ModelDaemon:
     """What is known of one daemon's pulses."""
 
     newest_ms: int
+    first_ms: int
     gap: tuple[int, int] = (0, 0)
     ended: bool = False
 
@@ -117,7 +118,7 @@ class Model:
         if self.pulse_ms is not None and (self.is_blind(now_ms) or (own is None and not others)):
             self.ended_windows.append(Window(begin_ms=self.pulse_ms, end_ms=now_ms))
         if own is None:
-            own = self.daemons[daemon] = ModelDaemon(now_ms)
+            own = self.daemons[daemon] = ModelDaemon(now_ms, now_ms)
         elif self.pulse_ms is not None and self.pulse_ms - own.newest_ms > GAP_MS:
             own.gap = (own.newest_ms, now_ms)
         own.newest_ms, own.ended = now_ms, ends
@@ -143,17 +144,30 @@ class Model:
             gap = own.gap
         else:
             return None
-        if any(w.begin_ms <= gap[0] + GAP_MS and w.end_ms > gap[0] for w in self.windows(now_ms)):
-            return None
-        return gap
+        begin_ms, end_ms = gap
+        for window in self.windows(now_ms):
+            if begin_ms < end_ms and window.begin_ms <= begin_ms + GAP_MS and window.end_ms > begin_ms:
+                if end_ms - window.end_ms <= GAP_MS or not self._is_bridged(window, worker.daemon):
+                    return None
+                begin_ms = window.end_ms
+        return begin_ms, end_ms
+
+    def _is_bridged(self, window: Window, daemon: str) -> bool:
+        """Whether another daemon was there before a window and after it."""
+        return any(
+            name != daemon and known.first_ms <= window.begin_ms and known.newest_ms >= window.end_ms
+            for name, known in self.daemons.items()
+        )
 
     def due(self, worker: ModelWorker, now_ms: int) -> tuple[int, Credit]:
         """The base of an alive worker's deadline as it is to be seen now, and that deadline."""
         base_ms = worker.base_ms
         credit = self.credit(worker, base_ms + worker.reach_ms, now_ms)
-        if now_ms >= credit.deadline_ms and base_ms == worker.last_seen_ms:
+        if now_ms >= credit.deadline_ms:
             gap = self._gap(worker, now_ms)
-            if gap is not None and gap[0] < base_ms + worker.reach_ms:
+            # First: the base is of the last beat, or of one that was refused because of us. Else it is the same gap.
+            is_first = base_ms == worker.last_seen_ms or (worker.refused is not None and worker.refused[1] == base_ms)
+            if gap is not None and gap[0] < credit.deadline_ms and (is_first or gap[0] <= base_ms):
                 base_ms = max(base_ms, min(gap[1], gap[0] + worker.reach_ms))
                 credit = self.credit(worker, base_ms + worker.reach_ms, now_ms)
         return base_ms, credit
