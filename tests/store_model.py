@@ -248,7 +248,7 @@ class Model:
         assert transition.to is not None
         assert transition.event is not None
         old, since = worker.liveness, worker.since_ms
-        worker.liveness, worker.since_ms = transition.to, since if transition.to is old else due_ms
+        worker.liveness, worker.since_ms = transition.to, due_ms
         worker.refused_until_ms = None
         self._event(key, transition.event, old, transition.to, due_ms, since, missed, rejected)
 

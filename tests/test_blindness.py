@@ -759,7 +759,9 @@ async def test_p11_a_worker_whose_beats_are_refused_is_reported_as_rejected_and_
         )
         assert (silent.old, silent.new, silent.seq) == (Liveness.STALE, Liveness.STALE, rejected.seq + 1)
         assert (silent.reason, silent.rejected_ms) == ("rejected beats ended", last)
-        assert (await m.worker()).since_ms == seen + REACH_MS
+        # It is silent since then, and retention counts from there.
+        assert (await m.worker()).since_ms == last + REACH_MS
+        assert (await m.store.purge(0, limit=10, retention_ms=1)).moved == []
         result = await m.store.beat(0, [beat()])
         assert [one.kind for one in result.moved] == [EventKind.RECOVERED]
         assert (await m.worker()).rejected is None

@@ -517,7 +517,7 @@ local function move(st, w, trigger, change)
   local to = MOVE[rec[R_STATE]][trigger]
   local state, gid = rec[R_STATE], rec[R_GID]
   change.kind, change.old, change.new, change.since = to.event, state, to.to, rec[R_SINCE]
-  rec[R_STATE], rec[R_SINCE] = to.to, to.to == state and rec[R_SINCE] or change.due
+  rec[R_STATE], rec[R_SINCE] = to.to, change.due
   -- First out, then in: between two states that are not alive both are the same set.
   displace(st, w, state, gid)
   place(st, w)
