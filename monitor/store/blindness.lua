@@ -213,9 +213,7 @@ local function pulse(keys, args)
     call('HSET', st.m, 'run', blind.run)
   end
   call('HSET', st.p, daemon, write('>I6I6I6BI6', st.t, own[2], own[3], tonumber(ends), own[5]))
-  if #gone > 0 then
-    call('HDEL', st.p, spread(gone))
-  end
+  call_with('HDEL', st.p, gone)
   if cause then
     call('SET', st.w, cmsgpack.pack(windows))
     call('HSET', st.m, 'blind', int(count), 'blind_ms', int(ms))

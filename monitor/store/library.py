@@ -29,6 +29,19 @@ LIVENESS_OF: Final[Mapping[str, Liveness]] = {code: liveness for liveness, code 
 DOWN_STATES: Final = (Liveness.STALE, Liveness.STOPPED, Liveness.FAILED)
 
 
+_PARTS: Final = (
+    "blindness.lua",
+    "workers.lua",
+    "commit.lua",
+    "beat.lua",
+    "orders.lua",
+    "sweep.lua",
+    "outbox.lua",
+    "reading.lua",
+)
+"""What ``lastseen.lua`` includes; all of it is one library, since local names end with a file."""
+
+
 def _prelude() -> str:
     lines = [
         f"local ALIVE = '{STATE_CODES[Liveness.ALIVE]}'",
@@ -54,9 +67,10 @@ def _prelude() -> str:
 
 def _render() -> tuple[str, str]:
     folder = resources.files("monitor.store")
-    body = _prelude() + "\n" + folder.joinpath("lastseen.lua").read_text(encoding="utf-8")
-    for part in ("blindness.lua",):
-        body = body.replace(f"-- include: {part}\n", folder.joinpath(part).read_text(encoding="utf-8"))
+    text = folder.joinpath("lastseen.lua").read_text(encoding="utf-8")
+    for part in _PARTS:
+        text = text.replace(f"-- include: {part}\n", folder.joinpath(part).read_text(encoding="utf-8"))
+    body = _prelude() + "\n" + text
     name = "lastseen_" + hashlib.sha256(body.encode()).hexdigest()[:10]
     return name, f"#!lua name={name}\nlocal PREFIX = '{name}_'\n{body}"
 

@@ -1,0 +1,288 @@
+-- beat ----------------------------------------------------------------------------------------------
+
+local P_TENANT, P_ENVIRONMENT, P_FIRST, P_ALLOWED, P_INTERVAL, P_GRACE = 1, 2, 3, 4, 5, 6
+local S_INTERVAL, S_GRACE, S_RULES, S_WORKERS, S_ENVIRONMENTS, S_DAEMON, S_STATUS_EVENTS = 1, 2, 3, 4, 5, 6, 7
+local S_TIMINGS = 8
+local B_DIGEST, B_STATUS, B_TASKS, B_TASK, B_META, B_EVENT_META, B_EVENT_CUT = 1, 2, 3, 4, 5, 6, 7
+local B_SYSTEM, B_SYSTEM_CUT, B_LOGS, B_LOGS_CUT = 8, 9, 10, 11
+
+local EMPTY_METADATA = { '{}      ', nil, nil, nil, '{}', '', false, nil, false, nil, false }
+
+-- {interval, grace} of the workers of an environment that declare nothing.
+local function expected_of(settings, environment)
+  settings.expected = settings.expected or {}
+  local found = settings.expected[environment]
+  if not found then
+    found = { settings[S_INTERVAL], settings[S_GRACE] }
+    for _, rule in ipairs(settings[S_RULES]) do
+      if glob(rule[1], environment) then
+        found = { rule[2], rule[3] }
+        break
+      end
+    end
+    settings.expected[environment] = found
+  end
+  return found
+end
+
+local function effective(settings, environment, rec)
+  local usual = expected_of(settings, environment)
+  return rec[R_INTERVAL] == UNDECLARED and usual[1] or rec[R_INTERVAL],
+    rec[R_GRACE] == UNDECLARED and usual[2] or rec[R_GRACE]
+end
+
+-- What a beat of this profile means to an alive worker with this key part of its record: {set, reach, interval} if it
+-- only renews it, false if it may change more. The same for all workers with that key part.
+local function steady_of(st, settings, profile, raw)
+  local rec = decode(raw)
+  local g = rec and rec[R_STATE] == ALIVE and rec[R_LEFT] == 0 and group(st, rec[R_GID])
+  if
+    not g
+    or g[G_AFTER_STOP]
+    or g[G_TENANT] ~= profile[P_TENANT]
+    or (profile[P_ENVIRONMENT] and profile[P_ENVIRONMENT] ~= g[G_ENVIRONMENT])
+    or (profile[P_ALLOWED] and not contains(profile[P_ALLOWED], g[G_ENVIRONMENT]))
+    or (profile[P_INTERVAL] and profile[P_INTERVAL] ~= rec[R_INTERVAL])
+    or (profile[P_GRACE] and profile[P_GRACE] ~= rec[R_GRACE])
+  then
+    return false
+  end
+  local interval, grace = effective(settings, g[G_ENVIRONMENT], rec)
+  if interval ~= g[G_INTERVAL] or grace ~= g[G_GRACE] then
+    return false
+  end
+  st.alive[rec[R_GID]] = st.alive[rec[R_GID]] or {}
+  return { st.alive[rec[R_GID]], math.min(interval + grace, LONGEST_GAP), interval }
+end
+
+-- Whether a beat would bring its tenant one group more than it may have. The groups of stragglers are not refused.
+local function is_over_timings(st, settings, profile, w, environment)
+  local rec, g = w.rec or {}, w.group
+  local interval, grace = effective(settings, environment, {
+    [R_INTERVAL] = profile[P_INTERVAL] or rec[R_INTERVAL] or UNDECLARED,
+    [R_GRACE] = profile[P_GRACE] or rec[R_GRACE] or UNDECLARED,
+  })
+  if g and g[G_ENVIRONMENT] == environment and g[G_INTERVAL] == interval and g[G_GRACE] == grace then
+    return false
+  end
+  return not gid_of(st, group_key(w.tenant, environment, interval, grace, false))
+    and groups_of(st, w.tenant) >= settings[S_TIMINGS]
+end
+
+-- The outcome of a beat before anything is changed.
+local function judge(st, settings, profile, w, environment)
+  local was = w.group and w.group[G_ENVIRONMENT]
+  local allowed = profile[P_ALLOWED]
+  if w.damaged then
+    return DAMAGED
+  elseif allowed and not (contains(allowed, environment) and (not was or contains(allowed, was))) then
+    return NOT_ALLOWED
+  elseif not w.rec and tenant_of(st, w.tenant).n >= settings[S_WORKERS] then
+    return OVER_WORKERS
+  elseif
+    was ~= environment
+    and workers_in(st, w.tenant, environment) == 0
+    and tenant_of(st, w.tenant).v >= settings[S_ENVIRONMENTS]
+  then
+    return OVER_ENVIRONMENTS
+  elseif is_over_timings(st, settings, profile, w, environment) then
+    return OVER_TIMINGS
+  end
+  return STORED
+end
+
+-- Takes over what a beat reports.
+local function take_report(st, w, report, more)
+  local rec = w.rec
+  if more and more[B_STATUS] ~= nil then
+    local status, tasks, task = reported(rec[R_REPORT])
+    status, tasks = more[B_STATUS] or status, more[B_TASKS] or tasks
+    if more[B_TASK] ~= '' then
+      task = more[B_TASK] and sub(more[B_TASK], 2) or nil
+    end
+    report = report_of(status, tasks, task)
+  end
+  if report then
+    rec[R_REPORT] = report
+  end
+  if more and more[B_DIGEST] and more[B_DIGEST] ~= rec[R_DIGEST] then
+    local cold = cold_of(st, w)
+    if more[B_META] ~= nil then
+      cold[X_META], cold[X_EVENT_META], cold[X_EVENT_CUT] = more[B_META], more[B_EVENT_META], more[B_EVENT_CUT]
+    end
+    if more[B_SYSTEM] ~= nil then
+      cold[X_SYSTEM], cold[X_SYSTEM_CUT] = more[B_SYSTEM], more[B_SYSTEM_CUT]
+    end
+    if more[B_LOGS] ~= nil then
+      cold[X_LOGS], cold[X_LOGS_CUT] = more[B_LOGS], more[B_LOGS_CUT]
+    end
+    rec[R_DIGEST] = more[B_DIGEST]
+    st.cold[w.mid] = cmsgpack.pack(cold)
+  end
+end
+
+-- Any beat but a steady one. Result: outcome, interval.
+local function apply(st, settings, profile, worker, raw, report, more)
+  local w = load_worker(st, profile[P_TENANT], worker, raw)
+  local rec, was = w.rec, w.group
+  local environment = profile[P_ENVIRONMENT] or (was and was[G_ENVIRONMENT]) or profile[P_FIRST]
+  local outcome = judge(st, settings, profile, w, environment)
+  if outcome ~= STORED then
+    return outcome, 0
+  end
+  local from, back = '', nil
+  if rec then
+    expire_if_due(st, w)
+    from, back = rec[R_STATE], absence_of(st, w)
+    if back then
+      set_absence(st, w, nil) -- of its old group
+    end
+    rec[R_GAPS] = sub(rec[R_GAPS], 5) .. write('>I4', math.min(st.t - rec[R_LAST_SEEN], LONGEST_GAP))
+  else
+    -- A worker that was erased in this very millisecond must not come back under the same generation.
+    local generation = math.max(st.t, st.erased + 1)
+    rec = {
+      RECORD_VERSION, ALIVE, 0, 0, UNDECLARED, UNDECLARED, generation, 0, st.t, NO_DIGEST, st.t,
+      string.rep(NO_GAP, GAPS_KEPT), report_of('active', '0', nil), '',
+    }
+    w.rec = rec
+  end
+  local since, old_gid, old_report = rec[R_SINCE], rec[R_GID], rec[R_REPORT]
+  rec[R_INTERVAL] = profile[P_INTERVAL] or rec[R_INTERVAL]
+  rec[R_GRACE] = profile[P_GRACE] or rec[R_GRACE]
+  take_report(st, w, report, more)
+  if rec[R_LEFT] > 0 and st.t - rec[R_LEFT] > STRAGGLER_MS then
+    rec[R_LEFT] = 0
+  end
+  local interval, grace = effective(settings, environment, rec)
+  if back and back <= st.t + interval + grace then
+    rec[R_LEFT] = 0 -- at this beat's deadline it should have been back: silence until then is no stop
+  end
+  local gid = group_for(st, w.tenant, environment, interval, grace, rec[R_LEFT] > 0)
+  local to = MOVE[from][BEAT]
+  rec[R_STATE], rec[R_GID], rec[R_LAST_SEEN], rec[R_DAEMON] = to.to, gid, st.t, settings[S_DAEMON]
+  w.group = group(st, gid)
+  if back and rec[R_LEFT] > 0 then
+    set_absence(st, w, back)
+  end
+  if from == '' then
+    set_in(st.names, w.tenant, worker, '0')
+    local known = tenant_of(st, w.tenant)
+    known.n = known.n + 1
+    count_in(st, w.tenant, environment, 1)
+  else
+    if from ~= ALIVE or gid ~= old_gid then
+      displace(st, w, from, old_gid)
+    end
+    if was[G_ENVIRONMENT] ~= environment then
+      count_in(st, w.tenant, environment, 1)
+      count_in(st, w.tenant, was[G_ENVIRONMENT], -1)
+    end
+    if gid ~= old_gid then
+      st.left[old_gid] = true
+    end
+  end
+  place(st, w)
+  if to.event then
+    rec[R_SINCE] = st.t
+    record(st, w, {
+      kind = to.event, old = from ~= '' and from or nil, new = to.to, due = st.t, since = since, reason = BEAT,
+    })
+  end
+  if settings[S_STATUS_EVENTS] and from ~= '' then
+    local old_status = reported(old_report)
+    if old_status ~= reported(rec[R_REPORT]) then
+      record(st, w, {
+        kind = STATUS_CHANGED, old = to.to, new = to.to, due = st.t, since = rec[R_SINCE], reason = BEAT,
+        old_status = old_status,
+      })
+    end
+  end
+  save(st, w)
+  return STORED, interval
+end
+
+-- Applies up to 256 beats, in order. A worker may stand in it more than once.
+-- ARGV[1]: msgpack {interval, grace (ms), rules {{glob, interval, grace}*}, workers limit, environments limit, daemon,
+--   status events (boolean), timings limit}
+-- ARGV[2]: msgpack list of profiles {tenant, environment|false, first environment, allowed|false, interval, grace (ms;
+--   false keeps the last value, UNDECLARED takes it back)}
+-- ARGV[3]: msgpack list, four items for each beat: place of its profile, worker, report|false to keep it, more|false.
+--   more: true for empty metadata alone, which changes nothing for a worker that never had any, or {digest|false, status|nil, tasks, task, meta, event meta, event cut, system, system cut, logs, logs cut}.
+--   With a status (false keeps it) the beat reports only some of three: tasks (decimal text; false keeps), task ('='
+--   before it; false is null, '' keeps). With a digest it brings cold parts: nil keeps the last value, false is null.
+-- ARGV[4]: before when, see is_late.
+-- Result: {t, {outcome, interval ms, beats in a row with these}*, moves}; an outcome of not STORED changed nothing. The
+--   runs end early when MOVES_PER_CALL events are recorded: the rest was not looked at, and is the next call's.
+--   {t, LATE} when it is.
+-- Events: registered, recovered, resumed, status changed, and stale or stopped for a deadline that had passed.
+local function beat(keys, args)
+  local settings, profiles, rows = cmsgpack.unpack(args[1]), cmsgpack.unpack(args[2]), cmsgpack.unpack(args[3])
+  local st = open(keys)
+  if is_late(st, args[4]) then
+    return { st.t, LATE }
+  end
+  local daemon, status_events = settings[S_DAEMON], settings[S_STATUS_EVENTS]
+  local t, now, last_seen, records, moves = st.t, st.now, write('>I6', st.t), st.records, st.moves
+  local count = #rows / 4
+  local mids, prefixes, steadies = {}, {}, {}
+  for k, profile in ipairs(profiles) do
+    prefixes[k], steadies[k] = mid_of(profile[P_TENANT], ''), {}
+  end
+  for k = 1, count do
+    mids[k] = prefixes[rows[4 * k - 3]] .. rows[4 * k - 2]
+  end
+  local raws = count > 0 and call('HMGET', st.r, spread(mids, 1, count)) or {}
+  local runs, run_outcome, run_interval, run = {}, nil, nil, 0
+
+  for k = 1, count do
+    local at, worker, report, more = rows[4 * k - 3], rows[4 * k - 2], rows[4 * k - 1], rows[4 * k]
+    local mid = mids[k]
+    local raw = records[mid] or raws[k]
+    local outcome, interval, steady = STORED, nil, nil
+    if more == true then
+      more = raw and sub(raw, KEPT_BYTES - 7, KEPT_BYTES) ~= NO_DIGEST and EMPTY_METADATA
+    end
+    if raw and (not more or (more[B_DIGEST] == sub(raw, KEPT_BYTES - 7, KEPT_BYTES) and more[B_STATUS] == nil)) then
+      local key = sub(raw, 1, KEY_BYTES)
+      steady = steadies[at][key]
+      if steady == nil then
+        steady = steady_of(st, settings, profiles[at], raw)
+        steadies[at][key] = steady
+      end
+    end
+    if steady and #raw > FIXED_BYTES then
+      local gap = t - read('>I6', raw, KEPT_BYTES + 1)
+      local said = report
+      if not report or status_events then
+        said = sub(raw, FIXED_BYTES + 1, FIXED_BYTES + read('>I2', raw, FIXED_BYTES - 1))
+      end
+      if gap < steady[2] and (said == report or not report) then
+        records[mid] = sub(raw, 1, KEPT_BYTES) .. last_seen .. sub(raw, KEPT_BYTES + 11, FIXED_BYTES - 2)
+          .. write('>I4I2', gap, #said) .. said .. daemon
+        steady[1][worker] = now
+        interval = steady[3]
+      end
+    end
+    if not interval then
+      outcome, interval = apply(st, settings, profiles[at], worker, raw, report, more)
+    end
+    if outcome == run_outcome and interval == run_interval then
+      run = run + 1
+    else
+      if run > 0 then
+        runs[#runs + 1], runs[#runs + 2], runs[#runs + 3] = run_outcome, run_interval, run
+      end
+      run_outcome, run_interval, run = outcome, interval, 1
+    end
+    if #moves >= MOVES_PER_CALL then
+      break
+    end
+  end
+  if run > 0 then
+    runs[#runs + 1], runs[#runs + 2], runs[#runs + 3] = run_outcome, run_interval, run
+  end
+  commit(st)
+  return { t, runs, moves }
+end
+

@@ -1,0 +1,159 @@
+-- Commit ------------------------------------------------------------------------------------------
+
+-- Writes what the sets of one kind have gained and lost. Result: the names of those that have new members.
+local function commit_sets(sets, prefix)
+  local grown = {}
+  for name, set in pairs(sets) do
+    local out, into, n = {}, {}, 0
+    for worker, score in pairs(set) do
+      if score then
+        into[n + 1], into[n + 2] = score, worker
+        n = n + 2
+      else
+        out[#out + 1] = worker
+      end
+    end
+    call_with('ZREM', prefix .. name, out)
+    if call_with('ZADD', prefix .. name, into) > 0 then
+      grown[#grown + 1] = name
+    end
+  end
+  return grown
+end
+
+local function commit_tenants(st)
+  for tenant, known in pairs(st.tenants) do
+    local key = st.base .. 't:' .. tenant
+    if known.changed and known.n == 0 then
+      call('DEL', key)
+    elseif known.changed then
+      local fields, gone = { 'n', known.n, 'v', known.v }, {}
+      for environment, workers in pairs(known.workers_in) do
+        if workers > 0 then
+          fields[#fields + 1] = 'e' .. environment
+          fields[#fields + 1] = workers
+        else
+          gone[#gone + 1] = 'e' .. environment
+        end
+      end
+      call_with('HSET', key, fields)
+      call_with('HDEL', key, gone)
+    end
+  end
+end
+
+local function commit_records(st)
+  local records, erased, n = {}, {}, 0
+  for mid, raw in pairs(st.records) do
+    if raw then
+      records[n + 1], records[n + 2] = mid, raw
+      n = n + 2
+    else
+      erased[#erased + 1] = mid
+    end
+  end
+  call_with('HSET', st.r, records)
+  for _, key in ipairs({ st.r, st.x, st.y }) do
+    call_with('HDEL', key, erased)
+  end
+end
+
+-- What is kept beside the records, and the events.
+local function commit_facts(st)
+  for _, event in ipairs(st.events) do
+    call('XADD', st.e, st.now .. '-*', 'event', event[1], 'gaps', event[2])
+  end
+  for mid, packed in pairs(st.cold) do
+    call('HSET', st.x, mid, packed)
+  end
+  local past = {}
+  for mid, list in pairs(st.past) do
+    past[#past + 1] = mid
+    past[#past + 1] = cmsgpack.pack(list)
+  end
+  call_with('HSET', st.y, past)
+  local refused, gone = {}, {}
+  for mid, packed in pairs(st.rejected) do
+    if packed then
+      refused[#refused + 1] = mid
+      refused[#refused + 1] = packed
+    else
+      gone[#gone + 1] = mid
+    end
+  end
+  call_with('HSET', st.j, refused)
+  call_with('HDEL', st.j, gone)
+end
+
+local function commit_groups(st)
+  for _, founded in ipairs(st.founded) do
+    local key, gid = founded[1], founded[2]
+    call('HSET', st.m, 'gid', gid)
+    call('HSET', st.g, key, gid, gid, cmsgpack.pack(st.groups[gid]))
+    call('ZADD', st.a, gid, gid)
+    call('ZADD', st.a .. ':' .. st.groups[gid][G_TENANT], gid, gid)
+  end
+  for key, bounds in pairs({ [st.h] = st.due, [st.q] = st.oldest, [st.b] = st.first_back, [st.k] = st.first_end }) do
+    for gid, bound in pairs(bounds) do
+      if bound then
+        call('ZADD', key, int(bound), gid)
+      else
+        call('ZREM', key, gid)
+      end
+    end
+  end
+end
+
+-- Drops the groups that hold nobody any more.
+local function commit_drops(st)
+  for gid in pairs(st.left) do
+    if call('EXISTS', st.base .. 's:' .. gid, st.base .. 'd:' .. gid) == 0 then
+      local g = group(st, gid)
+      call('HDEL', st.g, group_key(g[G_TENANT], g[G_ENVIRONMENT], g[G_INTERVAL], g[G_GRACE], g[G_AFTER_STOP]), gid)
+      call('ZREM', st.a, gid)
+      call('ZREM', st.a .. ':' .. g[G_TENANT], gid)
+      call('ZREM', st.h, gid)
+      call('ZREM', st.q, gid)
+      call('ZREM', st.b, gid)
+      call('ZREM', st.k, gid)
+      call('UNLINK', st.b .. ':' .. gid, st.k .. ':' .. gid)
+    end
+  end
+end
+
+-- Writes everything that the call has changed. Nothing is written before it, and it reads nothing that could be wrong.
+local function commit(st)
+  commit_time(st)
+  if st.changing then
+    commit_facts(st)
+    commit_groups(st)
+  end
+  commit_records(st)
+  for _, gid in ipairs(commit_sets(st.alive, st.base .. 's:')) do
+    local g = group(st, gid)
+    call('ZADD', st.h, 'LT', int(st.t + g[G_INTERVAL] + g[G_GRACE]), gid)
+  end
+  if not st.changing then
+    return
+  end
+  commit_sets(st.down, st.base .. 'd:')
+  commit_sets(st.absent, st.base .. 'b:')
+  commit_sets(st.refused, st.base .. 'k:')
+  for key, bounds in pairs({ [st.q] = st.least, [st.b] = st.soonest, [st.k] = st.ending }) do
+    for gid, bound in pairs(bounds) do
+      call('ZADD', key, 'LT', int(bound), gid)
+    end
+  end
+  commit_sets(st.names, st.base .. 'i:')
+  for field, change in pairs(st.counts) do
+    if change ~= 0 and call('HINCRBY', st.c, field, change) == 0 then
+      call('HDEL', st.c, field)
+    end
+  end
+  commit_tenants(st)
+  commit_drops(st)
+  if st.erased_any then
+    call('HSET', st.m, 'erased', int(st.erased))
+  end
+end
+

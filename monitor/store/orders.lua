@@ -1,0 +1,97 @@
+-- leave ---------------------------------------------------------------------------------------------
+-- A worker's goodbye. ARGV: msgpack {tenant, worker, trigger, clean (boolean), allowed|nil, reason, exit code|nil,
+--   message|nil, back in ms|nil}; before when, see is_late. Result: {t, outcome, moves}: STORED, REFUSED (the table has
+--   no such move; nothing to do), UNKNOWN or NOT_ALLOWED, or {t, LATE}. A clean one of a worker that is stopped makes no
+--   move, but is its last word on its absence.
+-- Events: stopped or failed, and stale or stopped before it for a moment that had passed.
+local function leave(keys, args)
+  local a = cmsgpack.unpack(args[1])
+  local st = open(keys)
+  if is_late(st, args[2]) then
+    return { st.t, LATE }
+  end
+  local w = load_worker(st, a[1], a[2])
+  if not w.rec then
+    return { st.t, w.damaged and DAMAGED or UNKNOWN, st.moves }
+  end
+  if a[5] and not contains(a[5], w.group[G_ENVIRONMENT]) then
+    return { st.t, NOT_ALLOWED, st.moves }
+  end
+  local outcome = REFUSED
+  expire_if_due(st, w)
+  local back = a[9] and st.t + a[9]
+  if MOVE[w.rec[R_STATE]][a[3]] then
+    outcome = STORED
+    w.rec[R_LEFT] = a[4] and st.t or 0
+    set_absence(st, w, back)
+    move(st, w, a[3], { due = st.t, reason = a[6], exit_code = a[7], message = a[8] })
+  elseif a[4] and MOVE[w.rec[R_STATE]][RETURN_OVERDUE] and (back or absence_of(st, w)) then
+    outcome = STORED
+    w.rec[R_LEFT] = back and st.t or w.rec[R_LEFT] -- an announcement is a goodbye of its own, with stragglers
+    set_absence(st, w, back)
+    place_down(st, w)
+  end
+  save(st, w)
+  commit(st)
+  return { st.t, outcome, st.moves }
+end
+
+-- evidence ------------------------------------------------------------------------------------------
+-- Notes refused beats as signs of life. ARGV: msgpack list, at most 128 of {tenant, worker, allowed environments|false,
+-- reason, ours (boolean: it was our fault, so the deadline counts from here, and no absence ends before that)}.
+-- Result: {t, known workers}. Nobody is registered or revived by it; a worker that is stale and known to be alive stays so
+-- for as long as they come. Events: none.
+local function evidence(keys, args)
+  local st = open(keys)
+  local known = 0
+  for _, row in ipairs(cmsgpack.unpack(args[1])) do
+    local w = load_worker(st, row[1], row[2])
+    if w.rec and (not row[3] or contains(row[3], w.group[G_ENVIRONMENT])) then
+      known = known + 1
+      st.rejected[w.mid] = cmsgpack.pack({ row[4], st.t })
+      local interval, ends = w.group[G_INTERVAL], refusals_of(st, w)
+      local reach = interval + w.group[G_GRACE]
+      if ends and st.t < credited(st, ends, reach, interval) then
+        set_refusals(st, w, st.t + reach)
+        place_down(st, w)
+      elseif row[5] and w.rec[R_STATE] == ALIVE then
+        local _, due = deadline_of(st, w)
+        if st.t < due then
+          set_base(st, w, st.t)
+        end
+      elseif row[5] then
+        local back = absence_of(st, w)
+        if back and st.t < credited(st, back, reach, interval) then
+          delay_absence(st, w, st.t + reach)
+          place_down(st, w)
+        end
+      end
+    end
+  end
+  commit(st)
+  return { st.t, known }
+end
+
+-- forget --------------------------------------------------------------------------------------------
+-- Erases a worker. ARGV: msgpack {tenant, worker, allowed|nil, reason}; before when, see is_late.
+-- Result: {t, outcome, moves}, or {t, LATE}.
+-- Events: forgotten, and stale or stopped before it for a deadline that had passed.
+local function forget(keys, args)
+  local a = cmsgpack.unpack(args[1])
+  local st = open(keys)
+  if is_late(st, args[2]) then
+    return { st.t, LATE }
+  end
+  local w = load_worker(st, a[1], a[2])
+  if not w.rec then
+    return { st.t, w.damaged and DAMAGED or UNKNOWN, st.moves }
+  end
+  if a[3] and not contains(a[3], w.group[G_ENVIRONMENT]) then
+    return { st.t, NOT_ALLOWED, st.moves }
+  end
+  expire_if_due(st, w)
+  erase(st, w, a[4])
+  commit(st)
+  return { st.t, STORED, st.moves }
+end
+

@@ -1,0 +1,83 @@
+-- confirm -------------------------------------------------------------------------------------------
+-- Writes the time, whatever it was: whoever waits for this write to be safe waits for all before it. Result: {t}.
+local function confirm(keys)
+  local st = open(keys)
+  commit_time(st)
+  call('HSET', st.m, 'last', st.now)
+  return { st.t }
+end
+
+-- take ----------------------------------------------------------------------------------------------
+-- The router's turn: takes or keeps the lease and reads events behind the cursor. ARGV: owner, lease in ms, limit.
+-- Result: {t, token (0: somebody else has the lease), events, age in ms of the oldest event behind the cursor}.
+local function take(keys, args)
+  local owner, lease, limit = args[1], tonumber(args[2]), tonumber(args[3])
+  local st = open(keys)
+  local held = call('HMGET', st.u, 'owner', 'until', 'token', 'cursor')
+  local mine = held[1] == owner
+  local cursor = held[4] or '0-0'
+  local first = call('XRANGE', st.e, '(' .. cursor, '+', 'COUNT', 1)
+  local age = first[1] and st.t - tonumber(string.match(first[1][1], '^%d+')) or 0
+  if not mine and held[1] and (tonumber(held[2]) or 0) > st.t then
+    return { st.t, 0, {}, age }
+  end
+  local events = call('XRANGE', st.e, '(' .. cursor, '+', 'COUNT', limit)
+  local token = (tonumber(held[3]) or 0) + (mine and 0 or 1)
+  if mine and #events == 0 and (tonumber(held[2]) or 0) - st.t > lease / 2 then
+    return { st.t, token, events, age } -- nothing to write: an idle router must not fill the append-only file
+  end
+  commit_time(st)
+  call('HSET', st.u, 'owner', owner, 'until', int(st.t + lease), 'token', token, 'cursor', cursor)
+  return { st.t, token, events, age }
+end
+
+-- ack -----------------------------------------------------------------------------------------------
+-- Moves the router's cursor. ARGV: token, position. Result: {t, 1 | 0 (the lease has gone to somebody else)}.
+local function ack(keys, args)
+  local st = open(keys)
+  local held = call('HGET', st.u, 'token')
+  if held ~= args[1] then
+    return { st.t, 0 }
+  end
+  commit_time(st)
+  call('HSET', st.u, 'cursor', args[2])
+  return { st.t, 1 }
+end
+
+-- release -------------------------------------------------------------------------------------------
+-- Gives the lease back at a clean stop, so that another router need not wait. ARGV: token. Result: {t, 1 | 0}.
+local function release(keys, args)
+  local st = open(keys)
+  if call('HGET', st.u, 'token') ~= args[1] then
+    return { st.t, 0 }
+  end
+  commit_time(st)
+  call('HDEL', st.u, 'owner')
+  call('HSET', st.u, 'until', 0)
+  return { st.t, 1 }
+end
+
+-- trim ----------------------------------------------------------------------------------------------
+-- Drops events that the router has passed and that are older than keep, blind time left out, or more than most. ARGV: keep in ms, most,
+-- limit on what one call looks at. Result: {t, dropped}.
+local function trim(keys, args)
+  local keep, most, limit = tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
+  local st = open(keys)
+  local cursor = call('HGET', st.u, 'cursor') or '0-0'
+  local old = seen_for(st, keep)
+  local threshold = tonumber(string.match(cursor, '^%d+')) <= old and cursor or int(old) .. '-0'
+  local spare = math.min(call('XLEN', st.e) - most, limit)
+  local beyond
+  if spare > 0 then
+    -- The first entry that is to stay, when only those up to the cursor may go.
+    local oldest = call('XRANGE', st.e, '-', cursor, 'COUNT', spare)
+    beyond = oldest[#oldest] and oldest[#oldest][1]
+  end
+  commit_time(st)
+  local dropped = call('XTRIM', st.e, 'MINID', '~', threshold, 'LIMIT', limit * 10)
+  if beyond then
+    dropped = dropped + call('XTRIM', st.e, 'MINID', beyond)
+  end
+  return { st.t, dropped }
+end
+

@@ -1,0 +1,192 @@
+-- Reading -------------------------------------------------------------------------------------------
+
+local function describe(st, w)
+  local rec, g, cold = w.rec, w.group, cold_of(st, w)
+  local status, tasks, task = reported(rec[R_REPORT])
+  return {
+    w.tenant, w.worker, g[G_ENVIRONMENT], rec[R_STATE], g[G_AFTER_STOP] and 1 or 0,
+    rec[R_GENERATION], rec[R_SEQ], rec[R_LAST_SEEN], rec[R_SINCE], g[G_INTERVAL], g[G_GRACE],
+    status, tasks, task or false, cold[X_META],
+    cold[X_SYSTEM], cold[X_SYSTEM_CUT] and 1 or 0, cold[X_LOGS], cold[X_LOGS_CUT] and 1 or 0, gaps_of(rec),
+    absence_of(st, w) or false, rec[R_STATE] == ALIVE and deadline_of(st, w) or rec[R_LAST_SEEN], rejected_of(st, w) or false,
+  }
+end
+
+-- The blind windows for an answer, {begin, end}*: what the caller needs to tell deadlines from bases.
+local function windows_of(st)
+  local flat = {}
+  for _, window in ipairs(blindness(st).windows) do
+    flat[#flat + 1], flat[#flat + 2] = window[1], window[2]
+  end
+  return flat
+end
+
+-- one: a worker. ARGV: tenant, worker. Result: {t, swept, worker|nil, {kind, seq, due, detected, reason}*,
+-- blind windows}.
+local function one(keys, args)
+  local st = open(keys)
+  local w = load_worker(st, args[1], args[2])
+  if not w.rec then
+    return { st.t, st.swept, false, {}, {} }
+  end
+  local past = call('HGET', st.y, w.mid)
+  return { st.t, st.swept, describe(st, w), past and cmsgpack.unpack(past) or {}, windows_of(st) }
+end
+
+-- The few workers behind `after` that can match a filter, gathered from the groups' own sets, as {rank, id} in the
+-- order of the index; nil when they are not few.
+local function gather(st, tenant, after, environments, want)
+  local gids = call('ZRANGE', st.a .. ':' .. tenant, 0, GROUPS_LIMIT)
+  if #gids > GROUPS_LIMIT then
+    return nil
+  end
+  local index = st.base .. 'i:' .. tenant
+  local from = after == '' and 0 or call('ZLEXCOUNT', index, '-', '[' .. after)
+  local found = {}
+  local ranges = {}
+  local total = 0
+  for _, gid in ipairs(gids) do
+    local g = group(st, tonumber(gid))
+    if not environments or contains(environments, g[G_ENVIRONMENT]) then
+      local s, d = st.base .. 's:' .. gid, st.base .. 'd:' .. gid
+      local reach = g[G_INTERVAL] + g[G_GRACE]
+      local late, dead = int(st.t - g[G_INTERVAL]), int(passed(st, reach, g[G_INTERVAL]) - reach)
+      if want.alive then
+        ranges[#ranges + 1] = { s, '(' .. late, '+inf' }
+      end
+      if want.late then
+        ranges[#ranges + 1] = { s, '(' .. dead, late }
+      end
+      if want.overdue then
+        ranges[#ranges + 1] = { s, '-inf', dead }
+      end
+      if want.down then
+        ranges[#ranges + 1] = { d, '-inf', '+inf' }
+      end
+    end
+  end
+  for _, range in ipairs(ranges) do
+    total = total + call('ZCOUNT', range[1], range[2], range[3])
+    if total > GATHER_LIMIT then
+      return nil
+    end
+  end
+  for _, range in ipairs(ranges) do
+    for _, worker in ipairs(call('ZRANGE', range[1], range[2], range[3], 'BYSCORE')) do
+      -- The order of lists is that of the index, byte by byte; Lua's own follows the server's locale, and
+      -- comparing in Lua takes a second for long ids.
+      local rank = call('ZRANK', index, worker)
+      if rank and rank >= from then
+        found[#found + 1] = { rank, worker }
+      end
+    end
+  end
+  table.sort(found, function(a, b)
+    return a[1] < b[1]
+  end)
+  return found
+end
+
+-- page: workers of a tenant in the order of their ids. ARGV: tenant, id to begin behind, limit, msgpack {environments|nil,
+--   {alive, late, overdue, down -> boolean}|nil}: what the caller will keep; more may come back, never less.
+-- Result: {t, swept, last id looked at ('' = the end), workers, blind windows}.
+local function page(keys, args)
+  local tenant, after, limit = args[1], args[2], tonumber(args[3])
+  local filter = cmsgpack.unpack(args[4])
+  local st = open(keys)
+  local want = filter[2] or { alive = true, late = true, overdue = true, down = true }
+  local ids
+  if filter[1] or filter[2] then
+    ids = gather(st, tenant, after, filter[1], want)
+  end
+  local last = ''
+  if ids then
+    local first = {}
+    for k = 1, math.min(limit, #ids) do
+      first[k] = ids[k][2]
+    end
+    last = #ids > limit and first[limit] or ''
+    ids = first
+  else
+    local from = after == '' and '-' or '(' .. after
+    ids = call('ZRANGE', st.base .. 'i:' .. tenant, from, '+', 'BYLEX', 'LIMIT', 0, limit)
+    last = #ids == limit and ids[limit] or ''
+  end
+  local workers = {}
+  local size = 0
+  for k, id in ipairs(ids) do
+    local w = load_worker(st, tenant, id)
+    if w.rec then
+      local row = describe(st, w)
+      workers[#workers + 1] = row
+      size = size + #row[15] + #(row[16] or '') + #(row[18] or '')
+    end
+    if size > PAGE_BYTES and k < #ids then
+      last = id
+      break
+    end
+  end
+  return { st.t, st.swept, last, workers, windows_of(st) }
+end
+
+-- counts: workers by liveness, group by group. ARGV: tenant ('' = all), gid to begin behind, limit, states...
+-- Result: {t, swept, last gid (0 = the end), {environment, after stop, on time, late, overdue, missing, then one per
+--   state}*}. Missing: those of the stopped, overdue stragglers among them, whose announced absence has ended.
+local function counts(keys, args)
+  local limit = tonumber(args[3])
+  local st = open(keys)
+  local key = args[1] == '' and st.a or st.a .. ':' .. args[1]
+  local gids = call('ZRANGE', key, '(' .. args[2], '+inf', 'BYSCORE', 'LIMIT', 0, limit)
+  local rows = {}
+  for _, gid in ipairs(gids) do
+    local g = group(st, tonumber(gid))
+    local s = st.base .. 's:' .. gid
+    local reach = g[G_INTERVAL] + g[G_GRACE]
+    local cut = passed(st, reach, g[G_INTERVAL])
+    local all = call('ZCARD', s)
+    local late = call('ZCOUNT', s, '-inf', int(st.t - g[G_INTERVAL]))
+    local overdue = call('ZCOUNT', s, '-inf', int(cut - reach))
+    local missing = call('ZCOUNT', st.b .. ':' .. gid, '-inf', int(cut))
+    local row = { g[G_ENVIRONMENT], g[G_AFTER_STOP] and 1 or 0, all - late, late - overdue, overdue, missing }
+    for k = 4, #args do
+      row[#row + 1] = tonumber(call('HGET', st.c, gid .. ':' .. args[k])) or 0
+    end
+    rows[#rows + 1] = row
+  end
+  return { st.t, st.swept, #gids == limit and tonumber(gids[limit]) or 0, rows }
+end
+
+-- standing: how many workers of a tenant's environment are expected to beat, and how many of those have missed beats.
+-- ARGV: tenant, environment, gid to begin behind, limit on groups looked at.
+-- Result: {t, last gid (0 = the end), expected, silent}. A worker is silent once the longer of its interval and its
+-- grace has passed without a beat, blind windows taken into account. Those that said goodbye and whose stragglers still come are not expected.
+local function standing(keys, args)
+  local environment, limit = args[2], tonumber(args[4])
+  local st = open(keys)
+  local gids = call('ZRANGE', st.a .. ':' .. args[1], '(' .. args[3], '+inf', 'BYSCORE', 'LIMIT', 0, limit)
+  local expected, silent = 0, 0
+  for _, gid in ipairs(gids) do
+    local g = group(st, tonumber(gid))
+    if g[G_ENVIRONMENT] == environment and not g[G_AFTER_STOP] then
+      local s = st.base .. 's:' .. gid
+      expected = expected + call('ZCARD', s)
+      local reach = math.max(g[G_INTERVAL], g[G_GRACE])
+      silent = silent + call('ZCOUNT', s, '-inf', int(passed(st, reach, g[G_INTERVAL]) - reach))
+    end
+  end
+  return { st.t, #gids == limit and tonumber(gids[limit]) or 0, expected, silent }
+end
+
+-- history: events of all tenants, in order. ARGV: position to begin behind, limit, 'asc'|'desc'.
+-- Result: {t, swept, events}.
+local function history(keys, args)
+  local st = open(keys)
+  local events
+  if args[3] == 'asc' then
+    events = call('XRANGE', st.e, args[1] == '' and '-' or '(' .. args[1], '+', 'COUNT', args[2])
+  else
+    events = call('XREVRANGE', st.e, args[1] == '' and '+' or '(' .. args[1], '-', 'COUNT', args[2])
+  end
+  return { st.t, st.swept, events }
+end
+

@@ -1,0 +1,390 @@
+-- Workers -----------------------------------------------------------------------------------------
+
+-- A report is "<tasks> <bytes of status>:<status>", then "=<task>" unless the task is null.
+local function report_of(status, tasks, task)
+  return tasks .. ' ' .. #status .. ':' .. status .. (task and '=' .. task or '')
+end
+
+-- status, tasks (decimal text), task or nil
+local function reported(report)
+  local tasks, bytes, at = string.match(report, '^(%-?%d+) (%d+):()')
+  local after = at + tonumber(bytes)
+  return sub(report, at, after - 1), tasks, #report >= after and sub(report, after + 1) or nil
+end
+
+-- The record, or nil for one that can't be read.
+local function decode(raw)
+  if #raw < FIXED_BYTES or #raw < FIXED_BYTES + read('>I2', raw, FIXED_BYTES - 1) then
+    return nil
+  end
+  local rec = { read(RECORD, raw) }
+  if rec[R_VERSION] ~= RECORD_VERSION then
+    return nil
+  end
+  rec[R_DAEMON] = sub(raw, rec[R_DAEMON]) -- what stands there is where the fixed part ends
+  return rec
+end
+
+local function encode(rec)
+  return write(
+    RECORD, rec[1], rec[2], rec[3], rec[4], rec[5], rec[6], rec[7], rec[8], rec[9], rec[10], rec[11], rec[12],
+    #rec[R_REPORT], rec[R_REPORT]
+  ) .. rec[R_DAEMON]
+end
+
+-- raw: the stored record if the caller has read it, false if there is none.
+local function load_worker(st, tenant, worker, raw)
+  st.changing = true
+  local mid = mid_of(tenant, worker)
+  local changed = st.records[mid]
+  if changed ~= nil then
+    raw = changed
+  elseif raw == nil then
+    raw = call('HGET', st.r, mid)
+  end
+  local w = { mid = mid, tenant = tenant, worker = worker }
+  if raw then
+    w.rec = decode(raw)
+    w.group = w.rec and group(st, w.rec[R_GID])
+    -- A damaged record must not hold up the others of a batch or of a sweep.
+    w.damaged = not w.group
+    if w.damaged then
+      w.rec = nil
+    end
+  end
+  return w
+end
+
+-- Several workers of one tenant, with what their transitions need. The caller bounds how many.
+local function load_workers(st, tenant, workers)
+  local mids, loaded = {}, {}
+  for k, worker in ipairs(workers) do
+    mids[k] = mid_of(tenant, worker)
+  end
+  if #mids > 0 then
+    local raws, pasts = call('HMGET', st.r, spread(mids)), call('HMGET', st.y, spread(mids))
+    local refusals = call('HMGET', st.j, spread(mids))
+    for k, worker in ipairs(workers) do
+      loaded[k] = load_worker(st, tenant, worker, raws[k])
+      st.packed_past[mids[k]], st.packed_rejected[mids[k]] = pasts[k], refusals[k]
+    end
+  end
+  return loaded
+end
+
+local function save(st, w)
+  st.records[w.mid] = encode(w.rec)
+end
+
+local function cold_of(st, w)
+  if w.cold == nil then
+    local packed = w.rec[R_DIGEST] ~= NO_DIGEST and (st.cold[w.mid] or call('HGET', st.x, w.mid))
+    w.cold = packed and cmsgpack.unpack(packed) or { '{}', '', false, false, false, false, false }
+  end
+  return w.cold
+end
+
+local function past_of(st, mid)
+  local past = st.past[mid]
+  if not past then
+    local packed = st.packed_past[mid]
+    if packed == nil then
+      packed = call('HGET', st.y, mid)
+    end
+    past = packed and cmsgpack.unpack(packed) or {}
+    st.past[mid] = past
+  end
+  return past
+end
+
+-- Notes a member's score in a sorted set (as text), or (false) that it is not in it.
+local function set_in(sets, name, worker, score)
+  local set = sets[name]
+  if not set then
+    set = {}
+    sets[name] = set
+  end
+  set[worker] = score
+end
+
+-- When the absence that a worker has announced ends, or nil. Only a stopped worker can have one, and a straggler.
+local function absence_of(st, w)
+  local gid, state = w.rec[R_GID], w.rec[R_STATE]
+  local noted = st.absent[gid] and st.absent[gid][w.worker]
+  if noted == nil and (MOVE[state][RETURN_OVERDUE] or (state == ALIVE and w.group[G_AFTER_STOP])) then
+    noted = call('ZSCORE', st.b .. ':' .. gid, w.worker)
+  end
+  return noted and tonumber(noted) or nil
+end
+
+-- Notes when a worker's absence ends; nil: it has announced none.
+local function set_absence(st, w, back)
+  local gid = w.rec[R_GID]
+  set_in(st.absent, gid, w.worker, back and int(back) or false)
+  if back then
+    st.soonest[gid] = math.min(st.soonest[gid] or back, back)
+  end
+end
+
+-- When the refused beats of a stale worker will have ended, or nil: none are known of.
+local function refusals_of(st, w)
+  local gid = w.rec[R_GID]
+  local noted = st.refused[gid] and st.refused[gid][w.worker]
+  if noted == nil and MOVE[w.rec[R_STATE]][REJECTIONS_ENDED] then
+    noted = call('ZSCORE', st.k .. ':' .. gid, w.worker)
+  end
+  return noted and tonumber(noted) or nil
+end
+
+-- Notes when the refused beats of a stale worker will have ended; nil: none are known of any more.
+local function set_refusals(st, w, ends)
+  local gid = w.rec[R_GID]
+  set_in(st.refused, gid, w.worker, ends and int(ends) or false)
+  if ends then
+    st.ending[gid] = math.min(st.ending[gid] or ends, ends)
+  end
+end
+
+-- Its newest refused beat, {reason, t}, if none was accepted since; or nil.
+local function rejected_of(st, w)
+  local packed = st.rejected[w.mid]
+  if packed == nil then
+    packed = st.packed_rejected[w.mid]
+  end
+  if packed == nil then
+    packed = call('HGET', st.j, w.mid)
+  end
+  local found = packed and unpacked(packed)
+  return found and found[2] > w.rec[R_LAST_SEEN] and found or nil
+end
+
+-- From when the deadline of an alive worker counts.
+local function base_of(st, w)
+  local gid = w.rec[R_GID]
+  local noted = st.alive[gid] and st.alive[gid][w.worker]
+  if noted == nil then
+    noted = st.scores[gid] and st.scores[gid][w.worker] or call('ZSCORE', st.base .. 's:' .. gid, w.worker)
+  end
+  return math.max(tonumber(noted or 0), w.rec[R_LAST_SEEN])
+end
+
+-- Puts a worker that is not alive where purge finds it in time: not before it is missed.
+local function place_down(st, w)
+  local gid, since = w.rec[R_GID], absence_of(st, w) or refusals_of(st, w) or w.rec[R_SINCE]
+  set_in(st.down, gid, w.worker, int(since))
+  st.least[gid] = math.min(st.least[gid] or since, since)
+end
+
+-- Puts a worker where its record says it belongs. A worker is alive by a beat of this very call.
+local function place(st, w)
+  local rec = w.rec
+  local gid, state = rec[R_GID], rec[R_STATE]
+  if state == ALIVE then
+    set_in(st.alive, gid, w.worker, st.now)
+  else
+    place_down(st, w)
+    st.counts[gid .. ':' .. state] = (st.counts[gid .. ':' .. state] or 0) + 1
+  end
+end
+
+-- Takes a worker out of the place that (state, gid) gave it.
+local function displace(st, w, state, gid)
+  if state == ALIVE then
+    set_in(st.alive, gid, w.worker, false)
+  else
+    set_in(st.down, gid, w.worker, false)
+    st.counts[gid .. ':' .. state] = (st.counts[gid .. ':' .. state] or 0) - 1
+    if MOVE[state][REJECTIONS_ENDED] then
+      set_in(st.refused, gid, w.worker, false)
+    end
+  end
+end
+
+-- Without those that were not measured, oldest first.
+local function gaps_of(rec)
+  local gaps = rec[R_GAPS]
+  local at = 1
+  while sub(gaps, at, at + 3) == NO_GAP do
+    at = at + 4
+  end
+  return sub(gaps, at)
+end
+
+-- Records one event of a worker as it is now, and notes it for the answer.
+-- change: {kind, old, new (states or nil), due, since, reason, old_status, exit_code, message, missed, rejected}
+local function record(st, w, change)
+  local rec, g = w.rec, w.group
+  rec[R_SEQ] = rec[R_SEQ] + 1
+  local meta, cut = '{}', false
+  if change.new then
+    local cold = cold_of(st, w)
+    meta, cut = cold[X_META], cold[X_EVENT_CUT]
+    if cold[X_EVENT_META] ~= '' then
+      meta = cold[X_EVENT_META]
+    end
+  end
+  local status, tasks, task = reported(rec[R_REPORT])
+  local generation, seq, seen = rec[R_GENERATION], rec[R_SEQ], rec[R_LAST_SEEN]
+  st.events[#st.events + 1] = {
+    cmsgpack.pack({
+      change.kind, w.tenant, w.worker, g[G_ENVIRONMENT], generation, seq,
+      change.old and WORD[change.old] or false, change.new and WORD[change.new] or false, change.reason,
+      change.due, st.t, seen, change.since, g[G_INTERVAL], g[G_GRACE],
+      status, tasks, task or false, meta, cut or false, change.old_status or false, change.exit_code or false,
+      change.message or false, change.missed or false, change.rejected or false,
+    }),
+    gaps_of(rec),
+  }
+  if seq > 1 and change.new and change.kind ~= STATUS_CHANGED then
+    local past = past_of(st, w.mid)
+    while #past >= TRANSITIONS_KEPT do
+      table.remove(past, 1)
+    end
+    past[#past + 1] = { change.kind, seq, change.due, st.t, change.reason }
+  end
+  st.moves[#st.moves + 1] = {
+    change.kind, w.tenant, w.worker, g[G_ENVIRONMENT], generation, seq, change.due, st.t, seen, change.reason,
+  }
+end
+
+-- Moves a worker out of its present place by a trigger that the table allows, and records it.
+-- The caller saves the record.
+local function move(st, w, trigger, change)
+  local rec = w.rec
+  local to = MOVE[rec[R_STATE]][trigger]
+  local state, gid = rec[R_STATE], rec[R_GID]
+  change.kind, change.old, change.new, change.since = to.event, state, to.to, rec[R_SINCE]
+  rec[R_STATE], rec[R_SINCE] = to.to, change.due
+  -- First out, then in: between two states that are not alive both are the same set.
+  displace(st, w, state, gid)
+  place(st, w)
+  record(st, w, change)
+end
+
+-- From when the deadline of an alive worker counts, that deadline, and how many blind windows did not move it. It is our
+-- fault, once for each beat and for no longer than its interval and grace, when the daemon that took its last beat was
+-- gone since, and others were there. To be asked when the deadline has passed without that.
+local function deadline_of(st, w)
+  local rec, interval = w.rec, w.group[G_INTERVAL]
+  local reach, base = interval + w.group[G_GRACE], base_of(st, w)
+  local due, uncredited = credited(st, base + reach, reach, interval)
+  if st.t >= due then
+    local from, till = gap_of(st, rec[R_DAEMON], rec[R_LAST_SEEN])
+    -- Not twice: a gap that began behind the base is another one, unless the base is that of a beat, or of one that was
+    -- refused because of us. The same gap may have gone on since the base was moved.
+    local rejected = base ~= rec[R_LAST_SEEN] and rejected_of(st, w)
+    local is_first = base == rec[R_LAST_SEEN] or (rejected and rejected[2] == base)
+    if from and from < due and (is_first or from <= base) then
+      base = math.max(base, math.min(till, from + reach))
+      due, uncredited = credited(st, base + reach, reach, interval)
+    end
+  end
+  return base, due, uncredited
+end
+
+-- Notes that an absence which a worker has announced ends no earlier than its deadline, which was moved to `due`: had a
+-- beat come instead, there would be none before that.
+local function delay_absence(st, w, due)
+  local back = absence_of(st, w)
+  if back and back < due then
+    set_absence(st, w, due)
+  end
+end
+
+-- Notes a later base of an alive worker's deadline.
+local function set_base(st, w, base)
+  set_in(st.alive, w.rec[R_GID], w.worker, int(base))
+  delay_absence(st, w, base + w.group[G_INTERVAL] + w.group[G_GRACE])
+end
+
+-- Ends the life of an alive worker whose deadline has passed, if so. Result: whether that changed its place.
+local function end_life(st, w)
+  local rec = w.rec
+  local reach = w.group[G_INTERVAL] + w.group[G_GRACE]
+  if st.t < rec[R_LAST_SEEN] + reach then
+    return false -- whatever else there is would only move it
+  end
+  local gid, was = rec[R_GID], base_of(st, w)
+  local base, due, uncredited = deadline_of(st, w)
+  if st.t < due then
+    if base > was then
+      set_base(st, w, base)
+      st.based[gid] = math.min(st.based[gid] or base, base)
+    end
+    return base > was
+  end
+  local rejected = rejected_of(st, w)
+  -- At the deadline, not now: what is recorded does not depend on when a sweep came by.
+  local alive = rejected and credited(st, rejected[2] + reach, reach, w.group[G_INTERVAL]) > due
+  local trigger = w.group[G_AFTER_STOP] and DEADLINE_AFTER_STOP or alive and DEADLINE_REJECTED or DEADLINE
+  rec[R_LEFT] = 0
+  move(st, w, trigger, {
+    due = due, reason = alive and rejected[1] or 'deadline passed', rejected = rejected,
+    missed = missed(st, rec[R_LAST_SEEN], uncredited),
+  })
+  if trigger == DEADLINE_REJECTED then
+    set_refusals(st, w, rejected[2] + reach)
+    place_down(st, w)
+  end
+  return true
+end
+
+-- Moves a worker that is not alive when the moment has passed that was noted of it, if so.
+local function end_wait(st, w, noted, set, trigger, reason)
+  local reach = w.group[G_INTERVAL] + w.group[G_GRACE]
+  local due, uncredited = noted, 0
+  if noted and st.t >= noted then
+    due, uncredited = credited(st, noted, reach, w.group[G_INTERVAL])
+  end
+  if not due or st.t < due then
+    return false
+  end
+  w.rec[R_LEFT] = 0
+  set(st, w, nil)
+  move(st, w, trigger, {
+    due = due, reason = reason, rejected = rejected_of(st, w), missed = missed(st, w.rec[R_LAST_SEEN], uncredited),
+  })
+  return true
+end
+
+-- Ends the life of a worker whose deadline has passed, the absence of one that should be back, and the signs of life of
+-- one whose beats are refused, if so. Whoever comes first does it, a sweep or the worker's own next beat, so that what is
+-- recorded does not depend on when a sweep came by. An absence ends after the deadline of the straggler's beat that it
+-- stands beside, see apply. Result: whether anything of it has changed.
+local function expire_if_due(st, w)
+  local changed = w.rec[R_STATE] == ALIVE and end_life(st, w)
+  if MOVE[w.rec[R_STATE]][RETURN_OVERDUE] then
+    changed = end_wait(st, w, absence_of(st, w), set_absence, RETURN_OVERDUE, 'did not return as planned') or changed
+  end
+  if MOVE[w.rec[R_STATE]][REJECTIONS_ENDED] then
+    changed = end_wait(st, w, refusals_of(st, w), set_refusals, REJECTIONS_ENDED, 'rejected beats ended') or changed
+  end
+  return changed
+end
+
+-- Since when a worker that is not alive is missed, or from when on it will be: blind windows move that moment too, so it
+-- may be later than where purge finds it.
+local function missed_since(st, w)
+  local noted, interval = absence_of(st, w) or refusals_of(st, w), w.group[G_INTERVAL]
+  return noted and credited(st, noted, interval + w.group[G_GRACE], interval) or w.rec[R_SINCE]
+end
+
+-- Ends a worker's generation. Its past events stay in the history, without its metadata in the last one.
+local function erase(st, w, reason)
+  local rec = w.rec
+  local gid, state = rec[R_GID], rec[R_STATE]
+  local to = MOVE[state][FORGET]
+  record(st, w, { kind = to.event, old = state, due = st.t, since = rec[R_SINCE], reason = reason })
+  displace(st, w, state, gid)
+  set_absence(st, w, nil)
+  st.records[w.mid] = false
+  st.rejected[w.mid] = false
+  st.left[gid] = true
+  set_in(st.names, w.tenant, w.worker, false)
+  count_in(st, w.tenant, w.group[G_ENVIRONMENT], -1)
+  local known = tenant_of(st, w.tenant)
+  known.n = known.n - 1
+  st.erased = math.max(st.erased, st.t, rec[R_GENERATION])
+  st.erased_any = true
+end
+
