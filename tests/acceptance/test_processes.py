@@ -30,6 +30,8 @@ processes = 2
 interval = "1s"
 grace = "1s"
 sweep_interval = "100ms"
+[limits]
+worker_beats_per_second = 0
 """
 BEATS = 200
 LOOKS = 20
