@@ -65,6 +65,8 @@ class Outages:
     possible: tuple[Window, ...]
     of_sure: tuple[tuple[Window, ...], ...]
     of_possible: tuple[tuple[Window, ...], ...]
+    renamed: tuple[tuple[Window, ...], ...]
+    """When each daemon was started again, under another name."""
 
     def earliest(self, worker: Worker, last: Try, *, judged_s: float) -> float:
         """No sooner may the worker be stale, by a judgement of that moment, whose last beat this was."""
@@ -92,10 +94,32 @@ class Outages:
         last = tries[-1]
         due_s = max(self.applied_by(one) for one in tries) + worker.patience_s
         due_s = self._moved(due_s, worker, last)
-        gaps = [gap for windows in self.of_possible for gap in windows if gap.b_s > last.sent_s and gap.a_s < due_s]
-        for gap in gaps:  # of a daemon that was started again, under another name, nobody knows that it is back
-            due_s = max(due_s, gap.a_s + 2 * worker.patience_s + BETWEEN_S)
+        gaps = [
+            self._beyond(gap, daemon)
+            for daemon, windows in enumerate(self.of_possible)
+            for gap in windows
+            if gap.b_s > last.sent_s and gap.a_s < due_s
+        ]
+        for from_s in gaps:  # of a daemon that was started again, under another name, nobody knows that it is back
+            due_s = max(due_s, from_s + 2 * worker.patience_s + BETWEEN_S)
         return self._moved(due_s, worker, last)
+
+    def _beyond(self, gap: Window, daemon: int) -> float:
+        """From when on this daemon was away while another was there: where all were away when its gap began, and one of
+        the others was there before and after, its workers are waited for from the window's end on."""
+        from_s = gap.a_s
+        for window in self.possible:
+            if window.a_s <= from_s + NOTICE_S and window.b_s > from_s and self._is_bridged(window, daemon):
+                from_s = window.b_s
+        return from_s
+
+    def _is_bridged(self, window: Window, daemon: int) -> bool:
+        """Whether another daemon may have been there before and after it, under the same name."""
+        inside = Window(a_s=window.a_s + BETWEEN_S, b_s=window.b_s - BETWEEN_S)
+        return any(
+            other != daemon and not any(again.meets(inside.a_s, inside.b_s) for again in renamed)
+            for other, renamed in enumerate(self.renamed)
+        )
 
     def _moved(self, due_s: float, worker: Worker, last: Try) -> float:
         """By the windows of all daemons, at the most."""
@@ -139,6 +163,14 @@ def measured(record: Record) -> Outages:
         possible=tuple(sorted(possible + lost)),
         of_sure=tuple(tuple(_common([some], SURE_S)) for some in inner),
         of_possible=tuple(tuple(_common([some], POSSIBLE_S)) for some in outer),
+        renamed=tuple(
+            tuple(
+                Window(a_s=fault.begun_s, b_s=fault.ended_s)
+                for fault in record.faults
+                if fault.kind == "daemons.kill" or (fault.kind in RESTARTS_OF_ONE and fault.target == daemon)
+            )
+            for daemon in daemons
+        ),
     )
 
 

@@ -121,6 +121,26 @@ def reads_alive_and_is_dead(record: Record) -> None:
     record.readings.append(reading("dead", 11.8, "late", 9))
 
 
+def _daemon_of_the_dead_is_killed_in_a_pause_of_the_store(record: Record, reads_late_at_s: float) -> None:
+    """Daemon 0 took the last beat of ``dead``, and is back under another name; daemon 1 was there before and after."""
+    record.probes = [*probes(0, away=(8.2, 13.0)), *probes(1, away=(8.2, 13.0))]
+    record.tries = [replace(one, status=None) if 8.2 <= one.sent_s < 13.0 else one for one in record.tries]
+    record.faults.append(Fault(kind="store.pause", target=None, begun_s=8.2, ended_s=13.0))
+    record.faults.append(Fault(kind="daemon.kill", target=0, begun_s=9.0, ended_s=12.0))
+    told = entry("dead", 2, "worker.stale", 18.9, old="alive", new="stale", count=9)
+    record.entries[find(record, "dead-2")] = replace(told, outage_s=4.9)
+    record.readings = [reading("dead", reads_late_at_s, "late", 9)]
+
+
+def reads_late_for_more_than_twice_its_patience_after_an_outage(record: Record) -> None:
+    _daemon_of_the_dead_is_killed_in_a_pause_of_the_store(record, 19.8)
+
+
+def reads_late_for_twice_its_patience_after_an_outage_in_which_all_were_restarted(record: Record) -> None:
+    _daemon_of_the_dead_is_killed_in_a_pause_of_the_store(record, 18.5)
+    record.faults.append(Fault(kind="daemon.kill", target=1, begun_s=9.0, ended_s=12.0))
+
+
 def refused_for_nothing(record: Record) -> None:
     record.tries[5] = replace(record.tries[5], status=503)
 
@@ -252,6 +272,8 @@ BROKEN: Final[dict[Callable[[Record], None], str]] = {
     refused_for_nothing: "P10",
     reads_stale_and_lives: "P22",
     reads_alive_and_is_dead: "P22",
+    reads_late_for_more_than_twice_its_patience_after_an_outage: "P22",
+    reads_late_for_twice_its_patience_after_an_outage_in_which_all_were_restarted: "P22",
     does_not_recover: "P27",
     bad_signature: "P12",
     signed_by_a_wrong_clock: "P12",
@@ -307,6 +329,10 @@ def death_in_our_outage_reported_after_its_credit(record: Record) -> None:
     outage(record, 8.2, 13.0)
 
 
+def waited_for_twice_its_patience_after_an_outage_in_which_its_daemon_was_killed(record: Record) -> None:
+    _daemon_of_the_dead_is_killed_in_a_pause_of_the_store(record, 18.5)
+
+
 def repeated_after_a_kill(record: Record) -> None:
     first = record.arrivals[0]
     record.faults.append(Fault(kind="daemon.kill", target=0, begun_s=first.at_s, ended_s=first.at_s + 1))
@@ -345,6 +371,7 @@ KEPT: Final = (
     outage_without_a_page,
     late_beat_of_a_worker_that_was_late,
     death_in_our_outage_reported_after_its_credit,
+    waited_for_twice_its_patience_after_an_outage_in_which_its_daemon_was_killed,
     repeated_after_a_kill,
     unconfirmed_event_lost,
     confirmed_event_lost_with_an_old_copy,
