@@ -230,16 +230,15 @@ class Run:
     def _wrong(self, ended_ms: int, calm: set[str]) -> int:
         """How many workers were reported that were beating: all of them till the end, and the calm ones after it."""
         ended = rfc3339(ended_ms)
-        path = f"/api/v1/events?environment={ENVIRONMENT}&type=worker.stale&type=worker.rejected&limit=1000"
-        wrong = set()
-        cursor = ""
-        while True:
+        path = f"/api/v1/events?environment={ENVIRONMENT}&type=worker.stale&type=worker.rejected&order=desc&limit=1000"
+        wrong: set[str] = set()
+        cursor: str | None = ""
+        while cursor is not None:
             page = self._server.get(path + cursor)
             events = [event["data"] for event in page["events"]]
             wrong |= {data["worker_id"] for data in events if data["due_at"] <= ended or data["worker_id"] in calm}
-            if not events:
-                return len(wrong)
-            cursor = f"&cursor={page['next_cursor']}"
+            cursor = None if page["next_cursor"] is None else f"&cursor={page['next_cursor']}"
+        return len(wrong)
 
     def _resident(self) -> float:
         return sum(map(resident_mib, self._daemons))
