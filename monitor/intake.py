@@ -43,6 +43,8 @@ log = structlog.get_logger(__name__)
 
 BATCH_LIMIT: Final = 128
 """One call of this many beats blocks the store for a millisecond or so, some more when all of them register."""
+DEEP_LIMIT: Final = 512
+"""Of a queue that holds more than this: then it is the number of round trips that bounds what is stored."""
 CAPACITY_BYTES: Final = 67_108_864
 BATCH_BYTES: Final = 262_144
 """A batch ends at this much of metadata, logs and system information, which take the store longer than the beats."""
@@ -326,7 +328,8 @@ class Intake:
         batch: list[_Waiting] = []
         queue = lane.waiting
         size = 0
-        while queue and len(batch) < BATCH_LIMIT and size < BATCH_BYTES:
+        limit = BATCH_LIMIT if len(queue) <= DEEP_LIMIT else DEEP_LIMIT
+        while queue and len(batch) < limit and size < BATCH_BYTES:
             waiting = queue[0]
             if waiting.answer is not None:
                 if batch and not (isinstance(waiting.order, Beat) and isinstance(batch[0].order, Beat)):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from monitor.intake import BATCH_BYTES, BATCH_LIMIT, LANES, LOTS_AT_ONCE, Intake
+from monitor.intake import BATCH_BYTES, BATCH_LIMIT, DEEP_LIMIT, LANES, LOTS_AT_ONCE, Intake
 from monitor.liveness import EventKind, Liveness, Trigger
 from monitor.refusal import IntakeFullError, NotAllowedError, QuotaExceededError, UnknownWorkerError
 from monitor.store import Store, StoreUnavailableError
@@ -167,13 +167,30 @@ async def test_beats_that_arrive_while_a_call_is_in_flight_are_the_next_calls(st
         store.gate.clear()
         first = asyncio.create_task(intake.beat(beat("first")))
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
-        rest = [asyncio.create_task(intake.beat(beat(f"w{k:03}"))) for k in range(600)]
+        rest = [asyncio.create_task(intake.beat(beat(f"w{k:03}"))) for k in range(DEEP_LIMIT)]
         store.gate.set()
-        assert await asyncio.gather(first, *rest) == [INTERVAL_MS] * 601
-        full, left = divmod(600, BATCH_LIMIT)
-        assert [len(call) for call in store.calls] == [1, *[BATCH_LIMIT] * full, left]
-        assert [worker for call in store.calls for worker in call] == ["first", *(f"w{k:03}" for k in range(600))]
-        assert await alive(store) == 601
+        assert await asyncio.gather(first, *rest) == [INTERVAL_MS] * (DEEP_LIMIT + 1)
+        assert [len(call) for call in store.calls] == [1, *[BATCH_LIMIT] * (DEEP_LIMIT // BATCH_LIMIT)]
+        assert [worker for call in store.calls for worker in call] == [
+            "first",
+            *(f"w{k:03}" for k in range(DEEP_LIMIT)),
+        ]
+        assert await alive(store) == DEEP_LIMIT + 1
+
+
+async def test_p28_a_deep_queue_goes_in_few_calls_and_in_order(store_url: str) -> None:
+    async with watched(store_url, workers_per_tenant=6_000) as store:
+        intake = intake_on(store, lanes=1)
+        store.gate.clear()
+        first = asyncio.create_task(intake.beat(beat("first")))
+        await asyncio.wait_for(store.called.wait(), PATIENCE_S)
+        count = 2 * DEEP_LIMIT + BATCH_LIMIT
+        rest = [asyncio.create_task(intake.beat(beat(f"w{k:04}"))) for k in range(count)]
+        store.gate.set()
+        assert await asyncio.gather(first, *rest) == [INTERVAL_MS] * (count + 1)
+        assert [worker for call in store.calls for worker in call] == ["first", *(f"w{k:04}" for k in range(count))]
+        assert [len(call) for call in store.calls][:3] == [1, DEEP_LIMIT, DEEP_LIMIT]
+        assert await alive(store) == count + 1
 
 
 async def test_a_thousand_beats_at_once_take_few_calls(store_url: str) -> None:

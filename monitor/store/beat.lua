@@ -202,7 +202,7 @@ local function apply(st, settings, profile, worker, raw, report, more)
   return STORED, interval
 end
 
--- Applies up to 256 beats, in order. A worker may stand in it more than once.
+-- Applies up to 512 beats, in order. A worker may stand in it more than once.
 -- ARGV[1]: msgpack {interval, grace (ms), rules {{glob, interval, grace}*}, workers limit, environments limit, daemon,
 --   status events (boolean), timings limit}
 -- ARGV[2]: msgpack list of profiles {tenant, environment|false, first environment, allowed|false, interval, grace (ms;

@@ -246,7 +246,7 @@ class Store:
     # Writing ------------------------------------------------------------------------------------------------------
 
     async def beat(self, partition: int, beats: Sequence[Beat]) -> BeatsResult:
-        """Apply at most 256 beats of one partition, in order: each in one step, and an ordinary batch in one call.
+        """Apply at most 512 beats of one partition, in order: each in one step, and an ordinary batch in one call.
 
         A batch with many transitions takes several calls, so that none holds the store up. If one of them fails,
         those before it have been applied.
