@@ -41,8 +41,7 @@ class Fleet:
         self.loop = asyncio.get_running_loop()
         self.workers = [Worker(self, number, tokens[number % len(tokens)]) for number in range(size)]
         self.registering = True
-        self.resting = False
-        """Whether only ``calm`` workers beat."""
+        self.closed = False
         self.forget()
 
     def forget(self) -> None:
@@ -83,19 +82,17 @@ class Fleet:
 
     def close(self) -> None:
         """End every connection."""
-        self.resting = True
+        self.closed = True
         for worker in self.workers:
-            worker.is_calm = False
             worker.drop()
 
 
 class Worker(asyncio.Protocol):
-    """One worker. ``is_calm``: it goes on while the fleet rests."""
+    """One worker."""
 
     def __init__(self, fleet: Fleet, number: int, token: str) -> None:
         self._fleet = fleet
         self.worker_id = f"obedient-{number}"
-        self.is_calm = number % 6 == 0
         self.busy = self.is_known = False
         self.sent_s = 0.0
         self._token = token
@@ -146,7 +143,7 @@ class Worker(asyncio.Protocol):
         return "\r\n".join([*lines, "", ""]).encode() + body
 
     def _send(self) -> None:
-        if self._fleet.resting and not self.is_calm:
+        if self._fleet.closed:
             return
         self.busy, self._data = True, b""
         self.sent_s = self._fleet.loop.time()

@@ -7,6 +7,7 @@ and counted. The store decides what it means for a worker, and for unknown ones 
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Final
 
 from monitor.clock import monotonic_s
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from monitor.workers import Evidence, WorkerKey
 
 MOST_PENDING: Final = 10_000
-LOT: Final = 128
+LOT: Final = 512
 LOTS_OF_A_PARTITION: Final = 16
 """Calls to one partition in one turn, one after another: a store that is slow gets few."""
 TURN_S: Final = 0.25
@@ -30,6 +31,9 @@ SPACING_S: Final = 0.75
 those that is refused each time is kept by each try."""
 OLDEST_S: Final = 2.0
 """What waited for longer is dropped: the store takes evidence for what happens now."""
+
+LOST_S: Final = 1.0
+"""So long after evidence of our own fault was dropped some has been: nobody knows of those workers that they live."""
 
 _Of = tuple["WorkerKey", tuple[str, ...] | None]
 """Whose evidence, and from what token: one of a token that does not cover the worker must not stand in the way."""
@@ -47,6 +51,10 @@ class Recorder:
         self._old: dict[_Of, float] = {}
         """When there was evidence last, in two generations, so that what is over is forgotten without a search."""
         self._turn_s = 0.0
+        self._ours_s = self._given_s = math.inf
+        """When the first of what is our fault was noted: of what is pending, and of what is being given now."""
+        self._lost_s = -math.inf
+        """When such evidence was dropped last."""
         self._any = asyncio.Event()
 
     def note(self, evidence: Evidence) -> None:
@@ -56,20 +64,36 @@ class Recorder:
             self._old, self._young = self._young, {}
             self._turn_s = now_s + SPACING_S
         of = (evidence.key, evidence.allowed)
+        is_ours = _is_ours(evidence)
         pending = self._pending.get(of)
         if pending is not None:
-            if evidence.rejection is Rejection.OVERLOADED:  # it is worth more than what the worker did wrong
+            if is_ours:  # it is worth more than what the worker did wrong
                 self._pending[of] = (evidence, pending[1])
+                self._ours_s = min(self._ours_s, now_s)
             return
         last_s = self._young.get(of) or self._old.get(of)
         if last_s is not None and now_s < last_s + SPACING_S:
             return
         if len(self._pending) >= MOST_PENDING or len(self._young) >= MOST_PENDING:
             self._metrics.evidence(dropped=1)
+            if is_ours:
+                self._lost_s = now_s
             return
         self._pending[of] = (evidence, now_s)
         self._young[of] = now_s
+        if is_ours:
+            self._ours_s = min(self._ours_s, now_s)
         self._any.set()
+
+    def oldest_s(self) -> float:
+        """For how long evidence of our own fault has waited for the store, in seconds; 0 where none does.
+
+        Infinite where some was dropped a moment ago: of those workers nobody knows that they live.
+        """
+        now_s = self._elapsed_s()
+        if now_s < self._lost_s + LOST_S:
+            return math.inf
+        return max(now_s - min(self._ours_s, self._given_s), 0.0)
 
     async def run(self) -> None:
         """Give the store what was noted, until cancelled."""
@@ -81,19 +105,23 @@ class Recorder:
     async def flush(self) -> None:
         """Give the store what is pending now; what can't be given is dropped."""
         pending, self._pending = self._pending, {}
+        self._given_s, self._ours_s = self._ours_s, math.inf
         self._any.clear()
         by_partition: dict[int, list[tuple[Evidence, float]]] = {}
         # What is our fault comes first: it moves deadlines.
-        for one in sorted(pending.values(), key=lambda one: one[0].rejection is not Rejection.OVERLOADED):
+        for one in sorted(pending.values(), key=lambda one: not _is_ours(one[0])):
             by_partition.setdefault(self._store.partition_of(one[0].key), []).append(one)
-        kept = 0
+        given: list[Evidence] = []
         for partition, found in by_partition.items():
-            kept += await self._give(partition, found)
-        self._metrics.evidence(recorded=kept, dropped=len(pending) - kept)
+            given += await self._give(partition, found)
+        if sum(map(_is_ours, given)) < sum(_is_ours(evidence) for evidence, _ in pending.values()):
+            self._lost_s = self._elapsed_s()
+        self._given_s = math.inf
+        self._metrics.evidence(recorded=len(given), dropped=len(pending) - len(given))
 
-    async def _give(self, partition: int, found: list[tuple[Evidence, float]]) -> int:
-        """How many the store has taken."""
-        given = 0
+    async def _give(self, partition: int, found: list[tuple[Evidence, float]]) -> list[Evidence]:
+        """What the store has taken."""
+        given: list[Evidence] = []
         for lot in _lots(found[: LOTS_OF_A_PARTITION * LOT]):
             since_s = self._elapsed_s() - OLDEST_S
             young = [evidence for evidence, noted_s in lot if noted_s >= since_s]
@@ -104,8 +132,12 @@ class Recorder:
             except StoreUnavailableError:
                 # Its trouble is told elsewhere, and the span of it is credited to all workers (P1).
                 return given
-            given += len(young)
+            given += young
         return given
+
+
+def _is_ours(evidence: Evidence) -> bool:
+    return evidence.rejection is Rejection.OVERLOADED
 
 
 def _lots(found: list[tuple[Evidence, float]]) -> Iterator[list[tuple[Evidence, float]]]:

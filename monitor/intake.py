@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 import structlog
 
+from monitor.behind import Graces
 from monitor.refusal import IntakeFullError, NotAllowedError, QuotaExceededError, UnknownWorkerError
 from monitor.store import StoreUnavailableError
 from monitor.store.store import (
@@ -43,8 +44,9 @@ log = structlog.get_logger(__name__)
 
 BATCH_LIMIT: Final = 128
 """One call of this many beats blocks the store for a millisecond or so, some more when all of them register."""
+DEEP: Final = 256
 DEEP_LIMIT: Final = 512
-"""Of a queue that holds more than this: then it is the number of round trips that bounds what is stored."""
+"""Of a queue that holds more than ``DEEP``: then it is the number of round trips that bounds what is stored."""
 CAPACITY_BYTES: Final = 67_108_864
 BATCH_BYTES: Final = 262_144
 """A batch ends at this much of metadata, logs and system information, which take the store longer than the beats."""
@@ -135,6 +137,7 @@ class Intake:
         settings = store.settings
         graces_ms = [settings.grace_ms, *(rule.grace_ms for rule in settings.rules)]
         self._is_hasty = min(graces_ms) < SHORT_GRACE_MS
+        self.graces = Graces(graces_ms)
         self._timeout_s = store.settings.timeout_s
         self._on_moved = on_moved
         self._waiting = 0
@@ -259,6 +262,10 @@ class Intake:
             or (lane.waiting and lane.waiting[0].until_s < now_s + (1 - LONGEST_WAIT) * self._timeout_s)
         ):
             raise self.full(waiting.order)
+        if isinstance(waiting.order, Beat):
+            grace_ms = waiting.order.grace_ms
+            if isinstance(grace_ms, int) and grace_ms < self.graces.newest_ms:
+                self.graces.see(grace_ms)
         waiting.until_s = now_s + self._timeout_s
         lane.waiting.append(waiting)
         self._waiting += 1
@@ -267,6 +274,13 @@ class Intake:
             lane.timer = loop.call_at(waiting.until_s, self._expire, lane)
         if lane.task is None:
             lane.task = loop.create_task(self._work(lane), name=f"intake-{lane.partition}")
+
+    def oldest_s(self) -> float:
+        """How long the one has waited that waits for longest, in seconds; 0 where nobody does."""
+        now_s = asyncio.get_running_loop().time()
+        firsts = (lane.in_flight or lane.waiting for lanes in self._lanes for lane in lanes)
+        until_s = min((first[0].until_s for first in firsts if first), default=now_s + self._timeout_s)
+        return now_s + self._timeout_s - until_s
 
     def full(self, order: Order | None = None) -> IntakeFullError:
         """The refusal of an order, or of a request of many, that there is no room for."""
@@ -328,7 +342,7 @@ class Intake:
         batch: list[_Waiting] = []
         queue = lane.waiting
         size = 0
-        limit = BATCH_LIMIT if len(queue) <= DEEP_LIMIT else DEEP_LIMIT
+        limit = BATCH_LIMIT if len(queue) <= DEEP else DEEP_LIMIT
         while queue and len(batch) < limit and size < BATCH_BYTES:
             waiting = queue[0]
             if waiting.answer is not None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from monitor.evidence import LOT, LOTS_OF_A_PARTITION, MOST_PENDING, OLDEST_S, SPACING_S, Recorder
+from monitor.evidence import LOST_S, LOT, LOTS_OF_A_PARTITION, MOST_PENDING, OLDEST_S, SPACING_S, Recorder
 from monitor.metrics import Metrics
 from monitor.store import Store, StoreUnavailableError
 from monitor.workers import Evidence, Rejection, WorkerKey
@@ -163,11 +164,11 @@ async def test_p28_of_two_refusals_that_wait_the_one_that_is_our_fault_counts(de
 
 @on_valkey
 async def test_p28_evidence_is_bounded_and_what_is_too_much_is_dropped_and_counted(store_url: str) -> None:
-    async with opened(store_url, partitions=2) as desk:
+    async with opened(store_url) as desk:
         for number in range(MOST_PENDING + 500):
             desk.note(f"w-{number}")
         await desk.recorder.flush()
-        most = 2 * LOT * LOTS_OF_A_PARTITION
+        most = LOT * LOTS_OF_A_PARTITION
         assert max(map(len, desk.store.lots)) <= LOT
         assert len(desk.store.given) == most
         assert desk.counted("recorded") == most
@@ -203,6 +204,42 @@ async def test_p11_evidence_that_has_waited_too_long_is_dropped(store_url: str) 
         await desk.recorder.flush()
         assert len(desk.store.given) == LOT
         assert desk.counted("dropped") == LOT
+
+
+async def test_p28_it_is_known_how_long_refusals_of_our_own_fault_wait(desk: Desk) -> None:
+    desk.note("w", Rejection.MALFORMED)
+    desk.now_s += 1
+    assert desk.recorder.oldest_s() == 0, "what the worker did wrong does not count"
+    desk.note("w", Rejection.OVERLOADED)
+    desk.note("v", Rejection.OVERLOADED)
+    desk.now_s += 0.5
+    desk.note("u", Rejection.OVERLOADED)
+    assert desk.recorder.oldest_s() == 0.5
+    waited = []
+
+    def meanwhile() -> None:
+        waited.append(desk.recorder.oldest_s())
+
+    desk.store.meanwhile = meanwhile
+    await desk.recorder.flush()
+    assert waited == [0.5], "also while it is being given"
+    assert desk.recorder.oldest_s() == 0
+
+
+@on_valkey
+@pytest.mark.parametrize("why", ["the store is down", "too old", "too many"])
+async def test_p28_it_is_known_that_a_refusal_of_our_own_fault_was_dropped(store_url: str, why: str) -> None:
+    async with opened(store_url) as desk:
+        desk.store.down = why == "the store is down"
+        for number in range(MOST_PENDING if why == "too many" else 1):
+            desk.note(f"w-{number}", Rejection.MALFORMED)
+        desk.note("w", Rejection.OVERLOADED)
+        if why == "too old":
+            desk.now_s += OLDEST_S + 0.1
+        await desk.recorder.flush()
+        assert desk.recorder.oldest_s() == math.inf
+        desk.now_s += LOST_S
+        assert desk.recorder.oldest_s() == 0
 
 
 @on_valkey

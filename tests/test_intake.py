@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from monitor.intake import BATCH_BYTES, BATCH_LIMIT, DEEP_LIMIT, LANES, LOTS_AT_ONCE, Intake
+from monitor.intake import BATCH_BYTES, BATCH_LIMIT, DEEP, DEEP_LIMIT, LANES, LOTS_AT_ONCE, Intake
 from monitor.liveness import EventKind, Liveness, Trigger
 from monitor.refusal import IntakeFullError, NotAllowedError, QuotaExceededError, UnknownWorkerError
 from monitor.store import Store, StoreUnavailableError
@@ -167,15 +167,15 @@ async def test_beats_that_arrive_while_a_call_is_in_flight_are_the_next_calls(st
         store.gate.clear()
         first = asyncio.create_task(intake.beat(beat("first")))
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
-        rest = [asyncio.create_task(intake.beat(beat(f"w{k:03}"))) for k in range(DEEP_LIMIT)]
+        rest = [asyncio.create_task(intake.beat(beat(f"w{k:03}"))) for k in range(DEEP)]
         store.gate.set()
-        assert await asyncio.gather(first, *rest) == [INTERVAL_MS] * (DEEP_LIMIT + 1)
-        assert [len(call) for call in store.calls] == [1, *[BATCH_LIMIT] * (DEEP_LIMIT // BATCH_LIMIT)]
+        assert await asyncio.gather(first, *rest) == [INTERVAL_MS] * (DEEP + 1)
+        assert [len(call) for call in store.calls] == [1, *[BATCH_LIMIT] * (DEEP // BATCH_LIMIT)]
         assert [worker for call in store.calls for worker in call] == [
             "first",
-            *(f"w{k:03}" for k in range(DEEP_LIMIT)),
+            *(f"w{k:03}" for k in range(DEEP)),
         ]
-        assert await alive(store) == DEEP_LIMIT + 1
+        assert await alive(store) == DEEP + 1
 
 
 async def test_p28_a_deep_queue_goes_in_few_calls_and_in_order(store_url: str) -> None:
@@ -184,7 +184,7 @@ async def test_p28_a_deep_queue_goes_in_few_calls_and_in_order(store_url: str) -
         store.gate.clear()
         first = asyncio.create_task(intake.beat(beat("first")))
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
-        count = 2 * DEEP_LIMIT + BATCH_LIMIT
+        count = 2 * DEEP_LIMIT + DEEP
         rest = [asyncio.create_task(intake.beat(beat(f"w{k:04}"))) for k in range(count)]
         store.gate.set()
         assert await asyncio.gather(first, *rest) == [INTERVAL_MS] * (count + 1)
@@ -240,6 +240,24 @@ async def test_each_beat_gets_the_answer_that_is_its_own(store_url: str) -> None
         assert [(move.worker_id, move.kind) for move in moved] == [
             (worker, EventKind.REGISTERED) for worker in ("a", "b", "c")
         ]
+
+
+async def test_p28_the_intake_knows_how_long_beats_wait_and_how_long_they_may(store_url: str) -> None:
+    async with watched(store_url) as store:
+        intake = intake_on(store)
+        assert intake.oldest_s() == 0
+        store.gate.clear()
+        orders = [asyncio.create_task(intake.beat(beat(f"w{k}", grace_ms=4_000 - 100 * k))) for k in range(5)]
+        await asyncio.wait_for(store.called.wait(), PATIENCE_S)
+        begun_s, waited_s = asyncio.get_running_loop().time(), intake.oldest_s()
+        assert waited_s > 0
+        await asyncio.create_task(_nothing())
+        passed_s = asyncio.get_running_loop().time() - begun_s
+        assert intake.oldest_s() >= waited_s + passed_s - 1e-6, "it counts from when the beat came"
+        assert intake.graces.shortest_ms() == 3_600
+        store.gate.set()
+        await asyncio.gather(*orders)
+        assert intake.oldest_s() == 0
 
 
 # Many beats of one request

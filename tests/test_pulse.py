@@ -28,8 +28,14 @@ class Pulsing(Watched):
 
     def __init__(self, store: Store) -> None:
         super().__init__()
-        self.pulses = self.windows = 0
-        self.pulse = Pulse(store, on_sums=self._told)
+        self.pulses = self.windows = self.ticks = 0
+        self.is_behind = False
+        self.pulse = Pulse(store, on_sums=self._told, is_behind=self._ask)
+
+    def _ask(self) -> bool:
+        self.ticks += 1
+        self.changed()
+        return self.is_behind
 
     def _told(self, windows: int, _: int) -> None:
         self.pulses, self.windows = self.pulses + 1, windows
@@ -94,3 +100,17 @@ async def test_p13_a_clock_that_was_stepped_back_far_is_a_reason(store_url: str)
         await redis.hincrby("{ls:0}:m", "skew", 2_000)
         await daemon.more()
         assert daemon.pulse.reasons() == [Reason.CLOCK_SKEW]
+
+
+async def test_p28_a_daemon_that_is_behind_sends_no_pulse_and_that_is_a_blind_window(store_url: str) -> None:
+    async with opened(store_url) as store, pulsing(store) as daemon:
+        daemon.is_behind = True
+        await daemon.until(lambda: daemon.ticks >= 1, "a tick")
+        ticks = daemon.ticks
+        await daemon.until(lambda: daemon.ticks >= ticks + 2, "what was under way is told")
+        pulses, windows = daemon.pulses, daemon.windows
+        await daemon.until(lambda: daemon.ticks >= ticks + 6, "ticks for more than 750 ms")
+        assert daemon.pulses == pulses
+        daemon.is_behind = False
+        await daemon.more()
+        assert daemon.windows == windows + 1

@@ -22,6 +22,7 @@ from monitor.api.services import Services
 from monitor.api.wire import BodyLimits, IntervalBounds
 from monitor.api.witness import Witness
 from monitor.auth import Authenticator
+from monitor.behind import Behind
 from monitor.daemon.alerting import alert_service
 from monitor.daemon.deliveries import delivery_outcomes
 from monitor.daemon.errors import StartError
@@ -135,7 +136,6 @@ class Daemon:
         )
         self._outbox = Outbox(store, owner=store.settings.daemon)
         self._health.add_reasons(self._metrics.processes.reasons)
-        self._pulse = Pulse(store, on_sums=self._metrics.blind, is_behind=self._is_behind)
         self._intake = Intake(
             store,
             capacity=config.limits.pending_beats,
@@ -167,14 +167,6 @@ class Daemon:
             outbox=self._outbox,
             on_outcome=self._metrics.delivery,
             on_failure=self._fail,
-        )
-        self._vitals = Vitals(
-            store=store,
-            health=self._health,
-            metrics=self._metrics,
-            outbox=self._outbox,
-            pulse=self._pulse,
-            queues=self._alerts.health,
         )
         limits, bounds = config.limits, config.liveness
         services = Services(
@@ -208,6 +200,16 @@ class Daemon:
             connections=limits.connections,
             shutdown_timeout_ms=config.server.shutdown_timeout_ms,
             shortcut=Express(services),
+        )
+        waits_s = (self._http.turns.oldest_s, self._intake.oldest_s, self._evidence.oldest_s)
+        self._pulse = Pulse(store, on_sums=self._metrics.blind, is_behind=Behind(self._intake.graces, *waits_s))
+        self._vitals = Vitals(
+            store=store,
+            health=self._health,
+            metrics=self._metrics,
+            outbox=self._outbox,
+            pulse=self._pulse,
+            queues=self._alerts.health,
         )
         # One of several processes speaks for all: it knows when another is not well, and is missed when it is not.
         speaks = share is None or share.process == 1
@@ -266,9 +268,6 @@ class Daemon:
     async def _ping(self) -> None:
         if self._watchdog is not None:
             await self._watchdog.run()
-
-    def _is_behind(self) -> bool:
-        return self._http.turns.is_behind()
 
     def _begin_stop(self, why: str) -> None:
         again = self._health.stopping

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import asyncio
 
 SLICE_S: Final = 0.02
-BEHIND_S: Final = 0.75
-"""Requests that have waited for longer make the daemon one that can't accept beats: as a pulse that did not come."""
 
 
 class Waiting(Protocol):
@@ -51,9 +49,9 @@ class Turns:
         self._queue.append((connection, now_s))
         return False
 
-    def is_behind(self) -> bool:
-        """Whether requests wait for so long that beats are not accepted in time."""
-        return bool(self._queue) and monotonic_s() > self._queue[0][1] + BEHIND_S
+    def oldest_s(self) -> float:
+        """How long the request has waited that waits for longest, in seconds; 0 where none does."""
+        return monotonic_s() - self._queue[0][1] if self._queue else 0.0
 
     def _next(self) -> None:
         """Begin a turn: with those that wait, if any do."""

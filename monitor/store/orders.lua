@@ -37,7 +37,7 @@ local function leave(keys, args)
 end
 
 -- evidence ------------------------------------------------------------------------------------------
--- Notes refused beats as signs of life. ARGV: msgpack list, at most 128 of {tenant, worker, allowed environments|false,
+-- Notes refused beats as signs of life. ARGV: msgpack list, at most 512 of {tenant, worker, allowed environments|false,
 -- reason, ours (boolean: it was our fault, so the deadline counts from here, and no absence ends before that)}.
 -- Result: {t, known workers}. Nobody is registered or revived by it; a worker that is stale and known to be alive stays so
 -- for as long as they come. Events: none.
