@@ -1,3 +1,24 @@
+-- Orders about one worker -----------------------------------------------------------------------------
+-- Goodbyes, erasures, and refused beats as signs of life.
+
+-- Opens the store for an order about one worker, whose deadline is told first if it has passed. Result: the state and
+-- the worker; or the state, nil, and what the order is answered.
+local function addressed(keys, tenant, worker, allowed, before)
+  local st = open(keys)
+  if is_late(st, before) then
+    return st, nil, { st.t, LATE }
+  end
+  local w = load_worker(st, tenant, worker)
+  if not w.rec then
+    return st, nil, { st.t, w.damaged and DAMAGED or UNKNOWN, st.moves }
+  end
+  if allowed and not contains(allowed, w.group[G_ENVIRONMENT]) then
+    return st, nil, { st.t, NOT_ALLOWED, st.moves }
+  end
+  expire_if_due(st, w)
+  return st, w
+end
+
 -- leave ---------------------------------------------------------------------------------------------
 -- A worker's goodbye. ARGV: msgpack {tenant, worker, trigger, clean (boolean), allowed|nil, reason, exit code|nil,
 --   message|nil, back in ms|nil}; before when, see is_late. Result: {t, outcome, moves}: STORED, REFUSED (the table has
@@ -6,20 +27,11 @@
 -- Events: stopped or failed, and stale or stopped before it for a moment that had passed.
 local function leave(keys, args)
   local a = cmsgpack.unpack(args[1])
-  local st = open(keys)
-  if is_late(st, args[2]) then
-    return { st.t, LATE }
+  local st, w, refusal = addressed(keys, a[1], a[2], a[5], args[2])
+  if not w then
+    return refusal
   end
-  local w = load_worker(st, a[1], a[2])
-  if not w.rec then
-    return { st.t, w.damaged and DAMAGED or UNKNOWN, st.moves }
-  end
-  if a[5] and not contains(a[5], w.group[G_ENVIRONMENT]) then
-    return { st.t, NOT_ALLOWED, st.moves }
-  end
-  local outcome = REFUSED
-  expire_if_due(st, w)
-  local back = a[9] and st.t + a[9]
+  local outcome, back = REFUSED, a[9] and st.t + a[9]
   if MOVE[w.rec[R_STATE]][a[3]] then
     outcome = STORED
     w.rec[R_LEFT] = a[4] and st.t or 0
@@ -78,18 +90,10 @@ end
 -- Events: forgotten, and stale or stopped before it for a deadline that had passed.
 local function forget(keys, args)
   local a = cmsgpack.unpack(args[1])
-  local st = open(keys)
-  if is_late(st, args[2]) then
-    return { st.t, LATE }
+  local st, w, refusal = addressed(keys, a[1], a[2], a[3], args[2])
+  if not w then
+    return refusal
   end
-  local w = load_worker(st, a[1], a[2])
-  if not w.rec then
-    return { st.t, w.damaged and DAMAGED or UNKNOWN, st.moves }
-  end
-  if a[3] and not contains(a[3], w.group[G_ENVIRONMENT]) then
-    return { st.t, NOT_ALLOWED, st.moves }
-  end
-  expire_if_due(st, w)
   erase(st, w, a[4])
   commit(st)
   return { st.t, STORED, st.moves }

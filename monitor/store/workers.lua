@@ -107,42 +107,44 @@ local function set_in(sets, name, worker, score)
   set[worker] = score
 end
 
--- When the absence that a worker has announced ends, or nil. Only a stopped worker can have one, and a straggler.
-local function absence_of(st, w)
-  local gid, state = w.rec[R_GID], w.rec[R_STATE]
-  local noted = st.absent[gid] and st.absent[gid][w.worker]
-  if noted == nil and (MOVE[state][RETURN_OVERDUE] or (state == ALIVE and w.group[G_AFTER_STOP])) then
-    noted = call('ZSCORE', st.b .. ':' .. gid, w.worker)
+-- When what a worker has in one of its group's sets ends, or nil. It is looked up only where it may have something.
+local function end_of(sets, prefix, w, may)
+  local gid = w.rec[R_GID]
+  local noted = sets[gid] and sets[gid][w.worker]
+  if noted == nil and may then
+    noted = call('ZSCORE', prefix .. ':' .. gid, w.worker)
   end
   return noted and tonumber(noted) or nil
+end
+
+-- Notes it, and the least of the group; nil: there is nothing any more.
+local function set_end(sets, least, w, ends)
+  local gid = w.rec[R_GID]
+  set_in(sets, gid, w.worker, ends and int(ends) or false)
+  if ends then
+    least[gid] = math.min(least[gid] or ends, ends)
+  end
+end
+
+-- When the absence that a worker has announced ends, or nil. Only a stopped worker can have one, and a straggler.
+local function absence_of(st, w)
+  local state = w.rec[R_STATE]
+  return end_of(st.absent, st.b, w, MOVE[state][RETURN_OVERDUE] or (state == ALIVE and w.group[G_AFTER_STOP]))
 end
 
 -- Notes when a worker's absence ends; nil: it has announced none.
 local function set_absence(st, w, back)
-  local gid = w.rec[R_GID]
-  set_in(st.absent, gid, w.worker, back and int(back) or false)
-  if back then
-    st.soonest[gid] = math.min(st.soonest[gid] or back, back)
-  end
+  set_end(st.absent, st.soonest, w, back)
 end
 
 -- When the refused beats of a stale worker will have ended, or nil: none are known of.
 local function refusals_of(st, w)
-  local gid = w.rec[R_GID]
-  local noted = st.refused[gid] and st.refused[gid][w.worker]
-  if noted == nil and MOVE[w.rec[R_STATE]][REJECTIONS_ENDED] then
-    noted = call('ZSCORE', st.k .. ':' .. gid, w.worker)
-  end
-  return noted and tonumber(noted) or nil
+  return end_of(st.refused, st.k, w, MOVE[w.rec[R_STATE]][REJECTIONS_ENDED])
 end
 
 -- Notes when the refused beats of a stale worker will have ended; nil: none are known of any more.
 local function set_refusals(st, w, ends)
-  local gid = w.rec[R_GID]
-  set_in(st.refused, gid, w.worker, ends and int(ends) or false)
-  if ends then
-    st.ending[gid] = math.min(st.ending[gid] or ends, ends)
-  end
+  set_end(st.refused, st.ending, w, ends)
 end
 
 -- Its newest refused beat, {reason, t}, if none was accepted since; or nil.
@@ -170,9 +172,8 @@ end
 
 -- Puts a worker that is not alive where purge finds it in time: not before it is missed.
 local function place_down(st, w)
-  local gid, since = w.rec[R_GID], absence_of(st, w) or refusals_of(st, w) or w.rec[R_SINCE]
-  set_in(st.down, gid, w.worker, int(since))
-  st.least[gid] = math.min(st.least[gid] or since, since)
+  local since = absence_of(st, w) or refusals_of(st, w) or w.rec[R_SINCE]
+  set_end(st.down, st.least, w, since)
 end
 
 -- Puts a worker where its record says it belongs. A worker is alive by a beat of this very call.
