@@ -21,7 +21,7 @@ import structlog
 from monitor.behind import Graces
 from monitor.refusal import IntakeFullError, NotAllowedError, QuotaExceededError, UnknownWorkerError
 from monitor.store import StoreUnavailableError
-from monitor.store.store import (
+from monitor.store.answers import (
     DAMAGED,
     NOT_ALLOWED,
     OVER_ENVIRONMENTS,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from monitor.store import Store
-    from monitor.store.store import BeatsResult
+    from monitor.store.answers import BeatsResult
     from monitor.workers import Moved, WorkerKey
 
 log = structlog.get_logger(__name__)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from monitor.events import Event
     from monitor.store import StoreSettings
-    from monitor.store.store import BeatsResult, ChangeResult
+    from monitor.store.answers import BeatsResult, ChangeResult
     from monitor.workers import Moved
 
 PATIENCE_S = 20.0

@@ -21,8 +21,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from monitor.store import StoreUnavailableError
+from monitor.store.answers import STORED
 from monitor.store.connection import ONCE, READERS, WRITERS
-from monitor.store.store import STORED
 from monitor.workers import WorkerKey
 from tests import servers
 from tests.fleets import tasks_of

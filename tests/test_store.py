@@ -13,8 +13,7 @@ from redis.asyncio import Redis
 from monitor.events import EVENT_METADATA_BYTES, Event
 from monitor.liveness import EventKind, Liveness, Trigger
 from monitor.store import SchemaError, Store, StoreFullError, StoreRefusedError, StoreUnavailableError
-from monitor.store.outbox import Outbox
-from monitor.store.store import (
+from monitor.store.answers import (
     DAMAGED,
     NOT_ALLOWED,
     OVER_ENVIRONMENTS,
@@ -22,9 +21,10 @@ from monitor.store.store import (
     OVER_WORKERS,
     REFUSED,
     STORED,
-    EnvironmentRule,
     Want,
 )
+from monitor.store.outbox import Outbox
+from monitor.store.store import EnvironmentRule
 from monitor.workers import Disconnect, Evidence, Rejection, Standing, WorkerKey
 from tests import servers
 from tests.store_indexes import check_indexes

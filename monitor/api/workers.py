@@ -16,7 +16,7 @@ from monitor.auth import Scope
 from monitor.events import rfc3339
 from monitor.liveness import Liveness
 from monitor.refusal import NotAllowedError, UnknownWorkerError
-from monitor.store.store import Want
+from monitor.store.answers import Want
 from monitor.workers import Forget, WorkerKey
 
 if TYPE_CHECKING:

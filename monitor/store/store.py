@@ -17,6 +17,17 @@ from monitor.blindness import Cause, Window
 from monitor.clock import StoreClock
 from monitor.liveness import Liveness, Trigger
 from monitor.store import codec
+from monitor.store.answers import (
+    LATE,
+    BeatsResult,
+    Census,
+    ChangeResult,
+    Page,
+    PulseResult,
+    SweepResult,
+    Taken,
+    Want,
+)
 from monitor.store.connection import Connection
 from monitor.store.errors import SchemaError, StoreFullError, StoreUnavailableError
 from monitor.store.library import DOWN_STATES, STATE_CODES
@@ -37,9 +48,6 @@ _encode = msgspec.msgpack.Encoder().encode
 SCHEMA_VERSION: Final = 1
 COUNT_PAGE: Final = 200
 EVENTS_TRIMMED_PER_CALL: Final = 100
-
-STORED, OVER_WORKERS, OVER_ENVIRONMENTS, NOT_ALLOWED, UNKNOWN, REFUSED, DAMAGED, LATE, OVER_TIMINGS = range(9)
-"""What a function answers of one worker; the same numbers stand at the top of ``lastseen.lua``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,92 +79,6 @@ class StoreSettings:
     """So many have to have what ``confirm`` waits for."""
     fsync: bool = False
     """What ``confirm`` waits for has to be on the primary's disk."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BeatsResult:
-    """``outcomes[k]`` is (outcome, effective interval in ms) of the k-th beat."""
-
-    now_ms: int
-    outcomes: list[tuple[int, int]]
-    moved: list[Moved]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChangeResult:
-    """What became of an order about one worker."""
-
-    now_ms: int
-    outcome: int
-    moved: list[Moved]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SweepResult:
-    """One chunk of a pass; ``more`` says that another chunk is due at once."""
-
-    now_ms: int
-    more: bool
-    moved: list[Moved]
-    damaged: int = 0
-    """Workers that were left out because their record can't be read or does not fit."""
-    blind: bool = False
-    """Nothing expired, since the monitor can't know: no daemon has said for a while that it accepts beats."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PulseResult:
-    """What a pulse was answered. ``window`` is the newest blind window, and ``cause`` how it was noticed."""
-
-    now_ms: int
-    skew_ms: int
-    """How far the store's time is ahead of its server's clock, which has stepped back by so much."""
-    window: Window | None
-    cause: Cause | None
-    windows: int
-    """So many there have been in all."""
-    blind_ms: int
-    """And so long they were."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Want:
-    """Which workers a list is to hold, as far as the store can tell them apart cheaply."""
-
-    alive: bool
-    late: bool
-    overdue: bool
-    down: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Page:
-    """Workers in the order of their ids; ``last`` is where to go on, empty at the end."""
-
-    now_ms: int
-    swept_ms: int
-    last: str
-    workers: list[Worker]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Census:
-    """Counts by environment and liveness of a tenant, or of all."""
-
-    now_ms: int
-    swept_ms: int
-    environments: dict[str, dict[Liveness, int]]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Taken:
-    """The router's turn at a partition. ``token`` 0: another daemon has the lease."""
-
-    token: int
-    events: list[Event]
-    last: str
-    """The position of the last entry read, whether or not it could be understood; empty for none."""
-    age_ms: int
 
 
 class Store:
