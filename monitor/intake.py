@@ -19,37 +19,24 @@ from typing import TYPE_CHECKING, Final, assert_never
 import structlog
 
 from monitor.behind import Graces
-from monitor.refusal import IntakeFullError, NotAllowedError, QuotaExceededError, UnknownWorkerError
+from monitor.calls import BATCH_BYTES, BATCH_LIMIT, error_of, extent
+from monitor.refusal import IntakeFullError
 from monitor.store import StoreUnavailableError
-from monitor.store.answers import (
-    DAMAGED,
-    NOT_ALLOWED,
-    OVER_ENVIRONMENTS,
-    OVER_TIMINGS,
-    OVER_WORKERS,
-    REFUSED,
-    STORED,
-    UNKNOWN,
-)
+from monitor.store.answers import REFUSED, STORED
 from monitor.workers import Beat, Disconnect, Forget
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from monitor.store import Store
-    from monitor.store.answers import BeatsResult
     from monitor.workers import Moved, WorkerKey
 
 log = structlog.get_logger(__name__)
 
-BATCH_LIMIT: Final = 128
-"""One call of this many beats blocks the store for a millisecond or so, some more when all of them register."""
 DEEP: Final = 256
 DEEP_LIMIT: Final = 512
 """Of a queue that holds more than ``DEEP``: then it is the number of round trips that bounds what is stored."""
 CAPACITY_BYTES: Final = 67_108_864
-BATCH_BYTES: Final = 262_144
-"""A batch ends at this much of metadata, logs and system information, which take the store longer than the beats."""
 LANES: Final = 2
 """Queues of one partition: with two, 64 connections had 1.1 times the rate of one, 256 had 1.4 times."""
 SPREAD_S: Final = (2, 1, 3)
@@ -60,16 +47,6 @@ SHORT_GRACE_MS: Final = 10_000
 LONGEST_WAIT: Final = 0.5
 """Of the time limit. A queue whose first has waited for longer is full, however short it is: with a store that is too
 slow all would wait until there was no time left for the call, and next to none would be stored."""
-LOTS_AT_ONCE: Final = 2
-"""Calls in flight to one partition for requests of many beats: the store has the next when one is done."""
-
-_QUOTAS: Final = {
-    OVER_WORKERS: ("workers_per_tenant", "no new worker"),
-    OVER_ENVIRONMENTS: ("environments_per_tenant", "no new environment"),
-    OVER_TIMINGS: ("timings_per_tenant", "declare an interval and a grace that others have too"),
-}
-"""The limit that an outcome speaks of, and what follows."""
-
 
 Order = Beat | Disconnect | Forget
 if TYPE_CHECKING:
@@ -142,7 +119,6 @@ class Intake:
         self._on_moved = on_moved
         self._waiting = 0
         self._lanes = [[_Lane(partition) for _ in range(lanes)] for partition in range(store.partitions)]
-        self._lots = [asyncio.Semaphore(LOTS_AT_ONCE) for _ in range(store.partitions)]
 
     async def beat(self, beat: Beat) -> int:
         """Store one beat; its effective interval in milliseconds.
@@ -154,53 +130,6 @@ class Intake:
             StoreUnavailableError: no answer in time; whether it was stored is not known, a replay is harmless.
         """
         return await self._wait(beat, self._lane_of(beat.key))
-
-    async def beats(self, beats: Sequence[Beat]) -> list[QuotaExceededError | NotAllowedError | None]:
-        """Store many beats of one request, each of another worker; for each, None or why the store refused it.
-
-        They pass by the queues, in calls of their own, a few at a time, so that single beats go on beside them: what
-        is said of a worker in the meantime may be committed before or after its beat in here.
-
-        Raises:
-            StoreUnavailableError: some could not be stored in time; a replay is harmless.
-        """
-        refused: list[QuotaExceededError | NotAllowedError | None] = [None] * len(beats)
-
-        async def send(partition: int, lots: Iterator[Sequence[int]]) -> None:
-            for lot in lots:  # shared by the senders of a partition
-                result = await self._send_lot(partition, [beats[index] for index in lot])
-                for index, (outcome, _) in zip(lot, result.outcomes, strict=True):
-                    if outcome != STORED:
-                        error = self._error_of(outcome, beats[index].key)
-                        if not isinstance(error, QuotaExceededError | NotAllowedError):
-                            raise error
-                        refused[index] = error
-                self._note(result.moved)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for partition, indexes in self._by_partition(beats).items():
-                    lots = _lots(indexes, beats)
-                    for _ in range(min(LOTS_AT_ONCE, -(-len(indexes) // BATCH_LIMIT))):
-                        group.create_task(send(partition, lots))
-        except* StoreUnavailableError as errors:
-            raise _first(errors) from None
-        return refused
-
-    async def _send_lot(self, partition: int, beats: list[Beat]) -> BeatsResult:
-        try:
-            async with asyncio.timeout(self._timeout_s), self._lots[partition]:
-                return await self._store.beat(partition, beats)
-        except TimeoutError as error:
-            raise StoreUnavailableError("the store did not answer in time") from error
-
-    def _by_partition(self, beats: Sequence[Beat]) -> dict[int, Sequence[int]]:
-        if len(self._lanes) == 1:
-            return {0: range(len(beats))}
-        found: dict[int, list[int]] = {}
-        for index, beat in enumerate(beats):
-            found.setdefault(self._store.partition_of(beat.key), []).append(index)
-        return {**found}
 
     async def leave(self, disconnect: Disconnect) -> None:
         """Take a goodbye, behind what the same worker sent before. One that changes nothing is fine.
@@ -229,7 +158,7 @@ class Intake:
         Raises:
             IntakeFullError: too many are waiting; nothing was taken in.
         """
-        self._submit(_Waiting(beat, answer, _extent(beat)), self._lane_of(beat.key))
+        self._submit(_Waiting(beat, answer, extent(beat)), self._lane_of(beat.key))
 
     def _lane_of(self, key: WorkerKey) -> _Lane:
         lanes = self._lanes[self._store.partition_of(key)]
@@ -246,7 +175,7 @@ class Intake:
             else:
                 done.set_exception(error)
 
-        waiting = _Waiting(order, answer, _extent(order) if isinstance(order, Beat) else 0)
+        waiting = _Waiting(order, answer, extent(order) if isinstance(order, Beat) else 0)
         self._submit(waiting, lane)
         try:
             return await done
@@ -385,25 +314,10 @@ class Intake:
             if outcome == STORED:
                 waiting.settle(interval_ms)
             else:
-                waiting.settle(0, self._error_of(outcome, waiting.order.key))
+                waiting.settle(0, error_of(outcome, waiting.order.key, self._store.settings))
 
     def _answer(self, waiting: _Waiting, outcome: int, key: WorkerKey) -> None:
-        waiting.settle(0, None if outcome in {STORED, REFUSED} else self._error_of(outcome, key))
-
-    def _error_of(self, outcome: int, key: WorkerKey) -> Exception:
-        """What an outcome that changed nothing means for who asked."""
-        settings = self._store.settings
-        if outcome in _QUOTAS:
-            name, what = _QUOTAS[outcome]
-            return QuotaExceededError(f"limits.{name} = {getattr(settings, name)} is reached: {what}")
-        if outcome == NOT_ALLOWED:
-            return NotAllowedError(key)
-        if outcome == UNKNOWN:
-            return UnknownWorkerError(key)
-        if outcome == DAMAGED:
-            log.error("worker.record_damaged", tenant=key.tenant, worker_id=key.worker_id)
-            return StoreUnavailableError("the record of the worker can't be read")
-        return StoreUnavailableError(f"the store answered an outcome that is not known: {outcome}")
+        waiting.settle(0, None if outcome in {STORED, REFUSED} else error_of(outcome, key, self._store.settings))
 
 
 def _nobody() -> None:
@@ -413,32 +327,3 @@ def _nobody() -> None:
 def _fail(batch: list[_Waiting], error: Exception) -> None:
     for waiting in batch:
         waiting.settle(0, error)
-
-
-def _extent(beat: Beat) -> int:
-    """Characters of what a beat brings beside itself."""
-    size = 0
-    if isinstance(beat.metadata_json, str):
-        size += len(beat.metadata_json)
-    if isinstance(beat.system_info_json, str):
-        size += len(beat.system_info_json)
-    if isinstance(beat.logs_json, str):
-        size += len(beat.logs_json)
-    return size
-
-
-def _lots(indexes: Sequence[int], beats: Sequence[Beat]) -> Iterator[Sequence[int]]:
-    """Split what goes to one partition into lots that one call can carry."""
-    begin = size = 0
-    for end, index in enumerate(indexes, 1):
-        size += _extent(beats[index])
-        if end - begin == BATCH_LIMIT or size >= BATCH_BYTES or end == len(indexes):
-            yield indexes[begin:end]
-            begin, size = end, 0
-
-
-def _first(errors: BaseExceptionGroup[Exception]) -> BaseException:
-    found: BaseException = errors
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found

@@ -4,70 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from monitor.intake import BATCH_BYTES, BATCH_LIMIT, DEEP, DEEP_LIMIT, LANES, LOTS_AT_ONCE, Intake
-from monitor.liveness import EventKind, Liveness, Trigger
+from monitor.calls import BATCH_LIMIT
+from monitor.intake import DEEP, DEEP_LIMIT, LANES, Intake
+from monitor.liveness import EventKind, Trigger
 from monitor.refusal import IntakeFullError, NotAllowedError, QuotaExceededError, UnknownWorkerError
 from monitor.store import Store, StoreUnavailableError
-from monitor.workers import Beat, Disconnect, Forget, WorkerKey
+from monitor.workers import Disconnect, Forget, WorkerKey
 from tests import servers
-from tests.stores import DEV, INTERVAL_MS, beat, opened, settings
+from tests.stores import DEV, INTERVAL_MS, beat, opened
+from tests.watched import PATIENCE_S, alive, watched
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Sequence
+    from collections.abc import Awaitable
 
     from monitor.events import Event
-    from monitor.store import StoreSettings
-    from monitor.store.answers import BeatsResult, ChangeResult
     from monitor.workers import Moved
-
-PATIENCE_S = 20.0
-"""How long a test waits for what must happen before it fails."""
-
-
-class WatchedStore(Store):
-    """The store, and a note of each writing call. ``gate`` holds the calls back while it is closed."""
-
-    def __init__(self, settings: StoreSettings) -> None:
-        super().__init__(settings)
-        self.calls: list[list[str]] = []
-        self.called = asyncio.Event()
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.bug: Exception | None = None
-
-    async def _pass(self, workers: list[str]) -> None:
-        self.calls.append(workers)
-        self.called.set()
-        await self.gate.wait()
-        if self.bug is not None:
-            raise self.bug
-
-    async def beat(self, partition: int, beats: Sequence[Beat]) -> BeatsResult:
-        await self._pass([one.key.worker_id for one in beats])
-        return await super().beat(partition, beats)
-
-    async def leave(self, disconnect: Disconnect) -> ChangeResult:
-        await self._pass([f"leave {disconnect.key.worker_id}"])
-        return await super().leave(disconnect)
-
-    async def forget(self, key: WorkerKey, *, allowed: tuple[str, ...] | None, reason: str) -> ChangeResult:
-        await self._pass([f"forget {key.worker_id}"])
-        return await super().forget(key, allowed=allowed, reason=reason)
-
-
-@asynccontextmanager
-async def watched(url: str, **changes: Any) -> AsyncIterator[WatchedStore]:
-    store = await WatchedStore.open(settings(url, **{"timeout_s": PATIENCE_S, **changes}))
-    assert isinstance(store, WatchedStore)
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 def intake_on(store: Store, *, capacity: int = 10_000, moved: list[Moved] | None = None, lanes: int = LANES) -> Intake:
@@ -109,11 +64,6 @@ async def history(store: Store) -> list[Event]:
         _, _, some = await store.history(partition, after="", limit=1_000, newest_first=False)
         events += some
     return events
-
-
-async def alive(store: Store) -> int:
-    environments = (await store.census("acme")).environments
-    return sum(counts[Liveness.ALIVE] for counts in environments.values())
 
 
 # Order
@@ -258,78 +208,6 @@ async def test_p28_the_intake_knows_how_long_beats_wait_and_how_long_they_may(st
         store.gate.set()
         await asyncio.gather(*orders)
         assert intake.oldest_s() == 0
-
-
-# Many beats of one request
-
-
-async def test_many_beats_of_one_request_are_stored_in_full_calls(store_url: str) -> None:
-    async with watched(store_url, partitions=3, workers_per_tenant=6_000) as store:
-        intake = intake_on(store)
-        assert await intake.beats([beat(f"w{k}") for k in range(1_500)]) == [None] * 1_500
-        assert await intake.beats([]) == []
-        assert len(store.calls) <= 3 + 1_500 // BATCH_LIMIT
-        assert max(map(len, store.calls)) == BATCH_LIMIT
-        assert await alive(store) == 1_500
-
-
-async def test_each_of_many_beats_gets_the_answer_that_is_its_own(store_url: str) -> None:
-    async with watched(store_url, workers_per_tenant=2) as store:
-        intake = intake_on(store)
-        orders = [beat("a"), beat("a", environment="qa", allowed=("dev",)), beat("b"), beat("c"), beat("a")]
-        assert [type(answer) for answer in await intake.beats(orders)] == [
-            type(None),
-            NotAllowedError,
-            type(None),
-            QuotaExceededError,
-            type(None),
-        ]
-
-
-async def test_p28_a_single_beat_goes_between_the_many_of_a_request(store_url: str) -> None:
-    async with watched(store_url) as store:
-        intake = intake_on(store)
-        store.gate.clear()
-        many = asyncio.create_task(intake.beats([beat(f"w{k}") for k in range(20 * BATCH_LIMIT)]))
-        await asyncio.wait_for(store.called.wait(), PATIENCE_S)
-        single = asyncio.create_task(intake.beat(beat("single")))
-        await asyncio.create_task(_nothing())
-        store.gate.set()
-        await asyncio.gather(many, single)
-        assert len(store.calls) == 21
-        assert ["single" in call for call in store.calls].index(True) <= LOTS_AT_ONCE
-
-
-async def test_large_beats_of_a_request_go_in_smaller_calls(store_url: str) -> None:
-    async with watched(store_url) as store:
-        large = "{" + '"x":"' + "y" * 16_000 + '"}'
-        await intake_on(store).beats([beat(f"w{k}", metadata_json=large) for k in range(100)])
-        assert max(map(len, store.calls)) == -(-BATCH_BYTES // len(large))
-
-
-async def test_p10_many_beats_fail_together_when_some_were_not_stored(store_url: str) -> None:
-    async with watched(store_url) as store:
-        intake = intake_on(store)
-        store.bug = StoreUnavailableError("no")
-        with pytest.raises(StoreUnavailableError, match="no"):
-            await intake.beats([beat(f"w{k}") for k in range(10 * BATCH_LIMIT)])
-        await intake.drain()
-        assert len(store.calls) <= LOTS_AT_ONCE, "what was not sent yet is not sent any more"
-        store.bug = None
-        assert await intake.beats([beat("a")]) == [None]
-
-
-async def test_a_cancelled_request_of_many_sends_no_more(store_url: str) -> None:
-    async with watched(store_url) as store:
-        intake = intake_on(store)
-        store.gate.clear()
-        many = asyncio.create_task(intake.beats([beat(f"w{k}") for k in range(10 * BATCH_LIMIT)]))
-        await asyncio.wait_for(store.called.wait(), PATIENCE_S)
-        many.cancel()
-        await asyncio.wait([many])
-        store.gate.set()
-        assert len(store.calls) <= LOTS_AT_ONCE
-        assert await intake.beat(beat("next")) == INTERVAL_MS
 
 
 # A request that goes away

@@ -255,7 +255,7 @@ class _Batches:
         """Store what is good. What the store itself refuses leaves ``latest`` for ``refused``."""
         pace = _Pace()
         beats = list(batch.latest.values())
-        refusals = await self._services.intake.beats(beats)
+        refusals = await self._services.many.beats(beats)
         for beat, refusal in zip(beats, refusals, strict=True):
             if refusal is not None:
                 if pace.is_over():

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from monitor.api.wire import BodyLimits, IntervalBounds
     from monitor.api.witness import Witness
     from monitor.auth import Authenticator
+    from monitor.calls import Many
     from monitor.health import Health
     from monitor.intake import Intake
     from monitor.metrics import Metrics
@@ -29,6 +30,7 @@ class Services:
 
     store: Store
     intake: Intake
+    many: Many
     admission: Admission
     witness: Witness
     oncall: OnCall

@@ -23,6 +23,7 @@ from monitor.api.wire import BodyLimits, IntervalBounds
 from monitor.api.witness import Witness
 from monitor.auth import Authenticator
 from monitor.behind import Behind
+from monitor.calls import Many
 from monitor.daemon.alerting import alert_service
 from monitor.daemon.deliveries import delivery_outcomes
 from monitor.daemon.errors import StartError
@@ -172,6 +173,7 @@ class Daemon:
         services = Services(
             store=store,
             intake=self._intake,
+            many=Many(store, on_moved=self._moved),
             admission=Admission(beat_rates(config)),
             witness=Witness(self._evidence.note),
             authenticator=Authenticator(auth_policy(config, ring)),

@@ -1,0 +1,148 @@
+"""Beats in calls to the store: how many one carries, what its outcomes mean, and the calls of a request with many."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from monitor.refusal import NotAllowedError, QuotaExceededError, UnknownWorkerError
+from monitor.store import StoreUnavailableError
+from monitor.store.answers import (
+    DAMAGED,
+    NOT_ALLOWED,
+    OVER_ENVIRONMENTS,
+    OVER_TIMINGS,
+    OVER_WORKERS,
+    STORED,
+    UNKNOWN,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from monitor.store import Store, StoreSettings
+    from monitor.store.answers import BeatsResult
+    from monitor.workers import Beat, Moved, WorkerKey
+
+log = structlog.get_logger(__name__)
+
+BATCH_LIMIT: Final = 128
+"""One call of this many beats blocks the store for a millisecond or so, some more when all of them register."""
+BATCH_BYTES: Final = 262_144
+"""A call ends at this much of metadata, logs and system information, which take the store longer than the beats."""
+LOTS_AT_ONCE: Final = 2
+"""Calls in flight to one partition for requests of many beats: the store has the next when one is done."""
+
+_QUOTAS: Final = {
+    OVER_WORKERS: ("workers_per_tenant", "no new worker"),
+    OVER_ENVIRONMENTS: ("environments_per_tenant", "no new environment"),
+    OVER_TIMINGS: ("timings_per_tenant", "declare an interval and a grace that others have too"),
+}
+"""The limit that an outcome speaks of, and what follows."""
+
+
+def extent(beat: Beat) -> int:
+    """Characters of what a beat brings beside itself."""
+    size = 0
+    if isinstance(beat.metadata_json, str):
+        size += len(beat.metadata_json)
+    if isinstance(beat.system_info_json, str):
+        size += len(beat.system_info_json)
+    if isinstance(beat.logs_json, str):
+        size += len(beat.logs_json)
+    return size
+
+
+def error_of(outcome: int, key: WorkerKey, settings: StoreSettings) -> Exception:
+    """What an outcome that changed nothing means for who asked."""
+    if outcome in _QUOTAS:
+        name, what = _QUOTAS[outcome]
+        return QuotaExceededError(f"limits.{name} = {getattr(settings, name)} is reached: {what}")
+    if outcome == NOT_ALLOWED:
+        return NotAllowedError(key)
+    if outcome == UNKNOWN:
+        return UnknownWorkerError(key)
+    if outcome == DAMAGED:
+        log.error("worker.record_damaged", tenant=key.tenant, worker_id=key.worker_id)
+        return StoreUnavailableError("the record of the worker can't be read")
+    return StoreUnavailableError(f"the store answered an outcome that is not known: {outcome}")
+
+
+class Many:
+    """Stores the beats of requests that bring many, beside the intake of single ones. Belongs to one event loop.
+
+    ``on_moved`` is called with the transitions of each committed call.
+    """
+
+    def __init__(self, store: Store, *, on_moved: Callable[[list[Moved]], None]) -> None:
+        self._store = store
+        self._timeout_s = store.settings.timeout_s
+        self._on_moved = on_moved
+        self._lots = [asyncio.Semaphore(LOTS_AT_ONCE) for _ in range(store.partitions)]
+
+    async def beats(self, beats: Sequence[Beat]) -> list[QuotaExceededError | NotAllowedError | None]:
+        """Store many beats of one request, each of another worker; for each, None or why the store refused it.
+
+        They pass by the queues of single beats, in calls of their own, a few at a time, so that those go on beside
+        them: what is said of a worker in the meantime may be committed before or after its beat in here.
+
+        Raises:
+            StoreUnavailableError: some could not be stored in time; a replay is harmless.
+        """
+        refused: list[QuotaExceededError | NotAllowedError | None] = [None] * len(beats)
+
+        async def send(partition: int, lots: Iterator[Sequence[int]]) -> None:
+            for lot in lots:  # shared by the senders of a partition
+                result = await self._send_lot(partition, [beats[index] for index in lot])
+                for index, (outcome, _) in zip(lot, result.outcomes, strict=True):
+                    if outcome != STORED:
+                        error = error_of(outcome, beats[index].key, self._store.settings)
+                        if not isinstance(error, QuotaExceededError | NotAllowedError):
+                            raise error
+                        refused[index] = error
+                if result.moved:
+                    self._on_moved(result.moved)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for partition, indexes in self._by_partition(beats).items():
+                    lots = _lots(indexes, beats)
+                    for _ in range(min(LOTS_AT_ONCE, -(-len(indexes) // BATCH_LIMIT))):
+                        group.create_task(send(partition, lots))
+        except* StoreUnavailableError as errors:
+            raise _first(errors) from None
+        return refused
+
+    async def _send_lot(self, partition: int, beats: list[Beat]) -> BeatsResult:
+        try:
+            async with asyncio.timeout(self._timeout_s), self._lots[partition]:
+                return await self._store.beat(partition, beats)
+        except TimeoutError as error:
+            raise StoreUnavailableError("the store did not answer in time") from error
+
+    def _by_partition(self, beats: Sequence[Beat]) -> dict[int, Sequence[int]]:
+        if self._store.partitions == 1:
+            return {0: range(len(beats))}
+        found: dict[int, list[int]] = {}
+        for index, beat in enumerate(beats):
+            found.setdefault(self._store.partition_of(beat.key), []).append(index)
+        return {**found}
+
+
+def _lots(indexes: Sequence[int], beats: Sequence[Beat]) -> Iterator[Sequence[int]]:
+    """Split what goes to one partition into lots that one call can carry."""
+    begin = size = 0
+    for end, index in enumerate(indexes, 1):
+        size += extent(beats[index])
+        if end - begin == BATCH_LIMIT or size >= BATCH_BYTES or end == len(indexes):
+            yield indexes[begin:end]
+            begin, size = end, 0
+
+
+def _first(errors: BaseExceptionGroup[Exception]) -> BaseException:
+    found: BaseException = errors
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found

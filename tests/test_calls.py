@@ -1,0 +1,83 @@
+"""Many beats of one request, in calls of their own."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from monitor.calls import BATCH_BYTES, BATCH_LIMIT, LOTS_AT_ONCE, Many
+from monitor.intake import Intake
+from monitor.refusal import NotAllowedError, QuotaExceededError
+from monitor.store import StoreUnavailableError
+from tests.stores import beat
+from tests.watched import PATIENCE_S, alive, watched
+
+
+async def test_many_beats_of_one_request_are_stored_in_full_calls(store_url: str) -> None:
+    async with watched(store_url, partitions=3, workers_per_tenant=6_000) as store:
+        many = Many(store, on_moved=lambda _: None)
+        assert await many.beats([beat(f"w{k}") for k in range(1_500)]) == [None] * 1_500
+        assert await many.beats([]) == []
+        assert len(store.calls) <= 3 + 1_500 // BATCH_LIMIT
+        assert max(map(len, store.calls)) == BATCH_LIMIT
+        assert await alive(store) == 1_500
+
+
+async def test_each_of_many_beats_gets_the_answer_that_is_its_own(store_url: str) -> None:
+    async with watched(store_url, workers_per_tenant=2) as store:
+        many = Many(store, on_moved=lambda _: None)
+        orders = [beat("a"), beat("a", environment="qa", allowed=("dev",)), beat("b"), beat("c"), beat("a")]
+        assert [type(answer) for answer in await many.beats(orders)] == [
+            type(None),
+            NotAllowedError,
+            type(None),
+            QuotaExceededError,
+            type(None),
+        ]
+
+
+async def test_p28_a_single_beat_goes_between_the_many_of_a_request(store_url: str) -> None:
+    async with watched(store_url) as store:
+        many = Many(store, on_moved=lambda _: None)
+        store.gate.clear()
+        request = asyncio.create_task(many.beats([beat(f"w{k}") for k in range(20 * BATCH_LIMIT)]))
+        await asyncio.wait_for(store.called.wait(), PATIENCE_S)
+        intake = Intake(store, capacity=10, on_moved=lambda _: None)
+        single = asyncio.create_task(intake.beat(beat("single")))
+        await asyncio.sleep(0)
+        store.gate.set()
+        await asyncio.gather(request, single)
+        assert len(store.calls) == 21
+        assert ["single" in call for call in store.calls].index(True) <= LOTS_AT_ONCE
+
+
+async def test_large_beats_of_a_request_go_in_smaller_calls(store_url: str) -> None:
+    async with watched(store_url) as store:
+        large = "{" + '"x":"' + "y" * 16_000 + '"}'
+        await Many(store, on_moved=lambda _: None).beats([beat(f"w{k}", metadata_json=large) for k in range(100)])
+        assert max(map(len, store.calls)) == -(-BATCH_BYTES // len(large))
+
+
+async def test_p10_many_beats_fail_together_when_some_were_not_stored(store_url: str) -> None:
+    async with watched(store_url) as store:
+        many = Many(store, on_moved=lambda _: None)
+        store.bug = StoreUnavailableError("no")
+        with pytest.raises(StoreUnavailableError, match="no"):
+            await many.beats([beat(f"w{k}") for k in range(10 * BATCH_LIMIT)])
+        assert len(store.calls) <= LOTS_AT_ONCE, "what was not sent yet is not sent any more"
+        store.bug = None
+        assert await many.beats([beat("a")]) == [None]
+
+
+async def test_a_cancelled_request_of_many_sends_no_more(store_url: str) -> None:
+    async with watched(store_url) as store:
+        many = Many(store, on_moved=lambda _: None)
+        store.gate.clear()
+        request = asyncio.create_task(many.beats([beat(f"w{k}") for k in range(10 * BATCH_LIMIT)]))
+        await asyncio.wait_for(store.called.wait(), PATIENCE_S)
+        request.cancel()
+        await asyncio.wait([request])
+        store.gate.set()
+        assert len(store.calls) <= LOTS_AT_ONCE
+        assert await many.beats([beat("next")]) == [None]
