@@ -286,3 +286,4 @@ local function beat(keys, args)
   return { t, runs, moves }
 end
 
+register('beat', beat, {})

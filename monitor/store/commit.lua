@@ -156,4 +156,3 @@ local function commit(st)
     call('HSET', st.m, 'erased', int(st.erased))
   end
 end
-

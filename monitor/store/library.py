@@ -39,7 +39,7 @@ _PARTS: Final = (
     "outbox.lua",
     "reading.lua",
 )
-"""What ``lastseen.lua`` includes; all of it is one library, since local names end with a file."""
+"""What ``lastseen.lua`` includes."""
 
 
 def _prelude() -> str:

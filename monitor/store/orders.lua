@@ -99,3 +99,6 @@ local function forget(keys, args)
   return { st.t, STORED, st.moves }
 end
 
+register('evidence', evidence, { 'allow-oom' }) -- that a beat came which a full store had no room for; of known workers only
+register('leave', leave, { 'allow-oom' })
+register('forget', forget, { 'allow-oom' })

@@ -81,3 +81,8 @@ local function trim(keys, args)
   return { st.t, dropped }
 end
 
+register('confirm', confirm, { 'allow-oom' })
+register('take', take, { 'allow-oom' })
+register('ack', ack, { 'allow-oom' })
+register('release', release, { 'allow-oom' })
+register('trim', trim, { 'allow-oom' })

@@ -190,3 +190,8 @@ local function history(keys, args)
   return { st.t, st.swept, events }
 end
 
+register('one', one, { 'no-writes' })
+register('page', page, { 'no-writes' })
+register('counts', counts, { 'no-writes' })
+register('standing', standing, { 'no-writes' })
+register('history', history, { 'no-writes' })

@@ -121,3 +121,5 @@ local function purge(keys, args)
   return { st.t, more and 1 or 0, st.moves }
 end
 
+register('sweep', sweep, { 'allow-oom' })
+register('purge', purge, { 'allow-oom' })

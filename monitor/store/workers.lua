@@ -388,4 +388,3 @@ local function erase(st, w, reason)
   st.erased = math.max(st.erased, st.t, rec[R_GENERATION])
   st.erased_any = true
 end
-
