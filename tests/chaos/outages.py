@@ -25,6 +25,8 @@ SHORT_WINDOWS: Final = 3
 """So many windows shorter than the interval move one deadline."""
 BETWEEN_S: Final = 0.3
 """Between two probes, or two pulses, and some: a window may have begun, or ended, so much before it shows."""
+LOST_S: Final = 1.0
+"""For so long after it takes beats again a daemon is blind that has refused some and could not note that."""
 NOTICE_S: Final = 1.0
 """Before a gap has lasted 750 ms it is none: what was due sooner is not moved. Who lives is not due so soon, since the
 least grace is a second."""
@@ -180,7 +182,7 @@ def _after(windows: Iterable[Window], at_s: float) -> list[Window]:
 
 def _gaps(probes: Sequence[Probe], *, ended_s: float, is_outer: bool) -> list[Window]:
     """The spans between two successes of one daemon. Those that are sure have a failure in them: without, it may have
-    been the harness that was asleep."""
+    been the harness that was asleep. With one, the daemon may have refused what it could not note."""
     gaps: list[Window] = []
     failed = [probe for probe in probes if not probe.is_stored]
     before_s = 0.0
@@ -189,7 +191,8 @@ def _gaps(probes: Sequence[Probe], *, ended_s: float, is_outer: bool) -> list[Wi
         before_s = probe.sent_s if is_outer else probe.ended_s
     gaps.append(Window(a_s=before_s, b_s=ended_s))
     gaps = [gap for gap in gaps if gap.length_s >= min(SURE_S, POSSIBLE_S)]
-    return [gap for gap in gaps if is_outer or any(gap.a_s <= one.sent_s and one.ended_s <= gap.b_s for one in failed)]
+    sure = [gap for gap in gaps if any(gap.a_s <= one.sent_s and one.ended_s <= gap.b_s for one in failed)]
+    return [Window(a_s=gap.a_s, b_s=gap.b_s + LOST_S * (gap in sure)) for gap in gaps] if is_outer else sure
 
 
 def _common(each: Sequence[Sequence[Window]], least_s: float) -> list[Window]:

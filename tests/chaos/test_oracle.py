@@ -133,7 +133,7 @@ def _daemon_of_the_dead_is_killed_in_a_pause_of_the_store(record: Record, reads_
 
 
 def reads_late_for_more_than_twice_its_patience_after_an_outage(record: Record) -> None:
-    _daemon_of_the_dead_is_killed_in_a_pause_of_the_store(record, 19.8)
+    _daemon_of_the_dead_is_killed_in_a_pause_of_the_store(record, 21.0)
 
 
 def reads_late_for_twice_its_patience_after_an_outage_in_which_all_were_restarted(record: Record) -> None:
