@@ -39,6 +39,7 @@ NO_ANSWER: Final = (
 """What a connection ends with that is cut, refused, reset or silent, or whose answer was cut short."""
 PATIENT_S: Final = 86_400.0
 """The interval of a probe's worker: nobody misses it."""
+BEATS: Final = frozenset({Said.BEAT, Said.EXPIRED})
 GOODBYES: Final[dict[Said, dict[str, object]]] = {
     Said.CLEAN: {"reason": "shutdown", "exit_code": 0},
     Said.FAILURE: {"reason": "crash", "exit_code": 1},
@@ -65,11 +66,14 @@ async def ask(
 class Cast:
     """Everybody who talks to the daemons at ``ports``."""
 
-    def __init__(self, record: Record, timeline: Timeline, ports: Sequence[int], token: str) -> None:
+    def __init__(
+        self, record: Record, timeline: Timeline, ports: Sequence[int], token: str, *, expired_token: str
+    ) -> None:
         self._record = record
         self._timeline = timeline
         self._ports = ports
         self._token = token
+        self._expired_token = expired_token
         self._cursor = ""
         self._known: set[str] = set()
 
@@ -86,17 +90,27 @@ class Cast:
         said = {Ending.CLEAN: Said.CLEAN, Ending.FAILS: Said.FAILURE}.get(life.ending)
         if said is not None:
             await self._say(life, said, daemon, next(counts))
+        if life.expired_until_s is not None:
+            daemon = await self._beat(life, daemon, counts, life.expired_until_s, said=Said.EXPIRED)
         if life.back_s is not None:
             await self._timeline.reach(life.back_s)
             await self._beat(life, daemon, counts, None)
 
-    async def _beat(self, life: Life, daemon: int, counts: itertools.count[int], until_s: float | None) -> int:
+    async def _beat(
+        self,
+        life: Life,
+        daemon: int,
+        counts: itertools.count[int],
+        until_s: float | None,
+        *,
+        said: Said = Said.BEAT,
+    ) -> int:
         """Beat at the interval, to the daemon that served last, or to the next one after a failure. Clients in the
         field do not try again before their next beat is due, and neither does this one."""
         while until_s is None or self._timeline.now_s() < until_s:
             sent_s = self._timeline.now_s()
-            is_stored = await self._say(life, Said.BEAT, daemon, next(counts))
-            if not is_stored and life.fixed is None:
+            was_heard = await self._say(life, said, daemon, next(counts))
+            if not was_heard and life.fixed is None:
                 daemon = (daemon + 1) % len(self._ports)
             next_s = sent_s + life.worker.interval_s
             await self._timeline.reach(next_s if until_s is None else min(next_s, until_s))
@@ -104,7 +118,7 @@ class Cast:
 
     async def _say(self, life: Life, said: Said, daemon: int, count: int) -> bool:
         worker, sent_s = life.worker, self._timeline.now_s()
-        if said is Said.BEAT:
+        if said in BEATS:
             path: str = "/api/v1/workers/heartbeat"
             body: dict[str, object] = {
                 "worker_id": worker.name,
@@ -116,8 +130,9 @@ class Cast:
         else:
             path, body = f"/api/v1/workers/{worker.name}/disconnect", GOODBYES[said]
         # A goodbye that is a failure is answered when it is on disk.
-        timeout_s = worker.interval_s if said is Said.BEAT else worker.interval_s + READ_TIMEOUT_S
-        status, _ = await ask(self._ports[daemon], self._token, "POST", path, body, timeout_s=timeout_s)
+        timeout_s = worker.interval_s if said in BEATS else worker.interval_s + READ_TIMEOUT_S
+        bearer = self._expired_token if said is Said.EXPIRED else self._token
+        status, _ = await ask(self._ports[daemon], bearer, "POST", path, body, timeout_s=timeout_s)
         one = Try(
             worker=worker.name,
             said=said,
@@ -127,8 +142,8 @@ class Cast:
             ended_s=self._timeline.now_s(),
             status=status,
         )
-        self._record.tries.append(one)
-        return one.is_stored
+        (self._record.expired if said is Said.EXPIRED else self._record.tries).append(one)
+        return one.is_stored or one.is_refused
 
     # Probes -------------------------------------------------------------------------------------------------------
 

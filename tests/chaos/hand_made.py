@@ -32,6 +32,22 @@ def tries(worker: str, until_s: float, *, daemon: int = 0, interval_s: float = 1
     ]
 
 
+def expired(worker: str, from_s: float, until_s: float) -> list[Try]:
+    """Beats with a token that had expired, one each second."""
+    return [
+        Try(
+            worker=worker,
+            said=Said.EXPIRED,
+            count=100 + number,
+            daemon=0,
+            sent_s=from_s + number,
+            ended_s=from_s + number + LATENCY_S,
+            status=401,
+        )
+        for number in range(int(until_s - from_s) + 1)
+    ]
+
+
 def entry(worker: str, seq: int, kind: str, at_s: float, *, old: str | None, new: str, count: int) -> Entry:
     return Entry(
         at_s=at_s + 0.2,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from tests.chaos import alerts, groups, lives, reading
+from tests.chaos import alerts, expired, groups, lives, reading
 from tests.chaos.outages import measured
 from tests.chaos.record import Violation
 
@@ -49,6 +49,7 @@ RULES: Final[dict[str, Rule]] = {
     "one history": lives.one_history,
     "goodbyes": lives.goodbyes,
     "refusals": lives.refusals,
+    "rejected": expired.rejected,
     "recovers": recovers,
     "readings": reading.readings,
     "signatures": alerts.signatures,

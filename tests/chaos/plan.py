@@ -17,6 +17,8 @@ LONGEST_S: Final = 9.0
 APART_S: Final = 3.0
 """Between two faults of one kind of thing: it has to start again."""
 DEATHS_S: Final = (3.0, 16.0)
+EXPIRED_S: Final = (3.0, 10.0)
+"""For how long a token has expired, before there is a new one or the worker falls silent."""
 STRAGGLING_S: Final = 7.0
 """Who said goodbye comes back after this at the earliest: sooner is a straggler, whose silence means something else."""
 
@@ -105,6 +107,8 @@ class Life:
     back_s: float | None
     fixed: int | None
     """The one daemon that it knows; None: it goes to the next when one fails."""
+    expired_until_s: float | None = None
+    """From its end until then it beats with a token that has expired."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,7 +156,9 @@ class Plan:
     @property
     def horizon_s(self) -> float:
         """When every fault has ended and every life has taken its last turn."""
-        turns = [life.back_s or life.ends_s for life in self.lives if life.ending is not Ending.NONE]
+        turns = [
+            life.back_s or life.expired_until_s or life.ends_s for life in self.lives if life.ending is not Ending.NONE
+        ]
         return max(turns + [step.ends_s for step in self.steps], default=0.0)
 
     @property
@@ -179,7 +185,7 @@ def make(seed: int, *, kinds: frozenset[Kind] = frozenset(Kind), faketime: bool 
         daemons=daemons,
         durability=rng.choice(DURABILITIES[shape]),
         partitions=rng.choice([1, 1, 2]),
-        lives=tuple(_life(rng, number, daemons) for number in range(rng.randint(12, 24))),
+        lives=(*(_life(rng, number, daemons) for number in range(rng.randint(12, 24))), *_expired(seed, daemons)),
         steps=steps,
         skews=tuple(skews),
     )
@@ -254,6 +260,29 @@ def _life(rng: random.Random, number: int, daemons: int) -> Life:
         back_s=None if ending is Ending.NONE else back_s,
         fixed=rng.randrange(daemons) if rng.random() < 0.3 else None,
     )
+
+
+def _expired(seed: int, daemons: int) -> list[Life]:
+    """Up to three whose token expires, and who get a new one or fall silent."""
+    rng = random.Random(f"{seed} expired")  # noqa: S311 - a plan, not a secret; and what it draws changes nothing else
+    lives: list[Life] = []
+    for number in range(rng.randint(0, 3)):
+        ends_s = round(rng.uniform(*DEATHS_S), 2)
+        until_s = round(ends_s + rng.uniform(*EXPIRED_S), 2)
+        lives.append(
+            Life(
+                worker=Worker(
+                    name=f"x{number}", interval_s=rng.choice([1.0, 1.5, 2.0]), grace_s=rng.choice([2.0, 3.0])
+                ),
+                begins_s=round(rng.uniform(0.0, 1.5), 2),
+                ending=Ending.DIES,
+                ends_s=ends_s,
+                back_s=until_s if rng.random() < 0.5 else None,
+                fixed=rng.randrange(daemons) if rng.random() < 0.3 else None,
+                expired_until_s=until_s,
+            )
+        )
+    return lives
 
 
 def told(plan: Plan) -> str:

@@ -19,6 +19,8 @@ class Said(StrEnum):
     """What a worker said in one request."""
 
     BEAT = "beat"
+    EXPIRED = "expired"
+    """A beat with a token that has expired: it is refused, and shows that its worker lives."""
     CLEAN = "clean"
     FAILURE = "failure"
 
@@ -56,6 +58,11 @@ class Try:
     def is_stored(self) -> bool:
         """It was acknowledged."""
         return self.status == 204
+
+    @property
+    def is_refused(self) -> bool:
+        """It was refused for its token."""
+        return self.status == 401
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,6 +204,8 @@ class Record:
     ended_s: float = 0.0
     workers: dict[str, Worker] = field(default_factory=dict)
     tries: list[Try] = field(default_factory=list)
+    expired: list[Try] = field(default_factory=list)
+    """Beats with a token that had expired."""
     probes: list[Probe] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
@@ -217,6 +226,10 @@ class Record:
     def of(self, worker: str) -> list[Try]:
         """The worker's requests in their order."""
         return [one for one in self.tries if one.worker == worker]
+
+    def expired_of(self, worker: str) -> list[Try]:
+        """Its beats with a token that had expired, in their order."""
+        return [one for one in self.expired if one.worker == worker]
 
     def history(self) -> list[Entry]:
         """The events of the history at the end, in its order."""
@@ -243,6 +256,7 @@ def from_json(whole: dict[str, Any]) -> Record:
     record.is_settled, record.ended_s = whole["is_settled"], whole["ended_s"]
     record.workers = {name: Worker(**worker) for name, worker in whole["workers"].items()}
     record.tries = [Try(**{**one, "said": Said(one["said"])}) for one in whole["tries"]]
+    record.expired = [Try(**{**one, "said": Said(one["said"])}) for one in whole.get("expired", ())]
     record.probes = [Probe(**one) for one in whole["probes"]]
     record.faults = [Fault(**one) for one in whole["faults"]]
     record.losses = [Loss(**one) for one in whole["losses"]]

@@ -18,6 +18,8 @@ from tests.chaos.timeline import Timeline
 if TYPE_CHECKING:
     from tests.chaos.plan import Plan
 
+EXPIRED_S: Final = 3_600
+"""So long ago a token has expired that has: no clock is stepped back so far, and it may still speak for its worker."""
 SETTLE_S: Final = 90.0
 """After the last fault: an attempt that was cut off is repeated after its lease of 11 s, and a receiver that failed
 five times in a row is tried again after 30 s at the most."""
@@ -40,7 +42,7 @@ async def play(plan: Plan) -> Record:
         site = Site(plan, home, record, timeline)
         try:
             await site.open()
-            cast = Cast(record, timeline, site.ports, token())
+            cast = Cast(record, timeline, site.ports, token(), expired_token=token(expires_s=-EXPIRED_S))
             await cast.warm_up()
             timeline.restart()
             await _perform(plan, site, cast)
@@ -106,13 +108,16 @@ class _Settling:
         outages = measured(self._record)
         for life in self._plan.lives:
             tries = self._record.of(life.worker.name)
+            expired = self._record.expired_of(life.worker.name)
             if not tries or (life.back_s is not None and tries[-1].sent_s < life.back_s):
                 return False  # its next turn is about to begin
             last = tries[-1]
             if now_s - last.ended_s < life.worker.interval_s + 0.5:
                 if not last.is_stored:
                     return False  # it beats, and is not served yet
-            elif last.said is Said.BEAT and now_s < detection_bound_s(self._record, outages, life.worker, tries):
+            elif last.said is Said.BEAT and now_s < detection_bound_s(
+                self._record, outages, life.worker, sorted([*tries, *expired], key=lambda one: one.sent_s)
+            ):
                 return False
         return True
 

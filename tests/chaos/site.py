@@ -61,15 +61,15 @@ def config(plan: Plan, receivers: Mapping[str, Receiver]) -> str:
     return "".join(parts)
 
 
-def token() -> str:
-    """A token that is good in every year that a stepped clock can show."""
+def token(*, expires_s: int = 30 * 86_400) -> str:
+    """A token that is good in every year that a stepped clock can show; or one that has expired for so long."""
     claims = {
         "sub": "chaos",
         "org_id": "acme",
         "scope": "heartbeat:write workers:read",
         "aud": "lastseen",
         "iss": "lastseen",
-        "exp": wall_ms() // 1000 + 30 * 86_400,
+        "exp": wall_ms() // 1000 + expires_s,
     }
     return jwt.encode(claims, SECRET, algorithm="HS256", headers={"kid": "k1"})
 

@@ -14,6 +14,7 @@ from tests.chaos.hand_made import (
     arrival,
     drop,
     entry,
+    expired,
     find,
     good,
     group,
@@ -139,6 +140,35 @@ def reads_late_for_more_than_twice_its_patience_after_an_outage(record: Record) 
 def reads_late_for_twice_its_patience_after_an_outage_in_which_all_were_restarted(record: Record) -> None:
     _daemon_of_the_dead_is_killed_in_a_pause_of_the_store(record, 18.5)
     record.faults.append(Fault(kind="daemon.kill", target=1, begun_s=9.0, ended_s=12.0))
+
+
+def _rejected(record: Record) -> None:
+    """The token of ``dead`` has expired; it is told of, and nobody else is disturbed."""
+    record.expired = expired("dead", 9.0, 15.0)
+    told = entry("dead", 2, "worker.rejected", 11.4, old="alive", new="stale", count=9)
+    drop(record, "dead-2")
+    add(record, replace(told, event_id="dead-rejected"))
+    record.arrivals.append(group("group.firing", 12.0, told))
+    record.arrivals[-1] = replace(
+        record.arrivals[-1], body=record.arrivals[-1].body.replace(b"dead-2", b"dead-rejected")
+    )
+
+
+def token_expired_and_opens(record: Record) -> None:
+    record.expired = [replace(expired("dead", 9.0, 9.0)[0], status=204)]
+
+
+def told_as_silent_though_its_beats_are_refused(record: Record) -> None:
+    record.expired = expired("dead", 9.0, 29.0)
+
+
+def told_as_rejected_though_it_is_silent(record: Record) -> None:
+    _rejected(record)
+    record.expired = []
+
+
+def silent_after_refused_beats_and_not_told(record: Record) -> None:
+    _rejected(record)
 
 
 def refused_for_nothing(record: Record) -> None:
@@ -270,6 +300,10 @@ BROKEN: Final[dict[Callable[[Record], None], str]] = {
     acknowledged_beat_not_shown: "P10",
     acknowledged_goodbye_lost: "P10",
     refused_for_nothing: "P10",
+    token_expired_and_opens: "P24",
+    told_as_silent_though_its_beats_are_refused: "P11",
+    told_as_rejected_though_it_is_silent: "P11",
+    silent_after_refused_beats_and_not_told: "P2",
     reads_stale_and_lives: "P22",
     reads_alive_and_is_dead: "P22",
     reads_late_for_more_than_twice_its_patience_after_an_outage: "P22",
@@ -333,6 +367,18 @@ def waited_for_twice_its_patience_after_an_outage_in_which_its_daemon_was_killed
     _daemon_of_the_dead_is_killed_in_a_pause_of_the_store(record, 18.5)
 
 
+def rejected_to_the_end(record: Record) -> None:
+    _rejected(record)
+    record.expired = expired("dead", 9.0, 29.0)
+
+
+def rejected_and_then_silent(record: Record) -> None:
+    _rejected(record)
+    silent = entry("dead", 3, "worker.stale", 18.1, old="stale", new="stale", count=9)
+    add(record, silent)
+    record.arrivals.append(group("group.firing", 18.3, silent))
+
+
 def repeated_after_a_kill(record: Record) -> None:
     first = record.arrivals[0]
     record.faults.append(Fault(kind="daemon.kill", target=0, begun_s=first.at_s, ended_s=first.at_s + 1))
@@ -369,6 +415,8 @@ def failed_attempt_then_taken(record: Record) -> None:
 
 KEPT: Final = (
     outage_without_a_page,
+    rejected_to_the_end,
+    rejected_and_then_silent,
     late_beat_of_a_worker_that_was_late,
     death_in_our_outage_reported_after_its_credit,
     waited_for_twice_its_patience_after_an_outage_in_which_its_daemon_was_killed,

@@ -1,0 +1,66 @@
+"""Of refused beats: who beats with a token that has expired is told of so, and as silent when it is (P11). Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tests.chaos.lives import RECOVERY_S, STALE, detection_bound_s
+from tests.chaos.record import Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tests.chaos.outages import Outages
+    from tests.chaos.record import Entry, Record, Try, Worker
+
+NOTED_S: Final = 1.0
+"""From the answer to a refused beat to its note in the store, at the most, while nothing is wrong."""
+SLACK_S: Final = 0.2
+"""Between the harness's clock and the store's time as it was moved to it."""
+
+
+def rejected(record: Record, outages: Outages) -> Iterator[Violation]:
+    """P11: refused beats make it ``rejected``, nothing else does, and it is ``stale`` once they have ended. P24: an
+    expired token opens nothing, whatever the clocks."""
+    for one in record.expired:
+        if one.is_stored:
+            what = f"a beat at {one.sent_s:.2f} s was stored for a token that had expired"
+            yield Violation(promise="P24", worker=one.worker, what=what)
+    for worker in record.workers.values():
+        expired = record.expired_of(worker.name)
+        told = [entry for entry in record.history() if entry.worker == worker.name and entry.kind in STALE]
+        for entry in told:
+            yield from _of_its_kind(record, worker, expired, entry)
+        if expired and told:
+            yield from _ends(record, outages, worker, expired, told)
+
+
+def _of_its_kind(record: Record, worker: Worker, expired: Sequence[Try], entry: Entry) -> Iterator[Violation]:
+    last = next((one for one in record.of(worker.name) if one.count == entry.count), None)
+    if last is None or record.is_clock_stepped:
+        return
+    since = [one for one in expired if last.sent_s <= one.sent_s <= entry.detected_s]
+    where = f"{entry.kind} seq {entry.seq} after beat {last.count} at {last.sent_s:.2f} s"
+    if entry.kind == "worker.rejected":
+        if not since:
+            yield Violation(promise="P11", worker=worker.name, what=f"{where}, and no beat was refused")
+        return
+    noted = [one for one in since if one.is_refused and one.ended_s + NOTED_S < entry.due_s]
+    if noted and not record.is_disturbed(last.sent_s - RECOVERY_S, entry.detected_s):
+        alive_s = noted[-1].sent_s + worker.patience_s
+        if alive_s > entry.due_s + SLACK_S:
+            what = f"{where}, due at {entry.due_s:.2f} s, although a refused beat holds until {alive_s:.2f} s"
+            yield Violation(promise="P11", worker=worker.name, what=what)
+
+
+def _ends(
+    record: Record, outages: Outages, worker: Worker, expired: Sequence[Try], told: Sequence[Entry]
+) -> Iterator[Violation]:
+    """P2: refused beats that have ended are a silence like any other."""
+    tries = record.of(worker.name)
+    if tries[-1].sent_s > expired[-1].sent_s or told[-1].kind != "worker.rejected":
+        return  # it is back, or was told of
+    bound_s = detection_bound_s(record, outages, worker, [*tries, *expired])
+    if record.ended_s > bound_s:
+        what = f"no stale event by {bound_s:.2f} s after the last refused beat at {expired[-1].sent_s:.2f} s"
+        yield Violation(promise="P2", worker=worker.name, what=what)
