@@ -183,6 +183,10 @@ class Intake:
             waiting.answer = None  # a request that has given up: what was not sent yet is not sent any more
 
     def _submit(self, waiting: _Waiting, lane: _Lane) -> None:
+        if isinstance(waiting.order, Beat):
+            grace_ms = waiting.order.grace_ms
+            if isinstance(grace_ms, int) and grace_ms < self.graces.newest_ms:
+                self.graces.see(grace_ms)
         loop = asyncio.get_running_loop()
         now_s = loop.time()
         if (
@@ -191,10 +195,6 @@ class Intake:
             or (lane.waiting and lane.waiting[0].until_s < now_s + (1 - LONGEST_WAIT) * self._timeout_s)
         ):
             raise self.full(waiting.order)
-        if isinstance(waiting.order, Beat):
-            grace_ms = waiting.order.grace_ms
-            if isinstance(grace_ms, int) and grace_ms < self.graces.newest_ms:
-                self.graces.see(grace_ms)
         waiting.until_s = now_s + self._timeout_s
         lane.waiting.append(waiting)
         self._waiting += 1

@@ -208,6 +208,10 @@ async def test_p28_the_intake_knows_how_long_beats_wait_and_how_long_they_may(st
         store.gate.set()
         await asyncio.gather(*orders)
         assert intake.oldest_s() == 0
+        full = intake_on(store, capacity=0)
+        with pytest.raises(IntakeFullError):
+            await full.beat(beat("w", grace_ms=1_500))
+        assert full.graces.shortest_ms() == 1_500, "who was refused comes again, and waits as well"
 
 
 # A request that goes away
