@@ -153,7 +153,7 @@ def measured(record: Record) -> Outages:
     sure, possible = _common(inner, SURE_S), _common(outer, POSSIBLE_S)
     possible += [Window(a_s=at_s - STEP_S, b_s=at_s + STEP_S) for at_s in forward]
     possible += [
-        Window(a_s=fault.begun_s - POSSIBLE_S, b_s=fault.ended_s)
+        Window(a_s=fault.begun_s - POSSIBLE_S, b_s=fault.ended_s + LOST_S * (not fault.kind.startswith("daemon")))
         for fault in record.faults
         if fault.kind in RESTARTS or (record.daemons == 1 and fault.kind in RESTARTS_OF_ONE)
     ]
