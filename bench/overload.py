@@ -10,7 +10,7 @@ import resource
 import signal
 import sys
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Self
 
@@ -138,6 +138,20 @@ class Overload:
         yield ["obeying workers reported", self.wrong]
 
 
+def _capacity(plan: Plan) -> float:
+    """Beats stored per second once all connections are there: to make them takes a slow process as long as thousands of
+    beats, so it is what a longer run stores more than a shorter one.
+
+    Raises:
+        BenchError: nothing.
+    """
+    short, long = closed_loop(plan), closed_loop(replace(plan, duration_s=3 * plan.duration_s))
+    stored = (long.answered - long.failed) - (short.answered - short.failed)
+    if stored <= 0:
+        raise BenchError(f"no capacity to exceed: {short}, {long}")
+    return stored / (long.seconds - short.seconds)
+
+
 class Run:
     """One daemon, overloaded."""
 
@@ -168,8 +182,7 @@ class Run:
         with self._slowed:
             closed_loop(plan)  # workers and tokens are new only once
             for _ in range(TRIES):
-                measured = closed_loop(plan)
-                capacity = (measured.answered - measured.failed) / measured.seconds
+                capacity = _capacity(plan)
                 workers = round(TIMES * capacity * self._interval_s)
                 if workers <= self._most or self._slowed.share <= LEAST_SHARE or self._most < MOST_WORKERS:
                     break
