@@ -60,14 +60,12 @@ class Slowed:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
-        if self.share < 1:
-            self._thread.start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ending.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.join()
 
     def _run(self) -> None:
         while not self._ending.is_set():
@@ -184,9 +182,11 @@ class Run:
             for _ in range(TRIES):
                 capacity = _capacity(plan)
                 workers = round(TIMES * capacity * self._interval_s)
-                if workers <= self._most or self._slowed.share <= LEAST_SHARE or self._most < MOST_WORKERS:
+                if workers <= self._most or self._most < MOST_WORKERS:
                     break
                 self._slowed.share = max(self._slowed.share * 0.9 * self._most / workers, LEAST_SHARE)
+            else:
+                raise BenchError(f"three times the capacity needs {workers} workers, and there are {self._most}")
             found = Overload(
                 slowed=self._name, share=self._slowed.share, capacity=capacity, workers=min(workers, self._most)
             )

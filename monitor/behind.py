@@ -1,8 +1,8 @@
 """Whether beats that have come are not dealt with in time. Then no pulse may say that they are (P28).
 
-A beat waits in three places: for a turn of the loop, for the store, and, when it was refused for our fault, for the
-store to note that. While it waits its worker's deadline comes nearer. So when the waits together are longer than the
-most impatient worker can stand, the daemon counts as one that accepts no beats: nobody is reported then, and what was
+A beat waits for a turn of the loop and then for the store, or, when it was refused for our fault, for the store to note
+that. While it waits its worker's deadline comes nearer. So when the waits together are longer than the most impatient
+worker can stand, the daemon counts as one that accepts no beats: none of its workers is reported then, and what was
 missed is credited as any outage (``monitor/blindness.py``).
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LIMIT_S: Final = 2.0
 """A longer wait is one that somebody who asks a healthy daemon does not have, whatever the workers' graces."""
-KEPT_S: Final = 60.0
+KEPT_S: Final = 600.0
 """For at least so long, and at most twice, a worker's grace counts after its beat."""
 
 
@@ -31,7 +31,7 @@ class Graces:
         self._turn_s = now_s() + KEPT_S
 
     def see(self, grace_ms: int) -> None:
-        """A worker that declares this grace has beaten. Only one below ``newest_ms`` says anything new."""
+        """A worker with this grace has beaten. Only one below ``newest_ms`` says anything new."""
         self.newest_ms = min(self.newest_ms, grace_ms)
 
     def shortest_ms(self) -> int:
@@ -43,14 +43,16 @@ class Graces:
 
 
 class Behind:
-    """``waits_s``: how long the one has waited that waits for longest, in each place, in seconds."""
+    """How long the one has waited that waits for longest, in seconds: for a turn, for the store, to be noted."""
 
-    def __init__(self, graces: Graces, *waits_s: Callable[[], float]) -> None:
+    def __init__(
+        self, graces: Graces, *, turn_s: Callable[[], float], store_s: Callable[[], float], note_s: Callable[[], float]
+    ) -> None:
         self._graces = graces
-        self._waits_s = waits_s
+        self._turn_s, self._store_s, self._note_s = turn_s, store_s, note_s
 
     def __call__(self) -> bool:
         """Whether beats are not dealt with in time."""
         # A gap between pulses shows when it has lasted for GAP_MS: no deadline that it is to move may pass sooner.
         limit_s = min(LIMIT_S, (self._graces.shortest_ms() - GAP_MS) / 1_000)
-        return sum(wait_s() for wait_s in self._waits_s) > limit_s
+        return self._turn_s() + max(self._store_s(), self._note_s()) > limit_s

@@ -31,6 +31,8 @@ WINDOW_AGE_MS: Final = 120 * 86_400_000
 """What ended longer ago is forgotten. Twice the longest deadline that a beat may ask for by default."""
 SLEW: Final = 50
 """Where the server's clock was stepped back, time runs slower by one part in so many until the two meet."""
+BEHIND_MS: Final = 2_000
+"""For so long after it has said that it is behind with beats a daemon counts as one that is."""
 DAEMONS_KEPT: Final = 64
 """Daemons whose last pulse is remembered, though they are gone: what they took may still be waited for."""
 

@@ -22,6 +22,7 @@ from monitor.store.answers import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from monitor.behind import Graces
     from monitor.store import Store, StoreSettings
     from monitor.store.answers import BeatsResult
     from monitor.workers import Beat, Moved, WorkerKey
@@ -76,8 +77,9 @@ class Many:
     ``on_moved`` is called with the transitions of each committed call.
     """
 
-    def __init__(self, store: Store, *, on_moved: Callable[[list[Moved]], None]) -> None:
+    def __init__(self, store: Store, *, graces: Graces, on_moved: Callable[[list[Moved]], None]) -> None:
         self._store = store
+        self._graces = graces
         self._timeout_s = store.settings.timeout_s
         self._on_moved = on_moved
         self._lots = [asyncio.Semaphore(LOTS_AT_ONCE) for _ in range(store.partitions)]
@@ -102,6 +104,7 @@ class Many:
                         if not isinstance(error, QuotaExceededError | NotAllowedError):
                             raise error
                         refused[index] = error
+                self._graces.see(result.least_grace_ms)
                 if result.moved:
                     self._on_moved(result.moved)
 

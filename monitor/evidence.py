@@ -25,7 +25,7 @@ MOST_PENDING: Final = 10_000
 LOT: Final = 512
 LOTS_OF_A_PARTITION: Final = 16
 """Calls to one partition in one turn, one after another: a store that is slow gets few."""
-TURN_S: Final = 0.25
+TURN_S: Final = 0.1
 SPACING_S: Final = 0.75
 """How soon there may be more evidence of one worker. Shorter than the shortest interval and grace, so that a worker of
 those that is refused each time is kept by each try."""
@@ -39,6 +39,36 @@ _Of = tuple["WorkerKey", tuple[str, ...] | None]
 """Whose evidence, and from what token: one of a token that does not cover the worker must not stand in the way."""
 
 
+class _Notes:
+    """Evidence of one sort that waits, and whose there was lately."""
+
+    def __init__(self) -> None:
+        self.pending: dict[_Of, tuple[Evidence, float]] = {}
+        self._young: dict[_Of, float] = {}
+        self._old: dict[_Of, float] = {}
+        """When there was evidence last, in two generations, so that what is over is forgotten without a search."""
+        self._turn_s = 0.0
+
+    def take(self, evidence: Evidence, now_s: float) -> bool:
+        """False: there is no place for it. What was noted a moment ago is not noted again."""
+        if now_s >= self._turn_s:
+            self._old, self._young = self._young, {}
+            self._turn_s = now_s + SPACING_S
+        of = (evidence.key, evidence.allowed)
+        last_s = self._young.get(of) or self._old.get(of)
+        if of in self.pending or (last_s is not None and now_s < last_s + SPACING_S):
+            return True
+        if len(self.pending) >= MOST_PENDING or len(self._young) >= MOST_PENDING:
+            return False
+        self.pending[of] = (evidence, now_s)
+        self._young[of] = now_s
+        return True
+
+    def oldest_s(self) -> float:
+        """When the first of what is pending was noted; infinite for none."""
+        return next((noted_s for _, noted_s in self.pending.values()), math.inf)
+
+
 class Recorder:
     """Belongs to one event loop, in which its owner has ``run`` run."""
 
@@ -46,44 +76,28 @@ class Recorder:
         self._store = store
         self._metrics = metrics
         self._elapsed_s = elapsed_s
-        self._pending: dict[_Of, tuple[Evidence, float]] = {}
-        self._young: dict[_Of, float] = {}
-        self._old: dict[_Of, float] = {}
-        """When there was evidence last, in two generations, so that what is over is forgotten without a search."""
-        self._turn_s = 0.0
-        self._ours_s = self._given_s = math.inf
-        """When the first of what is our fault was noted: of what is pending, and of what is being given now."""
+        self._ours = _Notes()
+        self._others = _Notes()
+        """Of what is our own fault, and of the rest, which must not take its place."""
+        self._given_s = math.inf
+        """When the first of our own was noted that is being given now."""
         self._lost_s = -math.inf
         """When such evidence was dropped last."""
         self._any = asyncio.Event()
 
     def note(self, evidence: Evidence) -> None:
         """Take evidence, or drop it. Never waits and never raises."""
-        now_s = self._elapsed_s()
-        if now_s >= self._turn_s:
-            self._old, self._young = self._young, {}
-            self._turn_s = now_s + SPACING_S
-        of = (evidence.key, evidence.allowed)
-        is_ours = _is_ours(evidence)
-        pending = self._pending.get(of)
-        if pending is not None:
-            if is_ours:  # it is worth more than what the worker did wrong
-                self._pending[of] = (evidence, pending[1])
-                self._ours_s = min(self._ours_s, now_s)
+        is_ours = evidence.rejection is Rejection.OVERLOADED
+        if (self._ours if is_ours else self._others).take(evidence, self._elapsed_s()):
+            self._any.set()
             return
-        last_s = self._young.get(of) or self._old.get(of)
-        if last_s is not None and now_s < last_s + SPACING_S:
-            return
-        if len(self._pending) >= MOST_PENDING or len(self._young) >= MOST_PENDING:
-            self._metrics.evidence(dropped=1)
-            if is_ours:
-                self._lost_s = now_s
-            return
-        self._pending[of] = (evidence, now_s)
-        self._young[of] = now_s
+        self._metrics.evidence(dropped=1)
         if is_ours:
-            self._ours_s = min(self._ours_s, now_s)
-        self._any.set()
+            self.lost()
+
+    def lost(self) -> None:
+        """Somebody was refused for our fault of whom nothing can be noted."""
+        self._lost_s = self._elapsed_s()
 
     def oldest_s(self) -> float:
         """For how long evidence of our own fault has waited for the store, in seconds; 0 where none does.
@@ -93,7 +107,7 @@ class Recorder:
         now_s = self._elapsed_s()
         if now_s < self._lost_s + LOST_S:
             return math.inf
-        return max(now_s - min(self._ours_s, self._given_s), 0.0)
+        return max(now_s - min(self._ours.oldest_s(), self._given_s), 0.0)
 
     async def run(self) -> None:
         """Give the store what was noted, until cancelled."""
@@ -104,20 +118,21 @@ class Recorder:
 
     async def flush(self) -> None:
         """Give the store what is pending now; what can't be given is dropped."""
-        pending, self._pending = self._pending, {}
-        self._given_s, self._ours_s = self._ours_s, math.inf
+        ours, self._ours.pending = self._ours.pending, {}
+        others, self._others.pending = self._others.pending, {}
+        self._given_s = next((noted_s for _, noted_s in ours.values()), math.inf)
         self._any.clear()
         by_partition: dict[int, list[tuple[Evidence, float]]] = {}
-        # What is our fault comes first: it moves deadlines.
-        for one in sorted(pending.values(), key=lambda one: not _is_ours(one[0])):
+        # What is our fault comes first, since it moves deadlines, and is worth more than what else a worker did wrong.
+        for one in [*ours.values(), *(one for of, one in others.items() if of not in ours)]:
             by_partition.setdefault(self._store.partition_of(one[0].key), []).append(one)
         given: list[Evidence] = []
         for partition, found in by_partition.items():
             given += await self._give(partition, found)
-        if sum(map(_is_ours, given)) < sum(_is_ours(evidence) for evidence, _ in pending.values()):
-            self._lost_s = self._elapsed_s()
+        if sum(one.rejection is Rejection.OVERLOADED for one in given) < len(ours):
+            self.lost()
         self._given_s = math.inf
-        self._metrics.evidence(recorded=len(given), dropped=len(pending) - len(given))
+        self._metrics.evidence(recorded=len(given), dropped=sum(map(len, by_partition.values())) - len(given))
 
     async def _give(self, partition: int, found: list[tuple[Evidence, float]]) -> list[Evidence]:
         """What the store has taken."""
@@ -134,10 +149,6 @@ class Recorder:
                 return given
             given += young
         return given
-
-
-def _is_ours(evidence: Evidence) -> bool:
-    return evidence.rejection is Rejection.OVERLOADED
 
 
 def _lots(found: list[tuple[Evidence, float]]) -> Iterator[list[tuple[Evidence, float]]]:

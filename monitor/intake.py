@@ -45,8 +45,10 @@ worker whose interval is a minute may have a grace of ten seconds."""
 SHORT_GRACE_MS: Final = 10_000
 """A worker with less than this comes again after a second."""
 LONGEST_WAIT: Final = 0.5
-"""Of the time limit. A queue whose first has waited for longer is full, however short it is: with a store that is too
-slow all would wait until there was no time left for the call, and next to none would be stored."""
+LONGEST_WAIT_S: Final = 1.0
+"""Of the time limit, and no longer than this in seconds. A queue whose first has waited for longer is full, however
+short it is: with a store that is too slow all would wait until there was no time left for the call, and next to none
+would be stored."""
 
 Order = Beat | Disconnect | Forget
 if TYPE_CHECKING:
@@ -111,11 +113,10 @@ class Intake:
         self._capacity_bytes = capacity_bytes
         self._waiting_bytes = 0
         self._spread = itertools.cycle(SPREAD_S)
-        settings = store.settings
-        graces_ms = [settings.grace_ms, *(rule.grace_ms for rule in settings.rules)]
-        self._is_hasty = min(graces_ms) < SHORT_GRACE_MS
-        self.graces = Graces(graces_ms)
+        self._is_hasty = min(store.settings.graces_ms) < SHORT_GRACE_MS
+        self.graces = Graces(store.settings.graces_ms)
         self._timeout_s = store.settings.timeout_s
+        self._longest_s = min(LONGEST_WAIT * self._timeout_s, LONGEST_WAIT_S)
         self._on_moved = on_moved
         self._waiting = 0
         self._lanes = [[_Lane(partition) for _ in range(lanes)] for partition in range(store.partitions)]
@@ -192,7 +193,7 @@ class Intake:
         if (
             self._waiting >= self._capacity
             or self._waiting_bytes >= self._capacity_bytes
-            or (lane.waiting and lane.waiting[0].until_s < now_s + (1 - LONGEST_WAIT) * self._timeout_s)
+            or (lane.waiting and lane.waiting[0].until_s < now_s + self._timeout_s - self._longest_s)
         ):
             raise self.full(waiting.order)
         waiting.until_s = now_s + self._timeout_s
@@ -291,6 +292,7 @@ class Intake:
             case Beat():
                 beats = [waiting.order for waiting in batch if isinstance(waiting.order, Beat)]
                 result = await self._store.beat(partition, beats)
+                self.graces.see(result.least_grace_ms)
                 self._note(result.moved)
                 return functools.partial(self._tell, batch, result.outcomes)
             case Disconnect() as disconnect:

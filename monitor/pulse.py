@@ -31,6 +31,8 @@ IN_FLIGHT: Final = 4
 """Pulses that wait for their answers; more are not sent, so that they leave connections to beats."""
 BLIND_S: Final = 2.0
 """Without a pulse that the store took, this daemon counts as one that can't accept beats."""
+CALM_S: Final = 10.0
+"""After so long without being behind it is over; sooner it may come and go."""
 SKEW_MS: Final = 10_000
 """By more than this the server's clock was stepped back, in all: store time is ahead of it."""
 
@@ -38,7 +40,7 @@ SKEW_MS: Final = 10_000
 class Pulse:
     """Belongs to one event loop. ``on_sums`` is told how many blind windows there were, and how long, in ms.
 
-    While ``is_behind`` no pulse is sent: beats have come, and are not accepted.
+    While ``is_behind`` no pulse is sent: beats have come, and are not accepted. That is said instead.
     """
 
     def __init__(
@@ -50,6 +52,8 @@ class Pulse:
         self._known_ms = [-1] * store.partitions
         """The end of the newest blind window that was told, of each partition."""
         self._taken_s: float | None = None
+        self._behind_s = (-math.inf, -math.inf)
+        """When this daemon began to be behind, with no long breaks, and when it was last."""
         self._skew_ms = 0
         self._available = True
 
@@ -60,8 +64,13 @@ class Pulse:
         async with asyncio.TaskGroup() as group:
             while True:
                 # None waits for the answer to another: a store that answers late is slow, and not blind.
-                if len(sending) < IN_FLIGHT and not self._is_behind():
-                    task = group.create_task(self._send_one())
+                behind = self._is_behind()
+                if behind:
+                    now_s = monotonic_s()
+                    begun_s = now_s if now_s > self._behind_s[1] + CALM_S else self._behind_s[0]
+                    self._behind_s = begun_s, now_s
+                if len(sending) < IN_FLIGHT:
+                    task = group.create_task(self._send_one(behind=behind))
                     sending.add(task)
                     task.add_done_callback(sending.discard)
                 await asyncio.sleep(PULSE_MS / 1_000)
@@ -86,26 +95,28 @@ class Pulse:
     def reasons(self) -> list[str]:
         """Why the monitor is not well."""
         found: list[str] = []
-        if self.age_s() > BLIND_S:
+        begun_s, behind_s = self._behind_s
+        if self.age_s() > BLIND_S or (behind_s > begun_s + BLIND_S and monotonic_s() < behind_s + CALM_S):
             found.append(Reason.BLIND)
         if self._skew_ms > SKEW_MS:
             found.append(Reason.CLOCK_SKEW)
         return found
 
-    async def _send_one(self) -> None:
+    async def _send_one(self, *, behind: bool) -> None:
         try:
-            await self._send(ends=False)
+            await self._send(behind=behind)
         except StoreUnavailableError as error:
             if self._available:
                 log.warning("pulse.store_unavailable", error=str(error))
             self._available = False
         else:
-            self._taken_s = monotonic_s()
+            if not behind:
+                self._taken_s = monotonic_s()
             self._available = True
 
-    async def _send(self, *, ends: bool) -> None:
+    async def _send(self, *, ends: bool = False, behind: bool = False) -> None:
         results = await asyncio.gather(
-            *(self._store.pulse(partition, ends=ends) for partition in range(self._store.partitions))
+            *(self._store.pulse(partition, ends=ends, behind=behind) for partition in range(self._store.partitions))
         )
         self._skew_ms = max(result.skew_ms for result in results)
         self._on_sums(max(result.windows for result in results), max(result.blind_ms for result in results))

@@ -19,6 +19,7 @@ from monitor.api.services import Services
 from monitor.api.wire import BodyLimits, IntervalBounds
 from monitor.api.witness import Witness
 from monitor.auth import Authenticator, AuthPolicy, Scope, VerifyingKey, mint
+from monitor.behind import Graces
 from monitor.calls import Many
 from monitor.health import Health
 from monitor.intake import Intake
@@ -126,7 +127,7 @@ def make_services(
     values: dict[str, Any] = {
         "store": store,
         "intake": Intake(store, capacity=1_000, on_moved=metrics.moved),
-        "many": Many(store, on_moved=metrics.moved),
+        "many": Many(store, graces=Graces(store.settings.graces_ms), on_moved=metrics.moved),
         "admission": Admission(BeatRates(worker=None, tenant=None, batch=10_000)),
         "witness": Witness(lambda _: None),
         "oncall": oncall.port(oncall.made(store.settings.url)[0], store),

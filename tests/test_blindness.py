@@ -527,6 +527,39 @@ async def test_p1_a_second_gap_of_a_daemon_is_credited_no_more(store_url: str) -
         assert [one.due_ms for one in (await other.sweep(0, limit=100)).moved] == [first + REACH_MS]
 
 
+async def test_p28_who_is_bound_to_a_daemon_that_is_behind_is_not_reported_for_as_long_as_it_says_so(
+    store_url: str,
+) -> None:
+    async with monitor(store_url) as m, another(m, store_url, "d2") as other:
+        await other.pulse(0)
+        overdue = await m.beat()
+        await m.at(m.now_ms + 500)
+        await m.pulse()
+        await other.pulse(0)
+        await other.beat(0, [beat("of-other")])
+        seen = (await m.store.beat(0, [beat("bound")])).now_ms
+        while m.now_ms < overdue + REACH_MS:  # one was due before its daemon was behind
+            await _other(m, other, m.now_ms + 500)
+            await m.pulse()
+        moved = []
+        while m.now_ms < seen + 5 * REACH_MS:
+            await _other(m, other, m.now_ms + 500)
+            await m.store.pulse(0, behind=True)
+            moved += (await other.sweep(0, limit=100)).moved
+        assert [one.worker_id for one in moved] == ["w", "of-other"]
+        _, _, bound = await m.store.one(WorkerKey("acme", "bound"))
+        assert bound is not None
+        assert bound.liveness(m.now_ms) in {Liveness.ALIVE, Liveness.LATE}
+        told = m.now_ms
+        while m.now_ms < told + REACH_MS:
+            assert (await other.sweep(0, limit=100)).moved == []
+            await _other(m, other, m.now_ms + 500)
+            await m.pulse()
+        assert [one.worker_id for one in (await other.sweep(0, limit=100)).moved] == ["bound"]
+        assert (await other.pulse(0)).windows == m.windows, "the other daemon was there all the time"
+        await check_indexes(store_url)
+
+
 async def test_p1_a_daemon_that_was_killed_in_an_outage_of_all_is_waited_for_beyond_its_end(store_url: str) -> None:
     async with monitor(store_url) as m, another(m, store_url, "d2") as other:
         await other.pulse(0, ends=False)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import pytest
 
+from monitor.behind import Graces
 from monitor.calls import BATCH_BYTES, BATCH_LIMIT, LOTS_AT_ONCE, Many
 from monitor.intake import Intake
 from monitor.refusal import NotAllowedError, QuotaExceededError
@@ -13,10 +15,17 @@ from monitor.store import StoreUnavailableError
 from tests.stores import beat
 from tests.watched import PATIENCE_S, alive, watched
 
+if TYPE_CHECKING:
+    from monitor.store import Store
+
+
+def many_on(store: Store) -> Many:
+    return Many(store, graces=Graces(store.settings.graces_ms), on_moved=lambda _: None)
+
 
 async def test_many_beats_of_one_request_are_stored_in_full_calls(store_url: str) -> None:
     async with watched(store_url, partitions=3, workers_per_tenant=6_000) as store:
-        many = Many(store, on_moved=lambda _: None)
+        many = many_on(store)
         assert await many.beats([beat(f"w{k}") for k in range(1_500)]) == [None] * 1_500
         assert await many.beats([]) == []
         assert len(store.calls) <= 3 + 1_500 // BATCH_LIMIT
@@ -26,7 +35,7 @@ async def test_many_beats_of_one_request_are_stored_in_full_calls(store_url: str
 
 async def test_each_of_many_beats_gets_the_answer_that_is_its_own(store_url: str) -> None:
     async with watched(store_url, workers_per_tenant=2) as store:
-        many = Many(store, on_moved=lambda _: None)
+        many = many_on(store)
         orders = [beat("a"), beat("a", environment="qa", allowed=("dev",)), beat("b"), beat("c"), beat("a")]
         assert [type(answer) for answer in await many.beats(orders)] == [
             type(None),
@@ -39,7 +48,7 @@ async def test_each_of_many_beats_gets_the_answer_that_is_its_own(store_url: str
 
 async def test_p28_a_single_beat_goes_between_the_many_of_a_request(store_url: str) -> None:
     async with watched(store_url) as store:
-        many = Many(store, on_moved=lambda _: None)
+        many = many_on(store)
         store.gate.clear()
         request = asyncio.create_task(many.beats([beat(f"w{k}") for k in range(20 * BATCH_LIMIT)]))
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
@@ -55,13 +64,13 @@ async def test_p28_a_single_beat_goes_between_the_many_of_a_request(store_url: s
 async def test_large_beats_of_a_request_go_in_smaller_calls(store_url: str) -> None:
     async with watched(store_url) as store:
         large = "{" + '"x":"' + "y" * 16_000 + '"}'
-        await Many(store, on_moved=lambda _: None).beats([beat(f"w{k}", metadata_json=large) for k in range(100)])
+        await many_on(store).beats([beat(f"w{k}", metadata_json=large) for k in range(100)])
         assert max(map(len, store.calls)) == -(-BATCH_BYTES // len(large))
 
 
 async def test_p10_many_beats_fail_together_when_some_were_not_stored(store_url: str) -> None:
     async with watched(store_url) as store:
-        many = Many(store, on_moved=lambda _: None)
+        many = many_on(store)
         store.bug = StoreUnavailableError("no")
         with pytest.raises(StoreUnavailableError, match="no"):
             await many.beats([beat(f"w{k}") for k in range(10 * BATCH_LIMIT)])
@@ -72,7 +81,7 @@ async def test_p10_many_beats_fail_together_when_some_were_not_stored(store_url:
 
 async def test_a_cancelled_request_of_many_sends_no_more(store_url: str) -> None:
     async with watched(store_url) as store:
-        many = Many(store, on_moved=lambda _: None)
+        many = many_on(store)
         store.gate.clear()
         request = asyncio.create_task(many.beats([beat(f"w{k}") for k in range(10 * BATCH_LIMIT)]))
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)

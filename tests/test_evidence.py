@@ -231,14 +231,24 @@ async def test_p28_it_is_known_how_long_refusals_of_our_own_fault_wait(desk: Des
 async def test_p28_it_is_known_that_a_refusal_of_our_own_fault_was_dropped(store_url: str, why: str) -> None:
     async with opened(store_url) as desk:
         desk.store.down = why == "the store is down"
-        for number in range(MOST_PENDING if why == "too many" else 1):
-            desk.note(f"w-{number}", Rejection.MALFORMED)
-        desk.note("w", Rejection.OVERLOADED)
+        for number in range(MOST_PENDING + 1 if why == "too many" else 1):
+            desk.note(f"w-{number}", Rejection.OVERLOADED)
         if why == "too old":
             desk.now_s += OLDEST_S + 0.1
         await desk.recorder.flush()
         assert desk.recorder.oldest_s() == math.inf
         desk.now_s += LOST_S
+        assert desk.recorder.oldest_s() == 0
+
+
+@on_valkey
+async def test_p28_what_others_did_wrong_takes_no_place_of_our_own_fault(store_url: str) -> None:
+    async with opened(store_url) as desk:
+        for number in range(MOST_PENDING + 1):
+            desk.note(f"w-{number}", Rejection.MALFORMED)
+        desk.note("w", Rejection.OVERLOADED)
+        await desk.recorder.flush()
+        assert desk.store.given[0].key.worker_id == "w"
         assert desk.recorder.oldest_s() == 0
 
 

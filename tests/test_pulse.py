@@ -106,11 +106,13 @@ async def test_p28_a_daemon_that_is_behind_sends_no_pulse_and_that_is_a_blind_wi
     async with opened(store_url) as store, pulsing(store) as daemon:
         daemon.is_behind = True
         await daemon.until(lambda: daemon.ticks >= 1, "a tick")
-        ticks = daemon.ticks
-        await daemon.until(lambda: daemon.ticks >= ticks + 2, "what was under way is told")
-        pulses, windows = daemon.pulses, daemon.windows
+        ticks, windows = daemon.ticks, daemon.windows
+        assert daemon.pulse.reasons() == []
         await daemon.until(lambda: daemon.ticks >= ticks + 6, "ticks for more than 750 ms")
-        assert daemon.pulses == pulses
+        assert daemon.pulse.age_s() > 0.75, "what it says instead is no pulse"
+        await daemon.until(lambda: daemon.ticks >= ticks + 12, "ticks for more than 2 s")
+        assert daemon.pulse.reasons() == [Reason.BLIND]
         daemon.is_behind = False
         await daemon.more()
         assert daemon.windows == windows + 1
+        assert daemon.pulse.reasons() == [Reason.BLIND], "that may come again at once"

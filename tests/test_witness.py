@@ -7,7 +7,7 @@ import gzip
 import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import jwt
 import pytest
@@ -16,16 +16,19 @@ from hypothesis import strategies as st
 
 from monitor.api.admission import Admission, BeatRates
 from monitor.api.wire import claimed_ids
-from monitor.api.witness import Witness
-from monitor.auth import Scope
+from monitor.api.witness import Seen, Witness
+from monitor.auth import Principal, Scope
 from monitor.intake import Intake
 from monitor.rates import NS, Rate
+from monitor.refusal import IntakeFullError
 from monitor.workers import Rejection, WorkerKey
 from tests import api
 from tests.stores import opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from litestar.types import Scope as Scope_
 
     from monitor.workers import Evidence
 
@@ -265,6 +268,30 @@ async def test_p11_refused_requests_that_come_in_a_flood_are_not_looked_into(sto
         assert len(noted) == 25
         assert await lastseen.post(late, BEAT, f"{api.WORKERS}/w/heartbeat") == 401
         assert len(noted) == 26, "an id in the path costs nothing to see"
+
+
+@on_valkey
+async def test_p28_of_refusals_that_are_our_fault_each_is_noted_or_known_to_be_lost(store_url: str) -> None:
+    noted: list[Evidence] = []
+    lost: list[bool] = []
+    witness = Witness(noted.append, lost=lambda: lost.append(True), now_ns=lambda: NS)
+    principal = Principal(subject="s", tenant="acme", scopes=frozenset(), worker_id=None, environments=None)
+    for number in range(600):
+        witness.look(principal, Rejection.OVERLOADED, b'{"worker_id":"w%d"}' % number)
+    assert (len(noted), len(lost)) == (500, 100)
+    noted.clear()
+    async with opened(store_url) as store:
+        full = Intake(store, capacity=0, on_moved=lambda _: None)
+        async with site(store_url, intake=full, witness=witness) as overloaded:
+            for number in range(5):  # on the usual way, where a body that was read need not be looked into
+                body = b'{"worker_id":"w%d","environment_name":"p"}' % number
+                charset = {"content-type": "application/json; charset=utf-8"}
+                assert await overloaded.post(overloaded.token(), body, **charset) == 503
+    assert [one.key.worker_id for one in noted] == [f"w{number}" for number in range(5)]
+    seen = Seen(scope=cast("Scope_", {}), principal=principal, beats=[f"b{number}" for number in range(3_000)])
+    noted.clear()
+    witness.batch_refused(IntakeFullError("full", 1), seen)
+    assert len(noted) == 3_000, "of a batch all"
 
 
 @on_valkey

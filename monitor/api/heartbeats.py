@@ -63,6 +63,7 @@ async def _read_beat(services: Services, request: Request[Any, Any, Any], seen: 
         token_environments=principal.environments,
     )
     principal.require_worker(beat.key.worker_id)
+    seen.worker_id = beat.key.worker_id
     if (refused := services.admission.refused(beat.key)) is not None:
         raise refused
     return beat

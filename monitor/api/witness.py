@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -67,16 +68,27 @@ class Seen:
     segment: str | None = None
     principal: Principal | None = None
     body: bytes | None = None
+    worker_id: str | None = None
+    """Of a beat that was read, and keeps the contract."""
     inflated: bool = False
     beats: Iterable[str] | None = None
     """The workers of a batch that was read."""
 
 
 class Witness:
-    """``note`` is told of each refused beat of a worker for whom its sender may speak; it does not raise."""
+    """``note`` is told of each refused beat of a worker for whom its sender may speak; it does not raise. ``lost`` is
+    told of a beat that was refused for our own fault, when there is no time to see whose it was.
+    """
 
-    def __init__(self, note: Callable[[Evidence], None], *, now_ns: Callable[[], int] = monotonic_ns) -> None:
+    def __init__(
+        self,
+        note: Callable[[Evidence], None],
+        *,
+        lost: Callable[[], None] = lambda: None,
+        now_ns: Callable[[], int] = monotonic_ns,
+    ) -> None:
         self._note = note
+        self._lost = lost
         self._now_ns = now_ns
         self._looks = Limiter(_LOOKS, most_count=_BATCH_LOOKS)
 
@@ -91,6 +103,9 @@ class Witness:
         principal, rejection = _sender(error, seen), rejection_of(error)
         if principal is None or rejection is None:
             return
+        if seen.worker_id is not None:
+            self.note(principal, seen.worker_id, rejection)
+            return
         if seen.segment is not None:
             if (worker_id := _decoded(seen.segment)) is not None:
                 self.note(principal, worker_id, rejection)
@@ -98,12 +113,14 @@ class Witness:
         self._see(seen, error, functools.partial(self.look, principal, rejection))
 
     def batch_refused(self, error: Exception, seen: Seen) -> None:
-        """A whole batch is answered with this error: it is evidence of the first workers in it."""
+        """A whole batch is answered with this error: it is evidence of the first workers in it, or of all."""
         principal, rejection = _sender(error, seen), rejection_of(error)
         if principal is None or rejection is None:
             return
         if seen.beats is not None:
-            for worker_id, _ in zip(seen.beats, range(MOST_OF_A_BATCH), strict=False):
+            # What is our own fault moves deadlines, so there it is of all.
+            most = None if rejection is Rejection.OVERLOADED else MOST_OF_A_BATCH
+            for worker_id in itertools.islice(seen.beats, most):
                 self.note(principal, worker_id, rejection)
             return
         is_gzip = not seen.inflated and any(
@@ -124,6 +141,8 @@ class Witness:
     def look(self, principal: Principal, rejection: Rejection, body: bytes) -> None:
         """A beat was refused of which this is the body, or the beginning of it."""
         if self._looks.wait_ns(0, self._now_ns()):
+            if rejection is Rejection.OVERLOADED:
+                self._lost()
             return
         worker_id = readable_id(body) or next(claimed_ids(body[:_BODY_BYTES], tokens=_TOKENS), None)
         if worker_id is not None:

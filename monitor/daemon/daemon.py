@@ -173,9 +173,9 @@ class Daemon:
         services = Services(
             store=store,
             intake=self._intake,
-            many=Many(store, on_moved=self._moved),
+            many=Many(store, graces=self._intake.graces, on_moved=self._moved),
             admission=Admission(beat_rates(config)),
-            witness=Witness(self._evidence.note),
+            witness=Witness(self._evidence.note, lost=self._evidence.lost),
             authenticator=Authenticator(auth_policy(config, ring)),
             body_bytes=limits.body_bytes,
             room=Room(limits.pending_bytes),
@@ -203,8 +203,13 @@ class Daemon:
             shutdown_timeout_ms=config.server.shutdown_timeout_ms,
             shortcut=Express(services),
         )
-        waits_s = (self._http.turns.oldest_s, self._intake.oldest_s, self._evidence.oldest_s)
-        self._pulse = Pulse(store, on_sums=self._metrics.blind, is_behind=Behind(self._intake.graces, *waits_s))
+        behind = Behind(
+            self._intake.graces,
+            turn_s=self._http.turns.oldest_s,
+            store_s=self._intake.oldest_s,
+            note_s=self._evidence.oldest_s,
+        )
+        self._pulse = Pulse(store, on_sums=self._metrics.blind, is_behind=behind)
         self._vitals = Vitals(
             store=store,
             health=self._health,

@@ -22,6 +22,8 @@ class BeatsResult:
     now_ms: int
     outcomes: list[tuple[int, int]]
     moved: list[Moved]
+    least_grace_ms: int
+    """The shortest grace of the workers whose beats were stored; very long for none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

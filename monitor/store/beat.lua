@@ -31,7 +31,7 @@ local function effective(settings, environment, rec)
     rec[R_GRACE] == UNDECLARED and usual[2] or rec[R_GRACE]
 end
 
--- What a beat of this profile means to an alive worker with this key part of its record: {set, reach, interval} if it
+-- What a beat of this profile means to an alive worker with this key part of its record: {set, reach, interval, grace} if it
 -- only renews it, false if it may change more. The same for all workers with that key part.
 local function steady_of(st, settings, profile, raw)
   local rec = decode(raw)
@@ -52,7 +52,7 @@ local function steady_of(st, settings, profile, raw)
     return false
   end
   st.alive[rec[R_GID]] = st.alive[rec[R_GID]] or {}
-  return { st.alive[rec[R_GID]], math.min(interval + grace, LONGEST_GAP), interval }
+  return { st.alive[rec[R_GID]], math.min(interval + grace, LONGEST_GAP), interval, grace }
 end
 
 -- Whether a beat would bring its tenant one group more than it may have. The groups of stragglers are not refused.
@@ -121,7 +121,7 @@ local function take_report(st, w, report, more)
   end
 end
 
--- Any beat but a steady one. Result: outcome, interval.
+-- Any beat but a steady one. Result: outcome, interval, grace.
 local function apply(st, settings, profile, worker, raw, report, more)
   local w = load_worker(st, profile[P_TENANT], worker, raw)
   local rec, was = w.rec, w.group
@@ -199,7 +199,7 @@ local function apply(st, settings, profile, worker, raw, report, more)
     end
   end
   save(st, w)
-  return STORED, interval
+  return STORED, interval, grace
 end
 
 -- Applies up to 512 beats, in order. A worker may stand in it more than once.
@@ -212,7 +212,8 @@ end
 --   With a status (false keeps it) the beat reports only some of three: tasks (decimal text; false keeps), task ('='
 --   before it; false is null, '' keeps). With a digest it brings cold parts: nil keeps the last value, false is null.
 -- ARGV[4]: before when, see is_late.
--- Result: {t, {outcome, interval ms, beats in a row with these}*, moves}; an outcome of not STORED changed nothing. The
+-- Result: {t, {outcome, interval ms, beats in a row with these}*, moves, least grace of those that are stored, in ms, or 0
+--   for none}; an outcome of not STORED changed nothing. The
 --   runs end early when MOVES_PER_CALL events are recorded: the rest was not looked at, and is the next call's.
 --   {t, LATE} when it is.
 -- Events: registered, recovered, resumed, status changed, and stale or stopped for a deadline that had passed.
@@ -233,13 +234,13 @@ local function beat(keys, args)
     mids[k] = prefixes[rows[4 * k - 3]] .. rows[4 * k - 2]
   end
   local raws = count > 0 and call('HMGET', st.r, spread(mids, 1, count)) or {}
-  local runs, run_outcome, run_interval, run = {}, nil, nil, 0
+  local runs, run_outcome, run_interval, run, least = {}, nil, nil, 0, nil
 
   for k = 1, count do
     local at, worker, report, more = rows[4 * k - 3], rows[4 * k - 2], rows[4 * k - 1], rows[4 * k]
     local mid = mids[k]
     local raw = records[mid] or raws[k]
-    local outcome, interval, steady = STORED, nil, nil
+    local outcome, interval, grace, steady = STORED, nil, nil, nil
     if more == true then
       more = raw and sub(raw, KEPT_BYTES - 7, KEPT_BYTES) ~= NO_DIGEST and EMPTY_METADATA
     end
@@ -261,11 +262,14 @@ local function beat(keys, args)
         records[mid] = sub(raw, 1, KEPT_BYTES) .. last_seen .. sub(raw, KEPT_BYTES + 11, FIXED_BYTES - 2)
           .. write('>I4I2', gap, #said) .. said .. daemon
         steady[1][worker] = now
-        interval = steady[3]
+        interval, grace = steady[3], steady[4]
       end
     end
     if not interval then
-      outcome, interval = apply(st, settings, profiles[at], worker, raw, report, more)
+      outcome, interval, grace = apply(st, settings, profiles[at], worker, raw, report, more)
+    end
+    if grace and (not least or grace < least) then
+      least = grace
     end
     if outcome == run_outcome and interval == run_interval then
       run = run + 1
@@ -283,7 +287,7 @@ local function beat(keys, args)
     runs[#runs + 1], runs[#runs + 2], runs[#runs + 3] = run_outcome, run_interval, run
   end
   commit(st)
-  return { t, runs, moves }
+  return { t, runs, moves, least or 0 }
 end
 
 register('beat', beat, {})

@@ -7,9 +7,10 @@ local function run_id()
 end
 
 -- What is known of a daemon's pulses: {newest, begin and end of its newest gap beside others (0: none), ended (1|0),
--- first}.
+-- first, begin and newest moment of its newest spell of being behind (0: none)}.
+local PULSES = '>I6I6I6BI6I6I6'
 local function pulses_of(packed)
-  return packed and { read('>I6I6I6BI6', packed) } or nil
+  return packed and { read(PULSES, packed .. string.rep('\0', 37 - #packed)) } or nil
 end
 
 -- {windows = {begin, end}*, oldest first; newest = newest pulse or nil; now = whether t is in a window, the last, that
@@ -135,6 +136,15 @@ local function gap_of(st, daemon, last_seen)
   return from, till
 end
 
+-- When the daemon that took a worker's last beat was behind with beats last: begin and end, or nil. Its workers can't be
+-- told from dead ones for as long as it says so, whoever else is there.
+local function spell_of(st, daemon)
+  local own = pulses_of(call('HGET', st.p, daemon))
+  if own and own[7] > 0 then
+    return own[6], st.t - own[7] <= BEHIND_MS and st.t or own[7]
+  end
+end
+
 -- Adds a window, and keeps their number and age bounded.
 local function remember(windows, from, till, cause)
   windows[#windows + 1] = { from, till, cause }
@@ -175,9 +185,11 @@ end
 
 -- pulse -------------------------------------------------------------------------------------------
 -- A daemon says that it accepts beats. Not allowed on a full store, which takes none either.
--- ARGV: daemon; '1' when it accepts none from now on, else '0'.
+-- ARGV: daemon; '0', '1' when it accepts none from now on, '2' when beats have come that it is behind with: then it is no
+-- pulse, and only that is noted.
 -- Result: {t, skew in ms, {begin, end, cause} of the newest blind window or {}, blind windows so far, their length in ms}.
 -- Whoever sent the pulse that ended a window may have given up on it: so all are told of the newest. Events: none.
+local BEHIND = '2'
 local function pulse(keys, args)
   local daemon, ends = args[1], args[2]
   local st = open(keys)
@@ -186,6 +198,15 @@ local function pulse(keys, args)
   local sums = call('HMGET', st.m, 'blind', 'blind_ms')
   local count, ms = tonumber(sums[1]) or 0, tonumber(sums[2]) or 0
   local cause = nil
+  if ends == BEHIND then
+    if own then
+      local goes_on = own[7] > 0 and st.t - own[7] <= BEHIND_MS
+      local from = goes_on and own[6] or own[1]
+      commit_time(st)
+      call('HSET', st.p, daemon, write(PULSES, own[1], own[2], own[3], own[4], own[5], from, st.t))
+    end
+    return { st.t, st.skew, windows[blind.now and #windows - 1 or #windows] or {}, count, ms }
+  end
   if blind.now then
     table.remove(windows)
     cause = blind.restarted and STORE_RESTARTED or NO_PULSE
@@ -195,7 +216,7 @@ local function pulse(keys, args)
     if newest and alone then
       cause = cause or DAEMON_STARTED
     end
-    own = { st.t, 0, 0, 0, st.t }
+    own = { st.t, 0, 0, 0, st.t, 0, 0 }
   elseif newest - own[1] > GAP_MS then
     own[2], own[3] = own[1], st.t
   end
@@ -212,7 +233,7 @@ local function pulse(keys, args)
   if not newest or blind.restarted then
     call('HSET', st.m, 'run', blind.run)
   end
-  call('HSET', st.p, daemon, write('>I6I6I6BI6', st.t, own[2], own[3], tonumber(ends), own[5]))
+  call('HSET', st.p, daemon, write(PULSES, st.t, own[2], own[3], tonumber(ends), own[5], own[6], own[7]))
   call_with('HDEL', st.p, gone)
   if cause then
     call('SET', st.w, cmsgpack.pack(windows))

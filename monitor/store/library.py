@@ -51,7 +51,7 @@ def _prelude() -> str:
         f"local DEADLINE_REJECTED = '{Trigger.DEADLINE_REJECTED}'",
         f"local GAP_MS, SHORT_CREDITS = {blindness.GAP_MS}, {blindness.SHORT_CREDITS}",
         f"local WINDOWS_KEPT, WINDOW_AGE_MS = {blindness.WINDOWS_KEPT}, {blindness.WINDOW_AGE_MS}",
-        f"local DAEMONS_KEPT, SLEW = {blindness.DAEMONS_KEPT}, {blindness.SLEW}",
+        f"local DAEMONS_KEPT, SLEW, BEHIND_MS = {blindness.DAEMONS_KEPT}, {blindness.SLEW}, {blindness.BEHIND_MS}",
         *(f"local {cause.name} = '{cause}'" for cause in blindness.Cause),
         f"local STATUS_CHANGED, STRAGGLER_MS = '{EventKind.STATUS_CHANGED}', {STRAGGLER_MS}",
         "local WORD = { " + ", ".join(f"{code} = '{word}'" for word, code in STATE_CODES.items()) + " }",

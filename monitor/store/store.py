@@ -48,6 +48,8 @@ _encode = msgspec.msgpack.Encoder().encode
 SCHEMA_VERSION: Final = 1
 COUNT_PAGE: Final = 200
 EVENTS_TRIMMED_PER_CALL: Final = 100
+LONGEST_MS: Final = 365 * 86_400_000
+BEHIND: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +81,11 @@ class StoreSettings:
     """So many have to have what ``confirm`` waits for."""
     fsync: bool = False
     """What ``confirm`` waits for has to be on the primary's disk."""
+
+    @property
+    def graces_ms(self) -> list[int]:
+        """Those of workers that declare none."""
+        return [self.grace_ms, *(rule.grace_ms for rule in self.rules)]
 
 
 class Store:
@@ -176,16 +183,18 @@ class Store:
         outcomes: list[tuple[int, int]] = []
         moved: list[Moved] = []
         size = len(beats)
+        grace_ms = LONGEST_MS
         while True:
             part = beats[len(outcomes) : len(outcomes) + size] if outcomes else beats
             profiles, rows = codec.beat_arguments(part)
             arguments = (self._beat_settings, profiles, rows)
-            now_ms, runs, moves = await self._in_time(self._connection.write, "beat", partition, *arguments)
+            now_ms, runs, moves, least_ms = await self._in_time(self._connection.write, "beat", partition, *arguments)
+            grace_ms = min(grace_ms, least_ms or grace_ms)
             for outcome, interval_ms, count in zip(runs[::3], runs[1::3], runs[2::3], strict=True):
                 outcomes += [(outcome, interval_ms)] * count
             moved += codec.moved(moves)
             if len(outcomes) >= len(beats):
-                return BeatsResult(now_ms=now_ms, outcomes=outcomes, moved=moved)
+                return BeatsResult(now_ms=now_ms, outcomes=outcomes, moved=moved, least_grace_ms=grace_ms)
             # So many it did before it had recorded enough; those behind are likely to be of the same kind.
             size = sum(runs[2::3])
 
@@ -295,9 +304,13 @@ class Store:
 
     # Blindness ----------------------------------------------------------------------------------------------------
 
-    async def pulse(self, partition: int, *, ends: bool) -> PulseResult:
-        """Say that this daemon accepts beats; ``ends``: that it accepts none from now on."""
-        answer = await self._connection.write("pulse", partition, self.settings.daemon, int(ends))
+    async def pulse(self, partition: int, *, ends: bool = False, behind: bool = False) -> PulseResult:
+        """Say that this daemon accepts beats; ``ends``: that it accepts none from now on.
+
+        ``behind``: that beats have come which it is behind with, which is no pulse. Its workers are not reported then.
+        """
+        says = BEHIND if behind else int(ends)
+        answer = await self._connection.write("pulse", partition, self.settings.daemon, says)
         now_ms, skew_ms, newest, windows, blind_ms = answer
         return PulseResult(
             now_ms=now_ms,
@@ -309,7 +322,7 @@ class Store:
         )
 
     async def evidence(self, partition: int, evidence: Sequence[Evidence]) -> None:
-        """Note at most 128 refused beats of one partition as signs of life (P11). Unknown workers are passed over."""
+        """Note at most 512 refused beats of one partition as signs of life (P11). Unknown workers are passed over."""
         await self._connection.write("evidence", partition, codec.evidence_argument(evidence))
 
     # The outbox ---------------------------------------------------------------------------------------------------

@@ -264,11 +264,19 @@ end
 
 -- From when the deadline of an alive worker counts, that deadline, and how many blind windows did not move it. It is our
 -- fault, once for each beat and for no longer than its interval and grace, when the daemon that took its last beat was
--- gone since, and others were there. To be asked when the deadline has passed without that.
+-- gone since, and others were there; and for as long as that daemon says that it is behind with beats. To be asked when
+-- the deadline has passed without that.
 local function deadline_of(st, w)
   local rec, interval = w.rec, w.group[G_INTERVAL]
   local reach, base = interval + w.group[G_GRACE], base_of(st, w)
   local due, uncredited = credited(st, base + reach, reach, interval)
+  if st.t >= due then
+    local begun, ended = spell_of(st, rec[R_DAEMON])
+    if begun and begun < due and ended > base then
+      base = ended
+      due, uncredited = credited(st, base + reach, reach, interval)
+    end
+  end
   if st.t >= due then
     local from, till = gap_of(st, rec[R_DAEMON], rec[R_LAST_SEEN])
     -- Not twice: a gap that began behind the base is another one, unless the base is that of a beat, or of one that was

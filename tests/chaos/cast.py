@@ -143,7 +143,7 @@ class Cast:
             status=status,
         )
         (self._record.expired if said is Said.EXPIRED else self._record.tries).append(one)
-        return one.is_stored or one.is_refused
+        return one.is_stored or (said is Said.EXPIRED and one.is_refused)
 
     # Probes -------------------------------------------------------------------------------------------------------
 

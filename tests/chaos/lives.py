@@ -152,10 +152,12 @@ def one_history(record: Record, _outages: Outages) -> Iterator[Violation]:
             if before.new != after.old:
                 what = f"{before.kind} to {before.new} is followed by {after.kind} from {after.old}"
                 yield Violation(promise="P3", worker=worker, what=what)
-        silences = Counter((entry.count, entry.kind) for entry in entries if entry.kind in STALE)
-        for (count, kind), times in silences.items():
+        silences = Counter(
+            (entry.count, entry.kind if record.expired_of(worker) else "") for entry in entries if entry.kind in STALE
+        )
+        for (count, _), times in silences.items():
             if times > 1:
-                yield Violation(promise="P3", worker=worker, what=f"{times} {kind} events after beat {count}")
+                yield Violation(promise="P3", worker=worker, what=f"{times} stale events after beat {count}")
 
 
 def goodbyes(record: Record, _outages: Outages) -> Iterator[Violation]:

@@ -25,8 +25,9 @@ SHORT_WINDOWS: Final = 3
 """So many windows shorter than the interval move one deadline."""
 BETWEEN_S: Final = 0.3
 """Between two probes, or two pulses, and some: a window may have begun, or ended, so much before it shows."""
-LOST_S: Final = 1.0
-"""For so long after it takes beats again a daemon is blind that has refused some and could not note that."""
+LOST_S: Final = 2.5
+"""For so long after it takes beats again a daemon is behind that has refused some and could not note that: the call
+that was to note it hangs for the store's time limit, and a second from then on."""
 NOTICE_S: Final = 1.0
 """Before a gap has lasted 750 ms it is none: what was due sooner is not moved. Who lives is not due so soon, since the
 least grace is a second."""
@@ -65,6 +66,8 @@ class Outages:
     """Those that come of an old copy, which begin where its data end, and from when on they count. (How much any other
     loss took nobody knows.)"""
     possible: tuple[Window, ...]
+    late: tuple[Window, ...]
+    """Those that are possible, and as long as a daemon may go on being behind after them."""
     of_sure: tuple[tuple[Window, ...], ...]
     of_possible: tuple[tuple[Window, ...], ...]
     renamed: tuple[tuple[Window, ...], ...]
@@ -100,7 +103,7 @@ class Outages:
             self._beyond(gap, daemon)
             for daemon, windows in enumerate(self.of_possible)
             for gap in windows
-            if gap.b_s > last.sent_s and gap.a_s < due_s
+            if gap.b_s + LOST_S > last.sent_s and gap.a_s < due_s
         ]
         for from_s in gaps:  # of a daemon that was started again, under another name, nobody knows that it is back
             due_s = max(due_s, from_s + 2 * worker.patience_s + BETWEEN_S)
@@ -110,7 +113,7 @@ class Outages:
         """From when on this daemon was away while another was there: where all were away when its gap began, and one of
         the others was there before and after, its workers are waited for from the window's end on."""
         from_s = gap.a_s
-        for window in self.possible:
+        for window in self.late:
             if window.a_s <= from_s + NOTICE_S and window.b_s > from_s and self._is_bridged(window, daemon):
                 from_s = window.b_s
         return from_s
@@ -125,7 +128,7 @@ class Outages:
 
     def _moved(self, due_s: float, worker: Worker, last: Try) -> float:
         """By the windows of all daemons, at the most."""
-        for window in self.possible:
+        for window in self.late:
             if window.b_s > last.sent_s and window.a_s < due_s:
                 due_s = max(due_s, window.b_s + worker.patience_s)
         return due_s
@@ -153,7 +156,7 @@ def measured(record: Record) -> Outages:
     sure, possible = _common(inner, SURE_S), _common(outer, POSSIBLE_S)
     possible += [Window(a_s=at_s - STEP_S, b_s=at_s + STEP_S) for at_s in forward]
     possible += [
-        Window(a_s=fault.begun_s - POSSIBLE_S, b_s=fault.ended_s + LOST_S * (not fault.kind.startswith("daemon")))
+        Window(a_s=fault.begun_s - POSSIBLE_S, b_s=fault.ended_s)
         for fault in record.faults
         if fault.kind in RESTARTS or (record.daemons == 1 and fault.kind in RESTARTS_OF_ONE)
     ]
@@ -163,6 +166,7 @@ def measured(record: Record) -> Outages:
             (loss.gone_s, Window(a_s=loss.kept_s, b_s=loss.away_s)) for loss in record.losses if loss.is_confirmed
         ),
         possible=tuple(sorted(possible + lost)),
+        late=tuple(Window(a_s=window.a_s, b_s=window.b_s + LOST_S) for window in sorted(possible + lost)),
         of_sure=tuple(tuple(_common([some], SURE_S)) for some in inner),
         of_possible=tuple(tuple(_common([some], POSSIBLE_S)) for some in outer),
         renamed=tuple(
@@ -182,7 +186,7 @@ def _after(windows: Iterable[Window], at_s: float) -> list[Window]:
 
 def _gaps(probes: Sequence[Probe], *, ended_s: float, is_outer: bool) -> list[Window]:
     """The spans between two successes of one daemon. Those that are sure have a failure in them: without, it may have
-    been the harness that was asleep. With one, the daemon may have refused what it could not note."""
+    been the harness that was asleep."""
     gaps: list[Window] = []
     failed = [probe for probe in probes if not probe.is_stored]
     before_s = 0.0
@@ -191,8 +195,7 @@ def _gaps(probes: Sequence[Probe], *, ended_s: float, is_outer: bool) -> list[Wi
         before_s = probe.sent_s if is_outer else probe.ended_s
     gaps.append(Window(a_s=before_s, b_s=ended_s))
     gaps = [gap for gap in gaps if gap.length_s >= min(SURE_S, POSSIBLE_S)]
-    sure = [gap for gap in gaps if any(gap.a_s <= one.sent_s and one.ended_s <= gap.b_s for one in failed)]
-    return [Window(a_s=gap.a_s, b_s=gap.b_s + LOST_S * (gap in sure)) for gap in gaps] if is_outer else sure
+    return [gap for gap in gaps if is_outer or any(gap.a_s <= one.sent_s and one.ended_s <= gap.b_s for one in failed)]
 
 
 def _common(each: Sequence[Sequence[Window]], least_s: float) -> list[Window]:

@@ -134,11 +134,11 @@ def _daemon_of_the_dead_is_killed_in_a_pause_of_the_store(record: Record, reads_
 
 
 def reads_late_for_more_than_twice_its_patience_after_an_outage(record: Record) -> None:
-    _daemon_of_the_dead_is_killed_in_a_pause_of_the_store(record, 21.0)
+    _daemon_of_the_dead_is_killed_in_a_pause_of_the_store(record, 23.0)
 
 
 def reads_late_for_twice_its_patience_after_an_outage_in_which_all_were_restarted(record: Record) -> None:
-    _daemon_of_the_dead_is_killed_in_a_pause_of_the_store(record, 18.5)
+    _daemon_of_the_dead_is_killed_in_a_pause_of_the_store(record, 19.5)
     record.faults.append(Fault(kind="daemon.kill", target=1, begun_s=9.0, ended_s=12.0))
 
 
