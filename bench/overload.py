@@ -286,6 +286,7 @@ def main(
     interval: Annotated[float, Parameter(help="The workers' interval in seconds; their grace is twice that.")] = 2.0,
     share: Annotated[float, Parameter(help="How much of its time the slowed process runs.")] = 0.15,
     slowed: Annotated[list[str] | None, Parameter(help="What is slow, daemon or store; both in turn.")] = None,
+    processes: Annotated[int, Parameter(help="server.processes of the daemon.")] = 1,
     pending_beats: Annotated[int, Parameter(help="limits.pending_beats of the daemon.")] = 20_000,
     smoke: Annotated[bool, Parameter(negative=(), help="A few seconds and workers; only errors matter.")] = False,
     json_path: Annotated[Path | None, Parameter(name="--json", help="Write the results to this file too.")] = None,
@@ -301,11 +302,15 @@ def main(
     faults = []
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    settings = {"LASTSEEN_LIVENESS__INTERVAL": "1h", "LASTSEEN_LIMITS__PENDING_BEATS": str(pending_beats)}
+    settings = {
+        "LASTSEEN_LIVENESS__INTERVAL": "1h",
+        "LASTSEEN_LIMITS__PENDING_BEATS": str(pending_beats),
+        "LASTSEEN_SERVER__PROCESSES": str(processes),
+    }
     for name in slowed or SLOWED:
         with daemon(settings) as server:
             found = Run(server, slowed=name, share=share, seconds=seconds, interval_s=interval, most=most).measure()
-        times = f"interval {interval:g} s, grace {2 * interval:g} s"
+        times = f"{processes} process{'es' * (processes > 1)}; interval {interval:g} s, grace {2 * interval:g} s"
         report.table(
             f"The {name} is slowed; {seconds:g} s; {times}",
             ["", "value"],
