@@ -141,7 +141,7 @@ def _capacity(plan: Plan) -> float:
     beats, so it is what a longer run stores more than a shorter one.
 
     Raises:
-        BenchError: nothing.
+        BenchError: there is none.
     """
     short, long = closed_loop(plan), closed_loop(replace(plan, duration_s=3 * plan.duration_s))
     stored = (long.answered - long.failed) - (short.answered - short.failed)

@@ -560,6 +560,16 @@ async def test_p28_who_is_bound_to_a_daemon_that_is_behind_is_not_reported_for_a
         await check_indexes(store_url)
 
 
+async def test_pulses_that_an_older_build_wrote_are_read(store_url: str) -> None:
+    async with monitor(store_url) as m, Redis.from_url(store_url) as redis:
+        seen = await m.beat()
+        await m.pulse()
+        for daemon, packed in (await redis.hgetall("{ls:0}:p")).items():
+            await redis.hset("{ls:0}:p", daemon, packed[:25])
+        await m.runs(seen + REACH_MS)
+        assert await m.swept() == [(EventKind.STALE, seen + REACH_MS)]
+
+
 async def test_p1_a_daemon_that_was_killed_in_an_outage_of_all_is_waited_for_beyond_its_end(store_url: str) -> None:
     async with monitor(store_url) as m, another(m, store_url, "d2") as other:
         await other.pulse(0, ends=False)

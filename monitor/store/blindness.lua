@@ -13,6 +13,15 @@ local function pulses_of(packed)
   return packed and { read(PULSES, packed .. string.rep('\0', 37 - #packed)) } or nil
 end
 
+-- Those of the daemon that took a worker's last beat: asked for once in a call, of which many may be about its workers.
+local function pulses_by(st, daemon)
+  st.pulses = st.pulses or {}
+  if st.pulses[daemon] == nil then
+    st.pulses[daemon] = pulses_of(call('HGET', st.p, daemon)) or false
+  end
+  return st.pulses[daemon]
+end
+
 -- {windows = {begin, end}*, oldest first; newest = newest pulse or nil; now = whether t is in a window, the last, that
 -- no pulse has ended yet}. Without any pulse ever there is nothing to go by, and nothing is blind.
 local function blindness(st)
@@ -116,7 +125,7 @@ end
 -- The gap in which the daemon that took a worker's last beat was away while others were there: begin and end, or nil.
 local function gap_of(st, daemon, last_seen)
   local blind = blindness(st)
-  local own = blind.newest and pulses_of(call('HGET', st.p, daemon))
+  local own = blind.newest and pulses_by(st, daemon)
   local from, till
   if own and (blind.newest - own[1] > GAP_MS or (own[4] == 1 and blind.newest > own[1])) then
     from, till = own[1], st.t
@@ -139,7 +148,7 @@ end
 -- When the daemon that took a worker's last beat was behind with beats last: begin and end, or nil. Its workers can't be
 -- told from dead ones for as long as it says so, whoever else is there.
 local function spell_of(st, daemon)
-  local own = pulses_of(call('HGET', st.p, daemon))
+  local own = pulses_by(st, daemon)
   if own and own[7] > 0 then
     return own[6], st.t - own[7] <= BEHIND_MS and st.t or own[7]
   end
