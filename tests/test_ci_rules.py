@@ -55,4 +55,4 @@ def test_the_readme_starts_and_tests_with_one_line_each() -> None:
     start, test = blocks[:2]
     assert start.count("\n") == test.count("\n") == 1
     assert start.endswith(" lastseen serve\n")
-    assert test.endswith(" pytest\n")
+    assert test.endswith(" pytest -n auto --dist worksteal\n")
