@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from monitor.store import Store
-    from monitor.workers import Worker
+    from monitor.workers import Moved, Worker
 
 REACH_MS = INTERVAL_MS + GRACE_MS
 KEY = WorkerKey("acme", "w")
@@ -533,9 +533,9 @@ async def test_p28_who_is_bound_to_a_daemon_that_is_behind_is_not_reported_for_a
     async with monitor(store_url) as m, another(m, store_url, "d2") as other:
         await other.pulse(0)
         overdue = await m.beat()
-        await m.at(m.now_ms + 500)
-        await m.pulse()
-        await other.pulse(0)
+        while m.now_ms < overdue + 2_000:
+            await _other(m, other, m.now_ms + 500)
+            await m.pulse()
         await other.beat(0, [beat("of-other")])
         seen = (await m.store.beat(0, [beat("bound")])).now_ms
         while m.now_ms < overdue + REACH_MS:  # one was due before its daemon was behind
@@ -558,6 +558,23 @@ async def test_p28_who_is_bound_to_a_daemon_that_is_behind_is_not_reported_for_a
         assert [one.worker_id for one in (await other.sweep(0, limit=100)).moved] == ["bound"]
         assert (await other.pulse(0)).windows == m.windows, "the other daemon was there all the time"
         await check_indexes(store_url)
+
+
+async def test_p2_hiccups_of_a_daemon_hide_no_death(store_url: str) -> None:
+    async with monitor(store_url) as m, another(m, store_url, "d2") as other:
+        await other.pulse(0)
+        seen = await m.beat()
+        moved: list[Moved] = []
+        while m.now_ms < seen + 3 * REACH_MS:  # behind for half a second, again and again
+            await _other(m, other, m.now_ms + 250)
+            await m.store.pulse(0, behind=True)
+            await _other(m, other, m.now_ms + 250)
+            await m.store.pulse(0, behind=True)
+            for _ in range(6):
+                await _other(m, other, m.now_ms + 500)
+                await m.pulse()
+            moved += (await other.sweep(0, limit=100)).moved
+        assert [one.due_ms <= seen + 2 * REACH_MS for one in moved] == [True], "once a gap of its daemon is credited"
 
 
 async def test_pulses_that_an_older_build_wrote_are_read(store_url: str) -> None:

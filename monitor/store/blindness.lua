@@ -146,11 +146,16 @@ local function gap_of(st, daemon, last_seen)
 end
 
 -- When the daemon that took a worker's last beat was behind with beats last: begin and end, or nil. Its workers can't be
--- told from dead ones for as long as it says so, whoever else is there.
-local function spell_of(st, daemon)
+-- told from dead ones for as long as it says so, whoever else is there. One that is over counts if it was no shorter than
+-- the interval, and none below the length at which a gap shows: hiccups must not hide deaths.
+local function spell_of(st, daemon, interval)
   local own = pulses_by(st, daemon)
   if own and own[7] > 0 then
-    return own[6], st.t - own[7] <= BEHIND_MS and st.t or own[7]
+    local goes_on = own[1] < own[7] and st.t - own[7] <= BEHIND_MS
+    local ended = goes_on and st.t or own[7]
+    if ended - own[6] > (goes_on and GAP_MS or math.max(GAP_MS, interval - 1)) then
+      return own[6], ended
+    end
   end
 end
 

@@ -271,7 +271,7 @@ local function deadline_of(st, w)
   local reach, base = interval + w.group[G_GRACE], base_of(st, w)
   local due, uncredited = credited(st, base + reach, reach, interval)
   if st.t >= due then
-    local begun, ended = spell_of(st, rec[R_DAEMON])
+    local begun, ended = spell_of(st, rec[R_DAEMON], interval)
     if begun and begun < due and ended > base then
       base = ended
       due, uncredited = credited(st, base + reach, reach, interval)
