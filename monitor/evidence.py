@@ -64,7 +64,7 @@ class _Notes:
         self._young[of] = now_s
         return True
 
-    def oldest_s(self) -> float:
+    def first_s(self) -> float:
         """When the first of what is pending was noted; infinite for none."""
         return next((noted_s for _, noted_s in self.pending.values()), math.inf)
 
@@ -107,7 +107,7 @@ class Recorder:
         now_s = self._elapsed_s()
         if now_s < self._lost_s + LOST_S:
             return math.inf
-        return max(now_s - min(self._ours.oldest_s(), self._given_s), 0.0)
+        return max(now_s - min(self._ours.first_s(), self._given_s), 0.0)
 
     async def run(self) -> None:
         """Give the store what was noted, until cancelled."""
@@ -118,9 +118,9 @@ class Recorder:
 
     async def flush(self) -> None:
         """Give the store what is pending now; what can't be given is dropped."""
+        self._given_s = self._ours.first_s()
         ours, self._ours.pending = self._ours.pending, {}
         others, self._others.pending = self._others.pending, {}
-        self._given_s = next((noted_s for _, noted_s in ours.values()), math.inf)
         self._any.clear()
         by_partition: dict[int, list[tuple[Evidence, float]]] = {}
         # What is our fault comes first, since it moves deadlines, and is worth more than what else a worker did wrong.

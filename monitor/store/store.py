@@ -49,7 +49,9 @@ SCHEMA_VERSION: Final = 1
 COUNT_PAGE: Final = 200
 EVENTS_TRIMMED_PER_CALL: Final = 100
 LONGEST_MS: Final = 365 * 86_400_000
+"""No grace is longer."""
 BEHIND: Final = 2
+"""What ``pulse`` is told by a daemon that is behind with beats; 0 and 1 say whether it ends."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
