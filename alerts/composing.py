@@ -31,7 +31,7 @@ from alerts.thread import (
 from alerts.thread_store import CALL_LIMIT, Change, Want
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from alerts.silences import Silence
     from alerts.thread import Step
     from alerts.thread_store import Claimed, ThreadStore
-    from alerts.wording import Standing
+    from alerts.wording import AskStanding
     from monitor.events import Event
 
 FIRST_MEMBERS: Final = 500
@@ -92,7 +92,7 @@ class Composer:
         ledger: Ledger,
         masses: Masses | None,
         wording: Wording,
-        standing: Callable[[str, str], Awaitable[Standing]],
+        standing: AskStanding,
         on_unrenderable: Callable[[], None],
     ) -> None:
         self._threads = threads
@@ -145,7 +145,7 @@ class Composer:
         if thread.shape is Shape.WORKER:
             step = single.next_step(draft, silenced)
         else:
-            suspected = await self._is_suspected(thread)
+            suspected = await self._is_suspected(thread, firing)
             step = group.next_step(draft, silenced, first=tuple(firing.values()), suspected=suspected)
         if isinstance(step, Freeze) and step.reminder and not thread.timing.resend:
             step = await self._unless_settled(thread, step, now_ms=now_ms)
@@ -178,11 +178,17 @@ class Composer:
             return Wait(now_ms)
         return step if incident.is_open else Wait(now_ms + RECHECK_MS)
 
-    async def _is_suspected(self, thread: Thread) -> bool:
+    async def _is_suspected(self, thread: Thread, firing: Mapping[str, Member]) -> bool:
         if self._masses is None or thread.shape is not Shape.ENVIRONMENT or thread.declared or thread.told:
             return False
-        environment = thread.labels["environment"]
-        return await self._masses.is_suspected(thread.tenant, environment, firing=thread.firing)
+        longest_ms = max((member.event.interval_ms for member in firing.values()), default=0)
+        return await self._masses.is_suspected(
+            thread.tenant,
+            thread.labels["environment"],
+            firing=thread.firing,
+            rejected=thread.rejected,
+            since_ms=thread.since_ms - longest_ms,
+        )
 
     async def _freeze(self, draft: Draft, step: Freeze, firing: Mapping[str, Member]) -> tuple[Frozen, str] | None:
         """Make the notification and its body; None when no body can be made, which is recorded."""

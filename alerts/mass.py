@@ -1,8 +1,9 @@
 """When many workers of an environment fall silent at once, or are not listened to (P16). Pure.
 
 Deaths are counted by their deadlines, which lie within one interval of each other when the workers fell silent
-together. Before that many deadlines have passed, the store can tell how many workers have missed beats: while that
-looks like a mass failure, the notifications are held.
+together. Before that many deadlines have passed, the store can tell how many workers have missed beats; and before
+that many deaths have been counted, how many it has recorded, which may be far more: a fleet that falls silent is
+recorded within a second, also while nobody routes. While that looks like a mass failure, the notifications are held.
 """
 
 from __future__ import annotations
@@ -95,7 +96,23 @@ def observe(
     for event in (*deaths, *returns):
         if _is_new(wave, event):
             wave.positions[str(event.partition)] = event.position
-    return _judge(wave, standing, rule=rule, now_ms=now_ms)
+    is_rejected = any(event.kind is EventKind.REJECTED for event in deaths)
+    return _judge(wave, standing, fallen_of(standing, is_rejected=is_rejected), rule=rule, now_ms=now_ms)
+
+
+def since_of(wave: Wave, deaths: Sequence[Event]) -> int | None:
+    """From when on deaths count together with these: an interval before the newest; None where there are none."""
+    if not deaths:
+        return None
+    newest_ms = max(wave.newest_due_ms, *(event.due_ms for event in deaths))
+    return newest_ms - max(wave.interval_ms, *(min(event.interval_ms, LONGEST_WINDOW_MS) for event in deaths))
+
+
+def fallen_of(standing: Standing, *, is_rejected: bool) -> int:
+    """How many have fallen silent, as the worker store knows it, at the most; where beats of some are rejected, all
+    count whose are: since when is not known of them. More than are counted here, while their events wait.
+    """
+    return standing.fallen + (standing.rejected if is_rejected else 0)
 
 
 def silent_now(wave: Wave) -> int:
@@ -103,7 +120,7 @@ def silent_now(wave: Wave) -> int:
     return sum(wave.deaths.values())
 
 
-def _judge(wave: Wave, standing: Standing, *, rule: Rule, now_ms: int) -> Mood:
+def _judge(wave: Wave, standing: Standing, fallen: int, *, rule: Rule, now_ms: int) -> Mood:
     oldest = (wave.newest_due_ms - wave.interval_ms) // wave.bucket_ms
     wave.deaths = {bucket: count for bucket, count in wave.deaths.items() if int(bucket) >= oldest and count > 0}
     dead = silent_now(wave)
@@ -116,7 +133,8 @@ def _judge(wave: Wave, standing: Standing, *, rule: Rule, now_ms: int) -> Mood:
     if now_ms < wave.declared_until_ms:
         return Mood.DECLARED
     wave.incident_id = None
-    return Mood.SUSPECTED if dead + standing.silent >= threshold else Mood.CALM
+    down = max(dead, fallen)
+    return Mood.SUSPECTED if down + standing.silent >= rule.threshold(standing.expected + down) else Mood.CALM
 
 
 def incident_of(wave: Wave, tenant: str, environment: str) -> str:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from alerts.errors import StoreUnavailableError
-from alerts.mass import Mood, Rule, Wave, incident_of, observe, silent_now
+from alerts.mass import Mood, Rule, Wave, fallen_of, incident_of, observe, silent_now, since_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
     from alerts.queue import QueueStore
-    from alerts.wording import Standing
+    from alerts.wording import AskStanding
     from monitor.events import Event
 
 KEPT_MS: Final = 86_400_000
@@ -45,7 +45,7 @@ class Masses:
         standing: how an environment of a tenant stands now, as the worker store knows it.
     """
 
-    def __init__(self, store: QueueStore, *, rule: Rule, standing: Callable[[str, str], Awaitable[Standing]]) -> None:
+    def __init__(self, store: QueueStore, *, rule: Rule, standing: AskStanding) -> None:
         self._store = store
         self._rule = rule
         self._standing = standing
@@ -69,7 +69,7 @@ class Masses:
             if state is None and not deaths:
                 return CALM
             wave = Wave() if state is None else _wave(state)
-            standing = await self._standing(tenant, environment)
+            standing = await self._standing(tenant, environment, since_of(wave, deaths))
             mood = observe(wave, deaths, returns, standing, rule=self._rule, now_ms=now_ms)
             verdict = Verdict(
                 mood=mood, incident_id=incident_of(wave, tenant, environment) if mood is Mood.DECLARED else None
@@ -80,7 +80,10 @@ class Masses:
                 return verdict
         raise StoreUnavailableError(f"environment {environment!r} is judged all the time")
 
-    async def is_suspected(self, tenant: str, environment: str, *, firing: int) -> bool:
-        """Whether many workers beside the ``firing`` ones that are known to be down still miss beats."""
-        standing = await self._standing(tenant, environment)
-        return standing.silent + firing >= self._rule.threshold(standing.expected + firing)
+    async def is_suspected(self, tenant: str, environment: str, *, firing: int, rejected: int, since_ms: int) -> bool:
+        """Whether many workers beside the ``firing`` ones that are known to be down still miss beats, or are down since
+        that moment. ``rejected`` of those that are known are alive.
+        """
+        standing = await self._standing(tenant, environment, since_ms)
+        down = max(firing, fallen_of(standing, is_rejected=rejected > 0))
+        return standing.silent + down >= self._rule.threshold(standing.expected + down)

@@ -25,7 +25,7 @@ from alerts.routing import Port
 from alerts.thread_store import Stats, ThreadStore
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from alerts.receivers import Receiver
     from alerts.router import EventSource
     from alerts.routing import Route
-    from alerts.wording import Standing
+    from alerts.wording import AskStanding, Standing
 
 STOP_TIMEOUT_S: Final = 10.0
 
@@ -81,7 +81,7 @@ class AlertService:
         partitions: int,
         durability: Durability,
         wording: Wording,
-        standing: Callable[[str, str], Awaitable[Standing]],
+        standing: AskStanding,
         rule: Rule | None,
         now_ms: Callable[[], int],
         on_outcome: Callable[[str, str], None],
@@ -95,9 +95,9 @@ class AlertService:
     ) -> None:
         _check(receivers, routes)
 
-        async def answered(tenant: str, environment: str) -> Standing:
+        async def answered(tenant: str, environment: str, since_ms: int | None = None) -> Standing:
             try:
-                return await standing(tenant, environment)
+                return await standing(tenant, environment, since_ms)
             except source_errors as error:
                 raise StoreUnavailableError(str(error)) from error
 

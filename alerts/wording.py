@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from alerts.phrases import DAY_MS, SHOWN_CHARS, Style, duration, fitted, own_outage, reminding, shown
 from alerts.thread import DOWN
 from monitor.liveness import CLEAN_REASON, EventKind, Liveness
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from monitor.events import Event
 
@@ -24,10 +24,22 @@ class Standing:
 
     ``expected`` workers are to send beats, and ``silent`` of them have missed theirs. Those that are stale, failed
     or stopped are in neither; so a worker that has just been reported as down is none of them.
+
+    ``fallen`` have become stale since the moment that was asked for, whether they have been told of or not, and
+    ``rejected`` are stale and send beats that are refused, since whenever; 0 where no moment was.
     """
 
     expected: int
     silent: int
+    fallen: int = 0
+    rejected: int = 0
+
+
+class AskStanding(Protocol):
+    """Asks the worker store how an environment of a tenant stands now."""
+
+    def __call__(self, tenant: str, environment: str, since_ms: int | None = None, /) -> Awaitable[Standing]:
+        """``since_ms``: from when on it counts who has fallen; None: nobody."""
 
 
 def single_sentence(

@@ -224,3 +224,8 @@ class Standing:
     """Workers that are to beat: alive, late or overdue; none that is stale, failed or stopped."""
     silent: int
     """Those of them that have not been heard from for the longer of their interval and their grace."""
+    fallen: int = 0
+    """Those that are stale and became so at the moment that was asked for, or later; at the most, where others have
+    stopped or failed since."""
+    rejected: int = 0
+    """Those that are stale and whose beats are refused still, since whenever."""

@@ -16,12 +16,12 @@ from tests.alerts_fakes import calm
 from tests.stores import pools
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from alerts.history import History
     from alerts.receivers import Receiver
     from alerts.routing import Route
-    from alerts.wording import Standing
+    from alerts.wording import AskStanding
     from tests.alerts_fakes import Clock, ListSource
 
 POLICY = RetryPolicy(initial_ms=1_000, max_ms=1_000, retry_for_ms=5_000, min_attempts=12)
@@ -38,7 +38,7 @@ class Daemon:
         clock: Clock,
         routes: list[Route],
         *,
-        standing: Callable[[str, str], Awaitable[Standing]] = calm,
+        standing: AskStanding = calm,
         history: History | None = None,
     ) -> None:
         self.outcomes: Counter[tuple[str, str]] = Counter()

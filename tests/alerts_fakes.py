@@ -50,7 +50,7 @@ async def dead_letters(store_url: str, receiver: str = "ops") -> list[Note]:
     return notes[::-1]
 
 
-async def calm(_tenant: str, _environment: str) -> Standing:
+async def calm(_tenant: str, _environment: str, _since_ms: int | None = None) -> Standing:
     """An environment in which nobody else is silent."""
     return Standing(expected=1_000, silent=0)
 

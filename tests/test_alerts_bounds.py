@@ -278,7 +278,7 @@ async def test_p26_a_start_lets_a_removed_receiver_expire_and_keeps_the_configur
 async def test_p26_counts_of_environments_in_which_nothing_happens_any_more_are_forgotten(
     store: QueueStore, redis: Redis
 ) -> None:
-    async def standing(_tenant: str, _environment: str) -> Standing:
+    async def standing(_tenant: str, _environment: str, _since_ms: int | None = None) -> Standing:
         return Standing(expected=100, silent=0)
 
     masses = Masses(store, rule=Rule(), standing=standing)

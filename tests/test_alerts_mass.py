@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from alerts.breaker import FAILURES, FIRST_PAUSE_MS, LONGEST_PAUSE_MS, Breaker
-from alerts.mass import Mood, Rule, Wave, incident_of, observe, silent_now
+from alerts.durability import Durability
+from alerts.mass import LONGEST_WINDOW_MS, Mood, Rule, Wave, incident_of, observe, silent_now, since_of
 from alerts.masses import Masses
+from alerts.payload import Wording
 from alerts.queue import QueueStore
+from alerts.routing import ENVIRONMENT_WAIT_MS, Route, environment_key
+from alerts.service import AlertService
+from alerts.thread_store import Want
 from alerts.wording import Standing
 from monitor.liveness import EventKind, Liveness
-from tests.alerts_fakes import START_MS, event
-from tests.stores import pools
+from monitor.store.outbox import Outbox
+from tests.alerts_fakes import START_MS, Inbox, event, until
+from tests.stores import ManualClock, beat, opened, pools
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from monitor.events import Event
 
 INTERVAL_MS = 30_000
@@ -62,6 +71,26 @@ def test_p16_a_mass_failure_is_at_least_five_and_a_fifth_of_the_expected(dead: i
 def test_p16_the_first_death_is_suspected_when_many_have_missed_beats() -> None:
     assert judge(Wave(), [death(1)], expected=99, silent=19) is Mood.SUSPECTED
     assert judge(Wave(), [death(1)], expected=99, silent=18) is Mood.CALM
+
+
+@pytest.mark.parametrize(("fallen", "mood"), [(200, Mood.SUSPECTED), (199, Mood.CALM)])
+def test_p16_the_first_deaths_are_suspected_when_many_more_are_recorded_and_wait(fallen: int, mood: Mood) -> None:
+    standing = Standing(expected=1_000 - fallen, silent=0, fallen=fallen)
+    assert observe(Wave(), [death(1)], [], standing, rule=RULE, now_ms=START_MS) is mood
+
+
+@pytest.mark.parametrize(("kind", "mood"), [(EventKind.REJECTED, Mood.SUSPECTED), (EventKind.STALE, Mood.CALM)])
+def test_p16_those_whose_beats_are_refused_count_where_beats_are_refused(kind: EventKind, mood: Mood) -> None:
+    standing = Standing(expected=800, silent=0, fallen=1, rejected=200)
+    assert observe(Wave(), [replace(death(1), kind=kind)], [], standing, rule=RULE, now_ms=START_MS) is mood
+
+
+def test_p16_deaths_count_from_an_interval_before_the_newest() -> None:
+    later_ms = START_MS + 1_000
+    assert since_of(Wave(), []) is None
+    assert since_of(Wave(), [death(1), death(2, due_ms=later_ms)]) == later_ms - INTERVAL_MS
+    assert since_of(Wave(newest_due_ms=later_ms), [death(1)]) == later_ms - INTERVAL_MS
+    assert since_of(Wave(), [replace(death(1), interval_ms=86_400_000)]) == START_MS - LONGEST_WINDOW_MS
 
 
 def test_p16_deaths_of_different_intervals_are_not_one_failure() -> None:
@@ -140,7 +169,7 @@ def test_each_partition_is_counted_by_its_own_positions() -> None:
 
 
 async def test_p16_several_daemons_count_each_death_once(store_url: str) -> None:
-    async def standing(tenant: str, environment: str) -> Standing:
+    async def standing(tenant: str, environment: str, _since_ms: int | None = None) -> Standing:
         assert (tenant, environment) == ("acme", "prod")
         return Standing(expected=20, silent=0)
 
@@ -177,3 +206,68 @@ def test_p21_a_receiver_in_trouble_is_tried_by_one_attempt_at_a_time_with_growin
     assert breaker.succeeded()
     assert breaker.room(8, in_flight=3, now_ms=START_MS) == 8
     assert not breaker.succeeded()
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+async def test_p16_a_quarter_of_a_fleet_whose_end_was_recorded_before_anybody_routed_is_one_notification(
+    store_url: str, partitions: int
+) -> None:
+    """As when the routing daemon was killed: another sweeps, and takes over the routing two seconds later."""
+    ops = Inbox()
+    async with opened(store_url, partitions=partitions) as store:
+        clock = ManualClock(store_url, partitions)
+
+        async def beats(numbers: Sequence[int]) -> int:
+            now_ms = 0
+            for partition in range(partitions):
+                some = [beat(f"w{number}", interval_ms=1_000, grace_ms=1_000) for number in numbers]
+                own = [one for one in some if store.partition_of(one.key) == partition]
+                for at in range(0, len(own), 100):
+                    now_ms = (await store.beat(partition, own[at : at + 100])).now_ms
+            return now_ms
+
+        now_ms = await beats(range(1_000)) + 1_500
+        await clock.set(now_ms)
+        await beats([number for number in range(1_000) if number % 4])
+        now_ms += 600
+        await clock.set(now_ms)
+        for partition in range(partitions):
+            while (await store.sweep(partition, limit=100)).more:
+                pass
+
+        async def standing(tenant: str, environment: str, since_ms: int | None = None) -> Standing:
+            found = await store.standing(tenant, environment, since_ms)
+            return Standing(expected=found.expected, silent=found.silent, fallen=found.fallen, rejected=found.rejected)
+
+        service = AlertService(
+            pools=pools(store_url),
+            receivers=[ops],
+            routes=[Route(receivers=("ops",))],
+            source=Outbox(store, owner="d1"),
+            partitions=partitions,
+            durability=Durability.parse("memory"),
+            wording=Wording(public_url="", redact=()),
+            standing=standing,
+            rule=RULE,
+            now_ms=store.clock.now_ms,
+            on_outcome=lambda _receiver, _outcome: None,
+            on_failure=lambda part, error: pytest.fail(f"{part}: {error!r}"),
+            poll_s=0.01,
+        )
+
+        async def gathered() -> bool:
+            [seen] = await service.threads["ops"].look([Want(thread=environment_key("acme", "prod"))])
+            return seen.thread is not None and seen.thread.firing == 250
+
+        await service.start()
+        try:
+            await until(gathered)
+            await clock.set(now_ms + ENVIRONMENT_WAIT_MS)
+            await store.swept(0)  # its answer carries the time
+            service.nudge()
+            await until(lambda: bool(ops.accepted))
+            [first] = ops.accepted
+            assert first.event_type == "group.firing"
+            assert json.loads(first.body)["data"]["counts"]["firing"] == 250
+        finally:
+            await service.stop(0)

@@ -71,7 +71,7 @@ class Rig:
         self.delivery = self.make_delivery()
         self._task: asyncio.Task[None] | None = None
 
-    async def standing(self, _tenant: str, _environment: str) -> Standing:
+    async def standing(self, _tenant: str, _environment: str, _since_ms: int | None = None) -> Standing:
         if self.standing_is_down:
             self.standing_is_down -= 1
             raise StoreUnavailableError("down for the test")

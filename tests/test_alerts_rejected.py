@@ -29,8 +29,9 @@ from tests.alerts_fakes import SECRET, START_MS, Clock, Inbox, ListSource, calm,
 from tests.stores import ManualClock, beat, opened, pools
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
 
+    from alerts.wording import AskStanding
     from monitor.events import Event
     from monitor.store import Store
     from tests.alerts_fakes import Hook
@@ -81,9 +82,7 @@ async def daemon(store_url: str, clock: Clock) -> AsyncIterator[Callable[..., An
     """Makes and starts daemons on the store; they are stopped at the end."""
     made: list[Daemon] = []
 
-    async def make(
-        receivers: list[Any], *, standing: Callable[[str, str], Awaitable[Standing]] = calm, **route: Any
-    ) -> Daemon:
+    async def make(receivers: list[Any], *, standing: AskStanding = calm, **route: Any) -> Daemon:
         names = tuple(receiver.name for receiver in receivers)
         routes = [Route(receivers=names, **{"repeat_interval_ms": REPEAT_MS, **route})]
         made.append(Daemon(store_url, receivers, ListSource([]), clock, routes, standing=standing))
@@ -252,7 +251,7 @@ async def test_p16_a_fleet_whose_token_expired_is_one_notification_that_calls_no
 ) -> None:
     workers = 1_000
 
-    async def standing(_tenant: str, _environment: str) -> Standing:
+    async def standing(_tenant: str, _environment: str, _since_ms: int | None = None) -> Standing:
         left = max(0, workers - running.source.acked)
         return Standing(expected=left, silent=left)
 
@@ -324,7 +323,7 @@ class Whole:
         self.key = WorkerKey("acme", "w")
         ops = WebhookReceiver(name="ops", url=hook.url, secrets=(SECRET,), allow_private=True)
 
-        async def standing(tenant: str, environment: str) -> Standing:
+        async def standing(tenant: str, environment: str, _since_ms: int | None = None) -> Standing:
             found = await store.standing(tenant, environment)
             return Standing(expected=found.expected, silent=found.silent)
 

@@ -42,10 +42,11 @@ from tests.alerts_fakes import (
 from tests.stores import pools
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
 
     from alerts.notification import Notification
     from alerts.receivers import Receiver
+    from alerts.wording import AskStanding
     from monitor.events import Event
 
 LEASE_MS = 15_000
@@ -66,7 +67,7 @@ async def daemon(store_url: str, clock: Clock) -> AsyncIterator[Callable[..., An
         stream: list[Event] | ListSource,
         *,
         routes: list[Route] | None = None,
-        standing: Callable[[str, str], Awaitable[Standing]] = calm,
+        standing: AskStanding = calm,
     ) -> Daemon:
         source = stream if isinstance(stream, ListSource) else ListSource(stream)
         everywhere = [
@@ -453,7 +454,7 @@ async def test_p7_a_group_is_told_once_with_its_members_and_once_that_it_is_over
 
 
 async def test_p16_ten_thousand_deaths_at_once_are_one_notification(daemon: Any, clock: Clock) -> None:
-    async def standing(_tenant: str, _environment: str) -> Standing:
+    async def standing(_tenant: str, _environment: str, _since_ms: int | None = None) -> Standing:
         left = 10_000 - source.acked
         return Standing(expected=left, silent=left)
 

@@ -889,3 +889,42 @@ async def test_p16_an_environment_s_standing_counts_the_overdue_and_nobody_who_i
         await clock.set(t + INTERVAL_MS + 90_000)
         assert await store.standing("acme", "prod") == Standing(expected=4, silent=4)
         assert await store.standing("acme", "nowhere") == Standing(expected=0, silent=0)
+
+
+async def test_p16_a_standing_counts_who_has_become_stale_since_a_moment(store_url: str) -> None:
+    async with opened(store_url, partitions=2) as store:
+        clock = ManualClock(store_url, 2)
+
+        async def since(moment_ms: int | None) -> tuple[int, int]:
+            found = await store.standing("acme", "prod", moment_ms)
+            return found.fallen, found.rejected
+
+        async def swept() -> None:
+            for partition in range(2):
+                await store.sweep(partition, limit=100)
+
+        async def beats(*workers: str) -> int:
+            now_ms = 0
+            for worker in workers:
+                one = beat(worker)
+                now_ms = (await store.beat(store.partition_of(one.key), [one])).now_ms
+            return now_ms
+
+        t = await beats("a", "b", "c", "refused", "stops", "stops too")
+        refused = WorkerKey("acme", "refused")
+        await clock.set(t + INTERVAL_MS)
+        for worker in ("stops", "stops too"):
+            await store.leave(replace(goodbye(Trigger.DISCONNECT_CLEAN), key=WorkerKey("acme", worker)))
+        await store.evidence(
+            store.partition_of(refused), [Evidence(key=refused, allowed=None, rejection=Rejection.TOKEN_EXPIRED)]
+        )
+        due_ms = t + INTERVAL_MS + GRACE_MS
+        await clock.set(due_ms + 1_000)
+        assert await since(due_ms - INTERVAL_MS) == (0, 0)  # they are overdue, and nobody has recorded it
+        await swept()
+        assert await since(due_ms - INTERVAL_MS) == (3, 1)
+        assert await since(due_ms + 1) == (0, 1)  # since when beats are refused is not known
+        assert await since(None) == (0, 0)
+        await beats("a", "refused")
+        assert await since(due_ms - INTERVAL_MS) == (2, 0)
+        assert (await store.standing("acme", "nowhere", 0)).fallen == 0

@@ -36,9 +36,9 @@ def alert_service(
     alerts, durability = config.alerts, config.store.durability
     mass = alerts.mass_failure
 
-    async def standing(tenant: str, environment: str) -> Standing:
-        found = await store.standing(tenant, environment)
-        return Standing(expected=found.expected, silent=found.silent)
+    async def standing(tenant: str, environment: str, since_ms: int | None = None) -> Standing:
+        found = await store.standing(tenant, environment, since_ms)
+        return Standing(expected=found.expected, silent=found.silent, fallen=found.fallen, rejected=found.rejected)
 
     return AlertService(
         pools=store.address.pool,

@@ -402,20 +402,28 @@ class Store:
             swept_ms = swept if swept_ms is None else min(swept_ms, swept)
         return Census(now_ms=now_ms, swept_ms=swept_ms or 0, environments=environments)
 
-    async def standing(self, tenant: str, environment_name: str) -> Standing:
-        """How an environment stands: cheap, so that it can be asked at each death; one bounded call per 200 groups."""
-        expected = silent = 0
+    async def standing(self, tenant: str, environment_name: str, since_ms: int | None = None) -> Standing:
+        """How an environment stands: cheap, so that it can be asked at each death; one bounded call per 200 groups.
+
+        ``since_ms``: from when on it is counted who has become stale; None: nobody is.
+        """
+        found = Standing(expected=0, silent=0)
+        asked = ("" if since_ms is None else since_ms, STATE_CODES[Liveness.STALE])
         for partition in range(self.partitions):
             gid = 0
             while True:
-                _, gid, beating, quiet = await self._connection.read(
-                    "standing", partition, tenant, environment_name, gid, COUNT_PAGE
+                _, gid, expected, silent, fallen, rejected = await self._connection.read(
+                    "standing", partition, tenant, environment_name, gid, COUNT_PAGE, *asked
                 )
-                expected += beating
-                silent += quiet
+                found = Standing(
+                    expected=found.expected + expected,
+                    silent=found.silent + silent,
+                    fallen=found.fallen + fallen,
+                    rejected=found.rejected + rejected,
+                )
                 if not gid:
                     break
-        return Standing(expected=expected, silent=silent)
+        return found
 
     async def swept(self, partition: int) -> tuple[int, int]:
         """(now, time of the partition's last full sweep); reads no worker and no event."""
