@@ -35,15 +35,17 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
+    from alerts.fleet import Fleet
     from alerts.ledger import Ledger
     from alerts.masses import Masses
     from alerts.payload import Wording
     from alerts.silences import Silence
     from alerts.thread import Step
     from alerts.thread_store import Claimed, ThreadStore
-    from alerts.wording import AskStanding
     from monitor.events import Event
 
+LOOKED_AT: Final = 50
+"""So many members of a group are asked for before it is reminded of; a larger one goes on, as far as anybody knows."""
 FIRST_MEMBERS: Final = 500
 """So many members of a group are looked at to tell whether all are silenced."""
 
@@ -81,7 +83,7 @@ class Composer:
         ledger: whose silences count.
         masses: whether an environment still looks like failing as a whole; None: nobody looks.
         wording: the words of notifications.
-        standing: how an environment of a tenant stands now.
+        fleet: what the worker store knows.
         on_unrenderable: told of each notification that no body could be made of.
     """
 
@@ -92,14 +94,14 @@ class Composer:
         ledger: Ledger,
         masses: Masses | None,
         wording: Wording,
-        standing: AskStanding,
+        fleet: Fleet,
         on_unrenderable: Callable[[], None],
     ) -> None:
         self._threads = threads
         self._ledger = ledger
         self._masses = masses
         self._wording = wording
-        self._standing = standing
+        self._fleet = fleet
         self._on_unrenderable = on_unrenderable
 
     async def plan(self, claimed: Sequence[Claimed], *, now_ms: int) -> list[Plan]:
@@ -148,7 +150,7 @@ class Composer:
             suspected = await self._is_suspected(thread, firing)
             step = group.next_step(draft, silenced, first=tuple(firing.values()), suspected=suspected)
         if isinstance(step, Freeze) and step.reminder and not thread.timing.resend:
-            step = await self._unless_settled(thread, step, now_ms=now_ms)
+            step = await self._unless_settled(thread, step, firing, now_ms=now_ms)
         if isinstance(step, Freeze):
             made = await self._freeze(draft, step, firing)
             if made is not None:
@@ -165,8 +167,14 @@ class Composer:
             change = given_back(claimed, draft, receiver=self._threads.receiver)
         return Rest(claimed=claimed, change=change)
 
-    async def _unless_settled(self, thread: Thread, step: Freeze, *, now_ms: int) -> Freeze | Wait:
-        """A reminder, unless the ledger has an ack or the end, which it knows before the thread does (P19)."""
+    async def _unless_settled(
+        self, thread: Thread, step: Freeze, firing: Mapping[str, Member], *, now_ms: int
+    ) -> Freeze | Wait:
+        """A reminder, unless there is an ack or the end: the ledger knows before the thread does, and the worker store
+        before the ledger, by the time that routing takes (P19).
+        """
+        if not await self._goes_on(thread, step, firing):
+            return Wait(now_ms + RECHECK_MS)
         if thread.incident_id is None:
             return step
         try:
@@ -177,6 +185,16 @@ class Composer:
             thread.acked = True  # it came before the thread was there
             return Wait(now_ms)
         return step if incident.is_open else Wait(now_ms + RECHECK_MS)
+
+    async def _goes_on(self, thread: Thread, step: Freeze, firing: Mapping[str, Member]) -> bool:
+        """Whether somebody is down still; of a large group the first members are looked at."""
+        events = [step.event] if step.event is not None else [member.event for member in firing.values()][:LOOKED_AT]
+        if step.event is None and thread.firing > len(events):
+            return True
+        for event in events:
+            if await self._fleet.goes_on(event):
+                return True
+        return False
 
     async def _is_suspected(self, thread: Thread, firing: Mapping[str, Member]) -> bool:
         if self._masses is None or thread.shape is not Shape.ENVIRONMENT or thread.declared or thread.told:
@@ -214,7 +232,7 @@ class Composer:
     async def _single(self, thread: Thread, step: Freeze, event: Event) -> str:
         standing = None
         if step.role is Role.DOWN:
-            standing = await self._standing(event.tenant, event.environment_name)
+            standing = await self._fleet.standing(event.tenant, event.environment_name)
         incident_id = single.incident_of(thread, step)
         reminder = 0 if thread.timing.resend else step.reminder  # one who has to hear it again is not reminded
         previous = thread.last if thread.told and step.role is not Role.FACT else None
@@ -228,7 +246,7 @@ class Composer:
         new, recovered = counts
         expected = None
         if set(thread.labels) <= {"tenant", "environment"} and "environment" in thread.labels:
-            standing = await self._standing(thread.tenant, thread.labels["environment"])
+            standing = await self._fleet.standing(thread.tenant, thread.labels["environment"])
             expected = standing.expected + thread.firing
         listed = [member.event for member in firing.values()][: group.LISTED]
         return self._wording.group(

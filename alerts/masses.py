@@ -13,8 +13,8 @@ from alerts.mass import Mood, Rule, Wave, fallen_of, incident_of, observe, silen
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from alerts.fleet import Fleet
     from alerts.queue import QueueStore
-    from alerts.wording import AskStanding
     from monitor.events import Event
 
 KEPT_MS: Final = 86_400_000
@@ -42,13 +42,13 @@ class Masses:
     Args:
         store: the connections.
         rule: what a mass failure is.
-        standing: how an environment of a tenant stands now, as the worker store knows it.
+        fleet: how environments stand, as the worker store knows it.
     """
 
-    def __init__(self, store: QueueStore, *, rule: Rule, standing: AskStanding) -> None:
+    def __init__(self, store: QueueStore, *, rule: Rule, fleet: Fleet) -> None:
         self._store = store
         self._rule = rule
-        self._standing = standing
+        self._fleet = fleet
 
     @property
     def hold_ms(self) -> int:
@@ -69,7 +69,7 @@ class Masses:
             if state is None and not deaths:
                 return CALM
             wave = Wave() if state is None else _wave(state)
-            standing = await self._standing(tenant, environment, since_of(wave, deaths))
+            standing = await self._fleet.standing(tenant, environment, since_of(wave, deaths))
             mood = observe(wave, deaths, returns, standing, rule=self._rule, now_ms=now_ms)
             verdict = Verdict(
                 mood=mood, incident_id=incident_of(wave, tenant, environment) if mood is Mood.DECLARED else None
@@ -84,6 +84,6 @@ class Masses:
         """Whether many workers beside the ``firing`` ones that are known to be down still miss beats, or are down since
         that moment. ``rejected`` of those that are known are alive.
         """
-        standing = await self._standing(tenant, environment, since_ms)
+        standing = await self._fleet.standing(tenant, environment, since_ms)
         down = max(firing, fallen_of(standing, is_rejected=rejected > 0))
         return standing.silent + down >= self._rule.threshold(standing.expected + down)

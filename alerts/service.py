@@ -30,17 +30,39 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from alerts.durability import Durability
+    from alerts.fleet import Fleet
     from alerts.mass import Rule
     from alerts.payload import Wording
     from alerts.queue import Pools
     from alerts.receivers import Receiver
     from alerts.router import EventSource
     from alerts.routing import Route
-    from alerts.wording import AskStanding, Standing
+    from alerts.wording import Standing
+    from monitor.events import Event
 
 STOP_TIMEOUT_S: Final = 10.0
 
 _log: FilteringBoundLogger = structlog.get_logger()
+
+
+class _Answered:
+    """A fleet whose trouble is that of the store."""
+
+    def __init__(self, fleet: Fleet, errors: tuple[type[Exception], ...]) -> None:
+        self._fleet = fleet
+        self._errors = errors
+
+    async def standing(self, tenant: str, environment: str, since_ms: int | None = None) -> Standing:
+        try:
+            return await self._fleet.standing(tenant, environment, since_ms)
+        except self._errors as error:
+            raise StoreUnavailableError(str(error)) from error
+
+    async def goes_on(self, event: Event) -> bool:
+        try:
+            return await self._fleet.goes_on(event)
+        except self._errors as error:
+            raise StoreUnavailableError(str(error)) from error
 
 
 class AlertService:
@@ -54,7 +76,7 @@ class AlertService:
         partitions: how many there are.
         durability: what the store must confirm before anything is sent.
         wording: the words of notifications.
-        standing: how an environment of a tenant stands now; raises what ``source`` does.
+        fleet: what the worker store knows; raises what ``source`` does.
         rule: what a mass failure is; None: nothing is.
         now_ms: the store's time, in milliseconds.
         on_outcome: told of each outcome, ``(receiver, outcome)``; for metrics.
@@ -81,7 +103,7 @@ class AlertService:
         partitions: int,
         durability: Durability,
         wording: Wording,
-        standing: AskStanding,
+        fleet: Fleet,
         rule: Rule | None,
         now_ms: Callable[[], int],
         on_outcome: Callable[[str, str], None],
@@ -95,12 +117,7 @@ class AlertService:
     ) -> None:
         _check(receivers, routes)
 
-        async def answered(tenant: str, environment: str, since_ms: int | None = None) -> Standing:
-            try:
-                return await standing(tenant, environment, since_ms)
-            except source_errors as error:
-                raise StoreUnavailableError(str(error)) from error
-
+        asked = _Answered(fleet, source_errors)
         self._store = QueueStore(pools=pools, receivers=len(receivers))
         self._durability = durability
         self._now_ms = now_ms
@@ -110,7 +127,7 @@ class AlertService:
         self._history = history or History()
         self.ledger = Ledger(self._store, self._history)
         self.threads = {name: ThreadStore(self._store, name, self._history) for name in self.receivers}
-        masses = None if rule is None else Masses(self._store, rule=rule, standing=answered)
+        masses = None if rule is None else Masses(self._store, rule=rule, fleet=asked)
         self._deliveries = {
             name: Delivery(
                 receiver=receiver,
@@ -120,7 +137,7 @@ class AlertService:
                     ledger=self.ledger,
                     masses=masses,
                     wording=wording,
-                    standing=answered,
+                    fleet=asked,
                     on_unrenderable=lambda name=name: on_outcome(name, Counted.UNRENDERABLE),  # type: ignore[misc]
                 ),
                 policy=_policy_for(receiver, policy or RetryPolicy()),

@@ -27,7 +27,7 @@ RECHECK_MS: Final = 60_000
 DOWN: Final = frozenset({EventKind.STALE, EventKind.FAILED, EventKind.REJECTED})
 """What begins an outage, or says that it has become another one. A worker whose beats are rejected is out, too."""
 _LEFT: Final = frozenset({EventKind.STOPPED, EventKind.FORGOTTEN})
-_OUT: Final = frozenset({Liveness.STALE, Liveness.FAILED})
+OUT: Final = frozenset({Liveness.STALE, Liveness.FAILED})
 
 
 class Role(StrEnum):
@@ -44,7 +44,7 @@ def role_of(event: Event) -> Role:
     """What an event means."""
     if event.kind in DOWN:
         return Role.DOWN
-    if event.kind is EventKind.RECOVERED or (event.kind in _LEFT and event.old in _OUT):
+    if event.kind is EventKind.RECOVERED or (event.kind in _LEFT and event.old in OUT):
         return Role.END
     return Role.FACT
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from alerts.phrases import DAY_MS, SHOWN_CHARS, Style, duration, fitted, own_outage, reminding, shown
 from alerts.thread import DOWN
 from monitor.liveness import CLEAN_REASON, EventKind, Liveness
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Sequence
 
     from monitor.events import Event
 
@@ -33,13 +33,6 @@ class Standing:
     silent: int
     fallen: int = 0
     rejected: int = 0
-
-
-class AskStanding(Protocol):
-    """Asks the worker store how an environment of a tenant stands now."""
-
-    def __call__(self, tenant: str, environment: str, since_ms: int | None = None, /) -> Awaitable[Standing]:
-        """``since_ms``: from when on it counts who has fallen; None: nobody."""
 
 
 def single_sentence(

@@ -12,16 +12,16 @@ from alerts.pacing import cancel_all
 from alerts.payload import Wording
 from alerts.retry import RetryPolicy
 from alerts.service import AlertService
-from tests.alerts_fakes import calm
+from tests.alerts_fakes import CALM
 from tests.stores import pools
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from alerts.fleet import Fleet
     from alerts.history import History
     from alerts.receivers import Receiver
     from alerts.routing import Route
-    from alerts.wording import AskStanding
     from tests.alerts_fakes import Clock, ListSource
 
 POLICY = RetryPolicy(initial_ms=1_000, max_ms=1_000, retry_for_ms=5_000, min_attempts=12)
@@ -38,7 +38,7 @@ class Daemon:
         clock: Clock,
         routes: list[Route],
         *,
-        standing: AskStanding = calm,
+        fleet: Fleet = CALM,
         history: History | None = None,
     ) -> None:
         self.outcomes: Counter[tuple[str, str]] = Counter()
@@ -53,7 +53,7 @@ class Daemon:
             partitions=2,
             durability=Durability.parse("memory"),
             wording=Wording(public_url="", redact=()),
-            standing=standing,
+            fleet=fleet,
             rule=Rule(),
             now_ms=clock,
             on_outcome=lambda receiver, outcome: self.outcomes.update([(receiver, outcome)]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
@@ -50,9 +50,28 @@ async def dead_letters(store_url: str, receiver: str = "ops") -> list[Note]:
     return notes[::-1]
 
 
-async def calm(_tenant: str, _environment: str, _since_ms: int | None = None) -> Standing:
-    """An environment in which nobody else is silent."""
+def _calm() -> Standing:
     return Standing(expected=1_000, silent=0)
+
+
+class FakeFleet:
+    """A fleet that stands as a function says: by default nobody is silent. Whoever was down is down still, unless the
+    event is among those that are ``over``."""
+
+    def __init__(self, standing: Callable[[], Standing] = _calm) -> None:
+        self._standing = standing
+        self.over: set[str] = set()
+
+    async def standing(self, _tenant: str, _environment: str, _since_ms: int | None = None) -> Standing:
+        """How every environment stands."""
+        return self._standing()
+
+    async def goes_on(self, event: Event) -> bool:
+        """Whether the outage of an event is not over."""
+        return event.event_id not in self.over
+
+
+CALM: Final = FakeFleet()
 
 
 def nid_of(item: Event, receiver: str = "ops") -> str:

@@ -19,7 +19,7 @@ from alerts.receivers.webhook import WebhookReceiver
 from alerts.routing import Route
 from alerts.service import AlertService
 from monitor.clock import StoreClock
-from tests.alerts_fakes import SECRET, ListSource, calm, event
+from tests.alerts_fakes import CALM, SECRET, ListSource, event
 from tests.stores import pools
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ async def main(store_url: str, hook_url: str, start_ms: int, workers: int) -> No
         partitions=1,
         durability=Durability.parse("fsync"),
         wording=Wording(public_url="", redact=()),
-        standing=calm,
+        fleet=CALM,
         rule=None,  # each is told by itself
         now_ms=clock.now_ms,
         on_outcome=lambda _receiver, _outcome: None,

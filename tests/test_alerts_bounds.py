@@ -23,7 +23,7 @@ from alerts.thread_store import Change, Handed, ThreadStore, Want
 from alerts.wording import Standing
 from monitor.liveness import EventKind, Liveness
 from tests.alerts_daemons import Daemon
-from tests.alerts_fakes import START_MS, Clock, Inbox, ListSource, event, events, until
+from tests.alerts_fakes import START_MS, Clock, FakeFleet, Inbox, ListSource, event, events, until
 from tests.stores import pools
 
 if TYPE_CHECKING:
@@ -278,10 +278,7 @@ async def test_p26_a_start_lets_a_removed_receiver_expire_and_keeps_the_configur
 async def test_p26_counts_of_environments_in_which_nothing_happens_any_more_are_forgotten(
     store: QueueStore, redis: Redis
 ) -> None:
-    async def standing(_tenant: str, _environment: str, _since_ms: int | None = None) -> Standing:
-        return Standing(expected=100, silent=0)
-
-    masses = Masses(store, rule=Rule(), standing=standing)
+    masses = Masses(store, rule=Rule(), fleet=FakeFleet(lambda: Standing(expected=100, silent=0)))
     for number in range(30):
         died = event(1, worker_id=f"w{number}", environment_name=f"pr-{number}")
         await masses.judge("acme", f"pr-{number}", deaths=[died], returns=[], now_ms=START_MS + number)

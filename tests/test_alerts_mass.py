@@ -18,9 +18,10 @@ from alerts.routing import ENVIRONMENT_WAIT_MS, Route, environment_key
 from alerts.service import AlertService
 from alerts.thread_store import Want
 from alerts.wording import Standing
+from monitor.daemon.alerting import StoredFleet
 from monitor.liveness import EventKind, Liveness
 from monitor.store.outbox import Outbox
-from tests.alerts_fakes import START_MS, Inbox, event, until
+from tests.alerts_fakes import START_MS, FakeFleet, Inbox, event, until
 from tests.stores import ManualClock, beat, opened, pools
 
 if TYPE_CHECKING:
@@ -169,13 +170,10 @@ def test_each_partition_is_counted_by_its_own_positions() -> None:
 
 
 async def test_p16_several_daemons_count_each_death_once(store_url: str) -> None:
-    async def standing(tenant: str, environment: str, _since_ms: int | None = None) -> Standing:
-        assert (tenant, environment) == ("acme", "prod")
-        return Standing(expected=20, silent=0)
-
+    fleet = FakeFleet(lambda: Standing(expected=20, silent=0))
     stores = [QueueStore(pools=pools(store_url), receivers=1) for _ in range(2)]
     try:
-        one, other = (Masses(store, rule=RULE, standing=standing) for store in stores)
+        one, other = (Masses(store, rule=RULE, fleet=fleet) for store in stores)
         deaths = [death(number) for number in range(4)]
         for masses in (one, other):
             verdict = await masses.judge("acme", "prod", deaths=deaths, returns=[], now_ms=START_MS)
@@ -235,10 +233,6 @@ async def test_p16_a_quarter_of_a_fleet_whose_end_was_recorded_before_anybody_ro
             while (await store.sweep(partition, limit=100)).more:
                 pass
 
-        async def standing(tenant: str, environment: str, since_ms: int | None = None) -> Standing:
-            found = await store.standing(tenant, environment, since_ms)
-            return Standing(expected=found.expected, silent=found.silent, fallen=found.fallen, rejected=found.rejected)
-
         service = AlertService(
             pools=pools(store_url),
             receivers=[ops],
@@ -247,7 +241,7 @@ async def test_p16_a_quarter_of_a_fleet_whose_end_was_recorded_before_anybody_ro
             partitions=partitions,
             durability=Durability.parse("memory"),
             wording=Wording(public_url="", redact=()),
-            standing=standing,
+            fleet=StoredFleet(store),
             rule=RULE,
             now_ms=store.clock.now_ms,
             on_outcome=lambda _receiver, _outcome: None,

@@ -28,7 +28,7 @@ from alerts.thread import Outcome
 from alerts.thread_store import ThreadStore, Want
 from alerts.wording import Standing
 from monitor.liveness import EventKind, Liveness
-from tests.alerts_fakes import START_MS, Clock, Inbox, event, nid_of, until
+from tests.alerts_fakes import START_MS, Clock, FakeFleet, Inbox, event, nid_of, until
 from tests.stores import pools
 
 if TYPE_CHECKING:
@@ -68,10 +68,11 @@ class Rig:
         self.threads = ThreadStore(self.store, "ops")
         self.ledger = Ledger(self.store)
         self.standing_is_down = 0
+        self.fleet = FakeFleet(self.standing)
         self.delivery = self.make_delivery()
         self._task: asyncio.Task[None] | None = None
 
-    async def standing(self, _tenant: str, _environment: str, _since_ms: int | None = None) -> Standing:
+    def standing(self) -> Standing:
         if self.standing_is_down:
             self.standing_is_down -= 1
             raise StoreUnavailableError("down for the test")
@@ -84,9 +85,9 @@ class Rig:
             composer=Composer(
                 threads=self.threads,
                 ledger=self.ledger,
-                masses=Masses(self.store, rule=Rule(), standing=self.standing),
+                masses=Masses(self.store, rule=Rule(), fleet=self.fleet),
                 wording=Wording(public_url="", redact=()),
-                standing=self.standing,
+                fleet=self.fleet,
                 on_unrenderable=lambda: None,
             ),
             policy=RetryPolicy(initial_ms=1_000, max_ms=1_000, retry_for_ms=0, min_attempts=2),
@@ -435,6 +436,23 @@ async def test_p19_no_reminder_begins_once_the_ledger_has_an_ack_or_the_end(rig:
     await until(lambda: len(rig.inbox.attempts) >= 4)
     await until(rig.rests)
     assert [item.key for item in rig.inbox.accepted[3:]] == ["w4:acmelasts"]
+
+
+@pytest.mark.parametrize("route", [SINGLE, GROUPED], ids=["single", "grouped"])
+async def test_p19_no_reminder_begins_of_what_the_worker_store_knows_to_be_over(rig: Rig, route: Route) -> None:
+    """The end is recorded and waits to be routed, as when the daemon that routed was killed."""
+    ended, lasts = down("ended"), down("lasts", environment_name="other")
+    await rig.offer(ended, lasts, route=route)
+    rig.start()
+    rig.clock.ms += route.group_wait_ms
+    await until(lambda: len(rig.inbox.accepted) == 2)
+    await until(rig.rests)
+    rig.fleet.over.add(ended.event_id)
+    rig.clock.ms += REPEAT_MS
+    rig.delivery.nudge()
+    await until(lambda: len(rig.inbox.accepted) == 3)
+    await until(rig.rests)
+    assert target(lasts, route).key == rig.inbox.accepted[2].key
 
 
 async def test_p19_an_ack_of_one_failure_of_an_environment_is_none_of_the_next(rig: Rig) -> None:

@@ -21,17 +21,18 @@ from alerts.routing import Port, Route
 from alerts.service import AlertService
 from alerts.thread_store import ThreadStore, Want
 from alerts.wording import Standing
+from monitor.daemon.alerting import StoredFleet
 from monitor.liveness import EventKind, Liveness
 from monitor.store.outbox import Outbox
 from monitor.workers import Evidence, Rejection, WorkerKey
 from tests.alerts_daemons import Daemon
-from tests.alerts_fakes import SECRET, START_MS, Clock, Inbox, ListSource, calm, event, until, webhook_server
+from tests.alerts_fakes import CALM, SECRET, START_MS, Clock, FakeFleet, Inbox, ListSource, event, until, webhook_server
 from tests.stores import ManualClock, beat, opened, pools
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from alerts.wording import AskStanding
+    from alerts.fleet import Fleet
     from monitor.events import Event
     from monitor.store import Store
     from tests.alerts_fakes import Hook
@@ -82,10 +83,10 @@ async def daemon(store_url: str, clock: Clock) -> AsyncIterator[Callable[..., An
     """Makes and starts daemons on the store; they are stopped at the end."""
     made: list[Daemon] = []
 
-    async def make(receivers: list[Any], *, standing: AskStanding = calm, **route: Any) -> Daemon:
+    async def make(receivers: list[Any], *, fleet: Fleet = CALM, **route: Any) -> Daemon:
         names = tuple(receiver.name for receiver in receivers)
         routes = [Route(receivers=names, **{"repeat_interval_ms": REPEAT_MS, **route})]
-        made.append(Daemon(store_url, receivers, ListSource([]), clock, routes, standing=standing))
+        made.append(Daemon(store_url, receivers, ListSource([]), clock, routes, fleet=fleet))
         await made[-1].service.start()
         return made[-1]
 
@@ -251,12 +252,12 @@ async def test_p16_a_fleet_whose_token_expired_is_one_notification_that_calls_no
 ) -> None:
     workers = 1_000
 
-    async def standing(_tenant: str, _environment: str, _since_ms: int | None = None) -> Standing:
+    def standing() -> Standing:
         left = max(0, workers - running.source.acked)
         return Standing(expected=left, silent=left)
 
     ops = Inbox()
-    running: Daemon = await daemon([ops], standing=standing)
+    running: Daemon = await daemon([ops], fleet=FakeFleet(standing))
     names = [f"w{number:04d}" for number in range(workers)]
     await happens(running, *(rejected(name, number) for number, name in enumerate(names, start=1)))
     clock.ms += 2_000
@@ -323,10 +324,6 @@ class Whole:
         self.key = WorkerKey("acme", "w")
         ops = WebhookReceiver(name="ops", url=hook.url, secrets=(SECRET,), allow_private=True)
 
-        async def standing(tenant: str, environment: str, _since_ms: int | None = None) -> Standing:
-            found = await store.standing(tenant, environment)
-            return Standing(expected=found.expected, silent=found.silent)
-
         self.service = AlertService(
             pools=pools(url),
             receivers=[ops],
@@ -335,7 +332,7 @@ class Whole:
             partitions=1,
             durability=Durability.parse("memory"),
             wording=Wording(public_url="", redact=()),
-            standing=standing,
+            fleet=StoredFleet(store),
             rule=Rule(),
             now_ms=store.clock.now_ms,
             on_outcome=lambda _receiver, _outcome: None,

@@ -26,12 +26,13 @@ from monitor.liveness import EventKind, Liveness
 from tests import servers
 from tests.alerts_daemons import Daemon
 from tests.alerts_fakes import (
+    CALM,
     SECRET,
     START_MS,
     Clock,
+    FakeFleet,
     Inbox,
     ListSource,
-    calm,
     dead_letters,
     event,
     events,
@@ -44,9 +45,9 @@ from tests.stores import pools
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from alerts.fleet import Fleet
     from alerts.notification import Notification
     from alerts.receivers import Receiver
-    from alerts.wording import AskStanding
     from monitor.events import Event
 
 LEASE_MS = 15_000
@@ -67,7 +68,7 @@ async def daemon(store_url: str, clock: Clock) -> AsyncIterator[Callable[..., An
         stream: list[Event] | ListSource,
         *,
         routes: list[Route] | None = None,
-        standing: AskStanding = calm,
+        fleet: Fleet = CALM,
     ) -> Daemon:
         source = stream if isinstance(stream, ListSource) else ListSource(stream)
         everywhere = [
@@ -77,9 +78,7 @@ async def daemon(store_url: str, clock: Clock) -> AsyncIterator[Callable[..., An
                 repeat_interval_ms=0,
             )
         ]
-        started = Daemon(
-            store_url, receivers, source, clock, everywhere if routes is None else routes, standing=standing
-        )
+        started = Daemon(store_url, receivers, source, clock, everywhere if routes is None else routes, fleet=fleet)
         made.append(started)
         await started.service.start()
         return started
@@ -331,7 +330,7 @@ async def test_p23_without_confirmation_nothing_is_sent_and_it_is_logged_once(cl
             partitions=1,
             durability=Durability.parse("replicas:1"),
             wording=Wording(public_url="", redact=()),
-            standing=calm,
+            fleet=CALM,
             rule=None,
             now_ms=clock,
             on_outcome=lambda _receiver, _outcome: None,
@@ -454,13 +453,13 @@ async def test_p7_a_group_is_told_once_with_its_members_and_once_that_it_is_over
 
 
 async def test_p16_ten_thousand_deaths_at_once_are_one_notification(daemon: Any, clock: Clock) -> None:
-    async def standing(_tenant: str, _environment: str, _since_ms: int | None = None) -> Standing:
+    def standing() -> Standing:
         left = 10_000 - source.acked
         return Standing(expected=left, silent=left)
 
     source = ListSource([stale(f"w{number}", number) for number in range(10_000)])
     ops = Inbox()
-    running = await daemon([ops], source, standing=standing)
+    running = await daemon([ops], source, fleet=FakeFleet(standing))
     await until(lambda: source.acked == 10_000, timeout_s=60)
     clock.ms += 2_000
     await until(lambda: len(ops.accepted) == 1)

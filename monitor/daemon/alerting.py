@@ -13,15 +13,39 @@ from alerts.payload import Wording
 from alerts.retry import RetryPolicy
 from alerts.routing import Route
 from alerts.service import AlertService
+from alerts.thread import DOWN, OUT
 from alerts.wording import Standing
 from monitor.store import StoreUnavailableError
+from monitor.workers import WorkerKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from monitor.daemon.config import Config
+    from monitor.events import Event
     from monitor.store import Store
     from monitor.store.outbox import Outbox
+
+
+class StoredFleet:
+    """The workers, as alerts ask for them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def standing(self, tenant: str, environment: str, since_ms: int | None = None) -> Standing:
+        """How an environment stands."""
+        found = await self._store.standing(tenant, environment, since_ms)
+        return Standing(expected=found.expected, silent=found.silent, fallen=found.fallen, rejected=found.rejected)
+
+    async def goes_on(self, event: Event) -> bool:
+        """Whether the outage that an event told of is not over."""
+        _, _, worker = await self._store.one(WorkerKey(event.tenant, event.worker_id))
+        if worker is None or worker.generation != event.generation or worker.stored not in OUT:
+            return False
+        newer = [one for one in worker.transitions if one.seq > event.seq]
+        # Of a worker that has changed more often than is kept, it is not known; it was back then.
+        return len(newer) == max(0, worker.seq - event.seq) and all(one.kind in DOWN for one in newer)
 
 
 def alert_service(
@@ -35,10 +59,6 @@ def alert_service(
     """The alerting half of the daemon, not yet started."""
     alerts, durability = config.alerts, config.store.durability
     mass = alerts.mass_failure
-
-    async def standing(tenant: str, environment: str, since_ms: int | None = None) -> Standing:
-        found = await store.standing(tenant, environment, since_ms)
-        return Standing(expected=found.expected, silent=found.silent, fallen=found.fallen, rejected=found.rejected)
 
     return AlertService(
         pools=store.address.pool,
@@ -60,7 +80,7 @@ def alert_service(
         partitions=config.store.partitions,
         durability=Durability(mode=DurabilityMode(durability.mode), replicas=durability.replicas),
         wording=Wording(public_url=alerts.public_url, redact=alerts.redact),
-        standing=standing,
+        fleet=StoredFleet(store),
         rule=Rule(share=mass.share, least=mass.least, hold_ms=mass.hold_ms) if mass.enabled else None,
         now_ms=store.clock.now_ms,
         on_outcome=on_outcome,
