@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import shutil
@@ -208,6 +209,7 @@ class Home:
     master: str = ""
     """A token of tenant ``acme`` with every scope; see ``make_master``."""
     daemons: list[Daemon] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1), init=False)
 
     @property
     def config(self) -> Path:
@@ -262,7 +264,7 @@ class Home:
     def launch(self, *arguments: str, env: Mapping[str, str] | None = None) -> Daemon:
         """Start a daemon on this configuration and do not wait for anything."""
         words = arguments or ("--config", str(self.config))
-        daemon = Daemon(self, f"run-{len(self.daemons) + 1}", *words, env={**_environment(), **(env or {})})
+        daemon = Daemon(self, f"run-{next(self._numbers)}", *words, env={**_environment(), **(env or {})})
         self.daemons.append(daemon)
         return daemon
 
