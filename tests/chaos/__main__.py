@@ -38,18 +38,32 @@ class Sums:
     beats: int = 0
     events: int = 0
     arrivals: int = 0
+    put_off: int = 0
+    refused: int = 0
+    silences: int = 0
+    silenced: int = 0
+    acks: int = 0
+    reminders: int = 0
+    crowds: int = 0
 
     def add(self, record: Record, violations: list[Violation]) -> None:
         """Take in one run."""
         self.runs += 1
         self.faults.update(fault.kind for fault in record.faults)
         self.promises.update(violation.promise for violation in violations)
-        self.false_pages += sum(violation.promise == "P1" for violation in violations)
+        self.false_pages += sum(violation.promise in {"P1", "P8", "P13"} for violation in violations)
         self.lost_alerts += sum(violation.promise in {"P2", "P5"} for violation in violations)
         self.duplicate_ids += sum(violation.promise in {"P3", "P6"} for violation in violations)
         self.beats += len(record.tries)
         self.events += len(record.final)
         self.arrivals += len(record.arrivals)
+        self.put_off += sum(one.is_put_off for one in record.tries)
+        self.refused += len(record.expired)
+        self.silences += sum(one.begun_s is not None for one in record.silences)
+        self.silenced += len({one.event_id for one in record.outcomes if one.outcome == "silenced"})
+        self.acks += len(record.acks)
+        self.reminders += len({one.webhook_id for one in record.arrivals if one.reminder})
+        self.crowds += any(one.type == "group.firing" and one.receiver == "ops" for one in record.arrivals)
         if violations:
             self.failed.append(record.seed)
 
@@ -59,6 +73,9 @@ class Sums:
         return (
             f"{self.runs} runs in {seconds:.0f} s: {self.faults.total()} faults, {self.beats} requests of workers, "
             f"{self.events} events, {self.arrivals} webhook requests\n"
+            f"{self.put_off} answered 429 or 503, {self.refused} refused for their token; "
+            f"{self.silences} silences that held {self.silenced} events, {self.acks} acknowledgements, "
+            f"{self.reminders} reminders, {self.crowds} mass failures told as one\n"
             f"faults by kind: {faults or 'none'}\n"
             f"violations: {self.promises.total()} {dict(sorted(self.promises.items())) or ''}\n"
             f"false pages: {self.false_pages}, lost alerts: {self.lost_alerts}, duplicate ids: {self.duplicate_ids}\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.chaos.record import Violation
+from tests.chaos.record import CROWD, Violation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 DOWN: Final = frozenset({"worker.stale", "worker.rejected", "worker.failed"})
 LEFT: Final = frozenset({"worker.stopped", "worker.forgotten"})
-SETTLED: Final = frozenset({"delivered", "superseded"})
-"""The other outcomes need a silence, a person, or a receiver that refuses for good: none is in a run."""
+TOLD: Final = frozenset({"delivered", "superseded"})
+SETTLED: Final = TOLD | {"silenced"}
+"""The other outcomes need a person, or a receiver that refuses for good: none is in a run."""
 RECORDING_S: Final = 2.0
 """From an answer of a receiver to its record in the store, at the most, while nothing is wrong."""
 TOLERANCE_S: Final = 300.0
@@ -41,14 +42,16 @@ def complete(record: Record, _outages: Outages) -> Iterator[Violation]:
     """P5: each event has one recorded outcome at each receiver, and the receiver's own book agrees."""
     said = {(outcome.event_id, outcome.receiver): outcome.outcome for outcome in record.outcomes}
     for entry in record.history():
-        for receiver, kinds in record.receivers.items():
+        for receiver in record.receivers:
             outcome = said.get((entry.event_id, receiver))
-            if outcome is None and entry.kind not in kinds:
+            if outcome is None and not record.wants(receiver, entry):
                 continue
-            got = [one for one in _of(record, receiver) if one.data.get("event_id") == entry.event_id]
+            got = [one for one in record.arrivals if one.receiver == receiver and entry.event_id in one.event_ids]
             where = f"{entry.kind} seq {entry.seq} at {receiver}"
             if outcome not in SETTLED:
                 yield Violation(promise="P5", worker=entry.worker, what=f"{where}: outcome {outcome}")
+            elif outcome == "silenced" and any(is_taken(one) for one in got):
+                yield Violation(promise="P5", worker=entry.worker, what=f"{where}: silenced, and it was taken")
             elif outcome == "delivered" and not got and not _counts_as_delivered(record, entry):
                 yield Violation(promise="P5", worker=entry.worker, what=f"{where}: delivered, and it never came")
             elif outcome == "superseded" and any(is_taken(one) for one in got):
@@ -57,6 +60,8 @@ def complete(record: Record, _outages: Outages) -> Iterator[Violation]:
 
 def _counts_as_delivered(record: Record, entry: Entry) -> bool:
     """A DOWN that was over when nobody knew whether it had arrived: its end is told, and it is not tried again."""
+    if record.environment_of(entry.worker) == CROWD and is_end(entry.kind, entry.old):
+        return True  # the end of a group need not name whom it was of
     ends = [
         other
         for other in record.history()
@@ -108,7 +113,7 @@ def repeats(record: Record, _outages: Outages) -> Iterator[Violation]:
             yield Violation(promise="P6", worker=_worker(arrival), what=what)
         if is_taken(arrival):
             taken[key] = arrival
-        if arrival.receiver in record.groups:
+        if arrival.is_group or arrival.reminder:
             continue  # it tells of a worker as long as it is down
         event = arrival.receiver, str(arrival.data["event_id"])
         other = named.setdefault(event, arrival.webhook_id)
@@ -136,10 +141,13 @@ def _is_forgotten(record: Record, arrival: Arrival) -> bool:
 
 def pairs(record: Record, _outages: Outages) -> Iterator[Violation]:
     """P7, P18: at each receiver, of each worker, a DOWN comes before its end, and each has exactly one end."""
-    for receiver in record.receivers:
+    crowd = {worker.name for worker in record.workers.values() if worker.environment == CROWD}
+    for receiver in record.receivers:  # who falls silent in a crowd is told of in a group
         by_worker: dict[str, list[Arrival]] = {}
         seen: set[str] = set()
         for arrival in _of(record, receiver):
+            if _worker(arrival) in crowd or arrival.reminder:
+                continue
             if is_taken(arrival) and arrival.webhook_id not in seen:
                 seen.add(arrival.webhook_id)
                 by_worker.setdefault(_worker(arrival), []).append(arrival)
@@ -189,15 +197,16 @@ def told(record: Record, _outages: Outages) -> Iterator[Violation]:
     for worker, entry in newest.items():
         if entry.kind not in DOWN or worker not in record.workers:
             continue
-        for receiver, kinds in record.receivers.items():
-            taken = [one for one in _of(record, receiver) if one.data.get("event_id") == entry.event_id]
-            if entry.kind in kinds and not any(is_taken(one) for one in taken):
+        for receiver in record.receivers:
+            got = [one for one in record.arrivals if one.receiver == receiver and entry.event_id in one.event_ids]
+            if record.wants(receiver, entry) and not any(is_taken(one) for one in got):
                 what = f"{entry.kind} seq {entry.seq} was never taken by {receiver}"
                 yield Violation(promise="P5", worker=worker, what=what)
 
 
 def _of(record: Record, receiver: str) -> list[Arrival]:
-    return [arrival for arrival in record.arrivals if arrival.receiver == receiver]
+    """What it was told of single workers."""
+    return [arrival for arrival in record.arrivals if arrival.receiver == receiver and not arrival.is_group]
 
 
 def is_taken(arrival: Arrival) -> bool:

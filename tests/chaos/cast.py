@@ -9,14 +9,14 @@ import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.chaos.plan import Ending
-from tests.chaos.record import ENVIRONMENT, Entry, Probe, Reading, Said, Try
+from tests.chaos.life import Ending
+from tests.chaos.record import CROWD, ENVIRONMENT, NIGHT, Entry, Probe, Reading, Said, Try
 from tests.fleets import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.chaos.plan import Life
+    from tests.chaos.life import Life
     from tests.chaos.record import Record
     from tests.chaos.timeline import Timeline
     from tests.fleets import Reply
@@ -37,8 +37,14 @@ NO_ANSWER: Final = (
     IndexError,
 )
 """What a connection ends with that is cut, refused, reset or silent, or whose answer was cut short."""
+TOO_MANY: Final = 429
+PROBES: Final = 8
+"""The probes of a daemon are so many workers, so that none sends more than one may."""
+FLOODING: Final = 20
+FLOOD_EVERY_S: Final = 0.04
 PATIENT_S: Final = 86_400.0
 """The interval of a probe's worker: nobody misses it."""
+ENVIRONMENTS: Final = "".join(f"&environment={name}" for name in (ENVIRONMENT, NIGHT, CROWD))
 BEATS: Final = frozenset({Said.BEAT, Said.EXPIRED})
 GOODBYES: Final[dict[Said, dict[str, object]]] = {
     Said.CLEAN: {"reason": "shutdown", "exit_code": 0},
@@ -50,14 +56,21 @@ async def ask(
     port: int, token: str, method: str, path: str, body: object = None, *, timeout_s: float
 ) -> tuple[int | None, bytes]:
     """The status and body of the answer, over a connection of its own; None when there was none in time."""
+    reply = await reply_of(port, token, method, path, body, timeout_s=timeout_s)
+    return (None, b"") if reply is None else (reply.status, reply.body)
+
+
+async def reply_of(
+    port: int, token: str, method: str, path: str, body: object = None, *, timeout_s: float
+) -> Reply | None:
+    """The answer, over a connection of its own; None when there was none in time."""
     connection: Connection | None = None
     try:
         async with asyncio.timeout(timeout_s):
             connection = await Connection.to(port, token)
-            reply: Reply = await connection.ask(method, path, body, limit_s=timeout_s)
-            return reply.status, reply.body
+            return await connection.ask(method, path, body, limit_s=timeout_s)
     except NO_ANSWER:
-        return None, b""
+        return None
     finally:
         if connection is not None:
             connection.writer.transport.abort()
@@ -84,17 +97,17 @@ class Cast:
         self._record.workers[life.worker.name] = life.worker
         counts = itertools.count(1)
         daemon = life.fixed if life.fixed is not None else len(life.worker.name) % len(self._ports)
-        await self._timeline.reach(life.begins_s)
-        until_s = None if life.ending is Ending.NONE else life.ends_s
+        (begins_s, until_s), *again = life.spells
+        await self._timeline.reach(begins_s)
         daemon = await self._beat(life, daemon, counts, until_s)
         said = {Ending.CLEAN: Said.CLEAN, Ending.FAILS: Said.FAILURE}.get(life.ending)
         if said is not None:
             await self._say(life, said, daemon, next(counts))
         if life.expired_until_s is not None:
             daemon = await self._beat(life, daemon, counts, life.expired_until_s, said=Said.EXPIRED)
-        if life.back_s is not None:
-            await self._timeline.reach(life.back_s)
-            await self._beat(life, daemon, counts, None)
+        for back_s, until_s in again:
+            await self._timeline.reach(back_s)
+            daemon = await self._beat(life, daemon, counts, until_s)
 
     async def _beat(
         self,
@@ -112,7 +125,7 @@ class Cast:
             was_heard = await self._say(life, said, daemon, next(counts))
             if not was_heard and life.fixed is None:
                 daemon = (daemon + 1) % len(self._ports)
-            next_s = sent_s + life.worker.interval_s
+            next_s = sent_s + (life.every_s or life.worker.interval_s)
             await self._timeline.reach(next_s if until_s is None else min(next_s, until_s))
         return daemon
 
@@ -122,7 +135,7 @@ class Cast:
             path: str = "/api/v1/workers/heartbeat"
             body: dict[str, object] = {
                 "worker_id": worker.name,
-                "environment_name": ENVIRONMENT,
+                "environment_name": worker.environment,
                 "tasks_processed": count,
                 "interval_seconds": worker.interval_s,
                 "grace_seconds": worker.grace_s,
@@ -132,7 +145,8 @@ class Cast:
         # A goodbye that is a failure is answered when it is on disk.
         timeout_s = worker.interval_s if said in BEATS else worker.interval_s + READ_TIMEOUT_S
         bearer = self._expired_token if said is Said.EXPIRED else self._token
-        status, _ = await ask(self._ports[daemon], bearer, "POST", path, body, timeout_s=timeout_s)
+        reply = await reply_of(self._ports[daemon], bearer, "POST", path, body, timeout_s=timeout_s)
+        asked_back_s = reply.headers.get("retry-after") if reply else None
         one = Try(
             worker=worker.name,
             said=said,
@@ -140,10 +154,11 @@ class Cast:
             daemon=daemon,
             sent_s=sent_s,
             ended_s=self._timeline.now_s(),
-            status=status,
+            status=reply.status if reply else None,
+            retry_after_s=float(asked_back_s) if asked_back_s else None,
         )
         (self._record.expired if said is Said.EXPIRED else self._record.tries).append(one)
-        return one.is_stored or (said is Said.EXPIRED and one.is_refused)
+        return one.is_stored or (said is Said.EXPIRED and one.is_refused) or one.status == TOO_MANY
 
     # Probes -------------------------------------------------------------------------------------------------------
 
@@ -153,18 +168,35 @@ class Cast:
             flying: set[asyncio.Task[None]] = set()
             for number in itertools.count():
                 if len(flying) < MOST_PROBES:
-                    task = group.create_task(self._probe(daemon))
+                    task = group.create_task(self._probe(daemon, number % PROBES))
                     flying.add(task)
                     task.add_done_callback(flying.discard)
                 await self._timeline.reach((number + 1) * PROBE_EVERY_S)
 
-    async def _probe(self, daemon: int) -> None:
+    async def _probe(self, daemon: int, number: int) -> None:
         sent_s = self._timeline.now_s()
-        body = {"worker_id": f"probe-{daemon}", "environment_name": "probes", "interval_seconds": PATIENT_S}
+        body = {"worker_id": f"probe-{daemon}-{number}", "environment_name": "probes", "interval_seconds": PATIENT_S}
         path = "/api/v1/workers/heartbeat"
         status, _ = await ask(self._ports[daemon], self._token, "POST", path, body, timeout_s=PROBE_TIMEOUT_S)
         ended_s = self._timeline.now_s()
         self._record.probes.append(Probe(daemon=daemon, sent_s=sent_s, ended_s=ended_s, is_stored=status == 204))
+
+    async def flood(self, daemon: int, number: int) -> None:
+        """Beat for one worker of many after the other, over one connection, faster than a daemon that is slow can take
+        it, and never mind what it answers."""
+        while True:
+            with contextlib.suppress(*NO_ANSWER):
+                connection = await Connection.to(self._ports[daemon], self._token)
+                try:
+                    for turn in itertools.count():
+                        name = f"flood-{number}-{turn % FLOODING}"
+                        await connection.beat(
+                            name, limit_s=READ_TIMEOUT_S, environment_name="probes", interval_seconds=PATIENT_S
+                        )
+                        await asyncio.sleep(FLOOD_EVERY_S)
+                finally:
+                    connection.writer.transport.abort()
+            await asyncio.sleep(FLOOD_EVERY_S)
 
     async def warm_up(self) -> None:
         """What a daemon is asked first takes it longer."""
@@ -186,7 +218,7 @@ class Cast:
 
     async def _read_workers(self, daemon: int) -> None:
         asked_s = self._timeline.now_s()
-        answer = await self.get(daemon, f"/api/v1/workers?limit=1000&environment={ENVIRONMENT}")
+        answer = await self.get(daemon, f"/api/v1/workers?limit=1000{ENVIRONMENTS}")
         if answer is None:
             return
         answered_s = self._timeline.now_s()

@@ -27,7 +27,7 @@ def rejected(record: Record, outages: Outages) -> Iterator[Violation]:
             what = f"a beat at {one.sent_s:.2f} s was stored for a token that had expired"
             yield Violation(promise="P24", worker=one.worker, what=what)
     for worker in record.workers.values():
-        expired = record.expired_of(worker.name)
+        expired = record.refused_of(worker.name)
         told = [entry for entry in record.history() if entry.worker == worker.name and entry.kind in STALE]
         for entry in told:
             yield from _of_its_kind(record, worker, expired, entry)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests import disks
 from tests.chaos.plan import BEFORE_S, OF_NET, OF_RECEIVER, OF_SENTINEL, OF_STORE, Kind
-from tests.chaos.record import Fault, Loss
-from tests.chaos.site import RECEIVERS
+from tests.chaos.record import RECEIVERS, Fault, Loss
 from tests.proxies import BOTH, CutAnswer, CutRequest, Way
 from tests.sentinels import DEMOTED_AFTER_S
 
@@ -28,7 +27,11 @@ if TYPE_CHECKING:
 START_S: Final = 30.0
 """A daemon or a store is back within this, or the fault is noted as lasting so long."""
 SYNC_MS: Final = 5_000
-
+FLOOD: Final = 64
+"""Connections over which a daemon is overloaded."""
+SLOWED_S: Final = 0.1
+SLOWED_SHARE: Final = 0.2
+"""An overloaded daemon runs for so much of each tenth of a second."""
 
 REPLICATION_S: Final = 1.0
 """A replica may lag so much behind its primary."""
@@ -81,6 +84,10 @@ class Breaker:
                 await self._paused([self._site.seats[step.target]], step.for_s)
             case Kind.ALL_PAUSE:
                 await self._paused(self._site.seats, step.for_s)
+            case Kind.PROCESS_KILL | Kind.PROCESS_PAUSE:
+                await self._process(step, self._site.seats[step.target])
+            case Kind.OVERLOAD:
+                await self._overload(step, self._site.seats[step.target])
             case _:
                 raise AssertionError(step)
 
@@ -101,6 +108,35 @@ class Breaker:
         await asyncio.sleep(for_s)
         for seat in seats:
             seat.signal(signal.SIGCONT)
+
+    async def _process(self, step: Step, seat: Seat) -> None:
+        """To one of a daemon's processes; its own supervisor starts another for one that is killed."""
+        pids = seat.processes()
+        if not pids:
+            return
+        pid = pids[int(step.amount * len(pids))]
+        with contextlib.suppress(ProcessLookupError):
+            if step.kind is Kind.PROCESS_KILL:
+                os.kill(pid, signal.SIGKILL)
+                await self._take_beats([seat])
+                return
+            os.kill(pid, signal.SIGSTOP)
+        await asyncio.sleep(step.for_s)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+    async def _overload(self, step: Step, seat: Seat) -> None:
+        """Let it run for a share of its time only, and send it more than it can take."""
+        async with asyncio.TaskGroup() as group:
+            flood = [group.create_task(self._cast.flood(step.target, number)) for number in range(FLOOD)]
+            until_s = self._site.timeline.now_s() + step.for_s
+            while self._site.timeline.now_s() < until_s:
+                seat.signal(signal.SIGSTOP)
+                await asyncio.sleep(SLOWED_S * (1 - SLOWED_SHARE))
+                seat.signal(signal.SIGCONT)
+                await asyncio.sleep(SLOWED_S * SLOWED_SHARE)
+            for task in flood:
+                task.cancel()
 
     async def _take_beats(self, seats: list[Seat]) -> None:
         """Wait, with a bound, until a probe of each succeeds that was sent from now on."""

@@ -6,7 +6,24 @@ import json
 from dataclasses import replace
 from typing import Final
 
-from tests.chaos.record import Arrival, Entry, Fault, Outcome, Probe, Reading, Record, Said, Try, Worker
+from tests.chaos.record import (
+    CROWD,
+    ENVIRONMENT,
+    NIGHT,
+    TENANT,
+    Ack,
+    Arrival,
+    Entry,
+    Fault,
+    Outcome,
+    Probe,
+    Reading,
+    Record,
+    Said,
+    Silence,
+    Try,
+    Worker,
+)
 
 END_S: Final = 30.0
 DIED_S: Final = 8.0
@@ -64,18 +81,23 @@ def entry(worker: str, seq: int, kind: str, at_s: float, *, old: str | None, new
     )
 
 
-def arrival(receiver: str, told: Entry, *, after_s: float = 0.1, answered: int | None = 204) -> Arrival:
+def arrival(
+    receiver: str, told: Entry, *, after_s: float = 0.1, answered: int | None = 204, reminder: int = 0
+) -> Arrival:
+    """What a receiver was told of one worker."""
     data = {
         "event_id": told.event_id,
         "worker_id": told.worker,
         "generation": told.generation,
         "seq": told.seq,
         "old": told.old,
+        "incident_id": f"inc-{told.worker}",
+        "reminder": reminder,
     }
     return Arrival(
         receiver=receiver,
         at_s=told.detected_s + after_s,
-        webhook_id=f"ntf-{receiver}-{told.event_id}",
+        webhook_id=f"ntf-{receiver}-{told.event_id}{f'-{reminder}' if reminder else ''}",
         body=json.dumps({"type": told.kind, "data": data}).encode(),
         answered=answered,
         is_signed=True,
@@ -83,13 +105,21 @@ def arrival(receiver: str, told: Entry, *, after_s: float = 0.1, answered: int |
     )
 
 
-def group(kind: str, at_s: float, *told: Entry, truncated: int = 0) -> Arrival:
-    """What ``team`` is told of all."""
-    data = {"truncated": truncated, "events": [{"event_id": one.event_id, "type": one.kind} for one in told]}
+def group(
+    kind: str, at_s: float, *told: Entry, receiver: str = "team", environment: str = ENVIRONMENT, truncated: int = 0
+) -> Arrival:
+    """What a receiver is told of many."""
+    data = {
+        "group": {"tenant": TENANT, "environment": environment},
+        "truncated": truncated,
+        "events": [{"event_id": one.event_id, "type": one.kind} for one in told],
+        "incident_id": f"inc-{environment}",
+        "reminder": 0,
+    }
     return Arrival(
-        receiver="team",
+        receiver=receiver,
         at_s=at_s,
-        webhook_id=f"ntf-team-{at_s}",
+        webhook_id=f"ntf-{receiver}-{environment}-{at_s}",
         body=json.dumps({"type": kind, "data": data}).encode(),
         answered=204,
         is_signed=True,
@@ -164,13 +194,13 @@ def find(record: Record, event_id: str) -> int:
     return next(number for number, one in enumerate(record.entries) if one.event_id == event_id)
 
 
-def add(record: Record, told: Entry, *, outcome: str = "delivered") -> None:
+def add(record: Record, told: Entry, *, outcome: str = "delivered", after_s: float = 0.1) -> None:
     """An event that everybody was told of."""
     record.entries.append(told)
     record.final.append(told.event_id)
-    for name, kinds in record.receivers.items():
-        if told.kind in kinds:
-            record.arrivals.append(arrival(name, told))
+    for name in record.receivers:
+        if record.wants(name, told):
+            record.arrivals.append(arrival(name, told, after_s=after_s))
             record.outcomes.append(Outcome(event_id=told.event_id, receiver=name, outcome=outcome))
 
 
@@ -184,3 +214,51 @@ def drop(record: Record, event_id: str) -> None:
 
 def without_arrival(record: Record, receiver: str, event_id: str) -> None:
     record.arrivals = [one for one in record.arrivals if one.receiver != receiver or event_id not in one.event_ids]
+
+
+def night() -> Record:
+    """And ``nightly`` falls silent while it is silenced; the desk is told when that is over, and reminded twice before
+    somebody acknowledges."""
+    record = good()
+    record.receivers["desk"] = record.receivers["ops"]
+    record.of_one, record.repeat_s = {"desk": NIGHT}, {"desk": 2.0}
+    record.workers["nightly"] = Worker(name="nightly", interval_s=1.0, grace_s=2.0, environment=NIGHT)
+    record.tries += tries("nightly", DIED_S)
+    begun = entry("nightly", 1, "worker.registered", 0.0, old=None, new="alive", count=1)
+    silent = entry("nightly", 2, "worker.stale", 11.4, old="alive", new="stale", count=9)
+    record.silences = [Silence(worker="nightly", asked_s=5.0, begun_s=5.1, kept_s=15.0, over_s=17.1)]
+    add(record, begun)
+    add(record, silent, after_s=3.8)
+    record.arrivals.append(group("group.firing", 15.8, silent, environment=NIGHT))
+    remind(record, 1, 17.3)
+    remind(record, 2, 19.4)
+    record.acks = [Ack(worker="nightly", incident_id="inc-nightly", asked_s=20.0, done_s=20.1)]
+    return record
+
+
+def remind(record: Record, number: int, at_s: float) -> None:
+    """Remind the desk of ``nightly``."""
+    silent = record.entries[find(record, "nightly-2")]
+    record.arrivals.append(arrival("desk", silent, after_s=at_s - silent.detected_s, reminder=number))
+
+
+def crowd() -> Record:
+    """And forty workers fall silent together, of which each receiver is told at once."""
+    record = good()
+    silent: list[Entry] = []
+    for number in range(40):
+        name = f"m{number}"
+        record.workers[name] = Worker(name=name, interval_s=3.0, grace_s=3.0, environment=CROWD)
+        record.tries += tries(name, 6.0, interval_s=3.0)
+        begun = entry(name, 1, "worker.registered", 0.0, old=None, new="alive", count=1)
+        silent.append(entry(name, 2, "worker.stale", 12.4, old="alive", new="stale", count=3))
+        add(record, begun)
+        record.entries.append(silent[-1])
+        record.final.append(silent[-1].event_id)
+        record.outcomes += [
+            Outcome(event_id=silent[-1].event_id, receiver=name, outcome="delivered") for name in record.receivers
+        ]
+    record.arrivals += [
+        group("group.firing", 14.5, *silent, receiver=name, environment=CROWD) for name in ("ops", "audit", "team")
+    ]
+    return record

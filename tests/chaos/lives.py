@@ -28,7 +28,7 @@ GOODBYES: Final = {Said.CLEAN: "worker.stopped", Said.FAILURE: "worker.failed"}
 
 
 def false_pages(record: Record, outages: Outages) -> Iterator[Violation]:
-    """P1, P8: no stale event for a worker that was heard again before its deadline, credit for our outages included."""
+    """P1, P8, P13: no stale event for a worker that was heard again before its deadline, outage credit included."""
     for entry in record.entries:
         if entry.kind not in STALE or entry.worker not in record.workers:
             continue
@@ -40,12 +40,21 @@ def false_pages(record: Record, outages: Outages) -> Iterator[Violation]:
         heard = _heard_next(record, outages, tries, last)
         due_s = outages.earliest(worker, last, judged_s=entry.at_s if record.is_clock_stepped else entry.detected_s)
         if heard is not None and heard.ended_s < due_s:
+            is_plain = due_s == last.sent_s + worker.patience_s
             yield Violation(
-                promise="P1",
+                promise="P13" if _is_stepped(record, last, entry) else "P8" if is_plain else "P1",
                 worker=worker.name,
                 what=f"{entry.kind} seq {entry.seq}, although beat {last.count} at {last.sent_s:.2f} s was followed by "
                 f"{heard.count} at {heard.ended_s:.2f} s, before its deadline at {due_s:.2f} s",
             )
+
+
+def _is_stepped(record: Record, last: Try, entry: Entry) -> bool:
+    """Whether the store's clock jumped in between."""
+    return any(
+        fault.kind == "store.clock" and last.sent_s <= fault.ended_s and fault.begun_s <= entry.at_s
+        for fault in record.faults
+    )
 
 
 def _heard_next(record: Record, outages: Outages, tries: Sequence[Try], last: Try) -> Try | None:
@@ -153,7 +162,7 @@ def one_history(record: Record, _outages: Outages) -> Iterator[Violation]:
                 what = f"{before.kind} to {before.new} is followed by {after.kind} from {after.old}"
                 yield Violation(promise="P3", worker=worker, what=what)
         silences = Counter(
-            (entry.count, entry.kind if record.expired_of(worker) else "") for entry in entries if entry.kind in STALE
+            (entry.count, entry.kind if record.refused_of(worker) else "") for entry in entries if entry.kind in STALE
         )
         for (count, _), times in silences.items():
             if times > 1:
@@ -184,10 +193,13 @@ def _is_lost(record: Record, one: Try) -> bool:
 
 
 def refusals(record: Record, _outages: Outages) -> Iterator[Violation]:
-    """P28, P10: no beat is refused while nothing is wrong."""
+    """P10, P21, P28: no beat is refused while nothing is wrong, or only with a receiver, but to who sends too many."""
     for one in record.tries:
         if one.is_stored or (one.said is not Said.BEAT and one.status == 404):
             continue  # a goodbye of a worker whose beats never came through
-        if not record.is_disturbed(one.sent_s - RECOVERY_S, one.ended_s):
+        if one.status == 429 and record.workers[one.worker].is_hasty:
+            continue
+        if not record.is_monitor_disturbed(one.sent_s - RECOVERY_S, one.ended_s):
             what = f"beat {one.count} at {one.sent_s:.2f} s was answered {one.status} while nothing was wrong"
-            yield Violation(promise="P10", worker=one.worker, what=what)
+            promise = "P21" if record.is_disturbed(one.sent_s - RECOVERY_S, one.ended_s) else "P10"
+            yield Violation(promise=promise, worker=one.worker, what=what)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from tests.chaos import alerts, expired, groups, lives, reading
+from tests.chaos import alerts, expired, groups, lives, prompt, quiet, reading
 from tests.chaos.outages import measured
 from tests.chaos.record import Violation
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     Rule = Callable[[Record, Outages], Iterator[Violation]]
 
+FULL: Final = frozenset({"store.disk_full", "store.memory_full"})
 RECOVERY_S: Final = 10.0
 """From the end of the last fault to the one of the outage that it made, at the most."""
 
@@ -30,7 +31,8 @@ def recovers(record: Record, outages: Outages) -> Iterator[Violation]:
                 what = (
                     f"daemon {daemon} took no beats from {window.a_s:.2f} to {window.b_s:.2f} s, long after any fault"
                 )
-                yield Violation(promise="P27", what=what)
+                full = [fault for fault in record.faults if fault.kind in FULL and fault.begun_s <= window.b_s]
+                yield Violation(promise="P26" if full else "P27", what=what)
 
 
 def settles(record: Record, _outages: Outages) -> Iterator[Violation]:
@@ -59,6 +61,13 @@ RULES: Final[dict[str, Rule]] = {
     "pairs": alerts.pairs,
     "told": alerts.told,
     "groups": groups.groups,
+    "masses": groups.masses,
+    "silences": quiet.silences,
+    "reminders": quiet.reminders,
+    "detected": prompt.detected,
+    "told in time": prompt.told_in_time,
+    "truth": prompt.truth,
+    "put off": prompt.put_off,
     "settles": settles,
 }
 

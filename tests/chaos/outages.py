@@ -37,6 +37,7 @@ RESTARTS: Final = frozenset(
 )
 RESTARTS_OF_ONE: Final = frozenset({"daemon.kill", "daemon.restart"})
 """After these there is a window, however short it was."""
+OF_ONE_PROCESS: Final = frozenset({"daemon.process_kill", "daemon.process_pause"})
 STEP_S: Final = 1.0
 """A step of the store's clock may look like a window that ends so much later at the most."""
 
@@ -103,7 +104,7 @@ class Outages:
             self._beyond(gap, daemon)
             for daemon, windows in enumerate(self.of_possible)
             for gap in windows
-            if gap.b_s + LOST_S > last.sent_s and gap.a_s < due_s
+            if gap.b_s + LOST_S > last.sent_s and gap.a_s - BETWEEN_S < due_s
         ]
         for from_s in gaps:  # of a daemon that was started again, under another name, nobody knows that it is back
             due_s = max(due_s, from_s + 2 * worker.patience_s + BETWEEN_S)
@@ -129,7 +130,7 @@ class Outages:
     def _moved(self, due_s: float, worker: Worker, last: Try) -> float:
         """By the windows of all daemons, at the most."""
         for window in self.late:
-            if window.b_s > last.sent_s and window.a_s < due_s:
+            if window.b_s > last.sent_s and window.a_s - BETWEEN_S < due_s:
                 due_s = max(due_s, window.b_s + worker.patience_s)
         return due_s
 
@@ -150,7 +151,10 @@ def measured(record: Record) -> Outages:
     daemons = range(record.daemons)
     probes = [[probe for probe in record.probes if probe.daemon == daemon] for daemon in daemons]
     inner = [_gaps(some, ended_s=record.ended_s, is_outer=False) for some in probes]
-    outer = [_gaps(some, ended_s=record.ended_s, is_outer=True) for some in probes]
+    outer = [
+        [*_gaps(some, ended_s=record.ended_s, is_outer=True), *_overloads(record, daemon)]
+        for daemon, some in enumerate(probes)
+    ]
     forward = [fault.begun_s for fault in record.faults if fault.kind == "store.clock" and record.is_clock_stepped]
     lost = [Window(a_s=loss.kept_s, b_s=loss.back_s) for loss in record.losses]
     sure, possible = _common(inner, SURE_S), _common(outer, POSSIBLE_S)
@@ -168,7 +172,10 @@ def measured(record: Record) -> Outages:
         possible=tuple(sorted(possible + lost)),
         late=tuple(Window(a_s=window.a_s, b_s=window.b_s + LOST_S) for window in sorted(possible + lost)),
         of_sure=tuple(tuple(_common([some], SURE_S)) for some in inner),
-        of_possible=tuple(tuple(_common([some], POSSIBLE_S)) for some in outer),
+        of_possible=tuple(
+            tuple(sorted([*_common([some], POSSIBLE_S), *_of_processes(record, daemon)]))
+            for daemon, some in enumerate(outer)
+        ),
         renamed=tuple(
             tuple(
                 Window(a_s=fault.begun_s, b_s=fault.ended_s)
@@ -178,6 +185,24 @@ def measured(record: Record) -> Outages:
             for daemon in daemons
         ),
     )
+
+
+def _of_processes(record: Record, daemon: int) -> list[Window]:
+    """When one of the daemon's processes was away: probes go on with the others."""
+    return [
+        Window(a_s=fault.begun_s - POSSIBLE_S, b_s=fault.ended_s + POSSIBLE_S)
+        for fault in record.faults
+        if fault.kind in OF_ONE_PROCESS and fault.target == daemon
+    ]
+
+
+def _overloads(record: Record, daemon: int) -> list[Window]:
+    """When a daemon may be behind with what it is told, although it goes on taking beats."""
+    return [
+        Window(a_s=fault.begun_s - POSSIBLE_S, b_s=fault.ended_s + POSSIBLE_S)
+        for fault in record.faults
+        if fault.kind == "daemon.overload" and fault.target == daemon
+    ]
 
 
 def _after(windows: Iterable[Window], at_s: float) -> list[Window]:

@@ -5,22 +5,23 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from tests.chaos.record import Worker
+from tests.chaos import life as lives_of
+from tests.chaos.life import Ending
+from tests.chaos.record import CROWD
+
+if TYPE_CHECKING:
+    from tests.chaos.life import Care, Hush, Life
 
 FIRST_FAULT_S: Final = 4.0
 LAST_FAULT_S: Final = 13.0
 RECEIVERS: Final = 3
+"""Those that may fail: the last one is left alone."""
 LONGEST_S: Final = 9.0
 """Longer than every worker's patience."""
 APART_S: Final = 3.0
 """Between two faults of one kind of thing: it has to start again."""
-DEATHS_S: Final = (3.0, 16.0)
-EXPIRED_S: Final = (3.0, 10.0)
-"""For how long a token has expired, before there is a new one or the worker falls silent."""
-STRAGGLING_S: Final = 7.0
-"""Who said goodbye comes back after this at the earliest: sooner is a straggler, whose silence means something else."""
 
 
 class Shape(StrEnum):
@@ -51,6 +52,11 @@ class Kind(StrEnum):
     FAILOVER = "sentinel.failover"
     PRIMARY_KILL = "sentinel.primary_kill"
     PRIMARY_PAUSE = "sentinel.primary_pause"
+    PROCESS_KILL = "daemon.process_kill"
+    """One of several processes of a daemon, which starts another in its place."""
+    PROCESS_PAUSE = "daemon.process_pause"
+    OVERLOAD = "daemon.overload"
+    """More beats than a daemon can take that is slowed down meanwhile."""
     NET_CUT = "net.cut"
     NET_CUT_KTH = "net.cut_kth"
     NET_DELAY = "net.delay"
@@ -63,7 +69,9 @@ class Kind(StrEnum):
     RECEIVER_CLOSED = "receiver.closed"
 
 
-OF_ONE_DAEMON: Final = frozenset({Kind.DAEMON_KILL, Kind.DAEMON_PAUSE, Kind.DAEMON_RESTART})
+OF_ONE_PROCESS: Final = frozenset({Kind.PROCESS_KILL, Kind.PROCESS_PAUSE})
+APART: Final = OF_ONE_PROCESS | {Kind.OVERLOAD}
+"""Drawn apart from the others, one at most of each sort."""
 OF_ALL_DAEMONS: Final = frozenset({Kind.ALL_KILL, Kind.ALL_PAUSE})
 OF_NET: Final = frozenset(kind for kind in Kind if kind.startswith("net."))
 OF_STORE: Final = frozenset(kind for kind in Kind if kind.startswith("store."))
@@ -85,30 +93,6 @@ DURABILITIES: Final = {
 
 BEFORE_S: Final = {Kind.STORE_RESTORE: 1.0, Kind.STORE_POWER_CUT: 4.0}
 """How long before the kill these begin, for each of their ``amount``."""
-
-
-class Ending(StrEnum):
-    """How a worker's life ends, or is interrupted."""
-
-    NONE = "beats to the end"
-    DIES = "dies"
-    CLEAN = "says goodbye"
-    FAILS = "says that it failed"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Life:
-    """What a worker will do. ``back_s`` None: it does not come back."""
-
-    worker: Worker
-    begins_s: float
-    ending: Ending
-    ends_s: float
-    back_s: float | None
-    fixed: int | None
-    """The one daemon that it knows; None: it goes to the next when one fails."""
-    expired_until_s: float | None = None
-    """From its end until then it beats with a token that has expired."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,6 +131,10 @@ class Plan:
     lives: tuple[Life, ...]
     steps: tuple[Step, ...]
     skews: tuple[Skew | None, ...]
+    processes: int
+    """Of each daemon."""
+    hushes: tuple[Hush, ...] = ()
+    cares: tuple[Care, ...] = ()
 
     @property
     def has_faketime(self) -> bool:
@@ -156,10 +144,24 @@ class Plan:
     @property
     def horizon_s(self) -> float:
         """When every fault has ended and every life has taken its last turn."""
-        turns = [
-            life.back_s or life.expired_until_s or life.ends_s for life in self.lives if life.ending is not Ending.NONE
-        ]
+        turns = [life.last_turn_s for life in self.lives if life.ending is not Ending.NONE]
+        turns += [hush.at_s + hush.for_s for hush in self.hushes]
         return max(turns + [step.ends_s for step in self.steps], default=0.0)
+
+    @property
+    def has_crowd(self) -> bool:
+        """Whether many fall silent together."""
+        return any(life.worker.environment == CROWD for life in self.lives)
+
+    @property
+    def is_hasty(self) -> bool:
+        """Whether somebody sends more than it may."""
+        return any(life.every_s is not None for life in self.lives)
+
+    @property
+    def is_overloaded(self) -> bool:
+        """Whether a daemon gets more than it can take."""
+        return any(step.kind is Kind.OVERLOAD for step in self.steps)
 
     @property
     def is_clock_stepped(self) -> bool:
@@ -175,26 +177,32 @@ def make(seed: int, *, kinds: frozenset[Kind] = frozenset(Kind), faketime: bool 
         shape = rng.choices(list(Shape), [2, 7, 2, 2])[0]
         daemons = 1 if shape is Shape.EMBEDDED else rng.choice([1, 2, 2, 3])
         possible = sorted(kind for kind in kinds if _fits(kind, shape, daemons, faketime=faketime))
-    steps = _steps(rng, possible, daemons)
+    steps = _steps(rng, [kind for kind in possible if kind not in APART], daemons)
     skews: list[Skew | None] = [None] * daemons
     if faketime and shape is not Shape.EMBEDDED and rng.random() < 0.3:
         skews[rng.randrange(daemons)] = Skew(offset_s=rng.choice([-600, 600]), rate=rng.choice([1.0, 1.0, 0.9, 1.1]))
+    durability, partitions = rng.choice(DURABILITIES[shape]), rng.choice([1, 1, 2])
+    lives = lives_of.drawn(seed, rng, daemons)
+    processes, steps = _apart_from(steps, seed, frozenset(possible), shape, daemons)
     return Plan(
         seed=seed,
         shape=shape,
         daemons=daemons,
-        durability=rng.choice(DURABILITIES[shape]),
-        partitions=rng.choice([1, 1, 2]),
-        lives=(*(_life(rng, number, daemons) for number in range(rng.randint(12, 24))), *_expired(seed, daemons)),
+        durability=durability,
+        partitions=partitions,
+        lives=lives,
         steps=steps,
         skews=tuple(skews),
+        processes=processes,
+        hushes=lives_of.hushes(seed, lives),
+        cares=lives_of.cares(seed, lives),
     )
 
 
 def _fits(kind: Kind, shape: Shape, daemons: int, *, faketime: bool) -> bool:
     if kind is Kind.STORE_CLOCK and not faketime:
         return False
-    if kind in OF_ALL_DAEMONS and daemons == 1:
+    if (kind in OF_ALL_DAEMONS and daemons == 1) or (kind in OF_ONE_PROCESS and shape is Shape.EMBEDDED):
         return False
     if shape is Shape.SENTINEL:
         return kind not in OF_NET | OF_STORE
@@ -208,6 +216,8 @@ def _fits(kind: Kind, shape: Shape, daemons: int, *, faketime: bool) -> bool:
 def _steps(rng: random.Random, possible: list[Kind], daemons: int) -> tuple[Step, ...]:
     """One to four faults; those of one kind of target do not overlap, others may."""
     steps: list[Step] = []
+    if not possible:
+        return ()
     for _ in range(rng.choice([1, 2, 2, 3, 3, 4])):
         kind = rng.choice(possible)
         at_s = round(rng.uniform(FIRST_FAULT_S, LAST_FAULT_S), 2)
@@ -219,6 +229,32 @@ def _steps(rng: random.Random, possible: list[Kind], daemons: int) -> tuple[Step
         if all(_apart(step, other) for other in steps):
             steps.append(step)
     return tuple(sorted(steps, key=lambda step: step.at_s))
+
+
+def _apart_from(
+    steps: tuple[Step, ...], seed: int, possible: frozenset[Kind], shape: Shape, daemons: int
+) -> tuple[int, tuple[Step, ...]]:
+    """How many processes a daemon has, and the steps with those that are drawn apart, so that the others stay."""
+    rng = random.Random(f"{seed} apart")  # noqa: S311 - a plan, not a secret
+    only = bool(possible) and possible <= APART
+    has_processes = shape is not Shape.EMBEDDED and (rng.random() < 0.25 or bool(only and possible & OF_ONE_PROCESS))
+    wanted: list[Kind] = []
+    if has_processes and (only or rng.random() < 0.7):
+        wanted += sorted(possible & OF_ONE_PROCESS)[rng.randrange(2) :][:1] or sorted(possible & OF_ONE_PROCESS)
+    if Kind.OVERLOAD in possible and (only or rng.random() < 0.3):
+        wanted.append(Kind.OVERLOAD)
+    found = list(steps)
+    for kind in wanted:
+        step = Step(
+            kind=kind,
+            at_s=round(rng.uniform(FIRST_FAULT_S, LAST_FAULT_S), 2),
+            for_s=round(rng.uniform(1.0, 6.0), 2),
+            target=rng.randrange(daemons),
+            amount=round(rng.random(), 3),
+        )
+        if all(_apart(step, other) for other in found):
+            found.append(step)
+    return 2 if has_processes else 1, tuple(sorted(found, key=lambda step: step.at_s))
 
 
 def _amount(rng: random.Random, kind: Kind) -> float:
@@ -245,52 +281,16 @@ def _place(kind: Kind) -> str:
     return str(kind).partition(".")[0].removesuffix("s")
 
 
-def _life(rng: random.Random, number: int, daemons: int) -> Life:
-    interval_s = rng.choice([1.0, 1.0, 1.5, 2.0])
-    grace_s = rng.choice([1.0, 2.0, 2.0, 3.0])
-    ending = rng.choices(list(Ending), [4, 4, 1, 1])[0]
-    ends_s = round(rng.uniform(*DEATHS_S), 2)
-    gone_s = STRAGGLING_S if ending is Ending.CLEAN else 0.5
-    back_s = round(ends_s + gone_s + rng.uniform(0.0, 5.0), 2) if rng.random() < 0.4 else None
-    return Life(
-        worker=Worker(name=f"w{number}", interval_s=interval_s, grace_s=grace_s),
-        begins_s=round(rng.uniform(0.0, 1.5), 2),
-        ending=ending,
-        ends_s=ends_s,
-        back_s=None if ending is Ending.NONE else back_s,
-        fixed=rng.randrange(daemons) if rng.random() < 0.3 else None,
-    )
-
-
-def _expired(seed: int, daemons: int) -> list[Life]:
-    """Up to three whose token expires, and who get a new one or fall silent."""
-    rng = random.Random(f"{seed} expired")  # noqa: S311 - a plan, not a secret; and what it draws changes nothing else
-    lives: list[Life] = []
-    for number in range(rng.randint(0, 3)):
-        ends_s = round(rng.uniform(*DEATHS_S), 2)
-        until_s = round(ends_s + rng.uniform(*EXPIRED_S), 2)
-        lives.append(
-            Life(
-                worker=Worker(
-                    name=f"x{number}", interval_s=rng.choice([1.0, 1.5, 2.0]), grace_s=rng.choice([2.0, 3.0])
-                ),
-                begins_s=round(rng.uniform(0.0, 1.5), 2),
-                ending=Ending.DIES,
-                ends_s=ends_s,
-                back_s=until_s if rng.random() < 0.5 else None,
-                fixed=rng.randrange(daemons) if rng.random() < 0.3 else None,
-                expired_until_s=until_s,
-            )
-        )
-    return lives
-
-
 def told(plan: Plan) -> str:
     """The plan in one line of words and one for each fault."""
+    extras = [f"{plan.processes} processes each"] if plan.processes > 1 else []
+    extras += ["a crowd"] if plan.has_crowd else []
+    extras += ["a hasty one"] if plan.is_hasty else []
+    extras += [f"{len(plan.hushes)} silences, {len(plan.cares)} cared for"] if plan.hushes or plan.cares else []
     skews = [f"daemon {number} {skew.offset_s:+d} s x{skew.rate:g}" for number, skew in enumerate(plan.skews) if skew]
     head = (
         f"seed {plan.seed}: {plan.daemons} on {plan.shape}, {plan.durability}, {plan.partitions} partitions, "
-        f"{len(plan.lives)} workers{', ' if skews else ''}{', '.join(skews)}"
+        f"{len(plan.lives)} workers{''.join(', ' + word for word in skews + extras)}"
     )
     faults = [
         f"  {step.at_s:5.2f} s {step.kind} of {step.target} for {step.for_s:g} s ({step.amount:g})"

@@ -13,6 +13,12 @@ from typing import Any
 
 TENANT = "acme"
 ENVIRONMENT = "prod"
+NIGHT = "night"
+"""The environment of those whom the people on call look after."""
+CROWD = "crowd"
+"""The environment of those who fall silent together."""
+RECEIVERS = ("ops", "audit", "team", "desk")
+"""By their numbers."""
 
 
 class Said(StrEnum):
@@ -32,6 +38,9 @@ class Worker:
     name: str
     interval_s: float
     grace_s: float
+    environment: str = ENVIRONMENT
+    is_hasty: bool = False
+    """It sends more than it may."""
 
     @property
     def patience_s(self) -> float:
@@ -53,6 +62,12 @@ class Try:
     sent_s: float
     ended_s: float
     status: int | None
+    retry_after_s: float | None = None
+
+    @property
+    def is_put_off(self) -> bool:
+        """It was refused for now."""
+        return self.status in {429, 503}
 
     @property
     def is_stored(self) -> bool:
@@ -61,8 +76,8 @@ class Try:
 
     @property
     def is_refused(self) -> bool:
-        """It was refused for its token."""
-        return self.status == 401
+        """It was refused for its token, or for being too many."""
+        return self.status in {401, 429}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,9 +168,19 @@ class Arrival:
         return data
 
     @property
+    def is_group(self) -> bool:
+        """Whether it tells of several workers at once."""
+        return self.type.startswith("group.")
+
+    @property
+    def reminder(self) -> int:
+        """The number of the reminder; 0: it is none."""
+        return int(self.data.get("reminder", 0))
+
+    @property
     def event_ids(self) -> list[str]:
         """Of the events that it tells of, as far as it lists them."""
-        listed = self.data["events"] if self.type.startswith("group.") else [self.data]
+        listed = self.data["events"] if self.is_group else [self.data]
         return [str(one["event_id"]) for one in listed]
 
     def parsed(self) -> dict[str, Any]:
@@ -190,6 +215,36 @@ class Outcome:
     outcome: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Silence:
+    """A silence of one worker. It matches for sure from ``begun_s`` to ``kept_s``, and at most from ``asked_s`` to
+    ``over_s``. ``begun_s`` None: its asking was not answered, so nobody knows whether it is there."""
+
+    worker: str
+    asked_s: float
+    begun_s: float | None
+    kept_s: float
+    over_s: float
+
+    def is_on(self, at_s: float) -> bool:
+        """Whether it matched then, for sure."""
+        return self.begun_s is not None and self.begun_s <= at_s <= self.kept_s
+
+    def may_be_on(self, from_s: float, to_s: float) -> bool:
+        """Whether it may have matched at some moment of the span."""
+        return self.asked_s <= to_s and self.over_s >= from_s
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ack:
+    """An acknowledgement of an incident that was answered."""
+
+    worker: str
+    incident_id: str
+    asked_s: float
+    done_s: float
+
+
 @dataclass(kw_only=True, slots=True)
 class Record:
     """Everything of one run."""
@@ -219,7 +274,13 @@ class Record:
     receivers: dict[str, frozenset[str]] = field(default_factory=dict)
     """The receivers and the kinds of events that a route sends them."""
     groups: frozenset[str] = frozenset()
-    """Receivers that are told of the environment as one group."""
+    """Receivers that are told of each environment as one group."""
+    of_one: dict[str, str] = field(default_factory=dict)
+    """Receivers that are told of one environment only."""
+    repeat_s: dict[str, float] = field(default_factory=dict)
+    """Receivers that are reminded, and how often at most."""
+    silences: list[Silence] = field(default_factory=list)
+    acks: list[Ack] = field(default_factory=list)
     trouble: list[str] = field(default_factory=list)
     """What the harness itself noticed: an exit status, a traceback in a log."""
 
@@ -227,18 +288,40 @@ class Record:
         """The worker's requests in their order."""
         return [one for one in self.tries if one.worker == worker]
 
-    def expired_of(self, worker: str) -> list[Try]:
-        """Its beats with a token that had expired, in their order."""
-        return [one for one in self.expired if one.worker == worker]
+    def refused_of(self, worker: str) -> list[Try]:
+        """Its beats that show that it lives and do not count, in their order: with a token that had expired, beyond
+        what one worker may send, or more than a daemon can take."""
+        refused = [one for one in (*self.expired, *self.tries) if one.worker == worker]
+        return sorted(
+            (one for one in refused if one.is_refused or one.is_put_off or one.said is Said.EXPIRED),
+            key=lambda one: one.sent_s,
+        )
 
     def history(self) -> list[Entry]:
         """The events of the history at the end, in its order."""
         known = {entry.event_id: entry for entry in self.entries}
         return [known[event_id] for event_id in self.final]
 
+    def environment_of(self, worker: str) -> str:
+        """Where the worker is; nowhere, if it is none of the run's."""
+        known = self.workers.get(worker)
+        return known.environment if known else ""
+
+    def wants(self, receiver: str, entry: Entry) -> bool:
+        """Whether a route sends the event to this receiver, as one of single workers."""
+        only = self.of_one.get(receiver, self.environment_of(entry.worker))
+        return entry.kind in self.receivers[receiver] and only == self.environment_of(entry.worker)
+
     def is_disturbed(self, from_s: float, to_s: float) -> bool:
         """Whether any fault was on in this span."""
         return any(fault.begun_s <= to_s and fault.ended_s >= from_s for fault in self.faults)
+
+    def is_monitor_disturbed(self, from_s: float, to_s: float) -> bool:
+        """Whether a fault was on that was not a receiver's."""
+        return any(
+            fault.begun_s <= to_s and fault.ended_s >= from_s and not fault.kind.startswith("receiver.")
+            for fault in self.faults
+        )
 
     def as_json(self) -> dict[str, Any]:
         """For a file; bodies as text."""
@@ -266,6 +349,9 @@ def from_json(whole: dict[str, Any]) -> Record:
     record.outcomes = [Outcome(**one) for one in whole["outcomes"]]
     record.receivers = {name: frozenset(kinds) for name, kinds in whole["receivers"].items()}
     record.groups = frozenset(whole.get("groups", ()))
+    record.of_one, record.repeat_s = whole.get("of_one", {}), whole.get("repeat_s", {})
+    record.silences = [Silence(**one) for one in whole.get("silences", ())]
+    record.acks = [Ack(**one) for one in whole.get("acks", ())]
     record.final, record.trouble = whole["final"], whole["trouble"]
     return record
 

@@ -7,9 +7,11 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from tests import daemons
+from tests.chaos.alerts import DOWN, SETTLED, TOLD
 from tests.chaos.cast import Cast
 from tests.chaos.faults import Breaker
 from tests.chaos.lives import detection_bound_s
+from tests.chaos.oncall import OnCall
 from tests.chaos.outages import measured
 from tests.chaos.record import Outcome, Record, Said
 from tests.chaos.site import ROUTED, SWEEP_S, Site, token
@@ -58,7 +60,10 @@ async def _perform(plan: Plan, site: Site, cast: Cast) -> None:
         going = [group.create_task(cast.probe(number)) for number in range(plan.daemons)]
         going += [group.create_task(cast.live(life)) for life in plan.lives]
         going.append(group.create_task(cast.read()))
-        await asyncio.gather(*(breaker.run(step) for step in plan.steps))
+        oncall = OnCall(record, timeline, site.ports, token(), receiver="desk")
+        going += [group.create_task(oncall.care(care)) for care in plan.cares]
+        hushing = [oncall.hush(hush) for hush in plan.hushes]
+        await asyncio.gather(*(breaker.run(step) for step in plan.steps), *hushing)
         await timeline.reach(plan.horizon_s)
         record.is_settled = await timeline.hold(
             _Settling(plan, cast, record, timeline).is_over, within_s=SETTLE_S, every_s=SETTLE_EVERY_S
@@ -105,18 +110,21 @@ class _Settling:
 
     def _is_still(self) -> bool:
         now_s = self._record.ended_s = self._timeline.now_s()
+        if any(now_s < silence.over_s for silence in self._record.silences):
+            return False
         outages = measured(self._record)
         for life in self._plan.lives:
             tries = self._record.of(life.worker.name)
-            expired = self._record.expired_of(life.worker.name)
-            if not tries or (life.back_s is not None and tries[-1].sent_s < life.back_s):
+            expired = self._record.refused_of(life.worker.name)
+            if not tries or (life.spells[-1][1] is None and tries[-1].sent_s < life.spells[-1][0]):
                 return False  # its next turn is about to begin
             last = tries[-1]
-            if now_s - last.ended_s < life.worker.interval_s + 0.5:
-                if not last.is_stored:
+            recent = [one for one in tries if now_s - one.ended_s < life.worker.interval_s + 0.5]
+            if recent:
+                if not any(one.is_stored for one in recent):
                     return False  # it beats, and is not served yet
             elif last.said is Said.BEAT and now_s < detection_bound_s(
-                self._record, outages, life.worker, sorted([*tries, *expired], key=lambda one: one.sent_s)
+                self._record, outages, life.worker, sorted({*tries, *expired}, key=lambda one: one.sent_s)
             ):
                 return False
         return True
@@ -125,7 +133,8 @@ class _Settling:
         ids = await self._cast.whole_history(0)
         if ids is None:
             return None
-        kinds = {entry.event_id: entry.kind for entry in self._record.entries}
+        known = {entry.event_id: entry for entry in self._record.entries}
+        newest = {known[event_id].worker: event_id for event_id in ids}
         for event_id in ids:
             if event_id in self._outcomes:
                 continue
@@ -136,9 +145,11 @@ class _Settling:
                 Outcome(event_id=event_id, receiver=one["receiver"], outcome=one["outcome"])
                 for one in answer["outcomes"]
             ]
-            wanted = {name for name, routed in self._record.receivers.items() if kinds[event_id] in routed}
-            wanted |= self._record.groups if kinds[event_id] in ROUTED else set()
-            done = {one.receiver for one in found if one.outcome in {"delivered", "superseded"}}
+            entry = known[event_id]
+            wanted = {name for name in self._record.receivers if self._record.wants(name, entry)}
+            wanted |= self._record.groups if entry.kind in ROUTED else set()
+            is_down = entry.kind in DOWN and newest[entry.worker] == event_id
+            done = {one.receiver for one in found if one.outcome in (TOLD if is_down else SETTLED)}
             if not wanted <= done:
                 return None
             self._outcomes[event_id] = found

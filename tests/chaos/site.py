@@ -17,6 +17,7 @@ from monitor.clock import wall_ms
 from tests import servers
 from tests.chaos.plan import Shape
 from tests.chaos.receivers import Receiver
+from tests.chaos.record import NIGHT, RECEIVERS
 from tests.daemons import gone
 from tests.proxies import Proxy
 from tests.sentinels import free_ports, watched
@@ -35,7 +36,15 @@ SWEEP_S: Final = 0.5
 READY_S: Final = 30.0
 FAKETIME: Final = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
 """The library that gives a process another clock; None: this machine does not have it."""
-RECEIVERS: Final = ("ops", "audit", "team")
+REPEAT_S: Final = 2.0
+"""How often ``desk`` is reminded."""
+CROWD_LEAST: Final = 30
+"""So many that fall silent together are a mass failure: more than there are workers that die one by one."""
+CROWD_HOLD_S: Final = 6.0
+HASTY_PER_S: Final = 2
+"""So many beats of one worker are let through, where somebody sends more; nobody else sends so many."""
+PENDING_BEATS: Final = 24
+"""So many beats may wait where a daemon is to have more than it can take: this machine could not send that many."""
 ROUTED: Final = frozenset({"worker.stale", "worker.rejected", "worker.failed", "worker.recovered"})
 EVERY: Final = ROUTED | {"worker.registered", "worker.resumed", "worker.stopped"}
 
@@ -46,8 +55,17 @@ def config(plan: Plan, receivers: Mapping[str, Receiver]) -> str:
         f'[store]\npartitions = {plan.partitions}\ntimeout = "1s"\ndurability = "{plan.durability}"\n',
         f'[liveness]\ninterval = "2s"\ngrace = "2s"\nsweep_interval = "{SWEEP_S:g}s"\n',
         '[[auth.keys]]\nkid = "k1"\nalgorithm = "HS256"\nsecret_file = "token-secret"\n',
-        '[alerts]\nretry_initial = "100ms"\nretry_max = "500ms"\n[alerts.mass_failure]\nenabled = false\n',
+        '[alerts]\nretry_initial = "100ms"\nretry_max = "500ms"\n',
+        f"[alerts.mass_failure]\nenabled = {str(plan.has_crowd).lower()}\n",
+        f'least = {CROWD_LEAST}\nhold = "{CROWD_HOLD_S:g}s"\n',
+        f"[server]\nprocesses = {plan.processes}\n",
     ]
+    if plan.is_hasty or plan.is_overloaded:
+        parts.append("[limits]\n")
+    if plan.is_hasty:
+        parts.append(f"worker_beats_per_second = {HASTY_PER_S}\nworker_beats_burst = {2 * HASTY_PER_S}\n")
+    if plan.is_overloaded:
+        parts.append(f"pending_beats = {PENDING_BEATS}\n")
     parts += [
         f'[[alerts.receivers]]\nname = "{name}"\ntype = "webhook"\nurl = "{receiver.url}"\n'
         f'secret_file = "ops-secret"\nallow_private = true\ntimeout = "1s"\n'
@@ -58,6 +76,9 @@ def config(plan: Plan, receivers: Mapping[str, Receiver]) -> str:
         '[[alerts.routes]]\nreceivers = ["team"]\ngroup_by = ["tenant", "environment"]\n'
         'group_wait = "500ms"\ngroup_interval = "1s"\n'
     )
+    parts.append(
+        f'[[alerts.routes]]\nreceivers = ["desk"]\nenvironments = ["{NIGHT}"]\nrepeat_interval = "{REPEAT_S:g}s"\n'
+    )
     return "".join(parts)
 
 
@@ -66,7 +87,7 @@ def token(*, expires_s: int = 30 * 86_400) -> str:
     claims = {
         "sub": "chaos",
         "org_id": "acme",
-        "scope": "heartbeat:write workers:read",
+        "scope": "heartbeat:write workers:read alerts:write",
         "aud": "lastseen",
         "iss": "lastseen",
         "exp": wall_ms() // 1000 + expires_s,
@@ -79,14 +100,29 @@ def _faked(**words: str) -> dict[str, str]:
     return {"LD_PRELOAD": str(FAKETIME), "FAKETIME_NO_CACHE": "1", "DONT_FAKE_MONOTONIC": "1", **words}
 
 
+def _children(pid: int) -> list[int]:
+    """The processes that one has started (Linux); none if it is gone."""
+    with contextlib.suppress(OSError):
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+    return []
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
 class Seat:
     """One daemon's place: its port, its proxy, and the process that sits there now."""
 
-    def __init__(self, home: Home, port: int, proxy: Proxy | None, url: str | None, skew: Skew | None) -> None:
+    def __init__(
+        self, home: Home, port: int, proxy: Proxy | None, url: str | None, skew: Skew | None, *, processes: int
+    ) -> None:
         self.port = port
         self.proxy = proxy
         self.daemon: Daemon | None = None
         self._home = home
+        self._count = processes
         self._env = {"LASTSEEN_SERVER__PORT": str(port)}
         if url is not None:
             self._env["LASTSEEN_STORE__URL"] = url
@@ -99,20 +135,27 @@ class Seat:
         self.daemon = await asyncio.to_thread(self._home.launch, env=self._env)
 
     def signal(self, number: int) -> None:
+        """Signal the daemon, and its processes where it has several."""
         if self.daemon is not None:
+            for pid in self.processes():
+                _signal(pid, number)
             self.daemon.signal(number)
 
+    def processes(self) -> list[int]:
+        """Those that take beats, where the daemon has several; they do not outlive it."""
+        return _children(self.daemon.pid) if self.daemon is not None and self._count > 1 else []
+
     async def kill(self) -> None:
-        """Kill -9. The embedded store ends with it."""
+        """Kill -9. The embedded store ends with it, and so do its processes."""
         if self.daemon is not None:
-            self.daemon.signal(signal.SIGCONT)  # what is stopped can't be waited for with a bound, on some kernels
+            self.signal(signal.SIGCONT)  # what is stopped can't be waited for with a bound, on some kernels
             await asyncio.to_thread(self.daemon.kill)
 
     async def stop(self) -> int | None:
         """SIGTERM, and the exit status."""
         if self.daemon is None:
             return None
-        self.daemon.signal(signal.SIGCONT)
+        self.signal(signal.SIGCONT)
         self.daemon.signal(signal.SIGTERM)
         return await asyncio.to_thread(self.daemon.exit_status)
 
@@ -151,8 +194,7 @@ class Store:
         self.pids.append(self._server.process.pid)
 
     def signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+        _signal(self.pid, number)
 
     async def kill(self) -> None:
         if self._server is not None:
@@ -196,7 +238,8 @@ class Site:
             for name, port in zip(RECEIVERS, ports[plan.daemons :], strict=True)
         }
         self.seats: list[Seat] = []
-        record.receivers = {"ops": ROUTED, "audit": EVERY}
+        record.receivers = {"ops": ROUTED, "audit": EVERY, "desk": ROUTED}
+        record.of_one, record.repeat_s = {"desk": NIGHT}, {"desk": REPEAT_S}
         record.groups = frozenset({"team"})
 
     async def open(self) -> None:
@@ -217,7 +260,7 @@ class Site:
                 proxy = Proxy(self.store.url)
                 await proxy.heal()
             url = proxy.url if proxy else self.watched.url if self.watched else None
-            self.seats.append(Seat(self.home, port, proxy, url, skew))
+            self.seats.append(Seat(self.home, port, proxy, url, skew, processes=self.plan.processes))
         await asyncio.gather(*(seat.launch() for seat in self.seats))
         for seat in self.seats:
             assert seat.daemon is not None

@@ -12,31 +12,43 @@ from tests.chaos.hand_made import (
     FAILED_S,
     add,
     arrival,
+    crowd,
     drop,
     entry,
     expired,
     find,
     good,
     group,
+    night,
     outage,
     probes,
     reading,
+    remind,
     without_arrival,
 )
-from tests.chaos.record import Fault, Loss, Said
+from tests.chaos.record import CROWD, TENANT, Fault, Loss, Said
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.chaos.record import Record
+    from tests.chaos.record import Arrival, Record
+
+GROUP: Final = {"tenant": TENANT, "environment": CROWD}
 
 
 def promises(record: Record) -> set[str]:
     return {violation.promise for violation in oracle.judge(record)}
 
 
-def test_a_run_that_kept_every_promise_is_not_complained_of() -> None:
-    assert [str(violation) for violation in oracle.judge(good())] == []
+@pytest.mark.parametrize("made", [good, night, crowd], ids=lambda made: made.__name__)
+def test_a_run_that_kept_every_promise_is_not_complained_of(made: Callable[[], Record]) -> None:
+    assert [str(violation) for violation in oracle.judge(made())] == []
+
+
+def test_every_promise_of_the_design_that_shows_from_outside_is_broken_by_some_record() -> None:
+    """P4 is what P3, P5 and P9 are seen by, P25 has ``test_restarts``, and there is no P15."""
+    named = {*BROKEN.values(), *BROKEN_AT_NIGHT.values(), *BROKEN_IN_A_CROWD.values()}
+    assert {f"P{number}" for number in range(1, 29)} - named == {"P4", "P15", "P25"}
 
 
 # What breaks a promise ----------------------------------------------------------------------------------------------
@@ -45,6 +57,13 @@ def test_a_run_that_kept_every_promise_is_not_complained_of() -> None:
 def false_page(record: Record) -> None:
     add(record, entry("well", 2, "worker.stale", 13.0, old="alive", new="stale", count=11))
     add(record, entry("well", 3, "worker.recovered", 13.1, old="stale", new="alive", count=12))
+
+
+def false_page_after_a_step_of_the_clock(record: Record) -> None:
+    record.is_clock_stepped = True
+    record.faults.append(Fault(kind="store.clock", target=None, begun_s=12.0, ended_s=13.0))
+    record.faults.append(Fault(kind="store.clock", target=None, begun_s=13.0, ended_s=13.0))
+    false_page(record)
 
 
 def page_for_our_own_outage(record: Record) -> None:
@@ -180,6 +199,11 @@ def does_not_recover(record: Record) -> None:
     record.faults.append(Fault(kind="daemon.pause", target=0, begun_s=5.0, ended_s=6.0))
 
 
+def does_not_recover_from_being_full(record: Record) -> None:
+    record.probes = [*probes(0, away=(5.0, 25.0)), *probes(1)]
+    record.faults.append(Fault(kind="store.disk_full", target=None, begun_s=5.0, ended_s=6.0))
+
+
 def bad_signature(record: Record) -> None:
     record.arrivals[0] = replace(record.arrivals[0], is_signed=False)
 
@@ -275,6 +299,130 @@ def group_hears_the_end_twice(record: Record) -> None:
     record.arrivals += [group("group.resolved", 20.5), group("group.resolved", 22.0)]
 
 
+# Many at once ---------------------------------------------------------------------------------------------------------
+
+
+def told_of_one_by_itself_in_a_mass_failure(record: Record) -> None:
+    silent = record.entries[find(record, "m7-2")]
+    record.arrivals.append(arrival("ops", silent))
+
+
+def told_twice_of_a_mass_failure(record: Record) -> None:
+    record.arrivals.append(replace(of_many(record, "ops"), at_s=20.0, webhook_id="again"))
+
+
+def told_of_a_mass_failure_as_two_incidents(record: Record) -> None:
+    first = of_many(record, "ops")
+    other = first.body.replace(b"inc-crowd", b"inc-other")
+    record.arrivals.append(replace(first, at_s=first.at_s + 70.0, webhook_id="again", body=other))
+
+
+def one_of_a_crowd_is_never_named(record: Record) -> None:
+    place = record.arrivals.index(of_many(record, "ops"))
+    record.arrivals[place] = replace(record.arrivals[place], body=record.arrivals[place].body.replace(b"m7-2", b"m8-2"))
+
+
+def of_many(record: Record, receiver: str) -> Arrival:
+    return next(one for one in record.arrivals if one.receiver == receiver and one.data.get("group", {}) == GROUP)
+
+
+# At night -------------------------------------------------------------------------------------------------------------
+
+
+def told_while_silenced(record: Record) -> None:
+    record.arrivals.append(replace(of_nightly(record, "ops"), at_s=13.0))
+
+
+def told_of_what_was_over_within_its_silence(record: Record) -> None:
+    add(record, entry("nightly", 3, "worker.recovered", 13.0, old="stale", new="alive", count=10))
+
+
+def silenced_by_nobody(record: Record) -> None:
+    record.outcomes = [replace(one, outcome="silenced") if one.event_id == "well-1" else one for one in record.outcomes]
+
+
+def silenced_and_told(record: Record) -> None:
+    record.outcomes = [
+        replace(one, outcome="silenced") if one.event_id == "nightly-2" else one for one in record.outcomes
+    ]
+
+
+def silenced_and_never_told(record: Record) -> None:
+    silenced_and_told(record)
+    for receiver in ("ops", "audit", "desk"):
+        without_arrival(record, receiver, "nightly-2")
+
+
+def reminded_too_soon(record: Record) -> None:
+    remind(record, 3, 20.4)
+
+
+def reminded_after_an_acknowledgement(record: Record) -> None:
+    remind(record, 3, 25.0)
+
+
+def reminded_of_what_is_over(record: Record) -> None:
+    record.acks = []
+    add(record, entry("nightly", 3, "worker.recovered", 20.0, old="stale", new="alive", count=10))
+    remind(record, 3, 22.0)
+
+
+def not_reminded(record: Record) -> None:
+    record.acks = []
+
+
+def of_nightly(record: Record, receiver: str) -> Arrival:
+    return next(one for one in record.arrivals if one.receiver == receiver and "nightly-2" in one.event_ids)
+
+
+# In time --------------------------------------------------------------------------------------------------------------
+
+
+def detected_late(record: Record) -> None:
+    told = find(record, "dead-2")
+    record.entries[told] = replace(record.entries[told], detected_s=record.entries[told].due_s + 1.2)
+
+
+def detected_late_while_a_receiver_fails(record: Record) -> None:
+    record.faults.append(Fault(kind="receiver.hangs", target=1, begun_s=9.0, ended_s=14.0))
+    detected_late(record)
+
+
+def refused_while_a_receiver_fails(record: Record) -> None:
+    record.faults.append(Fault(kind="receiver.hangs", target=1, begun_s=4.0, ended_s=9.0))
+    refused_for_nothing(record)
+
+
+def told_late_while_another_receiver_fails(record: Record) -> None:
+    record.faults.append(Fault(kind="receiver.hangs", target=1, begun_s=9.0, ended_s=14.0))
+    told_late(record)
+
+
+def told_late(record: Record) -> None:
+    place = next(
+        number for number, one in enumerate(record.arrivals) if one.receiver == "ops" and one.event_ids == ["dead-2"]
+    )
+    record.arrivals[place] = replace(record.arrivals[place], at_s=14.0)
+
+
+def last_told_is_not_how_it_is(record: Record) -> None:
+    without_arrival(record, "audit", "fails-3")
+
+
+def put_off_without_a_time(record: Record) -> None:
+    record.tries[5] = replace(record.tries[5], status=503)
+
+
+def reported_though_it_was_put_off(record: Record) -> None:
+    record.faults.append(Fault(kind="daemon.overload", target=0, begun_s=7.0, ended_s=12.0))
+    last = record.of("dead")[-1]
+    record.tries.append(
+        replace(
+            last, count=last.count + 1, sent_s=last.sent_s + 1, ended_s=last.ended_s + 1, status=503, retry_after_s=1
+        )
+    )
+
+
 def unsettled(record: Record) -> None:
     record.is_settled = False
 
@@ -284,7 +432,8 @@ def trouble(record: Record) -> None:
 
 
 BROKEN: Final[dict[Callable[[Record], None], str]] = {
-    false_page: "P1",
+    false_page: "P8",
+    false_page_after_a_step_of_the_clock: "P13",
     page_for_our_own_outage: "P1",
     page_after_a_goodbye: "P1",
     death_not_reported: "P2",
@@ -309,6 +458,7 @@ BROKEN: Final[dict[Callable[[Record], None], str]] = {
     reads_late_for_more_than_twice_its_patience_after_an_outage: "P22",
     reads_late_for_twice_its_patience_after_an_outage_in_which_all_were_restarted: "P22",
     does_not_recover: "P27",
+    does_not_recover_from_being_full: "P26",
     bad_signature: "P12",
     signed_by_a_wrong_clock: "P12",
     outcome_missing: "P5",
@@ -331,6 +481,14 @@ BROKEN: Final[dict[Callable[[Record], None], str]] = {
     group_hears_the_end_while_a_worker_is_down: "P5",
     group_hears_no_end: "P18",
     group_hears_the_end_twice: "P18",
+    detected_late: "P14",
+    detected_late_while_a_receiver_fails: "P21",
+    refused_while_a_receiver_fails: "P21",
+    told_late_while_another_receiver_fails: "P21",
+    told_late: "P20",
+    last_told_is_not_how_it_is: "P20",
+    put_off_without_a_time: "P28",
+    reported_though_it_was_put_off: "P28",
     unsettled: "P5",
     trouble: "harness",
 }
@@ -341,6 +499,39 @@ def test_a_broken_promise_is_named(change: Callable[[Record], None]) -> None:
     record = good()
     change(record)
     assert BROKEN[change] in promises(record)
+
+
+BROKEN_AT_NIGHT: Final[dict[Callable[[Record], None], str]] = {
+    told_while_silenced: "P17",
+    told_of_what_was_over_within_its_silence: "P17",
+    silenced_by_nobody: "P17",
+    silenced_and_told: "P5",
+    silenced_and_never_told: "P5",
+    reminded_too_soon: "P19",
+    reminded_after_an_acknowledgement: "P19",
+    reminded_of_what_is_over: "P19",
+    not_reminded: "P19",
+}
+BROKEN_IN_A_CROWD: Final[dict[Callable[[Record], None], str]] = {
+    told_of_one_by_itself_in_a_mass_failure: "P16",
+    told_twice_of_a_mass_failure: "P16",
+    told_of_a_mass_failure_as_two_incidents: "P16",
+    one_of_a_crowd_is_never_named: "P5",
+}
+
+
+@pytest.mark.parametrize("change", BROKEN_AT_NIGHT, ids=lambda change: change.__name__)
+def test_a_broken_promise_of_silences_and_reminders_is_named(change: Callable[[Record], None]) -> None:
+    record = night()
+    change(record)
+    assert BROKEN_AT_NIGHT[change] in promises(record)
+
+
+@pytest.mark.parametrize("change", BROKEN_IN_A_CROWD, ids=lambda change: change.__name__)
+def test_a_broken_promise_of_mass_failures_is_named(change: Callable[[Record], None]) -> None:
+    record = crowd()
+    change(record)
+    assert BROKEN_IN_A_CROWD[change] in promises(record)
 
 
 # What does not ------------------------------------------------------------------------------------------------------

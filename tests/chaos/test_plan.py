@@ -8,6 +8,7 @@ from itertools import combinations
 import pytest
 
 from tests.chaos import plan
+from tests.chaos.life import Ending
 from tests.chaos.plan import Kind, Shape
 
 SEEDS = range(1, 1_501)
@@ -21,6 +22,22 @@ def test_the_same_seed_gives_the_same_plan_and_another_one_another() -> None:
 def test_every_fault_is_in_many_plans() -> None:
     counts = Counter(step.kind for seed in SEEDS for step in plan.make(seed).steps)
     assert {kind for kind in Kind if counts[kind] < 20} == set()
+
+
+def test_every_kind_of_life_and_what_is_done_about_it_is_in_many_plans() -> None:
+    plans = [plan.make(seed) for seed in SEEDS]
+    counts = Counter(life.worker.environment for made in plans for life in made.lives[:1] + made.lives[-40:])
+    assert min(counts["prod"], counts["night"], counts["crowd"]) > 1_000
+    for held in (
+        [made for made in plans if made.hushes],
+        [made for made in plans if made.cares],
+        [made for made in plans if made.is_hasty],
+        [made for made in plans if made.is_overloaded],
+        [made for made in plans if made.processes > 1],
+        [made for made in plans if any(life.flaps for life in made.lives)],
+        [made for made in plans if any(hush.ended_s for hush in made.hushes)],
+    ):
+        assert len(held) > len(plans) // 10
 
 
 @pytest.mark.parametrize("seed", range(200))
@@ -40,6 +57,11 @@ def test_a_plan_can_be_done(seed: int) -> None:
             assert one.ends_s < other.at_s or other.ends_s < one.at_s
     for life in made.lives:
         assert life.back_s is None or life.back_s > life.ends_s
+        turns = [turn for spell in life.spells for turn in spell if turn is not None]
+        assert turns == sorted(turns)
+        assert life.last_turn_s <= made.horizon_s or life.ending is Ending.NONE
+    for kind in plan.OF_ONE_PROCESS & {step.kind for step in made.steps}:
+        assert made.processes > 1, kind
 
 
 def test_plans_can_be_narrowed_to_some_faults_and_to_machines_without_faketime() -> None:
