@@ -54,6 +54,7 @@ RULES: Final[dict[str, Rule]] = {
     "rejected": expired.rejected,
     "recovers": recovers,
     "readings": reading.readings,
+    "together": reading.together,
     "signatures": alerts.signatures,
     "complete": alerts.complete,
     "vanished": alerts.vanished,

@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from tests.chaos.outages import Outages
-    from tests.chaos.record import Reading, Record, Try
+    from tests.chaos.record import Entry, Reading, Record, Try
 
 ALIVE: Final = frozenset({"alive", "late"})
+RECORDED: Final = frozenset({"stale", "failed", "stopped"})
+"""What a worker is only by an event; or, stale, by its deadline before there is one."""
 SLACK_S: Final = 0.3
 """Between the moment for which the store answered and the one at which the oracle can say that it did."""
 BLIND_S: Final = 1.0
@@ -29,6 +31,27 @@ def readings(record: Record, outages: Outages) -> Iterator[Violation]:
         if (violation.worker, violation.promise) not in told:
             told.add((violation.worker, violation.promise))
             yield violation
+
+
+def together(record: Record, _outages: Outages) -> Iterator[Violation]:
+    """P4: what is recorded of a worker and the newest event that tells of it are never seen apart. Of each worker the
+    first reading is told that shows one without the other."""
+    if record.is_clock_stepped or record.losses:
+        return
+    events: dict[str, list[Entry]] = {}
+    for entry in record.history():
+        events.setdefault(entry.worker, []).append(entry)
+    told: set[str] = set()
+    for reading in record.readings:
+        known = [one for one in events.get(reading.worker, ()) if one.detected_s <= reading.answered_s + SLACK_S]
+        if not known or known[-1].detected_s >= reading.asked_s - SLACK_S or reading.worker in told:
+            continue
+        says = known[-1].new
+        is_apart = reading.liveness != says if says in RECORDED else reading.liveness in RECORDED - {"stale"}
+        if is_apart:
+            told.add(reading.worker)
+            what = f"{reading.where}: {reading.liveness}, although {known[-1].kind} has made it {says}"
+            yield Violation(promise="P4", worker=reading.worker, what=what)
 
 
 def _every(record: Record, outages: Outages) -> Iterator[Violation]:
