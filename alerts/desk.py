@@ -88,7 +88,7 @@ def meaning_of(note: Note) -> Role:
     return Role.END if note.type == group.RESOLVED else Role.DOWN
 
 
-def overtaken(note: Note, thread: Thread | None, *, receiver: str, lasts: bool) -> str | None:
+def overtaken(note: Note, thread: Thread | None, *, lasts: bool) -> str | None:
     """Why telling this now would mislead, if it would. Pure.
 
     ``lasts``: the incident that the notification names is open; False where it names none.
@@ -101,7 +101,7 @@ def overtaken(note: Note, thread: Thread | None, *, receiver: str, lasts: bool) 
         case Role.DOWN if note.event is not None:
             return _overtaken_single(note.event, thread, lasts=lasts)
         case Role.DOWN:
-            return _overtaken_group(note, thread, receiver=receiver)
+            return _overtaken_group(note, thread)
 
 
 def _overtaken_single(event: Event, thread: Thread | None, *, lasts: bool) -> str | None:
@@ -112,8 +112,8 @@ def _overtaken_single(event: Event, thread: Thread | None, *, lasts: bool) -> st
     return "a newer notification of its worker was delivered" if newer else None
 
 
-def _overtaken_group(note: Note, thread: Thread | None, *, receiver: str) -> str | None:
-    if thread is None or not thread.firing or group.nid_of(thread, note.number, receiver=receiver) != note.nid:
+def _overtaken_group(note: Note, thread: Thread | None) -> str | None:
+    if thread is None or not thread.firing or note.epoch != thread.epoch:
         return "what it tells of is over"
     return "a newer notification of its group was delivered" if thread.told_number > note.number else None
 
@@ -131,12 +131,26 @@ def put_back(draft: Draft, note: Note, *, role: Role, incident_id: str | None) -
         due_ms=draft.now_ms,
         event=note.event,
         number=note.number,
+        epoch=note.epoch,
         reminder=note.reminder,
         incident_id=incident_id,
     )
     draft.thread.frozen = frozen
     draft.note(frozen, Outcome.QUEUED)
     return draft.notes[-1][0]
+
+
+async def told_of(threads: ThreadStore, event_id: str) -> Told | None:
+    """What became of an event at a receiver; part of a group's news, it has the ``nid`` of the notification that tells
+    them, once there is one.
+    """
+    [seen] = await threads.look([Want(thread="", events=(event_id,))])
+    told = seen.outcomes[0]
+    if told is None or told.nid is None or not group.is_part(told.nid):
+        return told
+    [seen] = await threads.look([Want(thread="", events=(told.nid,))])
+    named = seen.outcomes[0]
+    return msgspec.structs.replace(told, nid=None if named is None else named.nid)
 
 
 class Desk:
@@ -205,7 +219,7 @@ class Desk:
                     continue  # somebody else has put it back in between
                 raise RefusedError(Why.BUSY, f"notification {seen.thread.frozen.nid} of the same thread is in attempts")
             lasts = incident_id is not None and await self._incidents.is_open(found.note.tenant, incident_id)
-            reason = overtaken(found.note, seen.thread, receiver=found.receiver, lasts=lasts)
+            reason = overtaken(found.note, seen.thread, lasts=lasts)
             if reason is not None and not force:
                 raise RefusedError(Why.OVERTAKEN, f"it is overtaken: {reason}")
             draft = Draft(seen.thread or _begun(found.note, incident_id, now_ms), now_ms)
@@ -242,8 +256,8 @@ class Desk:
         """What became of an event at each receiver that was to be told of it (P5), with its notification if any."""
         found: list[tuple[str, Told, Note | None]] = []
         for name, threads in sorted(self._threads.items()):
-            [seen] = await threads.look([Want(thread="", events=(event_id,))])
-            if (told := seen.outcomes[0]) is not None:
+            told = await told_of(threads, event_id)
+            if told is not None:
                 listed = None if told.nid is None else await threads.notification(told.nid)
                 found.append((name, told, None if listed is None else listed.note))
         return found

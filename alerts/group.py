@@ -36,6 +36,7 @@ RESOLVED: Final = "group.resolved"
 LISTED: Final = 50
 """So many members a notification lists; the rest is counted."""
 HOLD_CHECK_MS: Final = 1_000
+_PART: Final = "part_"
 
 
 def offer(draft: Draft, event: Event, *, receiver: str, mid: str, member: Member | None) -> None:
@@ -97,17 +98,20 @@ def freeze(draft: Draft, step: Freeze, *, receiver: str) -> Frozen:
     thread.number += 1
     thread.untold = thread.recovered = 0
     thread.flushed_ms = draft.now_ms
+    part = part_of(thread, thread.number, receiver=receiver)
     frozen = Frozen(
-        nid=nid_of(thread, thread.number, receiver=receiver),
+        nid=nid_of(part, draft.now_ms),
         type=RESOLVED if step.role is Role.END else FIRING,
         role=step.role,
         created_ms=draft.now_ms,
         due_ms=draft.now_ms,
         number=thread.number,
+        epoch=thread.epoch,
         reminder=step.reminder,
         incident_id=thread.incident_id,
     )
     thread.frozen = frozen
+    draft.name(part, frozen.nid)
     return frozen
 
 
@@ -117,20 +121,35 @@ def close(draft: Draft, *, receiver: str, outcome: Outcome = Outcome.SUPERSEDED,
     if thread.shape is Shape.WORKER or not (thread.untold or thread.recovered):
         return
     number = thread.number + 1
+    part = part_of(thread, number, receiver=receiver)
     never = Frozen(
-        nid=nid_of(thread, number, receiver=receiver),
+        nid=nid_of(part, draft.now_ms),
         type=FIRING if thread.firing else RESOLVED,
         role=Role.DOWN if thread.firing else Role.END,
         created_ms=draft.now_ms,
         due_ms=draft.now_ms,
         number=number,
+        epoch=thread.epoch,
     )
+    draft.name(part, never.nid)
     draft.note(never, outcome, reason=reason)
 
 
-def nid_of(thread: Thread, number: int, *, receiver: str) -> str:
-    """The id of a group's n-th notification."""
-    return "ntf_" + digest(receiver, thread.key, thread.epoch, str(number))
+def part_of(thread: Thread, number: int, *, receiver: str) -> str:
+    """The name of what a group's n-th notification tells, known before there is one."""
+    return _PART + digest(receiver, thread.key, thread.epoch, str(number))
+
+
+def is_part(name: str) -> bool:
+    """Whether it names a part of a group's news, and no notification."""
+    return name.startswith(_PART)
+
+
+def nid_of(part: str, now_ms: int) -> str:
+    """The id of the notification that is made then. Other than a part's name it is never given twice: a store that came
+    back without its last writes may have other news to tell as the n-th.
+    """
+    return "ntf_" + digest(part, str(now_ms))
 
 
 def _join(draft: Draft, event: Event, *, receiver: str, mid: str, member: Member | None) -> None:
@@ -155,7 +174,7 @@ def _join(draft: Draft, event: Event, *, receiver: str, mid: str, member: Member
     if member is not None:
         known.acked, known.incident_id = member.acked, member.incident_id
     draft.set_member(mid, known)
-    draft.tell(event, Outcome.PART_OF, nid_of(thread, number, receiver=receiver))
+    draft.tell(event, Outcome.PART_OF, part_of(thread, number, receiver=receiver))
 
 
 def _leave(draft: Draft, event: Event, *, receiver: str, mid: str, member: Member | None) -> None:
@@ -170,7 +189,7 @@ def _leave(draft: Draft, event: Event, *, receiver: str, mid: str, member: Membe
         draft.tell(event, Outcome.SUPERSEDED)
     else:
         thread.recovered += 1
-        draft.tell(event, Outcome.PART_OF, nid_of(thread, thread.number + 1, receiver=receiver))
+        draft.tell(event, Outcome.PART_OF, part_of(thread, thread.number + 1, receiver=receiver))
     thread.firing -= 1
     thread.acks -= member.acked
     thread.rejected -= _is_rejected(member.event)

@@ -103,6 +103,8 @@ class Frozen(msgspec.Struct, kw_only=True):
     event: Event | None = None
     """The one event that it tells of; None for a group's."""
     number: int = 0
+    epoch: str = ""
+    """Of a group: which of its outages it is about."""
     reminder: int = 0
     attempts: int = 0
     first_attempt_ms: int = 0
@@ -176,7 +178,9 @@ class Member(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of an event at a receiver. ``nid`` with ``PART_OF``."""
+    """What became of an event at a receiver. ``nid`` with ``PART_OF``: a notification's, or the name of the part of a
+    group's news for which the same is noted.
+    """
 
     outcome: Outcome
     kind: str
@@ -200,6 +204,7 @@ class Note(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str = ""
     event: Event | None = None
     number: int = 0
+    epoch: str = ""
     reminder: int = 0
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     timing: Timing | None = None
@@ -221,6 +226,10 @@ class Draft:
         """Note what became of an event."""
         self.outcomes[event.event_id] = Told(outcome=outcome, kind=event.kind.value, at_ms=self.now_ms, nid=nid)
 
+    def name(self, part: str, nid: str) -> None:
+        """Note the id of the notification that tells what was noted as ``part``."""
+        self.outcomes[part] = Told(outcome=Outcome.PART_OF, kind="", at_ms=self.now_ms, nid=nid)
+
     def note(self, frozen: Frozen, outcome: Outcome, *, reason: str = "", body: str | None = None) -> None:
         """Note what became of a notification. Of the event only what names it is kept once it is finished."""
         thread = self.thread
@@ -241,6 +250,7 @@ class Draft:
             reason=reason,
             event=event,
             number=frozen.number,
+            epoch=frozen.epoch,
             reminder=frozen.reminder,
             labels=thread.labels,
             timing=thread.timing,

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from alerts.acking import acknowledge_at
 from alerts.composing import Composer
 from alerts.delivery import Delivery
+from alerts.desk import told_of
 from alerts.durability import Durability
 from alerts.errors import PermanentDeliveryError, StoreUnavailableError, TransientDeliveryError
 from alerts.ledger import Ledger
@@ -128,8 +129,7 @@ class Rig:
 
     async def outcome(self, one: Event) -> Outcome | None:
         """What a person is told of an event: what its notification came to."""
-        [seen] = await self.threads.look([Want(thread="", events=(one.event_id,))])
-        told = seen.outcomes[0]
+        told = await told_of(self.threads, one.event_id)
         if told is None or told.outcome is not Outcome.PART_OF:
             return None if told is None else told.outcome
         assert told.nid is not None
