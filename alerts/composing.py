@@ -9,6 +9,7 @@ import structlog
 
 from alerts import group, single
 from alerts.errors import StoreUnavailableError, UnrenderableEventError
+from alerts.flapping import Lately
 from alerts.group_wording import GroupCounts
 from alerts.incidents import UnknownIncidentError
 from alerts.notification import Notification
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
+    from alerts.flapping import Flapping
     from alerts.fleet import Fleet
     from alerts.ledger import Ledger
     from alerts.masses import Masses
@@ -84,6 +86,7 @@ class Composer:
         masses: whether an environment still looks like failing as a whole; None: nobody looks.
         wording: the words of notifications.
         fleet: what the worker store knows.
+        flapping: when a worker flaps; None: never.
         on_unrenderable: told of each notification that no body could be made of.
     """
 
@@ -95,6 +98,7 @@ class Composer:
         masses: Masses | None,
         wording: Wording,
         fleet: Fleet,
+        flapping: Flapping | None = None,
         on_unrenderable: Callable[[], None],
     ) -> None:
         self._threads = threads
@@ -102,6 +106,7 @@ class Composer:
         self._masses = masses
         self._wording = wording
         self._fleet = fleet
+        self._flapping = flapping
         self._on_unrenderable = on_unrenderable
 
     async def plan(self, claimed: Sequence[Claimed], *, now_ms: int) -> list[Plan]:
@@ -151,8 +156,11 @@ class Composer:
             step = group.next_step(draft, silenced, first=tuple(firing.values()), suspected=suspected)
         if isinstance(step, Freeze) and step.reminder and not thread.timing.resend:
             step = await self._unless_settled(thread, step, firing, now_ms=now_ms)
+        lately: Lately | None = None
+        if isinstance(step, Freeze) and step.event is not None and step.role is Role.DOWN and not step.reminder:
+            step, lately = await self._if_it_lasts(draft, step, step.event)
         if isinstance(step, Freeze):
-            made = await self._freeze(draft, step, firing)
+            made = await self._freeze(draft, step, firing, lately)
             if made is not None:
                 frozen, body = made
                 return self._attempt(claimed, draft, frozen, body)
@@ -166,6 +174,19 @@ class Composer:
         else:
             change = given_back(claimed, draft, receiver=self._threads.receiver)
         return Rest(claimed=claimed, change=change)
+
+    async def _if_it_lasts(self, draft: Draft, step: Freeze, event: Event) -> tuple[Freeze | Wait, Lately | None]:
+        """The first notification of a worker's outage, unless that is over, and its end on the way here; or has to last
+        for some time first, since the worker flaps (P20).
+        """
+        rule = self._flapping
+        outage = await self._fleet.outage(event, 0 if rule is None else event.due_ms - rule.within_ms)
+        if not outage.goes_on:
+            return Wait(draft.now_ms + RECHECK_MS), None
+        if rule is None or draft.thread.told:
+            return step, None
+        lately = Lately(number=outage.before + 1, rule=rule)
+        return single.damp(draft, event, lately) or step, lately
 
     async def _unless_settled(
         self, thread: Thread, step: Freeze, firing: Mapping[str, Member], *, now_ms: int
@@ -192,7 +213,7 @@ class Composer:
         if step.event is None and thread.firing > len(events):
             return True
         for event in events:
-            if await self._fleet.goes_on(event):
+            if (await self._fleet.outage(event)).goes_on:
                 return True
         return False
 
@@ -208,12 +229,14 @@ class Composer:
             since_ms=thread.since_ms - longest_ms,
         )
 
-    async def _freeze(self, draft: Draft, step: Freeze, firing: Mapping[str, Member]) -> tuple[Frozen, str] | None:
+    async def _freeze(
+        self, draft: Draft, step: Freeze, firing: Mapping[str, Member], lately: Lately | None
+    ) -> tuple[Frozen, str] | None:
         """Make the notification and its body; None when no body can be made, which is recorded."""
         thread = draft.thread
         try:
             if step.event is not None:
-                body = await self._single(thread, step, step.event)
+                body = await self._single(thread, step, step.event, lately)
                 frozen = single.freeze(draft, step, receiver=self._threads.receiver)
             else:
                 counts = (thread.untold, thread.recovered)
@@ -229,7 +252,7 @@ class Composer:
         draft.note(frozen, Outcome.QUEUED, body=body)
         return frozen, body
 
-    async def _single(self, thread: Thread, step: Freeze, event: Event) -> str:
+    async def _single(self, thread: Thread, step: Freeze, event: Event, lately: Lately | None) -> str:
         standing = None
         if step.role is Role.DOWN:
             standing = await self._fleet.standing(event.tenant, event.environment_name)
@@ -237,7 +260,7 @@ class Composer:
         reminder = 0 if thread.timing.resend else step.reminder  # one who has to hear it again is not reminded
         previous = thread.last if thread.told and step.role is not Role.FACT else None
         return self._wording.single(
-            event, incident_id=incident_id, reminder=reminder, standing=standing, previous=previous
+            event, incident_id=incident_id, reminder=reminder, standing=standing, previous=previous, lately=lately
         )
 
     async def _group(

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from alerts.wording import Standing
     from monitor.events import Event
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerOutage:
+    """One outage of a worker, as the worker store knows it.
+
+    ``goes_on``: the worker is down, and was not back in between. ``before``: how many others began since the moment
+    that was asked for and before it, as far as that is known, which is at least seven.
+    """
+
+    goes_on: bool
+    before: int
 
 
 class Fleet(Protocol):
@@ -17,5 +30,5 @@ class Fleet(Protocol):
         is.
         """
 
-    async def goes_on(self, event: Event) -> bool:
-        """Whether the outage that an event told of is not over: its worker is down, and was not back in between."""
+    async def outage(self, event: Event, since_ms: int = 0) -> WorkerOutage:
+        """How it stands with the outage that an event tells of. ``since_ms``: from when on others before it count."""

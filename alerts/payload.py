@@ -25,6 +25,7 @@ from monitor.liveness import Liveness
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from alerts.flapping import Lately
     from monitor.events import Event
 
 __all__ = ["GroupCounts", "Standing", "Wording"]
@@ -64,11 +65,13 @@ class Wording:
         reminder: int,
         standing: Standing | None,
         previous: Event | None = None,
+        lately: Lately | None = None,
     ) -> str:
         """The body that tells of one event.
 
         ``reminder`` 0 is the first telling, n the n-th reminder of it. ``standing``: how the event's environment
         stands now, if that was asked. ``previous``: the DOWN that was told of the same outage before, if any.
+        ``lately``: which of the worker's outages it is, of a DOWN that is told for the first time.
 
         Raises:
             UnrenderableEventError: the event holds something that has no JSON form.
@@ -76,7 +79,9 @@ class Wording:
         with _refused(_place(event)):
             data = self._event(event)
             data |= {
-                "summary": single_sentence(event, reminder=reminder, standing=standing, previous=previous),
+                "summary": single_sentence(
+                    event, reminder=reminder, standing=standing, previous=previous, lately=lately
+                ),
                 "incident_id": incident_id,
                 "reminder": reminder,
                 "previous_type": None if previous is None else previous.kind.value,
@@ -84,12 +89,18 @@ class Wording:
                 "silence": _silence(event.tenant, worker_id=event.worker_id),
                 "others_silent": None if standing is None else standing.silent,
                 "expected": None if standing is None else standing.expected,
+                "recent_outages": None if lately is None else lately.number,
             }
             body = _body(event.kind.value, event.detected_ms, data)
             if len(body) > BODY_BYTES:
                 data |= {"link": None, "silence": None}
                 data["summary"] = single_sentence(
-                    event, reminder=reminder, standing=standing, previous=previous, shown_chars=SHOWN_CHARS[-1:]
+                    event,
+                    reminder=reminder,
+                    standing=standing,
+                    previous=previous,
+                    lately=lately,
+                    shown_chars=SHOWN_CHARS[-1:],
                 )
                 body = _body(event.kind.value, event.detected_ms, data)
             return body

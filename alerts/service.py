@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from alerts.durability import Durability
-    from alerts.fleet import Fleet
+    from alerts.flapping import Flapping
+    from alerts.fleet import Fleet, WorkerOutage
     from alerts.mass import Rule
     from alerts.payload import Wording
     from alerts.queue import Pools
@@ -58,9 +59,9 @@ class _Answered:
         except self._errors as error:
             raise StoreUnavailableError(str(error)) from error
 
-    async def goes_on(self, event: Event) -> bool:
+    async def outage(self, event: Event, since_ms: int = 0) -> WorkerOutage:
         try:
-            return await self._fleet.goes_on(event)
+            return await self._fleet.outage(event, since_ms)
         except self._errors as error:
             raise StoreUnavailableError(str(error)) from error
 
@@ -78,6 +79,7 @@ class AlertService:
         wording: the words of notifications.
         fleet: what the worker store knows; raises what ``source`` does.
         rule: what a mass failure is; None: nothing is.
+        flapping: when a worker flaps; None: never.
         now_ms: the store's time, in milliseconds.
         on_outcome: told of each outcome, ``(receiver, outcome)``; for metrics.
         on_failure: told of a part that ended from a bug, ``(name of the part, exception)``. The other parts
@@ -105,6 +107,7 @@ class AlertService:
         wording: Wording,
         fleet: Fleet,
         rule: Rule | None,
+        flapping: Flapping | None = None,
         now_ms: Callable[[], int],
         on_outcome: Callable[[str, str], None],
         on_failure: Callable[[str, BaseException], None],
@@ -138,6 +141,7 @@ class AlertService:
                     masses=masses,
                     wording=wording,
                     fleet=asked,
+                    flapping=flapping,
                     on_unrenderable=lambda name=name: on_outcome(name, Counted.UNRENDERABLE),  # type: ignore[misc]
                 ),
                 policy=_policy_for(receiver, policy or RetryPolicy()),

@@ -23,6 +23,7 @@ from alerts.thread import (
 )
 
 if TYPE_CHECKING:
+    from alerts.flapping import Lately
     from alerts.thread import Silenced
     from monitor.events import Event
 
@@ -64,6 +65,20 @@ def next_step(draft: Draft, silenced: Silenced) -> Step:
     return _of_told(draft, silenced)
 
 
+def damp(draft: Draft, event: Event, lately: Lately) -> Wait | None:
+    """Have a DOWN that is about to be told wait until it has lasted, where its worker flaps; None: tell it."""
+    thread = draft.thread
+    if thread.told or not (lately.is_flapping or thread.damped_ms):
+        return None
+    # What makes an outage worse does not prolong the wait.
+    thread.damped_ms = thread.damped_ms or event.detected_ms + lately.rule.hold_ms
+    if draft.now_ms >= thread.damped_ms:
+        return None
+    thread.due_ms = thread.damped_ms
+    draft.tell(event, Outcome.DAMPED)
+    return Wait(thread.due_ms)
+
+
 def due_ms(thread: Thread, now_ms: int) -> int | None:
     """When the thread has to be looked at next; None: not before something happens."""
     if thread.frozen is not None:
@@ -96,6 +111,8 @@ def freeze(draft: Draft, step: Freeze, *, receiver: str) -> Frozen:
         reminder=step.reminder,
     )
     if not step.reminder:
+        if step.role is Role.DOWN:
+            thread.damped_ms = 0
         thread.pending.remove(event)
         draft.tell(event, Outcome.PART_OF, frozen.nid)
     thread.frozen = frozen
@@ -167,7 +184,15 @@ def _collapse(draft: Draft) -> None:
     keep = {event.event_id for event in (*kept, *facts)}
     for event in thread.pending:
         if event.event_id not in keep:
-            draft.tell(event, Outcome.SILENCED if thread.silenced else Outcome.SUPERSEDED)
+            draft.tell(event, _untold(thread))
     thread.pending = [event for event in thread.pending if event.event_id in keep]
     if not any(role_of(event) is Role.DOWN for event in thread.pending):
         thread.silenced = False
+        thread.damped_ms = 0
+
+
+def _untold(thread: Thread) -> Outcome:
+    """Why what is taken out of the pending events was not told."""
+    if thread.silenced:
+        return Outcome.SILENCED
+    return Outcome.DAMPED if thread.damped_ms else Outcome.SUPERSEDED

@@ -68,6 +68,8 @@ class Outcome(StrEnum):
     SUPERSEDED = "superseded"
     """It was over, or there was newer to tell, before it was told."""
     SILENCED = "silenced"
+    DAMPED = "damped"
+    """It was one of many outages of its worker, and over before it had lasted long enough to be told."""
     DEAD_LETTERED = "dead_lettered"
     DROPPED = "dropped"
     """A person took it out of the dead letters."""
@@ -146,6 +148,8 @@ class Thread(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The DOWN that was told last."""
     silenced: bool = False
     """A silence is why what is pending was not told."""
+    damped_ms: int = 0
+    """Until when the DOWN that is pending has to last to be told, for its worker flaps."""
     # Of a group; its members are kept apart
     epoch: str = ""
     number: int = 0

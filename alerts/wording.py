@@ -12,6 +12,7 @@ from monitor.liveness import CLEAN_REASON, EventKind, Liveness
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from alerts.flapping import Lately
     from monitor.events import Event
 
 LATE_MS: Final = 60_000
@@ -41,9 +42,11 @@ def single_sentence(
     reminder: int,
     standing: Standing | None,
     previous: Event | None = None,
+    lately: Lately | None = None,
     shown_chars: Sequence[int] = SHOWN_CHARS,
 ) -> str:
-    """What happened to one worker. ``previous`` is what was told of the same outage before, if anything.
+    """What happened to one worker. ``previous`` is what was told of the same outage before, if anything, and ``lately``
+    which of the worker's outages it is.
 
     Raises:
         ValueError, OverflowError, OSError: a time or a number has no text.
@@ -52,7 +55,7 @@ def single_sentence(
     def made(most: int) -> str:
         # A reminder may be read days after what it tells of.
         style = Style(most=most, day=None if reminder else event.detected_ms // DAY_MS)
-        text = _told(event, style, standing, previous, again=reminder > 0)
+        text = _told(event, style, standing, previous, again=reminder > 0) + _flapping(lately) + "."
         return reminding(reminder, text)
 
     return fitted(made, shown_chars)
@@ -82,7 +85,17 @@ def _told(event: Event, style: Style, standing: Standing | None, previous: Event
         case EventKind.STATUS_CHANGED:
             text = f" changed its status from {style.name(event.old_status or '')} to {style.name(event.status)}"
             text += f"{_on_task(event, style)} at {style.at(event.due_ms)}"
-    return f"{who}{text}{_others(event, style, standing)}."
+    return f"{who}{text}{_others(event, style, standing)}"
+
+
+def _flapping(lately: Lately | None) -> str:
+    """That the worker has had many outages, and which are not told any more."""
+    if lately is None or not (lately.is_flapping or lately.is_last_told):
+        return ""
+    which = {1: "first", 2: "2nd", 3: "3rd"}.get(lately.number, f"{lately.number}th")
+    within, hold = duration(lately.rule.within_ms), duration(lately.rule.hold_ms)
+    ones = "the next ones" if lately.is_last_told else "ones"
+    return f"; its {which} outage within {within}: {ones} of less than {hold} are not told"
 
 
 def _stale(event: Event, style: Style, *, again: bool) -> str:

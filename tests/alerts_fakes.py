@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from alerts.errors import StoreUnavailableError, TransientDeliveryError
+from alerts.fleet import WorkerOutage
 from alerts.notification import Notification
 from alerts.queue import QueueStore
 from alerts.thread import Note, Outcome, digest
@@ -61,14 +62,16 @@ class FakeFleet:
     def __init__(self, standing: Callable[[], Standing] = _calm) -> None:
         self._standing = standing
         self.over: set[str] = set()
+        self.outages = 0
+        """How many outages of every worker began lately."""
 
     async def standing(self, _tenant: str, _environment: str, _since_ms: int | None = None) -> Standing:
         """How every environment stands."""
         return self._standing()
 
-    async def goes_on(self, event: Event) -> bool:
-        """Whether the outage of an event is not over."""
-        return event.event_id not in self.over
+    async def outage(self, event: Event, _since_ms: int = 0) -> WorkerOutage:
+        """How it stands with the outage of an event."""
+        return WorkerOutage(goes_on=event.event_id not in self.over, before=self.outages)
 
 
 CALM: Final = FakeFleet()

@@ -15,6 +15,7 @@ from alerts.delivery import Delivery
 from alerts.desk import told_of
 from alerts.durability import Durability
 from alerts.errors import PermanentDeliveryError, StoreUnavailableError, TransientDeliveryError
+from alerts.flapping import Flapping
 from alerts.ledger import Ledger
 from alerts.mass import Mood, Rule
 from alerts.masses import Masses
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
     from monitor.events import Event
 
 REPEAT_MS = 60_000
+SWEEP_MS = 1_000
+"""Events are detected so long after they are due at the most."""
+FLAPPING = Flapping()
 SINGLE = Route(receivers=("ops",), repeat_interval_ms=REPEAT_MS)
 GROUPED = Route(receivers=("ops",), group_by=("environment",), repeat_interval_ms=REPEAT_MS)
 GROUP_KEY = 'g{"environment": "prod", "tenant": "acme"}'
@@ -89,6 +93,7 @@ class Rig:
                 masses=Masses(self.store, rule=Rule(), fleet=self.fleet),
                 wording=Wording(public_url="", redact=()),
                 fleet=self.fleet,
+                flapping=FLAPPING,
                 on_unrenderable=lambda: None,
             ),
             policy=RetryPolicy(initial_ms=1_000, max_ms=1_000, retry_for_ms=0, min_attempts=2),
@@ -453,6 +458,43 @@ async def test_p19_no_reminder_begins_of_what_the_worker_store_knows_to_be_over(
     await until(lambda: len(rig.inbox.accepted) == 3)
     await until(rig.rests)
     assert target(lasts, route).key == rig.inbox.accepted[2].key
+
+
+async def test_p17_a_silenced_death_that_the_worker_store_knows_to_be_over_is_not_told(rig: Rig) -> None:
+    """Its end is recorded, and waits to be routed, when the silence ends."""
+    ended = down("ended")
+    rig.fleet.over.add(ended.event_id)
+    await rig.offer(ended, down("lasts"))
+    rig.start()
+    await until(lambda: len(rig.inbox.accepted) == 1)
+    await until(rig.rests)
+    assert [item.key for item in rig.inbox.accepted] == ["w4:acmelasts"]
+    await rig.offer(over("ended"))
+    assert await rig.outcome(ended) is await rig.outcome(over("ended")) is Outcome.SUPERSEDED
+
+
+async def test_p20_a_worker_that_flaps_is_told_of_once_its_outage_lasts(rig: Rig) -> None:
+    rig.fleet.outages = FLAPPING.outages
+    await rig.offer(down("short"), down("long"))
+    rig.start()
+
+    async def held() -> bool:
+        return {await rig.outcome(down(worker)) for worker in ("short", "long")} == {Outcome.DAMPED}
+
+    await until(held)
+    await rig.offer(over("short"))
+    await until(rig.rests)
+    assert rig.inbox.attempts == []
+    assert await rig.outcome(down("short")) is await rig.outcome(over("short")) is Outcome.DAMPED
+    rig.clock.ms += FLAPPING.hold_ms + SWEEP_MS
+    rig.delivery.nudge()
+    await until(lambda: len(rig.inbox.accepted) == 1)
+    await until(rig.rests)
+    told = json.loads(rig.inbox.accepted[0].body)["data"]
+    assert (told["worker_id"], told["recent_outages"]) == ("long", FLAPPING.outages + 1)
+    assert "its 4th outage within 1 h: ones of less than 5 min are not told" in told["summary"]
+    await rig.offer(over("long"))
+    await until(lambda: len(rig.inbox.accepted) == 2)
 
 
 async def test_p19_an_ack_of_one_failure_of_an_environment_is_none_of_the_next(rig: Rig) -> None:

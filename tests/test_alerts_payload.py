@@ -590,6 +590,7 @@ def test_a_single_body_is_the_event_and_what_explains_it() -> None:
         "silence": "lastseen silence add --tenant acme --worker-id w1 --for 2h",
         "others_silent": 3,
         "expected": 240,
+        "recent_outages": None,
     }
     unknown = single(STALE)["data"]
     assert (unknown["others_silent"], unknown["expected"], unknown["incident_id"], unknown["reminder"]) == (

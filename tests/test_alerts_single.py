@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from alerts import single
+from alerts.flapping import Flapping, Lately
 from alerts.thread import (
     Draft,
     Freeze,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from monitor.events import Event
 
 REPEAT_MS = 60_000
+UNTOLD = {Outcome.QUEUED, Outcome.PART_OF, Outcome.SILENCED, Outcome.DAMPED}
+FLAPPING = Flapping(outages=3, within_ms=3_600_000, hold_ms=30_000)
 
 
 def down(seq: int, kind: EventKind = EventKind.STALE, old: Liveness = Liveness.ALIVE) -> Event:
@@ -57,6 +60,8 @@ class Play:
         self.thread = Thread(key="w4:acmew", shape=Shape.WORKER, tenant="acme", timing=timing)
         self.now_ms = START_MS
         self.silenced_until_ms: int | None = None
+        self.outage = 1
+        """Which of its worker's outages lately a DOWN is."""
         self.outcomes: dict[str, Told] = {}
         self.notes: dict[str, Note] = {}
         self.got: list[Frozen] = []
@@ -68,7 +73,7 @@ class Play:
     def save(self, draft: Draft) -> None:
         for event_id, told in draft.outcomes.items():
             before = self.outcomes.get(event_id)
-            assert before is None or before.outcome in {Outcome.QUEUED, Outcome.PART_OF, Outcome.SILENCED}
+            assert before is None or before.outcome in UNTOLD
             self.outcomes[event_id] = told
         for note, _ in draft.notes:
             before_note = self.notes.get(note.nid)
@@ -89,7 +94,9 @@ class Play:
     def step(self) -> object:
         """One look at the thread; a notification that is to be sent is begun."""
         draft = self.draft()
-        step = single.next_step(draft, self.silenced)
+        step: object = single.next_step(draft, self.silenced)
+        if isinstance(step, Freeze) and step.role is Role.DOWN and not step.reminder and step.event is not None:
+            step = single.damp(draft, step.event, Lately(number=self.outage, rule=FLAPPING)) or step
         if isinstance(step, Freeze):
             frozen = single.freeze(draft, step, receiver="ops")
             draft.note(frozen, Outcome.QUEUED, body="{}")
@@ -453,6 +460,10 @@ class Threads(RuleBasedStateMachine):
     def silence(self, *, silent: bool) -> None:
         self.play.silenced_until_ms = self.play.now_ms + 30_000 if silent else None
 
+    @rule(number=st.sampled_from([1, 4]))
+    def flaps(self, number: int) -> None:
+        self.play.outage = number
+
     @rule()
     def ack(self) -> None:
         self.play.thread.acked = self.play.thread.told
@@ -477,7 +488,7 @@ class Threads(RuleBasedStateMachine):
     def teardown(self) -> None:
         """In the end everything is accepted: then all that was open is closed, and no event is without an outcome."""
         self.play.silenced_until_ms = None
-        for _ in range(1_000):
+        for _ in range(1_000):  # longer than anything is held for flapping
             self.play.now_ms += 1_000
             if self._attempt():
                 self.play.accept()
@@ -486,7 +497,7 @@ class Threads(RuleBasedStateMachine):
         open_at = [one.role for one in self.play.got if one.role is not Role.FACT]
         if open_at and not self.is_down:
             assert open_at[-1] is Role.END
-        final = {Outcome.DELIVERED, Outcome.SUPERSEDED, Outcome.SILENCED, Outcome.DEAD_LETTERED}
+        final = {Outcome.DELIVERED, Outcome.SUPERSEDED, Outcome.SILENCED, Outcome.DAMPED, Outcome.DEAD_LETTERED}
         assert {self.play.outcome(one) for one in self.offered} <= final
 
 
@@ -499,4 +510,4 @@ def _may_have_arrived(play: Play, ended: Any) -> bool:
 
 
 Threads.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
-test_p5_p7_p17_p18_p19_any_sequence = Threads.TestCase
+test_p5_p7_p17_p18_p19_p20_any_sequence = Threads.TestCase

@@ -100,6 +100,8 @@ def refused_text(folder: Path, text: str, environ: Mapping[str, str] | None = No
         ('[alerts.mass_failure]\nshare = "20%"', 2, "alerts.mass_failure.share: must be a number"),
         ("[alerts.mass_failure]\nleast = 0", 2, "alerts.mass_failure.least: must be at least 1"),
         ('[alerts.mass_failure]\nhold = "11m"', 2, "alerts.mass_failure.hold: must be between 0s and 10m"),
+        ("[alerts.flapping]\noutages = 8", 2, "alerts.flapping.outages: must be at most 7"),
+        ('[alerts.flapping]\nhold = "2h"', 2, "alerts.flapping.hold: must be between 0s and 1h"),
         ("[alerts]\nmass_failure = false", 2, "alerts.mass_failure: must be a table, got false"),
         ('[[alerts.receivers]]\nname = "a"\ntype = "webhook"\nurl = "https://u:p@x"', 4, "must not hold user and"),
         ('[[alerts.routes]]\nreceivers = ["ops"]', 2, "there is no receiver of this name (there is log), got"),
@@ -213,6 +215,14 @@ def test_mass_failures_are_judged_as_configured(tmp_path: Path) -> None:
     text = '[alerts.mass_failure]\nenabled = false\nshare = 1\nleast = 2\nhold = "0s"'
     changed = load(write(tmp_path, text), {"LASTSEEN_ALERTS__MASS_FAILURE__LEAST": "3"}).alerts.mass_failure
     assert (changed.enabled, changed.share, changed.least, changed.hold_ms) == (False, 1.0, 3, 0)
+
+
+def test_flapping_is_judged_as_configured(tmp_path: Path) -> None:
+    usual = load(None, {}).alerts.flapping
+    assert (usual.enabled, usual.outages, usual.within_ms, usual.hold_ms) == (True, 3, 3_600_000, 300_000)
+    text = '[alerts.flapping]\nenabled = false\noutages = 7\nwithin = "1d"\nhold = "0s"'
+    changed = load(write(tmp_path, text), {"LASTSEEN_ALERTS__FLAPPING__OUTAGES": "1"}).alerts.flapping
+    assert (changed.enabled, changed.outages, changed.within_ms, changed.hold_ms) == (False, 1, 86_400_000, 0)
 
 
 LOGS = '[[alerts.receivers]]\nname = "a"\ntype = "log"\n[[alerts.receivers]]\nname = "b"\ntype = "log"\n'

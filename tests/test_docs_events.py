@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from alerts.breaker import FAILURES, LONGEST_PAUSE_MS
+from alerts.flapping import Flapping, Lately
 from alerts.payload import BODY_BYTES, GroupCounts, Standing, Wording
 from alerts.phrases import LINE_CHARS
 from alerts.receivers.webhook import WebhookReceiver
@@ -67,7 +68,11 @@ OUTAGE = {
 
 def single_body(of: Event | None = None, *, reminder: int = 0) -> str:
     return WORDING.single(
-        of or fact(), incident_id=INCIDENT, reminder=reminder, standing=Standing(expected=237, silent=2)
+        of or fact(),
+        incident_id=INCIDENT,
+        reminder=reminder,
+        standing=Standing(expected=237, silent=2),
+        lately=None if reminder else Lately(number=1, rule=Flapping()),
     )
 
 

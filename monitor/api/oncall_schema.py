@@ -18,7 +18,7 @@ _MONITOR: Final = ref("Monitor")
 _KIND: Final[Schema] = {"type": "string", "enum": [kind.value for kind in EventKind]}
 _OUTCOME: Final[Schema] = {
     "type": "string",
-    "enum": ["queued", "part_of", "delivered", "superseded", "silenced", "dead_lettered", "dropped"],
+    "enum": ["queued", "part_of", "delivered", "superseded", "silenced", "damped", "dead_lettered", "dropped"],
 }
 
 _INCIDENT: Final[dict[str, Schema]] = {

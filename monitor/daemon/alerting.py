@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from alerts.durability import Durability, DurabilityMode
 from alerts.failpoints import failpoint
+from alerts.flapping import Flapping, begun
+from alerts.fleet import WorkerOutage
 from alerts.history import History
 from alerts.mass import Rule
 from alerts.payload import Wording
@@ -38,14 +40,19 @@ class StoredFleet:
         found = await self._store.standing(tenant, environment, since_ms)
         return Standing(expected=found.expected, silent=found.silent, fallen=found.fallen, rejected=found.rejected)
 
-    async def goes_on(self, event: Event) -> bool:
-        """Whether the outage that an event told of is not over."""
+    async def outage(self, event: Event, since_ms: int = 0) -> WorkerOutage:
+        """How it stands with the outage that an event tells of."""
         _, _, worker = await self._store.one(WorkerKey(event.tenant, event.worker_id))
-        if worker is None or worker.generation != event.generation or worker.stored not in OUT:
-            return False
+        if worker is None or worker.generation != event.generation:
+            return WorkerOutage(goes_on=False, before=0)
         newer = [one for one in worker.transitions if one.seq > event.seq]
         # Of a worker that has changed more often than is kept, it is not known; it was back then.
-        return len(newer) == max(0, worker.seq - event.seq) and all(one.kind in DOWN for one in newer)
+        is_known = len(newer) == max(0, worker.seq - event.seq)
+        before = [(one.kind, one.due_ms) for one in worker.transitions if one.seq < event.seq]
+        return WorkerOutage(
+            goes_on=worker.stored in OUT and is_known and all(one.kind in DOWN for one in newer),
+            before=sum(due_ms >= since_ms for due_ms in begun(before)),
+        )
 
 
 def alert_service(
@@ -58,7 +65,7 @@ def alert_service(
 ) -> AlertService:
     """The alerting half of the daemon, not yet started."""
     alerts, durability = config.alerts, config.store.durability
-    mass = alerts.mass_failure
+    mass, flapping = alerts.mass_failure, alerts.flapping
 
     return AlertService(
         pools=store.address.pool,
@@ -81,6 +88,11 @@ def alert_service(
         durability=Durability(mode=DurabilityMode(durability.mode), replicas=durability.replicas),
         wording=Wording(public_url=alerts.public_url, redact=alerts.redact),
         fleet=StoredFleet(store),
+        flapping=(
+            Flapping(outages=flapping.outages, within_ms=flapping.within_ms, hold_ms=flapping.hold_ms)
+            if flapping.enabled
+            else None
+        ),
         rule=Rule(share=mass.share, least=mass.least, hold_ms=mass.hold_ms) if mass.enabled else None,
         now_ms=store.clock.now_ms,
         on_outcome=on_outcome,

@@ -163,6 +163,15 @@ class MassFailure(Section):
     hold_ms: Annotated[Duration, lasting("0s", "10m")] = Field("2m", alias="hold", validate_default=True)
 
 
+class FlappingWorkers(Section):
+    """``[alerts.flapping]``: when a worker falls silent and comes back again and again."""
+
+    enabled: StrictBool = True
+    outages: Annotated[StrictInt, Field(ge=1, le=7)] = 3
+    within_ms: Annotated[Duration, lasting("1s", "7d")] = Field("1h", alias="within", validate_default=True)
+    hold_ms: Annotated[Duration, lasting("0s", "1h")] = Field("5m", alias="hold", validate_default=True)
+
+
 _LOG: Final = LogSettings(name=IMPLICIT_RECEIVER, type="log")
 _EVERYTHING_TO_LOG: Final = Route(receivers=(IMPLICIT_RECEIVER,), events=(EVERY,))
 
@@ -181,6 +190,7 @@ class Alerts(Section):
     history_most: Annotated[StrictInt, Field(ge=1_000, le=1_000_000)] = 20_000
     queue_concurrency: Annotated[StrictInt, Field(ge=1, le=64)] = 8
     mass_failure: MassFailure = MassFailure()
+    flapping: FlappingWorkers = FlappingWorkers()
     receivers: tuple[AnyReceiver, ...] = ()
     routes: tuple[Route, ...] = ()
 
