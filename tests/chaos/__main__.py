@@ -42,6 +42,7 @@ class Sums:
     refused: int = 0
     silences: int = 0
     silenced: int = 0
+    damped: int = 0
     acks: int = 0
     reminders: int = 0
     crowds: int = 0
@@ -61,6 +62,7 @@ class Sums:
         self.refused += len(record.expired)
         self.silences += sum(one.begun_s is not None for one in record.silences)
         self.silenced += len({one.event_id for one in record.outcomes if one.outcome == "silenced"})
+        self.damped += len({one.event_id for one in record.outcomes if one.outcome == "damped"})
         self.acks += len(record.acks)
         self.reminders += len({one.webhook_id for one in record.arrivals if one.reminder})
         self.crowds += any(one.type == "group.firing" and one.receiver == "ops" for one in record.arrivals)
@@ -75,6 +77,7 @@ class Sums:
             f"{self.events} events, {self.arrivals} webhook requests\n"
             f"{self.put_off} answered 429 or 503, {self.refused} refused for their token; "
             f"{self.silences} silences that held {self.silenced} events, {self.acks} acknowledgements, "
+            f"{self.damped} events damped, "
             f"{self.reminders} reminders, {self.crowds} mass failures told as one\n"
             f"faults by kind: {faults or 'none'}\n"
             f"violations: {self.promises.total()} {dict(sorted(self.promises.items())) or ''}\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.chaos.record import CROWD, Violation
+from tests.chaos.record import CROWD, DOWN, Violation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -12,10 +12,9 @@ if TYPE_CHECKING:
     from tests.chaos.outages import Outages
     from tests.chaos.record import Arrival, Entry, Record
 
-DOWN: Final = frozenset({"worker.stale", "worker.rejected", "worker.failed"})
 LEFT: Final = frozenset({"worker.stopped", "worker.forgotten"})
 TOLD: Final = frozenset({"delivered", "superseded"})
-SETTLED: Final = TOLD | {"silenced"}
+SETTLED: Final = TOLD | {"silenced", "damped"}
 """The other outcomes need a person, or a receiver that refuses for good: none is in a run."""
 RECORDING_S: Final = 2.0
 """From an answer of a receiver to its record in the store, at the most, while nothing is wrong."""
@@ -26,6 +25,14 @@ TOLERANCE_S: Final = 300.0
 def is_end(kind: str, old: str | None) -> bool:
     """Whether it ends an outage."""
     return kind == "worker.recovered" or (kind in LEFT and old in {"stale", "failed"})
+
+
+def end_of(record: Record, entry: Entry) -> Entry | None:
+    """What ended the outage that the entry tells of."""
+    for other in record.history():
+        if other.life == entry.life and other.seq > entry.seq and is_end(other.kind, other.old):
+            return other
+    return None
 
 
 def signatures(record: Record, _outages: Outages) -> Iterator[Violation]:
@@ -50,8 +57,8 @@ def complete(record: Record, _outages: Outages) -> Iterator[Violation]:
             where = f"{entry.kind} seq {entry.seq} at {receiver}"
             if outcome not in SETTLED:
                 yield Violation(promise="P5", worker=entry.worker, what=f"{where}: outcome {outcome}")
-            elif outcome == "silenced" and any(is_taken(one) for one in got):
-                yield Violation(promise="P5", worker=entry.worker, what=f"{where}: silenced, and it was taken")
+            elif outcome in {"silenced", "damped"} and any(is_taken(one) for one in got):
+                yield Violation(promise="P5", worker=entry.worker, what=f"{where}: {outcome}, and it was taken")
             elif outcome == "delivered" and not got and not _counts_as_delivered(record, entry):
                 yield Violation(promise="P5", worker=entry.worker, what=f"{where}: delivered, and it never came")
             elif outcome == "superseded" and any(is_taken(one) for one in got):

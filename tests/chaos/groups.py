@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.chaos.alerts import DOWN, is_lost, is_taken
-from tests.chaos.record import CROWD, Violation
+from tests.chaos.alerts import is_lost, is_taken
+from tests.chaos.record import CROWD, DOWN, Violation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.chaos.cast import READ_TIMEOUT_S, ask
-from tests.chaos.record import Ack, Silence
+from tests.chaos.record import DOWN, Ack, Silence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 AGAIN_S: Final = 0.2
 """They try again after this, with the next daemon."""
 LOOK_S: Final = 0.1
-DOWN: Final = frozenset({"worker.stale", "worker.rejected", "worker.failed"})
 
 
 class OnCall:

@@ -67,6 +67,7 @@ RULES: Final[dict[str, Rule]] = {
     "reminders": quiet.reminders,
     "detected": prompt.detected,
     "told in time": prompt.told_in_time,
+    "damped": prompt.damped,
     "truth": prompt.truth,
     "put off": prompt.put_off,
     "settles": settles,

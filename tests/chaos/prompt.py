@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.chaos.alerts import DOWN, is_end, is_taken
+from tests.chaos.alerts import end_of, is_end, is_taken
 from tests.chaos.lives import RECOVERY_S, STALE
-from tests.chaos.record import CROWD, RECEIVERS, Violation
+from tests.chaos.record import CROWD, DOWN, RECEIVERS, Violation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,8 @@ def told_in_time(record: Record, _outages: Outages) -> Iterator[Violation]:
                 continue
             if _may_wait(record, entry, receiver, came.at_s):
                 continue
-            late_s = came.at_s - entry.detected_s
+            held_s = record.hold_s if entry.kind in DOWN and record.is_flapping(entry) else 0.0
+            late_s = came.at_s - entry.detected_s - held_s
             if late_s > TOLD_S + _busy_s(record, entry.detected_s, came.at_s):
                 promise = "P21" if record.is_disturbed(entry.detected_s - MENDED_S, came.at_s) else "P20"
                 what = f"{entry.kind} seq {entry.seq} came to {receiver} {late_s:.2f} s after it was recorded"
@@ -85,6 +86,29 @@ def _may_wait(record: Record, entry: Entry, receiver: str, until_s: float) -> bo
         or record.is_monitor_disturbed(entry.detected_s - MENDED_S, until_s)
         or any(one.worker == entry.worker and one.may_be_on(entry.detected_s, until_s) for one in record.silences)
     )
+
+
+def damped(record: Record, _outages: Outages) -> Iterator[Violation]:
+    """P20: nothing is held back but of workers that flap, and no outage that lasts."""
+    if record.is_clock_stepped:
+        return
+    known = {entry.event_id: entry for entry in record.history()}
+    for outcome in record.outcomes:
+        entry = known.get(outcome.event_id)
+        if outcome.outcome != "damped" or entry is None:
+            continue
+        where = f"{entry.kind} seq {entry.seq} at {outcome.receiver} was damped"
+        if not record.is_flapping(entry):
+            yield Violation(promise="P20", worker=entry.worker, what=f"{where}, and its worker does not flap")
+            continue
+        end = end_of(record, entry)
+        over_s = record.ended_s if end is None else end.detected_s
+        is_excused = record.is_disturbed(entry.detected_s - MENDED_S, over_s) or any(
+            one.worker == entry.worker and one.may_be_on(entry.detected_s, over_s) for one in record.silences
+        )
+        if entry.kind in DOWN and over_s - entry.detected_s > record.hold_s + TOLD_S and not is_excused:
+            what = f"{where}, although it lasted for {over_s - entry.detected_s:.2f} s"
+            yield Violation(promise="P20", worker=entry.worker, what=what)
 
 
 def truth(record: Record, _outages: Outages) -> Iterator[Violation]:

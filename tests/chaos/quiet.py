@@ -6,14 +6,14 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from tests.chaos.alerts import DOWN, is_end, is_lost, is_taken
-from tests.chaos.record import Violation
+from tests.chaos.alerts import end_of, is_lost, is_taken
+from tests.chaos.record import DOWN, Violation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.chaos.outages import Outages
-    from tests.chaos.record import Ack, Arrival, Entry, Record, Silence
+    from tests.chaos.record import Ack, Arrival, Record, Silence
 
 TELLING_S: Final = 1.0
 """From an event to the notification that tells of it, at the most, while nothing is wrong: what was detected so long
@@ -32,7 +32,7 @@ def silences(record: Record, _outages: Outages) -> Iterator[Violation]:
         on = [one for one in record.silences if one.worker == entry.worker and _is_sure(record, one)]
         if entry.kind not in DOWN or not any(one.is_on(entry.detected_s) for one in on):
             continue
-        end = _end_of(record, entry)
+        end = end_of(record, entry)
         for arrival in record.arrivals:
             if arrival.is_group or entry.event_id not in arrival.event_ids:
                 continue
@@ -64,14 +64,6 @@ def _invented(record: Record) -> Iterator[Violation]:
 def _is_sure(record: Record, silence: Silence) -> bool:
     """Whether no loss can have taken it away."""
     return silence.begun_s is not None and not any(loss.covers(silence.begun_s) for loss in record.losses)
-
-
-def _end_of(record: Record, entry: Entry) -> Entry | None:
-    """What ended the outage that the entry began."""
-    for other in record.history():
-        if other.life == entry.life and other.seq > entry.seq and is_end(other.kind, other.old):
-            return other
-    return None
 
 
 def reminders(record: Record, _outages: Outages) -> Iterator[Violation]:
@@ -121,7 +113,7 @@ def _spaced(
 def _over_s(record: Record, reminder: Arrival) -> float | None:
     """When the outage was over that it reminds of."""
     told = next((one for one in record.history() if one.event_id in reminder.event_ids), None)
-    end = None if told is None else _end_of(record, told)
+    end = None if told is None else end_of(record, told)
     return None if end is None else end.detected_s
 
 

@@ -17,6 +17,8 @@ NIGHT = "night"
 """The environment of those whom the people on call look after."""
 CROWD = "crowd"
 """The environment of those who fall silent together."""
+OUT = frozenset({"stale", "failed"})
+DOWN = frozenset({"worker.stale", "worker.rejected", "worker.failed"})
 RECEIVERS = ("ops", "audit", "team", "desk")
 """By their numbers."""
 
@@ -279,6 +281,9 @@ class Record:
     """Receivers that are told of one environment only."""
     repeat_s: dict[str, float] = field(default_factory=dict)
     """Receivers that are reminded, and how often at most."""
+    flaps_after: int = 0
+    """After so many outages of a worker the next has to last ``hold_s`` to be told; 0: nothing is held."""
+    hold_s: float = 0.0
     silences: list[Silence] = field(default_factory=list)
     acks: list[Ack] = field(default_factory=list)
     trouble: list[str] = field(default_factory=list)
@@ -311,6 +316,15 @@ class Record:
         """Whether a route sends the event to this receiver, as one of single workers."""
         only = self.of_one.get(receiver, self.environment_of(entry.worker))
         return entry.kind in self.receivers[receiver] and only == self.environment_of(entry.worker)
+
+    def is_flapping(self, entry: Entry) -> bool:
+        """Whether its worker had so many outages before that this one has to last."""
+        if not self.flaps_after:
+            return False
+        before = [one for one in self.history() if one.life == entry.life and one.seq < entry.seq]
+        begun = [one for one in before if one.new in OUT and one.old not in OUT]
+        is_worse = entry.old in OUT  # or its end
+        return len(begun) - is_worse >= self.flaps_after
 
     def is_disturbed(self, from_s: float, to_s: float) -> bool:
         """Whether any fault was on in this span."""
@@ -350,6 +364,7 @@ def from_json(whole: dict[str, Any]) -> Record:
     record.receivers = {name: frozenset(kinds) for name, kinds in whole["receivers"].items()}
     record.groups = frozenset(whole.get("groups", ()))
     record.of_one, record.repeat_s = whole.get("of_one", {}), whole.get("repeat_s", {})
+    record.flaps_after, record.hold_s = whole.get("flaps_after", 0), whole.get("hold_s", 0.0)
     record.silences = [Silence(**one) for one in whole.get("silences", ())]
     record.acks = [Ack(**one) for one in whole.get("acks", ())]
     record.final, record.trouble = whole["final"], whole["trouble"]

@@ -7,13 +7,13 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from tests import daemons
-from tests.chaos.alerts import DOWN, SETTLED, TOLD
+from tests.chaos.alerts import SETTLED, TOLD
 from tests.chaos.cast import Cast
 from tests.chaos.faults import Breaker
 from tests.chaos.lives import detection_bound_s
 from tests.chaos.oncall import OnCall
 from tests.chaos.outages import measured
-from tests.chaos.record import Outcome, Record, Said
+from tests.chaos.record import DOWN, Outcome, Record, Said
 from tests.chaos.site import ROUTED, SWEEP_S, Site, token
 from tests.chaos.timeline import Timeline
 

@@ -41,6 +41,8 @@ REPEAT_S: Final = 2.0
 CROWD_LEAST: Final = 30
 """So many that fall silent together are a mass failure: more than there are workers that die one by one."""
 CROWD_HOLD_S: Final = 6.0
+FLAPS_AFTER: Final = 1
+FLAPPING_HOLD_S: Final = 2.0
 HASTY_PER_S: Final = 2
 """So many beats of one worker are let through, where somebody sends more; nobody else sends so many."""
 PENDING_BEATS: Final = 24
@@ -58,6 +60,7 @@ def config(plan: Plan, receivers: Mapping[str, Receiver]) -> str:
         '[alerts]\nretry_initial = "100ms"\nretry_max = "500ms"\n',
         f"[alerts.mass_failure]\nenabled = {str(plan.has_crowd).lower()}\n",
         f'least = {CROWD_LEAST}\nhold = "{CROWD_HOLD_S:g}s"\n',
+        f'[alerts.flapping]\noutages = {FLAPS_AFTER}\nhold = "{FLAPPING_HOLD_S:g}s"\n',
         f"[server]\nprocesses = {plan.processes}\n",
     ]
     if plan.is_hasty or plan.is_overloaded:
@@ -240,6 +243,7 @@ class Site:
         self.seats: list[Seat] = []
         record.receivers = {"ops": ROUTED, "audit": EVERY, "desk": ROUTED}
         record.of_one, record.repeat_s = {"desk": NIGHT}, {"desk": REPEAT_S}
+        record.flaps_after, record.hold_s = FLAPS_AFTER, FLAPPING_HOLD_S
         record.groups = frozenset({"team"})
 
     async def open(self) -> None:

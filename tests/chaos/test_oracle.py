@@ -417,6 +417,26 @@ def last_told_is_not_how_it_is(record: Record) -> None:
     without_arrival(record, "audit", "fails-3")
 
 
+def _flaps(record: Record) -> None:
+    record.flaps_after, record.hold_s = 1, 2.0
+
+
+def damped_and_does_not_flap(record: Record) -> None:
+    _flaps(record)
+    record.outcomes = [replace(one, outcome="damped") if one.event_id == "dead-2" else one for one in record.outcomes]
+    without_arrival(record, "ops", "dead-2")
+    without_arrival(record, "audit", "dead-2")
+
+
+def damped_although_it_lasts(record: Record) -> None:
+    _flaps(record)
+    add(record, entry("fails", 4, "worker.stale", 20.0, old="alive", new="stale", count=20), outcome="damped")
+    add(record, entry("fails", 5, "worker.recovered", 26.0, old="stale", new="alive", count=26), outcome="damped")
+    for receiver in ("ops", "audit"):
+        without_arrival(record, receiver, "fails-4")
+        without_arrival(record, receiver, "fails-5")
+
+
 def put_off_without_a_time(record: Record) -> None:
     record.tries[5] = replace(record.tries[5], status=503)
 
@@ -497,6 +517,8 @@ BROKEN: Final[dict[Callable[[Record], None], str]] = {
     told_late_while_another_receiver_fails: "P21",
     told_late: "P20",
     last_told_is_not_how_it_is: "P20",
+    damped_and_does_not_flap: "P20",
+    damped_although_it_lasts: "P20",
     put_off_without_a_time: "P28",
     reported_though_it_was_put_off: "P28",
     unsettled: "P5",
