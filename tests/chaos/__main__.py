@@ -45,6 +45,7 @@ class Sums:
     damped: int = 0
     acks: int = 0
     reminders: int = 0
+    stalls: int = 0
     crowds: int = 0
 
     def add(self, record: Record, violations: list[Violation]) -> None:
@@ -65,6 +66,7 @@ class Sums:
         self.damped += len({one.event_id for one in record.outcomes if one.outcome == "damped"})
         self.acks += len(record.acks)
         self.reminders += len({one.webhook_id for one in record.arrivals if one.reminder})
+        self.stalls += len(record.stalls)
         self.crowds += any(one.type == "group.firing" and one.receiver == "ops" for one in record.arrivals)
         if violations:
             self.failed.append(record.seed)
@@ -77,8 +79,8 @@ class Sums:
             f"{self.events} events, {self.arrivals} webhook requests\n"
             f"{self.put_off} answered 429 or 503, {self.refused} refused for their token; "
             f"{self.silences} silences that held {self.silenced} events, {self.acks} acknowledgements, "
-            f"{self.damped} events damped, "
-            f"{self.reminders} reminders, {self.crowds} mass failures told as one\n"
+            f"{self.reminders} reminders, {self.damped} events damped, {self.crowds} mass failures told as one; "
+            f"the machine stalled {self.stalls} times\n"
             f"faults by kind: {faults or 'none'}\n"
             f"violations: {self.promises.total()} {dict(sorted(self.promises.items())) or ''}\n"
             f"false pages: {self.false_pages}, lost alerts: {self.lost_alerts}, duplicate ids: {self.duplicate_ids}\n"

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.chaos.life import Ending
-from tests.chaos.record import CROWD, ENVIRONMENT, NIGHT, Entry, Probe, Reading, Said, Try
+from tests.chaos.record import CROWD, ENVIRONMENT, NIGHT, Entry, Probe, Reading, Said, Stall, Try
 from tests.fleets import Connection
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ NO_ANSWER: Final = (
 )
 """What a connection ends with that is cut, refused, reset or silent, or whose answer was cut short."""
 TOO_MANY: Final = 429
+BEAT_PATH: Final = "/api/v1/workers/heartbeat"
+TICK_S: Final = 0.05
+STALLED_S: Final = 0.2
 PROBES: Final = 8
 """The probes of a daemon are so many workers, so that none sends more than one may."""
 FLOODING: Final = 20
@@ -74,6 +77,10 @@ async def reply_of(
     finally:
         if connection is not None:
             connection.writer.transport.abort()
+
+
+def _probing(daemon: int, number: int) -> dict[str, object]:
+    return {"worker_id": f"probe-{daemon}-{number}", "environment_name": "probes", "interval_seconds": PATIENT_S}
 
 
 class Cast:
@@ -132,7 +139,7 @@ class Cast:
     async def _say(self, life: Life, said: Said, daemon: int, count: int) -> bool:
         worker, sent_s = life.worker, self._timeline.now_s()
         if said in BEATS:
-            path: str = "/api/v1/workers/heartbeat"
+            path: str = BEAT_PATH
             body: dict[str, object] = {
                 "worker_id": worker.name,
                 "environment_name": worker.environment,
@@ -175,9 +182,8 @@ class Cast:
 
     async def _probe(self, daemon: int, number: int) -> None:
         sent_s = self._timeline.now_s()
-        body = {"worker_id": f"probe-{daemon}-{number}", "environment_name": "probes", "interval_seconds": PATIENT_S}
-        path = "/api/v1/workers/heartbeat"
-        status, _ = await ask(self._ports[daemon], self._token, "POST", path, body, timeout_s=PROBE_TIMEOUT_S)
+        body = _probing(daemon, number)
+        status, _ = await ask(self._ports[daemon], self._token, "POST", BEAT_PATH, body, timeout_s=PROBE_TIMEOUT_S)
         ended_s = self._timeline.now_s()
         self._record.probes.append(Probe(daemon=daemon, sent_s=sent_s, ended_s=ended_s, is_stored=status == 204))
 
@@ -203,8 +209,19 @@ class Cast:
         for port in self._ports:
             for path in ("/api/v1/workers?limit=1000", "/api/v1/events?limit=1000"):
                 await ask(port, self._token, "GET", path, timeout_s=WARM_UP_S)
-            body = {"worker_id": "warm-up", "environment_name": "probes", "interval_seconds": PATIENT_S}
-            await ask(port, self._token, "POST", "/api/v1/workers/heartbeat", body, timeout_s=WARM_UP_S)
+        for daemon, number in itertools.product(range(len(self._ports)), range(PROBES)):
+            await ask(
+                self._ports[daemon], self._token, "POST", BEAT_PATH, _probing(daemon, number), timeout_s=WARM_UP_S
+            )
+
+    async def watch_machine(self) -> None:
+        """Note when this very process got no time of the machine: neither did the daemons, for all that one can say."""
+        while True:
+            due_s = self._timeline.now_s() + TICK_S
+            await self._timeline.reach(due_s)
+            now_s = self._timeline.now_s()
+            if now_s > due_s + STALLED_S:
+                self._record.stalls.append(Stall(begun_s=due_s, ended_s=now_s))
 
     # Readers ------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,8 @@ NIGHT = "night"
 """The environment of those whom the people on call look after."""
 CROWD = "crowd"
 """The environment of those who fall silent together."""
+STALL_S = 3.0
+"""What a stall of the machine holds up is over so much later."""
 OUT = frozenset({"stale", "failed"})
 DOWN = frozenset({"worker.stale", "worker.rejected", "worker.failed"})
 RECEIVERS = ("ops", "audit", "team", "desk")
@@ -98,6 +100,14 @@ class Fault:
 
     kind: str
     target: int | None
+    begun_s: float
+    ended_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stall:
+    """A span in which the harness got no time of the machine; neither did the daemons, for all that one can say."""
+
     begun_s: float
     ended_s: float
 
@@ -265,6 +275,7 @@ class Record:
     """Beats with a token that had expired."""
     probes: list[Probe] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    stalls: list[Stall] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     """Every event that was ever read, in the order of reading."""
@@ -327,12 +338,18 @@ class Record:
         return len(begun) - is_worse >= self.flaps_after
 
     def is_disturbed(self, from_s: float, to_s: float) -> bool:
-        """Whether any fault was on in this span."""
-        return any(fault.begun_s <= to_s and fault.ended_s >= from_s for fault in self.faults)
+        """Whether any fault was on in this span, or the machine stalled shortly before its end."""
+        return self._is_stalled(from_s, to_s) or any(
+            fault.begun_s <= to_s and fault.ended_s >= from_s for fault in self.faults
+        )
+
+    def _is_stalled(self, from_s: float, to_s: float) -> bool:
+        since_s = max(from_s, to_s - STALL_S)
+        return any(stall.begun_s <= to_s and stall.ended_s >= since_s for stall in self.stalls)
 
     def is_monitor_disturbed(self, from_s: float, to_s: float) -> bool:
-        """Whether a fault was on that was not a receiver's."""
-        return any(
+        """Whether a fault was on that was not a receiver's, or the machine stalled shortly before the end."""
+        return self._is_stalled(from_s, to_s) or any(
             fault.begun_s <= to_s and fault.ended_s >= from_s and not fault.kind.startswith("receiver.")
             for fault in self.faults
         )
@@ -356,6 +373,7 @@ def from_json(whole: dict[str, Any]) -> Record:
     record.expired = [Try(**{**one, "said": Said(one["said"])}) for one in whole.get("expired", ())]
     record.probes = [Probe(**one) for one in whole["probes"]]
     record.faults = [Fault(**one) for one in whole["faults"]]
+    record.stalls = [Stall(**one) for one in whole.get("stalls", ())]
     record.losses = [Loss(**one) for one in whole["losses"]]
     record.entries = [Entry(**one) for one in whole["entries"]]
     record.arrivals = [Arrival(**{**one, "body": one["body"].encode()}) for one in whole["arrivals"]]

@@ -59,7 +59,7 @@ async def _perform(plan: Plan, site: Site, cast: Cast) -> None:
     async with asyncio.TaskGroup() as group:
         going = [group.create_task(cast.probe(number)) for number in range(plan.daemons)]
         going += [group.create_task(cast.live(life)) for life in plan.lives]
-        going.append(group.create_task(cast.read()))
+        going += [group.create_task(cast.read()), group.create_task(cast.watch_machine())]
         oncall = OnCall(record, timeline, site.ports, token(), receiver="desk")
         going += [group.create_task(oncall.care(care)) for care in plan.cares]
         hushing = [oncall.hush(hush) for hush in plan.hushes]

@@ -26,7 +26,7 @@ from tests.chaos.hand_made import (
     remind,
     without_arrival,
 )
-from tests.chaos.record import CROWD, TENANT, Fault, Loss, Said
+from tests.chaos.record import CROWD, TENANT, Fault, Loss, Said, Stall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -200,6 +200,11 @@ def silent_after_refused_beats_and_not_told(record: Record) -> None:
 
 def refused_for_nothing(record: Record) -> None:
     record.tries[5] = replace(record.tries[5], status=503)
+
+
+def refused_long_after_the_machine_stalled(record: Record) -> None:
+    refused_for_nothing(record)
+    record.stalls = [Stall(begun_s=0.2, ended_s=0.9)]
 
 
 def does_not_recover(record: Record) -> None:
@@ -477,6 +482,7 @@ BROKEN: Final[dict[Callable[[Record], None], str]] = {
     acknowledged_beat_not_shown: "P10",
     acknowledged_goodbye_lost: "P10",
     refused_for_nothing: "P10",
+    refused_long_after_the_machine_stalled: "P10",
     token_expired_and_opens: "P24",
     told_as_silent_though_its_beats_are_refused: "P11",
     told_as_rejected_though_it_is_silent: "P11",
@@ -602,6 +608,12 @@ def rejected_and_then_silent(record: Record) -> None:
     record.arrivals.append(group("group.firing", 18.3, silent))
 
 
+def refused_while_the_machine_stalled(record: Record) -> None:
+    refused_for_nothing(record)
+    record.tries[5] = replace(record.tries[5], retry_after_s=1.0)
+    record.stalls = [Stall(begun_s=4.2, ended_s=4.9)]
+
+
 def repeated_after_a_kill(record: Record) -> None:
     first = record.arrivals[0]
     record.faults.append(Fault(kind="daemon.kill", target=0, begun_s=first.at_s, ended_s=first.at_s + 1))
@@ -637,6 +649,7 @@ def failed_attempt_then_taken(record: Record) -> None:
 
 
 KEPT: Final = (
+    refused_while_the_machine_stalled,
     outage_without_a_page,
     rejected_to_the_end,
     rejected_and_then_silent,
