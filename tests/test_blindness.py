@@ -560,6 +560,36 @@ async def test_p28_who_is_bound_to_a_daemon_that_is_behind_is_not_reported_for_a
         await check_indexes(store_url)
 
 
+@pytest.mark.parametrize("sweeps", [True, False])
+async def test_p1_a_daemon_that_was_behind_and_then_killed_is_waited_for_from_its_end_on(
+    store_url: str, *, sweeps: bool
+) -> None:
+    async with monitor(store_url) as m, another(m, store_url, "d2") as other:
+        await other.pulse(0)
+        await m.pulse()
+        moved: list[Moved] = []
+
+        async def others_go_on(until_ms: int, *, pulses: bool = False, behind: bool = False) -> None:
+            while m.now_ms < until_ms:
+                await _other(m, other, min(m.now_ms + 500, until_ms))
+                if behind:
+                    await m.store.pulse(0, behind=True)
+                elif pulses:
+                    await m.pulse()
+                if sweeps:
+                    moved.extend((await other.sweep(0, limit=100)).moved)
+
+        seen = (await m.store.beat(0, [beat("bound")])).now_ms
+        await others_go_on(seen + INTERVAL_MS + 1_000, behind=True)
+        await others_go_on(m.now_ms + 5_000, pulses=True)
+        gone = m.now_ms
+        await others_go_on(gone + 2 * REACH_MS - 1)
+        assert moved == []
+        await _other(m, other, gone + 2 * REACH_MS)
+        moved += (await other.sweep(0, limit=100)).moved
+        assert [(one.worker_id, one.due_ms) for one in moved] == [("bound", gone + 2 * REACH_MS)]
+
+
 async def test_p2_hiccups_of_a_daemon_hide_no_death(store_url: str) -> None:
     async with monitor(store_url) as m, another(m, store_url, "d2") as other:
         await other.pulse(0)

@@ -279,10 +279,12 @@ local function deadline_of(st, w)
   end
   if st.t >= due then
     local from, till = gap_of(st, rec[R_DAEMON], rec[R_LAST_SEEN])
-    -- Not twice: a gap that began behind the base is another one, unless the base is that of a beat, or of one that was
-    -- refused because of us. The same gap may have gone on since the base was moved.
-    local rejected = base ~= rec[R_LAST_SEEN] and rejected_of(st, w)
-    local is_first = base == rec[R_LAST_SEEN] or (rejected and rejected[2] == base)
+    -- Not twice: a gap that began behind the base is another one, unless the base is that of a beat, of one that was
+    -- refused because of us, or of the daemon's having been behind. The same gap may have gone on since the base was moved.
+    local own = pulses_by(st, rec[R_DAEMON])
+    local is_first = base == rec[R_LAST_SEEN] or (own and base == own[7])
+    local rejected = not is_first and rejected_of(st, w)
+    is_first = is_first or (rejected and rejected[2] == base)
     if from and from < due and (is_first or from <= base) then
       base = math.max(base, math.min(till, from + reach))
       due, uncredited = credited(st, base + reach, reach, interval)
