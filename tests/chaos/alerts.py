@@ -61,7 +61,7 @@ def complete(record: Record, _outages: Outages) -> Iterator[Violation]:
                 yield Violation(promise="P5", worker=entry.worker, what=f"{where}: {outcome}, and it was taken")
             elif outcome == "delivered" and not got and not _counts_as_delivered(record, entry):
                 yield Violation(promise="P5", worker=entry.worker, what=f"{where}: delivered, and it never came")
-            elif outcome == "superseded" and any(is_taken(one) for one in got):
+            elif outcome == "superseded" and any(is_taken(one) and not is_lost(record, one) for one in got):
                 yield Violation(promise="P5", worker=entry.worker, what=f"{where}: superseded, and it was taken")
 
 

@@ -152,7 +152,11 @@ def measured(record: Record) -> Outages:
     probes = [[probe for probe in record.probes if probe.daemon == daemon] for daemon in daemons]
     inner = [_gaps(some, ended_s=record.ended_s, is_outer=False) for some in probes]
     outer = [
-        [*_gaps(some, ended_s=record.ended_s, is_outer=True), *_overloads(record, daemon)]
+        [
+            *_gaps(some, ended_s=record.ended_s, is_outer=True),
+            *_overloads(record, daemon),
+            *_unnoted(record, daemon, some),
+        ]
         for daemon, some in enumerate(probes)
     ]
     forward = [fault.begun_s for fault in record.faults if fault.kind == "store.clock" and record.is_clock_stepped]
@@ -194,6 +198,26 @@ def _of_processes(record: Record, daemon: int) -> list[Window]:
         for fault in record.faults
         if fault.kind in OF_ONE_PROCESS and fault.target == daemon
     ]
+
+
+def _unnoted(record: Record, daemon: int, probes: Sequence[Probe]) -> list[Window]:
+    """When a daemon may be behind because it has refused beats and could not note that, as when the disk is full: also
+    where it soon takes beats again."""
+    refused = [(one.sent_s, one.ended_s) for one in probes if not one.is_stored]
+    refused += [
+        (one.sent_s, one.ended_s)
+        for one in (*record.tries, *record.expired)
+        if one.daemon == daemon
+        and (one.is_refused or one.is_put_off)
+        and record.is_monitor_disturbed(one.sent_s - BETWEEN_S, one.ended_s)
+    ]
+    found: list[Window] = []
+    for sent_s, ended_s in sorted(refused):
+        window = Window(a_s=sent_s - POSSIBLE_S, b_s=ended_s + POSSIBLE_S)
+        if found and window.a_s <= found[-1].b_s:
+            window = Window(a_s=found[-1].a_s, b_s=max(found.pop().b_s, window.b_s))
+        found.append(window)
+    return found
 
 
 def _overloads(record: Record, daemon: int) -> list[Window]:
