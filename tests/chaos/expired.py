@@ -46,8 +46,8 @@ def _of_its_kind(record: Record, worker: Worker, expired: Sequence[Try], entry: 
         if not since:
             yield Violation(promise="P11", worker=worker.name, what=f"{where}, and no beat was refused")
         return
-    if record.is_clock_stepped:
-        return  # when it was due is not known
+    if record.is_clock_stepped or worker.is_hasty:
+        return  # when it was due is not known; or which of its many refused beats were noted, one in a few seconds
     noted = [one for one in since if one.is_refused and one.ended_s + NOTED_S < entry.due_s]
     if noted and not record.is_disturbed(last.sent_s - RECOVERY_S, entry.detected_s):
         alive_s = noted[-1].sent_s + worker.patience_s
