@@ -127,7 +127,7 @@ class Composer:
             seen = await self._threads.look([Want(thread=key, firing=FIRST_MEMBERS) for key in some])
             firing |= {key: one.firing for key, one in zip(some, seen, strict=True)}
         plans: list[Plan] = []
-        for one in claimed:
+        for one in claimed:  # not side by side: on a busy machine that took turns of the event loop from the beats
             thread = one.thread
             known = silences.get(thread.tenant, []), firing.get(thread.key, {})
             try:

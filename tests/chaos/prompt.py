@@ -145,8 +145,8 @@ def put_off(record: Record, _outages: Outages) -> Iterator[Violation]:
             yield Violation(promise="P28", worker=one.worker, what=what)
     for entry in record.entries:
         last = next((one for one in record.of(entry.worker) if one.count == entry.count), None)
-        if entry.kind not in STALE or record.is_clock_stepped or last is None:
-            continue
+        if entry.kind not in STALE or record.is_clock_stepped or last is None or record.workers[entry.worker].is_hasty:
+            continue  # who sends again at once does not obey: of its refused beats one in a few seconds is noted
         refused = [one for one in record.of(entry.worker) if _holds(one, last, entry)]
         if refused and not _is_otherwise_disturbed(record, last.sent_s - RECOVERY_S, entry.detected_s):
             holds_s = refused[-1].sent_s + record.workers[entry.worker].patience_s
