@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.chaos.record import CROWD, DOWN, Violation
+from tests.chaos.record import CROWD, DOWN, OUT, Violation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,7 @@ TOLERANCE_S: Final = 300.0
 
 def is_end(kind: str, old: str | None) -> bool:
     """Whether it ends an outage."""
-    return kind == "worker.recovered" or (kind in LEFT and old in {"stale", "failed"})
+    return kind == "worker.recovered" or (kind in LEFT and old in OUT)
 
 
 def end_of(record: Record, entry: Entry) -> Entry | None:
@@ -181,7 +181,7 @@ def _paired(record: Record, receiver: str, worker: str, arrivals: list[Arrival])
                 yield Violation(promise="P18", worker=worker, what=f"{where}: an end without a DOWN")
             down = None
     final = [entry for entry in record.history() if entry.worker == worker]
-    if down is not None and final and final[-1].new not in {"stale", "failed"} and not is_lost(record, down):
+    if down is not None and final and final[-1].new not in OUT and not is_lost(record, down):
         what = f"{down.type} seq {down.data['seq']} at {receiver} never got its end; it is {final[-1].new}"
         yield Violation(promise="P18", worker=worker, what=what)
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tests.chaos.alerts import is_lost, is_taken
-from tests.chaos.record import CROWD, DOWN, Violation
+from tests.chaos.lives import STALE
+from tests.chaos.record import CROWD, DOWN, OUT, Violation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,7 +20,6 @@ GROUP_INTERVAL_S: Final = 60.0
 MOST_SURE: Final = 35
 """So many deadlines within one interval are a mass failure for sure, as the daemons are configured: five more than it
 takes, since those count too that are on their way from the store."""
-SILENT: Final = frozenset({"worker.stale", "worker.rejected"})
 
 
 def groups(record: Record, _outages: Outages) -> Iterator[Violation]:
@@ -29,7 +29,7 @@ def groups(record: Record, _outages: Outages) -> Iterator[Violation]:
         down = [
             entry
             for entry in newest.values()
-            if entry.new in {"stale", "failed"} and record.environment_of(entry.worker) == environment
+            if entry.new in OUT and record.environment_of(entry.worker) == environment
         ]
         for receiver in sorted(record.groups):
             taken = _taken(record, receiver, environment)
@@ -92,7 +92,7 @@ def masses(record: Record, _outages: Outages) -> Iterator[Violation]:
     than the group's interval, and one incident; none is told of by itself."""
     crowd = [worker for worker in record.workers.values() if worker.environment == CROWD]
     silent = [entry for entry in record.history() if entry.worker in {one.name for one in crowd}]
-    silent = [entry for entry in silent if entry.kind in SILENT]
+    silent = [entry for entry in silent if entry.kind in STALE]
     if not silent or record.losses or record.is_clock_stepped:
         return  # what was lost is found out, and told, again
     due_s = sorted(entry.due_s for entry in silent)

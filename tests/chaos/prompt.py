@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.chaos.alerts import end_of, is_end, is_taken
 from tests.chaos.lives import RECOVERY_S, STALE
-from tests.chaos.record import CROWD, DOWN, RECEIVERS, Violation
+from tests.chaos.record import CROWD, DOWN, OUT, RECEIVERS, Violation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +23,7 @@ MENDED_S: Final = 35.0
 """So long after a receiver's fault its notifications may wait: for a lease of 11 s, or for the 30 s after which one
 that has failed five times in a row is tried again."""
 EARLY_S: Final = 0.3
+"""Between the harness's clock and the store's time as it was moved to it."""
 
 
 def detected(record: Record, _outages: Outages) -> Iterator[Violation]:
@@ -130,7 +131,7 @@ def truth(record: Record, _outages: Outages) -> Iterator[Violation]:
             if not taken or any(loss.back_s >= taken[-1].at_s for loss in record.losses):
                 continue
             last = max(taken, key=lambda one: (int(one.data["generation"]), int(one.data["seq"])))
-            is_down = entry.new in {"stale", "failed"}
+            is_down = entry.new in OUT
             if (last.type in DOWN) is not is_down:
                 what = f"{receiver} was told {last.type} last, and it is {entry.new}"
                 yield Violation(promise="P20", worker=worker, what=what)

@@ -13,13 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.chaos.outages import Outages
-    from tests.chaos.record import Ack, Arrival, Record, Silence
+    from tests.chaos.record import Ack, Arrival, Entry, Record, Silence
 
-TELLING_S: Final = 1.0
-"""From an event to the notification that tells of it, at the most, while nothing is wrong: what was detected so long
-before a silence is told before it."""
 EARLY_S: Final = 0.3
 """Between what the harness sees of a delivery and what the store records of it."""
+ROUTED_S: Final = 15.0
+"""An end that is recorded may reach its receiver's thread so much later, as after a lease of 11 s."""
 REMINDED_S: Final = 4.0
 """A reminder is so late at the most, while nothing is wrong, on a machine that runs everything."""
 
@@ -29,15 +28,12 @@ def silences(record: Record, _outages: Outages) -> Iterator[Violation]:
     if record.is_clock_stepped:
         return  # when a silence ends is a matter of the store's clock
     for entry in record.history():
-        on = [one for one in record.silences if one.worker == entry.worker and _is_sure(record, one)]
-        if entry.kind not in DOWN or not any(one.is_on(entry.detected_s) for one in on):
+        silent = _covering(record, entry)
+        if entry.kind not in DOWN or silent is None:
             continue
         end = end_of(record, entry)
         for arrival in record.arrivals:
             if arrival.is_group or entry.event_id not in arrival.event_ids:
-                continue
-            silent = next((one for one in on if one.is_on(entry.detected_s)), None)
-            if silent is None:
                 continue
             where = f"{entry.kind} seq {entry.seq} at {arrival.receiver}, told at {arrival.at_s:.2f} s"
             if arrival.at_s < silent.kept_s:
@@ -56,14 +52,23 @@ def _invented(record: Record) -> Iterator[Violation]:
         entry = known.get(outcome.event_id)
         if outcome.outcome != "silenced" or entry is None:
             continue
-        if not any(one.worker == entry.worker and one.asked_s <= record.ended_s for one in record.silences):
+        # An end is silenced with its DOWN, before it.
+        from_s = entry.detected_s if entry.kind in DOWN else 0.0
+        end = end_of(record, entry) if entry.kind in DOWN else entry
+        until_s = record.ended_s if end is None or record.is_clock_stepped else end.detected_s + ROUTED_S
+        if not any(one.worker == entry.worker and one.may_be_on(from_s, until_s) for one in record.silences):
             what = f"{entry.kind} seq {entry.seq} is said to be silenced at {outcome.receiver}, and nobody asked for it"
             yield Violation(promise="P17", worker=entry.worker, what=what)
 
 
-def _is_sure(record: Record, silence: Silence) -> bool:
-    """Whether no loss can have taken it away."""
-    return silence.begun_s is not None and not any(loss.covers(silence.begun_s) for loss in record.losses)
+def _covering(record: Record, entry: Entry) -> Silence | None:
+    """A silence that was on for sure when the event was recorded, and that no loss can have taken away."""
+    for one in record.silences:
+        if one.worker != entry.worker or one.begun_s is None or not one.is_on(entry.detected_s):
+            continue
+        if not any(loss.covers(one.begun_s) for loss in record.losses):
+            return one
+    return None
 
 
 def reminders(record: Record, _outages: Outages) -> Iterator[Violation]:

@@ -354,6 +354,13 @@ def silenced_by_nobody(record: Record) -> None:
     record.outcomes = [replace(one, outcome="silenced") if one.event_id == "well-1" else one for one in record.outcomes]
 
 
+def silenced_by_what_came_long_after(record: Record) -> None:
+    record.silences.append(replace(record.silences[0], worker="fails", asked_s=29.0, begun_s=29.1, over_s=40.0))
+    record.outcomes = [
+        replace(one, outcome="silenced") if one.event_id == "fails-2" else one for one in record.outcomes
+    ]
+
+
 def silenced_and_told(record: Record) -> None:
     record.outcomes = [
         replace(one, outcome="silenced") if one.event_id == "nightly-2" else one for one in record.outcomes
@@ -543,6 +550,7 @@ BROKEN_AT_NIGHT: Final[dict[Callable[[Record], None], str]] = {
     told_while_silenced: "P17",
     told_of_what_was_over_within_its_silence: "P17",
     silenced_by_nobody: "P17",
+    silenced_by_what_came_long_after: "P17",
     silenced_and_told: "P5",
     silenced_and_never_told: "P5",
     reminded_too_soon: "P19",
