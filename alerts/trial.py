@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NAME: Final = "lastseen-test"
 """The tenant, the environment and the worker of a test."""
 REASON: Final = "test"
-_SILENT_MS: Final = 90_000
+_SILENT_MS: Final = 95_000
 
 
 async def send_trial(receiver: Receiver, pair: tuple[Notification, Notification], *, now_ms: int) -> None:
@@ -73,7 +73,7 @@ def _event(kind: EventKind, old: Liveness, new: Liveness, *, seq: int, now_ms: i
         last_seen_ms=now_ms - _SILENT_MS,
         since_ms=now_ms - _SILENT_MS,
         interval_ms=30_000,
-        grace_ms=60_000,
+        grace_ms=65_000,
         status=REASON,
         tasks_processed=0,
         current_task_id=None,

@@ -39,7 +39,7 @@ def test_without_file_and_environment_everything_has_a_default() -> None:
     config = load(None, {})
     assert config == Config()
     assert (config.server.host, config.server.port) == ("127.0.0.1", 8642)
-    assert (config.liveness.interval_ms, config.liveness.grace_ms) == (30_000, 60_000)
+    assert (config.liveness.interval_ms, config.liveness.grace_ms) == (30_000, 65_000)
     assert config.limits.body_bytes == 256 * 1024
     assert config.store.durability == Durability(mode="fsync")
     assert config.store.embedded
@@ -265,12 +265,47 @@ def test_what_is_allowed_and_dangerous_is_warned_of(tmp_path: Path) -> None:
     assert [warning.split(":")[0] for warning in warnings] == [
         "server.host",
         "liveness",
+        'environments "prod-*"',
         'environments "*"',
         "auth.audience",
         "auth.issuer",
     ]
     assert "no TLS" in warnings[0]
     assert warnings[1] == "liveness: grace 29s is below interval 30s: one lost beat will page"
+
+
+@pytest.mark.parametrize(
+    ("interval", "grace", "said"),
+    [
+        ("30s", "30s", "a whole multiple of interval 30s: after 1 lost beat"),
+        ("30s", "60s", "a whole multiple of interval 30s: after 2 lost beats"),
+        ("30s", "60999ms", "hardly more than a whole multiple of interval 30s: after 2 lost beats"),
+        ("30s", "61s", None),
+        ("30s", "59s", None),
+        ("1s", "5s", "a whole multiple of interval 1s: after 5 lost beats"),
+        ("1s", "5050ms", "hardly more than a whole multiple of interval 1s: after 5 lost beats"),
+        ("1s", "5100ms", None),
+        ("30s", "29999ms", "below interval 30s: one lost beat will page"),
+    ],
+)
+def test_a_grace_that_leaves_the_beat_after_the_lost_ones_no_time_is_warned_of(
+    tmp_path: Path, interval: str, grace: str, said: str | None
+) -> None:
+    usual = load(write(tmp_path, f'[liveness]\ninterval = "{interval}"\ngrace = "{grace}"\n'), {}).warnings
+    text = f'[[environments]]\nmatch = "prod"\ninterval = "{interval}"\ngrace = "{grace}"\n'
+    own = load(write(tmp_path, text), {}).warnings
+    for warnings, where in ((usual, "liveness"), (own, 'environments "prod"')):
+        if said is None:
+            assert warnings == ()
+        else:
+            (warning,) = warnings
+            assert warning.startswith(f"{where}: grace ")
+            assert said in warning
+
+
+def test_the_default_grace_puts_up_with_two_lost_beats_and_five_seconds() -> None:
+    usual = load(None, {}).liveness
+    assert usual.grace_ms == 2 * usual.interval_ms + 5_000
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])

@@ -167,7 +167,7 @@ class Liveness(Section):
     interval_ms: Duration = Field("30s", alias="interval", validate_default=True)
     min_grace_ms: Annotated[Duration, lasting("1s", "365d")] = Field("1s", alias="min_grace", validate_default=True)
     max_grace_ms: Annotated[Duration, lasting("1s", "365d")] = Field("30d", alias="max_grace", validate_default=True)
-    grace_ms: Duration = Field("60s", alias="grace", validate_default=True)
+    grace_ms: Duration = Field("65s", alias="grace", validate_default=True)
     sweep_interval_ms: Annotated[Duration, lasting("100ms", "60s")] = Field(
         "1s", alias="sweep_interval", validate_default=True
     )
@@ -276,9 +276,17 @@ class Config(Section):
             grace_ms = usual.grace_ms if rule.grace_ms is None else rule.grace_ms
             timings.append((f'environments "{rule.match}"', interval_ms, grace_ms))
         for where, interval_ms, grace_ms in timings:
-            if grace_ms < interval_ms:
-                times = f"grace {duration_text(grace_ms)} is below interval {duration_text(interval_ms)}"
-                yield f"{where}: {times}: one lost beat will page"
+            times = f"{where}: grace {duration_text(grace_ms)} is {{}} interval {duration_text(interval_ms)}"
+            lost, spare_ms = divmod(grace_ms, interval_ms)
+            if not lost:
+                yield f"{times.format('below')}: one lost beat will page"
+            elif spare_ms < min(interval_ms // 10, _SECOND_MS):
+                between = f"{'hardly more than ' if spare_ms else ''}a whole multiple of"
+                beats = "beat" if lost == 1 else "beats"
+                yield (
+                    f"{times.format(between)}: after {lost} lost {beats} the next is due at the very deadline, and"
+                    " pages when it is a little late: add a few seconds to grace"
+                )
         per_s = self.limits.worker_beats_per_second
         if per_s and per_s * usual.min_interval_ms < _SECOND_MS:
             shortest = duration_text(usual.min_interval_ms)
