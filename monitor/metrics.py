@@ -60,6 +60,21 @@ class PingOutcome(StrEnum):
     """A reason stood in its way; once for each interval."""
 
 
+class Limit(StrEnum):
+    """What a request was refused for; all limits of what tenants or clients share or may use."""
+
+    WORKER_RATE = "worker_rate"
+    TENANT_RATE = "tenant_rate"
+    PENDING_BEATS = "pending_beats"
+    BODY_BYTES = "body_bytes"
+    BATCH_BYTES = "batch_bytes"
+    BATCH_PLACES = "batch_places"
+    READERS = "readers"
+    ANSWER_BYTES = "answer_bytes"
+    HEAD = "head"
+    CONNECTIONS = "connections"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signs:
     """What a process says of itself, several times a second. Durations in seconds."""
@@ -90,6 +105,7 @@ class Slots:
         self.detections: Final = [next(free) for _ in (*DETECTION_BUCKETS_S, math.inf)]
         self.detection_sum_s: Final = next(free)
         self.evidence: Final = {outcome: next(free) for outcome in EVIDENCE_OUTCOMES}
+        self.limits: Final = {limit: next(free) for limit in Limit}
         self.deliveries: Final = {delivery: next(free) for delivery in deliveries}
         self.pings: Final = {outcome: next(free) for outcome in PingOutcome}
         self.at_s: Final = next(free)
@@ -225,6 +241,10 @@ class Metrics:
         for outcome, count in zip(EVIDENCE_OUTCOMES, (recorded, dropped), strict=True):
             self._row[self._slots.evidence[outcome]] += count
 
+    def limit(self, limit: Limit) -> None:
+        """A request was refused because of this limit."""
+        self._row[self._slots.limits[limit]] += 1.0
+
     def delivery(self, receiver: str, outcome: str) -> None:
         """One attempt at a receiver ended."""
         self._row[self._slots.deliveries[receiver, outcome]] += 1.0
@@ -300,6 +320,10 @@ class _Counted:
         for outcome_name, slot in slots.evidence.items():
             evidence.add_metric([outcome_name], total(slot))
         yield evidence
+        limits = CounterMetricFamily("lastseen_limits_met", "Refused requests by the limit they met.", labels=["limit"])
+        for limit, slot in slots.limits.items():
+            limits.add_metric([limit.value], total(slot))
+        yield limits
         deliveries = CounterMetricFamily(
             "lastseen_deliveries", "Delivery attempts by receiver and outcome.", labels=["receiver", "outcome"]
         )

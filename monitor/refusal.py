@@ -36,3 +36,17 @@ class SlowDownError(Exception):
 
 class IntakeFullError(SlowDownError):
     """More waits than the intake holds; nothing was taken in."""
+
+
+class OverShareError(SlowDownError):
+    """The tenant holds its share of something that all tenants share (429). Other tenants are not concerned."""
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message, retry_after_s)
+
+
+class NoRoomError(SlowDownError):
+    """Something that all tenants share is used up (503)."""
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message, retry_after_s)

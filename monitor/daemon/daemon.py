@@ -39,6 +39,7 @@ from monitor.eviction import EvictionWatch
 from monitor.evidence import Recorder
 from monitor.health import Health
 from monitor.intake import Intake
+from monitor.limit_log import Limits
 from monitor.metrics import Metrics
 from monitor.pulse import Pulse
 from monitor.rates import Rate
@@ -130,6 +131,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._failed: str | None = None
         self._metrics = Metrics(version=version(), deliveries=delivery_outcomes(config), share=share)
+        self._limits = Limits(self._metrics.limit)
         self._health = Health(
             sweep_interval_ms=config.liveness.sweep_interval_ms,
             probe=self._probe,
@@ -174,7 +176,7 @@ class Daemon:
             store=store,
             intake=self._intake,
             many=Many(store, graces=self._intake.graces, on_moved=self._moved),
-            admission=Admission(beat_rates(config)),
+            admission=Admission(beat_rates(config), on_refused=self._limits.hit),
             witness=Witness(self._evidence.note, lost=self._evidence.lost),
             authenticator=Authenticator(auth_policy(config, ring)),
             body_bytes=limits.body_bytes,
