@@ -122,7 +122,11 @@ class Delivery:
         self._bug: BaseException | None = None
 
     async def run(self) -> None:
-        """Deliver until ``stop``. What it raises is a bug: an outage of the store or the receiver is not raised."""
+        """Deliver until ``stop``. What it raises is a bug: an outage of the store or the receiver is not raised.
+
+        May be called again after that: what is in flight goes on, and what was claimed comes again.
+        """
+        self._bug = None
         while not self._stopping:
             if self._bug is not None:
                 raise self._bug
@@ -286,6 +290,12 @@ class Delivery:
                 text = f"receiver {self._receiver.name!r}: the attempt did not end in time"
                 late = TransientDeliveryError(text, unknown=True)
                 await self._failed(attempt, late, lease_end_ms=lease_end_ms)
+                return
+            except Exception as error:  # noqa: BLE001 - an attempt like any other, which may have arrived
+                _log.error("delivery.internal_error", **self._about(attempt), error=repr(error), exc_info=error)
+                text = f"receiver {self._receiver.name!r}: internal error, {type(error).__name__}"
+                bug = TransientDeliveryError(text, unknown=True)
+                await self._failed(attempt, bug, lease_end_ms=lease_end_ms)
                 return
         self._failpoint("delivery.sent")
         await self._delivered(attempt, lease_end_ms=lease_end_ms)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 BATCH: Final = 100
 """Events per pass, so that one call takes what they change at a receiver."""
+OFFER_TRIES: Final = 5
+"""How often a receiver is offered a batch that it fails for from a bug before the batch goes on without it."""
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -106,6 +108,7 @@ class Router:
         self._poll_s = poll_s
         self._failpoint = failpoint
         self._outage = Outage("router", partition=partition)
+        self._broken: dict[str, int] = {}
 
     async def run(self) -> NoReturn:
         """Route for ever; ends only by being cancelled, which is safe at any point."""
@@ -131,7 +134,7 @@ class Router:
         now_ms = self._now_ms()
         offers = await self._offers(events, now_ms=now_ms)
         self._failpoint("router.noted")
-        await asyncio.gather(*(self._offer(receiver, some, now_ms=now_ms) for receiver, some in offers.items()))
+        await self._offer_all(offers, now_ms=now_ms)
         await self._acknowledge_again(offers, now_ms=now_ms)
         self._failpoint("router.routed")
         if not await self._source.ack(self._partition, events[-1].position):
@@ -195,6 +198,39 @@ class Router:
             if deaths[where]:
                 found[where] = verdict
         return found
+
+    def failing(self) -> set[str]:
+        """The receivers that the last pass could not hand everything to, as ``AlertService.failing`` names them."""
+        return {f"routing to {receiver}" for receiver in self._broken}
+
+    async def _offer_all(self, offers: Mapping[str, Sequence[Offer]], *, now_ms: int) -> None:
+        """Hand over to every receiver. One that fails from a bug holds up the others only while it is tried again."""
+        calls = [self._offer(receiver, some, now_ms=now_ms) for receiver, some in offers.items()]
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+        errors = {name: error for name, error in zip(offers, ended, strict=True) if error is not None}
+        for error in errors.values():
+            if not isinstance(error, Exception) or isinstance(error, self._errors):
+                raise error
+        self._broken = {name: self._broken.get(name, 0) + 1 for name in errors}
+        for name, error in errors.items():
+            if self._broken[name] < OFFER_TRIES:
+                raise error
+            await self._offer_singly(name, offers[name], now_ms=now_ms)
+
+    async def _offer_singly(self, receiver: str, offers: Sequence[Offer], *, now_ms: int) -> None:
+        """Hand over thread by thread, and pass over those that it fails for."""
+        threads: defaultdict[str, list[Offer]] = defaultdict(list)
+        for offer in offers:
+            threads[offer.key].append(offer)
+        for key, some in threads.items():
+            try:
+                await self._offer(receiver, some, now_ms=now_ms)
+            except self._errors:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, the other threads are to have theirs
+                lost = [offer.event.event_id for offer in some]
+                facts = {"receiver": receiver, "thread": key, "event_ids": lost, "error": repr(error)}
+                _log.critical("router.events_lost", **facts, exc_info=error)
 
     async def _offer(self, receiver: str, offers: Sequence[Offer], *, now_ms: int) -> None:
         await offer_all(self._threads[receiver], offers, now_ms=now_ms)

@@ -22,10 +22,11 @@ from alerts.removal import end_threads
 from alerts.retry import RetryPolicy
 from alerts.router import Router
 from alerts.routing import Port
+from alerts.supervision import Part
 from alerts.thread_store import Stats, ThreadStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
@@ -82,8 +83,6 @@ class AlertService:
         flapping: when a worker flaps; None: never.
         now_ms: the store's time, in milliseconds.
         on_outcome: told of each outcome, ``(receiver, outcome)``; for metrics.
-        on_failure: told of a part that ended from a bug, ``(name of the part, exception)``. The other parts
-            go on; whether the daemon should is for the owner to say.
         policy: when to try a failed delivery again.
         history: how much is kept of what is over.
         source_errors: what ``source`` raises when the store does not answer.
@@ -110,7 +109,6 @@ class AlertService:
         flapping: Flapping | None = None,
         now_ms: Callable[[], int],
         on_outcome: Callable[[str, str], None],
-        on_failure: Callable[[str, BaseException], None],
         policy: RetryPolicy | None = None,
         history: History | None = None,
         source_errors: tuple[type[Exception], ...] = (),
@@ -124,7 +122,6 @@ class AlertService:
         self._store = QueueStore(pools=pools, receivers=len(receivers))
         self._durability = durability
         self._now_ms = now_ms
-        self._on_failure = on_failure
         self.wording = wording
         self.receivers = {receiver.name: receiver for receiver in receivers}
         self._history = history or History()
@@ -175,27 +172,38 @@ class AlertService:
             )
             for partition in range(partitions)
         )
+        self._parts: tuple[Part, ...] = ()
         self._routing: list[asyncio.Task[None]] = []
         self._delivering: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Start every part. Does not wait for the store: the parts wait for it themselves, and log it."""
-        self._routing = [self._own("survey", self._survey())]
-        self._routing += [self._own(f"router {number}", router.run()) for number, router in enumerate(self._routers)]
-        self._delivering = [self._own(f"delivery {name}", part.run()) for name, part in self._deliveries.items()]
+        routing = [Part("survey", self._survey)]
+        routing += [Part(f"router {number}", router.run) for number, router in enumerate(self._routers)]
+        delivering = [Part(f"delivery {name}", part.run) for name, part in self._deliveries.items()]
+        self._parts = (*routing, *delivering)
+        self._routing = [asyncio.create_task(part.keep_running(), name=f"alerts {part.name}") for part in routing]
+        self._delivering = [asyncio.create_task(part.keep_running(), name=f"alerts {part.name}") for part in delivering]
+
+    def failing(self) -> list[str]:
+        """The parts that have failed lately and are being started again, and receivers that routing fails for."""
+        routers = [router.failing() for router in self._routers]
+        return [part.name for part in self._parts if part.is_failing] + sorted(set().union(*routers))
 
     async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """Stop routing, then let the attempts in flight end within ``timeout_s`` seconds. Idempotent."""
         await cancel_all(self._routing)
-        await asyncio.gather(*(part.stop(timeout_s) for part in self._deliveries.values()))
+        await self._end_deliveries(timeout_s)
         # A claim that was under way when the stop came may have started attempts since.
         if self._delivering:
             await asyncio.wait(self._delivering, timeout=timeout_s)
         await cancel_all(self._delivering)
-        await asyncio.gather(*(part.stop(0) for part in self._deliveries.values()))
-        for receiver in self.receivers.values():
-            await receiver.close()
+        await self._end_deliveries(0)
+        await _each("close", {name: receiver.close() for name, receiver in self.receivers.items()})
         await self._store.close()
+
+    async def _end_deliveries(self, timeout_s: float) -> None:
+        await _each("stop", {name: part.stop(timeout_s) for name, part in self._deliveries.items()})
 
     def nudge(self) -> None:
         """There are new events: look for them now and not at the next poll."""
@@ -248,16 +256,13 @@ class AlertService:
         )
         await self._store.forget(name)
 
-    def _own(self, name: str, part: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(part, name=f"alerts {name}")
-        task.add_done_callback(lambda done: self._ended(name, done))
-        return task
 
-    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        _log.error("alerts.part_ended", part=name, error=repr(error), exc_info=error)
-        self._on_failure(name, error)
+async def _each(what: str, calls: Mapping[str, Awaitable[None]]) -> None:
+    """Do one thing for every receiver; a failure for one is logged, and stops none of the others."""
+    ended = await asyncio.gather(*calls.values(), return_exceptions=True)
+    for name, error in zip(calls, ended, strict=True):
+        if isinstance(error, Exception):
+            _log.error("alerts.part_failed", part=f"{what} {name}", error=repr(error), exc_info=error)
 
 
 def _policy_for(receiver: Receiver, policy: RetryPolicy) -> RetryPolicy:

@@ -15,7 +15,7 @@ from monitor.clock import monotonic_s
 from monitor.reasons import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 SWEEP_LAG_INTERVALS: Final = 5
 MIN_SWEEP_LAG_MS: Final = 5_000
@@ -59,10 +59,17 @@ class Health:
         self._writes = True
         self._probed_at_s: float | None = None
         self._sources: list[Callable[[], Iterable[str]]] = []
+        self.failing_parts: Callable[[], Sequence[str]] = tuple
+        """The parts of the alert side that fail, by name."""
 
     def add_reasons(self, source: Callable[[], Iterable[str]]) -> None:
         """Have ``source`` asked, each time, for reasons why the monitor is degraded; it is quick and does not raise."""
         self._sources.append(source)
+
+    def watch_alerts(self, failing: Callable[[], Sequence[str]]) -> None:
+        """Have ``failing`` asked, each time, for the parts of the alert side that fail; as for ``add_reasons``."""
+        self.failing_parts = failing
+        self.add_reasons(lambda: [Reason.ALERTS_FAILING] if failing() else [])
 
     @property
     def stores_beats(self) -> bool:

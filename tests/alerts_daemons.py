@@ -42,7 +42,6 @@ class Daemon:
         history: History | None = None,
     ) -> None:
         self.outcomes: Counter[tuple[str, str]] = Counter()
-        self.failures: list[tuple[str, BaseException]] = []
         self.source = source
         self.clock = clock
         self.service = AlertService(
@@ -57,7 +56,6 @@ class Daemon:
             rule=Rule(),
             now_ms=clock,
             on_outcome=lambda receiver, outcome: self.outcomes.update([(receiver, outcome)]),
-            on_failure=lambda part, error: self.failures.append((part, error)),
             policy=POLICY,
             history=history,
             poll_s=0.01,

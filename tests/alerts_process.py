@@ -47,7 +47,6 @@ async def main(store_url: str, hook_url: str, start_ms: int, workers: int) -> No
         rule=None,  # each is told by itself
         now_ms=clock.now_ms,
         on_outcome=lambda _receiver, _outcome: None,
-        on_failure=lambda _part, error: sys.exit(repr(error)),
         failpoint=failpoint(os.environ),
     )
     await service.start()

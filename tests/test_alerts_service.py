@@ -8,15 +8,17 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from aiohttp import web
+from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from alerts.durability import Durability
 from alerts.errors import PermanentDeliveryError, TransientDeliveryError
 from alerts.payload import Wording
 from alerts.receivers.webhook import WebhookReceiver
-from alerts.routing import Route
+from alerts.routing import Route, worker_key
 from alerts.service import AlertService
 from alerts.silences import Matchers, Silence
 from alerts.thread import Outcome
@@ -109,7 +111,7 @@ async def test_p5_every_event_reaches_every_matching_receiver_once(daemon: Any) 
     assert sorted(log.ids()) == sorted(_ids(stream, "log"))
     # An outcome is recorded first, and then told of.
     await until(lambda: running.outcomes == {("ops", "delivered"): 240, ("log", "delivered"): 240})
-    assert running.failures == []
+    assert running.service.failing() == []
 
 
 async def test_p7_each_worker_is_told_of_in_order_though_attempts_fail(daemon: Any) -> None:
@@ -286,7 +288,7 @@ async def test_p5_an_outage_of_the_queue_store_loses_nothing(clock: Clock) -> No
             await running.service.stop()
         finally:
             again.kill()
-    assert running.failures == []
+    assert running.service.failing() == []
     # This process remembers what was accepted while the store was away; only attempts cut in two repeat.
     assert len(ops.accepted) - len(stream) <= 8
 
@@ -334,7 +336,6 @@ async def test_p23_without_confirmation_nothing_is_sent_and_it_is_logged_once(cl
             rule=None,
             now_ms=clock,
             on_outcome=lambda _receiver, _outcome: None,
-            on_failure=lambda _part, error: pytest.fail(repr(error)),
         )
         await service.start()
         await until(lambda: any(line["event"] == "durability.unconfirmed" for line in logs))
@@ -358,18 +359,75 @@ async def test_stop_lets_the_attempts_in_flight_end_and_claims_no_more(daemon: A
     assert running.outcomes == {("ops", "delivered"): 8}
 
 
-async def test_a_part_that_ends_from_a_bug_is_told_to_the_owner_and_the_others_go_on(daemon: Any) -> None:
-    def bug(_notification: Notification, _attempt: int) -> None:
-        raise LookupError("a bug for the test")
+async def test_p30_an_attempt_that_ends_in_a_bug_is_tried_again_and_the_others_go_on(daemon: Any) -> None:
+    broken = Inbox("broken", answer=_bug_until(3))
+    ops = Inbox("ops")
+    with capture_logs() as logs:
+        running = await daemon([broken, ops], [event(1)])
+        await until(lambda: running.is_idle_a_retry_later(lambda: len(broken.attempts) + len(ops.attempts)))
+    assert len(ops.accepted) == len(broken.accepted) == 1
+    assert {item.nid for item in broken.attempts} == {nid_of(event(1), "broken")}
+    reasons = [line["reason"] for line in logs if line["event"] == "delivery.failed"]
+    assert reasons == ["receiver 'broken': internal error, LookupError"] * 2
+    assert running.service.failing() == []
 
-    broken, ops = Inbox("broken", answer=bug), Inbox("ops")
-    running = await daemon([broken, ops], [event(1)])
-    await until(lambda: len(running.failures) == 1 and len(ops.accepted) == 1)
-    part, error = running.failures[0]
-    assert (part, str(error)) == ("delivery broken", "a bug for the test")
+
+def _bug_until(attempts: int) -> Callable[[Notification, int], None]:
+    def answer(_notification: Notification, attempt: int) -> None:
+        if attempt < attempts:
+            raise LookupError("a bug for the test")
+
+    return answer
+
+
+async def test_p30_a_part_that_fails_is_named_and_started_again_and_the_others_go_on(daemon: Any) -> None:
+    class Unreachable(Inbox):
+        async def reach(self) -> None:
+            raise UnicodeError("label empty or too long")
+
+    odd, ops = Unreachable("odd"), Inbox("ops")
+    running = await daemon([odd, ops], [event(1), event(1, worker_id="x", position="2-0")])
+    await until(lambda: len(odd.accepted) == len(ops.accepted) == 2)
+    await until(lambda: running.service.failing() == ["survey"])
     running.source.broken = LookupError("another bug")
     running.service.nudge()
-    await until(lambda: ("router 0", "another bug") in [(part, str(error)) for part, error in running.failures])
+    await until(lambda: running.service.failing() == ["survey", "router 0", "router 1"])
+    running.source.broken = None
+    running.source.stream.append(event(2, worker_id="y", position="3-0"))
+    await until(lambda: len(odd.accepted) == len(ops.accepted) == 3)  # it was started again
+
+
+async def test_p30_a_receiver_that_routing_fails_for_ends_no_other_receiver(
+    daemon: Any, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alerts.supervision.FIRST_PAUSE_S", 0.01)
+    odd, ops = Inbox("odd"), Inbox("ops")
+    running = await daemon([odd, ops], [event(1)])
+    await until(lambda: len(odd.accepted) == len(ops.accepted) == 1)
+    await _spoil(store_url, "odd", worker_key(event(1)))
+    # The second of them meets a thread that cannot be read, at one receiver.
+    with capture_logs() as logs:
+        running.source.stream += [
+            event(2, position="2-0", kind=EventKind.FAILED),
+            event(1, worker_id="x", position="3-0"),
+        ]
+        running.service.nudge()
+        await until(lambda: len(ops.accepted) == 3 and len(odd.accepted) == 2)
+    lost = [line for line in logs if line["event"] == "router.events_lost"]
+    assert [(line["receiver"], line["event_ids"]) for line in lost] == [
+        ("odd", [event(2, kind=EventKind.FAILED).event_id])
+    ]
+    assert "routing to odd" in running.service.failing()
+
+
+async def _spoil(store_url: str, receiver: str, thread: str) -> None:
+    """Have a thread's state be no JSON any more."""
+    redis = Redis.from_url(store_url)
+    packed = await redis.hget(f"{{lt:{receiver}}}:k", thread)
+    assert isinstance(packed, bytes)
+    version, token, until_ms, _ = msgspec.msgpack.decode(packed)
+    await redis.hset(f"{{lt:{receiver}}}:k", thread, msgspec.msgpack.encode([version, token, until_ms, "{"]))
+    await redis.aclose()
 
 
 async def test_a_receiver_that_is_configured_no_more_is_reported_with_its_backlog(daemon: Any, store_url: str) -> None:

@@ -16,6 +16,30 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+UNDIALLABLE = {
+    "https://hooks..example.org/x": "has a host with an empty label",
+    "https://.example.org/x": "has a host with an empty label",
+    "https://./x": "has a host with an empty label",
+    f"https://{'a' * 64}.example.org": "has a host with a label of more than 63 characters",
+    f"https://{'a.' * 127}org/x": "has a host of more than 253 characters",
+    f"https://é{'a' * 60}.example.org/": "has a host that is no IDNA name",
+    "https://hooks%2Eexample.org/x": "has a host with other characters than",
+    "https://[v1.x]/": "has a host in brackets that is no IPv6 address",
+    "http://127.1": "has the host 127.1: it ends in a number",
+    "http://2130706433/x": "has the host 2130706433: it ends in a number",
+    "http://0x7f.1/x": "has the host 0x7f.1: it ends in a number",
+    "http://127.0.0.01/": "has the host 127.0.0.01: it ends in a number",
+    "http://\N{FULLWIDTH DIGIT ONE}27.1/": "has the host 127.1: it ends in a number",
+    "http://224.0.0.1/": "has the host 224.0.0.1: no connection",
+    "http://255.255.255.255/": "has the host 255.255.255.255: no connection",
+    "http://hooks.example.org:0/": "must have a port from 1 to 65535",
+    "http://hooks.example.org:65536/": "must have a port from 1 to 65535",
+    "http://hooks.example.org:x/": "must have a port from 1 to 65535",
+    "http://hooks.example.org/é": "must have its path and query percent-encoded",
+}
+"""URLs that no request could ever be made to."""
+
+
 def write(folder: Path, text: str) -> Path:
     path = folder / "config.toml"
     path.write_text(text, encoding="utf-8")
@@ -88,6 +112,13 @@ def refused_text(folder: Path, text: str, environ: Mapping[str, str] | None = No
             "alerts.receivers[0].resent: unknown key; did you mean alerts.receivers[0].resend?",
         ),
         ('[alerts]\npublic_url = "example.org"', 2, "alerts.public_url: must be an http:// or https:// URL"),
+        ('[alerts]\npublic_url = "https://a..b"', 2, "alerts.public_url: has a host with an empty label"),
+        ('[watchdog]\nurl = "https://a..b"', 2, "watchdog.url: has a host with an empty label"),
+        (
+            '[[alerts.receivers]]\nname = "a"\ntype = "webhook"\nurl = "https://x/a#b"',
+            4,
+            "alerts.receivers[0].url: must not hold a fragment",
+        ),
         ('[alerts]\npublic_url = "http://a/?b"', 2, "alerts.public_url: must not hold a query"),
         ('[alerts]\nredact = ["*token*", "a?"]', 2, "alerts.redact[1]: `*` is the only wildcard"),
         ("[alerts.mass_failure]\nshare = 0", 2, "alerts.mass_failure.share: must be more than 0 and at most 1, got 0"),
@@ -104,6 +135,11 @@ def refused_text(folder: Path, text: str, environ: Mapping[str, str] | None = No
         ('[alerts.flapping]\nhold = "2h"', 2, "alerts.flapping.hold: must be between 0s and 1h"),
         ("[alerts]\nmass_failure = false", 2, "alerts.mass_failure: must be a table, got false"),
         ('[[alerts.receivers]]\nname = "a"\ntype = "webhook"\nurl = "https://u:p@x"', 4, "must not hold user and"),
+        *(
+            (f'[[alerts.receivers]]\nname = "a"\ntype = "{kind}"\nurl = "{url}"', 4, f"alerts.receivers[0].url: {why}")
+            for kind in ("webhook", "alertmanager")
+            for url, why in UNDIALLABLE.items()
+        ),
         ('[[alerts.routes]]\nreceivers = ["ops"]', 2, "there is no receiver of this name (there is log), got"),
         ("[[alerts.routes]]\nreceivers = []", 2, "alerts.routes[0].receivers: must not be empty"),
         ('[[alerts.routes]]\nreceivers = ["log"]\nevents = ["worker.x"]', 3, "alerts.routes[0].events[0]: must be one"),

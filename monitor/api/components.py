@@ -246,7 +246,15 @@ OURS: Final[dict[str, Schema]] = {
     ),
     "Event": record(type=_EVENT_KIND, timestamp=TIME, data=record(**_EVENT_DATA)),
     "EventList": record(events=listing(ref("Event")), next_cursor=nullable("string"), monitor=ref("Monitor")),
-    "Probe": record(status={"type": "string", "enum": ["ok", "degraded", "not_ready"]}, reasons=listing(TEXT)),
+    "Probe": {
+        "type": "object",
+        "required": ["status", "reasons"],
+        "properties": {
+            "status": {"type": "string", "enum": ["ok", "degraded", "not_ready"]},
+            "reasons": listing(TEXT),
+            "failing": listing(TEXT),
+        },
+    },
     "Problem": {
         "type": "object",
         "description": "RFC 9457 problem details.",

@@ -115,7 +115,10 @@ def _probes(services: Services) -> list[HTTPRouteHandler]:
     @get("/healthz")
     async def healthz() -> ASGIResponse:
         if reasons := await reasons_now(services):
-            return json_answer({"status": "degraded", "reasons": list(reasons)}, status_code=503)
+            answer = {"status": "degraded", "reasons": list(reasons)}
+            if failing := health.failing_parts():
+                answer["failing"] = list(failing)
+            return json_answer(answer, status_code=503)
         return json_answer({"status": "ok", "reasons": []})
 
     return [livez, readyz, healthz]

@@ -61,7 +61,6 @@ def alert_service(
     store: Store,
     outbox: Outbox,
     on_outcome: Callable[[str, str], None],
-    on_failure: Callable[[str, BaseException], None],
 ) -> AlertService:
     """The alerting half of the daemon, not yet started."""
     alerts, durability = config.alerts, config.store.durability
@@ -96,7 +95,6 @@ def alert_service(
         rule=Rule(share=mass.share, least=mass.least, hold_ms=mass.hold_ms) if mass.enabled else None,
         now_ms=store.clock.now_ms,
         on_outcome=on_outcome,
-        on_failure=on_failure,
         policy=RetryPolicy(
             initial_ms=alerts.retry_initial_ms, max_ms=alerts.retry_max_ms, retry_for_ms=alerts.retry_for_ms
         ),

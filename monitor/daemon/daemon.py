@@ -169,8 +169,8 @@ class Daemon:
             store=store,
             outbox=self._outbox,
             on_outcome=self._metrics.delivery,
-            on_failure=self._fail,
         )
+        self._health.watch_alerts(self._alerts.failing)
         limits, bounds = config.limits, config.liveness
         services = Services(
             store=store,

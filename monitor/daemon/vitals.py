@@ -129,6 +129,9 @@ class Vitals:
                 found = await self._queues()
             except QueueUnavailableError:  # the store's trouble is a reason of its own
                 self._metrics.condition.queues(())
+            except Exception:  # a bug of the alert side must not end the intake (P30)
+                log.exception("vitals.queues_failed")
+                self._metrics.condition.queues(())
             else:
                 self._queues_seen_s = monotonic_s()
                 self._note_queues(found)
