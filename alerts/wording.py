@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from alerts.phrases import DAY_MS, SHOWN_CHARS, Style, duration, fitted, own_outage, reminding, shown
 from alerts.thread import DOWN
-from monitor.liveness import CLEAN_REASON, EventKind, Liveness
+from monitor.liveness import CLEAN_REASON, REJECTED_INTERVALS, STILL_REJECTED, EventKind, Liveness
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,9 +106,11 @@ def _stale(event: Event, style: Style, *, again: bool) -> str:
             f"{_late_return(event)}"
         )
     if event.old is Liveness.STALE:
+        what = f"since {style.at(event.rejected_ms)} it sends no heartbeats at all; those before were rejected"
+        if event.reason == STILL_REJECTED:
+            what = f"for {REJECTED_INTERVALS} intervals none of its heartbeats was accepted; they are rejected"
         return text + (
-            f"since {style.at(event.rejected_ms)} it sends no heartbeats at all; those before were rejected:"
-            f" {_why(event, style)} (last accepted {style.at(event.last_seen_ms)}{_late(event, style)})"
+            f"{what}: {_why(event, style)} (last accepted {style.at(event.last_seen_ms)}{_late(event, style)})"
         )
     return text + (
         f"no heartbeat since {style.at(event.last_seen_ms)} (deadline {style.clock(event.due_ms)}{_late(event, style)})"
@@ -123,7 +125,8 @@ def _rejected(event: Event, style: Style, *, again: bool) -> str:
 
 
 def _why(event: Event, style: Style) -> str:
-    return shown(event.rejected_reason or event.reason, style.most)
+    sender = f", sent by {style.name(event.rejected_subject)}" if event.rejected_subject else ""
+    return shown(event.rejected_reason or event.reason, style.most) + sender
 
 
 def _late(event: Event, style: Style) -> str:

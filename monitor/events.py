@@ -71,6 +71,8 @@ class Event:
     """Why the beats of the worker were refused, for ``worker.rejected`` and what follows it."""
     rejected_ms: int = 0
     """When the newest of them came."""
+    rejected_subject: str = ""
+    """The subject of the token that it came with."""
 
     @property
     def event_id(self) -> str:
@@ -122,7 +124,7 @@ class Event:
             },
             "rejected": None
             if self.rejected_reason is None
-            else {"reason": self.rejected_reason, "at": rfc3339(self.rejected_ms)},
+            else {"reason": self.rejected_reason, "at": rfc3339(self.rejected_ms), "sub": self.rejected_subject},
         }
 
 

@@ -36,7 +36,7 @@ class Trigger(StrEnum):
     DEADLINE_REJECTED = "deadline_rejected"
     """The deadline of a worker whose beats still come, and are refused (P11)."""
     REJECTIONS_ENDED = "rejections_ended"
-    """A worker whose beats were refused has not sent any for its interval and grace."""
+    """The refused beats of a worker have ended for its interval and grace, or none was accepted for too long."""
     RETURN_OVERDUE = "return_overdue"
     """The moment passed at which a worker that announced its absence said that it would be back."""
     DISCONNECT_CLEAN = "disconnect_clean"
@@ -58,6 +58,12 @@ class EventKind(StrEnum):
     STATUS_CHANGED = "worker.status_changed"
     FORGOTTEN = "worker.forgotten"
 
+
+REJECTED_INTERVALS: Final = 3
+"""So many intervals and the grace after its last accepted beat a worker is silent, whatever beats of it are refused."""
+
+STILL_REJECTED: Final = f"no heartbeat accepted for {REJECTED_INTERVALS} intervals"
+"""The reason of that event."""
 
 STRAGGLER_MS: Final = 5_000
 """A beat this soon after a clean disconnect may be a client's beat thread one step behind."""

@@ -104,12 +104,14 @@ class Rejection(StrEnum):
 class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A beat that was refused, as evidence that its worker lives.
 
-    ``allowed`` restricts it to workers in these environments (None: all), as the sender's token does.
+    ``allowed`` restricts it to workers in these environments (None: all), as the sender's token does. ``subject`` is
+    the token's, cut to a bounded length.
     """
 
     key: WorkerKey
     allowed: tuple[str, ...] | None
     rejection: Rejection
+    subject: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,6 +120,7 @@ class Rejected:
 
     reason: str
     at_ms: int
+    subject: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,7 +33,7 @@ class ModelWorker:
     daemon: str = ""
     base_ms: int = 0
     """From when its deadline counts."""
-    rejected: tuple[str, int] | None = None
+    rejected: tuple[str, int, str] | None = None
     refused_until_ms: int | None = None
 
     @property
@@ -45,9 +45,14 @@ class ModelWorker:
         return self.interval_ms + self.grace_ms
 
     @property
-    def refused(self) -> tuple[str, int] | None:
+    def refused(self) -> tuple[str, int, str] | None:
         """Its newest refused beat, if none was accepted since."""
         return self.rejected if self.rejected is not None and self.rejected[1] > self.last_seen_ms else None
+
+    @property
+    def refused_limit_ms(self) -> int:
+        """Three intervals and the grace after its last beat, as the deadline was when it became stale."""
+        return self.since_ms + 2 * self.interval_ms
 
     def move_base(self, base_ms: int) -> None:
         """A later base; an absence beside it ends no earlier than the deadline."""
@@ -81,7 +86,7 @@ class ModelEvent:
     last_seen_ms: int
     since_ms: int
     metadata: str
-    rejected: tuple[str, int] | None = None
+    rejected: tuple[str, int, str] | None = None
     windows: int = 0
     uncredited: int = 0
 
@@ -175,11 +180,14 @@ class Model:
     def evidence(self, evidence: Evidence, now_ms: int) -> None:
         """A refused beat of a known worker."""
         worker = self.workers[evidence.key]
-        worker.rejected = (evidence.rejection.value, now_ms)
+        worker.rejected = (evidence.rejection.value, now_ms, evidence.subject)
         ours = evidence.rejection is Rejection.OVERLOADED
         if worker.refused_until_ms is not None:
             if now_ms < self.credit(worker, worker.refused_until_ms, now_ms).deadline_ms:
-                worker.refused_until_ms = now_ms + worker.reach_ms
+                until_ms = now_ms + worker.reach_ms
+                worker.refused_until_ms = (
+                    until_ms if ours else max(worker.refused_until_ms, min(until_ms, worker.refused_limit_ms))
+                )
         elif ours and worker.liveness is Liveness.ALIVE:
             if now_ms < self.due(worker, now_ms)[1].deadline_ms:
                 worker.move_base(now_ms)
@@ -209,7 +217,7 @@ class Model:
         due_ms: int,
         since_ms: int,
         missed: tuple[int, int] = (0, 0),
-        rejected: tuple[str, int] | None = None,
+        rejected: tuple[str, int, str] | None = None,
     ) -> None:
         worker = self.workers[key]
         worker.seq += 1
@@ -241,7 +249,7 @@ class Model:
         trigger: Trigger,
         due_ms: int,
         missed: tuple[int, int],
-        rejected: tuple[str, int] | None,
+        rejected: tuple[str, int, str] | None,
     ) -> None:
         worker = self.workers[key]
         transition = step(worker.liveness, trigger)
@@ -271,7 +279,7 @@ class Model:
                     self._end(key, Trigger.DEADLINE_AFTER_STOP, credit, now_ms)
                 elif ends is not None and self.credit(worker, ends, now_ms).deadline_ms > credit.deadline_ms:
                     self._end(key, Trigger.DEADLINE_REJECTED, credit, now_ms)
-                    worker.refused_until_ms = ends
+                    worker.refused_until_ms = min(ends, worker.refused_limit_ms)
                 else:
                     self._end(key, Trigger.DEADLINE, credit, now_ms)
         if worker.liveness is Liveness.STOPPED and worker.back_ms is not None:

@@ -18,6 +18,7 @@ from alerts.payload import BODY_BYTES, GroupCounts, Standing, Wording
 from alerts.phrases import LINE_CHARS, duration, shown
 from alerts.redaction import REDACTED, Redaction
 from alerts.wording import single_sentence
+from monitor.api.witness import SUBJECT_CHARS
 from monitor.events import Event, cut_metadata
 from monitor.liveness import TRANSITIONS, EventKind, Liveness, Trigger
 from tests.alerts_fakes import event
@@ -781,6 +782,7 @@ def events(draw: st.DrawFn) -> Event:
         error_message=draw(st.none() | st.text(max_size=2_048)),
         rejected_reason=draw(st.none() | st.sampled_from(["token expired", "malformed body"])),
         rejected_ms=draw(MOMENTS),
+        rejected_subject=draw(st.text(max_size=SUBJECT_CHARS)),
         outage_ms=draw(st.integers(0, 2**40)),
         outage_until_ms=draw(MOMENTS),
         outage_windows=draw(st.integers(0, 64)),
@@ -865,6 +867,7 @@ def longest(character: str, **changes: Any) -> Event:
             "outage_windows": 64,
             "outage_uncredited": 61,
             "rejected_reason": "token lacks the scope",
+            "rejected_subject": character * SUBJECT_CHARS,
             **changes,
         }
     )

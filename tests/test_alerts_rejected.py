@@ -44,7 +44,8 @@ LEGACY = frozenset({EventKind.STALE, EventKind.FAILED, EventKind.RECOVERED})
 
 
 def rejected(worker: str = "w", number: int = 1, **changes: Any) -> Event:
-    facts = {"reason": "token expired", "rejected_reason": "token expired", "rejected_ms": START_MS - 5_000}
+    facts: dict[str, Any] = {"reason": "token expired", "rejected_reason": "token expired"}
+    facts |= {"rejected_ms": START_MS - 5_000, "rejected_subject": "svc"}
     return at(worker, number, **{"kind": EventKind.REJECTED, **facts, **changes})
 
 
@@ -123,9 +124,13 @@ async def test_p11_p18_rejected_then_silent_then_over_is_two_downs_of_one_incide
     assert len({body["data"]["incident_id"] for body in bodies}) == 1
     assert len(set(hook.ids())) == 3
     alive, dead, _ = (body["data"]["summary"] for body in bodies)
-    assert alive.startswith("Worker w in prod is alive, but its heartbeats are rejected: token expired (last accepted ")
+    assert alive.startswith("Worker w in prod is alive, but its heartbeats are rejected: token expired, sent by svc ")
     assert dead.startswith("Worker w in prod is stale: since ")
-    assert bodies[0]["data"]["rejected"] == {"reason": "token expired", "at": "2026-09-21T14:13:15.000Z"}
+    assert bodies[0]["data"]["rejected"] == {
+        "reason": "token expired",
+        "at": "2026-09-21T14:13:15.000Z",
+        "sub": "svc",
+    }
 
 
 async def test_p11_a_worker_whose_heartbeats_are_accepted_again_had_not_been_silent(daemon: Any) -> None:
@@ -348,7 +353,9 @@ class Whole:
 
     async def is_refused(self, at_ms: int) -> None:
         await self.clock.set(at_ms)
-        await self.store.evidence(0, [Evidence(key=self.key, allowed=None, rejection=Rejection.TOKEN_EXPIRED)])
+        await self.store.evidence(
+            0, [Evidence(key=self.key, allowed=None, rejection=Rejection.TOKEN_EXPIRED, subject="svc")]
+        )
 
     async def pulses(self, from_ms: int, to_ms: int) -> None:
         """The monitor is awake for so long."""
@@ -381,18 +388,23 @@ async def test_p11_p18_refused_heartbeats_their_end_and_the_return_are_told_from
     await whole.is_refused(last_ms + 1_500)
     await whole.clock.set(last_ms + 2_000)
     first = await whole.is_told(1)
-    await whole.is_refused(last_ms + 3_000)
-    await whole.clock.set(last_ms + 4_999)
+    await whole.clock.set(last_ms + 3_499)
     await whole.store.sweep(0, limit=100)
-    await whole.clock.set(last_ms + 5_000)
+    await whole.clock.set(last_ms + 3_500)
     second = await whole.is_told(2)
     await whole.clock.set(last_ms + 6_000)
     await whole.beats()
     third = await whole.is_told(3)
     assert [body["type"] for body in (first, second, third)] == ["worker.rejected", "worker.stale", "worker.recovered"]
     assert [body["data"]["severity"] for body in (first, second)] == ["warning", "critical"]
-    assert "is alive, but its heartbeats are rejected: token expired (last accepted " in first["data"]["summary"]
-    assert "it sends no heartbeats at all; those before were rejected: token expired" in second["data"]["summary"]
+    assert (
+        "is alive, but its heartbeats are rejected: token expired, sent by svc (last accepted "
+        in first["data"]["summary"]
+    )
+    assert (
+        "it sends no heartbeats at all; those before were rejected: token expired, sent by svc ("
+        in second["data"]["summary"]
+    )
     assert third["data"]["summary"].startswith("Worker w in prod is back after 6 s without an accepted heartbeat")
     assert len({body["data"]["incident_id"] for body in (first, second, third)}) == 1
     await whole.store.sweep(0, limit=100)

@@ -503,7 +503,7 @@ async def test_p1_a_beat_that_was_refused_because_of_us_leaves_the_credit_for_a_
             assert await m.pulse() is None
             await other.pulse(0, ends=False)
             if m.now_ms == seen + 1_000:
-                await other.evidence(0, [Evidence(key=KEY, allowed=None, rejection=Rejection.OVERLOADED)])
+                await other.evidence(0, [refused(rejection=Rejection.OVERLOADED)])
         gone = m.now_ms
         assert (await m.worker()).deadline_ms == seen + 1_000 + REACH_MS
         await _other(m, other, gone + REACH_MS)
@@ -803,7 +803,12 @@ async def _moved_as_said(url: str, cuts: list[int], seen_ms: list[int], now_ms: 
 
 
 def refused(worker: str = "w", rejection: Rejection = Rejection.TOKEN_EXPIRED, **changes: Any) -> Evidence:
-    values: dict[str, Any] = {"key": WorkerKey("acme", worker), "allowed": None, "rejection": rejection}
+    values: dict[str, Any] = {
+        "key": WorkerKey("acme", worker),
+        "allowed": None,
+        "rejection": rejection,
+        "subject": "svc-a",
+    }
     return Evidence(**{**values, **changes})
 
 
@@ -821,24 +826,26 @@ def goodbye(back_in_ms: int | None = None) -> Disconnect:
 
 async def test_p11_a_worker_whose_beats_are_refused_is_reported_as_rejected_and_then_as_silent(store_url: str) -> None:
     async with monitor(store_url) as m:
-        seen = await m.beat()
+        seen = await m.beat(grace_ms=10_000)
+        reach_ms = INTERVAL_MS + 10_000
         await m.runs(seen + INTERVAL_MS)
         await m.store.evidence(0, [refused()])
         first = m.now_ms
-        assert (await m.worker()).rejected == Rejected(reason="token expired", at_ms=first)
-        await m.runs(seen + REACH_MS)
-        assert await m.swept() == [(EventKind.REJECTED, seen + REACH_MS)]
+        assert (await m.worker()).rejected == Rejected(reason="token expired", at_ms=first, subject="svc-a")
+        await m.runs(seen + reach_ms)
+        assert await m.swept() == [(EventKind.REJECTED, seen + reach_ms)]
         assert await m.liveness() is Liveness.STALE
         await check_indexes(store_url)
         # It goes on being refused: it is alive.
+        await m.runs(m.now_ms + 10_000)
         await m.store.evidence(0, [refused(rejection=Rejection.SCOPE_MISSING)])
         last = m.now_ms
-        await m.runs(first + REACH_MS + 1)
+        await m.runs(first + reach_ms + 1)
         assert await m.swept() == []
-        await m.runs(last + REACH_MS - 1)
+        await m.runs(last + reach_ms - 1)
         assert await m.swept() == []
-        await m.runs(last + REACH_MS)
-        assert await m.swept() == [(EventKind.STALE, last + REACH_MS)]
+        await m.runs(last + reach_ms)
+        assert await m.swept() == [(EventKind.STALE, last + reach_ms)]
         assert await m.swept() == []
         rejected, silent = (await events_of(m.store))[-2:]
         assert (rejected.kind, rejected.old, rejected.new) == (EventKind.REJECTED, Liveness.ALIVE, Liveness.STALE)
@@ -850,11 +857,71 @@ async def test_p11_a_worker_whose_beats_are_refused_is_reported_as_rejected_and_
         assert (silent.old, silent.new, silent.seq) == (Liveness.STALE, Liveness.STALE, rejected.seq + 1)
         assert (silent.reason, silent.rejected_ms) == ("rejected beats ended", last)
         # It is silent since then, and retention counts from there.
-        assert (await m.worker()).since_ms == last + REACH_MS
+        assert (await m.worker()).since_ms == last + reach_ms
         assert (await m.store.purge(0, limit=10, retention_ms=1)).moved == []
         result = await m.store.beat(0, [beat()])
         assert [one.kind for one in result.moved] == [EventKind.RECOVERED]
         assert (await m.worker()).rejected is None
+
+
+async def _goes_on_refused(m: Monitor, until_ms: int, rejection: Rejection = Rejection.TOKEN_EXPIRED) -> None:
+    """A refused beat every 10 s, and a sweep after each."""
+    while m.now_ms < until_ms:
+        await m.runs(min(m.now_ms + 10_000, until_ms))
+        await m.store.evidence(0, [refused(rejection=rejection, subject="svc-b")])
+        await m.swept()
+
+
+async def test_p11_three_intervals_and_the_grace_after_its_last_accepted_beat_a_rejected_worker_is_stale_too(
+    store_url: str,
+) -> None:
+    async with monitor(store_url) as m:
+        seen = await m.beat()
+        await _goes_on_refused(m, seen + 149_999)  # 3 x 30 s + 60 s
+        assert [event.kind for event in await events_of(m.store)][1:] == [EventKind.REJECTED]
+        assert (await m.store.purge(0, limit=10, retention_ms=1)).moved == []
+        await m.runs(seen + 150_000)
+        assert await m.swept() == [(EventKind.STALE, seen + 150_000)]
+        rejected, silent = (await events_of(m.store))[-2:]
+        assert (rejected.rejected_subject, silent.rejected_subject) == ("svc-b", "svc-b")
+        assert (silent.old, silent.new, silent.reason) == (
+            Liveness.STALE,
+            Liveness.STALE,
+            "no heartbeat accepted for 3 intervals",
+        )
+        assert (silent.rejected_reason, silent.rejected_ms) == ("token expired", seen + 149_999)
+        # That was said once; what is refused later changes nothing.
+        await _goes_on_refused(m, seen + 400_000)
+        assert len(await events_of(m.store)) == 3
+        result = await m.store.beat(0, [beat()])
+        assert [one.kind for one in result.moved] == [EventKind.RECOVERED]
+        # The next three intervals begin with that beat.
+        await _goes_on_refused(m, result.now_ms + 149_999)
+        assert [event.kind for event in await events_of(m.store)][4:] == [EventKind.REJECTED]
+
+
+async def test_p1_p11_an_outage_of_the_monitor_is_no_interval_without_an_accepted_beat(store_url: str) -> None:
+    async with monitor(store_url) as m:
+        seen = await m.beat()
+        await _goes_on_refused(m, seen + 140_000)
+        await m.outage(seen + 1_000_000)
+        await _goes_on_refused(m, seen + 1_000_000 + REACH_MS - 1)
+        assert [event.kind for event in await events_of(m.store)][1:] == [EventKind.REJECTED]
+        await m.runs(seen + 1_000_000 + REACH_MS)
+        assert await m.swept() == [(EventKind.STALE, seen + 1_000_000 + REACH_MS)]
+
+
+async def test_p28_a_rejected_worker_does_not_become_stale_by_what_we_refuse_for_our_own_fault(store_url: str) -> None:
+    async with monitor(store_url) as m:
+        seen = await m.beat()
+        await _goes_on_refused(m, seen + 135_000)
+        await _goes_on_refused(m, seen + 405_000, Rejection.OVERLOADED)
+        assert [event.kind for event in await events_of(m.store)][1:] == [EventKind.REJECTED]
+        # Its own faults move nothing beyond the limit again.
+        await _goes_on_refused(m, seen + 405_000 + REACH_MS - 1)
+        assert len(await events_of(m.store)) == 2
+        await m.runs(seen + 405_000 + REACH_MS)
+        assert await m.swept() == [(EventKind.STALE, seen + 405_000 + REACH_MS)]
 
 
 async def test_p11_a_refused_beat_long_before_the_deadline_does_not_make_a_silent_worker_alive(store_url: str) -> None:

@@ -17,7 +17,7 @@ from alerts.receivers.webhook import WebhookReceiver
 from alerts.thread import digest
 from monitor.daemon.config import load
 from monitor.events import EVENT_METADATA_BYTES
-from monitor.liveness import CLEAN_EXIT_CODES, STRAGGLER_MS, TRANSITIONS, EventKind, Liveness
+from monitor.liveness import CLEAN_EXIT_CODES, STILL_REJECTED, STRAGGLER_MS, TRANSITIONS, EventKind, Liveness
 from tests.alerts_fakes import SECRET, event, notification, webhook_server
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ REJECTED: dict[str, Any] = {
     "reason": "token expired",
     "rejected_reason": "token expired",
     "rejected_ms": DUE_MS - 10_000,
+    "rejected_subject": "deploy-bot",
 }
 OUTAGE = {
     "due_ms": DUE_MS + 280_000,
@@ -130,6 +131,7 @@ def sentences() -> list[str]:
         single_body(
             fact(**{**REJECTED, "kind": EventKind.STALE, "reason": "rejected beats ended"}, old=Liveness.STALE)
         ),
+        single_body(fact(**{**REJECTED, "kind": EventKind.STALE, "reason": STILL_REJECTED}, old=Liveness.STALE)),
         single_body(fact(**OUTAGE)),
         group_body(),
         group_body(group="production", workers=312, expected=1_000, truncated=262),

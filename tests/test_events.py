@@ -78,7 +78,15 @@ def test_a_part_s_length_is_that_of_its_utf_8_bytes() -> None:
     assert made == hashlib.sha256(text).hexdigest()[:32]
 
 
-LATER = ("outage_ms", "outage_until_ms", "outage_windows", "outage_uncredited", "rejected_reason", "rejected_ms")
+LATER = (
+    "outage_ms",
+    "outage_until_ms",
+    "outage_windows",
+    "outage_uncredited",
+    "rejected_reason",
+    "rejected_ms",
+    "rejected_subject",
+)
 IN_THE_ID = {
     "tenant": "umbrella",
     "worker_id": "w2",
@@ -114,6 +122,7 @@ NOT_IN_THE_ID: dict[str, Any] = {
     "outage_uncredited": 2,
     "rejected_reason": "token expired",
     "rejected_ms": 1_790_000_110_000,
+    "rejected_subject": "svc-a",
 }
 
 
@@ -219,7 +228,7 @@ def test_data_says_what_the_monitor_missed_itself_and_why_beats_were_refused() -
         "windows": 5,
         "uncredited": 2,
     }
-    assert told["rejected"] == {"reason": "token expired", "at": "2026-09-21T14:15:10.000Z"}
+    assert told["rejected"] == {"reason": "token expired", "at": "2026-09-21T14:15:10.000Z", "sub": "svc-a"}
 
 
 @pytest.mark.parametrize("kind", EventKind)

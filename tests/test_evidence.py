@@ -58,8 +58,8 @@ class Desk:
         self.recorder = Recorder(store, metrics=self.metrics, elapsed_s=lambda: self.now_s)
 
     def note(self, worker_id: str, rejection: Rejection = Rejection.TOO_LARGE, **changes: Any) -> None:
-        values = {"key": WorkerKey("acme", worker_id), "allowed": None, "rejection": rejection, **changes}
-        self.recorder.note(Evidence(**values))
+        values = {"key": WorkerKey("acme", worker_id), "allowed": None, "rejection": rejection, "subject": "svc"}
+        self.recorder.note(Evidence(**{**values, **changes}))
 
     def counted(self, outcome: str) -> float:
         text, _ = self.metrics.exposition("")
@@ -281,13 +281,15 @@ def test_p11_a_worker_whose_beats_are_refused_is_told_of_as_rejected_and_a_forge
     with daemons.home() as home:
         home.write(QUICK)
         daemon = home.start()
-        reading = home.token("workers:read")
+        reading, named = home.token("workers:read"), home.token("workers:read", worker_id="scope")
         forged = reading[:-4] + ("AAAA" if not reading.endswith("AAAA") else "BBBB")
-        for name in ("scope", "forged", "silent", "rate"):
+        for name in ("scope", "fleet", "forged", "silent", "rate"):
             assert daemon.beat(name).status == 204
 
         def told(worker_id: str) -> str | None:
             body = {"worker_id": "scope", "environment_name": "prod"}
+            assert daemons.call(daemon.url, "POST", daemons.BEAT, token=named, body=body).status == 403
+            body["worker_id"] = "fleet"
             assert daemons.call(daemon.url, "POST", daemons.BEAT, token=reading, body=body).status == 403
             body["worker_id"] = "forged"
             assert daemons.call(daemon.url, "POST", daemons.BEAT, token=forged, body=body).status == 401
@@ -298,6 +300,9 @@ def test_p11_a_worker_whose_beats_are_refused_is_told_of_as_rejected_and_a_forge
 
         assert daemons.until(lambda: told("scope"), "an event of the one without the scope") == "worker.rejected"
         assert daemons.until(lambda: told("forged"), "an event of the forger") == "worker.stale"
+        assert daemons.until(lambda: told("fleet"), "an event of one whom a token without the scope does not name") == (
+            "worker.stale"
+        )
         assert daemons.until(lambda: told("silent"), "an event of the silent one") == "worker.stale"
         assert daemon.get("/api/v1/workers/rate")["liveness"] in {"alive", "late"}
         worker = daemon.get("/api/v1/workers/scope")

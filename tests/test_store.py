@@ -689,7 +689,9 @@ async def test_p26_a_full_store_takes_the_evidence_that_a_beat_came_for_which_it
         try:
             with pytest.raises(StoreFullError):
                 await store.beat(0, [beat()])
-            refused = [Evidence(key=key, allowed=None, rejection=Rejection.OVERLOADED) for key in (W, UNKNOWN_W)]
+            refused = [
+                Evidence(key=key, allowed=None, rejection=Rejection.OVERLOADED, subject="svc") for key in (W, UNKNOWN_W)
+            ]
             await store.evidence(0, refused)
             _, _, worker = await store.one(W)
             assert worker is not None
@@ -916,7 +918,8 @@ async def test_p16_a_standing_counts_who_has_become_stale_since_a_moment(store_u
         for worker in ("stops", "stops too"):
             await store.leave(replace(goodbye(Trigger.DISCONNECT_CLEAN), key=WorkerKey("acme", worker)))
         await store.evidence(
-            store.partition_of(refused), [Evidence(key=refused, allowed=None, rejection=Rejection.TOKEN_EXPIRED)]
+            store.partition_of(refused),
+            [Evidence(key=refused, allowed=None, rejection=Rejection.TOKEN_EXPIRED, subject="svc")],
         )
         due_ms = t + INTERVAL_MS + GRACE_MS
         await clock.set(due_ms + 1_000)

@@ -56,6 +56,7 @@ REFUSED = st.builds(
     key=KEYS,
     allowed=st.none(),
     rejection=st.sampled_from([Rejection.TOKEN_EXPIRED, Rejection.OVERLOADED]),
+    subject=st.sampled_from(["svc-a", "svc-b"]),
 )
 DURATIONS_MS = st.sampled_from([1, 999, 4_000, 5_000, 6_000, 15_000, 29_999, 60_000, 90_000, 250_000])
 
@@ -240,6 +241,16 @@ class StoreMachine(RuleBasedStateMachine):
             at_ms = worker.last_seen_ms if worker.rejected is None else worker.rejected.at_ms
             self.model.evidence(refused, at_ms)
 
+    @precondition(lambda self: self.model.workers)
+    @rule(data=st.data(), step_ms=st.sampled_from([10_000, 29_000]), daemons=RUNNING)
+    def refuse_for_long(self, data: st.DataObject, step_ms: int, daemons: list[str]) -> None:
+        """Its beats are refused again and again, until there is nothing more to come of it."""
+        key = data.draw(st.sampled_from(sorted(self.model.workers, key=str)))
+        for _ in range(8):
+            self.go_on_until(self.now_ms() + step_ms, daemons)
+            self.evidence(msgspec.structs.replace(data.draw(REFUSED), key=key))
+            self.sweep_by_several(10)
+
     @rule(limit=st.integers(1, 10))
     def sweep_by_several(self, limit: int) -> None:
         """At once, from five connections, until none has more to do; every expiry is checked against its own time."""
@@ -326,7 +337,9 @@ class StoreMachine(RuleBasedStateMachine):
                 last_seen_ms=event.last_seen_ms,
                 since_ms=event.since_ms,
                 metadata=event.worker_metadata_json,
-                rejected=None if event.rejected_reason is None else (event.rejected_reason, event.rejected_ms),
+                rejected=None
+                if event.rejected_reason is None
+                else (event.rejected_reason, event.rejected_ms, event.rejected_subject),
                 windows=event.outage_windows,
                 uncredited=event.outage_uncredited,
             )
@@ -353,7 +366,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert (worker.last_seen_ms, worker.since_ms) == (expected.last_seen_ms, expected.since_ms)
             assert (worker.status, worker.metadata_json) == (expected.status, expected.metadata)
             assert list(worker.recent_gaps_ms) == expected.gaps
-            read = worker.rejected and (worker.rejected.reason, worker.rejected.at_ms)
+            read = worker.rejected and (worker.rejected.reason, worker.rejected.at_ms, worker.rejected.subject)
             assert read == expected.refused
             assert worker.liveness(now_ms) is self.model.liveness(expected, now_ms)
             if expected.liveness is Liveness.ALIVE:

@@ -109,11 +109,23 @@ async def test_p11_a_token_that_expired_less_than_a_day_ago_is_evidence(lastseen
 
 @on_valkey
 @pytest.mark.parametrize(("path", "body"), FORMS)
-async def test_p11_a_token_for_something_else_is_evidence(lastseen: Site, path: str, body: bytes) -> None:
-    token = lastseen.token(scopes=(Scope.WORKERS_READ,), environments=("prod", "stage"))
+async def test_p11_a_token_for_something_else_is_evidence_of_the_worker_that_it_names(
+    lastseen: Site, path: str, body: bytes
+) -> None:
+    token = lastseen.token(scopes=(Scope.WORKERS_READ,), environments=("prod", "stage"), worker_id="w")
     assert await lastseen.post(token, body, path) == 403
     assert lastseen.told == [("w", Rejection.SCOPE_MISSING)]
     assert lastseen.noted[0].allowed == ("prod", "stage"), "and only for workers there"
+    assert await lastseen.post(expired(lastseen, DAY_MS - 60_000, scopes=(), worker_id="w"), body, path) == 401
+    assert lastseen.told[1:] == [("w", Rejection.TOKEN_EXPIRED)]
+
+
+@on_valkey
+@pytest.mark.parametrize("long", [False, True])
+async def test_p11_evidence_names_the_subject_of_the_token_within_100_characters(lastseen: Site, *, long: bool) -> None:
+    subject = "ü" * 300 if long else "deploy bot"
+    await lastseen.post(expired(lastseen, HOUR_MS, subject=subject))
+    assert [evidence.subject for evidence in lastseen.noted] == ["ü" * 99 + "…" if long else "deploy bot"]
 
 
 NEVER: Final[dict[str, Callable[[Site], str]]] = {
@@ -134,6 +146,9 @@ NEVER: Final[dict[str, Callable[[Site], str]]] = {
         part if number != 1 else base64.urlsafe_b64encode(b'{"org_id":"acme","sub":"x"}').rstrip(b"=").decode()
         for number, part in enumerate(expired(site, HOUR_MS).split("."))
     ),
+    "without the scope": lambda site: site.token(scopes=(Scope.METRICS_READ, Scope.ADMIN)),
+    "without any scope": lambda site: site.token(scopes=()),
+    "without the scope, expired": lambda site: expired(site, HOUR_MS, scopes=(Scope.WORKERS_READ,)),
     "another worker's": lambda site: site.token(worker_id="other"),
     "another worker's, expired": lambda site: expired(site, HOUR_MS, worker_id="other"),
     "another worker's, without the scope": lambda site: site.token(worker_id="other", scopes=(Scope.ADMIN,)),
@@ -275,7 +290,7 @@ async def test_p28_of_refusals_that_are_our_fault_each_is_noted_or_known_to_be_l
     noted: list[Evidence] = []
     lost: list[bool] = []
     witness = Witness(noted.append, lost=lambda: lost.append(True), now_ns=lambda: NS)
-    principal = Principal(subject="s", tenant="acme", scopes=frozenset(), worker_id=None, environments=None)
+    principal = Principal(subject="s", tenant="acme", scopes=frozenset(Scope), worker_id=None, environments=None)
     for number in range(600):
         witness.look(principal, Rejection.OVERLOADED, b'{"worker_id":"w%d"}' % number)
     assert (len(noted), len(lost)) == (500, 100)

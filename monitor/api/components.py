@@ -126,8 +126,12 @@ _WORKER: Final[dict[str, Schema]] = {
     "rejected": {
         "type": ["object", "null"],
         "description": "The newest beat of the worker that was refused since its last accepted one.",
-        "required": ["reason", "at"],
-        "properties": {"reason": {"type": "string", "enum": [word.value for word in Rejection]}, "at": TIME},
+        "required": ["reason", "at", "sub"],
+        "properties": {
+            "reason": {"type": "string", "enum": [word.value for word in Rejection]},
+            "at": TIME,
+            "sub": TEXT,
+        },
     },
 }
 
@@ -165,7 +169,7 @@ _EVENT_DATA: Final[dict[str, Schema]] = {
     "rejected": {
         "type": ["object", "null"],
         "description": "The worker's newest refused heartbeat.",
-        "properties": {"reason": TEXT, "at": TIME},
+        "properties": {"reason": TEXT, "at": TIME, "sub": TEXT},
     },
 }
 

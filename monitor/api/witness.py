@@ -1,8 +1,8 @@
 """What a refused beat still says: that its worker is alive (P11).
 
-Only of those for whom its sender may speak: the token's signature, audience, issuer, start and claims were good, and it
-is not restricted to others. Nothing here changes an answer, nor waits for anything; a body that
-nobody has read is looked at when the server drops it, after the answer.
+Only of those for whom its sender may speak: the token's signature, audience, issuer, start and claims were good, it
+is not restricted to others, and it names the worker or has the scope to beat. Nothing here changes an answer, nor
+waits for anything; a body that nobody has read is looked at when the server drops it, after the answer.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from monitor.auth import Principal
 
 MOST_OF_A_BATCH: Final = 1_000
+SUBJECT_CHARS: Final = 100
+"""At most this much of a token's subject is evidence: notifications carry it."""
 _BODY_BYTES: Final = 16_384
 _TOKENS: Final = 500
 _TOKENS_OF_A_BATCH: Final = 10_000
@@ -94,9 +96,11 @@ class Witness:
 
     def note(self, principal: Principal, worker_id: str, rejection: Rejection) -> None:
         """A beat of this worker was refused."""
-        if principal.worker_id is None or principal.worker_id == worker_id:
-            key = WorkerKey(principal.tenant, worker_id)
-            self._note(Evidence(key=key, allowed=principal.environments, rejection=rejection))
+        if principal.speaks_for(worker_id):
+            key, subject = WorkerKey(principal.tenant, worker_id), principal.subject
+            if len(subject) > SUBJECT_CHARS:
+                subject = subject[: SUBJECT_CHARS - 1] + "…"
+            self._note(Evidence(key=key, allowed=principal.environments, rejection=rejection, subject=subject))
 
     def beat_refused(self, error: Exception, seen: Seen) -> None:
         """A request with one beat is answered with this error."""

@@ -62,7 +62,9 @@ def worker_json(worker: Worker, now_ms: int) -> dict[str, object]:
         "seq": worker.seq,
         "since": rfc3339(worker.since(now_ms)),
         "back_at": None if back_ms is None else rfc3339(back_ms),
-        "rejected": None if rejected is None else {"reason": rejected.reason, "at": rfc3339(rejected.at_ms)},
+        "rejected": None
+        if rejected is None
+        else {"reason": rejected.reason, "at": rfc3339(rejected.at_ms), "sub": rejected.subject},
     }
 
 

@@ -72,6 +72,12 @@ class Principal:
         if scope.value not in self.scopes:
             raise ScopeMissingError(f"the token lacks the scope {scope.value!r}")
 
+    def speaks_for(self, worker_id: str) -> bool:
+        """Whether a refused beat with this token is evidence of the worker: the token may beat for it, or names it."""
+        if self.worker_id is None:
+            return Scope.HEARTBEAT_WRITE in self.scopes
+        return self.worker_id == worker_id
+
     def require_worker(self, worker_id: str) -> None:
         """Go on only if the token may act for this worker.
 

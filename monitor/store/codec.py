@@ -150,6 +150,7 @@ def evidence_argument(evidence: Sequence[Evidence]) -> bytes:
                 one.allowed or False,
                 one.rejection.value,
                 one.rejection is Rejection.OVERLOADED,
+                one.subject,
             ]
             for one in evidence
         ]
@@ -236,7 +237,9 @@ def worker(row: Answer, past: Sequence[Answer] = (), *, blind: Sequence[Window])
         recent_gaps_ms=_gaps(row[19]),
         back_ms=back_ms,
         missed_ms=None if back_ms is None else moved_to(back_ms),
-        rejected=None if row[22] is None else Rejected(reason=text(row[22][0]), at_ms=row[22][1]),
+        rejected=None
+        if row[22] is None
+        else Rejected(reason=text(row[22][0]), at_ms=row[22][1], subject=text(row[22][2])),
         transitions=transitions,
     )
 
@@ -269,8 +272,8 @@ class _StoredEvent(msgspec.Struct, array_like=True, frozen=True):
     message: str | bool
     missed: tuple[int, int, int, int] | bool = False
     """Of the monitor's blind time: ms, end of the last window, windows, uncredited."""
-    rejected: tuple[str, int] | bool = False
-    """The newest refused beat: reason, when."""
+    rejected: tuple[str, int, str] | bool = False
+    """The newest refused beat: reason, when, the subject of its token."""
 
 
 _stored_event: Final = msgspec.msgpack.Decoder(_StoredEvent).decode
@@ -289,7 +292,7 @@ def event(partition: int, entry: Answer) -> Event:
     position, (_, packed, _, gaps) = entry
     stored = _stored_event(packed)
     outage_ms, until_ms, count, uncredited = stored.missed if isinstance(stored.missed, tuple) else (0, 0, 0, 0)
-    reason, rejected_ms = stored.rejected if isinstance(stored.rejected, tuple) else (None, 0)
+    reason, rejected_ms, subject = stored.rejected if isinstance(stored.rejected, tuple) else (None, 0, "")
     return Event(
         position=text(position),
         partition=partition,
@@ -323,6 +326,7 @@ def event(partition: int, entry: Answer) -> Event:
         outage_uncredited=uncredited,
         rejected_reason=reason,
         rejected_ms=rejected_ms,
+        rejected_subject=subject,
     )
 
 

@@ -12,7 +12,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 from monitor import blindness
-from monitor.liveness import STRAGGLER_MS, TRANSITIONS, EventKind, Liveness, Trigger
+from monitor.liveness import REJECTED_INTERVALS, STILL_REJECTED, STRAGGLER_MS, TRANSITIONS, EventKind, Liveness, Trigger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +49,7 @@ def _prelude() -> str:
         f"local DEADLINE_AFTER_STOP = '{Trigger.DEADLINE_AFTER_STOP}'",
         f"local RETURN_OVERDUE, REJECTIONS_ENDED = '{Trigger.RETURN_OVERDUE}', '{Trigger.REJECTIONS_ENDED}'",
         f"local DEADLINE_REJECTED = '{Trigger.DEADLINE_REJECTED}'",
+        f"local REJECTED_INTERVALS, STILL_REJECTED = {REJECTED_INTERVALS}, '{STILL_REJECTED}'",
         f"local GAP_MS, SHORT_CREDITS = {blindness.GAP_MS}, {blindness.SHORT_CREDITS}",
         f"local WINDOWS_KEPT, WINDOW_AGE_MS = {blindness.WINDOWS_KEPT}, {blindness.WINDOW_AGE_MS}",
         f"local DAEMONS_KEPT, SLEW, BEHIND_MS = {blindness.DAEMONS_KEPT}, {blindness.SLEW}, {blindness.BEHIND_MS}",

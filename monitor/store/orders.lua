@@ -50,9 +50,9 @@ end
 
 -- evidence ------------------------------------------------------------------------------------------
 -- Notes refused beats as signs of life. ARGV: msgpack list, at most 512 of {tenant, worker, allowed environments|false,
--- reason, ours (boolean: it was our fault, so the deadline counts from here, and no absence ends before that)}.
--- Result: {t, known workers}. Nobody is registered or revived by it; a worker that is stale and known to be alive stays so
--- for as long as they come. Events: none.
+-- reason, ours (boolean: it was our fault, so the deadline counts from here, and no absence ends before that), subject}.
+-- Result: {t, known workers}. No worker is registered or revived by it; a worker that is stale and known to be alive stays
+-- so while they come, until its limit, and that is moved only by our own fault. Events: none.
 local function evidence(keys, args)
   local st = open(keys)
   local known = 0
@@ -60,11 +60,11 @@ local function evidence(keys, args)
     local w = load_worker(st, row[1], row[2])
     if w.rec and (not row[3] or contains(row[3], w.group[G_ENVIRONMENT])) then
       known = known + 1
-      st.rejected[w.mid] = cmsgpack.pack({ row[4], st.t })
+      st.rejected[w.mid] = cmsgpack.pack({ row[4], st.t, row[6] })
       local interval, ends = w.group[G_INTERVAL], refusals_of(st, w)
       local reach = interval + w.group[G_GRACE]
       if ends and st.t < credited(st, ends, reach, interval) then
-        set_refusals(st, w, st.t + reach)
+        set_refusals(st, w, row[5] and st.t + reach or math.max(ends, math.min(st.t + reach, refusals_limit(w))))
         place_down(st, w)
       elseif row[5] and w.rec[R_STATE] == ALIVE then
         local _, due = deadline_of(st, w)

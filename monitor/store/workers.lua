@@ -147,7 +147,13 @@ local function set_refusals(st, w, ends)
   set_end(st.refused, st.ending, w, ends)
 end
 
--- Its newest refused beat, {reason, t}, if none was accepted since; or nil.
+-- Until when refused beats hold off that a worker which is stale is silent, unless we refused them for our own fault. It
+-- became stale at its deadline, one interval and the grace after the beat that counts.
+local function refusals_limit(w)
+  return w.rec[R_SINCE] + (REJECTED_INTERVALS - 1) * w.group[G_INTERVAL]
+end
+
+-- Its newest refused beat, {reason, t, subject}, if none was accepted since; or nil.
 local function rejected_of(st, w)
   local packed = st.rejected[w.mid]
   if packed == nil then
@@ -334,7 +340,7 @@ local function end_life(st, w)
     missed = missed(st, rec[R_LAST_SEEN], uncredited),
   })
   if trigger == DEADLINE_REJECTED then
-    set_refusals(st, w, rejected[2] + reach)
+    set_refusals(st, w, math.min(rejected[2] + reach, refusals_limit(w)))
     place_down(st, w)
   end
   return true
@@ -368,7 +374,10 @@ local function expire_if_due(st, w)
     changed = end_wait(st, w, absence_of(st, w), set_absence, RETURN_OVERDUE, 'did not return as planned') or changed
   end
   if MOVE[w.rec[R_STATE]][REJECTIONS_ENDED] then
-    changed = end_wait(st, w, refusals_of(st, w), set_refusals, REJECTIONS_ENDED, 'rejected beats ended') or changed
+    local ends, rejected = refusals_of(st, w), rejected_of(st, w)
+    local more = ends and ends >= refusals_limit(w) and rejected[2] + w.group[G_INTERVAL] + w.group[G_GRACE] > ends
+    local reason = more and STILL_REJECTED or 'rejected beats ended'
+    changed = end_wait(st, w, ends, set_refusals, REJECTIONS_ENDED, reason) or changed
   end
   return changed
 end

@@ -20,7 +20,8 @@ SLACK_S: Final = 0.2
 
 
 def rejected(record: Record, outages: Outages) -> Iterator[Violation]:
-    """P11: refused beats make it ``rejected``, nothing else does, and it is ``stale`` once they have ended. P24: an
+    """P11: refused beats make it ``rejected``, nothing else does, and it is ``stale`` once they have ended, or for
+    three intervals and the grace none was accepted. P24: an
     expired token opens nothing, whatever the clocks."""
     for one in record.expired:
         if one.is_stored:
@@ -50,7 +51,8 @@ def _of_its_kind(record: Record, worker: Worker, expired: Sequence[Try], entry: 
         return  # when it was due is not known; or which of its many refused beats were noted, one in a few seconds
     noted = [one for one in since if one.is_refused and one.ended_s + NOTED_S < entry.due_s]
     if noted and not record.is_disturbed(last.sent_s - RECOVERY_S, entry.detected_s):
-        alive_s = noted[-1].sent_s + worker.patience_s
+        limit_s = last.sent_s + 3 * worker.interval_s + worker.grace_s
+        alive_s = min(noted[-1].sent_s + worker.patience_s, limit_s)
         if alive_s > entry.due_s + SLACK_S:
             what = f"{where}, due at {entry.due_s:.2f} s, although a refused beat holds until {alive_s:.2f} s"
             yield Violation(promise="P11", worker=worker.name, what=what)

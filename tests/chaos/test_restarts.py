@@ -166,7 +166,9 @@ class Day:
             key = WorkerKey("acme", ERASED[1])
             await self._do(lambda store: store.forget(key, allowed=None, reason="deleted"))
         if second in REFUSED:
-            refused = Evidence(key=WorkerKey("acme", "refused"), allowed=None, rejection=Rejection.TOKEN_EXPIRED)
+            refused = Evidence(
+                key=WorkerKey("acme", "refused"), allowed=None, rejection=Rejection.TOKEN_EXPIRED, subject="svc"
+            )
             await self._do(lambda store: store.evidence(0, [refused]))
         await self._do(lambda store: _sweeper(store).sweep())
         if second % 2:
