@@ -18,6 +18,7 @@
 --   :s     HASH   lease -> the last token given out;  version -> the last version given out, so that a thread that
 --                 begins again is not taken for the one before;  disabled -> why nothing is claimed;  retired -> 1
 --                 when the receiver was taken out of the configuration: then all of this expires
+--   :test  STRING for as long after a test as there may be no other (no function reads it)
 -- Times are milliseconds of the store's clock, given by the caller. Every function reads and validates what it needs
 -- before its first write: there is no rollback.
 

@@ -101,6 +101,17 @@ class QueueStore:
         """Undo ``register`` for a receiver whose queue is empty. Idempotent. Raises ``StoreUnavailableError``."""
         await _answer(_execute(self._commands, "SREM", _KNOWN_RECEIVERS_KEY, receiver))
 
+    async def test_wait_ms(self, receiver: str, spacing_ms: int) -> int:
+        """Begin a test of a receiver, unless one began less than ``spacing_ms`` ago: then how long to wait, else 0.
+
+        Raises ``StoreUnavailableError``.
+        """
+        key = f"{{lt:{receiver}}}:test"
+        if await _answer(_execute(self._commands, "SET", key, "", "NX", "PX", spacing_ms)) is not None:
+            return 0
+        left_ms = await _answer(_execute(self._commands, "PTTL", key))
+        return max(1, int(left_ms))
+
     async def can_confirm(self, durability: Durability) -> bool:
         """Whether this server can say what ``durability`` asks of it. Raises ``StoreUnavailableError``."""
         if durability.mode is not DurabilityMode.FSYNC:

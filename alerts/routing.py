@@ -61,6 +61,8 @@ class Port:
     name: str
     takes_groups: bool = True
     resend_ms: int | None = None
+    tenants: frozenset[str] = frozenset()
+    """The tenants that it belongs to; empty: all share it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,13 +115,15 @@ def targets_of(
     hold_ms: int = 0,
 ) -> dict[str, Target]:
     """The receivers of an event, each with its thread: every matching route applies, the first that names a receiver
-    says how. They come in the order in which the routes name them, so equal input gives equal output.
+    says how. A receiver that belongs to tenants gets theirs only. They come in the order in which the routes name them,
+    so equal input gives equal output.
     """
     found: dict[str, Target] = {}
     for route in routes:
         if route.matches(event):
             for name in route.receivers:
-                if name not in found:
+                owners = ports[name].tenants
+                if name not in found and (not owners or event.tenant in owners):
                     found[name] = _target(event, route, ports[name], mood=mood, hold_ms=hold_ms)
     return found
 

@@ -74,6 +74,7 @@ class AlertService:
         pools: makes pools of connections to the store.
         receivers: where notifications go. Closed by ``stop``.
         routes: which events go where; they may name these receivers only.
+        owners: the tenants that a receiver belongs to; one that is not named is shared by all.
         source: the event streams.
         partitions: how many there are.
         durability: what the store must confirm before anything is sent.
@@ -100,6 +101,7 @@ class AlertService:
         pools: Pools,
         receivers: Sequence[Receiver],
         routes: Sequence[Route],
+        owners: Mapping[str, frozenset[str]] | None = None,
         source: EventSource,
         partitions: int,
         durability: Durability,
@@ -124,6 +126,7 @@ class AlertService:
         self._now_ms = now_ms
         self.wording = wording
         self.receivers = {receiver.name: receiver for receiver in receivers}
+        self.owners = owners or {}
         self._history = history or History()
         self.ledger = Ledger(self._store, self._history)
         self.threads = {name: ThreadStore(self._store, name, self._history) for name in self.receivers}
@@ -152,7 +155,12 @@ class AlertService:
             for name, receiver in self.receivers.items()
         }
         ports = {
-            name: Port(name=name, takes_groups=receiver.takes_groups, resend_ms=receiver.resend_ms)
+            name: Port(
+                name=name,
+                takes_groups=receiver.takes_groups,
+                resend_ms=receiver.resend_ms,
+                tenants=self.owners.get(name, frozenset()),
+            )
             for name, receiver in self.receivers.items()
         }
         self._routers = tuple(

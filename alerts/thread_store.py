@@ -135,6 +135,10 @@ class ThreadStore:
         self._base = f"{{lt:{receiver}}}"
         self._history = history
 
+    async def test_wait_ms(self, spacing_ms: int) -> int:
+        """As ``QueueStore.test_wait_ms``."""
+        return await self._store.test_wait_ms(self.receiver, spacing_ms)
+
     async def look(self, wants: Sequence[Want]) -> list[Seen]:
         """Read threads, in the order in which they are asked for."""
         found: list[Seen] = []

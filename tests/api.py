@@ -28,7 +28,7 @@ from monitor.store import StoreUnavailableError
 from tests import oncall, stores
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
     from litestar.types import ASGIApp
 
@@ -44,13 +44,13 @@ SWEEP_INTERVAL_MS: Final = 1_000
 
 
 def token(now_ms: int, tenant: str = "acme", **changes: Any) -> str:
-    """A token with every scope, unless changed."""
+    """A token with every scope that a tenant has, unless changed."""
     values: dict[str, Any] = {
         "key": KEY,
         "tenant": tenant,
         "tenant_claim": "org_id",
         "subject": "tests",
-        "scopes": tuple(Scope),
+        "scopes": tuple(scope for scope in Scope if scope is not Scope.OPERATOR),
         "now_ms": now_ms,
         "expires_in_ms": 3_600_000_000,
         "audience": "lastseen",
@@ -130,7 +130,7 @@ def make_services(
         "many": Many(store, graces=Graces(store.settings.graces_ms), on_moved=metrics.moved),
         "admission": Admission(BeatRates(worker=None, tenant=None, batch=10_000)),
         "witness": Witness(lambda _: None),
-        "oncall": oncall.port(oncall.made(store.settings.url)[0], store),
+        "oncall": oncall.port(oncall.made(store.settings.url, None)[0], store),
         "authenticator": Authenticator(POLICY),
         "body_bytes": BODY_BYTES,
         "room": Room(67_108_864),
@@ -155,10 +155,14 @@ def in_process(app: ASGIApp, headers: dict[str, str]) -> httpx2.AsyncClient:
 
 @asynccontextmanager
 async def running(
-    url: str, *, services: dict[str, Any] | None = None, receivers: Iterable[str] = (), **settings: Any
+    url: str,
+    *,
+    services: dict[str, Any] | None = None,
+    receivers: Mapping[str, Sequence[str]] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Api]:
-    """The app in process, over a store with these settings, and receivers of these names."""
-    async with stores.opened(url, **settings) as store, oncall.opened(url, *receivers) as alerts:
+    """The app in process, over a store with these settings, and receivers of these names, each with its tenants."""
+    async with stores.opened(url, **settings) as store, oncall.opened(url, receivers) as alerts:
         made = make_services(store, **{"oncall": oncall.port(alerts, store), **(services or {})})
         app = create_app(made)
         headers = {"authorization": f"Bearer {token(store.clock.now_ms())}"}

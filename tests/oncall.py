@@ -15,7 +15,7 @@ from tests.alerts_fakes import Inbox
 from tests.stores import pools
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from alerts.receivers import Receiver
     from monitor.store import Store
@@ -29,19 +29,21 @@ class Alerts:
     ledger: Ledger
     receivers: Mapping[str, Receiver]
     wording: Wording
+    owners: Mapping[str, frozenset[str]] = field(default_factory=dict)
     woken: list[str] = field(default_factory=list)
 
     def wake(self, receiver: str) -> None:
         self.woken.append(receiver)
 
 
-def made(url: str, *names: str) -> tuple[Alerts, QueueStore]:
-    """Receivers of these names, `ops` without any, and the connections, which are made when they are first needed."""
-    names = names or ("ops",)
+def made(url: str, names: Mapping[str, Sequence[str]] | None) -> tuple[Alerts, QueueStore]:
+    """Receivers with the tenants that they belong to, or a shared `ops`; the connections are made when first needed."""
+    names = names or {"ops": ()}
     store = QueueStore(pools=pools(url), receivers=len(names))
     alerts = Alerts(
         threads={name: ThreadStore(store, name) for name in names},
         ledger=Ledger(store),
+        owners={name: frozenset(tenants) for name, tenants in names.items() if tenants},
         receivers={name: Inbox(name=name) for name in names},
         wording=Wording(public_url="", redact=()),
     )
@@ -49,9 +51,9 @@ def made(url: str, *names: str) -> tuple[Alerts, QueueStore]:
 
 
 @asynccontextmanager
-async def opened(url: str, *names: str) -> AsyncIterator[Alerts]:
+async def opened(url: str, names: Mapping[str, Sequence[str]] | None) -> AsyncIterator[Alerts]:
     """As `made`; the connections are closed in the end."""
-    alerts, store = made(url, *names)
+    alerts, store = made(url, names)
     try:
         yield alerts
     finally:

@@ -93,6 +93,15 @@ def test_p24_threads_of_two_tenants_never_meet() -> None:
         assert len(keys) == 2
 
 
+def test_b8_a_receiver_that_belongs_to_tenants_gets_theirs_only_whatever_the_routes_say() -> None:
+    ports = {"own": Port(name="own", tenants=frozenset({"acme", "globex"})), "ops": Port(name="ops")}
+    routes = [Route(receivers=("own", "ops")), Route(receivers=("own",), tenants=("*",))]
+    told = {
+        tenant: list(targets_of(event(tenant=tenant), routes=routes, ports=ports)) for tenant in ("acme", "acm", "Acme")
+    }
+    assert told == {"acme": ["own", "ops"], "acm": ["ops"], "Acme": ["ops"]}
+
+
 def test_events_with_equal_labels_share_a_thread_and_the_first_route_of_a_receiver_says_how() -> None:
     routes = (
         Route(receivers=("ops",), group_by=("environment", "metadata.pool"), group_wait_ms=2_000),

@@ -6,6 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from alerts import single
 from alerts.errors import PermanentDeliveryError, TransientDeliveryError
@@ -16,7 +19,7 @@ from alerts.thread_store import Change, Want
 from monitor.auth import Scope
 from monitor.events import rfc3339
 from monitor.liveness import EventKind, Liveness
-from tests import api, servers
+from tests import api, servers, stores
 from tests.alerts_fakes import Inbox, event
 
 if TYPE_CHECKING:
@@ -39,7 +42,8 @@ NO_ID = "0" * 32
 
 @pytest.fixture
 async def lastseen(store_url: str) -> AsyncIterator[Api]:
-    async with api.running(store_url, receivers=["ops", "chat"], partitions=2) as running:
+    receivers = {"ops": (), "chat": (), "own": ("acme",)}
+    async with api.running(store_url, receivers=receivers, partitions=2) as running:
         await running.sweep()
         yield running
 
@@ -441,22 +445,24 @@ async def test_receivers_are_listed_and_a_disabled_one_is_enabled_again(lastseen
     await note(lastseen, event())
     await told(lastseen, event(), refuse)
     await lastseen.alerts.threads["ops"].disable("410 Gone")
-    listed = (await lastseen.json(RECEIVERS))["receivers"]
+    operator = lastseen.auth(scopes=(Scope.OPERATOR,))
+    listed = (await lastseen.json(RECEIVERS, **operator))["receivers"]
     assert [(one["name"], one["dead_letters"], one["disabled"]) for one in listed] == [
         ("chat", 0, None),
         ("ops", 1, "410 Gone"),
+        ("own", 0, None),
     ]
     for _ in range(2):
-        answer = await post(lastseen, f"{RECEIVERS}/ops/enable")
+        answer = await post(lastseen, f"{RECEIVERS}/ops/enable", scopes=(Scope.OPERATOR,))
         assert (answer.status_code, answer.json()["disabled"]) == (200, None)
     assert set(lastseen.alerts.woken) == {"ops"}
     assert is_problem(await post(lastseen, f"{RECEIVERS}/pager/enable"), 404, "'pager'")
 
 
 async def test_a_test_is_a_down_and_its_resolved_of_a_worker_that_says_what_it_is(lastseen: Api) -> None:
-    answer = await post(lastseen, f"{RECEIVERS}/ops/test")
+    answer = await post(lastseen, f"{RECEIVERS}/own/test")
     assert (answer.json()["delivered"], answer.json()["error"]) == (True, None)
-    inbox = lastseen.alerts.receivers["ops"]
+    inbox = lastseen.alerts.receivers["own"]
     assert isinstance(inbox, Inbox)
     assert [one.event_type for one in inbox.accepted] == ["worker.stale", "worker.recovered"]
     assert inbox.accepted[0].nid == answer.json()["nid"]
@@ -468,21 +474,85 @@ async def test_a_test_is_a_down_and_its_resolved_of_a_worker_that_says_what_it_i
     assert is_problem(await post(lastseen, f"{RECEIVERS}/pager/test"), 404)
 
 
-@pytest.mark.parametrize("error", [PermanentDeliveryError("401 from ops"), TransientDeliveryError("503 from ops")])
+@pytest.mark.parametrize("error", [PermanentDeliveryError("401 from own"), TransientDeliveryError("503 from own")])
 async def test_a_test_says_what_the_receiver_said(lastseen: Api, error: Exception) -> None:
-    inbox = lastseen.alerts.receivers["ops"]
+    inbox = lastseen.alerts.receivers["own"]
     assert isinstance(inbox, Inbox)
 
     def answer(*_: object) -> None:
         raise error
 
     inbox.answer = answer
-    trial = (await post(lastseen, f"{RECEIVERS}/ops/test")).json()
+    trial = (await post(lastseen, f"{RECEIVERS}/own/test")).json()
     assert (trial["delivered"], trial["error"]) == (False, str(error))
     assert len(inbox.attempts) == 1
 
 
 # Who may
+
+
+async def forget_test(lastseen: Api, receiver: str = "own") -> None:
+    """As if the last test of a receiver had been long ago."""
+    pool = stores.pools(lastseen.store.settings.url)(max_connections=1, timeout_s=5.0, retry=Retry(NoBackoff(), 0))
+    async with Redis.from_pool(pool) as redis:
+        await redis.delete(f"{{lt:{receiver}}}:test")
+
+
+async def test_b8_a_shared_receiver_is_the_operators_and_a_tenants_own_is_its_admins(lastseen: Api) -> None:
+    names = [one["name"] for one in (await lastseen.json(RECEIVERS))["receivers"]]
+    assert names == ["own"]
+    assert (await lastseen.json(RECEIVERS, **lastseen.auth("other")))["receivers"] == []
+    for order in ("enable", "test"):
+        await forget_test(lastseen)
+        assert is_problem(await post(lastseen, f"{RECEIVERS}/ops/{order}"), 403, "'ops'", "scope 'operator'")
+        assert is_problem(await post(lastseen, f"{RECEIVERS}/own/{order}", tenant="other"), 404, "'own'")
+        assert (await post(lastseen, f"{RECEIVERS}/own/{order}")).status_code == 200
+        await forget_test(lastseen)
+        for name in ("own", "ops"):
+            answer = await post(lastseen, f"{RECEIVERS}/{name}/{order}", tenant="x", scopes=(Scope.OPERATOR,))
+            assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("restriction", [{"worker_id": "w"}, {"environments": ("prod",)}])
+async def test_b8_a_restricted_token_has_no_business_with_receivers(lastseen: Api, restriction: dict[str, Any]) -> None:
+    for scopes in (tuple(Scope), (Scope.ADMIN, Scope.WORKERS_READ)):
+        for name in ("own", "ops"):
+            for order in ("enable", "test"):
+                answer = await post(lastseen, f"{RECEIVERS}/{name}/{order}", scopes=scopes, **restriction)
+                assert is_problem(answer, 403, "restricted")
+        answer = await lastseen.client.get(RECEIVERS, headers=lastseen.auth(scopes=scopes, **restriction))
+        assert is_problem(answer, 403, "restricted")
+    # Nor does it see what is told to others: the scope counts for nothing in it.
+    await note(lastseen, event(worker_id="v", environment_name="stage"))
+    nid = await told(lastseen, event(worker_id="v", environment_name="stage"), refuse)
+    headers = lastseen.auth(scopes=tuple(Scope), **restriction)
+    assert (await lastseen.json(DELIVERIES, **headers))["deliveries"] == []
+    assert is_problem(await lastseen.client.get(f"{DELIVERIES}/{nid}", headers=headers), 404)
+
+
+async def test_b8_a_receiver_is_tested_once_in_ten_seconds_and_the_wait_is_said(lastseen: Api) -> None:
+    answers = [await post(lastseen, f"{RECEIVERS}/own/test") for _ in range(20)]
+    assert [answer.status_code for answer in answers] == [200] + [429] * 19
+    assert all(1 <= int(answer.headers["retry-after"]) <= 10 for answer in answers[1:])
+    assert is_problem(answers[-1], 429, "own was tested less than 10 s ago")
+    inbox = lastseen.alerts.receivers["own"]
+    assert isinstance(inbox, Inbox)
+    assert len(inbox.accepted) == 2
+    operator = lastseen.auth(scopes=(Scope.OPERATOR,))
+    assert (await lastseen.client.post(f"{RECEIVERS}/own/test", headers=operator)).status_code == 429
+    assert (await lastseen.client.post(f"{RECEIVERS}/ops/test", headers=operator)).status_code == 200
+
+
+async def test_b8_an_operator_sees_and_replays_what_is_told_to_any_tenant(lastseen: Api) -> None:
+    await note(lastseen, event(), event(worker_id="v"))
+    nid, other = await told(lastseen, event(), refuse), await told(lastseen, event(worker_id="v"), refuse)
+    operator = lastseen.auth("x", scopes=(Scope.OPERATOR,))
+    listed = (await lastseen.json(DELIVERIES, **operator))["deliveries"]
+    assert {one["nid"] for one in listed} == {nid, other}
+    assert (await lastseen.json(f"{DELIVERIES}/{nid}", **operator))["tenant"] == "acme"
+    assert (await lastseen.client.post(f"{DELIVERIES}/{nid}/replay", headers=operator)).json()["outcome"] == "queued"
+    assert (await lastseen.client.post(f"{DELIVERIES}/{other}/drop", headers=operator)).json()["outcome"] == "dropped"
+    assert (await lastseen.json(DELIVERIES, **lastseen.auth("x")))["deliveries"] == []
 
 
 WRITES = (
@@ -491,8 +561,8 @@ WRITES = (
     ("DELETE", f"{SILENCES}/sil_{NO_ID}", Scope.ALERTS_WRITE),
     ("POST", f"{DELIVERIES}/ntf_{NO_ID}/replay", Scope.ALERTS_WRITE),
     ("POST", f"{DELIVERIES}/ntf_{NO_ID}/drop", Scope.ALERTS_WRITE),
-    ("POST", f"{RECEIVERS}/ops/enable", Scope.ADMIN),
-    ("POST", f"{RECEIVERS}/ops/test", Scope.ADMIN),
+    ("POST", f"{RECEIVERS}/own/enable", Scope.ADMIN),
+    ("POST", f"{RECEIVERS}/own/test", Scope.ADMIN),
 )
 READS = tuple(
     ("GET", path, Scope.WORKERS_READ)
@@ -505,8 +575,11 @@ READS = tuple(
 
 @pytest.mark.parametrize(("method", "path", "scope"), [*WRITES, *READS])
 async def test_every_path_asks_for_its_scope_and_no_other(lastseen: Api, method: str, path: str, scope: Scope) -> None:
-    others = tuple(one for one in Scope if one is not scope)
-    for scopes, refused in ((others, True), ((scope,), False)):
+    either = {scope, Scope.OPERATOR} if "/deliveries" in path or "/receivers" in path else {scope}
+    others = tuple(one for one in Scope if one not in either)
+    for scopes, refused in ((others, True), *(((one,), False) for one in either)):
+        if path.endswith("/test"):
+            await forget_test(lastseen)
         headers = lastseen.auth(scopes=scopes)
         answer = await lastseen.client.request(method, path, headers=headers)
         assert (answer.status_code == 403) is refused, answer.text
@@ -516,7 +589,7 @@ async def test_every_path_asks_for_its_scope_and_no_other(lastseen: Api, method:
 async def test_with_the_store_down_nothing_is_acknowledged(store_url: str) -> None:
     del store_url
     with servers.running(servers.valkey_binary()) as server:
-        async with api.running(server.url) as lastseen:
+        async with api.running(server.url, receivers={"own": ("acme",)}) as lastseen:
             await lastseen.sweep()
             server.kill()
             for method, path, _ in (*WRITES, *READS):

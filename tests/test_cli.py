@@ -281,6 +281,7 @@ def test_a_token_is_good_for_as_long_as_was_said(tmp_path: Path, arguments: list
         (["--tenant", "acme", "--scope", "admin", "--expires", "0s"], "a token must expire after it was made"),
         (["--tenant", "acme", "--scope", "admin", "--expires", "3651d"], "--expires: is longer than 3650d"),
         (["--tenant", "", "--scope", "admin"], "tenant"),
+        (["--scope", "operator", "--scope", "admin"], "--tenant: is needed for every scope but operator"),
         (["--tenant", "acme", "--scope", "admin", "--environment", ""], "environments"),
         (["--tenant", "acme", "--scope", "admin", "--subject", "a\x7f"], "subject"),
     ],
@@ -290,6 +291,11 @@ def test_what_cannot_be_in_a_token_is_status_2_and_named(tmp_path: Path, argumen
     assert (ended.returncode, ended.stdout) == (2, "")
     assert told in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+def test_a_token_for_an_operator_needs_no_tenant(tmp_path: Path) -> None:
+    claims = claims_of(created(tmp_path, "--scope", "operator"))
+    assert (claims["org_id"], claims["scope"], claims["sub"]) == ("operators", "operator", "operators")
 
 
 def test_a_token_without_any_scope_is_not_made(tmp_path: Path) -> None:

@@ -58,6 +58,9 @@ def refused_text(folder: Path, text: str, environ: Mapping[str, str] | None = No
     return [line.removeprefix(f"{folder}/") for line in refused(write(folder, text), environ)]
 
 
+OWN = '[[alerts.receivers]]\nname = "own"\ntype = "log"\ntenants = ["{}"]\n'
+
+
 @pytest.mark.parametrize(
     ("text", "line", "expected"),
     [
@@ -139,6 +142,14 @@ def refused_text(folder: Path, text: str, environ: Mapping[str, str] | None = No
             (f'[[alerts.receivers]]\nname = "a"\ntype = "{kind}"\nurl = "{url}"', 4, f"alerts.receivers[0].url: {why}")
             for kind in ("webhook", "alertmanager")
             for url, why in UNDIALLABLE.items()
+        ),
+        (OWN.format("a*"), 4, "alerts.receivers[0].tenants[0]: names a tenant exactly: `*` is no wildcard here"),
+        (OWN.format(""), 4, "alerts.receivers[0].tenants[0]: must be 1 to 256 characters"),
+        (OWN.format("a\\u0007"), 4, "alerts.receivers[0].tenants[0]: must be 1 to 256 characters"),
+        (
+            OWN.format("acme") + '[[alerts.routes]]\nreceivers = ["own"]\ntenants = ["glob*"]',
+            6,
+            "alerts.routes[0].receivers[0]: belongs to acme, and no pattern of tenants in this route matches",
         ),
         ('[[alerts.routes]]\nreceivers = ["ops"]', 2, "there is no receiver of this name (there is log), got"),
         ("[[alerts.routes]]\nreceivers = []", 2, "alerts.routes[0].receivers: must not be empty"),
@@ -307,6 +318,11 @@ MANAGER = '[[alerts.receivers]]\nname = "am"\ntype = "alertmanager"\nurl = "http
         (MANAGER.format("93.184.216.34"), []),
         (MANAGER.format("am.example.org"), []),
         ('[[alerts.routes]]\nreceivers = ["log"]\nevents = ["worker.registered"]', []),
+        (
+            OWN.format("acme") + '[[alerts.routes]]\nreceivers = ["own"]\ntenants = ["acme", "globex", "other-*"]',
+            ["alerts.routes[0]: own belongs to acme: it gets nothing of globex"],
+        ),
+        (OWN.format("acme") + '[[alerts.routes]]\nreceivers = ["own"]', []),
         ('[[alerts.routes]]\nreceivers = ["log"]\nevents = ["*"]', []),
     ],
 )

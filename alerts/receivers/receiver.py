@@ -1,5 +1,6 @@
 """What every type of receiver is: the port that it fills, and the settings that open it."""
 
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Final, Protocol
@@ -10,6 +11,8 @@ from alerts.notification import Notification
 from monitor.settings.section import Section
 
 LONGEST_NAME: Final = 64
+LONGEST_TENANT: Final = 256
+"""What the API takes."""
 _NAME_CHARACTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
 
@@ -63,6 +66,14 @@ def _checked_name(name: str) -> str:
     return name
 
 
+def _checked_tenant(name: str) -> str:
+    if not name or len(name) > LONGEST_TENANT or any(unicodedata.category(character) == "Cc" for character in name):
+        raise ValueError(f"must be 1 to {LONGEST_TENANT} characters, none of them a control character")
+    if "*" in name:
+        raise ValueError("names a tenant exactly: `*` is no wildcard here")
+    return name
+
+
 class ReceiverSettings(Section, ABC):
     """One ``[[alerts.receivers]]``. A type's own settings derive from it and name their ``type`` by a ``Literal``.
 
@@ -74,6 +85,8 @@ class ReceiverSettings(Section, ABC):
 
     name: Annotated[str, AfterValidator(_checked_name)]
     type: str
+    tenants: tuple[Annotated[str, AfterValidator(_checked_tenant)], ...] = ()
+    """The tenants that it belongs to: it gets their events only. Empty: all tenants share it."""
 
     @abstractmethod
     def open(self) -> Receiver:

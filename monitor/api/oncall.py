@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
 
+from monitor.refusal import SlowDownError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -37,13 +39,21 @@ class TooManyError(Exception):
     """The tenant has as many of them as it may have; the message names the limit."""
 
 
+class TooSoonError(SlowDownError):
+    """A receiver was tested a moment ago (429)."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Viewer:
-    """For whom something is asked. ``environments`` and ``worker_id`` None: not restricted."""
+    """For whom something is asked. ``environments`` and ``worker_id`` None: not restricted.
+
+    ``is_operator``: may see and change receivers, and notifications, whatever tenant they belong to.
+    """
 
     tenant: str
     environments: tuple[str, ...] | None = None
     worker_id: str | None = None
+    is_operator: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -244,11 +254,19 @@ class OnCall(Protocol):
     async def outcomes(self, event_id: str) -> list[EventOutcome]:
         """What became of an event at each receiver that was to be told of it. The caller may see the event."""
 
-    async def receivers(self) -> list[ReceiverState]:
-        """Every configured receiver, by name."""
+    async def receivers(self, viewer: Viewer) -> list[ReceiverState]:
+        """The receivers that belong to the viewer's tenant, by name; to an operator all of them.
 
-    async def enable(self, receiver: str) -> ReceiverState:
+        Raises:
+            ForbiddenError: the token is restricted; also from the two below, for a receiver that all tenants share.
+        """
+
+    async def enable(self, viewer: Viewer, receiver: str) -> ReceiverState:
         """Go on sending to a receiver that was disabled. Idempotent."""
 
-    async def test(self, receiver: str) -> Trial:
-        """Send a test notification at once, past the queue, and once only."""
+    async def test(self, viewer: Viewer, receiver: str) -> Trial:
+        """Send a test notification at once, past the queue, and once only.
+
+        Raises:
+            TooSoonError: it was tested a moment ago.
+        """

@@ -12,8 +12,8 @@ from monitor.api.answers import encoded, json_bytes_answer, monitor_json
 from monitor.api.bodies import read_json
 from monitor.api.health import monitor_now
 from monitor.api.oncall import DELIVERY_STATES, DeliveryState, NoSuchError
-from monitor.api.oncall_routes import page_answer, place_of, segment, viewer_of, with_monitor
-from monitor.api.requests import ParameterError, Query, caller, headers_of, principal_of
+from monitor.api.oncall_routes import page_answer, place_of, segment, viewer_of, viewer_or_operator, with_monitor
+from monitor.api.requests import ParameterError, Query, caller, headers_of
 from monitor.auth import Scope
 from monitor.events import rfc3339
 
@@ -118,7 +118,7 @@ def _delivery_routes(services: Services) -> list[HTTPRouteHandler]:
 
     @get("/api/v1/deliveries")
     async def list_deliveries(request: Request[Any, Any, Any]) -> ASGIResponse:
-        viewer = viewer_of(caller(request, services, Scope.WORKERS_READ))
+        viewer = viewer_or_operator(request, services, Scope.WORKERS_READ)
         query = Query(request.scope, PARAMETERS)
         state = query.single("outcome") or "dead_lettered"
         if state not in DELIVERY_STATES:
@@ -134,7 +134,7 @@ def _delivery_routes(services: Services) -> list[HTTPRouteHandler]:
 
     @get("/api/v1/deliveries/{nid:str}")
     async def one_delivery(request: Request[Any, Any, Any]) -> ASGIResponse:
-        viewer = viewer_of(caller(request, services, Scope.WORKERS_READ))
+        viewer = viewer_or_operator(request, services, Scope.WORKERS_READ)
         receiver = Query(request.scope, ("receiver",)).single("receiver")
         delivery = await oncall.delivery(viewer, segment(request, "nid"), receiver=receiver)
         told = {**delivery_json(delivery), "monitor": monitor_json(await monitor_now(services))}
@@ -145,7 +145,7 @@ def _delivery_routes(services: Services) -> list[HTTPRouteHandler]:
     @post("/api/v1/deliveries/{nid:str}/replay", status_code=200)
     async def replay(request: Request[Any, Any, Any]) -> ASGIResponse:
         headers = headers_of(request.scope)
-        viewer = viewer_of(principal_of(headers, services, Scope.ALERTS_WRITE))
+        viewer = viewer_or_operator(request, services, Scope.ALERTS_WRITE)
         receiver = Query(request.scope, ("receiver",)).single("receiver")
         body = await read_json(request, headers, ReplayBody, services=services, empty=ReplayBody())
         delivery = await oncall.replay(viewer, segment(request, "nid"), receiver=receiver, force=body.force)
@@ -154,7 +154,7 @@ def _delivery_routes(services: Services) -> list[HTTPRouteHandler]:
     @post("/api/v1/deliveries/{nid:str}/drop", status_code=200)
     async def drop(request: Request[Any, Any, Any]) -> ASGIResponse:
         headers = headers_of(request.scope)
-        viewer = viewer_of(principal_of(headers, services, Scope.ALERTS_WRITE))
+        viewer = viewer_or_operator(request, services, Scope.ALERTS_WRITE)
         receiver = Query(request.scope, ("receiver",)).single("receiver")
         await read_json(request, headers, NoBody, services=services, empty=NoBody())
         delivery = await oncall.drop(viewer, segment(request, "nid"), receiver=receiver)
@@ -185,24 +185,25 @@ def _receiver_routes(services: Services) -> list[HTTPRouteHandler]:
 
     @get("/api/v1/receivers")
     async def receivers(request: Request[Any, Any, Any]) -> ASGIResponse:
-        caller(request, services, Scope.WORKERS_READ)
+        viewer = viewer_or_operator(request, services, Scope.WORKERS_READ)
         Query(request.scope, ())
-        return await with_monitor(services, {"receivers": [receiver_json(one) for one in await oncall.receivers()]})
+        found = await oncall.receivers(viewer)
+        return await with_monitor(services, {"receivers": [receiver_json(one) for one in found]})
 
     @post("/api/v1/receivers/{name:str}/enable", status_code=200)
     async def enable(request: Request[Any, Any, Any]) -> ASGIResponse:
         headers = headers_of(request.scope)
-        principal_of(headers, services, Scope.ADMIN)
+        viewer = viewer_or_operator(request, services, Scope.ADMIN)
         await read_json(request, headers, NoBody, services=services, empty=NoBody())
-        return await with_monitor(services, receiver_json(await oncall.enable(segment(request, "name"))))
+        return await with_monitor(services, receiver_json(await oncall.enable(viewer, segment(request, "name"))))
 
     @post("/api/v1/receivers/{name:str}/test", status_code=200)
     async def test(request: Request[Any, Any, Any]) -> ASGIResponse:
         headers = headers_of(request.scope)
-        principal_of(headers, services, Scope.ADMIN)
+        viewer = viewer_or_operator(request, services, Scope.ADMIN)
         await read_json(request, headers, NoBody, services=services, empty=NoBody())
         name = segment(request, "name")
-        trial = await oncall.test(name)
+        trial = await oncall.test(viewer, name)
         return await with_monitor(
             services,
             {

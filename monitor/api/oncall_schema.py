@@ -288,6 +288,7 @@ def _delivery_paths() -> dict[str, Schema]:
                 name="list_deliveries",
                 summary="Notifications, page by page, the newest first; by default the dead letters",
                 scope=Scope.WORKERS_READ,
+                operator=True,
                 parameters=[
                     query("receiver", "Notifications to this receiver.", {"type": "string"}),
                     query(
@@ -306,6 +307,7 @@ def _delivery_paths() -> dict[str, Schema]:
                 name="get_delivery",
                 summary="One notification, with its body while that is kept",
                 scope=Scope.WORKERS_READ,
+                operator=True,
                 parameters=[_NID, _RECEIVER_FILTER],
                 responses=responses(
                     {"description": "The notification", "content": answer_of("DeliveryDetail")}, (*READ, "404")
@@ -317,6 +319,7 @@ def _delivery_paths() -> dict[str, Schema]:
                 name="replay_delivery",
                 summary="Put a dead letter back into the queue, with the same id and body",
                 scope=Scope.ALERTS_WRITE,
+                operator=True,
                 parameters=[_NID, _RECEIVER_FILTER],
                 body=ref("ReplayRequest"),
                 body_required=False,
@@ -328,6 +331,7 @@ def _delivery_paths() -> dict[str, Schema]:
                 name="drop_delivery",
                 summary="Throw a dead letter away",
                 scope=Scope.ALERTS_WRITE,
+                operator=True,
                 parameters=[_NID, _RECEIVER_FILTER],
                 body=_NOTHING,
                 body_required=False,
@@ -355,6 +359,7 @@ def _receiver_paths() -> dict[str, Schema]:
                 name="list_receivers",
                 summary="The receivers, and how their queues stand",
                 scope=Scope.WORKERS_READ,
+                operator=True,
                 responses=responses({"description": "The receivers", "content": answer_of("ReceiverList")}, READ),
             )
         },
@@ -363,6 +368,7 @@ def _receiver_paths() -> dict[str, Schema]:
                 name="enable_receiver",
                 summary="Go on sending to a receiver that said that it is gone",
                 scope=Scope.ADMIN,
+                operator=True,
                 parameters=[_NAME],
                 body=_NOTHING,
                 body_required=False,
@@ -374,10 +380,13 @@ def _receiver_paths() -> dict[str, Schema]:
                 name="test_receiver",
                 summary="Send a test notification at once, and say what came of it",
                 scope=Scope.ADMIN,
+                operator=True,
                 parameters=[_NAME],
                 body=_NOTHING,
                 body_required=False,
-                responses=responses({"description": "What came of it", "content": answer_of("Trial")}, _CHANGE),
+                responses=responses(
+                    {"description": "What came of it", "content": answer_of("Trial")}, (*_CHANGE, "429")
+                ),
             )
         },
     }

@@ -28,7 +28,7 @@ _PROBLEMS: Final[dict[str, Schema]] = {
     "413": {"description": "The body is over its limit; the detail names it"},
     "415": {"description": "The body comes in a type or an encoding that is not taken"},
     "422": {"description": "A query parameter or the body cannot be used; the detail says what of it, and why"},
-    "429": {"description": "A quota is reached; the detail names it", "headers": _RETRY_AFTER},
+    "429": {"description": "A quota or a rate is reached; the detail names it", "headers": _RETRY_AFTER},
     "500": {"description": "An error of ours"},
     "503": {"description": "The store cannot take this now; nothing was acknowledged", "headers": _RETRY_AFTER},
 }
@@ -58,18 +58,23 @@ def operation(
     name: str,
     summary: str,
     scope: Scope | None,
+    operator: bool = False,
     responses: dict[str, Schema],
     parameters: list[Schema] | None = None,
     body: Schema | None = None,
     body_required: bool = True,
     lines: Schema | None = None,
 ) -> Schema:
-    """One method of a path. ``scope`` None: no token is needed. ``lines``: the body may come as lines, too."""
+    """One method of a path. ``scope`` None: no token is needed; ``operator``: that scope will do, too.
+
+    ``lines``: the body may come as lines, too.
+    """
     made: Schema = {"operationId": name, "summary": summary, "responses": responses}
     if scope is None:
         made["security"] = []
     else:
-        made["description"] = f"Scope: `{scope.value}`."
+        either = f", or `{Scope.OPERATOR.value}` for what belongs to any tenant" if operator else ""
+        made["description"] = f"Scope: `{scope.value}`{either}."
     if parameters:
         made["parameters"] = parameters
     if body is not None:

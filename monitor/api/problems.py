@@ -14,7 +14,7 @@ from litestar.response import Response
 from monitor.api.admission import RateLimitedError
 from monitor.api.answers import JSON, NO_STORE, encoded
 from monitor.api.bodies import BodyError, MediaTypeError, UnreadableBodyError
-from monitor.api.oncall import ConflictError, NoSuchError, TooManyError
+from monitor.api.oncall import ConflictError, NoSuchError, TooManyError, TooSoonError
 from monitor.api.requests import BodyTooLargeError, BodyTooSlowError, ClientGoneError, NoRoomError, ParameterError
 from monitor.api.wire import ContractError
 from monitor.auth import ForbiddenError, UnauthenticatedError
@@ -68,6 +68,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     QuotaExceededError: Problem(
         status=HTTPStatus.TOO_MANY_REQUESTS, outcome=BeatOutcome.QUOTA, headers={"retry-after": "60"}
     ),
+    TooSoonError: Problem(status=HTTPStatus.TOO_MANY_REQUESTS, outcome=BeatOutcome.RATE_LIMITED),
     RateLimitedError: Problem(status=HTTPStatus.TOO_MANY_REQUESTS, outcome=BeatOutcome.RATE_LIMITED),
     IntakeFullError: Problem(
         status=HTTPStatus.SERVICE_UNAVAILABLE,

@@ -19,6 +19,8 @@ class Scope(StrEnum):
     ALERTS_WRITE = "alerts:write"
     ADMIN = "admin"
     METRICS_READ = "metrics:read"
+    OPERATOR = "operator"
+    """What all tenants share: receivers that belong to none, and notifications of every tenant."""
 
 
 class Refusal(StrEnum):
@@ -62,6 +64,16 @@ class Principal:
     scopes: frozenset[str]
     worker_id: str | None
     environments: tuple[str, ...] | None
+
+    @property
+    def is_restricted(self) -> bool:
+        """Whether it may act for a part of its tenant only."""
+        return self.worker_id is not None or self.environments is not None
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether it may act for all tenants."""
+        return Scope.OPERATOR.value in self.scopes and not self.is_restricted
 
     def require(self, scope: Scope) -> None:
         """Go on only with this scope.

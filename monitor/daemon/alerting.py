@@ -82,6 +82,7 @@ def alert_service(
             )
             for route in alerts.effective_routes
         ],
+        owners={one.name: frozenset(one.tenants) for one in alerts.effective_receivers if one.tenants},
         source=outbox,
         partitions=config.store.partitions,
         durability=Durability(mode=DurabilityMode(durability.mode), replicas=durability.replicas),

@@ -14,7 +14,7 @@ from cyclopts import App, Parameter
 
 from monitor.auth import Scope
 from monitor.daemon import cli_oncall
-from monitor.daemon.cli_access import FAILED, MISUSED, ConfigPath, configured, made_token
+from monitor.daemon.cli_access import FAILED, MISUSED, OPERATORS, ConfigPath, configured, made_token
 from monitor.daemon.config import process_count
 from monitor.daemon.greeting import greet, version
 from monitor.daemon.signals import StopSignal
@@ -90,7 +90,10 @@ def backup(
 @token.command
 def create(
     *,
-    tenant: Annotated[str, Parameter(help="The organisation that the token belongs to.")],
+    tenant: Annotated[
+        str | None,
+        Parameter(help="The organisation that the token belongs to; not needed for the scope operator alone."),
+    ] = None,
     scope: Annotated[
         tuple[str, ...],
         Parameter(
@@ -117,6 +120,11 @@ def create(
     if unknown:
         sys.stderr.write(f"--scope: must be one of {', '.join(Scope)}, got {unknown[0]!r}\n")
         return MISUSED
+    if tenant is None:
+        if set(scope) != {Scope.OPERATOR}:
+            sys.stderr.write("--tenant: is needed for every scope but operator\n")
+            return MISUSED
+        tenant = OPERATORS
     made = made_token(
         settings,
         tenant=tenant,

@@ -32,6 +32,8 @@ TOKEN: Final = "LASTSEEN_TOKEN"  # noqa: S105 - the name of a variable
 URL: Final = "LASTSEEN_URL"
 TOKEN_MS: Final = 300_000
 """For how long a token is good that a command makes for itself."""
+OPERATORS: Final = "operators"
+"""The tenant in tokens with the scope operator alone, which stand for no tenant."""
 _ANY_HOST: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - to reach it, not to bind it
 
 ConfigPath = Annotated[
@@ -105,15 +107,21 @@ class Access:
     tenant: Annotated[str | None, Parameter(help="For whom to make a token when none is given.")] = None
     config: ConfigPath = None
 
-    def client(self, scope: Scope) -> Client:
-        """A client that may do what the scope allows, or the end of the program."""
+    def client(self, scope: Scope, *, operator: bool = False) -> Client:
+        """A client that may do what the scope allows, or the end of the program.
+
+        ``operator``: of all tenants, when a token is made and no tenant is given.
+        """
         settings = configured(self.config)
         url = self.url or os.environ.get(URL) or _address(settings)
         token = self.token or os.environ.get(TOKEN)
         if not token:
-            if not self.tenant:
+            tenant = self.tenant
+            if operator and not tenant:
+                tenant, scope = OPERATORS, Scope.OPERATOR
+            if not tenant:
                 fail(MISUSED, f"--tenant: is needed to make a token, as there is neither --token nor ${TOKEN}")
-            token = made_token(settings, tenant=self.tenant, subject=_person(), scopes=[scope], expires_in_ms=TOKEN_MS)
+            token = made_token(settings, tenant=tenant, subject=_person(), scopes=[scope], expires_in_ms=TOKEN_MS)
         if not token.isascii() or not token.isprintable():
             fail(MISUSED, "--token: is no token")
         try:

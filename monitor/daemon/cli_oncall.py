@@ -162,7 +162,7 @@ def list_deliveries(
     access: Access = _NOWHERE,
 ) -> int:
     """Print notifications, the newest first; without --outcome the dead letters."""
-    client = access.client(Scope.WORKERS_READ)
+    client = access.client(Scope.WORKERS_READ, operator=True)
     with asking():
         for one in client.pages("deliveries", "deliveries", most=limit, receiver=receiver, outcome=outcome):
             if json:
@@ -179,7 +179,7 @@ def show_delivery(
     nid: Annotated[str, Parameter(help="Its id.")], /, *, receiver: _ReceiverName = None, access: Access = _NOWHERE
 ) -> int:
     """Print one notification as JSON, with its body while that is kept."""
-    client = access.client(Scope.WORKERS_READ)
+    client = access.client(Scope.WORKERS_READ, operator=True)
     with asking():
         say_json(client.get("deliveries", nid, receiver=receiver))
     return 0
@@ -195,7 +195,7 @@ def replay(
     access: Access = _NOWHERE,
 ) -> int:
     """Put a dead letter back into the queue, with the same id and body."""
-    client = access.client(Scope.ALERTS_WRITE)
+    client = access.client(Scope.ALERTS_WRITE, operator=True)
     with asking():
         done = client.post("deliveries", nid, "replay", body={"force": force}, receiver=receiver)
     say(done["nid"], done["receiver"], done["outcome"])
@@ -207,7 +207,7 @@ def drop(
     nid: Annotated[str, Parameter(help="Its id.")], /, *, receiver: _ReceiverName = None, access: Access = _NOWHERE
 ) -> int:
     """Throw a dead letter away; its body goes."""
-    client = access.client(Scope.ALERTS_WRITE)
+    client = access.client(Scope.ALERTS_WRITE, operator=True)
     with asking():
         done = client.post("deliveries", nid, "drop", receiver=receiver)
     say(done["nid"], done["receiver"], done["outcome"])
@@ -236,7 +236,7 @@ def outcomes(
 @alerts.command(name="list")
 def list_receivers(*, json: _Json = False, access: Access = _NOWHERE) -> int:
     """Print the receivers, and how their queues stand."""
-    client = access.client(Scope.WORKERS_READ)
+    client = access.client(Scope.WORKERS_READ, operator=True)
     with asking():
         for one in client.get("receivers")["receivers"]:
             if json:
@@ -251,7 +251,7 @@ def list_receivers(*, json: _Json = False, access: Access = _NOWHERE) -> int:
 @alerts.command(name="test")
 def try_receiver(receiver: Annotated[str, Parameter(help="Its name.")], /, *, access: Access = _NOWHERE) -> int:
     """Send a test notification at once, and say what came of it."""
-    client = access.client(Scope.ADMIN)
+    client = access.client(Scope.ADMIN, operator=True)
     with asking():
         trial: dict[str, Any] = client.post("receivers", receiver, "test")
     if not trial["delivered"]:
@@ -263,7 +263,7 @@ def try_receiver(receiver: Annotated[str, Parameter(help="Its name.")], /, *, ac
 @alerts.command(name="enable")
 def enable_receiver(receiver: Annotated[str, Parameter(help="Its name.")], /, *, access: Access = _NOWHERE) -> int:
     """Go on sending to a receiver that said that it is gone."""
-    client = access.client(Scope.ADMIN)
+    client = access.client(Scope.ADMIN, operator=True)
     with asking():
         client.post("receivers", receiver, "enable")
     say(f"{receiver} is enabled")

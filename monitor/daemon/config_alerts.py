@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Self, TypeAlias
 from pydantic import AfterValidator, Field, StrictBool, StrictInt, ValidationInfo, field_validator
 from pydantic import model_validator as model_check
 
+from alerts.globs import fits
 from alerts.receivers import TYPES, ReceiverSettings
 from alerts.receivers.log import LogSettings
 from alerts.redaction import Redaction
@@ -211,7 +212,7 @@ class Alerts(Section):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is allowed and probably not meant, one sentence each."""
-        return (*self._receiver_warnings(), *self._route_warnings())
+        return (*self._receiver_warnings(), *self._owner_warnings(), *self._route_warnings())
 
     def _receiver_warnings(self) -> Iterator[str]:
         routed = {name for route in self.effective_routes for name in route.receivers}
@@ -220,6 +221,15 @@ class Alerts(Section):
                 yield f'alerts.receivers[{index}] "{receiver.name}": {warning}'
             if receiver.name not in routed:
                 yield f'alerts.receivers[{index}] "{receiver.name}": no route leads to it, so it gets nothing'
+
+    def _owner_warnings(self) -> Iterator[str]:
+        owned = {receiver.name: receiver.tenants for receiver in self.receivers if receiver.tenants}
+        for index, route in enumerate(self.routes):
+            for name in filter(owned.__contains__, route.receivers):
+                others = [tenant for tenant in route.tenants if EVERY not in tenant and tenant not in owned[name]]
+                if others:
+                    owners, without = ", ".join(owned[name]), ", ".join(others)
+                    yield f"alerts.routes[{index}]: {name} belongs to {owners}: it gets nothing of {without}"
 
     def _route_warnings(self) -> Iterator[str]:
         told_of_downs = {name for route in self.routes if route.kinds & DOWN for name in route.receivers}
@@ -278,7 +288,8 @@ class Alerts(Section):
     def _lead_somewhere(cls, routes: tuple[Route, ...], info: ValidationInfo) -> tuple[Route, ...]:
         if "receivers" not in info.data:  # refused themselves; what a route names is judged when they are right
             return routes
-        known = {receiver.name for receiver in info.data["receivers"]} or {IMPLICIT_RECEIVER}
+        owners = {receiver.name: receiver.tenants for receiver in info.data["receivers"]}
+        known = set(owners) or {IMPLICIT_RECEIVER}
         named: list[tuple[Key, str]] = [
             ((route_index, "receivers", name_index), name)
             for route_index, route in enumerate(routes)
@@ -286,6 +297,12 @@ class Alerts(Section):
         ]
         message = f"there is no receiver of this name (there is {', '.join(sorted(known))})"
         problems = [Problem(message=message, at=at) for at, name in named if name not in known]
+        problems += [
+            Problem(message=f"belongs to {', '.join(tenants)}, and no pattern of tenants in this route matches", at=at)
+            for at, name in named
+            if (tenants := owners.get(name))
+            and not any(fits(pattern, tenant) for pattern in routes[int(at[0])].tenants for tenant in tenants)
+        ]
         if problems:
             raise refusal(*problems)
         return routes

@@ -27,8 +27,10 @@ from monitor.api.oncall import (
     IncidentPage,
     NoSuchError,
     TooManyError,
+    TooSoonError,
     Trial,
 )
+from monitor.auth import ForbiddenError
 from monitor.daemon.oncall_forms import delivery_of, incident_of, receiver_of, silence_of
 from monitor.store import StoreUnavailableError
 
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
 MATCHED_WORKERS: Final = 10_000
 """So many workers are looked at to tell whether a silence matches any."""
 PAGE_WORKERS: Final = 250
+TEST_SPACING_MS: Final = 10_000
+"""A receiver is tested once in this time, over all daemons."""
 _MS_DIGITS: Final = 15
 _PLACES: Final[dict[str, Outcome]] = {
     "queued": Outcome.QUEUED,
@@ -79,6 +83,10 @@ class Alerts(Protocol):
     @property
     def receivers(self) -> Mapping[str, Receiver]:
         """The configured receivers."""
+
+    @property
+    def owners(self) -> Mapping[str, frozenset[str]]:
+        """The tenants that a receiver belongs to; one that is not named is shared by all."""
 
     @property
     def wording(self) -> Wording:
@@ -262,29 +270,31 @@ class AlertsOnCall:
             for receiver, told, note in found
         ]
 
-    async def receivers(self) -> list[ReceiverState]:
-        """Every configured receiver."""
+    async def receivers(self, viewer: Viewer) -> list[ReceiverState]:
+        """The receivers whose whole queues the viewer may see."""
+        _require_unrestricted(viewer)
         now_ms = self._now_ms()
         with _told():
-            found = await asyncio.gather(*(one.stats(now_ms=now_ms) for one in self._alerts.threads.values()))
+            mine = [threads for name, threads in self._alerts.threads.items() if self._keeps(viewer, name)]
+            found = await asyncio.gather(*(one.stats(now_ms=now_ms) for one in mine))
         return [receiver_of(one) for one in sorted(found, key=lambda one: one.receiver)]
 
-    async def enable(self, receiver: str) -> ReceiverState:
+    async def enable(self, viewer: Viewer, receiver: str) -> ReceiverState:
         """Go on sending to a receiver."""
         with _told():
-            threads = self._alerts.threads.get(receiver)
-            if threads is None:
-                raise UnknownReceiverError(receiver)
+            threads = self._kept(viewer, receiver)
             await threads.enable()
             self._alerts.wake(receiver)
             return receiver_of(await threads.stats(now_ms=self._now_ms()))
 
-    async def test(self, receiver: str) -> Trial:
+    async def test(self, viewer: Viewer, receiver: str) -> Trial:
         """Send a test, within twice the receiver's own limit: it is two notifications."""
         with _told():
-            known = self._alerts.receivers.get(receiver)
-            if known is None:
-                raise UnknownReceiverError(receiver)
+            wait_ms = await self._kept(viewer, receiver).test_wait_ms(TEST_SPACING_MS)
+            known = self._alerts.receivers[receiver]
+        if wait_ms:
+            wait_s = -(-wait_ms // 1_000)
+            raise TooSoonError(f"{receiver} was tested less than {TEST_SPACING_MS // 1_000} s ago", wait_s)
         began_ms = self._now_ms()
         error: str | None = None
         pair = trial(receiver, self._alerts.wording, now_ms=began_ms)
@@ -296,6 +306,19 @@ class AlertsOnCall:
         except TimeoutError:
             error = f"no answer within {2 * known.timeout_s:g} s"
         return Trial(nid=pair[0].nid, error=error, took_ms=max(0, self._now_ms() - began_ms))
+
+    def _keeps(self, viewer: Viewer, receiver: str) -> bool:
+        return viewer.is_operator or viewer.tenant in self._alerts.owners.get(receiver, ())
+
+    def _kept(self, viewer: Viewer, receiver: str) -> ThreadStore:
+        """The threads of a receiver that the viewer may test and enable."""
+        threads, owners = self._alerts.threads.get(receiver), self._alerts.owners.get(receiver)
+        if threads is None or (owners and not self._keeps(viewer, receiver)):
+            raise UnknownReceiverError(receiver)
+        _require_unrestricted(viewer)
+        if not self._keeps(viewer, receiver):
+            raise ForbiddenError(f"all tenants share the receiver {receiver!r}: that needs the scope 'operator'")
+        return threads
 
     async def _incident(self, viewer: Viewer, incident_id: str) -> LedgerIncident:
         with _told():
@@ -367,6 +390,11 @@ def _told() -> Iterator[None]:
         raise ConflictError(f"{error}{hint}") from None
 
 
+def _require_unrestricted(viewer: Viewer) -> None:
+    if viewer.environments is not None or viewer.worker_id is not None:
+        raise ForbiddenError("the token is restricted to a worker or to environments: a receiver serves others too")
+
+
 def _sees(viewer: Viewer, incident: LedgerIncident) -> bool:
     return (viewer.environments is None or incident.environment_name in viewer.environments) and (
         viewer.worker_id is None or incident.worker_id == viewer.worker_id
@@ -381,4 +409,4 @@ def _covers(viewer: Viewer, silence: LedgerSilence) -> bool:
 
 
 def _sees_note(viewer: Viewer, note: Note) -> bool:
-    return of_tenant(note, viewer.tenant, viewer.environments, viewer.worker_id)
+    return viewer.is_operator or of_tenant(note, viewer.tenant, viewer.environments, viewer.worker_id)
