@@ -292,9 +292,9 @@ def test_a_grace_that_leaves_the_beat_after_the_lost_ones_no_time_is_warned_of(
     tmp_path: Path, interval: str, grace: str, said: str | None
 ) -> None:
     usual = load(write(tmp_path, f'[liveness]\ninterval = "{interval}"\ngrace = "{grace}"\n'), {}).warnings
-    text = f'[[environments]]\nmatch = "prod"\ninterval = "{interval}"\ngrace = "{grace}"\n'
+    text = f'[[environments]]\nmatch = "{{0}}"\ninterval = "{interval}"\ngrace = "{grace}"\n'
     own = load(write(tmp_path, text), {}).warnings
-    for warnings, where in ((usual, "liveness"), (own, 'environments "prod"')):
+    for warnings, where in ((usual, "liveness"), (own, 'environments "{0}"')):
         if said is None:
             assert warnings == ()
         else:

@@ -276,16 +276,15 @@ class Config(Section):
             grace_ms = usual.grace_ms if rule.grace_ms is None else rule.grace_ms
             timings.append((f'environments "{rule.match}"', interval_ms, grace_ms))
         for where, interval_ms, grace_ms in timings:
-            times = f"{where}: grace {duration_text(grace_ms)} is {{}} interval {duration_text(interval_ms)}"
+            grace, interval = duration_text(grace_ms), f"interval {duration_text(interval_ms)}"
             lost, spare_ms = divmod(grace_ms, interval_ms)
             if not lost:
-                yield f"{times.format('below')}: one lost beat will page"
+                yield f"{where}: grace {grace} is below {interval}: one lost beat will page"
             elif spare_ms < min(interval_ms // 10, _SECOND_MS):
-                between = f"{'hardly more than ' if spare_ms else ''}a whole multiple of"
-                beats = "beat" if lost == 1 else "beats"
+                hardly, beats = "hardly more than " if spare_ms else "", "beat" if lost == 1 else "beats"
                 yield (
-                    f"{times.format(between)}: after {lost} lost {beats} the next is due at the very deadline, and"
-                    " pages when it is a little late: add a few seconds to grace"
+                    f"{where}: grace {grace} is {hardly}a whole multiple of {interval}: after {lost} lost {beats} the"
+                    " next is due at the very deadline, and pages when it is a little late: add a few seconds to grace"
                 )
         per_s = self.limits.worker_beats_per_second
         if per_s and per_s * usual.min_interval_ms < _SECOND_MS:
