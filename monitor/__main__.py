@@ -1,5 +1,5 @@
 """``python -m monitor`` is ``lastseen``."""
 
-from monitor.daemon.cli import main
+from monitor.daemon.commands import main
 
 main()

@@ -270,10 +270,10 @@ class Home:
 
     def start(self) -> Daemon:
         """Start a daemon on this configuration, with a master token for it; it accepts beats."""
-        daemon = self.launch()
+        daemon = self.launch().ready()
         if not self.master:
             self.make_master()
-        return daemon.ready()
+        return daemon
 
     def close(self) -> None:
         """End every daemon, and wait until the embedded server has followed."""

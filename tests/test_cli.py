@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import stat
 import subprocess
@@ -11,9 +12,14 @@ from typing import Any
 
 import jwt
 import pytest
+from cyclopts import App
 
 from monitor.auth import MIN_SECRET_BYTES, Authenticator, AuthPolicy, Principal, Scope, VerifyingKey
-from monitor.daemon.greeting import version
+from monitor.daemon.cli_access import PLACES
+from monitor.daemon.commands import COMMANDS
+from monitor.daemon.signing_key import generated_key
+from monitor.daemon.version import version
+from monitor.settings.key_material import webhook_secret
 
 DAY_S = 86_400
 SECRET = "k" * MIN_SECRET_BYTES
@@ -36,7 +42,9 @@ def lastseen(cwd: Path, *arguments: str, **environ: str) -> subprocess.Completed
 
 
 def created(cwd: Path, *arguments: str, **environ: str) -> str:
-    """A token; standard output holds it and nothing else."""
+    """A token of the key that a daemon has made there; standard output holds it and nothing else."""
+    if "--config" not in arguments:
+        generated_key(Path(environ.get("LASTSEEN_STORE__DATA_DIR", cwd / "data")))
     ended = lastseen(cwd, "token", "create", *arguments, **environ)
     assert (ended.returncode, ended.stderr) == (0, "")
     token, end = ended.stdout[:-1], ended.stdout[-1:]
@@ -95,6 +103,93 @@ def test_help_names_each_command_and_changes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+LOADED = """
+import contextlib, io, sys
+from monitor.daemon.commands import app
+out = io.StringIO()
+with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), contextlib.suppress(SystemExit):
+    app(sys.argv[1:], result_action="return_value")
+print(*sys.modules)
+"""
+
+
+def loaded(cwd: Path, *arguments: str) -> set[str]:
+    """The modules that a command loads."""
+    ended = subprocess.run(
+        [sys.executable, "-c", LOADED, *arguments], cwd=cwd, capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(ended.stdout.split())
+
+
+SERVERS = {
+    "aiohttp",
+    "apscheduler",
+    "litestar",
+    "prometheus_client",
+    "redis",
+    "standardwebhooks",
+    "structlog",
+    "uvicorn",
+}
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"]])
+def test_version_and_help_load_no_command(tmp_path: Path, arguments: list[str]) -> None:
+    modules = loaded(tmp_path, *arguments)
+    assert {name for name in modules if name.startswith(("monitor", "alerts"))} == {
+        "monitor",
+        "monitor.daemon",
+        "monitor.daemon.commands",
+        "monitor.daemon.version",
+    }
+    assert not modules & {*SERVERS, "cryptography", "jwt", "markdown_it", "pydantic", "pygments"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check"],
+        ["token", "create", "--tenant", "acme", "--scope", "admin"],
+        ["token", "create", "--help"],
+        ["silence", "list", "--tenant", "acme"],
+        ["incidents", "list", "--tenant", "acme"],
+        ["deliveries", "list", "--tenant", "acme"],
+        ["alerts", "list", "--tenant", "acme"],
+        ["alerts", "secret"],
+        ["serve", "--help"],
+        ["backup", "--help"],
+    ],
+)
+def test_only_serve_and_backup_load_servers_clients_and_the_log(tmp_path: Path, arguments: list[str]) -> None:
+    generated_key(tmp_path / "data")
+    text = (
+        'watchdog.url = "http://127.0.0.1:1/"\n[[alerts.receivers]]\nname = "ops"\ntype = "webhook"\n'
+        'url = "https://hooks.example.org"\nsecret_file = "ops"\n'
+        '[[alerts.receivers]]\nname = "am"\ntype = "alertmanager"\nurl = "https://am.example.org"\n'
+        '[[alerts.receivers]]\nname = "log"\ntype = "log"\n'
+    )
+    (tmp_path / "ops").write_text("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    (tmp_path / "lastseen.toml").write_text(text)
+    assert not loaded(tmp_path, *arguments) & SERVERS
+
+
+def test_each_command_says_in_the_list_what_it_says_itself() -> None:
+    for name, (where, what) in COMMANDS.items():
+        module, _, attribute = where.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        if not isinstance(command, App):
+            assert str(command.__doc__).splitlines()[0] == what, name
+
+
+def test_p6_a_new_secret_is_one_that_a_webhook_takes(tmp_path: Path) -> None:
+    made = [lastseen(tmp_path, "alerts", "secret") for _ in range(2)]
+    assert [(ended.returncode, ended.stderr, ended.stdout.count("\n")) for ended in made] == [(0, "", 1)] * 2
+    assert made[0].stdout != made[1].stdout
+    for ended in made:
+        assert len(webhook_secret(ended.stdout.strip().encode())) == 32
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_help_on_tokens_names_every_option_and_scope(tmp_path: Path) -> None:
     ended = lastseen(tmp_path, "token", "create", "--help", COLUMNS="200")
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -124,18 +219,93 @@ def test_a_command_line_that_cannot_be_read_is_status_2_and_says_so_on_stderr(
 # check
 
 
+@pytest.mark.parametrize("command", [["check"], ["token", "create", "--tenant", "acme", "--scope", "admin"]])
+def test_the_configuration_is_that_of_the_option_then_of_the_environment_then_of_the_folder(
+    tmp_path: Path, command: list[str]
+) -> None:
+    for name in ("option", "environment", "lastseen"):
+        (tmp_path / f"{name}.toml").write_text(f"[server]\nport = {name!r}\n")
+    everything = {"LASTSEEN_CONFIG": str(tmp_path / "environment.toml")}
+    for arguments, environ, read in (
+        (["--config", "option.toml"], everything, "option.toml"),
+        ([], everything, str(tmp_path / "environment.toml")),
+        ([], {}, "lastseen.toml"),
+    ):
+        ended = lastseen(tmp_path, *command, *arguments, **environ)
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert ended.stderr.startswith(f"{read}:2: server.port: must be a whole number, got ")
+    absent = lastseen(tmp_path, *command, LASTSEEN_CONFIG="absent.toml")
+    assert (absent.returncode, absent.stdout) == (2, "")
+    assert absent.stderr.startswith("absent.toml: cannot read the configuration file: No such file")
+
+
+def test_the_last_place_is_that_of_the_system() -> None:
+    assert (Path("lastseen.toml"), Path("/etc/lastseen/lastseen.toml")) == PLACES
+
+
+def test_a_config_toml_that_is_not_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[server]\nport = 1\n")
+    ended = lastseen(tmp_path, "check")
+    assert ended.returncode == 0
+    assert ended.stderr == (
+        f"warning: {tmp_path}/config.toml is not read: give --config config.toml, or name it lastseen.toml\n"
+    )
+    assert lastseen(tmp_path, "check", "--config", "config.toml").stderr == ""
+    (tmp_path / "lastseen.toml").touch()
+    assert lastseen(tmp_path, "check").stderr == ""
+
+
 def test_a_good_configuration_is_called_good_and_nothing_is_started_or_made(tmp_path: Path) -> None:
-    for arguments in ([], ["--config", configuration(tmp_path, '[liveness]\ninterval = "20s"\n')]):
-        ended = lastseen(tmp_path, "check", *arguments)
-        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "the configuration is good\n", "")
+    for where in ("no file: defaults", tmp_path / "lastseen.toml"):
+        ended = lastseen(tmp_path, "check")
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert ended.stdout.startswith(f"the configuration is good: {where}\n")
+        configuration(tmp_path, '[liveness]\ninterval = "20s"\n')
     assert [path.name for path in tmp_path.iterdir()] == ["lastseen.toml"]
 
 
 def test_warnings_go_to_stderr_and_do_not_fail_the_check(tmp_path: Path) -> None:
     ended = lastseen(tmp_path, "check", LASTSEEN_SERVER__HOST="0.0.0.0")  # noqa: S104 - what the warning is about
-    assert (ended.returncode, ended.stdout) == (0, "the configuration is good\n")
+    assert ended.returncode == 0
+    assert ended.stdout.startswith("the configuration is good: no file: defaults\n")
     assert ended.stderr.startswith("warning: ")
     assert "server.host" in ended.stderr
+
+
+def test_check_prints_what_the_daemon_will_do_and_no_credential(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(SECRET)
+    (tmp_path / "ops").write_text("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    text = (
+        '[server]\nhost = "::1"\nport = 0\nprocesses = "auto"\n[store]\nurl = "redis://app:hunter2@h:6379/1"\n'
+        '[watchdog]\nurl = "https://hc.example.org/hunter2"\n'
+        '[[auth.keys]]\nkid = "k1"\nalgorithm = "HS256"\nsecret_file = "secret"\n'
+        '[[alerts.receivers]]\nname = "ops"\ntype = "webhook"\nurl = "https://hooks.example.org/hunter2"\n'
+        'secret_file = "ops"\n[[alerts.receivers]]\nname = "log"\ntype = "log"\n'
+        '[[alerts.routes]]\nreceivers = ["ops", "log"]\nenvironments = ["prod", "qa-*"]\ntenants = ["acme"]\n'
+        'events = ["worker.stale"]\n'
+    )
+    name = configuration(tmp_path, text)
+    ended = lastseen(tmp_path, "check")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines() == [
+        f"the configuration is good: {tmp_path}/{name}",
+        "listens on ::1 port any, processes: auto",
+        "store: redis://***@h:6379/1",
+        "keys: k1 (HS256)",
+        "receiver ops: webhook, https://hooks.example.org/***",
+        "receiver log: log",
+        "route 0: worker.stale of environments prod, qa-* and tenants acme, to ops, log",
+        "watchdog: https://hc.example.org/***",
+    ]
+    (tmp_path / name).unlink()
+    assert lastseen(tmp_path, "check").stdout.splitlines() == [
+        "the configuration is good: no file: defaults",
+        "listens on 127.0.0.1 port 8642, processes: 1",
+        f"store: embedded, in {tmp_path}/data",
+        f"keys: its own, {tmp_path}/data/signing-key",
+        "receiver log: log",
+        "route 0: * of environments * and tenants *, to log",
+    ]
 
 
 @pytest.mark.parametrize("command", [["check"], ["token", "create", "--tenant", "a", "--scope", "admin"], ["serve"]])
@@ -212,7 +382,37 @@ def test_standard_output_is_the_token_and_a_daemon_with_the_same_data_takes_it(t
     )
 
 
-def test_the_key_is_made_once_for_its_owner_only_where_the_configuration_says(tmp_path: Path) -> None:
+def test_a_command_makes_no_key_and_says_where_it_looked(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('[store]\ndata_dir = "kept"\n')
+    for arguments in (
+        ["token", "create", "--tenant", "acme", "--scope", "admin"],
+        ["incidents", "list", "--tenant", "acme"],
+        ["silence", "list", "--tenant", "acme"],
+    ):
+        ended = lastseen(tmp_path, *arguments)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert ended.stderr.startswith(
+            f"lastseen: there is no signing key {tmp_path}/data/signing-key (configuration: no file: defaults). "
+            "`lastseen serve` makes one when it first starts: "
+        )
+        ended = lastseen(tmp_path, *arguments, LASTSEEN_CONFIG="mine.toml")
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert f"{tmp_path}/kept/signing-key (configuration: {tmp_path}/mine.toml)" in ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
+
+
+def test_a_daemon_that_is_not_there_is_said_with_where_its_address_is_from(tmp_path: Path) -> None:
+    (tmp_path / "lastseen.toml").write_text("[server]\nport = 1\n")
+    ended = lastseen(tmp_path, "incidents", "list", LASTSEEN_TOKEN="x.y.z")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    from_file = f"lastseen: http://127.0.0.1:1 (from the configuration, {tmp_path}/lastseen.toml) does not answer"
+    assert ended.stderr.startswith(from_file)
+    (tmp_path / "lastseen.toml").write_text("[nonsense]\n")  # needs not be read with both given
+    ended = lastseen(tmp_path, "incidents", "list", LASTSEEN_TOKEN="x.y.z", LASTSEEN_URL="http://127.0.0.1:2")
+    assert ended.stderr.startswith("lastseen: http://127.0.0.1:2 (from --url or $LASTSEEN_URL) does not answer")
+
+
+def test_the_same_key_is_used_each_time_where_the_configuration_says(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     arguments = ("--tenant", "acme", "--scope", "admin")
     first = created(tmp_path, *arguments, LASTSEEN_STORE__DATA_DIR=str(elsewhere))
@@ -287,6 +487,7 @@ def test_a_token_is_good_for_as_long_as_was_said(tmp_path: Path, arguments: list
     ],
 )
 def test_what_cannot_be_in_a_token_is_status_2_and_named(tmp_path: Path, arguments: list[str], told: str) -> None:
+    generated_key(tmp_path / "data")
     ended = lastseen(tmp_path, "token", "create", *arguments)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert told in ended.stderr

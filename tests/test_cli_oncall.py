@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from alerts.errors import PermanentDeliveryError
-from monitor.daemon.cli import app
 from monitor.daemon.client import Client, ClientError, MisuseError
+from monitor.daemon.commands import app
 from tests import api
 from tests.alerts_fakes import Inbox, event
 from tests.test_api_oncall import forget_test, note, recovered, refuse, told
@@ -241,7 +241,7 @@ async def test_names_that_a_terminal_would_obey_are_not_printed_as_they_are(oper
 
 def test_a_daemon_that_is_not_there_is_status_1_and_named(tmp_path: Path) -> None:
     ended = subprocess.run(
-        [str(PROGRAM), "incidents", "list", "--tenant", "acme", "--url", "http://127.0.0.1:1"],
+        [str(PROGRAM), "incidents", "list", "--token", "x.y.z", "--url", "http://127.0.0.1:1"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -249,7 +249,9 @@ def test_a_daemon_that_is_not_there_is_status_1_and_named(tmp_path: Path) -> Non
         timeout=60,
     )
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr.startswith("lastseen: http://127.0.0.1:1 does not answer as a daemon: ")
+    assert ended.stderr.startswith(
+        "lastseen: http://127.0.0.1:1 (from --url or $LASTSEEN_URL) does not answer as a daemon: "
+    )
 
 
 # The client

@@ -11,16 +11,22 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING, Final, get_args
 
-from alerts.receivers.receiver import Receiver, ReceiverSettings
+from alerts.receivers.receiver import PostingSettings, Receiver, ReceiverSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["TYPES", "Receiver", "ReceiverSettings"]
+__all__ = ["TYPES", "PostingSettings", "Receiver", "ReceiverSettings"]
+
+
+_SENDERS: Final = {"posting"}
+"""What types send with: loaded when a receiver is opened."""
 
 
 def _discovered() -> Iterator[tuple[str, type[ReceiverSettings]]]:
     for found in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
+        if found.name in _SENDERS:
+            continue
         module = importlib.import_module(f"{__name__}.{found.name}")
         settings: type[ReceiverSettings] | None = getattr(module, "SETTINGS", None)
         if settings is not None:

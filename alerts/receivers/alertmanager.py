@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, model_v
 
 from alerts.errors import PermanentDeliveryError
 from alerts.notification import Notification
-from alerts.receivers.posting import Poster, PostingSettings
+from alerts.receivers.receiver import PostingSettings
 from alerts.thread import DOWN
 from monitor.events import rfc3339, severity
 from monitor.liveness import EventKind
@@ -75,6 +75,8 @@ class AlertmanagerReceiver:
         self.resend_ms = resend_ms
         self._labels = dict(labels or {})
         self._headers = {} if authorization is None else {"authorization": authorization}
+        from alerts.receivers.posting import Poster  # noqa: PLC0415 - see alerts.receivers.receiver
+
         self._poster = Poster(name=name, url=url.rstrip("/") + _PATH, allow_private=allow_private, timeout_s=timeout_s)
 
     async def send(self, notification: Notification, *, attempt: int, now_ms: int) -> None:  # noqa: ARG002

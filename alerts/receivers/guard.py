@@ -64,6 +64,15 @@ def is_public(address: str) -> bool:
     )
 
 
+def is_private(host: str) -> bool:
+    """Whether the host of a URL is a private or loopback address, as far as that can be told without a resolver."""
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+    return not is_public(host)
+
+
 def _embedded(address: _Address) -> ipaddress.IPv4Address | None:
     if isinstance(address, ipaddress.IPv4Address):
         return None

@@ -3,14 +3,9 @@
 import json
 from typing import Final, Literal
 
-import structlog
-from structlog.typing import FilteringBoundLogger
-
 from alerts.errors import PermanentDeliveryError
 from alerts.notification import Notification
 from alerts.receivers.receiver import ReceiverSettings
-
-_log: FilteringBoundLogger = structlog.get_logger()
 
 
 class LogReceiver:
@@ -21,7 +16,10 @@ class LogReceiver:
     takes_groups = True
 
     def __init__(self, *, name: str = "log") -> None:
+        import structlog  # noqa: PLC0415 - see alerts.receivers.receiver
+
         self.name = name
+        self._log = structlog.get_logger()
 
     async def send(self, notification: Notification, *, attempt: int, now_ms: int) -> None:  # noqa: ARG002
         """Write the line; there is nothing to wait for."""
@@ -32,7 +30,7 @@ class LogReceiver:
             raise PermanentDeliveryError(f"body of {notification.nid} is not a notification: {error}") from error
         fields.pop("event", None)  # the name of the log event itself
         fields |= {"nid": notification.nid, "receiver": self.name, "type": notification.event_type, "attempt": attempt}
-        _log.info("notification", **fields)
+        self._log.info("notification", **fields)
 
     async def reach(self) -> None:
         """The log is always there."""

@@ -1,24 +1,19 @@
 """What receivers behind HTTP share: how a request is made, and what its answer or the lack of one means."""
 
 import asyncio
-import ipaddress
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from types import SimpleNamespace
-from typing import Annotated, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 import aiohttp
-from pydantic import Field, StrictBool
 
 from alerts.errors import PermanentDeliveryError, TransientDeliveryError
 from alerts.receivers.guard import AddressRefusedError, guarded_socket, is_public
-from alerts.receivers.receiver import ReceiverSettings
 from alerts.retry import retry_after_ms
-from monitor.settings.units import Duration, lasting
-from monitor.settings.urls import WebUrl
 
 REPLY_BYTES: Final = 4_096
 """At most this much of a reply is read; nothing in it matters but its status."""
@@ -28,23 +23,6 @@ _GONE: Final = 410
 _MAY_PASS: Final = frozenset({408, 425, 429})
 """Of the 4xx: the request came too slowly, too early or too often."""
 USER_AGENT: Final = f"lastseen/{metadata.version('lastseen')}"
-
-
-class PostingSettings(ReceiverSettings):
-    """Where requests go. ``allow_private`` lets it be on a private or loopback address.
-
-    The timeout bounds a whole attempt, from the name's resolution to the end of the reply.
-    """
-
-    url: WebUrl
-    allow_private: StrictBool = False
-    timeout_ms: Annotated[Duration, lasting("1s", "60s")] = Field("10s", alias="timeout", validate_default=True)
-
-    def warnings(self) -> Iterator[str]:
-        """A private address that can be told without asking a resolver."""
-        host = urlsplit(self.url).hostname or ""
-        if not self.allow_private and is_private(host):
-            yield f"its url is on the private address {host}: nothing is sent there without allow_private = true"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -200,12 +178,3 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "the connection was closed before a reply"
     return type(error).__name__
-
-
-def is_private(host: str) -> bool:
-    """Whether the host of a URL is a private or loopback address, as far as that can be told without a resolver."""
-    try:
-        ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host.lower().rstrip(".") == "localhost"
-    return not is_public(host)

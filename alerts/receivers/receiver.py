@@ -1,14 +1,21 @@
-"""What every type of receiver is: the port that it fills, and the settings that open it."""
+"""What every type of receiver is: the port that it fills, and the settings that open it.
+
+Commands that only read the configuration load these modules: what a receiver sends with is loaded when one is opened.
+"""
 
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Final, Protocol
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field, StrictBool
 
 from alerts.notification import Notification
+from alerts.receivers.guard import is_private
 from monitor.settings.section import Section
+from monitor.settings.units import Duration, lasting
+from monitor.settings.urls import WebUrl
 
 LONGEST_NAME: Final = 64
 LONGEST_TENANT: Final = 256
@@ -95,3 +102,20 @@ class ReceiverSettings(Section, ABC):
     def warnings(self) -> Iterator[str]:
         """What is allowed and probably not meant: sentences without the receiver's name."""
         yield from ()
+
+
+class PostingSettings(ReceiverSettings):
+    """Where requests go. ``allow_private`` lets it be on a private or loopback address.
+
+    The timeout bounds a whole attempt, from the name's resolution to the end of the reply.
+    """
+
+    url: WebUrl
+    allow_private: StrictBool = False
+    timeout_ms: Annotated[Duration, lasting("1s", "60s")] = Field("10s", alias="timeout", validate_default=True)
+
+    def warnings(self) -> Iterator[str]:
+        """A private address that can be told without asking a resolver."""
+        host = urlsplit(self.url).hostname or ""
+        if not self.allow_private and is_private(host):
+            yield f"its url is on the private address {host}: nothing is sent there without allow_private = true"

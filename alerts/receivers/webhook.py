@@ -5,10 +5,9 @@ from datetime import UTC, datetime
 from typing import Final, Literal, Self
 
 from pydantic import PrivateAttr, ValidationInfo, model_validator
-from standardwebhooks import Webhook
 
 from alerts.notification import Notification
-from alerts.receivers.posting import Poster, PostingSettings
+from alerts.receivers.receiver import PostingSettings
 from monitor.settings.key_material import (
     KeyMaterialError,
     Surroundings,
@@ -38,6 +37,10 @@ class WebhookReceiver:
         allow_private: bool = False,
         timeout_s: float = 10.0,
     ) -> None:
+        from standardwebhooks import Webhook  # noqa: PLC0415 - see alerts.receivers.receiver
+
+        from alerts.receivers.posting import Poster  # noqa: PLC0415 - as above
+
         self.name = name
         self.timeout_s = timeout_s
         self._signers = tuple(Webhook(secret) for secret in secrets)
@@ -105,7 +108,8 @@ class WebhookSettings(PostingSettings):
                 problems.append(Problem(message=str(error), at=at))
         if not sources:
             choice = "secret_file, secret_files, secret_env, secret_envs"
-            problems.append(Problem(message=f"a webhook needs a signing secret: give one of {choice}"))
+            message = f"a webhook needs a signing secret: give one of {choice}; `lastseen alerts secret` makes one"
+            problems.append(Problem(message=message))
         if problems:
             raise refusal(*problems)
         self._secrets = tuple(secrets)

@@ -1,32 +1,39 @@
-"""The command line: ``lastseen serve``, ``check``, ``backup``, ``token create``; ``cli_oncall`` asks a running daemon.
-
-Exit status: 0 done, 1 it could not be done, 2 the command line or the configuration is wrong.
-"""
+"""The commands on this machine: ``lastseen serve``, ``check``, ``backup``, ``token create``."""
 
 from __future__ import annotations
 
 import functools
 import sys
-from pathlib import Path  # noqa: TC003 - cyclopts reads annotations when it runs
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import App, Parameter
 
 from monitor.auth import Scope
-from monitor.daemon import cli_oncall
-from monitor.daemon.cli_access import FAILED, MISUSED, OPERATORS, ConfigPath, configured, made_token
+from monitor.daemon.cli_access import (
+    FAILED,
+    MISUSED,
+    OPERATORS,
+    ConfigPath,
+    config_file,
+    configured,
+    made_token,
+    origin,
+    say,
+)
 from monitor.daemon.config import process_count
-from monitor.daemon.greeting import greet, version
+from monitor.daemon.plan import plan
 from monitor.daemon.signals import StopSignal
 from monitor.settings.units import duration_ms
 
-app = App(name="lastseen", help="A liveness monitoring daemon.", version=version)
-token = App(name="token", help="Tokens for workers, dashboards and operators.")
-for command in (token, cli_oncall.silence, cli_oncall.incidents, cli_oncall.deliveries, cli_oncall.alerts):
-    app.command(command)
+if TYPE_CHECKING:
+    from monitor.daemon.config import Config
+
+token = App(name="token")
+IGNORED: Final = Path("config.toml")
+"""What many would expect to be read: said when it is there and is not."""
 
 
-@app.command
 def serve(
     *,
     config: ConfigPath = None,
@@ -40,6 +47,7 @@ def serve(
 ) -> int:
     """Run the daemon until SIGTERM or ^C."""
     stop = StopSignal()
+    config = config_file(config)
     settings = configured(config)
     if processes is not None:
         try:
@@ -48,28 +56,47 @@ def serve(
             sys.stderr.write(f"--processes: {error}, got {processes!r}\n")
             return MISUSED
         settings = settings.model_copy(update={"server": server})
-    from monitor.daemon.serve import serve as run  # noqa: PLC0415 - the other commands need not load the servers
+    # The other commands need not load the servers.
+    from monitor.daemon.greeting import greet  # noqa: PLC0415
+    from monitor.daemon.serve import serve as run  # noqa: PLC0415
 
-    return run(settings, stop, functools.partial(greet, config_path=config))
+    return run(settings, stop, functools.partial(greet, config_path=config), warnings=_warnings(settings, config))
 
 
-@app.command
 def check(*, config: ConfigPath = None) -> int:
-    """Say whether the configuration is good, and what it warns of; nothing is started."""
+    """Validate the configuration, print warnings and what the daemon will do.
+
+    Nothing is started, and nothing written.
+    """
+    config = config_file(config)
     settings = configured(config)
-    for warning in settings.warnings:
+    for warning in _warnings(settings, config):
         sys.stderr.write(f"warning: {warning}\n")
-    sys.stdout.write("the configuration is good\n")
+    say(f"the configuration is good: {origin(config)}")
+    for line in plan(settings):
+        say(line)
     return 0
 
 
-@app.command
+def _warnings(settings: Config, config: Path | None) -> tuple[str, ...]:
+    """What is allowed and probably not meant, an unread file among it."""
+    if config is None and IGNORED.exists():
+        return (
+            f"{IGNORED.absolute()} is not read: give --config {IGNORED}, or name it lastseen.toml",
+            *settings.warnings,
+        )
+    return settings.warnings
+
+
 def backup(
     target: Annotated[Path, Parameter(help="Where to: a new directory, or an empty one.")],
     *,
     config: ConfigPath = None,
 ) -> int:
-    """Copy the embedded store, beside a running daemon or not, and prove the copy by starting a server on it."""
+    """Copy the embedded store, and prove the copy by starting a server on it.
+
+    A daemon may be running on it.
+    """
     settings = configured(config)
     if not settings.store.embedded:
         sys.stderr.write("store.url names a server of yours: back it up by its own means\n")
@@ -127,6 +154,7 @@ def create(
         tenant = OPERATORS
     made = made_token(
         settings,
+        origin=origin(config),
         tenant=tenant,
         subject=subject or worker_id or tenant,
         scopes=[Scope(name) for name in scope],
@@ -136,8 +164,3 @@ def create(
     )
     sys.stdout.write(made + "\n")
     return 0
-
-
-def main() -> None:
-    """The program's entry."""
-    sys.exit(app(result_action="return_value"))

@@ -19,7 +19,7 @@ from monitor.clock import wall_ms
 from monitor.daemon.client import Client, ClientError, MisuseError
 from monitor.daemon.config import ConfigError, load
 from monitor.daemon.keys import key_ring
-from monitor.daemon.signing_key import SigningKeyError
+from monitor.daemon.signing_key import NoSigningKeyError, SigningKeyError, existing_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,6 +30,9 @@ FAILED: Final = 1
 MISUSED: Final = 2
 TOKEN: Final = "LASTSEEN_TOKEN"  # noqa: S105 - the name of a variable
 URL: Final = "LASTSEEN_URL"
+CONFIG: Final = "LASTSEEN_CONFIG"
+PLACES: Final = (Path("lastseen.toml"), Path("/etc/lastseen/lastseen.toml"))
+"""Where the configuration file is looked for, in this order, when none is named."""
 TOKEN_MS: Final = 300_000
 """For how long a token is good that a command makes for itself."""
 OPERATORS: Final = "operators"
@@ -38,7 +41,10 @@ _ANY_HOST: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noq
 
 ConfigPath = Annotated[
     Path | None,
-    Parameter(name="--config", help="The configuration file; without one, the defaults and the environment."),
+    Parameter(
+        name="--config",
+        help=f"The configuration file; else ${CONFIG}, else the first of {', '.join(map(str, PLACES))}.",
+    ),
 ]
 
 
@@ -48,18 +54,43 @@ def fail(status: int, text: str) -> NoReturn:
     raise SystemExit(status)
 
 
-def configured(path: Path | None) -> Config:
-    """The configuration, or the end of the program with every fault of it on stderr."""
-    environ = {name: value for name, value in os.environ.items() if name not in {TOKEN, URL}}
+def config_file(given: Path | None) -> Path | None:
+    """The file to read: the given one, else that of the environment, else the first that is in its place."""
+    if given is not None or (named := os.environ.get(CONFIG)) is None:
+        return given or next(filter(_is_there, PLACES), None)
+    return Path(named)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file; one that is not for us to see is, and reading it says so."""
     try:
-        return load(path, environ)
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def configured(given: Path | None) -> Config:
+    """The configuration, or the end of the program with every fault of it on stderr."""
+    environ = {name: value for name, value in os.environ.items() if name not in {TOKEN, URL, CONFIG}}
+    try:
+        return load(config_file(given), environ)
     except ConfigError as error:
         fail(MISUSED, str(error))
+
+
+def origin(given: Path | None) -> str:
+    """Where the configuration is from, in words."""
+    path = config_file(given)
+    return "no file: defaults" if path is None else str(path.absolute())
 
 
 def made_token(
     settings: Config,
     *,
+    origin: str,
     tenant: str,
     subject: str,
     scopes: Sequence[Scope],
@@ -69,7 +100,13 @@ def made_token(
 ) -> str:
     """A token signed with the daemon's own key or the first HS256 key of the configuration; or the program's end."""
     try:
-        key = key_ring(settings).signing()
+        key = key_ring(settings, existing_key).signing()
+    except NoSigningKeyError as error:
+        fail(
+            FAILED,
+            f"lastseen: {error} (configuration: {origin}). `lastseen serve` makes one when it first starts: run this"
+            f" command in its folder, or name its configuration by --config or ${CONFIG}",
+        )
     except SigningKeyError as error:
         fail(FAILED, f"lastseen: {error}")
     if key is None:
@@ -112,20 +149,28 @@ class Access:
 
         ``operator``: of all tenants, when a token is made and no tenant is given.
         """
-        settings = configured(self.config)
-        url = self.url or os.environ.get(URL) or _address(settings)
-        token = self.token or os.environ.get(TOKEN)
-        if not token:
-            tenant = self.tenant
-            if operator and not tenant:
-                tenant, scope = OPERATORS, Scope.OPERATOR
-            if not tenant:
-                fail(MISUSED, f"--tenant: is needed to make a token, as there is neither --token nor ${TOKEN}")
-            token = made_token(settings, tenant=tenant, subject=_person(), scopes=[scope], expires_in_ms=TOKEN_MS)
+        url, token = self.url or os.environ.get(URL), self.token or os.environ.get(TOKEN)
+        url_from, token_from = f"from --url or ${URL}", f"from --token or ${TOKEN}"
+        tenant = self.tenant or ""
+        if operator and not tenant:
+            tenant, scope = OPERATORS, Scope.OPERATOR
+        if not token and not tenant:
+            fail(MISUSED, f"--tenant: is needed to make a token, as there is neither --token nor ${TOKEN}")
+        if not (url and token):
+            settings, where = configured(self.config), origin(self.config)
+            if not url:
+                url, url_from = _address(settings), f"from the configuration, {where}"
+            if not token:
+                own = f"the key in {settings.store.data_dir.absolute()}"
+                token_from = f"made with {'a configured key' if settings.auth.keys else own} (configuration: {where})"
+                who = _person()
+                token = made_token(
+                    settings, origin=where, tenant=tenant, subject=who, scopes=[scope], expires_in_ms=TOKEN_MS
+                )
         if not token.isascii() or not token.isprintable():
             fail(MISUSED, "--token: is no token")
         try:
-            return Client(url, token)
+            return Client(url, token, url_from=url_from, token_from=token_from)
         except ValueError as error:
             fail(MISUSED, f"--url: {error}, got {url!r}")
 

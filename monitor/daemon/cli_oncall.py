@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import secrets
 import sys
 from typing import Annotated, Any, Final
 
@@ -9,14 +11,16 @@ from cyclopts import App, Parameter
 
 from monitor.auth import Scope
 from monitor.daemon.cli_access import FAILED, MISUSED, Access, asking, fail, say, say_json
+from monitor.settings.key_material import WEBHOOK_PREFIX
 from monitor.settings.units import duration_ms
 
-silence = App(name="silence", help="Tell nobody of some workers, until a set end; detection goes on.")
-incidents = App(name="incidents", help="Who is down, and who has taken it over.")
-deliveries = App(name="deliveries", help="What was told to whom, and what could not be.")
-alerts = App(name="alerts", help="The receivers of alerts.")
+silence = App(name="silence")
+incidents = App(name="incidents")
+deliveries = App(name="deliveries")
+alerts = App(name="alerts")
 
 _NOWHERE: Final = Access()
+_SECRET_BYTES: Final = 32
 
 _Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON, one item on a line.")]
 _Most = Annotated[int, Parameter(name="--limit", help="At most so many.")]
@@ -267,6 +271,13 @@ def enable_receiver(receiver: Annotated[str, Parameter(help="Its name.")], /, *,
     with asking():
         client.post("receivers", receiver, "enable")
     say(f"{receiver} is enabled")
+    return 0
+
+
+@alerts.command(name="secret")
+def make_secret() -> int:
+    """Print a new secret for a webhook: `(umask 077; lastseen alerts secret > keys/ops)`."""
+    say(WEBHOOK_PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode())
     return 0
 
 

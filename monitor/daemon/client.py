@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 TIMEOUT_S: Final = 60.0
 PAGE: Final = 100
 _ANSWER_BYTES: Final = 67_108_864
+_UNAUTHORIZED: Final = 401
 _UNPROCESSABLE: Final = 422
 
 
@@ -41,18 +42,29 @@ class Client:
     Args:
         url: of the daemon, ``http://`` or ``https://``.
         token: who asks.
+        url_from: where the URL was found, for the message when there is no daemon.
+        token_from: the same of the token, for the message when it is refused.
         timeout_s: how long to wait for an answer.
 
     Raises:
         ValueError: the URL is none of those.
     """
 
-    def __init__(self, url: str, token: str, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        url_from: str = "as given",
+        token_from: str = "as given",  # noqa: S107 - no password
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
             raise ValueError("must be the http:// or https:// address of a daemon")
         self._url = url.rstrip("/")
         self._token = token
+        self._url_from, self._token_from = url_from, token_from
         self._timeout_s = timeout_s
         # What listens on this machine is not behind its proxy.
         direct = [urllib.request.ProxyHandler({})] if _is_loopback(parts.hostname) else []
@@ -101,19 +113,19 @@ class Client:
                 return json.loads(raw) if raw else None
         except HTTPError as error:
             with error:
-                raise _refused(error) from None
+                raise self._refused(error) from None
         except (URLError, OSError, http.client.HTTPException, ValueError) as error:
             reason = error.reason if isinstance(error, URLError) else error
-            raise ClientError(f"{self._url} does not answer as a daemon: {reason}") from error
+            raise ClientError(f"{self._url} ({self._url_from}) does not answer as a daemon: {reason}") from error
 
-
-def _refused(error: HTTPError) -> ClientError:
-    try:
-        detail = json.loads(error.read(_ANSWER_BYTES))["detail"]
-    except (ValueError, KeyError, TypeError, OSError):
-        detail = error.reason
-    kind = MisuseError if error.code == _UNPROCESSABLE else ClientError
-    return kind(f"{detail} (HTTP {error.code})")
+    def _refused(self, error: HTTPError) -> ClientError:
+        try:
+            detail = json.loads(error.read(_ANSWER_BYTES))["detail"]
+        except (ValueError, KeyError, TypeError, OSError):
+            detail = error.reason
+        kind = MisuseError if error.code == _UNPROCESSABLE else ClientError
+        whose = f"; the token is {self._token_from}" if error.code == _UNAUTHORIZED else ""
+        return kind(f"{detail} (HTTP {error.code}){whose}")
 
 
 def _is_loopback(host: str) -> bool:

@@ -27,11 +27,11 @@ from monitor.calls import Many
 from monitor.daemon.alerting import alert_service
 from monitor.daemon.deliveries import delivery_outcomes
 from monitor.daemon.errors import StartError
-from monitor.daemon.greeting import version
 from monitor.daemon.http import HttpServer, allow_descriptors
 from monitor.daemon.keys import auth_policy
 from monitor.daemon.listeners import relieve
 from monitor.daemon.oncall import AlertsOnCall
+from monitor.daemon.version import version
 from monitor.daemon.vitals import Vitals
 from monitor.daemon.watchdog import Watchdog
 from monitor.events import event_id

@@ -6,11 +6,12 @@ import os
 import shlex
 import shutil
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
+
+from monitor.daemon.version import version
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,11 +20,6 @@ if TYPE_CHECKING:
     from monitor.daemon.keys import KeyRing
 
 log = structlog.get_logger(__name__)
-
-
-def version() -> str:
-    """The installed release."""
-    return metadata.version("lastseen")
 
 
 def _program() -> str:

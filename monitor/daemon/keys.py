@@ -9,6 +9,7 @@ from monitor.auth import AuthPolicy, VerifyingKey
 from monitor.daemon.signing_key import generated_key
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from monitor.daemon.config import Config
@@ -26,8 +27,8 @@ class KeyRing:
         return next((key for key in self.keys if key.algorithm == "HS256"), None)
 
 
-def key_ring(config: Config) -> KeyRing:
-    """The keys of this configuration; with the embedded store and none configured, one is made on first use.
+def key_ring(config: Config, own: Callable[[Path], tuple[str, bytes, Path]] = generated_key) -> KeyRing:
+    """The keys of this configuration; with the embedded store and none configured, our ``own``, made on first use.
 
     Raises:
         SigningKeyError: the generated key can't be used.
@@ -35,7 +36,7 @@ def key_ring(config: Config) -> KeyRing:
     if config.auth.keys:
         keys = tuple(VerifyingKey(kid=key.kid, algorithm=key.algorithm, key=key.key) for key in config.auth.keys)
         return KeyRing(keys=keys, generated=None)
-    kid, secret, path = generated_key(config.store.data_dir)
+    kid, secret, path = own(config.store.data_dir)
     return KeyRing(keys=(VerifyingKey(kid=kid, algorithm="HS256", key=secret),), generated=path)
 
 

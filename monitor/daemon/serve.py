@@ -20,7 +20,7 @@ from monitor.embedded import EmbeddedStore, EmbeddedStoreError, StartAbandonedEr
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
     from monitor.daemon.config import Config
     from monitor.daemon.keys import KeyRing
@@ -42,13 +42,15 @@ def usable_cores(quota: Path = CPU_QUOTA) -> int:
     return cores
 
 
-def serve(config: Config, stop: StopSignal, on_ready: Callable[[Config, KeyRing, int], None]) -> int:
+def serve(
+    config: Config, stop: StopSignal, on_ready: Callable[[Config, KeyRing, int], None], *, warnings: Sequence[str]
+) -> int:
     """Run the daemon until it is told to stop; the process's exit status.
 
     ``on_ready`` is called once, when beats are accepted, with the port that is listened on.
     """
     logs.configure(level=config.log.level, form=config.log.format)
-    for warning in config.warnings:
+    for warning in warnings:
         log.warning("config.warning", warning=warning)
     embedded = None
     try:

@@ -22,6 +22,10 @@ class SigningKeyError(Exception):
     """The generated signing key can't be used; the message names the file, and nothing of the key."""
 
 
+class NoSigningKeyError(SigningKeyError):
+    """There is none yet."""
+
+
 def generated_key(data_dir: Path) -> tuple[str, bytes, Path]:
     """The HS256 key under ``data_dir``, made on the first call and the same ever after.
 
@@ -39,7 +43,23 @@ def generated_key(data_dir: Path) -> tuple[str, bytes, Path]:
         if not path.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _make(path)
+    except OSError as error:
+        raise SigningKeyError(f"signing key {path}: {error}") from error
+    return existing_key(data_dir)
+
+
+def existing_key(data_dir: Path) -> tuple[str, bytes, Path]:
+    """As ``generated_key``, of a key that was made before.
+
+    Raises:
+        NoSigningKeyError: there is none.
+        SigningKeyError: as above.
+    """
+    path = data_dir.absolute() / KEY_FILE_NAME
+    try:
         key = _read(path)
+    except FileNotFoundError:
+        raise NoSigningKeyError(f"there is no signing key {path}") from None
     except OSError as error:
         raise SigningKeyError(f"signing key {path}: {error}") from error
     return f"generated-{hashlib.sha256(key).hexdigest()[:8]}", key, path

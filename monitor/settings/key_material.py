@@ -98,7 +98,7 @@ def webhook_secret(raw: bytes) -> bytes:
     """The bytes behind ``whsec_<base64>``."""
     head, encoded = raw[: len(WEBHOOK_PREFIX)], raw[len(WEBHOOK_PREFIX) :]
     if head != WEBHOOK_PREFIX.encode():
-        raise KeyMaterialError(f"the secret does not begin with {WEBHOOK_PREFIX}")
+        raise KeyMaterialError(f"the secret does not begin with {WEBHOOK_PREFIX}; `lastseen alerts secret` makes one")
     try:
         secret = base64.b64decode(encoded, validate=True)
     except binascii.Error:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from monitor.daemon.signing_key import generated_key
 from tests import daemons
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def empty_home(receiver: daemons.Receiver) -> Iterator[daemons.Home]:  # noqa: A
 def _issuer(_bytecode: None) -> Iterator[daemons.Home]:
     with daemons.home() as made:
         made.write(daemons.ANY_PORT)
+        generated_key(made.directory / "data")
         made.make_master()
         yield made
 

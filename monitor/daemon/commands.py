@@ -1,0 +1,35 @@
+"""The commands of ``lastseen``, each loaded when it is called: ``--version`` and ``--help`` load none of them.
+
+Exit status: 0 done, 1 it could not be done, 2 the command line or the configuration is wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+from cyclopts import App
+
+from monitor.daemon.version import version
+
+app = App(name="lastseen", help="A liveness monitoring daemon.", help_format="plaintext", version=version)
+
+COMMANDS: Final = {
+    "serve": ("monitor.daemon.cli:serve", "Run the daemon until SIGTERM or ^C."),
+    "check": ("monitor.daemon.cli:check", "Validate the configuration, print warnings and what the daemon will do."),
+    "backup": ("monitor.daemon.cli:backup", "Copy the embedded store, and prove the copy by starting a server on it."),
+    "token": ("monitor.daemon.cli:token", "Tokens for workers, dashboards and operators."),
+    "silence": ("monitor.daemon.cli_oncall:silence", "Suppress notifications for matching workers until a set end."),
+    "incidents": ("monitor.daemon.cli_oncall:incidents", "Who is down, and who has taken it over."),
+    "deliveries": ("monitor.daemon.cli_oncall:deliveries", "Notifications: what was delivered, and what could not be."),
+    "alerts": ("monitor.daemon.cli_oncall:alerts", "The receivers of alerts."),
+}
+"""Where each is, and what it does."""
+
+for name, (where, what) in COMMANDS.items():
+    app.command(where, name=name, help=what)
+
+
+def main() -> None:
+    """The program's entry."""
+    sys.exit(app(result_action="return_value"))

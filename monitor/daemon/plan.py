@@ -1,0 +1,33 @@
+"""What a daemon with this configuration will do, in lines for people; no credential is in them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from alerts.receivers import PostingSettings
+from monitor.daemon.signing_key import KEY_FILE_NAME
+from monitor.settings.urls import masked_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from monitor.daemon.config import Config
+
+
+def plan(config: Config) -> Iterator[str]:
+    """The lines, in the order of the sections."""
+    server, store = config.server, config.store
+    data_dir = store.data_dir.absolute()
+    yield f"listens on {server.host} port {server.port or 'any'}, processes: {server.processes}"
+    yield f"store: embedded, in {data_dir}" if store.embedded else f"store: {masked_url(store.url)}"
+    kids = [f"{key.kid} ({key.algorithm})" for key in config.auth.keys]
+    yield f"keys: {', '.join(kids) or f'its own, {data_dir / KEY_FILE_NAME}'}"
+    for receiver in config.alerts.effective_receivers:
+        where = f", {masked_url(receiver.url)}" if isinstance(receiver, PostingSettings) else ""
+        yield f"receiver {receiver.name}: {receiver.type}{where}"
+    for index, route in enumerate(config.alerts.effective_routes):
+        environments, tenants = (", ".join(globs) for globs in (route.environments, route.tenants))
+        what = f"{', '.join(route.events)} of environments {environments} and tenants {tenants}"
+        yield f"route {index}: {what}, to {', '.join(route.receivers)}"
+    if config.watchdog.target:
+        yield f"watchdog: {masked_url(config.watchdog.target)}"
