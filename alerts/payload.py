@@ -249,8 +249,10 @@ def _group_silence(labels: Mapping[str, str], events: Sequence[Event]) -> str | 
     if any("=" in name or len(value) > _PATTERN_CHARS for name, value in metadata.items()):
         return None
     environment = labels.get("environment")
-    everyone = "*" if environment is None and not metadata else None  # a silence has to say of whom
-    return _silence(tenants.pop(), worker_id=everyone, environment=environment, metadata=metadata)
+    tenant = tenants.pop()
+    if environment is None and not metadata:
+        return _silence(tenant, worker_id="*", exact=False)  # every worker: a silence has to say which
+    return _silence(tenant, environment=environment, metadata=metadata)
 
 
 def _silence(
@@ -259,8 +261,9 @@ def _silence(
     worker_id: str | None = None,
     environment: str | None = None,
     metadata: Mapping[str, str] | None = None,
+    exact: bool = True,
 ) -> str | None:
-    """A command for a shell; None where a name has no place in a line of it."""
+    """A command for a shell, which takes each value for itself; None where a name has no place in a line of it."""
     options = [("--tenant", tenant)]
     options += [("--worker-id", worker_id)] if worker_id is not None else []
     options += [("--environment", environment)] if environment is not None else []
@@ -268,6 +271,6 @@ def _silence(
     if not all(value.isprintable() for _, value in options):
         return None
     words = ["lastseen", "silence", "add"]
-    for option, value in [*options, ("--for", SILENCE_FOR)]:
+    for option, value in options:
         words += [f"{option}={value}"] if value.startswith("-") else [option, value]
-    return shlex.join(words)
+    return shlex.join([*words, *(["--exact"] if exact else []), "--for", SILENCE_FOR])

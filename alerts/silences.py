@@ -33,25 +33,35 @@ class TooManySilencesError(Exception):
 
 
 class Matchers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Whom a silence is about: all that are given have to fit. In a pattern ``*`` is the only wildcard.
+    """Which workers a silence matches: all that are given have to fit. In a pattern ``*`` is the only wildcard.
 
-    ``metadata`` fits a worker that has every one of the keys with a value that fits; a value that is no string is
-    compared as its JSON. An event carries at most 2,048 bytes of metadata, and what was cut off fits nothing.
+    ``exact``: the values are no patterns, they stand for themselves. ``metadata`` fits a worker that has every one of
+    the keys with a value that fits; a value that is no string is compared as its JSON. An event carries at most 2,048
+    bytes of metadata, and what was cut off fits nothing.
     """
 
     environment: str | None = None
     worker_id: str | None = None
     metadata: dict[str, str] = msgspec.field(default_factory=dict)
+    exact: bool = False
+
+    def only(self, pattern: str | None) -> str | None:
+        """The one name that one of the patterns fits; None: it fits several."""
+        return pattern if self.exact or pattern is None or "*" not in pattern else None
 
     def match(self, *, worker_id: str, environment_name: str, metadata: Mapping[str, object]) -> bool:
         """Whether a worker is one of them."""
         return (
-            (self.environment is None or fits(self.environment, environment_name))
-            and (self.worker_id is None or fits(self.worker_id, worker_id))
+            (self.environment is None or self._fits(self.environment, environment_name))
+            and (self.worker_id is None or self._fits(self.worker_id, worker_id))
             and all(
-                name in metadata and fits(pattern, _text(metadata[name])) for name, pattern in self.metadata.items()
+                name in metadata and self._fits(pattern, _text(metadata[name]))
+                for name, pattern in self.metadata.items()
             )
         )
+
+    def _fits(self, pattern: str, text: str) -> bool:
+        return pattern == text if self.exact else fits(pattern, text)
 
 
 class Silence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -553,7 +553,7 @@ def test_a_group_s_body_lists_every_event_that_it_is_given_without_what_must_not
         "incident_id": "inc_1",
         "reminder": 1,
         "link": f"{URL}/api/v1/workers?environment=production&liveness=stale&liveness=failed",
-        "silence": "lastseen silence add --tenant acme --environment production --for 2h",
+        "silence": "lastseen silence add --tenant acme --environment production --exact --for 2h",
     }
     assert told([], firing=False)["type"] == "group.resolved"
     assert told([], firing=False)["data"]["link"] == f"{URL}/api/v1/workers?environment=production"
@@ -588,7 +588,7 @@ def test_a_single_body_is_the_event_and_what_explains_it() -> None:
         "reminder": 2,
         "previous_type": None,
         "link": f"{URL}/api/v1/workers/w1",
-        "silence": "lastseen silence add --tenant acme --worker-id w1 --for 2h",
+        "silence": "lastseen silence add --tenant acme --worker-id w1 --exact --for 2h",
         "others_silent": 3,
         "expected": 240,
         "recent_outages": None,
@@ -629,7 +629,7 @@ def test_the_command_that_silences_is_one_that_a_shell_reads_back(name: str) -> 
     words = shlex.split(command)
     assert words[:3] == ["lastseen", "silence", "add"]
     options = " ".join(words[3:]).replace(f"={name}", f" {name}")
-    assert options == f"--tenant {name} --worker-id {name} --for 2h"
+    assert options == f"--tenant {name} --worker-id {name} --exact --for 2h"
 
 
 def test_a_name_that_would_break_the_line_gets_no_command() -> None:
@@ -642,9 +642,9 @@ def test_a_name_that_would_break_the_line_gets_no_command() -> None:
         ({"tenant": "acme"}, "lastseen silence add --tenant acme --worker-id '*' --for 2h"),
         (
             {"environment": "e 1", "metadata.region": "eu"},
-            "lastseen silence add --tenant acme --environment 'e 1' --metadata region=eu --for 2h",
+            "lastseen silence add --tenant acme --environment 'e 1' --metadata region=eu --exact --for 2h",
         ),
-        ({"metadata.region": "a b"}, "lastseen silence add --tenant acme --metadata 'region=a b' --for 2h"),
+        ({"metadata.region": "a b"}, "lastseen silence add --tenant acme --metadata 'region=a b' --exact --for 2h"),
     ],
 )
 def test_a_group_is_silenced_by_its_labels(group: dict[str, str], command: str) -> None:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from alerts.errors import PermanentDeliveryError
+from alerts.payload import GroupCounts
+from alerts.silences import silenced_until
 from monitor.daemon.client import Client, ClientError, MisuseError
 from monitor.daemon.commands import app
 from tests import api
@@ -115,7 +117,7 @@ async def test_a_silence_is_begun_listed_and_ended(operator: Shell) -> None:
     [kept] = (await operator.lastseen.json("/api/v1/silences"))["silences"]
     assert kept["id"] == silence_id
     assert (kept["author"], kept["comment"], kept["state"]) == ("anna", "failover", "active")
-    assert kept["matchers"] == {"environment": "prod", "worker_id": "db-*", "metadata": {}}
+    assert kept["matchers"] == {"environment": "prod", "worker_id": "db-*", "metadata": {}, "exact": False}
     line = await operator.done("silence", "list")
     for word in (silence_id, "active", "environment=prod worker_id=db-*", "anna", "failover"):
         assert word in line
@@ -129,10 +131,107 @@ async def test_the_command_that_a_notification_suggests_works(operator: Shell) -
     await operator.lastseen.beat("w")
     body = operator.lastseen.alerts.wording.single(event(), incident_id=None, reminder=0, standing=None)
     command = json.loads(body)["data"]["silence"]
-    assert command == "lastseen silence add --tenant acme --worker-id w --for 2h"
+    assert command == "lastseen silence add --tenant acme --worker-id w --exact --for 2h"
     ended = await operator.run(*command.split()[1:], "--config", operator.config)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.startswith("sil_")
+
+
+NAMES = (
+    "*",
+    "w*",
+    "?",
+    "[w]",
+    " ",
+    "a b",
+    "-x",
+    "--",
+    "--for=1s",
+    "it's",
+    '"',
+    "$(exit 3)",
+    "`exit 3`",
+    "!!",
+    "\\",
+    "a=b",
+    "~",
+    "é;#",
+)
+
+
+async def read_by_a_shell(command: str) -> list[str]:
+    """The words that a real shell makes of a command of ours, without the program's name."""
+    script = 'lastseen() { printf \'%s\\0\' "$@"; }; eval "$1"'
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-c", script, "bash", command, stdout=asyncio.subprocess.PIPE
+    )
+    printed, _ = await process.communicate()
+    assert process.returncode == 0
+    return printed.decode().split("\0")[:-1]
+
+
+@valkey
+@pytest.mark.parametrize("name", NAMES)
+async def test_b5_the_command_in_a_page_run_as_printed_silences_this_worker_only(operator: Shell, name: str) -> None:
+    lastseen = operator.lastseen
+    for worker_id in (name, "w", "bystander"):
+        assert (await lastseen.beat(worker_id, tenant=name)).status_code == 204
+    down = event(worker_id=name, tenant=name)
+    command = json.loads(lastseen.alerts.wording.single(down, incident_id=None, reminder=0, standing=None))["data"][
+        "silence"
+    ]
+    ended = await operator.run(*await read_by_a_shell(command), "--config", operator.config)
+    assert (ended.returncode, ended.stderr) == (0, ""), command
+    made = (await lastseen.alerts.ledger.silences_of([name]))[name]
+    now_ms = lastseen.store.clock.now_ms()
+    silenced = [
+        one for one in (*NAMES, "w", "bystander") if silenced_until(made, event(worker_id=one, tenant=name), now_ms)
+    ]
+    assert silenced == [name]
+
+
+@valkey
+@pytest.mark.parametrize("name", NAMES)
+async def test_b5_the_command_of_a_group_silences_this_group_only(operator: Shell, name: str) -> None:
+    lastseen = operator.lastseen
+    group = {"tenant": "acme", "environment": name, "metadata.rack": name}
+    body = lastseen.alerts.wording.group(
+        firing=True,
+        group=group,
+        counts=GroupCounts(firing=1, new=1, recovered=0, expected=None),
+        events=[],
+        truncated=1,
+        since_ms=0,
+        now_ms=0,
+        incident_id=None,
+        reminder=0,
+        environment_incident=False,
+    )
+    command = json.loads(body)["data"]["silence"]
+    assert (await operator.run(*await read_by_a_shell(command), "--config", operator.config)).returncode == 0, command
+    made = (await lastseen.alerts.ledger.silences_of(["acme"]))["acme"]
+    now_ms = lastseen.store.clock.now_ms()
+    silenced = [
+        (environment, rack)
+        for environment in (*NAMES, "prod")
+        for rack in (*NAMES, "r7")
+        if silenced_until(
+            made, event(environment_name=environment, worker_metadata_json=json.dumps({"rack": rack})), now_ms
+        )
+    ]
+    assert silenced == [(name, name)]
+
+
+@valkey
+@pytest.mark.parametrize(("name", "why"), [("w?", "only wildcard"), ("[w]", "only wildcard"), ("*" * 9, "8 stars")])
+async def test_c20_a_glob_that_the_configuration_refuses_is_refused_unless_exact(
+    operator: Shell, name: str, why: str
+) -> None:
+    await operator.lastseen.beat("w", worker_metadata={"rack": name})
+    for option, value in (("--worker-id", name), ("--environment", name), ("--metadata", f"rack={name}")):
+        assert why in await operator.refused(2, "silence", "add", option, value, "--for", "1h")
+    await operator.done("silence", "add", "--metadata", f"rack={name}", "--worker-id", "w", "--exact", "--for", "1h")
+    assert f"worker_id=w metadata.rack={name} (exact)" in await operator.done("silence", "list")
 
 
 @valkey

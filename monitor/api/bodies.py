@@ -61,14 +61,16 @@ async def read_json(
         raise UnreadableBodyError(f"the body can't be used: {error}") from None
 
 
-def checked_text(field: str, value: str, *, most: int, lines: bool = False) -> str:
-    """The text, if it has 1 to ``most`` characters, not all blank, and no controls. ``lines``: it may have several.
+def checked_text(field: str, value: str, *, most: int, lines: bool = False, blank: bool = False) -> str:
+    """The text, if it has 1 to ``most`` characters and no controls, and is not all blank unless it may be ``blank``.
+
+    ``lines``: it may have several.
 
     Raises:
         BodyError: it has not.
     """
     plain = value.replace("\n", " ").replace("\t", " ") if lines else value
-    if not 0 < len(value) <= most or not plain.strip():
+    if not 0 < len(value) <= most or not (blank or plain.strip()):
         raise BodyError(field, value, f"1 to {most} characters that are not all blank are expected")
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in plain):
         raise BodyError(field, value, "text without control characters is expected")

@@ -99,11 +99,12 @@ class IncidentPage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Matchers:
-    """Whom a silence is about: globs, all of which have to fit. ``*`` is the only wildcard."""
+    """Which workers a silence matches: globs, all of which have to fit, or with ``exact`` the very values."""
 
     environment: str | None = None
     worker_id: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    exact: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -44,7 +44,7 @@ _INCIDENT: Final[dict[str, Schema]] = {
 _SILENCE: Final[dict[str, Schema]] = {
     "id": {"type": "string", "pattern": "^sil_[0-9a-f]{32}$"},
     "tenant": TEXT,
-    "matchers": record(environment=nullable("string"), worker_id=nullable("string"), metadata=FREE),
+    "matchers": record(environment=nullable("string"), worker_id=nullable("string"), metadata=FREE, exact=FLAG),
     "state": {"type": "string", "enum": list(SILENCE_STATES)},
     "starts_at": TIME,
     "ends_at": TIME,
@@ -97,7 +97,7 @@ _PATTERN: Final[Schema] = {
     "type": ["string", "null"],
     "minLength": 1,
     "maxLength": 256,
-    "description": "`*` is the only wildcard.",
+    "description": "`*` is the only wildcard; `?`, `[` and `]` are refused. With `exact` the text itself.",
 }
 
 ONCALL: Final[dict[str, Schema]] = {
@@ -116,8 +116,9 @@ ONCALL: Final[dict[str, Schema]] = {
             environment=_PATTERN,
             worker_id=_PATTERN,
             metadata={"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 16},
+            exact={"type": "boolean", "default": False, "description": "No value is a pattern."},
         ),
-        "description": "Whom the silence is about; all that are given have to fit, and one has to be given.",
+        "description": "Which workers the silence matches; all that are given have to fit, and one has to be given.",
     },
     "SilenceRequest": {
         **_closed(

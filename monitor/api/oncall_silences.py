@@ -15,6 +15,7 @@ from monitor.api.oncall_routes import page_answer, place_of, segment, time_or_no
 from monitor.api.requests import Query, caller, headers_of, principal_of
 from monitor.auth import ForbiddenError, Scope
 from monitor.events import rfc3339
+from monitor.settings.globs import checked_glob
 
 if TYPE_CHECKING:
     from litestar import Request
@@ -36,11 +37,12 @@ LONGEST_S: Final = 3_650 * 86_400
 
 
 class MatchersBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Whom a silence is about."""
+    """Which workers a silence matches."""
 
     environment: str | None = None
     worker_id: str | None = None
     metadata: dict[str, str] = msgspec.field(default_factory=dict)
+    exact: bool = False
 
 
 class SilenceBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,6 +65,7 @@ def silence_json(silence: Silence) -> dict[str, object]:
             "environment": silence.matchers.environment,
             "worker_id": silence.matchers.worker_id,
             "metadata": dict(silence.matchers.metadata),
+            "exact": silence.matchers.exact,
         },
         "state": silence.state,
         "starts_at": rfc3339(silence.starts_ms),
@@ -122,11 +125,22 @@ def _matchers(body: MatchersBody) -> Matchers:
         raise BodyError("matchers.metadata", f"{len(body.metadata)} keys", f"at most {METADATA_MATCHERS} are expected")
     for name, pattern in (("environment", body.environment), ("worker_id", body.worker_id)):
         if pattern is not None:
-            checked_text(f"matchers.{name}", pattern, most=PATTERN_CHARS)
+            _check(f"matchers.{name}", pattern, exact=body.exact)
     for name, pattern in body.metadata.items():
         checked_text("matchers.metadata: a key", name, most=PATTERN_CHARS)
-        checked_text(f"matchers.metadata.{name}", pattern, most=PATTERN_CHARS)
-    return Matchers(environment=body.environment, worker_id=body.worker_id, metadata=dict(body.metadata))
+        _check(f"matchers.metadata.{name}", pattern, exact=body.exact)
+    return Matchers(
+        environment=body.environment, worker_id=body.worker_id, metadata=dict(body.metadata), exact=body.exact
+    )
+
+
+def _check(field: str, pattern: str, *, exact: bool) -> None:
+    checked_text(field, pattern, most=PATTERN_CHARS, blank=True)
+    if not exact:
+        try:
+            checked_glob(pattern)
+        except ValueError as error:
+            raise BodyError(field, pattern, f"{error}; with exact the text stands for itself") from None
 
 
 def require_own(principal: Principal, matchers: Matchers) -> None:
@@ -141,7 +155,7 @@ def require_own(principal: Principal, matchers: Matchers) -> None:
     if principal.worker_id is not None and matchers.worker_id != principal.worker_id:
         raise ForbiddenError(f"the token may silence {principal.worker_id!r} only: matchers.worker_id has to be that")
     for field, value in (("environment", principal.environments), ("worker_id", principal.worker_id)):
-        if value is not None and "*" in (getattr(matchers, field) or ""):
+        if value is not None and not matchers.exact and "*" in (getattr(matchers, field) or ""):
             raise ForbiddenError(f"the token is restricted: matchers.{field} must not have a wildcard")
 
 

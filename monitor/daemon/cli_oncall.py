@@ -36,6 +36,7 @@ def add_silence(
         tuple[str, ...],
         Parameter(negative_iterable=(), help="Workers that report this, as name=pattern; several: all."),
     ] = (),
+    exact: Annotated[bool, Parameter(negative=(), help="The values are no patterns: each stands for itself.")] = False,
     for_: Annotated[str | None, Parameter(name="--for", help="For how long from the start, such as 2h.")] = None,
     until: Annotated[str | None, Parameter(help="Until when, as 2026-11-24T16:00:00Z; instead of --for.")] = None,
     from_: Annotated[str | None, Parameter(name="--from", help="From when on; by default from now on.")] = None,
@@ -55,6 +56,7 @@ def add_silence(
             "worker_id": worker_id,
             "environment": environment,
             "metadata": {name: pattern for name, _, pattern in pairs},
+            "exact": exact,
         },
         "starts_at": from_,
         "ends_at": until,
@@ -89,6 +91,7 @@ def list_silences(
                 matchers = one["matchers"]
                 named = [f"{name}={matchers[name]}" for name in ("environment", "worker_id") if matchers[name]]
                 named += [f"metadata.{name}={pattern}" for name, pattern in matchers["metadata"].items()]
+                named += ["(exact)"] if matchers["exact"] else []
                 say(
                     one["id"],
                     one["state"],

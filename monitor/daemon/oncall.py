@@ -186,6 +186,7 @@ class AlertsOnCall:
                 environment=new.matchers.environment,
                 worker_id=new.matchers.worker_id,
                 metadata=dict(new.matchers.metadata),
+                exact=new.matchers.exact,
             ),
             starts_ms=new.starts_ms,
             ends_ms=new.ends_ms,
@@ -336,8 +337,8 @@ class AlertsOnCall:
 
     async def _warnings(self, silence: LedgerSilence) -> tuple[str, ...]:
         """What is odd about a silence: nobody who is known matches it."""
-        environment = silence.matchers.environment
-        environments = None if environment is None or "*" in environment else (environment,)
+        environment = silence.matchers.only(silence.matchers.environment)
+        environments = None if environment is None else (environment,)
         looked_at = 0
         for partition in range(self._store.partitions):
             after = ""
@@ -403,8 +404,9 @@ def _sees(viewer: Viewer, incident: LedgerIncident) -> bool:
 
 def _covers(viewer: Viewer, silence: LedgerSilence) -> bool:
     """Whether a silence is about nobody whom the viewer may not see."""
-    return (viewer.environments is None or silence.matchers.environment in viewer.environments) and (
-        viewer.worker_id is None or silence.matchers.worker_id == viewer.worker_id
+    matchers = silence.matchers
+    return (viewer.environments is None or matchers.only(matchers.environment) in viewer.environments) and (
+        viewer.worker_id is None or matchers.only(matchers.worker_id) == viewer.worker_id
     )
 
 

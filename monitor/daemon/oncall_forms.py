@@ -47,7 +47,10 @@ def silence_of(silence: LedgerSilence, now_ms: int) -> Silence:
         id=silence.id,
         tenant=silence.tenant,
         matchers=Matchers(
-            environment=matchers.environment, worker_id=matchers.worker_id, metadata=dict(matchers.metadata)
+            environment=matchers.environment,
+            worker_id=matchers.worker_id,
+            metadata=dict(matchers.metadata),
+            exact=matchers.exact,
         ),
         state=silence.state(now_ms).value,
         starts_ms=silence.starts_ms,
