@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from alerts.phrases import DAY_MS, SHOWN_CHARS, Style, duration, fitted, own_outage, reminding, shown
 from alerts.thread import DOWN
-from monitor.liveness import CLEAN_REASON, REJECTED_INTERVALS, STILL_REJECTED, EventKind, Liveness
+from monitor.liveness import CLEAN_EXITS, REJECTED_INTERVALS, STILL_REJECTED, EventKind, Liveness
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +69,8 @@ def _told(event: Event, style: Style, standing: Standing | None, previous: Event
         case EventKind.REJECTED:
             text = _rejected(event, style, again=again)
         case EventKind.FAILED:
-            text = _failed(event, style, again=again) + _doing(event, style)
+            text = _failed(event, style, again=again)
+            text += "; it never sent a heartbeat" if event.old is None else _doing(event, style)
         case EventKind.RECOVERED:
             text = _recovered(event, previous) + _doing(event, style, "status")
         case EventKind.STOPPED:
@@ -161,7 +162,7 @@ def _recovered(event: Event, previous: Event | None) -> str:
 
 
 def _stopped(event: Event, style: Style) -> str:
-    if event.reason != CLEAN_REASON:  # the deadline of a straggler passed
+    if event.reason not in CLEAN_EXITS:  # the deadline of a straggler passed
         return (
             f" has stopped: its last heartbeat, at {style.at(event.last_seen_ms)}, came just after its clean disconnect"
         )

@@ -71,8 +71,14 @@ STRAGGLER_MS: Final = 5_000
 LONGEST_ABSENCE_MS: Final = 30 * 86_400_000
 """A worker may announce at most this long an absence: for so long one that is gone for good is kept, and not missed."""
 
-CLEAN_EXIT_CODES: Final = frozenset({None, 0, 130, 143})
-CLEAN_REASON: Final = "shutdown"
+CLEAN_EXITS: Final[Mapping[str, frozenset[int | None]]] = {
+    "shutdown": frozenset({None, 0, 130, 143, -2, -15}),
+    "done": frozenset({0}),
+    "completed": frozenset({0}),
+}
+"""The reasons of a clean stop, each with the exit codes that go with it. -2 and -15 are how Python's subprocess reports
+SIGINT and SIGTERM, 130 and 143 how a shell does.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +106,7 @@ _GONE = _to(None, EventKind.FORGOTTEN)
 
 TRANSITIONS: Final[Mapping[tuple[Liveness | None, Trigger], Transition]] = {
     (None, Trigger.BEAT): _to(Liveness.ALIVE, EventKind.REGISTERED),
+    (None, Trigger.DISCONNECT_FAILURE): _to(Liveness.FAILED, EventKind.FAILED),
     (Liveness.ALIVE, Trigger.BEAT): _to(Liveness.ALIVE),
     (Liveness.ALIVE, Trigger.DEADLINE): _to(Liveness.STALE, EventKind.STALE),
     (Liveness.ALIVE, Trigger.DEADLINE_AFTER_STOP): _to(Liveness.STOPPED, EventKind.STOPPED),
@@ -140,9 +147,8 @@ def deadline_ms(*, last_seen_ms: int, interval_ms: int, grace_ms: int) -> int:
 
 def disconnect_trigger(*, reason: str, exit_code: int | None) -> Trigger:
     """Whether a worker's goodbye is a clean stop (a deploy must not page) or a failure."""
-    if reason == CLEAN_REASON and exit_code in CLEAN_EXIT_CODES:
-        return Trigger.DISCONNECT_CLEAN
-    return Trigger.DISCONNECT_FAILURE
+    is_clean = exit_code in CLEAN_EXITS.get(reason, ())
+    return Trigger.DISCONNECT_CLEAN if is_clean else Trigger.DISCONNECT_FAILURE
 
 
 def is_straggler(*, beat_ms: int, stopped_ms: int | None) -> bool:

@@ -19,6 +19,9 @@ from monitor.liveness import Liveness, liveness_at
 if TYPE_CHECKING:
     from monitor.liveness import EventKind, Trigger
 
+DEFAULT_ENVIRONMENT: Final = "default"
+"""Of a worker of which neither its sender nor the token says another."""
+
 
 class WorkerKey(msgspec.Struct, frozen=True, gc=False):
     """A worker's identity. Nothing crosses tenants: the same id under two tenants is two workers."""
@@ -79,6 +82,8 @@ class Disconnect:
     exit_code: int | None
     error_message: str | None
     back_in_ms: int | None = None
+    first_environment: str = DEFAULT_ENVIRONMENT
+    """Of a worker that is not known, which a failure registers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -361,6 +361,22 @@ class Model:
         if not worker.straggler:
             worker.back_ms = None
 
+    def register_failed(self, key: WorkerKey, now_ms: int, *, environment: str, daemon: str) -> bool:
+        """The failure report of an unknown worker; whether it was stored."""
+        if sum(1 for other in self.workers if other.tenant == key.tenant) >= self.max_workers:
+            return False
+        interval_ms, grace_ms = self.expected.get(environment, self.default)
+        generation = max(now_ms, self.newest_erased + 1)
+        worker = ModelWorker(environment, interval_ms, grace_ms, generation, now_ms, now_ms, daemon=daemon)
+        worker.base_ms = now_ms
+        self.workers[key] = worker
+        transition = step(None, Trigger.DISCONNECT_FAILURE)
+        assert transition.to is not None
+        assert transition.event is not None
+        worker.liveness = transition.to
+        self._event(key, transition.event, None, transition.to, now_ms, now_ms)
+        return True
+
     def leave(self, key: WorkerKey, trigger: Trigger, now_ms: int, *, back_in_ms: int | None) -> None:
         """A goodbye of a known worker."""
         self.expire(key, now_ms)

@@ -108,6 +108,18 @@ CLEAN = happened(EventKind.STOPPED, new=Liveness.STOPPED, reason="shutdown", exi
             ),
         ),
         (
+            happened(
+                EventKind.FAILED, old=None, new=Liveness.FAILED, reason="crash", exit_code=1, current_task_id=None
+            ),
+            None,
+            "Worker w1 in prod failed at 12:00:00 UTC: exit code 1, reason crash; it never sent a heartbeat.",
+        ),
+        (
+            happened(EventKind.STOPPED, new=Liveness.STOPPED, reason="done", exit_code=0),
+            None,
+            "Worker w1 in prod stopped at 12:00:00 UTC: exit code 0, reason done.",
+        ),
+        (
             happened(current_task_id=None, recent_gaps_ms=()),
             Standing(expected=0, silent=0),
             "Worker w1 in prod is stale: no heartbeat since 11:58:30 UTC (deadline 12:00:00), last status busy.",

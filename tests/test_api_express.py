@@ -211,13 +211,16 @@ async def test_a_good_beat_takes_the_short_way_in_both_forms_and_is_stored(both:
     headers = usual_headers(both.token())
     assert (await same(both, request(BODY, *headers))).status == 204
     assert both.taken == 1
+    nothing = request(b"", *headers, target="/api/v1/workers/quiet/heartbeat")
+    assert (await same(both, nothing)).status == 204
+    assert both.taken == 3
     form = request(b'{"status":"idle"}', *headers, target="/api/v1/workers/a%2Fb%C3%A9/heartbeat")
     assert (await same(both, form)).headers == [("cache-control", "no-store"), ("lastseen-next-beat", "30")]
-    assert both.taken == 3
+    assert both.taken == 5
     _, _, worker = await both.store.one(WorkerKey("acme", "a/bé"))
     assert worker is not None
     assert worker.status == "idle"
-    assert both.short.counts() == both.usual.counts() == {"stored": 4}
+    assert both.short.counts() == both.usual.counts() == {"stored": 6}
 
 
 HEADERS: Final[dict[str, Callable[[Both], list[str]]]] = {

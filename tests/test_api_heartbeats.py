@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -67,6 +68,64 @@ async def test_the_contract_is_answered_as_published(lastseen: Api, vector: dict
         assert faults == expected
 
 
+ID_PATHS: Final = ("/api/v1/workers/w/heartbeat", "/api/v1/workers/w/disconnect")
+
+
+@pytest.mark.parametrize("path", [api.BEAT, *ID_PATHS, "/api/v1/silences"])
+@pytest.mark.parametrize("coding", ["gzip", "br", "gzip, identity"])
+async def test_a_compressed_body_is_told_what_takes_one(lastseen: Api, path: str, coding: str) -> None:
+    body = gzip.compress(b'{"worker_id": "w", "environment_name": "prod", "reason": "crash"}')
+    headers = {"content-encoding": coding, "content-type": "application/json"}
+    answer = await lastseen.client.post(path, content=body, headers={**lastseen.auth(), **headers})
+    assert is_problem(answer, 415)
+    assert answer.json()["detail"] == (
+        f"the body is no JSON: it has Content-Encoding: {coding}. Send it uncompressed;"
+        " only POST /api/v1/workers/heartbeats takes gzip"
+    )
+
+
+@pytest.mark.parametrize("coding", ["gzip", "identity"])
+async def test_a_body_that_is_json_is_judged_as_json_whatever_its_encoding_is_said_to_be(
+    lastseen: Api, coding: str
+) -> None:
+    headers = {"content-encoding": coding}
+    assert (await lastseen.client.post(ID_PATHS[0], json={"status": "busy"}, headers=headers)).status_code == 204
+    assert (await lastseen.client.post(ID_PATHS[0], json={"status": 3}, headers=headers)).status_code == 422
+    headers = {**lastseen.auth(), "content-encoding": "identity"}
+    broken = await lastseen.client.post(ID_PATHS[0], content=b"\x1f", headers=headers)
+    assert (broken.status_code, broken.json()["detail"][0]["type"]) == (422, "json_invalid")
+
+
+@pytest.mark.parametrize("content_type", [None, "application/json", "application/x-www-form-urlencoded", "text/plain"])
+async def test_a_beat_by_id_needs_no_body(lastseen: Api, content_type: str | None) -> None:
+    await lastseen.beat("w", "prod", status="busy")
+    headers = {**lastseen.auth(), **({"content-type": content_type} if content_type else {})}
+    for worker in ("w", "new"):
+        answer = await lastseen.client.post(f"/api/v1/workers/{worker}/heartbeat", headers=headers)
+        assert (answer.status_code, answer.headers["Lastseen-Next-Beat"]) == (204, "30")
+    shown = [(one["worker_id"], one["status"]) for one in (await lastseen.json(api.WORKERS))["workers"]]
+    assert shown == [("new", "active"), ("w", "busy")]
+    # The other forms have something to say.
+    for path in (api.BEAT, ID_PATHS[1]):
+        answer = await lastseen.client.post(path, headers=headers)
+        assert (answer.status_code, answer.json()["detail"]) == (
+            422,
+            [{"loc": ["body"], "msg": "Field required", "type": "missing"}],
+        )
+
+
+@pytest.mark.parametrize("path", [api.BEAT, *ID_PATHS])
+async def test_a_body_that_does_not_come_as_json_is_told_of_its_content_type(lastseen: Api, path: str) -> None:
+    headers = {**lastseen.auth(), "content-type": "application/x-www-form-urlencoded"}
+    answer = await lastseen.client.post(path, content=b"{}", headers=headers)
+    assert answer.status_code == 422
+    (fault,) = answer.json()["detail"]
+    assert (fault["loc"], fault["type"]) == (["body"], "model_attributes_type")
+    assert fault["msg"].endswith(
+        "; the Content-Type is 'application/x-www-form-urlencoded', application/json is expected"
+    )
+
+
 async def test_a_204_says_when_the_next_beat_is_expected(lastseen: Api) -> None:
     assert (await lastseen.beat("w")).headers["Lastseen-Next-Beat"] == "30"
     assert (await lastseen.beat("w", interval_seconds=1.5)).headers["Lastseen-Next-Beat"] == "1.5"
@@ -112,6 +171,66 @@ async def test_a_goodbye_is_a_clean_stop_or_a_failure(lastseen: Api, body: dict[
     for _ in range(2):
         assert (await lastseen.client.post("/api/v1/workers/w/disconnect", json=body)).status_code == 204
     assert (await lastseen.json("/api/v1/workers/w"))["liveness"] == liveness
+
+
+async def test_a_failure_report_of_an_unknown_worker_registers_it_as_failed(lastseen: Api) -> None:
+    body = {"reason": "error", "exit_code": 3, "error_message": "no module named x"}
+    for _ in range(2):
+        assert (await lastseen.client.post("/api/v1/workers/w/disconnect", json=body)).status_code == 204
+    worker = await lastseen.json("/api/v1/workers/w")
+    shown = {name: worker[name] for name in ("liveness", "environment_name", "seq", "generation")}
+    assert shown == {"liveness": "failed", "environment_name": "default", "seq": 1, "generation": worker["generation"]}
+    assert worker["last_seen"] == worker["registered_at"] == worker["since"]
+    assert [(past["type"], past["seq"], past["reason"]) for past in worker["transitions"]] == [
+        ("worker.failed", 1, "error")
+    ]
+    (event,) = (await lastseen.json("/api/v1/events"))["events"]
+    data = event["data"]
+    assert (event["type"], data["old"], data["new"], data["exit_code"]) == ("worker.failed", None, "failed", 3)
+    counts = (await lastseen.json("/api/v1/status"))["environments"]
+    assert [(one["environment_name"], one["counts"]["failed"]) for one in counts] == [("default", 1)]
+    # Its first beat ends the outage, and what was recorded stays.
+    assert (await lastseen.client.post("/api/v1/workers/w/heartbeat", json={})).status_code == 204
+    worker = await lastseen.json("/api/v1/workers/w")
+    assert (worker["liveness"], worker["status"], worker["environment_name"]) == ("alive", "active", "default")
+    assert [past["type"] for past in worker["transitions"]] == ["worker.failed", "worker.recovered"]
+
+
+async def test_a_failure_report_registers_in_the_environment_that_it_or_its_token_names(lastseen: Api) -> None:
+    async def report(worker: str, environment: str | None, **token: Any) -> int:
+        body = {"reason": "crash", "environment_name": environment}
+        path = f"/api/v1/workers/{worker}/disconnect"
+        return (await lastseen.client.post(path, json=body, headers=lastseen.auth(**token))).status_code
+
+    assert await report("a", None, environments=("stage",)) == 204
+    assert await report("b", "prod", environments=("stage", "prod")) == 204
+    assert await report("c", "dev-1") == 204
+    assert await report("d", "prod", environments=("stage",)) == 404
+    assert await report("e", None, environments=("stage", "prod")) == 404  # that would be "default"
+    assert await report("f", None, worker_id="other") == 403
+    listed = {one["worker_id"]: one for one in (await lastseen.json(api.WORKERS))["workers"]}
+    assert {name: one["environment_name"] for name, one in listed.items()} == {"a": "stage", "b": "prod", "c": "dev-1"}
+    assert (listed["c"]["interval_seconds"], listed["c"]["liveness"]) == (10, "failed")
+    # Of a worker that is known it changes nothing, and whoever may not see that one may not report it.
+    assert await report("a", "prod") == 204
+    assert await report("a", None, environments=("prod",)) == 404
+    assert (await lastseen.json("/api/v1/workers/a"))["environment_name"] == "stage"
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", 5])
+async def test_a_failure_report_names_an_environment_as_a_beat_does(lastseen: Api, name: object) -> None:
+    body = {"reason": "crash", "environment_name": name}
+    answer = await lastseen.client.post("/api/v1/workers/w/disconnect", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["body", "environment_name"]
+
+
+async def test_failure_reports_of_unknown_workers_are_bound_by_the_tenants_quota(store_url: str) -> None:
+    async with api.running(store_url, workers_per_tenant=1) as lastseen:
+        for worker, status in (("a", 204), ("b", 429), ("a", 204)):
+            answer = await lastseen.client.post(f"/api/v1/workers/{worker}/disconnect", json={"reason": "crash"})
+            assert answer.status_code == status, worker
+        assert await lastseen.ids() == ["a"]
 
 
 async def test_a_goodbye_that_cannot_be_taken_says_why(lastseen: Api) -> None:
@@ -286,7 +405,7 @@ async def test_tenants_share_ids_and_nothing_else(lastseen: Api) -> None:
     assert {event["data"]["tenant"] for event in events} == {"other"}
     assert is_problem(await lastseen.client.get("/api/v1/workers/x", headers=other), 404)
     assert is_problem(await lastseen.client.delete("/api/v1/workers/x", headers=other), 404)
-    gone = await lastseen.client.post("/api/v1/workers/x/disconnect", json={"reason": "crash"}, headers=other)
+    gone = await lastseen.client.post("/api/v1/workers/x/disconnect", json={"reason": "shutdown"}, headers=other)
     assert is_problem(gone, 404)
     assert (await lastseen.json("/api/v1/workers/x"))["liveness"] == "alive"
 

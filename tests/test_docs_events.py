@@ -17,7 +17,7 @@ from alerts.receivers.webhook import WebhookReceiver
 from alerts.thread import digest
 from monitor.daemon.config import load
 from monitor.events import EVENT_METADATA_BYTES
-from monitor.liveness import CLEAN_EXIT_CODES, STILL_REJECTED, STRAGGLER_MS, TRANSITIONS, EventKind, Liveness
+from monitor.liveness import CLEAN_EXITS, STILL_REJECTED, STRAGGLER_MS, TRANSITIONS, EventKind, Liveness
 from tests.alerts_fakes import SECRET, event, notification, webhook_server
 
 if TYPE_CHECKING:
@@ -291,5 +291,10 @@ def test_the_numbers_are_those_of_the_code() -> None:
     assert STRAGGLER_MS == 5_000
     assert "within 5 seconds after a clean disconnect" in PAGE
     assert f"fit into {EVENT_METADATA_BYTES} bytes of JSON" in PAGE
-    codes = sorted(code for code in CLEAN_EXIT_CODES if code is not None)
-    assert f"null, {codes[0]}, {codes[1]} or {codes[2]}" in PAGE
+    assert {reason: set(codes) for reason, codes in CLEAN_EXITS.items()} == {
+        "shutdown": {None, 0, 130, 143, -2, -15},
+        "done": {0},
+        "completed": {0},
+    }
+    assert "`shutdown` and its `exit_code` is null, 0, 130, 143, -2 or -15" in PAGE
+    assert "`done` or `completed` and its\n`exit_code` is 0" in PAGE

@@ -15,8 +15,8 @@ from tests.stores import opened
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-TAKES_BEATS = {"beat", "pulse"}
-"""A full store has no room for beats, and is blind."""
+TAKES_BEATS = {"beat", "fail", "pulse"}
+"""A full store has no room for beats, nor for workers that are registered as failed, and is blind."""
 
 
 def _flagless(flags_of: Iterable[tuple[str, list[str]]]) -> set[str]:

@@ -41,7 +41,7 @@ MACHINE: Final[dict[str | None, dict[str, tuple[str | None, str | None] | str]]]
         "rejections_ended": REFUSED,
         "return_overdue": REFUSED,
         "disconnect_clean": REFUSED,
-        "disconnect_failure": REFUSED,
+        "disconnect_failure": ("failed", "worker.failed"),
         "forget": REFUSED,
     },
     "alive": {
@@ -118,7 +118,7 @@ def test_the_table_above_is_complete() -> None:
     for row in MACHINE.values():
         assert list(row) == [trigger.value for trigger in Trigger]
     assert len(PAIRS) == 45
-    assert len(TRANSITIONS) == sum(not isinstance(to, str) for _, _, to in PAIRS) == 18
+    assert len(TRANSITIONS) == sum(not isinstance(to, str) for _, _, to in PAIRS) == 19
 
 
 @pytest.mark.parametrize("trigger", Trigger)
@@ -235,12 +235,14 @@ def test_p22_a_straggler_is_shown_stopped_until_its_announced_absence_ends(after
 # Goodbyes
 
 
-@pytest.mark.parametrize("exit_code", [None, 0, 1, 130, 137, 143, -15, 2, 129, 255])
-@pytest.mark.parametrize("reason", ["shutdown", "crash", "", "Shutdown", " shutdown", "shutdown ", "SHUTDOWN", "error"])
-def test_a_goodbye_is_clean_only_for_a_shutdown_with_an_exit_code_of_a_deploy(
+@pytest.mark.parametrize("exit_code", [None, 0, 1, 130, 137, 143, -15, -2, -9, 2, 129, 255])
+@pytest.mark.parametrize(
+    "reason", ["shutdown", "done", "completed", "crash", "", "Shutdown", " shutdown", "shutdown ", "Done", "error"]
+)
+def test_a_goodbye_is_clean_only_for_a_shutdown_with_an_exit_code_of_a_deploy_or_for_work_that_is_done(
     reason: str, exit_code: int | None
 ) -> None:
-    clean = {("shutdown", None), ("shutdown", 0), ("shutdown", 130), ("shutdown", 143)}
+    clean = {("shutdown", code) for code in (None, 0, 130, 143, -2, -15)} | {("done", 0), ("completed", 0)}
     expected = Trigger.DISCONNECT_CLEAN if (reason, exit_code) in clean else Trigger.DISCONNECT_FAILURE
     assert disconnect_trigger(reason=reason, exit_code=exit_code) is expected
 

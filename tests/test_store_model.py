@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from monitor.blindness import GAP_MS
 from monitor.liveness import EventKind, Liveness, Trigger
 from monitor.store import Store
-from monitor.store.answers import STORED, UNKNOWN
+from monitor.store.answers import OVER_WORKERS, STORED, UNKNOWN
 from monitor.workers import KEEP, Beat, Disconnect, Evidence, Rejection, WorkerKey
 from tests import servers, stores
 from tests.store_indexes import check_indexes
@@ -127,11 +127,17 @@ class StoreMachine(RuleBasedStateMachine):
             exit_code=0,
             error_message=None,
             back_in_ms=back_in_ms,
+            first_environment="dev-1",
         )
         result = self.run(self.store.leave(goodbye))
-        assert (result.outcome == UNKNOWN) is (key not in self.model.workers)
         if key in self.model.workers:
+            assert result.outcome != UNKNOWN
             self.model.leave(key, trigger, result.now_ms, back_in_ms=back_in_ms)
+        elif trigger is Trigger.DISCONNECT_CLEAN:
+            assert result.outcome == UNKNOWN
+        else:
+            stored = self.model.register_failed(key, result.now_ms, environment="dev-1", daemon=DAEMONS[0])
+            assert result.outcome == (STORED if stored else OVER_WORKERS)
 
     @rule(ms=DURATIONS_MS)
     def advance(self, ms: int) -> None:

@@ -197,6 +197,9 @@ async def test_p11_a_malformed_body_with_a_readable_id_is_evidence(lastseen: Sit
         assert lastseen.noted == []
     assert await lastseen.post(token, b"{", f"{api.WORKERS}/a%2Fb/heartbeat") == 422
     assert lastseen.told == [("a/b", Rejection.MALFORMED)]
+    zipped, coding = gzip.compress(b"{}"), {"content-encoding": "gzip"}
+    assert await lastseen.post(token, zipped, f"{api.WORKERS}/a%2Fb/heartbeat", **coding) == 415
+    assert lastseen.told == [("a/b", Rejection.MALFORMED)] * 2
     lastseen.noted.clear()
     assert await lastseen.post(token, b"{}", f"{api.WORKERS}/a%00b/heartbeat") == 422
     assert lastseen.noted == []

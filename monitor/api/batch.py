@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 JSON_LINES: Final = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 MAX_FAULTS_OF_A_BEAT: Final = 3
+MAX_KIND_CHARS: Final = 100
 BATCHES_AT_ONCE: Final = 8
 """How many batches may be in memory; the bodies of more are not read yet."""
 BATCHES_WAITING: Final = 64
@@ -276,7 +277,8 @@ def _is_lines(content_type: str | None) -> bool:
         return True
     if is_json(content_type):
         return False
-    raise UnknownFormError(detail=f"a batch is application/json or one of {', '.join(JSON_LINES)}")
+    expected = f"a batch is application/json or one of {', '.join(JSON_LINES)}"
+    raise UnknownFormError(detail=f"the Content-Type is {kind[:MAX_KIND_CHARS]!r}: {expected}")
 
 
 def _is_gzip(headers: Iterable[tuple[bytes, bytes]]) -> bool:

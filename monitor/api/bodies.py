@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from monitor.api.requests import Headers, read_body
+from monitor.api.requests import EncodingError, Headers, read_body
 
 if TYPE_CHECKING:
     from litestar import Request
@@ -46,7 +46,7 @@ async def read_json(
     """The body as a ``kind``; ``empty`` stands for one that has no bytes.
 
     Raises:
-        MediaTypeError, UnreadableBodyError: see there.
+        MediaTypeError, EncodingError, UnreadableBodyError: see there.
         BodyTooLargeError, BodyTooSlowError, ClientGoneError, NoRoomError: as ``read_body``.
     """
     raw = await read_body(request.receive, headers, min(services.body_bytes, _BODY_BYTES), room=services.room)
@@ -58,6 +58,8 @@ async def read_json(
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        if headers.compression is not None:
+            raise EncodingError(headers.compression) from None
         raise UnreadableBodyError(f"the body can't be used: {error}") from None
 
 

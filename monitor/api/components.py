@@ -196,8 +196,17 @@ OURS: Final[dict[str, Schema]] = {
         "type": "object",
         "required": ["reason"],
         "properties": {
-            "reason": {"type": "string", "description": "`shutdown` is a clean stop; anything else is a failure."},
-            "exit_code": {"type": ["integer", "null"], "description": "null, 0, 130 and 143 are clean."},
+            "reason": {"type": "string", "description": "`shutdown`, `done` or `completed` may be a clean stop."},
+            "exit_code": {
+                "type": ["integer", "null"],
+                "description": "Clean with `shutdown`: null, 0, 130, 143, -2, -15; with `done` and `completed`: 0.",
+            },
+            "environment_name": {
+                "type": ["string", "null"],
+                "minLength": 1,
+                "maxLength": 256,
+                "description": "Of a worker that is not known, which a failure registers; of others it is ignored.",
+            },
             "error_message": nullable("string"),
             "back_in_seconds": {
                 "type": ["number", "null"],

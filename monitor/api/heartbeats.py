@@ -6,6 +6,7 @@ short way of ``express.py``.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,8 @@ from litestar.response.base import ASGIResponse
 
 from monitor.api.answers import NO_STORE, empty_answer
 from monitor.api.problems import outcome_of
-from monitor.api.requests import headers_of, identified, principal_of, read_body
-from monitor.api.wire import parse_beat, parse_disconnect, path_worker_id
+from monitor.api.requests import EncodingError, headers_of, identified, principal_of, read_body
+from monitor.api.wire import SYNTAX, ContractError, parse_beat, parse_disconnect, path_worker_id
 from monitor.api.witness import Seen
 from monitor.auth import Scope
 from monitor.liveness import Trigger
@@ -23,9 +24,12 @@ from monitor.metrics import BeatOutcome
 from monitor.refusal import NotAllowedError, UnknownWorkerError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from litestar import Request
     from litestar.handlers import HTTPRouteHandler
 
+    from monitor.api.requests import Headers
     from monitor.api.services import Services
     from monitor.workers import Beat
 
@@ -44,6 +48,21 @@ def accepted(interval_ms: int) -> ASGIResponse:
     return ASGIResponse(status_code=204, headers=accepted_headers(interval_ms))
 
 
+@contextmanager
+def _named_encoding(headers: Headers) -> Iterator[None]:
+    """Name the encoding of a compressed body, where it is found to be no JSON. One that is JSON is taken all the same.
+
+    Raises:
+        EncodingError: in place of the ``ContractError``.
+    """
+    try:
+        yield
+    except ContractError as error:
+        if headers.compression is not None and error.faults[0].type == SYNTAX:
+            raise EncodingError(headers.compression) from None
+        raise
+
+
 async def _read_beat(services: Services, request: Request[Any, Any, Any], seen: Seen) -> Beat:
     """A beat that may come in; what is found out on the way is in ``seen``, also when an error ends it."""
     headers = headers_of(request.scope)
@@ -53,15 +72,16 @@ async def _read_beat(services: Services, request: Request[Any, Any, Any], seen: 
     if worker_id is not None:
         principal.require_worker(worker_id)
     seen.body = await read_body(request.receive, headers, services.body_bytes, room=services.room)
-    beat = parse_beat(
-        seen.body,
-        content_type=headers.content_type,
-        limits=services.limits,
-        bounds=services.bounds,
-        tenant=principal.tenant,
-        path_worker_id=worker_id,
-        token_environments=principal.environments,
-    )
+    with _named_encoding(headers):
+        beat = parse_beat(
+            seen.body,
+            content_type=headers.content_type,
+            limits=services.limits,
+            bounds=services.bounds,
+            tenant=principal.tenant,
+            path_worker_id=worker_id,
+            token_environments=principal.environments,
+        )
     principal.require_worker(beat.key.worker_id)
     seen.worker_id = beat.key.worker_id
     if (refused := services.admission.refused(beat.key)) is not None:
@@ -98,13 +118,15 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         principal = principal_of(headers, services, Scope.HEARTBEAT_WRITE)
         worker_id = path_worker_id(request.path_params["worker_id"])
         principal.require_worker(worker_id)
-        disconnect = parse_disconnect(
-            await read_body(request.receive, headers, services.body_bytes, room=services.room),
-            content_type=headers.content_type,
-            tenant=principal.tenant,
-            path_worker_id=worker_id,
-            token_environments=principal.environments,
-        )
+        body = await read_body(request.receive, headers, services.body_bytes, room=services.room)
+        with _named_encoding(headers):
+            disconnect = parse_disconnect(
+                body,
+                content_type=headers.content_type,
+                tenant=principal.tenant,
+                path_worker_id=worker_id,
+                token_environments=principal.environments,
+            )
         try:
             await services.intake.leave(disconnect)
             if disconnect.trigger is Trigger.DISCONNECT_FAILURE:

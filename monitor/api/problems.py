@@ -15,7 +15,14 @@ from monitor.api.admission import RateLimitedError
 from monitor.api.answers import JSON, NO_STORE, encoded
 from monitor.api.bodies import BodyError, MediaTypeError, UnreadableBodyError
 from monitor.api.oncall import ConflictError, NoSuchError, TooManyError, TooSoonError
-from monitor.api.requests import BodyTooLargeError, BodyTooSlowError, ClientGoneError, NoRoomError, ParameterError
+from monitor.api.requests import (
+    BodyTooLargeError,
+    BodyTooSlowError,
+    ClientGoneError,
+    EncodingError,
+    NoRoomError,
+    ParameterError,
+)
 from monitor.api.wire import ContractError
 from monitor.auth import ForbiddenError, UnauthenticatedError
 from monitor.metrics import BeatOutcome
@@ -59,6 +66,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     ParameterError: Problem(status=_UNPROCESSABLE, outcome=BeatOutcome.INVALID),
     BodyError: Problem(status=_UNPROCESSABLE, outcome=BeatOutcome.INVALID),
     UnreadableBodyError: Problem(status=_UNPROCESSABLE, outcome=BeatOutcome.INVALID),
+    EncodingError: Problem(status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE, outcome=BeatOutcome.INVALID),
     MediaTypeError: Problem(status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE, outcome=BeatOutcome.INVALID),
     NoSuchError: Problem(status=HTTPStatus.NOT_FOUND, outcome=BeatOutcome.INVALID),
     ConflictError: Problem(status=HTTPStatus.CONFLICT, outcome=BeatOutcome.INVALID),

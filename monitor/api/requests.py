@@ -42,6 +42,16 @@ class BodyTooSlowError(Exception):
     """The request's body did not come in time (408)."""
 
 
+class EncodingError(Exception):
+    """The body is compressed, and only batches may be (415)."""
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(
+            f"the body is no JSON: it has Content-Encoding: {encoding[:_ECHO_CHARS]}. Send it uncompressed;"
+            " only POST /api/v1/workers/heartbeats takes gzip"
+        )
+
+
 class ClientGoneError(Exception):
     """The client went away in the middle of its request; nobody reads the answer."""
 
@@ -61,6 +71,8 @@ class Headers:
     user_key: str | None
     content_type: str | None
     content_length: int | None
+    compression: str | None = None
+    """The content encoding, if it is any but ``identity``."""
 
 
 def headers_of(scope: Scope) -> Headers:
@@ -81,12 +93,13 @@ def headers_of(scope: Scope) -> Headers:
         authorization=found.get(b"authorization"),
         user_key=found.get(b"userkey"),
         content_type=found.get(b"content-type"),
+        compression=encoding if (encoding := found.get(b"content-encoding", "identity")) != "identity" else None,
         content_length=int(length) if length.isascii() and length.isdigit() else None,
     )
 
 
 _CREDENTIALS: Final = frozenset({b"authorization", b"userkey"})
-_READ: Final = _CREDENTIALS | {b"content-type", b"content-length"}
+_READ: Final = _CREDENTIALS | {b"content-type", b"content-encoding", b"content-length"}
 
 
 def identified(headers: Headers, services: Services) -> Principal:

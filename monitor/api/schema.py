@@ -45,7 +45,7 @@ _BEATEN: Final[Schema] = {
 
 
 def _worker_paths() -> dict[str, Schema]:
-    beat_problems = (*AUTH, "408", "413", "429", "503")
+    beat_problems = (*AUTH, "408", "413", "415", "429", "503")
     return {
         "/api/v1/workers/heartbeat": {
             "post": operation(
@@ -88,7 +88,9 @@ def _worker_paths() -> dict[str, Schema]:
                 scope=Scope.HEARTBEAT_WRITE,
                 parameters=[_WORKER_ID],
                 body=ref("DisconnectRequest"),
-                responses=responses(NO_CONTENT, (*AUTH, "404", "408", "413", "503"), code="204", contract=True),
+                responses=responses(
+                    NO_CONTENT, (*AUTH, "404", "408", "413", "415", "429", "503"), code="204", contract=True
+                ),
             )
         },
         "/api/v1/workers": {

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from monitor.api.admission import RateLimitedError
 from monitor.api.entry import unread_of
-from monitor.api.requests import BodyTooLargeError, NoRoomError
+from monitor.api.requests import BodyTooLargeError, EncodingError, NoRoomError
 from monitor.api.wire import ContractError, claimed_ids, path_worker_id, readable_id
 from monitor.auth import ExpiredError, ScopeMissingError
 from monitor.clock import monotonic_ns
@@ -49,6 +49,7 @@ _REJECTIONS: Final[dict[type[Exception], Rejection]] = {
     ScopeMissingError: Rejection.SCOPE_MISSING,
     BodyTooLargeError: Rejection.TOO_LARGE,
     ContractError: Rejection.MALFORMED,
+    EncodingError: Rejection.MALFORMED,
     RateLimitedError: Rejection.RATE_LIMITED,
     IntakeFullError: Rejection.OVERLOADED,
     NoRoomError: Rejection.OVERLOADED,

@@ -121,6 +121,25 @@ local function take_report(st, w, report, more)
   end
 end
 
+-- Begins the record of a worker that is not known. It has no place yet.
+local function begin(st, w)
+  -- A worker that was erased in this very millisecond must not come back under the same generation.
+  local generation = math.max(st.t, st.erased + 1)
+  w.rec = {
+    RECORD_VERSION, ALIVE, 0, 0, UNDECLARED, UNDECLARED, generation, 0, st.t, NO_DIGEST, st.t,
+    string.rep(NO_GAP, GAPS_KEPT), report_of('active', '0', nil), '',
+  }
+  return w.rec
+end
+
+-- Counts a worker that was not known, and lists it.
+local function enrol(st, w, environment)
+  set_in(st.names, w.tenant, w.worker, '0')
+  local known = tenant_of(st, w.tenant)
+  known.n = known.n + 1
+  count_in(st, w.tenant, environment, 1)
+end
+
 -- Any beat but a steady one. Result: outcome, interval, grace.
 local function apply(st, settings, profile, worker, raw, report, more)
   local w = load_worker(st, profile[P_TENANT], worker, raw)
@@ -139,13 +158,7 @@ local function apply(st, settings, profile, worker, raw, report, more)
     end
     rec[R_GAPS] = sub(rec[R_GAPS], 5) .. write('>I4', math.min(st.t - rec[R_LAST_SEEN], LONGEST_GAP))
   else
-    -- A worker that was erased in this very millisecond must not come back under the same generation.
-    local generation = math.max(st.t, st.erased + 1)
-    rec = {
-      RECORD_VERSION, ALIVE, 0, 0, UNDECLARED, UNDECLARED, generation, 0, st.t, NO_DIGEST, st.t,
-      string.rep(NO_GAP, GAPS_KEPT), report_of('active', '0', nil), '',
-    }
-    w.rec = rec
+    rec = begin(st, w)
   end
   local since, old_gid, old_report = rec[R_SINCE], rec[R_GID], rec[R_REPORT]
   rec[R_INTERVAL] = profile[P_INTERVAL] or rec[R_INTERVAL]
@@ -166,10 +179,7 @@ local function apply(st, settings, profile, worker, raw, report, more)
     set_absence(st, w, back)
   end
   if from == '' then
-    set_in(st.names, w.tenant, worker, '0')
-    local known = tenant_of(st, w.tenant)
-    known.n = known.n + 1
-    count_in(st, w.tenant, environment, 1)
+    enrol(st, w, environment)
   else
     if from ~= ALIVE or gid ~= old_gid then
       displace(st, w, from, old_gid)
@@ -291,3 +301,37 @@ local function beat(keys, args)
 end
 
 register('beat', beat, {})
+
+-- fail ----------------------------------------------------------------------------------------------
+-- The failure report of a worker that is not known: it registers the worker, as failed. ARGV[1]: msgpack {tenant, worker,
+--   trigger, allowed|false, environment, reason, exit code|nil, message|nil}. ARGV[2]: settings, as of `beat`. ARGV[3]:
+--   before when, see is_late. Result: {t, outcome, moves}: STORED, or what a beat would be refused for; REFUSED when the
+--   worker is known by now. {t, LATE} when it is.
+-- Events: failed. Not while the store is full: quotas bound what it adds, and a beat would be refused too.
+local function fail(keys, args)
+  local a, settings = cmsgpack.unpack(args[1]), cmsgpack.unpack(args[2])
+  local st = open(keys)
+  if is_late(st, args[3]) then
+    return { st.t, LATE }
+  end
+  local w, environment = load_worker(st, a[1], a[2]), a[5]
+  local outcome = w.rec and REFUSED or judge(st, settings, { [P_ALLOWED] = a[4] }, w, environment)
+  if outcome ~= STORED then
+    return { st.t, outcome, st.moves }
+  end
+  local rec, to = begin(st, w), MOVE[''][a[3]]
+  local interval, grace = effective(settings, environment, rec)
+  rec[R_STATE], rec[R_DAEMON] = to.to, settings[S_DAEMON]
+  rec[R_GID] = group_for(st, w.tenant, environment, interval, grace, false)
+  w.group = group(st, rec[R_GID])
+  enrol(st, w, environment)
+  place(st, w)
+  record(st, w, {
+    kind = to.event, new = to.to, due = st.t, since = st.t, reason = a[6], exit_code = a[7], message = a[8],
+  })
+  save(st, w)
+  commit(st)
+  return { st.t, STORED, st.moves }
+end
+
+register('fail', fail, {})

@@ -208,7 +208,8 @@ def worker(row: Answer, past: Sequence[Answer] = (), *, blind: Sequence[Window])
 
     generation = row[5]
     transitions = past_transitions(past)
-    if len(transitions) < TRANSITIONS_KEPT:  # none was dropped, so the registration, which is not stored, comes first
+    if len(transitions) < TRANSITIONS_KEPT and not (transitions and transitions[0].seq == 1):
+        # None was dropped, and the first beat's, which is not stored, comes first.
         registered = PastTransition(
             kind=EventKind.REGISTERED, seq=1, due_ms=generation, detected_ms=generation, reason="beat"
         )

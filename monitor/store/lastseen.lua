@@ -21,7 +21,7 @@ Key schema, per partition (base left out; gid is a number, mid is "<bytes of ten
   p         HASH   daemon -> its pulses, see pulses_of
   r         HASH   mid -> record, see R_* below (binary)
   x         HASH   mid -> cold parts, see X_* below (msgpack array); only workers that sent any
-  y         HASH   mid -> last transitions, newest last: {kind, seq, due, detected, reason}*; none before the second
+  y         HASH   mid -> last transitions, newest last: {kind, seq, due, detected, reason}*; a registration is none
   g         HASH   gid -> {tenant, environment, interval, grace, after_stop}; "k"..those -> gid
   a         ZSET   gid -> gid                    all groups;  a:<tenant>: those of a tenant
   s:<gid>   ZSET   worker -> base                alive workers, so the overdue are a prefix. The base of a deadline is

@@ -19,6 +19,7 @@ from monitor.liveness import Liveness, Trigger
 from monitor.store import codec
 from monitor.store.answers import (
     LATE,
+    UNKNOWN,
     BeatsResult,
     Census,
     ChangeResult,
@@ -203,8 +204,9 @@ class Store:
     async def leave(self, disconnect: Disconnect) -> ChangeResult:
         """Apply a goodbye. ``REFUSED`` means that it changed nothing.
 
-        A clean one of a worker that has stopped already makes no transition, but is its last word on when it will
-        be back: ``STORED``, and nothing moved.
+        A failure registers a worker that is not known, within the quotas of its tenant. A clean one of a worker that
+        has stopped already makes no transition, but is its last word on when it will be back: ``STORED``, and nothing
+        moved.
         """
         args = [
             disconnect.key.tenant,
@@ -219,6 +221,10 @@ class Store:
         ]
         partition = self.partition_of(disconnect.key)
         now_ms, outcome, moves = await self._in_time(self._connection.write, "leave", partition, _encode(args))
+        if outcome == UNKNOWN and disconnect.trigger is Trigger.DISCONNECT_FAILURE:
+            report = [*args[:3], disconnect.allowed or False, disconnect.first_environment, *args[5:8]]
+            call = "fail", partition, _encode(report), self._beat_settings
+            now_ms, outcome, moves = await self._in_time(self._connection.write, *call)
         return ChangeResult(now_ms=now_ms, outcome=outcome, moved=codec.moved(moves))
 
     async def forget(self, key: WorkerKey, *, allowed: tuple[str, ...] | None, reason: str) -> ChangeResult:

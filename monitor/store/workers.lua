@@ -242,7 +242,7 @@ local function record(st, w, change)
     }),
     gaps_of(rec),
   }
-  if seq > 1 and change.new and change.kind ~= STATUS_CHANGED then
+  if change.kind ~= MOVE[''][BEAT].event and change.new and change.kind ~= STATUS_CHANGED then
     local past = past_of(st, w.mid)
     while #past >= TRANSITIONS_KEPT do
       table.remove(past, 1)

@@ -15,13 +15,14 @@ from monitor.api.wire.batches import TooManyBeatsError, long_array_reader, split
 from monitor.api.wire.beats import parse_beat, parse_disconnect, path_worker_id
 from monitor.api.wire.claims import claimed_ids
 from monitor.api.wire.common import readable_id
-from monitor.api.wire.faults import MAX_FAULTS, ContractError, Fault
+from monitor.api.wire.faults import MAX_FAULTS, SYNTAX, ContractError, Fault
 from monitor.api.wire.forms import MAX_NAME_CHARS, is_json
 from monitor.api.wire.parts import BodyLimits, IntervalBounds
 
 __all__ = [
     "MAX_FAULTS",
     "MAX_NAME_CHARS",
+    "SYNTAX",
     "BodyLimits",
     "ContractError",
     "Fault",

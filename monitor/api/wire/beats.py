@@ -11,14 +11,13 @@ from monitor.api.wire.faults import ContractError, Fault, field_error
 from monitor.api.wire.forms import BodyBeat, Goodbye, UrlBeat, checked_id, read
 from monitor.api.wire.parts import clamped_ms, logs_text, metadata_text, system_info_text
 from monitor.liveness import Trigger, disconnect_trigger
-from monitor.workers import KEEP, Beat, Disconnect, Keep, WorkerKey
+from monitor.workers import DEFAULT_ENVIRONMENT, KEEP, Beat, Disconnect, Keep, WorkerKey
 
 if TYPE_CHECKING:
     from monitor.api.wire.parts import BodyLimits, IntervalBounds
 
 MAX_REASON_CHARS: Final = 256
 MAX_ERROR_MESSAGE_CHARS: Final = 2_048
-DEFAULT_ENVIRONMENT: Final = "default"
 
 _JSON: Final = "application/json"
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -36,7 +35,8 @@ def parse_beat(
 ) -> Beat:
     """Read a beat. ``path_worker_id``: the decoded id of the URL form, None for the form with ids in the body.
 
-    Whether the token may touch the environment that the body names is the store's question, not asked here.
+    With an id in the URL an empty body is ``{}``. Whether the token may touch the environment that the body names is
+    the store's question, not asked here.
 
     Raises:
         ContractError: the body does not keep the contract; no other exception, whatever the bytes.
@@ -47,8 +47,10 @@ def parse_beat(
     if path_worker_id is None:
         said = with_ids = (read_with_ids(body) if is_plain else None) or said_with_ids_in(body, content_type)
         path_worker_id, environment_name = with_ids.worker_id, with_ids.environment_name
-    else:
+    elif body:
         said = (read_without_ids(body) if is_plain else None) or said_in(body, content_type)
+    else:
+        said = Said()
 
     metadata_json: str | Keep = KEEP
     if (metadata := said.worker_metadata) is not KEEP:
@@ -72,9 +74,7 @@ def parse_beat(
     return Beat(
         key=WorkerKey(tenant, path_worker_id),
         environment_name=environment_name,
-        first_environment=(
-            token_environments[0] if token_environments and len(token_environments) == 1 else DEFAULT_ENVIRONMENT
-        ),
+        first_environment=_first_environment(token_environments),
         allowed=token_environments,
         interval_ms=interval_ms,
         grace_ms=grace_ms,
@@ -111,6 +111,7 @@ def parse_disconnect(
         back_in_ms = max(1, round(form.back_in_seconds * 1_000))
     return Disconnect(
         key=WorkerKey(tenant, path_worker_id),
+        first_environment=form.environment_name or _first_environment(token_environments),
         allowed=token_environments,
         trigger=trigger,
         reason=form.reason[:MAX_REASON_CHARS],
@@ -118,6 +119,11 @@ def parse_disconnect(
         error_message=None if form.error_message is None else form.error_message[:MAX_ERROR_MESSAGE_CHARS],
         back_in_ms=back_in_ms,
     )
+
+
+def _first_environment(allowed: tuple[str, ...] | None) -> str:
+    """Where a worker is registered that names no environment, by its token's restriction."""
+    return allowed[0] if allowed and len(allowed) == 1 else DEFAULT_ENVIRONMENT
 
 
 def path_worker_id(raw_segment: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 MAX_FAULTS: Final = 100
@@ -36,6 +36,7 @@ class ContractError(Exception):
 
 
 MISSING: Final = Fault(loc=("body",), msg="Field required", type="missing")
+SYNTAX: Final = "json_invalid"
 NOT_AN_OBJECT: Final = Fault(
     loc=("body",),
     msg="Input should be a valid dictionary or object to extract fields from",
@@ -48,6 +49,13 @@ def field_error(field: str, msg: str, kind: str) -> ContractError:
     return ContractError([Fault(loc=("body", field[:MAX_ECHO_CHARS]), msg=msg, type=kind)])
 
 
+def no_json(content_type: str) -> ContractError:
+    """The body does not come as JSON, whatever is in it."""
+    kind = content_type[:MAX_ECHO_CHARS]
+    msg = f"{NOT_AN_OBJECT.msg}; the Content-Type is {kind!r}, application/json is expected"
+    return ContractError([replace(NOT_AN_OBJECT, msg=msg)])
+
+
 def syntax_error(offset: int) -> ContractError:
     """The body is no JSON, from this byte on."""
-    return ContractError([Fault(loc=("body", offset), msg="JSON decode error", type="json_invalid")])
+    return ContractError([Fault(loc=("body", offset), msg="JSON decode error", type=SYNTAX)])

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from monitor.api.wire.faults import MAX_FAULTS, MISSING, NOT_AN_OBJECT, ContractError, Fault, syntax_error
+from monitor.api.wire.faults import MAX_FAULTS, MISSING, NOT_AN_OBJECT, ContractError, Fault, no_json, syntax_error
 from monitor.api.wire.parts import finite
 from monitor.liveness import LONGEST_ABSENCE_MS
 
@@ -59,6 +59,7 @@ class Goodbye(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     reason: str
+    environment_name: _Id | None = None
     exit_code: _Int64 | None = None
     error_message: str | None = None
     back_in_seconds: _BackIn | None = None
@@ -76,8 +77,8 @@ def read(form: type[Form], body: bytes, content_type: str | None) -> Form:
     """
     if not body:
         raise ContractError([MISSING])
-    if not is_json(content_type):
-        raise ContractError([NOT_AN_OBJECT])
+    if content_type and not is_json(content_type):
+        raise no_json(content_type)
     body = body.removeprefix(_BOM)
     try:
         said = form.model_validate_json(body)
