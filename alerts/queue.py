@@ -34,8 +34,8 @@ _SOURCES: Final = tuple(
 )
 _DIGEST: Final = hashlib.sha256("".join(_SOURCES).encode()).hexdigest()[:12]
 
-_TROUBLE: Final = (RedisError, OSError, RuntimeError)
-"""No answer, or a refusal. On uvloop a write to a connection that was lost meanwhile is a RuntimeError."""
+_TROUBLE: Final = (RedisError, OSError)
+"""No answer, or a refusal."""
 
 _T = TypeVar("_T")
 
@@ -44,7 +44,8 @@ Reply: TypeAlias = Any
 
 
 class Pools(Protocol):
-    """Makes a pool of connections to the store, wherever that is: its primary may move while they are used.
+    """Makes a pool of connections to the store, wherever that is: its primary may move while they are used. They raise
+    redis-py's errors and the system's, whatever a lost transport raises.
 
     More calls than ``max_connections`` wait for one. ``timeout_s`` bounds that wait, and each answer; ``retry`` is the
     only one to send a call again.

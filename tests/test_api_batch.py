@@ -170,7 +170,11 @@ async def test_a_line_that_is_no_json_is_rejected_by_its_number_blank_lines_coun
         (b"[1]]", (["body", 3], "json_invalid")),
         (b"[1,,2]", (["body", 3], "json_invalid")),
         (b"\x00", (["body", 0], "json_invalid")),
+        (b"[" * 513, (["body", 0], "json_invalid")),
         (b"[" * 5_000, (["body", 0], "json_invalid")),
+        (b"[" * 512, (["body", 512], "json_invalid")),
+        (b'[{"a":1},' + b'{"a":' * 520 + b"1" + b"}" * 520 + b"]", (["body", 0], "json_invalid")),
+        (b'["' + b'\\"[' * 600 + b'",,', (["body", 1804], "json_invalid")),
         (lines([beat("a"), beat("b")]), (["body"], "list_type")),
     ],
 )

@@ -20,7 +20,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
+from alerts.errors import StoreUnavailableError as QueueUnavailableError
+from alerts.queue import QueueStore
 from monitor.store import StoreUnavailableError
+from monitor.store.address import Address
 from monitor.store.answers import STORED
 from monitor.store.connection import ONCE, READERS, WRITERS
 from monitor.workers import WorkerKey
@@ -174,7 +177,24 @@ async def test_cancelled_calls_mix_no_answers(store_url: str, seed: int) -> None
         await asyncio.gather(*(own(store, k) for k in range(count)))
 
 
-@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+class _TransportOf312(asyncio.selector_events._SelectorSocketTransport):  # type: ignore[misc, name-defined]
+    """As from CPython 3.12 on: it writes at once, and once it is lost it has no loop to wait with."""
+
+    def writelines(self, list_of_data: Any) -> None:
+        if self._loop is None:
+            raise AttributeError("'NoneType' object has no attribute '_add_writer'")
+        super().writelines(list_of_data)
+
+
+class _LoopOf312(asyncio.SelectorEventLoop):
+    def _make_socket_transport(self, *args: Any, **settings: Any) -> Any:
+        return _TransportOf312(self, *args, **settings)
+
+
+LOOPS: Final = [asyncio.new_event_loop, _LoopOf312, uvloop.new_event_loop]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
 def test_a_connection_that_is_lost_at_any_moment_is_the_stores_trouble_and_nothing_else(
     valkey_url: str, loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
@@ -201,8 +221,33 @@ def test_a_connection_that_is_lost_at_any_moment_is_the_stores_trouble_and_nothi
         runner.run(lose())
 
 
-async def test_a_store_that_comes_back_empty_gets_the_library_again_from_whoever_calls_first() -> None:
-    with servers.running(servers.valkey_binary()) as server:
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_connection_of_the_delivery_queue_that_is_lost_is_the_stores_trouble_and_nothing_else(
+    valkey_url: str, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def lose() -> None:
+        async with proxied(valkey_url) as proxy:
+            address = Address(proxy.url, timeout_s=2.0)
+            queue = QueueStore(pools=address.pool, receivers=1)
+            for _ in range(10):
+                await proxy.refuse()
+                proxy.cut()
+                await proxy.accept()
+                calls = (queue.forget(f"r{k}") for k in range(30))
+                answers = await asyncio.gather(*calls, return_exceptions=True)
+                assert {type(answer) for answer in answers} <= {type(None), QueueUnavailableError}
+            await queue.close()
+            await address.close()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(lose())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_store_that_comes_back_empty_gets_the_library_again_from_whoever_calls_first(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def empty_it(server: servers.Server) -> None:
         async with behind(server.url) as (proxy, store):
             await store.beat(0, [beat()])
             for round_ in range(3):
@@ -216,6 +261,9 @@ async def test_a_store_that_comes_back_empty_gets_the_library_again_from_whoever
             for call in (read, forget):
                 server.empty()
                 await call(store)
+
+    with servers.running(servers.valkey_binary()) as server, asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(empty_it(server))
 
 
 async def test_another_server_at_the_same_address_is_used_as_soon_as_it_answers() -> None:

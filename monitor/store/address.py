@@ -15,6 +15,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from monitor.settings.store_urls import is_sentinel_url, sentinel_url
 from monitor.store.primary import Primary, PrimaryConnection, PrimaryTlsConnection, tls_settings
+from monitor.store.transports import GUARDED
 
 if TYPE_CHECKING:
     from monitor.settings.store_urls import SentinelUrl
@@ -62,7 +63,9 @@ class Address:
         # this is off (redis-py issue 4252).
         settings["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
         if self._place is None:
-            return kind.from_url(self._url, **settings)
+            pool = kind.from_url(self._url, **settings)
+            pool.connection_class = GUARDED[pool.connection_class]
+            return pool
         return kind(**_identity(self._place), primary=self._primary, **settings)
 
 

@@ -62,7 +62,6 @@ class Connection:
         self._timeout_s = timeout_s
         self._clock = clock
         again = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.25), 2)
-        again.update_supported_errors([RuntimeError])  # type: ignore[list-item]  # on uvloop, see TROUBLE
         self._writing = Lines(self.address.unlimited(), most=WRITERS)
         self._reading = self._client(READERS, again)
         self._once = self._client(ONCE, Retry(NoBackoff(), 0))

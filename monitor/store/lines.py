@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
 RETRIES: Final = 2
-TROUBLE: Final = (RedisError, OSError, TimeoutError, RuntimeError)
-"""No answer, or a refusal. On uvloop a write to a connection that was lost meanwhile is a RuntimeError."""
+TROUBLE: Final = (RedisError, OSError, TimeoutError)
+"""No answer, or a refusal."""
 
 
 class Lines:
@@ -39,7 +39,7 @@ class Lines:
 
         Raises:
             ResponseError: the server refuses.
-            RedisError, OSError, RuntimeError: the connection was lost each time.
+            RedisError, OSError: the connection was lost each time.
         """
         async with self._places:
             for failures in range(RETRIES + 1):

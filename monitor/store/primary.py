@@ -17,7 +17,7 @@ from weakref import WeakSet
 
 import structlog
 from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.connection import Connection, SSLConnection
+from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -25,6 +25,7 @@ from redis.exceptions import ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from monitor.store.lines import TROUBLE
+from monitor.store.transports import TcpConnection, TlsConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,7 +130,7 @@ class Primary:
                 connection.cut()
 
 
-class PrimaryConnection(Connection):
+class PrimaryConnection(TcpConnection):
     """A connection to where ``primary`` is when it is made. One that turns out not to lead there is closed."""
 
     def __init__(self, *, primary: Primary, **settings: Any) -> None:
@@ -196,7 +197,7 @@ def _client(place: SentinelUrl, host: str, port: int) -> tuple[str, Redis]:
     """One Sentinel, and what it is called."""
     over_tls = place.tls == "all"
     pool = ConnectionPool(
-        connection_class=SSLConnection if over_tls else Connection,
+        connection_class=TlsConnection if over_tls else TcpConnection,
         host=host,
         port=port,
         username=place.sentinel_username,

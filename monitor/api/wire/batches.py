@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 SMALL_BYTES: Final = 524_288
 """An array of this size has at most half as many items, 64 bytes each: bounded enough to be counted afterwards."""
 
+DEEPEST: Final = 512
+"""Levels of nesting that are read. The interpreter's own limit is between 900 and 10,000, by its version."""
+_DEEP_IN_BYTES: Final = 65_536
+_NESTING: Final = re.compile(rb'"(?:[^"\\]|\\[\s\S])*+"?|[\[{\]}]')
+
 _BOM: Final = b"\xef\xbb\xbf"
 _BYTE: Final = re.compile(r"\(byte (\d+)\)\Z")
 _NOT_A_LIST: Final = Fault(loc=("body",), msg="Input should be a valid list", type="list_type")
@@ -53,10 +58,26 @@ def split_array(body: bytes, most: int) -> Sequence[Raw]:
     except RecursionError:
         raise syntax_error(start) from None
     except msgspec.DecodeError as error:
-        raise syntax_error(start + _position(str(error), len(text))) from None
+        position = _position(str(error), len(text))
+        raise syntax_error(start if is_deep(text[:position]) else start + position) from None
     if len(items) > most:
         raise TooManyBeatsError
+    if any(len(item) > DEEPEST and is_deep(item) for item in items):
+        raise syntax_error(start)
     return items
+
+
+def is_deep(text: Buffer) -> bool:
+    """Whether JSON is nested more deeply than ``DEEPEST``, as far as its first 64 KiB show."""
+    begin = bytes(memoryview(text)[:_DEEP_IN_BYTES])
+    if begin.count(b"[") + begin.count(b"{") <= DEEPEST:
+        return False
+    depth = 0
+    for token in _NESTING.findall(begin):
+        depth += (token in b"[{") - (token in b"]}")
+        if depth > DEEPEST:
+            return True
+    return False
 
 
 def split_lines(body: bytes, most: int) -> Sequence[bytes]:
