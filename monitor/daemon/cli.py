@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -21,7 +22,7 @@ from monitor.daemon.cli_access import (
     origin,
     say,
 )
-from monitor.daemon.config import process_count
+from monitor.daemon.config import process_count, written_at
 from monitor.daemon.plan import plan
 from monitor.daemon.signals import StopSignal
 from monitor.settings.units import duration_ms
@@ -60,7 +61,13 @@ def serve(
     from monitor.daemon.greeting import greet  # noqa: PLC0415
     from monitor.daemon.serve import serve as run  # noqa: PLC0415
 
-    return run(settings, stop, functools.partial(greet, config_path=config), warnings=_warnings(settings, config))
+    return run(
+        settings,
+        stop,
+        functools.partial(greet, config_path=config),
+        warnings=_warnings(settings, config),
+        store_from=lambda: written_at(config, os.environ, ("store", "url")),
+    )
 
 
 def check(*, config: ConfigPath = None) -> int:

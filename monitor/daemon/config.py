@@ -23,7 +23,7 @@ from monitor.daemon.refusals import ConfigError, lines
 from monitor.daemon.toml_source import Source, SourceError, overlay, read_file
 from monitor.settings.globs import Glob
 from monitor.settings.key_material import Surroundings
-from monitor.settings.section import Problem, Section, refusal
+from monitor.settings.section import Key, Problem, Section, refusal
 from monitor.settings.store_urls import is_sentinel_url, sentinel_url
 from monitor.settings.units import Duration, Size, duration_text, lasting, sized
 from monitor.settings.urls import Url
@@ -302,6 +302,14 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def written_at(path: Path | None, environ: Mapping[str, str], key: Key) -> str:
+    """The place of a key in a configuration that was loaded: file and line, a variable, or that it is a default."""
+    source = Source() if path is None else read_file(path)
+    overlay(source, environ, entries(Config))
+    place = source.exactly(key)
+    return "default" if place is None else place.where
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:

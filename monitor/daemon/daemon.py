@@ -24,6 +24,7 @@ from monitor.api.witness import Witness
 from monitor.auth import Authenticator
 from monitor.behind import Behind
 from monitor.calls import Many
+from monitor.clock import monotonic_s
 from monitor.daemon.alerting import alert_service
 from monitor.daemon.deliveries import delivery_outcomes
 from monitor.daemon.errors import StartError
@@ -33,6 +34,7 @@ from monitor.daemon.listeners import relieve
 from monitor.daemon.oncall import AlertsOnCall
 from monitor.daemon.version import version
 from monitor.daemon.vitals import Vitals
+from monitor.daemon.waiting import Waiting
 from monitor.daemon.watchdog import Watchdog
 from monitor.events import event_id
 from monitor.eviction import EvictionWatch
@@ -44,7 +46,7 @@ from monitor.metrics import Metrics
 from monitor.pulse import Pulse
 from monitor.rates import Rate
 from monitor.scheduler import Scheduler
-from monitor.store import Store, StoreRefusedError, StoreSettings, StoreUnavailableError
+from monitor.store import Store, StoreDeniedError, StoreRefusedError, StoreSettings, StoreUnavailableError
 from monitor.store.outbox import Outbox
 from monitor.store.store import EnvironmentRule
 from monitor.sweeper import Sweeper, SweepSettings
@@ -62,8 +64,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 STORE_RETRY_S: Final = 0.5
-STORE_WAIT_S: Final = 30.0
-"""How long a start waits for a store that does not answer yet."""
+STORE_SAY_S: Final = 60.0
+"""How often a start that waits for its store says so."""
 ALERTS_STOP_S: Final = 3.0
 COLLECT_AFTER: Final = (10_000, 20, 50)
 """A request makes some ten objects that the collector looks at and that are gone with it: it need not look so often."""
@@ -369,27 +371,31 @@ def _log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, object]) ->
     log.error("loop.error", message=context.get("message"), exc_info=error if isinstance(error, Exception) else None)
 
 
-async def _open_store(settings: StoreSettings, stop: StopSignal) -> Store | None:
-    """Open the store, waiting a while for one that does not answer yet; None when a signal came first."""
+async def _open_store(settings: StoreSettings, stop: StopSignal, listener: socket.socket) -> Store | None:
+    """Open the store, and answer on the listener until one that is not there yet is; None when a signal came first.
+
+    Raises:
+        StartError: it is there and can't be used, which waiting would not change.
+    """
     stopped = asyncio.Event()
     stop.then(lambda _: stopped.set())
-    loop = asyncio.get_running_loop()
-    give_up_s = loop.time() + STORE_WAIT_S
-    said = False
-    while True:
-        try:
-            return await Store.open(settings)
-        except StoreRefusedError as error:
-            raise StartError(f"the store can't be used: {error}") from error
-        except StoreUnavailableError as error:
-            if loop.time() >= give_up_s:
-                raise StartError(f"no store within {STORE_WAIT_S:.0f} s: {error}") from error
-            if not said:
-                log.warning("store.unavailable", error=str(error), waiting_s=STORE_WAIT_S)
-                said = True
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stopped.wait(), STORE_RETRY_S)
-            return None
+    said, said_s = "", 0.0
+    async with contextlib.AsyncExitStack() as stack:
+        while not stopped.is_set():
+            try:
+                return await Store.open(settings)
+            except (StoreRefusedError, StoreDeniedError) as error:
+                raise StartError(f"store.url: the store can't be used: {error}") from error
+            except StoreUnavailableError as error:
+                if not said:
+                    waiting = Waiting(listener)
+                    stack.push_async_callback(asyncio.to_thread, waiting.end)
+                if str(error) != said or monotonic_s() - said_s >= STORE_SAY_S:
+                    said, said_s = str(error), monotonic_s()
+                    log.warning("store.unavailable", error=said, hint="beats are answered 503 until it answers")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopped.wait(), STORE_RETRY_S)
+    return None
 
 
 async def run(
@@ -410,7 +416,7 @@ async def run(
     allow_descriptors(config.limits.connections)
     stop.attach()
     daemon_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    store = await _open_store(store_settings(config, store_url, daemon_id), stop)
+    store = await _open_store(store_settings(config, store_url, daemon_id), stop, listeners[0])
     if store is None:
         return
     try:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from monitor import logs
+from monitor.clock import monotonic_s
 from monitor.daemon.errors import StartError
 from monitor.daemon.http import ListenError, listen
 from monitor.daemon.keys import key_ring
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
+SLOW_START_S: Final = 2.0
+"""An embedded store that takes longer has much to load."""
 CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 """Of a container's own control group: microseconds of processor time in a period of so many, or ``max``."""
 
@@ -43,11 +46,17 @@ def usable_cores(quota: Path = CPU_QUOTA) -> int:
 
 
 def serve(
-    config: Config, stop: StopSignal, on_ready: Callable[[Config, KeyRing, int], None], *, warnings: Sequence[str]
+    config: Config,
+    stop: StopSignal,
+    on_ready: Callable[[Config, KeyRing, int], None],
+    *,
+    warnings: Sequence[str],
+    store_from: Callable[[], str],
 ) -> int:
     """Run the daemon until it is told to stop; the process's exit status.
 
-    ``on_ready`` is called once, when beats are accepted, with the port that is listened on.
+    ``on_ready`` is called once, when beats are accepted, with the port that is listened on. ``store_from`` says where
+    ``store.url`` was written.
     """
     logs.configure(level=config.log.level, form=config.log.format)
     for warning in warnings:
@@ -59,7 +68,7 @@ def serve(
             url = str(config.store.url)
             if config.store.embedded:
                 embedded = EmbeddedStore(config.store.data_dir, binary=config.store.valkey_binary or None)
-                url = embedded.start(abandoned=lambda: bool(stop.why))
+                url = _started(embedded, listener, stop)
             ring = key_ring(config)
             work = _one if _processes(config) == 1 else _several
             work(
@@ -74,11 +83,31 @@ def serve(
     except StartAbandonedError:
         log.info("daemon.stopping", why=stop.why)
     except (StartError, ListenError, EmbeddedStoreError, SigningKeyError) as error:
-        log.critical("daemon.failed", error=str(error))
-        sys.stderr.write(f"lastseen: {error}\n")
+        text = f"{store_from()}: {error}" if str(error).startswith("store.url: ") else str(error)
+        log.critical("daemon.failed", error=text)
+        sys.stderr.write(f"lastseen: {text}\n")
         return 1
     log.info("daemon.stopped")
     return 0
+
+
+def _started(embedded: EmbeddedStore, listener: socket.socket, stop: StopSignal) -> str:
+    """The URL of the embedded store, once it has its data; while that takes long, requests are answered."""
+    begun_s, waiting = monotonic_s(), None
+
+    def abandoned() -> bool:
+        nonlocal waiting
+        if waiting is None and monotonic_s() - begun_s >= SLOW_START_S:
+            from monitor.daemon.waiting import Waiting  # noqa: PLC0415 - a supervisor of processes needs no server
+
+            waiting = Waiting(listener)
+        return bool(stop.why)
+
+    try:
+        return embedded.start(abandoned=abandoned)
+    finally:
+        if waiting is not None:
+            waiting.end()
 
 
 def _processes(config: Config) -> int:

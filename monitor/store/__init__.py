@@ -1,13 +1,14 @@
 """The worker store: one Lua function library and the one module that speaks Redis for this package."""
 
 from monitor.store.answers import Page, SweepResult
-from monitor.store.errors import SchemaError, StoreFullError, StoreRefusedError, StoreUnavailableError
+from monitor.store.errors import SchemaError, StoreDeniedError, StoreFullError, StoreRefusedError, StoreUnavailableError
 from monitor.store.store import Store, StoreSettings
 
 __all__ = [
     "Page",
     "SchemaError",
     "Store",
+    "StoreDeniedError",
     "StoreFullError",
     "StoreRefusedError",
     "StoreSettings",

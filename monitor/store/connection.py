@@ -16,7 +16,7 @@ from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissi
 
 from monitor.store.address import Address
 from monitor.store.condition import condition_of
-from monitor.store.errors import StoreFullError, StoreRefusedError, StoreUnavailableError
+from monitor.store.errors import StoreDeniedError, StoreFullError, StoreRefusedError, StoreUnavailableError
 from monitor.store.library import LIBRARY_NAME, LIBRARY_SOURCE
 from monitor.store.lines import TROUBLE, Lines
 
@@ -48,6 +48,7 @@ _PASSING: Final = (
 )
 """How errors begin that are of the server's present state and not of what was asked."""
 _FULL: Final = ("OOM", "MISCONF")
+_NO_DATABASE: Final = ("DB index is out of range", "invalid DB index", "SELECT is not allowed")
 
 
 class Connection:
@@ -215,7 +216,9 @@ def _is_full(error: Exception) -> bool:
 
 def _unavailable(error: Exception) -> StoreUnavailableError:
     if isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError):
-        return StoreUnavailableError(f"the store refuses our credentials: {error}")
+        return StoreDeniedError(f"the store refuses our credentials: {error}")
+    if isinstance(error, ResponseError) and str(error).startswith(_NO_DATABASE):
+        return StoreDeniedError(f"the store has no such database: {error}")
     if isinstance(error, TimeoutError):
         return StoreUnavailableError("the store did not answer in time")
     if _is_full(error):

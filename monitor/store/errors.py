@@ -11,6 +11,10 @@ class StoreFullError(StoreUnavailableError):
     """The store takes no writes, since its memory or its disk is full; it still answers reads."""
 
 
+class StoreDeniedError(StoreUnavailableError):
+    """The store refuses our user, our password, our permissions or our database: it will again until that changes."""
+
+
 class StoreRefusedError(Exception):
     """The server can't be used as a store: it evicts, or lacks functions. The operator must act."""
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
+import redis
 
 from monitor.clock import monotonic_s
+from tests import servers
 from tests.daemons import ANY_PORT, BEAT, Stream, call, gone, until
 
 if TYPE_CHECKING:
@@ -107,15 +109,162 @@ def test_sigterm_ends_it_within_10_s_whatever_clients_do_and_answers_the_beat_in
     assert home.start().worker_ids() == {"before", "idle", "in-flight"}
 
 
-def test_sigterm_while_it_waits_for_its_store_is_a_stop_as_asked(empty_home: Home) -> None:
-    empty_home.write("k" * 32, "token-secret")
-    empty_home.write(
-        f'{ANY_PORT}[store]\nurl = "redis://127.0.0.1:1"\n'
-        f'[[auth.keys]]\nkid = "k1"\nalgorithm = "HS256"\nsecret_file = "token-secret"\n'
-    )
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_a_stop_while_it_waits_for_its_store_is_a_stop_as_asked(empty_home: Home, number: signal.Signals) -> None:
+    on_store(empty_home, "redis://127.0.0.1:1")
     daemon = empty_home.launch()
     daemon.wait_for("store.unavailable")
+    daemon.signal(number)
+    assert daemon.exit_status() == 0, daemon.output()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
+def test_sighup_and_sigquit_are_orderly_stops(home: Home, number: signal.Signals, processes: int) -> None:
+    home.write(f"{ANY_PORT}processes = {processes}\n")
+    daemon, store_pid = home.start(), home.store_pid
+    assert daemon.beat("before").status == 204
+    daemon.signal(number)
+    daemon.wait_for("daemon.stopping", why=number.name)
+    assert daemon.exit_status() == 0, daemon.output()
+    assert daemon.lines()[-1]["event"] == "daemon.stopped"
+    assert gone(store_pid)
+    assert home.start().worker_ids() == {"before"}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_signals_of_other_daemons_end_no_process_and_are_said(home: Home, processes: int) -> None:
+    home.write(f"{ANY_PORT}processes = {processes}\n")
+    daemon = home.start()
+    children = [line["pid"] for line in daemon.lines("process.started")]
+    assert len(children) == (processes if processes > 1 else 0)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        for pid in (daemon.pid, *children):
+            os.kill(pid, number)
+        daemon.wait_for("signal.ignored", signal=number.name, count=1 + len(children))
+    assert daemon.beat("after").status == 204
+    assert daemon.lines("process.exited") == []
     daemon.stop()
+
+
+def test_under_nohup_the_end_of_the_terminal_stops_nothing(home: Home) -> None:
+    home.write(ANY_PORT)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it, for what is started from here
+    try:
+        daemon = home.start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    daemon.signal(signal.SIGHUP)
+    assert daemon.beat("after").status == 204
+    assert daemon.lines("daemon.stopping") == []
+    daemon.stop()
+
+
+# A store that is not there, or not for us ---------------------------------------------------------------------------
+
+
+def on_store(home: Home, url: str, port: int = 0) -> None:
+    """Configure a store of one's own; its URL stands on line 4."""
+    home.write("k" * 32, "token-secret")
+    home.write(
+        f'[server]\nport = {port}\n[store]\nurl = "{url}"\n'
+        f'[[auth.keys]]\nkid = "k1"\nalgorithm = "HS256"\nsecret_file = "token-secret"\n'
+    )
+
+
+@pytest.fixture
+def guarded() -> Iterator[int]:
+    """The port of a store with the password ``sesame`` and a user ``reader`` that may call nothing."""
+    binary = servers.redis_binary()
+    assert binary is not None
+    port = free_port()
+    with servers.running(binary, "--port", str(port), "--bind", "127.0.0.1") as server:
+        with redis.Redis.from_url(server.url) as client:
+            client.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+info", "+ping", "+select")
+            client.config_set("requirepass", "sesame")
+        yield port
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("redis://:hunter2@127.0.0.1:{}/0", "the store refuses our credentials: "),
+        ("redis://127.0.0.1:{}/0", "the store refuses our credentials: "),
+        ("redis://reader:hunter2@127.0.0.1:{}/0", "the store refuses our credentials: "),
+        ("redis://reader:pw@127.0.0.1:{}/0", "the store refuses our credentials: "),
+        ("redis://:sesame@127.0.0.1:{}/99", "the store has no such database: DB index is out of range"),
+    ],
+)
+def test_a_store_that_refuses_us_ends_the_start_at_once_with_the_place_of_its_url(
+    empty_home: Home, guarded: int, url: str, told: str, processes: int
+) -> None:
+    on_store(empty_home, url.format(guarded))
+    daemon = empty_home.launch("--processes", str(processes))
+    assert daemon.exit_status() == 1
+    (line,) = daemon.lines("daemon.failed")
+    assert line["error"].startswith(f"lastseen.toml:4: store.url: the store can't be used: {told}")
+    assert daemon.lines("store.unavailable") == []
+    assert daemon.lines("process.exited") == []
+    for secret in ("hunter2", "sesame"):
+        assert secret not in daemon.output()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_p27_while_the_store_is_not_there_the_port_is_open_and_says_so(empty_home: Home, processes: int) -> None:
+    binary = servers.redis_binary()
+    assert binary is not None
+    port, store_port = free_port(), free_port()
+    on_store(empty_home, f"redis://127.0.0.1:{store_port}/0", port)
+    daemon = empty_home.launch("--config", "lastseen.toml", "--processes", str(processes))
+    daemon.wait_for("store.unavailable", count=processes)
+    url = f"http://127.0.0.1:{port}"
+    until(lambda: answers(url), "an answer")
+    assert call(url, "GET", "/livez").json() == {"status": "ok", "reasons": []}
+    for path, status in (("/readyz", "not_ready"), ("/healthz", "degraded")):
+        answer = call(url, "GET", path)
+        assert (answer.status, answer.json()) == (503, {"status": status, "reasons": ["store_unavailable"]})
+    for method, path in (("POST", BEAT), ("GET", "/api/v1/workers"), ("GET", "/metrics"), ("DELETE", "/x")):
+        answer = call(url, method, path, body={} if method == "POST" else None)
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert answer.headers["content-type"] == "application/problem+json"
+    with servers.running(binary, "--port", str(store_port), "--bind", "127.0.0.1"):
+        daemon.ready()
+        until(lambda: call(url, "GET", "/readyz").status == 200, "ready")
+        assert call(url, "POST", BEAT, body={}).status == 401
+        daemon.stop()
+
+
+def test_p27_while_the_embedded_store_loads_the_port_is_open_and_says_so(empty_home: Home) -> None:
+    port, gate = free_port(), empty_home.directory / "gate"
+    slow = empty_home.directory / "slow-server"
+    slow.write_text(f'#!/bin/sh\nuntil test -e "{gate}"; do sleep 0.05; done\nexec "{servers.valkey_binary()}" "$@"\n')
+    slow.chmod(0o700)
+    empty_home.write(f'[server]\nport = {port}\n[store]\nvalkey_binary = "{slow}"\n')
+    daemon = empty_home.launch()
+    url = f"http://127.0.0.1:{port}"
+    until(lambda: answers(url), "an answer")
+    assert call(url, "GET", "/livez").status == 200
+    assert call(url, "GET", "/readyz").json() == {"status": "not_ready", "reasons": ["store_unavailable"]}
+    gate.touch()
+    daemon.ready()
+    until(lambda: call(url, "GET", "/readyz").status == 200, "ready")
+    daemon.stop()
+
+
+def answers(url: str) -> bool:
+    """Whether anything answers there."""
+    try:
+        return bool(call(url, "GET", "/livez", timeout_s=1).status)
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def free_port() -> int:
+    """A port that nothing listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def test_no_acknowledged_beat_is_lost_and_no_store_stays_behind_after_ctrl_c_and_after_kill_9(

@@ -1,0 +1,76 @@
+"""What is answered while the store is not there yet: this process is alive and not ready, and beats may come again.
+
+On a thread and an event loop of its own, since the embedded store is awaited before there is a loop. It accepts on a
+copy of the listening socket: what comes while the daemon takes over waits in the socket's queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Final
+
+import uvloop
+from litestar.response.base import ASGIResponse
+
+from monitor.api.answers import json_answer
+from monitor.api.problems import PROBLEM_JSON, problem_of
+from monitor.daemon.http import HttpServer
+from monitor.reasons import Reason
+from monitor.store import StoreUnavailableError
+
+if TYPE_CHECKING:
+    import socket
+
+    from litestar.types import Receive, Scope, Send
+
+CONNECTIONS: Final = 1_000
+STOP_MS: Final = 1_000
+
+
+async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    """The probes, and 503 for everything else."""
+    response: ASGIResponse
+    match scope["path"]:
+        case "/livez":
+            response = json_answer({"status": "ok", "reasons": []})
+        case "/readyz" | "/healthz" as path:
+            status = "not_ready" if path == "/readyz" else "degraded"
+            response = json_answer({"status": status, "reasons": [Reason.STORE_UNAVAILABLE]}, status_code=503)
+        case _:
+            problem = problem_of(StoreUnavailableError())
+            headers = dict(problem.headers)
+            response = ASGIResponse(
+                body=problem.body, status_code=problem.status, headers=headers, media_type=PROBLEM_JSON
+            )
+    await response(scope, receive, send)
+
+
+class Waiting:
+    """Answers on ``listener`` from its making until ``end``."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener.dup()
+        self._server: HttpServer | None = None
+        self._begun = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="waiting for the store")
+        self._thread.start()
+
+    def end(self) -> None:
+        """Answer what has come, and accept no more. Blocks for a little more than a second at most."""
+        self._begun.wait()
+        if self._server is not None:
+            self._server.should_exit = True
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._serve())
+        finally:
+            self._begun.set()
+
+    async def _serve(self) -> None:
+        self._server = HttpServer(answer, connections=CONNECTIONS, shutdown_timeout_ms=STOP_MS)
+        self._begun.set()
+        await self._server.serve(sockets=[self._listener])
