@@ -234,6 +234,31 @@ async def test_a_new_interval_applies_from_the_next_beat_in_either_direction(sto
         assert [moved.due_ms for moved in (await store.sweep(0, limit=10)).moved] == [t + 2_000]
 
 
+async def test_bounds_that_were_changed_hold_from_the_next_beat_on_for_what_was_declared_before(store_url: str) -> None:
+    async def timings(beats: int = 1, **bounds: int) -> list[tuple[int, int]]:
+        found = []
+        async with opened(store_url, **bounds) as store:
+            for _ in range(beats):
+                result = await store.beat(0, [beat()])
+                _, _, worker = await store.one(W)
+                assert worker is not None
+                assert worker.deadline_ms == result.now_ms + worker.interval_ms + worker.grace_ms
+                assert result.outcomes == [(STORED, worker.interval_ms)]
+                found.append((worker.interval_ms, worker.grace_ms))
+            await check_indexes(store_url)
+        return found
+
+    async with opened(store_url) as store:
+        await store.beat(0, [beat(interval_ms=600_000, grace_ms=2_000)])
+    assert await timings(2, max_interval_ms=120_000, min_grace_ms=5_000) == [(120_000, 5_000)] * 2
+    assert await timings(max_grace_ms=1_000) == [(600_000, 1_000)]
+    assert await timings(min_interval_ms=700_000) == [(700_000, 2_000)]
+    # Bounds are of what is declared: what is usual is the operator's own.
+    async with opened(store_url) as store:
+        await store.beat(0, [beat(interval_ms=None, grace_ms=None)])
+    assert await timings(max_interval_ms=1_000, max_grace_ms=1_000) == [(INTERVAL_MS, GRACE_MS)]
+
+
 async def test_an_environment_s_own_interval_holds_for_its_workers_also_when_a_beat_names_none(store_url: str) -> None:
     rules = (EnvironmentRule(match="prod-*-eu", interval_ms=1_000, grace_ms=1_500), DEV)
     async with opened(store_url, rules=rules) as store:

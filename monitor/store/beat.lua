@@ -2,7 +2,7 @@
 
 local P_TENANT, P_ENVIRONMENT, P_FIRST, P_ALLOWED, P_INTERVAL, P_GRACE = 1, 2, 3, 4, 5, 6
 local S_INTERVAL, S_GRACE, S_RULES, S_WORKERS, S_ENVIRONMENTS, S_DAEMON, S_STATUS_EVENTS = 1, 2, 3, 4, 5, 6, 7
-local S_TIMINGS = 8
+local S_TIMINGS, S_LEAST_INTERVAL, S_MOST_INTERVAL, S_LEAST_GRACE, S_MOST_GRACE = 8, 9, 10, 11, 12
 local B_DIGEST, B_STATUS, B_TASKS, B_TASK, B_META, B_EVENT_META, B_EVENT_CUT = 1, 2, 3, 4, 5, 6, 7
 local B_SYSTEM, B_SYSTEM_CUT, B_LOGS, B_LOGS_CUT = 8, 9, 10, 11
 
@@ -25,10 +25,12 @@ local function expected_of(settings, environment)
   return found
 end
 
+-- What a worker declared is kept as it was, and counts within the bounds of now.
 local function effective(settings, environment, rec)
-  local usual = expected_of(settings, environment)
-  return rec[R_INTERVAL] == UNDECLARED and usual[1] or rec[R_INTERVAL],
-    rec[R_GRACE] == UNDECLARED and usual[2] or rec[R_GRACE]
+  local usual, interval, grace = expected_of(settings, environment), rec[R_INTERVAL], rec[R_GRACE]
+  return interval == UNDECLARED and usual[1]
+      or math.max(settings[S_LEAST_INTERVAL], math.min(interval, settings[S_MOST_INTERVAL])),
+    grace == UNDECLARED and usual[2] or math.max(settings[S_LEAST_GRACE], math.min(grace, settings[S_MOST_GRACE]))
 end
 
 -- What a beat of this profile means to an alive worker with this key part of its record: {set, reach, interval, grace} if it
@@ -214,7 +216,7 @@ end
 
 -- Applies up to 512 beats, in order. A worker may stand in it more than once.
 -- ARGV[1]: msgpack {interval, grace (ms), rules {{glob, interval, grace}*}, workers limit, environments limit, daemon,
---   status events (boolean), timings limit}
+--   status events (boolean), timings limit, and what may be declared (ms): least and most interval, least and most grace}
 -- ARGV[2]: msgpack list of profiles {tenant, environment|false, first environment, allowed|false, interval, grace (ms;
 --   false keeps the last value, UNDECLARED takes it back)}
 -- ARGV[3]: msgpack list, four items for each beat: place of its profile, worker, report|false to keep it, more|false.

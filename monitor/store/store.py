@@ -80,6 +80,11 @@ class StoreSettings:
     status_events: bool
     timings_per_tenant: int = 10_000
     """Of environment, interval and grace, as its workers have them."""
+    min_interval_ms: int = 0
+    max_interval_ms: int = LONGEST_MS
+    min_grace_ms: int = 0
+    max_grace_ms: int = LONGEST_MS
+    """Within these counts what workers have declared, whenever that was."""
     replicas: int = 0
     """So many have to have what ``confirm`` waits for."""
     fsync: bool = False
@@ -113,6 +118,10 @@ class Store:
                 settings.daemon,
                 settings.status_events,
                 settings.timings_per_tenant,
+                settings.min_interval_ms,
+                settings.max_interval_ms,
+                settings.min_grace_ms,
+                settings.max_grace_ms,
             ]
         )
 
