@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from monitor.clock import monotonic_s
+from monitor.shares import Tenants, over_share
 from monitor.store import StoreUnavailableError
 from monitor.workers import Rejection
 
@@ -40,9 +42,12 @@ _Of = tuple["WorkerKey", tuple[str, ...] | None]
 
 
 class _Notes:
-    """Evidence of one sort that waits, and whose there was lately."""
+    """Evidence of one sort that waits, and whose there was lately. A tenant has its share of the places."""
 
-    def __init__(self) -> None:
+    def __init__(self, tenants: Tenants) -> None:
+        self._tenants = tenants
+        self._held: Counter[str] = Counter()
+        """Of the younger generation, by tenant."""
         self.pending: dict[_Of, tuple[Evidence, float]] = {}
         self._young: dict[_Of, float] = {}
         self._old: dict[_Of, float] = {}
@@ -53,16 +58,23 @@ class _Notes:
         """False: there is no place for it. What was noted a moment ago is not noted again."""
         if now_s >= self._turn_s:
             self._old, self._young = self._young, {}
+            self._held.clear()
             self._turn_s = now_s + SPACING_S
         of = (evidence.key, evidence.allowed)
         last_s = self._young.get(of) or self._old.get(of)
         if of in self.pending or (last_s is not None and now_s < last_s + SPACING_S):
             return True
-        if len(self.pending) >= MOST_PENDING or len(self._young) >= MOST_PENDING:
+        free, tenant = MOST_PENDING - len(self._young), evidence.key.tenant
+        if len(self.pending) >= MOST_PENDING or not free or self.is_over_share(tenant):
             return False
+        self._held[tenant] += 1
         self.pending[of] = (evidence, now_s)
         self._young[of] = now_s
         return True
+
+    def is_over_share(self, tenant: str) -> bool:
+        """Whether the tenant has had its share of the places."""
+        return self._tenants.several and over_share(self._held[tenant], 1, MOST_PENDING - len(self._young))
 
     def first_s(self) -> float:
         """When the first of what is pending was noted; infinite for none."""
@@ -72,12 +84,20 @@ class _Notes:
 class Recorder:
     """Belongs to one event loop, in which its owner has ``run`` run."""
 
-    def __init__(self, store: Store, *, metrics: Metrics, elapsed_s: Callable[[], float] = monotonic_s) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        metrics: Metrics,
+        tenants: Tenants | None = None,
+        elapsed_s: Callable[[], float] = monotonic_s,
+    ) -> None:
         self._store = store
         self._metrics = metrics
         self._elapsed_s = elapsed_s
-        self._ours = _Notes()
-        self._others = _Notes()
+        tenants = tenants or Tenants()
+        self._ours = _Notes(tenants)
+        self._others = _Notes(tenants)
         """Of what is our own fault, and of the rest, which must not take its place."""
         self._given_s = math.inf
         """When the first of our own was noted that is being given now."""
@@ -92,7 +112,8 @@ class Recorder:
             self._any.set()
             return
         self._metrics.evidence(dropped=1)
-        if is_ours:
+        # What one tenant has too much of must not have the monitor count as blind for all others (P29).
+        if is_ours and not self._ours.is_over_share(evidence.key.tenant):
             self.lost()
 
     def lost(self) -> None:

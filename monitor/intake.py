@@ -13,14 +13,16 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
-from collections import deque
+import math
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Final, assert_never
 
 import structlog
 
 from monitor.behind import Graces
 from monitor.calls import BATCH_BYTES, BATCH_LIMIT, error_of, extent
-from monitor.refusal import IntakeFullError
+from monitor.refusal import IntakeFullError, OverShareError
+from monitor.shares import Tenants, over_share
 from monitor.store import StoreUnavailableError
 from monitor.store.answers import REFUSED, STORED
 from monitor.workers import Beat, Disconnect, Forget
@@ -28,6 +30,7 @@ from monitor.workers import Beat, Disconnect, Forget
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from monitor.refusal import SlowDownError
     from monitor.store import Store
     from monitor.workers import Moved, WorkerKey
 
@@ -49,6 +52,11 @@ LONGEST_WAIT_S: Final = 1.0
 """Of the time limit, and no longer than this in seconds. A queue whose first has waited for longer is full, however
 short it is: with a store that is too slow all would wait until there was no time left for the call, and next to none
 would be stored."""
+
+LATEST_WAIT: Final = 1.5
+"""By this factor a queue may be too slow before it is full for tenants that hold a small part of it too."""
+COUNT_S: Final = 0.05
+"""How often it is counted what each tenant has waiting, while that matters."""
 
 Order = Beat | Disconnect | Forget
 if TYPE_CHECKING:
@@ -96,7 +104,8 @@ class Intake:
 
     Belongs to one event loop. It holds ``capacity`` orders, and begins to refuse when those that wait bring
     ``capacity_bytes`` of metadata, logs and system information. ``on_moved`` is called with the transitions of each
-    committed call. ``lanes`` is how many queues a partition has.
+    committed call. ``lanes`` is how many queues a partition has. With several ``tenants`` each has its share of
+    both (``monitor/shares.py``). ``on_refused`` is called with the tenant of each order that is refused.
     """
 
     def __init__(
@@ -107,11 +116,19 @@ class Intake:
         on_moved: Callable[[list[Moved]], None],
         capacity_bytes: int = CAPACITY_BYTES,
         lanes: int = LANES,
+        tenants: Tenants | None = None,
+        on_refused: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._capacity = capacity
         self._capacity_bytes = capacity_bytes
         self._waiting_bytes = 0
+        self._tenants = tenants or Tenants()
+        self._on_refused = on_refused
+        self._held: Counter[str] = Counter()
+        self._held_bytes: Counter[str] = Counter()
+        """Orders that wait and what they bring, by tenant, as last counted."""
+        self._counted_s = -math.inf
         self._spread = itertools.cycle(SPREAD_S)
         self._is_hasty = min(store.settings.graces_ms) < SHORT_GRACE_MS
         self.graces = Graces(store.settings.graces_ms)
@@ -191,11 +208,13 @@ class Intake:
         loop = asyncio.get_running_loop()
         now_s = loop.time()
         if (
-            self._waiting >= self._capacity
-            or self._waiting_bytes >= self._capacity_bytes
+            # Below half of everything no tenant can be over its share.
+            2 * self._waiting >= self._capacity
+            or 2 * self._waiting_bytes >= self._capacity_bytes
             or (lane.waiting and lane.waiting[0].until_s < now_s + self._timeout_s - self._longest_s)
-        ):
-            raise self.full(waiting.order)
+        ) and (refusal := self._refusal(waiting, lane, now_s)) is not None:
+            self._on_refused(waiting.order.key.tenant)
+            raise refusal
         waiting.until_s = now_s + self._timeout_s
         lane.waiting.append(waiting)
         self._waiting += 1
@@ -204,6 +223,43 @@ class Intake:
             lane.timer = loop.call_at(waiting.until_s, self._expire, lane)
         if lane.task is None:
             lane.task = loop.create_task(self._work(lane), name=f"intake-{lane.partition}")
+
+    def _refusal(self, waiting: _Waiting, lane: _Lane, now_s: float) -> SlowDownError | None:
+        """Why an order may not come in, if so. Over its share is a tenant that holds more than it leaves to others."""
+        waited_s = now_s + self._timeout_s - lane.waiting[0].until_s if lane.waiting else 0.0
+        longest_s = self._longest_s
+        if self._tenants.several:
+            if now_s >= self._counted_s + COUNT_S:
+                self._count(now_s)
+            tenant = waiting.order.key.tenant
+            held, held_bytes = self._held[tenant], self._held_bytes[tenant]
+            if (
+                over_share(held, 1, self._capacity - self._waiting)
+                or over_share(held_bytes, waiting.size, self._capacity_bytes - self._waiting_bytes)
+                or (waited_s > longest_s and 2 * held > self._waiting)
+            ):
+                message = "the tenant's share of what may wait for the store is used up"
+                return OverShareError(message, self.full(waiting.order).retry_after_s)
+            longest_s *= LATEST_WAIT
+        if (
+            self._waiting >= self._capacity
+            or self._waiting_bytes >= self._capacity_bytes
+            or (lane.waiting and waited_s > longest_s)
+        ):
+            return self.full(waiting.order)
+        if self._tenants.several:
+            self._held[tenant] += 1
+            self._held_bytes[tenant] += waiting.size
+        return None
+
+    def _count(self, now_s: float) -> None:
+        self._counted_s = now_s
+        self._held.clear()
+        self._held_bytes.clear()
+        for lane in itertools.chain.from_iterable(self._lanes):
+            for waiting in lane.waiting:
+                self._held[waiting.order.key.tenant] += 1
+                self._held_bytes[waiting.order.key.tenant] += waiting.size
 
     def oldest_s(self) -> float:
         """How long the one has waited that waits for longest, in seconds; 0 where nobody does."""

@@ -1,4 +1,4 @@
-"""Who meets which limit: a metric by limit, and a log line a minute that names the one who met it most often."""
+"""What is said of refusals, at bounded rates: who meets which limit, and whose beats are refused for what reason."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from monitor.clock import monotonic_s
+from monitor.clock import monotonic_ns, monotonic_s
+from monitor.rates import NS, Limiter, Rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +20,11 @@ log = structlog.get_logger(__name__)
 SPACING_S: Final = 60.0
 MOST_NAMES: Final = 1_000
 """Clients that are counted apart between two lines of one limit."""
+AGAIN_S: Final = 600.0
+"""For at least as long, and at most twice, a refused worker and its reason are not logged again."""
+MOST_TOLD: Final = 10_000
+_LINES: Final = Rate(per_s=1, burst=20)
+"""Lines of one tenant about refused beats."""
 
 
 class Limits:
@@ -44,3 +50,26 @@ class Limits:
             most, count = hits.most_common(1)[0]
             log.warning("limit.met", limit=limit.value, who=most, refused=count, refused_in_all=self._totals.pop(limit))
             hits.clear()
+
+
+class RefusedBeats:
+    """A log line for each worker and reason whose beats are refused. Belongs to one event loop."""
+
+    def __init__(self, *, now_ns: Callable[[], int] = monotonic_ns) -> None:
+        self._now_ns = now_ns
+        self._lines = Limiter(_LINES)
+        self._young: set[int] = set()
+        self._old: set[int] = set()
+        self._turn_ns = 0
+
+    def tell(self, tenant: str | None, worker_id: str | None, reason: str, detail: str | None = None) -> None:
+        """A beat was refused; None: not known."""
+        now_ns = self._now_ns()
+        if now_ns >= self._turn_ns or len(self._young) >= MOST_TOLD:
+            self._old, self._young = self._young, set()
+            self._turn_ns = now_ns + round(AGAIN_S * NS)
+        which = hash((tenant, worker_id, reason))
+        if which in self._young or which in self._old or self._lines.wait_ns(hash(tenant), now_ns):
+            return
+        self._young.add(which)
+        log.warning("beat.refused", tenant=tenant, worker_id=worker_id, reason=str(reason), detail=detail)

@@ -102,8 +102,14 @@ class Rejection(StrEnum):
     TOO_LARGE = "body too large"
     MALFORMED = "malformed body"
     RATE_LIMITED = "rate limited"
+    INCOMPLETE = "incomplete body"
+    OVER_SHARE = "the tenant's share is used up"
     OVERLOADED = "monitor overloaded"
-    """Our fault: such evidence moves the deadline, as the beat would have."""
+
+    @property
+    def moves_deadline(self) -> bool:
+        """Whether such evidence moves the deadline, as the beat would have: the monitor could not take it."""
+        return self in {Rejection.OVER_SHARE, Rejection.OVERLOADED}
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):

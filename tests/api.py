@@ -14,8 +14,8 @@ import uvicorn
 
 from monitor.api.admission import Admission, BeatRates
 from monitor.api.app import create_app
-from monitor.api.requests import Room
 from monitor.api.services import Services
+from monitor.api.shared import Shared
 from monitor.api.wire import BodyLimits, IntervalBounds
 from monitor.api.witness import Witness
 from monitor.auth import Authenticator, AuthPolicy, Scope, VerifyingKey, mint
@@ -133,7 +133,7 @@ def make_services(
         "oncall": oncall.port(oncall.made(store.settings.url, None)[0], store),
         "authenticator": Authenticator(POLICY),
         "body_bytes": BODY_BYTES,
-        "room": Room(67_108_864),
+        "shared": Shared(body_bytes=67_108_864, batch_bytes=268_435_456),
         "batch_bytes": 16_777_216,
         "batch_beats": 10_000,
         "limits": BodyLimits(metadata_bytes=16_384, logs_bytes=16_384, system_info_bytes=16_384),

@@ -12,6 +12,7 @@ from monitor.api.entry import Entry
 from monitor.api.requests import BodyTooSlowError, Headers, read_body
 from monitor.daemon.http import HttpServer, ListenError, listen
 from monitor.daemon.protocol import PIECE_BYTES, BoundedProtocol
+from monitor.shares import Holding, Shares, Tenants
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -178,7 +179,7 @@ async def whole(_: Scope, receive: Receive, send: Send) -> None:
 
 
 async def test_p28_large_answers_that_nobody_takes_are_bounded_in_bytes() -> None:
-    async with serving(Entry(whole, answer_bytes=2 * LARGE_BYTES)) as port:
+    async with serving(Entry(whole, answers=Shares(2 * LARGE_BYTES, Tenants(), what="bytes"))) as port:
         slow = [await Client.to(port) for _ in range(2)]
         for client in slow:
             client.writer.write(REQUEST)
@@ -204,7 +205,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
 
     headers = Headers(authorization=None, user_key=None, content_type=None, content_length=5)
     with pytest.raises(BodyTooSlowError, match=r"within 0\.05 s"):
-        await read_body(never, headers, 100, limit_s=0.05)
+        await read_body(never, headers, 100, held=Holding(Shares(0, Tenants(), what="bytes"), "acme"), limit_s=0.05)
 
 
 async def test_a_port_that_is_in_use_is_named() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from monitor.api.admission import LONGEST_S, Admission, BeatRates
-from monitor.api.requests import Room
+from monitor.api.shared import Shared
 from monitor.api.witness import Witness
 from monitor.clock import monotonic_s
 from monitor.daemon.config import Config
@@ -215,10 +215,11 @@ async def test_p28_what_waiting_beats_bring_with_them_is_bounded_in_bytes(store_
 
 
 async def test_p28_bodies_that_come_slowly_share_a_bounded_room_and_give_it_back(store_url: str) -> None:
-    room = Room(30_000)
+    shared = Shared(body_bytes=30_000, batch_bytes=0)
+    room = shared.bodies
     noted: list[Evidence] = []
     async with (
-        api.running(store_url, services={"room": room, "witness": Witness(noted.append)}) as lastseen,
+        api.running(store_url, services={"shared": shared, "witness": Witness(noted.append)}) as lastseen,
         api.served(lastseen.app) as port,
     ):
         token = api.token(lastseen.store.clock.now_ms())
@@ -232,7 +233,7 @@ async def test_p28_bodies_that_come_slowly_share_a_bounded_room_and_give_it_back
 
         slow = [await begin(f"slow-{number}", size=10_000) for number in range(3)]
         async with asyncio.timeout(20):
-            while room.left_bytes > 0:  # noqa: ASYNC110 - no event tells it
+            while room.free > 0:  # noqa: ASYNC110 - no event tells it
                 await asyncio.sleep(0)
         more = await begin("one-more", size=1)
         whole = await Connection.to(port, token)
@@ -243,7 +244,7 @@ async def test_p28_bodies_that_come_slowly_share_a_bounded_room_and_give_it_back
         more.writer.write(b"{}")
         assert (await more.reply()).is_refusal
         assert [(one.key.worker_id, one.rejection) for one in noted] == [("one-more", Rejection.OVERLOADED)]
-        assert room.left_bytes == 30_000
+        assert room.free == 30_000
         for connection in (*slow, more, whole):
             connection.close()
 

@@ -51,11 +51,19 @@ class Admission:
         self._on_refused = on_refused
         self._now_ns = now_ns
         self._workers = None if rates.worker is None else Limiter(rates.worker)
+        self._disconnects = None if rates.worker is None else Limiter(rates.worker)
         self._tenants = None if rates.tenant is None else Limiter(rates.tenant, most_count=rates.batch)
 
     def refused(self, key: WorkerKey) -> RateLimitedError | None:
         """Take one beat of this worker; the error, if it may not come in now."""
         wait_ns = 0 if self._workers is None else self._workers.wait_ns(hash(key), self._now_ns())
+        if wait_ns:
+            return self._worker_error(key, wait_ns)
+        return None if self._tenants is None else self.batch_refused(key.tenant, 1)
+
+    def disconnect_refused(self, key: WorkerKey) -> RateLimitedError | None:
+        """As ``refused``, for a disconnect: a worker that beats too often may still say that it has failed."""
+        wait_ns = 0 if self._disconnects is None else self._disconnects.wait_ns(hash(key), self._now_ns())
         if wait_ns:
             return self._worker_error(key, wait_ns)
         return None if self._tenants is None else self.batch_refused(key.tenant, 1)

@@ -53,4 +53,4 @@ def create_router(services: Services) -> Litestar:
 
 def create_app(services: Services) -> ASGIApp:
     """The whole HTTP side as one ASGI app. It owns nothing: its collaborators are closed by who made them."""
-    return Entry(create_router(services))
+    return Entry(create_router(services), answers=services.shared.answers)

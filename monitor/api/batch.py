@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from litestar import post
@@ -28,10 +27,11 @@ from monitor.api.witness import Seen
 from monitor.auth import ForbiddenError, Scope
 from monitor.metrics import BeatOutcome
 from monitor.refusal import NotAllowedError
+from monitor.shares import Holding
 from monitor.workers import Rejection
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import Iterable
 
     from litestar import Request
     from litestar.handlers import HTTPRouteHandler
@@ -39,27 +39,21 @@ if TYPE_CHECKING:
 
     from monitor.api.requests import Headers
     from monitor.api.services import Services
+    from monitor.api.witness import Witness
     from monitor.auth import Principal
     from monitor.workers import Beat
 
 JSON_LINES: Final = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 MAX_FAULTS_OF_A_BEAT: Final = 3
 MAX_KIND_CHARS: Final = 100
-BATCHES_AT_ONCE: Final = 8
-"""How many batches may be in memory; the bodies of more are not read yet."""
-BATCHES_WAITING: Final = 64
-"""How many more may wait to be one of them; what has come of their bodies lies in the server's buffers."""
-WAIT_S: Final = 2.0
-"""How long a batch waits to be one of them."""
 _SLICE_S: Final = 0.001
 
 
 class BatchTooLargeError(BodyTooLargeError):
     """The batch is over one of its limits (413)."""
 
-    def __init__(self, what: str, read: bytes | None = None) -> None:
+    def __init__(self, what: str) -> None:
         Exception.__init__(self, what)
-        self.read = read
 
 
 class UnknownFormError(HTTPException):
@@ -86,7 +80,9 @@ class _Pace:
 class _Batch:
     """What has been read of one request. Of beats of one worker the last good one counts."""
 
-    def __init__(self) -> None:
+    def __init__(self, witness: Witness) -> None:
+        self._witness = witness
+        self.principal: Principal | None = None
         self.latest: dict[str, Beat] = {}
         self.index_of: dict[str, int] = {}
         self.superseded = 0
@@ -104,6 +100,8 @@ class _Batch:
     def refuse(self, index: int, worker_id: str | None, error: Exception) -> None:
         """Count and note why a beat was not stored; ``error`` is of the table."""
         self.outcomes[outcome_of(error)] += 1
+        if worker_id is not None:
+            self._witness.tell(self.principal, worker_id, error)
         detail: object = error.detail()[:MAX_FAULTS_OF_A_BEAT] if isinstance(error, ContractError) else str(error)
         status = next(PROBLEMS[kind].status for kind in type(error).__mro__ if kind in PROBLEMS)
         self.refused[index] = encoded({"index": index, "worker_id": worker_id, "status": int(status), "detail": detail})
@@ -118,33 +116,34 @@ class _Batches:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._places = asyncio.Semaphore(BATCHES_AT_ONCE)
-        self._waiting = 0
         self._turn = asyncio.Lock()
         long_array_reader(services.batch_beats)
 
     async def take(self, request: Request[Any, Any, Any]) -> ASGIResponse:
         """One request from its headers to its answer."""
         services = self._services
-        batch = _Batch()
+        batch = _Batch(services.witness)
         seen = Seen(scope=request.scope)
         try:
             headers = headers_of(request.scope)
-            seen.principal = principal = identified(headers, services)
+            seen.principal = batch.principal = principal = identified(headers, services)
             principal.require(Scope.HEARTBEAT_WRITE)
             is_lines = _is_lines(headers.content_type)
             is_gzip = _is_gzip(request.scope["headers"])
-            async with self._place():
-                seen.body = body = await self._body(request, headers)
-                # One batch at a time has what single beats leave of the loop: two at once would take twice as much.
-                async with self._turn:
-                    if is_gzip:
-                        seen.body = body = await self._inflated(body)
-                        seen.inflated = True
-                    await self._read(batch, body, principal, is_lines=is_lines)
-                seen.body, seen.beats = None, batch.latest
-                del body
-                await self._store(batch)
+            with Holding(services.shared.batch_bytes, principal.tenant) as held:
+                seen.body = body = await self._body(request, headers, held, seen)
+                # Only now: a place is never held while a client's bytes are awaited.
+                async with services.shared.batches.place(principal.tenant):
+                    # One batch at a time has what single beats leave of the loop: two at once would take twice as much.
+                    async with self._turn:
+                        if is_gzip:
+                            seen.body = body = await self._inflated(body, held)
+                            seen.inflated = True
+                        await self._read(batch, body, principal, is_lines=is_lines)
+                    seen.body, seen.beats = None, batch.latest
+                    seen.read.clear()
+                    del body
+                    await self._store(batch)
         except Exception as error:
             # Whatever it was, the beats are counted, or the request where they are not known; the error goes on.
             is_ours = isinstance(error, UnknownFormError)
@@ -159,36 +158,20 @@ class _Batches:
             for outcome, count in batch.outcomes.items():
                 services.metrics.beats(outcome, count)
 
-    @asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
-        if self._waiting >= BATCHES_WAITING:
-            raise self._services.intake.full()
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(WAIT_S):
-                await self._places.acquire()
-        except TimeoutError:
-            raise self._services.intake.full() from None
-        finally:
-            self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._places.release()
-
-    async def _body(self, request: Request[Any, Any, Any], headers: Headers) -> bytes:
+    async def _body(self, request: Request[Any, Any, Any], headers: Headers, held: Holding, seen: Seen) -> bytes:
         most = self._services.batch_bytes
         try:
-            return await read_body(request.receive, headers, most)
-        except BodyTooLargeError as error:
-            raise BatchTooLargeError(f"the batch is over limits.batch_bytes = {most}", error.read) from None
+            return await read_body(request.receive, headers, most, held=held, read=seen.read)
+        except BodyTooLargeError:
+            raise BatchTooLargeError(f"the batch is over limits.batch_bytes = {most}") from None
 
-    async def _inflated(self, body: bytes) -> bytes:
+    async def _inflated(self, body: bytes, held: Holding) -> bytes:
         most = self._services.batch_bytes
         pieces = []
         pace = _Pace()
         try:
             for piece in inflated(body, most):
+                held.take(len(piece))
                 pieces.append(piece)
                 if pace.is_over():
                     await pace.rest()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from monitor.api.requests import EncodingError, Headers, read_body
+from monitor.shares import Holding
 
 if TYPE_CHECKING:
     from litestar import Request
@@ -41,15 +42,22 @@ class MediaTypeError(Exception):
 
 
 async def read_json(
-    request: Request[Any, Any, Any], headers: Headers, kind: type[_T], *, services: Services, empty: _T | None = None
+    request: Request[Any, Any, Any],
+    headers: Headers,
+    kind: type[_T],
+    *,
+    services: Services,
+    tenant: str,
+    empty: _T | None = None,
 ) -> _T:
     """The body as a ``kind``; ``empty`` stands for one that has no bytes.
 
     Raises:
         MediaTypeError, EncodingError, UnreadableBodyError: see there.
-        BodyTooLargeError, BodyTooSlowError, ClientGoneError, NoRoomError: as ``read_body``.
+        BodyTooLargeError, BodyTooSlowError, ClientGoneError, OverShareError, NoRoomError: as ``read_body``.
     """
-    raw = await read_body(request.receive, headers, min(services.body_bytes, _BODY_BYTES), room=services.room)
+    with Holding(services.shared.bodies, tenant) as held:
+        raw = await read_body(request.receive, headers, min(services.body_bytes, _BODY_BYTES), held=held)
     if not raw and empty is not None:
         return empty
     media_type = (headers.content_type or _JSON).partition(";")[0].strip().lower()

@@ -11,12 +11,16 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from monitor.api.problems import PROBLEM_JSON, problem_of
-from monitor.api.requests import NoRoomError, Room
+from monitor.api.requests import EXCHANGE
+from monitor.refusal import SlowDownError
+from monitor.shares import Holding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+    from monitor.shares import Shares
 
 WORKERS: Final = "/api/v1/workers/"
 LITERALS: Final = frozenset({"heartbeat", "heartbeats"})
@@ -27,19 +31,16 @@ KEEP_ALIVE_BYTES: Final = 1_048_576
 DRAIN_BYTES: Final = 67_108_864
 DRAIN_S: Final = 10.0
 LARGE_BYTES: Final = 65_536
-ANSWER_BYTES: Final = 134_217_728
-"""How many bytes of answers larger than that clients may leave unread, in one process."""
 LOOK_BYTES: Final = 65_536
 """Of a body that is dropped, so much may be looked at."""
-_UNREAD: Final = "lastseen.unread"
 
 
 class Entry:
-    """The ASGI app that stands in front of another."""
+    """The ASGI app that stands in front of another. ``answers``: bytes of large answers that clients have not taken."""
 
-    def __init__(self, app: ASGIApp, *, answer_bytes: int = ANSWER_BYTES) -> None:
+    def __init__(self, app: ASGIApp, *, answers: Shares) -> None:
         self._app = app
-        self._room = Room(answer_bytes)
+        self._answers = answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection by ASGI: requests, the lifespan, and no WebSockets."""
@@ -49,12 +50,12 @@ class Entry:
                 method: str = connection["method"]
                 raw_path: bytes = connection.get("raw_path") or connection["path"].encode()
                 path = routed_path(method, raw_path.decode("utf-8", "surrogateescape"))
-                exchange = Exchange(connection, receive, send, room=self._room)
+                exchange = Exchange(connection, receive, send, answers=self._answers)
                 inner = {
                     **connection,
                     "path": path,
                     "method": "GET" if method == "HEAD" else method,
-                    _UNREAD: exchange,
+                    EXCHANGE: exchange,
                 }
                 await self._app(cast("Scope", inner), exchange.receive, exchange.send)
             case "websocket":
@@ -66,7 +67,7 @@ class Entry:
 
 def unread_of(scope: Scope) -> Exchange | None:
     """The exchange that a request belongs to, for whoever wants to see what nobody has read of its body."""
-    found = cast("dict[str, Any]", scope).get(_UNREAD)
+    found = cast("dict[str, Any]", scope).get(EXCHANGE)
     return found if isinstance(found, Exchange) else None
 
 
@@ -88,8 +89,10 @@ class Exchange:
     kernel reset the connection, and the client may never see the answer.
     """
 
-    def __init__(self, connection: dict[str, Any], receive: Receive, send: Send, *, room: Room) -> None:
-        self._room = room
+    def __init__(self, connection: dict[str, Any], receive: Receive, send: Send, *, answers: Shares) -> None:
+        self.tenant = ""
+        """Whose answer this is, where that is known."""
+        self._answers = answers
         self._start: Message | None = None
         self._receive = receive
         self._send = send
@@ -148,21 +151,21 @@ class Exchange:
 
     async def _send_large(self, start: Message, message: Message, size: int) -> None:
         """Send a whole answer that the client may take slowly, if there is room to keep it for so long."""
-        if not self._room.take(size):
-            busy = problem_of(NoRoomError("too many large answers are on their way at once"))
-            headers = {**busy.headers, "content-type": PROBLEM_JSON, "content-length": str(len(busy.body))}
-            pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
-            told = {"type": "http.response.start", "status": int(busy.status), "headers": pairs}
-            await self._send(cast("Message", told))
-            await self._send(cast("Message", {"type": "http.response.body", "body": busy.body, "more_body": False}))
-            return
-        try:
+        with Holding(self._answers, self.tenant) as held:
+            try:
+                held.take(size)
+            except SlowDownError as error:
+                busy = problem_of(error)
+                headers = {**busy.headers, "content-type": PROBLEM_JSON, "content-length": str(len(busy.body))}
+                pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+                told = {"type": "http.response.start", "status": int(busy.status), "headers": pairs}
+                await self._send(cast("Message", told))
+                await self._send(cast("Message", {"type": "http.response.body", "body": busy.body, "more_body": False}))
+                return
             await self._send(start)
             await self._send(cast("Message", {**message, "more_body": True}))
             # Returns when the client has taken most of what was written before.
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-        finally:
-            self._room.give(size)
 
     async def _drain(self) -> None:
         dropped = 0

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from litestar import get
 
 from monitor.api.answers import json_answer, monitor_json
-from monitor.api.requests import ParameterError, Query, bad_cursor, caller, decode_cursor, encode_cursor, narrowed
-from monitor.auth import Scope
+from monitor.api.requests import ParameterError, Query, bad_cursor, decode_cursor, encode_cursor, narrowed, reads
 from monitor.events import rfc3339
 from monitor.liveness import EventKind
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from litestar.response.base import ASGIResponse
 
     from monitor.api.services import Services
+    from monitor.auth import Principal
     from monitor.events import Event
     from monitor.store import Store
 
@@ -140,8 +140,8 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
 
     @get("/api/v1/events")
-    async def events(request: Request[Any, Any, Any]) -> ASGIResponse:
-        principal = caller(request, services, Scope.WORKERS_READ)
+    @reads(services)
+    async def events(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
         query = Query(request.scope, PARAMETERS)
         order = query.single("order") or ORDERS[0]
         if order not in ORDERS:

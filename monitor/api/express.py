@@ -15,14 +15,13 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from monitor.api.admission import RateLimitedError
 from monitor.api.heartbeats import accepted_headers
 from monitor.api.problems import PROBLEM_JSON, outcome_of, problem_of
 from monitor.api.wire import ContractError, parse_beat, path_worker_id
 from monitor.api.witness import rejection_of
 from monitor.auth import Scope
 from monitor.metrics import BeatOutcome
-from monitor.refusal import IntakeFullError, SlowDownError
+from monitor.refusal import IntakeFullError, OverShareError, SlowDownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -104,16 +103,18 @@ class Express:
         if refused is None:
             try:
                 self._intake.submit_beat(beat, answered)
-            except IntakeFullError as error:
+            except SlowDownError as error:
                 refused = error
         if refused is not None:
             asyncio.get_running_loop().call_soon(answered, 0, refused)
         return True
 
     def _see(self, principal: Principal, beat: Beat, error: Exception) -> None:
-        rejection = rejection_of(error)
+        rejection, worker_id = rejection_of(error), beat.key.worker_id
         if rejection is not None:
-            self._services.witness.note(principal, beat.key.worker_id, rejection)
+            self._services.witness.note(principal, worker_id, rejection)
+        else:
+            self._services.witness.tell(principal, worker_id, error)
 
     def _admitted(self, headers: Headers) -> Principal | None:
         """Whose request it is, if it is plain and its token is known."""
@@ -142,15 +143,15 @@ def _accepted(interval_ms: int) -> bytes:
 def _problem(error: Exception) -> tuple[bytes, bytes]:
     if isinstance(error, SlowDownError):
         # Of these there may be very many, and few that differ.
-        is_rate = isinstance(error, RateLimitedError)
-        return _slow_down(str(error) if is_rate else "", error.retry_after_s, is_rate=is_rate)
+        is_full = isinstance(error, IntakeFullError)
+        return _slow_down("" if is_full else str(error), error.retry_after_s, is_full=is_full)
     return _rendered(error)
 
 
 @lru_cache(maxsize=1_024)
-def _slow_down(message: str, retry_after_s: int, *, is_rate: bool) -> tuple[bytes, bytes]:
-    kind = RateLimitedError if is_rate else IntakeFullError
-    return _rendered(kind(message, retry_after_s))
+def _slow_down(message: str, retry_after_s: int, *, is_full: bool) -> tuple[bytes, bytes]:
+    # The other ones are rendered alike.
+    return _rendered((IntakeFullError if is_full else OverShareError)(message, retry_after_s))
 
 
 def _rendered(error: Exception) -> tuple[bytes, bytes]:

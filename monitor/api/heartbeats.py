@@ -22,6 +22,7 @@ from monitor.auth import Scope
 from monitor.liveness import Trigger
 from monitor.metrics import BeatOutcome
 from monitor.refusal import NotAllowedError, UnknownWorkerError
+from monitor.shares import Holding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +72,8 @@ async def _read_beat(services: Services, request: Request[Any, Any, Any], seen: 
     worker_id = None if seen.segment is None else path_worker_id(seen.segment)
     if worker_id is not None:
         principal.require_worker(worker_id)
-    seen.body = await read_body(request.receive, headers, services.body_bytes, room=services.room)
+    with Holding(services.shared.bodies, principal.tenant) as held:
+        seen.body = await read_body(request.receive, headers, services.body_bytes, held=held, read=seen.read)
     with _named_encoding(headers):
         beat = parse_beat(
             seen.body,
@@ -118,7 +120,8 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         principal = principal_of(headers, services, Scope.HEARTBEAT_WRITE)
         worker_id = path_worker_id(request.path_params["worker_id"])
         principal.require_worker(worker_id)
-        body = await read_body(request.receive, headers, services.body_bytes, room=services.room)
+        with Holding(services.shared.bodies, principal.tenant) as held:
+            body = await read_body(request.receive, headers, services.body_bytes, held=held)
         with _named_encoding(headers):
             disconnect = parse_disconnect(
                 body,
@@ -127,6 +130,9 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
                 path_worker_id=worker_id,
                 token_environments=principal.environments,
             )
+        if (refused := services.admission.disconnect_refused(disconnect.key)) is not None:
+            services.witness.disconnect_refused(principal, worker_id, refused)
+            raise refused
         try:
             await services.intake.leave(disconnect)
             if disconnect.trigger is Trigger.DISCONNECT_FAILURE:

@@ -13,7 +13,7 @@ from monitor.api.bodies import read_json
 from monitor.api.health import monitor_now
 from monitor.api.oncall import DELIVERY_STATES, DeliveryState, NoSuchError
 from monitor.api.oncall_routes import page_answer, place_of, segment, viewer_of, viewer_or_operator, with_monitor
-from monitor.api.requests import ParameterError, Query, caller, headers_of
+from monitor.api.requests import ParameterError, Query, headers_of, reads, reads_as
 from monitor.auth import Scope
 from monitor.events import rfc3339
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from monitor.api.oncall import Delivery, ReceiverState, Viewer
     from monitor.api.services import Services
+    from monitor.auth import Principal
     from monitor.events import Event
 
 PARAMETERS: Final = ("receiver", "outcome", "cursor", "limit")
@@ -117,8 +118,8 @@ def _delivery_routes(services: Services) -> list[HTTPRouteHandler]:
     oncall = services.oncall
 
     @get("/api/v1/deliveries")
-    async def list_deliveries(request: Request[Any, Any, Any]) -> ASGIResponse:
-        viewer = viewer_or_operator(request, services, Scope.WORKERS_READ)
+    @reads_as(viewer_or_operator, services)
+    async def list_deliveries(request: Request[Any, Any, Any], viewer: Viewer) -> ASGIResponse:
         query = Query(request.scope, PARAMETERS)
         state = query.single("outcome") or "dead_lettered"
         if state not in DELIVERY_STATES:
@@ -133,8 +134,8 @@ def _delivery_routes(services: Services) -> list[HTTPRouteHandler]:
         return await page_answer(services, "deliveries", [delivery_json(one) for one in page.deliveries], page.last)
 
     @get("/api/v1/deliveries/{nid:str}")
-    async def one_delivery(request: Request[Any, Any, Any]) -> ASGIResponse:
-        viewer = viewer_or_operator(request, services, Scope.WORKERS_READ)
+    @reads_as(viewer_or_operator, services)
+    async def one_delivery(request: Request[Any, Any, Any], viewer: Viewer) -> ASGIResponse:
         receiver = Query(request.scope, ("receiver",)).single("receiver")
         delivery = await oncall.delivery(viewer, segment(request, "nid"), receiver=receiver)
         told = {**delivery_json(delivery), "monitor": monitor_json(await monitor_now(services))}
@@ -147,8 +148,10 @@ def _delivery_routes(services: Services) -> list[HTTPRouteHandler]:
         headers = headers_of(request.scope)
         viewer = viewer_or_operator(request, services, Scope.ALERTS_WRITE)
         receiver = Query(request.scope, ("receiver",)).single("receiver")
-        body = await read_json(request, headers, ReplayBody, services=services, empty=ReplayBody())
-        delivery = await oncall.replay(viewer, segment(request, "nid"), receiver=receiver, force=body.force)
+        tenant, nid = viewer.tenant, segment(request, "nid")
+        body = await read_json(request, headers, ReplayBody, services=services, tenant=tenant, empty=ReplayBody())
+        async with services.shared.reads.place(tenant):
+            delivery = await oncall.replay(viewer, nid, receiver=receiver, force=body.force)
         return await with_monitor(services, delivery_json(delivery))
 
     @post("/api/v1/deliveries/{nid:str}/drop", status_code=200)
@@ -156,15 +159,17 @@ def _delivery_routes(services: Services) -> list[HTTPRouteHandler]:
         headers = headers_of(request.scope)
         viewer = viewer_or_operator(request, services, Scope.ALERTS_WRITE)
         receiver = Query(request.scope, ("receiver",)).single("receiver")
-        await read_json(request, headers, NoBody, services=services, empty=NoBody())
-        delivery = await oncall.drop(viewer, segment(request, "nid"), receiver=receiver)
+        tenant, nid = viewer.tenant, segment(request, "nid")
+        await read_json(request, headers, NoBody, services=services, tenant=tenant, empty=NoBody())
+        async with services.shared.reads.place(tenant):
+            delivery = await oncall.drop(viewer, nid, receiver=receiver)
         return await with_monitor(services, delivery_json(delivery))
 
     @get("/api/v1/events/{event_id:str}/outcomes")
-    async def outcomes(request: Request[Any, Any, Any]) -> ASGIResponse:
-        viewer = viewer_of(caller(request, services, Scope.WORKERS_READ))
+    @reads(services)
+    async def outcomes(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
         event_id = segment(request, "event_id")
-        await _visible_event(services, viewer, event_id)
+        await _visible_event(services, viewer_of(principal), event_id)
         found = [
             {
                 "receiver": one.receiver,
@@ -184,8 +189,8 @@ def _receiver_routes(services: Services) -> list[HTTPRouteHandler]:
     oncall = services.oncall
 
     @get("/api/v1/receivers")
-    async def receivers(request: Request[Any, Any, Any]) -> ASGIResponse:
-        viewer = viewer_or_operator(request, services, Scope.WORKERS_READ)
+    @reads_as(viewer_or_operator, services)
+    async def receivers(request: Request[Any, Any, Any], viewer: Viewer) -> ASGIResponse:
         Query(request.scope, ())
         found = await oncall.receivers(viewer)
         return await with_monitor(services, {"receivers": [receiver_json(one) for one in found]})
@@ -194,14 +199,14 @@ def _receiver_routes(services: Services) -> list[HTTPRouteHandler]:
     async def enable(request: Request[Any, Any, Any]) -> ASGIResponse:
         headers = headers_of(request.scope)
         viewer = viewer_or_operator(request, services, Scope.ADMIN)
-        await read_json(request, headers, NoBody, services=services, empty=NoBody())
+        await read_json(request, headers, NoBody, services=services, tenant=viewer.tenant, empty=NoBody())
         return await with_monitor(services, receiver_json(await oncall.enable(viewer, segment(request, "name"))))
 
     @post("/api/v1/receivers/{name:str}/test", status_code=200)
     async def test(request: Request[Any, Any, Any]) -> ASGIResponse:
         headers = headers_of(request.scope)
         viewer = viewer_or_operator(request, services, Scope.ADMIN)
-        await read_json(request, headers, NoBody, services=services, empty=NoBody())
+        await read_json(request, headers, NoBody, services=services, tenant=viewer.tenant, empty=NoBody())
         name = segment(request, "name")
         trial = await oncall.test(viewer, name)
         return await with_monitor(

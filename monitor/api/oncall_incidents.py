@@ -11,7 +11,7 @@ from litestar import get, post
 from monitor.api.bodies import checked_text, read_json
 from monitor.api.oncall import INCIDENT_STATES, IncidentState
 from monitor.api.oncall_routes import page_answer, place_of, segment, time_or_none, viewer_of, with_monitor
-from monitor.api.requests import ParameterError, Query, caller, headers_of, narrowed, principal_of
+from monitor.api.requests import ParameterError, Query, headers_of, narrowed, principal_of, reads
 from monitor.auth import Scope
 from monitor.events import rfc3339
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from monitor.api.oncall import Incident
     from monitor.api.services import Services
+    from monitor.auth import Principal
 
 PARAMETERS: Final = ("state", "environment", "cursor", "limit")
 COMMENT_CHARS: Final = 1_000
@@ -65,8 +66,8 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     oncall = services.oncall
 
     @get("/api/v1/incidents")
-    async def list_incidents(request: Request[Any, Any, Any]) -> ASGIResponse:
-        principal = caller(request, services, Scope.WORKERS_READ)
+    @reads(services)
+    async def list_incidents(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
         query = Query(request.scope, PARAMETERS)
         state = query.single("state") or "open"
         if state not in INCIDENT_STATES:
@@ -81,21 +82,22 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         return await page_answer(services, "incidents", [incident_json(one) for one in page.incidents], page.last)
 
     @get("/api/v1/incidents/{incident_id:str}")
-    async def one_incident(request: Request[Any, Any, Any]) -> ASGIResponse:
-        viewer = viewer_of(caller(request, services, Scope.WORKERS_READ))
-        incident = await oncall.incident(viewer, segment(request, "incident_id"))
+    @reads(services)
+    async def one_incident(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
+        incident = await oncall.incident(viewer_of(principal), segment(request, "incident_id"))
         return await with_monitor(services, incident_json(incident))
 
     @post("/api/v1/incidents/{incident_id:str}/ack", status_code=200)
     async def acknowledge(request: Request[Any, Any, Any]) -> ASGIResponse:
         headers = headers_of(request.scope)
         principal = principal_of(headers, services, Scope.ALERTS_WRITE)
-        body = await read_json(request, headers, AckBody, services=services, empty=AckBody())
+        body = await read_json(request, headers, AckBody, services=services, tenant=principal.tenant, empty=AckBody())
         by = principal.subject if body.by is None else checked_text("by", body.by, most=NAME_CHARS)
         comment = checked_text("comment", body.comment, most=COMMENT_CHARS, lines=True) if body.comment else ""
-        incident = await oncall.acknowledge(
-            viewer_of(principal), segment(request, "incident_id"), by=by, comment=comment
-        )
+        async with services.shared.reads.place(principal.tenant):
+            incident = await oncall.acknowledge(
+                viewer_of(principal), segment(request, "incident_id"), by=by, comment=comment
+            )
         return await with_monitor(services, incident_json(incident))
 
     return [list_incidents, one_incident, acknowledge]

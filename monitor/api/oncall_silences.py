@@ -12,7 +12,7 @@ from monitor.api.answers import empty_answer
 from monitor.api.bodies import LATEST_MS, BodyError, checked_text, moment_ms, read_json
 from monitor.api.oncall import SILENCE_STATES, Matchers, NewSilence
 from monitor.api.oncall_routes import page_answer, place_of, segment, time_or_none, viewer_of, with_monitor
-from monitor.api.requests import Query, caller, headers_of, principal_of
+from monitor.api.requests import Query, headers_of, principal_of, reads
 from monitor.auth import ForbiddenError, Scope
 from monitor.events import rfc3339
 from monitor.settings.globs import checked_glob
@@ -163,14 +163,14 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
     oncall = services.oncall
 
-    async def list_silences(request: Request[Any, Any, Any]) -> ASGIResponse:
-        viewer = viewer_of(caller(request, services, Scope.WORKERS_READ))
+    @reads(services)
+    async def list_silences(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
         query = Query(request.scope, PARAMETERS)
         states = query.words("state", frozenset((*SILENCE_STATES, "all"))) or frozenset({"active", "pending"})
         after, limit = place_of(query, "sil_"), query.limit()
         found = [
             silence
-            for silence in await oncall.silences(viewer)
+            for silence in await oncall.silences(viewer_of(principal))
             if (silence.state in states or "all" in states)
             and (after is None or (silence.created_ms, silence.id) < after)
         ]
@@ -180,20 +180,21 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     async def add(request: Request[Any, Any, Any]) -> ASGIResponse:
         headers = headers_of(request.scope)
         principal = principal_of(headers, services, Scope.ALERTS_WRITE)
-        body = await read_json(request, headers, SilenceBody, services=services)
+        body = await read_json(request, headers, SilenceBody, services=services, tenant=principal.tenant)
         new = asked(body, subject=principal.subject, now_ms=services.store.clock.now_ms())
         require_own(principal, new.matchers)
-        silence, warnings = await oncall.add_silence(viewer_of(principal), new)
+        async with services.shared.reads.place(principal.tenant):
+            silence, warnings = await oncall.add_silence(viewer_of(principal), new)
         return await with_monitor(services, {**silence_json(silence), "warnings": list(warnings)}, status_code=201)
 
-    async def end(request: Request[Any, Any, Any]) -> ASGIResponse:
-        principal = caller(request, services, Scope.ALERTS_WRITE)
+    @reads(services, Scope.ALERTS_WRITE)
+    async def end(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
         await oncall.end_silence(viewer_of(principal), segment(request, "silence_id"), by=principal.subject)
         return empty_answer()
 
-    async def one(request: Request[Any, Any, Any]) -> ASGIResponse:
-        viewer = viewer_of(caller(request, services, Scope.WORKERS_READ))
-        silence = await oncall.silence(viewer, segment(request, "silence_id"))
+    @reads(services)
+    async def one(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
+        silence = await oncall.silence(viewer_of(principal), segment(request, "silence_id"))
         return await with_monitor(services, silence_json(silence))
 
     # One handler for both: Litestar's answer to OPTIONS tells of the first handler of a path only.

@@ -20,13 +20,20 @@ from monitor.api.requests import (
     BodyTooSlowError,
     ClientGoneError,
     EncodingError,
-    NoRoomError,
     ParameterError,
 )
 from monitor.api.wire import ContractError
 from monitor.auth import ForbiddenError, UnauthenticatedError
 from monitor.metrics import BeatOutcome
-from monitor.refusal import IntakeFullError, NotAllowedError, QuotaExceededError, SlowDownError, UnknownWorkerError
+from monitor.refusal import (
+    IntakeFullError,
+    NoRoomError,
+    NotAllowedError,
+    OverShareError,
+    QuotaExceededError,
+    SlowDownError,
+    UnknownWorkerError,
+)
 from monitor.store import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -78,6 +85,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     ),
     TooSoonError: Problem(status=HTTPStatus.TOO_MANY_REQUESTS, outcome=BeatOutcome.RATE_LIMITED),
     RateLimitedError: Problem(status=HTTPStatus.TOO_MANY_REQUESTS, outcome=BeatOutcome.RATE_LIMITED),
+    OverShareError: Problem(status=HTTPStatus.TOO_MANY_REQUESTS, outcome=BeatOutcome.RATE_LIMITED),
     IntakeFullError: Problem(
         status=HTTPStatus.SERVICE_UNAVAILABLE,
         outcome=BeatOutcome.UNAVAILABLE,

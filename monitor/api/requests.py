@@ -6,36 +6,38 @@ import asyncio
 import base64
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 from urllib.parse import parse_qsl
 
 from monitor.auth import Refusal, UnauthenticatedError
-from monitor.refusal import SlowDownError
+from monitor.auth import Scope as TokenScope
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Coroutine, Iterable
 
     from litestar import Request
+    from litestar.response.base import ASGIResponse
     from litestar.types import Receive, Scope
 
     from monitor.api.services import Services
     from monitor.auth import Principal
-    from monitor.auth import Scope as TokenScope
+    from monitor.shares import Holding
 
 MAX_PARAMETERS: Final = 100
 MAX_LIMIT: Final = 1_000
 DEFAULT_LIMIT: Final = 100
 _ECHO_CHARS: Final = 100
+EXCHANGE: Final = "lastseen.exchange"
+"""The key of a request's scope under which what carries its answer stands."""
 BODY_S: Final = 10.0
 """The longest that a client may take over a request's body."""
 
 
 class BodyTooLargeError(Exception):
-    """The request's body is over the limit (413). ``read`` is what was read of it; None: nothing."""
+    """The request's body is over the limit (413)."""
 
-    def __init__(self, limit_bytes: int, read: bytes | None = None) -> None:
+    def __init__(self, limit_bytes: int) -> None:
         super().__init__(f"the body is over limits.body_bytes = {limit_bytes}")
-        self.read = read
 
 
 class BodyTooSlowError(Exception):
@@ -61,6 +63,18 @@ class ParameterError(Exception):
 
     def __init__(self, name: str, value: str, expected: str) -> None:
         super().__init__(f"query parameter {name[:_ECHO_CHARS]!r} is {value[:_ECHO_CHARS]!r}: {expected}")
+
+
+class _OfTenant(Protocol):
+    @property
+    def tenant(self) -> str: ...
+
+
+_Who = TypeVar("_Who", bound=_OfTenant)
+
+if TYPE_CHECKING:
+    Handler = Callable[[Request[Any, Any, Any]], Coroutine[Any, Any, ASGIResponse]]
+    Reader = Callable[[Request[Any, Any, Any], "_Who"], Coroutine[Any, Any, ASGIResponse]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,9 +122,11 @@ def identified(headers: Headers, services: Services) -> Principal:
     Raises:
         UnauthenticatedError: the token is not good.
     """
-    return services.authenticator.authenticate(
+    principal = services.authenticator.authenticate(
         authorization=headers.authorization, user_key=headers.user_key, now_ms=services.store.clock.now_ms()
     )
+    services.shared.tenants.see(principal.tenant)
+    return principal
 
 
 def principal_of(headers: Headers, services: Services, scope: TokenScope) -> Principal:
@@ -130,46 +146,47 @@ def caller(request: Request[Any, Any, Any], services: Services, scope: TokenScop
     return principal_of(headers_of(request.scope), services, scope)
 
 
-class Room:
-    """How many bytes of bodies that have not come whole may be in memory at a time. Belongs to one event loop."""
+def reads_as(
+    who: Callable[[Request[Any, Any, Any], Services, TokenScope], _Who],
+    services: Services,
+    scope: TokenScope = TokenScope.WORKERS_READ,
+) -> Callable[[Reader[_Who]], Handler]:
+    """Make a handler of what answers a caller with this scope while it holds one of the places for reads."""
 
-    def __init__(self, most_bytes: int) -> None:
-        self._left_bytes = most_bytes
+    def made(read: Reader[_Who]) -> Handler:
+        async def handle(request: Request[Any, Any, Any]) -> ASGIResponse:
+            caller = who(request, services, scope)
+            if (exchange := cast("dict[str, Any]", request.scope).get(EXCHANGE)) is not None:
+                exchange.tenant = caller.tenant
+            async with services.shared.reads.place(caller.tenant):
+                return await read(request, caller)
 
-    @property
-    def left_bytes(self) -> int:
-        """How many more there may be."""
-        return self._left_bytes
+        return handle
 
-    def take(self, size: int) -> bool:
-        """Take so many; False: there are not so many left."""
-        if size > self._left_bytes:
-            return False
-        self._left_bytes -= size
-        return True
-
-    def give(self, size: int) -> None:
-        """Give back so many of those that were taken."""
-        self._left_bytes += size
+    return made
 
 
-class NoRoomError(SlowDownError):
-    """Too much is on its way at once: a body that was not read further, or an answer that was not sent (503)."""
-
-    def __init__(self, message: str = "too many bodies are on their way at once") -> None:
-        super().__init__(message, 1)
+def reads(services: Services, scope: TokenScope = TokenScope.WORKERS_READ) -> Callable[[Reader[Principal]], Handler]:
+    """``reads_as`` for a handler that takes the ``caller``."""
+    return reads_as(caller, services, scope)
 
 
 async def read_body(
-    receive: Receive, headers: Headers, limit_bytes: int, *, room: Room | None = None, limit_s: float = BODY_S
+    receive: Receive,
+    headers: Headers,
+    limit_bytes: int,
+    *,
+    held: Holding,
+    read: list[bytes] | None = None,
+    limit_s: float = BODY_S,
 ) -> bytes:
     """The whole body; one that says it is too long is refused unread, one that does not say when it is.
 
-    ``room`` None: others see to it that there are few.
+    ``held`` takes what is kept until the rest comes. ``read`` gets what has come, also when an error ends it.
 
     Raises:
         BodyTooLargeError: over the limit.
-        NoRoomError: it came slowly, and there was no room to keep it until it is whole.
+        OverShareError, NoRoomError: it came slowly, and there was no room to keep it until it is whole.
         BodyTooSlowError: it took longer than ``limit_s``.
         ClientGoneError: no end came.
     """
@@ -177,33 +194,25 @@ async def read_body(
         raise BodyTooLargeError(limit_bytes)
     try:
         async with asyncio.timeout(limit_s):
-            return await _read(receive, limit_bytes, room)
+            return await _read(receive, limit_bytes, held, [] if read is None else read)
     except TimeoutError:
         raise BodyTooSlowError(f"the body did not come within {limit_s:g} s") from None
 
 
-async def _read(receive: Receive, limit_bytes: int, room: Room | None) -> bytes:
-    chunks: list[bytes] = []
-    size = taken = 0
-    try:
-        while True:
-            message = await receive()
-            if message["type"] != "http.request":
-                raise ClientGoneError
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > limit_bytes:
-                raise BodyTooLargeError(limit_bytes, b"".join([*chunks, chunk]))
-            chunks.append(chunk)
-            if not message.get("more_body", False):
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            if room is not None:
-                if not room.take(len(chunk)):
-                    raise NoRoomError
-                taken += len(chunk)
-    finally:
-        if room is not None:
-            room.give(taken)
+async def _read(receive: Receive, limit_bytes: int, held: Holding, chunks: list[bytes]) -> bytes:
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientGoneError
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        chunks.append(chunk)
+        if size > limit_bytes:
+            raise BodyTooLargeError(limit_bytes)
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        held.take(len(chunk))
 
 
 class Query:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from monitor.api.admission import Admission
     from monitor.api.oncall import OnCall
-    from monitor.api.requests import Room
+    from monitor.api.shared import Shared
     from monitor.api.wire import BodyLimits, IntervalBounds
     from monitor.api.witness import Witness
     from monitor.auth import Authenticator
@@ -24,8 +24,7 @@ class Services:
     """The collaborators of every handler.
 
     ``body_bytes`` is the largest request body; that of a batch may have ``batch_bytes``, as sent and inflated, and
-    ``batch_beats`` beats. All bodies that have
-    not come whole share ``room``. ``anonymous`` holds those of ``/metrics`` and ``/schema`` that need no token.
+    ``batch_beats`` beats. ``anonymous`` holds those of ``/metrics`` and ``/schema`` that need no token.
     """
 
     store: Store
@@ -36,7 +35,7 @@ class Services:
     oncall: OnCall
     authenticator: Authenticator
     body_bytes: int
-    room: Room
+    shared: Shared
     batch_bytes: int
     batch_beats: int
     limits: BodyLimits

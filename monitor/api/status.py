@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 from litestar import get
 
 from monitor.api.answers import json_answer, monitor_json
-from monitor.api.requests import Query, caller
-from monitor.auth import Scope
+from monitor.api.requests import Query, reads
 from monitor.liveness import Liveness
 from monitor.store.answers import Census
 from monitor.workers import WorkerKey
@@ -40,8 +39,8 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         return Census(now_ms=now_ms, swept_ms=swept_ms, environments=seen)
 
     @get("/api/v1/status")
-    async def status(request: Request[Any, Any, Any]) -> ASGIResponse:
-        principal = caller(request, services, Scope.WORKERS_READ)
+    @reads(services)
+    async def status(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
         Query(request.scope, ())
         census = await census_for(principal)
         total = dict.fromkeys(Liveness, 0)

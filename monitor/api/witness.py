@@ -11,17 +11,19 @@ import contextlib
 import functools
 import itertools
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from monitor.api.admission import RateLimitedError
 from monitor.api.entry import unread_of
-from monitor.api.requests import BodyTooLargeError, EncodingError, NoRoomError
+from monitor.api.problems import outcome_of
+from monitor.api.requests import BodyTooLargeError, BodyTooSlowError, ClientGoneError, EncodingError
 from monitor.api.wire import ContractError, claimed_ids, path_worker_id, readable_id
-from monitor.auth import ExpiredError, ScopeMissingError
+from monitor.auth import ExpiredError, ScopeMissingError, UnauthenticatedError
 from monitor.clock import monotonic_ns
+from monitor.limit_log import RefusedBeats
 from monitor.rates import Limiter, Rate
-from monitor.refusal import IntakeFullError
+from monitor.refusal import IntakeFullError, NoRoomError, OverShareError
 from monitor.store import StoreUnavailableError
 from monitor.workers import Evidence, Rejection, WorkerKey
 
@@ -40,8 +42,9 @@ _TOKENS: Final = 500
 _TOKENS_OF_A_BATCH: Final = 10_000
 _BATCH_BYTES: Final = 65_536
 _GZIP: Final = 31
+_DETAIL_CHARS: Final = 200
 _LOOKS: Final = Rate(per_s=500, burst=500)
-"""Bodies that are looked into a second, so that refused requests stay cheap; a batch counts as ``_BATCH_LOOKS``."""
+"""Bodies of a tenant that are looked into, so that refused requests stay cheap; a batch counts as ``_BATCH_LOOKS``."""
 _BATCH_LOOKS: Final = 20
 
 _REJECTIONS: Final[dict[type[Exception], Rejection]] = {
@@ -50,6 +53,9 @@ _REJECTIONS: Final[dict[type[Exception], Rejection]] = {
     BodyTooLargeError: Rejection.TOO_LARGE,
     ContractError: Rejection.MALFORMED,
     EncodingError: Rejection.MALFORMED,
+    BodyTooSlowError: Rejection.INCOMPLETE,
+    ClientGoneError: Rejection.INCOMPLETE,
+    OverShareError: Rejection.OVER_SHARE,
     RateLimitedError: Rejection.RATE_LIMITED,
     IntakeFullError: Rejection.OVERLOADED,
     NoRoomError: Rejection.OVERLOADED,
@@ -71,6 +77,8 @@ class Seen:
     segment: str | None = None
     principal: Principal | None = None
     body: bytes | None = None
+    read: list[bytes] = field(default_factory=list)
+    """What has come of the body."""
     worker_id: str | None = None
     """Of a beat that was read, and keeps the contract."""
     inflated: bool = False
@@ -79,8 +87,10 @@ class Seen:
 
 
 class Witness:
-    """``note`` is told of each refused beat of a worker for whom its sender may speak; it does not raise. ``lost`` is
-    told of a beat that was refused for our own fault, when there is no time to see whose it was.
+    """``note`` is called with each refused beat of a worker for whom its sender may speak; it does not raise.
+
+    ``lost`` is called when beats were refused because the monitor as a whole could not take them, and it is not known
+    of which workers all of them are.
     """
 
     def __init__(
@@ -94,9 +104,23 @@ class Witness:
         self._lost = lost
         self._now_ns = now_ns
         self._looks = Limiter(_LOOKS, most_count=_BATCH_LOOKS)
+        self._refused = RefusedBeats(now_ns=now_ns)
+
+    def tell(self, principal: Principal | None, worker_id: str | None, error: Exception) -> None:
+        """A beat was refused which is no evidence, or whose worker is not known."""
+        reason = error.reason.value if isinstance(error, UnauthenticatedError) else rejection_of(error)
+        tenant = None if principal is None else principal.tenant
+        # Errors name the thing and the value: of what a stranger sent, that is for the answer and not for the log.
+        detail = None if principal is None else str(error)[:_DETAIL_CHARS]
+        self._refused.tell(tenant, worker_id, reason or outcome_of(error).value, detail)
+
+    def disconnect_refused(self, principal: Principal, worker_id: str, error: Exception) -> None:
+        """A disconnect was refused: no sign of life, and its client may not say it again."""
+        self._refused.tell(principal.tenant, worker_id, f"disconnect {rejection_of(error)}", str(error))
 
     def note(self, principal: Principal, worker_id: str, rejection: Rejection) -> None:
         """A beat of this worker was refused."""
+        self._refused.tell(principal.tenant, worker_id, rejection)
         if principal.speaks_for(worker_id):
             key, subject = WorkerKey(principal.tenant, worker_id), principal.subject
             if len(subject) > SUBJECT_CHARS:
@@ -106,25 +130,25 @@ class Witness:
     def beat_refused(self, error: Exception, seen: Seen) -> None:
         """A request with one beat is answered with this error."""
         principal, rejection = _sender(error, seen), rejection_of(error)
+        worker_id = seen.worker_id
+        if worker_id is None and seen.segment is not None:
+            worker_id = _decoded(seen.segment)
         if principal is None or rejection is None:
-            return
-        if seen.worker_id is not None:
-            self.note(principal, seen.worker_id, rejection)
-            return
-        if seen.segment is not None:
-            if (worker_id := _decoded(seen.segment)) is not None:
-                self.note(principal, worker_id, rejection)
-            return
-        self._see(seen, error, functools.partial(self.look, principal, rejection))
+            self.tell(principal, None if principal is None else worker_id, error)
+        elif worker_id is not None:
+            self.note(principal, worker_id, rejection)
+        elif seen.segment is None:
+            self._see(seen, functools.partial(self.look, principal, rejection))
 
     def batch_refused(self, error: Exception, seen: Seen) -> None:
         """A whole batch is answered with this error: it is evidence of the first workers in it, or of all."""
         principal, rejection = _sender(error, seen), rejection_of(error)
         if principal is None or rejection is None:
+            self.tell(principal, None, error)
             return
         if seen.beats is not None:
-            # What is our own fault moves deadlines, so there it is of all.
-            most = None if rejection is Rejection.OVERLOADED else MOST_OF_A_BATCH
+            # What moves deadlines is noted of all.
+            most = None if rejection.moves_deadline else MOST_OF_A_BATCH
             for worker_id in itertools.islice(seen.beats, most):
                 self.note(principal, worker_id, rejection)
             return
@@ -132,38 +156,53 @@ class Witness:
             name == b"content-encoding" and b"gzip" in value.lower() for name, value in seen.scope["headers"]
         )
         look = self._look_at_gzip if is_gzip else self._look_at_batch
-        self._see(seen, error, functools.partial(look, principal, rejection))
+        self._see(seen, functools.partial(look, principal, rejection, is_whole=seen.body is not None))
 
-    def _see(self, seen: Seen, error: Exception, look: Callable[[bytes], None]) -> None:
-        body = seen.body
-        if body is None and isinstance(error, BodyTooLargeError):
-            body = error.read
-        if body is not None:
-            look(body)
+    def _see(self, seen: Seen, look: Callable[[bytes], None]) -> None:
+        if seen.body is not None:
+            look(seen.body)
+        elif seen.read:
+            look(b"".join(seen.read))
         elif (unread := unread_of(seen.scope)) is not None:
             unread.look(look)
 
     def look(self, principal: Principal, rejection: Rejection, body: bytes) -> None:
         """A beat was refused of which this is the body, or the beginning of it."""
-        if self._looks.wait_ns(0, self._now_ns()):
-            if rejection is Rejection.OVERLOADED:
-                self._lost()
-            return
-        worker_id = readable_id(body) or next(claimed_ids(body[:_BODY_BYTES], tokens=_TOKENS), None)
+        worker_id = None
+        if not self._looks.wait_ns(hash(principal.tenant), self._now_ns()):
+            worker_id = readable_id(body) or next(claimed_ids(body[:_BODY_BYTES], tokens=_TOKENS), None)
         if worker_id is not None:
             self.note(principal, worker_id, rejection)
+        else:
+            self._refused.tell(principal.tenant, principal.worker_id, rejection)
+            self._unknown(principal, rejection)
 
-    def _look_at_batch(self, principal: Principal, rejection: Rejection, body: bytes) -> None:
-        if self._looks.wait_for_ns(0, self._now_ns(), _BATCH_LOOKS):
+    def _unknown(self, principal: Principal, rejection: Rejection) -> None:
+        """Beats were refused, and it is not known of which workers all of them are."""
+        if rejection is Rejection.OVERLOADED:
+            # A token for one worker can have brought no other's beat.
+            if principal.worker_id is not None:
+                self.note(principal, principal.worker_id, rejection)
+            else:
+                self._lost()
+
+    def _look_at_batch(self, principal: Principal, rejection: Rejection, body: bytes, *, is_whole: bool) -> None:
+        if self._looks.wait_for_ns(hash(principal.tenant), self._now_ns(), _BATCH_LOOKS):
+            self._unknown(principal, rejection)
             return
-        ids = claimed_ids(body[:_BATCH_BYTES], tokens=_TOKENS_OF_A_BATCH)
-        for worker_id, _ in zip(ids, range(MOST_OF_A_BATCH), strict=False):
+        begin = body[:_BATCH_BYTES]
+        found = list(itertools.islice(claimed_ids(begin, tokens=_TOKENS_OF_A_BATCH), MOST_OF_A_BATCH))
+        for worker_id in found:
             self.note(principal, worker_id, rejection)
+        if not is_whole or len(body) > len(begin) or len(found) < begin.count(b'"worker_id"'):
+            self._unknown(principal, rejection)
 
-    def _look_at_gzip(self, principal: Principal, rejection: Rejection, body: bytes) -> None:
+    def _look_at_gzip(self, principal: Principal, rejection: Rejection, body: bytes, *, is_whole: bool) -> None:
         with contextlib.suppress(zlib.error):
-            begin = zlib.decompressobj(_GZIP).decompress(body[:_BATCH_BYTES], _BATCH_BYTES)
-            self._look_at_batch(principal, rejection, begin)
+            member = zlib.decompressobj(_GZIP)
+            begin = member.decompress(body[:_BATCH_BYTES], _BATCH_BYTES)
+            is_whole = is_whole and member.eof and not member.unused_data
+            self._look_at_batch(principal, rejection, begin, is_whole=is_whole)
 
 
 def _sender(error: Exception, seen: Seen) -> Principal | None:

@@ -10,7 +10,7 @@ from litestar import get, route
 from litestar.enums import HttpMethod
 
 from monitor.api.answers import empty_answer, encoded, json_answer, json_bytes_answer, monitor_json
-from monitor.api.requests import Query, bad_cursor, caller, decode_cursor, encode_cursor, narrowed
+from monitor.api.requests import Query, bad_cursor, caller, decode_cursor, encode_cursor, narrowed, reads
 from monitor.api.wire import path_worker_id
 from monitor.auth import Scope
 from monitor.events import rfc3339
@@ -200,8 +200,8 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     store = services.store
 
     @get("/api/v1/workers")
-    async def list_workers(request: Request[Any, Any, Any]) -> ASGIResponse:
-        principal = caller(request, services, Scope.WORKERS_READ)
+    @reads(services)
+    async def list_workers(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
         query = Query(request.scope, PARAMETERS)
         selection = Selection(
             environments=narrowed(query.any_of("environment"), principal.environments),
@@ -226,8 +226,8 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         )
         return json_bytes_answer(body)
 
-    async def one_worker(request: Request[Any, Any, Any]) -> ASGIResponse:
-        principal = caller(request, services, Scope.WORKERS_READ)
+    @reads(services)
+    async def one_worker(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
         key = WorkerKey(principal.tenant, path_worker_id(request.path_params["worker_id"]))
         now_ms, swept_ms, worker = await store.one(key)
         if worker is None or not _may_see(principal, worker):

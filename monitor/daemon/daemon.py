@@ -17,8 +17,8 @@ from monitor.api.admission import Admission, BeatRates
 from monitor.api.app import create_app
 from monitor.api.express import Express
 from monitor.api.health import reasons_now
-from monitor.api.requests import Room
 from monitor.api.services import Services
+from monitor.api.shared import BATCHES_AT_ONCE, Shared
 from monitor.api.wire import BodyLimits, IntervalBounds
 from monitor.api.witness import Witness
 from monitor.auth import Authenticator
@@ -42,7 +42,7 @@ from monitor.evidence import Recorder
 from monitor.health import Health
 from monitor.intake import Intake
 from monitor.limit_log import Limits
-from monitor.metrics import Metrics
+from monitor.metrics import Limit, Metrics
 from monitor.pulse import Pulse
 from monitor.rates import Rate
 from monitor.scheduler import Scheduler
@@ -145,13 +145,21 @@ class Daemon:
         )
         self._outbox = Outbox(store, owner=store.settings.daemon)
         self._health.add_reasons(self._metrics.processes.reasons)
+        shared = Shared(
+            body_bytes=config.limits.pending_bytes,
+            # As sent and inflated.
+            batch_bytes=2 * BATCHES_AT_ONCE * config.limits.batch_bytes,
+            hit=self._limits.hit,
+        )
         self._intake = Intake(
             store,
             capacity=config.limits.pending_beats,
             capacity_bytes=config.limits.pending_bytes,
             on_moved=self._moved,
+            tenants=shared.tenants,
+            on_refused=functools.partial(self._limits.hit, Limit.PENDING_BEATS),
         )
-        self._evidence = Recorder(store, metrics=self._metrics)
+        self._evidence = Recorder(store, metrics=self._metrics, tenants=shared.tenants)
         self._eviction = EvictionWatch(store)
         self._health.add_reasons(self._eviction.reasons)
         self._sweeper = Sweeper(
@@ -186,7 +194,7 @@ class Daemon:
             witness=Witness(self._evidence.note, lost=self._evidence.lost),
             authenticator=Authenticator(auth_policy(config, ring)),
             body_bytes=limits.body_bytes,
-            room=Room(limits.pending_bytes),
+            shared=shared,
             batch_bytes=limits.batch_bytes,
             batch_beats=limits.batch_beats,
             limits=BodyLimits(

@@ -15,7 +15,7 @@ from monitor.blindness import Window, credited
 from monitor.events import Event, cut_metadata
 from monitor.liveness import EventKind, Liveness, deadline_ms
 from monitor.store.library import LIVENESS_OF
-from monitor.workers import KEEP, Keep, Moved, PastTransition, Rejected, Rejection, Worker, WorkerKey
+from monitor.workers import KEEP, Keep, Moved, PastTransition, Rejected, Worker, WorkerKey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -149,7 +149,7 @@ def evidence_argument(evidence: Sequence[Evidence]) -> bytes:
                 one.key.worker_id,
                 one.allowed or False,
                 one.rejection.value,
-                one.rejection is Rejection.OVERLOADED,
+                one.rejection.moves_deadline,
                 one.subject,
             ]
             for one in evidence
