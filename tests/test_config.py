@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from redis import ConnectionPool
 
-from monitor.daemon.config import Config, ConfigError, Durability, load
+from monitor.daemon.config import Config, ConfigError, Durability, Store, load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,6 +122,102 @@ def test_a_store_of_another_kind_is_refused_with_those_that_there_are(tmp_path: 
     )
 
 
+@pytest.mark.parametrize(
+    ("url", "reason", "shown"),
+    [
+        ("redis://h/x", "has a database that is not a number: 'x'", "redis://h/x"),
+        ("redis://h/0/1", "has a database that is not a number: '0/1'", "redis://h/0/1"),
+        ("unix:///run/s?db=x", "has a database that is not a number: 'x'", "unix:///run/s?***"),
+        ("redis://h?foo=1", "has an option that is not known; there are none", "redis://h?***"),
+        ("redis://h/0?socket_timeout=abc", "has an option that is not known; there are none", "redis://h/0?***"),
+        ("redis://h?decode_responses=true", "has an option that is not known; there are none", "redis://h?***"),
+        ("redis://h?password=hunter2", "has an option that is not known; there are none", "redis://h?***"),
+        ("redis://h?db=1", "has an option that is not known; there are none", "redis://h?***"),
+        ("rediss://h?ssl_cert_reqs=none", "has an option that is not known; there are ssl_ca_certs", "rediss://h?***"),
+        ("rediss://h?ssl_check_hostname=1", "has an option ssl_check_hostname that is neither", "rediss://h?***"),
+        ("rediss://h?ssl_ca_certs=/no/ca", "names a file that is not there: /no/ca", "rediss://h?***"),
+        ("redis://:hun@ter2@h:1/0", "must have the special characters of its user, password", "redis://***@h:1/0"),
+        ("redis://:hun#ter2@h:1/0", "must have the special characters of its user, password", "redis://***@h:1/0"),
+        ("redis://:hun@ter#2@h:1/0", "must have the special characters of its user, password", "redis://***@h:1/0"),
+        ("redis://:hun/ter2@h:1/0", "must have the special characters of its user, password", "redis://***@h:1/0"),
+        ("redis://:hun?ter2@h:1/0", "must have the special characters of its user, password", "redis://***"),
+        ("redis://:hunter2", "has a server that is not host:port: ':***'", "redis://***"),
+        ("redis://app:hunter2", "has a server whose port is not from 1 to 65535: 'app:***'", "redis://***"),
+        ("redis+sentinel://app:hunter2/m", "has a Sentinel whose port is not from 1 to 65535", "redis+sentinel://***"),
+        ("redis://h#frag", "must have the special characters of its user, password", "redis://h#frag"),
+    ],
+)
+def test_a_store_url_that_redis_py_would_misread_is_refused_and_shows_no_credential(
+    tmp_path: Path, url: str, reason: str, shown: str
+) -> None:
+    for lines, where in (
+        (refused_text(tmp_path, f'[store]\nurl = "{url}"'), "config.toml:2: store.url"),
+        (refused(None, {"LASTSEEN_STORE__URL": url}), "environment LASTSEEN_STORE__URL"),
+    ):
+        (line,) = [line for line in lines if "[[auth.keys]]" not in line]
+        assert line.startswith(f"{where}: {reason}")
+        assert line.endswith(f', got "{shown}"')
+        for part in ("hunter2", "hun", "ter2"):
+            assert part not in line
+
+
+def test_every_form_of_a_store_url_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "ca").touch()
+    for url in (
+        "redis://h",
+        "redis://h/",
+        "redis://h:6380/15",
+        "redis://[::1]:6380/1",
+        "redis://app:p%40ss%23@h/0",
+        f"rediss://:pw@h:1/0?ssl_ca_certs={tmp_path}/ca&ssl_check_hostname=no",
+        "unix:///run/redis.sock",
+        "unix://app:pw@/run/redis.sock?db=3",
+    ):
+        assert Store.model_validate({"url": url}).url == url
+
+
+def test_the_password_of_the_store_may_be_in_a_file_or_a_variable(tmp_path: Path) -> None:
+    (tmp_path / "pw").write_text("p@s/s\n")
+    keys = '[[auth.keys]]\nkid = "k"\nalgorithm = "HS256"\nsecret_file = "key"\n'
+    (tmp_path / "key").write_text("k" * 32)
+    sources: tuple[tuple[str, dict[str, str]], ...] = (
+        ('password_file = "pw"', {}),
+        ('password_env = "PW"', {"PW": "p@s/s"}),
+    )
+    for url, address in (
+        ("redis://h/1", "redis://:p%40s%2Fs@h/1"),
+        ("redis://app@h/1", "redis://app:p%40s%2Fs@h/1"),
+        ("unix:///run/s", "unix://:p%40s%2Fs@/run/s"),
+        ("redis+sentinel://app@a,b/m", "redis+sentinel://app:p%40s%2Fs@a,b/m"),
+    ):
+        for source, environ in sources:
+            config = load(write(tmp_path, f'[store]\nurl = "{url}"\n{source}\n{keys}'), environ)
+            assert str(config.store.address) == address
+            assert config.store.url == url
+            for shown in (repr(config), repr(config.store.address)):
+                assert "p@s" not in shown
+                assert "p%40s" not in shown
+            assert pickle.loads(pickle.dumps(config)).store.address == address  # noqa: S301 - our own
+    assert ConnectionPool.from_url("unix://:p%40s%2Fs@/run/s").connection_kwargs["password"] == "p@s/s"
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "reason"),
+    [
+        ('url = "redis://:x@h"\npassword_file = "pw"', "3: store.password_file: ", "needs a url of a server"),
+        ('password_file = "pw"', "2: store.password_file: ", "needs a url of a server of yours"),
+        ('url = "redis://h"\npassword_file = "pw"\npassword_env = "PW"', "4: store.password_env: ", "needs a url"),
+        ('url = "redis://h"\npassword_file = "none"', "3: store.password_file: ", "cannot read the file"),
+        ('url = "redis://h"\npassword_env = "NONE"', "3: store.password_env: ", "the environment variable that it na"),
+    ],
+)
+def test_a_password_of_the_store_that_cannot_be_is_refused(tmp_path: Path, text: str, place: str, reason: str) -> None:
+    (tmp_path / "pw").write_text("hunter2")
+    lines = refused_text(tmp_path, f"[store]\n{text}", {"PW": "hunter2"})
+    assert any(line.startswith(f"config.toml:{place}{reason}") for line in lines), lines
+    assert "hunter2" not in "".join(lines)
+
+
 @pytest.mark.parametrize("url", ["redis://", "redis://h:0", "redis://h:x", "unix://", "unix:///"])
 def test_a_store_url_that_leads_nowhere_is_refused(tmp_path: Path, url: str) -> None:
     (line,) = refused_text(tmp_path, f'[store]\nurl = "{url}"')
@@ -129,7 +227,7 @@ def test_a_store_url_that_leads_nowhere_is_refused(tmp_path: Path, url: str) -> 
 def test_a_store_behind_sentinel_that_leads_nowhere_is_refused_with_what_is_wrong(tmp_path: Path) -> None:
     (line,) = refused_text(tmp_path, '[store]\nurl = "redis+sentinel://u:hunter2@h1:26379,h2:port/mymaster"')
     assert line == (
-        "config.toml:2: store.url: has a Sentinel whose port is not from 1 to 65535: 'h2:port', "
+        "config.toml:2: store.url: has a Sentinel whose port is not from 1 to 65535: 'h2:***', "
         'got "redis+sentinel://***@h1:26379,h2:port/mymaster"'
     )
 

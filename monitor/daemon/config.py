@@ -9,10 +9,19 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictInt, ValidationError, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic import field_validator as check
 
 from monitor.daemon.catalog import entries
@@ -22,9 +31,22 @@ from monitor.daemon.config_watchdog import Watchdog
 from monitor.daemon.refusals import ConfigError, lines
 from monitor.daemon.toml_source import Source, SourceError, overlay, read_file
 from monitor.settings.globs import Glob
-from monitor.settings.key_material import Surroundings
-from monitor.settings.section import Key, Problem, Section, refusal
-from monitor.settings.store_urls import is_sentinel_url, sentinel_url
+from monitor.settings.key_material import (
+    KeyMaterialError,
+    Surroundings,
+    from_environment,
+    from_file,
+    password,
+)
+from monitor.settings.section import Key, Problem, Section, refusal, surroundings
+from monitor.settings.store_urls import (
+    checked_server_url,
+    has_password,
+    is_sentinel_url,
+    sentinel_url,
+    tls_files,
+    with_password,
+)
 from monitor.settings.units import Duration, Size, duration_text, lasting, sized
 from monitor.settings.urls import Url
 
@@ -53,7 +75,6 @@ AUTO: Final = "auto"
 MOST_PROCESSES: Final = 64
 _KIB: Final = 1024
 _SECOND_MS: Final = 1_000
-_STORE_URLS: Final = "must be embedded:, redis://, rediss://, unix:// or redis+sentinel://"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,18 +103,10 @@ def _store_url(text: str) -> Url:
         return Url(text)
     if is_sentinel_url(text):
         sentinel_url(text)
-        return Url(text)
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        raise ValueError(f"is not a URL; it {_STORE_URLS}") from None
-    if parts.scheme not in {"redis", "rediss", "unix"} or not text.startswith(f"{parts.scheme}://"):
-        raise ValueError(_STORE_URLS)
-    if parts.scheme == "unix" and not parts.path.strip("/"):
-        raise ValueError("needs the path of a socket, such as unix:///run/redis.sock")
-    if parts.scheme != "unix" and (not parts.hostname or port == 0):
-        raise ValueError(f"needs a host, such as {parts.scheme}://redis.example.org:6379/0")
+    else:
+        checked_server_url(text)
+    if absent := [path for path in tls_files(text) if not Path(path).is_file()]:
+        raise ValueError(f"names a file that is not there: {absent[0]}")
     return Url(text)
 
 
@@ -132,11 +145,34 @@ class Store(Section):
     """``[store]``. ``data_dir`` is relative to the working directory, as for every program it is given to."""
 
     url: Annotated[str, AfterValidator(_store_url)] = Field(EMBEDDED, validate_default=True)
+    password_file: str = ""
+    password_env: str = ""
     data_dir: Annotated[Path, BeforeValidator(_directory)] = Field("data", validate_default=True)
     partitions: Annotated[StrictInt, Field(ge=1, le=256)] = 1
     timeout_ms: Annotated[Duration, lasting("100ms", "30s")] = Field("2s", alias="timeout", validate_default=True)
     durability: Annotated[Durability, BeforeValidator(_durability)] = Field("fsync", validate_default=True)
     valkey_binary: str = ""
+    _password: str = PrivateAttr("")
+
+    @property
+    def address(self) -> Url:
+        """``url`` with the password, wherever that was written."""
+        return Url(with_password(self.url, self._password)) if self._password else Url(self.url)
+
+    @model_validator(mode="after")
+    def _read(self, info: ValidationInfo) -> Self:
+        given = [name for name in ("password_file", "password_env") if getattr(self, name)]
+        if not given:
+            return self
+        if len(given) > 1 or self.embedded or has_password(self.url):
+            message = "needs a url of a server of yours, without a password in it and without another source of it"
+            raise refusal(Problem(message=message, at=(given[-1],)))
+        read = from_file if self.password_file else from_environment
+        try:
+            self._password = password(read(self.password_file or self.password_env, surroundings(info)))
+        except KeyMaterialError as error:
+            raise refusal(Problem(message=str(error), at=(given[0],))) from None
+        return self
 
     @property
     def embedded(self) -> bool:

@@ -65,7 +65,7 @@ def serve(
     try:
         with contextlib.closing(listen(config.server.host, config.server.port)) as listener:
             port = int(listener.getsockname()[1])
-            url = str(config.store.url)
+            url = str(config.store.address)
             if config.store.embedded:
                 embedded = EmbeddedStore(config.store.data_dir, binary=config.store.valkey_binary or None)
                 url = _started(embedded, listener, stop)

@@ -1,4 +1,7 @@
-"""The URL of a store behind Sentinel, taken apart. Pure.
+"""URLs of the store: what is refused about them, and those of a store behind Sentinel taken apart. Pure.
+
+``redis://[user:password@]host[:port][/db]``, ``rediss://`` with the ``ssl_`` options below, and
+``unix://[user:password@]/path[?db=number]`` are redis-py's to take apart, once ``checked_server_url`` has passed them.
 
 ``redis+sentinel://[user:password@]host1:port1,host2:port2/service[/db][?option=value&...]``, with these options:
 
@@ -14,18 +17,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias, get_args
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 SENTINEL_SCHEME: Final = "redis+sentinel"
 SENTINEL_PORT: Final = 26_379
 """Where a Sentinel listens that is named without a port."""
+SERVER_PORT: Final = 6_379
 _EXAMPLE: Final = f"{SENTINEL_SCHEME}://host1:{SENTINEL_PORT},host2:{SENTINEL_PORT}/service"
 _HIGHEST_PORT: Final = 65_535
 
 Tls: TypeAlias = Literal["none", "store", "all"]
 
 _FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-_OPTIONS: Final = ("sentinel_username", "sentinel_password", "tls", *_FILES, "ssl_check_hostname")
+_TLS_OPTIONS: Final = (*_FILES, "ssl_check_hostname")
+_OPTIONS: Final = ("sentinel_username", "sentinel_password", "tls", *_TLS_OPTIONS)
+_SERVER_OPTIONS: Final = {"redis": (), "rediss": _TLS_OPTIONS, "unix": ("db",)}
+"""By scheme. What else redis-py would take is its own affair, or breaks what we rely on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,29 +57,85 @@ def is_sentinel_url(url: str) -> bool:
     return url.startswith(f"{SENTINEL_SCHEME}://")
 
 
+def checked_server_url(url: str) -> None:
+    """See that a server's URL is of one of the forms above.
+
+    Raises:
+        ValueError: it is not. The message holds nothing that may be a credential.
+    """
+    scheme = url.partition("://")[0]
+    if "://" not in url or scheme not in _SERVER_OPTIONS:
+        raise ValueError(f"must be embedded:, redis://, rediss://, unix:// or {SENTINEL_SCHEME}://")
+    rest = _after_user(url.removeprefix(f"{scheme}://"))[2]
+    rest, _, query = rest.partition("?")
+    options = _options(query, _SERVER_OPTIONS[scheme])
+    if scheme == "unix":
+        db = options.get("db", "")
+        if not rest.startswith("/") or not rest.strip("/"):
+            raise ValueError("needs the path of a socket, such as unix:///run/redis.sock")
+    else:
+        host, _, db = rest.partition("/")
+        if not host:
+            raise ValueError(f"needs a host, such as {scheme}://redis.example.org:{SERVER_PORT}/0")
+        _host(host, "server", SERVER_PORT)
+    _database(db)
+    _yes(options.get("ssl_check_hostname", "yes"))
+
+
+def with_password(url: str, password: str) -> str:
+    """The URL with a password in it, percent-encoded."""
+    scheme, _, rest = url.partition("://")
+    user, _, rest = _after_user(rest)
+    return f"{scheme}://{user}:{quote(password, safe='')}@{rest}"
+
+
+def has_password(url: str) -> bool:
+    """Whether one is written in the URL."""
+    return ":" in _after_user(url.partition("://")[2])[0]
+
+
+def tls_files(url: str) -> list[str]:
+    """The paths that the ``ssl_`` options name."""
+    return [path for name, path in parse_qsl(url.partition("?")[2]) if name in _FILES]
+
+
+def _after_user(rest: str) -> tuple[str, str, str]:
+    """User and password, the @ if there is one, and the rest.
+
+    Cut at the last @ first: whatever stands before it may be a password, and is never shown.
+    """
+    user, at, rest = rest.rpartition("@")
+    if any(mark in user for mark in "/?#@,") or "#" in rest:
+        raise ValueError("must have the special characters of its user, password and options percent-encoded")
+    return user, at, rest
+
+
+def _database(text: str) -> int:
+    if text and not (text.isascii() and text.isdigit()):
+        raise ValueError(f"has a database that is not a number: {text!r}")
+    return int(text or 0)
+
+
 def sentinel_url(url: str) -> SentinelUrl:
     """The parts of ``url``.
 
     Raises:
         ValueError: it is not of the form above. The message holds nothing that may be a credential.
     """
-    # Cut at the last @ first: whatever stands before it may be a password, and is never shown.
-    user, at, rest = url.removeprefix(f"{SENTINEL_SCHEME}://").rpartition("@")
-    if any(mark in user for mark in "/?#@,"):
-        raise ValueError("must have the special characters of its user, password and options percent-encoded")
+    user, at, rest = _after_user(url.removeprefix(f"{SENTINEL_SCHEME}://"))
     rest, _, query = rest.partition("?")
     hosts, _, path = rest.partition("/")
     service, _, db = path.partition("/")
     if not hosts or not service:
         raise ValueError(f"needs Sentinels and the name of a service, such as {_EXAMPLE}")
-    if db and not (db.isascii() and db.isdigit()):
-        raise ValueError(f"has a database that is not a number: {db!r}")
     username, _, password = user.partition(":")
-    options = _options(query)
+    options = _options(query, _OPTIONS)
+    if options.get("tls", "none") == "none" and any(name.startswith("ssl_") for name in options):
+        raise ValueError("has ssl_ options without tls=store or tls=all")
     return SentinelUrl(
-        sentinels=tuple(_host(text) for text in hosts.split(",")),
+        sentinels=tuple(_host(text, "Sentinel", SENTINEL_PORT) for text in hosts.split(",")),
         service=unquote(service),
-        db=int(db or 0),
+        db=_database(db),
         username=unquote(username) or None if at else None,
         password=unquote(password) or None if at else None,
         sentinel_username=options.get("sentinel_username"),
@@ -83,7 +146,7 @@ def sentinel_url(url: str) -> SentinelUrl:
     )
 
 
-def _host(text: str) -> tuple[str, int]:
+def _host(text: str, what: str, usual_port: int) -> tuple[str, int]:
     if text.startswith("["):  # an IPv6 address
         host, bracket, port = text[1:].partition("]")
         bad = not bracket or (port != "" and not port.startswith(":"))
@@ -91,14 +154,16 @@ def _host(text: str) -> tuple[str, int]:
     else:
         host, _, port = text.partition(":")
         bad = "]" in host
+    if port and not port.isdigit():
+        text = f"{host}:***"  # what should be a port may be a password, where the @ is missing
     if bad or not host:
-        raise ValueError(f"has a Sentinel that is not host:port: {text!r}")
+        raise ValueError(f"has a {what} that is not host:port: {text!r}")
     if port and not (port.isascii() and port.isdigit() and 1 <= int(port[:9]) <= _HIGHEST_PORT):
-        raise ValueError(f"has a Sentinel whose port is not from 1 to {_HIGHEST_PORT}: {text!r}")
-    return host, int(port or SENTINEL_PORT)
+        raise ValueError(f"has a {what} whose port is not from 1 to {_HIGHEST_PORT}: {text!r}")
+    return host, int(port or usual_port)
 
 
-def _options(query: str) -> dict[str, str]:
+def _options(query: str, known: tuple[str, ...]) -> dict[str, str]:
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError:
@@ -106,10 +171,8 @@ def _options(query: str) -> dict[str, str]:
     options = dict(pairs)
     if len(options) < len(pairs):
         raise ValueError("has an option twice")
-    if not options.keys() <= set(_OPTIONS):  # which one is not said: it may be the rest of a password with an & in it
-        raise ValueError(f"has an option that is not known; there are {', '.join(_OPTIONS)}")
-    if options.get("tls", "none") == "none" and any(name.startswith("ssl_") for name in options):
-        raise ValueError("has ssl_ options without tls=store or tls=all")
+    if not options.keys() <= set(known):  # which one is not said: it may be the rest of a password with an & in it
+        raise ValueError(f"has an option that is not known; there are {', '.join(known) or 'none'}")
     return options
 
 

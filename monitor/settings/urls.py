@@ -36,6 +36,8 @@ def masked_url(url: str) -> str:
     if "?" in user:  # or the @ is in the query, and what follows it is the rest of a password
         return f"{scheme}{colon}{slashes}***"
     host, question, _ = host.partition("?")
+    if not at and any(not port.isdigit() for port in re.findall(r":([^],:/]+)", host)):
+        host = "***"  # or the @ is missing, and what should be a port is a password
     if scheme not in _OPEN_PATHS:
         host, slash, path = host.partition("/")
         host += slash + ("***" if path else "")
