@@ -44,10 +44,13 @@ if TYPE_CHECKING:
     from alerts.silences import Silence
     from alerts.thread import Step
     from alerts.thread_store import Claimed, ThreadStore
+    from alerts.wording import Standing
     from monitor.events import Event
 
 LOOKED_AT: Final = 50
 """So many members of a group are asked for before it is reminded of; a larger one goes on, as far as anybody knows."""
+CATCH_UP_MS: Final = 1_000
+"""For how long at most a group's news waits for returns that the store knows of and the thread does not yet."""
 FIRST_MEMBERS: Final = 500
 """So many members of a group are looked at to tell whether all are silenced."""
 
@@ -154,6 +157,7 @@ class Composer:
         else:
             suspected = await self._is_suspected(thread, firing)
             step = group.next_step(draft, silenced, first=tuple(firing.values()), suspected=suspected)
+            step = await self._unless_behind(thread, step, firing, now_ms=now_ms)
         if isinstance(step, Freeze) and step.reminder and not thread.timing.resend:
             step = await self._unless_settled(thread, step, firing, now_ms=now_ms)
         lately: Lately | None = None
@@ -188,6 +192,18 @@ class Composer:
         lately = Lately(number=outage.before + 1, rule=rule)
         return single.damp(draft, event, lately) or step, lately
 
+    async def _unless_behind(self, thread: Thread, step: Step, firing: Mapping[str, Member], *, now_ms: int) -> Step:
+        """News of a group, unless the store knows of returns whose events are on their way: those are waited for a
+        moment, so that the workers that are said to be down are.
+        """
+        news_ms = group.news_ms(thread)
+        if not isinstance(step, Freeze) or news_ms is None or now_ms >= news_ms + CATCH_UP_MS:
+            return step
+        standing = await self._standing(thread, firing)
+        if standing is None or standing.down is None or standing.down >= thread.firing:
+            return step
+        return Wait(now_ms + CATCH_UP_MS // 4)
+
     async def _unless_settled(
         self, thread: Thread, step: Freeze, firing: Mapping[str, Member], *, now_ms: int
     ) -> Freeze | Wait:
@@ -217,16 +233,21 @@ class Composer:
                 return True
         return False
 
+    async def _standing(self, thread: Thread, firing: Mapping[str, Member]) -> Standing | None:
+        """How the environment of a group stands; None where its labels do not say of whom it is."""
+        if not set(thread.labels) <= {"tenant", "environment"} or "environment" not in thread.labels:
+            return None
+        return await self._fleet.standing(thread.tenant, thread.labels["environment"], _began_ms(thread, firing))
+
     async def _is_suspected(self, thread: Thread, firing: Mapping[str, Member]) -> bool:
         if self._masses is None or thread.shape is not Shape.ENVIRONMENT or thread.declared or thread.told:
             return False
-        longest_ms = max((member.event.interval_ms for member in firing.values()), default=0)
         return await self._masses.is_suspected(
             thread.tenant,
             thread.labels["environment"],
             firing=thread.firing,
             rejected=thread.rejected,
-            since_ms=thread.since_ms - longest_ms,
+            since_ms=_began_ms(thread, firing),
         )
 
     async def _freeze(
@@ -240,8 +261,9 @@ class Composer:
                 frozen = single.freeze(draft, step, receiver=self._threads.receiver)
             else:
                 counts = (thread.untold, thread.recovered)
+                standing = await self._standing(thread, firing)
                 frozen = group.freeze(draft, step, receiver=self._threads.receiver)
-                body = await self._group(thread, step, firing, counts, now_ms=draft.now_ms)
+                body = await self._group(thread, step, firing, counts, standing, now_ms=draft.now_ms)
         except UnrenderableEventError as error:
             if thread.frozen is None:
                 single.freeze(draft, step, receiver=self._threads.receiver)
@@ -264,19 +286,27 @@ class Composer:
         )
 
     async def _group(
-        self, thread: Thread, step: Freeze, firing: Mapping[str, Member], counts: tuple[int, int], *, now_ms: int
+        self,
+        thread: Thread,
+        step: Freeze,
+        firing: Mapping[str, Member],
+        counts: tuple[int, int],
+        standing: Standing | None,
+        *,
+        now_ms: int,
     ) -> str:
         new, recovered = counts
-        expected = None
-        if set(thread.labels) <= {"tenant", "environment"} and "environment" in thread.labels:
-            standing = await self._fleet.standing(thread.tenant, thread.labels["environment"])
-            expected = standing.expected + thread.firing
         listed = [member.event for member in firing.values()][: group.LISTED]
         return self._wording.group(
             firing=step.role is Role.DOWN,
             group=thread.labels,
             counts=GroupCounts(
-                firing=thread.firing, new=new, recovered=recovered, expected=expected, rejected=thread.rejected
+                firing=thread.firing,
+                new=new,
+                recovered=recovered,
+                expected=None if standing is None else standing.size(thread.firing),
+                rejected=thread.rejected,
+                ended=thread.ended,
             ),
             events=listed,
             truncated=max(0, thread.firing - len(listed)),
@@ -303,6 +333,11 @@ class Composer:
             number=frozen.attempts,
             first_attempt_ms=frozen.first_attempt_ms,
         )
+
+
+def _began_ms(thread: Thread, firing: Mapping[str, Member]) -> int:
+    """Since when workers that are down are likely to be of the group."""
+    return thread.since_ms - max((member.event.interval_ms for member in firing.values()), default=0)
 
 
 def given_back(

@@ -23,7 +23,7 @@ from alerts.thread import (
     digest,
     role_of,
 )
-from monitor.liveness import EventKind
+from monitor.liveness import EventKind, Liveness
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +65,7 @@ def next_step(draft: Draft, silenced: Silenced, *, first: Sequence[Member], susp
 
 def _of_firing(draft: Draft, silenced: Silenced, *, first: Sequence[Member], suspected: bool) -> Step:
     thread, now_ms = draft.thread, draft.now_ms
-    due = _news_ms(thread)
+    due = news_ms(thread)
     if due is None:
         return _reminder(draft, silenced, first)
     if due > now_ms:
@@ -83,7 +83,7 @@ def due_ms(thread: Thread, now_ms: int) -> int | None:
         return now_ms if over else thread.frozen.due_ms
     if not thread.firing:
         return now_ms
-    moments = [moment for moment in (_news_ms(thread), thread.remind_ms or None) if moment is not None]
+    moments = [moment for moment in (news_ms(thread), thread.remind_ms or None) if moment is not None]
     return max(now_ms, min(moments)) if moments else None
 
 
@@ -160,6 +160,7 @@ def _join(draft: Draft, event: Event, *, receiver: str, mid: str, member: Member
     begins = thread.frozen is None or thread.frozen.role is Role.FACT  # one that was replayed pairs with nothing
     if not thread.firing and not thread.told and begins:
         thread.since_ms = event.due_ms
+        thread.ended = {}
         thread.due_ms = draft.now_ms + thread.timing.wait_ms
         thread.hold_until_ms = draft.now_ms + thread.timing.hold_ms
     if member is None:
@@ -171,7 +172,11 @@ def _join(draft: Draft, event: Event, *, receiver: str, mid: str, member: Member
         draft.tell(member.event, Outcome.SUPERSEDED)
     thread.rejected += _is_rejected(event) - (member is not None and _is_rejected(member.event))
     known = Member(event=event, first=member.first if member else number, number=number)
+    if member is None and thread.ended.get(EventKind.RECOVERED, 0) and _was_back(thread, event):
+        thread.ended[EventKind.RECOVERED] -= 1
+        known.again = True
     if member is not None:
+        known.again = member.again
         known.acked, known.incident_id = member.acked, member.incident_id
     draft.set_member(mid, known)
     draft.tell(event, Outcome.PART_OF, part_of(thread, number, receiver=receiver))
@@ -190,6 +195,8 @@ def _leave(draft: Draft, event: Event, *, receiver: str, mid: str, member: Membe
     else:
         thread.recovered += 1
         draft.tell(event, Outcome.PART_OF, part_of(thread, thread.number + 1, receiver=receiver))
+    if member.again or member.first <= thread.number:
+        thread.ended[event.kind] = thread.ended.get(event.kind, 0) + 1
     thread.firing -= 1
     thread.acks -= member.acked
     thread.rejected -= _is_rejected(member.event)
@@ -209,6 +216,11 @@ def _of_frozen(draft: Draft, frozen: Frozen) -> Step | None:
     return Send() if frozen.due_ms <= draft.now_ms else Wait(frozen.due_ms)
 
 
+def _was_back(thread: Thread, event: Event) -> bool:
+    """Whether a worker came back since the group began: it became alive after that, and not as a new one."""
+    return event.old is Liveness.ALIVE and event.since_ms >= max(thread.since_ms, event.generation + 1)
+
+
 def _is_rejected(event: Event) -> bool:
     return event.kind is EventKind.REJECTED
 
@@ -218,7 +230,7 @@ def _is_held(thread: Thread) -> bool:
     return thread.shape is Shape.ENVIRONMENT and not thread.told and not thread.declared
 
 
-def _news_ms(thread: Thread) -> int | None:
+def news_ms(thread: Thread) -> int | None:
     """When the news of a firing group may be told; None when there is none."""
     if not thread.told:
         return thread.due_ms if thread.untold else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from alerts.phrases import DAY_MS, SHOWN_CHARS, Style, duration, fitted, own_outage, reminding
@@ -19,6 +19,7 @@ NAMES: Final = 10
 
 _NAMES_CHARS: Final = 240
 _REASONS: Final = 3
+_ENDS: Final = {EventKind.RECOVERED: "back", EventKind.STOPPED: "stopped", EventKind.FORGOTTEN: "removed"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +27,8 @@ class GroupCounts:
     """How a group stands; ``new`` and ``recovered`` count since the last notification of it.
 
     Of the ``firing`` workers ``rejected`` are alive, and their heartbeats are rejected. ``expected`` is how many of the
-    group are expected to send beats, those that are down included, or None where nobody knows.
+    group are expected to send beats, those that are down included, or None where that is not known. Of those that were
+    told of ``ended`` counts the ones that are over, since the group began, by the kind of event that ended them.
     """
 
     firing: int
@@ -34,6 +36,7 @@ class GroupCounts:
     recovered: int
     expected: int | None
     rejected: int = 0
+    ended: Mapping[str, int] = field(default_factory=dict)
 
 
 def group_sentence(
@@ -42,16 +45,14 @@ def group_sentence(
     group: Mapping[str, str],
     counts: GroupCounts,
     events: Sequence[Event],
-    truncated: int,
     since_ms: int,
     now_ms: int,
     reminder: int,
     environment_incident: bool,
 ) -> str:
-    """What happened to many workers; ``truncated`` more than those of the events.
+    """What happened to many workers.
 
-    Of a group that is over the events may be left out: how many there were goes unsaid then. Raises as
-    ``single_sentence``.
+    Of a group that is over the events may be left out. Raises as ``single_sentence``.
     """
     latest: dict[tuple[str, str], Event] = {}
     for event in events:
@@ -63,8 +64,7 @@ def group_sentence(
     def made(most: int) -> str:
         style = Style(most=most, day=now_ms // DAY_MS)
         if not firing:
-            total = len(members) + truncated
-            text = _resolved(style, group, members, total=total, since_ms=since_ms, now_ms=now_ms)
+            text = _resolved(style, group, members, ended=counts.ended, since_ms=since_ms, now_ms=now_ms)
         else:
             down = [event for event in members if event.kind in DOWN]
             state = _state(down, counts, again=reminder > 0, environment=environment_incident)
@@ -130,15 +130,16 @@ def _resolved(
     group: Mapping[str, str],
     members: Sequence[Event],
     *,
-    total: int,
+    ended: Mapping[str, int],
     since_ms: int,
     now_ms: int,
 ) -> str:
+    counts = [(ended[kind], how) for kind, how in _ENDS.items() if ended.get(kind)]
+    total = sum(count for count, _ in counts)
     who = {0: "All workers", 1: "The one worker"}.get(total, f"All {total:,} workers")
     be, were = ("is", "was") if total == 1 else ("are", "were")
-    all_known = len(members) == total > 0
-    is_back = all_known and all(event.kind is EventKind.RECOVERED for event in members)
-    end = "back" if is_back else "back, stopped or removed"
+    ends = [how if count == total else f"{how} ({count:,})" for count, how in counts]
+    end = " or ".join([", ".join(ends[:-1]), *ends[-1:]] if ends[1:] else ends) or "no longer down"
     text = f"{who}{_where(style, group)} that {were} down {be} {end}"
     text += f" after {duration(now_ms - since_ms)} (since {style.at(since_ms)})"
     return text + _names(style, members, total) + "."

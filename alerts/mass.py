@@ -124,7 +124,7 @@ def _judge(wave: Wave, standing: Standing, fallen: int, *, rule: Rule, now_ms: i
     oldest = (wave.newest_due_ms - wave.interval_ms) // wave.bucket_ms
     wave.deaths = {bucket: count for bucket, count in wave.deaths.items() if int(bucket) >= oldest and count > 0}
     dead = silent_now(wave)
-    threshold = rule.threshold(standing.expected + dead)
+    threshold = rule.threshold(standing.size(dead))
     if dead >= threshold:
         if now_ms >= wave.declared_until_ms:
             wave.incident_id = None  # another one than the last
@@ -134,7 +134,7 @@ def _judge(wave: Wave, standing: Standing, fallen: int, *, rule: Rule, now_ms: i
         return Mood.DECLARED
     wave.incident_id = None
     down = max(dead, fallen)
-    return Mood.SUSPECTED if down + standing.silent >= rule.threshold(standing.expected + down) else Mood.CALM
+    return Mood.SUSPECTED if down + standing.silent >= rule.threshold(standing.size(down)) else Mood.CALM
 
 
 def incident_of(wave: Wave, tenant: str, environment: str) -> str:

@@ -86,4 +86,4 @@ class Masses:
         """
         standing = await self._fleet.standing(tenant, environment, since_ms)
         down = max(firing, fallen_of(standing, is_rejected=rejected > 0))
-        return standing.silent + down >= self._rule.threshold(standing.expected + down)
+        return standing.silent + down >= self._rule.threshold(standing.size(down))

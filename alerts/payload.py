@@ -142,7 +142,6 @@ class Wording:
                 group=labels,
                 counts=counts,
                 events=events,
-                truncated=truncated,
                 since_ms=since_ms,
                 now_ms=now_ms,
                 reminder=reminder,

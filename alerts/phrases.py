@@ -30,7 +30,7 @@ def duration(ms: int) -> str:
     """A span of time as people say it, in at most two units: ``4 min 10 s``. What is negative counts as nothing."""
     ms = max(0, ms)
     if ms < 9_950:  # noqa: PLR2004 - what rounds to less than 10.0 s
-        return f"{round(ms / 100) / 10:g} s"
+        return f"{ms} ms" if 0 < ms < 50 else f"{round(ms / 100) / 10:g} s"  # noqa: PLR2004 - what rounds to nothing
     seconds = round(ms / 1_000)
     if seconds < 60:  # noqa: PLR2004 - a minute
         return f"{seconds} s"

@@ -161,6 +161,8 @@ class Thread(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Firing members of which there is news since the last notification."""
     recovered: int = 0
     """Members that were told of and are over since the last notification."""
+    ended: dict[str, int] = msgspec.field(default_factory=dict)
+    """How many members that were told of are over, by the kind of event that ended them."""
     acks: int = 0
     """Firing members whose incident is acknowledged."""
     rejected: int = 0
@@ -179,6 +181,8 @@ class Member(msgspec.Struct, kw_only=True, omit_defaults=True):
     number: int
     acked: bool = False
     incident_id: str | None = None
+    again: bool = False
+    """It was told of, came back, and is down again: its return does not count any more."""
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -396,6 +400,7 @@ def _end(draft: Draft) -> None:
     if thread.shape is not Shape.WORKER:
         # Those who came while it was told begin anew.
         thread.since_ms = thread.due_ms = draft.now_ms
+        thread.ended = {}
         thread.due_ms += thread.timing.wait_ms
         thread.hold_until_ms = draft.now_ms + thread.timing.hold_ms
 

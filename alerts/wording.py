@@ -27,13 +27,21 @@ class Standing:
     or stopped are in neither; so a worker that has just been reported as down is none of them.
 
     ``fallen`` have become stale since the moment that was asked for, whether they have been told of or not, and
-    ``rejected`` are stale and send beats that are refused, since whenever; 0 where no moment was.
+    ``rejected`` are stale and send beats that are refused, since whenever; 0 where no moment was. ``down`` are stale or
+    failed, since that moment or, where none was, since whenever; None: that is not known.
     """
 
     expected: int
     silent: int
     fallen: int = 0
     rejected: int = 0
+    down: int | None = None
+
+    def size(self, down: int) -> int:
+        """How many workers there are when events say that so many of them are down. Those of them that are back, with
+        the event on its way, are expected again, and count once.
+        """
+        return self.expected + (down if self.down is None else min(down, self.down))
 
 
 def single_sentence(
@@ -198,10 +206,12 @@ def _on_task(event: Event, style: Style) -> str:
 
 def _spacing(event: Event) -> str:
     """How the last beats came: whether the worker had been regular."""
-    gaps, interval_ms = sorted(event.recent_gaps_ms), event.interval_ms
+    interval_ms = event.interval_ms
+    # A gap beyond the deadline was an outage, the worker's or the monitor's own.
+    gaps = sorted(gap for gap in event.recent_gaps_ms if gap < interval_ms + event.grace_ms)
     if not gaps or event.old is not Liveness.ALIVE:
         return ""
-    tolerance_ms = max(interval_ms // 5, 1_000)
+    tolerance_ms = interval_ms // 5
     middle_ms = gaps[len(gaps) // 2]
     if gaps[-1] - gaps[0] > tolerance_ms:
         came = f"{duration(gaps[0])} to {duration(gaps[-1])} apart"

@@ -243,3 +243,5 @@ class Standing:
     stopped or failed since."""
     rejected: int = 0
     """Those that are stale and whose beats are refused still, since whenever."""
+    down: int = 0
+    """Those that are stale or failed, and became so at the moment that was asked for, or later; all, if none was."""

@@ -245,6 +245,22 @@ def test_p16_a_suspected_failure_is_held_for_the_hold_at_most() -> None:
     assert play.step() == Freeze(role=Role.DOWN, event=None)
 
 
+def test_b16_how_the_members_of_a_group_ended_is_counted_each_once() -> None:
+    play = Play()
+    for worker in ("a", "b", "c", "d"):
+        play.offer(down(worker))
+    play.tell()
+    play.offer(end("a"))
+    stopped = event(2, worker_id="b", kind=EventKind.STOPPED, old=Liveness.STALE, new=Liveness.STOPPED)
+    play.offer(stopped)
+    # One that is back falls silent again: it is down still, and then back once.
+    play.offer(replace(down("a", seq=3), since_ms=START_MS + 1))
+    assert play.thread.ended == {"worker.recovered": 0, "worker.stopped": 1}
+    for worker in ("a", "c", "d"):
+        play.offer(end(worker, seq=4))
+    assert play.thread.ended == {"worker.recovered": 3, "worker.stopped": 1}
+
+
 def test_p16_what_is_suspected_no_more_is_told_at_once() -> None:
     play = Play(Shape.ENVIRONMENT, hold_ms=120_000)
     play.offer(down("a"))

@@ -169,6 +169,14 @@ def test_each_partition_is_counted_by_its_own_positions() -> None:
     assert silent_now(wave) == 2
 
 
+def test_b4_those_who_are_back_count_once_for_the_threshold() -> None:
+    # 30 workers: six fell silent, and five of them are expected again before their returns are routed.
+    standing = Standing(expected=29, silent=0, down=1)
+    assert standing.size(6) == 30
+    mood = observe(Wave(), [death(n) for n in range(6)], [], standing, rule=Rule(least=1), now_ms=START_MS)
+    assert (Rule(least=1).threshold(29 + 6), mood) == (7, Mood.DECLARED)
+
+
 async def test_p16_several_daemons_count_each_death_once(store_url: str) -> None:
     fleet = FakeFleet(lambda: Standing(expected=20, silent=0))
     stores = [QueueStore(pools=pools(store_url), receivers=1) for _ in range(2)]

@@ -141,11 +141,11 @@ CLEAN = happened(EventKind.STOPPED, new=Liveness.STOPPED, reason="shutdown", exi
             ),
         ),
         (
-            happened(current_task_id=None, recent_gaps_ms=(12_000, 180_000, 30_000)),
+            happened(current_task_id=None, recent_gaps_ms=(12_000, 80_000, 30_000)),
             None,
             (
                 "Worker w1 in prod is stale: no heartbeat since 11:58:30 UTC (deadline 12:00:00), last status busy;"
-                " its beats came 12 s to 3 min apart, expected every 30 s."
+                " its beats came 12 s to 1 min 20 s apart, expected every 30 s."
             ),
         ),
         (
@@ -300,6 +300,30 @@ def test_one_sentence_says_what_since_when_why_and_how_many_others(
 
 
 @pytest.mark.parametrize(
+    ("interval_ms", "gaps_ms", "rhythm"),
+    [
+        (1_000, (100, 101, 99), "every 0.1 s, expected every 1 s"),
+        (1_000, (40, 40), "every 40 ms, expected every 1 s"),
+        (1_000, (801, 1_000), "every 1 s, as expected"),
+        (1_000, (799, 1_000), "0.8 s to 1 s apart, expected every 1 s"),
+        (86_400_000, (75_000_000, 86_400_000), "every 1 day, as expected"),
+        # The beat after an outage, and the one after the monitor's own: neither says anything of the rhythm.
+        (30_000, (30_000, 29_900, 90_000, 30_010), "every 30 s, as expected"),
+        (30_000, (30_000, 89_999), "30 s to 1 min 30 s apart, expected every 30 s"),
+        (30_000, (90_000, 600_000), None),
+    ],
+)
+def test_b6_the_rhythm_is_judged_by_the_interval_and_without_outages(
+    interval_ms: int, gaps_ms: tuple[int, ...], rhythm: str | None
+) -> None:
+    sentence = said(happened(interval_ms=interval_ms, grace_ms=60_000, recent_gaps_ms=gaps_ms))
+    if rhythm is None:
+        assert "its beats came" not in sentence
+    else:
+        assert f"; its beats came {rhythm}" in sentence
+
+
+@pytest.mark.parametrize(
     ("previous", "sentence"),
     [
         (STALE, "Worker w1 in prod is back after 4 min 10 s of silence, status busy on task t9."),
@@ -390,6 +414,7 @@ def told(
     counts: tuple[int, int, int, int | None] = (3, 3, 0, 240),
     truncated: int = 0,
     rejected: int = 0,
+    ended: dict[str, int] | None = None,
     now_ms: int = NOON + 10 * MINUTE,
     reminder: int = 0,
     environment: bool = False,
@@ -401,7 +426,12 @@ def told(
             firing=firing,
             group={"tenant": "acme", "environment": "production"} if group is None else group,
             counts=GroupCounts(
-                firing=counts[0], new=counts[1], recovered=counts[2], expected=counts[3], rejected=rejected
+                firing=counts[0],
+                new=counts[1],
+                recovered=counts[2],
+                expected=counts[3],
+                rejected=rejected,
+                ended=ended or {},
             ),
             events=events,
             truncated=truncated,
@@ -517,27 +547,38 @@ BACK = members(3, kind=EventKind.RECOVERED, old=Liveness.STALE)
         ),
         (
             BACK,
-            {"firing": False, "counts": (0, 0, 3, 240)},
+            {"firing": False, "counts": (0, 0, 3, 240), "ended": {"worker.recovered": 3}},
             "All 3 workers in production that were down are back after 9 min 57 s (since 12:00:03 UTC): w1, w2, w3.",
         ),
         (
             BACK,
-            {"firing": False, "counts": (0, 0, 3, 240), "truncated": 309, "environment": True},
+            {
+                "firing": False,
+                "counts": (0, 0, 3, 240),
+                "truncated": 309,
+                "environment": True,
+                "ended": {"worker.recovered": 300, "worker.stopped": 11, "worker.forgotten": 1},
+            },
             (
-                "All 312 workers in production that were down are back, stopped or removed after 9 min 57 s"
-                " (since 12:00:03 UTC): w1, w2, w3 and 309 more."
+                "All 312 workers in production that were down are back (300), stopped (11) or removed (1)"
+                " after 9 min 57 s (since 12:00:03 UTC): w1, w2, w3 and 309 more."
             ),
         ),
         (
             BACK[:1],
-            {"firing": False, "counts": (0, 0, 1, 240)},
+            {"firing": False, "counts": (0, 0, 1, 240), "ended": {"worker.recovered": 1}},
             "The one worker in production that was down is back after 9 min 57 s (since 12:00:03 UTC): w1.",
         ),
         (
             [],
-            {"firing": False, "counts": (0, 0, 12, None)},
+            {"firing": False, "counts": (0, 0, 12, None), "ended": {"worker.recovered": 0, "worker.stopped": 12}},
+            "All 12 workers in production that were down are stopped after 9 min 57 s (since 12:00:03 UTC).",
+        ),
+        (
+            [],
+            {"firing": False, "counts": (0, 0, 3, None), "ended": {"worker.recovered": 2, "worker.forgotten": 1}},
             (
-                "All workers in production that were down are back, stopped or removed after 9 min 57 s"
+                "All 3 workers in production that were down are back (2) or removed (1) after 9 min 57 s"
                 " (since 12:00:03 UTC)."
             ),
         ),

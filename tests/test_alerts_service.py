@@ -510,6 +510,37 @@ async def test_p7_a_group_is_told_once_with_its_members_and_once_that_it_is_over
     assert (await running.service.health())[0].threads == 0
 
 
+async def test_b4_no_more_workers_are_expected_than_there_are_and_returns_on_their_way_are_waited_for(
+    daemon: Any, clock: Clock
+) -> None:
+    # Of twelve workers eleven are stale; six are back when the news are due, and their events are on the way.
+    now = {"standing": Standing(expected=1, silent=0, down=11)}
+    ops = Inbox()
+    route = Route(receivers=("ops",), group_by=("environment",), group_wait_ms=2_000)
+    running = await daemon([ops], [], fleet=FakeFleet(lambda: now["standing"]), routes=[route])
+    running.source.stream += [stale(f"w{number}", number) for number in range(1, 12)]
+    running.service.nudge()
+    await until(lambda: running.source.acked == 11)
+    now["standing"] = Standing(expected=7, silent=0, down=5)
+    clock.ms += 2_000
+    running.source.stream += [over(f"w{number}", 20 + number) for number in range(1, 7)]
+    running.service.nudge()
+    await until(lambda: running.source.acked == 17)
+    clock.ms += 250
+    await until(lambda: len(ops.accepted) == 1)
+    data = json.loads(ops.accepted[0].body)["data"]
+    assert (data["counts"]["firing"], data["counts"]["expected"]) == (5, 12)
+    assert data["summary"].startswith("5 of 12 workers in prod are stale")
+    # Where the events do not come, the page does not wait for long, and still does not tell of more than there are.
+    running.source.stream += [event(4, worker_id=f"w{n}", position=f"{START_MS}-{40 + n}") for n in range(1, 4)]
+    running.service.nudge()
+    await until(lambda: running.source.acked == 20)
+    clock.ms += 61_000
+    await until(lambda: len(ops.accepted) == 2)
+    data = json.loads(ops.accepted[1].body)["data"]
+    assert (data["counts"]["firing"], data["counts"]["expected"]) == (8, 12)
+
+
 async def test_p16_ten_thousand_deaths_at_once_are_one_notification(daemon: Any, clock: Clock) -> None:
     def standing() -> Standing:
         left = 10_000 - source.acked

@@ -99,6 +99,7 @@ def group_body(
             recovered=workers * (not firing),
             expected=expected,
             rejected=rejected,
+            ended={"worker.recovered": workers},
         ),
         events=[fact(worker_id=f"w{number}", **changes) for number in range(1, workers - truncated + 1)],
         truncated=truncated,

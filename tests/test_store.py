@@ -911,10 +911,10 @@ async def test_p16_an_environment_s_standing_counts_the_overdue_and_nobody_who_i
         await store.leave(replace(goodbye(Trigger.DISCONNECT_FAILURE), key=WorkerKey("acme", "failed")))
         # "w" has said goodbye, and its beat thread is one step behind.
         t = await beats("w")
-        assert await store.standing("acme", "prod") == Standing(expected=4, silent=2)
+        assert await store.standing("acme", "prod") == Standing(expected=4, silent=2, down=2)
         # No sweep has come by: the overdue are still to be reported, and count.
         await clock.set(t + INTERVAL_MS + 90_000)
-        assert await store.standing("acme", "prod") == Standing(expected=4, silent=4)
+        assert await store.standing("acme", "prod") == Standing(expected=4, silent=4, down=2)
         assert await store.standing("acme", "nowhere") == Standing(expected=0, silent=0)
 
 
@@ -953,6 +953,11 @@ async def test_p16_a_standing_counts_who_has_become_stale_since_a_moment(store_u
         assert await since(due_ms - INTERVAL_MS) == (3, 1)
         assert await since(due_ms + 1) == (0, 1)  # since when beats are refused is not known
         assert await since(None) == (0, 0)
+        assert (await store.standing("acme", "prod")).down == 4
         await beats("a", "refused")
         assert await since(due_ms - INTERVAL_MS) == (2, 0)
+        await store.leave(replace(goodbye(Trigger.DISCONNECT_FAILURE), key=WorkerKey("acme", "b")))
+        for moment_ms, down in ((None, 2), (due_ms - INTERVAL_MS, 2), (due_ms + 2_000, 0)):
+            found = await store.standing("acme", "prod", moment_ms)
+            assert (found.expected, found.down) == (2, down)  # of six, two have stopped
         assert (await store.standing("acme", "nowhere", 0)).fallen == 0

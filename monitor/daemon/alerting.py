@@ -38,7 +38,13 @@ class StoredFleet:
     async def standing(self, tenant: str, environment: str, since_ms: int | None = None) -> Standing:
         """How an environment stands."""
         found = await self._store.standing(tenant, environment, since_ms)
-        return Standing(expected=found.expected, silent=found.silent, fallen=found.fallen, rejected=found.rejected)
+        return Standing(
+            expected=found.expected,
+            silent=found.silent,
+            fallen=found.fallen,
+            rejected=found.rejected,
+            down=found.down,
+        )
 
     async def outage(self, event: Event, since_ms: int = 0) -> WorkerOutage:
         """How it stands with the outage that an event tells of."""

@@ -157,16 +157,17 @@ local function counts(keys, args)
 end
 
 -- standing: how many workers of a tenant's environment are expected to beat, and how many of those have missed beats.
--- ARGV: tenant, environment, gid to begin behind, limit on groups looked at, a moment or '', the state of who is stale.
--- Result: {t, last gid (0 = the end), expected, silent, fallen, rejected}. A worker is silent once the longer of its
+-- ARGV: tenant, environment, gid to begin behind, limit on groups looked at, a moment or '', the states of who is stale
+-- and who has failed. Result: {t, last gid (0 = the end), expected, silent, fallen, rejected, down}. A worker is silent once the longer of its
 -- interval and its grace has passed without a beat, blind windows taken into account. Those that said goodbye and whose
 -- stragglers still come are not expected. Fallen: who is stale, and became so at the moment or later; at the most, where
 -- others have stopped or failed since. Rejected: who is stale and whose beats are refused still, since whenever.
+-- Down: who is stale or failed; as fallen, where there is a moment.
 local function standing(keys, args)
   local environment, limit, since = args[2], tonumber(args[4]), args[5]
   local st = open(keys)
   local gids = call('ZRANGE', st.a .. ':' .. args[1], '(' .. args[3], '+inf', 'BYSCORE', 'LIMIT', 0, limit)
-  local expected, silent, fallen, rejected = 0, 0, 0, 0
+  local expected, silent, fallen, rejected, down = 0, 0, 0, 0, 0
   for _, gid in ipairs(gids) do
     local g = group(st, tonumber(gid))
     if g[G_ENVIRONMENT] == environment and not g[G_AFTER_STOP] then
@@ -174,14 +175,17 @@ local function standing(keys, args)
       expected = expected + call('ZCARD', s)
       local reach = math.max(g[G_INTERVAL], g[G_GRACE])
       silent = silent + call('ZCOUNT', s, '-inf', int(passed(st, reach, g[G_INTERVAL]) - reach))
-      local stale = since ~= '' and tonumber(call('HGET', st.c, gid .. ':' .. args[6])) or 0
-      if stale > 0 then
-        fallen = fallen + math.min(stale, call('ZCOUNT', st.base .. 'd:' .. gid, since, int(st.t)))
-        rejected = rejected + call('ZCARD', st.k .. ':' .. gid)
+      local stale = tonumber(call('HGET', st.c, gid .. ':' .. args[6])) or 0
+      local all = stale + (tonumber(call('HGET', st.c, gid .. ':' .. args[7])) or 0)
+      if all > 0 and since ~= '' then
+        all = math.min(all, call('ZCOUNT', st.base .. 'd:' .. gid, since, int(st.t)))
+        fallen = fallen + math.min(stale, all)
+        rejected = rejected + (stale > 0 and call('ZCARD', st.k .. ':' .. gid) or 0)
       end
+      down = down + all
     end
   end
-  return { st.t, #gids == limit and tonumber(gids[limit]) or 0, expected, silent, fallen, rejected }
+  return { st.t, #gids == limit and tonumber(gids[limit]) or 0, expected, silent, fallen, rejected, down }
 end
 
 -- history: events of all tenants, in order. ARGV: position to begin behind, limit, 'asc'|'desc'.

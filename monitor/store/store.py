@@ -423,11 +423,11 @@ class Store:
         ``since_ms``: from when on it is counted who has become stale; None: nobody is.
         """
         found = Standing(expected=0, silent=0)
-        asked = ("" if since_ms is None else since_ms, STATE_CODES[Liveness.STALE])
+        asked = ("" if since_ms is None else since_ms, STATE_CODES[Liveness.STALE], STATE_CODES[Liveness.FAILED])
         for partition in range(self.partitions):
             gid = 0
             while True:
-                _, gid, expected, silent, fallen, rejected = await self._connection.read(
+                _, gid, expected, silent, fallen, rejected, down = await self._connection.read(
                     "standing", partition, tenant, environment_name, gid, COUNT_PAGE, *asked
                 )
                 found = Standing(
@@ -435,6 +435,7 @@ class Store:
                     silent=found.silent + silent,
                     fallen=found.fallen + fallen,
                     rejected=found.rejected + rejected,
+                    down=found.down + down,
                 )
                 if not gid:
                     break
