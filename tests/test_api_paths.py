@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from monitor.api.entry import routed_path
+from monitor.auth import Scope
 from tests import api
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ async def test_any_id_works_in_bodies_and_in_paths(lastseen: Api) -> None:
                 ("POST", f"{path}/disconnect", '{"reason": "crash"}', 204),
                 ("GET", path, "", 200),
                 ("DELETE", path, "", 204),
-                ("GET", path, "", 404),
+                ("GET", path, "", 405 if worker_id in {"heartbeat", "heartbeats"} else 404),
             ):
                 head = request(lastseen, method, where, body, Connection="close")
                 answer = await api.raw(port, head, [body.encode()])
@@ -88,6 +89,12 @@ async def test_an_id_that_can_not_be_one_is_the_contracts_422(lastseen: Api, seg
         ("DELETE", "/api/v1/workers/", 405, "GET, HEAD, OPTIONS"),
         ("PUT", "/api/v1/workers/heartbeat", 405, "OPTIONS, POST"),
         ("GET", "/api/v1/workers/w/heartbeat", 405, "OPTIONS, POST"),
+        ("GET", "/api/v1/workers/a%2Fb/heartbeat", 405, "OPTIONS, POST"),
+        ("DELETE", "/api/v1/workers/a%2Fb/disconnect", 405, "OPTIONS, POST"),
+        ("POST", "/api/v1/workers/a%2Fb", 405, "DELETE, GET, HEAD, OPTIONS"),
+        ("GET", "/api/v1/workers/heartbeat", 405, "OPTIONS, POST"),
+        ("DELETE", "/api/v1/workers/heartbeats", 405, "OPTIONS, POST"),
+        ("GET", "/api/v1/workers/%68eartbeat", 404, None),
         ("PATCH", "/api/v1/workers/w", 405, "DELETE, GET, HEAD, OPTIONS"),
         ("OPTIONS", "/api/v1/workers/w", 204, "DELETE, GET, OPTIONS"),
         ("GET", "/api/v1/workers/", 200, None),
@@ -103,6 +110,22 @@ async def test_paths_and_methods_that_are_not_there(
     if status >= 400:
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["status"] == status
+
+
+@pytest.mark.parametrize("scopes", [None, (), (Scope.HEARTBEAT_WRITE,), tuple(Scope)])
+async def test_the_heartbeat_paths_take_no_other_method_unless_a_worker_has_that_name(
+    lastseen: Api, scopes: tuple[Scope, ...] | None
+) -> None:
+    headers = {} if scopes is None else lastseen.auth(scopes=scopes)
+    for path in ("/api/v1/workers/heartbeat", "/api/v1/workers/heartbeats"):
+        for method in ("GET", "HEAD", "DELETE", "PUT"):
+            answer = await lastseen.client.request(method, path, headers={"authorization": "", **headers})
+            assert (answer.status_code, answer.headers["allow"]) == (405, "OPTIONS, POST"), (method, path)
+            if method != "HEAD":
+                assert answer.json()["detail"] == "this path takes OPTIONS, POST"
+    await lastseen.beat("heartbeat")
+    answer = await lastseen.client.get("/api/v1/workers/heartbeat", headers={"authorization": "", **headers})
+    assert answer.status_code == (200 if scopes and Scope.WORKERS_READ in scopes else 405)
 
 
 async def test_a_head_is_a_get_without_its_body(lastseen: Api) -> None:

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.response import Response
 
 from monitor.api.admission import RateLimitedError
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from litestar import Request
 
 PROBLEM_JSON: Final = "application/problem+json"
+_LITERAL_PATHS: Final = frozenset({b"/api/v1/workers/heartbeat", b"/api/v1/workers/heartbeats"})
+_NOT_SEEN: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
 _log = structlog.get_logger(__name__)
 
 
@@ -152,6 +154,8 @@ def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[
     """The answer to an error, whatever it is; an unexpected one is logged, without query, headers and body."""
     if isinstance(error, ContractError):
         return Response(error.body(), status_code=422, headers=dict(NO_STORE), media_type=JSON)
+    if _misses_method(request, error):
+        error = MethodNotAllowedException(headers={"allow": "OPTIONS, POST"})
     if isinstance(error, HTTPException) and error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
         return _routing_error(error).response()
     if _problem_of(error) is _UNEXPECTED:
@@ -163,6 +167,13 @@ def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[
             exception="".join(traceback.format_exception(error)),
         )
     return problem_of(error).response()
+
+
+def _misses_method(request: Request[Any, Any, Any], error: Exception) -> bool:
+    """Whether a path for POST was asked for another method, and no worker of that name can be meant."""
+    scope = request.scope
+    is_literal = scope["method"] != "POST" and scope.get("raw_path") in _LITERAL_PATHS
+    return is_literal and _problem_of(error).status in _NOT_SEEN
 
 
 def _routing_error(error: HTTPException) -> ProblemAnswer:

@@ -5,12 +5,13 @@ configured key, and the algorithm is that key's. And no clock is read: ``now_ms`
 milliseconds of the store's time (P12). Formats: RFC 7515 (JWS), RFC 7519 (JWT); practice: RFC 8725.
 """
 
-from monitor.auth.authenticator import MAX_NUMERIC_DATE_S, MAX_TOKEN_BYTES, REMEMBERED_TOKENS, Authenticator
+from monitor.auth.authenticator import MAX_NUMERIC_DATE_S, REMEMBERED_TOKENS, Authenticator
 from monitor.auth.keys import MIN_RSA_BITS, MIN_SECRET_BYTES, AuthPolicy, KeyAlgorithm, VerifyingKey
 from monitor.auth.minting import mint
 from monitor.auth.principals import (
     LATELY_MS,
     MAX_NAME_CHARS,
+    MAX_TOKEN_BYTES,
     ExpiredError,
     ForbiddenError,
     Principal,

@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import jwt
 
-from monitor.auth.principals import LATELY_MS, ExpiredError, Principal, Refusal, UnauthenticatedError, is_text
+from monitor.auth.principals import (
+    LATELY_MS,
+    MAX_TOKEN_BYTES,
+    ExpiredError,
+    Principal,
+    Refusal,
+    UnauthenticatedError,
+    is_text,
+)
 
 if TYPE_CHECKING:
     from monitor.auth.keys import AuthPolicy, KeyAlgorithm
 
-MAX_TOKEN_BYTES: Final = 8_192
 REMEMBERED_TOKENS: Final = 65_536
 """At about 600 bytes each. A fleet with more tokens than this has the rest verified each time."""
 MAX_NUMERIC_DATE_S: Final = 253_402_300_799
@@ -135,13 +142,13 @@ class Authenticator:
             aud = _required(claims, "aud")
             audiences = [aud] if isinstance(aud, str) else aud
             if not (isinstance(audiences, list) and all(isinstance(one, str) for one in audiences)):
-                _refuse(Refusal.BAD_CLAIM)
+                _refuse(Refusal.BAD_CLAIM, "aud")
             if self._policy.audience not in audiences:
                 _refuse(Refusal.WRONG_AUDIENCE)
         if self._policy.issuer is not None:
             iss = _required(claims, "iss")
             if not isinstance(iss, str):
-                _refuse(Refusal.BAD_CLAIM)
+                _refuse(Refusal.BAD_CLAIM, "iss")
             if iss != self._policy.issuer:
                 _refuse(Refusal.WRONG_ISSUER)
 
@@ -149,16 +156,20 @@ class Authenticator:
         subject = _required(claims, "sub")
         tenant = _required(claims, self._policy.tenant_claim)
         scope = _required(claims, "scope")
-        if not (is_text(subject, most=MAX_TOKEN_BYTES) and is_text(tenant) and isinstance(scope, str)):
-            _refuse(Refusal.BAD_CLAIM)
+        if not is_text(subject, most=MAX_TOKEN_BYTES):
+            _refuse(Refusal.BAD_CLAIM, "sub")
+        if not is_text(tenant):
+            _refuse(Refusal.BAD_CLAIM, self._policy.tenant_claim)
+        if not isinstance(scope, str):
+            _refuse(Refusal.BAD_CLAIM, "scope")
         worker_id = claims.get("worker_id")
         if "worker_id" in claims and not is_text(worker_id):
-            _refuse(Refusal.BAD_CLAIM)  # null too: a restriction that cannot be read must not lift itself
+            _refuse(Refusal.BAD_CLAIM, "worker_id")  # null too: a restriction that cannot be read must not lift itself
         environments = claims.get("environments")
         if "environments" in claims and not (
             isinstance(environments, list) and environments and all(is_text(name) for name in environments)
         ):
-            _refuse(Refusal.BAD_CLAIM)
+            _refuse(Refusal.BAD_CLAIM, "environments")
         return Principal(
             subject=subject,
             tenant=tenant,
@@ -168,8 +179,8 @@ class Authenticator:
         )
 
 
-def _refuse(reason: Refusal) -> NoReturn:
-    raise UnauthenticatedError(reason)
+def _refuse(reason: Refusal, claim: str | None = None) -> NoReturn:
+    raise UnauthenticatedError(reason, claim)
 
 
 def _token_of(authorization: str | None, user_key: str | None) -> str:
@@ -177,19 +188,21 @@ def _token_of(authorization: str | None, user_key: str | None) -> str:
     tokens: set[str] = set()
     if authorization is not None:
         if len(authorization) > MAX_TOKEN_BYTES + 64:  # the scheme and spaces around it
-            _refuse(Refusal.MALFORMED)
+            _refuse(Refusal.TOO_LONG)
         scheme, _, token = authorization.strip(" \t").partition(" ")
         if scheme.lower() not in _SCHEMES:
             _refuse(Refusal.MALFORMED)
         tokens.add(token.strip(" \t"))
     if user_key is not None:
         if len(user_key) > MAX_TOKEN_BYTES + 64:
-            _refuse(Refusal.MALFORMED)
+            _refuse(Refusal.TOO_LONG)
         tokens.add(user_key.strip(" \t"))
     if not tokens:
         _refuse(Refusal.MISSING)
     token = tokens.pop()
-    if tokens or len(token) > MAX_TOKEN_BYTES or not _COMPACT.fullmatch(token):
+    if len(token) > MAX_TOKEN_BYTES:
+        _refuse(Refusal.TOO_LONG)
+    if tokens or not _COMPACT.fullmatch(token):
         _refuse(Refusal.MALFORMED)
     return token
 
@@ -218,12 +231,12 @@ def _json_object(data: bytes) -> dict[str, Any]:
 
 def _required(claims: dict[str, Any], name: str) -> Any:
     if name not in claims:
-        _refuse(Refusal.MISSING_CLAIM)
+        _refuse(Refusal.MISSING_CLAIM, name)
     return claims[name]
 
 
 def _numeric_date_ms(claims: dict[str, Any], name: str) -> float:
     value = _required(claims, name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMERIC_DATE_S:
-        _refuse(Refusal.BAD_CLAIM)  # the comparison is false for NaN
+        _refuse(Refusal.BAD_CLAIM, name)  # the comparison is false for NaN
     return value * 1_000

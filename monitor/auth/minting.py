@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import jwt
 
-from monitor.auth.authenticator import MAX_TOKEN_BYTES
-from monitor.auth.principals import MAX_NAME_CHARS, Scope, is_text
+from monitor.auth.principals import MAX_NAME_CHARS, MAX_TOKEN_BYTES, Scope, is_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+MAX_TOKEN_BYTES: Final = 16_384
 MAX_NAME_CHARS: Final = 256
 LATELY_MS: Final = 86_400_000
 
@@ -28,6 +29,7 @@ class Refusal(StrEnum):
 
     MISSING = "missing"
     MALFORMED = "malformed"
+    TOO_LONG = "too_long"
     UNKNOWN_KEY = "unknown_key"
     BAD_ALGORITHM = "bad_algorithm"
     BAD_SIGNATURE = "bad_signature"
@@ -39,12 +41,29 @@ class Refusal(StrEnum):
     BAD_CLAIM = "bad_claim"
 
 
-class UnauthenticatedError(Exception):
-    """The caller is not known (401). Says the reason, and nothing of the token."""
+_WORDS: Final[dict[Refusal, str]] = {
+    Refusal.MISSING: "no token: send the header 'Authorization: Bearer <token>'",
+    Refusal.MALFORMED: "the credentials can't be read: send 'Authorization: Bearer <token>', with one JSON Web Token",
+    Refusal.TOO_LONG: f"the token is too long: {MAX_TOKEN_BYTES:,} bytes are accepted",
+    Refusal.UNKNOWN_KEY: "the token's 'kid' names no key of this daemon: was it made with another configuration or data"
+    " directory?",
+    Refusal.BAD_ALGORITHM: "the token's 'alg' is not the algorithm that its key is configured with",
+    Refusal.BAD_SIGNATURE: "the token's signature does not fit its key: it was changed, cut or signed by another one",
+    Refusal.EXPIRED: "the token has expired ('exp'): send a new one",
+    Refusal.NOT_YET_VALID: "the token is not valid yet ('nbf')",
+    Refusal.WRONG_AUDIENCE: "the token's 'aud' does not have the value of auth.audience",
+    Refusal.WRONG_ISSUER: "the token's 'iss' is not the value of auth.issuer",
+    Refusal.MISSING_CLAIM: "the token lacks a claim",
+    Refusal.BAD_CLAIM: "the token has a claim of the wrong form",
+}
 
-    def __init__(self, reason: Refusal) -> None:
+
+class UnauthenticatedError(Exception):
+    """The caller is not known (401). Says the reason, which ``claim`` it is about, and nothing of the token."""
+
+    def __init__(self, reason: Refusal, claim: str | None = None) -> None:
         self.reason: Final = reason
-        super().__init__(f"token refused: {reason.value}")
+        super().__init__(_WORDS[reason] + ("" if claim is None else f": {claim!r}"))
 
 
 class ForbiddenError(Exception):
