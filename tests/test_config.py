@@ -299,10 +299,43 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "key"),
+    [
+        ("LASTSEEN_SERVER__HOST", "127.0.0.1\r", "server.host"),
+        ("LASTSEEN_AUTH__AUDIENCE", "a\x00b", "auth.audience"),
+        ("LASTSEEN_AUTH__ISSUER", "a\nb", "auth.issuer"),
+        ("LASTSEEN_SERVER__PORT", "1\nhost = 2", "server.port"),
+        ("LASTSEEN_ALERTS__REDACT", '["a", "b\\t"]', "alerts.redact[1]"),
+    ],
+)
+def test_a_control_character_is_refused_wherever_it_stands(name: str, value: str, key: str) -> None:
+    assert f"environment {name}: {key}: holds a control character" in refused(None, {name: value})
+
+
+def test_a_control_character_in_the_file_is_refused_with_its_line(tmp_path: Path) -> None:
+    text = '[auth]\naudience = "x\\r"\n[[environments]]\nmatch = "a\\u0007"\n[server]\nhost = """127.0.0.1\n"""\n'
+    assert refused_text(tmp_path, text) == [
+        "config.toml:2: auth.audience: holds a control character",
+        "config.toml:4: environments[0].match: holds a control character",
+        "config.toml:6: server.host: holds a control character",
+    ]
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_a_variable_in_quotes_is_refused_where_it_would_be_taken_as_it_is(quote: str) -> None:
+    (line,) = refused(None, {"LASTSEEN_AUTH__AUDIENCE": f"{quote}lastseen{quote}"})
+    assert line == "environment LASTSEEN_AUTH__AUDIENCE: is enclosed in quotes: leave them out"
+    assert load(None, {"LASTSEEN_LIMITS__BODY_BYTES": f"{quote}16KiB{quote}"}).limits.body_bytes == 16_384
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    assert load(write(tmp_path, "\ufeff[server]\nport = 1\n"), {}).server.port == 1
+
+
+@pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
         ("LASTSEEN_SERVER__PORT", "http", 'must be a whole number, got "http"'),
-        ("LASTSEEN_SERVER__PORT", "1\nhost = 2", 'must be a whole number, got "1\\nhost = 2"'),
         ("LASTSEEN_SERVER__PROT", "1", "names no configuration key; did you mean LASTSEEN_SERVER__PORT?"),
         ("LASTSEEN_SERVER_PORT", "1", "names no configuration key; did you mean LASTSEEN_SERVER__PORT?"),
         ("LASTSEEN_PORT", "1", "names no configuration key; did you mean LASTSEEN_SERVER__PORT?"),

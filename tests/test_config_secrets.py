@@ -170,6 +170,66 @@ def test_a_webhook_secret_of_another_form_is_refused_at_its_line(tmp_path: Path,
     assert secret not in line
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("\ufeff", "", "begins with a byte order mark: save the file as UTF-8 without one"),
+        ("", " ", "begins or ends with white space"),
+        ("", " \n", "begins or ends with white space"),
+        (" ", "", "begins or ends with white space"),
+        ("\u00a0", "", "begins or ends with white space"),
+        ("\n", "", "holds a control character, such as a second line"),
+        ("", "\nsecond", "holds a control character, such as a second line"),
+        ("", "\t\n", "holds a control character, such as a second line"),
+        ('"', '"', "is enclosed in quotes: leave them out"),
+        ("'", "'\n", "is enclosed in quotes: leave them out"),
+        ("TOKEN_SECRET=", "", "has the form NAME=value: leave the name out"),
+        ("export TOKEN_SECRET=", "\n", "has the form NAME=value: leave the name out"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("secret", "section", "file_key", "env_key"),
+    [
+        (HS256_SECRET, auth_key("HS256", ""), "secret_file", "secret_env"),
+        (
+            HOOK_SECRET,
+            '[[alerts.receivers]]\nname = "a"\ntype = "webhook"\nurl = "https://x"\n',
+            "secret_file",
+            "secret_env",
+        ),
+    ],
+)
+def test_a_secret_with_something_around_it_that_cannot_be_meant_is_refused(  # noqa: PLR0917
+    tmp_path: Path, before: str, after: str, told: str, secret: str, section: str, file_key: str, env_key: str
+) -> None:
+    """As it was, it was taken, and every token or signature was refused."""
+    (tmp_path / "made").write_text(before + secret + after, encoding="utf-8")
+    (from_file,) = refused_text(tmp_path, f'{section}{file_key} = "made"\n')
+    assert f"{file_key}: the secret {told}" in from_file
+    (from_variable,) = refused_text(tmp_path, f'{section}{env_key} = "A"\n', {"A": before + secret + after})
+    assert f"{env_key}: the secret {told}" in from_variable
+    for line in (from_file, from_variable):
+        assert secret not in line
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        HS256_SECRET.encode(),
+        bytes(range(0x80, 0xB0)) + b"\x00",
+        b"\xff \t" + bytes(31),
+        b"AB=CDEFGHIJKLMNOPQRSTUVWXYZ0123456789",
+        b"QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVowMTIzNDU2Nzg5YWI==",
+        "\u00e4".encode() * 20,
+    ],
+)
+def test_a_secret_is_taken_as_it_is_without_the_newline_at_its_end(tmp_path: Path, secret: bytes) -> None:
+    for end in (b"", b"\n", b"\r\n"):
+        (tmp_path / "made").write_bytes(secret + end)
+        config = load(write(tmp_path, auth_key("HS256", 'secret_file = "made"')), {})
+        assert config.auth.keys[0].key == secret
+
+
 def test_secrets_never_appear_in_errors(tmp_path: Path) -> None:
     misplaced = [
         WEBHOOK + f'secret = "{HOOK_SECRET}"',
@@ -203,14 +263,14 @@ def test_secrets_never_appear_in_errors(tmp_path: Path) -> None:
 
 def test_secrets_never_appear_in_the_repr(tmp_path: Path) -> None:
     text = (
-        '[store]\nurl = "redis://u:hunter2@h/0?password=hunter2"\n'
+        '[store]\nurl = "rediss://u:hunter2@h/0?ssl_check_hostname=no"\n'
         + auth_key("HS256", 'secret_env = "A"')
         + WEBHOOK
         + 'secret_env = "B"\n'
     )
     config = load(write(tmp_path, text), {"A": HS256_SECRET, "B": HOOK_SECRET})
     for shown in (repr(config), str(config)):
-        assert "url='redis://***@h/0?***'" in shown
+        assert "url='rediss://***@h/0?***'" in shown
         assert "url='https://hooks.example.org/***?***'" in shown
         for secret in ("hunter2", HS256_SECRET, HOOK_SECRET, "nnnn", "capability"):
             assert secret not in shown
@@ -243,8 +303,8 @@ def test_an_alertmanager_s_token_or_password_is_read_and_never_shown(tmp_path: P
         ('username = "u"\nbearer_token_env = "A"', ":5: alerts.receivers[0].username: needs password_file or"),
         ('password_env = "A"', ":5: alerts.receivers[0].password_env: needs username"),
         ('username = "u:v"\npassword_env = "A"', ":5: alerts.receivers[0].username: must not hold a colon"),
-        ('bearer_token_env = "BAD"', ":5: alerts.receivers[0].bearer_token_env: the token is empty, or holds"),
-        ('username = "u"\npassword_env = "BAD"', ":6: alerts.receivers[0].password_env: the password is empty"),
+        ('bearer_token_env = "BAD"', ":5: alerts.receivers[0].bearer_token_env: the token holds a control"),
+        ('username = "u"\npassword_env = "BAD"', ":6: alerts.receivers[0].password_env: the password holds a control"),
         ('bearer_token_env = "hunter2"', ":5: alerts.receivers[0].bearer_token_env: the environment variable that"),
         ('bearer_token = "hunter2"', ":5: alerts.receivers[0].bearer_token: unknown key; did you mean"),
         ('bearer_token_file = "none"', ":5: alerts.receivers[0].bearer_token_file: cannot read the file"),

@@ -29,7 +29,7 @@ from monitor.daemon.config_alerts import Alerts, MassFailure, Route
 from monitor.daemon.config_auth import Auth, AuthKey, NonEmpty
 from monitor.daemon.config_watchdog import Watchdog
 from monitor.daemon.refusals import ConfigError, lines
-from monitor.daemon.toml_source import Source, SourceError, overlay, read_file
+from monitor.daemon.toml_source import Source, SourceError, note_control_characters, overlay, read_file
 from monitor.settings.globs import Glob
 from monitor.settings.key_material import (
     KeyMaterialError,
@@ -361,6 +361,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     except SourceError as error:
         raise ConfigError((str(error),)) from error
     overlay(source, environ, entries(Config))
+    note_control_characters(source)
     around = Surroundings(folder=Path() if path is None else path.parent, environ=environ)
     try:
         config = Config.model_validate(source.values, context=around)

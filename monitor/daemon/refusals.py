@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from monitor.daemon.catalog import KIND, elsewhere, kind_of, located, suggestion, written_fields
 from monitor.settings.key_material import WEBHOOK_PREFIX
-from monitor.settings.section import Problem
+from monitor.settings.section import Problem, dotted
 from monitor.settings.urls import masked_url
 
 if TYPE_CHECKING:
@@ -51,14 +51,6 @@ class ConfigError(ValueError):
     def __init__(self, lines: tuple[str, ...]) -> None:
         self.lines = lines
         super().__init__("\n".join(lines))
-
-
-def dotted(key: Key) -> str:
-    """``auth.keys[0].kid``."""
-    text = ""
-    for part in key:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return text.removeprefix(".")
 
 
 def lines(error: ValidationError | None, source: Source, model: type[BaseModel]) -> tuple[str, ...]:

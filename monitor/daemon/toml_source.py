@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import toml_rs
 
 from monitor.daemon.catalog import PREFIX, SEPARATOR, Entry, suggestion
+from monitor.settings.section import dotted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from monitor.settings.section import Key
@@ -91,7 +93,7 @@ def read_file(path: Path) -> Source:
         reason = f"cannot read the configuration file: {error.strerror}"
         raise SourceError(SourceProblem(where=str(path), line=0, message=reason)) from error
     try:
-        text = raw.decode()
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise SourceError(SourceProblem(where=f"{path}:{line}", line=line, message="is not UTF-8")) from None
@@ -169,9 +171,36 @@ def overlay(source: Source, environ: Mapping[str, str], known: Iterable[Entry]) 
             message = f"sets the same key as {taken[path]}"
         else:
             taken[path] = variable
-            _set(source, scalars[path], variable, environ[variable])
-            continue
+            value = environ[variable]
+            _set(source, scalars[path], variable, value)
+            if not (len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" and scalars[path].text):
+                continue
+            message = "is enclosed in quotes: leave them out"
         source.problems.append(SourceProblem(where=f"environment {variable}", line=0, message=message))
+
+
+def note_control_characters(source: Source) -> None:
+    """Make a problem of each string with a control character in it: nothing that is configured has one."""
+    for key, text in _strings(source.values, ()):
+        if any(unicodedata.category(character) == "Cc" for character in text):
+            place = source.exactly(key) or source.nearest(key)
+            where, line = (place.where, place.line) if place else ("configuration", 0)
+            message = f"{dotted(key)}: holds a control character"
+            source.problems.append(SourceProblem(where=where, line=line, message=message))
+
+
+def _strings(node: object, key: Key) -> Iterator[tuple[Key, str]]:
+    """Every string below a node, those that are names of keys too."""
+    match node:
+        case str():
+            yield key, node
+        case list():
+            for index, item in enumerate(node):
+                yield from _strings(item, (*key, index))
+        case dict():
+            for name, value in node.items():
+                yield key, name
+                yield from _strings(value, (*key, name))
 
 
 def _set(source: Source, entry: Entry, variable: str, text: str) -> None:

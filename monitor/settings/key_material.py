@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -28,6 +30,7 @@ WEBHOOK_PREFIX: Final = "whsec_"
 WEBHOOK_SECRET_BYTES: Final = range(24, 65)
 """Standard Webhooks, "Signature scheme"."""
 _LARGEST_FILE_BYTES: Final = 65_536
+_ASSIGNMENT: Final = re.compile(r"(export\s+)?[A-Z][A-Z0-9_]{2,}=[^=]")
 
 
 class KeyMaterialError(ValueError):
@@ -64,8 +67,28 @@ def from_environment(name: str, around: Surroundings) -> bytes:
     return value.encode(errors="surrogateescape").rstrip(b"\r\n")
 
 
+def _unwrapped(raw: bytes, what: str) -> bytes:
+    """A secret as it is, unless it is a text that has something around it which can't be meant."""
+    if raw.startswith(codecs.BOM_UTF8):
+        raise KeyMaterialError(f"the {what} begins with a byte order mark: save the file as UTF-8 without one")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        return raw  # random bytes are a secret, too
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise KeyMaterialError(f"the {what} holds a control character, such as a second line")
+    if text != text.strip():
+        raise KeyMaterialError(f"the {what} begins or ends with white space")
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        raise KeyMaterialError(f"the {what} is enclosed in quotes: leave them out")
+    if _ASSIGNMENT.match(text):
+        raise KeyMaterialError(f"the {what} has the form NAME=value: leave the name out")
+    return raw
+
+
 def signing_secret(raw: bytes) -> bytes:
     """An HS256 secret, as it is."""
+    raw = _unwrapped(raw, "secret")
     if len(raw) < SMALLEST_SECRET_BYTES:
         raise KeyMaterialError(f"the secret has {len(raw)} bytes, HS256 needs at least {SMALLEST_SECRET_BYTES}")
     return raw
@@ -96,6 +119,7 @@ def public_key(pem: bytes, algorithm: str) -> bytes:
 
 def webhook_secret(raw: bytes) -> bytes:
     """The bytes behind ``whsec_<base64>``."""
+    raw = _unwrapped(raw, "secret")
     head, encoded = raw[: len(WEBHOOK_PREFIX)], raw[len(WEBHOOK_PREFIX) :]
     if head != WEBHOOK_PREFIX.encode():
         raise KeyMaterialError(f"the secret does not begin with {WEBHOOK_PREFIX}; `lastseen alerts secret` makes one")
@@ -110,6 +134,7 @@ def webhook_secret(raw: bytes) -> bytes:
 
 def bearer_token(raw: bytes) -> str:
     """A token for the header ``Authorization: Bearer`` (RFC 6750, 2.1), as it is."""
+    raw = _unwrapped(raw, "token")
     if not re.fullmatch(rb"[A-Za-z0-9\-._~+/]+=*", raw):
         raise KeyMaterialError("the token is empty, or holds characters that a bearer token can't have")
     return raw.decode()
@@ -118,7 +143,7 @@ def bearer_token(raw: bytes) -> str:
 def password(raw: bytes) -> str:
     """A password for HTTP's basic authentication (RFC 7617), as it is."""
     try:
-        text = raw.decode()
+        text = _unwrapped(raw, "password").decode()
     except UnicodeDecodeError:
         raise KeyMaterialError("the password is not UTF-8") from None
     if not text or not text.isprintable():

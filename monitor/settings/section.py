@@ -14,6 +14,14 @@ Key: TypeAlias = tuple[str | int, ...]
 """A key's path from the top, ``("auth", "keys", 0, "kid")``; integers count tables of an array from 0."""
 
 
+def dotted(key: Key) -> str:
+    """``auth.keys[0].kid``."""
+    text = ""
+    for part in key:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.removeprefix(".")
+
+
 class Section(BaseModel):
     """A table of the configuration: values only, immutable, unknown keys refused."""
 
