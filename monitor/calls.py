@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from monitor.liveness import EventKind
 from monitor.refusal import NotAllowedError, QuotaExceededError, UnknownWorkerError
 from monitor.store import StoreUnavailableError
 from monitor.store.answers import (
@@ -20,7 +21,7 @@ from monitor.store.answers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from monitor.behind import Graces
     from monitor.store import Store, StoreSettings
@@ -71,6 +72,14 @@ def error_of(outcome: int, key: WorkerKey, settings: StoreSettings) -> Exception
     return StoreUnavailableError(f"the store answered an outcome that is not known: {outcome}")
 
 
+def mark_registering(beats: Iterable[Beat], moved: Sequence[Moved]) -> None:
+    """Tell the beats of a call whose fields are not all known which of them have registered their workers."""
+    registered = {(one.tenant, one.worker_id) for one in moved if one.kind is EventKind.REGISTERED}
+    for beat in beats if registered else ():
+        if beat.unknown is not None and (beat.key.tenant, beat.key.worker_id) in registered:
+            beat.unknown.registers = True
+
+
 class Many:
     """Stores the beats of requests that bring many, beside the intake of single ones. Belongs to one event loop.
 
@@ -106,6 +115,7 @@ class Many:
                         refused[index] = error
                 self._graces.see(result.least_grace_ms)
                 if result.moved:
+                    mark_registering((beats[index] for index in lot), result.moved)
                     self._on_moved(result.moved)
 
         try:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 import structlog
 
 from monitor.behind import Graces
-from monitor.calls import BATCH_BYTES, BATCH_LIMIT, error_of, extent
+from monitor.calls import BATCH_BYTES, BATCH_LIMIT, error_of, extent, mark_registering
 from monitor.refusal import IntakeFullError, OverShareError
 from monitor.shares import Tenants, over_share
 from monitor.store import StoreUnavailableError
@@ -349,6 +349,8 @@ class Intake:
                 beats = [waiting.order for waiting in batch if isinstance(waiting.order, Beat)]
                 result = await self._store.beat(partition, beats)
                 self.graces.see(result.least_grace_ms)
+                if result.moved:
+                    mark_registering(beats, result.moved)
                 self._note(result.moved)
                 return functools.partial(self._tell, batch, result.outcomes)
             case Disconnect() as disconnect:

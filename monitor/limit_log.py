@@ -11,9 +11,10 @@ from monitor.clock import monotonic_ns, monotonic_s
 from monitor.rates import NS, Limiter, Rate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from monitor.metrics import Limit
+    from monitor.workers import WorkerKey
 
 log = structlog.get_logger(__name__)
 
@@ -23,8 +24,10 @@ MOST_NAMES: Final = 1_000
 AGAIN_S: Final = 600.0
 """For at least as long, and at most twice, a refused worker and its reason are not logged again."""
 MOST_TOLD: Final = 10_000
+UNKNOWN_AGAIN_S: Final = 3_600.0
+MOST_CHARS: Final = 64
 _LINES: Final = Rate(per_s=1, burst=20)
-"""Lines of one tenant about refused beats."""
+"""Lines of one tenant."""
 
 
 class Limits:
@@ -52,24 +55,49 @@ class Limits:
             hits.clear()
 
 
-class RefusedBeats:
-    """A log line for each worker and reason whose beats are refused. Belongs to one event loop."""
+class _Seldom:
+    """Lets each thing be said once in a while: not again for ``again_s``, and after twice that in any case."""
 
-    def __init__(self, *, now_ns: Callable[[], int] = monotonic_ns) -> None:
+    def __init__(self, again_s: float, now_ns: Callable[[], int]) -> None:
+        self._again_ns = round(again_s * NS)
         self._now_ns = now_ns
         self._lines = Limiter(_LINES)
         self._young: set[int] = set()
         self._old: set[int] = set()
         self._turn_ns = 0
 
-    def tell(self, tenant: str | None, worker_id: str | None, reason: str, detail: str | None = None) -> None:
-        """A beat was refused; None: not known."""
+    def is_due(self, tenant: str | None, what: object) -> bool:
         now_ns = self._now_ns()
         if now_ns >= self._turn_ns or len(self._young) >= MOST_TOLD:
             self._old, self._young = self._young, set()
-            self._turn_ns = now_ns + round(AGAIN_S * NS)
-        which = hash((tenant, worker_id, reason))
+            self._turn_ns = now_ns + self._again_ns
+        which = hash((tenant, what))
         if which in self._young or which in self._old or self._lines.wait_ns(hash(tenant), now_ns):
-            return
+            return False
         self._young.add(which)
-        log.warning("beat.refused", tenant=tenant, worker_id=worker_id, reason=str(reason), detail=detail)
+        return True
+
+
+class RefusedBeats:
+    """A log line for each worker and reason whose beats are refused. Belongs to one event loop."""
+
+    def __init__(self, *, now_ns: Callable[[], int] = monotonic_ns) -> None:
+        self._seldom = _Seldom(AGAIN_S, now_ns)
+
+    def tell(self, tenant: str | None, worker_id: str | None, reason: str, detail: str | None = None) -> None:
+        """A beat was refused; None: not known."""
+        if self._seldom.is_due(tenant, (worker_id, reason)):
+            log.warning("beat.refused", tenant=tenant, worker_id=worker_id, reason=str(reason), detail=detail)
+
+
+class UnknownFieldLog:
+    """A log line for each tenant and field that the contract does not know. Belongs to one event loop."""
+
+    def __init__(self, *, now_ns: Callable[[], int] = monotonic_ns) -> None:
+        self._seldom = _Seldom(UNKNOWN_AGAIN_S, now_ns)
+
+    def tell(self, key: WorkerKey, names: Iterable[str]) -> None:
+        """A worker was registered by a beat with these fields, or said goodbye with them."""
+        for name in names:
+            if self._seldom.is_due(key.tenant, name):
+                log.warning("beat.unknown_field", tenant=key.tenant, field=name[:MOST_CHARS], worker_id=key.worker_id)

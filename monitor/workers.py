@@ -43,6 +43,14 @@ KEEP: Final = msgspec.UNSET
 """Stands for a field that a beat left out: the last value stays. It is what msgspec puts there itself."""
 
 
+class UnknownFields(msgspec.Struct, gc=False):
+    """Fields of a beat that the contract does not know, the first of them."""
+
+    names: tuple[str, ...]
+    registers: bool = False
+    """Set when the beat has been stored and has registered its worker, which is when they are named."""
+
+
 class Beat(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One heartbeat, validated. ``KEEP`` in a field leaves the last value as it is.
 
@@ -65,6 +73,7 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     system_info_cut: bool = False
     logs_json: str | Keep | None = KEEP
     logs_cut: bool = False
+    unknown: UnknownFields | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +91,7 @@ class Disconnect:
     exit_code: int | None
     error_message: str | None
     back_in_ms: int | None = None
+    unknown: tuple[str, ...] = ()
     first_environment: str = DEFAULT_ENVIRONMENT
     """Of a worker that is not known, which a failure registers."""
 

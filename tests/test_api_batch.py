@@ -237,7 +237,7 @@ async def test_who_may_not_beat_is_refused_before_anything_is_read(lastseen: Api
     ):
         answer = await lastseen.client.post(BATCH, content=b"x" * 1_000_000, headers=headers)
         assert is_problem(answer, status), (headers, answer.text)
-    assert (await lastseen.client.get(BATCH)).status_code == 404
+    assert (await lastseen.client.get(BATCH)).status_code == 405
     await lastseen.beat("heartbeats")
     assert (await lastseen.json(BATCH))["worker_id"] == "heartbeats"
 

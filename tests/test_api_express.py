@@ -223,6 +223,19 @@ async def test_a_good_beat_takes_the_short_way_in_both_forms_and_is_stored(both:
     assert both.short.counts() == both.usual.counts() == {"stored": 6}
 
 
+async def test_the_short_way_names_fields_that_are_not_known_to_the_beat_that_registers(both: Both) -> None:
+    headers = usual_headers(both.token())
+    await ask(both.short.port, request(BODY, *headers))  # now the token is known
+    body = b'{"interval_second":5}'
+    path = "/api/v1/workers/new/heartbeat"
+    (first,), _ = await ask(both.short.port, request(body, *headers, target=path))
+    (again,), _ = await ask(both.short.port, request(body, *headers, target=path))
+    usual = [("cache-control", "no-store"), ("lastseen-next-beat", "30")]
+    assert (first.status, first.headers) == (204, [*usual, ("lastseen-unknown-fields", "interval_second")])
+    assert (again.status, again.headers) == (204, usual)
+    assert both.taken == 2
+
+
 HEADERS: Final[dict[str, Callable[[Both], list[str]]]] = {
     "no token": lambda _: ["Host: x"],
     "bad token": lambda _: ["Host: x", "Authorization: Bearer a.b.c"],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import jwt
 import pytest
+import structlog
 
 from monitor.api.app import create_app
 from monitor.auth import Scope
@@ -66,6 +67,52 @@ async def test_the_contract_is_answered_as_published(lastseen: Api, vector: dict
     assert [fault[1] for fault in faults] == [fault[1] for fault in expected]
     if faults[0][1] != "json_invalid":
         assert faults == expected
+
+
+BY_ID: Final = "/api/v1/workers/w/heartbeat"
+
+
+@pytest.mark.parametrize("by_id", [False, True])
+async def test_the_beat_that_registers_a_worker_is_told_of_fields_that_are_not_known(
+    lastseen: Api, *, by_id: bool
+) -> None:
+    names = ["interval", "a b", "é", "x\r\ny", "", "n" * 65, "n" * 64, "pid"]
+    body = {**dict.fromkeys(names, 1), **({} if by_id else {"worker_id": "w", "environment_name": "prod"})}
+    path = BY_ID if by_id else api.BEAT
+    with structlog.testing.capture_logs() as logs:
+        first = await lastseen.client.post(path, json=body)
+        again = await lastseen.client.post(path, json=body)
+        await lastseen.client.post("/api/v1/workers/v/heartbeat", json=dict.fromkeys(names, 1))
+        await lastseen.client.post("/api/v1/workers/u/heartbeat", json={"interval": 1}, headers=lastseen.auth("other"))
+    assert (first.status_code, first.headers["lastseen-next-beat"]) == (204, "30")
+    assert first.headers["lastseen-unknown-fields"] == f"interval, {'n' * 64}, pid"
+    assert (again.status_code, "lastseen-unknown-fields" in again.headers) == (204, False)
+    lines = [(line["tenant"], line["field"]) for line in logs if line["event"] == "beat.unknown_field"]
+    shown = [name[:64] for name in names]
+    assert lines == [*(("acme", name) for name in shown), ("other", "interval")]
+
+
+async def test_at_most_ten_unknown_fields_are_named(lastseen: Api) -> None:
+    answer = await lastseen.client.post(BY_ID, json={f"field-{number}": 1 for number in range(3_000)})
+    assert answer.headers["lastseen-unknown-fields"] == ", ".join(f"field-{number}" for number in range(10))
+    assert "lastseen-unknown-fields" not in (await lastseen.beat("known", interval_seconds=5)).headers
+
+
+async def test_a_disconnect_is_told_of_fields_that_are_not_known(lastseen: Api) -> None:
+    for path in (BY_ID, ID_PATHS[1]):
+        answer = await lastseen.client.post(path, json={"reason": "crash", "exitcode": 1})
+        named = "exitcode" if path == ID_PATHS[1] else "reason, exitcode"
+        assert (answer.status_code, answer.headers["lastseen-unknown-fields"]) == (204, named)
+
+
+async def test_a_batch_that_registers_workers_logs_fields_that_are_not_known(lastseen: Api) -> None:
+    batch = [{"worker_id": name, "environment_name": "prod", "interval": 5} for name in ("a", "b")]
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            answer = await lastseen.client.post("/api/v1/workers/heartbeats", json=batch)
+            assert answer.json() == {"stored": 2, "superseded": 0, "rejected": []}
+    lines = [(line["worker_id"], line["field"]) for line in logs if line["event"] == "beat.unknown_field"]
+    assert lines == [("a", "interval")]
 
 
 ID_PATHS: Final = ("/api/v1/workers/w/heartbeat", "/api/v1/workers/w/disconnect")

@@ -34,9 +34,9 @@ def check(body: bytes) -> bool:
     quick, quick_without = read_with_ids(body), read_without_ids(body)
     # By their representations: in Python 1, 1.0 and True are equal, and 0.0 and -0.0; in JSON they are not.
     if quick is not None:
-        assert repr(said_with_ids_in(body, None)) == repr(quick)
+        assert repr(said_with_ids_in(body, None)[0]) == repr(quick)
     if quick_without is not None:
-        assert repr(said_in(body, None)) == repr(quick_without)
+        assert repr(said_in(body, None)[0]) == repr(quick_without)
     return quick is not None or quick_without is not None
 
 

@@ -241,6 +241,8 @@ class _Batches:
         beats = list(batch.latest.values())
         refusals = await self._services.many.beats(beats)
         for beat, refusal in zip(beats, refusals, strict=True):
+            if beat.unknown is not None and beat.unknown.registers:
+                self._services.unknown_fields.tell(beat.key, beat.unknown.names)
             if refusal is not None:
                 if pace.is_over():
                     await pace.rest()

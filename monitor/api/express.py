@@ -15,7 +15,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from monitor.api.heartbeats import accepted_headers
+from monitor.api.heartbeats import accepted_headers, unknown_headers
 from monitor.api.problems import PROBLEM_JSON, outcome_of, problem_of
 from monitor.api.wire import ContractError, parse_beat, path_worker_id
 from monitor.api.witness import rejection_of
@@ -93,7 +93,12 @@ class Express:
         def answered(interval_ms: int, error: Exception | None) -> None:
             if error is None:
                 self._count(_STORED)
-                answer(_accepted(interval_ms), b"")
+                unknown = beat.unknown
+                if unknown is None or not unknown.registers:
+                    answer(_accepted(interval_ms), b"")
+                else:
+                    named = unknown_headers(services, beat.key, unknown.names)
+                    answer(_head(HTTPStatus.NO_CONTENT, {**accepted_headers(interval_ms), **named}), b"")
             else:
                 self._count(outcome_of(error))
                 self._see(principal, beat, error)

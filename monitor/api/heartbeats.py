@@ -6,14 +6,15 @@ short way of ``express.py``.
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from litestar import post
 from litestar.response.base import ASGIResponse
 
-from monitor.api.answers import NO_STORE, empty_answer
+from monitor.api.answers import NO_STORE
 from monitor.api.problems import outcome_of
 from monitor.api.requests import EncodingError, headers_of, identified, principal_of, read_body
 from monitor.api.wire import SYNTAX, ContractError, parse_beat, parse_disconnect, path_worker_id
@@ -32,15 +33,25 @@ if TYPE_CHECKING:
 
     from monitor.api.requests import Headers
     from monitor.api.services import Services
-    from monitor.workers import Beat
+    from monitor.workers import Beat, WorkerKey
 
 NEXT_BEAT = "lastseen-next-beat"
+UNKNOWN_FIELDS = "lastseen-unknown-fields"
+_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
+"""Names that may stand in a header (RFC 9110 5.6.2)."""
 
 
 def accepted_headers(interval_ms: int) -> dict[str, str]:
     """The headers of the 204 for a stored beat; they say in how many seconds the next one is expected."""
     seconds = f"{interval_ms / 1000:.3f}".rstrip("0").rstrip(".")
     return {**NO_STORE, NEXT_BEAT: seconds}
+
+
+def unknown_headers(services: Services, key: WorkerKey, names: tuple[str, ...]) -> dict[str, str]:
+    """Log fields of a beat or a goodbye that the contract does not know, and name them in its answer."""
+    services.unknown_fields.tell(key, names)
+    shown = [name for name in names if _TOKEN.fullmatch(name)]
+    return {UNKNOWN_FIELDS: ", ".join(shown)} if shown else {}
 
 
 @lru_cache(maxsize=1_024)
@@ -97,13 +108,17 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     async def take(request: Request[Any, Any, Any], segment: str | None) -> ASGIResponse:
         seen = Seen(scope=request.scope, segment=segment)
         try:
-            interval_ms = await services.intake.beat(await _read_beat(services, request, seen))
+            beat = await _read_beat(services, request, seen)
+            interval_ms = await services.intake.beat(beat)
         except Exception as error:
             # Whatever it was, the request is counted; the error itself goes on to be answered.
             services.metrics.beat(outcome_of(error))
             services.witness.beat_refused(error, seen)
             raise
         services.metrics.beat(BeatOutcome.STORED)
+        if beat.unknown is not None and beat.unknown.registers:
+            unknown = unknown_headers(services, beat.key, beat.unknown.names)
+            return ASGIResponse(status_code=204, headers={**accepted_headers(interval_ms), **unknown})
         return accepted(interval_ms)
 
     @post("/api/v1/workers/heartbeat")
@@ -141,6 +156,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         except NotAllowedError:
             # As for GET: what the token does not cover is not there for it.
             raise UnknownWorkerError(disconnect.key) from None
-        return empty_answer()
+        unknown = unknown_headers(services, disconnect.key, disconnect.unknown)
+        return ASGIResponse(status_code=204, headers={**NO_STORE, **unknown})
 
     return [heartbeat, worker_heartbeat, worker_disconnect]

@@ -6,7 +6,7 @@ from importlib import metadata
 from typing import Final
 
 from monitor.api.components import CONTRACT, OURS, Schema, listing, ref
-from monitor.api.heartbeats import NEXT_BEAT
+from monitor.api.heartbeats import NEXT_BEAT, UNKNOWN_FIELDS
 from monitor.api.oncall_schema import ONCALL, oncall_paths
 from monitor.api.operations import (
     AUTH,
@@ -40,7 +40,13 @@ _CONTENT_ENCODING: Final[Schema] = {
 _BEAT: Final[Schema] = {"allOf": [ref("WorkerHeartbeatRequest"), ref("HeartbeatExtras")]}
 _BEATEN: Final[Schema] = {
     "description": "Stored",
-    "headers": {NEXT_BEAT: {"description": "In how many seconds the next beat is expected.", **SECONDS}},
+    "headers": {
+        NEXT_BEAT: {"description": "In how many seconds the next beat is expected.", **SECONDS},
+        UNKNOWN_FIELDS: {
+            "description": "Fields that are not known, when the beat has registered its worker.",
+            "schema": {"type": "string"},
+        },
+    },
 }
 
 

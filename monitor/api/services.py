@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from monitor.limit_log import UnknownFieldLog
 
 if TYPE_CHECKING:
     from monitor.api.admission import Admission
@@ -43,3 +45,4 @@ class Services:
     health: Health
     metrics: Metrics
     anonymous: frozenset[str]
+    unknown_fields: UnknownFieldLog = field(default_factory=UnknownFieldLog)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
@@ -11,11 +12,15 @@ from monitor.api.wire.faults import ContractError, Fault, field_error
 from monitor.api.wire.forms import BodyBeat, Goodbye, UrlBeat, checked_id, read
 from monitor.api.wire.parts import clamped_ms, logs_text, metadata_text, system_info_text
 from monitor.liveness import Trigger, disconnect_trigger
-from monitor.workers import DEFAULT_ENVIRONMENT, KEEP, Beat, Disconnect, Keep, WorkerKey
+from monitor.workers import DEFAULT_ENVIRONMENT, KEEP, Beat, Disconnect, Keep, UnknownFields, WorkerKey
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from monitor.api.wire.parts import BodyLimits, IntervalBounds
 
+MOST_UNKNOWN: Final = 10
+"""Unknown fields of a body that are named."""
 MAX_REASON_CHARS: Final = 256
 MAX_ERROR_MESSAGE_CHARS: Final = 2_048
 
@@ -43,12 +48,19 @@ def parse_beat(
     """
     is_plain = content_type is None or content_type == _JSON
     environment_name: str | None = None
+    unknown: tuple[str, ...] = ()
     said: Said
     if path_worker_id is None:
-        said = with_ids = (read_with_ids(body) if is_plain else None) or said_with_ids_in(body, content_type)
+        with_ids = read_with_ids(body) if is_plain else None
+        if with_ids is None:
+            with_ids, unknown = said_with_ids_in(body, content_type)
         path_worker_id, environment_name = with_ids.worker_id, with_ids.environment_name
+        said = with_ids
     elif body:
-        said = (read_without_ids(body) if is_plain else None) or said_in(body, content_type)
+        without = read_without_ids(body) if is_plain else None
+        if without is None:
+            without, unknown = said_in(body, content_type)
+        said = without
     else:
         said = Said()
 
@@ -86,6 +98,7 @@ def parse_beat(
         system_info_cut=system_info_cut,
         logs_json=logs_json,
         logs_cut=logs_cut,
+        unknown=UnknownFields(unknown) if unknown else None,
     )
 
 
@@ -118,6 +131,7 @@ def parse_disconnect(
         exit_code=form.exit_code,
         error_message=None if form.error_message is None else form.error_message[:MAX_ERROR_MESSAGE_CHARS],
         back_in_ms=back_in_ms,
+        unknown=_unknown_in(form),
     )
 
 
@@ -145,14 +159,20 @@ def path_worker_id(raw_segment: str) -> str:
     return checked_id(worker_id, loc)
 
 
-def said_in(body: bytes, content_type: str | None) -> Said:
-    """As ``read_without_ids``, of any body."""
+def said_in(body: bytes, content_type: str | None) -> tuple[Said, tuple[str, ...]]:
+    """As ``read_without_ids``, of any body; and the fields that the contract does not know."""
     form = read(UrlBeat, body, content_type)
-    return Said(**{name: getattr(form, name) for name in form.model_fields_set if name in Said.__struct_fields__})
+    known = Said.__struct_fields__
+    return Said(**{name: getattr(form, name) for name in form.model_fields_set if name in known}), _unknown_in(form)
 
 
-def said_with_ids_in(body: bytes, content_type: str | None) -> SaidWithIds:
-    """As ``read_with_ids``, of any body."""
+def said_with_ids_in(body: bytes, content_type: str | None) -> tuple[SaidWithIds, tuple[str, ...]]:
+    """As ``read_with_ids``, of any body; and the fields that the contract does not know."""
     form = read(BodyBeat, body, content_type)
     known = SaidWithIds.__struct_fields__
-    return SaidWithIds(**{name: getattr(form, name) for name in form.model_fields_set if name in known})
+    said = SaidWithIds(**{name: getattr(form, name) for name in form.model_fields_set if name in known})
+    return said, _unknown_in(form)
+
+
+def _unknown_in(form: BaseModel) -> tuple[str, ...]:
+    return tuple(itertools.islice(form.model_extra or (), MOST_UNKNOWN))
