@@ -52,6 +52,8 @@ class Health:
         self.probe_s = math.nan
         """How long the last probe took, in seconds; NaN before the first."""
         self._sweep_lag_ms = max(SWEEP_LAG_INTERVALS * sweep_interval_ms, MIN_SWEEP_LAG_MS)
+        self.judges_sweeps_from_s = elapsed_s() + self._sweep_lag_ms / 1_000
+        """Before it a sweep that is old, or that there was none, says nothing of this daemon: it has just started."""
         self._probe = probe
         self._others = others
         self._elapsed_s = elapsed_s
@@ -93,7 +95,9 @@ class Health:
     def monitor_state(self, now_ms: int, swept_ms: int) -> MonitorState:
         """The state at ``now_ms``; the last full sweep was at ``swept_ms`` (0: never), both by the store's time."""
         age_ms = max(now_ms - swept_ms, 0) if swept_ms else None
-        reasons: list[str] = [Reason.SWEEP_LAG] if age_ms is None or age_ms > self._sweep_lag_ms else []
+        lags = age_ms is None or age_ms > self._sweep_lag_ms
+        judged = self._elapsed_s() > self.judges_sweeps_from_s
+        reasons: list[str] = [Reason.SWEEP_LAG] if lags and judged else []
         reasons += self.standing_reasons()
         return MonitorState(
             degraded=bool(reasons),

@@ -45,6 +45,11 @@ class Unfailing(io.TextIOBase):
         return self._stream.isatty()
 
 
+def is_console(form: Literal["auto", "json", "console"], stream: TextIO) -> bool:
+    """Whether the lines on a stream are for people."""
+    return stream.isatty() if form == "auto" else form == "console"
+
+
 def configure(*, level: str, form: Literal["auto", "json", "console"], stream: TextIO | None = None) -> None:
     """Send every line at ``level`` and above to ``stream``, by default stdout.
 
@@ -52,7 +57,7 @@ def configure(*, level: str, form: Literal["auto", "json", "console"], stream: T
     """
     out = Unfailing(stream or sys.stdout)
     threshold = logging.getLevelNamesMapping()[level.upper()]
-    console = out.isatty() if form == "auto" else form == "console"
+    console = is_console(form, cast("TextIO", out))
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

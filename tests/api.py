@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -140,10 +141,11 @@ def make_services(
         "bounds": IntervalBounds(
             min_interval_ms=1_000, max_interval_ms=86_400_000, min_grace_ms=1_000, max_grace_ms=86_400_000
         ),
-        "health": Health(sweep_interval_ms=sweep_interval_ms, probe=probe),
+        "health": (health := Health(sweep_interval_ms=sweep_interval_ms, probe=probe)),
         "metrics": metrics,
         "anonymous": frozenset(anonymous),
     }
+    health.judges_sweeps_from_s = -math.inf  # as a daemon that has been up for a while
     return Services(**{**values, **changes})
 
 

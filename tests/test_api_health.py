@@ -35,16 +35,25 @@ def health_of(probe: Probe, *, sweep_interval_ms: int = 1_000) -> Health:
 async def test_a_sweep_lags_after_five_intervals_and_not_before_five_seconds(
     sweep_interval_ms: int, allowed_ms: int
 ) -> None:
-    health = health_of(Probe(), sweep_interval_ms=sweep_interval_ms)
+    probe = Probe()
+    health = health_of(probe, sweep_interval_ms=sweep_interval_ms)
     on_time = health.monitor_state(NOW_MS, NOW_MS - allowed_ms)
     assert (on_time.degraded, on_time.reasons, on_time.last_sweep_age_seconds) == (False, (), allowed_ms / 1000)
+    probe.elapsed_s = allowed_ms / 1_000 + 0.001
     lagging = health.monitor_state(NOW_MS, NOW_MS - allowed_ms - 1)
     assert (lagging.degraded, lagging.reasons) == (True, ("sweep_lag",))
 
 
-async def test_before_the_first_sweep_the_monitor_is_degraded_and_has_no_age() -> None:
-    state = health_of(Probe()).monitor_state(NOW_MS, 0)
-    assert (state.degraded, state.reasons, state.last_sweep_age_seconds) == (True, ("sweep_lag",), None)
+@pytest.mark.parametrize(("swept_ms", "age_s"), [(0, None), (NOW_MS - 600_000, 600.0)])
+@pytest.mark.parametrize(("elapsed_s", "reasons"), [(0.0, ()), (5.0, ()), (5.001, ("sweep_lag",))])
+async def test_p27_a_sweep_is_missed_once_the_first_of_this_start_is_overdue_and_not_before(
+    swept_ms: int, age_s: float | None, elapsed_s: float, reasons: tuple[str, ...]
+) -> None:
+    probe = Probe()
+    health = health_of(probe)
+    probe.elapsed_s = elapsed_s
+    state = health.monitor_state(NOW_MS, swept_ms)
+    assert (state.degraded, state.reasons, state.last_sweep_age_seconds) == (bool(reasons), reasons, age_s)
 
 
 async def test_one_probe_answers_for_all_who_ask_within_its_age() -> None:
@@ -73,7 +82,9 @@ async def test_a_stopping_daemon_is_not_ready_and_asks_nobody() -> None:
 
 
 async def test_every_reason_is_told_once() -> None:
-    health = health_of(Probe())
+    probe = Probe()
+    health = health_of(probe)
+    probe.elapsed_s = 60.0
     health.add_reasons(lambda: ["delivery_lag", "sweep_lag"])
     health.add_reasons(lambda: ["delivery_lag", "clock"])
     assert health.monitor_state(NOW_MS, 0).reasons == ("sweep_lag", "delivery_lag", "clock")

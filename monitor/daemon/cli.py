@@ -64,7 +64,7 @@ def serve(
     return run(
         settings,
         stop,
-        functools.partial(greet, config_path=config),
+        functools.partial(greet, config_path=config, origin=origin(config)),
         warnings=_warnings(settings, config),
         store_from=lambda: written_at(config, os.environ, ("store", "url")),
     )

@@ -28,7 +28,7 @@ from monitor.clock import monotonic_s
 from monitor.daemon.alerting import alert_service
 from monitor.daemon.deliveries import delivery_outcomes
 from monitor.daemon.errors import StartError
-from monitor.daemon.http import HttpServer, allow_descriptors
+from monitor.daemon.http import HttpServer, allowed_connections
 from monitor.daemon.keys import auth_policy
 from monitor.daemon.listeners import relieve
 from monitor.daemon.oncall import AlertsOnCall
@@ -383,6 +383,19 @@ def _log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, object]) ->
     log.error("loop.error", message=context.get("message"), exc_info=error if isinstance(error, Exception) else None)
 
 
+def _as_descriptors_allow(config: Config, processes: int) -> Config:
+    """With no more connections than there are descriptors for; a warning when others than the usual were asked for."""
+    limits = config.limits
+    allowed = allowed_connections(limits.connections)
+    if allowed == limits.connections:
+        return config
+    usual = -(-type(limits)().connections // processes)
+    say = log.info if limits.connections == usual else log.warning
+    hint = 'limits.connections is lowered to what the limit on open files allows: raise that ("ulimit -n")'
+    say("http.few_descriptors", connections=allowed, configured=limits.connections, hint=hint)
+    return config.model_copy(update={"limits": limits.model_copy(update={"connections": allowed})})
+
+
 async def _open_store(settings: StoreSettings, stop: StopSignal, listener: socket.socket) -> Store | None:
     """Open the store, and answer on the listener until one that is not there yet is; None when a signal came first.
 
@@ -425,7 +438,7 @@ async def run(
     Raises:
         StartError: it can't start, or a part of it ended from a bug.
     """
-    allow_descriptors(config.limits.connections)
+    config = _as_descriptors_allow(config, 1 if share is None else share.processes)
     stop.attach()
     daemon_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     store = await _open_store(store_settings(config, store_url, daemon_id), stop, listeners[0])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from monitor.daemon.version import version
+from monitor.logs import is_console
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,10 +43,16 @@ def token_command(config: Config, ring: KeyRing, *, config_path: Path | None, en
     return " ".join(words)
 
 
-def greet(config: Config, ring: KeyRing, port: int, *, config_path: Path | None) -> None:
-    """Say where the daemon is and how to send it a first heartbeat; on stderr, so that the log stays a log."""
+def greet(config: Config, ring: KeyRing, port: int, *, config_path: Path | None, origin: str) -> None:
+    """Say where the daemon is; to a person also how to send it a first heartbeat.
+
+    That goes to stderr, and not where a program may read both streams as one log of JSON lines.
+    """
     host = config.server.host.strip("[]")
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    log.info("daemon.ready", version=version(), url=url, config=origin, signing_key=str(ring.generated or ""))
+    if not (sys.stderr.isatty() or is_console(config.log.format, sys.stdout)):
+        return
     command = token_command(config, ring, config_path=config_path, environ=os.environ)
     beat = '{"worker_id": "worker-1", "environment_name": "dev"}'
     curl = (
@@ -54,8 +61,7 @@ def greet(config: Config, ring: KeyRing, port: int, *, config_path: Path | None)
     )
     status = command.replace("heartbeat:write", "workers:read")
     look = f'curl -s {url}/api/v1/workers -H "Authorization: Bearer $({status})"'
-    log.info("daemon.ready", version=version(), url=url, signing_key=str(ring.generated or ""))
-    lines = [f"lastseen {version()} listens on {url}"]
+    lines = [f"lastseen {version()} listens on {url}", f"configuration: {origin}"]
     if ring.generated is not None:
         lines.append(f"signing key:  {ring.generated} (mode 0600; keep it, every token depends on it)")
     else:

@@ -69,8 +69,8 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-def allow_descriptors(connections: int) -> None:
-    """Raise the limit on open files to what so many connections need, as far as the system lets us; say if not."""
+def allowed_connections(connections: int) -> int:
+    """How many of these connections can be kept, with the limit on open files raised as far as the system lets us."""
     needed = round(connections * HARD_SHARE) + SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -79,7 +79,8 @@ def allow_descriptors(connections: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft < needed:
-            log.warning("http.few_descriptors", limit=soft, needed=needed, connections=connections)
+            return max(math.floor((soft - SPARE_DESCRIPTORS) / HARD_SHARE), 1)
+    return connections
 
 
 class HttpServer(uvicorn.Server):

@@ -96,7 +96,6 @@ def test_every_process_tells_the_metrics_and_the_state_of_all_and_one_outage_is_
     home.write(CONFIG)
     daemon = home.start()
     assert len(daemon.lines("daemon.ready")) == 1
-    assert daemon.output().count("lastseen 0.1.0 listens on") == 1
     assert len(set(processes(daemon).values()) - {daemon.pid}) == 2
     for number in range(BEATS):
         assert daemon.beat(f"w-{number}").status == 204

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import resource
 import signal
 import socket
 from typing import TYPE_CHECKING
@@ -157,6 +158,52 @@ def test_under_nohup_the_end_of_the_terminal_stops_nothing(home: Home) -> None:
     daemon.signal(signal.SIGHUP)
     assert daemon.beat("after").status == 204
     assert daemon.lines("daemon.stopping") == []
+    daemon.stop()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_where_no_terminal_is_everything_written_is_json_and_says_which_file_was_read(
+    empty_home: Home, processes: int
+) -> None:
+    empty_home.write(f"{ANY_PORT}processes = {processes}\n")
+    (empty_home.directory / "config.toml").touch()
+    daemon = empty_home.launch("--config", "lastseen.toml").ready()
+    daemon.stop()
+    (ready,) = daemon.lines("daemon.ready")
+    assert ready["config"] == str(empty_home.directory.resolve() / "lastseen.toml")
+    for line in daemon.output().splitlines():
+        assert isinstance(json.loads(line), dict)
+    assert daemon.lines("config.warning") == []
+    (empty_home.directory / "lastseen.toml").unlink()
+    free = {"LASTSEEN_SERVER__PORT": "0"}
+    other = empty_home.launch("--processes", "1", env=free).ready()
+    assert other.lines("daemon.ready")[0]["config"] == "no file: defaults"
+    (warning,) = other.lines("config.warning")
+    assert warning["warning"].startswith(f"{empty_home.directory.resolve()}/config.toml is not read")
+    other.stop()
+    person = empty_home.launch("--processes", "1", env={**free, "LASTSEEN_LOG__FORMAT": "console"})
+    until(lambda: "configuration: no file: defaults\n" in person.output(), "the banner")
+    assert "lastseen 0.1.0 listens on http://127.0.0.1:" in person.output()
+    person.signal(signal.SIGTERM)
+    assert person.exit_status() == 0
+
+
+@pytest.mark.parametrize(("configured", "level"), [("", "info"), ("[limits]\nconnections = 19000\n", "warning")])
+def test_the_limit_of_connections_follows_the_descriptors_that_there_are(
+    home: Home, configured: str, level: str
+) -> None:
+    home.write(ANY_PORT + configured)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1_200, before[0]), before[1]))
+    try:
+        daemon = home.launch(env={"LASTSEEN_LIMITS__CONNECTIONS": "20000"} if not configured else None)
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (1_200, 1_200))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    daemon.ready()
+    (line,) = daemon.lines("http.few_descriptors")
+    assert (line["level"], line["connections"]) == (level, 800)
+    assert "raise that" in line["hint"]
     daemon.stop()
 
 
