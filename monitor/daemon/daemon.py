@@ -409,7 +409,9 @@ async def _open_store(settings: StoreSettings, stop: StopSignal, listener: socke
         while not stopped.is_set():
             try:
                 return await Store.open(settings)
-            except (StoreRefusedError, StoreDeniedError) as error:
+            except StoreRefusedError as error:
+                raise StartError(f"the store can't be used: {error}") from error
+            except StoreDeniedError as error:
                 raise StartError(f"store.url: the store can't be used: {error}") from error
             except StoreUnavailableError as error:
                 if not said:
