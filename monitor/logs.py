@@ -10,12 +10,17 @@ import contextlib
 import io
 import logging
 import sys
-from typing import TYPE_CHECKING, Literal, TextIO, cast
+from typing import TYPE_CHECKING, Final, Literal, TextIO, cast
 
 import structlog
 
+from monitor.printable import Paged, escaped
+
 if TYPE_CHECKING:
-    from structlog.typing import Processor
+    from structlog.typing import EventDict, ExcInfo, Processor
+
+_LINES: Final = ("exception", "stack")
+"""What has several lines."""
 
 
 class Unfailing(io.TextIOBase):
@@ -50,10 +55,17 @@ def is_console(form: Literal["auto", "json", "console"], stream: TextIO) -> bool
     return stream.isatty() if form == "auto" else form == "console"
 
 
-def configure(*, level: str, form: Literal["auto", "json", "console"], stream: TextIO | None = None) -> None:
+def configure(
+    *,
+    level: str,
+    form: Literal["auto", "json", "console"],
+    stream: TextIO | None = None,
+    paged: Paged = Paged(),  # noqa: B008 - it does not change
+) -> None:
     """Send every line at ``level`` and above to ``stream``, by default stdout.
 
-    ``auto`` is console on a terminal and JSON elsewhere.
+    ``auto`` is console on a terminal and JSON elsewhere. On the console a page is one line, its sentence first; its
+    fields, and the lines that say the same, come at the level debug.
     """
     out = Unfailing(stream or sys.stdout)
     threshold = logging.getLevelNamesMapping()[level.upper()]
@@ -64,10 +76,12 @@ def configure(*, level: str, form: Literal["auto", "json", "console"], stream: T
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     ending: list[Processor] = (
-        # Not the default traceback: it shows local variables, where tokens and bodies are.
-        [structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+        [
+            _ForPeople(paged=None if threshold <= logging.DEBUG else paged),
+            structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=_traceback),
+        ]
         if console
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        else [_without_page, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[*shared, *ending],
@@ -85,3 +99,45 @@ def configure(*, level: str, form: Literal["auto", "json", "console"], stream: T
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(threshold, logging.WARNING))
+
+
+class _ForPeople:
+    """Makes lines fit for a terminal. ``paged`` None: nothing is left out."""
+
+    def __init__(self, *, paged: Paged | None) -> None:
+        self._paged = paged
+
+    def __call__(self, _logger: object, _method: str, line: EventDict) -> EventDict:
+        if self._paged is not None and self._paged.has(line):
+            raise structlog.DropEvent
+        page = line.pop("page", None)
+        if page is not None and self._paged is not None:
+            line = {"event": page, "level": line["level"], "timestamp": line["timestamp"]}
+        elif page is not None:
+            line["event"] = page
+        return {name: value if name == "exc_info" else _shown(name, value) for name, value in line.items()}
+
+
+def _shown(name: str, value: object) -> object:
+    if value is None or isinstance(value, int | float):
+        return value
+    text = value if isinstance(value, str) else repr(value)
+    return _indented(text) if name in _LINES else escaped(text)
+
+
+def _indented(text: str) -> str:
+    """Several lines, none of which can pass for one of the log."""
+    return "\n".join(f"  {escaped(line)}" for line in text.split("\n"))
+
+
+def _traceback(stream: TextIO, exc_info: ExcInfo) -> None:
+    """Not the default one: that shows local variables, where tokens and bodies are."""
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    stream.write(_indented(text.getvalue()))
+
+
+def _without_page(_logger: object, _method: str, line: EventDict) -> EventDict:
+    """For programs: the fields say it."""
+    line.pop("page", None)
+    return line

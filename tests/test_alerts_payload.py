@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pytest
@@ -16,12 +16,16 @@ from alerts.globs import fits
 from alerts.group_wording import NAMES
 from alerts.payload import BODY_BYTES, GroupCounts, Standing, Wording
 from alerts.phrases import LINE_CHARS, duration, shown
+from alerts.receivers.log import page
 from alerts.redaction import REDACTED, Redaction
 from alerts.wording import single_sentence
 from monitor.api.witness import SUBJECT_CHARS
 from monitor.events import Event, cut_metadata
 from monitor.liveness import TRANSITIONS, EventKind, Liveness, Trigger
 from tests.alerts_fakes import event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
 NOON = 1_790_000_000_000 // DAY * DAY + 12 * HOUR
@@ -979,3 +983,38 @@ def test_every_kind_of_event_and_every_way_to_it_has_a_sentence() -> None:
 
 def test_a_long_text_is_shown_cut_and_on_one_line() -> None:
     assert shown("a\r\n\tb" + "c" * 10**6, 12) == "a bcccccccc…"
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        (
+            lambda: WORDING.single(happened(), incident_id=None, reminder=0, standing=Standing(expected=2, silent=0)),
+            "DOWN w1 (prod): no heartbeat since 11:58:30 UTC (deadline 12:00:00",
+        ),
+        (
+            lambda: WORDING.single(happened(worker_id="a b"), incident_id=None, reminder=2, standing=None),
+            'DOWN (reminder 2) "a b" (prod): no heartbeat since 2026-09-21 11:58:30 UTC',
+        ),
+        (
+            lambda: WORDING.single(
+                happened(EventKind.RECOVERED, old=Liveness.STALE), incident_id=None, reminder=0, standing=None
+            ),
+            "RESOLVED w1 (prod): is back after ",
+        ),
+        (
+            lambda: WORDING.single(happened(**REJECTED_FACTS), incident_id=None, reminder=0, standing=None),
+            "REJECTED w1 (prod): is alive, but its heartbeats are rejected: token expired",
+        ),
+        (lambda: json.dumps(told(members(3))), "DOWN 3 of 240 workers in production are stale since 12:00:03 UTC"),
+        (
+            lambda: json.dumps(told([], firing=False, ended={"worker.recovered": 3})),
+            "RESOLVED All 3 workers in production that were down are back after 9 min 57 s",
+        ),
+    ],
+)
+def test_c21_a_page_for_people_begins_with_what_happened_to_whom(body: Callable[[], str], line: str) -> None:
+    whole = json.loads(body())
+    shown = page(whole["type"], whole["data"])
+    assert shown.startswith(line)
+    assert "\n" not in shown

@@ -335,7 +335,40 @@ async def test_a_token_that_is_given_is_used_and_needs_its_scope(operator: Shell
 async def test_names_that_a_terminal_would_obey_are_not_printed_as_they_are(operator: Shell) -> None:
     await note(operator.lastseen, event(worker_id="a\u202eb\x1b[2J"))
     line = await operator.done("incidents", "list")
-    assert "a\ufffdb\ufffd[2J" in line
+    assert "a\\u202eb\\x1b[2J" in line
+
+
+EVIL = "no\x1b]0;title\x07\u202e\nlastseen: forged\u200b"
+
+
+def test_c11_what_a_daemon_answers_is_escaped_in_the_error(server: HTTPServer, tmp_path: Path) -> None:
+    ANSWERS["/api/v1/incidents?state=open&limit=100"] = (403, json.dumps({"detail": EVIL}).encode())
+    shell = Shell(folder=tmp_path, lastseen=None, url="")  # type: ignore[arg-type]
+    where = {"LASTSEEN_URL": f"http://127.0.0.1:{server.server_port}", "LASTSEEN_TOKEN": "t"}
+    ended = shell._run(["incidents", "list"], where)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == "lastseen: no\\x1b]0;title\\x07\\u202e\\nlastseen: forged\\u200b (HTTP 403)\n"
+
+
+def test_c13_a_reader_that_goes_away_ends_a_command_silently(server: HTTPServer, tmp_path: Path) -> None:
+    silence = {
+        "matchers": {"environment": "e" * 200, "worker_id": None, "metadata": {}, "exact": False},
+        **dict.fromkeys(("id", "state", "starts_at", "ends_at", "author", "comment"), "x"),
+    }
+    page = {"silences": [silence] * 1_000, "next_cursor": None}
+    ANSWERS["/api/v1/silences?limit=100"] = (200, json.dumps(page).encode())
+    where = {"LASTSEEN_URL": f"http://127.0.0.1:{server.server_port}", "LASTSEEN_TOKEN": "t"}
+    ended = subprocess.run(
+        ["bash", "-c", f"{PROGRAM} silence list | head -3; echo ${{PIPESTATUS[0]}}"],
+        cwd=tmp_path,
+        env={**os.environ, **where},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    *lines, status = ended.stdout.splitlines()
+    assert (len(lines), status, ended.stderr) == (3, "141", "")  # as `seq 1000000 | head -3`
 
 
 def test_a_daemon_that_is_not_there_is_status_1_and_named(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from alerts.routing import DEFAULT_EVENTS
 from monitor.daemon.config import ConfigError, load
 from monitor.liveness import EventKind
+from monitor.printable import Paged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,6 +59,7 @@ def refused_text(folder: Path, text: str, environ: Mapping[str, str] | None = No
     return [line.removeprefix(f"{folder}/") for line in refused(write(folder, text), environ)]
 
 
+JOURNAL = '[[alerts.receivers]]\nname = "own"\ntype = "log"\n'
 OWN = '[[alerts.receivers]]\nname = "own"\ntype = "log"\ntenants = ["{}"]\n'
 
 
@@ -331,3 +333,19 @@ def test_alerts_that_will_hardly_be_as_meant_are_warned_of(tmp_path: Path, text:
     assert len(warnings) == len(expected), warnings
     for warning, begins in zip(warnings, expected, strict=True):
         assert warning.startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds", "receivers"),
+    [
+        ("", {kind.value for kind in EventKind}, {"log"}),
+        (JOURNAL, {kind.value for kind in DEFAULT_EVENTS}, {"own"}),
+        (OWN.format("acme"), set(), {"own"}),
+        (JOURNAL + '[[alerts.routes]]\nreceivers = ["own"]\nenvironments = ["prod"]', set(), {"own"}),
+    ],
+)
+def test_c21_what_the_log_has_as_pages_is_known_from_the_routes(
+    tmp_path: Path, text: str, kinds: set[str], receivers: set[str]
+) -> None:
+    paged = load(write(tmp_path, text), {}).alerts.paged
+    assert paged == Paged(kinds=frozenset(kinds), receivers=frozenset(receivers))

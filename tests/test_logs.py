@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 from monitor import logs
+from monitor.printable import Paged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -223,3 +224,56 @@ class Broken(io.StringIO):
 def test_a_log_that_cannot_be_written_is_no_reason_to_fail_at_what_it_would_have_told() -> None:
     logs.configure(level="info", form="json", stream=Broken())
     ours().info("delivery.delivered")
+
+
+FORGED = "\n2026-11-30 [info] forged"
+EVIL = ("\x1b[2J", "\x07", "\x9b31m", "\u202e", "\u2066", "\u200b", "\u2028", "\r", "\x00", "\x7f", FORGED)
+
+
+def _fails_saying(text: str) -> None:
+    raise ValueError(text)
+
+
+@pytest.mark.parametrize("evil", EVIL)
+def test_c11_nothing_that_others_wrote_reaches_a_terminal_as_it_is(evil: str) -> None:
+    stream = io.StringIO()
+    logs.configure(level="info", form="console", stream=stream)
+    said = f"a{evil}b"
+    ours().info("notification", page=f"DOWN {said}")
+    ours().info(said, status=said, nested={said: [said]}, other=ValueError(said))
+    library().warning("it says %s", said)
+    for log in (ours(), library()):
+        try:
+            _fails_saying(said)
+        except ValueError:
+            log.exception("sweep.failed")
+    ours().error("request.failed", exception=f"Traceback\nValueError: {said}")
+    lines = stream.getvalue().split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert not any(line.startswith("2026-11-30 [info] forged") for line in lines)
+    assert stream.getvalue().count(evil.encode("unicode_escape").decode().split("2026")[0]) >= 5
+
+
+def test_c21_a_page_on_a_terminal_is_one_line_and_its_fields_come_at_debug() -> None:
+    paged = Paged(kinds=frozenset({"worker.stale"}), receivers=frozenset({"log"}))
+
+    def written(level: str, form: Literal["json", "console"]) -> list[str]:
+        stream = io.StringIO()
+        logs.configure(level=level, form=form, stream=stream, paged=paged)
+        ours().info("worker.stale", worker_id="w")
+        ours().info("notification", page="DOWN w (dev): no heartbeat", receiver="log", type="worker.stale")
+        ours().info("delivery.delivered", receiver="log")
+        ours().info("delivery.delivered", receiver="ops")
+        ours().info("worker.stopped", worker_id="v")
+        return stream.getvalue().splitlines()
+
+    page, other, kind = written("info", "console")
+    assert page.split("] ")[1] == "DOWN w (dev): no heartbeat"
+    assert ("receiver=ops" in other, "worker.stopped" in kind) == (True, True)
+    assert len(written("debug", "console")) == 5
+    assert re.search(r"DOWN w \(dev\): no heartbeat +receiver=log type=worker.stale", written("debug", "console")[1])
+    programs = [json.loads(line) for line in written("info", "json")]
+    assert [line["event"] for line in programs] == [
+        *("worker.stale", "notification", "delivery.delivered", "delivery.delivered", "worker.stopped"),
+    ]
+    assert "page" not in programs[1]

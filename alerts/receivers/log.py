@@ -1,15 +1,43 @@
 """The log as a receiver: one line for each notification."""
 
 import json
+import re
+from collections.abc import Mapping
 from typing import Final, Literal
 
 from alerts.errors import PermanentDeliveryError
 from alerts.notification import Notification
+from alerts.phrases import SHOWN_CHARS, Style
 from alerts.receivers.receiver import ReceiverSettings
+
+_WORDS: Final = {
+    "worker.stale": "DOWN",
+    "worker.failed": "DOWN",
+    "group.firing": "DOWN",
+    "worker.recovered": "RESOLVED",
+    "group.resolved": "RESOLVED",
+}
+_STALE: Final = re.compile(r"^ is (still )?stale: ")
+
+
+def page(kind: str, data: Mapping[str, object]) -> str:
+    """A notification as one line for people. Pure."""
+    word = _WORDS.get(kind) or kind.rpartition(".")[2].replace("_", " ").upper()
+    word += f" (reminder {data['reminder']})" if data.get("reminder") else ""
+    summary = str(data.get("summary", ""))
+    style = Style(most=SHOWN_CHARS[0], day=None)
+    worker, environment = (style.name(str(data.get(name, ""))) for name in ("worker_id", "environment_name"))
+    _, found, rest = summary.partition(f"orker {worker} in {environment}")
+    if "worker_id" not in data or not found:
+        return f"{word} {summary}"
+    return f"{word} {worker} ({environment}): {_STALE.sub('', rest).lstrip(', ')}"
 
 
 class LogReceiver:
-    """Writes each notification as the log event ``notification``, the fields of its ``data`` beside its id and type."""
+    """Writes each notification as the log event ``notification``, the fields of its ``data`` beside its id and type.
+
+    On a terminal it is one line for people instead.
+    """
 
     timeout_s = 1.0
     resend_ms = None
@@ -30,7 +58,7 @@ class LogReceiver:
             raise PermanentDeliveryError(f"body of {notification.nid} is not a notification: {error}") from error
         fields.pop("event", None)  # the name of the log event itself
         fields |= {"nid": notification.nid, "receiver": self.name, "type": notification.event_type, "attempt": attempt}
-        self._log.info("notification", **fields)
+        self._log.info("notification", page=page(notification.event_type, fields), **fields)
 
     async def reach(self) -> None:
         """The log is always there."""

@@ -21,6 +21,7 @@ from monitor.daemon.cli_access import (
     made_token,
     origin,
     say,
+    warn,
 )
 from monitor.daemon.config import process_count, written_at
 from monitor.daemon.plan import plan
@@ -54,7 +55,7 @@ def serve(
         try:
             server = settings.server.model_copy(update={"processes": process_count(processes)})
         except ValueError as error:
-            sys.stderr.write(f"--processes: {error}, got {processes!r}\n")
+            warn(f"--processes: {error}, got {processes!r}")
             return MISUSED
         settings = settings.model_copy(update={"server": server})
     # The other commands need not load the servers.
@@ -78,7 +79,7 @@ def check(*, config: ConfigPath = None) -> int:
     config = config_file(config)
     settings = configured(config)
     for warning in _warnings(settings, config):
-        sys.stderr.write(f"warning: {warning}\n")
+        warn(f"warning: {warning}")
     say(f"the configuration is good: {origin(config)}")
     for line in plan(settings):
         say(line)
@@ -106,7 +107,7 @@ def backup(
     """
     settings = configured(config)
     if not settings.store.embedded:
-        sys.stderr.write("store.url names a server of yours: back it up by its own means\n")
+        warn("store.url names a server of yours: back it up by its own means")
         return MISUSED
     from monitor import logs  # noqa: PLC0415 - the other commands need not load the store
     from monitor.embedded import EmbeddedStoreError, back_up  # noqa: PLC0415 - as above
@@ -115,9 +116,9 @@ def backup(
     try:
         made = back_up(settings.store.data_dir, target, binary=settings.store.valkey_binary or None)
     except EmbeddedStoreError as error:
-        sys.stderr.write(f"lastseen: {error}\n")
+        warn(f"lastseen: {error}")
         return FAILED
-    sys.stdout.write(f"backed up {made.size_bytes} bytes in {made.files} files to {target}\n")
+    say(f"backed up {made.size_bytes} bytes in {made.files} files to {target}")
     return 0
 
 
@@ -148,15 +149,15 @@ def create(
     try:
         expires_in_ms = duration_ms(expires)
     except ValueError as error:
-        sys.stderr.write(f"--expires: {error}, got {expires!r}\n")
+        warn(f"--expires: {error}, got {expires!r}")
         return MISUSED
     unknown = [name for name in scope if name not in set(Scope)]
     if unknown:
-        sys.stderr.write(f"--scope: must be one of {', '.join(Scope)}, got {unknown[0]!r}\n")
+        warn(f"--scope: must be one of {', '.join(Scope)}, got {unknown[0]!r}")
         return MISUSED
     if tenant is None:
         if set(scope) != {Scope.OPERATOR}:
-            sys.stderr.write("--tenant: is needed for every scope but operator\n")
+            warn("--tenant: is needed for every scope but operator")
             return MISUSED
         tenant = OPERATORS
     made = made_token(

@@ -20,6 +20,7 @@ from monitor.daemon.client import Client, ClientError, MisuseError
 from monitor.daemon.config import ConfigError, load
 from monitor.daemon.keys import key_ring
 from monitor.daemon.signing_key import NoSigningKeyError, SigningKeyError, existing_key
+from monitor.printable import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,8 +51,13 @@ ConfigPath = Annotated[
 
 def fail(status: int, text: str) -> NoReturn:
     """End the program with a line on stderr."""
-    sys.stderr.write(f"{text}\n")
+    warn(text)
     raise SystemExit(status)
+
+
+def warn(text: str) -> None:
+    """One line on stderr, with nothing in it that a terminal would obey."""
+    sys.stderr.write(f"{escaped(text)}\n")
 
 
 def config_file(given: Path | None) -> Path | None:
@@ -78,7 +84,9 @@ def configured(given: Path | None) -> Config:
     try:
         return load(config_file(given), environ)
     except ConfigError as error:
-        fail(MISUSED, str(error))
+        for line in error.lines:
+            warn(line)
+        raise SystemExit(MISUSED) from None
 
 
 def origin(given: Path | None) -> str:
@@ -189,7 +197,7 @@ def asking() -> Iterator[None]:
 def say(*words: object) -> None:
     """One line on stdout, with nothing in it that a terminal would obey; None and empty text are a dash."""
     line = "  ".join("-" if word is None or word == "" else str(word) for word in words)
-    sys.stdout.write("".join(character if character.isprintable() else "\ufffd" for character in line) + "\n")
+    sys.stdout.write(f"{escaped(line)}\n")
 
 
 def say_json(value: Mapping[str, Any]) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import secrets
-import sys
 from typing import Annotated, Any, Final
 
 from cyclopts import App, Parameter
 
 from monitor.auth import Scope
-from monitor.daemon.cli_access import FAILED, MISUSED, Access, asking, fail, say, say_json
+from monitor.daemon.cli_access import FAILED, MISUSED, Access, asking, fail, say, say_json, warn
 from monitor.settings.key_material import WEBHOOK_PREFIX
 from monitor.settings.units import duration_ms
 
@@ -68,7 +67,7 @@ def add_silence(
     with asking():
         made = client.post("silences", body=body)
     for warning in made["warnings"]:
-        _warn(warning)
+        warn(f"warning: {warning}")
     say(made["id"])
     return 0
 
@@ -289,7 +288,3 @@ def _seconds(option: str, text: str) -> float:
         return duration_ms(text) / 1_000
     except ValueError as error:
         fail(MISUSED, f"{option}: {error}, got {text!r}")
-
-
-def _warn(text: str) -> None:
-    sys.stderr.write(f"warning: {text}\n")

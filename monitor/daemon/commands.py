@@ -5,6 +5,8 @@ Exit status: 0 done, 1 it could not be done, 2 the command line or the configura
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from typing import Final
 
@@ -31,5 +33,14 @@ for name, (where, what) in COMMANDS.items():
 
 
 def main() -> None:
-    """The program's entry."""
-    sys.exit(app(result_action="return_value"))
+    """The program's entry. Who closes the pipe that stdout is ends it, as other programs of the system."""
+    try:
+        try:
+            status = app(result_action="return_value")
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes in the end
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGPIPE)
+    sys.exit(status)

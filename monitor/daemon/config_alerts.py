@@ -15,6 +15,7 @@ from alerts.receivers.log import LogSettings
 from alerts.redaction import Redaction
 from alerts.thread import DOWN
 from monitor.liveness import EventKind
+from monitor.printable import Paged
 from monitor.settings.globs import Glob
 from monitor.settings.section import Key, Problem, Section, refusal
 from monitor.settings.units import Duration, duration_text, lasting
@@ -208,6 +209,15 @@ class Alerts(Section):
         if not self.receivers:
             return (_EVERYTHING_TO_LOG,)
         return (Route(receivers=tuple(receiver.name for receiver in self.receivers)),)
+
+    @property
+    def paged(self) -> Paged:
+        """What goes to the log as a page, whatever it is about."""
+        receivers = frozenset(receiver.name for receiver in self.effective_receivers if receiver.type == "log")
+        shared = {receiver.name for receiver in self.effective_receivers if not receiver.tenants} & receivers
+        routes = [one for one in self.effective_routes if EVERY in one.environments and EVERY in one.tenants]
+        kinds = {kind.value for route in routes if shared & set(route.receivers) for kind in route.kinds}
+        return Paged(kinds=frozenset(kinds), receivers=receivers)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import structlog
 
 from monitor.daemon.version import version
 from monitor.logs import is_console
+from monitor.printable import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,5 +71,6 @@ def greet(config: Config, ring: KeyRing, port: int, *, config_path: Path | None,
         lines += [f"make a worker's token:\n  {command}", f"send a heartbeat:\n  {curl}", f"see the workers:\n  {look}"]
     else:
         lines.append("tokens are made by the holder of the private keys: none of the configured keys can sign")
-    sys.stderr.write("\n" + "\n".join(lines) + "\n\n")
+    shown = "\n".join(escaped(line) for text in lines for line in text.split("\n"))
+    sys.stderr.write(f"\n{shown}\n\n")
     sys.stderr.flush()

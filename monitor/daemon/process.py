@@ -46,7 +46,7 @@ def _run(assignment: Assignment, stop: StopSignal, channel: socket.socket) -> in
     from monitor.daemon.errors import StartError  # noqa: PLC0415
 
     config = assignment.config
-    logs.configure(level=config.log.level, form=config.log.format)
+    logs.configure(level=config.log.level, form=config.log.format, paged=config.alerts.paged)
     structlog.contextvars.bind_contextvars(process=assignment.share.process)
     channel.setblocking(False)  # noqa: FBT003 - its only parameter
 

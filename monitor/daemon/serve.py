@@ -18,6 +18,7 @@ from monitor.daemon.http import ListenError, listen
 from monitor.daemon.keys import key_ring
 from monitor.daemon.signing_key import SigningKeyError
 from monitor.embedded import EmbeddedStore, EmbeddedStoreError, StartAbandonedError
+from monitor.printable import escaped
 
 if TYPE_CHECKING:
     import socket
@@ -58,7 +59,7 @@ def serve(
     ``on_ready`` is called once, when beats are accepted, with the port that is listened on. ``store_from`` says where
     ``store.url`` was written.
     """
-    logs.configure(level=config.log.level, form=config.log.format)
+    logs.configure(level=config.log.level, form=config.log.format, paged=config.alerts.paged)
     for warning in warnings:
         log.warning("config.warning", warning=warning)
     embedded = None
@@ -85,7 +86,7 @@ def serve(
     except (StartError, ListenError, EmbeddedStoreError, SigningKeyError) as error:
         text = f"{store_from()}: {error}" if str(error).startswith("store.url: ") else str(error)
         log.critical("daemon.failed", error=text)
-        sys.stderr.write(f"lastseen: {text}\n")
+        sys.stderr.write(f"lastseen: {escaped(text)}\n")
         return 1
     log.info("daemon.stopped")
     return 0
