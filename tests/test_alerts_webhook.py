@@ -242,6 +242,7 @@ async def test_the_log_receiver_writes_one_line_with_the_data() -> None:
             "receiver": "log",
             "type": "worker.stale",
             "attempt": 2,
+            "page": "DOWN ",  # what a terminal shows of it: there is no summary
         }
     ]
 
