@@ -288,6 +288,33 @@ def test_no_header_is_missing_and_every_other_form_malformed() -> None:
     assert {reason(one) for one in bad} == {Refusal.MALFORMED}
 
 
+def test_a_token_that_is_good_for_too_long_is_refused() -> None:
+    auth = Authenticator(replace(POLICY, max_lifetime_ms=3_600_000))
+    hour = CLAIMS | {"iat": NOW_S - 60, "exp": NOW_S + 3_540}
+    assert good(token(hour), auth=auth).tenant == "acme"
+    assert refused(token(hour | {"exp": NOW_S + 3_541}), auth=auth) is Refusal.LIFETIME
+    assert refused(token(hour | {"exp": 253_402_300_799}), auth=auth) is Refusal.LIFETIME
+    # Without a time of issue it counts from now, and one to come lengthens nothing.
+    without = {name: value for name, value in hour.items() if name != "iat"}
+    assert good(token(without | {"exp": NOW_S + 3_600}), auth=auth).tenant == "acme"
+    assert refused(token(without | {"exp": NOW_S + 3_601}), auth=auth) is Refusal.LIFETIME
+    later = {"iat": NOW_S + 10**6, "exp": NOW_S + 10**6 + 60}
+    assert refused(token(hour | later), auth=auth) is Refusal.LIFETIME
+
+
+def test_tokens_issued_before_a_moment_are_refused_and_those_that_do_not_say_when() -> None:
+    auth = Authenticator(replace(POLICY, not_before_ms=(NOW_S - 60) * 1_000))
+    assert good(token(CLAIMS | {"iat": NOW_S - 60}), auth=auth).tenant == "acme"
+    assert refused(token(CLAIMS | {"iat": NOW_S - 61}), auth=auth) is Refusal.ISSUED_TOO_EARLY
+    without = {name: value for name, value in CLAIMS.items() if name != "iat"}
+    strange: list[object] = [True, "5", None, [], float("nan"), 1e300, NOW_MS]
+    for unreadable in (without, *(CLAIMS | {"iat": iat} for iat in strange)):
+        assert refused(token(unreadable), auth=auth) is Refusal.MISSING_CLAIM
+    # Nor is one of them evidence when it has expired as well.
+    late = token(CLAIMS | {"iat": NOW_S - 61, "exp": NOW_S - 50})
+    assert refused(late, auth=auth) is Refusal.ISSUED_TOO_EARLY
+
+
 def test_a_token_over_16_kib_has_a_reason_of_its_own() -> None:
     sized = (token(CLAIMS | {"pad": "x" * size}) for size in range(11_500, 12_100))
     largest = max((made for made in sized if len(made) <= 16_384), key=len)

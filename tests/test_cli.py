@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def created(cwd: Path, *arguments: str, **environ: str) -> str:
     if "--config" not in arguments:
         generated_key(Path(environ.get("LASTSEEN_STORE__DATA_DIR", cwd / "data")))
     ended = lastseen(cwd, "token", "create", *arguments, **environ)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.returncode == 0
+    assert ended.stderr.startswith("a token for tenant ")
     token, end = ended.stdout[:-1], ended.stdout[-1:]
     assert end == "\n"
     assert token.count(".") == 2
@@ -380,6 +382,28 @@ def test_standard_output_is_the_token_and_a_daemon_with_the_same_data_takes_it(t
         worker_id=None,
         environments=None,
     )
+
+
+def test_what_was_made_and_until_when_is_on_stderr_with_a_warning_for_a_token_of_a_whole_fleet(tmp_path: Path) -> None:
+    generated_key(tmp_path / "data")
+    arguments = ["--tenant", "acme", "--scope", "heartbeat:write", "--scope", "admin"]
+    ended = lastseen(tmp_path, "token", "create", *arguments)
+    claims = claims_of(ended.stdout.strip())
+    until = datetime.fromtimestamp(claims["exp"], UTC)
+    assert ended.stderr == (
+        f"a token for tenant 'acme', sub 'acme', scope 'heartbeat:write admin', jti {claims['jti']},"
+        f" good until {until:%Y-%m-%dT%H:%M:%SZ}\n"
+        "warning: without --worker-id its holder can report and stop every worker that it covers\n"
+    )
+    for quiet in (["--scope", "admin"], ["--scope", "heartbeat:write", "--worker-id", "w"]):
+        assert "warning" not in lastseen(tmp_path, "token", "create", "--tenant", "acme", *quiet).stderr
+
+
+def test_a_token_is_made_for_no_longer_than_the_daemon_takes(tmp_path: Path) -> None:
+    file = configuration(tmp_path, '[auth]\nmax_lifetime = "2h"\n')
+    generated_key(tmp_path / "data")
+    claims = claims_of(created(tmp_path, "--tenant", "acme", "--scope", "admin", "--config", file))
+    assert claims["exp"] - claims["iat"] == pytest.approx(7_200, abs=0.001)
 
 
 def test_a_command_makes_no_key_and_says_where_it_looked(tmp_path: Path) -> None:

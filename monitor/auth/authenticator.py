@@ -65,7 +65,7 @@ class Authenticator:
     def authenticate(self, *, authorization: str | None, user_key: str | None, now_ms: int) -> Principal:
         """Say who the caller is, from the ``Authorization`` and ``UserKey`` headers (None: not sent).
 
-        Checked in this order: form, key, algorithm, signature, audience, issuer, the claims' types, times.
+        Checked in this order: form, key, algorithm, signature, audience, issuer, the claims' types, issue, times.
 
         Raises:
             UnauthenticatedError: with the first reason found; no other exception, whatever was sent. Expiry comes
@@ -81,6 +81,7 @@ class Authenticator:
         principal = self._principal(claims)
         exp_ms = _numeric_date_ms(claims, "exp") + self._leeway_ms
         nbf_ms = (_numeric_date_ms(claims, "nbf") if "nbf" in claims else 0) - self._leeway_ms
+        self._check_issue(claims, now_ms=now_ms)
         if now_ms >= exp_ms:
             is_late = nbf_ms <= now_ms < exp_ms - self._leeway_ms + LATELY_MS
             raise ExpiredError(principal if is_late else None)
@@ -151,6 +152,18 @@ class Authenticator:
                 _refuse(Refusal.BAD_CLAIM, "iss")
             if iss != self._policy.issuer:
                 _refuse(Refusal.WRONG_ISSUER)
+
+    def _check_issue(self, claims: dict[str, Any], *, now_ms: int) -> None:
+        policy = self._policy
+        issued_ms = _issued_ms(claims)
+        if policy.not_before_ms and issued_ms is None:
+            _refuse(Refusal.MISSING_CLAIM, "iat")
+        issued_ms = now_ms if issued_ms is None else issued_ms
+        if issued_ms < policy.not_before_ms:
+            _refuse(Refusal.ISSUED_TOO_EARLY)
+        # A time of issue that is still to come lengthens nothing.
+        if _numeric_date_ms(claims, "exp") - min(issued_ms, now_ms + self._leeway_ms) > policy.max_lifetime_ms:
+            _refuse(Refusal.LIFETIME)
 
     def _principal(self, claims: dict[str, Any]) -> Principal:
         subject = _required(claims, "sub")
@@ -233,6 +246,14 @@ def _required(claims: dict[str, Any], name: str) -> Any:
     if name not in claims:
         _refuse(Refusal.MISSING_CLAIM, name)
     return claims[name]
+
+
+def _issued_ms(claims: dict[str, Any]) -> float | None:
+    """When the token says that it was issued; None: it does not, or not in a way that can be read."""
+    iat = claims.get("iat")
+    if isinstance(iat, int | float) and not isinstance(iat, bool) and abs(iat) <= MAX_NUMERIC_DATE_S:
+        return iat * 1_000
+    return None
 
 
 def _numeric_date_ms(claims: dict[str, Any], name: str) -> float:

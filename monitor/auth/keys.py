@@ -68,13 +68,19 @@ class VerifyingKey:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuthPolicy:
-    """What makes a token good. ``audience`` and ``issuer`` None: that claim is not checked."""
+    """What makes a token good. ``audience`` and ``issuer`` None: that claim is not checked.
+
+    ``max_lifetime_ms`` is the longest from a token's issue, or without ``iat`` from now, to its end. With
+    ``not_before_ms``, in ms since the epoch, tokens issued earlier are refused, and so are those that do not say.
+    """
 
     keys: tuple[VerifyingKey, ...]
     audience: str | None
     issuer: str | None
     leeway_s: float
     tenant_claim: str
+    max_lifetime_ms: float = math.inf
+    not_before_ms: int = 0
 
     def __post_init__(self) -> None:
         kids = [key.kid for key in self.keys]

@@ -35,6 +35,9 @@ class Refusal(StrEnum):
     BAD_SIGNATURE = "bad_signature"
     EXPIRED = "expired"
     NOT_YET_VALID = "not_yet_valid"
+    LIFETIME = "lifetime"
+    ISSUED_TOO_EARLY = "issued_too_early"
+    REVOKED = "revoked"
     WRONG_AUDIENCE = "wrong_audience"
     WRONG_ISSUER = "wrong_issuer"
     MISSING_CLAIM = "missing_claim"
@@ -51,6 +54,9 @@ _WORDS: Final[dict[Refusal, str]] = {
     Refusal.BAD_SIGNATURE: "the token's signature does not fit its key: it was changed, cut or signed by another one",
     Refusal.EXPIRED: "the token has expired ('exp'): send a new one",
     Refusal.NOT_YET_VALID: "the token is not valid yet ('nbf')",
+    Refusal.LIFETIME: "the token is good for longer than auth.max_lifetime allows",
+    Refusal.ISSUED_TOO_EARLY: "the token was issued ('iat') before auth.not_before: get a new one",
+    Refusal.REVOKED: "the token was revoked",
     Refusal.WRONG_AUDIENCE: "the token's 'aud' does not have the value of auth.audience",
     Refusal.WRONG_ISSUER: "the token's 'iss' is not the value of auth.issuer",
     Refusal.MISSING_CLAIM: "the token lacks a claim",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import os
+import secrets
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import App, Parameter
 
 from monitor.auth import Scope
+from monitor.clock import wall_ms
 from monitor.daemon.cli_access import (
     FAILED,
     MISUSED,
@@ -160,15 +163,23 @@ def create(
             warn("--tenant: is needed for every scope but operator")
             return MISUSED
         tenant = OPERATORS
+    expires_in_ms = min(expires_in_ms, settings.auth.max_lifetime_ms)
+    token_id, subject = secrets.token_hex(8), subject or worker_id or tenant
+    until = datetime.fromtimestamp((wall_ms() + expires_in_ms) // 1_000, UTC)
     made = made_token(
         settings,
         origin=origin(config),
         tenant=tenant,
-        subject=subject or worker_id or tenant,
+        subject=subject,
         scopes=[Scope(name) for name in scope],
         expires_in_ms=expires_in_ms,
         worker_id=worker_id,
         environments=environment or None,
+        token_id=token_id,
     )
+    about = f"tenant {tenant!r}, sub {subject!r}, scope {' '.join(scope)!r}, jti {token_id}"
+    sys.stderr.write(f"a token for {about}, good until {until:%Y-%m-%dT%H:%M:%SZ}\n")
+    if worker_id is None and Scope.HEARTBEAT_WRITE in scope:
+        sys.stderr.write("warning: without --worker-id its holder can report and stop every worker that it covers\n")
     sys.stdout.write(made + "\n")
     return 0

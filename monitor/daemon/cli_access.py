@@ -105,6 +105,7 @@ def made_token(
     expires_in_ms: int,
     worker_id: str | None = None,
     environments: tuple[str, ...] | None = None,
+    token_id: str | None = None,
 ) -> str:
     """A token signed with the daemon's own key or the first HS256 key of the configuration; or the program's end."""
     try:
@@ -127,12 +128,12 @@ def made_token(
             subject=subject,
             scopes=scopes,
             now_ms=wall_ms(),
-            expires_in_ms=expires_in_ms,
+            expires_in_ms=min(expires_in_ms, settings.auth.max_lifetime_ms),
             audience=settings.auth.audience or None,
             issuer=settings.auth.issuer or None,
             worker_id=worker_id,
             environments=environments,
-            token_id=secrets.token_hex(8),
+            token_id=token_id or secrets.token_hex(8),
         )
     except ValueError as error:
         fail(MISUSED, f"lastseen: {error}")

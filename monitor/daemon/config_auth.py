@@ -1,8 +1,9 @@
 """The ``[auth]`` section: who may talk to the daemon, and the keys that tokens are checked with."""
 
+from datetime import datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from monitor.settings.key_material import (
     KeyMaterialError,
@@ -58,6 +59,19 @@ class AuthKey(Section):
         return signing_secret(from_environment(self.secret_env or "", around))
 
 
+def _moment_ms(value: object) -> int:
+    """Milliseconds of an RFC 3339 time; 0 for an empty text."""
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) and value else None
+    except ValueError:
+        moment = None
+    if value == "":
+        return 0
+    if moment is None or moment.tzinfo is None:
+        raise ValueError('must be an RFC 3339 time with its offset, such as "2026-11-24T16:00:00Z", or empty')
+    return round(moment.timestamp() * 1_000)
+
+
 class Auth(Section):
     """``[auth]``. An empty ``audience`` or ``issuer`` means that the claim is not checked."""
 
@@ -65,7 +79,11 @@ class Auth(Section):
     issuer: str = "lastseen"
     leeway_ms: Annotated[Duration, lasting("0s", "5m")] = Field("30s", alias="leeway", validate_default=True)
     tenant_claim: NonEmpty = "org_id"
-    anonymous: tuple[Literal["/metrics", "/schema"], ...] = ()
+    max_lifetime_ms: Annotated[Duration, lasting("1m", "3650d")] = Field(
+        "3650d", alias="max_lifetime", validate_default=True
+    )
+    not_before_ms: Annotated[int, BeforeValidator(_moment_ms)] = Field("", alias="not_before", validate_default=True)
+    anonymous: tuple[Literal["/metrics", "/schema"], ...] = ("/schema",)
     keys: tuple[AuthKey, ...] = ()
 
     @field_validator("keys")

@@ -48,4 +48,6 @@ def auth_policy(config: Config, ring: KeyRing) -> AuthPolicy:
         issuer=config.auth.issuer or None,
         leeway_s=config.auth.leeway_ms / 1_000,
         tenant_claim=config.auth.tenant_claim,
+        max_lifetime_ms=config.auth.max_lifetime_ms,
+        not_before_ms=config.auth.not_before_ms,
     )
