@@ -88,6 +88,8 @@ def test_a_backup_of_a_stopped_store_has_all_of_it_and_is_its_owner_s_alone(data
     assert target.stat().st_mode & 0o777 == 0o700
     files = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
     assert {name.split("/")[1] for name in files} == {"appendonlydir"}
+    assert {path.stat().st_mode & 0o777 for path in target.rglob("*")} == {0o600, 0o700}
+    assert {(target / name).stat().st_mode & 0o777 for name in files} == {0o600}
     assert values_in(target) == {"a": 7, "b": 7}
 
 

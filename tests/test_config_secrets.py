@@ -325,3 +325,19 @@ def test_a_variable_that_a_receiver_names_may_begin_like_a_key(tmp_path: Path) -
 def test_no_user_part_gets_through_the_mask(user: str, scheme: str) -> None:
     shown = "***" if "?" in user else "***@host"  # after a question mark, the @ may be a password's
     assert masked_url(f"{scheme}://secret{user}@host") == f"{scheme}://{shown}"
+
+
+@pytest.mark.parametrize(("mode", "is_said"), [(0o600, False), (0o640, False), (0o644, True), (0o604, True)])
+def test_a_secret_file_that_everybody_can_read_is_warned_of(tmp_path: Path, mode: int, is_said: bool) -> None:  # noqa: FBT001
+    made = tmp_path / "made"
+    made.write_text(HS256_SECRET)
+    made.chmod(mode)
+    warnings = load(write(tmp_path, auth_key("HS256", 'secret_file = "made"')), {}).warnings
+    said = f"{made}: everybody on this machine can read this secret: chmod o-r {made}"
+    assert warnings == ((said,) if is_said else ())
+
+
+def test_a_public_key_may_be_read_by_everybody(tmp_path: Path) -> None:
+    (tmp_path / "made").write_bytes(public_pem(ed25519.Ed25519PrivateKey.generate()))
+    (tmp_path / "made").chmod(0o644)
+    assert load(write(tmp_path, auth_key("EdDSA", 'public_key_file = "made"')), {}).warnings == ()

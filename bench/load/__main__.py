@@ -16,7 +16,8 @@ from bench.load.run import LoadError, run
 from bench.results import cell
 from bench.tokens import TENANT, NoSigningKeyError, minted
 from monitor.daemon.config import Config, ConfigError, load
-from monitor.daemon.signing_key import KEY_FILE_NAME, SigningKeyError
+from monitor.daemon.signing_key import SigningKeyError
+from monitor.trust import KEY_FILE, own_dir
 
 MISUSED: Final = 2
 FAILED: Final = 1
@@ -26,7 +27,7 @@ app = App(name="python -m bench.load")
 
 def _configured(path: Path | None) -> Config:
     config = load(path, os.environ)
-    key = config.store.data_dir / KEY_FILE_NAME
+    key = own_dir(config.store.data_dir) / KEY_FILE
     if not config.auth.keys and not key.exists():
         raise LoadError(
             f"there is no signing key at {key}: give the daemon's --config or a --token-file, "

@@ -30,6 +30,7 @@ from monitor.daemon.config import process_count, written_at
 from monitor.daemon.plan import plan
 from monitor.daemon.signals import StopSignal
 from monitor.settings.units import duration_ms
+from monitor.trust import own_dir
 
 if TYPE_CHECKING:
     from monitor.daemon.config import Config
@@ -117,7 +118,7 @@ def backup(
 
     logs.configure(level="error", form=settings.log.format, stream=sys.stderr)
     try:
-        made = back_up(settings.store.data_dir, target, binary=settings.store.valkey_binary or None)
+        made = back_up(own_dir(settings.store.data_dir), target, binary=settings.store.valkey_binary or None)
     except EmbeddedStoreError as error:
         warn(f"lastseen: {error}")
         return FAILED

@@ -272,6 +272,8 @@ class Config(Section):
     log: Log = Log()
     alerts: Alerts = Alerts()
     watchdog: Watchdog = Watchdog()
+    _exposed: tuple[str, ...] = PrivateAttr(())
+    """The secret files that everybody can read."""
 
     @check("environments")
     @classmethod
@@ -329,6 +331,8 @@ class Config(Section):
         for claim in ("audience", "issuer"):
             if not getattr(self.auth, claim):
                 yield f"auth.{claim}: is empty, so tokens made for another {claim} are accepted"
+        for path in self._exposed:
+            yield f"{path}: everybody on this machine can read this secret: chmod o-r {path}"
         yield from self.alerts.warnings
         yield from self.watchdog.warnings
 
@@ -370,4 +374,5 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
         raise ConfigError(lines(error, source, Config)) from None
     if source.problems:
         raise ConfigError(lines(None, source, Config))
+    config._exposed = tuple(around.exposed)  # noqa: SLF001 - our own
     return config

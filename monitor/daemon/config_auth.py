@@ -9,6 +9,7 @@ from monitor.settings.key_material import (
     KeyMaterialError,
     from_environment,
     from_file,
+    public_file,
     public_key,
     signing_secret,
 )
@@ -53,7 +54,7 @@ class AuthKey(Section):
     def _material(self, info: ValidationInfo) -> bytes:
         around = surroundings(info)
         if self.public_key_file is not None:
-            return public_key(from_file(self.public_key_file, around), self.algorithm)
+            return public_key(public_file(self.public_key_file, around), self.algorithm)
         if self.secret_file is not None:
             return signing_secret(from_file(self.secret_file, around))
         return signing_secret(from_environment(self.secret_env or "", around))

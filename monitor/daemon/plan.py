@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alerts.receivers import PostingSettings
-from monitor.daemon.signing_key import KEY_FILE_NAME
 from monitor.settings.urls import masked_url
+from monitor.trust import KEY_FILE, own_dir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 def plan(config: Config) -> Iterator[str]:
     """The lines, in the order of the sections."""
     server, store = config.server, config.store
-    data_dir = store.data_dir.absolute()
+    data_dir = own_dir(store.data_dir)
     yield f"listens on {server.host} port {server.port or 'any'}, processes: {server.processes}"
     yield f"store: embedded, in {data_dir}" if store.embedded else f"store: {masked_url(store.url)}"
     kids = [f"{key.kid} ({key.algorithm})" for key in config.auth.keys]
-    yield f"keys: {', '.join(kids) or f'its own, {data_dir / KEY_FILE_NAME}'}"
+    yield f"keys: {', '.join(kids) or f'its own, {data_dir / KEY_FILE}'}"
     for receiver in config.alerts.effective_receivers:
         where = f", {masked_url(receiver.url)}" if isinstance(receiver, PostingSettings) else ""
         yield f"receiver {receiver.name}: {receiver.type}{where}"

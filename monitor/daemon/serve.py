@@ -19,6 +19,7 @@ from monitor.daemon.keys import key_ring
 from monitor.daemon.signing_key import SigningKeyError
 from monitor.embedded import EmbeddedStore, EmbeddedStoreError, StartAbandonedError
 from monitor.printable import escaped
+from monitor.trust import DataDirError, trusted_dir
 
 if TYPE_CHECKING:
     import socket
@@ -68,7 +69,7 @@ def serve(
             port = int(listener.getsockname()[1])
             url = str(config.store.address)
             if config.store.embedded:
-                embedded = EmbeddedStore(config.store.data_dir, binary=config.store.valkey_binary or None)
+                embedded = EmbeddedStore(trusted_dir(config.store.data_dir), binary=config.store.valkey_binary or None)
                 url = _started(embedded, listener, stop)
             ring = key_ring(config)
             work = _one if _processes(config) == 1 else _several
@@ -83,7 +84,7 @@ def serve(
             )
     except StartAbandonedError:
         log.info("daemon.stopping", why=stop.why)
-    except (StartError, ListenError, EmbeddedStoreError, SigningKeyError) as error:
+    except (StartError, ListenError, DataDirError, EmbeddedStoreError, SigningKeyError) as error:
         text = f"{store_from()}: {error}" if str(error).startswith("store.url: ") else str(error)
         log.critical("daemon.failed", error=text)
         sys.stderr.write(f"lastseen: {escaped(text)}\n")

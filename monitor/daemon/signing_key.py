@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from monitor.auth import MIN_SECRET_BYTES
+from monitor.trust import KEY_FILE, DataDirError, own_dir, trusted_dir
 
-KEY_FILE_NAME: Final = "signing-key"
 _RANDOM_BYTES: Final = 48
 _OTHERS_MAY: Final = stat.S_IRWXG | stat.S_IRWXO
 
@@ -38,11 +39,12 @@ def generated_key(data_dir: Path) -> tuple[str, bytes, Path]:
     Raises:
         SigningKeyError: the file is open to others or damaged, or can't be read or made.
     """
-    path = data_dir.absolute() / KEY_FILE_NAME
     try:
+        path = trusted_dir(data_dir) / KEY_FILE
         if not path.exists():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _make(path)
+    except DataDirError as error:
+        raise SigningKeyError(str(error)) from error
     except OSError as error:
         raise SigningKeyError(f"signing key {path}: {error}") from error
     return existing_key(data_dir)
@@ -55,7 +57,7 @@ def existing_key(data_dir: Path) -> tuple[str, bytes, Path]:
         NoSigningKeyError: there is none.
         SigningKeyError: as above.
     """
-    path = data_dir.absolute() / KEY_FILE_NAME
+    path = own_dir(data_dir) / KEY_FILE
     try:
         key = _read(path)
     except FileNotFoundError:
@@ -67,7 +69,7 @@ def existing_key(data_dir: Path) -> tuple[str, bytes, Path]:
 
 def _make(path: Path) -> None:
     """Write a new key, unless another was quicker."""
-    fd, name = tempfile.mkstemp(prefix=f".{KEY_FILE_NAME}-", dir=path.parent)  # exclusive, mode 0600
+    fd, name = tempfile.mkstemp(prefix=f".{KEY_FILE}-", dir=path.parent)  # exclusive, mode 0600
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(secrets.token_urlsafe(_RANDOM_BYTES).encode() + b"\n")
@@ -90,8 +92,19 @@ def _sync_directory(directory: Path) -> None:
 
 
 def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise SigningKeyError(f"signing key {path} is a link: put the key there itself") from error
+        raise
+    with os.fdopen(fd, "rb") as file:
+        found = os.fstat(fd)
+        # Root may read the key of the user that the daemon runs as, whose the directory is.
+        owners = {os.geteuid()} if os.geteuid() else {0, path.parent.stat().st_uid}
+        if found.st_uid not in owners:
+            raise SigningKeyError(f"signing key {path} belongs to user {found.st_uid}, not to us: restore its owner")
+        mode = stat.S_IMODE(found.st_mode)
         if mode & _OTHERS_MAY:
             raise SigningKeyError(f"signing key {path} is open to others (mode {mode:04o}): chmod 600 {path}")
         key = file.read().strip()

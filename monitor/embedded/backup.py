@@ -72,7 +72,8 @@ def _copy(source: Path, target: Path) -> Backup:
         manifest, files = _opened(source, stack)
         size_bytes = sum(_written(target / name, file) for name, file in files.items())
     text = b"".join(line + b"\n" for line in manifest)
-    (target / _MANIFEST).write_bytes(text)
+    with _made(target / _MANIFEST) as manifest_copy:
+        manifest_copy.write(text)
     return Backup(files=len(files) + 1, size_bytes=size_bytes + len(text))
 
 
@@ -113,8 +114,13 @@ def _name(line: bytes) -> str:
     return name
 
 
+def _made(path: Path) -> BinaryIO:
+    """A new file, for its owner only."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
+
+
 def _written(target: Path, source: BinaryIO) -> int:
-    with target.open("xb") as copy:
+    with _made(target) as copy:
         shutil.copyfileobj(source, copy, _CHUNK_BYTES)
         return copy.tell()
 
@@ -135,6 +141,7 @@ def _prove(data_dir: Path, binary: str | None) -> None:
 def _sync_tree(top: Path) -> None:
     for directory, _, names in os.walk(top):
         for name in names:
+            Path(directory, name).chmod(0o600)  # the server has made some of them anew
             _sync(Path(directory, name))
         _sync(Path(directory))
 

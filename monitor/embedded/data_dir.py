@@ -44,8 +44,8 @@ class LockRecord(BaseModel):
 
 
 def open_lock(path: Path) -> int:
-    """The descriptor of a lock file, made if it is not there; for its owner only."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """The descriptor of a lock file, made if it is not there; for its owner only, and never through a link."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 def lock(fd: int) -> bool:

@@ -10,6 +10,7 @@ import base64
 import binascii
 import codecs
 import re
+import stat
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,10 +44,21 @@ class Surroundings:
 
     folder: Path = field(default_factory=Path)
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+    exposed: list[str] = field(default_factory=list)
+    """The secret files that everybody can read, as they were read."""
 
 
 def from_file(name: str, around: Surroundings) -> bytes:
-    """A file's content without the newlines at its end."""
+    """A secret file's content without the newlines at its end."""
+    content = public_file(name, around)
+    path = around.folder / name
+    if path.stat().st_mode & stat.S_IROTH:
+        around.exposed.append(str(path))
+    return content
+
+
+def public_file(name: str, around: Surroundings) -> bytes:
+    """The same of a file that is no secret."""
     path = around.folder / name
     try:
         with path.open("rb") as file:
