@@ -17,7 +17,9 @@ import pytest
 
 from alerts.errors import PermanentDeliveryError
 from alerts.payload import GroupCounts
+from alerts.routing import worker_key
 from alerts.silences import silenced_until
+from monitor.auth import Scope
 from monitor.daemon.client import Client, ClientError, MisuseError
 from monitor.daemon.commands import app
 from tests import api
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
+    from monitor.events import Event
     from tests.api import Api
 
 valkey = pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
@@ -325,10 +328,98 @@ async def test_a_token_that_is_given_is_used_and_needs_its_scope(operator: Shell
     refused = await operator.run("silence", "add", "--worker-id", "w", "--for", "1h", **where)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "lacks the scope 'alerts:write'" in refused.stderr
-    neither = await operator.run("incidents", "list", "--config", operator.config)
-    assert neither.returncode == 2
-    assert "--tenant" in neither.stderr
     assert token not in refused.stderr
+
+
+@valkey
+async def test_c15_an_unknown_tenant_is_said_and_a_contradiction_is_an_error(operator: Shell) -> None:
+    lastseen = operator.lastseen
+    await lastseen.beat("w")
+    await lastseen.beat("w", tenant="globex")
+    assert await operator.done("incidents", "list") == ""
+    for what in ("incidents", "silence", "deliveries"):
+        said = await operator.refused(1, what, "list", tenant="acmee")
+        assert said == "lastseen: there is no worker of a tenant 'acmee'; there are workers of acme, globex\n"
+    token = lastseen.auth("globex")["authorization"].removeprefix("Bearer ")
+    ended = await operator.run("incidents", "list", "--tenant", "acme", "--token", token, "--config", operator.config)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "--tenant: is 'acme', and the token is of 'globex'\n"
+    same = await operator.run("incidents", "list", "--tenant", "globex", "--token", token, "--config", operator.config)
+    assert (same.returncode, same.stderr) == (0, "")
+
+
+@valkey
+async def test_c18_without_a_tenant_it_is_the_one_there_is_and_lists_are_of_all(operator: Shell) -> None:
+    lastseen = operator.lastseen
+    words = ("silence", "add", "--worker-id", "w", "--for", "1h")
+    assert "no worker has sent a heartbeat yet" in await operator.refused(1, *words, tenant=None)
+    await lastseen.beat("w")
+    mine = (await operator.done(*words, tenant=None)).strip()
+    assert mine in await operator.done("silence", "list", tenant=None)
+    await lastseen.beat("w", tenant="globex")
+    assert "--tenant: is needed, the daemon knows several: acme, globex" in await operator.refused(
+        2, "silence", "end", mine, tenant=None
+    )
+    theirs = (await operator.done(*words, tenant="globex")).strip()
+    lines = (await operator.done("silence", "list", tenant=None)).splitlines()
+    assert [(line.split()[0], line.split()[4]) for line in lines] == [(mine, "acme"), (theirs, "globex")]
+    await note(lastseen, event(), event(tenant="globex"))
+    lines = (await operator.done("incidents", "list", tenant=None)).splitlines()
+    assert {line.split()[3] for line in lines} == {"acme", "globex"}
+    await told(lastseen, event(), refuse)
+    nid = await told(lastseen, event(tenant="globex"), refuse)
+    assert len((await operator.done("deliveries", "list", tenant=None)).splitlines()) == 2
+    assert nid in await operator.done("deliveries", "replay", nid, tenant=None)
+
+
+@valkey
+async def test_c18_only_an_operator_is_told_which_tenants_there_are(operator: Shell) -> None:
+    lastseen = operator.lastseen
+    await lastseen.beat("w", tenant="b")
+    await lastseen.beat("w", tenant="a")
+    assert (await lastseen.json("/api/v1/tenants", **lastseen.auth(scopes=(Scope.OPERATOR,))))["tenants"] == ["a", "b"]
+    for restricted in ({"worker_id": "w"}, {"environments": ("prod",)}):
+        headers = lastseen.auth(scopes=tuple(Scope), **restricted)
+        assert (await lastseen.client.get("/api/v1/tenants", headers=headers)).status_code == 403
+    assert (await lastseen.client.get("/api/v1/tenants")).status_code == 403
+    await lastseen.client.delete("/api/v1/workers/w", headers=lastseen.auth("a"))
+    assert (await lastseen.json("/api/v1/tenants", **lastseen.auth(scopes=(Scope.OPERATOR,))))["tenants"] == ["b"]
+
+
+@valkey
+async def test_b14_incidents_come_gravest_and_newest_first_members_under_their_environment(operator: Shell) -> None:
+    ledger, now_ms = operator.lastseen.alerts.ledger, operator.lastseen.store.clock.now_ms()
+
+    async def noted(number: int, *events: Event, part_of: str | None = None) -> None:
+        await ledger.note(
+            number, events, lambda one: {"ops": worker_key(one)}, part_of=lambda _: part_of, now_ms=now_ms
+        )
+
+    due_ms = event().due_ms
+    for number, (environment, size, at_ms) in enumerate((("prod", 200, due_ms), ("stage", 60, due_ms + 1_000))):
+        dead = [event(worker_id=f"{environment}-{n}", environment_name=environment, due_ms=at_ms) for n in range(size)]
+        await noted(number, *dead, part_of=f"inc_{number}{'0' * 31}")
+    await noted(2, event(worker_id="old", due_ms=due_ms - 5_000), event(worker_id="new", due_ms=due_ms + 5_000))
+    lines = (await operator.done("incidents", "list")).splitlines()
+    whom = [line.split("  ")[4] for line in lines]
+    assert whom == ["60 of 60 workers", "200 of 200 workers", "new", "old"]
+    everything = await operator.run("incidents", "list", "--json", "--tenant", "acme", "--config", operator.config)
+    assert len(everything.stdout.splitlines()) == 100
+    assert everything.stderr == "lastseen: 100 of 264; --limit shows more\n"
+    assert len((await operator.done("incidents", "list", "--json", "--limit", "264")).splitlines()) == 264
+    cut = await operator.run("incidents", "list", "--limit", "3", "--tenant", "acme", "--config", operator.config)
+    assert (cut.stdout.splitlines(), cut.stderr) == (lines[:3], "lastseen: 3 of 4; --limit shows more\n")
+
+
+@valkey
+async def test_b14_other_lists_say_that_they_are_cut(operator: Shell) -> None:
+    await operator.lastseen.beat("w")
+    for _ in range(3):
+        await operator.done("silence", "add", "--worker-id", "w", "--for", "1h")
+    cut = await operator.run("silence", "list", "--limit", "2", "--tenant", "acme", "--config", operator.config)
+    assert len(cut.stdout.splitlines()) == 2
+    assert cut.stderr == "lastseen: 2 shown, there are more; --limit shows more\n"
+    assert len((await operator.done("silence", "list", "--limit", "3")).splitlines()) == 3
 
 
 @valkey
@@ -342,7 +433,7 @@ EVIL = "no\x1b]0;title\x07\u202e\nlastseen: forged\u200b"
 
 
 def test_c11_what_a_daemon_answers_is_escaped_in_the_error(server: HTTPServer, tmp_path: Path) -> None:
-    ANSWERS["/api/v1/incidents?state=open&limit=100"] = (403, json.dumps({"detail": EVIL}).encode())
+    ANSWERS["/api/v1/incidents?state=open&limit=1000"] = (403, json.dumps({"detail": EVIL}).encode())
     shell = Shell(folder=tmp_path, lastseen=None, url="")  # type: ignore[arg-type]
     where = {"LASTSEEN_URL": f"http://127.0.0.1:{server.server_port}", "LASTSEEN_TOKEN": "t"}
     ended = shell._run(["incidents", "list"], where)
@@ -356,7 +447,7 @@ def test_c13_a_reader_that_goes_away_ends_a_command_silently(server: HTTPServer,
         **dict.fromkeys(("id", "state", "starts_at", "ends_at", "author", "comment"), "x"),
     }
     page = {"silences": [silence] * 1_000, "next_cursor": None}
-    ANSWERS["/api/v1/silences?limit=100"] = (200, json.dumps(page).encode())
+    ANSWERS["/api/v1/silences?limit=1000"] = (200, json.dumps(page).encode())
     where = {"LASTSEEN_URL": f"http://127.0.0.1:{server.server_port}", "LASTSEEN_TOKEN": "t"}
     ended = subprocess.run(
         ["bash", "-c", f"{PROGRAM} silence list | head -3; echo ${{PIPESTATUS[0]}}"],

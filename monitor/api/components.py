@@ -250,6 +250,7 @@ OURS: Final[dict[str, Schema]] = {
     ),
     "WorkerList": record(workers=listing(ref("Worker")), next_cursor=nullable("string"), monitor=ref("Monitor")),
     "Counts": record(**{word.value: COUNT for word in Liveness}),
+    "TenantList": record(tenants=listing(TEXT), monitor=ref("Monitor")),
     "Status": record(
         tenant=TEXT,
         environments=listing(record(environment_name=TEXT, counts=ref("Counts"), total=COUNT)),

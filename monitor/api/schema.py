@@ -148,6 +148,14 @@ def _fleet_paths() -> dict[str, Schema]:
                 responses=responses({"description": "The counts", "content": answer_of("Status")}, READ),
             )
         },
+        "/api/v1/tenants": {
+            "get": operation(
+                name="list_tenants",
+                summary="The tenants of which there is a worker",
+                scope=Scope.OPERATOR,
+                responses=responses({"description": "Their names", "content": answer_of("TenantList")}, READ),
+            )
+        },
         "/api/v1/events": {
             "get": operation(
                 name="list_events",

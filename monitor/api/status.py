@@ -8,6 +8,7 @@ from litestar import get
 
 from monitor.api.answers import json_answer, monitor_json
 from monitor.api.requests import Query, reads
+from monitor.auth import ForbiddenError, Scope
 from monitor.liveness import Liveness
 from monitor.store.answers import Census
 from monitor.workers import WorkerKey
@@ -63,4 +64,14 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
             }
         )
 
-    return [status]
+    @get("/api/v1/tenants")
+    @reads(services, Scope.OPERATOR)
+    async def tenants(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
+        if not principal.is_operator:
+            raise ForbiddenError("the token is restricted to a worker or to environments: this is about all tenants")
+        Query(request.scope, ())
+        census = await services.store.census(None)
+        monitor = monitor_json(services.health.monitor_state(census.now_ms, census.swept_ms))
+        return json_answer({"tenants": sorted(census.tenants), "monitor": monitor})
+
+    return [status, tenants]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import secrets
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Iterator  # noqa: TC003 - cyclopts reads annotations when it runs
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
@@ -148,9 +150,9 @@ class Access:
         str | None, Parameter(help=f"Its address; else ${URL}, else where the configuration says that it listens.")
     ] = None
     token: Annotated[
-        str | None, Parameter(help=f"Who asks; else ${TOKEN}, else one is made for --tenant with the daemon's key.")
+        str | None, Parameter(help=f"Who asks; else ${TOKEN}, else one is made with the daemon's key.")
     ] = None
-    tenant: Annotated[str | None, Parameter(help="For whom to make a token when none is given.")] = None
+    tenant: Annotated[str | None, Parameter(help="Whose: needed where the daemon knows several.")] = None
     config: ConfigPath = None
 
     def client(self, scope: Scope, *, operator: bool = False) -> Client:
@@ -158,15 +160,48 @@ class Access:
 
         ``operator``: of all tenants, when a token is made and no tenant is given.
         """
-        url, token = self.url or os.environ.get(URL), self.token or os.environ.get(TOKEN)
+        if self._given or self.tenant:
+            return self._as(self.tenant or "", scope)
+        if operator:
+            return self._as(OPERATORS, Scope.OPERATOR)
+        tenants = self._tenants()
+        if not tenants:
+            fail(
+                FAILED, "lastseen: the daemon knows no tenant: no worker has sent a heartbeat yet (else give --tenant)"
+            )
+        if len(tenants) > 1:
+            fail(MISUSED, f"--tenant: is needed, the daemon knows several: {', '.join(tenants)}")
+        return self._as(tenants[0], scope)
+
+    def clients(self, scope: Scope) -> list[Client]:
+        """A client for each tenant that a list is of: the token's, the given one, else all."""
+        tenants = [self.tenant or ""] if self._given or self.tenant else self._tenants()
+        return [self._as(tenant, scope) for tenant in tenants]
+
+    def check_known(self) -> None:
+        """End the program if there is no worker of the given tenant: of a list in which nothing was found."""
+        if self.tenant and not self._given and self.tenant not in (known := self._tenants()):
+            there = f"; there are workers of {', '.join(known)}" if known else ""
+            fail(FAILED, f"lastseen: there is no worker of a tenant {self.tenant!r}{there}")
+
+    @property
+    def _given(self) -> str | None:
+        return self.token or os.environ.get(TOKEN)
+
+    @cached_property
+    def _settings(self) -> Config:
+        return configured(self.config)
+
+    def _tenants(self) -> list[str]:
+        with asking():
+            found: list[str] = self._as(OPERATORS, Scope.OPERATOR).get("tenants")["tenants"]
+        return found
+
+    def _as(self, tenant: str, scope: Scope) -> Client:
+        url, token = self.url or os.environ.get(URL), self._given
         url_from, token_from = f"from --url or ${URL}", f"from --token or ${TOKEN}"
-        tenant = self.tenant or ""
-        if operator and not tenant:
-            tenant, scope = OPERATORS, Scope.OPERATOR
-        if not token and not tenant:
-            fail(MISUSED, f"--tenant: is needed to make a token, as there is neither --token nor ${TOKEN}")
         if not (url and token):
-            settings, where = configured(self.config), origin(self.config)
+            settings, where = self._settings, origin(self.config)
             if not url:
                 url, url_from = _address(settings), f"from the configuration, {where}"
             if not token:
@@ -178,10 +213,24 @@ class Access:
                 )
         if not token.isascii() or not token.isprintable():
             fail(MISUSED, "--token: is no token")
+        if self._given and self.tenant:
+            theirs = _tenant_of(token, self._settings.auth.tenant_claim)
+            if theirs not in {None, self.tenant}:
+                fail(MISUSED, f"--tenant: is {self.tenant!r}, and the token is of {theirs!r}")
         try:
             return Client(url, token, url_from=url_from, token_from=token_from)
         except ValueError as error:
             fail(MISUSED, f"--url: {error}, got {url!r}")
+
+
+def _tenant_of(token: str, claim: str) -> str | None:
+    """The tenant that a token names, unverified; None when that cannot be seen."""
+    try:
+        segment = token.split(".")[1]
+        found = json.loads(base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4)))[claim]
+    except (IndexError, KeyError, TypeError, ValueError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 @contextmanager

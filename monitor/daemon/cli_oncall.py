@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import base64
 import secrets
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import App, Parameter
 
 from monitor.auth import Scope
 from monitor.daemon.cli_access import FAILED, MISUSED, Access, asking, fail, say, say_json, warn
+from monitor.liveness import EventKind
 from monitor.settings.key_material import WEBHOOK_PREFIX
 from monitor.settings.units import duration_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from monitor.daemon.client import Client
 
 silence = App(name="silence")
 incidents = App(name="incidents")
@@ -20,6 +26,8 @@ alerts = App(name="alerts")
 
 _NOWHERE: Final = Access()
 _SECRET_BYTES: Final = 32
+INCIDENTS_READ: Final = 10_000
+"""At most so many of a tenant are read, to be sorted."""
 
 _Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON, one item on a line.")]
 _Most = Annotated[int, Parameter(name="--limit", help="At most so many.")]
@@ -81,9 +89,9 @@ def list_silences(
     access: Access = _NOWHERE,
 ) -> int:
     """Print the silences that are active or pending."""
-    client = access.client(Scope.WORKERS_READ)
+    clients = access.clients(Scope.WORKERS_READ)
     with asking():
-        for one in client.pages("silences", "silences", most=limit, state="all" if all_ else None):
+        for one in _listed(access, clients, "silences", limit, state="all" if all_ else None):
             if json:
                 say_json(one)
             else:
@@ -96,6 +104,7 @@ def list_silences(
                     one["state"],
                     one["starts_at"],
                     one["ends_at"],
+                    *([one["tenant"]] if len(clients) > 1 else []),
                     " ".join(named),
                     one["author"],
                     one["comment"],
@@ -123,21 +132,28 @@ def list_incidents(
     json: _Json = False,
     access: Access = _NOWHERE,
 ) -> int:
-    """Print incidents, those opened last first."""
-    client = access.client(Scope.WORKERS_READ)
+    """Print incidents, the gravest first and of those the newest. Members stand for in their environment's incident."""
+    clients = access.clients(Scope.WORKERS_READ)
     with asking():
-        for one in client.pages("incidents", "incidents", most=limit, state=state, environment=list(environment)):
-            if json:
-                say_json(one)
-            else:
-                who = (
-                    one["worker_id"]
-                    if one["kind"] == "worker"
-                    else f"{one['members_open']} of {one['members']} workers"
-                )
-                taken = f"acknowledged by {one['ack']['by']}" if one["ack"] else ""
-                closed = f"closed {one['closed_at']}" if one["closed_at"] else "open"
-                say(one["id"], one["opened_at"], closed, one["environment_name"], who, one["updated_by"], taken)
+        given = list(environment)
+        found = [*_listed(access, clients, "incidents", INCIDENTS_READ, is_cut=False, state=state, environment=given)]
+    found.sort(key=lambda one: one["opened_at"], reverse=True)
+    found.sort(key=_gravity)
+    if not json:
+        whole = {one["id"] for one in found if one["kind"] != "worker"}
+        found = [one for one in found if one["part_of"] not in whole]
+    for one in found[:limit]:
+        if json:
+            say_json(one)
+        else:
+            who = one["worker_id"] if one["kind"] == "worker" else f"{one['members_open']} of {one['members']} workers"
+            taken = f"acknowledged by {one['ack']['by']}" if one["ack"] else ""
+            closed = f"closed {one['closed_at']}" if one["closed_at"] else "open"
+            whose = [one["tenant"]] if len(clients) > 1 else []
+            say(one["id"], one["opened_at"], closed, *whose, one["environment_name"], who, one["updated_by"], taken)
+    more = any(client.has_more for client in clients)
+    if len(found) > limit or more:
+        warn(f"lastseen: {min(limit, len(found))} of {'more than ' * more}{len(found)}; --limit shows more")
     return 0
 
 
@@ -168,9 +184,9 @@ def list_deliveries(
     access: Access = _NOWHERE,
 ) -> int:
     """Print notifications, the newest first; without --outcome the dead letters."""
-    client = access.client(Scope.WORKERS_READ, operator=True)
+    clients = [access.client(Scope.WORKERS_READ, operator=True)]
     with asking():
-        for one in client.pages("deliveries", "deliveries", most=limit, receiver=receiver, outcome=outcome):
+        for one in _listed(access, clients, "deliveries", limit, receiver=receiver, outcome=outcome):
             if json:
                 say_json(one)
             else:
@@ -281,6 +297,33 @@ def make_secret() -> int:
     """Print a new secret for a webhook: `(umask 077; lastseen alerts secret > keys/ops)`."""
     say(WEBHOOK_PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode())
     return 0
+
+
+def _listed(
+    access: Access,
+    clients: list[Client],
+    name: str,
+    limit: int,
+    *,
+    is_cut: bool = True,
+    **query: str | list[str] | None,
+) -> Iterator[dict[str, Any]]:
+    """At most ``limit`` items of a list; says on stderr that there is more, and that there is nothing of a tenant."""
+    count = 0
+    for client in clients:
+        for one in client.pages(name, name, most=limit - count if is_cut else limit, **query):
+            count += 1
+            yield one
+    if not count:
+        access.check_known()
+    if is_cut and any(client.has_more for client in clients):
+        warn(f"lastseen: {count} shown, there are more; --limit shows more")
+
+
+def _gravity(incident: Mapping[str, Any]) -> tuple[bool, bool, bool]:
+    """Open ones first, of whole environments before those of workers, and what is down before what is rejected."""
+    rejected = incident["updated_by"] == EventKind.REJECTED
+    return incident["closed_at"] is not None, incident["kind"] == "worker", rejected
 
 
 def _seconds(option: str, text: str) -> float:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 TIMEOUT_S: Final = 60.0
-PAGE: Final = 100
+PAGE: Final = 1_000
 _ANSWER_BYTES: Final = 67_108_864
 _UNAUTHORIZED: Final = 401
 _UNPROCESSABLE: Final = 422
@@ -68,6 +68,7 @@ class Client:
         self._timeout_s = timeout_s
         # What listens on this machine is not behind its proxy.
         direct = [urllib.request.ProxyHandler({})] if _is_loopback(parts.hostname) else []
+        self.has_more = False
         self._opener = urllib.request.build_opener(_NoRedirects, *direct)
 
     def get(self, *path: str, **query: str | list[str] | None) -> Any:
@@ -83,7 +84,8 @@ class Client:
         self._ask("DELETE", path, {}, None)
 
     def pages(self, name: str, *path: str, most: int, **query: str | list[str] | None) -> Iterator[dict[str, Any]]:
-        """At most ``most`` items of a list, over as many pages as it takes."""
+        """At most ``most`` items of a list, over as many pages as it takes; ``has_more`` says if there are more."""
+        self.has_more = False
         cursor: str | None = None
         while most > 0:
             page = self.get(*path, **query, cursor=cursor, limit=str(min(PAGE, most)))
@@ -92,6 +94,7 @@ class Client:
             cursor = page["next_cursor"]
             if cursor is None:
                 return
+        self.has_more = True
 
     def _ask(
         self, method: str, path: tuple[str, ...], query: Mapping[str, object], body: Mapping[str, object] | None

@@ -90,6 +90,8 @@ class Census:
     now_ms: int
     swept_ms: int
     environments: dict[str, dict[Liveness, int]]
+    tenants: frozenset[str] = frozenset()
+    """Those of which there is a worker."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -130,7 +130,7 @@ local function page(keys, args)
 end
 
 -- counts: workers by liveness, group by group. ARGV: tenant ('' = all), gid to begin behind, limit, states...
--- Result: {t, swept, last gid (0 = the end), {environment, after stop, on time, late, overdue, missing, then one per
+-- Result: {t, swept, last gid (0 = the end), {tenant, environment, after stop, on time, late, overdue, missing, then one per
 --   state}*}. Missing: those of the stopped, overdue stragglers among them, whose announced absence has ended.
 local function counts(keys, args)
   local limit = tonumber(args[3])
@@ -147,7 +147,7 @@ local function counts(keys, args)
     local late = call('ZCOUNT', s, '-inf', int(st.t - g[G_INTERVAL]))
     local overdue = call('ZCOUNT', s, '-inf', int(cut - reach))
     local missing = call('ZCOUNT', st.b .. ':' .. gid, '-inf', int(cut))
-    local row = { g[G_ENVIRONMENT], g[G_AFTER_STOP] and 1 or 0, all - late, late - overdue, overdue, missing }
+    local row = { g[G_TENANT], g[G_ENVIRONMENT], g[G_AFTER_STOP] and 1 or 0, all - late, late - overdue, overdue, missing }
     for k = 4, #args do
       row[#row + 1] = tonumber(call('HGET', st.c, gid .. ':' .. args[k])) or 0
     end

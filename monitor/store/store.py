@@ -394,6 +394,7 @@ class Store:
     async def census(self, tenant: str | None) -> Census:
         """Count a tenant's workers, or everybody's, by environment and liveness; one bounded call per 200 groups."""
         environments: dict[str, dict[Liveness, int]] = {}
+        tenants: set[str] = set()
         codes = [STATE_CODES[state] for state in DOWN_STATES]
         now_ms, swept_ms = 0, None
         for partition in range(self.partitions):
@@ -402,7 +403,9 @@ class Store:
                 now_ms, swept, gid, rows = await self._connection.read(
                     "counts", partition, tenant or "", gid, COUNT_PAGE, *codes
                 )
-                for name, after_stop, on_time, late, overdue, missing, *down in rows:
+                for owner, name, after_stop, on_time, late, overdue, missing, *down in rows:
+                    if any((on_time, late, overdue, *down)):
+                        tenants.add(codec.text(owner))
                     counts = environments.setdefault(codec.text(name), dict.fromkeys(Liveness, 0))
                     counts[Liveness.ALIVE] += on_time
                     counts[Liveness.LATE] += late
@@ -415,7 +418,7 @@ class Store:
                 if not gid:
                     break
             swept_ms = swept if swept_ms is None else min(swept_ms, swept)
-        return Census(now_ms=now_ms, swept_ms=swept_ms or 0, environments=environments)
+        return Census(now_ms=now_ms, swept_ms=swept_ms or 0, environments=environments, tenants=frozenset(tenants))
 
     async def standing(self, tenant: str, environment_name: str, since_ms: int | None = None) -> Standing:
         """How an environment stands: cheap, so that it can be asked at each death; one bounded call per 200 groups.
