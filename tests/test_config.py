@@ -442,6 +442,40 @@ def test_the_default_grace_puts_up_with_two_lost_beats_and_five_seconds() -> Non
     assert usual.grace_ms == 2 * usual.interval_ms + 5_000
 
 
+@pytest.mark.parametrize(
+    ("globs", "dead"),
+    [
+        (["prod-*", "prod-eu"], {1: "prod-*"}),
+        (["*", "prod-*", "*"], {1: "*", 2: "*"}),
+        (["a*b", "axb", "a*xb", "ab", "a*", "ba"], {1: "a*b", 2: "a*b", 3: "a*b"}),
+        (["prod-eu", "prod-*", "*"], {}),
+        (["*-eu", "prod-*"], {}),
+        (["a", "A"], {}),
+    ],
+)
+def test_an_environment_that_an_earlier_one_covers_is_warned_of(
+    tmp_path: Path, globs: list[str], dead: dict[int, str]
+) -> None:
+    text = "".join(f'[[environments]]\nmatch = "{glob}"\n' for glob in globs)
+    said = [
+        f'environments[{index}] "{globs[index]}": never applies: "{earlier}" before it matches all that it does'
+        for index, earlier in dead.items()
+    ]
+    assert list(load(write(tmp_path, text), {}).warnings) == said
+
+
+def test_an_environment_that_no_name_can_match_is_refused(tmp_path: Path) -> None:
+    (line,) = refused_text(tmp_path, f'[[environments]]\nmatch = "{"x" * 257}*"\n')
+    assert line.startswith("config.toml:2: environments[0].match: can never match: names have at most 256 characters")
+
+
+def test_a_route_of_events_that_are_not_made_is_warned_of(tmp_path: Path) -> None:
+    text = '[[alerts.routes]]\nreceivers = ["log"]\nevents = ["worker.status_changed"]\n'
+    said = "alerts.routes[0]: never matches: liveness.status_changed_events is false"
+    assert load(write(tmp_path, text), {}).warnings == (said,)
+    assert load(write(tmp_path, f"liveness.status_changed_events = true\n{text}"), {}).warnings == ()
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_a_loopback_address_needs_no_warning(host: str) -> None:
     assert load(None, {"LASTSEEN_SERVER__HOST": host}).warnings == ()

@@ -167,7 +167,7 @@ OWN = '[[alerts.receivers]]\nname = "own"\ntype = "log"\ntenants = ["{}"]\n'
         (
             '[[alerts.routes]]\nreceivers = ["log"]\ntenants = ["a\\u0000"]',
             3,
-            "alerts.routes[0].tenants[0]: can never match: names hold no control characters",
+            "alerts.routes[0].tenants[0]: holds a control character",
         ),
         (
             '[[alerts.routes]]\nreceivers = ["log"]\ngroup_by = ["tenant", "region"]',
@@ -349,3 +349,29 @@ def test_c21_what_the_log_has_as_pages_is_known_from_the_routes(
 ) -> None:
     paged = load(write(tmp_path, text), {}).alerts.paged
     assert paged == Paged(kinds=frozenset(kinds), receivers=frozenset(receivers))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "dead"),
+    [
+        ('receivers = ["a"]', 'receivers = ["a"]', ["a"]),
+        ('receivers = ["a", "b"]', 'receivers = ["a", "b"]\nenvironments = ["prod-*"]', ["a", "b"]),
+        ('receivers = ["a"]', 'receivers = ["b", "a"]', ["a"]),
+        ('receivers = ["a"]\nevents = ["*"]', 'receivers = ["a"]', ["a"]),
+        ('receivers = ["a"]\nenvironments = ["p*", "q*"]', 'receivers = ["a"]\nenvironments = ["prod", "qa-*"]', ["a"]),
+        ('receivers = ["a"]', 'receivers = ["a"]\nevents = ["*"]', []),
+        ('receivers = ["a"]\nenvironments = ["prod-*"]', 'receivers = ["a"]', []),
+        ('receivers = ["a"]\ntenants = ["acme"]', 'receivers = ["a"]\nenvironments = ["prod"]', []),
+        ('receivers = ["a"]', 'receivers = ["b"]', []),
+    ],
+)
+def test_a_route_that_an_earlier_one_leaves_nothing_to_is_warned_of(
+    tmp_path: Path, first: str, second: str, dead: list[str]
+) -> None:
+    """Of several routes that lead to a receiver the first says how: a later one with its own group_by never does."""
+    receivers = "".join(f'[[alerts.receivers]]\nname = "{name}"\ntype = "log"\n' for name in "ab")
+    text = f"{receivers}[[alerts.routes]]\n{first}\n[[alerts.routes]]\n{second}\ngroup_by = ['environment']\n"
+    warnings = [line for line in load(write(tmp_path, text), {}).warnings if "never applies" in line]
+    assert warnings == [
+        f"alerts.routes[1]: never applies to {name}: alerts.routes[0] sends there all that it would" for name in dead
+    ]

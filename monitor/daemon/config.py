@@ -25,12 +25,13 @@ from pydantic import (
 from pydantic import field_validator as check
 
 from monitor.daemon.catalog import entries
-from monitor.daemon.config_alerts import Alerts, MassFailure, Route
+from monitor.daemon.config_alerts import Alerts, MassFailure, Pattern, Route
 from monitor.daemon.config_auth import Auth, AuthKey, NonEmpty
 from monitor.daemon.config_watchdog import Watchdog
 from monitor.daemon.refusals import ConfigError, lines
 from monitor.daemon.toml_source import Source, SourceError, note_control_characters, overlay, read_file
-from monitor.settings.globs import Glob
+from monitor.liveness import EventKind
+from monitor.settings.globs import covers
 from monitor.settings.key_material import (
     KeyMaterialError,
     Surroundings,
@@ -248,7 +249,7 @@ class Limits(Section):
 class Environment(Section):
     """One ``[[environments]]``: other times for the environments that match. None: as in ``[liveness]``."""
 
-    match: Glob
+    match: Pattern
     interval_ms: Duration | None = Field(None, alias="interval")
     grace_ms: Duration | None = Field(None, alias="grace")
 
@@ -307,6 +308,22 @@ class Config(Section):
     def _warnings(self) -> Iterator[str]:
         if not _is_loopback(self.server.host):
             yield f"server.host: {self.server.host} is not loopback, and there is no TLS: put a TLS proxy in front"
+        yield from self._timing_warnings()
+        yield from self._unmatched_warnings()
+        usual = self.liveness
+        per_s = self.limits.worker_beats_per_second
+        if per_s and per_s * usual.min_interval_ms < _SECOND_MS:
+            shortest = duration_text(usual.min_interval_ms)
+            yield f"limits.worker_beats_per_second: {per_s} is less than liveness.min_interval allows, {shortest}"
+        for claim in ("audience", "issuer"):
+            if not getattr(self.auth, claim):
+                yield f"auth.{claim}: is empty, so tokens made for another {claim} are accepted"
+        for path in self._exposed:
+            yield f"{path}: everybody on this machine can read this secret: chmod o-r {path}"
+        yield from self.alerts.warnings
+        yield from self.watchdog.warnings
+
+    def _timing_warnings(self) -> Iterator[str]:
         usual = self.liveness
         timings = [("liveness", usual.interval_ms, usual.grace_ms)]
         for rule in self.environments:
@@ -324,17 +341,17 @@ class Config(Section):
                     f"{where}: grace {grace} is {hardly}a whole multiple of {interval}: after {lost} lost {beats} the"
                     " next is due at the very deadline, and pages when it is a little late: add a few seconds to grace"
                 )
-        per_s = self.limits.worker_beats_per_second
-        if per_s and per_s * usual.min_interval_ms < _SECOND_MS:
-            shortest = duration_text(usual.min_interval_ms)
-            yield f"limits.worker_beats_per_second: {per_s} is less than liveness.min_interval allows, {shortest}"
-        for claim in ("audience", "issuer"):
-            if not getattr(self.auth, claim):
-                yield f"auth.{claim}: is empty, so tokens made for another {claim} are accepted"
-        for path in self._exposed:
-            yield f"{path}: everybody on this machine can read this secret: chmod o-r {path}"
-        yield from self.alerts.warnings
-        yield from self.watchdog.warnings
+
+    def _unmatched_warnings(self) -> Iterator[str]:
+        globs = [rule.match for rule in self.environments]
+        for index, glob in enumerate(globs):
+            earlier = next((first for first in globs[:index] if covers(first, glob)), None)
+            if earlier is not None:
+                yield f'environments[{index}] "{glob}": never applies: "{earlier}" before it matches all that it does'
+        if not self.liveness.status_changed_events:
+            for index, route in enumerate(self.alerts.routes):
+                if route.kinds == {EventKind.STATUS_CHANGED}:
+                    yield f"alerts.routes[{index}]: never matches: liveness.status_changed_events is false"
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,7 +2,6 @@
 
 import functools
 import operator
-import unicodedata
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Final, Self, TypeAlias
 
@@ -16,7 +15,7 @@ from alerts.redaction import Redaction
 from alerts.thread import DOWN
 from monitor.liveness import EventKind
 from monitor.printable import Paged
-from monitor.settings.globs import Glob
+from monitor.settings.globs import Glob, covers
 from monitor.settings.section import Key, Problem, Section, refusal
 from monitor.settings.units import Duration, duration_text, lasting
 from monitor.settings.urls import checked_base_url
@@ -67,8 +66,6 @@ def _checked_event(name: str) -> str:
 def _fitting_a_name(pattern: str) -> str:
     if len(pattern.replace(EVERY, "")) > LONGEST_LABEL:
         raise ValueError(f"can never match: names have at most {LONGEST_LABEL} characters")
-    if any(unicodedata.category(character) == "Cc" for character in pattern):
-        raise ValueError("can never match: names hold no control characters")
     return pattern
 
 
@@ -138,6 +135,15 @@ class Route(Section):
     def grouped(self) -> bool:
         """Whether events of several workers come together."""
         return self.group_by != (BY_WORKER,)
+
+    def adds_nothing_to(self, earlier: "Route", receiver: str) -> bool:
+        """Whether the earlier route sends all that this one would to the receiver: the first of two says how."""
+        return (
+            receiver in earlier.receivers
+            and self.kinds <= earlier.kinds
+            and all(any(covers(first, glob) for first in earlier.environments) for glob in self.environments)
+            and all(any(covers(first, glob) for first in earlier.tenants) for glob in self.tenants)
+        )
 
     @field_validator("group_wait_ms", mode="before")
     @classmethod
@@ -222,7 +228,12 @@ class Alerts(Section):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is allowed and probably not meant, one sentence each."""
-        return (*self._receiver_warnings(), *self._owner_warnings(), *self._route_warnings())
+        return (
+            *self._receiver_warnings(),
+            *self._owner_warnings(),
+            *self._unused_route_warnings(),
+            *self._route_warnings(),
+        )
 
     def _receiver_warnings(self) -> Iterator[str]:
         routed = {name for route in self.effective_routes for name in route.receivers}
@@ -240,6 +251,14 @@ class Alerts(Section):
                 if others:
                     owners, without = ", ".join(owned[name]), ", ".join(others)
                     yield f"alerts.routes[{index}]: {name} belongs to {owners}: it gets nothing of {without}"
+
+    def _unused_route_warnings(self) -> Iterator[str]:
+        for index, route in enumerate(self.routes):
+            for name in route.receivers:
+                before = (first for first in range(index) if route.adds_nothing_to(self.routes[first], name))
+                if (first := next(before, None)) is not None:
+                    sends = f"alerts.routes[{first}] sends there all that it would"
+                    yield f"alerts.routes[{index}]: never applies to {name}: {sends}"
 
     def _route_warnings(self) -> Iterator[str]:
         told_of_downs = {name for route in self.routes if route.kinds & DOWN for name in route.receivers}

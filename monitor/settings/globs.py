@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Annotated, Final, TypeAlias
 
 from pydantic import AfterValidator
@@ -22,6 +23,11 @@ def checked_glob(pattern: str) -> str:
     if pattern.count("*") > MOST_STARS:
         raise ValueError(f"has more than {MOST_STARS} stars")
     return pattern
+
+
+def covers(pattern: str, other: str) -> bool:
+    """Whether all that fits the other pattern fits this one: its stars, read as a text, do so only against a star."""
+    return fnmatchcase(other, pattern)
 
 
 Glob: TypeAlias = Annotated[str, AfterValidator(checked_glob)]
