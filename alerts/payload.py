@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode
 from alerts.errors import UnrenderableEventError
 from alerts.group_wording import GroupCounts, group_sentence
 from alerts.phrases import SHOWN_CHARS, shown
-from alerts.redaction import REDACTED, Redaction
+from alerts.redaction import REDACTED, Redaction, without_userinfo
 from alerts.wording import Standing, single_sentence
 from monitor.events import rfc3339
 from monitor.liveness import Liveness
@@ -77,6 +77,7 @@ class Wording:
             UnrenderableEventError: the event holds something that has no JSON form.
         """
         with _refused(_place(event)):
+            event = self._redaction.event(event)
             data = self._event(event)
             data |= {
                 "summary": single_sentence(
@@ -133,6 +134,7 @@ class Wording:
         except RecursionError as error:
             raise UnrenderableEventError("a group's label cannot be rendered: RecursionError") from error
         listed: list[dict[str, object]] = []
+        events = [self._redaction.event(event) for event in events]
         for event in events:
             with _refused(_place(event)):
                 listed.append({"type": event.kind.value} | self._event(event))
@@ -188,7 +190,7 @@ class Wording:
         try:
             whole = json.loads(value)  # what is no string in the metadata is its JSON in a label
         except ValueError:
-            return value
+            return without_userinfo(value)
         cleaned = self._redaction.cleaned(whole)
         return value if cleaned == whole else json.dumps(cleaned)
 

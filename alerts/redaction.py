@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 from alerts.globs import fits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from monitor.events import Event
+
 REDACTED: Final = "[redacted]"
 """What stands in place of a value."""
+_USERINFO: Final = re.compile(r"""(?<=://)(?:[^/?#\s"'<>]*@|[^/?#\s@:]{0,200}:(?!\d+/)[^\s"'<>@]{0,200}@)""")
+"""The second form: a password with a slash, a question mark or a hash that should have been escaped."""
+_TEXTS: Final = ("status", "old_status", "current_task_id", "reason", "error_message")
+
+
+def without_userinfo(text: str) -> str:
+    """The text with no user and password in its URLs."""
+    return _USERINFO.sub("", text) if "://" in text else text
 
 
 class Redaction:
@@ -29,7 +41,8 @@ class Redaction:
         return any(fits(pattern, folded) for pattern in self._patterns)
 
     def cleaned(self, value: object) -> object:
-        """The JSON value with every value under a hidden key replaced whole, at any depth; the key remains.
+        """The JSON value with every value under a hidden key replaced whole, at any depth; the key remains. URLs in the
+        others lose their userinfo.
 
         Raises:
             RecursionError: it is nested too deeply.
@@ -38,4 +51,13 @@ class Redaction:
             return {name: REDACTED if self.hides(name) else self.cleaned(item) for name, item in value.items()}
         if isinstance(value, list):
             return [self.cleaned(item) for item in value]
-        return value
+        return without_userinfo(value) if isinstance(value, str) else value
+
+    def event(self, event: Event) -> Event:
+        """The event as its texts may leave; its metadata is left to ``cleaned``."""
+        changes: dict[str, Any] = {
+            name: without_userinfo(text)
+            for name in _TEXTS
+            if isinstance(text := getattr(event, name), str) and "://" in text
+        }
+        return replace(event, **changes) if changes else event

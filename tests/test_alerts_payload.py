@@ -17,9 +17,10 @@ from alerts.group_wording import NAMES
 from alerts.payload import BODY_BYTES, GroupCounts, Standing, Wording
 from alerts.phrases import LINE_CHARS, duration, shown
 from alerts.receivers.log import page
-from alerts.redaction import REDACTED, Redaction
+from alerts.redaction import REDACTED, Redaction, without_userinfo
 from alerts.wording import single_sentence
 from monitor.api.witness import SUBJECT_CHARS
+from monitor.daemon.config_alerts import REDACTED_KEYS
 from monitor.events import Event, cut_metadata
 from monitor.liveness import TRANSITIONS, EventKind, Liveness, Trigger
 from tests.alerts_fakes import event
@@ -1018,3 +1019,75 @@ def test_c21_a_page_for_people_begins_with_what_happened_to_whom(body: Callable[
     shown = page(whole["type"], whole["data"])
     assert shown.startswith(line)
     assert "\n" not in shown
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("pwd", "db_pwd", "PGPASS", "db_pass", "dbPass", "db_pass_prod", "passwd", "Password", "passcode"),
+        *("auth", "basic_auth", "auth_header", "x-auth-user", "oauth2", "authorization", "proxyAuthorization"),
+        *("jwt", "id_jwt", "dsn", "SENTRY_DSN", "connection_string", "ConnectionString", "conn_str"),
+        *("signing_key", "ssh-key", "apiKey", "signingKey", "encryption_key", "masterkey", "AccountKey"),
+        *("api_token", "client-secret", "cookie", "Set-Cookie", "credentials"),
+    ],
+)
+def test_b15_what_is_named_like_a_secret_is_hidden_by_default(name: str) -> None:
+    assert Redaction(REDACTED_KEYS).hides(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("author", "authors", "authored_at", "authority", "passed", "tests_passed", "passenger", "bypassed"),
+        *("key", "keys", "keyboard", "monkey", "host", "region", "url", "connection", "connections", "dsnumber"),
+    ],
+)
+def test_b15_what_is_harmless_is_not(name: str) -> None:
+    assert not Redaction(REDACTED_KEYS).hides(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("postgres://app:pw@db.example.org/x", "postgres://db.example.org/x"),
+        ("redis://:pw@10.0.0.1:6379/0", "redis://10.0.0.1:6379/0"),
+        ("https://token@host/a?b=c", "https://host/a?b=c"),
+        ("amqp://u:p@ss@mq", "amqp://mq"),
+        ("postgres://u:a/b?c#d@db/x", "postgres://db/x"),
+        (
+            "cannot reach mysql://u:p@a:3306 nor mysql://u:p@b: refused",
+            "cannot reach mysql://a:3306 nor mysql://b: refused",
+        ),
+        ('{"url": "http://u:p@h/"}', '{"url": "http://h/"}'),
+        # Nothing to lose
+        ("https://host:8080/@user", "https://host:8080/@user"),
+        ("https://host/a@b", "https://host/a@b"),
+        ("mail ops@example.org", "mail ops@example.org"),
+        ("see https://example.org and mail ops@example.org", "see https://example.org and mail ops@example.org"),
+    ],
+)
+def test_b15_urls_lose_their_userinfo_in_every_text_of_a_worker(text: str, left: str) -> None:
+    of = happened(
+        EventKind.FAILED,
+        status=text,
+        current_task_id=text,
+        reason=text,
+        error_message=text,
+        worker_metadata_json=json.dumps({"db_url": text, "deep": [{"x": text}]}),
+    )
+    data = single(of, wording=Wording(public_url="", redact=()))["data"]
+    for name in ("status", "current_task_id", "reason", "error_message"):
+        assert data[name] == left
+    assert data["worker_metadata"] == {"db_url": left, "deep": [{"x": left}]}
+    group = {"tenant": "acme", "metadata.db": text}
+    body = told([of], group=group, wording=Wording(public_url="", redact=()))
+    assert body["data"]["group"]["metadata.db"] == left
+    assert (body["data"]["silence"] is None) is (text != left)
+    for whole in (data, body["data"]):
+        assert "pw" not in json.dumps(whole)
+        assert left == text or text not in json.dumps(whole, ensure_ascii=False)
+
+
+def test_b15_no_text_makes_it_slow() -> None:
+    for text in ("://" * 5_000, "a" * 16_000 + "://", "://a:" * 4_000, "://" + "a:" * 8_000):
+        assert without_userinfo(text) == text
