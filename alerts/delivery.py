@@ -13,7 +13,7 @@ import structlog
 
 from alerts.breaker import Breaker
 from alerts.composing import Attempt, given_back
-from alerts.durability import Confirmation, Durability
+from alerts.durability import UNAVAILABLE_HINT, Confirmation, Durability
 from alerts.errors import DeliveryError, PermanentDeliveryError, StoreUnavailableError, TransientDeliveryError
 from alerts.failpoints import nothing
 from alerts.pacing import POLL_S, Nudge, Outage, cancel_all
@@ -410,7 +410,8 @@ class Delivery:
             self._confirmation = confirmation
             mode = self._durability.mode.value
             log = _log.info if confirmation is Confirmation.CONFIRMED else _log.warning
-            log(f"durability.{confirmation.value}", receiver=self._receiver.name, durability=mode)
+            hint = {"hint": UNAVAILABLE_HINT} if confirmation is Confirmation.UNAVAILABLE else {}
+            log(f"durability.{confirmation.value}", receiver=self._receiver.name, durability=mode, **hint)
 
     def _about(self, attempt: Attempt) -> dict[str, object]:
         notification = attempt.notification

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class DurabilityMode(StrEnum):
@@ -25,6 +26,12 @@ class Confirmation(StrEnum):
     """Not within the time; nothing may be sent."""
     UNAVAILABLE = "unavailable"
     """This server cannot tell (no WAITAOF, or no append-only file); treated as ``memory``."""
+
+
+UNAVAILABLE_HINT: Final = (
+    "the store cannot confirm this, so notifications leave without: give it an append-only file (appendonly yes;"
+    ' Valkey, or Redis 7.2 or newer), or set store.durability to "memory"'
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,6 +11,7 @@ import structlog
 
 from alerts.composing import Composer
 from alerts.delivery import CONCURRENCY, Counted, Delivery
+from alerts.durability import UNAVAILABLE_HINT
 from alerts.errors import DeliveryError, StoreUnavailableError
 from alerts.failpoints import nothing
 from alerts.history import History
@@ -233,7 +234,8 @@ class AlertService:
         while True:
             try:
                 if not await self._store.can_confirm(self._durability):
-                    _log.warning("durability.unavailable", durability=self._durability.mode.value)
+                    mode = self._durability.mode.value
+                    _log.warning("durability.unavailable", durability=mode, hint=UNAVAILABLE_HINT)
                 for name in await self._store.register(self.threads):
                     await self._end_removed(name)
                 await asyncio.gather(*(threads.unretire() for threads in self.threads.values()))
