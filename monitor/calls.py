@@ -13,6 +13,7 @@ from monitor.store import StoreUnavailableError
 from monitor.store.answers import (
     DAMAGED,
     NOT_ALLOWED,
+    OVER_BYTES,
     OVER_ENVIRONMENTS,
     OVER_TIMINGS,
     OVER_WORKERS,
@@ -40,6 +41,7 @@ LOTS_AT_ONCE: Final = 2
 _QUOTAS: Final = {
     OVER_WORKERS: ("workers_per_tenant", "no new worker"),
     OVER_ENVIRONMENTS: ("environments_per_tenant", "no new environment"),
+    OVER_BYTES: ("bytes_per_tenant", "no more metadata, system information and logs, and no new worker"),
     OVER_TIMINGS: ("timings_per_tenant", "declare an interval and a grace that others have too"),
 }
 """The limit that an outcome speaks of, and what follows."""

@@ -23,7 +23,7 @@ class NotAllowedError(Exception):
 
 
 class QuotaExceededError(Exception):
-    """A new worker or environment would be one too many; known ones go on."""
+    """A new worker or environment, or what a worker brings, would be too much; known ones go on."""
 
 
 class SlowDownError(Exception):

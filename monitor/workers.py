@@ -112,6 +112,7 @@ class Rejection(StrEnum):
     TOO_LARGE = "body too large"
     MALFORMED = "malformed body"
     RATE_LIMITED = "rate limited"
+    OVER_QUOTA = "over a quota"
     INCOMPLETE = "incomplete body"
     OVER_SHARE = "the tenant's share is used up"
     OVERLOADED = "monitor overloaded"

@@ -34,6 +34,7 @@ class _Check:
         self.redis = redis
         self.sets: defaultdict[bytes, dict[bytes, float]] = defaultdict(dict)
         self.absent: dict[bytes, dict[bytes, float]] = {}
+        self.cold_bytes: dict[bytes, int] = {}
         self.bases: dict[int, dict[bytes, float]] = {}
         self.downs: dict[int, dict[bytes, float]] = {}
         self.windows: list[Window] = []
@@ -69,6 +70,7 @@ class _Check:
                     self.absent[name] = noted
             self.downs[gid] = await self.zset(b"d:%d" % gid)
             self.bases[gid] = await self.zset(b"s:%d" % gid)
+        self.cold_bytes = {mid: len(packed) for mid, packed in (await self.hash(b"x")).items()}
         self.expect(records, groups)
         assert self.used == set(groups)
         assert {int(v) for k, v in stored_groups.items() if k.startswith(b"k")} == self.used
@@ -110,6 +112,7 @@ class _Check:
                 self.sets[b"d:%d" % gid][worker] = float(since)
                 self.counts[b"%d:%b" % (gid, state)] += 1
             self.tenants[tenant][b"n"] += 1
+            self.tenants[tenant][b"b"] += 300 + 4 * len(worker) + self.cold_bytes.get(mid, 0)
             self.tenants[tenant][b"e" + groups[gid][1]] += 1
             self.ids[tenant].add(worker)
         for counter in self.tenants.values():

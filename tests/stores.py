@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from monitor.store import Store, StoreSettings
 from monitor.store.address import Address
-from monitor.store.store import EnvironmentRule
+from monitor.store.settings import EnvironmentRule
 from monitor.workers import Beat, WorkerKey
 
 if TYPE_CHECKING:

@@ -479,3 +479,15 @@ def test_a_route_of_events_that_are_not_made_is_warned_of(tmp_path: Path) -> Non
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_a_loopback_address_needs_no_warning(host: str) -> None:
     assert load(None, {"LASTSEEN_SERVER__HOST": host}).warnings == ()
+
+
+@pytest.mark.parametrize(("text", "expected"), [("auto", 0), ("16MiB", 16 << 20), ("1.5GiB", 3 << 29)])
+def test_the_embedded_store_s_memory_is_a_size_or_by_the_machine(tmp_path: Path, text: str, expected: int) -> None:
+    assert load(write(tmp_path, f'[store]\nmaxmemory = "{text}"'), {}).store.maxmemory_bytes == expected
+    assert load(None, {"LASTSEEN_STORE__MAXMEMORY": text}).store.maxmemory_bytes == expected
+
+
+@pytest.mark.parametrize("value", ['"15MiB"', "0", '"half"', "true", "-1"])
+def test_too_little_memory_for_the_embedded_store_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"config\.toml:2: store\.maxmemory: "):
+        load(write(tmp_path, f"[store]\nmaxmemory = {value}"), {})

@@ -15,10 +15,14 @@ from typing import TYPE_CHECKING, Final, Self
 import pytest
 import redis
 
-from monitor.embedded import EmbeddedStore, EmbeddedStoreError, StartAbandonedError
+from monitor.embedded import EmbeddedStore, EmbeddedStoreError, StartAbandonedError, share_of_memory
 from monitor.embedded.data_dir import LockRecord, await_orphan, lock, open_lock
 from monitor.embedded.readiness import LOG_LIMIT_BYTES
+from monitor.store import StoreFullError
+from monitor.store.answers import STORED
+from monitor.workers import WorkerKey
 from tests import servers
+from tests.stores import beat, opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -100,8 +104,10 @@ def daemon(data_dir: Path) -> Iterator[Daemon]:
 
 
 @contextlib.asynccontextmanager
-async def started(data_dir: Path, *, binary: str | None = None) -> AsyncIterator[tuple[EmbeddedStore, str]]:
-    store = EmbeddedStore(data_dir, binary=binary)
+async def started(
+    data_dir: Path, *, binary: str | None = None, maxmemory_bytes: int = 0
+) -> AsyncIterator[tuple[EmbeddedStore, str]]:
+    store = EmbeddedStore(data_dir, binary=binary, maxmemory_bytes=maxmemory_bytes)
     try:
         yield store, store.start()
     finally:
@@ -211,6 +217,61 @@ async def test_the_server_runs_as_configured(tmp_path: Path) -> None:
     async with started(tmp_path) as (_, url):
         with redis.Redis.from_url(url, decode_responses=True) as client:
             assert client.config_get(*expected) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, None),
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/memory.max": "max\n"}, None),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "268435456\n"}, 128 << 20),
+        (
+            {
+                "proc/self/cgroup": "0::/a/b\n",
+                "sys/fs/cgroup/a/b/memory.max": "max\n",
+                "sys/fs/cgroup/a/memory.max": "402653184\n",
+                "sys/fs/cgroup/memory.max": "536870912\n",
+            },
+            192 << 20,
+        ),
+        (
+            {
+                "proc/self/cgroup": "12:cpu,cpuacct:/x\n7:memory:/docker/1\n0::/\n",
+                "sys/fs/cgroup/memory/docker/1/memory.limit_in_bytes": "9223372036854771712\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "268435456\n",
+            },
+            128 << 20,
+        ),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "1048576\n"}, 64 << 20),
+        ({"proc/self/cgroup": "nonsense\n", "sys/fs/cgroup/memory.max": "7\n"}, None),
+    ],
+)
+def test_the_store_s_memory_is_half_of_what_the_control_group_or_the_machine_has(
+    tmp_path: Path, files: dict[str, str], expected: int | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert share_of_memory(tmp_path) == (machine // 2 if expected is None else expected)
+
+
+async def test_p26_a_full_store_takes_no_writes_evicts_nothing_and_recovers_when_something_goes(tmp_path: Path) -> None:
+    async with started(tmp_path, maxmemory_bytes=16 << 20) as (_, url), opened(url) as store:
+        large = '{"a":"' + "x" * 200_000 + '"}'
+        stored: list[str] = []
+        with contextlib.suppress(StoreFullError):
+            while len(stored) < 100:
+                await store.beat(0, [beat(f"w{len(stored)}", metadata_json=large)])
+                stored.append(f"w{len(stored)}")
+        assert 20 < len(stored) < 80
+        for name in stored[:10]:
+            assert (await store.forget(WorkerKey("acme", name), allowed=None, reason="deleted")).outcome == STORED
+        assert (await store.beat(0, [beat("last", metadata_json=large)])).outcomes[0][0] == STORED
+        for name in stored[10:]:
+            _, _, worker = await store.one(WorkerKey("acme", name))
+            assert worker is not None
+            assert worker.metadata_json == large
 
 
 async def test_a_directory_name_may_hold_anything_that_a_path_can(tmp_path: Path) -> None:

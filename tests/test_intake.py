@@ -412,6 +412,9 @@ async def test_quotas_are_named(store_url: str) -> None:
     async with opened(store_url, timings_per_tenant=1) as store:
         with pytest.raises(QuotaExceededError, match=r"limits\.timings_per_tenant = 1 "):
             await intake_on(store).beat(beat("b", interval_ms=1_000))
+    async with opened(store_url, bytes_per_tenant=100) as store:
+        with pytest.raises(QuotaExceededError, match=r"limits\.bytes_per_tenant = 100 "):
+            await intake_on(store).beat(beat("b", metadata_json='{"a":"' + "x" * 100 + '"}'))
 
 
 async def test_p24_what_a_token_does_not_cover_is_not_allowed_and_changes_nothing(store_url: str) -> None:

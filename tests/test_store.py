@@ -16,6 +16,7 @@ from monitor.store import SchemaError, Store, StoreFullError, StoreRefusedError,
 from monitor.store.answers import (
     DAMAGED,
     NOT_ALLOWED,
+    OVER_BYTES,
     OVER_ENVIRONMENTS,
     OVER_TIMINGS,
     OVER_WORKERS,
@@ -24,7 +25,7 @@ from monitor.store.answers import (
     Want,
 )
 from monitor.store.outbox import Outbox
-from monitor.store.store import EnvironmentRule
+from monitor.store.settings import EnvironmentRule
 from monitor.workers import Disconnect, Evidence, Rejection, Standing, WorkerKey
 from tests import servers
 from tests.store_indexes import check_indexes
@@ -684,6 +685,36 @@ async def test_p26_a_history_that_is_too_long_loses_its_oldest_that_were_routed(
             pass
         left = await events_of(store)
         assert [event.worker_id for event in left] == [f"{k:04}" for k in range(299, 600)]
+
+
+async def test_p26_what_a_tenant_s_workers_take_is_bounded_and_what_adds_nothing_goes_on(store_url: str) -> None:
+    def heavy(worker: str, size: int) -> Any:
+        return beat(worker, metadata_json='{"a":"' + "x" * size + '"}')
+
+    async with opened(store_url, bytes_per_tenant=10_000) as store:
+
+        async def outcomes(*beats: Any) -> list[int]:
+            found = [outcome for outcome, _ in (await store.beat(0, beats)).outcomes]
+            await check_indexes(store_url)  # what is counted is what is there
+            return found
+
+        # One call, in which a worker comes twice: 304 bytes for each, and what it brings.
+        assert await outcomes(heavy("a", 5_000), heavy("b", 3_000), heavy("a", 5_500)) == [STORED] * 3
+        assert await outcomes(heavy("c", 1_000), heavy("b", 4_000)) == [OVER_BYTES, OVER_BYTES]
+        _, _, worker = await store.one(WorkerKey("acme", "b"))
+        assert worker is not None
+        assert len(worker.metadata_json) == 3_008
+        # Light beats of known workers, and what takes less, go on; another tenant has its own.
+        assert await outcomes(beat("b"), heavy("b", 2_000), beat("b", status="busy")) == [STORED] * 3
+        assert await outcomes(beat(tenant="umbrella", metadata_json='{"a":"' + "x" * 9_000 + '"}')) == [STORED]
+        assert await outcomes(heavy("c", 500)) == [STORED]
+        # What is gone counts no more.
+        await store.forget(WorkerKey("acme", "a"), allowed=None, reason="deleted")
+        assert await outcomes(heavy("d", 5_000)) == [STORED]
+    # A lowered quota holds for what grows only.
+    async with opened(store_url, bytes_per_tenant=1_000) as store:
+        result = await store.beat(0, [beat("b"), heavy("b", 10), heavy("b", 50)])
+        assert [outcome for outcome, _ in result.outcomes] == [STORED, STORED, OVER_BYTES]
 
 
 async def test_p26_a_tenant_s_timings_are_bounded_and_those_that_it_has_go_on(store_url: str) -> None:

@@ -61,9 +61,10 @@ class Site:
 
 
 @asynccontextmanager
-async def site(url: str, **services: Any) -> AsyncIterator[Site]:
+async def site(url: str, *, settings: dict[str, Any] | None = None, **services: Any) -> AsyncIterator[Site]:
     noted: list[Evidence] = []
-    async with api.running(url, services={"witness": Witness(noted.append), **services}) as running:
+    made = {"witness": Witness(noted.append), **services}
+    async with api.running(url, services=made, **(settings or {})) as running:
         yield Site(running, noted)
 
 
@@ -241,6 +242,19 @@ async def test_p11_rate_limited_and_overloaded_beats_are_evidence(store_url: str
         async with site(store_url, intake=full) as overloaded:
             assert await overloaded.post(overloaded.token()) == 503
             assert overloaded.told == [("w", Rejection.OVERLOADED)]
+
+
+@on_valkey
+async def test_p11_a_known_worker_that_brings_more_than_a_quota_leaves_is_alive(store_url: str) -> None:
+    heavy = b'{"worker_id":"w","environment_name":"prod","worker_metadata":{"a":"' + b"x" * 1_000 + b'"}}'
+    async with site(store_url, settings={"bytes_per_tenant": 1_000}) as lastseen:
+        token = lastseen.token()
+        assert await lastseen.post(token) == 204
+        assert lastseen.noted == []
+        assert await lastseen.post(token, heavy) == 429
+        assert await lastseen.post(token, b"[" + heavy + b"]", BATCH) == 200
+        assert lastseen.told == [("w", Rejection.OVER_QUOTA)] * 2
+        assert await lastseen.post(token) == 204
 
 
 @on_valkey

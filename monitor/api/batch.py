@@ -26,7 +26,7 @@ from monitor.api.wire import (
 from monitor.api.witness import Seen
 from monitor.auth import ForbiddenError, Scope
 from monitor.metrics import BeatOutcome
-from monitor.refusal import NotAllowedError
+from monitor.refusal import NotAllowedError, QuotaExceededError
 from monitor.shares import Holding
 from monitor.workers import Rejection
 
@@ -249,6 +249,8 @@ class _Batches:
                 worker_id = beat.key.worker_id
                 del batch.latest[worker_id]
                 batch.refuse(batch.index_of[worker_id], worker_id, refusal)
+                if batch.principal is not None and isinstance(refusal, QuotaExceededError):
+                    self._services.witness.note(batch.principal, worker_id, Rejection.OVER_QUOTA)
 
 
 def _is_lines(content_type: str | None) -> bool:

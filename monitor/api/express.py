@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 from monitor.api.heartbeats import accepted_headers, unknown_headers
 from monitor.api.problems import PROBLEM_JSON, outcome_of, problem_of
 from monitor.api.wire import ContractError, parse_beat, path_worker_id
-from monitor.api.witness import rejection_of
 from monitor.auth import Scope
 from monitor.metrics import BeatOutcome
 from monitor.refusal import IntakeFullError, OverShareError, SlowDownError
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
     from monitor.api.services import Services
     from monitor.auth import Principal
-    from monitor.workers import Beat
 
 _BEAT: Final = b"/api/v1/workers/heartbeat"
 _BEFORE_ID: Final = b"/api/v1/workers/"
@@ -101,7 +99,7 @@ class Express:
                     answer(_head(HTTPStatus.NO_CONTENT, {**accepted_headers(interval_ms), **named}), b"")
             else:
                 self._count(outcome_of(error))
-                self._see(principal, beat, error)
+                services.witness.refused(principal, beat.key.worker_id, error)
                 answer(*_problem(error))
 
         refused: Exception | None = self._refused(beat.key)
@@ -113,13 +111,6 @@ class Express:
         if refused is not None:
             asyncio.get_running_loop().call_soon(answered, 0, refused)
         return True
-
-    def _see(self, principal: Principal, beat: Beat, error: Exception) -> None:
-        rejection, worker_id = rejection_of(error), beat.key.worker_id
-        if rejection is not None:
-            self._services.witness.note(principal, worker_id, rejection)
-        else:
-            self._services.witness.tell(principal, worker_id, error)
 
     def _admitted(self, headers: Headers) -> Principal | None:
         """Whose request it is, if it is plain and its token is known."""

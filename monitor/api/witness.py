@@ -23,7 +23,7 @@ from monitor.auth import ExpiredError, ScopeMissingError, UnauthenticatedError
 from monitor.clock import monotonic_ns
 from monitor.limit_log import RefusedBeats
 from monitor.rates import Limiter, Rate
-from monitor.refusal import IntakeFullError, NoRoomError, OverShareError
+from monitor.refusal import IntakeFullError, NoRoomError, OverShareError, QuotaExceededError
 from monitor.store import StoreUnavailableError
 from monitor.workers import Evidence, Rejection, WorkerKey
 
@@ -57,6 +57,7 @@ _REJECTIONS: Final[dict[type[Exception], Rejection]] = {
     ClientGoneError: Rejection.INCOMPLETE,
     OverShareError: Rejection.OVER_SHARE,
     RateLimitedError: Rejection.RATE_LIMITED,
+    QuotaExceededError: Rejection.OVER_QUOTA,
     IntakeFullError: Rejection.OVERLOADED,
     NoRoomError: Rejection.OVERLOADED,
     # It is slow, or gone: then it takes no evidence either, and all workers are credited (P1).
@@ -118,14 +119,23 @@ class Witness:
         """A disconnect was refused: no sign of life, and its client may not say it again."""
         self._refused.tell(principal.tenant, worker_id, f"disconnect {rejection_of(error)}", str(error))
 
-    def note(self, principal: Principal, worker_id: str, rejection: Rejection) -> None:
-        """A beat of this worker was refused."""
-        self._refused.tell(principal.tenant, worker_id, rejection)
+    def note(self, principal: Principal, worker_id: str, rejection: Rejection, detail: str | None = None) -> None:
+        """A beat of this worker was refused. ``detail`` is for the log."""
+        self._refused.tell(principal.tenant, worker_id, rejection, detail)
         if principal.speaks_for(worker_id):
             key, subject = WorkerKey(principal.tenant, worker_id), principal.subject
             if len(subject) > SUBJECT_CHARS:
                 subject = subject[: SUBJECT_CHARS - 1] + "…"
             self._note(Evidence(key=key, allowed=principal.environments, rejection=rejection, subject=subject))
+
+    def refused(self, principal: Principal, worker_id: str, error: Exception) -> None:
+        """A beat of this worker was refused, with this error."""
+        rejection = rejection_of(error)
+        if rejection is None:
+            self.tell(principal, worker_id, error)
+        else:
+            # Of a quota, which one. What other errors say may be what a stranger has sent.
+            self.note(principal, worker_id, rejection, str(error) if rejection is Rejection.OVER_QUOTA else None)
 
     def beat_refused(self, error: Exception, seen: Seen) -> None:
         """A request with one beat is answered with this error."""
@@ -136,7 +146,7 @@ class Witness:
         if principal is None or rejection is None:
             self.tell(principal, None if principal is None else worker_id, error)
         elif worker_id is not None:
-            self.note(principal, worker_id, rejection)
+            self.refused(principal, worker_id, error)
         elif seen.segment is None:
             self._see(seen, functools.partial(self.look, principal, rejection))
 

@@ -48,7 +48,7 @@ from monitor.settings.store_urls import (
     tls_files,
     with_password,
 )
-from monitor.settings.units import Duration, Size, duration_text, lasting, sized
+from monitor.settings.units import Duration, Size, SizeMark, duration_text, lasting, size_bytes, size_text, sized
 from monitor.settings.urls import Url
 
 __all__ = [
@@ -75,6 +75,7 @@ MOST_REPLICAS: Final = 16
 AUTO: Final = "auto"
 MOST_PROCESSES: Final = 64
 _KIB: Final = 1024
+_LEAST_MAXMEMORY_BYTES: Final = 16 << 20
 _SECOND_MS: Final = 1_000
 
 
@@ -97,6 +98,15 @@ def _durability(value: object) -> Durability:
             if count.isascii() and count.isdigit() and 1 <= int(count[:9]) <= MOST_REPLICAS:
                 return Durability(mode="replicas", replicas=int(count))
     raise ValueError(f'must be "fsync", "memory" or "replicas:N" with N from 1 to {MOST_REPLICAS}')
+
+
+def _maxmemory(value: object) -> int:
+    if value == "auto":
+        return 0
+    count = size_bytes(value)
+    if count < _LEAST_MAXMEMORY_BYTES:
+        raise ValueError(f'must be "auto" or at least {size_text(_LEAST_MAXMEMORY_BYTES)}')
+    return count
 
 
 def _store_url(text: str) -> Url:
@@ -152,6 +162,10 @@ class Store(Section):
     partitions: Annotated[StrictInt, Field(ge=1, le=256)] = 1
     timeout_ms: Annotated[Duration, lasting("100ms", "30s")] = Field("2s", alias="timeout", validate_default=True)
     durability: Annotated[Durability, BeforeValidator(_durability)] = Field("fsync", validate_default=True)
+    maxmemory_bytes: Annotated[int, BeforeValidator(_maxmemory), SizeMark()] = Field(
+        "auto", alias="maxmemory", validate_default=True
+    )
+    """0: by the memory that there is."""
     valkey_binary: str = ""
     _password: str = PrivateAttr("")
 
@@ -236,6 +250,7 @@ class Limits(Section):
     workers_per_tenant: Annotated[StrictInt, Field(ge=1)] = 1_000_000
     environments_per_tenant: Annotated[StrictInt, Field(ge=1)] = 1_000
     timings_per_tenant: Annotated[StrictInt, Field(ge=1)] = 10_000
+    bytes_per_tenant: Annotated[Size, sized(_KIB**2, 1_024 * _KIB**3)] = Field("1GiB", validate_default=True)
     events: Annotated[StrictInt, Field(ge=1_000)] = 1_000_000
     worker_beats_per_second: Annotated[StrictInt, Field(ge=0)] = 20
     worker_beats_burst: Annotated[StrictInt, Field(ge=1)] = 100

@@ -48,7 +48,7 @@ from monitor.rates import Rate
 from monitor.scheduler import Scheduler
 from monitor.store import Store, StoreDeniedError, StoreRefusedError, StoreSettings, StoreUnavailableError
 from monitor.store.outbox import Outbox
-from monitor.store.store import EnvironmentRule
+from monitor.store.settings import EnvironmentRule
 from monitor.sweeper import Sweeper, SweepSettings
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:
         workers_per_tenant=config.limits.workers_per_tenant,
         environments_per_tenant=config.limits.environments_per_tenant,
         timings_per_tenant=config.limits.timings_per_tenant,
+        bytes_per_tenant=config.limits.bytes_per_tenant,
         min_interval_ms=usual.min_interval_ms,
         max_interval_ms=usual.max_interval_ms,
         min_grace_ms=usual.min_grace_ms,

@@ -17,7 +17,7 @@ from monitor.daemon.errors import StartError
 from monitor.daemon.http import ListenError, listen
 from monitor.daemon.keys import key_ring
 from monitor.daemon.signing_key import SigningKeyError
-from monitor.embedded import EmbeddedStore, EmbeddedStoreError, StartAbandonedError
+from monitor.embedded import EmbeddedStore, EmbeddedStoreError, StartAbandonedError, share_of_memory
 from monitor.printable import escaped
 from monitor.trust import DataDirError, trusted_dir
 
@@ -69,7 +69,11 @@ def serve(
             port = int(listener.getsockname()[1])
             url = str(config.store.address)
             if config.store.embedded:
-                embedded = EmbeddedStore(trusted_dir(config.store.data_dir), binary=config.store.valkey_binary or None)
+                embedded = EmbeddedStore(
+                    trusted_dir(config.store.data_dir),
+                    binary=config.store.valkey_binary or None,
+                    maxmemory_bytes=config.store.maxmemory_bytes or share_of_memory(),
+                )
                 url = _started(embedded, listener, stop)
             ring = key_ring(config)
             work = _one if _processes(config) == 1 else _several

@@ -23,6 +23,7 @@ would replace the lock; a half-written one reads as none.
 
 from monitor.embedded.backup import Backup, back_up
 from monitor.embedded.errors import EmbeddedStoreError, StartAbandonedError
+from monitor.embedded.memory import share_of_memory
 from monitor.embedded.server import EmbeddedStore
 
-__all__ = ["Backup", "EmbeddedStore", "EmbeddedStoreError", "StartAbandonedError", "back_up"]
+__all__ = ["Backup", "EmbeddedStore", "EmbeddedStoreError", "StartAbandonedError", "back_up", "share_of_memory"]

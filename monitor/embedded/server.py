@@ -60,14 +60,16 @@ class EmbeddedStore:
 
     Starts once: after ``stop`` make another. ``start`` and ``watch`` are called in the main thread, since
     on Linux the server ends with the thread that started it. ``binary`` is the path or the name on
-    ``PATH`` of a Valkey or Redis server (7 or newer); None takes the one that is installed with Lastseen.
+    ``PATH`` of a Valkey or Redis server (7 or newer); None takes the one that is installed with Lastseen. Beyond
+    ``maxmemory_bytes`` (0: no limit) it takes no writes.
     """
 
-    def __init__(self, data_dir: Path, *, binary: str | None = None) -> None:
+    def __init__(self, data_dir: Path, *, binary: str | None = None, maxmemory_bytes: int = 0) -> None:
         self._data_dir: Final = data_dir.absolute()
         self._store_dir: Final = self._data_dir / "store"
         self._log_path: Final = self._store_dir / "valkey.log"
         self._wanted_binary: Final = binary
+        self._maxmemory_bytes: Final = maxmemory_bytes
         self._binary = Path()
         self._lock_fd: int | None = None
         self._store_lock_fd: int | None = None
@@ -116,7 +118,13 @@ class EmbeddedStore:
             self._kill()
             self._release()
             raise
-        _log.info("store.started", pid=self.pid, data_dir=str(self._data_dir), seconds=self._up_s())
+        _log.info(
+            "store.started",
+            pid=self.pid,
+            data_dir=str(self._data_dir),
+            maxmemory_bytes=self._maxmemory_bytes,
+            seconds=self._up_s(),
+        )
         return f"unix://{quote(str(self._socket))}"
 
     async def watch(self, on_restart: Callable[[], None]) -> None:
@@ -284,6 +292,7 @@ class EmbeddedStore:
             ("auto-aof-rewrite-percentage", b"100"),
             ("auto-aof-rewrite-min-size", b"64mb"),
             ("save", b'""'),
+            ("maxmemory", b"%d" % self._maxmemory_bytes),
             ("maxmemory-policy", b"noeviction"),
             ("latency-monitor-threshold", b"0"),
         ]

@@ -2,7 +2,8 @@
 
 from monitor.store.answers import Page, SweepResult
 from monitor.store.errors import SchemaError, StoreDeniedError, StoreFullError, StoreRefusedError, StoreUnavailableError
-from monitor.store.store import Store, StoreSettings
+from monitor.store.settings import StoreSettings
+from monitor.store.store import Store
 
 __all__ = [
     "Page",

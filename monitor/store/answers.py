@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from monitor.liveness import Liveness
     from monitor.workers import Moved, Worker
 
-STORED, OVER_WORKERS, OVER_ENVIRONMENTS, NOT_ALLOWED, UNKNOWN, REFUSED, DAMAGED, LATE, OVER_TIMINGS = range(9)
-"""What a function answers of one worker; the same numbers stand at the top of ``lastseen.lua``."""
+STORED, OVER_WORKERS, OVER_ENVIRONMENTS, NOT_ALLOWED, UNKNOWN, REFUSED, DAMAGED, LATE = range(8)
+OVER_TIMINGS, OVER_BYTES = range(8, 10)
+"""What a function answers of one worker; the same numbers stand at the top of ``lastseen.lua`` and ``beat.lua``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

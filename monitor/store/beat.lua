@@ -1,8 +1,9 @@
 -- beat ----------------------------------------------------------------------------------------------
 
+local OVER_WORKERS, OVER_ENVIRONMENTS, OVER_TIMINGS, OVER_BYTES = 1, 2, 8, 9
 local P_TENANT, P_ENVIRONMENT, P_FIRST, P_ALLOWED, P_INTERVAL, P_GRACE = 1, 2, 3, 4, 5, 6
 local S_INTERVAL, S_GRACE, S_RULES, S_WORKERS, S_ENVIRONMENTS, S_DAEMON, S_STATUS_EVENTS = 1, 2, 3, 4, 5, 6, 7
-local S_TIMINGS, S_LEAST_INTERVAL, S_MOST_INTERVAL, S_LEAST_GRACE, S_MOST_GRACE = 8, 9, 10, 11, 12
+local S_TIMINGS, S_BOUNDS, S_BYTES = 8, 9, 10
 local B_DIGEST, B_STATUS, B_TASKS, B_TASK, B_META, B_EVENT_META, B_EVENT_CUT = 1, 2, 3, 4, 5, 6, 7
 local B_SYSTEM, B_SYSTEM_CUT, B_LOGS, B_LOGS_CUT = 8, 9, 10, 11
 
@@ -28,9 +29,9 @@ end
 -- What a worker declared is kept as it was, and counts within the bounds of now.
 local function effective(settings, environment, rec)
   local usual, interval, grace = expected_of(settings, environment), rec[R_INTERVAL], rec[R_GRACE]
-  return interval == UNDECLARED and usual[1]
-      or math.max(settings[S_LEAST_INTERVAL], math.min(interval, settings[S_MOST_INTERVAL])),
-    grace == UNDECLARED and usual[2] or math.max(settings[S_LEAST_GRACE], math.min(grace, settings[S_MOST_GRACE]))
+  local bounds = settings[S_BOUNDS]
+  return interval == UNDECLARED and usual[1] or math.max(bounds[1], math.min(interval, bounds[2])),
+    grace == UNDECLARED and usual[2] or math.max(bounds[3], math.min(grace, bounds[4]))
 end
 
 -- What a beat of this profile means to an alive worker with this key part of its record: {set, reach, interval, grace} if it
@@ -71,8 +72,8 @@ local function is_over_timings(st, settings, profile, w, environment)
     and groups_of(st, w.tenant) >= settings[S_TIMINGS]
 end
 
--- The outcome of a beat before anything is changed.
-local function judge(st, settings, profile, w, environment)
+-- The outcome of a beat before anything is changed. grown: by how many bytes a worker's cold parts would.
+local function judge(st, settings, profile, w, environment, grown)
   local was = w.group and w.group[G_ENVIRONMENT]
   local allowed = profile[P_ALLOWED]
   if w.damaged then
@@ -81,6 +82,10 @@ local function judge(st, settings, profile, w, environment)
     return NOT_ALLOWED
   elseif not w.rec and tenant_of(st, w.tenant).n >= settings[S_WORKERS] then
     return OVER_WORKERS
+  end
+  grown = grown + (w.rec and 0 or bytes_of(w.worker))
+  if grown > 0 and tenant_of(st, w.tenant).b + grown > settings[S_BYTES] then
+    return OVER_BYTES
   elseif
     was ~= environment
     and workers_in(st, w.tenant, environment) == 0
@@ -93,8 +98,26 @@ local function judge(st, settings, profile, w, environment)
   return STORED
 end
 
--- Takes over what a beat reports.
-local function take_report(st, w, report, more)
+-- The cold parts that a worker will have, packed as well, or nil where a beat does not change them.
+local function cold_after(st, w, more)
+  if not (more and more[B_DIGEST]) or (w.rec and more[B_DIGEST] == w.rec[R_DIGEST]) then
+    return nil
+  end
+  local cold = { unpack(cold_of(st, w)) }
+  if more[B_META] ~= nil then
+    cold[X_META], cold[X_EVENT_META], cold[X_EVENT_CUT] = more[B_META], more[B_EVENT_META], more[B_EVENT_CUT]
+  end
+  if more[B_SYSTEM] ~= nil then
+    cold[X_SYSTEM], cold[X_SYSTEM_CUT] = more[B_SYSTEM], more[B_SYSTEM_CUT]
+  end
+  if more[B_LOGS] ~= nil then
+    cold[X_LOGS], cold[X_LOGS_CUT] = more[B_LOGS], more[B_LOGS_CUT]
+  end
+  return cold, cmsgpack.pack(cold)
+end
+
+-- Takes over what a beat reports of its worker's work.
+local function take_report(w, report, more)
   local rec = w.rec
   if more and more[B_STATUS] ~= nil then
     local status, tasks, task = reported(rec[R_REPORT])
@@ -106,20 +129,6 @@ local function take_report(st, w, report, more)
   end
   if report then
     rec[R_REPORT] = report
-  end
-  if more and more[B_DIGEST] and more[B_DIGEST] ~= rec[R_DIGEST] then
-    local cold = cold_of(st, w)
-    if more[B_META] ~= nil then
-      cold[X_META], cold[X_EVENT_META], cold[X_EVENT_CUT] = more[B_META], more[B_EVENT_META], more[B_EVENT_CUT]
-    end
-    if more[B_SYSTEM] ~= nil then
-      cold[X_SYSTEM], cold[X_SYSTEM_CUT] = more[B_SYSTEM], more[B_SYSTEM_CUT]
-    end
-    if more[B_LOGS] ~= nil then
-      cold[X_LOGS], cold[X_LOGS_CUT] = more[B_LOGS], more[B_LOGS_CUT]
-    end
-    rec[R_DIGEST] = more[B_DIGEST]
-    st.cold[w.mid] = cmsgpack.pack(cold)
   end
 end
 
@@ -138,7 +147,7 @@ end
 local function enrol(st, w, environment)
   set_in(st.names, w.tenant, w.worker, '0')
   local known = tenant_of(st, w.tenant)
-  known.n = known.n + 1
+  known.n, known.b = known.n + 1, known.b + bytes_of(w.worker)
   count_in(st, w.tenant, environment, 1)
 end
 
@@ -147,7 +156,9 @@ local function apply(st, settings, profile, worker, raw, report, more)
   local w = load_worker(st, profile[P_TENANT], worker, raw)
   local rec, was = w.rec, w.group
   local environment = profile[P_ENVIRONMENT] or (was and was[G_ENVIRONMENT]) or profile[P_FIRST]
-  local outcome = judge(st, settings, profile, w, environment)
+  local cold, packed = cold_after(st, w, more)
+  local grown = packed and #packed - w.cold_bytes or 0
+  local outcome = judge(st, settings, profile, w, environment, grown)
   if outcome ~= STORED then
     return outcome, 0
   end
@@ -165,7 +176,14 @@ local function apply(st, settings, profile, worker, raw, report, more)
   local since, old_gid, old_report = rec[R_SINCE], rec[R_GID], rec[R_REPORT]
   rec[R_INTERVAL] = profile[P_INTERVAL] or rec[R_INTERVAL]
   rec[R_GRACE] = profile[P_GRACE] or rec[R_GRACE]
-  take_report(st, w, report, more)
+  take_report(w, report, more)
+  if packed then
+    rec[R_DIGEST], w.cold, st.cold[w.mid] = more[B_DIGEST], cold, packed
+  end
+  if grown ~= 0 then
+    local known = tenant_of(st, w.tenant)
+    known.b, known.changed = known.b + grown, true
+  end
   if rec[R_LEFT] > 0 and st.t - rec[R_LEFT] > STRAGGLER_MS then
     rec[R_LEFT] = 0
   end
@@ -216,7 +234,7 @@ end
 
 -- Applies up to 512 beats, in order. A worker may stand in it more than once.
 -- ARGV[1]: msgpack {interval, grace (ms), rules {{glob, interval, grace}*}, workers limit, environments limit, daemon,
---   status events (boolean), timings limit, and what may be declared (ms): least and most interval, least and most grace}
+--   status events (boolean), timings limit, what may be declared {least and most interval, least and most grace} (ms), bytes limit}
 -- ARGV[2]: msgpack list of profiles {tenant, environment|false, first environment, allowed|false, interval, grace (ms;
 --   false keeps the last value, UNDECLARED takes it back)}
 -- ARGV[3]: msgpack list, four items for each beat: place of its profile, worker, report|false to keep it, more|false.
@@ -317,7 +335,7 @@ local function fail(keys, args)
     return { st.t, LATE }
   end
   local w, environment = load_worker(st, a[1], a[2]), a[5]
-  local outcome = w.rec and REFUSED or judge(st, settings, { [P_ALLOWED] = a[4] }, w, environment)
+  local outcome = w.rec and REFUSED or judge(st, settings, { [P_ALLOWED] = a[4] }, w, environment, 0)
   if outcome ~= STORED then
     return { st.t, outcome, st.moves }
   end

@@ -27,7 +27,7 @@ local function commit_tenants(st)
     if known.changed and known.n == 0 then
       call('DEL', key)
     elseif known.changed then
-      local fields, gone = { 'n', known.n, 'v', known.v }, {}
+      local fields, gone = { 'n', known.n, 'v', known.v, 'b', int(known.b) }, {}
       for environment, workers in pairs(known.workers_in) do
         if workers > 0 then
           fields[#fields + 1] = 'e' .. environment

@@ -35,7 +35,7 @@ Key schema, per partition (base left out; gid is a number, mid is "<bytes of ten
   j         HASH   mid -> its newest refused beat: {reason, t, subject}; of no meaning once a later one was accepted
   k:<gid>   ZSET   worker -> when its refused beats have ended, or count no more, if no more come
                                                  stale workers that are alive
-  t:<tenant> HASH  n (workers), v (environments), "e"..environment -> workers
+  t:<tenant> HASH  n (workers), b (bytes that they take, see bytes_of), v (environments), "e"..environment -> workers
   h         ZSET   gid -> lower bound of its next deadline
   q         ZSET   gid -> lower bound of the oldest since in d:<gid>
   b, k      ZSET   gid -> lower bound of the first end in b:<gid>, in k:<gid>
@@ -69,8 +69,7 @@ local X_META, X_EVENT_META, X_EVENT_CUT, X_SYSTEM, X_SYSTEM_CUT, X_LOGS, X_LOGS_
 local G_TENANT, G_ENVIRONMENT, G_INTERVAL, G_GRACE, G_AFTER_STOP = 1, 2, 3, 4, 5
 local TRANSITIONS_KEPT, MOVES_PER_CALL = 16, 32
 local GATHER_LIMIT, GROUPS_LIMIT, PAGE_BYTES, ARGUMENTS = 500, 200, 262144, 1000
-local STORED, OVER_WORKERS, OVER_ENVIRONMENTS, NOT_ALLOWED, UNKNOWN, REFUSED, DAMAGED, LATE = 0, 1, 2, 3, 4, 5, 6, 7
-local OVER_TIMINGS = 8
+local STORED, NOT_ALLOWED, UNKNOWN, REFUSED, DAMAGED, LATE = 0, 3, 4, 5, 6, 7 -- and those of beat.lua
 
 -- Bound by `open`: while a library is loaded the server has none of them.
 local call, spread, sub, read, write
@@ -244,8 +243,8 @@ end
 local function tenant_of(st, tenant)
   local found = st.tenants[tenant]
   if not found then
-    local known = call('HMGET', st.base .. 't:' .. tenant, 'n', 'v')
-    found = { n = tonumber(known[1]) or 0, v = tonumber(known[2]) or 0, workers_in = {} }
+    local known = call('HMGET', st.base .. 't:' .. tenant, 'n', 'v', 'b')
+    found = { n = tonumber(known[1]) or 0, v = tonumber(known[2]) or 0, b = tonumber(known[3]) or 0, workers_in = {} }
     st.tenants[tenant] = found
   end
   return found

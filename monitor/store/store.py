@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -32,6 +31,7 @@ from monitor.store.answers import (
 from monitor.store.connection import Connection
 from monitor.store.errors import SchemaError, StoreFullError, StoreUnavailableError
 from monitor.store.library import DOWN_STATES, STATE_CODES
+from monitor.store.settings import LONGEST_MS
 from monitor.workers import Standing, partition_of
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from monitor.events import Event
     from monitor.store.address import Address
     from monitor.store.condition import Condition
+    from monitor.store.settings import StoreSettings
     from monitor.workers import Beat, Disconnect, Evidence, Moved, Worker, WorkerKey
 
     _Call = Callable[..., Awaitable[Any]]
@@ -49,51 +50,8 @@ _encode = msgspec.msgpack.Encoder().encode
 SCHEMA_VERSION: Final = 1
 COUNT_PAGE: Final = 200
 EVENTS_TRIMMED_PER_CALL: Final = 100
-LONGEST_MS: Final = 365 * 86_400_000
-"""No grace is longer."""
 BEHIND: Final = 2
 """What ``pulse`` is told by a daemon that is behind with beats; 0 and 1 say whether it ends."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EnvironmentRule:
-    """What is expected of the workers of environments that match, unless they declare otherwise."""
-
-    match: str
-    interval_ms: int
-    grace_ms: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StoreSettings:
-    """What the store needs to know of the configuration. Times in milliseconds."""
-
-    url: str
-    partitions: int
-    daemon: str
-    timeout_s: float
-    interval_ms: int
-    grace_ms: int
-    rules: tuple[EnvironmentRule, ...]
-    workers_per_tenant: int
-    environments_per_tenant: int
-    status_events: bool
-    timings_per_tenant: int = 10_000
-    """Of environment, interval and grace, as its workers have them."""
-    min_interval_ms: int = 0
-    max_interval_ms: int = LONGEST_MS
-    min_grace_ms: int = 0
-    max_grace_ms: int = LONGEST_MS
-    """Within these counts what workers have declared, whenever that was."""
-    replicas: int = 0
-    """So many have to have what ``confirm`` waits for."""
-    fsync: bool = False
-    """What ``confirm`` waits for has to be on the primary's disk."""
-
-    @property
-    def graces_ms(self) -> list[int]:
-        """Those of workers that declare none."""
-        return [self.grace_ms, *(rule.grace_ms for rule in self.rules)]
 
 
 class Store:
@@ -118,10 +76,8 @@ class Store:
                 settings.daemon,
                 settings.status_events,
                 settings.timings_per_tenant,
-                settings.min_interval_ms,
-                settings.max_interval_ms,
-                settings.min_grace_ms,
-                settings.max_grace_ms,
+                [settings.min_interval_ms, settings.max_interval_ms, settings.min_grace_ms, settings.max_grace_ms],
+                -(-settings.bytes_per_tenant // settings.partitions),
             ]
         )
 

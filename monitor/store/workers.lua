@@ -78,10 +78,16 @@ end
 
 local function cold_of(st, w)
   if w.cold == nil then
-    local packed = w.rec[R_DIGEST] ~= NO_DIGEST and (st.cold[w.mid] or call('HGET', st.x, w.mid))
+    local packed = w.rec and w.rec[R_DIGEST] ~= NO_DIGEST and (st.cold[w.mid] or call('HGET', st.x, w.mid))
+    w.cold_bytes = packed and #packed or 0
     w.cold = packed and cmsgpack.unpack(packed) or { '{}', '', false, false, false, false, false }
   end
   return w.cold
+end
+
+-- What a worker takes beside its cold parts, roughly: its record, and its id in each set.
+local function bytes_of(worker)
+  return 300 + 4 * #worker
 end
 
 local function past_of(st, mid)
@@ -404,6 +410,7 @@ local function erase(st, w, reason)
   count_in(st, w.tenant, w.group[G_ENVIRONMENT], -1)
   local known = tenant_of(st, w.tenant)
   known.n = known.n - 1
+  known.b = math.max(0, known.b - bytes_of(w.worker) - call('HSTRLEN', st.x, w.mid))
   st.erased = math.max(st.erased, st.t, rec[R_GENERATION])
   st.erased_any = true
 end
