@@ -71,8 +71,14 @@ class Limit(StrEnum):
     BATCH_PLACES = "batch_places"
     READERS = "readers"
     ANSWER_BYTES = "answer_bytes"
+    BAD_REQUEST = "bad_request"
+    """No HTTP/1.1 that can be read in one way only."""
     HEAD = "head"
+    """Too large, or not whole in time."""
+    UNFINISHED = "unfinished"
+    """Closed: there were too many requests that were not whole."""
     CONNECTIONS = "connections"
+    """Closed for another, or not let in."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

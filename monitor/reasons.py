@@ -40,3 +40,5 @@ class Reason(StrEnum):
     """The store has not taken a pulse of this daemon for a while, so it may not take beats either."""
     CLOCK_SKEW = "clock_skew"
     """The store's clock was stepped back, and store time is ahead of it."""
+    CONNECTIONS_FULL = "connections_full"
+    """Each connection that the daemon may have holds a whole request, and new ones are refused."""

@@ -36,6 +36,7 @@ pytestmark = pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
 
 PATIENCE_S: Final = 20.0
 VECTORS: Final[list[dict[str, Any]]] = json.loads((Path(__file__).parent / "contract_vectors.json").read_text())
+NOSNIFF: Final = ("x-content-type-options", "nosniff")
 UNLIMITED: Final = BeatRates(worker=None, tenant=None, batch=1)
 BODY: Final = b'{"worker_id":"w","environment_name":"prod","status":"busy","tasks_processed":3}'
 
@@ -215,7 +216,7 @@ async def test_a_good_beat_takes_the_short_way_in_both_forms_and_is_stored(both:
     assert (await same(both, nothing)).status == 204
     assert both.taken == 3
     form = request(b'{"status":"idle"}', *headers, target="/api/v1/workers/a%2Fb%C3%A9/heartbeat")
-    assert (await same(both, form)).headers == [("cache-control", "no-store"), ("lastseen-next-beat", "30")]
+    assert (await same(both, form)).headers == [("cache-control", "no-store"), ("lastseen-next-beat", "30"), NOSNIFF]
     assert both.taken == 5
     _, _, worker = await both.store.one(WorkerKey("acme", "a/bé"))
     assert worker is not None
@@ -230,8 +231,9 @@ async def test_the_short_way_names_fields_that_are_not_known_to_the_beat_that_re
     path = "/api/v1/workers/new/heartbeat"
     (first,), _ = await ask(both.short.port, request(body, *headers, target=path))
     (again,), _ = await ask(both.short.port, request(body, *headers, target=path))
-    usual = [("cache-control", "no-store"), ("lastseen-next-beat", "30")]
-    assert (first.status, first.headers) == (204, [*usual, ("lastseen-unknown-fields", "interval_second")])
+    usual = [("cache-control", "no-store"), ("lastseen-next-beat", "30"), NOSNIFF]
+    unknown = ("lastseen-unknown-fields", "interval_second")
+    assert (first.status, first.headers) == (204, [*usual[:2], unknown, NOSNIFF])
     assert (again.status, again.headers) == (204, usual)
     assert both.taken == 2
 

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from monitor.api.entry import routed_path
+from monitor.api.entry import NOWHERE, routed_path
 from monitor.auth import Scope
 from tests import api
 
@@ -86,7 +86,9 @@ async def test_an_id_that_can_not_be_one_is_the_contracts_422(lastseen: Api, seg
         ("GET", "/api/v1/nothing", 404, None),
         ("GET", "/", 404, None),
         ("PUT", "/api/v1/workers", 405, "GET, HEAD, OPTIONS"),
-        ("DELETE", "/api/v1/workers/", 405, "GET, HEAD, OPTIONS"),
+        ("DELETE", "/api/v1/workers/", 404, None),
+        ("POST", "/api/v1/workers/w/heartbeat/", 404, None),
+        ("POST", "/api/v1/workers//heartbeat", 404, None),
         ("PUT", "/api/v1/workers/heartbeat", 405, "OPTIONS, POST"),
         ("GET", "/api/v1/workers/w/heartbeat", 405, "OPTIONS, POST"),
         ("GET", "/api/v1/workers/a%2Fb/heartbeat", 405, "OPTIONS, POST"),
@@ -97,7 +99,7 @@ async def test_an_id_that_can_not_be_one_is_the_contracts_422(lastseen: Api, seg
         ("GET", "/api/v1/workers/%68eartbeat", 404, None),
         ("PATCH", "/api/v1/workers/w", 405, "DELETE, GET, HEAD, OPTIONS"),
         ("OPTIONS", "/api/v1/workers/w", 204, "DELETE, GET, OPTIONS"),
-        ("GET", "/api/v1/workers/", 200, None),
+        ("GET", "/api/v1/workers/", 404, None),
     ],
 )
 async def test_paths_and_methods_that_are_not_there(
@@ -183,7 +185,7 @@ def test_only_an_id_that_is_spelled_like_a_route_is_spelled_anew(store_url: str)
     del store_url
     spelled = "/api/v1/workers/%68eartbeat"
     assert routed_path("POST", "/api/v1/workers/heartbeat") == "/api/v1/workers/heartbeat"
-    assert routed_path("POST", "/api/v1/workers/heartbeat/") == "/api/v1/workers/heartbeat/"
+    assert routed_path("POST", "/api/v1/workers/heartbeat/") == NOWHERE
     assert routed_path("GET", "/api/v1/workers/heartbeat") == spelled
     assert routed_path("POST", "/api/v1/workers/heartbeat/heartbeat") == f"{spelled}/heartbeat"
     assert routed_path("GET", "/api/v1/workers/a") == "/api/v1/workers/a"

@@ -129,16 +129,6 @@ async def test_p28_above_the_limit_answers_close_their_connection_and_nobody_is_
             client.close()
 
 
-async def test_p28_far_above_the_limit_connections_are_refused_and_those_there_are_go_on() -> None:
-    async with serving(connections=4) as port:
-        kept = [await Client.to(port) for _ in range(5)]
-        refused = await Client.to(port)
-        assert await refused.ended() == b""
-        assert b"204" in await kept[0].ask()
-        for client in (*kept, refused):
-            client.close()
-
-
 async def test_p28_requests_sent_ahead_are_parsed_as_their_turn_comes_and_all_answered() -> None:
     gate = Gate()
     async with serving(gate) as port:

@@ -26,6 +26,8 @@ WORKERS: Final = "/api/v1/workers/"
 LITERALS: Final = frozenset({"heartbeat", "heartbeats"})
 """Segments that are routes for POST where a worker's id stands otherwise."""
 
+NOWHERE: Final = "/%2F"
+"""A path that no route has."""
 KEEP_ALIVE_BYTES: Final = 1_048_576
 """A body that nobody read and that is longer ends the connection."""
 DRAIN_BYTES: Final = 67_108_864
@@ -73,6 +75,8 @@ def unread_of(scope: Scope) -> Exchange | None:
 
 def routed_path(method: str, path: str) -> str:
     """The path to give to the router: an id that is spelled like a route gets another spelling of the same id."""
+    if "//" in path or (path.endswith("/") and path != "/"):
+        return NOWHERE  # the router would take an empty segment for none
     if not path.startswith(WORKERS):
         return path
     segment, slash, rest = path[len(WORKERS) :].partition("/")

@@ -33,6 +33,7 @@ _BEFORE_ID: Final = b"/api/v1/workers/"
 _AFTER_ID: Final = b"/heartbeat"
 _PLAIN_HOST: Final = re.compile(rb"[A-Za-z0-9.-]{1,255}(:[0-9]{1,5})?")
 _JSON: Final = b"application/json"
+_CHUNKED: Final = b"chunked"
 # An enumeration's members are looked up in Python each time.
 _WRITE: Final = Scope.HEARTBEAT_WRITE.value
 _STORED: Final = BeatOutcome.STORED
@@ -118,11 +119,11 @@ class Express:
         authorization = found.get(b"authorization")
         if authorization is None or b"userkey" in found or len(found) != len(headers):
             return None
-        if found.get(b"content-type", _JSON) != _JSON:
+        if found.get(b"content-type", _JSON) != _JSON or found.get(b"transfer-encoding", _CHUNKED) != _CHUNKED:
             return None
         host = found.get(b"host")
-        if host is not None and host != self._good_host:
-            if not _PLAIN_HOST.fullmatch(host):
+        if host != self._good_host:
+            if host is None or not _PLAIN_HOST.fullmatch(host):
                 return None
             self._good_host = host
         return self._authenticator.known(authorization, now_ms=self._clock.now_ms())

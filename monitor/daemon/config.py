@@ -259,6 +259,8 @@ class Limits(Section):
     pending_beats: Annotated[StrictInt, Field(ge=1)] = 20_000
     pending_bytes: Annotated[Size, sized(_KIB**2, 64 * _KIB**3)] = Field("64MiB", validate_default=True)
     connections: Annotated[StrictInt, Field(ge=1)] = 20_000
+    head_bytes: Annotated[Size, sized(8 * _KIB, _KIB**2)] = Field("64KiB", validate_default=True)
+    head_fields: Annotated[StrictInt, Field(ge=20, le=1_000)] = 100
 
 
 class Environment(Section):

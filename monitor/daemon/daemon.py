@@ -218,15 +218,20 @@ class Daemon:
             create_app(services),
             connections=limits.connections,
             shutdown_timeout_ms=config.server.shutdown_timeout_ms,
+            head_bytes=limits.head_bytes,
+            head_fields=limits.head_fields,
             shortcut=Express(services),
+            hit=self._limits.hit,
         )
+        self._health.add_reasons(self._http.connections.reasons)
         behind = Behind(
             self._intake.graces,
             turn_s=self._http.turns.oldest_s,
             store_s=self._intake.oldest_s,
             note_s=self._evidence.oldest_s,
         )
-        self._pulse = Pulse(store, on_sums=self._metrics.blind, is_behind=behind)
+        full = self._http.connections.is_refusing
+        self._pulse = Pulse(store, on_sums=self._metrics.blind, is_behind=lambda: full() or behind())
         self._vitals = Vitals(
             store=store,
             health=self._health,

@@ -8,21 +8,23 @@ import errno
 import math
 import resource
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import uvicorn
 
+from monitor.daemon.connections import Connections
 from monitor.daemon.protocol import BoundedProtocol
 from monitor.daemon.stall import Stall
 from monitor.daemon.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from litestar.types import ASGIApp
 
-    from monitor.daemon.protocol import Shortcut
+    from monitor.daemon.exchange import Shortcut
+    from monitor.metrics import Limit
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +33,8 @@ KEEP_ALIVE_S: Final = 75
 """Longer than the usual interval, so that a worker may beat over one connection."""
 HEAD_S: Final = 10.0
 """How long a request's head may take."""
+HEAD_BYTES: Final = 65_536
+HEAD_FIELDS: Final = 100
 HARD_SHARE: Final = 1.25
 SPARE_DESCRIPTORS: Final = 200
 """For the store, receivers and files."""
@@ -86,8 +90,8 @@ def allowed_connections(connections: int) -> int:
 class HttpServer(uvicorn.Server):
     """Serves one app on one listening socket until ``should_exit`` is set. Signals are the daemon's own business.
 
-    Above ``connections`` open ones each answer closes its connection, so that idle ones make room for others and
-    nobody is refused; a quarter above that, new ones are refused. ``shortcut`` may answer some requests in place
+    Above ``connections`` open ones each answer closes its connection, so that idle ones make room for others; a quarter
+    above that, a new one has another closed, as ``Connections`` says. ``shortcut`` may answer some requests in place
     of the app. ``accepting`` is set when the first request can be taken.
     """
 
@@ -98,20 +102,24 @@ class HttpServer(uvicorn.Server):
         connections: int,
         shutdown_timeout_ms: int,
         shortcut: Shortcut | None = None,
+        head_bytes: int = HEAD_BYTES,
+        head_fields: int = HEAD_FIELDS,
         head_s: float = HEAD_S,
         idle_s: float = KEEP_ALIVE_S,
+        hit: Callable[[Limit, str], None] = lambda _, __: None,
     ) -> None:
         self.turns = Turns(asyncio.get_running_loop())
         settings = {
             "kept": connections,
-            "most": round(connections * HARD_SHARE),
+            "head_bytes": head_bytes,
+            "head_fields": head_fields,
             "head_s": head_s,
             "idle_s": idle_s,
             "shortcut": shortcut,
             "stall": (stall := Stall()),
             "turns": self.turns,
         }
-        bounded = type("BoundedProtocol", (BoundedProtocol,), settings)
+        bounded: Any = type("BoundedProtocol", (BoundedProtocol,), settings)
         super().__init__(
             uvicorn.Config(
                 app,
@@ -122,10 +130,14 @@ class HttpServer(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
+                headers=[("x-content-type-options", "nosniff")],
                 backlog=BACKLOG,
                 timeout_graceful_shutdown=math.ceil(shutdown_timeout_ms / 1_000),
             )
         )
+        opened: set[Any] = self.server_state.connections
+        self.connections = Connections(opened, most=round(connections * HARD_SHARE), hit=hit)
+        bounded.limits = self.connections
         self.accepting = asyncio.Event()
         self._stall = stall
 

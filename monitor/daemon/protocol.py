@@ -8,43 +8,40 @@ through uvicorn's own code and the app, as if there were no short way.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
 
+import httptools
 import structlog
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from monitor.daemon.stall import Stall, has_hung_up
+from monitor.daemon.connections import network
+from monitor.daemon.exchange import Flow, ShortExchange
+from monitor.daemon.head import BadRequestError, check_head, without_upgrade
+from monitor.daemon.stall import Stall, has_hung_up, has_unread
+from monitor.metrics import Limit
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
 
+    from monitor.daemon.connections import Connections
+    from monitor.daemon.exchange import Shortcut
+    from monitor.daemon.head import Headers
     from monitor.daemon.turns import Turns
 
 log = structlog.get_logger(__name__)
 
-REFUSED_LOG_S: Final = 10.0
+LINGER_S: Final = 2.0
+LINGER_BYTES: Final = 1_048_576
+"""After an answer that ends a connection in the middle of a request, what still comes is dropped for so long, and no
+more of it: closing on unread bytes makes the kernel reset the connection, and the client may never see the answer."""
+BODY_SHARE: Final = 8
+"""Each byte of a chunked body may bring as many bytes of chunk heads and trailers, besides ``head_bytes``."""
+FIELD_BYTES: Final = 128
+"""What a field takes in memory besides its own bytes."""
 PIECE_BYTES: Final = 4_096
 """What was read is parsed in pieces of this size, and no further once a request waits for the one before it: in one
 read there may be thousands of small ones, and each takes a hundred times its size in memory."""
-
-Headers = list[tuple[bytes, bytes]]
-
-
-class Shortcut(Protocol):
-    """Somebody who can answer some requests without the app."""
-
-    def leads(self, target: bytes) -> bool:
-        """Whether a POST to this request target may be taken."""
-        ...
-
-    def take(self, target: bytes, headers: Headers, body: bytes, answer: Callable[[bytes, bytes], None]) -> bool:
-        """Take a whole request, or decline it (False) with nothing done.
-
-        ``answer`` is to be called once, later: with the status line and the headers, each line ended, and the body.
-        """
-        ...
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -52,24 +49,26 @@ class BoundedProtocol(HttpToolsProtocol):
 
     The head of a request must be there ``head_s`` after the connection was made or the request was begun; a
     connection without a request is closed after ``idle_s``, and so is one whose client takes no answer for as long.
-    Above ``kept`` open connections each answer closes its own, so that idle ones make room for others; above ``most``
-    new ones are closed at once.
+    Above ``kept`` open connections each answer closes its own, so that idle ones make room for others; ``limits`` says
+    which are closed when that is not enough. A head has at most ``head_bytes`` and ``head_fields`` fields.
     """
 
     kept = 0
-    most = 0
+    limits: Connections
+    head_bytes = 0
+    head_fields = 0
     head_s = 0.0
     idle_s = 0.0
     shortcut: Shortcut | None = None
     stall = Stall()
     turns: Turns | None = None
-    refused_s = 0.0
     defaults: tuple[Headers, bytes] = ([], b"")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
-        self.flow = _Flow(transport, self)
+        self.flow = Flow(transport, self)
+        self.address = network(self.client[0]) if self.client else ""
         self._held = b""
         self._waits = False
         """Whether what is held waits for a turn of the loop."""
@@ -77,15 +76,26 @@ class BoundedProtocol(HttpToolsProtocol):
         """Since when the client has not taken what was written to it."""
         self._body: list[bytes] | None = None
         """What has come of the body of a request that may take the short way; None: there is no such request."""
+        self._head: Headers = []
+        self._in_body = False
+        """Whether a request's head is whole and its body is not."""
+        self._framing = 0
+        """What has come of an unfinished request that is not its body, in bytes, less ``BODY_SHARE`` times its body."""
+        self._is_unfinished = True
+        """Whether ``limits`` knows of it as that."""
+        self._is_ending = False
+        """Whether what still comes is dropped."""
+        self._dropped = 0
+        self._has_ended = False
+        """Whether the client sends nothing more."""
+        self._refusal: BadRequestError | None = None
+        """Why the newest request is refused; to be said when those before it are answered."""
         self._limit_s = self.head_s
         """How long what we wait for may take, a head or another request; 0 while a request is under way."""
         self._since_s = self.loop.time()
         self._timer: asyncio.TimerHandle | None = None
-        if len(self.connections) > self.most:
-            if self._since_s - type(self).refused_s > REFUSED_LOG_S:
-                type(self).refused_s = self._since_s
-                log.warning("http.connections_refused", open=len(self.connections))
-            transport.abort()
+        if not self.limits.admit(self):
+            self.drop()
             return
         self._look_at(self._since_s + self.head_s)
 
@@ -94,7 +104,28 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._end_unfinished()
         super().connection_lost(exc)
+
+    def drop(self) -> None:
+        """Close at once."""
+        self._end_unfinished()
+        self.transport.abort()
+
+    def _end_unfinished(self) -> None:
+        if self._is_unfinished:
+            self._is_unfinished = False
+            self.limits.end(self)
+
+    def may_hold_request(self) -> bool:
+        """Whether bytes have come that were not looked at yet, and may be a whole request."""
+        return self._waits or (not self._framing and not self._is_ending and has_unread(self.transport))
+
+    def idle_since_s(self) -> float | None:
+        """Since when it has waited for the client to send a request or to take an answer; None: it does not."""
+        if self._stalled_s is not None:
+            return self._stalled_s
+        return self._since_s if self._limit_s == self.idle_s and not self._held else None
 
     # One timer for a connection, which is set anew when it goes off, and not with each request: only the start of
     # a head that did not come whole asks for a nearer one.
@@ -110,6 +141,8 @@ class BoundedProtocol(HttpToolsProtocol):
         now_s = self.loop.time()
         is_stalled = self._stalled_s is not None and now_s >= self._stalled_s + self.idle_s
         if is_stalled or (self._limit_s and not self._waits and now_s >= self._since_s + self._limit_s):
+            if self._is_unfinished and not self._is_ending:
+                self.limits.hit(Limit.HEAD, self.address)
             self.transport.abort()
         else:
             ahead = bool(self._limit_s) and not self._waits
@@ -120,7 +153,11 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.stall.is_recent(self.loop.time()) and has_hung_up(self.transport):
             self.transport.abort()
             return
-        if self._held:
+        if self._is_ending:
+            self._dropped += len(data)
+            if self._dropped > LINGER_BYTES:
+                self.transport.abort()
+        elif self._held:
             self._held += data
         elif self.turns is None or self.turns.admit(self):
             self._parse(data)
@@ -140,25 +177,122 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._held and not self._waits and not self.pipeline:
             held, self._held = self._held, b""
             self._parse(held)
+            if self._has_ended and not self._ends_later():
+                self.transport.close()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's own always closes
+        """The client sends nothing more; whether it may still wait for answers."""
+        self._has_ended = True
+        return self._ends_later()
+
+    def _ends_later(self) -> bool:
+        if self._is_ending or self._in_body:
+            return False
+        if self._held:
+            return True
+        if self.cycle is None or self.cycle.response_complete:
+            return False
+        self.cycle.keep_alive = False
+        return True
 
     def _parse(self, data: bytes) -> None:
         """Parse as far as it may go now; the rest is held until its turn comes."""
         if len(data) <= PIECE_BYTES:
-            super().data_received(data)
+            self._feed(data)
         else:
             for start in range(0, len(data), PIECE_BYTES):
-                super().data_received(data[start : start + PIECE_BYTES])
-                if self.transport.is_closing():
+                self._feed(data[start : start + PIECE_BYTES])
+                if self._is_ending or self._refusal is not None or self.transport.is_closing():
                     break
                 if self.pipeline:
                     self._held = data[start + PIECE_BYTES :]
                     break
         if self._body is not None:
-            self._go_the_usual_way(whole=False)
-        if self.transport.is_closing():
+            try:
+                self._go_the_usual_way(whole=False)
+            except BadRequestError as error:
+                self._refuse(error)
+
+    def _feed(self, data: bytes) -> None:
+        if self._refusal is not None:
             return
-        if self._limit_s == self.head_s and self._timer_s > self._since_s + self.head_s:
+        size = len(data)
+        try:
+            while data:
+                try:
+                    self.parser.feed_data(data)
+                    break
+                except httptools.HttpParserUpgrade as upgrade:
+                    # The parser has stopped behind the head. Another one goes on, and sees no Upgrade.
+                    data = self._without_upgrade() + data[upgrade.args[0] :]
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._refuse(cause if isinstance(cause, BadRequestError) else BadRequestError(f"this is no HTTP: {error}"))
+            return
+        if self._in_body or self._limit_s == self.head_s:
+            self._wait_for_more(size)
+
+    def _without_upgrade(self) -> bytes:
+        head = without_upgrade(self.parser.get_method(), self.url, self.parser.get_http_version(), self._head)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return head
+
+    def _wait_for_more(self, size: int) -> None:
+        """A piece of this size has been parsed, and the request is not whole."""
+        self._framing += size
+        if self._framing > self.head_bytes or len(self.headers) > self.head_fields:
+            self._refuse(self._too_large())
+            return
+        self._is_unfinished = True
+        self.limits.begin(self, None if self._in_body else self._framing + FIELD_BYTES * len(self.headers))
+        if not self._in_body and self._timer_s > self._since_s + self.head_s:
             self._look_at(self._since_s + self.head_s)
+
+    def _too_large(self) -> BadRequestError:
+        what = "chunk heads and trailers" if self._in_body else "head"
+        return BadRequestError(
+            f"the {what} of a request may have {self.head_bytes} bytes and {self.head_fields} fields",
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+        )
+
+    def _refuse(self, error: BadRequestError) -> None:
+        """Answer what is no request, after those before it are answered; nothing behind it is read."""
+        if self._in_body and self._body is not None:
+            try:
+                self._go_the_usual_way(whole=False)  # the app counts it
+            except BadRequestError as first:
+                error = first
+        self._refusal = error
+        self._held = b""
+        is_large = error.status is HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        self.limits.hit(Limit.HEAD if is_large else Limit.BAD_REQUEST, self.address)
+        is_with_app = self._in_body and self._body is None
+        self._body, self._in_body = None, False
+        if is_with_app and self.pipeline:
+            self.pipeline.popleft()  # the newest
+        elif is_with_app:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            if self.cycle.response_started:
+                self._linger()
+            else:
+                self._say_refusal(error)
+        elif self.cycle is None or self.cycle.response_complete:
+            self._say_refusal(error)
+
+    def _say_refusal(self, error: BadRequestError) -> None:
+        self.transport.write(error.answer(self.default_lines()))
+        self._linger()
+
+    def _linger(self) -> None:
+        """End the connection in the middle of a request: all is said, and what still comes is dropped."""
+        self._is_ending = self._is_unfinished = True
+        self.limits.begin(self, None)
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self._limit_s, self._since_s = LINGER_S, self.loop.time()
+        self._look_at(self._since_s + LINGER_S)
 
     def pause_writing(self) -> None:
         """The client takes its answers more slowly than they are written."""
@@ -173,6 +307,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request has begun."""
         self._limit_s, self._since_s = self.head_s, self.loop.time()
+        self._framing = 0
         # The scope is for the app: it is made when the request goes there.
         self.url = b""
         self.headers = []
@@ -181,6 +316,17 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head of a request is there."""
         self._limit_s = 0.0
+        # Trailers are not headers: they go to a list that is not read.
+        self._head, self.headers = self.headers, []
+        if len(self._head) > self.head_fields or (self._framing and self._head_size() > self.head_bytes):
+            raise self._too_large()
+        if self._is_unfinished:
+            self.limits.head_ended(self)
+            self._framing = 0
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise BadRequestError("CONNECT is for proxies", HTTPStatus.NOT_IMPLEMENTED)
+            return
         if (
             self.shortcut is not None
             and not self.flow.write_paused
@@ -189,14 +335,20 @@ class BoundedProtocol(HttpToolsProtocol):
             and self.shortcut.leads(self.url)
             and not self.expect_100_continue
             and self.parser.get_http_version() == "1.1"
-            and not self.parser.should_upgrade()
         ):
             self._body = []
         else:
             self._make_cycle()
+        self._in_body = True
+
+    def _head_size(self) -> int:
+        line = len(self.parser.get_method()) + len(self.url) + len("  HTTP/1.1\r\n\r\n")
+        return line + sum(len(name) + len(value) + len(": \r\n") for name, value in self._head)
 
     def on_body(self, body: bytes) -> None:
         """Some of a request's body has come."""
+        if self._framing:
+            self._framing = max(0, self._framing - (1 + BODY_SHARE) * len(body))
         if self._body is None:
             super().on_body(body)
         else:
@@ -204,16 +356,21 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request has come whole."""
+        if not self._in_body:
+            return  # it goes on without Upgrade
+        self._in_body = False
+        if self._is_unfinished:
+            self._end_unfinished()
         if self._body is None:
             super().on_message_complete()
         elif not self._went_the_short_way():
             self._go_the_usual_way(whole=True)
 
     def _went_the_short_way(self) -> bool:
-        exchange = _ShortExchange(self, keep_alive=self.parser.should_keep_alive() and not self._crowded())
+        exchange = ShortExchange(self, keep_alive=self.parser.should_keep_alive() and not self._crowded())
         try:
             if self.shortcut is None or not self.shortcut.take(
-                self.url, self.headers, b"".join(self._body or ()), exchange.answer
+                self.url, self._head, b"".join(self._body or ()), exchange.answer
             ):
                 return False
         except Exception:
@@ -226,19 +383,24 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _go_the_usual_way(self, *, whole: bool) -> None:
         """Let the app have the request as far as it has come."""
-        parts, self._body = self._body or [], None
         self._make_cycle()
+        parts, self._body = self._body or [], None
         for part in parts:
             super().on_body(part)
         if whole:
             super().on_message_complete()
 
     def _make_cycle(self) -> None:
-        target, headers, expects = self.url, self.headers, self.expect_100_continue
+        check_head(self.parser.get_http_version(), self._head)
+        target, expects = self.url, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = target, expects
-        self.headers.extend(headers)
-        super().on_headers_complete()
+        self.headers.extend((name, value.rstrip(b" \t")) for name, value in self._head)
+        try:
+            super().on_headers_complete()
+        except (AttributeError, ValueError, httptools.HttpParserError) as error:
+            raise BadRequestError("the target of the request is not a path") from error
+        self.headers = []
         if self._crowded():
             self.cycle.keep_alive = False
 
@@ -256,64 +418,28 @@ class BoundedProtocol(HttpToolsProtocol):
         return bool(self.pipeline or self._held)
 
     def _crowded(self) -> bool:
-        return len(self.connections) > self.kept
+        # Those without a whole request make room by themselves.
+        count = len(self.connections)
+        return count > self.kept and count - self.limits.unfinished + self._is_unfinished > self.kept
 
     def on_response_complete(self) -> None:
         """An answer was sent; the next request may have come already."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
+            # The client has not taken all of it: it has as long as one that waits for nothing.
+            self._limit_s, self._since_s = self.idle_s, self.loop.time()
             return
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+        elif self._refusal is not None:
+            self._say_refusal(self._refusal)
+            return
+        elif self._in_body and self.cycle.response_complete:
+            self._linger()
+            return
         self._parse_held()
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
         if self.cycle.response_complete and not self._limit_s:
             self._limit_s, self._since_s = self.idle_s, self.loop.time()
-
-
-class _Flow(FlowControl):
-    """Reads no further while a request waits for the one before it: that one has come whole."""
-
-    def __init__(self, transport: asyncio.Transport, protocol: BoundedProtocol) -> None:
-        super().__init__(transport)
-        self._protocol = protocol
-
-    def resume_reading(self) -> None:
-        """Read on, unless a request waits already."""
-        if not self._protocol.is_behind():
-            super().resume_reading()
-
-
-class _Unheard:
-    """Stands for an event that nobody waits for."""
-
-    def set(self) -> None:
-        """Tell nobody."""
-
-
-class _ShortExchange:
-    """A request on the short way, as uvicorn's connection sees it: a cycle without an app."""
-
-    __slots__ = ("_protocol", "disconnected", "keep_alive", "response_complete")
-
-    message_event = _Unheard()
-
-    def __init__(self, protocol: BoundedProtocol, *, keep_alive: bool) -> None:
-        self._protocol = protocol
-        self.keep_alive = keep_alive
-        self.disconnected = False
-        self.response_complete = False
-
-    def answer(self, head: bytes, body: bytes) -> None:
-        """Send the answer, if there is still somebody to send it to."""
-        transport = self._protocol.transport
-        if self.response_complete or self.disconnected or transport.is_closing():
-            return
-        self.response_complete = True
-        end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
-        transport.write(head + self._protocol.default_lines() + end + body)
-        if not self.keep_alive:
-            transport.close()
-        self._protocol.on_response_complete()

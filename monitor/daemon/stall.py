@@ -46,9 +46,18 @@ class Stall:
 
 def has_hung_up(transport: asyncio.BaseTransport) -> bool:
     """Whether the other side of a connection sends nothing more, whatever is still to be read of it."""
+    return bool(_HUNG_UP) and _polls(transport, _HUNG_UP)
+
+
+def has_unread(transport: asyncio.BaseTransport) -> bool:
+    """Whether bytes have come that were not read yet, or the other side's end."""
+    return _polls(transport, select.POLLIN)
+
+
+def _polls(transport: asyncio.BaseTransport, event: int) -> bool:
     sock = transport.get_extra_info("socket")
-    if not _HUNG_UP or sock is None:
+    if sock is None or sock.fileno() < 0:
         return False
     poll = select.poll()
-    poll.register(sock.fileno(), _HUNG_UP)
+    poll.register(sock.fileno(), event)
     return bool(poll.poll(0))

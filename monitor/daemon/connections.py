@@ -1,0 +1,171 @@
+"""Which connection is closed when there are too many of them, or when unfinished requests hold too much memory.
+
+Whoever opens connections and never finishes a request must not keep out those who do. So a new connection finds room
+at the cost of the request that has been unfinished for longest, then of the connection that has been idle for longest.
+While few requests are unfinished it is the other way round: a head may take more than one segment. Only when each
+connection holds a whole request is a new one refused: then the daemon is behind. Of one address (of IPv6: one /64) only
+unfinished heads are limited, since a whole fleet may have one address.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, Final, Protocol
+
+from monitor.clock import monotonic_s
+from monitor.metrics import Limit
+from monitor.reasons import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, MutableSet
+
+UNFINISHED_SHARE: Final = 4
+"""One address may have this part of all connections in unfinished heads; below it idle connections are closed first."""
+LEAST: Final = 8
+HEADS_BYTES: Final = 16_777_216
+"""Memory that unfinished heads may hold, in one process."""
+TRIES: Final = 64
+SPARE: Final = 64
+"""By so many ``most`` may be exceeded while requests that were not read yet may be whole."""
+SCAN_S: Final = 0.05
+"""How often the idle connections are looked for, at most."""
+FULL_S: Final = 10.0
+"""How long after a refusal ``connections_full`` stands."""
+BEHIND_S: Final = 0.5
+_MAPPED: Final = socket.inet_pton(socket.AF_INET6, "::ffff:0.0.0.0")[:12]
+
+
+class Connection(Protocol):
+    """One connection, as seen from here."""
+
+    address: str
+
+    def may_hold_request(self) -> bool:
+        """Whether bytes have come that were not looked at yet."""
+        ...
+
+    def idle_since_s(self) -> float | None:
+        """Since when it has waited for its client, by the loop's time; None: it has a request."""
+        ...
+
+    def drop(self) -> None:
+        """Close it at once; ``end`` is called if its request is unfinished."""
+        ...
+
+
+def network(host: str) -> str:
+    """What counts as one address: of IPv6 the first 64 bits, which one customer has."""
+    if ":" not in host:
+        return host
+    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    return packed[12:].hex() if packed.startswith(_MAPPED) else f"{packed[:8].hex(':', 2)}::/64"
+
+
+class Connections:
+    """Belongs to one event loop. ``opened`` is every connection there is."""
+
+    def __init__(self, opened: MutableSet[Connection], *, most: int, hit: Callable[[Limit, str], None]) -> None:
+        self._opened = opened
+        self._most = most
+        self.hit: Final = hit
+        self._share = max(most // UNFINISHED_SHARE, LEAST)
+        self._unfinished: OrderedDict[Connection, int] = OrderedDict()
+        """Whose request is not whole, the oldest first, and how much memory its head holds."""
+        self._heads: dict[str, OrderedDict[Connection, int]] = {}
+        """The same by address, while the head is unfinished."""
+        self._heads_bytes = 0
+        self._idle: deque[tuple[float, Connection]] = deque()
+        self._scanned_s = self._full_s = -FULL_S
+
+    def admit(self, connection: Connection) -> bool:
+        """Make room for a new connection, which is in ``opened`` already; False: there is none."""
+        self.begin(connection, 0)
+        if not self._is_over() or (not self._is_over(SPARE) and len(self._unfinished) > 1):
+            return True
+        self._full_s = monotonic_s()
+        self.hit(Limit.CONNECTIONS, connection.address)
+        return False
+
+    def begin(self, connection: Connection, head_bytes: int | None) -> None:
+        """A request is not whole yet; ``head_bytes`` is what its head holds so far, None: that is whole."""
+        if connection not in self._unfinished:
+            self._unfinished[connection] = 0
+            if head_bytes is not None:
+                self._heads.setdefault(connection.address, OrderedDict())[connection] = 0
+        self._heads_bytes += (head_bytes or 0) - self._unfinished[connection]
+        self._unfinished[connection] = head_bytes or 0
+        heads = self._heads.get(connection.address)
+        if heads is not None and len(heads) > self._share:
+            self._close_oldest(heads, newest=connection)
+        while self._heads_bytes > HEADS_BYTES and self._close_oldest(self._unfinished, newest=connection):
+            pass
+        if self._is_over():
+            self._make_room(connection)
+
+    def head_ended(self, connection: Connection) -> None:
+        """The head of an unfinished request is whole."""
+        self._heads_bytes -= self._unfinished[connection]
+        self._unfinished[connection] = 0
+        if (heads := self._heads.get(connection.address)) is not None:
+            heads.pop(connection, None)
+            if not heads:
+                del self._heads[connection.address]
+
+    def end(self, connection: Connection) -> None:
+        """An unfinished request has become whole, or its connection has ended."""
+        self.head_ended(connection)
+        del self._unfinished[connection]
+
+    @property
+    def unfinished(self) -> int:
+        """How many have no whole request, and are not between two."""
+        return len(self._unfinished)
+
+    def is_refusing(self) -> bool:
+        """Whether a connection was refused just now."""
+        return monotonic_s() - self._full_s < BEHIND_S
+
+    def reasons(self) -> list[str]:
+        """Why the monitor is degraded."""
+        return [Reason.CONNECTIONS_FULL] if monotonic_s() - self._full_s < FULL_S else []
+
+    def _make_room(self, newest: Connection) -> None:
+        if len(self._unfinished) <= self._share and self._close_idle():
+            return
+        # Where requests may wait in all their sockets, this is called again once these are read.
+        if not self._close_oldest(self._unfinished, newest=newest) and self._is_over(SPARE):
+            self._close_idle()
+
+    def _is_over(self, spare: int = 0) -> bool:
+        return len(self._opened) > self._most + spare
+
+    def _close_oldest(self, order: OrderedDict[Connection, int], *, newest: Connection) -> bool:
+        """Close the first of them, but not ``newest``, nor one whose request may wait in its socket."""
+        for _ in range(TRIES):
+            oldest = next(iter(order))
+            if oldest is newest:
+                return False
+            if not oldest.may_hold_request():
+                self._close(oldest, Limit.UNFINISHED)
+                return True
+            order.move_to_end(oldest)
+        return False
+
+    def _close_idle(self) -> bool:
+        now_s = monotonic_s()
+        if not self._idle and now_s - self._scanned_s > SCAN_S:
+            self._scanned_s = now_s
+            found = [(since_s, one) for one in self._opened if (since_s := one.idle_since_s()) is not None]
+            self._idle.extend(sorted(found, key=lambda each: each[0]))
+        while self._idle:
+            since_s, one = self._idle.popleft()
+            if one in self._opened and one.idle_since_s() == since_s and not one.may_hold_request():
+                self._close(one, Limit.CONNECTIONS)
+                return True
+        return False
+
+    def _close(self, connection: Connection, limit: Limit) -> None:
+        self._opened.discard(connection)
+        connection.drop()
+        self.hit(limit, connection.address)

@@ -1,0 +1,92 @@
+"""What a connection has besides uvicorn's parts: the short way of a request, and when more is read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from uvicorn.protocols.http.flow_control import FlowControl
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from monitor.daemon.head import Headers
+
+
+class Shortcut(Protocol):
+    """Somebody who can answer some requests without the app."""
+
+    def leads(self, target: bytes) -> bool:
+        """Whether a POST to this request target may be taken."""
+        ...
+
+    def take(self, target: bytes, headers: Headers, body: bytes, answer: Callable[[bytes, bytes], None]) -> bool:
+        """Take a whole request, or decline it (False) with nothing done.
+
+        ``answer`` is to be called once, later: with the status line and the headers, each line ended, and the body.
+        """
+        ...
+
+
+class Answered(Protocol):
+    """The connection of a request on the short way."""
+
+    transport: asyncio.Transport
+
+    def default_lines(self) -> bytes:
+        """The headers that every answer has, as lines."""
+        ...
+
+    def on_response_complete(self) -> None:
+        """The answer was sent."""
+        ...
+
+    def is_behind(self) -> bool:
+        """Whether requests have come that wait for the one before them."""
+        ...
+
+
+class _Unheard:
+    """Stands for an event that nobody waits for."""
+
+    def set(self) -> None:
+        """Tell nobody."""
+
+
+class ShortExchange:
+    """A request on the short way, as uvicorn's connection sees it: a cycle without an app."""
+
+    __slots__ = ("_protocol", "disconnected", "keep_alive", "response_complete")
+
+    message_event = _Unheard()
+
+    def __init__(self, protocol: Answered, *, keep_alive: bool) -> None:
+        self._protocol = protocol
+        self.keep_alive = keep_alive
+        self.disconnected = False
+        self.response_complete = False
+
+    def answer(self, head: bytes, body: bytes) -> None:
+        """Send the answer, if there is still somebody to send it to."""
+        transport = self._protocol.transport
+        if self.response_complete or self.disconnected or transport.is_closing():
+            return
+        self.response_complete = True
+        end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
+        transport.write(head + self._protocol.default_lines() + end + body)
+        if not self.keep_alive:
+            transport.close()
+        self._protocol.on_response_complete()
+
+
+class Flow(FlowControl):
+    """Reads no further while a request waits for the one before it: that one has come whole."""
+
+    def __init__(self, transport: asyncio.Transport, protocol: Answered) -> None:
+        super().__init__(transport)
+        self._protocol = protocol
+
+    def resume_reading(self) -> None:
+        """Read on, unless a request waits already."""
+        if not self._protocol.is_behind():
+            super().resume_reading()
