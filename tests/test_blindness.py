@@ -15,7 +15,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from monitor.blindness import DAEMONS_KEPT, GAP_MS, SHORT_CREDITS, WINDOW_AGE_MS, WINDOWS_KEPT, Cause, Window, credited
+from monitor.blindness import (
+    BEHIND_MS,
+    DAEMONS_KEPT,
+    GAP_MS,
+    SHORT_CREDITS,
+    WINDOW_AGE_MS,
+    WINDOWS_KEPT,
+    Cause,
+    Window,
+    credited,
+)
 from monitor.liveness import EventKind, Liveness, Trigger
 from monitor.workers import Disconnect, Evidence, Rejected, Rejection, WorkerKey
 from tests import servers
@@ -325,6 +335,24 @@ async def test_p2_stalls_move_a_deadline_three_times_and_the_death_says_so(store
         assert (event.outage_ms, event.outage_windows, event.outage_uncredited) == (5_000, 5, 2)
 
 
+async def test_p2_stalls_of_a_daemon_that_says_that_it_is_behind_move_a_deadline_three_times_too(
+    store_url: str,
+) -> None:
+    async with monitor(store_url) as m:
+        seen = await m.beat()
+        for _ in range(5):
+            await m.runs(m.now_ms + 8_000)
+            for _ in range(4):
+                await m.at(m.now_ms + 500)
+                await m.store.pulse(0, behind=True)
+            m.windows = (await m.store.pulse(0)).windows
+        due = seen + 3 * 10_000 + REACH_MS
+        await m.runs(due - 1)
+        assert await m.swept() == []
+        await m.runs(due)
+        assert await m.swept() == [(EventKind.STALE, due)]
+
+
 async def test_p1_pauses_between_pulses_that_are_short_enough_are_no_outage(store_url: str) -> None:
     async with monitor(store_url) as m:
         for _ in range(10):
@@ -590,21 +618,64 @@ async def test_p1_a_daemon_that_was_behind_and_then_killed_is_waited_for_from_it
         assert [(one.worker_id, one.due_ms) for one in moved] == [("bound", gone + 2 * REACH_MS)]
 
 
-async def test_p2_hiccups_of_a_daemon_hide_no_death(store_url: str) -> None:
+@pytest.mark.parametrize(
+    ("behind_ms", "every_ms", "from_ms"),
+    [
+        (500, 4_000, 0),
+        # Longer than a gap, and shorter than the interval.
+        (1_000, 4_000, 0),
+        (2_000, 22_000, 0),
+        (20_000, 45_000, 0),
+        (INTERVAL_MS - 500, 45_000, 0),
+        # At each deadline the daemon is behind again.
+        (2_000, 22_500, 1_000),
+        (2_000, INTERVAL_MS, 1_000),
+        (20_000, 22_500, 1_000),
+        (INTERVAL_MS - 3_000, INTERVAL_MS, 1_000),
+    ],
+)
+async def test_p2_hiccups_of_a_daemon_hide_no_death(
+    store_url: str, behind_ms: int, every_ms: int, from_ms: int
+) -> None:
     async with monitor(store_url) as m, another(m, store_url, "d2") as other:
         await other.pulse(0)
         seen = await m.beat()
         moved: list[Moved] = []
-        while m.now_ms < seen + 3 * REACH_MS:  # behind for half a second, again and again
-            await _other(m, other, m.now_ms + 250)
-            await m.store.pulse(0, behind=True)
-            await _other(m, other, m.now_ms + 250)
-            await m.store.pulse(0, behind=True)
-            for _ in range(6):
-                await _other(m, other, m.now_ms + 500)
+        while m.now_ms < seen + 3 * REACH_MS and not moved:
+            await _other(m, other, m.now_ms + 500)
+            if 0 < (m.now_ms - seen + from_ms) % every_ms <= behind_ms:
+                await m.store.pulse(0, behind=True)
+            else:
                 await m.pulse()
-            moved += (await other.sweep(0, limit=100)).moved
-        assert [one.due_ms <= seen + 2 * REACH_MS for one in moved] == [True], "once a gap of its daemon is credited"
+            if (m.now_ms - seen) % 1_000 == 0:
+                moved += (await other.sweep(0, limit=100)).moved
+        assert [one.due_ms <= seen + 2 * REACH_MS + BEHIND_MS for one in moved] == [True], "once it is waited for"
+
+
+@pytest.mark.parametrize(("behind_ms", "is_credited"), [(INTERVAL_MS - 1, False), (INTERVAL_MS, True)])
+async def test_p2_a_spell_that_is_over_counts_if_it_was_no_shorter_than_the_interval(
+    store_url: str, behind_ms: int, *, is_credited: bool
+) -> None:
+    async with monitor(store_url) as m, another(m, store_url, "d2") as other:
+
+        async def goes_on(until_ms: int, *, behind: bool = False) -> None:
+            while m.now_ms < until_ms:
+                await _other(m, other, min(m.now_ms + 500, until_ms))
+                await (m.store.pulse(0, behind=True) if behind else m.pulse())
+
+        await other.pulse(0)
+        seen = await m.beat()
+        await _other(m, other, seen + 60_000)  # the gap that counts once: what follows is none any more
+        await goes_on(seen + REACH_MS)
+        assert (await other.sweep(0, limit=100)).moved == []
+        gap_due, ended = seen + 60_500 + REACH_MS, m.now_ms + behind_ms
+        await goes_on(ended, behind=True)
+        await goes_on(gap_due)
+        moved = (await other.sweep(0, limit=100)).moved
+        assert [one.due_ms for one in moved] == ([] if is_credited else [gap_due])
+        await goes_on(ended + 500 + REACH_MS)  # with the next pulse it is over
+        moved += (await other.sweep(0, limit=100)).moved
+        assert [one.due_ms for one in moved] == [ended + 500 + REACH_MS if is_credited else gap_due]
 
 
 async def test_pulses_that_an_older_build_wrote_are_read(store_url: str) -> None:

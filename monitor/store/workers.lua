@@ -276,27 +276,29 @@ end
 
 -- From when the deadline of an alive worker counts, that deadline, and how many blind windows did not move it. It is our
 -- fault, once for each beat and for no longer than its interval and grace, when the daemon that took its last beat was
--- gone since, and others were there; and for as long as that daemon says that it is behind with beats. To be asked when
--- the deadline has passed without that.
+-- gone since, and others were there; and for as long as that daemon says that it is behind with beats. A time of being
+-- behind that is shorter than the interval so far counts once for each beat too, or it would hide a death that comes due
+-- in one each time. To be asked when the deadline has passed without that.
 local function deadline_of(st, w)
   local rec, interval = w.rec, w.group[G_INTERVAL]
   local reach, base = interval + w.group[G_GRACE], base_of(st, w)
   local due, uncredited = credited(st, base + reach, reach, interval)
-  if st.t >= due then
-    local begun, ended = spell_of(st, rec[R_DAEMON], interval)
-    if begun and begun < due and ended > base then
-      base = ended
-      due, uncredited = credited(st, base + reach, reach, interval)
-    end
+  if st.t < due then
+    return base, due, uncredited
+  end
+  -- Not twice: what began behind the base is another one, unless the base is that of a beat, of one that was refused
+  -- because of us, or of the daemon's having been behind. The same one may have gone on since the base was moved.
+  local own = pulses_by(st, rec[R_DAEMON])
+  local rejected = base ~= rec[R_LAST_SEEN] and rejected_of(st, w)
+  local is_first = base == rec[R_LAST_SEEN] or (rejected and rejected[2] == base)
+  local begun, ended = spell_of(st, rec[R_DAEMON], interval)
+  if begun and begun < due and ended > base and (ended - begun >= interval or is_first or begun <= base) then
+    base, is_first = ended, true
+    due, uncredited = credited(st, base + reach, reach, interval)
   end
   if st.t >= due then
     local from, till = gap_of(st, rec[R_DAEMON], rec[R_LAST_SEEN])
-    -- Not twice: a gap that began behind the base is another one, unless the base is that of a beat, of one that was
-    -- refused because of us, or of the daemon's having been behind. The same gap may have gone on since the base was moved.
-    local own = pulses_by(st, rec[R_DAEMON])
-    local is_first = base == rec[R_LAST_SEEN] or (own and base == own[7])
-    local rejected = not is_first and rejected_of(st, w)
-    is_first = is_first or (rejected and rejected[2] == base)
+    is_first = is_first or (own and base == own[7])
     if from and from < due and (is_first or from <= base) then
       base = math.max(base, math.min(till, from + reach))
       due, uncredited = credited(st, base + reach, reach, interval)
