@@ -113,8 +113,27 @@ async def test_p2_nobody_is_forgotten_who_is_still_waited_for_because_of_an_outa
         # Retention has passed since then; but only at its moved deadline can it be told that it is missed.
         result = await m.store.purge(0, limit=10, retention_ms=10_000)
         assert (result.moved, result.more) == ([], False)
+        await check_indexes(store_url)
         await m.runs(due)
         assert await m.swept() == [(EventKind.STALE, due)]
+        await m.runs(due + 10_000)
+        moved = (await m.store.purge(0, limit=10, retention_ms=10_000)).moved
+        assert [one.kind for one in moved] == [EventKind.FORGOTTEN]
+
+
+async def test_p26_an_absence_that_an_outage_prolonged_is_retained_from_its_moved_end_on(store_url: str) -> None:
+    async with monitor(store_url) as m:
+        await m.beat()
+        await m.store.leave(goodbye(back_in_ms=60_000))
+        await m.runs(m.now_ms + 59_000)
+        await m.outage(m.now_ms + 10_000)
+        due = m.now_ms + REACH_MS
+        # No sweep comes by: it is the purge that finds out. Its retention has only begun then.
+        await m.runs(due + 9_999)
+        result = await m.store.purge(0, limit=10, retention_ms=10_000)
+        assert [(one.kind, one.due_ms) for one in result.moved] == [(EventKind.STALE, due)]
+        assert await m.liveness() is Liveness.STALE
+        await check_indexes(store_url)
         await m.runs(due + 10_000)
         moved = (await m.store.purge(0, limit=10, retention_ms=10_000)).moved
         assert [one.kind for one in moved] == [EventKind.FORGOTTEN]
