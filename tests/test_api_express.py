@@ -18,11 +18,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from monitor.api.admission import Admission, BeatRates
 from monitor.api.app import create_app
 from monitor.api.express import Express
+from monitor.api.witness import Witness
 from monitor.auth import Scope
 from monitor.daemon.http import HttpServer, listen
 from monitor.intake import Intake
 from monitor.rates import NS, Rate
-from monitor.workers import WorkerKey
+from monitor.workers import Evidence, Rejection, WorkerKey
 from tests import api, servers, stores
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class Side:
     services: Services
     shortcut: Counting | None
     server: HttpServer
+    noted: list[Evidence]
+    """Of beats that were refused."""
 
     @property
     def port(self) -> int:
@@ -102,14 +105,15 @@ class Both:
 
 @asynccontextmanager
 async def side(store: Store, *, short: bool, **changes: Any) -> AsyncIterator[Side]:
-    services = api.make_services(store, **changes)
+    noted: list[Evidence] = []
+    services = api.make_services(store, witness=Witness(noted.append), **changes)
     shortcut = Counting(Express(services)) if short else None
     server = HttpServer(create_app(services), connections=100, shutdown_timeout_ms=1_000, shortcut=shortcut)
     listener = listen("127.0.0.1", 0)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         await asyncio.wait_for(server.accepting.wait(), PATIENCE_S)
-        yield Side(listener=listener, services=services, shortcut=shortcut, server=server)
+        yield Side(listener=listener, services=services, shortcut=shortcut, server=server, noted=noted)
     finally:
         server.should_exit = True
         await task
@@ -185,16 +189,28 @@ async def same(both: Both, raw: bytes) -> Answer:
     seen = []
     for one in (both.short, both.usual):
         before = one.counts()
+        one.noted.clear()
         with structlog.testing.capture_logs() as logs:
             first, rest = await ask(one.port, raw)
             again, rest_again = await ask(one.port, raw)
         after = one.counts()
         counted = {name: value - before.get(name, 0) for name, value in after.items() if value != before.get(name, 0)}
         lines = [{name: value for name, value in line.items() if name != "exception"} for line in logs]
-        seen.append((first, rest, again, rest_again, counted, lines))
+        seen.append((first, rest, again, rest_again, counted, lines, list(one.noted)))
     assert seen[0] == seen[1]
     assert seen[0][0] == seen[0][2]
     return seen[0][0][0]
+
+
+def noted(rejection: Rejection, **changes: Any) -> Evidence:
+    """What is noted of a beat of ``BODY`` that was refused."""
+    values: dict[str, Any] = {
+        "key": WorkerKey("acme", "w"),
+        "allowed": None,
+        "rejection": rejection,
+        "subject": "tests",
+    }
+    return Evidence(**{**values, **changes})
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=[vector["name"] for vector in VECTORS])
@@ -238,15 +254,28 @@ async def test_the_short_way_names_fields_that_are_not_known_to_the_beat_that_re
     assert both.taken == 2
 
 
+def in_both_headers(token: str) -> list[str]:
+    return ["Host: x", f"UserKey: {token}", f"Authorization: Bearer {token}"]
+
+
 HEADERS: Final[dict[str, Callable[[Both], list[str]]]] = {
     "no token": lambda _: ["Host: x"],
     "bad token": lambda _: ["Host: x", "Authorization: Bearer a.b.c"],
     "another scheme": lambda both: ["Host: x", f"Authorization: Basic {both.token()}"],
     "user key scheme": lambda both: ["Host: x", f"Authorization: UserKey {both.token()}"],
     "user key header": lambda both: ["Host: x", f"UserKey: {both.token()}"],
-    "both headers": lambda both: ["Host: x", f"UserKey: {both.token()}", f"Authorization: Bearer {both.token()}"],
+    "both headers": lambda both: in_both_headers(both.token()),
     "both headers, two tokens": lambda both: ["Host: x", "UserKey: a.b.c", f"Authorization: Bearer {both.token()}"],
     "two tokens": lambda both: ["Host: x", "Authorization: Bearer a.b.c", f"Authorization: Bearer {both.token()}"],
+    "two tokens, the other way": lambda both: [
+        *("Host: x", f"Authorization: Bearer {both.token()}", "Authorization: Bearer a.b.c"),
+    ],
+    "two good tokens": lambda both: [
+        *("Host: x", f"Authorization: Bearer {both.token(worker_id='w')}", f"Authorization: Bearer {both.token()}"),
+    ],
+    "both headers, the key last": lambda both: [
+        *("Host: x", f"Authorization: Bearer {both.token()}", "UserKey: a.b.c"),
+    ],
     "wrong scope": lambda both: usual_headers(both.token(scopes=(Scope.WORKERS_READ,))),
     "another worker's token": lambda both: usual_headers(both.token(worker_id="other")),
     "this worker's token": lambda both: usual_headers(both.token(worker_id="w")),
@@ -269,9 +298,48 @@ HEADERS: Final[dict[str, Callable[[Both], list[str]]]] = {
 }
 
 
+CREDENTIALS: Final[dict[str, tuple[int, bool]]] = {
+    "no token": (401, False),
+    "bad token": (401, False),
+    "another scheme": (401, False),
+    "user key scheme": (204, True),
+    "user key header": (204, False),
+    "both headers": (204, False),
+    "both headers, two tokens": (401, False),
+    "both headers, the key last": (401, False),
+    "two tokens": (401, False),
+    "two tokens, the other way": (401, False),
+    "two good tokens": (401, False),
+    "wrong scope": (403, False),
+    "another worker's token": (403, False),
+    "this worker's token": (204, True),
+    "another environment's token": (403, True),
+    "this environment's token": (204, True),
+    "another tenant": (204, True),
+    "expired": (401, False),
+    "another key": (401, False),
+    "spaced": (204, True),
+    "lower case": (204, True),
+}
+"""What is answered, and whether by the short way."""
+
+
+async def warmed(both: Both, headers: list[str]) -> None:
+    """Have the short way know each of these credentials that is good: else it takes none of them, whatever it does."""
+    for line in headers:
+        if line.lower().startswith("authorization:"):
+            await ask(both.short.port, request(BODY, "Host: x", line, "Content-Type: application/json"))
+
+
 @pytest.mark.parametrize("case", HEADERS)
 async def test_every_header_is_answered_the_same(both: Both, case: str) -> None:
-    await same(both, request(BODY, *HEADERS[case](both)))
+    headers = HEADERS[case](both)
+    await warmed(both, headers)
+    taken = both.taken
+    answer = await same(both, request(BODY, *headers))
+    if case in CREDENTIALS:
+        status, is_short = CREDENTIALS[case]
+        assert (answer.status, both.taken - taken) == (status, 2 * is_short)
 
 
 @pytest.mark.parametrize(
@@ -343,6 +411,15 @@ async def test_refusals_of_the_store_are_told_the_same(store_url: str) -> None:
         other = usual_headers(both.token(environments=("stage",)))
         assert (await same(both, request(BODY, *other))).status == 403
         assert both.taken == taken + 3, "they were told by the short way"
+        assert both.short.noted == [], "it may not speak for that worker"
+
+
+async def test_p11_p24_evidence_from_the_short_way_goes_no_further_than_its_token(store_url: str) -> None:
+    async with running(store_url, capacity=0) as both:
+        headers = usual_headers(both.token(environments=("prod",), worker_id="w"))
+        assert (await same(both, request(BODY, *headers))).status == 503
+        assert both.taken == 1
+        assert both.short.noted == [noted(Rejection.OVERLOADED, allowed=("prod",))] * 2
 
 
 async def test_p10_a_store_that_hangs_or_is_gone_is_503_on_both_ways(store_url: str) -> None:
@@ -356,6 +433,7 @@ async def test_p10_a_store_that_hangs_or_is_gone_is_503_on_both_ways(store_url: 
             answer = await same(both, raw)
             assert (answer.status, dict(answer.headers)["retry-after"]) == (503, "1")
             assert both.taken == taken + 2
+            assert both.short.noted == [noted(Rejection.OVERLOADED)] * 2
             server.kill()
             assert (await same(both, raw)).status == 503
 
@@ -365,6 +443,7 @@ async def test_p28_a_full_intake_is_503_on_both_ways(store_url: str) -> None:
         answer = await same(both, request(BODY, *usual_headers(both.token())))
         assert (answer.status, dict(answer.headers)["retry-after"]) == (503, "1")
         assert both.taken == 1, "refused at once, where the token is known"
+        assert both.short.noted == [noted(Rejection.OVERLOADED)] * 2
 
 
 @pytest.mark.parametrize(
@@ -388,6 +467,7 @@ async def test_p28_beats_over_a_rate_are_429_on_both_ways(
         assert dict(answer.headers)["content-type"] == "application/problem+json"
         assert f"limits.{whose}_beats_per_second" in json.loads(answer.body)["detail"]
         assert both.short.counts() == both.usual.counts() == {"stored": 2, "rate_limited": 2}
+        assert both.short.noted == [noted(Rejection.RATE_LIMITED)] * 2
 
 
 async def test_requests_in_one_write_are_answered_in_their_order(both: Both) -> None:

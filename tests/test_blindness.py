@@ -1048,7 +1048,8 @@ async def test_p11_a_beat_that_is_refused_counts_from_the_millisecond_after_an_a
         seen = await m.beat()
         await m.at(seen + off_ms)
         await m.store.evidence(0, [refused()])
-        assert (await m.worker()).rejected == (Rejected(reason="token expired", at_ms=seen + 1, subject="tests") if off_ms else None)
+        rejected = Rejected(reason="token expired", at_ms=seen + 1, subject="svc-a")
+        assert (await m.worker()).rejected == (rejected if off_ms else None)
         await m.runs(seen + REACH_MS)
         assert await m.swept() == [(kind, seen + REACH_MS)]
 
