@@ -24,6 +24,7 @@ from monitor.auth import (
     Principal,
     Refusal,
     Scope,
+    ScopeMissingError,
     UnauthenticatedError,
     VerifyingKey,
     mint,
@@ -228,6 +229,42 @@ def test_p24_a_token_for_another_audience_or_of_another_issuer_is_refused() -> N
     assert refused(token(CLAIMS | {"aud": []})) is Refusal.WRONG_AUDIENCE
     assert good(token(CLAIMS | {"aud": ["a", "lastseen"]})).tenant == "acme"
     assert refused(token(CLAIMS | {"iss": "issuer/"})) is Refusal.WRONG_ISSUER
+
+
+@pytest.mark.parametrize("other", ["lastseen-staging", "lastseen.example.org", "lastsee", "", "xlastseen", "lastseen "])
+def test_p24_an_audience_that_begins_or_ends_with_ours_is_another_one(other: str) -> None:
+    assert refused(token(CLAIMS | {"aud": other})) is Refusal.WRONG_AUDIENCE
+    assert refused(token(CLAIMS | {"aud": ["a", other]})) is Refusal.WRONG_AUDIENCE
+
+
+@pytest.mark.parametrize("other", ["issuer.example.org", "issue", "xissuer", "issuer "])
+def test_p24_an_issuer_that_begins_or_ends_with_ours_is_another_one(other: str) -> None:
+    assert refused(token(CLAIMS | {"iss": other})) is Refusal.WRONG_ISSUER
+
+
+@pytest.mark.parametrize("other", ["hs-2", "h", "hs ", "HS"])
+def test_p24_a_key_id_that_begins_with_one_of_ours_is_another_one(other: str) -> None:
+    assert refused(token(kid=other)) is Refusal.UNKNOWN_KEY
+
+
+@pytest.mark.parametrize(
+    "scope", ["heartbeat:writer", "heartbeat:writ", "heartbeat", "xheartbeat:write", "admin:x", ""]
+)
+def test_p24_a_scope_that_begins_or_ends_with_another_is_not_that_one(scope: str) -> None:
+    principal = good(token(CLAIMS | {"scope": scope}))
+    for one in Scope:
+        with pytest.raises(ScopeMissingError, match=one.value):
+            principal.require(one)
+
+
+@pytest.mark.parametrize("other", ["w", "w-10", "W-1", "w-1 ", "xw-1"])
+def test_p24_a_worker_whose_id_begins_or_ends_with_that_of_the_token_is_another_one(other: str) -> None:
+    principal = good(token(CLAIMS | {"worker_id": "w-1"}))
+    principal.require_worker("w-1")
+    assert principal.speaks_for("w-1")
+    assert not principal.speaks_for(other)
+    with pytest.raises(ForbiddenError, match="another worker"):
+        principal.require_worker(other)
 
 
 def test_an_audience_and_an_issuer_that_are_not_configured_are_not_checked() -> None:

@@ -343,6 +343,27 @@ async def test_p8_every_beat_at_a_store_that_hangs_fails_in_time_and_later_ones_
             assert await intake.beat(beat("after")) == INTERVAL_MS
 
 
+@pytest.mark.parametrize("letter", ["b", "c", "e"])
+async def test_p8_who_is_in_a_call_that_hangs_is_told_so_at_the_time_limit_and_who_waits_behind_it_too(
+    store_url: str, letter: str
+) -> None:
+    async with watched(store_url, timeout_s=0.3) as store:
+        intake = intake_on(store, lanes=1)
+        store.gate.clear()  # the call takes for as long as it likes: no time limit of a connection ends it
+        flying = asyncio.ensure_future(submit(intake, letter))
+        await asyncio.wait_for(store.called.wait(), PATIENCE_S)
+        waiting = [asyncio.ensure_future(submit(intake, behind)) for behind in ("b", letter)]
+        async with asyncio.timeout(PATIENCE_S):
+            answers = await asyncio.gather(flying, *waiting, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [StoreUnavailableError] * 3
+        assert len(store.calls) == 1, "it hangs still"
+        store.gate.set()
+        await asyncio.wait_for(intake.drain(), PATIENCE_S)
+        assert len(store.calls) == 1, "who was told so is not sent any more"
+    async with watched(store_url) as store:
+        assert await intake_on(store).beat(beat("next")) == INTERVAL_MS
+
+
 async def test_what_waits_behind_a_call_that_fails_is_tried_by_itself(store_url: str) -> None:
     async with watched(store_url) as store:
         intake = intake_on(store, lanes=1)
