@@ -8,27 +8,14 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import structlog
 
 from alerts import group, single
-from alerts.errors import StoreUnavailableError, UnrenderableEventError
+from alerts.attempts import begin_attempt, bury, fail, withdraw
+from alerts.errors import Cause, StoreUnavailableError, UnrenderableEventError
 from alerts.flapping import Lately
 from alerts.group_wording import GroupCounts
 from alerts.incidents import UnknownIncidentError
 from alerts.notification import Notification
 from alerts.silences import silenced_until
-from alerts.thread import (
-    RECHECK_MS,
-    Draft,
-    Freeze,
-    Frozen,
-    Member,
-    Outcome,
-    Role,
-    Send,
-    Shape,
-    Thread,
-    Wait,
-    begin_attempt,
-    bury,
-)
+from alerts.thread import RECHECK_MS, Draft, Freeze, Frozen, Member, Outcome, Role, Send, Shape, Thread, Wait
 from alerts.thread_store import CALL_LIMIT, Change, Want
 
 if TYPE_CHECKING:
@@ -67,6 +54,8 @@ class Attempt:
     number: int
     """Which attempt it is, from 1."""
     first_attempt_ms: int
+    again: bool
+    """It was given up, and this is one more attempt with it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,15 +158,28 @@ class Composer:
                 frozen, body = made
                 return self._attempt(claimed, draft, frozen, body)
         if isinstance(step, Send) and thread.frozen is not None:
-            listed = await self._threads.notification(thread.frozen.nid)
-            if listed is not None and listed.body is not None:
-                return self._attempt(claimed, draft, thread.frozen, listed.body)
-            bury(draft, reason="its body is lost")
+            attempt = await self._send(claimed, draft, thread.frozen, firing)
+            if attempt is not None:
+                return attempt
         if isinstance(step, Wait):
             change = given_back(claimed, draft, receiver=self._threads.receiver, due_ms=step.due_ms, waits=True)
         else:
             change = given_back(claimed, draft, receiver=self._threads.receiver)
         return Rest(claimed=claimed, change=change)
+
+    async def _send(
+        self, claimed: Claimed, draft: Draft, frozen: Frozen, firing: Mapping[str, Member]
+    ) -> Attempt | None:
+        """One more attempt; None when there is nothing to send, which is recorded."""
+        again = Freeze(role=Role.DOWN, event=frozen.event)
+        if frozen.again and not await self._goes_on(draft.thread, again, firing):
+            withdraw(draft, again_ms=draft.now_ms + RECHECK_MS)  # its end is on the way here
+            return None
+        listed = await self._threads.notification(frozen.nid)
+        if listed is not None and listed.body is not None:
+            return self._attempt(claimed, draft, frozen, listed.body)
+        self._bury_for_good(draft, "its body is lost")
+        return None
 
     async def _if_it_lasts(self, draft: Draft, step: Freeze, event: Event) -> tuple[Freeze | Wait, Lately | None]:
         """The first notification of a worker's outage, unless that is over, and its end on the way here; or has to last
@@ -267,7 +269,7 @@ class Composer:
         except UnrenderableEventError as error:
             if thread.frozen is None:
                 single.freeze(draft, step, receiver=self._threads.receiver)
-            bury(draft, reason=f"unrenderable: {error}")
+            self._bury_for_good(draft, f"unrenderable: {error}")
             _log.error("delivery.unrenderable", receiver=self._threads.receiver, thread=thread.key, error=str(error))
             self._on_unrenderable()
             return None
@@ -317,6 +319,12 @@ class Composer:
             environment_incident=thread.shape is Shape.ENVIRONMENT and thread.declared,
         )
 
+    def _bury_for_good(self, draft: Draft, reason: str) -> None:
+        """Give up what can't be offered again, for it has no body."""
+        fail(draft, error=reason, cause=Cause.INTERNAL_ERROR)
+        bury(draft, reason=reason)
+        draft.thread.again_ms = 0
+
     def _attempt(self, claimed: Claimed, draft: Draft, frozen: Frozen, body: str) -> Attempt:
         begin_attempt(draft)
         return Attempt(
@@ -332,6 +340,7 @@ class Composer:
             ),
             number=frozen.attempts,
             first_attempt_ms=frozen.first_attempt_ms,
+            again=frozen.again,
         )
 
 

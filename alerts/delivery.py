@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from alerts.attempts import bury, deliver, fail, postpone, take_back_attempt
 from alerts.breaker import Breaker
 from alerts.composing import Attempt, given_back
 from alerts.durability import UNAVAILABLE_HINT, Confirmation, Durability
-from alerts.errors import DeliveryError, PermanentDeliveryError, StoreUnavailableError, TransientDeliveryError
+from alerts.errors import Cause, DeliveryError, PermanentDeliveryError, StoreUnavailableError, TransientDeliveryError
 from alerts.failpoints import nothing
 from alerts.pacing import POLL_S, Nudge, Outage, cancel_all
-from alerts.retry import GiveUp, Retry, decide
-from alerts.thread import Draft, bury, deliver, postpone, take_back_attempt
+from alerts.reoffering import offer_given_up
+from alerts.retry import GiveUp, Retry, RetryReason, decide
+from alerts.thread import Draft
 from alerts.thread_store import CALL_LIMIT, Claimed, Want
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ CONCURRENCY: Final = 8
 
 _UNRECORDED_KEPT: Final = 10_000
 _UNCONFIRMED_PAUSE_MS: Final = 250
+_AGAIN_PAUSE_MS: Final = 1_000
 _CHANGED_TRIES: Final = 20
 """How often a thread that others keep changing is read again."""
 
@@ -75,7 +78,7 @@ class Delivery:
         policy: when to try again.
         durability: what the store must confirm before anything is sent (P23).
         now_ms: the store's time.
-        on_outcome: told of each attempt, ``(receiver, outcome)``.
+        on_outcome: told of each attempt, ``(receiver, outcome, cause of the failure or "")``.
         concurrency: attempts in flight at once.
         poll_s: how often to look for what is due, in seconds.
         uniform: draws from ``[a, b]``.
@@ -91,7 +94,7 @@ class Delivery:
         policy: RetryPolicy,
         durability: Durability,
         now_ms: Callable[[], int],
-        on_outcome: Callable[[str, str], None],
+        on_outcome: Callable[[str, str, str], None],
         concurrency: int = CONCURRENCY,
         poll_s: float = POLL_S,
         uniform: Callable[[float, float], float] = random.uniform,
@@ -118,6 +121,8 @@ class Delivery:
         self._held: list[Claimed] = []  # claimed, but the store was away before they were dealt with
         self._ready: deque[tuple[Attempt, int]] = deque()  # begun, not sent, with the end of its lease
         self._landed_since_claim = 0
+        self._accepted = False  # since what was given up was last offered again
+        self._again_ms = 0
         self._unrecorded: OrderedDict[str, None] = OrderedDict()
         self._bug: BaseException | None = None
 
@@ -158,6 +163,7 @@ class Delivery:
     async def _step(self) -> bool:
         """Claim what there is room for, decide, and start sending; whether there was anything."""
         await self._give_back_held()
+        await self._offer_given_up()
         await self._release_overdue()
         self._fill()
         now_ms = self._now_ms()
@@ -207,6 +213,13 @@ class Delivery:
                 self._failpoint("delivery.begun")
             left = await self._read_again(lost)
         return begun
+
+    async def _offer_given_up(self) -> None:
+        """After an acceptance, have what was given up offered again (P31)."""
+        now_ms = self._now_ms()
+        if self._accepted and now_ms >= self._again_ms:
+            self._accepted, self._again_ms = False, now_ms + _AGAIN_PAUSE_MS
+            await offer_given_up(self._threads, now_ms=now_ms)
 
     async def _give_back_held(self) -> None:
         """Give back what was claimed when the store went away, as it is there; nothing of it was sent.
@@ -288,13 +301,13 @@ class Delivery:
                 return
             except TimeoutError:
                 text = f"receiver {self._receiver.name!r}: the attempt did not end in time"
-                late = TransientDeliveryError(text, unknown=True)
+                late = TransientDeliveryError(text, cause=Cause.TIMEOUT, unknown=True)
                 await self._failed(attempt, late, lease_end_ms=lease_end_ms)
                 return
             except Exception as error:  # noqa: BLE001 - an attempt like any other, which may have arrived
                 _log.error("delivery.internal_error", **self._about(attempt), error=repr(error), exc_info=error)
                 text = f"receiver {self._receiver.name!r}: internal error, {type(error).__name__}"
-                bug = TransientDeliveryError(text, unknown=True)
+                bug = TransientDeliveryError(text, cause=Cause.INTERNAL_ERROR, unknown=True)
                 await self._failed(attempt, bug, lease_end_ms=lease_end_ms)
                 return
         self._failpoint("delivery.sent")
@@ -310,7 +323,8 @@ class Delivery:
         if await self._record(attempt, deliver, lease_end_ms=lease_end_ms):
             self._unrecorded.pop(nid, None)
             self._failpoint("delivery.recorded")
-            self._on_outcome(self._receiver.name, Counted.DELIVERED)
+            self._accepted = True
+            self._on_outcome(self._receiver.name, Counted.DELIVERED, "")
             _log.info("delivery.delivered", **self._about(attempt))
 
     def _answered(self) -> None:
@@ -326,44 +340,49 @@ class Delivery:
         if isinstance(error, PermanentDeliveryError):
             self._answered()
         elif self._breaker.failed(now_ms=now_ms):
-            _log.warning("receiver.in_trouble", receiver=self._receiver.name, reason=str(error))
-        match decide(
-            error,
-            attempts=attempt.number,
-            first_attempt_ms=attempt.first_attempt_ms,
-            now_ms=now_ms,
-            policy=self._policy,
-            uniform=self._uniform,
-        ):
-            case Retry(reason=reason, due_ms=due_ms):
-                if await self._record(
-                    attempt,
-                    lambda draft: postpone(draft, due_ms=due_ms, unknown=unknown, error=str(error)),
-                    lease_end_ms=lease_end_ms,
-                ):
-                    self._on_outcome(self._receiver.name, Counted.FAILED)
-                    next_s = (due_ms - now_ms) / 1000
-                    facts = {"reason": str(error), "retry": reason.value, "unknown": unknown, "next_attempt_s": next_s}
-                    _log.warning("delivery.failed", **self._about(attempt), **facts)
-            case GiveUp(reason=reason):
-                text = f"{reason.value}: {error}"
-                if await self._record(
-                    attempt, lambda draft: bury(draft, reason=text, unknown=unknown), lease_end_ms=lease_end_ms
-                ):
-                    self._on_outcome(self._receiver.name, Counted.DEAD_LETTERED)
-                    _log.error("delivery.dead_lettered", **self._about(attempt), reason=text)
+            _log.warning(
+                "receiver.in_trouble", receiver=self._receiver.name, reason=str(error), cause=error.cause.value
+            )
+        decision = self._decide(attempt, error, now_ms)
+        facts = {**self._about(attempt), "reason": str(error), "cause": error.cause.value}
+
+        def failed(draft: Draft) -> None:
+            fail(draft, error=str(error), cause=error.cause.value, answer=error.answer)
+            if isinstance(decision, Retry):
+                postpone(draft, due_ms=decision.due_ms, unknown=unknown)
+            else:
+                bury(draft, reason=f"{decision.reason.value}: {error}", unknown=unknown)
+
+        if not await self._record(attempt, failed, lease_end_ms=lease_end_ms):
+            return
+        is_new = isinstance(decision, GiveUp) and not attempt.again
+        self._on_outcome(self._receiver.name, Counted.DEAD_LETTERED if is_new else Counted.FAILED, error.cause.value)
+        if isinstance(decision, Retry):
+            facts |= {"retry": decision.reason.value, "next_attempt_s": (decision.due_ms - now_ms) / 1000}
+            _log.warning("delivery.failed", **facts, unknown=unknown)
+        elif attempt.again:
+            _log.warning("delivery.failed", **facts, retry="given_up", unknown=unknown)
+        else:
+            _log.error("delivery.dead_lettered", **{**facts, "reason": f"{decision.reason.value}: {error}"})
+
+    def _decide(self, attempt: Attempt, error: DeliveryError, now_ms: int) -> Retry | GiveUp:
+        if attempt.again:
+            return GiveUp(reason=RetryReason.GAVE_UP)
+        tried = {"attempts": attempt.number, "first_attempt_ms": attempt.first_attempt_ms}
+        return decide(error, **tried, now_ms=now_ms, policy=self._policy, uniform=self._uniform)
 
     async def _disable(self, attempt: Attempt, error: DeliveryError, *, lease_end_ms: int) -> None:
         """Stop sending to a receiver that says that it is gone; what it has not got waits for a person."""
         if await self._threads.disable(str(error)):
             _log.error("receiver.disabled", receiver=self._receiver.name, reason=str(error))
-        again = self._now_ms()
-        if await self._record(
-            attempt,
-            lambda draft: postpone(draft, due_ms=again, unknown=False, error=str(error)),
-            lease_end_ms=lease_end_ms,
-        ):
-            self._on_outcome(self._receiver.name, Counted.FAILED)
+        now_ms = self._now_ms()
+
+        def failed(draft: Draft) -> None:
+            fail(draft, error=str(error), cause=error.cause.value, answer=error.answer)
+            postpone(draft, due_ms=now_ms, unknown=False)
+
+        if await self._record(attempt, failed, lease_end_ms=lease_end_ms):
+            self._on_outcome(self._receiver.name, Counted.FAILED, error.cause.value)
 
     async def _record(self, attempt: Attempt, note: Callable[[Draft], None], *, lease_end_ms: int) -> bool:
         """Record an outcome, patiently while the lease lasts; whether it is recorded."""

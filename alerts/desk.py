@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 import msgspec
 
 from alerts import group, single
+from alerts.attempts import forget_given_up
 from alerts.errors import StoreUnavailableError
 from alerts.routing import shape_of
 from alerts.thread import Draft, Frozen, Note, Outcome, Role, Shape, Thread, Timing, role_of
@@ -27,6 +28,9 @@ TRIES: Final = 20
 SCAN_ROWS: Final = 500
 SCAN_CALLS: Final = 4
 """A page looks at so many times so many notifications of each receiver, those of other tenants among them."""
+
+REPLAYED: Final = 100
+"""Dead letters that one call puts back at most."""
 
 Place: TypeAlias = tuple[int, str]
 """Where a notification stands in its list, which is sorted by time, newest first."""
@@ -78,6 +82,16 @@ class Page:
     """Part of a list. ``last``: where the next one begins, None at the end."""
 
     found: tuple[Found, ...]
+    last: Place | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replayed:
+    """How many dead letters were put back, are over, and were left alone. ``last``: where the next call goes on."""
+
+    replayed: int
+    over: int
+    left: int
     last: Place | None
 
 
@@ -136,8 +150,15 @@ def put_back(draft: Draft, note: Note, *, role: Role, incident_id: str | None) -
         incident_id=incident_id,
     )
     draft.thread.frozen = frozen
+    _release(draft.thread, note.nid)
     draft.note(frozen, Outcome.QUEUED)
     return draft.notes[-1][0]
+
+
+def _release(thread: Thread, nid: str) -> None:
+    """A person looks after a dead letter now: it is not offered again besides."""
+    if thread.given_up is not None and thread.given_up.nid == nid:
+        forget_given_up(thread)
 
 
 async def told_of(threads: ThreadStore, event_id: str) -> Told | None:
@@ -215,6 +236,8 @@ class Desk:
             threads = self._threads[found.receiver]
             [seen] = await threads.look([Want(thread=found.note.thread)])
             if seen.thread is not None and seen.thread.frozen is not None:
+                if seen.thread.frozen.nid == nid and seen.thread.frozen.again:
+                    return found  # it is being offered again just now
                 if seen.thread.frozen.nid == nid:
                     continue  # somebody else has put it back in between
                 raise RefusedError(Why.BUSY, f"notification {seen.thread.frozen.nid} of the same thread is in attempts")
@@ -229,6 +252,41 @@ class Desk:
             if await _written(threads, draft, seen, now_ms=now_ms):
                 return Found(receiver=found.receiver, note=note, body=found.body)
         raise StoreUnavailableError(f"the thread of {nid} changes all the time")
+
+    async def replay_all(
+        self, *, receiver: str, after: Place | None, now_ms: int, sees: Callable[[Note], bool]
+    ) -> Replayed:
+        """Put dead letters of a receiver back into the queue, the newest first, at most ``REPLAYED`` in one call.
+
+        What is overtaken stays a dead letter, and counts as over: it does not stand any more.
+
+        Raises:
+            UnknownReceiverError: no such receiver.
+        """
+        [threads] = self._of(receiver)
+        found, last = await self._scan(
+            threads, Outcome.DEAD_LETTERED, after=after, limit=REPLAYED, now_ms=now_ms, sees=sees
+        )
+        replayed = over = left = 0
+        for one in found:
+            try:
+                await self.replay(one.note.nid, receiver=receiver, force=False, now_ms=now_ms, sees=sees)
+            except RefusedError as error:
+                if error.why is Why.OVERTAKEN and await self._settle(threads, one.note, now_ms=now_ms):
+                    over += 1
+                else:
+                    left += 1
+            else:
+                replayed += 1
+        return Replayed(replayed=replayed, over=over, left=left, last=last)
+
+    async def _settle(self, threads: ThreadStore, note: Note, *, now_ms: int) -> bool:
+        """Have a dead letter that is over stand no more; whether that was written."""
+        [seen] = await threads.look([Want(thread=note.thread)])
+        draft = Draft(seen.thread or _begun(note, None, now_ms), now_ms)
+        draft.settled.append(note.nid)
+        _release(draft.thread, note.nid)
+        return await _written(threads, draft, seen, now_ms=now_ms)
 
     async def drop(self, nid: str, *, receiver: str | None, now_ms: int, sees: Callable[[Note], bool]) -> Found:
         """Take a dead letter out of the dead letters for good; its body goes. Idempotent.
@@ -248,6 +306,7 @@ class Desk:
             draft = Draft(seen.thread or _begun(found.note, None, now_ms), now_ms)
             note = msgspec.structs.replace(found.note, outcome=Outcome.DROPPED, at_ms=now_ms)
             draft.notes.append((note, None))
+            _release(draft.thread, nid)
             if await _written(threads, draft, seen, now_ms=now_ms):
                 return Found(receiver=found.receiver, note=note, body=None)
         raise StoreUnavailableError(f"the thread of {nid} changes all the time")
@@ -286,6 +345,8 @@ class Desk:
                         attempts=frozen.attempts,
                         first_attempt_ms=frozen.first_attempt_ms,
                         reason=frozen.error,
+                        cause=frozen.cause,
+                        answer=frozen.answer,
                     )
                     now[note.nid] = Found(receiver=receiver, note=note, body=one.body)
         return [now.get(one.note.nid, one) for one in found]

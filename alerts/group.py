@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from alerts.attempts import cancel, deliver, next_offer_ms, offer_again, settle
 from alerts.thread import (
     RECHECK_MS,
     Draft,
@@ -18,8 +19,6 @@ from alerts.thread import (
     Step,
     Thread,
     Wait,
-    cancel,
-    deliver,
     digest,
     role_of,
 )
@@ -69,7 +68,8 @@ def _of_firing(draft: Draft, silenced: Silenced, *, first: Sequence[Member], sus
     if due is None:
         return _reminder(draft, silenced, first)
     if due > now_ms:
-        return Wait(min(due, thread.remind_ms) if thread.remind_ms > now_ms else due)
+        offer_ms = next_offer_ms(thread)
+        return Wait(due if offer_ms is None or offer_ms <= now_ms else min(due, offer_ms))
     if suspected and _is_held(thread) and now_ms < thread.hold_until_ms:
         return Wait(min(now_ms + HOLD_CHECK_MS, thread.hold_until_ms))
     until_ms = _all_silenced(thread, silenced, first)
@@ -83,7 +83,7 @@ def due_ms(thread: Thread, now_ms: int) -> int | None:
         return now_ms if over else thread.frozen.due_ms
     if not thread.firing:
         return now_ms
-    moments = [moment for moment in (news_ms(thread), thread.remind_ms or None) if moment is not None]
+    moments = [moment for moment in (news_ms(thread), next_offer_ms(thread)) if moment is not None]
     return max(now_ms, min(moments)) if moments else None
 
 
@@ -201,6 +201,8 @@ def _leave(draft: Draft, event: Event, *, receiver: str, mid: str, member: Membe
     thread.acks -= member.acked
     thread.rejected -= _is_rejected(member.event)
     draft.drop_member(mid)
+    if not thread.firing:
+        settle(draft)
 
 
 def _of_frozen(draft: Draft, frozen: Frozen) -> Step | None:
@@ -232,23 +234,26 @@ def _is_held(thread: Thread) -> bool:
 
 def news_ms(thread: Thread) -> int | None:
     """When the news of a firing group may be told; None when there is none."""
-    if not thread.told:
+    if not thread.told and thread.given_up is None:
         return thread.due_ms if thread.untold else None
     return thread.flushed_ms + thread.timing.interval_ms if thread.untold or thread.recovered else None
 
 
 def _reminder(draft: Draft, silenced: Silenced, first: Sequence[Member]) -> Step:
     thread, now_ms = draft.thread, draft.now_ms
-    if not thread.told or thread.remind_ms == 0:
-        return Wait(None)
-    if thread.remind_ms > now_ms:
-        return Wait(thread.remind_ms)
     if thread.acked or thread.acks >= thread.firing:
-        thread.remind_ms = now_ms + thread.timing.repeat_ms  # somebody who is not known yet may join
-        return Wait(thread.remind_ms)
+        if thread.remind_ms and thread.remind_ms <= now_ms:
+            thread.remind_ms = now_ms + thread.timing.repeat_ms  # a worker that is not acknowledged may join
+        if thread.given_up is not None and thread.given_up.reminder:
+            settle(draft)
+    moment_ms = next_offer_ms(thread)
+    if moment_ms is None or moment_ms > now_ms:
+        return Wait(moment_ms)
     until_ms = _all_silenced(thread, silenced, first)
     if until_ms is not None:
         return Wait(min(until_ms, now_ms + RECHECK_MS))
+    if 0 < thread.again_ms <= now_ms:
+        return offer_again(draft)
     return Freeze(role=Role.DOWN, event=None, reminder=thread.reminders + 1)
 
 

@@ -15,6 +15,7 @@
 --   :hb    HASH   partition -> msgpack list of those event ids
 --   :n     HASH   nid -> about a notification (opaque);  :nt  ZSET  nid -> ms, of those that have an outcome
 --   :open  ZSET   nid -> ms, of those in attempts;  :dead  ZSET  nid -> ms, the dead letters
+--   :up    ZSET   nid -> ms, of the dead letters those that are neither over nor looked after by a person
 --   :s     HASH   lease -> the last token given out;  version -> the last version given out, so that a thread that
 --                 begins again is not taken for the one before;  disabled -> why nothing is claimed;  retired -> 1
 --                 when the receiver was taken out of the configuration: then all of this expires
@@ -27,6 +28,7 @@ local LIMIT, PAGE, CHUNK = 100, 500, 1000
 local KINDS = {
   { ':q', 'zset' }, { ':k', 'hash' }, { ':b', 'hash' }, { ':e', 'hash' }, { ':et', 'zset' }, { ':n', 'hash' },
   { ':nt', 'zset' }, { ':open', 'zset' }, { ':dead', 'zset' }, { ':s', 'hash' }, { ':h', 'hash' }, { ':hb', 'hash' },
+  { ':up', 'zset' },
 }
 
 local function fail(text)
@@ -156,13 +158,14 @@ local function forget(base, now, bounds, grown)
   in_parts('HDEL', base .. ':n', old)
   old = spare(base .. ':dead', now, now, dead, dead, LIMIT + 2 * grown[':dead'])
   in_parts('ZREM', base .. ':dead', old)
+  in_parts('ZREM', base .. ':up', old)
   in_parts('HDEL', base .. ':n', old)
   in_parts('HDEL', base .. ':b', old)
 end
 
 -- The fields of one change in `save`.
 local C_THREAD, C_VERSION, C_TOKEN, C_RELEASE, C_STATE, C_DUE, C_MEMBERS, C_GONE = 1, 2, 3, 4, 5, 6, 7, 8
-local C_OUTCOMES, C_NOTES = 9, 10
+local C_OUTCOMES, C_NOTES, C_SETTLED = 9, 10, 11
 
 local function apply(base, now, change, known, grown)
   local key, state, due = change[C_THREAD], change[C_STATE], change[C_DUE]
@@ -207,6 +210,11 @@ local function apply(base, now, change, known, grown)
         redis.call('ZREM', base .. set, nid)
       end
     end
+    if place == ':dead' then
+      redis.call('ZADD', base .. ':up', 'NX', int(now), nid)
+    else
+      redis.call('ZREM', base .. ':up', nid)
+    end
     grown[place] = grown[place] + redis.call('ZADD', base .. place, 'NX', int(now), nid)
     if body then
       redis.call('HSET', base .. ':b', nid, body)
@@ -214,6 +222,7 @@ local function apply(base, now, change, known, grown)
       redis.call('HDEL', base .. ':b', nid)
     end
   end
+  in_parts('ZREM', base .. ':up', change[C_SETTLED])
 end
 
 -- Whether a change would begin a thread with what was in it before it ended: it was sent twice, or whoever sends it has
@@ -238,7 +247,8 @@ end
 --   letters; msgpack {partition, event ids} of the batch that the events are of, or '' for none; msgpack list, at most 100 of
 --   {thread, version that was read (0: none), lease token (0: none is held), whether to give the lease back, state or
 --   false to end the thread, due ms or false for never, {member, what is known, since ms}*, members that are over,
---   {event id, outcome}*, {nid, about it, body or false, ':open' | ':dead' | ':nt'}*}.
+--   {event id, outcome}*, {nid, about it, body or false, ':open' | ':dead' | ':nt'}*,
+--   nids of dead letters that are over}.
 -- While somebody else holds the lease of a thread it stays due at the lease's end, whatever `due` says.
 -- Result: for each 1, or 0 (it has changed, or the lease is somebody else's, or it would begin with an event that has an
 -- outcome or a notification that is finished: nothing was written for it).
@@ -395,7 +405,7 @@ local function retire(keys, args)
   return 1
 end
 
--- notifications: a list, newest first. ARGV: ':open' | ':dead' | ':nt', time to begin at or before ms, offset among
+-- notifications: a list, newest first. ARGV: ':open' | ':dead' | ':up' | ':nt', time to begin at or before ms, offset among
 -- those, limit (at most 500).
 -- Result: for each {nid, ms, about it}.
 local function notifications(keys, args)
@@ -431,7 +441,7 @@ end
 -- stats: the state of the queue. ARGV: now ms.
 -- Result: {notifications in attempts; the lag in ms, for how long the notification longest in attempts has been so or the
 --   thread longest due has been due, whichever is longer, 0 without either; dead letters; threads; why the receiver is
---   disabled or false}.
+--   disabled or false; dead letters that are neither over nor looked after}.
 local function stats(keys, args)
   local base, now = keys[1], number(args[1])
   if not now then
@@ -446,7 +456,7 @@ local function stats(keys, args)
   end
   return {
     redis.call('ZCARD', base .. ':open'), lag, redis.call('ZCARD', base .. ':dead'), redis.call('HLEN', base .. ':k'),
-    redis.call('HGET', base .. ':s', 'disabled'),
+    redis.call('HGET', base .. ':s', 'disabled'), redis.call('ZCARD', base .. ':up'),
   }
 end
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from alerts import group
-from alerts.thread import Draft, Outcome, bury
+from alerts.attempts import bury, settle
+from alerts.thread import Draft, Outcome
 from alerts.thread_store import Change
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ async def end_threads(threads: ThreadStore, *, now_ms: int) -> Ended:
             draft = Draft(thread, now_ms)
             if thread.frozen is not None:
                 bury(draft, reason=REASON)
+            settle(draft)
             for event in thread.pending:
                 draft.tell(event, Outcome.DEAD_LETTERED)
             group.close(draft, receiver=threads.receiver, outcome=Outcome.DEAD_LETTERED, reason=REASON)

@@ -84,7 +84,7 @@ class AlertService:
         rule: what a mass failure is; None: nothing is.
         flapping: when a worker flaps; None: never.
         now_ms: the store's time, in milliseconds.
-        on_outcome: told of each outcome, ``(receiver, outcome)``; for metrics.
+        on_outcome: told of each outcome, ``(receiver, outcome, cause of a failure or "")``; for metrics.
         policy: when to try a failed delivery again.
         history: how much is kept of what is over.
         source_errors: what ``source`` raises when the store does not answer.
@@ -111,7 +111,7 @@ class AlertService:
         rule: Rule | None,
         flapping: Flapping | None = None,
         now_ms: Callable[[], int],
-        on_outcome: Callable[[str, str], None],
+        on_outcome: Callable[[str, str, str], None],
         policy: RetryPolicy | None = None,
         history: History | None = None,
         source_errors: tuple[type[Exception], ...] = (),
@@ -143,7 +143,7 @@ class AlertService:
                     wording=wording,
                     fleet=asked,
                     flapping=flapping,
-                    on_unrenderable=lambda name=name: on_outcome(name, Counted.UNRENDERABLE),  # type: ignore[misc]
+                    on_unrenderable=lambda name=name: on_outcome(name, Counted.UNRENDERABLE, ""),  # type: ignore[misc]
                 ),
                 policy=_policy_for(receiver, policy or RetryPolicy()),
                 durability=durability,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from alerts.attempts import cancel, deliver, next_offer_ms, offer_again, settle
 from alerts.thread import (
     RECHECK_MS,
     Draft,
@@ -16,8 +17,6 @@ from alerts.thread import (
     Step,
     Thread,
     Wait,
-    cancel,
-    deliver,
     digest,
     role_of,
 )
@@ -86,12 +85,12 @@ def due_ms(thread: Thread, now_ms: int) -> int | None:
         return now_ms if over else thread.frozen.due_ms
     if thread.pending:
         return now_ms if role_of(thread.pending[0]) is Role.END else max(thread.due_ms, now_ms)
-    return thread.remind_ms or None
+    return next_offer_ms(thread)
 
 
 def is_over(thread: Thread) -> bool:
     """Whether nothing is left to tell, nor to be answered for."""
-    return thread.frozen is None and not thread.pending and not thread.told
+    return thread.frozen is None and not thread.pending and not thread.told and thread.given_up is None
 
 
 def freeze(draft: Draft, step: Freeze, *, receiver: str) -> Frozen:
@@ -146,20 +145,23 @@ def _of_frozen(draft: Draft, frozen: Frozen) -> Step | None:
 
 def _of_told(draft: Draft, silenced: Silenced) -> Step:
     thread, now_ms = draft.thread, draft.now_ms
-    if not thread.told:
+    given_up = thread.given_up
+    if given_up is None and not thread.told:
         return Over()
-    if thread.remind_ms == 0 or thread.last is None:
-        return Wait(None)
-    if thread.remind_ms > now_ms:
-        return Wait(thread.remind_ms)
-    if not thread.timing.resend:
-        if thread.acked:
-            thread.remind_ms = 0
-            return Wait(None)
-        until_ms = silenced(thread.last)
-        if until_ms is not None:
-            return Wait(min(until_ms, now_ms + RECHECK_MS))
-    return Freeze(role=Role.DOWN, event=thread.last, reminder=thread.reminders + 1)
+    event = thread.last if given_up is None else given_up.event
+    if thread.acked and not thread.timing.resend:
+        thread.remind_ms = 0
+        if given_up is not None and given_up.reminder:
+            settle(draft)
+    moment_ms = next_offer_ms(thread)
+    if moment_ms is None or event is None or moment_ms > now_ms:
+        return Wait(None if event is None else moment_ms)
+    until_ms = None if thread.timing.resend else silenced(event)
+    if until_ms is not None:
+        return Wait(min(until_ms, now_ms + RECHECK_MS))
+    if 0 < thread.again_ms <= now_ms:
+        return offer_again(draft)
+    return Freeze(role=Role.DOWN, event=event, reminder=thread.reminders + 1)
 
 
 def _has_end(thread: Thread) -> bool:
@@ -175,6 +177,8 @@ def _collapse(draft: Draft) -> None:
     states = [event for event in thread.pending if role_of(event) is not Role.FACT]
     kept: list[Event] = []
     ends = [index for index, event in enumerate(states) if role_of(event) is Role.END]
+    if ends:
+        settle(draft)
     if is_open and ends:
         kept.append(states[ends[0]])
         states = states[ends[0] + 1 :]

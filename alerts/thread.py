@@ -117,6 +117,12 @@ class Frozen(msgspec.Struct, kw_only=True):
     """Some attempt may have arrived."""
     error: str = ""
     """Why the last attempt failed."""
+    cause: str = ""
+    """The kind of that failure, a ``Cause``."""
+    answer: str = ""
+    """The beginning of what the receiver said to it."""
+    again: bool = False
+    """It was given up, and is offered once more: one attempt."""
 
 
 class Thread(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -138,6 +144,12 @@ class Thread(msgspec.Struct, kw_only=True, omit_defaults=True):
     reminders: int = 0
     acked: bool = False
     """The incident is acknowledged."""
+    given_up: Frozen | None = None
+    """The DOWN that is a dead letter while its incident is open. ``due_ms``: at an acceptance not before that (P31)."""
+    again_ms: int = 0
+    """When it is offered again; 0: not by itself."""
+    agains: int = 0
+    """How often it was given up."""
     incident_id: str | None = None
     """The newest incident; what was told may still be about the one before."""
     # Of a worker
@@ -210,6 +222,8 @@ class Note(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempts: int = 0
     first_attempt_ms: int = 0
     reason: str = ""
+    cause: str = ""
+    answer: str = ""
     event: Event | None = None
     number: int = 0
     epoch: str = ""
@@ -229,6 +243,8 @@ class Draft:
         self.outcomes: dict[str, Told] = {}
         self.notes: list[tuple[Note, str | None]] = []
         """With the body to store, if it is new."""
+        self.settled: list[str] = []
+        """Dead letters that are over."""
 
     def tell(self, event: Event, outcome: Outcome, nid: str | None = None) -> None:
         """Note what became of an event."""
@@ -256,6 +272,8 @@ class Draft:
             attempts=frozen.attempts,
             first_attempt_ms=frozen.first_attempt_ms,
             reason=reason,
+            cause=frozen.cause,
+            answer=frozen.answer,
             event=event,
             number=frozen.number,
             epoch=frozen.epoch,
@@ -312,100 +330,3 @@ def digest(*parts: str) -> str:
         made.update(len(raw).to_bytes(4, "big"))
         made.update(raw)
     return made.digest()[:16].hex()
-
-
-def begin_attempt(draft: Draft) -> Frozen:
-    """Note that an attempt is about to be made. Written before it is."""
-    frozen = _frozen(draft.thread)
-    frozen.attempts += 1
-    frozen.first_attempt_ms = frozen.first_attempt_ms or draft.now_ms
-    frozen.open = True
-    return frozen
-
-
-def take_back_attempt(draft: Draft) -> None:
-    """Note that the attempt was not made after all."""
-    frozen = _frozen(draft.thread)
-    frozen.attempts -= 1
-    frozen.first_attempt_ms = frozen.first_attempt_ms if frozen.attempts else 0
-    frozen.open = False
-    frozen.due_ms = draft.now_ms
-
-
-def postpone(draft: Draft, *, due_ms: int, unknown: bool, error: str) -> None:
-    """Note that an attempt failed and when the next is due. ``unknown``: it may have arrived all the same."""
-    frozen = _frozen(draft.thread)
-    frozen.open = False
-    frozen.unknown = frozen.unknown or unknown
-    frozen.due_ms = due_ms
-    frozen.error = error
-
-
-def deliver(draft: Draft, *, reason: str = "") -> None:
-    """Note that the notification in attempts was accepted, or counts as accepted."""
-    thread, frozen = draft.thread, _frozen(draft.thread)
-    draft.note(frozen, Outcome.DELIVERED, reason=reason)
-    thread.frozen = None
-    match frozen.role:
-        case Role.DOWN:
-            _told(thread, frozen)
-            thread.reminders = frozen.reminder
-            thread.remind_ms = draft.now_ms + thread.timing.repeat_ms if thread.timing.repeat_ms else 0
-        case Role.END:
-            _end(draft)
-        case Role.FACT:
-            pass
-
-
-def bury(draft: Draft, *, reason: str, unknown: bool = False) -> None:
-    """Note that the notification in attempts is given up. A RESOLVED that is given up is not tried again.
-
-    ``unknown``: the last attempt may have arrived. A DOWN that may have arrived is followed by its RESOLVED (P18).
-    """
-    thread, frozen = draft.thread, _frozen(draft.thread)
-    draft.note(frozen, Outcome.DEAD_LETTERED, reason=reason)
-    thread.frozen = None
-    if frozen.role is Role.END:
-        _end(draft)
-    elif frozen.role is Role.DOWN:
-        if frozen.reminder:  # not made again at once, nor under the same id
-            thread.reminders = frozen.reminder
-            thread.remind_ms = draft.now_ms + thread.timing.repeat_ms if thread.timing.repeat_ms else 0
-        if frozen.unknown or unknown:
-            _told(thread, frozen)
-
-
-def cancel(draft: Draft) -> None:
-    """Note that the notification in attempts need not be told any more."""
-    frozen = _frozen(draft.thread)
-    draft.note(frozen, Outcome.SUPERSEDED)
-    if frozen.event is not None and not frozen.reminder:
-        draft.tell(frozen.event, Outcome.SUPERSEDED)
-    draft.thread.frozen = None
-
-
-def _told(thread: Thread, frozen: Frozen) -> None:
-    thread.told = True
-    thread.told_incident_id = frozen.incident_id
-    thread.last = frozen.event
-    thread.told_number = max(thread.told_number, frozen.number)
-
-
-def _end(draft: Draft) -> None:
-    thread = draft.thread
-    thread.told, thread.last = False, None
-    if thread.told_incident_id == thread.incident_id and thread.shape is Shape.WORKER:
-        thread.acked = False
-    thread.remind_ms = thread.reminders = 0
-    if thread.shape is not Shape.WORKER:
-        # Those who came while it was told begin anew.
-        thread.since_ms = thread.due_ms = draft.now_ms
-        thread.ended = {}
-        thread.due_ms += thread.timing.wait_ms
-        thread.hold_until_ms = draft.now_ms + thread.timing.hold_ms
-
-
-def _frozen(thread: Thread) -> Frozen:
-    if thread.frozen is None:
-        raise ValueError(f"thread {thread.key!r} has no notification in attempts")
-    return thread.frozen

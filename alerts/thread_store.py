@@ -26,6 +26,7 @@ CALL_LIMIT: Final = 100
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}|-[A-Za-z0-9_.-]{0,63}")
 _PLACES: Final = {Outcome.QUEUED: ":open", Outcome.DEAD_LETTERED: ":dead"}
 _FINISHED: Final = ":nt"
+_STANDING: Final = ":up"
 
 _USUAL: Final = History()
 
@@ -104,6 +105,8 @@ class Stats:
     queued: int
     lag_ms: int
     dead: int
+    standing: int
+    """Dead letters that are neither delivered, over, replayed nor dropped (P31)."""
     threads: int
     disabled: str | None
 
@@ -212,6 +215,11 @@ class ThreadStore:
         rows = await self._store.call("notifications", self._base, place, before_ms, offset, limit)
         return [_note(about) for _, _, about in rows]
 
+    async def standing(self, *, now_ms: int) -> list[Note]:
+        """Dead letters that are neither delivered, over, replayed nor dropped: the newest, at most ``CALL_LIMIT``."""
+        rows = await self._store.call("notifications", self._base, _STANDING, now_ms, 0, CALL_LIMIT)
+        return [_note(about) for _, _, about in rows]
+
     async def notification(self, nid: str) -> Listed | None:
         """One notification; None when it is not known (any more)."""
         about, body, _ = await self._store.call("notification", self._base, nid)
@@ -219,12 +227,13 @@ class ThreadStore:
 
     async def stats(self, *, now_ms: int) -> Stats:
         """The state of the queue; changes nothing."""
-        queued, lag_ms, dead, threads, disabled = await self._store.call("stats", self._base, now_ms)
+        queued, lag_ms, dead, threads, disabled, standing = await self._store.call("stats", self._base, now_ms)
         return Stats(
             receiver=self.receiver,
             queued=queued,
             lag_ms=lag_ms,
             dead=dead,
+            standing=standing,
             threads=threads,
             disabled=None if disabled is None else disabled.decode(),
         )
@@ -261,6 +270,7 @@ def _packed(change: Change) -> list[Any]:
         list(draft.gone),
         [[event_id, _text(told)] for event_id, told in draft.outcomes.items()],
         [[note.nid, _text(note), body or False, _PLACES.get(note.outcome, _FINISHED)] for note, body in draft.notes],
+        draft.settled,
     ]
 
 

@@ -21,6 +21,8 @@ class Queue:
     receiver: str
     queued: int
     dead_letters: int
+    standing: int
+    """Dead letters that are neither delivered, over, replayed nor dropped."""
     threads: int
     lag_s: float
     disabled: bool
@@ -54,6 +56,9 @@ class ConditionGauges:
             "delivery_lag_seconds", "For how long the oldest that should have been told waits."
         )
         self._dead_letters: Final = receiver("dead_letters", "Notifications that were given up.")
+        self._standing: Final = receiver(
+            "dead_letters_standing", "Dead letters that are neither delivered, over, replayed nor dropped."
+        )
         self._disabled: Final = receiver("receiver_disabled", "Whether the receiver said that it is gone.")
 
     def store(self, *, up: bool) -> None:
@@ -81,11 +86,13 @@ class ConditionGauges:
 
     def queues(self, queues: Iterable[Queue]) -> None:
         """How the receivers' queues stand; none: it is not known."""
-        for gauge in (self._queued, self._threads, self._lag_s, self._dead_letters, self._disabled):
+        gauges = (self._queued, self._threads, self._lag_s, self._dead_letters, self._standing, self._disabled)
+        for gauge in gauges:
             gauge.clear()
         for queue in queues:
             self._queued.labels(queue.receiver).set(queue.queued)
             self._threads.labels(queue.receiver).set(queue.threads)
             self._lag_s.labels(queue.receiver).set(queue.lag_s)
             self._dead_letters.labels(queue.receiver).set(queue.dead_letters)
+            self._standing.labels(queue.receiver).set(queue.standing)
             self._disabled.labels(queue.receiver).set(queue.disabled)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,10 @@ SWEEP_LAG_INTERVALS: Final = 5
 MIN_SWEEP_LAG_MS: Final = 5_000
 PROBE_AGE_S: Final = 1.0
 """For how long one probe answers for all who ask."""
+
+
+asking_tenant: Final[ContextVar[str | None]] = ContextVar("asking_tenant", default=None)
+"""The tenant of the token of the request that is being answered; None: a probe, or there is no request."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,8 +66,13 @@ class Health:
         self._writes = True
         self._probed_at_s: float | None = None
         self._sources: list[Callable[[], Iterable[str]]] = []
+        self._tenant_sources: list[Callable[[str], Iterable[str]]] = []
         self.failing_parts: Callable[[], Sequence[str]] = tuple
         """The parts of the alert side that fail, by name."""
+
+    def add_tenant_reasons(self, source: Callable[[str], Iterable[str]]) -> None:
+        """As ``add_reasons``, for what is wrong for one tenant only: it is in that tenant's answers, nowhere else."""
+        self._tenant_sources.append(source)
 
     def add_reasons(self, source: Callable[[], Iterable[str]]) -> None:
         """Have ``source`` asked, each time, for reasons why the monitor is degraded; it is quick and does not raise."""
@@ -93,12 +103,18 @@ class Health:
         return self._writes
 
     def monitor_state(self, now_ms: int, swept_ms: int) -> MonitorState:
-        """The state at ``now_ms``; the last full sweep was at ``swept_ms`` (0: never), both by the store's time."""
+        """The state at ``now_ms``; the last full sweep was at ``swept_ms`` (0: never), both by the store's time.
+
+        To the tenant that asks (``asking_tenant``) it says what is wrong for that tenant, too.
+        """
         age_ms = max(now_ms - swept_ms, 0) if swept_ms else None
         lags = age_ms is None or age_ms > self._sweep_lag_ms
         judged = self._elapsed_s() > self.judges_sweeps_from_s
         reasons: list[str] = [Reason.SWEEP_LAG] if lags and judged else []
         reasons += self.standing_reasons()
+        tenant = asking_tenant.get()
+        if tenant is not None:
+            reasons += [reason for source in self._tenant_sources for reason in source(tenant)]
         return MonitorState(
             degraded=bool(reasons),
             reasons=tuple(dict.fromkeys(reasons)),

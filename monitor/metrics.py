@@ -99,10 +99,10 @@ class Signs:
 class Slots:
     """Where in a row each number stands; the same in every process, since all have the same configuration.
 
-    ``deliveries`` are the receivers and the outcomes that attempts at them may have.
+    ``deliveries`` are the receivers and the outcomes that attempts at them may have, ``failures`` the causes.
     """
 
-    def __init__(self, deliveries: Iterable[tuple[str, str]] = ()) -> None:
+    def __init__(self, deliveries: Iterable[tuple[str, str]] = (), failures: Iterable[tuple[str, str]] = ()) -> None:
         free = itertools.count()
         self.pid: Final = next(free)
         self.restarts: Final = next(free)
@@ -113,6 +113,7 @@ class Slots:
         self.evidence: Final = {outcome: next(free) for outcome in EVIDENCE_OUTCOMES}
         self.limits: Final = {limit: next(free) for limit in Limit}
         self.deliveries: Final = {delivery: next(free) for delivery in deliveries}
+        self.failures: Final = {failure: next(free) for failure in failures}
         self.pings: Final = {outcome: next(free) for outcome in PingOutcome}
         self.at_s: Final = next(free)
         self.ready: Final = next(free)
@@ -186,12 +187,19 @@ class Share:
 class Metrics:
     """One registry of its own and small methods to feed it. Not for several threads at once while it is read.
 
-    ``deliveries`` are the receivers and the outcomes that ``delivery`` may be told of. Without a ``share`` this
-    process is the only one.
+    ``deliveries`` are the receivers and the outcomes that ``delivery`` may be told of, ``failures`` why.
+    Without a ``share`` this process is the only one.
     """
 
-    def __init__(self, *, version: str, deliveries: Iterable[tuple[str, str]] = (), share: Share | None = None) -> None:
-        self._slots = slots = Slots(deliveries)
+    def __init__(
+        self,
+        *,
+        version: str,
+        deliveries: Iterable[tuple[str, str]] = (),
+        failures: Iterable[tuple[str, str]] = (),
+        share: Share | None = None,
+    ) -> None:
+        self._slots = slots = Slots(deliveries, failures)
         if share is None:
             self._table = Table(slots=slots.count)
         else:
@@ -251,9 +259,11 @@ class Metrics:
         """A request was refused because of this limit."""
         self._row[self._slots.limits[limit]] += 1.0
 
-    def delivery(self, receiver: str, outcome: str) -> None:
-        """One attempt at a receiver ended."""
+    def delivery(self, receiver: str, outcome: str, cause: str) -> None:
+        """One attempt at a receiver ended; ``cause`` is why it failed, if it did."""
         self._row[self._slots.deliveries[receiver, outcome]] += 1.0
+        if cause:
+            self._row[self._slots.failures[receiver, cause]] += 1.0
 
     def fleet(self, counts: Mapping[Liveness, int] | None, *, sweep_lag_s: float) -> None:
         """Set the workers by liveness (None: not known now) and the age of the last full sweep (inf: none yet)."""
@@ -336,6 +346,12 @@ class _Counted:
         for delivery, slot in slots.deliveries.items():
             deliveries.add_metric(delivery, total(slot))
         yield deliveries
+        failures = CounterMetricFamily(
+            "lastseen_delivery_failures", "Delivery attempts that failed, by cause.", labels=["receiver", "cause"]
+        )
+        for failure, slot in slots.failures.items():
+            failures.add_metric(failure, total(slot))
+        yield failures
         pings = CounterMetricFamily(
             "lastseen_watchdog_pings", "Outgoing heartbeats that were due, by outcome.", labels=["outcome"]
         )

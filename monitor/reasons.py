@@ -20,6 +20,8 @@ class Reason(StrEnum):
     """A notification has been due for too long, or the queues could not be asked."""
     RECEIVER_DISABLED = "receiver_disabled"
     """A receiver said that it is gone, and waits for a person."""
+    DEAD_LETTERS = "dead_letters"
+    """Notifications were given up, and are neither delivered, over, replayed nor dropped (P31)."""
     ALERTS_FAILING = "alerts_failing"
     """A part of the alert side has failed, and is being started again (P30)."""
     STORE_UNAVAILABLE = "store_unavailable"

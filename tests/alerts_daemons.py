@@ -42,6 +42,7 @@ class Daemon:
         history: History | None = None,
     ) -> None:
         self.outcomes: Counter[tuple[str, str]] = Counter()
+        self.causes: Counter[tuple[str, str]] = Counter()
         self.source = source
         self.clock = clock
         self.service = AlertService(
@@ -55,11 +56,16 @@ class Daemon:
             fleet=fleet,
             rule=Rule(),
             now_ms=clock,
-            on_outcome=lambda receiver, outcome: self.outcomes.update([(receiver, outcome)]),
+            on_outcome=self._count,
             policy=POLICY,
             history=history,
             poll_s=0.01,
         )
+
+    def _count(self, receiver: str, outcome: str, cause: str) -> None:
+        self.outcomes[receiver, outcome] += 1
+        if cause:
+            self.causes[receiver, cause] += 1
 
     async def cut(self) -> None:
         """Cancel every task at once and record nothing."""

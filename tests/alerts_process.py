@@ -46,7 +46,7 @@ async def main(store_url: str, hook_url: str, start_ms: int, workers: int) -> No
         fleet=CALM,
         rule=None,  # each is told by itself
         now_ms=clock.now_ms,
-        on_outcome=lambda _receiver, _outcome: None,
+        on_outcome=lambda _receiver, _outcome, _cause: None,
         failpoint=failpoint(os.environ),
     )
     await service.start()

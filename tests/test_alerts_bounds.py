@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.asyncio import Redis
 
+from alerts.attempts import bury, deliver
 from alerts.history import DEAD_LETTERS, NOTES_KEPT, OUTCOMES_KEPT, History
 from alerts.incidents import IncidentState
 from alerts.ledger import Ledger
@@ -18,7 +19,7 @@ from alerts.masses import KEPT_MS, Masses
 from alerts.offering import Offer, offer_all
 from alerts.queue import QueueStore
 from alerts.routing import Port, Route, targets_of
-from alerts.thread import Draft, Frozen, Outcome, Role, Shape, Thread, Timing, bury, deliver
+from alerts.thread import Draft, Frozen, Outcome, Role, Shape, Thread, Timing
 from alerts.thread_store import Change, Handed, ThreadStore, Want
 from alerts.wording import Standing
 from monitor.liveness import EventKind, Liveness

@@ -8,23 +8,12 @@ import pytest
 
 from alerts import group, single
 from alerts.acking import acknowledge_at
+from alerts.attempts import begin_attempt, bury, deliver, fail, offer_again, postpone
 from alerts.desk import Desk, RefusedError, UnknownNotificationError, UnknownReceiverError, Why, of_tenant
 from alerts.offering import Offer, offer_all
 from alerts.queue import QueueStore
 from alerts.routing import Target, worker_key
-from alerts.thread import (
-    Draft,
-    Freeze,
-    Outcome,
-    Role,
-    Send,
-    Timing,
-    begin_attempt,
-    bury,
-    deliver,
-    postpone,
-    role_of,
-)
+from alerts.thread import Draft, Freeze, Outcome, Role, Send, Timing, role_of
 from alerts.thread_store import Change, ThreadStore, Want
 from alerts.waking import is_of, wake_waiting
 from monitor.liveness import EventKind, Liveness
@@ -182,7 +171,7 @@ async def test_p18_a_replayed_down_calls_for_its_resolved_when_it_is_delivered(b
 async def test_replaying_twice_is_replaying_once(bench: Bench) -> None:
     nid = await bench.dead(event())
     await bench.replay(nid)
-    await bench.change(worker_key(event()), attempted(lambda draft: postpone(draft, due_ms=0, unknown=True, error="x")))
+    await bench.change(worker_key(event()), attempted(lambda draft: postpone(draft, due_ms=0, unknown=True)))
     assert (await bench.replay(nid)).outcome is Outcome.QUEUED
     _, thread = await bench.thread(worker_key(event()))
     assert thread.frozen is not None
@@ -225,7 +214,7 @@ async def test_a_thread_that_has_one_in_attempts_takes_no_dead_letter(bench: Ben
     nid = await bench.dead(event())
     await bench.offer(event(2, kind=EventKind.FAILED))
     other = await bench.send(
-        worker_key(event()), lambda draft: postpone(draft, due_ms=START_MS + 60_000, unknown=False, error="503")
+        worker_key(event()), lambda draft: postpone(draft, due_ms=START_MS + 60_000, unknown=False)
     )
     for force in (False, True):
         with pytest.raises(RefusedError, match=other) as refused:
@@ -259,6 +248,27 @@ async def test_a_groups_down_is_overtaken_when_nobody_is_down_any_more(bench: Be
     assert (await bench.replay(nid, force=True)).role is Role.FACT
     _, thread = await bench.thread(GROUP)
     assert group.next_step(Draft(thread, bench.now_ms), lambda _: None, first=(), suspected=False) == Send()
+
+
+async def test_p31_what_a_person_looks_after_is_not_offered_again_besides(bench: Bench) -> None:
+    key, nid = worker_key(event()), await bench.dead(event())
+    assert (await bench.thread(key))[1].given_up is not None
+    assert (await bench.threads.stats(now_ms=bench.now_ms)).standing == 1
+    await bench.replay(nid)
+    thread = (await bench.thread(key))[1]
+    assert (thread.given_up, thread.again_ms, (await bench.threads.stats(now_ms=bench.now_ms)).standing) == (None, 0, 0)
+    await bench.change(key, attempted(lambda draft: bury(draft, reason="again")))
+    await bench.change(key, attempted_again)
+    assert (await bench.replay(nid)).nid == nid  # it is under way
+    await bench.change(key, lambda draft: bury(draft, reason="again"))
+    await bench.desk.drop(nid, receiver=None, now_ms=bench.now_ms, sees=lambda _: True)
+    [seen] = await bench.threads.look([Want(thread=key)])
+    assert (seen.thread, (await bench.threads.stats(now_ms=bench.now_ms)).standing) == (None, 0)
+
+
+def attempted_again(draft: Draft) -> None:
+    offer_again(draft)
+    begin_attempt(draft)
 
 
 async def test_a_dropped_dead_letter_loses_its_body_and_leaves_its_thread_as_it_was(bench: Bench) -> None:
@@ -335,13 +345,17 @@ async def test_a_list_holds_each_once_newest_first_whatever_is_taken_out_meanwhi
 
 async def test_one_in_attempts_is_listed_with_how_many_and_why_the_last_one_failed(bench: Bench) -> None:
     await bench.offer(event())
-    nid = await bench.send(
-        worker_key(event()), lambda draft: postpone(draft, due_ms=START_MS, unknown=False, error="503 from ops")
-    )
+
+    def fails(draft: Draft) -> None:
+        fail(draft, error="503 from ops", cause="server_error", answer="down for maintenance")
+        postpone(draft, due_ms=START_MS, unknown=False)
+
+    nid = await bench.send(worker_key(event()), fails)
     page = await bench.desk.page(
         Outcome.QUEUED, receiver="ops", after=None, limit=5, now_ms=bench.now_ms, sees=lambda _: True
     )
     assert [(one.note.nid, one.note.attempts, one.note.reason) for one in page.found] == [(nid, 1, "503 from ops")]
+    assert [(one.note.cause, one.note.answer) for one in page.found] == [("server_error", "down for maintenance")]
 
 
 # Acks and silences

@@ -11,22 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from alerts import group
-from alerts.thread import (
-    Draft,
-    Freeze,
-    Outcome,
-    Over,
-    Role,
-    Send,
-    Shape,
-    Thread,
-    Timing,
-    Wait,
-    begin_attempt,
-    bury,
-    deliver,
-    postpone,
-)
+from alerts.attempts import begin_attempt, bury, deliver, fail, postpone
+from alerts.thread import Draft, Freeze, Outcome, Over, Role, Send, Shape, Thread, Timing, Wait
 from monitor.liveness import EventKind, Liveness
 from tests.alerts_fakes import START_MS, event
 
@@ -104,7 +90,8 @@ class Play:
 
     def fail(self, *, unknown: bool = False) -> None:
         draft = Draft(self.thread, self.now_ms)
-        postpone(draft, due_ms=self.now_ms + 1_000, unknown=unknown, error="HTTP 500")
+        fail(draft, error="HTTP 500", cause="server_error")
+        postpone(draft, due_ms=self.now_ms + 1_000, unknown=unknown)
         self.save(draft)
 
     def give_up(self) -> None:

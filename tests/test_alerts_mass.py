@@ -252,7 +252,7 @@ async def test_p16_a_quarter_of_a_fleet_whose_end_was_recorded_before_anybody_ro
             fleet=StoredFleet(store),
             rule=RULE,
             now_ms=store.clock.now_ms,
-            on_outcome=lambda _receiver, _outcome: None,
+            on_outcome=lambda _receiver, _outcome, _cause: None,
             poll_s=0.01,
         )
 

@@ -99,7 +99,7 @@ class Rig:
             policy=RetryPolicy(initial_ms=1_000, max_ms=1_000, retry_for_ms=0, min_attempts=2),
             durability=Durability.parse("memory"),
             now_ms=self.clock,
-            on_outcome=lambda _receiver, _outcome: None,
+            on_outcome=lambda _receiver, _outcome, _cause: None,
             poll_s=0.01,
         )
 

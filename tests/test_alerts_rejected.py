@@ -340,7 +340,7 @@ class Whole:
             fleet=StoredFleet(store),
             rule=Rule(),
             now_ms=store.clock.now_ms,
-            on_outcome=lambda _receiver, _outcome: None,
+            on_outcome=lambda _receiver, _outcome, _cause: None,
             poll_s=0.01,
         )
 

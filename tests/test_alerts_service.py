@@ -14,8 +14,9 @@ from aiohttp import web
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
+from alerts.attempts import AGAIN_MS
 from alerts.durability import Durability
-from alerts.errors import PermanentDeliveryError, TransientDeliveryError
+from alerts.errors import Cause, PermanentDeliveryError, TransientDeliveryError
 from alerts.payload import Wording
 from alerts.receivers.webhook import WebhookReceiver
 from alerts.routing import Route, worker_key
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from alerts.fleet import Fleet
     from alerts.notification import Notification
     from alerts.receivers import Receiver
+    from alerts.thread import Note
     from monitor.events import Event
 
 LEASE_MS = 15_000
@@ -231,6 +233,201 @@ async def test_p5_what_is_given_up_is_a_dead_letter_and_the_next_goes_on(daemon:
     assert all(0 < line["next_attempt_s"] <= 1 for line in failed)
 
 
+async def test_a_refusal_that_may_be_mended_is_tried_again_and_counted_by_its_kind(daemon: Any) -> None:
+    async def answer(_request: web.Request, number: int) -> web.Response:
+        return web.Response(status=(404, 401, 403)[number], text="mended soon") if number < 3 else web.Response()
+
+    async with webhook_server(answer) as hook:
+        ops = WebhookReceiver(name="ops", url=hook.url, secrets=(SECRET,), allow_private=True)
+        with capture_logs() as logs:
+            running = await daemon([ops], [event(1)])
+            await until(lambda: running.outcomes["ops", "failed"] == 1)
+            [note] = await _notes(running, Outcome.QUEUED)
+            [seen] = await running.service.threads["ops"].look([Want(thread=note.thread)])
+            assert seen.thread is not None
+            assert seen.thread.frozen is not None
+            assert (seen.thread.frozen.cause, seen.thread.frozen.answer) == ("not_found", "mended soon")
+            await until(lambda: running.is_idle_a_retry_later(lambda: len(hook.requests)))
+    assert hook.ids() == [nid_of(event(1))] * 4
+    assert running.causes == {("ops", "not_found"): 1, ("ops", "auth"): 2}
+    failed = [(line["cause"], line["reason"]) for line in logs if line["event"] == "delivery.failed"]
+    assert [cause for cause, _ in failed] == ["not_found", "auth", "auth"]
+    assert "mended soon" not in str(logs)  # it may quote the notification
+    assert (await running.service.health())[0].standing == 0
+
+
+async def _notes(running: Daemon, outcome: Outcome) -> list[Note]:
+    threads = running.service.threads["ops"]
+    return await threads.notifications(outcome, before_ms=2 * START_MS, offset=0, limit=100)
+
+
+class Refusing:
+    """Refuses the pages of some workers for good, as long as they are in the set."""
+
+    def __init__(self, *workers: str) -> None:
+        self.workers = set(workers)
+
+    def __call__(self, notification: Notification, _attempt: int) -> None:
+        if any(notification.key.endswith(worker) for worker in self.workers):
+            raise PermanentDeliveryError("receiver 'ops': HTTP 413", cause=Cause.TOO_LARGE)
+
+
+async def _standing(running: Daemon) -> int:
+    return int((await running.service.health())[0].standing)
+
+
+async def test_p31_what_was_given_up_is_offered_again_with_the_next_acceptance(daemon: Any) -> None:
+    refusing = Refusing("-w")
+    ops = Inbox(answer=refusing)
+    given_up, other, third = event(1, worker_id="-w"), event(1, worker_id="x", position="2-0"), recovered_event("-w")
+    running = await daemon([ops], [given_up])
+    await until(lambda: running.outcomes["ops", "dead_lettered"] == 1)
+    assert (await _standing(running), ops.accepted) == (1, [])
+    refusing.workers.clear()
+    running.source.stream.append(other)
+    running.service.nudge()
+    await until(lambda: len(ops.accepted) == 2)
+    assert ops.ids() == [nid_of(other), nid_of(given_up)]  # its id and body are those of the first attempt
+    assert len({item.body for item in ops.attempts if item.nid == nid_of(given_up)}) == 1
+    await until(running.is_idle_now)
+    assert await _standing(running) == 0
+    running.source.stream.append(third)
+    running.service.nudge()
+    await until(lambda: len(ops.accepted) == 3)
+    assert ops.accepted[-1].event_type == "worker.recovered"  # P18
+    assert await dead_letters_of(running) == []
+
+
+async def test_p31_without_an_acceptance_it_is_offered_again_within_an_hour_one_attempt_at_a_time(
+    daemon: Any, clock: Clock
+) -> None:
+    refusing = Refusing("-w")
+    ops = Inbox(answer=refusing)
+    running = await daemon([ops], [event(1, worker_id="-w")])
+    await until(lambda: running.outcomes["ops", "dead_lettered"] == 1)
+    for hour in range(2, 4):
+        clock.ms += AGAIN_MS - 1
+        await until(running.is_idle_now)
+        assert len(ops.attempts) == hour - 1
+        clock.ms += 1
+        await until(lambda hour=hour: running.outcomes["ops", "failed"] == hour - 1)  # type: ignore[misc]
+        assert (len(ops.attempts), await _standing(running)) == (hour, 1)
+    refusing.workers.clear()
+    clock.ms += AGAIN_MS
+    await until(lambda: len(ops.accepted) == 1)
+    await until(running.is_idle_now)
+    assert {item.nid for item in ops.attempts} == {nid_of(event(1, worker_id="-w"))}
+    assert (await _standing(running), running.outcomes["ops", "dead_lettered"]) == (0, 1)
+
+
+async def test_p31_a_page_that_is_refused_for_good_is_not_offered_with_every_acceptance(
+    daemon: Any, clock: Clock
+) -> None:
+    ops = Inbox(answer=Refusing("-w"))
+    running = await daemon([ops], [event(1, worker_id="-w")])
+    await until(lambda: running.outcomes["ops", "dead_lettered"] == 1)
+    for number in range(2, 32):
+        running.source.stream.append(event(1, worker_id=f"x{number}", position=f"{number}-0"))
+        running.service.nudge()
+        await until(lambda number=number: len(ops.accepted) == number - 1)  # type: ignore[misc]
+        clock.ms += 10_000
+        await until(running.is_idle_now)
+    refused = [item for item in ops.attempts if item.key.endswith("-w")]
+    assert len(refused) <= 5  # in five minutes: at once, then after one, two and four
+
+
+async def test_p31_one_whose_outage_is_over_is_forgotten_and_no_resolved_follows(daemon: Any, clock: Clock) -> None:
+    refusing = Refusing("-w")
+    ops = Inbox(answer=refusing)
+    running = await daemon([ops], [event(1, worker_id="-w")])
+    await until(lambda: running.outcomes["ops", "dead_lettered"] == 1)
+    refusing.workers.clear()
+    running.source.stream.append(recovered_event("-w"))
+    running.service.nudge()
+    await until(running.is_idle)
+    assert (ops.accepted, await _standing(running)) == ([], 0)
+    assert len(await dead_letters_of(running)) == 1  # it is listed as what it was
+    clock.ms += AGAIN_MS
+    await until(running.is_idle_now)
+    assert ops.accepted == []
+
+
+async def test_p31_its_reminders_go_on_and_one_that_is_accepted_tells_it(daemon: Any, clock: Clock) -> None:
+    refusing = Refusing("-w")
+    ops = Inbox(answer=refusing)
+    everything = Route(receivers=("ops",), events=frozenset(EventKind), repeat_interval_ms=600_000)
+    running = await daemon([ops], [event(1, worker_id="-w")], routes=[everything])
+    await until(lambda: running.outcomes["ops", "dead_lettered"] == 1)
+    refusing.workers.clear()
+    clock.ms += 600_000
+    await until(lambda: len(ops.accepted) == 1)
+    assert ops.ids() != [nid_of(event(1, worker_id="-w"))]
+    assert json.loads(ops.accepted[0].body)["data"]["reminder"] == 1
+    await until(running.is_idle_now)
+    assert await _standing(running) == 0
+
+
+async def test_p31_a_page_that_may_have_arrived_is_offered_again_under_the_same_id(daemon: Any, clock: Clock) -> None:
+    def hangs(_notification: Notification, attempt: int) -> None:
+        if attempt <= 12:
+            raise TransientDeliveryError("receiver 'ops': no answer within 5 s", cause=Cause.TIMEOUT, unknown=True)
+
+    ops = Inbox(answer=hangs)
+    running = await daemon([ops], [event(1)])
+    await until(lambda: _dies(running, ops))
+    assert await _standing(running) == 1
+    clock.ms += AGAIN_MS
+    await until(lambda: len(ops.accepted) == 1)
+    assert {item.nid for item in ops.attempts} == {nid_of(event(1))}
+    await until(running.is_idle_now)
+    assert await _standing(running) == 0
+
+
+async def _dies(running: Daemon, ops: Inbox) -> bool:
+    await running.is_idle_a_retry_later(lambda: len(ops.attempts))
+    return running.outcomes["ops", "dead_lettered"] == 1
+
+
+async def test_p31_a_group_that_was_given_up_is_offered_again_and_over_when_its_last_member_is(
+    daemon: Any, clock: Clock
+) -> None:
+    refusing = Refusing("}")
+    ops = Inbox(answer=refusing)
+    by_environment = Route(
+        receivers=("ops",), events=frozenset(EventKind), group_by=("tenant", "environment"), repeat_interval_ms=0
+    )
+    running = await daemon(
+        [ops], [event(1, worker_id=name, position=f"{ord(name)}-0") for name in ("a", "b")], routes=[by_environment]
+    )
+    await until(lambda: running.outcomes["ops", "dead_lettered"] >= 1)
+    await until(running.is_idle_now)
+    tried = len(ops.attempts)
+    clock.ms += AGAIN_MS
+    await until(lambda: len(ops.attempts) == tried + 1)
+    assert ops.attempts[-1].nid == ops.attempts[-2].nid
+    await until(running.is_idle_now)
+    assert await _standing(running) == 1
+    running.source.stream += [recovered_event(name) for name in ("a", "b")]
+    running.service.nudge()
+    await until(running.is_idle)
+    assert (ops.accepted, await _standing(running)) == ([], 0)
+
+
+def recovered_event(worker_id: str) -> Event:
+    return event(
+        2,
+        worker_id=worker_id,
+        position=f"{9_000 + ord(worker_id[-1])}-0",
+        kind=EventKind.RECOVERED,
+        old=Liveness.STALE,
+        new=Liveness.ALIVE,
+    )
+
+
+async def dead_letters_of(running: Daemon) -> list[Note]:
+    return await _notes(running, Outcome.DEAD_LETTERED)
+
+
 async def test_p5_an_event_that_cannot_be_rendered_is_recorded_and_passed(daemon: Any, store_url: str) -> None:
     stream = [event(1, worker_id="a"), event(1, worker_id="b", worker_metadata_json="{"), event(1, worker_id="c")]
     stream = [replace(item, position=f"{number}-0") for number, item in enumerate(stream, 1)]
@@ -335,7 +532,7 @@ async def test_p23_without_confirmation_nothing_is_sent_and_it_is_logged_once(cl
             fleet=CALM,
             rule=None,
             now_ms=clock,
-            on_outcome=lambda _receiver, _outcome: None,
+            on_outcome=lambda _receiver, _outcome, _cause: None,
         )
         await service.start()
         await until(lambda: any(line["event"] == "durability.unconfirmed" for line in logs))

@@ -10,24 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from alerts import single
+from alerts.attempts import begin_attempt, bury, deliver, fail, postpone
 from alerts.flapping import Flapping, Lately
-from alerts.thread import (
-    Draft,
-    Freeze,
-    Outcome,
-    Over,
-    Role,
-    Send,
-    Shape,
-    Thread,
-    Timing,
-    Wait,
-    begin_attempt,
-    bury,
-    deliver,
-    postpone,
-    role_of,
-)
+from alerts.thread import Draft, Freeze, Outcome, Over, Role, Send, Shape, Thread, Timing, Wait, role_of
 from monitor.liveness import EventKind, Liveness
 from tests.alerts_fakes import START_MS, event
 
@@ -119,7 +104,8 @@ class Play:
 
     def fail(self, *, unknown: bool = False, wait_ms: int = 1_000) -> None:
         draft = self.draft()
-        postpone(draft, due_ms=self.now_ms + wait_ms, unknown=unknown, error="HTTP 500")
+        fail(draft, error="HTTP 500", cause="server_error")
+        postpone(draft, due_ms=self.now_ms + wait_ms, unknown=unknown)
         self.save(draft)
 
     def give_up(self) -> None:

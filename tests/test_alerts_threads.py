@@ -155,7 +155,7 @@ async def test_the_longest_due_is_claimed_first_within_the_limit(threads: Thread
     assert await threads.due(offset=1, limit=2) == ["w3", "w2"]
     assert [one.thread.key for one in await _claim(threads, limit=2)] == ["w4", "w3"]
     assert await threads.stats(now_ms=START_MS) == Stats(
-        receiver="ops", queued=0, lag_ms=2, dead=0, threads=5, disabled=None
+        receiver="ops", queued=0, lag_ms=2, dead=0, standing=0, threads=5, disabled=None
     )
 
 

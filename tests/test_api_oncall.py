@@ -11,10 +11,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from alerts import single
+from alerts.attempts import begin_attempt, bury, deliver
 from alerts.errors import PermanentDeliveryError, TransientDeliveryError
 from alerts.offering import Offer, offer_all
 from alerts.routing import Target, worker_key
-from alerts.thread import Draft, Freeze, Outcome, Role, Timing, begin_attempt, bury, deliver
+from alerts.thread import Draft, Freeze, Outcome, Role, Timing
 from alerts.thread_store import Change, Want
 from monitor.auth import Scope
 from monitor.events import rfc3339
@@ -386,6 +387,40 @@ async def test_an_overtaken_down_is_sent_again_only_by_force(lastseen: Api) -> N
     assert (await post(lastseen, f"{DELIVERIES}/{nid}/replay", {"force": True})).json()["outcome"] == "queued"
 
 
+async def test_all_dead_letters_of_a_receiver_are_sent_again_but_those_that_are_over(lastseen: Api) -> None:
+    await note(lastseen, event(), event(worker_id="v"))
+    nid, over = await told(lastseen, event(), refuse), await told(lastseen, event(worker_id="v"), refuse)
+    await note(lastseen, recovered(worker_id="v"))
+    answer = await post(lastseen, f"{DELIVERIES}/replay?receiver=ops")
+    assert {name: answer.json()[name] for name in ("replayed", "over", "left", "next_cursor")} == {
+        "replayed": 1,
+        "over": 1,
+        "left": 0,
+        "next_cursor": None,
+    }
+    [queued] = (await lastseen.json(f"{DELIVERIES}?outcome=queued"))["deliveries"]
+    [left] = (await lastseen.json(DELIVERIES))["deliveries"]
+    assert (queued["nid"], left["nid"]) == (nid, over)
+    [receiver] = [one for one in await receivers_of(lastseen) if one["name"] == "ops"]
+    assert (receiver["dead_letters"], receiver["dead_letters_standing"]) == (1, 0)
+    assert is_problem(await post(lastseen, f"{DELIVERIES}/replay"), 422, "'receiver'")
+    assert is_problem(await post(lastseen, f"{DELIVERIES}/replay?receiver=pager"), 404, "'pager'")
+
+
+async def receivers_of(lastseen: Api) -> list[dict[str, Any]]:
+    listed = await lastseen.json(RECEIVERS, **lastseen.auth("x", scopes=(Scope.OPERATOR,)))
+    return list(listed["receivers"])
+
+
+async def test_all_dead_letters_of_a_receiver_are_those_that_the_token_may_see(lastseen: Api) -> None:
+    await note(lastseen, event())
+    await told(lastseen, event(), refuse)
+    for restriction in ({"tenant": "other"}, {"environments": ("stage",)}, {"worker_id": "v"}):
+        answer = await post(lastseen, f"{DELIVERIES}/replay?receiver=ops", **restriction)
+        assert answer.json()["replayed"] == 0
+    assert len((await lastseen.json(DELIVERIES))["deliveries"]) == 1
+
+
 async def test_a_dropped_dead_letter_is_finished_and_has_no_body(lastseen: Api) -> None:
     await note(lastseen, event())
     nid = await told(lastseen, event(), refuse)
@@ -565,6 +600,7 @@ WRITES = (
     ("POST", SILENCES, Scope.ALERTS_WRITE),
     ("DELETE", f"{SILENCES}/sil_{NO_ID}", Scope.ALERTS_WRITE),
     ("POST", f"{DELIVERIES}/ntf_{NO_ID}/replay", Scope.ALERTS_WRITE),
+    ("POST", f"{DELIVERIES}/replay?receiver=own", Scope.ALERTS_WRITE),
     ("POST", f"{DELIVERIES}/ntf_{NO_ID}/drop", Scope.ALERTS_WRITE),
     ("POST", f"{RECEIVERS}/own/enable", Scope.ADMIN),
     ("POST", f"{RECEIVERS}/own/test", Scope.ADMIN),

@@ -325,7 +325,7 @@ async def test_the_metrics_tell_of_the_fleet_and_of_the_sweep(lastseen: Api) -> 
     await lastseen.beat("w")
     await lastseen.beat("v")
     await lastseen.client.post("/api/v1/workers/v/disconnect", json={"reason": "crash"})
-    lastseen.services.metrics.delivery("ops", "delivered")
+    lastseen.services.metrics.delivery("ops", "delivered", "")
     await lastseen.sweep()
     answer = await lastseen.client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")

@@ -296,6 +296,12 @@ async def test_dead_letters_are_listed_shown_replayed_and_dropped(operator: Shel
     assert "with force" in await operator.refused(1, "deliveries", "replay", other)
     assert "queued" in await operator.done("deliveries", "replay", other, "--force")
     assert "it is queued" in await operator.refused(1, "deliveries", "drop", other)
+    for wrong in ((), ("--all",), (nid, "--all", "--receiver", "ops"), ("--all", "--receiver", "ops", "--force")):
+        assert "--all --receiver NAME" in await operator.refused(2, "deliveries", "replay", *wrong)
+    await note(lastseen, event(worker_id="u"))
+    await told(lastseen, event(worker_id="u"), refuse)
+    counted = await operator.done("deliveries", "replay", "--all", "--receiver", "ops")
+    assert counted == "1 replayed, 0 over, 0 left alone\n"
 
 
 @valkey

@@ -128,7 +128,7 @@ def test_detection_is_a_histogram_of_seconds_whose_bounds_are_inclusive() -> Non
 def test_an_outcome_that_was_not_named_is_refused_and_not_counted_as_another() -> None:
     metrics = Metrics(version="test", deliveries=DELIVERIES)
     with pytest.raises(KeyError):
-        metrics.delivery("ops", "misdelivered")
+        metrics.delivery("ops", "misdelivered", "")
 
 
 def test_one_process_has_the_usual_process_metrics_without_a_label() -> None:
@@ -144,7 +144,7 @@ def test_whichever_process_is_asked_tells_the_sums_of_all(counters: int) -> None
     all_of_them = [of_process(counters, process) for process in range(1, PROCESSES + 1)]
     for number, metrics in enumerate(all_of_them, 1):
         metrics.beats(BeatOutcome.STORED, 10**number)
-        metrics.delivery("log", "delivered")
+        metrics.delivery("log", "delivered", "")
         metrics.moved([moved(EventKind.STALE, late_ms=100 * number)])
     for metrics in all_of_them:
         told = values(metrics)

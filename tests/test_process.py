@@ -16,7 +16,7 @@ from monitor.auth import VerifyingKey
 from monitor.counters import shared_memory
 from monitor.daemon.assignment import READY, Assignment
 from monitor.daemon.config import Config
-from monitor.daemon.deliveries import delivery_outcomes
+from monitor.daemon.deliveries import delivery_failures, delivery_outcomes
 from monitor.daemon.http import BACKLOG, listen
 from monitor.daemon.keys import KeyRing
 from monitor.daemon.listeners import dealt
@@ -67,7 +67,7 @@ def test_it_serves_what_it_was_assigned_and_stops_when_its_supervisor_is_gone(
 ) -> None:
     config = Config()
     listeners = dealt(listen("127.0.0.1", 0), count=2, backlog=BACKLOG)
-    counters = shared_memory(slots=Slots(delivery_outcomes(config)).count, rows=2)
+    counters = shared_memory(slots=Slots(delivery_outcomes(config), delivery_failures(config)).count, rows=2)
     descriptors = [sock.fileno() for sock in listeners]
     process, channel = start([counters, *descriptors])
     assignment = Assignment(

@@ -15,7 +15,7 @@ from alerts.errors import StoreUnavailableError as QueueUnavailableError
 from alerts.thread_store import Stats
 from monitor.clock import monotonic_s
 from monitor.daemon.vitals import CONFIRM_TRIES, DELIVERY_LAG_S, FULL_SHARE, LOOP_LAG_S, LOOP_WINDOW_S, Vitals
-from monitor.health import Health
+from monitor.health import Health, asking_tenant
 from monitor.metrics import Metrics
 from monitor.pulse import Pulse
 from monitor.reasons import Reason
@@ -52,6 +52,7 @@ class Looked:
             outbox=self.outbox,
             pulse=Pulse(store, on_sums=self.metrics.blind),
             queues=self._asked,
+            owners={"theirs": frozenset({"acme"})},
         )
 
     async def _probe(self) -> bool:
@@ -105,7 +106,15 @@ async def looking(url: str, **settings: Any) -> AsyncIterator[Looked]:
 
 
 def queue(**changes: Any) -> Stats:
-    values: dict[str, Any] = {"receiver": "ops", "queued": 1, "lag_ms": 0, "dead": 2, "threads": 3, "disabled": None}
+    values: dict[str, Any] = {
+        "receiver": "ops",
+        "queued": 1,
+        "lag_ms": 0,
+        "dead": 2,
+        "standing": 0,
+        "threads": 3,
+        "disabled": None,
+    }
     return Stats(**{**values, **changes})
 
 
@@ -196,6 +205,26 @@ async def test_a_queue_that_lags_or_is_disabled_is_a_reason_and_a_number(store_u
             told = {name: looked.told(f"{name},receiver=ops") for name in ("delivery_queue", "dead_letters")}
             assert told == {"delivery_queue": 1, "dead_letters": 2}
             assert looked.told("receiver_disabled,receiver=ops") == (stats.disabled is not None)
+
+
+async def test_p31_dead_letters_that_stand_are_a_reason_and_of_a_tenants_receiver_only_in_its_answers(
+    store_url: str,
+) -> None:
+    def reasons(tenant: str | None) -> tuple[str, ...]:
+        asking_tenant.set(tenant)
+        return looked.health.monitor_state(1_000, 1_000).reasons
+
+    async with looking(store_url) as looked:
+        looked.queues = [queue(standing=1)]
+        await looked.until_reasons(Reason.DEAD_LETTERS)
+        assert looked.told("dead_letters_standing,receiver=ops") == 1
+        looked.queues = [queue(), queue(receiver="theirs", standing=1)]
+        await looked.until_reasons()
+        assert looked.told("dead_letters_standing,receiver=theirs") == 1
+        assert [reasons(tenant) for tenant in (None, "other", "acme")] == [(), (), (Reason.DEAD_LETTERS,)]
+        looked.queues = [queue(), queue(receiver="theirs")]
+        await looked.until(lambda: looked.told("dead_letters_standing,receiver=theirs") == 0)
+        assert reasons("acme") == ()
 
 
 async def test_queues_that_cannot_be_asked_for_long_count_as_lagging_and_have_no_numbers(store_url: str) -> None:

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 WAIT_S: Final = 20.0
 FAILURES: Final = {
-    Does.REFUSE: "HTTP 400",
+    Does.REFUSE: "HTTP 413",
     Does.BE_GONE: "HTTP 410",
     Does.BREAK: "HTTP 500",
     Does.REDIRECT: "HTTP 307",
-    Does.HANG: "no reply within 0.2 s",
-    Does.CUT: "the connection was closed before a reply",
-    Does.BABBLE: "ClientResponseError",
+    Does.HANG: "no answer within 0.2 s",
+    Does.CUT: "the connection was closed before an answer",
+    Does.BABBLE: "the answer is not HTTP",
 }
 
 

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from typing import Annotated, ClassVar, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
@@ -35,6 +35,9 @@ from monitor.settings.section import Problem, refusal, surroundings
 from monitor.settings.units import Duration, lasting
 from monitor.settings.urls import BaseUrl
 
+if TYPE_CHECKING:
+    from alerts.receivers.exchange import Answer
+
 ALERT_NAME: Final = "LastseenWorkerDown"
 ENDS_AFTER: Final = 4
 """An alert ends by itself after so many repetitions that did not come."""
@@ -42,6 +45,7 @@ CLOCKS_APART_MS: Final = 10_000
 """Alertmanager's clock may be behind the store's by this: so much before the real ends lie those that it is told."""
 
 _PATH: Final = "/api/v2/alerts"
+_BAD_REQUEST: Final = 400
 _ENDINGS: Final = frozenset({EventKind.RECOVERED, EventKind.STOPPED, EventKind.FORGOTTEN})
 _OWN_LABELS: Final = frozenset({"alertname", "tenant", "environment", "worker_id"})
 _LABEL_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
@@ -77,7 +81,13 @@ class AlertmanagerReceiver:
         self._headers = {} if authorization is None else {"authorization": authorization}
         from alerts.receivers.posting import Poster  # noqa: PLC0415 - see alerts.receivers.receiver
 
-        self._poster = Poster(name=name, url=url.rstrip("/") + _PATH, allow_private=allow_private, timeout_s=timeout_s)
+        self._poster = Poster(
+            name=name,
+            url=url.rstrip("/") + _PATH,
+            allow_private=allow_private,
+            timeout_s=timeout_s,
+            blames_body=_refuses_alert,
+        )
 
     async def send(self, notification: Notification, *, attempt: int, now_ms: int) -> None:  # noqa: ARG002
         """Make one attempt. The alert follows from the notification alone, so it is equal each time."""
@@ -126,6 +136,13 @@ class AlertmanagerReceiver:
 
     def _severity(self, kind: str) -> str:
         return self._labels.get("severity") or severity(EventKind(kind))
+
+
+def _refuses_alert(answer: "Answer") -> bool:
+    """Whether Alertmanager itself says that the alert, which is all of the body, is not valid: it says so in JSON. A
+    400 of a proxy before it is text or HTML, and says nothing of the alert.
+    """
+    return answer.status == _BAD_REQUEST and answer.headers.get("content-type", "").startswith("application/json")
 
 
 def _ms(moment: str) -> int:

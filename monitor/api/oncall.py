@@ -139,7 +139,8 @@ class Silence:
 class Delivery:
     """A notification to one receiver. ``event_id`` and ``worker_id`` None: it tells of a group.
 
-    ``body`` None: it was not asked for, or is not kept any more.
+    ``body`` None: it was not asked for, or is not kept any more. ``cause`` is the kind of the last failure, ``answer``
+    how the receiver's answer to it began.
     """
 
     nid: str
@@ -151,6 +152,8 @@ class Delivery:
     created_ms: int
     attempts: int
     reason: str
+    cause: str
+    answer: str
     reminder: int
     event_id: str | None
     worker_id: str | None
@@ -185,8 +188,19 @@ class ReceiverState:
     name: str
     queued: int
     dead: int
+    standing: int
     lag_ms: int
     disabled: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replayed:
+    """How many dead letters were put back, are over, and were left alone. ``last`` None: there are no more."""
+
+    replayed: int
+    over: int
+    left: int
+    last: Place | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -244,6 +258,9 @@ class OnCall(Protocol):
         Raises:
             ConflictError: it is no dead letter, its thread is busy, or it is overtaken.
         """
+
+    async def replay_all(self, viewer: Viewer, receiver: str, *, after: Place | None) -> Replayed:
+        """Put dead letters of a receiver back into the queue, those that the viewer sees, a bounded number at once."""
 
     async def drop(self, viewer: Viewer, nid: str, *, receiver: str | None) -> Delivery:
         """Throw a dead letter away. Idempotent.

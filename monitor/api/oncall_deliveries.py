@@ -13,7 +13,7 @@ from monitor.api.bodies import read_json
 from monitor.api.health import monitor_now
 from monitor.api.oncall import DELIVERY_STATES, DeliveryState, NoSuchError
 from monitor.api.oncall_routes import page_answer, place_of, segment, viewer_of, viewer_or_operator, with_monitor
-from monitor.api.requests import ParameterError, Query, headers_of, reads, reads_as
+from monitor.api.requests import ParameterError, Query, encode_cursor, headers_of, reads, reads_as
 from monitor.auth import Scope
 from monitor.events import rfc3339
 
@@ -55,6 +55,8 @@ def delivery_json(delivery: Delivery) -> dict[str, object]:
         "created_at": rfc3339(delivery.created_ms),
         "attempts": delivery.attempts,
         "reason": delivery.reason,
+        "cause": delivery.cause,
+        "answer": delivery.answer,
         "reminder": delivery.reminder,
         "event_id": delivery.event_id,
         "worker_id": delivery.worker_id,
@@ -69,6 +71,7 @@ def receiver_json(receiver: ReceiverState) -> dict[str, object]:
         "name": receiver.name,
         "queued": receiver.queued,
         "dead_letters": receiver.dead,
+        "dead_letters_standing": receiver.standing,
         "lag_seconds": receiver.lag_ms / 1000,
         "disabled": receiver.disabled,
     }
@@ -154,6 +157,21 @@ def _delivery_routes(services: Services) -> list[HTTPRouteHandler]:
             delivery = await oncall.replay(viewer, nid, receiver=receiver, force=body.force)
         return await with_monitor(services, delivery_json(delivery))
 
+    @post("/api/v1/deliveries/replay", status_code=200)
+    async def replay_all(request: Request[Any, Any, Any]) -> ASGIResponse:
+        headers = headers_of(request.scope)
+        viewer = viewer_or_operator(request, services, Scope.ALERTS_WRITE)
+        query = Query(request.scope, ("receiver", "cursor"))
+        receiver = query.single("receiver")
+        if receiver is None:
+            raise ParameterError("receiver", "", "the name of a receiver is expected")
+        await read_json(request, headers, NoBody, services=services, tenant=viewer.tenant, empty=NoBody())
+        async with services.shared.reads.place(viewer.tenant):
+            done = await oncall.replay_all(viewer, receiver, after=place_of(query, "ntf_"))
+        counts = {"replayed": done.replayed, "over": done.over, "left": done.left}
+        cursor = None if done.last is None else encode_cursor([*done.last])
+        return await with_monitor(services, {**counts, "next_cursor": cursor})
+
     @post("/api/v1/deliveries/{nid:str}/drop", status_code=200)
     async def drop(request: Request[Any, Any, Any]) -> ASGIResponse:
         headers = headers_of(request.scope)
@@ -182,7 +200,7 @@ def _delivery_routes(services: Services) -> list[HTTPRouteHandler]:
         ]
         return await with_monitor(services, {"event_id": event_id, "outcomes": found})
 
-    return [list_deliveries, one_delivery, replay, drop, outcomes]
+    return [list_deliveries, one_delivery, replay, replay_all, drop, outcomes]
 
 
 def _receiver_routes(services: Services) -> list[HTTPRouteHandler]:

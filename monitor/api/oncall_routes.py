@@ -12,6 +12,7 @@ from monitor.api.health import monitor_now
 from monitor.api.oncall import Viewer
 from monitor.api.requests import bad_cursor, decode_cursor, encode_cursor, headers_of, identified
 from monitor.events import rfc3339
+from monitor.health import asking_tenant
 
 if TYPE_CHECKING:
     from litestar import Request
@@ -27,7 +28,8 @@ _DIGITS: Final = re.compile(r"[0-9a-f]{32}")
 
 
 def viewer_of(principal: Principal) -> Viewer:
-    """For whom a token asks."""
+    """For whom a token asks; the answer says how the monitor is."""
+    asking_tenant.set(principal.tenant)
     return Viewer(
         tenant=principal.tenant,
         environments=principal.environments,

@@ -64,6 +64,8 @@ _DELIVERY: Final[dict[str, Schema]] = {
     "created_at": TIME,
     "attempts": COUNT,
     "reason": TEXT,
+    "cause": {"type": "string", "description": "The kind of the last failure; empty: there was none."},
+    "answer": {"type": "string", "description": "How the receiver's answer to it began, at most 2 KiB."},
     "reminder": COUNT,
     "event_id": nullable("string"),
     "worker_id": nullable("string"),
@@ -74,6 +76,7 @@ _RECEIVER: Final[dict[str, Schema]] = {
     "name": TEXT,
     "queued": COUNT,
     "dead_letters": COUNT,
+    "dead_letters_standing": COUNT,
     "lag_seconds": {"type": "number", "minimum": 0},
     "disabled": {"type": ["string", "null"], "description": "Why nothing is sent until somebody enables it."},
 }
@@ -138,6 +141,7 @@ ONCALL: Final[dict[str, Schema]] = {
     "SilenceList": _page("silences", "Silence"),
     "Delivery": record(**_DELIVERY),
     "DeliveryDone": record(**_DELIVERY, monitor=_MONITOR),
+    "Replayed": record(replayed=COUNT, over=COUNT, left=COUNT, next_cursor=nullable("string"), monitor=_MONITOR),
     "DeliveryDetail": record(
         **_DELIVERY,
         body={"type": ["object", "null"], "description": "As it was sent; null when it is kept no more."},
@@ -325,6 +329,18 @@ def _delivery_paths() -> dict[str, Schema]:
                 body=ref("ReplayRequest"),
                 body_required=False,
                 responses=responses(done, (*_CHANGE, "409")),
+            )
+        },
+        "/api/v1/deliveries/replay": {
+            "post": operation(
+                name="replay_deliveries",
+                summary="Put the dead letters of a receiver back into the queue, page by page, the newest first",
+                scope=Scope.ALERTS_WRITE,
+                operator=True,
+                parameters=[{**_RECEIVER_FILTER, "required": True, "description": "The receiver."}, CURSOR],
+                body=_NOTHING,
+                body_required=False,
+                responses=responses({"description": "How many", "content": answer_of("Replayed")}, _CHANGE),
             )
         },
         "/api/v1/deliveries/{nid}/drop": {

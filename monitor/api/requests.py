@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 
 from monitor.auth import Refusal, UnauthenticatedError
 from monitor.auth import Scope as TokenScope
+from monitor.health import asking_tenant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
@@ -142,8 +143,10 @@ def principal_of(headers: Headers, services: Services, scope: TokenScope) -> Pri
 
 
 def caller(request: Request[Any, Any, Any], services: Services, scope: TokenScope) -> Principal:
-    """``principal_of`` for a handler that needs no other header."""
-    return principal_of(headers_of(request.scope), services, scope)
+    """``principal_of`` for a handler that needs no other header, and whose answer says how the monitor is."""
+    principal = principal_of(headers_of(request.scope), services, scope)
+    asking_tenant.set(principal.tenant)
+    return principal
 
 
 def reads_as(

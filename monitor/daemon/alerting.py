@@ -66,7 +66,7 @@ def alert_service(
     *,
     store: Store,
     outbox: Outbox,
-    on_outcome: Callable[[str, str], None],
+    on_outcome: Callable[[str, str, str], None],
 ) -> AlertService:
     """The alerting half of the daemon, not yet started."""
     alerts, durability = config.alerts, config.store.durability

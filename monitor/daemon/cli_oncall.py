@@ -209,19 +209,37 @@ def show_delivery(
 
 @deliveries.command(name="replay")
 def replay(
-    nid: Annotated[str, Parameter(help="Its id.")],
+    nid: Annotated[str | None, Parameter(help="Its id; or --all.")] = None,
     /,
     *,
+    all_: Annotated[bool, Parameter(name="--all", negative=(), help="Every one of --receiver.")] = False,
     receiver: _ReceiverName = None,
     force: Annotated[bool, Parameter(negative=(), help="Although it is overtaken.")] = False,
     access: Access = _NOWHERE,
 ) -> int:
-    """Put a dead letter back into the queue, with the same id and body."""
+    """Put a dead letter back into the queue, with the same id and body; or all of a receiver."""
+    if (nid is None) != all_ or (all_ and (receiver is None or force)):
+        fail(MISUSED, "the id of a notification, or --all --receiver NAME without --force, is expected")
     client = access.client(Scope.ALERTS_WRITE, operator=True)
+    if nid is None:
+        return _replay_all(client, str(receiver))
     with asking():
         done = client.post("deliveries", nid, "replay", body={"force": force}, receiver=receiver)
     say(done["nid"], done["receiver"], done["outcome"])
     return 0
+
+
+def _replay_all(client: Client, receiver: str) -> int:
+    counts = {"replayed": 0, "over": 0, "left": 0}
+    cursor: str | None = None
+    while True:
+        with asking():
+            done = client.post("deliveries", "replay", receiver=receiver, cursor=cursor)
+        counts = {name: count + done[name] for name, count in counts.items()}
+        cursor = done["next_cursor"]
+        if cursor is None:
+            say(f"{counts['replayed']} replayed, {counts['over']} over, {counts['left']} left alone")
+            return 0
 
 
 @deliveries.command(name="drop")

@@ -26,7 +26,7 @@ from monitor.behind import Behind
 from monitor.calls import Many
 from monitor.clock import monotonic_s
 from monitor.daemon.alerting import alert_service
-from monitor.daemon.deliveries import delivery_outcomes
+from monitor.daemon.deliveries import delivery_failures, delivery_outcomes
 from monitor.daemon.errors import StartError
 from monitor.daemon.http import HttpServer, allowed_connections
 from monitor.daemon.keys import auth_policy
@@ -137,7 +137,9 @@ class Daemon:
         self._listener, *self._others = listeners
         self._stop = asyncio.Event()
         self._failed: str | None = None
-        self._metrics = Metrics(version=version(), deliveries=delivery_outcomes(config), share=share)
+        self._metrics = Metrics(
+            version=version(), deliveries=delivery_outcomes(config), failures=delivery_failures(config), share=share
+        )
         self._limits = Limits(self._metrics.limit)
         self._health = Health(
             sweep_interval_ms=config.liveness.sweep_interval_ms,
@@ -239,6 +241,7 @@ class Daemon:
             outbox=self._outbox,
             pulse=self._pulse,
             queues=self._alerts.health,
+            owners=self._alerts.owners,
         )
         # One of several processes speaks for all: it knows when another is not well, and is missed when it is not.
         speaks = share is None or share.process == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alerts.delivery import Counted
+from alerts.errors import Cause
 
 if TYPE_CHECKING:
     from monitor.daemon.config import Config
@@ -16,3 +17,8 @@ if TYPE_CHECKING:
 def delivery_outcomes(config: Config) -> list[tuple[str, str]]:
     """Every receiver with every outcome that an ``AlertService`` may tell of it."""
     return [(receiver.name, outcome.value) for receiver in config.alerts.effective_receivers for outcome in Counted]
+
+
+def delivery_failures(config: Config) -> list[tuple[str, str]]:
+    """Every receiver with every cause for which attempts at it may fail."""
+    return [(receiver.name, cause.value) for receiver in config.alerts.effective_receivers for cause in Cause]

@@ -26,6 +26,7 @@ from monitor.api.oncall import (
     EventOutcome,
     IncidentPage,
     NoSuchError,
+    Replayed,
     TooManyError,
     TooSoonError,
     Trial,
@@ -246,6 +247,18 @@ class AlertsOnCall:
             )
         self._alerts.wake(found.receiver)
         return delivery_of(found)
+
+    async def replay_all(self, viewer: Viewer, receiver: str, *, after: Place | None) -> Replayed:
+        """Put dead letters of a receiver back into the queue."""
+        with _told():
+            done = await self._desk.replay_all(
+                receiver=receiver,
+                after=after,
+                now_ms=self._now_ms(),
+                sees=lambda note: _sees_note(viewer, note),
+            )
+        self._alerts.wake(receiver)
+        return Replayed(replayed=done.replayed, over=done.over, left=done.left, last=done.last)
 
     async def drop(self, viewer: Viewer, nid: str, *, receiver: str | None) -> Delivery:
         """Throw a dead letter away."""

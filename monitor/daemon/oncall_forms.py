@@ -76,6 +76,8 @@ def delivery_of(found: Found) -> Delivery:
         created_ms=note.created_ms,
         attempts=note.attempts,
         reason=note.reason,
+        cause=note.cause,
+        answer=note.answer,
         reminder=note.reminder,
         event_id=None if event is None else event.event_id,
         worker_id=None if event is None else event.worker_id,
@@ -88,5 +90,10 @@ def delivery_of(found: Found) -> Delivery:
 def receiver_of(stats: Stats) -> ReceiverState:
     """A receiver as the port has it."""
     return ReceiverState(
-        name=stats.receiver, queued=stats.queued, dead=stats.dead, lag_ms=stats.lag_ms, disabled=stats.disabled
+        name=stats.receiver,
+        queued=stats.queued,
+        dead=stats.dead,
+        standing=stats.standing,
+        lag_ms=stats.lag_ms,
+        disabled=stats.disabled,
     )

@@ -22,7 +22,7 @@ import structlog
 from monitor.clock import monotonic_s
 from monitor.counters import Table, shared_memory
 from monitor.daemon.assignment import READY, Assignment
-from monitor.daemon.deliveries import delivery_outcomes
+from monitor.daemon.deliveries import delivery_failures, delivery_outcomes
 from monitor.daemon.errors import StartError
 from monitor.daemon.http import BACKLOG
 from monitor.daemon.listeners import dealt
@@ -82,7 +82,7 @@ class Supervisor:
         self._store_url = store_url
         self._ring = ring
         self._stop_within_s = config.server.shutdown_timeout_ms / 1_000 + STOP_MARGIN_S
-        slots = Slots(delivery_outcomes(config))
+        slots = Slots(delivery_outcomes(config), delivery_failures(config))
         self._counters = shared_memory(slots=slots.count, rows=processes)
         self._table = ProcessTable(Table(slots=slots.count, rows=processes, fd=self._counters), slots)
         self._listeners = dealt(listener, count=processes, backlog=BACKLOG)

@@ -22,7 +22,7 @@ from monitor.reasons import Reason
 from monitor.store import StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from alerts.thread_store import Stats
     from monitor.health import Health
@@ -48,7 +48,9 @@ FULL_SHARE: Final = 0.9
 
 
 class Vitals:
-    """Belongs to one event loop. ``queues`` answers how the receivers' queues stand."""
+    """Belongs to one event loop. ``queues`` answers how the receivers' queues stand, ``owners`` has the
+    tenants that a receiver belongs to.
+    """
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class Vitals:
         outbox: Outbox,
         pulse: Pulse,
         queues: Callable[[], Awaitable[Sequence[Stats]]],
+        owners: Mapping[str, frozenset[str]],
     ) -> None:
         self._store = store
         self._health = health
@@ -66,6 +69,8 @@ class Vitals:
         self._outbox = outbox
         self._pulse = pulse
         self._queues = queues
+        self._owners = owners
+        self._tenants_with_dead_letters: frozenset[str] = frozenset()
         self._lags: deque[tuple[float, float]] = deque()
         self._queue_reasons: list[str] = []
         self._queues_seen_s = monotonic_s()
@@ -73,6 +78,7 @@ class Vitals:
         health.add_reasons(outbox.reasons)
         health.add_reasons(pulse.reasons)
         health.add_reasons(self._reasons)
+        health.add_tenant_reasons(self._reasons_of)
 
     async def run(self) -> None:
         """Look, until cancelled. What it raises is a bug."""
@@ -89,6 +95,9 @@ class Vitals:
         if self._loop_lag_s() > LOOP_LAG_S:
             reasons.append(Reason.EVENT_LOOP_LAG)
         return reasons
+
+    def _reasons_of(self, tenant: str) -> list[str]:
+        return [Reason.DEAD_LETTERS] if tenant in self._tenants_with_dead_letters else []
 
     def _loop_lag_s(self) -> float:
         """The longest that the loop was held up within the window."""
@@ -143,6 +152,7 @@ class Vitals:
                 receiver=one.receiver,
                 queued=one.queued,
                 dead_letters=one.dead,
+                standing=one.standing,
                 threads=one.threads,
                 lag_s=one.lag_ms / 1_000,
                 disabled=one.disabled is not None,
@@ -152,6 +162,9 @@ class Vitals:
         self._metrics.condition.queues(queues)
         self._queue_reasons = [Reason.DELIVERY_LAG] if any(one.lag_s > DELIVERY_LAG_S for one in queues) else []
         self._queue_reasons += [Reason.RECEIVER_DISABLED] if any(one.disabled for one in queues) else []
+        standing = {one.receiver for one in queues if one.standing}
+        self._queue_reasons += [Reason.DEAD_LETTERS] if standing - set(self._owners) else []
+        self._tenants_with_dead_letters = frozenset().union(*(self._owners.get(name, ()) for name in standing))
 
     async def _watch_store(self) -> None:
         while True:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-import aiohttp
 import structlog
 
-from alerts.receivers.posting import USER_AGENT, drain, guarded_session, reason_of
+from alerts.receivers.exchange import NoAnswerError, exchange, guarded_session
 from monitor.clock import monotonic_s
 from monitor.metrics import PingOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+
+    import aiohttp
 
 log = structlog.get_logger(__name__)
 
@@ -92,17 +93,11 @@ class Watchdog:
 
     async def _ping(self, session: aiohttp.ClientSession) -> bool:
         """Send one; whether a 2xx came back."""
-        failure = ""
         try:
-            headers = {"user-agent": USER_AGENT}
-            async with session.get(self._url, headers=headers, allow_redirects=False) as response:
-                if not 200 <= response.status < 300:  # noqa: PLR2004 - RFC 9110, 15.3
-                    failure = f"HTTP {response.status}"
-                await drain(response)
-        except TimeoutError:
-            failure = failure or f"no reply within {self._timeout_s:g} s"
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            failure = failure or reason_of(error)
+            answer = await exchange(session, "GET", self._url, headers={}, timeout_s=self._timeout_s)
+            failure = "" if answer.is_accepting else f"HTTP {answer.status}"
+        except NoAnswerError as error:
+            failure = str(error)
         self._on_outcome(PingOutcome.FAILED if failure else PingOutcome.SENT)
         if failure and not self._fails:
             log.warning("watchdog.ping_failed", reason=failure)

@@ -16,7 +16,7 @@ SLOW_S: Final = 0.3
 _ANSWERS: Final = {
     Does.ACCEPT: "200 OK",
     Does.ACCEPT_SLOWLY: "200 OK",
-    Does.REFUSE: "400 Bad Request",
+    Does.REFUSE: "413 Content Too Large",
     Does.BE_GONE: "410 Gone",
     Does.BE_BUSY: "429 Too Many Requests\r\nretry-after: 7",
     Does.BREAK: "500 Internal Server Error",
