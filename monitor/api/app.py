@@ -15,6 +15,7 @@ from monitor.api import (
     oncall_deliveries,
     oncall_incidents,
     oncall_silences,
+    revocations,
     status,
     workers,
 )
@@ -39,6 +40,7 @@ def create_router(services: Services) -> Litestar:
             *oncall_incidents.routes(services),
             *oncall_silences.routes(services),
             *oncall_deliveries.routes(services),
+            *revocations.routes(services),
             *health.routes(services),
         ],
         exception_handlers={Exception: answer_error},

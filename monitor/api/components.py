@@ -216,6 +216,15 @@ OURS: Final[dict[str, Schema]] = {
             },
         },
     },
+    "RevocationRequest": {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "jti": {"type": ["string", "null"], "maxLength": 256},
+            "sub": {"type": ["string", "null"], "maxLength": 256},
+        },
+        "description": "One of them has to be given.",
+    },
     "BatchAnswer": {
         **record(
             stored=COUNT,

@@ -194,6 +194,15 @@ def _own_paths() -> dict[str, Schema]:
         return {"get": operation(name=name, summary=summary, scope=Scope.METRICS_READ, responses=told)}
 
     return {
+        "/api/v1/revocations": {
+            "post": operation(
+                name="revoke_tokens",
+                summary="Refuse one token, or those of a subject that were issued until now; in force within 5 s",
+                scope=Scope.ADMIN,
+                body=ref("RevocationRequest"),
+                responses=responses(NO_CONTENT, (*AUTH, "408", "413", "415", "422", "429", "503"), code="204"),
+            )
+        },
         "/livez": probing("livez", "Does the loop turn?"),
         "/readyz": probing("readyz", "Does this replica store beats?"),
         "/healthz": probing("healthz", "Is all well with the monitor itself?"),

@@ -20,6 +20,7 @@ from monitor.auth.principals import (
     ScopeMissingError,
     UnauthenticatedError,
 )
+from monitor.auth.revocations import Revocation, Revocations, read_revocations
 
 __all__ = [
     "LATELY_MS",
@@ -36,9 +37,12 @@ __all__ = [
     "KeyAlgorithm",
     "Principal",
     "Refusal",
+    "Revocation",
+    "Revocations",
     "Scope",
     "ScopeMissingError",
     "UnauthenticatedError",
     "VerifyingKey",
     "mint",
+    "read_revocations",
 ]

@@ -21,6 +21,7 @@ from monitor.auth.principals import (
     UnauthenticatedError,
     is_text,
 )
+from monitor.auth.revocations import Revocations
 
 if TYPE_CHECKING:
     from monitor.auth.keys import AuthPolicy, KeyAlgorithm
@@ -54,6 +55,7 @@ class Authenticator:
         self._policy = policy
         self._most = remembered
         self._remembered: dict[bytes, _Remembered] = {}
+        self._revoked = Revocations()
         # Keyed, so that nobody can look for two tokens of one digest.
         self._hash: Final = blake2b(digest_size=16, key=os.urandom(16))
         self._leeway_ms = round(policy.leeway_s * 1_000)
@@ -81,7 +83,7 @@ class Authenticator:
         principal = self._principal(claims)
         exp_ms = _numeric_date_ms(claims, "exp") + self._leeway_ms
         nbf_ms = (_numeric_date_ms(claims, "nbf") if "nbf" in claims else 0) - self._leeway_ms
-        self._check_issue(claims, now_ms=now_ms)
+        self._check_issue(claims, principal, now_ms=now_ms)
         if now_ms >= exp_ms:
             is_late = nbf_ms <= now_ms < exp_ms - self._leeway_ms + LATELY_MS
             raise ExpiredError(principal if is_late else None)
@@ -90,6 +92,11 @@ class Authenticator:
         if credentials is not None:
             self._remember(credentials, _Remembered(principal, from_ms=nbf_ms, until_ms=exp_ms))
         return principal
+
+    def revoke(self, revoked: Revocations) -> None:
+        """Refuse these from now on, and no others; what was found good before is judged anew."""
+        self._revoked = revoked
+        self._remembered.clear()
 
     def known(self, authorization: bytes, *, now_ms: int) -> Principal | None:
         """Who sent this ``Authorization`` header alone, if it was found good before and still is.
@@ -153,9 +160,13 @@ class Authenticator:
             if iss != self._policy.issuer:
                 _refuse(Refusal.WRONG_ISSUER)
 
-    def _check_issue(self, claims: dict[str, Any], *, now_ms: int) -> None:
+    def _check_issue(self, claims: dict[str, Any], principal: Principal, *, now_ms: int) -> None:
         policy = self._policy
         issued_ms = _issued_ms(claims)
+        if self._revoked and self._revoked.cover(
+            principal.tenant, token_id=claims.get("jti"), subject=principal.subject, issued_ms=issued_ms
+        ):
+            _refuse(Refusal.REVOKED)
         if policy.not_before_ms and issued_ms is None:
             _refuse(Refusal.MISSING_CLAIM, "iat")
         issued_ms = now_ms if issued_ms is None else issued_ms

@@ -18,7 +18,9 @@ from monitor.daemon.cli_access import (
     FAILED,
     MISUSED,
     OPERATORS,
+    Access,
     ConfigPath,
+    asking,
     config_file,
     configured,
     made_token,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from monitor.daemon.config import Config
 
 token = App(name="token")
+_NOWHERE: Final = Access()
 IGNORED: Final = Path("config.toml")
 """What many would expect to be read: said when it is there and is not."""
 
@@ -123,6 +126,23 @@ def backup(
         warn(f"lastseen: {error}")
         return FAILED
     say(f"backed up {made.size_bytes} bytes in {made.files} files to {target}")
+    return 0
+
+
+@token.command
+def revoke(
+    *,
+    jti: Annotated[str | None, Parameter(help="One token, by the id that `token create` printed.")] = None,
+    sub: Annotated[str | None, Parameter(help="All tokens of this subject that were issued until now.")] = None,
+    access: Access = _NOWHERE,
+) -> int:
+    """Refuse tokens of a tenant from now on, on every replica within 5 seconds."""
+    if (jti is None) == (sub is None):
+        sys.stderr.write("lastseen: one of --jti and --sub is needed\n")
+        return MISUSED
+    client = access.client(Scope.ADMIN)
+    with asking():
+        client.post("revocations", body={"jti": jti} if sub is None else {"sub": sub})
     return 0
 
 

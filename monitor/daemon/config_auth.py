@@ -1,10 +1,12 @@
 """The ``[auth]`` section: who may talk to the daemon, and the keys that tokens are checked with."""
 
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
+from monitor.auth import read_revocations
 from monitor.settings.key_material import (
     KeyMaterialError,
     from_environment,
@@ -85,7 +87,24 @@ class Auth(Section):
     )
     not_before_ms: Annotated[int, BeforeValidator(_moment_ms)] = Field("", alias="not_before", validate_default=True)
     anonymous: tuple[Literal["/metrics", "/schema"], ...] = ("/schema",)
+    revoked_file: str = ""
     keys: tuple[AuthKey, ...] = ()
+    _revoked_path: Path | None = PrivateAttr(None)
+
+    @property
+    def revoked_path(self) -> Path | None:
+        """Where ``revoked_file`` is; None for none."""
+        return self._revoked_path
+
+    @model_validator(mode="after")
+    def _read_revoked(self, info: ValidationInfo) -> Self:
+        if self.revoked_file:
+            self._revoked_path = (surroundings(info).folder / self.revoked_file).absolute()
+            try:
+                read_revocations(self._revoked_path.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise refusal(Problem(message=f"cannot be used: {error}", at=("revoked_file",))) from None
+        return self
 
     @field_validator("keys")
     @classmethod

@@ -32,6 +32,7 @@ from monitor.daemon.http import HttpServer, allowed_connections
 from monitor.daemon.keys import auth_policy
 from monitor.daemon.listeners import relieve
 from monitor.daemon.oncall import AlertsOnCall
+from monitor.daemon.revoking import RevocationWatch
 from monitor.daemon.version import version
 from monitor.daemon.vitals import Vitals
 from monitor.daemon.waiting import Waiting
@@ -189,13 +190,15 @@ class Daemon:
         )
         self._health.watch_alerts(self._alerts.failing)
         limits, bounds = config.limits, config.liveness
+        authenticator = Authenticator(auth_policy(config, ring))
+        self._revoking = RevocationWatch(authenticator, store, config.auth.revoked_path)
         services = Services(
             store=store,
             intake=self._intake,
             many=Many(store, graces=self._intake.graces, on_moved=self._moved),
             admission=Admission(beat_rates(config), on_refused=self._limits.hit),
             witness=Witness(self._evidence.note, lost=self._evidence.lost),
-            authenticator=Authenticator(auth_policy(config, ring)),
+            authenticator=authenticator,
             body_bytes=limits.body_bytes,
             shared=shared,
             batch_bytes=limits.batch_bytes,
@@ -258,7 +261,9 @@ class Daemon:
         stop.then(self._begin_stop)
         self._scheduler.start()
         await self._alerts.start()
+        await self._revoking.look()
         beside = [
+            _beside("revocations", self._revoking.run(), on_bug=self._fail),
             _beside("vitals", self._vitals.run(), on_bug=self._fail),
             _beside("evidence", self._evidence.run(), on_bug=self._fail),
             _beside("eviction", self._eviction.run(), on_bug=self._fail),

@@ -40,6 +40,7 @@ Key schema, per partition (base left out; gid is a number, mid is "<bytes of ten
   q         ZSET   gid -> lower bound of the oldest since in d:<gid>
   b, k      ZSET   gid -> lower bound of the first end in b:<gid>, in k:<gid>
   e         STREAM events: the outbox and the history; ids are <t>-<n>. event: msgpack list, see `record`; gaps: as in r
+  v         HASH   partition 0: "!" and "#", its revision; "r"..which -> {tenant, claim, value, since}; "n"..tenant -> how many it has
   u         HASH   the router's lease and cursor: owner, until, token, cursor
 
 Time: t = TIME + skew, read once per call, never less than any t before (a step back is absorbed into skew, one by as
@@ -86,7 +87,7 @@ local function open(keys)
   local st = {
     base = base, m = base .. 'm', r = base .. 'r', x = base .. 'x', y = base .. 'y', g = base .. 'g', a = base .. 'a',
     c = base .. 'c', h = base .. 'h', q = base .. 'q', b = base .. 'b', e = base .. 'e', u = base .. 'u',
-    j = base .. 'j', k = base .. 'k', p = base .. 'p', w = base .. 'w',
+    j = base .. 'j', k = base .. 'k', p = base .. 'p', w = base .. 'w', v = base .. 'v',
     groups = {}, moves = {},
     records = {}, -- mid -> record, or false: erased
     cold = {}, -- mid -> cold parts, packed
@@ -306,4 +307,8 @@ end
 
 do
 -- include: reading.lua
+end
+
+do
+-- include: revocations.lua
 end

@@ -38,6 +38,7 @@ _PARTS: Final = (
     "sweep.lua",
     "outbox.lua",
     "reading.lua",
+    "revocations.lua",
 )
 """What ``lastseen.lua`` includes."""
 

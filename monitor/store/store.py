@@ -118,6 +118,11 @@ class Store:
         """Where it is, for others who speak to it."""
         return self._connection.address
 
+    @property
+    def connection(self) -> Connection:
+        """For what else is kept in it."""
+        return self._connection
+
     async def evicting_policy(self) -> str | None:
         """The server's ``maxmemory-policy`` if it evicts keys, which may have changed since ``open``; else None."""
         return await self._connection.evicting_policy()

@@ -1,0 +1,77 @@
+"""Tokens that are refused before their end: by their ``jti``, or by their ``sub``. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Claim = Literal["jti", "sub"]
+
+
+class Revocation(msgspec.Struct, frozen=True, array_like=True):
+    """Tokens of ``tenant`` (None: of any) whose ``claim`` has this value; by ``sub`` up to an issue at ``until_ms``."""
+
+    tenant: str | None
+    claim: Claim
+    value: str
+    until_ms: float = math.inf
+
+
+class Revocations:
+    """What is revoked in all."""
+
+    def __init__(self, revoked: Iterable[Revocation] = ()) -> None:
+        self._until_ms: dict[tuple[str | None, Claim, str], float] = {}
+        for one in revoked:
+            until_ms = math.inf if one.claim == "jti" else one.until_ms
+            key = one.tenant, one.claim, one.value
+            self._until_ms[key] = max(until_ms, self._until_ms.get(key, 0))
+
+    def __bool__(self) -> bool:
+        return bool(self._until_ms)
+
+    def cover(self, tenant: str, *, token_id: object, subject: str, issued_ms: float | None) -> bool:
+        """Whether a token is revoked; one that does not say when it was issued counts as older."""
+        issued_ms = 0 if issued_ms is None else issued_ms
+        named: list[tuple[Claim, str]] = [("sub", subject)]
+        if isinstance(token_id, str):
+            named.append(("jti", token_id))
+        return any(
+            issued_ms <= self._until_ms.get((whose, claim, value), -1)
+            for whose in (tenant, None)
+            for claim, value in named
+        )
+
+
+def read_revocations(text: str) -> list[Revocation]:
+    """Read lines such as ``{"jti": "85995131597e1601"}`` or ``{"sub": "w1", "tenant": "acme"}``; ``#``: a comment.
+
+    Raises:
+        ValueError: a line is none; the message says which.
+    """
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        try:
+            said = json.loads(line)
+        except (ValueError, RecursionError):
+            said = None
+        tenant, claims = None, []
+        if isinstance(said, dict) and all(isinstance(value, str) and value for value in said.values()):
+            tenant = said.pop("tenant", None)
+            claims = [(claim, said[claim]) for claim in said]
+        match claims:
+            case [("jti" | "sub" as claim, value)]:
+                found.append(Revocation(tenant, claim, value))
+            case _:
+                raise ValueError(
+                    f'line {number} is not {{"jti": "..."}} or {{"sub": "..."}}, with or without a "tenant"'
+                )
+    return found

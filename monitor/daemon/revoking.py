@@ -1,0 +1,78 @@
+"""Keeps the authenticator's list of revoked tokens as the store and ``auth.revoked_file`` have it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import structlog
+
+from monitor.auth import Revocation, Revocations, read_revocations
+from monitor.store import StoreUnavailableError
+from monitor.store.revocations import RevocationList
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from monitor.auth import Authenticator
+    from monitor.store import Store
+
+log = structlog.get_logger(__name__)
+
+LOOK_S: Final = 2.0
+"""How often the list is looked at; it is in force within 5 seconds, a slow store included."""
+_revocation: Final = msgspec.msgpack.Decoder(Revocation).decode
+
+
+class RevocationWatch:
+    """Belongs to one event loop. What can't be read leaves in force what was read last."""
+
+    def __init__(self, authenticator: Authenticator, store: Store, file: Path | None) -> None:
+        self._authenticator = authenticator
+        self._list = RevocationList(store)
+        self._file = file
+        self._seen: tuple[int, int, int] | None = None
+        self._revision = ""
+        self._in_file: list[Revocation] = []
+        self._in_store: list[Revocation] = []
+        self._told: str | None = None
+
+    async def run(self) -> None:
+        """Look, until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(LOOK_S)
+
+    async def look(self) -> None:
+        """See whether the list has changed, and have it in force if so."""
+        is_new = self._look_at_file()
+        try:
+            revision, packed = await self._list.read(self._revision)
+        except StoreUnavailableError:
+            pass  # the probe sees to that
+        else:
+            if revision != self._revision:
+                self._revision, self._in_store, is_new = revision, [_revocation(one) for one in packed], True
+        if is_new:
+            self._authenticator.revoke(Revocations((*self._in_file, *self._in_store)))
+            log.info("auth.revocations_changed", in_file=len(self._in_file), in_store=len(self._in_store))
+
+    def _look_at_file(self) -> bool:
+        if self._file is None:
+            return False
+        try:
+            status = self._file.stat()
+            seen = status.st_mtime_ns, status.st_size, status.st_ino
+            if seen == self._seen:
+                return False
+            self._in_file = read_revocations(self._file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            if str(error) != self._told:
+                log.error(  # noqa: TRY400 - the file's fault, and no bug
+                    "auth.revoked_file_unreadable", file=str(self._file), error=str(error)
+                )
+            self._told = str(error)
+            return False
+        self._seen, self._told = seen, None
+        return True

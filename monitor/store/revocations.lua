@@ -1,0 +1,41 @@
+-- Revocations -----------------------------------------------------------------------------------------
+-- Of tokens, in partition 0 alone: the daemons judge, here it is only kept.
+
+-- revoke --------------------------------------------------------------------------------------------
+-- Notes that tokens are revoked from now on. ARGV: tenant, claim, value, most of a tenant, most in all.
+-- Result: {t, outcome}: STORED, or REFUSED when there are too many. Events: none.
+local function revoke(keys, args)
+  local st = open(keys)
+  local field, count = 'r' .. args[2] .. #args[1] .. ':' .. args[1] .. args[3], 'n' .. args[1]
+  local known = call('HMGET', st.v, field, count)
+  if not known[1] then
+    if (tonumber(known[2]) or 0) >= tonumber(args[4]) or call('HLEN', st.v) >= tonumber(args[5]) then
+      return { st.t, REFUSED }
+    end
+    call('HINCRBY', st.v, count, 1)
+  end
+  commit_time(st)
+  local revision = st.now .. '-' .. call('HINCRBY', st.v, '#', 1)
+  call('HSET', st.v, field, cmsgpack.pack({ args[1], args[2], args[3], st.t }), '!', revision)
+  return { st.t, STORED }
+end
+
+-- revoked -------------------------------------------------------------------------------------------
+-- What is revoked, if that has changed. ARGV[1]: the revision that the caller knows, or ''. Result: {t, revision ('' for
+-- none), packed {tenant, claim, value, since}*}; nothing behind a revision that is known. Events: none.
+local function revoked(keys, args)
+  local st = open(keys)
+  local revision, found = call('HGET', st.v, '!') or '', {}
+  if revision ~= args[1] then
+    local all = call('HGETALL', st.v)
+    for k = 1, #all, 2 do
+      if sub(all[k], 1, 1) == 'r' then
+        found[#found + 1] = all[k + 1]
+      end
+    end
+  end
+  return { st.t, revision, found }
+end
+
+register('revoke', revoke, { 'allow-oom' }) -- a stolen token must not be good for longer because the store is full
+register('revoked', revoked, { 'no-writes' })
