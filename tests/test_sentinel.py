@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 from alerts.errors import StoreUnavailableError as QueueUnavailableError
 from alerts.queue import QueueStore
 from monitor.clock import monotonic_s
-from monitor.store import StoreRefusedError, StoreUnavailableError
+from monitor.store import StoreDeniedError, StoreRefusedError, StoreUnavailableError
 from monitor.store.answers import STORED
 from monitor.store.connection import WRITERS
 from tests import sentinels, servers
@@ -332,9 +332,9 @@ async def test_users_of_the_servers_and_of_the_sentinels_are_told_apart_and_no_p
             assert (await store.beat(0, [beat()])).outcomes == [ONE]
         for wrong, expected in (
             (f"{url}/0{theirs}hunter2", "no Sentinel says"),
-            (f"{url.replace('hunter2', 'swordfish')}/0{theirs}swordfish", "the store refuses our credentials"),
+            (f"{url.replace('hunter2', 'swordfish')}/0{theirs}swordfish", "invalid username-password pair"),
         ):
-            with pytest.raises(StoreUnavailableError, match=expected) as refusal:
+            with pytest.raises(StoreDeniedError, match=f"credentials.*{expected}") as refusal:
                 async with opened(wrong):
                     raise AssertionError("it opened")
             shown = f"{refusal.value} {refusal.value.__cause__!r}"

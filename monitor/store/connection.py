@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, ResponseError
+from redis.exceptions import ResponseError
 
 from monitor.store.address import Address
 from monitor.store.condition import condition_of
 from monitor.store.errors import StoreDeniedError, StoreFullError, StoreRefusedError, StoreUnavailableError
 from monitor.store.library import LIBRARY_NAME, LIBRARY_SOURCE
 from monitor.store.lines import TROUBLE, Lines
+from monitor.store.primary import REFUSALS, SentinelsRefuseUsError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -215,7 +216,8 @@ def _is_full(error: Exception) -> bool:
 
 
 def _unavailable(error: Exception) -> StoreUnavailableError:
-    if isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError):
+    # redis-py wraps what making a connection raises.
+    if isinstance(error, REFUSALS) or isinstance(error.__cause__, SentinelsRefuseUsError):
         return StoreDeniedError(f"the store refuses our credentials: {error}")
     if isinstance(error, ResponseError) and str(error).startswith(_NO_DATABASE):
         return StoreDeniedError(f"the store has no such database: {error}")

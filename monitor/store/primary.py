@@ -20,8 +20,8 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from monitor.store.lines import TROUBLE
@@ -40,8 +40,15 @@ _NO_PRIMARY: Final = ("READONLY", "NOREPLICAS", "MASTERDOWN", "You can't write a
 log = structlog.get_logger(__name__)
 
 
+REFUSALS: Final = (AuthenticationError, AuthorizationError, NoPermissionError)
+
+
 class PrimaryNotFoundError(RedisConnectionError):
     """No Sentinel says where the primary is."""
+
+
+class SentinelsRefuseUsError(PrimaryNotFoundError):
+    """Every Sentinel refuses our credentials."""
 
 
 class NotPrimaryError(RedisConnectionError):
@@ -74,7 +81,7 @@ class Primary:
             self._watch = asyncio.create_task(self._look_again(), name="watch the primary")
         found = await self._searched()
         if isinstance(found, PrimaryNotFoundError):
-            raise PrimaryNotFoundError(*found.args)
+            raise type(found)(*found.args)
         return found
 
     def made(self, connection: PrimaryConnection) -> None:
@@ -101,13 +108,14 @@ class Primary:
         return await asyncio.shield(self._search)
 
     async def _ask_all(self) -> tuple[str, int] | PrimaryNotFoundError:
-        troubles = []
+        troubles, refusals = [], 0
         for one in tuple(self._sentinels):
             name, sentinel = one
             try:
                 async with asyncio.timeout(self._limit_s):
                     found = await _ask(sentinel, self._service)
             except TROUBLE as error:
+                refusals += isinstance(error, REFUSALS)
                 troubles.append(f"{name}: {error or 'no answer in time'}")
                 continue
             if found is None:
@@ -117,7 +125,8 @@ class Primary:
             self._sentinels.insert(0, one)
             self._is_at(found)
             return found
-        return PrimaryNotFoundError(f"no Sentinel says where the primary is: {'; '.join(troubles)}")
+        kind = SentinelsRefuseUsError if refusals == len(troubles) else PrimaryNotFoundError
+        return kind(f"no Sentinel says where the primary is: {'; '.join(troubles)}")
 
     def _is_at(self, address: tuple[str, int]) -> None:
         if address == self.address:
