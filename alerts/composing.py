@@ -17,6 +17,7 @@ from alerts.notification import Notification
 from alerts.silences import silenced_until
 from alerts.thread import RECHECK_MS, Draft, Freeze, Frozen, Member, Outcome, Role, Send, Shape, Thread, Wait
 from alerts.thread_store import CALL_LIMIT, Change, Want
+from monitor.liveness import Liveness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -239,7 +240,10 @@ class Composer:
         """How the environment of a group stands; None where its labels do not say of whom it is."""
         if not set(thread.labels) <= {"tenant", "environment"} or "environment" not in thread.labels:
             return None
-        return await self._fleet.standing(thread.tenant, thread.labels["environment"], _began_ms(thread, firing))
+        # Who was rejected and then fell silent has been down for longer than the event is old.
+        before = [member.event.since_ms for member in firing.values() if member.event.old is Liveness.STALE]
+        since_ms = min([_began_ms(thread, firing), *before])
+        return await self._fleet.standing(thread.tenant, thread.labels["environment"], since_ms)
 
     async def _is_suspected(self, thread: Thread, firing: Mapping[str, Member]) -> bool:
         if self._masses is None or thread.shape is not Shape.ENVIRONMENT or thread.declared or thread.told:

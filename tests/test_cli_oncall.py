@@ -426,6 +426,12 @@ async def test_b14_other_lists_say_that_they_are_cut(operator: Shell) -> None:
     assert len(cut.stdout.splitlines()) == 2
     assert cut.stderr == "lastseen: 2 shown, there are more; --limit shows more\n"
     assert len((await operator.done("silence", "list", "--limit", "3")).splitlines()) == 3
+    # Also over tenants: the second has none, then one.
+    await operator.lastseen.beat("w", tenant="globex")
+    assert len((await operator.done("silence", "list", "--limit", "3", tenant=None)).splitlines()) == 3
+    await operator.done("silence", "add", "--worker-id", "w", "--for", "1h", tenant="globex")
+    cut = await operator.run("silence", "list", "--limit", "3", "--config", operator.config)
+    assert (len(cut.stdout.splitlines()), cut.stderr) == (3, "lastseen: 3 shown, there are more; --limit shows more\n")
 
 
 @valkey

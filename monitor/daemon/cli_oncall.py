@@ -328,13 +328,17 @@ def _listed(
 ) -> Iterator[dict[str, Any]]:
     """At most ``limit`` items of a list; says on stderr that there is more, and that there is nothing of a tenant."""
     count = 0
+    more = False
     for client in clients:
-        for one in client.pages(name, name, most=limit - count if is_cut else limit, **query):
+        for one in client.pages(name, name, most=limit, **query):
+            more = is_cut and count >= limit
+            if more:
+                break
             count += 1
             yield one
     if not count:
         access.check_known()
-    if is_cut and any(client.has_more for client in clients):
+    if more or (is_cut and any(client.has_more for client in clients)):
         warn(f"lastseen: {count} shown, there are more; --limit shows more")
 
 
