@@ -214,10 +214,10 @@ async def same(both: Both, raw: bytes) -> Answer:
         lines = [{name: value for name, value in line.items() if name != "exception"} for line in logs]
         seen.append((first, rest, again, rest_again, counted, lines, list(one.noted)))
     assert seen[0] == seen[1]
-    first, again = seen[0][0][0], seen[0][2][0]
-    headers = [header for header in first.headers if header[0] != "lastseen-unknown-fields"]
-    assert (first.status, headers, first.body) == (again.status, again.headers, again.body)
-    return first
+    one_answer, next_answer = seen[0][0][0], seen[0][2][0]
+    headers = [header for header in one_answer.headers if header[0] != "lastseen-unknown-fields"]
+    assert (one_answer.status, headers, one_answer.body) == (next_answer.status, next_answer.headers, next_answer.body)
+    return one_answer
 
 
 def noted(rejection: Rejection, **changes: Any) -> Evidence:
