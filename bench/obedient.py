@@ -117,6 +117,12 @@ class Worker(asyncio.Protocol):
         self._request = self._made()
         self.start(at_s)
 
+    def die(self) -> None:
+        """Fall silent."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.drop()
+
     def drop(self) -> bool:
         """End the connection, if there is one; the next beat has another."""
         if self._transport is None:

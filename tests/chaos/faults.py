@@ -10,8 +10,10 @@ import signal
 from typing import TYPE_CHECKING, Final
 
 from tests import disks
-from tests.chaos.plan import BEFORE_S, OF_NET, OF_RECEIVER, OF_SENTINEL, OF_STORE, Kind
-from tests.chaos.record import RECEIVERS, Fault, Loss
+from tests.chaos.plan import BEFORE_S, OF_HOSTILE, OF_NET, OF_RECEIVER, OF_SENTINEL, OF_STORE, Kind
+from tests.chaos.record import HOSTILE, RECEIVERS, Fault, Loss
+from tests.chaos.site import token
+from tests.chaos.strangers import Strangers
 from tests.proxies import BOTH, CutAnswer, CutRequest, Way
 from tests.sentinels import DEMOTED_AFTER_S
 
@@ -32,6 +34,23 @@ FLOOD: Final = 64
 SLOWED_S: Final = 0.1
 SLOWED_SHARE: Final = 0.2
 """An overloaded daemon runs for so much of each tenth of a second."""
+
+HOSTILE_SHARE: Final = 0.2
+"""Of the connections of each attack: this machine has two cores, and a run is one of several."""
+HOSTILE_BYTES_PER_S: Final = 2_000_000
+ATTACKS: Final = {
+    Kind.HOSTILE_HEADS: (
+        "unfinished heads",
+        "field floods",
+        "long fields",
+        "endless trailers",
+        "nonsense",
+        "disconnects",
+    ),
+    Kind.HOSTILE_BODIES: ("unfinished batches", "unfinished bodies", "upgrades", "beats"),
+    Kind.HOSTILE_READS: ("reads", "silences"),
+    Kind.HOSTILE_CRASHES: ("crashes",),
+}
 
 REPLICATION_S: Final = 1.0
 """A replica may lag so much behind its primary."""
@@ -65,6 +84,8 @@ class Breaker:
         elif step.kind in OF_SENTINEL:
             assert self._site.watched is not None
             await self._failover(step, self._site.watched)
+        elif step.kind in OF_HOSTILE:
+            await self._hostile(step)
         elif step.kind in OF_STORE:
             await (self._own_store(step) if self._site.store is None else self._store(step, self._site.store))
         else:
@@ -303,6 +324,20 @@ class Breaker:
                 proxy.cut()
             case _:
                 raise AssertionError(step)
+
+    # Clients that do not obey ------------------------------------------------------------------------------------
+
+    async def _hostile(self, step: Step) -> None:
+        strangers = Strangers(
+            self._site.ports[step.target],
+            token=token(tenant=HOSTILE),
+            restricted=token(tenant=HOSTILE, worker_id="m-1"),
+            bytes_per_s=HOSTILE_BYTES_PER_S,
+        )
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(step.for_s):
+                await strangers.run(*ATTACKS[step.kind], share=HOSTILE_SHARE)
+        self._site.record.hostile_requests += strangers.answers.total()
 
     # Receivers ----------------------------------------------------------------------------------------------------
 

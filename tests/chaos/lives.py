@@ -193,7 +193,8 @@ def _is_lost(record: Record, one: Try) -> bool:
 
 
 def refusals(record: Record, _outages: Outages) -> Iterator[Violation]:
-    """P10, P21, P28: no beat is refused while nothing is wrong, or only with a receiver, but to who sends too many."""
+    """P10, P21, P28, P29: no beat is refused while nothing is wrong, or only with a receiver or for hostile clients,
+    but to who sends too many."""
     for one in record.tries:
         if one.is_stored or (one.said is not Said.BEAT and one.status == 404):
             continue  # a goodbye of a worker whose beats never came through
@@ -201,5 +202,5 @@ def refusals(record: Record, _outages: Outages) -> Iterator[Violation]:
             continue
         if not record.is_monitor_disturbed(one.sent_s - RECOVERY_S, one.ended_s):
             what = f"beat {one.count} at {one.sent_s:.2f} s was answered {one.status} while nothing was wrong"
-            promise = "P21" if record.is_disturbed(one.sent_s - RECOVERY_S, one.ended_s) else "P10"
+            promise = record.bystander(one.sent_s - RECOVERY_S, one.ended_s) or "P10"
             yield Violation(promise=promise, worker=one.worker, what=what)

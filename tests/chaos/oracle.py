@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from tests.chaos import alerts, expired, groups, lives, prompt, quiet, reading
+from tests.chaos import alerts, expired, fair, groups, lives, prompt, quiet, reading
 from tests.chaos.outages import measured
 from tests.chaos.record import Violation
 
@@ -70,6 +70,7 @@ RULES: Final[dict[str, Rule]] = {
     "damped": prompt.damped,
     "truth": prompt.truth,
     "put off": prompt.put_off,
+    "fair": fair.fair,
     "settles": settles,
 }
 

@@ -67,10 +67,19 @@ class Kind(StrEnum):
     RECEIVER_500 = "receiver.500"
     RECEIVER_HANGS = "receiver.hangs"
     RECEIVER_CLOSED = "receiver.closed"
+    HOSTILE_HEADS = "hostile.heads"
+    """Strangers without a token: heads that do not end, floods of fields, bad requests, connections that hang up."""
+    HOSTILE_BODIES = "hostile.bodies"
+    """Another tenant: batches and bodies that do not end, beats as fast as they are answered."""
+    HOSTILE_READS = "hostile.reads"
+    """Another tenant: reads and silences without a pause."""
+    HOSTILE_CRASHES = "hostile.crashes"
+    """Another tenant: crashes without end, told to the receivers that both share."""
 
 
 OF_ONE_PROCESS: Final = frozenset({Kind.PROCESS_KILL, Kind.PROCESS_PAUSE})
-APART: Final = OF_ONE_PROCESS | {Kind.OVERLOAD}
+OF_HOSTILE: Final = frozenset(kind for kind in Kind if kind.startswith("hostile."))
+APART: Final = OF_ONE_PROCESS | OF_HOSTILE | {Kind.OVERLOAD}
 """Drawn apart from the others, one at most of each sort."""
 OF_ALL_DAEMONS: Final = frozenset({Kind.ALL_KILL, Kind.ALL_PAUSE})
 OF_NET: Final = frozenset(kind for kind in Kind if kind.startswith("net."))
@@ -164,6 +173,11 @@ class Plan:
         return any(step.kind is Kind.OVERLOAD for step in self.steps)
 
     @property
+    def is_hostile(self) -> bool:
+        """Whether clients that do not obey are about."""
+        return any(step.kind in OF_HOSTILE for step in self.steps)
+
+    @property
     def is_clock_stepped(self) -> bool:
         """Whether the store's clock jumps."""
         return any(step.kind is Kind.STORE_CLOCK for step in self.steps)
@@ -184,6 +198,7 @@ def make(seed: int, *, kinds: frozenset[Kind] = frozenset(Kind), faketime: bool 
     durability, partitions = rng.choice(DURABILITIES[shape]), rng.choice([1, 1, 2])
     lives = lives_of.drawn(seed, rng, daemons)
     processes, steps = _apart_from(steps, seed, frozenset(possible), shape, daemons)
+    steps = _with_hostile(steps, seed, sorted(OF_HOSTILE & frozenset(possible)), daemons)
     return Plan(
         seed=seed,
         shape=shape,
@@ -255,6 +270,21 @@ def _apart_from(
         if all(_apart(step, other) for other in found):
             found.append(step)
     return 2 if has_processes else 1, tuple(sorted(found, key=lambda step: step.at_s))
+
+
+def _with_hostile(steps: tuple[Step, ...], seed: int, possible: list[Kind], daemons: int) -> tuple[Step, ...]:
+    """The steps, with one of clients that do not obey in some plans, and in every one that has no other."""
+    rng = random.Random(f"{seed} hostile")  # noqa: S311 - a plan, not a secret
+    if not possible or (steps and rng.random() >= 0.3):
+        return steps
+    step = Step(
+        kind=rng.choice(possible),
+        at_s=round(rng.uniform(FIRST_FAULT_S, LAST_FAULT_S), 2),
+        for_s=round(rng.uniform(3.0, LONGEST_S), 2),
+        target=rng.randrange(daemons),
+        amount=0.0,
+    )
+    return tuple(sorted([*steps, step], key=lambda one: one.at_s))
 
 
 def _amount(rng: random.Random, kind: Kind) -> float:

@@ -36,7 +36,7 @@ def detected(record: Record, _outages: Outages) -> Iterator[Violation]:
             continue
         bound_s = record.sweep_s + DETECTED_S + _busy_s(record, entry.due_s, entry.detected_s)
         if entry.detected_s - entry.due_s > bound_s:
-            promise = "P21" if record.is_disturbed(entry.due_s - RECOVERY_S, entry.detected_s) else "P14"
+            promise = record.bystander(entry.due_s - RECOVERY_S, entry.detected_s) or "P14"
             what = f"{entry.kind} seq {entry.seq} was due at {entry.due_s:.2f} s, detected at {entry.detected_s:.2f} s"
             yield Violation(promise=promise, worker=entry.worker, what=f"{what}, due by {bound_s:.2f} s after")
 
@@ -68,7 +68,7 @@ def told_in_time(record: Record, _outages: Outages) -> Iterator[Violation]:
             held_s = record.hold_s if entry.kind in DOWN and record.is_flapping(entry) else 0.0
             late_s = came.at_s - entry.detected_s - held_s
             if late_s > TOLD_S + _busy_s(record, entry.detected_s, came.at_s):
-                promise = "P21" if record.is_disturbed(entry.detected_s - MENDED_S, came.at_s) else "P20"
+                promise = record.bystander(entry.detected_s - MENDED_S, came.at_s) or "P20"
                 what = f"{entry.kind} seq {entry.seq} came to {receiver} {late_s:.2f} s after it was recorded"
                 yield Violation(promise=promise, worker=entry.worker, what=what)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from monitor.clock import wall_ms
-from tests.chaos.record import Arrival
+from tests.chaos.record import HOSTILE, Arrival
 from tests.daemons import WEBHOOK_SECRET
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ class Receiver:
         self.name = name
         self.url = f"http://127.0.0.1:{port}/hook"
         self.answer: int | None = 204
+        self.delay_s = 0.0
+        """How long it takes over each answer."""
+        self.hostile = 0
+        """How many requests told of the hostile tenant; they are in no book."""
         self._port = port
         self._timeline = timeline
         self._arrivals = arrivals
@@ -56,17 +60,20 @@ class Receiver:
         answered = self.answer
         headers = request.headers
         webhook_id, stamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "0")
-        self._arrivals.append(
-            Arrival(
-                receiver=self.name,
-                at_s=self._timeline.now_s(),
-                webhook_id=webhook_id,
-                body=body,
-                answered=answered,
-                is_signed=_signature(webhook_id, stamp, body) in headers.get("webhook-signature", "").split(),
-                age_s=wall_ms() / 1000 - float(stamp),
-            )
+        arrival = Arrival(
+            receiver=self.name,
+            at_s=self._timeline.now_s(),
+            webhook_id=webhook_id,
+            body=body,
+            answered=answered,
+            is_signed=_signature(webhook_id, stamp, body) in headers.get("webhook-signature", "").split(),
+            age_s=wall_ms() / 1000 - float(stamp),
         )
+        if arrival.tenant == HOSTILE:
+            self.hostile += 1
+        else:
+            self._arrivals.append(arrival)
+        await asyncio.sleep(self.delay_s)
         if answered is None:
             await asyncio.sleep(HANG_S)
             return web.Response(status=500)

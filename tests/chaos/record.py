@@ -12,6 +12,8 @@ from enum import StrEnum
 from typing import Any
 
 TENANT = "acme"
+HOSTILE = "mallory"
+"""The tenant of clients that do not obey. What receivers are told of it is not judged."""
 ENVIRONMENT = "prod"
 NIGHT = "night"
 """The environment of those whom the people on call look after."""
@@ -185,6 +187,11 @@ class Arrival:
         return self.type.startswith("group.")
 
     @property
+    def tenant(self) -> str:
+        """Whose workers it tells of."""
+        return str((self.data["group"] if self.is_group else self.data).get("tenant", ""))
+
+    @property
     def reminder(self) -> int:
         """The number of the reminder; 0: it is none."""
         return int(self.data.get("reminder", 0))
@@ -297,6 +304,8 @@ class Record:
     hold_s: float = 0.0
     silences: list[Silence] = field(default_factory=list)
     acks: list[Ack] = field(default_factory=list)
+    hostile_requests: int = 0
+    """How many were made, answered or not."""
     trouble: list[str] = field(default_factory=list)
     """What the harness itself noticed: an exit status, a traceback in a log."""
 
@@ -348,11 +357,24 @@ class Record:
         return any(stall.begun_s <= to_s and stall.ended_s >= since_s for stall in self.stalls)
 
     def is_monitor_disturbed(self, from_s: float, to_s: float) -> bool:
-        """Whether a fault was on that was not a receiver's, or the machine stalled shortly before the end."""
+        """Whether a fault was on that was not a receiver's and not a hostile client's, of which others must notice
+        nothing, or the machine stalled shortly before the end."""
         return self._is_stalled(from_s, to_s) or any(
-            fault.begun_s <= to_s and fault.ended_s >= from_s and not fault.kind.startswith("receiver.")
+            fault.begun_s <= to_s and fault.ended_s >= from_s and not fault.kind.startswith(("receiver.", "hostile."))
             for fault in self.faults
         )
+
+    def is_hostile(self, from_s: float, to_s: float) -> bool:
+        """Whether hostile clients were at work in this span."""
+        return any(
+            fault.begun_s <= to_s and fault.ended_s >= from_s and fault.kind.startswith("hostile.")
+            for fault in self.faults
+        )
+
+    def bystander(self, from_s: float, to_s: float) -> str:
+        """Which promise is broken by what happened to others then: to those beside a hostile client, or beside a
+        receiver that fails; empty: there were neither."""
+        return "P29" if self.is_hostile(from_s, to_s) else "P21" if self.is_disturbed(from_s, to_s) else ""
 
     def as_json(self) -> dict[str, Any]:
         """For a file; bodies as text."""
@@ -385,6 +407,7 @@ def from_json(whole: dict[str, Any]) -> Record:
     record.flaps_after, record.hold_s = whole.get("flaps_after", 0), whole.get("hold_s", 0.0)
     record.silences = [Silence(**one) for one in whole.get("silences", ())]
     record.acks = [Ack(**one) for one in whole.get("acks", ())]
+    record.hostile_requests = whole.get("hostile_requests", 0)
     record.final, record.trouble = whole["final"], whole["trouble"]
     return record
 

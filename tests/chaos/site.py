@@ -17,7 +17,7 @@ from monitor.clock import wall_ms
 from tests import servers
 from tests.chaos.plan import Shape
 from tests.chaos.receivers import Receiver
-from tests.chaos.record import NIGHT, RECEIVERS
+from tests.chaos.record import NIGHT, RECEIVERS, TENANT
 from tests.daemons import gone
 from tests.proxies import Proxy
 from tests.sentinels import free_ports, watched
@@ -45,6 +45,9 @@ FLAPS_AFTER: Final = 1
 FLAPPING_HOLD_S: Final = 2.0
 HASTY_PER_S: Final = 2
 """So many beats of one worker are let through, where somebody sends more; nobody else sends so many."""
+HOSTILE_CONNECTIONS: Final = 240
+HOSTILE_PENDING: Final = "4MiB"
+"""What a daemon may hold where hostile clients ask for more than that."""
 PENDING_BEATS: Final = 24
 """So many beats may wait where a daemon is to have more than it can take: this machine could not send that many."""
 ROUTED: Final = frozenset({"worker.stale", "worker.rejected", "worker.failed", "worker.recovered"})
@@ -63,8 +66,10 @@ def config(plan: Plan, receivers: Mapping[str, Receiver]) -> str:
         f'[alerts.flapping]\noutages = {FLAPS_AFTER}\nhold = "{FLAPPING_HOLD_S:g}s"\n',
         f"[server]\nprocesses = {plan.processes}\n",
     ]
-    if plan.is_hasty or plan.is_overloaded:
+    if plan.is_hasty or plan.is_overloaded or plan.is_hostile:
         parts.append("[limits]\n")
+    if plan.is_hostile:
+        parts.append(f'connections = {HOSTILE_CONNECTIONS}\npending_bytes = "{HOSTILE_PENDING}"\n')
     if plan.is_hasty:
         parts.append(f"worker_beats_per_second = {HASTY_PER_S}\nworker_beats_burst = {2 * HASTY_PER_S}\n")
     if plan.is_overloaded:
@@ -85,15 +90,16 @@ def config(plan: Plan, receivers: Mapping[str, Receiver]) -> str:
     return "".join(parts)
 
 
-def token(*, expires_s: int = 30 * 86_400) -> str:
+def token(*, expires_s: int = 30 * 86_400, tenant: str = TENANT, worker_id: str | None = None) -> str:
     """A token that is good in every year that a stepped clock can show; or one that has expired for so long."""
     claims = {
         "sub": "chaos",
-        "org_id": "acme",
+        "org_id": tenant,
         "scope": "heartbeat:write workers:read alerts:write",
         "aud": "lastseen",
         "iss": "lastseen",
         "exp": wall_ms() // 1000 + expires_s,
+        **({"worker_id": worker_id} if worker_id else {}),
     }
     return jwt.encode(claims, SECRET, algorithm="HS256", headers={"kid": "k1"})
 
