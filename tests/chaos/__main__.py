@@ -47,6 +47,7 @@ class Sums:
     reminders: int = 0
     stalls: int = 0
     crowds: int = 0
+    hostile: int = 0
 
     def add(self, record: Record, violations: list[Violation]) -> None:
         """Take in one run."""
@@ -68,6 +69,7 @@ class Sums:
         self.reminders += len({one.webhook_id for one in record.arrivals if one.reminder})
         self.stalls += len(record.stalls)
         self.crowds += any(one.type == "group.firing" and one.receiver == "ops" for one in record.arrivals)
+        self.hostile += record.hostile_requests
         if violations:
             self.failed.append(record.seed)
 
@@ -80,7 +82,7 @@ class Sums:
             f"{self.put_off} answered 429 or 503, {self.refused} refused for their token; "
             f"{self.silences} silences that held {self.silenced} events, {self.acks} acknowledgements, "
             f"{self.reminders} reminders, {self.damped} events damped, {self.crowds} mass failures told as one; "
-            f"the machine stalled {self.stalls} times\n"
+            f"{self.hostile} requests of hostile clients; the machine stalled {self.stalls} times\n"
             f"faults by kind: {faults or 'none'}\n"
             f"violations: {self.promises.total()} {dict(sorted(self.promises.items())) or ''}\n"
             f"false pages: {self.false_pages}, lost alerts: {self.lost_alerts}, duplicate ids: {self.duplicate_ids}\n"
