@@ -22,6 +22,9 @@ from monitor.metrics import Limit, Metrics
 from monitor.rates import NS, Rate
 from monitor.refusal import IntakeFullError, NoRoomError, OverShareError
 from monitor.shares import Shares, Tenants
+from monitor.store import StoreUnavailableError
+from monitor.store.connection import READERS
+from monitor.store.joint import Joint
 from monitor.workers import Evidence, Rejection, WorkerKey
 from tests import api
 from tests.fleets import Connection
@@ -336,6 +339,53 @@ async def test_p29_reads_of_one_tenant_leave_places_for_another_and_are_no_troub
         assert (await lastseen.http.beat("w")).status_code == 204
 
 
+async def test_p29_reads_that_take_all_connections_for_reads_hold_up_neither_health_nor_alerts(store_url: str) -> None:
+    async with api.running(store_url, timeout_s=0.3) as lastseen, AsyncExitStack() as stack:
+        await lastseen.beat("w")
+        await lastseen.sweep()
+        for _ in range(READERS):
+            await stack.enter_async_context(lastseen.store._connection._reads)
+        refused = await lastseen.client.get(api.WORKERS)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert refused.json()["detail"] == "too many reads at once"
+        assert (await lastseen.client.get("/healthz")).json() == {"status": "ok", "reasons": []}
+        assert 'lastseen_workers{liveness="alive"} 1.0' in (await lastseen.client.get("/metrics")).text
+        _, _, worker = await lastseen.store.inside().one(WorkerKey("acme", "w"))
+        assert worker is not None
+        assert (await lastseen.store.inside().standing("acme", "prod")).expected == 1
+        silence = {"matchers": {"worker_id": "w"}, "for_seconds": 60}
+        added = await lastseen.client.post("/api/v1/silences", json=silence)
+        assert added.status_code == 201, "it is there"
+        assert added.json()["warnings"] == ["whether it matches anybody could not be found out"]
+
+
+async def test_p29_all_who_ask_for_the_health_at_a_time_share_one_call(store_url: str) -> None:
+    assert store_url
+    begun: list[int] = []
+    gate = asyncio.Event()
+
+    async def call() -> int:
+        begun.append(len(begun))
+        await gate.wait()
+        if len(begun) == 2:
+            raise StoreUnavailableError("no")
+        return begun[-1]
+
+    joint = Joint(call, name="call")
+    first = asyncio.create_task(joint())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    later = [asyncio.create_task(joint()) for _ in range(1_000)]
+    await asyncio.sleep(0)
+    later[0].cancel()
+    gate.set()
+    assert await first == 0
+    told = await asyncio.gather(*later[1:], return_exceptions=True)
+    assert {type(one) for one in told} == {StoreUnavailableError}, "they did not ask before the first had begun"
+    assert begun == [0, 1]
+    assert await joint() == 2
+
+
 # The intake ---------------------------------------------------------------------------------------------------------
 
 
@@ -528,7 +578,7 @@ async def test_a_refused_beat_is_logged_once_for_its_worker_and_reason(store_url
                 await lastseen.client.post(api.BEAT, json=bodies[2], headers={"authorization": "Bearer a.b.c"})
         told = [(one["tenant"], one["worker_id"], one["reason"]) for one in lines if one["event"] == "beat.refused"]
         assert told == [
-            ("acme", "new", "quota"),
+            ("acme", "new", "over a quota"),
             ("acme", "bad", "malformed body"),
             ("acme", None, "forbidden"),
             (None, None, "malformed"),

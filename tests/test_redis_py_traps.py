@@ -22,6 +22,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from alerts.errors import StoreUnavailableError as QueueUnavailableError
 from alerts.queue import QueueStore
+from monitor.refusal import NoRoomError
 from monitor.store import StoreUnavailableError
 from monitor.store.address import Address
 from monitor.store.answers import STORED
@@ -143,7 +144,9 @@ async def test_more_calls_than_connections_into_a_black_hole_all_end_within_the_
         calls = [store.beat(0, [beat(f"w{k}")]) for k in range(CALLS)]
         async with asyncio.timeout(timeout_s + 2 * BEYOND_S):
             results = await asyncio.gather(*calls, *(read(store) for _ in range(50)), return_exceptions=True)
-        assert {type(result) for result in results} == {StoreUnavailableError}
+        kinds = {type(result) for result in results}
+        assert kinds <= {StoreUnavailableError, NoRoomError}, "a read that waited for others may say that"
+        assert type(results[0]) is StoreUnavailableError
         proxy.flow()
         assert (await store.beat(0, [beat("after")])).outcomes == [(STORED, INTERVAL_MS)]
 

@@ -241,6 +241,18 @@ async def test_queues_that_cannot_be_asked_for_long_count_as_lagging_and_have_no
         await looked.until_reasons()
 
 
+async def test_it_ends_whenever_it_is_cancelled(store_url: str) -> None:
+    """On CPython 3.11 a cancellation that came as a command had been written was lost, and a stop never ended."""
+    async with looking(store_url) as looked:
+        for turns in range(60):
+            running = asyncio.create_task(looked.vitals.run())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            running.cancel()
+            ended, _ = await asyncio.wait((running,), timeout=WAIT_S)
+            assert ended, turns
+
+
 # The event loop ----------------------------------------------------------------------------------------------------
 
 

@@ -56,7 +56,7 @@ class FleetGauge:
 
     async def _count(self) -> None:
         try:
-            census = await self._services.store.census(None)
+            census = await self._services.store.inside().census(None)
         except StoreUnavailableError:
             self._counts = None
         else:
@@ -74,10 +74,7 @@ async def monitor_now(services: Services) -> MonitorState:
     Raises:
         StoreUnavailableError: it gave none.
     """
-    store = services.store
-    answers = await asyncio.gather(*(store.swept(partition) for partition in range(store.partitions)))
-    now_ms = max(now_ms for now_ms, _ in answers)
-    return services.health.monitor_state(now_ms, min(swept_ms for _, swept_ms in answers))
+    return services.health.monitor_state(*await services.store.last_sweep())
 
 
 async def reasons_now(services: Services) -> tuple[str, ...]:

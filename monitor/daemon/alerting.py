@@ -93,7 +93,7 @@ def alert_service(
         partitions=config.store.partitions,
         durability=Durability(mode=DurabilityMode(durability.mode), replicas=durability.replicas),
         wording=Wording(public_url=alerts.public_url, redact=alerts.redact),
-        fleet=StoredFleet(store),
+        fleet=StoredFleet(store.inside()),
         flapping=(
             Flapping(outages=flapping.outages, within_ms=flapping.within_ms, hold_ms=flapping.hold_ms)
             if flapping.enabled

@@ -33,6 +33,7 @@ from monitor.api.oncall import (
 )
 from monitor.auth import ForbiddenError
 from monitor.daemon.oncall_forms import delivery_of, incident_of, receiver_of, silence_of
+from monitor.refusal import NoRoomError
 from monitor.store import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ class AlertsOnCall:
             await self._alerts.ledger.add_silence(silence, now_ms=now_ms)
         try:
             warnings = await self._warnings(silence)
-        except StoreUnavailableError:
+        except (StoreUnavailableError, NoRoomError):
             warnings = ("whether it matches anybody could not be found out",)
         return silence_of(silence, now_ms), warnings
 

@@ -1,7 +1,7 @@
 """Calling the function library: connections, time limits, and what an error of the server means.
 
-Three sets of connections, so that nobody waits behind somebody else's kind of work: beats and sweeps; what is
-read for people and dashboards, a few at a time; and the orders that must not be sent twice.
+Sets of connections, so that no kind of work waits behind another: beats and sweeps; what requests read, a few at a
+time; what the daemon itself reads, for alerts and metrics; what health asks; the orders that must not be sent twice.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import ResponseError
 
+from monitor.refusal import NoRoomError
 from monitor.store.address import Address
 from monitor.store.condition import condition_of
 from monitor.store.errors import StoreDeniedError, StoreFullError, StoreRefusedError, StoreUnavailableError
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 
 WRITERS: Final = 16
 READERS: Final = 4
-"""Reads in flight; more wait, each for the time limit at most. Reads are what can be large."""
+"""Reads of requests in flight; more wait, each for the time limit at most. Reads are what can be large."""
+READERS_INSIDE: Final = 4
+PROBES: Final = 2
 ONCE: Final = 2
 OLDEST_MAJOR: Final = 7
 """The first Redis with functions."""
@@ -66,6 +69,10 @@ class Connection:
         again = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.25), 2)
         self._writing = Lines(self.address.unlimited(), most=WRITERS)
         self._reading = self._client(READERS, again)
+        self._reads = asyncio.Semaphore(READERS)
+        self._inside = self._client(READERS_INSIDE, again)
+        self._reads_inside = asyncio.Semaphore(READERS_INSIDE)
+        self._probing = self._client(PROBES, again)
         self._once = self._client(ONCE, Retry(NoBackoff(), 0))
 
     def _client(self, connections: int, retry: Retry) -> Redis:
@@ -76,7 +83,7 @@ class Connection:
     async def close(self) -> None:
         """Close every connection."""
         await self._writing.close()
-        for client in (self._reading, self._once):
+        for client in (self._reading, self._inside, self._probing, self._once):
             await client.aclose()
             await client.connection_pool.disconnect()
         await self.address.close()
@@ -90,7 +97,7 @@ class Connection:
         policy = await self.evicting_policy()
         try:
             async with asyncio.timeout(self._timeout_s):
-                server = await self._reading.info("server")
+                server = await self._probing.info("server")
         except TROUBLE as error:
             raise _unavailable(error) from error
         if policy is not None:
@@ -106,8 +113,8 @@ class Connection:
         """How the server is by its own word; it reads no data."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                memory = await self._reading.info("memory")
-                persistence = await self._reading.info("persistence")
+                memory = await self._probing.info("memory")
+                persistence = await self._probing.info("persistence")
         except TROUBLE as error:
             raise _unavailable(error) from error
         return condition_of(memory, persistence)
@@ -116,7 +123,7 @@ class Connection:
         """The server's ``maxmemory-policy`` if it is one that evicts keys, else None."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                memory = await self._reading.info("memory")
+                memory = await self._probing.info("memory")
         except TROUBLE as error:
             raise _unavailable(error) from error
         policy = str(memory.get("maxmemory_policy", NO_EVICTION))
@@ -130,8 +137,8 @@ class Connection:
         """
         try:
             async with asyncio.timeout(self._timeout_s):
-                if not await self._reading.function_list(library=LIBRARY_NAME):
-                    await self._reading.function_load(LIBRARY_SOURCE, replace=True)
+                if not await self._probing.function_list(library=LIBRARY_NAME):
+                    await self._probing.function_load(LIBRARY_SOURCE, replace=True)
         except ResponseError as error:
             if _is_passing(error):
                 raise _unavailable(error) from error
@@ -143,7 +150,7 @@ class Connection:
         """The schema version and the number of partitions that a partition has, read without the library."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                schema, partitions = await self._reading.hmget(f"{{ls:{partition}}}:m", "schema", "partitions")
+                schema, partitions = await self._probing.hmget(f"{{ls:{partition}}}:m", "schema", "partitions")
         except TROUBLE as error:
             raise _unavailable(error) from error
         return None if schema is None or partitions is None else (int(schema), int(partitions))
@@ -181,8 +188,29 @@ class Connection:
         return waited
 
     async def read(self, function: str, partition: int, *args: bytes | str | int) -> Any:
-        """Call a function that writes nothing."""
-        return await self._call(self._reading.execute_command, function, partition, args)
+        """Call a function that writes nothing, for a request.
+
+        Raises:
+            NoRoomError: others are read all the time.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._reads.acquire()
+        except TimeoutError:
+            raise NoRoomError("too many reads at once") from None
+        try:
+            return await self._call(self._reading.execute_command, function, partition, args)
+        finally:
+            self._reads.release()
+
+    async def read_inside(self, function: str, partition: int, *args: bytes | str | int) -> Any:
+        """As ``read``, for the daemon itself, whose reads are bounded in number by what it is."""
+        async with self._reads_inside:
+            return await self._call(self._inside.execute_command, function, partition, args)
+
+    async def look(self, function: str, partition: int, *args: bytes | str | int) -> Any:
+        """As ``read``, for what tells the daemon's health."""
+        return await self._call(self._probing.execute_command, function, partition, args)
 
     async def _call(
         self, send: Callable[..., Awaitable[Any]], function: str, partition: int, args: tuple[bytes | str | int, ...]
@@ -197,7 +225,7 @@ class Connection:
                     if "unction not found" not in str(error):
                         raise
                     # A failover or a flush took the library away.
-                    await self._reading.function_load(LIBRARY_SOURCE, replace=True)
+                    await self._probing.function_load(LIBRARY_SOURCE, replace=True)
                     answer = await send(*command)
         except TROUBLE as error:
             raise _unavailable(error) from error

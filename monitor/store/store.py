@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from copy import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -30,6 +32,7 @@ from monitor.store.answers import (
 )
 from monitor.store.connection import Connection
 from monitor.store.errors import SchemaError, StoreFullError, StoreUnavailableError
+from monitor.store.joint import Joint
 from monitor.store.library import DOWN_STATES, STATE_CODES
 from monitor.store.settings import LONGEST_MS
 from monitor.workers import Standing, partition_of
@@ -62,8 +65,12 @@ class Store:
         self.partitions = settings.partitions
         self.clock = StoreClock()
         self._connection = Connection(settings.url, timeout_s=settings.timeout_s, clock=self.clock)
-        self._confirm_next: dict[int, asyncio.Task[None]] = {}
-        self._confirm_turns = [asyncio.Lock() for _ in range(settings.partitions)]
+        self._read = self._connection.read
+        self._confirmed = [
+            Joint(partial(self._confirm, number), name=f"confirm-{number}") for number in range(settings.partitions)
+        ]
+        self.last_sweep = Joint(self._last_sweep, name="last sweep")
+        """(now, time of the last full sweep of the partition where that is longest ago); raises as every call."""
         self._beat_settings = _encode(
             [
                 settings.interval_ms,
@@ -112,6 +119,12 @@ class Store:
     async def close(self) -> None:
         """Close every connection."""
         await self._connection.close()
+
+    def inside(self) -> Store:
+        """The same store for the daemon's own reads, which wait for none of those that requests make."""
+        view = copy(self)
+        view._read = self._connection.read_inside  # noqa: SLF001 - its own
+        return view
 
     @property
     def address(self) -> Address:
@@ -245,30 +258,23 @@ class Store:
         """
         if not self.settings.replicas and not self.settings.fsync:
             return
-        # A confirmation that is under way may have begun before the commit; the next one covers it.
-        following = self._confirm_next.get(partition)
-        if following is None:
-            following = asyncio.create_task(self._confirm(partition), name=f"confirm-{partition}")
-            following.add_done_callback(_seen)
-            self._confirm_next[partition] = following
         try:
             async with asyncio.timeout(2 * self.settings.timeout_s):
-                await asyncio.shield(following)
+                # A confirmation that is under way may have begun before the commit; the next one covers it.
+                await self._confirmed[partition]()
         except TimeoutError as error:
             raise StoreUnavailableError("the store did not confirm in time") from error
 
     async def _confirm(self, partition: int) -> None:
-        async with self._confirm_turns[partition]:
-            del self._confirm_next[partition]
-            limit_ms = round(self.settings.timeout_s * 500)  # the rest is for the call itself
-            if self.settings.replicas:
-                reached = await self._connection.write_then(
-                    ("WAIT", self.settings.replicas, limit_ms), "confirm", partition
-                )
-                safe = reached >= self.settings.replicas
-            else:
-                reached = await self._connection.write_then(("WAITAOF", 1, 0, limit_ms), "confirm", partition)
-                safe = reached is None or reached[0] >= 1
+        limit_ms = round(self.settings.timeout_s * 500)  # the rest is for the call itself
+        if self.settings.replicas:
+            reached = await self._connection.write_then(
+                ("WAIT", self.settings.replicas, limit_ms), "confirm", partition
+            )
+            safe = reached >= self.settings.replicas
+        else:
+            reached = await self._connection.write_then(("WAITAOF", 1, 0, limit_ms), "confirm", partition)
+            safe = reached is None or reached[0] >= 1
         if not safe:
             raise StoreUnavailableError("the store did not confirm in time")
 
@@ -324,9 +330,7 @@ class Store:
 
     async def one(self, key: WorkerKey) -> tuple[int, int, Worker | None]:
         """(now in ms, time of the last full sweep, the worker with its last transitions)."""
-        now_ms, swept_ms, row, past, blind = await self._connection.read(
-            "one", self.partition_of(key), key.tenant, key.worker_id
-        )
+        now_ms, swept_ms, row, past, blind = await self._read("one", self.partition_of(key), key.tenant, key.worker_id)
         return now_ms, swept_ms, None if row is None else codec.worker(row, past, blind=codec.windows(blind))
 
     async def page(
@@ -342,7 +346,7 @@ class Store:
         """At most ``limit`` workers of one partition behind ``after``; the caller filters what comes back."""
         wanted = None if want is None else {name: getattr(want, name) for name in Want.__slots__}
         filters = _encode([environments, wanted])
-        answer = await self._connection.read("page", partition, tenant, after, limit, filters)
+        answer = await self._read("page", partition, tenant, after, limit, filters)
         now_ms, swept_ms, last, rows, flat = answer
         blind = codec.windows(flat)
         return Page(
@@ -361,9 +365,7 @@ class Store:
         for partition in range(self.partitions):
             gid = 0
             while True:
-                now_ms, swept, gid, rows = await self._connection.read(
-                    "counts", partition, tenant or "", gid, COUNT_PAGE, *codes
-                )
+                now_ms, swept, gid, rows = await self._read("counts", partition, tenant or "", gid, COUNT_PAGE, *codes)
                 for owner, name, after_stop, on_time, late, overdue, missing, *down in rows:
                     if any((on_time, late, overdue, *down)):
                         tenants.add(codec.text(owner))
@@ -391,7 +393,7 @@ class Store:
         for partition in range(self.partitions):
             gid = 0
             while True:
-                _, gid, expected, silent, fallen, rejected, down = await self._connection.read(
+                _, gid, expected, silent, fallen, rejected, down = await self._read(
                     "standing", partition, tenant, environment_name, gid, COUNT_PAGE, *asked
                 )
                 found = Standing(
@@ -407,19 +409,17 @@ class Store:
 
     async def swept(self, partition: int) -> tuple[int, int]:
         """(now, time of the partition's last full sweep); reads no worker and no event."""
-        now_ms, swept_ms, *_ = await self._connection.read("one", partition, "", "")
+        now_ms, swept_ms, *_ = await self._connection.look("one", partition, "", "")
         return now_ms, swept_ms
+
+    async def _last_sweep(self) -> tuple[int, int]:
+        answers = await asyncio.gather(*(self.swept(partition) for partition in range(self.partitions)))
+        return max(now_ms for now_ms, _ in answers), min(swept_ms for _, swept_ms in answers)
 
     async def history(
         self, partition: int, *, after: str, limit: int, newest_first: bool
     ) -> tuple[int, int, list[Event]]:
         """(now, last full sweep, events of all tenants behind ``after``)."""
         order = "desc" if newest_first else "asc"
-        now_ms, swept_ms, entries = await self._connection.read("history", partition, after, limit, order)
+        now_ms, swept_ms, entries = await self._read("history", partition, after, limit, order)
         return now_ms, swept_ms, codec.events(partition, entries)
-
-
-def _seen(task: asyncio.Task[None]) -> None:
-    """Take note of what a task raised: whoever asked for it may have given up on it."""
-    if not task.cancelled():
-        task.exception()

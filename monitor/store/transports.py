@@ -6,6 +6,7 @@ its ``writelines`` writes at once, and by then has no loop any more. redis-py le
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
@@ -20,10 +21,16 @@ class Guarded(AbstractConnection):
 
     async def send_packed_command(self, *args: Any, **settings: Any) -> None:
         """Write a command, on a connection that is made now if there is none."""
+        task = asyncio.current_task()
+        before = 0 if task is None else task.cancelling()
         try:
             await super().send_packed_command(*args, **settings)
         except (AttributeError, RuntimeError) as error:
             raise _lost(error) from error
+        if task is not None and task.cancelling() > before:
+            # On CPython 3.11 wait_for, in there, loses a cancellation that comes as the write ends.
+            await self.disconnect(nowait=True)
+            raise asyncio.CancelledError
 
     async def read_response(self, *args: Any, **settings: Any) -> Any:
         """The answer to what was sent."""
