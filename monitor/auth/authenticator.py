@@ -42,6 +42,8 @@ class _Remembered:
     principal: Principal
     from_ms: float
     until_ms: float
+    lifetime_ms: float
+    """From its issue, or from when it was first seen, to its end."""
 
 
 class Authenticator:
@@ -90,13 +92,32 @@ class Authenticator:
         if nbf_ms > now_ms:
             _refuse(Refusal.NOT_YET_VALID)
         if credentials is not None:
-            self._remember(credentials, _Remembered(principal, from_ms=nbf_ms, until_ms=exp_ms))
+            issued_ms = _issued_ms(claims)
+            lifetime_ms = exp_ms - self._leeway_ms - (now_ms if issued_ms is None else issued_ms)
+            self._remember(credentials, _Remembered(principal, nbf_ms, exp_ms, lifetime_ms))
         return principal
 
     def revoke(self, revoked: Revocations) -> None:
         """Refuse these from now on, and no others; what was found good before is judged anew."""
         self._revoked = revoked
         self._remembered.clear()
+
+    def expiring(self, *, now_ms: int, within_ms: int) -> dict[str, list[tuple[str, float]]]:
+        """Subject and end, in ms, of the tokens seen of each tenant that end within this time.
+
+        Not those that are made for no longer, nor those of which a longer one was seen of the same subject and worker.
+        """
+        ends: dict[tuple[str, str, str | None], float] = {}
+        for one in self._remembered.values():
+            who, end_ms = one.principal, one.until_ms - self._leeway_ms
+            if end_ms > now_ms and one.lifetime_ms > within_ms:
+                key = who.tenant, who.subject, who.worker_id
+                ends[key] = max(ends.get(key, 0), end_ms)
+        found: dict[str, list[tuple[str, float]]] = {}
+        for (tenant, subject, _), end_ms in ends.items():
+            if end_ms <= now_ms + within_ms:
+                found.setdefault(tenant, []).append((subject, end_ms))
+        return found
 
     def known(self, authorization: bytes, *, now_ms: int) -> Principal | None:
         """Who sent this ``Authorization`` header alone, if it was found good before and still is.

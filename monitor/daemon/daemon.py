@@ -28,6 +28,7 @@ from monitor.clock import monotonic_s
 from monitor.daemon.alerting import alert_service
 from monitor.daemon.deliveries import delivery_failures, delivery_outcomes
 from monitor.daemon.errors import StartError
+from monitor.daemon.expiring import ExpiryWatch
 from monitor.daemon.http import HttpServer, allowed_connections
 from monitor.daemon.keys import auth_policy
 from monitor.daemon.listeners import relieve
@@ -191,6 +192,7 @@ class Daemon:
         self._health.watch_alerts(self._alerts.failing)
         limits, bounds = config.limits, config.liveness
         authenticator = Authenticator(auth_policy(config, ring))
+        self._expiring = ExpiryWatch(authenticator, now_ms=store.clock.now_ms)
         self._revoking = RevocationWatch(authenticator, store, config.auth.revoked_path)
         services = Services(
             store=store,
@@ -264,6 +266,7 @@ class Daemon:
         await self._revoking.look()
         beside = [
             _beside("revocations", self._revoking.run(), on_bug=self._fail),
+            _beside("expiring tokens", self._expiring.run(), on_bug=_log_end),
             _beside("vitals", self._vitals.run(), on_bug=self._fail),
             _beside("evidence", self._evidence.run(), on_bug=self._fail),
             _beside("eviction", self._eviction.run(), on_bug=self._fail),
