@@ -1,16 +1,17 @@
 """Which connection is closed when there are too many of them, or when unfinished requests hold too much memory.
 
-Whoever opens connections and never finishes a request must not keep out those who do. So a new connection finds room
-at the cost of the request that has been unfinished for longest, then of the connection that has been idle for longest.
-While few requests are unfinished it is the other way round: a head may take more than one segment. Only when each
-connection holds a whole request is a new one refused: then the daemon is behind. Of one address (of IPv6: one /64) only
-unfinished heads are limited, since a whole fleet may have one address.
+Clients that never finish a request must not keep out those that do. When there are too many connections, the address
+(of IPv6: the /64) with most unfinished heads loses its oldest one; where none has two, the oldest unfinished request is
+closed; then the connection that has been idle for longest. While few requests are unfinished the idle one goes first: a
+head may take more than one segment. Only when each connection holds a whole request is a new one refused: then the
+daemon is behind. Whole requests of one address are not limited, nor are its unfinished heads while there is room: a
+fleet may have one address, and connect at once.
 """
 
 from __future__ import annotations
 
 import socket
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from monitor.clock import monotonic_s
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, MutableSet
 
 UNFINISHED_SHARE: Final = 4
-"""One address may have this part of all connections in unfinished heads; below it idle connections are closed first."""
-LEAST: Final = 8
+"""While no more than this part of all connections is unfinished, idle ones are closed first."""
 HEADS_BYTES: Final = 16_777_216
 """Memory that unfinished heads may hold, in one process."""
 TRIES: Final = 64
@@ -69,11 +69,14 @@ class Connections:
         self._opened = opened
         self._most = most
         self.hit: Final = hit
-        self._share = max(most // UNFINISHED_SHARE, LEAST)
+        self._share = most // UNFINISHED_SHARE
         self._unfinished: OrderedDict[Connection, int] = OrderedDict()
         """Whose request is not whole, the oldest first, and how much memory its head holds."""
         self._heads: dict[str, OrderedDict[Connection, int]] = {}
         """The same by address, while the head is unfinished."""
+        self._addresses: defaultdict[int, OrderedDict[str, None]] = defaultdict(OrderedDict)
+        """The addresses that have so many of these."""
+        self._largest = 0
         self._heads_bytes = 0
         self._idle: deque[tuple[float, Connection]] = deque()
         self._scanned_s = self._full_s = -FULL_S
@@ -92,12 +95,11 @@ class Connections:
         if connection not in self._unfinished:
             self._unfinished[connection] = 0
             if head_bytes is not None:
-                self._heads.setdefault(connection.address, OrderedDict())[connection] = 0
+                heads = self._heads.setdefault(connection.address, OrderedDict())
+                heads[connection] = 0
+                self._count(connection.address, len(heads) - 1, len(heads))
         self._heads_bytes += (head_bytes or 0) - self._unfinished[connection]
         self._unfinished[connection] = head_bytes or 0
-        heads = self._heads.get(connection.address)
-        if heads is not None and len(heads) > self._share:
-            self._close_oldest(heads, newest=connection)
         while self._heads_bytes > HEADS_BYTES and self._close_oldest(self._unfinished, newest=connection):
             pass
         if self._is_over():
@@ -107,8 +109,10 @@ class Connections:
         """The head of an unfinished request is whole."""
         self._heads_bytes -= self._unfinished[connection]
         self._unfinished[connection] = 0
-        if (heads := self._heads.get(connection.address)) is not None:
-            heads.pop(connection, None)
+        heads = self._heads.get(connection.address)
+        if heads is not None and connection in heads:
+            del heads[connection]
+            self._count(connection.address, len(heads) + 1, len(heads))
             if not heads:
                 del self._heads[connection.address]
 
@@ -130,12 +134,22 @@ class Connections:
         """Why the monitor is degraded."""
         return [Reason.CONNECTIONS_FULL] if monotonic_s() - self._full_s < FULL_S else []
 
+    def _count(self, address: str, before: int, after: int) -> None:
+        self._addresses[before].pop(address, None)
+        if after:
+            self._addresses[after][address] = None
+        self._largest = max(self._largest, after)
+        while self._largest and not self._addresses[self._largest]:
+            del self._addresses[self._largest]
+            self._largest -= 1
+
     def _make_room(self, newest: Connection) -> None:
         if len(self._unfinished) <= self._share and self._close_idle():
             return
+        crowd = self._heads[next(iter(self._addresses[self._largest]))] if self._largest > 1 else self._unfinished
         # Where requests may wait in all their sockets, this is called again once these are read.
-        if not self._close_oldest(self._unfinished, newest=newest) and self._is_over(SPARE):
-            self._close_idle()
+        if not self._close_oldest(crowd, newest=newest) and self._is_over(SPARE):
+            _ = self._close_oldest(self._unfinished, newest=newest) or self._close_idle()
 
     def _is_over(self, spare: int = 0) -> bool:
         return len(self._opened) > self._most + spare
