@@ -252,7 +252,7 @@ class Home:
 
     def make_master(self) -> None:
         """Make the token that the daemons' ``call`` uses. The configuration has to be there."""
-        self.master = self.token("heartbeat:write", "workers:read", "metrics:read", "admin")
+        self.master = self.token("heartbeat:write", "workers:read", "metrics:read", "admin", "operator")
 
     def take_keys_of(self, other: Home) -> None:
         """Have the generated key of another home, so that its master token is good here too."""
