@@ -6,7 +6,10 @@
 --
 -- KEYS[1] is the base of every function, "{lt:<receiver>}"; all keys are made from it and share its hash tag:
 --   :q     ZSET   thread -> due, ms: when somebody has to look at it. A claimed one is due when its lease ends.
---   :k     HASH   thread -> msgpack {version, lease token or 0, end of the lease ms, state (opaque)}
+--   :qt:<tenant>  ZSET  the same, of one tenant's threads
+--   :t     ZSET   tenant -> when its turn comes, ms: claims go round robin by tenant (P29). Not before its first thread is
+--                 due, and after a turn not before those who were due then; it may be too early, a claim puts it right
+--   :k     HASH   thread -> msgpack {version, lease token or 0, end of the lease ms, state (opaque), tenant}
 --   :b     HASH   nid -> body, of notifications in attempts and of dead letters
 --   :m:<thread>  HASH   member -> what is known of it (opaque);  :f:<thread>  ZSET  firing member -> since, ms
 --   :e     HASH   event id -> its outcome (opaque);  :et  ZSET  event id -> when it was recorded, ms
@@ -23,12 +26,12 @@
 -- Times are milliseconds of the store's clock, given by the caller. Every function reads and validates what it needs
 -- before its first write: there is no rollback.
 
-local VERSION, TOKEN, UNTIL, STATE = 1, 2, 3, 4
+local VERSION, TOKEN, UNTIL, STATE, TENANT = 1, 2, 3, 4, 5
 local LIMIT, PAGE, CHUNK = 100, 500, 1000
 local KINDS = {
   { ':q', 'zset' }, { ':k', 'hash' }, { ':b', 'hash' }, { ':e', 'hash' }, { ':et', 'zset' }, { ':n', 'hash' },
   { ':nt', 'zset' }, { ':open', 'zset' }, { ':dead', 'zset' }, { ':s', 'hash' }, { ':h', 'hash' }, { ':hb', 'hash' },
-  { ':up', 'zset' },
+  { ':up', 'zset' }, { ':t', 'zset' },
 }
 
 local function fail(text)
@@ -73,6 +76,20 @@ end
 local function thread(base, key)
   local packed = redis.call('HGET', base .. ':k', key)
   return packed and cmsgpack.unpack(packed) or nil
+end
+
+local function set_due(base, tenant, key, due)
+  redis.call('ZADD', base .. ':q', int(due), key)
+  redis.call('ZADD', base .. ':qt:' .. tenant, int(due), key)
+  redis.call('ZADD', base .. ':t', 'LT', int(due), tenant)
+end
+
+local function never_due(base, tenant, key)
+  redis.call('ZREM', base .. ':q', key)
+  redis.call('ZREM', base .. ':qt:' .. tenant, key)
+  if redis.call('EXISTS', base .. ':qt:' .. tenant) == 0 then
+    redis.call('ZREM', base .. ':t', tenant)
+  end
 end
 
 local function values(key, fields)
@@ -165,14 +182,14 @@ end
 
 -- The fields of one change in `save`.
 local C_THREAD, C_VERSION, C_TOKEN, C_RELEASE, C_STATE, C_DUE, C_MEMBERS, C_GONE = 1, 2, 3, 4, 5, 6, 7, 8
-local C_OUTCOMES, C_NOTES, C_SETTLED = 9, 10, 11
+local C_OUTCOMES, C_NOTES, C_SETTLED, C_TENANT = 9, 10, 11, 12
 
 local function apply(base, now, change, known, grown)
-  local key, state, due = change[C_THREAD], change[C_STATE], change[C_DUE]
+  local key, state, due, tenant = change[C_THREAD], change[C_STATE], change[C_DUE], change[C_TENANT]
   local held = known and known[TOKEN] ~= 0 and known[UNTIL] > now
   if not state then
     redis.call('HDEL', base .. ':k', key)
-    redis.call('ZREM', base .. ':q', key)
+    never_due(base, tenant, key)
     redis.call('UNLINK', base .. ':m:' .. key, base .. ':f:' .. key)
   else
     local token, ends = known and known[TOKEN] or 0, known and known[UNTIL] or 0
@@ -180,13 +197,13 @@ local function apply(base, now, change, known, grown)
       token, ends, held = 0, 0, false
     end
     local version = redis.call('HINCRBY', base .. ':s', 'version', 1)
-    redis.call('HSET', base .. ':k', key, cmsgpack.pack({ version, token, ends, state }))
+    redis.call('HSET', base .. ':k', key, cmsgpack.pack({ version, token, ends, state, tenant }))
     if held then
-      redis.call('ZADD', base .. ':q', int(ends), key) -- whoever holds it looks at what has come before it lets go
+      set_due(base, tenant, key, ends) -- whoever holds it looks at what has come before it lets go
     elseif due then
-      redis.call('ZADD', base .. ':q', int(due), key)
+      set_due(base, tenant, key, due)
     else
-      redis.call('ZREM', base .. ':q', key)
+      never_due(base, tenant, key)
     end
     local fields, scores = {}, {}
     for _, member in ipairs(change[C_MEMBERS]) do
@@ -248,7 +265,7 @@ end
 --   {thread, version that was read (0: none), lease token (0: none is held), whether to give the lease back, state or
 --   false to end the thread, due ms or false for never, {member, what is known, since ms}*, members that are over,
 --   {event id, outcome}*, {nid, about it, body or false, ':open' | ':dead' | ':nt'}*,
---   nids of dead letters that are over}.
+--   nids of dead letters that are over, tenant}.
 -- While somebody else holds the lease of a thread it stays due at the lease's end, whatever `due` says.
 -- Result: for each 1, or 0 (it has changed, or the lease is somebody else's, or it would begin with an event that has an
 -- outcome or a notification that is finished: nothing was written for it).
@@ -266,8 +283,9 @@ local function save(keys, args)
   for _, change in ipairs(changes) do
     if
       not is_type(base .. ':m:' .. change[C_THREAD], 'hash') or not is_type(base .. ':f:' .. change[C_THREAD], 'zset')
+      or not is_type(base .. ':qt:' .. change[C_TENANT], 'zset')
     then
-      return fail('save: type of the members of ' .. change[C_THREAD])
+      return fail('save: type of the queue or the members of ' .. change[C_THREAD])
     end
   end
   if redis.call('HDEL', base .. ':s', 'retired') == 1 then
@@ -294,7 +312,36 @@ local function save(keys, args)
   return result
 end
 
--- claim: lease the threads that are due, longest due first.
+-- Lease the thread of a tenant that has been due for longest, and note it in `result`; false when none is due.
+local function lease_next(base, tenant, now, lease, result)
+  local key = redis.call('ZRANGE', base .. ':qt:' .. tenant, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 1)[1]
+  if not key then
+    return false
+  end
+  local known = thread(base, key)
+  if known then
+    known[TOKEN], known[UNTIL] = redis.call('HINCRBY', base .. ':s', 'lease', 1), now + lease
+    redis.call('HSET', base .. ':k', key, cmsgpack.pack(known))
+    set_due(base, tenant, key, now + lease)
+    result[#result + 1] = { key, known[VERSION], known[TOKEN], known[STATE] }
+  else
+    never_due(base, tenant, key) -- without a state there is nothing to do; it must not block the others
+  end
+  return true
+end
+
+-- A tenant has had its turn: its next one comes when its next thread is due, and after those who are due now.
+local function end_turn(base, tenant, now)
+  local first = redis.call('ZRANGE', base .. ':qt:' .. tenant, 0, 0, 'WITHSCORES')[2]
+  if first then
+    -- Half a millisecond later than those that are due now, and due now all the same: a claim looks up to the next one.
+    redis.call('ZADD', base .. ':t', string.format('%.1f', math.max(now + 0.5, tonumber(first))), tenant)
+  else
+    redis.call('ZREM', base .. ':t', tenant)
+  end
+end
+
+-- claim: lease the threads that are due: of each tenant in turn one, the longest due first, until there are enough.
 -- ARGV: now ms, lease ms, limit (at most 100).
 -- Result: for each {thread, version, lease token, state}; none while the receiver is disabled.
 local function claim(keys, args)
@@ -309,18 +356,27 @@ local function claim(keys, args)
   if redis.call('HEXISTS', base .. ':s', 'disabled') == 1 then
     return {}
   end
-  local due = redis.call('ZRANGE', base .. ':q', '-inf', int(now), 'BYSCORE', 'LIMIT', 0, int(limit))
-  local result = {}
-  for _, key in ipairs(due) do
-    local known = thread(base, key)
-    if known then
-      known[TOKEN], known[UNTIL] = redis.call('HINCRBY', base .. ':s', 'lease', 1), now + lease
-      redis.call('HSET', base .. ':k', key, cmsgpack.pack(known))
-      redis.call('ZADD', base .. ':q', int(now + lease), key)
-      result[#result + 1] = { key, known[VERSION], known[TOKEN], known[STATE] }
-    else
-      redis.call('ZREM', base .. ':q', key) -- without a state there is nothing to do; it must not block the others
+  local turns = redis.call('ZRANGE', base .. ':t', '-inf', '(' .. int(now + 1), 'BYSCORE', 'LIMIT', 0, int(limit))
+  for _, tenant in ipairs(turns) do
+    if not is_type(base .. ':qt:' .. tenant, 'zset') then
+      return fail('claim: type of the queue of ' .. tenant)
     end
+  end
+  local result, looks, had = {}, 0, {}
+  while #turns > 0 and #result < limit and looks < 3 * LIMIT do
+    local left = {}
+    for _, tenant in ipairs(turns) do
+      if #result < limit and looks < 3 * LIMIT then
+        looks, had[tenant] = looks + 1, true
+        if lease_next(base, tenant, now, lease, result) then
+          left[#left + 1] = tenant
+        end
+      end
+    end
+    turns = left
+  end
+  for tenant in pairs(had) do
+    end_turn(base, tenant, now)
   end
   return result
 end
@@ -335,7 +391,7 @@ local function wake(keys, args)
   for k = 2, #args do
     local known = thread(base, args[k])
     if known and (known[TOKEN] == 0 or known[UNTIL] <= now) then
-      redis.call('ZADD', base .. ':q', int(now), args[k])
+      set_due(base, known[TENANT], args[k], now)
       woken = woken + 1
     end
   end

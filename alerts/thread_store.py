@@ -172,7 +172,8 @@ class ThreadStore:
         return [bool(done) for done in answer], confirmation
 
     async def claim(self, *, limit: int, lease_ms: int, now_ms: int) -> list[Claimed]:
-        """Lease at most ``limit`` threads that are due, longest due first; they are due again when the lease ends.
+        """Lease at most ``limit`` threads that are due, of each tenant in turn the one that has been due for longest;
+        they are due again when the lease ends.
 
         A thread that cannot be read is logged and passed over: it must not block the others.
         """
@@ -271,6 +272,7 @@ def _packed(change: Change) -> list[Any]:
         [[event_id, _text(told)] for event_id, told in draft.outcomes.items()],
         [[note.nid, _text(note), body or False, _PLACES.get(note.outcome, _FINISHED)] for note, body in draft.notes],
         draft.settled,
+        draft.thread.tenant,
     ]
 
 

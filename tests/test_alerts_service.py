@@ -622,8 +622,8 @@ async def _spoil(store_url: str, receiver: str, thread: str) -> None:
     redis = Redis.from_url(store_url)
     packed = await redis.hget(f"{{lt:{receiver}}}:k", thread)
     assert isinstance(packed, bytes)
-    version, token, until_ms, _ = msgspec.msgpack.decode(packed)
-    await redis.hset(f"{{lt:{receiver}}}:k", thread, msgspec.msgpack.encode([version, token, until_ms, "{"]))
+    version, token, until_ms, _, tenant = msgspec.msgpack.decode(packed)
+    await redis.hset(f"{{lt:{receiver}}}:k", thread, msgspec.msgpack.encode([version, token, until_ms, "{", tenant]))
     await redis.aclose()
 
 

@@ -38,7 +38,7 @@ def threads(store: QueueStore) -> ThreadStore:
 
 
 def a_thread(key: str = "w4:acmew", **changes: Any) -> Thread:
-    return Thread(key=key, shape=Shape.WORKER, tenant="acme", timing=Timing(), told=True, **changes)
+    return Thread(key=key, shape=Shape.WORKER, timing=Timing(), told=True, **{"tenant": "acme", **changes})
 
 
 def a_note(nid: str = "ntf_1", **changes: Any) -> Frozen:
@@ -147,6 +147,55 @@ async def test_a_thread_without_a_moment_waits_until_it_is_woken(threads: Thread
     await threads.wake(["a", "gone"], now_ms=START_MS)
     assert [one.thread.key for one in await _claim(threads)] == ["a"]
     assert await threads.due(offset=0, limit=5) == ["a"]
+
+
+def of(tenant: str, number: int, due_ms: int = START_MS) -> Change:
+    """A thread of a tenant, that is due."""
+    key = f"w{len(tenant)}:{tenant}{number}"
+    return Change(draft=Draft(a_thread(key, tenant=tenant), START_MS), version=0, due_ms=due_ms)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 8])
+async def test_p29_the_page_of_a_quiet_tenant_is_claimed_in_the_next_turn_whatever_another_has_due(
+    threads: ThreadStore, limit: int
+) -> None:
+    noisy = [of("noisy", number, START_MS - 800 + number) for number in range(800)]
+    assert all(await threads.save(noisy, now_ms=START_MS))
+    claimed: list[str] = []
+    for turn in range(6):
+        claimed += [one.thread.tenant for one in await _claim(threads, START_MS + turn, limit)]
+    assert claimed == ["noisy"] * 6 * limit
+    now_ms = START_MS + 10
+    assert await threads.save([of("quiet", number, now_ms) for number in range(3)], now_ms=now_ms) == [True] * 3
+    turns = [one.thread.tenant for turn in range(6) for one in await _claim(threads, now_ms + 1 + turn, limit)]
+    places = [place for place, tenant in enumerate(turns) if tenant == "quiet"]
+    assert len(places) == 3
+    assert places[0] <= 1  # the next slot, or the one after it
+    assert places[-1] <= 5  # and then every other
+
+
+async def test_p29_of_many_tenants_each_has_a_turn_before_any_has_two(threads: ThreadStore) -> None:
+    names = [f"t{number}" for number in range(250)]
+    for name in names:
+        assert all(await threads.save([of(name, number) for number in range(2)], now_ms=START_MS))
+    claimed = [one.thread.tenant for turn in range(50) for one in await _claim(threads, START_MS + turn, limit=10)]
+    assert sorted(claimed[:250]) == sorted(names)
+    assert sorted(claimed[250:]) == sorted(names)
+    assert await _claim(threads, START_MS + 50) == []
+
+
+async def test_p29_after_a_crash_every_lease_that_ends_is_claimed_again_in_turns(threads: ThreadStore) -> None:
+    assert all(await threads.save([of("noisy", number) for number in range(40)], now_ms=START_MS))
+    assert all(await threads.save([of("quiet", number) for number in range(2)], now_ms=START_MS))
+    before = [one.thread.key for _ in range(5) for one in await _claim(threads, START_MS, limit=10)]
+    assert len(set(before)) == 42
+    later_ms = START_MS + LEASE_MS
+    again = [one.thread for turn in range(5) for one in await _claim(threads, later_ms + turn, limit=10)]
+    assert {one.key for one in again} == set(before)
+    assert [one.tenant for one in again[:4]].count("quiet") == 2
+    ended = [Change(draft=Draft(one.thread, later_ms), version=one.version, over=True) for one in await threads.some()]
+    assert all(await threads.save(ended, now_ms=later_ms))
+    assert await _claim(threads, later_ms + MONTH_MS) == []
 
 
 async def test_the_longest_due_is_claimed_first_within_the_limit(threads: ThreadStore) -> None:
