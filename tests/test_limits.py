@@ -14,7 +14,7 @@ from monitor.api.shared import Shared
 from monitor.api.witness import Witness
 from monitor.clock import monotonic_s
 from monitor.daemon.config import Config
-from monitor.daemon.daemon import beat_rates
+from monitor.daemon.sections import beat_rates
 from monitor.daemon.supervisor import divided
 from monitor.intake import SPREAD_S, Intake
 from monitor.rates import NS, Rate

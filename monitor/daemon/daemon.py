@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from monitor.api.admission import Admission, BeatRates
+from monitor.api.admission import Admission
 from monitor.api.app import create_app
 from monitor.api.express import Express
 from monitor.api.health import reasons_now
@@ -34,6 +34,7 @@ from monitor.daemon.keys import auth_policy
 from monitor.daemon.listeners import relieve
 from monitor.daemon.oncall import AlertsOnCall
 from monitor.daemon.revoking import RevocationWatch
+from monitor.daemon.sections import beat_rates, store_settings
 from monitor.daemon.version import version
 from monitor.daemon.vitals import Vitals
 from monitor.daemon.waiting import Waiting
@@ -46,11 +47,9 @@ from monitor.intake import Intake
 from monitor.limit_log import Limits
 from monitor.metrics import Limit, Metrics
 from monitor.pulse import Pulse
-from monitor.rates import Rate
 from monitor.scheduler import Scheduler
 from monitor.store import Store, StoreDeniedError, StoreRefusedError, StoreSettings, StoreUnavailableError
 from monitor.store.outbox import Outbox
-from monitor.store.settings import EnvironmentRule
 from monitor.sweeper import Sweeper, SweepSettings
 
 if TYPE_CHECKING:
@@ -71,52 +70,6 @@ STORE_SAY_S: Final = 60.0
 ALERTS_STOP_S: Final = 3.0
 COLLECT_AFTER: Final = (10_000, 20, 50)
 """A request makes some ten objects that the collector looks at and that are gone with it: it need not look so often."""
-
-
-def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:
-    """The store's own part of the configuration."""
-    usual = config.liveness
-    return StoreSettings(
-        url=url,
-        partitions=config.store.partitions,
-        daemon=daemon,
-        timeout_s=config.store.timeout_ms / 1_000,
-        interval_ms=usual.interval_ms,
-        grace_ms=usual.grace_ms,
-        rules=tuple(
-            EnvironmentRule(
-                match=rule.match,
-                interval_ms=usual.interval_ms if rule.interval_ms is None else rule.interval_ms,
-                grace_ms=usual.grace_ms if rule.grace_ms is None else rule.grace_ms,
-            )
-            for rule in config.environments
-        ),
-        workers_per_tenant=config.limits.workers_per_tenant,
-        environments_per_tenant=config.limits.environments_per_tenant,
-        timings_per_tenant=config.limits.timings_per_tenant,
-        bytes_per_tenant=config.limits.bytes_per_tenant,
-        min_interval_ms=usual.min_interval_ms,
-        max_interval_ms=usual.max_interval_ms,
-        min_grace_ms=usual.min_grace_ms,
-        max_grace_ms=usual.max_grace_ms,
-        status_events=usual.status_changed_events,
-        replicas=config.store.durability.replicas,
-        fsync=config.store.durability.mode == "fsync",
-    )
-
-
-def beat_rates(config: Config) -> BeatRates:
-    """What one process lets through."""
-    limits = config.limits
-
-    def rate(per_s: int, burst: int) -> Rate | None:
-        return Rate(per_s=per_s, burst=burst) if per_s else None
-
-    return BeatRates(
-        worker=rate(limits.worker_beats_per_second, limits.worker_beats_burst),
-        tenant=rate(limits.tenant_beats_per_second, limits.tenant_beats_burst),
-        batch=limits.batch_beats,
-    )
 
 
 class Daemon:

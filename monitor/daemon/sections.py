@@ -1,0 +1,59 @@
+"""What parts of the daemon need to know of the configuration, in their own words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from monitor.api.admission import BeatRates
+from monitor.rates import Rate
+from monitor.store import StoreSettings
+from monitor.store.settings import EnvironmentRule
+
+if TYPE_CHECKING:
+    from monitor.daemon.config import Config
+
+
+def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:
+    """The store's own part of the configuration."""
+    usual = config.liveness
+    return StoreSettings(
+        url=url,
+        partitions=config.store.partitions,
+        daemon=daemon,
+        timeout_s=config.store.timeout_ms / 1_000,
+        interval_ms=usual.interval_ms,
+        grace_ms=usual.grace_ms,
+        rules=tuple(
+            EnvironmentRule(
+                match=rule.match,
+                interval_ms=usual.interval_ms if rule.interval_ms is None else rule.interval_ms,
+                grace_ms=usual.grace_ms if rule.grace_ms is None else rule.grace_ms,
+            )
+            for rule in config.environments
+        ),
+        workers_per_tenant=config.limits.workers_per_tenant,
+        environments_per_tenant=config.limits.environments_per_tenant,
+        timings_per_tenant=config.limits.timings_per_tenant,
+        bytes_per_tenant=config.limits.bytes_per_tenant,
+        min_interval_ms=usual.min_interval_ms,
+        max_interval_ms=usual.max_interval_ms,
+        min_grace_ms=usual.min_grace_ms,
+        max_grace_ms=usual.max_grace_ms,
+        status_events=usual.status_changed_events,
+        replicas=config.store.durability.replicas,
+        fsync=config.store.durability.mode == "fsync",
+    )
+
+
+def beat_rates(config: Config) -> BeatRates:
+    """What one process lets through."""
+    limits = config.limits
+
+    def rate(per_s: int, burst: int) -> Rate | None:
+        return Rate(per_s=per_s, burst=burst) if per_s else None
+
+    return BeatRates(
+        worker=rate(limits.worker_beats_per_second, limits.worker_beats_burst),
+        tenant=rate(limits.tenant_beats_per_second, limits.tenant_beats_burst),
+        batch=limits.batch_beats,
+    )
