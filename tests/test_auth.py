@@ -607,3 +607,9 @@ def test_p28_a_bounded_number_is_remembered_and_the_oldest_goes_first() -> None:
     for made in (first, second, second, third):
         good(made, auth=auth)
     assert [known(auth, f"Bearer {made}") is not None for made in (first, second, third)] == [False, True, True]
+
+
+def test_before_any_answer_of_the_store_no_token_is_refused_for_its_lifetime() -> None:
+    auth = Authenticator(replace(POLICY, max_lifetime_ms=3_600_000))
+    for made in (CLAIMS, {name: value for name, value in CLAIMS.items() if name != "iat"}):
+        assert good(token(made | {"exp": NOW_S + 60}), now_ms=0, auth=auth).tenant == "acme"

@@ -193,8 +193,9 @@ class Authenticator:
         issued_ms = now_ms if issued_ms is None else issued_ms
         if issued_ms < policy.not_before_ms:
             _refuse(Refusal.ISSUED_TOO_EARLY)
-        # A time of issue that is still to come lengthens nothing.
-        if _numeric_date_ms(claims, "exp") - min(issued_ms, now_ms + self._leeway_ms) > policy.max_lifetime_ms:
+        # A time of issue that is still to come lengthens nothing. Before the store's first answer no time is known.
+        begin_ms = min(issued_ms, now_ms + self._leeway_ms)
+        if now_ms and _numeric_date_ms(claims, "exp") - begin_ms > policy.max_lifetime_ms:
             _refuse(Refusal.LIFETIME)
 
     def _principal(self, claims: dict[str, Any]) -> Principal:

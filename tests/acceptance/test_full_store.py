@@ -25,7 +25,8 @@ LARGE: Final = {"blob": "x" * 8_000}
 CONFIG: Final = (
     f'{ANY_PORT}[store]\nurl = "%s"\n'
     '[[auth.keys]]\nkid = "k1"\nalgorithm = "HS256"\nsecret_file = "token-secret"\n'
-    '[liveness]\ninterval = "%s"\ngrace = "%s"\nsweep_interval = "200ms"\n%s'
+    '[liveness]\ninterval = "%s"\ngrace = "%s"\nsweep_interval = "200ms"\n'
+    "[limits]\nworker_beats_per_second = 0\n%s"  # these send again at once
 )
 
 LINUX: Final = pytest.mark.skipif(sys.platform != "linux", reason="the limit of another process is set by prlimit")

@@ -75,7 +75,8 @@ def test_a_store_of_ones_own_without_keys_exits_2(empty_home: Home) -> None:
 def test_check_warns_of_what_will_page_too_often_and_exits_0(empty_home: Home) -> None:
     empty_home.write('[liveness]\ninterval = "30s"\ngrace = "10s"\n')
     ended = empty_home.run("check", "--config", "lastseen.toml")
-    assert (ended.returncode, ended.stdout) == (0, "the configuration is good\n")
+    assert ended.returncode == 0
+    assert ended.stdout.startswith("the configuration is good: ")
     assert ended.stderr.startswith("warning: ")
     assert "grace" in ended.stderr
     assert not (empty_home.directory / "data").exists()
