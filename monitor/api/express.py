@@ -126,7 +126,9 @@ class Express:
             if host is None or not _PLAIN_HOST.fullmatch(host):
                 return None
             self._good_host = host
-        return self._authenticator.known(authorization, now_ms=self._clock.now_ms())
+        known, now_ms = self._authenticator.known, self._clock.now_ms()
+        # The usual way is given no spaces behind a header's value.
+        return known(authorization, now_ms=now_ms) or known(authorization.rstrip(b" \t"), now_ms=now_ms)
 
     def _id_in(self, target: bytes) -> str:
         return path_worker_id(target[len(_BEFORE_ID) : -len(_AFTER_ID)].decode("utf-8", "surrogateescape"))
