@@ -59,10 +59,12 @@ class QueueStore:
     """The connections that all queues share.
 
     ``pools`` makes them, to wherever the store is. ``receivers`` bounds how many claims run at once; a claim
-    waits for the disk on a connection of its own, so it has a pool of its own. Belongs to one event loop.
+    waits for the disk on a connection of its own, so it has a pool of its own. ``namespace`` is part of every key, in
+    its hash tag. Belongs to one event loop.
     """
 
-    def __init__(self, *, pools: Pools, receivers: int) -> None:
+    def __init__(self, *, pools: Pools, receivers: int, namespace: str = "") -> None:
+        self._prefix = f"{namespace}." if namespace else ""
         self._commands = Redis.from_pool(
             pools(
                 max_connections=_COMMAND_CONNECTIONS,
@@ -90,24 +92,24 @@ class QueueStore:
         Idempotent. Raises ``StoreUnavailableError``.
         """
         names = frozenset(receivers)
-        known = await _answer(_execute(self._commands, "SMEMBERS", _KNOWN_RECEIVERS_KEY))
+        known = await _answer(_execute(self._commands, "SMEMBERS", self._prefix + _KNOWN_RECEIVERS_KEY))
         if not isinstance(known, set | list):
             raise TypeError(f"SMEMBERS answered {known!r}")
         earlier = {name.decode() for name in known}
         if new := names - earlier:  # else nothing is written: a full store refuses SADD
-            await _answer(_execute(self._commands, "SADD", _KNOWN_RECEIVERS_KEY, *sorted(new)))
+            await _answer(_execute(self._commands, "SADD", self._prefix + _KNOWN_RECEIVERS_KEY, *sorted(new)))
         return tuple(sorted(earlier - names))
 
     async def forget(self, receiver: str) -> None:
         """Undo ``register`` for a receiver whose queue is empty. Idempotent. Raises ``StoreUnavailableError``."""
-        await _answer(_execute(self._commands, "SREM", _KNOWN_RECEIVERS_KEY, receiver))
+        await _answer(_execute(self._commands, "SREM", self._prefix + _KNOWN_RECEIVERS_KEY, receiver))
 
     async def test_wait_ms(self, receiver: str, spacing_ms: int) -> int:
         """Begin a test of a receiver, unless one began less than ``spacing_ms`` ago: then how long to wait, else 0.
 
         Raises ``StoreUnavailableError``.
         """
-        key = f"{{lt:{receiver}}}:test"
+        key = self._key(f"{{lt:{receiver}}}:test")
         if await _answer(_execute(self._commands, "SET", key, "", "NX", "PX", spacing_ms)) is not None:
             return 0
         left_ms = await _answer(_execute(self._commands, "PTTL", key))
@@ -127,7 +129,7 @@ class QueueStore:
 
     async def call(self, function: str, base: str, *args: str | bytes | int) -> Reply:
         """Call one function of the library; loads the library when the server does not have it."""
-        command = ("FCALL", f"la_{function}_{_DIGEST}", 1, base, *args)
+        command = ("FCALL", f"la_{function}_{_DIGEST}", 1, self._key(base), *args)
         try:
             return await _execute(self._commands, *command)
         except ResponseError as error:
@@ -148,7 +150,10 @@ class QueueStore:
         """
         for last_try in (False, True):
             pipeline = self._claims.pipeline(transaction=False)
-            for command in (("FCALL", f"la_{function}_{_DIGEST}", 1, base, *args), *_wait_command(durability)):
+            for command in (
+                ("FCALL", f"la_{function}_{_DIGEST}", 1, self._key(base), *args),
+                *_wait_command(durability),
+            ):
                 pipeline.execute_command(*command)
             answer, *waited = await _answer(pipeline.execute(raise_on_error=False))
             if isinstance(answer, ResponseError) and "Function not found" in str(answer) and not last_try:
@@ -158,6 +163,9 @@ class QueueStore:
                 raise StoreUnavailableError(f"{function} {base}: {answer}") from answer
             return answer, _confirmation(durability, waited[0] if waited else None)
         raise AssertionError  # the second try returns or raises
+
+    def _key(self, name: str) -> str:
+        return name.replace("{", "{" + self._prefix, 1)
 
     async def _load(self) -> None:
         for source in _SOURCES:

@@ -117,12 +117,13 @@ class AlertService:
         source_errors: tuple[type[Exception], ...] = (),
         concurrency: int = CONCURRENCY,
         poll_s: float = POLL_S,
+        namespace: str = "",
         failpoint: Callable[[str], None] = nothing,
     ) -> None:
         _check(receivers, routes)
 
         asked = _Answered(fleet, source_errors)
-        self._store = QueueStore(pools=pools, receivers=len(receivers))
+        self._store = QueueStore(pools=pools, receivers=len(receivers), namespace=namespace)
         self._durability = durability
         self._now_ms = now_ms
         self.wording = wording

@@ -10,9 +10,18 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from alerts.queue import QueueStore
+from alerts.thread_store import ThreadStore
 from monitor.events import EVENT_METADATA_BYTES, Event
 from monitor.liveness import EventKind, Liveness, Trigger
-from monitor.store import SchemaError, Store, StoreFullError, StoreRefusedError, StoreUnavailableError
+from monitor.store import (
+    InstallationError,
+    SchemaError,
+    Store,
+    StoreFullError,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
 from monitor.store.answers import (
     DAMAGED,
     NOT_ALLOWED,
@@ -29,7 +38,7 @@ from monitor.store.settings import EnvironmentRule
 from monitor.workers import Disconnect, Evidence, Rejection, Standing, WorkerKey
 from tests import servers
 from tests.store_indexes import check_indexes
-from tests.stores import DEV, GRACE_MS, INTERVAL_MS, ManualClock, beat, opened, settings
+from tests.stores import DEV, GRACE_MS, INTERVAL_MS, ManualClock, beat, opened, pools, settings
 
 W = WorkerKey("acme", "w")
 UNKNOWN_W = WorkerKey("acme", "unknown")
@@ -685,6 +694,55 @@ async def test_p26_a_history_that_is_too_long_loses_its_oldest_that_were_routed(
             pass
         left = await events_of(store)
         assert [event.worker_id for event in left] == [f"{k:04}" for k in range(299, 600)]
+
+
+async def test_two_namespaces_on_one_database_know_nothing_of_each_other(store_url: str) -> None:
+    async with opened(store_url) as plain, opened(store_url, namespace="blue", partitions=2) as blue:
+        assert (await plain.beat(0, [beat()])).outcomes == [(STORED, INTERVAL_MS)]
+        partition = blue.partition_of(W)
+        assert (await blue.one(W))[2] is None
+        await blue.beat(partition, [beat(status="busy")])
+        _, _, worker = await plain.one(W)
+        assert worker is not None
+        assert worker.status == "active"
+        queues = [QueueStore(pools=pools(store_url), receivers=1, namespace=name) for name in ("", "blue")]
+        for queue in queues:
+            assert await queue.register(["ops"]) == ()
+        assert await queues[1].register(["other"]) == ("ops",)
+        assert await queues[0].register(["ops"]) == ()
+        assert await ThreadStore(queues[0], "ops").disable("410")
+        assert not (await ThreadStore(queues[1], "ops").stats(now_ms=0)).disabled
+        for queue in queues:
+            await queue.close()
+    async with Redis.from_url(store_url, decode_responses=True) as redis:
+        keys: Any = await redis.keys("*")
+    assert {key for key in keys if "blue" in key} == {key for key in keys if key.startswith(("{blue.ls:", "blue.la:"))}
+    assert {key.partition("}")[0] for key in keys} >= {"{ls:0", "{blue.ls:0", "{blue.ls:1"}
+
+
+async def test_another_installation_on_the_same_store_is_refused_and_one_that_changes_its_keys_is_not(
+    store_url: str,
+) -> None:
+    async with opened(store_url, installation=("k1", "k2")):
+        pass
+    # Keys are replaced one after another, and replicas come in any order.
+    for known in (("k2", "k3"), ("k1",), ("k4", "k3"), ("k4",), ()):
+        async with opened(store_url, installation=known):
+            pass
+    with pytest.raises(InstallationError, match=r"another installation, k1: .*store\.namespace.*\"k1\""):
+        await Store.open(settings(store_url, installation=("k5",)))
+    async with opened(store_url, installation=("k5",), namespace="other"), opened(store_url, installation=("k1",)):
+        pass
+    # Also where nothing can be written.
+    async with Redis.from_url(store_url) as redis:
+        await redis.function_flush()
+        await redis.config_set("maxmemory", "1")
+        try:
+            with pytest.raises(InstallationError):
+                await Store.open(settings(store_url, installation=("k5",)))
+            await (await Store.open(settings(store_url, installation=("k4",)))).close()
+        finally:
+            await redis.config_set("maxmemory", "0")
 
 
 async def test_p26_what_a_tenant_s_workers_take_is_bounded_and_what_adds_nothing_goes_on(store_url: str) -> None:

@@ -108,5 +108,6 @@ def alert_service(
         history=History(age_ms=alerts.history_ms, most=alerts.history_most),
         source_errors=(StoreUnavailableError,),
         concurrency=alerts.queue_concurrency,
+        namespace=config.store.namespace,
         failpoint=failpoint(os.environ),
     )

@@ -162,6 +162,8 @@ class Store(Section):
     partitions: Annotated[StrictInt, Field(ge=1, le=256)] = 1
     timeout_ms: Annotated[Duration, lasting("100ms", "30s")] = Field("2s", alias="timeout", validate_default=True)
     durability: Annotated[Durability, BeforeValidator(_durability)] = Field("fsync", validate_default=True)
+    namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{0,32}$")] = ""
+    installation: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{0,64}$")] = ""
     maxmemory_bytes: Annotated[int, BeforeValidator(_maxmemory), SizeMark()] = Field(
         "auto", alias="maxmemory", validate_default=True
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from monitor.api.admission import BeatRates
@@ -20,6 +21,8 @@ def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:
         url=url,
         partitions=config.store.partitions,
         daemon=daemon,
+        namespace=config.store.namespace,
+        installation=_installation(config),
         timeout_s=config.store.timeout_ms / 1_000,
         interval_ms=usual.interval_ms,
         grace_ms=usual.grace_ms,
@@ -43,6 +46,15 @@ def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:
         replicas=config.store.durability.replicas,
         fsync=config.store.durability.mode == "fsync",
     )
+
+
+def _installation(config: Config) -> tuple[str, ...]:
+    """What names this installation to a store that others reach too: its replicas have keys in common, at any time."""
+    if config.store.embedded:
+        return ()
+    if config.store.installation:
+        return (config.store.installation,)
+    return tuple(hashlib.sha256(b"lastseen installation\0" + key.key).hexdigest()[:16] for key in config.auth.keys)
 
 
 def beat_rates(config: Config) -> BeatRates:

@@ -1,11 +1,19 @@
 """The worker store: one Lua function library and the one module that speaks Redis for this package."""
 
 from monitor.store.answers import Page, SweepResult
-from monitor.store.errors import SchemaError, StoreDeniedError, StoreFullError, StoreRefusedError, StoreUnavailableError
+from monitor.store.errors import (
+    InstallationError,
+    SchemaError,
+    StoreDeniedError,
+    StoreFullError,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
 from monitor.store.settings import StoreSettings
 from monitor.store.store import Store
 
 __all__ = [
+    "InstallationError",
     "Page",
     "SchemaError",
     "Store",

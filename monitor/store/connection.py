@@ -16,6 +16,7 @@ from redis.exceptions import ResponseError
 
 from monitor.refusal import NoRoomError
 from monitor.store.address import Address
+from monitor.store.codec import text
 from monitor.store.condition import condition_of
 from monitor.store.errors import StoreDeniedError, StoreFullError, StoreRefusedError, StoreUnavailableError
 from monitor.store.library import LIBRARY_NAME, LIBRARY_SOURCE
@@ -62,7 +63,8 @@ class Connection:
     can't do it now; whether a call was applied is then not known. It was not when that is a ``StoreFullError``.
     """
 
-    def __init__(self, url: str, *, timeout_s: float, clock: StoreClock) -> None:
+    def __init__(self, url: str, *, namespace: str, timeout_s: float, clock: StoreClock) -> None:
+        self._tag = f"{namespace}.ls" if namespace else "ls"
         self.address = Address(url, timeout_s=timeout_s)
         self._timeout_s = timeout_s
         self._clock = clock
@@ -146,14 +148,24 @@ class Connection:
         except TROUBLE as error:
             raise _unavailable(error) from error
 
-    async def founded(self, partition: int) -> tuple[int, int] | None:
-        """The schema version and the number of partitions that a partition has, read without the library."""
+    async def founded(self, partition: int) -> tuple[int, int, str] | None:
+        """The schema version, the number of partitions and the installation's ids that a partition has, read without
+        the library.
+        """
         try:
             async with asyncio.timeout(self._timeout_s):
-                schema, partitions = await self._probing.hmget(f"{{ls:{partition}}}:m", "schema", "partitions")
+                known: Any = await self._probing.hmget(
+                    self._base(partition) + "m", "schema", "partitions", "installation"
+                )
         except TROUBLE as error:
             raise _unavailable(error) from error
-        return None if schema is None or partitions is None else (int(schema), int(partitions))
+        schema, partitions, ids = known
+        if schema is None or partitions is None:
+            return None
+        return int(schema), int(partitions), text(ids or b"")
+
+    def _base(self, partition: int) -> str:
+        return f"{{{self._tag}:{partition}}}:"
 
     async def write(self, function: str, partition: int, *args: bytes | str | int) -> Any:
         """Call a function whose replay is harmless; it may be sent again when no answer comes."""
@@ -215,7 +227,7 @@ class Connection:
     async def _call(
         self, send: Callable[..., Awaitable[Any]], function: str, partition: int, args: tuple[bytes | str | int, ...]
     ) -> Any:
-        command = ("FCALL", f"{LIBRARY_NAME}_{function}", 1, f"{{ls:{partition}}}:", *args)
+        command = ("FCALL", f"{LIBRARY_NAME}_{function}", 1, self._base(partition), *args)
         answer: Any
         try:
             async with asyncio.timeout(self._timeout_s):

@@ -19,5 +19,9 @@ class StoreRefusedError(Exception):
     """The server can't be used as a store: it evicts, or lacks functions. The operator must act."""
 
 
+class InstallationError(StoreRefusedError):
+    """The data is another installation's. Two of them would sweep, page and forget each other's workers."""
+
+
 class SchemaError(StoreRefusedError):
     """The data was laid out by a newer release, or with another number of partitions."""

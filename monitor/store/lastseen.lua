@@ -9,11 +9,11 @@ REJECTED_INTERVALS, STILL_REJECTED, RETURN_OVERDUE, FORGET, STATUS_CHANGED, STRA
 WINDOW_AGE_MS, DAEMONS_KEPT, SLEW, BEHIND_MS, NO_PULSE, STORE_RESTARTED, DAEMON_STARTED, and the tables
   MOVE[state or ''][trigger] = {to = state or nil, event = kind or nil}   WORD[state] = liveness
 
-Every function gets one key, the base of a partition, "{ls:<p>}:", and derives the others from it, all of
+Every function gets one key, the base of a partition, "{ls:<p>}:" or "{<namespace>.ls:<p>}:", and derives the others from it, all of
 them in that partition's slot. Every answer begins with t, the store's time in ms.
 
 Key schema, per partition (base left out; gid is a number, mid is "<bytes of tenant>:<tenant><worker>")
-  m         HASH   schema, partitions (partition 0), skew, last (newest t), swept (t of the last full sweep),
+  m         HASH   schema, partitions, installation (words, see hello), skew, last (newest t), swept (t of the last full sweep),
                    gid (newest), erased (newest generation or time that an erased worker had),
                    pulse (the newest of any daemon), run (the server's run id when it came),
                    blind, blind_ms (blind windows so far, and their length)
@@ -274,17 +274,32 @@ end
 -- include: workers.lua
 -- include: commit.lua
 -- hello ---------------------------------------------------------------------------------------------
--- Checks or founds a partition. ARGV: schema version, partition count. Result: {t, schema, partitions} as stored;
--- the caller refuses to run on another count or a newer schema. Nothing is written when they differ. Events: none.
+-- Checks or founds a partition. ARGV: schema version, partition count, words that name the installation ('': none), with
+-- a space between. Result: {t, schema, partitions, words} as stored; the caller refuses to run on another count, a newer
+-- schema, or words of which none is its own. Nothing is written then. New words of the same installation are added, since
+-- it changes one after another: the newest 64 are kept. Events: none.
 local function hello(keys, args)
   local st = open(keys)
-  local known = call('HMGET', st.m, 'schema', 'partitions')
+  local known = call('HMGET', st.m, 'schema', 'partitions', 'installation')
   if not known[1] then
     commit_time(st)
     call('HSET', st.m, 'schema', args[1], 'partitions', args[2])
-    known = { args[1], args[2] }
+    known = { args[1], args[2], known[3] }
   end
-  return { st.t, tonumber(known[1]), tonumber(known[2]) }
+  local words, has, is_ours, new = {}, {}, not known[3], false
+  for word in string.gmatch(known[3] or '', '%S+') do
+    words[#words + 1], has[word] = word, true
+  end
+  for word in string.gmatch(args[3], '%S+') do
+    is_ours = is_ours or has[word]
+    if not has[word] then
+      words[#words + 1], new = word, true
+    end
+  end
+  if is_ours and new then
+    call('HSET', st.m, 'installation', table.concat(words, ' ', math.max(1, #words - 63)))
+  end
+  return { st.t, tonumber(known[1]), tonumber(known[2]), known[3] or '' }
 end
 
 register('hello', hello, { 'allow-oom' })

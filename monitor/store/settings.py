@@ -25,6 +25,10 @@ class StoreSettings:
     url: str
     partitions: int
     daemon: str
+    namespace: str = ""
+    """Part of every key, in its hash tag."""
+    installation: tuple[str, ...] = ()
+    """Words that name us, of which one has to be among those that the store knows. Empty: that is not checked."""
     timeout_s: float
     interval_ms: int
     grace_ms: int

@@ -31,7 +31,7 @@ from monitor.store.answers import (
     Want,
 )
 from monitor.store.connection import Connection
-from monitor.store.errors import SchemaError, StoreFullError, StoreUnavailableError
+from monitor.store.errors import InstallationError, SchemaError, StoreFullError, StoreUnavailableError
 from monitor.store.joint import Joint
 from monitor.store.library import DOWN_STATES, STATE_CODES
 from monitor.store.settings import LONGEST_MS
@@ -64,7 +64,9 @@ class Store:
         self.settings = settings
         self.partitions = settings.partitions
         self.clock = StoreClock()
-        self._connection = Connection(settings.url, timeout_s=settings.timeout_s, clock=self.clock)
+        self._connection = Connection(
+            settings.url, namespace=settings.namespace, timeout_s=settings.timeout_s, clock=self.clock
+        )
         self._read = self._connection.read
         self._confirmed = [
             Joint(partial(self._confirm, number), name=f"confirm-{number}") for number in range(settings.partitions)
@@ -98,6 +100,7 @@ class Store:
             StoreUnavailableError: no answer, or no room to begin with.
             StoreRefusedError: the server evicts keys or has no functions.
             SchemaError: the data is of a newer release or of another number of partitions.
+        InstallationError: it is another installation's.
         """
         async with AsyncExitStack() as stack:
             store = cls(settings)
@@ -141,10 +144,12 @@ class Store:
         return await self._connection.evicting_policy()
 
     async def _hello(self, partition: int) -> None:
-        _, schema, partitions = await self._connection.write("hello", partition, SCHEMA_VERSION, self.partitions)
-        self._check(schema, partitions)
+        ids = " ".join(self.settings.installation)
+        answer = await self._connection.write("hello", partition, SCHEMA_VERSION, self.partitions, ids)
+        _, schema, partitions, known = answer
+        self._check(schema, partitions, codec.text(known))
 
-    def _check(self, schema: int, partitions: int) -> None:
+    def _check(self, schema: int, partitions: int, installation: str) -> None:
         if schema > SCHEMA_VERSION:
             raise SchemaError(
                 f"the store's schema is version {schema}, written by a newer release; this one knows {SCHEMA_VERSION}"
@@ -152,6 +157,12 @@ class Store:
         if partitions != self.partitions:
             raise SchemaError(
                 f"the store was founded with store.partitions = {partitions}, the configuration says {self.partitions}"
+            )
+        known, ours = installation.split(), self.settings.installation
+        if ours and known and not set(ours) & set(known):
+            raise InstallationError(
+                f"the store belongs to another installation, {known[0]}: give this one a store.namespace or a database"
+                f' of its own; if it is the same, with all of its keys replaced, set store.installation = "{known[0]}"'
             )
 
     def partition_of(self, key: WorkerKey) -> int:
