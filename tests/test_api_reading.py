@@ -295,6 +295,27 @@ async def test_a_poller_goes_on_where_it_was_and_a_reader_backwards_comes_to_an_
     assert mixed.status_code == 422
 
 
+async def test_a_cursor_of_the_history_does_not_tell_when_other_tenants_have_events(lastseen: Api) -> None:
+    await beats_in_turn(lastseen, ("a", "prod"))
+    page = await lastseen.json("/api/v1/events")
+    assert [event["data"]["worker_id"] for event in page["events"]] == ["a"]
+    for number in range(5):
+        await fill(lastseen, 3, tenant=f"other-{number}")
+        await lastseen.advance(1)
+        again = await lastseen.json(f"/api/v1/events?cursor={page['next_cursor']}")
+        assert (again["events"], again["next_cursor"]) == ([], page["next_cursor"])
+    # A sweep moves it on, whether others have had any or not; and nothing is lost or comes twice.
+    found = []
+    for number in range(6):
+        await lastseen.beat(f"b{number}", "prod")
+        await fill(lastseen, 2, tenant=f"more-{number}")
+        if number % 2:
+            await lastseen.sweep()
+        page = await lastseen.json(f"/api/v1/events?cursor={page['next_cursor']}")
+        found += [event["data"]["worker_id"] for event in page["events"]]
+    assert sorted(found) == [f"b{number}" for number in range(6)]
+
+
 async def test_the_history_is_filtered_by_environment_worker_and_type(lastseen: Api) -> None:
     await beats_in_turn(lastseen, ("a", "prod"), ("b", "stage"), ("c", "prod"))
     await lastseen.client.post("/api/v1/workers/a/disconnect", json={"reason": "crash", "exit_code": 3})

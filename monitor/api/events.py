@@ -1,7 +1,9 @@
 """The history: what was recorded of a tenant's workers, forwards for a poller or backwards for a reader.
 
 Each partition keeps its own stream in the order of commits. A page merges them by time; the cursor holds
-the position reached in each, so that nothing is skipped or given twice, whatever is recorded meanwhile.
+the position reached in each, so that nothing is skipped or given twice, whatever is recorded meanwhile. The streams
+are of all tenants: a cursor that has reached the end names no event but the tenant's own, so that it does not tell
+when others have some.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ SCAN_CALLS: Final = 10
 SCAN_EVENTS: Final = 200
 """How many events of all tenants one call looks at. A request makes ``SCAN_CALLS``, or one for each partition."""
 
+_LAST: Final = 10**15 - 1
 _POSITION: Final = re.compile(r"[0-9]{1,15}-[0-9]{1,15}")
 
 
@@ -65,6 +68,13 @@ def _at(position: str) -> tuple[int, int]:
     return int(ms), int(n)
 
 
+def _settled(own: str, swept_ms: int) -> str:
+    """Where to go on behind the end: at the last sweep, or behind the newest event that was given. Whatever is recorded
+    from now on is of the sweep's millisecond or later; what others have recorded since is looked at once more.
+    """
+    return max(own or "0-1", f"{max(swept_ms - 1, 0)}-{_LAST}", key=_at)
+
+
 class _Reading:
     """One page in the making. ``after[p]`` is how far partition ``p`` has been read, '' for not at all."""
 
@@ -72,6 +82,8 @@ class _Reading:
         self.selection = selection
         self.limit = limit
         self.after = after
+        self.own = list(after)
+        """As ``after``, by the events that were given."""
         self.newest_first = newest_first
         self.found: list[Event] = []
         self.ended = False
@@ -90,13 +102,15 @@ class _Reading:
                 self.now_ms = max(self.now_ms, now_ms)
                 self.swept_ms = swept_ms if self.swept_ms is None else min(self.swept_ms, swept_ms)
             self._merge([events for _, _, events in answers])
+            if self.ended and not self.newest_first:
+                self.after = [_settled(own, swept_ms) for own, (_, swept_ms, _) in zip(self.own, answers, strict=True)]
             if self.ended or len(self.found) >= self.limit:
                 return
 
     def _merge(self, chunks: list[list[Event]]) -> None:
         """Take the events in order as far as every partition has been read, and not beyond."""
         if self.newest_first:
-            self._pin(chunks)
+            self._pin()
         cut_short = [_at(chunk[-1].position) for chunk in chunks if len(chunk) == SCAN_EVENTS]
         horizon = (max(cut_short) if self.newest_first else min(cut_short)) if cut_short else None
         merged = sorted(
@@ -112,14 +126,12 @@ class _Reading:
             self.after[partition] = event.position
             if self.selection.holds(event):
                 self.found.append(event)
+                self.own[partition] = event.position
         self.ended = not cut_short
 
-    def _pin(self, chunks: list[list[Event]]) -> None:
+    def _pin(self) -> None:
         """What is recorded after the first page of a backward reading is no part of it."""
-        for partition, chunk in enumerate(chunks):
-            if not self.after[partition]:
-                ms, n = _at(chunk[0].position) if chunk else (0, 0)
-                self.after[partition] = f"{ms}-{n + 1}"
+        self.after = [place or f"{self.now_ms + 1}-0" for place in self.after]
 
 
 def _places(cursor: str | None, order: str, partitions: int) -> list[str]:
