@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+import msgspec
 import structlog
 
 from alerts import group, single
-from alerts.attempts import begin_attempt, bury, fail, withdraw
+from alerts.attempts import AGAIN_MS, begin_attempt, bury, fail, withdraw
 from alerts.errors import Cause, StoreUnavailableError, UnrenderableEventError
 from alerts.flapping import Lately
 from alerts.group_wording import GroupCounts
 from alerts.incidents import UnknownIncidentError
 from alerts.notification import Notification
 from alerts.silences import silenced_until
-from alerts.thread import RECHECK_MS, Draft, Freeze, Frozen, Member, Outcome, Role, Send, Shape, Thread, Wait
-from alerts.thread_store import CALL_LIMIT, Change, Want
+from alerts.thread import RECHECK_MS, Draft, Freeze, Frozen, Member, Outcome, Role, Send, Shape, Thread, Wait, role_of
+from alerts.thread_store import Change, Want
 from monitor.liveness import Liveness
 
 if TYPE_CHECKING:
@@ -41,6 +43,10 @@ CATCH_UP_MS: Final = 1_000
 """For how long at most a group's news waits for returns that the store knows of and the thread does not yet."""
 FIRST_MEMBERS: Final = 500
 """So many members of a group are looked at to tell whether all are silenced."""
+BROKEN_TRIES: Final = 10
+"""How often in a row a plan is tried that a bug prevents, within some four minutes."""
+BROKEN_PAUSE_MS: Final = 60_000
+"""The longest pause between two such tries."""
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -101,12 +107,13 @@ class Composer:
         self._fleet = fleet
         self._flapping = flapping
         self._on_unrenderable = on_unrenderable
+        self._broken: dict[str, int] = {}
 
     async def plan(self, claimed: Sequence[Claimed], *, now_ms: int) -> list[Plan]:
         """What is to be done with each. Writes nothing.
 
-        A thread that no plan can be made of is logged and left out: it comes again when its lease ends, and blocks no
-        other until then.
+        A thread that no plan can be made of, from a bug, blocks no other: it is logged, looked at later, and after
+        ``BROKEN_TRIES`` what it has to say is a dead letter.
 
         Raises:
             StoreUnavailableError: something could not be read.
@@ -115,28 +122,71 @@ class Composer:
         silences = await self._ledger.silences_of(tenants) if tenants else {}
         groups = [one.thread.key for one in claimed if one.thread.shape is not Shape.WORKER]
         firing: dict[str, dict[str, Member]] = {}
-        for start in range(0, len(groups), CALL_LIMIT):
-            some = groups[start : start + CALL_LIMIT]
-            seen = await self._threads.look([Want(thread=key, firing=FIRST_MEMBERS) for key in some])
-            firing |= {key: one.firing for key, one in zip(some, seen, strict=True)}
+        with contextlib.suppress(msgspec.MsgspecError):  # of one of them: then each is asked for by itself
+            firing = await self._firing(groups)
         plans: list[Plan] = []
         for one in claimed:  # not side by side: on a busy machine that took turns of the event loop from the beats
-            thread = one.thread
-            known = silences.get(thread.tenant, []), firing.get(thread.key, {})
+            key, shape = one.thread.key, one.thread.shape
             try:
+                if shape is not Shape.WORKER and key not in firing:
+                    firing |= await self._firing([key])
+                known = silences.get(one.thread.tenant, []), firing.get(key, {})
                 plans.append(await self._plan_one(one, *known, now_ms=now_ms))
+                self._broken.pop(key, None)
             except StoreUnavailableError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the others are to be told
-                facts = {"receiver": self._threads.receiver, "thread": thread.key, "error": repr(error)}
-                _log.error("delivery.thread_broken", **facts, exc_info=error)
+                plans += await self._postponed(one, error, now_ms=now_ms)
         return plans
+
+    def is_failing(self, now_ms: int) -> bool:
+        """Whether there are threads that no plan could be made of lately, and that are not given up yet."""
+        return any(now_ms - at_ms < 3 * BROKEN_PAUSE_MS for at_ms in self._broken.values())
+
+    async def _firing(self, keys: Sequence[str]) -> dict[str, dict[str, Member]]:
+        seen = await self._threads.look([Want(thread=key, firing=FIRST_MEMBERS) for key in keys])
+        return {key: one.firing for key, one in zip(keys, seen, strict=True)}
+
+    async def _postponed(self, claimed: Claimed, error: Exception, *, now_ms: int) -> list[Plan]:
+        """Have a thread looked at again later, or give up what it has to say."""
+        key = claimed.thread.key
+        [seen] = await self._threads.look([Want(thread=key)])  # what failed may have changed a part of it
+        if seen.thread is None or seen.version != claimed.version:
+            return []
+        draft, reason = Draft(seen.thread, now_ms), f"internal error: {error!r}"
+        thread = draft.thread
+        thread.broken += 1
+        facts = {"receiver": self._threads.receiver, "thread": key, "tries": thread.broken, "error": repr(error)}
+        _log.error("delivery.thread_broken", **facts, exc_info=error)
+        due_ms = now_ms + min(BROKEN_PAUSE_MS, 1_000 * 2 ** min(thread.broken - 1, 16))
+        self._broken[key] = now_ms
+        if thread.broken >= BROKEN_TRIES:
+            self._give_up(draft, reason)
+            self._broken.pop(key, None)
+            thread.broken, due_ms = 0, now_ms + AGAIN_MS
+        change = given_back(claimed, draft, receiver=self._threads.receiver, due_ms=due_ms, waits=True)
+        return [Rest(claimed=claimed, change=change)]
+
+    def _give_up(self, draft: Draft, reason: str) -> None:
+        """Make dead letters of what a thread has to say."""
+        thread, receiver = draft.thread, self._threads.receiver
+        if thread.frozen is not None:
+            self._bury_for_good(draft, reason)
+        for event in tuple(thread.pending):
+            single.freeze(draft, Freeze(role=role_of(event), event=event), receiver=receiver)
+            self._bury_for_good(draft, reason)
+        if thread.untold or thread.recovered:
+            group.freeze(draft, Freeze(role=Role.DOWN if thread.firing else Role.END, event=None), receiver=receiver)
+            self._bury_for_good(draft, reason)
+        if draft.notes:
+            self._on_unrenderable()
 
     async def _plan_one(
         self, claimed: Claimed, silences: Sequence[Silence], firing: Mapping[str, Member], *, now_ms: int
     ) -> Plan:
         draft = Draft(claimed.thread, now_ms)
         thread = draft.thread
+        thread.broken = 0
 
         def silenced(event: Event) -> int | None:
             return silenced_until(silences, event, now_ms)

@@ -133,19 +133,23 @@ class AlertService:
         self.ledger = Ledger(self._store, self._history)
         self.threads = {name: ThreadStore(self._store, name, self._history) for name in self.receivers}
         masses = None if rule is None else Masses(self._store, rule=rule, fleet=asked)
+        self._composers = {
+            name: Composer(
+                threads=threads,
+                ledger=self.ledger,
+                masses=masses,
+                wording=wording,
+                fleet=asked,
+                flapping=flapping,
+                on_unrenderable=lambda name=name: on_outcome(name, Counted.UNRENDERABLE, ""),  # type: ignore[misc]
+            )
+            for name, threads in self.threads.items()
+        }
         self._deliveries = {
             name: Delivery(
                 receiver=receiver,
                 threads=self.threads[name],
-                composer=Composer(
-                    threads=self.threads[name],
-                    ledger=self.ledger,
-                    masses=masses,
-                    wording=wording,
-                    fleet=asked,
-                    flapping=flapping,
-                    on_unrenderable=lambda name=name: on_outcome(name, Counted.UNRENDERABLE, ""),  # type: ignore[misc]
-                ),
+                composer=self._composers[name],
                 policy=_policy_for(receiver, policy or RetryPolicy()),
                 durability=durability,
                 now_ms=now_ms,
@@ -198,7 +202,9 @@ class AlertService:
     def failing(self) -> list[str]:
         """The parts that have failed lately and are being started again, and receivers that routing fails for."""
         routers = [router.failing() for router in self._routers]
-        return [part.name for part in self._parts if part.is_failing] + sorted(set().union(*routers))
+        now_ms = self._now_ms()
+        planning = [f"planning for {name}" for name, one in self._composers.items() if one.is_failing(now_ms)]
+        return [part.name for part in self._parts if part.is_failing] + sorted(set().union(*routers)) + planning
 
     async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """Stop routing, then let the attempts in flight end within ``timeout_s`` seconds. Idempotent."""

@@ -150,6 +150,8 @@ class Thread(msgspec.Struct, kw_only=True, omit_defaults=True):
     """When it is offered again; 0: not by itself."""
     agains: int = 0
     """How often it was given up."""
+    broken: int = 0
+    """How often in a row no plan could be made, from a bug."""
     incident_id: str | None = None
     """The newest incident; what was told may still be about the one before."""
     # Of a worker

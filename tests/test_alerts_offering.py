@@ -7,10 +7,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from alerts.acking import acknowledge_at
-from alerts.composing import Composer
+from alerts.composing import BROKEN_PAUSE_MS, BROKEN_TRIES, Composer
 from alerts.delivery import Delivery
 from alerts.desk import told_of
 from alerts.durability import Durability
@@ -368,6 +369,74 @@ async def test_a_thread_that_no_plan_can_be_made_of_blocks_no_other(rig: Rig) ->
         await rig.offer(down("later"))
         await until(lambda: len(rig.inbox.accepted) == 2)
     assert [line["thread"] for line in logs if line["event"] == "delivery.thread_broken"] == ["w4:acmebad"]
+
+
+class Unwordable(Wording):
+    """Fails from a bug for one worker, and for groups."""
+
+    def single(self, event: Event, **rest: Any) -> str:
+        if event.worker_id == "bad":
+            raise LookupError("a bug for the test")
+        return super().single(event, **rest)
+
+    def group(self, **_: Any) -> str:
+        raise LookupError("a bug for the test")
+
+
+@pytest.mark.parametrize("route", [SINGLE, GROUPED], ids=["single", "group"])
+async def test_what_no_plan_can_be_made_of_is_named_and_a_dead_letter_after_some_minutes(
+    rig: Rig, route: Route
+) -> None:
+    composer = rig.delivery._composer
+    composer._wording = Unwordable(public_url="", redact=())
+    await rig.offer(down("bad"), route=route)
+    [key] = await rig.threads.due(offset=0, limit=2)
+    with capture_logs() as logs:
+        rig.start()
+        for tries in range(1, BROKEN_TRIES + 1):
+            await until(
+                lambda tries=tries: (
+                    [  # type: ignore[misc]
+                        line["tries"] for line in logs if line["event"] == "delivery.thread_broken"
+                    ]
+                    == list(range(1, tries + 1))
+                )
+            )
+            if tries < BROKEN_TRIES:
+                await until(lambda tries=tries: _is_broken(rig, key, tries))  # type: ignore[misc]
+                assert composer.is_failing(rig.clock.ms)
+            rig.clock.ms += BROKEN_PAUSE_MS
+        await until(lambda: _standing(rig, 1))
+    assert not composer.is_failing(rig.clock.ms)
+    assert await rig.outcome(down("bad")) is Outcome.DEAD_LETTERED
+    [note] = await rig.threads.notifications(Outcome.DEAD_LETTERED, before_ms=2 * START_MS, offset=0, limit=9)
+    assert (note.reason, note.cause) == ("internal error: LookupError('a bug for the test')", "internal_error")
+    # When it is over nothing of it is left.
+    await rig.offer(over("bad"), route=route)
+    await until(lambda: _standing(rig, 0))
+    assert await rig.thread(key) is None
+    assert rig.inbox.attempts == []
+
+
+async def _is_broken(rig: Rig, key: str, tries: int) -> bool:
+    thread = await rig.thread(key)
+    return thread is not None and thread.broken == tries
+
+
+async def _standing(rig: Rig, count: int) -> bool:
+    return (await rig.threads.stats(now_ms=rig.clock.ms)).standing == count
+
+
+async def test_a_member_that_cannot_be_read_stops_its_group_only(rig: Rig, store_url: str) -> None:
+    await rig.offer(down("bad"), route=GROUPED)
+    [key] = await rig.threads.due(offset=0, limit=2)
+    async with Redis.from_url(store_url) as redis:
+        [member] = await redis.hkeys(f"{{lt:ops}}:m:{key}")
+        await redis.hset(f"{{lt:ops}}:m:{key}", member, "{")
+    await rig.offer(down("good"))
+    rig.start()
+    await until(lambda: len(rig.inbox.accepted) == 1)
+    await until(lambda: rig.delivery._composer.is_failing(rig.clock.ms))
 
 
 async def test_what_could_not_be_planned_for_want_of_the_store_is_given_back_at_once(rig: Rig) -> None:
