@@ -24,6 +24,7 @@ LIMIT: Final = 40
 STRANGERS: Final = 70
 ASKED: Final = 200
 MOST: Final = 16
+BEGUN: Final = (b"", REQUEST[:-2], REQUEST[:-2] + b"content-length: 9\r\n\r\nx")
 
 
 def connected(port: int, address: str, data: bytes = b"") -> socket.socket:
@@ -40,7 +41,7 @@ async def client_of(sock: socket.socket) -> Client:
 
 @dataclass(kw_only=True, slots=True)
 class Crowd:
-    """Clients that hold unfinished heads, and come again when they are closed."""
+    """Clients that hold unfinished requests, and come again when they are closed."""
 
     port: int
     addresses: int
@@ -54,7 +55,7 @@ class Crowd:
             self.begun += 1
             if self.begun >= self._wanted:
                 self._reached.set()
-            sock = connected(self.port, f"127.0.1.{number % self.addresses + 1}", REQUEST[:-2] if number % 3 else b"")
+            sock = connected(self.port, f"127.0.1.{number % self.addresses + 1}", BEGUN[number % len(BEGUN)])
             client = await client_of(sock)
             try:
                 await client.reader.read()
@@ -201,12 +202,12 @@ def test_p28_unfinished_heads_hold_a_bounded_number_of_bytes_and_the_oldest_go_f
     assert set(limits) == {Limit.UNFINISHED}
     for one in made[50:]:
         places.head_ended(one)
-        places.begin(one, None)
+        places.begin(one, 0)
     places.begin(made[99], HEADS_BYTES)
     assert not any(one.closed for one in made[50:]), "what is finished holds nothing"
 
 
-def test_p29_the_address_with_most_unfinished_heads_makes_room() -> None:
+def test_p29_the_address_with_most_unfinished_requests_makes_room() -> None:
     places, made, limits, opened = crowd_of(50, most=100)
     many = [Fake(address="198.51.100.1", places=places) for _ in range(300)]
     for one in many:

@@ -1,11 +1,11 @@
 """Which connection is closed when there are too many of them, or when unfinished requests hold too much memory.
 
 Clients that never finish a request must not keep out those that do. When there are too many connections, the address
-(of IPv6: the /64) with most unfinished heads loses its oldest one; where none has two, the oldest unfinished request is
-closed; then the connection that has been idle for longest. While few requests are unfinished the idle one goes first: a
+(of IPv6: the /64) with most unfinished requests loses its oldest one; where none has two, the oldest of all is closed;
+then the connection that has been idle for longest. While few requests are unfinished the idle one goes first: a
 head may take more than one segment. Only when each connection holds a whole request is a new one refused: then the
-daemon is behind. Whole requests of one address are not limited, nor are its unfinished heads while there is room: a
-fleet may have one address, and connect at once.
+daemon is behind. Whole requests of one address are not limited, nor are unfinished ones while there is room: a fleet
+may have one address, and connect at once.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Connections:
         self._share = most // UNFINISHED_SHARE
         self._unfinished: OrderedDict[Connection, int] = OrderedDict()
         """Whose request is not whole, the oldest first, and how much memory its head holds."""
-        self._heads: dict[str, OrderedDict[Connection, int]] = {}
-        """The same by address, while the head is unfinished."""
+        self._of_address: dict[str, OrderedDict[Connection, int]] = {}
+        """The same by address."""
         self._addresses: defaultdict[int, OrderedDict[str, None]] = defaultdict(OrderedDict)
         """The addresses that have so many of these."""
         self._largest = 0
@@ -90,16 +90,15 @@ class Connections:
         self.hit(Limit.CONNECTIONS, connection.address)
         return False
 
-    def begin(self, connection: Connection, head_bytes: int | None) -> None:
-        """A request is not whole yet; ``head_bytes`` is what its head holds so far, None: that is whole."""
+    def begin(self, connection: Connection, head_bytes: int) -> None:
+        """A request is not whole yet; ``head_bytes`` is what its head holds so far, 0 when that is whole."""
         if connection not in self._unfinished:
             self._unfinished[connection] = 0
-            if head_bytes is not None:
-                heads = self._heads.setdefault(connection.address, OrderedDict())
-                heads[connection] = 0
-                self._count(connection.address, len(heads) - 1, len(heads))
-        self._heads_bytes += (head_bytes or 0) - self._unfinished[connection]
-        self._unfinished[connection] = head_bytes or 0
+            same = self._of_address.setdefault(connection.address, OrderedDict())
+            same[connection] = 0
+            self._count(connection.address, len(same) - 1, len(same))
+        self._heads_bytes += head_bytes - self._unfinished[connection]
+        self._unfinished[connection] = head_bytes
         while self._heads_bytes > HEADS_BYTES and self._close_oldest(self._unfinished, newest=connection):
             pass
         if self._is_over():
@@ -109,17 +108,15 @@ class Connections:
         """The head of an unfinished request is whole."""
         self._heads_bytes -= self._unfinished[connection]
         self._unfinished[connection] = 0
-        heads = self._heads.get(connection.address)
-        if heads is not None and connection in heads:
-            del heads[connection]
-            self._count(connection.address, len(heads) + 1, len(heads))
-            if not heads:
-                del self._heads[connection.address]
 
     def end(self, connection: Connection) -> None:
         """An unfinished request has become whole, or its connection has ended."""
-        self.head_ended(connection)
-        del self._unfinished[connection]
+        self._heads_bytes -= self._unfinished.pop(connection)
+        same = self._of_address[connection.address]
+        del same[connection]
+        self._count(connection.address, len(same) + 1, len(same))
+        if not same:
+            del self._of_address[connection.address]
 
     @property
     def unfinished(self) -> int:
@@ -146,7 +143,7 @@ class Connections:
     def _make_room(self, newest: Connection) -> None:
         if len(self._unfinished) <= self._share and self._close_idle():
             return
-        crowd = self._heads[next(iter(self._addresses[self._largest]))] if self._largest > 1 else self._unfinished
+        crowd = self._of_address[next(iter(self._addresses[self._largest]))] if self._largest > 1 else self._unfinished
         # Where requests may wait in all their sockets, this is called again once these are read.
         if not self._close_oldest(crowd, newest=newest) and self._is_over(SPARE):
             _ = self._close_oldest(self._unfinished, newest=newest) or self._close_idle()

@@ -245,7 +245,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(self._too_large())
             return
         self._is_unfinished = True
-        self.limits.begin(self, None if self._in_body else self._framing + FIELD_BYTES * len(self.headers))
+        self.limits.begin(self, 0 if self._in_body else self._framing + FIELD_BYTES * len(self.headers))
         if not self._in_body and self._timer_s > self._since_s + self.head_s:
             self._look_at(self._since_s + self.head_s)
 
@@ -288,7 +288,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _linger(self) -> None:
         """End the connection in the middle of a request: all is said, and what still comes is dropped."""
         self._is_ending = self._is_unfinished = True
-        self.limits.begin(self, None)
+        self.limits.begin(self, 0)
         self.transport.write_eof()
         self.flow.resume_reading()
         self._limit_s, self._since_s = LINGER_S, self.loop.time()

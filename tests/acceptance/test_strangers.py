@@ -35,7 +35,7 @@ connections = {LIMIT}
 
 
 class Strangers:
-    """Heads that do not end; who is closed comes again at once."""
+    """Heads and bodies that do not end; who is closed comes again at once."""
 
     def __init__(self, port: int, addresses: int) -> None:
         self._port, self._addresses = port, addresses
@@ -49,6 +49,8 @@ class Strangers:
         )
         if number % 3:
             sock.sendall(b"POST /api/v1/workers/heartbeat HTTP/1.1\r\nHost: x\r\n")
+        if number % 3 == 1:
+            sock.sendall(b"Content-Length: 1000\r\n\r\n{")
         sock.setblocking(False)  # noqa: FBT003 - its only parameter
         self._sockets.register(sock, selectors.EVENT_READ, number)
         self.made += 1
@@ -62,7 +64,7 @@ class Strangers:
                 assert isinstance(sock, socket.socket)
                 with contextlib.suppress(ConnectionError):
                     if sock.recv(4_096):
-                        continue
+                        continue  # a 401, for one
                 self._sockets.unregister(sock)
                 sock.close()
                 self._connect(key.data)
@@ -105,7 +107,7 @@ class Obeying:
 
 
 @pytest.mark.parametrize("addresses", [1, STRANGERS])
-def test_p29_heads_that_do_not_end_make_no_worker_stale_and_hide_no_death(home: Home, addresses: int) -> None:
+def test_p29_requests_that_do_not_end_make_no_worker_stale_and_hide_no_death(home: Home, addresses: int) -> None:
     home.write(CONFIG)
     daemon = home.start()
     workers = [Obeying(daemon, f"w-{number}") for number in range(WORKERS)]
