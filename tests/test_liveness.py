@@ -343,4 +343,5 @@ def test_every_list_of_arguments_in_the_lua_is_bounded() -> None:
         ("call_with", "list, from, math.min(from + ARGUMENTS - 1, #list)"),
         ("load_workers", "mids"),  # as many as the limit of a sweep or a purge
         ("beat", "mids, 1, count"),  # at most 256
+        ("cold_after", "cold_of(st, w)"),  # the parts X_*
     }

@@ -103,7 +103,7 @@ local function cold_after(st, w, more)
   if not (more and more[B_DIGEST]) or (w.rec and more[B_DIGEST] == w.rec[R_DIGEST]) then
     return nil
   end
-  local cold = { unpack(cold_of(st, w)) }
+  local cold = { spread(cold_of(st, w)) }
   if more[B_META] ~= nil then
     cold[X_META], cold[X_EVENT_META], cold[X_EVENT_CUT] = more[B_META], more[B_EVENT_META], more[B_EVENT_CUT]
   end
