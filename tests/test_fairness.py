@@ -576,12 +576,14 @@ async def test_a_refused_beat_is_logged_once_for_its_worker_and_reason(store_url
                 await lastseen.client.post(BATCH, json=bodies[:2])
                 await lastseen.client.post(api.BEAT, json=bodies[2], headers=narrow)
                 await lastseen.client.post(api.BEAT, json=bodies[2], headers={"authorization": "Bearer a.b.c"})
+                await lastseen.client.post(BATCH, content=b"no json", headers={"content-type": "application/json"})
         told = [(one["tenant"], one["worker_id"], one["reason"]) for one in lines if one["event"] == "beat.refused"]
         assert told == [
             ("acme", "new", "over a quota"),
             ("acme", "bad", "malformed body"),
             ("acme", None, "forbidden"),
             (None, None, "malformed"),
+            ("acme", None, "malformed body"),
         ]
 
 

@@ -204,6 +204,8 @@ class Witness:
         found = list(itertools.islice(claimed_ids(begin, tokens=_TOKENS_OF_A_BATCH), MOST_OF_A_BATCH))
         for worker_id in found:
             self.note(principal, worker_id, rejection)
+        if not found:
+            self._refused.tell(principal.tenant, principal.worker_id, rejection)
         if not is_whole or len(body) > len(begin) or len(found) < begin.count(b'"worker_id"'):
             self._unknown(principal, rejection)
 
