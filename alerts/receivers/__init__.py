@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["TYPES", "PostingSettings", "Receiver", "ReceiverSettings"]
 
 
-_SENDERS: Final = {"posting"}
+_SENDERS: Final = {"exchange", "posting"}
 """What types send with: loaded when a receiver is opened."""
 
 
