@@ -324,7 +324,7 @@ def test_every_range_in_the_lua_is_bounded() -> None:
     assert all(call in ranged for name, call in unbounded if name == "gather")
     assert "'XRANGE', st.e, '-', cursor, 'COUNT', spare" in _functions(_code(LUA))["trim"]
     whole = r"'(?:HGETALL|HKEYS|HVALS|SMEMBERS|KEYS|LRANGE|ZRANGEBYSCORE|ZRANGEBYLEX|SORT)'[^)]*"
-    # Daemons are few: those that are there, and so many of the others as are kept. Revocations are counted when they come.
+    # Daemons are few: those that are there, and the others up to a number. Revocations are counted when they come.
     assert set(re.findall(whole, _code(LUA))) == {"'HGETALL', st.p", "'HGETALL', st.v"}
     assert "DAEMONS_KEPT" in _functions(_code(LUA))["others_alive"]
     assert "call('HLEN', st.v) >= tonumber(args[5])" in _functions(_code(LUA))["revoke"]
