@@ -339,6 +339,23 @@ async def test_p29_reads_of_one_tenant_leave_places_for_another_and_are_no_troub
         assert (await lastseen.http.beat("w")).status_code == 204
 
 
+async def test_p29_large_answers_that_one_tenant_does_not_take_leave_room_for_another(store_url: str) -> None:
+    async with site(store_url, answer_bytes=400_000) as lastseen:
+        client, answers = lastseen.http.client, lastseen.shared.answers
+        for tenant in ("acme", "globex"):
+            for number in range(6):
+                metadata = {"x": "y" * 15_000}
+                await lastseen.http.beat(f"w{number}", tenant=tenant, worker_metadata=metadata)
+        answers.take("acme", 150_000)
+        refused = await client.get(api.WORKERS)
+        assert refused.status_code == 429
+        assert refused.json()["detail"] == "the tenant's share of bytes of large answers is used up"
+        taken = await client.get(api.WORKERS, headers=lastseen.http.auth("globex"))
+        assert len(taken.json()["workers"]) == 6
+        assert answers.free == 250_000
+        assert lastseen.met == [(Limit.ANSWER_BYTES, "acme")]
+
+
 async def test_p29_reads_that_take_all_connections_for_reads_hold_up_neither_health_nor_alerts(store_url: str) -> None:
     async with api.running(store_url, timeout_s=0.3) as lastseen, AsyncExitStack() as stack:
         await lastseen.beat("w")
