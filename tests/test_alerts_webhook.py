@@ -24,11 +24,12 @@ from cryptography.x509.oid import NameOID
 from standardwebhooks import Webhook, WebhookVerificationError
 from structlog.testing import capture_logs
 
-from alerts.errors import Cause, PermanentDeliveryError, TransientDeliveryError
+from alerts.errors import Cause, DeliveryError, PermanentDeliveryError, TransientDeliveryError
+from alerts.receivers.alertmanager import AlertmanagerReceiver
 from alerts.receivers.guard import AddressRefusedError, guarded_socket, is_public
 from alerts.receivers.log import LogReceiver
 from alerts.receivers.webhook import WebhookReceiver
-from tests.alerts_fakes import SECRET, START_MS, notification, webhook_server
+from tests.alerts_fakes import SECRET, START_MS, event, notification, webhook_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -267,6 +268,23 @@ async def test_a_certificate_that_is_not_trusted_is_named(tmp_path: Path) -> Non
         with pytest.raises(TransientDeliveryError, match=r"'ops': TLS: .*(certificate|self-signed)") as raised:
             await _send(_receiver(f"https://127.0.0.1:{port}"))
     assert (raised.value.cause, raised.value.unknown) == (Cause.TLS, False)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "error"),
+    [("application/json", PermanentDeliveryError), ("text/html", TransientDeliveryError)],
+)
+async def test_of_an_alert_only_alertmanager_itself_says_that_it_is_not_valid(
+    content_type: str, error: type[DeliveryError]
+) -> None:
+    answer = f'HTTP/1.1 400 Bad Request\r\ncontent-type: {content_type}\r\ncontent-length: 4\r\n\r\n"no"'.encode()
+    told = {"type": "worker.stale", "timestamp": "2026-11-23T10:00:00.000Z", "data": event().data()}
+    async with raw_server(answer) as (address, heads):
+        receiver = AlertmanagerReceiver(name="am", url=f"http://{address}", allow_private=True)
+        with pytest.raises(error, match="'am': HTTP 400") as raised:
+            await receiver.send(replace(notification(), body=json.dumps(told)), attempt=1, now_ms=START_MS)
+        await receiver.close()
+    assert (raised.value.cause, raised.value.answer, len(heads)) == (Cause.INVALID, '"no"', 1)
 
 
 async def test_what_is_reached_at_the_start_is_the_address_that_was_judged(monkeypatch: pytest.MonkeyPatch) -> None:
