@@ -60,7 +60,7 @@ class EventKind(StrEnum):
 
 
 REJECTED_INTERVALS: Final = 3
-"""Intervals, plus the grace, after the last accepted beat: then a worker is silent, whatever beats of it are refused."""
+"""Intervals, plus the grace, after the last accepted beat: then it is silent, whatever beats of it are refused."""
 
 STILL_REJECTED: Final = f"no heartbeat accepted for {REJECTED_INTERVALS} intervals"
 """The reason of that event."""
