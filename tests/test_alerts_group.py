@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from alerts import group
 from alerts.attempts import begin_attempt, bury, deliver, fail, postpone
+from alerts.composing import FIRST_MEMBERS
 from alerts.thread import Draft, Freeze, Outcome, Over, Role, Send, Shape, Thread, Timing, Wait
 from monitor.liveness import EventKind, Liveness
 from tests.alerts_fakes import START_MS, event
@@ -42,6 +43,8 @@ class Play:
         self.members: dict[str, Member] = {}
         self.now_ms = START_MS
         self.silenced: set[str] = set()
+        self.looked_at: int | None = None
+        """At so many members, the longest firing; None: at all."""
         self.suspected = False
         self.outcomes: dict[str, Told] = {}
         self.notes: dict[str, Note] = {}
@@ -66,7 +69,7 @@ class Play:
         step = group.next_step(
             draft,
             lambda one: self.now_ms + 5_000 if one.worker_id in self.silenced else None,
-            first=tuple(self.members.values()),
+            first=tuple(self.members.values())[: self.looked_at],
             suspected=self.suspected,
         )
         if isinstance(step, Freeze):
@@ -210,6 +213,41 @@ def test_p17_a_group_is_silenced_only_while_every_member_is() -> None:
     assert play.step() == Wait(play.now_ms + 5_000)
     play.offer(down("b"))
     assert play.step() == Freeze(role=Role.DOWN, event=None)
+
+
+def test_p17_a_group_of_more_than_are_looked_at_is_told_of_though_all_of_these_are_silenced() -> None:
+    for members, is_silenced in ((FIRST_MEMBERS, True), (FIRST_MEMBERS + 1, False)):
+        play = Play()
+        workers = [f"w{number}" for number in range(members)]
+        play.looked_at = FIRST_MEMBERS
+        play.silenced = set(workers[:FIRST_MEMBERS])
+        play.offer(*map(down, workers))
+        play.now_ms += WAIT_MS
+        silent = Wait(play.now_ms + 5_000)
+        assert play.step() == (silent if is_silenced else Freeze(role=Role.DOWN, event=None))
+
+
+def test_p17_no_reminder_of_a_group_while_every_member_is_silenced_and_one_for_the_first_who_is_not() -> None:
+    for members, is_silenced in ((FIRST_MEMBERS, True), (FIRST_MEMBERS + 1, False)):
+        play = Play()
+        workers = [f"w{number}" for number in range(members)]
+        play.looked_at = FIRST_MEMBERS
+        play.offer(*map(down, workers))
+        play.tell()
+        play.silenced = set(workers[:FIRST_MEMBERS])
+        play.now_ms += REPEAT_MS
+        assert isinstance(play.step(), Wait if is_silenced else Freeze)
+
+
+def test_p17_a_group_is_looked_at_again_when_the_first_of_its_silences_ends() -> None:
+    play = Play()
+    play.offer(down("a"), down("b"))
+    play.now_ms += WAIT_MS
+    ends = {"a": play.now_ms + 9_000, "b": play.now_ms + 4_000}
+    draft = Draft(play.thread, play.now_ms)
+    members = tuple(play.members.values())
+    step = group.next_step(draft, lambda one: ends[one.worker_id], first=members, suspected=False)
+    assert step == Wait(play.now_ms + 4_000)
 
 
 def test_p16_a_suspected_failure_is_held_until_it_is_declared() -> None:

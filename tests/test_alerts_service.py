@@ -185,7 +185,6 @@ async def test_p5_a_daemon_cut_off_mid_queue_loses_nothing(daemon: Any, clock: C
     running = await daemon([ops], ListSource(stream))
     await until(running.is_idle)
     assert set(ops.ids()) == set(_ids(stream))
-    assert len(ops.accepted) - len(stream) <= 3 * 8
 
 
 async def test_p21_a_dead_and_a_slow_receiver_delay_no_other(daemon: Any) -> None:

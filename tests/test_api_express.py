@@ -336,7 +336,6 @@ CREDENTIALS: Final[dict[str, tuple[int, bool]]] = {
     "another tenant": (204, True),
     "expired": (401, False),
     "another key": (401, False),
-    "spaced": (204, True),
     "lower case": (204, True),
 }
 """What is answered, and whether by the short way."""

@@ -37,6 +37,29 @@ async def fill(lastseen: Api, count: int, **changes: Any) -> list[str]:
     return names
 
 
+@pytest.mark.parametrize("swept", [(0, 2), (1,), (1, 2)])
+async def test_p27_the_sweep_lags_where_one_partition_of_several_was_not_swept(
+    lastseen: Api, swept: tuple[int, ...]
+) -> None:
+    await fill(lastseen, 30)
+    await lastseen.sweep()
+    began_ms = lastseen.store.clock.now_ms()
+    assert (await lastseen.client.get("/healthz")).json() == {"status": "ok", "reasons": []}
+    await lastseen.advance(20_000)
+    for partition in swept:
+        await lastseen.store.sweep(partition, limit=1_000)
+    answer = await lastseen.client.get("/healthz")
+    assert (answer.status_code, answer.json()) == (503, {"status": "degraded", "reasons": ["sweep_lag"]})
+    for path in (api.WORKERS, "/api/v1/events", "/api/v1/status"):
+        monitor = (await lastseen.json(path))["monitor"]
+        assert (monitor["degraded"], monitor["reasons"]) == (True, ["sweep_lag"]), path
+        assert 19.0 < monitor["last_sweep_age_seconds"] < 60, path
+    text = (await lastseen.client.get("/metrics")).text
+    [lag] = [float(line.split()[-1]) for line in text.splitlines() if line.startswith("lastseen_sweep_lag_seconds ")]
+    assert lag > 19.0
+    assert lastseen.store.clock.now_ms() > began_ms
+
+
 async def test_a_worker_is_told_in_the_words_of_the_design(lastseen: Api) -> None:
     await lastseen.beat("w", "prod", status="busy", worker_metadata={"z": "ü"}, logs=["a"], tasks_processed=2)
     worker = await lastseen.json("/api/v1/workers/w")

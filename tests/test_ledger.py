@@ -116,6 +116,26 @@ async def test_p18_the_end_finds_whom_the_down_was_for_whatever_the_routes_say_n
     assert again == noted
 
 
+@pytest.mark.parametrize("by_age", [True, False])
+async def test_p18_an_old_incident_that_is_forgotten_leaves_the_newer_one_of_its_worker(
+    store: QueueStore, *, by_age: bool
+) -> None:
+    ledger = Ledger(store, History(age_ms=KEPT_MS if by_age else 10 * KEPT_MS, most=100_000 if by_age else 1))
+    first, second = event(1), event(3)
+    await _note(ledger, [first, _end(2)])
+    (opened,) = await _note(ledger, [second], now_ms=START_MS + 10)
+    # Others end, and the old one is forgotten, by its age or for their number.
+    later_ms = START_MS + KEPT_MS + 20
+    for number in range(6):
+        await _note(ledger, [event(1, worker_id=f"v{number}"), _end(2, worker_id=f"v{number}")], now_ms=later_ms)
+    with pytest.raises(UnknownIncidentError):
+        await ledger.incident("acme", f"inc_{first.event_id}")
+    # Its end finds the receivers that were told of the DOWN, and closes it.
+    (ended,) = await ledger.note(0, [_end(4)], _nobody, now_ms=later_ms + 10)
+    assert ended == Noted(incident_id=opened.incident_id, targets={"ops": "ww"})
+    assert (await ledger.incident("acme", f"inc_{second.event_id}")).closed_by is EventKind.RECOVERED
+
+
 async def test_two_that_note_at_once_make_what_one_makes(store: QueueStore) -> None:
     stream = [
         one for n in range(1, 60, 2) for w in ("v", "w") for one in (event(n, worker_id=w), _end(n + 1, worker_id=w))

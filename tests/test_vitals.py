@@ -227,6 +227,20 @@ async def test_p31_dead_letters_that_stand_are_a_reason_and_of_a_tenants_receive
         assert reasons("acme") == ()
 
 
+@pytest.mark.parametrize("at", [0, 1, 2])
+async def test_p27_one_receiver_of_several_that_lags_or_is_disabled_is_a_reason(store_url: str, at: int) -> None:
+    async with looking(store_url) as looked:
+        ills: list[tuple[dict[str, Any], tuple[str, ...]]] = [
+            ({"lag_ms": 60_000}, ()),
+            ({"lag_ms": 60_001}, (Reason.DELIVERY_LAG,)),
+            ({"disabled": "HTTP 410"}, (Reason.RECEIVER_DISABLED,)),
+            ({}, ()),
+        ]
+        for ill, expected in ills:
+            looked.vitals._note_queues([queue(receiver=f"r{k}", **(ill if k == at else {})) for k in range(3)])
+            assert looked.health.own_reasons() == expected
+
+
 async def test_queues_that_cannot_be_asked_for_long_count_as_lagging_and_have_no_numbers(store_url: str) -> None:
     async with looking(store_url) as looked:
         series = "lastseen_delivery_queue,receiver=ops"
