@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.exceptions import ResponseError
 
-from alerts.durability import Durability, DurabilityMode
+from alerts.durability import Confirmation, Durability, DurabilityMode
 from alerts.errors import PermanentDeliveryError, TransientDeliveryError
 from alerts.globs import fits
 from alerts.mass import Mood
+from alerts.queue import _confirmation
 from alerts.retry import FLOOR_MS, GiveUp, Retry, RetryPolicy, RetryReason, decide, retry_after_ms
 from alerts.routing import Port, Route, mid_of, targets_of
 from alerts.thread import Shape, Timing
@@ -262,3 +264,26 @@ def test_any_other_durability_is_refused_by_name(text: str) -> None:
 def test_a_policy_that_cannot_work_is_refused(changes: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="retry"):
         RetryPolicy(**changes)
+
+
+@pytest.mark.parametrize(
+    ("durability", "waited", "expected"),
+    [
+        ("memory", None, Confirmation.CONFIRMED),
+        ("fsync", [1, 0], Confirmation.CONFIRMED),
+        ("fsync", [0, 0], Confirmation.UNCONFIRMED),
+        ("fsync", [0, 1], Confirmation.UNCONFIRMED),
+        ("fsync", ResponseError("unknown command"), Confirmation.UNAVAILABLE),
+        ("fsync", TimeoutError(), Confirmation.UNCONFIRMED),
+        ("replicas:1", 1, Confirmation.CONFIRMED),
+        ("replicas:1", 0, Confirmation.UNCONFIRMED),
+        ("replicas:2", 1, Confirmation.UNCONFIRMED),
+        ("replicas:2", 2, Confirmation.CONFIRMED),
+        ("replicas:2", 3, Confirmation.CONFIRMED),
+        ("replicas:1", ResponseError("no"), Confirmation.UNCONFIRMED),
+    ],
+)
+def test_p23_only_what_the_store_said_is_a_confirmation(
+    durability: str, waited: object, expected: Confirmation
+) -> None:
+    assert _confirmation(Durability.parse(durability), waited) is expected

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+import socket
+from typing import TYPE_CHECKING
 
 import pytest
+from redis.asyncio import Redis
 
 from monitor.store import StoreUnavailableError
 from tests import api, servers
 from tests.stores import beat, opened
+
+if TYPE_CHECKING:
+    from monitor.store import Store
 
 DISCONNECT = "/api/v1/workers/w/disconnect"
 
@@ -22,6 +28,47 @@ async def test_p23_a_write_is_on_disk_when_it_is_confirmed() -> None:
             await asyncio.gather(*(store.confirm(0) for _ in range(100)))
             info = await store._connection._probing.info("commandstats")
             assert 1 <= info["cmdstat_waitaof"]["calls"] <= 2
+
+
+async def test_p23_each_confirmation_is_asked_for_anew() -> None:
+    with servers.running(servers.valkey_binary(), "--appendonly", "yes", "--appendfsync", "always") as server:
+        async with opened(server.url, fsync=True, timeout_s=1.0) as store, Redis.from_url(server.url) as redis:
+            await store.beat(0, [beat("w")])
+            await store.confirm(0)
+            # What is written from now on is not on the disk, whatever was confirmed before.
+            await redis.config_set("appendfsync", "no")
+            await store.beat(0, [beat("v")])
+            for _ in range(2):
+                with pytest.raises(StoreUnavailableError, match="confirm"):
+                    await store.confirm(0)
+            await redis.config_set("appendfsync", "always")
+            await store.confirm(0)
+
+
+async def test_p23_one_replica_is_not_two() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    binary = servers.valkey_binary()
+    with (
+        servers.running(binary, "--port", str(port), "--repl-diskless-sync-delay", "0") as server,
+        servers.running(binary, "--replicaof", f"127.0.0.1 {port}"),
+    ):
+        async with opened(server.url, replicas=1) as one, opened(server.url, replicas=2, timeout_s=0.5) as two:
+            async with asyncio.timeout(20):
+                while not await _is_confirmed(one):
+                    pass  # it waits for the replica itself
+            await two.beat(0, [beat("w")])
+            assert not await _is_confirmed(two)
+            assert await _is_confirmed(one)
+
+
+async def _is_confirmed(store: Store) -> bool:
+    try:
+        await store.confirm(0)
+    except StoreUnavailableError:
+        return False
+    return True
 
 
 async def test_p23_a_server_that_cannot_tell_is_not_asked_to(store_url: str) -> None:
