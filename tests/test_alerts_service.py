@@ -542,6 +542,28 @@ async def test_p23_without_confirmation_nothing_is_sent_and_it_is_logged_once(cl
     assert [line["event"] for line in logs].count("durability.unconfirmed") == 1
 
 
+async def test_p6_what_waited_for_a_slot_for_half_of_the_margin_is_given_back_unsent(daemon: Any, clock: Clock) -> None:
+    def ready() -> int:
+        return sum(len(one._ready) for one in running.service._deliveries.values())
+
+    ops = Inbox(gate=(gate := asyncio.Event()))
+    running = await daemon([ops], events(workers=40, each=1))
+    await until(lambda: len(ops.attempts) == 8)
+    for _ in range(8):  # some end, so that it claims ahead; what comes next hangs
+        gate.set()
+        await until(lambda: len(ops.attempts) >= 16)
+        gate.clear()
+        if ready():
+            break
+    await until(lambda: ready() > 0)
+    clock.ms += 5_001
+    running.service.nudge()
+    await until(lambda: ready() == 0)
+    gate.set()
+    await until(running.is_idle)
+    assert len(ops.ids()) == len(set(ops.ids())) == 40
+
+
 async def test_stop_lets_the_attempts_in_flight_end_and_claims_no_more(daemon: Any) -> None:
     ops = Inbox(gate=(gate := asyncio.Event()))
     running = await daemon([ops], events(workers=20, each=1))
