@@ -369,7 +369,7 @@ class AlertsOnCall:
                     if silence.matchers.match(
                         worker_id=worker.key.worker_id,
                         environment_name=worker.environment_name,
-                        metadata=json.loads(worker.metadata_json),
+                        metadata=json.loads(worker.metadata_json) if silence.matchers.metadata else {},
                     ):
                         return ()
                 looked_at += PAGE_WORKERS

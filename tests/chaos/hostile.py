@@ -28,7 +28,7 @@ from tests.chaos.timeline import Timeline
 from tests.sentinels import free_ports
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from bench.obedient import Worker
 
@@ -150,7 +150,7 @@ class Run:
         return sorted(first)
 
 
-async def played(minutes: float) -> int:
+async def played(minutes: float, only: Sequence[str] = ()) -> int:
     """Make the run and tell what came of it; the exit status."""
     with daemons.home() as home:
         timeline, arrivals = Timeline(), list[Arrival]()
@@ -176,7 +176,7 @@ async def played(minutes: float) -> int:
             calm = await run.phase("before", minutes * 60)
             before_mib = resident_mib(run.pid)
             print(f"{calm}, {before_mib:.0f} MiB", flush=True)
-            async with _attacking(daemon.port, home) as attackers:
+            async with _attacking(daemon.port, home, only) as attackers:
                 attacked = await run.phase("attacked", minutes * 60, dying=True)
             print(f"{attacked}, {resident_mib(run.pid):.0f} MiB", *attackers, sep="\n", flush=True)
             after = await run.phase("after", CALM_S)
@@ -223,13 +223,14 @@ def _settled(worker: Worker) -> Callable[[], Awaitable[bool]]:
 
 
 @contextlib.asynccontextmanager
-async def _attacking(port: int, home: daemons.Home) -> AsyncIterator[list[str]]:
+async def _attacking(port: int, home: daemons.Home, only: Sequence[str]) -> AsyncIterator[list[str]]:
     """Have the attacks go on meanwhile; afterwards the list holds what they were answered."""
     own = ("heartbeat:write", "workers:read", "alerts:write")
     token = await asyncio.to_thread(home.token, *own, tenant=HOSTILE)
     restricted = await asyncio.to_thread(home.token, *own, tenant=HOSTILE, worker_id="m-1")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.chaos.hostile", "--attack", str(port)),
+        *(word for name in only for word in ("--only", name)),
         env={**os.environ, **dict(zip(_TOKENS, (token, restricted), strict=True))},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -242,12 +243,12 @@ async def _attacking(port: int, home: daemons.Home) -> AsyncIterator[list[str]]:
         said += out.decode().splitlines()
 
 
-async def _attack(port: int) -> None:
+async def _attack(port: int, only: Sequence[str]) -> None:
     """Until standard input ends."""
     token, restricted = (os.environ[name] for name in _TOKENS)
     strangers = Strangers(port, token=token, restricted=restricted, connections=CONNECTIONS, bytes_per_s=BYTES_PER_S)
     await strangers.prepare()
-    attacks = asyncio.create_task(strangers.run())
+    attacks = asyncio.create_task(strangers.run(*only))
     await asyncio.to_thread(sys.stdin.read)
     attacks.cancel()
     await asyncio.wait([attacks])
@@ -259,12 +260,14 @@ def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.hostile", description=__doc__)
     parser.add_argument("--minutes", type=float, default=3.0, help="of each of the two phases")
+    known = Strangers(0, token="", restricted="").attacks()
+    parser.add_argument("--only", action="append", default=[], choices=known, help="these attacks only")
     parser.add_argument("--attack", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.attack is not None:
-        uvloop.run(_attack(asked.attack))
+        uvloop.run(_attack(asked.attack, asked.only))
         return 0
-    return uvloop.run(played(asked.minutes))
+    return uvloop.run(played(asked.minutes, asked.only))
 
 
 if __name__ == "__main__":
