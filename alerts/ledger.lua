@@ -24,13 +24,7 @@ local VERSION, STATE, PLACE, TENANT, ENVIRONMENT, WORKER, EVENTS, MEMBERS = 1, 2
 local M_ALL, M_OPEN, M_CLOSED, M_KIND, M_EVENT = 1, 2, 3, 4, 5
 local LIMIT, PAGE, FORGET = 100, 500, 200
 
-local function fail(text)
-  return redis.error_reply('ERR lastseen alerts: ' .. text)
-end
-
-local function int(n)
-  return string.format('%d', n)
-end
+-- include: helpers.lua
 
 local function incident(base, id)
   local packed = redis.call('HGET', base .. ':i', id)

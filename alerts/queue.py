@@ -27,11 +27,20 @@ _SOCKET_TIMEOUT_S: Final = 2.0
 _COMMAND_CONNECTIONS: Final = 8
 _KNOWN_RECEIVERS_KEY: Final = "la:receivers"
 
-_SOURCES: Final = tuple(
-    file.read_text(encoding="utf-8")
-    for file in sorted(resources.files("alerts").iterdir(), key=lambda file: file.name)
-    if file.name.endswith(".lua")
-)
+_LIBRARIES: Final = ("ledger.lua", "mass.lua", "queue.lua")
+_PARTS: Final = ("helpers.lua", "reading.lua")
+"""What these include."""
+
+
+def _source(name: str) -> str:
+    folder = resources.files("alerts")
+    text = folder.joinpath(name).read_text(encoding="utf-8")
+    for part in _PARTS:
+        text = text.replace(f"-- include: {part}\n", folder.joinpath(part).read_text(encoding="utf-8"))
+    return text
+
+
+_SOURCES: Final = tuple(map(_source, _LIBRARIES))
 _DIGEST: Final = hashlib.sha256("".join(_SOURCES).encode()).hexdigest()[:12]
 
 _TROUBLE: Final = (RedisError, OSError)
