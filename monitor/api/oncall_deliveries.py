@@ -12,8 +12,8 @@ from monitor.api.answers import encoded, json_bytes_answer, monitor_json
 from monitor.api.bodies import read_json
 from monitor.api.health import monitor_now
 from monitor.api.oncall import DELIVERY_STATES, DeliveryState, NoSuchError
-from monitor.api.oncall_routes import page_answer, place_of, segment, viewer_of, viewer_or_operator, with_monitor
-from monitor.api.requests import ParameterError, Query, encode_cursor, headers_of, reads, reads_as
+from monitor.api.oncall_routes import page_answer, place_of, segment, viewer_of, with_monitor
+from monitor.api.requests import ParameterError, Query, encode_cursor, headers_of, principal_of, reads
 from monitor.auth import Scope
 from monitor.events import rfc3339
 
@@ -121,8 +121,9 @@ def _delivery_routes(services: Services) -> list[HTTPRouteHandler]:
     oncall = services.oncall
 
     @get("/api/v1/deliveries")
-    @reads_as(viewer_or_operator, services)
-    async def list_deliveries(request: Request[Any, Any, Any], viewer: Viewer) -> ASGIResponse:
+    @reads(services, operator=True)
+    async def list_deliveries(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
+        viewer = viewer_of(principal)
         query = Query(request.scope, PARAMETERS)
         state = query.single("outcome") or "dead_lettered"
         if state not in DELIVERY_STATES:
@@ -137,8 +138,9 @@ def _delivery_routes(services: Services) -> list[HTTPRouteHandler]:
         return await page_answer(services, "deliveries", [delivery_json(one) for one in page.deliveries], page.last)
 
     @get("/api/v1/deliveries/{nid:str}")
-    @reads_as(viewer_or_operator, services)
-    async def one_delivery(request: Request[Any, Any, Any], viewer: Viewer) -> ASGIResponse:
+    @reads(services, operator=True)
+    async def one_delivery(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
+        viewer = viewer_of(principal)
         receiver = Query(request.scope, ("receiver",)).single("receiver")
         delivery = await oncall.delivery(viewer, segment(request, "nid"), receiver=receiver)
         told = {**delivery_json(delivery), "monitor": monitor_json(await monitor_now(services))}
@@ -149,7 +151,7 @@ def _delivery_routes(services: Services) -> list[HTTPRouteHandler]:
     @post("/api/v1/deliveries/{nid:str}/replay", status_code=200)
     async def replay(request: Request[Any, Any, Any]) -> ASGIResponse:
         headers = headers_of(request.scope)
-        viewer = viewer_or_operator(request, services, Scope.ALERTS_WRITE)
+        viewer = viewer_of(principal_of(headers, services, Scope.ALERTS_WRITE, operator=True))
         receiver = Query(request.scope, ("receiver",)).single("receiver")
         tenant, nid = viewer.tenant, segment(request, "nid")
         body = await read_json(request, headers, ReplayBody, services=services, tenant=tenant, empty=ReplayBody())
@@ -160,7 +162,7 @@ def _delivery_routes(services: Services) -> list[HTTPRouteHandler]:
     @post("/api/v1/deliveries/replay", status_code=200)
     async def replay_all(request: Request[Any, Any, Any]) -> ASGIResponse:
         headers = headers_of(request.scope)
-        viewer = viewer_or_operator(request, services, Scope.ALERTS_WRITE)
+        viewer = viewer_of(principal_of(headers, services, Scope.ALERTS_WRITE, operator=True))
         query = Query(request.scope, ("receiver", "cursor"))
         receiver = query.single("receiver")
         if receiver is None:
@@ -175,7 +177,7 @@ def _delivery_routes(services: Services) -> list[HTTPRouteHandler]:
     @post("/api/v1/deliveries/{nid:str}/drop", status_code=200)
     async def drop(request: Request[Any, Any, Any]) -> ASGIResponse:
         headers = headers_of(request.scope)
-        viewer = viewer_or_operator(request, services, Scope.ALERTS_WRITE)
+        viewer = viewer_of(principal_of(headers, services, Scope.ALERTS_WRITE, operator=True))
         receiver = Query(request.scope, ("receiver",)).single("receiver")
         tenant, nid = viewer.tenant, segment(request, "nid")
         await read_json(request, headers, NoBody, services=services, tenant=tenant, empty=NoBody())
@@ -207,8 +209,9 @@ def _receiver_routes(services: Services) -> list[HTTPRouteHandler]:
     oncall = services.oncall
 
     @get("/api/v1/receivers")
-    @reads_as(viewer_or_operator, services)
-    async def receivers(request: Request[Any, Any, Any], viewer: Viewer) -> ASGIResponse:
+    @reads(services, operator=True)
+    async def receivers(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
+        viewer = viewer_of(principal)
         Query(request.scope, ())
         found = await oncall.receivers(viewer)
         return await with_monitor(services, {"receivers": [receiver_json(one) for one in found]})
@@ -216,14 +219,14 @@ def _receiver_routes(services: Services) -> list[HTTPRouteHandler]:
     @post("/api/v1/receivers/{name:str}/enable", status_code=200)
     async def enable(request: Request[Any, Any, Any]) -> ASGIResponse:
         headers = headers_of(request.scope)
-        viewer = viewer_or_operator(request, services, Scope.ADMIN)
+        viewer = viewer_of(principal_of(headers, services, Scope.ADMIN, operator=True))
         await read_json(request, headers, NoBody, services=services, tenant=viewer.tenant, empty=NoBody())
         return await with_monitor(services, receiver_json(await oncall.enable(viewer, segment(request, "name"))))
 
     @post("/api/v1/receivers/{name:str}/test", status_code=200)
     async def test(request: Request[Any, Any, Any]) -> ASGIResponse:
         headers = headers_of(request.scope)
-        viewer = viewer_or_operator(request, services, Scope.ADMIN)
+        viewer = viewer_of(principal_of(headers, services, Scope.ADMIN, operator=True))
         await read_json(request, headers, NoBody, services=services, tenant=viewer.tenant, empty=NoBody())
         name = segment(request, "name")
         trial = await oncall.test(viewer, name)

@@ -10,9 +10,8 @@ from monitor.api.answers import json_answer, monitor_json
 from monitor.api.bodies import LATEST_MS
 from monitor.api.health import monitor_now
 from monitor.api.oncall import Viewer
-from monitor.api.requests import bad_cursor, decode_cursor, encode_cursor, headers_of, identified
+from monitor.api.requests import bad_cursor, decode_cursor, encode_cursor
 from monitor.events import rfc3339
-from monitor.health import asking_tenant
 
 if TYPE_CHECKING:
     from litestar import Request
@@ -21,34 +20,20 @@ if TYPE_CHECKING:
     from monitor.api.oncall import Place
     from monitor.api.requests import Query
     from monitor.api.services import Services
-    from monitor.auth import Principal, Scope
+    from monitor.auth import Principal
 
 
 _DIGITS: Final = re.compile(r"[0-9a-f]{32}")
 
 
 def viewer_of(principal: Principal) -> Viewer:
-    """For whom a token asks; the answer says how the monitor is."""
-    asking_tenant.set(principal.tenant)
+    """For whom a token asks."""
     return Viewer(
         tenant=principal.tenant,
         environments=principal.environments,
         worker_id=principal.worker_id,
         is_operator=principal.is_operator,
     )
-
-
-def viewer_or_operator(request: Request[Any, Any, Any], services: Services, scope: Scope) -> Viewer:
-    """Who calls, with this scope or as an operator.
-
-    Raises:
-        UnauthenticatedError: the token is not good.
-        ForbiddenError: it lacks both scopes.
-    """
-    principal = identified(headers_of(request.scope), services)
-    if not principal.is_operator:
-        principal.require(scope)
-    return viewer_of(principal)
 
 
 def segment(request: Request[Any, Any, Any], name: str) -> str:

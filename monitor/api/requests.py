@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import parse_qsl
 
 from monitor.auth import Refusal, UnauthenticatedError
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from monitor.api.services import Services
     from monitor.auth import Principal
     from monitor.shares import Holding
+
+    Handler = Callable[[Request[Any, Any, Any]], Coroutine[Any, Any, ASGIResponse]]
+    Reader = Callable[[Request[Any, Any, Any], Principal], Coroutine[Any, Any, ASGIResponse]]
 
 MAX_PARAMETERS: Final = 100
 MAX_LIMIT: Final = 1_000
@@ -64,18 +67,6 @@ class ParameterError(Exception):
 
     def __init__(self, name: str, value: str, expected: str) -> None:
         super().__init__(f"query parameter {name[:_ECHO_CHARS]!r} is {value[:_ECHO_CHARS]!r}: {expected}")
-
-
-class _OfTenant(Protocol):
-    @property
-    def tenant(self) -> str: ...
-
-
-_Who = TypeVar("_Who", bound=_OfTenant)
-
-if TYPE_CHECKING:
-    Handler = Callable[[Request[Any, Any, Any]], Coroutine[Any, Any, ASGIResponse]]
-    Reader = Callable[[Request[Any, Any, Any], "_Who"], Coroutine[Any, Any, ASGIResponse]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,48 +121,41 @@ def identified(headers: Headers, services: Services) -> Principal:
     return principal
 
 
-def principal_of(headers: Headers, services: Services, scope: TokenScope) -> Principal:
-    """Who calls, with this scope.
+def principal_of(headers: Headers, services: Services, scope: TokenScope, *, operator: bool = False) -> Principal:
+    """Who calls, with this scope; ``operator``: or as an operator. The answer may say how the monitor is.
 
     Raises:
         UnauthenticatedError: the token is not good.
         ForbiddenError: it lacks the scope.
     """
     principal = identified(headers, services)
-    principal.require(scope)
-    return principal
-
-
-def caller(request: Request[Any, Any, Any], services: Services, scope: TokenScope) -> Principal:
-    """``principal_of`` for a handler that needs no other header, and whose answer says how the monitor is."""
-    principal = principal_of(headers_of(request.scope), services, scope)
+    if not (operator and principal.is_operator):
+        principal.require(scope)
     asking_tenant.set(principal.tenant)
     return principal
 
 
-def reads_as(
-    who: Callable[[Request[Any, Any, Any], Services, TokenScope], _Who],
-    services: Services,
-    scope: TokenScope = TokenScope.WORKERS_READ,
-) -> Callable[[Reader[_Who]], Handler]:
-    """Make a handler of what answers a caller with this scope while it holds one of the places for reads."""
+def caller(request: Request[Any, Any, Any], services: Services, scope: TokenScope) -> Principal:
+    """``principal_of`` for a handler that needs no other header."""
+    return principal_of(headers_of(request.scope), services, scope)
 
-    def made(read: Reader[_Who]) -> Handler:
+
+def reads(
+    services: Services, scope: TokenScope = TokenScope.WORKERS_READ, *, operator: bool = False
+) -> Callable[[Reader], Handler]:
+    """Make a handler of what answers a caller while it holds one of the places for reads."""
+
+    def made(read: Reader) -> Handler:
         async def handle(request: Request[Any, Any, Any]) -> ASGIResponse:
-            caller = who(request, services, scope)
+            principal = principal_of(headers_of(request.scope), services, scope, operator=operator)
             if (exchange := cast("dict[str, Any]", request.scope).get(EXCHANGE)) is not None:
-                exchange.tenant = caller.tenant
-            async with services.shared.reads.place(caller.tenant):
-                return await read(request, caller)
+                exchange.tenant = principal.tenant
+            async with services.shared.reads.place(principal.tenant):
+                return await read(request, principal)
 
         return handle
 
     return made
-
-
-def reads(services: Services, scope: TokenScope = TokenScope.WORKERS_READ) -> Callable[[Reader[Principal]], Handler]:
-    """``reads_as`` for a handler that takes the ``caller``."""
-    return reads_as(caller, services, scope)
 
 
 async def read_body(
