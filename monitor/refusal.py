@@ -29,7 +29,7 @@ class QuotaExceededError(Exception):
 class SlowDownError(Exception):
     """Nothing was taken in; the same may come again after ``retry_after_s`` whole seconds."""
 
-    def __init__(self, message: str, retry_after_s: int) -> None:
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.retry_after_s: Final = retry_after_s
 
@@ -41,12 +41,6 @@ class IntakeFullError(SlowDownError):
 class OverShareError(SlowDownError):
     """The tenant holds its share of something that all tenants share (429). Other tenants are not concerned."""
 
-    def __init__(self, message: str, retry_after_s: int = 1) -> None:
-        super().__init__(message, retry_after_s)
-
 
 class NoRoomError(SlowDownError):
     """Something that all tenants share is used up (503)."""
-
-    def __init__(self, message: str, retry_after_s: int = 1) -> None:
-        super().__init__(message, retry_after_s)

@@ -234,14 +234,6 @@ class Worker:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EnvironmentCounts:
-    """How many workers of one environment are what, at one moment."""
-
-    environment_name: str
-    counts: dict[Liveness, int]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Standing:
     """How one environment of a tenant stands at one moment."""
 

@@ -22,7 +22,7 @@ LONGEST_S: Final = 3_600
 
 
 class RateLimitedError(SlowDownError):
-    """A worker or a tenant sends more than it may (429)."""
+    """A worker or a tenant sends more than it may, or a receiver is tested again too soon (429)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from monitor.api.problems import PROBLEM_JSON, problem_of
+from monitor.api.problems import problem_of
 from monitor.api.requests import EXCHANGE
 from monitor.refusal import SlowDownError
 from monitor.shares import Holding
@@ -159,12 +159,9 @@ class Exchange:
             try:
                 held.take(size)
             except SlowDownError as error:
-                busy = problem_of(error)
-                headers = {**busy.headers, "content-type": PROBLEM_JSON, "content-length": str(len(busy.body))}
-                pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
-                told = {"type": "http.response.start", "status": int(busy.status), "headers": pairs}
-                await self._send(cast("Message", told))
-                await self._send(cast("Message", {"type": "http.response.body", "body": busy.body, "more_body": False}))
+                busy = problem_of(error).asgi()
+                await busy.start_response(self._send)
+                await busy.send_body(self._send, self._receive)
                 return
             await self._send(start)
             await self._send(cast("Message", {**message, "more_body": True}))

@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
 
-from monitor.refusal import SlowDownError
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -37,10 +35,6 @@ class ConflictError(Exception):
 
 class TooManyError(Exception):
     """The tenant has as many of them as it may have; the message names the limit."""
-
-
-class TooSoonError(SlowDownError):
-    """A receiver was tested a moment ago (429)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -286,5 +280,5 @@ class OnCall(Protocol):
         """Send a test notification at once, past the queue, and once only.
 
         Raises:
-            TooSoonError: it was tested a moment ago.
+            RateLimitedError: it was tested a moment ago.
         """

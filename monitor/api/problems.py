@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.response import Response
+from litestar.response.base import ASGIResponse
 
 from monitor.api.admission import RateLimitedError
 from monitor.api.answers import JSON, NO_STORE, encoded
 from monitor.api.bodies import BodyError, MediaTypeError, UnreadableBodyError
-from monitor.api.oncall import ConflictError, NoSuchError, TooManyError, TooSoonError
+from monitor.api.oncall import ConflictError, NoSuchError, TooManyError
 from monitor.api.requests import (
     BodyTooLargeError,
     BodyTooSlowError,
@@ -85,7 +86,6 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     QuotaExceededError: Problem(
         status=HTTPStatus.TOO_MANY_REQUESTS, outcome=BeatOutcome.QUOTA, headers={"retry-after": "60"}
     ),
-    TooSoonError: Problem(status=HTTPStatus.TOO_MANY_REQUESTS, outcome=BeatOutcome.RATE_LIMITED),
     RateLimitedError: Problem(status=HTTPStatus.TOO_MANY_REQUESTS, outcome=BeatOutcome.RATE_LIMITED),
     OverShareError: Problem(status=HTTPStatus.TOO_MANY_REQUESTS, outcome=BeatOutcome.RATE_LIMITED),
     IntakeFullError: Problem(
@@ -131,6 +131,12 @@ class ProblemAnswer:
     def response(self) -> Response[bytes]:
         """As the framework sends it."""
         return Response(self.body, status_code=self.status, headers=dict(self.headers), media_type=PROBLEM_JSON)
+
+    def asgi(self) -> ASGIResponse:
+        """As it is sent where there is no router."""
+        return ASGIResponse(
+            body=self.body, status_code=self.status, headers=dict(self.headers), media_type=PROBLEM_JSON
+        )
 
 
 def problem_details(status: HTTPStatus, detail: str, headers: Mapping[str, str], **members: object) -> ProblemAnswer:

@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from monitor.daemon.head import Headers
+    from monitor.daemon.protocol import BoundedProtocol
 
 
 class Shortcut(Protocol):
-    """Somebody who can answer some requests without the app."""
+    """Answers some requests without the app."""
 
     def leads(self, target: bytes) -> bool:
         """Whether a POST to this request target may be taken."""
@@ -28,29 +29,11 @@ class Shortcut(Protocol):
         ...
 
 
-class Answered(Protocol):
-    """The connection of a request on the short way."""
-
-    transport: asyncio.Transport
-
-    def default_lines(self) -> bytes:
-        """The headers that every answer has, as lines."""
-        ...
-
-    def on_response_complete(self) -> None:
-        """The answer was sent."""
-        ...
-
-    def is_behind(self) -> bool:
-        """Whether requests have come that wait for the one before them."""
-        ...
-
-
 class _Unheard:
-    """Stands for an event that nobody waits for."""
+    """Stands for an event that has no waiter."""
 
     def set(self) -> None:
-        """Tell nobody."""
+        """Do nothing."""
 
 
 class ShortExchange:
@@ -60,14 +43,14 @@ class ShortExchange:
 
     message_event = _Unheard()
 
-    def __init__(self, protocol: Answered, *, keep_alive: bool) -> None:
+    def __init__(self, protocol: BoundedProtocol, *, keep_alive: bool) -> None:
         self._protocol = protocol
         self.keep_alive = keep_alive
         self.disconnected = False
         self.response_complete = False
 
     def answer(self, head: bytes, body: bytes) -> None:
-        """Send the answer, if there is still somebody to send it to."""
+        """Send the answer, if the client is still there."""
         transport = self._protocol.transport
         if self.response_complete or self.disconnected or transport.is_closing():
             return
@@ -82,7 +65,7 @@ class ShortExchange:
 class Flow(FlowControl):
     """Reads no further while a request waits for the one before it: that one has come whole."""
 
-    def __init__(self, transport: asyncio.Transport, protocol: Answered) -> None:
+    def __init__(self, transport: asyncio.Transport, protocol: BoundedProtocol) -> None:
         super().__init__(transport)
         self._protocol = protocol
 

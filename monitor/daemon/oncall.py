@@ -20,6 +20,7 @@ from alerts.silences import TooManySilencesError, UnknownSilenceError
 from alerts.thread import Outcome
 from alerts.trial import send_trial, trial
 from alerts.waking import wake_waiting
+from monitor.api.admission import RateLimitedError
 from monitor.api.oncall import (
     ConflictError,
     DeliveryPage,
@@ -28,7 +29,6 @@ from monitor.api.oncall import (
     NoSuchError,
     Replayed,
     TooManyError,
-    TooSoonError,
     Trial,
 )
 from monitor.auth import ForbiddenError
@@ -309,7 +309,7 @@ class AlertsOnCall:
             known = self._alerts.receivers[receiver]
         if wait_ms:
             wait_s = -(-wait_ms // 1_000)
-            raise TooSoonError(f"{receiver} was tested less than {TEST_SPACING_MS // 1_000} s ago", wait_s)
+            raise RateLimitedError(f"{receiver} was tested less than {TEST_SPACING_MS // 1_000} s ago", wait_s)
         began_ms = self._now_ms()
         error: str | None = None
         pair = trial(receiver, self._alerts.wording, now_ms=began_ms)

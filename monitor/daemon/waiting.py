@@ -11,10 +11,9 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 import uvloop
-from litestar.response.base import ASGIResponse
 
 from monitor.api.answers import json_answer
-from monitor.api.problems import PROBLEM_JSON, problem_of
+from monitor.api.problems import problem_of
 from monitor.daemon.http import HttpServer
 from monitor.reasons import Reason
 from monitor.store import StoreUnavailableError
@@ -30,7 +29,6 @@ STOP_MS: Final = 1_000
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
     """The probes, and 503 for everything else."""
-    response: ASGIResponse
     match scope["path"]:
         case "/livez":
             response = json_answer({"status": "ok", "reasons": []})
@@ -38,11 +36,7 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             status = "not_ready" if path == "/readyz" else "degraded"
             response = json_answer({"status": status, "reasons": [Reason.STORE_UNAVAILABLE]}, status_code=503)
         case _:
-            problem = problem_of(StoreUnavailableError())
-            headers = dict(problem.headers)
-            response = ASGIResponse(
-                body=problem.body, status_code=problem.status, headers=headers, media_type=PROBLEM_JSON
-            )
+            response = problem_of(StoreUnavailableError()).asgi()
     await response(scope, receive, send)
 
 
