@@ -52,7 +52,7 @@ def postpone(draft: Draft, *, due_ms: int, unknown: bool) -> None:
 
 
 def deliver(draft: Draft, *, reason: str = "") -> None:
-    """Note that the notification in attempts was accepted, or counts as accepted."""
+    """Note that the notification in flight was accepted, or counts as accepted."""
     thread, frozen = draft.thread, _frozen(draft.thread)
     draft.note(frozen, Outcome.DELIVERED, reason=reason)
     thread.frozen = None
@@ -69,7 +69,7 @@ def deliver(draft: Draft, *, reason: str = "") -> None:
 
 
 def bury(draft: Draft, *, reason: str, unknown: bool = False) -> None:
-    """Note that the notification in attempts is given up. A RESOLVED that is given up is not tried again.
+    """Note that the notification in flight is given up. A RESOLVED that is given up is not tried again.
 
     ``unknown``: the last attempt may have arrived. A DOWN that may have arrived is followed by its RESOLVED (P18).
     A DOWN is kept, to be offered again (P31), and reminded of.
@@ -108,12 +108,12 @@ def settle(draft: Draft) -> None:
 
 
 def forget_given_up(thread: Thread) -> None:
-    """Offer nothing again: somebody else looks after the dead letter."""
+    """Offer nothing again: an operator looks after the dead letter."""
     thread.given_up, thread.again_ms, thread.agains = None, 0, 0
 
 
 def offer_again(draft: Draft) -> Send:
-    """Make what was given up the notification in attempts, for one attempt."""
+    """Make what was given up the notification in flight, for one attempt."""
     thread = draft.thread
     thread.frozen, thread.given_up, thread.again_ms = thread.given_up, None, 0
     frozen = _frozen(thread)
@@ -133,7 +133,7 @@ def next_offer_ms(thread: Thread) -> int | None:
 
 
 def cancel(draft: Draft) -> None:
-    """Note that the notification in attempts need not be told any more."""
+    """Note that the notification in flight is needless by now."""
     frozen = _frozen(draft.thread)
     draft.note(frozen, Outcome.SUPERSEDED)
     if frozen.event is not None and not frozen.reminder:
@@ -165,5 +165,5 @@ def _end(draft: Draft) -> None:
 
 def _frozen(thread: Thread) -> Frozen:
     if thread.frozen is None:
-        raise ValueError(f"thread {thread.key!r} has no notification in attempts")
+        raise ValueError(f"thread {thread.key!r} has no notification in flight")
     return thread.frozen

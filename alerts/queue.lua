@@ -10,14 +10,14 @@
 --   :t     ZSET   tenant -> when its turn comes, ms: claims go round robin by tenant (P29). Not before its first thread is
 --                 due, and after a turn not before those who were due then; it may be too early, a claim puts it right
 --   :k     HASH   thread -> msgpack {version, lease token or 0, end of the lease ms, state (opaque), tenant}
---   :b     HASH   nid -> body, of notifications in attempts and of dead letters
+--   :b     HASH   nid -> body, of notifications in flight and of dead letters
 --   :m:<thread>  HASH   member -> what is known of it (opaque);  :f:<thread>  ZSET  firing member -> since, ms
 --   :e     HASH   event id -> its outcome (opaque);  :et  ZSET  event id -> when it was recorded, ms
 --   :h     HASH   event id -> partition, of the batch of events that each router has in hand, or had last: until it is
 --                 acked they come again, and only their outcomes tell that they were handed over;
 --   :hb    HASH   partition -> msgpack list of those event ids
 --   :n     HASH   nid -> about a notification (opaque);  :nt  ZSET  nid -> ms, of those that have an outcome
---   :open  ZSET   nid -> ms, of those in attempts;  :dead  ZSET  nid -> ms, the dead letters
+--   :open  ZSET   nid -> ms, of those in flight;  :dead  ZSET  nid -> ms, the dead letters
 --   :up    ZSET   nid -> ms, of the dead letters those that are neither over nor looked after by a person
 --   :s     HASH   lease -> the last token given out;  version -> the last version given out, so that a thread that
 --                 begins again is not taken for the one before;  disabled -> why nothing is claimed;  retired -> 1
@@ -164,7 +164,7 @@ local function apply(base, now, change, known, grown)
     local version = redis.call('HINCRBY', base .. ':s', 'version', 1)
     redis.call('HSET', base .. ':k', key, cmsgpack.pack({ version, token, ends, state, tenant }))
     if held then
-      set_due(base, tenant, key, ends) -- whoever holds it looks at what has come before it lets go
+      set_due(base, tenant, key, ends) -- its holder looks at what has come before it lets go
     elseif due then
       set_due(base, tenant, key, due)
     else

@@ -87,7 +87,7 @@ local function notification(keys, args)
 end
 
 -- stats: the state of the queue. ARGV: now ms.
--- Result: {notifications in attempts; the lag in ms, for how long the notification longest in attempts has been so or the
+-- Result: {notifications in flight; the lag in ms, for how long the notification longest in flight has been so or the
 --   thread longest due has been due, whichever is longer, 0 without either; dead letters; threads; why the receiver is
 --   disabled or false; dead letters that are neither over nor looked after}.
 local function stats(keys, args)

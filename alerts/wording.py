@@ -38,8 +38,8 @@ class Standing:
     down: int | None = None
 
     def size(self, down: int) -> int:
-        """How many workers there are when events say that so many of them are down. Those of them that are back, with
-        the event on its way, are expected again, and count once.
+        """How many workers there are when ``down`` are, by the events. Those that are back, with the event on its way,
+        are expected again, and count once.
         """
         return self.expected + (down if self.down is None else min(down, self.down))
 

@@ -1,7 +1,7 @@
 """How what all tenants share is divided among them, so that none can take it from the others (P29). Pure.
 
 A tenant may hold no more than is left free for others: alone it can take half, the next one half of the rest. Until a
-second tenant is known there is nobody to share with, and one may take all.
+second tenant is known there is none to share with, and one may take all.
 """
 
 from __future__ import annotations

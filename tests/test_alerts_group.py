@@ -44,7 +44,7 @@ class Play:
         self.now_ms = START_MS
         self.silenced: set[str] = set()
         self.looked_at: int | None = None
-        """At so many members, the longest firing; None: at all."""
+        """How many members are looked at, the longest firing; None: all."""
         self.suspected = False
         self.outcomes: dict[str, Told] = {}
         self.notes: dict[str, Note] = {}

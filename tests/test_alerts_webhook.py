@@ -157,7 +157,7 @@ SLOPPY = {
 
 @asynccontextmanager
 async def raw_server(answer: bytes, *, segments: int = 1, asked: bool = True) -> AsyncIterator[tuple[str, list[bytes]]]:
-    """A server that sends these bytes in so many pieces, whatever they are, and hangs up; its address and the heads.
+    """A server that sends these bytes in this number of pieces, and hangs up; its address and the heads.
 
     Not ``asked`` it sends them at once.
     """

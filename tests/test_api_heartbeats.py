@@ -258,7 +258,7 @@ async def test_a_failure_report_registers_in_the_environment_that_it_or_its_toke
     listed = {one["worker_id"]: one for one in (await lastseen.json(api.WORKERS))["workers"]}
     assert {name: one["environment_name"] for name, one in listed.items()} == {"a": "stage", "b": "prod", "c": "dev-1"}
     assert (listed["c"]["interval_seconds"], listed["c"]["liveness"]) == (10, "failed")
-    # Of a worker that is known it changes nothing, and whoever may not see that one may not report it.
+    # Of a worker that is known it changes nothing, and a token that may not see that one may not report it.
     assert await report("a", "prod") == 204
     assert await report("a", None, environments=("prod",)) == 404
     assert (await lastseen.json("/api/v1/workers/a"))["environment_name"] == "stage"

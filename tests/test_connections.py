@@ -66,7 +66,7 @@ class Crowd:
             await asyncio.sleep(0)
 
     async def more(self, count: int) -> None:
-        """Wait until so many more connections have been made."""
+        """Wait until this many more connections have been made."""
         self._wanted = self.begun + count
         self._reached.clear()
         await self._reached.wait()

@@ -26,7 +26,7 @@ class Site:
     def see(
         self, subject: str, *, days: float, age_days: float = 20, tenant: str = "acme", worker: str | None = None
     ) -> None:
-        """A token that ends in so many days, and was issued so long ago."""
+        """A token that ends in ``days``, issued ``age_days`` ago."""
         issued_ms = self.now_ms - round(age_days * DAY_MS)
         made = mint(
             key=api.KEY,

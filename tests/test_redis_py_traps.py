@@ -247,7 +247,7 @@ def test_a_connection_of_the_delivery_queue_that_is_lost_is_the_stores_trouble_a
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_a_store_that_comes_back_empty_gets_the_library_again_from_whoever_calls_first(
+def test_a_store_that_comes_back_empty_gets_the_library_again_from_the_first_caller(
     loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
     async def empty_it(server: servers.Server) -> None:

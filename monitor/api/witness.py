@@ -2,7 +2,7 @@
 
 Only of those for whom its sender may speak: the token's signature, audience, issuer, start and claims were good, it
 is not restricted to others, and it names the worker or has the scope to beat. Nothing here changes an answer, nor
-waits for anything; a body that nobody has read is looked at when the server drops it, after the answer.
+waits for anything; a body that was not read is looked at when the server drops it, after the answer.
 """
 
 from __future__ import annotations

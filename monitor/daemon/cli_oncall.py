@@ -27,7 +27,7 @@ alerts = App(name="alerts")
 _NOWHERE: Final = Access()
 _SECRET_BYTES: Final = 32
 INCIDENTS_READ: Final = 10_000
-"""At most so many of a tenant are read, to be sorted."""
+"""Incidents of a tenant that are read at most, to be sorted."""
 
 _Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON, one item on a line.")]
 _Most = Annotated[int, Parameter(name="--limit", help="At most so many.")]

@@ -27,7 +27,7 @@ HEADS_BYTES: Final = 16_777_216
 """Memory that unfinished heads may hold, in one process."""
 TRIES: Final = 64
 SPARE: Final = 64
-"""By so many ``most`` may be exceeded while requests that were not read yet may be whole."""
+"""How far ``most`` may be exceeded while requests that were not read yet may be whole."""
 SCAN_S: Final = 0.05
 """How often the idle connections are looked for, at most."""
 FULL_S: Final = 10.0
@@ -75,7 +75,7 @@ class Connections:
         self._of_address: dict[str, OrderedDict[Connection, int]] = {}
         """The same by address."""
         self._addresses: defaultdict[int, OrderedDict[str, None]] = defaultdict(OrderedDict)
-        """The addresses that have so many of these."""
+        """The addresses by how many of these they have."""
         self._largest = 0
         self._heads_bytes = 0
         self._idle: deque[tuple[float, Connection]] = deque()

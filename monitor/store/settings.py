@@ -46,7 +46,7 @@ class StoreSettings:
     max_grace_ms: int = LONGEST_MS
     """Within these counts what workers have declared, whenever that was."""
     replicas: int = 0
-    """So many have to have what ``confirm`` waits for."""
+    """How many have to have what ``confirm`` waits for."""
     fsync: bool = False
     """What ``confirm`` waits for has to be on the primary's disk."""
 

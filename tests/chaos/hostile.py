@@ -203,7 +203,7 @@ async def played(minutes: float, only: Sequence[str] = ()) -> int:
             for one in run.deaths
             if one.reported_s is None or one.reported_s - one.last_s > REPORTED_S
         ),
-        *([] if run.deaths else ["nobody died"]),
+        *([] if run.deaths else ["no worker died"]),
         *([f"a beat waited for {attacked.longest_ms:.0f} ms"] if attacked.longest_ms > GRACE_S * 1000 else []),
         *([f"p99 {attacked.p99_ms:.1f} ms"] if attacked.p99_ms > P99_TIMES * calm.p99_ms else []),
         *([f"{after_mib - before_mib:.0f} MiB more"] if after_mib - before_mib > MORE_MIB else []),

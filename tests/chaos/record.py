@@ -13,7 +13,7 @@ from typing import Any
 
 TENANT = "acme"
 HOSTILE = "mallory"
-"""The tenant of clients that do not obey. What receivers are told of it is not judged."""
+"""The tenant of clients that do not obey. What receivers get of it is not judged."""
 ENVIRONMENT = "prod"
 NIGHT = "night"
 """The environment of those whom the people on call look after."""

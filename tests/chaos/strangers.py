@@ -34,7 +34,7 @@ ENDED: Final = (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError,
 
 
 class _Pace:
-    """At most so many bytes a second, all attacks together."""
+    """At most this many bytes a second, all attacks together."""
 
     def __init__(self, bytes_per_s: int) -> None:
         self._per_s = bytes_per_s
