@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import secrets
 import sys
 from datetime import UTC, datetime
@@ -28,7 +27,7 @@ from monitor.daemon.cli_access import (
     say,
     warn,
 )
-from monitor.daemon.config import process_count, written_at
+from monitor.daemon.config import process_count
 from monitor.daemon.plan import plan
 from monitor.daemon.signals import StopSignal
 from monitor.settings.units import duration_ms
@@ -74,7 +73,6 @@ def serve(
         stop,
         functools.partial(greet, config_path=config, origin=origin(config)),
         warnings=_warnings(settings, config),
-        store_from=lambda: written_at(config, os.environ, ("store", "url")),
     )
 
 

@@ -39,7 +39,7 @@ from monitor.settings.key_material import (
     from_file,
     password,
 )
-from monitor.settings.section import Key, Problem, Section, refusal, surroundings
+from monitor.settings.section import Problem, Section, refusal, surroundings
 from monitor.settings.store_urls import (
     checked_server_url,
     has_password,
@@ -378,14 +378,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() == "localhost"
-
-
-def written_at(path: Path | None, environ: Mapping[str, str], key: Key) -> str:
-    """The place of a key in a configuration that was loaded: file and line, a variable, or that it is a default."""
-    source = Source() if path is None else read_file(path)
-    overlay(source, environ, entries(Config))
-    place = source.exactly(key)
-    return "default" if place is None else place.where
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:

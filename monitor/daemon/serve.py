@@ -53,12 +53,10 @@ def serve(
     on_ready: Callable[[Config, KeyRing, int], None],
     *,
     warnings: Sequence[str],
-    store_from: Callable[[], str],
 ) -> int:
     """Run the daemon until it is told to stop; the process's exit status.
 
-    ``on_ready`` is called once, when beats are accepted, with the port that is listened on. ``store_from`` says where
-    ``store.url`` was written.
+    ``on_ready`` is called once, when beats are accepted, with the port that is listened on.
     """
     logs.configure(level=config.log.level, form=config.log.format, paged=config.alerts.paged)
     for warning in warnings:
@@ -89,9 +87,8 @@ def serve(
     except StartAbandonedError:
         log.info("daemon.stopping", why=stop.why)
     except (StartError, ListenError, DataDirError, EmbeddedStoreError, SigningKeyError) as error:
-        text = f"{store_from()}: {error}" if str(error).startswith("store.url: ") else str(error)
-        log.critical("daemon.failed", error=text)
-        sys.stderr.write(f"lastseen: {escaped(text)}\n")
+        log.critical("daemon.failed", error=str(error))
+        sys.stderr.write(f"lastseen: {escaped(str(error))}\n")
         return 1
     log.info("daemon.stopped")
     return 0

@@ -243,14 +243,14 @@ def guarded() -> Iterator[int]:
         ("redis://:sesame@127.0.0.1:{}/99", "the store has no such database: DB index is out of range"),
     ],
 )
-def test_a_store_that_refuses_us_ends_the_start_at_once_with_the_place_of_its_url(
+def test_a_store_that_refuses_us_ends_the_start_at_once(
     empty_home: Home, guarded: int, url: str, told: str, processes: int
 ) -> None:
     on_store(empty_home, url.format(guarded))
     daemon = empty_home.launch("--processes", str(processes))
     assert daemon.exit_status() == 1
     (line,) = daemon.lines("daemon.failed")
-    assert line["error"].startswith(f"lastseen.toml:4: store.url: the store can't be used: {told}")
+    assert line["error"].startswith(f"store.url: the store can't be used: {told}")
     assert daemon.lines("store.unavailable") == []
     assert daemon.lines("process.exited") == []
     for secret in ("hunter2", "sesame"):
