@@ -314,14 +314,9 @@ class _Counted:
 
     def collect(self) -> Iterator[Metric]:
         total, slots = self._table.total, self._slots
-        beats = CounterMetricFamily("lastseen_beats", "Heartbeat requests by outcome.", labels=["outcome"])
-        for outcome, slot in slots.beats.items():
-            beats.add_metric([outcome.value], total(slot))
-        yield beats
-        moves = CounterMetricFamily("lastseen_transitions", "Recorded events by type.", labels=["event"])
-        for kind, slot in slots.moves.items():
-            moves.add_metric([kind.value], total(slot))
-        yield moves
+        counter = self._counter
+        yield counter("beats", "Heartbeat requests by outcome.", ["outcome"], slots.beats.items())
+        yield counter("transitions", "Recorded events by type.", ["event"], slots.moves.items())
         bounds = [*map(str, DETECTION_BUCKETS_S), "+Inf"]
         counts = itertools.accumulate(total(slot) for slot in slots.detections)
         yield HistogramMetricFamily(
@@ -330,34 +325,15 @@ class _Counted:
             buckets=list(zip(bounds, counts, strict=True)),
             sum_value=total(slots.detection_sum_s),
         )
-        evidence = CounterMetricFamily(
-            "lastseen_evidence", "Refused beats as evidence of life, by outcome.", labels=["outcome"]
+        yield counter("evidence", "Refused beats as evidence of life, by outcome.", ["outcome"], slots.evidence.items())
+        yield counter("limits_met", "Refused requests by the limit they met.", ["limit"], slots.limits.items())
+        text = "Delivery attempts by receiver and outcome."
+        yield counter("deliveries", text, ["receiver", "outcome"], slots.deliveries.items())
+        text = "Delivery attempts that failed, by cause."
+        yield counter("delivery_failures", text, ["receiver", "cause"], slots.failures.items())
+        yield counter(
+            "watchdog_pings", "Outgoing heartbeats that were due, by outcome.", ["outcome"], slots.pings.items()
         )
-        for outcome_name, slot in slots.evidence.items():
-            evidence.add_metric([outcome_name], total(slot))
-        yield evidence
-        limits = CounterMetricFamily("lastseen_limits_met", "Refused requests by the limit they met.", labels=["limit"])
-        for limit, slot in slots.limits.items():
-            limits.add_metric([limit.value], total(slot))
-        yield limits
-        deliveries = CounterMetricFamily(
-            "lastseen_deliveries", "Delivery attempts by receiver and outcome.", labels=["receiver", "outcome"]
-        )
-        for delivery, slot in slots.deliveries.items():
-            deliveries.add_metric(delivery, total(slot))
-        yield deliveries
-        failures = CounterMetricFamily(
-            "lastseen_delivery_failures", "Delivery attempts that failed, by cause.", labels=["receiver", "cause"]
-        )
-        for failure, slot in slots.failures.items():
-            failures.add_metric(failure, total(slot))
-        yield failures
-        pings = CounterMetricFamily(
-            "lastseen_watchdog_pings", "Outgoing heartbeats that were due, by outcome.", labels=["outcome"]
-        )
-        for ping, slot in slots.pings.items():
-            pings.add_metric([ping.value], total(slot))
-        yield pings
         yield from self._signs()
         yield GaugeMetricFamily("lastseen_processes", "Processes that run.", value=len(self._processes.pids))
         yield CounterMetricFamily(
@@ -365,6 +341,14 @@ class _Counted:
             "How often a process that ended unasked was started again.",
             value=self._processes.restarts,
         )
+
+    def _counter(
+        self, name: str, text: str, labels: Sequence[str], slots: Iterable[tuple[str | tuple[str, str], int]]
+    ) -> Metric:
+        found = CounterMetricFamily(f"lastseen_{name}", text, labels=labels)
+        for label, slot in slots:
+            found.add_metric([str(label)] if isinstance(label, str) else label, self._table.total(slot))
+        return found
 
     def _signs(self) -> Iterator[Metric]:
         """What the processes say of themselves: of several, the worst."""
