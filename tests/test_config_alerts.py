@@ -147,7 +147,7 @@ OWN = '[[alerts.receivers]]\nname = "own"\ntype = "log"\ntenants = ["{}"]\n'
         ),
         (OWN.format("a*"), 4, "alerts.receivers[0].tenants[0]: names a tenant exactly: `*` is no wildcard here"),
         (OWN.format(""), 4, "alerts.receivers[0].tenants[0]: must be 1 to 256 characters"),
-        (OWN.format("a\\u0007"), 4, "alerts.receivers[0].tenants[0]: must be 1 to 256 characters"),
+        (OWN.format("a\\u0007"), 4, "alerts.receivers[0].tenants[0]: holds a control character"),
         (
             OWN.format("acme") + '[[alerts.routes]]\nreceivers = ["own"]\ntenants = ["glob*"]',
             6,
