@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Final
 
 from monitor.api.components import COUNT, FLAG, FREE, TEXT, TIME, Schema, listing, nullable, record, ref
 from monitor.api.oncall import DELIVERY_STATES, INCIDENT_STATES, SILENCE_STATES
-from monitor.api.operations import AUTH, CURSOR, LIMIT, NO_CONTENT, READ, answer_of, any_of, operation, query, responses
+from monitor.api.operations import AUTH, CURSOR, LIMIT, NO_CONTENT, READ, READ_ONE, answer, any_of, operation, query
 from monitor.auth import Scope
 from monitor.liveness import EventKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 _TIME_OR_NULL: Final[Schema] = {"type": ["string", "null"], "format": "date-time"}
 _MONITOR: Final = ref("Monitor")
@@ -198,172 +198,159 @@ def oncall_paths() -> dict[str, Schema]:
     return {**_incident_paths(), **_silence_paths(), **_delivery_paths(), **_receiver_paths()}
 
 
+def _change(
+    name: str,
+    summary: str,
+    success: Schema,
+    *problems: str,
+    parameters: Sequence[Schema],
+    body: Schema = _NOTHING,
+    scope: Scope = Scope.ALERTS_WRITE,
+    operator: bool = True,
+) -> Schema:
+    """An operation that changes something, and whose body may be left out."""
+    return operation(
+        name,
+        summary,
+        success,
+        (*_CHANGE, *problems),
+        scope=scope,
+        operator=operator,
+        parameters=parameters,
+        body=body,
+        body_required=False,
+    )
+
+
 def _incident_paths() -> dict[str, Schema]:
+    detail = answer("The incident", "IncidentDetail")
+    state = query("state", "Which.", {"type": "string", "enum": list(INCIDENT_STATES), "default": "open"})
+    taking = "Take an incident over: no reminder is begun after the answer; the first ack stands"
     return {
         "/api/v1/incidents": {
             "get": operation(
-                name="list_incidents",
-                summary="Incidents, page by page, those opened last first",
-                scope=Scope.WORKERS_READ,
-                parameters=[
-                    query("state", "Which.", {"type": "string", "enum": list(INCIDENT_STATES), "default": "open"}),
-                    any_of("environment", "Incidents of this environment."),
-                    CURSOR,
-                    LIMIT,
-                ],
-                responses=responses({"description": "A page", "content": answer_of("IncidentList")}, READ),
+                "list_incidents",
+                "Incidents, page by page, those opened last first",
+                answer("A page", "IncidentList"),
+                parameters=[state, any_of("environment", "Incidents of this environment."), CURSOR, LIMIT],
             )
         },
         "/api/v1/incidents/{incident_id}": {
-            "get": operation(
-                name="get_incident",
-                summary="One incident",
-                scope=Scope.WORKERS_READ,
-                parameters=[_INCIDENT_ID],
-                responses=responses(
-                    {"description": "The incident", "content": answer_of("IncidentDetail")}, (*AUTH, "404", "503")
-                ),
-            )
+            "get": operation("get_incident", "One incident", detail, READ_ONE, parameters=[_INCIDENT_ID])
         },
         "/api/v1/incidents/{incident_id}/ack": {
-            "post": operation(
-                name="acknowledge_incident",
-                summary="Take an incident over: no reminder is begun after the answer; the first ack stands",
-                scope=Scope.ALERTS_WRITE,
+            "post": _change(
+                "acknowledge_incident",
+                taking,
+                detail,
+                "409",
                 parameters=[_INCIDENT_ID],
                 body=ref("AckRequest"),
-                body_required=False,
-                responses=responses(
-                    {"description": "The incident", "content": answer_of("IncidentDetail")}, (*_CHANGE, "409")
-                ),
+                operator=False,
             )
         },
     }
 
 
 def _silence_paths() -> dict[str, Schema]:
-    states = [*SILENCE_STATES, "all"]
+    states = any_of("state", "Silences in this state.", [*SILENCE_STATES, "all"])
     return {
         "/api/v1/silences": {
             "get": operation(
-                name="list_silences",
-                summary="Silences, the newest first; by default those that are active or pending",
-                scope=Scope.WORKERS_READ,
-                parameters=[any_of("state", "Silences in this state.", states), CURSOR, LIMIT],
-                responses=responses({"description": "A page", "content": answer_of("SilenceList")}, READ),
+                "list_silences",
+                "Silences, the newest first; by default those that are active or pending",
+                answer("A page", "SilenceList"),
+                parameters=[states, CURSOR, LIMIT],
             ),
             "post": operation(
-                name="add_silence",
-                summary="Tell nobody of the workers that match, until a set end; detection goes on",
+                "add_silence",
+                "Tell nobody of the workers that match, until a set end; detection goes on",
+                answer("The silence, and warnings", "SilenceAdded"),
+                (*AUTH, "408", "413", "415", "422", "429", "503"),
                 scope=Scope.ALERTS_WRITE,
                 body=ref("SilenceRequest"),
-                responses=responses(
-                    {"description": "The silence, and warnings", "content": answer_of("SilenceAdded")},
-                    (*AUTH, "408", "413", "415", "422", "429", "503"),
-                    code="201",
-                ),
+                code="201",
             ),
         },
         "/api/v1/silences/{silence_id}": {
             "get": operation(
-                name="get_silence",
-                summary="One silence",
-                scope=Scope.WORKERS_READ,
-                parameters=[_SILENCE_ID],
-                responses=responses(
-                    {"description": "The silence", "content": answer_of("SilenceDetail")}, (*AUTH, "404", "503")
-                ),
+                "get_silence", "One silence", answer("The silence", "SilenceDetail"), READ_ONE, parameters=[_SILENCE_ID]
             ),
             "delete": operation(
-                name="end_silence",
-                summary="End a silence now; who is still down and was never told of is told of",
+                "end_silence",
+                "End a silence now; who is still down and was never told of is told of",
+                NO_CONTENT,
+                READ_ONE,
                 scope=Scope.ALERTS_WRITE,
                 parameters=[_SILENCE_ID],
-                responses=responses(NO_CONTENT, (*AUTH, "404", "503"), code="204"),
+                code="204",
             ),
         },
     }
 
 
 def _delivery_paths() -> dict[str, Schema]:
-    done: Schema = {"description": "The notification", "content": answer_of("DeliveryDone")}
+    done = answer("The notification", "DeliveryDone")
+    one = [_NID, _RECEIVER_FILTER]
+    outcome = query(
+        "outcome",
+        "Those in attempts, those given up, or those that are done otherwise.",
+        {"type": "string", "enum": list(DELIVERY_STATES), "default": "dead_lettered"},
+    )
     return {
         "/api/v1/deliveries": {
             "get": operation(
-                name="list_deliveries",
-                summary="Notifications, page by page, the newest first; by default the dead letters",
-                scope=Scope.WORKERS_READ,
+                "list_deliveries",
+                "Notifications, page by page, the newest first; by default the dead letters",
+                answer("A page", "DeliveryList"),
+                (*READ, "404"),
                 operator=True,
                 parameters=[
                     query("receiver", "Notifications to this receiver.", {"type": "string"}),
-                    query(
-                        "outcome",
-                        "Those in attempts, those given up, or those that are done otherwise.",
-                        {"type": "string", "enum": list(DELIVERY_STATES), "default": "dead_lettered"},
-                    ),
+                    outcome,
                     CURSOR,
                     LIMIT,
                 ],
-                responses=responses({"description": "A page", "content": answer_of("DeliveryList")}, (*READ, "404")),
             )
         },
         "/api/v1/deliveries/{nid}": {
             "get": operation(
-                name="get_delivery",
-                summary="One notification, with its body while that is kept",
-                scope=Scope.WORKERS_READ,
+                "get_delivery",
+                "One notification, with its body while that is kept",
+                answer("The notification", "DeliveryDetail"),
+                (*READ, "404"),
                 operator=True,
-                parameters=[_NID, _RECEIVER_FILTER],
-                responses=responses(
-                    {"description": "The notification", "content": answer_of("DeliveryDetail")}, (*READ, "404")
-                ),
+                parameters=one,
             )
         },
         "/api/v1/deliveries/{nid}/replay": {
-            "post": operation(
-                name="replay_delivery",
-                summary="Put a dead letter back into the queue, with the same id and body",
-                scope=Scope.ALERTS_WRITE,
-                operator=True,
-                parameters=[_NID, _RECEIVER_FILTER],
+            "post": _change(
+                "replay_delivery",
+                "Put a dead letter back into the queue, with the same id and body",
+                done,
+                "409",
+                parameters=one,
                 body=ref("ReplayRequest"),
-                body_required=False,
-                responses=responses(done, (*_CHANGE, "409")),
             )
         },
         "/api/v1/deliveries/replay": {
-            "post": operation(
-                name="replay_deliveries",
-                summary="Put the dead letters of a receiver back into the queue, page by page, the newest first",
-                scope=Scope.ALERTS_WRITE,
-                operator=True,
+            "post": _change(
+                "replay_deliveries",
+                "Put the dead letters of a receiver back into the queue, page by page, the newest first",
+                answer("How many", "Replayed"),
                 parameters=[{**_RECEIVER_FILTER, "required": True, "description": "The receiver."}, CURSOR],
-                body=_NOTHING,
-                body_required=False,
-                responses=responses({"description": "How many", "content": answer_of("Replayed")}, _CHANGE),
             )
         },
         "/api/v1/deliveries/{nid}/drop": {
-            "post": operation(
-                name="drop_delivery",
-                summary="Throw a dead letter away",
-                scope=Scope.ALERTS_WRITE,
-                operator=True,
-                parameters=[_NID, _RECEIVER_FILTER],
-                body=_NOTHING,
-                body_required=False,
-                responses=responses(done, (*_CHANGE, "409")),
-            )
+            "post": _change("drop_delivery", "Throw a dead letter away", done, "409", parameters=one)
         },
         "/api/v1/events/{event_id}/outcomes": {
             "get": operation(
-                name="event_outcomes",
-                summary="What became of an event at each receiver; for the newest events that are kept",
-                scope=Scope.WORKERS_READ,
+                "event_outcomes",
+                "What became of an event at each receiver; for the newest events that are kept",
+                answer("The outcomes", "EventOutcomes"),
+                READ_ONE,
                 parameters=[_EVENT_ID],
-                responses=responses(
-                    {"description": "The outcomes", "content": answer_of("EventOutcomes")}, (*AUTH, "404", "503")
-                ),
             )
         },
     }
@@ -373,37 +360,29 @@ def _receiver_paths() -> dict[str, Schema]:
     return {
         "/api/v1/receivers": {
             "get": operation(
-                name="list_receivers",
-                summary="The receivers, and how their queues stand",
-                scope=Scope.WORKERS_READ,
+                "list_receivers",
+                "The receivers, and how their queues stand",
+                answer("The receivers", "ReceiverList"),
                 operator=True,
-                responses=responses({"description": "The receivers", "content": answer_of("ReceiverList")}, READ),
             )
         },
         "/api/v1/receivers/{name}/enable": {
-            "post": operation(
-                name="enable_receiver",
-                summary="Go on sending to a receiver that said that it is gone",
-                scope=Scope.ADMIN,
-                operator=True,
+            "post": _change(
+                "enable_receiver",
+                "Go on sending to a receiver that said that it is gone",
+                answer("The receiver", "ReceiverDetail"),
                 parameters=[_NAME],
-                body=_NOTHING,
-                body_required=False,
-                responses=responses({"description": "The receiver", "content": answer_of("ReceiverDetail")}, _CHANGE),
+                scope=Scope.ADMIN,
             )
         },
         "/api/v1/receivers/{name}/test": {
-            "post": operation(
-                name="test_receiver",
-                summary="Send a test notification at once, and say what came of it",
-                scope=Scope.ADMIN,
-                operator=True,
+            "post": _change(
+                "test_receiver",
+                "Send a test notification at once, and say what came of it",
+                answer("What came of it", "Trial"),
+                "429",
                 parameters=[_NAME],
-                body=_NOTHING,
-                body_required=False,
-                responses=responses(
-                    {"description": "What came of it", "content": answer_of("Trial")}, (*_CHANGE, "429")
-                ),
+                scope=Scope.ADMIN,
             )
         },
     }

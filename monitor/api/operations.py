@@ -10,7 +10,7 @@ from monitor.api.requests import DEFAULT_LIMIT, MAX_LIMIT
 from monitor.auth import Refusal, Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 _PROBLEM: Final = {"application/problem+json": {"schema": ref("Problem")}}
 SECONDS: Final[Schema] = {"schema": {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"}}
@@ -33,11 +33,19 @@ _PROBLEMS: Final[dict[str, Schema]] = {
     "503": {"description": "The store cannot take this now; nothing was acknowledged", "headers": _RETRY_AFTER},
 }
 _EVERYWHERE: Final = ("400", "500")
+AUTH: Final = ("401", "403")
+READ: Final = (*AUTH, "422", "503")
+READ_ONE: Final = (*AUTH, "404", "503")
 
 
 def answer_of(name: str) -> Schema:
     """Content that is JSON of this schema."""
     return {"application/json": {"schema": ref(name)}}
+
+
+def answer(description: str, name: str) -> Schema:
+    """An answer that is JSON of this schema."""
+    return {"description": description, "content": answer_of(name)}
 
 
 def responses(
@@ -49,34 +57,38 @@ def responses(
     """
     told = {key: {**_PROBLEMS[key], "content": _PROBLEM} for key in sorted({*problems, *_EVERYWHERE})}
     if contract:
-        told["422"] = {"description": "Validation Error", "content": answer_of("HTTPValidationError")}
+        told["422"] = answer("Validation Error", "HTTPValidationError")
     return {code: success, **told}
 
 
 def operation(
-    *,
     name: str,
     summary: str,
-    scope: Scope | None,
+    success: Schema,
+    problems: Iterable[str] = READ,
+    *,
+    scope: Scope = Scope.WORKERS_READ,
     operator: bool = False,
-    responses: dict[str, Schema],
-    parameters: list[Schema] | None = None,
+    parameters: Sequence[Schema] = (),
     body: Schema | None = None,
     body_required: bool = True,
     lines: Schema | None = None,
+    code: str = "200",
+    contract: bool = False,
 ) -> Schema:
-    """One method of a path. ``scope`` None: no token is needed; ``operator``: that scope will do, too.
+    """One method of a path. ``operator``: that scope will do, too. ``lines``: the body may come as lines, too.
 
-    ``lines``: the body may come as lines, too.
+    The others as for ``responses``.
     """
-    made: Schema = {"operationId": name, "summary": summary, "responses": responses}
-    if scope is None:
-        made["security"] = []
-    else:
-        either = f", or `{Scope.OPERATOR.value}` for what belongs to any tenant" if operator else ""
-        made["description"] = f"Scope: `{scope.value}`{either}."
+    either = f", or `{Scope.OPERATOR.value}` for what belongs to any tenant" if operator else ""
+    made: Schema = {
+        "operationId": name,
+        "summary": summary,
+        "responses": responses(success, problems, code=code, contract=contract),
+        "description": f"Scope: `{scope.value}`{either}.",
+    }
     if parameters:
-        made["parameters"] = parameters
+        made["parameters"] = [*parameters]
     if body is not None:
         content: Schema = {"application/json": {"schema": body}}
         if lines is not None:
@@ -103,6 +115,4 @@ LIMIT: Final = query(
     "At most this many; a page may be shorter although more follow.",
     {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
 )
-AUTH: Final = ("401", "403")
-READ: Final = (*AUTH, "422", "503")
 NO_CONTENT: Final[Schema] = {"description": "Done"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import metadata
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from monitor.api.components import CONTRACT, OURS, Schema, listing, ref
 from monitor.api.heartbeats import NEXT_BEAT, UNKNOWN_FIELDS
@@ -13,9 +13,9 @@ from monitor.api.operations import (
     CURSOR,
     LIMIT,
     NO_CONTENT,
-    READ,
+    READ_ONE,
     SECONDS,
-    answer_of,
+    answer,
     any_of,
     operation,
     query,
@@ -23,6 +23,9 @@ from monitor.api.operations import (
 )
 from monitor.auth import Scope
 from monitor.liveness import EventKind, Liveness
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _WORKER_ID: Final[Schema] = {
     "name": "worker_id",
@@ -50,134 +53,122 @@ _BEATEN: Final[Schema] = {
 }
 
 
+def _beat(name: str, summary: str, body: Schema, parameters: Sequence[Schema] = ()) -> Schema:
+    return operation(
+        name,
+        summary,
+        _BEATEN,
+        (*AUTH, "408", "413", "415", "429", "503"),
+        scope=Scope.HEARTBEAT_WRITE,
+        parameters=parameters,
+        body=body,
+        code="204",
+        contract=True,
+    )
+
+
 def _worker_paths() -> dict[str, Schema]:
-    beat_problems = (*AUTH, "408", "413", "415", "429", "503")
+    filters = [
+        any_of("environment", "Workers of this environment."),
+        any_of("liveness", "Workers of this liveness.", [word.value for word in Liveness]),
+        any_of("status", "Workers that report this status."),
+        any_of("text", "Workers whose id holds this text; case matters."),
+    ]
+    by_id = "A beat of the worker in the path; it keeps its environment"
     return {
         "/api/v1/workers/heartbeat": {
-            "post": operation(
-                name="worker_heartbeat_api_v1_workers_heartbeat_post",
-                summary="Worker Heartbeat",
-                scope=Scope.HEARTBEAT_WRITE,
-                body=_BEAT,
-                responses=responses(_BEATEN, beat_problems, code="204", contract=True),
-            )
+            "post": _beat("worker_heartbeat_api_v1_workers_heartbeat_post", "Worker Heartbeat", _BEAT)
         },
         "/api/v1/workers/heartbeats": {
             "post": operation(
-                name="heartbeat_batch",
-                summary="Many beats, each as it would be sent alone; 200 only if every good one is stored",
+                "heartbeat_batch",
+                "Many beats, each as it would be sent alone; 200 only if every good one is stored",
+                answer("Stored, but for the rejected", "BatchAnswer"),
+                (*AUTH, "408", "413", "415", "503"),
                 scope=Scope.HEARTBEAT_WRITE,
                 parameters=[_CONTENT_ENCODING],
                 body=listing(_BEAT),
                 lines={"type": "string", "description": "A beat on each line."},
-                responses=responses(
-                    {"description": "Stored, but for the rejected", "content": answer_of("BatchAnswer")},
-                    (*AUTH, "408", "413", "415", "503"),
-                    contract=True,
-                ),
+                contract=True,
             )
         },
         "/api/v1/workers/{worker_id}/heartbeat": {
-            "post": operation(
-                name="heartbeat_by_id",
-                summary="A beat of the worker in the path; it keeps its environment",
-                scope=Scope.HEARTBEAT_WRITE,
-                parameters=[_WORKER_ID],
-                body=ref("WorkerIdHeartbeatRequest"),
-                responses=responses(_BEATEN, beat_problems, code="204", contract=True),
-            )
+            "post": _beat("heartbeat_by_id", by_id, ref("WorkerIdHeartbeatRequest"), [_WORKER_ID])
         },
         "/api/v1/workers/{worker_id}/disconnect": {
             "post": operation(
-                name="disconnect",
-                summary="A goodbye: a clean stop or a failure",
+                "disconnect",
+                "A goodbye: a clean stop or a failure",
+                NO_CONTENT,
+                (*AUTH, "404", "408", "413", "415", "429", "503"),
                 scope=Scope.HEARTBEAT_WRITE,
                 parameters=[_WORKER_ID],
                 body=ref("DisconnectRequest"),
-                responses=responses(
-                    NO_CONTENT, (*AUTH, "404", "408", "413", "415", "429", "503"), code="204", contract=True
-                ),
+                code="204",
+                contract=True,
             )
         },
         "/api/v1/workers": {
             "get": operation(
-                name="list_workers",
-                summary="Workers, page by page; one that is present throughout appears exactly once",
-                scope=Scope.WORKERS_READ,
-                parameters=[
-                    any_of("environment", "Workers of this environment."),
-                    any_of("liveness", "Workers of this liveness.", [word.value for word in Liveness]),
-                    any_of("status", "Workers that report this status."),
-                    any_of("text", "Workers whose id holds this text; case matters."),
-                    CURSOR,
-                    LIMIT,
-                ],
-                responses=responses({"description": "A page", "content": answer_of("WorkerList")}, READ),
+                "list_workers",
+                "Workers, page by page; one that is present throughout appears exactly once",
+                answer("A page", "WorkerList"),
+                parameters=[*filters, CURSOR, LIMIT],
             )
         },
         "/api/v1/workers/{worker_id}": {
             "get": operation(
-                name="get_worker",
-                summary="One worker, with its recent transitions",
-                scope=Scope.WORKERS_READ,
+                "get_worker",
+                "One worker, with its recent transitions",
+                answer("The worker", "WorkerDetail"),
+                READ_ONE,
                 parameters=[_WORKER_ID],
-                responses=responses(
-                    {"description": "The worker", "content": answer_of("WorkerDetail")},
-                    (*AUTH, "404", "503"),
-                    contract=True,
-                ),
+                contract=True,
             ),
             "delete": operation(
-                name="delete_worker",
-                summary="Erase a worker's record, metadata and logs at once",
+                "delete_worker",
+                "Erase a worker's record, metadata and logs at once",
+                NO_CONTENT,
+                READ_ONE,
                 scope=Scope.ADMIN,
                 parameters=[_WORKER_ID],
-                responses=responses(NO_CONTENT, (*AUTH, "404", "503"), code="204", contract=True),
+                code="204",
+                contract=True,
             ),
         },
     }
 
 
 def _fleet_paths() -> dict[str, Schema]:
+    filters = [
+        any_of("environment", "Events of workers that were in this environment."),
+        any_of("worker_id", "Events of this worker."),
+        any_of("type", "Events of this type.", [kind.value for kind in EventKind]),
+        query("order", "Oldest or newest first.", {"type": "string", "enum": ["asc", "desc"]}),
+    ]
+    status = "Counts by environment and liveness, true at this moment"
     return {
-        "/api/v1/status": {
-            "get": operation(
-                name="get_status",
-                summary="Counts by environment and liveness, true at this moment",
-                scope=Scope.WORKERS_READ,
-                responses=responses({"description": "The counts", "content": answer_of("Status")}, READ),
-            )
-        },
+        "/api/v1/status": {"get": operation("get_status", status, answer("The counts", "Status"))},
         "/api/v1/tenants": {
             "get": operation(
-                name="list_tenants",
-                summary="The tenants of which there is a worker",
+                "list_tenants",
+                "The tenants of which there is a worker",
+                answer("Their names", "TenantList"),
                 scope=Scope.OPERATOR,
-                responses=responses({"description": "Their names", "content": answer_of("TenantList")}, READ),
             )
         },
         "/api/v1/events": {
             "get": operation(
-                name="list_events",
-                summary="The history, page by page; oldest first it never ends, so that a poller goes on",
-                scope=Scope.WORKERS_READ,
-                parameters=[
-                    any_of("environment", "Events of workers that were in this environment."),
-                    any_of("worker_id", "Events of this worker."),
-                    any_of("type", "Events of this type.", [kind.value for kind in EventKind]),
-                    query("order", "Oldest or newest first.", {"type": "string", "enum": ["asc", "desc"]}),
-                    CURSOR,
-                    LIMIT,
-                ],
-                responses=responses({"description": "A page", "content": answer_of("EventList")}, READ),
+                "list_events",
+                "The history, page by page; oldest first it never ends, so that a poller goes on",
+                answer("A page", "EventList"),
+                parameters=[*filters, CURSOR, LIMIT],
             )
         },
     }
 
 
 def _own_paths() -> dict[str, Schema]:
-    probe: Schema = {"description": "Yes", "content": answer_of("Probe")}
-    no: Schema = {"description": "No; the reasons say why", "content": answer_of("Probe")}
     schema: Schema = {"description": "This document", "content": {"application/json": {"schema": {"type": "object"}}}}
     text: Schema = {"schema": {"type": "string"}}
     exposition: Schema = {
@@ -186,21 +177,22 @@ def _own_paths() -> dict[str, Schema]:
     }
 
     def probing(name: str, summary: str) -> Schema:
-        told = {**responses(probe, ()), "503": no}
-        return {"get": operation(name=name, summary=summary, scope=None, responses=told)}
+        told = {**responses(answer("Yes", "Probe"), ()), "503": answer("No; the reasons say why", "Probe")}
+        return {"get": {"operationId": name, "summary": summary, "responses": told, "security": []}}
 
     def page(name: str, summary: str, success: Schema) -> Schema:
-        told = responses(success, AUTH)
-        return {"get": operation(name=name, summary=summary, scope=Scope.METRICS_READ, responses=told)}
+        return {"get": operation(name, summary, success, AUTH, scope=Scope.METRICS_READ)}
 
     return {
         "/api/v1/revocations": {
             "post": operation(
-                name="revoke_tokens",
-                summary="Refuse one token, or those of a subject that were issued until now; in force within 5 s",
+                "revoke_tokens",
+                "Refuse one token, or those of a subject that were issued until now; in force within 5 s",
+                NO_CONTENT,
+                (*AUTH, "408", "413", "415", "422", "429", "503"),
                 scope=Scope.ADMIN,
                 body=ref("RevocationRequest"),
-                responses=responses(NO_CONTENT, (*AUTH, "408", "413", "415", "422", "429", "503"), code="204"),
+                code="204",
             )
         },
         "/livez": probing("livez", "Does the loop turn?"),
