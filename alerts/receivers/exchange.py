@@ -9,7 +9,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
-from types import SimpleNamespace
 from typing import Any, Final, cast
 
 import aiohttp
@@ -135,7 +134,6 @@ async def exchange(
             data=body,
             headers={"user-agent": USER_AGENT, **headers},
             allow_redirects=False,
-            trace_request_ctx=attempt,
         ) as response:
             if response.status in ACCEPTED:
                 await _read(response, REPLY_BYTES)
@@ -150,10 +148,8 @@ async def exchange(
         raise NoAnswerError(text, cause=cause, sent=attempt.sent) from error
 
 
-async def _note_sent(
-    _session: aiohttp.ClientSession, context: SimpleNamespace, _params: aiohttp.TraceRequestHeadersSentParams
-) -> None:
-    context.trace_request_ctx.sent = True
+async def _note_sent(*_: object) -> None:
+    _attempt.get().sent = True
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
