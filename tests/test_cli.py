@@ -422,6 +422,7 @@ def test_a_command_makes_no_key_and_says_where_it_looked(tmp_path: Path) -> None
         ended = lastseen(tmp_path, *arguments, LASTSEEN_CONFIG="mine.toml")
         assert (ended.returncode, ended.stdout) == (1, "")
         assert f"{tmp_path}/kept/signing-key (configuration: {tmp_path}/mine.toml)" in ended.stderr
+        assert "store.data_dir is relative to the working directory" in ended.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
 
 

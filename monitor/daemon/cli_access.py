@@ -116,7 +116,8 @@ def made_token(
         fail(
             FAILED,
             f"lastseen: {error} (configuration: {origin}). `lastseen serve` makes one when it first starts: run this"
-            f" command in its folder, or name its configuration by --config or ${CONFIG}",
+            f" command in its folder, or name its configuration by --config or ${CONFIG}. store.data_dir is relative to"
+            " the working directory: an absolute one is found from everywhere",
         )
     except SigningKeyError as error:
         fail(FAILED, f"lastseen: {error}")
