@@ -8,7 +8,7 @@
 --   :q     ZSET   thread -> due, ms: when somebody has to look at it. A claimed one is due when its lease ends.
 --   :qt:<tenant>  ZSET  the same, of one tenant's threads
 --   :t     ZSET   tenant -> when its turn comes, ms: claims go round robin by tenant (P29). Not before its first thread is
---                 due, and after a turn not before those who were due then; it may be too early, a claim puts it right
+--                 due, and after a turn not before those who were due then
 --   :k     HASH   thread -> msgpack {version, lease token or 0, end of the lease ms, state (opaque), tenant}
 --   :b     HASH   nid -> body, of notifications in flight and of dead letters
 --   :m:<thread>  HASH   member -> what is known of it (opaque);  :f:<thread>  ZSET  firing member -> since, ms
@@ -72,18 +72,27 @@ local function thread(base, key)
   return packed and cmsgpack.unpack(packed) or nil
 end
 
+-- No turn comes before the tenant's first thread is due: those of many tenants that have nothing due would hold up others.
+local function delay_turn(base, tenant)
+  local first = redis.call('ZRANGE', base .. ':qt:' .. tenant, 0, 0, 'WITHSCORES')[2]
+  if first then
+    redis.call('ZADD', base .. ':t', 'XX', 'GT', first, tenant)
+  else
+    redis.call('ZREM', base .. ':t', tenant)
+  end
+end
+
 local function set_due(base, tenant, key, due)
   redis.call('ZADD', base .. ':q', int(due), key)
   redis.call('ZADD', base .. ':qt:' .. tenant, int(due), key)
   redis.call('ZADD', base .. ':t', 'LT', int(due), tenant)
+  delay_turn(base, tenant)
 end
 
 local function never_due(base, tenant, key)
   redis.call('ZREM', base .. ':q', key)
   redis.call('ZREM', base .. ':qt:' .. tenant, key)
-  if redis.call('EXISTS', base .. ':qt:' .. tenant) == 0 then
-    redis.call('ZREM', base .. ':t', tenant)
-  end
+  delay_turn(base, tenant)
 end
 
 local function values(key, fields)

@@ -184,6 +184,19 @@ async def test_p29_of_many_tenants_each_has_a_turn_before_any_has_two(threads: T
     assert await _claim(threads, START_MS + 50) == []
 
 
+async def test_p29_tenants_whose_pages_were_delivered_hold_up_no_page_of_another(threads: ThreadStore) -> None:
+    names = [f"t{number}" for number in range(100)]
+    assert all(await threads.save([of(name, 0) for name in names], now_ms=START_MS))
+    told = [
+        change(one.thread, one.version, token=one.token, release=True, due_ms=START_MS + MONTH_MS)
+        for one in await _claim(threads, limit=100)
+    ]
+    assert await threads.save(told, now_ms=START_MS) == [True] * 100
+    later_ms = START_MS + 2 * LEASE_MS
+    assert await threads.save([of("quiet", 0, later_ms)], now_ms=later_ms) == [True]
+    assert [one.thread.tenant for one in await _claim(threads, later_ms, limit=8)] == ["quiet"]
+
+
 async def test_p29_after_a_crash_every_lease_that_ends_is_claimed_again_in_turns(threads: ThreadStore) -> None:
     assert all(await threads.save([of("noisy", number) for number in range(40)], now_ms=START_MS))
     assert all(await threads.save([of("quiet", number) for number in range(2)], now_ms=START_MS))
