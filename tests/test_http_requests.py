@@ -239,6 +239,17 @@ async def test_a_bad_request_is_answered_after_the_good_ones_before_it(lastseen:
         assert await connection.rest() == b""
 
 
+@pytest.mark.parametrize("pieces", [[b"\r\n", b""], [b"\r", b"\n"], [b"\r\n\r\n", b"\r\n"]])
+async def test_empty_lines_before_a_request_are_ignored_however_they_are_cut(lastseen: Site, pieces: list[bytes]) -> None:
+    connection = await lastseen.connect()
+    for _ in range(2):
+        for piece in pieces:
+            connection.writer.write(piece)
+            await connection.writer.drain()
+            assert (await (await lastseen.connect()).ask("GET", "/livez")).status == 200  # it was read
+        assert (await connection.ask("GET", "/livez")).status == 200
+
+
 async def test_http_1_0_needs_no_host_and_nosniff_is_on_every_answer(lastseen: Site) -> None:
     connection = await lastseen.connect()
     connection.writer.write(b"GET /livez HTTP/1.0\r\n\r\n")

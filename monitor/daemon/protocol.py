@@ -74,6 +74,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Whether what is held waits for a turn of the loop."""
         self._stalled_s: float | None = None
         """Since when the client has not taken what was written to it."""
+        self.headers = []  # empty lines may come before the first request
         self._body: list[bytes] | None = None
         """What has come of the body of a request that may take the short way; None: there is no such request."""
         self._head: Headers = []
