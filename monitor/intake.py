@@ -87,14 +87,23 @@ class _Waiting:
 
 
 class _Lane:
-    """One queue of a partition. What is in flight came before all that waits."""
+    """One queue of a partition. What is in flight came before all else that is said of the same workers."""
 
-    __slots__ = ("in_flight", "partition", "task", "timer", "waiting")
+    __slots__ = ("alone", "in_flight", "is_alone", "is_turn", "keys", "partition", "task", "timer", "waiting")
 
     def __init__(self, partition: int) -> None:
         self.partition = partition
         self.waiting: deque[_Waiting] = deque()
+        """Beats, of which a call takes many."""
+        self.alone: dict[str, deque[_Waiting]] = {}
+        """By tenant, the next one first: what takes a call of its own, and beats behind such of their workers."""
+        self.keys: Counter[WorkerKey] = Counter()
+        """Whose there are in ``alone``."""
+        self.is_turn = False
+        """Whether one of ``alone`` is next. Beats and these have turns, or goodbyes would hold up beats (P29)."""
         self.in_flight: list[_Waiting] = []
+        self.is_alone = False
+        """Whether what is in flight is one of ``alone``."""
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
 
@@ -207,16 +216,23 @@ class Intake:
                 self.graces.see(grace_ms)
         loop = asyncio.get_running_loop()
         now_s = loop.time()
+        key, queue = waiting.order.key, lane.waiting
+        is_alone = not isinstance(waiting.order, Beat) or (bool(lane.keys) and key in lane.keys)
+        if is_alone:
+            queue = lane.alone.get(key.tenant) or deque()
         if (
             # Below half of everything no tenant can be over its share.
             2 * self._waiting >= self._capacity
             or 2 * self._waiting_bytes >= self._capacity_bytes
-            or (lane.waiting and lane.waiting[0].until_s < now_s + self._timeout_s - self._longest_s)
-        ) and (refusal := self._refusal(waiting, lane, now_s)) is not None:
-            self._on_refused(waiting.order.key.tenant)
+            or (queue and queue[0].until_s < now_s + self._timeout_s - self._longest_s)
+        ) and (refusal := self._refusal(waiting, queue, now_s, is_alone=is_alone)) is not None:
+            self._on_refused(key.tenant)
             raise refusal
         waiting.until_s = now_s + self._timeout_s
-        lane.waiting.append(waiting)
+        queue.append(waiting)
+        if is_alone:
+            lane.keys[key] += 1
+            lane.alone[key.tenant] = queue
         self._waiting += 1
         self._waiting_bytes += waiting.size
         if lane.timer is None:
@@ -224,9 +240,11 @@ class Intake:
         if lane.task is None:
             lane.task = loop.create_task(self._work(lane), name=f"intake-{lane.partition}")
 
-    def _refusal(self, waiting: _Waiting, lane: _Lane, now_s: float) -> SlowDownError | None:
+    def _refusal(
+        self, waiting: _Waiting, queue: deque[_Waiting], now_s: float, *, is_alone: bool
+    ) -> SlowDownError | None:
         """Why an order may not come in, if so. Over its share is a tenant that holds more than it leaves to others."""
-        waited_s = now_s + self._timeout_s - lane.waiting[0].until_s if lane.waiting else 0.0
+        waited_s = now_s + self._timeout_s - queue[0].until_s if queue else 0.0
         longest_s = self._longest_s
         if self._tenants.several:
             if now_s >= self._counted_s + COUNT_S:
@@ -236,16 +254,12 @@ class Intake:
             if (
                 over_share(held, 1, self._capacity - self._waiting)
                 or over_share(held_bytes, waiting.size, self._capacity_bytes - self._waiting_bytes)
-                or (waited_s > longest_s and 2 * held > self._waiting)
+                or (waited_s > longest_s and (is_alone or 2 * held > self._waiting))
             ):
                 message = "the tenant's share of what may wait for the store is used up"
                 return OverShareError(message, self.full(waiting.order).retry_after_s)
             longest_s *= LATEST_WAIT
-        if (
-            self._waiting >= self._capacity
-            or self._waiting_bytes >= self._capacity_bytes
-            or (lane.waiting and waited_s > longest_s)
-        ):
+        if self._waiting >= self._capacity or self._waiting_bytes >= self._capacity_bytes or waited_s > longest_s:
             return self.full(waiting.order)
         if self._tenants.several:
             self._held[tenant] += 1
@@ -257,14 +271,15 @@ class Intake:
         self._held.clear()
         self._held_bytes.clear()
         for lane in itertools.chain.from_iterable(self._lanes):
-            for waiting in lane.waiting:
+            for waiting in itertools.chain(lane.waiting, *lane.alone.values()):
                 self._held[waiting.order.key.tenant] += 1
                 self._held_bytes[waiting.order.key.tenant] += waiting.size
 
     def oldest_s(self) -> float:
-        """How long the one has waited that waits for longest, in seconds; 0 where nobody does."""
+        """How long the beat has waited that waits for longest, in seconds; 0 where none does."""
         now_s = asyncio.get_running_loop().time()
-        firsts = (lane.in_flight or lane.waiting for lanes in self._lanes for lane in lanes)
+        lanes = itertools.chain.from_iterable(self._lanes)
+        firsts = (lane.waiting if lane.is_alone or not lane.in_flight else lane.in_flight for lane in lanes)
         until_s = min((first[0].until_s for first in firsts if first), default=now_s + self._timeout_s)
         return now_s + self._timeout_s - until_s
 
@@ -279,18 +294,22 @@ class Intake:
         loop = asyncio.get_running_loop()
         now_s = loop.time()
         lane.timer = None
-        for waiting in itertools.chain(lane.in_flight, lane.waiting):
-            if waiting.until_s > now_s:
-                lane.timer = loop.call_at(waiting.until_s, self._expire, lane)
-                return
-            waiting.settle(0, StoreUnavailableError("the store did not answer in time"))
+        nearest_s = math.inf
+        for queue in (lane.in_flight, lane.waiting, *lane.alone.values()):
+            for waiting in queue:
+                if waiting.until_s > now_s:
+                    nearest_s = min(nearest_s, waiting.until_s)
+                    break
+                waiting.settle(0, StoreUnavailableError("the store did not answer in time"))
+        if nearest_s < math.inf:
+            lane.timer = loop.call_at(nearest_s, self._expire, lane)
 
     async def _work(self, lane: _Lane) -> None:
         """Make one call after another. The answers of one are told while the store works on the next."""
         tell: Callable[[], None] | None = None
         try:
-            while lane.waiting or tell is not None:
-                batch = lane.in_flight = self._next_batch(lane)
+            while lane.waiting or lane.alone or tell is not None:
+                batch = lane.in_flight = self._next(lane)
                 if tell is None:
                     tell = await self._call(lane.partition, batch)
                     continue
@@ -302,11 +321,13 @@ class Intake:
         finally:
             lane.task = None
             lane.in_flight = []
-            while lane.waiting:
-                waiting = lane.waiting.popleft()
+            for waiting in itertools.chain(lane.waiting, *lane.alone.values()):
                 self._waiting -= 1
                 self._waiting_bytes -= waiting.size
                 waiting.settle(0, StoreUnavailableError("the intake is stopping"))
+            lane.waiting.clear()
+            lane.alone.clear()
+            lane.keys.clear()
 
     async def _call(self, partition: int, batch: list[_Waiting]) -> Callable[[], None]:
         """Make one call; what is to be done then to tell everybody in it."""
@@ -320,23 +341,45 @@ class Intake:
             _fail(batch, StoreUnavailableError(f"the intake failed: {error!r}"))
             raise
 
-    def _next_batch(self, lane: _Lane) -> list[_Waiting]:
-        """The next orders that one call can carry: beats up to the limit, anything else alone.
+    def _next(self, lane: _Lane) -> list[_Waiting]:
+        """What the next call is to carry: one of ``alone`` if it is its turn, else beats.
 
         One whose request has given up was answered 503, so it is dropped here: it must not be applied late.
         """
+        lane.is_alone = False
+        if lane.alone and (lane.is_turn or not lane.waiting):
+            tenant, queue = next(iter(lane.alone.items()))
+            # Only behind the beats that came before it: of its own worker there may be one.
+            if not lane.waiting or lane.waiting[0].until_s > queue[0].until_s:
+                lane.is_turn, lane.is_alone = False, True
+                return self._next_alone(lane, tenant)
+        lane.is_turn = True
+        return self._next_batch(lane)
+
+    def _next_alone(self, lane: _Lane, tenant: str) -> list[_Waiting]:
+        queue = lane.alone.pop(tenant)
+        waiting = queue.popleft()
+        if queue:
+            lane.alone[tenant] = queue
+        key = waiting.order.key
+        lane.keys[key] -= 1
+        if not lane.keys[key]:
+            del lane.keys[key]
+        self._waiting -= 1
+        self._waiting_bytes -= waiting.size
+        return [] if waiting.answer is None else [waiting]
+
+    def _next_batch(self, lane: _Lane) -> list[_Waiting]:
+        """The next beats, as many as one call can carry."""
         batch: list[_Waiting] = []
         queue = lane.waiting
         size = 0
         limit = BATCH_LIMIT if len(queue) <= DEEP else DEEP_LIMIT
         while queue and len(batch) < limit and size < BATCH_BYTES:
-            waiting = queue[0]
+            waiting = queue.popleft()
             if waiting.answer is not None:
-                if batch and not (isinstance(waiting.order, Beat) and isinstance(batch[0].order, Beat)):
-                    break
                 batch.append(waiting)
                 size += waiting.size
-            queue.popleft()
             self._waiting -= 1
             self._waiting_bytes -= waiting.size
         return batch

@@ -240,7 +240,7 @@ async def test_a_bad_request_is_answered_after_the_good_ones_before_it(lastseen:
 
 
 @pytest.mark.parametrize("pieces", [[b"\r\n", b""], [b"\r", b"\n"], [b"\r\n\r\n", b"\r\n"]])
-async def test_empty_lines_before_a_request_are_ignored_however_they_are_cut(lastseen: Site, pieces: list[bytes]) -> None:
+async def test_empty_lines_before_a_request_are_ignored_however_cut(lastseen: Site, pieces: list[bytes]) -> None:
     connection = await lastseen.connect()
     for _ in range(2):
         for piece in pieces:

@@ -163,7 +163,25 @@ async def test_a_goodbye_goes_alone_between_the_beats_before_and_after_it(store_
     async with watched(store_url) as store:
         intake = intake_on(store, lanes=1)
         await asyncio.gather(*(submit(intake, order[0], order[1]) for order in ("ba", "bw", "cw", "bw", "bb", "ea")))
-        assert store.calls == [["a", "w"], ["leave w"], ["w", "b"], ["forget a"]]
+        assert store.calls == [["a", "w", "b"], ["leave w"], ["w"], ["forget a"]]
+
+
+async def test_p29_goodbyes_of_one_tenant_hold_up_neither_beats_nor_goodbyes_of_another(store_url: str) -> None:
+    async with watched(store_url) as store:
+        intake = intake_on(store, lanes=1)
+        store.gate.clear()
+        first = asyncio.create_task(intake.beat(beat("first")))
+        await asyncio.wait_for(store.called.wait(), PATIENCE_S)
+        evil = [asyncio.create_task(intake.leave(goodbye(key=WorkerKey("evil", f"e{k}")))) for k in range(50)]
+        await asyncio.sleep(0)
+        quiet = [asyncio.create_task(intake.beat(beat(worker))) for worker in ("a", "b")]
+        quiet.append(asyncio.create_task(intake.leave(goodbye("first"))))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        assert intake.oldest_s() < 1
+        store.gate.set()
+        await asyncio.gather(first, *evil, *quiet, return_exceptions=True)
+        assert store.calls[:5] == [["first"], ["leave e0"], ["a", "b"], ["leave first"], ["leave e1"]]
+        assert len(store.calls) == 3 + len(evil)
 
 
 async def test_each_beat_gets_the_answer_that_is_its_own(store_url: str) -> None:
