@@ -16,7 +16,7 @@ import pytest
 from cyclopts import App
 
 from monitor.auth import MIN_SECRET_BYTES, Authenticator, AuthPolicy, Principal, Scope, VerifyingKey
-from monitor.daemon.cli_access import PLACES
+from monitor.daemon.cli_access import PLACES, config_file
 from monitor.daemon.commands import COMMANDS
 from monitor.daemon.signing_key import generated_key
 from monitor.daemon.version import version
@@ -243,6 +243,34 @@ def test_the_configuration_is_that_of_the_option_then_of_the_environment_then_of
 
 def test_the_last_place_is_that_of_the_system() -> None:
     assert (Path("lastseen.toml"), Path("/etc/lastseen/lastseen.toml")) == PLACES
+
+
+@pytest.mark.parametrize("others", ["owner", "mode"])
+def test_a_file_of_others_in_the_working_directory_is_read_only_when_it_is_named(
+    others: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LASTSEEN_CONFIG", raising=False)
+    place = tmp_path / "lastseen.toml"
+    place.touch()
+    if others == "mode":
+        place.chmod(0o646)
+    elif os.geteuid():
+        pytest.skip("only root can give a file away")
+    else:
+        os.chown(place, 65_534, -1)
+    with pytest.raises(SystemExit) as ended:
+        config_file(None)
+    assert ended.value.code == 2
+    told = f"{place} may be written by others than us: if it is meant, name it with --config\n"
+    assert capsys.readouterr().err == told
+    assert config_file(Path("lastseen.toml")) == Path("lastseen.toml")
+    monkeypatch.setenv("LASTSEEN_CONFIG", str(place))
+    assert config_file(None) == place
+    monkeypatch.delenv("LASTSEEN_CONFIG")
+    place.chmod(0o644)
+    os.chown(place, os.geteuid(), -1)
+    assert config_file(None) == Path("lastseen.toml")
 
 
 def test_a_config_toml_that_is_not_read_is_said(tmp_path: Path) -> None:

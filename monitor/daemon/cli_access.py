@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import secrets
+import stat
 import sys
 from collections.abc import Iterator  # noqa: TC003 - cyclopts reads annotations when it runs
 from contextlib import contextmanager
@@ -64,9 +65,24 @@ def warn(text: str) -> None:
 
 def config_file(given: Path | None) -> Path | None:
     """The file to read: the given one, else that of the environment, else the first that is in its place."""
-    if given is not None or (named := os.environ.get(CONFIG)) is None:
-        return given or next(filter(_is_there, PLACES), None)
-    return Path(named)
+    if given is not None:
+        return given
+    if (named := os.environ.get(CONFIG)) is not None:
+        return Path(named)
+    found = next(filter(_is_there, PLACES), None)
+    if found is not None and not found.is_absolute():
+        _judge(found)
+    return found
+
+
+def _judge(path: Path) -> None:
+    """End the program if others may have put a file into the working directory: it names programs that are run."""
+    try:
+        status = path.stat()
+    except OSError:
+        return  # reading it says why
+    if status.st_uid not in {0, os.geteuid()} or status.st_mode & stat.S_IWOTH:
+        fail(MISUSED, f"{path.absolute()} may be written by others than us: if it is meant, name it with --config")
 
 
 def _is_there(path: Path) -> bool:
