@@ -38,7 +38,7 @@ class SweepSettings:
     retention_ms: int
     event_retention_ms: int
     events: int
-    """How many events the history holds at most; what the router has not passed yet is kept above that."""
+    """How many events the history holds at most; the outbox keeps what the router has not passed yet beside it."""
 
 
 class Sweeper:

@@ -17,7 +17,26 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 BASE = b"{ls:0}:"
-PLAIN = {b"m", b"r", b"x", b"y", b"g", b"a", b"b", b"c", b"h", b"q", b"e", b"u", b"j", b"k", b"p", b"w"}
+PLAIN = {
+    b"m",
+    b"r",
+    b"x",
+    b"y",
+    b"g",
+    b"a",
+    b"b",
+    b"c",
+    b"h",
+    b"q",
+    b"e",
+    b"u",
+    b"j",
+    b"k",
+    b"p",
+    b"w",
+    b"lengths",
+    b"began",
+}
 ALIVE, STALE, STOPPED = (STATE_CODES[state].encode() for state in (Liveness.ALIVE, Liveness.STALE, Liveness.STOPPED))
 RECORD_HEAD = struct.Struct(">BcI28x6s8x6s")
 """Of a record: version, state, gid, since, last_seen."""
@@ -42,6 +61,7 @@ class _Check:
         self.tenants: defaultdict[bytes, Counter[bytes]] = defaultdict(Counter)
         self.ids: defaultdict[bytes, set[bytes]] = defaultdict(set)
         self.used: set[int] = set()
+        self.histories: set[bytes] = set()
 
     async def hash(self, name: bytes) -> Mapping[bytes, bytes]:
         found: Any = await self.redis.hgetall(BASE + name)
@@ -79,6 +99,7 @@ class _Check:
         for mid in (*await self.hash(b"x"), *await self.hash(b"y"), *await self.hash(b"j")):
             assert mid in records
         await self.compare_keys(groups)
+        await self.compare_histories()
         await self.compare_bounds(groups)
 
     def expect(self, records: Mapping[bytes, Any], groups: Mapping[int, Any]) -> None:
@@ -133,10 +154,20 @@ class _Check:
                     assert set(await self.zset(name)) == self.ids[rest]
                 case b"t:":
                     assert {k: int(v) for k, v in (await self.hash(name)).items()} == dict(self.tenants[rest])
+                case b"e:":
+                    self.histories.add(rest)
                 case _:
                     raise AssertionError(f"a key that nobody knows: {name!r}")
         assert {name[2:] for name in names if name[:2] == b"t:"} == set(self.tenants)
         assert {name[2:] for name in names if name[:2] == b"i:"} == set(self.ids)
+
+    async def compare_histories(self) -> None:
+        lengths, oldest = {}, {}
+        for tenant in self.histories:
+            entries: Any = await self.redis.xrange(BASE + b"e:" + tenant)
+            lengths[tenant], oldest[tenant] = float(len(entries)), float(entries[0][0].partition(b"-")[0])
+        assert (await self.zset(b"lengths"), await self.zset(b"began")) == (lengths, oldest)
+        assert int((await self.hash(b"m")).get(b"events", 0)) == sum(lengths.values())
 
     async def compare_bounds(self, groups: Mapping[int, Any]) -> None:
         deadlines, oldest, returns = await self.zset(b"h"), await self.zset(b"q"), await self.zset(b"b")

@@ -463,7 +463,7 @@ async def test_p5_what_became_of_an_event_can_be_asked_by_those_who_may_see_it(l
     history = [
         one
         for part in range(2)
-        for one in (await lastseen.store.history(part, after="", limit=10, newest_first=True))[2]
+        for one in (await lastseen.store.history(part, "acme", after="", limit=10, newest_first=True))[2]
     ]
     [failed] = [one for one in history if one.kind is EventKind.FAILED]
     path = f"/api/v1/events/{failed.event_id}/outcomes"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from monitor.api.requests import decode_cursor
 from monitor.auth import Scope
 from monitor.events import rfc3339
 from tests import api, stores
@@ -13,6 +14,7 @@ from tests import api, stores
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from monitor.events import Event
     from tests.api import Api
 
 pytestmark = pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
@@ -318,6 +320,18 @@ async def test_a_poller_goes_on_where_it_was_and_a_reader_backwards_comes_to_an_
     assert mixed.status_code == 422
 
 
+async def own(lastseen: Api, partition: int) -> list[Event]:
+    return (await lastseen.store.history(partition, "acme", after="", limit=100, newest_first=False))[2]
+
+
+async def test_p29_the_history_of_a_tenant_is_read_at_once_however_much_others_have(lastseen: Api) -> None:
+    await lastseen.beat("first", "prod")
+    await fill(lastseen, 2_500, tenant="noisy")
+    await lastseen.beat("last", "prod")
+    page = await lastseen.json("/api/v1/events")
+    assert [event["data"]["worker_id"] for event in page["events"]] == ["first", "last"]
+
+
 async def test_a_cursor_of_the_history_does_not_tell_when_other_tenants_have_events(lastseen: Api) -> None:
     await beats_in_turn(lastseen, ("a", "prod"))
     page = await lastseen.json("/api/v1/events")
@@ -327,7 +341,10 @@ async def test_a_cursor_of_the_history_does_not_tell_when_other_tenants_have_eve
         await lastseen.advance(1)
         again = await lastseen.json(f"/api/v1/events?cursor={page['next_cursor']}")
         assert (again["events"], again["next_cursor"]) == ([], page["next_cursor"])
-    # A sweep moves it on, whether others have had any or not; and nothing is lost or comes twice.
+    # It names an event of the tenant's own, by a count of its own; and nothing is lost or comes twice.
+    places = {event.position for part in range(lastseen.store.partitions) for event in await own(lastseen, part)}
+    assert {place for place in decode_cursor(page["next_cursor"])[1:] if place} == places
+    assert all(place.endswith("-0") for place in places)
     found = []
     for number in range(6):
         await lastseen.beat(f"b{number}", "prod")

@@ -316,13 +316,15 @@ def test_every_range_in_the_lua_is_bounded() -> None:
     }
     assert len(ranges) >= 12
     # What is gathered has been counted before, in the same step, and is given up when it is too much; what is
-    # trimmed exactly lies before an entry that a bounded range has found.
+    # trimmed exactly has been counted by a bounded range, or is no more than the limit.
     assert {name for name, _ in unbounded} <= {"gather", "trim"}
     assert len(unbounded) <= 2
     counted, _, ranged = _functions(_code(LUA))["gather"].partition("total > GATHER_LIMIT then\n      return nil")
     assert "'ZCOUNT'" in counted
     assert all(call in ranged for name, call in unbounded if name == "gather")
-    assert "'XRANGE', st.e, '-', cursor, 'COUNT', spare" in _functions(_code(LUA))["trim"]
+    trim = _functions(_code(LUA))["trim"]
+    assert "spare = #call('XRANGE', st.e .. ':' .. tenant, '-', old .. '-0', 'COUNT', limit)" in trim
+    assert "spare = math.min(over, limit, " in trim
     whole = r"'(?:HGETALL|HKEYS|HVALS|SMEMBERS|KEYS|LRANGE|ZRANGEBYSCORE|ZRANGEBYLEX|SORT)'[^)]*"
     # Daemons are few: those that are there, and the others up to a number. Revocations are counted when they come.
     assert set(re.findall(whole, _code(LUA))) == {"'HGETALL', st.p", "'HGETALL', st.v"}

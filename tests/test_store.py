@@ -41,13 +41,14 @@ from tests.store_indexes import check_indexes
 from tests.stores import DEV, GRACE_MS, INTERVAL_MS, ManualClock, beat, opened, pools, settings
 
 W = WorkerKey("acme", "w")
+HISTORY_KEYS = {"{ls:0}:m", "{ls:0}:e", "{ls:0}:e:acme", "{ls:0}:lengths", "{ls:0}:began"}
 UNKNOWN_W = WorkerKey("acme", "unknown")
 
 
 async def events_of(store: Store) -> list[Event]:
     events: list[Event] = []
     for partition in range(store.partitions):
-        _, _, some = await store.history(partition, after="", limit=1_000, newest_first=False)
+        _, _, some = await store.history(partition, "acme", after="", limit=1_000, newest_first=False)
         events += some
     return events
 
@@ -418,7 +419,7 @@ async def test_purge_forgets_after_the_retention_and_not_before(store_url: str) 
         assert (await store.census(None)).environments == {}
         async with Redis.from_url(store_url) as redis:
             left = {key.decode() async for key in redis.scan_iter()}
-        assert left == {"{ls:0}:m", "{ls:0}:e"}
+        assert left == HISTORY_KEYS
 
 
 async def test_a_deleted_worker_leaves_nothing_but_its_history(store_url: str) -> None:
@@ -428,7 +429,7 @@ async def test_a_deleted_worker_leaves_nothing_but_its_history(store_url: str) -
         _, _, worker = await store.one(W)
         assert worker is None
         async with Redis.from_url(store_url) as redis:
-            assert {key.decode() async for key in redis.scan_iter()} == {"{ls:0}:m", "{ls:0}:e"}
+            assert {key.decode() async for key in redis.scan_iter()} == HISTORY_KEYS
         forgotten = (await events_of(store))[-1]
         assert (forgotten.kind, forgotten.reason) == (EventKind.FORGOTTEN, "deleted")
         assert forgotten.worker_metadata_json == "{}"
@@ -476,20 +477,22 @@ async def test_the_router_s_lease_is_fenced_and_its_cursor_moves_only_for_its_ho
         assert (await store.take(0, owner="d1", lease_ms=2_000, limit=10)).token > second.token
 
 
-async def test_p26_trimming_stops_at_what_the_router_has_not_passed(store_url: str) -> None:
-    async with opened(store_url, workers_per_tenant=10_000) as store:
+async def test_p26_what_the_router_has_not_passed_outlives_its_history(store_url: str) -> None:
+    async with opened(store_url, workers_per_tenant=10_000) as store, Redis.from_url(store_url) as redis:
         for start in range(0, 1_000, 200):
             await store.beat(0, [beat(f"{k:04}") for k in range(start, start + 200)])
         now_ms = (await store.sweep(0, limit=1)).now_ms
         await ManualClock(store_url).set(now_ms + 10_000_000)
-        assert await store.trim(0, keep_ms=1_000, most=10**9) == 0
-        taken = await store.take(0, owner="d1", lease_ms=2_000, limit=600)
-        await store.ack(0, token=taken.token, position=taken.events[-1].position)
-        assert await store.trim(0, keep_ms=1_000, most=10**9) > 0
-        left = await events_of(store)
-        assert len(left) >= 400
-        taken = await store.take(0, owner="d1", lease_ms=2_000, limit=600)
-        assert len(taken.events) == 400
+        while await store.trim(0, keep_ms=1_000, most=10**9):
+            pass
+        assert await events_of(store) == []
+        taken = await store.take(0, owner="d1", lease_ms=2_000, limit=1_000)
+        assert [event.worker_id for event in taken.events] == [f"{k:04}" for k in range(1_000)]
+        await store.ack(0, token=taken.token, position=taken.events[599].position)
+        assert 400 <= await redis.xlen("{ls:0}:e") <= 500, "the rest, and less than a node of the stream"
+        taken = await store.take(0, owner="d1", lease_ms=2_000, limit=1_000)
+        assert [event.worker_id for event in taken.events] == [f"{k:04}" for k in range(600, 1_000)]
+        await check_indexes(store_url)
 
 
 async def test_partitions_hold_their_own_and_another_number_of_them_is_refused(store_url: str) -> None:
@@ -596,7 +599,7 @@ async def _all_events(store: Store) -> list[Event]:
     events: list[Event] = []
     while True:
         after = events[-1].position if events else ""
-        _, _, some = await store.history(0, after=after, limit=1_000, newest_first=False)
+        _, _, some = await store.history(0, "acme", after=after, limit=1_000, newest_first=False)
         if not some:
             return events
         events += some
@@ -682,18 +685,85 @@ async def test_an_event_of_a_kind_that_this_release_does_not_know_stops_nothing(
         assert [event.worker_id for event in await outbox.take(0, 10) or []] == ["b"]
 
 
-async def test_p26_a_history_that_is_too_long_loses_its_oldest_that_were_routed(store_url: str) -> None:
+WEEK_MS = 7 * 86_400_000
+
+
+async def register(store: Store, tenant: str, count: int, first: int = 0) -> None:
+    for start in range(first, first + count, 100):
+        stop = min(start + 100, first + count)
+        await store.beat(0, [beat(f"{k:04}", tenant=tenant) for k in range(start, stop)])
+
+
+async def trimmed(store: Store, store_url: str, *, most: int, keep_ms: int = WEEK_MS) -> dict[str, list[str]]:
+    """The ids in the histories of all tenants, after trimming."""
+    while await store.trim(0, keep_ms=keep_ms, most=most):
+        pass
+    await check_indexes(store_url)
+    async with Redis.from_url(store_url) as redis:
+        tenants: list[Any] = await redis.zrange("{ls:0}:lengths", 0, -1)
+    found = {}
+    for tenant in sorted(name.decode() for name in tenants):
+        _, _, events = await store.history(0, tenant, after="", limit=10_000, newest_first=False)
+        assert {event.tenant for event in events} == {tenant}
+        found[tenant] = [event.worker_id for event in events]
+    return found
+
+
+def ids(first: int, last: int) -> list[str]:
+    return [f"{k:04}" for k in range(first, last)]
+
+
+async def test_p29_registrations_of_a_tenant_push_out_no_history_but_its_own(store_url: str) -> None:
     async with opened(store_url, workers_per_tenant=10_000) as store:
-        for start in range(0, 600, 200):
-            await store.beat(0, [beat(f"{k:04}") for k in range(start, start + 200)])
-        week_ms = 7 * 86_400_000
-        assert await store.trim(0, keep_ms=week_ms, most=100) == 0
-        taken = await store.take(0, owner="d1", lease_ms=2_000, limit=300)
-        await store.ack(0, token=taken.token, position=taken.events[-1].position)
-        while await store.trim(0, keep_ms=week_ms, most=100):
-            pass
-        left = await events_of(store)
-        assert [event.worker_id for event in left] == [f"{k:04}" for k in range(299, 600)]
+        await register(store, "quiet", 7)
+        await register(store, "noisy", 1_500)
+        await register(store, "quiet", 3, first=7)
+        await register(store, "noisy", 1_500, first=1_500)
+        left = await trimmed(store, store_url, most=1_000)
+        assert left == {"noisy": ids(2_010, 3_000), "quiet": ids(0, 10)}
+
+
+async def test_p29_a_position_in_the_history_counts_no_event_of_another_tenant(store_url: str) -> None:
+    async with opened(store_url) as store:
+        others = [beat(f"{k}", tenant="other") for k in range(5)]
+        t = (await store.beat(0, [*others, beat("a"), beat("b")])).now_ms
+        assert [event.position for event in await events_of(store)] == [f"{t}-0", f"{t}-1"]
+
+
+async def test_p26_a_tenant_alone_has_the_whole_history_and_loses_its_oldest(store_url: str) -> None:
+    async with opened(store_url, workers_per_tenant=10_000) as store:
+        await register(store, "acme", 1_000)
+        assert await trimmed(store, store_url, most=1_000) == {"acme": ids(0, 1_000)}
+        await register(store, "acme", 1_234, first=1_000)
+        assert await trimmed(store, store_url, most=1_000) == {"acme": ids(1_234, 2_234)}
+
+
+async def test_p29_of_a_full_history_the_longest_is_shortened_down_to_an_equal_share(store_url: str) -> None:
+    async with opened(store_url, workers_per_tenant=10_000) as store:
+        for tenant, count in {"a": 900, "b": 100, "c": 800, "d": 40}.items():
+            await register(store, tenant, count)
+        left = await trimmed(store, store_url, most=1_000)
+        assert (left["b"], left["d"], sum(map(len, left.values()))) == (ids(0, 100), ids(0, 40), 1_000)
+        assert abs(len(left["a"]) - len(left["c"])) <= 100, "what one call drops at most"
+        assert (left["a"][-1], left["c"][-1]) == ("0899", "0799")
+        # Where all have more than a share each is left with one.
+        assert {tenant: len(kept) for tenant, kept in (await trimmed(store, store_url, most=160)).items()} == {
+            **dict.fromkeys("abcd", 40)
+        }
+
+
+async def test_p26_age_ends_every_tenant_s_history_and_leaves_nothing_of_it(store_url: str) -> None:
+    async with opened(store_url, workers_per_tenant=10_000) as store, Redis.from_url(store_url) as redis:
+        await register(store, "gone", 3)
+        await register(store, "both", 250)
+        t = (await store.sweep(0, limit=1)).now_ms
+        await ManualClock(store_url).set(t + 1_000)
+        await register(store, "both", 2, first=250)
+        await ManualClock(store_url).set(t + WEEK_MS + 500)
+        assert await trimmed(store, store_url, most=10**9) == {"both": ids(250, 252)}
+        assert not await redis.exists("{ls:0}:e:gone")
+        await ManualClock(store_url).set(t + 2 * WEEK_MS)
+        assert await trimmed(store, store_url, most=10**9) == {}
 
 
 async def test_two_namespaces_on_one_database_know_nothing_of_each_other(store_url: str) -> None:

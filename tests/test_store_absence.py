@@ -41,7 +41,7 @@ async def leave(store: Store, back_in_ms: int | None = None, *, worker: str = "w
 
 
 async def history(store: Store) -> list[Event]:
-    _, _, events = await store.history(0, after="", limit=1_000, newest_first=False)
+    _, _, events = await store.history(0, "acme", after="", limit=1_000, newest_first=False)
     return events
 
 
@@ -309,7 +309,7 @@ async def test_p26_retention_begins_when_the_absence_ends(store_url: str) -> Non
         await clock.set(back + 60_000)
         assert not (await store.purge(0, limit=10, retention_ms=60_000)).more
         assert (await told(store))[2:] == [("stale", NOT_BACK), ("forgotten", "retention passed")]
-        assert await keys(store_url) == {"m", "e"}
+        assert await keys(store_url) == {"m", "e", "e:acme", "lengths", "began"}
 
 
 async def test_a_deleted_worker_s_absence_leaves_nothing(store_url: str) -> None:
@@ -320,7 +320,7 @@ async def test_a_deleted_worker_s_absence_leaves_nothing(store_url: str) -> None
         await store.forget(W, allowed=None, reason="deleted")
         await check_indexes(store_url)
         await store.forget(WorkerKey("acme", "v"), allowed=None, reason="deleted")
-        assert await keys(store_url) == {"m", "e"}
+        assert await keys(store_url) == {"m", "e", "e:acme", "lengths", "began"}
         await store.beat(0, [beat()])
         await leave(store)
         await ManualClock(store_url).set(t + 2 * ABSENCE_MS)

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from monitor.events import Event
 
-KEYS = st.builds(WorkerKey, st.sampled_from(["acme", "umbrella"]), st.sampled_from(["a", "b", "a/b", "ü"]))
+TENANTS = ("acme", "umbrella")
+KEYS = st.builds(WorkerKey, st.sampled_from(TENANTS), st.sampled_from(["a", "b", "a/b", "ü"]))
 MAX_WORKERS = 3
 RETENTION_MS = 200_000
 BACK_IN_MS = st.sampled_from([1, 4_000, 45_000, 95_000, 150_000, 400_000])
@@ -83,6 +84,7 @@ class StoreMachine(RuleBasedStateMachine):
             max_workers=MAX_WORKERS,
         )
         self.seen: dict[WorkerKey, tuple[int, int, int]] = {}
+        self.has_trimmed = False
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.runner.run(work)
@@ -320,16 +322,29 @@ class StoreMachine(RuleBasedStateMachine):
                 assert [key for key in keys if self.model.is_purged(key, RETENTION_MS, result.now_ms)] == []
                 return
 
+    def history(self, tenant: str) -> list[Event]:
+        events: list[Event] = []
+        while True:
+            after = events[-1].position if events else ""
+            _, _, some = self.run(self.store.history(0, tenant, after=after, limit=100, newest_first=False))
+            if not some:
+                return events
+            events += some
+
+    @rule(keep_ms=st.sampled_from([60_000, 10**13]), most=st.sampled_from([3, 12, 10**9]))
+    def trim(self, keep_ms: int, most: int) -> None:
+        before = {tenant: len(events) for tenant in TENANTS if (events := self.history(tenant))}
+        while self.run(self.store.trim(0, keep_ms=keep_ms, most=most)):
+            self.has_trimmed = True
+        after = {tenant: len(self.history(tenant)) for tenant in before}
+        assert sum(after.values()) <= most
+        if keep_ms > 60_000:
+            assert sum(after.values()) == min(sum(before.values()), most)
+            assert all(after[tenant] >= min(length, most // len(before)) for tenant, length in before.items())
+
     @invariant()
     def the_stream_tells_the_model_s_story(self) -> None:
-        events: list[Event] = []
-        after = ""
-        while True:
-            _, _, some = self.run(self.store.history(0, after=after, limit=100, newest_first=False))
-            events += some
-            if not some:
-                break
-            after = some[-1].position
+        events = [event for tenant in TENANTS for event in self.history(tenant)]
         told = [
             ModelEvent(
                 kind=event.kind,
@@ -353,7 +368,8 @@ class StoreMachine(RuleBasedStateMachine):
         ]
         # Workers expired by one call have no order among themselves; each worker's own story has.
         for key in {event.key for event in self.model.events} | {event.key for event in told}:
-            assert [e for e in told if e.key == key] == [e for e in self.model.events if e.key == key]
+            left, whole = ([e for e in some if e.key == key] for some in (told, self.model.events))
+            assert left == (whole[len(whole) - len(left) :] if self.has_trimmed else whole)
         assert len({event.event_id for event in events}) == len(events)
 
     @invariant()
@@ -390,7 +406,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def lists_and_counts_agree_with_the_model(self) -> None:
-        for tenant in ("acme", "umbrella"):
+        for tenant in TENANTS:
             census = self.run(self.store.census(tenant))
             expected: Counter[tuple[str, Liveness]] = Counter()
             is_waited_for = False  # only since its daemon has gone: the next sweep says so to the counts

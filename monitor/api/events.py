@@ -1,9 +1,7 @@
 """The history: what was recorded of a tenant's workers, forwards for a poller or backwards for a reader.
 
-Each partition keeps its own stream in the order of commits. A page merges them by time; the cursor holds
-the position reached in each, so that nothing is skipped or given twice, whatever is recorded meanwhile. The streams
-are of all tenants: a cursor that has reached the end names no event but the tenant's own, so that it does not tell
-when others have some.
+Each partition keeps a stream for each tenant, in the order of commits. A page merges those of a tenant by time; the
+cursor holds the position reached in each, so that nothing is skipped or given twice, whatever is recorded meanwhile.
 """
 
 from __future__ import annotations
@@ -34,9 +32,8 @@ PARAMETERS: Final = ("environment", "worker_id", "type", "order", "cursor", "lim
 ORDERS: Final = ("asc", "desc")
 SCAN_CALLS: Final = 10
 SCAN_EVENTS: Final = 200
-"""How many events of all tenants one call looks at. A request makes ``SCAN_CALLS``, or one for each partition."""
+"""How many events of a tenant one call looks at. A request makes ``SCAN_CALLS``, or one for each partition."""
 
-_LAST: Final = 10**15 - 1
 _POSITION: Final = re.compile(r"[0-9]{1,15}-[0-9]{1,15}")
 
 
@@ -68,13 +65,6 @@ def _at(position: str) -> tuple[int, int]:
     return int(ms), int(n)
 
 
-def _settled(own: str, swept_ms: int) -> str:
-    """Where to go on behind the end: at the last sweep, or behind the newest event that was given. Whatever is recorded
-    from now on is of the sweep's millisecond or later; what others have recorded since is looked at once more.
-    """
-    return max(own or "0-1", f"{max(swept_ms - 1, 0)}-{_LAST}", key=_at)
-
-
 class _Reading:
     """One page in the making. ``after[p]`` is how far partition ``p`` has been read, '' for not at all."""
 
@@ -82,8 +72,6 @@ class _Reading:
         self.selection = selection
         self.limit = limit
         self.after = after
-        self.own = list(after)
-        """As ``after``, by the events that were given."""
         self.newest_first = newest_first
         self.found: list[Event] = []
         self.ended = False
@@ -91,10 +79,11 @@ class _Reading:
         self.swept_ms: int | None = None
 
     async def fill(self, store: Store) -> None:
+        tenant = self.selection.tenant
         for _ in range(max(SCAN_CALLS // store.partitions, 1)):
             answers = await asyncio.gather(
                 *(
-                    store.history(partition, after=after, limit=SCAN_EVENTS, newest_first=self.newest_first)
+                    store.history(partition, tenant, after=after, limit=SCAN_EVENTS, newest_first=self.newest_first)
                     for partition, after in enumerate(self.after)
                 )
             )
@@ -102,8 +91,6 @@ class _Reading:
                 self.now_ms = max(self.now_ms, now_ms)
                 self.swept_ms = swept_ms if self.swept_ms is None else min(self.swept_ms, swept_ms)
             self._merge([events for _, _, events in answers])
-            if self.ended and not self.newest_first:
-                self.after = [_settled(own, swept_ms) for own, (_, swept_ms, _) in zip(self.own, answers, strict=True)]
             if self.ended or len(self.found) >= self.limit:
                 return
 
@@ -126,7 +113,6 @@ class _Reading:
             self.after[partition] = event.position
             if self.selection.holds(event):
                 self.found.append(event)
-                self.own[partition] = event.position
         self.ended = not cut_short
 
     def _pin(self) -> None:

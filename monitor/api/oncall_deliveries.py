@@ -88,7 +88,7 @@ async def _visible_event(services: Services, viewer: Viewer, event_id: str) -> N
     for _ in range(LOOK_BACK_CALLS):
         answers = await asyncio.gather(
             *(
-                store.history(partition, after=place, limit=LOOK_BACK_EVENTS, newest_first=True)
+                store.history(partition, viewer.tenant, after=place, limit=LOOK_BACK_EVENTS, newest_first=True)
                 for partition, place in after.items()
             )
         )

@@ -60,8 +60,17 @@ end
 
 -- What is kept beside the records, and the events.
 local function commit_facts(st)
+  local added = {}
   for _, event in ipairs(st.events) do
-    call('XADD', st.e, st.now .. '-*', 'event', event[1], 'gaps', event[2])
+    local id, tenant = st.now .. '-*', event[3]
+    call('XADD', st.e, id, 'event', event[1], 'gaps', event[2])
+    call('XADD', st.e .. ':' .. tenant, id, 'event', event[1], 'gaps', event[2])
+    added[tenant] = (added[tenant] or 0) + 1
+  end
+  for tenant, n in pairs(added) do
+    call('ZINCRBY', st.base .. 'lengths', n, tenant)
+    call('ZADD', st.base .. 'began', 'NX', st.now, tenant)
+    call('HINCRBY', st.m, 'events', n)
   end
   for mid, packed in pairs(st.cold) do
     call('HSET', st.x, mid, packed)

@@ -14,7 +14,7 @@ them in that partition's slot. Every answer begins with t, the store's time in m
 
 Key schema, per partition (base left out; gid is a number, mid is "<bytes of tenant>:<tenant><worker>")
   m         HASH   schema, partitions, installation (words, see hello), skew, last (newest t), swept (t of the last full sweep),
-                   gid (newest), erased (newest generation or time that an erased worker had),
+                   gid (newest), events (in all histories), erased (newest generation or time that an erased worker had),
                    pulse (the newest of any daemon), run (the server's run id when it came),
                    blind, blind_ms (blind windows so far, and their length)
   w         STRING blind windows, oldest first: {begin, end, cause}*
@@ -39,7 +39,10 @@ Key schema, per partition (base left out; gid is a number, mid is "<bytes of ten
   h         ZSET   gid -> lower bound of its next deadline
   q         ZSET   gid -> lower bound of the oldest since in d:<gid>
   b, k      ZSET   gid -> lower bound of the first end in b:<gid>, in k:<gid>
-  e         STREAM events: the outbox and the history; ids are <t>-<n>. event: msgpack list, see `record`; gaps: as in r
+  e         STREAM the outbox: events until the router has passed them; ids are <t>-<n>. event: msgpack list, see `record`;
+                   gaps: as in r
+  e:<tenant> STREAM the history of a tenant: the same events, with ids of its own, so that these tell nothing of others
+  lengths, began ZSET tenant -> number of events in its history, ms of the oldest of them
   v         HASH   partition 0: "!" and "#", its revision; "r"..which -> {tenant, claim, value, since}; "n"..tenant -> how many it has
   u         HASH   the router's lease and cursor: owner, until, token, cursor
 

@@ -32,7 +32,8 @@ local function take(keys, args)
 end
 
 -- ack -----------------------------------------------------------------------------------------------
--- Moves the router's cursor. ARGV: token, position. Result: {t, 1 | 0 (the lease has gone to somebody else)}.
+-- Moves the router's cursor, and drops what it has passed, by whole nodes of the stream. ARGV: token, position.
+-- Result: {t, 1 | 0 (another router has the lease)}.
 local function ack(keys, args)
   local st = open(keys)
   local held = call('HGET', st.u, 'token')
@@ -41,6 +42,7 @@ local function ack(keys, args)
   end
   commit_time(st)
   call('HSET', st.u, 'cursor', args[2])
+  call('XTRIM', st.e, 'MINID', '~', args[2], 'LIMIT', 10000)
   return { st.t, 1 }
 end
 
@@ -58,25 +60,37 @@ local function release(keys, args)
 end
 
 -- trim ----------------------------------------------------------------------------------------------
--- Drops events that the router has passed and that are older than keep, blind time left out, or more than most. ARGV: keep in ms, most,
--- limit on what one call looks at. Result: {t, dropped}.
+-- Drops events of one tenant's history: those older than keep, blind time left out, or, while the histories hold more than most, the
+-- oldest of the longest, down to an equal share. ARGV: keep in ms, most, limit on a call. Result: {t, dropped}.
 local function trim(keys, args)
   local keep, most, limit = tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
   local st = open(keys)
-  local cursor = call('HGET', st.u, 'cursor') or '0-0'
-  local old = seen_for(st, keep)
-  local threshold = tonumber(string.match(cursor, '^%d+')) <= old and cursor or int(old) .. '-0'
-  local spare = math.min(call('XLEN', st.e) - most, limit)
-  local beyond
-  if spare > 0 then
-    -- The first entry that is to stay, when only those up to the cursor may go.
-    local oldest = call('XRANGE', st.e, '-', cursor, 'COUNT', spare)
-    beyond = oldest[#oldest] and oldest[#oldest][1]
+  local lengths, began = st.base .. 'lengths', st.base .. 'began'
+  local old = '(' .. int(seen_for(st, keep))
+  local tenant, spare = call('ZRANGE', began, '-inf', old, 'BYSCORE', 'LIMIT', 0, 1)[1], 0
+  if tenant then
+    spare = #call('XRANGE', st.e .. ':' .. tenant, '-', old .. '-0', 'COUNT', limit)
+  else
+    local over = (tonumber(call('HGET', st.m, 'events')) or 0) - most
+    if over <= 0 then
+      return { st.t, 0 }
+    end
+    local longest = call('ZRANGE', lengths, 0, 0, 'REV', 'WITHSCORES')
+    tenant = longest[1]
+    spare = math.min(over, limit, tonumber(longest[2]) - math.floor(most / call('ZCARD', lengths)))
   end
+  local history = st.e .. ':' .. tenant
+  local left = math.max(call('XLEN', history) - spare, 0)
   commit_time(st)
-  local dropped = call('XTRIM', st.e, 'MINID', '~', threshold, 'LIMIT', limit * 10)
-  if beyond then
-    dropped = dropped + call('XTRIM', st.e, 'MINID', beyond)
+  local dropped = call('XTRIM', history, 'MAXLEN', left)
+  call('HINCRBY', st.m, 'events', -dropped)
+  if left > 0 then
+    call('ZADD', lengths, left, tenant)
+    call('ZADD', began, string.match(call('XRANGE', history, '-', '+', 'COUNT', 1)[1][1], '^%d+'), tenant)
+  else
+    call('DEL', history)
+    call('ZREM', lengths, tenant)
+    call('ZREM', began, tenant)
   end
   return { st.t, dropped }
 end

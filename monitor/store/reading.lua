@@ -188,15 +188,15 @@ local function standing(keys, args)
   return { st.t, #gids == limit and tonumber(gids[limit]) or 0, expected, silent, fallen, rejected, down }
 end
 
--- history: events of all tenants, in order. ARGV: position to begin behind, limit, 'asc'|'desc'.
+-- history: events of a tenant, in order. ARGV: tenant, position to begin behind, limit, 'asc'|'desc'.
 -- Result: {t, swept, events}.
 local function history(keys, args)
   local st = open(keys)
-  local events
-  if args[3] == 'asc' then
-    events = call('XRANGE', st.e, args[1] == '' and '-' or '(' .. args[1], '+', 'COUNT', args[2])
+  local key, after, events = st.e .. ':' .. args[1], args[2]
+  if args[4] == 'asc' then
+    events = call('XRANGE', key, after == '' and '-' or '(' .. after, '+', 'COUNT', args[3])
   else
-    events = call('XREVRANGE', st.e, args[1] == '' and '+' or '(' .. args[1], '-', 'COUNT', args[2])
+    events = call('XREVRANGE', key, after == '' and '+' or '(' .. after, '-', 'COUNT', args[3])
   end
   return { st.t, st.swept, events }
 end

@@ -254,7 +254,7 @@ class Store:
         return SweepResult(now_ms=now_ms, more=bool(more), moved=codec.moved(moves))
 
     async def trim(self, partition: int, *, keep_ms: int, most: int) -> int:
-        """Drop events that the router has passed: older than ``keep_ms``, or the oldest of more than ``most``.
+        """Drop events of the history: older than ``keep_ms``; of more than ``most`` the oldest of the longest history.
 
         The number of events that were dropped, a bounded number in a call.
         """
@@ -430,11 +430,11 @@ class Store:
         return max(now_ms for now_ms, _ in answers), min(swept_ms for _, swept_ms in answers)
 
     async def history(
-        self, partition: int, *, after: str, limit: int, newest_first: bool
+        self, partition: int, tenant: str, *, after: str, limit: int, newest_first: bool
     ) -> tuple[int, int, list[Event]]:
-        """(now, last full sweep, events of all tenants behind ``after``)."""
+        """(now, last full sweep, events of the tenant behind ``after``)."""
         order = "desc" if newest_first else "asc"
-        now_ms, swept_ms, entries = await self._read("history", partition, after, limit, order)
+        now_ms, swept_ms, entries = await self._read("history", partition, tenant, after, limit, order)
         return now_ms, swept_ms, codec.events(partition, entries)
 
 

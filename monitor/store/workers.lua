@@ -246,7 +246,7 @@ local function record(st, w, change)
       status, tasks, task or false, meta, cut or false, change.old_status or false, change.exit_code or false,
       change.message or false, change.missed or false, change.rejected or false,
     }),
-    gaps_of(rec),
+    gaps_of(rec), w.tenant,
   }
   if change.kind ~= MOVE[''][BEAT].event and change.new and change.kind ~= STATUS_CHANGED then
     local past = past_of(st, w.mid)
