@@ -16,14 +16,14 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from monitor.api.heartbeats import accepted_headers, unknown_headers
-from monitor.api.problems import PROBLEM_JSON, outcome_of, problem_of
+from monitor.api.problems import head_lines, outcome_of, problem_of
 from monitor.api.wire import ContractError, parse_beat, path_worker_id
 from monitor.auth import Scope
 from monitor.metrics import BeatOutcome
 from monitor.refusal import IntakeFullError, OverShareError, SlowDownError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from monitor.api.services import Services
     from monitor.auth import Principal
@@ -97,7 +97,7 @@ class Express:
                     answer(_accepted(interval_ms), b"")
                 else:
                     named = unknown_headers(services, beat.key, unknown.names)
-                    answer(_head(HTTPStatus.NO_CONTENT, {**accepted_headers(interval_ms), **named}), b"")
+                    answer(head_lines(HTTPStatus.NO_CONTENT, {**accepted_headers(interval_ms), **named}), b"")
             else:
                 self._count(outcome_of(error))
                 services.witness.refused(principal, beat.key.worker_id, error)
@@ -136,7 +136,7 @@ class Express:
 
 @lru_cache(maxsize=1_024)
 def _accepted(interval_ms: int) -> bytes:
-    return _head(HTTPStatus.NO_CONTENT, accepted_headers(interval_ms))
+    return head_lines(HTTPStatus.NO_CONTENT, accepted_headers(interval_ms))
 
 
 def _problem(error: Exception) -> tuple[bytes, bytes]:
@@ -144,22 +144,10 @@ def _problem(error: Exception) -> tuple[bytes, bytes]:
         # Of these there may be very many, and few that differ.
         is_full = isinstance(error, IntakeFullError)
         return _slow_down("" if is_full else str(error), error.retry_after_s, is_full=is_full)
-    return _rendered(error)
+    return problem_of(error).raw()
 
 
 @lru_cache(maxsize=1_024)
 def _slow_down(message: str, retry_after_s: int, *, is_full: bool) -> tuple[bytes, bytes]:
     # The other ones are rendered alike.
-    return _rendered((IntakeFullError if is_full else OverShareError)(message, retry_after_s))
-
-
-def _rendered(error: Exception) -> tuple[bytes, bytes]:
-    problem = problem_of(error)
-    length = {"content-type": PROBLEM_JSON, "content-length": str(len(problem.body))}
-    return _head(problem.status, {**problem.headers, **length}), problem.body
-
-
-def _head(status: HTTPStatus, headers: Mapping[str, str]) -> bytes:
-    """The status line and the headers of an HTTP/1.1 answer, without the empty line that ends them."""
-    lines = [f"HTTP/1.1 {status} {status.phrase}", *(f"{name}: {value}" for name, value in headers.items()), ""]
-    return "\r\n".join(lines).encode("ascii")
+    return problem_of((IntakeFullError if is_full else OverShareError)(message, retry_after_s)).raw()

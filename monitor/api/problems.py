@@ -132,11 +132,22 @@ class ProblemAnswer:
         """As the framework sends it."""
         return Response(self.body, status_code=self.status, headers=dict(self.headers), media_type=PROBLEM_JSON)
 
+    def raw(self) -> tuple[bytes, bytes]:
+        """As ``head_lines``, and the body."""
+        about = {"content-type": PROBLEM_JSON, "content-length": str(len(self.body))}
+        return head_lines(self.status, {**self.headers, **about}), self.body
+
     def asgi(self) -> ASGIResponse:
         """As it is sent where there is no router."""
         return ASGIResponse(
             body=self.body, status_code=self.status, headers=dict(self.headers), media_type=PROBLEM_JSON
         )
+
+
+def head_lines(status: HTTPStatus, headers: Mapping[str, str]) -> bytes:
+    """The status line and the headers of an HTTP/1.1 answer, without the empty line that ends them."""
+    lines = [f"HTTP/1.1 {status} {status.phrase}", *(f"{name}: {value}" for name, value in headers.items()), ""]
+    return "\r\n".join(lines).encode("ascii")
 
 
 def problem_details(status: HTTPStatus, detail: str, headers: Mapping[str, str], **members: object) -> ProblemAnswer:

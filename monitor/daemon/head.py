@@ -10,7 +10,7 @@ import re
 from http import HTTPStatus
 from typing import Final
 
-from monitor.api.problems import PROBLEM_JSON, problem_details
+from monitor.api.problems import problem_details
 
 Headers = list[tuple[bytes, bytes]]
 """Names in lower case."""
@@ -28,10 +28,8 @@ class BadRequestError(Exception):
 
     def answer(self, defaults: bytes) -> bytes:
         """The whole answer. ``defaults``: header lines that every answer has."""
-        problem = problem_details(self.status, str(self), {"connection": "close", "content-type": PROBLEM_JSON})
-        lines = [f"HTTP/1.1 {self.status} {self.status.phrase}", f"content-length: {len(problem.body)}"]
-        lines += [f"{name}: {value}" for name, value in problem.headers.items()]
-        return b"%b\r\n%b\r\n%b" % ("\r\n".join(lines).encode("ascii"), defaults, problem.body)
+        head, body = problem_details(self.status, str(self), {"connection": "close"}).raw()
+        return b"%b%b\r\n%b" % (head, defaults, body)
 
 
 def check_head(version: str, fields: Headers) -> None:
