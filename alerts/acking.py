@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from alerts import group, single
 from alerts.errors import StoreUnavailableError
 from alerts.thread import Draft, Shape
-from alerts.thread_store import Change, Want
+from alerts.thread_store import Want, change_of
 
 if TYPE_CHECKING:
     from alerts.thread_store import Seen, ThreadStore
@@ -38,14 +37,7 @@ async def acknowledge_at(
         draft = _acknowledged(seen, mid=mid, incident_id=incident_id, now_ms=now_ms)
         if draft is None:
             return
-        rules = single if draft.thread.shape is Shape.WORKER else group
-        change = Change(
-            draft=draft,
-            version=seen.version,
-            due_ms=rules.due_ms(draft.thread, now_ms),
-            over=rules.is_over(draft.thread),
-        )
-        [written] = await threads.save([change], now_ms=now_ms)
+        [written] = await threads.save([change_of(draft, seen, now_ms=now_ms)], now_ms=now_ms)
         if written:
             return
     raise StoreUnavailableError(f"receiver {threads.receiver!r}: thread {key!r} changes all the time")

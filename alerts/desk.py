@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import msgspec
 
-from alerts import group, single
+from alerts import group
 from alerts.attempts import forget_given_up
 from alerts.errors import StoreUnavailableError
 from alerts.routing import shape_of
 from alerts.thread import Draft, Frozen, Note, Outcome, Role, Shape, Thread, Timing, role_of
-from alerts.thread_store import Change, Want
+from alerts.thread_store import Want, change_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -435,12 +435,5 @@ def _begun(note: Note, incident_id: str | None, now_ms: int) -> Thread:
 
 
 async def _written(threads: ThreadStore, draft: Draft, seen: Seen, *, now_ms: int) -> bool:
-    rules = single if draft.thread.shape is Shape.WORKER else group
-    change = Change(
-        draft=draft,
-        version=seen.version,
-        due_ms=rules.due_ms(draft.thread, now_ms),
-        over=rules.is_over(draft.thread),
-    )
-    [written] = await threads.save([change], now_ms=now_ms)
+    [written] = await threads.save([change_of(draft, seen, now_ms=now_ms)], now_ms=now_ms)
     return written

@@ -9,7 +9,7 @@ from alerts import group, single
 from alerts.errors import StoreUnavailableError
 from alerts.routing import labels_of, mid_of, shape_of
 from alerts.thread import Draft, Outcome, Role, Shape, Thread, Timing, role_of
-from alerts.thread_store import Change, Handed, Want
+from alerts.thread_store import Change, Handed, Want, change_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,11 +93,10 @@ def _changed(offers: Sequence[Offer], want: Want, seen: Seen, *, receiver: str, 
             draft.tell(event, Outcome.SUPERSEDED)  # it ended an incident that nobody remembers
         else:
             _offer_to_group(draft, offer, members, receiver=receiver)
-    over = (single if thread.shape is Shape.WORKER else group).is_over(thread)
-    if over:
+    change = change_of(draft, seen, now_ms=now_ms)
+    if change.over:
         group.close(draft, receiver=receiver)
-    due_ms = (single if thread.shape is Shape.WORKER else group).due_ms(thread, now_ms)
-    return Change(draft=draft, version=seen.version, due_ms=due_ms, over=over)
+    return change
 
 
 def _offer_to_group(draft: Draft, offer: Offer, members: dict[str, Member | None], *, receiver: str) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import structlog
 
+from alerts import group, single
 from alerts.history import DEAD_LETTERS, NOTES_KEPT, OUTCOMES_KEPT, History
-from alerts.thread import Draft, Member, Note, Outcome, Thread, Told
+from alerts.thread import Draft, Member, Note, Outcome, Shape, Thread, Told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,6 +75,14 @@ class Change:
     release: bool = False
     due_ms: int | None = None
     over: bool = False
+
+
+def change_of(draft: Draft, seen: Seen, *, now_ms: int) -> Change:
+    """The change of a thread that goes on, or ends, as its rules say."""
+    thread = draft.thread
+    rules = single if thread.shape is Shape.WORKER else group
+    due_ms, over = rules.due_ms(thread, now_ms), rules.is_over(thread)
+    return Change(draft=draft, version=seen.version, due_ms=due_ms, over=over)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
