@@ -438,8 +438,8 @@ class Threads(RuleBasedStateMachine):
 
     @rule()
     def gives_up(self) -> None:
-        frozen = self.play.thread.frozen
-        if self._attempt() and frozen is not None and frozen.role is not Role.END:
+        # Asked for after the attempt: with an end that waited, that may be another one.
+        if self._attempt() and (frozen := self.play.thread.frozen) is not None and frozen.role is not Role.END:
             self.play.give_up()
 
     @rule(silent=st.booleans())
