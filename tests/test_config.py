@@ -11,6 +11,7 @@ import pytest
 from redis import ConnectionPool
 
 from monitor.daemon.config import Config, ConfigError, Durability, Store, load
+from monitor.daemon.sections import store_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -491,3 +492,17 @@ def test_the_embedded_store_s_memory_is_a_size_or_by_the_machine(tmp_path: Path,
 def test_too_little_memory_for_the_embedded_store_is_refused(tmp_path: Path, value: str) -> None:
     with pytest.raises(ConfigError, match=r"config\.toml:2: store\.maxmemory: "):
         load(write(tmp_path, f"[store]\nmaxmemory = {value}"), {})
+
+
+@pytest.mark.parametrize(
+    ("store", "expected"),
+    [
+        ('maxmemory = "64MiB"', 32 << 20),
+        ('maxmemory = "64GiB"', 1 << 30),
+        ('url = "redis://store.example.org"\nmaxmemory = "64MiB"', 1 << 30),
+    ],
+)
+def test_p29_of_an_embedded_store_one_tenant_gets_at_most_half(tmp_path: Path, store: str, expected: int) -> None:
+    keys = '[[auth.keys]]\nkid = "a"\nalgorithm = "HS256"\nsecret_env = "KEY"\n'
+    config = load(write(tmp_path, f"[store]\n{store}\n{keys}"), {"KEY": "k" * 32})
+    assert store_settings(config, "unix:///s", "d").bytes_per_tenant == expected

@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from monitor.api.admission import BeatRates
+from monitor.embedded import share_of_memory
 from monitor.rates import Rate
 from monitor.store import StoreSettings
 from monitor.store.settings import EnvironmentRule
@@ -37,7 +38,7 @@ def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:
         workers_per_tenant=config.limits.workers_per_tenant,
         environments_per_tenant=config.limits.environments_per_tenant,
         timings_per_tenant=config.limits.timings_per_tenant,
-        bytes_per_tenant=config.limits.bytes_per_tenant,
+        bytes_per_tenant=_bytes_per_tenant(config),
         min_interval_ms=usual.min_interval_ms,
         max_interval_ms=usual.max_interval_ms,
         min_grace_ms=usual.min_grace_ms,
@@ -46,6 +47,12 @@ def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:
         replicas=config.store.durability.replicas,
         fsync=config.store.durability.mode == "fsync",
     )
+
+
+def _bytes_per_tenant(config: Config) -> int:
+    """The quota, and at most half of an embedded store, which one tenant must not fill for all (P29)."""
+    quota, store = config.limits.bytes_per_tenant, config.store
+    return min(quota, (store.maxmemory_bytes or share_of_memory()) // 2) if store.embedded else quota
 
 
 def _installation(config: Config) -> tuple[str, ...]:

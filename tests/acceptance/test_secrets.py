@@ -46,7 +46,7 @@ def test_neither_token_nor_key_nor_webhook_secret_nor_query_is_ever_written(home
         receiver.open()
         daemon.wait_for("delivery.failed", type="worker.stale", reason="receiver 'ops': HTTP 500")
         receiver.answer = None
-        daemon.wait_for("delivery.failed", type="worker.stale", reason="receiver 'ops': no reply within 1 s")
+        daemon.wait_for("delivery.failed", type="worker.stale", reason="receiver 'ops': no answer within 1 s")
         receiver.answer = 204
         daemon.wait_for("delivery.delivered", type="worker.stale")
         daemon.stop()
