@@ -109,6 +109,8 @@ class Router:
         self._failpoint = failpoint
         self._outage = Outage("router", partition=partition)
         self._broken: dict[str, int] = {}
+        self._lost: set[str] = set()
+        """Receivers that events were passed over for: a reason until the daemon is started again (P5)."""
 
     async def run(self) -> NoReturn:
         """Route for ever; ends only by being cancelled, which is safe at any point."""
@@ -200,8 +202,10 @@ class Router:
         return found
 
     def failing(self) -> set[str]:
-        """The receivers that the last pass could not hand everything to, as ``AlertService.failing`` names them."""
-        return {f"routing to {receiver}" for receiver in self._broken}
+        """The receivers that the last pass could not hand everything to, as ``AlertService.failing`` names them, and
+        those that events were passed over for.
+        """
+        return {f"routing to {name}" for name in self._broken} | {f"events lost for {name}" for name in self._lost}
 
     async def _offer_all(self, offers: Mapping[str, Sequence[Offer]], *, now_ms: int) -> None:
         """Hand over to every receiver. One that fails from a bug holds up the others only while it is tried again."""
@@ -230,6 +234,7 @@ class Router:
             except Exception as error:  # noqa: BLE001 - whatever it is, the other threads are to have theirs
                 lost = [offer.event.event_id for offer in some]
                 facts = {"receiver": receiver, "thread": key, "event_ids": lost, "error": repr(error)}
+                self._lost.add(receiver)
                 _log.critical("router.events_lost", **facts, exc_info=error)
 
     async def _offer(self, receiver: str, offers: Sequence[Offer], *, now_ms: int) -> None:

@@ -636,6 +636,10 @@ async def test_p30_a_receiver_that_routing_fails_for_ends_no_other_receiver(
         ("odd", [event(2, kind=EventKind.FAILED).event_id])
     ]
     assert "routing to odd" in running.service.failing()
+    running.source.stream.append(event(1, worker_id="y", position="4-0"))
+    running.service.nudge()
+    await until(lambda: len(ops.accepted) == 4 and "routing to odd" not in running.service.failing())
+    assert "events lost for odd" in running.service.failing()  # for a person to see, also when all goes well again
 
 
 async def _spoil(store_url: str, receiver: str, thread: str) -> None:
