@@ -16,6 +16,7 @@ itself dies. Calls here block; a test on a loop makes them by ``asyncio.to_threa
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import random
 import signal
@@ -62,14 +63,24 @@ _QUICK: Final = {
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
+    """Ports on which no server listens, and which no other run of tests on this machine picks until this process ends:
+    a server that is killed and started again leaves its port free for a moment.
+    """
     chance = random.SystemRandom()
+    taken = Path(tempfile.gettempdir()) / "lastseen-test-ports"
+    taken.mkdir(exist_ok=True)
     found: list[int] = []
     while len(found) < count:
         port = chance.randint(FIRST_PORT, LAST_PORT)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            found += [] if port in found else [port]
+        held = os.open(taken / str(port), os.O_CREAT | os.O_RDWR)  # open to the end of the process, and so is its lock
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            os.close(held)
+        else:
+            found.append(port)
     return found
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from litestar import get
 
-from monitor.api.answers import json_answer, monitor_json
+from monitor.api.answers import list_answer
 from monitor.api.requests import ParameterError, Query, bad_cursor, decode_cursor, encode_cursor, narrowed, reads
 from monitor.events import rfc3339
 from monitor.liveness import EventKind
@@ -156,15 +156,12 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         reading = _Reading(selection, query.limit(), places, newest_first=order == "desc")
         await reading.fill(services.store)
         at_end = reading.ended and reading.newest_first
-        return json_answer(
-            {
-                "events": [
-                    {"type": event.kind.value, "timestamp": rfc3339(event.detected_ms), "data": event.data()}
-                    for event in reading.found
-                ],
-                "next_cursor": None if at_end else encode_cursor([order, *reading.after]),
-                "monitor": monitor_json(services.health.monitor_state(reading.now_ms, reading.swept_ms or 0)),
-            }
+        return await list_answer(
+            "events",
+            reading.found,
+            lambda event: {"type": event.kind.value, "timestamp": rfc3339(event.detected_ms), "data": event.data()},
+            cursor=None if at_end else encode_cursor([order, *reading.after]),
+            state=services.health.monitor_state(reading.now_ms, reading.swept_ms or 0),
         )
 
     return [events]

@@ -135,7 +135,7 @@ def _delivery_routes(services: Services) -> list[HTTPRouteHandler]:
             after=place_of(query, "ntf_"),
             limit=query.limit(),
         )
-        return await page_answer(services, "deliveries", [delivery_json(one) for one in page.deliveries], page.last)
+        return await page_answer(services, "deliveries", page.deliveries, delivery_json, page.last)
 
     @get("/api/v1/deliveries/{nid:str}")
     @reads(services, operator=True)

@@ -79,7 +79,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
             after=place_of(query, "inc_"),
             limit=query.limit(),
         )
-        return await page_answer(services, "incidents", [incident_json(one) for one in page.incidents], page.last)
+        return await page_answer(services, "incidents", page.incidents, incident_json, page.last)
 
     @get("/api/v1/incidents/{incident_id:str}")
     @reads(services)

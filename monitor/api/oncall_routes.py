@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote
 
-from monitor.api.answers import json_answer, monitor_json
+from monitor.api.answers import json_answer, list_answer, monitor_json
 from monitor.api.bodies import LATEST_MS
 from monitor.api.health import monitor_now
 from monitor.api.oncall import Viewer
@@ -14,6 +14,8 @@ from monitor.api.requests import bad_cursor, decode_cursor, encode_cursor
 from monitor.events import rfc3339
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from litestar import Request
     from litestar.response.base import ASGIResponse
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from monitor.auth import Principal
 
 
+_T = TypeVar("_T")
 _DIGITS: Final = re.compile(r"[0-9a-f]{32}")
 
 
@@ -74,8 +77,8 @@ async def with_monitor(services: Services, answer: dict[str, object], *, status_
 
 
 async def page_answer(
-    services: Services, name: str, items: list[dict[str, object]], last: Place | None
+    services: Services, name: str, items: Sequence[_T], form: Callable[[_T], object], last: Place | None
 ) -> ASGIResponse:
     """A page of a list."""
     cursor = None if last is None else encode_cursor([*last])
-    return await with_monitor(services, {name: items, "next_cursor": cursor})
+    return await list_answer(name, items, form, cursor=cursor, state=await monitor_now(services))

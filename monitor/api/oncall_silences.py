@@ -175,7 +175,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
             and (after is None or (silence.created_ms, silence.id) < after)
         ]
         last = (found[limit - 1].created_ms, found[limit - 1].id) if len(found) > limit else None
-        return await page_answer(services, "silences", [silence_json(one) for one in found[:limit]], last)
+        return await page_answer(services, "silences", found[:limit], silence_json, last)
 
     async def add(request: Request[Any, Any, Any]) -> ASGIResponse:
         headers = headers_of(request.scope)

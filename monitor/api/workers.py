@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from litestar import get, route
 from litestar.enums import HttpMethod
 
-from monitor.api.answers import empty_answer, encoded, json_answer, json_bytes_answer, monitor_json
+from monitor.api.answers import PACE, empty_answer, encoded, encoded_list_answer, json_answer, monitor_json
 from monitor.api.requests import Query, bad_cursor, caller, decode_cursor, encode_cursor, narrowed, reads
 from monitor.api.wire import path_worker_id
 from monitor.auth import Scope
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 PARAMETERS: Final = ("environment", "liveness", "status", "text", "cursor", "limit")
 PAGE_CALLS: Final = 10
 PAGE_WORKERS: Final = 250
-PACE_WORKERS: Final = 50
 """How many workers one call to the store looks at; the product of the two bounds one request's work."""
 PAGE_BYTES: Final = 8_388_608
 """A page of workers that report a lot ends early; the cursor goes on."""
@@ -162,7 +161,7 @@ class _Listing:
             for number, worker in enumerate(page.workers):
                 if self.full():
                     return
-                if number % PACE_WORKERS == PACE_WORKERS - 1:
+                if number % PACE == PACE - 1:
                     await asyncio.sleep(0)  # beats that have come go first
                 self.take(worker, page.now_ms)
                 self.after = worker.key.worker_id
@@ -223,12 +222,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         ended = listing.partition >= store.partitions
         cursor = None if ended else encode_cursor([listing.partition, listing.after])
         monitor = services.health.monitor_state(listing.now_ms, listing.swept_ms or 0)
-        body = b'{"workers":[%b],"next_cursor":%b,"monitor":%b}' % (
-            b",".join(listing.found),
-            encoded(cursor),
-            encoded(monitor_json(monitor)),
-        )
-        return json_bytes_answer(body)
+        return encoded_list_answer("workers", listing.found, cursor=cursor, state=monitor)
 
     @reads(services)
     async def one_worker(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:

@@ -331,6 +331,11 @@ def event(partition: int, entry: Answer) -> Event:
     )
 
 
+def workers(rows: Sequence[Answer], *, blind: Sequence[Window]) -> list[Worker]:
+    """Rows of a page, without transitions."""
+    return [worker(row, blind=blind) for row in rows]
+
+
 def events(partition: int, entries: Sequence[Answer]) -> list[Event]:
     """Entries of a partition's stream; one that can't be understood is logged and left out.
 

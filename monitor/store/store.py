@@ -10,7 +10,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from copy import copy
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
@@ -53,7 +53,8 @@ _encode = msgspec.msgpack.Encoder().encode
 SCHEMA_VERSION: Final = 1
 COUNT_PAGE: Final = 200
 PACE_ROWS: Final = 50
-"""Decoding so many workers takes about a millisecond; then beats that have come go first."""
+"""Decoding so many workers or events takes about a millisecond; then beats that have come go first."""
+_T = TypeVar("_T")
 EVENTS_TRIMMED_PER_CALL: Final = 100
 BEHIND: Final = 2
 """What ``pulse`` is told by a daemon that is behind with beats; 0 and 1 say whether it ends."""
@@ -366,7 +367,7 @@ class Store:
             now_ms=now_ms,
             swept_ms=swept_ms,
             last=codec.text(last),
-            workers=await _paced(partial(codec.worker, blind=blind), rows),
+            workers=await _paced(partial(codec.workers, blind=blind), rows),
         )
 
     async def census(self, tenant: str | None) -> Census:
@@ -435,14 +436,14 @@ class Store:
         """(now, last full sweep, events of the tenant behind ``after``)."""
         order = "desc" if newest_first else "asc"
         now_ms, swept_ms, entries = await self._read("history", partition, tenant, after, limit, order)
-        return now_ms, swept_ms, codec.events(partition, entries)
+        return now_ms, swept_ms, await _paced(partial(codec.events, partition), entries)
 
 
-async def _paced(decode: Callable[[codec.Answer], Worker], rows: Sequence[codec.Answer]) -> list[Worker]:
+async def _paced(decode: Callable[[Sequence[codec.Answer]], list[_T]], rows: Sequence[codec.Answer]) -> list[_T]:
     """Decode a page, and let beats go first now and then."""
-    found: list[Worker] = []
+    found: list[_T] = []
     for start in range(0, len(rows), PACE_ROWS):
         if start:
             await asyncio.sleep(0)
-        found += map(decode, rows[start : start + PACE_ROWS])
+        found += decode(rows[start : start + PACE_ROWS])
     return found

@@ -49,6 +49,7 @@ CALM_S: Final = 60.0
 """From the end of the attacks to the second look at the memory."""
 CONNECTIONS: Final = 500
 BYTES_PER_S: Final = 10_000_000
+NICE: Final = 15
 _TOKENS: Final = ("HOSTILE_TOKEN", "HOSTILE_RESTRICTED")
 
 
@@ -244,7 +245,8 @@ async def _attacking(port: int, home: daemons.Home, only: Sequence[str]) -> Asyn
 
 
 async def _attack(port: int, only: Sequence[str]) -> None:
-    """Until standard input ends."""
+    """Until standard input ends. In the background: on a machine of its own it would take no time of the daemon's."""
+    os.nice(NICE)
     token, restricted = (os.environ[name] for name in _TOKENS)
     strangers = Strangers(port, token=token, restricted=restricted, connections=CONNECTIONS, bytes_per_s=BYTES_PER_S)
     await strangers.prepare()
