@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from monitor.health import MonitorState
 
 PACE: Final = 25
-"""Encoding so many items of a list takes about a millisecond."""
+"""Items of a list that are encoded at a time: about a millisecond."""
 _T = TypeVar("_T")
 JSON: Final = "application/json"
 NO_STORE: Final = {"cache-control": "no-store"}

@@ -7,7 +7,6 @@ asks. What is found goes to the metrics, to the health and to the other processe
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import math
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -46,7 +45,6 @@ STORE_AGAIN_S: Final = 2.0
 CONFIRM_TRIES: Final = 3
 """A disk that is slow for a moment is no reason: so many confirmations in a row have to fail."""
 FULL_SHARE: Final = 0.9
-TRIM_S: Final = 30.0
 
 
 class Vitals:
@@ -89,7 +87,6 @@ class Vitals:
             group.create_task(self._watch_probe(), name="watch the probe")
             group.create_task(self._watch_queues(), name="watch the queues")
             group.create_task(self._watch_store(), name="watch the store")
-            group.create_task(_give_back_memory(), name="give back memory")
 
     def _reasons(self) -> list[str]:
         reasons = [*self._queue_reasons, *self._store_reasons]
@@ -210,14 +207,3 @@ class Vitals:
                 continue
             return True
         return False
-
-
-async def _give_back_memory() -> None:
-    """Have the C library give back what is free now and then: it keeps what thousands of bodies took (glibc only)."""
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError):
-        return
-    while True:
-        await asyncio.sleep(TRIM_S)
-        await asyncio.to_thread(trim, 0)

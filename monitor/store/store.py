@@ -53,7 +53,7 @@ _encode = msgspec.msgpack.Encoder().encode
 SCHEMA_VERSION: Final = 1
 COUNT_PAGE: Final = 200
 PACE_ROWS: Final = 50
-"""Decoding so many workers or events takes about a millisecond; then beats that have come go first."""
+"""Workers or events that are decoded at a time, about a millisecond; then beats that have come go first."""
 _T = TypeVar("_T")
 EVENTS_TRIMMED_PER_CALL: Final = 100
 BEHIND: Final = 2
