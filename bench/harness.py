@@ -13,6 +13,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -146,6 +147,13 @@ def call(url: str, method: str, path: str, *, token: str | None = None, body: ob
         return Answer(status=answer.status, body=answer.read())
 
 
+def _free_port() -> int:
+    """A port that nothing listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class Server:
     """A program that says ``listens on http://...`` on stderr once it does."""
 
@@ -215,7 +223,7 @@ class Daemon(Server):
         self, *, directory: Path, env: Mapping[str, str], arguments: tuple[str, ...] = (), file: Path | None = None
     ) -> None:
         settings = {
-            "LASTSEEN_SERVER__PORT": "0",
+            "LASTSEEN_SERVER__PORT": str(_free_port()),
             "LASTSEEN_STORE__DATA_DIR": str(directory / "data"),
             # The limit is asked and never met: a bench has few workers that beat as fast as they are answered.
             "LASTSEEN_LIMITS__WORKER_BEATS_PER_SECOND": "1000000",
@@ -224,6 +232,7 @@ class Daemon(Server):
             **env,
         }
         self.config: Config = load(file, settings)
+        self.url = f"http://127.0.0.1:{self.config.server.port}"
         self._master = master_token(self.config)
         words = ["-m", "monitor", "serve", *(() if file is None else ("--config", str(file))), *arguments]
         super().__init__("daemon", words, directory=directory, env={**_environment(), **settings})
@@ -233,6 +242,14 @@ class Daemon(Server):
             self.process.kill()
             self.process.wait()
             raise
+
+    def _address(self) -> str | None:
+        """Where it listens: it says so in the log only, and in no line of the level that a bench has."""
+        super()._address()
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            call(self.url, "GET", "/livez")
+            return self.url
+        return None
 
     @property
     def store_pid(self) -> int | None:
