@@ -156,6 +156,7 @@ class Run:
     def __init__(
         self, server: Daemon, *, slowed: str, share: float, seconds: float, interval_s: float, most: int
     ) -> None:
+        self._connections = min(CONNECTIONS, most)
         self._server = server
         self._daemons = [pid for name, pid in server.processes().items() if name.startswith("daemon")]
         store = server.store_pid
@@ -173,8 +174,8 @@ class Run:
             tokens=self._tokens,
             rate=None,
             duration_s=min(self._seconds, 5),
-            connections=CONNECTIONS,
-            workers=CONNECTIONS,
+            connections=self._connections,
+            workers=self._connections,
             ids=Ids.TURN,
         )
         with self._slowed:
