@@ -264,7 +264,7 @@ def _silence_paths() -> dict[str, Schema]:
             ),
             "post": operation(
                 "add_silence",
-                "Tell nobody of the workers that match, until a set end; detection goes on",
+                "Suppress notifications for the workers that match, until a set end; detection continues",
                 answer("The silence, and warnings", "SilenceAdded"),
                 (*AUTH, "408", "413", "415", "422", "429", "503"),
                 scope=Scope.ALERTS_WRITE,
@@ -278,7 +278,7 @@ def _silence_paths() -> dict[str, Schema]:
             ),
             "delete": operation(
                 "end_silence",
-                "End a silence now; who is still down and was never told of is told of",
+                "End a silence now; workers that are still down and were never notified are notified",
                 NO_CONTENT,
                 READ_ONE,
                 scope=Scope.ALERTS_WRITE,
@@ -294,7 +294,7 @@ def _delivery_paths() -> dict[str, Schema]:
     one = [_NID, _RECEIVER_FILTER]
     outcome = query(
         "outcome",
-        "Those in attempts, those given up, or those that are done otherwise.",
+        "Those in flight, those given up, or those that have ended otherwise.",
         {"type": "string", "enum": list(DELIVERY_STATES), "default": "dead_lettered"},
     )
     return {
