@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import uvloop
 
 from monitor.api.entry import Entry
 from monitor.api.requests import BodyTooSlowError, Headers, read_body
-from monitor.daemon.http import HttpServer, ListenError, listen
+from monitor.daemon.http import ACCEPTS, HttpServer, ListenError, listen
 from monitor.daemon.protocol import PIECE_BYTES, BoundedProtocol
 from monitor.shares import Holding, Shares, Tenants
 
@@ -196,6 +199,32 @@ async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
     headers = Headers(authorization=None, user_key=None, content_type=None, content_length=5)
     with pytest.raises(BodyTooSlowError, match=r"within 0\.05 s"):
         await read_body(never, headers, 100, held=Holding(Shares(0, Tenants(), what="bytes"), "acme"), limit_s=0.05)
+
+
+def test_p28_a_daemon_with_long_turns_accepts_more_than_one_connection_in_a_turn() -> None:
+    """On the loop that the daemon runs on, which takes one connection from a socket in a turn."""
+
+    async def accepted_in_a_turn() -> int:
+        async with serving(gate := Gate()) as port:
+            assert gate.server is not None
+            opened: set[Any] = gate.server.server_state.connections
+            with contextlib.ExitStack() as stack:
+                for _ in range(ACCEPTS):
+                    client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                    client.sendall(REQUEST)
+                await asyncio.wait_for(gate.begun.wait(), PATIENCE_S)
+                gate.open.set()
+                return len(opened)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(accepted_in_a_turn()) == ACCEPTS >= 4
+
+
+async def test_a_server_that_has_ended_leaves_no_socket_that_accepts() -> None:
+    async with serving() as port:
+        (await Client.to(port)).close()
+    with pytest.raises(ConnectionRefusedError):
+        await Client.to(port)
 
 
 async def test_a_port_that_is_in_use_is_named() -> None:

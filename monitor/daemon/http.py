@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 BACKLOG: Final = 2_048
+ACCEPTS: Final = 8
+"""The loop takes one connection from a listening socket in each turn, so each socket is given to it this many times.
+Else a daemon whose turns are long can't accept as fast as clients that wait in vain connect again."""
 KEEP_ALIVE_S: Final = 75
 """Longer than the usual interval, so that a worker may beat over one connection."""
 HEAD_S: Final = 10.0
@@ -142,8 +145,8 @@ class HttpServer(uvicorn.Server):
         self._stall = stall
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to accept."""
-        await super().startup(sockets)
+        """Begin to accept, at most ``ACCEPTS`` connections in one turn of the loop."""
+        await super().startup([sock if copy == 0 else sock.dup() for sock in sockets or () for copy in range(ACCEPTS)])
         self.accepting.set()
 
     async def on_tick(self, counter: int) -> bool:
