@@ -29,6 +29,8 @@ from monitor.clock import monotonic_s
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from bench.closed_loop import Closed
+
 TIMES: Final = 3.0
 TOKENS: Final = 50
 CONNECTIONS: Final = 1_024
@@ -136,6 +138,22 @@ class Overload:
         yield ["obeying workers reported", self.wrong]
 
 
+def _closed_loop(plan: Plan) -> Closed:
+    """One closed loop, and the end of what it leaves behind: its connections wait to be accepted before those of the
+    next one, and a slow process takes as long for one that is closed already as for several beats.
+
+    Raises:
+        BenchError: they are not gone within the limit.
+    """
+    found = closed_loop(plan)
+    until_s = monotonic_s() + RECOVERY_LIMIT_S
+    while monotonic_s() < until_s:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            call(plan.url, "GET", "/healthz")
+            return found
+    raise BenchError(f"/healthz was not answered within {RECOVERY_LIMIT_S:g} s after a closed loop")
+
+
 def _capacity(plan: Plan) -> float:
     """Beats stored per second once all connections are there: to make them takes a slow process as long as thousands of
     beats, so it is what a longer run stores more than a shorter one.
@@ -143,7 +161,7 @@ def _capacity(plan: Plan) -> float:
     Raises:
         BenchError: there is none.
     """
-    short, long = closed_loop(plan), closed_loop(replace(plan, duration_s=3 * plan.duration_s))
+    short, long = _closed_loop(plan), _closed_loop(replace(plan, duration_s=3 * plan.duration_s))
     stored = (long.answered - long.failed) - (short.answered - short.failed)
     if stored <= 0:
         raise BenchError(f"no capacity to exceed: {short}, {long}")
@@ -179,7 +197,7 @@ class Run:
             ids=Ids.TURN,
         )
         with self._slowed:
-            closed_loop(plan)  # workers and tokens are new only once
+            _closed_loop(plan)  # workers and tokens are new only once
             for _ in range(TRIES):
                 capacity = _capacity(plan)
                 workers = round(TIMES * capacity * self._interval_s)
