@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from litestar.response.base import ASGIResponse
+
+from monitor.pace import Piece
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from monitor.health import MonitorState
 
-PACE: Final = 25
-"""Items of a list that are encoded at a time: about a millisecond."""
 _T = TypeVar("_T")
 JSON: Final = "application/json"
 NO_STORE: Final = {"cache-control": "no-store"}
@@ -39,11 +38,12 @@ def json_bytes_answer(body: bytes, *, status_code: int = 200) -> ASGIResponse:
 async def list_answer(
     name: str, items: Sequence[_T], form: Callable[[_T], object], *, cursor: str | None, state: MonitorState
 ) -> ASGIResponse:
-    """A page of a list, each item as ``form`` has it; ``PACE`` are encoded at a time, so that beats go first."""
+    """A page of a list, each item as ``form`` has it."""
     found: list[bytes] = []
-    for number, item in enumerate(items):
-        if number % PACE == PACE - 1:
-            await asyncio.sleep(0)
+    piece = Piece()
+    for item in items:
+        if piece.is_over():
+            await piece.rest()
         found.append(encoded(form(item)))
     return encoded_list_answer(name, found, cursor=cursor, state=state)
 

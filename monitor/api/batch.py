@@ -26,6 +26,7 @@ from monitor.api.wire import (
 from monitor.api.witness import Seen
 from monitor.auth import ForbiddenError, Scope
 from monitor.metrics import BeatOutcome
+from monitor.pace import Piece
 from monitor.refusal import NotAllowedError, QuotaExceededError
 from monitor.shares import Holding
 from monitor.workers import Rejection
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 JSON_LINES: Final = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 MAX_FAULTS_OF_A_BEAT: Final = 3
 MAX_KIND_CHARS: Final = 100
-_SLICE_S: Final = 0.001
 
 
 class BatchTooLargeError(BodyTooLargeError):
@@ -60,21 +60,6 @@ class UnknownFormError(HTTPException):
     """The batch comes in a form or in an encoding that is not taken (415)."""
 
     status_code = 415
-
-
-class _Pace:
-    """Lets others go first whenever a slice of time has been used up."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._until_s = self._loop.time() + _SLICE_S
-
-    def is_over(self) -> bool:
-        return self._loop.time() >= self._until_s
-
-    async def rest(self) -> None:
-        await asyncio.sleep(0)
-        self._until_s = self._loop.time() + _SLICE_S
 
 
 class _Batch:
@@ -168,13 +153,13 @@ class _Batches:
     async def _inflated(self, body: bytes, held: Holding) -> bytes:
         most = self._services.batch_bytes
         pieces = []
-        pace = _Pace()
+        work = Piece()
         try:
             for piece in inflated(body, most):
                 held.take(len(piece))
                 pieces.append(piece)
-                if pace.is_over():
-                    await pace.rest()
+                if work.is_over():
+                    await work.rest()
         except InflatedTooLargeError:
             raise BatchTooLargeError(f"the batch is over limits.batch_bytes = {most} when inflated") from None
         return b"".join(pieces)
@@ -190,10 +175,10 @@ class _Batches:
             ) from None
         if (refused := services.admission.batch_refused(principal.tenant, len(items))) is not None:
             raise refused
-        pace = _Pace()
+        work = Piece()
         for index, item in enumerate(items):
-            if pace.is_over():
-                await pace.rest()
+            if work.is_over():
+                await work.rest()
             beat = bytes(item)
             if is_lines and not beat.strip():
                 continue
@@ -237,15 +222,15 @@ class _Batches:
 
     async def _store(self, batch: _Batch) -> None:
         """Store what is good. What the store itself refuses leaves ``latest`` for ``refused``."""
-        pace = _Pace()
+        work = Piece()
         beats = list(batch.latest.values())
         refusals = await self._services.many.beats(beats)
         for beat, refusal in zip(beats, refusals, strict=True):
             if beat.unknown is not None and beat.unknown.registers:
                 self._services.unknown_fields.tell(beat.key, beat.unknown.names)
             if refusal is not None:
-                if pace.is_over():
-                    await pace.rest()
+                if work.is_over():
+                    await work.rest()
                 worker_id = beat.key.worker_id
                 del batch.latest[worker_id]
                 batch.refuse(batch.index_of[worker_id], worker_id, refusal)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -10,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 from litestar import get, route
 from litestar.enums import HttpMethod
 
-from monitor.api.answers import PACE, empty_answer, encoded, encoded_list_answer, json_answer, monitor_json
+from monitor.api.answers import empty_answer, encoded, encoded_list_answer, json_answer, monitor_json
 from monitor.api.requests import Query, bad_cursor, caller, decode_cursor, encode_cursor, narrowed, reads
 from monitor.api.wire import path_worker_id
 from monitor.auth import Scope
 from monitor.events import rfc3339
 from monitor.liveness import Liveness
+from monitor.pace import Piece
 from monitor.refusal import NotAllowedError, UnknownWorkerError
 from monitor.store.answers import Want
 from monitor.workers import Forget, WorkerKey
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from monitor.workers import Worker
 
 PARAMETERS: Final = ("environment", "liveness", "status", "text", "cursor", "limit")
-PAGE_CALLS: Final = 10
-PAGE_WORKERS: Final = 250
+PAGE_CALLS: Final = 50
+PAGE_WORKERS: Final = 50
 """How many workers one call to the store looks at; the product of the two bounds one request's work."""
 PAGE_BYTES: Final = 8_388_608
 """A page of workers that report a lot ends early; the cursor goes on."""
@@ -158,11 +158,12 @@ class _Listing:
                 want=want,
             )
             self.observe(page.now_ms, page.swept_ms)
-            for number, worker in enumerate(page.workers):
+            piece = Piece()
+            for worker in page.workers:
                 if self.full():
                     return
-                if number % PACE == PACE - 1:
-                    await asyncio.sleep(0)  # beats that have come go first
+                if piece.is_over():
+                    await piece.rest()
                 self.take(worker, page.now_ms)
                 self.after = worker.key.worker_id
             self.after = page.last

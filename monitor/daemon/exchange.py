@@ -1,14 +1,21 @@
-"""What a connection has besides uvicorn's parts: the short way of a request, and when more is read."""
+"""What a connection has besides uvicorn's parts: the short way of a request, the app's turn, and when more is read."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from monitor.pace import pace
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
+
+    from uvicorn._types import ASGI3Application
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
     from monitor.daemon.head import Headers
     from monitor.daemon.protocol import BoundedProtocol
@@ -60,6 +67,19 @@ class ShortExchange:
         if not self.keep_alive:
             transport.close()
         self._protocol.on_response_complete()
+
+
+class PacedProtocol(HttpToolsProtocol):
+    """Gives requests to the app at the loop's pace, unless their connection has been closed meanwhile."""
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        pace().submit(partial(self._start, cycle, app))
+
+    def _start(self, cycle: RequestResponseCycle, app: ASGI3Application) -> bool:
+        if self.transport.is_closing():
+            return False
+        super()._start_asgi_task(cycle, app)
+        return True
 
 
 class Flow(FlowControl):

@@ -33,6 +33,7 @@ from monitor.api.oncall import (
 )
 from monitor.auth import ForbiddenError
 from monitor.daemon.oncall_forms import delivery_of, incident_of, receiver_of, silence_of
+from monitor.pace import Piece
 from monitor.refusal import NoRoomError
 from monitor.store import StoreUnavailableError
 
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
 
 MATCHED_WORKERS: Final = 10_000
 """So many workers are looked at to tell whether a silence matches any."""
-PAGE_WORKERS: Final = 250
+PAGE_WORKERS: Final = 50
 TEST_SPACING_MS: Final = 10_000
 """A receiver is tested once in this time, over all daemons."""
 _MS_DIGITS: Final = 15
@@ -365,7 +366,10 @@ class AlertsOnCall:
                     environments=environments,
                     want=None,
                 )
+                piece = Piece()
                 for worker in page.workers:
+                    if piece.is_over():
+                        await piece.rest()
                     if silence.matchers.match(
                         worker_id=worker.key.worker_id,
                         environment_name=worker.environment_name,

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 import httptools
 import structlog
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from monitor.daemon.connections import network
-from monitor.daemon.exchange import Flow, ShortExchange
+from monitor.daemon.exchange import Flow, PacedProtocol, ShortExchange
 from monitor.daemon.head import BadRequestError, check_head, without_upgrade
 from monitor.daemon.stall import Stall, has_hung_up, has_unread
 from monitor.metrics import Limit
@@ -44,7 +43,7 @@ PIECE_BYTES: Final = 4_096
 read there may be thousands of small ones, and each takes a hundred times its size in memory."""
 
 
-class BoundedProtocol(HttpToolsProtocol):
+class BoundedProtocol(PacedProtocol):
     """One connection. The class attributes are its settings; ``HttpServer`` makes a subclass with its own.
 
     The head of a request must be there ``head_s`` after the connection was made or the request was begun; a

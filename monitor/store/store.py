@@ -10,13 +10,14 @@ import asyncio
 from contextlib import AsyncExitStack
 from copy import copy
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from monitor.blindness import Cause, Window
 from monitor.clock import StoreClock
 from monitor.liveness import Liveness, Trigger
+from monitor.pace import in_pieces
 from monitor.store import codec
 from monitor.store.answers import (
     LATE,
@@ -52,9 +53,6 @@ _encode = msgspec.msgpack.Encoder().encode
 
 SCHEMA_VERSION: Final = 1
 COUNT_PAGE: Final = 200
-PACE_ROWS: Final = 50
-"""Workers or events that are decoded at a time, about a millisecond; then beats that have come go first."""
-_T = TypeVar("_T")
 EVENTS_TRIMMED_PER_CALL: Final = 100
 BEHIND: Final = 2
 """What ``pulse`` is told by a daemon that is behind with beats; 0 and 1 say whether it ends."""
@@ -367,7 +365,7 @@ class Store:
             now_ms=now_ms,
             swept_ms=swept_ms,
             last=codec.text(last),
-            workers=await _paced(partial(codec.workers, blind=blind), rows),
+            workers=await in_pieces(partial(codec.workers, blind=blind), rows),
         )
 
     async def census(self, tenant: str | None) -> Census:
@@ -436,14 +434,4 @@ class Store:
         """(now, last full sweep, events of the tenant behind ``after``)."""
         order = "desc" if newest_first else "asc"
         now_ms, swept_ms, entries = await self._read("history", partition, tenant, after, limit, order)
-        return now_ms, swept_ms, await _paced(partial(codec.events, partition), entries)
-
-
-async def _paced(decode: Callable[[Sequence[codec.Answer]], list[_T]], rows: Sequence[codec.Answer]) -> list[_T]:
-    """Decode a page, and let beats go first now and then."""
-    found: list[_T] = []
-    for start in range(0, len(rows), PACE_ROWS):
-        if start:
-            await asyncio.sleep(0)
-        found += decode(rows[start : start + PACE_ROWS])
-    return found
+        return now_ms, swept_ms, await in_pieces(partial(codec.events, partition), entries)
