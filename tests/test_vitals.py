@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import sys
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -13,8 +15,17 @@ from redis.asyncio import Redis
 
 from alerts.errors import StoreUnavailableError as QueueUnavailableError
 from alerts.thread_store import Stats
+from bench.overload import resident_mib
 from monitor.clock import monotonic_s
-from monitor.daemon.vitals import CONFIRM_TRIES, DELIVERY_LAG_S, FULL_SHARE, LOOP_LAG_S, LOOP_WINDOW_S, Vitals
+from monitor.daemon.vitals import (
+    CONFIRM_TRIES,
+    DELIVERY_LAG_S,
+    FULL_SHARE,
+    LOOP_LAG_S,
+    LOOP_WINDOW_S,
+    Vitals,
+    give_back_memory,
+)
 from monitor.health import Health, asking_tenant
 from monitor.metrics import Metrics
 from monitor.pulse import Pulse
@@ -280,3 +291,15 @@ async def test_a_loop_that_was_held_up_is_a_reason_until_the_window_has_passed(s
         lags = looked.vitals._lags
         looked.vitals._lags = type(lags)((at_s - LOOP_WINDOW_S, late_s) for at_s, late_s in lags)
         assert looked.health.own_reasons() == ()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tells the process's memory")
+def test_p29_memory_that_many_bodies_took_is_given_back() -> None:
+    mib = 64
+    bodies = [(bytes(16_384), bytes(1_024)) for _ in range(mib * 64)]
+    kept = [small for _, small in bodies]
+    del bodies
+    before = resident_mib(os.getpid())
+    give_back_memory()
+    assert before - resident_mib(os.getpid()) > mib / 2
+    assert len(kept) == mib * 64

@@ -7,6 +7,7 @@ asks. What is found goes to the metrics, to the health and to the other processe
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import math
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -45,6 +46,7 @@ STORE_AGAIN_S: Final = 2.0
 CONFIRM_TRIES: Final = 3
 """A disk that is slow for a moment is no reason: so many confirmations in a row have to fail."""
 FULL_SHARE: Final = 0.9
+TRIM_S: Final = 30.0
 
 
 class Vitals:
@@ -87,6 +89,7 @@ class Vitals:
             group.create_task(self._watch_probe(), name="watch the probe")
             group.create_task(self._watch_queues(), name="watch the queues")
             group.create_task(self._watch_store(), name="watch the store")
+            group.create_task(_give_back_now_and_then(), name="give back memory")
 
     def _reasons(self) -> list[str]:
         reasons = [*self._queue_reasons, *self._store_reasons]
@@ -207,3 +210,18 @@ class Vitals:
                 continue
             return True
         return False
+
+
+def give_back_memory() -> None:
+    """Have the C library give back what is free (glibc only): it keeps what thousands of unfinished bodies took. Takes
+    a tenth of a millisecond where there is nothing to give back, about four milliseconds for 40 MiB.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+async def _give_back_now_and_then() -> None:
+    while True:
+        await asyncio.sleep(TRIM_S)
+        give_back_memory()
