@@ -23,7 +23,7 @@ from alerts.removal import end_threads
 from alerts.retry import RetryPolicy
 from alerts.router import Router
 from alerts.routing import Port
-from alerts.supervision import Part
+from alerts.supervision import FIRST_PAUSE_S, Part
 from alerts.thread_store import Stats, ThreadStore
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ class AlertService:
         source_errors: tuple[type[Exception], ...] = (),
         concurrency: int = CONCURRENCY,
         poll_s: float = POLL_S,
+        first_pause_s: float = FIRST_PAUSE_S,
         namespace: str = "",
         failpoint: Callable[[str], None] = nothing,
     ) -> None:
@@ -124,6 +125,7 @@ class AlertService:
 
         asked = _Answered(fleet, source_errors)
         self._store = QueueStore(pools=pools, receivers=len(receivers), namespace=namespace)
+        self._first_pause_s = first_pause_s
         self._durability = durability
         self._now_ms = now_ms
         self.wording = wording
@@ -192,9 +194,10 @@ class AlertService:
 
     async def start(self) -> None:
         """Start every part. Does not wait for the store: the parts wait for it themselves, and log it."""
-        routing = [Part("survey", self._survey)]
-        routing += [Part(f"router {number}", router.run) for number, router in enumerate(self._routers)]
-        delivering = [Part(f"delivery {name}", part.run) for name, part in self._deliveries.items()]
+        pause_s = self._first_pause_s
+        routing = [Part("survey", self._survey, pause_s)]
+        routing += [Part(f"router {number}", router.run, pause_s) for number, router in enumerate(self._routers)]
+        delivering = [Part(f"delivery {name}", part.run, pause_s) for name, part in self._deliveries.items()]
         self._parts = (*routing, *delivering)
         self._routing = [asyncio.create_task(part.keep_running(), name=f"alerts {part.name}") for part in routing]
         self._delivering = [asyncio.create_task(part.keep_running(), name=f"alerts {part.name}") for part in delivering]

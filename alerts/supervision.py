@@ -22,11 +22,14 @@ _log: FilteringBoundLogger = structlog.get_logger()
 
 
 class Part:
-    """One part of the alert service. ``name`` is what logs and ``/healthz`` call it; ``run`` may be called again."""
+    """One part of the alert service. ``name`` is what logs and ``/healthz`` call it; ``run`` may be called again, after
+    its first failure at the earliest half of ``first_pause_s`` later.
+    """
 
-    def __init__(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, name: str, run: Callable[[], Awaitable[None]], first_pause_s: float = FIRST_PAUSE_S) -> None:
         self.name: Final = name
         self._run = run
+        self._first_pause_s = first_pause_s
         self._failures = 0
         self._failed_s = 0.0
 
@@ -55,4 +58,4 @@ class Part:
 
     @property
     def _pause_s(self) -> float:
-        return float(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._failures - 1, 16)))
+        return float(min(LONGEST_PAUSE_S, self._first_pause_s * 2 ** min(self._failures - 1, 16)))

@@ -12,6 +12,7 @@ from alerts.pacing import cancel_all
 from alerts.payload import Wording
 from alerts.retry import RetryPolicy
 from alerts.service import AlertService
+from alerts.supervision import FIRST_PAUSE_S
 from tests.alerts_fakes import CALM
 from tests.stores import pools
 
@@ -40,6 +41,7 @@ class Daemon:
         *,
         fleet: Fleet = CALM,
         history: History | None = None,
+        first_pause_s: float = FIRST_PAUSE_S,
     ) -> None:
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self.causes: Counter[tuple[str, str]] = Counter()
@@ -60,6 +62,7 @@ class Daemon:
             policy=POLICY,
             history=history,
             poll_s=0.01,
+            first_pause_s=first_pause_s,
         )
 
     def _count(self, receiver: str, outcome: str, cause: str) -> None:

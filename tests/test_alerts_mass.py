@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -127,6 +128,31 @@ def test_p16_while_a_failure_lasts_further_deaths_are_part_of_it_and_of_its_inci
     again = [death(number, due_ms=much_ms) for number in range(100, 150)]
     assert judge(wave, again, expected=10, now_ms=much_ms) is Mood.DECLARED
     assert incident_of(wave, "acme", "prod") != first
+
+
+def test_p16_a_failure_lasts_an_interval_to_the_millisecond() -> None:
+    wave, until_ms = Wave(), START_MS + INTERVAL_MS
+    deaths = [death(number) for number in range(50)]
+    judge(wave, deaths, expected=50)
+    again = [death(number, due_ms=until_ms) for number in range(100, 150)]
+    for now_ms, is_same in ((until_ms - 1, True), (until_ms, False)):
+        lasting = deepcopy(wave)
+        first = incident_of(lasting, "acme", "prod")
+        assert judge(lasting, again, expected=50, now_ms=now_ms) is Mood.DECLARED
+        assert (incident_of(lasting, "acme", "prod") == first) is is_same
+    returned = [back(number) for number in range(46)]
+    for now_ms, mood in ((until_ms - 1, Mood.DECLARED), (until_ms, Mood.CALM)):
+        ending = deepcopy(wave)
+        standing = Standing(expected=96, silent=0)
+        assert observe(ending, [], returned, standing, rule=RULE, now_ms=now_ms) is mood
+
+
+@pytest.mark.parametrize(("older_ms", "mood"), [(0, Mood.DECLARED), (1, Mood.CALM)])
+def test_p16_deaths_an_interval_apart_are_one_failure_and_no_more(older_ms: int, mood: Mood) -> None:
+    wave, due_ms = Wave(), START_MS - START_MS % INTERVAL_MS
+    judge(wave, [death(number, due_ms=due_ms - older_ms) for number in range(4)], expected=1)
+    newest = death(5, due_ms=due_ms + INTERVAL_MS)
+    assert judge(wave, [newest], expected=0, now_ms=due_ms + INTERVAL_MS) is mood
 
 
 def test_a_death_that_is_routed_again_counts_once_and_one_that_is_over_not_at_all() -> None:

@@ -73,6 +73,7 @@ async def daemon(store_url: str, clock: Clock) -> AsyncIterator[Callable[..., An
         *,
         routes: list[Route] | None = None,
         fleet: Fleet = CALM,
+        **changes: Any,
     ) -> Daemon:
         source = stream if isinstance(stream, ListSource) else ListSource(stream)
         everywhere = [
@@ -82,7 +83,8 @@ async def daemon(store_url: str, clock: Clock) -> AsyncIterator[Callable[..., An
                 repeat_interval_ms=0,
             )
         ]
-        started = Daemon(store_url, receivers, source, clock, everywhere if routes is None else routes, fleet=fleet)
+        chosen = everywhere if routes is None else routes
+        started = Daemon(store_url, receivers, source, clock, chosen, fleet=fleet, **changes)
         made.append(started)
         await started.service.start()
         return started
@@ -615,12 +617,9 @@ async def test_p30_a_part_that_fails_is_named_and_started_again_and_the_others_g
     await until(lambda: len(odd.accepted) == len(ops.accepted) == 3)  # it was started again
 
 
-async def test_p30_a_receiver_that_routing_fails_for_ends_no_other_receiver(
-    daemon: Any, store_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("alerts.supervision.FIRST_PAUSE_S", 0.01)
+async def test_p30_a_receiver_that_routing_fails_for_ends_no_other_receiver(daemon: Any, store_url: str) -> None:
     odd, ops = Inbox("odd"), Inbox("ops")
-    running = await daemon([odd, ops], [event(1)])
+    running = await daemon([odd, ops], [event(1)], first_pause_s=0.01)
     await until(lambda: len(odd.accepted) == len(ops.accepted) == 1)
     await _spoil(store_url, "odd", worker_key(event(1)))
     # The second of them meets a thread that cannot be read, at one receiver.

@@ -114,7 +114,7 @@ def list_silences(
 
 @silence.command(name="end")
 def end_silence(silence_id: Annotated[str, Parameter(help="Its id.")], /, *, access: Access = _NOWHERE) -> int:
-    """End a silence now; who is still down and was never told of is told of."""
+    """End a silence now. Workers that are still down and were never reported are reported then."""
     client = access.client(Scope.ALERTS_WRITE)
     with asking():
         client.delete("silences", silence_id)
