@@ -1,8 +1,8 @@
-"""Work that takes long, done a piece in each turn of the event loop, whoever it is for: heartbeats go between (P29).
+"""Work that takes long is done in pieces, one in some turns of the event loop, whoever it is for (P29).
 
 A request to the app costs as much as many heartbeats, and a list of a thousand workers as much as dozens of requests.
 If all that have come had a piece of each turn, a heartbeat, which needs several turns, would wait for all of them
-several times. So there is one piece in every other turn; while no heartbeats come, turns without one take no time.
+several times. So there is one piece in every fourth turn; while no heartbeats come, turns without one take no time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from monitor.clock import monotonic_s
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-PIECE_S: Final = 0.001
+TURNS: Final = 4
+"""From one piece to the next."""
+PIECE_S: Final = 0.0005
 """By the system's clock: the loop's own may be in whole milliseconds."""
 PIECE_ITEMS: Final = 10
 """Items that are worked on before the clock is looked at."""
@@ -32,12 +34,12 @@ class Pace:
 
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], bool]] = deque()
-        self._is_taken = False
-        """Whether a piece has been begun in this turn or the one before."""
+        self._left = 0
+        """Turns until the next piece may begin."""
 
     def submit(self, begin: Callable[[], bool]) -> None:
         """Call ``begin`` in the next turn that is free, or now; it tells whether there was anything to do."""
-        if self._is_taken:
+        if self._left:
             self._waiting.append(begin)
         elif begin():
             self._take()
@@ -56,13 +58,14 @@ class Pace:
         await done
 
     def _take(self) -> None:
-        self._is_taken = True
-        loop = asyncio.get_running_loop()
-        loop.call_soon(loop.call_soon, self._next)
+        self._left = TURNS
+        asyncio.get_running_loop().call_soon(self._next)
 
     def _next(self) -> None:
-        self._is_taken = False
-        while self._waiting and not self._is_taken:
+        self._left -= 1
+        if self._left:
+            asyncio.get_running_loop().call_soon(self._next)
+        while self._waiting and not self._left:
             if self._waiting.popleft()():
                 self._take()
 

@@ -1,4 +1,4 @@
-"""Many beats in one request. It is worked on a millisecond at a time, so that single beats go on beside it."""
+"""Many beats in one request. It is worked on half a millisecond at a time, so that single beats go on beside it."""
 
 from __future__ import annotations
 
