@@ -95,7 +95,7 @@ class Vitals:
             group.create_task(self._watch_probe(), name="watch the probe")
             group.create_task(self._watch_queues(), name="watch the queues")
             group.create_task(self._watch_store(), name="watch the store")
-            group.create_task(_tidy_memory(), name="tidy memory")
+            group.create_task(_keep_memory_tidy(), name="tidy memory")
 
     def _reasons(self) -> list[str]:
         reasons = [*self._queue_reasons, *self._store_reasons]
@@ -218,23 +218,23 @@ class Vitals:
         return False
 
 
-def give_back_memory() -> None:
-    """Have the C library give back what is free (glibc only): it keeps what thousands of unfinished bodies took. Takes
-    a tenth of a millisecond where there is nothing to give back, about four milliseconds for 40 MiB.
+def tidy_memory(used_s: float) -> None:
+    """Free what can be freed; ``used_s`` is the process's CPU time since the last time, ``TRIM_S`` ago.
+
+    What the collector has left for later it looks at now, if little else is to be done: that takes a quarter of a
+    second with some thousands of connections. And the C library gives back what is free (glibc only), which it keeps
+    where thousands of unfinished bodies were: a tenth of a millisecond where there is nothing, four for 40 MiB.
     """
+    if used_s < CALM_SHARE * TRIM_S and gc.get_count()[2] >= LEFT_FOR_LATER:
+        gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
-async def _tidy_memory() -> None:
-    """Now and then. What the collector has left for later it is told to look at only while little else is to be done:
-    that takes a quarter of a second with some thousands of connections.
-    """
+async def _keep_memory_tidy() -> None:
     used_s = time.process_time()
     while True:
         await asyncio.sleep(TRIM_S)
         before_s, used_s = used_s, time.process_time()
-        if used_s - before_s < CALM_SHARE * TRIM_S and gc.get_count()[2] >= LEFT_FOR_LATER:
-            gc.collect()
-        give_back_memory()
+        tidy_memory(used_s - before_s)
