@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import math
 import os
 import sys
 import time
-import weakref
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,16 +18,13 @@ from alerts.thread_store import Stats
 from bench.overload import resident_mib
 from monitor.clock import monotonic_s
 from monitor.daemon.vitals import (
-    CALM_SHARE,
     CONFIRM_TRIES,
     DELIVERY_LAG_S,
     FULL_SHARE,
-    LEFT_FOR_LATER,
     LOOP_LAG_S,
     LOOP_WINDOW_S,
-    TRIM_S,
     Vitals,
-    tidy_memory,
+    give_back_memory,
 )
 from monitor.health import Health, asking_tenant
 from monitor.metrics import Metrics
@@ -305,26 +300,6 @@ def test_p29_memory_that_many_bodies_took_is_given_back() -> None:
     kept = [small for _, small in bodies]
     del bodies
     before = resident_mib(os.getpid())
-    tidy_memory(math.inf)
+    give_back_memory()
     assert before - resident_mib(os.getpid()) > mib / 2
     assert len(kept) == mib * 64
-
-
-class Loop:
-    """Refers to itself."""
-
-    def __init__(self) -> None:
-        self.loop = self
-
-
-def test_p28_the_collector_looks_at_everything_only_while_little_else_is_to_be_done() -> None:
-    gc.collect()
-    old = Loop()
-    for _ in range(LEFT_FOR_LATER):
-        gc.collect(1)  # it is among the oldest objects after the second
-    gone = weakref.ref(old)
-    del old
-    tidy_memory(CALM_SHARE * TRIM_S)
-    assert gone() is not None
-    tidy_memory(CALM_SHARE * TRIM_S - 0.1)
-    assert gone() is None

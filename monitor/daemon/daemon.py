@@ -68,9 +68,9 @@ STORE_RETRY_S: Final = 0.5
 STORE_SAY_S: Final = 60.0
 """How often a start that waits for its store says so."""
 ALERTS_STOP_S: Final = 3.0
-COLLECT_AFTER: Final = (1_000, 4, 1_000)
-"""Some thousands of objects at a time, for some milliseconds: all at once hold up every heartbeat for a quarter of a
-second, with 3,000 connections. A heartbeat's own objects are gone with it and are never looked at.
+COLLECT_AFTER: Final = (1_000, 4, 100)
+"""Some thousands of objects at a time, for some milliseconds; all of them seldom: that takes a quarter of a second with
+3,000 connections. A heartbeat's own objects are gone with it and are never looked at.
 """
 
 

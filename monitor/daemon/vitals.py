@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import gc
 import math
-import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -49,10 +47,6 @@ CONFIRM_TRIES: Final = 3
 """A disk that is slow for a moment is no reason: so many confirmations in a row have to fail."""
 FULL_SHARE: Final = 0.9
 TRIM_S: Final = 30.0
-CALM_SHARE: Final = 0.5
-"""Of one core."""
-LEFT_FOR_LATER: Final = 50
-"""Collections of younger objects since the last one of all: some 200,000 objects."""
 
 
 class Vitals:
@@ -95,7 +89,7 @@ class Vitals:
             group.create_task(self._watch_probe(), name="watch the probe")
             group.create_task(self._watch_queues(), name="watch the queues")
             group.create_task(self._watch_store(), name="watch the store")
-            group.create_task(_keep_memory_tidy(), name="tidy memory")
+            group.create_task(_give_back_now_and_then(), name="give back memory")
 
     def _reasons(self) -> list[str]:
         reasons = [*self._queue_reasons, *self._store_reasons]
@@ -218,23 +212,17 @@ class Vitals:
         return False
 
 
-def tidy_memory(used_s: float) -> None:
-    """Free what can be freed; ``used_s`` is the process's CPU time since the last time, ``TRIM_S`` ago.
+def give_back_memory() -> None:
+    """Have the C library give back what is free (glibc only), which it keeps where thousands of unfinished bodies were.
 
-    What the collector has left for later it looks at now, if little else is to be done: that takes a quarter of a
-    second with some thousands of connections. And the C library gives back what is free (glibc only), which it keeps
-    where thousands of unfinished bodies were: a tenth of a millisecond where there is nothing, four for 40 MiB.
+    Takes a tenth of a millisecond where there is nothing to give back, and about four for 40 MiB.
     """
-    if used_s < CALM_SHARE * TRIM_S and gc.get_count()[2] >= LEFT_FOR_LATER:
-        gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
-async def _keep_memory_tidy() -> None:
-    used_s = time.process_time()
+async def _give_back_now_and_then() -> None:
     while True:
         await asyncio.sleep(TRIM_S)
-        before_s, used_s = used_s, time.process_time()
-        tidy_memory(used_s - before_s)
+        give_back_memory()
