@@ -26,7 +26,7 @@ class Part:
     its first failure at the earliest half of ``first_pause_s`` later.
     """
 
-    def __init__(self, name: str, run: Callable[[], Awaitable[None]], first_pause_s: float = FIRST_PAUSE_S) -> None:
+    def __init__(self, name: str, run: Callable[[], Awaitable[None]], first_pause_s: float) -> None:
         self.name: Final = name
         self._run = run
         self._first_pause_s = first_pause_s

@@ -1,8 +1,8 @@
-"""Work that takes long is done in pieces, one in some turns of the event loop, whoever it is for (P29).
+"""Work that takes long is done in pieces, for all requests together one in every fourth turn of the event loop (P29).
 
 A request to the app costs as much as many heartbeats, and a list of a thousand workers as much as dozens of requests.
 If all that have come had a piece of each turn, a heartbeat, which needs several turns, would wait for all of them
-several times. So there is one piece in every fourth turn; while no heartbeats come, turns without one take no time.
+several times. While no heartbeats come, the turns between two pieces take no time.
 """
 
 from __future__ import annotations

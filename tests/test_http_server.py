@@ -220,11 +220,14 @@ def test_p28_a_daemon_with_long_turns_accepts_more_than_one_connection_in_a_turn
         assert runner.run(accepted_in_a_turn()) == ACCEPTS >= 4
 
 
-async def test_a_server_that_has_ended_leaves_no_socket_that_accepts() -> None:
-    async with serving() as port:
-        (await Client.to(port)).close()
-    with pytest.raises(ConnectionRefusedError):
+def test_a_server_that_has_ended_leaves_no_socket_that_accepts() -> None:
+    async def accepts_when_ended() -> None:
+        async with serving() as port:
+            (await Client.to(port)).close()
         await Client.to(port)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, pytest.raises(ConnectionRefusedError):
+        runner.run(accepts_when_ended())
 
 
 async def test_a_port_that_is_in_use_is_named() -> None:

@@ -31,6 +31,7 @@ from monitor.api.oncall import (
     TooManyError,
     Trial,
 )
+from monitor.api.workers import PAGE_WORKERS
 from monitor.auth import ForbiddenError
 from monitor.daemon.oncall_forms import delivery_of, incident_of, receiver_of, silence_of
 from monitor.pace import Piece
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
 
 MATCHED_WORKERS: Final = 10_000
 """So many workers are looked at to tell whether a silence matches any."""
-PAGE_WORKERS: Final = 50
 TEST_SPACING_MS: Final = 10_000
 """A receiver is tested once in this time, over all daemons."""
 _MS_DIGITS: Final = 15
