@@ -70,7 +70,7 @@ STORE_SAY_S: Final = 60.0
 ALERTS_STOP_S: Final = 3.0
 COLLECT_AFTER: Final = (1_000, 4, 100)
 """Some thousands of objects at a time, for some milliseconds; all of them seldom: that takes a quarter of a second with
-3,000 connections. A heartbeat's own objects are gone with it and are never looked at.
+3,000 connections. A heartbeat's own objects are gone with it and are never looked at, a connection's as well.
 """
 
 

@@ -106,6 +106,10 @@ class BoundedProtocol(PacedProtocol):
             self._timer = None
         self._end_unfinished()
         super().connection_lost(exc)
+        # What has ended is gone at once. Left to the collector, twenty objects of each connection in a circle make it
+        # look at those of all connections the more often, and every beat waits for that.
+        self.cycle = self.scope = self.flow = self._refusal = None  # type: ignore[assignment]
+        self.pipeline.clear()
 
     def drop(self) -> None:
         """Close at once."""
@@ -263,6 +267,7 @@ class BoundedProtocol(PacedProtocol):
                 self._go_the_usual_way(whole=False)  # the app counts it
             except BadRequestError as first:
                 error = first
+        error.__traceback__ = error.__context__ = error.__cause__ = None  # they lead back to it, by this call's frames
         self._refusal = error
         self._held = b""
         is_large = error.status is HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
