@@ -14,6 +14,7 @@ from bench.harness import BenchError
 from bench.load.answers import BadAnswerError, read_answer
 from bench.load.outcome import Latencies
 from bench.load.plan import BEAT_PATH
+from monitor.clock import monotonic_s
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +76,7 @@ class Fleet:
 
     def give_up(self) -> None:
         """Have those stop waiting who have waited for too long; to be called now and then."""
-        now_s = self.loop.time()
+        now_s = monotonic_s()
         for worker in self.workers:
             if worker.busy and now_s > worker.sent_s + PATIENCE_S and worker.drop():
                 self.answers["no answer in time"] += 1
@@ -152,7 +153,7 @@ class Worker(asyncio.Protocol):
         if self._fleet.closed:
             return
         self.busy, self._data = True, b""
-        self.sent_s = self._fleet.loop.time()
+        self.sent_s = monotonic_s()  # the loop's own clock counts whole milliseconds
         if self._transport is not None:
             self._write(self._transport)
         else:
@@ -187,7 +188,7 @@ class Worker(asyncio.Protocol):
             return
         fleet = self._fleet
         fleet.answers[str(answer.status)] += 1
-        fleet.latencies.record([int((fleet.loop.time() - self.sent_s) * 1e6)])
+        fleet.latencies.record([int((monotonic_s() - self.sent_s) * 1e6)])
         _, found, rest = self._data.partition(_RETRY_AFTER)
         self.is_known |= answer.status == NO_CONTENT
         self._settle(float(rest.partition(b"\r\n")[0]) if found else None)

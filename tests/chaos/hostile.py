@@ -19,6 +19,7 @@ import uvloop
 
 from bench.obedient import Fleet
 from bench.overload import resident_mib
+from monitor.clock import monotonic_s
 from tests import daemons
 from tests.chaos.cast import ask
 from tests.chaos.receivers import Receiver
@@ -49,7 +50,6 @@ CALM_S: Final = 60.0
 """From the end of the attacks to the second look at the memory."""
 CONNECTIONS: Final = 500
 BYTES_PER_S: Final = 10_000_000
-NICE: Final = 15
 _TOKENS: Final = ("HOSTILE_TOKEN", "HOSTILE_RESTRICTED")
 
 
@@ -136,7 +136,7 @@ class Run:
                 return
             await self.timeline.hold(_settled(worker), within_s=INTERVAL_S)
             worker.die()
-            age_s = self.fleet.loop.time() - worker.sent_s
+            age_s = monotonic_s() - worker.sent_s
             self.deaths.append(Death(worker_id=worker.worker_id, last_s=self.timeline.now_s() - age_s))
             await self.timeline.reach(begun_s + DEATH_EVERY_S)
 
@@ -246,7 +246,7 @@ async def _attacking(port: int, home: daemons.Home, only: Sequence[str]) -> Asyn
 
 async def _attack(port: int, only: Sequence[str]) -> None:
     """Until standard input ends. In the background: on a machine of its own it would take no time of the daemon's."""
-    os.nice(NICE)
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     token, restricted = (os.environ[name] for name in _TOKENS)
     strangers = Strangers(port, token=token, restricted=restricted, connections=CONNECTIONS, bytes_per_s=BYTES_PER_S)
     await strangers.prepare()
