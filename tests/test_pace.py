@@ -58,6 +58,26 @@ def test_p29_of_all_that_wait_one_begins_in_every_fourth_turn_in_their_order(
     _run(loop, work())
 
 
+def test_p29_what_is_urgent_has_every_other_piece(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def work() -> None:
+        turns, pace, begun = Turns(), Pace(), list[tuple[str, int]]()
+
+        def begins(name: str) -> bool:
+            begun.append((name, turns.number))
+            return True
+
+        for name in ("a", "b", "c", "d"):
+            pace.submit(partial(begins, name))
+        for name in ("P", "Q", "R"):
+            pace.submit(partial(begins, name), urgent=True)
+        for _ in range(2):
+            await pace.turn()
+        assert [name for name, _ in begun] == ["a", "P", "b", "Q", "c", "R", "d"]
+        assert [turn - begun[0][1] for _, turn in begun] == [0, 4, 8, 12, 16, 20, 24]
+
+    _run(loop, work())
+
+
 def test_p29_lists_side_by_side_are_worked_on_one_piece_in_a_turn(
     loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
@@ -101,5 +121,30 @@ def test_p29_requests_that_come_at_once_are_given_to_the_app_in_turns(
                 client.close()
         assert len(begun) == 30
         assert len(set(begun)) == len(begun)
+
+    _run(loop, work())
+
+
+def test_p29_a_probe_does_not_wait_behind_the_requests_that_came_before_it(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def work() -> None:
+        begun: list[str] = []
+
+        async def noting(scope: Scope, receive: Receive, send: Send) -> None:
+            begun.append(scope["path"])
+            await app(scope, receive, send)
+
+        async with serving(noting) as port:
+            clients = [await Client.to(port) for _ in range(63)]
+            for client in clients[:60]:
+                client.writer.write(REQUEST)
+            for client, path in zip(clients[60:], (b"/livez", b"/readyz", b"/healthz?x=y"), strict=True):
+                client.writer.write(REQUEST.replace(b" / ", b" %b " % path))
+            for client in clients:
+                assert b"204" in await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
+                client.close()
+        assert len(begun) == 63
+        assert max(begun.index(path) for path in ("/livez", "/readyz", "/healthz")) < 12
 
     _run(loop, work())

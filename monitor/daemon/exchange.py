@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
     from monitor.daemon.head import Headers
     from monitor.daemon.protocol import BoundedProtocol
+
+
+PROBES: Final = frozenset({"/livez", "/readyz", "/healthz"})
+"""What asks these restarts the daemon, or calls somebody, if it has no answer in time."""
 
 
 class Shortcut(Protocol):
@@ -73,7 +77,7 @@ class PacedProtocol(HttpToolsProtocol):
     """Gives requests to the app at the loop's pace, unless their connection has been closed meanwhile."""
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        pace().submit(partial(self._start, cycle, app))
+        pace().submit(partial(self._start, cycle, app), urgent=cycle.scope["path"] in PROBES)
 
     def _start(self, cycle: RequestResponseCycle, app: ASGI3Application) -> bool:
         if self.transport.is_closing():
