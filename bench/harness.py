@@ -45,7 +45,7 @@ _CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 _TIED: Final = (
     "import os, sys; from monitor.tied import die_with_parent; "
-    "die_with_parent(int(sys.argv[1]), int(sys.argv[2])); os.execv(sys.argv[3], sys.argv[3:])"
+    "die_with_parent(int(sys.argv[1]), int(sys.argv[2])); os.chdir(sys.argv[3]); os.execv(sys.argv[4], sys.argv[4:])"
 )
 """Run by an interpreter that then becomes the server."""
 
@@ -154,16 +154,29 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkout:
+    """A version of the project, and the interpreter that has what it needs."""
+
+    root: Path
+    python: Path
+
+
+THIS: Final = Checkout(root=ROOT, python=Path(sys.executable))
+
+
 class Server:
     """A program that says ``listens on http://...`` on stderr once it does."""
 
-    def __init__(self, name: str, words: list[str], *, directory: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, words: list[str], *, directory: Path, env: Mapping[str, str], checkout: Checkout = THIS
+    ) -> None:
         self.name = name
         self._out, self._err = directory / f"{name}.out", directory / f"{name}.err"
-        tied = [sys.executable, "-c", _TIED, str(os.getpid()), str(int(signal.SIGTERM))]
+        tied = [sys.executable, "-c", _TIED, str(os.getpid()), str(int(signal.SIGTERM)), str(checkout.root)]
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                [*tied, sys.executable, *words],
+                [*tied, str(checkout.python), *words],
                 cwd=ROOT,
                 env=dict(env),
                 stdin=subprocess.DEVNULL,
@@ -214,15 +227,21 @@ class Server:
 
 
 class Daemon(Server):
-    """A ready ``lastseen serve`` of this checkout, on its own embedded store unless ``env`` or ``file`` says otherwise.
+    """A ready ``lastseen serve``, on its own embedded store unless ``env`` or ``file`` says otherwise.
 
-    ``file`` is its configuration; what ``env`` says wins.
+    ``file`` is its configuration; what ``env`` says wins, and where it says None the daemon's own default holds.
     """
 
     def __init__(
-        self, *, directory: Path, env: Mapping[str, str], arguments: tuple[str, ...] = (), file: Path | None = None
+        self,
+        *,
+        directory: Path,
+        env: Mapping[str, str | None],
+        arguments: tuple[str, ...] = (),
+        file: Path | None = None,
+        checkout: Checkout = THIS,
     ) -> None:
-        settings = {
+        wanted = {
             "LASTSEEN_SERVER__PORT": str(_free_port()),
             "LASTSEEN_STORE__DATA_DIR": str(directory / "data"),
             # The limit is asked and never met: a bench has few workers that beat as fast as they are answered.
@@ -231,11 +250,12 @@ class Daemon(Server):
             "LASTSEEN_LOG__FORMAT": "json",
             **env,
         }
+        settings = {name: value for name, value in wanted.items() if value is not None}
         self.config: Config = load(file, settings)
         self.url = f"http://127.0.0.1:{self.config.server.port}"
         self._master = master_token(self.config)
         words = ["-m", "monitor", "serve", *(() if file is None else ("--config", str(file))), *arguments]
-        super().__init__("daemon", words, directory=directory, env={**_environment(), **settings})
+        super().__init__("daemon", words, directory=directory, env={**_environment(), **settings}, checkout=checkout)
         try:
             until(self._ready, "/readyz answers 200", limit_s=START_LIMIT_S)
         except BaseException:
@@ -331,8 +351,8 @@ def stopping(*servers: Server) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def daemon(env: Mapping[str, str] | None = None, *arguments: str) -> Iterator[Daemon]:
-    """A ready daemon of this checkout on an empty data directory.
+def daemon(env: Mapping[str, str | None] | None = None, *arguments: str, checkout: Checkout = THIS) -> Iterator[Daemon]:
+    """A ready daemon on an empty data directory.
 
     ``env`` holds ``LASTSEEN_...`` keys, ``arguments`` follow ``lastseen serve``. It logs warnings only.
 
@@ -340,7 +360,7 @@ def daemon(env: Mapping[str, str] | None = None, *arguments: str) -> Iterator[Da
         BenchError: it did not start, or did not end well.
     """
     with directory() as place:
-        started = Daemon(directory=place, env=env or {}, arguments=arguments)
+        started = Daemon(directory=place, env=env or {}, arguments=arguments, checkout=checkout)
         with stopping(started):
             yield started
 

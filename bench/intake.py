@@ -42,20 +42,24 @@ class Measured:
 
 
 class Intake:
-    """The servers under one load; ``faults`` fill with whatever was not as it must be."""
+    """Servers under one load, each with the plan of its own address and tokens.
 
-    def __init__(self, servers: Mapping[str, Daemon | Reference], plan: Plan) -> None:
+    ``faults`` fill with whatever was not as it must be.
+    """
+
+    def __init__(self, servers: Mapping[str, Daemon | Reference], plans: Mapping[str, Plan]) -> None:
         self._servers = servers
-        self._plan = plan
+        self._plans = plans
         self.faults: list[str] = []
 
     def register(self) -> None:
         """Have every worker beat once at the daemon, so that each is known; no measurement."""
-        for server in self._servers.values():
+        for variant, server in self._servers.items():
             if not isinstance(server, Daemon):
                 continue
-            seconds = self._plan.workers / REGISTER_PER_S
-            outcome = run(replace(self._plan, rate=REGISTER_PER_S, duration_s=seconds, timeout_s=REGISTER_LIMIT_S))
+            plan = self._plans[variant]
+            seconds = plan.workers / REGISTER_PER_S
+            outcome = run(replace(plan, rate=REGISTER_PER_S, duration_s=seconds, timeout_s=REGISTER_LIMIT_S))
             if outcome.failed:
                 self.faults.append(
                     f"{outcome.failed} first beats failed: {dict(outcome.statuses)} {dict(outcome.errors)}"
@@ -66,7 +70,7 @@ class Intake:
         server = self._servers[variant]
         stored = _stored(server)
         meter = CpuMeter(server.processes())
-        result = closed_loop(replace(self._plan, url=server.url), cores=OTHER_CORES if can_pin() else None)
+        result = closed_loop(self._plans[variant], cores=OTHER_CORES if can_pin() else None)
         used_s = {**meter.used_s(), "generator": result.cpu_s}
         if result.failed or not result.answered:
             self.faults.append(f"{variant}: {result.failed} of {result.answered + result.failed} requests failed")
@@ -85,11 +89,11 @@ class Intake:
 
     def check_fleet(self) -> None:
         """Every worker that was to beat is known, and none is stale."""
-        for server in self._servers.values():
+        for variant, server in self._servers.items():
             if isinstance(server, Daemon):
-                status = server.get("/api/v1/status")
-                if status["total"] != self._plan.workers or status["counts"]["stale"]:
-                    self.faults.append(f"{self._plan.workers} workers beat, the status says {status}")
+                status, workers = server.get("/api/v1/status"), self._plans[variant].workers
+                if status["total"] != workers or status["counts"]["stale"]:
+                    self.faults.append(f"{workers} workers beat at {variant}, the status says {status}")
 
 
 def _stored(server: Daemon | Reference) -> int:
@@ -156,7 +160,7 @@ def main(
             ids=Ids.TURN,
             keep_alive=not one_connection_per_beat,
         )
-        intake = Intake(servers, plan)
+        intake = Intake(servers, {variant: replace(plan, url=server.url) for variant, server in servers.items()})
         intake.register()
         rounds = alternating(pairs, list(servers), intake.measure)
         intake.check_fleet()
