@@ -42,6 +42,7 @@ class Daemon:
         fleet: Fleet = CALM,
         history: History | None = None,
         first_pause_s: float = FIRST_PAUSE_S,
+        poll_s: float = 0.01,
     ) -> None:
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self.causes: Counter[tuple[str, str]] = Counter()
@@ -61,7 +62,7 @@ class Daemon:
             on_outcome=self._count,
             policy=POLICY,
             history=history,
-            poll_s=0.01,
+            poll_s=poll_s,
             first_pause_s=first_pause_s,
         )
 

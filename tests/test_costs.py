@@ -1,0 +1,23 @@
+"""A beat and a page cost no more than is on record, and no less: a gain is recorded too, or a later loss eats it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests import costs
+
+SLACK = 0.03
+"""A periodic task more or less; two runs differ by 2 % at most."""
+ABSOLUTE = 0.05
+
+
+def test_the_costs_of_a_beat_and_of_a_page_are_those_on_record() -> None:
+    recorded = json.loads(costs.RECORDED.read_text(encoding="utf-8"))
+    if costs.PYTHON not in recorded:
+        pytest.xfail(f"no costs are on record for CPython {costs.PYTHON}: python -m tests.costs --write")
+    found = costs.measured()
+    assert found == {
+        what: pytest.approx(figures, rel=SLACK, abs=ABSOLUTE) for what, figures in recorded[costs.PYTHON].items()
+    }, "with the reason in the commit: python -m tests.costs --write"
