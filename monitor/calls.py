@@ -20,6 +20,7 @@ from monitor.store.answers import (
     STORED,
     UNKNOWN,
 )
+from monitor.workers import KEEP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -49,13 +50,12 @@ _QUOTAS: Final = {
 
 def extent(beat: Beat) -> int:
     """Characters of what a beat brings beside itself."""
-    size = 0
-    if isinstance(beat.metadata_json, str):
-        size += len(beat.metadata_json)
-    if isinstance(beat.system_info_json, str):
-        size += len(beat.system_info_json)
-    if isinstance(beat.logs_json, str):
-        size += len(beat.logs_json)
+    metadata, system, logs = beat.metadata_json, beat.system_info_json, beat.logs_json
+    size = 0 if metadata is KEEP else len(metadata)
+    if system is not KEEP and system is not None:
+        size += len(system)
+    if logs is not KEEP and logs is not None:
+        size += len(logs)
     return size
 
 

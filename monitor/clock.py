@@ -34,9 +34,8 @@ class StoreClock:
         return self._floor_ms
 
 
-def monotonic_s() -> float:
-    """Seconds of a clock that only goes forward; for durations inside one process."""
-    return time.monotonic()
+monotonic_s = time.monotonic
+"""Seconds of a clock that only goes forward; for durations inside one process."""
 
 
 def monotonic_ns() -> int:

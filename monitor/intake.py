@@ -188,7 +188,7 @@ class Intake:
         self._submit(_Waiting(beat, answer, extent(beat)), self._lane_of(beat.key))
 
     def _lane_of(self, key: WorkerKey) -> _Lane:
-        lanes = self._lanes[self._store.partition_of(key)]
+        lanes = self._lanes[0 if len(self._lanes) == 1 else self._store.partition_of(key)]
         return lanes[hash(key.worker_id) % len(lanes)]
 
     async def _wait(self, order: Order, lane: _Lane) -> int:

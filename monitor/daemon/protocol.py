@@ -372,7 +372,8 @@ class BoundedProtocol(PacedProtocol):
             self._go_the_usual_way(whole=True)
 
     def _went_the_short_way(self) -> bool:
-        exchange = ShortExchange(self, keep_alive=self.parser.should_keep_alive() and not self._crowded())
+        is_kept = self.parser.should_keep_alive() and (len(self.connections) <= self.kept or not self._crowded())
+        exchange = ShortExchange(self, keep_alive=is_kept)
         try:
             if self.shortcut is None or not self.shortcut.take(
                 self.url, self._head, b"".join(self._body or ()), exchange.answer
@@ -442,9 +443,11 @@ class BoundedProtocol(PacedProtocol):
         elif self._in_body and self.cycle.response_complete:
             self._linger()
             return
-        self._parse_held()
-        if self.transport.is_closing():
-            return
-        self.flow.resume_reading()
+        if self._held:
+            self._parse_held()
+            if self.transport.is_closing():
+                return
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.cycle.response_complete and not self._limit_s:
             self._limit_s, self._since_s = self.idle_s, self.loop.time()

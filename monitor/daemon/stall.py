@@ -8,6 +8,7 @@ taken. At other times it is, as ever: somebody may send a beat and not wait for 
 
 from __future__ import annotations
 
+import math
 import select
 from typing import TYPE_CHECKING, Final
 
@@ -27,21 +28,19 @@ class Stall:
     """Whether the loop has just been held up. Times are the loop's, in seconds."""
 
     def __init__(self) -> None:
-        self._turned_s: float | None = None
+        self._held_up_s = math.inf
+        """When the loop will have been held up, if it does not turn before."""
         self._until_s = 0.0
 
     def turn(self, now_s: float) -> None:
         """The loop turns; to be called several times in each ``HELD_UP_S``."""
-        if self._is_held_up(now_s):
+        if now_s > self._held_up_s:
             self._until_s = now_s + CATCHING_UP_S
-        self._turned_s = now_s
+        self._held_up_s = now_s + HELD_UP_S
 
     def is_recent(self, now_s: float) -> bool:
         """Whether what is read now may have waited for long."""
-        return now_s < self._until_s or self._is_held_up(now_s)
-
-    def _is_held_up(self, now_s: float) -> bool:
-        return self._turned_s is not None and now_s - self._turned_s > HELD_UP_S
+        return now_s < self._until_s or now_s > self._held_up_s
 
 
 def has_hung_up(transport: asyncio.BaseTransport) -> bool:

@@ -54,8 +54,8 @@ def beat_arguments(beats: Sequence[Beat]) -> tuple[bytes, bytes]:
             beat.environment_name,
             beat.first_environment,
             beat.allowed,
-            None if isinstance(interval, Keep) else _UNDECLARED if interval is None else interval,
-            None if isinstance(grace, Keep) else _UNDECLARED if grace is None else grace,
+            None if interval is KEEP else _UNDECLARED if interval is None else interval,
+            None if grace is KEEP else _UNDECLARED if grace is None else grace,
         )
         report = _report(beat)
         rows += (
@@ -63,10 +63,7 @@ def beat_arguments(beats: Sequence[Beat]) -> tuple[bytes, bytes]:
             key.worker_id,
             report,
             False
-            if report
-            and isinstance(beat.metadata_json, Keep)
-            and isinstance(beat.system_info_json, Keep)
-            and isinstance(beat.logs_json, Keep)
+            if report and beat.metadata_json is KEEP and beat.system_info_json is KEEP and beat.logs_json is KEEP
             else _more(beat, reports_all=bool(report)),
         )
     return _encode(list(profiles)), _encode(rows)
@@ -75,7 +72,7 @@ def beat_arguments(beats: Sequence[Beat]) -> tuple[bytes, bytes]:
 def _report(beat: Beat) -> str | bool:
     """What a worker says of itself, as its record keeps it; False unless the beat says all of it."""
     status, tasks, task = beat.status, beat.tasks_processed, beat.current_task_id
-    if isinstance(status, Keep) or isinstance(tasks, Keep) or isinstance(task, Keep):
+    if status is KEEP or tasks is KEEP or task is KEEP:
         return False
     size = len(status) if status.isascii() else len(status.encode())
     return f"{tasks} {size}:{status}" if task is None else f"{tasks} {size}:{status}={task}"
@@ -85,10 +82,10 @@ def _more(beat: Beat, *, reports_all: bool) -> list[object] | bool | msgspec.Raw
     """The parts that an ordinary beat does not have; False for none, True for empty metadata and nothing else."""
     status, tasks, task = beat.status, beat.tasks_processed, beat.current_task_id
     meta, system, logs = beat.metadata_json, beat.system_info_json, beat.logs_json
-    no_system_or_logs = isinstance(system, Keep) and isinstance(logs, Keep)
-    if reports_all or (isinstance(status, Keep) and isinstance(tasks, Keep) and isinstance(task, Keep)):
+    no_system_or_logs = system is KEEP and logs is KEEP
+    if reports_all or (status is KEEP and tasks is KEEP and task is KEEP):
         if no_system_or_logs:
-            if isinstance(meta, Keep):
+            if meta is KEEP:
                 return False
             if meta == "{}":
                 return True
@@ -98,11 +95,11 @@ def _more(beat: Beat, *, reports_all: bool) -> list[object] | bool | msgspec.Raw
     else:
         more = [
             False,
-            False if isinstance(status, Keep) else status,
-            False if isinstance(tasks, Keep) else str(tasks),
-            "" if isinstance(task, Keep) else task is not None and f"={task}",
+            False if status is KEEP else status,
+            False if tasks is KEEP else str(tasks),
+            "" if task is KEEP else task is not None and f"={task}",
         ]
-        if no_system_or_logs and isinstance(meta, Keep):
+        if no_system_or_logs and meta is KEEP:
             return more
     return _cold(more, meta=meta, system=system, system_cut=beat.system_info_cut, logs=logs, logs_cut=beat.logs_cut)
 

@@ -86,7 +86,7 @@ def parse_beat(
     return Beat(
         key=WorkerKey(tenant, path_worker_id),
         environment_name=environment_name,
-        first_environment=_first_environment(token_environments),
+        first_environment=_first_environment(token_environments) if token_environments else DEFAULT_ENVIRONMENT,
         allowed=token_environments,
         interval_ms=interval_ms,
         grace_ms=grace_ms,
