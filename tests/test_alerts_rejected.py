@@ -351,11 +351,16 @@ class Whole:
         assert worker is not None
         return worker.last_seen_ms
 
-    async def is_refused(self, at_ms: int) -> None:
+    async def is_refused(self, at_ms: int) -> int:
+        """A refused heartbeat, at this moment or soon after: the service beside it may have made the next call."""
         await self.clock.set(at_ms)
         await self.store.evidence(
             0, [Evidence(key=self.key, allowed=None, rejection=Rejection.TOKEN_EXPIRED, subject="svc")]
         )
+        _, _, worker = await self.store.one(self.key)
+        assert worker is not None
+        assert worker.rejected is not None
+        return worker.rejected.at_ms
 
     async def pulses(self, from_ms: int, to_ms: int) -> None:
         """The monitor is awake for so long."""
@@ -385,12 +390,12 @@ async def test_p11_p18_refused_heartbeats_their_end_and_the_return_are_told_from
     whole: Whole,
 ) -> None:
     last_ms = await whole.beats()
-    await whole.is_refused(last_ms + 1_500)
+    refused_ms = await whole.is_refused(last_ms + 1_500)
     await whole.clock.set(last_ms + 2_000)
     first = await whole.is_told(1)
-    await whole.clock.set(last_ms + 3_499)
+    await whole.clock.set(refused_ms + 1_999)
     await whole.store.sweep(0, limit=100)
-    await whole.clock.set(last_ms + 3_500)
+    await whole.clock.set(refused_ms + 2_000)
     second = await whole.is_told(2)
     await whole.clock.set(last_ms + 6_000)
     await whole.beats()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench import smoke
+from bench.harness import ROOT
 from bench.load.answers import Answer, BadAnswerError, read_answer
 from bench.load.plan import Ids, Plan, Schedule, Share
 from bench.load.run import LoadError, run
@@ -357,7 +358,8 @@ def test_variants_take_turns_and_ratios_are_taken_within_a_round(tmp_path: Path)
     assert saved["raw"] == [1.0]
 
 
-def test_every_bench_is_among_those_that_ci_runs() -> None:
+def test_every_bench_is_among_those_that_ci_runs_and_what_needs_the_repository_among_the_long_checks() -> None:
     benches = {path.stem for path in Path(smoke.__file__).parent.glob("*.py") if "App(" in path.read_text("utf-8")}
     assert benches >= {"intake", "processes"}
-    assert benches <= {line.split()[0].removeprefix("bench.") for line in smoke.COMMANDS}
+    assert benches - {"compare"} == {line.split()[0].removeprefix("bench.") for line in smoke.COMMANDS}
+    assert "-m bench.compare HEAD --smoke" in (ROOT / ".ci" / "long").read_text("utf-8")
