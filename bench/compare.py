@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from cyclopts import App, Parameter
 
 from bench.closed_loop import generator
-from bench.harness import ROOT, THIS, BenchError, Checkout, Daemon, daemon, directory
+from bench.harness import ROOT, THIS, BenchError, Checkout, daemon, directory
 from bench.intake import OTHER_CORES, SERVER_CORES, Intake, Measured
 from bench.load.plan import Ids, Plan
 from bench.load.run import LoadError
@@ -118,10 +118,9 @@ def main(
             )
             for name, one in daemons.items()
         }
-        servers: dict[str, Daemon] = dict(daemons)
-        intake = Intake(servers, plans)
+        intake = Intake(daemons, plans)
         intake.register()
-        rounds = alternating(pairs, list(servers), intake.measure)
+        rounds = alternating(pairs, list(daemons), intake.measure)
         intake.check_fleet()
     report.table(
         f"{connections} connections kept alive, {workers:,} workers, {tokens:,} tokens; {pairs} x {seconds} s of each "

@@ -65,7 +65,7 @@ class Counts:
         self._after = self._at_the_store()
 
     def each(self, number: int) -> dict[str, float]:
-        """For each of so many."""
+        """The counts, divided by ``number``."""
         total = {"python_calls": self._calls["call"], "c_calls": self._calls["c_call"]}
         total |= {name: after - self._before[name] for name, after in self._after.items()}
         return {name: round(value / number, 2) for name, value in total.items()}
@@ -94,7 +94,7 @@ class Clients:
         """Of the next beat: all have as many digits."""
 
     def beat(self, count: int, at_once: int) -> None:
-        """Send so many beats; ``at_once`` of them are there when the daemon looks, more once all are answered."""
+        """Send ``count`` beats, ``at_once`` of them on connections of their own before any is read."""
         with ExitStack() as stack:
             connections = [
                 stack.enter_context(socket.create_connection(self._address, PATIENCE_S)) for _ in range(at_once)

@@ -106,8 +106,7 @@ class BoundedProtocol(PacedProtocol):
             self._timer = None
         self._end_unfinished()
         super().connection_lost(exc)
-        # What has ended is gone at once. Left to the collector, twenty objects of each connection in a circle make it
-        # look at those of all connections the more often, and every beat waits for that.
+        # Left in a circle, what has ended is the collector's: it looks at all connections then, and beats wait for it.
         self.cycle = self.scope = self.flow = self._refusal = None  # type: ignore[assignment]
         self.pipeline.clear()
 
