@@ -1,0 +1,10 @@
+"""Wrong changes to tokens, keys, revocations, scopes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from tests.mutants.mutant import Mutant
+
+MUTANTS: Final[tuple[Mutant, ...]] = ()

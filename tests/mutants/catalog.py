@@ -1,0 +1,26 @@
+"""All wrong changes, by the part of the product that they are made in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tests.mutants import alert_store, auth, configuration, core, delivery, groups, health, http, intake, store
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tests.mutants.mutant import Mutant
+
+AREAS: Final[Mapping[str, tuple[Mutant, ...]]] = {
+    "core": core.MUTANTS,
+    "store": store.MUTANTS,
+    "intake": intake.MUTANTS,
+    "http": http.MUTANTS,
+    "auth": auth.MUTANTS,
+    "configuration": configuration.MUTANTS,
+    "groups": groups.MUTANTS,
+    "delivery": delivery.MUTANTS,
+    "alert_store": alert_store.MUTANTS,
+    "health": health.MUTANTS,
+}
+MUTANTS: Final[tuple[Mutant, ...]] = tuple(mutant for area in AREAS.values() for mutant in area)
