@@ -12,7 +12,7 @@ import pytest
 from alerts.breaker import FAILURES, FIRST_PAUSE_MS, LONGEST_PAUSE_MS, Breaker
 from alerts.durability import Durability
 from alerts.mass import LONGEST_WINDOW_MS, Mood, Rule, Wave, incident_of, observe, silent_now, since_of
-from alerts.masses import Masses
+from alerts.masses import KEPT_MS, Masses
 from alerts.payload import Wording
 from alerts.queue import QueueStore
 from alerts.routing import ENVIRONMENT_WAIT_MS, Route, environment_key
@@ -221,6 +221,35 @@ async def test_p16_several_daemons_count_each_death_once(store_url: str) -> None
     finally:
         for store in stores:
             await store.close()
+
+
+async def test_p16_deaths_that_go_on_for_longer_than_a_day_are_not_forgotten_meanwhile(store_url: str) -> None:
+    store = QueueStore(pools=pools(store_url), receivers=1)
+    masses = Masses(store, rule=RULE, fleet=FakeFleet(lambda: Standing(expected=20, silent=0)))
+
+    async def dies(number: int, at_ms: int, environment: str = "prod") -> Mood:
+        died = death(number, due_ms=at_ms)
+        verdict = await masses.judge("acme", environment, deaths=[died], returns=[], now_ms=at_ms)
+        return verdict.mood
+
+    try:
+        later_ms = START_MS + KEPT_MS
+        assert await dies(0, START_MS) is Mood.CALM
+        for number in range(1, 5):
+            assert await dies(number, later_ms - 1) is Mood.CALM
+        assert await dies(0, later_ms, "other") is Mood.CALM  # forgets what has not changed for a day
+        assert await dies(5, later_ms) is Mood.DECLARED
+    finally:
+        await store.close()
+
+
+def test_p21_a_receiver_that_answers_between_failures_is_not_in_trouble() -> None:
+    breaker = Breaker(uniform=lambda _, longest: longest)
+    for _ in range(3 * FAILURES):
+        for _ in range(FAILURES - 1):
+            assert not breaker.failed(now_ms=START_MS)
+        assert not breaker.succeeded()
+        assert breaker.room(8, in_flight=3, now_ms=START_MS) == 8
 
 
 def test_p21_a_receiver_in_trouble_is_tried_by_one_attempt_at_a_time_with_growing_pauses() -> None:

@@ -419,11 +419,31 @@ def test_a_name_that_would_leave_its_hash_tag_is_refused(name: str) -> None:
         ThreadStore(store, name)
 
 
-async def test_receivers_of_earlier_runs_are_known(store: QueueStore) -> None:
-    assert await store.register(["ops", "log"]) == ()
-    assert await store.register(["log"]) == ("ops",)
-    await store.forget("ops")
-    assert await store.register(["log"]) == ()
+@pytest.mark.parametrize("namespace", ["", "prod"])
+async def test_receivers_of_earlier_runs_are_known(store_url: str, namespace: str) -> None:
+    store = QueueStore(pools=pools(store_url), receivers=1, namespace=namespace)
+    other = QueueStore(pools=pools(store_url), receivers=1, namespace="other")
+    try:
+        assert await store.register(["ops", "log"]) == ()
+        assert await other.register(["ops"]) == ()
+        assert await store.register(["log"]) == ("ops",)
+        await store.forget("ops")
+        assert await store.register(["log"]) == ()
+        assert await other.register([]) == ("ops",)
+    finally:
+        await store.close()
+        await other.close()
+
+
+async def test_a_test_of_a_receiver_holds_up_none_of_another_installation(store_url: str) -> None:
+    one, other = (QueueStore(pools=pools(store_url), receivers=1, namespace=name) for name in ("one", "other"))
+    try:
+        assert await one.test_wait_ms("ops", 60_000) == 0
+        assert 0 < await one.test_wait_ms("ops", 60_000) <= 60_000
+        assert await other.test_wait_ms("ops", 60_000) == 0
+    finally:
+        await one.close()
+        await other.close()
 
 
 async def test_a_store_that_is_away_is_told_by_type(tmp_path: object) -> None:

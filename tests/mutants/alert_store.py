@@ -2,9 +2,152 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from tests.mutants.mutant import Mutant
+from tests.mutants.mutant import Mutant
 
-MUTANTS: Final[tuple[Mutant, ...]] = ()
+MUTANTS: Final[tuple[Mutant, ...]] = (
+    Mutant(
+        wrong="a notification leaves though the store's file was not written in time",
+        file="alerts/queue.py",
+        old="if waited[0] >= 1 else",
+        new="if waited[0] >= 0 else",
+        tests=("tests/test_alerts_pure.py", "tests/test_alerts_threads.py"),
+    ),
+    Mutant(
+        wrong="one replica confirms a notification for which two are asked",
+        file="alerts/queue.py",
+        old="if waited >= durability.replicas else",
+        new="if waited >= 1 else",
+        tests=("tests/test_alerts_pure.py", "tests/test_alerts_threads.py"),
+    ),
+    Mutant(
+        wrong="in a store that several installations share, a removed receiver is never forgotten",
+        file="alerts/queue.py",
+        old='"SREM", self._prefix + _KNOWN_RECEIVERS_KEY',
+        new='"SREM", _KNOWN_RECEIVERS_KEY',
+        tests=("tests/test_alerts_threads.py::test_receivers_of_earlier_runs_are_known",),
+    ),
+    Mutant(
+        wrong="forgetting a worker's old incident orphans its newer open one",
+        file="alerts/ledger.lua",
+        old="if redis.call('HGET', base .. ':w', known[WORKER]) == id then",
+        new="if redis.call('HGET', base .. ':w', known[WORKER]) then",
+        tests=("tests/test_ledger.py",),
+    ),
+    Mutant(
+        wrong="an environment's incident that opened again is forgotten like one that is over",
+        file="alerts/ledger.lua",
+        old="    redis.call('ZREM', base .. ':c', id)\n  else",
+        new="  else",
+        tests=("tests/test_ledger.py",),
+    ),
+    Mutant(
+        wrong="an environment's incident says that it was over when its first member was",
+        file="alerts/ledger.lua",
+        old="if not open and member[3] > (counts[M_CLOSED] or -1) then",
+        new="if not open and not counts[M_CLOSED] then",
+        tests=("tests/test_ledger.py",),
+    ),
+    Mutant(
+        wrong="a tenant may have one silence more than the most",
+        file="alerts/ledger.lua",
+        old="if redis.call('ZCARD', base .. ':a:' .. tenant) >= tonumber(args[5]) then",
+        new="if redis.call('ZCARD', base .. ':a:' .. tenant) > tonumber(args[5]) then",
+        tests=("tests/test_ledger.py",),
+    ),
+    Mutant(
+        wrong="another daemon goes on with a silence that was ended early",
+        file="alerts/ledger.lua",
+        old="  redis.call('HSET', base .. ':v', tenant, 'end ' .. id)\n",
+        new="",
+        tests=("tests/test_ledger.py",),
+    ),
+    Mutant(
+        wrong="a thread that an attempt holds is woken, so that a second attempt is made beside it",
+        file="alerts/queue.lua",
+        old="if known and (known[TOKEN] == 0 or known[UNTIL] <= now) then",
+        new="if known then",
+        tests=("tests/test_alerts_threads.py",),
+    ),
+    Mutant(
+        wrong="a tenant with much that is due is first in every claim",
+        file="alerts/queue.lua",
+        old="string.format('%.1f', math.max(now + 0.5, tonumber(first)))",
+        new="string.format('%.1f', tonumber(first))",
+        tests=("tests/test_alerts_threads.py",),
+    ),
+    Mutant(
+        wrong="a daemon whose lease was taken over writes its outcome all the same",
+        file="alerts/queue.lua",
+        old="local fits = version == change[C_VERSION] and (change[C_TOKEN] == 0 or change[C_TOKEN] == token)",
+        new="local fits = version == change[C_VERSION]",
+        tests=("tests/test_alerts_threads.py",),
+    ),
+    Mutant(
+        wrong="a dead letter that was dropped for want of room stays a reason of health",
+        file="alerts/queue.lua",
+        old="  in_parts('ZREM', base .. ':up', old)\n",
+        new="",
+        tests=(
+            "tests/test_alerts_bounds.py::test_p26_the_oldest_dead_letters_go_with_their_bodies_when_there_are_too_many",
+        ),
+    ),
+    Mutant(
+        wrong="what is tried again and again lags since its last attempt only",
+        file="alerts/queue.lua",
+        old="redis.call('ZADD', base .. place, 'NX', int(now), nid)",
+        new="redis.call('ZADD', base .. place, int(now), nid)",
+        tests=("tests/test_alerts_threads.py",),
+    ),
+    Mutant(
+        wrong="what a daemon still queues for a receiver that another removed expires with the rest",
+        file="alerts/queue.lua",
+        old="if redis.call('HDEL', base .. ':s', 'retired') == 1 then",
+        new="if redis.call('HDEL', base .. ':s', 'retired') == 2 then",
+        tests=(
+            "tests/test_alerts_bounds.py::test_p26_what_is_kept_of_a_removed_receiver_expires_and_is_kept_again_when_it_is_back",
+        ),
+    ),
+    Mutant(
+        wrong="a group lists the members that fell silent last instead of first",
+        file="alerts/reading.lua",
+        old="redis.call('ZRANGE', base .. ':f:' .. key, 0, math.min(want[4], PAGE) - 1)",
+        new="redis.call('ZRANGE', base .. ':f:' .. key, 0, math.min(want[4], PAGE) - 1, 'REV')",
+        tests=("tests/test_alerts_threads.py",),
+    ),
+    Mutant(
+        wrong="of finished notifications as many are kept at most as should be kept at least",
+        file="alerts/thread_store.py",
+        old="NOTES_KEPT, history.most, DEAD_LETTERS)",
+        new="history.most, NOTES_KEPT, DEAD_LETTERS)",
+        tests=(
+            "tests/test_alerts_bounds.py::test_p26_what_is_over_is_forgotten_by_age_but_the_newest_never",
+            "tests/test_alerts_bounds.py::test_p26_what_is_over_and_young_is_bounded_by_number",
+        ),
+    ),
+    Mutant(
+        wrong="a list of incidents skips those that one partition has not looked at yet",
+        file="alerts/ledger.py",
+        old='place = max((answer[0].decode() for answer in answers), default="")',
+        new='place = min((answer[0].decode() for answer in answers), default="")',
+        tests=("tests/test_ledger.py",),
+    ),
+    Mutant(
+        wrong="an environment's incident has an end while members of it are open",
+        file="alerts/ledger.py",
+        old="closed_ms=closed_ms if over else None,",
+        new="closed_ms=closed_ms or None,",
+        tests=("tests/test_ledger.py",),
+    ),
+    Mutant(
+        wrong="what is counted of an environment is forgotten though deaths go on there",
+        file="alerts/mass.lua",
+        old="redis.call('ZADD', at, args[4], args[1])",
+        new="redis.call('ZADD', at, 'NX', args[4], args[1])",
+        tests=(
+            "tests/test_alerts_mass.py::test_p16_deaths_that_go_on_for_longer_than_a_day_are_not_forgotten_meanwhile",
+            "tests/test_alerts_bounds.py::test_p26_counts_of_environments_in_which_nothing_happens_any_more_are_forgotten",
+        ),
+    ),
+)
