@@ -69,8 +69,9 @@ class _Seldom:
     def is_due(self, tenant: str | None, what: object) -> bool:
         now_ns = self._now_ns()
         if now_ns >= self._turn_ns or len(self._young) >= MOST_TOLD:
-            self._old, self._young = self._young, set()
-            self._turn_ns = now_ns + self._again_ns
+            late = now_ns >= self._turn_ns + self._again_ns
+            self._old, self._young = set() if late else self._young, set()
+            self._turn_ns = (now_ns if late else min(now_ns, self._turn_ns)) + self._again_ns
         which = hash((tenant, what))
         if which in self._young or which in self._old or self._lines.wait_ns(hash(tenant), now_ns):
             return False
