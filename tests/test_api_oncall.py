@@ -289,6 +289,25 @@ async def test_a_silence_that_cannot_be_is_refused_with_the_field_and_its_value(
     assert (await lastseen.json(f"{SILENCES}?state=all"))["silences"] == []
 
 
+async def test_texts_are_taken_up_to_the_lengths_of_the_schema_and_no_longer(lastseen: Api) -> None:
+    [incident_id] = await note(lastseen, event())
+    for more in (1, 0):
+        name, comment = "x" * (256 + more), "y" * (1_000 + more)
+        for changes in (
+            {"matchers": {"worker_id": name}},
+            {"matchers": {"environment": name, "exact": True}},
+            {"matchers": {"metadata": {name: "v"}}},
+            {"matchers": {"metadata": {"k": name}}},
+            {"author": name},
+            {"comment": comment},
+        ):
+            answer = await post(lastseen, SILENCES, silence(**changes))
+            assert answer.status_code == (422 if more else 201), answer.text
+        for changes in ({"by": name}, {"comment": comment}):
+            answer = await post(lastseen, f"{INCIDENTS}/{incident_id}/ack", changes)
+            assert answer.status_code == (422 if more else 200), answer.text
+
+
 async def test_a_body_that_is_no_json_is_refused_as_what_it_is(lastseen: Api) -> None:
     for content, kind, status in (
         (b"{", "application/json", 422),

@@ -153,6 +153,43 @@ async def test_p22_a_worker_that_announced_its_absence_reads_stopped_until_then_
     assert event["data"]["due_at"] == rfc3339(read.back_ms)
 
 
+async def test_p22_every_list_and_every_status_is_of_the_same_liveness_before_a_sweep_and_after(lastseen: Api) -> None:
+    async def leave(worker_id: str, **body: Any) -> None:
+        path = f"{api.WORKERS}/{worker_id}/disconnect"
+        assert (await lastseen.client.post(path, json=body)).status_code == 204
+
+    for worker_id in ("back", "failed", "stale", "stopped", "straggler"):
+        await lastseen.beat(worker_id, "prod")
+    await leave("back", reason="shutdown", back_in_seconds=10)
+    await leave("failed", reason="crash", exit_code=1)
+    await leave("stopped", reason="shutdown")
+    await leave("straggler", reason="shutdown")
+    await lastseen.beat("straggler", "prod")
+    await lastseen.advance(stores.GRACE_MS)
+    await lastseen.beat("late", "prod")
+    await lastseen.advance(stores.INTERVAL_MS + 1_000)
+    await lastseen.beat("alive", "prod")
+    expected = {
+        "alive": {"alive"},
+        "late": {"late"},
+        "stale": {"back", "stale"},
+        "stopped": {"stopped", "straggler"},
+        "failed": {"failed"},
+    }
+    for _ in range(2):
+        for some in (*((one,) for one in expected), ("alive", "late"), ("late", "stale"), ("stopped", "failed")):
+            query = "&".join(f"liveness={one}" for one in some)
+            assert set(await lastseen.ids(query)) == set().union(*(expected[one] for one in some)), query
+        assert (await lastseen.json("/api/v1/status"))["counts"] == {one: len(names) for one, names in expected.items()}
+        for liveness, names in expected.items():
+            for name in names:
+                own = lastseen.auth(worker_id=name)
+                assert (await lastseen.json(f"{api.WORKERS}/{name}"))["liveness"] == liveness
+                assert await lastseen.ids(f"liveness={liveness}", **own) == [name]
+                assert (await lastseen.json("/api/v1/status", **own))["counts"][liveness] == 1, name
+        await lastseen.sweep()
+
+
 @pytest.mark.parametrize("limit", [1, 7, 100, 1000])
 async def test_a_worker_present_throughout_appears_exactly_once(lastseen: Api, limit: int) -> None:
     names = await fill(lastseen, 60 if limit == 1 else 1_200)

@@ -46,6 +46,28 @@ async def test_each_of_many_beats_gets_the_answer_that_is_its_own(store_url: str
         ]
 
 
+async def test_a_beat_that_is_refused_is_the_same_one_whichever_call_carries_it(store_url: str) -> None:
+    async with watched(store_url, workers_per_tenant=2_000) as store:
+        orders = [beat(f"w{k}") for k in range(3 * BATCH_LIMIT)]
+        foreign = {5, BATCH_LIMIT + 7, 3 * BATCH_LIMIT - 1}
+        for index in foreign:
+            orders[index] = beat(f"w{index}", environment="qa", allowed=("dev",))
+        answers = await many_on(store).beats(orders)
+        assert {index for index, answer in enumerate(answers) if answer is not None} == foreign
+        for index in foreign:
+            assert f"'w{index}'" in str(answers[index])
+
+
+async def test_p28_the_graces_of_workers_in_a_request_of_many_bound_how_long_beats_may_wait(store_url: str) -> None:
+    async with watched(store_url, partitions=2) as store:
+        graces = Graces(store.settings.graces_ms)
+        many = Many(store, graces=graces, on_moved=lambda _: None)
+        await many.beats([beat(f"w{k}", grace_ms=4_000 - 100 * k) for k in range(10)])
+        assert graces.shortest_ms() == 3_100
+        await many.beats([beat("w9")])
+        assert graces.shortest_ms() == 3_100, "it is kept with the worker"
+
+
 async def test_p28_a_single_beat_goes_between_the_many_of_a_request(store_url: str) -> None:
     async with watched(store_url) as store:
         many = many_on(store)

@@ -159,6 +159,20 @@ async def test_p28_a_wait_is_told_in_whole_seconds_and_within_bounds(store_url: 
     assert refused.retry_after_s == 1
 
 
+@pytest.mark.parametrize(("passed_ms", "retry_after_s"), [(0, 2), (1, 2), (400, 2), (999, 2), (1_000, 1), (1_999, 1)])
+async def test_p28_who_comes_again_when_told_is_taken(store_url: str, passed_ms: int, retry_after_s: int) -> None:
+    assert store_url
+    clock = Clock()
+    admission = Admission(BeatRates(worker=None, tenant=Rate(per_s=2, burst=1), batch=4), now_ns=clock)
+    assert admission.batch_refused("acme", 4) is None
+    clock.now_ns += passed_ms * NS // 1_000
+    refused = admission.batch_refused("acme", 1)
+    assert refused is not None
+    assert refused.retry_after_s == retry_after_s
+    clock.now_ns += retry_after_s * NS
+    assert admission.batch_refused("acme", 1) is None
+
+
 @pytest.mark.parametrize(
     ("limits", "processes", "worker", "tenant"),
     [

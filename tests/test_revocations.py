@@ -199,10 +199,12 @@ async def test_only_an_unrestricted_admin_revokes_and_only_of_its_own_tenant(sto
         assert await status({"jti": "t1"}, environments=("prod",)) == 403
         for bad in ({}, {"jti": "a", "sub": "b"}, {"jti": ""}, {"jti": "a\n"}, {"kid": "a"}, {"jti": 5}):
             assert await status(bad) == 422, bad
+        assert await status({"sub": "x" * 257}) == 422
+        assert await status({"sub": "x" * 256}) == 204
         assert await status({"jti": "t1"}) == 204
         assert await status({"sub": "w1"}, tenant="other") == 204
         _, packed = await RevocationList(lastseen.store).read("")
-        assert len(packed) == 2
+        assert len(packed) == 3
         auth = Authenticator(POLICY)
         await RevocationWatch(auth, lastseen.store, None).look()
         assert refusal(auth, token()) == "revoked"

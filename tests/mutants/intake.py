@@ -2,9 +2,172 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from tests.mutants.mutant import Mutant
+from tests.mutants.mutant import Mutant
 
-MUTANTS: Final[tuple[Mutant, ...]] = ()
+MUTANTS: Final[tuple[Mutant, ...]] = (
+    Mutant(
+        wrong="beats in a call to the store that hangs are not answered at the time limit",
+        file="monitor/intake.py",
+        old="for queue in (lane.in_flight, lane.waiting, *lane.alone.values()):",
+        new="for queue in (lane.waiting, *lane.alone.values()):",
+        tests=("tests/test_intake.py",),
+    ),
+    Mutant(
+        wrong="a beat overtakes the goodbye that its worker sent before it",
+        file="monitor/intake.py",
+        old="is_alone = not isinstance(waiting.order, Beat) or (bool(lane.keys) and key in lane.keys)",
+        new="is_alone = not isinstance(waiting.order, Beat)",
+        tests=("tests/test_intake.py",),
+    ),
+    Mutant(
+        wrong="a goodbye overtakes a beat of its worker that came in the same millisecond before it",
+        file="monitor/intake.py",
+        old="lane.waiting[0].until_s > queue[0].until_s",
+        new="lane.waiting[0].until_s >= queue[0].until_s",
+        tests=("tests/test_intake.py",),
+    ),
+    Mutant(
+        wrong="the bytes that a tenant has waiting are added to those of the count before",
+        file="monitor/intake.py",
+        old="        self._held_bytes.clear()\n",
+        new="",
+        tests=("tests/test_fairness.py",),
+    ),
+    Mutant(
+        wrong="beats in a call to the store do not count as waiting",
+        file="monitor/intake.py",
+        old="firsts = (lane.waiting if lane.is_alone or not lane.in_flight else lane.in_flight for lane in lanes)",
+        new="firsts = (lane.waiting for lane in lanes)",
+        tests=("tests/test_intake.py",),
+    ),
+    Mutant(
+        wrong="the graces of workers that beat in lists do not count for how long a beat may wait",
+        file="monitor/calls.py",
+        old="                self._graces.see(result.least_grace_ms)\n",
+        new="",
+        tests=("tests/test_calls.py",),
+    ),
+    Mutant(
+        wrong="a beat of a list gets the refusal of the beat at its place in another call",
+        file="monitor/calls.py",
+        old="for index, (outcome, _) in zip(lot, result.outcomes, strict=True):",
+        new="for index, (outcome, _) in enumerate(result.outcomes):",
+        tests=("tests/test_calls.py",),
+    ),
+    Mutant(
+        wrong="a refused beat is not logged after one of another tenant's worker of the same name",
+        file="monitor/limit_log.py",
+        old="which = hash((tenant, what))",
+        new="which = hash(what)",
+        tests=(
+            "tests/test_limit_log.py",
+            "tests/test_fairness.py::test_p29_log_lines_about_refused_beats_are_bounded_by_tenant",
+        ),
+    ),
+    Mutant(
+        wrong="the short way takes a request that brings two different tokens, if the last is good",
+        file="monitor/api/express.py",
+        old='b"userkey" in found or len(found) != len(headers):',
+        new='b"userkey" in found:',
+        tests=("tests/test_api_express.py::test_every_header_is_answered_the_same",),
+    ),
+    Mutant(
+        wrong="beats that are refused on the short way are no signs of life",
+        file="monitor/api/express.py",
+        old="                services.witness.refused(principal, beat.key.worker_id, error)\n",
+        new="",
+        tests=(
+            "tests/test_api_express.py::test_p28_a_full_intake_is_503_on_both_ways",
+            "tests/test_api_express.py::test_p28_beats_over_a_rate_are_429_on_both_ways",
+        ),
+    ),
+    Mutant(
+        wrong="of goodbyes the clean ones wait until they are durable, and the failures do not",
+        file="monitor/api/heartbeats.py",
+        old="if disconnect.trigger is Trigger.DISCONNECT_FAILURE:",
+        new="if disconnect.trigger is not Trigger.DISCONNECT_FAILURE:",
+        tests=("tests/test_api_heartbeats.py", "tests/test_store_confirm.py"),
+    ),
+    Mutant(
+        wrong="a worker called heartbeat can't be deleted",
+        file="monitor/api/entry.py",
+        old='method in {"GET", "HEAD", "DELETE"}',
+        new='method in {"GET", "HEAD"}',
+        tests=("tests/test_api_paths.py",),
+    ),
+    Mutant(
+        wrong="a worker over its rate is told to come again up to a second too early",
+        file="monitor/api/admission.py",
+        old="min(-(-wait_ns // NS), LONGEST_S)",
+        new="min(max(wait_ns // NS, 1), LONGEST_S)",
+        tests=("tests/test_limits.py",),
+    ),
+    Mutant(
+        wrong="in a list a beat for an environment that the token does not cover takes the place of a good one",
+        file="monitor/api/batch.py",
+        old="elif environments is not None and beat.environment_name not in environments:",
+        new="elif environments is not None and not environments:",
+        tests=("tests/test_api_batch.py",),
+    ),
+    Mutant(
+        wrong="each member of a gzip body may hold as many bytes as the whole body",
+        file="monitor/api/inflate.py",
+        old="        member = zlib.decompressobj(_GZIP)\n",
+        new="        member = zlib.decompressobj(_GZIP)\n        size = 0\n",
+        tests=("tests/test_api_batch.py",),
+    ),
+    Mutant(
+        wrong="refused beats are signs of life of workers in environments that the token does not cover",
+        file="monitor/api/witness.py",
+        old="Evidence(key=key, allowed=principal.environments, rejection=rejection, subject=subject)",
+        new="Evidence(key=key, allowed=None, rejection=rejection, subject=subject)",
+        tests=("tests/test_witness.py", "tests/test_api_express.py"),
+    ),
+    Mutant(
+        wrong="of a long list that the daemon could not take, only the first thousand workers get more time",
+        file="monitor/api/witness.py",
+        old="most = None if rejection.moves_deadline else MOST_OF_A_BATCH",
+        new="most = MOST_OF_A_BATCH",
+        tests=("tests/test_witness.py", "tests/test_fairness.py"),
+    ),
+    Mutant(
+        wrong="a list of the stopped workers lacks those whose stop no sweep has recorded yet",
+        file="monitor/api/workers.py",
+        old="overdue=bool(self.liveness & {Liveness.STALE, Liveness.STOPPED}),",
+        new="overdue=Liveness.STALE in self.liveness,",
+        tests=("tests/test_api_reading.py",),
+    ),
+    Mutant(
+        wrong="the status of a token for one worker calls it alive until the sweep comes",
+        file="monitor/api/status.py",
+        old="{worker.liveness(now_ms): 1}",
+        new="{worker.stored: 1}",
+        tests=("tests/test_api_reading.py",),
+    ),
+    Mutant(
+        wrong="a filter for environments that the token does not cover shows all that it covers",
+        file="monitor/api/requests.py",
+        old="tuple(name for name in allowed if name in given)",
+        new="tuple(name for name in allowed if name in given) or allowed",
+        tests=("tests/test_api_reading.py",),
+    ),
+    Mutant(
+        wrong="a text of exactly as many characters as it may have is refused",
+        file="monitor/api/bodies.py",
+        old="if not 0 < len(value) <= most or",
+        new="if not 0 < len(value) < most or",
+        tests=(
+            "tests/test_api_oncall.py",
+            "tests/test_revocations.py::test_only_an_unrestricted_admin_revokes_and_only_of_its_own_tenant",
+        ),
+    ),
+    Mutant(
+        wrong="a tenant that is over its share is told 503, as if the daemon were full",
+        file="monitor/api/problems.py",
+        old="OverShareError: Problem(status=HTTPStatus.TOO_MANY_REQUESTS,",
+        new="OverShareError: Problem(status=HTTPStatus.SERVICE_UNAVAILABLE,",
+        tests=("tests/test_fairness.py",),
+    ),
+)
