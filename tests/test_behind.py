@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from monitor.behind import KEPT_S, LIMIT_S, Behind, Graces
+from monitor.behind import KEPT_S, Behind, Graces
 
 MINUTE_MS = 60_000
 
@@ -29,7 +29,8 @@ class Now:
         (MINUTE_MS, (0.9, 1.0, 1.0), False),
         (MINUTE_MS, (0.9, 1.2, 0.0), True),
         (MINUTE_MS, (0.9, 0.0, 1.2), True),
-        (MINUTE_MS, (0.0, LIMIT_S + 0.1, 0.0), True),
+        (MINUTE_MS, (0.0, 2.0, 0.0), False),
+        (MINUTE_MS, (0.0, 2.1, 0.0), True),
         (MINUTE_MS, (0.0, 0.0, math.inf), True),
         # A gap between pulses shows after 750 ms: who has 1 s of grace can wait for 250 ms, and who has 2 s for 1.25 s.
         (1_000, (0.1, 0.1, 0.0), False),

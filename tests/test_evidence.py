@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from monitor.evidence import LOST_S, LOT, LOTS_OF_A_PARTITION, MOST_PENDING, OLDEST_S, SPACING_S, Recorder
+from monitor.blindness import GAP_MS, PULSE_MS
+from monitor.evidence import LOT, LOTS_OF_A_PARTITION, MOST_PENDING, SPACING_S, Recorder
 from monitor.metrics import Metrics
 from monitor.store import Store, StoreUnavailableError
 from monitor.workers import Evidence, Rejection, WorkerKey
@@ -146,10 +147,10 @@ async def test_p11_one_worker_is_noted_once_in_a_while(desk: Desk) -> None:
     await desk.recorder.flush()
     assert len(desk.store.given) == 1
     for _ in range(5):
-        desk.now_s += SPACING_S
+        desk.now_s += 1
         desk.note("w")
         await desk.recorder.flush()
-    assert len(desk.store.given) == 6
+    assert len(desk.store.given) == 6, "each try of a worker with the shortest interval, of a second"
 
 
 async def test_p28_of_two_refusals_that_wait_the_one_that_is_our_fault_counts(desk: Desk) -> None:
@@ -198,7 +199,7 @@ async def test_p11_evidence_that_has_waited_too_long_is_dropped(store_url: str) 
             desk.note(f"w-{number}")
 
         def wait() -> None:
-            desk.now_s += OLDEST_S + 0.1
+            desk.now_s += 2.1
 
         desk.store.meanwhile = wait
         await desk.recorder.flush()
@@ -234,10 +235,12 @@ async def test_p28_it_is_known_that_a_refusal_of_our_own_fault_was_dropped(store
         for number in range(MOST_PENDING + 1 if why == "too many" else 1):
             desk.note(f"w-{number}", Rejection.OVERLOADED)
         if why == "too old":
-            desk.now_s += OLDEST_S + 0.1
+            desk.now_s += 2.1
         await desk.recorder.flush()
         assert desk.recorder.oldest_s() == math.inf
-        desk.now_s += LOST_S
+        desk.now_s += (GAP_MS + PULSE_MS) / 1_000 - 0.001
+        assert desk.recorder.oldest_s() == math.inf, "until it must have shown as a gap between pulses"
+        desk.now_s += 0.001
         assert desk.recorder.oldest_s() == 0
 
 

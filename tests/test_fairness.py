@@ -559,8 +559,9 @@ async def test_p28_p29_evidence_of_a_share_that_is_used_up_moves_the_workers_own
 
 async def test_p29_evidence_of_one_tenant_leaves_places_for_another_and_hides_no_deaths(store_url: str) -> None:
     async with opened(store_url) as store:
+        now_s = 100.0
         recorder = Recorder(
-            store, metrics=Metrics(version="test"), tenants=known("acme", "globex"), elapsed_s=lambda: 100.0
+            store, metrics=Metrics(version="test"), tenants=known("acme", "globex"), elapsed_s=lambda: now_s
         )
 
         def note(tenant: str, number: int) -> None:
@@ -578,6 +579,15 @@ async def test_p29_evidence_of_one_tenant_leaves_places_for_another_and_hides_no
                 note(f"t{tenant}", number)
         note("late", 1)
         assert recorder.oldest_s() > 1_000, "now all of it is used up"
+        await recorder.flush()
+        now_s += 2
+        for _ in range(3):
+            for number in range(MOST_PENDING // 2):
+                note("acme", number)
+            assert recorder.oldest_s() == 0
+            await recorder.flush()
+            assert recorder.oldest_s() == 0, "and what it may have it has again and again"
+            now_s += 1
 
 
 # Disconnects and the log --------------------------------------------------------------------------------------------

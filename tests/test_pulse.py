@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from monitor.pulse import Pulse
 from monitor.reasons import Reason
 from tests import servers
 from tests.daemons import until
-from tests.proxies import Watched
+from tests.proxies import Watched, Way, proxied
 from tests.stores import opened
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ async def test_p1_the_next_daemon_says_what_was_missed_before_it_and_nothing_old
             pass
         await first.pulse.end()
         assert first.pulse.reasons() == []
+        assert math.isnan(first.pulse.age_s()), "none is sent, so none is missed"
     with capture_logs() as logs:
         async with opened(store_url, daemon="d2") as store, pulsing(store) as second:
             assert second.windows == 1
@@ -100,6 +102,37 @@ async def test_p13_a_clock_that_was_stepped_back_far_is_a_reason(store_url: str)
         await redis.hincrby("{ls:0}:m", "skew", 2_000)
         await daemon.more()
         assert daemon.pulse.reasons() == [Reason.CLOCK_SKEW]
+
+
+async def test_p13_a_clock_that_was_stepped_back_for_one_partition_of_several_is_a_reason(store_url: str) -> None:
+    async with (
+        opened(store_url, partitions=2) as store,
+        pulsing(store) as daemon,
+        Redis.from_url(store_url) as redis,
+    ):
+        windows = daemon.windows
+        await redis.hincrby("{ls:1}:m", "skew", 11_000)
+        await daemon.more()
+        assert daemon.pulse.reasons() == [Reason.CLOCK_SKEW]
+        assert 10 < daemon.pulse.skew_s() <= 11
+        assert daemon.windows > windows, "to its pulses the jump is a gap"
+
+
+async def test_p1_pulses_go_on_while_the_store_answers_late_and_leave_connections_to_beats(store_url: str) -> None:
+    async with (
+        proxied(store_url) as proxy,
+        opened(proxy.url, timeout_s=60.0) as store,
+        pulsing(store) as daemon,
+    ):
+        await asyncio.gather(*(store.pulse(0) for _ in range(8)))  # connections that are open already
+        proxy.stall(Way.ANSWERS)
+        sent = proxy.seen(b"_pulse\r\n")
+        await proxy.until(lambda: proxy.seen(b"_pulse\r\n") >= sent + 3, "pulses of which none was answered")
+        ticks = daemon.ticks
+        await daemon.until(lambda: daemon.ticks >= ticks + 5, "ticks at which there might be more")
+        assert proxy.seen(b"_pulse\r\n") <= sent + 4, "no more of them at a time"
+        proxy.flow()
+        await daemon.more()
 
 
 async def test_p28_a_daemon_that_is_behind_sends_no_pulse_and_that_is_a_blind_window(store_url: str) -> None:

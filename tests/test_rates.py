@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from monitor.rates import NS, Limiter, Rate, admitted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RATES = st.builds(Rate, per_s=st.integers(1, 2_000), burst=st.integers(1, 50))
 GAPS_NS = st.one_of(st.integers(0, 1_000), st.integers(0, 5 * NS), st.integers(0, 10**15))
@@ -95,10 +100,11 @@ def test_p28_a_worker_that_keeps_to_the_rate_is_never_refused_whatever_the_jitte
         assert limiter.wait_ns(1, START_NS + number * interval_ns + jitter_ns % interval_ns) == 0
 
 
-def test_p28_what_is_known_is_bounded_whoever_comes() -> None:
+@pytest.mark.parametrize("ask", [Limiter.wait_ns, partial(Limiter.wait_for_ns, count=1)])
+def test_p28_what_is_known_is_bounded_whoever_comes(ask: Callable[[Limiter, int, int], int]) -> None:
     limiter = Limiter(Rate(per_s=1, burst=1), most_kept=1_000)
     for key in range(10_000):
-        assert limiter.wait_ns(key, START_NS) == 0
+        assert ask(limiter, key, START_NS) == 0
         assert len(limiter) <= 1_000
     assert limiter.wait_ns(9_999, START_NS) == NS, "the last ones are still known"
 

@@ -62,6 +62,15 @@ def test_p29_a_tenant_that_holds_nothing_has_room_for_one_request_while_anything
     assert [taken(shares, name) for name in "abcde"] == [4, 2, 1, 1, 0]
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.parametrize("total", range(14, 40))
+def test_p29_a_tenant_takes_what_leaves_as_much_to_others_and_nothing_more(total: int, count: int) -> None:
+    shares = Shares(total, tenants("a", "b"), what="things")
+    held = count * taken(shares, "a", count)
+    assert held <= shares.free == total - held
+    assert held + count > shares.free - count, "one more would be too many"
+
+
 def test_p29_what_a_request_holds_is_given_back_whatever_ends_it() -> None:
     refused: list[str] = []
     shares = Shares(100, tenants("a", "b"), what="bytes", on_refused=refused.append)

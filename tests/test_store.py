@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import zlib
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +36,7 @@ from monitor.store.answers import (
 )
 from monitor.store.outbox import Outbox
 from monitor.store.settings import EnvironmentRule
-from monitor.workers import Disconnect, Evidence, Rejection, Standing, WorkerKey
+from monitor.workers import Disconnect, Evidence, Rejection, Standing, WorkerKey, partition_of
 from tests import servers
 from tests.store_indexes import check_indexes
 from tests.stores import DEV, GRACE_MS, INTERVAL_MS, ManualClock, beat, opened, pools, settings
@@ -505,6 +506,21 @@ async def test_partitions_hold_their_own_and_another_number_of_them_is_refused(s
         assert len({store.partition_of(WorkerKey("acme", f"w{k}")) for k in range(40)}) == 4
     with pytest.raises(SchemaError, match=r"store.partitions = 4, the configuration says 2"):
         await Store.open(settings(store_url, partitions=2))
+
+
+@pytest.mark.parametrize(
+    ("tenant", "worker_id", "crc"),
+    [
+        ("acme", "w0", zlib.crc32(b"4:acmew0")),
+        ("", "w0", zlib.crc32(b"0:w0")),
+        ("zoë", "größe", zlib.crc32(b"4:zo\xc3\xabgr\xc3\xb6\xc3\x9fe")),
+    ],
+)
+def test_a_worker_is_in_the_partition_in_which_earlier_releases_stored_it(
+    tenant: str, worker_id: str, crc: int
+) -> None:
+    key = WorkerKey(tenant, worker_id)
+    assert [partition_of(key, count) for count in (1, 4, 7)] == [0, crc % 4, crc % 7]
 
 
 async def test_a_newer_schema_refuses_to_start(store_url: str) -> None:

@@ -98,10 +98,11 @@ def test_what_is_a_link_or_another_user_s_is_refused_and_its_target_left_alone(f
     data = made(folder, mode=0o700)
     target = folder / "target"
     target.write_text("precious")
-    (data / name).symlink_to(target)
-    with pytest.raises(DataDirError, match=f"{name} is a link"):
-        trusted_dir(data)
-    (data / name).unlink()
+    for place in (target, folder / "nowhere"):
+        (data / name).symlink_to(place)
+        with pytest.raises(DataDirError, match=f"{name} is a link"):
+            trusted_dir(data)
+        (data / name).unlink()
     (data / name).write_text("k" * 40)
     (data / name).chmod(0o600)
     os.chown(data / name, OTHER, OTHER)
@@ -149,9 +150,10 @@ def test_in_a_mount_that_root_gives_to_our_group_a_folder_inside_is_ours(folder:
     assert existing_key(data) == key  # root too
     with user(OTHER + 1, GROUP), pytest.raises(DataDirError, match=f"lastseen belongs to user {OTHER}"):
         trusted_dir(data)
-    (data / "lastseen").chmod(0o755)
-    with user(OTHER, GROUP), pytest.raises(DataDirError, match="lastseen is open to others: chmod 700 "):
-        trusted_dir(data)
+    for mode in (0o755, 0o710, 0o720, 0o740, 0o701, 0o702, 0o704):
+        (data / "lastseen").chmod(mode)
+        with user(OTHER, GROUP), pytest.raises(DataDirError, match="lastseen is open to others: chmod 700 "):
+            trusted_dir(data)
 
 
 def test_a_daemon_does_not_start_on_data_that_others_may_change(home: Home) -> None:
