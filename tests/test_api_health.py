@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 
+from monitor.api.health import FleetGauge
 from monitor.health import MIN_SWEEP_LAG_MS, PROBE_AGE_S, Health
+from tests import api, servers
+from tests.test_metrics import values
 
 NOW_MS = 1_000_000_000
 
@@ -81,6 +85,36 @@ async def test_a_stopping_daemon_is_not_ready_and_asks_nobody() -> None:
     assert probe.asked == 0
 
 
+async def test_p27_a_daemon_that_begins_to_stop_while_the_store_is_asked_is_not_ready() -> None:
+    probe = Probe()
+    health = health_of(probe)
+    asked = asyncio.create_task(health.ready())
+    while not probe.asked:  # noqa: ASYNC110 - no event tells it
+        await asyncio.sleep(0)
+    health.stopping = True
+    assert not await asked
+
+
+async def test_p27_what_a_daemon_says_of_itself_without_asking_is_what_it_says_when_it_is_asked() -> None:
+    probe = Probe()
+    health = health_of(probe)
+    assert not health.stores_beats, "nothing is known yet"
+    for elapsed_s, writes in ((0.0, True), (1.0, False), (2.0, True)):
+        probe.elapsed_s, probe.writes = elapsed_s, writes
+        assert await health.ready() == health.stores_beats == writes
+    health.stopping = True
+    assert not health.stores_beats
+    assert not await health.ready()
+
+
+async def test_p27_what_is_wrong_with_other_processes_is_told_and_is_no_reason_of_its_own() -> None:
+    others = ["process_stalled", "delivery_lag"]
+    health = Health(sweep_interval_ms=1_000, probe=Probe(), others=lambda: others)
+    health.add_reasons(lambda: ["delivery_lag"])
+    assert health.monitor_state(NOW_MS, NOW_MS).reasons == ("delivery_lag", "process_stalled")
+    assert health.own_reasons() == ("delivery_lag",)
+
+
 async def test_every_reason_is_told_once() -> None:
     probe = Probe()
     health = health_of(probe)
@@ -88,3 +122,26 @@ async def test_every_reason_is_told_once() -> None:
     health.add_reasons(lambda: ["delivery_lag", "sweep_lag"])
     health.add_reasons(lambda: ["delivery_lag", "clock"])
     assert health.monitor_state(NOW_MS, 0).reasons == ("sweep_lag", "delivery_lag", "clock")
+
+
+async def test_p27_while_the_store_is_away_the_other_reasons_stand_and_no_number_of_workers_is_told() -> None:
+    with servers.running(servers.valkey_binary()) as server:
+        async with api.running(server.url) as lastseen:
+            fleet = FleetGauge(lastseen.services)
+            lastseen.services.health.add_reasons(lambda: ["delivery_lag"])
+            await lastseen.beat("w")
+            await lastseen.sweep()
+            await fleet.refresh()
+            told = values(lastseen.services.metrics)
+            assert told["lastseen_workers,liveness=alive"] == 1
+            assert told["lastseen_degraded,reason=store_unavailable"] == 0
+            server.kill()
+            fleet._counted_at_s -= 5
+            await fleet.refresh()
+            told = values(lastseen.services.metrics)
+            assert [name for name in told if name.startswith("lastseen_workers,")] == []
+            assert told["lastseen_sweep_lag_seconds"] == math.inf
+            for reason in ("store_unavailable", "delivery_lag"):
+                assert told[f"lastseen_degraded,reason={reason}"] == 1
+            answer = await lastseen.client.get("/healthz")
+            assert answer.json()["reasons"] == ["store_unavailable", "delivery_lag"]

@@ -22,9 +22,9 @@ LINUX_DEALS = pytest.mark.skipif(sys.platform != "linux", reason="the kernel dea
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, ...]]:
-    """The sockets of two processes on one port."""
-    sockets = dealt(listen("127.0.0.1", 0), count=2, backlog=BACKLOG)
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, ...]]:
+    """The sockets of two processes on one port, or of as many as a test asks for."""
+    sockets = dealt(listen("127.0.0.1", 0), count=getattr(request, "param", 2), backlog=BACKLOG)
     yield sockets
     for sock in sockets:
         sock.close()
@@ -64,10 +64,11 @@ def test_a_port_that_is_shared_is_still_in_use_for_everybody_else(pair: tuple[so
 
 
 @LINUX_DEALS
-def test_what_waits_at_a_process_that_does_not_accept_is_taken_by_another(
+@pytest.mark.parametrize("pair", [2, 3], indirect=True, ids="{} processes".format)
+def test_what_waits_at_processes_that_do_not_accept_is_taken_by_another(
     pair: tuple[socket.socket, ...], clients: list[socket.socket]
 ) -> None:
-    own, others = pair
+    own, *others = pair
     adopted: list[socket.socket] = []
     there = asyncio.Event()
     expected = CONNECTIONS - accept_all(own)
@@ -78,7 +79,7 @@ def test_what_waits_at_a_process_that_does_not_accept_is_taken_by_another(
             there.set()
 
     async def run() -> None:
-        task = asyncio.create_task(relieve([others], adopt))
+        task = asyncio.create_task(relieve(others, adopt))
         await asyncio.wait_for(there.wait(), PATIENCE_S)
         task.cancel()
         await asyncio.wait([task])

@@ -16,7 +16,6 @@ from monitor.counters import Table, shared_memory
 from monitor.liveness import EventKind
 from monitor.metrics import (
     DETECTION_BUCKETS_S,
-    STALLED_AFTER_S,
     BeatOutcome,
     Metrics,
     PingOutcome,
@@ -223,12 +222,13 @@ def test_p27_a_process_that_is_there_and_says_nothing_is_stalled_until_it_goes_o
         first.processes.started(process, os.getpid())
         of_process(counters, process).signs(signs(monotonic_s()))
     assert first.reasons_of_others() == []
-    second.signs(signs(monotonic_s() - STALLED_AFTER_S - 1))
+    assert first.processes.reasons_of_others(1, now_s=monotonic_s() + 4) == []
+    second.signs(signs(monotonic_s() - 5.1))
     assert first.reasons_of_others() == ["process_stalled"]
     assert second.reasons_of_others() == []  # it turns, or it could not ask
     second.signs(signs(monotonic_s()))
     assert first.reasons_of_others() == []
-    second.signs(signs(monotonic_s() - STALLED_AFTER_S - 1, Reason.ROUTING_LAG))
+    second.signs(signs(monotonic_s() - 6, Reason.ROUTING_LAG))
     first.processes.ended(2)
     assert first.processes.reasons() == ["process_down"]
     first.processes.started(2, os.getpid())

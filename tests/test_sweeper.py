@@ -255,3 +255,26 @@ async def test_p26_a_full_store_makes_room_for_itself_by_retention_and_trimming(
             assert len(forgotten) == 2_000, "what the router has not passed is kept"
         finally:
             await redis.config_set("maxmemory", 0)
+
+
+async def test_p26_the_history_of_all_partitions_together_holds_no_more_events_than_it_may(store_url: str) -> None:
+    async with opened(store_url, partitions=4) as store:
+        await registered(store, 400)
+        values = SweepSettings(chunk=7, retention_ms=RETENTION_MS, event_retention_ms=EVENT_RETENTION_MS, events=40)
+        await Sweeper(store, values, on_moved=lambda _: None).tidy()
+        kept = [await store.history(k, "acme", after="", limit=1_000, newest_first=False) for k in range(4)]
+        assert [len(events) for _, _, events in kept] == [10] * 4
+
+
+async def test_a_monitor_that_is_blind_says_so_once_and_again_when_it_is_blind_again(store_url: str) -> None:
+    async with opened(store_url) as store:
+        sweeper, clock = sweeper_on(store, []), ManualClock(store_url)
+        await registered(store, 1)
+        with capture_logs() as lines:
+            for times in (1, 2):
+                now_ms = (await store.pulse(0, ends=False)).now_ms
+                await sweeper.sweep()
+                await clock.set(now_ms + DEADLINE_MS)
+                for _ in range(3):
+                    await sweeper.sweep()
+                assert [line["event"] for line in lines] == ["sweep.blind"] * times

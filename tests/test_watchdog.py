@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from structlog.testing import capture_logs
 
+from monitor.clock import monotonic_s
 from monitor.daemon.config import ConfigError, load
 from monitor.daemon.watchdog import Watchdog
 from monitor.metrics import PingOutcome
@@ -40,12 +41,14 @@ class Pinging:
 
     def __init__(self, url: str, **changes: Any) -> None:
         self.reasons: list[str] = []
+        self.looks = 0
         self._outcomes: asyncio.Queue[PingOutcome] = asyncio.Queue()
         values: dict[str, Any] = {"interval_s": 0.05, "timeout_s": WAIT_S, "allow_private": True, **changes}
         self._watchdog = Watchdog(url=url, reasons=self._reasons, on_outcome=self._outcomes.put_nowait, **values)
 
     async def _reasons(self) -> list[str]:
         await asyncio.sleep(0)
+        self.looks += 1
         return list(self.reasons)
 
     async def next(self, outcome: PingOutcome) -> None:
@@ -58,6 +61,10 @@ class Pinging:
         """The next ones come to this."""
         async with asyncio.timeout(WAIT_S):
             assert {await self._outcomes.get() for _ in range(times)} == {outcome}
+
+    def is_quiet(self) -> bool:
+        """Nothing has become of any other."""
+        return self._outcomes.empty()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[list[EventDict]]:
@@ -112,6 +119,30 @@ async def test_what_passes_within_moments_withholds_nothing() -> None:
             asyncio.get_running_loop().call_later(0.1, pinging.reasons.clear)
             await pinging.only(PingOutcome.SENT, 1)
     assert said(logs) == []
+
+
+async def test_p27_a_ping_that_is_withheld_is_counted_once_an_interval_however_often_it_is_looked_at() -> None:
+    pinging = Pinging("http://127.0.0.1:9/", interval_s=WAIT_S)
+    pinging.reasons = [Reason.DELIVERY_LAG]
+    async with pinging.running():
+        began_s = monotonic_s()
+        await pinging.only(PingOutcome.WITHHELD, 1)
+        assert monotonic_s() - began_s >= 5, "what passes within 5 s withholds nothing"
+        looks = pinging.looks
+        async with asyncio.timeout(WAIT_S):
+            while pinging.looks < looks + 2:  # noqa: ASYNC110 - it is not told
+                await asyncio.sleep(0.05)
+        assert pinging.is_quiet()
+
+
+async def test_p27_a_ping_that_failed_is_tried_again_after_ten_seconds_of_a_longer_interval() -> None:
+    async with serve(Does.BREAK) as peer:
+        pinging = Pinging(f"http://{peer.address}/", interval_s=3_600)
+        async with pinging.running():
+            await pinging.only(PingOutcome.FAILED, 1)
+            began_s = monotonic_s()
+            await pinging.only(PingOutcome.FAILED, 1)
+            assert monotonic_s() - began_s > 9
 
 
 @pytest.mark.parametrize("does", FAILURES)
