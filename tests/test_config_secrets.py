@@ -261,6 +261,23 @@ def test_secrets_never_appear_in_errors(tmp_path: Path) -> None:
         assert not {"hunter2", "ter2"} & set(re.split(r"\W", text)), text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[server]\nshutdown_timeout = "redis://:hunter2@h/0"',
+        '[store]\ndurability = "rediss://u:hunter2@h"',
+        '[alerts]\npublic_url = "https://u:hunter2@h/"',
+        '[alerts]\npublic_url = "u:hunter2@h"',
+        '[watchdog]\nurl = "u:hunter2@h"',
+    ],
+)
+def test_the_password_of_a_url_is_masked_in_errors_under_whatever_key_it_stands(tmp_path: Path, text: str) -> None:
+    (line,) = refused_text(tmp_path, text)
+    assert line.startswith("config.toml:2: ")
+    assert "***@h" in line
+    assert "hunter2" not in line
+
+
 def test_secrets_never_appear_in_the_repr(tmp_path: Path) -> None:
     text = (
         '[store]\nurl = "rediss://u:hunter2@h/0?ssl_check_hostname=no"\n'

@@ -136,7 +136,7 @@ def _got(key: Key, problem: Problem, place: Place) -> str:
     shown = " ".join(place.raw.split())
     if WEBHOOK_PREFIX in shown:
         return ", got a value that is not shown, because it looks like a secret"
-    if "url" in names or "://" in shown:
+    if any(name.endswith("url") for name in names) or "://" in shown:
         quote = shown[:1] if shown[:1] in {'"', "'"} else ""
         shown = f"{quote}{masked_url(shown.strip(quote) if quote else shown)}{quote}"
     return f", got {shown if len(shown) <= _LONGEST_SHOWN else shown[:_LONGEST_SHOWN] + '...'}"
