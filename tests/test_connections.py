@@ -207,6 +207,19 @@ def test_p28_unfinished_heads_hold_a_bounded_number_of_bytes_and_the_oldest_go_f
     assert not any(one.closed for one in made[50:]), "what is finished holds nothing"
 
 
+def test_p28_a_head_that_grows_makes_as_many_others_end_as_it_needs_room() -> None:
+    places, made, _, opened = crowd_of(100, most=1_000)
+    for one in made:
+        places.begin(one, HEADS_BYTES // 100)
+    assert not any(one.closed for one in made)
+    large = Fake(address="198.51.100.1", places=places)
+    opened.add(large)
+    assert places.admit(large)
+    places.begin(large, HEADS_BYTES // 4)
+    assert [one.closed for one in made] == [True] * 25 + [False] * 75
+    assert not large.closed
+
+
 def test_p29_the_address_with_most_unfinished_requests_makes_room() -> None:
     places, made, limits, opened = crowd_of(50, most=100)
     many = [Fake(address="198.51.100.1", places=places) for _ in range(300)]

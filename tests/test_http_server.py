@@ -165,6 +165,30 @@ async def test_p28_a_client_that_takes_no_answer_is_cut_off() -> None:
         idle.close()
 
 
+async def test_p28_a_client_that_took_an_answer_slowly_once_is_not_cut_off_for_that_later() -> None:
+    may_answer = asyncio.Event()
+
+    async def served(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/large":
+            await large(scope, receive, send)
+        else:
+            await may_answer.wait()
+            await app(scope, receive, send)
+
+    async with serving(served, head_s=0.7, idle_s=0.5) as port:
+        client = await Client.to(port)
+        client.writer.write(REQUEST.replace(b"GET /", b"GET /large"))
+        assert b"200 OK" in await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
+        assert len(await asyncio.wait_for(client.reader.readexactly(LARGE_BYTES), PATIENCE_S)) == LARGE_BYTES
+        client.writer.write(REQUEST)
+        silent = await Client.to(port)
+        assert await silent.ended() == b""  # more time than ``idle_s`` has passed
+        may_answer.set()
+        assert b"204" in await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
+        client.close()
+        silent.close()
+
+
 async def whole(_: Scope, receive: Receive, send: Send) -> None:
     await receive()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % LARGE_BYTES)]})

@@ -36,3 +36,19 @@ async def test_p28_what_has_come_at_once_is_taken_in_its_order_and_others_have_t
     await asyncio.sleep(0)
     assert turns.admit(Busy(done, 4)), "nobody waits any more"
     assert turns.oldest_s() == 0
+
+
+async def test_p28_how_long_requests_wait_for_a_turn_is_told_by_the_one_that_came_first() -> None:
+    turns = Turns(asyncio.get_running_loop())
+    done: list[int] = []
+    first, second = Busy(done, 1), Busy(done, 2)
+    assert turns.admit(Busy(done, 0))
+    Busy(done, 0).go_on()
+    assert not turns.admit(first)
+    Busy(done, 0).go_on()
+    assert not turns.admit(second)
+    assert turns.oldest_s() >= SLICE_S
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert done == [0, 0, 1, 2]
+    assert turns.oldest_s() == 0

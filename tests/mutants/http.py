@@ -1,10 +1,156 @@
-"""Wrong changes to the HTTP server: heads, bounds, pace, connections."""
+"""Wrong changes to the HTTP server: heads, bounds, pace, connections; and to the contract's reader behind it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from tests.mutants.mutant import Mutant
+from tests.mutants.mutant import Mutant
 
-MUTANTS: Final[tuple[Mutant, ...]] = ()
+MUTANTS: Final[tuple[Mutant, ...]] = (
+    Mutant(
+        wrong="a client that took an answer slowly once is cut off later although it has taken it",
+        file="monitor/daemon/protocol.py",
+        old='        """It has taken most of them."""\n        self._stalled_s = None\n',
+        new='        """It has taken most of them."""\n',
+        tests=("tests/test_http_server.py", "tests/test_http_bounds.py"),
+    ),
+    Mutant(
+        wrong="of the requests that wait on a connection the newest is answered first",
+        file="monitor/daemon/protocol.py",
+        old="self._start_asgi_task(*self.pipeline.pop())",
+        new="self._start_asgi_task(*self.pipeline.popleft())",
+        tests=(
+            "tests/test_http_bounds.py",
+            "tests/test_api_express.py::test_requests_in_one_write_are_answered_in_their_order",
+        ),
+    ),
+    Mutant(
+        wrong="a body in small chunks is refused as a flood of chunk heads",
+        file="monitor/daemon/protocol.py",
+        old="self._framing - (1 + BODY_SHARE) * len(body)",
+        new="self._framing - len(body)",
+        tests=("tests/test_http_heads.py",),
+    ),
+    Mutant(
+        wrong="unfinished heads of strangers make each answer to others close its connection",
+        file="monitor/daemon/protocol.py",
+        old="count > self.kept and count - self.limits.unfinished + self._is_unfinished > self.kept",
+        new="count > self.kept",
+        tests=("tests/test_connections.py", "tests/test_http_server.py"),
+    ),
+    Mutant(
+        wrong="a beat behind a request that is not answered yet takes the short way past it",
+        file="monitor/daemon/protocol.py",
+        old="            and (self.cycle is None or self.cycle.response_complete)\n",
+        new="",
+        tests=(
+            "tests/test_http_bounds.py",
+            "tests/test_api_express.py::test_requests_in_one_write_are_answered_in_their_order",
+        ),
+    ),
+    Mutant(
+        wrong="a body that is both compressed and chunked by its Transfer-Encoding is read as a plain one",
+        file="monitor/daemon/head.py",
+        old='if value.strip().lower() != b"chunked":',
+        new='if b"chunked" not in value.lower():',
+        tests=("tests/test_http_requests.py",),
+    ),
+    Mutant(
+        wrong="the short way says that it closes the connection, and leaves it open",
+        file="monitor/daemon/exchange.py",
+        old="        if not self.keep_alive:\n            transport.close()\n",
+        new="",
+        tests=(
+            "tests/test_http_bounds.py::test_connection_close_is_answered_closed_and_nothing_behind_it_is_taken",
+            "tests/test_http_bounds.py::test_p28_above_the_cap_a_beat_is_stored_and_its_connection_is_closed",
+        ),
+    ),
+    Mutant(
+        wrong="the memory of a head is not given back when the head is whole",
+        file="monitor/daemon/connections.py",
+        old='whole."""\n        self._heads_bytes -= self._unfinished[connection]\n',
+        new='whole."""\n',
+        tests=(
+            "tests/test_connections.py::test_p28_unfinished_heads_hold_a_bounded_number_of_bytes_and_the_oldest_go_first",
+        ),
+    ),
+    Mutant(
+        wrong="a head that needs the room of several others closes only one of them",
+        file="monitor/daemon/connections.py",
+        old="while self._heads_bytes > HEADS_BYTES and",
+        new="if self._heads_bytes > HEADS_BYTES and",
+        tests=(
+            "tests/test_connections.py::test_p28_a_head_that_grows_makes_as_many_others_end_as_it_needs_room",
+            "tests/test_connections.py::test_p28_unfinished_heads_hold_a_bounded_number_of_bytes_and_the_oldest_go_first",
+        ),
+    ),
+    Mutant(
+        wrong="where few files may be open, all of them may be connections and none is left for the store",
+        file="monitor/daemon/http.py",
+        old="math.floor((soft - SPARE_DESCRIPTORS) / HARD_SHARE)",
+        new="math.floor(soft / HARD_SHARE)",
+        tests=(
+            "tests/acceptance/test_start_and_stop.py::test_the_limit_of_connections_follows_the_descriptors_that_there_are",
+        ),
+    ),
+    Mutant(
+        wrong="what comes now overtakes what waits for a turn of the loop",
+        file="monitor/daemon/turns.py",
+        old="if now_s < self._until_s and not self._queue:",
+        new="if now_s < self._until_s:",
+        tests=("tests/test_turns.py",),
+        survives="requests wait only when the slice of the turn is used up, so none can come in time while others wait",
+    ),
+    Mutant(
+        wrong="the newest request that waits for a turn stands for how long they wait",
+        file="monitor/daemon/turns.py",
+        old="monotonic_s() - self._queue[0][1]",
+        new="monotonic_s() - self._queue[-1][1]",
+        tests=("tests/test_turns.py",),
+    ),
+    Mutant(
+        wrong="a daemon that waits for its store says that it is not alive, and is restarted",
+        file="monitor/daemon/waiting.py",
+        old='json_answer({"status": "ok", "reasons": []})',
+        new='json_answer({"status": "ok", "reasons": []}, status_code=503)',
+        tests=(
+            "tests/acceptance/test_start_and_stop.py::test_p27_while_the_store_is_not_there_the_port_is_open_and_says_so",
+            "tests/acceptance/test_start_and_stop.py::test_p27_while_the_embedded_store_loads_the_port_is_open_and_says_so",
+        ),
+    ),
+    Mutant(
+        wrong="in a day only one tenant is told that its tokens will expire",
+        file="monitor/daemon/expiring.py",
+        old="if tenant not in self._told_ms:",
+        new="if not self._told_ms:",
+        tests=("tests/test_expiring.py",),
+    ),
+    Mutant(
+        wrong="an error shows the password in a URL that stands under a key of another name",
+        file="monitor/daemon/refusals.py",
+        old='if any(name.endswith("url") for name in names) or "://" in shown:',
+        new='if any(name.endswith("url") for name in names):',
+        tests=("tests/test_config_secrets.py",),
+    ),
+    Mutant(
+        wrong="probes wait behind all requests that came before them",
+        file="monitor/pace.py",
+        old="            self._next_up, self._other = self._other, self._next_up\n            if",
+        new="            if",
+        tests=("tests/test_pace.py",),
+    ),
+    Mutant(
+        wrong="a token for several environments registers workers that name none in the first of them",
+        file="monitor/api/wire/beats.py",
+        old="if allowed and len(allowed) == 1 else",
+        new="if allowed else",
+        tests=("tests/test_api_heartbeats.py", "tests/test_wire.py"),
+    ),
+    Mutant(
+        wrong="a worker may declare a grace as long as the longest interval",
+        file="monitor/api/wire/beats.py",
+        old="most=bounds.max_grace_ms",
+        new="most=bounds.max_interval_ms",
+        tests=("tests/test_wire.py",),
+    ),
+)

@@ -74,6 +74,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         tests=("tests/test_api_express.py::test_every_header_is_answered_the_same",),
     ),
     Mutant(
+        wrong="the short way takes a slash in a path for a part of the worker's id",
+        file="monitor/api/express.py",
+        old='            and b"/" not in target[len(_BEFORE_ID) : -len(_AFTER_ID)]\n',
+        new="",
+        tests=("tests/test_api_express.py::test_every_target_is_answered_the_same",),
+    ),
+    Mutant(
         wrong="beats that are refused on the short way are no signs of life",
         file="monitor/api/express.py",
         old="                services.witness.refused(principal, beat.key.worker_id, error)\n",
