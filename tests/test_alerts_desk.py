@@ -15,7 +15,7 @@ from alerts.queue import QueueStore
 from alerts.routing import Target, worker_key
 from alerts.thread import Draft, Freeze, Outcome, Role, Send, Timing, role_of
 from alerts.thread_store import Change, ThreadStore, Want
-from alerts.waking import is_of, wake_waiting
+from alerts.waking import PAGE, is_of, wake_waiting
 from monitor.liveness import EventKind, Liveness
 from tests.alerts_fakes import START_MS, event
 from tests.stores import pools
@@ -405,6 +405,16 @@ async def test_whoever_waits_is_looked_at_again_of_this_tenant_only(bench: Bench
     assert await wake_waiting(bench.threads, "acme", now_ms=bench.now_ms) == 3
     claimed = await bench.threads.claim(limit=10, lease_ms=LEASE_MS, now_ms=bench.now_ms)
     assert {one.thread.key for one in claimed} == {"w4:acmew", "w4:acmev", GROUP}
+
+
+@pytest.mark.parametrize("waiting", [PAGE - 1, PAGE, PAGE + 1, 2 * PAGE + 1])
+async def test_p17_however_many_wait_for_the_end_of_a_silence_each_is_looked_at_again(
+    bench: Bench, waiting: int
+) -> None:
+    downs = [event(tenant="other"), *(event(worker_id=f"w{number}") for number in range(waiting - 1))]
+    await bench.offer(*downs, timing=Timing(wait_ms=3_600_000))
+    assert await wake_waiting(bench.threads, "acme", now_ms=bench.now_ms) == waiting - 1
+    assert (await bench.threads.due(offset=waiting - 2, limit=9))[1:] == [worker_key(downs[0])], "the last to be due"
 
 
 @pytest.mark.parametrize(

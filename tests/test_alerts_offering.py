@@ -301,6 +301,45 @@ async def test_p18_a_down_that_was_given_up_and_may_have_arrived_gets_its_resolv
     assert await rig.outcome(down()) is Outcome.DEAD_LETTERED
 
 
+@pytest.mark.parametrize("route", [SINGLE, GROUPED])
+@pytest.mark.parametrize(
+    ("error", "unknown"),
+    [
+        (TransientDeliveryError("no answer", unknown=True), True),
+        (TimeoutError(), True),
+        (LookupError("a bug for the test"), True),
+        (TransientDeliveryError("HTTP 500"), False),
+    ],
+)
+async def test_p7_a_down_that_may_have_arrived_in_a_failed_attempt_gets_its_resolved(
+    rig: Rig, route: Route, error: Exception, *, unknown: bool
+) -> None:
+    def fails(item: Notification, _attempt: int) -> None:
+        if item.event_type in {"worker.stale", "group.firing"}:
+            raise error
+
+    async def has_failed() -> bool:
+        thread = await rig.thread(key)
+        return thread is not None and thread.frozen is not None and bool(thread.frozen.error)
+
+    key = target(down(), route).key
+    rig.inbox.answer = fails
+    rig.start()
+    await rig.offer(down(), route=route)
+    await until(has_failed)
+    await rig.offer(over(), route=route)
+    if unknown:
+        await until(lambda: len(rig.inbox.accepted) == 1)
+        assert types(rig.inbox) in (["worker.recovered"], ["group.resolved"])
+
+    async def is_over() -> bool:
+        return await rig.thread(key) is None
+
+    await until(is_over)
+    assert await rig.outcome(down()) is (Outcome.DELIVERED if unknown else Outcome.SUPERSEDED)
+    assert len(rig.inbox.attempts) == (2 if unknown else 1)
+
+
 async def test_p5_events_of_a_group_that_is_over_untold_have_an_outcome(rig: Rig) -> None:
     def fails(_item: Notification, _attempt: int) -> None:
         raise TransientDeliveryError("HTTP 500")

@@ -566,6 +566,38 @@ async def test_p6_what_waited_for_a_slot_for_half_of_the_margin_is_given_back_un
     assert len(ops.ids()) == len(set(ops.ids())) == 40
 
 
+async def test_p21_a_receiver_gets_no_more_attempts_at_once_than_its_concurrency(daemon: Any) -> None:
+    class Counting(Inbox):
+        permits = asyncio.Semaphore(0)
+        at_once = most = 0
+
+        async def send(self, notification: Notification, *, attempt: int, now_ms: int) -> None:
+            self.at_once += 1
+            self.most = max(self.most, self.at_once)
+            await self.permits.acquire()
+            await super().send(notification, attempt=attempt, now_ms=now_ms)
+            self.at_once -= 1
+
+    ops = Counting()
+    running = await daemon([ops], events(workers=40, each=1))
+    for accepted in range(1, 41):  # one ends at a time, while it claims ahead
+        await until(lambda accepted=accepted: ops.at_once == min(8, 41 - accepted))  # type: ignore[misc]
+        ops.permits.release()
+        await until(lambda accepted=accepted: len(ops.accepted) == accepted)  # type: ignore[misc]
+    await until(running.is_idle)
+    assert ops.most == 8
+
+
+async def test_what_is_told_again_and_again_is_tried_as_often_when_it_failed(daemon: Any) -> None:
+    ops = Inbox(answer=_fails_until(12), resend_ms=500, takes_groups=False)
+    with capture_logs() as logs:
+        running = await daemon([ops], [event()])
+        await until(lambda: running.is_idle_a_retry_later(lambda: len(ops.attempts)) if not ops.accepted else True)
+    pauses = [line["next_attempt_s"] for line in logs if line["event"] == "delivery.failed"]
+    assert len(pauses) == 11
+    assert max(pauses) <= 0.5
+
+
 async def test_stop_lets_the_attempts_in_flight_end_and_claims_no_more(daemon: Any) -> None:
     ops = Inbox(gate=(gate := asyncio.Event()))
     running = await daemon([ops], events(workers=20, each=1))
@@ -664,8 +696,8 @@ async def test_a_receiver_that_is_configured_no_more_is_reported_with_its_backlo
     assert removed == {"old": (1, 0), "done": (0, 1)}
     assert [letter.reason for letter in await dead_letters(store_url, "old")] == ["undeliverable: receiver removed"]
     with capture_logs() as logs:
-        again = await daemon([Inbox()], [])
-        await until(again.is_idle)
+        await daemon([Inbox(is_there=False)], [])
+        await until(lambda: any(line["event"] == "receiver.unreachable" for line in logs))  # said last at a start
     assert "receiver.removed" not in {line["event"] for line in logs}
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from alerts import single
-from alerts.attempts import begin_attempt, bury, deliver, fail, postpone
+from alerts.attempts import begin_attempt, bury, deliver, fail, postpone, take_back_attempt
 from alerts.flapping import Flapping, Lately
 from alerts.thread import Draft, Freeze, Outcome, Over, Role, Send, Shape, Thread, Timing, Wait, role_of
 from monitor.liveness import EventKind, Liveness
@@ -108,6 +108,11 @@ class Play:
         postpone(draft, due_ms=self.now_ms + wait_ms, unknown=unknown)
         self.save(draft)
 
+    def take_back(self) -> None:
+        draft = self.draft()
+        take_back_attempt(draft)
+        self.save(draft)
+
     def give_up(self) -> None:
         draft = self.draft()
         bury(draft, reason="permanent: HTTP 400")
@@ -183,6 +188,60 @@ def test_p7_a_down_that_may_have_arrived_is_followed_by_its_resolved(*, crashed:
     play.offer(end(2))
     assert play.step() == Freeze(role=Role.END, event=end(2))
     assert play.outcome(down(1)) is Outcome.DELIVERED
+
+
+@pytest.mark.parametrize("failed_before", [0, 1])
+def test_p7_an_attempt_that_is_given_back_unsent_was_none(failed_before: int) -> None:
+    play = Play()
+    play.offer(down(1))
+    first_ms = play.now_ms if failed_before else play.now_ms + 60_000
+    for _ in range(failed_before):
+        play.step()
+        play.fail()
+        play.now_ms += 1_000
+    play.step()
+    play.take_back()
+    play.now_ms = START_MS + 60_000
+    assert play.step() == Send(), "due at once"
+    frozen = play.thread.frozen
+    assert frozen is not None
+    assert (frozen.attempts, frozen.first_attempt_ms) == (1 + failed_before, first_ms)
+    play.take_back()
+    play.offer(end(2))
+    assert play.step() == Over()
+    assert (play.outcome(down(1)), play.outcome(end(2))) == (Outcome.SUPERSEDED, Outcome.SUPERSEDED)
+
+
+@pytest.mark.parametrize("given_up", [False, True])
+@pytest.mark.parametrize("unknown", [(True,), (True, False), (False, True), (False, True, False)])
+def test_p18_a_down_of_which_any_attempt_may_have_arrived_gets_its_resolved(
+    unknown: tuple[bool, ...], *, given_up: bool
+) -> None:
+    play = Play()
+    play.offer(down(1))
+    play.step()
+    for one in unknown:
+        play.fail(unknown=one)
+        play.now_ms += 1_000
+        assert play.step() == Send()
+    if given_up:
+        play.give_up()
+    else:
+        play.fail()
+    play.offer(end(2))
+    assert play.step() == Freeze(role=Role.END, event=end(2))
+    assert play.outcome(down(1)) is (Outcome.DEAD_LETTERED if given_up else Outcome.DELIVERED)
+
+
+def test_a_notification_is_as_old_as_its_first_attempt() -> None:
+    play = Play()
+    play.offer(down(1))
+    for _ in range(3):
+        play.step()
+        play.fail()
+        play.now_ms += 1_000
+    assert play.thread.frozen is not None
+    assert (play.thread.frozen.attempts, play.thread.frozen.first_attempt_ms) == (3, START_MS)
 
 
 def test_p7_only_the_newest_down_is_told_of_several() -> None:
