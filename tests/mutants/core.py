@@ -174,7 +174,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         new="if is_ours:",
         tests=(_SHARED_EVIDENCE,),
     ),
-    # Shares, rates, the log of limits.
+    # Shares, rates.
     Mutant(
         wrong="what one tenant's request takes may be more than is left free for others by one",
         file="monitor/shares.py",
@@ -192,16 +192,6 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         if now_ns >= self._turn_ns:
 ''',
         tests=("tests/test_rates.py",),
-    ),
-    Mutant(
-        wrong="a refused worker is not logged where one of the same name of another tenant was",
-        file="monitor/limit_log.py",
-        old="which = hash((tenant, what))",
-        new="which = hash(what)",
-        tests=(
-            "tests/test_fairness.py::test_p29_log_lines_about_refused_beats_are_bounded_by_tenant",
-            "tests/test_fairness.py::test_a_refused_beat_is_logged_once_for_its_worker_and_reason",
-        ),
     ),
     # Time, events, files.
     Mutant(
