@@ -368,17 +368,22 @@ class Desk:
         now_ms: int,
         sees: Callable[[Note], bool],
     ) -> tuple[list[Found], Place | None]:
-        """What one receiver has behind ``after``, and how far it was looked through (None: to the end)."""
+        """What one receiver has behind ``after``, and how far it was looked through (None: to the end).
+
+        Calls that find only what is before ``after``, which has the same time, do not count: else a list of more at one
+        time than a page looks at would never go on.
+        """
         found: list[Found] = []
         last = after
         before_ms = now_ms if after is None else after[0]
-        for call in range(SCAN_CALLS):
-            notes = await threads.notifications(outcome, before_ms=before_ms, offset=call * SCAN_ROWS, limit=SCAN_ROWS)
-            for note in notes:
-                place = (note.at_ms, note.nid)
-                if after is not None and place >= after:
-                    continue
-                last = place
+        offset = calls = 0
+        while calls < SCAN_CALLS:
+            notes = await threads.notifications(outcome, before_ms=before_ms, offset=offset, limit=SCAN_ROWS)
+            offset += SCAN_ROWS
+            behind = [note for note in notes if after is None or (note.at_ms, note.nid) < after]
+            calls += bool(behind)
+            for note in behind:
+                last = note.at_ms, note.nid
                 if sees(note):
                     found.append(Found(receiver=threads.receiver, note=note, body=None))
                     if len(found) == limit:

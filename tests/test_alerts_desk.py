@@ -9,11 +9,20 @@ import pytest
 from alerts import group, single
 from alerts.acking import acknowledge_at
 from alerts.attempts import begin_attempt, bury, deliver, fail, offer_again, postpone
-from alerts.desk import Desk, RefusedError, UnknownNotificationError, UnknownReceiverError, Why, of_tenant
+from alerts.desk import (
+    SCAN_CALLS,
+    SCAN_ROWS,
+    Desk,
+    RefusedError,
+    UnknownNotificationError,
+    UnknownReceiverError,
+    Why,
+    of_tenant,
+)
 from alerts.offering import Offer, offer_all
 from alerts.queue import QueueStore
 from alerts.routing import Target, worker_key
-from alerts.thread import Draft, Freeze, Outcome, Role, Send, Timing, role_of
+from alerts.thread import Draft, Freeze, Frozen, Outcome, Role, Send, Timing, role_of
 from alerts.thread_store import Change, ThreadStore, Want
 from alerts.waking import PAGE, is_of, wake_waiting
 from monitor.liveness import EventKind, Liveness
@@ -341,6 +350,23 @@ async def test_a_list_holds_each_once_newest_first_whatever_is_taken_out_meanwhi
     assert sorted(one.note.nid for one in found) == sorted(theirs)
     places = [(one.note.at_ms, one.note.nid) for one in found]
     assert places == sorted(places, reverse=True)
+
+
+async def test_a_list_goes_on_past_more_at_one_time_than_a_page_looks_at(bench: Bench) -> None:
+    """As when a receiver was removed while many threads waited for it, and is back."""
+    await bench.offer(event())
+    version, thread = await bench.thread(worker_key(event()))
+    draft = Draft(thread, bench.now_ms)
+    made = [f"ntf_{number:05}" for number in range(SCAN_CALLS * SCAN_ROWS + 1)]
+    for nid in made:
+        frozen = Frozen(nid=nid, type="worker.stale", role=Role.DOWN, created_ms=START_MS, due_ms=START_MS)
+        draft.note(frozen, Outcome.DEAD_LETTERED)
+    assert await bench.threads.save([Change(draft=draft, version=version)], now_ms=bench.now_ms) == [True]
+    after = (bench.now_ms, made[1])
+    page = await bench.desk.page(
+        Outcome.DEAD_LETTERED, receiver="ops", after=after, limit=9, now_ms=bench.now_ms, sees=lambda _: True
+    )
+    assert ([one.note.nid for one in page.found], page.last) == ([made[0]], None)
 
 
 async def test_one_in_attempts_is_listed_with_how_many_and_why_the_last_one_failed(bench: Bench) -> None:
