@@ -19,6 +19,7 @@ from alerts.masses import KEPT_MS, Masses
 from alerts.offering import Offer, offer_all
 from alerts.queue import QueueStore
 from alerts.routing import Port, Route, targets_of
+from alerts.single import FACTS_KEPT
 from alerts.thread import Draft, Frozen, Outcome, Role, Shape, Thread, Timing
 from alerts.thread_store import Change, Handed, ThreadStore, Want
 from alerts.wording import Standing
@@ -85,6 +86,13 @@ async def write(threads: ThreadStore, draft: Draft | None = None, *, now_ms: int
     changed = draft or Draft(a_thread(), now_ms)
     [seen] = await threads.look([Want(thread=changed.thread.key)])
     assert await threads.save([Change(draft=changed, version=seen.version)], now_ms=now_ms) == [True]
+
+
+def test_p26_what_is_kept_is_what_the_documents_say() -> None:
+    """The numbers of `docs/operations.md`, "What grows and what bounds it", and of `docs/configuration.md`."""
+    assert (NOTES_KEPT, OUTCOMES_KEPT, DEAD_LETTERS, FACTS_KEPT) == (1_000, 10_000, 10_000, 100)
+    assert History() == History(age_ms=7 * 86_400_000, most=20_000)
+    assert (History().outcomes, History().incidents) == (100_000, 100_000)
 
 
 KEPT = pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from alerts.desk import (
 from alerts.offering import Offer, offer_all
 from alerts.queue import QueueStore
 from alerts.routing import Target, worker_key
-from alerts.thread import Draft, Freeze, Frozen, Outcome, Role, Send, Timing, role_of
+from alerts.thread import Draft, Freeze, Frozen, Member, Outcome, Role, Send, Timing, role_of
 from alerts.thread_store import Change, ThreadStore, Want
 from alerts.waking import PAGE, is_of, wake_waiting
 from monitor.liveness import EventKind, Liveness
@@ -54,8 +54,9 @@ class Ledger:
 class Bench:
     """One receiver's threads, taken from step to step by hand."""
 
-    def __init__(self, threads: ThreadStore) -> None:
+    def __init__(self, threads: ThreadStore, store: QueueStore) -> None:
         self.threads = threads
+        self.store = store
         self.ledger = Ledger()
         self.desk = Desk(threads={"ops": threads}, incidents=self.ledger)
         self.now_ms = START_MS
@@ -96,10 +97,12 @@ class Bench:
             nonlocal nid
             if key[0] == "g":
                 role = Role.DOWN if draft.thread.firing else Role.END
-                frozen = group.freeze(draft, Freeze(role=role, event=None), receiver="ops")
+                frozen = group.freeze(draft, Freeze(role=role, event=None), receiver=self.threads.receiver)
             else:
                 pending = draft.thread.pending[0]
-                frozen = single.freeze(draft, Freeze(role=role_of(pending), event=pending), receiver="ops")
+                frozen = single.freeze(
+                    draft, Freeze(role=role_of(pending), event=pending), receiver=self.threads.receiver
+                )
             nid = frozen.nid
             draft.note(frozen, Outcome.QUEUED, body=BODY)
             begin_attempt(draft)
@@ -140,7 +143,7 @@ def recovered(seq: int = 2, **changes: Any) -> Event:
 @pytest.fixture
 async def bench(store_url: str) -> AsyncIterator[Bench]:
     store = QueueStore(pools=pools(store_url), receivers=1)
-    yield Bench(ThreadStore(store, "ops"))
+    yield Bench(ThreadStore(store, "ops"), store)
     await store.close()
 
 
@@ -259,6 +262,17 @@ async def test_a_groups_down_is_overtaken_when_nobody_is_down_any_more(bench: Be
     assert group.next_step(Draft(thread, bench.now_ms), lambda _: None, first=(), suspected=False) == Send()
 
 
+async def test_a_groups_down_is_overtaken_by_the_next_outage_of_its_group(bench: Bench) -> None:
+    nid = await bench.dead(event(), key=GROUP)
+    await bench.offer(recovered(), key=GROUP)
+    bench.now_ms += 1_000
+    await bench.offer(event(3), key=GROUP)
+    assert (await bench.thread(GROUP))[1].firing == 1
+    with pytest.raises(RefusedError, match="is over"):
+        await bench.replay(nid)
+    assert (await bench.replay(nid, force=True)).role is Role.FACT
+
+
 async def test_p31_what_a_person_looks_after_is_not_offered_again_besides(bench: Bench) -> None:
     key, nid = worker_key(event()), await bench.dead(event())
     assert (await bench.thread(key))[1].given_up is not None
@@ -352,6 +366,60 @@ async def test_a_list_holds_each_once_newest_first_whatever_is_taken_out_meanwhi
     assert places == sorted(places, reverse=True)
 
 
+@pytest.mark.parametrize("limit", [1, 3, 100])
+async def test_a_list_over_all_receivers_holds_each_once_newest_first(bench: Bench, limit: int) -> None:
+    chat = Bench(ThreadStore(bench.store, "chat"), bench.store)
+    made = []
+    for number in range(12):
+        one = bench if number < 3 or number % 4 == 0 else chat  # much of one, then most of the other
+        one.now_ms = START_MS + number // 2
+        made.append(await one.dead(event(worker_id=f"w{number}")))
+    desk = Desk(threads={"ops": bench.threads, "chat": chat.threads}, incidents=bench.ledger)
+    found = await _listed(desk, limit=limit, now_ms=START_MS + 12)
+    assert sorted(one.note.nid for one in found) == sorted(made)
+    places = [(one.note.at_ms, one.note.nid) for one in found]
+    assert places == sorted(places, reverse=True)
+    assert {one.receiver for one in found} == {"ops", "chat"}
+
+
+async def test_a_list_goes_on_where_the_first_receiver_was_not_looked_through_further(bench: Bench) -> None:
+    """One receiver has more of another tenant's than a call looks at, and one of ours behind them."""
+    chat = Bench(ThreadStore(bench.store, "chat"), bench.store)
+    made = []
+    for number, one in enumerate((chat, bench, chat)):
+        one.now_ms = START_MS + number
+        made.append(await one.dead(event(worker_id=f"w{number}")))
+    await bench.offer(event(tenant="other"))
+    version, thread = await bench.thread("w5:otherw")
+    theirs = Draft(thread, START_MS + 1_000)
+    for number in range(SCAN_CALLS * SCAN_ROWS):
+        frozen = Frozen(nid=f"ntf_{number}", type="worker.stale", role=Role.DOWN, created_ms=START_MS, due_ms=START_MS)
+        theirs.note(frozen, Outcome.DEAD_LETTERED)
+    assert await bench.threads.save([Change(draft=theirs, version=version)], now_ms=theirs.now_ms) == [True]
+    desk = Desk(threads={"ops": bench.threads, "chat": chat.threads}, incidents=bench.ledger)
+    found = await _listed(desk, limit=2, now_ms=theirs.now_ms)
+    assert [one.note.nid for one in found] == made[::-1]
+
+
+async def _listed(desk: Desk, *, limit: int, now_ms: int) -> list[Found]:
+    """All dead letters of a tenant, page by page."""
+    found: list[Found] = []
+    after = None
+    while True:
+        page = await desk.page(
+            Outcome.DEAD_LETTERED,
+            receiver=None,
+            after=after,
+            limit=limit,
+            now_ms=now_ms,
+            sees=lambda note: note.tenant == "acme",
+        )
+        found += page.found
+        if page.last is None:
+            return found
+        after = page.last
+
+
 async def test_a_list_goes_on_past_more_at_one_time_than_a_page_looks_at(bench: Bench) -> None:
     """As when a receiver was removed while many threads waited for it, and is back."""
     await bench.offer(event())
@@ -421,6 +489,61 @@ async def test_p19_an_acknowledged_member_counts_once(bench: Bench) -> None:
     await bench.offer(recovered(), key=GROUP)
     assert (await bench.thread(GROUP))[1].acks == 1
     await acknowledge(bench, "w4:acmenobody")
+
+
+async def test_p19_a_group_is_reminded_of_while_one_of_its_members_is_not_acknowledged(bench: Bench) -> None:
+    await bench.offer(event(), event(worker_id="v"), key=GROUP, timing=Timing(repeat_ms=1_000))
+    await bench.send(GROUP, deliver)
+    bench.now_ms += 1_000
+
+    async def is_reminded() -> bool:
+        _, thread = await bench.thread(GROUP)
+        members = [Member(event=one, first=1, number=1) for one in (event(), event(worker_id="v"))]
+        draft = Draft(thread, bench.now_ms)
+        step = group.next_step(draft, lambda _: None, first=members[: thread.firing], suspected=False)
+        return isinstance(step, Freeze) and step.reminder == 1
+
+    assert await is_reminded()
+    await acknowledge(bench, GROUP)
+    assert await is_reminded()
+    await acknowledge(bench, GROUP, worker_id="v")
+    assert not await is_reminded()
+
+
+async def test_p19_the_ack_of_a_member_that_is_back_is_none_of_the_others(bench: Bench) -> None:
+    await bench.offer(event(), event(worker_id="v"), key=GROUP, timing=Timing(repeat_ms=1_000))
+    await bench.send(GROUP, deliver)
+    await acknowledge(bench, GROUP)
+    await bench.offer(recovered(), key=GROUP)
+    _, thread = await bench.thread(GROUP)
+    assert (thread.firing, thread.acks) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("restriction", "of_worker", "of_group"),
+    [
+        ({}, True, True),
+        ({"environments": ["prod"]}, True, True),
+        ({"environments": ["stage"]}, False, False),
+        ({"worker_id": "w"}, True, False),
+        ({"worker_id": "v"}, False, False),
+        ({"tenant": "other"}, False, False),
+    ],
+)
+async def test_p24_a_restricted_token_sees_a_group_only_where_it_may_see_all_of_it(
+    bench: Bench, restriction: dict[str, Any], *, of_worker: bool, of_group: bool
+) -> None:
+    nids = {await bench.dead(event()): of_worker, await bench.dead(event(2), key=GROUP): of_group}
+    viewer = {"tenant": "acme", "environments": None, "worker_id": None, **restriction}
+    page = await bench.desk.page(
+        Outcome.DEAD_LETTERED,
+        receiver=None,
+        after=None,
+        limit=9,
+        now_ms=bench.now_ms,
+        sees=lambda note: of_tenant(note, **viewer),
+    )
+    assert {one.note.nid for one in page.found} == {nid for nid, is_seen in nids.items() if is_seen}
 
 
 async def test_whoever_waits_is_looked_at_again_of_this_tenant_only(bench: Bench) -> None:

@@ -99,6 +99,15 @@ def test_p20_a_further_one_is_told_when_it_has_lasted_and_not_before() -> None:
     assert play.thread.damped_ms == 0
 
 
+def test_p20_one_that_is_routed_late_has_to_last_from_when_it_was_detected() -> None:
+    play = Play()
+    play.now_ms += HOLD_MS - 1  # as when nobody routed for that long
+    play.offer(down(8))
+    assert play.step(4) == Wait(START_MS + HOLD_MS)
+    play.now_ms += 1
+    assert isinstance(play.step(4), Freeze)
+
+
 def test_p20_one_that_is_over_before_that_is_not_told_nor_its_end() -> None:
     play = Play()
     play.offer(down(8))

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from alerts import group
 from alerts.attempts import begin_attempt, bury, deliver, fail, postpone
 from alerts.composing import FIRST_MEMBERS
-from alerts.thread import Draft, Freeze, Outcome, Over, Role, Send, Shape, Thread, Timing, Wait
+from alerts.thread import RECHECK_MS, Draft, Freeze, Outcome, Over, Role, Send, Shape, Thread, Timing, Wait
 from monitor.liveness import EventKind, Liveness
 from tests.alerts_fakes import START_MS, event
 
@@ -164,6 +164,33 @@ def test_p7_news_waits_for_the_interval_and_merges() -> None:
     assert play.outcome(end("a")) is Outcome.DELIVERED
 
 
+def test_p7_members_that_are_back_are_news_of_their_group_after_the_interval() -> None:
+    play = Play()
+    play.offer(down("a"), down("b"))
+    play.tell()
+    told_ms = play.now_ms
+    play.offer(end("a"))
+    assert group.due_ms(play.thread, play.now_ms) == told_ms + INTERVAL_MS
+    assert play.step() == Wait(told_ms + INTERVAL_MS)
+    play.now_ms = told_ms + INTERVAL_MS
+    assert play.step() == Freeze(role=Role.DOWN, event=None)
+    play.accept()
+    assert play.outcome(end("a")) is Outcome.DELIVERED
+
+
+def test_p7_a_group_is_due_when_its_news_or_its_reminder_is_whichever_is_first() -> None:
+    for repeat_ms, first_ms in ((REPEAT_MS, INTERVAL_MS), (INTERVAL_MS // 2, INTERVAL_MS // 2)):
+        play = Play(repeat_ms=repeat_ms)
+        play.offer(down("a"))
+        assert group.due_ms(play.thread, play.now_ms) == START_MS + WAIT_MS
+        play.tell()
+        told_ms = play.now_ms
+        assert group.due_ms(play.thread, told_ms) == told_ms + repeat_ms
+        play.offer(down("b"))
+        assert group.due_ms(play.thread, told_ms) == told_ms + first_ms
+        assert play.step() == Wait(told_ms + first_ms)
+
+
 def test_p18_a_group_gets_one_resolved_when_its_last_member_is_over() -> None:
     play = Play()
     play.offer(down("a"), down("b"))
@@ -236,18 +263,33 @@ def test_p17_no_reminder_of_a_group_while_every_member_is_silenced_and_one_for_t
         play.tell()
         play.silenced = set(workers[:FIRST_MEMBERS])
         play.now_ms += REPEAT_MS
-        assert isinstance(play.step(), Wait if is_silenced else Freeze)
+        silent = Wait(play.now_ms + 5_000)
+        assert play.step() == (silent if is_silenced else Freeze(role=Role.DOWN, event=None, reminder=1))
 
 
 def test_p17_a_group_is_looked_at_again_when_the_first_of_its_silences_ends() -> None:
     play = Play()
     play.offer(down("a"), down("b"))
     play.now_ms += WAIT_MS
-    ends = {"a": play.now_ms + 9_000, "b": play.now_ms + 4_000}
-    draft = Draft(play.thread, play.now_ms)
+    _waits_for_the_first_end(play)
+
+
+def test_p17_a_reminder_of_a_group_is_looked_at_again_when_the_first_of_its_silences_ends() -> None:
+    play = Play()
+    play.offer(down("a"), down("b"))
+    play.tell()
+    play.now_ms += REPEAT_MS
+    _waits_for_the_first_end(play)
+
+
+def _waits_for_the_first_end(play: Play) -> None:
+    """A silence that lasts for longer than a minute is looked at before: it may be ended."""
     members = tuple(play.members.values())
-    step = group.next_step(draft, lambda one: ends[one.worker_id], first=members, suspected=False)
-    assert step == Wait(play.now_ms + 4_000)
+    for first_ms, waits_ms in ((4_000, 4_000), (80_000, RECHECK_MS)):
+        ends = {"a": play.now_ms + 90_000, "b": play.now_ms + first_ms}
+        draft = Draft(play.thread, play.now_ms)
+        step = group.next_step(draft, lambda one: ends[one.worker_id], first=members, suspected=False)  # noqa: B023
+        assert step == Wait(play.now_ms + waits_ms)
 
 
 def test_p16_a_suspected_failure_is_held_until_it_is_declared() -> None:
@@ -299,6 +341,10 @@ def test_p19_a_reminder_for_each_interval_unless_all_members_are_acked() -> None
     play.tell()
     play.now_ms += REPEAT_MS
     assert play.step() == Freeze(role=Role.DOWN, event=None, reminder=1)
+    play.accept()
+    play.thread.acks = 1
+    play.now_ms += REPEAT_MS
+    assert play.step() == Freeze(role=Role.DOWN, event=None, reminder=2)
     play.accept()
     play.thread.acks = 2
     play.now_ms += REPEAT_MS

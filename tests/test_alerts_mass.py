@@ -147,6 +147,18 @@ def test_p16_a_failure_lasts_an_interval_to_the_millisecond() -> None:
         assert observe(ending, [], returned, standing, rule=RULE, now_ms=now_ms) is mood
 
 
+def test_p16_a_failure_that_was_recorded_late_lasts_an_interval_from_then() -> None:
+    """As after an outage of the monitor: what is recorded a moment later is part of the same incident."""
+    wave, late_ms = Wave(), START_MS + 10 * INTERVAL_MS
+    assert judge(wave, [death(number) for number in range(50)], expected=60, now_ms=late_ms) is Mood.DECLARED
+    first = incident_of(wave, "acme", "prod")
+    for passed_ms, is_same in ((INTERVAL_MS - 1, True), (INTERVAL_MS, False)):
+        lasting = deepcopy(wave)
+        rest = [death(number, due_ms=START_MS + 100) for number in range(50, 60)]
+        assert judge(lasting, rest, expected=50, now_ms=late_ms + passed_ms) is Mood.DECLARED
+        assert (incident_of(lasting, "acme", "prod") == first) is is_same
+
+
 @pytest.mark.parametrize(("older_ms", "mood"), [(0, Mood.DECLARED), (1, Mood.CALM)])
 def test_p16_deaths_an_interval_apart_are_one_failure_and_no_more(older_ms: int, mood: Mood) -> None:
     wave, due_ms = Wave(), START_MS - START_MS % INTERVAL_MS
@@ -239,6 +251,27 @@ async def test_p16_deaths_that_go_on_for_longer_than_a_day_are_not_forgotten_mea
             assert await dies(number, later_ms - 1) is Mood.CALM
         assert await dies(0, later_ms, "other") is Mood.CALM  # forgets what has not changed for a day
         assert await dies(5, later_ms) is Mood.DECLARED
+    finally:
+        await store.close()
+
+
+async def test_p24_environments_of_one_name_are_counted_by_tenant(store_url: str) -> None:
+    fleet = FakeFleet(lambda: Standing(expected=20, silent=0))
+    store = QueueStore(pools=pools(store_url), receivers=1)
+    try:
+        masses = Masses(store, rule=RULE, fleet=fleet)
+        # Also where a tenant's name and an environment's make the same text.
+        for number, (tenant, name) in enumerate((("acme", "prod"), ("other", "prod"), ("acm", "eprod"))):
+            deaths = [replace(death(number * 10 + n), tenant=tenant, environment_name=name) for n in range(4)]
+            verdict = await masses.judge(tenant, name, deaths=deaths, returns=[], now_ms=START_MS)
+            assert verdict.mood is Mood.CALM
+        fifth = replace(death(99), tenant="other")
+        verdict = await masses.judge("other", "prod", deaths=[fifth], returns=[], now_ms=START_MS)
+        assert verdict.mood is Mood.DECLARED
+        sixth = [replace(death(100), tenant="acme", environment_name="stage")]
+        for tenant, name, deaths in (("acme", "prod", []), ("acme", "stage", sixth)):
+            verdict = await masses.judge(tenant, name, deaths=deaths, returns=[], now_ms=START_MS)
+            assert verdict.mood is Mood.CALM
     finally:
         await store.close()
 

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from alerts.acking import acknowledge_at
-from alerts.composing import BROKEN_PAUSE_MS, BROKEN_TRIES, Composer
+from alerts.composing import BROKEN_PAUSE_MS, BROKEN_TRIES, LOOKED_AT, Composer
 from alerts.delivery import Delivery
 from alerts.desk import told_of
 from alerts.durability import Durability
@@ -373,6 +373,22 @@ async def test_p5_all_that_a_removed_receiver_was_to_be_told_has_an_outcome(rig:
     assert note.reason == REASON
 
 
+@pytest.mark.parametrize("route", [SINGLE, GROUPED], ids=["single", "grouped"])
+async def test_p31_a_page_that_was_given_up_stands_no_more_when_its_receiver_is_removed(rig: Rig, route: Route) -> None:
+    def refuses(_item: Notification, _attempt: int) -> None:
+        raise PermanentDeliveryError("HTTP 400")
+
+    rig.inbox.answer = refuses
+    await rig.offer(down("a"), route=route)
+    rig.start()
+    await until(lambda: _standing(rig, 1))
+    await until(rig.rests)
+    ended = await end_threads(rig.threads, now_ms=START_MS)
+    assert (ended.queued, ended.told) == (0, 0)
+    stats = await rig.threads.stats(now_ms=START_MS)
+    assert (stats.threads, stats.dead, stats.standing) == (0, 1, 0)
+
+
 async def test_p17_a_silence_over_a_worker_whose_metadata_is_no_json_stops_nothing(rig: Rig) -> None:
     silence = Silence(
         id="sil_" + "0" * 32,
@@ -455,6 +471,26 @@ async def test_what_no_plan_can_be_made_of_is_named_and_a_dead_letter_after_some
     await until(lambda: _standing(rig, 0))
     assert await rig.thread(key) is None
     assert rig.inbox.attempts == []
+
+
+async def test_only_tries_in_a_row_make_a_dead_letter_of_what_no_plan_can_be_made_of(rig: Rig) -> None:
+    composer = rig.delivery._composer
+    good, bad = composer._wording, Unwordable(public_url="", redact=())
+    composer._wording = bad
+    await rig.offer(down("bad"))
+    rig.start()
+    await until(lambda: _is_broken(rig, "w4:acmebad", 1))
+    composer._wording = good
+    rig.clock.ms += BROKEN_PAUSE_MS
+    rig.delivery.nudge()
+    await until(lambda: len(rig.inbox.accepted) == 1)
+    await until(rig.rests)
+    composer._wording = bad
+    await rig.offer(down("bad", 2, EventKind.FAILED))
+    with capture_logs() as logs:
+        rig.delivery.nudge()
+        await until(lambda: bool(logs))
+    assert [line["tries"] for line in logs if line["event"] == "delivery.thread_broken"] == [1]
 
 
 async def _is_broken(rig: Rig, key: str, tries: int) -> bool:
@@ -566,6 +602,39 @@ async def test_p19_no_reminder_begins_of_what_the_worker_store_knows_to_be_over(
     await until(lambda: len(rig.inbox.accepted) == 3)
     await until(rig.rests)
     assert target(lasts, route).key == rig.inbox.accepted[2].key
+
+
+@pytest.mark.parametrize("members", [LOOKED_AT, LOOKED_AT + 1])
+async def test_p19_a_large_group_is_reminded_of_though_all_that_are_looked_at_are_over(rig: Rig, members: int) -> None:
+    downs = [down(f"w{number:03}") for number in range(members)]
+    await rig.offer(*downs, route=GROUPED)
+    rig.start()
+    await until(lambda: len(rig.inbox.accepted) == 1)
+    await until(rig.rests)
+    rig.fleet.over |= {one.event_id for one in downs[:LOOKED_AT]}
+    rig.clock.ms += REPEAT_MS
+    await rig.offer(down("other", environment_name="other"))  # which comes after the group
+    await until(lambda: "w4:acmeother" in [item.key for item in rig.inbox.accepted])
+    await until(rig.rests)
+    reminders = [item for item in rig.inbox.accepted[1:] if item.key == GROUP_KEY]
+    assert len(reminders) == (members > LOOKED_AT)
+
+
+async def test_p16_a_groups_notification_counts_what_is_new_since_the_last(rig: Rig) -> None:
+    def counts() -> list[tuple[int, int, int]]:
+        told = [json.loads(item.body)["data"]["counts"] for item in rig.inbox.accepted]
+        return [(one["firing"], one["new"], one["recovered"]) for one in told]
+
+    await rig.offer(down("a"), down("b"), route=GROUPED)
+    rig.start()
+    await until(lambda: len(rig.inbox.accepted) == 1)
+    await until(rig.rests)
+    await rig.offer(over("a"), down("c"), down("d"), route=GROUPED)
+    rig.clock.ms += GROUPED.group_interval_ms
+    rig.delivery.nudge()
+    await until(lambda: len(rig.inbox.accepted) == 2)
+    await until(rig.rests)
+    assert counts() == [(2, 2, 0), (3, 2, 1)]
 
 
 async def test_p17_a_silenced_death_that_the_worker_store_knows_to_be_over_is_not_told(rig: Rig) -> None:

@@ -130,6 +130,19 @@ CLEAN = happened(EventKind.STOPPED, new=Liveness.STOPPED, reason="shutdown", exi
             "Worker w1 in prod is stale: no heartbeat since 11:58:30 UTC (deadline 12:00:00), last status busy.",
         ),
         (
+            happened(current_task_id=None, recent_gaps_ms=(), detected_ms=NOON + MINUTE - 1),
+            None,
+            "Worker w1 in prod is stale: no heartbeat since 11:58:30 UTC (deadline 12:00:00), last status busy.",
+        ),
+        (
+            happened(current_task_id=None, recent_gaps_ms=(), detected_ms=NOON + MINUTE + 1),
+            None,
+            (
+                "Worker w1 in prod is stale: no heartbeat since 11:58:30 UTC (deadline 12:00:00, noticed 12:01:00),"
+                " last status busy."
+            ),
+        ),
+        (
             happened(current_task_id=None, recent_gaps_ms=(), detected_ms=NOON + 12 * HOUR),
             None,
             (

@@ -58,6 +58,12 @@ def _least(low: float, _high: float) -> float:
         ("", "", True),
         ("", "a", False),
         ("*" * 60 + "x", "a" * 200, False),
+        ("*ab*ba*", "aba", False),
+        ("*ab*ba*", "abba", True),
+        ("*a*a*", "a", False),
+        ("*a*a*", "aa", True),
+        ("ab*ba", "aba", False),
+        ("ab*b*", "ab", False),
     ],
 )
 def test_a_star_is_the_only_wildcard(pattern: str, text: str, *, matches: bool) -> None:
@@ -143,6 +149,14 @@ def test_p16_a_silent_worker_joins_the_failure_of_its_environment_at_receivers_t
         assert found["am"].timing == Timing(repeat_ms=60_000, resend=True)
     failed = targets_of(event(kind=EventKind.FAILED), routes=[route], ports=PORTS, mood=Mood.DECLARED)
     assert failed["ops"].shape is Shape.WORKER
+
+
+def test_p16_a_route_that_groups_by_labels_keeps_its_groups_in_a_mass_failure() -> None:
+    route = Route(receivers=("ops",), group_by=("environment", "metadata.host"), group_wait_ms=7_000)
+    for mood in (Mood.SUSPECTED, Mood.DECLARED):
+        target = targets_of(event(), routes=[route], ports=PORTS, mood=mood, hold_ms=120_000)["ops"]
+        assert (target.shape, target.timing.wait_ms, target.timing.hold_ms) == (Shape.GROUP, 7_000, 0)
+        assert target.labels == {"tenant": "acme", "environment": "prod", "metadata.host": "é"}
 
 
 @pytest.mark.parametrize(

@@ -327,6 +327,37 @@ def test_a_long_silence_is_looked_at_again_for_it_may_end_early() -> None:
     assert play.step() == Wait(START_MS + 60_000)
 
 
+def test_p17_a_reminder_waits_for_the_end_of_a_silence_and_is_looked_at_each_minute() -> None:
+    play = Play(repeat_ms=REPEAT_MS)
+    play.offer(down(1))
+    play.step()
+    play.accept()
+    play.now_ms += REPEAT_MS
+    play.silenced_until_ms = play.now_ms + 61_000
+    assert play.step() == Wait(play.now_ms + 60_000)
+    play.now_ms += 60_000
+    assert play.step() == Wait(play.now_ms + 1_000)
+    play.now_ms += 1_000
+    assert play.step() == Freeze(role=Role.DOWN, event=down(1), reminder=1)
+
+
+def test_p18_an_outage_that_is_over_while_the_last_resolved_is_in_attempts_is_not_resolved_too() -> None:
+    play = Play()
+    play.offer(down(1))
+    play.step()
+    play.accept()
+    play.offer(end(2))
+    play.step()
+    play.fail()
+    play.offer(down(3), end(4))
+    assert (play.outcome(down(3)), play.outcome(end(4))) == (Outcome.SUPERSEDED, Outcome.SUPERSEDED)
+    play.now_ms += 1_000
+    assert play.step() == Send()
+    play.accept()
+    assert play.step() == Over()
+    assert play.told() == [("down", 1), ("end", 2)]
+
+
 def test_p19_one_reminder_for_each_interval_and_none_after_an_ack_or_the_end() -> None:
     play = Play(repeat_ms=REPEAT_MS)
     play.offer(down(1))

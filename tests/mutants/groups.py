@@ -2,9 +2,357 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from tests.mutants.mutant import Mutant
+from tests.mutants.mutant import Mutant
 
-MUTANTS: Final[tuple[Mutant, ...]] = ()
+_GROUP: Final = (
+    Mutant(
+        wrong="a group of more members than are looked at is silenced when those that are looked at are",
+        file="alerts/group.py",
+        old="    if thread.firing > len(first):\n",
+        new="    if thread.firing > len(first) and not first:\n",
+        tests=("tests/test_alerts_group.py",),
+    ),
+    Mutant(
+        wrong="a group that was notified of sends its news after the group wait, not after the group interval",
+        file="alerts/group.py",
+        old="return thread.flushed_ms + thread.timing.interval_ms if",
+        new="return thread.flushed_ms + thread.timing.wait_ms if",
+        tests=("tests/test_alerts_group.py",),
+    ),
+    Mutant(
+        wrong="members that are back are no news of a group until another member goes down",
+        file="alerts/group.py",
+        old="thread.timing.interval_ms if thread.untold or thread.recovered else None",
+        new="thread.timing.interval_ms if thread.untold else None",
+        tests=("tests/test_alerts_group.py",),
+    ),
+    Mutant(
+        wrong="one acknowledged member ends the reminders of its whole group",
+        file="alerts/group.py",
+        old="thread.acks >= thread.firing",
+        new="thread.acks > 0",
+        tests=("tests/test_alerts_group.py", "tests/test_alerts_desk.py"),
+    ),
+    Mutant(
+        wrong="the acknowledgement of a member that is back counts for those that are still down",
+        file="alerts/group.py",
+        old="    thread.acks -= member.acked\n",
+        new="",
+        tests=("tests/test_alerts_desk.py",),
+    ),
+    Mutant(
+        wrong="a member that is back counts as alive but rejected for as long as its group lasts",
+        file="alerts/group.py",
+        old="    thread.rejected -= _is_rejected(member.event)\n",
+        new="",
+        tests=("tests/test_alerts_group.py", "tests/test_alerts_rejected.py"),
+    ),
+    Mutant(
+        wrong="a group with news is looked at when its reminder is due, not when the news are",
+        file="alerts/group.py",
+        old="return max(now_ms, min(moments)) if moments else None",
+        new="return max(now_ms, max(moments)) if moments else None",
+        tests=("tests/test_alerts_group.py",),
+    ),
+)
+
+_MASS: Final = (
+    Mutant(
+        wrong="a mass failure may be less than the share of the fleet: the threshold is rounded down",
+        file="alerts/mass.py",
+        old="ceil(self.share * expected)",
+        new="int(self.share * expected)",
+        tests=("tests/test_alerts_mass.py",),
+    ),
+    Mutant(
+        wrong="exactly as many deaths as the threshold are no mass failure",
+        file="alerts/mass.py",
+        old="if dead >= threshold:",
+        new="if dead > threshold:",
+        tests=("tests/test_alerts_mass.py",),
+    ),
+    Mutant(
+        wrong="deaths exactly an interval apart are not counted together",
+        file="alerts/mass.py",
+        old="int(bucket) >= oldest and",
+        new="int(bucket) > oldest and",
+        tests=("tests/test_alerts_mass.py",),
+    ),
+    Mutant(
+        wrong="of workers with several intervals the deaths of the shortest interval are asked for",
+        file="alerts/mass.py",
+        old="newest_ms - max(wave.interval_ms, *(min(event.interval_ms, LONGEST_WINDOW_MS) for event in deaths))",
+        new="newest_ms - min(event.interval_ms for event in deaths)",
+        tests=("tests/test_alerts_mass.py", "tests/test_alerts_offering.py"),
+    ),
+    Mutant(
+        wrong="a mass failure whose deadlines passed long before they were recorded is over at once",
+        file="alerts/mass.py",
+        old="wave.declared_until_ms = max(wave.newest_due_ms, now_ms) + wave.interval_ms",
+        new="wave.declared_until_ms = wave.newest_due_ms + wave.interval_ms",
+        tests=("tests/test_alerts_mass.py",),
+    ),
+    Mutant(
+        wrong="environments of one name are counted together whatever their tenants",
+        file="alerts/masses.py",
+        old='name = f"{len(tenant)}:{tenant}{environment}"',
+        new="name = environment",
+        tests=("tests/test_alerts_mass.py",),
+    ),
+    Mutant(
+        wrong="deaths in an environment that looks calm are forgotten before more come",
+        file="alerts/masses.py",
+        old="idle = mood is Mood.CALM and not silent_now(wave)",
+        new="idle = mood is Mood.CALM",
+        tests=("tests/test_alerts_mass.py",),
+    ),
+)
+
+_SINGLE: Final = (
+    Mutant(
+        wrong="a reminder that a silence held back comes up to a minute after the end of the silence",
+        file="alerts/single.py",
+        old="    if until_ms is not None:\n        return Wait(min(until_ms, now_ms + RECHECK_MS))\n",
+        new="    if until_ms is not None:\n        return Wait(now_ms + RECHECK_MS)\n",
+        tests=("tests/test_alerts_single.py",),
+    ),
+    Mutant(
+        wrong="a DOWN that came and went while a RESOLVED was in attempts is followed by a second RESOLVED",
+        file="alerts/single.py",
+        old="thread.frozen.role is Role.END:\n        is_open = False",
+        new="thread.frozen.role is Role.END:\n        is_open = thread.told",
+        tests=("tests/test_alerts_single.py",),
+    ),
+    Mutant(
+        wrong="an outage of a flapping worker has to last from when it is looked at, not from when it was detected",
+        file="alerts/single.py",
+        old="thread.damped_ms or event.detected_ms + lately.rule.hold_ms",
+        new="thread.damped_ms or draft.now_ms + lately.rule.hold_ms",
+        tests=("tests/test_alerts_flapping.py",),
+    ),
+    Mutant(
+        wrong="an outage that only becomes worse counts as one before itself",
+        file="alerts/flapping.py",
+        old="return found[:-1] if is_out else found",
+        new="return found",
+        tests=("tests/test_alerts_flapping.py",),
+    ),
+)
+
+_SILENCES: Final = (
+    Mutant(
+        wrong="a silence still silences at the moment at which it ends",
+        file="alerts/silences.py",
+        old="if now_ms >= self.over_ms:",
+        new="if now_ms > self.over_ms:",
+        tests=("tests/test_silences.py",),
+    ),
+    Mutant(
+        wrong="a silence begins a millisecond after its start",
+        file="alerts/silences.py",
+        old="if now_ms >= self.starts_ms else",
+        new="if now_ms > self.starts_ms else",
+        tests=("tests/test_silences.py",),
+    ),
+    Mutant(
+        wrong="a silence matches a worker that has any one of the metadata that it names",
+        file="alerts/silences.py",
+        old="            and all(\n",
+        new="            and (any if self.metadata else all)(\n",
+        tests=("tests/test_silences.py",),
+    ),
+    Mutant(
+        wrong="an exact name with a star in it is taken for a pattern: a token restricted to it may not silence it",
+        file="alerts/silences.py",
+        old='pattern if self.exact or pattern is None or "*" not in pattern else None',
+        new='pattern if pattern is None or "*" not in pattern else None',
+        tests=("tests/test_silences.py", "tests/test_api_oncall.py"),
+    ),
+)
+
+_ROUTING: Final = (
+    Mutant(
+        wrong="a worker that reported its failure itself joins the mass failure of its environment",
+        file="alerts/routing.py",
+        old="mood is not Mood.CALM and event.kind in SILENT and",
+        new="mood is not Mood.CALM and",
+        tests=("tests/test_alerts_pure.py",),
+    ),
+    Mutant(
+        wrong="a mass failure takes the events of a route that groups by labels",
+        file="alerts/routing.py",
+        old="event.kind in SILENT and route.group_by == BY_WORKER:",
+        new="event.kind in SILENT:",
+        tests=("tests/test_alerts_pure.py",),
+    ),
+    Mutant(
+        wrong="two parts of a pattern may fit the same characters",
+        file="alerts/globs.py",
+        old="        at += len(part)\n",
+        new="",
+        tests=("tests/test_alerts_pure.py",),
+    ),
+)
+
+_COMPOSING: Final = (
+    Mutant(
+        wrong="a large group is not reminded of when the first fifty of it are back",
+        file="alerts/composing.py",
+        old="if step.event is None and thread.firing > len(events):",
+        new="if step.event is None and not events:",
+        tests=("tests/test_alerts_offering.py",),
+    ),
+    Mutant(
+        wrong="news of a group wait for as long as the store knows of more returns than the group",
+        file="alerts/composing.py",
+        old="or news_ms is None or now_ms >= news_ms + CATCH_UP_MS:",
+        new="or news_ms is None:",
+        tests=("tests/test_alerts_offering.py", "tests/test_alerts_service.py"),
+    ),
+    Mutant(
+        wrong="failed plans of a thread are counted over its whole life, not in a row",
+        file="alerts/composing.py",
+        old="        thread.broken = 0\n\n",
+        new="\n",
+        tests=("tests/test_alerts_offering.py",),
+    ),
+    Mutant(
+        wrong="a group's notification counts what is new after the new has been marked as told: none",
+        file="alerts/composing.py",
+        old="                counts = (thread.untold, thread.recovered)\n"
+        "                standing = await self._standing(thread, firing)\n"
+        "                frozen = group.freeze(draft, step, receiver=self._threads.receiver)\n",
+        new="                standing = await self._standing(thread, firing)\n"
+        "                frozen = group.freeze(draft, step, receiver=self._threads.receiver)\n"
+        "                counts = (thread.untold, thread.recovered)\n",
+        tests=("tests/test_alerts_offering.py",),
+    ),
+)
+
+_DESK: Final = (
+    Mutant(
+        wrong="a dead letter of a group's earlier outage is sent again as news of the present one",
+        file="alerts/desk.py",
+        old="if thread is None or not thread.firing or note.epoch != thread.epoch:",
+        new="if thread is None or not thread.firing:",
+        tests=("tests/test_alerts_desk.py",),
+    ),
+    Mutant(
+        wrong="a token restricted to one worker sees the notifications of whole groups",
+        file="alerts/desk.py",
+        old="worker_id is None or (event is not None and event.worker_id == worker_id)",
+        new="worker_id is None or event is None or event.worker_id == worker_id",
+        tests=("tests/test_alerts_desk.py",),
+    ),
+    Mutant(
+        wrong="a page of the deliveries of all receivers goes on behind the receiver that was looked through furthest",
+        file="alerts/desk.py",
+        old="horizon = max((last for _, last in parts",
+        new="horizon = min((last for _, last in parts",
+        tests=("tests/test_alerts_desk.py",),
+    ),
+    Mutant(
+        wrong="an acknowledgement of an earlier incident ends the reminders of the present one",
+        file="alerts/acking.py",
+        old="if thread.acked or thread.incident_id not in {None, incident_id}:",
+        new="if thread.acked:",
+        tests=("tests/test_alerts_desk.py", "tests/test_alerts_offering.py"),
+    ),
+    Mutant(
+        wrong="a page that was given up counts as standing after its receiver was removed",
+        file="alerts/removal.py",
+        old="            settle(draft)\n",
+        new="",
+        tests=("tests/test_alerts_offering.py",),
+    ),
+)
+
+_INCIDENTS: Final = (
+    Mutant(
+        wrong="an acknowledgement lapses when a critical incident becomes a warning",
+        file="alerts/incidents.py",
+        old="severity(incident.updated) != severity(event.kind) and event.kind is not EventKind.REJECTED",
+        new="severity(incident.updated) != severity(event.kind)",
+        tests=("tests/test_incidents.py",),
+    ),
+    Mutant(
+        wrong="an environment's incident is acknowledged and reminded of in the threads of single workers too",
+        file="alerts/incidents.py",
+        old="targets={name: key for name, key in targets.items() if shape_of(key) is Shape.ENVIRONMENT},",
+        new="targets=dict(targets),",
+        tests=("tests/test_incidents.py", "tests/test_ledger.py"),
+    ),
+    Mutant(
+        wrong="an incident lasts until its end was noticed, not until it was over",
+        file="alerts/incidents.py",
+        old="last, closed_ms=event.due_ms, closed_by=event.kind",
+        new="last, closed_ms=event.detected_ms, closed_by=event.kind",
+        tests=("tests/test_incidents.py",),
+    ),
+    Mutant(
+        wrong="a dead letter keeps no metadata of its event",
+        file="alerts/thread.py",
+        old="_UNFINISHED: Final = frozenset({Outcome.QUEUED, Outcome.DEAD_LETTERED})",
+        new="_UNFINISHED: Final = frozenset({Outcome.QUEUED})",
+        tests=("tests/test_alerts_bounds.py", "tests/test_alerts_desk.py"),
+    ),
+    Mutant(
+        wrong="a hundred thousand dead letters of a receiver are kept",
+        file="alerts/history.py",
+        old="DEAD_LETTERS: Final = 10_000",
+        new="DEAD_LETTERS: Final = 100_000",
+        tests=("tests/test_alerts_bounds.py::test_p26_what_is_kept_is_what_the_documents_say",),
+    ),
+    Mutant(
+        wrong="as few outcomes of events are kept at a busy receiver as at any",
+        file="alerts/history.py",
+        old="return max(OUTCOMES_KEPT, _PER_NOTIFICATION * self.most)",
+        new="return min(OUTCOMES_KEPT, _PER_NOTIFICATION * self.most)",
+        tests=("tests/test_alerts_bounds.py",),
+    ),
+)
+
+_WORDING: Final = (
+    Mutant(
+        wrong="workers that are back, with the event on its way, are counted twice among those of their environment",
+        file="alerts/wording.py",
+        old="min(down, self.down)",
+        new="max(down, self.down)",
+        tests=("tests/test_alerts_mass.py", "tests/test_alerts_service.py"),
+    ),
+    Mutant(
+        wrong="a late notification says that it was late from ten minutes on, not from one",
+        file="alerts/wording.py",
+        old="LATE_MS: Final = 60_000",
+        new="LATE_MS: Final = 600_000",
+        tests=("tests/test_alerts_payload.py",),
+    ),
+    Mutant(
+        wrong="a group's sentence counts as more workers only those whose events are at hand",
+        file="alerts/group_wording.py",
+        old='{total - len(names):,} more" if total > len(names)',
+        new='{len(events) - len(names):,} more" if len(events) > len(names)',
+        tests=("tests/test_alerts_payload.py",),
+    ),
+    Mutant(
+        wrong="an hour is 60 minutes",
+        file="alerts/phrases.py",
+        old="if seconds < 3_600:",
+        new="if seconds <= 3_600:",
+        tests=("tests/test_alerts_payload.py",),
+    ),
+)
+
+MUTANTS: Final[tuple[Mutant, ...]] = (
+    *_GROUP,
+    *_MASS,
+    *_SINGLE,
+    *_SILENCES,
+    *_ROUTING,
+    *_COMPOSING,
+    *_DESK,
+    *_INCIDENTS,
+    *_WORDING,
+)
