@@ -558,6 +558,25 @@ async def test_p1_a_second_gap_of_a_daemon_is_credited_no_more(store_url: str) -
         assert [one.due_ms for one in (await other.sweep(0, limit=100)).moved] == [first + REACH_MS]
 
 
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize(("off_ms", "is_credited"), [(-1, True), (0, False)])
+async def test_p2_a_deadline_at_which_its_daemon_was_still_there_is_moved_by_nothing_after_it(
+    store_url: str, off_ms: int, *, is_credited: bool, behind: bool
+) -> None:
+    async with monitor(store_url) as m, another(m, store_url, "d2") as other:
+        await other.pulse(0)
+        due = await m.beat() + REACH_MS
+        while m.now_ms < due + off_ms:
+            await _other(m, other, min(m.now_ms + 500, due + off_ms))
+            await m.pulse()
+        while m.now_ms < due + 2_000:
+            await _other(m, other, m.now_ms + 500)
+            if behind:
+                await m.store.pulse(0, behind=True)
+        moved = (await other.sweep(0, limit=100)).moved
+        assert [one.due_ms for one in moved] == ([] if is_credited else [due])
+
+
 async def test_p28_who_is_bound_to_a_daemon_that_is_behind_is_not_reported_for_as_long_as_it_says_so(
     store_url: str,
 ) -> None:
@@ -763,6 +782,22 @@ async def test_p26_retention_counts_time_outside_blind_windows(store_url: str) -
         assert await m.store.trim(0, keep_ms=retention_ms, most=100) == 0
         await m.runs(m.now_ms + 1)
         moved = (await m.store.purge(0, limit=10, retention_ms=retention_ms)).moved
+        assert [one.kind for one in moved] == [EventKind.FORGOTTEN]
+
+
+async def test_p26_retention_leaves_out_each_of_several_blind_windows(store_url: str) -> None:
+    async with monitor(store_url) as m:
+        await m.beat()
+        await m.store.leave(goodbye())
+        stopped = m.now_ms
+        for _ in range(3):
+            await m.runs(m.now_ms + 10_000)
+            await m.outage(m.now_ms + 100_000)
+        await m.runs(stopped + 3 * 110_000 + 9_999)  # of these it was there for four times ten seconds, less 1 ms
+        assert (await m.store.purge(0, limit=10, retention_ms=40_000)).moved == []
+        assert await m.store.trim(0, keep_ms=40_000, most=100) == 0
+        await m.runs(m.now_ms + 1)
+        moved = (await m.store.purge(0, limit=10, retention_ms=40_000)).moved
         assert [one.kind for one in moved] == [EventKind.FORGOTTEN]
 
 
@@ -1000,6 +1035,22 @@ async def test_p11_three_intervals_and_the_grace_after_its_last_accepted_beat_a_
         # The next three intervals begin with that beat.
         await _goes_on_refused(m, result.now_ms + 149_999)
         assert [event.kind for event in await events_of(m.store)][4:] == [EventKind.REJECTED]
+
+
+@pytest.mark.parametrize(
+    ("off_ms", "reason"), [(0, "rejected beats ended"), (1, "no heartbeat accepted for 3 intervals")]
+)
+async def test_p11_refused_beats_whose_time_ends_at_the_limit_have_ended(
+    store_url: str, off_ms: int, reason: str
+) -> None:
+    async with monitor(store_url) as m:
+        limit = await m.beat() + 150_000
+        await m.runs(limit - REACH_MS + off_ms)
+        await m.store.evidence(0, [refused()])
+        await m.runs(limit)
+        await m.swept()
+        stale = (await events_of(m.store))[-1]
+        assert (stale.kind, stale.due_ms, stale.reason) == (EventKind.STALE, limit, reason)
 
 
 async def test_p1_p11_an_outage_of_the_monitor_is_no_interval_without_an_accepted_beat(store_url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from redis.asyncio import Redis
 
 import alerts
-from monitor.store.library import LIBRARY_NAME
+from monitor.store.library import LIBRARY_NAME, LIBRARY_SOURCE
 from tests.stores import opened
 
 if TYPE_CHECKING:
@@ -40,3 +41,10 @@ def test_p26_a_full_store_takes_what_alerts_write() -> None:
     found = re.findall(pattern, sources, re.MULTILINE)
     assert len(found) == len(lines) > 20
     assert _flagless((name, [flag]) for name, flag in found) == set()
+
+
+def test_two_releases_whose_library_differs_in_anything_have_functions_of_two_names() -> None:
+    named, prefix, body = LIBRARY_SOURCE.split("\n", 2)
+    assert (named, prefix) == (f"#!lua name={LIBRARY_NAME}", f"local PREFIX = '{LIBRARY_NAME}_'")
+    assert hashlib.sha256(body.encode()).hexdigest()[:10] == LIBRARY_NAME.removeprefix("lastseen_")
+    assert "MOVE['a']['deadline']" in body, "the table of transitions is part of it"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import jwt
 import pytest
+from redis.asyncio import Redis
 
 from monitor.auth import (
     Authenticator,
@@ -21,7 +22,7 @@ from monitor.auth import (
 from monitor.daemon.revoking import RevocationWatch
 from monitor.store.revocations import RevocationList
 from tests import api, daemons
-from tests.stores import opened
+from tests.stores import ManualClock, opened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,6 +135,48 @@ async def test_what_one_replica_revokes_every_replica_refuses_at_its_next_look(s
         assert not await mine.add("acme", "jti", "t4", most=3)
         assert await mine.add("acme", "jti", "t3", most=3)
         assert await mine.add("other", "jti", "t4", most=3)
+
+
+async def test_p24_what_is_revoked_again_covers_the_tokens_issued_in_between(store_url: str) -> None:
+    async with opened(store_url) as store:
+        auth = Authenticator(POLICY)
+        watch, revocations = RevocationWatch(auth, store, None), RevocationList(store)
+        assert await revocations.add("acme", "sub", "w1", most=3)
+        await watch.look()
+        first_ms = store.clock.now_ms()
+        second_ms = first_ms + 60_000
+        made = token(now_ms=first_ms + 30_000)
+        assert refusal(auth, made, second_ms) is None
+        await ManualClock(store_url).set(second_ms)
+        assert await revocations.add("acme", "sub", "w1", most=3)
+        await watch.look()
+        assert refusal(auth, made, second_ms) == "revoked"
+
+
+async def test_p26_ten_thousand_revocations_fit_into_the_list(store_url: str) -> None:
+    async with opened(store_url) as store, Redis.from_url(store_url) as redis:
+        revocations = RevocationList(store)
+        assert await revocations.add("acme", "jti", "t1", most=3)
+        await redis.hset("{ls:0}:v", mapping={f"rjti{k}": "" for k in range(9_990)})
+        assert await revocations.add("acme", "jti", "t2", most=3)
+        await redis.hset("{ls:0}:v", mapping={f"rsub{k}": "" for k in range(10)})
+        assert not await revocations.add("acme", "jti", "t3", most=3)
+        assert await revocations.add("acme", "jti", "t1", most=3)  # it is known
+
+
+async def test_p26_a_tenant_revokes_a_thousand_times_at_most(store_url: str) -> None:
+    async with api.running(store_url) as lastseen, Redis.from_url(store_url) as redis:
+
+        async def is_revoked(token_id: str) -> bool:
+            headers = lastseen.auth(scopes=(Scope.ADMIN,))
+            answer = await lastseen.client.post("/api/v1/revocations", json={"jti": token_id}, headers=headers)
+            return answer.status_code == 204
+
+        assert await is_revoked("t1")
+        await redis.hset("{ls:0}:v", "nacme", 999)
+        assert await is_revoked("t2")
+        assert not await is_revoked("t3")
+        assert await is_revoked("t1")  # it is known
 
 
 @pytest.mark.parametrize("store_url", ["valkey"], indirect=True)

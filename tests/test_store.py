@@ -283,6 +283,36 @@ async def test_an_environment_s_own_interval_holds_for_its_workers_also_when_a_b
         assert (await store.beat(0, [beat(environment=None)])).outcomes == [(STORED, INTERVAL_MS)]
 
 
+async def test_of_the_rules_that_match_an_environment_the_first_one_counts(store_url: str) -> None:
+    rules = (
+        EnvironmentRule(match="prod-eu", interval_ms=1_000, grace_ms=1_500),
+        EnvironmentRule(match="prod*", interval_ms=2_000, grace_ms=2_500),
+        EnvironmentRule(match="*", interval_ms=3_000, grace_ms=3_500),
+    )
+    async with opened(store_url, rules=rules) as store:
+        result = await store.beat(0, [beat(name, environment=name) for name in ("prod-eu", "prod-us", "qa")])
+        assert [interval for _, interval in result.outcomes] == [1_000, 2_000, 3_000]
+
+
+async def test_p28_a_batch_tells_of_the_shortest_grace_among_its_workers(store_url: str) -> None:
+    async with opened(store_url) as store:
+        batch = [beat("a", grace_ms=70_000), beat("b", grace_ms=2_000), beat("c", grace_ms=80_000)]
+        for _ in range(2):  # when they register, and as ordinary beats
+            assert (await store.beat(0, batch)).least_grace_ms == 2_000
+        assert (await store.beat(0, [beat("c"), beat("a")])).least_grace_ms == 70_000
+
+
+async def test_a_beat_after_a_failure_is_no_straggler_s(store_url: str) -> None:
+    async with opened(store_url) as store:
+        clock = ManualClock(store_url)
+        await store.beat(0, [beat()])
+        await store.leave(goodbye(Trigger.DISCONNECT_FAILURE))
+        seen = (await store.beat(0, [beat()])).now_ms
+        await clock.set(seen + INTERVAL_MS + GRACE_MS)
+        await store.sweep(0, limit=10)
+        assert await kinds(store) == ["registered", "failed", "recovered", "stale"]
+
+
 @pytest.mark.parametrize(
     ("pattern", "name", "matches"),
     [
@@ -316,6 +346,31 @@ async def test_quotas_stop_new_workers_and_environments_and_known_ones_go_on(sto
         assert [outcome for outcome, _ in more.outcomes] == [STORED, STORED, STORED]
         await store.forget(WorkerKey("acme", "b"), allowed=None, reason="deleted")
         assert (await store.beat(0, [beat("c")])).outcomes[0][0] == STORED
+
+
+async def test_the_share_of_each_partition_keeps_a_tenant_within_its_quotas(store_url: str) -> None:
+    async with opened(store_url, partitions=2, workers_per_tenant=10) as store:
+        beats = [beat(f"w{k}") for k in range(100)]
+        stored = 0
+        for partition in range(2):
+            mine = [one for one in beats if store.partition_of(one.key) == partition]
+            stored += [outcome for outcome, _ in (await store.beat(partition, mine)).outcomes].count(STORED)
+        assert stored == 10
+    # A worker takes 300 bytes, and four for each byte of its id.
+    async with opened(store_url, partitions=2, bytes_per_tenant=10 * 308, namespace="bytes") as store:
+        stored = 0
+        for partition in range(2):
+            mine = [one for one in (beat(f"{k:02}") for k in range(100)) if store.partition_of(one.key) == partition]
+            stored += [outcome for outcome, _ in (await store.beat(partition, mine)).outcomes].count(STORED)
+        assert stored == 10
+
+
+async def test_p24_a_failure_registers_nobody_in_an_environment_that_its_token_is_not_for(store_url: str) -> None:
+    async with opened(store_url) as store:
+        report = replace(goodbye(Trigger.DISCONNECT_FAILURE), first_environment="prod")
+        assert (await store.leave(replace(report, allowed=("qa",)))).outcome == NOT_ALLOWED
+        assert (await store.one(W))[2] is None
+        assert (await store.leave(replace(report, allowed=("qa", "prod")))).outcome == STORED
 
 
 async def test_p24_a_token_for_one_environment_can_neither_touch_nor_take_over_another_s_worker(store_url: str) -> None:
@@ -1026,6 +1081,21 @@ async def test_beats_of_one_worker_in_one_batch_apply_one_after_the_other(store_
         await check_indexes(store_url)
 
 
+async def test_p22_a_sweep_counts_as_full_when_its_last_chunk_is_done(store_url: str) -> None:
+    async with opened(store_url) as store:
+        clock = ManualClock(store_url)
+        t = (await store.beat(0, [beat(f"w{k}") for k in range(5)])).now_ms
+        assert not (await store.sweep(0, limit=2)).more
+        _, full = await store.swept(0)
+        await clock.set(t + INTERVAL_MS + GRACE_MS)
+        for _ in range(2):
+            assert (await store.sweep(0, limit=2)).more
+            assert (await store.swept(0))[1] == full
+        last = await store.sweep(0, limit=2)
+        assert not last.more
+        assert (await store.swept(0))[1] == last.now_ms
+
+
 async def test_a_sweep_that_finds_nobody_ends_however_small_its_limit(store_url: str) -> None:
     async with opened(store_url) as store:
         t = (await store.beat(0, [beat()])).now_ms
@@ -1091,6 +1161,16 @@ async def test_p16_an_environment_s_standing_counts_the_overdue_and_nobody_who_i
         await clock.set(t + INTERVAL_MS + 90_000)
         assert await store.standing("acme", "prod") == Standing(expected=4, silent=4, down=2)
         assert await store.standing("acme", "nowhere") == Standing(expected=0, silent=0)
+
+
+async def test_p16_a_standing_counts_who_became_stale_in_the_very_millisecond(store_url: str) -> None:
+    async with opened(store_url) as store:
+        due_ms = (await store.beat(0, [beat()])).now_ms + INTERVAL_MS + GRACE_MS
+        await ManualClock(store_url).set(due_ms)
+        await store.sweep(0, limit=10)
+        for since_ms, fallen in ((due_ms - 1, 1), (due_ms, 1), (due_ms + 1, 0)):
+            found = await store.standing("acme", "prod", since_ms)
+            assert (found.fallen, found.down) == (fallen, fallen)
 
 
 async def test_p16_a_standing_counts_who_has_become_stale_since_a_moment(store_url: str) -> None:

@@ -45,6 +45,20 @@ async def test_p23_each_confirmation_is_asked_for_anew() -> None:
             await store.confirm(0)
 
 
+async def test_p23_a_confirmation_in_the_millisecond_of_the_last_write_waits_for_it_too() -> None:
+    with servers.running(servers.valkey_binary(), "--appendonly", "yes", "--appendfsync", "always") as server:
+        async with opened(server.url, fsync=True, timeout_s=1.0) as store, Redis.from_url(server.url) as redis:
+            for _ in range(3):
+                await redis.config_set("appendfsync", "always")
+                await store.confirm(0)
+                await redis.config_set("appendfsync", "no")
+                # Another connection's write; the store's time stands still until the server's clock has reached it.
+                seconds, micros = await redis.time()
+                await redis.hset("{ls:0}:m", "last", str(seconds * 1_000 + micros // 1_000 + 12))
+                with pytest.raises(StoreUnavailableError, match="confirm"):
+                    await store.confirm(0)
+
+
 async def test_p23_one_replica_is_not_two() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

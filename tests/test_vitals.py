@@ -30,6 +30,7 @@ from monitor.metrics import Metrics
 from monitor.pulse import Pulse
 from monitor.reasons import Reason
 from monitor.store import StoreUnavailableError
+from monitor.store.condition import condition_of
 from monitor.store.outbox import ROUTING_LAG_S, Outbox
 from tests import servers, stores
 from tests.proxies import CutAnswer, proxied
@@ -157,6 +158,15 @@ async def test_a_store_close_to_its_limit_is_a_reason_before_it_refuses_writes(s
         finally:
             await redis.config_set("maxmemory", 0)
         assert await looked.of_store() == []
+
+
+def test_p26_what_the_server_keeps_for_replicas_and_its_file_takes_none_of_its_limit() -> None:
+    memory = {"used_memory": 900, "mem_not_counted_for_evict": 200, "maxmemory": 1_000}
+    condition = condition_of(memory, {"aof_enabled": 1})
+    assert (condition.used_bytes, condition.limit_bytes, condition.append_only) == (700, 1_000, True)
+    assert condition.over(0.69)
+    assert not condition.over(0.7)
+    assert not condition_of({**memory, "maxmemory": 0}, {"aof_enabled": 0}).over(0.0), "there is no limit"
 
 
 @pytest.mark.parametrize("option", [("--appendonly", "no"), ("--appendfsync", "no")], ids="=".join)
