@@ -24,6 +24,11 @@ from monitor.settings.key_material import webhook_secret
 
 DAY_S = 86_400
 SECRET = "k" * MIN_SECRET_BYTES
+PUBLIC_KEY = (
+    "-----BEGIN PUBLIC KEY-----\n"
+    "MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n"
+    "-----END PUBLIC KEY-----\n"
+)
 PROGRAM = Path(sys.executable).with_name("lastseen")
 
 
@@ -568,6 +573,19 @@ def test_a_configured_key_its_claim_and_its_parties_are_used_and_no_key_is_made(
     assert not (tmp_path / "data").exists()
 
 
+def test_of_several_keys_the_first_that_can_sign_does(tmp_path: Path) -> None:
+    (tmp_path / "issuer.pem").write_text(PUBLIC_KEY)
+    text = '[[auth.keys]]\nkid = "issuer"\nalgorithm = "EdDSA"\npublic_key_file = "issuer.pem"\n'
+    for kid in ("new", "old"):
+        (tmp_path / kid).write_text(kid * MIN_SECRET_BYTES)
+        text += f'[[auth.keys]]\nkid = "{kid}"\nalgorithm = "HS256"\nsecret_file = "{kid}"\n'
+    name = configuration(tmp_path, text)
+    token = created(tmp_path, "--tenant", "acme", "--scope", "admin", "--config", name)
+    assert jwt.get_unverified_header(token)["kid"] == "new"
+    now_s = claims_of(token)["iat"]
+    assert judged(token, secret="new" * MIN_SECRET_BYTES, kid="new", now_s=now_s).tenant == "acme"
+
+
 def test_parties_that_are_not_checked_are_not_claimed(tmp_path: Path) -> None:
     name = keys(tmp_path, "[auth]", 'audience = ""', 'issuer = ""', "")
     claims = claims_of(created(tmp_path, "--tenant", "acme", "--scope", "admin", "--config", name))
@@ -576,11 +594,7 @@ def test_parties_that_are_not_checked_are_not_claimed(tmp_path: Path) -> None:
 
 
 def test_with_public_keys_only_no_token_can_be_made(tmp_path: Path) -> None:
-    (tmp_path / "issuer.pem").write_text(
-        "-----BEGIN PUBLIC KEY-----\n"
-        "MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n"
-        "-----END PUBLIC KEY-----\n"
-    )
+    (tmp_path / "issuer.pem").write_text(PUBLIC_KEY)
     name = configuration(
         tmp_path, '[[auth.keys]]\nkid = "issuer"\nalgorithm = "EdDSA"\npublic_key_file = "issuer.pem"\n'
     )

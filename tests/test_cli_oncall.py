@@ -338,6 +338,18 @@ async def test_a_token_that_is_given_is_used_and_needs_its_scope(operator: Shell
 
 
 @valkey
+async def test_what_is_given_goes_before_the_environment(operator: Shell) -> None:
+    lastseen = operator.lastseen
+    await lastseen.beat("w", tenant="globex")
+    mine, other = (lastseen.auth(name)["authorization"].removeprefix("Bearer ") for name in ("globex", "acme"))
+    begun = ("silence", "add", "--worker-id", "w", "--for", "1h", "--token", mine, "--url", operator.url)
+    ended = await operator.run(*begun, LASTSEEN_TOKEN=other, LASTSEEN_URL="http://127.0.0.1:1")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    kept = {name: await lastseen.json("/api/v1/silences", **lastseen.auth(name)) for name in ("globex", "acme")}
+    assert {name: len(found["silences"]) for name, found in kept.items()} == {"globex": 1, "acme": 0}
+
+
+@valkey
 async def test_c15_an_unknown_tenant_is_said_and_a_contradiction_is_an_error(operator: Shell) -> None:
     lastseen = operator.lastseen
     await lastseen.beat("w")

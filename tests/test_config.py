@@ -12,6 +12,8 @@ from redis import ConnectionPool
 
 from monitor.daemon.config import Config, ConfigError, Durability, Store, load
 from monitor.daemon.sections import store_settings
+from monitor.store import StoreSettings
+from monitor.store.settings import EnvironmentRule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,6 +116,18 @@ def test_each_refusal_says_file_line_and_key(tmp_path: Path, text: str, line: in
     matching = [found for found in lines if expected in found]
     assert len(matching) == 1, lines
     assert matching[0].startswith(f"config.toml:{line}: {section[0]}")
+
+
+@pytest.mark.parametrize("name", ["interval", "grace"])
+def test_a_bound_is_a_value_that_may_be_had_too(tmp_path: Path, name: str) -> None:
+    for bound, other in (("min", "max"), ("max", "min")):
+        outer = {"min": "1s", "max": "1h"}[other]
+        text = f'[liveness]\n{name} = "40s"\n{bound}_{name} = "40s"\n{other}_{name} = "{outer}"\n'
+        rule = f'[[environments]]\nmatch = "a"\n{name} = "40s"\n'
+        config = load(write(tmp_path, text + rule), {})
+        assert getattr(config.liveness, f"{name}_ms") == getattr(config.environments[0], f"{name}_ms") == 40_000
+    config = load(write(tmp_path, f'[liveness]\n{name} = "40s"\nmin_{name} = "40s"\nmax_{name} = "40s"\n'), {})
+    assert getattr(config.liveness, f"{name}_ms") == 40_000
 
 
 @pytest.mark.parametrize(
@@ -506,3 +520,88 @@ def test_p29_of_an_embedded_store_one_tenant_gets_at_most_half(tmp_path: Path, s
     keys = '[[auth.keys]]\nkid = "a"\nalgorithm = "HS256"\nsecret_env = "KEY"\n'
     config = load(write(tmp_path, f"[store]\n{store}\n{keys}"), {"KEY": "k" * 32})
     assert store_settings(config, "unix:///s", "d").bytes_per_tenant == expected
+
+
+def test_each_setting_reaches_the_store_as_itself(tmp_path: Path) -> None:
+    text = """
+[store]
+url = "redis://h"
+partitions = 3
+timeout = "4s"
+durability = "replicas:5"
+namespace = "blue"
+installation = "ours"
+
+[liveness]
+interval = "60s"
+grace = "70s"
+min_interval = "10s"
+max_interval = "100s"
+min_grace = "20s"
+max_grace = "200s"
+status_changed_events = true
+
+[limits]
+workers_per_tenant = 11
+environments_per_tenant = 12
+timings_per_tenant = 13
+bytes_per_tenant = "14MiB"
+
+[[environments]]
+match = "a*"
+interval = "30s"
+
+[[environments]]
+match = "b*"
+grace = "31s"
+
+[[auth.keys]]
+kid = "a"
+algorithm = "HS256"
+secret_env = "KEY"
+"""
+    config = load(write(tmp_path, text), {"KEY": "k" * 32})
+    assert store_settings(config, "redis://h/1", "d") == StoreSettings(
+        url="redis://h/1",
+        partitions=3,
+        daemon="d",
+        namespace="blue",
+        installation=("ours",),
+        timeout_s=4.0,
+        interval_ms=60_000,
+        grace_ms=70_000,
+        rules=(
+            EnvironmentRule(match="a*", interval_ms=30_000, grace_ms=70_000),
+            EnvironmentRule(match="b*", interval_ms=60_000, grace_ms=31_000),
+        ),
+        workers_per_tenant=11,
+        environments_per_tenant=12,
+        status_events=True,
+        timings_per_tenant=13,
+        bytes_per_tenant=14 << 20,
+        min_interval_ms=10_000,
+        max_interval_ms=100_000,
+        min_grace_ms=20_000,
+        max_grace_ms=200_000,
+        replicas=5,
+        fsync=False,
+    )
+    by_default = store_settings(load(None, {}), "unix:///s", "d")
+    assert (by_default.replicas, by_default.fsync, by_default.installation) == (0, True, ())
+
+
+def test_replicas_between_which_keys_are_replaced_know_each_other(tmp_path: Path) -> None:
+    def names(*kids: str) -> set[str]:
+        keys = "".join(
+            f'[[auth.keys]]\nkid = "{kid}"\nalgorithm = "HS256"\nsecret_env = "{kid.upper()}"\n' for kid in kids
+        )
+        config = load(write(tmp_path, f'[store]\nurl = "redis://h"\n{keys}'), secrets)
+        return set(store_settings(config, "redis://h", "d").installation)
+
+    secrets = {name: name * 32 for name in ("A", "B", "C")}
+    assert len(names("a", "b")) == 2
+    # A new key comes before or behind the one that it replaces.
+    for replaced in (("b", "a"), ("a", "b")):
+        assert names("a") & names(*replaced)
+        assert names("b") & names(*replaced)
+    assert not names("a", "b") & names("c")

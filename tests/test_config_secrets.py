@@ -336,6 +336,10 @@ def test_an_alertmanager_s_unfit_credentials_are_refused(tmp_path: Path, keys: s
 def test_a_variable_that_a_receiver_names_may_begin_like_a_key(tmp_path: Path) -> None:
     text = ALERTMANAGER + 'bearer_token_env = "LASTSEEN_AM_TOKEN"'
     assert load(write(tmp_path, text), {"LASTSEEN_AM_TOKEN": "abc"}).alerts.receivers
+    text = WEBHOOK + 'secret_env = "LASTSEEN_HOOK"'
+    assert load(write(tmp_path, text), {"LASTSEEN_HOOK": HOOK_SECRET}).alerts.receivers
+    text = WEBHOOK + 'secret_envs = ["LASTSEEN_NEW", "LASTSEEN_OLD"]'
+    assert load(write(tmp_path, text), {"LASTSEEN_NEW": HOOK_SECRET, "LASTSEEN_OLD": OLD_HOOK_SECRET}).alerts.receivers
 
 
 @given(st.text(), st.sampled_from(["redis", "https", "unix"]))

@@ -21,7 +21,7 @@ from monitor.auth import (
 )
 from monitor.daemon.revoking import RevocationWatch
 from monitor.store.revocations import RevocationList
-from tests import api, daemons
+from tests import api, daemons, servers
 from tests.stores import ManualClock, opened
 
 if TYPE_CHECKING:
@@ -196,9 +196,45 @@ async def test_the_file_is_read_again_when_it_changes_and_a_broken_one_keeps_wha
                 file.write_text(broken)
             await watch.look()
             assert refusal(auth, token()) == "revoked"
+            # Also when what is revoked in the store changes meanwhile.
+            assert await RevocationList(store).add("acme", "jti", f"of the store {broken}", most=3)
+            await watch.look()
+            assert refusal(auth, token()) == "revoked"
         file.write_text('{"jti": "t2", "tenant": "acme"}\n')
         await watch.look()
         assert (refusal(auth, token()), refusal(auth, token(token_id="t2"))) == (None, "revoked")
+
+
+@pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
+async def test_p24_a_subject_that_the_file_revokes_gets_no_new_token_by_the_command(
+    store_url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "revoked"
+    file.write_text('{"sub": "w2", "tenant": "acme"}\n')
+    auth = Authenticator(POLICY)
+    async with opened(store_url) as store:
+        for name in ("w1", "w2"):
+            assert await RevocationList(store).add("acme", "sub", name, most=3)
+        await RevocationWatch(auth, store, file).look()
+        later_ms = store.clock.now_ms() + 60_000
+        made = {name: token(subject=name, now_ms=later_ms) for name in ("w1", "w2")}
+        # The command lets new tokens follow, the file none.
+        assert {name: refusal(auth, one, later_ms) for name, one in made.items()} == {"w1": None, "w2": "revoked"}
+
+
+async def test_p24_what_the_store_has_revoked_stays_so_while_it_is_away_and_the_file_changes(tmp_path: Path) -> None:
+    file = tmp_path / "revoked"
+    file.write_text("")
+    auth = Authenticator(POLICY)
+    with servers.running(servers.valkey_binary()) as server:
+        async with api.running(server.url) as lastseen:
+            watch = RevocationWatch(auth, lastseen.store, file)
+            assert await RevocationList(lastseen.store).add("acme", "jti", "t1", most=3)
+            await watch.look()
+            server.kill()
+            file.write_text('{"jti": "t2"}\n')
+            await watch.look()
+            assert [refusal(auth, token(token_id=name)) for name in ("t1", "t2", "t3")] == ["revoked", "revoked", None]
 
 
 def test_the_command_is_in_force_within_five_seconds_on_every_process_and_after_a_restart() -> None:
