@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from cyclopts import App, Parameter
 
 from bench.closed_loop import generator
-from bench.harness import ROOT, THIS, BenchError, Checkout, daemon, directory
+from bench.harness import ROOT, BenchError, Checkout, daemon, directory
 from bench.intake import OTHER_CORES, SERVER_CORES, Intake, Measured
 from bench.load.plan import Ids, Plan
 from bench.load.run import LoadError
@@ -22,7 +22,7 @@ from bench.results import Report, alternating
 from bench.tokens import minted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 HERE: Final = "here"
 PREPARE_S: Final = 300.0
@@ -40,7 +40,7 @@ app = App(name="python -m bench.compare")
 
 @contextlib.contextmanager
 def checked_out(commit: str) -> Iterator[Checkout]:
-    """A worktree of that commit, with what its own lock file says installed for this interpreter's version.
+    """A worktree of that commit, installed.
 
     Raises:
         BenchError: there is no such commit, or it can't be installed.
@@ -49,11 +49,24 @@ def checked_out(commit: str) -> Iterator[Checkout]:
         root = place / "worktree"
         _run("git", "worktree", "add", "--quiet", "--detach", str(root), commit)
         try:
-            interpreter = str(Path(sys.executable).resolve())
-            _run(_uv(), "sync", "--quiet", "--frozen", "--no-dev", "--python", interpreter, cwd=root)
-            yield Checkout(root=root, python=root / ".venv" / "bin" / "python")
+            with installed(root) as checkout:
+                yield checkout
         finally:
             _run("git", "worktree", "remove", "--force", str(root))
+
+
+@contextlib.contextmanager
+def installed(root: Path) -> Iterator[Checkout]:
+    """A checkout with what its own lock file says, and no more, installed for this interpreter's version.
+
+    Raises:
+        BenchError: it can't be installed.
+    """
+    with directory() as place:
+        interpreter = str(Path(sys.executable).resolve())
+        words = [_uv(), "sync", "--quiet", "--frozen", "--no-dev", "--python", interpreter]
+        _run(*words, cwd=root, env={"UV_PROJECT_ENVIRONMENT": str(place / "venv")})
+        yield Checkout(root=root, python=place / "venv" / "bin" / "python")
 
 
 def _uv() -> str:
@@ -64,10 +77,8 @@ def _uv() -> str:
     return found
 
 
-def _run(*words: str, cwd: Path = ROOT) -> str:
-    environment = {
-        name: value for name, value in os.environ.items() if name not in {"VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT"}
-    }
+def _run(*words: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"} | dict(env or {})
     ended = subprocess.run(
         words, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=PREPARE_S
     )
@@ -102,7 +113,7 @@ def main(
     described = _run("git", "describe", "--always", "--dirty")
     report.note(f"here: {described}; compared with: {_run('git', 'log', '-1', '--format=%h %s', other)}")
     with contextlib.ExitStack() as stack:
-        checkouts = {HERE: THIS, other: stack.enter_context(checked_out(other))}
+        checkouts = {HERE: stack.enter_context(installed(ROOT)), other: stack.enter_context(checked_out(other))}
         daemons = {name: stack.enter_context(daemon(DEFAULTS, checkout=one)) for name, one in checkouts.items()}
         for one in daemons.values():
             one.pin(cores=SERVER_CORES, store_cores=OTHER_CORES)
@@ -120,6 +131,9 @@ def main(
         }
         intake = Intake(daemons, plans)
         intake.register()
+        for name, one in daemons.items():
+            intake.measure(name)  # to warm up
+            one.settle()
         rounds = alternating(pairs, list(daemons), intake.measure)
         intake.check_fleet()
     report.table(

@@ -37,6 +37,10 @@ ROOT: Final = Path(__file__).parent.parent
 START_LIMIT_S: Final = 60.0
 STOP_LIMIT_S: Final = 20.0
 CALL_LIMIT_S: Final = 30.0
+SETTLE_LIMIT_S: Final = 120.0
+SETTLED_S: Final = 2.0
+IDLE_CORES: Final = 0.05
+"""What a server has that does nothing but look after itself, in a second on all its processes."""
 Held = TypeVar("Held")
 
 _POLL_S: Final = 0.02
@@ -202,6 +206,20 @@ class Server:
     def output(self) -> str:
         """The last of what it has written."""
         return "".join(path.read_text("utf-8", "replace")[-4_000:] for path in (self._out, self._err))
+
+    def settle(self) -> None:
+        """Wait until it has done what it does after its load, such as the events of workers that are new.
+
+        Raises:
+            BenchError: it goes on.
+        """
+
+        def is_idle() -> bool:
+            meter = CpuMeter(self.processes())
+            threading.Event().wait(SETTLED_S)
+            return sum(meter.used_s().values()) < IDLE_CORES * SETTLED_S
+
+        until(is_idle, f"{self.name} is idle", limit_s=SETTLE_LIMIT_S)
 
     def stop(self) -> None:
         """Stop it as an operator does. Idempotent.
