@@ -47,22 +47,24 @@ class Trial:
 
 
 def _chosen(words: Sequence[str]) -> list[Mutant]:
-    """All, or those of the areas that are named, or whose words or file have one of these texts."""
+    """All, or those of the areas that are named; a word that names no area stands for what has it in text or path."""
     if not words:
         return list(MUTANTS)
+    texts = [word for word in words if word not in AREAS]
     return [
         mutant
         for area, mutants in AREAS.items()
         for mutant in mutants
-        if any(word == area or word in mutant.wrong or word in mutant.file for word in words)
+        if area in words or any(text in mutant.wrong or text in mutant.file for text in texts)
     ]
 
 
 def main() -> int:
-    """Exit status 1: a change that must be caught was not, one that tests can't see was, or fewer than due in all."""
+    """Exit status 1: a change was not caught and has no reason, or has one and was, or too few of all were."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("only", nargs="*", help="areas, or parts of a description or a path; all without")
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time (2)")
+    parser.add_argument("--known-good", action="store_true", help="do not first run the tests without a change")
     parser.add_argument("--list", action="store_true", help="print them and change nothing")
     arguments = parser.parse_args()
     chosen = _chosen(arguments.only)
@@ -73,7 +75,7 @@ def main() -> int:
     with ExitStack() as stack:
         copies = [stack.enter_context(workshop()) for _ in range(arguments.jobs)]
         tests = tuple(sorted({test for mutant in chosen for test in mutant.tests}))
-        if not copies[0].passes(tests):
+        if not (arguments.known_good or copies[0].passes(tests, jobs=arguments.jobs)):
             print(f"these tests fail without any change:\n{copies[0].output}", flush=True)
             return 1
         trial = Trial(copies)
@@ -96,7 +98,7 @@ def _summary(chosen: list[Mutant], verdicts: dict[str, Verdict]) -> int:
         elif verdict is Verdict.INVALID:
             print(f"INVALID   {mutant.file}: {mutant.wrong}: its tests did not run")
         wrong += verdict is not (Verdict.SURVIVED if mutant.survives else Verdict.KILLED)
-    return 1 if wrong or share < DUE else 0
+    return 1 if wrong or (share < DUE and len(chosen) == len(MUTANTS)) else 0
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parent.parent.parent
 LIMIT_S: Final = 300.0
 """What the tests of one change may take: a change that makes them hang is seen."""
+ALL_LIMIT_S: Final = 3_600.0
+"""What all tests together may take without a change."""
 SHOWN: Final = 2_000
 
 
@@ -43,9 +45,9 @@ class Workshop:
         self.output = ""
         """The end of what the last tests wrote."""
 
-    def passes(self, tests: tuple[str, ...]) -> bool:
+    def passes(self, tests: tuple[str, ...], *, jobs: int) -> bool:
         """Whether these tests pass in this copy as it is."""
-        return self._test(tests) == pytest.ExitCode.OK
+        return self._test((f"--numprocesses={jobs}", *tests), limit_s=ALL_LIMIT_S) == pytest.ExitCode.OK
 
     def judge(self, mutant: Mutant) -> Verdict:
         """Make the change, run its tests, take it back.
@@ -72,7 +74,7 @@ class Workshop:
         if path.suffix == ".py":
             Path(cache_from_source(str(path))).unlink(missing_ok=True)
 
-    def _test(self, tests: tuple[str, ...]) -> int | None:
+    def _test(self, tests: tuple[str, ...], *, limit_s: float = LIMIT_S) -> int | None:
         """The exit status of pytest; None when it had to be ended."""
         words = [sys.executable, "-m", "pytest", "-x", "-q", "--hypothesis-seed=0", "-p", "no:cacheprovider", *tests]
         # The copy comes before the checkout that the interpreter's environment names, also in the tests' own children.
@@ -88,7 +90,7 @@ class Workshop:
                 start_new_session=True,
             )
             try:
-                status: int | None = running.wait(LIMIT_S)
+                status: int | None = running.wait(limit_s)
             except subprocess.TimeoutExpired:
                 status = None
             finally:
