@@ -52,6 +52,8 @@ def extent(beat: Beat) -> int:
     """Characters of what a beat brings beside itself."""
     metadata, system, logs = beat.metadata_json, beat.system_info_json, beat.logs_json
     size = 0 if metadata is KEEP else len(metadata)
+    if system is KEEP and logs is KEEP:
+        return size
     if system is not KEEP and system is not None:
         size += len(system)
     if logs is not KEEP and logs is not None:

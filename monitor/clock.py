@@ -29,18 +29,16 @@ class StoreClock:
     def now_ms(self) -> int:
         """Milliseconds since the epoch by the store's clock; 0 before its first answer."""
         if self._answer_ms:
-            estimate = self._answer_ms + (time.monotonic_ns() - self._at_ns) // 1_000_000
-            self._floor_ms = max(self._floor_ms, estimate)
+            estimate_ms = self._answer_ms + (time.monotonic_ns() - self._at_ns) // 1_000_000
+            self._floor_ms = max(self._floor_ms, estimate_ms)
         return self._floor_ms
 
 
 monotonic_s = time.monotonic
 """Seconds of a clock that only goes forward; for durations inside one process."""
 
-
-def monotonic_ns() -> int:
-    """As ``monotonic_s``, in whole nanoseconds, for arithmetic that must be exact."""
-    return time.monotonic_ns()
+monotonic_ns = time.monotonic_ns
+"""As ``monotonic_s``, in whole nanoseconds, for arithmetic that must be exact."""
 
 
 def wall_ms() -> int:

@@ -21,11 +21,12 @@ import structlog
 
 from monitor.behind import Graces
 from monitor.calls import BATCH_BYTES, BATCH_LIMIT, error_of, extent, mark_registering
+from monitor.clock import monotonic_s
 from monitor.refusal import IntakeFullError, OverShareError
 from monitor.shares import Tenants, over_share
 from monitor.store import StoreUnavailableError
 from monitor.store.answers import REFUSED, STORED
-from monitor.workers import Beat, Disconnect, Forget
+from monitor.workers import KEEP, Beat, Disconnect, Forget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,7 +73,8 @@ class _Waiting:
     def __init__(self, order: Order, answer: Answer, size: int) -> None:
         self.order = order
         self.answer: Answer | None = answer
-        self.until_s = 0.0
+        self.until_s: float
+        """Set when it is taken in."""
         self.size = size
         """Characters of what a beat brings beside itself."""
 
@@ -131,6 +133,8 @@ class Intake:
         self._store = store
         self._capacity = capacity
         self._capacity_bytes = capacity_bytes
+        # Below half of everything no tenant can be over its share.
+        self._half, self._half_bytes = capacity / 2, capacity_bytes / 2
         self._waiting_bytes = 0
         self._tenants = tenants or Tenants()
         self._on_refused = on_refused
@@ -143,9 +147,12 @@ class Intake:
         self.graces = Graces(store.settings.graces_ms)
         self._timeout_s = store.settings.timeout_s
         self._longest_s = min(LONGEST_WAIT * self._timeout_s, LONGEST_WAIT_S)
+        self._least_s = self._timeout_s - self._longest_s
+        """What the first of a queue has left of its time limit, at the least, while the queue is not full."""
         self._on_moved = on_moved
         self._waiting = 0
         self._lanes = [[_Lane(partition) for _ in range(lanes)] for partition in range(store.partitions)]
+        self._only_lanes = self._lanes[0] if store.partitions == 1 else None
 
     async def beat(self, beat: Beat) -> int:
         """Store one beat; its effective interval in milliseconds.
@@ -188,7 +195,7 @@ class Intake:
         self._submit(_Waiting(beat, answer, extent(beat)), self._lane_of(beat.key))
 
     def _lane_of(self, key: WorkerKey) -> _Lane:
-        lanes = self._lanes[0 if len(self._lanes) == 1 else self._store.partition_of(key)]
+        lanes = self._only_lanes or self._lanes[self._store.partition_of(key)]
         return lanes[hash(key.worker_id) % len(lanes)]
 
     async def _wait(self, order: Order, lane: _Lane) -> int:
@@ -210,21 +217,19 @@ class Intake:
             waiting.answer = None  # a request that has given up: what was not sent yet is not sent any more
 
     def _submit(self, waiting: _Waiting, lane: _Lane) -> None:
-        if isinstance(waiting.order, Beat):
-            grace_ms = waiting.order.grace_ms
-            if isinstance(grace_ms, int) and grace_ms < self.graces.newest_ms:
-                self.graces.see(grace_ms)
-        loop = asyncio.get_running_loop()
-        now_s = loop.time()
-        key, queue = waiting.order.key, lane.waiting
-        is_alone = not isinstance(waiting.order, Beat) or (bool(lane.keys) and key in lane.keys)
+        now_s, queue, is_alone = monotonic_s(), lane.waiting, True
+        order = waiting.order
+        key = order.key
+        if isinstance(order, Beat):
+            if order.grace_ms is not KEEP and order.grace_ms is not None:
+                self.graces.see(order.grace_ms)
+            is_alone = bool(lane.keys) and key in lane.keys
         if is_alone:
             queue = lane.alone.get(key.tenant) or deque()
         if (
-            # Below half of everything no tenant can be over its share.
-            2 * self._waiting >= self._capacity
-            or 2 * self._waiting_bytes >= self._capacity_bytes
-            or (queue and queue[0].until_s < now_s + self._timeout_s - self._longest_s)
+            self._waiting >= self._half
+            or self._waiting_bytes >= self._half_bytes
+            or (queue and queue[0].until_s < now_s + self._least_s)
         ) and (refusal := self._refusal(waiting, queue, now_s, is_alone=is_alone)) is not None:
             self._on_refused(key.tenant)
             raise refusal
@@ -236,9 +241,9 @@ class Intake:
         self._waiting += 1
         self._waiting_bytes += waiting.size
         if lane.timer is None:
-            lane.timer = loop.call_at(waiting.until_s, self._expire, lane)
+            lane.timer = asyncio.get_running_loop().call_at(waiting.until_s, self._expire, lane)
         if lane.task is None:
-            lane.task = loop.create_task(self._work(lane), name=f"intake-{lane.partition}")
+            lane.task = asyncio.get_running_loop().create_task(self._work(lane), name=f"intake-{lane.partition}")
 
     def _refusal(
         self, waiting: _Waiting, queue: deque[_Waiting], now_s: float, *, is_alone: bool
@@ -277,7 +282,7 @@ class Intake:
 
     def oldest_s(self) -> float:
         """How long the beat has waited that waits for longest, in seconds; 0 where none does."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = monotonic_s()
         lanes = itertools.chain.from_iterable(self._lanes)
         firsts = (lane.waiting if lane.is_alone or not lane.in_flight else lane.in_flight for lane in lanes)
         until_s = min((first[0].until_s for first in firsts if first), default=now_s + self._timeout_s)
@@ -291,8 +296,7 @@ class Intake:
 
     def _expire(self, lane: _Lane) -> None:
         """Answer whom the store has kept waiting for too long. What is in flight may be stored all the same."""
-        loop = asyncio.get_running_loop()
-        now_s = loop.time()
+        now_s = monotonic_s()
         lane.timer = None
         nearest_s = math.inf
         for queue in (lane.in_flight, lane.waiting, *lane.alone.values()):
@@ -302,7 +306,7 @@ class Intake:
                     break
                 waiting.settle(0, StoreUnavailableError("the store did not answer in time"))
         if nearest_s < math.inf:
-            lane.timer = loop.call_at(nearest_s, self._expire, lane)
+            lane.timer = asyncio.get_running_loop().call_at(nearest_s, self._expire, lane)
 
     async def _work(self, lane: _Lane) -> None:
         """Make one call after another. The answers of one are told while the store works on the next."""
@@ -373,15 +377,17 @@ class Intake:
         """The next beats, as many as one call can carry."""
         batch: list[_Waiting] = []
         queue = lane.waiting
-        size = 0
-        limit = BATCH_LIMIT if len(queue) <= DEEP else DEEP_LIMIT
+        count, size, given_up = len(queue), 0, 0
+        limit = BATCH_LIMIT if count <= DEEP else DEEP_LIMIT
         while queue and len(batch) < limit and size < BATCH_BYTES:
             waiting = queue.popleft()
-            if waiting.answer is not None:
-                batch.append(waiting)
-                size += waiting.size
-            self._waiting -= 1
-            self._waiting_bytes -= waiting.size
+            if waiting.answer is None:
+                given_up += waiting.size
+                continue
+            batch.append(waiting)
+            size += waiting.size
+        self._waiting -= count - len(queue)
+        self._waiting_bytes -= size + given_up
         return batch
 
     async def _commit(self, partition: int, batch: list[_Waiting]) -> Callable[[], None]:
@@ -389,7 +395,7 @@ class Intake:
             return _nobody
         match batch[0].order:
             case Beat():
-                beats = [waiting.order for waiting in batch if isinstance(waiting.order, Beat)]
+                beats: list[Beat] = [waiting.order for waiting in batch]  # type: ignore[misc]  # as the first one
                 result = await self._store.beat(partition, beats)
                 self.graces.see(result.least_grace_ms)
                 if result.moved:

@@ -63,28 +63,30 @@ class Limiter:
     def wait_ns(self, key: int, now_ns: int) -> int:
         """Take one of ``key``, or say after how many nanoseconds it would conform."""
         # As ``admitted``, spelled out: this is asked for every beat.
-        if now_ns >= self._turn_ns or len(self._young) >= self._most:
-            self._turn(now_ns)
+        tat = self._young.get(key)
+        if tat is None or now_ns >= self._turn_ns:
+            tat = self._known(key, now_ns)
         now = now_ns * self._per_s
-        tat = self._young.get(key) or self._old.get(key, 0)
-        if tat > now:
-            over = tat - now - self._slack
-            if over > 0:
-                return -(-over // self._per_s)
-            self._young[key] = tat + NS
-        else:
+        if tat <= now:
             self._young[key] = now + NS
+            return 0
+        over = tat - now - self._slack
+        if over > 0:
+            return -(-over // self._per_s)
+        self._young[key] = tat + NS
         return 0
 
     def wait_for_ns(self, key: int, now_ns: int, count: int) -> int:
         """As ``wait_ns``, for at most ``most_count`` at once."""
-        if now_ns >= self._turn_ns or len(self._young) >= self._most:
-            self._turn(now_ns)
-        known = self._young.get(key) or self._old.get(key, 0)
-        tat, wait_ns = admitted(self._rate, known, now_ns=now_ns, count=count)
+        tat, wait_ns = admitted(self._rate, self._known(key, now_ns), now_ns=now_ns, count=count)
         if not wait_ns:
             self._young[key] = tat
         return wait_ns
+
+    def _known(self, key: int, now_ns: int) -> int:
+        if now_ns >= self._turn_ns or len(self._young) >= self._most:
+            self._turn(now_ns)
+        return self._young.get(key) or self._old.get(key, 0)
 
     def _turn(self, now_ns: int) -> None:
         late = now_ns >= self._turn_ns + self._horizon_ns

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from monitor.clock import monotonic_s
+from monitor.daemon.stall import HELD_UP_S, Stall
 from monitor.daemon.turns import SLICE_S, Turns
 
 
@@ -22,7 +23,7 @@ class Busy:
 
 
 async def test_p28_what_has_come_at_once_is_taken_in_its_order_and_others_have_turns_between() -> None:
-    turns = Turns(asyncio.get_running_loop())
+    turns = Turns(asyncio.get_running_loop(), Stall())
     done: list[int] = []
     assert turns.admit(Busy(done, 0))
     Busy(done, 0).go_on()
@@ -39,7 +40,7 @@ async def test_p28_what_has_come_at_once_is_taken_in_its_order_and_others_have_t
 
 
 async def test_p28_how_long_requests_wait_for_a_turn_is_told_by_the_one_that_came_first() -> None:
-    turns = Turns(asyncio.get_running_loop())
+    turns = Turns(asyncio.get_running_loop(), Stall())
     done: list[int] = []
     first, second = Busy(done, 1), Busy(done, 2)
     assert turns.admit(Busy(done, 0))
@@ -52,3 +53,20 @@ async def test_p28_how_long_requests_wait_for_a_turn_is_told_by_the_one_that_cam
         await asyncio.sleep(0)
     assert done == [0, 0, 1, 2]
     assert turns.oldest_s() == 0
+
+
+async def test_p28_a_slice_of_a_turn_ends_with_it() -> None:
+    turns = Turns(asyncio.get_running_loop(), Stall())
+    assert turns.admit(Busy([], 0))
+    assert monotonic_s() < turns.open_until_s
+    await asyncio.sleep(0)
+    assert turns.open_until_s <= monotonic_s()
+
+
+async def test_p1_nothing_is_parsed_unasked_in_a_turn_that_may_read_what_is_old() -> None:
+    stall = Stall()
+    turns = Turns(asyncio.get_running_loop(), stall)
+    stall.turn(monotonic_s() - 2 * HELD_UP_S)
+    assert stall.is_recent(monotonic_s()), "the loop has not turned for longer than it may"
+    assert turns.admit(Busy([], 0))
+    assert turns.open_until_s <= monotonic_s()

@@ -56,8 +56,7 @@ class Admission:
 
     def refused(self, key: WorkerKey) -> RateLimitedError | None:
         """Take one beat of this worker; the error, if it may not come in now."""
-        wait_ns = 0 if self._workers is None else self._workers.wait_ns(hash(key), self._now_ns())
-        if wait_ns:
+        if self._workers is not None and (wait_ns := self._workers.wait_ns(hash(key), self._now_ns())):
             return self._worker_error(key, wait_ns)
         return None if self._tenants is None else self.batch_refused(key.tenant, 1)
 

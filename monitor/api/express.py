@@ -117,7 +117,7 @@ class Express:
         """Whose request it is, if it is plain and its token is known."""
         found = dict(headers)
         authorization = found.get(b"authorization")
-        if authorization is None or b"userkey" in found or len(found) != len(headers):
+        if authorization is None or b"userkey" in found or b"expect" in found or len(found) != len(headers):
             return None
         if found.get(b"content-type", _JSON) != _JSON or found.get(b"transfer-encoding", _CHUNKED) != _CHUNKED:
             return None
@@ -126,9 +126,8 @@ class Express:
             if host is None or not _PLAIN_HOST.fullmatch(host):
                 return None
             self._good_host = host
-        known, now_ms = self._authenticator.known, self._clock.now_ms()
         # The usual way is given no spaces behind a header's value.
-        return known(authorization, now_ms=now_ms) or known(authorization.rstrip(b" \t"), now_ms=now_ms)
+        return self._authenticator.known(authorization.rstrip(b" \t"), now_ms=self._clock.now_ms())
 
     def _id_in(self, target: bytes) -> str:
         return path_worker_id(target[len(_BEFORE_ID) : -len(_AFTER_ID)].decode("utf-8", "surrogateescape"))

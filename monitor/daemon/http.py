@@ -8,6 +8,7 @@ import errno
 import math
 import resource
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -15,6 +16,7 @@ import uvicorn
 
 from monitor.daemon.connections import Connections
 from monitor.daemon.protocol import BoundedProtocol
+from monitor.daemon.site import Site
 from monitor.daemon.stall import Stall
 from monitor.daemon.turns import Turns
 
@@ -111,22 +113,23 @@ class HttpServer(uvicorn.Server):
         idle_s: float = KEEP_ALIVE_S,
         hit: Callable[[Limit, str], None] = lambda _, __: None,
     ) -> None:
-        self.turns = Turns(asyncio.get_running_loop())
-        settings = {
-            "kept": connections,
-            "head_bytes": head_bytes,
-            "head_fields": head_fields,
-            "head_s": head_s,
-            "idle_s": idle_s,
-            "shortcut": shortcut,
-            "stall": (stall := Stall()),
-            "turns": self.turns,
-        }
-        bounded: Any = type("BoundedProtocol", (BoundedProtocol,), settings)
+        stall = Stall()
+        self.turns = Turns(asyncio.get_running_loop(), stall)
+        site = Site(
+            kept=connections,
+            head_bytes=head_bytes,
+            head_fields=head_fields,
+            head_s=head_s,
+            idle_s=idle_s,
+            shortcut=shortcut,
+            stall=stall,
+            turns=self.turns,
+        )
+        protocol: Any = partial(BoundedProtocol, site)
         super().__init__(
             uvicorn.Config(
                 app,
-                http=bounded,
+                http=protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -140,7 +143,7 @@ class HttpServer(uvicorn.Server):
         )
         opened: set[Any] = self.server_state.connections
         self.connections = Connections(opened, most=round(connections * HARD_SHARE), hit=hit)
-        bounded.limits = self.connections
+        site.limits = self.connections
         self.accepting = asyncio.Event()
         self._stall = stall
 

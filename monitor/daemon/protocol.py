@@ -9,24 +9,23 @@ through uvicorn's own code and the app, as if there were no short way.
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import httptools
 import structlog
 
+from monitor.clock import monotonic_s
 from monitor.daemon.connections import network
 from monitor.daemon.exchange import Flow, PacedProtocol, ShortExchange
 from monitor.daemon.head import BadRequestError, check_head, without_upgrade
-from monitor.daemon.stall import Stall, has_hung_up, has_unread
+from monitor.daemon.stall import has_hung_up, has_unread
 from monitor.metrics import Limit
 
 if TYPE_CHECKING:
     import asyncio
 
-    from monitor.daemon.connections import Connections
-    from monitor.daemon.exchange import Shortcut
     from monitor.daemon.head import Headers
-    from monitor.daemon.turns import Turns
+    from monitor.daemon.site import Site
 
 log = structlog.get_logger(__name__)
 
@@ -44,24 +43,17 @@ read there may be thousands of small ones, and each takes a hundred times its si
 
 
 class BoundedProtocol(PacedProtocol):
-    """One connection. The class attributes are its settings; ``HttpServer`` makes a subclass with its own.
+    """One connection of a ``site``."""
 
-    The head of a request must be there ``head_s`` after the connection was made or the request was begun; a
-    connection without a request is closed after ``idle_s``, and so is one whose client takes no answer for as long.
-    Above ``kept`` open connections each answer closes its own, so that idle ones make room for others; ``limits`` says
-    which are closed when that is not enough. A head has at most ``head_bytes`` and ``head_fields`` fields.
-    """
+    # With those of uvicorn's there would be more than 30 in an instance's dictionary, which makes each look slower.
+    __slots__ = (
+        *("_body", "_dropped", "_framing", "_has_ended", "_head", "_held", "_in_body", "_is_ending", "_is_unfinished"),
+        *("_limit_s", "_refusal", "_since_s", "_site", "_stalled_s", "_timer", "_timer_s", "_waits", "address"),
+    )
 
-    kept = 0
-    limits: Connections
-    head_bytes = 0
-    head_fields = 0
-    head_s = 0.0
-    idle_s = 0.0
-    shortcut: Shortcut | None = None
-    stall = Stall()
-    turns: Turns | None = None
-    defaults: tuple[Headers, bytes] = ([], b"")
+    def __init__(self, site: Site, **of_uvicorn: Any) -> None:
+        super().__init__(**of_uvicorn)
+        self._site = site
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
@@ -74,7 +66,7 @@ class BoundedProtocol(PacedProtocol):
         self._stalled_s: float | None = None
         """Since when the client has not taken what was written to it."""
         self.headers = []  # empty lines may come before the first request
-        self._body: list[bytes] | None = None
+        self._body: bytes | None = None
         """What has come of the body of a request that may take the short way; None: there is no such request."""
         self._head: Headers = []
         self._in_body = False
@@ -90,14 +82,14 @@ class BoundedProtocol(PacedProtocol):
         """Whether the client sends nothing more."""
         self._refusal: BadRequestError | None = None
         """Why the newest request is refused; to be said when those before it are answered."""
-        self._limit_s = self.head_s
+        self._limit_s = self._site.head_s
         """How long what we wait for may take, a head or another request; 0 while a request is under way."""
         self._since_s = self.loop.time()
         self._timer: asyncio.TimerHandle | None = None
-        if not self.limits.admit(self):
+        if not self._site.limits.admit(self):
             self.drop()
             return
-        self._look_at(self._since_s + self.head_s)
+        self._look_at(self._since_s + self._site.head_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
@@ -118,7 +110,7 @@ class BoundedProtocol(PacedProtocol):
     def _end_unfinished(self) -> None:
         if self._is_unfinished:
             self._is_unfinished = False
-            self.limits.end(self)
+            self._site.limits.end(self)
 
     def may_hold_request(self) -> bool:
         """Whether bytes have come that were not looked at yet, and may be a whole request."""
@@ -128,7 +120,7 @@ class BoundedProtocol(PacedProtocol):
         """Since when it has waited for the client to send a request or to take an answer; None: it does not."""
         if self._stalled_s is not None:
             return self._stalled_s
-        return self._since_s if self._limit_s == self.idle_s and not self._held else None
+        return self._since_s if self._limit_s == self._site.idle_s and not self._held else None
 
     # One timer for a connection, which is set anew when it goes off, and not with each request: only the start of
     # a head that did not come whole asks for a nearer one.
@@ -142,18 +134,21 @@ class BoundedProtocol(PacedProtocol):
     def _look(self) -> None:
         self._timer = None
         now_s = self.loop.time()
-        is_stalled = self._stalled_s is not None and now_s >= self._stalled_s + self.idle_s
+        is_stalled = self._stalled_s is not None and now_s >= self._stalled_s + self._site.idle_s
         if is_stalled or (self._limit_s and not self._waits and now_s >= self._since_s + self._limit_s):
             if self._is_unfinished and not self._is_ending:
-                self.limits.hit(Limit.HEAD, self.address)
+                self._site.limits.hit(Limit.HEAD, self.address)
             self.transport.abort()
         else:
             ahead = bool(self._limit_s) and not self._waits
-            self._look_at(self._since_s + self._limit_s if ahead else now_s + self.idle_s)
+            self._look_at(self._since_s + self._limit_s if ahead else now_s + self._site.idle_s)
 
     def data_received(self, data: bytes) -> None:
         """Some of a request has come, or several of them."""
-        if self.stall.is_recent(self.loop.time()) and has_hung_up(self.transport):
+        if monotonic_s() < self._site.turns.open_until_s and not self._held and not self._is_ending:
+            self._parse(data)
+            return
+        if self._site.stall.is_recent(self.loop.time()) and has_hung_up(self.transport):
             self.transport.abort()
             return
         if self._is_ending:
@@ -162,7 +157,7 @@ class BoundedProtocol(PacedProtocol):
                 self.transport.abort()
         elif self._held:
             self._held += data
-        elif self.turns is None or self.turns.admit(self):
+        elif self._site.turns.admit(self):
             self._parse(data)
         else:
             self._waits = True
@@ -200,6 +195,8 @@ class BoundedProtocol(PacedProtocol):
 
     def _parse(self, data: bytes) -> None:
         """Parse as far as it may go now; the rest is held until its turn comes."""
+        if self._refusal is not None:
+            return
         if len(data) <= PIECE_BYTES:
             self._feed(data)
         else:
@@ -217,8 +214,6 @@ class BoundedProtocol(PacedProtocol):
                 self._refuse(error)
 
     def _feed(self, data: bytes) -> None:
-        if self._refusal is not None:
-            return
         size = len(data)
         try:
             while data:
@@ -232,7 +227,7 @@ class BoundedProtocol(PacedProtocol):
             cause = error.__context__
             self._refuse(cause if isinstance(cause, BadRequestError) else BadRequestError(f"this is no HTTP: {error}"))
             return
-        if self._in_body or self._limit_s == self.head_s:
+        if self._in_body or self._limit_s == self._site.head_s:
             self._wait_for_more(size)
 
     def _without_upgrade(self) -> bytes:
@@ -244,18 +239,18 @@ class BoundedProtocol(PacedProtocol):
     def _wait_for_more(self, size: int) -> None:
         """A piece of this size has been parsed, and the request is not whole."""
         self._framing += size
-        if self._framing > self.head_bytes or len(self.headers) > self.head_fields:
+        if self._framing > self._site.head_bytes or len(self.headers) > self._site.head_fields:
             self._refuse(self._too_large())
             return
         self._is_unfinished = True
-        self.limits.begin(self, 0 if self._in_body else self._framing + FIELD_BYTES * len(self.headers))
-        if not self._in_body and self._timer_s > self._since_s + self.head_s:
-            self._look_at(self._since_s + self.head_s)
+        self._site.limits.begin(self, 0 if self._in_body else self._framing + FIELD_BYTES * len(self.headers))
+        if not self._in_body and self._timer_s > self._since_s + self._site.head_s:
+            self._look_at(self._since_s + self._site.head_s)
 
     def _too_large(self) -> BadRequestError:
         what = "chunk heads and trailers" if self._in_body else "head"
         return BadRequestError(
-            f"the {what} of a request may have {self.head_bytes} bytes and {self.head_fields} fields",
+            f"the {what} of a request may have {self._site.head_bytes} bytes and {self._site.head_fields} fields",
             HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
         )
 
@@ -270,7 +265,7 @@ class BoundedProtocol(PacedProtocol):
         self._refusal = error
         self._held = b""
         is_large = error.status is HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-        self.limits.hit(Limit.HEAD if is_large else Limit.BAD_REQUEST, self.address)
+        self._site.limits.hit(Limit.HEAD if is_large else Limit.BAD_REQUEST, self.address)
         is_with_app = self._in_body and self._body is None
         self._body, self._in_body = None, False
         if is_with_app and self.pipeline:
@@ -292,7 +287,7 @@ class BoundedProtocol(PacedProtocol):
     def _linger(self) -> None:
         """End the connection in the middle of a request: all is said, and what still comes is dropped."""
         self._is_ending = self._is_unfinished = True
-        self.limits.begin(self, 0)
+        self._site.limits.begin(self, 0)
         self.transport.write_eof()
         self.flow.resume_reading()
         self._limit_s, self._since_s = LINGER_S, self.loop.time()
@@ -310,37 +305,39 @@ class BoundedProtocol(PacedProtocol):
 
     def on_message_begin(self) -> None:
         """A request has begun."""
-        self._limit_s, self._since_s = self.head_s, self.loop.time()
+        self._limit_s, self._since_s = self._site.head_s, self.loop.time()
         self._framing = 0
         # The scope is for the app: it is made when the request goes there.
         self.url = b""
         self.headers = []
-        self.expect_100_continue = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A field of a request's head, or of its trailers."""
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """The head of a request is there."""
         self._limit_s = 0.0
         # Trailers are not headers: they go to a list that is not read.
         self._head, self.headers = self.headers, []
-        if len(self._head) > self.head_fields or (self._framing and self._head_size() > self.head_bytes):
+        if len(self._head) > self._site.head_fields or (self._framing and self._head_size() > self._site.head_bytes):
             raise self._too_large()
         if self._is_unfinished:
-            self.limits.head_ended(self)
+            self._site.limits.head_ended(self)
             self._framing = 0
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 raise BadRequestError("CONNECT is for proxies", HTTPStatus.NOT_IMPLEMENTED)
             return
         if (
-            self.shortcut is not None
+            self._site.shortcut is not None
             and not self.flow.write_paused
             and (self.cycle is None or self.cycle.response_complete)
             and self.parser.get_method() == b"POST"
-            and self.shortcut.leads(self.url)
-            and not self.expect_100_continue
+            and self._site.shortcut.leads(self.url)
             and self.parser.get_http_version() == "1.1"
         ):
-            self._body = []
+            self._body = b""
         else:
             self._make_cycle()
         self._in_body = True
@@ -356,7 +353,7 @@ class BoundedProtocol(PacedProtocol):
         if self._body is None:
             super().on_body(body)
         else:
-            self._body.append(body)
+            self._body += body
 
     def on_message_complete(self) -> None:
         """A request has come whole."""
@@ -371,11 +368,11 @@ class BoundedProtocol(PacedProtocol):
             self._go_the_usual_way(whole=True)
 
     def _went_the_short_way(self) -> bool:
-        is_kept = self.parser.should_keep_alive() and (len(self.connections) <= self.kept or not self._crowded())
+        is_kept = self.parser.should_keep_alive() and (len(self.connections) <= self._site.kept or not self._crowded())
         exchange = ShortExchange(self, keep_alive=is_kept)
         try:
-            if self.shortcut is None or not self.shortcut.take(
-                self.url, self._head, b"".join(self._body or ()), exchange.answer
+            if self._site.shortcut is None or not self._site.shortcut.take(
+                self.url, self._head, self._body or b"", exchange.answer
             ):
                 return False
         except Exception:
@@ -389,17 +386,20 @@ class BoundedProtocol(PacedProtocol):
     def _go_the_usual_way(self, *, whole: bool) -> None:
         """Let the app have the request as far as it has come."""
         self._make_cycle()
-        parts, self._body = self._body or [], None
-        for part in parts:
-            super().on_body(part)
+        body, self._body = self._body, None
+        if body:
+            super().on_body(body)
         if whole:
             super().on_message_complete()
 
     def _make_cycle(self) -> None:
         check_head(self.parser.get_http_version(), self._head)
-        target, expects = self.url, self.expect_100_continue
+        target = self.url
         super().on_message_begin()
-        self.url, self.expect_100_continue = target, expects
+        self.url = target
+        self.expect_100_continue = any(
+            name == b"expect" and value.lower() == b"100-continue" for name, value in self._head
+        )
         self.headers.extend((name, value.rstrip(b" \t")) for name, value in self._head)
         try:
             super().on_headers_complete()
@@ -411,12 +411,11 @@ class BoundedProtocol(PacedProtocol):
 
     def default_lines(self) -> bytes:
         """The headers that the server gives every answer (Date), as lines; new once a second."""
-        headers, lines = self.defaults
-        if headers is not self.server_state.default_headers:
-            headers = self.server_state.default_headers
-            lines = b"".join(b"%b: %b\r\n" % header for header in headers)
-            type(self).defaults = headers, lines
-        return lines
+        site, headers = self._site, self.server_state.default_headers
+        if headers is not site.headers:
+            site.headers = headers
+            site.lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        return site.lines
 
     def is_behind(self) -> bool:
         """Whether requests have come that wait for the one before them."""
@@ -425,14 +424,14 @@ class BoundedProtocol(PacedProtocol):
     def _crowded(self) -> bool:
         # Those without a whole request make room by themselves.
         count = len(self.connections)
-        return count > self.kept and count - self.limits.unfinished + self._is_unfinished > self.kept
+        return count > self._site.kept and count - self._site.limits.unfinished + self._is_unfinished > self._site.kept
 
     def on_response_complete(self) -> None:
         """An answer was sent; the next request may have come already."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             # The client has not taken all of it: it has as long as one that waits for nothing.
-            self._limit_s, self._since_s = self.idle_s, self.loop.time()
+            self._limit_s, self._since_s = self._site.idle_s, self.loop.time()
             return
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
@@ -449,4 +448,4 @@ class BoundedProtocol(PacedProtocol):
         if self.flow.read_paused:
             self.flow.resume_reading()
         if self.cycle.response_complete and not self._limit_s:
-            self._limit_s, self._since_s = self.idle_s, self.loop.time()
+            self._limit_s, self._since_s = self._site.idle_s, self.loop.time()

@@ -42,6 +42,10 @@ class Stall:
         """Whether what is read now may have waited for long."""
         return now_s < self._until_s or now_s > self._held_up_s
 
+    def none_until_s(self, now_s: float) -> float:
+        """Until when nothing that is read can have waited for long; a time that has passed, if it can now."""
+        return 0.0 if now_s < self._until_s else self._held_up_s
+
 
 def has_hung_up(transport: asyncio.BaseTransport) -> bool:
     """Whether the other side of a connection sends nothing more, whatever is still to be read of it."""

@@ -16,6 +16,8 @@ from monitor.clock import monotonic_s
 if TYPE_CHECKING:
     import asyncio
 
+    from monitor.daemon.stall import Stall
+
 SLICE_S: Final = 0.02
 
 
@@ -30,8 +32,11 @@ class Waiting(Protocol):
 class Turns:
     """Belongs to one event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, stall: Stall) -> None:
         self._loop = loop
+        self._stall = stall
+        self.open_until_s = 0.0
+        """Until when, by ``monotonic_s``, ``admit`` says yes and nothing that is read is old: neither need be asked."""
         self._queue: deque[tuple[Waiting, float]] = deque()
         self._until_s = 0.0
         self._is_begun = False
@@ -40,14 +45,18 @@ class Turns:
         """Whether the connection may go on now; else its ``go_on`` is called when its turn has come."""
         now_s = monotonic_s()
         if not self._is_begun:
-            self._is_begun = True
-            self._until_s = now_s + SLICE_S
-            self._loop.call_soon(self._next)
+            self._begin(now_s)
             return True
         if now_s < self._until_s and not self._queue:
             return True
         self._queue.append((connection, now_s))
         return False
+
+    def _begin(self, now_s: float) -> None:
+        self._is_begun = True
+        self._until_s = now_s + SLICE_S
+        self.open_until_s = min(self._until_s, self._stall.none_until_s(now_s))
+        self._loop.call_soon(self._next)
 
     def oldest_s(self) -> float:
         """How long the request has waited that waits for longest, in seconds; 0 where none does."""
@@ -55,11 +64,10 @@ class Turns:
 
     def _next(self) -> None:
         """Begin a turn: with those that wait, if any do."""
-        self._is_begun = False
+        self._is_begun, self.open_until_s = False, 0.0
         if not self._queue:
             return
-        self._is_begun = True
-        self._loop.call_soon(self._next)
-        self._until_s = monotonic_s() + SLICE_S
+        self._begin(monotonic_s())
+        self.open_until_s = 0.0
         while self._queue and monotonic_s() < self._until_s:
             self._queue.popleft()[0].go_on()

@@ -57,15 +57,14 @@ def beat_arguments(beats: Sequence[Beat]) -> tuple[bytes, bytes]:
             None if interval is KEEP else _UNDECLARED if interval is None else interval,
             None if grace is KEEP else _UNDECLARED if grace is None else grace,
         )
-        report = _report(beat)
-        rows += (
-            profiles.setdefault(profile, len(profiles) + 1),
-            key.worker_id,
-            report,
-            False
-            if report and beat.metadata_json is KEEP and beat.system_info_json is KEEP and beat.logs_json is KEEP
-            else _more(beat, reports_all=bool(report)),
-        )
+        report, meta = _report(beat), beat.metadata_json
+        more: list[object] | bool | msgspec.Raw
+        is_usual = report and beat.system_info_json is KEEP and beat.logs_json is KEEP
+        if is_usual and (meta is KEEP or len(meta) <= _SHORT):
+            more = meta is not KEEP and _metadata_alone(meta)
+        else:
+            more = _more(beat, reports_all=bool(report))
+        rows += profiles.setdefault(profile, len(profiles) + 1), key.worker_id, report, more
     return _encode(list(profiles)), _encode(rows)
 
 
@@ -79,7 +78,7 @@ def _report(beat: Beat) -> str | bool:
 
 
 def _more(beat: Beat, *, reports_all: bool) -> list[object] | bool | msgspec.Raw:
-    """The parts that an ordinary beat does not have; False for none, True for empty metadata and nothing else."""
+    """The parts that an ordinary beat does not have; False for none."""
     status, tasks, task = beat.status, beat.tasks_processed, beat.current_task_id
     meta, system, logs = beat.metadata_json, beat.system_info_json, beat.logs_json
     no_system_or_logs = system is KEEP and logs is KEEP
@@ -87,8 +86,6 @@ def _more(beat: Beat, *, reports_all: bool) -> list[object] | bool | msgspec.Raw
         if no_system_or_logs:
             if meta is KEEP:
                 return False
-            if meta == "{}":
-                return True
             if len(meta) <= _SHORT:
                 return _metadata_alone(meta)
         more: list[object] = [False, None, None, None]
@@ -124,8 +121,10 @@ def _cold(
 
 
 @lru_cache(maxsize=4_096)
-def _metadata_alone(meta: str) -> msgspec.Raw:
-    """Packed, since it is the same beat after beat, and often that of many workers."""
+def _metadata_alone(meta: str) -> bool | msgspec.Raw:
+    """Packed, since it is the same beat after beat, and often that of many workers; True for empty metadata."""
+    if meta == "{}":
+        return True
     nothing = [False, None, None, None]
     return msgspec.Raw(_encode(_cold(nothing, meta=meta, system=KEEP, system_cut=False, logs=KEEP, logs_cut=False)))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from hiredis import pack_command
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import RedisError, ResponseError
 
@@ -60,7 +61,8 @@ class Lines:
         try:
             if connection.should_reconnect():  # it leads to a former primary
                 await connection.disconnect(nowait=True)
-            await connection.send_command(*command)  # connects first, if it is not connected
+            # In C, where redis-py packs in Python. It connects first, if it is not connected.
+            await connection.send_packed_command(pack_command(command))  # type: ignore[arg-type]  # it means any length
             answer = await connection.read_response()
         except ResponseError:
             self._idle.append(connection)

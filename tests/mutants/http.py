@@ -34,9 +34,23 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="unfinished heads of strangers make each answer to others close its connection",
         file="monitor/daemon/protocol.py",
-        old="count > self.kept and count - self.limits.unfinished + self._is_unfinished > self.kept",
-        new="count > self.kept",
+        old="count > self._site.kept and count - self._site.limits.unfinished + self._is_unfinished > self._site.kept",
+        new="count > self._site.kept",
         tests=("tests/test_connections.py", "tests/test_http_server.py"),
+    ),
+    Mutant(
+        wrong="after a pause of the process what is read counts as new until the turn of the loop ends",
+        file="monitor/daemon/turns.py",
+        old="min(self._until_s, self._stall.none_until_s(now_s))",
+        new="self._until_s",
+        tests=("tests/test_turns.py", "tests/acceptance/test_held_requests.py"),
+    ),
+    Mutant(
+        wrong="what comes in a turn of the loop that has used up its slice is parsed all the same",
+        file="monitor/daemon/turns.py",
+        old="self._is_begun, self.open_until_s = False, 0.0",
+        new="self._is_begun, self.open_until_s = False, monotonic_s() + SLICE_S",
+        tests=("tests/test_turns.py", "tests/acceptance/test_held_requests.py"),
     ),
     Mutant(
         wrong="a beat behind a request that is not answered yet takes the short way past it",
