@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.mutants.catalog import MUTANTS
+from tests.mutants.catalog import AREAS, MUTANTS
 from tests.mutants.workshop import ROOT
 
 if TYPE_CHECKING:
     from tests.mutants.mutant import Mutant
 
+FEWEST: Final = 120
 MOST_SURVIVORS: Final = 0.05
 
 
@@ -36,6 +37,8 @@ def test_the_tests_of_a_wrong_change_exist(mutant: Mutant) -> None:
         assert f"def {name}(" in (ROOT / file).read_text("utf-8") or not name
 
 
-def test_the_list_names_each_change_once_and_gives_up_few() -> None:
+def test_the_list_is_long_enough_names_each_change_once_and_gives_up_few() -> None:
     assert [wrong for wrong, times in Counter(mutant.wrong for mutant in MUTANTS).items() if times > 1] == []
+    assert len(MUTANTS) >= FEWEST
+    assert all(AREAS.values())
     assert sum(bool(mutant.survives) for mutant in MUTANTS) <= MOST_SURVIVORS * len(MUTANTS)
