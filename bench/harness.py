@@ -306,7 +306,9 @@ class Daemon(Server):
     def processes(self) -> dict[str, int]:
         """``daemon``, or with several ``supervisor`` and ``daemon 1`` and so on; and ``store`` if it is its own."""
         store = self.store_pid
-        below = [pid for pid in descendants(self.pid) if pid != store]
+        # The store's children are its forks for saving, which come and go.
+        stores = set() if store is None else {store, *descendants(store)}
+        below = [pid for pid in descendants(self.pid) if pid not in stores]
         named = {f"daemon {number}": pid for number, pid in enumerate(below, 1)}
         named = {"supervisor": self.pid, **named} if named else {"daemon": self.pid}
         return named if store is None else {**named, "store": store}
