@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Callable
 
+    from monitor.api.express import Headers, Sender
     from monitor.api.services import Services
     from monitor.store import Store
 
@@ -49,14 +50,22 @@ class Counting:
     def __init__(self, express: Express) -> None:
         self._express = express
         self.taken = 0
+        self.judged = 0
+        """How many heads."""
 
     def leads(self, target: bytes) -> bool:
         return self._express.leads(target)
 
-    def take(
-        self, target: bytes, headers: list[tuple[bytes, bytes]], body: bytes, answer: Callable[[bytes, bytes], None]
-    ) -> bool:
-        taken = self._express.take(target, headers, body, answer)
+    @property
+    def usual(self) -> bytes:
+        return self._express.usual
+
+    def sender(self, target: bytes, headers: Headers) -> Sender | None:
+        self.judged += 1
+        return self._express.sender(target, headers)
+
+    def take(self, sender: Sender, body: bytes, answer: Callable[[bytes, bytes], None]) -> bool:
+        taken = self._express.take(sender, body, answer)
         self.taken += taken
         return taken
 
@@ -506,7 +515,8 @@ async def test_requests_in_one_write_are_answered_in_their_order(both: Both) -> 
 @pytest.mark.parametrize("at", [1, 20, 60, -len(BODY) - 1, -len(BODY), -len(BODY) + 1, -1])
 async def test_a_request_in_two_pieces_is_answered_the_same(both: Both, at: int) -> None:
     raw = request(BODY, *usual_headers(both.token()))
-    await ask(both.short.port, raw)
+    for _ in range(3):  # now its head is known
+        await ask(both.short.port, raw)
     for one in (both.short, both.usual):
         reader, writer = await asyncio.open_connection("127.0.0.1", one.port)
         async with asyncio.timeout(PATIENCE_S):
@@ -528,6 +538,88 @@ async def test_a_connection_carries_many_beats(both: Both) -> None:
     writer.close()
     assert both.taken == 199
     assert both.short.counts() == {"stored": 200}
+
+
+async def test_a_head_is_judged_once_whatever_connection_it_comes_on_and_each_body_for_itself(both: Both) -> None:
+    assert both.short.shortcut is not None
+    headers = usual_headers(both.token())
+    await ask(both.short.port, request(BODY, *headers))  # now the token is known
+    for status in ("busy", "calm", "bu\u00e4"):  # of the same length
+        body = BODY.replace(b"busy", status.encode())
+        (answer,), _ = await ask(both.short.port, request(body, *headers))
+        assert answer.status == 204
+        _, _, worker = await both.store.one(WorkerKey("acme", "w"))
+        assert worker is not None
+        assert worker.status == status
+    assert both.taken == 3
+    assert both.short.shortcut.judged == 2, "the one that was not known, and the first that was taken"
+    (answer,), _ = await ask(both.short.port, request(b"{" * len(BODY), *headers))
+    assert answer.status == 422, "a known head says nothing of the body"
+    (answer,), _ = await ask(both.short.port, request(BODY + b" ", *headers))
+    assert answer.status == 204
+    assert both.short.shortcut.judged == 4
+
+
+async def test_bytes_around_a_request_whose_head_is_known_are_what_they_are_without(both: Both) -> None:
+    raw = request(BODY, *usual_headers(both.token()))
+    for _ in range(3):
+        await ask(both.short.port, raw)
+    for one in (both.short, both.usual):
+        for parts, statuses in (
+            ((raw + b"\r\n", raw), [204, 204]),
+            ((b"\r\n" + raw, raw), [204, 204]),
+            ((raw + raw,), [204, 204]),
+            ((raw[: raw.index(b"\r\n\r\n") + 4], BODY), [204]),
+            ((raw + b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n",), [204, 200]),
+            ((raw[:-1] + b"}}",), [204, 400]),
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", one.port)
+            async with asyncio.timeout(PATIENCE_S):
+                for part in parts:
+                    writer.write(part)
+                    await asyncio.sleep(0)
+                assert [(await read_answer(reader)).status for _ in statuses] == statuses, parts
+            writer.close()
+
+
+async def test_what_is_no_request_before_one_whose_head_is_known_is_400(both: Both) -> None:
+    raw = request(BODY, *usual_headers(both.token()))
+    for _ in range(3):
+        await ask(both.short.port, raw)
+    for one in (both.short, both.usual):
+        reader, writer = await asyncio.open_connection("127.0.0.1", one.port)
+        async with asyncio.timeout(PATIENCE_S):
+            writer.write(raw)
+            assert (await read_answer(reader)).status == 204
+            begun = one.server.connections.unfinished
+            writer.write(b"POST /api")
+            while one.server.connections.unfinished == begun:  # noqa: ASYNC110 - it is read alone, which no event tells
+                await asyncio.sleep(0)
+            writer.write(raw)
+            assert (await read_answer(reader)).status == 400
+        writer.close()
+
+
+async def test_a_request_whose_head_is_known_waits_for_the_answer_to_the_one_before_it(store_url: str) -> None:
+    assert store_url
+    with servers.running(servers.valkey_binary()) as server:
+        async with running(server.url, timeout_s=PATIENCE_S) as both:
+            raw = request(BODY, *usual_headers(both.token()))
+            for _ in range(3):
+                await ask(both.short.port, raw)
+            reader, writer = await asyncio.open_connection("127.0.0.1", both.short.port)
+            async with asyncio.timeout(PATIENCE_S):
+                taken = both.taken
+                server.process.send_signal(signal.SIGSTOP)
+                writer.write(raw)
+                while both.taken == taken:  # noqa: ASYNC110 - no event tells it
+                    await asyncio.sleep(0)
+                writer.write(raw + request(b"", "Host: x", method="GET", target="/livez"))
+                await asyncio.sleep(0.05)
+                assert both.taken == taken + 1, "an answer would come before that of the first"
+                server.process.send_signal(signal.SIGCONT)
+                assert [(await read_answer(reader)).status for _ in range(3)] == [204, 204, 200]
+            writer.close()
 
 
 async def test_a_client_that_goes_away_takes_nobody_with_it(both: Both) -> None:

@@ -562,7 +562,7 @@ def test_a_token_that_would_be_refused_is_not_minted(change: dict[str, Any]) -> 
 
 
 def known(auth: Authenticator, credentials: str, *, now_ms: int = NOW_MS) -> Principal | None:
-    return auth.known(credentials.encode(), now_ms=now_ms)
+    return auth.known(auth.digest(credentials.encode()), now_ms=now_ms)
 
 
 def test_p24_credentials_are_known_once_they_were_found_good_and_only_as_they_were_sent() -> None:

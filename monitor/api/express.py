@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from monitor.api.services import Services
-    from monitor.auth import Principal
 
 _BEAT: Final = b"/api/v1/workers/heartbeat"
 _BEFORE_ID: Final = b"/api/v1/workers/"
@@ -40,10 +39,15 @@ _STORED: Final = BeatOutcome.STORED
 
 Headers = list[tuple[bytes, bytes]]
 """Names in lower case."""
+Sender = tuple[bytes, str | None]
+"""The digest of a request's credentials, and the worker that its target names."""
 
 
 class Express:
     """Takes heartbeats for one event loop."""
+
+    usual: Final = b"POST %b HTTP/1.1\r\n" % _BEAT
+    """How most of them begin. With the worker's id in the target each worker has heads of its own."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -65,13 +69,37 @@ class Express:
             and b"?" not in target
         )
 
-    def take(self, target: bytes, headers: Headers, body: bytes, answer: Callable[[bytes, bytes], None]) -> bool:
-        """Take a whole request to a target that ``leads`` here; False when it has to go the usual way.
+    def sender(self, target: bytes, headers: Headers) -> Sender | None:
+        """Who sends a request to a target that ``leads`` here; None when it has to go the usual way.
+
+        It depends on nothing else, and is the same each time.
+        """
+        found = dict(headers)
+        authorization = found.get(b"authorization")
+        if authorization is None or b"userkey" in found or b"expect" in found or len(found) != len(headers):
+            return None
+        if found.get(b"content-type", _JSON) != _JSON or found.get(b"transfer-encoding", _CHUNKED) != _CHUNKED:
+            return None
+        host = found.get(b"host")
+        if host != self._good_host:
+            if host is None or not _PLAIN_HOST.fullmatch(host):
+                return None
+            self._good_host = host
+        try:
+            worker_id = None if target == _BEAT else self._id_in(target)
+        except ContractError:
+            return None
+        # The usual way is given no spaces behind a header's value.
+        return self._authenticator.digest(authorization.rstrip(b" \t")), worker_id
+
+    def take(self, sender: Sender, body: bytes, answer: Callable[[bytes, bytes], None]) -> bool:
+        """Take a whole request; False when it has to go the usual way.
 
         ``answer`` is called later, once: with the status line and the headers, each line ended, and the body.
         """
         services = self._services
-        principal = self._admitted(headers)
+        digest, path_worker_id = sender
+        principal = self._authenticator.known(digest, now_ms=self._clock.now_ms())
         if principal is None or _WRITE not in principal.scopes or len(body) > services.body_bytes:
             return False
         try:
@@ -81,7 +109,7 @@ class Express:
                 limits=services.limits,
                 bounds=services.bounds,
                 tenant=principal.tenant,
-                path_worker_id=None if target == _BEAT else self._id_in(target),
+                path_worker_id=path_worker_id,
                 token_environments=principal.environments,
             )
         except ContractError:
@@ -112,22 +140,6 @@ class Express:
         if refused is not None:
             asyncio.get_running_loop().call_soon(answered, 0, refused)
         return True
-
-    def _admitted(self, headers: Headers) -> Principal | None:
-        """Whose request it is, if it is plain and its token is known."""
-        found = dict(headers)
-        authorization = found.get(b"authorization")
-        if authorization is None or b"userkey" in found or b"expect" in found or len(found) != len(headers):
-            return None
-        if found.get(b"content-type", _JSON) != _JSON or found.get(b"transfer-encoding", _CHUNKED) != _CHUNKED:
-            return None
-        host = found.get(b"host")
-        if host != self._good_host:
-            if host is None or not _PLAIN_HOST.fullmatch(host):
-                return None
-            self._good_host = host
-        # The usual way is given no spaces behind a header's value.
-        return self._authenticator.known(authorization.rstrip(b" \t"), now_ms=self._clock.now_ms())
 
     def _id_in(self, target: bytes) -> str:
         return path_worker_id(target[len(_BEFORE_ID) : -len(_AFTER_ID)].decode("utf-8", "surrogateescape"))

@@ -78,7 +78,8 @@ class Authenticator:
         # What is no ASCII was never good; what comes in two headers is rare.
         alone = authorization is not None and user_key is None and authorization.isascii()
         credentials = authorization.encode() if authorization is not None and alone else None
-        if credentials is not None and (known := self.known(credentials, now_ms=now_ms)) is not None:
+        digest = None if credentials is None else self.digest(credentials)
+        if digest is not None and (known := self.known(digest, now_ms=now_ms)) is not None:
             return known
         claims = self._verified_claims(_token_of(authorization, user_key))
         self._check_parties(claims)
@@ -91,10 +92,10 @@ class Authenticator:
             raise ExpiredError(principal if is_late else None)
         if nbf_ms > now_ms:
             _refuse(Refusal.NOT_YET_VALID)
-        if credentials is not None:
+        if digest is not None:
             issued_ms = _issued_ms(claims)
             lifetime_ms = exp_ms - self._leeway_ms - (now_ms if issued_ms is None else issued_ms)
-            self._remember(credentials, _Remembered(principal, nbf_ms, exp_ms, lifetime_ms))
+            self._remember(digest, _Remembered(principal, nbf_ms, exp_ms, lifetime_ms))
         return principal
 
     def revoke(self, revoked: Revocations) -> None:
@@ -119,26 +120,26 @@ class Authenticator:
                 found.setdefault(tenant, []).append((subject, end_ms))
         return found
 
-    def known(self, authorization: bytes, *, now_ms: int) -> Principal | None:
-        """Who sent this ``Authorization`` header alone, if it was found good before and still is.
+    def known(self, digest: bytes, *, now_ms: int) -> Principal | None:
+        """Whose ``Authorization`` header, sent alone, has this digest, if it was found good before and still is.
 
         None says nothing about the credentials: ask ``authenticate``.
         """
-        remembered = self._remembered.get(self._digest(authorization))
+        remembered = self._remembered.get(digest)
         if remembered is None or not remembered.from_ms <= now_ms < remembered.until_ms:
             return None
         return remembered.principal
 
-    def _digest(self, credentials: bytes) -> bytes:
-        # No token lies in memory for longer than its request.
+    def digest(self, authorization: bytes) -> bytes:
+        """What is remembered of a header: no token lies in memory for longer than its request."""
         digest = self._hash.copy()
-        digest.update(credentials)
+        digest.update(authorization)
         return digest.digest()
 
-    def _remember(self, credentials: bytes, good: _Remembered) -> None:
+    def _remember(self, digest: bytes, good: _Remembered) -> None:
         if len(self._remembered) >= self._most:
             del self._remembered[next(iter(self._remembered))]  # the one that was verified longest ago
-        self._remembered[self._digest(credentials)] = good
+        self._remembered[digest] = good
 
     def _verified_claims(self, token: str) -> dict[str, Any]:
         signed, _, signature_segment = token.rpartition(".")

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+    from monitor.api.express import Sender
     from monitor.daemon.head import Headers
     from monitor.daemon.protocol import BoundedProtocol
+    from monitor.daemon.short import ShortProtocol
 
 
 PROBES: Final = frozenset({"/livez", "/readyz", "/healthz"})
@@ -28,11 +30,20 @@ PROBES: Final = frozenset({"/livez", "/readyz", "/healthz"})
 class Shortcut(Protocol):
     """Answers some requests without the app."""
 
+    @property
+    def usual(self) -> bytes:
+        """How the heads begin that it is often sent."""
+        ...
+
     def leads(self, target: bytes) -> bool:
         """Whether a POST to this request target may be taken."""
         ...
 
-    def take(self, target: bytes, headers: Headers, body: bytes, answer: Callable[[bytes, bytes], None]) -> bool:
+    def sender(self, target: bytes, headers: Headers) -> Sender | None:
+        """Who sends a request with this head, or None to decline it; the same each time."""
+        ...
+
+    def take(self, sender: Sender, body: bytes, answer: Callable[[bytes, bytes], None]) -> bool:
         """Take a whole request, or decline it (False) with nothing done.
 
         ``answer`` is to be called once, later: with the status line and the headers, each line ended, and the body.
@@ -54,7 +65,7 @@ class ShortExchange:
 
     message_event = _Unheard()
 
-    def __init__(self, protocol: BoundedProtocol, *, keep_alive: bool) -> None:
+    def __init__(self, protocol: ShortProtocol, *, keep_alive: bool) -> None:
         self._protocol = protocol
         self.keep_alive = keep_alive
         self.disconnected = False

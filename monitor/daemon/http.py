@@ -15,6 +15,7 @@ import structlog
 import uvicorn
 
 from monitor.daemon.connections import Connections
+from monitor.daemon.heads import Heads
 from monitor.daemon.protocol import BoundedProtocol
 from monitor.daemon.site import Site
 from monitor.daemon.stall import Stall
@@ -122,6 +123,7 @@ class HttpServer(uvicorn.Server):
             head_s=head_s,
             idle_s=idle_s,
             shortcut=shortcut,
+            heads=None if shortcut is None else Heads(shortcut.usual),
             stall=stall,
             turns=self.turns,
         )

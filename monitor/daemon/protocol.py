@@ -9,23 +9,22 @@ through uvicorn's own code and the app, as if there were no short way.
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import httptools
 import structlog
 
 from monitor.clock import monotonic_s
 from monitor.daemon.connections import network
-from monitor.daemon.exchange import Flow, PacedProtocol, ShortExchange
+from monitor.daemon.exchange import Flow
 from monitor.daemon.head import BadRequestError, check_head, without_upgrade
+from monitor.daemon.short import ShortProtocol
 from monitor.daemon.stall import has_hung_up, has_unread
 from monitor.metrics import Limit
 
 if TYPE_CHECKING:
     import asyncio
 
-    from monitor.daemon.head import Headers
-    from monitor.daemon.site import Site
 
 log = structlog.get_logger(__name__)
 
@@ -42,18 +41,13 @@ PIECE_BYTES: Final = 4_096
 read there may be thousands of small ones, and each takes a hundred times its size in memory."""
 
 
-class BoundedProtocol(PacedProtocol):
+class BoundedProtocol(ShortProtocol):
     """One connection of a ``site``."""
 
-    # With those of uvicorn's there would be more than 30 in an instance's dictionary, which makes each look slower.
     __slots__ = (
-        *("_body", "_dropped", "_framing", "_has_ended", "_head", "_held", "_in_body", "_is_ending", "_is_unfinished"),
-        *("_limit_s", "_refusal", "_since_s", "_site", "_stalled_s", "_timer", "_timer_s", "_waits", "address"),
+        *("_dropped", "_framing", "_has_ended", "_held", "_in_body", "_is_between", "_is_ending", "_limit_s"),
+        *("_refusal", "_since_s", "_stalled_s", "_timer", "_timer_s", "_waits", "address"),
     )
-
-    def __init__(self, site: Site, **of_uvicorn: Any) -> None:
-        super().__init__(**of_uvicorn)
-        self._site = site
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
@@ -66,15 +60,13 @@ class BoundedProtocol(PacedProtocol):
         self._stalled_s: float | None = None
         """Since when the client has not taken what was written to it."""
         self.headers = []  # empty lines may come before the first request
-        self._body: bytes | None = None
-        """What has come of the body of a request that may take the short way; None: there is no such request."""
-        self._head: Headers = []
+        self._is_between = True
+        """Whether the parser waits for a request to begin."""
         self._in_body = False
         """Whether a request's head is whole and its body is not."""
         self._framing = 0
         """What has come of an unfinished request that is not its body, in bytes, less ``BODY_SHARE`` times its body."""
         self._is_unfinished = True
-        """Whether ``limits`` knows of it as that."""
         self._is_ending = False
         """Whether what still comes is dropped."""
         self._dropped = 0
@@ -197,21 +189,32 @@ class BoundedProtocol(PacedProtocol):
         """Parse as far as it may go now; the rest is held until its turn comes."""
         if self._refusal is not None:
             return
+        is_whole = self._is_between
+        if is_whole and self._knows(data):
+            self._limit_s = 0.0
+            if self._is_unfinished:
+                self._end_unfinished()
+            return
         if len(data) <= PIECE_BYTES:
             self._feed(data)
         else:
-            for start in range(0, len(data), PIECE_BYTES):
-                self._feed(data[start : start + PIECE_BYTES])
-                if self._is_ending or self._refusal is not None or self.transport.is_closing():
-                    break
-                if self.pipeline:
-                    self._held = data[start + PIECE_BYTES :]
-                    break
+            self._feed_in_pieces(data)
         if self._body is not None:
             try:
                 self._go_the_usual_way(whole=False)
             except BadRequestError as error:
                 self._refuse(error)
+        elif is_whole and self._taken is not None:
+            self._keep(data, *self._taken)
+
+    def _feed_in_pieces(self, data: bytes) -> None:
+        for start in range(0, len(data), PIECE_BYTES):
+            self._feed(data[start : start + PIECE_BYTES])
+            if self._is_ending or self._refusal is not None or self.transport.is_closing():
+                break
+            if self.pipeline:
+                self._held = data[start + PIECE_BYTES :]
+                break
 
     def _feed(self, data: bytes) -> None:
         size = len(data)
@@ -307,6 +310,7 @@ class BoundedProtocol(PacedProtocol):
         """A request has begun."""
         self._limit_s, self._since_s = self._site.head_s, self.loop.time()
         self._framing = 0
+        self._is_between, self._taken = False, None
         # The scope is for the app: it is made when the request goes there.
         self.url = b""
         self.headers = []
@@ -331,8 +335,7 @@ class BoundedProtocol(PacedProtocol):
             return
         if (
             self._site.shortcut is not None
-            and not self.flow.write_paused
-            and (self.cycle is None or self.cycle.response_complete)
+            and self._is_free()
             and self.parser.get_method() == b"POST"
             and self._site.shortcut.leads(self.url)
             and self.parser.get_http_version() == "1.1"
@@ -359,29 +362,13 @@ class BoundedProtocol(PacedProtocol):
         """A request has come whole."""
         if not self._in_body:
             return  # it goes on without Upgrade
-        self._in_body = False
+        self._in_body, self._is_between = False, True
         if self._is_unfinished:
             self._end_unfinished()
         if self._body is None:
             super().on_message_complete()
         elif not self._went_the_short_way():
             self._go_the_usual_way(whole=True)
-
-    def _went_the_short_way(self) -> bool:
-        is_kept = self.parser.should_keep_alive() and (len(self.connections) <= self._site.kept or not self._crowded())
-        exchange = ShortExchange(self, keep_alive=is_kept)
-        try:
-            if self._site.shortcut is None or not self._site.shortcut.take(
-                self.url, self._head, self._body or b"", exchange.answer
-            ):
-                return False
-        except Exception:
-            # Raised in here, it would be taken for bad HTTP of the client. The usual way meets it again and says 500.
-            log.exception("http.shortcut_failed")
-            return False
-        self._body = None
-        self.cycle = exchange  # type: ignore[assignment]  # as much of a cycle as uvicorn's connection asks for
-        return True
 
     def _go_the_usual_way(self, *, whole: bool) -> None:
         """Let the app have the request as far as it has come."""
@@ -409,22 +396,9 @@ class BoundedProtocol(PacedProtocol):
         if self._crowded():
             self.cycle.keep_alive = False
 
-    def default_lines(self) -> bytes:
-        """The headers that the server gives every answer (Date), as lines; new once a second."""
-        site, headers = self._site, self.server_state.default_headers
-        if headers is not site.headers:
-            site.headers = headers
-            site.lines = b"".join(b"%b: %b\r\n" % header for header in headers)
-        return site.lines
-
     def is_behind(self) -> bool:
         """Whether requests have come that wait for the one before them."""
         return bool(self.pipeline or self._held)
-
-    def _crowded(self) -> bool:
-        # Those without a whole request make room by themselves.
-        count = len(self.connections)
-        return count > self._site.kept and count - self._site.limits.unfinished + self._is_unfinished > self._site.kept
 
     def on_response_complete(self) -> None:
         """An answer was sent; the next request may have come already."""

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from monitor.daemon.connections import Connections
     from monitor.daemon.exchange import Shortcut
     from monitor.daemon.head import Headers
+    from monitor.daemon.heads import Heads
     from monitor.daemon.stall import Stall
     from monitor.daemon.turns import Turns
 
@@ -29,6 +30,7 @@ class Site:
     head_s: float
     idle_s: float
     shortcut: Shortcut | None
+    heads: Heads | None
     stall: Stall
     turns: Turns
     limits: Connections = field(init=False)

@@ -33,7 +33,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="unfinished heads of strangers make each answer to others close its connection",
-        file="monitor/daemon/protocol.py",
+        file="monitor/daemon/short.py",
         old="count > self._site.kept and count - self._site.limits.unfinished + self._is_unfinished > self._site.kept",
         new="count > self._site.kept",
         tests=("tests/test_connections.py", "tests/test_http_server.py"),
@@ -53,9 +53,46 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         tests=("tests/test_turns.py", "tests/acceptance/test_held_requests.py"),
     ),
     Mutant(
+        wrong="a body of another length is taken behind a head that is known",
+        file="monitor/daemon/heads.py",
+        old="if known is None or len(data) - end != known[1]:",
+        new="if known is None:",
+        tests=("tests/test_heads.py",),
+    ),
+    Mutant(
+        wrong="a head is kept although other bytes came with its request",
+        file="monitor/daemon/heads.py",
+        old="if not body or data[end:] != body:",
+        new="if not body:",
+        tests=("tests/test_heads.py",),
+    ),
+    Mutant(
+        wrong="many more heads are kept than there is room for",
+        file="monitor/daemon/heads.py",
+        old="if len(self._known) >= self._most:",
+        new="if len(self._known) > 10 * self._most:",
+        tests=("tests/test_heads.py",),
+    ),
+    Mutant(
+        wrong="a request behind the beginning of another one is taken, if its head is known",
+        file="monitor/daemon/protocol.py",
+        old="is_whole = self._is_between",
+        new="is_whole = True",
+        tests=("tests/test_api_express.py::test_what_is_no_request_before_one_whose_head_is_known_is_400",),
+    ),
+    Mutant(
+        wrong="a request whose head is known is taken before the one before it is answered",
+        file="monitor/daemon/short.py",
+        old=" or not self._is_free()",
+        new="",
+        tests=(
+            "tests/test_api_express.py::test_a_request_whose_head_is_known_waits_for_the_answer_to_the_one_before_it",
+        ),
+    ),
+    Mutant(
         wrong="a beat behind a request that is not answered yet takes the short way past it",
         file="monitor/daemon/protocol.py",
-        old="            and (self.cycle is None or self.cycle.response_complete)\n",
+        old="            and self._is_free()\n",
         new="",
         tests=(
             "tests/test_http_bounds.py",
