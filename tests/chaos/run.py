@@ -116,7 +116,10 @@ class _Settling:
         for life in self._plan.lives:
             tries = self._record.of(life.worker.name)
             expired = self._record.refused_of(life.worker.name)
-            if not tries or (life.spells[-1][1] is None and tries[-1].sent_s < life.spells[-1][0]):
+            begun_s, over_s = life.spells[-1]
+            if not tries and over_s is not None and now_s > life.last_turn_s:
+                continue  # the machine stalled for as long as it lived
+            if not tries or (over_s is None and tries[-1].sent_s < begun_s):
                 return False  # its next turn is about to begin
             last = tries[-1]
             recent = [one for one in tries if now_s - one.ended_s < life.worker.interval_s + 0.5]
