@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
 import signal
+from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from monitor.api.express import Express
 from monitor.api.witness import Witness
 from monitor.auth import Scope
 from monitor.daemon.http import HttpServer, listen
+from monitor.daemon.protocol import BoundedProtocol
 from monitor.intake import Intake
 from monitor.rates import NS, Rate
 from monitor.store import StoreUnavailableError
@@ -620,6 +623,69 @@ async def test_a_request_whose_head_is_known_waits_for_the_answer_to_the_one_bef
                 server.process.send_signal(signal.SIGCONT)
                 assert [(await read_answer(reader)).status for _ in range(3)] == [204, 204, 200]
             writer.close()
+
+
+def kept_by(holder: object) -> list[bytes]:
+    """The bytes that an object holds, by itself and in its collections."""
+    found: list[bytes] = []
+    for one in gc.get_referents(holder):
+        if isinstance(one, bytes):
+            found.append(one)
+        elif isinstance(one, dict | list | tuple | deque):
+            found += kept_by(one)
+    return found
+
+
+@asynccontextmanager
+async def in_two_reads(
+    both: Both, raw: bytes, *, at: int
+) -> AsyncIterator[tuple[BoundedProtocol, asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection, on which this request was read in two parts, and answered."""
+    opened = both.short.server.server_state.connections
+    async with asyncio.timeout(PATIENCE_S):
+        while opened:  # noqa: ASYNC110 - no event tells it
+            await asyncio.sleep(0)
+        begun = both.short.server.connections.unfinished
+        reader, writer = await asyncio.open_connection("127.0.0.1", both.short.port)
+        while both.short.server.connections.unfinished == begun:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+        (connection,) = opened
+        assert isinstance(connection, BoundedProtocol)
+        writer.write(raw[:at])
+        while connection._is_between or (at > 100 and not connection._in_body):  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+        writer.write(raw[at:])
+        assert (await read_answer(reader)).status == 204
+        yield connection, reader, writer
+    writer.close()
+
+
+async def test_p29_a_connection_keeps_neither_body_nor_token_of_a_beat_that_is_answered(both: Both) -> None:
+    token = both.token()
+    small = request(BODY, *usual_headers(token))
+    large = request(BODY[:-1] + b" " * 60_000 + b"}", *usual_headers(token))
+    for _ in range(3):
+        await ask(both.short.port, small)
+    async with in_two_reads(both, large, at=9) as (connection, reader, writer):
+        for _ in range(2):
+            kept = kept_by(connection)
+            assert [len(one) for one in kept if len(one) > 10_000] == []
+            assert [one for one in kept if token.encode() in one] == []
+            writer.write(small)  # its head is known
+            assert (await read_answer(reader)).status == 204
+
+
+async def test_p29_a_request_that_waits_behind_one_in_two_reads_is_seen(both: Both) -> None:
+    raw = request(b'{"worker_id":"w","environment_name":"p"}', *usual_headers(both.token()))
+    for _ in range(3):
+        await ask(both.short.port, raw)
+    async with in_two_reads(both, raw, at=raw.index(b"\r\n\r\n") + 4) as (connection, reader, writer):
+        for _ in range(2):
+            while connection.idle_since_s() is None:  # noqa: ASYNC110 - no event tells it
+                await asyncio.sleep(0)
+            writer.write(raw)
+            assert connection.may_hold_request(), "it may not be closed to make room for others"
+            assert (await read_answer(reader)).status == 204
 
 
 async def test_a_client_that_goes_away_takes_nobody_with_it(both: Both) -> None:

@@ -25,7 +25,10 @@ _END: Final = b"\r\n\r\n"
 
 
 class Heads:
-    """Belongs to one event loop. ``begins`` is how the heads begin that are worth knowing."""
+    """Belongs to one event loop, and to one authenticator, whose digests it holds.
+
+    ``begins`` is how the heads begin that are worth knowing.
+    """
 
     def __init__(self, begins: bytes, *, most: int = MOST, renew_s: float = RENEW_S) -> None:
         self.begins = begins
@@ -39,23 +42,25 @@ class Heads:
 
     def find(self, data: bytes) -> tuple[Sender, bytes] | None:
         """Who sends ``data``, and its body, if it is one whole request whose head is known."""
-        end = data.find(_END, 0, _LONGEST) + len(_END)
-        known = self._known.get(self._digest(data[:end]))
-        if known is None or len(data) - end != known[1]:
+        head, end, body = data.partition(_END)
+        if not end or len(head) > _LONGEST:
             return None
-        return known[0], data[end:]
+        known = self._known.get(self._digest(head))
+        if known is None or len(body) != known[1]:
+            return None
+        return known[0], body
 
     def keep(self, data: bytes, body: bytes, sender: Sender) -> None:
         """``data`` was a whole request, with this body; nothing is kept if it was anything beside its head and it."""
-        end = data.find(_END, 0, _LONGEST) + len(_END)
-        if not body or data[end:] != body:
+        head, _, rest = data.partition(_END)
+        if not body or rest != body or len(head) > _LONGEST:
             return
         if len(self._known) >= self._most:
             if monotonic_s() < self._renewed_s + self._renew_s:
                 return
             self._known.clear()
             self._renewed_s = monotonic_s()
-        self._known[self._digest(data[:end])] = sender, len(body)
+        self._known[self._digest(head)] = sender, len(body)
 
     def _digest(self, head: bytes) -> bytes:
         digest = self._hash.copy()

@@ -102,6 +102,7 @@ class BoundedProtocol(ShortProtocol):
     def _end_unfinished(self) -> None:
         if self._is_unfinished:
             self._is_unfinished = False
+            self._framing = 0
             self._site.limits.end(self)
 
     def may_hold_request(self) -> bool:
@@ -204,8 +205,10 @@ class BoundedProtocol(ShortProtocol):
                 self._go_the_usual_way(whole=False)
             except BadRequestError as error:
                 self._refuse(error)
-        elif is_whole and self._taken is not None:
-            self._keep(data, *self._taken)
+        elif self._taken is not None:
+            if is_whole:
+                self._keep(data, *self._taken)
+            self._taken = None
 
     def _feed_in_pieces(self, data: bytes) -> None:
         for start in range(0, len(data), PIECE_BYTES):

@@ -29,7 +29,7 @@ class ShortProtocol(PacedProtocol):
         self._body: bytes | None = None
         """What has come of the body of a request that may take the short way; None: there is no such request."""
         self._taken: tuple[Sender, bytes] | None = None
-        """Who sent the request that has just taken it, and its body."""
+        """Who sent the request that has just taken it, and its body; only until what came with it is parsed."""
         self._is_unfinished = True
         """Whether ``limits`` knows of a request that is not whole."""
 
@@ -47,7 +47,6 @@ class ShortProtocol(PacedProtocol):
 
     def _keep(self, data: bytes, sender: Sender, body: bytes) -> None:
         """Know the head of what was just taken from now on, if it has come whole and alone in ``data``."""
-        self._taken = None
         heads = self._site.heads
         if heads is not None and self.cycle.keep_alive and data.startswith(heads.begins):
             heads.keep(data, body, sender)
@@ -58,7 +57,8 @@ class ShortProtocol(PacedProtocol):
         body = self._body or b""
         if not self._take(sender, body, keep_alive=self.parser.should_keep_alive()):
             return False
-        self._body, self._taken = None, (sender, body)
+        # The head has a token in it, which is not to stay in memory while the connection waits.
+        self._body, self._head, self._taken = None, [], (sender, body)
         return True
 
     def _take(self, sender: Sender, body: bytes, *, keep_alive: bool) -> bool:

@@ -55,15 +55,15 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a body of another length is taken behind a head that is known",
         file="monitor/daemon/heads.py",
-        old="if known is None or len(data) - end != known[1]:",
+        old="if known is None or len(body) != known[1]:",
         new="if known is None:",
         tests=("tests/test_heads.py",),
     ),
     Mutant(
         wrong="a head is kept although other bytes came with its request",
         file="monitor/daemon/heads.py",
-        old="if not body or data[end:] != body:",
-        new="if not body:",
+        old="if not body or rest != body or len(head) > _LONGEST:",
+        new="if not body or len(head) > _LONGEST:",
         tests=("tests/test_heads.py",),
     ),
     Mutant(
@@ -72,6 +72,22 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="if len(self._known) >= self._most:",
         new="if len(self._known) > 10 * self._most:",
         tests=("tests/test_heads.py",),
+    ),
+    Mutant(
+        wrong="a connection keeps the body of a request that came in two reads after its answer",
+        file="monitor/daemon/protocol.py",
+        old="                self._keep(data, *self._taken)\n            self._taken = None\n",
+        new="                self._keep(data, *self._taken)\n                self._taken = None\n",
+        tests=(
+            "tests/test_api_express.py::test_p29_a_connection_keeps_neither_body_nor_token_of_a_beat_that_is_answered",
+        ),
+    ),
+    Mutant(
+        wrong="a connection whose request came in two reads seems to hold no request ever after",
+        file="monitor/daemon/protocol.py",
+        old="            self._framing = 0\n            self._site.limits.end(self)\n",
+        new="            self._site.limits.end(self)\n",
+        tests=("tests/test_api_express.py::test_p29_a_request_that_waits_behind_one_in_two_reads_is_seen",),
     ),
     Mutant(
         wrong="a request behind the beginning of another one is taken, if its head is known",
