@@ -5,6 +5,7 @@ from __future__ import annotations
 from monitor.daemon.heads import Heads
 
 BEGIN = b"POST /beat HTTP/1.1\r\n"
+END = b"\r\n\r\n"
 SENDER = (b"digest", None)
 
 
@@ -35,6 +36,7 @@ def test_nothing_is_kept_of_what_is_not_a_head_and_its_body_alone() -> None:
     ):
         heads.keep(data, body, SENDER)
         assert heads.find(data) is None, data
+        assert heads.find(data.partition(END)[0] + END + body) is None, data
 
 
 def test_p29_no_more_heads_are_kept_than_there_is_room_for_and_others_come_in_when_it_is_time() -> None:
