@@ -101,7 +101,7 @@ def test_p20_a_further_one_is_told_when_it_has_lasted_and_not_before() -> None:
 
 def test_p20_one_that_is_routed_late_has_to_last_from_when_it_was_detected() -> None:
     play = Play()
-    play.now_ms += HOLD_MS - 1  # as when nobody routed for that long
+    play.now_ms += HOLD_MS - 1  # as when nothing was routed for that long
     play.offer(down(8))
     assert play.step(4) == Wait(START_MS + HOLD_MS)
     play.now_ms += 1

@@ -55,19 +55,25 @@ class Counting:
         self.taken = 0
         self.judged = 0
         """How many heads."""
+        self.broken = ""
+        """What of it fails."""
 
     def leads(self, target: bytes) -> bool:
         return self._express.leads(target)
 
     @property
-    def usual(self) -> bytes:
-        return self._express.usual
+    def begins(self) -> bytes:
+        return self._express.begins
 
     def sender(self, target: bytes, headers: Headers) -> Sender | None:
         self.judged += 1
+        if self.broken == "sender":
+            raise ValueError(target)
         return self._express.sender(target, headers)
 
     def take(self, sender: Sender, body: bytes, answer: Callable[[bytes, bytes], None]) -> bool:
+        if self.broken == "take":
+            raise ValueError(body)
         taken = self._express.take(sender, body, answer)
         self.taken += taken
         return taken
@@ -563,6 +569,18 @@ async def test_a_head_is_judged_once_whatever_connection_it_comes_on_and_each_bo
     assert both.short.shortcut.judged == 4
 
 
+@pytest.mark.parametrize("part", ["sender", "take"])
+async def test_p30_a_fault_on_the_short_way_is_logged_and_the_beat_takes_the_usual_one(both: Both, part: str) -> None:
+    assert both.short.shortcut is not None
+    raw = request(BODY, *usual_headers(both.token()))
+    both.short.shortcut.broken = part
+    with structlog.testing.capture_logs() as logs:
+        answers, _ = await ask(both.short.port, raw, raw, answers=2)
+    assert [answer.status for answer in answers] == [204, 204]
+    assert {line["event"] for line in logs} >= {"http.shortcut_failed"}
+    assert both.short.counts() == {"stored": 2}
+
+
 async def test_bytes_around_a_request_whose_head_is_known_are_what_they_are_without(both: Both) -> None:
     raw = request(BODY, *usual_headers(both.token()))
     for _ in range(3):
@@ -580,7 +598,7 @@ async def test_bytes_around_a_request_whose_head_is_known_are_what_they_are_with
             async with asyncio.timeout(PATIENCE_S):
                 for part in parts:
                     writer.write(part)
-                    await asyncio.sleep(0)
+                    await writer.drain()
                 assert [(await read_answer(reader)).status for _ in statuses] == statuses, parts
             writer.close()
 

@@ -365,7 +365,7 @@ async def test_the_share_of_each_partition_keeps_a_tenant_within_its_quotas(stor
         assert stored == 10
 
 
-async def test_p24_a_failure_registers_nobody_in_an_environment_that_its_token_is_not_for(store_url: str) -> None:
+async def test_p24_a_failure_registers_no_worker_in_an_environment_that_its_token_is_not_for(store_url: str) -> None:
     async with opened(store_url) as store:
         report = replace(goodbye(Trigger.DISCONNECT_FAILURE), first_environment="prod")
         assert (await store.leave(replace(report, allowed=("qa",)))).outcome == NOT_ALLOWED

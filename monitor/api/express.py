@@ -46,8 +46,8 @@ Sender = tuple[bytes, str | None]
 class Express:
     """Takes heartbeats for one event loop."""
 
-    usual: Final = b"POST %b HTTP/1.1\r\n" % _BEAT
-    """How most of them begin. With the worker's id in the target each worker has heads of its own."""
+    begins: Final = b"POST %b HTTP/1.1\r\n" % _BEAT
+    """How the heads begin that are worth knowing: with its id in the target each worker has heads of its own."""
 
     def __init__(self, services: Services) -> None:
         self._services = services

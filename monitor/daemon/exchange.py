@@ -31,8 +31,8 @@ class Shortcut(Protocol):
     """Answers some requests without the app."""
 
     @property
-    def usual(self) -> bytes:
-        """How the heads begin that it is often sent."""
+    def begins(self) -> bytes:
+        """How the heads begin that are worth knowing."""
         ...
 
     def leads(self, target: bytes) -> bool:

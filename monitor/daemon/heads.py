@@ -1,7 +1,7 @@
 """Heads of heartbeats that were parsed and judged before, and need not be again.
 
 A fleet sends few different heads, again and again: they differ by token and by the length of the body. Parsing one and
-judging it takes a third of what the daemon does for a heartbeat. The same bytes mean the same on each connection that
+judging it is a sixth of the daemon's CPU time for a heartbeat. The same bytes mean the same on each connection that
 waits for a request, so what was found of them once holds for good. Whether their token still does is asked each time.
 """
 
@@ -35,8 +35,8 @@ class Heads:
         self._most = most
         self._renew_s = renew_s
         self._known: dict[bytes, tuple[Sender, int]] = {}
-        # By a keyed digest: a head has a token in it, which does not stay in memory, and nobody can look for another
-        # head with the same one.
+        # By a keyed digest: a head has a token in it, which does not stay in memory, and without the key no other
+        # head with the same digest can be searched for.
         self._hash: Final = blake2b(digest_size=16, key=os.urandom(16))
         self._renewed_s = monotonic_s()
 

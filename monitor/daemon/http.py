@@ -123,7 +123,7 @@ class HttpServer(uvicorn.Server):
             head_s=head_s,
             idle_s=idle_s,
             shortcut=shortcut,
-            heads=None if shortcut is None else Heads(shortcut.usual),
+            heads=None if shortcut is None else Heads(shortcut.begins),
             stall=stall,
             turns=self.turns,
         )

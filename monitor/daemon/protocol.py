@@ -25,7 +25,6 @@ from monitor.metrics import Limit
 if TYPE_CHECKING:
     import asyncio
 
-
 log = structlog.get_logger(__name__)
 
 LINGER_S: Final = 2.0

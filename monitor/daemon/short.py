@@ -52,14 +52,21 @@ class ShortProtocol(PacedProtocol):
             heads.keep(data, body, sender)
 
     def _went_the_short_way(self) -> bool:
-        if self._site.shortcut is None or (sender := self._site.shortcut.sender(self.url, self._head)) is None:
-            return False
-        body = self._body or b""
-        if not self._take(sender, body, keep_alive=self.parser.should_keep_alive()):
+        body, sender = self._body or b"", self._sender()
+        if sender is None or not self._take(sender, body, keep_alive=self.parser.should_keep_alive()):
             return False
         # The head has a token in it, which is not to stay in memory while the connection waits.
         self._body, self._head, self._taken = None, [], (sender, body)
         return True
+
+    # What is raised in these two would be taken for bad HTTP of the client. The usual way meets it again and says 500.
+
+    def _sender(self) -> Sender | None:
+        try:
+            return None if self._site.shortcut is None else self._site.shortcut.sender(self.url, self._head)
+        except Exception:
+            log.exception("http.shortcut_failed")
+            return None
 
     def _take(self, sender: Sender, body: bytes, *, keep_alive: bool) -> bool:
         is_kept = keep_alive and (len(self.connections) <= self._site.kept or not self._crowded())
@@ -68,7 +75,6 @@ class ShortProtocol(PacedProtocol):
             if self._site.shortcut is None or not self._site.shortcut.take(sender, body, exchange.answer):
                 return False
         except Exception:
-            # Raised in here, it would be taken for bad HTTP of the client. The usual way meets it again and says 500.
             log.exception("http.shortcut_failed")
             return False
         self.cycle = exchange  # type: ignore[assignment]  # as much of a cycle as uvicorn's connection asks for

@@ -46,6 +46,7 @@ class Turns:
         now_s = monotonic_s()
         if not self._is_begun:
             self._begin(now_s)
+            self.open_until_s = min(self._until_s, self._stall.none_until_s(now_s))
             return True
         if now_s < self._until_s and not self._queue:
             return True
@@ -55,7 +56,6 @@ class Turns:
     def _begin(self, now_s: float) -> None:
         self._is_begun = True
         self._until_s = now_s + SLICE_S
-        self.open_until_s = min(self._until_s, self._stall.none_until_s(now_s))
         self._loop.call_soon(self._next)
 
     def oldest_s(self) -> float:
@@ -68,6 +68,5 @@ class Turns:
         if not self._queue:
             return
         self._begin(monotonic_s())
-        self.open_until_s = 0.0
         while self._queue and monotonic_s() < self._until_s:
             self._queue.popleft()[0].go_on()

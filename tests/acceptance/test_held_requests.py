@@ -27,7 +27,7 @@ def request(token: str, worker_id: str) -> bytes:
 
 
 def send(daemon: Daemon, token: str, worker_id: str) -> socket.socket:
-    """The connection of a beat of which nobody reads the answer yet."""
+    """The connection of a beat whose answer is not read yet."""
     sock = socket.create_connection(("127.0.0.1", daemon.port), timeout=30)
     sock.sendall(request(token, worker_id))
     return sock

@@ -191,7 +191,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     # Time, events, files.
     Mutant(
-        wrong="one answer of the store from far ahead sets the clock for ever",
+        wrong="one answer of the store from far ahead sets the clock permanently",
         file="monitor/clock.py",
         old="        self._answer_ms = answer_ms\n",
         new="        self._answer_ms = max(self._answer_ms, answer_ms)\n",

@@ -124,7 +124,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ),
     ),
     Mutant(
-        wrong="a part that failed once is named as failing for ever",
+        wrong="a part that failed once is named as failing permanently",
         file="alerts/supervision.py",
         old=" and asyncio.get_running_loop().time() - self._failed_s < self._pause_s + STEADY_S",
         new="",
@@ -140,7 +140,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ),
     ),
     Mutant(
-        wrong="a receiver that routing failed for once is named as failing for ever",
+        wrong="a receiver that routing failed for once is named as failing permanently",
         file="alerts/router.py",
         old="self._broken = {name: self._broken.get(name, 0) + 1 for name in errors}",
         new="self._broken |= {name: self._broken.get(name, 0) + 1 for name in errors}",

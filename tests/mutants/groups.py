@@ -119,7 +119,7 @@ _SINGLE: Final = (
         tests=("tests/test_alerts_single.py",),
     ),
     Mutant(
-        wrong="a DOWN that came and went while a RESOLVED was in attempts is followed by a second RESOLVED",
+        wrong="a DOWN that came and went while a RESOLVED was being delivered is followed by a second RESOLVED",
         file="alerts/single.py",
         old="thread.frozen.role is Role.END:\n        is_open = False",
         new="thread.frozen.role is Role.END:\n        is_open = thread.told",

@@ -104,7 +104,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         tests=("tests/test_blindness.py::test_p11_refused_beats_whose_time_ends_at_the_limit_have_ended",),
     ),
     Mutant(
-        wrong="the metadata and logs of an erased worker count against its tenant for ever",
+        wrong="the metadata and logs of an erased worker count against its tenant permanently",
         file="monitor/store/workers.lua",
         old=" - bytes_of(w.worker) - call('HSTRLEN', st.x, w.mid))",
         new=" - bytes_of(w.worker))",
@@ -180,7 +180,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/store/beat.lua",
         old="judge(st, settings, { [P_ALLOWED] = a[4] }, w, environment, 0)",
         new="judge(st, settings, {}, w, environment, 0)",
-        tests=("tests/test_store.py::test_p24_a_failure_registers_nobody_in_an_environment_that_its_token_is_not_for",),
+        tests=(
+            "tests/test_store.py::test_p24_a_failure_registers_no_worker_in_an_environment_that_its_token_is_not_for",
+        ),
     ),
     # Orders -------------------------------------------------------------------------------------------------------
     Mutant(
