@@ -116,7 +116,11 @@ def repeats(record: Record, _outages: Outages) -> Iterator[Violation]:
             yield Violation(promise="P6", what=f"{arrival.webhook_id} at {arrival.receiver} came with two bodies")
         before = taken.get(key)
         if before is not None and not _may_repeat(record, before):
-            what = f"{arrival.webhook_id} at {arrival.receiver}, taken at {before.at_s:.2f} s, came again"
+            said = [line for line in record.attempts if arrival.webhook_id in line] or "nothing"
+            what = (
+                f"{arrival.webhook_id} at {arrival.receiver}, taken at {before.at_s:.2f} s, came again at "
+                f"{arrival.at_s:.2f} s; the daemons wrote {said}"
+            )
             yield Violation(promise="P6", worker=_worker(arrival), what=what)
         if is_taken(arrival):
             taken[key] = arrival
@@ -130,8 +134,13 @@ def repeats(record: Record, _outages: Outages) -> Iterator[Violation]:
 
 
 def _may_repeat(record: Record, taken: Arrival) -> bool:
-    """Whether what was answered 2xx may have been left unrecorded, or its record lost."""
-    return record.is_disturbed(taken.at_s - RECORDING_S, taken.at_s + RECORDING_S) or is_lost(record, taken)
+    """Whether what was answered 2xx may have been left unrecorded, or its record lost. Before the run has begun, all
+    its processes start, and the machine is busy."""
+    return (
+        taken.at_s < 0.0
+        or record.is_disturbed(taken.at_s - RECORDING_S, taken.at_s + RECORDING_S)
+        or is_lost(record, taken)
+    )
 
 
 def is_lost(record: Record, arrival: Arrival) -> bool:

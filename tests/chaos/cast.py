@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.chaos.life import Ending
-from tests.chaos.record import CROWD, ENVIRONMENT, NIGHT, Entry, Probe, Reading, Said, Stall, Try
+from tests.chaos.record import CROWD, ENVIRONMENT, NIGHT, Entry, Probe, Reading, Said, Try
 from tests.fleets import Connection
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ NO_ANSWER: Final = (
 """What a connection ends with that is cut, refused, reset or silent, or whose answer was cut short."""
 TOO_MANY: Final = 429
 BEAT_PATH: Final = "/api/v1/workers/heartbeat"
-TICK_S: Final = 0.05
-STALLED_S: Final = 0.2
 PROBES: Final = 8
 """The probes of a daemon are so many workers, so that none sends more than one may."""
 FLOODING: Final = 20
@@ -205,7 +203,7 @@ class Cast:
             await asyncio.sleep(FLOOD_EVERY_S)
 
     async def warm_up(self) -> None:
-        """What a daemon is asked first takes it longer."""
+        """What a daemon is asked first takes it longer. Receivers have been told of all of it on return."""
         for port in self._ports:
             for path in ("/api/v1/workers?limit=1000", "/api/v1/events?limit=1000"):
                 await ask(port, self._token, "GET", path, timeout_s=WARM_UP_S)
@@ -213,15 +211,11 @@ class Cast:
             await ask(
                 self._ports[daemon], self._token, "POST", BEAT_PATH, _probing(daemon, number), timeout_s=WARM_UP_S
             )
+        await self._timeline.hold(self._is_told_of_probes, within_s=WARM_UP_S)
 
-    async def watch_machine(self) -> None:
-        """Note when this very process got no time of the machine: neither did the daemons, for all that one can say."""
-        while True:
-            due_s = self._timeline.now_s() + TICK_S
-            await self._timeline.reach(due_s)
-            now_s = self._timeline.now_s()
-            if now_s > due_s + STALLED_S:
-                self._record.stalls.append(Stall(begun_s=due_s, ended_s=now_s))
+    async def _is_told_of_probes(self) -> bool:
+        told = {one.webhook_id for one in self._record.arrivals if one.answered is not None}
+        return len(told) >= PROBES * len(self._ports)
 
     # Readers ------------------------------------------------------------------------------------------------------
 

@@ -108,7 +108,8 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stall:
-    """A span in which the harness got no time of the machine; neither did the daemons, for all that one can say."""
+    """A span in which the harness got no time of the machine, and the daemons none either, for all that one can say; or
+    in which a daemon or the store waited for a core for half of the time."""
 
     begun_s: float
     ended_s: float
@@ -306,6 +307,8 @@ class Record:
     acks: list[Ack] = field(default_factory=list)
     hostile_requests: int = 0
     """How many were made, answered or not."""
+    attempts: list[str] = field(default_factory=list)
+    """What the daemons wrote of attempts that failed or were not recorded: no excuse, and a help to find the cause."""
     trouble: list[str] = field(default_factory=list)
     """What the harness itself noticed: an exit status, a traceback in a log."""
 
@@ -408,6 +411,7 @@ def from_json(whole: dict[str, Any]) -> Record:
     record.silences = [Silence(**one) for one in whole.get("silences", ())]
     record.acks = [Ack(**one) for one in whole.get("acks", ())]
     record.hostile_requests = whole.get("hostile_requests", 0)
+    record.attempts = whole.get("attempts", [])
     record.final, record.trouble = whole["final"], whole["trouble"]
     return record
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from tests import daemons
+from tests.chaos import machine
 from tests.chaos.alerts import SETTLED, TOLD
 from tests.chaos.cast import Cast
 from tests.chaos.faults import Breaker
@@ -28,6 +30,8 @@ five times in a row is tried again after 30 s at the most."""
 SETTLE_EVERY_S: Final = 0.5
 ALARMING: Final = ("request.failed", "Traceback", "internal error", "task_failed", "crashed")
 """What no daemon may write, whatever is done to its store."""
+ATTEMPTS: Final = ("delivery.failed", "delivery.unrecorded", "delivery.lease_lost")
+"""What daemons write of attempts that may be repeated."""
 
 
 async def play(plan: Plan) -> Record:
@@ -46,7 +50,8 @@ async def play(plan: Plan) -> Record:
             await site.open()
             cast = Cast(record, timeline, site.ports, token(), expired_token=token(expires_s=-EXPIRED_S))
             await cast.warm_up()
-            timeline.restart()
+            before_s = timeline.restart()
+            record.arrivals[:] = [replace(one, at_s=one.at_s - before_s) for one in record.arrivals]
             await _perform(plan, site, cast)
         finally:
             await site.close()
@@ -59,7 +64,7 @@ async def _perform(plan: Plan, site: Site, cast: Cast) -> None:
     async with asyncio.TaskGroup() as group:
         going = [group.create_task(cast.probe(number)) for number in range(plan.daemons)]
         going += [group.create_task(cast.live(life)) for life in plan.lives]
-        going += [group.create_task(cast.read()), group.create_task(cast.watch_machine())]
+        going += [group.create_task(cast.read()), group.create_task(machine.watch(record, timeline, site.pids))]
         oncall = OnCall(record, timeline, site.ports, token(), receiver="desk")
         going += [group.create_task(oncall.care(care)) for care in plan.cares]
         hushing = [oncall.hush(hush) for hush in plan.hushes]
@@ -83,8 +88,10 @@ async def _perform(plan: Plan, site: Site, cast: Cast) -> None:
         if status != 0:
             record.trouble.append(f"daemon {number} ended with {status} after SIGTERM")
     for run in site.home.daemons:
-        said = [line for line in run.output().splitlines() if any(word in line for word in ALARMING)]
+        lines = run.output().splitlines()
+        said = [line for line in lines if any(word in line for word in ALARMING)]
         record.trouble += [f"a daemon wrote: {line[:500]}" for line in said[:3]]
+        record.attempts += [line for line in lines if any(word in line for word in ATTEMPTS)]
 
 
 class _Settling:

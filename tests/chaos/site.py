@@ -276,6 +276,12 @@ class Site:
             assert seat.daemon is not None
             await asyncio.to_thread(seat.daemon.ready)
 
+    def pids(self) -> list[int]:
+        """Of the daemons, of their processes, and of the store, as they are now."""
+        daemons = [seat.daemon.pid for seat in self.seats if seat.daemon is not None]
+        stores = [pid for pid in [self.store_pid()] if pid is not None]
+        return [*daemons, *(pid for seat in self.seats for pid in seat.processes()), *stores]
+
     def store_pid(self) -> int | None:
         """The store's process, whoever runs it."""
         if self.store is not None:

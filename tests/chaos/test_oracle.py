@@ -616,6 +616,11 @@ def refused_while_the_machine_stalled(record: Record) -> None:
     record.stalls = [Stall(begun_s=4.2, ended_s=4.9)]
 
 
+def repeated_while_all_processes_start(record: Record) -> None:
+    first = record.arrivals[0]
+    record.arrivals[:0] = [replace(first, at_s=-2.0), replace(first, at_s=-0.9)]
+
+
 def repeated_after_a_kill(record: Record) -> None:
     first = record.arrivals[0]
     record.faults.append(Fault(kind="daemon.kill", target=0, begun_s=first.at_s, ended_s=first.at_s + 1))
@@ -652,6 +657,7 @@ def failed_attempt_then_taken(record: Record) -> None:
 
 KEPT: Final = (
     refused_while_the_machine_stalled,
+    repeated_while_all_processes_start,
     outage_without_a_page,
     rejected_to_the_end,
     rejected_and_then_silent,

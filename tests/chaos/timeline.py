@@ -17,11 +17,15 @@ class Timeline:
     """Starts when it is made, or made to start again."""
 
     def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
         self._start_s = monotonic_s()
         self._start_ms = wall_ms()
+
+    def restart(self) -> float:
+        """Start again; how long it ran before."""
+        before_s = self.now_s()
+        self._start_s += before_s
+        self._start_ms = wall_ms()
+        return before_s
 
     def now_s(self) -> float:
         return monotonic_s() - self._start_s
