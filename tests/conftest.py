@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,6 +29,12 @@ def _skipped(config: pytest.Config) -> list[str]:
 
 def _is_ci() -> bool:
     return os.environ.get("CI", "").lower() in {"1", "true"}
+
+
+def pytest_configure() -> None:
+    """Under nohup SIGHUP is ignored, also by the daemons that tests start; one that is handled here is not for them."""
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
