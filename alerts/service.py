@@ -9,38 +9,37 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from alerts.composing import Composer
-from alerts.delivery import CONCURRENCY, Counted, Delivery
-from alerts.durability import UNAVAILABLE_HINT
+from alerts.delivery.loop import CONCURRENCY, Counted, Delivery
+from alerts.delivery.planner import Composer
 from alerts.errors import DeliveryError, StoreUnavailableError
 from alerts.failpoints import nothing
-from alerts.history import History
-from alerts.ledger import Ledger
-from alerts.masses import Masses
-from alerts.pacing import POLL_S, Outage, cancel_all
-from alerts.queue import QueueStore
-from alerts.removal import end_threads
+from alerts.loops import POLL_S, Outage, cancel_all
+from alerts.oncall.removed_receivers import end_threads
 from alerts.retry import RetryPolicy
-from alerts.router import Router
-from alerts.routing import Port
+from alerts.routing.router import Router
+from alerts.routing.routes import Port
+from alerts.store.connection import QueueStore
+from alerts.store.durability import UNAVAILABLE_HINT
+from alerts.store.group_store import Stats, ThreadStore
+from alerts.store.incidents import Ledger
+from alerts.store.mass_failures import Masses
+from alerts.store.retention import History
 from alerts.supervision import FIRST_PAUSE_S, Part
-from alerts.thread_store import Stats, ThreadStore
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
-    from alerts.durability import Durability
-    from alerts.flapping import Flapping
-    from alerts.fleet import Fleet, WorkerOutage
-    from alerts.mass import Rule
-    from alerts.payload import Wording
-    from alerts.queue import Pools
+    from alerts.groups.flapping import Flapping
+    from alerts.groups.fleet import Fleet, Standing, WorkerOutage
+    from alerts.groups.mass_failure import Rule
     from alerts.receivers import Receiver
-    from alerts.router import EventSource
-    from alerts.routing import Route
-    from alerts.wording import Standing
+    from alerts.rendering.payload import Wording
+    from alerts.routing.router import EventSource
+    from alerts.routing.routes import Route
+    from alerts.store.connection import Pools
+    from alerts.store.durability import Durability
     from monitor.events import Event
 
 STOP_TIMEOUT_S: Final = 10.0

@@ -6,12 +6,12 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from alerts.durability import Durability
-from alerts.mass import Rule
-from alerts.pacing import cancel_all
-from alerts.payload import Wording
+from alerts.groups.mass_failure import Rule
+from alerts.loops import cancel_all
+from alerts.rendering.payload import Wording
 from alerts.retry import RetryPolicy
 from alerts.service import AlertService
+from alerts.store.durability import Durability
 from alerts.supervision import FIRST_PAUSE_S
 from tests.alerts_fakes import CALM
 from tests.stores import pools
@@ -19,10 +19,10 @@ from tests.stores import pools
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from alerts.fleet import Fleet
-    from alerts.history import History
+    from alerts.groups.fleet import Fleet
     from alerts.receivers import Receiver
-    from alerts.routing import Route
+    from alerts.routing.routes import Route
+    from alerts.store.retention import History
     from tests.alerts_fakes import Clock, ListSource
 
 POLICY = RetryPolicy(initial_ms=1_000, max_ms=1_000, retry_for_ms=5_000, min_attempts=12)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from alerts.errors import StoreUnavailableError, TransientDeliveryError
-from alerts.fleet import WorkerOutage
+from alerts.groups.fleet import Standing, WorkerOutage
+from alerts.groups.keys import digest
+from alerts.groups.state import Note, Outcome
 from alerts.notification import Notification
-from alerts.queue import QueueStore
-from alerts.thread import Note, Outcome, digest
-from alerts.thread_store import ThreadStore
-from alerts.wording import Standing
+from alerts.store.connection import QueueStore
+from alerts.store.group_store import ThreadStore
 from monitor.events import Event
 from monitor.liveness import EventKind, Liveness
 from tests.stores import pools

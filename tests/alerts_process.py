@@ -12,12 +12,12 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from alerts.durability import Durability
 from alerts.failpoints import failpoint
-from alerts.payload import Wording
 from alerts.receivers.webhook import WebhookReceiver
-from alerts.routing import Route
+from alerts.rendering.payload import Wording
+from alerts.routing.routes import Route
 from alerts.service import AlertService
+from alerts.store.durability import Durability
 from monitor.clock import StoreClock
 from tests.alerts_fakes import CALM, SECRET, ListSource, event
 from tests.stores import pools

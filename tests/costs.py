@@ -20,7 +20,7 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 from alerts.receivers.webhook import WebhookReceiver
-from alerts.routing import Route
+from alerts.routing.routes import Route
 from monitor.api.admission import Admission, BeatRates
 from monitor.api.app import create_app
 from monitor.api.express import Express

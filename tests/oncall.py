@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from alerts.ledger import Ledger
-from alerts.payload import Wording
-from alerts.queue import QueueStore
-from alerts.thread_store import ThreadStore
+from alerts.rendering.payload import Wording
+from alerts.store.connection import QueueStore
+from alerts.store.group_store import ThreadStore
+from alerts.store.incidents import Ledger
 from monitor.daemon.oncall import AlertsOnCall
 from tests.alerts_fakes import Inbox
 from tests.stores import pools

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from typing import Any
 
-    from alerts.queue import Pools
+    from alerts.store.connection import Pools
 
 INTERVAL_MS = 30_000
 GRACE_MS = 60_000

@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.asyncio import Redis
 
-from alerts.attempts import bury, deliver
-from alerts.history import DEAD_LETTERS, NOTES_KEPT, OUTCOMES_KEPT, History
-from alerts.incidents import IncidentState
-from alerts.ledger import Ledger
-from alerts.mass import Rule
-from alerts.masses import KEPT_MS, Masses
-from alerts.offering import Offer, offer_all
-from alerts.queue import QueueStore
-from alerts.routing import Port, Route, targets_of
-from alerts.single import FACTS_KEPT
-from alerts.thread import Draft, Frozen, Outcome, Role, Shape, Thread, Timing
-from alerts.thread_store import Change, Handed, ThreadStore, Want
-from alerts.wording import Standing
+from alerts.groups.attempts import bury, deliver
+from alerts.groups.fleet import Standing
+from alerts.groups.incidents import IncidentState
+from alerts.groups.keys import Shape
+from alerts.groups.mass_failure import Rule
+from alerts.groups.roles import Role
+from alerts.groups.state import Draft, Frozen, Outcome, Thread, Timing
+from alerts.groups.worker_rules import FACTS_KEPT
+from alerts.routing.enqueue import Offer, offer_all
+from alerts.routing.routes import Port, Route, targets_of
+from alerts.store.connection import QueueStore
+from alerts.store.group_store import Change, Handed, ThreadStore, Want
+from alerts.store.incidents import Ledger
+from alerts.store.mass_failures import KEPT_MS, Masses
+from alerts.store.retention import DEAD_LETTERS, NOTES_KEPT, OUTCOMES_KEPT, History
 from monitor.liveness import EventKind, Liveness
 from tests.alerts_daemons import Daemon
 from tests.alerts_fakes import START_MS, Clock, FakeFleet, Inbox, ListSource, event, events, until

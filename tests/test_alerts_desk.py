@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from alerts import group, single
-from alerts.acking import acknowledge_at
-from alerts.attempts import begin_attempt, bury, deliver, fail, offer_again, postpone
-from alerts.desk import (
+from alerts.groups import group_rules, worker_rules
+from alerts.groups.attempts import begin_attempt, bury, deliver, fail, offer_again, postpone
+from alerts.groups.keys import worker_key
+from alerts.groups.roles import Role, role_of
+from alerts.groups.state import Draft, Freeze, Frozen, Member, Outcome, Send, Timing
+from alerts.oncall.dead_letters import (
     SCAN_CALLS,
     SCAN_ROWS,
     Desk,
@@ -19,12 +21,12 @@ from alerts.desk import (
     Why,
     of_tenant,
 )
-from alerts.offering import Offer, offer_all
-from alerts.queue import QueueStore
-from alerts.routing import Target, worker_key
-from alerts.thread import Draft, Freeze, Frozen, Member, Outcome, Role, Send, Timing, role_of
-from alerts.thread_store import Change, ThreadStore, Want
-from alerts.waking import PAGE, is_of, wake_waiting
+from alerts.oncall.reschedule import PAGE, is_of, wake_waiting
+from alerts.routing.acknowledge import acknowledge_at
+from alerts.routing.enqueue import Offer, offer_all
+from alerts.routing.routes import Target
+from alerts.store.connection import QueueStore
+from alerts.store.group_store import Change, ThreadStore, Want
 from monitor.liveness import EventKind, Liveness
 from tests.alerts_fakes import START_MS, event
 from tests.stores import pools
@@ -32,8 +34,8 @@ from tests.stores import pools
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from alerts.desk import Found
-    from alerts.thread import Note, Thread
+    from alerts.groups.state import Note, Thread
+    from alerts.oncall.dead_letters import Found
     from monitor.events import Event
 
 LEASE_MS = 15_000
@@ -83,7 +85,7 @@ class Bench:
         version, thread = await self.thread(key)
         draft = Draft(thread, self.now_ms)
         what(draft)
-        rules = group if key[0] == "g" else single
+        rules = group_rules if key[0] == "g" else worker_rules
         change = Change(
             draft=draft, version=version, due_ms=rules.due_ms(thread, self.now_ms), over=rules.is_over(thread)
         )
@@ -97,10 +99,10 @@ class Bench:
             nonlocal nid
             if key[0] == "g":
                 role = Role.DOWN if draft.thread.firing else Role.END
-                frozen = group.freeze(draft, Freeze(role=role, event=None), receiver=self.threads.receiver)
+                frozen = group_rules.freeze(draft, Freeze(role=role, event=None), receiver=self.threads.receiver)
             else:
                 pending = draft.thread.pending[0]
-                frozen = single.freeze(
+                frozen = worker_rules.freeze(
                     draft, Freeze(role=role_of(pending), event=pending), receiver=self.threads.receiver
                 )
             nid = frozen.nid
@@ -161,7 +163,7 @@ async def test_a_replayed_dead_letter_is_what_it_was_and_begins_its_attempts_ane
     assert frozen is not None
     assert (frozen.nid, frozen.attempts, frozen.first_attempt_ms, frozen.unknown) == (nid, 0, 0, False)
     assert (frozen.event, frozen.role, frozen.created_ms) == (down, Role.DOWN, before.note.created_ms)
-    assert single.next_step(Draft(claimed.thread, bench.now_ms), lambda _: None) == Send()
+    assert worker_rules.next_step(Draft(claimed.thread, bench.now_ms), lambda _: None) == Send()
     listed = await bench.threads.notification(nid)
     assert listed is not None
     assert listed.body == BODY
@@ -259,7 +261,7 @@ async def test_a_groups_down_is_overtaken_when_nobody_is_down_any_more(bench: Be
         await bench.replay(nid)
     assert (await bench.replay(nid, force=True)).role is Role.FACT
     _, thread = await bench.thread(GROUP)
-    assert group.next_step(Draft(thread, bench.now_ms), lambda _: None, first=(), suspected=False) == Send()
+    assert group_rules.next_step(Draft(thread, bench.now_ms), lambda _: None, first=(), suspected=False) == Send()
 
 
 async def test_a_groups_down_is_overtaken_by_the_next_outage_of_its_group(bench: Bench) -> None:
@@ -467,14 +469,14 @@ async def test_p19_an_acknowledged_worker_is_reminded_of_no_more(bench: Bench) -
     await bench.send(key, deliver)
     bench.now_ms += 1_000
     _, thread = await bench.thread(key)
-    assert isinstance(single.next_step(Draft(thread, bench.now_ms), lambda _: None), Freeze)
+    assert isinstance(worker_rules.next_step(Draft(thread, bench.now_ms), lambda _: None), Freeze)
     await acknowledge(bench, key, "inc_" + "2" * 32)
     assert not (await bench.thread(key))[1].acked
     for _ in range(2):
         await acknowledge(bench, key)
     _, thread = await bench.thread(key)
     assert thread.acked
-    assert not isinstance(single.next_step(Draft(thread, bench.now_ms), lambda _: None), Freeze)
+    assert not isinstance(worker_rules.next_step(Draft(thread, bench.now_ms), lambda _: None), Freeze)
 
 
 async def test_p19_an_acknowledged_member_counts_once(bench: Bench) -> None:
@@ -500,7 +502,7 @@ async def test_p19_a_group_is_reminded_of_while_one_of_its_members_is_not_acknow
         _, thread = await bench.thread(GROUP)
         members = [Member(event=one, first=1, number=1) for one in (event(), event(worker_id="v"))]
         draft = Draft(thread, bench.now_ms)
-        step = group.next_step(draft, lambda _: None, first=members[: thread.firing], suspected=False)
+        step = group_rules.next_step(draft, lambda _: None, first=members[: thread.firing], suspected=False)
         return isinstance(step, Freeze) and step.reminder == 1
 
     assert await is_reminded()

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from alerts import single
-from alerts.flapping import Flapping, Lately, begun
-from alerts.thread import Draft, Freeze, Outcome, Shape, Thread, Timing, Wait
-from alerts.wording import single_sentence
+from alerts.groups import worker_rules
+from alerts.groups.flapping import Flapping, Lately, begun
+from alerts.groups.keys import Shape
+from alerts.groups.state import Draft, Freeze, Outcome, Thread, Timing, Wait
+from alerts.rendering.worker_text import single_sentence
 from monitor.daemon.alerting import StoredFleet
 from monitor.liveness import EventKind, Liveness
 from tests.alerts_fakes import START_MS, event
@@ -57,17 +58,17 @@ class Play:
 
     def offer(self, one: Event) -> None:
         draft = Draft(self.thread, self.now_ms)
-        single.offer(draft, one)
+        worker_rules.offer(draft, one)
         self._keep(draft)
 
     def step(self, number: int) -> object:
         """What is to be done, ``number`` being that of the outage."""
         draft = Draft(self.thread, self.now_ms)
-        step = single.next_step(draft, lambda _: None)
+        step = worker_rules.next_step(draft, lambda _: None)
         if isinstance(step, Freeze) and step.event is not None:
-            step = single.damp(draft, step.event, Lately(number=number, rule=RULE)) or step
+            step = worker_rules.damp(draft, step.event, Lately(number=number, rule=RULE)) or step
         if isinstance(step, Freeze):
-            single.freeze(draft, step, receiver="ops")
+            worker_rules.freeze(draft, step, receiver="ops")
         self._keep(draft)
         return step
 
@@ -90,7 +91,7 @@ def test_p20_a_further_one_is_told_when_it_has_lasted_and_not_before() -> None:
     play.offer(down(8))
     assert play.step(4) == Wait(START_MS + HOLD_MS)
     assert play.of(down(8)) is Outcome.DAMPED
-    assert single.due_ms(play.thread, play.now_ms) == START_MS + HOLD_MS
+    assert worker_rules.due_ms(play.thread, play.now_ms) == START_MS + HOLD_MS
     play.now_ms = START_MS + HOLD_MS - 1
     assert play.step(4) == Wait(START_MS + HOLD_MS)
     play.now_ms += 1
@@ -114,7 +115,7 @@ def test_p20_one_that_is_over_before_that_is_not_told_nor_its_end() -> None:
     play.step(4)
     play.offer(end(9))
     assert (play.of(down(8)), play.of(end(9))) == (Outcome.DAMPED, Outcome.DAMPED)
-    assert single.is_over(play.thread)
+    assert worker_rules.is_over(play.thread)
 
 
 def test_p20_what_makes_an_outage_worse_does_not_prolong_the_wait() -> None:

@@ -10,15 +10,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from alerts import group
-from alerts.attempts import begin_attempt, bury, deliver, fail, postpone
-from alerts.composing import FIRST_MEMBERS
-from alerts.thread import RECHECK_MS, Draft, Freeze, Outcome, Over, Role, Send, Shape, Thread, Timing, Wait
+from alerts.delivery.planner import FIRST_MEMBERS
+from alerts.groups import group_rules
+from alerts.groups.attempts import begin_attempt, bury, deliver, fail, postpone
+from alerts.groups.keys import Shape
+from alerts.groups.roles import Role
+from alerts.groups.state import RECHECK_MS, Draft, Freeze, Outcome, Over, Send, Thread, Timing, Wait
 from monitor.liveness import EventKind, Liveness
 from tests.alerts_fakes import START_MS, event
 
 if TYPE_CHECKING:
-    from alerts.thread import Frozen, Member, Note, Told
+    from alerts.groups.state import Frozen, Member, Note, Told
     from monitor.events import Event
 
 WAIT_MS = 2_000
@@ -61,19 +63,19 @@ class Play:
         for one in events:
             draft = Draft(self.thread, self.now_ms)
             mid = one.worker_id
-            group.offer(draft, one, receiver="ops", mid=mid, member=self.members.get(mid))
+            group_rules.offer(draft, one, receiver="ops", mid=mid, member=self.members.get(mid))
             self.save(draft)
 
     def step(self) -> object:
         draft = Draft(self.thread, self.now_ms)
-        step = group.next_step(
+        step = group_rules.next_step(
             draft,
             lambda one: self.now_ms + 5_000 if one.worker_id in self.silenced else None,
             first=tuple(self.members.values())[: self.looked_at],
             suspected=self.suspected,
         )
         if isinstance(step, Freeze):
-            draft.note(group.freeze(draft, step, receiver="ops"), Outcome.QUEUED)
+            draft.note(group_rules.freeze(draft, step, receiver="ops"), Outcome.QUEUED)
         if isinstance(step, Freeze | Send):
             begin_attempt(draft)
         self.save(draft)
@@ -170,7 +172,7 @@ def test_p7_members_that_are_back_are_news_of_their_group_after_the_interval() -
     play.tell()
     told_ms = play.now_ms
     play.offer(end("a"))
-    assert group.due_ms(play.thread, play.now_ms) == told_ms + INTERVAL_MS
+    assert group_rules.due_ms(play.thread, play.now_ms) == told_ms + INTERVAL_MS
     assert play.step() == Wait(told_ms + INTERVAL_MS)
     play.now_ms = told_ms + INTERVAL_MS
     assert play.step() == Freeze(role=Role.DOWN, event=None)
@@ -182,12 +184,12 @@ def test_p7_a_group_is_due_when_its_news_or_its_reminder_is_whichever_is_first()
     for repeat_ms, first_ms in ((REPEAT_MS, INTERVAL_MS), (INTERVAL_MS // 2, INTERVAL_MS // 2)):
         play = Play(repeat_ms=repeat_ms)
         play.offer(down("a"))
-        assert group.due_ms(play.thread, play.now_ms) == START_MS + WAIT_MS
+        assert group_rules.due_ms(play.thread, play.now_ms) == START_MS + WAIT_MS
         play.tell()
         told_ms = play.now_ms
-        assert group.due_ms(play.thread, told_ms) == told_ms + repeat_ms
+        assert group_rules.due_ms(play.thread, told_ms) == told_ms + repeat_ms
         play.offer(down("b"))
-        assert group.due_ms(play.thread, told_ms) == told_ms + first_ms
+        assert group_rules.due_ms(play.thread, told_ms) == told_ms + first_ms
         assert play.step() == Wait(told_ms + first_ms)
 
 
@@ -288,7 +290,7 @@ def _waits_for_the_first_end(play: Play) -> None:
     for first_ms, waits_ms in ((4_000, 4_000), (80_000, RECHECK_MS)):
         ends = {"a": play.now_ms + 90_000, "b": play.now_ms + first_ms}
         draft = Draft(play.thread, play.now_ms)
-        step = group.next_step(draft, lambda one: ends[one.worker_id], first=members, suspected=False)  # noqa: B023
+        step = group_rules.next_step(draft, lambda one: ends[one.worker_id], first=members, suspected=False)  # noqa: B023
         assert step == Wait(play.now_ms + waits_ms)
 
 
@@ -431,7 +433,7 @@ class Groups(RuleBasedStateMachine):
                 self.play.accept()
             elif self.play.thread.frozen is None:
                 break
-        assert group.is_over(self.play.thread)
+        assert group_rules.is_over(self.play.thread)
         assert not self.play.types() or self.play.types()[-1] == "group.resolved" or not self.play.thread.told
         final = {Outcome.DELIVERED, Outcome.SUPERSEDED, Outcome.DEAD_LETTERED}
         assert {self.play.outcome(one) for one in self.offered} <= final

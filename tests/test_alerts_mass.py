@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from alerts.breaker import FAILURES, FIRST_PAUSE_MS, LONGEST_PAUSE_MS, Breaker
-from alerts.durability import Durability
-from alerts.mass import LONGEST_WINDOW_MS, Mood, Rule, Wave, incident_of, observe, silent_now, since_of
-from alerts.masses import KEPT_MS, Masses
-from alerts.payload import Wording
-from alerts.queue import QueueStore
-from alerts.routing import ENVIRONMENT_WAIT_MS, Route, environment_key
+from alerts.delivery.circuit_breaker import FAILURES, FIRST_PAUSE_MS, LONGEST_PAUSE_MS, Breaker
+from alerts.groups.fleet import Standing
+from alerts.groups.keys import environment_key
+from alerts.groups.mass_failure import LONGEST_WINDOW_MS, Mood, Rule, Wave, incident_of, observe, silent_now, since_of
+from alerts.rendering.payload import Wording
+from alerts.routing.routes import ENVIRONMENT_WAIT_MS, Route
 from alerts.service import AlertService
-from alerts.thread_store import Want
-from alerts.wording import Standing
+from alerts.store.connection import QueueStore
+from alerts.store.durability import Durability
+from alerts.store.group_store import Want
+from alerts.store.mass_failures import KEPT_MS, Masses
 from monitor.daemon.alerting import StoredFleet
 from monitor.liveness import EventKind, Liveness
 from monitor.store.outbox import Outbox

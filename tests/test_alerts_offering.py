@@ -10,26 +10,27 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from alerts.acking import acknowledge_at
-from alerts.composing import BROKEN_PAUSE_MS, BROKEN_TRIES, LOOKED_AT, Composer
-from alerts.delivery import Delivery
-from alerts.desk import told_of
-from alerts.durability import Durability
+from alerts.delivery.loop import Delivery
+from alerts.delivery.planner import BROKEN_PAUSE_MS, BROKEN_TRIES, LOOKED_AT, Composer
 from alerts.errors import PermanentDeliveryError, StoreUnavailableError, TransientDeliveryError
-from alerts.flapping import Flapping
-from alerts.ledger import Ledger
-from alerts.mass import Mood, Rule
-from alerts.masses import Masses
-from alerts.offering import Offer, offer_all
-from alerts.payload import Wording
-from alerts.queue import QueueStore
-from alerts.removal import REASON, end_threads
+from alerts.groups.flapping import Flapping
+from alerts.groups.fleet import Standing
+from alerts.groups.keys import environment_key, worker_key
+from alerts.groups.mass_failure import Mood, Rule
+from alerts.groups.silences import Matchers, Silence
+from alerts.groups.state import Outcome
+from alerts.oncall.dead_letters import told_of
+from alerts.oncall.removed_receivers import REASON, end_threads
+from alerts.rendering.payload import Wording
 from alerts.retry import RetryPolicy
-from alerts.routing import Port, Route, environment_key, targets_of, worker_key
-from alerts.silences import Matchers, Silence
-from alerts.thread import Outcome
-from alerts.thread_store import ThreadStore, Want
-from alerts.wording import Standing
+from alerts.routing.acknowledge import acknowledge_at
+from alerts.routing.enqueue import Offer, offer_all
+from alerts.routing.routes import Port, Route, targets_of
+from alerts.store.connection import QueueStore
+from alerts.store.durability import Durability
+from alerts.store.group_store import ThreadStore, Want
+from alerts.store.incidents import Ledger
+from alerts.store.mass_failures import Masses
 from monitor.liveness import EventKind, Liveness
 from tests.alerts_fakes import START_MS, Clock, FakeFleet, Inbox, event, nid_of, until
 from tests.stores import pools
@@ -37,9 +38,9 @@ from tests.stores import pools
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from alerts.groups.state import Thread
     from alerts.notification import Notification
-    from alerts.routing import Target
-    from alerts.thread import Thread
+    from alerts.routing.routes import Target
     from monitor.events import Event
 
 REPEAT_MS = 60_000

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from alerts.errors import UnrenderableEventError
 from alerts.globs import fits
-from alerts.group_wording import NAMES
-from alerts.payload import BODY_BYTES, GroupCounts, Standing, Wording
-from alerts.phrases import LINE_CHARS, duration, shown
 from alerts.receivers.log import page
-from alerts.redaction import REDACTED, Redaction, without_userinfo
-from alerts.wording import single_sentence
+from alerts.rendering.group_text import NAMES
+from alerts.rendering.payload import BODY_BYTES, GroupCounts, Standing, Wording
+from alerts.rendering.phrases import LINE_CHARS, duration, shown
+from alerts.rendering.redaction import REDACTED, Redaction, without_userinfo
+from alerts.rendering.worker_text import single_sentence
 from monitor.api.witness import SUBJECT_CHARS
 from monitor.daemon.config_alerts import REDACTED_KEYS
 from monitor.events import Event, cut_metadata

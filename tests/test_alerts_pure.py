@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import ResponseError
 
-from alerts.durability import Confirmation, Durability, DurabilityMode
 from alerts.errors import PermanentDeliveryError, TransientDeliveryError
 from alerts.globs import fits
-from alerts.mass import Mood
-from alerts.queue import _confirmation
+from alerts.groups.keys import Shape, mid_of
+from alerts.groups.mass_failure import Mood
+from alerts.groups.state import Timing
 from alerts.retry import FLOOR_MS, GiveUp, Retry, RetryPolicy, RetryReason, decide, retry_after_ms
-from alerts.routing import Port, Route, mid_of, targets_of
-from alerts.thread import Shape, Timing
+from alerts.routing.routes import Port, Route, targets_of
+from alerts.store.connection import _confirmation
+from alerts.store.durability import Confirmation, Durability, DurabilityMode
 from monitor.liveness import EventKind
 from tests.alerts_fakes import START_MS, event
 

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from alerts.acking import acknowledge_at
-from alerts.durability import Durability
-from alerts.ledger import Ledger
-from alerts.mass import Rule
-from alerts.payload import Wording
-from alerts.queue import QueueStore
+from alerts.groups.fleet import Standing
+from alerts.groups.mass_failure import Rule
 from alerts.receivers.webhook import WebhookReceiver
-from alerts.router import Router
-from alerts.routing import Port, Route
+from alerts.rendering.payload import Wording
+from alerts.routing.acknowledge import acknowledge_at
+from alerts.routing.router import Router
+from alerts.routing.routes import Port, Route
 from alerts.service import AlertService
-from alerts.thread_store import ThreadStore, Want
-from alerts.wording import Standing
+from alerts.store.connection import QueueStore
+from alerts.store.durability import Durability
+from alerts.store.group_store import ThreadStore, Want
+from alerts.store.incidents import Ledger
 from monitor.daemon.alerting import StoredFleet
 from monitor.liveness import EventKind, Liveness
 from monitor.store.outbox import Outbox
@@ -32,7 +32,7 @@ from tests.stores import ManualClock, beat, opened, pools
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from alerts.fleet import Fleet
+    from alerts.groups.fleet import Fleet
     from monitor.events import Event
     from monitor.store import Store
     from tests.alerts_fakes import Hook

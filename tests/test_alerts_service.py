@@ -14,17 +14,18 @@ from aiohttp import web
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from alerts.attempts import AGAIN_MS
-from alerts.durability import Durability
 from alerts.errors import Cause, PermanentDeliveryError, TransientDeliveryError
-from alerts.payload import Wording
+from alerts.groups.attempts import AGAIN_MS
+from alerts.groups.fleet import Standing
+from alerts.groups.keys import worker_key
+from alerts.groups.silences import Matchers, Silence
+from alerts.groups.state import Outcome
 from alerts.receivers.webhook import WebhookReceiver
-from alerts.routing import Route, worker_key
+from alerts.rendering.payload import Wording
+from alerts.routing.routes import Route
 from alerts.service import AlertService
-from alerts.silences import Matchers, Silence
-from alerts.thread import Outcome
-from alerts.thread_store import Want
-from alerts.wording import Standing
+from alerts.store.durability import Durability
+from alerts.store.group_store import Want
 from monitor.liveness import EventKind, Liveness
 from tests import servers
 from tests.alerts_daemons import Daemon
@@ -48,10 +49,10 @@ from tests.stores import pools
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from alerts.fleet import Fleet
+    from alerts.groups.fleet import Fleet
+    from alerts.groups.state import Note
     from alerts.notification import Notification
     from alerts.receivers import Receiver
-    from alerts.thread import Note
     from monitor.events import Event
 
 LEASE_MS = 15_000

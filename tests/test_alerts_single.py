@@ -9,15 +9,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from alerts import single
-from alerts.attempts import begin_attempt, bury, deliver, fail, postpone, take_back_attempt
-from alerts.flapping import Flapping, Lately
-from alerts.thread import Draft, Freeze, Outcome, Over, Role, Send, Shape, Thread, Timing, Wait, role_of
+from alerts.groups import worker_rules
+from alerts.groups.attempts import begin_attempt, bury, deliver, fail, postpone, take_back_attempt
+from alerts.groups.flapping import Flapping, Lately
+from alerts.groups.keys import Shape
+from alerts.groups.roles import Role, role_of
+from alerts.groups.state import Draft, Freeze, Outcome, Over, Send, Thread, Timing, Wait
 from monitor.liveness import EventKind, Liveness
 from tests.alerts_fakes import START_MS, event
 
 if TYPE_CHECKING:
-    from alerts.thread import Frozen, Note, Told
+    from alerts.groups.state import Frozen, Note, Told
     from monitor.events import Event
 
 REPEAT_MS = 60_000
@@ -68,7 +70,7 @@ class Play:
     def offer(self, *events: Event) -> None:
         for one in events:
             draft = self.draft()
-            single.offer(draft, one)
+            worker_rules.offer(draft, one)
             self.save(draft)
 
     def silenced(self, _: Event) -> int | None:
@@ -79,11 +81,11 @@ class Play:
     def step(self) -> object:
         """One look at the thread; a notification that is to be sent is begun."""
         draft = self.draft()
-        step: object = single.next_step(draft, self.silenced)
+        step: object = worker_rules.next_step(draft, self.silenced)
         if isinstance(step, Freeze) and step.role is Role.DOWN and not step.reminder and step.event is not None:
-            step = single.damp(draft, step.event, Lately(number=self.outage, rule=FLAPPING)) or step
+            step = worker_rules.damp(draft, step.event, Lately(number=self.outage, rule=FLAPPING)) or step
         if isinstance(step, Freeze):
-            frozen = single.freeze(draft, step, receiver="ops")
+            frozen = worker_rules.freeze(draft, step, receiver="ops")
             draft.note(frozen, Outcome.QUEUED, body="{}")
         if isinstance(step, Freeze | Send):
             begin_attempt(draft)
@@ -157,7 +159,7 @@ def test_p18_a_delivered_down_gets_one_resolved() -> None:
     assert play.step() == Freeze(role=Role.END, event=end(2))
     play.accept()
     assert play.told() == [("down", 1), ("end", 2)]
-    assert single.is_over(play.thread)
+    assert worker_rules.is_over(play.thread)
 
 
 def test_p18_p5_a_down_that_is_over_untold_is_superseded_with_its_end() -> None:
@@ -435,7 +437,7 @@ def test_p18_no_resolved_follows_a_down_that_was_given_up() -> None:
 
 def test_facts_are_told_in_order_and_a_flood_of_them_is_bounded() -> None:
     play = Play()
-    play.offer(*(fact(seq) for seq in range(1, single.FACTS_KEPT + 11)))
+    play.offer(*(fact(seq) for seq in range(1, worker_rules.FACTS_KEPT + 11)))
     assert play.outcome(fact(10)) is Outcome.SUPERSEDED
     assert play.step() == Freeze(role=Role.FACT, event=fact(11))
 
@@ -444,7 +446,7 @@ def test_a_wait_gathers_what_comes_but_never_delays_an_end() -> None:
     play = Play(wait_ms=5_000)
     play.offer(down(1))
     assert play.step() == Wait(START_MS + 5_000)
-    assert single.due_ms(play.thread, START_MS) == START_MS + 5_000
+    assert worker_rules.due_ms(play.thread, START_MS) == START_MS + 5_000
     play.now_ms += 5_000
     play.step()
     play.accept()

@@ -8,11 +8,13 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
-from alerts.durability import Confirmation, Durability
 from alerts.errors import StoreUnavailableError
-from alerts.queue import QueueStore
-from alerts.thread import Draft, Frozen, Member, Outcome, Role, Shape, Thread, Timing
-from alerts.thread_store import Change, Claimed, Seen, Stats, ThreadStore, Want
+from alerts.groups.keys import Shape
+from alerts.groups.roles import Role
+from alerts.groups.state import Draft, Frozen, Member, Outcome, Thread, Timing
+from alerts.store.connection import QueueStore
+from alerts.store.durability import Confirmation, Durability
+from alerts.store.group_store import Change, Claimed, Seen, Stats, ThreadStore, Want
 from tests import servers
 from tests.alerts_fakes import START_MS, event
 from tests.stores import pools

@@ -26,8 +26,8 @@ from structlog.testing import capture_logs
 
 from alerts.errors import Cause, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from alerts.receivers.alertmanager import AlertmanagerReceiver
-from alerts.receivers.guard import AddressRefusedError, guarded_socket, is_public
 from alerts.receivers.log import LogReceiver
+from alerts.receivers.ssrf import AddressRefusedError, guarded_socket, is_public
 from alerts.receivers.webhook import WebhookReceiver
 from tests.alerts_fakes import SECRET, START_MS, event, notification, webhook_server
 

@@ -10,13 +10,15 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from alerts import single
-from alerts.attempts import begin_attempt, bury, deliver
 from alerts.errors import PermanentDeliveryError, TransientDeliveryError
-from alerts.offering import Offer, offer_all
-from alerts.routing import Target, worker_key
-from alerts.thread import Draft, Freeze, Outcome, Role, Timing
-from alerts.thread_store import Change, Want
+from alerts.groups import worker_rules
+from alerts.groups.attempts import begin_attempt, bury, deliver
+from alerts.groups.keys import worker_key
+from alerts.groups.roles import Role
+from alerts.groups.state import Draft, Freeze, Outcome, Timing
+from alerts.routing.enqueue import Offer, offer_all
+from alerts.routing.routes import Target
+from alerts.store.group_store import Change, Want
 from monitor.auth import Scope
 from monitor.events import rfc3339
 from monitor.liveness import EventKind, Liveness
@@ -76,13 +78,16 @@ async def told(lastseen: Api, one: Event, end: Callable[[Draft], None]) -> str:
     [seen] = await threads.look([Want(thread=worker_key(one))])
     assert seen.thread is not None
     draft = Draft(seen.thread, now_ms)
-    frozen = single.freeze(draft, Freeze(role=Role.DOWN, event=seen.thread.pending[0]), receiver="ops")
+    frozen = worker_rules.freeze(draft, Freeze(role=Role.DOWN, event=seen.thread.pending[0]), receiver="ops")
     body = lastseen.alerts.wording.single(one, incident_id=seen.thread.incident_id, reminder=0, standing=None)
     draft.note(frozen, Outcome.QUEUED, body=body)
     begin_attempt(draft)
     end(draft)
     change = Change(
-        draft=draft, version=seen.version, due_ms=single.due_ms(draft.thread, now_ms), over=single.is_over(draft.thread)
+        draft=draft,
+        version=seen.version,
+        due_ms=worker_rules.due_ms(draft.thread, now_ms),
+        over=worker_rules.is_over(draft.thread),
     )
     assert await threads.save([change], now_ms=now_ms) == [True]
     return frozen.nid

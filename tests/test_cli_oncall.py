@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from alerts.errors import PermanentDeliveryError
-from alerts.payload import GroupCounts
-from alerts.routing import worker_key
-from alerts.silences import silenced_until
+from alerts.groups.keys import worker_key
+from alerts.groups.silences import silenced_until
+from alerts.rendering.payload import GroupCounts
 from monitor.auth import Scope
 from monitor.daemon.client import Client, ClientError, MisuseError
 from monitor.daemon.commands import app

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from alerts.routing import DEFAULT_EVENTS
+from alerts.routing.routes import DEFAULT_EVENTS
 from monitor.daemon.config import ConfigError, load
 from monitor.liveness import EventKind
 from monitor.printable import Paged

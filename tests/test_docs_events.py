@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from alerts.breaker import FAILURES, LONGEST_PAUSE_MS
-from alerts.flapping import Flapping, Lately
-from alerts.payload import BODY_BYTES, GroupCounts, Standing, Wording
-from alerts.phrases import LINE_CHARS
+from alerts.delivery.circuit_breaker import FAILURES, LONGEST_PAUSE_MS
+from alerts.groups.flapping import Flapping, Lately
+from alerts.groups.keys import digest
 from alerts.receivers.webhook import WebhookReceiver
-from alerts.thread import digest
+from alerts.rendering.payload import BODY_BYTES, GroupCounts, Standing, Wording
+from alerts.rendering.phrases import LINE_CHARS
 from monitor.daemon.config import load
 from monitor.events import EVENT_METADATA_BYTES
 from monitor.liveness import CLEAN_EXITS, STILL_REJECTED, STRAGGLER_MS, TRANSITIONS, EventKind, Liveness

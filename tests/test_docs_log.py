@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from alerts.durability import Confirmation
+from alerts.store.durability import Confirmation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -35,7 +35,7 @@ async def test_p26_a_full_store_takes_all_but_beats(store_url: str) -> None:
 
 
 def test_p26_a_full_store_takes_what_alerts_write() -> None:
-    sources = "".join(path.read_text(encoding="utf-8") for path in Path(alerts.__file__).parent.glob("*.lua"))
+    sources = "".join(path.read_text(encoding="utf-8") for path in Path(alerts.__file__).parent.rglob("*.lua"))
     lines = [line for line in sources.splitlines() if line.startswith("redis.register_function")]
     pattern = r"^redis\.register_function\{function_name = '(\w+)', .*, flags = \{'([\w-]+)'\}\}$"
     found = re.findall(pattern, sources, re.MULTILINE)

@@ -9,8 +9,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from alerts.history import History
-from alerts.incidents import (
+from alerts.groups.incidents import (
     Ack,
     Incident,
     IncidentClosedError,
@@ -19,10 +18,11 @@ from alerts.incidents import (
     Noted,
     UnknownIncidentError,
 )
-from alerts.ledger import SILENCES_MOST, Ledger
-from alerts.queue import QueueStore, Reply
-from alerts.routing import environment_key
-from alerts.silences import Matchers, Silence, SilenceState, TooManySilencesError, UnknownSilenceError
+from alerts.groups.keys import environment_key
+from alerts.groups.silences import Matchers, Silence, SilenceState, TooManySilencesError, UnknownSilenceError
+from alerts.store.connection import QueueStore, Reply
+from alerts.store.incidents import SILENCES_MOST, Ledger
+from alerts.store.retention import History
 from monitor.liveness import EventKind, Liveness
 from tests.alerts_fakes import START_MS, event
 from tests.stores import pools

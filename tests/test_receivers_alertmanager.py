@@ -14,8 +14,8 @@ import aiohttp
 import pytest
 
 from alerts.errors import PermanentDeliveryError
-from alerts.payload import Wording
 from alerts.receivers.alertmanager import AlertmanagerReceiver, AlertmanagerSettings
+from alerts.rendering.payload import Wording
 from monitor.events import rfc3339
 from monitor.liveness import EventKind, Liveness
 from monitor.settings.key_material import Surroundings

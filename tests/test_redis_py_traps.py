@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from alerts.errors import StoreUnavailableError as QueueUnavailableError
-from alerts.queue import QueueStore
+from alerts.store.connection import QueueStore
 from monitor.refusal import NoRoomError
 from monitor.store import StoreUnavailableError
 from monitor.store.address import Address

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from alerts.errors import StoreUnavailableError as QueueUnavailableError
-from alerts.queue import QueueStore
+from alerts.store.connection import QueueStore
 from monitor.clock import monotonic_s
 from monitor.store import StoreDeniedError, StoreRefusedError, StoreUnavailableError
 from monitor.store.answers import STORED

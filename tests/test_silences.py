@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from alerts.silences import Matchers, Silence, SilenceState, silenced_until
+from alerts.groups.silences import Matchers, Silence, SilenceState, silenced_until
 from tests.alerts_fakes import START_MS, event
 
 HOUR_MS = 3_600_000

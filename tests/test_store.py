@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from alerts.queue import QueueStore
-from alerts.thread_store import ThreadStore
+from alerts.store.connection import QueueStore
+from alerts.store.group_store import ThreadStore
 from monitor.events import EVENT_METADATA_BYTES, Event
 from monitor.liveness import EventKind, Liveness, Trigger
 from monitor.store import (

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from alerts.errors import StoreUnavailableError as QueueUnavailableError
-from alerts.thread_store import Stats
+from alerts.store.group_store import Stats
 from bench.overload import resident_mib
 from monitor.clock import monotonic_s
 from monitor.daemon.vitals import (

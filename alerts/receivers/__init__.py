@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["TYPES", "PostingSettings", "Receiver", "ReceiverSettings"]
 
 
-_SENDERS: Final = {"exchange", "posting"}
+_SENDERS: Final = {"exchange", "http"}
 """What types send with: loaded when a receiver is opened."""
 
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
 from alerts.errors import PermanentDeliveryError
+from alerts.groups.roles import DOWN
 from alerts.notification import Notification
 from alerts.receivers.receiver import PostingSettings
-from alerts.thread import DOWN
 from monitor.events import rfc3339, severity
 from monitor.liveness import EventKind
 from monitor.settings.key_material import (
@@ -79,7 +79,7 @@ class AlertmanagerReceiver:
         self.resend_ms = resend_ms
         self._labels = dict(labels or {})
         self._headers = {} if authorization is None else {"authorization": authorization}
-        from alerts.receivers.posting import Poster  # noqa: PLC0415 - see alerts.receivers.receiver
+        from alerts.receivers.http import Poster  # noqa: PLC0415 - see alerts.receivers.receiver
 
         self._poster = Poster(
             name=name,

@@ -17,7 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from alerts.errors import Cause
-from alerts.receivers.guard import AddressRefusedError, guarded_socket
+from alerts.receivers.ssrf import AddressRefusedError, guarded_socket
 
 ACCEPTED: Final = range(200, 300)  # RFC 9110, 15.3
 REPLY_BYTES: Final = 4_096

@@ -7,8 +7,8 @@ from typing import Final, Literal
 
 from alerts.errors import PermanentDeliveryError
 from alerts.notification import Notification
-from alerts.phrases import SHOWN_CHARS, Style
 from alerts.receivers.receiver import ReceiverSettings
+from alerts.rendering.phrases import SHOWN_CHARS, Style
 
 _WORDS: Final = {
     "worker.stale": "DOWN",

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, StrictBool
 
 from alerts.notification import Notification
-from alerts.receivers.guard import is_private
+from alerts.receivers.ssrf import is_private
 from monitor.settings.section import Section
 from monitor.settings.units import Duration, lasting
 from monitor.settings.urls import WebUrl

@@ -39,7 +39,7 @@ class WebhookReceiver:
     ) -> None:
         from standardwebhooks import Webhook  # noqa: PLC0415 - see alerts.receivers.receiver
 
-        from alerts.receivers.posting import Poster  # noqa: PLC0415 - as above
+        from alerts.receivers.http import Poster  # noqa: PLC0415 - as above
 
         self.name = name
         self.timeout_s = timeout_s

@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from alerts.durability import Durability, DurabilityMode
 from alerts.failpoints import failpoint
-from alerts.flapping import Flapping, begun
-from alerts.fleet import WorkerOutage
-from alerts.history import History
-from alerts.mass import Rule
-from alerts.payload import Wording
+from alerts.groups.flapping import Flapping, begun
+from alerts.groups.fleet import Standing, WorkerOutage
+from alerts.groups.mass_failure import Rule
+from alerts.groups.roles import DOWN, OUT
+from alerts.rendering.payload import Wording
 from alerts.retry import RetryPolicy
-from alerts.routing import Route
+from alerts.routing.routes import Route
 from alerts.service import AlertService
-from alerts.thread import DOWN, OUT
-from alerts.wording import Standing
+from alerts.store.durability import Durability, DurabilityMode
+from alerts.store.retention import History
 from monitor.store import StoreUnavailableError
 from monitor.workers import WorkerKey
 

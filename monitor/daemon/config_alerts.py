@@ -9,10 +9,10 @@ from pydantic import AfterValidator, Field, StrictBool, StrictInt, ValidationInf
 from pydantic import model_validator as model_check
 
 from alerts.globs import fits
+from alerts.groups.roles import DOWN
 from alerts.receivers import TYPES, ReceiverSettings
 from alerts.receivers.log import LogSettings
-from alerts.redaction import Redaction
-from alerts.thread import DOWN
+from alerts.rendering.redaction import Redaction
 from monitor.liveness import EventKind
 from monitor.printable import Paged
 from monitor.settings.globs import Glob, covers

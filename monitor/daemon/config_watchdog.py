@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, PrivateAttr, StrictBool, ValidationInfo, model_validator
 
-from alerts.receivers.guard import is_private
+from alerts.receivers.ssrf import is_private
 from monitor.settings.key_material import KeyMaterialError, from_file
 from monitor.settings.section import Problem, Section, refusal, surroundings
 from monitor.settings.units import Duration, lasting

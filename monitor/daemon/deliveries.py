@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alerts.delivery import Counted
+from alerts.delivery.loop import Counted
 from alerts.errors import Cause
 
 if TYPE_CHECKING:

@@ -8,18 +8,25 @@ import secrets
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
-from alerts.acking import acknowledge_at
-from alerts.desk import Desk, RefusedError, UnknownNotificationError, UnknownReceiverError, Why, of_tenant
 from alerts.errors import DeliveryError
 from alerts.errors import StoreUnavailableError as AlertStoreError
-from alerts.incidents import IncidentClosedError, IncidentKind, UnknownIncidentError
-from alerts.incidents import IncidentState as LedgerState
-from alerts.silences import Matchers as LedgerMatchers
-from alerts.silences import Silence as LedgerSilence
-from alerts.silences import TooManySilencesError, UnknownSilenceError
-from alerts.thread import Outcome
-from alerts.trial import send_trial, trial
-from alerts.waking import wake_waiting
+from alerts.groups.incidents import IncidentClosedError, IncidentKind, UnknownIncidentError
+from alerts.groups.incidents import IncidentState as LedgerState
+from alerts.groups.silences import Matchers as LedgerMatchers
+from alerts.groups.silences import Silence as LedgerSilence
+from alerts.groups.silences import TooManySilencesError, UnknownSilenceError
+from alerts.groups.state import Outcome
+from alerts.oncall.dead_letters import (
+    Desk,
+    RefusedError,
+    UnknownNotificationError,
+    UnknownReceiverError,
+    Why,
+    of_tenant,
+)
+from alerts.oncall.reschedule import wake_waiting
+from alerts.oncall.sample import send_trial, trial
+from alerts.routing.acknowledge import acknowledge_at
 from monitor.api.admission import RateLimitedError
 from monitor.api.oncall import (
     ConflictError,
@@ -41,12 +48,12 @@ from monitor.store import StoreUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from alerts.incidents import Incident as LedgerIncident
-    from alerts.ledger import Ledger
-    from alerts.payload import Wording
+    from alerts.groups.incidents import Incident as LedgerIncident
+    from alerts.groups.state import Note
     from alerts.receivers import Receiver
-    from alerts.thread import Note
-    from alerts.thread_store import ThreadStore
+    from alerts.rendering.payload import Wording
+    from alerts.store.group_store import ThreadStore
+    from alerts.store.incidents import Ledger
     from monitor.api.oncall import (
         Delivery,
         DeliveryState,

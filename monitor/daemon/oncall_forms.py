@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alerts.incidents import IncidentKind
+from alerts.groups.incidents import IncidentKind
 from monitor.api.oncall import Ack, Delivery, Incident, Matchers, ReceiverState, Silence
 
 if TYPE_CHECKING:
-    from alerts.desk import Found
-    from alerts.incidents import Incident as LedgerIncident
-    from alerts.silences import Silence as LedgerSilence
-    from alerts.thread_store import Stats
+    from alerts.groups.incidents import Incident as LedgerIncident
+    from alerts.groups.silences import Silence as LedgerSilence
+    from alerts.oncall.dead_letters import Found
+    from alerts.store.group_store import Stats
 
 
 def incident_of(incident: LedgerIncident) -> Incident:

@@ -25,7 +25,7 @@ from monitor.store import StoreUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from alerts.thread_store import Stats
+    from alerts.store.group_store import Stats
     from monitor.health import Health
     from monitor.metrics import Metrics
     from monitor.pulse import Pulse

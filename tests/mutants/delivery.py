@@ -9,7 +9,7 @@ from tests.mutants.mutant import Mutant
 MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="an attempt that waited too long for a slot is sent on the rest of its lease",
-        file="alerts/delivery.py",
+        file="alerts/delivery/loop.py",
         old="return self._now_ms() > lease_end_ms - self._lease_ms + LEASE_MARGIN_S * 500",
         new="return False",
         tests=(
@@ -18,21 +18,21 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a receiver gets one attempt more at once than its concurrency allows",
-        file="alerts/delivery.py",
+        file="alerts/delivery/loop.py",
         old="while self._ready and len(self._in_flight) < self._concurrency",
         new="while self._ready and len(self._in_flight) <= self._concurrency",
         tests=("tests/test_alerts_service.py::test_p21_a_receiver_gets_no_more_attempts_at_once_than_its_concurrency",),
     ),
     Mutant(
         wrong="a notification leaves that the store has not confirmed",
-        file="alerts/delivery.py",
+        file="alerts/delivery/loop.py",
         old="if confirmation is Confirmation.UNCONFIRMED:",
         new="if confirmation is Confirmation.UNAVAILABLE:",
         tests=("tests/test_alerts_service.py::test_p23_without_confirmation_nothing_is_sent_and_it_is_logged_once",),
     ),
     Mutant(
         wrong="an attempt whose answer was lost counts as one that did not arrive",
-        file="alerts/delivery.py",
+        file="alerts/delivery/loop.py",
         old="postpone(draft, due_ms=decision.due_ms, unknown=unknown)",
         new="postpone(draft, due_ms=decision.due_ms, unknown=False)",
         tests=(
@@ -42,7 +42,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="an attempt that did not end in time counts as one that did not arrive",
-        file="alerts/delivery.py",
+        file="alerts/delivery/loop.py",
         old="late = TransientDeliveryError(text, cause=Cause.TIMEOUT, unknown=True)",
         new="late = TransientDeliveryError(text, cause=Cause.TIMEOUT, unknown=False)",
         tests=(
@@ -51,28 +51,28 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="no RESOLVED follows a DOWN of which an attempt before the last may have arrived",
-        file="alerts/attempts.py",
+        file="alerts/groups/attempts.py",
         old="if frozen.unknown or unknown:",
         new="if unknown:",
         tests=("tests/test_alerts_single.py",),
     ),
     Mutant(
         wrong="a DOWN that may have arrived counts as one that did not after another attempt that failed for sure",
-        file="alerts/attempts.py",
+        file="alerts/groups/attempts.py",
         old="frozen.unknown = frozen.unknown or unknown",
         new="frozen.unknown = unknown",
         tests=("tests/test_alerts_single.py",),
     ),
     Mutant(
         wrong="the time after which a notification is given up begins anew with each attempt",
-        file="alerts/attempts.py",
+        file="alerts/groups/attempts.py",
         old="frozen.first_attempt_ms = frozen.first_attempt_ms or draft.now_ms",
         new="frozen.first_attempt_ms = draft.now_ms",
         tests=("tests/test_alerts_single.py",),
     ),
     Mutant(
         wrong="an attempt that was given back unsent counts as one that may have arrived",
-        file="alerts/attempts.py",
+        file="alerts/groups/attempts.py",
         old="    frozen.open = False\n    frozen.due_ms = draft.now_ms\n",
         new="    frozen.due_ms = draft.now_ms\n",
         tests=("tests/test_alerts_single.py",),
@@ -86,21 +86,21 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a receiver is in trouble after five failures, however many acceptances lie between them",
-        file="alerts/breaker.py",
+        file="alerts/delivery/circuit_breaker.py",
         old="ended, self._failures = self.is_open, 0\n        return ended",
         new="ended = self.is_open\n        if ended:\n            self._failures = 0\n        return ended",
         tests=("tests/test_alerts_mass.py",),
     ),
     Mutant(
         wrong="a member of a group whose acknowledgement has lapsed still counts as acknowledged",
-        file="alerts/offering.py",
+        file="alerts/routing/enqueue.py",
         old="            thread.acks -= 1",
         new="            thread.acks -= 0",
         tests=("tests/test_alerts_rejected.py", "tests/test_alerts_offering.py", "tests/test_alerts_group.py"),
     ),
     Mutant(
         wrong="a page that is refused again and again is offered with every acceptance",
-        file="alerts/reoffering.py",
+        file="alerts/delivery/given_up.py",
         old=" or thread.given_up.due_ms > now_ms:",
         new=":",
         tests=(
@@ -132,7 +132,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a silence that ends early wakes only those among the first 500 threads",
-        file="alerts/waking.py",
+        file="alerts/oncall/reschedule.py",
         old="if len(page) < PAGE:",
         new="if len(page) <= PAGE:",
         tests=(
@@ -141,28 +141,28 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a receiver that routing failed for once is named as failing permanently",
-        file="alerts/router.py",
+        file="alerts/routing/router.py",
         old="self._broken = {name: self._broken.get(name, 0) + 1 for name in errors}",
         new="self._broken |= {name: self._broken.get(name, 0) + 1 for name in errors}",
         tests=("tests/test_alerts_service.py::test_p30_a_receiver_that_routing_fails_for_ends_no_other_receiver",),
     ),
     Mutant(
         wrong="the metadata of objects in a list leaves as it is, whatever is to be redacted",
-        file="alerts/redaction.py",
+        file="alerts/rendering/redaction.py",
         old="return [self.cleaned(item) for item in value]",
         new="return list(value)",
         tests=("tests/test_alerts_payload.py",),
     ),
     Mutant(
         wrong="a page of a group shows the passwords in URLs that its workers reported",
-        file="alerts/payload.py",
+        file="alerts/rendering/payload.py",
         old="events = [self._redaction.event(event) for event in events]",
         new="events = list(events)",
         tests=("tests/test_alerts_payload.py",),
     ),
     Mutant(
         wrong="a test of a receiver sends its DOWN and no RESOLVED",
-        file="alerts/trial.py",
+        file="alerts/oncall/sample.py",
         old="for notification in pair:",
         new="for notification in pair[:1]:",
         tests=("tests/test_api_oncall.py::test_a_test_is_a_down_and_its_resolved_of_a_worker_that_says_what_it_is",),

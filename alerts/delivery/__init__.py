@@ -1,0 +1,1 @@
+"""From an alert group to a delivered notification: planning, attempts, retries."""

@@ -1,0 +1,448 @@
+"""From a receiver's threads to the receiver."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import OrderedDict, deque
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from alerts.delivery.circuit_breaker import Breaker
+from alerts.delivery.given_up import offer_given_up
+from alerts.delivery.planner import Attempt, given_back
+from alerts.errors import Cause, DeliveryError, PermanentDeliveryError, StoreUnavailableError, TransientDeliveryError
+from alerts.failpoints import nothing
+from alerts.groups.attempts import bury, deliver, fail, postpone, take_back_attempt
+from alerts.groups.state import Draft
+from alerts.loops import POLL_S, Nudge, Outage, cancel_all
+from alerts.retry import GiveUp, Retry, RetryReason, decide
+from alerts.store.durability import UNAVAILABLE_HINT, Confirmation, Durability
+from alerts.store.group_store import CALL_LIMIT, Claimed, Want
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from structlog.typing import FilteringBoundLogger
+
+    from alerts.delivery.planner import Composer, Plan
+    from alerts.receivers import Receiver
+    from alerts.retry import RetryPolicy
+    from alerts.store.group_store import ThreadStore
+
+LEASE_MARGIN_S: Final = 10.0
+"""How much longer than the receiver's timeout a lease lasts: half of it is for waiting for a free slot,
+half for recording the outcome."""
+
+CONCURRENCY: Final = 8
+"""Attempts in flight at one receiver."""
+
+_UNRECORDED_KEPT: Final = 10_000
+_UNCONFIRMED_PAUSE_MS: Final = 250
+_AGAIN_PAUSE_MS: Final = 1_000
+_CHANGED_TRIES: Final = 20
+"""How often a thread that others keep changing is read again."""
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+
+class Counted(StrEnum):
+    """What an attempt came to, as metrics count it."""
+
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    """To be tried again."""
+    DEAD_LETTERED = "dead_lettered"
+    UNRENDERABLE = "unrenderable"
+    """No body could be made: a dead letter at once."""
+
+
+class Delivery:
+    """Looks after one receiver's threads: claims what is due, decides, sends, records the outcome.
+
+    An attempt is recorded as begun before it is made, and nothing leaves that the store has not confirmed (P23). While
+    it confirms, which takes a disk's time, the attempts of the claim before go on: it claims ahead, twice as many as
+    have ended since the last claim, so nothing for a receiver that hangs.
+
+    Knows of no other receiver, so that a dead or slow one delays nobody else (P21). Several daemons may work on one
+    receiver's threads. An attempt whose outcome was not recorded may have arrived: it is made again, with the same id
+    and body, when its lease ends.
+
+    Args:
+        receiver: where to send.
+        threads: its threads.
+        composer: decides what is to be done with them.
+        policy: when to try again.
+        durability: what the store must confirm before anything is sent (P23).
+        now_ms: the store's time.
+        on_outcome: told of each attempt, ``(receiver, outcome, cause of the failure or "")``.
+        concurrency: attempts in flight at once.
+        poll_s: how often to look for what is due, in seconds.
+        uniform: draws from ``[a, b]``.
+        failpoint: called with the name of each point at which a test may end the process.
+    """
+
+    def __init__(
+        self,
+        *,
+        receiver: Receiver,
+        threads: ThreadStore,
+        composer: Composer,
+        policy: RetryPolicy,
+        durability: Durability,
+        now_ms: Callable[[], int],
+        on_outcome: Callable[[str, str, str], None],
+        concurrency: int = CONCURRENCY,
+        poll_s: float = POLL_S,
+        uniform: Callable[[float, float], float] = random.uniform,
+        failpoint: Callable[[str], None] = nothing,
+    ) -> None:
+        self.nudge = Nudge()
+        self._receiver = receiver
+        self._threads = threads
+        self._composer = composer
+        self._policy = policy
+        self._durability = durability
+        self._now_ms = now_ms
+        self._on_outcome = on_outcome
+        self._concurrency = concurrency
+        self._poll_s = poll_s
+        self._uniform = uniform
+        self._failpoint = failpoint
+        self._breaker = Breaker(uniform=uniform)
+        self._lease_ms = round((receiver.timeout_s + LEASE_MARGIN_S) * 1000)
+        self._outage = Outage("delivery", receiver=receiver.name)
+        self._confirmation = Confirmation.CONFIRMED
+        self._stopping = False
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._held: list[Claimed] = []  # claimed, but the store was away before they were dealt with
+        self._ready: deque[tuple[Attempt, int]] = deque()  # begun, not sent, with the end of its lease
+        self._landed_since_claim = 0
+        self._accepted = False  # since what was given up was last offered again
+        self._again_ms = 0
+        self._unrecorded: OrderedDict[str, None] = OrderedDict()
+        self._bug: BaseException | None = None
+
+    async def run(self) -> None:
+        """Deliver until ``stop``. What it raises is a bug: an outage of the store or the receiver is not raised.
+
+        May be called again after that: what is in flight goes on, and what was claimed comes again.
+        """
+        self._bug = None
+        while not self._stopping:
+            if self._bug is not None:
+                raise self._bug
+            try:
+                busy = await self._step()
+            except StoreUnavailableError as error:
+                await self.nudge.wait(self._outage.failed(error, uniform=self._uniform))
+                continue
+            self._outage.over()
+            if not busy:
+                await self.nudge.wait(self._poll_s)
+
+    async def stop(self, timeout_s: float) -> None:
+        """Claim nothing more, give the attempts in flight ``timeout_s`` seconds, then cancel them.
+
+        What was not sent is given back at once; what a claim under way still brings, ``run`` gives back. What
+        was cancelled may have arrived; it is sent again when its lease ends. Idempotent.
+        """
+        self._stopping = True
+        self.nudge()
+        unsent = [attempt for attempt, _ in self._ready]
+        self._ready.clear()
+        with contextlib.suppress(StoreUnavailableError):
+            await self._release(unsent)
+        if self._in_flight:
+            await asyncio.wait(self._in_flight, timeout=timeout_s)
+        await cancel_all(self._in_flight)
+
+    async def _step(self) -> bool:
+        """Claim what there is room for, decide, and start sending; whether there was anything."""
+        await self._give_back_held()
+        await self._offer_given_up()
+        await self._release_overdue()
+        self._fill()
+        now_ms = self._now_ms()
+        ahead = min(CALL_LIMIT, 2 * self._landed_since_claim)
+        room = self._concurrency - len(self._in_flight) + ahead - len(self._ready)
+        room = self._breaker.room(room, in_flight=len(self._in_flight) + len(self._ready), now_ms=now_ms)
+        if room <= 0:
+            return False
+        self._landed_since_claim = 0
+        claimed = await self._threads.claim(limit=room, lease_ms=self._lease_ms, now_ms=now_ms)
+        if not claimed:
+            return False
+        self._failpoint("delivery.claimed")
+        try:
+            begun = await self._begin(claimed, now_ms=now_ms)
+        except StoreUnavailableError:
+            self._held += claimed
+            raise
+        if self._stopping:
+            await self._release(begun)
+            return False
+        self._ready.extend((attempt, now_ms + self._lease_ms) for attempt in begun)
+        self._fill()
+        return True
+
+    async def _begin(self, claimed: Sequence[Claimed], *, now_ms: int) -> list[Attempt]:
+        """Write what was decided of each; the attempts that are recorded as begun, and confirmed."""
+        left, begun = list(claimed), []
+        for _ in range(_CHANGED_TRIES):
+            if not left:
+                break
+            plans = await self._composer.plan(left, now_ms=now_ms)
+            attempts = [plan for plan in plans if isinstance(plan, Attempt)]
+            rest = [plan for plan in plans if not isinstance(plan, Attempt)]
+            lost = await self._written(rest, now_ms=now_ms)
+            if attempts:
+                done, confirmation = await self._threads.save_confirmed(
+                    [plan.change for plan in attempts], now_ms=now_ms, durability=self._durability
+                )
+                self._note(confirmation)
+                lost += [plan.claimed for plan, written in zip(attempts, done, strict=True) if not written]
+                recorded = [plan for plan, written in zip(attempts, done, strict=True) if written]
+                if confirmation is Confirmation.UNCONFIRMED:
+                    await self._release(recorded, pause_ms=_UNCONFIRMED_PAUSE_MS)
+                else:
+                    begun += recorded
+                self._failpoint("delivery.begun")
+            left = await self._read_again(lost)
+        return begun
+
+    async def _offer_given_up(self) -> None:
+        """After an acceptance, have what was given up offered again (P31)."""
+        now_ms = self._now_ms()
+        if self._accepted and now_ms >= self._again_ms:
+            self._accepted, self._again_ms = False, now_ms + _AGAIN_PAUSE_MS
+            await offer_given_up(self._threads, now_ms=now_ms)
+
+    async def _give_back_held(self) -> None:
+        """Give back what was claimed when the store went away, as it is there; nothing of it was sent.
+
+        One that was recorded as begun stays so: that counts as an attempt that may have arrived.
+        """
+        while self._held:
+            some = self._held[:CALL_LIMIT]
+            seen = await self._threads.look([Want(thread=one.thread.key) for one in some])
+            now_ms = self._now_ms()
+            changes = [
+                given_back(
+                    Claimed(thread=now.thread, version=now.version, token=was.token),
+                    Draft(now.thread, now_ms),
+                    receiver=self._threads.receiver,
+                )
+                for was, now in zip(some, seen, strict=True)
+                if now.thread is not None
+            ]
+            await self._threads.save(changes, now_ms=now_ms)  # what others have claimed since is refused
+            del self._held[: len(some)]
+
+    async def _written(self, plans: Sequence[Plan], *, now_ms: int) -> list[Claimed]:
+        """Write the threads that are not to be sent; those that have changed meanwhile."""
+        done = await self._threads.save([plan.change for plan in plans], now_ms=now_ms)
+        return [plan.claimed for plan, written in zip(plans, done, strict=True) if not written]
+
+    async def _read_again(self, claimed: Sequence[Claimed]) -> list[Claimed]:
+        """The same threads as they are now; without those that are gone."""
+        seen = await self._threads.look([Want(thread=one.thread.key) for one in claimed])
+        return [
+            Claimed(thread=now.thread, version=now.version, token=was.token)
+            for was, now in zip(claimed, seen, strict=True)
+            if now.thread is not None and now.version != was.version
+        ]
+
+    def _fill(self) -> None:
+        """Start what is ready, as far as there are free slots."""
+        while self._ready and len(self._in_flight) < self._concurrency and not self._overdue(self._ready[0][1]):
+            attempt, lease_end_ms = self._ready.popleft()
+            task = asyncio.create_task(self._attempt(attempt, lease_end_ms=lease_end_ms))
+            self._in_flight.add(task)
+            task.add_done_callback(self._landed)
+
+    def _landed(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
+        self._landed_since_claim += 1
+        if not task.cancelled():
+            self._bug = self._bug or task.exception()
+        if self._bug is None:
+            self._fill()
+        self.nudge()
+
+    def _overdue(self, lease_end_ms: int) -> bool:
+        """Whether a lease is too short by now for an attempt and the record of its outcome."""
+        return self._now_ms() > lease_end_ms - self._lease_ms + LEASE_MARGIN_S * 500
+
+    async def _release_overdue(self) -> None:
+        late = []
+        while self._ready and self._overdue(self._ready[0][1]):
+            late.append(self._ready.popleft()[0])
+            self._landed_since_claim = 0  # too slow a receiver to claim ahead for
+        await self._release(late)
+
+    async def _release(self, attempts: Sequence[Attempt], *, pause_ms: int = 0) -> None:
+        """Give back what was begun and not sent. On an error the rest comes back when its lease ends."""
+        for attempt in attempts:
+            await self._settle(attempt, lambda draft: _take_back(draft, pause_ms=pause_ms))
+
+    async def _attempt(self, attempt: Attempt, *, lease_end_ms: int) -> None:
+        nid = attempt.notification.nid
+        if nid not in self._unrecorded:
+            self._failpoint("delivery.sending")
+            try:
+                async with asyncio.timeout(self._receiver.timeout_s + LEASE_MARGIN_S / 2):
+                    await self._receiver.send(attempt.notification, attempt=attempt.number, now_ms=self._now_ms())
+            except DeliveryError as error:
+                await self._failed(attempt, error, lease_end_ms=lease_end_ms)
+                return
+            except TimeoutError:
+                text = f"receiver {self._receiver.name!r}: the attempt did not end in time"
+                late = TransientDeliveryError(text, cause=Cause.TIMEOUT, unknown=True)
+                await self._failed(attempt, late, lease_end_ms=lease_end_ms)
+                return
+            except Exception as error:  # noqa: BLE001 - an attempt like any other, which may have arrived
+                _log.error("delivery.internal_error", **self._about(attempt), error=repr(error), exc_info=error)
+                text = f"receiver {self._receiver.name!r}: internal error, {type(error).__name__}"
+                bug = TransientDeliveryError(text, cause=Cause.INTERNAL_ERROR, unknown=True)
+                await self._failed(attempt, bug, lease_end_ms=lease_end_ms)
+                return
+        self._failpoint("delivery.sent")
+        await self._delivered(attempt, lease_end_ms=lease_end_ms)
+
+    async def _delivered(self, attempt: Attempt, *, lease_end_ms: int) -> None:
+        nid = attempt.notification.nid
+        # Should the store be away until the lease ends, this process at least will not send it again.
+        self._unrecorded[nid] = None
+        while len(self._unrecorded) > _UNRECORDED_KEPT:
+            self._unrecorded.popitem(last=False)
+        self._answered()
+        if await self._record(attempt, deliver, lease_end_ms=lease_end_ms):
+            self._unrecorded.pop(nid, None)
+            self._failpoint("delivery.recorded")
+            self._accepted = True
+            self._on_outcome(self._receiver.name, Counted.DELIVERED, "")
+            _log.info("delivery.delivered", **self._about(attempt))
+
+    def _answered(self) -> None:
+        if self._breaker.succeeded():
+            _log.info("receiver.back", receiver=self._receiver.name)
+
+    async def _failed(self, attempt: Attempt, error: DeliveryError, *, lease_end_ms: int) -> None:
+        now_ms = self._now_ms()
+        if isinstance(error, PermanentDeliveryError) and error.disable:
+            await self._disable(attempt, error, lease_end_ms=lease_end_ms)
+            return
+        unknown = isinstance(error, TransientDeliveryError) and error.unknown
+        if isinstance(error, PermanentDeliveryError):
+            self._answered()
+        elif self._breaker.failed(now_ms=now_ms):
+            _log.warning(
+                "receiver.in_trouble", receiver=self._receiver.name, reason=str(error), cause=error.cause.value
+            )
+        decision = self._decide(attempt, error, now_ms)
+        facts = {**self._about(attempt), "reason": str(error), "cause": error.cause.value}
+
+        def failed(draft: Draft) -> None:
+            fail(draft, error=str(error), cause=error.cause.value, answer=error.answer)
+            if isinstance(decision, Retry):
+                postpone(draft, due_ms=decision.due_ms, unknown=unknown)
+            else:
+                bury(draft, reason=f"{decision.reason.value}: {error}", unknown=unknown)
+
+        if not await self._record(attempt, failed, lease_end_ms=lease_end_ms):
+            return
+        is_new = isinstance(decision, GiveUp) and not attempt.again
+        self._on_outcome(self._receiver.name, Counted.DEAD_LETTERED if is_new else Counted.FAILED, error.cause.value)
+        if isinstance(decision, Retry):
+            facts |= {"retry": decision.reason.value, "next_attempt_s": (decision.due_ms - now_ms) / 1000}
+            _log.warning("delivery.failed", **facts, unknown=unknown)
+        elif attempt.again:
+            _log.warning("delivery.failed", **facts, retry="given_up", unknown=unknown)
+        else:
+            _log.error("delivery.dead_lettered", **{**facts, "reason": f"{decision.reason.value}: {error}"})
+
+    def _decide(self, attempt: Attempt, error: DeliveryError, now_ms: int) -> Retry | GiveUp:
+        if attempt.again:
+            return GiveUp(reason=RetryReason.GAVE_UP)
+        tried = {"attempts": attempt.number, "first_attempt_ms": attempt.first_attempt_ms}
+        return decide(error, **tried, now_ms=now_ms, policy=self._policy, uniform=self._uniform)
+
+    async def _disable(self, attempt: Attempt, error: DeliveryError, *, lease_end_ms: int) -> None:
+        """Stop sending to a receiver that says that it is gone; what it has not got waits for a person."""
+        if await self._threads.disable(str(error)):
+            _log.error("receiver.disabled", receiver=self._receiver.name, reason=str(error))
+        now_ms = self._now_ms()
+
+        def failed(draft: Draft) -> None:
+            fail(draft, error=str(error), cause=error.cause.value, answer=error.answer)
+            postpone(draft, due_ms=now_ms, unknown=False)
+
+        if await self._record(attempt, failed, lease_end_ms=lease_end_ms):
+            self._on_outcome(self._receiver.name, Counted.FAILED, error.cause.value)
+
+    async def _record(self, attempt: Attempt, note: Callable[[Draft], None], *, lease_end_ms: int) -> bool:
+        """Record an outcome, patiently while the lease lasts; whether it is recorded."""
+        while True:
+            try:
+                recorded = await self._settle(attempt, note)
+            except StoreUnavailableError as error:
+                pause_s = self._outage.failed(error, uniform=self._uniform)
+                if self._now_ms() + pause_s * 1000 >= lease_end_ms:
+                    _log.warning("delivery.unrecorded", **self._about(attempt), error=str(error))
+                    return False
+                await asyncio.sleep(pause_s)
+                continue
+            if not recorded:
+                _log.warning("delivery.lease_lost", **self._about(attempt))
+            return recorded
+
+    async def _settle(self, attempt: Attempt, note: Callable[[Draft], None]) -> bool:
+        """Note something of the notification in attempts and give the thread back.
+
+        False: somebody else has claimed the thread since, theirs counts; or the notification is in attempts no more.
+        """
+        nid, claimed = attempt.notification.nid, attempt.claimed
+        for _ in range(_CHANGED_TRIES):
+            [seen] = await self._threads.look([Want(thread=claimed.thread.key)])
+            if seen.thread is None or seen.thread.frozen is None or seen.thread.frozen.nid != nid:
+                return False
+            now_ms = self._now_ms()
+            draft = Draft(seen.thread, now_ms)
+            note(draft)
+            current = Claimed(thread=seen.thread, version=seen.version, token=claimed.token)
+            change = given_back(current, draft, receiver=self._threads.receiver)
+            [written] = await self._threads.save([change], now_ms=now_ms)
+            if written:
+                return True
+            [again] = await self._threads.look([Want(thread=claimed.thread.key)])
+            if again.version == seen.version:
+                return False
+        raise StoreUnavailableError(f"thread {claimed.thread.key!r} changes all the time")
+
+    def _note(self, confirmation: Confirmation) -> None:
+        """Log a change in what the store confirms, once."""
+        if confirmation is not self._confirmation:
+            self._confirmation = confirmation
+            mode = self._durability.mode.value
+            log = _log.info if confirmation is Confirmation.CONFIRMED else _log.warning
+            hint = {"hint": UNAVAILABLE_HINT} if confirmation is Confirmation.UNAVAILABLE else {}
+            log(f"durability.{confirmation.value}", receiver=self._receiver.name, durability=mode, **hint)
+
+    def _about(self, attempt: Attempt) -> dict[str, object]:
+        notification = attempt.notification
+        return {
+            "nid": notification.nid,
+            "receiver": self._receiver.name,
+            "type": notification.event_type,
+            "attempt": attempt.number,
+        }
+
+
+def _take_back(draft: Draft, *, pause_ms: int) -> None:
+    take_back_attempt(draft)
+    if draft.thread.frozen is not None:
+        draft.thread.frozen.due_ms += pause_ms

@@ -1,0 +1,65 @@
+"""Keys of alert groups: which events belong together, as text. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from monitor.events import Event
+
+
+class Shape(StrEnum):
+    """What a thread holds together."""
+
+    WORKER = "worker"
+    GROUP = "group"
+    ENVIRONMENT = "environment"
+    """An environment in which many workers fall silent at once (P16)."""
+
+
+_SHAPES: Final = {"w": Shape.WORKER, "g": Shape.GROUP, "e": Shape.ENVIRONMENT}
+
+
+def shape_of(key: str) -> Shape:
+    """The shape of a thread, by its key."""
+    return _SHAPES[key[0]]
+
+
+def labels_of(key: str) -> dict[str, str]:
+    """What the events of a thread have in common, by its key; nothing for a worker's."""
+    match shape_of(key):
+        case Shape.WORKER:
+            return {}
+        case Shape.GROUP:
+            return {str(name): str(value) for name, value in json.loads(key[1:]).items()}
+        case Shape.ENVIRONMENT:
+            length, _, rest = key[1:].partition(":")
+            return {"tenant": rest[: int(length)], "environment": rest[int(length) :]}
+
+
+def worker_key(event: Event) -> str:
+    """The thread of an event's worker."""
+    return f"w{mid_of(event)}"
+
+
+def mid_of(event: Event) -> str:
+    """The worker of an event, among those of all tenants: the tenant is length-prefixed."""
+    return f"{len(event.tenant)}:{event.tenant}{event.worker_id}"
+
+
+def environment_key(tenant: str, environment: str) -> str:
+    """The thread of a mass failure."""
+    return f"e{len(tenant)}:{tenant}{environment}"
+
+
+def digest(*parts: str) -> str:
+    """32 hex digits: the first 16 bytes of SHA-256 over the length-prefixed parts."""
+    made = hashlib.sha256()
+    for part in parts:
+        raw = part.encode()
+        made.update(len(raw).to_bytes(4, "big"))
+        made.update(raw)
+    return made.digest()[:16].hex()

@@ -1,0 +1,1 @@
+"""What operators do to notifications: dead letters, silences that end, samples, removed receivers."""

@@ -1,0 +1,86 @@
+"""A test of a receiver: a DOWN of a worker that does not exist, and its RESOLVED, sent at once and once only.
+
+They are worded and sent as real ones, so that what works for them works for those; names and reason say what they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from alerts.groups.keys import digest
+from alerts.notification import Notification
+from monitor.events import Event
+from monitor.liveness import EventKind, Liveness
+
+if TYPE_CHECKING:
+    from alerts.receivers import Receiver
+    from alerts.rendering.payload import Wording
+
+NAME: Final = "lastseen-test"
+"""The tenant, the environment and the worker of a test."""
+REASON: Final = "test"
+_SILENT_MS: Final = 95_000
+
+
+async def send_trial(receiver: Receiver, pair: tuple[Notification, Notification], *, now_ms: int) -> None:
+    """Send both, one after the other.
+
+    Raises:
+        DeliveryError: one of them was not accepted.
+    """
+    for notification in pair:
+        await receiver.send(notification, attempt=1, now_ms=now_ms)
+
+
+def trial(receiver: str, wording: Wording, *, now_ms: int) -> tuple[Notification, Notification]:
+    """The two notifications. Pure."""
+    down = _event(EventKind.STALE, Liveness.ALIVE, Liveness.STALE, seq=1, now_ms=now_ms)
+    end = _event(EventKind.RECOVERED, Liveness.STALE, Liveness.ALIVE, seq=2, now_ms=now_ms)
+    return (
+        _notification(receiver, down, wording, now_ms=now_ms),
+        _notification(receiver, end, wording, previous=down, now_ms=now_ms),
+    )
+
+
+def _notification(
+    receiver: str, event: Event, wording: Wording, *, previous: Event | None = None, now_ms: int
+) -> Notification:
+    return Notification(
+        nid="ntf_" + digest(receiver, NAME, event.event_id),
+        receiver=receiver,
+        key=NAME,
+        event_type=event.kind.value,
+        body=wording.single(event, incident_id=None, reminder=0, standing=None, previous=previous),
+        created_ms=now_ms,
+    )
+
+
+def _event(kind: EventKind, old: Liveness, new: Liveness, *, seq: int, now_ms: int) -> Event:
+    return Event(
+        position=f"{now_ms}-{seq}",
+        partition=0,
+        kind=kind,
+        tenant=NAME,
+        worker_id=NAME,
+        environment_name=NAME,
+        generation=now_ms,
+        seq=seq,
+        old=old,
+        new=new,
+        reason=REASON,
+        due_ms=now_ms,
+        detected_ms=now_ms,
+        last_seen_ms=now_ms - _SILENT_MS,
+        since_ms=now_ms - _SILENT_MS,
+        interval_ms=30_000,
+        grace_ms=65_000,
+        status=REASON,
+        tasks_processed=0,
+        current_task_id=None,
+        worker_metadata_json="{}",
+        worker_metadata_cut=False,
+        recent_gaps_ms=(),
+        old_status=None,
+        exit_code=None,
+        error_message=None,
+    )

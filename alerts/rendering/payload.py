@@ -1,0 +1,278 @@
+"""The bodies of notifications. Pure.
+
+A body is compact JSON in ASCII, ``{"type", "timestamp", "data"}``. It is rendered once, when its notification is
+frozen, and stored, so that every attempt sends the same bytes. ASCII because a lone surrogate in a worker's
+metadata has no UTF-8 form.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote, urlencode
+
+from alerts.errors import UnrenderableEventError
+from alerts.groups.fleet import Standing
+from alerts.rendering.group_text import GroupCounts, group_sentence
+from alerts.rendering.phrases import SHOWN_CHARS, shown
+from alerts.rendering.redaction import REDACTED, Redaction, without_userinfo
+from alerts.rendering.worker_text import single_sentence
+from monitor.events import rfc3339
+from monitor.liveness import Liveness
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from alerts.groups.flapping import Lately
+    from monitor.events import Event
+
+__all__ = ["GroupCounts", "Standing", "Wording"]
+
+BODY_BYTES: Final = 16_384
+"""The body of a single event is at most so long, whatever its worker said; names have at most 256 characters."""
+EVENT_BYTES: Final = 12_288
+"""What a body says of one event is cut when it is longer."""
+SILENCE_FOR: Final = "2h"
+
+_MESSAGE_CHARS: Final = 256
+_WORD_CHARS: Final = 32
+_WORDS: Final = ("status", "old_status", "current_task_id", "reason", "error_message")
+_METADATA_LABEL: Final = "metadata."
+_PATTERN_CHARS: Final = 256
+"""A silence takes no longer patterns."""
+_DOTS: Final = re.compile(r"\.{1,2}")
+
+
+class Wording:
+    """How notifications are worded.
+
+    Args:
+        public_url: where people reach the daemon, for links; empty for none.
+        redact: globs on the names of metadata keys whose values must not leave (``alerts.rendering.redaction``).
+    """
+
+    def __init__(self, *, public_url: str, redact: Sequence[str]) -> None:
+        self._public_url = public_url.rstrip("/")
+        self._redaction = Redaction(redact)
+
+    def single(
+        self,
+        event: Event,
+        *,
+        incident_id: str | None,
+        reminder: int,
+        standing: Standing | None,
+        previous: Event | None = None,
+        lately: Lately | None = None,
+    ) -> str:
+        """The body that tells of one event.
+
+        ``reminder`` 0 is the first telling, n the n-th reminder of it. ``standing``: how the event's environment
+        stands now, if that was asked. ``previous``: the DOWN that was told of the same outage before, if any.
+        ``lately``: which of the worker's outages it is, of a DOWN that is told for the first time.
+
+        Raises:
+            UnrenderableEventError: the event holds something that has no JSON form.
+        """
+        with _refused(_place(event)):
+            event = self._redaction.event(event)
+            data = self._event(event)
+            data |= {
+                "summary": single_sentence(
+                    event, reminder=reminder, standing=standing, previous=previous, lately=lately
+                ),
+                "incident_id": incident_id,
+                "reminder": reminder,
+                "previous_type": None if previous is None else previous.kind.value,
+                "link": self._worker_link(event.worker_id),
+                "silence": _silence(event.tenant, worker_id=event.worker_id),
+                "others_silent": None if standing is None else standing.silent,
+                "expected": None if standing is None else standing.expected,
+                "recent_outages": None if lately is None else lately.number,
+            }
+            body = _body(event.kind.value, event.detected_ms, data)
+            if len(body) > BODY_BYTES:
+                data |= {"link": None, "silence": None}
+                data["summary"] = single_sentence(
+                    event,
+                    reminder=reminder,
+                    standing=standing,
+                    previous=previous,
+                    lately=lately,
+                    shown_chars=SHOWN_CHARS[-1:],
+                )
+                body = _body(event.kind.value, event.detected_ms, data)
+            return body
+
+    def group(
+        self,
+        *,
+        firing: bool,
+        group: Mapping[str, str],
+        counts: GroupCounts,
+        events: Sequence[Event],
+        truncated: int,
+        since_ms: int,
+        now_ms: int,
+        incident_id: str | None,
+        reminder: int,
+        environment_incident: bool,
+    ) -> str:
+        """The body that tells of a group.
+
+        ``group`` holds its labels: ``tenant``, ``environment``, ``metadata.<name>``. All ``events`` are listed,
+        in this order; ``truncated`` is how many more workers there are to tell of. For a group that is over the
+        events are what ended it for each worker, where that is known.
+
+        Raises:
+            UnrenderableEventError: one of the events, which is named, holds something that has no JSON form.
+        """
+        try:
+            labels = {label: self._label(label, value) for label, value in group.items()}
+        except RecursionError as error:
+            raise UnrenderableEventError("a group's label cannot be rendered: RecursionError") from error
+        listed: list[dict[str, object]] = []
+        events = [self._redaction.event(event) for event in events]
+        for event in events:
+            with _refused(_place(event)):
+                listed.append({"type": event.kind.value} | self._event(event))
+        with _refused(f"a notification of the group {shown(str(labels), _MESSAGE_CHARS)}"):
+            summary = group_sentence(
+                firing=firing,
+                group=labels,
+                counts=counts,
+                events=events,
+                since_ms=since_ms,
+                now_ms=now_ms,
+                reminder=reminder,
+                environment_incident=environment_incident,
+            )
+            data: dict[str, object] = {
+                "group": labels,
+                "summary": summary,
+                "counts": {
+                    "firing": counts.firing,
+                    "rejected": counts.rejected,
+                    "new": counts.new,
+                    "recovered": counts.recovered,
+                    "expected": counts.expected,
+                },
+                "events": listed,
+                "truncated": truncated,
+                "since": rfc3339(since_ms),
+                "incident_id": incident_id,
+                "reminder": reminder,
+                "link": self._group_link(labels, firing=firing),
+                "silence": _group_silence(labels, events) if labels == dict(group) else None,
+            }
+            return _body("group.firing" if firing else "group.resolved", now_ms, data)
+
+    def _event(self, event: Event) -> dict[str, object]:
+        """The event's data as far as it may leave, cut where it is too long."""
+        data = event.data()
+        data["worker_metadata"] = self._redaction.cleaned(data["worker_metadata"])
+        if len(_encoded(data)) > EVENT_BYTES:
+            data["error_message"] = _cut(event.error_message, _MESSAGE_CHARS)
+        if len(_encoded(data)) > EVENT_BYTES:
+            data |= {"worker_metadata": {}, "worker_metadata_cut": True}
+        if len(_encoded(data)) > EVENT_BYTES:
+            data |= {word: _cut(getattr(event, word), _WORD_CHARS) for word in _WORDS}
+        return data
+
+    def _label(self, label: str, value: str) -> str:
+        name = label.removeprefix(_METADATA_LABEL)
+        if name == label:
+            return value
+        if self._redaction.hides(name):
+            return REDACTED
+        try:
+            whole = json.loads(value)  # what is no string in the metadata is its JSON in a label
+        except ValueError:
+            return without_userinfo(value)
+        cleaned = self._redaction.cleaned(whole)
+        return value if cleaned == whole else json.dumps(cleaned)
+
+    def _worker_link(self, worker_id: str) -> str | None:
+        if not self._public_url:
+            return None
+        segment = quote(worker_id, safe="")
+        if _DOTS.fullmatch(segment):
+            segment = segment.replace(".", "%2E")  # a path would lose them
+        return f"{self._public_url}/api/v1/workers/{segment}"
+
+    def _group_link(self, labels: Mapping[str, str], *, firing: bool) -> str | None:
+        """The list of the group's workers, as near as its filters come."""
+        if not self._public_url:
+            return None
+        query = [("environment", labels["environment"])] if "environment" in labels else []
+        if firing:
+            query += [("liveness", Liveness.STALE.value), ("liveness", Liveness.FAILED.value)]
+        return f"{self._public_url}/api/v1/workers" + (f"?{urlencode(query, quote_via=quote)}" if query else "")
+
+
+def _place(event: Event) -> str:
+    # Its parts may be what is wrong with it, so it goes by its position.
+    return f"event at {event.partition}/{event.position}"
+
+
+@contextmanager
+def _refused(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, OverflowError, OSError, RecursionError) as error:
+        raise UnrenderableEventError(f"{what} cannot be rendered: {type(error).__name__}") from error
+
+
+def _body(kind: str, moment_ms: int, data: Mapping[str, object]) -> str:
+    return _encoded({"type": kind, "timestamp": rfc3339(moment_ms), "data": data})
+
+
+def _encoded(value: Mapping[str, object]) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def _cut(text: str | None, most: int) -> str | None:
+    return text if text is None or len(text) <= most else text[: most - 1] + "…"
+
+
+def _group_silence(labels: Mapping[str, str], events: Sequence[Event]) -> str | None:
+    """The command that silences the workers of a group; None where its labels do not say which they are."""
+    tenants = {labels["tenant"]} if "tenant" in labels else {event.tenant for event in events}
+    if len(tenants) != 1 or "" in labels.values():
+        return None
+    metadata = {
+        label.removeprefix(_METADATA_LABEL): value
+        for label, value in labels.items()
+        if label.startswith(_METADATA_LABEL)
+    }
+    if any("=" in name or len(value) > _PATTERN_CHARS for name, value in metadata.items()):
+        return None
+    environment = labels.get("environment")
+    tenant = tenants.pop()
+    if environment is None and not metadata:
+        return _silence(tenant, worker_id="*", exact=False)  # every worker: a silence has to say which
+    return _silence(tenant, environment=environment, metadata=metadata)
+
+
+def _silence(
+    tenant: str,
+    *,
+    worker_id: str | None = None,
+    environment: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    exact: bool = True,
+) -> str | None:
+    """A command for a shell, which takes each value for itself; None where a name has no place in a line of it."""
+    options = [("--tenant", tenant)]
+    options += [("--worker-id", worker_id)] if worker_id is not None else []
+    options += [("--environment", environment)] if environment is not None else []
+    options += [("--metadata", f"{name}={value}") for name, value in (metadata or {}).items()]
+    if not all(value.isprintable() for _, value in options):
+        return None
+    words = ["lastseen", "silence", "add"]
+    for option, value in options:
+        words += [f"{option}={value}"] if value.startswith("-") else [option, value]
+    return shlex.join([*words, *(["--exact"] if exact else []), "--for", SILENCE_FOR])

@@ -1,0 +1,1 @@
+"""From an event to the alert groups of its receivers."""

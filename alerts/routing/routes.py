@@ -1,0 +1,139 @@
+"""Which events go to which receivers, and which of them are told together. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from alerts.globs import fits
+from alerts.groups.keys import Shape, environment_key, shape_of, worker_key
+from alerts.groups.mass_failure import SILENT, Mood
+from alerts.groups.roles import Role, role_of
+from alerts.groups.state import Timing
+from monitor.liveness import EventKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from monitor.events import Event
+
+DEFAULT_EVENTS: Final = frozenset({EventKind.STALE, EventKind.FAILED, EventKind.REJECTED, EventKind.RECOVERED})
+"""What a route sends when it names no events."""
+
+BY_WORKER: Final = ("worker_id",)
+METADATA: Final = "metadata."
+ENVIRONMENT_WAIT_MS: Final = 2_000
+"""For how long the deaths of a mass failure are gathered before the first notification."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Route:
+    """One rule: events of these kinds, from matching environments and tenants, go to these receivers.
+
+    In a pattern ``*`` is the only wildcard; it stands for any run of characters, an empty one too.
+    A route whose patterns are empty matches nothing. ``group_by`` names what the events of one notification have in
+    common: ``worker_id``, or any of ``tenant``, ``environment`` and ``metadata.<name>``; nothing crosses tenants.
+    """
+
+    receivers: tuple[str, ...]
+    events: frozenset[EventKind] = DEFAULT_EVENTS
+    environments: tuple[str, ...] = ("*",)
+    tenants: tuple[str, ...] = ("*",)
+    group_by: tuple[str, ...] = BY_WORKER
+    group_wait_ms: int = 0
+    group_interval_ms: int = 60_000
+    repeat_interval_ms: int = 14_400_000
+
+    def matches(self, event: Event) -> bool:
+        """Whether the event is this route's."""
+        return (
+            event.kind in self.events
+            and any(fits(pattern, event.environment_name) for pattern in self.environments)
+            and any(fits(pattern, event.tenant) for pattern in self.tenants)
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Port:
+    """What routing knows of a receiver, see ``alerts.receivers.Receiver``."""
+
+    name: str
+    takes_groups: bool = True
+    resend_ms: int | None = None
+    tenants: frozenset[str] = frozenset()
+    """The tenants that it belongs to; empty: all share it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """A thread at a receiver, and what it begins with."""
+
+    key: str
+    labels: Mapping[str, str]
+    timing: Timing
+
+    @property
+    def shape(self) -> Shape:
+        """What the thread holds together."""
+        return shape_of(self.key)
+
+
+def targets_of(
+    event: Event,
+    *,
+    routes: Iterable[Route],
+    ports: Mapping[str, Port],
+    mood: Mood = Mood.CALM,
+    hold_ms: int = 0,
+) -> dict[str, Target]:
+    """The receivers of an event, each with its thread: every matching route applies, the first that names a receiver
+    says how. A receiver that belongs to tenants gets theirs only. They come in the order in which the routes name them,
+    so equal input gives equal output.
+    """
+    found: dict[str, Target] = {}
+    for route in routes:
+        if route.matches(event):
+            for name in route.receivers:
+                owners = ports[name].tenants
+                if name not in found and (not owners or event.tenant in owners):
+                    found[name] = _target(event, route, ports[name], mood=mood, hold_ms=hold_ms)
+    return found
+
+
+def _target(event: Event, route: Route, port: Port, *, mood: Mood, hold_ms: int) -> Target:
+    timing = Timing(
+        wait_ms=route.group_wait_ms,
+        interval_ms=route.group_interval_ms,
+        repeat_ms=route.repeat_interval_ms if port.resend_ms is None else port.resend_ms,
+        resend=port.resend_ms is not None,
+    )
+    grouped = port.takes_groups and role_of(event) is not Role.FACT
+    if grouped and mood is not Mood.CALM and event.kind in SILENT and route.group_by == BY_WORKER:
+        labels = {"tenant": event.tenant, "environment": event.environment_name}
+        waiting = Timing(
+            wait_ms=ENVIRONMENT_WAIT_MS,
+            interval_ms=timing.interval_ms,
+            repeat_ms=timing.repeat_ms,
+            hold_ms=hold_ms,
+        )
+        return Target(key=environment_key(event.tenant, event.environment_name), labels=labels, timing=waiting)
+    if not grouped or route.group_by == BY_WORKER:
+        return Target(key=worker_key(event), labels={}, timing=timing)
+    labels = {"tenant": event.tenant, **{name: _label(event, name) for name in route.group_by}}
+    return Target(key="g" + json.dumps(labels, sort_keys=True), labels=labels, timing=timing)
+
+
+def _label(event: Event, name: str) -> str:
+    if name == "environment":
+        return event.environment_name
+    if name == "tenant":
+        return event.tenant
+    if name == "worker_id":
+        return event.worker_id
+    try:
+        metadata = json.loads(event.worker_metadata_json)
+    except ValueError:
+        metadata = {}  # an event that is no good must not stop those behind it
+    value = metadata.get(name.removeprefix(METADATA), "") if isinstance(metadata, dict) else ""
+    return value if isinstance(value, str) else json.dumps(value)

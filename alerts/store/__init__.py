@@ -1,0 +1,1 @@
+"""What alerts keep in Redis, and the only module that speaks Redis for this package."""

@@ -1,0 +1,305 @@
+"""The threads of one receiver in the store: what a call does is one function of ``queue.lua``, which lists the keys."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import structlog
+
+from alerts.groups import group_rules, worker_rules
+from alerts.groups.keys import Shape
+from alerts.groups.state import Draft, Member, Note, Outcome, Thread, Told
+from alerts.store.retention import DEAD_LETTERS, NOTES_KEPT, OUTCOMES_KEPT, History
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from structlog.typing import FilteringBoundLogger
+
+    from alerts.store.connection import QueueStore
+    from alerts.store.durability import Confirmation, Durability
+
+CALL_LIMIT: Final = 100
+"""Threads in one call, so that the store is never blocked for long."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}|-[A-Za-z0-9_.-]{0,63}")
+_PLACES: Final = {Outcome.QUEUED: ":open", Outcome.DEAD_LETTERED: ":dead"}
+_FINISHED: Final = ":nt"
+_STANDING: Final = ":up"
+
+_USUAL: Final = History()
+
+_pack = msgspec.msgpack.Encoder().encode
+_thread = msgspec.json.Decoder(Thread).decode
+_member = msgspec.json.Decoder(Member).decode
+_told = msgspec.json.Decoder(Told).decode
+_note = msgspec.json.Decoder(Note).decode
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Want:
+    """What is to be read of a thread: these members, the outcomes of these events, and some of the longest firing."""
+
+    thread: str
+    members: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
+    firing: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """A thread as it was read. ``version`` 0 and ``thread`` None: there is none."""
+
+    version: int
+    thread: Thread | None
+    members: tuple[Member | None, ...]
+    outcomes: tuple[Told | None, ...]
+    firing: dict[str, Member]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """What is to be written of a thread that was read as ``version``.
+
+    ``token`` is that of the lease that is held, 0 without one; ``release`` gives it back. ``due_ms`` None: nothing is
+    to be done until something happens. ``over`` ends the thread.
+    """
+
+    draft: Draft
+    version: int
+    token: int = 0
+    release: bool = False
+    due_ms: int | None = None
+    over: bool = False
+
+
+def change_of(draft: Draft, seen: Seen, *, now_ms: int) -> Change:
+    """The change of a thread that goes on, or ends, as its rules say."""
+    thread = draft.thread
+    rules = worker_rules if thread.shape is Shape.WORKER else group_rules
+    due_ms, over = rules.due_ms(thread, now_ms), rules.is_over(thread)
+    return Change(draft=draft, version=seen.version, due_ms=due_ms, over=over)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Handed:
+    """The events of one partition that its router has in hand for a receiver: until they are acked they come again."""
+
+    partition: int
+    event_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claimed:
+    """A thread under lease."""
+
+    thread: Thread
+    version: int
+    token: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stats:
+    """The state of one receiver's queue.
+
+    ``lag_ms`` is for how long the notification longest in attempts has been so, however often it was tried, or the
+    thread longest due has been due.
+    """
+
+    receiver: str
+    queued: int
+    lag_ms: int
+    dead: int
+    standing: int
+    """Dead letters that are neither delivered, over, replayed nor dropped (P31)."""
+    threads: int
+    disabled: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listed:
+    """A notification with its body, while there is one."""
+
+    note: Note
+    body: str | None = field(repr=False)
+
+
+class ThreadStore:
+    """See the module. Every method raises ``StoreUnavailableError`` when it is not known to have been done.
+
+    Times are milliseconds of the store's clock.
+
+    Args:
+        store: the connections; several may share them.
+        receiver: its name, letters, digits, ``_``, ``.`` and ``-``, at most 64.
+        history: how much is kept of what is over.
+    """
+
+    def __init__(self, store: QueueStore, receiver: str, history: History = _USUAL) -> None:
+        if not _NAME.fullmatch(receiver):
+            raise ValueError(f"receiver name {receiver!r} is not 1 to 64 of letters, digits, '_', '.' and '-'")
+        self.receiver = receiver
+        self._store = store
+        self._base = f"{{lt:{receiver}}}"
+        self._history = history
+
+    async def test_wait_ms(self, spacing_ms: int) -> int:
+        """As ``QueueStore.test_wait_ms``."""
+        return await self._store.test_wait_ms(self.receiver, spacing_ms)
+
+    async def look(self, wants: Sequence[Want]) -> list[Seen]:
+        """Read threads, in the order in which they are asked for."""
+        found: list[Seen] = []
+        for start in range(0, len(wants), CALL_LIMIT):
+            some = [[w.thread, w.members, w.events, w.firing] for w in wants[start : start + CALL_LIMIT]]
+            found += map(_seen, await self._store.call("look", self._base, _pack(some)))
+        return found
+
+    async def save(self, changes: Sequence[Change], *, now_ms: int, handed: Handed | None = None) -> list[bool]:
+        """Write changes, in a full store too. For each whether it was written: False, somebody came first.
+
+        The outcomes of the events in ``handed`` are not forgotten before the next events of that partition are handed
+        over, however much comes from others.
+        """
+        done: list[bool] = []
+        for start in range(0, len(changes), CALL_LIMIT):
+            arguments = self._arguments(changes[start : start + CALL_LIMIT], now_ms, handed)
+            done += [bool(one) for one in await self._store.call("save", self._base, *arguments)]
+        return done
+
+    async def save_confirmed(
+        self, changes: Sequence[Change], *, now_ms: int, durability: Durability
+    ) -> tuple[list[bool], Confirmation]:
+        """As ``save``, for at most 100; then waits until all that was written before is as safe as asked (P23)."""
+        answer, confirmation = await self._store.call_confirmed(
+            durability, "save", self._base, *self._arguments(changes, now_ms, None)
+        )
+        return [bool(done) for done in answer], confirmation
+
+    async def claim(self, *, limit: int, lease_ms: int, now_ms: int) -> list[Claimed]:
+        """Lease at most ``limit`` threads that are due, of each tenant in turn the one that has been due for longest;
+        they are due again when the lease ends.
+
+        A thread that cannot be read is logged and passed over: it must not block the others.
+        """
+        rows = await self._store.call("claim", self._base, now_ms, lease_ms, min(limit, CALL_LIMIT))
+        return self._readable(rows)
+
+    async def wake(self, threads: Sequence[str], *, now_ms: int) -> None:
+        """Make threads due, so that they are looked at again."""
+        for start in range(0, len(threads), CALL_LIMIT):
+            await self._store.call("wake", self._base, now_ms, *threads[start : start + CALL_LIMIT])
+
+    async def due(self, *, offset: int, limit: int) -> list[str]:
+        """Threads that wait for a moment, in its order."""
+        return [name.decode() for name in await self._store.call("due", self._base, offset, limit)]
+
+    async def some(self) -> list[Claimed]:
+        """Any threads, at most 100 of them, without a lease."""
+        rows = await self._store.call("some", self._base, CALL_LIMIT)
+        return self._readable([[key, version, 0, state] for key, version, state in rows])
+
+    async def disable(self, reason: str) -> bool:
+        """Claim nothing more until ``enable``; whether that is new."""
+        return bool(await self._store.call("switch", self._base, reason or "disabled"))
+
+    async def enable(self) -> bool:
+        """Go on; whether it had been disabled."""
+        return bool(await self._store.call("switch", self._base, ""))
+
+    async def retire(self) -> None:
+        """Let everything that is kept of a receiver that is configured no more expire with the rest of the history."""
+        await self._store.call("retire", self._base, self._history.age_ms)
+
+    async def unretire(self) -> None:
+        """Keep it after all: the receiver is configured."""
+        await self._store.call("retire", self._base, "")
+
+    async def notifications(self, outcome: Outcome, *, before_ms: int, offset: int, limit: int) -> list[Note]:
+        """Notifications by outcome, newest first, from ``before_ms`` on; those that are finished are one list."""
+        place = _PLACES.get(outcome, _FINISHED)
+        rows = await self._store.call("notifications", self._base, place, before_ms, offset, limit)
+        return [_note(about) for _, _, about in rows]
+
+    async def standing(self, *, now_ms: int) -> list[Note]:
+        """Dead letters that are neither delivered, over, replayed nor dropped: the newest, at most ``CALL_LIMIT``."""
+        rows = await self._store.call("notifications", self._base, _STANDING, now_ms, 0, CALL_LIMIT)
+        return [_note(about) for _, _, about in rows]
+
+    async def notification(self, nid: str) -> Listed | None:
+        """One notification; None when it is not known (any more)."""
+        about, body, _ = await self._store.call("notification", self._base, nid)
+        return None if about is None else Listed(note=_note(about), body=None if body is None else body.decode())
+
+    async def stats(self, *, now_ms: int) -> Stats:
+        """The state of the queue; changes nothing."""
+        queued, lag_ms, dead, threads, disabled, standing = await self._store.call("stats", self._base, now_ms)
+        return Stats(
+            receiver=self.receiver,
+            queued=queued,
+            lag_ms=lag_ms,
+            dead=dead,
+            standing=standing,
+            threads=threads,
+            disabled=None if disabled is None else disabled.decode(),
+        )
+
+    def _readable(self, rows: Sequence[Sequence[Any]]) -> list[Claimed]:
+        found = []
+        for key, version, token, state in rows:
+            try:
+                found.append(Claimed(thread=_thread(state), version=version, token=token))
+            except msgspec.MsgspecError as error:
+                name = key.decode(errors="replace")
+                _log.error("thread.unreadable", receiver=self.receiver, thread=name, error=str(error))
+        return found
+
+    def _arguments(
+        self, changes: Sequence[Change], now_ms: int, handed: Handed | None
+    ) -> tuple[int | bytes | str, ...]:
+        history = self._history
+        bounds = (history.age_ms, OUTCOMES_KEPT, history.outcomes, NOTES_KEPT, history.most, DEAD_LETTERS)
+        batch = "" if handed is None else _pack([str(handed.partition), handed.event_ids])
+        return now_ms, _pack(bounds), batch, _pack([_packed(change) for change in changes])
+
+
+def _packed(change: Change) -> list[Any]:
+    draft = change.draft
+    return [
+        draft.thread.key,
+        change.version,
+        change.token,
+        change.release,
+        False if change.over else _text(draft.thread),
+        False if change.due_ms is None else change.due_ms,
+        [[mid, _text(member), member.event.due_ms] for mid, member in draft.members.items()],
+        list(draft.gone),
+        [[event_id, _text(told)] for event_id, told in draft.outcomes.items()],
+        [[note.nid, _text(note), body or False, _PLACES.get(note.outcome, _FINISHED)] for note, body in draft.notes],
+        draft.settled,
+        draft.thread.tenant,
+    ]
+
+
+def _text(value: Thread | Member | Told | Note) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _seen(row: list[Any]) -> Seen:
+    version, state, members, outcomes, firing = row
+    return Seen(
+        version=version,
+        thread=None if state is None else _thread(state),
+        members=tuple(None if one is None else _member(one) for one in members),
+        outcomes=tuple(None if one is None else _told(one) for one in outcomes),
+        firing={
+            mid.decode(): _member(about)
+            for mid, about in zip(firing[::2], firing[1::2], strict=True)
+            if about is not None
+        },
+    )

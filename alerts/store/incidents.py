@@ -1,0 +1,366 @@
+"""Incidents and silences in the store: what a call does is one function of ``ledger.lua``, which lists the keys.
+
+The incidents of workers lie with the partition of their events. Those of environments span partitions, so they lie
+apart, and what partitions say of their members counts once, in whatever order it comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from alerts.errors import StoreUnavailableError
+from alerts.groups.incidents import (
+    Ack,
+    Batch,
+    Incident,
+    IncidentClosedError,
+    IncidentState,
+    Noted,
+    UnknownIncidentError,
+)
+from alerts.groups.keys import mid_of
+from alerts.groups.silences import Silence, SilenceState, TooManySilencesError, UnknownSilenceError
+from alerts.store.retention import History
+from monitor.liveness import EventKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from alerts.groups.incidents import Membership
+    from alerts.store.connection import QueueStore
+    from monitor.events import Event
+
+CALL_LIMIT: Final = 100
+"""Events, tenants or members in one call, so that the store is never blocked for long."""
+SILENCES_MOST: Final = 1_000
+"""So many silences that are not over may a tenant have; as many that are over are kept, the newest."""
+
+MEMBERS_KEPT: Final = 100_000
+"""So many members that are over does the incident of an environment know one by one; it counts them all."""
+
+_USUAL: Final = History()
+_ENVIRONMENTS: Final = "{la.environments}"
+_PARTITIONS: Final = "{la.incidents}"
+_SILENCES: Final = "{la.silences}"
+_TRIES: Final = 20
+_ROUNDS: Final = 8
+"""So often is a list asked on for a page that its filter leaves empty."""
+_TENANTS_CACHED: Final = 1_000
+
+_pack = msgspec.msgpack.Encoder().encode
+_incident = msgspec.json.Decoder(Incident).decode
+_silence = msgspec.json.Decoder(Silence).decode
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IncidentPage:
+    """Incidents, newest first. ``after`` is where the next page goes on; None: there are no more.
+
+    A page may have fewer than were asked for, or none, before the end.
+    """
+
+    incidents: tuple[Incident, ...]
+    after: str | None
+
+
+def _no_part(_: Event) -> None:
+    return None
+
+
+class Ledger:
+    """See the module. Every method raises ``StoreUnavailableError`` when it is not known to have been done.
+
+    Times are milliseconds of the store's clock. Belongs to one event loop.
+
+    Args:
+        store: the connections; several may share them.
+        history: for how long incidents are kept after they were noted to be over, and silences after they were, and how
+            many of the incidents, the newest.
+    """
+
+    def __init__(self, store: QueueStore, history: History = _USUAL) -> None:
+        self._store = store
+        self._history = history
+        self._silences: dict[str, tuple[bytes, list[Silence]]] = {}
+
+    async def note(
+        self,
+        partition: int,
+        events: Sequence[Event],
+        targets_of: Callable[[Event], Mapping[str, str]],
+        *,
+        part_of: Callable[[Event], str | None] = _no_part,
+        now_ms: int,
+    ) -> list[Noted]:
+        """Take events of one partition into the incidents, in the order of its stream.
+
+        Idempotent, for as long as the incidents are kept: events that come again change nothing, and the answer is
+        the same again. Several may note for one partition.
+
+        Args:
+            partition: whose stream they are from.
+            events: any number; 100 at a time are noted in one step.
+            targets_of: who an event is for by itself: receiver -> thread key.
+            part_of: the incident of the environment that an event's incident would be part of; asked of events that
+                open one. It begins with the first event that is part of it.
+            now_ms: when this is noted.
+
+        Returns:
+            For each event, in order, its incident and who it is for, with what is recorded of the incident.
+        """
+        noted: list[Noted] = []
+        for start in range(0, len(events), CALL_LIMIT):
+            some = events[start : start + CALL_LIMIT]
+            noted += await self._note(partition, some, targets_of, part_of, now_ms)
+        return noted
+
+    async def incident(self, tenant: str, incident_id: str) -> Incident:
+        """One incident.
+
+        Raises:
+            UnknownIncidentError: the tenant has none of that id (any more).
+        """
+        _, _, incident = await self._find(tenant, incident_id)
+        return incident
+
+    async def acknowledge(self, tenant: str, incident_id: str, *, by: str, comment: str, now_ms: int) -> Incident:
+        """Note who takes an incident over. Idempotent: who was the first stays.
+
+        Raises:
+            UnknownIncidentError: the tenant has none of that id (any more).
+            IncidentClosedError: it is over, and nobody had acknowledged it.
+        """
+        for _ in range(_TRIES):
+            base, version, incident = await self._find(tenant, incident_id)
+            if incident.ack is not None:
+                return incident
+            if not incident.is_open:
+                raise IncidentClosedError(f"incident {incident_id!r} is over since {incident.closed_ms}")
+            ack = Ack(by=by, comment=comment, at_ms=now_ms)
+            incident = msgspec.structs.replace(incident, ack=ack)
+            if await self._store.call("incidents_put", base, incident_id, version, _text(incident)):
+                return incident
+        raise StoreUnavailableError(f"incident {incident_id!r} changes all the time")
+
+    async def incidents(
+        self,
+        tenant: str,
+        *,
+        state: IncidentState = IncidentState.ALL,
+        environments: Collection[str] | None = None,
+        after: str | None = None,
+        limit: int,
+    ) -> IncidentPage:
+        """A tenant's incidents, newest first.
+
+        Args:
+            tenant: whose.
+            state: which of them.
+            environments: of which environments, by their names; None: of any.
+            after: the ``after`` of the page before: when an incident was opened, in 15 digits, and its id.
+            limit: at most so many, from 1.
+        """
+        if environments is not None and not environments:
+            return IncidentPage(incidents=(), after=None)
+        bases = await self._bases()
+        found: list[tuple[str, list[Any]]] = []
+        place = after or ""
+        for _ in range(_ROUNDS):
+            asked = (tenant, state.value, place, limit - len(found), *sorted(environments or ()))
+            answers = await asyncio.gather(*(self._store.call("incidents_page", base, *asked) for base in bases))
+            # Below the place up to which every partition was looked at, there may be more in between.
+            place = max((answer[0].decode() for answer in answers), default="")
+            rows = [(at.decode(), row) for answer in answers for at, row in answer[1:]]
+            found += [row for row in sorted(rows, key=_at, reverse=True) if _at(row) >= place]
+            if not place or len(found) >= limit:
+                break
+        if len(found) > limit or (len(found) == limit and place):
+            place = found[limit - 1][0]
+        return IncidentPage(incidents=tuple(_read(row) for _, row in found[:limit]), after=place or None)
+
+    async def add_silence(self, silence: Silence, *, now_ms: int) -> None:
+        """Keep a silence, which ends after its start and after ``now_ms``. Idempotent.
+
+        Raises:
+            TooManySilencesError: the tenant has ``SILENCES_MOST`` that are not over.
+        """
+        added = await self._store.call(
+            "silences_add",
+            _SILENCES,
+            *(silence.tenant, now_ms, self._history.age_ms, SILENCES_MOST, SILENCES_MOST),
+            *(silence.id, silence.ends_ms, _text(silence)),
+        )
+        if not added:
+            raise TooManySilencesError(
+                f"tenant {silence.tenant!r} has {SILENCES_MOST} silences that are not over, which is the most"
+            )
+
+    async def end_silence(self, tenant: str, silence_id: str, *, by: str, now_ms: int) -> Silence:
+        """End a silence now, also one that has not begun. Idempotent: one that is over stays as it is.
+
+        Raises:
+            UnknownSilenceError: the tenant has none of that id (any more).
+        """
+        known = await self.silence(tenant, silence_id)
+        if known.state(now_ms) is SilenceState.ENDED:
+            return known
+        ended = msgspec.structs.replace(known, ended_ms=now_ms, ended_by=by)
+        done = await self._store.call(
+            "silences_end", _SILENCES, tenant, now_ms, self._history.age_ms, SILENCES_MOST, silence_id, _text(ended)
+        )
+        return ended if done else await self.silence(tenant, silence_id)
+
+    async def silence(self, tenant: str, silence_id: str) -> Silence:
+        """One silence.
+
+        Raises:
+            UnknownSilenceError: the tenant has none of that id (any more).
+        """
+        found = await self._store.call("silences_get", _SILENCES, tenant, silence_id)
+        if found is None:
+            raise UnknownSilenceError(f"tenant {tenant!r} has no silence {silence_id!r}")
+        return _silence(found)
+
+    async def silences(self, tenant: str, *, now_ms: int) -> list[Silence]:
+        """A tenant's silences, newest first: at most ``SILENCES_MOST`` that are not over and as many that are."""
+        rows = await self._store.call("silences_list", _SILENCES, tenant)
+        found = [one for one in map(_silence, rows) if one.over_ms >= now_ms - self._history.age_ms]
+        return sorted(found, key=lambda one: (one.created_ms, one.id), reverse=True)
+
+    async def silences_of(self, tenants: Sequence[str]) -> dict[str, list[Silence]]:
+        """The silences of tenants that may be active or may become so.
+
+        What has not changed since the last time is not sent again: this may be asked often.
+        """
+        found: dict[str, list[Silence]] = {}
+        for start in range(0, len(tenants), CALL_LIMIT):
+            some = tenants[start : start + CALL_LIMIT]
+            asked = [part for tenant in some for part in (tenant, self._silences.get(tenant, (b"", []))[0])]
+            known = dict(self._silences)
+            answer = await self._store.call("silences_of", _SILENCES, *asked)
+            for tenant, (version, rows) in zip(some, answer, strict=True):
+                found[tenant] = known.get(tenant, (b"", []))[1] if rows is None else list(map(_silence, rows))
+                self._remember(tenant, version, found[tenant])
+        return found
+
+    def _remember(self, tenant: str, version: bytes, silences: list[Silence]) -> None:
+        self._silences.pop(tenant, None)
+        if version:
+            self._silences[tenant] = (version, silences)
+            if len(self._silences) > _TENANTS_CACHED:
+                del self._silences[next(iter(self._silences))]
+
+    async def _note(
+        self,
+        partition: int,
+        events: Sequence[Event],
+        targets_of: Callable[[Event], Mapping[str, str]],
+        part_of: Callable[[Event], str | None],
+        now_ms: int,
+    ) -> list[Noted]:
+        base = _base(partition)
+        for _ in range(_TRIES):
+            batch, versions = await self._read(base, events)
+            batch.fold_all(events, targets_of, part_of)
+            if batch.changed:
+                workers = [[mid, one.id] for mid, one in batch.last.items() if one.id in batch.changed]
+                changes = [_change(one, versions.get(one.id, 0)) for one in batch.changed.values()]
+                arguments = (now_ms, *self._kept(), _pack([workers, changes]))
+                # Said each time: a store that lost its data has to hear it again.
+                await self._store.call("incidents_add_partition", _PARTITIONS, partition)
+                if not await self._store.call("incidents_write", base, *arguments):
+                    continue
+            for membership in batch.environments.values():
+                await self._join(membership, now_ms)
+            return batch.noted
+        raise StoreUnavailableError(f"incidents {base} change all the time")
+
+    async def _read(self, base: str, events: Sequence[Event]) -> tuple[Batch, dict[str, int]]:
+        """The batch as it begins, and the versions of its incidents."""
+        asked: dict[str, list[str]] = {}
+        for event in events:
+            asked.setdefault(mid_of(event), []).append(event.event_id)
+        answers = await self._store.call("incidents_read", base, _pack(list(asked.items())))
+        batch = Batch(last={}, known={})
+        versions: dict[str, int] = {}
+        for (mid, event_ids), (last, of_events, rows) in zip(asked.items(), answers, strict=True):
+            found = {row[0]: _read(row) for row in rows}
+            versions |= {row[0].decode(): row[1] for row in rows}
+            if last in found:
+                batch.last[mid] = found[last]
+            pairs = zip(event_ids, of_events, strict=True)
+            batch.known |= {event_id: found[one] for event_id, one in pairs if one is not None}
+        return batch, versions
+
+    async def _join(self, membership: Membership, now_ms: int) -> None:
+        opening = membership.opening
+        members = [
+            [one.id, True] if one.is_open else [one.id, False, one.closed_ms, one.closed_by, one.closed_by_event]
+            for one in membership.members.values()
+        ]
+        await self._store.call(
+            "incidents_join",
+            _ENVIRONMENTS,
+            *(now_ms, *self._kept(), MEMBERS_KEPT, opening.id, _place(opening)),
+            *(opening.tenant, opening.environment_name, _text(opening), _pack(members)),
+        )
+
+    def _kept(self) -> tuple[int, int]:
+        return self._history.age_ms, self._history.incidents
+
+    async def _bases(self) -> list[str]:
+        partitions = await self._store.call("incidents_partitions", _PARTITIONS)
+        return [_ENVIRONMENTS, *sorted(_base(int(partition)) for partition in partitions)]
+
+    async def _find(self, tenant: str, incident_id: str) -> tuple[str, int, Incident]:
+        """Where an incident is, its version, and what is known of it."""
+        bases = await self._bases()
+        rows = await asyncio.gather(*(self._store.call("incidents_get", base, incident_id) for base in bases))
+        for base, row in zip(bases, rows, strict=True):
+            if row is not None and (incident := _read(row)).tenant == tenant:
+                return base, row[1], incident
+        raise UnknownIncidentError(f"tenant {tenant!r} has no incident {incident_id!r}")
+
+
+def _base(partition: int) -> str:
+    return f"{{la.incidents:{partition}}}"
+
+
+def _place(incident: Incident) -> str:
+    return f"{incident.opened_ms:015d}{incident.id}"
+
+
+def _at(row: tuple[str, Any]) -> str:
+    return row[0]
+
+
+def _text(value: Incident | Silence) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _read(row: list[Any]) -> Incident:
+    _, _, state, members = row
+    incident = _incident(state)
+    if members is None:
+        return incident
+    everyone, still_open, closed_ms, closed_by, closed_by_event = members
+    over = still_open == 0
+    return msgspec.structs.replace(
+        incident,
+        members=everyone,
+        members_open=still_open,
+        closed_ms=closed_ms if over else None,
+        closed_by=EventKind(closed_by.decode()) if over else None,
+        closed_by_event=closed_by_event.decode() if over else None,
+    )
+
+
+def _change(incident: Incident, version: int) -> list[Any]:
+    later = [event_id for event_id in incident.told if incident.id != f"inc_{event_id}"]
+    mid = f"{len(incident.tenant)}:{incident.tenant}{incident.worker_id}"
+    where = [_place(incident), incident.tenant, incident.environment_name, mid]
+    return [incident.id, version, _text(incident), *where, later, incident.is_open]
