@@ -48,7 +48,7 @@ _ADDRESS: Final = re.compile(r"listens on (http://\S+)")
 _CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 _TIED: Final = (
-    "import os, sys; from monitor.tied import die_with_parent; "
+    "import os, sys; from monitor.parent_death import die_with_parent; "
     "die_with_parent(int(sys.argv[1]), int(sys.argv[2])); os.chdir(sys.argv[3]); os.execv(sys.argv[4], sys.argv[4:])"
 )
 """Run by an interpreter that then becomes the server."""

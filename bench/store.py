@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 from bench import stores
 from bench.results import Cell, Report, Spread
 from monitor.clock import monotonic_s
-from monitor.intake import Intake
+from monitor.intake.queue import Intake
 
 if TYPE_CHECKING:
     from monitor.store import Store

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from monitor.clock import monotonic_ns, monotonic_s
-from monitor.rates import NS, Limiter, Rate
+from monitor.rate_limit import NS, Limiter, Rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from monitor.metrics import Limit
+    from monitor.metrics.registry import Limit
     from monitor.workers import WorkerKey
 
 log = structlog.get_logger(__name__)

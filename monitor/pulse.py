@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from monitor.store import Store
-    from monitor.store.answers import PulseResult
+    from monitor.store.results import PulseResult
 
 log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from monitor.refusal import NoRoomError, OverShareError
+from monitor.errors import NoRoomError, OverShareError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,11 +20,11 @@ from monitor.api.shared import Shared
 from monitor.api.wire import BodyLimits, IntervalBounds
 from monitor.api.witness import Witness
 from monitor.auth import Authenticator, AuthPolicy, Scope, VerifyingKey, mint
-from monitor.behind import Graces
-from monitor.calls import Many
 from monitor.health import Health
-from monitor.intake import Intake
-from monitor.metrics import Metrics
+from monitor.intake.backlog import Graces
+from monitor.intake.batches import Many
+from monitor.intake.queue import Intake
+from monitor.metrics.registry import Metrics
 from monitor.store import StoreUnavailableError
 from tests import oncall, stores
 

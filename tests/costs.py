@@ -27,7 +27,7 @@ from monitor.api.express import Express
 from monitor.clock import wall_ms
 from monitor.daemon.http import HttpServer, listen
 from monitor.liveness import EventKind
-from monitor.rates import NS, Rate
+from monitor.rate_limit import NS, Rate
 from tests import api, daemons, servers, stores
 from tests.alerts_daemons import Daemon
 from tests.alerts_fakes import Clock, ListSource, event

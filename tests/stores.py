@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from redis.asyncio import Redis
 
 from monitor.store import Store, StoreSettings
-from monitor.store.address import Address
+from monitor.store.endpoint import Address
 from monitor.store.settings import EnvironmentRule
 from monitor.workers import Beat, WorkerKey
 

@@ -19,7 +19,7 @@ from monitor.api.shared import BATCHES_AT_ONCE
 from monitor.api.wire import ContractError, TooManyBeatsError, split_array, split_lines
 from monitor.api.wire.batches import SMALL_BYTES
 from monitor.auth import Scope
-from monitor.metrics import BeatOutcome
+from monitor.metrics.registry import BeatOutcome
 from tests import api, servers
 
 if TYPE_CHECKING:

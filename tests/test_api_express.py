@@ -24,8 +24,8 @@ from monitor.api.witness import Witness
 from monitor.auth import Scope
 from monitor.daemon.http import HttpServer, listen
 from monitor.daemon.protocol import BoundedProtocol
-from monitor.intake import Intake
-from monitor.rates import NS, Rate
+from monitor.intake.queue import Intake
+from monitor.rate_limit import NS, Rate
 from monitor.store import StoreUnavailableError
 from monitor.workers import Evidence, Rejection, WorkerKey
 from tests import api, servers, stores

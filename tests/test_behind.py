@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from monitor.behind import KEPT_S, Behind, Graces
+from monitor.intake.backlog import KEPT_S, Behind, Graces
 
 MINUTE_MS = 60_000
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from monitor.behind import Graces
-from monitor.calls import BATCH_BYTES, BATCH_LIMIT, LOTS_AT_ONCE, Many
-from monitor.intake import Intake
-from monitor.refusal import NotAllowedError, QuotaExceededError
+from monitor.errors import NotAllowedError, QuotaExceededError
+from monitor.intake.backlog import Graces
+from monitor.intake.batches import BATCH_BYTES, BATCH_LIMIT, LOTS_AT_ONCE, Many
+from monitor.intake.queue import Intake
 from monitor.store import StoreUnavailableError
 from tests.stores import beat
 from tests.watched import PATIENCE_S, alive, watched

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from monitor.daemon.connections import BEHIND_S, FULL_S, HEADS_BYTES, Connections, network
-from monitor.metrics import Limit
+from monitor.metrics.registry import Limit
 from monitor.reasons import Reason
 from tests.test_http_server import PATIENCE_S, REQUEST, Client, Gate, serving
 

@@ -19,7 +19,7 @@ from monitor.embedded import EmbeddedStore, EmbeddedStoreError, StartAbandonedEr
 from monitor.embedded.data_dir import LockRecord, await_orphan, lock, open_lock
 from monitor.embedded.readiness import LOG_LIMIT_BYTES
 from monitor.store import StoreFullError
-from monitor.store.answers import STORED
+from monitor.store.results import STORED
 from monitor.workers import WorkerKey
 from tests import servers
 from tests.stores import beat, opened

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from monitor.blindness import GAP_MS, PULSE_MS
-from monitor.evidence import LOT, LOTS_OF_A_PARTITION, MOST_PENDING, SPACING_S, Recorder
-from monitor.metrics import Metrics
+from monitor.intake.evidence import LOT, LOTS_OF_A_PARTITION, MOST_PENDING, SPACING_S, Recorder
+from monitor.metrics.registry import Metrics
 from monitor.store import Store, StoreUnavailableError
 from monitor.workers import Evidence, Rejection, WorkerKey
 from tests import daemons

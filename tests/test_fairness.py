@@ -15,12 +15,12 @@ from monitor.api.requests import BodyTooSlowError
 from monitor.api.shared import BATCHES_AT_ONCE, READS_AT_ONCE, Places, Shared
 from monitor.api.witness import Seen, Witness
 from monitor.auth import Principal, Scope
-from monitor.evidence import MOST_PENDING, Recorder
-from monitor.intake import Intake
+from monitor.errors import IntakeFullError, NoRoomError, OverShareError
+from monitor.intake.evidence import MOST_PENDING, Recorder
+from monitor.intake.queue import Intake
 from monitor.limit_log import RefusedBeats
-from monitor.metrics import Limit, Metrics
-from monitor.rates import NS, Rate
-from monitor.refusal import IntakeFullError, NoRoomError, OverShareError
+from monitor.metrics.registry import Limit, Metrics
+from monitor.rate_limit import NS, Rate
 from monitor.shares import Shares, Tenants
 from monitor.store import StoreUnavailableError
 from monitor.store.connection import READERS

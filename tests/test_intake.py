@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvloop
 
-from monitor.calls import BATCH_LIMIT
-from monitor.intake import DEEP, DEEP_LIMIT, LANES, Intake
+from monitor.errors import IntakeFullError, NotAllowedError, QuotaExceededError, UnknownWorkerError
+from monitor.intake.batches import BATCH_LIMIT
+from monitor.intake.queue import DEEP, DEEP_LIMIT, LANES, Intake
 from monitor.liveness import EventKind, Trigger
-from monitor.refusal import IntakeFullError, NotAllowedError, QuotaExceededError, UnknownWorkerError
 from monitor.store import Store, StoreUnavailableError
 from monitor.workers import Disconnect, Forget, WorkerKey
 from tests import servers

@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from monitor.limit_log import RefusedBeats, UnknownFieldLog
-from monitor.rates import NS
+from monitor.rate_limit import NS
 from monitor.workers import WorkerKey
 
 

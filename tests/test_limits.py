@@ -16,9 +16,9 @@ from monitor.clock import monotonic_s
 from monitor.daemon.config import Config
 from monitor.daemon.sections import beat_rates
 from monitor.daemon.supervisor import divided
-from monitor.intake import SPREAD_S, Intake
-from monitor.rates import NS, Rate
-from monitor.refusal import IntakeFullError
+from monitor.errors import IntakeFullError
+from monitor.intake.queue import SPREAD_S, Intake
+from monitor.rate_limit import NS, Rate
 from monitor.workers import Rejection, WorkerKey
 from tests import api
 from tests.fleets import Connection

@@ -269,7 +269,7 @@ def test_a_straggler_s_beat_comes_within_five_seconds_of_the_stop(
 
 # The rules for its Lua
 
-LUA: Final = "".join(path.read_text(encoding="utf-8") for path in Path(library.__file__).parent.glob("*.lua"))
+LUA: Final = "".join(path.read_text(encoding="utf-8") for path in Path(library.__file__).parent.rglob("*.lua"))
 STRINGS: Final = re.compile(r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"")
 
 

@@ -12,9 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from monitor.clock import monotonic_s
-from monitor.counters import Table, shared_memory
 from monitor.liveness import EventKind
-from monitor.metrics import (
+from monitor.metrics.registry import (
     DETECTION_BUCKETS_S,
     BeatOutcome,
     Metrics,
@@ -24,6 +23,7 @@ from monitor.metrics import (
     Signs,
     Slots,
 )
+from monitor.metrics.shared_memory import Table, shared_memory
 from monitor.reasons import Reason
 from monitor.workers import Moved
 
@@ -74,7 +74,7 @@ def of_process(counters: int, process: int) -> Metrics:
 
 COUNT_AND_DIE = f"""
 import os, signal, sys
-from monitor.metrics import BeatOutcome, Metrics, Share
+from monitor.metrics.registry import BeatOutcome, Metrics, Share
 share = Share(fd=int(sys.argv[1]), processes={PROCESSES}, process=2, supervisor_pid=os.getppid())
 metrics = Metrics(version="test", deliveries={DELIVERIES}, share=share)
 for _ in range(1_000):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from monitor.auth import VerifyingKey
-from monitor.counters import shared_memory
 from monitor.daemon.assignment import READY, Assignment
 from monitor.daemon.config import Config
 from monitor.daemon.deliveries import delivery_failures, delivery_outcomes
@@ -22,7 +21,8 @@ from monitor.daemon.keys import KeyRing
 from monitor.daemon.listeners import dealt
 from monitor.daemon.serve import usable_cores
 from monitor.daemon.supervisor import DIVIDED, divided
-from monitor.metrics import Share, Slots
+from monitor.metrics.registry import Share, Slots
+from monitor.metrics.shared_memory import shared_memory
 from tests.daemons import WAIT_S, call
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitor.rates import NS, Limiter, Rate, admitted
+from monitor.rate_limit import NS, Limiter, Rate, admitted
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,11 +22,11 @@ from redis.exceptions import RedisError, ResponseError
 
 from alerts.errors import StoreUnavailableError as QueueUnavailableError
 from alerts.store.connection import QueueStore
-from monitor.refusal import NoRoomError
+from monitor.errors import NoRoomError
 from monitor.store import StoreUnavailableError
-from monitor.store.address import Address
-from monitor.store.answers import STORED
 from monitor.store.connection import ONCE, READERS, WRITERS
+from monitor.store.endpoint import Address
+from monitor.store.results import STORED
 from monitor.workers import WorkerKey
 from tests import servers
 from tests.fleets import tasks_of

@@ -19,8 +19,8 @@ from alerts.errors import StoreUnavailableError as QueueUnavailableError
 from alerts.store.connection import QueueStore
 from monitor.clock import monotonic_s
 from monitor.store import StoreDeniedError, StoreRefusedError, StoreUnavailableError
-from monitor.store.answers import STORED
 from monitor.store.connection import WRITERS
+from monitor.store.results import STORED
 from tests import sentinels, servers
 from tests.daemons import until
 from tests.fleets import tasks_of

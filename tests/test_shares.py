@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from monitor.errors import NoRoomError, OverShareError
 from monitor.limit_log import MOST_NAMES, SPACING_S, Limits
-from monitor.metrics import Limit, Metrics
-from monitor.refusal import NoRoomError, OverShareError
+from monitor.metrics.registry import Limit, Metrics
 from monitor.shares import Holding, Shares, Tenants
 
 

@@ -23,7 +23,8 @@ from monitor.store import (
     StoreRefusedError,
     StoreUnavailableError,
 )
-from monitor.store.answers import (
+from monitor.store.outbox import Outbox
+from monitor.store.results import (
     DAMAGED,
     NOT_ALLOWED,
     OVER_BYTES,
@@ -34,7 +35,6 @@ from monitor.store.answers import (
     STORED,
     Want,
 )
-from monitor.store.outbox import Outbox
 from monitor.store.settings import EnvironmentRule
 from monitor.workers import Disconnect, Evidence, Rejection, Standing, WorkerKey, partition_of
 from tests import servers

@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from monitor.liveness import EventKind, Liveness, Trigger
-from monitor.store.answers import REFUSED, STORED, Want
+from monitor.store.results import REFUSED, STORED, Want
 from monitor.workers import Disconnect, WorkerKey
 from tests.store_indexes import check_indexes
 from tests.stores import GRACE_MS, INTERVAL_MS, ManualClock, beat, opened
@@ -16,7 +16,7 @@ from tests.stores import GRACE_MS, INTERVAL_MS, ManualClock, beat, opened
 if TYPE_CHECKING:
     from monitor.events import Event
     from monitor.store import Store
-    from monitor.store.answers import ChangeResult
+    from monitor.store.results import ChangeResult
     from monitor.workers import Worker
 
 W = WorkerKey("acme", "w")

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from monitor.blindness import GAP_MS
 from monitor.liveness import EventKind, Liveness, Trigger
 from monitor.store import Store
-from monitor.store.answers import OVER_WORKERS, STORED, UNKNOWN
+from monitor.store.results import OVER_WORKERS, STORED, UNKNOWN
 from monitor.workers import KEEP, Beat, Disconnect, Evidence, Rejection, WorkerKey
 from tests import servers, stores
 from tests.store_indexes import check_indexes

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from monitor.liveness import EventKind, Liveness
 from monitor.store import Store, StoreFullError
-from monitor.store.answers import STORED
+from monitor.store.results import STORED
 from monitor.sweeper import PURGE_CHUNK, Sweeper, SweepSettings
 from tests import servers
 from tests.stores import GRACE_MS, INTERVAL_MS, ManualClock, beat, opened, settings

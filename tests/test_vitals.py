@@ -26,12 +26,12 @@ from monitor.daemon.vitals import (
     give_back_memory,
 )
 from monitor.health import Health, asking_tenant
-from monitor.metrics import Metrics
+from monitor.metrics.registry import Metrics
 from monitor.pulse import Pulse
 from monitor.reasons import Reason
 from monitor.store import StoreUnavailableError
-from monitor.store.condition import condition_of
 from monitor.store.outbox import ROUTING_LAG_S, Outbox
+from monitor.store.server_info import condition_of
 from tests import servers, stores
 from tests.proxies import CutAnswer, proxied
 from tests.test_metrics import values

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from monitor.clock import monotonic_s
 from monitor.daemon.config import ConfigError, load
 from monitor.daemon.watchdog import Watchdog
-from monitor.metrics import PingOutcome
+from monitor.metrics.registry import PingOutcome
 from monitor.reasons import Reason
 from tests.receiver_cases import Does
 from tests.receiver_cases.http_peer import serve

@@ -18,9 +18,9 @@ from monitor.api.admission import Admission, BeatRates
 from monitor.api.wire import claimed_ids
 from monitor.api.witness import Seen, Witness
 from monitor.auth import Principal, Scope
-from monitor.intake import Intake
-from monitor.rates import NS, Rate
-from monitor.refusal import IntakeFullError
+from monitor.errors import IntakeFullError
+from monitor.intake.queue import Intake
+from monitor.rate_limit import NS, Rate
 from monitor.workers import Rejection, WorkerKey
 from tests import api
 from tests.stores import opened

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from monitor.store import StoreSettings
-    from monitor.store.answers import BeatsResult, ChangeResult
+    from monitor.store.results import BeatsResult, ChangeResult
     from monitor.workers import Beat, Disconnect, WorkerKey
 
 PATIENCE_S: Final = 20.0

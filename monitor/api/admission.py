@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from monitor.clock import monotonic_ns
-from monitor.metrics import Limit
-from monitor.rates import NS, Limiter, Rate
-from monitor.refusal import SlowDownError
+from monitor.errors import SlowDownError
+from monitor.metrics.registry import Limit
+from monitor.rate_limit import NS, Limiter, Rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,9 +25,9 @@ from monitor.api.wire import (
 )
 from monitor.api.witness import Seen
 from monitor.auth import ForbiddenError, Scope
-from monitor.metrics import BeatOutcome
+from monitor.errors import NotAllowedError, QuotaExceededError
+from monitor.metrics.registry import BeatOutcome
 from monitor.pace import Piece
-from monitor.refusal import NotAllowedError, QuotaExceededError
 from monitor.shares import Holding
 from monitor.workers import Rejection
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from monitor.api.problems import problem_of
 from monitor.api.requests import EXCHANGE
-from monitor.refusal import SlowDownError
+from monitor.errors import SlowDownError
 from monitor.shares import Holding
 
 if TYPE_CHECKING:

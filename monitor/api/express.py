@@ -19,8 +19,8 @@ from monitor.api.heartbeats import accepted_headers, unknown_headers
 from monitor.api.problems import head_lines, outcome_of, problem_of
 from monitor.api.wire import ContractError, parse_beat, path_worker_id
 from monitor.auth import Scope
-from monitor.metrics import BeatOutcome
-from monitor.refusal import IntakeFullError, OverShareError, SlowDownError
+from monitor.errors import IntakeFullError, OverShareError, SlowDownError
+from monitor.metrics.registry import BeatOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable

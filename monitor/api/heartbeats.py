@@ -20,9 +20,9 @@ from monitor.api.requests import EncodingError, headers_of, identified, principa
 from monitor.api.wire import SYNTAX, ContractError, parse_beat, parse_disconnect, path_worker_id
 from monitor.api.witness import Seen
 from monitor.auth import Scope
+from monitor.errors import NotAllowedError, UnknownWorkerError
 from monitor.liveness import Trigger
-from monitor.metrics import BeatOutcome
-from monitor.refusal import NotAllowedError, UnknownWorkerError
+from monitor.metrics.registry import BeatOutcome
 from monitor.shares import Holding
 
 if TYPE_CHECKING:

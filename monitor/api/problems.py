@@ -25,8 +25,7 @@ from monitor.api.requests import (
 )
 from monitor.api.wire import ContractError
 from monitor.auth import ForbiddenError, UnauthenticatedError
-from monitor.metrics import BeatOutcome
-from monitor.refusal import (
+from monitor.errors import (
     IntakeFullError,
     NoRoomError,
     NotAllowedError,
@@ -35,6 +34,7 @@ from monitor.refusal import (
     SlowDownError,
     UnknownWorkerError,
 )
+from monitor.metrics.registry import BeatOutcome
 from monitor.store import StoreUnavailableError
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from monitor.api.wire import BodyLimits, IntervalBounds
     from monitor.api.witness import Witness
     from monitor.auth import Authenticator
-    from monitor.calls import Many
     from monitor.health import Health
-    from monitor.intake import Intake
-    from monitor.metrics import Metrics
+    from monitor.intake.batches import Many
+    from monitor.intake.queue import Intake
+    from monitor.metrics.registry import Metrics
     from monitor.store import Store
 
 

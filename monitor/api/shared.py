@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from monitor.metrics import Limit
+from monitor.metrics.registry import Limit
 from monitor.shares import Shares, Tenants
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from monitor.api.answers import json_answer, monitor_json
 from monitor.api.requests import Query, reads
 from monitor.auth import ForbiddenError, Scope
 from monitor.liveness import Liveness
-from monitor.store.answers import Census
+from monitor.store.results import Census
 from monitor.workers import WorkerKey
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from monitor.api.requests import BodyTooLargeError, BodyTooSlowError, ClientGone
 from monitor.api.wire import ContractError, claimed_ids, path_worker_id, readable_id
 from monitor.auth import ExpiredError, ScopeMissingError, UnauthenticatedError
 from monitor.clock import monotonic_ns
+from monitor.errors import IntakeFullError, NoRoomError, OverShareError, QuotaExceededError
 from monitor.limit_log import RefusedBeats
-from monitor.rates import Limiter, Rate
-from monitor.refusal import IntakeFullError, NoRoomError, OverShareError, QuotaExceededError
+from monitor.rate_limit import Limiter, Rate
 from monitor.store import StoreUnavailableError
 from monitor.workers import Evidence, Rejection, WorkerKey
 

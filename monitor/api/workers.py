@@ -13,11 +13,11 @@ from monitor.api.answers import empty_answer, encoded, encoded_list_answer, json
 from monitor.api.requests import Query, bad_cursor, caller, decode_cursor, encode_cursor, narrowed, reads
 from monitor.api.wire import path_worker_id
 from monitor.auth import Scope
+from monitor.errors import NotAllowedError, UnknownWorkerError
 from monitor.events import rfc3339
 from monitor.liveness import Liveness
 from monitor.pace import Piece
-from monitor.refusal import NotAllowedError, UnknownWorkerError
-from monitor.store.answers import Want
+from monitor.store.results import Want
 from monitor.workers import Forget, WorkerKey
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from monitor.daemon.config import Config
     from monitor.daemon.keys import KeyRing
-    from monitor.metrics import Share
+    from monitor.metrics.registry import Share
 
 READY: Final = b"ready\n"
 

@@ -15,7 +15,7 @@ from collections import OrderedDict, defaultdict, deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from monitor.clock import monotonic_s
-from monitor.metrics import Limit
+from monitor.metrics.registry import Limit
 from monitor.reasons import Reason
 
 if TYPE_CHECKING:

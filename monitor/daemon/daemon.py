@@ -22,8 +22,6 @@ from monitor.api.shared import BATCHES_AT_ONCE, Shared
 from monitor.api.wire import BodyLimits, IntervalBounds
 from monitor.api.witness import Witness
 from monitor.auth import Authenticator
-from monitor.behind import Behind
-from monitor.calls import Many
 from monitor.clock import monotonic_s
 from monitor.daemon.alerting import alert_service
 from monitor.daemon.deliveries import delivery_failures, delivery_outcomes
@@ -41,11 +39,13 @@ from monitor.daemon.waiting import Waiting
 from monitor.daemon.watchdog import Watchdog
 from monitor.events import event_id
 from monitor.eviction import EvictionWatch
-from monitor.evidence import Recorder
 from monitor.health import Health
-from monitor.intake import Intake
+from monitor.intake.backlog import Behind
+from monitor.intake.batches import Many
+from monitor.intake.evidence import Recorder
+from monitor.intake.queue import Intake
 from monitor.limit_log import Limits
-from monitor.metrics import Limit, Metrics
+from monitor.metrics.registry import Limit, Metrics
 from monitor.pulse import Pulse
 from monitor.scheduler import Scheduler
 from monitor.store import Store, StoreDeniedError, StoreRefusedError, StoreSettings, StoreUnavailableError
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from monitor.daemon.config import Config
     from monitor.daemon.keys import KeyRing
     from monitor.daemon.signals import StopSignal
-    from monitor.metrics import Share
+    from monitor.metrics.registry import Share
     from monitor.workers import Moved
 
 log = structlog.get_logger(__name__)

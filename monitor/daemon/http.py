@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from litestar.types import ASGIApp
 
     from monitor.daemon.exchange import Shortcut
-    from monitor.metrics import Limit
+    from monitor.metrics.registry import Limit
 
 log = structlog.get_logger(__name__)
 

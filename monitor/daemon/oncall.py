@@ -41,8 +41,8 @@ from monitor.api.oncall import (
 from monitor.api.workers import PAGE_WORKERS
 from monitor.auth import ForbiddenError
 from monitor.daemon.oncall_forms import delivery_of, incident_of, receiver_of, silence_of
+from monitor.errors import NoRoomError
 from monitor.pace import Piece
-from monitor.refusal import NoRoomError
 from monitor.store import StoreUnavailableError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from monitor.daemon.assignment import READY
 from monitor.daemon.signals import StopSignal
-from monitor.tied import OrphanedError, die_with_parent
+from monitor.parent_death import OrphanedError, die_with_parent
 
 if TYPE_CHECKING:
     from monitor.daemon.assignment import Assignment

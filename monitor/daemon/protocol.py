@@ -20,7 +20,7 @@ from monitor.daemon.exchange import Flow
 from monitor.daemon.head import BadRequestError, check_head, without_upgrade
 from monitor.daemon.short import ShortProtocol
 from monitor.daemon.stall import has_hung_up, has_unread
-from monitor.metrics import Limit
+from monitor.metrics.registry import Limit
 
 if TYPE_CHECKING:
     import asyncio

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from monitor.api.admission import BeatRates
 from monitor.embedded import share_of_memory
-from monitor.rates import Rate
+from monitor.rate_limit import Rate
 from monitor.store import StoreSettings
 from monitor.store.settings import EnvironmentRule
 

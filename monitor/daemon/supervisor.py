@@ -1,9 +1,10 @@
 """Several processes for one daemon: started, watched, started again, stopped.
 
 Each does everything, as replicas on one store do, with a daemon id of its own. They are fresh interpreters, never
-forks, and share nothing but the port (``listeners``), the counters (``monitor.counters``) and the store. All run the
-configuration that the daemon was started with, also one that is started again after the file has changed. They are in
-sessions of their own, so that a terminal's ^C reaches the supervisor only, and they end with it, whatever ends it.
+forks, and share nothing but the port (``listeners``), the counters (``monitor.metrics.shared_memory``) and the store.
+All run the configuration that the daemon was started with, also one that is started again after the file has changed.
+They are in sessions of their own, so that a terminal's ^C reaches the supervisor only, and they end with it, whatever
+ends it.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from monitor.clock import monotonic_s
-from monitor.counters import Table, shared_memory
 from monitor.daemon.assignment import READY, Assignment
 from monitor.daemon.deliveries import delivery_failures, delivery_outcomes
 from monitor.daemon.errors import StartError
 from monitor.daemon.http import BACKLOG
 from monitor.daemon.listeners import dealt
 from monitor.embedded.server import BACKOFF_FIRST_S, BACKOFF_MOST_S, STEADY_AFTER_S
-from monitor.metrics import ProcessTable, Share, Slots
+from monitor.metrics.registry import ProcessTable, Share, Slots
+from monitor.metrics.shared_memory import Table, shared_memory
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process

@@ -16,9 +16,9 @@ import structlog
 
 from alerts.errors import StoreUnavailableError as QueueUnavailableError
 from monitor.clock import monotonic_s
-from monitor.gauges import Queue
 from monitor.health import PROBE_AGE_S
-from monitor.metrics import Signs
+from monitor.metrics.gauges import Queue
+from monitor.metrics.registry import Signs
 from monitor.reasons import Reason
 from monitor.store import StoreUnavailableError
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from alerts.store.group_store import Stats
     from monitor.health import Health
-    from monitor.metrics import Metrics
+    from monitor.metrics.registry import Metrics
     from monitor.pulse import Pulse
     from monitor.store import Store
     from monitor.store.outbox import Outbox

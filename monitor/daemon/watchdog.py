@@ -14,7 +14,7 @@ import structlog
 
 from alerts.receivers.exchange import NoAnswerError, exchange, guarded_session
 from monitor.clock import monotonic_s
-from monitor.metrics import PingOutcome
+from monitor.metrics.registry import PingOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

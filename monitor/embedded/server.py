@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import structlog
 
-from monitor import tied
+from monitor import parent_death
 from monitor.clock import monotonic_s
 from monitor.embedded.data_dir import (
     POLL_S,
@@ -256,7 +256,7 @@ class EmbeddedStore:
         self._started_s = monotonic_s()
         self._bound_log()
         # The daemon's environment, where secrets may be, stays behind.
-        tied_to_us = [sys.executable, "-I", "-S", tied.__file__, str(os.getpid()), str(int(signal.SIGTERM))]
+        tied_to_us = [sys.executable, "-I", "-S", parent_death.__file__, str(os.getpid()), str(int(signal.SIGTERM))]
         with self._log_path.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(  # noqa: S603  # the program is the operator's choice

@@ -1,6 +1,5 @@
 """The worker store: one Lua function library and the one module that speaks Redis for this package."""
 
-from monitor.store.answers import Page, SweepResult
 from monitor.store.errors import (
     InstallationError,
     SchemaError,
@@ -9,6 +8,7 @@ from monitor.store.errors import (
     StoreRefusedError,
     StoreUnavailableError,
 )
+from monitor.store.results import Page, SweepResult
 from monitor.store.settings import StoreSettings
 from monitor.store.store import Store
 

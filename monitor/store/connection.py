@@ -14,20 +14,20 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import ResponseError
 
-from monitor.refusal import NoRoomError
-from monitor.store.address import Address
+from monitor.errors import NoRoomError
 from monitor.store.codec import text
-from monitor.store.condition import condition_of
+from monitor.store.endpoint import Address
 from monitor.store.errors import StoreDeniedError, StoreFullError, StoreRefusedError, StoreUnavailableError
+from monitor.store.fast_connections import TROUBLE, Lines
 from monitor.store.library import LIBRARY_NAME, LIBRARY_SOURCE
-from monitor.store.lines import TROUBLE, Lines
-from monitor.store.primary import REFUSALS, SentinelsRefuseUsError
+from monitor.store.sentinel import REFUSALS, SentinelsRefuseUsError
+from monitor.store.server_info import condition_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from monitor.clock import StoreClock
-    from monitor.store.condition import Condition
+    from monitor.store.server_info import Condition
 
 WRITERS: Final = 16
 READERS: Final = 4

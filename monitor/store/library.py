@@ -68,7 +68,7 @@ def _prelude() -> str:
 
 
 def _render() -> tuple[str, str]:
-    folder = resources.files("monitor.store")
+    folder = resources.files("monitor.store.lua")
     text = folder.joinpath("lastseen.lua").read_text(encoding="utf-8")
     for part in _PARTS:
         text = text.replace(f"-- include: {part}\n", folder.joinpath(part).read_text(encoding="utf-8"))

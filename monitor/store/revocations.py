@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from monitor.store.answers import STORED
+from monitor.store.results import STORED
 
 if TYPE_CHECKING:
     from monitor.store.store import Store

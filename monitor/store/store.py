@@ -19,7 +19,11 @@ from monitor.clock import StoreClock
 from monitor.liveness import Liveness, Trigger
 from monitor.pace import in_pieces
 from monitor.store import codec
-from monitor.store.answers import (
+from monitor.store.connection import Connection
+from monitor.store.errors import InstallationError, SchemaError, StoreFullError, StoreUnavailableError
+from monitor.store.joint import Joint
+from monitor.store.library import DOWN_STATES, STATE_CODES
+from monitor.store.results import (
     LATE,
     UNKNOWN,
     BeatsResult,
@@ -31,10 +35,6 @@ from monitor.store.answers import (
     Taken,
     Want,
 )
-from monitor.store.connection import Connection
-from monitor.store.errors import InstallationError, SchemaError, StoreFullError, StoreUnavailableError
-from monitor.store.joint import Joint
-from monitor.store.library import DOWN_STATES, STATE_CODES
 from monitor.store.settings import LONGEST_MS
 from monitor.workers import Standing, partition_of
 
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from monitor.events import Event
-    from monitor.store.address import Address
-    from monitor.store.condition import Condition
+    from monitor.store.endpoint import Address
+    from monitor.store.server_info import Condition
     from monitor.store.settings import StoreSettings
     from monitor.workers import Beat, Disconnect, Evidence, Moved, Worker, WorkerKey
 

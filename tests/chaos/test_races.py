@@ -16,7 +16,7 @@ import pytest
 from redis.asyncio import Redis
 
 from monitor.liveness import EventKind, Trigger
-from monitor.store.answers import STORED
+from monitor.store.results import STORED
 from monitor.workers import Disconnect, WorkerKey
 from tests.fleets import events_of
 from tests.stores import beat, opened

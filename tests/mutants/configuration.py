@@ -103,7 +103,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="            Path(directory, name).chmod(0o600)  # the server has made some of them anew\n",
         new="",
         tests=("tests/test_backup.py",),
-        survives="monitor/tied.py gives the server a umask of 077, so what it makes anew is its owner's alone already",
+        survives="monitor/parent_death.py gives the server a umask of 077, so what it makes is its owner's alone",
     ),
     Mutant(
         wrong="the console leaves out what was delivered to receivers other than the log",

@@ -95,7 +95,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a process may be stuck for fifty seconds before another says so",
-        file="monitor/metrics.py",
+        file="monitor/metrics/registry.py",
         old="STALLED_AFTER_S: Final = 5.0",
         new="STALLED_AFTER_S: Final = 50.0",
         tests=("tests/test_metrics.py", "tests/test_docs_reasons.py"),

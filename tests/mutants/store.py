@@ -10,7 +10,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     # Blindness ----------------------------------------------------------------------------------------------------
     Mutant(
         wrong="a daemon that was behind for less than an interval moves deadlines that three blind windows have moved",
-        file="monitor/store/blindness.lua",
+        file="monitor/store/lua/blindness.lua",
         old="(goes_on and GAP_MS or math.max(GAP_MS, interval - 1))",
         new="GAP_MS",
         tests=(
@@ -22,42 +22,42 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a blind window exactly as long as the interval counts as a short one",
-        file="monitor/store/blindness.lua",
+        file="monitor/store/lua/blindness.lua",
         old="if till - from >= interval then",
         new="if till - from > interval then",
         tests=("tests/test_blindness.py::test_p1_the_library_moves_deadlines_to_the_same_moments",),
     ),
     Mutant(
         wrong="a short blind window that moves a deadline by nothing uses up one of its three credits",
-        file="monitor/store/blindness.lua",
+        file="monitor/store/lua/blindness.lua",
         old="if till + reach > due then",
         new="if till + reach >= due then",
         tests=("tests/test_blindness.py::test_p1_the_library_moves_deadlines_to_the_same_moments",),
     ),
     Mutant(
         wrong="a blind window that ended in the millisecond of the last beat is listed among what was missed since",
-        file="monitor/store/blindness.lua",
+        file="monitor/store/lua/blindness.lua",
         old="if window[2] > from then",
         new="if window[2] >= from then",
         tests=("tests/test_blindness.py::test_p1_the_library_moves_deadlines_to_the_same_moments",),
     ),
     Mutant(
         wrong="of several blind windows only the newest stops the clock of the retention",
-        file="monitor/store/blindness.lua",
+        file="monitor/store/lua/blindness.lua",
         old="for k = #windows, 1, -1 do",
         new="for k = #windows, math.max(1, #windows), -1 do",
         tests=("tests/test_blindness.py::test_p26_retention_leaves_out_each_of_several_blind_windows",),
     ),
     Mutant(
         wrong="of too many blind windows the two that lie furthest apart become one",
-        file="monitor/store/blindness.lua",
+        file="monitor/store/lua/blindness.lua",
         old="if windows[k + 1][1] - windows[k][2] < windows[closest + 1][1]",
         new="if windows[k + 1][1] - windows[k][2] > windows[closest + 1][1]",
         tests=("tests/test_blindness.py::test_p26_windows_are_bounded_in_number_and_the_closest_become_one",),
     ),
     Mutant(
         wrong="a daemon that said goodbye a moment ago counts as there when the next one starts",
-        file="monitor/store/blindness.lua",
+        file="monitor/store/lua/blindness.lua",
         old="if known[4] == 0 and st.t - known[1] <= GAP_MS then",
         new="if st.t - known[1] <= GAP_MS then",
         tests=(
@@ -68,7 +68,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     # Workers ------------------------------------------------------------------------------------------------------
     Mutant(
         wrong="a refused beat in the millisecond of an accepted one counts as newer",
-        file="monitor/store/workers.lua",
+        file="monitor/store/lua/workers.lua",
         old="found[2] > w.rec[R_LAST_SEEN] and found",
         new="found[2] >= w.rec[R_LAST_SEEN] and found",
         tests=(
@@ -77,7 +77,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a gap of the daemon that begins exactly at a worker's deadline moves that deadline",
-        file="monitor/store/workers.lua",
+        file="monitor/store/lua/workers.lua",
         old="if from and from < due and",
         new="if from and from <= due and",
         tests=(
@@ -86,7 +86,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a worker whose beats are refused stays rejected for four intervals and the grace, not three",
-        file="monitor/store/workers.lua",
+        file="monitor/store/lua/workers.lua",
         old="(REJECTED_INTERVALS - 1) * w.group[G_INTERVAL]",
         new="REJECTED_INTERVALS * w.group[G_INTERVAL]",
         tests=(
@@ -98,21 +98,21 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a worker whose last refused beat stops counting exactly at the limit is said to be rejected still",
-        file="monitor/store/workers.lua",
+        file="monitor/store/lua/workers.lua",
         old="rejected[2] + w.group[G_INTERVAL] + w.group[G_GRACE] > ends",
         new="rejected[2] + w.group[G_INTERVAL] + w.group[G_GRACE] >= ends",
         tests=("tests/test_blindness.py::test_p11_refused_beats_whose_time_ends_at_the_limit_have_ended",),
     ),
     Mutant(
         wrong="the metadata and logs of an erased worker count against its tenant permanently",
-        file="monitor/store/workers.lua",
+        file="monitor/store/lua/workers.lua",
         old=" - bytes_of(w.worker) - call('HSTRLEN', st.x, w.mid))",
         new=" - bytes_of(w.worker))",
         tests=("tests/test_store.py",),
     ),
     Mutant(
         wrong="the end of a worker's refused beats is left behind when it is accepted again",
-        file="monitor/store/workers.lua",
+        file="monitor/store/lua/workers.lua",
         old="    if MOVE[state][REJECTIONS_ENDED] then\n      set_in(st.refused",
         new="    if false then\n      set_in(st.refused",
         tests=("tests/test_store.py::test_p16_a_standing_counts_who_has_become_stale_since_a_moment",),
@@ -120,14 +120,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     # Commit -------------------------------------------------------------------------------------------------------
     Mutant(
         wrong="a group of which every worker is down is dropped, and its workers with it",
-        file="monitor/store/commit.lua",
+        file="monitor/store/lua/commit.lua",
         old="if call('EXISTS', st.base .. 's:' .. gid, st.base .. 'd:' .. gid) == 0 then",
         new="if call('EXISTS', st.base .. 's:' .. gid) == 0 then",
         tests=("tests/test_store.py", "tests/test_store_absence.py"),
     ),
     Mutant(
         wrong="each new event makes the whole history of its tenant as young as itself, so age ends none of it",
-        file="monitor/store/commit.lua",
+        file="monitor/store/lua/commit.lua",
         old="call('ZADD', st.base .. 'began', 'NX', st.now, tenant)",
         new="call('ZADD', st.base .. 'began', st.now, tenant)",
         tests=("tests/test_store.py",),
@@ -135,49 +135,49 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     # Beat ---------------------------------------------------------------------------------------------------------
     Mutant(
         wrong="a declared grace is bounded by the longest interval, not by the longest grace",
-        file="monitor/store/beat.lua",
+        file="monitor/store/lua/beat.lua",
         old="math.max(bounds[3], math.min(grace, bounds[4]))",
         new="math.max(bounds[3], math.min(grace, bounds[2]))",
         tests=("tests/test_store.py",),
     ),
     Mutant(
         wrong="of several rules that match an environment the last one decides its interval",
-        file="monitor/store/beat.lua",
+        file="monitor/store/lua/beat.lua",
         old="        found = { rule[2], rule[3] }\n        break\n",
         new="        found = { rule[2], rule[3] }\n",
         tests=("tests/test_store.py::test_of_the_rules_that_match_an_environment_the_first_one_counts",),
     ),
     Mutant(
         wrong="a token for other environments may send the ordinary beats of an alive worker",
-        file="monitor/store/beat.lua",
+        file="monitor/store/lua/beat.lua",
         old="or (profile[P_ALLOWED] and not contains(profile[P_ALLOWED], g[G_ENVIRONMENT]))",
         new="or false",
         tests=("tests/test_store.py", "tests/test_trust.py"),
     ),
     Mutant(
         wrong="an ordinary beat exactly at the deadline hides the outage",
-        file="monitor/store/beat.lua",
+        file="monitor/store/lua/beat.lua",
         old="if gap < steady[2] and",
         new="if gap <= steady[2] and",
         tests=("tests/test_store.py",),
     ),
     Mutant(
         wrong="a straggler that is expected back exactly at its deadline falls back to stopped",
-        file="monitor/store/beat.lua",
+        file="monitor/store/lua/beat.lua",
         old="if back and back <= st.t + interval + grace then",
         new="if back and back < st.t + interval + grace then",
         tests=("tests/test_store_absence.py",),
     ),
     Mutant(
         wrong="a batch tells of the longest grace among its workers in place of the shortest",
-        file="monitor/store/beat.lua",
+        file="monitor/store/lua/beat.lua",
         old="if grace and (not least or grace < least) then",
         new="if grace and (not least or grace > least) then",
         tests=("tests/test_store.py::test_p28_a_batch_tells_of_the_shortest_grace_among_its_workers",),
     ),
     Mutant(
         wrong="a failure report registers a worker in an environment that its token is not for",
-        file="monitor/store/beat.lua",
+        file="monitor/store/lua/beat.lua",
         old="judge(st, settings, { [P_ALLOWED] = a[4] }, w, environment, 0)",
         new="judge(st, settings, {}, w, environment, 0)",
         tests=(
@@ -187,7 +187,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     # Orders -------------------------------------------------------------------------------------------------------
     Mutant(
         wrong="a beat that we were too busy for moves a deadline that had passed already",
-        file="monitor/store/orders.lua",
+        file="monitor/store/lua/orders.lua",
         old="        if st.t < due then\n          set_base(st, w, st.t)",
         new="        if due then\n          set_base(st, w, st.t)",
         tests=(
@@ -196,14 +196,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a worker that reported its failure and then beats on is stopped at its deadline, not stale",
-        file="monitor/store/orders.lua",
+        file="monitor/store/lua/orders.lua",
         old="w.rec[R_LEFT] = a[4] and st.t or 0",
         new="w.rec[R_LEFT] = st.t",
         tests=("tests/test_store.py::test_a_beat_after_a_failure_is_no_straggler_s",),
     ),
     Mutant(
         wrong="refused beats hold a worker off from being silent for as long as they come",
-        file="monitor/store/orders.lua",
+        file="monitor/store/lua/orders.lua",
         old="math.max(ends, math.min(st.t + reach, refusals_limit(w)))",
         new="math.max(ends, st.t + reach)",
         tests=(
@@ -216,14 +216,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     # Sweep --------------------------------------------------------------------------------------------------------
     Mutant(
         wrong="purge forgets who was stopped for longer than the retention though an outage prolonged its absence",
-        file="monitor/store/sweep.lua",
+        file="monitor/store/lua/sweep.lua",
         old="        if since <= cut then\n          erase",
         new="        if since then\n          erase",
         tests=("tests/test_blindness_review.py",),
     ),
     Mutant(
         wrong="a sweep goes on while no daemon has said that it accepts beats",
-        file="monitor/store/sweep.lua",
+        file="monitor/store/lua/sweep.lua",
         old="if #due > 0 and blindness(st).now then",
         new="if false then",
         tests=(
@@ -234,7 +234,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="the first chunk of a long pass counts as a full sweep of the partition",
-        file="monitor/store/sweep.lua",
+        file="monitor/store/lua/sweep.lua",
         old="  if not more then\n    call('HSET', st.m, 'swept', st.now)",
         new="  if left then\n    call('HSET', st.m, 'swept', st.now)",
         tests=("tests/test_store.py::test_p22_a_sweep_counts_as_full_when_its_last_chunk_is_done",),
@@ -242,14 +242,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     # Outbox -------------------------------------------------------------------------------------------------------
     Mutant(
         wrong="the history ages while the monitor is blind",
-        file="monitor/store/outbox.lua",
+        file="monitor/store/lua/outbox.lua",
         old="local old = '(' .. int(seen_for(st, keep))",
         new="local old = '(' .. int(st.t - keep)",
         tests=("tests/test_store.py", "tests/test_blindness.py::test_p26_retention_counts_time_outside_blind_windows"),
     ),
     Mutant(
         wrong="a confirmation in the millisecond of the last write waits for nothing",
-        file="monitor/store/outbox.lua",
+        file="monitor/store/lua/outbox.lua",
         old="  commit_time(st)\n  call('HSET', st.m, 'last', st.now)\n",
         new="  commit_time(st)\n",
         tests=(
@@ -259,14 +259,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     # Reading ------------------------------------------------------------------------------------------------------
     Mutant(
         wrong="who became stale in the very millisecond from which on they are counted is left out of a mass failure",
-        file="monitor/store/reading.lua",
+        file="monitor/store/lua/reading.lua",
         old="call('ZCOUNT', st.base .. 'd:' .. gid, since, int(st.t))",
         new="call('ZCOUNT', st.base .. 'd:' .. gid, '(' .. since, int(st.t))",
         tests=("tests/test_store.py::test_p16_a_standing_counts_who_became_stale_in_the_very_millisecond",),
     ),
     Mutant(
         wrong="the counts take an absence that an outage prolonged for one that has ended",
-        file="monitor/store/reading.lua",
+        file="monitor/store/lua/reading.lua",
         old="call('ZCOUNT', st.b .. ':' .. gid, '-inf', int(cut))",
         new="call('ZCOUNT', st.b .. ':' .. gid, '-inf', st.now)",
         tests=(
@@ -277,14 +277,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     # Revocations, and the installation ----------------------------------------------------------------------------
     Mutant(
         wrong="tokens that were issued after a first revocation stay good though the same is revoked again",
-        file="monitor/store/revocations.lua",
+        file="monitor/store/lua/revocations.lua",
         old="cmsgpack.pack({ args[1], args[2], args[3], st.t })",
         new="known[1] or cmsgpack.pack({ args[1], args[2], args[3], st.t })",
         tests=("tests/test_revocations.py::test_p24_what_is_revoked_again_covers_the_tokens_issued_in_between",),
     ),
     Mutant(
         wrong="another installation is refused once, and is at home from its second start on",
-        file="monitor/store/lastseen.lua",
+        file="monitor/store/lua/lastseen.lua",
         old="if is_ours and new then",
         new="if new then",
         tests=("tests/test_store.py",),
@@ -348,7 +348,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a replica that Sentinel names is taken for the primary",
-        file="monitor/store/primary.py",
+        file="monitor/store/sentinel.py",
         old='if role[0] != b"master":',
         new="if not role:",
         tests=("tests/test_sentinel.py::test_a_sentinel_that_names_a_replica_is_not_believed",),
@@ -362,7 +362,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="what replicas wait for counts as used memory of the store",
-        file="monitor/store/condition.py",
+        file="monitor/store/server_info.py",
         old='int(memory["used_memory"]) - int(memory.get("mem_not_counted_for_evict", 0))',
         new='int(memory["used_memory"])',
         tests=(
@@ -371,7 +371,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="who has too many timings is told that its workers take too many bytes",
-        file="monitor/store/answers.py",
+        file="monitor/store/results.py",
         old="OVER_TIMINGS, OVER_BYTES = range(8, 10)",
         new="OVER_BYTES, OVER_TIMINGS = range(8, 10)",
         tests=("tests/test_store.py",),

@@ -19,7 +19,7 @@ from monitor.workers import Rejection
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from monitor.metrics import Metrics
+    from monitor.metrics.registry import Metrics
     from monitor.store import Store
     from monitor.workers import Evidence, WorkerKey
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from monitor.errors import NotAllowedError, QuotaExceededError, UnknownWorkerError
 from monitor.liveness import EventKind
-from monitor.refusal import NotAllowedError, QuotaExceededError, UnknownWorkerError
 from monitor.store import StoreUnavailableError
-from monitor.store.answers import (
+from monitor.store.results import (
     DAMAGED,
     NOT_ALLOWED,
     OVER_BYTES,
@@ -25,9 +25,9 @@ from monitor.workers import KEEP
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from monitor.behind import Graces
+    from monitor.intake.backlog import Graces
     from monitor.store import Store, StoreSettings
-    from monitor.store.answers import BeatsResult
+    from monitor.store.results import BeatsResult
     from monitor.workers import Beat, Moved, WorkerKey
 
 log = structlog.get_logger(__name__)

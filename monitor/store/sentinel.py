@@ -24,7 +24,7 @@ from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissi
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from monitor.store.lines import TROUBLE
+from monitor.store.fast_connections import TROUBLE
 from monitor.store.transports import TcpConnection, TlsConnection
 
 if TYPE_CHECKING:

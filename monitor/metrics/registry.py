@@ -19,9 +19,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 
 from monitor.clock import monotonic_s
-from monitor.counters import Table
-from monitor.gauges import ConditionGauges
 from monitor.liveness import EventKind, Liveness
+from monitor.metrics.gauges import ConditionGauges
+from monitor.metrics.shared_memory import Table
 from monitor.reasons import Reason
 
 if TYPE_CHECKING:

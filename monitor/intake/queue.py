@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 import structlog
 
-from monitor.behind import Graces
-from monitor.calls import BATCH_BYTES, BATCH_LIMIT, error_of, extent, mark_registering
 from monitor.clock import monotonic_s
-from monitor.refusal import IntakeFullError, OverShareError
+from monitor.errors import IntakeFullError, OverShareError
+from monitor.intake.backlog import Graces
+from monitor.intake.batches import BATCH_BYTES, BATCH_LIMIT, error_of, extent, mark_registering
 from monitor.shares import Tenants, over_share
 from monitor.store import StoreUnavailableError
-from monitor.store.answers import REFUSED, STORED
+from monitor.store.results import REFUSED, STORED
 from monitor.workers import KEEP, Beat, Disconnect, Forget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from monitor.refusal import SlowDownError
+    from monitor.errors import SlowDownError
     from monitor.store import Store
     from monitor.workers import Moved, WorkerKey
 

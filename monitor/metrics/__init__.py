@@ -1,0 +1,1 @@
+"""Numbers that processes count together, and what Prometheus reads of them."""

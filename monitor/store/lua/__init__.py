@@ -1,0 +1,1 @@
+"""The sources of the one Lua function library (``monitor.store.library``)."""
