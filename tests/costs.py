@@ -25,7 +25,7 @@ from monitor.api.admission import Admission, BeatRates
 from monitor.api.app import create_app
 from monitor.api.express import Express
 from monitor.clock import wall_ms
-from monitor.daemon.http import HttpServer, listen
+from monitor.http.server import HttpServer, listen
 from monitor.liveness import EventKind
 from monitor.rate_limit import NS, Rate
 from tests import api, daemons, servers, stores

@@ -22,8 +22,8 @@ from monitor.api.app import create_app
 from monitor.api.express import Express
 from monitor.api.witness import Witness
 from monitor.auth import Scope
-from monitor.daemon.http import HttpServer, listen
-from monitor.daemon.protocol import BoundedProtocol
+from monitor.http.protocol import BoundedProtocol
+from monitor.http.server import HttpServer, listen
 from monitor.intake.queue import Intake
 from monitor.rate_limit import NS, Rate
 from monitor.store import StoreUnavailableError

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from monitor.daemon.connections import BEHIND_S, FULL_S, HEADS_BYTES, Connections, network
+from monitor.http.connections import BEHIND_S, FULL_S, HEADS_BYTES, Connections, network
 from monitor.metrics.registry import Limit
 from monitor.reasons import Reason
 from tests.test_http_server import PATIENCE_S, REQUEST, Client, Gate, serving
@@ -18,7 +18,7 @@ from tests.test_http_server import PATIENCE_S, REQUEST, Client, Gate, serving
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from monitor.daemon.connections import Connection
+    from monitor.http.connections import Connection
 
 LIMIT: Final = 40
 STRANGERS: Final = 70

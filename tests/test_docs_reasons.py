@@ -13,7 +13,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from alerts.supervision import STEADY_S
 from monitor.api.health import CENSUS_AGE_S
-from monitor.daemon.connections import FULL_S
 from monitor.daemon.vitals import (
     CONFIRM_TRIES,
     DELIVERY_LAG_S,
@@ -26,6 +25,7 @@ from monitor.daemon.vitals import (
 from monitor.daemon.watchdog import PATIENCE_S, RETRY_S
 from monitor.eviction import CHECK_S
 from monitor.health import MIN_SWEEP_LAG_MS, PROBE_AGE_S, SWEEP_LAG_INTERVALS
+from monitor.http.connections import FULL_S
 from monitor.intake.backlog import LIMIT_S
 from monitor.metrics.registry import STALLED_AFTER_S, Metrics
 from monitor.pulse import BLIND_S, SKEW_MS

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from monitor.daemon.protocol import BoundedProtocol
+from monitor.http.protocol import BoundedProtocol
 from tests.fleets import BEAT, Connection
 from tests.test_faults import LONG_S, site
 from tests.test_http_server import PATIENCE_S

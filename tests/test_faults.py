@@ -16,7 +16,7 @@ import pytest
 
 from monitor.api.app import create_app
 from monitor.api.express import Express
-from monitor.daemon.http import HttpServer, listen
+from monitor.http.server import HttpServer, listen
 from monitor.intake.queue import LANES, Intake
 from monitor.liveness import EventKind, Liveness
 from monitor.sweeper import Sweeper, SweepSettings

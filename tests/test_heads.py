@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monitor.daemon.heads import Heads
+from monitor.http.known_heads import Heads
 
 BEGIN = b"POST /beat HTTP/1.1\r\n"
 END = b"\r\n\r\n"

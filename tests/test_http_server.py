@@ -13,8 +13,8 @@ import uvloop
 
 from monitor.api.entry import Entry
 from monitor.api.requests import BodyTooSlowError, Headers, read_body
-from monitor.daemon.http import ACCEPTS, HttpServer, ListenError, listen
-from monitor.daemon.protocol import PIECE_BYTES, BoundedProtocol
+from monitor.http.protocol import PIECE_BYTES, BoundedProtocol
+from monitor.http.server import ACCEPTS, HttpServer, ListenError, listen
 from monitor.shares import Holding, Shares, Tenants
 
 if TYPE_CHECKING:

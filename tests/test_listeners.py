@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from monitor.daemon.http import BACKLOG, ListenError, listen
-from monitor.daemon.listeners import dealt, relieve
+from monitor.http.listeners import dealt, relieve
+from monitor.http.server import BACKLOG, ListenError, listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

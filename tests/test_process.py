@@ -16,11 +16,11 @@ from monitor.auth import VerifyingKey
 from monitor.daemon.assignment import READY, Assignment
 from monitor.daemon.config import Config
 from monitor.daemon.deliveries import delivery_failures, delivery_outcomes
-from monitor.daemon.http import BACKLOG, listen
 from monitor.daemon.keys import KeyRing
-from monitor.daemon.listeners import dealt
 from monitor.daemon.serve import usable_cores
 from monitor.daemon.supervisor import DIVIDED, divided
+from monitor.http.listeners import dealt
+from monitor.http.server import BACKLOG, listen
 from monitor.metrics.registry import Share, Slots
 from monitor.metrics.shared_memory import shared_memory
 from tests.daemons import WAIT_S, call

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from monitor.clock import monotonic_s
-from monitor.daemon.stall import HELD_UP_S, Stall
-from monitor.daemon.turns import SLICE_S, Turns
+from monitor.http.fairness import SLICE_S, Turns
+from monitor.http.stall import HELD_UP_S, Stall
 
 
 class Busy:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 import uvloop
 
-from monitor.daemon.http import BACKLOG, KEEP_ALIVE_S
+from monitor.http.server import BACKLOG, KEEP_ALIVE_S
 
 if TYPE_CHECKING:
     from litestar.types import ASGIApp

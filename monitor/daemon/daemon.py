@@ -27,9 +27,7 @@ from monitor.daemon.alerting import alert_service
 from monitor.daemon.deliveries import delivery_failures, delivery_outcomes
 from monitor.daemon.errors import StartError
 from monitor.daemon.expiring import ExpiryWatch
-from monitor.daemon.http import HttpServer, allowed_connections
 from monitor.daemon.keys import auth_policy
-from monitor.daemon.listeners import relieve
 from monitor.daemon.oncall import AlertsOnCall
 from monitor.daemon.revoking import RevocationWatch
 from monitor.daemon.sections import beat_rates, store_settings
@@ -40,6 +38,8 @@ from monitor.daemon.watchdog import Watchdog
 from monitor.events import event_id
 from monitor.eviction import EvictionWatch
 from monitor.health import Health
+from monitor.http.listeners import relieve
+from monitor.http.server import HttpServer, allowed_connections
 from monitor.intake.backlog import Behind
 from monitor.intake.batches import Many
 from monitor.intake.evidence import Recorder

@@ -14,10 +14,10 @@ import structlog
 from monitor import logs
 from monitor.clock import monotonic_s
 from monitor.daemon.errors import StartError
-from monitor.daemon.http import ListenError, listen
 from monitor.daemon.keys import key_ring
 from monitor.daemon.signing_key import SigningKeyError
 from monitor.embedded import EmbeddedStore, EmbeddedStoreError, StartAbandonedError, share_of_memory
+from monitor.http.server import ListenError, listen
 from monitor.printable import escaped
 from monitor.trust import DataDirError, trusted_dir
 

@@ -24,9 +24,9 @@ from monitor.clock import monotonic_s
 from monitor.daemon.assignment import READY, Assignment
 from monitor.daemon.deliveries import delivery_failures, delivery_outcomes
 from monitor.daemon.errors import StartError
-from monitor.daemon.http import BACKLOG
-from monitor.daemon.listeners import dealt
 from monitor.embedded.server import BACKOFF_FIRST_S, BACKOFF_MOST_S, STEADY_AFTER_S
+from monitor.http.listeners import dealt
+from monitor.http.server import BACKLOG
 from monitor.metrics.registry import ProcessTable, Share, Slots
 from monitor.metrics.shared_memory import Table, shared_memory
 

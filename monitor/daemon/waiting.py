@@ -14,7 +14,7 @@ import uvloop
 
 from monitor.api.answers import json_answer
 from monitor.api.problems import problem_of
-from monitor.daemon.http import HttpServer
+from monitor.http.server import HttpServer
 from monitor.reasons import Reason
 from monitor.store import StoreUnavailableError
 

@@ -139,7 +139,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="what is read first after a pause is taken though its sender may have given up",
-        file="monitor/daemon/stall.py",
+        file="monitor/http/stall.py",
         old="return now_s < self._until_s or now_s > self._held_up_s",
         new="return now_s < self._until_s",
         tests=(
@@ -148,7 +148,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="of the sockets of other processes only the first is relieved",
-        file="monitor/daemon/listeners.py",
+        file="monitor/http/listeners.py",
         old="for sock in sockets:",
         new="for sock in sockets[:1]:",
         tests=("tests/test_listeners.py",),

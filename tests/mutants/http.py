@@ -9,14 +9,14 @@ from tests.mutants.mutant import Mutant
 MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a client that took an answer slowly once is cut off later although it has taken it",
-        file="monitor/daemon/protocol.py",
+        file="monitor/http/protocol.py",
         old='        """It has taken most of them."""\n        self._stalled_s = None\n',
         new='        """It has taken most of them."""\n',
         tests=("tests/test_http_server.py", "tests/test_http_bounds.py"),
     ),
     Mutant(
         wrong="of the requests that wait on a connection the newest is answered first",
-        file="monitor/daemon/protocol.py",
+        file="monitor/http/protocol.py",
         old="self._start_asgi_task(*self.pipeline.pop())",
         new="self._start_asgi_task(*self.pipeline.popleft())",
         tests=(
@@ -26,56 +26,56 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a body in small chunks is refused as a flood of chunk heads",
-        file="monitor/daemon/protocol.py",
+        file="monitor/http/protocol.py",
         old="self._framing - (1 + BODY_SHARE) * len(body)",
         new="self._framing - len(body)",
         tests=("tests/test_http_heads.py",),
     ),
     Mutant(
         wrong="unfinished heads of strangers make each answer to others close its connection",
-        file="monitor/daemon/short.py",
+        file="monitor/http/short_path.py",
         old="count > self._site.kept and count - self._site.limits.unfinished + self._is_unfinished > self._site.kept",
         new="count > self._site.kept",
         tests=("tests/test_connections.py", "tests/test_http_server.py"),
     ),
     Mutant(
         wrong="after a pause of the process what is read counts as new until the turn of the loop ends",
-        file="monitor/daemon/turns.py",
+        file="monitor/http/fairness.py",
         old="min(self._until_s, self._stall.none_until_s(now_s))",
         new="self._until_s",
         tests=("tests/test_turns.py", "tests/acceptance/test_held_requests.py"),
     ),
     Mutant(
         wrong="what comes in a turn of the loop that has used up its slice is parsed all the same",
-        file="monitor/daemon/turns.py",
+        file="monitor/http/fairness.py",
         old="self._is_begun, self.open_until_s = False, 0.0",
         new="self._is_begun, self.open_until_s = False, monotonic_s() + SLICE_S",
         tests=("tests/test_turns.py", "tests/acceptance/test_held_requests.py"),
     ),
     Mutant(
         wrong="a body of another length is taken behind a head that is known",
-        file="monitor/daemon/heads.py",
+        file="monitor/http/known_heads.py",
         old="if known is None or len(body) != known[1]:",
         new="if known is None:",
         tests=("tests/test_heads.py",),
     ),
     Mutant(
         wrong="a head is kept although other bytes came with its request",
-        file="monitor/daemon/heads.py",
+        file="monitor/http/known_heads.py",
         old="if not body or rest != body or len(head) > _LONGEST:",
         new="if not body or len(head) > _LONGEST:",
         tests=("tests/test_heads.py",),
     ),
     Mutant(
         wrong="many more heads are kept than there is room for",
-        file="monitor/daemon/heads.py",
+        file="monitor/http/known_heads.py",
         old="if len(self._known) >= self._most:",
         new="if len(self._known) > 10 * self._most:",
         tests=("tests/test_heads.py",),
     ),
     Mutant(
         wrong="a connection keeps the body of a request that came in two reads after its answer",
-        file="monitor/daemon/protocol.py",
+        file="monitor/http/protocol.py",
         old="                self._keep(data, *self._taken)\n            self._taken = None\n",
         new="                self._keep(data, *self._taken)\n                self._taken = None\n",
         tests=(
@@ -84,21 +84,21 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a connection whose request came in two reads seems to hold no request ever after",
-        file="monitor/daemon/protocol.py",
+        file="monitor/http/protocol.py",
         old="            self._framing = 0\n            self._site.limits.end(self)\n",
         new="            self._site.limits.end(self)\n",
         tests=("tests/test_api_express.py::test_p29_a_request_that_waits_behind_one_in_two_reads_is_seen",),
     ),
     Mutant(
         wrong="a request behind the beginning of another one is taken, if its head is known",
-        file="monitor/daemon/protocol.py",
+        file="monitor/http/protocol.py",
         old="is_whole = self._is_between",
         new="is_whole = True",
         tests=("tests/test_api_express.py::test_what_is_no_request_before_one_whose_head_is_known_is_400",),
     ),
     Mutant(
         wrong="a request whose head is known is taken before the one before it is answered",
-        file="monitor/daemon/short.py",
+        file="monitor/http/short_path.py",
         old=" or not self._is_free()",
         new="",
         tests=(
@@ -107,7 +107,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a beat behind a request that is not answered yet takes the short way past it",
-        file="monitor/daemon/protocol.py",
+        file="monitor/http/protocol.py",
         old="            and self._is_free()\n",
         new="",
         tests=(
@@ -117,14 +117,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a body that is both compressed and chunked by its Transfer-Encoding is read as a plain one",
-        file="monitor/daemon/head.py",
+        file="monitor/http/head.py",
         old='if value.strip().lower() != b"chunked":',
         new='if b"chunked" not in value.lower():',
         tests=("tests/test_http_requests.py",),
     ),
     Mutant(
         wrong="the short way says that it closes the connection, and leaves it open",
-        file="monitor/daemon/exchange.py",
+        file="monitor/http/short_path.py",
         old="        if not self.keep_alive:\n            transport.close()\n",
         new="",
         tests=(
@@ -134,7 +134,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="the memory of a head is not given back when the head is whole",
-        file="monitor/daemon/connections.py",
+        file="monitor/http/connections.py",
         old='whole."""\n        self._heads_bytes -= self._unfinished[connection]\n',
         new='whole."""\n',
         tests=(
@@ -143,7 +143,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a head that needs the room of several others closes only one of them",
-        file="monitor/daemon/connections.py",
+        file="monitor/http/connections.py",
         old="while self._heads_bytes > HEADS_BYTES and",
         new="if self._heads_bytes > HEADS_BYTES and",
         tests=(
@@ -153,7 +153,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="where few files may be open, all of them may be connections and none is left for the store",
-        file="monitor/daemon/http.py",
+        file="monitor/http/server.py",
         old="math.floor((soft - SPARE_DESCRIPTORS) / HARD_SHARE)",
         new="math.floor(soft / HARD_SHARE)",
         tests=(
@@ -162,7 +162,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="what comes now overtakes what waits for a turn of the loop",
-        file="monitor/daemon/turns.py",
+        file="monitor/http/fairness.py",
         old="if now_s < self._until_s and not self._queue:",
         new="if now_s < self._until_s:",
         tests=("tests/test_turns.py",),
@@ -170,7 +170,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="the newest request that waits for a turn stands for how long they wait",
-        file="monitor/daemon/turns.py",
+        file="monitor/http/fairness.py",
         old="monotonic_s() - self._queue[0][1]",
         new="monotonic_s() - self._queue[-1][1]",
         tests=("tests/test_turns.py",),

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Final
 
 import httptools
 import structlog
+from uvicorn.protocols.http.flow_control import FlowControl
 
 from monitor.clock import monotonic_s
-from monitor.daemon.connections import network
-from monitor.daemon.exchange import Flow
-from monitor.daemon.head import BadRequestError, check_head, without_upgrade
-from monitor.daemon.short import ShortProtocol
-from monitor.daemon.stall import has_hung_up, has_unread
+from monitor.http.connections import network
+from monitor.http.head import BadRequestError, check_head, without_upgrade
+from monitor.http.short_path import ShortProtocol
+from monitor.http.stall import has_hung_up, has_unread
 from monitor.metrics.registry import Limit
 
 if TYPE_CHECKING:
@@ -38,6 +38,19 @@ FIELD_BYTES: Final = 128
 PIECE_BYTES: Final = 4_096
 """What was read is parsed in pieces of this size, and no further once a request waits for the one before it: in one
 read there may be thousands of small ones, and each takes a hundred times its size in memory."""
+
+
+class Flow(FlowControl):
+    """Reads no further while a request waits for the one before it: that one has come whole."""
+
+    def __init__(self, transport: asyncio.Transport, protocol: BoundedProtocol) -> None:
+        super().__init__(transport)
+        self._protocol = protocol
+
+    def resume_reading(self) -> None:
+        """Read on, unless a request waits already."""
+        if not self._protocol.is_behind():
+            super().resume_reading()
 
 
 class BoundedProtocol(ShortProtocol):

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 import uvicorn
 
-from monitor.daemon.connections import Connections
-from monitor.daemon.heads import Heads
-from monitor.daemon.protocol import BoundedProtocol
-from monitor.daemon.site import Site
-from monitor.daemon.stall import Stall
-from monitor.daemon.turns import Turns
+from monitor.http.connections import Connections
+from monitor.http.fairness import Turns
+from monitor.http.known_heads import Heads
+from monitor.http.protocol import BoundedProtocol
+from monitor.http.site import Site
+from monitor.http.stall import Stall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from litestar.types import ASGIApp
 
-    from monitor.daemon.exchange import Shortcut
+    from monitor.http.shortcut import Shortcut
     from monitor.metrics.registry import Limit
 
 log = structlog.get_logger(__name__)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from monitor.clock import monotonic_s
 
 if TYPE_CHECKING:
-    from monitor.api.express import Sender
+    from monitor.http.shortcut import Sender
 
 MOST: Final = 32_768
 """At about 300 bytes each."""

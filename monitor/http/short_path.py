@@ -2,18 +2,73 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from monitor.daemon.exchange import PacedProtocol, ShortExchange
+from monitor.pace import pace
 
 if TYPE_CHECKING:
-    from monitor.api.express import Sender
-    from monitor.daemon.head import Headers
-    from monitor.daemon.site import Site
+    from uvicorn._types import ASGI3Application
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+    from monitor.http.head import Headers
+    from monitor.http.shortcut import Sender
+    from monitor.http.site import Site
 
 log = structlog.get_logger(__name__)
+
+
+PROBES: Final = frozenset({"/livez", "/readyz", "/healthz"})
+"""What asks these restarts the daemon, or calls somebody, if it has no answer in time."""
+
+
+class _Unheard:
+    """Stands for an event that has no waiter."""
+
+    def set(self) -> None:
+        """Do nothing."""
+
+
+class ShortExchange:
+    """A request on the short way, as uvicorn's connection sees it: a cycle without an app."""
+
+    __slots__ = ("_protocol", "disconnected", "keep_alive", "response_complete")
+
+    message_event = _Unheard()
+
+    def __init__(self, protocol: ShortProtocol, *, keep_alive: bool) -> None:
+        self._protocol = protocol
+        self.keep_alive = keep_alive
+        self.disconnected = False
+        self.response_complete = False
+
+    def answer(self, head: bytes, body: bytes) -> None:
+        """Send the answer, if the client is still there."""
+        transport = self._protocol.transport
+        if self.response_complete or self.disconnected or transport.is_closing():
+            return
+        self.response_complete = True
+        end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
+        transport.write(head + self._protocol.default_lines() + end + body)
+        if not self.keep_alive:
+            transport.close()
+        self._protocol.on_response_complete()
+
+
+class PacedProtocol(HttpToolsProtocol):
+    """Gives requests to the app at the loop's pace, unless their connection has been closed meanwhile."""
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        pace().submit(partial(self._start, cycle, app), urgent=cycle.scope["path"] in PROBES)
+
+    def _start(self, cycle: RequestResponseCycle, app: ASGI3Application) -> bool:
+        if self.transport.is_closing():
+            return False
+        super()._start_asgi_task(cycle, app)
+        return True
 
 
 class ShortProtocol(PacedProtocol):

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from monitor.daemon.connections import Connections
-    from monitor.daemon.exchange import Shortcut
-    from monitor.daemon.head import Headers
-    from monitor.daemon.heads import Heads
-    from monitor.daemon.stall import Stall
-    from monitor.daemon.turns import Turns
+    from monitor.http.connections import Connections
+    from monitor.http.fairness import Turns
+    from monitor.http.head import Headers
+    from monitor.http.known_heads import Heads
+    from monitor.http.shortcut import Shortcut
+    from monitor.http.stall import Stall
 
 
 @dataclass(slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from monitor.clock import monotonic_s
 if TYPE_CHECKING:
     import asyncio
 
-    from monitor.daemon.stall import Stall
+    from monitor.http.stall import Stall
 
 SLICE_S: Final = 0.02
 
