@@ -15,11 +15,12 @@ import uvicorn
 
 from monitor.api.admission import Admission, BeatRates
 from monitor.api.app import create_app
+from monitor.api.contract import BodyLimits, IntervalBounds
+from monitor.api.rejected_beats import Witness
 from monitor.api.services import Services
 from monitor.api.shared import Shared
-from monitor.api.wire import BodyLimits, IntervalBounds
-from monitor.api.witness import Witness
 from monitor.auth import Authenticator, AuthPolicy, Scope, VerifyingKey, mint
+from monitor.daemon.oncall.routes import oncall_extension
 from monitor.health import Health
 from monitor.intake.backlog import Graces
 from monitor.intake.batches import Many
@@ -131,7 +132,6 @@ def make_services(
         "many": Many(store, graces=Graces(store.settings.graces_ms), on_moved=metrics.moved),
         "admission": Admission(BeatRates(worker=None, tenant=None, batch=10_000)),
         "witness": Witness(lambda _: None),
-        "oncall": oncall.port(oncall.made(store.settings.url, None)[0], store),
         "authenticator": Authenticator(POLICY),
         "body_bytes": BODY_BYTES,
         "shared": Shared(body_bytes=67_108_864, batch_bytes=268_435_456),
@@ -165,8 +165,8 @@ async def running(
 ) -> AsyncIterator[Api]:
     """The app in process, over a store with these settings, and receivers of these names, each with its tenants."""
     async with stores.opened(url, **settings) as store, oncall.opened(url, receivers) as alerts:
-        made = make_services(store, **{"oncall": oncall.port(alerts, store), **(services or {})})
-        app = create_app(made)
+        made = make_services(store, **(services or {}))
+        app = create_app(made, oncall_extension(made, oncall.port(alerts, store)))
         headers = {"authorization": f"Bearer {token(store.clock.now_ms())}"}
         async with in_process(app, headers) as client:
             clock = stores.ManualClock(url, store.partitions)

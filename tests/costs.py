@@ -23,7 +23,7 @@ from alerts.receivers.webhook import WebhookReceiver
 from alerts.routing.routes import Route
 from monitor.api.admission import Admission, BeatRates
 from monitor.api.app import create_app
-from monitor.api.express import Express
+from monitor.api.fast_path import Express
 from monitor.clock import wall_ms
 from monitor.http.server import HttpServer, listen
 from monitor.liveness import EventKind

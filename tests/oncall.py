@@ -10,7 +10,7 @@ from alerts.rendering.payload import Wording
 from alerts.store.connection import QueueStore
 from alerts.store.group_store import ThreadStore
 from alerts.store.incidents import Ledger
-from monitor.daemon.oncall import AlertsOnCall
+from monitor.daemon.oncall.service import AlertsOnCall
 from tests.alerts_fakes import Inbox
 from tests.stores import pools
 

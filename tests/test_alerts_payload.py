@@ -19,7 +19,7 @@ from alerts.rendering.payload import BODY_BYTES, GroupCounts, Standing, Wording
 from alerts.rendering.phrases import LINE_CHARS, duration, shown
 from alerts.rendering.redaction import REDACTED, Redaction, without_userinfo
 from alerts.rendering.worker_text import single_sentence
-from monitor.api.witness import SUBJECT_CHARS
+from monitor.api.rejected_beats import SUBJECT_CHARS
 from monitor.daemon.config_alerts import REDACTED_KEYS
 from monitor.events import Event, cut_metadata
 from monitor.liveness import TRANSITIONS, EventKind, Liveness, Trigger

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitor.api import batch
+from monitor.api.contract import ContractError, TooManyBeatsError, split_array, split_lines
+from monitor.api.contract.batches import SMALL_BYTES
 from monitor.api.inflate import MAX_MEMBERS, InflatedTooLargeError, inflated
 from monitor.api.shared import BATCHES_AT_ONCE
-from monitor.api.wire import ContractError, TooManyBeatsError, split_array, split_lines
-from monitor.api.wire.batches import SMALL_BYTES
 from monitor.auth import Scope
 from monitor.metrics.registry import BeatOutcome
 from tests import api, servers

@@ -19,8 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from monitor.api.admission import Admission, BeatRates
 from monitor.api.app import create_app
-from monitor.api.express import Express
-from monitor.api.witness import Witness
+from monitor.api.fast_path import Express
+from monitor.api.rejected_beats import Witness
 from monitor.auth import Scope
 from monitor.http.protocol import BoundedProtocol
 from monitor.http.server import HttpServer, listen
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Callable
 
-    from monitor.api.express import Headers, Sender
+    from monitor.api.fast_path import Headers, Sender
     from monitor.api.services import Services
     from monitor.store import Store
 

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from monitor.api.entry import NOWHERE, routed_path
+from monitor.api.raw_path import NOWHERE, routed_path
 from monitor.auth import Scope
 from tests import api
 

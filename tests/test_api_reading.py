@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from monitor.api.requests import decode_cursor
+from monitor.api.query import decode_cursor
 from monitor.auth import Scope
 from monitor.events import rfc3339
 from tests import api, stores

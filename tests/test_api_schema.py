@@ -21,14 +21,16 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from monitor.api.app import create_router
-from monitor.api.components import CONTRACT
-from monitor.api.schema import document
-from tests import api, servers
+from monitor.api.openapi.components import CONTRACT
+from monitor.api.openapi.document import document
+from monitor.daemon.oncall.openapi import ONCALL, oncall_paths
+from monitor.daemon.oncall.routes import oncall_extension
+from tests import api, oncall, servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-DOCUMENT: Final = json.loads(json.dumps(document()))
+DOCUMENT: Final = json.loads(json.dumps(document(paths=oncall_paths(), schemas=ONCALL)))
 METHODS: Final = frozenset({"get", "post", "put", "patch", "delete"})
 OPERATIONS: Final = sorted(
     (path, method) for path, item in DOCUMENT["paths"].items() for method in item if method in METHODS
@@ -39,7 +41,8 @@ EXAMPLES: Final = 12
 @pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
 async def test_the_document_names_the_routes_that_there_are(store_url: str) -> None:
     async with api.running(store_url) as lastseen:
-        routes = create_router(lastseen.services).routes
+        extension = oncall_extension(lastseen.services, oncall.port(lastseen.alerts, lastseen.store))
+        routes = create_router(lastseen.services, [extension]).routes
         served = {
             (route.path.replace(":str}", "}"), method.lower())
             for route in routes

@@ -11,9 +11,9 @@ import pytest
 import structlog
 
 from monitor.api.admission import Admission, BeatRates
-from monitor.api.requests import BodyTooSlowError
+from monitor.api.errors import BodyTooSlowError
+from monitor.api.rejected_beats import Seen, Witness
 from monitor.api.shared import BATCHES_AT_ONCE, READS_AT_ONCE, Places, Shared
-from monitor.api.witness import Seen, Witness
 from monitor.auth import Principal, Scope
 from monitor.errors import IntakeFullError, NoRoomError, OverShareError
 from monitor.intake.evidence import MOST_PENDING, Recorder

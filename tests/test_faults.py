@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from monitor.api.app import create_app
-from monitor.api.express import Express
+from monitor.api.fast_path import Express
 from monitor.http.server import HttpServer, listen
 from monitor.intake.queue import LANES, Intake
 from monitor.liveness import EventKind, Liveness

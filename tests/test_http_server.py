@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvloop
 
-from monitor.api.entry import Entry
-from monitor.api.requests import BodyTooSlowError, Headers, read_body
+from monitor.api.errors import BodyTooSlowError
+from monitor.api.raw_path import Entry
+from monitor.api.requests import Headers, read_body
 from monitor.http.protocol import PIECE_BYTES, BoundedProtocol
 from monitor.http.server import ACCEPTS, HttpServer, ListenError, listen
 from monitor.shares import Holding, Shares, Tenants

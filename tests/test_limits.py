@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from monitor.api.admission import LONGEST_S, Admission, BeatRates
+from monitor.api.rejected_beats import Witness
 from monitor.api.shared import Shared
-from monitor.api.witness import Witness
 from monitor.clock import monotonic_s
 from monitor.daemon.config import Config
 from monitor.daemon.sections import beat_rates

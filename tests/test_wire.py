@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from monitor.api.wire import (
+from monitor.api.contract import (
     MAX_FAULTS,
     BodyLimits,
     ContractError,

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from monitor.api.wire import ContractError, readable_id
-from monitor.api.wire.beats import said_in, said_with_ids_in
-from monitor.api.wire.common import MOST_BRACKETS, read_with_ids, read_without_ids
-from monitor.api.wire.parts import compact, metadata_text
+from monitor.api.contract import ContractError, readable_id
+from monitor.api.contract.beats import said_in, said_with_ids_in
+from monitor.api.contract.fast import MOST_BRACKETS, read_with_ids, read_without_ids
+from monitor.api.contract.limits import compact, metadata_text
 
 VECTORS: Final[list[dict[str, Any]]] = json.loads((Path(__file__).parent / "contract_vectors.json").read_text())
 IDS: Final = b'"worker_id":"w1","environment_name":"prod"'

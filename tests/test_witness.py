@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitor.api.admission import Admission, BeatRates
-from monitor.api.wire import claimed_ids
-from monitor.api.witness import Seen, Witness
+from monitor.api.contract import claimed_ids
+from monitor.api.rejected_beats import Seen, Witness
 from monitor.auth import Principal, Scope
 from monitor.errors import IntakeFullError
 from monitor.intake.queue import Intake

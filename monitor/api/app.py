@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from litestar import Litestar
 from litestar.response.base import ASGIResponse
 
-from monitor.api import (
-    batch,
-    events,
-    health,
-    heartbeats,
-    oncall_deliveries,
-    oncall_incidents,
-    oncall_silences,
-    revocations,
-    status,
-    workers,
-)
-from monitor.api.entry import Entry
+from monitor.api import batch, events, health, heartbeats, revocations, status, workers
+from monitor.api.openapi.document import document
 from monitor.api.problems import answer_error
+from monitor.api.raw_path import Entry
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from litestar.handlers import HTTPRouteHandler
     from litestar.types import ASGIApp
 
+    from monitor.api.openapi.components import Schema
     from monitor.api.services import Services
 
 
-def create_router(services: Services) -> Litestar:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Extension:
+    """Routes of another package, and their part of the OpenAPI document."""
+
+    routes: Sequence[HTTPRouteHandler]
+    paths: Mapping[str, Schema]
+    schemas: Mapping[str, Schema]
+
+
+def create_router(services: Services, extensions: Sequence[Extension] = ()) -> Litestar:
     """The routes, without what stands in front of them: paths must come undecoded."""
+    schema = document(
+        paths={path: item for one in extensions for path, item in one.paths.items()},
+        schemas={name: schema for one in extensions for name, schema in one.schemas.items()},
+    )
     return Litestar(
         [
             *heartbeats.routes(services),
@@ -37,15 +45,13 @@ def create_router(services: Services) -> Litestar:
             *workers.routes(services),
             *status.routes(services),
             *events.routes(services),
-            *oncall_incidents.routes(services),
-            *oncall_silences.routes(services),
-            *oncall_deliveries.routes(services),
             *revocations.routes(services),
-            *health.routes(services),
+            *health.routes(services, schema),
+            *(route for one in extensions for route in one.routes),
         ],
         exception_handlers={Exception: answer_error},
         logging_config=None,
-        # The document is written out in schema.py: handlers read raw bodies, of which nothing could be inferred.
+        # The document is written out in openapi/: handlers read raw bodies, of which nothing could be inferred.
         openapi_config=None,
         signature_types=[ASGIResponse],
         debug=False,
@@ -53,6 +59,6 @@ def create_router(services: Services) -> Litestar:
     )
 
 
-def create_app(services: Services) -> ASGIApp:
+def create_app(services: Services, *extensions: Extension) -> ASGIApp:
     """The whole HTTP side as one ASGI app. It owns nothing: its collaborators are closed by who made them."""
-    return Entry(create_router(services), answers=services.shared.answers)
+    return Entry(create_router(services, extensions), answers=services.shared.answers)

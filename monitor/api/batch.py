@@ -9,11 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from litestar import post
 from litestar.exceptions import HTTPException
 
-from monitor.api.answers import encoded, json_bytes_answer
-from monitor.api.inflate import InflatedTooLargeError, inflated
-from monitor.api.problems import PROBLEMS, outcome_of
-from monitor.api.requests import BodyTooLargeError, headers_of, identified, read_body
-from monitor.api.wire import (
+from monitor.api.contract import (
     ContractError,
     TooManyBeatsError,
     is_json,
@@ -23,7 +19,12 @@ from monitor.api.wire import (
     split_array,
     split_lines,
 )
-from monitor.api.witness import Seen
+from monitor.api.errors import BodyTooLargeError
+from monitor.api.inflate import InflatedTooLargeError, inflated
+from monitor.api.problems import PROBLEMS, outcome_of
+from monitor.api.rejected_beats import Seen
+from monitor.api.requests import headers_of, identified, read_body
+from monitor.api.responses import encoded, json_bytes_answer
 from monitor.auth import ForbiddenError, Scope
 from monitor.errors import NotAllowedError, QuotaExceededError
 from monitor.metrics.registry import BeatOutcome
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
     from litestar.response.base import ASGIResponse
 
+    from monitor.api.rejected_beats import Witness
     from monitor.api.requests import Headers
     from monitor.api.services import Services
-    from monitor.api.witness import Witness
     from monitor.auth import Principal
     from monitor.workers import Beat
 

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from litestar import get
 
-from monitor.api.answers import list_answer
-from monitor.api.requests import ParameterError, Query, bad_cursor, decode_cursor, encode_cursor, narrowed, reads
+from monitor.api.errors import ParameterError
+from monitor.api.query import Query, bad_cursor, decode_cursor, encode_cursor, narrowed
+from monitor.api.requests import reads
+from monitor.api.responses import list_answer
 from monitor.events import rfc3339
 from monitor.liveness import EventKind
 

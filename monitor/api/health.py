@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from litestar import get
 from litestar.response.base import ASGIResponse
 
-from monitor.api.answers import NO_STORE, encoded, json_answer, json_bytes_answer
 from monitor.api.requests import caller
-from monitor.api.schema import document
+from monitor.api.responses import NO_STORE, encoded, json_answer, json_bytes_answer
 from monitor.auth import Scope
 from monitor.clock import monotonic_s
 from monitor.liveness import Liveness
@@ -19,6 +18,8 @@ from monitor.reasons import Reason
 from monitor.store import StoreUnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from litestar import Request
     from litestar.handlers import HTTPRouteHandler
 
@@ -90,9 +91,9 @@ def _reasons_without_store(health: Health) -> tuple[str, ...]:
     return tuple(dict.fromkeys((Reason.STORE_UNAVAILABLE, *health.standing_reasons())))
 
 
-def routes(services: Services) -> list[HTTPRouteHandler]:
+def routes(services: Services, schema: Mapping[str, object]) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
-    return [*_probes(services), *_pages(services)]
+    return [*_probes(services), *_pages(services, schema)]
 
 
 def _probes(services: Services) -> list[HTTPRouteHandler]:
@@ -121,9 +122,9 @@ def _probes(services: Services) -> list[HTTPRouteHandler]:
     return [livez, readyz, healthz]
 
 
-def _pages(services: Services) -> list[HTTPRouteHandler]:
+def _pages(services: Services, schema: Mapping[str, object]) -> list[HTTPRouteHandler]:
     fleet = FleetGauge(services)
-    schema = encoded(document())
+    encoded_schema = encoded(schema)
 
     def admit(request: Request[Any, Any, Any], path: str) -> None:
         if path not in services.anonymous:
@@ -139,6 +140,6 @@ def _pages(services: Services) -> list[HTTPRouteHandler]:
     @get([SCHEMA, f"{SCHEMA}/openapi.json"])
     async def openapi(request: Request[Any, Any, Any]) -> ASGIResponse:
         admit(request, SCHEMA)
-        return json_bytes_answer(schema)
+        return json_bytes_answer(encoded_schema)
 
     return [metrics, openapi]

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 from litestar import post
 from litestar.response.base import ASGIResponse
 
-from monitor.api.answers import NO_STORE
+from monitor.api.contract import SYNTAX, ContractError, parse_beat, parse_disconnect, path_worker_id
+from monitor.api.errors import EncodingError
 from monitor.api.problems import outcome_of
-from monitor.api.requests import EncodingError, headers_of, identified, principal_of, read_body
-from monitor.api.wire import SYNTAX, ContractError, parse_beat, parse_disconnect, path_worker_id
-from monitor.api.witness import Seen
+from monitor.api.rejected_beats import Seen
+from monitor.api.requests import headers_of, identified, principal_of, read_body
+from monitor.api.responses import NO_STORE
 from monitor.auth import Scope
 from monitor.errors import NotAllowedError, UnknownWorkerError
 from monitor.liveness import Trigger

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Final
 
-from monitor.api.wire import ContractError, Fault
+from monitor.api.contract import ContractError, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,17 +13,21 @@ from litestar.response import Response
 from litestar.response.base import ASGIResponse
 
 from monitor.api.admission import RateLimitedError
-from monitor.api.answers import JSON, NO_STORE, encoded
-from monitor.api.bodies import BodyError, MediaTypeError, UnreadableBodyError
-from monitor.api.oncall import ConflictError, NoSuchError, TooManyError
-from monitor.api.requests import (
+from monitor.api.contract import ContractError
+from monitor.api.errors import (
+    BodyError,
     BodyTooLargeError,
     BodyTooSlowError,
     ClientGoneError,
+    ConflictError,
     EncodingError,
+    MediaTypeError,
+    NoSuchError,
     ParameterError,
+    TooManyError,
+    UnreadableBodyError,
 )
-from monitor.api.wire import ContractError
+from monitor.api.responses import JSON, NO_STORE, encoded
 from monitor.auth import ForbiddenError, UnauthenticatedError
 from monitor.errors import (
     IntakeFullError,

@@ -1,20 +1,19 @@
-"""What a handler takes from a request: who calls, the body within its limit, the query's parameters, a cursor."""
+"""What a handler takes from a request: who calls, and the body within its limit."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
-from urllib.parse import parse_qsl
 
+from monitor.api.errors import BodyTooLargeError, BodyTooSlowError, ClientGoneError
+from monitor.api.raw_path import EXCHANGE
 from monitor.auth import Refusal, UnauthenticatedError
 from monitor.auth import Scope as TokenScope
 from monitor.health import asking_tenant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine
 
     from litestar import Request
     from litestar.response.base import ASGIResponse
@@ -27,46 +26,8 @@ if TYPE_CHECKING:
     Handler = Callable[[Request[Any, Any, Any]], Coroutine[Any, Any, ASGIResponse]]
     Reader = Callable[[Request[Any, Any, Any], Principal], Coroutine[Any, Any, ASGIResponse]]
 
-MAX_PARAMETERS: Final = 100
-MAX_LIMIT: Final = 1_000
-DEFAULT_LIMIT: Final = 100
-_ECHO_CHARS: Final = 100
-EXCHANGE: Final = "lastseen.exchange"
-"""The key of a request's scope under which what carries its answer stands."""
 BODY_S: Final = 10.0
 """The longest that a client may take over a request's body."""
-
-
-class BodyTooLargeError(Exception):
-    """The request's body is over the limit (413)."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        super().__init__(f"the body is over limits.body_bytes = {limit_bytes}")
-
-
-class BodyTooSlowError(Exception):
-    """The request's body did not come in time (408)."""
-
-
-class EncodingError(Exception):
-    """The body is compressed, and only batches may be (415)."""
-
-    def __init__(self, encoding: str) -> None:
-        super().__init__(
-            f"the body is no JSON: it has Content-Encoding: {encoding[:_ECHO_CHARS]}. Send it uncompressed;"
-            " only POST /api/v1/workers/heartbeats takes gzip"
-        )
-
-
-class ClientGoneError(Exception):
-    """The client went away in the middle of its request; nobody reads the answer."""
-
-
-class ParameterError(Exception):
-    """A query parameter cannot be used (422); the message names it and its value."""
-
-    def __init__(self, name: str, value: str, expected: str) -> None:
-        super().__init__(f"query parameter {name[:_ECHO_CHARS]!r} is {value[:_ECHO_CHARS]!r}: {expected}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,87 +161,3 @@ async def _read(receive: Receive, limit_bytes: int, held: Holding, chunks: list[
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
         held.take(len(chunk))
-
-
-class Query:
-    """The query's parameters. A name that the endpoint does not know is refused: a typo must not widen a list.
-
-    Raises:
-        ParameterError: an unknown name, too many, or bytes that are not UTF-8.
-    """
-
-    def __init__(self, scope: Scope, known: Iterable[str]) -> None:
-        text = scope["query_string"].decode("latin-1")
-        try:
-            pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS)
-        except UnicodeDecodeError:
-            raise ParameterError("(query)", text, "percent-encoded UTF-8 is expected") from None
-        except ValueError:
-            raise ParameterError("(query)", text, f"at most {MAX_PARAMETERS} parameters are expected") from None
-        self._values: dict[str, list[str]] = {name: [] for name in known}
-        for name, value in pairs:
-            if name not in self._values:
-                raise ParameterError(name, value, f"known are {', '.join(self._values)}")
-            self._values[name].append(value)
-
-    def any_of(self, name: str) -> frozenset[str] | None:
-        """The values given, of which any may match; None when the parameter is not there."""
-        return frozenset(self._values[name]) or None
-
-    def words(self, name: str, known: frozenset[str]) -> frozenset[str] | None:
-        """As ``any_of``, for a closed list of words."""
-        given = self.any_of(name)
-        for word in given or ():
-            if word not in known:
-                raise ParameterError(name, word, f"one of {', '.join(sorted(known))} is expected")
-        return given
-
-    def single(self, name: str) -> str | None:
-        """The one value; None when the parameter is not there."""
-        values = self._values[name]
-        if len(values) > 1:
-            raise ParameterError(name, values[1], "it is given more than once")
-        return values[0] if values else None
-
-    def limit(self) -> int:
-        """The ``limit`` parameter, 1 to ``MAX_LIMIT``."""
-        text = self.single("limit")
-        if text is None:
-            return DEFAULT_LIMIT
-        limit = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_LIMIT)) else 0
-        if not 1 <= limit <= MAX_LIMIT:
-            raise ParameterError("limit", text, f"an integer from 1 to {MAX_LIMIT} is expected")
-        return limit
-
-
-def encode_cursor(parts: list[int | str]) -> str:
-    """An opaque word for a place in a list."""
-    return base64.urlsafe_b64encode(json.dumps(parts, separators=(",", ":")).encode()).rstrip(b"=").decode()
-
-
-def decode_cursor(text: str) -> list[Any]:
-    """The parts of a cursor; the caller judges them.
-
-    Raises:
-        ParameterError: it is none of ours.
-    """
-    try:
-        raw = text.encode("ascii")
-        parts = json.loads(base64.b64decode(raw + b"=" * (-len(raw) % 4), altchars=b"-_", validate=True))
-    except (ValueError, RecursionError):
-        raise bad_cursor(text) from None
-    if not isinstance(parts, list):
-        raise bad_cursor(text)
-    return parts
-
-
-def bad_cursor(text: str) -> ParameterError:
-    """The error for a cursor that this list did not give."""
-    return ParameterError("cursor", text, "the next_cursor of an earlier answer is expected")
-
-
-def narrowed(given: frozenset[str] | None, allowed: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """What a filter leaves of what a token may see; None: no restriction, empty: nothing."""
-    if allowed is None:
-        return None if given is None else tuple(sorted(given))
-    return allowed if given is None else tuple(name for name in allowed if name in given)

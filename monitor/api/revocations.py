@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from litestar import post
 
-from monitor.api.answers import empty_answer
-from monitor.api.bodies import BodyError, checked_text, read_json
-from monitor.api.oncall import TooManyError
+from monitor.api.errors import BodyError, TooManyError
+from monitor.api.json_body import checked_text, read_json
 from monitor.api.requests import headers_of, principal_of
+from monitor.api.responses import empty_answer
 from monitor.auth import MAX_NAME_CHARS, ForbiddenError, Scope
 from monitor.store.revocations import RevocationList
 

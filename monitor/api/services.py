@@ -9,10 +9,9 @@ from monitor.limit_log import UnknownFieldLog
 
 if TYPE_CHECKING:
     from monitor.api.admission import Admission
-    from monitor.api.oncall import OnCall
+    from monitor.api.contract import BodyLimits, IntervalBounds
+    from monitor.api.rejected_beats import Witness
     from monitor.api.shared import Shared
-    from monitor.api.wire import BodyLimits, IntervalBounds
-    from monitor.api.witness import Witness
     from monitor.auth import Authenticator
     from monitor.health import Health
     from monitor.intake.batches import Many
@@ -34,7 +33,6 @@ class Services:
     many: Many
     admission: Admission
     witness: Witness
-    oncall: OnCall
     authenticator: Authenticator
     body_bytes: int
     shared: Shared

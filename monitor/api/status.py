@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from litestar import get
 
-from monitor.api.answers import json_answer, monitor_json
-from monitor.api.requests import Query, reads
+from monitor.api.query import Query
+from monitor.api.requests import reads
+from monitor.api.responses import json_answer, monitor_json
 from monitor.auth import ForbiddenError, Scope
 from monitor.liveness import Liveness
 from monitor.store.results import Census

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 from litestar import get, route
 from litestar.enums import HttpMethod
 
-from monitor.api.answers import empty_answer, encoded, encoded_list_answer, json_answer, monitor_json
-from monitor.api.requests import Query, bad_cursor, caller, decode_cursor, encode_cursor, narrowed, reads
-from monitor.api.wire import path_worker_id
+from monitor.api.contract import path_worker_id
+from monitor.api.query import Query, bad_cursor, decode_cursor, encode_cursor, narrowed
+from monitor.api.requests import caller, reads
+from monitor.api.responses import empty_answer, encoded, encoded_list_answer, json_answer, monitor_json
 from monitor.auth import Scope
 from monitor.errors import NotAllowedError, UnknownWorkerError
 from monitor.events import rfc3339

@@ -15,12 +15,12 @@ import structlog
 
 from monitor.api.admission import Admission
 from monitor.api.app import create_app
-from monitor.api.express import Express
+from monitor.api.contract import BodyLimits, IntervalBounds
+from monitor.api.fast_path import Express
 from monitor.api.health import reasons_now
+from monitor.api.rejected_beats import Witness
 from monitor.api.services import Services
 from monitor.api.shared import BATCHES_AT_ONCE, Shared
-from monitor.api.wire import BodyLimits, IntervalBounds
-from monitor.api.witness import Witness
 from monitor.auth import Authenticator
 from monitor.clock import monotonic_s
 from monitor.daemon.alerting import alert_service
@@ -28,7 +28,8 @@ from monitor.daemon.deliveries import delivery_failures, delivery_outcomes
 from monitor.daemon.errors import StartError
 from monitor.daemon.expiring import ExpiryWatch
 from monitor.daemon.keys import auth_policy
-from monitor.daemon.oncall import AlertsOnCall
+from monitor.daemon.oncall.routes import oncall_extension
+from monitor.daemon.oncall.service import AlertsOnCall
 from monitor.daemon.revoking import RevocationWatch
 from monitor.daemon.sections import beat_rates, store_settings
 from monitor.daemon.version import version
@@ -174,10 +175,10 @@ class Daemon:
             health=self._health,
             metrics=self._metrics,
             anonymous=frozenset(config.auth.anonymous),
-            oncall=AlertsOnCall(self._alerts, store=store, now_ms=store.clock.now_ms),
         )
+        oncall = AlertsOnCall(self._alerts, store=store, now_ms=store.clock.now_ms)
         self._http = HttpServer(
-            create_app(services),
+            create_app(services, oncall_extension(services, oncall)),
             connections=limits.connections,
             shutdown_timeout_ms=config.server.shutdown_timeout_ms,
             head_bytes=limits.head_bytes,

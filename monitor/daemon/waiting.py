@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import uvloop
 
-from monitor.api.answers import json_answer
 from monitor.api.problems import problem_of
+from monitor.api.responses import json_answer
 from monitor.http.server import HttpServer
 from monitor.reasons import Reason
 from monitor.store import StoreUnavailableError

@@ -208,14 +208,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a token for several environments registers workers that name none in the first of them",
-        file="monitor/api/wire/beats.py",
+        file="monitor/api/contract/beats.py",
         old="if allowed and len(allowed) == 1 else",
         new="if allowed else",
         tests=("tests/test_api_heartbeats.py", "tests/test_wire.py"),
     ),
     Mutant(
         wrong="a worker may declare a grace as long as the longest interval",
-        file="monitor/api/wire/beats.py",
+        file="monitor/api/contract/beats.py",
         old="most=bounds.max_grace_ms",
         new="most=bounds.max_interval_ms",
         tests=("tests/test_wire.py",),

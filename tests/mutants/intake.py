@@ -68,21 +68,21 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="the short way takes a request whose sender waits to be told to go on",
-        file="monitor/api/express.py",
+        file="monitor/api/fast_path.py",
         old=' or b"expect" in found',
         new="",
         tests=("tests/test_api_express.py",),
     ),
     Mutant(
         wrong="the short way takes a slash in a path for a part of the worker's id",
-        file="monitor/api/express.py",
+        file="monitor/api/fast_path.py",
         old='            and b"/" not in target[len(_BEFORE_ID) : -len(_AFTER_ID)]\n',
         new="",
         tests=("tests/test_api_express.py::test_every_target_is_answered_the_same",),
     ),
     Mutant(
         wrong="beats that are refused on the short way are no signs of life",
-        file="monitor/api/express.py",
+        file="monitor/api/fast_path.py",
         old="                services.witness.refused(principal, beat.key.worker_id, error)\n",
         new="",
         tests=(
@@ -99,7 +99,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a worker called heartbeat can't be deleted",
-        file="monitor/api/entry.py",
+        file="monitor/api/raw_path.py",
         old='method in {"GET", "HEAD", "DELETE"}',
         new='method in {"GET", "HEAD"}',
         tests=("tests/test_api_paths.py",),
@@ -127,14 +127,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="refused beats are signs of life of workers in environments that the token does not cover",
-        file="monitor/api/witness.py",
+        file="monitor/api/rejected_beats.py",
         old="Evidence(key=key, allowed=principal.environments, rejection=rejection, subject=subject)",
         new="Evidence(key=key, allowed=None, rejection=rejection, subject=subject)",
         tests=("tests/test_witness.py", "tests/test_api_express.py"),
     ),
     Mutant(
         wrong="of a long list that the daemon could not take, only the first thousand workers get more time",
-        file="monitor/api/witness.py",
+        file="monitor/api/rejected_beats.py",
         old="most = None if rejection.moves_deadline else MOST_OF_A_BATCH",
         new="most = MOST_OF_A_BATCH",
         tests=("tests/test_witness.py", "tests/test_fairness.py"),
@@ -155,14 +155,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a filter for environments that the token does not cover shows all that it covers",
-        file="monitor/api/requests.py",
+        file="monitor/api/query.py",
         old="tuple(name for name in allowed if name in given)",
         new="tuple(name for name in allowed if name in given) or allowed",
         tests=("tests/test_api_reading.py",),
     ),
     Mutant(
         wrong="a text of exactly as many characters as it may have is refused",
-        file="monitor/api/bodies.py",
+        file="monitor/api/json_body.py",
         old="if not 0 < len(value) <= most or",
         new="if not 0 < len(value) < most or",
         tests=(

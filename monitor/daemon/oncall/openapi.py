@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from monitor.api.components import COUNT, FLAG, FREE, TEXT, TIME, Schema, listing, nullable, record, ref
-from monitor.api.oncall import DELIVERY_STATES, INCIDENT_STATES, SILENCE_STATES
-from monitor.api.operations import AUTH, CURSOR, LIMIT, NO_CONTENT, READ, READ_ONE, answer, any_of, operation, query
+from monitor.api.openapi.components import COUNT, FLAG, FREE, TEXT, TIME, Schema, listing, nullable, record, ref
+from monitor.api.openapi.operations import (
+    AUTH,
+    CURSOR,
+    LIMIT,
+    NO_CONTENT,
+    READ,
+    READ_ONE,
+    answer,
+    any_of,
+    operation,
+    query,
+)
 from monitor.auth import Scope
+from monitor.daemon.oncall.models import DELIVERY_STATES, INCIDENT_STATES, SILENCE_STATES
 from monitor.liveness import EventKind
 
 if TYPE_CHECKING:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 from litestar import get, post
 
-from monitor.api.bodies import checked_text, read_json
-from monitor.api.oncall import INCIDENT_STATES, IncidentState
-from monitor.api.oncall_routes import page_answer, place_of, segment, time_or_none, viewer_of, with_monitor
-from monitor.api.requests import ParameterError, Query, headers_of, narrowed, principal_of, reads
+from monitor.api.errors import ParameterError
+from monitor.api.json_body import checked_text, read_json
+from monitor.api.query import Query, narrowed
+from monitor.api.requests import headers_of, principal_of, reads
 from monitor.auth import Scope
+from monitor.daemon.oncall.models import INCIDENT_STATES, IncidentState
+from monitor.daemon.oncall.shared import page_answer, place_of, segment, time_or_none, viewer_of, with_monitor
 from monitor.events import rfc3339
 
 if TYPE_CHECKING:
@@ -20,9 +22,9 @@ if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
     from litestar.response.base import ASGIResponse
 
-    from monitor.api.oncall import Incident
     from monitor.api.services import Services
     from monitor.auth import Principal
+    from monitor.daemon.oncall.models import Incident, OnCall
 
 PARAMETERS: Final = ("state", "environment", "cursor", "limit")
 COMMENT_CHARS: Final = 1_000
@@ -61,9 +63,8 @@ def incident_json(incident: Incident) -> dict[str, object]:
     }
 
 
-def routes(services: Services) -> list[HTTPRouteHandler]:
+def routes(services: Services, oncall: OnCall) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
-    oncall = services.oncall
 
     @get("/api/v1/incidents")
     @reads(services)

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from monitor.api.wire.faults import MAX_FAULTS, MISSING, NOT_AN_OBJECT, ContractError, Fault, no_json, syntax_error
-from monitor.api.wire.parts import finite
+from monitor.api.contract.errors import MAX_FAULTS, MISSING, NOT_AN_OBJECT, ContractError, Fault, no_json, syntax_error
+from monitor.api.contract.limits import finite
 from monitor.liveness import LONGEST_ABSENCE_MS
 
 MAX_NAME_CHARS: Final = 256

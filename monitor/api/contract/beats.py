@@ -7,17 +7,17 @@ import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
-from monitor.api.wire.common import Said, SaidWithIds, read_with_ids, read_without_ids
-from monitor.api.wire.faults import ContractError, Fault, field_error
-from monitor.api.wire.forms import BodyBeat, Goodbye, UrlBeat, checked_id, read
-from monitor.api.wire.parts import clamped_ms, logs_text, metadata_text, system_info_text
+from monitor.api.contract.errors import ContractError, Fault, field_error
+from monitor.api.contract.fast import Said, SaidWithIds, read_with_ids, read_without_ids
+from monitor.api.contract.limits import clamped_ms, logs_text, metadata_text, system_info_text
+from monitor.api.contract.strict import BodyBeat, Goodbye, UrlBeat, checked_id, read
 from monitor.liveness import Trigger, disconnect_trigger
 from monitor.workers import DEFAULT_ENVIRONMENT, KEEP, Beat, Disconnect, Keep, UnknownFields, WorkerKey
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from monitor.api.wire.parts import BodyLimits, IntervalBounds
+    from monitor.api.contract.limits import BodyLimits, IntervalBounds
 
 MOST_UNKNOWN: Final = 10
 """Unknown fields of a body that are named."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from importlib import metadata
 from typing import TYPE_CHECKING, Final
 
-from monitor.api.components import CONTRACT, OURS, Schema, listing, ref
 from monitor.api.heartbeats import NEXT_BEAT, UNKNOWN_FIELDS
-from monitor.api.oncall_schema import ONCALL, oncall_paths
-from monitor.api.operations import (
+from monitor.api.openapi.components import CONTRACT, OURS, Schema, listing, ref
+from monitor.api.openapi.operations import (
     AUTH,
     CURSOR,
     LIMIT,
@@ -25,7 +24,7 @@ from monitor.auth import Scope
 from monitor.liveness import EventKind, Liveness
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _WORKER_ID: Final[Schema] = {
     "name": "worker_id",
@@ -204,8 +203,8 @@ def _own_paths() -> dict[str, Schema]:
     }
 
 
-def document() -> Schema:
-    """The whole document."""
+def document(*, paths: Mapping[str, Schema], schemas: Mapping[str, Schema]) -> Schema:
+    """The whole document, with the paths and schemas of other packages."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -214,9 +213,9 @@ def document() -> Schema:
             "description": "Liveness monitoring: workers post heartbeats, the ones that fall silent are reported once.",
         },
         "security": [{"BearerAuth": []}, {"UserKey": []}],
-        "paths": {**_worker_paths(), **_fleet_paths(), **oncall_paths(), **_own_paths()},
+        "paths": {**_worker_paths(), **_fleet_paths(), **paths, **_own_paths()},
         "components": {
-            "schemas": {**CONTRACT, **OURS, **ONCALL},
+            "schemas": {**CONTRACT, **OURS, **schemas},
             "securitySchemes": {
                 "BearerAuth": {
                     "type": "http",

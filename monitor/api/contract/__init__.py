@@ -11,13 +11,13 @@ Two readers: ``common`` takes what workers send every day, at a tenth of the cos
 else; ``forms`` reads whatever there is, and is the only judge of what is wrong with it.
 """
 
-from monitor.api.wire.batches import TooManyBeatsError, long_array_reader, split_array, split_lines
-from monitor.api.wire.beats import parse_beat, parse_disconnect, path_worker_id
-from monitor.api.wire.claims import claimed_ids
-from monitor.api.wire.common import readable_id
-from monitor.api.wire.faults import MAX_FAULTS, SYNTAX, ContractError, Fault
-from monitor.api.wire.forms import MAX_NAME_CHARS, is_json
-from monitor.api.wire.parts import BodyLimits, IntervalBounds
+from monitor.api.contract.batches import TooManyBeatsError, long_array_reader, split_array, split_lines
+from monitor.api.contract.beats import parse_beat, parse_disconnect, path_worker_id
+from monitor.api.contract.errors import MAX_FAULTS, SYNTAX, ContractError, Fault
+from monitor.api.contract.fast import readable_id
+from monitor.api.contract.limits import BodyLimits, IntervalBounds
+from monitor.api.contract.salvage import claimed_ids
+from monitor.api.contract.strict import MAX_NAME_CHARS, is_json
 
 __all__ = [
     "MAX_FAULTS",

@@ -11,7 +11,6 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from monitor.api.problems import problem_of
-from monitor.api.requests import EXCHANGE
 from monitor.errors import SlowDownError
 from monitor.shares import Holding
 
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
 
     from monitor.shares import Shares
 
+EXCHANGE: Final = "lastseen.exchange"
+"""The key of a request's scope under which what carries its answer stands."""
 WORKERS: Final = "/api/v1/workers/"
 LITERALS: Final = frozenset({"heartbeat", "heartbeats"})
 """Segments that are routes for POST where a worker's id stands otherwise."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from monitor.api.requests import EncodingError, Headers, read_body
+from monitor.api.errors import BodyError, EncodingError, MediaTypeError, UnreadableBodyError
+from monitor.api.requests import Headers, read_body
 from monitor.shares import Holding
 
 if TYPE_CHECKING:
@@ -24,21 +25,6 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _JSON: Final = "application/json"
 
 _T = TypeVar("_T")
-
-
-class BodyError(Exception):
-    """A body can't be used (422); the message names the field, its value, and what is expected."""
-
-    def __init__(self, field: str, value: object, expected: str) -> None:
-        super().__init__(f"{field} is {str(value)[:_ECHO_CHARS]!r}: {expected}")
-
-
-class UnreadableBodyError(Exception):
-    """A body is no JSON of the right form (422); the message says where."""
-
-
-class MediaTypeError(Exception):
-    """The body is not said to be JSON (415)."""
 
 
 async def read_json(

@@ -25,18 +25,6 @@ SILENCE_STATES: tuple[str, ...] = get_args(SilenceState)
 DELIVERY_STATES: tuple[str, ...] = get_args(DeliveryState)
 
 
-class NoSuchError(LookupError):
-    """There is no such thing, or none that the caller may see; the message names it."""
-
-
-class ConflictError(Exception):
-    """It can't be done with the thing as it stands now; nothing was changed. The message says why."""
-
-
-class TooManyError(Exception):
-    """The tenant has as many of them as it may have; the message names the limit."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Viewer:
     """For whom something is asked. ``environments`` and ``worker_id`` None: not restricted.

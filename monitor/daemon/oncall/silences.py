@@ -8,12 +8,14 @@ import msgspec
 from litestar import route
 from litestar.enums import HttpMethod
 
-from monitor.api.answers import empty_answer
-from monitor.api.bodies import LATEST_MS, BodyError, checked_text, moment_ms, read_json
-from monitor.api.oncall import SILENCE_STATES, Matchers, NewSilence
-from monitor.api.oncall_routes import page_answer, place_of, segment, time_or_none, viewer_of, with_monitor
-from monitor.api.requests import Query, headers_of, principal_of, reads
+from monitor.api.errors import BodyError
+from monitor.api.json_body import LATEST_MS, checked_text, moment_ms, read_json
+from monitor.api.query import Query
+from monitor.api.requests import headers_of, principal_of, reads
+from monitor.api.responses import empty_answer
 from monitor.auth import ForbiddenError, Scope
+from monitor.daemon.oncall.models import SILENCE_STATES, Matchers, NewSilence
+from monitor.daemon.oncall.shared import page_answer, place_of, segment, time_or_none, viewer_of, with_monitor
 from monitor.events import rfc3339
 from monitor.settings.globs import checked_glob
 
@@ -22,9 +24,9 @@ if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
     from litestar.response.base import ASGIResponse
 
-    from monitor.api.oncall import Silence
     from monitor.api.services import Services
     from monitor.auth import Principal
+    from monitor.daemon.oncall.models import OnCall, Silence
 
 PARAMETERS: Final = ("state", "cursor", "limit")
 PATH: Final = "/api/v1/silences"
@@ -159,9 +161,8 @@ def require_own(principal: Principal, matchers: Matchers) -> None:
             raise ForbiddenError(f"the token is restricted: matchers.{field} must not have a wildcard")
 
 
-def routes(services: Services) -> list[HTTPRouteHandler]:
+def routes(services: Services, oncall: OnCall) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
-    oncall = services.oncall
 
     @reads(services)
     async def list_silences(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from monitor.api.wire.forms import MAX_NAME_CHARS
+from monitor.api.contract.strict import MAX_NAME_CHARS
 
 MOST_BRACKETS: Final = 128
 """Text with no more opening brackets is nested less deeply than any reader's limit."""

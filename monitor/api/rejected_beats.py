@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from monitor.api.admission import RateLimitedError
-from monitor.api.entry import unread_of
+from monitor.api.contract import ContractError, claimed_ids, path_worker_id, readable_id
+from monitor.api.errors import BodyTooLargeError, BodyTooSlowError, ClientGoneError, EncodingError
 from monitor.api.problems import outcome_of
-from monitor.api.requests import BodyTooLargeError, BodyTooSlowError, ClientGoneError, EncodingError
-from monitor.api.wire import ContractError, claimed_ids, path_worker_id, readable_id
+from monitor.api.raw_path import unread_of
 from monitor.auth import ExpiredError, ScopeMissingError, UnauthenticatedError
 from monitor.clock import monotonic_ns
 from monitor.errors import IntakeFullError, NoRoomError, OverShareError, QuotaExceededError

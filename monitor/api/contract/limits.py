@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from monitor.api.wire.faults import field_error
+from monitor.api.contract.errors import field_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

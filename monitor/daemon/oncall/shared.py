@@ -6,11 +6,11 @@ import re
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote
 
-from monitor.api.answers import json_answer, list_answer, monitor_json
-from monitor.api.bodies import LATEST_MS
 from monitor.api.health import monitor_now
-from monitor.api.oncall import Viewer
-from monitor.api.requests import bad_cursor, decode_cursor, encode_cursor
+from monitor.api.json_body import LATEST_MS
+from monitor.api.query import bad_cursor, decode_cursor, encode_cursor
+from monitor.api.responses import json_answer, list_answer, monitor_json
+from monitor.daemon.oncall.models import Viewer
 from monitor.events import rfc3339
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from litestar import Request
     from litestar.response.base import ASGIResponse
 
-    from monitor.api.oncall import Place
-    from monitor.api.requests import Query
+    from monitor.api.query import Query
     from monitor.api.services import Services
     from monitor.auth import Principal
+    from monitor.daemon.oncall.models import Place
 
 
 _T = TypeVar("_T")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from monitor.api.batch import JSON_LINES
-from monitor.api.components import Schema, ref
-from monitor.api.requests import DEFAULT_LIMIT, MAX_LIMIT
+from monitor.api.openapi.components import Schema, ref
+from monitor.api.query import DEFAULT_LIMIT, MAX_LIMIT
 from monitor.auth import Refusal, Scope
 
 if TYPE_CHECKING:

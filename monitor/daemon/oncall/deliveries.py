@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 from litestar import get, post
 
-from monitor.api.answers import encoded, json_bytes_answer, monitor_json
-from monitor.api.bodies import read_json
+from monitor.api.errors import NoSuchError, ParameterError
 from monitor.api.health import monitor_now
-from monitor.api.oncall import DELIVERY_STATES, DeliveryState, NoSuchError
-from monitor.api.oncall_routes import page_answer, place_of, segment, viewer_of, with_monitor
-from monitor.api.requests import ParameterError, Query, encode_cursor, headers_of, principal_of, reads
+from monitor.api.json_body import read_json
+from monitor.api.query import Query, encode_cursor
+from monitor.api.requests import headers_of, principal_of, reads
+from monitor.api.responses import encoded, json_bytes_answer, monitor_json
 from monitor.auth import Scope
+from monitor.daemon.oncall.models import DELIVERY_STATES, DeliveryState
+from monitor.daemon.oncall.shared import page_answer, place_of, segment, viewer_of, with_monitor
 from monitor.events import rfc3339
 
 if TYPE_CHECKING:
@@ -22,9 +24,9 @@ if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
     from litestar.response.base import ASGIResponse
 
-    from monitor.api.oncall import Delivery, ReceiverState, Viewer
     from monitor.api.services import Services
     from monitor.auth import Principal
+    from monitor.daemon.oncall.models import Delivery, OnCall, ReceiverState, Viewer
     from monitor.events import Event
 
 PARAMETERS: Final = ("receiver", "outcome", "cursor", "limit")
@@ -112,13 +114,12 @@ def _sees(viewer: Viewer, event: Event) -> bool:
     )
 
 
-def routes(services: Services) -> list[HTTPRouteHandler]:
+def routes(services: Services, oncall: OnCall) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
-    return [*_delivery_routes(services), *_receiver_routes(services)]
+    return [*_delivery_routes(services, oncall), *_receiver_routes(services, oncall)]
 
 
-def _delivery_routes(services: Services) -> list[HTTPRouteHandler]:
-    oncall = services.oncall
+def _delivery_routes(services: Services, oncall: OnCall) -> list[HTTPRouteHandler]:
 
     @get("/api/v1/deliveries")
     @reads(services, operator=True)
@@ -205,8 +206,7 @@ def _delivery_routes(services: Services) -> list[HTTPRouteHandler]:
     return [list_deliveries, one_delivery, replay, replay_all, drop, outcomes]
 
 
-def _receiver_routes(services: Services) -> list[HTTPRouteHandler]:
-    oncall = services.oncall
+def _receiver_routes(services: Services, oncall: OnCall) -> list[HTTPRouteHandler]:
 
     @get("/api/v1/receivers")
     @reads(services, operator=True)

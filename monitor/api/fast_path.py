@@ -15,9 +15,9 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
+from monitor.api.contract import ContractError, parse_beat, path_worker_id
 from monitor.api.heartbeats import accepted_headers, unknown_headers
 from monitor.api.problems import head_lines, outcome_of, problem_of
-from monitor.api.wire import ContractError, parse_beat, path_worker_id
 from monitor.auth import Scope
 from monitor.errors import IntakeFullError, OverShareError, SlowDownError
 from monitor.metrics.registry import BeatOutcome

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alerts.groups.incidents import IncidentKind
-from monitor.api.oncall import Ack, Delivery, Incident, Matchers, ReceiverState, Silence
+from monitor.daemon.oncall.models import Ack, Delivery, Incident, Matchers, ReceiverState, Silence
 
 if TYPE_CHECKING:
     from alerts.groups.incidents import Incident as LedgerIncident

@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Final
 
-from monitor.api.wire.forms import MAX_NAME_CHARS
+from monitor.api.contract.strict import MAX_NAME_CHARS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec import UNSET, Raw
 
-from monitor.api.wire.faults import MISSING, ContractError, Fault, syntax_error
+from monitor.api.contract.errors import MISSING, ContractError, Fault, syntax_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

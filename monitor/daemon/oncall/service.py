@@ -28,19 +28,11 @@ from alerts.oncall.reschedule import wake_waiting
 from alerts.oncall.sample import send_trial, trial
 from alerts.routing.acknowledge import acknowledge_at
 from monitor.api.admission import RateLimitedError
-from monitor.api.oncall import (
-    ConflictError,
-    DeliveryPage,
-    EventOutcome,
-    IncidentPage,
-    NoSuchError,
-    Replayed,
-    TooManyError,
-    Trial,
-)
+from monitor.api.errors import ConflictError, NoSuchError, TooManyError
 from monitor.api.workers import PAGE_WORKERS
 from monitor.auth import ForbiddenError
-from monitor.daemon.oncall_forms import delivery_of, incident_of, receiver_of, silence_of
+from monitor.daemon.oncall.forms import delivery_of, incident_of, receiver_of, silence_of
+from monitor.daemon.oncall.models import DeliveryPage, EventOutcome, IncidentPage, Replayed, Trial
 from monitor.errors import NoRoomError
 from monitor.pace import Piece
 from monitor.store import StoreUnavailableError
@@ -54,7 +46,7 @@ if TYPE_CHECKING:
     from alerts.rendering.payload import Wording
     from alerts.store.group_store import ThreadStore
     from alerts.store.incidents import Ledger
-    from monitor.api.oncall import (
+    from monitor.daemon.oncall.models import (
         Delivery,
         DeliveryState,
         Incident,
@@ -120,7 +112,7 @@ class _OpenIncidents:
 
 
 class AlertsOnCall:
-    """Fills ``monitor.api.oncall.OnCall``, whose methods say what they do.
+    """Fills ``monitor.daemon.oncall.models.OnCall``, whose methods say what they do.
 
     Args:
         alerts: the alert service.
