@@ -26,8 +26,8 @@ from urllib.parse import urlsplit
 from bench.tokens import master_token
 from monitor import logs
 from monitor.clock import monotonic_s
-from monitor.daemon.config import Config, load
-from monitor.daemon.keys import key_ring
+from monitor.daemon.config.model import Config, load
+from monitor.daemon.signing_key import key_ring
 from monitor.embedded import EmbeddedStore
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from alerts.groups.flapping import Flapping, Lately, begun
 from alerts.groups.keys import Shape
 from alerts.groups.state import Draft, Freeze, Outcome, Thread, Timing, Wait
 from alerts.rendering.worker_text import single_sentence
-from monitor.daemon.alerting import StoredFleet
+from monitor.daemon.alerts import StoredFleet
 from monitor.liveness import EventKind, Liveness
 from tests.alerts_fakes import START_MS, event
 from tests.stores import GRACE_MS, INTERVAL_MS, ManualClock, beat, opened

@@ -20,7 +20,7 @@ from alerts.store.connection import QueueStore
 from alerts.store.durability import Durability
 from alerts.store.group_store import Want
 from alerts.store.mass_failures import KEPT_MS, Masses
-from monitor.daemon.alerting import StoredFleet
+from monitor.daemon.alerts import StoredFleet
 from monitor.liveness import EventKind, Liveness
 from monitor.store.outbox import Outbox
 from tests.alerts_fakes import START_MS, FakeFleet, Inbox, event, until

@@ -20,7 +20,7 @@ from alerts.rendering.phrases import LINE_CHARS, duration, shown
 from alerts.rendering.redaction import REDACTED, Redaction, without_userinfo
 from alerts.rendering.worker_text import single_sentence
 from monitor.api.rejected_beats import SUBJECT_CHARS
-from monitor.daemon.config_alerts import REDACTED_KEYS
+from monitor.daemon.config.alerts import REDACTED_KEYS
 from monitor.events import Event, cut_metadata
 from monitor.liveness import TRANSITIONS, EventKind, Liveness, Trigger
 from tests.alerts_fakes import event

@@ -21,7 +21,7 @@ from alerts.store.connection import QueueStore
 from alerts.store.durability import Durability
 from alerts.store.group_store import ThreadStore, Want
 from alerts.store.incidents import Ledger
-from monitor.daemon.alerting import StoredFleet
+from monitor.daemon.alerts import StoredFleet
 from monitor.liveness import EventKind, Liveness
 from monitor.store.outbox import Outbox
 from monitor.workers import Evidence, Rejection, WorkerKey

@@ -16,11 +16,11 @@ import pytest
 from cyclopts import App
 
 from monitor.auth import MIN_SECRET_BYTES, Authenticator, AuthPolicy, Principal, Scope, VerifyingKey
-from monitor.daemon.cli_access import PLACES, config_file
+from monitor.daemon.cli.access import PLACES, config_file
 from monitor.daemon.commands import COMMANDS
 from monitor.daemon.signing_key import generated_key
-from monitor.daemon.version import version
 from monitor.settings.key_material import webhook_secret
+from monitor.version import version
 
 DAY_S = 86_400
 SECRET = "k" * MIN_SECRET_BYTES
@@ -147,7 +147,7 @@ def test_version_and_help_load_no_command(tmp_path: Path, arguments: list[str]) 
         "monitor",
         "monitor.daemon",
         "monitor.daemon.commands",
-        "monitor.daemon.version",
+        "monitor.version",
     }
     assert not modules & {*SERVERS, "cryptography", "jwt", "markdown_it", "pydantic", "pygments"}
 

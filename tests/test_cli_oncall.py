@@ -20,7 +20,7 @@ from alerts.groups.keys import worker_key
 from alerts.groups.silences import silenced_until
 from alerts.rendering.payload import GroupCounts
 from monitor.auth import Scope
-from monitor.daemon.client import Client, ClientError, MisuseError
+from monitor.daemon.cli.client import Client, ClientError, MisuseError
 from monitor.daemon.commands import app
 from tests import api
 from tests.alerts_fakes import Inbox, event

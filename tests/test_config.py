@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from redis import ConnectionPool
 
-from monitor.daemon.config import Config, ConfigError, Durability, Store, load
-from monitor.daemon.sections import store_settings
+from monitor.daemon.config.model import Config, ConfigError, Durability, Store, load
+from monitor.daemon.settings import store_settings
 from monitor.store import StoreSettings
 from monitor.store.settings import EnvironmentRule
 

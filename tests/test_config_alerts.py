@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from alerts.routing.routes import DEFAULT_EVENTS
-from monitor.daemon.config import ConfigError, load
+from monitor.daemon.config.model import ConfigError, load
 from monitor.liveness import EventKind
 from monitor.printable import Paged
 

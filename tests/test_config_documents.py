@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from alerts.receivers import TYPES
 from alerts.receivers.webhook import WebhookSettings
-from monitor.daemon.catalog import Entry, entries
-from monitor.daemon.config import Config, load
+from monitor.daemon.config.keys import Entry, entries
+from monitor.daemon.config.model import Config, load
 
 ROOT: Final = Path(__file__).parent.parent
 REFERENCE: Final = ROOT / "config.toml"

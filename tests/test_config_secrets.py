@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alerts.receivers.webhook import WebhookSettings
-from monitor.daemon.config import ConfigError, load
+from monitor.daemon.config.model import ConfigError, load
 from monitor.settings.urls import masked_url
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from alerts.groups.keys import digest
 from alerts.receivers.webhook import WebhookReceiver
 from alerts.rendering.payload import BODY_BYTES, GroupCounts, Standing, Wording
 from alerts.rendering.phrases import LINE_CHARS
-from monitor.daemon.config import load
+from monitor.daemon.config.model import load
 from monitor.events import EVENT_METADATA_BYTES
 from monitor.liveness import CLEAN_EXITS, STILL_REJECTED, STRAGGLER_MS, TRANSITIONS, EventKind, Liveness
 from tests.alerts_fakes import SECRET, event, notification, webhook_server

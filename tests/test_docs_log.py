@@ -30,7 +30,7 @@ def loud() -> Iterator[tuple[Path, ast.expr]]:
     """The first argument of each call that writes a line of these levels, also under another name of its own."""
     for path, call in calls():
         match call.func:
-            case ast.Name(id="log" | "say") if not path.name.startswith("cli"):
+            case ast.Name(id="log" | "say") if "cli" not in path.parts:
                 yield path, call.args[0]
             case ast.Attribute(value=value, attr=attr) if attr in LEVELS and ast.unparse(value) in LOGGERS:
                 yield path, call.args[0]

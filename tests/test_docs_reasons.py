@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from alerts.supervision import STEADY_S
 from monitor.api.health import CENSUS_AGE_S
-from monitor.daemon.vitals import (
+from monitor.daemon.self_check import (
     CONFIRM_TRIES,
     DELIVERY_LAG_S,
     FULL_SHARE,

@@ -13,9 +13,9 @@ from monitor.api.admission import LONGEST_S, Admission, BeatRates
 from monitor.api.rejected_beats import Witness
 from monitor.api.shared import Shared
 from monitor.clock import monotonic_s
-from monitor.daemon.config import Config
-from monitor.daemon.sections import beat_rates
-from monitor.daemon.supervisor import divided
+from monitor.daemon.config.model import Config
+from monitor.daemon.processes.supervisor import divided
+from monitor.daemon.settings import beat_rates
 from monitor.errors import IntakeFullError
 from monitor.intake.queue import SPREAD_S, Intake
 from monitor.rate_limit import NS, Rate

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from monitor.auth import VerifyingKey
-from monitor.daemon.assignment import READY, Assignment
-from monitor.daemon.config import Config
-from monitor.daemon.deliveries import delivery_failures, delivery_outcomes
-from monitor.daemon.keys import KeyRing
+from monitor.daemon.config.model import Config
+from monitor.daemon.delivery_labels import delivery_failures, delivery_outcomes
+from monitor.daemon.processes.handover import READY, Assignment
+from monitor.daemon.processes.supervisor import DIVIDED, divided
 from monitor.daemon.serve import usable_cores
-from monitor.daemon.supervisor import DIVIDED, divided
+from monitor.daemon.signing_key import KeyRing
 from monitor.http.listeners import dealt
 from monitor.http.server import BACKLOG, listen
 from monitor.metrics.registry import Share, Slots
@@ -40,7 +40,7 @@ def start() -> Iterator[Callable[[list[int]], tuple[subprocess.Popen[bytes], soc
             stack.enter_context(ours)
             ours.settimeout(WAIT_S)
             with theirs:
-                command = [sys.executable, "-P", "-m", "monitor.daemon.process", str(theirs.fileno())]
+                command = [sys.executable, "-P", "-m", "monitor.daemon.processes.child", str(theirs.fileno())]
                 process = subprocess.Popen(
                     command,
                     env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

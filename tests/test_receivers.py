@@ -82,7 +82,7 @@ SETTINGS = PigeonSettings
 LOADING: Final = """
 import sys
 from pathlib import Path
-from monitor.daemon.config import ConfigError, load
+from monitor.daemon.config.model import ConfigError, load
 
 try:
     (settings,) = load(Path(sys.argv[1]), {}).alerts.effective_receivers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from monitor.daemon.alerting import StoredFleet
+from monitor.daemon.alerts import StoredFleet
 from monitor.liveness import EventKind, Trigger
 from monitor.workers import Disconnect, WorkerKey
 from tests.stores import GRACE_MS, INTERVAL_MS, ManualClock, beat, opened

@@ -18,7 +18,7 @@ from alerts.errors import StoreUnavailableError as QueueUnavailableError
 from alerts.store.group_store import Stats
 from bench.overload import resident_mib
 from monitor.clock import monotonic_s
-from monitor.daemon.vitals import (
+from monitor.daemon.self_check import (
     CONFIRM_TRIES,
     DELIVERY_LAG_S,
     LOOP_WINDOW_S,

@@ -12,19 +12,21 @@ from typing import Final
 
 from cyclopts import App
 
-from monitor.daemon.version import version
+from monitor.version import version
 
 app = App(name="lastseen", help="A liveness monitoring daemon.", help_format="plaintext", version=version)
 
+_MAIN: Final = "monitor.daemon.cli.main"
+_ONCALL: Final = "monitor.daemon.cli.oncall"
 COMMANDS: Final = {
-    "serve": ("monitor.daemon.cli:serve", "Run the daemon until SIGTERM or ^C."),
-    "check": ("monitor.daemon.cli:check", "Validate the configuration, print warnings and what the daemon will do."),
-    "backup": ("monitor.daemon.cli:backup", "Copy the embedded store, and prove the copy by starting a server on it."),
-    "token": ("monitor.daemon.cli:token", "Tokens for workers, dashboards and operators."),
-    "silence": ("monitor.daemon.cli_oncall:silence", "Suppress notifications for matching workers until a set end."),
-    "incidents": ("monitor.daemon.cli_oncall:incidents", "Who is down, and who has taken it over."),
-    "deliveries": ("monitor.daemon.cli_oncall:deliveries", "Notifications: what was delivered, and what could not be."),
-    "alerts": ("monitor.daemon.cli_oncall:alerts", "The receivers of alerts."),
+    "serve": (f"{_MAIN}:serve", "Run the daemon until SIGTERM or ^C."),
+    "check": (f"{_MAIN}:check", "Validate the configuration, print warnings and what the daemon will do."),
+    "backup": (f"{_MAIN}:backup", "Copy the embedded store, and prove the copy by starting a server on it."),
+    "token": (f"{_MAIN}:token", "Tokens for workers, dashboards and operators."),
+    "silence": (f"{_ONCALL}:silence", "Suppress notifications for matching workers until a set end."),
+    "incidents": (f"{_ONCALL}:incidents", "Who is down, and who has taken it over."),
+    "deliveries": (f"{_ONCALL}:deliveries", "Notifications: what was delivered, and what could not be."),
+    "alerts": (f"{_ONCALL}:alerts", "The receivers of alerts."),
 }
 """Where each is, and what it does."""
 

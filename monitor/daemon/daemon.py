@@ -23,17 +23,16 @@ from monitor.api.services import Services
 from monitor.api.shared import BATCHES_AT_ONCE, Shared
 from monitor.auth import Authenticator
 from monitor.clock import monotonic_s
-from monitor.daemon.alerting import alert_service
-from monitor.daemon.deliveries import delivery_failures, delivery_outcomes
+from monitor.daemon.alerts import alert_service
+from monitor.daemon.delivery_labels import delivery_failures, delivery_outcomes
 from monitor.daemon.errors import StartError
 from monitor.daemon.expiring import ExpiryWatch
-from monitor.daemon.keys import auth_policy
 from monitor.daemon.oncall.routes import oncall_extension
 from monitor.daemon.oncall.service import AlertsOnCall
 from monitor.daemon.revoking import RevocationWatch
-from monitor.daemon.sections import beat_rates, store_settings
-from monitor.daemon.version import version
-from monitor.daemon.vitals import Vitals
+from monitor.daemon.self_check import Vitals
+from monitor.daemon.settings import beat_rates, store_settings
+from monitor.daemon.signing_key import auth_policy
 from monitor.daemon.waiting import Waiting
 from monitor.daemon.watchdog import Watchdog
 from monitor.events import event_id
@@ -52,14 +51,15 @@ from monitor.scheduler import Scheduler
 from monitor.store import Store, StoreDeniedError, StoreRefusedError, StoreSettings, StoreUnavailableError
 from monitor.store.outbox import Outbox
 from monitor.sweeper import Sweeper, SweepSettings
+from monitor.version import version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from alerts.service import AlertService
-    from monitor.daemon.config import Config
-    from monitor.daemon.keys import KeyRing
+    from monitor.daemon.config.model import Config
     from monitor.daemon.signals import StopSignal
+    from monitor.daemon.signing_key import KeyRing
     from monitor.metrics.registry import Share
     from monitor.workers import Moved
 

@@ -11,7 +11,7 @@ from monitor.trust import KEY_FILE, own_dir
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from monitor.daemon.config import Config
+    from monitor.daemon.config.model import Config
 
 
 def plan(config: Config) -> Iterator[str]:

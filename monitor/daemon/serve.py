@@ -14,8 +14,7 @@ import structlog
 from monitor import logs
 from monitor.clock import monotonic_s
 from monitor.daemon.errors import StartError
-from monitor.daemon.keys import key_ring
-from monitor.daemon.signing_key import SigningKeyError
+from monitor.daemon.signing_key import SigningKeyError, key_ring
 from monitor.embedded import EmbeddedStore, EmbeddedStoreError, StartAbandonedError, share_of_memory
 from monitor.http.server import ListenError, listen
 from monitor.printable import escaped
@@ -25,9 +24,9 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Coroutine, Sequence
 
-    from monitor.daemon.config import Config
-    from monitor.daemon.keys import KeyRing
+    from monitor.daemon.config.model import Config
     from monitor.daemon.signals import StopSignal
+    from monitor.daemon.signing_key import KeyRing
 
 log = structlog.get_logger(__name__)
 
@@ -149,7 +148,7 @@ def _several(
     on_ready: Callable[[], None],
 ) -> None:
     """Have processes of our own do everything."""
-    from monitor.daemon.supervisor import Supervisor  # noqa: PLC0415
+    from monitor.daemon.processes.supervisor import Supervisor  # noqa: PLC0415
 
     supervisor = Supervisor(config, processes=_processes(config), store_url=url, ring=ring, listener=listener)
     asyncio.run(_beside(embedded, supervisor.run(stop, on_ready)))

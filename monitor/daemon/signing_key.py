@@ -1,4 +1,7 @@
-"""The signing key that Lastseen makes for itself, for a daemon that was given none."""
+"""The keys that the daemon and the command line work with: those of the configuration, or the generated one.
+
+A daemon that is given no key makes one for itself, and keeps it beside its data.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,17 @@ import os
 import secrets
 import stat
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from monitor.auth import MIN_SECRET_BYTES
+from monitor.auth import MIN_SECRET_BYTES, AuthPolicy, VerifyingKey
 from monitor.trust import KEY_FILE, DataDirError, own_dir, trusted_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from monitor.daemon.config.model import Config
 
 _RANDOM_BYTES: Final = 48
 _OTHERS_MAY: Final = stat.S_IRWXG | stat.S_IRWXO
@@ -114,3 +123,41 @@ def _read(path: Path) -> bytes:
             "restore it, or remove it for a new one, which ends every token signed with the old one"
         )
     return key
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyRing:
+    """``generated`` is the file of the key that we made ourselves, None when the configuration names keys."""
+
+    keys: tuple[VerifyingKey, ...]
+    generated: Path | None
+
+    def signing(self) -> VerifyingKey | None:
+        """The key that new tokens are made with: the first HS256 key; public keys cannot sign."""
+        return next((key for key in self.keys if key.algorithm == "HS256"), None)
+
+
+def key_ring(config: Config, own: Callable[[Path], tuple[str, bytes, Path]] = generated_key) -> KeyRing:
+    """The keys of this configuration; with the embedded store and none configured, our ``own``, made on first use.
+
+    Raises:
+        SigningKeyError: the generated key can't be used.
+    """
+    if config.auth.keys:
+        keys = tuple(VerifyingKey(kid=key.kid, algorithm=key.algorithm, key=key.key) for key in config.auth.keys)
+        return KeyRing(keys=keys, generated=None)
+    kid, secret, path = own(config.store.data_dir)
+    return KeyRing(keys=(VerifyingKey(kid=kid, algorithm="HS256", key=secret),), generated=path)
+
+
+def auth_policy(config: Config, ring: KeyRing) -> AuthPolicy:
+    """What makes a token good under this configuration."""
+    return AuthPolicy(
+        keys=ring.keys,
+        audience=config.auth.audience or None,
+        issuer=config.auth.issuer or None,
+        leeway_s=config.auth.leeway_ms / 1_000,
+        tenant_claim=config.auth.tenant_claim,
+        max_lifetime_ms=config.auth.max_lifetime_ms,
+        not_before_ms=config.auth.not_before_ms,
+    )

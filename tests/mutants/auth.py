@@ -98,14 +98,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="tokens are signed with the last HS256 key of the configuration, not the first",
-        file="monitor/daemon/keys.py",
+        file="monitor/daemon/signing_key.py",
         old="return next((key for key in self.keys if",
         new="return next((key for key in reversed(self.keys) if",
         tests=("tests/test_cli.py::test_of_several_keys_the_first_that_can_sign_does",),
     ),
     Mutant(
         wrong="the token of the environment goes before the one given on the command line",
-        file="monitor/daemon/cli_access.py",
+        file="monitor/daemon/cli/access.py",
         old="return self.token or os.environ.get(TOKEN)",
         new="return os.environ.get(TOKEN) or self.token",
         tests=("tests/test_cli_oncall.py::test_what_is_given_goes_before_the_environment",),

@@ -9,14 +9,14 @@ from tests.mutants.mutant import Mutant
 MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="health is well while one receiver lags beside another that does not",
-        file="monitor/daemon/vitals.py",
+        file="monitor/daemon/self_check.py",
         old="if any(one.lag_s > DELIVERY_LAG_S for one in queues)",
         new="if queues and all(one.lag_s > DELIVERY_LAG_S for one in queues)",
         tests=("tests/test_vitals.py",),
     ),
     Mutant(
         wrong="a queue may lag ten minutes before health says so",
-        file="monitor/daemon/vitals.py",
+        file="monitor/daemon/self_check.py",
         old="DELIVERY_LAG_S: Final = 60.0",
         new="DELIVERY_LAG_S: Final = 600.0",
         tests=("tests/test_vitals.py", "tests/test_docs_reasons.py"),
@@ -30,28 +30,28 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a store may be filled to 99 % before health says so",
-        file="monitor/daemon/vitals.py",
+        file="monitor/daemon/self_check.py",
         old="FULL_SHARE: Final = 0.9\n",
         new="FULL_SHARE: Final = 0.99\n",
         tests=("tests/test_docs_reasons.py", "tests/test_vitals.py"),
     ),
     Mutant(
         wrong="an event loop may be held up for ten seconds before health says so",
-        file="monitor/daemon/vitals.py",
+        file="monitor/daemon/self_check.py",
         old="LOOP_LAG_S: Final = 1.0",
         new="LOOP_LAG_S: Final = 10.0",
         tests=("tests/test_docs_reasons.py", "tests/test_vitals.py"),
     ),
     Mutant(
         wrong="a bug of the alert side that shows when its queues are asked ends the daemon's look at itself",
-        file="monitor/daemon/vitals.py",
+        file="monitor/daemon/self_check.py",
         old="except Exception:  # a bug of the alert side must not end the intake (P30)",
         new="except TimeoutError:",
         tests=("tests/test_vitals.py::test_p30_a_bug_of_the_alert_side_does_not_end_the_daemon_s_look_at_itself",),
     ),
     Mutant(
         wrong="one confirmation that fails at a slow moment of a disk is a reason",
-        file="monitor/daemon/vitals.py",
+        file="monitor/daemon/self_check.py",
         old="CONFIRM_TRIES: Final = 3",
         new="CONFIRM_TRIES: Final = 1",
         tests=(

@@ -194,7 +194,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="an error shows the password in a URL that stands under a key of another name",
-        file="monitor/daemon/refusals.py",
+        file="monitor/daemon/config/errors.py",
         old='if any(name.endswith("url") for name in names) or "://" in shown:',
         new='if any(name.endswith("url") for name in names):',
         tests=("tests/test_config_secrets.py",),

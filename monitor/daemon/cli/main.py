@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 
 from monitor.auth import Scope
 from monitor.clock import wall_ms
-from monitor.daemon.cli_access import (
+from monitor.daemon.cli.access import (
     FAILED,
     MISUSED,
     OPERATORS,
@@ -27,14 +27,14 @@ from monitor.daemon.cli_access import (
     say,
     warn,
 )
-from monitor.daemon.config import process_count
+from monitor.daemon.config.model import process_count
 from monitor.daemon.plan import plan
 from monitor.daemon.signals import StopSignal
 from monitor.settings.units import duration_ms
 from monitor.trust import own_dir
 
 if TYPE_CHECKING:
-    from monitor.daemon.config import Config
+    from monitor.daemon.config.model import Config
 
 token = App(name="token")
 _NOWHERE: Final = Access()
@@ -65,7 +65,7 @@ def serve(
             return MISUSED
         settings = settings.model_copy(update={"server": server})
     # The other commands need not load the servers.
-    from monitor.daemon.greeting import greet  # noqa: PLC0415
+    from monitor.daemon.banner import greet  # noqa: PLC0415
     from monitor.daemon.serve import serve as run  # noqa: PLC0415
 
     return run(

@@ -12,7 +12,7 @@ from monitor.store import StoreSettings
 from monitor.store.settings import EnvironmentRule
 
 if TYPE_CHECKING:
-    from monitor.daemon.config import Config
+    from monitor.daemon.config.model import Config
 
 
 def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from monitor.daemon.version import version
 from monitor.logs import is_console
 from monitor.printable import escaped
+from monitor.version import version
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from monitor.daemon.config import Config
-    from monitor.daemon.keys import KeyRing
+    from monitor.daemon.config.model import Config
+    from monitor.daemon.signing_key import KeyRing
 
 log = structlog.get_logger(__name__)
 

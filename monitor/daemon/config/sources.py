@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import toml_rs
 
-from monitor.daemon.catalog import PREFIX, SEPARATOR, Entry, suggestion
+from monitor.daemon.config.keys import PREFIX, SEPARATOR, Entry, suggestion
 from monitor.settings.section import dotted
 
 if TYPE_CHECKING:

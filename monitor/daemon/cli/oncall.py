@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from cyclopts import App, Parameter
 
 from monitor.auth import Scope
-from monitor.daemon.cli_access import FAILED, MISUSED, Access, asking, fail, say, say_json, warn
+from monitor.daemon.cli.access import FAILED, MISUSED, Access, asking, fail, say, say_json, warn
 from monitor.liveness import EventKind
 from monitor.settings.key_material import WEBHOOK_PREFIX
 from monitor.settings.units import duration_ms
@@ -17,7 +17,7 @@ from monitor.settings.units import duration_ms
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from monitor.daemon.client import Client
+    from monitor.daemon.cli.client import Client
 
 silence = App(name="silence")
 incidents = App(name="incidents")

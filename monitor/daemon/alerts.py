@@ -22,7 +22,7 @@ from monitor.workers import WorkerKey
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from monitor.daemon.config import Config
+    from monitor.daemon.config.model import Config
     from monitor.events import Event
     from monitor.store import Store
     from monitor.store.outbox import Outbox

@@ -11,7 +11,7 @@ from alerts.delivery.loop import Counted
 from alerts.errors import Cause
 
 if TYPE_CHECKING:
-    from monitor.daemon.config import Config
+    from monitor.daemon.config.model import Config
 
 
 def delivery_outcomes(config: Config) -> list[tuple[str, str]]:

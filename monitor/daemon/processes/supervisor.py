@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from monitor.clock import monotonic_s
-from monitor.daemon.assignment import READY, Assignment
-from monitor.daemon.deliveries import delivery_failures, delivery_outcomes
+from monitor.daemon.delivery_labels import delivery_failures, delivery_outcomes
 from monitor.daemon.errors import StartError
+from monitor.daemon.processes.handover import READY, Assignment
 from monitor.embedded.server import BACKOFF_FIRST_S, BACKOFF_MOST_S, STEADY_AFTER_S
 from monitor.http.listeners import dealt
 from monitor.http.server import BACKLOG
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from asyncio.subprocess import Process
     from collections.abc import Callable
 
-    from monitor.daemon.config import Config
-    from monitor.daemon.keys import KeyRing
+    from monitor.daemon.config.model import Config
     from monitor.daemon.signals import StopSignal
+    from monitor.daemon.signing_key import KeyRing
 
 log = structlog.get_logger(__name__)
 
@@ -204,7 +204,7 @@ class Supervisor:
         descriptors = [channel.fileno(), self._counters, *self._doors]
         return await asyncio.create_subprocess_exec(
             # Without the working directory in its path, but with ours: it runs the same code.
-            *(sys.executable, "-P", "-m", "monitor.daemon.process", str(channel.fileno())),
+            *(sys.executable, "-P", "-m", "monitor.daemon.processes.child", str(channel.fileno())),
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=asyncio.subprocess.DEVNULL,
             pass_fds=descriptors,

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from monitor.daemon.config import Config
-    from monitor.daemon.keys import KeyRing
+    from monitor.daemon.config.model import Config
+    from monitor.daemon.signing_key import KeyRing
     from monitor.metrics.registry import Share
 
 READY: Final = b"ready\n"

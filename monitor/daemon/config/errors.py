@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from monitor.daemon.catalog import KIND, elsewhere, kind_of, located, suggestion, written_fields
+from monitor.daemon.config.keys import KIND, elsewhere, kind_of, located, suggestion, written_fields
 from monitor.settings.key_material import WEBHOOK_PREFIX
 from monitor.settings.section import Problem, dotted
 from monitor.settings.urls import masked_url
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
     from pydantic_core import ErrorDetails
 
-    from monitor.daemon.toml_source import Place, Source, SourceProblem
+    from monitor.daemon.config.sources import Place, Source, SourceProblem
     from monitor.settings.section import Key
 
 _LONGEST_SHOWN: Final = 80

@@ -24,12 +24,12 @@ from pydantic import (
 )
 from pydantic import field_validator as check
 
-from monitor.daemon.catalog import entries
-from monitor.daemon.config_alerts import Alerts, MassFailure, Pattern, Route
-from monitor.daemon.config_auth import Auth, AuthKey, NonEmpty
-from monitor.daemon.config_watchdog import Watchdog
-from monitor.daemon.refusals import ConfigError, lines
-from monitor.daemon.toml_source import Source, SourceError, note_control_characters, overlay, read_file
+from monitor.daemon.config.alerts import Alerts, MassFailure, Pattern, Route
+from monitor.daemon.config.auth import Auth, AuthKey, NonEmpty
+from monitor.daemon.config.errors import ConfigError, lines
+from monitor.daemon.config.keys import entries
+from monitor.daemon.config.sources import Source, SourceError, note_control_characters, overlay, read_file
+from monitor.daemon.config.watchdog import Watchdog
 from monitor.liveness import EventKind
 from monitor.settings.globs import covers
 from monitor.settings.key_material import (

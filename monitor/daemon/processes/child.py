@@ -1,7 +1,7 @@
-"""One process of several, as its supervisor starts it: ``python -m monitor.daemon.process CHANNEL``.
+"""One process of several, as its supervisor starts it: ``python -m monitor.daemon.processes.child CHANNEL``.
 
-``CHANNEL`` is the descriptor of a socket, which speaks as ``monitor.daemon.assignment`` says. When the supervisor's
-end of it is closed, the process stops.
+``CHANNEL`` is the descriptor of a socket, which speaks as ``handover`` says. When the supervisor closes its end, the
+process stops.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
-from monitor.daemon.assignment import READY
+from monitor.daemon.processes.handover import READY
 from monitor.daemon.signals import StopSignal
 from monitor.parent_death import OrphanedError, die_with_parent
 
 if TYPE_CHECKING:
-    from monitor.daemon.assignment import Assignment
+    from monitor.daemon.processes.handover import Assignment
 
 
 def main() -> int:

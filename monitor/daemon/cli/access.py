@@ -19,16 +19,15 @@ from cyclopts import Parameter
 
 from monitor.auth import Scope, mint
 from monitor.clock import wall_ms
-from monitor.daemon.client import Client, ClientError, MisuseError
-from monitor.daemon.config import ConfigError, load
-from monitor.daemon.keys import key_ring
-from monitor.daemon.signing_key import NoSigningKeyError, SigningKeyError, existing_key
+from monitor.daemon.cli.client import Client, ClientError, MisuseError
+from monitor.daemon.config.model import ConfigError, load
+from monitor.daemon.signing_key import NoSigningKeyError, SigningKeyError, existing_key, key_ring
 from monitor.printable import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from monitor.daemon.config import Config
+    from monitor.daemon.config.model import Config
 
 FAILED: Final = 1
 MISUSED: Final = 2
