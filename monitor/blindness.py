@@ -6,9 +6,9 @@ the last daemon or the store was started again, nobody could have accepted a bea
 grace after its end, since workers try again only at their next interval. A deadline that had passed before is left
 alone.
 
-The function library has the same arithmetic (``store/blindness.lua``), for whatever expires there; here it tells
-readers what a deadline is. ``tests/test_blindness.py`` holds the two against each other. Times are milliseconds of the
-store's clock.
+The function library has the same arithmetic (``store/lua/blindness.lua``), for whatever expires there; here it tells
+readers what a deadline is. ``tests/store/test_blindness.py`` holds the two against each other. Times are milliseconds
+of the store's clock.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import servers
+from tests.support import servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

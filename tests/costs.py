@@ -28,10 +28,10 @@ from monitor.clock import wall_ms
 from monitor.http.server import HttpServer, listen
 from monitor.liveness import EventKind
 from monitor.rate_limit import NS, Rate
-from tests import api, daemons, servers, stores
-from tests.alerts_daemons import Daemon
-from tests.alerts_fakes import Clock, ListSource, event
-from tests.fleets import BEAT
+from tests.support import api, daemons, servers, stores
+from tests.support.alerts_daemons import Daemon
+from tests.support.alerts_fakes import Clock, ListSource, event
+from tests.support.fleets import BEAT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -4,7 +4,7 @@ It takes only what it is sure of: a plain request, credentials that were found g
 contract. Everything else it declines before anything has happened, and the request takes the usual way through
 the router, which is the only judge of what is wrong with it. A beat that it has taken gets the answer that the
 usual way would have given, a refusal for too many beats or by a full intake among them;
-``tests/test_api_express.py`` runs both side by side.
+``tests/api/test_fast_path.py`` runs both side by side.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from monitor.daemon.signing_key import generated_key
-from tests import daemons
+from tests.support import daemons
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.daemons import ANY_PORT, LASTSEEN, Stream, until
+from tests.support.daemons import ANY_PORT, LASTSEEN, Stream, until
 
 if TYPE_CHECKING:
-    from tests.daemons import Home, Receiver
+    from tests.support.daemons import Home, Receiver
 
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
 LONG: Final = '[liveness]\ninterval = "1h"\ngrace = "1h"\n'

@@ -8,17 +8,17 @@ import secrets
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.daemons import ANY_PORT, Home, call, until
-from tests.fleets import Connection, beating, check_kept, events_of
-from tests.proxies import BOTH, CutAnswer, CutRequest, Proxy, Way, proxied
-from tests.stores import opened
+from tests.support.daemons import ANY_PORT, Home, call, until
+from tests.support.fleets import Connection, beating, check_kept, events_of
+from tests.support.proxies import BOTH, CutAnswer, CutRequest, Proxy, Way, proxied
+from tests.support.stores import opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from monitor.events import Event
     from monitor.store import Store
-    from tests.daemons import Daemon
+    from tests.support.daemons import Daemon
 
 TIMEOUT_S: Final = 0.5
 CONFIG: Final = (

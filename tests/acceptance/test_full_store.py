@@ -11,14 +11,14 @@ import pytest
 import redis
 
 from monitor.clock import monotonic_s
-from tests import disks, servers
-from tests.daemons import ANY_PORT, call, until
+from tests.support import disks, servers
+from tests.support.daemons import ANY_PORT, call, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.daemons import Answer, Daemon, Home, Receiver
+    from tests.support.daemons import Answer, Daemon, Home, Receiver
 
 ROOM_BYTES: Final = 1 << 20
 LARGE: Final = {"blob": "x" * 8_000}

@@ -7,10 +7,10 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 from monitor.clock import monotonic_s
-from tests.daemons import ANY_PORT, BEAT, until
+from tests.support.daemons import ANY_PORT, BEAT, until
 
 if TYPE_CHECKING:
-    from tests.daemons import Daemon, Home
+    from tests.support.daemons import Daemon, Home
 
 PAUSED_S: Final = 1.5
 """Longer than a loop that was not held up takes."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from tests.daemons import ANY_PORT, until
+from tests.support.daemons import ANY_PORT, until
 
 if TYPE_CHECKING:
-    from tests.daemons import Daemon, Home, Receiver
+    from tests.support.daemons import Daemon, Home, Receiver
 
 QUICK = '[liveness]\ninterval = "1s"\ngrace = "1s"\nsweep_interval = "200ms"\n'
 TOGETHER = 10

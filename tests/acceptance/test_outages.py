@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from monitor.clock import monotonic_s
-from tests.daemons import CurlWorker, until
+from tests.support.daemons import CurlWorker, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.daemons import Daemon, Home, Receiver
+    from tests.support.daemons import Daemon, Home, Receiver
 
 OUTAGE_S: Final = 5.0
 """More than twice what the workers below have until their deadline."""

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from monitor.clock import monotonic_s
-from tests.daemons import BEAT, call, gone, until
+from tests.support.daemons import BEAT, call, gone, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.daemons import Daemon, Home
+    from tests.support.daemons import Daemon, Home
 
 CONFIG = """
 [server]

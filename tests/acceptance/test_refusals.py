@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests import servers
-from tests.daemons import ANY_PORT, WEBHOOK_SECRET, Home
+from tests.support import servers
+from tests.support.daemons import ANY_PORT, WEBHOOK_SECRET, Home
 
 FAULTY = f"""[server]
 port = 99999

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from monitor.clock import monotonic_s
-from tests.daemons import CurlWorker, until
+from tests.support.daemons import CurlWorker, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.daemons import Daemon, Home, Receiver
+    from tests.support.daemons import Daemon, Home, Receiver
 
 CONFIG = """
 [server]

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from monitor.clock import monotonic_s
-from tests import sentinels
-from tests.daemons import ANY_PORT, BEAT, call, until
+from tests.support import sentinels
+from tests.support.daemons import ANY_PORT, BEAT, call, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.daemons import Daemon, Home, Receiver
-    from tests.sentinels import Watched
+    from tests.support.daemons import Daemon, Home, Receiver
+    from tests.support.sentinels import Watched
 
 PASSWORD: Final = "swordfish-of-the-store"
 LONGEST_GAP_S: Final = 20.0

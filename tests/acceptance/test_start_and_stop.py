@@ -15,13 +15,13 @@ import pytest
 import redis
 
 from monitor.clock import monotonic_s
-from tests import servers
-from tests.daemons import ANY_PORT, BEAT, Stream, call, gone, until
+from tests.support import servers
+from tests.support.daemons import ANY_PORT, BEAT, Stream, call, gone, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.daemons import Daemon, Home
+    from tests.support.daemons import Daemon, Home
 
 STOP_LIMIT_S = 10.0
 """What docs/operations.md promises of a stop, and of the store's end after a kill of the daemon."""

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from monitor.clock import monotonic_s
-from tests.daemons import until
+from tests.support.daemons import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.daemons import Daemon, Home
+    from tests.support.daemons import Daemon, Home
 
 LIMIT: Final = 40
 STRANGERS: Final = 70

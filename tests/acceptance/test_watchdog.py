@@ -16,13 +16,13 @@ import redis
 
 from monitor.clock import monotonic_s
 from monitor.reasons import Reason
-from tests.daemons import ANY_PORT, PAUSE_S, call, until
-from tests.proxies import CutRequest, proxied
+from tests.support.daemons import ANY_PORT, PAUSE_S, call, until
+from tests.support.proxies import CutRequest, proxied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.daemons import Daemon, Home, Receiver
+    from tests.support.daemons import Daemon, Home, Receiver
 
 INTERVALS: Final = 2
 """So many in which nothing comes are a silence."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tests.chaos.life import Ending
 from tests.chaos.record import CROWD, ENVIRONMENT, NIGHT, Entry, Probe, Reading, Said, Try
-from tests.fleets import Connection
+from tests.support.fleets import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.chaos.life import Life
     from tests.chaos.record import Record
     from tests.chaos.timeline import Timeline
-    from tests.fleets import Reply
+    from tests.support.fleets import Reply
 
 PROBE_EVERY_S: Final = 0.1
 PROBE_TIMEOUT_S: Final = 0.5

@@ -9,13 +9,13 @@ import os
 import signal
 from typing import TYPE_CHECKING, Final
 
-from tests import disks
 from tests.chaos.plan import BEFORE_S, OF_HOSTILE, OF_NET, OF_RECEIVER, OF_SENTINEL, OF_STORE, Kind
 from tests.chaos.record import HOSTILE, RECEIVERS, Fault, Loss
 from tests.chaos.site import token
 from tests.chaos.strangers import Strangers
-from tests.proxies import BOTH, CutAnswer, CutRequest, Way
-from tests.sentinels import DEMOTED_AFTER_S
+from tests.support import disks
+from tests.support.proxies import BOTH, CutAnswer, CutRequest, Way
+from tests.support.sentinels import DEMOTED_AFTER_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from tests.chaos.cast import Cast
     from tests.chaos.plan import Step
     from tests.chaos.site import Seat, Site, Store
-    from tests.proxies import Proxy
-    from tests.sentinels import Watched
+    from tests.support.proxies import Proxy
+    from tests.support.sentinels import Watched
 
 START_S: Final = 30.0
 """A daemon or a store is back within this, or the fault is noted as lasting so long."""

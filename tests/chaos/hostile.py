@@ -20,13 +20,13 @@ import uvloop
 from bench.obedient import Fleet
 from bench.overload import resident_mib
 from monitor.clock import monotonic_s
-from tests import daemons
 from tests.chaos.cast import ask
 from tests.chaos.receivers import Receiver
 from tests.chaos.record import HOSTILE, Arrival
 from tests.chaos.strangers import Strangers
 from tests.chaos.timeline import Timeline
-from tests.sentinels import free_ports
+from tests.support import daemons
+from tests.support.sentinels import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from monitor.clock import wall_ms
 from tests.chaos.record import HOSTILE, Arrival
-from tests.daemons import WEBHOOK_SECRET
+from tests.support.daemons import WEBHOOK_SECRET
 
 if TYPE_CHECKING:
     from tests.chaos.timeline import Timeline

@@ -7,7 +7,6 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from tests import daemons
 from tests.chaos import machine
 from tests.chaos.alerts import SETTLED, TOLD
 from tests.chaos.cast import Cast
@@ -18,6 +17,7 @@ from tests.chaos.outages import measured
 from tests.chaos.record import DOWN, Outcome, Record, Said
 from tests.chaos.site import ROUTED, SWEEP_S, Site, token
 from tests.chaos.timeline import Timeline
+from tests.support import daemons
 
 if TYPE_CHECKING:
     from tests.chaos.plan import Plan

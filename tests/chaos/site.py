@@ -14,13 +14,13 @@ import jwt
 from redis.asyncio import Redis
 
 from monitor.clock import wall_ms
-from tests import servers
 from tests.chaos.plan import Shape
 from tests.chaos.receivers import Receiver
 from tests.chaos.record import NIGHT, RECEIVERS, TENANT
-from tests.daemons import gone
-from tests.proxies import Proxy
-from tests.sentinels import free_ports, watched
+from tests.support import servers
+from tests.support.daemons import gone
+from tests.support.proxies import Proxy
+from tests.support.sentinels import free_ports, watched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from tests.chaos.plan import Plan, Skew
     from tests.chaos.record import Record
     from tests.chaos.timeline import Timeline
-    from tests.daemons import Daemon, Home
-    from tests.sentinels import Watched
+    from tests.support.daemons import Daemon, Home
+    from tests.support.sentinels import Watched
 
 SECRET: Final = "chaos" * 8
 SWEEP_S: Final = 0.5

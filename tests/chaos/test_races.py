@@ -18,8 +18,8 @@ from redis.asyncio import Redis
 from monitor.liveness import EventKind, Trigger
 from monitor.store.results import STORED
 from monitor.workers import Disconnect, WorkerKey
-from tests.fleets import events_of
-from tests.stores import beat, opened
+from tests.support.fleets import events_of
+from tests.support.stores import beat, opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -23,8 +23,8 @@ from monitor.liveness import Trigger
 from monitor.store import Store
 from monitor.sweeper import Sweeper, SweepSettings
 from monitor.workers import Beat, Disconnect, Evidence, Rejection, WorkerKey
-from tests import servers, stores
-from tests.fleets import events_of
+from tests.support import servers, stores
+from tests.support.fleets import events_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping

@@ -12,21 +12,21 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/api/fast_path.py",
         old='b"userkey" in found or b"expect" in found',
         new='b"expect" in found',
-        tests=("tests/test_api_express.py::test_every_header_is_answered_the_same",),
+        tests=("tests/api/test_fast_path.py::test_every_header_is_answered_the_same",),
     ),
     Mutant(
         wrong="of two Authorization headers the fast path takes the last",
         file="monitor/api/fast_path.py",
         old=" or len(found) != len(headers):",
         new=":",
-        tests=("tests/test_api_express.py::test_every_header_is_answered_the_same",),
+        tests=("tests/api/test_fast_path.py::test_every_header_is_answered_the_same",),
     ),
     Mutant(
         wrong="an audience that begins with the configured one is accepted",
         file="monitor/auth/authenticator.py",
         old="if self._policy.audience not in audiences:",
         new="if not any(one.startswith(self._policy.audience) for one in audiences):",
-        tests=("tests/test_auth.py",),
+        tests=("tests/core/test_auth.py",),
     ),
     Mutant(
         wrong="a token that expired up to ten days ago still is evidence of life",
@@ -34,8 +34,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="LATELY_MS: Final = 86_400_000",
         new="LATELY_MS: Final = 864_000_000",
         tests=(
-            "tests/test_auth.py",
-            "tests/test_witness.py",
+            "tests/core/test_auth.py",
+            "tests/api/test_rejected_beats.py",
         ),
     ),
     Mutant(
@@ -43,7 +43,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/auth/authenticator.py",
         old="        self._revoked = revoked\n        self._remembered.clear()\n",
         new="        self._revoked = revoked\n",
-        tests=("tests/test_revocations.py::test_p24_a_revoked_token_is_refused_also_when_it_was_found_good_before",),
+        tests=(
+            "tests/store/test_revocations.py::test_p24_a_revoked_token_is_refused_also_when_it_was_found_good_before",
+        ),
     ),
     Mutant(
         wrong="a token issued in the very millisecond of its subject's revocation stays accepted",
@@ -51,9 +53,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="issued_ms <= self._until_ms.get",
         new="issued_ms < self._until_ms.get",
         tests=(
-            "tests/test_revocations.py::test_p24_a_revoked_token_is_refused_also_when_it_was_found_good_before",
-            "tests/test_revocations.py::test_a_revocation_covers_its_tenants_tokens_alone",
-            "tests/test_revocations.py::test_a_token_that_does_not_say_when_it_was_issued_counts_as_older",
+            "tests/store/test_revocations.py::test_p24_a_revoked_token_is_refused_also_when_it_was_found_good_before",
+            "tests/store/test_revocations.py::test_a_revocation_covers_its_tenants_tokens_alone",
+            "tests/store/test_revocations.py::test_a_token_that_does_not_say_when_it_was_issued_counts_as_older",
         ),
     ),
     Mutant(
@@ -62,8 +64,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="self._until_ms[key] = max(until_ms, self._until_ms.get(key, 0))",
         new="self._until_ms[key] = until_ms",
         tests=(
-            "tests/test_revocations.py::test_a_revocation_covers_its_tenants_tokens_alone",
-            "tests/test_revocations.py::test_p24_a_subject_that_the_file_revokes_gets_no_new_token_by_the_command",
+            "tests/store/test_revocations.py::test_a_revocation_covers_its_tenants_tokens_alone",
+            "tests/store/test_revocations.py::test_p24_a_subject_that_the_file_revokes_gets_no_new_token_by_the_command",
         ),
     ),
     Mutant(
@@ -71,14 +73,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/auth/authenticator.py",
         old="begin_ms = min(issued_ms, now_ms + self._leeway_ms)",
         new="begin_ms = issued_ms",
-        tests=("tests/test_auth.py",),
+        tests=("tests/core/test_auth.py",),
     ),
     Mutant(
         wrong="an admin token of some environments revokes tokens of the whole tenant",
         file="monitor/api/revocations.py",
         old="if principal.worker_id is not None or principal.environments is not None:",
         new="if principal.worker_id is not None:",
-        tests=("tests/test_revocations.py::test_only_an_unrestricted_admin_revokes_and_only_of_its_own_tenant",),
+        tests=("tests/store/test_revocations.py::test_only_an_unrestricted_admin_revokes_and_only_of_its_own_tenant",),
     ),
     Mutant(
         wrong="a revoked_file that cannot be read any more lifts its revocations at the store's next change",
@@ -86,7 +88,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="            self._told = str(error)\n",
         new="            self._told, self._in_file = str(error), []\n",
         tests=(
-            "tests/test_revocations.py::test_the_file_is_read_again_when_it_changes_and_a_broken_one_keeps_what_it_was",
+            "tests/store/test_revocations.py::test_the_file_is_read_again_when_it_changes_and_a_broken_one_keeps_what_it_was",
         ),
     ),
     Mutant(
@@ -94,21 +96,21 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/daemon/signing_key.py",
         old="_OTHERS_MAY: Final = stat.S_IRWXG | stat.S_IRWXO",
         new="_OTHERS_MAY: Final = stat.S_IRWXO",
-        tests=("tests/test_signing_key.py",),
+        tests=("tests/daemon/test_signing_key.py",),
     ),
     Mutant(
         wrong="tokens are signed with the last HS256 key of the configuration, not the first",
         file="monitor/daemon/signing_key.py",
         old="return next((key for key in self.keys if",
         new="return next((key for key in reversed(self.keys) if",
-        tests=("tests/test_cli.py::test_of_several_keys_the_first_that_can_sign_does",),
+        tests=("tests/daemon/test_cli.py::test_of_several_keys_the_first_that_can_sign_does",),
     ),
     Mutant(
         wrong="the token of the environment goes before the one given on the command line",
         file="monitor/daemon/cli/access.py",
         old="return self.token or os.environ.get(TOKEN)",
         new="return os.environ.get(TOKEN) or self.token",
-        tests=("tests/test_cli_oncall.py::test_what_is_given_goes_before_the_environment",),
+        tests=("tests/daemon/test_cli_oncall.py::test_what_is_given_goes_before_the_environment",),
     ),
     Mutant(
         wrong="a restricted token with the scope operator acts for all tenants",
@@ -116,9 +118,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="return Scope.OPERATOR.value in self.scopes and not self.is_restricted",
         new="return Scope.OPERATOR.value in self.scopes",
         tests=(
-            "tests/test_auth.py",
-            "tests/test_api_oncall.py::test_b8_a_restricted_token_has_no_business_with_receivers",
-            "tests/test_api_oncall.py::test_b8_an_operator_sees_and_replays_what_is_told_to_any_tenant",
+            "tests/core/test_auth.py",
+            "tests/api/test_oncall.py::test_b8_a_restricted_token_has_no_business_with_receivers",
+            "tests/api/test_oncall.py::test_b8_an_operator_sees_and_replays_what_is_told_to_any_tenant",
         ),
     ),
     Mutant(
@@ -126,27 +128,27 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/daemon/oncall/incidents.py",
         old='environments = narrowed(query.any_of("environment"), principal.environments)',
         new='environments = narrowed(query.any_of("environment"), None) or principal.environments',
-        tests=("tests/test_api_oncall.py::test_a_restricted_token_sees_its_own_incidents_only",),
+        tests=("tests/api/test_oncall.py::test_a_restricted_token_sees_its_own_incidents_only",),
     ),
     Mutant(
         wrong="a token whose environment is named like a glob silences all that fit the glob",
         file="monitor/daemon/oncall/silences.py",
         old='for field, value in (("environment", principal.environments), ("worker_id", principal.worker_id)):',
         new='for field, value in (("worker_id", principal.worker_id),):',
-        tests=("tests/test_api_oncall.py::test_a_restricted_token_silences_only_what_it_may_see",),
+        tests=("tests/api/test_oncall.py::test_a_restricted_token_silences_only_what_it_may_see",),
     ),
     Mutant(
         wrong="a token of one worker sees and ends silences of its tenant's other workers",
         file="monitor/daemon/oncall/service.py",
         old="viewer.worker_id is None or matchers.only(matchers.worker_id) == viewer.worker_id",
         new="viewer.worker_id is None or matchers.worker_id is not None",
-        tests=("tests/test_api_oncall.py::test_a_restricted_token_silences_only_what_it_may_see",),
+        tests=("tests/api/test_oncall.py::test_a_restricted_token_silences_only_what_it_may_see",),
     ),
     Mutant(
         wrong="what became of an event is shown to a token of another environment",
         file="monitor/daemon/oncall/deliveries.py",
         old="        and (viewer.environments is None or event.environment_name in viewer.environments)\n",
         new="",
-        tests=("tests/test_api_oncall.py::test_p5_what_became_of_an_event_can_be_asked_by_those_who_may_see_it",),
+        tests=("tests/api/test_oncall.py::test_p5_what_became_of_an_event_can_be_asked_by_those_who_may_see_it",),
     ),
 )

@@ -7,10 +7,11 @@ from typing import Final
 from tests.mutants.mutant import Mutant
 
 _MOVED: Final = (
-    "tests/test_blindness.py::test_p1_a_deadline_that_was_open_is_moved_to_an_interval_and_a_grace_after_the_window"
+    "tests/store/test_blindness.py"
+    "::test_p1_a_deadline_that_was_open_is_moved_to_an_interval_and_a_grace_after_the_window"
 )
 _EVIDENCE: Final = tuple(
-    f"tests/test_evidence.py::{name}"
+    f"tests/intake/test_evidence.py::{name}"
     for name in (
         "test_p11_what_is_noted_is_read_with_the_worker_until_a_beat_is_accepted",
         "test_p11_one_worker_is_noted_once_in_a_while",
@@ -20,7 +21,7 @@ _EVIDENCE: Final = tuple(
     )
 )
 _SHARED_EVIDENCE: Final = (
-    "tests/test_fairness.py::test_p29_evidence_of_one_tenant_leaves_places_for_another_and_hides_no_deaths"
+    "tests/api/test_tenants.py::test_p29_evidence_of_one_tenant_leaves_places_for_another_and_hides_no_deaths"
 )
 
 MUTANTS: Final[tuple[Mutant, ...]] = (
@@ -67,28 +68,28 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/liveness.py",
         old="if shown is Liveness.STOPPED and missed_ms",
         new="if stored is Liveness.STOPPED and missed_ms",
-        tests=("tests/test_liveness.py",),
+        tests=("tests/core/test_liveness.py",),
     ),
     Mutant(
         wrong="a worker that is started again after a clean stop counts as recovered",
         file="monitor/liveness.py",
         old="(Liveness.STOPPED, Trigger.BEAT): _to(Liveness.ALIVE, EventKind.RESUMED)",
         new="(Liveness.STOPPED, Trigger.BEAT): _to(Liveness.ALIVE, EventKind.RECOVERED)",
-        tests=("tests/test_liveness.py",),
+        tests=("tests/core/test_liveness.py",),
     ),
     Mutant(
         wrong="a worker that is missed after its announced absence is shown as stale since its last deadline",
         file="monitor/workers.py",
         old="if liveness is Liveness.STALE and self.missed_ms is not None:",
         new="if liveness is Liveness.STALE and self.missed_ms is None:",
-        tests=("tests/test_store_absence.py",),
+        tests=("tests/store/test_absence.py",),
     ),
     Mutant(
         wrong="another partition holds a worker than the one in which earlier releases stored it",
         file="monitor/workers.py",
         old="""return zlib.crc32(b"%d:%b%b" % (len(tenant), tenant, key.worker_id.encode())) % partitions""",
         new="""return zlib.crc32(b"%b:%b" % (tenant, key.worker_id.encode())) % partitions""",
-        tests=("tests/test_store.py::test_a_worker_is_in_the_partition_in_which_earlier_releases_stored_it",),
+        tests=("tests/store/test_store.py::test_a_worker_is_in_the_partition_in_which_earlier_releases_stored_it",),
     ),
     Mutant(
         wrong="a beat that is refused since its tenant's share is used up does not move its worker's deadline",
@@ -96,7 +97,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="return self in {Rejection.OVER_SHARE, Rejection.OVERLOADED}",
         new="return self is Rejection.OVERLOADED",
         tests=(
-            "tests/test_fairness.py::test_p28_p29_evidence_of_a_share_that_is_used_up_moves_the_workers_own_deadline",
+            "tests/api/test_tenants.py::test_p28_p29_evidence_of_a_share_that_is_used_up_moves_the_workers_own_deadline",
         ),
     ),
     # The pulse, and being behind.
@@ -105,14 +106,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/pulse.py",
         old="IN_FLIGHT: Final = 4",
         new="IN_FLIGHT: Final = 1",
-        tests=("tests/test_pulse.py",),
+        tests=("tests/store/test_pulse.py",),
     ),
     Mutant(
         wrong="a step back of the store's clock is a reason only where every partition has seen it",
         file="monitor/pulse.py",
         old="self._skew_ms = max(result.skew_ms for result in results)",
         new="self._skew_ms = min(result.skew_ms for result in results)",
-        tests=("tests/test_pulse.py",),
+        tests=("tests/store/test_pulse.py",),
     ),
     Mutant(
         wrong="a daemon that has ended its pulse for a stop calls itself blind two seconds later",
@@ -122,21 +123,21 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
 ''',
         new='''"""Say that no beats are accepted from now on; ``run`` was cancelled."""
 ''',
-        tests=("tests/test_pulse.py",),
+        tests=("tests/store/test_pulse.py",),
     ),
     Mutant(
         wrong="a worker with a grace of a second waits for longer than a gap between pulses takes to show",
         file="monitor/intake/backlog.py",
         old="(self._graces.shortest_ms() - GAP_MS) / 1_000",
         new="self._graces.shortest_ms() / 1_000",
-        tests=("tests/test_behind.py",),
+        tests=("tests/core/test_backlog.py",),
     ),
     Mutant(
         wrong="beats may wait twenty seconds before the daemon counts as behind",
         file="monitor/intake/backlog.py",
         old="LIMIT_S: Final = 2.0",
         new="LIMIT_S: Final = 20.0",
-        tests=("tests/test_behind.py",),
+        tests=("tests/core/test_backlog.py",),
     ),
     # Evidence.
     Mutant(
@@ -180,14 +181,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/shares.py",
         old="return held > 0 and held + count > free - count",
         new="return held > 0 and held + count > free - count + 1",
-        tests=("tests/test_shares.py",),
+        tests=("tests/core/test_shares.py",),
     ),
     Mutant(
         wrong="those who send many at once are remembered without a bound",
         file="monitor/rate_limit.py",
         old="if now_ns >= self._turn_ns or len(self._young) >= self._most:",
         new="if now_ns >= self._turn_ns:",
-        tests=("tests/test_rates.py",),
+        tests=("tests/core/test_rate_limit.py",),
     ),
     # Time, events, files.
     Mutant(
@@ -195,14 +196,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/clock.py",
         old="        self._answer_ms = answer_ms\n",
         new="        self._answer_ms = max(self._answer_ms, answer_ms)\n",
-        tests=("tests/test_clock.py",),
+        tests=("tests/core/test_clock.py",),
     ),
     Mutant(
         wrong="an event says for how long the worker had been what it was until that was noticed",
         file="monitor/events.py",
         old='"seconds_in_old": (self.due_ms - self.since_ms) / 1000,',
         new='"seconds_in_old": (self.detected_ms - self.since_ms) / 1000,',
-        tests=("tests/test_events.py::test_data_is_what_webhooks_carry",),
+        tests=("tests/core/test_events.py::test_data_is_what_webhooks_carry",),
     ),
     Mutant(
         wrong="a folder of ours in a mount may be open to a whole group",
@@ -210,8 +211,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="& (stat.S_IRWXG | stat.S_IRWXO):",
         new="& stat.S_IRWXO:",
         tests=(
-            "tests/test_trust.py::test_in_a_mount_that_root_gives_to_our_group_a_folder_inside_is_ours",
-            "tests/test_trust.py::test_a_directory_that_others_may_change_is_refused_and_left_alone",
+            "tests/daemon/test_trust.py::test_in_a_mount_that_root_gives_to_our_group_a_folder_inside_is_ours",
+            "tests/daemon/test_trust.py::test_a_directory_that_others_may_change_is_refused_and_left_alone",
         ),
     ),
     Mutant(
@@ -220,8 +221,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="if os.path.lexists(ours / name):",
         new="if os.path.exists(ours / name):",
         tests=(
-            "tests/test_trust.py::test_what_is_a_link_or_another_user_s_is_refused_and_its_target_left_alone",
-            "tests/test_trust.py::test_the_key_and_the_lock_are_opened_through_no_link",
+            "tests/daemon/test_trust.py::test_what_is_a_link_or_another_user_s_is_refused_and_its_target_left_alone",
+            "tests/daemon/test_trust.py::test_the_key_and_the_lock_are_opened_through_no_link",
         ),
     ),
     Mutant(
@@ -229,13 +230,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/eviction.py",
         old="        self._policy = policy\n",
         new="        self._policy = policy or self._policy\n",
-        tests=("tests/test_eviction.py",),
+        tests=("tests/store/test_eviction.py",),
     ),
     Mutant(
         wrong="a probe waits behind all requests that came before it",
         file="monitor/pace.py",
         old="(self._urgent if urgent else self._usual).append(begin)",
         new="self._usual.append(begin)",
-        tests=("tests/test_pace.py",),
+        tests=("tests/core/test_pace.py",),
     ),
 )

@@ -13,7 +13,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="return self._now_ms() > lease_end_ms - self._lease_ms + LEASE_MARGIN_S * 500",
         new="return False",
         tests=(
-            "tests/test_alerts_service.py::test_p6_what_waited_for_a_slot_for_half_of_the_margin_is_given_back_unsent",
+            "tests/alerts/test_service.py::test_p6_what_waited_for_a_slot_for_half_of_the_margin_is_given_back_unsent",
         ),
     ),
     Mutant(
@@ -21,14 +21,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="alerts/delivery/loop.py",
         old="while self._ready and len(self._in_flight) < self._concurrency",
         new="while self._ready and len(self._in_flight) <= self._concurrency",
-        tests=("tests/test_alerts_service.py::test_p21_a_receiver_gets_no_more_attempts_at_once_than_its_concurrency",),
+        tests=("tests/alerts/test_service.py::test_p21_a_receiver_gets_no_more_attempts_at_once_than_its_concurrency",),
     ),
     Mutant(
         wrong="a notification leaves that the store has not confirmed",
         file="alerts/delivery/loop.py",
         old="if confirmation is Confirmation.UNCONFIRMED:",
         new="if confirmation is Confirmation.UNAVAILABLE:",
-        tests=("tests/test_alerts_service.py::test_p23_without_confirmation_nothing_is_sent_and_it_is_logged_once",),
+        tests=("tests/alerts/test_service.py::test_p23_without_confirmation_nothing_is_sent_and_it_is_logged_once",),
     ),
     Mutant(
         wrong="an attempt whose answer was lost counts as one that did not arrive",
@@ -36,8 +36,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="postpone(draft, due_ms=decision.due_ms, unknown=unknown)",
         new="postpone(draft, due_ms=decision.due_ms, unknown=False)",
         tests=(
-            "tests/test_alerts_offering.py::test_p7_a_down_that_may_have_arrived_in_a_failed_attempt_gets_its_resolved",
-            "tests/test_alerts_offering.py::test_p18_a_down_that_was_given_up_and_may_have_arrived_gets_its_resolved",
+            "tests/alerts/routing/test_enqueue.py::test_p7_a_down_that_may_have_arrived_in_a_failed_attempt_gets_its_resolved",
+            "tests/alerts/routing/test_enqueue.py::test_p18_a_down_that_was_given_up_and_may_have_arrived_gets_its_resolved",
         ),
     ),
     Mutant(
@@ -46,7 +46,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="late = TransientDeliveryError(text, cause=Cause.TIMEOUT, unknown=True)",
         new="late = TransientDeliveryError(text, cause=Cause.TIMEOUT, unknown=False)",
         tests=(
-            "tests/test_alerts_offering.py::test_p7_a_down_that_may_have_arrived_in_a_failed_attempt_gets_its_resolved",
+            "tests/alerts/routing/test_enqueue.py::test_p7_a_down_that_may_have_arrived_in_a_failed_attempt_gets_its_resolved",
         ),
     ),
     Mutant(
@@ -54,49 +54,53 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="alerts/groups/attempts.py",
         old="if frozen.unknown or unknown:",
         new="if unknown:",
-        tests=("tests/test_alerts_single.py",),
+        tests=("tests/core/test_worker_rules.py",),
     ),
     Mutant(
         wrong="a DOWN that may have arrived counts as one that did not after another attempt that failed for sure",
         file="alerts/groups/attempts.py",
         old="frozen.unknown = frozen.unknown or unknown",
         new="frozen.unknown = unknown",
-        tests=("tests/test_alerts_single.py",),
+        tests=("tests/core/test_worker_rules.py",),
     ),
     Mutant(
         wrong="the time after which a notification is given up begins anew with each attempt",
         file="alerts/groups/attempts.py",
         old="frozen.first_attempt_ms = frozen.first_attempt_ms or draft.now_ms",
         new="frozen.first_attempt_ms = draft.now_ms",
-        tests=("tests/test_alerts_single.py",),
+        tests=("tests/core/test_worker_rules.py",),
     ),
     Mutant(
         wrong="an attempt that was given back unsent counts as one that may have arrived",
         file="alerts/groups/attempts.py",
         old="    frozen.open = False\n    frozen.due_ms = draft.now_ms\n",
         new="    frozen.due_ms = draft.now_ms\n",
-        tests=("tests/test_alerts_single.py",),
+        tests=("tests/core/test_worker_rules.py",),
     ),
     Mutant(
         wrong="a receiver's Retry-After is waited for however long it is",
         file="alerts/retry.py",
         old="due_ms=now_ms + min(asked_ms, policy.max_ms))",
         new="due_ms=now_ms + asked_ms)",
-        tests=("tests/test_alerts_pure.py",),
+        tests=("tests/core/test_routes.py",),
     ),
     Mutant(
         wrong="a receiver is in trouble after five failures, however many acceptances lie between them",
         file="alerts/delivery/circuit_breaker.py",
         old="ended, self._failures = self.is_open, 0\n        return ended",
         new="ended = self.is_open\n        if ended:\n            self._failures = 0\n        return ended",
-        tests=("tests/test_alerts_mass.py",),
+        tests=("tests/alerts/routing/test_mass_failure.py",),
     ),
     Mutant(
         wrong="a member of a group whose acknowledgement has lapsed still counts as acknowledged",
         file="alerts/routing/enqueue.py",
         old="            thread.acks -= 1",
         new="            thread.acks -= 0",
-        tests=("tests/test_alerts_rejected.py", "tests/test_alerts_offering.py", "tests/test_alerts_group.py"),
+        tests=(
+            "tests/alerts/delivery/test_rejected.py",
+            "tests/alerts/routing/test_enqueue.py",
+            "tests/core/test_group_rules.py",
+        ),
     ),
     Mutant(
         wrong="a page that is refused again and again is offered with every acceptance",
@@ -104,7 +108,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old=" or thread.given_up.due_ms > now_ms:",
         new=":",
         tests=(
-            "tests/test_alerts_service.py::test_p31_a_page_that_is_refused_for_good_is_not_offered_with_every_acceptance",
+            "tests/alerts/test_service.py::test_p31_a_page_that_is_refused_for_good_is_not_offered_with_every_acceptance",
         ),
     ),
     Mutant(
@@ -112,7 +116,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="alerts/service.py",
         old="longest_ms = min(policy.max_ms, receiver.resend_ms)",
         new="longest_ms = max(policy.max_ms, receiver.resend_ms)",
-        tests=("tests/test_alerts_service.py::test_what_is_told_again_and_again_is_tried_as_often_when_it_failed",),
+        tests=("tests/alerts/test_service.py::test_what_is_told_again_and_again_is_tried_as_often_when_it_failed",),
     ),
     Mutant(
         wrong="a removed receiver is reported at each start",
@@ -120,7 +124,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="        await self._store.forget(name)\n",
         new="",
         tests=(
-            "tests/test_alerts_service.py::test_a_receiver_that_is_configured_no_more_is_reported_with_its_backlog",
+            "tests/alerts/test_service.py::test_a_receiver_that_is_configured_no_more_is_reported_with_its_backlog",
         ),
     ),
     Mutant(
@@ -128,7 +132,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="alerts/supervision.py",
         old=" and asyncio.get_running_loop().time() - self._failed_s < self._pause_s + STEADY_S",
         new="",
-        tests=("tests/test_alerts_supervision.py",),
+        tests=("tests/core/test_supervision.py",),
     ),
     Mutant(
         wrong="a silence that ends early wakes only those among the first 500 threads",
@@ -136,7 +140,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="if len(page) < PAGE:",
         new="if len(page) <= PAGE:",
         tests=(
-            "tests/test_alerts_desk.py::test_p17_however_many_wait_for_the_end_of_a_silence_each_is_looked_at_again",
+            "tests/alerts/oncall/test_dead_letters.py::test_p17_however_many_wait_for_the_end_of_a_silence_each_is_looked_at_again",
         ),
     ),
     Mutant(
@@ -144,41 +148,41 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="alerts/routing/router.py",
         old="self._broken = {name: self._broken.get(name, 0) + 1 for name in errors}",
         new="self._broken |= {name: self._broken.get(name, 0) + 1 for name in errors}",
-        tests=("tests/test_alerts_service.py::test_p30_a_receiver_that_routing_fails_for_ends_no_other_receiver",),
+        tests=("tests/alerts/test_service.py::test_p30_a_receiver_that_routing_fails_for_ends_no_other_receiver",),
     ),
     Mutant(
         wrong="the metadata of objects in a list leaves as it is, whatever is to be redacted",
         file="alerts/rendering/redaction.py",
         old="return [self.cleaned(item) for item in value]",
         new="return list(value)",
-        tests=("tests/test_alerts_payload.py",),
+        tests=("tests/core/test_payload.py",),
     ),
     Mutant(
         wrong="a page of a group shows the passwords in URLs that its workers reported",
         file="alerts/rendering/payload.py",
         old="events = [self._redaction.event(event) for event in events]",
         new="events = list(events)",
-        tests=("tests/test_alerts_payload.py",),
+        tests=("tests/core/test_payload.py",),
     ),
     Mutant(
         wrong="a test of a receiver sends its DOWN and no RESOLVED",
         file="alerts/oncall/sample.py",
         old="for notification in pair:",
         new="for notification in pair[:1]:",
-        tests=("tests/test_api_oncall.py::test_a_test_is_a_down_and_its_resolved_of_a_worker_that_says_what_it_is",),
+        tests=("tests/api/test_oncall.py::test_a_test_is_a_down_and_its_resolved_of_a_worker_that_says_what_it_is",),
     ),
     Mutant(
         wrong="a request that left and was never answered counts as one that did not leave",
         file="alerts/receivers/exchange.py",
         old="sent=attempt.sent) from error",
         new="sent=False) from error",
-        tests=("tests/test_receivers.py", "tests/test_alerts_webhook.py"),
+        tests=("tests/alerts/receivers/test_every_type.py", "tests/alerts/receivers/test_webhook.py"),
     ),
     Mutant(
         wrong="an alert at Alertmanager ends when it is told again a moment late",
         file="alerts/receivers/alertmanager.py",
         old="ends_ms = created_ms + ENDS_AFTER * self.resend_ms",
         new="ends_ms = created_ms + self.resend_ms",
-        tests=("tests/test_receivers_alertmanager.py",),
+        tests=("tests/alerts/receivers/test_alertmanager.py",),
     ),
 )

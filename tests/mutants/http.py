@@ -12,7 +12,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/http/protocol.py",
         old='        """It has taken most of them."""\n        self._stalled_s = None\n',
         new='        """It has taken most of them."""\n',
-        tests=("tests/test_http_server.py", "tests/test_http_bounds.py"),
+        tests=("tests/http/test_server.py", "tests/http/test_bounds.py"),
     ),
     Mutant(
         wrong="of the requests that wait on a connection the newest is answered first",
@@ -20,8 +20,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="self._start_asgi_task(*self.pipeline.pop())",
         new="self._start_asgi_task(*self.pipeline.popleft())",
         tests=(
-            "tests/test_http_bounds.py",
-            "tests/test_api_express.py::test_requests_in_one_write_are_answered_in_their_order",
+            "tests/http/test_bounds.py",
+            "tests/api/test_fast_path.py::test_requests_in_one_write_are_answered_in_their_order",
         ),
     ),
     Mutant(
@@ -29,49 +29,49 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/http/protocol.py",
         old="self._framing - (1 + BODY_SHARE) * len(body)",
         new="self._framing - len(body)",
-        tests=("tests/test_http_heads.py",),
+        tests=("tests/http/test_heads.py",),
     ),
     Mutant(
         wrong="unfinished heads of strangers make each answer to others close its connection",
         file="monitor/http/short_path.py",
         old="count > self._site.kept and count - self._site.limits.unfinished + self._is_unfinished > self._site.kept",
         new="count > self._site.kept",
-        tests=("tests/test_connections.py", "tests/test_http_server.py"),
+        tests=("tests/http/test_connections.py", "tests/http/test_server.py"),
     ),
     Mutant(
         wrong="after a pause of the process what is read counts as new until the turn of the loop ends",
         file="monitor/http/fairness.py",
         old="min(self._until_s, self._stall.none_until_s(now_s))",
         new="self._until_s",
-        tests=("tests/test_turns.py", "tests/acceptance/test_held_requests.py"),
+        tests=("tests/core/test_fairness.py", "tests/acceptance/test_held_requests.py"),
     ),
     Mutant(
         wrong="what comes in a turn of the loop that has used up its slice is parsed all the same",
         file="monitor/http/fairness.py",
         old="self._is_begun, self.open_until_s = False, 0.0",
         new="self._is_begun, self.open_until_s = False, monotonic_s() + SLICE_S",
-        tests=("tests/test_turns.py", "tests/acceptance/test_held_requests.py"),
+        tests=("tests/core/test_fairness.py", "tests/acceptance/test_held_requests.py"),
     ),
     Mutant(
         wrong="a body of another length is taken behind a head that is known",
         file="monitor/http/known_heads.py",
         old="if known is None or len(body) != known[1]:",
         new="if known is None:",
-        tests=("tests/test_heads.py",),
+        tests=("tests/core/test_known_heads.py",),
     ),
     Mutant(
         wrong="a head is kept although other bytes came with its request",
         file="monitor/http/known_heads.py",
         old="if not body or rest != body or len(head) > _LONGEST:",
         new="if not body or len(head) > _LONGEST:",
-        tests=("tests/test_heads.py",),
+        tests=("tests/core/test_known_heads.py",),
     ),
     Mutant(
         wrong="many more heads are kept than there is room for",
         file="monitor/http/known_heads.py",
         old="if len(self._known) >= self._most:",
         new="if len(self._known) > 10 * self._most:",
-        tests=("tests/test_heads.py",),
+        tests=("tests/core/test_known_heads.py",),
     ),
     Mutant(
         wrong="a connection keeps the body of a request that came in two reads after its answer",
@@ -79,7 +79,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="                self._keep(data, *self._taken)\n            self._taken = None\n",
         new="                self._keep(data, *self._taken)\n                self._taken = None\n",
         tests=(
-            "tests/test_api_express.py::test_p29_a_connection_keeps_neither_body_nor_token_of_a_beat_that_is_answered",
+            "tests/api/test_fast_path.py::test_p29_a_connection_keeps_neither_body_nor_token_of_a_beat_that_is_answered",
         ),
     ),
     Mutant(
@@ -87,14 +87,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/http/protocol.py",
         old="            self._framing = 0\n            self._site.limits.end(self)\n",
         new="            self._site.limits.end(self)\n",
-        tests=("tests/test_api_express.py::test_p29_a_request_that_waits_behind_one_in_two_reads_is_seen",),
+        tests=("tests/api/test_fast_path.py::test_p29_a_request_that_waits_behind_one_in_two_reads_is_seen",),
     ),
     Mutant(
         wrong="a request behind the beginning of another one is taken, if its head is known",
         file="monitor/http/protocol.py",
         old="is_whole = self._is_between",
         new="is_whole = True",
-        tests=("tests/test_api_express.py::test_what_is_no_request_before_one_whose_head_is_known_is_400",),
+        tests=("tests/api/test_fast_path.py::test_what_is_no_request_before_one_whose_head_is_known_is_400",),
     ),
     Mutant(
         wrong="a request whose head is known is taken before the one before it is answered",
@@ -102,7 +102,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old=" or not self._is_free()",
         new="",
         tests=(
-            "tests/test_api_express.py::test_a_request_whose_head_is_known_waits_for_the_answer_to_the_one_before_it",
+            "tests/api/test_fast_path.py::test_a_request_whose_head_is_known_waits_for_the_answer_to_the_one_before_it",
         ),
     ),
     Mutant(
@@ -111,8 +111,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="            and self._is_free()\n",
         new="",
         tests=(
-            "tests/test_http_bounds.py",
-            "tests/test_api_express.py::test_requests_in_one_write_are_answered_in_their_order",
+            "tests/http/test_bounds.py",
+            "tests/api/test_fast_path.py::test_requests_in_one_write_are_answered_in_their_order",
         ),
     ),
     Mutant(
@@ -120,7 +120,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/http/head.py",
         old='if value.strip().lower() != b"chunked":',
         new='if b"chunked" not in value.lower():',
-        tests=("tests/test_http_requests.py",),
+        tests=("tests/http/test_requests.py",),
     ),
     Mutant(
         wrong="the short way says that it closes the connection, and leaves it open",
@@ -128,8 +128,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="        if not self.keep_alive:\n            transport.close()\n",
         new="",
         tests=(
-            "tests/test_http_bounds.py::test_connection_close_is_answered_closed_and_nothing_behind_it_is_taken",
-            "tests/test_http_bounds.py::test_p28_above_the_cap_a_beat_is_stored_and_its_connection_is_closed",
+            "tests/http/test_bounds.py::test_connection_close_is_answered_closed_and_nothing_behind_it_is_taken",
+            "tests/http/test_bounds.py::test_p28_above_the_cap_a_beat_is_stored_and_its_connection_is_closed",
         ),
     ),
     Mutant(
@@ -138,7 +138,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old='whole."""\n        self._heads_bytes -= self._unfinished[connection]\n',
         new='whole."""\n',
         tests=(
-            "tests/test_connections.py::test_p28_unfinished_heads_hold_a_bounded_number_of_bytes_and_the_oldest_go_first",
+            "tests/http/test_connections.py::test_p28_unfinished_heads_hold_a_bounded_number_of_bytes_and_the_oldest_go_first",
         ),
     ),
     Mutant(
@@ -147,8 +147,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="while self._heads_bytes > HEADS_BYTES and",
         new="if self._heads_bytes > HEADS_BYTES and",
         tests=(
-            "tests/test_connections.py::test_p28_a_head_that_grows_makes_as_many_others_end_as_it_needs_room",
-            "tests/test_connections.py::test_p28_unfinished_heads_hold_a_bounded_number_of_bytes_and_the_oldest_go_first",
+            "tests/http/test_connections.py::test_p28_a_head_that_grows_makes_as_many_others_end_as_it_needs_room",
+            "tests/http/test_connections.py::test_p28_unfinished_heads_hold_a_bounded_number_of_bytes_and_the_oldest_go_first",
         ),
     ),
     Mutant(
@@ -165,7 +165,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/http/fairness.py",
         old="if now_s < self._until_s and not self._queue:",
         new="if now_s < self._until_s:",
-        tests=("tests/test_turns.py",),
+        tests=("tests/core/test_fairness.py",),
         survives="requests wait only when the slice of the turn is used up, so none can come in time while others wait",
     ),
     Mutant(
@@ -173,7 +173,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/http/fairness.py",
         old="monotonic_s() - self._queue[0][1]",
         new="monotonic_s() - self._queue[-1][1]",
-        tests=("tests/test_turns.py",),
+        tests=("tests/core/test_fairness.py",),
     ),
     Mutant(
         wrong="a daemon that waits for its store says that it is not alive, and is restarted",
@@ -190,34 +190,34 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/daemon/expiring.py",
         old="if tenant not in self._told_ms:",
         new="if not self._told_ms:",
-        tests=("tests/test_expiring.py",),
+        tests=("tests/core/test_expiring.py",),
     ),
     Mutant(
         wrong="an error shows the password in a URL that stands under a key of another name",
         file="monitor/daemon/config/errors.py",
         old='if any(name.endswith("url") for name in names) or "://" in shown:',
         new='if any(name.endswith("url") for name in names):',
-        tests=("tests/test_config_secrets.py",),
+        tests=("tests/config/test_secrets.py",),
     ),
     Mutant(
         wrong="probes wait behind all requests that came before them",
         file="monitor/pace.py",
         old="            self._next_up, self._other = self._other, self._next_up\n            if",
         new="            if",
-        tests=("tests/test_pace.py",),
+        tests=("tests/core/test_pace.py",),
     ),
     Mutant(
         wrong="a token for several environments registers workers that name none in the first of them",
         file="monitor/api/contract/beats.py",
         old="if allowed and len(allowed) == 1 else",
         new="if allowed else",
-        tests=("tests/test_api_heartbeats.py", "tests/test_wire.py"),
+        tests=("tests/api/test_heartbeats.py", "tests/core/test_contract.py"),
     ),
     Mutant(
         wrong="a worker may declare a grace as long as the longest interval",
         file="monitor/api/contract/beats.py",
         old="most=bounds.max_grace_ms",
         new="most=bounds.max_interval_ms",
-        tests=("tests/test_wire.py",),
+        tests=("tests/core/test_contract.py",),
     ),
 )

@@ -15,7 +15,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         new="GAP_MS",
         tests=(
             (
-                "tests/test_blindness.py::"
+                "tests/store/test_blindness.py::"
                 "test_p2_stalls_of_a_daemon_that_says_that_it_is_behind_move_a_deadline_three_times_too"
             ),
         ),
@@ -25,35 +25,35 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/store/lua/blindness.lua",
         old="if till - from >= interval then",
         new="if till - from > interval then",
-        tests=("tests/test_blindness.py::test_p1_the_library_moves_deadlines_to_the_same_moments",),
+        tests=("tests/store/test_blindness.py::test_p1_the_library_moves_deadlines_to_the_same_moments",),
     ),
     Mutant(
         wrong="a short blind window that moves a deadline by nothing uses up one of its three credits",
         file="monitor/store/lua/blindness.lua",
         old="if till + reach > due then",
         new="if till + reach >= due then",
-        tests=("tests/test_blindness.py::test_p1_the_library_moves_deadlines_to_the_same_moments",),
+        tests=("tests/store/test_blindness.py::test_p1_the_library_moves_deadlines_to_the_same_moments",),
     ),
     Mutant(
         wrong="a blind window that ended in the millisecond of the last beat is listed among what was missed since",
         file="monitor/store/lua/blindness.lua",
         old="if window[2] > from then",
         new="if window[2] >= from then",
-        tests=("tests/test_blindness.py::test_p1_the_library_moves_deadlines_to_the_same_moments",),
+        tests=("tests/store/test_blindness.py::test_p1_the_library_moves_deadlines_to_the_same_moments",),
     ),
     Mutant(
         wrong="of several blind windows only the newest stops the clock of the retention",
         file="monitor/store/lua/blindness.lua",
         old="for k = #windows, 1, -1 do",
         new="for k = #windows, math.max(1, #windows), -1 do",
-        tests=("tests/test_blindness.py::test_p26_retention_leaves_out_each_of_several_blind_windows",),
+        tests=("tests/store/test_blindness.py::test_p26_retention_leaves_out_each_of_several_blind_windows",),
     ),
     Mutant(
         wrong="of too many blind windows the two that lie furthest apart become one",
         file="monitor/store/lua/blindness.lua",
         old="if windows[k + 1][1] - windows[k][2] < windows[closest + 1][1]",
         new="if windows[k + 1][1] - windows[k][2] > windows[closest + 1][1]",
-        tests=("tests/test_blindness.py::test_p26_windows_are_bounded_in_number_and_the_closest_become_one",),
+        tests=("tests/store/test_blindness.py::test_p26_windows_are_bounded_in_number_and_the_closest_become_one",),
     ),
     Mutant(
         wrong="a daemon that said goodbye a moment ago counts as there when the next one starts",
@@ -61,8 +61,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="if known[4] == 0 and st.t - known[1] <= GAP_MS then",
         new="if st.t - known[1] <= GAP_MS then",
         tests=(
-            "tests/test_blindness.py::test_p1_the_start_of_the_last_daemon_is_the_end_of_a_window_however_quick_it_was",
-            "tests/test_pulse.py",
+            "tests/store/test_blindness.py::test_p1_the_start_of_the_last_daemon_is_the_end_of_a_window_however_quick_it_was",
+            "tests/store/test_pulse.py",
         ),
     ),
     # Workers ------------------------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="found[2] > w.rec[R_LAST_SEEN] and found",
         new="found[2] >= w.rec[R_LAST_SEEN] and found",
         tests=(
-            "tests/test_blindness.py::test_p11_a_beat_that_is_refused_counts_from_the_millisecond_after_an_accepted_one",
+            "tests/store/test_blindness.py::test_p11_a_beat_that_is_refused_counts_from_the_millisecond_after_an_accepted_one",
         ),
     ),
     Mutant(
@@ -81,7 +81,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="if from and from < due and",
         new="if from and from <= due and",
         tests=(
-            "tests/test_blindness.py::test_p2_a_deadline_at_which_its_daemon_was_still_there_is_moved_by_nothing_after_it",
+            "tests/store/test_blindness.py::test_p2_a_deadline_at_which_its_daemon_was_still_there_is_moved_by_nothing_after_it",
         ),
     ),
     Mutant(
@@ -91,7 +91,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         new="REJECTED_INTERVALS * w.group[G_INTERVAL]",
         tests=(
             (
-                "tests/test_blindness.py::"
+                "tests/store/test_blindness.py::"
                 "test_p11_three_intervals_and_the_grace_after_its_last_accepted_beat_a_rejected_worker_is_stale_too"
             ),
         ),
@@ -101,21 +101,21 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/store/lua/workers.lua",
         old="rejected[2] + w.group[G_INTERVAL] + w.group[G_GRACE] > ends",
         new="rejected[2] + w.group[G_INTERVAL] + w.group[G_GRACE] >= ends",
-        tests=("tests/test_blindness.py::test_p11_refused_beats_whose_time_ends_at_the_limit_have_ended",),
+        tests=("tests/store/test_blindness.py::test_p11_refused_beats_whose_time_ends_at_the_limit_have_ended",),
     ),
     Mutant(
         wrong="the metadata and logs of an erased worker count against its tenant permanently",
         file="monitor/store/lua/workers.lua",
         old=" - bytes_of(w.worker) - call('HSTRLEN', st.x, w.mid))",
         new=" - bytes_of(w.worker))",
-        tests=("tests/test_store.py",),
+        tests=("tests/store/test_store.py",),
     ),
     Mutant(
         wrong="the end of a worker's refused beats is left behind when it is accepted again",
         file="monitor/store/lua/workers.lua",
         old="    if MOVE[state][REJECTIONS_ENDED] then\n      set_in(st.refused",
         new="    if false then\n      set_in(st.refused",
-        tests=("tests/test_store.py::test_p16_a_standing_counts_who_has_become_stale_since_a_moment",),
+        tests=("tests/store/test_store.py::test_p16_a_standing_counts_who_has_become_stale_since_a_moment",),
     ),
     # Commit -------------------------------------------------------------------------------------------------------
     Mutant(
@@ -123,14 +123,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/store/lua/commit.lua",
         old="if call('EXISTS', st.base .. 's:' .. gid, st.base .. 'd:' .. gid) == 0 then",
         new="if call('EXISTS', st.base .. 's:' .. gid) == 0 then",
-        tests=("tests/test_store.py", "tests/test_store_absence.py"),
+        tests=("tests/store/test_store.py", "tests/store/test_absence.py"),
     ),
     Mutant(
         wrong="each new event makes the whole history of its tenant as young as itself, so age ends none of it",
         file="monitor/store/lua/commit.lua",
         old="call('ZADD', st.base .. 'began', 'NX', st.now, tenant)",
         new="call('ZADD', st.base .. 'began', st.now, tenant)",
-        tests=("tests/test_store.py",),
+        tests=("tests/store/test_store.py",),
     ),
     # Beat ---------------------------------------------------------------------------------------------------------
     Mutant(
@@ -138,42 +138,42 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/store/lua/beat.lua",
         old="math.max(bounds[3], math.min(grace, bounds[4]))",
         new="math.max(bounds[3], math.min(grace, bounds[2]))",
-        tests=("tests/test_store.py",),
+        tests=("tests/store/test_store.py",),
     ),
     Mutant(
         wrong="of several rules that match an environment the last one decides its interval",
         file="monitor/store/lua/beat.lua",
         old="        found = { rule[2], rule[3] }\n        break\n",
         new="        found = { rule[2], rule[3] }\n",
-        tests=("tests/test_store.py::test_of_the_rules_that_match_an_environment_the_first_one_counts",),
+        tests=("tests/store/test_store.py::test_of_the_rules_that_match_an_environment_the_first_one_counts",),
     ),
     Mutant(
         wrong="a token for other environments may send the ordinary beats of an alive worker",
         file="monitor/store/lua/beat.lua",
         old="or (profile[P_ALLOWED] and not contains(profile[P_ALLOWED], g[G_ENVIRONMENT]))",
         new="or false",
-        tests=("tests/test_store.py", "tests/test_trust.py"),
+        tests=("tests/store/test_store.py", "tests/daemon/test_trust.py"),
     ),
     Mutant(
         wrong="an ordinary beat exactly at the deadline hides the outage",
         file="monitor/store/lua/beat.lua",
         old="if gap < steady[2] and",
         new="if gap <= steady[2] and",
-        tests=("tests/test_store.py",),
+        tests=("tests/store/test_store.py",),
     ),
     Mutant(
         wrong="a straggler that is expected back exactly at its deadline falls back to stopped",
         file="monitor/store/lua/beat.lua",
         old="if back and back <= st.t + interval + grace then",
         new="if back and back < st.t + interval + grace then",
-        tests=("tests/test_store_absence.py",),
+        tests=("tests/store/test_absence.py",),
     ),
     Mutant(
         wrong="a batch tells of the longest grace among its workers in place of the shortest",
         file="monitor/store/lua/beat.lua",
         old="if grace and (not least or grace < least) then",
         new="if grace and (not least or grace > least) then",
-        tests=("tests/test_store.py::test_p28_a_batch_tells_of_the_shortest_grace_among_its_workers",),
+        tests=("tests/store/test_store.py::test_p28_a_batch_tells_of_the_shortest_grace_among_its_workers",),
     ),
     Mutant(
         wrong="a failure report registers a worker in an environment that its token is not for",
@@ -181,7 +181,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="judge(st, settings, { [P_ALLOWED] = a[4] }, w, environment, 0)",
         new="judge(st, settings, {}, w, environment, 0)",
         tests=(
-            "tests/test_store.py::test_p24_a_failure_registers_no_worker_in_an_environment_that_its_token_is_not_for",
+            "tests/store/test_store.py::test_p24_a_failure_registers_no_worker_in_an_environment_that_its_token_is_not_for",
         ),
     ),
     # Orders -------------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="        if st.t < due then\n          set_base(st, w, st.t)",
         new="        if due then\n          set_base(st, w, st.t)",
         tests=(
-            "tests/test_blindness.py::test_p2_a_beat_that_we_were_too_busy_for_after_the_deadline_moves_it_no_more",
+            "tests/store/test_blindness.py::test_p2_a_beat_that_we_were_too_busy_for_after_the_deadline_moves_it_no_more",
         ),
     ),
     Mutant(
@@ -199,7 +199,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/store/lua/orders.lua",
         old="w.rec[R_LEFT] = a[4] and st.t or 0",
         new="w.rec[R_LEFT] = st.t",
-        tests=("tests/test_store.py::test_a_beat_after_a_failure_is_no_straggler_s",),
+        tests=("tests/store/test_store.py::test_a_beat_after_a_failure_is_no_straggler_s",),
     ),
     Mutant(
         wrong="refused beats hold a worker off from being silent for as long as they come",
@@ -208,7 +208,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         new="math.max(ends, st.t + reach)",
         tests=(
             (
-                "tests/test_blindness.py::"
+                "tests/store/test_blindness.py::"
                 "test_p11_three_intervals_and_the_grace_after_its_last_accepted_beat_a_rejected_worker_is_stale_too"
             ),
         ),
@@ -219,7 +219,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/store/lua/sweep.lua",
         old="        if since <= cut then\n          erase",
         new="        if since then\n          erase",
-        tests=("tests/test_blindness_review.py",),
+        tests=("tests/store/test_blindness_cases.py",),
     ),
     Mutant(
         wrong="a sweep goes on while no daemon has said that it accepts beats",
@@ -227,9 +227,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="if #due > 0 and blindness(st).now then",
         new="if false then",
         tests=(
-            "tests/test_pulse.py",
-            "tests/test_blindness.py::test_p1_whatever_comes_first_after_an_outage_expires_nobody",
-            "tests/test_blindness.py::test_p13_a_restarted_store_is_blind_until_the_next_pulse_however_quick_it_was",
+            "tests/store/test_pulse.py",
+            "tests/store/test_blindness.py::test_p1_whatever_comes_first_after_an_outage_expires_nobody",
+            "tests/store/test_blindness.py::test_p13_a_restarted_store_is_blind_until_the_next_pulse_however_quick_it_was",
         ),
     ),
     Mutant(
@@ -237,7 +237,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/store/lua/sweep.lua",
         old="  if not more then\n    call('HSET', st.m, 'swept', st.now)",
         new="  if left then\n    call('HSET', st.m, 'swept', st.now)",
-        tests=("tests/test_store.py::test_p22_a_sweep_counts_as_full_when_its_last_chunk_is_done",),
+        tests=("tests/store/test_store.py::test_p22_a_sweep_counts_as_full_when_its_last_chunk_is_done",),
     ),
     # Outbox -------------------------------------------------------------------------------------------------------
     Mutant(
@@ -245,7 +245,10 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/store/lua/outbox.lua",
         old="local old = '(' .. int(seen_for(st, keep))",
         new="local old = '(' .. int(st.t - keep)",
-        tests=("tests/test_store.py", "tests/test_blindness.py::test_p26_retention_counts_time_outside_blind_windows"),
+        tests=(
+            "tests/store/test_store.py",
+            "tests/store/test_blindness.py::test_p26_retention_counts_time_outside_blind_windows",
+        ),
     ),
     Mutant(
         wrong="a confirmation in the millisecond of the last write waits for nothing",
@@ -253,7 +256,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="  commit_time(st)\n  call('HSET', st.m, 'last', st.now)\n",
         new="  commit_time(st)\n",
         tests=(
-            "tests/test_store_confirm.py::test_p23_a_confirmation_in_the_millisecond_of_the_last_write_waits_for_it_too",
+            "tests/store/test_confirm.py::test_p23_a_confirmation_in_the_millisecond_of_the_last_write_waits_for_it_too",
         ),
     ),
     # Reading ------------------------------------------------------------------------------------------------------
@@ -262,7 +265,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/store/lua/reading.lua",
         old="call('ZCOUNT', st.base .. 'd:' .. gid, since, int(st.t))",
         new="call('ZCOUNT', st.base .. 'd:' .. gid, '(' .. since, int(st.t))",
-        tests=("tests/test_store.py::test_p16_a_standing_counts_who_became_stale_in_the_very_millisecond",),
+        tests=("tests/store/test_store.py::test_p16_a_standing_counts_who_became_stale_in_the_very_millisecond",),
     ),
     Mutant(
         wrong="the counts take an absence that an outage prolonged for one that has ended",
@@ -270,8 +273,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="call('ZCOUNT', st.b .. ':' .. gid, '-inf', int(cut))",
         new="call('ZCOUNT', st.b .. ':' .. gid, '-inf', st.now)",
         tests=(
-            "tests/test_store_absence.py",
-            "tests/test_blindness.py::test_p1_an_announced_absence_that_ends_in_an_outage_is_waited_for_again",
+            "tests/store/test_absence.py",
+            "tests/store/test_blindness.py::test_p1_an_announced_absence_that_ends_in_an_outage_is_waited_for_again",
         ),
     ),
     # Revocations, and the installation ----------------------------------------------------------------------------
@@ -280,14 +283,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/store/lua/revocations.lua",
         old="cmsgpack.pack({ args[1], args[2], args[3], st.t })",
         new="known[1] or cmsgpack.pack({ args[1], args[2], args[3], st.t })",
-        tests=("tests/test_revocations.py::test_p24_what_is_revoked_again_covers_the_tokens_issued_in_between",),
+        tests=("tests/store/test_revocations.py::test_p24_what_is_revoked_again_covers_the_tokens_issued_in_between",),
     ),
     Mutant(
         wrong="another installation is refused once, and is at home from its second start on",
         file="monitor/store/lua/lastseen.lua",
         old="if is_ours and new then",
         new="if new then",
-        tests=("tests/test_store.py",),
+        tests=("tests/store/test_store.py",),
     ),
     # Python -------------------------------------------------------------------------------------------------------
     Mutant(
@@ -295,70 +298,72 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/store/joint.py",
         old="            self._next = None\n            return await self._call()",
         new="            return await self._call()",
-        tests=("tests/test_store_confirm.py::test_p23_each_confirmation_is_asked_for_anew",),
+        tests=("tests/store/test_confirm.py::test_p23_each_confirmation_is_asked_for_anew",),
     ),
     Mutant(
         wrong="a confirmation that is under way stands for what was committed after it began",
         file="monitor/store/joint.py",
         old="            self._next = None\n            return await self._call()",
         new="            result = await self._call()\n            self._next = None\n            return result",
-        tests=("tests/test_fairness.py::test_p29_all_who_ask_for_the_health_at_a_time_share_one_call",),
+        tests=("tests/api/test_tenants.py::test_p29_all_who_ask_for_the_health_at_a_time_share_one_call",),
     ),
     Mutant(
         wrong="a write that was to reach two replicas is confirmed when it has reached one",
         file="monitor/store/store.py",
         old="safe = reached >= self.settings.replicas",
         new="safe = reached >= 1",
-        tests=("tests/test_store_confirm.py::test_p23_one_replica_is_not_two",),
+        tests=("tests/store/test_confirm.py::test_p23_one_replica_is_not_two",),
     ),
     Mutant(
         wrong="a write is confirmed though the server did not bring it to its disk in time",
         file="monitor/store/store.py",
         old="safe = reached is None or reached[0] >= 1",
         new="safe = reached is None or reached[0] >= 0",
-        tests=("tests/test_store_confirm.py::test_p23_each_confirmation_is_asked_for_anew",),
+        tests=("tests/store/test_confirm.py::test_p23_each_confirmation_is_asked_for_anew",),
     ),
     Mutant(
         wrong="the partition that was swept last speaks for all of them",
         file="monitor/store/store.py",
         old="max(now_ms for now_ms, _ in answers), min(swept_ms for _, swept_ms in answers)",
         new="max(now_ms for now_ms, _ in answers), max(swept_ms for _, swept_ms in answers)",
-        tests=("tests/test_api_reading.py::test_p27_the_sweep_lags_where_one_partition_of_several_was_not_swept",),
+        tests=("tests/api/test_reading.py::test_p27_the_sweep_lags_where_one_partition_of_several_was_not_swept",),
     ),
     Mutant(
         wrong="a tenant may have its whole number of workers in each partition",
         file="monitor/store/store.py",
         old="-(-settings.workers_per_tenant // settings.partitions)",
         new="settings.workers_per_tenant",
-        tests=("tests/test_store.py::test_the_share_of_each_partition_keeps_a_tenant_within_its_quotas",),
+        tests=("tests/store/test_store.py::test_the_share_of_each_partition_keeps_a_tenant_within_its_quotas",),
     ),
     Mutant(
         wrong="an announced absence reads as over though an outage of the monitor prolonged it",
         file="monitor/store/codec.py",
         old="missed_ms=None if back_ms is None else moved_to(back_ms)",
         new="missed_ms=back_ms",
-        tests=("tests/test_blindness.py::test_p1_an_announced_absence_that_ends_in_an_outage_is_waited_for_again",),
+        tests=(
+            "tests/store/test_blindness.py::test_p1_an_announced_absence_that_ends_in_an_outage_is_waited_for_again",
+        ),
     ),
     Mutant(
         wrong="routing is well while one partition of several is not looked at",
         file="monitor/store/outbox.py",
         old="return max(now_s - at_s",
         new="return min(now_s - at_s",
-        tests=("tests/test_vitals.py::test_routing_lags_while_one_partition_of_several_is_not_looked_at",),
+        tests=("tests/daemon/test_self_check.py::test_routing_lags_while_one_partition_of_several_is_not_looked_at",),
     ),
     Mutant(
         wrong="a replica that Sentinel names is taken for the primary",
         file="monitor/store/sentinel.py",
         old='if role[0] != b"master":',
         new="if not role:",
-        tests=("tests/test_sentinel.py::test_a_sentinel_that_names_a_replica_is_not_believed",),
+        tests=("tests/store/test_sentinel.py::test_a_sentinel_that_names_a_replica_is_not_believed",),
     ),
     Mutant(
         wrong="two releases that differ in the table of transitions alone share one function library",
         file="monitor/store/library.py",
         old="hashlib.sha256(body.encode())",
         new="hashlib.sha256(text.encode())",
-        tests=("tests/test_functions.py",),
+        tests=("tests/store/test_functions.py",),
     ),
     Mutant(
         wrong="what replicas wait for counts as used memory of the store",
@@ -366,7 +371,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old='int(memory["used_memory"]) - int(memory.get("mem_not_counted_for_evict", 0))',
         new='int(memory["used_memory"])',
         tests=(
-            "tests/test_vitals.py::test_p26_what_the_server_keeps_for_replicas_and_its_file_takes_none_of_its_limit",
+            "tests/daemon/test_self_check.py::test_p26_what_the_server_keeps_for_replicas_and_its_file_takes_none_of_its_limit",
         ),
     ),
     Mutant(
@@ -374,13 +379,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/store/results.py",
         old="OVER_TIMINGS, OVER_BYTES = range(8, 10)",
         new="OVER_BYTES, OVER_TIMINGS = range(8, 10)",
-        tests=("tests/test_store.py",),
+        tests=("tests/store/test_store.py",),
     ),
     Mutant(
         wrong="ten times as many revocations fit into the list as the documentation says",
         file="monitor/store/revocations.py",
         old="MOST_IN_ALL: Final = 10_000",
         new="MOST_IN_ALL: Final = 100_000",
-        tests=("tests/test_revocations.py::test_p26_ten_thousand_revocations_fit_into_the_list",),
+        tests=("tests/store/test_revocations.py::test_p26_ten_thousand_revocations_fit_into_the_list",),
     ),
 )

@@ -1,7 +1,7 @@
 """Reading what workers send every day, by msgspec: strict types, known fields, nothing odd. Pure.
 
 It never judges: what it does not take is read again by ``forms``, which accepts or refuses it. What it takes,
-``forms`` takes with the same values; ``tests/test_wire_common.py`` holds the two against each other.
+``forms`` takes with the same values; ``tests/core/test_contract_fast.py`` holds the two against each other.
 """
 
 from __future__ import annotations

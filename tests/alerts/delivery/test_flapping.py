@@ -1,0 +1,176 @@
+"""A worker that flaps is told of once an outage lasts, and of its end; nothing is held for ever (P20)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from alerts.groups import worker_rules
+from alerts.groups.flapping import Flapping, Lately, begun
+from alerts.groups.keys import Shape
+from alerts.groups.state import Draft, Freeze, Outcome, Thread, Timing, Wait
+from alerts.rendering.worker_text import single_sentence
+from monitor.daemon.alerts import StoredFleet
+from monitor.liveness import EventKind, Liveness
+from tests.support.alerts_fakes import START_MS, event
+from tests.support.stores import GRACE_MS, INTERVAL_MS, ManualClock, beat, opened
+
+if TYPE_CHECKING:
+    from monitor.events import Event
+
+HOLD_MS = 300_000
+RULE = Flapping(outages=3, within_ms=3_600_000, hold_ms=HOLD_MS)
+STALE, REJECTED, RECOVERED = EventKind.STALE, EventKind.REJECTED, EventKind.RECOVERED
+
+
+def down(seq: int, **changes: Any) -> Event:
+    return event(seq, kind=STALE, old=Liveness.ALIVE, new=Liveness.STALE, detected_ms=START_MS, **changes)
+
+
+def end(seq: int) -> Event:
+    return event(seq, kind=RECOVERED, old=Liveness.STALE, new=Liveness.ALIVE)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "dues"),
+    [
+        ([], []),
+        ([RECOVERED], []),
+        ([STALE, RECOVERED], [0]),
+        ([STALE, RECOVERED, STALE, RECOVERED], [0, 2]),
+        ([REJECTED, STALE, RECOVERED], [0]),  # one outage that got worse
+        ([STALE, RECOVERED, REJECTED], [0]),  # the last is the one that is about to be told of as worse
+        ([STALE, EventKind.STOPPED, EventKind.RESUMED], [0]),
+    ],
+)
+def test_p20_outages_are_counted_by_their_beginnings(kinds: list[EventKind], dues: list[int]) -> None:
+    assert begun([(kind, at_ms) for at_ms, kind in enumerate(kinds)]) == dues
+
+
+class Play:
+    """A thread that is told which outage its worker has."""
+
+    def __init__(self) -> None:
+        self.thread = Thread(key="w4:acmew", shape=Shape.WORKER, tenant="acme", timing=Timing())
+        self.now_ms = START_MS
+        self.outcomes: dict[str, Outcome] = {}
+
+    def offer(self, one: Event) -> None:
+        draft = Draft(self.thread, self.now_ms)
+        worker_rules.offer(draft, one)
+        self._keep(draft)
+
+    def step(self, number: int) -> object:
+        """What is to be done, ``number`` being that of the outage."""
+        draft = Draft(self.thread, self.now_ms)
+        step = worker_rules.next_step(draft, lambda _: None)
+        if isinstance(step, Freeze) and step.event is not None:
+            step = worker_rules.damp(draft, step.event, Lately(number=number, rule=RULE)) or step
+        if isinstance(step, Freeze):
+            worker_rules.freeze(draft, step, receiver="ops")
+        self._keep(draft)
+        return step
+
+    def _keep(self, draft: Draft) -> None:
+        self.outcomes |= {event_id: told.outcome for event_id, told in draft.outcomes.items()}
+
+    def of(self, one: Event) -> Outcome:
+        return self.outcomes[one.event_id]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_p20_the_first_outages_are_told_at_once(number: int) -> None:
+    play = Play()
+    play.offer(down(2))
+    assert isinstance(play.step(number), Freeze)
+
+
+def test_p20_a_further_one_is_told_when_it_has_lasted_and_not_before() -> None:
+    play = Play()
+    play.offer(down(8))
+    assert play.step(4) == Wait(START_MS + HOLD_MS)
+    assert play.of(down(8)) is Outcome.DAMPED
+    assert worker_rules.due_ms(play.thread, play.now_ms) == START_MS + HOLD_MS
+    play.now_ms = START_MS + HOLD_MS - 1
+    assert play.step(4) == Wait(START_MS + HOLD_MS)
+    play.now_ms += 1
+    assert isinstance(play.step(4), Freeze)
+    assert play.of(down(8)) is Outcome.PART_OF
+    assert play.thread.damped_ms == 0
+
+
+def test_p20_one_that_is_routed_late_has_to_last_from_when_it_was_detected() -> None:
+    play = Play()
+    play.now_ms += HOLD_MS - 1  # as when nothing was routed for that long
+    play.offer(down(8))
+    assert play.step(4) == Wait(START_MS + HOLD_MS)
+    play.now_ms += 1
+    assert isinstance(play.step(4), Freeze)
+
+
+def test_p20_one_that_is_over_before_that_is_not_told_nor_its_end() -> None:
+    play = Play()
+    play.offer(down(8))
+    play.step(4)
+    play.offer(end(9))
+    assert (play.of(down(8)), play.of(end(9))) == (Outcome.DAMPED, Outcome.DAMPED)
+    assert worker_rules.is_over(play.thread)
+
+
+def test_p20_what_makes_an_outage_worse_does_not_prolong_the_wait() -> None:
+    play = Play()
+    play.offer(down(8))
+    play.step(4)
+    play.now_ms += HOLD_MS - 1
+    worse = event(9, kind=EventKind.FAILED, old=Liveness.STALE, new=Liveness.FAILED, detected_ms=play.now_ms)
+    play.offer(worse)
+    assert play.step(4) == Wait(START_MS + HOLD_MS)
+    play.now_ms += 1
+    # Also when so many of its outages are long ago by then.
+    assert isinstance(play.step(1), Freeze)
+    assert (play.of(down(8)), play.of(worse)) == (Outcome.DAMPED, Outcome.PART_OF)
+
+
+def test_p20_each_outage_waits_by_itself() -> None:
+    play = Play()
+    for seq in (8, 10):
+        play.offer(down(seq))
+        assert play.step(4) == Wait(START_MS + HOLD_MS)
+        play.offer(end(seq + 1))
+        assert play.thread.damped_ms == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "ending"),
+    [
+        (2, "."),
+        (3, "; its 3rd outage within 1 h: the next ones of less than 5 min are not told."),
+        (4, "; its 4th outage within 1 h: ones of less than 5 min are not told."),
+    ],
+)
+def test_p20_it_is_said_that_short_outages_are_not_told(number: int, ending: str) -> None:
+    lately = Lately(number=number, rule=RULE)
+    plain = single_sentence(down(2), reminder=0, standing=None)
+    assert single_sentence(down(2), reminder=0, standing=None, lately=lately) == plain.removesuffix(".") + ending
+
+
+async def test_p20_outages_are_counted_from_the_worker_store_in_each_life_by_itself(store_url: str) -> None:
+    async with opened(store_url) as store:
+        fleet, clock = StoredFleet(store), ManualClock(store_url)
+        stale: list[Event] = []
+        for _ in range(9):
+            now_ms = (await store.beat(0, [beat()])).now_ms
+            await clock.set(now_ms + INTERVAL_MS + GRACE_MS)
+            await store.sweep(0, limit=10)
+            _, _, events = await store.history(0, "acme", after="", limit=1, newest_first=True)
+            stale += events
+
+        async def before(since_ms: int) -> int:
+            return (await fleet.outage(stale[-1], since_ms)).before
+
+        assert await before(0) == 7  # as far as transitions are kept
+        assert await before(stale[-3].due_ms) == 2
+        assert await before(stale[-1].due_ms) == 0
+        await store.forget(beat().key, allowed=None, reason="deleted")
+        assert await before(0) == 0

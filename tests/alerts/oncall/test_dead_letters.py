@@ -1,0 +1,583 @@
+"""What a person does with dead letters, and what an ack and the end of a silence mean to threads; on real stores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from alerts.groups import group_rules, worker_rules
+from alerts.groups.attempts import begin_attempt, bury, deliver, fail, offer_again, postpone
+from alerts.groups.keys import worker_key
+from alerts.groups.roles import Role, role_of
+from alerts.groups.state import Draft, Freeze, Frozen, Member, Outcome, Send, Timing
+from alerts.oncall.dead_letters import (
+    SCAN_CALLS,
+    SCAN_ROWS,
+    Desk,
+    RefusedError,
+    UnknownNotificationError,
+    UnknownReceiverError,
+    Why,
+    of_tenant,
+)
+from alerts.oncall.reschedule import PAGE, is_of, wake_waiting
+from alerts.routing.acknowledge import acknowledge_at
+from alerts.routing.enqueue import Offer, offer_all
+from alerts.routing.routes import Target
+from alerts.store.connection import QueueStore
+from alerts.store.group_store import Change, ThreadStore, Want
+from monitor.liveness import EventKind, Liveness
+from tests.support.alerts_fakes import START_MS, event
+from tests.support.stores import pools
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from alerts.groups.state import Note, Thread
+    from alerts.oncall.dead_letters import Found
+    from monitor.events import Event
+
+LEASE_MS = 15_000
+INCIDENT = "inc_" + "1" * 32
+
+
+class Ledger:
+    """Knows which incidents are open."""
+
+    def __init__(self) -> None:
+        self.open = {INCIDENT}
+
+    async def is_open(self, tenant: str, incident_id: str) -> bool:
+        assert tenant == "acme"
+        return incident_id in self.open
+
+
+class Bench:
+    """One receiver's threads, taken from step to step by hand."""
+
+    def __init__(self, threads: ThreadStore, store: QueueStore) -> None:
+        self.threads = threads
+        self.store = store
+        self.ledger = Ledger()
+        self.desk = Desk(threads={"ops": threads}, incidents=self.ledger)
+        self.now_ms = START_MS
+
+    async def offer(self, *events: Event, key: str | None = None, timing: Timing | None = None) -> None:
+        offers = [
+            Offer(
+                event=one,
+                key=key or worker_key(one),
+                target=Target(key=key or worker_key(one), labels=LABELS if key else {}, timing=timing or Timing()),
+                incident_id=INCIDENT,
+            )
+            for one in events
+        ]
+        await offer_all(self.threads, offers, now_ms=self.now_ms)
+
+    async def thread(self, key: str) -> tuple[int, Thread]:
+        [seen] = await self.threads.look([Want(thread=key)])
+        assert seen.thread is not None
+        return seen.version, seen.thread
+
+    async def change(self, key: str, what: Callable[[Draft], None]) -> None:
+        """Change a thread as the delivery would."""
+        version, thread = await self.thread(key)
+        draft = Draft(thread, self.now_ms)
+        what(draft)
+        rules = group_rules if key[0] == "g" else worker_rules
+        change = Change(
+            draft=draft, version=version, due_ms=rules.due_ms(thread, self.now_ms), over=rules.is_over(thread)
+        )
+        assert await self.threads.save([change], now_ms=self.now_ms) == [True]
+
+    async def send(self, key: str, end: Callable[[Draft], None]) -> str:
+        """Freeze what is pending, make an attempt, and note what came of it."""
+        nid = ""
+
+        def step(draft: Draft) -> None:
+            nonlocal nid
+            if key[0] == "g":
+                role = Role.DOWN if draft.thread.firing else Role.END
+                frozen = group_rules.freeze(draft, Freeze(role=role, event=None), receiver=self.threads.receiver)
+            else:
+                pending = draft.thread.pending[0]
+                frozen = worker_rules.freeze(
+                    draft, Freeze(role=role_of(pending), event=pending), receiver=self.threads.receiver
+                )
+            nid = frozen.nid
+            draft.note(frozen, Outcome.QUEUED, body=BODY)
+            begin_attempt(draft)
+            end(draft)
+
+        await self.change(key, step)
+        return nid
+
+    async def dead(self, *events: Event, key: str | None = None) -> str:
+        """A dead letter that tells of the events."""
+        await self.offer(*events, key=key)
+        return await self.send(key or worker_key(events[0]), lambda draft: bury(draft, reason="500"))
+
+    async def replay(self, nid: str, *, force: bool = False) -> Note:
+        found = await self.desk.replay(nid, receiver=None, force=force, now_ms=self.now_ms, sees=lambda _: True)
+        return found.note
+
+
+LABELS = {"tenant": "acme", "environment": "prod"}
+GROUP = 'g{"environment": "prod", "tenant": "acme"}'
+BODY = f'{{"type":"worker.stale","timestamp":"x","data":{{"incident_id":"{INCIDENT}"}}}}'
+
+
+def attempted(end: Callable[[Draft], None]) -> Callable[[Draft], None]:
+    """One more attempt, and what came of it."""
+
+    def made(draft: Draft) -> None:
+        begin_attempt(draft)
+        end(draft)
+
+    return made
+
+
+def recovered(seq: int = 2, **changes: Any) -> Event:
+    return event(seq, kind=EventKind.RECOVERED, old=Liveness.STALE, new=Liveness.ALIVE, **changes)
+
+
+@pytest.fixture
+async def bench(store_url: str) -> AsyncIterator[Bench]:
+    store = QueueStore(pools=pools(store_url), receivers=1)
+    yield Bench(ThreadStore(store, "ops"), store)
+    await store.close()
+
+
+async def test_a_replayed_dead_letter_is_what_it_was_and_begins_its_attempts_anew(bench: Bench) -> None:
+    down = event()
+    nid = await bench.dead(down)
+    before = await bench.threads.notification(nid)
+    assert before is not None
+    assert (before.note.outcome, before.body) == (Outcome.DEAD_LETTERED, BODY)
+    bench.now_ms += 1_000
+    note = await bench.replay(nid)
+    assert note.outcome is Outcome.QUEUED
+    [claimed] = await bench.threads.claim(limit=10, lease_ms=LEASE_MS, now_ms=bench.now_ms)
+    frozen = claimed.thread.frozen
+    assert frozen is not None
+    assert (frozen.nid, frozen.attempts, frozen.first_attempt_ms, frozen.unknown) == (nid, 0, 0, False)
+    assert (frozen.event, frozen.role, frozen.created_ms) == (down, Role.DOWN, before.note.created_ms)
+    assert worker_rules.next_step(Draft(claimed.thread, bench.now_ms), lambda _: None) == Send()
+    listed = await bench.threads.notification(nid)
+    assert listed is not None
+    assert listed.body == BODY
+    assert (await bench.threads.stats(now_ms=bench.now_ms)).dead == 0
+
+
+async def test_p18_a_replayed_down_calls_for_its_resolved_when_it_is_delivered(bench: Bench) -> None:
+    nid = await bench.dead(event())
+    await bench.replay(nid)
+    key = worker_key(event())
+    await bench.change(key, attempted(deliver))
+    await bench.offer(recovered())
+    _, thread = await bench.thread(key)
+    assert thread.told
+    assert [one.kind for one in thread.pending] == [EventKind.RECOVERED]
+    assert (thread.incident_id, thread.told_incident_id) == (INCIDENT, INCIDENT)
+
+
+async def test_replaying_twice_is_replaying_once(bench: Bench) -> None:
+    nid = await bench.dead(event())
+    await bench.replay(nid)
+    await bench.change(worker_key(event()), attempted(lambda draft: postpone(draft, due_ms=0, unknown=True)))
+    assert (await bench.replay(nid)).outcome is Outcome.QUEUED
+    _, thread = await bench.thread(worker_key(event()))
+    assert thread.frozen is not None
+    assert (thread.frozen.attempts, thread.frozen.unknown) == (1, True)
+
+
+@pytest.mark.parametrize("how", ["its incident is over", "a newer one was delivered"])
+async def test_an_overtaken_down_is_replayed_only_by_force_and_then_calls_for_nothing(bench: Bench, how: str) -> None:
+    key, nid = worker_key(event()), await bench.dead(event())
+    if how == "its incident is over":
+        bench.ledger.open.clear()
+    else:
+        await bench.offer(event(2, kind=EventKind.FAILED, new=Liveness.FAILED, old=Liveness.STALE))
+        await bench.send(key, deliver)
+    with pytest.raises(RefusedError, match="it is overtaken: ") as refused:
+        await bench.replay(nid)
+    assert refused.value.why is Why.OVERTAKEN
+    assert (await bench.threads.stats(now_ms=bench.now_ms)).dead == 1
+    note = await bench.replay(nid, force=True)
+    assert (note.outcome, note.role) == (Outcome.QUEUED, Role.FACT)
+    was_told = how != "its incident is over"
+    await bench.change(key, attempted(deliver))
+    [seen] = await bench.threads.look([Want(thread=key)])
+    assert (seen.thread is not None and seen.thread.told) is was_told
+    listed = await bench.threads.notification(nid)
+    assert listed is not None
+    assert listed.note.outcome is Outcome.DELIVERED
+
+
+async def test_a_forced_one_that_dies_again_still_needs_force(bench: Bench) -> None:
+    nid = await bench.dead(event())
+    bench.ledger.open.clear()
+    await bench.replay(nid, force=True)
+    await bench.change(worker_key(event()), attempted(lambda draft: bury(draft, reason="again")))
+    with pytest.raises(RefusedError, match="overtaken"):
+        await bench.replay(nid)
+
+
+async def test_a_thread_that_has_one_in_attempts_takes_no_dead_letter(bench: Bench) -> None:
+    nid = await bench.dead(event())
+    await bench.offer(event(2, kind=EventKind.FAILED))
+    other = await bench.send(
+        worker_key(event()), lambda draft: postpone(draft, due_ms=START_MS + 60_000, unknown=False)
+    )
+    for force in (False, True):
+        with pytest.raises(RefusedError, match=other) as refused:
+            await bench.replay(nid, force=force)
+        assert refused.value.why is Why.BUSY
+
+
+async def test_a_resolved_is_replayed_by_itself_and_never_ends_a_newer_down(bench: Bench) -> None:
+    key = worker_key(event())
+    await bench.offer(event())
+    await bench.send(key, deliver)
+    nid = await bench.dead(recovered())
+    assert (await bench.replay(nid)).role is Role.FACT
+    await bench.change(key, attempted(lambda draft: bury(draft, reason="again")))
+    await bench.offer(event(3))
+    await bench.send(key, deliver)
+    with pytest.raises(RefusedError, match="a newer DOWN"):
+        await bench.replay(nid)
+    await bench.replay(nid, force=True)
+    await bench.change(key, attempted(deliver))
+    assert (await bench.thread(key))[1].told
+
+
+async def test_a_groups_down_is_overtaken_when_nobody_is_down_any_more(bench: Bench) -> None:
+    nid = await bench.dead(event(), event(worker_id="v"), key=GROUP)
+    assert (await bench.replay(nid)).role is Role.DOWN
+    await bench.change(GROUP, attempted(lambda draft: bury(draft, reason="again")))
+    await bench.offer(recovered(), recovered(worker_id="v"), key=GROUP)
+    with pytest.raises(RefusedError, match="is over"):
+        await bench.replay(nid)
+    assert (await bench.replay(nid, force=True)).role is Role.FACT
+    _, thread = await bench.thread(GROUP)
+    assert group_rules.next_step(Draft(thread, bench.now_ms), lambda _: None, first=(), suspected=False) == Send()
+
+
+async def test_a_groups_down_is_overtaken_by_the_next_outage_of_its_group(bench: Bench) -> None:
+    nid = await bench.dead(event(), key=GROUP)
+    await bench.offer(recovered(), key=GROUP)
+    bench.now_ms += 1_000
+    await bench.offer(event(3), key=GROUP)
+    assert (await bench.thread(GROUP))[1].firing == 1
+    with pytest.raises(RefusedError, match="is over"):
+        await bench.replay(nid)
+    assert (await bench.replay(nid, force=True)).role is Role.FACT
+
+
+async def test_p31_what_a_person_looks_after_is_not_offered_again_besides(bench: Bench) -> None:
+    key, nid = worker_key(event()), await bench.dead(event())
+    assert (await bench.thread(key))[1].given_up is not None
+    assert (await bench.threads.stats(now_ms=bench.now_ms)).standing == 1
+    await bench.replay(nid)
+    thread = (await bench.thread(key))[1]
+    assert (thread.given_up, thread.again_ms, (await bench.threads.stats(now_ms=bench.now_ms)).standing) == (None, 0, 0)
+    await bench.change(key, attempted(lambda draft: bury(draft, reason="again")))
+    await bench.change(key, attempted_again)
+    assert (await bench.replay(nid)).nid == nid  # it is under way
+    await bench.change(key, lambda draft: bury(draft, reason="again"))
+    await bench.desk.drop(nid, receiver=None, now_ms=bench.now_ms, sees=lambda _: True)
+    [seen] = await bench.threads.look([Want(thread=key)])
+    assert (seen.thread, (await bench.threads.stats(now_ms=bench.now_ms)).standing) == (None, 0)
+
+
+def attempted_again(draft: Draft) -> None:
+    offer_again(draft)
+    begin_attempt(draft)
+
+
+async def test_a_dropped_dead_letter_loses_its_body_and_leaves_its_thread_as_it_was(bench: Bench) -> None:
+    nid = await bench.dead(event())
+    await bench.offer(event(2, kind=EventKind.FAILED))
+    for _ in range(2):
+        found = await bench.desk.drop(nid, receiver="ops", now_ms=bench.now_ms + 5, sees=lambda _: True)
+        assert found.note.outcome is Outcome.DROPPED
+    listed = await bench.threads.notification(nid)
+    assert listed is not None
+    assert (listed.note.outcome, listed.note.reason, listed.body) == (Outcome.DROPPED, "500", None)
+    _, thread = await bench.thread(worker_key(event()))
+    assert [one.kind for one in thread.pending] == [EventKind.FAILED]
+    with pytest.raises(RefusedError, match="it is dropped"):
+        await bench.replay(nid)
+    assert (await bench.threads.stats(now_ms=bench.now_ms)).dead == 0
+
+
+async def test_one_whose_thread_is_gone_can_be_dropped_and_leaves_none_behind(bench: Bench) -> None:
+    nid = await bench.dead(event())
+    await bench.desk.drop(nid, receiver=None, now_ms=bench.now_ms, sees=lambda _: True)
+    assert (await bench.threads.stats(now_ms=bench.now_ms)).threads == 0
+
+
+async def test_what_is_not_there_or_not_seen_is_unknown(bench: Bench) -> None:
+    nid = await bench.dead(event())
+    with pytest.raises(UnknownNotificationError):
+        await bench.desk.find("ntf_x", receiver=None, sees=lambda _: True)
+    with pytest.raises(UnknownNotificationError):
+        await bench.desk.find(nid, receiver=None, sees=lambda note: of_tenant(note, "other", None, None))
+    with pytest.raises(UnknownReceiverError):
+        await bench.desk.find(nid, receiver="none", sees=lambda _: True)
+
+
+async def test_p5_the_outcomes_of_an_event_name_the_notification_that_told_of_it(bench: Bench) -> None:
+    down = event()
+    nid = await bench.dead(down)
+    [(receiver, told, note)] = await bench.desk.outcomes(down.event_id)
+    assert (receiver, told.outcome, told.nid) == ("ops", Outcome.PART_OF, nid)
+    assert note is not None
+    assert note.outcome is Outcome.DEAD_LETTERED
+    assert await bench.desk.outcomes("0" * 32) == []
+
+
+@pytest.mark.parametrize("limit", [1, 3, 100])
+async def test_a_list_holds_each_once_newest_first_whatever_is_taken_out_meanwhile(bench: Bench, limit: int) -> None:
+    made = []
+    for number in range(12):
+        bench.now_ms += number % 3  # some at the same moment
+        made.append(await bench.dead(event(worker_id=f"w{number}", tenant="acme" if number % 4 else "other")))
+    theirs = [nid for number, nid in enumerate(made) if number % 4]
+    found: list[Found] = []
+    after = None
+    while True:
+        page = await bench.desk.page(
+            Outcome.DEAD_LETTERED,
+            receiver=None,
+            after=after,
+            limit=limit,
+            now_ms=bench.now_ms,
+            sees=lambda note: note.tenant == "acme",
+        )
+        assert len(page.found) <= limit
+        found += page.found
+        for one in page.found[:1]:
+            await bench.desk.drop(one.note.nid, receiver=None, now_ms=bench.now_ms, sees=lambda _: True)
+        if page.last is None:
+            break
+        after = page.last
+    assert sorted(one.note.nid for one in found) == sorted(theirs)
+    places = [(one.note.at_ms, one.note.nid) for one in found]
+    assert places == sorted(places, reverse=True)
+
+
+@pytest.mark.parametrize("limit", [1, 3, 100])
+async def test_a_list_over_all_receivers_holds_each_once_newest_first(bench: Bench, limit: int) -> None:
+    chat = Bench(ThreadStore(bench.store, "chat"), bench.store)
+    made = []
+    for number in range(12):
+        one = bench if number < 3 or number % 4 == 0 else chat  # much of one, then most of the other
+        one.now_ms = START_MS + number // 2
+        made.append(await one.dead(event(worker_id=f"w{number}")))
+    desk = Desk(threads={"ops": bench.threads, "chat": chat.threads}, incidents=bench.ledger)
+    found = await _listed(desk, limit=limit, now_ms=START_MS + 12)
+    assert sorted(one.note.nid for one in found) == sorted(made)
+    places = [(one.note.at_ms, one.note.nid) for one in found]
+    assert places == sorted(places, reverse=True)
+    assert {one.receiver for one in found} == {"ops", "chat"}
+
+
+async def test_a_list_goes_on_where_the_first_receiver_was_not_looked_through_further(bench: Bench) -> None:
+    """One receiver has more of another tenant's than a call looks at, and one of ours behind them."""
+    chat = Bench(ThreadStore(bench.store, "chat"), bench.store)
+    made = []
+    for number, one in enumerate((chat, bench, chat)):
+        one.now_ms = START_MS + number
+        made.append(await one.dead(event(worker_id=f"w{number}")))
+    await bench.offer(event(tenant="other"))
+    version, thread = await bench.thread("w5:otherw")
+    theirs = Draft(thread, START_MS + 1_000)
+    for number in range(SCAN_CALLS * SCAN_ROWS):
+        frozen = Frozen(nid=f"ntf_{number}", type="worker.stale", role=Role.DOWN, created_ms=START_MS, due_ms=START_MS)
+        theirs.note(frozen, Outcome.DEAD_LETTERED)
+    assert await bench.threads.save([Change(draft=theirs, version=version)], now_ms=theirs.now_ms) == [True]
+    desk = Desk(threads={"ops": bench.threads, "chat": chat.threads}, incidents=bench.ledger)
+    found = await _listed(desk, limit=2, now_ms=theirs.now_ms)
+    assert [one.note.nid for one in found] == made[::-1]
+
+
+async def _listed(desk: Desk, *, limit: int, now_ms: int) -> list[Found]:
+    """All dead letters of a tenant, page by page."""
+    found: list[Found] = []
+    after = None
+    while True:
+        page = await desk.page(
+            Outcome.DEAD_LETTERED,
+            receiver=None,
+            after=after,
+            limit=limit,
+            now_ms=now_ms,
+            sees=lambda note: note.tenant == "acme",
+        )
+        found += page.found
+        if page.last is None:
+            return found
+        after = page.last
+
+
+async def test_a_list_goes_on_past_more_at_one_time_than_a_page_looks_at(bench: Bench) -> None:
+    """As when a receiver was removed while many threads waited for it, and is back."""
+    await bench.offer(event())
+    version, thread = await bench.thread(worker_key(event()))
+    draft = Draft(thread, bench.now_ms)
+    made = [f"ntf_{number:05}" for number in range(SCAN_CALLS * SCAN_ROWS + 1)]
+    for nid in made:
+        frozen = Frozen(nid=nid, type="worker.stale", role=Role.DOWN, created_ms=START_MS, due_ms=START_MS)
+        draft.note(frozen, Outcome.DEAD_LETTERED)
+    assert await bench.threads.save([Change(draft=draft, version=version)], now_ms=bench.now_ms) == [True]
+    after = (bench.now_ms, made[1])
+    page = await bench.desk.page(
+        Outcome.DEAD_LETTERED, receiver="ops", after=after, limit=9, now_ms=bench.now_ms, sees=lambda _: True
+    )
+    assert ([one.note.nid for one in page.found], page.last) == ([made[0]], None)
+
+
+async def test_one_in_attempts_is_listed_with_how_many_and_why_the_last_one_failed(bench: Bench) -> None:
+    await bench.offer(event())
+
+    def fails(draft: Draft) -> None:
+        fail(draft, error="503 from ops", cause="server_error", answer="down for maintenance")
+        postpone(draft, due_ms=START_MS, unknown=False)
+
+    nid = await bench.send(worker_key(event()), fails)
+    page = await bench.desk.page(
+        Outcome.QUEUED, receiver="ops", after=None, limit=5, now_ms=bench.now_ms, sees=lambda _: True
+    )
+    assert [(one.note.nid, one.note.attempts, one.note.reason) for one in page.found] == [(nid, 1, "503 from ops")]
+    assert [(one.note.cause, one.note.answer) for one in page.found] == [("server_error", "down for maintenance")]
+
+
+# Acks and silences
+
+
+async def acknowledge(bench: Bench, key: str, incident_id: str = INCIDENT, worker_id: str | None = "w") -> None:
+    await acknowledge_at(
+        bench.threads, key, tenant="acme", worker_id=worker_id, incident_id=incident_id, now_ms=bench.now_ms
+    )
+
+
+async def test_p19_an_acknowledged_worker_is_reminded_of_no_more(bench: Bench) -> None:
+    key = worker_key(event())
+    await bench.offer(event(), timing=Timing(repeat_ms=1_000))
+    await bench.send(key, deliver)
+    bench.now_ms += 1_000
+    _, thread = await bench.thread(key)
+    assert isinstance(worker_rules.next_step(Draft(thread, bench.now_ms), lambda _: None), Freeze)
+    await acknowledge(bench, key, "inc_" + "2" * 32)
+    assert not (await bench.thread(key))[1].acked
+    for _ in range(2):
+        await acknowledge(bench, key)
+    _, thread = await bench.thread(key)
+    assert thread.acked
+    assert not isinstance(worker_rules.next_step(Draft(thread, bench.now_ms), lambda _: None), Freeze)
+
+
+async def test_p19_an_acknowledged_member_counts_once(bench: Bench) -> None:
+    await bench.offer(event(), event(worker_id="v"), key=GROUP)
+    await bench.send(GROUP, deliver)
+    for _ in range(2):
+        await acknowledge(bench, GROUP)
+    assert (await bench.thread(GROUP))[1].acks == 1
+    await acknowledge(bench, GROUP, worker_id="v")
+    assert (await bench.thread(GROUP))[1].acks == 2
+    await acknowledge(bench, GROUP, worker_id="unknown")
+    await bench.offer(recovered(), key=GROUP)
+    assert (await bench.thread(GROUP))[1].acks == 1
+    await acknowledge(bench, "w4:acmenobody")
+
+
+async def test_p19_a_group_is_reminded_of_while_one_of_its_members_is_not_acknowledged(bench: Bench) -> None:
+    await bench.offer(event(), event(worker_id="v"), key=GROUP, timing=Timing(repeat_ms=1_000))
+    await bench.send(GROUP, deliver)
+    bench.now_ms += 1_000
+
+    async def is_reminded() -> bool:
+        _, thread = await bench.thread(GROUP)
+        members = [Member(event=one, first=1, number=1) for one in (event(), event(worker_id="v"))]
+        draft = Draft(thread, bench.now_ms)
+        step = group_rules.next_step(draft, lambda _: None, first=members[: thread.firing], suspected=False)
+        return isinstance(step, Freeze) and step.reminder == 1
+
+    assert await is_reminded()
+    await acknowledge(bench, GROUP)
+    assert await is_reminded()
+    await acknowledge(bench, GROUP, worker_id="v")
+    assert not await is_reminded()
+
+
+async def test_p19_the_ack_of_a_member_that_is_back_is_none_of_the_others(bench: Bench) -> None:
+    await bench.offer(event(), event(worker_id="v"), key=GROUP, timing=Timing(repeat_ms=1_000))
+    await bench.send(GROUP, deliver)
+    await acknowledge(bench, GROUP)
+    await bench.offer(recovered(), key=GROUP)
+    _, thread = await bench.thread(GROUP)
+    assert (thread.firing, thread.acks) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("restriction", "of_worker", "of_group"),
+    [
+        ({}, True, True),
+        ({"environments": ["prod"]}, True, True),
+        ({"environments": ["stage"]}, False, False),
+        ({"worker_id": "w"}, True, False),
+        ({"worker_id": "v"}, False, False),
+        ({"tenant": "other"}, False, False),
+    ],
+)
+async def test_p24_a_restricted_token_sees_a_group_only_where_it_may_see_all_of_it(
+    bench: Bench, restriction: dict[str, Any], *, of_worker: bool, of_group: bool
+) -> None:
+    nids = {await bench.dead(event()): of_worker, await bench.dead(event(2), key=GROUP): of_group}
+    viewer = {"tenant": "acme", "environments": None, "worker_id": None, **restriction}
+    page = await bench.desk.page(
+        Outcome.DEAD_LETTERED,
+        receiver=None,
+        after=None,
+        limit=9,
+        now_ms=bench.now_ms,
+        sees=lambda note: of_tenant(note, **viewer),
+    )
+    assert {one.note.nid for one in page.found} == {nid for nid, is_seen in nids.items() if is_seen}
+
+
+async def test_whoever_waits_is_looked_at_again_of_this_tenant_only(bench: Bench) -> None:
+    waiting = Timing(wait_ms=3_600_000)
+    await bench.offer(event(), event(worker_id="v"), event(tenant="other"), timing=waiting)
+    await bench.offer(event(worker_id="u"), key=GROUP, timing=waiting)
+    assert await bench.threads.claim(limit=10, lease_ms=LEASE_MS, now_ms=bench.now_ms) == []
+    assert await wake_waiting(bench.threads, "acme", now_ms=bench.now_ms) == 3
+    claimed = await bench.threads.claim(limit=10, lease_ms=LEASE_MS, now_ms=bench.now_ms)
+    assert {one.thread.key for one in claimed} == {"w4:acmew", "w4:acmev", GROUP}
+
+
+@pytest.mark.parametrize("waiting", [PAGE - 1, PAGE, PAGE + 1, 2 * PAGE + 1])
+async def test_p17_however_many_wait_for_the_end_of_a_silence_each_is_looked_at_again(
+    bench: Bench, waiting: int
+) -> None:
+    downs = [event(tenant="other"), *(event(worker_id=f"w{number}") for number in range(waiting - 1))]
+    await bench.offer(*downs, timing=Timing(wait_ms=3_600_000))
+    assert await wake_waiting(bench.threads, "acme", now_ms=bench.now_ms) == waiting - 1
+    assert (await bench.threads.due(offset=waiting - 2, limit=9))[1:] == [worker_key(downs[0])], "the last to be due"
+
+
+@pytest.mark.parametrize(
+    ("key", "tenant", "expected"),
+    [
+        ("w4:acmew", "acme", True),
+        ("w4:acmew", "ac", False),
+        ("w4:acmew", "acmew", False),
+        ("e4:acmeprod", "acme", True),
+        (GROUP, "acme", True),
+        (GROUP, "prod", False),
+    ],
+)
+def test_a_thread_is_its_tenants(key: str, tenant: str, *, expected: bool) -> None:
+    assert is_of(key, tenant) is expected

@@ -1,0 +1,700 @@
+"""From offers into threads and out again, on real servers: what may race, come twice or be no good."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from alerts.delivery.loop import Delivery
+from alerts.delivery.planner import BROKEN_PAUSE_MS, BROKEN_TRIES, LOOKED_AT, Composer
+from alerts.errors import PermanentDeliveryError, StoreUnavailableError, TransientDeliveryError
+from alerts.groups.flapping import Flapping
+from alerts.groups.fleet import Standing
+from alerts.groups.keys import environment_key, worker_key
+from alerts.groups.mass_failure import Mood, Rule
+from alerts.groups.silences import Matchers, Silence
+from alerts.groups.state import Outcome
+from alerts.oncall.dead_letters import told_of
+from alerts.oncall.removed_receivers import REASON, end_threads
+from alerts.rendering.payload import Wording
+from alerts.retry import RetryPolicy
+from alerts.routing.acknowledge import acknowledge_at
+from alerts.routing.enqueue import Offer, offer_all
+from alerts.routing.routes import Port, Route, targets_of
+from alerts.store.connection import QueueStore
+from alerts.store.durability import Durability
+from alerts.store.group_store import ThreadStore, Want
+from alerts.store.incidents import Ledger
+from alerts.store.mass_failures import Masses
+from monitor.liveness import EventKind, Liveness
+from tests.support.alerts_fakes import START_MS, Clock, FakeFleet, Inbox, event, nid_of, until
+from tests.support.stores import pools
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from alerts.groups.state import Thread
+    from alerts.notification import Notification
+    from alerts.routing.routes import Target
+    from monitor.events import Event
+
+REPEAT_MS = 60_000
+SWEEP_MS = 1_000
+"""Events are detected so long after they are due at the most."""
+FLAPPING = Flapping()
+SINGLE = Route(receivers=("ops",), repeat_interval_ms=REPEAT_MS)
+GROUPED = Route(receivers=("ops",), group_by=("environment",), repeat_interval_ms=REPEAT_MS)
+GROUP_KEY = 'g{"environment": "prod", "tenant": "acme"}'
+PORTS = {"ops": Port(name="ops")}
+
+
+def down(worker: str = "w", seq: int = 1, kind: EventKind = EventKind.STALE, **changes: Any) -> Event:
+    return event(seq, worker_id=worker, kind=kind, **changes)
+
+
+def over(worker: str = "w", seq: int = 2, **changes: Any) -> Event:
+    return event(seq, worker_id=worker, kind=EventKind.RECOVERED, old=Liveness.STALE, new=Liveness.ALIVE, **changes)
+
+
+def target(one: Event, route: Route, mood: Mood = Mood.CALM) -> Target:
+    return targets_of(one, routes=[route], ports=PORTS, mood=mood, hold_ms=1_000)["ops"]
+
+
+class Rig:
+    """One receiver: its threads, its delivery and a clock."""
+
+    def __init__(self, store_url: str, **rest: Any) -> None:
+        self.clock = Clock()
+        self.inbox = Inbox(**rest)
+        self.store = QueueStore(pools=pools(store_url), receivers=2)
+        self.threads = ThreadStore(self.store, "ops")
+        self.ledger = Ledger(self.store)
+        self.standing_is_down = 0
+        self.fleet = FakeFleet(self.standing)
+        self.delivery = self.make_delivery()
+        self._task: asyncio.Task[None] | None = None
+
+    def standing(self) -> Standing:
+        if self.standing_is_down:
+            self.standing_is_down -= 1
+            raise StoreUnavailableError("down for the test")
+        return Standing(expected=1_000, silent=0)
+
+    def make_delivery(self) -> Delivery:
+        return Delivery(
+            receiver=self.inbox,
+            threads=self.threads,
+            composer=Composer(
+                threads=self.threads,
+                ledger=self.ledger,
+                masses=Masses(self.store, rule=Rule(), fleet=self.fleet),
+                wording=Wording(public_url="", redact=()),
+                fleet=self.fleet,
+                flapping=FLAPPING,
+                on_unrenderable=lambda: None,
+            ),
+            policy=RetryPolicy(initial_ms=1_000, max_ms=1_000, retry_for_ms=0, min_attempts=2),
+            durability=Durability.parse("memory"),
+            now_ms=self.clock,
+            on_outcome=lambda _receiver, _outcome, _cause: None,
+            poll_s=0.01,
+        )
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self.delivery.run())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            await self.delivery.stop(1)
+            await self._task  # raises what was a bug
+        await self.store.close()
+
+    async def offer(self, *events: Event, route: Route = SINGLE, **rest: Any) -> None:
+        offers = []
+        for one in events:
+            aim = target(one, route)
+            offers.append(Offer(**{"event": one, "key": aim.key, "target": aim, **rest}))
+        await offer_all(self.threads, offers, now_ms=self.clock.ms)
+        self.delivery.nudge()
+
+    async def thread(self, key: str = "w4:acmew") -> Thread | None:
+        [seen] = await self.threads.look([Want(thread=key)])
+        return seen.thread
+
+    async def rests(self) -> bool:
+        """Nothing is due and nothing is leased."""
+        for key in await self.threads.due(offset=0, limit=100):
+            [due] = await self.threads.look([Want(thread=key)])
+            if due.thread is not None and due.thread.frozen is not None:
+                return False
+        return (await self.threads.stats(now_ms=self.clock.ms)).lag_ms == 0
+
+    async def outcome(self, one: Event) -> Outcome | None:
+        """What a person is told of an event: what its notification came to."""
+        told = await told_of(self.threads, one.event_id)
+        if told is None or told.outcome is not Outcome.PART_OF:
+            return None if told is None else told.outcome
+        assert told.nid is not None
+        listed = await self.threads.notification(told.nid)
+        return None if listed is None else listed.note.outcome
+
+
+@pytest.fixture
+async def rig(store_url: str) -> AsyncIterator[Rig]:
+    made = Rig(store_url)
+    yield made
+    await made.stop()
+
+
+def types(inbox: Inbox) -> list[str]:
+    return [item.event_type for item in inbox.accepted]
+
+
+# Offering
+
+
+@pytest.mark.parametrize("route", [SINGLE, GROUPED])
+async def test_p5_what_is_offered_again_changes_nothing(rig: Rig, route: Route) -> None:
+    events = [down("a"), down("b"), over("b"), down("c"), down("c", 2, EventKind.FAILED)]
+    await rig.offer(*events, route=route)
+    keys = sorted({target(one, route).key for one in events})
+    before = await rig.threads.look([Want(thread=key, firing=10) for key in keys])
+    await rig.offer(*events, route=route)
+    await rig.offer(*events[2:], route=route)
+    assert await rig.threads.look([Want(thread=key, firing=10) for key in keys]) == before
+
+
+async def test_p5_two_routers_at_once_bring_each_event_in_once(rig: Rig) -> None:
+    events = [one for number in range(30) for one in (down(f"w{number}"), over(f"w{number}"))][:-5]
+    await asyncio.gather(*(rig.offer(*events, route=GROUPED) for _ in range(4)))
+    thread = await rig.thread(GROUP_KEY)
+    assert thread is not None
+    still = {one.worker_id for one in events} - {one.worker_id for one in events if one.kind is EventKind.RECOVERED}
+    assert (thread.firing, thread.untold, thread.recovered, thread.acks) == (len(still), len(still), 0, 0)
+    [seen] = await rig.threads.look([Want(thread=GROUP_KEY, firing=100)])
+    assert {member.event.worker_id for member in seen.firing.values()} == still
+
+
+async def test_p7_events_of_a_worker_are_taken_in_their_order(rig: Rig) -> None:
+    facts = [event(seq, kind=EventKind.RESUMED, old=Liveness.STOPPED, new=Liveness.ALIVE) for seq in (1, 2, 3, 4)]
+    route = Route(receivers=("ops",), events=frozenset(EventKind))
+    await rig.offer(*facts, route=route)
+    rig.start()
+    await until(lambda: len(rig.inbox.accepted) == 4)
+    assert rig.inbox.ids() == [nid_of(one) for one in facts]
+
+
+async def test_an_end_without_a_down_is_superseded_and_leaves_no_thread(rig: Rig) -> None:
+    await rig.offer(over("a"))
+    await rig.offer(over("b"), route=GROUPED)
+    assert (await rig.threads.stats(now_ms=START_MS)).threads == 0
+    assert [await rig.outcome(one) for one in (over("a"), over("b"))] == [Outcome.SUPERSEDED] * 2
+
+
+async def test_p6_a_router_that_hung_brings_nothing_back_that_was_told(rig: Rig) -> None:
+    """It has read that there is no thread; before it writes, another one offers the same, and it is told and over."""
+
+    class Hung(ThreadStore):
+        async def save(self, *args: Any, **rest: Any) -> list[bool]:
+            await gate.wait()
+            return await super().save(*args, **rest)
+
+    gate = asyncio.Event()
+    route = Route(receivers=("ops",), events=frozenset(EventKind))
+    fact = event(1, kind=EventKind.RESUMED, old=Liveness.STOPPED, new=Liveness.ALIVE)
+    aim = target(fact, route)
+    offer = Offer(event=fact, key=aim.key, target=aim)
+    hung = asyncio.create_task(offer_all(Hung(rig.store, "ops"), [offer], now_ms=START_MS))
+    rig.start()
+    await rig.offer(fact, route=route)
+    await until(lambda: len(rig.inbox.accepted) == 1)
+    await until(rig.rests)
+    gate.set()
+    await hung
+    assert await rig.thread() is None
+
+
+async def test_p18_a_thread_begun_by_what_belongs_to_another_knows_what_it_is_of(rig: Rig) -> None:
+    """The router ended between noting and offering; meanwhile nothing is suspected, or no route matches, any more."""
+    rig.start()
+    for worker, environment in (("a", "prod"), ("b", "lab")):
+        stale = down(worker, environment_name=environment)
+        key = environment_key("acme", environment)
+        aim = target(stale, SINGLE) if worker == "a" else None
+        await offer_all(rig.threads, [Offer(event=stale, key=key, target=aim)], now_ms=START_MS)
+    await until(lambda: len(rig.inbox.accepted) == 2)
+    groups = [json.loads(item.body)["data"]["group"] for item in rig.inbox.accepted]
+    assert sorted(group["environment"] for group in groups) == ["lab", "prod"]
+    await offer_all(rig.threads, [Offer(event=down("c"), key=GROUP_KEY, target=None)], now_ms=START_MS)
+    thread = await rig.thread(GROUP_KEY)
+    assert thread is not None
+    assert thread.labels == {"tenant": "acme", "environment": "prod"}
+
+
+async def test_p16_only_the_deaths_of_an_environment_declare_it(rig: Rig) -> None:
+    key = environment_key("acme", "prod")
+    aim = target(down("a"), SINGLE, Mood.SUSPECTED)
+    assert aim.key == key
+    await rig.offer(down("a"), down("b"), key=key, target=aim)
+    moved = over("a", environment_name="lab")
+    await rig.offer(moved, key=key, target=None, failure_id="inc_of_lab")
+    thread = await rig.thread(key)
+    assert thread is not None
+    assert (thread.declared, thread.incident_id, thread.firing) == (False, None, 1)
+
+
+async def test_p18_the_end_of_a_worker_that_moved_goes_to_where_its_down_was(rig: Rig) -> None:
+    first, last = down("a"), over("a", environment_name="lab")
+    events = [first, last]
+    notes = await rig.ledger.note(0, events, lambda one: {"ops": target(one, GROUPED).key}, now_ms=START_MS)
+    assert [note.targets for note in notes] == [{"ops": GROUP_KEY}] * 2
+
+
+# Attempts
+
+
+async def test_p19_a_reminder_that_is_refused_for_good_is_not_made_again_at_once(rig: Rig) -> None:
+    def refuses_reminders(item: Notification, _attempt: int) -> None:
+        if json.loads(item.body)["data"]["reminder"] > 0:
+            raise PermanentDeliveryError("HTTP 400")
+
+    rig.inbox.answer = refuses_reminders
+    rig.start()
+    await rig.offer(down())
+    await rig.offer(down("a"), route=GROUPED)
+    await until(lambda: len(rig.inbox.accepted) == 2)
+    await until(rig.rests)  # both are recorded: when they are to be repeated counts from there
+    rig.clock.ms += REPEAT_MS
+    await until(lambda: len(rig.inbox.attempts) >= 4)
+    await until(rig.rests)
+    assert len(rig.inbox.attempts) == 4
+    rig.clock.ms += REPEAT_MS
+    await until(lambda: len(rig.inbox.attempts) >= 6)
+    await until(rig.rests)
+    assert len({item.nid for item in rig.inbox.attempts}) == len(rig.inbox.attempts) == 6
+
+
+@pytest.mark.parametrize("route", [SINGLE, GROUPED])
+async def test_p18_a_down_that_was_given_up_and_may_have_arrived_gets_its_resolved(rig: Rig, route: Route) -> None:
+    def times_out(item: Notification, _attempt: int) -> None:
+        if item.event_type in {"worker.stale", "group.firing"}:
+            raise TransientDeliveryError("no answer", unknown=True)
+
+    rig.inbox.answer = times_out
+    rig.start()
+    await rig.offer(down(), route=route)
+    await until(lambda: len(rig.inbox.attempts) == 1)
+    rig.clock.ms += 1_000
+
+    async def is_dead() -> bool:
+        rig.clock.ms += 10
+        return (await rig.threads.stats(now_ms=rig.clock.ms)).dead == 1
+
+    await until(is_dead)
+    await rig.offer(over(), route=route)
+    await until(lambda: len(rig.inbox.accepted) == 1)
+    assert types(rig.inbox) in (["worker.recovered"], ["group.resolved"])
+    assert await rig.outcome(down()) is Outcome.DEAD_LETTERED
+
+
+@pytest.mark.parametrize("route", [SINGLE, GROUPED])
+@pytest.mark.parametrize(
+    ("error", "unknown"),
+    [
+        (TransientDeliveryError("no answer", unknown=True), True),
+        (TimeoutError(), True),
+        (LookupError("a bug for the test"), True),
+        (TransientDeliveryError("HTTP 500"), False),
+    ],
+)
+async def test_p7_a_down_that_may_have_arrived_in_a_failed_attempt_gets_its_resolved(
+    rig: Rig, route: Route, error: Exception, *, unknown: bool
+) -> None:
+    def fails(item: Notification, _attempt: int) -> None:
+        if item.event_type in {"worker.stale", "group.firing"}:
+            raise error
+
+    async def has_failed() -> bool:
+        thread = await rig.thread(key)
+        return thread is not None and thread.frozen is not None and bool(thread.frozen.error)
+
+    key = target(down(), route).key
+    rig.inbox.answer = fails
+    rig.start()
+    await rig.offer(down(), route=route)
+    await until(has_failed)
+    await rig.offer(over(), route=route)
+    if unknown:
+        await until(lambda: len(rig.inbox.accepted) == 1)
+        assert types(rig.inbox) in (["worker.recovered"], ["group.resolved"])
+
+    async def is_over() -> bool:
+        return await rig.thread(key) is None
+
+    await until(is_over)
+    assert await rig.outcome(down()) is (Outcome.DELIVERED if unknown else Outcome.SUPERSEDED)
+    assert len(rig.inbox.attempts) == (2 if unknown else 1)
+
+
+async def test_p5_events_of_a_group_that_is_over_untold_have_an_outcome(rig: Rig) -> None:
+    def fails(_item: Notification, _attempt: int) -> None:
+        raise TransientDeliveryError("HTTP 500")
+
+    rig.inbox.answer = fails
+    rig.start()
+    a = down("a")
+    await rig.offer(a, route=GROUPED)
+    await until(lambda: len(rig.inbox.attempts) == 1)
+    await rig.offer(over("a", 3), route=GROUPED)
+
+    async def is_over() -> bool:
+        return await rig.thread(GROUP_KEY) is None
+
+    await until(is_over)
+    assert [await rig.outcome(one) for one in (a, over("a", 3))] == [Outcome.SUPERSEDED] * 2
+    b, failed = down("b"), down("b", 2, EventKind.FAILED)
+    slow = Route(receivers=("ops",), group_by=("environment",), group_wait_ms=60_000)
+    await rig.offer(b, failed, over("b", 3), route=slow)
+    assert [await rig.outcome(one) for one in (b, failed, over("b", 3))] == [Outcome.SUPERSEDED] * 3
+
+
+async def test_p5_all_that_a_removed_receiver_was_to_be_told_has_an_outcome(rig: Rig) -> None:
+    slow = Route(receivers=("ops",), group_by=("environment",), group_wait_ms=60_000)
+    await rig.offer(down("a"), down("b"), route=slow)
+    await rig.offer(down("c"))
+    ended = await end_threads(rig.threads, now_ms=START_MS)
+    assert (ended.queued, ended.told) == (3, 0)
+    assert [await rig.outcome(down(worker)) for worker in "abc"] == [Outcome.DEAD_LETTERED] * 3
+    [note] = await rig.threads.notifications(Outcome.DEAD_LETTERED, before_ms=START_MS, offset=0, limit=9)
+    assert note.reason == REASON
+
+
+@pytest.mark.parametrize("route", [SINGLE, GROUPED], ids=["single", "grouped"])
+async def test_p31_a_page_that_was_given_up_stands_no_more_when_its_receiver_is_removed(rig: Rig, route: Route) -> None:
+    def refuses(_item: Notification, _attempt: int) -> None:
+        raise PermanentDeliveryError("HTTP 400")
+
+    rig.inbox.answer = refuses
+    await rig.offer(down("a"), route=route)
+    rig.start()
+    await until(lambda: _standing(rig, 1))
+    await until(rig.rests)
+    ended = await end_threads(rig.threads, now_ms=START_MS)
+    assert (ended.queued, ended.told) == (0, 0)
+    stats = await rig.threads.stats(now_ms=START_MS)
+    assert (stats.threads, stats.dead, stats.standing) == (0, 1, 0)
+
+
+async def test_p17_a_silence_over_a_worker_whose_metadata_is_no_json_stops_nothing(rig: Rig) -> None:
+    silence = Silence(
+        id="sil_" + "0" * 32,
+        tenant="acme",
+        matchers=Matchers(worker_id="w"),
+        starts_ms=START_MS,
+        ends_ms=START_MS + 30_000,
+        comment="",
+        author="",
+        created_ms=START_MS,
+    )
+    await rig.ledger.add_silence(silence, now_ms=START_MS)
+    rig.start()
+    await rig.offer(down("bad", worker_metadata_json="{"), down("list", worker_metadata_json="[1]"), down("good"))
+    await until(lambda: worker_key(down("good")) in [item.key for item in rig.inbox.accepted])
+
+
+async def test_a_thread_that_no_plan_can_be_made_of_blocks_no_other(rig: Rig) -> None:
+    await rig.offer(down("bad"), down("good"))
+    [seen] = await rig.threads.look([Want(thread=worker_key(down("bad")))])
+    assert seen.thread is not None
+
+    class Broken(Wording):
+        def single(self, event: Event, **rest: Any) -> str:
+            if event.worker_id == "bad":
+                raise LookupError("a bug for the test")
+            return super().single(event, **rest)
+
+    rig.delivery._composer._wording = Broken(public_url="", redact=())
+    with capture_logs() as logs:
+        rig.start()
+        await until(lambda: len(rig.inbox.accepted) == 1)
+        await rig.offer(down("later"))
+        await until(lambda: len(rig.inbox.accepted) == 2)
+    assert [line["thread"] for line in logs if line["event"] == "delivery.thread_broken"] == ["w4:acmebad"]
+
+
+class Unwordable(Wording):
+    """Fails from a bug for one worker, and for groups."""
+
+    def single(self, event: Event, **rest: Any) -> str:
+        if event.worker_id == "bad":
+            raise LookupError("a bug for the test")
+        return super().single(event, **rest)
+
+    def group(self, **_: Any) -> str:
+        raise LookupError("a bug for the test")
+
+
+@pytest.mark.parametrize("route", [SINGLE, GROUPED], ids=["single", "group"])
+async def test_what_no_plan_can_be_made_of_is_named_and_a_dead_letter_after_some_minutes(
+    rig: Rig, route: Route
+) -> None:
+    composer = rig.delivery._composer
+    composer._wording = Unwordable(public_url="", redact=())
+    await rig.offer(down("bad"), route=route)
+    [key] = await rig.threads.due(offset=0, limit=2)
+    with capture_logs() as logs:
+        rig.start()
+        for tries in range(1, BROKEN_TRIES + 1):
+            await until(
+                lambda tries=tries: (
+                    [  # type: ignore[misc]
+                        line["tries"] for line in logs if line["event"] == "delivery.thread_broken"
+                    ]
+                    == list(range(1, tries + 1))
+                )
+            )
+            if tries < BROKEN_TRIES:
+                await until(lambda tries=tries: _is_broken(rig, key, tries))  # type: ignore[misc]
+                assert composer.is_failing(rig.clock.ms)
+            rig.clock.ms += BROKEN_PAUSE_MS
+        await until(lambda: _standing(rig, 1))
+    assert not composer.is_failing(rig.clock.ms)
+    assert await rig.outcome(down("bad")) is Outcome.DEAD_LETTERED
+    [note] = await rig.threads.notifications(Outcome.DEAD_LETTERED, before_ms=2 * START_MS, offset=0, limit=9)
+    assert (note.reason, note.cause) == ("internal error: LookupError('a bug for the test')", "internal_error")
+    # When it is over nothing of it is left.
+    await rig.offer(over("bad"), route=route)
+    await until(lambda: _standing(rig, 0))
+    assert await rig.thread(key) is None
+    assert rig.inbox.attempts == []
+
+
+async def test_only_tries_in_a_row_make_a_dead_letter_of_what_no_plan_can_be_made_of(rig: Rig) -> None:
+    composer = rig.delivery._composer
+    good, bad = composer._wording, Unwordable(public_url="", redact=())
+    composer._wording = bad
+    await rig.offer(down("bad"))
+    rig.start()
+    await until(lambda: _is_broken(rig, "w4:acmebad", 1))
+    composer._wording = good
+    rig.clock.ms += BROKEN_PAUSE_MS
+    rig.delivery.nudge()
+    await until(lambda: len(rig.inbox.accepted) == 1)
+    await until(rig.rests)
+    composer._wording = bad
+    await rig.offer(down("bad", 2, EventKind.FAILED))
+    with capture_logs() as logs:
+        rig.delivery.nudge()
+        await until(lambda: bool(logs))
+    assert [line["tries"] for line in logs if line["event"] == "delivery.thread_broken"] == [1]
+
+
+async def _is_broken(rig: Rig, key: str, tries: int) -> bool:
+    thread = await rig.thread(key)
+    return thread is not None and thread.broken == tries
+
+
+async def _standing(rig: Rig, count: int) -> bool:
+    return (await rig.threads.stats(now_ms=rig.clock.ms)).standing == count
+
+
+async def test_a_member_that_cannot_be_read_stops_its_group_only(rig: Rig, store_url: str) -> None:
+    await rig.offer(down("bad"), route=GROUPED)
+    [key] = await rig.threads.due(offset=0, limit=2)
+    async with Redis.from_url(store_url) as redis:
+        [member] = await redis.hkeys(f"{{lt:ops}}:m:{key}")
+        await redis.hset(f"{{lt:ops}}:m:{key}", member, "{")
+    await rig.offer(down("good"))
+    rig.start()
+    await until(lambda: len(rig.inbox.accepted) == 1)
+    await until(lambda: rig.delivery._composer.is_failing(rig.clock.ms))
+
+
+async def test_what_could_not_be_planned_for_want_of_the_store_is_given_back_at_once(rig: Rig) -> None:
+    rig.standing_is_down = 1
+    await rig.offer(*(down(f"w{number}") for number in range(5)))
+    rig.start()
+    await until(lambda: len(rig.inbox.accepted) == 5, timeout_s=5)
+    assert rig.clock.ms == START_MS
+
+
+async def test_p21_a_receiver_that_refuses_is_there_and_not_spared(rig: Rig) -> None:
+    def answer(item: Notification, _attempt: int) -> None:
+        if item.key.startswith("w4:acmeslow"):
+            raise TransientDeliveryError("HTTP 500")
+        raise PermanentDeliveryError("HTTP 400")
+
+    rig.inbox.answer = answer
+    rig.start()
+    with capture_logs() as logs:
+        await rig.offer(*(down(f"slow{number}") for number in range(5)))
+        await until(lambda: "receiver.in_trouble" in [line["event"] for line in logs])
+        await rig.offer(down("bad"))
+
+        def is_back() -> bool:
+            rig.clock.ms += 5
+            return "receiver.back" in [line["event"] for line in logs]
+
+        await until(is_back)
+
+
+# Acknowledgements
+
+
+@pytest.mark.parametrize("route", [SINGLE, GROUPED])
+async def test_p19_an_ack_that_comes_before_its_down_is_offered_counts(rig: Rig, route: Route) -> None:
+    stale = down()
+    aim = target(stale, route)
+
+    async def note() -> Any:
+        [noted] = await rig.ledger.note(0, [stale], lambda _: {"ops": aim.key}, now_ms=START_MS)
+        return noted
+
+    incident_id = (await note()).incident_id
+    await rig.ledger.acknowledge("acme", incident_id, by="somebody", comment="", now_ms=START_MS)
+    await acknowledge_at(rig.threads, aim.key, tenant="acme", worker_id="w", incident_id=incident_id, now_ms=START_MS)
+    noted = await note()  # the router that was killed is followed by another
+    rig.start()
+    await rig.offer(stale, route=route, incident_id=noted.incident_id, acked=noted.acked)
+    await until(lambda: len(rig.inbox.accepted) == 1)
+    await until(rig.rests)
+    rig.clock.ms += REPEAT_MS
+    rig.delivery.nudge()
+    await rig.offer(down("other"))
+    await until(lambda: len(rig.inbox.accepted) == 2)
+    await until(rig.rests)
+    assert [item.key for item in rig.inbox.accepted] == [aim.key, "w4:acmeother"]
+
+
+async def test_p19_no_reminder_begins_once_the_ledger_has_an_ack_or_the_end(rig: Rig) -> None:
+    workers = ("acked", "ended", "lasts")
+    for worker in workers:
+        stale = down(worker)
+        [noted] = await rig.ledger.note(0, [stale], lambda one: {"ops": worker_key(one)}, now_ms=START_MS)
+        await rig.offer(stale, incident_id=noted.incident_id)
+    rig.start()
+    await until(lambda: len(rig.inbox.accepted) == 3)
+    await until(rig.rests)
+    await rig.ledger.acknowledge("acme", f"inc_{down('acked').event_id}", by="somebody", comment="", now_ms=START_MS)
+    await rig.ledger.note(0, [over("ended")], lambda one: {"ops": worker_key(one)}, now_ms=START_MS)
+    rig.clock.ms += REPEAT_MS
+    await until(lambda: len(rig.inbox.attempts) >= 4)
+    await until(rig.rests)
+    assert [item.key for item in rig.inbox.accepted[3:]] == ["w4:acmelasts"]
+
+
+@pytest.mark.parametrize("route", [SINGLE, GROUPED], ids=["single", "grouped"])
+async def test_p19_no_reminder_begins_of_what_the_worker_store_knows_to_be_over(rig: Rig, route: Route) -> None:
+    """The end is recorded and waits to be routed, as when the daemon that routed was killed."""
+    ended, lasts = down("ended"), down("lasts", environment_name="other")
+    await rig.offer(ended, lasts, route=route)
+    rig.start()
+    rig.clock.ms += route.group_wait_ms
+    await until(lambda: len(rig.inbox.accepted) == 2)
+    await until(rig.rests)
+    rig.fleet.over.add(ended.event_id)
+    rig.clock.ms += REPEAT_MS
+    rig.delivery.nudge()
+    await until(lambda: len(rig.inbox.accepted) == 3)
+    await until(rig.rests)
+    assert target(lasts, route).key == rig.inbox.accepted[2].key
+
+
+@pytest.mark.parametrize("members", [LOOKED_AT, LOOKED_AT + 1])
+async def test_p19_a_large_group_is_reminded_of_though_all_that_are_looked_at_are_over(rig: Rig, members: int) -> None:
+    downs = [down(f"w{number:03}") for number in range(members)]
+    await rig.offer(*downs, route=GROUPED)
+    rig.start()
+    await until(lambda: len(rig.inbox.accepted) == 1)
+    await until(rig.rests)
+    rig.fleet.over |= {one.event_id for one in downs[:LOOKED_AT]}
+    rig.clock.ms += REPEAT_MS
+    await rig.offer(down("other", environment_name="other"))  # which comes after the group
+    await until(lambda: "w4:acmeother" in [item.key for item in rig.inbox.accepted])
+    await until(rig.rests)
+    reminders = [item for item in rig.inbox.accepted[1:] if item.key == GROUP_KEY]
+    assert len(reminders) == (members > LOOKED_AT)
+
+
+async def test_p16_a_groups_notification_counts_what_is_new_since_the_last(rig: Rig) -> None:
+    def counts() -> list[tuple[int, int, int]]:
+        told = [json.loads(item.body)["data"]["counts"] for item in rig.inbox.accepted]
+        return [(one["firing"], one["new"], one["recovered"]) for one in told]
+
+    await rig.offer(down("a"), down("b"), route=GROUPED)
+    rig.start()
+    await until(lambda: len(rig.inbox.accepted) == 1)
+    await until(rig.rests)
+    await rig.offer(over("a"), down("c"), down("d"), route=GROUPED)
+    rig.clock.ms += GROUPED.group_interval_ms
+    rig.delivery.nudge()
+    await until(lambda: len(rig.inbox.accepted) == 2)
+    await until(rig.rests)
+    assert counts() == [(2, 2, 0), (3, 2, 1)]
+
+
+async def test_p17_a_silenced_death_that_the_worker_store_knows_to_be_over_is_not_told(rig: Rig) -> None:
+    """Its end is recorded, and waits to be routed, when the silence ends."""
+    ended = down("ended")
+    rig.fleet.over.add(ended.event_id)
+    await rig.offer(ended, down("lasts"))
+    rig.start()
+    await until(lambda: len(rig.inbox.accepted) == 1)
+    await until(rig.rests)
+    assert [item.key for item in rig.inbox.accepted] == ["w4:acmelasts"]
+    await rig.offer(over("ended"))
+    assert await rig.outcome(ended) is await rig.outcome(over("ended")) is Outcome.SUPERSEDED
+
+
+async def test_p20_a_worker_that_flaps_is_told_of_once_its_outage_lasts(rig: Rig) -> None:
+    rig.fleet.outages = FLAPPING.outages
+    await rig.offer(down("short"), down("long"))
+    rig.start()
+
+    async def held() -> bool:
+        return {await rig.outcome(down(worker)) for worker in ("short", "long")} == {Outcome.DAMPED}
+
+    await until(held)
+    await rig.offer(over("short"))
+    await until(rig.rests)
+    assert rig.inbox.attempts == []
+    assert await rig.outcome(down("short")) is await rig.outcome(over("short")) is Outcome.DAMPED
+    rig.clock.ms += FLAPPING.hold_ms + SWEEP_MS
+    rig.delivery.nudge()
+    await until(lambda: len(rig.inbox.accepted) == 1)
+    await until(rig.rests)
+    told = json.loads(rig.inbox.accepted[0].body)["data"]
+    assert (told["worker_id"], told["recent_outages"]) == ("long", FLAPPING.outages + 1)
+    assert "its 4th outage within 1 h: ones of less than 5 min are not told" in told["summary"]
+    await rig.offer(over("long"))
+    await until(lambda: len(rig.inbox.accepted) == 2)
+
+
+async def test_p19_an_ack_of_one_failure_of_an_environment_is_none_of_the_next(rig: Rig) -> None:
+    key = environment_key("acme", "prod")
+    aim = target(down("a"), SINGLE, Mood.DECLARED)
+    rig.start()
+    await rig.offer(down("a"), key=key, target=aim, failure_id="inc_first")
+    rig.clock.ms += 2_000
+    await until(lambda: len(rig.inbox.accepted) == 1)
+    await until(rig.rests)
+    await acknowledge_at(rig.threads, key, tenant="acme", worker_id=None, incident_id="inc_first", now_ms=rig.clock.ms)
+    rig.inbox.gate = gate = asyncio.Event()
+    await rig.offer(over("a"), key=key, target=aim)
+    await until(lambda: len(rig.inbox.attempts) == 2)
+    await rig.offer(down("b", environment_name="prod"), key=key, target=aim, failure_id="inc_second")
+    rig.inbox.gate = None
+    gate.set()
+    await until(lambda: len(rig.inbox.accepted) == 2)
+    rig.clock.ms += 2_000
+    await until(lambda: len(rig.inbox.accepted) == 3)
+    thread = await rig.thread(key)
+    assert thread is not None
+    assert (thread.acked, thread.incident_id, thread.declared) == (False, "inc_second", True)
+    ids = [json.loads(item.body)["data"]["incident_id"] for item in rig.inbox.accepted]
+    assert ids == ["inc_first", "inc_first", "inc_second"]

@@ -1,0 +1,363 @@
+"""When many workers fall silent at once: the judgement, and its record in the store."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from alerts.delivery.circuit_breaker import FAILURES, FIRST_PAUSE_MS, LONGEST_PAUSE_MS, Breaker
+from alerts.groups.fleet import Standing
+from alerts.groups.keys import environment_key
+from alerts.groups.mass_failure import LONGEST_WINDOW_MS, Mood, Rule, Wave, incident_of, observe, silent_now, since_of
+from alerts.rendering.payload import Wording
+from alerts.routing.routes import ENVIRONMENT_WAIT_MS, Route
+from alerts.service import AlertService
+from alerts.store.connection import QueueStore
+from alerts.store.durability import Durability
+from alerts.store.group_store import Want
+from alerts.store.mass_failures import KEPT_MS, Masses
+from monitor.daemon.alerts import StoredFleet
+from monitor.liveness import EventKind, Liveness
+from monitor.store.outbox import Outbox
+from tests.support.alerts_fakes import START_MS, FakeFleet, Inbox, event, until
+from tests.support.stores import ManualClock, beat, opened, pools
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from monitor.events import Event
+
+INTERVAL_MS = 30_000
+RULE = Rule()
+
+
+def death(number: int, *, due_ms: int = START_MS, partition: int = 0) -> Event:
+    position = f"{START_MS}-{number}"
+    return event(2, worker_id=f"w{number}", due_ms=due_ms, position=position, partition=partition)
+
+
+def back(number: int, *, of_ms: int = START_MS) -> Event:
+    return event(
+        3,
+        worker_id=f"w{number}",
+        kind=EventKind.RECOVERED,
+        old=Liveness.STALE,
+        new=Liveness.ALIVE,
+        since_ms=of_ms,
+        position=f"{START_MS}-{1_000 + number}",
+    )
+
+
+def judge(wave: Wave, deaths: list[Event], *, expected: int, silent: int = 0, now_ms: int = START_MS) -> Mood:
+    return observe(wave, deaths, [], Standing(expected=expected, silent=silent), rule=RULE, now_ms=now_ms)
+
+
+@pytest.mark.parametrize(
+    ("dead", "others", "mood"),
+    [
+        (4, 0, Mood.CALM),  # fewer than five never are
+        (5, 0, Mood.DECLARED),
+        (5, 20, Mood.DECLARED),  # 5 of 25
+        (5, 21, Mood.CALM),  # 5 of 26
+        (199, 801, Mood.CALM),
+        (200, 800, Mood.DECLARED),
+    ],
+)
+def test_p16_a_mass_failure_is_at_least_five_and_a_fifth_of_the_expected(dead: int, others: int, mood: Mood) -> None:
+    assert judge(Wave(), [death(number) for number in range(dead)], expected=others) is mood
+
+
+def test_p16_the_first_death_is_suspected_when_many_have_missed_beats() -> None:
+    assert judge(Wave(), [death(1)], expected=99, silent=19) is Mood.SUSPECTED
+    assert judge(Wave(), [death(1)], expected=99, silent=18) is Mood.CALM
+
+
+@pytest.mark.parametrize(("fallen", "mood"), [(200, Mood.SUSPECTED), (199, Mood.CALM)])
+def test_p16_the_first_deaths_are_suspected_when_many_more_are_recorded_and_wait(fallen: int, mood: Mood) -> None:
+    standing = Standing(expected=1_000 - fallen, silent=0, fallen=fallen)
+    assert observe(Wave(), [death(1)], [], standing, rule=RULE, now_ms=START_MS) is mood
+
+
+@pytest.mark.parametrize(("kind", "mood"), [(EventKind.REJECTED, Mood.SUSPECTED), (EventKind.STALE, Mood.CALM)])
+def test_p16_those_whose_beats_are_refused_count_where_beats_are_refused(kind: EventKind, mood: Mood) -> None:
+    standing = Standing(expected=800, silent=0, fallen=1, rejected=200)
+    assert observe(Wave(), [replace(death(1), kind=kind)], [], standing, rule=RULE, now_ms=START_MS) is mood
+
+
+def test_p16_deaths_count_from_an_interval_before_the_newest() -> None:
+    later_ms = START_MS + 1_000
+    assert since_of(Wave(), []) is None
+    assert since_of(Wave(), [death(1), death(2, due_ms=later_ms)]) == later_ms - INTERVAL_MS
+    assert since_of(Wave(newest_due_ms=later_ms), [death(1)]) == later_ms - INTERVAL_MS
+    assert since_of(Wave(), [replace(death(1), interval_ms=86_400_000)]) == START_MS - LONGEST_WINDOW_MS
+
+
+def test_p16_deaths_of_different_intervals_are_not_one_failure() -> None:
+    wave = Wave()
+    for number in range(10):
+        due_ms = START_MS + number * 2 * INTERVAL_MS
+        assert judge(wave, [death(number, due_ms=due_ms)], expected=20, now_ms=due_ms) is Mood.CALM
+    assert silent_now(wave) == 1
+
+
+def test_p16_a_worker_that_beats_once_a_day_makes_no_failure_of_a_days_deaths() -> None:
+    wave = Wave()
+    judge(wave, [replace(death(0), interval_ms=86_400_000)], expected=20)
+    for number in range(1, 10):
+        due_ms = START_MS + number * 3_600_000
+        assert judge(wave, [death(number, due_ms=due_ms)], expected=20, now_ms=due_ms) is Mood.CALM
+
+
+def test_p16_the_expected_size_is_learned_again_after_a_failure() -> None:
+    wave = Wave()
+    assert judge(wave, [death(number) for number in range(50)], expected=50) is Mood.DECLARED
+    later_ms = START_MS + 3 * INTERVAL_MS
+    assert judge(wave, [death(60, due_ms=later_ms)], expected=49, now_ms=later_ms) is Mood.CALM
+
+
+def test_p16_while_a_failure_lasts_further_deaths_are_part_of_it_and_of_its_incident() -> None:
+    wave = Wave()
+    judge(wave, [death(number) for number in range(50)], expected=50)
+    first = incident_of(wave, "acme", "prod")
+    assert judge(wave, [death(51, due_ms=START_MS + 1_000)], expected=49, now_ms=START_MS + 1_000) is Mood.DECLARED
+    assert incident_of(wave, "acme", "prod") == first
+    much_ms = START_MS + 10 * INTERVAL_MS
+    again = [death(number, due_ms=much_ms) for number in range(100, 150)]
+    assert judge(wave, again, expected=10, now_ms=much_ms) is Mood.DECLARED
+    assert incident_of(wave, "acme", "prod") != first
+
+
+def test_p16_a_failure_lasts_an_interval_to_the_millisecond() -> None:
+    wave, until_ms = Wave(), START_MS + INTERVAL_MS
+    deaths = [death(number) for number in range(50)]
+    judge(wave, deaths, expected=50)
+    again = [death(number, due_ms=until_ms) for number in range(100, 150)]
+    for now_ms, is_same in ((until_ms - 1, True), (until_ms, False)):
+        lasting = deepcopy(wave)
+        first = incident_of(lasting, "acme", "prod")
+        assert judge(lasting, again, expected=50, now_ms=now_ms) is Mood.DECLARED
+        assert (incident_of(lasting, "acme", "prod") == first) is is_same
+    returned = [back(number) for number in range(46)]
+    for now_ms, mood in ((until_ms - 1, Mood.DECLARED), (until_ms, Mood.CALM)):
+        ending = deepcopy(wave)
+        standing = Standing(expected=96, silent=0)
+        assert observe(ending, [], returned, standing, rule=RULE, now_ms=now_ms) is mood
+
+
+def test_p16_a_failure_that_was_recorded_late_lasts_an_interval_from_then() -> None:
+    """As after an outage of the monitor: what is recorded a moment later is part of the same incident."""
+    wave, late_ms = Wave(), START_MS + 10 * INTERVAL_MS
+    assert judge(wave, [death(number) for number in range(50)], expected=60, now_ms=late_ms) is Mood.DECLARED
+    first = incident_of(wave, "acme", "prod")
+    for passed_ms, is_same in ((INTERVAL_MS - 1, True), (INTERVAL_MS, False)):
+        lasting = deepcopy(wave)
+        rest = [death(number, due_ms=START_MS + 100) for number in range(50, 60)]
+        assert judge(lasting, rest, expected=50, now_ms=late_ms + passed_ms) is Mood.DECLARED
+        assert (incident_of(lasting, "acme", "prod") == first) is is_same
+
+
+@pytest.mark.parametrize(("older_ms", "mood"), [(0, Mood.DECLARED), (1, Mood.CALM)])
+def test_p16_deaths_an_interval_apart_are_one_failure_and_no_more(older_ms: int, mood: Mood) -> None:
+    wave, due_ms = Wave(), START_MS - START_MS % INTERVAL_MS
+    judge(wave, [death(number, due_ms=due_ms - older_ms) for number in range(4)], expected=1)
+    newest = death(5, due_ms=due_ms + INTERVAL_MS)
+    assert judge(wave, [newest], expected=0, now_ms=due_ms + INTERVAL_MS) is mood
+
+
+def test_a_death_that_is_routed_again_counts_once_and_one_that_is_over_not_at_all() -> None:
+    wave = Wave()
+    deaths = [death(number) for number in range(3)]
+    judge(wave, deaths, expected=97)
+    judge(wave, deaths, expected=97)
+    assert silent_now(wave) == 3
+    observe(wave, [], [back(1)], Standing(expected=98, silent=0), rule=RULE, now_ms=START_MS)
+    observe(wave, [], [back(1)], Standing(expected=98, silent=0), rule=RULE, now_ms=START_MS)
+    assert silent_now(wave) == 2
+
+
+def quiet(number: int, *, due_ms: int, since_ms: int = START_MS) -> Event:
+    """Its rejected beats have ended."""
+    one = death(number, due_ms=due_ms)
+    return replace(one, seq=3, old=Liveness.STALE, since_ms=since_ms, position=f"{START_MS}-{500 + number}")
+
+
+def test_p16_a_worker_whose_rejected_beats_end_is_no_second_death() -> None:
+    wave = Wave()
+    deaths = [replace(death(number), kind=EventKind.REJECTED) for number in range(3)]
+    assert judge(wave, deaths, expected=7) is Mood.CALM
+    ended = [quiet(number, due_ms=START_MS + 1_000) for number in range(3)]
+    assert judge(wave, ended, expected=7) is Mood.CALM
+    assert silent_now(wave) == 3
+
+
+def test_p16_workers_that_had_been_rejected_for_long_and_fall_silent_together_are_one_failure() -> None:
+    wave = Wave()
+    later_ms = START_MS + 100 * INTERVAL_MS
+    ended = [quiet(number, due_ms=later_ms) for number in range(5)]
+    assert judge(wave, ended, expected=20, now_ms=later_ms) is Mood.DECLARED
+
+
+def test_each_partition_is_counted_by_its_own_positions() -> None:
+    wave = Wave()
+    judge(wave, [death(5)], expected=97)
+    judge(wave, [death(1, partition=1)], expected=97)
+    assert silent_now(wave) == 2
+
+
+def test_b4_those_who_are_back_count_once_for_the_threshold() -> None:
+    # 30 workers: six fell silent, and five of them are expected again before their returns are routed.
+    standing = Standing(expected=29, silent=0, down=1)
+    assert standing.size(6) == 30
+    mood = observe(Wave(), [death(n) for n in range(6)], [], standing, rule=Rule(least=1), now_ms=START_MS)
+    assert (Rule(least=1).threshold(29 + 6), mood) == (7, Mood.DECLARED)
+
+
+async def test_p16_several_daemons_count_each_death_once(store_url: str) -> None:
+    fleet = FakeFleet(lambda: Standing(expected=20, silent=0))
+    stores = [QueueStore(pools=pools(store_url), receivers=1) for _ in range(2)]
+    try:
+        one, other = (Masses(store, rule=RULE, fleet=fleet) for store in stores)
+        deaths = [death(number) for number in range(4)]
+        for masses in (one, other):
+            verdict = await masses.judge("acme", "prod", deaths=deaths, returns=[], now_ms=START_MS)
+            assert verdict.mood is Mood.CALM
+        verdict = await other.judge("acme", "prod", deaths=[death(9, partition=1)], returns=[], now_ms=START_MS)
+        assert verdict.mood is Mood.DECLARED
+        assert verdict.incident_id is not None
+        late_ms = START_MS + 10 * INTERVAL_MS
+        calm = await one.judge("acme", "prod", deaths=[], returns=[back(1)], now_ms=late_ms)
+        assert calm.mood is Mood.CALM
+    finally:
+        for store in stores:
+            await store.close()
+
+
+async def test_p16_deaths_that_go_on_for_longer_than_a_day_are_not_forgotten_meanwhile(store_url: str) -> None:
+    store = QueueStore(pools=pools(store_url), receivers=1)
+    masses = Masses(store, rule=RULE, fleet=FakeFleet(lambda: Standing(expected=20, silent=0)))
+
+    async def dies(number: int, at_ms: int, environment: str = "prod") -> Mood:
+        died = death(number, due_ms=at_ms)
+        verdict = await masses.judge("acme", environment, deaths=[died], returns=[], now_ms=at_ms)
+        return verdict.mood
+
+    try:
+        later_ms = START_MS + KEPT_MS
+        assert await dies(0, START_MS) is Mood.CALM
+        for number in range(1, 5):
+            assert await dies(number, later_ms - 1) is Mood.CALM
+        assert await dies(0, later_ms, "other") is Mood.CALM  # forgets what has not changed for a day
+        assert await dies(5, later_ms) is Mood.DECLARED
+    finally:
+        await store.close()
+
+
+async def test_p24_environments_of_one_name_are_counted_by_tenant(store_url: str) -> None:
+    fleet = FakeFleet(lambda: Standing(expected=20, silent=0))
+    store = QueueStore(pools=pools(store_url), receivers=1)
+    try:
+        masses = Masses(store, rule=RULE, fleet=fleet)
+        # Also where a tenant's name and an environment's make the same text.
+        for number, (tenant, name) in enumerate((("acme", "prod"), ("other", "prod"), ("acm", "eprod"))):
+            deaths = [replace(death(number * 10 + n), tenant=tenant, environment_name=name) for n in range(4)]
+            verdict = await masses.judge(tenant, name, deaths=deaths, returns=[], now_ms=START_MS)
+            assert verdict.mood is Mood.CALM
+        fifth = replace(death(99), tenant="other")
+        verdict = await masses.judge("other", "prod", deaths=[fifth], returns=[], now_ms=START_MS)
+        assert verdict.mood is Mood.DECLARED
+        sixth = [replace(death(100), tenant="acme", environment_name="stage")]
+        for tenant, name, deaths in (("acme", "prod", []), ("acme", "stage", sixth)):
+            verdict = await masses.judge(tenant, name, deaths=deaths, returns=[], now_ms=START_MS)
+            assert verdict.mood is Mood.CALM
+    finally:
+        await store.close()
+
+
+def test_p21_a_receiver_that_answers_between_failures_is_not_in_trouble() -> None:
+    breaker = Breaker(uniform=lambda _, longest: longest)
+    for _ in range(3 * FAILURES):
+        for _ in range(FAILURES - 1):
+            assert not breaker.failed(now_ms=START_MS)
+        assert not breaker.succeeded()
+        assert breaker.room(8, in_flight=3, now_ms=START_MS) == 8
+
+
+def test_p21_a_receiver_in_trouble_is_tried_by_one_attempt_at_a_time_with_growing_pauses() -> None:
+    breaker = Breaker(uniform=lambda _, longest: longest)
+    for _ in range(FAILURES - 1):
+        assert not breaker.failed(now_ms=START_MS)
+        assert breaker.room(8, in_flight=0, now_ms=START_MS) == 8
+    assert breaker.failed(now_ms=START_MS)
+    assert breaker.room(8, in_flight=0, now_ms=START_MS + FIRST_PAUSE_MS - 1) == 0
+    assert breaker.room(8, in_flight=1, now_ms=START_MS + FIRST_PAUSE_MS) == 0
+    assert breaker.room(8, in_flight=0, now_ms=START_MS + FIRST_PAUSE_MS) == 1
+    for _ in range(20):
+        assert not breaker.failed(now_ms=START_MS)
+    assert breaker.room(8, in_flight=0, now_ms=START_MS + LONGEST_PAUSE_MS) == 1
+    assert breaker.succeeded()
+    assert breaker.room(8, in_flight=3, now_ms=START_MS) == 8
+    assert not breaker.succeeded()
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+async def test_p16_a_quarter_of_a_fleet_whose_end_was_recorded_before_anybody_routed_is_one_notification(
+    store_url: str, partitions: int
+) -> None:
+    """As when the routing daemon was killed: another sweeps, and takes over the routing two seconds later."""
+    ops = Inbox()
+    async with opened(store_url, partitions=partitions) as store:
+        clock = ManualClock(store_url, partitions)
+
+        async def beats(numbers: Sequence[int]) -> int:
+            now_ms = 0
+            for partition in range(partitions):
+                some = [beat(f"w{number}", interval_ms=1_000, grace_ms=1_000) for number in numbers]
+                own = [one for one in some if store.partition_of(one.key) == partition]
+                for at in range(0, len(own), 100):
+                    now_ms = (await store.beat(partition, own[at : at + 100])).now_ms
+            return now_ms
+
+        now_ms = await beats(range(1_000)) + 1_500
+        await clock.set(now_ms)
+        await beats([number for number in range(1_000) if number % 4])
+        now_ms += 600
+        await clock.set(now_ms)
+        for partition in range(partitions):
+            while (await store.sweep(partition, limit=100)).more:
+                pass
+
+        service = AlertService(
+            pools=pools(store_url),
+            receivers=[ops],
+            routes=[Route(receivers=("ops",))],
+            source=Outbox(store, owner="d1"),
+            partitions=partitions,
+            durability=Durability.parse("memory"),
+            wording=Wording(public_url="", redact=()),
+            fleet=StoredFleet(store),
+            rule=RULE,
+            now_ms=store.clock.now_ms,
+            on_outcome=lambda _receiver, _outcome, _cause: None,
+            poll_s=0.01,
+        )
+
+        async def gathered() -> bool:
+            [seen] = await service.threads["ops"].look([Want(thread=environment_key("acme", "prod"))])
+            return seen.thread is not None and seen.thread.firing == 250
+
+        await service.start()
+        try:
+            await until(gathered)
+            await clock.set(now_ms + ENVIRONMENT_WAIT_MS)
+            await store.swept(0)  # its answer carries the time
+            service.nudge()
+            await until(lambda: bool(ops.accepted))
+            [first] = ops.accepted
+            assert first.event_type == "group.firing"
+            assert json.loads(first.body)["data"]["counts"]["firing"] == 250
+        finally:
+            await service.stop(0)

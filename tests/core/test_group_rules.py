@@ -1,0 +1,443 @@
+"""The thread of many workers, by itself: no store, no clock."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from alerts.delivery.planner import FIRST_MEMBERS
+from alerts.groups import group_rules
+from alerts.groups.attempts import begin_attempt, bury, deliver, fail, postpone
+from alerts.groups.keys import Shape
+from alerts.groups.roles import Role
+from alerts.groups.state import RECHECK_MS, Draft, Freeze, Outcome, Over, Send, Thread, Timing, Wait
+from monitor.liveness import EventKind, Liveness
+from tests.support.alerts_fakes import START_MS, event
+
+if TYPE_CHECKING:
+    from alerts.groups.state import Frozen, Member, Note, Told
+    from monitor.events import Event
+
+WAIT_MS = 2_000
+INTERVAL_MS = 60_000
+REPEAT_MS = 14_400_000
+
+
+def down(worker: str, seq: int = 1, kind: EventKind = EventKind.STALE) -> Event:
+    return event(seq, worker_id=worker, kind=kind, old=Liveness.ALIVE, new=Liveness.STALE)
+
+
+def end(worker: str, seq: int = 2) -> Event:
+    return event(seq, worker_id=worker, kind=EventKind.RECOVERED, old=Liveness.STALE, new=Liveness.ALIVE)
+
+
+class Play:
+    """A group's thread and its members, what the receiver got, and the records that were made."""
+
+    def __init__(self, shape: Shape = Shape.GROUP, *, repeat_ms: int = REPEAT_MS, hold_ms: int = 0) -> None:
+        timing = Timing(wait_ms=WAIT_MS, interval_ms=INTERVAL_MS, repeat_ms=repeat_ms, hold_ms=hold_ms)
+        self.thread = Thread(key="g1", shape=shape, tenant="acme", timing=timing)
+        self.members: dict[str, Member] = {}
+        self.now_ms = START_MS
+        self.silenced: set[str] = set()
+        self.looked_at: int | None = None
+        """How many members are looked at, the longest firing; None: all."""
+        self.suspected = False
+        self.outcomes: dict[str, Told] = {}
+        self.notes: dict[str, Note] = {}
+        self.got: list[Frozen] = []
+
+    def save(self, draft: Draft) -> None:
+        self.members |= draft.members
+        for mid in draft.gone:
+            self.members.pop(mid, None)
+        self.outcomes |= draft.outcomes
+        self.notes |= {note.nid: note for note, _ in draft.notes}
+
+    def offer(self, *events: Event) -> None:
+        for one in events:
+            draft = Draft(self.thread, self.now_ms)
+            mid = one.worker_id
+            group_rules.offer(draft, one, receiver="ops", mid=mid, member=self.members.get(mid))
+            self.save(draft)
+
+    def step(self) -> object:
+        draft = Draft(self.thread, self.now_ms)
+        step = group_rules.next_step(
+            draft,
+            lambda one: self.now_ms + 5_000 if one.worker_id in self.silenced else None,
+            first=tuple(self.members.values())[: self.looked_at],
+            suspected=self.suspected,
+        )
+        if isinstance(step, Freeze):
+            draft.note(group_rules.freeze(draft, step, receiver="ops"), Outcome.QUEUED)
+        if isinstance(step, Freeze | Send):
+            begin_attempt(draft)
+        self.save(draft)
+        return step
+
+    def arrive(self) -> None:
+        frozen = self.thread.frozen
+        assert frozen is not None
+        if frozen.nid not in [one.nid for one in self.got]:
+            self.got.append(frozen)
+
+    def accept(self) -> None:
+        self.arrive()
+        draft = Draft(self.thread, self.now_ms)
+        deliver(draft)
+        self.save(draft)
+
+    def fail(self, *, unknown: bool = False) -> None:
+        draft = Draft(self.thread, self.now_ms)
+        fail(draft, error="HTTP 500", cause="server_error")
+        postpone(draft, due_ms=self.now_ms + 1_000, unknown=unknown)
+        self.save(draft)
+
+    def give_up(self) -> None:
+        draft = Draft(self.thread, self.now_ms)
+        bury(draft, reason="permanent: HTTP 400")
+        self.save(draft)
+
+    def tell(self) -> None:
+        """Let the wait pass, and tell."""
+        self.now_ms += WAIT_MS
+        assert isinstance(self.step(), Freeze)
+        self.accept()
+
+    def types(self) -> list[str]:
+        return [one.type for one in self.got]
+
+    def outcome(self, one: Event) -> Outcome:
+        told = self.outcomes[one.event_id]
+        if told.outcome is not Outcome.PART_OF or told.nid is None:
+            return told.outcome
+        nid = self.outcomes[told.nid].nid if told.nid in self.outcomes else None
+        return self.notes[nid].outcome if nid in self.notes else Outcome.SUPERSEDED
+
+
+def test_p23_a_store_that_lost_its_last_writes_tells_what_is_new_under_another_id() -> None:
+    """A receiver that remembers ids would take it for the one that it had before the loss."""
+    play = Play()
+    play.offer(down("a"))
+    play.tell()
+    kept, members = copy.deepcopy(play.thread), dict(play.members)
+    play.now_ms += INTERVAL_MS
+    play.offer(down("b"))
+    play.tell()
+    play.thread, play.members = copy.deepcopy(kept), dict(members)
+    play.offer(down("c"))
+    play.tell()
+    play.thread, play.members = copy.deepcopy(kept), dict(members)
+    play.offer(replace(down("b"), detected_ms=START_MS + 2 * INTERVAL_MS))  # found out again
+    play.tell()
+    assert len({one.nid for one in play.got}) == 4
+
+
+def test_p7_one_notification_tells_of_all_that_came_within_the_wait() -> None:
+    play = Play()
+    play.offer(down("a"), down("b"))
+    assert play.step() == Wait(START_MS + WAIT_MS)
+    play.offer(down("c"))
+    play.tell()
+    assert play.types() == ["group.firing"]
+    assert {play.outcome(down(worker)) for worker in "abc"} == {Outcome.DELIVERED}
+    [part] = {play.outcomes[down(worker).event_id].nid for worker in "abc"}
+    assert part is not None
+    assert play.outcomes[part].nid == play.got[0].nid
+
+
+def test_p7_news_waits_for_the_interval_and_merges() -> None:
+    play = Play()
+    play.offer(down("a"))
+    play.tell()
+    told_ms = play.now_ms
+    play.offer(down("b"), down("c"), end("a"))
+    assert play.step() == Wait(told_ms + INTERVAL_MS)
+    play.now_ms = told_ms + INTERVAL_MS
+    assert play.step() == Freeze(role=Role.DOWN, event=None)
+    play.accept()
+    assert play.types() == ["group.firing"] * 2
+    assert play.outcome(end("a")) is Outcome.DELIVERED
+
+
+def test_p7_members_that_are_back_are_news_of_their_group_after_the_interval() -> None:
+    play = Play()
+    play.offer(down("a"), down("b"))
+    play.tell()
+    told_ms = play.now_ms
+    play.offer(end("a"))
+    assert group_rules.due_ms(play.thread, play.now_ms) == told_ms + INTERVAL_MS
+    assert play.step() == Wait(told_ms + INTERVAL_MS)
+    play.now_ms = told_ms + INTERVAL_MS
+    assert play.step() == Freeze(role=Role.DOWN, event=None)
+    play.accept()
+    assert play.outcome(end("a")) is Outcome.DELIVERED
+
+
+def test_p7_a_group_is_due_when_its_news_or_its_reminder_is_whichever_is_first() -> None:
+    for repeat_ms, first_ms in ((REPEAT_MS, INTERVAL_MS), (INTERVAL_MS // 2, INTERVAL_MS // 2)):
+        play = Play(repeat_ms=repeat_ms)
+        play.offer(down("a"))
+        assert group_rules.due_ms(play.thread, play.now_ms) == START_MS + WAIT_MS
+        play.tell()
+        told_ms = play.now_ms
+        assert group_rules.due_ms(play.thread, told_ms) == told_ms + repeat_ms
+        play.offer(down("b"))
+        assert group_rules.due_ms(play.thread, told_ms) == told_ms + first_ms
+        assert play.step() == Wait(told_ms + first_ms)
+
+
+def test_p18_a_group_gets_one_resolved_when_its_last_member_is_over() -> None:
+    play = Play()
+    play.offer(down("a"), down("b"))
+    play.tell()
+    play.offer(end("a"))
+    assert isinstance(play.step(), Wait)
+    play.offer(end("b"))
+    assert play.step() == Freeze(role=Role.END, event=None)
+    play.accept()
+    assert play.step() == Over()
+    assert play.types() == ["group.firing", "group.resolved"]
+
+
+def test_p18_a_group_that_is_over_untold_is_never_told() -> None:
+    play = Play()
+    play.offer(down("a"), down("b"), end("a"), end("b"))
+    assert play.step() == Over()
+    assert {play.outcome(one) for one in (down("a"), end("b"))} == {Outcome.SUPERSEDED}
+
+
+def test_p7_a_group_that_is_over_before_it_arrived_is_cancelled_or_resolved() -> None:
+    for unknown, expected in ((False, Over()), (True, Freeze(role=Role.END, event=None))):
+        play = Play()
+        play.offer(down("a"))
+        play.now_ms += WAIT_MS
+        play.step()
+        play.fail(unknown=unknown)
+        play.offer(end("a"))
+        assert play.step() == expected
+
+
+def test_an_update_of_a_member_is_news_and_counts_it_once() -> None:
+    play = Play()
+    play.offer(down("a"))
+    play.tell()
+    play.offer(down("a", 2, EventKind.FAILED))
+    assert (play.thread.firing, play.thread.untold) == (1, 1)
+    play.now_ms += INTERVAL_MS
+    assert play.step() == Freeze(role=Role.DOWN, event=None)
+
+
+def test_p17_a_group_is_silenced_only_while_every_member_is() -> None:
+    play = Play()
+    play.silenced = {"a"}
+    play.offer(down("a"))
+    play.now_ms += WAIT_MS
+    assert play.step() == Wait(play.now_ms + 5_000)
+    play.offer(down("b"))
+    assert play.step() == Freeze(role=Role.DOWN, event=None)
+
+
+def test_p17_a_group_of_more_than_are_looked_at_is_told_of_though_all_of_these_are_silenced() -> None:
+    for members, is_silenced in ((FIRST_MEMBERS, True), (FIRST_MEMBERS + 1, False)):
+        play = Play()
+        workers = [f"w{number}" for number in range(members)]
+        play.looked_at = FIRST_MEMBERS
+        play.silenced = set(workers[:FIRST_MEMBERS])
+        play.offer(*map(down, workers))
+        play.now_ms += WAIT_MS
+        silent = Wait(play.now_ms + 5_000)
+        assert play.step() == (silent if is_silenced else Freeze(role=Role.DOWN, event=None))
+
+
+def test_p17_no_reminder_of_a_group_while_every_member_is_silenced_and_one_for_the_first_who_is_not() -> None:
+    for members, is_silenced in ((FIRST_MEMBERS, True), (FIRST_MEMBERS + 1, False)):
+        play = Play()
+        workers = [f"w{number}" for number in range(members)]
+        play.looked_at = FIRST_MEMBERS
+        play.offer(*map(down, workers))
+        play.tell()
+        play.silenced = set(workers[:FIRST_MEMBERS])
+        play.now_ms += REPEAT_MS
+        silent = Wait(play.now_ms + 5_000)
+        assert play.step() == (silent if is_silenced else Freeze(role=Role.DOWN, event=None, reminder=1))
+
+
+def test_p17_a_group_is_looked_at_again_when_the_first_of_its_silences_ends() -> None:
+    play = Play()
+    play.offer(down("a"), down("b"))
+    play.now_ms += WAIT_MS
+    _waits_for_the_first_end(play)
+
+
+def test_p17_a_reminder_of_a_group_is_looked_at_again_when_the_first_of_its_silences_ends() -> None:
+    play = Play()
+    play.offer(down("a"), down("b"))
+    play.tell()
+    play.now_ms += REPEAT_MS
+    _waits_for_the_first_end(play)
+
+
+def _waits_for_the_first_end(play: Play) -> None:
+    """A silence that lasts for longer than a minute is looked at before: it may be ended."""
+    members = tuple(play.members.values())
+    for first_ms, waits_ms in ((4_000, 4_000), (80_000, RECHECK_MS)):
+        ends = {"a": play.now_ms + 90_000, "b": play.now_ms + first_ms}
+        draft = Draft(play.thread, play.now_ms)
+        step = group_rules.next_step(draft, lambda one: ends[one.worker_id], first=members, suspected=False)  # noqa: B023
+        assert step == Wait(play.now_ms + waits_ms)
+
+
+def test_p16_a_suspected_failure_is_held_until_it_is_declared() -> None:
+    play = Play(Shape.ENVIRONMENT, hold_ms=120_000)
+    play.suspected = True
+    play.offer(down("a"))
+    play.now_ms += WAIT_MS
+    assert isinstance(play.step(), Wait)
+    play.thread.declared = True
+    assert play.step() == Freeze(role=Role.DOWN, event=None)
+
+
+def test_p16_a_suspected_failure_is_held_for_the_hold_at_most() -> None:
+    play = Play(Shape.ENVIRONMENT, hold_ms=120_000)
+    play.suspected = True
+    play.offer(down("a"))
+    play.now_ms = START_MS + 119_999
+    assert play.step() == Wait(START_MS + 120_000)
+    play.now_ms += 1
+    assert play.step() == Freeze(role=Role.DOWN, event=None)
+
+
+def test_b16_how_the_members_of_a_group_ended_is_counted_each_once() -> None:
+    play = Play()
+    for worker in ("a", "b", "c", "d"):
+        play.offer(down(worker))
+    play.tell()
+    play.offer(end("a"))
+    stopped = event(2, worker_id="b", kind=EventKind.STOPPED, old=Liveness.STALE, new=Liveness.STOPPED)
+    play.offer(stopped)
+    # One that is back falls silent again: it is down still, and then back once.
+    play.offer(replace(down("a", seq=3), since_ms=START_MS + 1))
+    assert play.thread.ended == {"worker.recovered": 0, "worker.stopped": 1}
+    for worker in ("a", "c", "d"):
+        play.offer(end(worker, seq=4))
+    assert play.thread.ended == {"worker.recovered": 3, "worker.stopped": 1}
+
+
+def test_p16_what_is_suspected_no_more_is_told_at_once() -> None:
+    play = Play(Shape.ENVIRONMENT, hold_ms=120_000)
+    play.offer(down("a"))
+    play.now_ms += WAIT_MS
+    assert play.step() == Freeze(role=Role.DOWN, event=None)
+
+
+def test_p19_a_reminder_for_each_interval_unless_all_members_are_acked() -> None:
+    play = Play()
+    play.offer(down("a"), down("b"))
+    play.tell()
+    play.now_ms += REPEAT_MS
+    assert play.step() == Freeze(role=Role.DOWN, event=None, reminder=1)
+    play.accept()
+    play.thread.acks = 1
+    play.now_ms += REPEAT_MS
+    assert play.step() == Freeze(role=Role.DOWN, event=None, reminder=2)
+    play.accept()
+    play.thread.acks = 2
+    play.now_ms += REPEAT_MS
+    assert isinstance(play.step(), Wait)
+
+
+class Groups(RuleBasedStateMachine):
+    """Whatever happens, what was told pairs, the counts are right, and every event has an outcome."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.play = Play(repeat_ms=0)
+        self.seq = 0
+        self.offered: list[Event] = []
+
+    def _next(self) -> int:
+        self.seq += 1
+        return self.seq
+
+    def _offer(self, one: Event) -> None:
+        self.offered.append(one)
+        self.play.offer(one)
+
+    @rule(worker=st.sampled_from("abc"), kind=st.sampled_from([EventKind.STALE, EventKind.FAILED, EventKind.REJECTED]))
+    def falls(self, worker: str, kind: EventKind) -> None:
+        self._offer(down(worker, self._next(), kind))
+
+    @rule(worker=st.sampled_from("abc"))
+    def comes_back(self, worker: str) -> None:
+        self._offer(end(worker, self._next()))
+
+    @rule(passed_ms=st.sampled_from([1, WAIT_MS, INTERVAL_MS]))
+    def time_passes(self, passed_ms: int) -> None:
+        self.play.now_ms += passed_ms
+
+    def _attempt(self) -> bool:
+        if self.play.thread.frozen is None or not self.play.thread.frozen.open:
+            self.play.step()
+        return self.play.thread.frozen is not None and self.play.thread.frozen.open
+
+    @rule()
+    def is_accepted(self) -> None:
+        if self._attempt():
+            self.play.accept()
+
+    @rule(unknown=st.booleans())
+    def fails(self, *, unknown: bool) -> None:
+        if self._attempt():
+            self.play.fail(unknown=unknown)
+
+    @rule()
+    def crashes(self) -> None:
+        if self._attempt():
+            self.play.arrive()
+            self.play.step()
+
+    @rule()
+    @precondition(lambda self: self.play.thread.frozen is not None)
+    def gives_up(self) -> None:
+        if self._attempt() and self.play.thread.frozen is not None and self.play.thread.frozen.role is Role.DOWN:
+            self.play.give_up()
+
+    @invariant()
+    def the_counts_are_right(self) -> None:
+        thread = self.play.thread
+        assert thread.firing == len(self.play.members)
+        kinds = [member.event.kind for member in self.play.members.values()]
+        assert thread.rejected == kinds.count(EventKind.REJECTED)
+        assert thread.untold == sum(member.number > thread.number for member in self.play.members.values())
+
+    @invariant()
+    def no_resolved_without_a_firing(self) -> None:
+        types = self.play.types()
+        for before, after in zip(["group.resolved", *types], types, strict=False):
+            if before == after == "group.resolved":
+                assert any(note.reason for note in self.play.notes.values())
+
+    def teardown(self) -> None:
+        for worker in "abc":
+            self._offer(end(worker, self._next()))
+        for _ in range(100):
+            self.play.now_ms += INTERVAL_MS
+            if self._attempt():
+                self.play.accept()
+            elif self.play.thread.frozen is None:
+                break
+        assert group_rules.is_over(self.play.thread)
+        assert not self.play.types() or self.play.types()[-1] == "group.resolved" or not self.play.thread.told
+        final = {Outcome.DELIVERED, Outcome.SUPERSEDED, Outcome.DEAD_LETTERED}
+        assert {self.play.outcome(one) for one in self.offered} <= final
+
+
+Groups.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+test_p5_p7_p18_any_sequence = Groups.TestCase

@@ -1,0 +1,304 @@
+"""Routing, bodies, ids and the retry schedule: tables, no store."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.exceptions import ResponseError
+
+from alerts.errors import PermanentDeliveryError, TransientDeliveryError
+from alerts.globs import fits
+from alerts.groups.keys import Shape, mid_of
+from alerts.groups.mass_failure import Mood
+from alerts.groups.state import Timing
+from alerts.retry import FLOOR_MS, GiveUp, Retry, RetryPolicy, RetryReason, decide, retry_after_ms
+from alerts.routing.routes import Port, Route, targets_of
+from alerts.store.connection import _confirmation
+from alerts.store.durability import Confirmation, Durability, DurabilityMode
+from monitor.liveness import EventKind
+from tests.support.alerts_fakes import START_MS, event
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from monitor.events import Event
+
+POLICY = RetryPolicy(initial_ms=1_000, max_ms=60_000, retry_for_ms=3_600_000, min_attempts=12)
+BROKEN = TransientDeliveryError("receiver 'ops': HTTP 500")
+
+
+def _most(_low: float, high: float) -> float:
+    return high
+
+
+def _least(low: float, _high: float) -> float:
+    return low
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "matches"),
+    [
+        ("*", "", True),
+        ("*", "a\nb", True),
+        ("prod-*", "prod-", True),
+        ("prod-*", "prod-eu", True),
+        ("prod-*", "xprod-eu", False),
+        ("*-eu", "prod-eu", True),
+        ("p*d*u", "prod-eu", True),
+        ("prod", "prod-eu", False),
+        ("prod", "PROD", False),
+        ("p?od", "prod", False),
+        ("p?od", "p?od", True),
+        ("[a]", "a", False),
+        ("[a]", "[a]", True),
+        ("a.c", "abc", False),
+        ("", "", True),
+        ("", "a", False),
+        ("*" * 60 + "x", "a" * 200, False),
+        ("*ab*ba*", "aba", False),
+        ("*ab*ba*", "abba", True),
+        ("*a*a*", "a", False),
+        ("*a*a*", "aa", True),
+        ("ab*ba", "aba", False),
+        ("ab*b*", "ab", False),
+    ],
+)
+def test_a_star_is_the_only_wildcard(pattern: str, text: str, *, matches: bool) -> None:
+    assert fits(pattern, text) is matches
+
+
+PORTS = {
+    **{name: Port(name=name) for name in ("ops", "log", "dev", "never", "failures")},
+    "am": Port(name="am", takes_groups=False, resend_ms=60_000),
+}
+
+
+def names(routes: Sequence[Route], item: Event) -> list[str]:
+    return list(targets_of(item, routes=routes, ports=PORTS))
+
+
+def test_every_matching_route_applies_and_a_receiver_gets_a_thing_once() -> None:
+    routes = (
+        Route(receivers=("ops", "log")),
+        Route(receivers=("log", "dev"), environments=("dev-*", "pro*")),
+        Route(receivers=("log", "dev"), environments=("dev-*", "pro*")),
+        Route(receivers=("never",), tenants=("other",)),
+        Route(receivers=("failures",), events=frozenset({EventKind.FAILED})),
+    )
+    assert names(routes, event()) == ["ops", "log", "dev"]
+    assert names(routes, event(kind=EventKind.RESUMED)) == []
+    assert names(routes, event(tenant="other", kind=EventKind.FAILED)) == ["ops", "log", "dev", "never", "failures"]
+
+
+def test_p24_threads_of_two_tenants_never_meet() -> None:
+    one, other = event(tenant="a", worker_id="bc"), event(tenant="ab", worker_id="c")
+    assert mid_of(one) != mid_of(other)
+    for route in (Route(receivers=("ops",)), Route(receivers=("ops",), group_by=("environment",))):
+        keys = {targets_of(item, routes=[route], ports=PORTS)["ops"].key for item in (one, other)}
+        assert len(keys) == 2
+
+
+def test_b8_a_receiver_that_belongs_to_tenants_gets_theirs_only_whatever_the_routes_say() -> None:
+    ports = {"own": Port(name="own", tenants=frozenset({"acme", "globex"})), "ops": Port(name="ops")}
+    routes = [Route(receivers=("own", "ops")), Route(receivers=("own",), tenants=("*",))]
+    told = {
+        tenant: list(targets_of(event(tenant=tenant), routes=routes, ports=ports)) for tenant in ("acme", "acm", "Acme")
+    }
+    assert told == {"acme": ["own", "ops"], "acm": ["ops"], "Acme": ["ops"]}
+
+
+def test_events_with_equal_labels_share_a_thread_and_the_first_route_of_a_receiver_says_how() -> None:
+    routes = (
+        Route(receivers=("ops",), group_by=("environment", "metadata.pool"), group_wait_ms=2_000),
+        Route(receivers=("ops", "log")),
+    )
+    pools = {"a": "1", "b": "1", "c": '"x"'}
+    items = [event(worker_id=name, worker_metadata_json=f'{{"pool":{pool}}}') for name, pool in pools.items()]
+    first, second, third = (targets_of(item, routes=routes, ports=PORTS) for item in items)
+    assert first["ops"].key == second["ops"].key != third["ops"].key
+    assert first["ops"].labels == {"tenant": "acme", "environment": "prod", "metadata.pool": "1"}
+    assert (first["ops"].shape, first["log"].shape) == (Shape.GROUP, Shape.WORKER)
+    assert first["ops"].timing.wait_ms == 2_000
+
+
+@pytest.mark.parametrize("metadata", ["{", "[]", "{}", '{"pool":null}'])
+def test_a_label_that_there_is_not_stops_nothing(metadata: str) -> None:
+    route = Route(receivers=("ops",), group_by=("metadata.pool",))
+    assert targets_of(event(worker_metadata_json=metadata), routes=[route], ports=PORTS)
+
+
+def test_a_fact_is_told_by_itself_whatever_the_grouping() -> None:
+    route = Route(receivers=("ops",), group_by=("environment",), events=frozenset(EventKind))
+    target = targets_of(event(kind=EventKind.REGISTERED, old=None), routes=[route], ports=PORTS)["ops"]
+    assert target.shape is Shape.WORKER
+
+
+def test_p16_a_silent_worker_joins_the_failure_of_its_environment_at_receivers_that_take_groups() -> None:
+    route = Route(receivers=("ops", "am"), repeat_interval_ms=5_000)
+    for mood, shape in (
+        (Mood.CALM, Shape.WORKER),
+        (Mood.SUSPECTED, Shape.ENVIRONMENT),
+        (Mood.DECLARED, Shape.ENVIRONMENT),
+    ):
+        found = targets_of(event(), routes=[route], ports=PORTS, mood=mood, hold_ms=120_000)
+        assert found["ops"].shape is shape
+        assert found["am"].shape is Shape.WORKER
+        assert found["am"].timing == Timing(repeat_ms=60_000, resend=True)
+    failed = targets_of(event(kind=EventKind.FAILED), routes=[route], ports=PORTS, mood=Mood.DECLARED)
+    assert failed["ops"].shape is Shape.WORKER
+
+
+def test_p16_a_route_that_groups_by_labels_keeps_its_groups_in_a_mass_failure() -> None:
+    route = Route(receivers=("ops",), group_by=("environment", "metadata.host"), group_wait_ms=7_000)
+    for mood in (Mood.SUSPECTED, Mood.DECLARED):
+        target = targets_of(event(), routes=[route], ports=PORTS, mood=mood, hold_ms=120_000)["ops"]
+        assert (target.shape, target.timing.wait_ms, target.timing.hold_ms) == (Shape.GROUP, 7_000, 0)
+        assert target.labels == {"tenant": "acme", "environment": "prod", "metadata.host": "é"}
+
+
+@pytest.mark.parametrize(
+    ("attempts", "ceiling_ms"), [(1, 1_000), (2, 2_000), (3, 4_000), (7, 60_000), (12, 60_000), (10_000, 60_000)]
+)
+def test_the_delay_is_drawn_between_the_floor_and_a_doubling_ceiling(attempts: int, ceiling_ms: int) -> None:
+    def at(uniform: object) -> Retry | GiveUp:
+        return decide(
+            BROKEN,
+            attempts=attempts,
+            first_attempt_ms=START_MS,
+            now_ms=START_MS,
+            policy=POLICY,
+            uniform=uniform,  # type: ignore[arg-type]
+        )
+
+    assert at(_most) == Retry(reason=RetryReason.BACKOFF, due_ms=START_MS + ceiling_ms)
+    assert at(_least) == Retry(reason=RetryReason.BACKOFF, due_ms=START_MS + FLOOR_MS)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "elapsed_ms", "gives_up"),
+    [
+        (11, 10 * 3_600_000, False),
+        (12, 3_600_000 - 1, False),
+        (12, 3_600_000, True),
+        (500, 3_600_000 - 1, False),
+    ],
+)
+def test_giving_up_takes_both_the_time_and_twelve_attempts(attempts: int, elapsed_ms: int, *, gives_up: bool) -> None:
+    decision = decide(
+        BROKEN,
+        attempts=attempts,
+        first_attempt_ms=START_MS,
+        now_ms=START_MS + elapsed_ms,
+        policy=POLICY,
+        uniform=_least,
+    )
+    assert (decision == GiveUp(reason=RetryReason.GAVE_UP)) is gives_up
+
+
+def test_a_permanent_refusal_ends_at_once() -> None:
+    decision = decide(
+        PermanentDeliveryError("HTTP 410"),
+        attempts=1,
+        first_attempt_ms=START_MS,
+        now_ms=START_MS,
+        policy=POLICY,
+        uniform=_least,
+    )
+    assert decision == GiveUp(reason=RetryReason.PERMANENT)
+
+
+@pytest.mark.parametrize(
+    ("asked_ms", "uniform", "decision"),
+    [
+        (5_000, _least, Retry(reason=RetryReason.RECEIVER_ASKED, due_ms=START_MS + 5_000)),
+        (500, _most, Retry(reason=RetryReason.BACKOFF, due_ms=START_MS + 1_000)),
+        (86_400_000, _least, Retry(reason=RetryReason.RECEIVER_ASKED, due_ms=START_MS + 60_000)),
+        (0, _least, Retry(reason=RetryReason.BACKOFF, due_ms=START_MS + FLOOR_MS)),
+    ],
+)
+def test_retry_after_is_a_bounded_minimum(asked_ms: int, uniform: object, decision: Retry) -> None:
+    error = TransientDeliveryError("HTTP 503", retry_after_ms=asked_ms)
+    assert decision == decide(
+        error,
+        attempts=1,
+        first_attempt_ms=START_MS,
+        now_ms=START_MS,
+        policy=POLICY,
+        uniform=uniform,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    ("header", "wait_ms"),
+    [
+        ("120", 120_000),
+        (" 0 ", 0),
+        ("Mon, 23 Nov 2026 10:00:30 GMT", 30_000),
+        ("Mon, 23 Nov 2026 09:00:00 GMT", 0),
+        ("soon", None),
+        ("-5", None),
+        ("", None),
+        ("٣", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(header: str, wait_ms: int | None) -> None:
+    assert retry_after_ms(header, now_ms=1_795_428_000_000) == wait_ms
+
+
+@given(st.text(max_size=40))
+def test_no_retry_after_raises(header: str) -> None:
+    wait_ms = retry_after_ms(header, now_ms=START_MS)
+    assert wait_ms is None or wait_ms >= 0
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "replicas"),
+    [
+        ("fsync", DurabilityMode.FSYNC, 0),
+        ("memory", DurabilityMode.MEMORY, 0),
+        ("replicas:2", DurabilityMode.REPLICAS, 2),
+    ],
+)
+def test_durability_is_read(text: str, mode: DurabilityMode, replicas: int) -> None:
+    assert Durability.parse(text) == Durability(mode=mode, replicas=replicas)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "disk", "replicas", "replicas:", "replicas:0", "replicas:-1", "fsync:1", "memory:"]
+)
+def test_any_other_durability_is_refused_by_name(text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(repr(text))):
+        Durability.parse(text)
+
+
+@pytest.mark.parametrize("changes", [{"initial_ms": 0}, {"initial_ms": 400_000}, {"min_attempts": 0}])
+def test_a_policy_that_cannot_work_is_refused(changes: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="retry"):
+        RetryPolicy(**changes)
+
+
+@pytest.mark.parametrize(
+    ("durability", "waited", "expected"),
+    [
+        ("memory", None, Confirmation.CONFIRMED),
+        ("fsync", [1, 0], Confirmation.CONFIRMED),
+        ("fsync", [0, 0], Confirmation.UNCONFIRMED),
+        ("fsync", [0, 1], Confirmation.UNCONFIRMED),
+        ("fsync", ResponseError("unknown command"), Confirmation.UNAVAILABLE),
+        ("fsync", TimeoutError(), Confirmation.UNCONFIRMED),
+        ("replicas:1", 1, Confirmation.CONFIRMED),
+        ("replicas:1", 0, Confirmation.UNCONFIRMED),
+        ("replicas:2", 1, Confirmation.UNCONFIRMED),
+        ("replicas:2", 2, Confirmation.CONFIRMED),
+        ("replicas:2", 3, Confirmation.CONFIRMED),
+        ("replicas:1", ResponseError("no"), Confirmation.UNCONFIRMED),
+    ],
+)
+def test_p23_only_what_the_store_said_is_a_confirmation(
+    durability: str, waited: object, expected: Confirmation
+) -> None:
+    assert _confirmation(Durability.parse(durability), waited) is expected

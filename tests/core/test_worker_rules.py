@@ -1,0 +1,591 @@
+"""The thread of one worker, by itself: no store, no clock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from alerts.groups import worker_rules
+from alerts.groups.attempts import begin_attempt, bury, deliver, fail, postpone, take_back_attempt
+from alerts.groups.flapping import Flapping, Lately
+from alerts.groups.keys import Shape
+from alerts.groups.roles import Role, role_of
+from alerts.groups.state import Draft, Freeze, Outcome, Over, Send, Thread, Timing, Wait
+from monitor.liveness import EventKind, Liveness
+from tests.support.alerts_fakes import START_MS, event
+
+if TYPE_CHECKING:
+    from alerts.groups.state import Frozen, Note, Told
+    from monitor.events import Event
+
+REPEAT_MS = 60_000
+UNTOLD = {Outcome.QUEUED, Outcome.PART_OF, Outcome.SILENCED, Outcome.DAMPED}
+FLAPPING = Flapping(outages=3, within_ms=3_600_000, hold_ms=30_000)
+
+
+def down(seq: int, kind: EventKind = EventKind.STALE, old: Liveness = Liveness.ALIVE) -> Event:
+    return event(seq, kind=kind, old=old, new=Liveness.FAILED if kind is EventKind.FAILED else Liveness.STALE)
+
+
+def end(seq: int, kind: EventKind = EventKind.RECOVERED) -> Event:
+    return event(seq, kind=kind, old=Liveness.STALE, new=Liveness.ALIVE)
+
+
+def fact(seq: int) -> Event:
+    return event(seq, kind=EventKind.RESUMED, old=Liveness.STOPPED, new=Liveness.ALIVE)
+
+
+class Play:
+    """A thread, what the receiver got, and the records that were made."""
+
+    def __init__(self, *, repeat_ms: int = 0, wait_ms: int = 0, resend: bool = False) -> None:
+        timing = Timing(wait_ms=wait_ms, repeat_ms=repeat_ms, resend=resend)
+        self.thread = Thread(key="w4:acmew", shape=Shape.WORKER, tenant="acme", timing=timing)
+        self.now_ms = START_MS
+        self.silenced_until_ms: int | None = None
+        self.outage = 1
+        """Which of its worker's outages lately a DOWN is."""
+        self.outcomes: dict[str, Told] = {}
+        self.notes: dict[str, Note] = {}
+        self.got: list[Frozen] = []
+        """What arrived, once for each id."""
+
+    def draft(self) -> Draft:
+        return Draft(self.thread, self.now_ms)
+
+    def save(self, draft: Draft) -> None:
+        for event_id, told in draft.outcomes.items():
+            before = self.outcomes.get(event_id)
+            assert before is None or before.outcome in UNTOLD
+            self.outcomes[event_id] = told
+        for note, _ in draft.notes:
+            before_note = self.notes.get(note.nid)
+            assert before_note is None or before_note.outcome is Outcome.QUEUED
+            self.notes[note.nid] = note
+
+    def offer(self, *events: Event) -> None:
+        for one in events:
+            draft = self.draft()
+            worker_rules.offer(draft, one)
+            self.save(draft)
+
+    def silenced(self, _: Event) -> int | None:
+        if self.silenced_until_ms is not None and self.silenced_until_ms > self.now_ms:
+            return self.silenced_until_ms
+        return None
+
+    def step(self) -> object:
+        """One look at the thread; a notification that is to be sent is begun."""
+        draft = self.draft()
+        step: object = worker_rules.next_step(draft, self.silenced)
+        if isinstance(step, Freeze) and step.role is Role.DOWN and not step.reminder and step.event is not None:
+            step = worker_rules.damp(draft, step.event, Lately(number=self.outage, rule=FLAPPING)) or step
+        if isinstance(step, Freeze):
+            frozen = worker_rules.freeze(draft, step, receiver="ops")
+            draft.note(frozen, Outcome.QUEUED, body="{}")
+        if isinstance(step, Freeze | Send):
+            begin_attempt(draft)
+        self.save(draft)
+        return step
+
+    def arrive(self) -> None:
+        frozen = self.thread.frozen
+        assert frozen is not None
+        if frozen.nid not in [one.nid for one in self.got]:
+            self.got.append(frozen)
+
+    def accept(self) -> None:
+        self.arrive()
+        draft = self.draft()
+        deliver(draft)
+        self.save(draft)
+
+    def fail(self, *, unknown: bool = False, wait_ms: int = 1_000) -> None:
+        draft = self.draft()
+        fail(draft, error="HTTP 500", cause="server_error")
+        postpone(draft, due_ms=self.now_ms + wait_ms, unknown=unknown)
+        self.save(draft)
+
+    def take_back(self) -> None:
+        draft = self.draft()
+        take_back_attempt(draft)
+        self.save(draft)
+
+    def give_up(self) -> None:
+        draft = self.draft()
+        bury(draft, reason="permanent: HTTP 400")
+        self.save(draft)
+
+    def told(self) -> list[tuple[str, int]]:
+        return [(one.role.value, one.event.seq) for one in self.got if one.event is not None]
+
+    def outcome(self, one: Event) -> Outcome:
+        told = self.outcomes[one.event_id]
+        return self.notes[told.nid].outcome if told.outcome is Outcome.PART_OF and told.nid else told.outcome
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "role"),
+    [
+        (EventKind.STALE, Liveness.ALIVE, Role.DOWN),
+        (EventKind.STALE, Liveness.STOPPED, Role.DOWN),
+        (EventKind.STALE, Liveness.STALE, Role.DOWN),
+        (EventKind.REJECTED, Liveness.ALIVE, Role.DOWN),
+        (EventKind.FAILED, Liveness.STALE, Role.DOWN),
+        (EventKind.RECOVERED, Liveness.FAILED, Role.END),
+        (EventKind.STOPPED, Liveness.STALE, Role.END),
+        (EventKind.STOPPED, Liveness.ALIVE, Role.FACT),
+        (EventKind.FORGOTTEN, Liveness.FAILED, Role.END),
+        (EventKind.FORGOTTEN, Liveness.STOPPED, Role.FACT),
+        (EventKind.REGISTERED, None, Role.FACT),
+        (EventKind.RESUMED, Liveness.STOPPED, Role.FACT),
+        (EventKind.STATUS_CHANGED, Liveness.ALIVE, Role.FACT),
+    ],
+)
+def test_what_an_event_means(kind: EventKind, old: Liveness | None, role: Role) -> None:
+    assert role_of(event(1, kind=kind, old=old)) is role
+
+
+def test_p18_a_delivered_down_gets_one_resolved() -> None:
+    play = Play()
+    play.offer(down(1))
+    play.step()
+    play.accept()
+    play.offer(end(2))
+    assert play.step() == Freeze(role=Role.END, event=end(2))
+    play.accept()
+    assert play.told() == [("down", 1), ("end", 2)]
+    assert worker_rules.is_over(play.thread)
+
+
+def test_p18_p5_a_down_that_is_over_untold_is_superseded_with_its_end() -> None:
+    play = Play()
+    play.offer(down(1), end(2))
+    assert play.step() == Over()
+    assert (play.outcome(down(1)), play.outcome(end(2))) == (Outcome.SUPERSEDED, Outcome.SUPERSEDED)
+
+
+def test_p7_a_down_that_is_over_is_cancelled_when_no_attempt_can_have_arrived() -> None:
+    play = Play()
+    play.offer(down(1))
+    play.step()
+    play.fail()
+    play.offer(end(2))
+    assert play.step() == Over()
+    assert play.got == []
+    assert (play.outcome(down(1)), play.outcome(end(2))) == (Outcome.SUPERSEDED, Outcome.SUPERSEDED)
+
+
+@pytest.mark.parametrize("crashed", [True, False])
+def test_p7_a_down_that_may_have_arrived_is_followed_by_its_resolved(*, crashed: bool) -> None:
+    play = Play()
+    play.offer(down(1))
+    play.step()
+    if not crashed:
+        play.fail(unknown=True)
+    play.offer(end(2))
+    assert play.step() == Freeze(role=Role.END, event=end(2))
+    assert play.outcome(down(1)) is Outcome.DELIVERED
+
+
+@pytest.mark.parametrize("failed_before", [0, 1])
+def test_p7_an_attempt_that_is_given_back_unsent_was_none(failed_before: int) -> None:
+    play = Play()
+    play.offer(down(1))
+    first_ms = play.now_ms if failed_before else play.now_ms + 60_000
+    for _ in range(failed_before):
+        play.step()
+        play.fail()
+        play.now_ms += 1_000
+    play.step()
+    play.take_back()
+    play.now_ms = START_MS + 60_000
+    assert play.step() == Send(), "due at once"
+    frozen = play.thread.frozen
+    assert frozen is not None
+    assert (frozen.attempts, frozen.first_attempt_ms) == (1 + failed_before, first_ms)
+    play.take_back()
+    play.offer(end(2))
+    assert play.step() == Over()
+    assert (play.outcome(down(1)), play.outcome(end(2))) == (Outcome.SUPERSEDED, Outcome.SUPERSEDED)
+
+
+@pytest.mark.parametrize("given_up", [False, True])
+@pytest.mark.parametrize("unknown", [(True,), (True, False), (False, True), (False, True, False)])
+def test_p18_a_down_of_which_any_attempt_may_have_arrived_gets_its_resolved(
+    unknown: tuple[bool, ...], *, given_up: bool
+) -> None:
+    play = Play()
+    play.offer(down(1))
+    play.step()
+    for one in unknown:
+        play.fail(unknown=one)
+        play.now_ms += 1_000
+        assert play.step() == Send()
+    if given_up:
+        play.give_up()
+    else:
+        play.fail()
+    play.offer(end(2))
+    assert play.step() == Freeze(role=Role.END, event=end(2))
+    assert play.outcome(down(1)) is (Outcome.DEAD_LETTERED if given_up else Outcome.DELIVERED)
+
+
+def test_a_notification_is_as_old_as_its_first_attempt() -> None:
+    play = Play()
+    play.offer(down(1))
+    for _ in range(3):
+        play.step()
+        play.fail()
+        play.now_ms += 1_000
+    assert play.thread.frozen is not None
+    assert (play.thread.frozen.attempts, play.thread.frozen.first_attempt_ms) == (3, START_MS)
+
+
+def test_p7_only_the_newest_down_is_told_of_several() -> None:
+    play = Play()
+    play.offer(down(1), down(2, EventKind.FAILED, Liveness.STALE))
+    assert play.step() == Freeze(role=Role.DOWN, event=down(2, EventKind.FAILED, Liveness.STALE))
+    play.accept()
+    play.offer(end(3), down(4), end(5), down(6))
+    play.step()
+    play.accept()
+    play.step()
+    play.accept()
+    assert play.told() == [("down", 2), ("end", 3), ("down", 6)]
+    assert play.outcome(down(1)) is Outcome.SUPERSEDED
+
+
+def test_p11_a_warning_that_was_told_is_followed_by_what_it_became_and_by_one_resolved() -> None:
+    play = Play()
+    play.offer(down(1, EventKind.REJECTED))
+    play.step()
+    play.accept()
+    play.thread.acked = True
+    play.offer(down(2, EventKind.STALE, Liveness.STALE))
+    assert play.step() == Freeze(role=Role.DOWN, event=down(2, EventKind.STALE, Liveness.STALE))
+    play.accept()
+    play.offer(end(3))
+    play.step()
+    play.accept()
+    assert play.told() == [("down", 1), ("down", 2), ("end", 3)]
+
+
+def test_a_failed_attempt_is_made_again_when_it_is_due_and_not_before() -> None:
+    play = Play()
+    play.offer(down(1))
+    play.step()
+    play.fail(wait_ms=1_000)
+    assert play.step() == Wait(START_MS + 1_000)
+    play.now_ms += 1_000
+    assert play.step() == Send()
+    assert play.thread.frozen is not None
+    assert play.thread.frozen.attempts == 2
+
+
+def test_p17_a_silenced_down_waits_and_is_told_once_if_it_lasts() -> None:
+    play = Play()
+    play.silenced_until_ms = START_MS + 30_000
+    play.offer(down(1))
+    assert play.step() == Wait(START_MS + 30_000)
+    assert play.outcome(down(1)) is Outcome.SILENCED
+    play.now_ms += 30_000
+    play.step()
+    play.accept()
+    assert play.told() == [("down", 1)]
+    assert play.outcome(down(1)) is Outcome.DELIVERED
+
+
+def test_p17_a_silenced_down_that_is_over_stays_quiet() -> None:
+    play = Play()
+    play.silenced_until_ms = START_MS + 30_000
+    play.offer(down(1))
+    play.step()
+    play.offer(end(2))
+    assert play.step() == Over()
+    assert (play.outcome(down(1)), play.outcome(end(2))) == (Outcome.SILENCED, Outcome.SILENCED)
+
+
+def test_p17_a_silence_never_keeps_back_the_resolved_of_a_delivered_down() -> None:
+    play = Play()
+    play.offer(down(1))
+    play.step()
+    play.accept()
+    play.silenced_until_ms = START_MS + 30_000
+    play.offer(end(2))
+    play.step()
+    play.accept()
+    assert play.told() == [("down", 1), ("end", 2)]
+
+
+def test_a_long_silence_is_looked_at_again_for_it_may_end_early() -> None:
+    play = Play()
+    play.silenced_until_ms = START_MS + 86_400_000
+    play.offer(down(1))
+    assert play.step() == Wait(START_MS + 60_000)
+
+
+def test_p17_a_reminder_waits_for_the_end_of_a_silence_and_is_looked_at_each_minute() -> None:
+    play = Play(repeat_ms=REPEAT_MS)
+    play.offer(down(1))
+    play.step()
+    play.accept()
+    play.now_ms += REPEAT_MS
+    play.silenced_until_ms = play.now_ms + 61_000
+    assert play.step() == Wait(play.now_ms + 60_000)
+    play.now_ms += 60_000
+    assert play.step() == Wait(play.now_ms + 1_000)
+    play.now_ms += 1_000
+    assert play.step() == Freeze(role=Role.DOWN, event=down(1), reminder=1)
+
+
+def test_p18_an_outage_that_is_over_while_the_last_resolved_is_in_attempts_is_not_resolved_too() -> None:
+    play = Play()
+    play.offer(down(1))
+    play.step()
+    play.accept()
+    play.offer(end(2))
+    play.step()
+    play.fail()
+    play.offer(down(3), end(4))
+    assert (play.outcome(down(3)), play.outcome(end(4))) == (Outcome.SUPERSEDED, Outcome.SUPERSEDED)
+    play.now_ms += 1_000
+    assert play.step() == Send()
+    play.accept()
+    assert play.step() == Over()
+    assert play.told() == [("down", 1), ("end", 2)]
+
+
+def test_p19_one_reminder_for_each_interval_and_none_after_an_ack_or_the_end() -> None:
+    play = Play(repeat_ms=REPEAT_MS)
+    play.offer(down(1))
+    play.step()
+    play.accept()
+    assert play.step() == Wait(START_MS + REPEAT_MS)
+    play.now_ms += REPEAT_MS
+    assert play.step() == Freeze(role=Role.DOWN, event=down(1), reminder=1)
+    play.accept()
+    assert play.step() == Wait(START_MS + 2 * REPEAT_MS)
+    play.thread.acked = True
+    play.now_ms += REPEAT_MS
+    assert play.step() == Wait(None)
+    play.offer(end(2))
+    play.step()
+    play.accept()
+    assert [(one.role.value, one.reminder) for one in play.got] == [("down", 0), ("down", 1), ("end", 0)]
+    assert len({one.nid for one in play.got}) == 3
+
+
+def test_p19_an_ack_before_the_down_arrived_counts_and_the_next_incident_is_not_acked_by_it() -> None:
+    play = Play(repeat_ms=REPEAT_MS)
+    play.thread.incident_id = "inc_1"
+    play.offer(down(1))
+    play.step()
+    play.thread.acked = True
+    play.accept()
+    play.now_ms += REPEAT_MS
+    assert play.step() == Wait(None)
+    play.offer(end(2))
+    play.step()
+    assert play.thread.frozen is not None
+    assert play.thread.frozen.incident_id == "inc_1"
+    play.accept()
+    assert not play.thread.acked
+
+
+def test_p19_a_reminder_in_attempts_is_cancelled_by_the_end() -> None:
+    play = Play(repeat_ms=REPEAT_MS)
+    play.offer(down(1))
+    play.step()
+    play.accept()
+    play.now_ms += REPEAT_MS
+    play.step()
+    play.fail()
+    play.offer(end(2))
+    assert play.step() == Freeze(role=Role.END, event=end(2))
+    assert [note.outcome for note in play.notes.values()] == [
+        Outcome.DELIVERED,
+        Outcome.SUPERSEDED,
+        Outcome.QUEUED,
+    ]
+
+
+def test_a_receiver_that_has_to_hear_it_again_does_though_it_is_acked_and_silenced() -> None:
+    play = Play(repeat_ms=REPEAT_MS, resend=True)
+    play.offer(down(1))
+    play.step()
+    play.accept()
+    play.thread.acked = True
+    play.now_ms += REPEAT_MS
+    play.silenced_until_ms = play.now_ms + 1
+    assert play.step() == Freeze(role=Role.DOWN, event=down(1), reminder=1)
+
+
+def test_p18_no_resolved_follows_a_down_that_was_given_up() -> None:
+    play = Play()
+    play.offer(down(1))
+    play.step()
+    play.give_up()
+    play.offer(end(2))
+    assert play.step() == Over()
+    assert (play.outcome(down(1)), play.outcome(end(2))) == (Outcome.DEAD_LETTERED, Outcome.SUPERSEDED)
+
+
+def test_facts_are_told_in_order_and_a_flood_of_them_is_bounded() -> None:
+    play = Play()
+    play.offer(*(fact(seq) for seq in range(1, worker_rules.FACTS_KEPT + 11)))
+    assert play.outcome(fact(10)) is Outcome.SUPERSEDED
+    assert play.step() == Freeze(role=Role.FACT, event=fact(11))
+
+
+def test_a_wait_gathers_what_comes_but_never_delays_an_end() -> None:
+    play = Play(wait_ms=5_000)
+    play.offer(down(1))
+    assert play.step() == Wait(START_MS + 5_000)
+    assert worker_rules.due_ms(play.thread, START_MS) == START_MS + 5_000
+    play.now_ms += 5_000
+    play.step()
+    play.accept()
+    play.offer(end(2))
+    assert play.step() == Freeze(role=Role.END, event=end(2))
+
+
+class Threads(RuleBasedStateMachine):
+    """Whatever happens, the receiver's view pairs, keeps its order, and every event has an outcome."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.play = Play(repeat_ms=REPEAT_MS)
+        self.seq = 0
+        self.offered: list[Event] = []
+        self.is_down = False
+
+    def _offer(self, one: Event) -> None:
+        self.offered.append(one)
+        self.play.offer(one)
+
+    def _next(self) -> int:
+        self.seq += 1
+        return self.seq
+
+    @rule(kind=st.sampled_from([EventKind.STALE, EventKind.REJECTED]))
+    @precondition(lambda self: not self.is_down)
+    def goes_stale(self, kind: EventKind) -> None:
+        self.is_down = True
+        self._offer(down(self._next(), kind))
+
+    @rule()
+    @precondition(lambda self: self.is_down)
+    def sends_rejected_beats_no_more(self) -> None:
+        self._offer(down(self._next(), EventKind.STALE, Liveness.STALE))
+
+    @rule()
+    @precondition(lambda self: self.is_down)
+    def fails_too(self) -> None:
+        self._offer(down(self._next(), EventKind.FAILED, Liveness.STALE))
+
+    @rule(kind=st.sampled_from([EventKind.RECOVERED, EventKind.STOPPED, EventKind.FORGOTTEN]))
+    @precondition(lambda self: self.is_down)
+    def ends(self, kind: EventKind) -> None:
+        self.is_down = False
+        self._offer(end(self._next(), kind))
+
+    @rule()
+    def something_else(self) -> None:
+        self._offer(fact(self._next()))
+
+    def _attempt(self) -> bool:
+        """Whether an attempt is under way after a look at the thread."""
+        if self.play.thread.frozen is None or not self.play.thread.frozen.open:
+            self.play.step()
+        return self.play.thread.frozen is not None and self.play.thread.frozen.open
+
+    @rule()
+    def is_accepted(self) -> None:
+        if self._attempt():
+            self.play.accept()
+
+    @rule(arrives=st.booleans())
+    def fails_unknown(self, *, arrives: bool) -> None:
+        if self._attempt():
+            if arrives:
+                self.play.arrive()
+            self.play.fail(unknown=True)
+
+    @rule()
+    def is_refused(self) -> None:
+        if self._attempt():
+            self.play.fail()
+
+    @rule(arrives=st.booleans())
+    def crashes(self, *, arrives: bool) -> None:
+        if self._attempt():
+            if arrives:
+                self.play.arrive()
+            self.play.step()  # somebody else finds it begun
+
+    @rule()
+    def gives_up(self) -> None:
+        # Asked for after the attempt: with an end that waited, that may be another one.
+        if self._attempt() and (frozen := self.play.thread.frozen) is not None and frozen.role is not Role.END:
+            self.play.give_up()
+
+    @rule(silent=st.booleans())
+    def silence(self, *, silent: bool) -> None:
+        self.play.silenced_until_ms = self.play.now_ms + 30_000 if silent else None
+
+    @rule(number=st.sampled_from([1, 4]))
+    def flaps(self, number: int) -> None:
+        self.play.outage = number
+
+    @rule()
+    def ack(self) -> None:
+        self.play.thread.acked = self.play.thread.told
+
+    @rule(passed_ms=st.sampled_from([1, 1_000, REPEAT_MS]))
+    def time_passes(self, passed_ms: int) -> None:
+        self.play.now_ms += passed_ms
+
+    @invariant()
+    def what_was_told_pairs_and_is_in_order(self) -> None:
+        told = [one for one in self.play.got if one.role is not Role.FACT and not one.reminder]
+        seqs = [one.event.seq for one in told if one.event is not None]
+        assert seqs == sorted(seqs)
+        is_open = False
+        for one in told:
+            if one.role is Role.END:
+                assert is_open or _may_have_arrived(self.play, one)
+                is_open = False
+            else:
+                is_open = True
+
+    def teardown(self) -> None:
+        """In the end everything is accepted: then all that was open is closed, and no event is without an outcome."""
+        self.play.silenced_until_ms = None
+        for _ in range(1_000):  # longer than anything is held for flapping
+            self.play.now_ms += 1_000
+            if self._attempt():
+                self.play.accept()
+            elif not self.play.thread.pending and self.play.thread.frozen is None:
+                break
+        open_at = [one.role for one in self.play.got if one.role is not Role.FACT]
+        if open_at and not self.is_down:
+            assert open_at[-1] is Role.END
+        final = {Outcome.DELIVERED, Outcome.SUPERSEDED, Outcome.SILENCED, Outcome.DAMPED, Outcome.DEAD_LETTERED}
+        assert {self.play.outcome(one) for one in self.offered} <= final
+
+
+def _may_have_arrived(play: Play, ended: Any) -> bool:
+    """Whether a DOWN before this end counts as delivered though it is not known to have arrived."""
+    return any(
+        note.role is Role.DOWN and note.reason and note.event is not None and note.event.seq < ended.event.seq
+        for note in play.notes.values()
+    )
+
+
+Threads.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+test_p5_p7_p17_p18_p19_p20_any_sequence = Threads.TestCase

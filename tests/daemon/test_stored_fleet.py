@@ -1,0 +1,63 @@
+"""What alerts ask of the worker store: whether an outage goes on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from monitor.daemon.alerts import StoredFleet
+from monitor.liveness import EventKind, Trigger
+from monitor.workers import Disconnect, WorkerKey
+from tests.support.stores import GRACE_MS, INTERVAL_MS, ManualClock, beat, opened
+
+if TYPE_CHECKING:
+    from monitor.events import Event
+    from monitor.store import Store
+
+PATIENCE_MS = INTERVAL_MS + GRACE_MS
+KEY = WorkerKey("acme", "w")
+
+
+def goodbye(trigger: Trigger) -> Disconnect:
+    return Disconnect(key=KEY, trigger=trigger, reason="shutdown", exit_code=0, error_message=None, allowed=None)
+
+
+async def newest(store: Store, kind: EventKind) -> Event:
+    _, _, events = await store.history(0, "acme", after="", limit=100, newest_first=True)
+    return next(event for event in events if event.kind is kind)
+
+
+async def test_p19_an_outage_goes_on_until_its_worker_is_back_and_through_what_makes_it_worse(store_url: str) -> None:
+    async with opened(store_url) as store:
+        fleet, clock = StoredFleet(store), ManualClock(store_url)
+
+        async def goes_on(event: Event) -> bool:
+            return (await fleet.outage(event)).goes_on
+
+        async def silence() -> None:
+            now_ms = (await store.beat(0, [beat()])).now_ms
+            await clock.set(now_ms + PATIENCE_MS)
+            await store.sweep(0, limit=10)
+
+        await silence()
+        first = await newest(store, EventKind.STALE)
+        assert await goes_on(first)
+        await store.leave(goodbye(Trigger.DISCONNECT_FAILURE))
+        failed = await newest(store, EventKind.FAILED)
+        assert failed.seq == first.seq + 1
+        assert await goes_on(first)
+        assert await goes_on(failed)
+        await silence()
+        second = await newest(store, EventKind.STALE)
+        assert not await goes_on(first)
+        assert not await goes_on(failed)
+        assert await goes_on(second)
+        await store.leave(goodbye(Trigger.DISCONNECT_CLEAN))
+        assert not await goes_on(second)
+        for _ in range(20):
+            await silence()
+        assert not await goes_on(second)
+        assert await goes_on(await newest(store, EventKind.STALE))
+        await store.forget(KEY, allowed=None, reason="deleted")
+        assert not await goes_on(await newest(store, EventKind.STALE))
+        await silence()
+        assert not await goes_on(second)

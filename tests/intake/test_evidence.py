@@ -1,0 +1,318 @@
+"""P11: evidence on its way to the store, bounded and without an error for anybody; and what comes of it in a daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from monitor.blindness import GAP_MS, PULSE_MS
+from monitor.intake.evidence import LOT, LOTS_OF_A_PARTITION, MOST_PENDING, SPACING_S, Recorder
+from monitor.metrics.registry import Metrics
+from monitor.store import Store, StoreUnavailableError
+from monitor.workers import Evidence, Rejection, WorkerKey
+from tests.support import daemons
+from tests.support.stores import ManualClock, beat, settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from monitor.workers import Worker
+
+on_valkey = pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
+
+
+class WatchedStore(Store):
+    """The store, and a note of the evidence that it was given."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.lots: list[Sequence[Evidence]] = []
+        self.down = False
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    async def evidence(self, partition: int, evidence: Sequence[Evidence]) -> None:
+        self.lots.append(evidence)
+        self.meanwhile()
+        if self.down:
+            raise StoreUnavailableError("down")
+        assert {self.partition_of(one.key) for one in evidence} == {partition}
+        await super().evidence(partition, evidence)
+
+    @property
+    def given(self) -> list[Evidence]:
+        return [one for lot in self.lots for one in lot]
+
+
+class Desk:
+    """A recorder over a store, with a clock of its own."""
+
+    def __init__(self, store: WatchedStore) -> None:
+        self.store = store
+        self.clock = ManualClock(store.settings.url, store.partitions)
+        self.now_s = 100.0
+        self.metrics = Metrics(version="test")
+        self.recorder = Recorder(store, metrics=self.metrics, elapsed_s=lambda: self.now_s)
+
+    def note(self, worker_id: str, rejection: Rejection = Rejection.TOO_LARGE, **changes: Any) -> None:
+        values = {"key": WorkerKey("acme", worker_id), "allowed": None, "rejection": rejection, "subject": "svc"}
+        self.recorder.note(Evidence(**{**values, **changes}))
+
+    def counted(self, outcome: str) -> float:
+        text, _ = self.metrics.exposition("")
+        (line,) = [
+            line
+            for line in text.decode().splitlines()
+            if line.startswith(f'lastseen_evidence_total{{outcome="{outcome}"}}')
+        ]
+        return float(line.split()[-1])
+
+    async def later(self) -> None:
+        """What comes now comes in a later millisecond."""
+        await self.clock.set(self.store.clock.now_ms() + 10)
+
+    async def worker(self, worker_id: str) -> Worker:
+        _, _, worker = await self.store.one(WorkerKey("acme", worker_id))
+        assert worker is not None
+        return worker
+
+
+@asynccontextmanager
+async def opened(url: str, **changes: Any) -> AsyncIterator[Desk]:
+    store = await WatchedStore.open(settings(url, **changes))
+    assert isinstance(store, WatchedStore)
+    try:
+        yield Desk(store)
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+async def desk(store_url: str) -> AsyncIterator[Desk]:
+    async with opened(store_url) as made:
+        yield made
+
+
+async def test_p11_what_is_noted_is_read_with_the_worker_until_a_beat_is_accepted(desk: Desk) -> None:
+    await desk.store.beat(0, [beat("w")])
+    assert (await desk.worker("w")).rejected is None
+    await desk.later()
+    desk.note("w", Rejection.TOKEN_EXPIRED)
+    desk.note("nobody")
+    await desk.recorder.flush()
+    rejected = (await desk.worker("w")).rejected
+    assert rejected is not None
+    assert rejected.reason == "token expired"
+    await desk.later()
+    await desk.store.beat(0, [beat("w")])
+    assert (await desk.worker("w")).rejected is None
+    _, _, nobody = await desk.store.one(WorkerKey("acme", "nobody"))
+    assert nobody is None, "it registers nobody"
+
+
+async def test_p28_a_beat_that_was_refused_by_our_fault_moves_the_deadline(desk: Desk) -> None:
+    await desk.store.beat(0, [beat("w"), beat("v")])
+    before = await desk.worker("w"), await desk.worker("v")
+    await desk.later()
+    desk.note("w", Rejection.OVERLOADED)
+    desk.note("v", Rejection.RATE_LIMITED)
+    await desk.recorder.flush()
+    after = await desk.worker("w"), await desk.worker("v")
+    assert after[0].deadline_ms > before[0].deadline_ms
+    assert after[1].deadline_ms == before[1].deadline_ms
+
+
+async def test_p11_evidence_of_a_token_for_another_environment_is_none(desk: Desk) -> None:
+    await desk.store.beat(0, [beat("w", environment="prod")])
+    await desk.later()
+    desk.note("w", allowed=("stage",))
+    await desk.recorder.flush()
+    assert (await desk.worker("w")).rejected is None
+    desk.note("w", allowed=("stage", "prod"))
+    await desk.recorder.flush()
+    assert (await desk.worker("w")).rejected is not None, "and it does not stand in the way of another token's"
+
+
+async def test_p11_one_worker_is_noted_once_in_a_while(desk: Desk) -> None:
+    for _ in range(1_000):
+        desk.note("w")
+    await desk.recorder.flush()
+    assert len(desk.store.given) == 1
+    desk.now_s += SPACING_S - 0.001
+    desk.note("w")
+    await desk.recorder.flush()
+    assert len(desk.store.given) == 1
+    for _ in range(5):
+        desk.now_s += 1
+        desk.note("w")
+        await desk.recorder.flush()
+    assert len(desk.store.given) == 6, "each try of a worker with the shortest interval, of a second"
+
+
+async def test_p28_of_two_refusals_that_wait_the_one_that_is_our_fault_counts(desk: Desk) -> None:
+    desk.note("w", Rejection.MALFORMED)
+    desk.note("v", Rejection.MALFORMED)
+    desk.note("w", Rejection.OVERLOADED)
+    desk.note("w", Rejection.MALFORMED)
+    await desk.recorder.flush()
+    told = [(one.key.worker_id, one.rejection) for one in desk.store.given]
+    assert told == [("w", Rejection.OVERLOADED), ("v", Rejection.MALFORMED)], "and it comes first"
+
+
+@on_valkey
+async def test_p28_evidence_is_bounded_and_what_is_too_much_is_dropped_and_counted(store_url: str) -> None:
+    async with opened(store_url) as desk:
+        for number in range(MOST_PENDING + 500):
+            desk.note(f"w-{number}")
+        await desk.recorder.flush()
+        most = LOT * LOTS_OF_A_PARTITION
+        assert max(map(len, desk.store.lots)) <= LOT
+        assert len(desk.store.given) == most
+        assert desk.counted("recorded") == most
+        assert desk.counted("dropped") == MOST_PENDING + 500 - most
+
+
+@on_valkey
+async def test_p11_trouble_of_the_store_is_nobodys_error(store_url: str) -> None:
+    async with opened(store_url) as desk:
+        desk.store.down = True
+        for number in range(3 * LOT):
+            desk.note(f"w-{number}")
+        await desk.recorder.flush()
+        assert len(desk.store.lots) == 1, "the rest is not even tried"
+        assert desk.counted("dropped") == 3 * LOT
+        desk.store.down = False
+        desk.now_s += 1
+        desk.note("w-1")
+        await desk.recorder.flush()
+        assert desk.counted("recorded") == 1
+
+
+@on_valkey
+async def test_p11_evidence_that_has_waited_too_long_is_dropped(store_url: str) -> None:
+    async with opened(store_url) as desk:
+        for number in range(2 * LOT):
+            desk.note(f"w-{number}")
+
+        def wait() -> None:
+            desk.now_s += 2.1
+
+        desk.store.meanwhile = wait
+        await desk.recorder.flush()
+        assert len(desk.store.given) == LOT
+        assert desk.counted("dropped") == LOT
+
+
+async def test_p28_it_is_known_how_long_refusals_of_our_own_fault_wait(desk: Desk) -> None:
+    desk.note("w", Rejection.MALFORMED)
+    desk.now_s += 1
+    assert desk.recorder.oldest_s() == 0, "what the worker did wrong does not count"
+    desk.note("w", Rejection.OVERLOADED)
+    desk.note("v", Rejection.OVERLOADED)
+    desk.now_s += 0.5
+    desk.note("u", Rejection.OVERLOADED)
+    assert desk.recorder.oldest_s() == 0.5
+    waited = []
+
+    def meanwhile() -> None:
+        waited.append(desk.recorder.oldest_s())
+
+    desk.store.meanwhile = meanwhile
+    await desk.recorder.flush()
+    assert waited == [0.5], "also while it is being given"
+    assert desk.recorder.oldest_s() == 0
+
+
+@on_valkey
+@pytest.mark.parametrize("why", ["the store is down", "too old", "too many"])
+async def test_p28_it_is_known_that_a_refusal_of_our_own_fault_was_dropped(store_url: str, why: str) -> None:
+    async with opened(store_url) as desk:
+        desk.store.down = why == "the store is down"
+        for number in range(MOST_PENDING + 1 if why == "too many" else 1):
+            desk.note(f"w-{number}", Rejection.OVERLOADED)
+        if why == "too old":
+            desk.now_s += 2.1
+        await desk.recorder.flush()
+        assert desk.recorder.oldest_s() == math.inf
+        desk.now_s += (GAP_MS + PULSE_MS) / 1_000 - 0.001
+        assert desk.recorder.oldest_s() == math.inf, "until it must have shown as a gap between pulses"
+        desk.now_s += 0.001
+        assert desk.recorder.oldest_s() == 0
+
+
+@on_valkey
+async def test_p28_what_others_did_wrong_takes_no_place_of_our_own_fault(store_url: str) -> None:
+    async with opened(store_url) as desk:
+        for number in range(MOST_PENDING + 1):
+            desk.note(f"w-{number}", Rejection.MALFORMED)
+        desk.note("w", Rejection.OVERLOADED)
+        await desk.recorder.flush()
+        assert desk.store.given[0].key.worker_id == "w"
+        assert desk.recorder.oldest_s() == 0
+
+
+@on_valkey
+async def test_p11_a_recorder_that_runs_gives_what_is_noted_by_itself(store_url: str) -> None:
+    async with opened(store_url) as desk:
+        await desk.store.beat(0, [beat("w")])
+        running = asyncio.create_task(desk.recorder.run())
+        given = asyncio.Event()
+        desk.store.meanwhile = given.set
+        for _ in range(2):
+            given.clear()
+            desk.note("w")
+            await asyncio.wait_for(given.wait(), 20)
+            desk.now_s += 1
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+
+# In a daemon --------------------------------------------------------------------------------------------------------
+
+QUICK: Final = (
+    f'{daemons.ANY_PORT}\n[liveness]\ninterval = "1s"\ngrace = "1s"\nsweep_interval = "200ms"\n'
+    "[limits]\nworker_beats_per_second = 1\nworker_beats_burst = 1\n"
+)
+
+
+def test_p11_a_worker_whose_beats_are_refused_is_told_of_as_rejected_and_a_forger_is_not_believed() -> None:
+    with daemons.home() as home:
+        home.write(QUICK)
+        daemon = home.start()
+        reading, named = home.token("workers:read"), home.token("workers:read", worker_id="scope")
+        forged = reading[:-4] + ("AAAA" if not reading.endswith("AAAA") else "BBBB")
+        for name in ("scope", "fleet", "forged", "silent", "rate"):
+            assert daemon.beat(name).status == 204
+
+        def told(worker_id: str) -> str | None:
+            body = {"worker_id": "scope", "environment_name": "prod"}
+            assert daemons.call(daemon.url, "POST", daemons.BEAT, token=named, body=body).status == 403
+            body["worker_id"] = "fleet"
+            assert daemons.call(daemon.url, "POST", daemons.BEAT, token=reading, body=body).status == 403
+            body["worker_id"] = "forged"
+            assert daemons.call(daemon.url, "POST", daemons.BEAT, token=forged, body=body).status == 401
+            assert daemon.beat("rate").status in {204, 429}
+            events = daemon.get(f"/api/v1/events?worker_id={worker_id}&order=desc")["events"]
+            kinds = [event["type"] for event in events if event["type"] != "worker.registered"]
+            return kinds[-1] if kinds else None
+
+        assert daemons.until(lambda: told("scope"), "an event of the one without the scope") == "worker.rejected"
+        assert daemons.until(lambda: told("forged"), "an event of the forger") == "worker.stale"
+        assert daemons.until(lambda: told("fleet"), "an event of one whom a token without the scope does not name") == (
+            "worker.stale"
+        )
+        assert daemons.until(lambda: told("silent"), "an event of the silent one") == "worker.stale"
+        assert daemon.get("/api/v1/workers/rate")["liveness"] in {"alive", "late"}
+        worker = daemon.get("/api/v1/workers/scope")
+        assert worker["liveness"] == "stale"
+        assert worker["rejected"]["reason"] == "token lacks the scope"
+        assert worker["rejected"]["at"] > worker["last_seen"]
+        assert daemon.get("/api/v1/workers/forged")["rejected"] is None
+        listed = {one["worker_id"]: one["rejected"] for one in daemon.get("/api/v1/workers")["workers"]}
+        assert listed["silent"] is None
+        assert listed["scope"]["reason"] == "token lacks the scope"

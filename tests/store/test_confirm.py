@@ -1,0 +1,127 @@
+"""P23: what a disconnect reports is as safe as configured before its 204."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+from redis.asyncio import Redis
+
+from monitor.store import StoreUnavailableError
+from tests.support import api, servers
+from tests.support.stores import beat, opened
+
+if TYPE_CHECKING:
+    from monitor.store import Store
+
+DISCONNECT = "/api/v1/workers/w/disconnect"
+
+
+async def test_p23_a_write_is_on_disk_when_it_is_confirmed() -> None:
+    with servers.running(servers.valkey_binary(), "--appendonly", "yes", "--appendfsync", "everysec") as server:
+        async with opened(server.url, fsync=True) as store:
+            await store.beat(0, [beat("w")])
+            await asyncio.gather(*(store.confirm(0) for _ in range(100)))
+            info = await store._connection._probing.info("commandstats")
+            assert 1 <= info["cmdstat_waitaof"]["calls"] <= 2
+
+
+async def test_p23_each_confirmation_is_asked_for_anew() -> None:
+    with servers.running(servers.valkey_binary(), "--appendonly", "yes", "--appendfsync", "always") as server:
+        async with opened(server.url, fsync=True, timeout_s=1.0) as store, Redis.from_url(server.url) as redis:
+            await store.beat(0, [beat("w")])
+            await store.confirm(0)
+            # What is written from now on is not on the disk, whatever was confirmed before.
+            await redis.config_set("appendfsync", "no")
+            await store.beat(0, [beat("v")])
+            for _ in range(2):
+                with pytest.raises(StoreUnavailableError, match="confirm"):
+                    await store.confirm(0)
+            await redis.config_set("appendfsync", "always")
+            await store.confirm(0)
+
+
+async def test_p23_a_confirmation_in_the_millisecond_of_the_last_write_waits_for_it_too() -> None:
+    with servers.running(servers.valkey_binary(), "--appendonly", "yes", "--appendfsync", "always") as server:
+        async with opened(server.url, fsync=True, timeout_s=1.0) as store, Redis.from_url(server.url) as redis:
+            for _ in range(3):
+                await redis.config_set("appendfsync", "always")
+                await store.confirm(0)
+                await redis.config_set("appendfsync", "no")
+                # Another connection's write; the store's time stands still until the server's clock has reached it.
+                seconds, micros = await redis.time()
+                await redis.hset("{ls:0}:m", "last", str(seconds * 1_000 + micros // 1_000 + 12))
+                with pytest.raises(StoreUnavailableError, match="confirm"):
+                    await store.confirm(0)
+
+
+async def test_p23_one_replica_is_not_two() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    binary = servers.valkey_binary()
+    with (
+        servers.running(binary, "--port", str(port), "--repl-diskless-sync-delay", "0") as server,
+        servers.running(binary, "--replicaof", f"127.0.0.1 {port}"),
+    ):
+        async with opened(server.url, replicas=1) as one, opened(server.url, replicas=2, timeout_s=0.5) as two:
+            async with asyncio.timeout(20):
+                while not await _is_confirmed(one):
+                    pass  # it waits for the replica itself
+            await two.beat(0, [beat("w")])
+            assert not await _is_confirmed(two)
+            assert await _is_confirmed(one)
+
+
+async def _is_confirmed(store: Store) -> bool:
+    try:
+        await store.confirm(0)
+    except StoreUnavailableError:
+        return False
+    return True
+
+
+async def test_p23_a_server_that_cannot_tell_is_not_asked_to(store_url: str) -> None:
+    async with opened(store_url, fsync=True, timeout_s=5.0) as store:
+        await store.beat(0, [beat("w")])
+        if not await _has_append_only_file(store_url):
+            await store.confirm(0)
+
+
+async def _has_append_only_file(url: str) -> bool:
+    async with opened(url) as store:
+        found: dict[str, object] = await store._connection._probing.info("persistence")
+        return bool(found["aof_enabled"])
+
+
+async def test_p23_a_failure_without_its_replicas_is_refused_and_a_clean_stop_is_not(store_url: str) -> None:
+    async with opened(store_url, replicas=1, timeout_s=0.5) as store:
+        with pytest.raises(StoreUnavailableError, match="confirm"):
+            await store.confirm(0)
+    async with api.running(store_url, replicas=1, timeout_s=0.5) as lastseen:
+        assert (await lastseen.beat("w")).status_code == 204
+        refused = await lastseen.client.post(DISCONNECT, json={"reason": "crash", "exit_code": 1})
+        assert refused.status_code == 503
+        assert "retry-after" in refused.headers
+        assert (await lastseen.beat("w")).status_code == 204
+        stopped = await lastseen.client.post(DISCONNECT, json={"reason": "shutdown", "exit_code": 0})
+        assert stopped.status_code == 204
+
+
+async def test_a_confirmation_that_fails_when_nobody_waits_for_it_any_more_is_no_error_of_the_loop() -> None:
+    said: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+    with servers.running(servers.valkey_binary()) as server:
+        async with opened(server.url, fsync=True, timeout_s=0.2) as store:
+            server.process.send_signal(signal.SIGSTOP)
+            asked = asyncio.create_task(store.confirm(0))
+            await asyncio.wait([asked], timeout=0)
+            asked.cancel()
+            await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name() == "confirm-0"])
+            del asked  # its traceback holds the other
+            gc.collect()
+            assert said == []

@@ -1,0 +1,96 @@
+"""An alert service on a real store, with an event source, a clock and receivers that a test holds in its hands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from alerts.groups.mass_failure import Rule
+from alerts.loops import cancel_all
+from alerts.rendering.payload import Wording
+from alerts.retry import RetryPolicy
+from alerts.service import AlertService
+from alerts.store.durability import Durability
+from alerts.supervision import FIRST_PAUSE_S
+from tests.support.alerts_fakes import CALM
+from tests.support.stores import pools
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from alerts.groups.fleet import Fleet
+    from alerts.receivers import Receiver
+    from alerts.routing.routes import Route
+    from alerts.store.retention import History
+    from tests.support.alerts_fakes import Clock, ListSource
+
+POLICY = RetryPolicy(initial_ms=1_000, max_ms=1_000, retry_for_ms=5_000, min_attempts=12)
+
+
+class Daemon:
+    """A service on a store, its clock and its source; `cut` ends it as a crash would."""
+
+    def __init__(
+        self,
+        url: str,
+        receivers: list[Receiver],
+        source: ListSource,
+        clock: Clock,
+        routes: list[Route],
+        *,
+        fleet: Fleet = CALM,
+        history: History | None = None,
+        first_pause_s: float = FIRST_PAUSE_S,
+        poll_s: float = 0.01,
+    ) -> None:
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        self.causes: Counter[tuple[str, str]] = Counter()
+        self.source = source
+        self.clock = clock
+        self.service = AlertService(
+            pools=pools(url),
+            receivers=receivers,
+            routes=routes,
+            source=source,
+            partitions=2,
+            durability=Durability.parse("memory"),
+            wording=Wording(public_url="", redact=()),
+            fleet=fleet,
+            rule=Rule(),
+            now_ms=clock,
+            on_outcome=self._count,
+            policy=POLICY,
+            history=history,
+            poll_s=poll_s,
+            first_pause_s=first_pause_s,
+        )
+
+    def _count(self, receiver: str, outcome: str, cause: str) -> None:
+        self.outcomes[receiver, outcome] += 1
+        if cause:
+            self.causes[receiver, cause] += 1
+
+    async def cut(self) -> None:
+        """Cancel every task at once and record nothing."""
+        await cancel_all(task for task in asyncio.all_tasks() if task is not asyncio.current_task())
+        await self.service.stop(0)
+
+    async def is_idle_a_retry_later(self, attempts: Callable[[], int]) -> bool:
+        """As `is_idle`; moves the clock on when every attempt has an outcome: a retry, or a receiver that is spared."""
+        if self.outcomes.total() == attempts():
+            self.clock.ms += 1_000
+        return await self.is_idle()
+
+    async def is_idle(self) -> bool:
+        if self.source.acked < len(self.source.stream):
+            return False
+        return not any([await threads.due(offset=0, limit=1) for threads in self.service.threads.values()])
+
+    async def is_idle_now(self) -> bool:
+        """Nothing is due at this moment; what waits for a later one may wait."""
+        if self.source.acked < len(self.source.stream):
+            return False
+        return not any(
+            [(await threads.stats(now_ms=self.clock.ms)).lag_ms for threads in self.service.threads.values()]
+        )

@@ -1,0 +1,60 @@
+"""A daemon's alerting half in a process of its own, for tests that kill it.
+
+Arguments: store URL, webhook URL, store time at the start in ms, number of workers that are down. Routes the same
+events from the beginning at every start, as after a crash before the ack. Ends when all is told. A failpoint may stand
+in its environment (``alerts.failpoints``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from alerts.failpoints import failpoint
+from alerts.receivers.webhook import WebhookReceiver
+from alerts.rendering.payload import Wording
+from alerts.routing.routes import Route
+from alerts.service import AlertService
+from alerts.store.durability import Durability
+from monitor.clock import StoreClock
+from tests.support.alerts_fakes import CALM, SECRET, ListSource, event
+from tests.support.stores import pools
+
+if TYPE_CHECKING:
+    from monitor.events import Event
+
+
+def deaths(workers: int) -> list[Event]:
+    """Each of so many workers has gone stale."""
+    return [event(2, worker_id=f"w{worker}", position=f"{worker + 1}-0") for worker in range(workers)]
+
+
+async def main(store_url: str, hook_url: str, start_ms: int, workers: int) -> None:
+    clock = StoreClock()
+    clock.observe(start_ms)
+    source = ListSource(deaths(workers))
+    service = AlertService(
+        pools=pools(store_url),
+        receivers=[WebhookReceiver(name="ops", url=hook_url, secrets=(SECRET,), allow_private=True)],
+        routes=[Route(receivers=("ops",), repeat_interval_ms=0)],
+        source=source,
+        partitions=1,
+        durability=Durability.parse("fsync"),
+        wording=Wording(public_url="", redact=()),
+        fleet=CALM,
+        rule=None,  # each is told by itself
+        now_ms=clock.now_ms,
+        on_outcome=lambda _receiver, _outcome, _cause: None,
+        failpoint=failpoint(os.environ),
+    )
+    await service.start()
+    threads = service.threads["ops"]
+    while source.acked < len(source.stream) or await threads.due(offset=0, limit=1):  # noqa: ASYNC110 - the store tells nobody
+        await asyncio.sleep(0.02)
+    await service.stop()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))

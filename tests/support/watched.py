@@ -1,0 +1,68 @@
+"""A store that notes each writing call, and holds calls back when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from monitor.liveness import Liveness
+from monitor.store import Store
+from tests.support.stores import settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from monitor.store import StoreSettings
+    from monitor.store.results import BeatsResult, ChangeResult
+    from monitor.workers import Beat, Disconnect, WorkerKey
+
+PATIENCE_S: Final = 20.0
+"""How long a test waits for what must happen before it fails."""
+
+
+class WatchedStore(Store):
+    """The store, and a note of each writing call. ``gate`` holds the calls back while it is closed."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        super().__init__(settings)
+        self.calls: list[list[str]] = []
+        self.called = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.bug: Exception | None = None
+
+    async def _pass(self, workers: list[str]) -> None:
+        self.calls.append(workers)
+        self.called.set()
+        await self.gate.wait()
+        if self.bug is not None:
+            raise self.bug
+
+    async def beat(self, partition: int, beats: Sequence[Beat]) -> BeatsResult:
+        await self._pass([one.key.worker_id for one in beats])
+        return await super().beat(partition, beats)
+
+    async def leave(self, disconnect: Disconnect) -> ChangeResult:
+        await self._pass([f"leave {disconnect.key.worker_id}"])
+        return await super().leave(disconnect)
+
+    async def forget(self, key: WorkerKey, *, allowed: tuple[str, ...] | None, reason: str) -> ChangeResult:
+        await self._pass([f"forget {key.worker_id}"])
+        return await super().forget(key, allowed=allowed, reason=reason)
+
+
+@asynccontextmanager
+async def watched(url: str, **changes: Any) -> AsyncIterator[WatchedStore]:
+    store = await WatchedStore.open(settings(url, **{"timeout_s": PATIENCE_S, **changes}))
+    assert isinstance(store, WatchedStore)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def alive(store: Store) -> int:
+    """How many workers are alive."""
+    environments = (await store.census("acme")).environments
+    return sum(counts[Liveness.ALIVE] for counts in environments.values())
