@@ -1,4 +1,4 @@
-"""How the loops of this package wait: for a nudge, and through an outage of the store."""
+"""How the loops of this package wait: for a wakeup, and through an outage of the store."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _MAX_BACKOFF_S: Final = 2.0
 _log: FilteringBoundLogger = structlog.get_logger()
 
 
-class Nudge:
-    """Wakes one waiting loop. A nudge that comes while the loop is busy is not lost."""
+class Wakeup:
+    """Wakes one waiting loop. A wakeup that comes while the loop is busy is not lost."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
@@ -34,7 +34,7 @@ class Nudge:
         self._event.set()
 
     async def wait(self, timeout_s: float) -> None:
-        """Return at the next nudge, or after ``timeout_s`` seconds."""
+        """Return at the next wakeup, or after ``timeout_s`` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._event.wait()
@@ -54,7 +54,7 @@ async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
         _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
 
 
-class Outage:
+class StoreBackoff:
     """One loop's view of the store: logs each change between reachable and not once, and backs off between.
 
     ``subject`` begins the names of the two log lines, ``<subject>.store_unavailable`` and

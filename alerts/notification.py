@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Notification:
     """One message to one receiver, as it was frozen.
 
-    ``nid`` is its stable id, the ``webhook-id`` of every attempt. ``key`` is its thread: the notifications of one
-    (receiver, thread) are delivered in order, at most one of them in attempts. ``created_ms`` is when it was frozen,
+    ``nid`` is its stable id, the ``webhook-id`` of every attempt. ``key`` is its group: the notifications of one
+    (receiver, group) are delivered in order, at most one of them in flight. ``created_ms`` is when it was frozen,
     by the store's clock.
     """
 

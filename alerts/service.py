@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from alerts.delivery.loop import CONCURRENCY, Counted, Delivery
-from alerts.delivery.planner import Composer
+from alerts.delivery.planner import Planner
 from alerts.errors import DeliveryError, StoreUnavailableError
 from alerts.failpoints import nothing
-from alerts.loops import POLL_S, Outage, cancel_all
+from alerts.loops import POLL_S, StoreBackoff, cancel_all
 from alerts.oncall.removed_receivers import end_threads
 from alerts.retry import RetryPolicy
 from alerts.routing.router import Router
-from alerts.routing.routes import Port
-from alerts.store.connection import QueueStore
+from alerts.routing.routes import ReceiverTraits
+from alerts.store.connection import StoreConnection
 from alerts.store.durability import UNAVAILABLE_HINT
-from alerts.store.group_store import Stats, ThreadStore
+from alerts.store.group_store import GroupStore, Stats
 from alerts.store.incidents import Ledger
-from alerts.store.mass_failures import Masses
-from alerts.store.retention import History
+from alerts.store.mass_failures import MassFailures
+from alerts.store.retention import Retention
 from alerts.supervision import FIRST_PAUSE_S, Part
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from alerts.groups.flapping import Flapping
-    from alerts.groups.fleet import Fleet, Standing, WorkerOutage
+    from alerts.groups.fleet import EnvironmentHealth, Fleet, WorkerOutage
     from alerts.groups.mass_failure import Rule
     from alerts.receivers import Receiver
     from alerts.rendering.payload import Wording
@@ -54,9 +54,9 @@ class _Answered:
         self._fleet = fleet
         self._errors = errors
 
-    async def standing(self, tenant: str, environment: str, since_ms: int | None = None) -> Standing:
+    async def environment_health(self, tenant: str, environment: str, since_ms: int | None = None) -> EnvironmentHealth:
         try:
-            return await self._fleet.standing(tenant, environment, since_ms)
+            return await self._fleet.environment_health(tenant, environment, since_ms)
         except self._errors as error:
             raise StoreUnavailableError(str(error)) from error
 
@@ -112,7 +112,7 @@ class AlertService:
         now_ms: Callable[[], int],
         on_outcome: Callable[[str, str, str], None],
         policy: RetryPolicy | None = None,
-        history: History | None = None,
+        history: Retention | None = None,
         source_errors: tuple[type[Exception], ...] = (),
         concurrency: int = CONCURRENCY,
         poll_s: float = POLL_S,
@@ -123,34 +123,34 @@ class AlertService:
         _check(receivers, routes)
 
         asked = _Answered(fleet, source_errors)
-        self._store = QueueStore(pools=pools, receivers=len(receivers), namespace=namespace)
+        self._store = StoreConnection(pools=pools, receivers=len(receivers), namespace=namespace)
         self._first_pause_s = first_pause_s
         self._durability = durability
         self._now_ms = now_ms
         self.wording = wording
         self.receivers = {receiver.name: receiver for receiver in receivers}
         self.owners = owners or {}
-        self._history = history or History()
+        self._history = history or Retention()
         self.ledger = Ledger(self._store, self._history)
-        self.threads = {name: ThreadStore(self._store, name, self._history) for name in self.receivers}
-        masses = None if rule is None else Masses(self._store, rule=rule, fleet=asked)
+        self.groups = {name: GroupStore(self._store, name, self._history) for name in self.receivers}
+        mass_failures = None if rule is None else MassFailures(self._store, rule=rule, fleet=asked)
         self._composers = {
-            name: Composer(
-                threads=threads,
+            name: Planner(
+                groups=groups,
                 ledger=self.ledger,
-                masses=masses,
+                mass_failures=mass_failures,
                 wording=wording,
                 fleet=asked,
                 flapping=flapping,
                 on_unrenderable=lambda name=name: on_outcome(name, Counted.UNRENDERABLE, ""),  # type: ignore[misc]
             )
-            for name, threads in self.threads.items()
+            for name, groups in self.groups.items()
         }
         self._deliveries = {
             name: Delivery(
                 receiver=receiver,
-                threads=self.threads[name],
-                composer=self._composers[name],
+                groups=self.groups[name],
+                planner=self._composers[name],
                 policy=_policy_for(receiver, policy or RetryPolicy()),
                 durability=durability,
                 now_ms=now_ms,
@@ -161,8 +161,8 @@ class AlertService:
             )
             for name, receiver in self.receivers.items()
         }
-        ports = {
-            name: Port(
+        traits = {
+            name: ReceiverTraits(
                 name=name,
                 takes_groups=receiver.takes_groups,
                 resend_ms=receiver.resend_ms,
@@ -175,9 +175,9 @@ class AlertService:
                 partition=partition,
                 source=source,
                 ledger=self.ledger,
-                masses=masses,
-                threads=self.threads,
-                ports=ports,
+                mass_failures=mass_failures,
+                groups=self.groups,
+                traits=traits,
                 routes=routes,
                 now_ms=now_ms,
                 on_queued=self.wake,
@@ -223,31 +223,31 @@ class AlertService:
     async def _end_deliveries(self, timeout_s: float) -> None:
         await _each("stop", {name: part.stop(timeout_s) for name, part in self._deliveries.items()})
 
-    def nudge(self) -> None:
+    def wakeup(self) -> None:
         """There are new events: look for them now and not at the next poll."""
         for router in self._routers:
-            router.nudge()
+            router.wakeup()
 
     def wake(self, receiver: str) -> None:
-        """There is something new among a receiver's threads: look now and not at the next poll."""
-        self._deliveries[receiver].nudge()
+        """There is something new among a receiver's groups: look now and not at the next poll."""
+        self._deliveries[receiver].wakeup()
 
     async def health(self) -> list[Stats]:
         """The state of each receiver's queue. Raises ``StoreUnavailableError``."""
         now_ms = self._now_ms()
-        return list(await asyncio.gather(*(threads.stats(now_ms=now_ms) for threads in self.threads.values())))
+        return list(await asyncio.gather(*(groups.stats(now_ms=now_ms) for groups in self.groups.values())))
 
     async def _survey(self) -> None:
         """Say once what the store has that was not configured, and what it lacks that was."""
-        outage = Outage("survey")
+        outage = StoreBackoff("survey")
         while True:
             try:
                 if not await self._store.can_confirm(self._durability):
                     mode = self._durability.mode.value
                     _log.warning("durability.unavailable", durability=mode, hint=UNAVAILABLE_HINT)
-                for name in await self._store.register(self.threads):
+                for name in await self._store.register(self.groups):
                     await self._end_removed(name)
-                await asyncio.gather(*(threads.unretire() for threads in self.threads.values()))
+                await asyncio.gather(*(groups.unretire() for groups in self.groups.values()))
                 disabled = [one for one in await self.health() if one.disabled is not None]
             except StoreUnavailableError as error:
                 await asyncio.sleep(outage.failed(error, uniform=random.uniform))
@@ -267,11 +267,11 @@ class AlertService:
 
     async def _end_removed(self, name: str) -> None:
         """A receiver that is configured no more can't be told of ends (P18): say so, once."""
-        threads = ThreadStore(self._store, name, self._history)
-        ended = await end_threads(threads, now_ms=self._now_ms())
-        await threads.retire()
+        groups = GroupStore(self._store, name, self._history)
+        ended = await end_threads(groups, now_ms=self._now_ms())
+        await groups.retire()
         _log.warning(
-            "receiver.removed", receiver=name, queued=ended.queued, open_downs=ended.told, reason="undeliverable"
+            "receiver.removed", receiver=name, queued=ended.queued, open_downs=ended.notified, reason="undeliverable"
         )
         await self._store.forget(name)
 

@@ -234,7 +234,7 @@ class Worker:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
+class EnvironmentHealth:
     """How one environment of a tenant stands at one moment."""
 
     expected: int

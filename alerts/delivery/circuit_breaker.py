@@ -1,6 +1,6 @@
 """Spares a receiver that is in trouble. Pure but for what it remembers.
 
-Each thread has a schedule of its own; thousands of them would knock all the time on a receiver that is down. After some
+Each group has a schedule of its own; thousands of them would knock all the time on a receiver that is down. After some
 failures in a row only one attempt at a time is made, after a pause that doubles up to a bound; the first success lets
 all go on.
 """

@@ -9,25 +9,25 @@ from alerts.groups.state import Draft
 from alerts.store.group_store import Change, Want
 
 if TYPE_CHECKING:
-    from alerts.store.group_store import ThreadStore
+    from alerts.store.group_store import GroupStore
 
 
-async def offer_given_up(threads: ThreadStore, *, now_ms: int) -> None:
-    """Make the pages due that were given up, of at most 100 threads; one that changes meanwhile has its turn next time.
+async def offer_given_up(groups: GroupStore, *, now_ms: int) -> None:
+    """Make the pages due that were given up, of at most 100 groups; one that changes meanwhile has its turn next time.
 
     Raises:
         StoreUnavailableError: it is not known to be written.
     """
-    standing = await threads.standing(now_ms=now_ms)
-    keys = dict.fromkeys(note.thread for note in standing if note.role is Role.DOWN)
+    open_dead_letters = await groups.open_dead_letters(now_ms=now_ms)
+    keys = dict.fromkeys(note.group for note in open_dead_letters if note.role is Role.DOWN)
     changes = []
-    for seen in await threads.look([Want(thread=key) for key in keys]):
-        thread = seen.thread
-        if thread is None or thread.given_up is None or thread.frozen is not None or thread.given_up.due_ms > now_ms:
+    for seen in await groups.look([Want(group=key) for key in keys]):
+        group = seen.group
+        if group is None or group.given_up is None or group.in_flight is not None or group.given_up.due_ms > now_ms:
             continue
-        if thread.timing.resend:
-            thread.remind_ms = now_ms
-        elif thread.again_ms:
-            thread.again_ms = now_ms
-        changes.append(Change(draft=Draft(thread, now_ms), version=seen.version, due_ms=now_ms))
-    await threads.save(changes, now_ms=now_ms)
+        if group.timing.resend:
+            group.remind_ms = now_ms
+        elif group.again_ms:
+            group.again_ms = now_ms
+        changes.append(Change(draft=Draft(group, now_ms), version=seen.version, due_ms=now_ms))
+    await groups.save(changes, now_ms=now_ms)

@@ -1,4 +1,4 @@
-"""From a receiver's threads to the receiver."""
+"""From a receiver's groups to the receiver."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from alerts.delivery.given_up import offer_given_up
 from alerts.delivery.planner import Attempt, given_back
 from alerts.errors import Cause, DeliveryError, PermanentDeliveryError, StoreUnavailableError, TransientDeliveryError
 from alerts.failpoints import nothing
-from alerts.groups.attempts import bury, deliver, fail, postpone, take_back_attempt
+from alerts.groups.attempts import dead_letter, deliver, fail, schedule_retry, undo_attempt
 from alerts.groups.state import Draft
-from alerts.loops import POLL_S, Nudge, Outage, cancel_all
+from alerts.loops import POLL_S, StoreBackoff, Wakeup, cancel_all
 from alerts.retry import GiveUp, Retry, RetryReason, decide
 from alerts.store.durability import UNAVAILABLE_HINT, Confirmation, Durability
 from alerts.store.group_store import CALL_LIMIT, Claimed, Want
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from alerts.delivery.planner import Composer, Plan
+    from alerts.delivery.planner import Plan, Planner
     from alerts.receivers import Receiver
     from alerts.retry import RetryPolicy
-    from alerts.store.group_store import ThreadStore
+    from alerts.store.group_store import GroupStore
 
 LEASE_MARGIN_S: Final = 10.0
 """How much longer than the receiver's timeout a lease lasts: half of it is for waiting for a free slot,
@@ -44,7 +44,7 @@ _UNRECORDED_KEPT: Final = 10_000
 _UNCONFIRMED_PAUSE_MS: Final = 250
 _AGAIN_PAUSE_MS: Final = 1_000
 _CHANGED_TRIES: Final = 20
-"""How often a thread that others keep changing is read again."""
+"""How often a group that others keep changing is read again."""
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -61,19 +61,19 @@ class Counted(StrEnum):
 
 
 class Delivery:
-    """Looks after one receiver's threads: claims what is due, decides, sends, records the outcome.
+    """Looks after one receiver's groups: claims what is due, decides, sends, records the outcome.
 
     An attempt is recorded as begun before it is made, and nothing leaves that the store has not confirmed (P23). While
     it confirms, which takes a disk's time, the attempts of the claim before go on: it claims ahead, twice as many as
     have ended since the last claim, so nothing for a receiver that hangs.
 
     Knows of no other receiver, so that a dead or slow one delays nobody else (P21). Several daemons may work on one
-    receiver's threads. An attempt whose outcome was not recorded may have arrived: it is made again, with the same id
+    receiver's groups. An attempt whose outcome was not recorded may have arrived: it is made again, with the same id
     and body, when its lease ends.
 
     Args:
         receiver: where to send.
-        threads: its threads.
+        groups: its groups.
         composer: decides what is to be done with them.
         policy: when to try again.
         durability: what the store must confirm before anything is sent (P23).
@@ -89,8 +89,8 @@ class Delivery:
         self,
         *,
         receiver: Receiver,
-        threads: ThreadStore,
-        composer: Composer,
+        groups: GroupStore,
+        planner: Planner,
         policy: RetryPolicy,
         durability: Durability,
         now_ms: Callable[[], int],
@@ -100,10 +100,10 @@ class Delivery:
         uniform: Callable[[float, float], float] = random.uniform,
         failpoint: Callable[[str], None] = nothing,
     ) -> None:
-        self.nudge = Nudge()
+        self.wakeup = Wakeup()
         self._receiver = receiver
-        self._threads = threads
-        self._composer = composer
+        self._groups = groups
+        self._planner = planner
         self._policy = policy
         self._durability = durability
         self._now_ms = now_ms
@@ -114,7 +114,7 @@ class Delivery:
         self._failpoint = failpoint
         self._breaker = Breaker(uniform=uniform)
         self._lease_ms = round((receiver.timeout_s + LEASE_MARGIN_S) * 1000)
-        self._outage = Outage("delivery", receiver=receiver.name)
+        self._backoff = StoreBackoff("delivery", receiver=receiver.name)
         self._confirmation = Confirmation.CONFIRMED
         self._stopping = False
         self._in_flight: set[asyncio.Task[None]] = set()
@@ -138,11 +138,11 @@ class Delivery:
             try:
                 busy = await self._step()
             except StoreUnavailableError as error:
-                await self.nudge.wait(self._outage.failed(error, uniform=self._uniform))
+                await self.wakeup.wait(self._backoff.failed(error, uniform=self._uniform))
                 continue
-            self._outage.over()
+            self._backoff.over()
             if not busy:
-                await self.nudge.wait(self._poll_s)
+                await self.wakeup.wait(self._poll_s)
 
     async def stop(self, timeout_s: float) -> None:
         """Claim nothing more, give the attempts in flight ``timeout_s`` seconds, then cancel them.
@@ -151,7 +151,7 @@ class Delivery:
         was cancelled may have arrived; it is sent again when its lease ends. Idempotent.
         """
         self._stopping = True
-        self.nudge()
+        self.wakeup()
         unsent = [attempt for attempt, _ in self._ready]
         self._ready.clear()
         with contextlib.suppress(StoreUnavailableError):
@@ -173,7 +173,7 @@ class Delivery:
         if room <= 0:
             return False
         self._landed_since_claim = 0
-        claimed = await self._threads.claim(limit=room, lease_ms=self._lease_ms, now_ms=now_ms)
+        claimed = await self._groups.claim(limit=room, lease_ms=self._lease_ms, now_ms=now_ms)
         if not claimed:
             return False
         self._failpoint("delivery.claimed")
@@ -195,12 +195,12 @@ class Delivery:
         for _ in range(_CHANGED_TRIES):
             if not left:
                 break
-            plans = await self._composer.plan(left, now_ms=now_ms)
+            plans = await self._planner.plan(left, now_ms=now_ms)
             attempts = [plan for plan in plans if isinstance(plan, Attempt)]
             rest = [plan for plan in plans if not isinstance(plan, Attempt)]
             lost = await self._written(rest, now_ms=now_ms)
             if attempts:
-                done, confirmation = await self._threads.save_confirmed(
+                done, confirmation = await self._groups.save_confirmed(
                     [plan.change for plan in attempts], now_ms=now_ms, durability=self._durability
                 )
                 self._note(confirmation)
@@ -219,7 +219,7 @@ class Delivery:
         now_ms = self._now_ms()
         if self._accepted and now_ms >= self._again_ms:
             self._accepted, self._again_ms = False, now_ms + _AGAIN_PAUSE_MS
-            await offer_given_up(self._threads, now_ms=now_ms)
+            await offer_given_up(self._groups, now_ms=now_ms)
 
     async def _give_back_held(self) -> None:
         """Give back what was claimed when the store went away, as it is there; nothing of it was sent.
@@ -228,32 +228,32 @@ class Delivery:
         """
         while self._held:
             some = self._held[:CALL_LIMIT]
-            seen = await self._threads.look([Want(thread=one.thread.key) for one in some])
+            seen = await self._groups.look([Want(group=one.group.key) for one in some])
             now_ms = self._now_ms()
             changes = [
                 given_back(
-                    Claimed(thread=now.thread, version=now.version, token=was.token),
-                    Draft(now.thread, now_ms),
-                    receiver=self._threads.receiver,
+                    Claimed(group=now.group, version=now.version, token=was.token),
+                    Draft(now.group, now_ms),
+                    receiver=self._groups.receiver,
                 )
                 for was, now in zip(some, seen, strict=True)
-                if now.thread is not None
+                if now.group is not None
             ]
-            await self._threads.save(changes, now_ms=now_ms)  # what others have claimed since is refused
+            await self._groups.save(changes, now_ms=now_ms)  # what others have claimed since is refused
             del self._held[: len(some)]
 
     async def _written(self, plans: Sequence[Plan], *, now_ms: int) -> list[Claimed]:
-        """Write the threads that are not to be sent; those that have changed meanwhile."""
-        done = await self._threads.save([plan.change for plan in plans], now_ms=now_ms)
+        """Write the groups that are not to be sent; those that have changed meanwhile."""
+        done = await self._groups.save([plan.change for plan in plans], now_ms=now_ms)
         return [plan.claimed for plan, written in zip(plans, done, strict=True) if not written]
 
     async def _read_again(self, claimed: Sequence[Claimed]) -> list[Claimed]:
-        """The same threads as they are now; without those that are gone."""
-        seen = await self._threads.look([Want(thread=one.thread.key) for one in claimed])
+        """The same groups as they are now; without those that are gone."""
+        seen = await self._groups.look([Want(group=one.group.key) for one in claimed])
         return [
-            Claimed(thread=now.thread, version=now.version, token=was.token)
+            Claimed(group=now.group, version=now.version, token=was.token)
             for was, now in zip(claimed, seen, strict=True)
-            if now.thread is not None and now.version != was.version
+            if now.group is not None and now.version != was.version
         ]
 
     def _fill(self) -> None:
@@ -271,7 +271,7 @@ class Delivery:
             self._bug = self._bug or task.exception()
         if self._bug is None:
             self._fill()
-        self.nudge()
+        self.wakeup()
 
     def _overdue(self, lease_end_ms: int) -> bool:
         """Whether a lease is too short by now for an attempt and the record of its outcome."""
@@ -287,7 +287,7 @@ class Delivery:
     async def _release(self, attempts: Sequence[Attempt], *, pause_ms: int = 0) -> None:
         """Give back what was begun and not sent. On an error the rest comes back when its lease ends."""
         for attempt in attempts:
-            await self._settle(attempt, lambda draft: _take_back(draft, pause_ms=pause_ms))
+            await self._settle(attempt, lambda draft: _undo(draft, pause_ms=pause_ms))
 
     async def _attempt(self, attempt: Attempt, *, lease_end_ms: int) -> None:
         nid = attempt.notification.nid
@@ -349,9 +349,9 @@ class Delivery:
         def failed(draft: Draft) -> None:
             fail(draft, error=str(error), cause=error.cause.value, answer=error.answer)
             if isinstance(decision, Retry):
-                postpone(draft, due_ms=decision.due_ms, unknown=unknown)
+                schedule_retry(draft, due_ms=decision.due_ms, unknown=unknown)
             else:
-                bury(draft, reason=f"{decision.reason.value}: {error}", unknown=unknown)
+                dead_letter(draft, reason=f"{decision.reason.value}: {error}", unknown=unknown)
 
         if not await self._record(attempt, failed, lease_end_ms=lease_end_ms):
             return
@@ -373,13 +373,13 @@ class Delivery:
 
     async def _disable(self, attempt: Attempt, error: DeliveryError, *, lease_end_ms: int) -> None:
         """Stop sending to a receiver that says that it is gone; what it has not got waits for a person."""
-        if await self._threads.disable(str(error)):
+        if await self._groups.disable(str(error)):
             _log.error("receiver.disabled", receiver=self._receiver.name, reason=str(error))
         now_ms = self._now_ms()
 
         def failed(draft: Draft) -> None:
             fail(draft, error=str(error), cause=error.cause.value, answer=error.answer)
-            postpone(draft, due_ms=now_ms, unknown=False)
+            schedule_retry(draft, due_ms=now_ms, unknown=False)
 
         if await self._record(attempt, failed, lease_end_ms=lease_end_ms):
             self._on_outcome(self._receiver.name, Counted.FAILED, error.cause.value)
@@ -390,7 +390,7 @@ class Delivery:
             try:
                 recorded = await self._settle(attempt, note)
             except StoreUnavailableError as error:
-                pause_s = self._outage.failed(error, uniform=self._uniform)
+                pause_s = self._backoff.failed(error, uniform=self._uniform)
                 if self._now_ms() + pause_s * 1000 >= lease_end_ms:
                     _log.warning("delivery.unrecorded", **self._about(attempt), error=str(error))
                     return False
@@ -401,27 +401,27 @@ class Delivery:
             return recorded
 
     async def _settle(self, attempt: Attempt, note: Callable[[Draft], None]) -> bool:
-        """Note something of the notification in attempts and give the thread back.
+        """Note something of the notification in flight and give the group back.
 
-        False: somebody else has claimed the thread since, theirs counts; or the notification is in attempts no more.
+        False: somebody else has claimed the group since, theirs counts; or the notification is in flight no more.
         """
         nid, claimed = attempt.notification.nid, attempt.claimed
         for _ in range(_CHANGED_TRIES):
-            [seen] = await self._threads.look([Want(thread=claimed.thread.key)])
-            if seen.thread is None or seen.thread.frozen is None or seen.thread.frozen.nid != nid:
+            [seen] = await self._groups.look([Want(group=claimed.group.key)])
+            if seen.group is None or seen.group.in_flight is None or seen.group.in_flight.nid != nid:
                 return False
             now_ms = self._now_ms()
-            draft = Draft(seen.thread, now_ms)
+            draft = Draft(seen.group, now_ms)
             note(draft)
-            current = Claimed(thread=seen.thread, version=seen.version, token=claimed.token)
-            change = given_back(current, draft, receiver=self._threads.receiver)
-            [written] = await self._threads.save([change], now_ms=now_ms)
+            current = Claimed(group=seen.group, version=seen.version, token=claimed.token)
+            change = given_back(current, draft, receiver=self._groups.receiver)
+            [written] = await self._groups.save([change], now_ms=now_ms)
             if written:
                 return True
-            [again] = await self._threads.look([Want(thread=claimed.thread.key)])
+            [again] = await self._groups.look([Want(group=claimed.group.key)])
             if again.version == seen.version:
                 return False
-        raise StoreUnavailableError(f"thread {claimed.thread.key!r} changes all the time")
+        raise StoreUnavailableError(f"group {claimed.group.key!r} changes all the time")
 
     def _note(self, confirmation: Confirmation) -> None:
         """Log a change in what the store confirms, once."""
@@ -442,7 +442,7 @@ class Delivery:
         }
 
 
-def _take_back(draft: Draft, *, pause_ms: int) -> None:
-    take_back_attempt(draft)
-    if draft.thread.frozen is not None:
-        draft.thread.frozen.due_ms += pause_ms
+def _undo(draft: Draft, *, pause_ms: int) -> None:
+    undo_attempt(draft)
+    if draft.group.in_flight is not None:
+        draft.group.in_flight.due_ms += pause_ms

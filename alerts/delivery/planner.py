@@ -1,4 +1,4 @@
-"""What is to be done with the threads that are due: wait, end, or make a notification and an attempt."""
+"""What is to be done with the groups that are due: wait, end, or make a notification and an attempt."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import structlog
 
 from alerts.errors import Cause, StoreUnavailableError, UnrenderableEventError
 from alerts.groups import group_rules, worker_rules
-from alerts.groups.attempts import AGAIN_MS, begin_attempt, bury, fail, withdraw
-from alerts.groups.flapping import Lately
+from alerts.groups.attempts import AGAIN_MS, begin_attempt, dead_letter, fail, withdraw
+from alerts.groups.flapping import RecentOutages
 from alerts.groups.incidents import UnknownIncidentError
 from alerts.groups.keys import Shape
 from alerts.groups.roles import Role, role_of
 from alerts.groups.silences import silenced_until
-from alerts.groups.state import RECHECK_MS, Draft, Freeze, Frozen, Member, Outcome, Send, Thread, Wait
+from alerts.groups.state import RECHECK_MS, AlertGroup, Draft, Freeze, InFlight, Member, Outcome, Send, Wait
 from alerts.notification import Notification
 from alerts.rendering.group_text import GroupCounts
 from alerts.store.group_store import Change, Want
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from alerts.groups.flapping import Flapping
-    from alerts.groups.fleet import Fleet, Standing
+    from alerts.groups.fleet import EnvironmentHealth, Fleet
     from alerts.groups.silences import Silence
     from alerts.groups.state import Step
     from alerts.rendering.payload import Wording
-    from alerts.store.group_store import Claimed, ThreadStore
+    from alerts.store.group_store import Claimed, GroupStore
     from alerts.store.incidents import Ledger
-    from alerts.store.mass_failures import Masses
+    from alerts.store.mass_failures import MassFailures
     from monitor.events import Event
 
 LOOKED_AT: Final = 50
 """So many members of a group are asked for before it is reminded of; a larger one goes on, as far as anybody knows."""
 CATCH_UP_MS: Final = 1_000
-"""For how long at most a group's news waits for returns that the store knows of and the thread does not yet."""
+"""For how long at most a group's news waits for returns that the store knows of and the group does not yet."""
 FIRST_MEMBERS: Final = 500
 """So many members of a group are looked at to tell whether all are silenced."""
 BROKEN_TRIES: Final = 10
@@ -68,7 +68,7 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rest:
-    """A thread that is not to be sent now; ``change`` gives it back."""
+    """A group that is not to be sent now; ``change`` gives it back."""
 
     claimed: Claimed
     change: Change
@@ -77,11 +77,11 @@ class Rest:
 Plan: TypeAlias = Attempt | Rest
 
 
-class Composer:
-    """Decides for one receiver's threads.
+class Planner:
+    """Decides for one receiver's groups.
 
     Args:
-        threads: the receiver's.
+        groups: the receiver's.
         ledger: whose silences count.
         masses: whether an environment still looks like failing as a whole; None: nobody looks.
         wording: the words of notifications.
@@ -93,17 +93,17 @@ class Composer:
     def __init__(
         self,
         *,
-        threads: ThreadStore,
+        groups: GroupStore,
         ledger: Ledger,
-        masses: Masses | None,
+        mass_failures: MassFailures | None,
         wording: Wording,
         fleet: Fleet,
         flapping: Flapping | None = None,
         on_unrenderable: Callable[[], None],
     ) -> None:
-        self._threads = threads
+        self._groups = groups
         self._ledger = ledger
-        self._masses = masses
+        self._mass_failures = mass_failures
         self._wording = wording
         self._fleet = fleet
         self._flapping = flapping
@@ -113,25 +113,25 @@ class Composer:
     async def plan(self, claimed: Sequence[Claimed], *, now_ms: int) -> list[Plan]:
         """What is to be done with each. Writes nothing.
 
-        A thread that no plan can be made of, from a bug, blocks no other: it is logged, looked at later, and after
+        A group that no plan can be made of, from a bug, blocks no other: it is logged, looked at later, and after
         ``BROKEN_TRIES`` what it has to say is a dead letter.
 
         Raises:
             StoreUnavailableError: something could not be read.
         """
-        tenants = sorted({one.thread.tenant for one in claimed})
+        tenants = sorted({one.group.tenant for one in claimed})
         silences = await self._ledger.silences_of(tenants) if tenants else {}
-        groups = [one.thread.key for one in claimed if one.thread.shape is not Shape.WORKER]
+        groups = [one.group.key for one in claimed if one.group.shape is not Shape.WORKER]
         firing: dict[str, dict[str, Member]] = {}
         with contextlib.suppress(msgspec.MsgspecError):  # of one of them: then each is asked for by itself
             firing = await self._firing(groups)
         plans: list[Plan] = []
         for one in claimed:  # not side by side: on a busy machine that took turns of the event loop from the beats
-            key, shape = one.thread.key, one.thread.shape
+            key, shape = one.group.key, one.group.shape
             try:
                 if shape is not Shape.WORKER and key not in firing:
                     firing |= await self._firing([key])
-                known = silences.get(one.thread.tenant, []), firing.get(key, {})
+                known = silences.get(one.group.tenant, []), firing.get(key, {})
                 plans.append(await self._plan_one(one, *known, now_ms=now_ms))
                 self._broken.pop(key, None)
             except StoreUnavailableError:
@@ -141,101 +141,103 @@ class Composer:
         return plans
 
     def is_failing(self, now_ms: int) -> bool:
-        """Whether there are threads that no plan could be made of lately, and that are not given up yet."""
+        """Whether there are groups that no plan could be made of lately, and that are not given up yet."""
         return any(now_ms - at_ms < 3 * BROKEN_PAUSE_MS for at_ms in self._broken.values())
 
     async def _firing(self, keys: Sequence[str]) -> dict[str, dict[str, Member]]:
-        seen = await self._threads.look([Want(thread=key, firing=FIRST_MEMBERS) for key in keys])
+        seen = await self._groups.look([Want(group=key, firing=FIRST_MEMBERS) for key in keys])
         return {key: one.firing for key, one in zip(keys, seen, strict=True)}
 
     async def _postponed(self, claimed: Claimed, error: Exception, *, now_ms: int) -> list[Plan]:
-        """Have a thread looked at again later, or give up what it has to say."""
-        key = claimed.thread.key
-        [seen] = await self._threads.look([Want(thread=key)])  # what failed may have changed a part of it
-        if seen.thread is None or seen.version != claimed.version:
+        """Have a group looked at again later, or give up what it has to say."""
+        key = claimed.group.key
+        [seen] = await self._groups.look([Want(group=key)])  # what failed may have changed a part of it
+        if seen.group is None or seen.version != claimed.version:
             return []
-        draft, reason = Draft(seen.thread, now_ms), f"internal error: {error!r}"
-        thread = draft.thread
-        thread.broken += 1
-        facts = {"receiver": self._threads.receiver, "thread": key, "tries": thread.broken, "error": repr(error)}
-        _log.error("delivery.thread_broken", **facts, exc_info=error)
-        due_ms = now_ms + min(BROKEN_PAUSE_MS, 1_000 * 2 ** min(thread.broken - 1, 16))
+        draft, reason = Draft(seen.group, now_ms), f"internal error: {error!r}"
+        group = draft.group
+        group.broken += 1
+        facts = {"receiver": self._groups.receiver, "group": key, "tries": group.broken, "error": repr(error)}
+        _log.error("delivery.group_broken", **facts, exc_info=error)
+        due_ms = now_ms + min(BROKEN_PAUSE_MS, 1_000 * 2 ** min(group.broken - 1, 16))
         self._broken[key] = now_ms
-        if thread.broken >= BROKEN_TRIES:
+        if group.broken >= BROKEN_TRIES:
             self._give_up(draft, reason)
             self._broken.pop(key, None)
-            thread.broken, due_ms = 0, now_ms + AGAIN_MS
-        change = given_back(claimed, draft, receiver=self._threads.receiver, due_ms=due_ms, waits=True)
+            group.broken, due_ms = 0, now_ms + AGAIN_MS
+        change = given_back(claimed, draft, receiver=self._groups.receiver, due_ms=due_ms, waits=True)
         return [Rest(claimed=claimed, change=change)]
 
     def _give_up(self, draft: Draft, reason: str) -> None:
-        """Make dead letters of what a thread has to say."""
-        thread, receiver = draft.thread, self._threads.receiver
-        if thread.frozen is not None:
-            self._bury_for_good(draft, reason)
-        for event in tuple(thread.pending):
+        """Make dead letters of what a group has to say."""
+        group, receiver = draft.group, self._groups.receiver
+        if group.in_flight is not None:
+            self._dead_letter_for_good(draft, reason)
+        for event in tuple(group.pending):
             worker_rules.freeze(draft, Freeze(role=role_of(event), event=event), receiver=receiver)
-            self._bury_for_good(draft, reason)
-        if thread.untold or thread.recovered:
+            self._dead_letter_for_good(draft, reason)
+        if group.unnotified or group.recovered:
             group_rules.freeze(
-                draft, Freeze(role=Role.DOWN if thread.firing else Role.END, event=None), receiver=receiver
+                draft, Freeze(role=Role.DOWN if group.firing else Role.END, event=None), receiver=receiver
             )
-            self._bury_for_good(draft, reason)
-        if draft.notes:
+            self._dead_letter_for_good(draft, reason)
+        if draft.records:
             self._on_unrenderable()
 
     async def _plan_one(
         self, claimed: Claimed, silences: Sequence[Silence], firing: Mapping[str, Member], *, now_ms: int
     ) -> Plan:
-        draft = Draft(claimed.thread, now_ms)
-        thread = draft.thread
-        thread.broken = 0
+        draft = Draft(claimed.group, now_ms)
+        group = draft.group
+        group.broken = 0
 
         def silenced(event: Event) -> int | None:
             return silenced_until(silences, event, now_ms)
 
         step: Step
-        if thread.shape is Shape.WORKER:
+        if group.shape is Shape.WORKER:
             step = worker_rules.next_step(draft, silenced)
         else:
-            suspected = await self._is_suspected(thread, firing)
+            suspected = await self._is_suspected(group, firing)
             step = group_rules.next_step(draft, silenced, first=tuple(firing.values()), suspected=suspected)
-            step = await self._unless_behind(thread, step, firing, now_ms=now_ms)
-        if isinstance(step, Freeze) and step.reminder and not thread.timing.resend:
-            step = await self._unless_settled(thread, step, firing, now_ms=now_ms)
-        lately: Lately | None = None
+            step = await self._unless_behind(group, step, firing, now_ms=now_ms)
+        if isinstance(step, Freeze) and step.reminder and not group.timing.resend:
+            step = await self._unless_settled(group, step, firing, now_ms=now_ms)
+        recent: RecentOutages | None = None
         if isinstance(step, Freeze) and step.event is not None and step.role is Role.DOWN and not step.reminder:
-            step, lately = await self._if_it_lasts(draft, step, step.event)
+            step, recent = await self._if_it_lasts(draft, step, step.event)
         if isinstance(step, Freeze):
-            made = await self._freeze(draft, step, firing, lately)
+            made = await self._freeze(draft, step, firing, recent)
             if made is not None:
-                frozen, body = made
-                return self._attempt(claimed, draft, frozen, body)
-        if isinstance(step, Send) and thread.frozen is not None:
-            attempt = await self._send(claimed, draft, thread.frozen, firing)
+                in_flight, body = made
+                return self._attempt(claimed, draft, in_flight, body)
+        if isinstance(step, Send) and group.in_flight is not None:
+            attempt = await self._send(claimed, draft, group.in_flight, firing)
             if attempt is not None:
                 return attempt
         if isinstance(step, Wait):
-            change = given_back(claimed, draft, receiver=self._threads.receiver, due_ms=step.due_ms, waits=True)
+            change = given_back(claimed, draft, receiver=self._groups.receiver, due_ms=step.due_ms, waits=True)
         else:
-            change = given_back(claimed, draft, receiver=self._threads.receiver)
+            change = given_back(claimed, draft, receiver=self._groups.receiver)
         return Rest(claimed=claimed, change=change)
 
     async def _send(
-        self, claimed: Claimed, draft: Draft, frozen: Frozen, firing: Mapping[str, Member]
+        self, claimed: Claimed, draft: Draft, in_flight: InFlight, firing: Mapping[str, Member]
     ) -> Attempt | None:
         """One more attempt; None when there is nothing to send, which is recorded."""
-        again = Freeze(role=Role.DOWN, event=frozen.event)
-        if frozen.again and not await self._goes_on(draft.thread, again, firing):
+        again = Freeze(role=Role.DOWN, event=in_flight.event)
+        if in_flight.again and not await self._goes_on(draft.group, again, firing):
             withdraw(draft, again_ms=draft.now_ms + RECHECK_MS)  # its end is on the way here
             return None
-        listed = await self._threads.notification(frozen.nid)
+        listed = await self._groups.notification(in_flight.nid)
         if listed is not None and listed.body is not None:
-            return self._attempt(claimed, draft, frozen, listed.body)
-        self._bury_for_good(draft, "its body is lost")
+            return self._attempt(claimed, draft, in_flight, listed.body)
+        self._dead_letter_for_good(draft, "its body is lost")
         return None
 
-    async def _if_it_lasts(self, draft: Draft, step: Freeze, event: Event) -> tuple[Freeze | Wait, Lately | None]:
+    async def _if_it_lasts(
+        self, draft: Draft, step: Freeze, event: Event
+    ) -> tuple[Freeze | Wait, RecentOutages | None]:
         """The first notification of a worker's outage, unless that is over, and its end on the way here; or has to last
         for some time first, since the worker flaps (P20).
         """
@@ -243,114 +245,114 @@ class Composer:
         outage = await self._fleet.outage(event, 0 if rule is None else event.due_ms - rule.within_ms)
         if not outage.goes_on:
             return Wait(draft.now_ms + RECHECK_MS), None
-        if rule is None or draft.thread.told:
+        if rule is None or draft.group.notified:
             return step, None
-        lately = Lately(number=outage.before + 1, rule=rule)
-        return worker_rules.damp(draft, event, lately) or step, lately
+        recent = RecentOutages(number=outage.before + 1, rule=rule)
+        return worker_rules.damp(draft, event, recent) or step, recent
 
-    async def _unless_behind(self, thread: Thread, step: Step, firing: Mapping[str, Member], *, now_ms: int) -> Step:
+    async def _unless_behind(self, group: AlertGroup, step: Step, firing: Mapping[str, Member], *, now_ms: int) -> Step:
         """News of a group, unless the store knows of returns whose events are on their way: those are waited for a
         moment, so that the workers that are said to be down are.
         """
-        news_ms = group_rules.news_ms(thread)
+        news_ms = group_rules.news_ms(group)
         if not isinstance(step, Freeze) or news_ms is None or now_ms >= news_ms + CATCH_UP_MS:
             return step
-        standing = await self._standing(thread, firing)
-        if standing is None or standing.down is None or standing.down >= thread.firing:
+        health = await self._health(group, firing)
+        if health is None or health.down is None or health.down >= group.firing:
             return step
         return Wait(now_ms + CATCH_UP_MS // 4)
 
     async def _unless_settled(
-        self, thread: Thread, step: Freeze, firing: Mapping[str, Member], *, now_ms: int
+        self, group: AlertGroup, step: Freeze, firing: Mapping[str, Member], *, now_ms: int
     ) -> Freeze | Wait:
-        """A reminder, unless there is an ack or the end: the ledger knows before the thread does, and the worker store
+        """A reminder, unless there is an ack or the end: the ledger knows before the group does, and the worker store
         before the ledger, by the time that routing takes (P19).
         """
-        if not await self._goes_on(thread, step, firing):
+        if not await self._goes_on(group, step, firing):
             return Wait(now_ms + RECHECK_MS)
-        if thread.incident_id is None:
+        if group.incident_id is None:
             return step
         try:
-            incident = await self._ledger.incident(thread.tenant, thread.incident_id)
+            incident = await self._ledger.incident(group.tenant, group.incident_id)
         except UnknownIncidentError:
             return step
         if incident.ack is not None:
-            thread.acked = True  # it came before the thread was there
+            group.acked = True  # it came before the group was there
             return Wait(now_ms)
         return step if incident.is_open else Wait(now_ms + RECHECK_MS)
 
-    async def _goes_on(self, thread: Thread, step: Freeze, firing: Mapping[str, Member]) -> bool:
+    async def _goes_on(self, group: AlertGroup, step: Freeze, firing: Mapping[str, Member]) -> bool:
         """Whether somebody is down still; of a large group the first members are looked at."""
         events = [step.event] if step.event is not None else [member.event for member in firing.values()][:LOOKED_AT]
-        if step.event is None and thread.firing > len(events):
+        if step.event is None and group.firing > len(events):
             return True
         for event in events:
             if (await self._fleet.outage(event)).goes_on:
                 return True
         return False
 
-    async def _standing(self, thread: Thread, firing: Mapping[str, Member]) -> Standing | None:
+    async def _health(self, group: AlertGroup, firing: Mapping[str, Member]) -> EnvironmentHealth | None:
         """How the environment of a group stands; None where its labels do not say of whom it is."""
-        if not set(thread.labels) <= {"tenant", "environment"} or "environment" not in thread.labels:
+        if not set(group.labels) <= {"tenant", "environment"} or "environment" not in group.labels:
             return None
         # Who was rejected and then fell silent has been down for longer than the event is old.
         before = [member.event.since_ms for member in firing.values() if member.event.old is Liveness.STALE]
-        since_ms = min([_began_ms(thread, firing), *before])
-        return await self._fleet.standing(thread.tenant, thread.labels["environment"], since_ms)
+        since_ms = min([_began_ms(group, firing), *before])
+        return await self._fleet.environment_health(group.tenant, group.labels["environment"], since_ms)
 
-    async def _is_suspected(self, thread: Thread, firing: Mapping[str, Member]) -> bool:
-        if self._masses is None or thread.shape is not Shape.ENVIRONMENT or thread.declared or thread.told:
+    async def _is_suspected(self, group: AlertGroup, firing: Mapping[str, Member]) -> bool:
+        if self._mass_failures is None or group.shape is not Shape.ENVIRONMENT or group.declared or group.notified:
             return False
-        return await self._masses.is_suspected(
-            thread.tenant,
-            thread.labels["environment"],
-            firing=thread.firing,
-            rejected=thread.rejected,
-            since_ms=_began_ms(thread, firing),
+        return await self._mass_failures.is_suspected(
+            group.tenant,
+            group.labels["environment"],
+            firing=group.firing,
+            rejected=group.rejected,
+            since_ms=_began_ms(group, firing),
         )
 
     async def _freeze(
-        self, draft: Draft, step: Freeze, firing: Mapping[str, Member], lately: Lately | None
-    ) -> tuple[Frozen, str] | None:
+        self, draft: Draft, step: Freeze, firing: Mapping[str, Member], recent: RecentOutages | None
+    ) -> tuple[InFlight, str] | None:
         """Make the notification and its body; None when no body can be made, which is recorded."""
-        thread = draft.thread
+        group = draft.group
         try:
             if step.event is not None:
-                body = await self._single(thread, step, step.event, lately)
-                frozen = worker_rules.freeze(draft, step, receiver=self._threads.receiver)
+                body = await self._single(group, step, step.event, recent)
+                in_flight = worker_rules.freeze(draft, step, receiver=self._groups.receiver)
             else:
-                counts = (thread.untold, thread.recovered)
-                standing = await self._standing(thread, firing)
-                frozen = group_rules.freeze(draft, step, receiver=self._threads.receiver)
-                body = await self._group(thread, step, firing, counts, standing, now_ms=draft.now_ms)
+                counts = (group.unnotified, group.recovered)
+                health = await self._health(group, firing)
+                in_flight = group_rules.freeze(draft, step, receiver=self._groups.receiver)
+                body = await self._group(group, step, firing, counts, health, now_ms=draft.now_ms)
         except UnrenderableEventError as error:
-            if thread.frozen is None:
-                worker_rules.freeze(draft, step, receiver=self._threads.receiver)
-            self._bury_for_good(draft, f"unrenderable: {error}")
-            _log.error("delivery.unrenderable", receiver=self._threads.receiver, thread=thread.key, error=str(error))
+            if group.in_flight is None:
+                worker_rules.freeze(draft, step, receiver=self._groups.receiver)
+            self._dead_letter_for_good(draft, f"unrenderable: {error}")
+            _log.error("delivery.unrenderable", receiver=self._groups.receiver, group=group.key, error=str(error))
             self._on_unrenderable()
             return None
-        draft.note(frozen, Outcome.QUEUED, body=body)
-        return frozen, body
+        draft.record(in_flight, Outcome.QUEUED, body=body)
+        return in_flight, body
 
-    async def _single(self, thread: Thread, step: Freeze, event: Event, lately: Lately | None) -> str:
-        standing = None
+    async def _single(self, group: AlertGroup, step: Freeze, event: Event, recent: RecentOutages | None) -> str:
+        health = None
         if step.role is Role.DOWN:
-            standing = await self._fleet.standing(event.tenant, event.environment_name)
-        incident_id = worker_rules.incident_of(thread, step)
-        reminder = 0 if thread.timing.resend else step.reminder  # one who has to hear it again is not reminded
-        previous = thread.last if thread.told and step.role is not Role.FACT else None
+            health = await self._fleet.environment_health(event.tenant, event.environment_name)
+        incident_id = worker_rules.incident_of(group, step)
+        reminder = 0 if group.timing.resend else step.reminder  # one who has to hear it again is not reminded
+        previous = group.last if group.notified and step.role is not Role.FACT else None
         return self._wording.single(
-            event, incident_id=incident_id, reminder=reminder, standing=standing, previous=previous, lately=lately
+            event, incident_id=incident_id, reminder=reminder, health=health, previous=previous, recent=recent
         )
 
     async def _group(
         self,
-        thread: Thread,
+        group: AlertGroup,
         step: Freeze,
         firing: Mapping[str, Member],
         counts: tuple[int, int],
-        standing: Standing | None,
+        health: EnvironmentHealth | None,
         *,
         now_ms: int,
     ) -> str:
@@ -358,61 +360,61 @@ class Composer:
         listed = [member.event for member in firing.values()][: group_rules.LISTED]
         return self._wording.group(
             firing=step.role is Role.DOWN,
-            group=thread.labels,
+            group=group.labels,
             counts=GroupCounts(
-                firing=thread.firing,
+                firing=group.firing,
                 new=new,
                 recovered=recovered,
-                expected=None if standing is None else standing.size(thread.firing),
-                rejected=thread.rejected,
-                ended=thread.ended,
+                expected=None if health is None else health.size(group.firing),
+                rejected=group.rejected,
+                ended=group.ended,
             ),
             events=listed,
-            truncated=max(0, thread.firing - len(listed)),
-            since_ms=thread.since_ms,
+            truncated=max(0, group.firing - len(listed)),
+            since_ms=group.since_ms,
             now_ms=now_ms,
-            incident_id=thread.incident_id,
+            incident_id=group.incident_id,
             reminder=step.reminder,
-            environment_incident=thread.shape is Shape.ENVIRONMENT and thread.declared,
+            environment_incident=group.shape is Shape.ENVIRONMENT and group.declared,
         )
 
-    def _bury_for_good(self, draft: Draft, reason: str) -> None:
+    def _dead_letter_for_good(self, draft: Draft, reason: str) -> None:
         """Give up what can't be offered again, for it has no body."""
         fail(draft, error=reason, cause=Cause.INTERNAL_ERROR)
-        bury(draft, reason=reason)
-        draft.thread.again_ms = 0
+        dead_letter(draft, reason=reason)
+        draft.group.again_ms = 0
 
-    def _attempt(self, claimed: Claimed, draft: Draft, frozen: Frozen, body: str) -> Attempt:
+    def _attempt(self, claimed: Claimed, draft: Draft, in_flight: InFlight, body: str) -> Attempt:
         begin_attempt(draft)
         return Attempt(
             claimed=claimed,
             change=Change(draft=draft, version=claimed.version, token=claimed.token, due_ms=draft.now_ms),
             notification=Notification(
-                nid=frozen.nid,
-                receiver=self._threads.receiver,
-                key=draft.thread.key,
-                event_type=frozen.type,
+                nid=in_flight.nid,
+                receiver=self._groups.receiver,
+                key=draft.group.key,
+                event_type=in_flight.type,
                 body=body,
-                created_ms=frozen.created_ms,
+                created_ms=in_flight.created_ms,
             ),
-            number=frozen.attempts,
-            first_attempt_ms=frozen.first_attempt_ms,
-            again=frozen.again,
+            number=in_flight.attempts,
+            first_attempt_ms=in_flight.first_attempt_ms,
+            again=in_flight.again,
         )
 
 
-def _began_ms(thread: Thread, firing: Mapping[str, Member]) -> int:
+def _began_ms(group: AlertGroup, firing: Mapping[str, Member]) -> int:
     """Since when workers that are down are likely to be of the group."""
-    return thread.since_ms - max((member.event.interval_ms for member in firing.values()), default=0)
+    return group.since_ms - max((member.event.interval_ms for member in firing.values()), default=0)
 
 
 def given_back(
     claimed: Claimed, draft: Draft, *, receiver: str, due_ms: int | None = None, waits: bool = False
 ) -> Change:
-    """The change that ends the lease of a thread. ``waits``: it is due at ``due_ms`` and not when its state says."""
-    thread = draft.thread
-    rules = worker_rules if thread.shape is Shape.WORKER else group_rules
-    over = rules.is_over(thread)
+    """The change that ends the lease of a group. ``waits``: it is due at ``due_ms`` and not when its state says."""
+    group = draft.group
+    rules = worker_rules if group.shape is Shape.WORKER else group_rules
+    over = rules.is_over(group)
     if over:
         group_rules.close(draft, receiver=receiver)
     return Change(
@@ -420,6 +422,6 @@ def given_back(
         version=claimed.version,
         token=claimed.token,
         release=True,
-        due_ms=due_ms if waits else rules.due_ms(thread, draft.now_ms),
+        due_ms=due_ms if waits else rules.due_ms(group, draft.now_ms),
         over=over,
     )

@@ -30,7 +30,7 @@ class Flapping:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Lately:
+class RecentOutages:
     """Which outage within that time one is, from 1, and what the rule is."""
 
     number: int
@@ -42,7 +42,7 @@ class Lately:
         return self.number > self.rule.outages
 
     @property
-    def is_last_told(self) -> bool:
+    def is_last_notified(self) -> bool:
         """Whether the next one will have to last."""
         return self.number == self.rule.outages
 

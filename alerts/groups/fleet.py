@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
+class EnvironmentHealth:
     """How the environment of a tenant stands when a notification is made.
 
     ``expected`` workers are to send beats, and ``silent`` of them have missed theirs. Those that are stale, failed
@@ -49,7 +49,7 @@ class WorkerOutage:
 class Fleet(Protocol):
     """The workers of all tenants. An event that is recorded shows here at once, routed or not."""
 
-    async def standing(self, tenant: str, environment: str, since_ms: int | None = None) -> Standing:
+    async def environment_health(self, tenant: str, environment: str, since_ms: int | None = None) -> EnvironmentHealth:
         """How an environment of a tenant stands. ``since_ms``: from when on it is counted who has fallen; None: nobody
         is.
         """

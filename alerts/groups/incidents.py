@@ -86,7 +86,7 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     lapsed_by: str | None = None
     """The id of the event with which an acknowledgement has lapsed."""
     targets: dict[str, str] = msgspec.field(default_factory=dict)
-    """Who is told, whatever the routes say later (P18): receiver -> thread key."""
+    """Who is told, whatever the routes say later (P18): receiver -> group key."""
     part_of: str | None = None
     """The incident of the environment that it is a part of."""
     members: int = 0
@@ -94,7 +94,7 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     members_open: int = 0
     newest: tuple[int, int] = (0, 0)
     """Generation and number of the newest event in it: an older one that comes again changes nothing."""
-    told: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    notified: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     """The events in it, each with the receivers that it was for: one that comes again is for the same."""
 
     @property
@@ -105,7 +105,7 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Noted:
-    """What an event means. ``targets``: receiver -> thread key; ``incident_id`` None: it is part of no incident."""
+    """What an event means. ``targets``: receiver -> group key; ``incident_id`` None: it is part of no incident."""
 
     incident_id: str | None
     targets: dict[str, str]
@@ -128,7 +128,7 @@ def fold(
     ``last`` is the newest incident of the worker, ``targets`` who the event is for by itself. Those that are recorded
     stay as they are.
     """
-    if last is not None and event.event_id in last.told:
+    if last is not None and event.event_id in last.notified:
         return last
     if last is not None and (event.generation, event.seq) <= last.newest:
         return None  # of a past that nobody remembers
@@ -145,7 +145,7 @@ def fold(
     return msgspec.structs.replace(
         known,
         targets=recorded,
-        told={**known.told, event.event_id: tuple(recorded)},
+        notified={**known.notified, event.event_id: tuple(recorded)},
         newest=(event.generation, event.seq),
     )
 
@@ -206,7 +206,7 @@ class Batch:
             if incident is None:
                 self.noted.append(Noted(incident_id=None, targets=dict(targets)))
                 continue
-            receivers = incident.told[event.event_id]
+            receivers = incident.notified[event.event_id]
             found = {name: incident.targets[name] for name in receivers}
             acked = incident.ack is not None
             lapsed = not acked and incident.lapsed_by == event.event_id

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Shape(StrEnum):
-    """What a thread holds together."""
+    """What a group holds together."""
 
     WORKER = "worker"
     GROUP = "group"
@@ -24,12 +24,12 @@ _SHAPES: Final = {"w": Shape.WORKER, "g": Shape.GROUP, "e": Shape.ENVIRONMENT}
 
 
 def shape_of(key: str) -> Shape:
-    """The shape of a thread, by its key."""
+    """The shape of a group, by its key."""
     return _SHAPES[key[0]]
 
 
 def labels_of(key: str) -> dict[str, str]:
-    """What the events of a thread have in common, by its key; nothing for a worker's."""
+    """What the events of a group have in common, by its key; nothing for a worker's."""
     match shape_of(key):
         case Shape.WORKER:
             return {}
@@ -41,7 +41,7 @@ def labels_of(key: str) -> dict[str, str]:
 
 
 def worker_key(event: Event) -> str:
-    """The thread of an event's worker."""
+    """The group of an event's worker."""
     return f"w{mid_of(event)}"
 
 
@@ -51,7 +51,7 @@ def mid_of(event: Event) -> str:
 
 
 def environment_key(tenant: str, environment: str) -> str:
-    """The thread of a mass failure."""
+    """The group of a mass failure."""
     return f"e{len(tenant)}:{tenant}{environment}"
 
 

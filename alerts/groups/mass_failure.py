@@ -21,7 +21,7 @@ from monitor.liveness import EventKind, Liveness
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from alerts.groups.fleet import Standing
+    from alerts.groups.fleet import EnvironmentHealth
     from monitor.events import Event
 
 BUCKETS: Final = 30
@@ -37,7 +37,7 @@ SILENT: Final = frozenset({EventKind.STALE, EventKind.REJECTED})
 rejected, is for the notification to say: a token that expires for all is one failure too."""
 
 
-class Mood(StrEnum):
+class FailureState(StrEnum):
     """What an environment looks like."""
 
     CALM = "calm"
@@ -60,7 +60,7 @@ class Rule:
         return max(self.least, ceil(self.share * expected))
 
 
-class Wave(msgspec.Struct, kw_only=True, omit_defaults=True):
+class FailureWindow(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The deaths of one environment within about an interval."""
 
     bucket_ms: int = LEAST_BUCKET_MS
@@ -75,82 +75,88 @@ class Wave(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 def observe(
-    wave: Wave, deaths: Sequence[Event], returns: Sequence[Event], standing: Standing, *, rule: Rule, now_ms: int
-) -> Mood:
+    window: FailureWindow,
+    deaths: Sequence[Event],
+    returns: Sequence[Event],
+    health: EnvironmentHealth,
+    *,
+    rule: Rule,
+    now_ms: int,
+) -> FailureState:
     """Count deaths and returns of one partition, in the order of its stream; changes ``wave``.
 
-    ``standing`` is the environment as the store knows it now, after these deaths.
+    ``health`` is the environment as the store knows it now, after these deaths.
     """
     for event in deaths:
-        if _is_new(wave, event) and not _is_counted(wave, event):
-            if not wave.deaths:
-                wave.bucket_ms = max(LEAST_BUCKET_MS, min(event.interval_ms, LONGEST_WINDOW_MS) // BUCKETS)
-            wave.newest_due_ms = max(wave.newest_due_ms, event.due_ms)
-            wave.interval_ms = max(wave.interval_ms, min(event.interval_ms, LONGEST_WINDOW_MS))
-            bucket = str(event.due_ms // wave.bucket_ms)
-            wave.deaths[bucket] = wave.deaths.get(bucket, 0) + 1
+        if _is_new(window, event) and not _is_counted(window, event):
+            if not window.deaths:
+                window.bucket_ms = max(LEAST_BUCKET_MS, min(event.interval_ms, LONGEST_WINDOW_MS) // BUCKETS)
+            window.newest_due_ms = max(window.newest_due_ms, event.due_ms)
+            window.interval_ms = max(window.interval_ms, min(event.interval_ms, LONGEST_WINDOW_MS))
+            bucket = str(event.due_ms // window.bucket_ms)
+            window.deaths[bucket] = window.deaths.get(bucket, 0) + 1
     for event in returns:
-        bucket = str(event.since_ms // wave.bucket_ms)
-        if bucket in wave.deaths and _is_new(wave, event):
-            wave.deaths[bucket] -= 1
+        bucket = str(event.since_ms // window.bucket_ms)
+        if bucket in window.deaths and _is_new(window, event):
+            window.deaths[bucket] -= 1
     for event in (*deaths, *returns):
-        if _is_new(wave, event):
-            wave.positions[str(event.partition)] = event.position
+        if _is_new(window, event):
+            window.positions[str(event.partition)] = event.position
     is_rejected = any(event.kind is EventKind.REJECTED for event in deaths)
-    return _judge(wave, standing, fallen_of(standing, is_rejected=is_rejected), rule=rule, now_ms=now_ms)
+    return _judge(window, health, fallen_of(health, is_rejected=is_rejected), rule=rule, now_ms=now_ms)
 
 
-def since_of(wave: Wave, deaths: Sequence[Event]) -> int | None:
+def since_of(window: FailureWindow, deaths: Sequence[Event]) -> int | None:
     """From when on deaths count together with these: an interval before the newest; None where there are none."""
     if not deaths:
         return None
-    newest_ms = max(wave.newest_due_ms, *(event.due_ms for event in deaths))
-    return newest_ms - max(wave.interval_ms, *(min(event.interval_ms, LONGEST_WINDOW_MS) for event in deaths))
+    newest_ms = max(window.newest_due_ms, *(event.due_ms for event in deaths))
+    return newest_ms - max(window.interval_ms, *(min(event.interval_ms, LONGEST_WINDOW_MS) for event in deaths))
 
 
-def fallen_of(standing: Standing, *, is_rejected: bool) -> int:
+def fallen_of(health: EnvironmentHealth, *, is_rejected: bool) -> int:
     """How many have fallen silent, as the worker store knows it, at the most; where beats of some are rejected, all
     count whose are: since when is not known of them. More than are counted here, while their events wait.
     """
-    return standing.fallen + (standing.rejected if is_rejected else 0)
+    return health.fallen + (health.rejected if is_rejected else 0)
 
 
-def silent_now(wave: Wave) -> int:
+def silent_now(window: FailureWindow) -> int:
     """How many have died within the last interval."""
-    return sum(wave.deaths.values())
+    return sum(window.deaths.values())
 
 
-def _judge(wave: Wave, standing: Standing, fallen: int, *, rule: Rule, now_ms: int) -> Mood:
-    oldest = (wave.newest_due_ms - wave.interval_ms) // wave.bucket_ms
-    wave.deaths = {bucket: count for bucket, count in wave.deaths.items() if int(bucket) >= oldest and count > 0}
-    dead = silent_now(wave)
-    threshold = rule.threshold(standing.size(dead))
+def _judge(window: FailureWindow, health: EnvironmentHealth, fallen: int, *, rule: Rule, now_ms: int) -> FailureState:
+    oldest = (window.newest_due_ms - window.interval_ms) // window.bucket_ms
+    window.deaths = {bucket: count for bucket, count in window.deaths.items() if int(bucket) >= oldest and count > 0}
+    dead = silent_now(window)
+    threshold = rule.threshold(health.size(dead))
     if dead >= threshold:
-        if now_ms >= wave.declared_until_ms:
-            wave.incident_id = None  # another one than the last
-        wave.declared_until_ms = max(wave.newest_due_ms, now_ms) + wave.interval_ms
-        return Mood.DECLARED
-    if now_ms < wave.declared_until_ms:
-        return Mood.DECLARED
-    wave.incident_id = None
+        if now_ms >= window.declared_until_ms:
+            window.incident_id = None  # another one than the last
+        window.declared_until_ms = max(window.newest_due_ms, now_ms) + window.interval_ms
+        return FailureState.DECLARED
+    if now_ms < window.declared_until_ms:
+        return FailureState.DECLARED
+    window.incident_id = None
     down = max(dead, fallen)
-    return Mood.SUSPECTED if down + standing.silent >= rule.threshold(standing.size(down)) else Mood.CALM
+    return FailureState.SUSPECTED if down + health.silent >= rule.threshold(health.size(down)) else FailureState.CALM
 
 
-def incident_of(wave: Wave, tenant: str, environment: str) -> str:
+def incident_of(window: FailureWindow, tenant: str, environment: str) -> str:
     """The id of the declared failure's incident; the same for as long as it collects deaths."""
-    if wave.incident_id is None:
-        wave.incident_id = "inc_" + digest(tenant, environment, str(wave.newest_due_ms))
-    return wave.incident_id
+    if window.incident_id is None:
+        window.incident_id = "inc_" + digest(tenant, environment, str(window.newest_due_ms))
+    return window.incident_id
 
 
-def _is_counted(wave: Wave, event: Event) -> bool:
+def _is_counted(window: FailureWindow, event: Event) -> bool:
     """Whether a worker that has fallen silent is counted still from when its beats were rejected."""
-    return event.old is Liveness.STALE and wave.deaths.get(str(event.since_ms // wave.bucket_ms), 0) > 0
+    return event.old is Liveness.STALE and window.deaths.get(str(event.since_ms // window.bucket_ms), 0) > 0
 
 
-def _is_new(wave: Wave, event: Event) -> bool:
-    known = wave.positions.get(str(event.partition))
+def _is_new(window: FailureWindow, event: Event) -> bool:
+    known = window.positions.get(str(event.partition))
     return known is None or _at(event.position) > _at(known)
 
 

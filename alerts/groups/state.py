@@ -1,6 +1,6 @@
-"""Threads: what one receiver knows, was told and is still to be told of one group key. Pure.
+"""Groups: what one receiver knows, was told and is still to be told of one group key. Pure.
 
-A thread is kept in the store as one value with a version. Routing offers it events, delivery asks it for its next step
+A group is kept in the store as one value with a version. Routing offers it events, delivery asks it for its next step
 and tells it what came of an attempt; each change is written on condition that nobody else has changed it meanwhile
 (``alerts.store.group_store``). The rules are in ``worker_rules`` for the events of one worker and in ``group_rules``
 for those of many.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RECHECK_MS: Final = 60_000
-"""How often a thread that is silenced looks again at the latest: a silence may end before its time."""
+"""How often a group that is silenced looks again at the latest: a silence may end before its time."""
 
 
 class Outcome(StrEnum):
@@ -47,7 +47,7 @@ _UNFINISHED: Final = frozenset({Outcome.QUEUED, Outcome.DEAD_LETTERED})
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """When a thread speaks. Milliseconds.
+    """When a group speaks. Milliseconds.
 
     ``repeat_ms`` 0: no reminders. ``resend``: the receiver has to be told again and again while it lasts, whatever is
     acknowledged or silenced.
@@ -61,8 +61,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """For an environment: how long its notification may be held while it is not sure that many are silent."""
 
 
-class Frozen(msgspec.Struct, kw_only=True):
-    """A notification in attempts; its body is stored apart, by ``nid``."""
+class InFlight(msgspec.Struct, kw_only=True):
+    """A notification in flight; its body is stored apart, by ``nid``."""
 
     nid: str
     type: str
@@ -92,10 +92,10 @@ class Frozen(msgspec.Struct, kw_only=True):
     """It was given up, and is offered once more: one attempt."""
 
 
-class Thread(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The state of a thread. Times are milliseconds of the store's clock, 0 for never.
+class AlertGroup(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The state of a group. Times are milliseconds of the store's clock, 0 for never.
 
-    ``told`` says that a DOWN was delivered, or counts as delivered, and its RESOLVED was not.
+    ``notified`` says that a DOWN was delivered, or counts as delivered, and its RESOLVED was not.
     """
 
     key: str
@@ -103,15 +103,15 @@ class Thread(msgspec.Struct, kw_only=True, omit_defaults=True):
     tenant: str
     timing: Timing
     labels: dict[str, str] = msgspec.field(default_factory=dict)
-    frozen: Frozen | None = None
-    told: bool = False
+    in_flight: InFlight | None = None
+    notified: bool = False
     due_ms: int = 0
     """When what is pending may be told."""
     remind_ms: int = 0
     reminders: int = 0
     acked: bool = False
     """The incident is acknowledged."""
-    given_up: Frozen | None = None
+    given_up: InFlight | None = None
     """The DOWN that is a dead letter while its incident is open. ``due_ms``: at an acceptance not before that (P31)."""
     again_ms: int = 0
     """When it is offered again; 0: not by itself."""
@@ -122,7 +122,7 @@ class Thread(msgspec.Struct, kw_only=True, omit_defaults=True):
     incident_id: str | None = None
     """The newest incident; what was told may still be about the one before."""
     # Of a worker
-    told_incident_id: str | None = None
+    notified_incident_id: str | None = None
     pending: list[Event] = msgspec.field(default_factory=list)
     """What is to be told, oldest first."""
     last: Event | None = None
@@ -135,10 +135,10 @@ class Thread(msgspec.Struct, kw_only=True, omit_defaults=True):
     epoch: str = ""
     number: int = 0
     """How many notifications were frozen."""
-    told_number: int = 0
+    notified_number: int = 0
     """The newest of them that told of members being down."""
     firing: int = 0
-    untold: int = 0
+    unnotified: int = 0
     """Firing members of which there is news since the last notification."""
     recovered: int = 0
     """Members that were told of and are over since the last notification."""
@@ -166,7 +166,7 @@ class Member(msgspec.Struct, kw_only=True, omit_defaults=True):
     """It was told of, came back, and is down again: its return does not count any more."""
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class EventOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What became of an event at a receiver. ``nid`` with ``PART_OF``: a notification's, or the name of the part of a
     group's news for which the same is noted.
     """
@@ -177,12 +177,12 @@ class Told(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     nid: str | None = None
 
 
-class Note(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is known of a notification. ``QUEUED``: it is in attempts."""
+class NotificationRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is known of a notification. ``QUEUED``: it is in flight."""
 
     nid: str
     type: str
-    thread: str
+    group: str
     tenant: str
     role: Role
     outcome: Outcome
@@ -202,55 +202,55 @@ class Note(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Draft:
-    """A thread with the changes that a decision makes beside it; written in one step, or not at all."""
+    """A group with the changes that a decision makes beside it; written in one step, or not at all."""
 
-    def __init__(self, thread: Thread, now_ms: int) -> None:
-        self.thread = thread
+    def __init__(self, group: AlertGroup, now_ms: int) -> None:
+        self.group = group
         self.now_ms = now_ms
         self.members: dict[str, Member] = {}
         self.gone: set[str] = set()
-        self.outcomes: dict[str, Told] = {}
-        self.notes: list[tuple[Note, str | None]] = []
+        self.outcomes: dict[str, EventOutcome] = {}
+        self.records: list[tuple[NotificationRecord, str | None]] = []
         """With the body to store, if it is new."""
         self.settled: list[str] = []
         """Dead letters that are over."""
 
-    def tell(self, event: Event, outcome: Outcome, nid: str | None = None) -> None:
+    def set_outcome(self, event: Event, outcome: Outcome, nid: str | None = None) -> None:
         """Note what became of an event."""
-        self.outcomes[event.event_id] = Told(outcome=outcome, kind=event.kind.value, at_ms=self.now_ms, nid=nid)
+        self.outcomes[event.event_id] = EventOutcome(outcome=outcome, kind=event.kind.value, at_ms=self.now_ms, nid=nid)
 
-    def name(self, part: str, nid: str) -> None:
+    def set_part(self, part: str, nid: str) -> None:
         """Note the id of the notification that tells what was noted as ``part``."""
-        self.outcomes[part] = Told(outcome=Outcome.PART_OF, kind="", at_ms=self.now_ms, nid=nid)
+        self.outcomes[part] = EventOutcome(outcome=Outcome.PART_OF, kind="", at_ms=self.now_ms, nid=nid)
 
-    def note(self, frozen: Frozen, outcome: Outcome, *, reason: str = "", body: str | None = None) -> None:
+    def record(self, in_flight: InFlight, outcome: Outcome, *, reason: str = "", body: str | None = None) -> None:
         """Note what became of a notification. Of the event only what names it is kept once it is finished."""
-        thread = self.thread
-        event = frozen.event
+        group = self.group
+        event = in_flight.event
         if event is not None and outcome not in _UNFINISHED:
             event = replace(event, worker_metadata_json="{}", worker_metadata_cut=True, error_message=None)
-        about = Note(
-            nid=frozen.nid,
-            type=frozen.type,
-            thread=thread.key,
-            tenant=thread.tenant,
-            role=frozen.role,
+        about = NotificationRecord(
+            nid=in_flight.nid,
+            type=in_flight.type,
+            group=group.key,
+            tenant=group.tenant,
+            role=in_flight.role,
             outcome=outcome,
-            created_ms=frozen.created_ms,
+            created_ms=in_flight.created_ms,
             at_ms=self.now_ms,
-            attempts=frozen.attempts,
-            first_attempt_ms=frozen.first_attempt_ms,
+            attempts=in_flight.attempts,
+            first_attempt_ms=in_flight.first_attempt_ms,
             reason=reason,
-            cause=frozen.cause,
-            answer=frozen.answer,
+            cause=in_flight.cause,
+            answer=in_flight.answer,
             event=event,
-            number=frozen.number,
-            epoch=frozen.epoch,
-            reminder=frozen.reminder,
-            labels=thread.labels,
-            timing=thread.timing,
+            number=in_flight.number,
+            epoch=in_flight.epoch,
+            reminder=in_flight.reminder,
+            labels=group.labels,
+            timing=group.timing,
         )
-        self.notes.append((about, body))
+        self.records.append((about, body))
 
     def set_member(self, mid: str, member: Member) -> None:
         """Note what is known of a member."""
@@ -282,7 +282,7 @@ class Wait(msgspec.Struct, frozen=True):
 
 
 class Over(msgspec.Struct, frozen=True):
-    """There is nothing to tell any more, and nothing that was told: the thread can go."""
+    """There is nothing to tell any more, and nothing that was told: the group can go."""
 
 
 Step: TypeAlias = Send | Freeze | Wait | Over

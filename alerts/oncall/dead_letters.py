@@ -14,18 +14,18 @@ from alerts.groups import group_rules
 from alerts.groups.attempts import forget_given_up
 from alerts.groups.keys import Shape, shape_of
 from alerts.groups.roles import Role, role_of
-from alerts.groups.state import Draft, Frozen, Note, Outcome, Thread, Timing
+from alerts.groups.state import AlertGroup, Draft, InFlight, NotificationRecord, Outcome, Timing
 from alerts.store.group_store import Want, change_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from alerts.groups.state import Told
-    from alerts.store.group_store import Seen, ThreadStore
+    from alerts.groups.state import EventOutcome
+    from alerts.store.group_store import GroupStore, Seen
     from monitor.events import Event
 
 TRIES: Final = 20
-"""How often a thread that others keep changing is read again."""
+"""How often a group that others keep changing is read again."""
 SCAN_ROWS: Final = 500
 SCAN_CALLS: Final = 4
 """A page looks at so many times so many notifications of each receiver, those of other tenants among them."""
@@ -74,7 +74,7 @@ class Found:
     """A notification of a receiver. ``body`` None: it is kept no more."""
 
     receiver: str
-    note: Note
+    note: NotificationRecord
     body: str | None
 
 
@@ -96,14 +96,14 @@ class Replayed:
     last: Place | None
 
 
-def meaning_of(note: Note) -> Role:
+def meaning_of(note: NotificationRecord) -> Role:
     """What a notification says, as whatever it was last sent."""
     if note.event is not None:
         return role_of(note.event)
     return Role.END if note.type == group_rules.RESOLVED else Role.DOWN
 
 
-def overtaken(note: Note, thread: Thread | None, *, lasts: bool) -> str | None:
+def overtaken(note: NotificationRecord, group: AlertGroup | None, *, lasts: bool) -> str | None:
     """Why telling this now would mislead, if it would. Pure.
 
     ``lasts``: the incident that the notification names is open; False where it names none.
@@ -112,33 +112,33 @@ def overtaken(note: Note, thread: Thread | None, *, lasts: bool) -> str | None:
         case Role.FACT:
             return None
         case Role.END:
-            return "a newer DOWN of it was delivered" if thread is not None and thread.told else None
+            return "a newer DOWN of it was delivered" if group is not None and group.notified else None
         case Role.DOWN if note.event is not None:
-            return _overtaken_single(note.event, thread, lasts=lasts)
+            return _overtaken_single(note.event, group, lasts=lasts)
         case Role.DOWN:
-            return _overtaken_group(note, thread)
+            return _overtaken_group(note, group)
 
 
-def _overtaken_single(event: Event, thread: Thread | None, *, lasts: bool) -> str | None:
+def _overtaken_single(event: Event, group: AlertGroup | None, *, lasts: bool) -> str | None:
     if not lasts:
         return "its incident is over"
-    last = None if thread is None or not thread.told else thread.last
+    last = None if group is None or not group.notified else group.last
     newer = last is not None and (last.generation, last.seq) > (event.generation, event.seq)
     return "a newer notification of its worker was delivered" if newer else None
 
 
-def _overtaken_group(note: Note, thread: Thread | None) -> str | None:
-    if thread is None or not thread.firing or note.epoch != thread.epoch:
+def _overtaken_group(note: NotificationRecord, group: AlertGroup | None) -> str | None:
+    if group is None or not group.firing or note.epoch != group.epoch:
         return "what it tells of is over"
-    return "a newer notification of its group was delivered" if thread.told_number > note.number else None
+    return "a newer notification of its group was delivered" if group.notified_number > note.number else None
 
 
-def put_back(draft: Draft, note: Note, *, role: Role, incident_id: str | None) -> Note:
-    """Make a dead letter the notification in attempts of its thread, as if none had been made. Pure.
+def put_back(draft: Draft, note: NotificationRecord, *, role: Role, incident_id: str | None) -> NotificationRecord:
+    """Make a dead letter the notification in flight of its group, as if none had been made. Pure.
 
     Sent as a ``FACT`` it is paired with nothing: nothing cancels it, and it calls for no RESOLVED.
     """
-    frozen = Frozen(
+    in_flight = InFlight(
         nid=note.nid,
         type=note.type,
         role=role,
@@ -150,39 +150,39 @@ def put_back(draft: Draft, note: Note, *, role: Role, incident_id: str | None) -
         reminder=note.reminder,
         incident_id=incident_id,
     )
-    draft.thread.frozen = frozen
-    _release(draft.thread, note.nid)
-    draft.note(frozen, Outcome.QUEUED)
-    return draft.notes[-1][0]
+    draft.group.in_flight = in_flight
+    _release(draft.group, note.nid)
+    draft.record(in_flight, Outcome.QUEUED)
+    return draft.records[-1][0]
 
 
-def _release(thread: Thread, nid: str) -> None:
+def _release(group: AlertGroup, nid: str) -> None:
     """A person looks after a dead letter now: it is not offered again besides."""
-    if thread.given_up is not None and thread.given_up.nid == nid:
-        forget_given_up(thread)
+    if group.given_up is not None and group.given_up.nid == nid:
+        forget_given_up(group)
 
 
-async def told_of(threads: ThreadStore, event_id: str) -> Told | None:
+async def told_of(groups: GroupStore, event_id: str) -> EventOutcome | None:
     """What became of an event at a receiver; part of a group's news, it has the ``nid`` of the notification that tells
     them, once there is one.
     """
-    [seen] = await threads.look([Want(thread="", events=(event_id,))])
+    [seen] = await groups.look([Want(group="", events=(event_id,))])
     told = seen.outcomes[0]
     if told is None or told.nid is None or not group_rules.is_part(told.nid):
         return told
-    [seen] = await threads.look([Want(thread="", events=(told.nid,))])
+    [seen] = await groups.look([Want(group="", events=(told.nid,))])
     named = seen.outcomes[0]
     return msgspec.structs.replace(told, nid=None if named is None else named.nid)
 
 
-class Desk:
+class DeadLetters:
     """Works on the notifications of every receiver. Every method raises ``StoreUnavailableError``.
 
     ``sees`` says which notifications the caller may see; the others do not exist for it.
     """
 
-    def __init__(self, *, threads: Mapping[str, ThreadStore], incidents: Incidents) -> None:
-        self._threads = threads
+    def __init__(self, *, groups: Mapping[str, GroupStore], incidents: Incidents) -> None:
+        self._groups = groups
         self._incidents = incidents
 
     async def page(
@@ -193,12 +193,12 @@ class Desk:
         after: Place | None,
         limit: int,
         now_ms: int,
-        sees: Callable[[Note], bool],
+        sees: Callable[[NotificationRecord], bool],
     ) -> Page:
         """Notifications of one or of all receivers, newest first; a page may be short although more follow."""
         parts = [
-            await self._scan(threads, outcome, after=after, limit=limit, now_ms=now_ms, sees=sees)
-            for threads in self._of(receiver)
+            await self._scan(groups, outcome, after=after, limit=limit, now_ms=now_ms, sees=sees)
+            for groups in self._of(receiver)
         ]
         horizon = max((last for _, last in parts if last is not None), default=None)
         merged = sorted((one for found, _ in parts for one in found), key=_place, reverse=True)
@@ -208,7 +208,7 @@ class Desk:
             return Page(found=tuple(told), last=_place(told[-1]))
         return Page(found=tuple(told), last=horizon)
 
-    async def find(self, nid: str, *, receiver: str | None, sees: Callable[[Note], bool]) -> Found:
+    async def find(self, nid: str, *, receiver: str | None, sees: Callable[[NotificationRecord], bool]) -> Found:
         """One notification.
 
         Raises:
@@ -219,7 +219,7 @@ class Desk:
         return found
 
     async def replay(
-        self, nid: str, *, receiver: str | None, force: bool, now_ms: int, sees: Callable[[Note], bool]
+        self, nid: str, *, receiver: str | None, force: bool, now_ms: int, sees: Callable[[NotificationRecord], bool]
     ) -> Found:
         """Put a dead letter back into the queue, same id, same body. Idempotent while it is queued.
 
@@ -227,35 +227,35 @@ class Desk:
 
         Raises:
             UnknownNotificationError, UnknownReceiverError: as ``find``.
-            RefusedError: it is no dead letter; its thread has another one in attempts; it is overtaken.
+            RefusedError: it is no dead letter; its group has another one in flight; it is overtaken.
         """
         for _ in range(TRIES):
             found = await self._find(nid, receiver=receiver, sees=sees)
             if found.note.outcome is Outcome.QUEUED:
                 return found
             incident_id = _incident_id(_dead(found))
-            threads = self._threads[found.receiver]
-            [seen] = await threads.look([Want(thread=found.note.thread)])
-            if seen.thread is not None and seen.thread.frozen is not None:
-                if seen.thread.frozen.nid == nid and seen.thread.frozen.again:
+            groups = self._groups[found.receiver]
+            [seen] = await groups.look([Want(group=found.note.group)])
+            if seen.group is not None and seen.group.in_flight is not None:
+                if seen.group.in_flight.nid == nid and seen.group.in_flight.again:
                     return found  # it is being offered again just now
-                if seen.thread.frozen.nid == nid:
+                if seen.group.in_flight.nid == nid:
                     continue  # somebody else has put it back in between
-                raise RefusedError(Why.BUSY, f"notification {seen.thread.frozen.nid} of the same thread is in attempts")
+                raise RefusedError(Why.BUSY, f"notification {seen.group.in_flight.nid} of the same group is in flight")
             lasts = incident_id is not None and await self._incidents.is_open(found.note.tenant, incident_id)
-            reason = overtaken(found.note, seen.thread, lasts=lasts)
+            reason = overtaken(found.note, seen.group, lasts=lasts)
             if reason is not None and not force:
                 raise RefusedError(Why.OVERTAKEN, f"it is overtaken: {reason}")
-            draft = Draft(seen.thread or _begun(found.note, incident_id, now_ms), now_ms)
+            draft = Draft(seen.group or _begun(found.note, incident_id, now_ms), now_ms)
             is_down = meaning_of(found.note) is Role.DOWN and reason is None
             role = Role.DOWN if is_down else Role.FACT
             note = put_back(draft, found.note, role=role, incident_id=incident_id)
-            if await _written(threads, draft, seen, now_ms=now_ms):
+            if await _written(groups, draft, seen, now_ms=now_ms):
                 return Found(receiver=found.receiver, note=note, body=found.body)
-        raise StoreUnavailableError(f"the thread of {nid} changes all the time")
+        raise StoreUnavailableError(f"the group of {nid} changes all the time")
 
     async def replay_all(
-        self, *, receiver: str, after: Place | None, now_ms: int, sees: Callable[[Note], bool]
+        self, *, receiver: str, after: Place | None, now_ms: int, sees: Callable[[NotificationRecord], bool]
     ) -> Replayed:
         """Put dead letters of a receiver back into the queue, the newest first, at most ``REPLAYED`` in one call.
 
@@ -264,16 +264,16 @@ class Desk:
         Raises:
             UnknownReceiverError: no such receiver.
         """
-        [threads] = self._of(receiver)
+        [groups] = self._of(receiver)
         found, last = await self._scan(
-            threads, Outcome.DEAD_LETTERED, after=after, limit=REPLAYED, now_ms=now_ms, sees=sees
+            groups, Outcome.DEAD_LETTERED, after=after, limit=REPLAYED, now_ms=now_ms, sees=sees
         )
         replayed = over = left = 0
         for one in found:
             try:
                 await self.replay(one.note.nid, receiver=receiver, force=False, now_ms=now_ms, sees=sees)
             except RefusedError as error:
-                if error.why is Why.OVERTAKEN and await self._settle(threads, one.note, now_ms=now_ms):
+                if error.why is Why.OVERTAKEN and await self._settle(groups, one.note, now_ms=now_ms):
                     over += 1
                 else:
                     left += 1
@@ -281,15 +281,17 @@ class Desk:
                 replayed += 1
         return Replayed(replayed=replayed, over=over, left=left, last=last)
 
-    async def _settle(self, threads: ThreadStore, note: Note, *, now_ms: int) -> bool:
+    async def _settle(self, groups: GroupStore, note: NotificationRecord, *, now_ms: int) -> bool:
         """Have a dead letter that is over stand no more; whether that was written."""
-        [seen] = await threads.look([Want(thread=note.thread)])
-        draft = Draft(seen.thread or _begun(note, None, now_ms), now_ms)
+        [seen] = await groups.look([Want(group=note.group)])
+        draft = Draft(seen.group or _begun(note, None, now_ms), now_ms)
         draft.settled.append(note.nid)
-        _release(draft.thread, note.nid)
-        return await _written(threads, draft, seen, now_ms=now_ms)
+        _release(draft.group, note.nid)
+        return await _written(groups, draft, seen, now_ms=now_ms)
 
-    async def drop(self, nid: str, *, receiver: str | None, now_ms: int, sees: Callable[[Note], bool]) -> Found:
+    async def drop(
+        self, nid: str, *, receiver: str | None, now_ms: int, sees: Callable[[NotificationRecord], bool]
+    ) -> Found:
         """Take a dead letter out of the dead letters for good; its body goes. Idempotent.
 
         Raises:
@@ -302,72 +304,72 @@ class Desk:
                 return found
             if found.note.outcome is not Outcome.DEAD_LETTERED:
                 raise _not_dead(found)
-            threads = self._threads[found.receiver]
-            [seen] = await threads.look([Want(thread=found.note.thread)])
-            draft = Draft(seen.thread or _begun(found.note, None, now_ms), now_ms)
+            groups = self._groups[found.receiver]
+            [seen] = await groups.look([Want(group=found.note.group)])
+            draft = Draft(seen.group or _begun(found.note, None, now_ms), now_ms)
             note = msgspec.structs.replace(found.note, outcome=Outcome.DROPPED, at_ms=now_ms)
-            draft.notes.append((note, None))
-            _release(draft.thread, nid)
-            if await _written(threads, draft, seen, now_ms=now_ms):
+            draft.records.append((note, None))
+            _release(draft.group, nid)
+            if await _written(groups, draft, seen, now_ms=now_ms):
                 return Found(receiver=found.receiver, note=note, body=None)
-        raise StoreUnavailableError(f"the thread of {nid} changes all the time")
+        raise StoreUnavailableError(f"the group of {nid} changes all the time")
 
-    async def outcomes(self, event_id: str) -> list[tuple[str, Told, Note | None]]:
+    async def outcomes(self, event_id: str) -> list[tuple[str, EventOutcome, NotificationRecord | None]]:
         """What became of an event at each receiver that was to be told of it (P5), with its notification if any."""
-        found: list[tuple[str, Told, Note | None]] = []
-        for name, threads in sorted(self._threads.items()):
-            told = await told_of(threads, event_id)
+        found: list[tuple[str, EventOutcome, NotificationRecord | None]] = []
+        for name, groups in sorted(self._groups.items()):
+            told = await told_of(groups, event_id)
             if told is not None:
-                listed = None if told.nid is None else await threads.notification(told.nid)
+                listed = None if told.nid is None else await groups.notification(told.nid)
                 found.append((name, told, None if listed is None else listed.note))
         return found
 
-    async def _find(self, nid: str, *, receiver: str | None, sees: Callable[[Note], bool]) -> Found:
-        for threads in self._of(receiver):
-            listed = await threads.notification(nid)
+    async def _find(self, nid: str, *, receiver: str | None, sees: Callable[[NotificationRecord], bool]) -> Found:
+        for groups in self._of(receiver):
+            listed = await groups.notification(nid)
             if listed is not None and sees(listed.note):
-                return Found(receiver=threads.receiver, note=listed.note, body=listed.body)
+                return Found(receiver=groups.receiver, note=listed.note, body=listed.body)
         raise UnknownNotificationError(nid)
 
     async def _as_they_are(self, found: Sequence[Found]) -> list[Found]:
-        """Those in attempts with how many there were and why the last one failed: their threads know."""
+        """Those in flight with how many there were and why the last one failed: their groups know."""
         wants: dict[str, list[Found]] = {}
         for one in found:
             if one.note.outcome is Outcome.QUEUED:
                 wants.setdefault(one.receiver, []).append(one)
         now: dict[str, Found] = {}
         for receiver, some in wants.items():
-            seen = await self._threads[receiver].look([Want(thread=one.note.thread) for one in some])
-            for one, thread in zip(some, (each.thread for each in seen), strict=True):
-                frozen = None if thread is None else thread.frozen
-                if frozen is not None and frozen.nid == one.note.nid:
+            seen = await self._groups[receiver].look([Want(group=one.note.group) for one in some])
+            for one, group in zip(some, (each.group for each in seen), strict=True):
+                in_flight = None if group is None else group.in_flight
+                if in_flight is not None and in_flight.nid == one.note.nid:
                     note = msgspec.structs.replace(
                         one.note,
-                        attempts=frozen.attempts,
-                        first_attempt_ms=frozen.first_attempt_ms,
-                        reason=frozen.error,
-                        cause=frozen.cause,
-                        answer=frozen.answer,
+                        attempts=in_flight.attempts,
+                        first_attempt_ms=in_flight.first_attempt_ms,
+                        reason=in_flight.error,
+                        cause=in_flight.cause,
+                        answer=in_flight.answer,
                     )
                     now[note.nid] = Found(receiver=receiver, note=note, body=one.body)
         return [now.get(one.note.nid, one) for one in found]
 
-    def _of(self, receiver: str | None) -> Sequence[ThreadStore]:
+    def _of(self, receiver: str | None) -> Sequence[GroupStore]:
         if receiver is None:
-            return [threads for _, threads in sorted(self._threads.items())]
-        if receiver not in self._threads:
+            return [groups for _, groups in sorted(self._groups.items())]
+        if receiver not in self._groups:
             raise UnknownReceiverError(receiver)
-        return [self._threads[receiver]]
+        return [self._groups[receiver]]
 
     async def _scan(
         self,
-        threads: ThreadStore,
+        groups: GroupStore,
         outcome: Outcome,
         *,
         after: Place | None,
         limit: int,
         now_ms: int,
-        sees: Callable[[Note], bool],
+        sees: Callable[[NotificationRecord], bool],
     ) -> tuple[list[Found], Place | None]:
         """What one receiver has behind ``after``, and how far it was looked through (None: to the end).
 
@@ -379,14 +381,14 @@ class Desk:
         before_ms = now_ms if after is None else after[0]
         offset = calls = 0
         while calls < SCAN_CALLS:
-            notes = await threads.notifications(outcome, before_ms=before_ms, offset=offset, limit=SCAN_ROWS)
+            notes = await groups.notifications(outcome, before_ms=before_ms, offset=offset, limit=SCAN_ROWS)
             offset += SCAN_ROWS
             behind = [note for note in notes if after is None or (note.at_ms, note.nid) < after]
             calls += bool(behind)
             for note in behind:
                 last = note.at_ms, note.nid
                 if sees(note):
-                    found.append(Found(receiver=threads.receiver, note=note, body=None))
+                    found.append(Found(receiver=groups.receiver, note=note, body=None))
                     if len(found) == limit:
                         return found, last
             if len(notes) < SCAN_ROWS:
@@ -394,7 +396,7 @@ class Desk:
         return found, last
 
 
-def of_tenant(note: Note, tenant: str, environments: Sequence[str] | None, worker_id: str | None) -> bool:
+def of_tenant(note: NotificationRecord, tenant: str, environments: Sequence[str] | None, worker_id: str | None) -> bool:
     """Whether a notification tells only of what such a restriction lets one see. None: not restricted."""
     if note.tenant != tenant:
         return False
@@ -427,19 +429,19 @@ def _incident_id(body: str) -> str | None:
     return named if isinstance(named, str) else None
 
 
-def _begun(note: Note, incident_id: str | None, now_ms: int) -> Thread:
-    """The thread of a notification, when it has ended since."""
-    return Thread(
-        key=note.thread,
-        shape=shape_of(note.thread),
+def _begun(note: NotificationRecord, incident_id: str | None, now_ms: int) -> AlertGroup:
+    """The group of a notification, when it has ended since."""
+    return AlertGroup(
+        key=note.group,
+        shape=shape_of(note.group),
         tenant=note.tenant,
         timing=note.timing or Timing(),
         labels=dict(note.labels),
         incident_id=incident_id,
-        since_ms=0 if shape_of(note.thread) is Shape.WORKER else now_ms,
+        since_ms=0 if shape_of(note.group) is Shape.WORKER else now_ms,
     )
 
 
-async def _written(threads: ThreadStore, draft: Draft, seen: Seen, *, now_ms: int) -> bool:
-    [written] = await threads.save([change_of(draft, seen, now_ms=now_ms)], now_ms=now_ms)
+async def _written(groups: GroupStore, draft: Draft, seen: Seen, *, now_ms: int) -> bool:
+    [written] = await groups.save([change_of(draft, seen, now_ms=now_ms)], now_ms=now_ms)
     return written

@@ -1,4 +1,4 @@
-"""What becomes of the threads of a receiver that is configured no more."""
+"""What becomes of the groups of a receiver that is configured no more."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from alerts.groups import group_rules
-from alerts.groups.attempts import bury, settle
+from alerts.groups.attempts import dead_letter, settle
 from alerts.groups.state import Draft, Outcome
 from alerts.store.group_store import Change
 
 if TYPE_CHECKING:
-    from alerts.store.group_store import ThreadStore
+    from alerts.store.group_store import GroupStore
 
 REASON: Final = "undeliverable: receiver removed"
 
@@ -21,29 +21,29 @@ class Ended:
     """What was ended: notifications and events that were to be told, DOWNs that were told and whose end can't be."""
 
     queued: int
-    told: int
+    notified: int
 
 
-async def end_threads(threads: ThreadStore, *, now_ms: int) -> Ended:
-    """End every thread of a receiver; what was in attempts is a dead letter.
+async def end_threads(groups: GroupStore, *, now_ms: int) -> Ended:
+    """End every group of a receiver; what was in flight is a dead letter.
 
     Raises:
         StoreUnavailableError: some may be left; ask again.
     """
-    queued = told = 0
-    while some := await threads.some():
+    queued = notified = 0
+    while some := await groups.some():
         changes = []
         for one in some:
-            thread = one.thread
-            queued += len(thread.pending) + (thread.frozen is not None) + thread.untold
-            told += thread.told
-            draft = Draft(thread, now_ms)
-            if thread.frozen is not None:
-                bury(draft, reason=REASON)
+            group = one.group
+            queued += len(group.pending) + (group.in_flight is not None) + group.unnotified
+            notified += group.notified
+            draft = Draft(group, now_ms)
+            if group.in_flight is not None:
+                dead_letter(draft, reason=REASON)
             settle(draft)
-            for event in thread.pending:
-                draft.tell(event, Outcome.DEAD_LETTERED)
-            group_rules.close(draft, receiver=threads.receiver, outcome=Outcome.DEAD_LETTERED, reason=REASON)
+            for event in group.pending:
+                draft.set_outcome(event, Outcome.DEAD_LETTERED)
+            group_rules.close(draft, receiver=groups.receiver, outcome=Outcome.DEAD_LETTERED, reason=REASON)
             changes.append(Change(draft=draft, version=one.version, over=True))
-        await threads.save(changes, now_ms=now_ms)
-    return Ended(queued=queued, told=told)
+        await groups.save(changes, now_ms=now_ms)
+    return Ended(queued=queued, notified=notified)

@@ -50,7 +50,7 @@ def _notification(
         receiver=receiver,
         key=NAME,
         event_type=event.kind.value,
-        body=wording.single(event, incident_id=None, reminder=0, standing=None, previous=previous),
+        body=wording.single(event, incident_id=None, reminder=0, health=None, previous=previous),
         created_ms=now_ms,
     )
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlencode
 
 from alerts.errors import UnrenderableEventError
-from alerts.groups.fleet import Standing
 from alerts.rendering.group_text import GroupCounts, group_sentence
 from alerts.rendering.phrases import SHOWN_CHARS, shown
 from alerts.rendering.redaction import REDACTED, Redaction, without_userinfo
@@ -26,10 +25,11 @@ from monitor.liveness import Liveness
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from alerts.groups.flapping import Lately
+    from alerts.groups.flapping import RecentOutages
+    from alerts.groups.fleet import EnvironmentHealth
     from monitor.events import Event
 
-__all__ = ["GroupCounts", "Standing", "Wording"]
+__all__ = ["GroupCounts", "Wording"]
 
 BODY_BYTES: Final = 16_384
 """The body of a single event is at most so long, whatever its worker said; names have at most 256 characters."""
@@ -64,13 +64,13 @@ class Wording:
         *,
         incident_id: str | None,
         reminder: int,
-        standing: Standing | None,
+        health: EnvironmentHealth | None,
         previous: Event | None = None,
-        lately: Lately | None = None,
+        recent: RecentOutages | None = None,
     ) -> str:
         """The body that tells of one event.
 
-        ``reminder`` 0 is the first telling, n the n-th reminder of it. ``standing``: how the event's environment
+        ``reminder`` 0 is the first telling, n the n-th reminder of it. ``health``: how the event's environment
         stands now, if that was asked. ``previous``: the DOWN that was told of the same outage before, if any.
         ``lately``: which of the worker's outages it is, of a DOWN that is told for the first time.
 
@@ -81,17 +81,15 @@ class Wording:
             event = self._redaction.event(event)
             data = self._event(event)
             data |= {
-                "summary": single_sentence(
-                    event, reminder=reminder, standing=standing, previous=previous, lately=lately
-                ),
+                "summary": single_sentence(event, reminder=reminder, health=health, previous=previous, recent=recent),
                 "incident_id": incident_id,
                 "reminder": reminder,
                 "previous_type": None if previous is None else previous.kind.value,
                 "link": self._worker_link(event.worker_id),
                 "silence": _silence(event.tenant, worker_id=event.worker_id),
-                "others_silent": None if standing is None else standing.silent,
-                "expected": None if standing is None else standing.expected,
-                "recent_outages": None if lately is None else lately.number,
+                "others_silent": None if health is None else health.silent,
+                "expected": None if health is None else health.expected,
+                "recent_outages": None if recent is None else recent.number,
             }
             body = _body(event.kind.value, event.detected_ms, data)
             if len(body) > BODY_BYTES:
@@ -99,9 +97,9 @@ class Wording:
                 data["summary"] = single_sentence(
                     event,
                     reminder=reminder,
-                    standing=standing,
+                    health=health,
                     previous=previous,
-                    lately=lately,
+                    recent=recent,
                     shown_chars=SHOWN_CHARS[-1:],
                 )
                 body = _body(event.kind.value, event.detected_ms, data)

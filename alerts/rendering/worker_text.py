@@ -11,8 +11,8 @@ from monitor.liveness import CLEAN_EXITS, REJECTED_INTERVALS, STILL_REJECTED, Ev
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from alerts.groups.flapping import Lately
-    from alerts.groups.fleet import Standing
+    from alerts.groups.flapping import RecentOutages
+    from alerts.groups.fleet import EnvironmentHealth
     from monitor.events import Event
 
 LATE_MS: Final = 60_000
@@ -23,9 +23,9 @@ def single_sentence(
     event: Event,
     *,
     reminder: int,
-    standing: Standing | None,
+    health: EnvironmentHealth | None,
     previous: Event | None = None,
-    lately: Lately | None = None,
+    recent: RecentOutages | None = None,
     shown_chars: Sequence[int] = SHOWN_CHARS,
 ) -> str:
     """What happened to one worker. ``previous`` is what was told of the same outage before, if anything, and ``lately``
@@ -38,13 +38,13 @@ def single_sentence(
     def made(most: int) -> str:
         # A reminder may be read days after what it tells of.
         style = Style(most=most, day=None if reminder else event.detected_ms // DAY_MS)
-        text = _told(event, style, standing, previous, again=reminder > 0) + _flapping(lately) + "."
+        text = _told(event, style, health, previous, again=reminder > 0) + _flapping(recent) + "."
         return reminding(reminder, text)
 
     return fitted(made, shown_chars)
 
 
-def _told(event: Event, style: Style, standing: Standing | None, previous: Event | None, *, again: bool) -> str:
+def _told(event: Event, style: Style, health: EnvironmentHealth | None, previous: Event | None, *, again: bool) -> str:
     who = f"Worker {style.name(event.worker_id)} in {style.name(event.environment_name)}"
     match event.kind:
         case EventKind.STALE:
@@ -69,16 +69,16 @@ def _told(event: Event, style: Style, standing: Standing | None, previous: Event
         case EventKind.STATUS_CHANGED:
             text = f" changed its status from {style.name(event.old_status or '')} to {style.name(event.status)}"
             text += f"{_on_task(event, style)} at {style.at(event.due_ms)}"
-    return f"{who}{text}{_others(event, style, standing)}"
+    return f"{who}{text}{_others(event, style, health)}"
 
 
-def _flapping(lately: Lately | None) -> str:
+def _flapping(recent: RecentOutages | None) -> str:
     """That the worker has had many outages, and which are not told any more."""
-    if lately is None or not (lately.is_flapping or lately.is_last_told):
+    if recent is None or not (recent.is_flapping or recent.is_last_notified):
         return ""
-    which = {1: "first", 2: "2nd", 3: "3rd"}.get(lately.number, f"{lately.number}th")
-    within, hold = duration(lately.rule.within_ms), duration(lately.rule.hold_ms)
-    ones = "the next ones" if lately.is_last_told else "ones"
+    which = {1: "first", 2: "2nd", 3: "3rd"}.get(recent.number, f"{recent.number}th")
+    within, hold = duration(recent.rule.within_ms), duration(recent.rule.hold_ms)
+    ones = "the next ones" if recent.is_last_notified else "ones"
     return f"; its {which} outage within {within}: {ones} of less than {hold} are not told"
 
 
@@ -197,29 +197,25 @@ def _spacing(event: Event) -> str:
     return f"; its beats came {came}, expected every {duration(interval_ms)}"
 
 
-def _others(event: Event, style: Style, standing: Standing | None) -> str:
+def _others(event: Event, style: Style, health: EnvironmentHealth | None) -> str:
     """Whether it is one worker or many: what somebody who was woken wants to know first."""
-    if standing is None or event.kind not in DOWN or not standing.expected:
+    if health is None or event.kind not in DOWN or not health.expected:
         return ""
-    silent, there = standing.silent, style.name(event.environment_name)
+    silent, there = health.silent, style.name(event.environment_name)
     if event.kind is EventKind.REJECTED:
-        return _others_rejected(standing, there)
+        return _others_rejected(health, there)
     if not silent:
-        one = standing.expected == 1
-        return f"; {standing.expected:,} other{'s' * (not one)} in {there} still send{'s' * one} heartbeats"
+        one = health.expected == 1
+        return f"; {health.expected:,} other{'s' * (not one)} in {there} still send{'s' * one} heartbeats"
     one, too = silent == 1, " too" if event.kind is EventKind.STALE else ""
-    return (
-        f"; {silent:,} other{'s' * (not one)} of {standing.expected:,} in {there} {'is' if one else 'are'} silent{too}"
-    )
+    return f"; {silent:,} other{'s' * (not one)} of {health.expected:,} in {there} {'is' if one else 'are'} silent{too}"
 
 
-def _others_rejected(standing: Standing, there: str) -> str:
+def _others_rejected(health: EnvironmentHealth, there: str) -> str:
     """As ``_others``. Of those that are overdue nobody knows yet whether their heartbeats are rejected too."""
-    if not standing.silent:
-        one = standing.expected == 1
-        return (
-            f"; {standing.expected:,} other{'s' * (not one)} in {there} {'has its' if one else 'have theirs'} accepted"
-        )
-    one = standing.silent == 1
-    which = f"{standing.silent:,} other{'s' * (not one)} of {standing.expected:,}"
+    if not health.silent:
+        one = health.expected == 1
+        return f"; {health.expected:,} other{'s' * (not one)} in {there} {'has its' if one else 'have theirs'} accepted"
+    one = health.silent == 1
+    which = f"{health.silent:,} other{'s' * (not one)} of {health.expected:,}"
     return f"; {which} in {there} {'is' if one else 'are'} overdue"

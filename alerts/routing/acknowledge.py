@@ -1,4 +1,4 @@
-"""What an acknowledged incident means to the threads that told of it: no more reminders (P19)."""
+"""What an acknowledged incident means to the groups that told of it: no more reminders (P19)."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from alerts.groups.state import Draft
 from alerts.store.group_store import Want, change_of
 
 if TYPE_CHECKING:
-    from alerts.store.group_store import Seen, ThreadStore
+    from alerts.store.group_store import GroupStore, Seen
 
 TRIES: Final = 20
-"""How often a thread that others keep changing is read again."""
+"""How often a group that others keep changing is read again."""
 
 
 async def acknowledge_at(
-    threads: ThreadStore, key: str, *, tenant: str, worker_id: str | None, incident_id: str, now_ms: int
+    groups: GroupStore, key: str, *, tenant: str, worker_id: str | None, incident_id: str, now_ms: int
 ) -> None:
-    """Note in one thread that an incident is acknowledged. Idempotent; a thread that tells of another is left alone.
+    """Note in one group that an incident is acknowledged. Idempotent; a group that tells of another is left alone.
 
     Args:
-        threads: the receiver's.
-        key: the thread that tells of the incident there.
+        groups: the receiver's.
+        key: the group that tells of the incident there.
         tenant: whose.
         worker_id: the worker of the incident; None: it is an environment's.
         incident_id: the incident.
@@ -34,31 +34,31 @@ async def acknowledge_at(
     """
     mid = None if worker_id is None else f"{len(tenant)}:{tenant}{worker_id}"
     for _ in range(TRIES):
-        [seen] = await threads.look([Want(thread=key, members=() if mid is None else (mid,))])
+        [seen] = await groups.look([Want(group=key, members=() if mid is None else (mid,))])
         draft = _acknowledged(seen, mid=mid, incident_id=incident_id, now_ms=now_ms)
         if draft is None:
             return
-        [written] = await threads.save([change_of(draft, seen, now_ms=now_ms)], now_ms=now_ms)
+        [written] = await groups.save([change_of(draft, seen, now_ms=now_ms)], now_ms=now_ms)
         if written:
             return
-    raise StoreUnavailableError(f"receiver {threads.receiver!r}: thread {key!r} changes all the time")
+    raise StoreUnavailableError(f"receiver {groups.receiver!r}: group {key!r} changes all the time")
 
 
 def _acknowledged(seen: Seen, *, mid: str | None, incident_id: str, now_ms: int) -> Draft | None:
-    """The thread with the acknowledgement in it; None when there is nothing to change."""
-    if seen.thread is None:
+    """The group with the acknowledgement in it; None when there is nothing to change."""
+    if seen.group is None:
         return None
-    draft = Draft(seen.thread, now_ms)
-    thread = draft.thread
-    if thread.shape is Shape.WORKER or mid is None:
-        if thread.acked or thread.incident_id not in {None, incident_id}:
+    draft = Draft(seen.group, now_ms)
+    group = draft.group
+    if group.shape is Shape.WORKER or mid is None:
+        if group.acked or group.incident_id not in {None, incident_id}:
             return None
-        thread.acked = True
+        group.acked = True
         return draft
     [member] = seen.members
     if member is None or member.acked or member.incident_id not in {None, incident_id}:
         return None
     member.acked = True
     draft.set_member(mid, member)
-    thread.acks += 1
+    group.acks += 1
     return draft

@@ -1,4 +1,4 @@
-"""From routed events into the threads of one receiver."""
+"""From routed events into the groups of one receiver."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from alerts.errors import StoreUnavailableError
 from alerts.groups import group_rules, worker_rules
 from alerts.groups.keys import Shape, labels_of, mid_of, shape_of
 from alerts.groups.roles import Role, role_of
-from alerts.groups.state import Draft, Outcome, Thread, Timing
+from alerts.groups.state import AlertGroup, Draft, Outcome, Timing
 from alerts.store.group_store import Change, Handed, Want, change_of
 
 if TYPE_CHECKING:
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
     from alerts.groups.state import Member
     from alerts.routing.routes import Target
-    from alerts.store.group_store import Seen, ThreadStore
+    from alerts.store.group_store import GroupStore, Seen
     from monitor.events import Event
 
 TRIES: Final = 20
-"""How often a thread that others keep changing is read again."""
+"""How often a group that others keep changing is read again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Offer:
-    """An event for a thread. ``target`` None: the event ends what the thread told, and is nothing by itself."""
+    """An event for a group. ``target`` None: the event ends what the group told, and is nothing by itself."""
 
     event: Event
     key: str
@@ -40,7 +40,7 @@ class Offer:
     """The incident of the environment, when its failure is beyond doubt; of a death only."""
 
 
-async def offer_all(threads: ThreadStore, offers: Sequence[Offer], *, now_ms: int) -> None:
+async def offer_all(groups: GroupStore, offers: Sequence[Offer], *, now_ms: int) -> None:
     """Offer events of one partition to a receiver, in order. Idempotent: one whose outcome is recorded is passed over.
 
     Raises:
@@ -56,42 +56,42 @@ async def offer_all(threads: ThreadStore, offers: Sequence[Offer], *, now_ms: in
         if not left:
             return
         wants = [_want(key, some) for key, some in left.items()]
-        seen = await threads.look(wants)
+        seen = await groups.look(wants)
         changes = [
             change
             for some, want, one in zip(left.values(), wants, seen, strict=True)
-            if (change := _changed(some, want, one, receiver=threads.receiver, now_ms=now_ms)) is not None
+            if (change := _changed(some, want, one, receiver=groups.receiver, now_ms=now_ms)) is not None
         ]
-        done = await threads.save(changes, now_ms=now_ms, handed=handed)
-        lost = {change.draft.thread.key for change, written in zip(changes, done, strict=True) if not written}
+        done = await groups.save(changes, now_ms=now_ms, handed=handed)
+        lost = {change.draft.group.key for change, written in zip(changes, done, strict=True) if not written}
         left = {key: some for key, some in left.items() if key in lost}
-    raise StoreUnavailableError(f"receiver {threads.receiver!r}: {len(left)} threads change all the time")
+    raise StoreUnavailableError(f"receiver {groups.receiver!r}: {len(left)} groups change all the time")
 
 
 def _want(key: str, offers: Sequence[Offer]) -> Want:
     events = tuple(offer.event.event_id for offer in offers)
     if shape_of(key) is Shape.WORKER:
-        return Want(thread=key, events=events)
-    return Want(thread=key, events=events, members=tuple(dict.fromkeys(mid_of(offer.event) for offer in offers)))
+        return Want(group=key, events=events)
+    return Want(group=key, events=events, members=tuple(dict.fromkeys(mid_of(offer.event) for offer in offers)))
 
 
 def _changed(offers: Sequence[Offer], want: Want, seen: Seen, *, receiver: str, now_ms: int) -> Change | None:
-    """What the offers make of a thread; None for nothing."""
+    """What the offers make of a group; None for nothing."""
     told = {event_id for event_id, outcome in zip(want.events, seen.outcomes, strict=True) if outcome is not None}
     fresh = [offer for offer in offers if offer.event.event_id not in told]
     if not fresh:
         return None
-    draft = Draft(seen.thread or _begun(fresh), now_ms)
-    thread = draft.thread
+    draft = Draft(seen.group or _begun(fresh), now_ms)
+    group = draft.group
     members = dict(zip(want.members, seen.members, strict=True))
     for offer in fresh:
         event = offer.event
-        if thread.shape is Shape.WORKER:
-            if role_of(event) is Role.DOWN and (offer.lapsed or thread.incident_id != offer.incident_id):
-                thread.incident_id, thread.acked = offer.incident_id, offer.acked
+        if group.shape is Shape.WORKER:
+            if role_of(event) is Role.DOWN and (offer.lapsed or group.incident_id != offer.incident_id):
+                group.incident_id, group.acked = offer.incident_id, offer.acked
             worker_rules.offer(draft, event)
         elif role_of(event) is Role.FACT:
-            draft.tell(event, Outcome.SUPERSEDED)  # it ended an incident that nobody remembers
+            draft.set_outcome(event, Outcome.SUPERSEDED)  # it ended an incident that nobody remembers
         else:
             _offer_to_group(draft, offer, members, receiver=receiver)
     change = change_of(draft, seen, now_ms=now_ms)
@@ -101,7 +101,7 @@ def _changed(offers: Sequence[Offer], want: Want, seen: Seen, *, receiver: str, 
 
 
 def _offer_to_group(draft: Draft, offer: Offer, members: dict[str, Member | None], *, receiver: str) -> None:
-    thread, mid = draft.thread, mid_of(offer.event)
+    group, mid = draft.group, mid_of(offer.event)
     known = members.get(mid)
     group_rules.offer(draft, offer.event, receiver=receiver, mid=mid, member=known)
     members[mid] = member = draft.members.get(mid)
@@ -109,27 +109,27 @@ def _offer_to_group(draft: Draft, offer: Offer, members: dict[str, Member | None
         member.incident_id = offer.incident_id or member.incident_id
         if known is None and offer.acked:
             member.acked = True
-            thread.acks += 1
+            group.acks += 1
         elif member.acked and offer.lapsed:
             member.acked = False
-            thread.acks -= 1
-    if thread.shape is not Shape.ENVIRONMENT or role_of(offer.event) is not Role.DOWN:
+            group.acks -= 1
+    if group.shape is not Shape.ENVIRONMENT or role_of(offer.event) is not Role.DOWN:
         return
-    if known is None and thread.firing == 1 and thread.frozen is not None and thread.frozen.role is Role.END:
-        # The first of another failure, while the end of the last is in attempts.
-        thread.declared = False
-        if thread.incident_id != offer.failure_id:
-            thread.incident_id, thread.acked = None, False
+    if known is None and group.firing == 1 and group.in_flight is not None and group.in_flight.role is Role.END:
+        # The first of another failure, while the end of the last is in flight.
+        group.declared = False
+        if group.incident_id != offer.failure_id:
+            group.incident_id, group.acked = None, False
     if offer.failure_id is not None:
-        thread.declared = True
-        thread.incident_id = thread.incident_id or offer.failure_id
+        group.declared = True
+        group.incident_id = group.incident_id or offer.failure_id
 
 
-def _begun(offers: Sequence[Offer]) -> Thread:
-    # The target may be of another thread: what was recorded with the incident counts, whatever the routes say now.
+def _begun(offers: Sequence[Offer]) -> AlertGroup:
+    # The target may be of another group: what was recorded with the incident counts, whatever the routes say now.
     first = offers[0]
     target = next((offer.target for offer in offers if offer.target is not None), None)
-    return Thread(
+    return AlertGroup(
         key=first.key,
         shape=shape_of(first.key),
         tenant=first.event.tenant,

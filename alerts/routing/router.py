@@ -1,4 +1,4 @@
-"""From the event stream into the receivers' threads."""
+"""From the event stream into the receivers' groups."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from alerts.failpoints import nothing
 from alerts.groups.incidents import UnknownIncidentError
 from alerts.groups.mass_failure import SILENT
 from alerts.groups.roles import Role, role_of
-from alerts.loops import POLL_S, Nudge, Outage
+from alerts.loops import POLL_S, StoreBackoff, Wakeup
 from alerts.routing.acknowledge import acknowledge_at
 from alerts.routing.enqueue import Offer, offer_all
 from alerts.routing.routes import targets_of
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from alerts.routing.routes import Port, Route, Target
-    from alerts.store.group_store import ThreadStore
+    from alerts.routing.routes import ReceiverTraits, Route, Target
+    from alerts.store.group_store import GroupStore
     from alerts.store.incidents import Ledger
-    from alerts.store.mass_failures import Masses, Verdict
+    from alerts.store.mass_failures import FailureVerdict, MassFailures
     from monitor.events import Event
 
 BATCH: Final = 100
@@ -58,9 +58,9 @@ class EventSource(Protocol):
 
 
 class Router:
-    """Hands one partition's events over to the threads of their receivers.
+    """Hands one partition's events over to the groups of their receivers.
 
-    The hand-off is at least once: an event is acked after every receiver's thread has it, and one that a thread has
+    The hand-off is at least once: an event is acked after every receiver's group has it, and one that a group has
     is passed over. What it means for incidents is noted first, so that an end always finds whom its DOWN was for (P18).
 
     Args:
@@ -68,11 +68,11 @@ class Router:
         source: the streams.
         ledger: the incidents.
         masses: judges environments in which many workers die; None: nobody does.
-        threads: those of every receiver that a route names, and of every one that was removed with open DOWNs.
+        groups: those of every receiver that a route names, and of every one that was removed with open DOWNs.
         ports: what routing knows of the receivers.
         routes: which events go where.
         now_ms: the store's time, asked once for each pass.
-        on_queued: told of each receiver whose threads have got something.
+        on_queued: told of each receiver whose groups have got something.
         source_errors: what ``source`` and ``masses`` raise when the store does not answer.
         poll_s: how often to look for events that nobody told of, in seconds.
         failpoint: called with the name of each point at which a test may end the process.
@@ -84,9 +84,9 @@ class Router:
         partition: int,
         source: EventSource,
         ledger: Ledger,
-        masses: Masses | None,
-        threads: Mapping[str, ThreadStore],
-        ports: Mapping[str, Port],
+        mass_failures: MassFailures | None,
+        groups: Mapping[str, GroupStore],
+        traits: Mapping[str, ReceiverTraits],
         routes: Sequence[Route],
         now_ms: Callable[[], int],
         on_queued: Callable[[str], None],
@@ -94,20 +94,20 @@ class Router:
         poll_s: float = POLL_S,
         failpoint: Callable[[str], None] = nothing,
     ) -> None:
-        self.nudge = Nudge()
+        self.wakeup = Wakeup()
         self._partition = partition
         self._source = source
         self._ledger = ledger
-        self._masses = masses
-        self._threads = threads
-        self._ports = ports
+        self._mass_failures = mass_failures
+        self._groups = groups
+        self._traits = traits
         self._routes = tuple(routes)
         self._now_ms = now_ms
         self._on_queued = on_queued
         self._errors: tuple[type[Exception], ...] = (StoreUnavailableError, *source_errors)
         self._poll_s = poll_s
         self._failpoint = failpoint
-        self._outage = Outage("router", partition=partition)
+        self._backoff = StoreBackoff("router", partition=partition)
         self._broken: dict[str, int] = {}
         self._lost: set[str] = set()
         """Receivers that events were passed over for: a reason until the daemon is started again (P5)."""
@@ -118,11 +118,11 @@ class Router:
             try:
                 more = await self.step()
             except self._errors as error:
-                await asyncio.sleep(self._outage.failed(error, uniform=random.uniform))
+                await asyncio.sleep(self._backoff.failed(error, uniform=random.uniform))
                 continue
-            self._outage.over()
+            self._backoff.over()
             if not more:
-                await self.nudge.wait(self._poll_s)
+                await self.wakeup.wait(self._poll_s)
 
     async def step(self) -> bool:
         """One pass over at most ``BATCH`` events; whether there may be more at once.
@@ -150,10 +150,10 @@ class Router:
         verdicts = await self._verdicts(events, now_ms=now_ms)
         targets: dict[str, dict[str, Target]] = {}
         for event in events:
-            mood = verdicts.get((event.tenant, event.environment_name), CALM).mood
-            hold_ms = 0 if self._masses is None else self._masses.hold_ms
+            state = verdicts.get((event.tenant, event.environment_name), CALM).state
+            hold_ms = 0 if self._mass_failures is None else self._mass_failures.hold_ms
             targets[event.event_id] = targets_of(
-                event, routes=self._routes, ports=self._ports, mood=mood, hold_ms=hold_ms
+                event, routes=self._routes, traits=self._traits, state=state, hold_ms=hold_ms
             )
         noted = await self._ledger.note(
             self._partition,
@@ -166,7 +166,7 @@ class Router:
         for event, note in zip(events, noted, strict=True):
             failure_id = _part_of(event, verdicts)
             for receiver, key in note.targets.items():
-                if receiver in self._threads:
+                if receiver in self._groups:
                     offer = Offer(
                         event=event,
                         key=key,
@@ -179,9 +179,9 @@ class Router:
                     offers[receiver].append(offer)
         return offers
 
-    async def _verdicts(self, events: Sequence[Event], *, now_ms: int) -> dict[tuple[str, str], Verdict]:
+    async def _verdicts(self, events: Sequence[Event], *, now_ms: int) -> dict[tuple[str, str], FailureVerdict]:
         """How the environments look in which workers have fallen silent, or are not listened to."""
-        if self._masses is None:
+        if self._mass_failures is None:
             return {}
         deaths: defaultdict[tuple[str, str], list[Event]] = defaultdict(list)
         returns: defaultdict[tuple[str, str], list[Event]] = defaultdict(list)
@@ -194,7 +194,7 @@ class Router:
         found = {}
         for where in {**deaths, **returns}:
             tenant, environment = where
-            verdict = await self._masses.judge(
+            verdict = await self._mass_failures.judge(
                 tenant, environment, deaths=deaths[where], returns=returns[where], now_ms=now_ms
             )
             if deaths[where]:
@@ -222,29 +222,29 @@ class Router:
             await self._offer_singly(name, offers[name], now_ms=now_ms)
 
     async def _offer_singly(self, receiver: str, offers: Sequence[Offer], *, now_ms: int) -> None:
-        """Hand over thread by thread, and pass over those that it fails for."""
-        threads: defaultdict[str, list[Offer]] = defaultdict(list)
+        """Hand over group by group, and pass over those that it fails for."""
+        groups: defaultdict[str, list[Offer]] = defaultdict(list)
         for offer in offers:
-            threads[offer.key].append(offer)
-        for key, some in threads.items():
+            groups[offer.key].append(offer)
+        for key, some in groups.items():
             try:
                 await self._offer(receiver, some, now_ms=now_ms)
             except self._errors:
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, the other threads are to have theirs
+            except Exception as error:  # noqa: BLE001 - whatever it is, the other groups are to have theirs
                 lost = [offer.event.event_id for offer in some]
-                facts = {"receiver": receiver, "thread": key, "event_ids": lost, "error": repr(error)}
+                facts = {"receiver": receiver, "group": key, "event_ids": lost, "error": repr(error)}
                 self._lost.add(receiver)
                 _log.critical("router.events_lost", **facts, exc_info=error)
 
     async def _offer(self, receiver: str, offers: Sequence[Offer], *, now_ms: int) -> None:
-        await offer_all(self._threads[receiver], offers, now_ms=now_ms)
+        await offer_all(self._groups[receiver], offers, now_ms=now_ms)
         self._on_queued(receiver)
 
     async def _acknowledge_again(self, offers: Mapping[str, Sequence[Offer]], *, now_ms: int) -> None:
-        """Note in the threads what was acknowledged anew since it was noted that an acknowledgement had lapsed (P19).
+        """Note in the groups what was acknowledged anew since it was noted that an acknowledgement had lapsed (P19).
 
-        Whoever did it has found the threads acknowledged still, and left them alone.
+        Whoever did it has found the groups acknowledged still, and left them alone.
         """
         for receiver, some in offers.items():
             for offer in some:
@@ -256,7 +256,7 @@ class Router:
                     continue
                 if incident.ack is not None:
                     await acknowledge_at(
-                        self._threads[receiver],
+                        self._groups[receiver],
                         offer.key,
                         tenant=incident.tenant,
                         worker_id=incident.worker_id,
@@ -265,7 +265,7 @@ class Router:
                     )
 
 
-def _part_of(event: Event, verdicts: Mapping[tuple[str, str], Verdict]) -> str | None:
+def _part_of(event: Event, verdicts: Mapping[tuple[str, str], FailureVerdict]) -> str | None:
     if event.kind not in SILENT:
         return None
     return verdicts.get((event.tenant, event.environment_name), CALM).incident_id

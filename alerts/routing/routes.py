@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from alerts.globs import fits
 from alerts.groups.keys import Shape, environment_key, shape_of, worker_key
-from alerts.groups.mass_failure import SILENT, Mood
+from alerts.groups.mass_failure import SILENT, FailureState
 from alerts.groups.roles import Role, role_of
 from alerts.groups.state import Timing
 from monitor.liveness import EventKind
@@ -55,7 +55,7 @@ class Route:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Port:
+class ReceiverTraits:
     """What routing knows of a receiver, see ``alerts.receivers.Receiver``."""
 
     name: str
@@ -67,7 +67,7 @@ class Port:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """A thread at a receiver, and what it begins with."""
+    """A group at a receiver, and what it begins with."""
 
     key: str
     labels: Mapping[str, str]
@@ -75,7 +75,7 @@ class Target:
 
     @property
     def shape(self) -> Shape:
-        """What the thread holds together."""
+        """What the group holds together."""
         return shape_of(self.key)
 
 
@@ -83,11 +83,11 @@ def targets_of(
     event: Event,
     *,
     routes: Iterable[Route],
-    ports: Mapping[str, Port],
-    mood: Mood = Mood.CALM,
+    traits: Mapping[str, ReceiverTraits],
+    state: FailureState = FailureState.CALM,
     hold_ms: int = 0,
 ) -> dict[str, Target]:
-    """The receivers of an event, each with its thread: every matching route applies, the first that names a receiver
+    """The receivers of an event, each with its group: every matching route applies, the first that names a receiver
     says how. A receiver that belongs to tenants gets theirs only. They come in the order in which the routes name them,
     so equal input gives equal output.
     """
@@ -95,13 +95,13 @@ def targets_of(
     for route in routes:
         if route.matches(event):
             for name in route.receivers:
-                owners = ports[name].tenants
+                owners = traits[name].tenants
                 if name not in found and (not owners or event.tenant in owners):
-                    found[name] = _target(event, route, ports[name], mood=mood, hold_ms=hold_ms)
+                    found[name] = _target(event, route, traits[name], state=state, hold_ms=hold_ms)
     return found
 
 
-def _target(event: Event, route: Route, port: Port, *, mood: Mood, hold_ms: int) -> Target:
+def _target(event: Event, route: Route, port: ReceiverTraits, *, state: FailureState, hold_ms: int) -> Target:
     timing = Timing(
         wait_ms=route.group_wait_ms,
         interval_ms=route.group_interval_ms,
@@ -109,7 +109,7 @@ def _target(event: Event, route: Route, port: Port, *, mood: Mood, hold_ms: int)
         resend=port.resend_ms is not None,
     )
     grouped = port.takes_groups and role_of(event) is not Role.FACT
-    if grouped and mood is not Mood.CALM and event.kind in SILENT and route.group_by == BY_WORKER:
+    if grouped and state is not FailureState.CALM and event.kind in SILENT and route.group_by == BY_WORKER:
         labels = {"tenant": event.tenant, "environment": event.environment_name}
         waiting = Timing(
             wait_ms=ENVIRONMENT_WAIT_MS,

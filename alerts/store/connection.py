@@ -64,7 +64,7 @@ class Pools(Protocol):
         """A new pool; whoever asked for it closes it."""
 
 
-class QueueStore:
+class StoreConnection:
     """The connections that all queues share.
 
     ``pools`` makes them, to wherever the store is. ``receivers`` bounds how many claims run at once; a claim

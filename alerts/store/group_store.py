@@ -1,4 +1,4 @@
-"""The threads of one receiver in the store: what a call does is one function of ``queue.lua``, which lists the keys."""
+"""The groups of one receiver in the store: what a call does is one function of ``queue.lua``, which lists the keys."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ import structlog
 
 from alerts.groups import group_rules, worker_rules
 from alerts.groups.keys import Shape
-from alerts.groups.state import Draft, Member, Note, Outcome, Thread, Told
-from alerts.store.retention import DEAD_LETTERS, NOTES_KEPT, OUTCOMES_KEPT, History
+from alerts.groups.state import AlertGroup, Draft, EventOutcome, Member, NotificationRecord, Outcome
+from alerts.store.retention import DEAD_LETTERS, NOTES_KEPT, OUTCOMES_KEPT, Retention
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from structlog.typing import FilteringBoundLogger
 
-    from alerts.store.connection import QueueStore
+    from alerts.store.connection import StoreConnection
     from alerts.store.durability import Confirmation, Durability
 
 CALL_LIMIT: Final = 100
-"""Threads in one call, so that the store is never blocked for long."""
+"""Groups in one call, so that the store is never blocked for long."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}|-[A-Za-z0-9_.-]{0,63}")
 _PLACES: Final = {Outcome.QUEUED: ":open", Outcome.DEAD_LETTERED: ":dead"}
 _FINISHED: Final = ":nt"
 _STANDING: Final = ":up"
 
-_USUAL: Final = History()
+_USUAL: Final = Retention()
 
 _pack = msgspec.msgpack.Encoder().encode
-_thread = msgspec.json.Decoder(Thread).decode
+_group = msgspec.json.Decoder(AlertGroup).decode
 _member = msgspec.json.Decoder(Member).decode
-_told = msgspec.json.Decoder(Told).decode
-_note = msgspec.json.Decoder(Note).decode
+_told = msgspec.json.Decoder(EventOutcome).decode
+_note = msgspec.json.Decoder(NotificationRecord).decode
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Want:
-    """What is to be read of a thread: these members, the outcomes of these events, and some of the longest firing."""
+    """What is to be read of a group: these members, the outcomes of these events, and some of the longest firing."""
 
-    thread: str
+    group: str
     members: tuple[str, ...] = ()
     events: tuple[str, ...] = ()
     firing: int = 0
@@ -53,21 +53,21 @@ class Want:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """A thread as it was read. ``version`` 0 and ``thread`` None: there is none."""
+    """A group as it was read. ``version`` 0 and ``group`` None: there is none."""
 
     version: int
-    thread: Thread | None
+    group: AlertGroup | None
     members: tuple[Member | None, ...]
-    outcomes: tuple[Told | None, ...]
+    outcomes: tuple[EventOutcome | None, ...]
     firing: dict[str, Member]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """What is to be written of a thread that was read as ``version``.
+    """What is to be written of a group that was read as ``version``.
 
     ``token`` is that of the lease that is held, 0 without one; ``release`` gives it back. ``due_ms`` None: nothing is
-    to be done until something happens. ``over`` ends the thread.
+    to be done until something happens. ``over`` ends the group.
     """
 
     draft: Draft
@@ -79,10 +79,10 @@ class Change:
 
 
 def change_of(draft: Draft, seen: Seen, *, now_ms: int) -> Change:
-    """The change of a thread that goes on, or ends, as its rules say."""
-    thread = draft.thread
-    rules = worker_rules if thread.shape is Shape.WORKER else group_rules
-    due_ms, over = rules.due_ms(thread, now_ms), rules.is_over(thread)
+    """The change of a group that goes on, or ends, as its rules say."""
+    group = draft.group
+    rules = worker_rules if group.shape is Shape.WORKER else group_rules
+    due_ms, over = rules.due_ms(group, now_ms), rules.is_over(group)
     return Change(draft=draft, version=seen.version, due_ms=due_ms, over=over)
 
 
@@ -96,9 +96,9 @@ class Handed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claimed:
-    """A thread under lease."""
+    """A group under lease."""
 
-    thread: Thread
+    group: AlertGroup
     version: int
     token: int
 
@@ -107,17 +107,17 @@ class Claimed:
 class Stats:
     """The state of one receiver's queue.
 
-    ``lag_ms`` is for how long the notification longest in attempts has been so, however often it was tried, or the
-    thread longest due has been due.
+    ``lag_ms`` is for how long the notification longest in flight has been so, however often it was tried, or the
+    group longest due has been due.
     """
 
     receiver: str
     queued: int
     lag_ms: int
     dead: int
-    standing: int
+    open_dead_letters: int
     """Dead letters that are neither delivered, over, replayed nor dropped (P31)."""
-    threads: int
+    groups: int
     disabled: str | None
 
 
@@ -125,11 +125,11 @@ class Stats:
 class Listed:
     """A notification with its body, while there is one."""
 
-    note: Note
+    note: NotificationRecord
     body: str | None = field(repr=False)
 
 
-class ThreadStore:
+class GroupStore:
     """See the module. Every method raises ``StoreUnavailableError`` when it is not known to have been done.
 
     Times are milliseconds of the store's clock.
@@ -140,7 +140,7 @@ class ThreadStore:
         history: how much is kept of what is over.
     """
 
-    def __init__(self, store: QueueStore, receiver: str, history: History = _USUAL) -> None:
+    def __init__(self, store: StoreConnection, receiver: str, history: Retention = _USUAL) -> None:
         if not _NAME.fullmatch(receiver):
             raise ValueError(f"receiver name {receiver!r} is not 1 to 64 of letters, digits, '_', '.' and '-'")
         self.receiver = receiver
@@ -153,10 +153,10 @@ class ThreadStore:
         return await self._store.test_wait_ms(self.receiver, spacing_ms)
 
     async def look(self, wants: Sequence[Want]) -> list[Seen]:
-        """Read threads, in the order in which they are asked for."""
+        """Read groups, in the order in which they are asked for."""
         found: list[Seen] = []
         for start in range(0, len(wants), CALL_LIMIT):
-            some = [[w.thread, w.members, w.events, w.firing] for w in wants[start : start + CALL_LIMIT]]
+            some = [[w.group, w.members, w.events, w.firing] for w in wants[start : start + CALL_LIMIT]]
             found += map(_seen, await self._store.call("look", self._base, _pack(some)))
         return found
 
@@ -182,25 +182,25 @@ class ThreadStore:
         return [bool(done) for done in answer], confirmation
 
     async def claim(self, *, limit: int, lease_ms: int, now_ms: int) -> list[Claimed]:
-        """Lease at most ``limit`` threads that are due, of each tenant in turn the one that has been due for longest;
+        """Lease at most ``limit`` groups that are due, of each tenant in turn the one that has been due for longest;
         they are due again when the lease ends.
 
-        A thread that cannot be read is logged and passed over: it must not block the others.
+        A group that cannot be read is logged and passed over: it must not block the others.
         """
         rows = await self._store.call("claim", self._base, now_ms, lease_ms, min(limit, CALL_LIMIT))
         return self._readable(rows)
 
-    async def wake(self, threads: Sequence[str], *, now_ms: int) -> None:
-        """Make threads due, so that they are looked at again."""
-        for start in range(0, len(threads), CALL_LIMIT):
-            await self._store.call("wake", self._base, now_ms, *threads[start : start + CALL_LIMIT])
+    async def wake(self, groups: Sequence[str], *, now_ms: int) -> None:
+        """Make groups due, so that they are looked at again."""
+        for start in range(0, len(groups), CALL_LIMIT):
+            await self._store.call("wake", self._base, now_ms, *groups[start : start + CALL_LIMIT])
 
     async def due(self, *, offset: int, limit: int) -> list[str]:
-        """Threads that wait for a moment, in its order."""
+        """Groups that wait for a moment, in its order."""
         return [name.decode() for name in await self._store.call("due", self._base, offset, limit)]
 
     async def some(self) -> list[Claimed]:
-        """Any threads, at most 100 of them, without a lease."""
+        """Any groups, at most 100 of them, without a lease."""
         rows = await self._store.call("some", self._base, CALL_LIMIT)
         return self._readable([[key, version, 0, state] for key, version, state in rows])
 
@@ -220,13 +220,15 @@ class ThreadStore:
         """Keep it after all: the receiver is configured."""
         await self._store.call("retire", self._base, "")
 
-    async def notifications(self, outcome: Outcome, *, before_ms: int, offset: int, limit: int) -> list[Note]:
+    async def notifications(
+        self, outcome: Outcome, *, before_ms: int, offset: int, limit: int
+    ) -> list[NotificationRecord]:
         """Notifications by outcome, newest first, from ``before_ms`` on; those that are finished are one list."""
         place = _PLACES.get(outcome, _FINISHED)
         rows = await self._store.call("notifications", self._base, place, before_ms, offset, limit)
         return [_note(about) for _, _, about in rows]
 
-    async def standing(self, *, now_ms: int) -> list[Note]:
+    async def open_dead_letters(self, *, now_ms: int) -> list[NotificationRecord]:
         """Dead letters that are neither delivered, over, replayed nor dropped: the newest, at most ``CALL_LIMIT``."""
         rows = await self._store.call("notifications", self._base, _STANDING, now_ms, 0, CALL_LIMIT)
         return [_note(about) for _, _, about in rows]
@@ -238,14 +240,14 @@ class ThreadStore:
 
     async def stats(self, *, now_ms: int) -> Stats:
         """The state of the queue; changes nothing."""
-        queued, lag_ms, dead, threads, disabled, standing = await self._store.call("stats", self._base, now_ms)
+        queued, lag_ms, dead, groups, disabled, open_dead_letters = await self._store.call("stats", self._base, now_ms)
         return Stats(
             receiver=self.receiver,
             queued=queued,
             lag_ms=lag_ms,
             dead=dead,
-            standing=standing,
-            threads=threads,
+            open_dead_letters=open_dead_letters,
+            groups=groups,
             disabled=None if disabled is None else disabled.decode(),
         )
 
@@ -253,10 +255,10 @@ class ThreadStore:
         found = []
         for key, version, token, state in rows:
             try:
-                found.append(Claimed(thread=_thread(state), version=version, token=token))
+                found.append(Claimed(group=_group(state), version=version, token=token))
             except msgspec.MsgspecError as error:
                 name = key.decode(errors="replace")
-                _log.error("thread.unreadable", receiver=self.receiver, thread=name, error=str(error))
+                _log.error("group.unreadable", receiver=self.receiver, group=name, error=str(error))
         return found
 
     def _arguments(
@@ -271,22 +273,22 @@ class ThreadStore:
 def _packed(change: Change) -> list[Any]:
     draft = change.draft
     return [
-        draft.thread.key,
+        draft.group.key,
         change.version,
         change.token,
         change.release,
-        False if change.over else _text(draft.thread),
+        False if change.over else _text(draft.group),
         False if change.due_ms is None else change.due_ms,
         [[mid, _text(member), member.event.due_ms] for mid, member in draft.members.items()],
         list(draft.gone),
         [[event_id, _text(told)] for event_id, told in draft.outcomes.items()],
-        [[note.nid, _text(note), body or False, _PLACES.get(note.outcome, _FINISHED)] for note, body in draft.notes],
+        [[note.nid, _text(note), body or False, _PLACES.get(note.outcome, _FINISHED)] for note, body in draft.records],
         draft.settled,
-        draft.thread.tenant,
+        draft.group.tenant,
     ]
 
 
-def _text(value: Thread | Member | Told | Note) -> str:
+def _text(value: AlertGroup | Member | EventOutcome | NotificationRecord) -> str:
     return msgspec.json.encode(value).decode()
 
 
@@ -294,7 +296,7 @@ def _seen(row: list[Any]) -> Seen:
     version, state, members, outcomes, firing = row
     return Seen(
         version=version,
-        thread=None if state is None else _thread(state),
+        group=None if state is None else _group(state),
         members=tuple(None if one is None else _member(one) for one in members),
         outcomes=tuple(None if one is None else _told(one) for one in outcomes),
         firing={

@@ -1,17 +1,17 @@
 #!lua name=lastseen_alerts_DIGEST
--- The threads of one receiver: what is known, told and still to be told of each group key.
+-- The groups of one receiver: what is known, told and still to be told of each group key.
 --
 -- DIGEST stands for a digest of all the package's files of this kind: function names are global over libraries, and two
 -- releases may run against one store.
 --
 -- KEYS[1] is the base of every function, "{lt:<receiver>}"; all keys are made from it and share its hash tag:
---   :q     ZSET   thread -> due, ms: when somebody has to look at it. A claimed one is due when its lease ends.
---   :qt:<tenant>  ZSET  the same, of one tenant's threads
---   :t     ZSET   tenant -> when its turn comes, ms: claims go round robin by tenant (P29). Not before its first thread is
+--   :q     ZSET   group -> due, ms: when somebody has to look at it. A claimed one is due when its lease ends.
+--   :qt:<tenant>  ZSET  the same, of one tenant's groups
+--   :t     ZSET   tenant -> when its turn comes, ms: claims go round robin by tenant (P29). Not before its first group is
 --                 due, and after a turn not before those who were due then
---   :k     HASH   thread -> msgpack {version, lease token or 0, end of the lease ms, state (opaque), tenant}
+--   :k     HASH   group -> msgpack {version, lease token or 0, end of the lease ms, state (opaque), tenant}
 --   :b     HASH   nid -> body, of notifications in flight and of dead letters
---   :m:<thread>  HASH   member -> what is known of it (opaque);  :f:<thread>  ZSET  firing member -> since, ms
+--   :m:<group>  HASH   member -> what is known of it (opaque);  :f:<group>  ZSET  firing member -> since, ms
 --   :e     HASH   event id -> its outcome (opaque);  :et  ZSET  event id -> when it was recorded, ms
 --   :h     HASH   event id -> partition, of the batch of events that each router has in hand, or had last: until it is
 --                 acked they come again, and only their outcomes tell that they were handed over;
@@ -19,7 +19,7 @@
 --   :n     HASH   nid -> about a notification (opaque);  :nt  ZSET  nid -> ms, of those that have an outcome
 --   :open  ZSET   nid -> ms, of those in flight;  :dead  ZSET  nid -> ms, the dead letters
 --   :up    ZSET   nid -> ms, of the dead letters those that are neither over nor looked after by a person
---   :s     HASH   lease -> the last token given out;  version -> the last version given out, so that a thread that
+--   :s     HASH   lease -> the last token given out;  version -> the last version given out, so that a group that
 --                 begins again is not taken for the one before;  disabled -> why nothing is claimed;  retired -> 1
 --                 when the receiver was taken out of the configuration: then all of this expires
 --   :test  STRING for as long after a test as there may be no other (no function reads it)
@@ -67,12 +67,12 @@ local function in_parts(command, key, list)
   end
 end
 
-local function thread(base, key)
+local function group(base, key)
   local packed = redis.call('HGET', base .. ':k', key)
   return packed and cmsgpack.unpack(packed) or nil
 end
 
--- No turn comes before the tenant's first thread is due: those of many tenants that have nothing due would hold up others.
+-- No turn comes before the tenant's first group is due: those of many tenants that have nothing due would hold up others.
 local function delay_turn(base, tenant)
   local first = redis.call('ZRANGE', base .. ':qt:' .. tenant, 0, 0, 'WITHSCORES')[2]
   if first then
@@ -216,8 +216,8 @@ local function apply(base, now, change, known, grown)
   in_parts('ZREM', base .. ':up', change[C_SETTLED])
 end
 
--- Whether a change would begin a thread with what was in it before it ended: it was sent twice, or whoever sends it has
--- been away since it read that there is no thread.
+-- Whether a change would begin a group with what was in it before it ended: it was sent twice, or whoever sends it has
+-- been away since it read that there is no group.
 local function is_past(base, change)
   for _, outcome in ipairs(change[C_OUTCOMES]) do
     if redis.call('HEXISTS', base .. ':e', outcome[1]) == 1 then
@@ -232,15 +232,15 @@ local function is_past(base, change)
   return false
 end
 
--- save: write what was decided of threads, each on condition that it still is as it was read.
+-- save: write what was decided of groups, each on condition that it still is as it was read.
 -- ARGV: now ms; msgpack list of bounds: how long what is over is kept ms, how many outcomes are kept whatever their age
 --   and how many at most, how many notifications that are finished whatever their age and how many at most, how many dead
 --   letters; msgpack {partition, event ids} of the batch that the events are of, or '' for none; msgpack list, at most 100 of
---   {thread, version that was read (0: none), lease token (0: none is held), whether to give the lease back, state or
---   false to end the thread, due ms or false for never, {member, what is known, since ms}*, members that are over,
+--   {group, version that was read (0: none), lease token (0: none is held), whether to give the lease back, state or
+--   false to end the group, due ms or false for never, {member, what is known, since ms}*, members that are over,
 --   {event id, outcome}*, {nid, about it, body or false, ':open' | ':dead' | ':nt'}*,
 --   nids of dead letters that are over, tenant}.
--- While somebody else holds the lease of a thread it stays due at the lease's end, whatever `due` says.
+-- While somebody else holds the lease of a group it stays due at the lease's end, whatever `due` says.
 -- Result: for each 1, or 0 (it has changed, or the lease is somebody else's, or it would begin with an event that has an
 -- outcome or a notification that is finished: nothing was written for it).
 local function save(keys, args)
@@ -272,7 +272,7 @@ local function save(keys, args)
   end
   local result, grown = {}, { [':et'] = 0, [':nt'] = 0, [':dead'] = 0, [':open'] = 0 }
   for k, change in ipairs(changes) do
-    local known = thread(base, change[C_THREAD])
+    local known = group(base, change[C_THREAD])
     local version, token = known and known[VERSION] or 0, known and known[TOKEN] or 0
     local fits = version == change[C_VERSION] and (change[C_TOKEN] == 0 or change[C_TOKEN] == token)
     if fits and (known or not is_past(base, change)) then
@@ -286,13 +286,13 @@ local function save(keys, args)
   return result
 end
 
--- Lease the thread of a tenant that has been due for longest, and note it in `result`; false when none is due.
+-- Lease the group of a tenant that has been due for longest, and note it in `result`; false when none is due.
 local function lease_next(base, tenant, now, lease, result)
   local key = redis.call('ZRANGE', base .. ':qt:' .. tenant, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 1)[1]
   if not key then
     return false
   end
-  local known = thread(base, key)
+  local known = group(base, key)
   if known then
     known[TOKEN], known[UNTIL] = redis.call('HINCRBY', base .. ':s', 'lease', 1), now + lease
     redis.call('HSET', base .. ':k', key, cmsgpack.pack(known))
@@ -304,7 +304,7 @@ local function lease_next(base, tenant, now, lease, result)
   return true
 end
 
--- A tenant has had its turn: its next one comes when its next thread is due, and after those who are due now.
+-- A tenant has had its turn: its next one comes when its next group is due, and after those who are due now.
 local function end_turn(base, tenant, now)
   local first = redis.call('ZRANGE', base .. ':qt:' .. tenant, 0, 0, 'WITHSCORES')[2]
   if first then
@@ -315,9 +315,9 @@ local function end_turn(base, tenant, now)
   end
 end
 
--- claim: lease the threads that are due: of each tenant in turn one, the longest due first, until there are enough.
+-- claim: lease the groups that are due: of each tenant in turn one, the longest due first, until there are enough.
 -- ARGV: now ms, lease ms, limit (at most 100).
--- Result: for each {thread, version, lease token, state}; none while the receiver is disabled.
+-- Result: for each {group, version, lease token, state}; none while the receiver is disabled.
 local function claim(keys, args)
   local base, now, lease, limit = keys[1], number(args[1]), number(args[2]), number(args[3])
   if not now or not lease or not limit or limit < 1 or limit > LIMIT then
@@ -355,7 +355,7 @@ local function claim(keys, args)
   return result
 end
 
--- wake: make threads due. ARGV: now ms, then at most 100 threads; none of them that is leased.
+-- wake: make groups due. ARGV: now ms, then at most 100 groups; none of them that is leased.
 -- Result: how many.
 local function wake(keys, args)
   local base, now, woken = keys[1], number(args[1]), 0
@@ -363,7 +363,7 @@ local function wake(keys, args)
     return fail('wake: arguments')
   end
   for k = 2, #args do
-    local known = thread(base, args[k])
+    local known = group(base, args[k])
     if known and (known[TOKEN] == 0 or known[UNTIL] <= now) then
       set_due(base, known[TENANT], args[k], now)
       woken = woken + 1

@@ -24,14 +24,14 @@ from alerts.groups.incidents import (
 )
 from alerts.groups.keys import mid_of
 from alerts.groups.silences import Silence, SilenceState, TooManySilencesError, UnknownSilenceError
-from alerts.store.retention import History
+from alerts.store.retention import Retention
 from monitor.liveness import EventKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from alerts.groups.incidents import Membership
-    from alerts.store.connection import QueueStore
+    from alerts.store.connection import StoreConnection
     from monitor.events import Event
 
 CALL_LIMIT: Final = 100
@@ -42,7 +42,7 @@ SILENCES_MOST: Final = 1_000
 MEMBERS_KEPT: Final = 100_000
 """So many members that are over does the incident of an environment know one by one; it counts them all."""
 
-_USUAL: Final = History()
+_USUAL: Final = Retention()
 _ENVIRONMENTS: Final = "{la.environments}"
 _PARTITIONS: Final = "{la.incidents}"
 _SILENCES: Final = "{la.silences}"
@@ -82,7 +82,7 @@ class Ledger:
             many of the incidents, the newest.
     """
 
-    def __init__(self, store: QueueStore, history: History = _USUAL) -> None:
+    def __init__(self, store: StoreConnection, history: Retention = _USUAL) -> None:
         self._store = store
         self._history = history
         self._silences: dict[str, tuple[bytes, list[Silence]]] = {}
@@ -104,7 +104,7 @@ class Ledger:
         Args:
             partition: whose stream they are from.
             events: any number; 100 at a time are noted in one step.
-            targets_of: who an event is for by itself: receiver -> thread key.
+            targets_of: who an event is for by itself: receiver -> group key.
             part_of: the incident of the environment that an event's incident would be part of; asked of events that
                 open one. It begins with the first event that is part of it.
             now_ms: when this is noted.
@@ -360,7 +360,7 @@ def _read(row: list[Any]) -> Incident:
 
 
 def _change(incident: Incident, version: int) -> list[Any]:
-    later = [event_id for event_id in incident.told if incident.id != f"inc_{event_id}"]
+    later = [event_id for event_id in incident.notified if incident.id != f"inc_{event_id}"]
     mid = f"{len(incident.tenant)}:{incident.tenant}{incident.worker_id}"
     where = [_place(incident), incident.tenant, incident.environment_name, mid]
     return [incident.id, version, _text(incident), *where, later, incident.is_open]

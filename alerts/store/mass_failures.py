@@ -8,13 +8,22 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from alerts.errors import StoreUnavailableError
-from alerts.groups.mass_failure import Mood, Rule, Wave, fallen_of, incident_of, observe, silent_now, since_of
+from alerts.groups.mass_failure import (
+    FailureState,
+    FailureWindow,
+    Rule,
+    fallen_of,
+    incident_of,
+    observe,
+    silent_now,
+    since_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from alerts.groups.fleet import Fleet
-    from alerts.store.connection import QueueStore
+    from alerts.store.connection import StoreConnection
     from monitor.events import Event
 
 KEPT_MS: Final = 86_400_000
@@ -22,21 +31,21 @@ KEPT_MS: Final = 86_400_000
 are counted within ``LONGEST_WINDOW_MS``."""
 _BASE: Final = "{la.mass}"
 _TRIES: Final = 20
-_wave = msgspec.json.Decoder(Wave).decode
+_window = msgspec.json.Decoder(FailureWindow).decode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
+class FailureVerdict:
     """How an environment looks. ``incident_id`` with ``DECLARED``."""
 
-    mood: Mood
+    state: FailureState
     incident_id: str | None = None
 
 
-CALM: Final = Verdict(mood=Mood.CALM)
+CALM: Final = FailureVerdict(state=FailureState.CALM)
 
 
-class Masses:
+class MassFailures:
     """Judges environments. Several daemons may: each partition's events count once.
 
     Args:
@@ -45,7 +54,7 @@ class Masses:
         fleet: how environments stand, as the worker store knows it.
     """
 
-    def __init__(self, store: QueueStore, *, rule: Rule, fleet: Fleet) -> None:
+    def __init__(self, store: StoreConnection, *, rule: Rule, fleet: Fleet) -> None:
         self._store = store
         self._rule = rule
         self._fleet = fleet
@@ -57,7 +66,7 @@ class Masses:
 
     async def judge(
         self, tenant: str, environment: str, *, deaths: Sequence[Event], returns: Sequence[Event], now_ms: int
-    ) -> Verdict:
+    ) -> FailureVerdict:
         """Count what happened in an environment, and say how it looks now.
 
         Raises:
@@ -65,17 +74,18 @@ class Masses:
         """
         name = f"{len(tenant)}:{tenant}{environment}"
         for _ in range(_TRIES):
-            [(version, state)] = await self._store.call("mass_read", _BASE, name)
-            if state is None and not deaths:
+            [(version, stored)] = await self._store.call("mass_read", _BASE, name)
+            if stored is None and not deaths:
                 return CALM
-            wave = Wave() if state is None else _wave(state)
-            standing = await self._fleet.standing(tenant, environment, since_of(wave, deaths))
-            mood = observe(wave, deaths, returns, standing, rule=self._rule, now_ms=now_ms)
-            verdict = Verdict(
-                mood=mood, incident_id=incident_of(wave, tenant, environment) if mood is Mood.DECLARED else None
+            window = FailureWindow() if stored is None else _window(stored)
+            health = await self._fleet.environment_health(tenant, environment, since_of(window, deaths))
+            state = observe(window, deaths, returns, health, rule=self._rule, now_ms=now_ms)
+            verdict = FailureVerdict(
+                state=state,
+                incident_id=incident_of(window, tenant, environment) if state is FailureState.DECLARED else None,
             )
-            idle = mood is Mood.CALM and not silent_now(wave)
-            text = "" if idle else msgspec.json.encode(wave).decode()
+            idle = state is FailureState.CALM and not silent_now(window)
+            text = "" if idle else msgspec.json.encode(window).decode()
             if await self._store.call("mass_write", _BASE, name, version, text, now_ms, KEPT_MS):
                 return verdict
         raise StoreUnavailableError(f"environment {environment!r} is judged all the time")
@@ -84,6 +94,6 @@ class Masses:
         """Whether many workers beside the ``firing`` ones that are known to be down still miss beats, or are down since
         that moment. ``rejected`` of those that are known are alive.
         """
-        standing = await self._fleet.standing(tenant, environment, since_ms)
-        down = max(firing, fallen_of(standing, is_rejected=rejected > 0))
-        return standing.silent + down >= self._rule.threshold(standing.size(down))
+        health = await self._fleet.environment_health(tenant, environment, since_ms)
+        down = max(firing, fallen_of(health, is_rejected=rejected > 0))
+        return health.silent + down >= self._rule.threshold(health.size(down))

@@ -1,7 +1,7 @@
 -- Reading: what of queue.lua writes nothing. Included there, behind what it uses.
 
--- look: what is known of threads.
--- ARGV[1]: msgpack list, at most 100 of {thread, members, event ids, how many firing members to add}.
+-- look: what is known of groups.
+-- ARGV[1]: msgpack list, at most 100 of {group, members, event ids, how many firing members to add}.
 -- Result: for each {version (0: there is none), state, what is known of the members, outcomes of the events,
 --   {member, what is known of it}* of the longest firing}.
 local function look(keys, args)
@@ -11,7 +11,7 @@ local function look(keys, args)
   end
   local result = {}
   for _, want in ipairs(wanted) do
-    local key, known = want[1], thread(base, want[1])
+    local key, known = want[1], group(base, want[1])
     local first = {}
     if want[4] > 0 then
       local longest = redis.call('ZRANGE', base .. ':f:' .. key, 0, math.min(want[4], PAGE) - 1)
@@ -29,8 +29,8 @@ local function look(keys, args)
   return result
 end
 
--- due: threads in the order in which they are due. ARGV: offset, limit (at most 500).
--- Result: threads.
+-- due: groups in the order in which they are due. ARGV: offset, limit (at most 500).
+-- Result: groups.
 local function due(keys, args)
   local from, limit = number(args[1]), number(args[2])
   if not from or not limit or limit > PAGE then
@@ -39,7 +39,7 @@ local function due(keys, args)
   return redis.call('ZRANGE', keys[1] .. ':q', int(from), int(from + limit - 1))
 end
 
--- some: any threads. ARGV: limit (at most 100). Result: for each {thread, version, state}.
+-- some: any groups. ARGV: limit (at most 100). Result: for each {group, version, state}.
 local function some(keys, args)
   local limit = number(args[1])
   if not limit or limit < 1 or limit > LIMIT then
@@ -88,7 +88,7 @@ end
 
 -- stats: the state of the queue. ARGV: now ms.
 -- Result: {notifications in flight; the lag in ms, for how long the notification longest in flight has been so or the
---   thread longest due has been due, whichever is longer, 0 without either; dead letters; threads; why the receiver is
+--   group longest due has been due, whichever is longer, 0 without either; dead letters; groups; why the receiver is
 --   disabled or false; dead letters that are neither over nor looked after}.
 local function stats(keys, args)
   local base, now = keys[1], number(args[1])

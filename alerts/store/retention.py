@@ -20,7 +20,7 @@ _PER_NOTIFICATION: Final = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class History:
+class Retention:
     """The bounds that an operator chooses. ``age_ms``: older is forgotten; ``most``: of the rest, the oldest.
 
     ``most`` counts the finished notifications of one receiver. Both are seen to whenever something is written there:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from alerts.failpoints import failpoint
 from alerts.groups.flapping import Flapping, begun
-from alerts.groups.fleet import Standing, WorkerOutage
+from alerts.groups.fleet import EnvironmentHealth, WorkerOutage
 from alerts.groups.mass_failure import Rule
 from alerts.groups.roles import DOWN, OUT
 from alerts.rendering.payload import Wording
@@ -15,7 +15,7 @@ from alerts.retry import RetryPolicy
 from alerts.routing.routes import Route
 from alerts.service import AlertService
 from alerts.store.durability import Durability, DurabilityMode
-from alerts.store.retention import History
+from alerts.store.retention import Retention
 from monitor.store import StoreUnavailableError
 from monitor.workers import WorkerKey
 
@@ -34,10 +34,10 @@ class StoredFleet:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def standing(self, tenant: str, environment: str, since_ms: int | None = None) -> Standing:
+    async def environment_health(self, tenant: str, environment: str, since_ms: int | None = None) -> EnvironmentHealth:
         """How an environment stands."""
-        found = await self._store.standing(tenant, environment, since_ms)
-        return Standing(
+        found = await self._store.environment_health(tenant, environment, since_ms)
+        return EnvironmentHealth(
             expected=found.expected,
             silent=found.silent,
             fallen=found.fallen,
@@ -104,7 +104,7 @@ def alert_service(
         policy=RetryPolicy(
             initial_ms=alerts.retry_initial_ms, max_ms=alerts.retry_max_ms, retry_for_ms=alerts.retry_for_ms
         ),
-        history=History(age_ms=alerts.history_ms, most=alerts.history_most),
+        history=Retention(age_ms=alerts.history_ms, most=alerts.history_most),
         source_errors=(StoreUnavailableError,),
         concurrency=alerts.queue_concurrency,
         namespace=config.store.namespace,

@@ -301,7 +301,7 @@ class Daemon:
                 detected_ms_after_due=move.detected_ms - move.due_ms,
                 silent_ms=move.detected_ms - move.last_seen_ms,
             )
-        self._alerts.nudge()
+        self._alerts.wakeup()
 
     async def _adopt(self, connection: socket.socket) -> None:
         """Serve a connection that was accepted for another process."""

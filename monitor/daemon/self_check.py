@@ -155,8 +155,8 @@ class Vitals:
                 receiver=one.receiver,
                 queued=one.queued,
                 dead_letters=one.dead,
-                standing=one.standing,
-                threads=one.threads,
+                open_dead_letters=one.open_dead_letters,
+                groups=one.groups,
                 lag_s=one.lag_ms / 1_000,
                 disabled=one.disabled is not None,
             )
@@ -165,9 +165,9 @@ class Vitals:
         self._metrics.condition.queues(queues)
         self._queue_reasons = [Reason.DELIVERY_LAG] if any(one.lag_s > DELIVERY_LAG_S for one in queues) else []
         self._queue_reasons += [Reason.RECEIVER_DISABLED] if any(one.disabled for one in queues) else []
-        standing = {one.receiver for one in queues if one.standing}
-        self._queue_reasons += [Reason.DEAD_LETTERS] if standing - set(self._owners) else []
-        self._tenants_with_dead_letters = frozenset().union(*(self._owners.get(name, ()) for name in standing))
+        open_dead_letters = {one.receiver for one in queues if one.open_dead_letters}
+        self._queue_reasons += [Reason.DEAD_LETTERS] if open_dead_letters - set(self._owners) else []
+        self._tenants_with_dead_letters = frozenset().union(*(self._owners.get(name, ()) for name in open_dead_letters))
 
     async def _watch_store(self) -> None:
         while True:

@@ -21,9 +21,9 @@ class Queue:
     receiver: str
     queued: int
     dead_letters: int
-    standing: int
+    open_dead_letters: int
     """Dead letters that are neither delivered, over, replayed nor dropped."""
-    threads: int
+    groups: int
     lag_s: float
     disabled: bool
 
@@ -49,9 +49,7 @@ class ConditionGauges:
         self._pulse_age_s: Final = store("pulse_age_seconds", "How long ago the store took a pulse of this process.")
         self._skew_s: Final = store("store_skew_seconds", "By how much store time is ahead of the server's clock.")
         self._queued: Final = receiver("delivery_queue", "Notifications in attempts.")
-        self._threads: Final = receiver(
-            "alert_threads", "Workers and groups of which something was told or is to be told."
-        )
+        self._groups: Final = receiver("alert_groups", "Workers and groups with a notification sent or pending.")
         self._lag_s: Final = receiver(
             "delivery_lag_seconds", "For how long the oldest that should have been told waits."
         )
@@ -86,13 +84,13 @@ class ConditionGauges:
 
     def queues(self, queues: Iterable[Queue]) -> None:
         """How the receivers' queues stand; none: it is not known."""
-        gauges = (self._queued, self._threads, self._lag_s, self._dead_letters, self._standing, self._disabled)
+        gauges = (self._queued, self._groups, self._lag_s, self._dead_letters, self._standing, self._disabled)
         for gauge in gauges:
             gauge.clear()
         for queue in queues:
             self._queued.labels(queue.receiver).set(queue.queued)
-            self._threads.labels(queue.receiver).set(queue.threads)
+            self._groups.labels(queue.receiver).set(queue.groups)
             self._lag_s.labels(queue.receiver).set(queue.lag_s)
             self._dead_letters.labels(queue.receiver).set(queue.dead_letters)
-            self._standing.labels(queue.receiver).set(queue.standing)
+            self._standing.labels(queue.receiver).set(queue.open_dead_letters)
             self._disabled.labels(queue.receiver).set(queue.disabled)

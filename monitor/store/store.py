@@ -36,7 +36,7 @@ from monitor.store.results import (
     Want,
 )
 from monitor.store.settings import LONGEST_MS
-from monitor.workers import Standing, partition_of
+from monitor.workers import EnvironmentHealth, partition_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -395,12 +395,14 @@ class Store:
             swept_ms = swept if swept_ms is None else min(swept_ms, swept)
         return Census(now_ms=now_ms, swept_ms=swept_ms or 0, environments=environments, tenants=frozenset(tenants))
 
-    async def standing(self, tenant: str, environment_name: str, since_ms: int | None = None) -> Standing:
+    async def environment_health(
+        self, tenant: str, environment_name: str, since_ms: int | None = None
+    ) -> EnvironmentHealth:
         """How an environment stands: cheap, so that it can be asked at each death; one bounded call per 200 groups.
 
         ``since_ms``: from when on it is counted who has become stale; None: nobody is.
         """
-        found = Standing(expected=0, silent=0)
+        found = EnvironmentHealth(expected=0, silent=0)
         asked = ("" if since_ms is None else since_ms, STATE_CODES[Liveness.STALE], STATE_CODES[Liveness.FAILED])
         for partition in range(self.partitions):
             gid = 0
@@ -408,7 +410,7 @@ class Store:
                 _, gid, expected, silent, fallen, rejected, down = await self._read(
                     "standing", partition, tenant, environment_name, gid, COUNT_PAGE, *asked
                 )
-                found = Standing(
+                found = EnvironmentHealth(
                     expected=found.expected + expected,
                     silent=found.silent + silent,
                     fallen=found.fallen + fallen,

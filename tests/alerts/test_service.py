@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from alerts.errors import Cause, PermanentDeliveryError, TransientDeliveryError
 from alerts.groups.attempts import AGAIN_MS
-from alerts.groups.fleet import Standing
+from alerts.groups.fleet import EnvironmentHealth
 from alerts.groups.keys import worker_key
 from alerts.groups.silences import Matchers, Silence
 from alerts.groups.state import Outcome
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from alerts.groups.fleet import Fleet
-    from alerts.groups.state import Note
+    from alerts.groups.state import NotificationRecord
     from alerts.notification import Notification
     from alerts.receivers import Receiver
     from monitor.events import Event
@@ -202,8 +202,8 @@ async def test_p21_a_dead_and_a_slow_receiver_delay_no_other(daemon: Any) -> Non
     assert slow.accepted == dead.accepted == []
 
     async def settled() -> bool:
-        threads = {stats.receiver: stats.threads for stats in await running.service.health()}
-        return threads == {"dead": 40, "slow": 40, "ops": 0}
+        groups = {stats.receiver: stats.groups for stats in await running.service.health()}
+        return groups == {"dead": 40, "slow": 40, "ops": 0}
 
     await until(settled)
 
@@ -245,22 +245,22 @@ async def test_a_refusal_that_may_be_mended_is_tried_again_and_counted_by_its_ki
             running = await daemon([ops], [event(1)])
             await until(lambda: running.outcomes["ops", "failed"] == 1)
             [note] = await _notes(running, Outcome.QUEUED)
-            [seen] = await running.service.threads["ops"].look([Want(thread=note.thread)])
-            assert seen.thread is not None
-            assert seen.thread.frozen is not None
-            assert (seen.thread.frozen.cause, seen.thread.frozen.answer) == ("not_found", "mended soon")
+            [seen] = await running.service.groups["ops"].look([Want(group=note.group)])
+            assert seen.group is not None
+            assert seen.group.in_flight is not None
+            assert (seen.group.in_flight.cause, seen.group.in_flight.answer) == ("not_found", "mended soon")
             await until(lambda: running.is_idle_a_retry_later(lambda: len(hook.requests)))
     assert hook.ids() == [nid_of(event(1))] * 4
     assert running.causes == {("ops", "not_found"): 1, ("ops", "auth"): 2}
     failed = [(line["cause"], line["reason"]) for line in logs if line["event"] == "delivery.failed"]
     assert [cause for cause, _ in failed] == ["not_found", "auth", "auth"]
     assert "mended soon" not in str(logs)  # it may quote the notification
-    assert (await running.service.health())[0].standing == 0
+    assert (await running.service.health())[0].open_dead_letters == 0
 
 
-async def _notes(running: Daemon, outcome: Outcome) -> list[Note]:
-    threads = running.service.threads["ops"]
-    return await threads.notifications(outcome, before_ms=2 * START_MS, offset=0, limit=100)
+async def _notes(running: Daemon, outcome: Outcome) -> list[NotificationRecord]:
+    groups = running.service.groups["ops"]
+    return await groups.notifications(outcome, before_ms=2 * START_MS, offset=0, limit=100)
 
 
 class Refusing:
@@ -274,8 +274,8 @@ class Refusing:
             raise PermanentDeliveryError("receiver 'ops': HTTP 413", cause=Cause.TOO_LARGE)
 
 
-async def _standing(running: Daemon) -> int:
-    return int((await running.service.health())[0].standing)
+async def _health(running: Daemon) -> int:
+    return int((await running.service.health())[0].open_dead_letters)
 
 
 async def test_p31_what_was_given_up_is_offered_again_with_the_next_acceptance(daemon: Any) -> None:
@@ -284,17 +284,17 @@ async def test_p31_what_was_given_up_is_offered_again_with_the_next_acceptance(d
     given_up, other, third = event(1, worker_id="-w"), event(1, worker_id="x", position="2-0"), recovered_event("-w")
     running = await daemon([ops], [given_up])
     await until(lambda: running.outcomes["ops", "dead_lettered"] == 1)
-    assert (await _standing(running), ops.accepted) == (1, [])
+    assert (await _health(running), ops.accepted) == (1, [])
     refusing.workers.clear()
     running.source.stream.append(other)
-    running.service.nudge()
+    running.service.wakeup()
     await until(lambda: len(ops.accepted) == 2)
     assert ops.ids() == [nid_of(other), nid_of(given_up)]  # its id and body are those of the first attempt
     assert len({item.body for item in ops.attempts if item.nid == nid_of(given_up)}) == 1
     await until(running.is_idle_now)
-    assert await _standing(running) == 0
+    assert await _health(running) == 0
     running.source.stream.append(third)
-    running.service.nudge()
+    running.service.wakeup()
     await until(lambda: len(ops.accepted) == 3)
     assert ops.accepted[-1].event_type == "worker.recovered"  # P18
     assert await dead_letters_of(running) == []
@@ -313,13 +313,13 @@ async def test_p31_without_an_acceptance_it_is_offered_again_within_an_hour_one_
         assert len(ops.attempts) == hour - 1
         clock.ms += 1
         await until(lambda hour=hour: running.outcomes["ops", "failed"] == hour - 1)  # type: ignore[misc]
-        assert (len(ops.attempts), await _standing(running)) == (hour, 1)
+        assert (len(ops.attempts), await _health(running)) == (hour, 1)
     refusing.workers.clear()
     clock.ms += AGAIN_MS
     await until(lambda: len(ops.accepted) == 1)
     await until(running.is_idle_now)
     assert {item.nid for item in ops.attempts} == {nid_of(event(1, worker_id="-w"))}
-    assert (await _standing(running), running.outcomes["ops", "dead_lettered"]) == (0, 1)
+    assert (await _health(running), running.outcomes["ops", "dead_lettered"]) == (0, 1)
 
 
 async def test_p31_a_page_that_is_refused_for_good_is_not_offered_with_every_acceptance(
@@ -330,7 +330,7 @@ async def test_p31_a_page_that_is_refused_for_good_is_not_offered_with_every_acc
     await until(lambda: running.outcomes["ops", "dead_lettered"] == 1)
     for number in range(2, 32):
         running.source.stream.append(event(1, worker_id=f"x{number}", position=f"{number}-0"))
-        running.service.nudge()
+        running.service.wakeup()
         await until(lambda number=number: len(ops.accepted) == number - 1)  # type: ignore[misc]
         clock.ms += 10_000
         await until(running.is_idle_now)
@@ -345,9 +345,9 @@ async def test_p31_one_whose_outage_is_over_is_forgotten_and_no_resolved_follows
     await until(lambda: running.outcomes["ops", "dead_lettered"] == 1)
     refusing.workers.clear()
     running.source.stream.append(recovered_event("-w"))
-    running.service.nudge()
+    running.service.wakeup()
     await until(running.is_idle)
-    assert (ops.accepted, await _standing(running)) == ([], 0)
+    assert (ops.accepted, await _health(running)) == ([], 0)
     assert len(await dead_letters_of(running)) == 1  # it is listed as what it was
     clock.ms += AGAIN_MS
     await until(running.is_idle_now)
@@ -366,7 +366,7 @@ async def test_p31_its_reminders_go_on_and_one_that_is_accepted_tells_it(daemon:
     assert ops.ids() != [nid_of(event(1, worker_id="-w"))]
     assert json.loads(ops.accepted[0].body)["data"]["reminder"] == 1
     await until(running.is_idle_now)
-    assert await _standing(running) == 0
+    assert await _health(running) == 0
 
 
 async def test_p31_a_page_that_may_have_arrived_is_offered_again_under_the_same_id(daemon: Any, clock: Clock) -> None:
@@ -377,12 +377,12 @@ async def test_p31_a_page_that_may_have_arrived_is_offered_again_under_the_same_
     ops = Inbox(answer=hangs)
     running = await daemon([ops], [event(1)])
     await until(lambda: _dies(running, ops))
-    assert await _standing(running) == 1
+    assert await _health(running) == 1
     clock.ms += AGAIN_MS
     await until(lambda: len(ops.accepted) == 1)
     assert {item.nid for item in ops.attempts} == {nid_of(event(1))}
     await until(running.is_idle_now)
-    assert await _standing(running) == 0
+    assert await _health(running) == 0
 
 
 async def _dies(running: Daemon, ops: Inbox) -> bool:
@@ -408,11 +408,11 @@ async def test_p31_a_group_that_was_given_up_is_offered_again_and_over_when_its_
     await until(lambda: len(ops.attempts) == tried + 1)
     assert ops.attempts[-1].nid == ops.attempts[-2].nid
     await until(running.is_idle_now)
-    assert await _standing(running) == 1
+    assert await _health(running) == 1
     running.source.stream += [recovered_event(name) for name in ("a", "b")]
-    running.service.nudge()
+    running.service.wakeup()
     await until(running.is_idle)
-    assert (ops.accepted, await _standing(running)) == ([], 0)
+    assert (ops.accepted, await _health(running)) == ([], 0)
 
 
 def recovered_event(worker_id: str) -> Event:
@@ -426,7 +426,7 @@ def recovered_event(worker_id: str) -> Event:
     )
 
 
-async def dead_letters_of(running: Daemon) -> list[Note]:
+async def dead_letters_of(running: Daemon) -> list[NotificationRecord]:
     return await _notes(running, Outcome.DEAD_LETTERED)
 
 
@@ -560,7 +560,7 @@ async def test_p6_what_waited_for_a_slot_for_half_of_the_margin_is_given_back_un
             break
     await until(lambda: ready() > 0)
     clock.ms += 5_001
-    running.service.nudge()
+    running.service.wakeup()
     await until(lambda: ready() == 0)
     gate.set()
     await until(running.is_idle)
@@ -643,7 +643,7 @@ async def test_p30_a_part_that_fails_is_named_and_started_again_and_the_others_g
     await until(lambda: len(odd.accepted) == len(ops.accepted) == 2)
     await until(lambda: running.service.failing() == ["survey"])
     running.source.broken = LookupError("another bug")
-    running.service.nudge()
+    running.service.wakeup()
     await until(lambda: running.service.failing() == ["survey", "router 0", "router 1"])
     running.source.broken = None
     running.source.stream.append(event(2, worker_id="y", position="3-0"))
@@ -661,7 +661,7 @@ async def test_p30_a_receiver_that_routing_fails_for_ends_no_other_receiver(daem
             event(2, position="2-0", kind=EventKind.FAILED),
             event(1, worker_id="x", position="3-0"),
         ]
-        running.service.nudge()
+        running.service.wakeup()
         await until(lambda: len(ops.accepted) == 3 and len(odd.accepted) == 2)
     lost = [line for line in logs if line["event"] == "router.events_lost"]
     assert [(line["receiver"], line["event_ids"]) for line in lost] == [
@@ -669,18 +669,18 @@ async def test_p30_a_receiver_that_routing_fails_for_ends_no_other_receiver(daem
     ]
     assert "routing to odd" in running.service.failing()
     running.source.stream.append(event(1, worker_id="y", position="4-0"))
-    running.service.nudge()
+    running.service.wakeup()
     await until(lambda: len(ops.accepted) == 4 and "routing to odd" not in running.service.failing())
     assert "events lost for odd" in running.service.failing()  # for a person to see, also when all goes well again
 
 
-async def _spoil(store_url: str, receiver: str, thread: str) -> None:
+async def _spoil(store_url: str, receiver: str, group: str) -> None:
     """Have a thread's state be no JSON any more."""
     redis = Redis.from_url(store_url)
-    packed = await redis.hget(f"{{lt:{receiver}}}:k", thread)
+    packed = await redis.hget(f"{{lt:{receiver}}}:k", group)
     assert isinstance(packed, bytes)
     version, token, until_ms, _, tenant = msgspec.msgpack.decode(packed)
-    await redis.hset(f"{{lt:{receiver}}}:k", thread, msgspec.msgpack.encode([version, token, until_ms, "{", tenant]))
+    await redis.hset(f"{{lt:{receiver}}}:k", group, msgspec.msgpack.encode([version, token, until_ms, "{", tenant]))
     await redis.aclose()
 
 
@@ -739,8 +739,8 @@ async def test_p18_what_is_over_before_it_was_told_is_never_told_and_has_an_outc
     ops = Inbox()
     running = await daemon([ops], [stale("w", 1), over("w", 2)])
     await until(running.is_idle)
-    [seen] = await running.service.threads["ops"].look(
-        [Want(thread="w4:acmew", events=(stale("w", 1).event_id, over("w", 2).event_id))]
+    [seen] = await running.service.groups["ops"].look(
+        [Want(group="w4:acmew", events=(stale("w", 1).event_id, over("w", 2).event_id))]
     )
     assert [told.outcome for told in seen.outcomes if told is not None] == [Outcome.SUPERSEDED] * 2
     assert ops.attempts == []
@@ -757,28 +757,28 @@ async def test_p7_a_group_is_told_once_with_its_members_and_once_that_it_is_over
     body = json.loads(ops.accepted[0].body)
     assert (body["type"], len(body["data"]["events"])) == ("group.firing", 3)
     source.stream += [over(f"w{number}", 10 + number) for number in range(1, 4)]
-    running.service.nudge()
+    running.service.wakeup()
     await until(lambda: len(ops.accepted) == 2)
     assert types(ops) == ["group.firing", "group.resolved"]
     await until(running.is_idle)
-    assert (await running.service.health())[0].threads == 0
+    assert (await running.service.health())[0].groups == 0
 
 
 async def test_b4_no_more_workers_are_expected_than_there_are_and_returns_on_their_way_are_waited_for(
     daemon: Any, clock: Clock
 ) -> None:
     # Of twelve workers eleven are stale; six are back when the news are due, and their events are on the way.
-    now = {"standing": Standing(expected=1, silent=0, down=11)}
+    now = {"health": EnvironmentHealth(expected=1, silent=0, down=11)}
     ops = Inbox()
     route = Route(receivers=("ops",), group_by=("environment",), group_wait_ms=2_000)
-    running = await daemon([ops], [], fleet=FakeFleet(lambda: now["standing"]), routes=[route])
+    running = await daemon([ops], [], fleet=FakeFleet(lambda: now["health"]), routes=[route])
     running.source.stream += [stale(f"w{number}", number) for number in range(1, 12)]
-    running.service.nudge()
+    running.service.wakeup()
     await until(lambda: running.source.acked == 11)
-    now["standing"] = Standing(expected=7, silent=0, down=5)
+    now["health"] = EnvironmentHealth(expected=7, silent=0, down=5)
     clock.ms += 2_000
     running.source.stream += [over(f"w{number}", 20 + number) for number in range(1, 7)]
-    running.service.nudge()
+    running.service.wakeup()
     await until(lambda: running.source.acked == 17)
     clock.ms += 250
     await until(lambda: len(ops.accepted) == 1)
@@ -787,7 +787,7 @@ async def test_b4_no_more_workers_are_expected_than_there_are_and_returns_on_the
     assert data["summary"].startswith("5 of 12 workers in prod are stale")
     # Where the events do not come, the page does not wait for long, and still does not tell of more than there are.
     running.source.stream += [event(4, worker_id=f"w{n}", position=f"{START_MS}-{40 + n}") for n in range(1, 4)]
-    running.service.nudge()
+    running.service.wakeup()
     await until(lambda: running.source.acked == 20)
     clock.ms += 61_000
     await until(lambda: len(ops.accepted) == 2)
@@ -796,13 +796,13 @@ async def test_b4_no_more_workers_are_expected_than_there_are_and_returns_on_the
 
 
 async def test_p16_ten_thousand_deaths_at_once_are_one_notification(daemon: Any, clock: Clock) -> None:
-    def standing() -> Standing:
+    def health() -> EnvironmentHealth:
         left = 10_000 - source.acked
-        return Standing(expected=left, silent=left)
+        return EnvironmentHealth(expected=left, silent=left)
 
     source = ListSource([stale(f"w{number}", number) for number in range(10_000)])
     ops = Inbox()
-    running = await daemon([ops], source, fleet=FakeFleet(standing))
+    running = await daemon([ops], source, fleet=FakeFleet(health))
     await until(lambda: source.acked == 10_000, timeout_s=60)
     clock.ms += 2_000
     await until(lambda: len(ops.accepted) == 1)
@@ -810,7 +810,7 @@ async def test_p16_ten_thousand_deaths_at_once_are_one_notification(daemon: Any,
     assert body["data"]["counts"]["firing"] == 10_000
     assert len(body["data"]["events"]) + body["data"]["truncated"] == 10_000
     source.stream += [over(f"w{number}", 20_000 + number) for number in range(10_000)]
-    running.service.nudge()
+    running.service.wakeup()
     await until(lambda: source.acked == 20_000, timeout_s=60)
     clock.ms += 60_000
     await until(running.is_idle)
@@ -837,10 +837,10 @@ async def test_p17_a_silenced_worker_is_told_of_once_when_the_silence_ends_and_i
     )
     await ledger.add_silence(silence, now_ms=START_MS)
     running.source.stream += [stale("w1", 1), stale("w2", 2), stale("x", 3)]
-    running.service.nudge()
+    running.service.wakeup()
     await until(lambda: len(ops.accepted) == 1)
     running.source.stream += [over("w2", 4)]
-    running.service.nudge()
+    running.service.wakeup()
     await until(lambda: running.source.acked == 4)
     clock.ms += 30_000
     await until(lambda: len(ops.accepted) == 2)
@@ -872,7 +872,7 @@ async def test_a_receiver_that_is_gone_is_disabled_and_loses_nothing(daemon: Any
     [stats] = await running.service.health()
     assert stats.disabled == "HTTP 410"
     ops.answer = lambda _notification, _attempt: None
-    assert await running.service.threads["ops"].enable()
+    assert await running.service.groups["ops"].enable()
     running.service.wake("ops")
     await until(running.is_idle)
     assert types(ops) == ["worker.stale"]

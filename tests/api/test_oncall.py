@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 
 from alerts.errors import PermanentDeliveryError, TransientDeliveryError
 from alerts.groups import worker_rules
-from alerts.groups.attempts import begin_attempt, bury, deliver
+from alerts.groups.attempts import begin_attempt, dead_letter, deliver
 from alerts.groups.keys import worker_key
 from alerts.groups.roles import Role
 from alerts.groups.state import Draft, Freeze, Outcome, Timing
@@ -68,33 +68,33 @@ async def note(lastseen: Api, *events: Event) -> list[str | None]:
         )
         for one, what in zip(events, noted, strict=True)
     ]
-    await offer_all(lastseen.alerts.threads["ops"], offers, now_ms=now_ms)
+    await offer_all(lastseen.alerts.groups["ops"], offers, now_ms=now_ms)
     return [what.incident_id for what in noted]
 
 
 async def told(lastseen: Api, one: Event, end: Callable[[Draft], None]) -> str:
     """Make the next notification of an event's worker and an attempt, with this end; its id."""
-    threads, now_ms = lastseen.alerts.threads["ops"], lastseen.store.clock.now_ms()
-    [seen] = await threads.look([Want(thread=worker_key(one))])
-    assert seen.thread is not None
-    draft = Draft(seen.thread, now_ms)
-    frozen = worker_rules.freeze(draft, Freeze(role=Role.DOWN, event=seen.thread.pending[0]), receiver="ops")
-    body = lastseen.alerts.wording.single(one, incident_id=seen.thread.incident_id, reminder=0, standing=None)
-    draft.note(frozen, Outcome.QUEUED, body=body)
+    groups, now_ms = lastseen.alerts.groups["ops"], lastseen.store.clock.now_ms()
+    [seen] = await groups.look([Want(group=worker_key(one))])
+    assert seen.group is not None
+    draft = Draft(seen.group, now_ms)
+    in_flight = worker_rules.freeze(draft, Freeze(role=Role.DOWN, event=seen.group.pending[0]), receiver="ops")
+    body = lastseen.alerts.wording.single(one, incident_id=seen.group.incident_id, reminder=0, health=None)
+    draft.record(in_flight, Outcome.QUEUED, body=body)
     begin_attempt(draft)
     end(draft)
     change = Change(
         draft=draft,
         version=seen.version,
-        due_ms=worker_rules.due_ms(draft.thread, now_ms),
-        over=worker_rules.is_over(draft.thread),
+        due_ms=worker_rules.due_ms(draft.group, now_ms),
+        over=worker_rules.is_over(draft.group),
     )
-    assert await threads.save([change], now_ms=now_ms) == [True]
-    return frozen.nid
+    assert await groups.save([change], now_ms=now_ms) == [True]
+    return in_flight.nid
 
 
 def refuse(draft: Draft) -> None:
-    bury(draft, reason="404 from ops")
+    dead_letter(draft, reason="404 from ops")
 
 
 def is_problem(answer: httpx2.Response, status: int, *words: str) -> bool:
@@ -167,9 +167,9 @@ async def test_p19_after_the_ack_is_answered_no_reminder_is_due(lastseen: Api) -
     assert answer.status_code == 200, answer.text
     ack = answer.json()["ack"]
     assert (ack["by"], ack["comment"]) == ("tests", "on it\nreally")
-    [seen] = await lastseen.alerts.threads["ops"].look([Want(thread=worker_key(event()))])
-    assert seen.thread is not None
-    assert seen.thread.acked
+    [seen] = await lastseen.alerts.groups["ops"].look([Want(group=worker_key(event()))])
+    assert seen.group is not None
+    assert seen.group.acked
     again = await post(lastseen, f"{INCIDENTS}/{incident_id}/ack", {"by": "somebody else"})
     assert again.json()["ack"] == ack
     assert (await lastseen.json(f"{INCIDENTS}/{incident_id}"))["ack"] == ack
@@ -229,15 +229,15 @@ async def test_a_silence_is_kept_listed_and_ended(lastseen: Api) -> None:
 async def test_p17_when_a_silence_is_ended_whoever_waits_is_looked_at_again(lastseen: Api) -> None:
     made = (await post(lastseen, SILENCES, silence())).json()
     await note(lastseen, event())
-    threads, now_ms = lastseen.alerts.threads["ops"], lastseen.store.clock.now_ms()
-    [claimed] = await threads.claim(limit=1, lease_ms=1_000, now_ms=now_ms)
-    draft = Draft(claimed.thread, now_ms)
+    groups, now_ms = lastseen.alerts.groups["ops"], lastseen.store.clock.now_ms()
+    [claimed] = await groups.claim(limit=1, lease_ms=1_000, now_ms=now_ms)
+    draft = Draft(claimed.group, now_ms)
     waits = Change(draft=draft, version=claimed.version, token=claimed.token, release=True, due_ms=now_ms + HOUR_MS)
-    assert await threads.save([waits], now_ms=now_ms) == [True]
-    assert await threads.claim(limit=1, lease_ms=1_000, now_ms=now_ms) == []
+    assert await groups.save([waits], now_ms=now_ms) == [True]
+    assert await groups.claim(limit=1, lease_ms=1_000, now_ms=now_ms) == []
     assert (await lastseen.client.delete(f"{SILENCES}/{made['id']}")).status_code == 204
     assert lastseen.alerts.woken == ["ops"]
-    assert len(await threads.claim(limit=1, lease_ms=1_000, now_ms=lastseen.store.clock.now_ms())) == 1
+    assert len(await groups.claim(limit=1, lease_ms=1_000, now_ms=lastseen.store.clock.now_ms())) == 1
 
 
 async def test_a_silence_that_matches_nobody_is_taken_with_a_warning(lastseen: Api) -> None:
@@ -508,7 +508,7 @@ async def test_p5_what_became_of_an_event_can_be_asked_by_those_who_may_see_it(l
 async def test_receivers_are_listed_and_a_disabled_one_is_enabled_again(lastseen: Api) -> None:
     await note(lastseen, event())
     await told(lastseen, event(), refuse)
-    await lastseen.alerts.threads["ops"].disable("410 Gone")
+    await lastseen.alerts.groups["ops"].disable("410 Gone")
     operator = lastseen.auth(scopes=(Scope.OPERATOR,))
     listed = (await lastseen.json(RECEIVERS, **operator))["receivers"]
     assert [(one["name"], one["dead_letters"], one["disabled"]) for one in listed] == [

@@ -370,7 +370,7 @@ async def test_p29_reads_that_take_all_connections_for_reads_hold_up_neither_hea
         assert 'lastseen_workers{liveness="alive"} 1.0' in (await lastseen.client.get("/metrics")).text
         _, _, worker = await lastseen.store.inside().one(WorkerKey("acme", "w"))
         assert worker is not None
-        assert (await lastseen.store.inside().standing("acme", "prod")).expected == 1
+        assert (await lastseen.store.inside().environment_health("acme", "prod")).expected == 1
         silence = {"matchers": {"worker_id": "w"}, "for_seconds": 60}
         added = await lastseen.client.post("/api/v1/silences", json=silence)
         assert added.status_code == 201, "it is there"

@@ -12,15 +12,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from alerts.delivery.planner import FIRST_MEMBERS
 from alerts.groups import group_rules
-from alerts.groups.attempts import begin_attempt, bury, deliver, fail, postpone
+from alerts.groups.attempts import begin_attempt, dead_letter, deliver, fail, schedule_retry
 from alerts.groups.keys import Shape
 from alerts.groups.roles import Role
-from alerts.groups.state import RECHECK_MS, Draft, Freeze, Outcome, Over, Send, Thread, Timing, Wait
+from alerts.groups.state import RECHECK_MS, AlertGroup, Draft, Freeze, Outcome, Over, Send, Timing, Wait
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event
 
 if TYPE_CHECKING:
-    from alerts.groups.state import Frozen, Member, Note, Told
+    from alerts.groups.state import EventOutcome, InFlight, Member, NotificationRecord
     from monitor.events import Event
 
 WAIT_MS = 2_000
@@ -41,33 +41,33 @@ class Play:
 
     def __init__(self, shape: Shape = Shape.GROUP, *, repeat_ms: int = REPEAT_MS, hold_ms: int = 0) -> None:
         timing = Timing(wait_ms=WAIT_MS, interval_ms=INTERVAL_MS, repeat_ms=repeat_ms, hold_ms=hold_ms)
-        self.thread = Thread(key="g1", shape=shape, tenant="acme", timing=timing)
+        self.group = AlertGroup(key="g1", shape=shape, tenant="acme", timing=timing)
         self.members: dict[str, Member] = {}
         self.now_ms = START_MS
         self.silenced: set[str] = set()
         self.looked_at: int | None = None
         """How many members are looked at, the longest firing; None: all."""
         self.suspected = False
-        self.outcomes: dict[str, Told] = {}
-        self.notes: dict[str, Note] = {}
-        self.got: list[Frozen] = []
+        self.outcomes: dict[str, EventOutcome] = {}
+        self.notes: dict[str, NotificationRecord] = {}
+        self.got: list[InFlight] = []
 
     def save(self, draft: Draft) -> None:
         self.members |= draft.members
         for mid in draft.gone:
             self.members.pop(mid, None)
         self.outcomes |= draft.outcomes
-        self.notes |= {note.nid: note for note, _ in draft.notes}
+        self.notes |= {note.nid: note for note, _ in draft.records}
 
     def offer(self, *events: Event) -> None:
         for one in events:
-            draft = Draft(self.thread, self.now_ms)
+            draft = Draft(self.group, self.now_ms)
             mid = one.worker_id
             group_rules.offer(draft, one, receiver="ops", mid=mid, member=self.members.get(mid))
             self.save(draft)
 
     def step(self) -> object:
-        draft = Draft(self.thread, self.now_ms)
+        draft = Draft(self.group, self.now_ms)
         step = group_rules.next_step(
             draft,
             lambda one: self.now_ms + 5_000 if one.worker_id in self.silenced else None,
@@ -75,33 +75,33 @@ class Play:
             suspected=self.suspected,
         )
         if isinstance(step, Freeze):
-            draft.note(group_rules.freeze(draft, step, receiver="ops"), Outcome.QUEUED)
+            draft.record(group_rules.freeze(draft, step, receiver="ops"), Outcome.QUEUED)
         if isinstance(step, Freeze | Send):
             begin_attempt(draft)
         self.save(draft)
         return step
 
     def arrive(self) -> None:
-        frozen = self.thread.frozen
-        assert frozen is not None
-        if frozen.nid not in [one.nid for one in self.got]:
-            self.got.append(frozen)
+        in_flight = self.group.in_flight
+        assert in_flight is not None
+        if in_flight.nid not in [one.nid for one in self.got]:
+            self.got.append(in_flight)
 
     def accept(self) -> None:
         self.arrive()
-        draft = Draft(self.thread, self.now_ms)
+        draft = Draft(self.group, self.now_ms)
         deliver(draft)
         self.save(draft)
 
     def fail(self, *, unknown: bool = False) -> None:
-        draft = Draft(self.thread, self.now_ms)
+        draft = Draft(self.group, self.now_ms)
         fail(draft, error="HTTP 500", cause="server_error")
-        postpone(draft, due_ms=self.now_ms + 1_000, unknown=unknown)
+        schedule_retry(draft, due_ms=self.now_ms + 1_000, unknown=unknown)
         self.save(draft)
 
     def give_up(self) -> None:
-        draft = Draft(self.thread, self.now_ms)
-        bury(draft, reason="permanent: HTTP 400")
+        draft = Draft(self.group, self.now_ms)
+        dead_letter(draft, reason="permanent: HTTP 400")
         self.save(draft)
 
     def tell(self) -> None:
@@ -126,14 +126,14 @@ def test_p23_a_store_that_lost_its_last_writes_tells_what_is_new_under_another_i
     play = Play()
     play.offer(down("a"))
     play.tell()
-    kept, members = copy.deepcopy(play.thread), dict(play.members)
+    kept, members = copy.deepcopy(play.group), dict(play.members)
     play.now_ms += INTERVAL_MS
     play.offer(down("b"))
     play.tell()
-    play.thread, play.members = copy.deepcopy(kept), dict(members)
+    play.group, play.members = copy.deepcopy(kept), dict(members)
     play.offer(down("c"))
     play.tell()
-    play.thread, play.members = copy.deepcopy(kept), dict(members)
+    play.group, play.members = copy.deepcopy(kept), dict(members)
     play.offer(replace(down("b"), detected_ms=START_MS + 2 * INTERVAL_MS))  # found out again
     play.tell()
     assert len({one.nid for one in play.got}) == 4
@@ -172,7 +172,7 @@ def test_p7_members_that_are_back_are_news_of_their_group_after_the_interval() -
     play.tell()
     told_ms = play.now_ms
     play.offer(end("a"))
-    assert group_rules.due_ms(play.thread, play.now_ms) == told_ms + INTERVAL_MS
+    assert group_rules.due_ms(play.group, play.now_ms) == told_ms + INTERVAL_MS
     assert play.step() == Wait(told_ms + INTERVAL_MS)
     play.now_ms = told_ms + INTERVAL_MS
     assert play.step() == Freeze(role=Role.DOWN, event=None)
@@ -184,12 +184,12 @@ def test_p7_a_group_is_due_when_its_news_or_its_reminder_is_whichever_is_first()
     for repeat_ms, first_ms in ((REPEAT_MS, INTERVAL_MS), (INTERVAL_MS // 2, INTERVAL_MS // 2)):
         play = Play(repeat_ms=repeat_ms)
         play.offer(down("a"))
-        assert group_rules.due_ms(play.thread, play.now_ms) == START_MS + WAIT_MS
+        assert group_rules.due_ms(play.group, play.now_ms) == START_MS + WAIT_MS
         play.tell()
         told_ms = play.now_ms
-        assert group_rules.due_ms(play.thread, told_ms) == told_ms + repeat_ms
+        assert group_rules.due_ms(play.group, told_ms) == told_ms + repeat_ms
         play.offer(down("b"))
-        assert group_rules.due_ms(play.thread, told_ms) == told_ms + first_ms
+        assert group_rules.due_ms(play.group, told_ms) == told_ms + first_ms
         assert play.step() == Wait(told_ms + first_ms)
 
 
@@ -229,7 +229,7 @@ def test_an_update_of_a_member_is_news_and_counts_it_once() -> None:
     play.offer(down("a"))
     play.tell()
     play.offer(down("a", 2, EventKind.FAILED))
-    assert (play.thread.firing, play.thread.untold) == (1, 1)
+    assert (play.group.firing, play.group.unnotified) == (1, 1)
     play.now_ms += INTERVAL_MS
     assert play.step() == Freeze(role=Role.DOWN, event=None)
 
@@ -289,7 +289,7 @@ def _waits_for_the_first_end(play: Play) -> None:
     members = tuple(play.members.values())
     for first_ms, waits_ms in ((4_000, 4_000), (80_000, RECHECK_MS)):
         ends = {"a": play.now_ms + 90_000, "b": play.now_ms + first_ms}
-        draft = Draft(play.thread, play.now_ms)
+        draft = Draft(play.group, play.now_ms)
         step = group_rules.next_step(draft, lambda one: ends[one.worker_id], first=members, suspected=False)  # noqa: B023
         assert step == Wait(play.now_ms + waits_ms)
 
@@ -300,7 +300,7 @@ def test_p16_a_suspected_failure_is_held_until_it_is_declared() -> None:
     play.offer(down("a"))
     play.now_ms += WAIT_MS
     assert isinstance(play.step(), Wait)
-    play.thread.declared = True
+    play.group.declared = True
     assert play.step() == Freeze(role=Role.DOWN, event=None)
 
 
@@ -324,10 +324,10 @@ def test_b16_how_the_members_of_a_group_ended_is_counted_each_once() -> None:
     play.offer(stopped)
     # One that is back falls silent again: it is down still, and then back once.
     play.offer(replace(down("a", seq=3), since_ms=START_MS + 1))
-    assert play.thread.ended == {"worker.recovered": 0, "worker.stopped": 1}
+    assert play.group.ended == {"worker.recovered": 0, "worker.stopped": 1}
     for worker in ("a", "c", "d"):
         play.offer(end(worker, seq=4))
-    assert play.thread.ended == {"worker.recovered": 3, "worker.stopped": 1}
+    assert play.group.ended == {"worker.recovered": 3, "worker.stopped": 1}
 
 
 def test_p16_what_is_suspected_no_more_is_told_at_once() -> None:
@@ -344,11 +344,11 @@ def test_p19_a_reminder_for_each_interval_unless_all_members_are_acked() -> None
     play.now_ms += REPEAT_MS
     assert play.step() == Freeze(role=Role.DOWN, event=None, reminder=1)
     play.accept()
-    play.thread.acks = 1
+    play.group.acks = 1
     play.now_ms += REPEAT_MS
     assert play.step() == Freeze(role=Role.DOWN, event=None, reminder=2)
     play.accept()
-    play.thread.acks = 2
+    play.group.acks = 2
     play.now_ms += REPEAT_MS
     assert isinstance(play.step(), Wait)
 
@@ -383,9 +383,9 @@ class Groups(RuleBasedStateMachine):
         self.play.now_ms += passed_ms
 
     def _attempt(self) -> bool:
-        if self.play.thread.frozen is None or not self.play.thread.frozen.open:
+        if self.play.group.in_flight is None or not self.play.group.in_flight.open:
             self.play.step()
-        return self.play.thread.frozen is not None and self.play.thread.frozen.open
+        return self.play.group.in_flight is not None and self.play.group.in_flight.open
 
     @rule()
     def is_accepted(self) -> None:
@@ -404,18 +404,18 @@ class Groups(RuleBasedStateMachine):
             self.play.step()
 
     @rule()
-    @precondition(lambda self: self.play.thread.frozen is not None)
+    @precondition(lambda self: self.play.group.in_flight is not None)
     def gives_up(self) -> None:
-        if self._attempt() and self.play.thread.frozen is not None and self.play.thread.frozen.role is Role.DOWN:
+        if self._attempt() and self.play.group.in_flight is not None and self.play.group.in_flight.role is Role.DOWN:
             self.play.give_up()
 
     @invariant()
     def the_counts_are_right(self) -> None:
-        thread = self.play.thread
-        assert thread.firing == len(self.play.members)
+        group = self.play.group
+        assert group.firing == len(self.play.members)
         kinds = [member.event.kind for member in self.play.members.values()]
-        assert thread.rejected == kinds.count(EventKind.REJECTED)
-        assert thread.untold == sum(member.number > thread.number for member in self.play.members.values())
+        assert group.rejected == kinds.count(EventKind.REJECTED)
+        assert group.unnotified == sum(member.number > group.number for member in self.play.members.values())
 
     @invariant()
     def no_resolved_without_a_firing(self) -> None:
@@ -431,10 +431,10 @@ class Groups(RuleBasedStateMachine):
             self.play.now_ms += INTERVAL_MS
             if self._attempt():
                 self.play.accept()
-            elif self.play.thread.frozen is None:
+            elif self.play.group.in_flight is None:
                 break
-        assert group_rules.is_over(self.play.thread)
-        assert not self.play.types() or self.play.types()[-1] == "group.resolved" or not self.play.thread.told
+        assert group_rules.is_over(self.play.group)
+        assert not self.play.types() or self.play.types()[-1] == "group.resolved" or not self.play.group.notified
         final = {Outcome.DELIVERED, Outcome.SUPERSEDED, Outcome.DEAD_LETTERED}
         assert {self.play.outcome(one) for one in self.offered} <= final
 

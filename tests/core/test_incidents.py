@@ -51,7 +51,7 @@ def test_a_down_opens_an_incident_with_all_that_it_says() -> None:
         targets=OPS,
         part_of="inc_" + "0" * 32,
         newest=(down.generation, 1),
-        told={down.event_id: ("ops",)},
+        notified={down.event_id: ("ops",)},
     )
 
 
@@ -98,7 +98,9 @@ def test_p11_only_the_event_with_which_an_ack_lapsed_says_so_and_not_after_the_n
     batch = Batch(last={mid_of(stream[0]): msgspec.structs.replace(opened, ack=ACK)}, known={})
     batch.fold_all(stream[1:], lambda _: OPS, lambda _: None)
     assert [one.lapsed for one in batch.noted] == [True, False]
-    known = {event_id: msgspec.structs.replace(one, ack=ACK) for one in batch.changed.values() for event_id in one.told}
+    known = {
+        event_id: msgspec.structs.replace(one, ack=ACK) for one in batch.changed.values() for event_id in one.notified
+    }
     again = Batch(last={}, known=known)
     again.fold_all(stream, lambda _: OPS, lambda _: None)
     assert [(one.lapsed, one.acked) for one in again.noted] == [(False, True)] * 3
@@ -183,7 +185,7 @@ def test_p18_events_that_come_again_are_for_the_same_receivers_again() -> None:
         Noted(incident_id=second, targets={"ops": "s"}),
         Noted(incident_id=None, targets={"log": "l"}),
     ]
-    known = {event_id: one for one in batch.changed.values() for event_id in one.told}
+    known = {event_id: one for one in batch.changed.values() for event_id in one.notified}
     again = Batch(last=dict(batch.last), known=known)
     again.fold_all(stream, lambda _: {"log": "l"}, lambda _: None)
     assert again.noted == batch.noted

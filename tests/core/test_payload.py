@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from alerts.errors import UnrenderableEventError
 from alerts.globs import fits
+from alerts.groups.fleet import EnvironmentHealth
 from alerts.receivers.log import page
 from alerts.rendering.group_text import NAMES
-from alerts.rendering.payload import BODY_BYTES, GroupCounts, Standing, Wording
+from alerts.rendering.payload import BODY_BYTES, GroupCounts, Wording
 from alerts.rendering.phrases import LINE_CHARS, duration, shown
 from alerts.rendering.redaction import REDACTED, Redaction, without_userinfo
 from alerts.rendering.worker_text import single_sentence
@@ -52,8 +53,8 @@ def happened(kind: EventKind = EventKind.STALE, **changes: Any) -> Event:
     return event(**{**usual, **changes})
 
 
-def said(of: Event, *, reminder: int = 0, standing: Standing | None = None) -> str:
-    return single_sentence(of, reminder=reminder, standing=standing)
+def said(of: Event, *, reminder: int = 0, health: EnvironmentHealth | None = None) -> str:
+    return single_sentence(of, reminder=reminder, health=health)
 
 
 STALE = happened()
@@ -94,11 +95,11 @@ CLEAN = happened(EventKind.STOPPED, new=Liveness.STOPPED, reason="shutdown", exi
 
 
 @pytest.mark.parametrize(
-    ("of", "standing", "sentence"),
+    ("of", "health", "sentence"),
     [
         (
             STALE,
-            Standing(expected=240, silent=2),
+            EnvironmentHealth(expected=240, silent=2),
             (
                 "Worker w1 in prod is stale: no heartbeat since 11:58:30 UTC (deadline 12:00:00), last status busy on"
                 " task t9; its beats came every 30 s, as expected; 2 others of 240 in prod are silent too."
@@ -106,7 +107,7 @@ CLEAN = happened(EventKind.STOPPED, new=Liveness.STOPPED, reason="shutdown", exi
         ),
         (
             STALE,
-            Standing(expected=1_240, silent=0),
+            EnvironmentHealth(expected=1_240, silent=0),
             (
                 "Worker w1 in prod is stale: no heartbeat since 11:58:30 UTC (deadline 12:00:00), last status busy on"
                 " task t9; its beats came every 30 s, as expected; 1,240 others in prod still send heartbeats."
@@ -126,7 +127,7 @@ CLEAN = happened(EventKind.STOPPED, new=Liveness.STOPPED, reason="shutdown", exi
         ),
         (
             happened(current_task_id=None, recent_gaps_ms=()),
-            Standing(expected=0, silent=0),
+            EnvironmentHealth(expected=0, silent=0),
             "Worker w1 in prod is stale: no heartbeat since 11:58:30 UTC (deadline 12:00:00), last status busy.",
         ),
         (
@@ -152,7 +153,7 @@ CLEAN = happened(EventKind.STOPPED, new=Liveness.STOPPED, reason="shutdown", exi
         ),
         (
             happened(current_task_id=None, recent_gaps_ms=(45_000, 45_100)),
-            Standing(expected=2, silent=1),
+            EnvironmentHealth(expected=2, silent=1),
             (
                 "Worker w1 in prod is stale: no heartbeat since 11:58:30 UTC (deadline 12:00:00), last status busy;"
                 " its beats came every 45 s, expected every 30 s; 1 other of 2 in prod is silent too."
@@ -168,7 +169,7 @@ CLEAN = happened(EventKind.STOPPED, new=Liveness.STOPPED, reason="shutdown", exi
         ),
         (
             PLANNED,
-            Standing(expected=1, silent=0),
+            EnvironmentHealth(expected=1, silent=0),
             (
                 "Worker w1 in prod is stale: it stopped at 11:00:00 UTC and did not return by 12:00:00 UTC as planned,"
                 " last status busy on task t9; 1 other in prod still sends heartbeats."
@@ -176,7 +177,7 @@ CLEAN = happened(EventKind.STOPPED, new=Liveness.STOPPED, reason="shutdown", exi
         ),
         (
             FAILED,
-            Standing(expected=240, silent=2),
+            EnvironmentHealth(expected=240, silent=2),
             (
                 "Worker w1 in prod failed at 12:00:00 UTC: exit code 137, reason crash,"
                 """ message "ValueError: no 'such' thing\N{REPLACEMENT CHARACTER}", last status busy on task t9;"""
@@ -185,7 +186,7 @@ CLEAN = happened(EventKind.STOPPED, new=Liveness.STOPPED, reason="shutdown", exi
         ),
         (
             happened(EventKind.FAILED, old=Liveness.STALE, since_ms=NOON - 5 * MINUTE, reason="out of memory"),
-            Standing(expected=240, silent=0),
+            EnvironmentHealth(expected=240, silent=0),
             (
                 'Worker w1 in prod, stale since 11:55:00 UTC, failed at 12:00:00 UTC: reason "out of memory",'
                 " last status busy on task t9; 240 others in prod still send heartbeats."
@@ -201,7 +202,7 @@ CLEAN = happened(EventKind.STOPPED, new=Liveness.STOPPED, reason="shutdown", exi
         ),
         (
             REJECTED,
-            Standing(expected=240, silent=1),
+            EnvironmentHealth(expected=240, silent=1),
             (
                 "Worker w1 in prod is alive, but its heartbeats are rejected: token expired"
                 " (last accepted 11:58:30 UTC, last rejected 11:59:50 UTC); 1 other of 240 in prod is overdue."
@@ -209,7 +210,7 @@ CLEAN = happened(EventKind.STOPPED, new=Liveness.STOPPED, reason="shutdown", exi
         ),
         (
             REJECTED,
-            Standing(expected=240, silent=0),
+            EnvironmentHealth(expected=240, silent=0),
             (
                 "Worker w1 in prod is alive, but its heartbeats are rejected: token expired"
                 " (last accepted 11:58:30 UTC, last rejected 11:59:50 UTC); 240 others in prod have theirs accepted."
@@ -217,7 +218,7 @@ CLEAN = happened(EventKind.STOPPED, new=Liveness.STOPPED, reason="shutdown", exi
         ),
         (
             QUIET,
-            Standing(expected=240, silent=1),
+            EnvironmentHealth(expected=240, silent=1),
             (
                 "Worker w1 in prod is stale: since 11:59:50 UTC it sends no heartbeats at all; those before were"
                 " rejected: token expired (last accepted 11:58:30 UTC), last status busy on task t9;"
@@ -270,18 +271,18 @@ CLEAN = happened(EventKind.STOPPED, new=Liveness.STOPPED, reason="shutdown", exi
         (RECOVERED, None, "Worker w1 in prod is back after 4 min 10 s of silence, status busy on task t9."),
         (
             happened(EventKind.RECOVERED, old=Liveness.STALE, since_ms=NOON - 60 * DAY, recent_gaps_ms=(2**32 - 2,)),
-            Standing(expected=240, silent=7),
+            EnvironmentHealth(expected=240, silent=7),
             "Worker w1 in prod is back after 60 days of silence, status busy on task t9.",
         ),
         (
             happened(EventKind.RECOVERED, old=Liveness.FAILED, since_ms=NOON - 182 * MINUTE),
-            Standing(expected=240, silent=0),
+            EnvironmentHealth(expected=240, silent=0),
             "Worker w1 in prod is back, 3 h 2 min after it failed, status busy on task t9.",
         ),
         (CLEAN, None, "Worker w1 in prod stopped at 12:00:00 UTC: exit code 0, reason shutdown."),
         (
             happened(EventKind.STOPPED, old=Liveness.STALE, since_ms=NOON - MINUTE, reason="shutdown"),
-            Standing(expected=240, silent=9),
+            EnvironmentHealth(expected=240, silent=9),
             "Worker w1 in prod, stale since 11:59:00 UTC, stopped at 12:00:00 UTC: reason shutdown.",
         ),
         (
@@ -312,9 +313,9 @@ CLEAN = happened(EventKind.STOPPED, new=Liveness.STOPPED, reason="shutdown", exi
     ],
 )
 def test_one_sentence_says_what_since_when_why_and_how_many_others(
-    of: Event, standing: Standing | None, sentence: str
+    of: Event, health: EnvironmentHealth | None, sentence: str
 ) -> None:
-    assert said(of, standing=standing) == sentence
+    assert said(of, health=health) == sentence
 
 
 @pytest.mark.parametrize(
@@ -356,7 +357,7 @@ def test_b6_the_rhythm_is_judged_by_the_interval_and_without_outages(
     ],
 )
 def test_p11_nobody_is_called_silent_who_was_not(previous: Event, sentence: str) -> None:
-    assert single_sentence(RECOVERED, reminder=0, standing=None, previous=previous) == sentence
+    assert single_sentence(RECOVERED, reminder=0, health=None, previous=previous) == sentence
 
 
 @pytest.mark.parametrize(
@@ -643,13 +644,13 @@ def test_a_group_s_label_that_must_not_leave_does_not() -> None:
 
 
 def single(of: Event, *, wording: Wording = WORDING) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads(wording.single(of, incident_id=None, reminder=0, standing=None))
+    body: dict[str, Any] = json.loads(wording.single(of, incident_id=None, reminder=0, health=None))
     return body
 
 
 def test_a_single_body_is_the_event_and_what_explains_it() -> None:
     body = json.loads(
-        text := WORDING.single(STALE, incident_id="inc_1", reminder=2, standing=Standing(expected=240, silent=3))
+        text := WORDING.single(STALE, incident_id="inc_1", reminder=2, health=EnvironmentHealth(expected=240, silent=3))
     )
     assert text == json.dumps(body, separators=(",", ":"))
     assert (body["type"], body["timestamp"]) == ("worker.stale", body["data"]["detected_at"])
@@ -675,7 +676,7 @@ def test_a_single_body_is_the_event_and_what_explains_it() -> None:
 
 def test_a_lone_surrogate_in_the_metadata_is_sent_as_it_is_written_in_json() -> None:
     of = happened(worker_metadata_json=r'{"x":"\ud800"}')
-    assert r'"x":"\ud800"' in WORDING.single(of, incident_id=None, reminder=0, standing=None)
+    assert r'"x":"\ud800"' in WORDING.single(of, incident_id=None, reminder=0, health=None)
 
 
 @pytest.mark.parametrize("public_url", [URL, URL + "/", URL + "/behind/a/proxy/"])
@@ -800,7 +801,7 @@ def metadata_with_secrets(draw: st.DrawFn) -> dict[str, Any]:
 @given(metadata_with_secrets(), st.integers(0, 2))
 def test_nothing_of_a_hidden_value_leaves_and_everything_else_does(metadata: dict[str, Any], reminder: int) -> None:
     of = happened(worker_metadata_json=json.dumps(metadata))
-    alone = WORDING.single(of, incident_id=None, reminder=reminder, standing=None)
+    alone = WORDING.single(of, incident_id=None, reminder=reminder, health=None)
     in_group = json.dumps(told([of], reminder=reminder))
     for body in (alone, in_group):
         assert SECRET not in body
@@ -861,7 +862,7 @@ def events(draw: st.DrawFn) -> Event:
     )
 
 
-STANDINGS = st.none() | st.builds(Standing, expected=st.integers(0, 10**7), silent=st.integers(0, 10**7))
+STANDINGS = st.none() | st.builds(EnvironmentHealth, expected=st.integers(0, 10**7), silent=st.integers(0, 10**7))
 
 
 def has_json_form(of: Event) -> bool:
@@ -880,9 +881,11 @@ def is_good_line(summary: str) -> bool:
 
 @settings(deadline=None)
 @given(events(), st.integers(0, 1_000), STANDINGS)
-def test_any_event_is_told_of_in_one_short_line_or_refused(of: Event, reminder: int, standing: Standing | None) -> None:
+def test_any_event_is_told_of_in_one_short_line_or_refused(
+    of: Event, reminder: int, health: EnvironmentHealth | None
+) -> None:
     try:
-        body = WORDING.single(of, incident_id="inc_" + "0" * 32, reminder=reminder, standing=standing)
+        body = WORDING.single(of, incident_id="inc_" + "0" * 32, reminder=reminder, health=health)
     except UnrenderableEventError:
         assert not has_json_form(of)
         return
@@ -956,7 +959,7 @@ def test_what_is_long_but_usual_is_sent_whole() -> None:
 def test_a_body_is_bounded_and_names_are_never_cut() -> None:
     of = longest("\N{PILE OF POO}")
     body = WORDING.single(
-        of, incident_id="inc_" + "0" * 32, reminder=1_000, standing=Standing(expected=10**7, silent=10**6)
+        of, incident_id="inc_" + "0" * 32, reminder=1_000, health=EnvironmentHealth(expected=10**7, silent=10**6)
     )
     data = json.loads(body)["data"]
     assert len(body) <= BODY_BYTES
@@ -1003,21 +1006,23 @@ def test_a_long_text_is_shown_cut_and_on_one_line() -> None:
     ("body", "line"),
     [
         (
-            lambda: WORDING.single(happened(), incident_id=None, reminder=0, standing=Standing(expected=2, silent=0)),
+            lambda: WORDING.single(
+                happened(), incident_id=None, reminder=0, health=EnvironmentHealth(expected=2, silent=0)
+            ),
             "DOWN w1 (prod): no heartbeat since 11:58:30 UTC (deadline 12:00:00",
         ),
         (
-            lambda: WORDING.single(happened(worker_id="a b"), incident_id=None, reminder=2, standing=None),
+            lambda: WORDING.single(happened(worker_id="a b"), incident_id=None, reminder=2, health=None),
             'DOWN (reminder 2) "a b" (prod): no heartbeat since 2026-09-21 11:58:30 UTC',
         ),
         (
             lambda: WORDING.single(
-                happened(EventKind.RECOVERED, old=Liveness.STALE), incident_id=None, reminder=0, standing=None
+                happened(EventKind.RECOVERED, old=Liveness.STALE), incident_id=None, reminder=0, health=None
             ),
             "RESOLVED w1 (prod): is back after ",
         ),
         (
-            lambda: WORDING.single(happened(**REJECTED_FACTS), incident_id=None, reminder=0, standing=None),
+            lambda: WORDING.single(happened(**REJECTED_FACTS), incident_id=None, reminder=0, health=None),
             "REJECTED w1 (prod): is alive, but its heartbeats are rejected: token expired",
         ),
         (lambda: json.dumps(told(members(3))), "DOWN 3 of 240 workers in production are stale since 12:00:03 UTC"),

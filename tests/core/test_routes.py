@@ -13,10 +13,10 @@ from redis.exceptions import ResponseError
 from alerts.errors import PermanentDeliveryError, TransientDeliveryError
 from alerts.globs import fits
 from alerts.groups.keys import Shape, mid_of
-from alerts.groups.mass_failure import Mood
+from alerts.groups.mass_failure import FailureState
 from alerts.groups.state import Timing
 from alerts.retry import FLOOR_MS, GiveUp, Retry, RetryPolicy, RetryReason, decide, retry_after_ms
-from alerts.routing.routes import Port, Route, targets_of
+from alerts.routing.routes import ReceiverTraits, Route, targets_of
 from alerts.store.connection import _confirmation
 from alerts.store.durability import Confirmation, Durability, DurabilityMode
 from monitor.liveness import EventKind
@@ -72,13 +72,13 @@ def test_a_star_is_the_only_wildcard(pattern: str, text: str, *, matches: bool) 
 
 
 PORTS = {
-    **{name: Port(name=name) for name in ("ops", "log", "dev", "never", "failures")},
-    "am": Port(name="am", takes_groups=False, resend_ms=60_000),
+    **{name: ReceiverTraits(name=name) for name in ("ops", "log", "dev", "never", "failures")},
+    "am": ReceiverTraits(name="am", takes_groups=False, resend_ms=60_000),
 }
 
 
 def names(routes: Sequence[Route], item: Event) -> list[str]:
-    return list(targets_of(item, routes=routes, ports=PORTS))
+    return list(targets_of(item, routes=routes, traits=PORTS))
 
 
 def test_every_matching_route_applies_and_a_receiver_gets_a_thing_once() -> None:
@@ -98,15 +98,19 @@ def test_p24_threads_of_two_tenants_never_meet() -> None:
     one, other = event(tenant="a", worker_id="bc"), event(tenant="ab", worker_id="c")
     assert mid_of(one) != mid_of(other)
     for route in (Route(receivers=("ops",)), Route(receivers=("ops",), group_by=("environment",))):
-        keys = {targets_of(item, routes=[route], ports=PORTS)["ops"].key for item in (one, other)}
+        keys = {targets_of(item, routes=[route], traits=PORTS)["ops"].key for item in (one, other)}
         assert len(keys) == 2
 
 
 def test_b8_a_receiver_that_belongs_to_tenants_gets_theirs_only_whatever_the_routes_say() -> None:
-    ports = {"own": Port(name="own", tenants=frozenset({"acme", "globex"})), "ops": Port(name="ops")}
+    traits = {
+        "own": ReceiverTraits(name="own", tenants=frozenset({"acme", "globex"})),
+        "ops": ReceiverTraits(name="ops"),
+    }
     routes = [Route(receivers=("own", "ops")), Route(receivers=("own",), tenants=("*",))]
     told = {
-        tenant: list(targets_of(event(tenant=tenant), routes=routes, ports=ports)) for tenant in ("acme", "acm", "Acme")
+        tenant: list(targets_of(event(tenant=tenant), routes=routes, traits=traits))
+        for tenant in ("acme", "acm", "Acme")
     }
     assert told == {"acme": ["own", "ops"], "acm": ["ops"], "Acme": ["ops"]}
 
@@ -118,7 +122,7 @@ def test_events_with_equal_labels_share_a_thread_and_the_first_route_of_a_receiv
     )
     pools = {"a": "1", "b": "1", "c": '"x"'}
     items = [event(worker_id=name, worker_metadata_json=f'{{"pool":{pool}}}') for name, pool in pools.items()]
-    first, second, third = (targets_of(item, routes=routes, ports=PORTS) for item in items)
+    first, second, third = (targets_of(item, routes=routes, traits=PORTS) for item in items)
     assert first["ops"].key == second["ops"].key != third["ops"].key
     assert first["ops"].labels == {"tenant": "acme", "environment": "prod", "metadata.pool": "1"}
     assert (first["ops"].shape, first["log"].shape) == (Shape.GROUP, Shape.WORKER)
@@ -128,34 +132,34 @@ def test_events_with_equal_labels_share_a_thread_and_the_first_route_of_a_receiv
 @pytest.mark.parametrize("metadata", ["{", "[]", "{}", '{"pool":null}'])
 def test_a_label_that_there_is_not_stops_nothing(metadata: str) -> None:
     route = Route(receivers=("ops",), group_by=("metadata.pool",))
-    assert targets_of(event(worker_metadata_json=metadata), routes=[route], ports=PORTS)
+    assert targets_of(event(worker_metadata_json=metadata), routes=[route], traits=PORTS)
 
 
 def test_a_fact_is_told_by_itself_whatever_the_grouping() -> None:
     route = Route(receivers=("ops",), group_by=("environment",), events=frozenset(EventKind))
-    target = targets_of(event(kind=EventKind.REGISTERED, old=None), routes=[route], ports=PORTS)["ops"]
+    target = targets_of(event(kind=EventKind.REGISTERED, old=None), routes=[route], traits=PORTS)["ops"]
     assert target.shape is Shape.WORKER
 
 
 def test_p16_a_silent_worker_joins_the_failure_of_its_environment_at_receivers_that_take_groups() -> None:
     route = Route(receivers=("ops", "am"), repeat_interval_ms=5_000)
-    for mood, shape in (
-        (Mood.CALM, Shape.WORKER),
-        (Mood.SUSPECTED, Shape.ENVIRONMENT),
-        (Mood.DECLARED, Shape.ENVIRONMENT),
+    for state, shape in (
+        (FailureState.CALM, Shape.WORKER),
+        (FailureState.SUSPECTED, Shape.ENVIRONMENT),
+        (FailureState.DECLARED, Shape.ENVIRONMENT),
     ):
-        found = targets_of(event(), routes=[route], ports=PORTS, mood=mood, hold_ms=120_000)
+        found = targets_of(event(), routes=[route], traits=PORTS, state=state, hold_ms=120_000)
         assert found["ops"].shape is shape
         assert found["am"].shape is Shape.WORKER
         assert found["am"].timing == Timing(repeat_ms=60_000, resend=True)
-    failed = targets_of(event(kind=EventKind.FAILED), routes=[route], ports=PORTS, mood=Mood.DECLARED)
+    failed = targets_of(event(kind=EventKind.FAILED), routes=[route], traits=PORTS, state=FailureState.DECLARED)
     assert failed["ops"].shape is Shape.WORKER
 
 
 def test_p16_a_route_that_groups_by_labels_keeps_its_groups_in_a_mass_failure() -> None:
     route = Route(receivers=("ops",), group_by=("environment", "metadata.host"), group_wait_ms=7_000)
-    for mood in (Mood.SUSPECTED, Mood.DECLARED):
-        target = targets_of(event(), routes=[route], ports=PORTS, mood=mood, hold_ms=120_000)["ops"]
+    for state in (FailureState.SUSPECTED, FailureState.DECLARED):
+        target = targets_of(event(), routes=[route], traits=PORTS, state=state, hold_ms=120_000)["ops"]
         assert (target.shape, target.timing.wait_ms, target.timing.hold_ms) == (Shape.GROUP, 7_000, 0)
         assert target.labels == {"tenant": "acme", "environment": "prod", "metadata.host": "é"}
 

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from alerts.groups import worker_rules
-from alerts.groups.attempts import begin_attempt, bury, deliver, fail, postpone, take_back_attempt
-from alerts.groups.flapping import Flapping, Lately
+from alerts.groups.attempts import begin_attempt, dead_letter, deliver, fail, schedule_retry, undo_attempt
+from alerts.groups.flapping import Flapping, RecentOutages
 from alerts.groups.keys import Shape
 from alerts.groups.roles import Role, role_of
-from alerts.groups.state import Draft, Freeze, Outcome, Over, Send, Thread, Timing, Wait
+from alerts.groups.state import AlertGroup, Draft, Freeze, Outcome, Over, Send, Timing, Wait
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event
 
 if TYPE_CHECKING:
-    from alerts.groups.state import Frozen, Note, Told
+    from alerts.groups.state import EventOutcome, InFlight, NotificationRecord
     from monitor.events import Event
 
 REPEAT_MS = 60_000
@@ -44,25 +44,25 @@ class Play:
 
     def __init__(self, *, repeat_ms: int = 0, wait_ms: int = 0, resend: bool = False) -> None:
         timing = Timing(wait_ms=wait_ms, repeat_ms=repeat_ms, resend=resend)
-        self.thread = Thread(key="w4:acmew", shape=Shape.WORKER, tenant="acme", timing=timing)
+        self.group = AlertGroup(key="w4:acmew", shape=Shape.WORKER, tenant="acme", timing=timing)
         self.now_ms = START_MS
         self.silenced_until_ms: int | None = None
         self.outage = 1
         """Which of its worker's outages lately a DOWN is."""
-        self.outcomes: dict[str, Told] = {}
-        self.notes: dict[str, Note] = {}
-        self.got: list[Frozen] = []
+        self.outcomes: dict[str, EventOutcome] = {}
+        self.notes: dict[str, NotificationRecord] = {}
+        self.got: list[InFlight] = []
         """What arrived, once for each id."""
 
     def draft(self) -> Draft:
-        return Draft(self.thread, self.now_ms)
+        return Draft(self.group, self.now_ms)
 
     def save(self, draft: Draft) -> None:
         for event_id, told in draft.outcomes.items():
             before = self.outcomes.get(event_id)
             assert before is None or before.outcome in UNTOLD
             self.outcomes[event_id] = told
-        for note, _ in draft.notes:
+        for note, _ in draft.records:
             before_note = self.notes.get(note.nid)
             assert before_note is None or before_note.outcome is Outcome.QUEUED
             self.notes[note.nid] = note
@@ -83,20 +83,20 @@ class Play:
         draft = self.draft()
         step: object = worker_rules.next_step(draft, self.silenced)
         if isinstance(step, Freeze) and step.role is Role.DOWN and not step.reminder and step.event is not None:
-            step = worker_rules.damp(draft, step.event, Lately(number=self.outage, rule=FLAPPING)) or step
+            step = worker_rules.damp(draft, step.event, RecentOutages(number=self.outage, rule=FLAPPING)) or step
         if isinstance(step, Freeze):
-            frozen = worker_rules.freeze(draft, step, receiver="ops")
-            draft.note(frozen, Outcome.QUEUED, body="{}")
+            in_flight = worker_rules.freeze(draft, step, receiver="ops")
+            draft.record(in_flight, Outcome.QUEUED, body="{}")
         if isinstance(step, Freeze | Send):
             begin_attempt(draft)
         self.save(draft)
         return step
 
     def arrive(self) -> None:
-        frozen = self.thread.frozen
-        assert frozen is not None
-        if frozen.nid not in [one.nid for one in self.got]:
-            self.got.append(frozen)
+        in_flight = self.group.in_flight
+        assert in_flight is not None
+        if in_flight.nid not in [one.nid for one in self.got]:
+            self.got.append(in_flight)
 
     def accept(self) -> None:
         self.arrive()
@@ -107,20 +107,20 @@ class Play:
     def fail(self, *, unknown: bool = False, wait_ms: int = 1_000) -> None:
         draft = self.draft()
         fail(draft, error="HTTP 500", cause="server_error")
-        postpone(draft, due_ms=self.now_ms + wait_ms, unknown=unknown)
+        schedule_retry(draft, due_ms=self.now_ms + wait_ms, unknown=unknown)
         self.save(draft)
 
     def take_back(self) -> None:
         draft = self.draft()
-        take_back_attempt(draft)
+        undo_attempt(draft)
         self.save(draft)
 
     def give_up(self) -> None:
         draft = self.draft()
-        bury(draft, reason="permanent: HTTP 400")
+        dead_letter(draft, reason="permanent: HTTP 400")
         self.save(draft)
 
-    def told(self) -> list[tuple[str, int]]:
+    def notified(self) -> list[tuple[str, int]]:
         return [(one.role.value, one.event.seq) for one in self.got if one.event is not None]
 
     def outcome(self, one: Event) -> Outcome:
@@ -158,8 +158,8 @@ def test_p18_a_delivered_down_gets_one_resolved() -> None:
     play.offer(end(2))
     assert play.step() == Freeze(role=Role.END, event=end(2))
     play.accept()
-    assert play.told() == [("down", 1), ("end", 2)]
-    assert worker_rules.is_over(play.thread)
+    assert play.notified() == [("down", 1), ("end", 2)]
+    assert worker_rules.is_over(play.group)
 
 
 def test_p18_p5_a_down_that_is_over_untold_is_superseded_with_its_end() -> None:
@@ -205,9 +205,9 @@ def test_p7_an_attempt_that_is_given_back_unsent_was_none(failed_before: int) ->
     play.take_back()
     play.now_ms = START_MS + 60_000
     assert play.step() == Send(), "due at once"
-    frozen = play.thread.frozen
-    assert frozen is not None
-    assert (frozen.attempts, frozen.first_attempt_ms) == (1 + failed_before, first_ms)
+    in_flight = play.group.in_flight
+    assert in_flight is not None
+    assert (in_flight.attempts, in_flight.first_attempt_ms) == (1 + failed_before, first_ms)
     play.take_back()
     play.offer(end(2))
     assert play.step() == Over()
@@ -242,8 +242,8 @@ def test_a_notification_is_as_old_as_its_first_attempt() -> None:
         play.step()
         play.fail()
         play.now_ms += 1_000
-    assert play.thread.frozen is not None
-    assert (play.thread.frozen.attempts, play.thread.frozen.first_attempt_ms) == (3, START_MS)
+    assert play.group.in_flight is not None
+    assert (play.group.in_flight.attempts, play.group.in_flight.first_attempt_ms) == (3, START_MS)
 
 
 def test_p7_only_the_newest_down_is_told_of_several() -> None:
@@ -256,7 +256,7 @@ def test_p7_only_the_newest_down_is_told_of_several() -> None:
     play.accept()
     play.step()
     play.accept()
-    assert play.told() == [("down", 2), ("end", 3), ("down", 6)]
+    assert play.notified() == [("down", 2), ("end", 3), ("down", 6)]
     assert play.outcome(down(1)) is Outcome.SUPERSEDED
 
 
@@ -265,14 +265,14 @@ def test_p11_a_warning_that_was_told_is_followed_by_what_it_became_and_by_one_re
     play.offer(down(1, EventKind.REJECTED))
     play.step()
     play.accept()
-    play.thread.acked = True
+    play.group.acked = True
     play.offer(down(2, EventKind.STALE, Liveness.STALE))
     assert play.step() == Freeze(role=Role.DOWN, event=down(2, EventKind.STALE, Liveness.STALE))
     play.accept()
     play.offer(end(3))
     play.step()
     play.accept()
-    assert play.told() == [("down", 1), ("down", 2), ("end", 3)]
+    assert play.notified() == [("down", 1), ("down", 2), ("end", 3)]
 
 
 def test_a_failed_attempt_is_made_again_when_it_is_due_and_not_before() -> None:
@@ -283,8 +283,8 @@ def test_a_failed_attempt_is_made_again_when_it_is_due_and_not_before() -> None:
     assert play.step() == Wait(START_MS + 1_000)
     play.now_ms += 1_000
     assert play.step() == Send()
-    assert play.thread.frozen is not None
-    assert play.thread.frozen.attempts == 2
+    assert play.group.in_flight is not None
+    assert play.group.in_flight.attempts == 2
 
 
 def test_p17_a_silenced_down_waits_and_is_told_once_if_it_lasts() -> None:
@@ -296,7 +296,7 @@ def test_p17_a_silenced_down_waits_and_is_told_once_if_it_lasts() -> None:
     play.now_ms += 30_000
     play.step()
     play.accept()
-    assert play.told() == [("down", 1)]
+    assert play.notified() == [("down", 1)]
     assert play.outcome(down(1)) is Outcome.DELIVERED
 
 
@@ -319,7 +319,7 @@ def test_p17_a_silence_never_keeps_back_the_resolved_of_a_delivered_down() -> No
     play.offer(end(2))
     play.step()
     play.accept()
-    assert play.told() == [("down", 1), ("end", 2)]
+    assert play.notified() == [("down", 1), ("end", 2)]
 
 
 def test_a_long_silence_is_looked_at_again_for_it_may_end_early() -> None:
@@ -357,7 +357,7 @@ def test_p18_an_outage_that_is_over_while_the_last_resolved_is_in_attempts_is_no
     assert play.step() == Send()
     play.accept()
     assert play.step() == Over()
-    assert play.told() == [("down", 1), ("end", 2)]
+    assert play.notified() == [("down", 1), ("end", 2)]
 
 
 def test_p19_one_reminder_for_each_interval_and_none_after_an_ack_or_the_end() -> None:
@@ -370,7 +370,7 @@ def test_p19_one_reminder_for_each_interval_and_none_after_an_ack_or_the_end() -
     assert play.step() == Freeze(role=Role.DOWN, event=down(1), reminder=1)
     play.accept()
     assert play.step() == Wait(START_MS + 2 * REPEAT_MS)
-    play.thread.acked = True
+    play.group.acked = True
     play.now_ms += REPEAT_MS
     assert play.step() == Wait(None)
     play.offer(end(2))
@@ -382,19 +382,19 @@ def test_p19_one_reminder_for_each_interval_and_none_after_an_ack_or_the_end() -
 
 def test_p19_an_ack_before_the_down_arrived_counts_and_the_next_incident_is_not_acked_by_it() -> None:
     play = Play(repeat_ms=REPEAT_MS)
-    play.thread.incident_id = "inc_1"
+    play.group.incident_id = "inc_1"
     play.offer(down(1))
     play.step()
-    play.thread.acked = True
+    play.group.acked = True
     play.accept()
     play.now_ms += REPEAT_MS
     assert play.step() == Wait(None)
     play.offer(end(2))
     play.step()
-    assert play.thread.frozen is not None
-    assert play.thread.frozen.incident_id == "inc_1"
+    assert play.group.in_flight is not None
+    assert play.group.in_flight.incident_id == "inc_1"
     play.accept()
-    assert not play.thread.acked
+    assert not play.group.acked
 
 
 def test_p19_a_reminder_in_attempts_is_cancelled_by_the_end() -> None:
@@ -419,7 +419,7 @@ def test_a_receiver_that_has_to_hear_it_again_does_though_it_is_acked_and_silenc
     play.offer(down(1))
     play.step()
     play.accept()
-    play.thread.acked = True
+    play.group.acked = True
     play.now_ms += REPEAT_MS
     play.silenced_until_ms = play.now_ms + 1
     assert play.step() == Freeze(role=Role.DOWN, event=down(1), reminder=1)
@@ -446,7 +446,7 @@ def test_a_wait_gathers_what_comes_but_never_delays_an_end() -> None:
     play = Play(wait_ms=5_000)
     play.offer(down(1))
     assert play.step() == Wait(START_MS + 5_000)
-    assert worker_rules.due_ms(play.thread, START_MS) == START_MS + 5_000
+    assert worker_rules.due_ms(play.group, START_MS) == START_MS + 5_000
     play.now_ms += 5_000
     play.step()
     play.accept()
@@ -500,9 +500,9 @@ class Threads(RuleBasedStateMachine):
 
     def _attempt(self) -> bool:
         """Whether an attempt is under way after a look at the thread."""
-        if self.play.thread.frozen is None or not self.play.thread.frozen.open:
+        if self.play.group.in_flight is None or not self.play.group.in_flight.open:
             self.play.step()
-        return self.play.thread.frozen is not None and self.play.thread.frozen.open
+        return self.play.group.in_flight is not None and self.play.group.in_flight.open
 
     @rule()
     def is_accepted(self) -> None:
@@ -531,7 +531,7 @@ class Threads(RuleBasedStateMachine):
     @rule()
     def gives_up(self) -> None:
         # Asked for after the attempt: with an end that waited, that may be another one.
-        if self._attempt() and (frozen := self.play.thread.frozen) is not None and frozen.role is not Role.END:
+        if self._attempt() and (in_flight := self.play.group.in_flight) is not None and in_flight.role is not Role.END:
             self.play.give_up()
 
     @rule(silent=st.booleans())
@@ -544,7 +544,7 @@ class Threads(RuleBasedStateMachine):
 
     @rule()
     def ack(self) -> None:
-        self.play.thread.acked = self.play.thread.told
+        self.play.group.acked = self.play.group.notified
 
     @rule(passed_ms=st.sampled_from([1, 1_000, REPEAT_MS]))
     def time_passes(self, passed_ms: int) -> None:
@@ -570,7 +570,7 @@ class Threads(RuleBasedStateMachine):
             self.play.now_ms += 1_000
             if self._attempt():
                 self.play.accept()
-            elif not self.play.thread.pending and self.play.thread.frozen is None:
+            elif not self.play.group.pending and self.play.group.in_flight is None:
                 break
         open_at = [one.role for one in self.play.got if one.role is not Role.FACT]
         if open_at and not self.is_down:

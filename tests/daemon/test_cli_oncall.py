@@ -132,7 +132,7 @@ async def test_a_silence_is_begun_listed_and_ended(operator: Shell) -> None:
 @valkey
 async def test_the_command_that_a_notification_suggests_works(operator: Shell) -> None:
     await operator.lastseen.beat("w")
-    body = operator.lastseen.alerts.wording.single(event(), incident_id=None, reminder=0, standing=None)
+    body = operator.lastseen.alerts.wording.single(event(), incident_id=None, reminder=0, health=None)
     command = json.loads(body)["data"]["silence"]
     assert command == "lastseen silence add --tenant acme --worker-id w --exact --for 2h"
     ended = await operator.run(*command.split()[1:], "--config", operator.config)
@@ -180,7 +180,7 @@ async def test_b5_the_command_in_a_page_run_as_printed_silences_this_worker_only
     for worker_id in (name, "w", "bystander"):
         assert (await lastseen.beat(worker_id, tenant=name)).status_code == 204
     down = event(worker_id=name, tenant=name)
-    command = json.loads(lastseen.alerts.wording.single(down, incident_id=None, reminder=0, standing=None))["data"][
+    command = json.loads(lastseen.alerts.wording.single(down, incident_id=None, reminder=0, health=None))["data"][
         "silence"
     ]
     ended = await operator.run(*await read_by_a_shell(command), "--config", operator.config)
@@ -306,7 +306,7 @@ async def test_dead_letters_are_listed_shown_replayed_and_dropped(operator: Shel
 
 @valkey
 async def test_a_receiver_is_tested_and_enabled(operator: Shell) -> None:
-    await operator.lastseen.alerts.threads["ops"].disable("410 Gone")
+    await operator.lastseen.alerts.groups["ops"].disable("410 Gone")
     assert "disabled: 410 Gone" in await operator.done("alerts", "list", tenant=None)
     assert await operator.done("alerts", "list") == ""  # a tenant's admin sees what belongs to the tenant
     assert "the scope 'operator'" in await operator.refused(1, "alerts", "enable", "ops")

@@ -126,8 +126,8 @@ def queue(**changes: Any) -> Stats:
         "queued": 1,
         "lag_ms": 0,
         "dead": 2,
-        "standing": 0,
-        "threads": 3,
+        "open_dead_letters": 0,
+        "groups": 3,
         "disabled": None,
     }
     return Stats(**{**values, **changes})
@@ -239,10 +239,10 @@ async def test_p31_dead_letters_that_stand_are_a_reason_and_of_a_tenants_receive
         return looked.health.monitor_state(1_000, 1_000).reasons
 
     async with looking(store_url) as looked:
-        looked.queues = [queue(standing=1)]
+        looked.queues = [queue(open_dead_letters=1)]
         await looked.until_reasons(Reason.DEAD_LETTERS)
         assert looked.told("dead_letters_standing,receiver=ops") == 1
-        looked.queues = [queue(), queue(receiver="theirs", standing=1)]
+        looked.queues = [queue(), queue(receiver="theirs", open_dead_letters=1)]
         await looked.until_reasons()
         assert looked.told("dead_letters_standing,receiver=theirs") == 1
         assert [reasons(tenant) for tenant in (None, "other", "acme")] == [(), (), (Reason.DEAD_LETTERS,)]

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from alerts.delivery.circuit_breaker import FAILURES, LONGEST_PAUSE_MS
-from alerts.groups.flapping import Flapping, Lately
+from alerts.groups.flapping import Flapping, RecentOutages
+from alerts.groups.fleet import EnvironmentHealth
 from alerts.groups.keys import digest
 from alerts.receivers.webhook import WebhookReceiver
-from alerts.rendering.payload import BODY_BYTES, GroupCounts, Standing, Wording
+from alerts.rendering.payload import BODY_BYTES, GroupCounts, Wording
 from alerts.rendering.phrases import LINE_CHARS
 from monitor.daemon.config.model import load
 from monitor.events import EVENT_METADATA_BYTES
@@ -72,8 +73,8 @@ def single_body(of: Event | None = None, *, reminder: int = 0) -> str:
         of or fact(),
         incident_id=INCIDENT,
         reminder=reminder,
-        standing=Standing(expected=237, silent=2),
-        lately=None if reminder else Lately(number=1, rule=Flapping()),
+        health=EnvironmentHealth(expected=237, silent=2),
+        recent=None if reminder else RecentOutages(number=1, rule=Flapping()),
     )
 
 

@@ -43,7 +43,7 @@ def warned_of() -> set[str]:
         str(call.args[0].value)
         for _, call in calls()
         if isinstance(call.func, ast.Name)
-        and call.func.id == "Outage"
+        and call.func.id == "StoreBackoff"
         and call.args
         and isinstance(call.args[0], ast.Constant)
     }

@@ -64,7 +64,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         tests=("tests/alerts/store/test_incidents.py",),
     ),
     Mutant(
-        wrong="a thread that an attempt holds is woken, so that a second attempt is made beside it",
+        wrong="a group that an attempt holds is woken, so that a second attempt is made beside it",
         file="alerts/store/groups.lua",
         old="if known and (known[TOKEN] == 0 or known[UNTIL] <= now) then",
         new="if known then",

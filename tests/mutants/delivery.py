@@ -33,8 +33,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="an attempt whose answer was lost counts as one that did not arrive",
         file="alerts/delivery/loop.py",
-        old="postpone(draft, due_ms=decision.due_ms, unknown=unknown)",
-        new="postpone(draft, due_ms=decision.due_ms, unknown=False)",
+        old="schedule_retry(draft, due_ms=decision.due_ms, unknown=unknown)",
+        new="schedule_retry(draft, due_ms=decision.due_ms, unknown=False)",
         tests=(
             "tests/alerts/routing/test_enqueue.py::test_p7_a_down_that_may_have_arrived_in_a_failed_attempt_gets_its_resolved",
             "tests/alerts/routing/test_enqueue.py::test_p18_a_down_that_was_given_up_and_may_have_arrived_gets_its_resolved",
@@ -52,29 +52,29 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="no RESOLVED follows a DOWN of which an attempt before the last may have arrived",
         file="alerts/groups/attempts.py",
-        old="if frozen.unknown or unknown:",
+        old="if in_flight.unknown or unknown:",
         new="if unknown:",
         tests=("tests/core/test_worker_rules.py",),
     ),
     Mutant(
         wrong="a DOWN that may have arrived counts as one that did not after another attempt that failed for sure",
         file="alerts/groups/attempts.py",
-        old="frozen.unknown = frozen.unknown or unknown",
-        new="frozen.unknown = unknown",
+        old="in_flight.unknown = in_flight.unknown or unknown",
+        new="in_flight.unknown = unknown",
         tests=("tests/core/test_worker_rules.py",),
     ),
     Mutant(
         wrong="the time after which a notification is given up begins anew with each attempt",
         file="alerts/groups/attempts.py",
-        old="frozen.first_attempt_ms = frozen.first_attempt_ms or draft.now_ms",
-        new="frozen.first_attempt_ms = draft.now_ms",
+        old="in_flight.first_attempt_ms = in_flight.first_attempt_ms or draft.now_ms",
+        new="in_flight.first_attempt_ms = draft.now_ms",
         tests=("tests/core/test_worker_rules.py",),
     ),
     Mutant(
         wrong="an attempt that was given back unsent counts as one that may have arrived",
         file="alerts/groups/attempts.py",
-        old="    frozen.open = False\n    frozen.due_ms = draft.now_ms\n",
-        new="    frozen.due_ms = draft.now_ms\n",
+        old="    in_flight.open = False\n    in_flight.due_ms = draft.now_ms\n",
+        new="    in_flight.due_ms = draft.now_ms\n",
         tests=("tests/core/test_worker_rules.py",),
     ),
     Mutant(
@@ -94,8 +94,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a member of a group whose acknowledgement has lapsed still counts as acknowledged",
         file="alerts/routing/enqueue.py",
-        old="            thread.acks -= 1",
-        new="            thread.acks -= 0",
+        old="            group.acks -= 1",
+        new="            group.acks -= 0",
         tests=(
             "tests/alerts/delivery/test_rejected.py",
             "tests/alerts/routing/test_enqueue.py",
@@ -105,7 +105,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a page that is refused again and again is offered with every acceptance",
         file="alerts/delivery/given_up.py",
-        old=" or thread.given_up.due_ms > now_ms:",
+        old=" or group.given_up.due_ms > now_ms:",
         new=":",
         tests=(
             "tests/alerts/test_service.py::test_p31_a_page_that_is_refused_for_good_is_not_offered_with_every_acceptance",
@@ -135,7 +135,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         tests=("tests/core/test_supervision.py",),
     ),
     Mutant(
-        wrong="a silence that ends early wakes only those among the first 500 threads",
+        wrong="a silence that ends early wakes only those among the first 500 groups",
         file="alerts/oncall/reschedule.py",
         old="if len(page) < PAGE:",
         new="if len(page) <= PAGE:",

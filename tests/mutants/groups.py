@@ -10,42 +10,42 @@ _GROUP: Final = (
     Mutant(
         wrong="a group of more members than are looked at is silenced when those that are looked at are",
         file="alerts/groups/group_rules.py",
-        old="    if thread.firing > len(first):\n",
-        new="    if thread.firing > len(first) and not first:\n",
+        old="    if group.firing > len(first):\n",
+        new="    if group.firing > len(first) and not first:\n",
         tests=("tests/core/test_group_rules.py",),
     ),
     Mutant(
         wrong="a group that was notified of sends its news after the group wait, not after the group interval",
         file="alerts/groups/group_rules.py",
-        old="return thread.flushed_ms + thread.timing.interval_ms if",
-        new="return thread.flushed_ms + thread.timing.wait_ms if",
+        old="return group.flushed_ms + group.timing.interval_ms if",
+        new="return group.flushed_ms + group.timing.wait_ms if",
         tests=("tests/core/test_group_rules.py",),
     ),
     Mutant(
         wrong="members that are back are no news of a group until another member goes down",
         file="alerts/groups/group_rules.py",
-        old="thread.timing.interval_ms if thread.untold or thread.recovered else None",
-        new="thread.timing.interval_ms if thread.untold else None",
+        old="group.timing.interval_ms if group.unnotified or group.recovered else None",
+        new="group.timing.interval_ms if group.unnotified else None",
         tests=("tests/core/test_group_rules.py",),
     ),
     Mutant(
         wrong="one acknowledged member ends the reminders of its whole group",
         file="alerts/groups/group_rules.py",
-        old="thread.acks >= thread.firing",
-        new="thread.acks > 0",
+        old="group.acks >= group.firing",
+        new="group.acks > 0",
         tests=("tests/core/test_group_rules.py", "tests/alerts/oncall/test_dead_letters.py"),
     ),
     Mutant(
         wrong="the acknowledgement of a member that is back counts for those that are still down",
         file="alerts/groups/group_rules.py",
-        old="    thread.acks -= member.acked\n",
+        old="    group.acks -= member.acked\n",
         new="",
         tests=("tests/alerts/oncall/test_dead_letters.py",),
     ),
     Mutant(
         wrong="a member that is back counts as alive but rejected for as long as its group lasts",
         file="alerts/groups/group_rules.py",
-        old="    thread.rejected -= _is_rejected(member.event)\n",
+        old="    group.rejected -= _is_rejected(member.event)\n",
         new="",
         tests=("tests/core/test_group_rules.py", "tests/alerts/delivery/test_rejected.py"),
     ),
@@ -83,15 +83,15 @@ _MASS: Final = (
     Mutant(
         wrong="of workers with several intervals the deaths of the shortest interval are asked for",
         file="alerts/groups/mass_failure.py",
-        old="newest_ms - max(wave.interval_ms, *(min(event.interval_ms, LONGEST_WINDOW_MS) for event in deaths))",
+        old="newest_ms - max(window.interval_ms, *(min(event.interval_ms, LONGEST_WINDOW_MS) for event in deaths))",
         new="newest_ms - min(event.interval_ms for event in deaths)",
         tests=("tests/alerts/routing/test_mass_failure.py", "tests/alerts/routing/test_enqueue.py"),
     ),
     Mutant(
         wrong="a mass failure whose deadlines passed long before they were recorded is over at once",
         file="alerts/groups/mass_failure.py",
-        old="wave.declared_until_ms = max(wave.newest_due_ms, now_ms) + wave.interval_ms",
-        new="wave.declared_until_ms = wave.newest_due_ms + wave.interval_ms",
+        old="window.declared_until_ms = max(window.newest_due_ms, now_ms) + window.interval_ms",
+        new="window.declared_until_ms = window.newest_due_ms + window.interval_ms",
         tests=("tests/alerts/routing/test_mass_failure.py",),
     ),
     Mutant(
@@ -104,8 +104,8 @@ _MASS: Final = (
     Mutant(
         wrong="deaths in an environment that looks calm are forgotten before more come",
         file="alerts/store/mass_failures.py",
-        old="idle = mood is Mood.CALM and not silent_now(wave)",
-        new="idle = mood is Mood.CALM",
+        old="idle = state is FailureState.CALM and not silent_now(window)",
+        new="idle = state is FailureState.CALM",
         tests=("tests/alerts/routing/test_mass_failure.py",),
     ),
 )
@@ -121,15 +121,15 @@ _SINGLE: Final = (
     Mutant(
         wrong="a DOWN that came and went while a RESOLVED was being delivered is followed by a second RESOLVED",
         file="alerts/groups/worker_rules.py",
-        old="thread.frozen.role is Role.END:\n        is_open = False",
-        new="thread.frozen.role is Role.END:\n        is_open = thread.told",
+        old="group.in_flight.role is Role.END:\n        is_open = False",
+        new="group.in_flight.role is Role.END:\n        is_open = group.notified",
         tests=("tests/core/test_worker_rules.py",),
     ),
     Mutant(
         wrong="an outage of a flapping worker has to last from when it is looked at, not from when it was detected",
         file="alerts/groups/worker_rules.py",
-        old="thread.damped_ms or event.detected_ms + lately.rule.hold_ms",
-        new="thread.damped_ms or draft.now_ms + lately.rule.hold_ms",
+        old="group.damped_ms or event.detected_ms + recent.rule.hold_ms",
+        new="group.damped_ms or draft.now_ms + recent.rule.hold_ms",
         tests=("tests/alerts/delivery/test_flapping.py",),
     ),
     Mutant(
@@ -176,8 +176,8 @@ _ROUTING: Final = (
     Mutant(
         wrong="a worker that reported its failure itself joins the mass failure of its environment",
         file="alerts/routing/routes.py",
-        old="mood is not Mood.CALM and event.kind in SILENT and",
-        new="mood is not Mood.CALM and",
+        old="state is not FailureState.CALM and event.kind in SILENT and",
+        new="state is not FailureState.CALM and",
         tests=("tests/core/test_routes.py",),
     ),
     Mutant(
@@ -200,7 +200,7 @@ _COMPOSING: Final = (
     Mutant(
         wrong="a large group is not reminded of when the first fifty of it are back",
         file="alerts/delivery/planner.py",
-        old="if step.event is None and thread.firing > len(events):",
+        old="if step.event is None and group.firing > len(events):",
         new="if step.event is None and not events:",
         tests=("tests/alerts/routing/test_enqueue.py",),
     ),
@@ -212,21 +212,21 @@ _COMPOSING: Final = (
         tests=("tests/alerts/routing/test_enqueue.py", "tests/alerts/test_service.py"),
     ),
     Mutant(
-        wrong="failed plans of a thread are counted over its whole life, not in a row",
+        wrong="failed plans of a group are counted over its whole life, not in a row",
         file="alerts/delivery/planner.py",
-        old="        thread.broken = 0\n\n",
+        old="        group.broken = 0\n\n",
         new="\n",
         tests=("tests/alerts/routing/test_enqueue.py",),
     ),
     Mutant(
         wrong="a group's notification counts what is new after the new has been marked as told: none",
         file="alerts/delivery/planner.py",
-        old="                counts = (thread.untold, thread.recovered)\n"
-        "                standing = await self._standing(thread, firing)\n"
-        "                frozen = group_rules.freeze(draft, step, receiver=self._threads.receiver)\n",
-        new="                standing = await self._standing(thread, firing)\n"
-        "                frozen = group_rules.freeze(draft, step, receiver=self._threads.receiver)\n"
-        "                counts = (thread.untold, thread.recovered)\n",
+        old="                counts = (group.unnotified, group.recovered)\n"
+        "                health = await self._health(group, firing)\n"
+        "                in_flight = group_rules.freeze(draft, step, receiver=self._groups.receiver)\n",
+        new="                health = await self._health(group, firing)\n"
+        "                in_flight = group_rules.freeze(draft, step, receiver=self._groups.receiver)\n"
+        "                counts = (group.unnotified, group.recovered)\n",
         tests=("tests/alerts/routing/test_enqueue.py",),
     ),
 )
@@ -235,8 +235,8 @@ _DESK: Final = (
     Mutant(
         wrong="a dead letter of a group's earlier outage is sent again as news of the present one",
         file="alerts/oncall/dead_letters.py",
-        old="if thread is None or not thread.firing or note.epoch != thread.epoch:",
-        new="if thread is None or not thread.firing:",
+        old="if group is None or not group.firing or note.epoch != group.epoch:",
+        new="if group is None or not group.firing:",
         tests=("tests/alerts/oncall/test_dead_letters.py",),
     ),
     Mutant(
@@ -256,8 +256,8 @@ _DESK: Final = (
     Mutant(
         wrong="an acknowledgement of an earlier incident ends the reminders of the present one",
         file="alerts/routing/acknowledge.py",
-        old="if thread.acked or thread.incident_id not in {None, incident_id}:",
-        new="if thread.acked:",
+        old="if group.acked or group.incident_id not in {None, incident_id}:",
+        new="if group.acked:",
         tests=("tests/alerts/oncall/test_dead_letters.py", "tests/alerts/routing/test_enqueue.py"),
     ),
     Mutant(
@@ -278,7 +278,7 @@ _INCIDENTS: Final = (
         tests=("tests/core/test_incidents.py",),
     ),
     Mutant(
-        wrong="an environment's incident is acknowledged and reminded of in the threads of single workers too",
+        wrong="an environment's incident is acknowledged and reminded of in the groups of single workers too",
         file="alerts/groups/incidents.py",
         old="targets={name: key for name, key in targets.items() if shape_of(key) is Shape.ENVIRONMENT},",
         new="targets=dict(targets),",

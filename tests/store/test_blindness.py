@@ -806,9 +806,9 @@ async def test_p16_after_an_outage_nobody_counts_as_silent_before_there_was_time
         await m.beat()
         await m.outage(m.now_ms + 3_600_000)
         longer = max(INTERVAL_MS, GRACE_MS)
-        assert (await m.store.standing("acme", "prod")).silent == 0
+        assert (await m.store.environment_health("acme", "prod")).silent == 0
         await m.runs(m.now_ms + longer)
-        assert (await m.store.standing("acme", "prod")).silent == 1
+        assert (await m.store.environment_health("acme", "prod")).silent == 1
 
 
 # What is remembered

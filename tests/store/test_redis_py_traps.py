@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from alerts.errors import StoreUnavailableError as QueueUnavailableError
-from alerts.store.connection import QueueStore
+from alerts.store.connection import StoreConnection
 from monitor.errors import NoRoomError
 from monitor.store import StoreUnavailableError
 from monitor.store.connection import ONCE, READERS, WRITERS
@@ -231,7 +231,7 @@ def test_a_connection_of_the_delivery_queue_that_is_lost_is_the_stores_trouble_a
     async def lose() -> None:
         async with proxied(valkey_url) as proxy:
             address = Address(proxy.url, timeout_s=2.0)
-            queue = QueueStore(pools=address.pool, receivers=1)
+            queue = StoreConnection(pools=address.pool, receivers=1)
             for _ in range(10):
                 await proxy.refuse()
                 proxy.cut()

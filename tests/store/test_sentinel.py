@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from alerts.errors import StoreUnavailableError as QueueUnavailableError
-from alerts.store.connection import QueueStore
+from alerts.store.connection import StoreConnection
 from monitor.clock import monotonic_s
 from monitor.store import StoreDeniedError, StoreRefusedError, StoreUnavailableError
 from monitor.store.connection import WRITERS
@@ -305,7 +305,7 @@ async def test_a_new_primary_without_the_functions_gets_them(valkeys: Watched) -
 
 async def test_the_delivery_queue_follows_the_primary_too(valkeys: Watched) -> None:
     async with opened(valkeys.url, timeout_s=TIMEOUT_S) as store:
-        queue = QueueStore(pools=store.address.pool, receivers=1)
+        queue = StoreConnection(pools=store.address.pool, receivers=1)
         assert await queue.register(["a"]) == ()
         old = valkeys.primary()
         old.pause()

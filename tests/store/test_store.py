@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from alerts.store.connection import QueueStore
-from alerts.store.group_store import ThreadStore
+from alerts.store.connection import StoreConnection
+from alerts.store.group_store import GroupStore
 from monitor.events import EVENT_METADATA_BYTES, Event
 from monitor.liveness import EventKind, Liveness, Trigger
 from monitor.store import (
@@ -36,7 +36,7 @@ from monitor.store.results import (
     Want,
 )
 from monitor.store.settings import EnvironmentRule
-from monitor.workers import Disconnect, Evidence, Rejection, Standing, WorkerKey, partition_of
+from monitor.workers import Disconnect, EnvironmentHealth, Evidence, Rejection, WorkerKey, partition_of
 from tests.support import servers
 from tests.support.store_indexes import check_indexes
 from tests.support.stores import DEV, GRACE_MS, INTERVAL_MS, ManualClock, beat, opened, pools, settings
@@ -846,13 +846,13 @@ async def test_two_namespaces_on_one_database_know_nothing_of_each_other(store_u
         _, _, worker = await plain.one(W)
         assert worker is not None
         assert worker.status == "active"
-        queues = [QueueStore(pools=pools(store_url), receivers=1, namespace=name) for name in ("", "blue")]
+        queues = [StoreConnection(pools=pools(store_url), receivers=1, namespace=name) for name in ("", "blue")]
         for queue in queues:
             assert await queue.register(["ops"]) == ()
         assert await queues[1].register(["other"]) == ("ops",)
         assert await queues[0].register(["ops"]) == ()
-        assert await ThreadStore(queues[0], "ops").disable("410")
-        assert not (await ThreadStore(queues[1], "ops").stats(now_ms=0)).disabled
+        assert await GroupStore(queues[0], "ops").disable("410")
+        assert not (await GroupStore(queues[1], "ops").stats(now_ms=0)).disabled
         for queue in queues:
             await queue.close()
     async with Redis.from_url(store_url, decode_responses=True) as redis:
@@ -1127,7 +1127,7 @@ async def test_p16_a_worker_is_silent_after_the_longer_of_interval_and_grace(
         await ManualClock(store_url).set(t + 10_000)
         await store.beat(0, [beat("b", interval_ms=interval_ms, grace_ms=grace_ms)])
         await ManualClock(store_url).set(t + 50_000 + off)
-        assert await store.standing("acme", "prod") == Standing(expected=2, silent=silent)
+        assert await store.environment_health("acme", "prod") == EnvironmentHealth(expected=2, silent=silent)
 
 
 async def test_p16_an_environment_s_standing_counts_the_overdue_and_nobody_who_is_down_or_elsewhere(
@@ -1156,11 +1156,11 @@ async def test_p16_an_environment_s_standing_counts_the_overdue_and_nobody_who_i
         await store.leave(replace(goodbye(Trigger.DISCONNECT_FAILURE), key=WorkerKey("acme", "failed")))
         # "w" has said goodbye, and its beat thread is one step behind.
         t = await beats("w")
-        assert await store.standing("acme", "prod") == Standing(expected=4, silent=2, down=2)
+        assert await store.environment_health("acme", "prod") == EnvironmentHealth(expected=4, silent=2, down=2)
         # No sweep has come by: the overdue are still to be reported, and count.
         await clock.set(t + INTERVAL_MS + 90_000)
-        assert await store.standing("acme", "prod") == Standing(expected=4, silent=4, down=2)
-        assert await store.standing("acme", "nowhere") == Standing(expected=0, silent=0)
+        assert await store.environment_health("acme", "prod") == EnvironmentHealth(expected=4, silent=4, down=2)
+        assert await store.environment_health("acme", "nowhere") == EnvironmentHealth(expected=0, silent=0)
 
 
 async def test_p16_a_standing_counts_who_became_stale_in_the_very_millisecond(store_url: str) -> None:
@@ -1169,7 +1169,7 @@ async def test_p16_a_standing_counts_who_became_stale_in_the_very_millisecond(st
         await ManualClock(store_url).set(due_ms)
         await store.sweep(0, limit=10)
         for since_ms, fallen in ((due_ms - 1, 1), (due_ms, 1), (due_ms + 1, 0)):
-            found = await store.standing("acme", "prod", since_ms)
+            found = await store.environment_health("acme", "prod", since_ms)
             assert (found.fallen, found.down) == (fallen, fallen)
 
 
@@ -1178,7 +1178,7 @@ async def test_p16_a_standing_counts_who_has_become_stale_since_a_moment(store_u
         clock = ManualClock(store_url, 2)
 
         async def since(moment_ms: int | None) -> tuple[int, int]:
-            found = await store.standing("acme", "prod", moment_ms)
+            found = await store.environment_health("acme", "prod", moment_ms)
             return found.fallen, found.rejected
 
         async def swept() -> None:
@@ -1208,11 +1208,11 @@ async def test_p16_a_standing_counts_who_has_become_stale_since_a_moment(store_u
         assert await since(due_ms - INTERVAL_MS) == (3, 1)
         assert await since(due_ms + 1) == (0, 1)  # since when beats are refused is not known
         assert await since(None) == (0, 0)
-        assert (await store.standing("acme", "prod")).down == 4
+        assert (await store.environment_health("acme", "prod")).down == 4
         await beats("a", "refused")
         assert await since(due_ms - INTERVAL_MS) == (2, 0)
         await store.leave(replace(goodbye(Trigger.DISCONNECT_FAILURE), key=WorkerKey("acme", "b")))
         for moment_ms, down in ((None, 2), (due_ms - INTERVAL_MS, 2), (due_ms + 2_000, 0)):
-            found = await store.standing("acme", "prod", moment_ms)
+            found = await store.environment_health("acme", "prod", moment_ms)
             assert (found.expected, found.down) == (2, down)  # of six, two have stopped
-        assert (await store.standing("acme", "nowhere", 0)).fallen == 0
+        assert (await store.environment_health("acme", "nowhere", 0)).fallen == 0

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from alerts.groups.fleet import Fleet
     from alerts.receivers import Receiver
     from alerts.routing.routes import Route
-    from alerts.store.retention import History
+    from alerts.store.retention import Retention
     from tests.support.alerts_fakes import Clock, ListSource
 
 POLICY = RetryPolicy(initial_ms=1_000, max_ms=1_000, retry_for_ms=5_000, min_attempts=12)
@@ -40,7 +40,7 @@ class Daemon:
         routes: list[Route],
         *,
         fleet: Fleet = CALM,
-        history: History | None = None,
+        history: Retention | None = None,
         first_pause_s: float = FIRST_PAUSE_S,
         poll_s: float = 0.01,
     ) -> None:
@@ -85,12 +85,10 @@ class Daemon:
     async def is_idle(self) -> bool:
         if self.source.acked < len(self.source.stream):
             return False
-        return not any([await threads.due(offset=0, limit=1) for threads in self.service.threads.values()])
+        return not any([await groups.due(offset=0, limit=1) for groups in self.service.groups.values()])
 
     async def is_idle_now(self) -> bool:
         """Nothing is due at this moment; what waits for a later one may wait."""
         if self.source.acked < len(self.source.stream):
             return False
-        return not any(
-            [(await threads.stats(now_ms=self.clock.ms)).lag_ms for threads in self.service.threads.values()]
-        )
+        return not any([(await groups.stats(now_ms=self.clock.ms)).lag_ms for groups in self.service.groups.values()])

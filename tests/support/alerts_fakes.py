@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from alerts.errors import StoreUnavailableError, TransientDeliveryError
-from alerts.groups.fleet import Standing, WorkerOutage
+from alerts.groups.fleet import EnvironmentHealth, WorkerOutage
 from alerts.groups.keys import digest
-from alerts.groups.state import Note, Outcome
+from alerts.groups.state import NotificationRecord, Outcome
 from alerts.notification import Notification
-from alerts.store.connection import QueueStore
-from alerts.store.group_store import ThreadStore
+from alerts.store.connection import StoreConnection
+from alerts.store.group_store import GroupStore
 from monitor.events import Event
 from monitor.liveness import EventKind, Liveness
 from tests.support.stores import pools
@@ -40,34 +40,36 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], *, timeout_s: f
             await asyncio.sleep(0.005)
 
 
-async def dead_letters(store_url: str, receiver: str = "ops") -> list[Note]:
+async def dead_letters(store_url: str, receiver: str = "ops") -> list[NotificationRecord]:
     """The dead letters of a receiver, oldest first."""
-    store = QueueStore(pools=pools(store_url), receivers=1)
+    store = StoreConnection(pools=pools(store_url), receivers=1)
     try:
-        threads = ThreadStore(store, receiver)
-        notes = await threads.notifications(Outcome.DEAD_LETTERED, before_ms=2 * START_MS, offset=0, limit=100)
+        groups = GroupStore(store, receiver)
+        notes = await groups.notifications(Outcome.DEAD_LETTERED, before_ms=2 * START_MS, offset=0, limit=100)
     finally:
         await store.close()
     return notes[::-1]
 
 
-def _calm() -> Standing:
-    return Standing(expected=1_000, silent=0)
+def _calm() -> EnvironmentHealth:
+    return EnvironmentHealth(expected=1_000, silent=0)
 
 
 class FakeFleet:
     """A fleet that stands as a function says: by default nobody is silent. Whoever was down is down still, unless the
     event is among those that are ``over``."""
 
-    def __init__(self, standing: Callable[[], Standing] = _calm) -> None:
-        self._standing = standing
+    def __init__(self, health: Callable[[], EnvironmentHealth] = _calm) -> None:
+        self._health = health
         self.over: set[str] = set()
         self.outages = 0
         """How many outages of every worker began lately."""
 
-    async def standing(self, _tenant: str, _environment: str, _since_ms: int | None = None) -> Standing:
+    async def environment_health(
+        self, _tenant: str, _environment: str, _since_ms: int | None = None
+    ) -> EnvironmentHealth:
         """How every environment stands."""
-        return self._standing()
+        return self._health()
 
     async def outage(self, event: Event, _since_ms: int = 0) -> WorkerOutage:
         """How it stands with the outage of an event."""

@@ -50,8 +50,8 @@ async def main(store_url: str, hook_url: str, start_ms: int, workers: int) -> No
         failpoint=failpoint(os.environ),
     )
     await service.start()
-    threads = service.threads["ops"]
-    while source.acked < len(source.stream) or await threads.due(offset=0, limit=1):  # noqa: ASYNC110 - the store tells nobody
+    groups = service.groups["ops"]
+    while source.acked < len(source.stream) or await groups.due(offset=0, limit=1):  # noqa: ASYNC110 - the store tells nobody
         await asyncio.sleep(0.02)
     await service.stop()
 

@@ -1,4 +1,4 @@
-"""The on-call side over a real store, for tests: threads, ledger and receivers without the parts that work on them."""
+"""The on-call side over a real store, for tests: groups, ledger and receivers without the parts that work on them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from alerts.rendering.payload import Wording
-from alerts.store.connection import QueueStore
-from alerts.store.group_store import ThreadStore
+from alerts.store.connection import StoreConnection
+from alerts.store.group_store import GroupStore
 from alerts.store.incidents import Ledger
 from monitor.daemon.oncall.service import AlertsOnCall
 from tests.support.alerts_fakes import Inbox
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Alerts:
     """What the port needs of the alert service. ``woken`` is who was to be looked at."""
 
-    threads: Mapping[str, ThreadStore]
+    groups: Mapping[str, GroupStore]
     ledger: Ledger
     receivers: Mapping[str, Receiver]
     wording: Wording
@@ -36,12 +36,12 @@ class Alerts:
         self.woken.append(receiver)
 
 
-def made(url: str, names: Mapping[str, Sequence[str]] | None) -> tuple[Alerts, QueueStore]:
+def made(url: str, names: Mapping[str, Sequence[str]] | None) -> tuple[Alerts, StoreConnection]:
     """Receivers with the tenants that they belong to, or a shared `ops`; the connections are made when first needed."""
     names = names or {"ops": ()}
-    store = QueueStore(pools=pools(url), receivers=len(names))
+    store = StoreConnection(pools=pools(url), receivers=len(names))
     alerts = Alerts(
-        threads={name: ThreadStore(store, name) for name in names},
+        groups={name: GroupStore(store, name) for name in names},
         ledger=Ledger(store),
         owners={name: frozenset(tenants) for name, tenants in names.items() if tenants},
         receivers={name: Inbox(name=name) for name in names},

@@ -73,7 +73,7 @@ def receiver_json(receiver: ReceiverState) -> dict[str, object]:
         "name": receiver.name,
         "queued": receiver.queued,
         "dead_letters": receiver.dead,
-        "dead_letters_standing": receiver.standing,
+        "dead_letters_standing": receiver.open_dead_letters,
         "lag_seconds": receiver.lag_ms / 1000,
         "disabled": receiver.disabled,
     }

@@ -93,7 +93,7 @@ def receiver_of(stats: Stats) -> ReceiverState:
         name=stats.receiver,
         queued=stats.queued,
         dead=stats.dead,
-        standing=stats.standing,
+        open_dead_letters=stats.open_dead_letters,
         lag_ms=stats.lag_ms,
         disabled=stats.disabled,
     )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 IncidentState: TypeAlias = Literal["open", "closed", "all"]
 SilenceState: TypeAlias = Literal["pending", "active", "ended"]
 DeliveryState: TypeAlias = Literal["queued", "dead_lettered", "finished"]
-"""Which deliveries a list holds: in attempts, given up, or anything else that is done."""
+"""Which deliveries a list holds: in flight, given up, or anything else that is done."""
 Place: TypeAlias = tuple[int, str]
 """Where a page of a list ended: a time and an id."""
 
@@ -170,7 +170,7 @@ class ReceiverState:
     name: str
     queued: int
     dead: int
-    standing: int
+    open_dead_letters: int
     lag_ms: int
     disabled: str | None
 
@@ -238,7 +238,7 @@ class OnCall(Protocol):
         """Put a dead letter back into the queue. Idempotent while it is queued. ``force``: although it is overtaken.
 
         Raises:
-            ConflictError: it is no dead letter, its thread is busy, or it is overtaken.
+            ConflictError: it is no dead letter, its group is busy, or it is overtaken.
         """
 
     async def replay_all(self, viewer: Viewer, receiver: str, *, after: Place | None) -> Replayed:

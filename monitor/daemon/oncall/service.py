@@ -17,7 +17,7 @@ from alerts.groups.silences import Silence as LedgerSilence
 from alerts.groups.silences import TooManySilencesError, UnknownSilenceError
 from alerts.groups.state import Outcome
 from alerts.oncall.dead_letters import (
-    Desk,
+    DeadLetters,
     RefusedError,
     UnknownNotificationError,
     UnknownReceiverError,
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from alerts.groups.incidents import Incident as LedgerIncident
-    from alerts.groups.state import Note
+    from alerts.groups.state import NotificationRecord
     from alerts.receivers import Receiver
     from alerts.rendering.payload import Wording
-    from alerts.store.group_store import ThreadStore
+    from alerts.store.group_store import GroupStore
     from alerts.store.incidents import Ledger
     from monitor.daemon.oncall.models import (
         Delivery,
@@ -75,8 +75,8 @@ class Alerts(Protocol):
     """What is needed of the alert service."""
 
     @property
-    def threads(self) -> Mapping[str, ThreadStore]:
-        """The threads of every configured receiver."""
+    def groups(self) -> Mapping[str, GroupStore]:
+        """The groups of every configured receiver."""
 
     @property
     def ledger(self) -> Ledger:
@@ -95,7 +95,7 @@ class Alerts(Protocol):
         """The words of notifications."""
 
     def wake(self, receiver: str) -> None:
-        """There is something new among a receiver's threads."""
+        """There is something new among a receiver's groups."""
 
 
 class _OpenIncidents:
@@ -124,7 +124,7 @@ class AlertsOnCall:
         self._alerts = alerts
         self._store = store
         self._now_ms = now_ms
-        self._desk = Desk(threads=alerts.threads, incidents=_OpenIncidents(alerts.ledger))
+        self._dead_letters = DeadLetters(groups=alerts.groups, incidents=_OpenIncidents(alerts.ledger))
 
     async def incidents(self, viewer: Viewer, *, state: IncidentState, after: Place | None, limit: int) -> IncidentPage:
         """Incidents, newest first."""
@@ -146,7 +146,7 @@ class AlertsOnCall:
         return incident_of(await self._incident(viewer, incident_id))
 
     async def acknowledge(self, viewer: Viewer, incident_id: str, *, by: str, comment: str) -> Incident:
-        """Take an incident over: first in the ledger, then in the threads that tell of it."""
+        """Take an incident over: first in the ledger, then in the groups that tell of it."""
         await self._incident(viewer, incident_id)
         now_ms = self._now_ms()
         with _told():
@@ -156,9 +156,9 @@ class AlertsOnCall:
             worker_id = incident.worker_id if incident.kind is IncidentKind.WORKER else None
             # Of one that has closed since it was taken over, no reminder is due any more.
             for receiver, key in incident.targets.items() if incident.is_open else ():
-                if (threads := self._alerts.threads.get(receiver)) is not None:
+                if (groups := self._alerts.groups.get(receiver)) is not None:
                     await acknowledge_at(
-                        threads,
+                        groups,
                         key,
                         tenant=incident.tenant,
                         worker_id=worker_id,
@@ -211,8 +211,8 @@ class AlertsOnCall:
         with _told():
             await self._alerts.ledger.end_silence(viewer.tenant, silence_id, by=by, now_ms=now_ms)
             # Also when it had ended before: whoever ended it may not have come to this.
-            for receiver, threads in self._alerts.threads.items():
-                if await wake_waiting(threads, viewer.tenant, now_ms=now_ms):
+            for receiver, groups in self._alerts.groups.items():
+                if await wake_waiting(groups, viewer.tenant, now_ms=now_ms):
                     self._alerts.wake(receiver)
 
     async def deliveries(
@@ -220,7 +220,7 @@ class AlertsOnCall:
     ) -> DeliveryPage:
         """Notifications, newest first."""
         with _told():
-            page = await self._desk.page(
+            page = await self._dead_letters.page(
                 _PLACES[state],
                 receiver=receiver,
                 after=after,
@@ -233,13 +233,13 @@ class AlertsOnCall:
     async def delivery(self, viewer: Viewer, nid: str, *, receiver: str | None) -> Delivery:
         """One notification."""
         with _told():
-            found = await self._desk.find(nid, receiver=receiver, sees=lambda note: _sees_note(viewer, note))
+            found = await self._dead_letters.find(nid, receiver=receiver, sees=lambda note: _sees_note(viewer, note))
         return delivery_of(found)
 
     async def replay(self, viewer: Viewer, nid: str, *, receiver: str | None, force: bool) -> Delivery:
         """Put a dead letter back into the queue."""
         with _told():
-            found = await self._desk.replay(
+            found = await self._dead_letters.replay(
                 nid,
                 receiver=receiver,
                 force=force,
@@ -252,7 +252,7 @@ class AlertsOnCall:
     async def replay_all(self, viewer: Viewer, receiver: str, *, after: Place | None) -> Replayed:
         """Put dead letters of a receiver back into the queue."""
         with _told():
-            done = await self._desk.replay_all(
+            done = await self._dead_letters.replay_all(
                 receiver=receiver,
                 after=after,
                 now_ms=self._now_ms(),
@@ -264,7 +264,7 @@ class AlertsOnCall:
     async def drop(self, viewer: Viewer, nid: str, *, receiver: str | None) -> Delivery:
         """Throw a dead letter away."""
         with _told():
-            found = await self._desk.drop(
+            found = await self._dead_letters.drop(
                 nid, receiver=receiver, now_ms=self._now_ms(), sees=lambda note: _sees_note(viewer, note)
             )
         return delivery_of(found)
@@ -272,7 +272,7 @@ class AlertsOnCall:
     async def outcomes(self, event_id: str) -> list[EventOutcome]:
         """What became of an event."""
         with _told():
-            found = await self._desk.outcomes(event_id)
+            found = await self._dead_letters.outcomes(event_id)
         return [
             EventOutcome(
                 receiver=receiver,
@@ -290,17 +290,17 @@ class AlertsOnCall:
         _require_unrestricted(viewer)
         now_ms = self._now_ms()
         with _told():
-            mine = [threads for name, threads in self._alerts.threads.items() if self._keeps(viewer, name)]
+            mine = [groups for name, groups in self._alerts.groups.items() if self._keeps(viewer, name)]
             found = await asyncio.gather(*(one.stats(now_ms=now_ms) for one in mine))
         return [receiver_of(one) for one in sorted(found, key=lambda one: one.receiver)]
 
     async def enable(self, viewer: Viewer, receiver: str) -> ReceiverState:
         """Go on sending to a receiver."""
         with _told():
-            threads = self._kept(viewer, receiver)
-            await threads.enable()
+            groups = self._kept(viewer, receiver)
+            await groups.enable()
             self._alerts.wake(receiver)
-            return receiver_of(await threads.stats(now_ms=self._now_ms()))
+            return receiver_of(await groups.stats(now_ms=self._now_ms()))
 
     async def test(self, viewer: Viewer, receiver: str) -> Trial:
         """Send a test, within twice the receiver's own limit: it is two notifications."""
@@ -325,15 +325,15 @@ class AlertsOnCall:
     def _keeps(self, viewer: Viewer, receiver: str) -> bool:
         return viewer.is_operator or viewer.tenant in self._alerts.owners.get(receiver, ())
 
-    def _kept(self, viewer: Viewer, receiver: str) -> ThreadStore:
-        """The threads of a receiver that the viewer may test and enable."""
-        threads, owners = self._alerts.threads.get(receiver), self._alerts.owners.get(receiver)
-        if threads is None or (owners and not self._keeps(viewer, receiver)):
+    def _kept(self, viewer: Viewer, receiver: str) -> GroupStore:
+        """The groups of a receiver that the viewer may test and enable."""
+        groups, owners = self._alerts.groups.get(receiver), self._alerts.owners.get(receiver)
+        if groups is None or (owners and not self._keeps(viewer, receiver)):
             raise UnknownReceiverError(receiver)
         _require_unrestricted(viewer)
         if not self._keeps(viewer, receiver):
             raise ForbiddenError(f"all tenants share the receiver {receiver!r}: that needs the scope 'operator'")
-        return threads
+        return groups
 
     async def _incident(self, viewer: Viewer, incident_id: str) -> LedgerIncident:
         with _told():
@@ -427,5 +427,5 @@ def _covers(viewer: Viewer, silence: LedgerSilence) -> bool:
     )
 
 
-def _sees_note(viewer: Viewer, note: Note) -> bool:
+def _sees_note(viewer: Viewer, note: NotificationRecord) -> bool:
     return viewer.is_operator or of_tenant(note, viewer.tenant, viewer.environments, viewer.worker_id)

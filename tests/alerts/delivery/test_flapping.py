@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from alerts.groups import worker_rules
-from alerts.groups.flapping import Flapping, Lately, begun
+from alerts.groups.flapping import Flapping, RecentOutages, begun
 from alerts.groups.keys import Shape
-from alerts.groups.state import Draft, Freeze, Outcome, Thread, Timing, Wait
+from alerts.groups.state import AlertGroup, Draft, Freeze, Outcome, Timing, Wait
 from alerts.rendering.worker_text import single_sentence
 from monitor.daemon.alerts import StoredFleet
 from monitor.liveness import EventKind, Liveness
@@ -52,21 +52,21 @@ class Play:
     """A thread that is told which outage its worker has."""
 
     def __init__(self) -> None:
-        self.thread = Thread(key="w4:acmew", shape=Shape.WORKER, tenant="acme", timing=Timing())
+        self.group = AlertGroup(key="w4:acmew", shape=Shape.WORKER, tenant="acme", timing=Timing())
         self.now_ms = START_MS
         self.outcomes: dict[str, Outcome] = {}
 
     def offer(self, one: Event) -> None:
-        draft = Draft(self.thread, self.now_ms)
+        draft = Draft(self.group, self.now_ms)
         worker_rules.offer(draft, one)
         self._keep(draft)
 
     def step(self, number: int) -> object:
         """What is to be done, ``number`` being that of the outage."""
-        draft = Draft(self.thread, self.now_ms)
+        draft = Draft(self.group, self.now_ms)
         step = worker_rules.next_step(draft, lambda _: None)
         if isinstance(step, Freeze) and step.event is not None:
-            step = worker_rules.damp(draft, step.event, Lately(number=number, rule=RULE)) or step
+            step = worker_rules.damp(draft, step.event, RecentOutages(number=number, rule=RULE)) or step
         if isinstance(step, Freeze):
             worker_rules.freeze(draft, step, receiver="ops")
         self._keep(draft)
@@ -91,13 +91,13 @@ def test_p20_a_further_one_is_told_when_it_has_lasted_and_not_before() -> None:
     play.offer(down(8))
     assert play.step(4) == Wait(START_MS + HOLD_MS)
     assert play.of(down(8)) is Outcome.DAMPED
-    assert worker_rules.due_ms(play.thread, play.now_ms) == START_MS + HOLD_MS
+    assert worker_rules.due_ms(play.group, play.now_ms) == START_MS + HOLD_MS
     play.now_ms = START_MS + HOLD_MS - 1
     assert play.step(4) == Wait(START_MS + HOLD_MS)
     play.now_ms += 1
     assert isinstance(play.step(4), Freeze)
     assert play.of(down(8)) is Outcome.PART_OF
-    assert play.thread.damped_ms == 0
+    assert play.group.damped_ms == 0
 
 
 def test_p20_one_that_is_routed_late_has_to_last_from_when_it_was_detected() -> None:
@@ -115,7 +115,7 @@ def test_p20_one_that_is_over_before_that_is_not_told_nor_its_end() -> None:
     play.step(4)
     play.offer(end(9))
     assert (play.of(down(8)), play.of(end(9))) == (Outcome.DAMPED, Outcome.DAMPED)
-    assert worker_rules.is_over(play.thread)
+    assert worker_rules.is_over(play.group)
 
 
 def test_p20_what_makes_an_outage_worse_does_not_prolong_the_wait() -> None:
@@ -138,7 +138,7 @@ def test_p20_each_outage_waits_by_itself() -> None:
         play.offer(down(seq))
         assert play.step(4) == Wait(START_MS + HOLD_MS)
         play.offer(end(seq + 1))
-        assert play.thread.damped_ms == 0
+        assert play.group.damped_ms == 0
 
 
 @pytest.mark.parametrize(
@@ -150,9 +150,9 @@ def test_p20_each_outage_waits_by_itself() -> None:
     ],
 )
 def test_p20_it_is_said_that_short_outages_are_not_told(number: int, ending: str) -> None:
-    lately = Lately(number=number, rule=RULE)
-    plain = single_sentence(down(2), reminder=0, standing=None)
-    assert single_sentence(down(2), reminder=0, standing=None, lately=lately) == plain.removesuffix(".") + ending
+    recent = RecentOutages(number=number, rule=RULE)
+    plain = single_sentence(down(2), reminder=0, health=None)
+    assert single_sentence(down(2), reminder=0, health=None, recent=recent) == plain.removesuffix(".") + ending
 
 
 async def test_p20_outages_are_counted_from_the_worker_store_in_each_life_by_itself(store_url: str) -> None:

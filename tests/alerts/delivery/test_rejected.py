@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from alerts.groups.fleet import Standing
+from alerts.groups.fleet import EnvironmentHealth
 from alerts.groups.mass_failure import Rule
 from alerts.receivers.webhook import WebhookReceiver
 from alerts.rendering.payload import Wording
 from alerts.routing.acknowledge import acknowledge_at
 from alerts.routing.router import Router
-from alerts.routing.routes import Port, Route
+from alerts.routing.routes import ReceiverTraits, Route
 from alerts.service import AlertService
-from alerts.store.connection import QueueStore
+from alerts.store.connection import StoreConnection
 from alerts.store.durability import Durability
-from alerts.store.group_store import ThreadStore, Want
+from alerts.store.group_store import GroupStore, Want
 from alerts.store.incidents import Ledger
 from monitor.daemon.alerts import StoredFleet
 from monitor.liveness import EventKind, Liveness
@@ -110,7 +110,7 @@ async def daemon(store_url: str, clock: Clock) -> AsyncIterator[Callable[..., An
 async def happens(running: Daemon, *stream: Event) -> None:
     """Until it is routed, and what can be told of it now is told."""
     running.source.stream += stream
-    running.service.nudge()
+    running.service.wakeup()
     await until(lambda: running.source.acked == len(running.source.stream))
 
 
@@ -171,8 +171,8 @@ async def acknowledge(running: Daemon, incident_id: str, key: str) -> None:
     """As the API does it."""
     now_ms = running.clock.ms
     await running.service.ledger.acknowledge("acme", incident_id, by="ann", comment="renewing it", now_ms=now_ms)
-    threads = running.service.threads["ops"]
-    await acknowledge_at(threads, key, tenant="acme", worker_id="w", incident_id=incident_id, now_ms=now_ms)
+    groups = running.service.groups["ops"]
+    await acknowledge_at(groups, key, tenant="acme", worker_id="w", incident_id=incident_id, now_ms=now_ms)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ async def test_p19_an_ack_of_a_warning_is_none_of_what_becomes_of_it(
 async def test_p19_an_ack_between_the_lapse_of_the_last_one_and_its_hand_over_is_not_lost(
     store_url: str, clock: Clock
 ) -> None:
-    class Hung(ThreadStore):
+    class Hung(GroupStore):
         async def save(self, *args: Any, **rest: Any) -> list[bool]:
             is_noted.set()
             await goes_on.wait()
@@ -223,39 +223,39 @@ async def test_p19_an_ack_between_the_lapse_of_the_last_one_and_its_hand_over_is
         "incident_id": f"inc_{rejected().event_id}",
         "now_ms": clock.ms,
     }
-    source, store = ListSource([rejected()]), QueueStore(pools=pools(store_url), receivers=1)
-    ledger, threads = Ledger(store), ThreadStore(store, "ops")
+    source, store = ListSource([rejected()]), StoreConnection(pools=pools(store_url), receivers=1)
+    ledger, groups = Ledger(store), GroupStore(store, "ops")
 
-    def router(threads: ThreadStore) -> Router:
+    def router(groups: GroupStore) -> Router:
         return Router(
             partition=0,
             source=source,
             ledger=ledger,
-            masses=None,
-            threads={"ops": threads},
-            ports={"ops": Port(name="ops")},
+            mass_failures=None,
+            groups={"ops": groups},
+            traits={"ops": ReceiverTraits(name="ops")},
             routes=[Route(receivers=("ops",), group_by=("environment",))],
             now_ms=clock,
             on_queued=lambda _: None,
         )
 
     async def acks() -> tuple[int, bool]:
-        [seen] = await threads.look([Want(thread=key, members=("4:acmew",))])
+        [seen] = await groups.look([Want(group=key, members=("4:acmew",))])
         [member] = seen.members
-        assert seen.thread is not None
+        assert seen.group is not None
         assert member is not None
-        return seen.thread.acks, member.acked
+        return seen.group.acks, member.acked
 
     try:
-        await router(threads).step()
+        await router(groups).step()
         await ledger.acknowledge("acme", ask["incident_id"], by="ann", comment="", now_ms=clock.ms)
-        await acknowledge_at(threads, key, **ask)
+        await acknowledge_at(groups, key, **ask)
         assert await acks() == (1, True)
         source.stream.append(silent())
         routing = asyncio.create_task(router(Hung(store, "ops")).step())
         await is_noted.wait()
         await ledger.acknowledge("acme", ask["incident_id"], by="bob", comment="", now_ms=clock.ms)
-        await acknowledge_at(threads, key, **ask)
+        await acknowledge_at(groups, key, **ask)
         goes_on.set()
         await routing
         assert await acks() == (1, True)
@@ -268,12 +268,12 @@ async def test_p16_a_fleet_whose_token_expired_is_one_notification_that_calls_no
 ) -> None:
     workers = 1_000
 
-    def standing() -> Standing:
+    def health() -> EnvironmentHealth:
         left = max(0, workers - running.source.acked)
-        return Standing(expected=left, silent=left)
+        return EnvironmentHealth(expected=left, silent=left)
 
     ops = Inbox()
-    running: Daemon = await daemon([ops], fleet=FakeFleet(standing))
+    running: Daemon = await daemon([ops], fleet=FakeFleet(health))
     names = [f"w{number:04d}" for number in range(workers)]
     await happens(running, *(rejected(name, number) for number, name in enumerate(names, start=1)))
     clock.ms += 2_000
@@ -382,7 +382,7 @@ class Whole:
     async def is_told(self, number: int) -> dict[str, Any]:
         """What comes after the sweep of this moment: the newest of so many notifications."""
         await self.store.sweep(0, limit=100)
-        self.service.nudge()
+        self.service.wakeup()
         await until(lambda: len(self.hook.requests) == number)
         body: dict[str, Any] = json.loads(self.hook.requests[-1][1])
         return body

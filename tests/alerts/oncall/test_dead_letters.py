@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from alerts.groups import group_rules, worker_rules
-from alerts.groups.attempts import begin_attempt, bury, deliver, fail, offer_again, postpone
+from alerts.groups.attempts import begin_attempt, dead_letter, deliver, fail, offer_again, schedule_retry
 from alerts.groups.keys import worker_key
 from alerts.groups.roles import Role, role_of
-from alerts.groups.state import Draft, Freeze, Frozen, Member, Outcome, Send, Timing
+from alerts.groups.state import Draft, Freeze, InFlight, Member, Outcome, Send, Timing
 from alerts.oncall.dead_letters import (
     SCAN_CALLS,
     SCAN_ROWS,
-    Desk,
+    DeadLetters,
     RefusedError,
     UnknownNotificationError,
     UnknownReceiverError,
@@ -25,8 +25,8 @@ from alerts.oncall.reschedule import PAGE, is_of, wake_waiting
 from alerts.routing.acknowledge import acknowledge_at
 from alerts.routing.enqueue import Offer, offer_all
 from alerts.routing.routes import Target
-from alerts.store.connection import QueueStore
-from alerts.store.group_store import Change, ThreadStore, Want
+from alerts.store.connection import StoreConnection
+from alerts.store.group_store import Change, GroupStore, Want
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event
 from tests.support.stores import pools
@@ -34,7 +34,7 @@ from tests.support.stores import pools
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from alerts.groups.state import Note, Thread
+    from alerts.groups.state import AlertGroup, NotificationRecord
     from alerts.oncall.dead_letters import Found
     from monitor.events import Event
 
@@ -56,11 +56,11 @@ class Ledger:
 class Bench:
     """One receiver's threads, taken from step to step by hand."""
 
-    def __init__(self, threads: ThreadStore, store: QueueStore) -> None:
-        self.threads = threads
+    def __init__(self, groups: GroupStore, store: StoreConnection) -> None:
+        self.groups = groups
         self.store = store
         self.ledger = Ledger()
-        self.desk = Desk(threads={"ops": threads}, incidents=self.ledger)
+        self.desk = DeadLetters(groups={"ops": groups}, incidents=self.ledger)
         self.now_ms = START_MS
 
     async def offer(self, *events: Event, key: str | None = None, timing: Timing | None = None) -> None:
@@ -73,23 +73,23 @@ class Bench:
             )
             for one in events
         ]
-        await offer_all(self.threads, offers, now_ms=self.now_ms)
+        await offer_all(self.groups, offers, now_ms=self.now_ms)
 
-    async def thread(self, key: str) -> tuple[int, Thread]:
-        [seen] = await self.threads.look([Want(thread=key)])
-        assert seen.thread is not None
-        return seen.version, seen.thread
+    async def group(self, key: str) -> tuple[int, AlertGroup]:
+        [seen] = await self.groups.look([Want(group=key)])
+        assert seen.group is not None
+        return seen.version, seen.group
 
     async def change(self, key: str, what: Callable[[Draft], None]) -> None:
         """Change a thread as the delivery would."""
-        version, thread = await self.thread(key)
-        draft = Draft(thread, self.now_ms)
+        version, group = await self.group(key)
+        draft = Draft(group, self.now_ms)
         what(draft)
         rules = group_rules if key[0] == "g" else worker_rules
         change = Change(
-            draft=draft, version=version, due_ms=rules.due_ms(thread, self.now_ms), over=rules.is_over(thread)
+            draft=draft, version=version, due_ms=rules.due_ms(group, self.now_ms), over=rules.is_over(group)
         )
-        assert await self.threads.save([change], now_ms=self.now_ms) == [True]
+        assert await self.groups.save([change], now_ms=self.now_ms) == [True]
 
     async def send(self, key: str, end: Callable[[Draft], None]) -> str:
         """Freeze what is pending, make an attempt, and note what came of it."""
@@ -98,15 +98,15 @@ class Bench:
         def step(draft: Draft) -> None:
             nonlocal nid
             if key[0] == "g":
-                role = Role.DOWN if draft.thread.firing else Role.END
-                frozen = group_rules.freeze(draft, Freeze(role=role, event=None), receiver=self.threads.receiver)
+                role = Role.DOWN if draft.group.firing else Role.END
+                in_flight = group_rules.freeze(draft, Freeze(role=role, event=None), receiver=self.groups.receiver)
             else:
-                pending = draft.thread.pending[0]
-                frozen = worker_rules.freeze(
-                    draft, Freeze(role=role_of(pending), event=pending), receiver=self.threads.receiver
+                pending = draft.group.pending[0]
+                in_flight = worker_rules.freeze(
+                    draft, Freeze(role=role_of(pending), event=pending), receiver=self.groups.receiver
                 )
-            nid = frozen.nid
-            draft.note(frozen, Outcome.QUEUED, body=BODY)
+            nid = in_flight.nid
+            draft.record(in_flight, Outcome.QUEUED, body=BODY)
             begin_attempt(draft)
             end(draft)
 
@@ -116,9 +116,9 @@ class Bench:
     async def dead(self, *events: Event, key: str | None = None) -> str:
         """A dead letter that tells of the events."""
         await self.offer(*events, key=key)
-        return await self.send(key or worker_key(events[0]), lambda draft: bury(draft, reason="500"))
+        return await self.send(key or worker_key(events[0]), lambda draft: dead_letter(draft, reason="500"))
 
-    async def replay(self, nid: str, *, force: bool = False) -> Note:
+    async def replay(self, nid: str, *, force: bool = False) -> NotificationRecord:
         found = await self.desk.replay(nid, receiver=None, force=force, now_ms=self.now_ms, sees=lambda _: True)
         return found.note
 
@@ -144,30 +144,30 @@ def recovered(seq: int = 2, **changes: Any) -> Event:
 
 @pytest.fixture
 async def bench(store_url: str) -> AsyncIterator[Bench]:
-    store = QueueStore(pools=pools(store_url), receivers=1)
-    yield Bench(ThreadStore(store, "ops"), store)
+    store = StoreConnection(pools=pools(store_url), receivers=1)
+    yield Bench(GroupStore(store, "ops"), store)
     await store.close()
 
 
 async def test_a_replayed_dead_letter_is_what_it_was_and_begins_its_attempts_anew(bench: Bench) -> None:
     down = event()
     nid = await bench.dead(down)
-    before = await bench.threads.notification(nid)
+    before = await bench.groups.notification(nid)
     assert before is not None
     assert (before.note.outcome, before.body) == (Outcome.DEAD_LETTERED, BODY)
     bench.now_ms += 1_000
     note = await bench.replay(nid)
     assert note.outcome is Outcome.QUEUED
-    [claimed] = await bench.threads.claim(limit=10, lease_ms=LEASE_MS, now_ms=bench.now_ms)
-    frozen = claimed.thread.frozen
-    assert frozen is not None
-    assert (frozen.nid, frozen.attempts, frozen.first_attempt_ms, frozen.unknown) == (nid, 0, 0, False)
-    assert (frozen.event, frozen.role, frozen.created_ms) == (down, Role.DOWN, before.note.created_ms)
-    assert worker_rules.next_step(Draft(claimed.thread, bench.now_ms), lambda _: None) == Send()
-    listed = await bench.threads.notification(nid)
+    [claimed] = await bench.groups.claim(limit=10, lease_ms=LEASE_MS, now_ms=bench.now_ms)
+    in_flight = claimed.group.in_flight
+    assert in_flight is not None
+    assert (in_flight.nid, in_flight.attempts, in_flight.first_attempt_ms, in_flight.unknown) == (nid, 0, 0, False)
+    assert (in_flight.event, in_flight.role, in_flight.created_ms) == (down, Role.DOWN, before.note.created_ms)
+    assert worker_rules.next_step(Draft(claimed.group, bench.now_ms), lambda _: None) == Send()
+    listed = await bench.groups.notification(nid)
     assert listed is not None
     assert listed.body == BODY
-    assert (await bench.threads.stats(now_ms=bench.now_ms)).dead == 0
+    assert (await bench.groups.stats(now_ms=bench.now_ms)).dead == 0
 
 
 async def test_p18_a_replayed_down_calls_for_its_resolved_when_it_is_delivered(bench: Bench) -> None:
@@ -176,20 +176,20 @@ async def test_p18_a_replayed_down_calls_for_its_resolved_when_it_is_delivered(b
     key = worker_key(event())
     await bench.change(key, attempted(deliver))
     await bench.offer(recovered())
-    _, thread = await bench.thread(key)
-    assert thread.told
-    assert [one.kind for one in thread.pending] == [EventKind.RECOVERED]
-    assert (thread.incident_id, thread.told_incident_id) == (INCIDENT, INCIDENT)
+    _, group = await bench.group(key)
+    assert group.notified
+    assert [one.kind for one in group.pending] == [EventKind.RECOVERED]
+    assert (group.incident_id, group.notified_incident_id) == (INCIDENT, INCIDENT)
 
 
 async def test_replaying_twice_is_replaying_once(bench: Bench) -> None:
     nid = await bench.dead(event())
     await bench.replay(nid)
-    await bench.change(worker_key(event()), attempted(lambda draft: postpone(draft, due_ms=0, unknown=True)))
+    await bench.change(worker_key(event()), attempted(lambda draft: schedule_retry(draft, due_ms=0, unknown=True)))
     assert (await bench.replay(nid)).outcome is Outcome.QUEUED
-    _, thread = await bench.thread(worker_key(event()))
-    assert thread.frozen is not None
-    assert (thread.frozen.attempts, thread.frozen.unknown) == (1, True)
+    _, group = await bench.group(worker_key(event()))
+    assert group.in_flight is not None
+    assert (group.in_flight.attempts, group.in_flight.unknown) == (1, True)
 
 
 @pytest.mark.parametrize("how", ["its incident is over", "a newer one was delivered"])
@@ -203,14 +203,14 @@ async def test_an_overtaken_down_is_replayed_only_by_force_and_then_calls_for_no
     with pytest.raises(RefusedError, match="it is overtaken: ") as refused:
         await bench.replay(nid)
     assert refused.value.why is Why.OVERTAKEN
-    assert (await bench.threads.stats(now_ms=bench.now_ms)).dead == 1
+    assert (await bench.groups.stats(now_ms=bench.now_ms)).dead == 1
     note = await bench.replay(nid, force=True)
     assert (note.outcome, note.role) == (Outcome.QUEUED, Role.FACT)
     was_told = how != "its incident is over"
     await bench.change(key, attempted(deliver))
-    [seen] = await bench.threads.look([Want(thread=key)])
-    assert (seen.thread is not None and seen.thread.told) is was_told
-    listed = await bench.threads.notification(nid)
+    [seen] = await bench.groups.look([Want(group=key)])
+    assert (seen.group is not None and seen.group.notified) is was_told
+    listed = await bench.groups.notification(nid)
     assert listed is not None
     assert listed.note.outcome is Outcome.DELIVERED
 
@@ -219,7 +219,7 @@ async def test_a_forced_one_that_dies_again_still_needs_force(bench: Bench) -> N
     nid = await bench.dead(event())
     bench.ledger.open.clear()
     await bench.replay(nid, force=True)
-    await bench.change(worker_key(event()), attempted(lambda draft: bury(draft, reason="again")))
+    await bench.change(worker_key(event()), attempted(lambda draft: dead_letter(draft, reason="again")))
     with pytest.raises(RefusedError, match="overtaken"):
         await bench.replay(nid)
 
@@ -228,7 +228,7 @@ async def test_a_thread_that_has_one_in_attempts_takes_no_dead_letter(bench: Ben
     nid = await bench.dead(event())
     await bench.offer(event(2, kind=EventKind.FAILED))
     other = await bench.send(
-        worker_key(event()), lambda draft: postpone(draft, due_ms=START_MS + 60_000, unknown=False)
+        worker_key(event()), lambda draft: schedule_retry(draft, due_ms=START_MS + 60_000, unknown=False)
     )
     for force in (False, True):
         with pytest.raises(RefusedError, match=other) as refused:
@@ -242,26 +242,26 @@ async def test_a_resolved_is_replayed_by_itself_and_never_ends_a_newer_down(benc
     await bench.send(key, deliver)
     nid = await bench.dead(recovered())
     assert (await bench.replay(nid)).role is Role.FACT
-    await bench.change(key, attempted(lambda draft: bury(draft, reason="again")))
+    await bench.change(key, attempted(lambda draft: dead_letter(draft, reason="again")))
     await bench.offer(event(3))
     await bench.send(key, deliver)
     with pytest.raises(RefusedError, match="a newer DOWN"):
         await bench.replay(nid)
     await bench.replay(nid, force=True)
     await bench.change(key, attempted(deliver))
-    assert (await bench.thread(key))[1].told
+    assert (await bench.group(key))[1].notified
 
 
 async def test_a_groups_down_is_overtaken_when_nobody_is_down_any_more(bench: Bench) -> None:
     nid = await bench.dead(event(), event(worker_id="v"), key=GROUP)
     assert (await bench.replay(nid)).role is Role.DOWN
-    await bench.change(GROUP, attempted(lambda draft: bury(draft, reason="again")))
+    await bench.change(GROUP, attempted(lambda draft: dead_letter(draft, reason="again")))
     await bench.offer(recovered(), recovered(worker_id="v"), key=GROUP)
     with pytest.raises(RefusedError, match="is over"):
         await bench.replay(nid)
     assert (await bench.replay(nid, force=True)).role is Role.FACT
-    _, thread = await bench.thread(GROUP)
-    assert group_rules.next_step(Draft(thread, bench.now_ms), lambda _: None, first=(), suspected=False) == Send()
+    _, group = await bench.group(GROUP)
+    assert group_rules.next_step(Draft(group, bench.now_ms), lambda _: None, first=(), suspected=False) == Send()
 
 
 async def test_a_groups_down_is_overtaken_by_the_next_outage_of_its_group(bench: Bench) -> None:
@@ -269,7 +269,7 @@ async def test_a_groups_down_is_overtaken_by_the_next_outage_of_its_group(bench:
     await bench.offer(recovered(), key=GROUP)
     bench.now_ms += 1_000
     await bench.offer(event(3), key=GROUP)
-    assert (await bench.thread(GROUP))[1].firing == 1
+    assert (await bench.group(GROUP))[1].firing == 1
     with pytest.raises(RefusedError, match="is over"):
         await bench.replay(nid)
     assert (await bench.replay(nid, force=True)).role is Role.FACT
@@ -277,18 +277,22 @@ async def test_a_groups_down_is_overtaken_by_the_next_outage_of_its_group(bench:
 
 async def test_p31_what_a_person_looks_after_is_not_offered_again_besides(bench: Bench) -> None:
     key, nid = worker_key(event()), await bench.dead(event())
-    assert (await bench.thread(key))[1].given_up is not None
-    assert (await bench.threads.stats(now_ms=bench.now_ms)).standing == 1
+    assert (await bench.group(key))[1].given_up is not None
+    assert (await bench.groups.stats(now_ms=bench.now_ms)).open_dead_letters == 1
     await bench.replay(nid)
-    thread = (await bench.thread(key))[1]
-    assert (thread.given_up, thread.again_ms, (await bench.threads.stats(now_ms=bench.now_ms)).standing) == (None, 0, 0)
-    await bench.change(key, attempted(lambda draft: bury(draft, reason="again")))
+    group = (await bench.group(key))[1]
+    assert (group.given_up, group.again_ms, (await bench.groups.stats(now_ms=bench.now_ms)).open_dead_letters) == (
+        None,
+        0,
+        0,
+    )
+    await bench.change(key, attempted(lambda draft: dead_letter(draft, reason="again")))
     await bench.change(key, attempted_again)
     assert (await bench.replay(nid)).nid == nid  # it is under way
-    await bench.change(key, lambda draft: bury(draft, reason="again"))
+    await bench.change(key, lambda draft: dead_letter(draft, reason="again"))
     await bench.desk.drop(nid, receiver=None, now_ms=bench.now_ms, sees=lambda _: True)
-    [seen] = await bench.threads.look([Want(thread=key)])
-    assert (seen.thread, (await bench.threads.stats(now_ms=bench.now_ms)).standing) == (None, 0)
+    [seen] = await bench.groups.look([Want(group=key)])
+    assert (seen.group, (await bench.groups.stats(now_ms=bench.now_ms)).open_dead_letters) == (None, 0)
 
 
 def attempted_again(draft: Draft) -> None:
@@ -302,20 +306,20 @@ async def test_a_dropped_dead_letter_loses_its_body_and_leaves_its_thread_as_it_
     for _ in range(2):
         found = await bench.desk.drop(nid, receiver="ops", now_ms=bench.now_ms + 5, sees=lambda _: True)
         assert found.note.outcome is Outcome.DROPPED
-    listed = await bench.threads.notification(nid)
+    listed = await bench.groups.notification(nid)
     assert listed is not None
     assert (listed.note.outcome, listed.note.reason, listed.body) == (Outcome.DROPPED, "500", None)
-    _, thread = await bench.thread(worker_key(event()))
-    assert [one.kind for one in thread.pending] == [EventKind.FAILED]
+    _, group = await bench.group(worker_key(event()))
+    assert [one.kind for one in group.pending] == [EventKind.FAILED]
     with pytest.raises(RefusedError, match="it is dropped"):
         await bench.replay(nid)
-    assert (await bench.threads.stats(now_ms=bench.now_ms)).dead == 0
+    assert (await bench.groups.stats(now_ms=bench.now_ms)).dead == 0
 
 
 async def test_one_whose_thread_is_gone_can_be_dropped_and_leaves_none_behind(bench: Bench) -> None:
     nid = await bench.dead(event())
     await bench.desk.drop(nid, receiver=None, now_ms=bench.now_ms, sees=lambda _: True)
-    assert (await bench.threads.stats(now_ms=bench.now_ms)).threads == 0
+    assert (await bench.groups.stats(now_ms=bench.now_ms)).groups == 0
 
 
 async def test_what_is_not_there_or_not_seen_is_unknown(bench: Bench) -> None:
@@ -370,13 +374,13 @@ async def test_a_list_holds_each_once_newest_first_whatever_is_taken_out_meanwhi
 
 @pytest.mark.parametrize("limit", [1, 3, 100])
 async def test_a_list_over_all_receivers_holds_each_once_newest_first(bench: Bench, limit: int) -> None:
-    chat = Bench(ThreadStore(bench.store, "chat"), bench.store)
+    chat = Bench(GroupStore(bench.store, "chat"), bench.store)
     made = []
     for number in range(12):
         one = bench if number < 3 or number % 4 == 0 else chat  # much of one, then most of the other
         one.now_ms = START_MS + number // 2
         made.append(await one.dead(event(worker_id=f"w{number}")))
-    desk = Desk(threads={"ops": bench.threads, "chat": chat.threads}, incidents=bench.ledger)
+    desk = DeadLetters(groups={"ops": bench.groups, "chat": chat.groups}, incidents=bench.ledger)
     found = await _listed(desk, limit=limit, now_ms=START_MS + 12)
     assert sorted(one.note.nid for one in found) == sorted(made)
     places = [(one.note.at_ms, one.note.nid) for one in found]
@@ -386,24 +390,26 @@ async def test_a_list_over_all_receivers_holds_each_once_newest_first(bench: Ben
 
 async def test_a_list_goes_on_where_the_first_receiver_was_not_looked_through_further(bench: Bench) -> None:
     """One receiver has more of another tenant's than a call looks at, and one of ours behind them."""
-    chat = Bench(ThreadStore(bench.store, "chat"), bench.store)
+    chat = Bench(GroupStore(bench.store, "chat"), bench.store)
     made = []
     for number, one in enumerate((chat, bench, chat)):
         one.now_ms = START_MS + number
         made.append(await one.dead(event(worker_id=f"w{number}")))
     await bench.offer(event(tenant="other"))
-    version, thread = await bench.thread("w5:otherw")
-    theirs = Draft(thread, START_MS + 1_000)
+    version, group = await bench.group("w5:otherw")
+    theirs = Draft(group, START_MS + 1_000)
     for number in range(SCAN_CALLS * SCAN_ROWS):
-        frozen = Frozen(nid=f"ntf_{number}", type="worker.stale", role=Role.DOWN, created_ms=START_MS, due_ms=START_MS)
-        theirs.note(frozen, Outcome.DEAD_LETTERED)
-    assert await bench.threads.save([Change(draft=theirs, version=version)], now_ms=theirs.now_ms) == [True]
-    desk = Desk(threads={"ops": bench.threads, "chat": chat.threads}, incidents=bench.ledger)
+        in_flight = InFlight(
+            nid=f"ntf_{number}", type="worker.stale", role=Role.DOWN, created_ms=START_MS, due_ms=START_MS
+        )
+        theirs.record(in_flight, Outcome.DEAD_LETTERED)
+    assert await bench.groups.save([Change(draft=theirs, version=version)], now_ms=theirs.now_ms) == [True]
+    desk = DeadLetters(groups={"ops": bench.groups, "chat": chat.groups}, incidents=bench.ledger)
     found = await _listed(desk, limit=2, now_ms=theirs.now_ms)
     assert [one.note.nid for one in found] == made[::-1]
 
 
-async def _listed(desk: Desk, *, limit: int, now_ms: int) -> list[Found]:
+async def _listed(desk: DeadLetters, *, limit: int, now_ms: int) -> list[Found]:
     """All dead letters of a tenant, page by page."""
     found: list[Found] = []
     after = None
@@ -425,13 +431,13 @@ async def _listed(desk: Desk, *, limit: int, now_ms: int) -> list[Found]:
 async def test_a_list_goes_on_past_more_at_one_time_than_a_page_looks_at(bench: Bench) -> None:
     """As when a receiver was removed while many threads waited for it, and is back."""
     await bench.offer(event())
-    version, thread = await bench.thread(worker_key(event()))
-    draft = Draft(thread, bench.now_ms)
+    version, group = await bench.group(worker_key(event()))
+    draft = Draft(group, bench.now_ms)
     made = [f"ntf_{number:05}" for number in range(SCAN_CALLS * SCAN_ROWS + 1)]
     for nid in made:
-        frozen = Frozen(nid=nid, type="worker.stale", role=Role.DOWN, created_ms=START_MS, due_ms=START_MS)
-        draft.note(frozen, Outcome.DEAD_LETTERED)
-    assert await bench.threads.save([Change(draft=draft, version=version)], now_ms=bench.now_ms) == [True]
+        in_flight = InFlight(nid=nid, type="worker.stale", role=Role.DOWN, created_ms=START_MS, due_ms=START_MS)
+        draft.record(in_flight, Outcome.DEAD_LETTERED)
+    assert await bench.groups.save([Change(draft=draft, version=version)], now_ms=bench.now_ms) == [True]
     after = (bench.now_ms, made[1])
     page = await bench.desk.page(
         Outcome.DEAD_LETTERED, receiver="ops", after=after, limit=9, now_ms=bench.now_ms, sees=lambda _: True
@@ -444,7 +450,7 @@ async def test_one_in_attempts_is_listed_with_how_many_and_why_the_last_one_fail
 
     def fails(draft: Draft) -> None:
         fail(draft, error="503 from ops", cause="server_error", answer="down for maintenance")
-        postpone(draft, due_ms=START_MS, unknown=False)
+        schedule_retry(draft, due_ms=START_MS, unknown=False)
 
     nid = await bench.send(worker_key(event()), fails)
     page = await bench.desk.page(
@@ -459,7 +465,7 @@ async def test_one_in_attempts_is_listed_with_how_many_and_why_the_last_one_fail
 
 async def acknowledge(bench: Bench, key: str, incident_id: str = INCIDENT, worker_id: str | None = "w") -> None:
     await acknowledge_at(
-        bench.threads, key, tenant="acme", worker_id=worker_id, incident_id=incident_id, now_ms=bench.now_ms
+        bench.groups, key, tenant="acme", worker_id=worker_id, incident_id=incident_id, now_ms=bench.now_ms
     )
 
 
@@ -468,15 +474,15 @@ async def test_p19_an_acknowledged_worker_is_reminded_of_no_more(bench: Bench) -
     await bench.offer(event(), timing=Timing(repeat_ms=1_000))
     await bench.send(key, deliver)
     bench.now_ms += 1_000
-    _, thread = await bench.thread(key)
-    assert isinstance(worker_rules.next_step(Draft(thread, bench.now_ms), lambda _: None), Freeze)
+    _, group = await bench.group(key)
+    assert isinstance(worker_rules.next_step(Draft(group, bench.now_ms), lambda _: None), Freeze)
     await acknowledge(bench, key, "inc_" + "2" * 32)
-    assert not (await bench.thread(key))[1].acked
+    assert not (await bench.group(key))[1].acked
     for _ in range(2):
         await acknowledge(bench, key)
-    _, thread = await bench.thread(key)
-    assert thread.acked
-    assert not isinstance(worker_rules.next_step(Draft(thread, bench.now_ms), lambda _: None), Freeze)
+    _, group = await bench.group(key)
+    assert group.acked
+    assert not isinstance(worker_rules.next_step(Draft(group, bench.now_ms), lambda _: None), Freeze)
 
 
 async def test_p19_an_acknowledged_member_counts_once(bench: Bench) -> None:
@@ -484,12 +490,12 @@ async def test_p19_an_acknowledged_member_counts_once(bench: Bench) -> None:
     await bench.send(GROUP, deliver)
     for _ in range(2):
         await acknowledge(bench, GROUP)
-    assert (await bench.thread(GROUP))[1].acks == 1
+    assert (await bench.group(GROUP))[1].acks == 1
     await acknowledge(bench, GROUP, worker_id="v")
-    assert (await bench.thread(GROUP))[1].acks == 2
+    assert (await bench.group(GROUP))[1].acks == 2
     await acknowledge(bench, GROUP, worker_id="unknown")
     await bench.offer(recovered(), key=GROUP)
-    assert (await bench.thread(GROUP))[1].acks == 1
+    assert (await bench.group(GROUP))[1].acks == 1
     await acknowledge(bench, "w4:acmenobody")
 
 
@@ -499,10 +505,10 @@ async def test_p19_a_group_is_reminded_of_while_one_of_its_members_is_not_acknow
     bench.now_ms += 1_000
 
     async def is_reminded() -> bool:
-        _, thread = await bench.thread(GROUP)
+        _, group = await bench.group(GROUP)
         members = [Member(event=one, first=1, number=1) for one in (event(), event(worker_id="v"))]
-        draft = Draft(thread, bench.now_ms)
-        step = group_rules.next_step(draft, lambda _: None, first=members[: thread.firing], suspected=False)
+        draft = Draft(group, bench.now_ms)
+        step = group_rules.next_step(draft, lambda _: None, first=members[: group.firing], suspected=False)
         return isinstance(step, Freeze) and step.reminder == 1
 
     assert await is_reminded()
@@ -517,8 +523,8 @@ async def test_p19_the_ack_of_a_member_that_is_back_is_none_of_the_others(bench:
     await bench.send(GROUP, deliver)
     await acknowledge(bench, GROUP)
     await bench.offer(recovered(), key=GROUP)
-    _, thread = await bench.thread(GROUP)
-    assert (thread.firing, thread.acks) == (1, 0)
+    _, group = await bench.group(GROUP)
+    assert (group.firing, group.acks) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -552,10 +558,10 @@ async def test_whoever_waits_is_looked_at_again_of_this_tenant_only(bench: Bench
     waiting = Timing(wait_ms=3_600_000)
     await bench.offer(event(), event(worker_id="v"), event(tenant="other"), timing=waiting)
     await bench.offer(event(worker_id="u"), key=GROUP, timing=waiting)
-    assert await bench.threads.claim(limit=10, lease_ms=LEASE_MS, now_ms=bench.now_ms) == []
-    assert await wake_waiting(bench.threads, "acme", now_ms=bench.now_ms) == 3
-    claimed = await bench.threads.claim(limit=10, lease_ms=LEASE_MS, now_ms=bench.now_ms)
-    assert {one.thread.key for one in claimed} == {"w4:acmew", "w4:acmev", GROUP}
+    assert await bench.groups.claim(limit=10, lease_ms=LEASE_MS, now_ms=bench.now_ms) == []
+    assert await wake_waiting(bench.groups, "acme", now_ms=bench.now_ms) == 3
+    claimed = await bench.groups.claim(limit=10, lease_ms=LEASE_MS, now_ms=bench.now_ms)
+    assert {one.group.key for one in claimed} == {"w4:acmew", "w4:acmev", GROUP}
 
 
 @pytest.mark.parametrize("waiting", [PAGE - 1, PAGE, PAGE + 1, 2 * PAGE + 1])
@@ -564,8 +570,8 @@ async def test_p17_however_many_wait_for_the_end_of_a_silence_each_is_looked_at_
 ) -> None:
     downs = [event(tenant="other"), *(event(worker_id=f"w{number}") for number in range(waiting - 1))]
     await bench.offer(*downs, timing=Timing(wait_ms=3_600_000))
-    assert await wake_waiting(bench.threads, "acme", now_ms=bench.now_ms) == waiting - 1
-    assert (await bench.threads.due(offset=waiting - 2, limit=9))[1:] == [worker_key(downs[0])], "the last to be due"
+    assert await wake_waiting(bench.groups, "acme", now_ms=bench.now_ms) == waiting - 1
+    assert (await bench.groups.due(offset=waiting - 2, limit=9))[1:] == [worker_key(downs[0])], "the last to be due"
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def told(
     if kind not in {EventKind.STALE, EventKind.REJECTED}:
         facts |= {"old": Liveness.STALE, "since_ms": now_ms - 10_000, "due_ms": now_ms}
     body = WORDING.single(
-        event(2, **{**facts, **changes}), incident_id="inc_1", reminder=0, standing=None, previous=previous
+        event(2, **{**facts, **changes}), incident_id="inc_1", reminder=0, health=None, previous=previous
     )
     created = now_ms if created_ms is None else created_ms
     return replace(notification(), event_type=kind.value, body=body, created_ms=created)

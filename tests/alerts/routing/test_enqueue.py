@@ -11,12 +11,12 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from alerts.delivery.loop import Delivery
-from alerts.delivery.planner import BROKEN_PAUSE_MS, BROKEN_TRIES, LOOKED_AT, Composer
+from alerts.delivery.planner import BROKEN_PAUSE_MS, BROKEN_TRIES, LOOKED_AT, Planner
 from alerts.errors import PermanentDeliveryError, StoreUnavailableError, TransientDeliveryError
 from alerts.groups.flapping import Flapping
-from alerts.groups.fleet import Standing
+from alerts.groups.fleet import EnvironmentHealth
 from alerts.groups.keys import environment_key, worker_key
-from alerts.groups.mass_failure import Mood, Rule
+from alerts.groups.mass_failure import FailureState, Rule
 from alerts.groups.silences import Matchers, Silence
 from alerts.groups.state import Outcome
 from alerts.oncall.dead_letters import told_of
@@ -25,12 +25,12 @@ from alerts.rendering.payload import Wording
 from alerts.retry import RetryPolicy
 from alerts.routing.acknowledge import acknowledge_at
 from alerts.routing.enqueue import Offer, offer_all
-from alerts.routing.routes import Port, Route, targets_of
-from alerts.store.connection import QueueStore
+from alerts.routing.routes import ReceiverTraits, Route, targets_of
+from alerts.store.connection import StoreConnection
 from alerts.store.durability import Durability
-from alerts.store.group_store import ThreadStore, Want
+from alerts.store.group_store import GroupStore, Want
 from alerts.store.incidents import Ledger
-from alerts.store.mass_failures import Masses
+from alerts.store.mass_failures import MassFailures
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, Clock, FakeFleet, Inbox, event, nid_of, until
 from tests.support.stores import pools
@@ -38,7 +38,7 @@ from tests.support.stores import pools
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from alerts.groups.state import Thread
+    from alerts.groups.state import AlertGroup
     from alerts.notification import Notification
     from alerts.routing.routes import Target
     from monitor.events import Event
@@ -50,7 +50,7 @@ FLAPPING = Flapping()
 SINGLE = Route(receivers=("ops",), repeat_interval_ms=REPEAT_MS)
 GROUPED = Route(receivers=("ops",), group_by=("environment",), repeat_interval_ms=REPEAT_MS)
 GROUP_KEY = 'g{"environment": "prod", "tenant": "acme"}'
-PORTS = {"ops": Port(name="ops")}
+PORTS = {"ops": ReceiverTraits(name="ops")}
 
 
 def down(worker: str = "w", seq: int = 1, kind: EventKind = EventKind.STALE, **changes: Any) -> Event:
@@ -61,8 +61,8 @@ def over(worker: str = "w", seq: int = 2, **changes: Any) -> Event:
     return event(seq, worker_id=worker, kind=EventKind.RECOVERED, old=Liveness.STALE, new=Liveness.ALIVE, **changes)
 
 
-def target(one: Event, route: Route, mood: Mood = Mood.CALM) -> Target:
-    return targets_of(one, routes=[route], ports=PORTS, mood=mood, hold_ms=1_000)["ops"]
+def target(one: Event, route: Route, state: FailureState = FailureState.CALM) -> Target:
+    return targets_of(one, routes=[route], traits=PORTS, state=state, hold_ms=1_000)["ops"]
 
 
 class Rig:
@@ -71,28 +71,28 @@ class Rig:
     def __init__(self, store_url: str, **rest: Any) -> None:
         self.clock = Clock()
         self.inbox = Inbox(**rest)
-        self.store = QueueStore(pools=pools(store_url), receivers=2)
-        self.threads = ThreadStore(self.store, "ops")
+        self.store = StoreConnection(pools=pools(store_url), receivers=2)
+        self.groups = GroupStore(self.store, "ops")
         self.ledger = Ledger(self.store)
         self.standing_is_down = 0
-        self.fleet = FakeFleet(self.standing)
+        self.fleet = FakeFleet(self.health)
         self.delivery = self.make_delivery()
         self._task: asyncio.Task[None] | None = None
 
-    def standing(self) -> Standing:
+    def health(self) -> EnvironmentHealth:
         if self.standing_is_down:
             self.standing_is_down -= 1
             raise StoreUnavailableError("down for the test")
-        return Standing(expected=1_000, silent=0)
+        return EnvironmentHealth(expected=1_000, silent=0)
 
     def make_delivery(self) -> Delivery:
         return Delivery(
             receiver=self.inbox,
-            threads=self.threads,
-            composer=Composer(
-                threads=self.threads,
+            groups=self.groups,
+            planner=Planner(
+                groups=self.groups,
                 ledger=self.ledger,
-                masses=Masses(self.store, rule=Rule(), fleet=self.fleet),
+                mass_failures=MassFailures(self.store, rule=Rule(), fleet=self.fleet),
                 wording=Wording(public_url="", redact=()),
                 fleet=self.fleet,
                 flapping=FLAPPING,
@@ -119,28 +119,28 @@ class Rig:
         for one in events:
             aim = target(one, route)
             offers.append(Offer(**{"event": one, "key": aim.key, "target": aim, **rest}))
-        await offer_all(self.threads, offers, now_ms=self.clock.ms)
-        self.delivery.nudge()
+        await offer_all(self.groups, offers, now_ms=self.clock.ms)
+        self.delivery.wakeup()
 
-    async def thread(self, key: str = "w4:acmew") -> Thread | None:
-        [seen] = await self.threads.look([Want(thread=key)])
-        return seen.thread
+    async def group(self, key: str = "w4:acmew") -> AlertGroup | None:
+        [seen] = await self.groups.look([Want(group=key)])
+        return seen.group
 
     async def rests(self) -> bool:
         """Nothing is due and nothing is leased."""
-        for key in await self.threads.due(offset=0, limit=100):
-            [due] = await self.threads.look([Want(thread=key)])
-            if due.thread is not None and due.thread.frozen is not None:
+        for key in await self.groups.due(offset=0, limit=100):
+            [due] = await self.groups.look([Want(group=key)])
+            if due.group is not None and due.group.in_flight is not None:
                 return False
-        return (await self.threads.stats(now_ms=self.clock.ms)).lag_ms == 0
+        return (await self.groups.stats(now_ms=self.clock.ms)).lag_ms == 0
 
     async def outcome(self, one: Event) -> Outcome | None:
         """What a person is told of an event: what its notification came to."""
-        told = await told_of(self.threads, one.event_id)
+        told = await told_of(self.groups, one.event_id)
         if told is None or told.outcome is not Outcome.PART_OF:
             return None if told is None else told.outcome
         assert told.nid is not None
-        listed = await self.threads.notification(told.nid)
+        listed = await self.groups.notification(told.nid)
         return None if listed is None else listed.note.outcome
 
 
@@ -163,20 +163,20 @@ async def test_p5_what_is_offered_again_changes_nothing(rig: Rig, route: Route) 
     events = [down("a"), down("b"), over("b"), down("c"), down("c", 2, EventKind.FAILED)]
     await rig.offer(*events, route=route)
     keys = sorted({target(one, route).key for one in events})
-    before = await rig.threads.look([Want(thread=key, firing=10) for key in keys])
+    before = await rig.groups.look([Want(group=key, firing=10) for key in keys])
     await rig.offer(*events, route=route)
     await rig.offer(*events[2:], route=route)
-    assert await rig.threads.look([Want(thread=key, firing=10) for key in keys]) == before
+    assert await rig.groups.look([Want(group=key, firing=10) for key in keys]) == before
 
 
 async def test_p5_two_routers_at_once_bring_each_event_in_once(rig: Rig) -> None:
     events = [one for number in range(30) for one in (down(f"w{number}"), over(f"w{number}"))][:-5]
     await asyncio.gather(*(rig.offer(*events, route=GROUPED) for _ in range(4)))
-    thread = await rig.thread(GROUP_KEY)
-    assert thread is not None
+    group = await rig.group(GROUP_KEY)
+    assert group is not None
     still = {one.worker_id for one in events} - {one.worker_id for one in events if one.kind is EventKind.RECOVERED}
-    assert (thread.firing, thread.untold, thread.recovered, thread.acks) == (len(still), len(still), 0, 0)
-    [seen] = await rig.threads.look([Want(thread=GROUP_KEY, firing=100)])
+    assert (group.firing, group.unnotified, group.recovered, group.acks) == (len(still), len(still), 0, 0)
+    [seen] = await rig.groups.look([Want(group=GROUP_KEY, firing=100)])
     assert {member.event.worker_id for member in seen.firing.values()} == still
 
 
@@ -192,14 +192,14 @@ async def test_p7_events_of_a_worker_are_taken_in_their_order(rig: Rig) -> None:
 async def test_an_end_without_a_down_is_superseded_and_leaves_no_thread(rig: Rig) -> None:
     await rig.offer(over("a"))
     await rig.offer(over("b"), route=GROUPED)
-    assert (await rig.threads.stats(now_ms=START_MS)).threads == 0
+    assert (await rig.groups.stats(now_ms=START_MS)).groups == 0
     assert [await rig.outcome(one) for one in (over("a"), over("b"))] == [Outcome.SUPERSEDED] * 2
 
 
 async def test_p6_a_router_that_hung_brings_nothing_back_that_was_told(rig: Rig) -> None:
     """It has read that there is no thread; before it writes, another one offers the same, and it is told and over."""
 
-    class Hung(ThreadStore):
+    class Hung(GroupStore):
         async def save(self, *args: Any, **rest: Any) -> list[bool]:
             await gate.wait()
             return await super().save(*args, **rest)
@@ -216,7 +216,7 @@ async def test_p6_a_router_that_hung_brings_nothing_back_that_was_told(rig: Rig)
     await until(rig.rests)
     gate.set()
     await hung
-    assert await rig.thread() is None
+    assert await rig.group() is None
 
 
 async def test_p18_a_thread_begun_by_what_belongs_to_another_knows_what_it_is_of(rig: Rig) -> None:
@@ -226,26 +226,26 @@ async def test_p18_a_thread_begun_by_what_belongs_to_another_knows_what_it_is_of
         stale = down(worker, environment_name=environment)
         key = environment_key("acme", environment)
         aim = target(stale, SINGLE) if worker == "a" else None
-        await offer_all(rig.threads, [Offer(event=stale, key=key, target=aim)], now_ms=START_MS)
+        await offer_all(rig.groups, [Offer(event=stale, key=key, target=aim)], now_ms=START_MS)
     await until(lambda: len(rig.inbox.accepted) == 2)
     groups = [json.loads(item.body)["data"]["group"] for item in rig.inbox.accepted]
     assert sorted(group["environment"] for group in groups) == ["lab", "prod"]
-    await offer_all(rig.threads, [Offer(event=down("c"), key=GROUP_KEY, target=None)], now_ms=START_MS)
-    thread = await rig.thread(GROUP_KEY)
-    assert thread is not None
-    assert thread.labels == {"tenant": "acme", "environment": "prod"}
+    await offer_all(rig.groups, [Offer(event=down("c"), key=GROUP_KEY, target=None)], now_ms=START_MS)
+    group = await rig.group(GROUP_KEY)
+    assert group is not None
+    assert group.labels == {"tenant": "acme", "environment": "prod"}
 
 
 async def test_p16_only_the_deaths_of_an_environment_declare_it(rig: Rig) -> None:
     key = environment_key("acme", "prod")
-    aim = target(down("a"), SINGLE, Mood.SUSPECTED)
+    aim = target(down("a"), SINGLE, FailureState.SUSPECTED)
     assert aim.key == key
     await rig.offer(down("a"), down("b"), key=key, target=aim)
     moved = over("a", environment_name="lab")
     await rig.offer(moved, key=key, target=None, failure_id="inc_of_lab")
-    thread = await rig.thread(key)
-    assert thread is not None
-    assert (thread.declared, thread.incident_id, thread.firing) == (False, None, 1)
+    group = await rig.group(key)
+    assert group is not None
+    assert (group.declared, group.incident_id, group.firing) == (False, None, 1)
 
 
 async def test_p18_the_end_of_a_worker_that_moved_goes_to_where_its_down_was(rig: Rig) -> None:
@@ -293,7 +293,7 @@ async def test_p18_a_down_that_was_given_up_and_may_have_arrived_gets_its_resolv
 
     async def is_dead() -> bool:
         rig.clock.ms += 10
-        return (await rig.threads.stats(now_ms=rig.clock.ms)).dead == 1
+        return (await rig.groups.stats(now_ms=rig.clock.ms)).dead == 1
 
     await until(is_dead)
     await rig.offer(over(), route=route)
@@ -320,8 +320,8 @@ async def test_p7_a_down_that_may_have_arrived_in_a_failed_attempt_gets_its_reso
             raise error
 
     async def has_failed() -> bool:
-        thread = await rig.thread(key)
-        return thread is not None and thread.frozen is not None and bool(thread.frozen.error)
+        group = await rig.group(key)
+        return group is not None and group.in_flight is not None and bool(group.in_flight.error)
 
     key = target(down(), route).key
     rig.inbox.answer = fails
@@ -334,7 +334,7 @@ async def test_p7_a_down_that_may_have_arrived_in_a_failed_attempt_gets_its_reso
         assert types(rig.inbox) in (["worker.recovered"], ["group.resolved"])
 
     async def is_over() -> bool:
-        return await rig.thread(key) is None
+        return await rig.group(key) is None
 
     await until(is_over)
     assert await rig.outcome(down()) is (Outcome.DELIVERED if unknown else Outcome.SUPERSEDED)
@@ -353,7 +353,7 @@ async def test_p5_events_of_a_group_that_is_over_untold_have_an_outcome(rig: Rig
     await rig.offer(over("a", 3), route=GROUPED)
 
     async def is_over() -> bool:
-        return await rig.thread(GROUP_KEY) is None
+        return await rig.group(GROUP_KEY) is None
 
     await until(is_over)
     assert [await rig.outcome(one) for one in (a, over("a", 3))] == [Outcome.SUPERSEDED] * 2
@@ -367,10 +367,10 @@ async def test_p5_all_that_a_removed_receiver_was_to_be_told_has_an_outcome(rig:
     slow = Route(receivers=("ops",), group_by=("environment",), group_wait_ms=60_000)
     await rig.offer(down("a"), down("b"), route=slow)
     await rig.offer(down("c"))
-    ended = await end_threads(rig.threads, now_ms=START_MS)
-    assert (ended.queued, ended.told) == (3, 0)
+    ended = await end_threads(rig.groups, now_ms=START_MS)
+    assert (ended.queued, ended.notified) == (3, 0)
     assert [await rig.outcome(down(worker)) for worker in "abc"] == [Outcome.DEAD_LETTERED] * 3
-    [note] = await rig.threads.notifications(Outcome.DEAD_LETTERED, before_ms=START_MS, offset=0, limit=9)
+    [note] = await rig.groups.notifications(Outcome.DEAD_LETTERED, before_ms=START_MS, offset=0, limit=9)
     assert note.reason == REASON
 
 
@@ -382,12 +382,12 @@ async def test_p31_a_page_that_was_given_up_stands_no_more_when_its_receiver_is_
     rig.inbox.answer = refuses
     await rig.offer(down("a"), route=route)
     rig.start()
-    await until(lambda: _standing(rig, 1))
+    await until(lambda: _health(rig, 1))
     await until(rig.rests)
-    ended = await end_threads(rig.threads, now_ms=START_MS)
-    assert (ended.queued, ended.told) == (0, 0)
-    stats = await rig.threads.stats(now_ms=START_MS)
-    assert (stats.threads, stats.dead, stats.standing) == (0, 1, 0)
+    ended = await end_threads(rig.groups, now_ms=START_MS)
+    assert (ended.queued, ended.notified) == (0, 0)
+    stats = await rig.groups.stats(now_ms=START_MS)
+    assert (stats.groups, stats.dead, stats.open_dead_letters) == (0, 1, 0)
 
 
 async def test_p17_a_silence_over_a_worker_whose_metadata_is_no_json_stops_nothing(rig: Rig) -> None:
@@ -409,8 +409,8 @@ async def test_p17_a_silence_over_a_worker_whose_metadata_is_no_json_stops_nothi
 
 async def test_a_thread_that_no_plan_can_be_made_of_blocks_no_other(rig: Rig) -> None:
     await rig.offer(down("bad"), down("good"))
-    [seen] = await rig.threads.look([Want(thread=worker_key(down("bad")))])
-    assert seen.thread is not None
+    [seen] = await rig.groups.look([Want(group=worker_key(down("bad")))])
+    assert seen.group is not None
 
     class Broken(Wording):
         def single(self, event: Event, **rest: Any) -> str:
@@ -418,13 +418,13 @@ async def test_a_thread_that_no_plan_can_be_made_of_blocks_no_other(rig: Rig) ->
                 raise LookupError("a bug for the test")
             return super().single(event, **rest)
 
-    rig.delivery._composer._wording = Broken(public_url="", redact=())
+    rig.delivery._planner._wording = Broken(public_url="", redact=())
     with capture_logs() as logs:
         rig.start()
         await until(lambda: len(rig.inbox.accepted) == 1)
         await rig.offer(down("later"))
         await until(lambda: len(rig.inbox.accepted) == 2)
-    assert [line["thread"] for line in logs if line["event"] == "delivery.thread_broken"] == ["w4:acmebad"]
+    assert [line["group"] for line in logs if line["event"] == "delivery.group_broken"] == ["w4:acmebad"]
 
 
 class Unwordable(Wording):
@@ -443,76 +443,76 @@ class Unwordable(Wording):
 async def test_what_no_plan_can_be_made_of_is_named_and_a_dead_letter_after_some_minutes(
     rig: Rig, route: Route
 ) -> None:
-    composer = rig.delivery._composer
-    composer._wording = Unwordable(public_url="", redact=())
+    planner = rig.delivery._planner
+    planner._wording = Unwordable(public_url="", redact=())
     await rig.offer(down("bad"), route=route)
-    [key] = await rig.threads.due(offset=0, limit=2)
+    [key] = await rig.groups.due(offset=0, limit=2)
     with capture_logs() as logs:
         rig.start()
         for tries in range(1, BROKEN_TRIES + 1):
             await until(
                 lambda tries=tries: (
                     [  # type: ignore[misc]
-                        line["tries"] for line in logs if line["event"] == "delivery.thread_broken"
+                        line["tries"] for line in logs if line["event"] == "delivery.group_broken"
                     ]
                     == list(range(1, tries + 1))
                 )
             )
             if tries < BROKEN_TRIES:
                 await until(lambda tries=tries: _is_broken(rig, key, tries))  # type: ignore[misc]
-                assert composer.is_failing(rig.clock.ms)
+                assert planner.is_failing(rig.clock.ms)
             rig.clock.ms += BROKEN_PAUSE_MS
-        await until(lambda: _standing(rig, 1))
-    assert not composer.is_failing(rig.clock.ms)
+        await until(lambda: _health(rig, 1))
+    assert not planner.is_failing(rig.clock.ms)
     assert await rig.outcome(down("bad")) is Outcome.DEAD_LETTERED
-    [note] = await rig.threads.notifications(Outcome.DEAD_LETTERED, before_ms=2 * START_MS, offset=0, limit=9)
+    [note] = await rig.groups.notifications(Outcome.DEAD_LETTERED, before_ms=2 * START_MS, offset=0, limit=9)
     assert (note.reason, note.cause) == ("internal error: LookupError('a bug for the test')", "internal_error")
     # When it is over nothing of it is left.
     await rig.offer(over("bad"), route=route)
-    await until(lambda: _standing(rig, 0))
-    assert await rig.thread(key) is None
+    await until(lambda: _health(rig, 0))
+    assert await rig.group(key) is None
     assert rig.inbox.attempts == []
 
 
 async def test_only_tries_in_a_row_make_a_dead_letter_of_what_no_plan_can_be_made_of(rig: Rig) -> None:
-    composer = rig.delivery._composer
-    good, bad = composer._wording, Unwordable(public_url="", redact=())
-    composer._wording = bad
+    planner = rig.delivery._planner
+    good, bad = planner._wording, Unwordable(public_url="", redact=())
+    planner._wording = bad
     await rig.offer(down("bad"))
     rig.start()
     await until(lambda: _is_broken(rig, "w4:acmebad", 1))
-    composer._wording = good
+    planner._wording = good
     rig.clock.ms += BROKEN_PAUSE_MS
-    rig.delivery.nudge()
+    rig.delivery.wakeup()
     await until(lambda: len(rig.inbox.accepted) == 1)
     await until(rig.rests)
-    composer._wording = bad
+    planner._wording = bad
     await rig.offer(down("bad", 2, EventKind.FAILED))
     with capture_logs() as logs:
-        rig.delivery.nudge()
+        rig.delivery.wakeup()
         await until(lambda: bool(logs))
-    assert [line["tries"] for line in logs if line["event"] == "delivery.thread_broken"] == [1]
+    assert [line["tries"] for line in logs if line["event"] == "delivery.group_broken"] == [1]
 
 
 async def _is_broken(rig: Rig, key: str, tries: int) -> bool:
-    thread = await rig.thread(key)
-    return thread is not None and thread.broken == tries
+    group = await rig.group(key)
+    return group is not None and group.broken == tries
 
 
-async def _standing(rig: Rig, count: int) -> bool:
-    return (await rig.threads.stats(now_ms=rig.clock.ms)).standing == count
+async def _health(rig: Rig, count: int) -> bool:
+    return (await rig.groups.stats(now_ms=rig.clock.ms)).open_dead_letters == count
 
 
 async def test_a_member_that_cannot_be_read_stops_its_group_only(rig: Rig, store_url: str) -> None:
     await rig.offer(down("bad"), route=GROUPED)
-    [key] = await rig.threads.due(offset=0, limit=2)
+    [key] = await rig.groups.due(offset=0, limit=2)
     async with Redis.from_url(store_url) as redis:
         [member] = await redis.hkeys(f"{{lt:ops}}:m:{key}")
         await redis.hset(f"{{lt:ops}}:m:{key}", member, "{")
     await rig.offer(down("good"))
     rig.start()
     await until(lambda: len(rig.inbox.accepted) == 1)
-    await until(lambda: rig.delivery._composer.is_failing(rig.clock.ms))
+    await until(lambda: rig.delivery._planner.is_failing(rig.clock.ms))
 
 
 async def test_what_could_not_be_planned_for_want_of_the_store_is_given_back_at_once(rig: Rig) -> None:
@@ -557,14 +557,14 @@ async def test_p19_an_ack_that_comes_before_its_down_is_offered_counts(rig: Rig,
 
     incident_id = (await note()).incident_id
     await rig.ledger.acknowledge("acme", incident_id, by="somebody", comment="", now_ms=START_MS)
-    await acknowledge_at(rig.threads, aim.key, tenant="acme", worker_id="w", incident_id=incident_id, now_ms=START_MS)
+    await acknowledge_at(rig.groups, aim.key, tenant="acme", worker_id="w", incident_id=incident_id, now_ms=START_MS)
     noted = await note()  # the router that was killed is followed by another
     rig.start()
     await rig.offer(stale, route=route, incident_id=noted.incident_id, acked=noted.acked)
     await until(lambda: len(rig.inbox.accepted) == 1)
     await until(rig.rests)
     rig.clock.ms += REPEAT_MS
-    rig.delivery.nudge()
+    rig.delivery.wakeup()
     await rig.offer(down("other"))
     await until(lambda: len(rig.inbox.accepted) == 2)
     await until(rig.rests)
@@ -599,7 +599,7 @@ async def test_p19_no_reminder_begins_of_what_the_worker_store_knows_to_be_over(
     await until(rig.rests)
     rig.fleet.over.add(ended.event_id)
     rig.clock.ms += REPEAT_MS
-    rig.delivery.nudge()
+    rig.delivery.wakeup()
     await until(lambda: len(rig.inbox.accepted) == 3)
     await until(rig.rests)
     assert target(lasts, route).key == rig.inbox.accepted[2].key
@@ -632,7 +632,7 @@ async def test_p16_a_groups_notification_counts_what_is_new_since_the_last(rig: 
     await until(rig.rests)
     await rig.offer(over("a"), down("c"), down("d"), route=GROUPED)
     rig.clock.ms += GROUPED.group_interval_ms
-    rig.delivery.nudge()
+    rig.delivery.wakeup()
     await until(lambda: len(rig.inbox.accepted) == 2)
     await until(rig.rests)
     assert counts() == [(2, 2, 0), (3, 2, 1)]
@@ -665,7 +665,7 @@ async def test_p20_a_worker_that_flaps_is_told_of_once_its_outage_lasts(rig: Rig
     assert rig.inbox.attempts == []
     assert await rig.outcome(down("short")) is await rig.outcome(over("short")) is Outcome.DAMPED
     rig.clock.ms += FLAPPING.hold_ms + SWEEP_MS
-    rig.delivery.nudge()
+    rig.delivery.wakeup()
     await until(lambda: len(rig.inbox.accepted) == 1)
     await until(rig.rests)
     told = json.loads(rig.inbox.accepted[0].body)["data"]
@@ -677,13 +677,13 @@ async def test_p20_a_worker_that_flaps_is_told_of_once_its_outage_lasts(rig: Rig
 
 async def test_p19_an_ack_of_one_failure_of_an_environment_is_none_of_the_next(rig: Rig) -> None:
     key = environment_key("acme", "prod")
-    aim = target(down("a"), SINGLE, Mood.DECLARED)
+    aim = target(down("a"), SINGLE, FailureState.DECLARED)
     rig.start()
     await rig.offer(down("a"), key=key, target=aim, failure_id="inc_first")
     rig.clock.ms += 2_000
     await until(lambda: len(rig.inbox.accepted) == 1)
     await until(rig.rests)
-    await acknowledge_at(rig.threads, key, tenant="acme", worker_id=None, incident_id="inc_first", now_ms=rig.clock.ms)
+    await acknowledge_at(rig.groups, key, tenant="acme", worker_id=None, incident_id="inc_first", now_ms=rig.clock.ms)
     rig.inbox.gate = gate = asyncio.Event()
     await rig.offer(over("a"), key=key, target=aim)
     await until(lambda: len(rig.inbox.attempts) == 2)
@@ -693,8 +693,8 @@ async def test_p19_an_ack_of_one_failure_of_an_environment_is_none_of_the_next(r
     await until(lambda: len(rig.inbox.accepted) == 2)
     rig.clock.ms += 2_000
     await until(lambda: len(rig.inbox.accepted) == 3)
-    thread = await rig.thread(key)
-    assert thread is not None
-    assert (thread.acked, thread.incident_id, thread.declared) == (False, "inc_second", True)
+    group = await rig.group(key)
+    assert group is not None
+    assert (group.acked, group.incident_id, group.declared) == (False, "inc_second", True)
     ids = [json.loads(item.body)["data"]["incident_id"] for item in rig.inbox.accepted]
     assert ids == ["inc_first", "inc_first", "inc_second"]

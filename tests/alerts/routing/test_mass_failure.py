@@ -10,16 +10,25 @@ from typing import TYPE_CHECKING
 import pytest
 
 from alerts.delivery.circuit_breaker import FAILURES, FIRST_PAUSE_MS, LONGEST_PAUSE_MS, Breaker
-from alerts.groups.fleet import Standing
+from alerts.groups.fleet import EnvironmentHealth
 from alerts.groups.keys import environment_key
-from alerts.groups.mass_failure import LONGEST_WINDOW_MS, Mood, Rule, Wave, incident_of, observe, silent_now, since_of
+from alerts.groups.mass_failure import (
+    LONGEST_WINDOW_MS,
+    FailureState,
+    FailureWindow,
+    Rule,
+    incident_of,
+    observe,
+    silent_now,
+    since_of,
+)
 from alerts.rendering.payload import Wording
 from alerts.routing.routes import ENVIRONMENT_WAIT_MS, Route
 from alerts.service import AlertService
-from alerts.store.connection import QueueStore
+from alerts.store.connection import StoreConnection
 from alerts.store.durability import Durability
 from alerts.store.group_store import Want
-from alerts.store.mass_failures import KEPT_MS, Masses
+from alerts.store.mass_failures import KEPT_MS, MassFailures
 from monitor.daemon.alerts import StoredFleet
 from monitor.liveness import EventKind, Liveness
 from monitor.store.outbox import Outbox
@@ -52,131 +61,142 @@ def back(number: int, *, of_ms: int = START_MS) -> Event:
     )
 
 
-def judge(wave: Wave, deaths: list[Event], *, expected: int, silent: int = 0, now_ms: int = START_MS) -> Mood:
-    return observe(wave, deaths, [], Standing(expected=expected, silent=silent), rule=RULE, now_ms=now_ms)
+def judge(
+    window: FailureWindow, deaths: list[Event], *, expected: int, silent: int = 0, now_ms: int = START_MS
+) -> FailureState:
+    return observe(window, deaths, [], EnvironmentHealth(expected=expected, silent=silent), rule=RULE, now_ms=now_ms)
 
 
 @pytest.mark.parametrize(
-    ("dead", "others", "mood"),
+    ("dead", "others", "state"),
     [
-        (4, 0, Mood.CALM),  # fewer than five never are
-        (5, 0, Mood.DECLARED),
-        (5, 20, Mood.DECLARED),  # 5 of 25
-        (5, 21, Mood.CALM),  # 5 of 26
-        (199, 801, Mood.CALM),
-        (200, 800, Mood.DECLARED),
+        (4, 0, FailureState.CALM),  # fewer than five never are
+        (5, 0, FailureState.DECLARED),
+        (5, 20, FailureState.DECLARED),  # 5 of 25
+        (5, 21, FailureState.CALM),  # 5 of 26
+        (199, 801, FailureState.CALM),
+        (200, 800, FailureState.DECLARED),
     ],
 )
-def test_p16_a_mass_failure_is_at_least_five_and_a_fifth_of_the_expected(dead: int, others: int, mood: Mood) -> None:
-    assert judge(Wave(), [death(number) for number in range(dead)], expected=others) is mood
+def test_p16_a_mass_failure_is_at_least_five_and_a_fifth_of_the_expected(
+    dead: int, others: int, state: FailureState
+) -> None:
+    assert judge(FailureWindow(), [death(number) for number in range(dead)], expected=others) is state
 
 
 def test_p16_the_first_death_is_suspected_when_many_have_missed_beats() -> None:
-    assert judge(Wave(), [death(1)], expected=99, silent=19) is Mood.SUSPECTED
-    assert judge(Wave(), [death(1)], expected=99, silent=18) is Mood.CALM
+    assert judge(FailureWindow(), [death(1)], expected=99, silent=19) is FailureState.SUSPECTED
+    assert judge(FailureWindow(), [death(1)], expected=99, silent=18) is FailureState.CALM
 
 
-@pytest.mark.parametrize(("fallen", "mood"), [(200, Mood.SUSPECTED), (199, Mood.CALM)])
-def test_p16_the_first_deaths_are_suspected_when_many_more_are_recorded_and_wait(fallen: int, mood: Mood) -> None:
-    standing = Standing(expected=1_000 - fallen, silent=0, fallen=fallen)
-    assert observe(Wave(), [death(1)], [], standing, rule=RULE, now_ms=START_MS) is mood
+@pytest.mark.parametrize(("fallen", "state"), [(200, FailureState.SUSPECTED), (199, FailureState.CALM)])
+def test_p16_the_first_deaths_are_suspected_when_many_more_are_recorded_and_wait(
+    fallen: int, state: FailureState
+) -> None:
+    health = EnvironmentHealth(expected=1_000 - fallen, silent=0, fallen=fallen)
+    assert observe(FailureWindow(), [death(1)], [], health, rule=RULE, now_ms=START_MS) is state
 
 
-@pytest.mark.parametrize(("kind", "mood"), [(EventKind.REJECTED, Mood.SUSPECTED), (EventKind.STALE, Mood.CALM)])
-def test_p16_those_whose_beats_are_refused_count_where_beats_are_refused(kind: EventKind, mood: Mood) -> None:
-    standing = Standing(expected=800, silent=0, fallen=1, rejected=200)
-    assert observe(Wave(), [replace(death(1), kind=kind)], [], standing, rule=RULE, now_ms=START_MS) is mood
+@pytest.mark.parametrize(
+    ("kind", "state"), [(EventKind.REJECTED, FailureState.SUSPECTED), (EventKind.STALE, FailureState.CALM)]
+)
+def test_p16_those_whose_beats_are_refused_count_where_beats_are_refused(kind: EventKind, state: FailureState) -> None:
+    health = EnvironmentHealth(expected=800, silent=0, fallen=1, rejected=200)
+    assert observe(FailureWindow(), [replace(death(1), kind=kind)], [], health, rule=RULE, now_ms=START_MS) is state
 
 
 def test_p16_deaths_count_from_an_interval_before_the_newest() -> None:
     later_ms = START_MS + 1_000
-    assert since_of(Wave(), []) is None
-    assert since_of(Wave(), [death(1), death(2, due_ms=later_ms)]) == later_ms - INTERVAL_MS
-    assert since_of(Wave(newest_due_ms=later_ms), [death(1)]) == later_ms - INTERVAL_MS
-    assert since_of(Wave(), [replace(death(1), interval_ms=86_400_000)]) == START_MS - LONGEST_WINDOW_MS
+    assert since_of(FailureWindow(), []) is None
+    assert since_of(FailureWindow(), [death(1), death(2, due_ms=later_ms)]) == later_ms - INTERVAL_MS
+    assert since_of(FailureWindow(newest_due_ms=later_ms), [death(1)]) == later_ms - INTERVAL_MS
+    assert since_of(FailureWindow(), [replace(death(1), interval_ms=86_400_000)]) == START_MS - LONGEST_WINDOW_MS
 
 
 def test_p16_deaths_of_different_intervals_are_not_one_failure() -> None:
-    wave = Wave()
+    window = FailureWindow()
     for number in range(10):
         due_ms = START_MS + number * 2 * INTERVAL_MS
-        assert judge(wave, [death(number, due_ms=due_ms)], expected=20, now_ms=due_ms) is Mood.CALM
-    assert silent_now(wave) == 1
+        assert judge(window, [death(number, due_ms=due_ms)], expected=20, now_ms=due_ms) is FailureState.CALM
+    assert silent_now(window) == 1
 
 
 def test_p16_a_worker_that_beats_once_a_day_makes_no_failure_of_a_days_deaths() -> None:
-    wave = Wave()
-    judge(wave, [replace(death(0), interval_ms=86_400_000)], expected=20)
+    window = FailureWindow()
+    judge(window, [replace(death(0), interval_ms=86_400_000)], expected=20)
     for number in range(1, 10):
         due_ms = START_MS + number * 3_600_000
-        assert judge(wave, [death(number, due_ms=due_ms)], expected=20, now_ms=due_ms) is Mood.CALM
+        assert judge(window, [death(number, due_ms=due_ms)], expected=20, now_ms=due_ms) is FailureState.CALM
 
 
 def test_p16_the_expected_size_is_learned_again_after_a_failure() -> None:
-    wave = Wave()
-    assert judge(wave, [death(number) for number in range(50)], expected=50) is Mood.DECLARED
+    window = FailureWindow()
+    assert judge(window, [death(number) for number in range(50)], expected=50) is FailureState.DECLARED
     later_ms = START_MS + 3 * INTERVAL_MS
-    assert judge(wave, [death(60, due_ms=later_ms)], expected=49, now_ms=later_ms) is Mood.CALM
+    assert judge(window, [death(60, due_ms=later_ms)], expected=49, now_ms=later_ms) is FailureState.CALM
 
 
 def test_p16_while_a_failure_lasts_further_deaths_are_part_of_it_and_of_its_incident() -> None:
-    wave = Wave()
-    judge(wave, [death(number) for number in range(50)], expected=50)
-    first = incident_of(wave, "acme", "prod")
-    assert judge(wave, [death(51, due_ms=START_MS + 1_000)], expected=49, now_ms=START_MS + 1_000) is Mood.DECLARED
-    assert incident_of(wave, "acme", "prod") == first
+    window = FailureWindow()
+    judge(window, [death(number) for number in range(50)], expected=50)
+    first = incident_of(window, "acme", "prod")
+    assert (
+        judge(window, [death(51, due_ms=START_MS + 1_000)], expected=49, now_ms=START_MS + 1_000)
+        is FailureState.DECLARED
+    )
+    assert incident_of(window, "acme", "prod") == first
     much_ms = START_MS + 10 * INTERVAL_MS
     again = [death(number, due_ms=much_ms) for number in range(100, 150)]
-    assert judge(wave, again, expected=10, now_ms=much_ms) is Mood.DECLARED
-    assert incident_of(wave, "acme", "prod") != first
+    assert judge(window, again, expected=10, now_ms=much_ms) is FailureState.DECLARED
+    assert incident_of(window, "acme", "prod") != first
 
 
 def test_p16_a_failure_lasts_an_interval_to_the_millisecond() -> None:
-    wave, until_ms = Wave(), START_MS + INTERVAL_MS
+    window, until_ms = FailureWindow(), START_MS + INTERVAL_MS
     deaths = [death(number) for number in range(50)]
-    judge(wave, deaths, expected=50)
+    judge(window, deaths, expected=50)
     again = [death(number, due_ms=until_ms) for number in range(100, 150)]
     for now_ms, is_same in ((until_ms - 1, True), (until_ms, False)):
-        lasting = deepcopy(wave)
+        lasting = deepcopy(window)
         first = incident_of(lasting, "acme", "prod")
-        assert judge(lasting, again, expected=50, now_ms=now_ms) is Mood.DECLARED
+        assert judge(lasting, again, expected=50, now_ms=now_ms) is FailureState.DECLARED
         assert (incident_of(lasting, "acme", "prod") == first) is is_same
     returned = [back(number) for number in range(46)]
-    for now_ms, mood in ((until_ms - 1, Mood.DECLARED), (until_ms, Mood.CALM)):
-        ending = deepcopy(wave)
-        standing = Standing(expected=96, silent=0)
-        assert observe(ending, [], returned, standing, rule=RULE, now_ms=now_ms) is mood
+    for now_ms, state in ((until_ms - 1, FailureState.DECLARED), (until_ms, FailureState.CALM)):
+        ending = deepcopy(window)
+        health = EnvironmentHealth(expected=96, silent=0)
+        assert observe(ending, [], returned, health, rule=RULE, now_ms=now_ms) is state
 
 
 def test_p16_a_failure_that_was_recorded_late_lasts_an_interval_from_then() -> None:
     """As after an outage of the monitor: what is recorded a moment later is part of the same incident."""
-    wave, late_ms = Wave(), START_MS + 10 * INTERVAL_MS
-    assert judge(wave, [death(number) for number in range(50)], expected=60, now_ms=late_ms) is Mood.DECLARED
-    first = incident_of(wave, "acme", "prod")
+    window, late_ms = FailureWindow(), START_MS + 10 * INTERVAL_MS
+    assert judge(window, [death(number) for number in range(50)], expected=60, now_ms=late_ms) is FailureState.DECLARED
+    first = incident_of(window, "acme", "prod")
     for passed_ms, is_same in ((INTERVAL_MS - 1, True), (INTERVAL_MS, False)):
-        lasting = deepcopy(wave)
+        lasting = deepcopy(window)
         rest = [death(number, due_ms=START_MS + 100) for number in range(50, 60)]
-        assert judge(lasting, rest, expected=50, now_ms=late_ms + passed_ms) is Mood.DECLARED
+        assert judge(lasting, rest, expected=50, now_ms=late_ms + passed_ms) is FailureState.DECLARED
         assert (incident_of(lasting, "acme", "prod") == first) is is_same
 
 
-@pytest.mark.parametrize(("older_ms", "mood"), [(0, Mood.DECLARED), (1, Mood.CALM)])
-def test_p16_deaths_an_interval_apart_are_one_failure_and_no_more(older_ms: int, mood: Mood) -> None:
-    wave, due_ms = Wave(), START_MS - START_MS % INTERVAL_MS
-    judge(wave, [death(number, due_ms=due_ms - older_ms) for number in range(4)], expected=1)
+@pytest.mark.parametrize(("older_ms", "state"), [(0, FailureState.DECLARED), (1, FailureState.CALM)])
+def test_p16_deaths_an_interval_apart_are_one_failure_and_no_more(older_ms: int, state: FailureState) -> None:
+    window, due_ms = FailureWindow(), START_MS - START_MS % INTERVAL_MS
+    judge(window, [death(number, due_ms=due_ms - older_ms) for number in range(4)], expected=1)
     newest = death(5, due_ms=due_ms + INTERVAL_MS)
-    assert judge(wave, [newest], expected=0, now_ms=due_ms + INTERVAL_MS) is mood
+    assert judge(window, [newest], expected=0, now_ms=due_ms + INTERVAL_MS) is state
 
 
 def test_a_death_that_is_routed_again_counts_once_and_one_that_is_over_not_at_all() -> None:
-    wave = Wave()
+    window = FailureWindow()
     deaths = [death(number) for number in range(3)]
-    judge(wave, deaths, expected=97)
-    judge(wave, deaths, expected=97)
-    assert silent_now(wave) == 3
-    observe(wave, [], [back(1)], Standing(expected=98, silent=0), rule=RULE, now_ms=START_MS)
-    observe(wave, [], [back(1)], Standing(expected=98, silent=0), rule=RULE, now_ms=START_MS)
-    assert silent_now(wave) == 2
+    judge(window, deaths, expected=97)
+    judge(window, deaths, expected=97)
+    assert silent_now(window) == 3
+    observe(window, [], [back(1)], EnvironmentHealth(expected=98, silent=0), rule=RULE, now_ms=START_MS)
+    observe(window, [], [back(1)], EnvironmentHealth(expected=98, silent=0), rule=RULE, now_ms=START_MS)
+    assert silent_now(window) == 2
 
 
 def quiet(number: int, *, due_ms: int, since_ms: int = START_MS) -> Event:
@@ -186,93 +206,93 @@ def quiet(number: int, *, due_ms: int, since_ms: int = START_MS) -> Event:
 
 
 def test_p16_a_worker_whose_rejected_beats_end_is_no_second_death() -> None:
-    wave = Wave()
+    window = FailureWindow()
     deaths = [replace(death(number), kind=EventKind.REJECTED) for number in range(3)]
-    assert judge(wave, deaths, expected=7) is Mood.CALM
+    assert judge(window, deaths, expected=7) is FailureState.CALM
     ended = [quiet(number, due_ms=START_MS + 1_000) for number in range(3)]
-    assert judge(wave, ended, expected=7) is Mood.CALM
-    assert silent_now(wave) == 3
+    assert judge(window, ended, expected=7) is FailureState.CALM
+    assert silent_now(window) == 3
 
 
 def test_p16_workers_that_had_been_rejected_for_long_and_fall_silent_together_are_one_failure() -> None:
-    wave = Wave()
+    window = FailureWindow()
     later_ms = START_MS + 100 * INTERVAL_MS
     ended = [quiet(number, due_ms=later_ms) for number in range(5)]
-    assert judge(wave, ended, expected=20, now_ms=later_ms) is Mood.DECLARED
+    assert judge(window, ended, expected=20, now_ms=later_ms) is FailureState.DECLARED
 
 
 def test_each_partition_is_counted_by_its_own_positions() -> None:
-    wave = Wave()
-    judge(wave, [death(5)], expected=97)
-    judge(wave, [death(1, partition=1)], expected=97)
-    assert silent_now(wave) == 2
+    window = FailureWindow()
+    judge(window, [death(5)], expected=97)
+    judge(window, [death(1, partition=1)], expected=97)
+    assert silent_now(window) == 2
 
 
 def test_b4_those_who_are_back_count_once_for_the_threshold() -> None:
     # 30 workers: six fell silent, and five of them are expected again before their returns are routed.
-    standing = Standing(expected=29, silent=0, down=1)
-    assert standing.size(6) == 30
-    mood = observe(Wave(), [death(n) for n in range(6)], [], standing, rule=Rule(least=1), now_ms=START_MS)
-    assert (Rule(least=1).threshold(29 + 6), mood) == (7, Mood.DECLARED)
+    health = EnvironmentHealth(expected=29, silent=0, down=1)
+    assert health.size(6) == 30
+    state = observe(FailureWindow(), [death(n) for n in range(6)], [], health, rule=Rule(least=1), now_ms=START_MS)
+    assert (Rule(least=1).threshold(29 + 6), state) == (7, FailureState.DECLARED)
 
 
 async def test_p16_several_daemons_count_each_death_once(store_url: str) -> None:
-    fleet = FakeFleet(lambda: Standing(expected=20, silent=0))
-    stores = [QueueStore(pools=pools(store_url), receivers=1) for _ in range(2)]
+    fleet = FakeFleet(lambda: EnvironmentHealth(expected=20, silent=0))
+    stores = [StoreConnection(pools=pools(store_url), receivers=1) for _ in range(2)]
     try:
-        one, other = (Masses(store, rule=RULE, fleet=fleet) for store in stores)
+        one, other = (MassFailures(store, rule=RULE, fleet=fleet) for store in stores)
         deaths = [death(number) for number in range(4)]
-        for masses in (one, other):
-            verdict = await masses.judge("acme", "prod", deaths=deaths, returns=[], now_ms=START_MS)
-            assert verdict.mood is Mood.CALM
+        for mass_failures in (one, other):
+            verdict = await mass_failures.judge("acme", "prod", deaths=deaths, returns=[], now_ms=START_MS)
+            assert verdict.state is FailureState.CALM
         verdict = await other.judge("acme", "prod", deaths=[death(9, partition=1)], returns=[], now_ms=START_MS)
-        assert verdict.mood is Mood.DECLARED
+        assert verdict.state is FailureState.DECLARED
         assert verdict.incident_id is not None
         late_ms = START_MS + 10 * INTERVAL_MS
         calm = await one.judge("acme", "prod", deaths=[], returns=[back(1)], now_ms=late_ms)
-        assert calm.mood is Mood.CALM
+        assert calm.state is FailureState.CALM
     finally:
         for store in stores:
             await store.close()
 
 
 async def test_p16_deaths_that_go_on_for_longer_than_a_day_are_not_forgotten_meanwhile(store_url: str) -> None:
-    store = QueueStore(pools=pools(store_url), receivers=1)
-    masses = Masses(store, rule=RULE, fleet=FakeFleet(lambda: Standing(expected=20, silent=0)))
+    store = StoreConnection(pools=pools(store_url), receivers=1)
+    mass_failures = MassFailures(store, rule=RULE, fleet=FakeFleet(lambda: EnvironmentHealth(expected=20, silent=0)))
 
-    async def dies(number: int, at_ms: int, environment: str = "prod") -> Mood:
+    async def dies(number: int, at_ms: int, environment: str = "prod") -> FailureState:
         died = death(number, due_ms=at_ms)
-        verdict = await masses.judge("acme", environment, deaths=[died], returns=[], now_ms=at_ms)
-        return verdict.mood
+        verdict = await mass_failures.judge("acme", environment, deaths=[died], returns=[], now_ms=at_ms)
+        return verdict.state
 
     try:
         later_ms = START_MS + KEPT_MS
-        assert await dies(0, START_MS) is Mood.CALM
+        assert await dies(0, START_MS) is FailureState.CALM
         for number in range(1, 5):
-            assert await dies(number, later_ms - 1) is Mood.CALM
-        assert await dies(0, later_ms, "other") is Mood.CALM  # forgets what has not changed for a day
-        assert await dies(5, later_ms) is Mood.DECLARED
+            assert await dies(number, later_ms - 1) is FailureState.CALM
+        assert await dies(0, later_ms, "other") is FailureState.CALM  # forgets what has not changed for a day
+        assert await dies(5, later_ms) is FailureState.DECLARED
     finally:
         await store.close()
 
 
 async def test_p24_environments_of_one_name_are_counted_by_tenant(store_url: str) -> None:
-    fleet = FakeFleet(lambda: Standing(expected=20, silent=0))
-    store = QueueStore(pools=pools(store_url), receivers=1)
+    fleet = FakeFleet(lambda: EnvironmentHealth(expected=20, silent=0))
+    store = StoreConnection(pools=pools(store_url), receivers=1)
     try:
-        masses = Masses(store, rule=RULE, fleet=fleet)
+        mass_failures = MassFailures(store, rule=RULE, fleet=fleet)
         # Also where a tenant's name and an environment's make the same text.
         for number, (tenant, name) in enumerate((("acme", "prod"), ("other", "prod"), ("acm", "eprod"))):
             deaths = [replace(death(number * 10 + n), tenant=tenant, environment_name=name) for n in range(4)]
-            verdict = await masses.judge(tenant, name, deaths=deaths, returns=[], now_ms=START_MS)
-            assert verdict.mood is Mood.CALM
+            verdict = await mass_failures.judge(tenant, name, deaths=deaths, returns=[], now_ms=START_MS)
+            assert verdict.state is FailureState.CALM
         fifth = replace(death(99), tenant="other")
-        verdict = await masses.judge("other", "prod", deaths=[fifth], returns=[], now_ms=START_MS)
-        assert verdict.mood is Mood.DECLARED
+        verdict = await mass_failures.judge("other", "prod", deaths=[fifth], returns=[], now_ms=START_MS)
+        assert verdict.state is FailureState.DECLARED
         sixth = [replace(death(100), tenant="acme", environment_name="stage")]
         for tenant, name, deaths in (("acme", "prod", []), ("acme", "stage", sixth)):
-            verdict = await masses.judge(tenant, name, deaths=deaths, returns=[], now_ms=START_MS)
-            assert verdict.mood is Mood.CALM
+            verdict = await mass_failures.judge(tenant, name, deaths=deaths, returns=[], now_ms=START_MS)
+            assert verdict.state is FailureState.CALM
     finally:
         await store.close()
 
@@ -346,15 +366,15 @@ async def test_p16_a_quarter_of_a_fleet_whose_end_was_recorded_before_anybody_ro
         )
 
         async def gathered() -> bool:
-            [seen] = await service.threads["ops"].look([Want(thread=environment_key("acme", "prod"))])
-            return seen.thread is not None and seen.thread.firing == 250
+            [seen] = await service.groups["ops"].look([Want(group=environment_key("acme", "prod"))])
+            return seen.group is not None and seen.group.firing == 250
 
         await service.start()
         try:
             await until(gathered)
             await clock.set(now_ms + ENVIRONMENT_WAIT_MS)
             await store.swept(0)  # its answer carries the time
-            service.nudge()
+            service.wakeup()
             await until(lambda: bool(ops.accepted))
             [first] = ops.accepted
             assert first.event_type == "group.firing"

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.asyncio import Redis
 
-from alerts.groups.attempts import bury, deliver
-from alerts.groups.fleet import Standing
+from alerts.groups.attempts import dead_letter, deliver
+from alerts.groups.fleet import EnvironmentHealth
 from alerts.groups.incidents import IncidentState
 from alerts.groups.keys import Shape
 from alerts.groups.mass_failure import Rule
 from alerts.groups.roles import Role
-from alerts.groups.state import Draft, Frozen, Outcome, Thread, Timing
+from alerts.groups.state import AlertGroup, Draft, InFlight, Outcome, Timing
 from alerts.groups.worker_rules import FACTS_KEPT
 from alerts.routing.enqueue import Offer, offer_all
-from alerts.routing.routes import Port, Route, targets_of
-from alerts.store.connection import QueueStore
-from alerts.store.group_store import Change, Handed, ThreadStore, Want
+from alerts.routing.routes import ReceiverTraits, Route, targets_of
+from alerts.store.connection import StoreConnection
+from alerts.store.group_store import Change, GroupStore, Handed, Want
 from alerts.store.incidents import Ledger
-from alerts.store.mass_failures import KEPT_MS, Masses
-from alerts.store.retention import DEAD_LETTERS, NOTES_KEPT, OUTCOMES_KEPT, History
+from alerts.store.mass_failures import KEPT_MS, MassFailures
+from alerts.store.retention import DEAD_LETTERS, NOTES_KEPT, OUTCOMES_KEPT, Retention
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_daemons import Daemon
 from tests.support.alerts_fakes import START_MS, Clock, FakeFleet, Inbox, ListSource, event, events, until
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 
 BASE = "{lt:ops}"
 MONTH_MS = 30 * 86_400_000
-SMALL = History(most=NOTES_KEPT)
-LARGER = History(most=3 * NOTES_KEPT)
+SMALL = Retention(most=NOTES_KEPT)
+LARGER = Retention(most=3 * NOTES_KEPT)
 """What is kept at most is more than what is kept whatever its age, of both."""
 PER_CALL = 100
 """Changes, and events of a batch, in one call."""
 
 
 @pytest.fixture
-async def store(store_url: str) -> AsyncIterator[QueueStore]:
-    opened = QueueStore(pools=pools(store_url), receivers=2)
+async def store(store_url: str) -> AsyncIterator[StoreConnection]:
+    opened = StoreConnection(pools=pools(store_url), receivers=2)
     yield opened
     await opened.close()
 
@@ -58,16 +58,16 @@ async def redis(store_url: str) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-def threads(store: QueueStore) -> ThreadStore:
-    return ThreadStore(store, "ops", SMALL)
+def groups(store: StoreConnection) -> GroupStore:
+    return GroupStore(store, "ops", SMALL)
 
 
-def a_thread(key: str = "w4:acmew") -> Thread:
-    return Thread(key=key, shape=Shape.WORKER, tenant="acme", timing=Timing(), told=True)
+def a_thread(key: str = "w4:acmew") -> AlertGroup:
+    return AlertGroup(key=key, shape=Shape.WORKER, tenant="acme", timing=Timing(), notified=True)
 
 
-def a_note(nid: str, **changes: Any) -> Frozen:
-    return Frozen(nid=nid, type="worker.stale", role=Role.DOWN, created_ms=START_MS, due_ms=START_MS, **changes)
+def a_note(nid: str, **changes: Any) -> InFlight:
+    return InFlight(nid=nid, type="worker.stale", role=Role.DOWN, created_ms=START_MS, due_ms=START_MS, **changes)
 
 
 async def before(redis: Redis, ordered: str, *hashes: str, count: int, at_ms: int, name: str = "old") -> list[str]:
@@ -83,18 +83,18 @@ async def sizes(redis: Redis, ordered: str, hash_name: str) -> tuple[int, int]:
     return await redis.zcard(BASE + ordered), await redis.hlen(BASE + hash_name)
 
 
-async def write(threads: ThreadStore, draft: Draft | None = None, *, now_ms: int = START_MS) -> None:
+async def write(groups: GroupStore, draft: Draft | None = None, *, now_ms: int = START_MS) -> None:
     """One call that changes a thread, and nothing else if it is not said what."""
     changed = draft or Draft(a_thread(), now_ms)
-    [seen] = await threads.look([Want(thread=changed.thread.key)])
-    assert await threads.save([Change(draft=changed, version=seen.version)], now_ms=now_ms) == [True]
+    [seen] = await groups.look([Want(group=changed.group.key)])
+    assert await groups.save([Change(draft=changed, version=seen.version)], now_ms=now_ms) == [True]
 
 
 def test_p26_what_is_kept_is_what_the_documents_say() -> None:
     """The numbers of `docs/operations.md`, "What grows and what bounds it", and of `docs/configuration.md`."""
     assert (NOTES_KEPT, OUTCOMES_KEPT, DEAD_LETTERS, FACTS_KEPT) == (1_000, 10_000, 10_000, 100)
-    assert History() == History(age_ms=7 * 86_400_000, most=20_000)
-    assert (History().outcomes, History().incidents) == (100_000, 100_000)
+    assert Retention() == Retention(age_ms=7 * 86_400_000, most=20_000)
+    assert (Retention().outcomes, Retention().incidents) == (100_000, 100_000)
 
 
 KEPT = pytest.mark.parametrize(
@@ -107,18 +107,18 @@ KEPT = pytest.mark.parametrize(
 )
 
 
-def most_of(where: tuple[str, str], history: History) -> int:
+def most_of(where: tuple[str, str], history: Retention) -> int:
     return history.outcomes if where[0] == ":et" else history.most
 
 
 @KEPT
 async def test_p26_what_is_over_is_forgotten_by_age_but_the_newest_never(
-    store: QueueStore, redis: Redis, where: tuple[str, str], keep: int, history: History
+    store: StoreConnection, redis: Redis, where: tuple[str, str], keep: int, history: Retention
 ) -> None:
-    threads, most = ThreadStore(store, "ops", history), most_of(where, history)
+    groups, most = GroupStore(store, "ops", history), most_of(where, history)
     assert (most > keep) is (history is LARGER)
     names = await before(redis, *where, count=keep + 50, at_ms=START_MS - MONTH_MS)
-    await write(threads)
+    await write(groups)
     assert await sizes(redis, *where) == (keep, keep)
     kept = await redis.hmget(BASE + where[1], names[49:51])
     assert [one is not None for one in kept] == [False, True]
@@ -126,19 +126,19 @@ async def test_p26_what_is_over_is_forgotten_by_age_but_the_newest_never(
 
 @KEPT
 async def test_p26_what_is_over_and_young_is_bounded_by_number(
-    store: QueueStore, redis: Redis, where: tuple[str, str], keep: int, history: History
+    store: StoreConnection, redis: Redis, where: tuple[str, str], keep: int, history: Retention
 ) -> None:
-    threads, most = ThreadStore(store, "ops", history), most_of(where, history)
+    groups, most = GroupStore(store, "ops", history), most_of(where, history)
     assert (most > keep) is (history is LARGER)
     names = await before(redis, *where, count=most + 50, at_ms=START_MS - 60_000)
-    await write(threads)
+    await write(groups)
     assert await sizes(redis, *where) == (most, most)
     assert not await redis.hexists(BASE + where[1], names[49])
     assert await redis.hexists(BASE + where[1], names[50])
 
 
 async def test_p26_what_there_is_too_much_of_becomes_less_with_every_call_however_much_comes(
-    threads: ThreadStore, redis: Redis
+    groups: GroupStore, redis: Redis
 ) -> None:
     """Each call brings as much as one can: a hundred threads, each with a notification and five outcomes."""
     await before(redis, ":et", ":e", count=SMALL.outcomes + 6_000, at_ms=START_MS - 60_000)
@@ -150,11 +150,11 @@ async def test_p26_what_there_is_too_much_of_becomes_less_with_every_call_howeve
         for number in range(PER_CALL):
             draft = Draft(a_thread(f"w4:acmew{number}"), START_MS)
             for n in range(5):
-                draft.tell(event(1 + 5 * call + n, worker_id=f"w{number}"), Outcome.SUPERSEDED)
-            draft.note(a_note(f"ntf_{call}_{number}"), Outcome.DELIVERED)
+                draft.set_outcome(event(1 + 5 * call + n, worker_id=f"w{number}"), Outcome.SUPERSEDED)
+            draft.record(a_note(f"ntf_{call}_{number}"), Outcome.DELIVERED)
             changes.append(Change(draft=draft, version=versions[number]))
-        assert all(await threads.save(changes, now_ms=START_MS + call))
-        looked = await threads.look([Want(thread=change.draft.thread.key) for change in changes])
+        assert all(await groups.save(changes, now_ms=START_MS + call))
+        looked = await groups.look([Want(group=change.draft.group.key) for change in changes])
         versions = [one.version for one in looked]
         seen.append((await redis.zcard(BASE + ":et"), await redis.zcard(BASE + ":nt")))
     for (outcomes, notes), (outcomes_then, notes_then) in itertools.pairwise(seen):
@@ -165,121 +165,121 @@ async def test_p26_what_there_is_too_much_of_becomes_less_with_every_call_howeve
     assert await redis.hlen(BASE + ":n") == SMALL.most
 
 
-async def test_p26_no_outcome_is_forgotten_that_an_unacked_event_needs(threads: ThreadStore, redis: Redis) -> None:
+async def test_p26_no_outcome_is_forgotten_that_an_unacked_event_needs(groups: GroupStore, redis: Redis) -> None:
     """A router hands its batch over and hangs before it acks; others flood the receiver; then the batch comes again."""
     route = Route(receivers=("ops",), events=frozenset(EventKind))
-    ports = {"ops": Port(name="ops")}
+    traits = {"ops": ReceiverTraits(name="ops")}
 
     def offers(stream: list[Event]) -> list[Offer]:
         found = []
         for one in stream:
-            aim = targets_of(one, routes=[route], ports=ports)["ops"]
+            aim = targets_of(one, routes=[route], traits=traits)["ops"]
             found.append(Offer(event=one, key=aim.key, target=aim))
         return found
 
     in_hand = events(workers=50, each=2)
-    await offer_all(threads, offers(in_hand), now_ms=START_MS)
-    claimed = await threads.claim(limit=100, lease_ms=1_000, now_ms=START_MS)
+    await offer_all(groups, offers(in_hand), now_ms=START_MS)
+    claimed = await groups.claim(limit=100, lease_ms=1_000, now_ms=START_MS)
     for one in claimed:  # all is told, and the threads are over
-        draft = Draft(one.thread, START_MS)
-        for pending in one.thread.pending:
-            draft.tell(pending, Outcome.PART_OF, f"ntf_{pending.event_id}")
-        assert await threads.save(
+        draft = Draft(one.group, START_MS)
+        for pending in one.group.pending:
+            draft.set_outcome(pending, Outcome.PART_OF, f"ntf_{pending.event_id}")
+        assert await groups.save(
             [Change(draft=draft, version=one.version, token=one.token, over=True)], now_ms=START_MS
         ) == [True]
     await before(redis, ":et", ":e", count=SMALL.outcomes + 5_000, at_ms=START_MS + 1)
     late_ms = START_MS + MONTH_MS
     for number in range(60):
         other = event(1, worker_id=f"other{number}", partition=1)
-        await offer_all(threads, offers([other]), now_ms=late_ms + number)
+        await offer_all(groups, offers([other]), now_ms=late_ms + number)
     assert await redis.hlen(BASE + ":e") <= SMALL.outcomes
-    [seen] = await threads.look([Want(thread="", events=tuple(one.event_id for one in in_hand))])
+    [seen] = await groups.look([Want(group="", events=tuple(one.event_id for one in in_hand))])
     assert all(outcome is not None for outcome in seen.outcomes)
-    await offer_all(threads, offers(in_hand), now_ms=late_ms)
-    known = await threads.look([Want(thread=f"w4:acmew{number}") for number in range(50)])
-    assert [one.thread for one in known] == [None] * 50, "nothing is told again"
+    await offer_all(groups, offers(in_hand), now_ms=late_ms)
+    known = await groups.look([Want(group=f"w4:acmew{number}") for number in range(50)])
+    assert [one.group for one in known] == [None] * 50, "nothing is told again"
 
     # Once the next batch of that partition is handed over, the one before may go.
-    await offer_all(threads, offers([event(1, worker_id="next")]), now_ms=late_ms)
+    await offer_all(groups, offers([event(1, worker_id="next")]), now_ms=late_ms)
     last = [event(1, worker_id=worker).event_id for worker in ("other59", "next")]
     assert sorted(await redis.hkeys(BASE + ":h")) == sorted(last)
     assert sorted(await redis.hkeys(BASE + ":hb")) == ["0", "1"]
 
 
-async def test_p26_nothing_that_is_to_be_told_is_touched_by_any_bound(threads: ThreadStore, redis: Redis) -> None:
+async def test_p26_nothing_that_is_to_be_told_is_touched_by_any_bound(groups: GroupStore, redis: Redis) -> None:
     draft = Draft(a_thread("w4:acmeq"), START_MS)
-    draft.thread.frozen = a_note("ntf_open", event=event(1, worker_id="q"))
-    draft.thread.pending = [event(2, worker_id="q")]
-    draft.tell(draft.thread.pending[0], Outcome.QUEUED)
-    draft.note(draft.thread.frozen, Outcome.QUEUED, body="{}")
-    assert await threads.save([Change(draft=draft, version=0, due_ms=START_MS)], now_ms=START_MS) == [True]
+    draft.group.in_flight = a_note("ntf_open", event=event(1, worker_id="q"))
+    draft.group.pending = [event(2, worker_id="q")]
+    draft.set_outcome(draft.group.pending[0], Outcome.QUEUED)
+    draft.record(draft.group.in_flight, Outcome.QUEUED, body="{}")
+    assert await groups.save([Change(draft=draft, version=0, due_ms=START_MS)], now_ms=START_MS) == [True]
     for number in range(20):
         other = await before(redis, ":nt", ":n", count=2_000, at_ms=START_MS + number, name=f"ntf_{number}_")
         assert other
-        await write(threads, now_ms=START_MS + 2 * MONTH_MS)
-    listed = await threads.notification("ntf_open")
+        await write(groups, now_ms=START_MS + 2 * MONTH_MS)
+    listed = await groups.notification("ntf_open")
     assert listed is not None
     assert (listed.body, listed.note.outcome, listed.note.event) == ("{}", Outcome.QUEUED, event(1, worker_id="q"))
-    [due] = await threads.claim(limit=9, lease_ms=1, now_ms=START_MS + 2 * MONTH_MS)
-    assert due.thread.pending == [event(2, worker_id="q")]
+    [due] = await groups.claim(limit=9, lease_ms=1, now_ms=START_MS + 2 * MONTH_MS)
+    assert due.group.pending == [event(2, worker_id="q")]
 
 
 async def test_p26_the_oldest_dead_letters_go_with_their_bodies_when_there_are_too_many(
-    threads: ThreadStore, redis: Redis
+    groups: GroupStore, redis: Redis
 ) -> None:
     dead = await before(redis, ":dead", ":n", ":b", count=DEAD_LETTERS + 250, at_ms=START_MS - MONTH_MS)
     await before(redis, ":up", count=DEAD_LETTERS + 250, at_ms=START_MS - MONTH_MS)
     for _ in range(3):
-        await write(threads)
-    stats = await threads.stats(now_ms=START_MS)
-    assert (stats.dead, stats.standing) == (DEAD_LETTERS, DEAD_LETTERS), "what is gone is no reason of health"
+        await write(groups)
+    stats = await groups.stats(now_ms=START_MS)
+    assert (stats.dead, stats.open_dead_letters) == (DEAD_LETTERS, DEAD_LETTERS), "what is gone is no reason of health"
     assert await sizes(redis, ":dead", ":n") == (DEAD_LETTERS, DEAD_LETTERS)
     assert await redis.hlen(BASE + ":b") == DEAD_LETTERS
     kept = await redis.hmget(BASE + ":b", dead[249:251])
     assert [one is not None for one in kept] == [False, True], "by number alone, however old they are"
 
 
-@pytest.mark.parametrize("end", [deliver, bury])
+@pytest.mark.parametrize("end", [deliver, dead_letter])
 async def test_p26_a_finished_notification_keeps_of_its_event_what_names_it_and_a_dead_letter_all(
-    threads: ThreadStore, end: Any
+    groups: GroupStore, end: Any
 ) -> None:
     of = replace(event(1), error_message="x" * 2_000, worker_metadata_json='{"k":"' + "m" * 2_000 + '"}')
     draft = Draft(a_thread(), START_MS)
-    draft.thread.frozen = a_note("ntf_1", event=of)
+    draft.group.in_flight = a_note("ntf_1", event=of)
     end(draft, reason="permanent: HTTP 400")
-    await write(threads, draft)
-    listed = await threads.notification("ntf_1")
+    await write(groups, draft)
+    listed = await groups.notification("ntf_1")
     assert listed is not None
     kept = listed.note.event
     assert kept is not None
     assert kept.event_id == of.event_id
-    if end is bury:
+    if end is dead_letter:
         assert kept == of
     else:
         assert (kept.worker_metadata_json, kept.worker_metadata_cut, kept.error_message) == ("{}", True, None)
 
 
 async def test_p26_what_is_kept_of_a_removed_receiver_expires_and_is_kept_again_when_it_is_back(
-    threads: ThreadStore, redis: Redis
+    groups: GroupStore, redis: Redis
 ) -> None:
     draft = Draft(a_thread(), START_MS)
-    draft.tell(event(1), Outcome.SUPERSEDED)
-    draft.note(a_note("ntf_1"), Outcome.DELIVERED)
+    draft.set_outcome(event(1), Outcome.SUPERSEDED)
+    draft.record(a_note("ntf_1"), Outcome.DELIVERED)
     handed = Handed(partition=0, event_ids=(event(1).event_id,))
-    assert await threads.save([Change(draft=draft, version=0)], now_ms=START_MS, handed=handed) == [True]
-    await write(threads, Draft(a_thread("w4:acmeother"), START_MS))
+    assert await groups.save([Change(draft=draft, version=0)], now_ms=START_MS, handed=handed) == [True]
+    await write(groups, Draft(a_thread("w4:acmeother"), START_MS))
 
     async def expiring() -> set[bool]:
         return {await redis.pttl(key) >= 0 for key in await redis.keys(BASE + "*")}
 
     assert await expiring() == {False}
-    await threads.retire()
+    await groups.retire()
     assert await expiring() == {True}
     assert await redis.pttl(BASE + ":n") <= SMALL.age_ms
-    await write(threads)  # by a daemon that has it in its configuration still
+    await write(groups)  # by a daemon that has it in its configuration still
     assert await expiring() == {False}
-    await threads.retire()
-    await threads.unretire()
+    await groups.retire()
+    await groups.unretire()
     assert await expiring() == {False}
 
 
@@ -302,22 +302,24 @@ async def test_p26_a_start_lets_a_removed_receiver_expire_and_keeps_the_configur
 
 
 async def test_p26_counts_of_environments_in_which_nothing_happens_any_more_are_forgotten(
-    store: QueueStore, redis: Redis
+    store: StoreConnection, redis: Redis
 ) -> None:
-    masses = Masses(store, rule=Rule(), fleet=FakeFleet(lambda: Standing(expected=100, silent=0)))
+    mass_failures = MassFailures(store, rule=Rule(), fleet=FakeFleet(lambda: EnvironmentHealth(expected=100, silent=0)))
     for number in range(30):
         died = event(1, worker_id=f"w{number}", environment_name=f"pr-{number}")
-        await masses.judge("acme", f"pr-{number}", deaths=[died], returns=[], now_ms=START_MS + number)
+        await mass_failures.judge("acme", f"pr-{number}", deaths=[died], returns=[], now_ms=START_MS + number)
     assert await redis.hlen("{la.mass}") == await redis.zcard("{la.mass}:at") == 30
     later_ms = START_MS + KEPT_MS
     for number in range(30):
         died = event(1, worker_id="x", environment_name="prod", position=f"{number}-0")
-        await masses.judge("acme", "prod", deaths=[died], returns=[], now_ms=later_ms + number)
+        await mass_failures.judge("acme", "prod", deaths=[died], returns=[], now_ms=later_ms + number)
     assert await redis.hkeys("{la.mass}") == await redis.zrange("{la.mass}:at", 0, -1) == ["4:acmeprod"]
 
 
-async def test_p26_incidents_that_are_over_are_forgotten_faster_than_they_come(store: QueueStore, redis: Redis) -> None:
-    history = History(most=1_000)
+async def test_p26_incidents_that_are_over_are_forgotten_faster_than_they_come(
+    store: StoreConnection, redis: Redis
+) -> None:
+    history = Retention(most=1_000)
     ledger = Ledger(store, history)
 
     async def outages(first: int, count: int, now_ms: int) -> None:
@@ -341,7 +343,7 @@ async def test_p26_incidents_that_are_over_are_forgotten_faster_than_they_come(s
 
 
 async def test_p26_the_incident_of_an_environment_counts_all_its_members_and_remembers_few_that_are_over(
-    store: QueueStore, redis: Redis
+    store: StoreConnection, redis: Redis
 ) -> None:
     whole, base = "inc_" + "e" * 32, "{la.environments}"
     ledger = Ledger(store)

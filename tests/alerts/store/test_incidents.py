@@ -20,9 +20,9 @@ from alerts.groups.incidents import (
 )
 from alerts.groups.keys import environment_key
 from alerts.groups.silences import Matchers, Silence, SilenceState, TooManySilencesError, UnknownSilenceError
-from alerts.store.connection import QueueStore, Reply
+from alerts.store.connection import Reply, StoreConnection
 from alerts.store.incidents import SILENCES_MOST, Ledger
-from alerts.store.retention import History
+from alerts.store.retention import Retention
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event
 from tests.support.stores import pools
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     from monitor.events import Event
 
 WHOLE = "inc_" + "e" * 32
-KEPT_MS = History().age_ms
+KEPT_MS = Retention().age_ms
 
 
 @pytest.fixture
-async def store(store_url: str) -> AsyncIterator[QueueStore]:
-    opened = QueueStore(pools=pools(store_url), receivers=1)
+async def store(store_url: str) -> AsyncIterator[StoreConnection]:
+    opened = StoreConnection(pools=pools(store_url), receivers=1)
     yield opened
     await opened.close()
 
 
 @pytest.fixture
-def ledger(store: QueueStore) -> Ledger:
+def ledger(store: StoreConnection) -> Ledger:
     return Ledger(store)
 
 
@@ -118,9 +118,9 @@ async def test_p18_the_end_finds_whom_the_down_was_for_whatever_the_routes_say_n
 
 @pytest.mark.parametrize("by_age", [True, False])
 async def test_p18_an_old_incident_that_is_forgotten_leaves_the_newer_one_of_its_worker(
-    store: QueueStore, *, by_age: bool
+    store: StoreConnection, *, by_age: bool
 ) -> None:
-    ledger = Ledger(store, History(age_ms=KEPT_MS if by_age else 10 * KEPT_MS, most=100_000 if by_age else 1))
+    ledger = Ledger(store, Retention(age_ms=KEPT_MS if by_age else 10 * KEPT_MS, most=100_000 if by_age else 1))
     first, second = event(1), event(3)
     await _note(ledger, [first, _end(2)])
     (opened,) = await _note(ledger, [second], now_ms=START_MS + 10)
@@ -136,7 +136,7 @@ async def test_p18_an_old_incident_that_is_forgotten_leaves_the_newer_one_of_its
     assert (await ledger.incident("acme", f"inc_{second.event_id}")).closed_by is EventKind.RECOVERED
 
 
-async def test_two_that_note_at_once_make_what_one_makes(store: QueueStore) -> None:
+async def test_two_that_note_at_once_make_what_one_makes(store: StoreConnection) -> None:
     stream = [
         one for n in range(1, 60, 2) for w in ("v", "w") for one in (event(n, worker_id=w), _end(n + 1, worker_id=w))
     ]
@@ -189,7 +189,7 @@ async def test_the_first_ack_stays_and_what_is_over_takes_none(ledger: Ledger) -
         await ledger.acknowledge("acme", second.incident_id, by="ann", comment="", now_ms=START_MS)
 
 
-class Interrupted(QueueStore):
+class Interrupted(StoreConnection):
     """A store at which somebody else is faster: once, right before a call of ``function``."""
 
     def __init__(self, redis_url: str, function: str, meanwhile: Callable[[], Awaitable[object]]) -> None:
@@ -316,7 +316,7 @@ async def test_what_has_been_over_for_long_is_forgotten_whole_and_what_is_open_n
         await ledger.incident("acme", f"inc_{event(1).event_id}")
 
 
-async def test_only_the_newest_that_are_over_are_kept(ledger: Ledger, store: QueueStore) -> None:
+async def test_only_the_newest_that_are_over_are_kept(ledger: Ledger, store: StoreConnection) -> None:
     await _note(ledger, [event(1, worker_id="open")])
     for n in range(6):
         await _note(ledger, [event(1, worker_id=f"w{n}"), _end(2, worker_id=f"w{n}")], now_ms=START_MS + n)
@@ -442,7 +442,7 @@ async def test_ending_twice_is_ending_once(ledger: Ledger) -> None:
     assert past == _silence(1)
 
 
-async def test_p17_every_daemon_sees_a_change_at_once(store: QueueStore, store_url: str) -> None:
+async def test_p17_every_daemon_sees_a_change_at_once(store: StoreConnection, store_url: str) -> None:
     writer, reader = Ledger(store), Ledger(store)
     assert await reader.silences_of(["acme"]) == {"acme": []}
     await writer.add_silence(_silence(), now_ms=START_MS)
@@ -496,7 +496,7 @@ async def test_silences_are_listed_newest_first_and_forgotten_after_a_week(ledge
     assert sizes == {"{la.silences}:s:acme": 1, "{la.silences}:a:acme": 1, "{la.silences}:v": 1}
 
 
-async def test_only_the_newest_silences_that_are_over_are_kept(ledger: Ledger, store: QueueStore) -> None:
+async def test_only_the_newest_silences_that_are_over_are_kept(ledger: Ledger, store: StoreConnection) -> None:
     for n in range(4):
         await ledger.add_silence(_silence(n), now_ms=START_MS)
         await ledger.end_silence("acme", _silence(n).id, by="ann", now_ms=START_MS + n)
