@@ -95,7 +95,7 @@ async def synced(store: Store, beats: list[Beat], *, in_flight: int, seconds: fl
 
     async def reading() -> None:
         while (began_s := monotonic_s()) < stop_s:
-            await store.one(beats[0].key)
+            await store.get(beats[0].key)
             read_s.append(monotonic_s() - began_s)
             await asyncio.sleep(READ_PAUSE_S)
 

@@ -22,7 +22,7 @@ class Tenants:
         self.several = False
         self._first: str | None = None
 
-    def see(self, tenant: str) -> None:
+    def add(self, tenant: str) -> None:
         """A request of this tenant has come."""
         if self._first is None:
             self._first = tenant
@@ -54,7 +54,7 @@ class Shares:
         """Whether the tenant may take ``count`` now."""
         return count <= self.free and not self._is_over(tenant, count)
 
-    def take(self, tenant: str, count: int = 1) -> None:
+    def acquire(self, tenant: str, count: int = 1) -> None:
         """Take ``count``, or none.
 
         Raises:
@@ -92,9 +92,9 @@ class Holding:
         self._shares, self._tenant = shares, tenant
         self._count = 0
 
-    def take(self, count: int) -> None:
+    def acquire(self, count: int) -> None:
         """As ``Shares.take``."""
-        self._shares.take(self._tenant, count)
+        self._shares.acquire(self._tenant, count)
         self._count += count
 
     def __enter__(self) -> Self:

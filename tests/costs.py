@@ -23,7 +23,7 @@ from alerts.receivers.webhook import WebhookReceiver
 from alerts.routing.routes import Route
 from monitor.api.admission import Admission, BeatRates
 from monitor.api.app import create_app
-from monitor.api.fast_path import Express
+from monitor.api.fast_path import FastPath
 from monitor.clock import wall_ms
 from monitor.http.server import HttpServer, listen
 from monitor.liveness import EventKind
@@ -147,7 +147,7 @@ async def _beats(url: str, redis: Redis) -> dict[str, dict[str, float]]:
         admission = Admission(BeatRates(worker=_RATE, tenant=_RATE, batch=10_000), now_ns=lambda: NS)
         services = api.make_services(store, admission=admission)
         server = HttpServer(
-            create_app(services), connections=1_000, shutdown_timeout_ms=1_000, shortcut=Express(services)
+            create_app(services), connections=1_000, shutdown_timeout_ms=1_000, shortcut=FastPath(services)
         )
         listener = listen("127.0.0.1", 0)
         serving = asyncio.create_task(server.serve(sockets=[listener]))

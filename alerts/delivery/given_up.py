@@ -21,7 +21,7 @@ async def offer_given_up(groups: GroupStore, *, now_ms: int) -> None:
     open_dead_letters = await groups.open_dead_letters(now_ms=now_ms)
     keys = dict.fromkeys(note.group for note in open_dead_letters if note.role is Role.DOWN)
     changes = []
-    for seen in await groups.look([Want(group=key) for key in keys]):
+    for seen in await groups.read([Want(group=key) for key in keys]):
         group = seen.group
         if group is None or group.given_up is None or group.in_flight is not None or group.given_up.due_ms > now_ms:
             continue

@@ -228,7 +228,7 @@ class Delivery:
         """
         while self._held:
             some = self._held[:CALL_LIMIT]
-            seen = await self._groups.look([Want(group=one.group.key) for one in some])
+            seen = await self._groups.read([Want(group=one.group.key) for one in some])
             now_ms = self._now_ms()
             changes = [
                 given_back(
@@ -249,7 +249,7 @@ class Delivery:
 
     async def _read_again(self, claimed: Sequence[Claimed]) -> list[Claimed]:
         """The same groups as they are now; without those that are gone."""
-        seen = await self._groups.look([Want(group=one.group.key) for one in claimed])
+        seen = await self._groups.read([Want(group=one.group.key) for one in claimed])
         return [
             Claimed(group=now.group, version=now.version, token=was.token)
             for was, now in zip(claimed, seen, strict=True)
@@ -407,7 +407,7 @@ class Delivery:
         """
         nid, claimed = attempt.notification.nid, attempt.claimed
         for _ in range(_CHANGED_TRIES):
-            [seen] = await self._groups.look([Want(group=claimed.group.key)])
+            [seen] = await self._groups.read([Want(group=claimed.group.key)])
             if seen.group is None or seen.group.in_flight is None or seen.group.in_flight.nid != nid:
                 return False
             now_ms = self._now_ms()
@@ -418,7 +418,7 @@ class Delivery:
             [written] = await self._groups.save([change], now_ms=now_ms)
             if written:
                 return True
-            [again] = await self._groups.look([Want(group=claimed.group.key)])
+            [again] = await self._groups.read([Want(group=claimed.group.key)])
             if again.version == seen.version:
                 return False
         raise StoreUnavailableError(f"group {claimed.group.key!r} changes all the time")

@@ -145,13 +145,13 @@ class Planner:
         return any(now_ms - at_ms < 3 * BROKEN_PAUSE_MS for at_ms in self._broken.values())
 
     async def _firing(self, keys: Sequence[str]) -> dict[str, dict[str, Member]]:
-        seen = await self._groups.look([Want(group=key, firing=FIRST_MEMBERS) for key in keys])
+        seen = await self._groups.read([Want(group=key, firing=FIRST_MEMBERS) for key in keys])
         return {key: one.firing for key, one in zip(keys, seen, strict=True)}
 
     async def _postponed(self, claimed: Claimed, error: Exception, *, now_ms: int) -> list[Plan]:
         """Have a group looked at again later, or give up what it has to say."""
         key = claimed.group.key
-        [seen] = await self._groups.look([Want(group=key)])  # what failed may have changed a part of it
+        [seen] = await self._groups.read([Want(group=key)])  # what failed may have changed a part of it
         if seen.group is None or seen.version != claimed.version:
             return []
         draft, reason = Draft(seen.group, now_ms), f"internal error: {error!r}"

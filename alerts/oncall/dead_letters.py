@@ -166,11 +166,11 @@ async def told_of(groups: GroupStore, event_id: str) -> EventOutcome | None:
     """What became of an event at a receiver; part of a group's news, it has the ``nid`` of the notification that tells
     them, once there is one.
     """
-    [seen] = await groups.look([Want(group="", events=(event_id,))])
+    [seen] = await groups.read([Want(group="", events=(event_id,))])
     told = seen.outcomes[0]
     if told is None or told.nid is None or not group_rules.is_part(told.nid):
         return told
-    [seen] = await groups.look([Want(group="", events=(told.nid,))])
+    [seen] = await groups.read([Want(group="", events=(told.nid,))])
     named = seen.outcomes[0]
     return msgspec.structs.replace(told, nid=None if named is None else named.nid)
 
@@ -235,7 +235,7 @@ class DeadLetters:
                 return found
             incident_id = _incident_id(_dead(found))
             groups = self._groups[found.receiver]
-            [seen] = await groups.look([Want(group=found.note.group)])
+            [seen] = await groups.read([Want(group=found.note.group)])
             if seen.group is not None and seen.group.in_flight is not None:
                 if seen.group.in_flight.nid == nid and seen.group.in_flight.again:
                     return found  # it is being offered again just now
@@ -283,7 +283,7 @@ class DeadLetters:
 
     async def _settle(self, groups: GroupStore, note: NotificationRecord, *, now_ms: int) -> bool:
         """Have a dead letter that is over stand no more; whether that was written."""
-        [seen] = await groups.look([Want(group=note.group)])
+        [seen] = await groups.read([Want(group=note.group)])
         draft = Draft(seen.group or _begun(note, None, now_ms), now_ms)
         draft.settled.append(note.nid)
         _release(draft.group, note.nid)
@@ -305,7 +305,7 @@ class DeadLetters:
             if found.note.outcome is not Outcome.DEAD_LETTERED:
                 raise _not_dead(found)
             groups = self._groups[found.receiver]
-            [seen] = await groups.look([Want(group=found.note.group)])
+            [seen] = await groups.read([Want(group=found.note.group)])
             draft = Draft(seen.group or _begun(found.note, None, now_ms), now_ms)
             note = msgspec.structs.replace(found.note, outcome=Outcome.DROPPED, at_ms=now_ms)
             draft.records.append((note, None))
@@ -339,7 +339,7 @@ class DeadLetters:
                 wants.setdefault(one.receiver, []).append(one)
         now: dict[str, Found] = {}
         for receiver, some in wants.items():
-            seen = await self._groups[receiver].look([Want(group=one.note.group) for one in some])
+            seen = await self._groups[receiver].read([Want(group=one.note.group) for one in some])
             for one, group in zip(some, (each.group for each in seen), strict=True):
                 in_flight = None if group is None else group.in_flight
                 if in_flight is not None and in_flight.nid == one.note.nid:

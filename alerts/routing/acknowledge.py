@@ -34,7 +34,7 @@ async def acknowledge_at(
     """
     mid = None if worker_id is None else f"{len(tenant)}:{tenant}{worker_id}"
     for _ in range(TRIES):
-        [seen] = await groups.look([Want(group=key, members=() if mid is None else (mid,))])
+        [seen] = await groups.read([Want(group=key, members=() if mid is None else (mid,))])
         draft = _acknowledged(seen, mid=mid, incident_id=incident_id, now_ms=now_ms)
         if draft is None:
             return

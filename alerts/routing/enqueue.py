@@ -56,7 +56,7 @@ async def offer_all(groups: GroupStore, offers: Sequence[Offer], *, now_ms: int)
         if not left:
             return
         wants = [_want(key, some) for key, some in left.items()]
-        seen = await groups.look(wants)
+        seen = await groups.read(wants)
         changes = [
             change
             for some, want, one in zip(left.values(), wants, seen, strict=True)

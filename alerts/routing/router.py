@@ -42,7 +42,7 @@ _log: FilteringBoundLogger = structlog.get_logger()
 class EventSource(Protocol):
     """The event streams, one for each partition, each with at most one router at a time."""
 
-    async def take(self, partition: int, limit: int) -> list[Event] | None:
+    async def claim(self, partition: int, limit: int) -> list[Event] | None:
         """The oldest events of the partition that are not acked, in order, at most ``limit``.
 
         The call takes or renews the lease of the partition's router; None means that another daemon has
@@ -129,7 +129,7 @@ class Router:
 
         Raises ``StoreUnavailableError`` or one of ``source_errors``; the same events come again.
         """
-        events = await self._source.take(self._partition, BATCH)
+        events = await self._source.claim(self._partition, BATCH)
         if not events:
             return False
         self._failpoint("router.taken")
@@ -155,7 +155,7 @@ class Router:
             targets[event.event_id] = targets_of(
                 event, routes=self._routes, traits=self._traits, state=state, hold_ms=hold_ms
             )
-        noted = await self._ledger.note(
+        noted = await self._ledger.record(
             self._partition,
             events,
             lambda event: {name: target.key for name, target in targets[event.event_id].items()},

@@ -152,7 +152,7 @@ class GroupStore:
         """As ``QueueStore.test_wait_ms``."""
         return await self._store.test_wait_ms(self.receiver, spacing_ms)
 
-    async def look(self, wants: Sequence[Want]) -> list[Seen]:
+    async def read(self, wants: Sequence[Want]) -> list[Seen]:
         """Read groups, in the order in which they are asked for."""
         found: list[Seen] = []
         for start in range(0, len(wants), CALL_LIMIT):

@@ -87,7 +87,7 @@ class Ledger:
         self._history = history
         self._silences: dict[str, tuple[bytes, list[Silence]]] = {}
 
-    async def note(
+    async def record(
         self,
         partition: int,
         events: Sequence[Event],

@@ -11,7 +11,7 @@ from litestar.response.base import ASGIResponse
 from monitor.api import batch, events, health, heartbeats, revocations, status, workers
 from monitor.api.openapi.document import document
 from monitor.api.problems import answer_error
-from monitor.api.raw_path import Entry
+from monitor.api.raw_path import RawPath
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,4 +61,4 @@ def create_router(services: Services, extensions: Sequence[Extension] = ()) -> L
 
 def create_app(services: Services, *extensions: Extension) -> ASGIApp:
     """The whole HTTP side as one ASGI app. It owns nothing: its collaborators are closed by who made them."""
-    return Entry(create_router(services, extensions), answers=services.shared.answers)
+    return RawPath(create_router(services, extensions), answers=services.shared.answers)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
     from litestar.response.base import ASGIResponse
 
-    from monitor.api.rejected_beats import Witness
+    from monitor.api.rejected_beats import RejectedBeats
     from monitor.api.requests import Headers
     from monitor.api.services import Services
     from monitor.auth import Principal
@@ -66,8 +66,8 @@ class UnknownFormError(HTTPException):
 class _Batch:
     """What has been read of one request. Of beats of one worker the last good one counts."""
 
-    def __init__(self, witness: Witness) -> None:
-        self._witness = witness
+    def __init__(self, rejected_beats: RejectedBeats) -> None:
+        self._rejected_beats = rejected_beats
         self.principal: Principal | None = None
         self.latest: dict[str, Beat] = {}
         self.index_of: dict[str, int] = {}
@@ -87,7 +87,7 @@ class _Batch:
         """Count and note why a beat was not stored; ``error`` is of the table."""
         self.outcomes[outcome_of(error)] += 1
         if worker_id is not None:
-            self._witness.tell(self.principal, worker_id, error)
+            self._rejected_beats.record_error(self.principal, worker_id, error)
         detail: object = error.detail()[:MAX_FAULTS_OF_A_BEAT] if isinstance(error, ContractError) else str(error)
         status = next(PROBLEMS[kind].status for kind in type(error).__mro__ if kind in PROBLEMS)
         self.refused[index] = encoded({"index": index, "worker_id": worker_id, "status": int(status), "detail": detail})
@@ -108,7 +108,7 @@ class _Batches:
     async def take(self, request: Request[Any, Any, Any]) -> ASGIResponse:
         """One request from its headers to its answer."""
         services = self._services
-        batch = _Batch(services.witness)
+        batch = _Batch(services.rejected_beats)
         seen = Seen(scope=request.scope)
         try:
             headers = headers_of(request.scope)
@@ -134,7 +134,7 @@ class _Batches:
             # Whatever it was, the beats are counted, or the request where they are not known; the error goes on.
             is_ours = isinstance(error, UnknownFormError)
             batch.outcomes[BeatOutcome.INVALID if is_ours else outcome_of(error)] += max(len(batch.latest), 1)
-            services.witness.batch_refused(error, seen)
+            services.rejected_beats.batch_refused(error, seen)
             raise
         else:
             stored = len(batch.latest)
@@ -157,7 +157,7 @@ class _Batches:
         work = Piece()
         try:
             for piece in inflated(body, most):
-                held.take(len(piece))
+                held.acquire(len(piece))
                 pieces.append(piece)
                 if work.is_over():
                     await work.rest()
@@ -191,7 +191,7 @@ class _Batches:
         if len(body) > services.body_bytes:
             error = BatchTooLargeError(f"the beat is over limits.body_bytes = {services.body_bytes}")
             batch.refuse(index, None, error)
-            services.witness.look(principal, Rejection.TOO_LARGE, body)
+            services.rejected_beats.record_body(principal, Rejection.TOO_LARGE, body)
             return
         try:
             beat = parse_beat(
@@ -207,7 +207,7 @@ class _Batches:
             worker_id = readable_id(body)
             batch.refuse(index, worker_id, error)
             if worker_id is not None:
-                services.witness.note(principal, worker_id, Rejection.MALFORMED)
+                services.rejected_beats.record(principal, worker_id, Rejection.MALFORMED)
             return
         worker_id = beat.key.worker_id
         if principal.worker_id is not None and principal.worker_id != worker_id:
@@ -217,7 +217,7 @@ class _Batches:
             batch.refuse(index, worker_id, NotAllowedError(beat.key))
         elif worker_id not in batch.latest and (over := services.admission.worker_refused(beat.key)) is not None:
             batch.refuse(index, worker_id, over)
-            services.witness.note(principal, worker_id, Rejection.RATE_LIMITED)
+            services.rejected_beats.record(principal, worker_id, Rejection.RATE_LIMITED)
         else:
             batch.take(index, beat)
 
@@ -225,7 +225,7 @@ class _Batches:
         """Store what is good. What the store itself refuses leaves ``latest`` for ``refused``."""
         work = Piece()
         beats = list(batch.latest.values())
-        refusals = await self._services.many.beats(beats)
+        refusals = await self._services.batches.beats(beats)
         for beat, refusal in zip(beats, refusals, strict=True):
             if beat.unknown is not None and beat.unknown.registers:
                 self._services.unknown_fields.tell(beat.key, beat.unknown.names)
@@ -236,7 +236,7 @@ class _Batches:
                 del batch.latest[worker_id]
                 batch.refuse(batch.index_of[worker_id], worker_id, refusal)
                 if batch.principal is not None and isinstance(refusal, QuotaExceededError):
-                    self._services.witness.note(batch.principal, worker_id, Rejection.OVER_QUOTA)
+                    self._services.rejected_beats.record(batch.principal, worker_id, Rejection.OVER_QUOTA)
 
 
 def _is_lines(content_type: str | None) -> bool:

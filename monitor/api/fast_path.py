@@ -43,7 +43,7 @@ Sender = tuple[bytes, str | None]
 """The digest of a request's credentials, and the worker that its target names."""
 
 
-class Express:
+class FastPath:
     """Takes heartbeats for one event loop."""
 
     begins: Final = b"POST %b HTTP/1.1\r\n" % _BEAT
@@ -128,7 +128,7 @@ class Express:
                     answer(head_lines(HTTPStatus.NO_CONTENT, {**accepted_headers(interval_ms), **named}), b"")
             else:
                 self._count(outcome_of(error))
-                services.witness.refused(principal, beat.key.worker_id, error)
+                services.rejected_beats.refused(principal, beat.key.worker_id, error)
                 answer(*_problem(error))
 
         refused: Exception | None = self._refused(beat.key)

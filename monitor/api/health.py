@@ -57,7 +57,7 @@ class FleetGauge:
 
     async def _count(self) -> None:
         try:
-            census = await self._services.store.inside().census(None)
+            census = await self._services.store.inside().count_workers(None)
         except StoreUnavailableError:
             self._counts = None
         else:

@@ -114,7 +114,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         except Exception as error:
             # Whatever it was, the request is counted; the error itself goes on to be answered.
             services.metrics.beat(outcome_of(error))
-            services.witness.beat_refused(error, seen)
+            services.rejected_beats.beat_refused(error, seen)
             raise
         services.metrics.beat(BeatOutcome.STORED)
         if beat.unknown is not None and beat.unknown.registers:
@@ -147,10 +147,10 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
                 token_environments=principal.environments,
             )
         if (refused := services.admission.disconnect_refused(disconnect.key)) is not None:
-            services.witness.disconnect_refused(principal, worker_id, refused)
+            services.rejected_beats.disconnect_refused(principal, worker_id, refused)
             raise refused
         try:
-            await services.intake.leave(disconnect)
+            await services.intake.disconnect(disconnect)
             if disconnect.trigger is Trigger.DISCONNECT_FAILURE:
                 # Nobody would say it again: a worker that has failed sends no more beats (P23).
                 await services.store.confirm(services.store.partition_of(disconnect.key))

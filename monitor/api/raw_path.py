@@ -38,7 +38,7 @@ LOOK_BYTES: Final = 65_536
 """Of a body that is dropped, so much may be looked at."""
 
 
-class Entry:
+class RawPath:
     """The ASGI app that stands in front of another. ``answers``: bytes of large answers that clients have not taken."""
 
     def __init__(self, app: ASGIApp, *, answers: Shares) -> None:
@@ -158,7 +158,7 @@ class Exchange:
         """Send a whole answer that the client may take slowly, if there is room to keep it for so long."""
         with Holding(self._answers, self.tenant) as held:
             try:
-                held.take(size)
+                held.acquire(size)
             except SlowDownError as error:
                 busy = problem_of(error).asgi()
                 await busy.start_response(self._send)

@@ -87,7 +87,7 @@ class Seen:
     """The workers of a batch that was read."""
 
 
-class Witness:
+class RejectedBeats:
     """``note`` is called with each refused beat of a worker for whom its sender may speak; it does not raise.
 
     ``lost`` is called when beats were refused because the monitor as a whole could not take them, and it is not known
@@ -107,7 +107,7 @@ class Witness:
         self._looks = Limiter(_LOOKS, most_count=_BATCH_LOOKS)
         self._refused = RefusedBeats(now_ns=now_ns)
 
-    def tell(self, principal: Principal | None, worker_id: str | None, error: Exception) -> None:
+    def record_error(self, principal: Principal | None, worker_id: str | None, error: Exception) -> None:
         """A beat was refused which is no evidence, or whose worker is not known."""
         reason = error.reason.value if isinstance(error, UnauthenticatedError) else rejection_of(error)
         tenant = None if principal is None else principal.tenant
@@ -119,7 +119,7 @@ class Witness:
         """A disconnect was refused: no sign of life, and its client may not say it again."""
         self._refused.tell(principal.tenant, worker_id, f"disconnect {rejection_of(error)}", str(error))
 
-    def note(self, principal: Principal, worker_id: str, rejection: Rejection, detail: str | None = None) -> None:
+    def record(self, principal: Principal, worker_id: str, rejection: Rejection, detail: str | None = None) -> None:
         """A beat of this worker was refused. ``detail`` is for the log."""
         self._refused.tell(principal.tenant, worker_id, rejection, detail)
         if principal.speaks_for(worker_id):
@@ -132,10 +132,10 @@ class Witness:
         """A beat of this worker was refused, with this error."""
         rejection = rejection_of(error)
         if rejection is None:
-            self.tell(principal, worker_id, error)
+            self.record_error(principal, worker_id, error)
         else:
             # Of a quota, which one. What other errors say may be what a stranger has sent.
-            self.note(principal, worker_id, rejection, str(error) if rejection is Rejection.OVER_QUOTA else None)
+            self.record(principal, worker_id, rejection, str(error) if rejection is Rejection.OVER_QUOTA else None)
 
     def beat_refused(self, error: Exception, seen: Seen) -> None:
         """A request with one beat is answered with this error."""
@@ -144,23 +144,23 @@ class Witness:
         if worker_id is None and seen.segment is not None:
             worker_id = _decoded(seen.segment)
         if principal is None or rejection is None:
-            self.tell(principal, None if principal is None else worker_id, error)
+            self.record_error(principal, None if principal is None else worker_id, error)
         elif worker_id is not None:
             self.refused(principal, worker_id, error)
         elif seen.segment is None:
-            self._see(seen, functools.partial(self.look, principal, rejection))
+            self._see(seen, functools.partial(self.record_body, principal, rejection))
 
     def batch_refused(self, error: Exception, seen: Seen) -> None:
         """A whole batch is answered with this error: it is evidence of the first workers in it, or of all."""
         principal, rejection = _sender(error, seen), rejection_of(error)
         if principal is None or rejection is None:
-            self.tell(principal, None, error)
+            self.record_error(principal, None, error)
             return
         if seen.beats is not None:
             # What moves deadlines is noted of all.
             most = None if rejection.moves_deadline else MOST_OF_A_BATCH
             for worker_id in itertools.islice(seen.beats, most):
-                self.note(principal, worker_id, rejection)
+                self.record(principal, worker_id, rejection)
             return
         is_gzip = not seen.inflated and any(
             name == b"content-encoding" and b"gzip" in value.lower() for name, value in seen.scope["headers"]
@@ -176,13 +176,13 @@ class Witness:
         elif (unread := unread_of(seen.scope)) is not None:
             unread.look(look)
 
-    def look(self, principal: Principal, rejection: Rejection, body: bytes) -> None:
+    def record_body(self, principal: Principal, rejection: Rejection, body: bytes) -> None:
         """A beat was refused of which this is the body, or the beginning of it."""
         worker_id = None
         if not self._looks.wait_ns(hash(principal.tenant), self._now_ns()):
             worker_id = readable_id(body) or next(claimed_ids(body[:_BODY_BYTES], tokens=_TOKENS), None)
         if worker_id is not None:
-            self.note(principal, worker_id, rejection)
+            self.record(principal, worker_id, rejection)
         else:
             self._refused.tell(principal.tenant, principal.worker_id, rejection)
             self._unknown(principal, rejection)
@@ -192,7 +192,7 @@ class Witness:
         if rejection is Rejection.OVERLOADED:
             # A token for one worker can have brought no other's beat.
             if principal.worker_id is not None:
-                self.note(principal, principal.worker_id, rejection)
+                self.record(principal, principal.worker_id, rejection)
             else:
                 self._lost()
 
@@ -203,7 +203,7 @@ class Witness:
         begin = body[:_BATCH_BYTES]
         found = list(itertools.islice(claimed_ids(begin, tokens=_TOKENS_OF_A_BATCH), MOST_OF_A_BATCH))
         for worker_id in found:
-            self.note(principal, worker_id, rejection)
+            self.record(principal, worker_id, rejection)
         if not found:
             self._refused.tell(principal.tenant, principal.worker_id, rejection)
         if not is_whole or len(body) > len(begin) or len(found) < begin.count(b'"worker_id"'):

@@ -78,7 +78,7 @@ def identified(headers: Headers, services: Services) -> Principal:
     principal = services.authenticator.authenticate(
         authorization=headers.authorization, user_key=headers.user_key, now_ms=services.store.clock.now_ms()
     )
-    services.shared.tenants.see(principal.tenant)
+    services.shared.tenants.add(principal.tenant)
     return principal
 
 
@@ -160,4 +160,4 @@ async def _read(receive: Receive, limit_bytes: int, held: Holding, chunks: list[
             raise BodyTooLargeError(limit_bytes)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        held.take(len(chunk))
+        held.acquire(len(chunk))

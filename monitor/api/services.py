@@ -10,11 +10,11 @@ from monitor.limit_log import UnknownFieldLog
 if TYPE_CHECKING:
     from monitor.api.admission import Admission
     from monitor.api.contract import BodyLimits, IntervalBounds
-    from monitor.api.rejected_beats import Witness
+    from monitor.api.rejected_beats import RejectedBeats
     from monitor.api.shared import Shared
     from monitor.auth import Authenticator
     from monitor.health import Health
-    from monitor.intake.batches import Many
+    from monitor.intake.batches import BatchIntake
     from monitor.intake.queue import Intake
     from monitor.metrics.registry import Metrics
     from monitor.store import Store
@@ -30,9 +30,9 @@ class Services:
 
     store: Store
     intake: Intake
-    many: Many
+    batches: BatchIntake
     admission: Admission
-    witness: Witness
+    rejected_beats: RejectedBeats
     authenticator: Authenticator
     body_bytes: int
     shared: Shared

@@ -48,9 +48,9 @@ class Places:
 
     async def _take(self, tenant: str) -> None:
         if self._places.fits(tenant):
-            self._places.take(tenant)
+            self._places.acquire(tenant)
             return
-        self._waiting.take(tenant)
+        self._waiting.acquire(tenant)
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append((tenant, granted))
         try:
@@ -71,7 +71,7 @@ class Places:
         for one in tuple(self._queue):
             waiting, granted = one
             if self._places.fits(waiting):
-                self._places.take(waiting)
+                self._places.acquire(waiting)
                 granted.set_result(None)
                 self._queue.remove(one)
 

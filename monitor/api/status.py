@@ -35,8 +35,8 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     async def census_for(principal: Principal) -> Census:
         """What the token may see of its tenant's counts."""
         if principal.worker_id is None:
-            return await services.store.census(principal.tenant)
-        now_ms, swept_ms, worker = await services.store.one(WorkerKey(principal.tenant, principal.worker_id))
+            return await services.store.count_workers(principal.tenant)
+        now_ms, swept_ms, worker = await services.store.get(WorkerKey(principal.tenant, principal.worker_id))
         seen = {} if worker is None else {worker.environment_name: {worker.liveness(now_ms): 1}}
         return Census(now_ms=now_ms, swept_ms=swept_ms, environments=seen)
 
@@ -71,7 +71,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         if not principal.is_operator:
             raise ForbiddenError("the token is restricted to a worker or to environments: this is about all tenants")
         Query(request.scope, ())
-        census = await services.store.census(None)
+        census = await services.store.count_workers(None)
         monitor = monitor_json(services.health.monitor_state(census.now_ms, census.swept_ms))
         return json_answer({"tenants": sorted(census.tenants), "monitor": monitor})
 

@@ -150,7 +150,7 @@ class _Listing:
         for _ in range(PAGE_CALLS):
             if self.partition >= store.partitions or self.full():
                 return
-            page = await store.page(
+            page = await store.list_workers(
                 self.partition,
                 tenant,
                 after=self.after,
@@ -173,7 +173,7 @@ class _Listing:
 
     async def single(self, store: Store, tenant: str, worker_id: str) -> None:
         """The list of a token that is restricted to one worker."""
-        now_ms, swept_ms, worker = await store.one(WorkerKey(tenant, worker_id))
+        now_ms, swept_ms, worker = await store.get(WorkerKey(tenant, worker_id))
         self.observe(now_ms, swept_ms)
         if worker is not None and self.partition == 0 and not self.after:
             self.take(worker, now_ms)
@@ -229,7 +229,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     @reads(services)
     async def one_worker(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
         key = WorkerKey(principal.tenant, path_worker_id(request.path_params["worker_id"]))
-        now_ms, swept_ms, worker = await store.one(key)
+        now_ms, swept_ms, worker = await store.get(key)
         if worker is None or not _may_see(principal, worker):
             raise UnknownWorkerError(key)
         monitor = services.health.monitor_state(now_ms, swept_ms)
@@ -241,7 +241,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         if principal.worker_id is not None and principal.worker_id != key.worker_id:
             raise UnknownWorkerError(key)
         try:
-            await services.intake.forget(Forget(key=key, allowed=principal.environments))
+            await services.intake.delete(Forget(key=key, allowed=principal.environments))
         except NotAllowedError:
             raise UnknownWorkerError(key) from None
         return empty_answer()

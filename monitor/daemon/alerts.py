@@ -47,7 +47,7 @@ class StoredFleet:
 
     async def outage(self, event: Event, since_ms: int = 0) -> WorkerOutage:
         """How it stands with the outage that an event tells of."""
-        _, _, worker = await self._store.one(WorkerKey(event.tenant, event.worker_id))
+        _, _, worker = await self._store.get(WorkerKey(event.tenant, event.worker_id))
         if worker is None or worker.generation != event.generation:
             return WorkerOutage(goes_on=False, before=0)
         newer = [one for one in worker.transitions if one.seq > event.seq]

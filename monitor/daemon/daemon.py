@@ -16,9 +16,9 @@ import structlog
 from monitor.api.admission import Admission
 from monitor.api.app import create_app
 from monitor.api.contract import BodyLimits, IntervalBounds
-from monitor.api.fast_path import Express
+from monitor.api.fast_path import FastPath
 from monitor.api.health import reasons_now
-from monitor.api.rejected_beats import Witness
+from monitor.api.rejected_beats import RejectedBeats
 from monitor.api.services import Services
 from monitor.api.shared import BATCHES_AT_ONCE, Shared
 from monitor.auth import Authenticator
@@ -30,7 +30,7 @@ from monitor.daemon.expiring import ExpiryWatch
 from monitor.daemon.oncall.routes import oncall_extension
 from monitor.daemon.oncall.service import AlertsOnCall
 from monitor.daemon.revoking import RevocationWatch
-from monitor.daemon.self_check import Vitals
+from monitor.daemon.self_check import SelfCheck
 from monitor.daemon.settings import beat_rates, store_settings
 from monitor.daemon.signing_key import auth_policy
 from monitor.daemon.waiting import Waiting
@@ -40,8 +40,8 @@ from monitor.eviction import EvictionWatch
 from monitor.health import Health
 from monitor.http.listeners import relieve
 from monitor.http.server import HttpServer, allowed_connections
-from monitor.intake.backlog import Behind
-from monitor.intake.batches import Many
+from monitor.intake.backlog import Backlog
+from monitor.intake.batches import BatchIntake
 from monitor.intake.evidence import Recorder
 from monitor.intake.queue import Intake
 from monitor.limit_log import Limits
@@ -153,9 +153,9 @@ class Daemon:
         services = Services(
             store=store,
             intake=self._intake,
-            many=Many(store, graces=self._intake.graces, on_moved=self._moved),
+            batches=BatchIntake(store, graces=self._intake.graces, on_moved=self._moved),
             admission=Admission(beat_rates(config), on_refused=self._limits.hit),
-            witness=Witness(self._evidence.note, lost=self._evidence.lost),
+            rejected_beats=RejectedBeats(self._evidence.note, lost=self._evidence.lost),
             authenticator=authenticator,
             body_bytes=limits.body_bytes,
             shared=shared,
@@ -183,11 +183,11 @@ class Daemon:
             shutdown_timeout_ms=config.server.shutdown_timeout_ms,
             head_bytes=limits.head_bytes,
             head_fields=limits.head_fields,
-            shortcut=Express(services),
+            shortcut=FastPath(services),
             hit=self._limits.hit,
         )
         self._health.add_reasons(self._http.connections.reasons)
-        behind = Behind(
+        behind = Backlog(
             self._intake.graces,
             turn_s=self._http.turns.oldest_s,
             store_s=self._intake.oldest_s,
@@ -195,7 +195,7 @@ class Daemon:
         )
         full = self._http.connections.is_refusing
         self._pulse = Pulse(store, on_sums=self._metrics.blind, is_behind=lambda: full() or behind())
-        self._vitals = Vitals(
+        self._self_check = SelfCheck(
             store=store,
             health=self._health,
             metrics=self._metrics,
@@ -223,7 +223,7 @@ class Daemon:
         beside = [
             _beside("revocations", self._revoking.run(), on_bug=self._fail),
             _beside("expiring tokens", self._expiring.run(), on_bug=_log_end),
-            _beside("vitals", self._vitals.run(), on_bug=self._fail),
+            _beside("vitals", self._self_check.run(), on_bug=self._fail),
             _beside("evidence", self._evidence.run(), on_bug=self._fail),
             _beside("eviction", self._eviction.run(), on_bug=self._fail),
         ]

@@ -49,7 +49,7 @@ FULL_SHARE: Final = 0.9
 TRIM_S: Final = 30.0
 
 
-class Vitals:
+class SelfCheck:
     """Belongs to one event loop. ``queues`` answers how the receivers' queues stand, ``owners`` has the
     tenants that a receiver belongs to.
     """

@@ -24,7 +24,7 @@ _LONGEST: Final = 4_096
 _END: Final = b"\r\n\r\n"
 
 
-class Heads:
+class KnownHeads:
     """Belongs to one event loop, and to one authenticator, whose digests it holds.
 
     ``begins`` is how the heads begin that are worth knowing.

@@ -16,7 +16,7 @@ import uvicorn
 
 from monitor.http.connections import Connections
 from monitor.http.fairness import Turns
-from monitor.http.known_heads import Heads
+from monitor.http.known_heads import KnownHeads
 from monitor.http.protocol import BoundedProtocol
 from monitor.http.site import Site
 from monitor.http.stall import Stall
@@ -123,7 +123,7 @@ class HttpServer(uvicorn.Server):
             head_s=head_s,
             idle_s=idle_s,
             shortcut=shortcut,
-            heads=None if shortcut is None else Heads(shortcut.begins),
+            heads=None if shortcut is None else KnownHeads(shortcut.begins),
             stall=stall,
             turns=self.turns,
         )

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from monitor.http.connections import Connections
     from monitor.http.fairness import Turns
     from monitor.http.head import Headers
-    from monitor.http.known_heads import Heads
+    from monitor.http.known_heads import KnownHeads
     from monitor.http.shortcut import Shortcut
     from monitor.http.stall import Stall
 
@@ -30,7 +30,7 @@ class Site:
     head_s: float
     idle_s: float
     shortcut: Shortcut | None
-    heads: Heads | None
+    heads: KnownHeads | None
     stall: Stall
     turns: Turns
     limits: Connections = field(init=False)

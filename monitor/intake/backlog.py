@@ -30,7 +30,7 @@ class Graces:
         self._now_s = now_s
         self._turn_s = now_s() + KEPT_S
 
-    def see(self, grace_ms: int) -> None:
+    def add(self, grace_ms: int) -> None:
         """A worker with this grace has beaten. Only one below ``newest_ms`` says anything new."""
         self.newest_ms = min(self.newest_ms, grace_ms)
 
@@ -42,7 +42,7 @@ class Graces:
         return min(self._old_ms, self.newest_ms)
 
 
-class Behind:
+class Backlog:
     """How long the one has waited that waits for longest, in seconds: for a turn, for the store, to be noted."""
 
     def __init__(

@@ -36,7 +36,7 @@ BATCH_LIMIT: Final = 128
 """One call of this many beats blocks the store for a millisecond or so, some more when all of them register."""
 BATCH_BYTES: Final = 262_144
 """A call ends at this much of metadata, logs and system information, which take the store longer than the beats."""
-LOTS_AT_ONCE: Final = 2
+CHUNKS_AT_ONCE: Final = 2
 """Calls in flight to one partition for requests of many beats: the store has the next when one is done."""
 
 _QUOTAS: Final = {
@@ -84,7 +84,7 @@ def mark_registering(beats: Iterable[Beat], moved: Sequence[Moved]) -> None:
             beat.unknown.registers = True
 
 
-class Many:
+class BatchIntake:
     """Stores the beats of requests that bring many, beside the intake of single ones. Belongs to one event loop.
 
     ``on_moved`` is called with the transitions of each committed call.
@@ -95,7 +95,7 @@ class Many:
         self._graces = graces
         self._timeout_s = store.settings.timeout_s
         self._on_moved = on_moved
-        self._lots = [asyncio.Semaphore(LOTS_AT_ONCE) for _ in range(store.partitions)]
+        self._chunks = [asyncio.Semaphore(CHUNKS_AT_ONCE) for _ in range(store.partitions)]
 
     async def beats(self, beats: Sequence[Beat]) -> list[QuotaExceededError | NotAllowedError | None]:
         """Store many beats of one request, each of another worker; for each, None or why the store refused it.
@@ -108,8 +108,8 @@ class Many:
         """
         refused: list[QuotaExceededError | NotAllowedError | None] = [None] * len(beats)
 
-        async def send(partition: int, lots: Iterator[Sequence[int]]) -> None:
-            for lot in lots:  # shared by the senders of a partition
+        async def send(partition: int, chunks: Iterator[Sequence[int]]) -> None:
+            for lot in chunks:  # shared by the senders of a partition
                 result = await self._send_lot(partition, [beats[index] for index in lot])
                 for index, (outcome, _) in zip(lot, result.outcomes, strict=True):
                     if outcome != STORED:
@@ -117,7 +117,7 @@ class Many:
                         if not isinstance(error, QuotaExceededError | NotAllowedError):
                             raise error
                         refused[index] = error
-                self._graces.see(result.least_grace_ms)
+                self._graces.add(result.least_grace_ms)
                 if result.moved:
                     mark_registering((beats[index] for index in lot), result.moved)
                     self._on_moved(result.moved)
@@ -125,16 +125,16 @@ class Many:
         try:
             async with asyncio.TaskGroup() as group:
                 for partition, indexes in self._by_partition(beats).items():
-                    lots = _lots(indexes, beats)
-                    for _ in range(min(LOTS_AT_ONCE, -(-len(indexes) // BATCH_LIMIT))):
-                        group.create_task(send(partition, lots))
+                    chunks = _chunks(indexes, beats)
+                    for _ in range(min(CHUNKS_AT_ONCE, -(-len(indexes) // BATCH_LIMIT))):
+                        group.create_task(send(partition, chunks))
         except* StoreUnavailableError as errors:
             raise _first(errors) from None
         return refused
 
     async def _send_lot(self, partition: int, beats: list[Beat]) -> BeatsResult:
         try:
-            async with asyncio.timeout(self._timeout_s), self._lots[partition]:
+            async with asyncio.timeout(self._timeout_s), self._chunks[partition]:
                 return await self._store.beat(partition, beats)
         except TimeoutError as error:
             raise StoreUnavailableError("the store did not answer in time") from error
@@ -148,7 +148,7 @@ class Many:
         return {**found}
 
 
-def _lots(indexes: Sequence[int], beats: Sequence[Beat]) -> Iterator[Sequence[int]]:
+def _chunks(indexes: Sequence[int], beats: Sequence[Beat]) -> Iterator[Sequence[int]]:
     """Split what goes to one partition into lots that one call can carry."""
     begin = size = 0
     for end, index in enumerate(indexes, 1):

@@ -158,7 +158,7 @@ class Recorder:
     async def _give(self, partition: int, found: list[tuple[Evidence, float]]) -> list[Evidence]:
         """What the store has taken."""
         given: list[Evidence] = []
-        for lot in _lots(found[: LOTS_OF_A_PARTITION * LOT]):
+        for lot in _chunks(found[: LOTS_OF_A_PARTITION * LOT]):
             since_s = self._elapsed_s() - OLDEST_S
             young = [evidence for evidence, noted_s in lot if noted_s >= since_s]
             if not young:
@@ -172,6 +172,6 @@ class Recorder:
         return given
 
 
-def _lots(found: list[tuple[Evidence, float]]) -> Iterator[list[tuple[Evidence, float]]]:
+def _chunks(found: list[tuple[Evidence, float]]) -> Iterator[list[tuple[Evidence, float]]]:
     for start in range(0, len(found), LOT):
         yield found[start : start + LOT]

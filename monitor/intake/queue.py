@@ -165,7 +165,7 @@ class Intake:
         """
         return await self._wait(beat, self._lane_of(beat.key))
 
-    async def leave(self, disconnect: Disconnect) -> None:
+    async def disconnect(self, disconnect: Disconnect) -> None:
         """Take a goodbye, behind what the same worker sent before. One that changes nothing is fine.
 
         Raises:
@@ -173,7 +173,7 @@ class Intake:
         """
         await self._wait(disconnect, self._lane_of(disconnect.key))
 
-    async def forget(self, forget: Forget) -> None:
+    async def delete(self, forget: Forget) -> None:
         """Erase a worker.
 
         Raises:
@@ -222,7 +222,7 @@ class Intake:
         key = order.key
         if isinstance(order, Beat):
             if order.grace_ms is not KEEP and order.grace_ms is not None:
-                self.graces.see(order.grace_ms)
+                self.graces.add(order.grace_ms)
             is_alone = bool(lane.keys) and key in lane.keys
         if is_alone:
             queue = lane.alone.get(key.tenant) or deque()
@@ -397,16 +397,16 @@ class Intake:
             case Beat():
                 beats: list[Beat] = [waiting.order for waiting in batch]  # type: ignore[misc]  # as the first one
                 result = await self._store.beat(partition, beats)
-                self.graces.see(result.least_grace_ms)
+                self.graces.add(result.least_grace_ms)
                 if result.moved:
                     mark_registering(beats, result.moved)
                 self._note(result.moved)
                 return functools.partial(self._tell, batch, result.outcomes)
             case Disconnect() as disconnect:
-                change = await self._store.leave(disconnect)
+                change = await self._store.disconnect(disconnect)
                 key = disconnect.key
             case Forget() as forget:
-                change = await self._store.forget(forget.key, allowed=forget.allowed, reason="deleted")
+                change = await self._store.delete(forget.key, allowed=forget.allowed, reason="deleted")
                 key = forget.key
             case unknown:
                 assert_never(unknown)

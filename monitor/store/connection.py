@@ -220,7 +220,7 @@ class Connection:
         async with self._reads_inside:
             return await self._call(self._inside.execute_command, function, partition, args)
 
-    async def look(self, function: str, partition: int, *args: bytes | str | int) -> Any:
+    async def probe(self, function: str, partition: int, *args: bytes | str | int) -> Any:
         """As ``read``, for what tells the daemon's health."""
         return await self._call(self._probing.execute_command, function, partition, args)
 

@@ -28,13 +28,13 @@ class Outbox:
         self._ages_ms: dict[int, int] = {}
         self._looked_s = dict.fromkeys(range(store.partitions), monotonic_s())
 
-    async def take(self, partition: int, limit: int) -> list[Event] | None:
+    async def claim(self, partition: int, limit: int) -> list[Event] | None:
         """The oldest events that were not acked; None while another daemon has the lease.
 
         Raises:
             StoreUnavailableError: no answer; take again.
         """
-        taken = await self._store.take(partition, owner=self._owner, lease_ms=LEASE_MS, limit=limit)
+        taken = await self._store.claim(partition, owner=self._owner, lease_ms=LEASE_MS, limit=limit)
         self._tokens[partition] = taken.token
         self._ages_ms[partition] = taken.age_ms
         self._looked_s[partition] = monotonic_s()

@@ -196,7 +196,7 @@ class Store:
             # So many it did before it had recorded enough; those behind are likely to be of the same kind.
             size = sum(runs[2::3])
 
-    async def leave(self, disconnect: Disconnect) -> ChangeResult:
+    async def disconnect(self, disconnect: Disconnect) -> ChangeResult:
         """Apply a goodbye. ``REFUSED`` means that it changed nothing.
 
         A failure registers a worker that is not known, within the quotas of its tenant. A clean one of a worker that
@@ -222,7 +222,7 @@ class Store:
             now_ms, outcome, moves = await self._in_time(self._connection.write, *call)
         return ChangeResult(now_ms=now_ms, outcome=outcome, moved=codec.moved(moves))
 
-    async def forget(self, key: WorkerKey, *, allowed: tuple[str, ...] | None, reason: str) -> ChangeResult:
+    async def delete(self, key: WorkerKey, *, allowed: tuple[str, ...] | None, reason: str) -> ChangeResult:
         """Erase a worker's record, metadata and logs at once."""
         args = _encode([key.tenant, key.worker_id, allowed, reason])
         now_ms, outcome, moves = await self._in_time(self._connection.once, "forget", self.partition_of(key), args)
@@ -323,7 +323,7 @@ class Store:
 
     # The outbox ---------------------------------------------------------------------------------------------------
 
-    async def take(self, partition: int, *, owner: str, lease_ms: int, limit: int) -> Taken:
+    async def claim(self, partition: int, *, owner: str, lease_ms: int, limit: int) -> Taken:
         """Take or keep a partition's router lease and read the events behind its cursor."""
         _, token, entries, age_ms = await self._connection.write("take", partition, owner, lease_ms, limit)
         last = codec.text(entries[-1][0]) if entries else ""
@@ -340,12 +340,12 @@ class Store:
 
     # Reading ------------------------------------------------------------------------------------------------------
 
-    async def one(self, key: WorkerKey) -> tuple[int, int, Worker | None]:
+    async def get(self, key: WorkerKey) -> tuple[int, int, Worker | None]:
         """(now in ms, time of the last full sweep, the worker with its last transitions)."""
         now_ms, swept_ms, row, past, blind = await self._read("one", self.partition_of(key), key.tenant, key.worker_id)
         return now_ms, swept_ms, None if row is None else codec.worker(row, past, blind=codec.windows(blind))
 
-    async def page(
+    async def list_workers(
         self,
         partition: int,
         tenant: str,
@@ -368,7 +368,7 @@ class Store:
             workers=await in_pieces(partial(codec.workers, blind=blind), rows),
         )
 
-    async def census(self, tenant: str | None) -> Census:
+    async def count_workers(self, tenant: str | None) -> Census:
         """Count a tenant's workers, or everybody's, by environment and liveness; one bounded call per 200 groups."""
         environments: dict[str, dict[Liveness, int]] = {}
         tenants: set[str] = set()
@@ -423,7 +423,7 @@ class Store:
 
     async def swept(self, partition: int) -> tuple[int, int]:
         """(now, time of the partition's last full sweep); reads no worker and no event."""
-        now_ms, swept_ms, *_ = await self._connection.look("one", partition, "", "")
+        now_ms, swept_ms, *_ = await self._connection.probe("one", partition, "", "")
         return now_ms, swept_ms
 
     async def _last_sweep(self) -> tuple[int, int]:

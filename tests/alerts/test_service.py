@@ -245,7 +245,7 @@ async def test_a_refusal_that_may_be_mended_is_tried_again_and_counted_by_its_ki
             running = await daemon([ops], [event(1)])
             await until(lambda: running.outcomes["ops", "failed"] == 1)
             [note] = await _notes(running, Outcome.QUEUED)
-            [seen] = await running.service.groups["ops"].look([Want(group=note.group)])
+            [seen] = await running.service.groups["ops"].read([Want(group=note.group)])
             assert seen.group is not None
             assert seen.group.in_flight is not None
             assert (seen.group.in_flight.cause, seen.group.in_flight.answer) == ("not_found", "mended soon")
@@ -739,7 +739,7 @@ async def test_p18_what_is_over_before_it_was_told_is_never_told_and_has_an_outc
     ops = Inbox()
     running = await daemon([ops], [stale("w", 1), over("w", 2)])
     await until(running.is_idle)
-    [seen] = await running.service.groups["ops"].look(
+    [seen] = await running.service.groups["ops"].read(
         [Want(group="w4:acmew", events=(stale("w", 1).event_id, over("w", 2).event_id))]
     )
     assert [told.outcome for told in seen.outcomes if told is not None] == [Outcome.SUPERSEDED] * 2

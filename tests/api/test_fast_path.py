@@ -18,8 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from monitor.api.admission import Admission, BeatRates
 from monitor.api.app import create_app
-from monitor.api.fast_path import Express
-from monitor.api.rejected_beats import Witness
+from monitor.api.fast_path import FastPath
+from monitor.api.rejected_beats import RejectedBeats
 from monitor.auth import Scope
 from monitor.http.protocol import BoundedProtocol
 from monitor.http.server import HttpServer, listen
@@ -49,8 +49,8 @@ BODY: Final = b'{"worker_id":"w","environment_name":"prod","status":"busy","task
 class Counting:
     """The short way, and how many requests have taken it."""
 
-    def __init__(self, express: Express) -> None:
-        self._express = express
+    def __init__(self, fast_path: FastPath) -> None:
+        self._express = fast_path
         self.taken = 0
         self.judged = 0
         """How many heads."""
@@ -124,8 +124,8 @@ class Both:
 @asynccontextmanager
 async def side(store: Store, *, short: bool, **changes: Any) -> AsyncIterator[Side]:
     noted: list[Evidence] = []
-    services = api.make_services(store, witness=Witness(noted.append), **changes)
-    shortcut = Counting(Express(services)) if short else None
+    services = api.make_services(store, rejected_beats=RejectedBeats(noted.append), **changes)
+    shortcut = Counting(FastPath(services)) if short else None
     server = HttpServer(create_app(services), connections=100, shutdown_timeout_ms=1_000, shortcut=shortcut)
     listener = listen("127.0.0.1", 0)
     task = asyncio.create_task(server.serve(sockets=[listener]))
@@ -205,7 +205,7 @@ def usual_headers(token: str) -> list[str]:
 async def workers_of(store: Store) -> set[WorkerKey]:
     """None of a store that does not answer."""
     try:
-        found = await store.page(0, "acme", after="", limit=100, environments=None, want=None)
+        found = await store.list_workers(0, "acme", after="", limit=100, environments=None, want=None)
     except StoreUnavailableError:
         return set()
     return {worker.key for worker in found.workers}
@@ -220,7 +220,7 @@ async def same(both: Both, raw: bytes) -> Answer:
     known = await workers_of(both.store)
     for one in (both.short, both.usual):
         for key in await workers_of(both.store) - known:
-            await both.store.forget(key, allowed=None, reason="deleted")
+            await both.store.delete(key, allowed=None, reason="deleted")
         before = one.counts()
         one.noted.clear()
         with structlog.testing.capture_logs() as logs:
@@ -269,7 +269,7 @@ async def test_a_good_beat_takes_the_short_way_in_both_forms_and_is_stored(both:
     form = request(b'{"status":"idle"}', *headers, target="/api/v1/workers/a%2Fb%C3%A9/heartbeat")
     assert (await same(both, form)).headers == [("cache-control", "no-store"), ("lastseen-next-beat", "30"), NOSNIFF]
     assert both.taken == 5
-    _, _, worker = await both.store.one(WorkerKey("acme", "a/bé"))
+    _, _, worker = await both.store.get(WorkerKey("acme", "a/bé"))
     assert worker is not None
     assert worker.status == "idle"
     assert both.short.counts() == both.usual.counts() == {"stored": 6}
@@ -556,7 +556,7 @@ async def test_a_head_is_judged_once_whatever_connection_it_comes_on_and_each_bo
         body = BODY.replace(b"busy", status.encode())
         (answer,), _ = await ask(both.short.port, request(body, *headers))
         assert answer.status == 204
-        _, _, worker = await both.store.one(WorkerKey("acme", "w"))
+        _, _, worker = await both.store.get(WorkerKey("acme", "w"))
         assert worker is not None
         assert worker.status == status
     assert both.taken == 3

@@ -292,7 +292,7 @@ async def test_an_absence_is_announced_moved_and_taken_back_and_ends_with_the_ne
     async def goodbye(**said: object) -> tuple[int, int | None]:
         """(answer, until when the worker is absent, in ms since it stopped)."""
         status = (await lastseen.client.post(path, json={"reason": "shutdown", **said})).status_code
-        _, _, worker = await lastseen.store.one(WorkerKey("acme", "w"))
+        _, _, worker = await lastseen.store.get(WorkerKey("acme", "w"))
         assert worker is not None
         return status, None if worker.back_ms is None else worker.back_ms - worker.since_ms
 
@@ -306,7 +306,7 @@ async def test_an_absence_is_announced_moved_and_taken_back_and_ends_with_the_ne
     stopped = await lastseen.json("/api/v1/workers/w")
     assert (status, stopped["liveness"], stopped["back_at"] is None) == (204, "stopped", False)
 
-    now_ms, _, _ = await lastseen.store.one(WorkerKey("acme", "w"))
+    now_ms, _, _ = await lastseen.store.get(WorkerKey("acme", "w"))
     await lastseen.clock.set(now_ms + 5_001)
     await lastseen.beat("w")
     back = await lastseen.json("/api/v1/workers/w")
@@ -511,7 +511,7 @@ class _BrokenStore(Store):
     async def beat(self, *_: Any, **__: Any) -> Any:
         raise self.failure
 
-    async def one(self, *_: Any, **__: Any) -> Any:
+    async def get(self, *_: Any, **__: Any) -> Any:
         raise self.failure
 
 

@@ -58,7 +58,7 @@ def recovered(seq: int = 2, **changes: Any) -> Event:
 async def note(lastseen: Api, *events: Event) -> list[str | None]:
     """What the router makes of events: incidents, and threads at `ops`. The incidents' ids."""
     now_ms = lastseen.store.clock.now_ms()
-    noted = await lastseen.alerts.ledger.note(0, events, lambda one: {"ops": worker_key(one)}, now_ms=now_ms)
+    noted = await lastseen.alerts.ledger.record(0, events, lambda one: {"ops": worker_key(one)}, now_ms=now_ms)
     offers = [
         Offer(
             event=one,
@@ -75,7 +75,7 @@ async def note(lastseen: Api, *events: Event) -> list[str | None]:
 async def told(lastseen: Api, one: Event, end: Callable[[Draft], None]) -> str:
     """Make the next notification of an event's worker and an attempt, with this end; its id."""
     groups, now_ms = lastseen.alerts.groups["ops"], lastseen.store.clock.now_ms()
-    [seen] = await groups.look([Want(group=worker_key(one))])
+    [seen] = await groups.read([Want(group=worker_key(one))])
     assert seen.group is not None
     draft = Draft(seen.group, now_ms)
     in_flight = worker_rules.freeze(draft, Freeze(role=Role.DOWN, event=seen.group.pending[0]), receiver="ops")
@@ -167,7 +167,7 @@ async def test_p19_after_the_ack_is_answered_no_reminder_is_due(lastseen: Api) -
     assert answer.status_code == 200, answer.text
     ack = answer.json()["ack"]
     assert (ack["by"], ack["comment"]) == ("tests", "on it\nreally")
-    [seen] = await lastseen.alerts.groups["ops"].look([Want(group=worker_key(event()))])
+    [seen] = await lastseen.alerts.groups["ops"].read([Want(group=worker_key(event()))])
     assert seen.group is not None
     assert seen.group.acked
     again = await post(lastseen, f"{INCIDENTS}/{incident_id}/ack", {"by": "somebody else"})

@@ -89,7 +89,7 @@ async def test_with_a_stuck_sweeper_a_dead_worker_reads_stale_and_the_monitor_de
     before = await lastseen.json("/api/v1/status")
     assert before["monitor"]["degraded"] is False
     assert before["counts"]["alive"] == 1
-    at_ms = (await lastseen.store.one(stores.beat("w").key))[2]
+    at_ms = (await lastseen.store.get(stores.beat("w").key))[2]
     assert at_ms is not None
     last_seen = at_ms.last_seen_ms
 
@@ -125,7 +125,7 @@ async def test_p22_a_worker_that_announced_its_absence_reads_stopped_until_then_
     await lastseen.beat("w", "prod")
     goodbye = {"reason": "shutdown", "back_in_seconds": 600}
     assert (await lastseen.client.post("/api/v1/workers/w/disconnect", json=goodbye)).status_code == 204
-    read = (await lastseen.store.one(stores.beat("w").key))[2]
+    read = (await lastseen.store.get(stores.beat("w").key))[2]
     assert read is not None
     assert read.back_ms is not None
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from monitor.api.admission import Admission, BeatRates
 from monitor.api.contract import claimed_ids
-from monitor.api.rejected_beats import Seen, Witness
+from monitor.api.rejected_beats import RejectedBeats, Seen
 from monitor.auth import Principal, Scope
 from monitor.errors import IntakeFullError
 from monitor.intake.queue import Intake
@@ -63,7 +63,7 @@ class Site:
 @asynccontextmanager
 async def site(url: str, *, settings: dict[str, Any] | None = None, **services: Any) -> AsyncIterator[Site]:
     noted: list[Evidence] = []
-    made = {"witness": Witness(noted.append), **services}
+    made = {"rejected_beats": RejectedBeats(noted.append), **services}
     async with api.running(url, services=made, **(settings or {})) as running:
         yield Site(running, noted)
 
@@ -291,7 +291,7 @@ async def test_p11_the_refused_beats_of_a_batch_are_evidence_and_the_good_ones_a
 @on_valkey
 async def test_p11_refused_requests_that_come_in_a_flood_are_not_looked_into(store_url: str) -> None:
     noted: list[Evidence] = []
-    async with site(store_url, witness=Witness(noted.append, now_ns=lambda: NS)) as lastseen:
+    async with site(store_url, rejected_beats=RejectedBeats(noted.append, now_ns=lambda: NS)) as lastseen:
         late = expired(lastseen, HOUR_MS)
         for _ in range(40):
             assert await lastseen.post(late, b"[" + BEAT + b"]", BATCH) == 401
@@ -306,15 +306,15 @@ async def test_p11_refused_requests_that_come_in_a_flood_are_not_looked_into(sto
 async def test_p28_of_refusals_that_are_our_fault_each_is_noted_or_known_to_be_lost(store_url: str) -> None:
     noted: list[Evidence] = []
     lost: list[bool] = []
-    witness = Witness(noted.append, lost=lambda: lost.append(True), now_ns=lambda: NS)
+    rejected_beats = RejectedBeats(noted.append, lost=lambda: lost.append(True), now_ns=lambda: NS)
     principal = Principal(subject="s", tenant="acme", scopes=frozenset(Scope), worker_id=None, environments=None)
     for number in range(600):
-        witness.look(principal, Rejection.OVERLOADED, b'{"worker_id":"w%d"}' % number)
+        rejected_beats.record_body(principal, Rejection.OVERLOADED, b'{"worker_id":"w%d"}' % number)
     assert (len(noted), len(lost)) == (500, 100)
     noted.clear()
     async with opened(store_url) as store:
         full = Intake(store, capacity=0, on_moved=lambda _: None)
-        async with site(store_url, intake=full, witness=witness) as overloaded:
+        async with site(store_url, intake=full, rejected_beats=rejected_beats) as overloaded:
             for number in range(5):  # on the usual way, where a body that was read need not be looked into
                 body = b'{"worker_id":"w%d","environment_name":"p"}' % number
                 charset = {"content-type": "application/json; charset=utf-8"}
@@ -322,7 +322,7 @@ async def test_p28_of_refusals_that_are_our_fault_each_is_noted_or_known_to_be_l
     assert [one.key.worker_id for one in noted] == [f"w{number}" for number in range(5)]
     seen = Seen(scope=cast("Scope_", {}), principal=principal, beats=[f"b{number}" for number in range(3_000)])
     noted.clear()
-    witness.batch_refused(IntakeFullError("full", 1), seen)
+    rejected_beats.batch_refused(IntakeFullError("full", 1), seen)
     assert len(noted) == 3_000, "of a batch all"
 
 
@@ -337,7 +337,7 @@ async def test_p11_a_disconnect_that_is_refused_is_no_evidence(lastseen: Site) -
 async def test_p11_what_is_noted_changes_no_answer(store_url: str) -> None:
     """Over a real connection: also where the client waits to be asked for its body, or sends it slowly."""
     noted: list[Evidence] = []
-    async with site(store_url, witness=Witness(noted.append)) as seen, site(store_url) as plain:
+    async with site(store_url, rejected_beats=RejectedBeats(noted.append)) as seen, site(store_url) as plain:
         late = expired(seen, HOUR_MS)
         head = f"POST {api.BEAT} HTTP/1.1\nHost: x\nAuthorization: Bearer {late}\nContent-Type: application/json\n"
         asking = f"{head}Expect: 100-continue\nContent-Length: {len(BEAT)}"

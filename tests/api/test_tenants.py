@@ -12,7 +12,7 @@ import structlog
 
 from monitor.api.admission import Admission, BeatRates
 from monitor.api.errors import BodyTooSlowError
-from monitor.api.rejected_beats import Seen, Witness
+from monitor.api.rejected_beats import RejectedBeats, Seen
 from monitor.api.shared import BATCHES_AT_ONCE, READS_AT_ONCE, Places, Shared
 from monitor.auth import Principal, Scope
 from monitor.errors import IntakeFullError, NoRoomError, OverShareError
@@ -80,9 +80,9 @@ async def site(url: str, **sizes: Any) -> AsyncIterator[Site]:
     lost: list[bool] = []
     values = {"body_bytes": 1_000_000, "batch_bytes": 1_000_000, **sizes}
     shared = Shared(**values, hit=lambda limit, who: met.append((limit, who)))
-    witness = Witness(noted.append, lost=lambda: lost.append(True))
+    rejected_beats = RejectedBeats(noted.append, lost=lambda: lost.append(True))
     async with (
-        api.running(url, services={"shared": shared, "witness": witness}) as running,
+        api.running(url, services={"shared": shared, "rejected_beats": rejected_beats}) as running,
         api.served(running.app) as port,
     ):
         for tenant in ("acme", "globex"):
@@ -126,7 +126,7 @@ async def test_p29_unfinished_bodies_of_one_tenant_leave_room_for_another(store_
 
 async def test_p29_only_when_everything_is_full_is_it_503_and_the_monitor_blind(store_url: str) -> None:
     async with site(store_url, body_bytes=10) as lastseen:
-        lastseen.shared.bodies.take("others", 10)
+        lastseen.shared.bodies.acquire("others", 10)
         named = await lastseen.begin(api.BEAT, b'{"worker_id":"w"', whole=9_000)
         assert (await named.reply()).status == 503
         assert (lastseen.told, lastseen.lost) == ([("w", Rejection.OVERLOADED)], [])
@@ -155,10 +155,10 @@ async def test_p11_a_body_whose_client_goes_away_is_evidence_of_what_came(store_
 async def test_p11_a_body_that_came_too_slowly_is_evidence_of_what_came(store_url: str) -> None:
     assert store_url
     noted: list[Evidence] = []
-    witness = Witness(noted.append)
+    rejected_beats = RejectedBeats(noted.append)
     principal = Principal(subject="s", tenant="acme", scopes=WRITE, worker_id=None, environments=None)
     seen = Seen(scope=cast("Scope_", {}), principal=principal, read=[b'{"worker', b'_id":"w","'])
-    witness.beat_refused(BodyTooSlowError("slow"), seen)
+    rejected_beats.beat_refused(BodyTooSlowError("slow"), seen)
     assert [(one.key.worker_id, one.rejection) for one in noted] == [("w", Rejection.INCOMPLETE)]
 
 
@@ -220,20 +220,20 @@ async def test_p29_a_refused_batch_is_lost_only_if_all_was_full_and_not_all_ids_
 ) -> None:
     assert store_url
     lost: list[bool] = []
-    witness = Witness(lambda _: None, lost=lambda: lost.append(True))
+    rejected_beats = RejectedBeats(lambda _: None, lost=lambda: lost.append(True))
     principal = Principal(subject="s", tenant="acme", scopes=WRITE, worker_id=None, environments=None)
-    witness.batch_refused(error, Seen(scope=cast("Scope_", {"headers": []}), principal=principal, body=body))
+    rejected_beats.batch_refused(error, Seen(scope=cast("Scope_", {"headers": []}), principal=principal, body=body))
     assert lost == [True] * (is_lost and isinstance(error, NoRoomError))
 
 
 async def test_p29_looks_into_refused_bodies_are_counted_by_tenant(store_url: str) -> None:
     assert store_url
     noted: list[Evidence] = []
-    witness = Witness(noted.append, now_ns=lambda: NS)
+    rejected_beats = RejectedBeats(noted.append, now_ns=lambda: NS)
     for tenant in ("acme", "globex"):
         principal = Principal(subject="s", tenant=tenant, scopes=WRITE, worker_id=None, environments=None)
         for number in range(600):
-            witness.look(principal, Rejection.OVER_SHARE, b'{"worker_id":"w%d"}' % number)
+            rejected_beats.record_body(principal, Rejection.OVER_SHARE, b'{"worker_id":"w%d"}' % number)
     assert len(noted) == 1_000
 
 
@@ -242,8 +242,8 @@ async def test_p29_looks_into_refused_bodies_are_counted_by_tenant(store_url: st
 
 def places(total: int, *, waiting: int = 10, wait_s: float = PATIENCE_S) -> Places:
     tenants = Tenants()
-    tenants.see("a")
-    tenants.see("b")
+    tenants.add("a")
+    tenants.add("b")
     made = (Shares(count, tenants, what="places") for count in (total, waiting))
     return Places(*made, wait_s=wait_s)
 
@@ -347,7 +347,7 @@ async def test_p29_large_answers_that_one_tenant_does_not_take_leave_room_for_an
             for number in range(6):
                 metadata = {"x": "y" * 15_000}
                 await lastseen.http.beat(f"w{number}", tenant=tenant, worker_metadata=metadata)
-        answers.take("acme", 150_000)
+        answers.acquire("acme", 150_000)
         refused = await client.get(api.WORKERS)
         assert refused.status_code == 429
         assert refused.json()["detail"] == "the tenant's share of bytes of large answers is used up"
@@ -368,7 +368,7 @@ async def test_p29_reads_that_take_all_connections_for_reads_hold_up_neither_hea
         assert refused.json()["detail"] == "too many reads at once"
         assert (await lastseen.client.get("/healthz")).json() == {"status": "ok", "reasons": []}
         assert 'lastseen_workers{liveness="alive"} 1.0' in (await lastseen.client.get("/metrics")).text
-        _, _, worker = await lastseen.store.inside().one(WorkerKey("acme", "w"))
+        _, _, worker = await lastseen.store.inside().get(WorkerKey("acme", "w"))
         assert worker is not None
         assert (await lastseen.store.inside().environment_health("acme", "prod")).expected == 1
         silence = {"matchers": {"worker_id": "w"}, "for_seconds": 60}
@@ -414,7 +414,7 @@ def of_tenant(tenant: str, worker_id: str, **changes: Any) -> Beat:
 def known(*names: str) -> Tenants:
     made = Tenants()
     for name in names:
-        made.see(name)
+        made.add(name)
     return made
 
 
@@ -434,7 +434,7 @@ async def test_p29_a_tenant_may_fill_half_of_the_queue_and_the_next_one_finds_ro
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
         tasks += [asyncio.create_task(intake.beat(of_tenant("acme", f"w{number}"))) for number in range(5)]
         await asyncio.sleep(0)
-        for order in (intake.beat(of_tenant("acme", "over")), intake.leave(goodbye("w1"))):
+        for order in (intake.beat(of_tenant("acme", "over")), intake.disconnect(goodbye("w1"))):
             with pytest.raises(OverShareError, match="the tenant's share"):
                 await order
         tasks += [asyncio.create_task(intake.beat(of_tenant("globex", f"w{number}"))) for number in range(2)]
@@ -597,7 +597,7 @@ async def test_p29_evidence_of_one_tenant_leaves_places_for_another_and_hides_no
 async def test_p29_disconnects_pass_the_rates_of_beats_apart_from_beats(store_url: str) -> None:
     rates = BeatRates(worker=Rate(per_s=1, burst=2), tenant=Rate(per_s=1, burst=6), batch=10)
     noted: list[Evidence] = []
-    services = {"admission": Admission(rates, now_ns=lambda: NS), "witness": Witness(noted.append)}
+    services = {"admission": Admission(rates, now_ns=lambda: NS), "rejected_beats": RejectedBeats(noted.append)}
     async with api.running(store_url, services=services) as lastseen:
 
         async def disconnect(worker_id: str, tenant: str = "acme") -> httpx2.Response:

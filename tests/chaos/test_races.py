@@ -114,9 +114,9 @@ class Bench:
             case "purge":
                 return (await store.purge(0, limit=10, retention_ms=0)).moved
             case "forget":
-                return (await store.forget(key, allowed=None, reason="deleted")).moved
+                return (await store.delete(key, allowed=None, reason="deleted")).moved
             case _:
-                return (await store.leave(goodbye(key))).moved
+                return (await store.disconnect(goodbye(key))).moved
 
 
 def goodbye(key: WorkerKey) -> Disconnect:

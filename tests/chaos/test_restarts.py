@@ -153,7 +153,7 @@ class Day:
         await call(self._store)
 
     async def _say(self, goodbye: Disconnect) -> None:
-        await self._do(lambda store: store.leave(goodbye))
+        await self._do(lambda store: store.disconnect(goodbye))
 
     async def _pass_by(self, second: int) -> None:
         await self._do(lambda store: store.pulse(0, ends=False))
@@ -164,7 +164,7 @@ class Day:
                 await self._say(_goodbye(name, trigger, back_in_ms))
         if second == ERASED[0]:
             key = WorkerKey("acme", ERASED[1])
-            await self._do(lambda store: store.forget(key, allowed=None, reason="deleted"))
+            await self._do(lambda store: store.delete(key, allowed=None, reason="deleted"))
         if second in REFUSED:
             refused = Evidence(
                 key=WorkerKey("acme", "refused"), allowed=None, rejection=Rejection.TOKEN_EXPIRED, subject="svc"

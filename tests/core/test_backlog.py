@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from monitor.intake.backlog import KEPT_S, Behind, Graces
+from monitor.intake.backlog import KEPT_S, Backlog, Graces
 
 MINUTE_MS = 60_000
 
@@ -43,7 +43,7 @@ def test_p28_beats_wait_no_longer_than_the_most_impatient_worker_can(
     grace_ms: int, waits_s: tuple[float, ...], *, expected: bool
 ) -> None:
     turn_s, store_s, note_s = waits_s
-    behind = Behind(Graces([grace_ms]), turn_s=lambda: turn_s, store_s=lambda: store_s, note_s=lambda: note_s)
+    behind = Backlog(Graces([grace_ms]), turn_s=lambda: turn_s, store_s=lambda: store_s, note_s=lambda: note_s)
     assert behind() == expected
 
 
@@ -51,13 +51,13 @@ def test_p28_the_shortest_grace_is_of_those_that_have_beaten_lately() -> None:
     now = Now()
     graces = Graces([MINUTE_MS, 2 * MINUTE_MS], now_s=now)
     assert graces.shortest_ms() == MINUTE_MS
-    graces.see(2_000)
-    graces.see(3_000)
-    graces.see(2 * MINUTE_MS)
+    graces.add(2_000)
+    graces.add(3_000)
+    graces.add(2 * MINUTE_MS)
     assert graces.shortest_ms() == 2_000
     now.s += KEPT_S
     assert graces.shortest_ms() == 2_000, "it is remembered for ten minutes at least"
-    graces.see(3_000)
+    graces.add(3_000)
     now.s += KEPT_S
     assert graces.shortest_ms() == 3_000, "and for twenty at most"
     now.s += KEPT_S

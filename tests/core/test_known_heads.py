@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monitor.http.known_heads import Heads
+from monitor.http.known_heads import KnownHeads
 
 BEGIN = b"POST /beat HTTP/1.1\r\n"
 END = b"\r\n\r\n"
@@ -14,7 +14,7 @@ def head(number: int) -> bytes:
 
 
 def test_a_head_is_known_with_every_body_of_the_same_length_and_with_no_other() -> None:
-    heads = Heads(BEGIN)
+    heads = KnownHeads(BEGIN)
     assert heads.find(head(1) + b"{}") is None
     heads.keep(head(1) + b"{}", b"{}", SENDER)
     assert heads.find(head(1) + b"[]") == (SENDER, b"[]")
@@ -26,7 +26,7 @@ def test_a_head_is_known_with_every_body_of_the_same_length_and_with_no_other() 
 
 
 def test_nothing_is_kept_of_what_is_not_a_head_and_its_body_alone() -> None:
-    heads = Heads(BEGIN)
+    heads = KnownHeads(BEGIN)
     for data, body in (
         (head(1) + b"{}\r\n", b"{}"),
         (b"\r\n\r\n" + head(1) + b"{}", b"{}"),
@@ -40,11 +40,11 @@ def test_nothing_is_kept_of_what_is_not_a_head_and_its_body_alone() -> None:
 
 
 def test_p29_no_more_heads_are_kept_than_there_is_room_for_and_others_come_in_when_it_is_time() -> None:
-    heads = Heads(BEGIN, most=2)
+    heads = KnownHeads(BEGIN, most=2)
     for number in range(3):
         heads.keep(head(number) + b"{}", b"{}", SENDER)
     assert [heads.find(head(number) + b"{}") is not None for number in range(3)] == [True, True, False]
-    renewed = Heads(BEGIN, most=2, renew_s=0.0)
+    renewed = KnownHeads(BEGIN, most=2, renew_s=0.0)
     for number in range(3):
         renewed.keep(head(number) + b"{}", b"{}", SENDER)
     assert [renewed.find(head(number) + b"{}") is not None for number in range(3)] == [False, False, True]

@@ -18,7 +18,7 @@ from monitor.shares import Holding, Shares, Tenants
 def tenants(*names: str) -> Tenants:
     made = Tenants()
     for name in names:
-        made.see(name)
+        made.add(name)
     return made
 
 
@@ -26,7 +26,7 @@ def taken(shares: Shares, tenant: str, count: int = 1) -> int:
     """How often the tenant could take ``count``."""
     number = 0
     while shares.fits(tenant, count):
-        shares.take(tenant, count)
+        shares.acquire(tenant, count)
         number += 1
     return number
 
@@ -36,9 +36,9 @@ def test_p29_each_next_tenant_finds_half_of_what_is_left() -> None:
     assert [taken(shares, name) for name in "abcdefgh"] == [32, 16, 8, 4, 2, 1, 1, 0]
     assert shares.free == 0
     with pytest.raises(OverShareError, match="the tenant's share of things is used up"):
-        shares.take("a")
+        shares.acquire("a")
     with pytest.raises(NoRoomError, match="too many things at once"):
-        shares.take("h")
+        shares.acquire("h")
 
 
 def test_p29_until_a_second_tenant_is_known_one_may_take_all() -> None:
@@ -46,15 +46,15 @@ def test_p29_until_a_second_tenant_is_known_one_may_take_all() -> None:
     shares = Shares(8, known, what="things")
     assert taken(shares, "a") == 8
     with pytest.raises(NoRoomError):
-        shares.take("a")
-    known.see("b")
+        shares.acquire("a")
+    known.add("b")
     with pytest.raises(NoRoomError):
-        shares.take("b")
+        shares.acquire("b")
     with pytest.raises(OverShareError):
-        shares.take("a")
+        shares.acquire("a")
     shares.give("a", 1)
     assert not shares.fits("a"), "it holds more than its share"
-    shares.take("b")
+    shares.acquire("b")
 
 
 def test_p29_a_tenant_that_holds_nothing_has_room_for_one_request_while_anything_is_free() -> None:
@@ -77,10 +77,10 @@ def test_p29_what_a_request_holds_is_given_back_whatever_ends_it() -> None:
 
     def request() -> None:
         with Holding(shares, "a") as held:
-            held.take(40)
-            held.take(10)
+            held.acquire(40)
+            held.acquire(10)
             assert shares.free == 50
-            held.take(1)
+            held.acquire(1)
 
     with pytest.raises(OverShareError):
         request()
@@ -103,7 +103,7 @@ def test_p29_nobody_holds_more_than_is_left_but_by_its_first_request(
             held[tenant] = 0
         elif shares.fits(tenant, count):
             assert not held[tenant] or held[tenant] + count <= shares.free - count
-            shares.take(tenant, count)
+            shares.acquire(tenant, count)
             held[tenant] += count
         assert shares.free == total - sum(held.values()) >= 0
 

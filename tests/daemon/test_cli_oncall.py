@@ -409,7 +409,7 @@ async def test_b14_incidents_come_gravest_and_newest_first_members_under_their_e
     ledger, now_ms = operator.lastseen.alerts.ledger, operator.lastseen.store.clock.now_ms()
 
     async def noted(number: int, *events: Event, part_of: str | None = None) -> None:
-        await ledger.note(
+        await ledger.record(
             number, events, lambda one: {"ops": worker_key(one)}, part_of=lambda _: part_of, now_ms=now_ms
         )
 

@@ -22,7 +22,7 @@ from monitor.daemon.self_check import (
     CONFIRM_TRIES,
     DELIVERY_LAG_S,
     LOOP_WINDOW_S,
-    Vitals,
+    SelfCheck,
     give_back_memory,
 )
 from monitor.health import Health, asking_tenant
@@ -58,7 +58,7 @@ class Looked:
         self.outbox = Outbox(store, owner="d1")
         self.queues: list[Stats] | None = []
         self.bug: Exception | None = None
-        self.vitals = Vitals(
+        self.self_check = SelfCheck(
             store=store,
             health=self.health,
             metrics=self.metrics,
@@ -84,14 +84,14 @@ class Looked:
 
     async def of_store(self) -> list[str]:
         """What a look at the store finds."""
-        return await self.vitals._look_at_store()
+        return await self.self_check._look_at_store()
 
     def told(self, series: str) -> float:
         return values(self.metrics)[f"lastseen_{series}"]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[asyncio.Task[None]]:
-        running = asyncio.create_task(self.vitals.run())
+        running = asyncio.create_task(self.self_check.run())
         try:
             yield running
         finally:
@@ -206,10 +206,10 @@ async def test_routing_lags_while_one_partition_of_several_is_not_looked_at(stor
     async with stores.opened(store_url, partitions=2) as store:
         outbox = Outbox(store, owner="d1")
         outbox._looked_s = dict.fromkeys(range(2), monotonic_s() - ROUTING_LAG_S - 1)
-        await outbox.take(0, 1)
+        await outbox.claim(0, 1)
         assert outbox.reasons() == [Reason.ROUTING_LAG]
         assert ROUTING_LAG_S < outbox.lag_s() < ROUTING_LAG_S + 5
-        await outbox.take(1, 1)
+        await outbox.claim(1, 1)
         assert outbox.reasons() == []
         assert outbox.lag_s() < 5
 
@@ -261,7 +261,7 @@ async def test_p27_one_receiver_of_several_that_lags_or_is_disabled_is_a_reason(
             ({}, ()),
         ]
         for ill, expected in ills:
-            looked.vitals._note_queues([queue(receiver=f"r{k}", **(ill if k == at else {})) for k in range(3)])
+            looked.self_check._note_queues([queue(receiver=f"r{k}", **(ill if k == at else {})) for k in range(3)])
             assert looked.health.own_reasons() == expected
 
 
@@ -273,7 +273,7 @@ async def test_queues_that_cannot_be_asked_for_long_count_as_lagging_and_have_no
         looked.queues = None
         await looked.until(lambda: series not in values(looked.metrics))
         assert looked.health.own_reasons() == ()
-        looked.vitals._queues_seen_s -= DELIVERY_LAG_S
+        looked.self_check._queues_seen_s -= DELIVERY_LAG_S
         assert looked.health.own_reasons() == (Reason.DELIVERY_LAG,)
         looked.queues = [queue()]
         await looked.until_reasons()
@@ -285,11 +285,11 @@ async def test_p30_a_bug_of_the_alert_side_does_not_end_the_daemon_s_look_at_its
         with capture_logs() as logs:
             async with looked.running() as running:
                 await until(lambda: logs)
-                turns = len(looked.vitals._lags)
-                await until(lambda: len(looked.vitals._lags) > turns)
+                turns = len(looked.self_check._lags)
+                await until(lambda: len(looked.self_check._lags) > turns)
                 assert not running.done()
         assert [line["event"] for line in logs] == ["vitals.queues_failed"]
-        looked.vitals._queues_seen_s -= 60
+        looked.self_check._queues_seen_s -= 60
         assert looked.health.own_reasons() == (Reason.DELIVERY_LAG,)
 
 
@@ -308,7 +308,7 @@ async def test_it_ends_whenever_it_is_cancelled(store_url: str) -> None:
     """On CPython 3.11 a cancellation that came as a command had been written was lost, and a stop never ended."""
     async with looking(store_url) as looked:
         for turns in range(60):
-            running = asyncio.create_task(looked.vitals.run())
+            running = asyncio.create_task(looked.self_check.run())
             for _ in range(turns):
                 await asyncio.sleep(0)
             running.cancel()
@@ -322,12 +322,12 @@ async def test_it_ends_whenever_it_is_cancelled(store_url: str) -> None:
 async def test_a_loop_that_was_held_up_is_a_reason_until_the_window_has_passed(store_url: str) -> None:
     async with looking(store_url) as looked:
         async with looked.running():
-            await until(lambda: looked.vitals._lags)
+            await until(lambda: looked.self_check._lags)
             time.sleep(1.5)  # noqa: ASYNC251 - what is tested is that somebody does so
             await until(lambda: Reason.EVENT_LOOP_LAG in looked.health.own_reasons())
             await until(lambda: looked.told("event_loop_lag_seconds") > 1)
-        lags = looked.vitals._lags
-        looked.vitals._lags = type(lags)((at_s - LOOP_WINDOW_S, late_s) for at_s, late_s in lags)
+        lags = looked.self_check._lags
+        looked.self_check._lags = type(lags)((at_s - LOOP_WINDOW_S, late_s) for at_s, late_s in lags)
         assert looked.health.own_reasons() == ()
 
 

@@ -12,7 +12,7 @@ import pytest
 import uvloop
 
 from monitor.api.errors import BodyTooSlowError
-from monitor.api.raw_path import Entry
+from monitor.api.raw_path import RawPath
 from monitor.api.requests import Headers, read_body
 from monitor.http.protocol import PIECE_BYTES, BoundedProtocol
 from monitor.http.server import ACCEPTS, HttpServer, ListenError, listen
@@ -197,7 +197,7 @@ async def whole(_: Scope, receive: Receive, send: Send) -> None:
 
 
 async def test_p28_large_answers_that_nobody_takes_are_bounded_in_bytes() -> None:
-    async with serving(Entry(whole, answers=Shares(2 * LARGE_BYTES, Tenants(), what="bytes"))) as port:
+    async with serving(RawPath(whole, answers=Shares(2 * LARGE_BYTES, Tenants(), what="bytes"))) as port:
         slow = [await Client.to(port) for _ in range(2)]
         for client in slow:
             client.writer.write(REQUEST)

@@ -9,7 +9,7 @@ import pytest
 
 from monitor.errors import NotAllowedError, QuotaExceededError
 from monitor.intake.backlog import Graces
-from monitor.intake.batches import BATCH_BYTES, BATCH_LIMIT, LOTS_AT_ONCE, Many
+from monitor.intake.batches import BATCH_BYTES, BATCH_LIMIT, CHUNKS_AT_ONCE, BatchIntake
 from monitor.intake.queue import Intake
 from monitor.store import StoreUnavailableError
 from tests.support.stores import beat
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from monitor.store import Store
 
 
-def many_on(store: Store) -> Many:
-    return Many(store, graces=Graces(store.settings.graces_ms), on_moved=lambda _: None)
+def many_on(store: Store) -> BatchIntake:
+    return BatchIntake(store, graces=Graces(store.settings.graces_ms), on_moved=lambda _: None)
 
 
 async def test_many_beats_of_one_request_are_stored_in_full_calls(store_url: str) -> None:
@@ -61,7 +61,7 @@ async def test_a_beat_that_is_refused_is_the_same_one_whichever_call_carries_it(
 async def test_p28_the_graces_of_workers_in_a_request_of_many_bound_how_long_beats_may_wait(store_url: str) -> None:
     async with watched(store_url, partitions=2) as store:
         graces = Graces(store.settings.graces_ms)
-        many = Many(store, graces=graces, on_moved=lambda _: None)
+        many = BatchIntake(store, graces=graces, on_moved=lambda _: None)
         await many.beats([beat(f"w{k}", grace_ms=4_000 - 100 * k) for k in range(10)])
         assert graces.shortest_ms() == 3_100
         await many.beats([beat("w9")])
@@ -80,7 +80,7 @@ async def test_p28_a_single_beat_goes_between_the_many_of_a_request(store_url: s
         store.gate.set()
         await asyncio.gather(request, single)
         assert len(store.calls) == 21
-        assert ["single" in call for call in store.calls].index(True) <= LOTS_AT_ONCE
+        assert ["single" in call for call in store.calls].index(True) <= CHUNKS_AT_ONCE
 
 
 async def test_large_beats_of_a_request_go_in_smaller_calls(store_url: str) -> None:
@@ -96,7 +96,7 @@ async def test_p10_many_beats_fail_together_when_some_were_not_stored(store_url:
         store.bug = StoreUnavailableError("no")
         with pytest.raises(StoreUnavailableError, match="no"):
             await many.beats([beat(f"w{k}") for k in range(10 * BATCH_LIMIT)])
-        assert len(store.calls) <= LOTS_AT_ONCE, "what was not sent yet is not sent any more"
+        assert len(store.calls) <= CHUNKS_AT_ONCE, "what was not sent yet is not sent any more"
         store.bug = None
         assert await many.beats([beat("a")]) == [None]
 
@@ -110,5 +110,5 @@ async def test_a_cancelled_request_of_many_sends_no_more(store_url: str) -> None
         request.cancel()
         await asyncio.wait([request])
         store.gate.set()
-        assert len(store.calls) <= LOTS_AT_ONCE
+        assert len(store.calls) <= CHUNKS_AT_ONCE
         assert await many.beats([beat("next")]) == [None]

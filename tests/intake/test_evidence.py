@@ -31,12 +31,12 @@ class WatchedStore(Store):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.lots: list[Sequence[Evidence]] = []
+        self.chunks: list[Sequence[Evidence]] = []
         self.down = False
         self.meanwhile: Callable[[], None] = lambda: None
 
     async def evidence(self, partition: int, evidence: Sequence[Evidence]) -> None:
-        self.lots.append(evidence)
+        self.chunks.append(evidence)
         self.meanwhile()
         if self.down:
             raise StoreUnavailableError("down")
@@ -45,7 +45,7 @@ class WatchedStore(Store):
 
     @property
     def given(self) -> list[Evidence]:
-        return [one for lot in self.lots for one in lot]
+        return [one for lot in self.chunks for one in lot]
 
 
 class Desk:
@@ -76,7 +76,7 @@ class Desk:
         await self.clock.set(self.store.clock.now_ms() + 10)
 
     async def worker(self, worker_id: str) -> Worker:
-        _, _, worker = await self.store.one(WorkerKey("acme", worker_id))
+        _, _, worker = await self.store.get(WorkerKey("acme", worker_id))
         assert worker is not None
         return worker
 
@@ -110,7 +110,7 @@ async def test_p11_what_is_noted_is_read_with_the_worker_until_a_beat_is_accepte
     await desk.later()
     await desk.store.beat(0, [beat("w")])
     assert (await desk.worker("w")).rejected is None
-    _, _, nobody = await desk.store.one(WorkerKey("acme", "nobody"))
+    _, _, nobody = await desk.store.get(WorkerKey("acme", "nobody"))
     assert nobody is None, "it registers nobody"
 
 
@@ -170,7 +170,7 @@ async def test_p28_evidence_is_bounded_and_what_is_too_much_is_dropped_and_count
             desk.note(f"w-{number}")
         await desk.recorder.flush()
         most = LOT * LOTS_OF_A_PARTITION
-        assert max(map(len, desk.store.lots)) <= LOT
+        assert max(map(len, desk.store.chunks)) <= LOT
         assert len(desk.store.given) == most
         assert desk.counted("recorded") == most
         assert desk.counted("dropped") == MOST_PENDING + 500 - most
@@ -183,7 +183,7 @@ async def test_p11_trouble_of_the_store_is_nobodys_error(store_url: str) -> None
         for number in range(3 * LOT):
             desk.note(f"w-{number}")
         await desk.recorder.flush()
-        assert len(desk.store.lots) == 1, "the rest is not even tried"
+        assert len(desk.store.chunks) == 1, "the rest is not even tried"
         assert desk.counted("dropped") == 3 * LOT
         desk.store.down = False
         desk.now_s += 1

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from monitor.api.app import create_app
-from monitor.api.fast_path import Express
+from monitor.api.fast_path import FastPath
 from monitor.http.server import HttpServer, listen
 from monitor.intake.queue import LANES, Intake
 from monitor.liveness import EventKind, Liveness
@@ -103,7 +103,7 @@ async def site(
             create_app(services),
             connections=connections,
             shutdown_timeout_ms=2_000,
-            shortcut=Express(services) if with_shortcut else None,
+            shortcut=FastPath(services) if with_shortcut else None,
         )
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
@@ -239,7 +239,7 @@ async def test_p9_p10_a_beat_whose_answer_is_lost_is_refused_and_sending_it_agai
 
 
 async def one(store: Store, worker_id: str) -> Any:
-    _, _, worker = await store.one(beat(worker_id).key)
+    _, _, worker = await store.get(beat(worker_id).key)
     assert worker is not None
     return worker
 
@@ -385,7 +385,7 @@ async def test_p3_a_sweep_whose_answers_are_lost_records_each_silence_once(store
             await sweeper.sweep()
             await proxy.heal()
         await sweeper.sweep()
-        counts = (await direct.census("acme")).environments["prod"]
+        counts = (await direct.count_workers("acme")).environments["prod"]
         assert {state: count for state, count in counts.items() if count} == {Liveness.STALE: len(names)}
         events = [(event.worker_id, event.kind, event.seq) for event in await events_of(direct)]
         expected = [(name, kind, seq) for name in names for seq, kind in enumerate(_OF_A_DEAD_WORKER, 1)]

@@ -32,15 +32,15 @@ def late(store: Store, what: str) -> Awaitable[object]:
         case "beat":
             return store.beat(0, [beat("w", status="old")])
         case "goodbye":
-            return store.leave(GOODBYE)
+            return store.disconnect(GOODBYE)
         case _:
-            return store.forget(KEY, allowed=None, reason="deleted")
+            return store.delete(KEY, allowed=None, reason="deleted")
 
 
 async def looked_at(store: Store) -> Worker:
     """The worker, after the store has read everything that lay at its sockets before."""
     for _ in range(2):
-        _, _, worker = await store.one(KEY)
+        _, _, worker = await store.get(KEY)
     assert worker is not None
     return worker
 
@@ -65,7 +65,7 @@ async def test_p8_a_call_that_was_given_up_on_changes_nothing_when_the_store_com
             assert after == before
             assert after.liveness(before.last_seen_ms) is Liveness.ALIVE
             await late(store, what)
-            _, _, changed = await store.one(KEY)
+            _, _, changed = await store.get(KEY)
             assert changed != before
 
 
@@ -76,4 +76,4 @@ async def test_a_step_of_the_stores_clock_is_no_lateness(store_url: str) -> None
             await ManualClock(store_url).set(store.clock.now_ms() + hours * 3_600_000)
             result = await asyncio.wait_for(store.beat(0, [beat("w")]), 10)
             assert len(result.outcomes) == 1
-            assert (await store.leave(GOODBYE)).now_ms >= result.now_ms
+            assert (await store.disconnect(GOODBYE)).now_ms >= result.now_ms

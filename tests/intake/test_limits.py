@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from monitor.api.admission import LONGEST_S, Admission, BeatRates
-from monitor.api.rejected_beats import Witness
+from monitor.api.rejected_beats import RejectedBeats
 from monitor.api.shared import Shared
 from monitor.clock import monotonic_s
 from monitor.daemon.config.model import Config
@@ -233,7 +233,7 @@ async def test_p28_bodies_that_come_slowly_share_a_bounded_room_and_give_it_back
     room = shared.bodies
     noted: list[Evidence] = []
     async with (
-        api.running(store_url, services={"shared": shared, "witness": Witness(noted.append)}) as lastseen,
+        api.running(store_url, services={"shared": shared, "rejected_beats": RejectedBeats(noted.append)}) as lastseen,
         api.served(lastseen.app) as port,
     ):
         token = api.token(lastseen.store.clock.now_ms())

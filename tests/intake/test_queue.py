@@ -52,11 +52,11 @@ def submit(intake: Intake, letter: str, worker: str = "w") -> Awaitable[object]:
         case "b":
             return intake.beat(beat(worker))
         case "c":
-            return intake.leave(goodbye(worker))
+            return intake.disconnect(goodbye(worker))
         case "f":
-            return intake.leave(goodbye(worker, trigger=Trigger.DISCONNECT_FAILURE, reason="crash", exit_code=1))
+            return intake.disconnect(goodbye(worker, trigger=Trigger.DISCONNECT_FAILURE, reason="crash", exit_code=1))
         case _:
-            return intake.forget(erasure(worker))
+            return intake.delete(erasure(worker))
 
 
 async def history(store: Store) -> list[Event]:
@@ -116,10 +116,13 @@ def test_a_goodbye_stays_behind_a_beat_of_the_same_turn_of_the_loop(store_url: s
             store.gate.clear()
             orders: list[asyncio.Task[Any]] = [asyncio.create_task(intake.beat(beat("first")))]
             await asyncio.wait_for(store.called.wait(), PATIENCE_S)
-            orders += [asyncio.create_task(intake.beat(beat("w"))), asyncio.create_task(intake.leave(goodbye("w")))]
+            orders += [
+                asyncio.create_task(intake.beat(beat("w"))),
+                asyncio.create_task(intake.disconnect(goodbye("w"))),
+            ]
             store.gate.set()
             await asyncio.gather(*orders)
-            assert store.calls == [["first"], ["w"], ["leave w"]]
+            assert store.calls == [["first"], ["w"], ["disconnect w"]]
 
     # The daemon's loop, whose clock stands still within a turn.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -181,7 +184,7 @@ async def test_a_goodbye_goes_alone_between_the_beats_before_and_after_it(store_
     async with watched(store_url) as store:
         intake = intake_on(store, lanes=1)
         await asyncio.gather(*(submit(intake, order[0], order[1]) for order in ("ba", "bw", "cw", "bw", "bb", "ea")))
-        assert store.calls == [["a", "w", "b"], ["leave w"], ["w"], ["forget a"]]
+        assert store.calls == [["a", "w", "b"], ["disconnect w"], ["w"], ["delete a"]]
 
 
 async def test_p29_goodbyes_of_one_tenant_hold_up_neither_beats_nor_goodbyes_of_another(store_url: str) -> None:
@@ -190,15 +193,15 @@ async def test_p29_goodbyes_of_one_tenant_hold_up_neither_beats_nor_goodbyes_of_
         store.gate.clear()
         first = asyncio.create_task(intake.beat(beat("first")))
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
-        evil = [asyncio.create_task(intake.leave(goodbye(key=WorkerKey("evil", f"e{k}")))) for k in range(50)]
+        evil = [asyncio.create_task(intake.disconnect(goodbye(key=WorkerKey("evil", f"e{k}")))) for k in range(50)]
         await asyncio.sleep(0)
         quiet = [asyncio.create_task(intake.beat(beat(worker))) for worker in ("a", "b")]
-        quiet.append(asyncio.create_task(intake.leave(goodbye("first"))))  # type: ignore[arg-type]
+        quiet.append(asyncio.create_task(intake.disconnect(goodbye("first"))))  # type: ignore[arg-type]
         await asyncio.sleep(0)
         assert intake.oldest_s() < 1
         store.gate.set()
         await asyncio.gather(first, *evil, *quiet, return_exceptions=True)
-        assert store.calls[:5] == [["first"], ["leave e0"], ["a", "b"], ["leave first"], ["leave e1"]]
+        assert store.calls[:5] == [["first"], ["disconnect e0"], ["a", "b"], ["disconnect first"], ["disconnect e1"]]
         assert len(store.calls) == 3 + len(evil)
 
 
@@ -312,7 +315,7 @@ async def test_p28_a_full_intake_refuses_at_once_and_sends_nothing_of_it(store_u
         flying = asyncio.create_task(intake.beat(beat("in-flight")))
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
         waiting = [asyncio.create_task(intake.beat(beat(worker))) for worker in ("a", "b", "c")]
-        for order in (intake.beat(beat("one-too-many")), intake.leave(goodbye("a")), intake.forget(erasure("a"))):
+        for order in (intake.beat(beat("one-too-many")), intake.disconnect(goodbye("a")), intake.delete(erasure("a"))):
             with pytest.raises(IntakeFullError, match="3 beats are waiting"):
                 await asyncio.create_task(order)
         assert store.calls == [["in-flight"]]
@@ -343,7 +346,7 @@ async def _all_fail_in_time(intake: Intake, timeout_s: float) -> None:
     begun_s = loop.time()
     async with asyncio.timeout(PATIENCE_S):
         answers = await asyncio.gather(
-            *(intake.beat(beat(f"w{k}")) for k in range(600)), intake.leave(goodbye()), return_exceptions=True
+            *(intake.beat(beat(f"w{k}")) for k in range(600)), intake.disconnect(goodbye()), return_exceptions=True
         )
     assert {type(answer) for answer in answers} == {StoreUnavailableError}
     assert loop.time() - begun_s < timeout_s + 1
@@ -483,9 +486,9 @@ async def test_p24_what_a_token_does_not_cover_is_not_allowed_and_changes_nothin
         with pytest.raises(NotAllowedError, match="'a'"):
             await intake.beat(beat("a", allowed=("qa",)))
         with pytest.raises(NotAllowedError, match="'a'"):
-            await intake.leave(goodbye("a", allowed=("qa",)))
+            await intake.disconnect(goodbye("a", allowed=("qa",)))
         with pytest.raises(NotAllowedError, match="'a'"):
-            await intake.forget(erasure("a", allowed=("qa",)))
+            await intake.delete(erasure("a", allowed=("qa",)))
         assert [event.kind for event in await history(store)] == [EventKind.REGISTERED]
 
 
@@ -493,9 +496,9 @@ async def test_nobody_can_take_leave_of_or_erase_a_worker_that_there_is_not(stor
     async with opened(store_url) as store:
         intake = intake_on(store)
         with pytest.raises(UnknownWorkerError, match="'w'"):
-            await intake.leave(goodbye())
+            await intake.disconnect(goodbye())
         with pytest.raises(UnknownWorkerError, match="'w'"):
-            await intake.forget(erasure())
+            await intake.delete(erasure())
         assert await history(store) == []
 
 
@@ -505,7 +508,7 @@ async def test_a_goodbye_that_changes_nothing_is_fine(store_url: str) -> None:
         intake = intake_on(store, moved=moved)
         await intake.beat(beat())
         for _ in range(3):
-            await intake.leave(goodbye())
+            await intake.disconnect(goodbye())
         assert [move.kind for move in moved] == [EventKind.REGISTERED, EventKind.STOPPED]
 
 

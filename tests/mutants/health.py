@@ -1,4 +1,4 @@
-"""Wrong changes to health, vitals, metrics, the watchdog, the sweeper, the scheduler."""
+"""Wrong changes to health, self_check, metrics, the watchdog, the sweeper, the scheduler."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="the graces of workers that beat in lists do not count for how long a beat may wait",
         file="monitor/intake/batches.py",
-        old="                self._graces.see(result.least_grace_ms)\n",
+        old="                self._graces.add(result.least_grace_ms)\n",
         new="",
         tests=("tests/intake/test_batches.py",),
     ),
@@ -83,7 +83,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="beats that are refused on the short way are no signs of life",
         file="monitor/api/fast_path.py",
-        old="                services.witness.refused(principal, beat.key.worker_id, error)\n",
+        old="                services.rejected_beats.refused(principal, beat.key.worker_id, error)\n",
         new="",
         tests=(
             "tests/api/test_fast_path.py::test_p28_a_full_intake_is_503_on_both_ways",

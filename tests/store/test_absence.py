@@ -27,7 +27,7 @@ NOT_BACK = "did not return as planned"
 
 async def leave(store: Store, back_in_ms: int | None = None, *, worker: str = "w", exit_code: int = 0) -> ChangeResult:
     trigger = Trigger.DISCONNECT_FAILURE if exit_code else Trigger.DISCONNECT_CLEAN
-    return await store.leave(
+    return await store.disconnect(
         Disconnect(
             key=WorkerKey("acme", worker),
             allowed=None,
@@ -50,19 +50,19 @@ async def told(store: Store) -> list[tuple[str, str]]:
 
 
 async def read(store: Store) -> Worker:
-    _, _, worker = await store.one(W)
+    _, _, worker = await store.get(W)
     assert worker is not None
     return worker
 
 
 async def seen(store: Store) -> set[Liveness]:
     """What the worker is, in every way in which it can be read."""
-    now_ms, _, worker = await store.one(W)
+    now_ms, _, worker = await store.get(W)
     assert worker is not None
-    page = await store.page(0, "acme", after="", limit=10, environments=None, want=None)
+    page = await store.list_workers(0, "acme", after="", limit=10, environments=None, want=None)
     down = Want(alive=False, late=False, overdue=True, down=True)
-    found = await store.page(0, "acme", after="", limit=10, environments=None, want=down)
-    census = await store.census("acme")
+    found = await store.list_workers(0, "acme", after="", limit=10, environments=None, want=down)
+    census = await store.count_workers("acme")
     counted = {
         liveness: count for counts in census.environments.values() for liveness, count in counts.items() if count
     }
@@ -194,7 +194,7 @@ async def test_a_stale_worker_can_announce_an_absence_and_a_failed_one_cannot(st
         await clock.set(t + REACH_MS)
         assert [moved.kind for moved in (await leave(store, 60_000)).moved] == [EventKind.STALE, EventKind.STOPPED]
         assert (await leave(store, 60_000, worker="v")).outcome == REFUSED
-        _, _, failed = await store.one(WorkerKey("acme", "v"))
+        _, _, failed = await store.get(WorkerKey("acme", "v"))
         assert failed is not None
         assert (failed.stored, failed.back_ms) == (Liveness.FAILED, None)
         await clock.set(t + 2 * REACH_MS)
@@ -317,9 +317,9 @@ async def test_a_deleted_worker_s_absence_leaves_nothing(store_url: str) -> None
         await store.beat(0, [beat(), beat("v")])
         await leave(store, ABSENCE_MS)
         t = (await leave(store, ABSENCE_MS, worker="v")).now_ms
-        await store.forget(W, allowed=None, reason="deleted")
+        await store.delete(W, allowed=None, reason="deleted")
         await check_indexes(store_url)
-        await store.forget(WorkerKey("acme", "v"), allowed=None, reason="deleted")
+        await store.delete(WorkerKey("acme", "v"), allowed=None, reason="deleted")
         assert await keys(store_url) == {"m", "e", "e:acme", "lengths", "began"}
         await store.beat(0, [beat()])
         await leave(store)
@@ -346,7 +346,7 @@ async def test_p3_many_absences_end_in_bounded_chunks_each_once_and_in_order(sto
         for environment in range(3):
             mine = [name for name in moved if names.index(name) % 3 == environment]
             assert mine == sorted(mine, reverse=True)
-        assert (await store.census("acme")).environments["e0"][Liveness.STALE] == 9
+        assert (await store.count_workers("acme")).environments["e0"][Liveness.STALE] == 9
         await check_indexes(store_url)
 
 

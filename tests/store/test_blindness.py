@@ -184,16 +184,16 @@ class Monitor:
         return [(moved.kind, moved.due_ms) for moved in result.moved]
 
     async def worker(self) -> Worker:
-        _, _, worker = await self.store.one(KEY)
+        _, _, worker = await self.store.get(KEY)
         assert worker is not None
         return worker
 
     async def liveness(self) -> Liveness:
         """What every way of reading says of the worker."""
-        now_ms, _, worker = await self.store.one(KEY)
+        now_ms, _, worker = await self.store.get(KEY)
         assert worker is not None
-        page = await self.store.page(0, "acme", after="", limit=10, environments=None, want=None)
-        census = await self.store.census("acme")
+        page = await self.store.list_workers(0, "acme", after="", limit=10, environments=None, want=None)
+        census = await self.store.count_workers("acme")
         [counted] = [liveness for liveness, count in census.environments["prod"].items() if count]
         seen = {worker.liveness(now_ms), page.workers[0].liveness(page.now_ms), counted}
         assert len(seen) == 1
@@ -281,11 +281,11 @@ async def test_p1_whatever_comes_first_after_an_outage_expires_nobody(store_url:
             case "beat":
                 await m.beat()
             case "leave":
-                moved = (await store.leave(goodbye())).moved
+                moved = (await store.disconnect(goodbye())).moved
                 assert [(one.kind, one.due_ms) for one in moved] == [(EventKind.STOPPED, m.now_ms)]
                 return
             case "forget":
-                moved = (await store.forget(KEY, allowed=None, reason="deleted")).moved
+                moved = (await store.delete(KEY, allowed=None, reason="deleted")).moved
                 assert [one.kind for one in moved] == [EventKind.FORGOTTEN]
                 return
             case "purge":
@@ -404,7 +404,7 @@ async def test_p13_a_step_of_the_store_s_clock_is_an_outage_and_not_a_mass_death
         result = await store.pulse(0, ends=False)
         assert result.window is not None
         assert 590_000 < result.window.end_ms - result.window.begin_ms < 610_000
-        assert (await store.one(KEY))[2].deadline_ms == result.now_ms + REACH_MS  # type: ignore[union-attr]
+        assert (await store.get(KEY))[2].deadline_ms == result.now_ms + REACH_MS  # type: ignore[union-attr]
         await redis.hincrby("{ls:0}:m", "skew", -1_200_000)
         again = await store.pulse(0, ends=False)
         assert again.now_ms >= result.now_ms
@@ -597,7 +597,7 @@ async def test_p28_who_is_bound_to_a_daemon_that_is_behind_is_not_reported_for_a
             await m.store.pulse(0, behind=True)
             moved += (await other.sweep(0, limit=100)).moved
         assert [one.worker_id for one in moved] == ["w", "of-other"]
-        _, _, bound = await m.store.one(WorkerKey("acme", "bound"))
+        _, _, bound = await m.store.get(WorkerKey("acme", "bound"))
         assert bound is not None
         assert bound.liveness(m.now_ms) in {Liveness.ALIVE, Liveness.LATE}
         told = m.now_ms
@@ -757,7 +757,7 @@ async def test_p2_a_new_daemon_after_the_only_one_leaves_no_more_credit_than_the
 async def test_p1_an_announced_absence_that_ends_in_an_outage_is_waited_for_again(store_url: str) -> None:
     async with monitor(store_url) as m:
         await m.beat()
-        await m.store.leave(goodbye(back_in_ms=120_000))
+        await m.store.disconnect(goodbye(back_in_ms=120_000))
         back = m.now_ms + 120_000
         await m.outage(back + 60_000)
         worker = await m.worker()
@@ -773,7 +773,7 @@ async def test_p26_retention_counts_time_outside_blind_windows(store_url: str) -
     retention_ms = 600_000
     async with monitor(store_url) as m:
         await m.beat()
-        await m.store.leave(goodbye())
+        await m.store.disconnect(goodbye())
         stopped = m.now_ms
         await m.runs(stopped + 10_000)
         await m.outage(m.now_ms + 10 * retention_ms)
@@ -788,7 +788,7 @@ async def test_p26_retention_counts_time_outside_blind_windows(store_url: str) -
 async def test_p26_retention_leaves_out_each_of_several_blind_windows(store_url: str) -> None:
     async with monitor(store_url) as m:
         await m.beat()
-        await m.store.leave(goodbye())
+        await m.store.disconnect(goodbye())
         stopped = m.now_ms
         for _ in range(3):
             await m.runs(m.now_ms + 10_000)
@@ -913,9 +913,9 @@ async def _moved_as_said(url: str, cuts: list[int], seen_ms: list[int], now_ms: 
             for k, seen in enumerate(seen_ms)
         }
         due = {name for name, credit in dues.items() if credit.deadline_ms <= m.now_ms}
-        census = await m.store.census(None)
+        census = await m.store.count_workers(None)
         assert census.environments["prod"][Liveness.STALE] == len(due)
-        found = await m.store.page(0, "acme", after="", limit=100, environments=None, want=None)
+        found = await m.store.list_workers(0, "acme", after="", limit=100, environments=None, want=None)
         assert {one.key.worker_id: one.deadline_ms for one in found.workers} == {
             name: credit.deadline_ms for name, credit in dues.items()
         }
@@ -1117,7 +1117,7 @@ async def test_p11_evidence_revives_and_registers_nobody_and_stays_within_what_a
             ],
         )
         assert (await m.worker()).rejected is None
-        assert (await m.store.one(WorkerKey("acme", "unknown")))[2] is None
+        assert (await m.store.get(WorkerKey("acme", "unknown")))[2] is None
         await m.runs(m.now_ms + REACH_MS)
         assert [kind for kind, _ in await m.swept()] == [EventKind.STALE]
         await m.store.evidence(0, [refused()])
@@ -1161,7 +1161,7 @@ async def test_p2_a_beat_that_we_were_too_busy_for_after_an_absence_ended_prolon
 ) -> None:
     async with monitor(store_url) as m:
         await m.beat()
-        await m.store.leave(goodbye(back_in_ms=60_000))
+        await m.store.disconnect(goodbye(back_in_ms=60_000))
         back = m.now_ms + 60_000
         await m.runs(back + late_ms)  # and no sweep
         await m.store.evidence(0, [refused(rejection=Rejection.OVERLOADED)])
@@ -1194,5 +1194,5 @@ async def test_p11_a_rejected_worker_is_not_purged_while_it_is_known_to_be_alive
             await m.swept()
         assert (await m.store.purge(0, limit=10, retention_ms=1)).moved == []
         assert m.now_ms > seen + REACH_MS
-        await m.store.leave(goodbye())
+        await m.store.disconnect(goodbye())
         assert [event.kind for event in await events_of(m.store)][-2:] == [EventKind.REJECTED, EventKind.STOPPED]

@@ -48,7 +48,7 @@ async def test_p25_what_is_recorded_of_a_rejected_worker_does_not_depend_on_when
 async def _straggling(m: Monitor, *, back_in_ms: int) -> tuple[int, int]:
     """A worker that is away, and whose beat thread was a step behind: its last beat, and when it is back."""
     await m.beat()
-    await m.store.leave(goodbye(back_in_ms=back_in_ms))
+    await m.store.disconnect(goodbye(back_in_ms=back_in_ms))
     back = m.now_ms + back_in_ms
     await m.runs(m.now_ms + 1_000)
     await m.store.beat(0, [beat()])
@@ -90,7 +90,7 @@ async def test_p2_the_absence_of_a_worker_whose_daemon_has_gone_is_not_lost(stor
 async def test_p28_a_worker_that_is_back_while_we_are_too_busy_is_not_missed(store_url: str) -> None:
     async with monitor(store_url) as m:
         await m.beat()
-        await m.store.leave(goodbye(back_in_ms=60_000))
+        await m.store.disconnect(goodbye(back_in_ms=60_000))
         await m.runs(m.now_ms + 50_000)
         await m.store.evidence(0, [refused(rejection=Rejection.OVERLOADED)])
         due = m.now_ms + REACH_MS
@@ -104,7 +104,7 @@ async def test_p28_a_worker_that_is_back_while_we_are_too_busy_is_not_missed(sto
 async def test_p2_nobody_is_forgotten_who_is_still_waited_for_because_of_an_outage(store_url: str) -> None:
     async with monitor(store_url) as m:
         await m.beat()
-        await m.store.leave(goodbye(back_in_ms=60_000))
+        await m.store.disconnect(goodbye(back_in_ms=60_000))
         back = m.now_ms + 60_000
         await m.runs(back - 1_000)
         await m.outage(m.now_ms + 10_000)
@@ -124,7 +124,7 @@ async def test_p2_nobody_is_forgotten_who_is_still_waited_for_because_of_an_outa
 async def test_p26_an_absence_that_an_outage_prolonged_is_retained_from_its_moved_end_on(store_url: str) -> None:
     async with monitor(store_url) as m:
         await m.beat()
-        await m.store.leave(goodbye(back_in_ms=60_000))
+        await m.store.disconnect(goodbye(back_in_ms=60_000))
         await m.runs(m.now_ms + 59_000)
         await m.outage(m.now_ms + 10_000)
         due = m.now_ms + REACH_MS
@@ -170,4 +170,4 @@ async def test_p13_time_is_made_good_in_a_busy_store_too(store_url: str) -> None
             assert now_ms >= last
             last = now_ms
         assert int(await redis.hget("{ls:0}:m", "skew") or 0) == after
-        assert (await store.one(KEY))[2] is not None
+        assert (await store.get(KEY))[2] is not None

@@ -266,10 +266,10 @@ async def test_p26_a_full_store_takes_no_writes_evicts_nothing_and_recovers_when
                 stored.append(f"w{len(stored)}")
         assert 20 < len(stored) < 80
         for name in stored[:10]:
-            assert (await store.forget(WorkerKey("acme", name), allowed=None, reason="deleted")).outcome == STORED
+            assert (await store.delete(WorkerKey("acme", name), allowed=None, reason="deleted")).outcome == STORED
         assert (await store.beat(0, [beat("last", metadata_json=large)])).outcomes[0][0] == STORED
         for name in stored[10:]:
-            _, _, worker = await store.one(WorkerKey("acme", name))
+            _, _, worker = await store.get(WorkerKey("acme", name))
             assert worker is not None
             assert worker.metadata_json == large
 

@@ -131,7 +131,7 @@ class StoreMachine(RuleBasedStateMachine):
             back_in_ms=back_in_ms,
             first_environment="dev-1",
         )
-        result = self.run(self.store.leave(goodbye))
+        result = self.run(self.store.disconnect(goodbye))
         if key in self.model.workers:
             assert result.outcome != UNKNOWN
             self.model.leave(key, trigger, result.now_ms, back_in_ms=back_in_ms)
@@ -174,7 +174,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.pulse_of(DAEMONS[number], ends=ends)
 
     def now_ms(self) -> int:
-        now_ms, _, _ = self.run(self.store.one(WorkerKey("nobody", "x")))
+        now_ms, _, _ = self.run(self.store.get(WorkerKey("nobody", "x")))
         assert isinstance(now_ms, int)
         return now_ms
 
@@ -245,7 +245,7 @@ class StoreMachine(RuleBasedStateMachine):
     def evidence(self, refused: Evidence) -> None:
         self.run(self.store.evidence(0, [refused]))
         if refused.key in self.model.workers:
-            _, _, worker = self.run(self.store.one(refused.key))
+            _, _, worker = self.run(self.store.get(refused.key))
             at_ms = worker.last_seen_ms if worker.rejected is None else worker.rejected.at_ms
             self.model.evidence(refused, at_ms)
 
@@ -294,14 +294,14 @@ class StoreMachine(RuleBasedStateMachine):
         for key, expected in self.model.workers.items():
             base_ms, _ = self.model.due(expected, times[0])
             if expected.liveness is Liveness.ALIVE and base_ms > expected.base_ms:
-                _, _, worker = self.run(self.store.one(key))
+                _, _, worker = self.run(self.store.get(key))
                 found = worker.late_ms - worker.interval_ms
                 assert found in {self.model.due(expected, now_ms)[0] for now_ms in times}
                 expected.move_base(found)
 
     @rule(key=KEYS)
     def delete(self, key: WorkerKey) -> None:
-        result = self.run(self.store.forget(key, allowed=None, reason="deleted"))
+        result = self.run(self.store.delete(key, allowed=None, reason="deleted"))
         assert (result.outcome == UNKNOWN) is (key not in self.model.workers)
         if key in self.model.workers:
             self.model.forget(key, result.now_ms, expire=True)
@@ -375,7 +375,7 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def every_worker_reads_as_the_model_says(self) -> None:
         for key, expected in self.model.workers.items():
-            now_ms, _, worker = self.run(self.store.one(key))
+            now_ms, _, worker = self.run(self.store.get(key))
             assert worker is not None
             assert (worker.stored, worker.back_ms) == (expected.liveness, expected.back_ms)
             assert worker.straggler is expected.straggler
@@ -407,7 +407,7 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def lists_and_counts_agree_with_the_model(self) -> None:
         for tenant in TENANTS:
-            census = self.run(self.store.census(tenant))
+            census = self.run(self.store.count_workers(tenant))
             expected: Counter[tuple[str, Liveness]] = Counter()
             is_waited_for = False  # only since its daemon has gone: the next sweep says so to the counts
             for key, worker in self.model.workers.items():
@@ -424,7 +424,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert all(count > 0 for count in told.values())
             ids, after = [], ""
             while True:
-                page = self.run(self.store.page(0, tenant, after=after, limit=2, environments=None, want=None))
+                page = self.run(self.store.list_workers(0, tenant, after=after, limit=2, environments=None, want=None))
                 ids += [worker.key.worker_id for worker in page.workers]
                 after = page.last
                 if not after:

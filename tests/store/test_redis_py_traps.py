@@ -50,12 +50,12 @@ async def behind(url: str, **settings: Any) -> AsyncIterator[tuple[Proxy, Store]
 
 
 async def read(store: Store, worker_id: str = "w") -> Any:
-    _, _, worker = await store.one(WorkerKey("acme", worker_id))
+    _, _, worker = await store.get(WorkerKey("acme", worker_id))
     return worker
 
 
 async def forget(store: Store, worker_id: str = "w") -> int:
-    return (await store.forget(WorkerKey("acme", worker_id), allowed=None, reason="deleted")).outcome
+    return (await store.delete(WorkerKey("acme", worker_id), allowed=None, reason="deleted")).outcome
 
 
 CALL: Final[dict[str, Callable[[Store], Awaitable[Any]]]] = {

@@ -72,7 +72,7 @@ async def test_p8_a_sweep_expires_from_the_deadline_on_and_not_a_millisecond_bef
         await ManualClock(store_url).set(t + INTERVAL_MS + GRACE_MS + off)
         result = await store.sweep(0, limit=10)
         assert result.now_ms == t + INTERVAL_MS + GRACE_MS + off
-        _, _, worker = await store.one(W)
+        _, _, worker = await store.get(W)
         assert worker is not None
         assert worker.stored is expected
 
@@ -146,16 +146,16 @@ async def test_a_straggler_s_beat_after_a_clean_stop_falls_back_to_stopped(
     async with opened(store_url) as store:
         clock = ManualClock(store_url)
         await store.beat(0, [beat()])
-        t = (await store.leave(goodbye(Trigger.DISCONNECT_CLEAN))).now_ms
+        t = (await store.disconnect(goodbye(Trigger.DISCONNECT_CLEAN))).now_ms
         await clock.set(t + late_ms)
         await store.beat(0, [beat()])
         await clock.set(t + late_ms + INTERVAL_MS + GRACE_MS)
-        census = await store.census("acme")
+        census = await store.count_workers("acme")
         await store.sweep(0, limit=10)
         events = await events_of(store)
         assert [event.kind for event in events][-2:] == [EventKind.RESUMED, kind]
         assert events[-1].due_ms == t + late_ms + INTERVAL_MS + GRACE_MS
-        assert census.environments == (await store.census("acme")).environments
+        assert census.environments == (await store.count_workers("acme")).environments
         # A worker that lives on and then falls silent, long after that stop, is stale.
         await store.beat(0, [beat()])
         now_ms = (await store.sweep(0, limit=10)).now_ms
@@ -168,7 +168,7 @@ async def test_a_straggler_that_goes_on_beating_is_an_ordinary_worker_again(stor
     async with opened(store_url) as store:
         clock = ManualClock(store_url)
         await store.beat(0, [beat()])
-        t = (await store.leave(goodbye(Trigger.DISCONNECT_CLEAN))).now_ms
+        t = (await store.disconnect(goodbye(Trigger.DISCONNECT_CLEAN))).now_ms
         await store.beat(0, [beat()])
         await clock.set(t + 6_000)
         await store.beat(0, [beat()])
@@ -181,8 +181,8 @@ async def test_disconnects_follow_the_table(store_url: str) -> None:
     async with opened(store_url) as store:
         await store.beat(0, [beat()])
         crash = goodbye(Trigger.DISCONNECT_FAILURE, reason="crash", exit_code=137, error_message="out of memory")
-        assert (await store.leave(crash)).outcome == STORED
-        assert (await store.leave(goodbye(Trigger.DISCONNECT_CLEAN))).outcome == REFUSED
+        assert (await store.disconnect(crash)).outcome == STORED
+        assert (await store.disconnect(goodbye(Trigger.DISCONNECT_CLEAN))).outcome == REFUSED
         failed = (await events_of(store))[-1]
         assert (failed.kind, failed.reason, failed.exit_code, failed.error_message) == (
             EventKind.FAILED,
@@ -191,7 +191,7 @@ async def test_disconnects_follow_the_table(store_url: str) -> None:
             "out of memory",
         )
         await store.beat(0, [beat()])
-        await store.leave(goodbye(Trigger.DISCONNECT_CLEAN))
+        await store.disconnect(goodbye(Trigger.DISCONNECT_CLEAN))
         assert await kinds(store) == ["registered", "failed", "recovered", "stopped"]
 
 
@@ -210,7 +210,7 @@ async def test_fields_keep_their_last_value_until_they_are_given_again_and_null_
         )
         assert (await store.beat(0, [full])).outcomes == [(STORED, 20_000)]
         await store.beat(0, [beat(environment=None)])
-        _, _, worker = await store.one(W)
+        _, _, worker = await store.get(W)
         assert worker is not None
         assert (worker.status, worker.tasks_processed, worker.current_task_id) == ("busy", 7, "t1")
         assert (worker.metadata_json, worker.system_info_json, worker.logs_json) == ('{"a":1}', '{"pid":1}', '["x"]')
@@ -220,7 +220,7 @@ async def test_fields_keep_their_last_value_until_they_are_given_again_and_null_
 
         nulls = beat(current_task_id=None, metadata_json="{}", system_info_json=None, logs_json=None, interval_ms=None)
         await store.beat(0, [nulls])
-        _, _, worker = await store.one(W)
+        _, _, worker = await store.get(W)
         assert worker is not None
         assert (worker.current_task_id, worker.metadata_json) == (None, "{}")
         assert (worker.system_info_json, worker.logs_json) == (None, None)
@@ -230,7 +230,7 @@ async def test_fields_keep_their_last_value_until_they_are_given_again_and_null_
 async def test_an_integer_of_any_length_comes_back_as_it_was(store_url: str) -> None:
     async with opened(store_url) as store:
         await store.beat(0, [beat(tasks_processed=10**40 + 1)])
-        _, _, worker = await store.one(W)
+        _, _, worker = await store.get(W)
         assert worker is not None
         assert worker.tasks_processed == 10**40 + 1
 
@@ -252,7 +252,7 @@ async def test_bounds_that_were_changed_hold_from_the_next_beat_on_for_what_was_
         async with opened(store_url, **bounds) as store:
             for _ in range(beats):
                 result = await store.beat(0, [beat()])
-                _, _, worker = await store.one(W)
+                _, _, worker = await store.get(W)
                 assert worker is not None
                 assert worker.deadline_ms == result.now_ms + worker.interval_ms + worker.grace_ms
                 assert result.outcomes == [(STORED, worker.interval_ms)]
@@ -306,7 +306,7 @@ async def test_a_beat_after_a_failure_is_no_straggler_s(store_url: str) -> None:
     async with opened(store_url) as store:
         clock = ManualClock(store_url)
         await store.beat(0, [beat()])
-        await store.leave(goodbye(Trigger.DISCONNECT_FAILURE))
+        await store.disconnect(goodbye(Trigger.DISCONNECT_FAILURE))
         seen = (await store.beat(0, [beat()])).now_ms
         await clock.set(seen + INTERVAL_MS + GRACE_MS)
         await store.sweep(0, limit=10)
@@ -344,7 +344,7 @@ async def test_quotas_stop_new_workers_and_environments_and_known_ones_go_on(sto
         # Another tenant has room of its own; a known worker may move into a known environment.
         more = await store.beat(0, [beat("c", tenant="umbrella"), beat("b"), beat("a", environment="dev")])
         assert [outcome for outcome, _ in more.outcomes] == [STORED, STORED, STORED]
-        await store.forget(WorkerKey("acme", "b"), allowed=None, reason="deleted")
+        await store.delete(WorkerKey("acme", "b"), allowed=None, reason="deleted")
         assert (await store.beat(0, [beat("c")])).outcomes[0][0] == STORED
 
 
@@ -368,9 +368,9 @@ async def test_the_share_of_each_partition_keeps_a_tenant_within_its_quotas(stor
 async def test_p24_a_failure_registers_no_worker_in_an_environment_that_its_token_is_not_for(store_url: str) -> None:
     async with opened(store_url) as store:
         report = replace(goodbye(Trigger.DISCONNECT_FAILURE), first_environment="prod")
-        assert (await store.leave(replace(report, allowed=("qa",)))).outcome == NOT_ALLOWED
-        assert (await store.one(W))[2] is None
-        assert (await store.leave(replace(report, allowed=("qa", "prod")))).outcome == STORED
+        assert (await store.disconnect(replace(report, allowed=("qa",)))).outcome == NOT_ALLOWED
+        assert (await store.get(W))[2] is None
+        assert (await store.disconnect(replace(report, allowed=("qa", "prod")))).outcome == STORED
 
 
 async def test_p24_a_token_for_one_environment_can_neither_touch_nor_take_over_another_s_worker(store_url: str) -> None:
@@ -387,9 +387,9 @@ async def test_p24_a_token_for_one_environment_can_neither_touch_nor_take_over_a
             ],
         )
         assert [outcome for outcome, _ in result.outcomes] == [NOT_ALLOWED, NOT_ALLOWED, NOT_ALLOWED, STORED]
-        assert (await store.leave(goodbye(Trigger.DISCONNECT_CLEAN, allowed=only_qa))).outcome == NOT_ALLOWED
-        assert (await store.forget(W, allowed=only_qa, reason="deleted")).outcome == NOT_ALLOWED
-        _, _, worker = await store.one(W)
+        assert (await store.disconnect(goodbye(Trigger.DISCONNECT_CLEAN, allowed=only_qa))).outcome == NOT_ALLOWED
+        assert (await store.delete(W, allowed=only_qa, reason="deleted")).outcome == NOT_ALLOWED
+        _, _, worker = await store.get(W)
         assert worker is not None
         assert (worker.environment_name, worker.stored) == ("prod", Liveness.ALIVE)
 
@@ -401,11 +401,11 @@ async def test_a_worker_deleted_and_registered_in_one_millisecond_gets_another_g
         for _ in range(3):
             await clock.freeze()
             times.add((await store.beat(0, [beat()])).now_ms)
-            _, _, worker = await store.one(W)
+            _, _, worker = await store.get(W)
             assert worker is not None
             generations.append(worker.generation)
             await clock.freeze()
-            times.add((await store.forget(W, allowed=None, reason="deleted")).now_ms)
+            times.add((await store.delete(W, allowed=None, reason="deleted")).now_ms)
         assert len(times) == 1
         assert generations == sorted(set(generations))
         events = await events_of(store)
@@ -435,7 +435,7 @@ async def test_an_event_holds_the_evidence(store_url: str) -> None:
         assert json.loads(stale.worker_metadata_json) == {"first": "x" * 1_000}
         assert stale.worker_metadata_cut
         assert len(stale.worker_metadata_json.encode()) <= EVENT_METADATA_BYTES
-        _, _, worker = await store.one(W)
+        _, _, worker = await store.get(W)
         assert worker is not None
         assert worker.metadata_json == big
         assert [past.kind for past in worker.transitions] == [EventKind.REGISTERED, EventKind.STALE]
@@ -472,7 +472,7 @@ async def test_purge_forgets_after_the_retention_and_not_before(store_url: str) 
             if not result.more:
                 break
         assert forgotten == 25
-        assert (await store.census(None)).environments == {}
+        assert (await store.count_workers(None)).environments == {}
         async with Redis.from_url(store_url) as redis:
             left = {key.decode() async for key in redis.scan_iter()}
         assert left == HISTORY_KEYS
@@ -481,8 +481,8 @@ async def test_purge_forgets_after_the_retention_and_not_before(store_url: str) 
 async def test_a_deleted_worker_leaves_nothing_but_its_history(store_url: str) -> None:
     async with opened(store_url) as store:
         await store.beat(0, [beat(metadata_json='{"secret":"m"}', logs_json='["secret"]')])
-        await store.forget(W, allowed=None, reason="deleted")
-        _, _, worker = await store.one(W)
+        await store.delete(W, allowed=None, reason="deleted")
+        _, _, worker = await store.get(W)
         assert worker is None
         async with Redis.from_url(store_url) as redis:
             assert {key.decode() async for key in redis.scan_iter()} == HISTORY_KEYS
@@ -502,35 +502,35 @@ async def test_lists_find_few_among_many_by_liveness_and_environment(store_url: 
             await store.beat(0, [beat(f"{k:04}") for k in range(start, start + 250)])
         await clock.set(t + INTERVAL_MS + GRACE_MS + 10_000)
         overdue = Want(alive=False, late=False, overdue=True, down=False)
-        page = await store.page(0, "acme", after="", limit=2, environments=None, want=overdue)
+        page = await store.list_workers(0, "acme", after="", limit=2, environments=None, want=overdue)
         assert [worker.key.worker_id for worker in page.workers] == ["old0", "old1"]
-        rest = await store.page(0, "acme", after=page.last, limit=2, environments=None, want=overdue)
+        rest = await store.list_workers(0, "acme", after=page.last, limit=2, environments=None, want=overdue)
         assert ([worker.key.worker_id for worker in rest.workers], rest.last) == (["old2"], "")
-        qa = await store.page(0, "acme", after="", limit=10, environments=("qa",), want=None)
+        qa = await store.list_workers(0, "acme", after="", limit=10, environments=("qa",), want=None)
         assert len(qa.workers) == 3
         # Too many to gather: the caller gets the plain order and filters.
-        alive = await store.page(0, "acme", after="", limit=10, environments=("prod",), want=None)
+        alive = await store.list_workers(0, "acme", after="", limit=10, environments=("prod",), want=None)
         assert (len(alive.workers), alive.last) == (10, "0009")
-        assert (await store.page(0, "umbrella", after="", limit=10, environments=None, want=None)).workers == []
+        assert (await store.list_workers(0, "umbrella", after="", limit=10, environments=None, want=None)).workers == []
 
 
 async def test_the_router_s_lease_is_fenced_and_its_cursor_moves_only_for_its_holder(store_url: str) -> None:
     async with opened(store_url) as store:
         await store.beat(0, [beat("a"), beat("b"), beat("c")])
-        first = await store.take(0, owner="d1", lease_ms=2_000, limit=2)
+        first = await store.claim(0, owner="d1", lease_ms=2_000, limit=2)
         assert [event.worker_id for event in first.events] == ["a", "b"]
-        assert (await store.take(0, owner="d2", lease_ms=2_000, limit=10)).token == 0
+        assert (await store.claim(0, owner="d2", lease_ms=2_000, limit=10)).token == 0
         assert await store.ack(0, token=first.token, position=first.events[0].position)
         now_ms = (await store.sweep(0, limit=1)).now_ms
         await ManualClock(store_url).set(now_ms + 2_001)
-        second = await store.take(0, owner="d2", lease_ms=2_000, limit=10)
+        second = await store.claim(0, owner="d2", lease_ms=2_000, limit=10)
         assert second.token > first.token
         assert [event.worker_id for event in second.events] == ["b", "c"]
         assert not await store.ack(0, token=first.token, position=first.events[1].position)
         assert await store.ack(0, token=second.token, position=second.events[1].position)
-        assert (await store.take(0, owner="d2", lease_ms=2_000, limit=10)).events == []
+        assert (await store.claim(0, owner="d2", lease_ms=2_000, limit=10)).events == []
         await store.release(0, token=second.token)
-        assert (await store.take(0, owner="d1", lease_ms=2_000, limit=10)).token > second.token
+        assert (await store.claim(0, owner="d1", lease_ms=2_000, limit=10)).token > second.token
 
 
 async def test_p26_what_the_router_has_not_passed_outlives_its_history(store_url: str) -> None:
@@ -542,11 +542,11 @@ async def test_p26_what_the_router_has_not_passed_outlives_its_history(store_url
         while await store.trim(0, keep_ms=1_000, most=10**9):
             pass
         assert await events_of(store) == []
-        taken = await store.take(0, owner="d1", lease_ms=2_000, limit=1_000)
+        taken = await store.claim(0, owner="d1", lease_ms=2_000, limit=1_000)
         assert [event.worker_id for event in taken.events] == [f"{k:04}" for k in range(1_000)]
         await store.ack(0, token=taken.token, position=taken.events[599].position)
         assert 400 <= await redis.xlen("{ls:0}:e") <= 500, "the rest, and less than a node of the stream"
-        taken = await store.take(0, owner="d1", lease_ms=2_000, limit=1_000)
+        taken = await store.claim(0, owner="d1", lease_ms=2_000, limit=1_000)
         assert [event.worker_id for event in taken.events] == [f"{k:04}" for k in range(600, 1_000)]
         await check_indexes(store_url)
 
@@ -556,7 +556,7 @@ async def test_partitions_hold_their_own_and_another_number_of_them_is_refused(s
         for k in range(40):
             one = beat(f"w{k}")
             await store.beat(store.partition_of(one.key), [one])
-        census = await store.census("acme")
+        census = await store.count_workers("acme")
         assert census.environments["prod"][Liveness.ALIVE] == 40
         assert len({store.partition_of(WorkerKey("acme", f"w{k}")) for k in range(40)}) == 4
     with pytest.raises(SchemaError, match=r"store.partitions = 4, the configuration says 2"):
@@ -653,7 +653,7 @@ async def test_p4_state_and_event_are_one_step_even_when_the_store_is_killed_bet
         again = servers.start(servers.valkey_binary(), server.directory, "--appendfsync", "always")
         try:
             async with opened(again.url, workers_per_tenant=10_000) as store:
-                census = await store.census("acme")
+                census = await store.count_workers("acme")
                 stale = [event for event in await _all_events(store) if event.kind is EventKind.STALE]
                 swept = census.environments["prod"][Liveness.STALE]
                 overdue_unswept = 2_000 - sum(census.environments["prod"].values())
@@ -681,13 +681,13 @@ async def test_a_worker_that_goes_from_one_state_of_not_alive_to_another_stays_i
         t = (await store.beat(0, [beat(), beat("v")])).now_ms
         await ManualClock(store_url).set(t + INTERVAL_MS + GRACE_MS)
         await store.sweep(0, limit=10)
-        await store.leave(goodbye(Trigger.DISCONNECT_FAILURE, reason="crash", exit_code=1))
+        await store.disconnect(goodbye(Trigger.DISCONNECT_FAILURE, reason="crash", exit_code=1))
         await check_indexes(store_url)
-        await store.forget(WorkerKey("acme", "v"), allowed=None, reason="deleted")
+        await store.delete(WorkerKey("acme", "v"), allowed=None, reason="deleted")
         await check_indexes(store_url)
         assert (await store.beat(0, [beat()])).outcomes == [(STORED, INTERVAL_MS)]
         down = Want(alive=True, late=True, overdue=True, down=True)
-        assert len((await store.page(0, "acme", after="", limit=10, environments=None, want=down)).workers) == 1
+        assert len((await store.list_workers(0, "acme", after="", limit=10, environments=None, want=down)).workers) == 1
 
 
 async def test_a_list_of_few_is_quick_and_in_order_for_ids_of_any_length(store_url: str) -> None:
@@ -700,7 +700,7 @@ async def test_a_list_of_few_is_quick_and_in_order_for_ids_of_any_length(store_u
             await redis.config_resetstat()
             found, after = [], ""
             while True:
-                page = await store.page(0, "acme", after=after, limit=150, environments=("prod",), want=None)
+                page = await store.list_workers(0, "acme", after=after, limit=150, environments=("prod",), want=None)
                 found += [worker.key.worker_id for worker in page.workers]
                 after = page.last
                 if not after:
@@ -716,7 +716,7 @@ async def test_a_page_ends_early_where_its_workers_report_a_lot_and_misses_none(
         await store.beat(0, [beat(f"w{k:02}", metadata_json=big) for k in range(40)])
         sizes, found, after = [], [], ""
         while True:
-            page = await store.page(0, "acme", after=after, limit=250, environments=None, want=None)
+            page = await store.list_workers(0, "acme", after=after, limit=250, environments=None, want=None)
             sizes.append(len(page.workers))
             found += [worker.key.worker_id for worker in page.workers]
             after = page.last
@@ -736,7 +736,7 @@ async def test_a_damaged_record_holds_up_nobody_else(store_url: str) -> None:
         swept = await store.sweep(0, limit=10)
         assert sorted(moved.worker_id for moved in swept.moved) == ["b", "c"]
         assert (swept.damaged, swept.more) == (1, False)
-        page = await store.page(0, "acme", after="", limit=10, environments=None, want=None)
+        page = await store.list_workers(0, "acme", after="", limit=10, environments=None, want=None)
         assert [worker.key.worker_id for worker in page.workers] == ["b", "c"]
 
 
@@ -748,12 +748,12 @@ async def test_an_event_of_a_kind_that_this_release_does_not_know_stops_nothing(
         packed = fields[b"event"].replace(b"worker.registered", b"worker.undreamtof")
         await redis.xadd("{ls:0}:e", {**fields, b"event": packed})
         outbox = Outbox(store, owner="d1")
-        events = await outbox.take(0, 10)
+        events = await outbox.claim(0, 10)
         assert [event.kind for event in events or []] == [EventKind.REGISTERED]
         await outbox.ack(0, (events or [])[-1].position)
-        assert await outbox.take(0, 10) == []
+        assert await outbox.claim(0, 10) == []
         await store.beat(0, [beat("b")])
-        assert [event.worker_id for event in await outbox.take(0, 10) or []] == ["b"]
+        assert [event.worker_id for event in await outbox.claim(0, 10) or []] == ["b"]
 
 
 WEEK_MS = 7 * 86_400_000
@@ -841,9 +841,9 @@ async def test_two_namespaces_on_one_database_know_nothing_of_each_other(store_u
     async with opened(store_url) as plain, opened(store_url, namespace="blue", partitions=2) as blue:
         assert (await plain.beat(0, [beat()])).outcomes == [(STORED, INTERVAL_MS)]
         partition = blue.partition_of(W)
-        assert (await blue.one(W))[2] is None
+        assert (await blue.get(W))[2] is None
         await blue.beat(partition, [beat(status="busy")])
-        _, _, worker = await plain.one(W)
+        _, _, worker = await plain.get(W)
         assert worker is not None
         assert worker.status == "active"
         queues = [StoreConnection(pools=pools(store_url), receivers=1, namespace=name) for name in ("", "blue")]
@@ -900,7 +900,7 @@ async def test_p26_what_a_tenant_s_workers_take_is_bounded_and_what_adds_nothing
         # One call, in which a worker comes twice: 304 bytes for each, and what it brings.
         assert await outcomes(heavy("a", 5_000), heavy("b", 3_000), heavy("a", 5_500)) == [STORED] * 3
         assert await outcomes(heavy("c", 1_000), heavy("b", 4_000)) == [OVER_BYTES, OVER_BYTES]
-        _, _, worker = await store.one(WorkerKey("acme", "b"))
+        _, _, worker = await store.get(WorkerKey("acme", "b"))
         assert worker is not None
         assert len(worker.metadata_json) == 3_008
         # Light beats of known workers, and what takes less, go on; another tenant has its own.
@@ -908,7 +908,7 @@ async def test_p26_what_a_tenant_s_workers_take_is_bounded_and_what_adds_nothing
         assert await outcomes(beat(tenant="umbrella", metadata_json='{"a":"' + "x" * 9_000 + '"}')) == [STORED]
         assert await outcomes(heavy("c", 500)) == [STORED]
         # What is gone counts no more.
-        await store.forget(WorkerKey("acme", "a"), allowed=None, reason="deleted")
+        await store.delete(WorkerKey("acme", "a"), allowed=None, reason="deleted")
         assert await outcomes(heavy("d", 5_000)) == [STORED]
     # A lowered quota holds for what grows only.
     async with opened(store_url, bytes_per_tenant=1_000) as store:
@@ -931,7 +931,7 @@ async def test_p26_a_tenant_s_timings_are_bounded_and_those_that_it_has_go_on(st
         assert [outcome for outcome, _ in (await store.beat(0, again)).outcomes] == outcomes
         # The timing that nobody has any more makes room, and stragglers are taken whatever their number.
         assert (await store.beat(0, [beat("w", interval_ms=3_000)])).outcomes == [(STORED, 3_000)]
-        assert (await store.leave(goodbye(Trigger.DISCONNECT_CLEAN))).outcome == STORED
+        assert (await store.disconnect(goodbye(Trigger.DISCONNECT_CLEAN))).outcome == STORED
         assert [outcome for outcome, _ in (await store.beat(0, [beat("w")])).outcomes] == [STORED]
         await check_indexes(store_url)
 
@@ -948,11 +948,11 @@ async def test_p26_a_full_store_takes_the_evidence_that_a_beat_came_for_which_it
                 Evidence(key=key, allowed=None, rejection=Rejection.OVERLOADED, subject="svc") for key in (W, UNKNOWN_W)
             ]
             await store.evidence(0, refused)
-            _, _, worker = await store.one(W)
+            _, _, worker = await store.get(W)
             assert worker is not None
             assert worker.rejected is not None
             assert worker.rejected.reason == Rejection.OVERLOADED.value
-            assert (await store.one(UNKNOWN_W))[2] is None
+            assert (await store.get(UNKNOWN_W))[2] is None
         finally:
             await redis.config_set("maxmemory", "0")
 
@@ -981,7 +981,7 @@ async def test_p26_a_start_on_a_full_store_that_lacks_the_library_waits_for_room
             with pytest.raises(SchemaError, match="partitions = 1"):
                 await Store.open(settings(store_url, partitions=2))
             async with opened(store_url) as again:
-                for call in (again.beat(0, [beat()]), again.sweep(0, limit=10), again.one(W)):
+                for call in (again.beat(0, [beat()]), again.sweep(0, limit=10), again.get(W)):
                     with pytest.raises(StoreFullError):
                         await call
                 await redis.config_set("maxmemory", "0")
@@ -999,7 +999,7 @@ async def test_p26_a_start_on_a_full_store_that_lacks_the_library_waits_for_room
 async def test_an_exit_code_comes_back_as_it_was(store_url: str, exit_code: int) -> None:
     async with opened(store_url) as store:
         await store.beat(0, [beat()])
-        await store.leave(goodbye(Trigger.DISCONNECT_FAILURE, exit_code=exit_code))
+        await store.disconnect(goodbye(Trigger.DISCONNECT_FAILURE, exit_code=exit_code))
         assert (await events_of(store))[-1].exit_code == exit_code
 
 
@@ -1007,7 +1007,7 @@ async def test_the_flag_of_cut_logs_follows_the_logs(store_url: str) -> None:
     async with opened(store_url) as store:
         for cut in (True, False):
             await store.beat(0, [beat(logs_json='["x"]', logs_cut=cut)])
-            _, _, worker = await store.one(W)
+            _, _, worker = await store.get(W)
             assert worker is not None
             assert worker.logs_cut is cut
 
@@ -1015,8 +1015,8 @@ async def test_the_flag_of_cut_logs_follows_the_logs(store_url: str) -> None:
 async def test_a_worker_s_transitions_begin_with_its_registration_until_there_are_too_many(store_url: str) -> None:
     async with opened(store_url, status_events=True) as store:
         await store.beat(0, [beat(status="a"), beat(status="b")])
-        await store.leave(goodbye(Trigger.DISCONNECT_CLEAN))
-        _, _, worker = await store.one(W)
+        await store.disconnect(goodbye(Trigger.DISCONNECT_CLEAN))
+        _, _, worker = await store.get(W)
         assert worker is not None
         assert [(past.kind, past.seq) for past in worker.transitions] == [
             (EventKind.REGISTERED, 1),
@@ -1024,8 +1024,8 @@ async def test_a_worker_s_transitions_begin_with_its_registration_until_there_ar
         ]
         for _ in range(10):
             await store.beat(0, [beat()])
-            await store.leave(goodbye(Trigger.DISCONNECT_CLEAN))
-        _, _, worker = await store.one(W)
+            await store.disconnect(goodbye(Trigger.DISCONNECT_CLEAN))
+        _, _, worker = await store.get(W)
         assert worker is not None
         assert len(worker.transitions) == 16
         assert worker.transitions[-1].seq == worker.seq
@@ -1073,7 +1073,7 @@ async def test_beats_of_one_worker_in_one_batch_apply_one_after_the_other(store_
             INTERVAL_MS,
             INTERVAL_MS,
         ]
-        _, _, worker = await store.one(beat().key)
+        _, _, worker = await store.get(beat().key)
         assert worker is not None
         assert (worker.status, worker.tasks_processed, worker.current_task_id) == ("käse=1 2:x", 3, "=b")
         assert (worker.environment_name, worker.metadata_json) == ("prod", '{"a":1}')
@@ -1152,8 +1152,8 @@ async def test_p16_an_environment_s_standing_counts_the_overdue_and_nobody_who_i
         await beats("swift", interval_ms=1_000)
         await beats("well", tenant="umbrella")
         await beats("other", environment="prod-2")
-        await store.leave(goodbye(Trigger.DISCONNECT_CLEAN))
-        await store.leave(replace(goodbye(Trigger.DISCONNECT_FAILURE), key=WorkerKey("acme", "failed")))
+        await store.disconnect(goodbye(Trigger.DISCONNECT_CLEAN))
+        await store.disconnect(replace(goodbye(Trigger.DISCONNECT_FAILURE), key=WorkerKey("acme", "failed")))
         # "w" has said goodbye, and its beat thread is one step behind.
         t = await beats("w")
         assert await store.environment_health("acme", "prod") == EnvironmentHealth(expected=4, silent=2, down=2)
@@ -1196,7 +1196,7 @@ async def test_p16_a_standing_counts_who_has_become_stale_since_a_moment(store_u
         refused = WorkerKey("acme", "refused")
         await clock.set(t + INTERVAL_MS)
         for worker in ("stops", "stops too"):
-            await store.leave(replace(goodbye(Trigger.DISCONNECT_CLEAN), key=WorkerKey("acme", worker)))
+            await store.disconnect(replace(goodbye(Trigger.DISCONNECT_CLEAN), key=WorkerKey("acme", worker)))
         await store.evidence(
             store.partition_of(refused),
             [Evidence(key=refused, allowed=None, rejection=Rejection.TOKEN_EXPIRED, subject="svc")],
@@ -1211,7 +1211,7 @@ async def test_p16_a_standing_counts_who_has_become_stale_since_a_moment(store_u
         assert (await store.environment_health("acme", "prod")).down == 4
         await beats("a", "refused")
         assert await since(due_ms - INTERVAL_MS) == (2, 0)
-        await store.leave(replace(goodbye(Trigger.DISCONNECT_FAILURE), key=WorkerKey("acme", "b")))
+        await store.disconnect(replace(goodbye(Trigger.DISCONNECT_FAILURE), key=WorkerKey("acme", "b")))
         for moment_ms, down in ((None, 2), (due_ms - INTERVAL_MS, 2), (due_ms + 2_000, 0)):
             found = await store.environment_health("acme", "prod", moment_ms)
             assert (found.expected, found.down) == (2, down)  # of six, two have stopped

@@ -89,7 +89,7 @@ async def test_a_pass_reaches_every_partition(store_url: str) -> None:
         await ManualClock(store_url, partitions=4).set(t + DEADLINE_MS)
         await sweeper_on(store, moved).sweep()
         assert len({move.worker_id for move in moved}) == len(moved) == 60
-        swept = [await store.one(beat(f"w{k:03}").key) for k in range(60)]
+        swept = [await store.get(beat(f"w{k:03}").key) for k in range(60)]
         assert {worker.stored for _, _, worker in swept if worker} == {Liveness.STALE}
 
 
@@ -167,7 +167,7 @@ async def test_tidy_forgets_after_the_retention_a_hundred_at_a_time(store_url: s
     assert len({move.worker_id for move in moved}) == len(moved) == 250
     assert {(move.kind, move.reason) for move in moved} == {(EventKind.FORGOTTEN, "retention passed")}
     assert store.purges == [(PURGE_CHUNK, 100), (PURGE_CHUNK, 100), (PURGE_CHUNK, 50)]
-    assert (await store.census(None)).environments == {}
+    assert (await store.count_workers(None)).environments == {}
     await store.close()
 
 
@@ -197,7 +197,7 @@ async def test_p26_tidy_ends_the_history_by_age_and_not_what_the_router_has_stil
         left = await all_positions(store)
         assert len(left) == 5_000
         assert left[:2_500] == positions[2_500:], "of those that are no older than the retention none has gone"
-        taken = await store.take(0, owner="d1", lease_ms=2_000, limit=10_000)
+        taken = await store.claim(0, owner="d1", lease_ms=2_000, limit=10_000)
         assert len(taken.events) == 7_500
 
 
@@ -226,7 +226,7 @@ async def test_p26_one_pass_of_housekeeping_drops_all_that_is_too_many_however_f
         await Sweeper(store, values, on_moved=lambda _: None).tidy()
         left: Any = await redis.xrange("{ls:0}:e:acme")
         assert (len(left), left[-1][0].decode()) == (kept, f"{t + 1}-{count - 1}")
-        assert len((await store.take(0, owner="d1", lease_ms=2_000, limit=10)).events) == 1
+        assert len((await store.claim(0, owner="d1", lease_ms=2_000, limit=10)).events) == 1
 
 
 async def test_p26_a_full_store_makes_room_for_itself_by_retention_and_trimming(store_url: str) -> None:
@@ -241,7 +241,7 @@ async def test_p26_a_full_store_makes_room_for_itself_by_retention_and_trimming(
         await clock.set(t + DEADLINE_MS)
         await sweeper.sweep()
         assert len(moved) == 2_000
-        while (taken := await store.take(0, owner="d1", lease_ms=2_000, limit=1_000)).events:
+        while (taken := await store.claim(0, owner="d1", lease_ms=2_000, limit=1_000)).events:
             await store.ack(0, token=taken.token, position=taken.last)
         await clock.set(t + DEADLINE_MS + EVENT_RETENTION_MS + 1)
         try:
@@ -250,7 +250,7 @@ async def test_p26_a_full_store_makes_room_for_itself_by_retention_and_trimming(
                 await store.beat(0, [beat("new")])
             await sweeper.tidy()
             assert (await store.beat(0, [beat("new")])).outcomes == [(STORED, INTERVAL_MS)]
-            left = await store.take(0, owner="d1", lease_ms=2_000, limit=3_000)
+            left = await store.claim(0, owner="d1", lease_ms=2_000, limit=3_000)
             forgotten = [event for event in left.events if event.kind is EventKind.FORGOTTEN]
             assert len(forgotten) == 2_000, "what the router has not passed is kept"
         finally:

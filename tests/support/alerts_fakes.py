@@ -163,7 +163,7 @@ class ListSource:
         self.down = False
         self.broken: Exception | None = None
 
-    async def take(self, partition: int, limit: int) -> list[Event] | None:
+    async def claim(self, partition: int, limit: int) -> list[Event] | None:
         if self.broken is not None:
             raise self.broken
         if self.down:

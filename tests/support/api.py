@@ -16,14 +16,14 @@ import uvicorn
 from monitor.api.admission import Admission, BeatRates
 from monitor.api.app import create_app
 from monitor.api.contract import BodyLimits, IntervalBounds
-from monitor.api.rejected_beats import Witness
+from monitor.api.rejected_beats import RejectedBeats
 from monitor.api.services import Services
 from monitor.api.shared import Shared
 from monitor.auth import Authenticator, AuthPolicy, Scope, VerifyingKey, mint
 from monitor.daemon.oncall.routes import oncall_extension
 from monitor.health import Health
 from monitor.intake.backlog import Graces
-from monitor.intake.batches import Many
+from monitor.intake.batches import BatchIntake
 from monitor.intake.queue import Intake
 from monitor.metrics.registry import Metrics
 from monitor.store import StoreUnavailableError
@@ -129,9 +129,9 @@ def make_services(
     values: dict[str, Any] = {
         "store": store,
         "intake": Intake(store, capacity=1_000, on_moved=metrics.moved),
-        "many": Many(store, graces=Graces(store.settings.graces_ms), on_moved=metrics.moved),
+        "batches": BatchIntake(store, graces=Graces(store.settings.graces_ms), on_moved=metrics.moved),
         "admission": Admission(BeatRates(worker=None, tenant=None, batch=10_000)),
-        "witness": Witness(lambda _: None),
+        "rejected_beats": RejectedBeats(lambda _: None),
         "authenticator": Authenticator(POLICY),
         "body_bytes": BODY_BYTES,
         "shared": Shared(body_bytes=67_108_864, batch_bytes=268_435_456),

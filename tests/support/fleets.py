@@ -211,7 +211,7 @@ async def tasks_of(store: Store, tenant: str = "acme") -> dict[str, int]:
     for partition in range(store.partitions):
         after = ""
         while True:
-            page = await store.page(partition, tenant, after=after, limit=1_000, environments=None, want=None)
+            page = await store.list_workers(partition, tenant, after=after, limit=1_000, environments=None, want=None)
             found |= {worker.key.worker_id: worker.tasks_processed for worker in page.workers}
             after = page.last
             if not after:

@@ -43,13 +43,13 @@ class WatchedStore(Store):
         await self._pass([one.key.worker_id for one in beats])
         return await super().beat(partition, beats)
 
-    async def leave(self, disconnect: Disconnect) -> ChangeResult:
-        await self._pass([f"leave {disconnect.key.worker_id}"])
-        return await super().leave(disconnect)
+    async def disconnect(self, disconnect: Disconnect) -> ChangeResult:
+        await self._pass([f"disconnect {disconnect.key.worker_id}"])
+        return await super().disconnect(disconnect)
 
-    async def forget(self, key: WorkerKey, *, allowed: tuple[str, ...] | None, reason: str) -> ChangeResult:
-        await self._pass([f"forget {key.worker_id}"])
-        return await super().forget(key, allowed=allowed, reason=reason)
+    async def delete(self, key: WorkerKey, *, allowed: tuple[str, ...] | None, reason: str) -> ChangeResult:
+        await self._pass([f"delete {key.worker_id}"])
+        return await super().delete(key, allowed=allowed, reason=reason)
 
 
 @asynccontextmanager
@@ -64,5 +64,5 @@ async def watched(url: str, **changes: Any) -> AsyncIterator[WatchedStore]:
 
 async def alive(store: Store) -> int:
     """How many workers are alive."""
-    environments = (await store.census("acme")).environments
+    environments = (await store.count_workers("acme")).environments
     return sum(counts[Liveness.ALIVE] for counts in environments.values())

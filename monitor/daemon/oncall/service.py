@@ -357,7 +357,7 @@ class AlertsOnCall:
         for partition in range(self._store.partitions):
             after = ""
             while True:
-                page = await self._store.page(
+                page = await self._store.list_workers(
                     partition,
                     silence.tenant,
                     after=after,

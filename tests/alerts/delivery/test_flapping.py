@@ -172,5 +172,5 @@ async def test_p20_outages_are_counted_from_the_worker_store_in_each_life_by_its
         assert await before(0) == 7  # as far as transitions are kept
         assert await before(stale[-3].due_ms) == 2
         assert await before(stale[-1].due_ms) == 0
-        await store.forget(beat().key, allowed=None, reason="deleted")
+        await store.delete(beat().key, allowed=None, reason="deleted")
         assert await before(0) == 0

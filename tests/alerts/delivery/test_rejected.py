@@ -240,7 +240,7 @@ async def test_p19_an_ack_between_the_lapse_of_the_last_one_and_its_hand_over_is
         )
 
     async def acks() -> tuple[int, bool]:
-        [seen] = await groups.look([Want(group=key, members=("4:acmew",))])
+        [seen] = await groups.read([Want(group=key, members=("4:acmew",))])
         [member] = seen.members
         assert seen.group is not None
         assert member is not None
@@ -358,7 +358,7 @@ class Whole:
     async def beats(self) -> int:
         """One accepted heartbeat; when it was stored."""
         await self.store.beat(0, [beat("w", interval_ms=1_000, grace_ms=1_000)])
-        _, _, worker = await self.store.one(self.key)
+        _, _, worker = await self.store.get(self.key)
         assert worker is not None
         return worker.last_seen_ms
 
@@ -368,7 +368,7 @@ class Whole:
         await self.store.evidence(
             0, [Evidence(key=self.key, allowed=None, rejection=Rejection.TOKEN_EXPIRED, subject="svc")]
         )
-        _, _, worker = await self.store.one(self.key)
+        _, _, worker = await self.store.get(self.key)
         assert worker is not None
         assert worker.rejected is not None
         return worker.rejected.at_ms

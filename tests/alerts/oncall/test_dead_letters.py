@@ -76,7 +76,7 @@ class Bench:
         await offer_all(self.groups, offers, now_ms=self.now_ms)
 
     async def group(self, key: str) -> tuple[int, AlertGroup]:
-        [seen] = await self.groups.look([Want(group=key)])
+        [seen] = await self.groups.read([Want(group=key)])
         assert seen.group is not None
         return seen.version, seen.group
 
@@ -208,7 +208,7 @@ async def test_an_overtaken_down_is_replayed_only_by_force_and_then_calls_for_no
     assert (note.outcome, note.role) == (Outcome.QUEUED, Role.FACT)
     was_told = how != "its incident is over"
     await bench.change(key, attempted(deliver))
-    [seen] = await bench.groups.look([Want(group=key)])
+    [seen] = await bench.groups.read([Want(group=key)])
     assert (seen.group is not None and seen.group.notified) is was_told
     listed = await bench.groups.notification(nid)
     assert listed is not None
@@ -291,7 +291,7 @@ async def test_p31_what_a_person_looks_after_is_not_offered_again_besides(bench:
     assert (await bench.replay(nid)).nid == nid  # it is under way
     await bench.change(key, lambda draft: dead_letter(draft, reason="again"))
     await bench.desk.drop(nid, receiver=None, now_ms=bench.now_ms, sees=lambda _: True)
-    [seen] = await bench.groups.look([Want(group=key)])
+    [seen] = await bench.groups.read([Want(group=key)])
     assert (seen.group, (await bench.groups.stats(now_ms=bench.now_ms)).open_dead_letters) == (None, 0)
 
 

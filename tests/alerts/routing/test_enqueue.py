@@ -123,13 +123,13 @@ class Rig:
         self.delivery.wakeup()
 
     async def group(self, key: str = "w4:acmew") -> AlertGroup | None:
-        [seen] = await self.groups.look([Want(group=key)])
+        [seen] = await self.groups.read([Want(group=key)])
         return seen.group
 
     async def rests(self) -> bool:
         """Nothing is due and nothing is leased."""
         for key in await self.groups.due(offset=0, limit=100):
-            [due] = await self.groups.look([Want(group=key)])
+            [due] = await self.groups.read([Want(group=key)])
             if due.group is not None and due.group.in_flight is not None:
                 return False
         return (await self.groups.stats(now_ms=self.clock.ms)).lag_ms == 0
@@ -163,10 +163,10 @@ async def test_p5_what_is_offered_again_changes_nothing(rig: Rig, route: Route) 
     events = [down("a"), down("b"), over("b"), down("c"), down("c", 2, EventKind.FAILED)]
     await rig.offer(*events, route=route)
     keys = sorted({target(one, route).key for one in events})
-    before = await rig.groups.look([Want(group=key, firing=10) for key in keys])
+    before = await rig.groups.read([Want(group=key, firing=10) for key in keys])
     await rig.offer(*events, route=route)
     await rig.offer(*events[2:], route=route)
-    assert await rig.groups.look([Want(group=key, firing=10) for key in keys]) == before
+    assert await rig.groups.read([Want(group=key, firing=10) for key in keys]) == before
 
 
 async def test_p5_two_routers_at_once_bring_each_event_in_once(rig: Rig) -> None:
@@ -176,7 +176,7 @@ async def test_p5_two_routers_at_once_bring_each_event_in_once(rig: Rig) -> None
     assert group is not None
     still = {one.worker_id for one in events} - {one.worker_id for one in events if one.kind is EventKind.RECOVERED}
     assert (group.firing, group.unnotified, group.recovered, group.acks) == (len(still), len(still), 0, 0)
-    [seen] = await rig.groups.look([Want(group=GROUP_KEY, firing=100)])
+    [seen] = await rig.groups.read([Want(group=GROUP_KEY, firing=100)])
     assert {member.event.worker_id for member in seen.firing.values()} == still
 
 
@@ -251,7 +251,7 @@ async def test_p16_only_the_deaths_of_an_environment_declare_it(rig: Rig) -> Non
 async def test_p18_the_end_of_a_worker_that_moved_goes_to_where_its_down_was(rig: Rig) -> None:
     first, last = down("a"), over("a", environment_name="lab")
     events = [first, last]
-    notes = await rig.ledger.note(0, events, lambda one: {"ops": target(one, GROUPED).key}, now_ms=START_MS)
+    notes = await rig.ledger.record(0, events, lambda one: {"ops": target(one, GROUPED).key}, now_ms=START_MS)
     assert [note.targets for note in notes] == [{"ops": GROUP_KEY}] * 2
 
 
@@ -409,7 +409,7 @@ async def test_p17_a_silence_over_a_worker_whose_metadata_is_no_json_stops_nothi
 
 async def test_a_thread_that_no_plan_can_be_made_of_blocks_no_other(rig: Rig) -> None:
     await rig.offer(down("bad"), down("good"))
-    [seen] = await rig.groups.look([Want(group=worker_key(down("bad")))])
+    [seen] = await rig.groups.read([Want(group=worker_key(down("bad")))])
     assert seen.group is not None
 
     class Broken(Wording):
@@ -552,7 +552,7 @@ async def test_p19_an_ack_that_comes_before_its_down_is_offered_counts(rig: Rig,
     aim = target(stale, route)
 
     async def note() -> Any:
-        [noted] = await rig.ledger.note(0, [stale], lambda _: {"ops": aim.key}, now_ms=START_MS)
+        [noted] = await rig.ledger.record(0, [stale], lambda _: {"ops": aim.key}, now_ms=START_MS)
         return noted
 
     incident_id = (await note()).incident_id
@@ -575,13 +575,13 @@ async def test_p19_no_reminder_begins_once_the_ledger_has_an_ack_or_the_end(rig:
     workers = ("acked", "ended", "lasts")
     for worker in workers:
         stale = down(worker)
-        [noted] = await rig.ledger.note(0, [stale], lambda one: {"ops": worker_key(one)}, now_ms=START_MS)
+        [noted] = await rig.ledger.record(0, [stale], lambda one: {"ops": worker_key(one)}, now_ms=START_MS)
         await rig.offer(stale, incident_id=noted.incident_id)
     rig.start()
     await until(lambda: len(rig.inbox.accepted) == 3)
     await until(rig.rests)
     await rig.ledger.acknowledge("acme", f"inc_{down('acked').event_id}", by="somebody", comment="", now_ms=START_MS)
-    await rig.ledger.note(0, [over("ended")], lambda one: {"ops": worker_key(one)}, now_ms=START_MS)
+    await rig.ledger.record(0, [over("ended")], lambda one: {"ops": worker_key(one)}, now_ms=START_MS)
     rig.clock.ms += REPEAT_MS
     await until(lambda: len(rig.inbox.attempts) >= 4)
     await until(rig.rests)

@@ -366,7 +366,7 @@ async def test_p16_a_quarter_of_a_fleet_whose_end_was_recorded_before_anybody_ro
         )
 
         async def gathered() -> bool:
-            [seen] = await service.groups["ops"].look([Want(group=environment_key("acme", "prod"))])
+            [seen] = await service.groups["ops"].read([Want(group=environment_key("acme", "prod"))])
             return seen.group is not None and seen.group.firing == 250
 
         await service.start()

@@ -86,7 +86,7 @@ async def sizes(redis: Redis, ordered: str, hash_name: str) -> tuple[int, int]:
 async def write(groups: GroupStore, draft: Draft | None = None, *, now_ms: int = START_MS) -> None:
     """One call that changes a thread, and nothing else if it is not said what."""
     changed = draft or Draft(a_thread(), now_ms)
-    [seen] = await groups.look([Want(group=changed.group.key)])
+    [seen] = await groups.read([Want(group=changed.group.key)])
     assert await groups.save([Change(draft=changed, version=seen.version)], now_ms=now_ms) == [True]
 
 
@@ -154,7 +154,7 @@ async def test_p26_what_there_is_too_much_of_becomes_less_with_every_call_howeve
             draft.record(a_note(f"ntf_{call}_{number}"), Outcome.DELIVERED)
             changes.append(Change(draft=draft, version=versions[number]))
         assert all(await groups.save(changes, now_ms=START_MS + call))
-        looked = await groups.look([Want(group=change.draft.group.key) for change in changes])
+        looked = await groups.read([Want(group=change.draft.group.key) for change in changes])
         versions = [one.version for one in looked]
         seen.append((await redis.zcard(BASE + ":et"), await redis.zcard(BASE + ":nt")))
     for (outcomes, notes), (outcomes_then, notes_then) in itertools.pairwise(seen):
@@ -193,10 +193,10 @@ async def test_p26_no_outcome_is_forgotten_that_an_unacked_event_needs(groups: G
         other = event(1, worker_id=f"other{number}", partition=1)
         await offer_all(groups, offers([other]), now_ms=late_ms + number)
     assert await redis.hlen(BASE + ":e") <= SMALL.outcomes
-    [seen] = await groups.look([Want(group="", events=tuple(one.event_id for one in in_hand))])
+    [seen] = await groups.read([Want(group="", events=tuple(one.event_id for one in in_hand))])
     assert all(outcome is not None for outcome in seen.outcomes)
     await offer_all(groups, offers(in_hand), now_ms=late_ms)
-    known = await groups.look([Want(group=f"w4:acmew{number}") for number in range(50)])
+    known = await groups.read([Want(group=f"w4:acmew{number}") for number in range(50)])
     assert [one.group for one in known] == [None] * 50, "nothing is told again"
 
     # Once the next batch of that partition is handed over, the one before may go.
@@ -329,7 +329,7 @@ async def test_p26_incidents_that_are_over_are_forgotten_faster_than_they_come(
                 event(1, worker_id=f"w{number}", due_ms=START_MS + number),
                 event(2, worker_id=f"w{number}", kind=EventKind.RECOVERED, old=Liveness.STALE, new=Liveness.ALIVE),
             ]
-        await ledger.note(0, stream, lambda _: {"ops": "w"}, now_ms=now_ms)
+        await ledger.record(0, stream, lambda _: {"ops": "w"}, now_ms=now_ms)
 
     await outages(0, history.incidents + 2_000, START_MS)
     assert await redis.zcard("{la.incidents:0}:c") <= history.incidents
@@ -348,12 +348,12 @@ async def test_p26_the_incident_of_an_environment_counts_all_its_members_and_rem
     whole, base = "inc_" + "e" * 32, "{la.environments}"
     ledger = Ledger(store)
     first = event(1, worker_id="still-down")
-    await ledger.note(0, [first], lambda _: {"ops": "e4:acmeprod"}, part_of=lambda _: whole, now_ms=START_MS)
+    await ledger.record(0, [first], lambda _: {"ops": "e4:acmeprod"}, part_of=lambda _: whole, now_ms=START_MS)
     await redis.hset(f"{base}:m:{whole}", mapping={f"inc_{number}": "0" for number in range(100_000)})
     for number in range(3):
         down = event(1, worker_id=f"w{number}")
         over = event(2, worker_id=f"w{number}", kind=EventKind.RECOVERED, old=Liveness.STALE, new=Liveness.ALIVE)
-        await ledger.note(0, [down, over], lambda _: {"ops": "e4:acmeprod"}, part_of=lambda _: whole, now_ms=START_MS)
+        await ledger.record(0, [down, over], lambda _: {"ops": "e4:acmeprod"}, part_of=lambda _: whole, now_ms=START_MS)
     known = await redis.hlen(f"{base}:m:{whole}")
     assert 100_000 - 1_200 <= known <= 100_001
     assert await redis.hget(f"{base}:m:{whole}", f"inc_{first.event_id}") == "1"

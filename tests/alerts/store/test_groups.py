@@ -56,7 +56,7 @@ async def _put(groups: GroupStore, *keys: str, due_ms: int | None = START_MS) ->
 
 
 async def _see(groups: GroupStore, key: str = "w4:acmew", **want: Any) -> Seen:
-    [seen] = await groups.look([Want(group=key, **want)])
+    [seen] = await groups.read([Want(group=key, **want)])
     return seen
 
 

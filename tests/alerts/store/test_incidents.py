@@ -64,7 +64,7 @@ def _nobody(_: Event) -> dict[str, str]:
 async def _note(
     ledger: Ledger, events: Sequence[Event], *, partition: int = 0, whole: str | None = None, now_ms: int = START_MS
 ) -> list[Noted]:
-    return await ledger.note(partition, events, _ops, part_of=lambda _: whole, now_ms=now_ms)
+    return await ledger.record(partition, events, _ops, part_of=lambda _: whole, now_ms=now_ms)
 
 
 async def _listed(ledger: Ledger, **asked: Any) -> list[str]:
@@ -102,17 +102,17 @@ async def test_p18_events_noted_again_in_any_cut_answer_the_same_and_change_noth
     before = await ledger.incidents("acme", limit=100)
     sizes = await _keys(store_url)
     for start in range(len(stream)):
-        again = await ledger.note(0, stream[start:], _nobody, now_ms=START_MS + 1)
+        again = await ledger.record(0, stream[start:], _nobody, now_ms=START_MS + 1)
         assert again == noted[start:]
     assert await ledger.incidents("acme", limit=100) == before
     assert await _keys(store_url) == sizes
 
 
 async def test_p18_the_end_finds_whom_the_down_was_for_whatever_the_routes_say_now(ledger: Ledger) -> None:
-    await ledger.note(0, [event(1)], lambda _: {"ops": "g1"}, now_ms=START_MS)
-    (noted,) = await ledger.note(0, [_end(2)], lambda _: {"ops": "w", "log": "w"}, now_ms=START_MS)
+    await ledger.record(0, [event(1)], lambda _: {"ops": "g1"}, now_ms=START_MS)
+    (noted,) = await ledger.record(0, [_end(2)], lambda _: {"ops": "w", "log": "w"}, now_ms=START_MS)
     assert noted.targets == {"ops": "g1", "log": "w"}
-    (again,) = await ledger.note(0, [_end(2)], _nobody, now_ms=START_MS)
+    (again,) = await ledger.record(0, [_end(2)], _nobody, now_ms=START_MS)
     assert again == noted
 
 
@@ -131,7 +131,7 @@ async def test_p18_an_old_incident_that_is_forgotten_leaves_the_newer_one_of_its
     with pytest.raises(UnknownIncidentError):
         await ledger.incident("acme", f"inc_{first.event_id}")
     # Its end finds the receivers that were told of the DOWN, and closes it.
-    (ended,) = await ledger.note(0, [_end(4)], _nobody, now_ms=later_ms + 10)
+    (ended,) = await ledger.record(0, [_end(4)], _nobody, now_ms=later_ms + 10)
     assert ended == Noted(incident_id=opened.incident_id, targets={"ops": "ww"})
     assert (await ledger.incident("acme", f"inc_{second.event_id}")).closed_by is EventKind.RECOVERED
 
@@ -329,14 +329,14 @@ async def test_what_was_over_before_it_was_noted_is_kept_as_long(ledger: Ledger)
     now_ms = START_MS + 2 * KEPT_MS
     (noted,) = await _note(ledger, [event(1)], now_ms=now_ms)
     assert await _note(ledger, [_end(2)], now_ms=now_ms) == [noted]
-    assert await ledger.note(0, [_end(2)], _nobody, now_ms=now_ms + 1) == [noted]
+    assert await ledger.record(0, [_end(2)], _nobody, now_ms=now_ms + 1) == [noted]
 
 
 async def test_p16_an_environments_incident_counts_members_of_all_partitions_once(ledger: Ledger) -> None:
     key = environment_key("acme", "prod")
 
     async def note(partition: int, *events: Event) -> None:
-        await ledger.note(partition, events, lambda _: {"ops": key}, part_of=lambda _: WHOLE, now_ms=START_MS)
+        await ledger.record(partition, events, lambda _: {"ops": key}, part_of=lambda _: WHOLE, now_ms=START_MS)
 
     downs = [event(1, worker_id=f"w{n}", due_ms=START_MS + n) for n in range(4)]
     await note(0, *downs[:2])
