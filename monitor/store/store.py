@@ -215,7 +215,7 @@ class Store:
             disconnect.back_in_ms,
         ]
         partition = self.partition_of(disconnect.key)
-        now_ms, outcome, moves = await self._in_time(self._connection.write, "leave", partition, _encode(args))
+        now_ms, outcome, moves = await self._in_time(self._connection.write, "disconnect", partition, _encode(args))
         if outcome == UNKNOWN and disconnect.trigger is Trigger.DISCONNECT_FAILURE:
             report = [*args[:3], disconnect.allowed or False, disconnect.first_environment, *args[5:8]]
             call = "fail", partition, _encode(report), self._beat_settings
@@ -225,7 +225,7 @@ class Store:
     async def delete(self, key: WorkerKey, *, allowed: tuple[str, ...] | None, reason: str) -> ChangeResult:
         """Erase a worker's record, metadata and logs at once."""
         args = _encode([key.tenant, key.worker_id, allowed, reason])
-        now_ms, outcome, moves = await self._in_time(self._connection.once, "forget", self.partition_of(key), args)
+        now_ms, outcome, moves = await self._in_time(self._connection.once, "delete", self.partition_of(key), args)
         return ChangeResult(now_ms=now_ms, outcome=outcome, moved=codec.moved(moves))
 
     async def _in_time(self, call: _Call, function: str, partition: int, *args: bytes) -> Any:
@@ -325,7 +325,7 @@ class Store:
 
     async def claim(self, partition: int, *, owner: str, lease_ms: int, limit: int) -> Taken:
         """Take or keep a partition's router lease and read the events behind its cursor."""
-        _, token, entries, age_ms = await self._connection.write("take", partition, owner, lease_ms, limit)
+        _, token, entries, age_ms = await self._connection.write("claim", partition, owner, lease_ms, limit)
         last = codec.text(entries[-1][0]) if entries else ""
         return Taken(token=token, last=last, events=codec.events(partition, entries), age_ms=age_ms)
 
@@ -342,7 +342,7 @@ class Store:
 
     async def get(self, key: WorkerKey) -> tuple[int, int, Worker | None]:
         """(now in ms, time of the last full sweep, the worker with its last transitions)."""
-        now_ms, swept_ms, row, past, blind = await self._read("one", self.partition_of(key), key.tenant, key.worker_id)
+        now_ms, swept_ms, row, past, blind = await self._read("get", self.partition_of(key), key.tenant, key.worker_id)
         return now_ms, swept_ms, None if row is None else codec.worker(row, past, blind=codec.windows(blind))
 
     async def list_workers(
@@ -358,7 +358,7 @@ class Store:
         """At most ``limit`` workers of one partition behind ``after``; the caller filters what comes back."""
         wanted = None if want is None else {name: getattr(want, name) for name in Want.__slots__}
         filters = _encode([environments, wanted])
-        answer = await self._read("page", partition, tenant, after, limit, filters)
+        answer = await self._read("list", partition, tenant, after, limit, filters)
         now_ms, swept_ms, last, rows, flat = answer
         blind = codec.windows(flat)
         return Page(
@@ -375,9 +375,9 @@ class Store:
         codes = [STATE_CODES[state] for state in DOWN_STATES]
         now_ms, swept_ms = 0, None
         for partition in range(self.partitions):
-            gid = 0
+            cohort_id = 0
             while True:
-                now_ms, swept, gid, rows = await self._read("counts", partition, tenant or "", gid, COUNT_PAGE, *codes)
+                now_ms, swept, cohort_id, rows = await self._read("count", partition, tenant or "", cohort_id, COUNT_PAGE, *codes)
                 for owner, name, after_stop, on_time, late, overdue, missing, *down in rows:
                     if any((on_time, late, overdue, *down)):
                         tenants.add(codec.text(owner))
@@ -390,7 +390,7 @@ class Store:
                     # Among those that the lines above take for stopped.
                     counts[Liveness.STOPPED] -= missing
                     counts[Liveness.STALE] += missing
-                if not gid:
+                if not cohort_id:
                     break
             swept_ms = swept if swept_ms is None else min(swept_ms, swept)
         return Census(now_ms=now_ms, swept_ms=swept_ms or 0, environments=environments, tenants=frozenset(tenants))
@@ -405,10 +405,10 @@ class Store:
         found = EnvironmentHealth(expected=0, silent=0)
         asked = ("" if since_ms is None else since_ms, STATE_CODES[Liveness.STALE], STATE_CODES[Liveness.FAILED])
         for partition in range(self.partitions):
-            gid = 0
+            cohort_id = 0
             while True:
-                _, gid, expected, silent, fallen, rejected, down = await self._read(
-                    "standing", partition, tenant, environment_name, gid, COUNT_PAGE, *asked
+                _, cohort_id, expected, silent, fallen, rejected, down = await self._read(
+                    "environment_health", partition, tenant, environment_name, cohort_id, COUNT_PAGE, *asked
                 )
                 found = EnvironmentHealth(
                     expected=found.expected + expected,
@@ -417,13 +417,13 @@ class Store:
                     rejected=found.rejected + rejected,
                     down=found.down + down,
                 )
-                if not gid:
+                if not cohort_id:
                     break
         return found
 
     async def swept(self, partition: int) -> tuple[int, int]:
         """(now, time of the partition's last full sweep); reads no worker and no event."""
-        now_ms, swept_ms, *_ = await self._connection.probe("one", partition, "", "")
+        now_ms, swept_ms, *_ = await self._connection.probe("get", partition, "", "")
         return now_ms, swept_ms
 
     async def _last_sweep(self) -> tuple[int, int]:

@@ -30,8 +30,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a short blind window that moves a deadline by nothing uses up one of its three credits",
         file="monitor/store/lua/blindness.lua",
-        old="if till + reach > due then",
-        new="if till + reach >= due then",
+        old="if till + allowance > due then",
+        new="if till + allowance >= due then",
         tests=("tests/store/test_blindness.py::test_p1_the_library_moves_deadlines_to_the_same_moments",),
     ),
     Mutant(
@@ -87,8 +87,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a worker whose beats are refused stays rejected for four intervals and the grace, not three",
         file="monitor/store/lua/workers.lua",
-        old="(REJECTED_INTERVALS - 1) * w.group[G_INTERVAL]",
-        new="REJECTED_INTERVALS * w.group[G_INTERVAL]",
+        old="(REJECTED_INTERVALS - 1) * w.cohort[C_INTERVAL]",
+        new="REJECTED_INTERVALS * w.cohort[C_INTERVAL]",
         tests=(
             (
                 "tests/store/test_blindness.py::"
@@ -99,8 +99,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a worker whose last refused beat stops counting exactly at the limit is said to be rejected still",
         file="monitor/store/lua/workers.lua",
-        old="rejected[2] + w.group[G_INTERVAL] + w.group[G_GRACE] > ends",
-        new="rejected[2] + w.group[G_INTERVAL] + w.group[G_GRACE] >= ends",
+        old="rejected[2] + w.cohort[C_INTERVAL] + w.cohort[C_GRACE] > ends",
+        new="rejected[2] + w.cohort[C_INTERVAL] + w.cohort[C_GRACE] >= ends",
         tests=("tests/store/test_blindness.py::test_p11_refused_beats_whose_time_ends_at_the_limit_have_ended",),
     ),
     Mutant(
@@ -119,10 +119,10 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     # Commit -------------------------------------------------------------------------------------------------------
     Mutant(
-        wrong="a group of which every worker is down is dropped, and its workers with it",
+        wrong="a cohort of which every worker is down is dropped, and its workers with it",
         file="monitor/store/lua/commit.lua",
-        old="if call('EXISTS', st.base .. 's:' .. gid, st.base .. 'd:' .. gid) == 0 then",
-        new="if call('EXISTS', st.base .. 's:' .. gid) == 0 then",
+        old="if call('EXISTS', st.base .. 's:' .. cohort_id, st.base .. 'd:' .. cohort_id) == 0 then",
+        new="if call('EXISTS', st.base .. 's:' .. cohort_id) == 0 then",
         tests=("tests/store/test_store.py", "tests/store/test_absence.py"),
     ),
     Mutant(
@@ -150,7 +150,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a token for other environments may send the ordinary beats of an alive worker",
         file="monitor/store/lua/beat.lua",
-        old="or (profile[P_ALLOWED] and not contains(profile[P_ALLOWED], g[G_ENVIRONMENT]))",
+        old="or (profile[P_ALLOWED] and not contains(profile[P_ALLOWED], g[C_ENVIRONMENT]))",
         new="or false",
         tests=("tests/store/test_store.py", "tests/daemon/test_trust.py"),
     ),
@@ -186,10 +186,10 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     # Orders -------------------------------------------------------------------------------------------------------
     Mutant(
-        wrong="a beat that we were too busy for moves a deadline that had passed already",
+        wrong="a beat that we were too busy for moves a deadline that had cutoff already",
         file="monitor/store/lua/orders.lua",
-        old="        if st.t < due then\n          set_base(st, w, st.t)",
-        new="        if due then\n          set_base(st, w, st.t)",
+        old="        if st.t < due then\n          set_anchor(st, w, st.t)",
+        new="        if due then\n          set_anchor(st, w, st.t)",
         tests=(
             "tests/store/test_blindness.py::test_p2_a_beat_that_we_were_too_busy_for_after_the_deadline_moves_it_no_more",
         ),
@@ -204,8 +204,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="refused beats hold a worker off from being silent for as long as they come",
         file="monitor/store/lua/orders.lua",
-        old="math.max(ends, math.min(st.t + reach, refusals_limit(w)))",
-        new="math.max(ends, st.t + reach)",
+        old="math.max(ends, math.min(st.t + allowance, refusals_limit(w)))",
+        new="math.max(ends, st.t + allowance)",
         tests=(
             (
                 "tests/store/test_blindness.py::"
@@ -243,7 +243,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="the history ages while the monitor is blind",
         file="monitor/store/lua/outbox.lua",
-        old="local old = '(' .. int(seen_for(st, keep))",
+        old="local old = '(' .. int(age_cut(st, keep))",
         new="local old = '(' .. int(st.t - keep)",
         tests=(
             "tests/store/test_store.py",
@@ -263,15 +263,15 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="who became stale in the very millisecond from which on they are counted is left out of a mass failure",
         file="monitor/store/lua/reading.lua",
-        old="call('ZCOUNT', st.base .. 'd:' .. gid, since, int(st.t))",
-        new="call('ZCOUNT', st.base .. 'd:' .. gid, '(' .. since, int(st.t))",
+        old="call('ZCOUNT', st.base .. 'd:' .. cohort_id, since, int(st.t))",
+        new="call('ZCOUNT', st.base .. 'd:' .. cohort_id, '(' .. since, int(st.t))",
         tests=("tests/store/test_store.py::test_p16_a_standing_counts_who_became_stale_in_the_very_millisecond",),
     ),
     Mutant(
         wrong="the counts take an absence that an outage prolonged for one that has ended",
         file="monitor/store/lua/reading.lua",
-        old="call('ZCOUNT', st.b .. ':' .. gid, '-inf', int(cut))",
-        new="call('ZCOUNT', st.b .. ':' .. gid, '-inf', st.now)",
+        old="call('ZCOUNT', st.b .. ':' .. cohort_id, '-inf', int(cut))",
+        new="call('ZCOUNT', st.b .. ':' .. cohort_id, '-inf', st.now)",
         tests=(
             "tests/store/test_absence.py",
             "tests/store/test_blindness.py::test_p1_an_announced_absence_that_ends_in_an_outage_is_waited_for_again",
@@ -308,7 +308,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         tests=("tests/api/test_tenants.py::test_p29_all_who_ask_for_the_health_at_a_time_share_one_call",),
     ),
     Mutant(
-        wrong="a write that was to reach two replicas is confirmed when it has reached one",
+        wrong="a write that was to allowance two replicas is confirmed when it has reached one",
         file="monitor/store/store.py",
         old="safe = reached >= self.settings.replicas",
         new="safe = reached >= 1",

@@ -34,47 +34,47 @@ local function effective(settings, environment, rec)
     grace == UNDECLARED and usual[2] or math.max(bounds[3], math.min(grace, bounds[4]))
 end
 
--- What a beat of this profile means to an alive worker with this key part of its record: {set, reach, interval, grace} if it
+-- What a beat of this profile means to an alive worker with this key part of its record: {set, allowance, interval, grace} if it
 -- only renews it, false if it may change more. The same for all workers with that key part.
 local function steady_of(st, settings, profile, raw)
   local rec = decode(raw)
-  local g = rec and rec[R_STATE] == ALIVE and rec[R_LEFT] == 0 and group(st, rec[R_GID])
+  local g = rec and rec[R_STATE] == ALIVE and rec[R_LEFT] == 0 and cohort(st, rec[R_COHORT])
   if
     not g
-    or g[G_AFTER_STOP]
-    or g[G_TENANT] ~= profile[P_TENANT]
-    or (profile[P_ENVIRONMENT] and profile[P_ENVIRONMENT] ~= g[G_ENVIRONMENT])
-    or (profile[P_ALLOWED] and not contains(profile[P_ALLOWED], g[G_ENVIRONMENT]))
+    or g[C_AFTER_STOP]
+    or g[C_TENANT] ~= profile[P_TENANT]
+    or (profile[P_ENVIRONMENT] and profile[P_ENVIRONMENT] ~= g[C_ENVIRONMENT])
+    or (profile[P_ALLOWED] and not contains(profile[P_ALLOWED], g[C_ENVIRONMENT]))
     or (profile[P_INTERVAL] and profile[P_INTERVAL] ~= rec[R_INTERVAL])
     or (profile[P_GRACE] and profile[P_GRACE] ~= rec[R_GRACE])
   then
     return false
   end
-  local interval, grace = effective(settings, g[G_ENVIRONMENT], rec)
-  if interval ~= g[G_INTERVAL] or grace ~= g[G_GRACE] then
+  local interval, grace = effective(settings, g[C_ENVIRONMENT], rec)
+  if interval ~= g[C_INTERVAL] or grace ~= g[C_GRACE] then
     return false
   end
-  st.alive[rec[R_GID]] = st.alive[rec[R_GID]] or {}
-  return { st.alive[rec[R_GID]], math.min(interval + grace, LONGEST_GAP), interval, grace }
+  st.alive[rec[R_COHORT]] = st.alive[rec[R_COHORT]] or {}
+  return { st.alive[rec[R_COHORT]], math.min(interval + grace, LONGEST_GAP), interval, grace }
 end
 
--- Whether a beat would bring its tenant one group more than it may have. The groups of stragglers are not refused.
-local function is_over_timings(st, settings, profile, w, environment)
-  local rec, g = w.rec or {}, w.group
+-- Whether a beat would bring its tenant one cohort more than it may have. The cohorts of stragglers are not refused.
+local function has_too_many_cohorts(st, settings, profile, w, environment)
+  local rec, g = w.rec or {}, w.cohort
   local interval, grace = effective(settings, environment, {
     [R_INTERVAL] = profile[P_INTERVAL] or rec[R_INTERVAL] or UNDECLARED,
     [R_GRACE] = profile[P_GRACE] or rec[R_GRACE] or UNDECLARED,
   })
-  if g and g[G_ENVIRONMENT] == environment and g[G_INTERVAL] == interval and g[G_GRACE] == grace then
+  if g and g[C_ENVIRONMENT] == environment and g[C_INTERVAL] == interval and g[C_GRACE] == grace then
     return false
   end
-  return not gid_of(st, group_key(w.tenant, environment, interval, grace, false))
-    and groups_of(st, w.tenant) >= settings[S_TIMINGS]
+  return not cohort_id_of(st, cohort_key(w.tenant, environment, interval, grace, false))
+    and cohorts_of(st, w.tenant) >= settings[S_TIMINGS]
 end
 
 -- The outcome of a beat before anything is changed. grown: by how many bytes a worker's cold parts would.
 local function judge(st, settings, profile, w, environment, grown)
-  local was = w.group and w.group[G_ENVIRONMENT]
+  local was = w.cohort and w.cohort[C_ENVIRONMENT]
   local allowed = profile[P_ALLOWED]
   if w.damaged then
     return DAMAGED
@@ -92,7 +92,7 @@ local function judge(st, settings, profile, w, environment, grown)
     and tenant_of(st, w.tenant).v >= settings[S_ENVIRONMENTS]
   then
     return OVER_ENVIRONMENTS
-  elseif is_over_timings(st, settings, profile, w, environment) then
+  elseif has_too_many_cohorts(st, settings, profile, w, environment) then
     return OVER_TIMINGS
   end
   return STORED
@@ -154,8 +154,8 @@ end
 -- Any beat but a steady one. Result: outcome, interval, grace.
 local function apply(st, settings, profile, worker, raw, report, more)
   local w = load_worker(st, profile[P_TENANT], worker, raw)
-  local rec, was = w.rec, w.group
-  local environment = profile[P_ENVIRONMENT] or (was and was[G_ENVIRONMENT]) or profile[P_FIRST]
+  local rec, was = w.rec, w.cohort
+  local environment = profile[P_ENVIRONMENT] or (was and was[C_ENVIRONMENT]) or profile[P_FIRST]
   local cold, packed = cold_after(st, w, more)
   local grown = packed and #packed - w.cold_bytes or 0
   local outcome = judge(st, settings, profile, w, environment, grown)
@@ -167,13 +167,13 @@ local function apply(st, settings, profile, worker, raw, report, more)
     expire_if_due(st, w)
     from, back = rec[R_STATE], absence_of(st, w)
     if back then
-      set_absence(st, w, nil) -- of its old group
+      set_absence(st, w, nil) -- of its old cohort
     end
     rec[R_GAPS] = sub(rec[R_GAPS], 5) .. write('>I4', math.min(st.t - rec[R_LAST_SEEN], LONGEST_GAP))
   else
     rec = begin(st, w)
   end
-  local since, old_gid, old_report = rec[R_SINCE], rec[R_GID], rec[R_REPORT]
+  local since, old_cohort_id, old_report = rec[R_SINCE], rec[R_COHORT], rec[R_REPORT]
   rec[R_INTERVAL] = profile[P_INTERVAL] or rec[R_INTERVAL]
   rec[R_GRACE] = profile[P_GRACE] or rec[R_GRACE]
   take_report(w, report, more)
@@ -191,25 +191,25 @@ local function apply(st, settings, profile, worker, raw, report, more)
   if back and back <= st.t + interval + grace then
     rec[R_LEFT] = 0 -- at this beat's deadline it should have been back: silence until then is no stop
   end
-  local gid = group_for(st, w.tenant, environment, interval, grace, rec[R_LEFT] > 0)
+  local cohort_id = cohort_for(st, w.tenant, environment, interval, grace, rec[R_LEFT] > 0)
   local to = MOVE[from][BEAT]
-  rec[R_STATE], rec[R_GID], rec[R_LAST_SEEN], rec[R_DAEMON] = to.to, gid, st.t, settings[S_DAEMON]
-  w.group = group(st, gid)
+  rec[R_STATE], rec[R_COHORT], rec[R_LAST_SEEN], rec[R_DAEMON] = to.to, cohort_id, st.t, settings[S_DAEMON]
+  w.cohort = cohort(st, cohort_id)
   if back and rec[R_LEFT] > 0 then
     set_absence(st, w, back)
   end
   if from == '' then
     enrol(st, w, environment)
   else
-    if from ~= ALIVE or gid ~= old_gid then
-      displace(st, w, from, old_gid)
+    if from ~= ALIVE or cohort_id ~= old_cohort_id then
+      displace(st, w, from, old_cohort_id)
     end
-    if was[G_ENVIRONMENT] ~= environment then
+    if was[C_ENVIRONMENT] ~= environment then
       count_in(st, w.tenant, environment, 1)
-      count_in(st, w.tenant, was[G_ENVIRONMENT], -1)
+      count_in(st, w.tenant, was[C_ENVIRONMENT], -1)
     end
-    if gid ~= old_gid then
-      st.left[old_gid] = true
+    if cohort_id ~= old_cohort_id then
+      st.left[old_cohort_id] = true
     end
   end
   place(st, w)
@@ -342,8 +342,8 @@ local function fail(keys, args)
   local rec, to = begin(st, w), MOVE[''][a[3]]
   local interval, grace = effective(settings, environment, rec)
   rec[R_STATE], rec[R_DAEMON] = to.to, settings[S_DAEMON]
-  rec[R_GID] = group_for(st, w.tenant, environment, interval, grace, false)
-  w.group = group(st, rec[R_GID])
+  rec[R_COHORT] = cohort_for(st, w.tenant, environment, interval, grace, false)
+  w.cohort = cohort(st, rec[R_COHORT])
   enrol(st, w, environment)
   place(st, w)
   record(st, w, {

@@ -40,18 +40,18 @@ local function blindness(st)
 end
 
 -- The moment to which blind windows move a deadline, and how many would have moved it and were too many.
-local function credited(st, due, reach, interval)
+local function credited(st, due, allowance, interval)
   local short, uncredited = 0, 0
   for _, window in ipairs(blindness(st).windows) do
     local from, till = window[1], window[2]
     if due <= from then
       break
     end
-    if till + reach > due then
+    if till + allowance > due then
       if till - from >= interval then
-        due = till + reach
+        due = till + allowance
       elseif short < SHORT_CREDITS then
-        short, due = short + 1, till + reach
+        short, due = short + 1, till + allowance
       else
         uncredited = uncredited + 1
       end
@@ -62,33 +62,33 @@ end
 
 -- The latest deadline that has passed at t, whatever the windows: what is later has been moved past t. One number for
 -- all workers of an interval and grace, since a later deadline is never moved to before an earlier one.
-local function passed(st, reach, interval)
+local function cutoff(st, allowance, interval)
   local windows = blindness(st).windows
-  if #windows == 0 or windows[#windows][2] + reach <= st.t then
+  if #windows == 0 or windows[#windows][2] + allowance <= st.t then
     return st.t
   end
-  st.passed = st.passed or {}
-  local key = reach .. ':' .. interval
-  if not st.passed[key] then
+  st.cutoff = st.cutoff or {}
+  local key = allowance .. ':' .. interval
+  if not st.cutoff[key] then
     local low, high = windows[1][1], st.t -- what was due by the first begin is moved by nothing
-    if credited(st, high, reach, interval) <= st.t then
+    if credited(st, high, allowance, interval) <= st.t then
       low = high
     end
     while high - low > 1 do
       local middle = math.floor((low + high) / 2)
-      if credited(st, middle, reach, interval) <= st.t then
+      if credited(st, middle, allowance, interval) <= st.t then
         low = middle
       else
         high = middle
       end
     end
-    st.passed[key] = low
+    st.cutoff[key] = low
   end
-  return st.passed[key]
+  return st.cutoff[key]
 end
 
 -- The moment before which everything is older than span, blind time left out: what the monitor has not seen does not age.
-local function seen_for(st, span)
+local function age_cut(st, span)
   local cut, windows = st.t - span, blindness(st).windows
   for k = #windows, 1, -1 do
     if windows[k][2] <= cut then

@@ -94,38 +94,38 @@ local function commit_facts(st)
   call_with('HDEL', st.j, gone)
 end
 
-local function commit_groups(st)
-  for _, founded in ipairs(st.founded) do
-    local key, gid = founded[1], founded[2]
-    call('HSET', st.m, 'gid', gid)
-    call('HSET', st.g, key, gid, gid, cmsgpack.pack(st.groups[gid]))
-    call('ZADD', st.a, gid, gid)
-    call('ZADD', st.a .. ':' .. st.groups[gid][G_TENANT], gid, gid)
+local function commit_cohorts(st)
+  for _, new_cohorts in ipairs(st.new_cohorts) do
+    local key, cohort_id = new_cohorts[1], new_cohorts[2]
+    call('HSET', st.m, 'gid', cohort_id)
+    call('HSET', st.g, key, cohort_id, cohort_id, cmsgpack.pack(st.cohorts[cohort_id]))
+    call('ZADD', st.a, cohort_id, cohort_id)
+    call('ZADD', st.a .. ':' .. st.cohorts[cohort_id][C_TENANT], cohort_id, cohort_id)
   end
   for key, bounds in pairs({ [st.h] = st.due, [st.q] = st.oldest, [st.b] = st.first_back, [st.k] = st.first_end }) do
-    for gid, bound in pairs(bounds) do
+    for cohort_id, bound in pairs(bounds) do
       if bound then
-        call('ZADD', key, int(bound), gid)
+        call('ZADD', key, int(bound), cohort_id)
       else
-        call('ZREM', key, gid)
+        call('ZREM', key, cohort_id)
       end
     end
   end
 end
 
--- Drops the groups that hold nobody any more.
+-- Drops the cohorts that hold nobody any more.
 local function commit_drops(st)
-  for gid in pairs(st.left) do
-    if call('EXISTS', st.base .. 's:' .. gid, st.base .. 'd:' .. gid) == 0 then
-      local g = group(st, gid)
-      call('HDEL', st.g, group_key(g[G_TENANT], g[G_ENVIRONMENT], g[G_INTERVAL], g[G_GRACE], g[G_AFTER_STOP]), gid)
-      call('ZREM', st.a, gid)
-      call('ZREM', st.a .. ':' .. g[G_TENANT], gid)
-      call('ZREM', st.h, gid)
-      call('ZREM', st.q, gid)
-      call('ZREM', st.b, gid)
-      call('ZREM', st.k, gid)
-      call('UNLINK', st.b .. ':' .. gid, st.k .. ':' .. gid)
+  for cohort_id in pairs(st.left) do
+    if call('EXISTS', st.base .. 's:' .. cohort_id, st.base .. 'd:' .. cohort_id) == 0 then
+      local g = cohort(st, cohort_id)
+      call('HDEL', st.g, cohort_key(g[C_TENANT], g[C_ENVIRONMENT], g[C_INTERVAL], g[C_GRACE], g[C_AFTER_STOP]), cohort_id)
+      call('ZREM', st.a, cohort_id)
+      call('ZREM', st.a .. ':' .. g[C_TENANT], cohort_id)
+      call('ZREM', st.h, cohort_id)
+      call('ZREM', st.q, cohort_id)
+      call('ZREM', st.b, cohort_id)
+      call('ZREM', st.k, cohort_id)
+      call('UNLINK', st.b .. ':' .. cohort_id, st.k .. ':' .. cohort_id)
     end
   end
 end
@@ -135,12 +135,12 @@ local function commit(st)
   commit_time(st)
   if st.changing then
     commit_facts(st)
-    commit_groups(st)
+    commit_cohorts(st)
   end
   commit_records(st)
-  for _, gid in ipairs(commit_sets(st.alive, st.base .. 's:')) do
-    local g = group(st, gid)
-    call('ZADD', st.h, 'LT', int(st.t + g[G_INTERVAL] + g[G_GRACE]), gid)
+  for _, cohort_id in ipairs(commit_sets(st.alive, st.base .. 's:')) do
+    local g = cohort(st, cohort_id)
+    call('ZADD', st.h, 'LT', int(st.t + g[C_INTERVAL] + g[C_GRACE]), cohort_id)
   end
   if not st.changing then
     return
@@ -149,8 +149,8 @@ local function commit(st)
   commit_sets(st.absent, st.base .. 'b:')
   commit_sets(st.refused, st.base .. 'k:')
   for key, bounds in pairs({ [st.q] = st.least, [st.b] = st.soonest, [st.k] = st.ending }) do
-    for gid, bound in pairs(bounds) do
-      call('ZADD', key, 'LT', int(bound), gid)
+    for cohort_id, bound in pairs(bounds) do
+      call('ZADD', key, 'LT', int(bound), cohort_id)
     end
   end
   commit_sets(st.names, st.base .. 'i:')

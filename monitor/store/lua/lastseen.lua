@@ -12,9 +12,10 @@ WINDOW_AGE_MS, DAEMONS_KEPT, SLEW, BEHIND_MS, NO_PULSE, STORE_RESTARTED, DAEMON_
 Every function gets one key, the base of a partition, "{ls:<p>}:" or "{<namespace>.ls:<p>}:", and derives the others from it, all of
 them in that partition's slot. Every answer begins with t, the store's time in ms.
 
-Key schema, per partition (base left out; gid is a number, mid is "<bytes of tenant>:<tenant><worker>")
+Key schema, per partition, the base left out. A cohort is the workers of one tenant, environment and timing; it has a
+number. mid is "<bytes of tenant>:<tenant><worker>".
   m         HASH   schema, partitions, installation (words, see hello), skew, last (newest t), swept (t of the last full sweep),
-                   gid (newest), events (in all histories), erased (newest generation or time that an erased worker had),
+                   gid (the newest cohort's id), events (in all histories), erased (newest generation or time that an erased worker had),
                    pulse (the newest of any daemon), run (the server's run id when it came),
                    blind, blind_ms (blind windows so far, and their length)
   w         STRING blind windows, oldest first: {begin, end, cause}*
@@ -22,23 +23,23 @@ Key schema, per partition (base left out; gid is a number, mid is "<bytes of ten
   r         HASH   mid -> record, see R_* below (binary)
   x         HASH   mid -> cold parts, see X_* below (msgpack array); only workers that sent any
   y         HASH   mid -> last transitions, newest last: {kind, seq, due, detected, reason}*; a registration is none
-  g         HASH   gid -> {tenant, environment, interval, grace, after_stop}; "k"..those -> gid
-  a         ZSET   gid -> gid                    all groups;  a:<tenant>: those of a tenant
-  s:<gid>   ZSET   worker -> base                alive workers, so the overdue are a prefix. The base of a deadline is
+  g         HASH   cohort -> {tenant, environment, interval, grace, after_stop}; "k"..those -> cohort
+  a         ZSET   cohort -> cohort                all cohorts;  a:<tenant>: those of a tenant
+  s:<cohort> ZSET   worker -> base                alive workers, so the overdue are a prefix. The base of a deadline is
                                                  last_seen, or later when it was our fault that no beat was taken since
-  d:<gid>   ZSET   worker -> since               workers that are not alive; of an announced absence its end, so that
+  d:<cohort> ZSET   worker -> since               workers that are not alive; of an announced absence its end, so that
                                                  retention counts from there
-  c         HASH   "<gid>:<state>" -> how many of d:<gid>
-  b:<gid>   ZSET   worker -> end of its absence  stopped workers that said when they would be back, stragglers too:
+  c         HASH   "<cohort>:<state>" -> how many of d:<cohort>
+  b:<cohort> ZSET   worker -> end of its absence  stopped workers that said when they would be back, stragglers too:
                                                  of these never before the deadline
   i:<tenant> ZSET  worker -> 0                   the order of lists; changes on register and forget only
   j         HASH   mid -> its newest refused beat: {reason, t, subject}; of no meaning once a later one was accepted
-  k:<gid>   ZSET   worker -> when its refused beats have ended, or count no more, if no more come
+  k:<cohort> ZSET   worker -> when its refused beats have ended, or count no more, if no more come
                                                  stale workers that are alive
   t:<tenant> HASH  n (workers), b (bytes that they take, see bytes_of), v (environments), "e"..environment -> workers
-  h         ZSET   gid -> lower bound of its next deadline
-  q         ZSET   gid -> lower bound of the oldest since in d:<gid>
-  b, k      ZSET   gid -> lower bound of the first end in b:<gid>, in k:<gid>
+  h         ZSET   cohort -> lower bound of its next deadline
+  q         ZSET   cohort -> lower bound of the oldest since in d:<cohort>
+  b, k      ZSET   cohort -> lower bound of the first end in b:<cohort>, in k:<cohort>
   e         STREAM the outbox: events until the router has passed them; ids are <t>-<n>. event: msgpack list, see `record`;
                    gaps: as in r
   e:<tenant> STREAM the history of a tenant: the same events, with ids of its own, so that these tell nothing of others
@@ -63,16 +64,16 @@ end
 -- else 0. R_INTERVAL, R_GRACE: what the worker declared, in ms, or UNDECLARED. R_DIGEST: of the cold parts, or NO_DIGEST.
 -- R_GAPS: the last 8 gaps between beats in ms, oldest first, NO_GAP before the first. R_REPORT: what the worker last
 -- said of itself, see report_of. R_DAEMON: who took its last beat.
-local R_VERSION, R_STATE, R_GID, R_LEFT, R_INTERVAL, R_GRACE, R_GENERATION, R_SEQ = 1, 2, 3, 4, 5, 6, 7, 8
+local R_VERSION, R_STATE, R_COHORT, R_LEFT, R_INTERVAL, R_GRACE, R_GENERATION, R_SEQ = 1, 2, 3, 4, 5, 6, 7, 8
 local R_SINCE, R_DIGEST, R_LAST_SEEN, R_GAPS, R_REPORT, R_DAEMON = 9, 10, 11, 12, 13, 14
 local RECORD = '>Bc1I4I6I6I6' .. 'I6I4I6c8' .. 'I6c32I2c0'
 local KEY_BYTES, KEPT_BYTES, FIXED_BYTES, GAPS_KEPT = 24, 48, 88, 8
 local RECORD_VERSION, UNDECLARED = 1, 281474976710655
 local NO_DIGEST, NO_GAP, LONGEST_GAP = '\0\0\0\0\0\0\0\0', '\255\255\255\255', 4294967294
 local X_META, X_EVENT_META, X_EVENT_CUT, X_SYSTEM, X_SYSTEM_CUT, X_LOGS, X_LOGS_CUT = 1, 2, 3, 4, 5, 6, 7
-local G_TENANT, G_ENVIRONMENT, G_INTERVAL, G_GRACE, G_AFTER_STOP = 1, 2, 3, 4, 5
+local C_TENANT, C_ENVIRONMENT, C_INTERVAL, C_GRACE, C_AFTER_STOP = 1, 2, 3, 4, 5
 local TRANSITIONS_KEPT, MOVES_PER_CALL = 16, 32
-local GATHER_LIMIT, GROUPS_LIMIT, PAGE_BYTES, ARGUMENTS = 500, 200, 262144, 1000
+local GATHER_LIMIT, COHORTS_LIMIT, PAGE_BYTES, ARGUMENTS = 500, 200, 262144, 1000
 local STORED, NOT_ALLOWED, UNKNOWN, REFUSED, DAMAGED, LATE = 0, 3, 4, 5, 6, 7 -- and those of beat.lua
 
 -- Bound by `open`: while a library is loaded the server has none of them.
@@ -91,29 +92,29 @@ local function open(keys)
     base = base, m = base .. 'm', r = base .. 'r', x = base .. 'x', y = base .. 'y', g = base .. 'g', a = base .. 'a',
     c = base .. 'c', h = base .. 'h', q = base .. 'q', b = base .. 'b', e = base .. 'e', u = base .. 'u',
     j = base .. 'j', k = base .. 'k', p = base .. 'p', w = base .. 'w', v = base .. 'v',
-    groups = {}, moves = {},
+    cohorts = {}, moves = {},
     records = {}, -- mid -> record, or false: erased
     cold = {}, -- mid -> cold parts, packed
     past = {}, -- mid -> last transitions
     packed_past = {}, packed_rejected = {}, -- what is read ahead of these, and of the newest refused beats
-    scores = {}, -- gid -> worker -> score in s:, as read ahead
-    -- gid, gid, gid, gid, tenant -> worker -> score in s:, d:, b:, k:, i:, or false: not in it
+    scores = {}, -- cohort_id -> worker -> score in s:, as read ahead
+    -- cohort_id, cohort_id, cohort_id, cohort_id, tenant -> worker -> score in s:, d:, b:, k:, i:, or false: not in it
     alive = {}, down = {}, absent = {}, refused = {}, names = {},
-    based = {}, -- gid -> least base among those whose deadline this call has moved
-    least = {}, soonest = {}, ending = {}, -- gid -> least score among those that came into d:, into b:, into k:
+    anchored = {}, -- cohort_id -> least base among those whose deadline this call has moved
+    least = {}, soonest = {}, ending = {}, -- cohort_id -> least score among those that came into d:, into b:, into k:
     rejected = {}, -- mid -> its newest refused beat, packed, or false: erased
     counts = {}, -- field of c -> change
     tenants = {}, -- tenant -> what t:<tenant> says
-    founded = {}, -- new groups
-    left = {}, -- gid -> true: may hold nobody any more
+    new_cohorts = {}, -- new cohorts
+    left = {}, -- cohort_id -> true: may hold nobody any more
     changing = false, -- whether there may be more than ordinary beats to write
-    due = {}, oldest = {}, first_back = {}, first_end = {}, -- gid -> new bound in h, q, b and k, or false: none
+    due = {}, oldest = {}, first_back = {}, first_end = {}, -- cohort_id -> new bound in h, q, b and k, or false: none
     events = {},
   }
   local known = call('HMGET', st.m, 'skew', 'last', 'swept', 'erased', 'gid')
   local clock = call('TIME')
   st.skew, st.last, st.swept = tonumber(known[1]) or 0, tonumber(known[2]) or 0, tonumber(known[3]) or 0
-  st.erased, st.gid = tonumber(known[4]) or 0, tonumber(known[5]) or 0
+  st.erased, st.cohort_id = tonumber(known[4]) or 0, tonumber(known[5]) or 0
   st.t = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000) + st.skew
   if st.t < st.last then
     if st.last - st.t > GAP_MS / SLEW then
@@ -198,44 +199,44 @@ local function unpacked(packed)
   return readable and type(value) == 'table' and value or nil
 end
 
-local function group(st, gid)
-  local found = st.groups[gid]
+local function cohort(st, cohort_id)
+  local found = st.cohorts[cohort_id]
   if not found then
-    found = unpacked(call('HGET', st.g, gid))
-    st.groups[gid] = found
+    found = unpacked(call('HGET', st.g, cohort_id))
+    st.cohorts[cohort_id] = found
   end
   return found
 end
 
-local function group_key(tenant, environment, interval, grace, after_stop)
+local function cohort_key(tenant, environment, interval, grace, after_stop)
   return 'k' .. #tenant .. ':' .. tenant .. #environment .. ':' .. environment .. int(interval) .. ':' .. int(grace)
     .. (after_stop and ':s' or '')
 end
 
--- The group of this key, or nil where there is none yet.
-local function gid_of(st, key)
-  local gid = st.groups[key] or tonumber(call('HGET', st.g, key))
-  st.groups[key] = gid
-  return gid
+-- The cohort of this key, or nil where there is none yet.
+local function cohort_id_of(st, key)
+  local cohort_id = st.cohorts[key] or tonumber(call('HGET', st.g, key))
+  st.cohorts[key] = cohort_id
+  return cohort_id
 end
 
-local function group_for(st, tenant, environment, interval, grace, after_stop)
-  local key = group_key(tenant, environment, interval, grace, after_stop)
-  local gid = gid_of(st, key)
-  if not gid then
-    gid = st.gid + 1
-    st.gid = gid
-    st.groups[gid], st.groups[key] = { tenant, environment, interval, grace, after_stop }, gid
-    st.founded[#st.founded + 1] = { key, gid }
+local function cohort_for(st, tenant, environment, interval, grace, after_stop)
+  local key = cohort_key(tenant, environment, interval, grace, after_stop)
+  local cohort_id = cohort_id_of(st, key)
+  if not cohort_id then
+    cohort_id = st.cohort_id + 1
+    st.cohort_id = cohort_id
+    st.cohorts[cohort_id], st.cohorts[key] = { tenant, environment, interval, grace, after_stop }, cohort_id
+    st.new_cohorts[#st.new_cohorts + 1] = { key, cohort_id }
   end
-  return gid
+  return cohort_id
 end
 
--- How many groups a tenant has, those that this call founds among them.
-local function groups_of(st, tenant)
+-- How many cohorts a tenant has, those that this call founds among them.
+local function cohorts_of(st, tenant)
   local count = call('ZCARD', st.a .. ':' .. tenant)
-  for _, founded in ipairs(st.founded) do
-    if st.groups[founded[2]][G_TENANT] == tenant then
+  for _, new_cohorts in ipairs(st.new_cohorts) do
+    if st.cohorts[new_cohorts[2]][C_TENANT] == tenant then
       count = count + 1
     end
   end

@@ -12,7 +12,7 @@ local function addressed(keys, tenant, worker, allowed, before)
   if not w.rec then
     return st, nil, { st.t, w.damaged and DAMAGED or UNKNOWN, st.moves }
   end
-  if allowed and not contains(allowed, w.group[G_ENVIRONMENT]) then
+  if allowed and not contains(allowed, w.cohort[C_ENVIRONMENT]) then
     return st, nil, { st.t, NOT_ALLOWED, st.moves }
   end
   expire_if_due(st, w)
@@ -25,7 +25,7 @@ end
 --   no such move; nothing to do), UNKNOWN or NOT_ALLOWED, or {t, LATE}. A clean one of a worker that is stopped makes no
 --   move, but is its last word on its absence.
 -- Events: stopped or failed, and stale or stopped before it for a moment that had passed.
-local function leave(keys, args)
+local function disconnect(keys, args)
   local a = cmsgpack.unpack(args[1])
   local st, w, refusal = addressed(keys, a[1], a[2], a[5], args[2])
   if not w then
@@ -58,23 +58,23 @@ local function evidence(keys, args)
   local known = 0
   for _, row in ipairs(cmsgpack.unpack(args[1])) do
     local w = load_worker(st, row[1], row[2])
-    if w.rec and (not row[3] or contains(row[3], w.group[G_ENVIRONMENT])) then
+    if w.rec and (not row[3] or contains(row[3], w.cohort[C_ENVIRONMENT])) then
       known = known + 1
       st.rejected[w.mid] = cmsgpack.pack({ row[4], st.t, row[6] })
-      local interval, ends = w.group[G_INTERVAL], refusals_of(st, w)
-      local reach = interval + w.group[G_GRACE]
-      if ends and st.t < credited(st, ends, reach, interval) then
-        set_refusals(st, w, row[5] and st.t + reach or math.max(ends, math.min(st.t + reach, refusals_limit(w))))
+      local interval, ends = w.cohort[C_INTERVAL], refusals_of(st, w)
+      local allowance = interval + w.cohort[C_GRACE]
+      if ends and st.t < credited(st, ends, allowance, interval) then
+        set_refusals(st, w, row[5] and st.t + allowance or math.max(ends, math.min(st.t + allowance, refusals_limit(w))))
         place_down(st, w)
       elseif row[5] and w.rec[R_STATE] == ALIVE then
         local _, due = deadline_of(st, w)
         if st.t < due then
-          set_base(st, w, st.t)
+          set_anchor(st, w, st.t)
         end
       elseif row[5] then
         local back = absence_of(st, w)
-        if back and st.t < credited(st, back, reach, interval) then
-          delay_absence(st, w, st.t + reach)
+        if back and st.t < credited(st, back, allowance, interval) then
+          delay_absence(st, w, st.t + allowance)
           place_down(st, w)
         end
       end
@@ -88,7 +88,7 @@ end
 -- Erases a worker. ARGV: msgpack {tenant, worker, allowed|nil, reason}; before when, see is_late.
 -- Result: {t, outcome, moves}, or {t, LATE}.
 -- Events: forgotten, and stale or stopped before it for a deadline that had passed.
-local function forget(keys, args)
+local function delete(keys, args)
   local a = cmsgpack.unpack(args[1])
   local st, w, refusal = addressed(keys, a[1], a[2], a[3], args[2])
   if not w then
@@ -100,5 +100,5 @@ local function forget(keys, args)
 end
 
 register('evidence', evidence, { 'allow-oom' }) -- that a beat came which a full store had no room for; of known workers only
-register('leave', leave, { 'allow-oom' })
-register('forget', forget, { 'allow-oom' })
+register('disconnect', disconnect, { 'allow-oom' })
+register('delete', delete, { 'allow-oom' })

@@ -10,7 +10,7 @@ end
 -- take ----------------------------------------------------------------------------------------------
 -- The router's turn: takes or keeps the lease and reads events behind the cursor. ARGV: owner, lease in ms, limit.
 -- Result: {t, token (0: somebody else has the lease), events, age in ms of the oldest event behind the cursor}.
-local function take(keys, args)
+local function claim(keys, args)
   local owner, lease, limit = args[1], tonumber(args[2]), tonumber(args[3])
   local st = open(keys)
   local held = call('HMGET', st.u, 'owner', 'until', 'token', 'cursor')
@@ -66,7 +66,7 @@ local function trim(keys, args)
   local keep, most, limit = tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
   local st = open(keys)
   local lengths, began = st.base .. 'lengths', st.base .. 'began'
-  local old = '(' .. int(seen_for(st, keep))
+  local old = '(' .. int(age_cut(st, keep))
   local tenant, spare = call('ZRANGE', began, '-inf', old, 'BYSCORE', 'LIMIT', 0, 1)[1], 0
   if tenant then
     spare = #call('XRANGE', st.e .. ':' .. tenant, '-', old .. '-0', 'COUNT', limit)
@@ -96,7 +96,7 @@ local function trim(keys, args)
 end
 
 register('confirm', confirm, { 'allow-oom' })
-register('take', take, { 'allow-oom' })
+register('claim', claim, { 'allow-oom' })
 register('ack', ack, { 'allow-oom' })
 register('release', release, { 'allow-oom' })
 register('trim', trim, { 'allow-oom' })

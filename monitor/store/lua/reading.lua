@@ -1,11 +1,11 @@
 -- Reading -------------------------------------------------------------------------------------------
 
 local function describe(st, w)
-  local rec, g, cold = w.rec, w.group, cold_of(st, w)
+  local rec, g, cold = w.rec, w.cohort, cold_of(st, w)
   local status, tasks, task = reported(rec[R_REPORT])
   return {
-    w.tenant, w.worker, g[G_ENVIRONMENT], rec[R_STATE], g[G_AFTER_STOP] and 1 or 0,
-    rec[R_GENERATION], rec[R_SEQ], rec[R_LAST_SEEN], rec[R_SINCE], g[G_INTERVAL], g[G_GRACE],
+    w.tenant, w.worker, g[C_ENVIRONMENT], rec[R_STATE], g[C_AFTER_STOP] and 1 or 0,
+    rec[R_GENERATION], rec[R_SEQ], rec[R_LAST_SEEN], rec[R_SINCE], g[C_INTERVAL], g[C_GRACE],
     status, tasks, task or false, cold[X_META],
     cold[X_SYSTEM], cold[X_SYSTEM_CUT] and 1 or 0, cold[X_LOGS], cold[X_LOGS_CUT] and 1 or 0, gaps_of(rec),
     absence_of(st, w) or false, rec[R_STATE] == ALIVE and deadline_of(st, w) or rec[R_LAST_SEEN], rejected_of(st, w) or false,
@@ -23,7 +23,7 @@ end
 
 -- one: a worker. ARGV: tenant, worker. Result: {t, swept, worker|nil, {kind, seq, due, detected, reason}*,
 -- blind windows}.
-local function one(keys, args)
+local function get(keys, args)
   local st = open(keys)
   local w = load_worker(st, args[1], args[2])
   if not w.rec then
@@ -33,11 +33,11 @@ local function one(keys, args)
   return { st.t, st.swept, describe(st, w), past and cmsgpack.unpack(past) or {}, windows_of(st) }
 end
 
--- The few workers behind `after` that can match a filter, gathered from the groups' own sets, as {rank, id} in the
+-- The few workers behind `after` that can match a filter, gathered from the cohorts' own sets, as {rank, id} in the
 -- order of the index; nil when they are not few.
 local function gather(st, tenant, after, environments, want)
-  local gids = call('ZRANGE', st.a .. ':' .. tenant, 0, GROUPS_LIMIT)
-  if #gids > GROUPS_LIMIT then
+  local cohort_ids = call('ZRANGE', st.a .. ':' .. tenant, 0, COHORTS_LIMIT)
+  if #cohort_ids > COHORTS_LIMIT then
     return nil
   end
   local index = st.base .. 'i:' .. tenant
@@ -45,12 +45,12 @@ local function gather(st, tenant, after, environments, want)
   local found = {}
   local ranges = {}
   local total = 0
-  for _, gid in ipairs(gids) do
-    local g = group(st, tonumber(gid))
-    if not environments or contains(environments, g[G_ENVIRONMENT]) then
-      local s, d = st.base .. 's:' .. gid, st.base .. 'd:' .. gid
-      local reach = g[G_INTERVAL] + g[G_GRACE]
-      local late, dead = int(st.t - g[G_INTERVAL]), int(passed(st, reach, g[G_INTERVAL]) - reach)
+  for _, cohort_id in ipairs(cohort_ids) do
+    local g = cohort(st, tonumber(cohort_id))
+    if not environments or contains(environments, g[C_ENVIRONMENT]) then
+      local s, d = st.base .. 's:' .. cohort_id, st.base .. 'd:' .. cohort_id
+      local allowance = g[C_INTERVAL] + g[C_GRACE]
+      local late, dead = int(st.t - g[C_INTERVAL]), int(cutoff(st, allowance, g[C_INTERVAL]) - allowance)
       if want.alive then
         ranges[#ranges + 1] = { s, '(' .. late, '+inf' }
       end
@@ -90,7 +90,7 @@ end
 -- page: workers of a tenant in the order of their ids. ARGV: tenant, id to begin behind, limit, msgpack {environments|nil,
 --   {alive, late, overdue, down -> boolean}|nil}: what the caller will keep; more may come back, never less.
 -- Result: {t, swept, last id looked at ('' = the end), workers, blind windows}.
-local function page(keys, args)
+local function list(keys, args)
   local tenant, after, limit = args[1], args[2], tonumber(args[3])
   local filter = cmsgpack.unpack(args[4])
   local st = open(keys)
@@ -129,63 +129,63 @@ local function page(keys, args)
   return { st.t, st.swept, last, workers, windows_of(st) }
 end
 
--- counts: workers by liveness, group by group. ARGV: tenant ('' = all), gid to begin behind, limit, states...
--- Result: {t, swept, last gid (0 = the end), {tenant, environment, after stop, on time, late, overdue, missing, then one per
+-- counts: workers by liveness, cohort by cohort. ARGV: tenant ('' = all), cohort_id to begin behind, limit, states...
+-- Result: {t, swept, last cohort_id (0 = the end), {tenant, environment, after stop, on time, late, overdue, missing, then one per
 --   state}*}. Missing: those of the stopped, overdue stragglers among them, whose announced absence has ended.
-local function counts(keys, args)
+local function count(keys, args)
   local limit = tonumber(args[3])
   local st = open(keys)
   local key = args[1] == '' and st.a or st.a .. ':' .. args[1]
-  local gids = call('ZRANGE', key, '(' .. args[2], '+inf', 'BYSCORE', 'LIMIT', 0, limit)
+  local cohort_ids = call('ZRANGE', key, '(' .. args[2], '+inf', 'BYSCORE', 'LIMIT', 0, limit)
   local rows = {}
-  for _, gid in ipairs(gids) do
-    local g = group(st, tonumber(gid))
-    local s = st.base .. 's:' .. gid
-    local reach = g[G_INTERVAL] + g[G_GRACE]
-    local cut = passed(st, reach, g[G_INTERVAL])
+  for _, cohort_id in ipairs(cohort_ids) do
+    local g = cohort(st, tonumber(cohort_id))
+    local s = st.base .. 's:' .. cohort_id
+    local allowance = g[C_INTERVAL] + g[C_GRACE]
+    local cut = cutoff(st, allowance, g[C_INTERVAL])
     local all = call('ZCARD', s)
-    local late = call('ZCOUNT', s, '-inf', int(st.t - g[G_INTERVAL]))
-    local overdue = call('ZCOUNT', s, '-inf', int(cut - reach))
-    local missing = call('ZCOUNT', st.b .. ':' .. gid, '-inf', int(cut))
-    local row = { g[G_TENANT], g[G_ENVIRONMENT], g[G_AFTER_STOP] and 1 or 0, all - late, late - overdue, overdue, missing }
+    local late = call('ZCOUNT', s, '-inf', int(st.t - g[C_INTERVAL]))
+    local overdue = call('ZCOUNT', s, '-inf', int(cut - allowance))
+    local missing = call('ZCOUNT', st.b .. ':' .. cohort_id, '-inf', int(cut))
+    local row = { g[C_TENANT], g[C_ENVIRONMENT], g[C_AFTER_STOP] and 1 or 0, all - late, late - overdue, overdue, missing }
     for k = 4, #args do
-      row[#row + 1] = tonumber(call('HGET', st.c, gid .. ':' .. args[k])) or 0
+      row[#row + 1] = tonumber(call('HGET', st.c, cohort_id .. ':' .. args[k])) or 0
     end
     rows[#rows + 1] = row
   end
-  return { st.t, st.swept, #gids == limit and tonumber(gids[limit]) or 0, rows }
+  return { st.t, st.swept, #cohort_ids == limit and tonumber(cohort_ids[limit]) or 0, rows }
 end
 
 -- standing: how many workers of a tenant's environment are expected to beat, and how many of those have missed beats.
--- ARGV: tenant, environment, gid to begin behind, limit on groups looked at, a moment or '', the states of who is stale
--- and who has failed. Result: {t, last gid (0 = the end), expected, silent, fallen, rejected, down}. A worker is silent once the longer of its
+-- ARGV: tenant, environment, cohort_id to begin behind, limit on cohorts looked at, a moment or '', the states of who is stale
+-- and who has failed. Result: {t, last cohort_id (0 = the end), expected, silent, fallen, rejected, down}. A worker is silent once the longer of its
 -- interval and its grace has passed without a beat, blind windows taken into account. Those that said goodbye and whose
 -- stragglers still come are not expected. Fallen: who is stale, and became so at the moment or later; at the most, where
 -- others have stopped or failed since. Rejected: who is stale and whose beats are refused still, since whenever.
 -- Down: who is stale or failed; as fallen, where there is a moment.
-local function standing(keys, args)
+local function environment_health(keys, args)
   local environment, limit, since = args[2], tonumber(args[4]), args[5]
   local st = open(keys)
-  local gids = call('ZRANGE', st.a .. ':' .. args[1], '(' .. args[3], '+inf', 'BYSCORE', 'LIMIT', 0, limit)
+  local cohort_ids = call('ZRANGE', st.a .. ':' .. args[1], '(' .. args[3], '+inf', 'BYSCORE', 'LIMIT', 0, limit)
   local expected, silent, fallen, rejected, down = 0, 0, 0, 0, 0
-  for _, gid in ipairs(gids) do
-    local g = group(st, tonumber(gid))
-    if g[G_ENVIRONMENT] == environment and not g[G_AFTER_STOP] then
-      local s = st.base .. 's:' .. gid
+  for _, cohort_id in ipairs(cohort_ids) do
+    local g = cohort(st, tonumber(cohort_id))
+    if g[C_ENVIRONMENT] == environment and not g[C_AFTER_STOP] then
+      local s = st.base .. 's:' .. cohort_id
       expected = expected + call('ZCARD', s)
-      local reach = math.max(g[G_INTERVAL], g[G_GRACE])
-      silent = silent + call('ZCOUNT', s, '-inf', int(passed(st, reach, g[G_INTERVAL]) - reach))
-      local stale = tonumber(call('HGET', st.c, gid .. ':' .. args[6])) or 0
-      local all = stale + (tonumber(call('HGET', st.c, gid .. ':' .. args[7])) or 0)
+      local allowance = math.max(g[C_INTERVAL], g[C_GRACE])
+      silent = silent + call('ZCOUNT', s, '-inf', int(cutoff(st, allowance, g[C_INTERVAL]) - allowance))
+      local stale = tonumber(call('HGET', st.c, cohort_id .. ':' .. args[6])) or 0
+      local all = stale + (tonumber(call('HGET', st.c, cohort_id .. ':' .. args[7])) or 0)
       if all > 0 and since ~= '' then
-        all = math.min(all, call('ZCOUNT', st.base .. 'd:' .. gid, since, int(st.t)))
+        all = math.min(all, call('ZCOUNT', st.base .. 'd:' .. cohort_id, since, int(st.t)))
         fallen = fallen + math.min(stale, all)
-        rejected = rejected + (stale > 0 and call('ZCARD', st.k .. ':' .. gid) or 0)
+        rejected = rejected + (stale > 0 and call('ZCARD', st.k .. ':' .. cohort_id) or 0)
       end
       down = down + all
     end
   end
-  return { st.t, #gids == limit and tonumber(gids[limit]) or 0, expected, silent, fallen, rejected, down }
+  return { st.t, #cohort_ids == limit and tonumber(cohort_ids[limit]) or 0, expected, silent, fallen, rejected, down }
 end
 
 -- history: events of a tenant, in order. ARGV: tenant, position to begin behind, limit, 'asc'|'desc'.
@@ -201,8 +201,8 @@ local function history(keys, args)
   return { st.t, st.swept, events }
 end
 
-register('one', one, { 'no-writes' })
-register('page', page, { 'no-writes' })
-register('counts', counts, { 'no-writes' })
-register('standing', standing, { 'no-writes' })
+register('get', get, { 'no-writes' })
+register('list', list, { 'no-writes' })
+register('count', count, { 'no-writes' })
+register('environment_health', environment_health, { 'no-writes' })
 register('history', history, { 'no-writes' })

@@ -1,15 +1,15 @@
 -- sweep ---------------------------------------------------------------------------------------------
 -- Expires those of a set that are due, and takes the others out of it: it must not meet them for ever. Result: how many
--- these are: their record says otherwise, or can't be read, or the group is gone.
-local function expire_members(st, gid, members, set)
-  local g, misfits = group(st, gid), 0
-  local loaded = g and load_workers(st, g[G_TENANT], members) or {}
+-- these are: their record says otherwise, or can't be read, or the cohort is gone.
+local function expire_members(st, cohort_id, members, set)
+  local g, misfits = cohort(st, cohort_id), 0
+  local loaded = g and load_workers(st, g[C_TENANT], members) or {}
   for k, worker in ipairs(members) do
     local w = loaded[k]
-    if w and w.rec and w.rec[R_GID] == gid and expire_if_due(st, w) then
+    if w and w.rec and w.rec[R_COHORT] == cohort_id and expire_if_due(st, w) then
       save(st, w)
-    elseif not set[gid] or set[gid][worker] == nil then -- else it was met in this very call before
-      set_in(set, gid, worker, false)
+    elseif not set[cohort_id] or set[cohort_id][worker] == nil then -- else it was met in this very call before
+      set_in(set, cohort_id, worker, false)
       misfits = misfits + 1
     end
   end
@@ -23,7 +23,7 @@ local function first_above(key, cut)
 end
 
 -- Expires workers whose deadline, or the end of whose announced absence or refused beats, is at or before t. ARGV: limit on
--- groups looked at and on workers moved, of which one may make two transitions.
+-- cohorts looked at and on workers moved, of which one may make two transitions.
 -- Result: {t, more (0|1), moves, damaged: members dropped whose record does not fit, blind (0|1)}. While the monitor is
 -- blind nothing expires: it can't know. Any number of sweepers may run: each worker moves once. Events: stale, rejected,
 -- stopped.
@@ -43,31 +43,31 @@ local function sweep(keys, args)
     end
     more = more or #due == left
     for _, name in ipairs(due) do
-      local gid = tonumber(name)
-      local g = group(st, gid)
+      local cohort_id = tonumber(name)
+      local g = cohort(st, cohort_id)
       local key = st.base .. kind[2] .. name
-      local interval = g and g[G_INTERVAL] or 0 -- a group that is gone has nobody
-      local reach = g and interval + g[G_GRACE] or 0
-      local lead = kind[1] == st.h and reach or 0 -- from the score to the moment that counts
-      local cut = int(passed(st, reach, interval) - lead)
+      local interval = g and g[C_INTERVAL] or 0 -- a cohort that is gone has nobody
+      local allowance = g and interval + g[C_GRACE] or 0
+      local lead = kind[1] == st.h and allowance or 0 -- from the score to the moment that counts
+      local cut = int(cutoff(st, allowance, interval) - lead)
       local found = left > 0 and call('ZRANGE', key, '-inf', cut, 'BYSCORE', 'LIMIT', 0, left, 'WITHSCORES') or {}
       local overdue, scores = {}, {}
       for k = 1, #found, 2 do
         overdue[#overdue + 1], scores[found[k]] = found[k], found[k + 1]
       end
       if kind[1] == st.h then
-        st.scores[gid] = scores
+        st.scores[cohort_id] = scores
       end
-      damaged = damaged + expire_members(st, gid, overdue, kind[3])
+      damaged = damaged + expire_members(st, cohort_id, overdue, kind[3])
       left = left - #overdue
       if left <= 0 then
         more = true
         break
       end
-      local first, based = first_above(key, cut), kind[1] == st.h and st.based[gid]
-      first = first and based and math.min(first, based) or first or based
+      local first, anchored = first_above(key, cut), kind[1] == st.h and st.anchored[cohort_id]
+      first = first and anchored and math.min(first, anchored) or first or anchored
       st.changing = true
-      kind[4][gid] = first and credited(st, first + lead, reach, interval) or false
+      kind[4][cohort_id] = first and credited(st, first + lead, allowance, interval) or false
     end
   end
   commit(st)
@@ -85,28 +85,28 @@ end
 local function purge(keys, args)
   local left, retention, reason = tonumber(args[1]), tonumber(args[2]), args[3]
   local st = open(keys)
-  local cut = seen_for(st, retention)
+  local cut = age_cut(st, retention)
   local due = call('ZRANGE', st.q, '-inf', int(cut), 'BYSCORE', 'LIMIT', 0, left)
   local more = #due == left
   for _, name in ipairs(due) do
-    local gid = tonumber(name)
+    local cohort_id = tonumber(name)
     local key = st.base .. 'd:' .. name
-    local tenant = group(st, gid)[G_TENANT]
+    local tenant = cohort(st, cohort_id)[C_TENANT]
     local old = left > 0 and call('ZRANGE', key, '-inf', int(cut), 'BYSCORE', 'LIMIT', 0, left) or {}
     for k, w in ipairs(load_workers(st, tenant, old)) do
-      if w.rec and w.rec[R_GID] == gid and w.rec[R_STATE] ~= ALIVE then
+      if w.rec and w.rec[R_COHORT] == cohort_id and w.rec[R_STATE] ~= ALIVE then
         local changed, since = expire_if_due(st, w), missed_since(st, w)
         if since <= cut then
           erase(st, w, reason)
         else
-          set_in(st.down, gid, old[k], int(since))
-          st.least[gid] = math.min(st.least[gid] or since, since)
+          set_in(st.down, cohort_id, old[k], int(since))
+          st.least[cohort_id] = math.min(st.least[cohort_id] or since, since)
           if changed then
             save(st, w)
           end
         end
       else
-        set_in(st.down, gid, old[k], false)
+        set_in(st.down, cohort_id, old[k], false)
       end
     end
     left = left - #old
@@ -115,7 +115,7 @@ local function purge(keys, args)
       break
     end
     st.changing = true
-    st.oldest[gid] = first_above(key, int(cut))
+    st.oldest[cohort_id] = first_above(key, int(cut))
   end
   commit(st)
   return { st.t, more and 1 or 0, st.moves }

@@ -45,9 +45,9 @@ local function load_worker(st, tenant, worker, raw)
   local w = { mid = mid, tenant = tenant, worker = worker }
   if raw then
     w.rec = decode(raw)
-    w.group = w.rec and group(st, w.rec[R_GID])
+    w.cohort = w.rec and cohort(st, w.rec[R_COHORT])
     -- A damaged record must not hold up the others of a batch or of a sweep.
-    w.damaged = not w.group
+    w.damaged = not w.cohort
     if w.damaged then
       w.rec = nil
     end
@@ -113,29 +113,29 @@ local function set_in(sets, name, worker, score)
   set[worker] = score
 end
 
--- When what a worker has in one of its group's sets ends, or nil. It is looked up only where it may have something.
+-- When what a worker has in one of its cohort's sets ends, or nil. It is looked up only where it may have something.
 local function end_of(sets, prefix, w, may)
-  local gid = w.rec[R_GID]
-  local noted = sets[gid] and sets[gid][w.worker]
+  local cohort_id = w.rec[R_COHORT]
+  local noted = sets[cohort_id] and sets[cohort_id][w.worker]
   if noted == nil and may then
-    noted = call('ZSCORE', prefix .. ':' .. gid, w.worker)
+    noted = call('ZSCORE', prefix .. ':' .. cohort_id, w.worker)
   end
   return noted and tonumber(noted) or nil
 end
 
--- Notes it, and the least of the group; nil: there is nothing any more.
+-- Notes it, and the least of the cohort; nil: there is nothing any more.
 local function set_end(sets, least, w, ends)
-  local gid = w.rec[R_GID]
-  set_in(sets, gid, w.worker, ends and int(ends) or false)
+  local cohort_id = w.rec[R_COHORT]
+  set_in(sets, cohort_id, w.worker, ends and int(ends) or false)
   if ends then
-    least[gid] = math.min(least[gid] or ends, ends)
+    least[cohort_id] = math.min(least[cohort_id] or ends, ends)
   end
 end
 
 -- When the absence that a worker has announced ends, or nil. Only a stopped worker can have one, and a straggler.
 local function absence_of(st, w)
   local state = w.rec[R_STATE]
-  return end_of(st.absent, st.b, w, MOVE[state][RETURN_OVERDUE] or (state == ALIVE and w.group[G_AFTER_STOP]))
+  return end_of(st.absent, st.b, w, MOVE[state][RETURN_OVERDUE] or (state == ALIVE and w.cohort[C_AFTER_STOP]))
 end
 
 -- Notes when a worker's absence ends; nil: it has announced none.
@@ -156,7 +156,7 @@ end
 -- Until when refused beats hold off that a worker which is stale is silent, unless we refused them for our own fault. It
 -- became stale at its deadline, one interval and the grace after the beat that counts.
 local function refusals_limit(w)
-  return w.rec[R_SINCE] + (REJECTED_INTERVALS - 1) * w.group[G_INTERVAL]
+  return w.rec[R_SINCE] + (REJECTED_INTERVALS - 1) * w.cohort[C_INTERVAL]
 end
 
 -- Its newest refused beat, {reason, t, subject}, if none was accepted since; or nil.
@@ -173,11 +173,11 @@ local function rejected_of(st, w)
 end
 
 -- From when the deadline of an alive worker counts.
-local function base_of(st, w)
-  local gid = w.rec[R_GID]
-  local noted = st.alive[gid] and st.alive[gid][w.worker]
+local function anchor_of(st, w)
+  local cohort_id = w.rec[R_COHORT]
+  local noted = st.alive[cohort_id] and st.alive[cohort_id][w.worker]
   if noted == nil then
-    noted = st.scores[gid] and st.scores[gid][w.worker] or call('ZSCORE', st.base .. 's:' .. gid, w.worker)
+    noted = st.scores[cohort_id] and st.scores[cohort_id][w.worker] or call('ZSCORE', st.base .. 's:' .. cohort_id, w.worker)
   end
   return math.max(tonumber(noted or 0), w.rec[R_LAST_SEEN])
 end
@@ -191,24 +191,24 @@ end
 -- Puts a worker where its record says it belongs. A worker is alive by a beat of this very call.
 local function place(st, w)
   local rec = w.rec
-  local gid, state = rec[R_GID], rec[R_STATE]
+  local cohort_id, state = rec[R_COHORT], rec[R_STATE]
   if state == ALIVE then
-    set_in(st.alive, gid, w.worker, st.now)
+    set_in(st.alive, cohort_id, w.worker, st.now)
   else
     place_down(st, w)
-    st.counts[gid .. ':' .. state] = (st.counts[gid .. ':' .. state] or 0) + 1
+    st.counts[cohort_id .. ':' .. state] = (st.counts[cohort_id .. ':' .. state] or 0) + 1
   end
 end
 
--- Takes a worker out of the place that (state, gid) gave it.
-local function displace(st, w, state, gid)
+-- Takes a worker out of the place that (state, cohort_id) gave it.
+local function displace(st, w, state, cohort_id)
   if state == ALIVE then
-    set_in(st.alive, gid, w.worker, false)
+    set_in(st.alive, cohort_id, w.worker, false)
   else
-    set_in(st.down, gid, w.worker, false)
-    st.counts[gid .. ':' .. state] = (st.counts[gid .. ':' .. state] or 0) - 1
+    set_in(st.down, cohort_id, w.worker, false)
+    st.counts[cohort_id .. ':' .. state] = (st.counts[cohort_id .. ':' .. state] or 0) - 1
     if MOVE[state][REJECTIONS_ENDED] then
-      set_in(st.refused, gid, w.worker, false)
+      set_in(st.refused, cohort_id, w.worker, false)
     end
   end
 end
@@ -226,7 +226,7 @@ end
 -- Records one event of a worker as it is now, and notes it for the answer.
 -- change: {kind, old, new (states or nil), due, since, reason, old_status, exit_code, message, missed, rejected}
 local function record(st, w, change)
-  local rec, g = w.rec, w.group
+  local rec, g = w.rec, w.cohort
   rec[R_SEQ] = rec[R_SEQ] + 1
   local meta, cut = '{}', false
   if change.new then
@@ -240,9 +240,9 @@ local function record(st, w, change)
   local generation, seq, seen = rec[R_GENERATION], rec[R_SEQ], rec[R_LAST_SEEN]
   st.events[#st.events + 1] = {
     cmsgpack.pack({
-      change.kind, w.tenant, w.worker, g[G_ENVIRONMENT], generation, seq,
+      change.kind, w.tenant, w.worker, g[C_ENVIRONMENT], generation, seq,
       change.old and WORD[change.old] or false, change.new and WORD[change.new] or false, change.reason,
-      change.due, st.t, seen, change.since, g[G_INTERVAL], g[G_GRACE],
+      change.due, st.t, seen, change.since, g[C_INTERVAL], g[C_GRACE],
       status, tasks, task or false, meta, cut or false, change.old_status or false, change.exit_code or false,
       change.message or false, change.missed or false, change.rejected or false,
     }),
@@ -256,7 +256,7 @@ local function record(st, w, change)
     past[#past + 1] = { change.kind, seq, change.due, st.t, change.reason }
   end
   st.moves[#st.moves + 1] = {
-    change.kind, w.tenant, w.worker, g[G_ENVIRONMENT], generation, seq, change.due, st.t, seen, change.reason,
+    change.kind, w.tenant, w.worker, g[C_ENVIRONMENT], generation, seq, change.due, st.t, seen, change.reason,
   }
 end
 
@@ -265,11 +265,11 @@ end
 local function move(st, w, trigger, change)
   local rec = w.rec
   local to = MOVE[rec[R_STATE]][trigger]
-  local state, gid = rec[R_STATE], rec[R_GID]
+  local state, cohort_id = rec[R_STATE], rec[R_COHORT]
   change.kind, change.old, change.new, change.since = to.event, state, to.to, rec[R_SINCE]
   rec[R_STATE], rec[R_SINCE] = to.to, change.due
   -- First out, then in: between two states that are not alive both are the same set.
-  displace(st, w, state, gid)
+  displace(st, w, state, cohort_id)
   place(st, w)
   record(st, w, change)
 end
@@ -280,9 +280,9 @@ end
 -- behind that is shorter than the interval so far counts once for each beat too, or it would hide a death that comes due
 -- in one each time. To be asked when the deadline has passed without that.
 local function deadline_of(st, w)
-  local rec, interval = w.rec, w.group[G_INTERVAL]
-  local reach, base = interval + w.group[G_GRACE], base_of(st, w)
-  local due, uncredited = credited(st, base + reach, reach, interval)
+  local rec, interval = w.rec, w.cohort[C_INTERVAL]
+  local allowance, base = interval + w.cohort[C_GRACE], anchor_of(st, w)
+  local due, uncredited = credited(st, base + allowance, allowance, interval)
   if st.t < due then
     return base, due, uncredited
   end
@@ -294,14 +294,14 @@ local function deadline_of(st, w)
   local begun, ended = spell_of(st, rec[R_DAEMON], interval)
   if begun and begun < due and ended > base and (ended - begun >= interval or is_first or begun <= base) then
     base, is_first = ended, true
-    due, uncredited = credited(st, base + reach, reach, interval)
+    due, uncredited = credited(st, base + allowance, allowance, interval)
   end
   if st.t >= due then
     local from, till = gap_of(st, rec[R_DAEMON], rec[R_LAST_SEEN])
     is_first = is_first or (own and base == own[7])
     if from and from < due and (is_first or from <= base) then
-      base = math.max(base, math.min(till, from + reach))
-      due, uncredited = credited(st, base + reach, reach, interval)
+      base = math.max(base, math.min(till, from + allowance))
+      due, uncredited = credited(st, base + allowance, allowance, interval)
     end
   end
   return base, due, uncredited
@@ -317,38 +317,38 @@ local function delay_absence(st, w, due)
 end
 
 -- Notes a later base of an alive worker's deadline.
-local function set_base(st, w, base)
-  set_in(st.alive, w.rec[R_GID], w.worker, int(base))
-  delay_absence(st, w, base + w.group[G_INTERVAL] + w.group[G_GRACE])
+local function set_anchor(st, w, base)
+  set_in(st.alive, w.rec[R_COHORT], w.worker, int(base))
+  delay_absence(st, w, base + w.cohort[C_INTERVAL] + w.cohort[C_GRACE])
 end
 
 -- Ends the life of an alive worker whose deadline has passed, if so. Result: whether that changed its place.
 local function end_life(st, w)
   local rec = w.rec
-  local reach = w.group[G_INTERVAL] + w.group[G_GRACE]
-  if st.t < rec[R_LAST_SEEN] + reach then
+  local allowance = w.cohort[C_INTERVAL] + w.cohort[C_GRACE]
+  if st.t < rec[R_LAST_SEEN] + allowance then
     return false -- whatever else there is would only move it
   end
-  local gid, was = rec[R_GID], base_of(st, w)
+  local cohort_id, was = rec[R_COHORT], anchor_of(st, w)
   local base, due, uncredited = deadline_of(st, w)
   if st.t < due then
     if base > was then
-      set_base(st, w, base)
-      st.based[gid] = math.min(st.based[gid] or base, base)
+      set_anchor(st, w, base)
+      st.anchored[cohort_id] = math.min(st.anchored[cohort_id] or base, base)
     end
     return base > was
   end
   local rejected = rejected_of(st, w)
   -- At the deadline, not now: what is recorded does not depend on when a sweep came by.
-  local alive = rejected and credited(st, rejected[2] + reach, reach, w.group[G_INTERVAL]) > due
-  local trigger = w.group[G_AFTER_STOP] and DEADLINE_AFTER_STOP or alive and DEADLINE_REJECTED or DEADLINE
+  local alive = rejected and credited(st, rejected[2] + allowance, allowance, w.cohort[C_INTERVAL]) > due
+  local trigger = w.cohort[C_AFTER_STOP] and DEADLINE_AFTER_STOP or alive and DEADLINE_REJECTED or DEADLINE
   rec[R_LEFT] = 0
   move(st, w, trigger, {
     due = due, reason = alive and rejected[1] or 'deadline passed', rejected = rejected,
     missed = missed(st, rec[R_LAST_SEEN], uncredited),
   })
   if trigger == DEADLINE_REJECTED then
-    set_refusals(st, w, math.min(rejected[2] + reach, refusals_limit(w)))
+    set_refusals(st, w, math.min(rejected[2] + allowance, refusals_limit(w)))
     place_down(st, w)
   end
   return true
@@ -356,10 +356,10 @@ end
 
 -- Moves a worker that is not alive when the moment has passed that was noted of it, if so.
 local function end_wait(st, w, noted, set, trigger, reason)
-  local reach = w.group[G_INTERVAL] + w.group[G_GRACE]
+  local allowance = w.cohort[C_INTERVAL] + w.cohort[C_GRACE]
   local due, uncredited = noted, 0
   if noted and st.t >= noted then
-    due, uncredited = credited(st, noted, reach, w.group[G_INTERVAL])
+    due, uncredited = credited(st, noted, allowance, w.cohort[C_INTERVAL])
   end
   if not due or st.t < due then
     return false
@@ -383,7 +383,7 @@ local function expire_if_due(st, w)
   end
   if MOVE[w.rec[R_STATE]][REJECTIONS_ENDED] then
     local ends, rejected = refusals_of(st, w), rejected_of(st, w)
-    local more = ends and ends >= refusals_limit(w) and rejected[2] + w.group[G_INTERVAL] + w.group[G_GRACE] > ends
+    local more = ends and ends >= refusals_limit(w) and rejected[2] + w.cohort[C_INTERVAL] + w.cohort[C_GRACE] > ends
     local reason = more and STILL_REJECTED or 'rejected beats ended'
     changed = end_wait(st, w, ends, set_refusals, REJECTIONS_ENDED, reason) or changed
   end
@@ -393,23 +393,23 @@ end
 -- Since when a worker that is not alive is missed, or from when on it will be: blind windows move that moment too, so it
 -- may be later than where purge finds it.
 local function missed_since(st, w)
-  local noted, interval = absence_of(st, w) or refusals_of(st, w), w.group[G_INTERVAL]
-  return noted and credited(st, noted, interval + w.group[G_GRACE], interval) or w.rec[R_SINCE]
+  local noted, interval = absence_of(st, w) or refusals_of(st, w), w.cohort[C_INTERVAL]
+  return noted and credited(st, noted, interval + w.cohort[C_GRACE], interval) or w.rec[R_SINCE]
 end
 
 -- Ends a worker's generation. Its past events stay in the history, without its metadata in the last one.
 local function erase(st, w, reason)
   local rec = w.rec
-  local gid, state = rec[R_GID], rec[R_STATE]
+  local cohort_id, state = rec[R_COHORT], rec[R_STATE]
   local to = MOVE[state][FORGET]
   record(st, w, { kind = to.event, old = state, due = st.t, since = rec[R_SINCE], reason = reason })
-  displace(st, w, state, gid)
+  displace(st, w, state, cohort_id)
   set_absence(st, w, nil)
   st.records[w.mid] = false
   st.rejected[w.mid] = false
-  st.left[gid] = true
+  st.left[cohort_id] = true
   set_in(st.names, w.tenant, w.worker, false)
-  count_in(st, w.tenant, w.group[G_ENVIRONMENT], -1)
+  count_in(st, w.tenant, w.cohort[C_ENVIRONMENT], -1)
   local known = tenant_of(st, w.tenant)
   known.n = known.n - 1
   known.b = math.max(0, known.b - bytes_of(w.worker) - call('HSTRLEN', st.x, w.mid))
