@@ -21,9 +21,10 @@ from alerts.routing.routes import ReceiverTraits
 from alerts.store.connection import StoreConnection
 from alerts.store.durability import UNAVAILABLE_HINT
 from alerts.store.group_store import GroupStore, Stats
-from alerts.store.incidents import Ledger
+from alerts.store.incidents import IncidentStore
 from alerts.store.mass_failures import MassFailures
 from alerts.store.retention import Retention
+from alerts.store.silences import SilenceStore
 from alerts.supervision import FIRST_PAUSE_S, Part
 
 if TYPE_CHECKING:
@@ -131,13 +132,15 @@ class AlertService:
         self.receivers = {receiver.name: receiver for receiver in receivers}
         self.owners = owners or {}
         self._history = history or Retention()
-        self.ledger = Ledger(self._store, self._history)
+        self.incidents = IncidentStore(self._store, self._history)
+        self.silences = SilenceStore(self._store, self._history)
         self.groups = {name: GroupStore(self._store, name, self._history) for name in self.receivers}
         mass_failures = None if rule is None else MassFailures(self._store, rule=rule, fleet=asked)
-        self._composers = {
+        self._planners = {
             name: Planner(
                 groups=groups,
-                ledger=self.ledger,
+                incidents=self.incidents,
+                silences=self.silences,
                 mass_failures=mass_failures,
                 wording=wording,
                 fleet=asked,
@@ -150,7 +153,7 @@ class AlertService:
             name: Delivery(
                 receiver=receiver,
                 groups=self.groups[name],
-                planner=self._composers[name],
+                planner=self._planners[name],
                 policy=_policy_for(receiver, policy or RetryPolicy()),
                 durability=durability,
                 now_ms=now_ms,
@@ -174,7 +177,7 @@ class AlertService:
             Router(
                 partition=partition,
                 source=source,
-                ledger=self.ledger,
+                incidents=self.incidents,
                 mass_failures=mass_failures,
                 groups=self.groups,
                 traits=traits,
@@ -205,7 +208,7 @@ class AlertService:
         """The parts that have failed lately and are being started again, and receivers that routing fails for."""
         routers = [router.failing() for router in self._routers]
         now_ms = self._now_ms()
-        planning = [f"planning for {name}" for name, one in self._composers.items() if one.is_failing(now_ms)]
+        planning = [f"planning for {name}" for name, one in self._planners.items() if one.is_failing(now_ms)]
         return [part.name for part in self._parts if part.is_failing] + sorted(set().union(*routers)) + planning
 
     async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from alerts.groups.state import Step
     from alerts.rendering.payload import Wording
     from alerts.store.group_store import Claimed, GroupStore
-    from alerts.store.incidents import Ledger
+    from alerts.store.incidents import IncidentStore
     from alerts.store.mass_failures import MassFailures
+    from alerts.store.silences import SilenceStore
     from monitor.events import Event
 
 LOOKED_AT: Final = 50
@@ -82,7 +83,8 @@ class Planner:
 
     Args:
         groups: the receiver's.
-        ledger: whose silences count.
+        incidents: where acknowledgements are looked up.
+        silences: where silences are looked up.
         masses: whether an environment still looks like failing as a whole; None: nobody looks.
         wording: the words of notifications.
         fleet: what the worker store knows.
@@ -94,7 +96,8 @@ class Planner:
         self,
         *,
         groups: GroupStore,
-        ledger: Ledger,
+        incidents: IncidentStore,
+        silences: SilenceStore,
         mass_failures: MassFailures | None,
         wording: Wording,
         fleet: Fleet,
@@ -102,7 +105,8 @@ class Planner:
         on_unrenderable: Callable[[], None],
     ) -> None:
         self._groups = groups
-        self._ledger = ledger
+        self._incidents = incidents
+        self._silences = silences
         self._mass_failures = mass_failures
         self._wording = wording
         self._fleet = fleet
@@ -120,7 +124,7 @@ class Planner:
             StoreUnavailableError: something could not be read.
         """
         tenants = sorted({one.group.tenant for one in claimed})
-        silences = await self._ledger.silences_of(tenants) if tenants else {}
+        silences = await self._silences.active(tenants) if tenants else {}
         groups = [one.group.key for one in claimed if one.group.shape is not Shape.WORKER]
         firing: dict[str, dict[str, Member]] = {}
         with contextlib.suppress(msgspec.MsgspecError):  # of one of them: then each is asked for by itself
@@ -265,15 +269,15 @@ class Planner:
     async def _unless_settled(
         self, group: AlertGroup, step: Freeze, firing: Mapping[str, Member], *, now_ms: int
     ) -> Freeze | Wait:
-        """A reminder, unless there is an ack or the end: the ledger knows before the group does, and the worker store
-        before the ledger, by the time that routing takes (P19).
+        """A reminder, unless the incident is acknowledged or over (P19). The incident is written before the group is,
+        and the worker store before the incident: routing takes some time.
         """
         if not await self._goes_on(group, step, firing):
             return Wait(now_ms + RECHECK_MS)
         if group.incident_id is None:
             return step
         try:
-            incident = await self._ledger.incident(group.tenant, group.incident_id)
+            incident = await self._incidents.get(group.tenant, group.incident_id)
         except UnknownIncidentError:
             return step
         if incident.ack is not None:

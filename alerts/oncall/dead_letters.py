@@ -63,7 +63,7 @@ class UnknownReceiverError(LookupError):
 
 
 class Incidents(Protocol):
-    """What the desk asks the ledger."""
+    """Whether an incident goes on."""
 
     async def is_open(self, tenant: str, incident_id: str) -> bool:
         """Whether the incident is known and not closed. Raises ``StoreUnavailableError``."""

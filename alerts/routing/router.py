@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from alerts.routing.routes import ReceiverTraits, Route, Target
     from alerts.store.group_store import GroupStore
-    from alerts.store.incidents import Ledger
+    from alerts.store.incidents import IncidentStore
     from alerts.store.mass_failures import FailureVerdict, MassFailures
     from monitor.events import Event
 
@@ -66,7 +66,7 @@ class Router:
     Args:
         partition: whose stream to read.
         source: the streams.
-        ledger: the incidents.
+        incidents: where incidents are kept.
         masses: judges environments in which many workers die; None: nobody does.
         groups: those of every receiver that a route names, and of every one that was removed with open DOWNs.
         ports: what routing knows of the receivers.
@@ -83,7 +83,7 @@ class Router:
         *,
         partition: int,
         source: EventSource,
-        ledger: Ledger,
+        incidents: IncidentStore,
         mass_failures: MassFailures | None,
         groups: Mapping[str, GroupStore],
         traits: Mapping[str, ReceiverTraits],
@@ -97,7 +97,7 @@ class Router:
         self.wakeup = Wakeup()
         self._partition = partition
         self._source = source
-        self._ledger = ledger
+        self._incidents = incidents
         self._mass_failures = mass_failures
         self._groups = groups
         self._traits = traits
@@ -146,7 +146,7 @@ class Router:
         return len(events) == BATCH
 
     async def _offers(self, events: Sequence[Event], *, now_ms: int) -> dict[str, list[Offer]]:
-        """What each receiver is to be offered. The ledger has it then."""
+        """Build the events for each receiver. Incidents are persisted before this returns."""
         verdicts = await self._verdicts(events, now_ms=now_ms)
         targets: dict[str, dict[str, Target]] = {}
         for event in events:
@@ -155,7 +155,7 @@ class Router:
             targets[event.event_id] = targets_of(
                 event, routes=self._routes, traits=self._traits, state=state, hold_ms=hold_ms
             )
-        noted = await self._ledger.record(
+        noted = await self._incidents.record(
             self._partition,
             events,
             lambda event: {name: target.key for name, target in targets[event.event_id].items()},
@@ -251,7 +251,7 @@ class Router:
                 if not offer.lapsed or offer.incident_id is None:
                     continue
                 try:
-                    incident = await self._ledger.incident(offer.event.tenant, offer.incident_id)
+                    incident = await self._incidents.get(offer.event.tenant, offer.incident_id)
                 except UnknownIncidentError:  # the store has lost its last writes
                     continue
                 if incident.ack is not None:

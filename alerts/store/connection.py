@@ -27,7 +27,7 @@ _SOCKET_TIMEOUT_S: Final = 2.0
 _COMMAND_CONNECTIONS: Final = 8
 _KNOWN_RECEIVERS_KEY: Final = "la:receivers"
 
-_LIBRARIES: Final = ("incidents.lua", "mass_failures.lua", "groups.lua")
+_LIBRARIES: Final = ("incidents.lua", "silences.lua", "mass_failures.lua", "groups.lua")
 _PARTS: Final = ("helpers.lua", "reading.lua")
 """What these include."""
 

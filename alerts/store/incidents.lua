@@ -1,7 +1,5 @@
-#!lua name=lastseen_ledger_DIGEST
--- Incidents, and silences.
---
--- Incidents: KEYS[1] is the base, "{la.incidents:<partition>}" for those of workers and "{la.environments}" for those of
+#!lua name=lastseen_incidents_DIGEST
+-- Incidents. KEYS[1] is the base, "{la.incidents:<partition>}" for those of workers and "{la.environments}" for those of
 -- environments. All keys are made from it and share its hash tag:
 --   :i           HASH  id -> msgpack, see the fields below
 --   :w           HASH  worker -> the id of its newest incident
@@ -12,11 +10,6 @@
 -- A place is when the incident was opened, ms in 15 digits, and its id: places sort by time. "{la.incidents}" is the SET
 -- of the partitions that have any.
 --
--- Silences: KEYS[1] is "{la.silences}":
---   :s:<tenant>  HASH  id -> silence (opaque)
---   :a:<tenant>  ZSET  id -> when it ends, ms, of those that are not known to be over
---   :x:<tenant>  ZSET  id -> when it was over, ms, of the others
---   :v           HASH  tenant -> a text that is another one after each change
 -- Every function reads and validates what it needs before its first write: there is no rollback.
 
 local VERSION, STATE, PLACE, TENANT, ENVIRONMENT, WORKER, EVENTS, MEMBERS = 1, 2, 3, 4, 5, 6, 7, 8
@@ -234,98 +227,13 @@ local function incidents_partitions(keys)
   return redis.call('SMEMBERS', keys[1])
 end
 
--- Moves those that are over to the others, and forgets the oldest of these.
-local function tidy(base, tenant, now, keep_ms, keep)
-  local active, over = base .. ':a:' .. tenant, base .. ':x:' .. tenant
-  local ended = redis.call('ZRANGE', active, '-inf', int(now), 'BYSCORE', 'WITHSCORES')
-  for k = 1, #ended, 2 do
-    redis.call('ZREM', active, ended[k])
-    redis.call('ZADD', over, ended[k + 1], ended[k])
-  end
-  local spare = redis.call('ZCARD', over) - keep
-  local old = redis.call('ZRANGE', over, '-inf', int(now - keep_ms), 'BYSCORE')
-  if #old < spare then
-    old = redis.call('ZRANGE', over, 0, spare - 1)
-  end
-  for _, id in ipairs(old) do
-    redis.call('ZREM', over, id)
-    redis.call('HDEL', base .. ':s:' .. tenant, id)
-  end
-end
-
--- silences_add: ARGV: tenant, now, keep_ms, keep (of those that are over), most (of the others), id, ends, silence.
--- Result: 1, or 0: there are `most` already. Adding the same again changes nothing.
-local function silences_add(keys, args)
-  local base, tenant, now, id = keys[1], args[1], tonumber(args[2]), args[6]
-  if redis.call('HEXISTS', base .. ':s:' .. tenant, id) == 1 then
-    return 1
-  end
-  tidy(base, tenant, now, tonumber(args[3]), tonumber(args[4]))
-  if redis.call('ZCARD', base .. ':a:' .. tenant) >= tonumber(args[5]) then
-    return 0
-  end
-  redis.call('HSET', base .. ':s:' .. tenant, id, args[8])
-  redis.call('ZADD', base .. ':a:' .. tenant, args[7], id)
-  redis.call('HSET', base .. ':v', tenant, id)
-  return 1
-end
-
--- silences_end: ARGV: tenant, now, keep_ms, keep, id, silence as it is then. Result: 1, or 0: it is over already.
-local function silences_end(keys, args)
-  local base, tenant, now, id = keys[1], args[1], tonumber(args[2]), args[5]
-  tidy(base, tenant, now, tonumber(args[3]), tonumber(args[4]))
-  if redis.call('ZREM', base .. ':a:' .. tenant, id) == 0 then
-    return 0
-  end
-  redis.call('ZADD', base .. ':x:' .. tenant, int(now), id)
-  redis.call('HSET', base .. ':s:' .. tenant, id, args[6])
-  redis.call('HSET', base .. ':v', tenant, 'end ' .. id)
-  return 1
-end
-
--- silences_of: those of tenants that are not known to be over.
--- ARGV: {tenant, the text of `:v` that is known or ''}*, at most 100. Result: for each {text, silences or false: as known}.
-local function silences_of(keys, args)
-  local base, result = keys[1], {}
-  if #args > 2 * LIMIT then
-    return fail('silences_of: arguments')
-  end
-  for k = 1, #args, 2 do
-    local tenant = args[k]
-    local version, found = redis.call('HGET', base .. ':v', tenant) or '', false
-    if version ~= args[k + 1] then
-      found = {}
-      for _, id in ipairs(redis.call('ZRANGE', base .. ':a:' .. tenant, 0, -1)) do
-        found[#found + 1] = redis.call('HGET', base .. ':s:' .. tenant, id) or nil
-      end
-    end
-    result[#result + 1] = { version, found }
-  end
-  return result
-end
-
--- silences_list: ARGV: tenant. Result: every silence of it, in no order.
-local function silences_list(keys, args)
-  return redis.call('HVALS', keys[1] .. ':s:' .. args[1])
-end
-
--- silences_get: ARGV: tenant, id. Result: the silence, or false.
-local function silences_get(keys, args)
-  return redis.call('HGET', keys[1] .. ':s:' .. args[1], args[2])
-end
-
--- allow-oom: as in queue.lua; and what people do about an incident is needed most while the store is full. Bounded too: by
--- the incidents that there are, and by the silences that a tenant may have.
+-- allow-oom: as in groups.lua; and what operators do about an incident is needed most while the store is full. Bounded by the
+-- incidents that there are.
 redis.register_function{function_name = 'la_incidents_read_DIGEST', callback = incidents_read, flags = {'no-writes'}}
 redis.register_function{function_name = 'la_incidents_get_DIGEST', callback = incidents_get, flags = {'no-writes'}}
 redis.register_function{function_name = 'la_incidents_page_DIGEST', callback = incidents_page, flags = {'no-writes'}}
 redis.register_function{function_name = 'la_incidents_partitions_DIGEST', callback = incidents_partitions, flags = {'no-writes'}}
-redis.register_function{function_name = 'la_silences_of_DIGEST', callback = silences_of, flags = {'no-writes'}}
-redis.register_function{function_name = 'la_silences_list_DIGEST', callback = silences_list, flags = {'no-writes'}}
-redis.register_function{function_name = 'la_silences_get_DIGEST', callback = silences_get, flags = {'no-writes'}}
 redis.register_function{function_name = 'la_incidents_write_DIGEST', callback = incidents_write, flags = {'allow-oom'}}
 redis.register_function{function_name = 'la_incidents_join_DIGEST', callback = incidents_join, flags = {'allow-oom'}}
 redis.register_function{function_name = 'la_incidents_put_DIGEST', callback = incidents_put, flags = {'allow-oom'}}
 redis.register_function{function_name = 'la_incidents_add_partition_DIGEST', callback = incidents_add_partition, flags = {'allow-oom'}}
-redis.register_function{function_name = 'la_silences_add_DIGEST', callback = silences_add, flags = {'allow-oom'}}
-redis.register_function{function_name = 'la_silences_end_DIGEST', callback = silences_end, flags = {'allow-oom'}}

@@ -1,4 +1,4 @@
-"""Incidents and silences in the store: what a call does is one function of ``ledger.lua``, which lists the keys.
+"""Incidents in the store: each call is one function of ``incidents.lua``, which lists the keys.
 
 The incidents of workers lie with the partition of their events. Those of environments span partitions, so they lie
 apart, and what partitions say of their members counts once, in whatever order it comes.
@@ -23,7 +23,6 @@ from alerts.groups.incidents import (
     UnknownIncidentError,
 )
 from alerts.groups.keys import mid_of
-from alerts.groups.silences import Silence, SilenceState, TooManySilencesError, UnknownSilenceError
 from alerts.store.retention import Retention
 from monitor.liveness import EventKind
 
@@ -35,25 +34,19 @@ if TYPE_CHECKING:
     from monitor.events import Event
 
 CALL_LIMIT: Final = 100
-"""Events, tenants or members in one call, so that the store is never blocked for long."""
-SILENCES_MOST: Final = 1_000
-"""So many silences that are not over may a tenant have; as many that are over are kept, the newest."""
-
+"""Maximum events or members in one call, so that the store is never blocked for long."""
 MEMBERS_KEPT: Final = 100_000
-"""So many members that are over does the incident of an environment know one by one; it counts them all."""
+"""Maximum ended members that an environment's incident knows one by one; it counts all of them."""
 
 _USUAL: Final = Retention()
 _ENVIRONMENTS: Final = "{la.environments}"
 _PARTITIONS: Final = "{la.incidents}"
-_SILENCES: Final = "{la.silences}"
 _TRIES: Final = 20
 _ROUNDS: Final = 8
-"""So often is a list asked on for a page that its filter leaves empty."""
-_TENANTS_CACHED: Final = 1_000
+"""Maximum calls for one page, when its filter leaves little."""
 
 _pack = msgspec.msgpack.Encoder().encode
 _incident = msgspec.json.Decoder(Incident).decode
-_silence = msgspec.json.Decoder(Silence).decode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,21 +64,19 @@ def _no_part(_: Event) -> None:
     return None
 
 
-class Ledger:
+class IncidentStore:
     """See the module. Every method raises ``StoreUnavailableError`` when it is not known to have been done.
 
     Times are milliseconds of the store's clock. Belongs to one event loop.
 
     Args:
         store: the connections; several may share them.
-        history: for how long incidents are kept after they were noted to be over, and silences after they were, and how
-            many of the incidents, the newest.
+        retention: how long closed incidents are kept, and how many of them, the newest.
     """
 
-    def __init__(self, store: StoreConnection, history: Retention = _USUAL) -> None:
+    def __init__(self, store: StoreConnection, retention: Retention = _USUAL) -> None:
         self._store = store
-        self._history = history
-        self._silences: dict[str, tuple[bytes, list[Silence]]] = {}
+        self._retention = retention
 
     async def record(
         self,
@@ -118,7 +109,7 @@ class Ledger:
             noted += await self._note(partition, some, targets_of, part_of, now_ms)
         return noted
 
-    async def incident(self, tenant: str, incident_id: str) -> Incident:
+    async def get(self, tenant: str, incident_id: str) -> Incident:
         """One incident.
 
         Raises:
@@ -146,7 +137,7 @@ class Ledger:
                 return incident
         raise StoreUnavailableError(f"incident {incident_id!r} changes all the time")
 
-    async def incidents(
+    async def page(
         self,
         tenant: str,
         *,
@@ -181,78 +172,6 @@ class Ledger:
         if len(found) > limit or (len(found) == limit and place):
             place = found[limit - 1][0]
         return IncidentPage(incidents=tuple(_read(row) for _, row in found[:limit]), after=place or None)
-
-    async def add_silence(self, silence: Silence, *, now_ms: int) -> None:
-        """Keep a silence, which ends after its start and after ``now_ms``. Idempotent.
-
-        Raises:
-            TooManySilencesError: the tenant has ``SILENCES_MOST`` that are not over.
-        """
-        added = await self._store.call(
-            "silences_add",
-            _SILENCES,
-            *(silence.tenant, now_ms, self._history.age_ms, SILENCES_MOST, SILENCES_MOST),
-            *(silence.id, silence.ends_ms, _text(silence)),
-        )
-        if not added:
-            raise TooManySilencesError(
-                f"tenant {silence.tenant!r} has {SILENCES_MOST} silences that are not over, which is the most"
-            )
-
-    async def end_silence(self, tenant: str, silence_id: str, *, by: str, now_ms: int) -> Silence:
-        """End a silence now, also one that has not begun. Idempotent: one that is over stays as it is.
-
-        Raises:
-            UnknownSilenceError: the tenant has none of that id (any more).
-        """
-        known = await self.silence(tenant, silence_id)
-        if known.state(now_ms) is SilenceState.ENDED:
-            return known
-        ended = msgspec.structs.replace(known, ended_ms=now_ms, ended_by=by)
-        done = await self._store.call(
-            "silences_end", _SILENCES, tenant, now_ms, self._history.age_ms, SILENCES_MOST, silence_id, _text(ended)
-        )
-        return ended if done else await self.silence(tenant, silence_id)
-
-    async def silence(self, tenant: str, silence_id: str) -> Silence:
-        """One silence.
-
-        Raises:
-            UnknownSilenceError: the tenant has none of that id (any more).
-        """
-        found = await self._store.call("silences_get", _SILENCES, tenant, silence_id)
-        if found is None:
-            raise UnknownSilenceError(f"tenant {tenant!r} has no silence {silence_id!r}")
-        return _silence(found)
-
-    async def silences(self, tenant: str, *, now_ms: int) -> list[Silence]:
-        """A tenant's silences, newest first: at most ``SILENCES_MOST`` that are not over and as many that are."""
-        rows = await self._store.call("silences_list", _SILENCES, tenant)
-        found = [one for one in map(_silence, rows) if one.over_ms >= now_ms - self._history.age_ms]
-        return sorted(found, key=lambda one: (one.created_ms, one.id), reverse=True)
-
-    async def silences_of(self, tenants: Sequence[str]) -> dict[str, list[Silence]]:
-        """The silences of tenants that may be active or may become so.
-
-        What has not changed since the last time is not sent again: this may be asked often.
-        """
-        found: dict[str, list[Silence]] = {}
-        for start in range(0, len(tenants), CALL_LIMIT):
-            some = tenants[start : start + CALL_LIMIT]
-            asked = [part for tenant in some for part in (tenant, self._silences.get(tenant, (b"", []))[0])]
-            known = dict(self._silences)
-            answer = await self._store.call("silences_of", _SILENCES, *asked)
-            for tenant, (version, rows) in zip(some, answer, strict=True):
-                found[tenant] = known.get(tenant, (b"", []))[1] if rows is None else list(map(_silence, rows))
-                self._remember(tenant, version, found[tenant])
-        return found
-
-    def _remember(self, tenant: str, version: bytes, silences: list[Silence]) -> None:
-        self._silences.pop(tenant, None)
-        if version:
-            self._silences[tenant] = (version, silences)
-            if len(self._silences) > _TENANTS_CACHED:
-                del self._silences[next(iter(self._silences))]
 
     async def _note(
         self,
@@ -310,7 +229,7 @@ class Ledger:
         )
 
     def _kept(self) -> tuple[int, int]:
-        return self._history.age_ms, self._history.incidents
+        return self._retention.age_ms, self._retention.incidents
 
     async def _bases(self) -> list[str]:
         partitions = await self._store.call("incidents_partitions", _PARTITIONS)
@@ -338,7 +257,7 @@ def _at(row: tuple[str, Any]) -> str:
     return row[0]
 
 
-def _text(value: Incident | Silence) -> str:
+def _text(value: Incident) -> str:
     return msgspec.json.encode(value).decode()
 
 

@@ -377,7 +377,9 @@ class Store:
         for partition in range(self.partitions):
             cohort_id = 0
             while True:
-                now_ms, swept, cohort_id, rows = await self._read("count", partition, tenant or "", cohort_id, COUNT_PAGE, *codes)
+                now_ms, swept, cohort_id, rows = await self._read(
+                    "count", partition, tenant or "", cohort_id, COUNT_PAGE, *codes
+                )
                 for owner, name, after_stop, on_time, late, overdue, missing, *down in rows:
                     if any((on_time, late, overdue, *down)):
                         tenants.add(codec.text(owner))

@@ -824,7 +824,7 @@ async def test_p17_a_silenced_worker_is_told_of_once_when_the_silence_ends_and_i
 ) -> None:
     ops = Inbox()
     running = await daemon([ops], [])
-    ledger = running.service.ledger
+    silences = running.service.silences
     silence = Silence(
         id="sil_" + "0" * 32,
         tenant="acme",
@@ -835,7 +835,7 @@ async def test_p17_a_silenced_worker_is_told_of_once_when_the_silence_ends_and_i
         author="somebody",
         created_ms=START_MS,
     )
-    await ledger.add_silence(silence, now_ms=START_MS)
+    await silences.add(silence, now_ms=START_MS)
     running.source.stream += [stale("w1", 1), stale("w2", 2), stale("x", 3)]
     running.service.wakeup()
     await until(lambda: len(ops.accepted) == 1)
@@ -856,7 +856,7 @@ async def test_p19_an_ack_that_the_thread_missed_ends_the_reminders_all_the_same
     clock.ms += 60_000
     await until(lambda: running.outcomes["ops", "delivered"] == 2)
     incident_id = json.loads(ops.accepted[0].body)["data"]["incident_id"]
-    await running.service.ledger.acknowledge("acme", incident_id, by="somebody", comment="", now_ms=clock())
+    await running.service.incidents.acknowledge("acme", incident_id, by="somebody", comment="", now_ms=clock())
     clock.ms += 60_000
     await until(running.is_idle)
     assert [json.loads(item.body)["data"]["reminder"] for item in ops.accepted] == [0, 1]

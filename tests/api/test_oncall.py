@@ -58,7 +58,7 @@ def recovered(seq: int = 2, **changes: Any) -> Event:
 async def note(lastseen: Api, *events: Event) -> list[str | None]:
     """What the router makes of events: incidents, and threads at `ops`. The incidents' ids."""
     now_ms = lastseen.store.clock.now_ms()
-    noted = await lastseen.alerts.ledger.record(0, events, lambda one: {"ops": worker_key(one)}, now_ms=now_ms)
+    noted = await lastseen.alerts.incidents.record(0, events, lambda one: {"ops": worker_key(one)}, now_ms=now_ms)
     offers = [
         Offer(
             event=one,
@@ -213,7 +213,7 @@ async def test_a_silence_is_kept_listed_and_ended(lastseen: Api) -> None:
     assert made["matchers"] == {"environment": None, "worker_id": "w*", "metadata": {}, "exact": False}
     one = await lastseen.json(f"{SILENCES}/{made['id']}")
     assert {**one, "warnings": []} == {**made, "monitor": one["monitor"]}
-    [kept] = (await lastseen.alerts.ledger.silences_of(["acme"]))["acme"]
+    [kept] = (await lastseen.alerts.silences.active(["acme"]))["acme"]
     assert now_ms <= kept.starts_ms
     assert kept.ends_ms == kept.starts_ms + HOUR_MS
     assert [found["id"] for found in (await lastseen.json(SILENCES))["silences"]] == [made["id"]]

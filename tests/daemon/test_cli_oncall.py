@@ -185,7 +185,7 @@ async def test_b5_the_command_in_a_page_run_as_printed_silences_this_worker_only
     ]
     ended = await operator.run(*await read_by_a_shell(command), "--config", operator.config)
     assert (ended.returncode, ended.stderr) == (0, ""), command
-    made = (await lastseen.alerts.ledger.silences_of([name]))[name]
+    made = (await lastseen.alerts.silences.active([name]))[name]
     now_ms = lastseen.store.clock.now_ms()
     silenced = [
         one for one in (*NAMES, "w", "bystander") if silenced_until(made, event(worker_id=one, tenant=name), now_ms)
@@ -212,7 +212,7 @@ async def test_b5_the_command_of_a_group_silences_this_group_only(operator: Shel
     )
     command = json.loads(body)["data"]["silence"]
     assert (await operator.run(*await read_by_a_shell(command), "--config", operator.config)).returncode == 0, command
-    made = (await lastseen.alerts.ledger.silences_of(["acme"]))["acme"]
+    made = (await lastseen.alerts.silences.active(["acme"]))["acme"]
     now_ms = lastseen.store.clock.now_ms()
     silenced = [
         (environment, rack)
@@ -406,10 +406,10 @@ async def test_c18_only_an_operator_is_told_which_tenants_there_are(operator: Sh
 
 @valkey
 async def test_b14_incidents_come_gravest_and_newest_first_members_under_their_environment(operator: Shell) -> None:
-    ledger, now_ms = operator.lastseen.alerts.ledger, operator.lastseen.store.clock.now_ms()
+    incidents, now_ms = operator.lastseen.alerts.incidents, operator.lastseen.store.clock.now_ms()
 
     async def noted(number: int, *events: Event, part_of: str | None = None) -> None:
-        await ledger.record(
+        await incidents.record(
             number, events, lambda one: {"ops": worker_key(one)}, part_of=lambda _: part_of, now_ms=now_ms
         )
 

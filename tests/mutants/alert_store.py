@@ -1,4 +1,4 @@
-"""Wrong changes to the alerts' Lua: queue, ledger, mass, reading, and the Python at its side."""
+"""Wrong changes to the alerts' Lua: groups, incidents, silences, mass failures, reading, and the Python at its side."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a tenant may have one silence more than the most",
-        file="alerts/store/incidents.lua",
+        file="alerts/store/silences.lua",
         old="if redis.call('ZCARD', base .. ':a:' .. tenant) >= tonumber(args[5]) then",
         new="if redis.call('ZCARD', base .. ':a:' .. tenant) > tonumber(args[5]) then",
-        tests=("tests/alerts/store/test_incidents.py",),
+        tests=("tests/alerts/store/test_silences.py",),
     ),
     Mutant(
         wrong="another daemon goes on with a silence that was ended early",
-        file="alerts/store/incidents.lua",
+        file="alerts/store/silences.lua",
         old="  redis.call('HSET', base .. ':v', tenant, 'end ' .. id)\n",
         new="",
-        tests=("tests/alerts/store/test_incidents.py",),
+        tests=("tests/alerts/store/test_silences.py",),
     ),
     Mutant(
         wrong="a group that an attempt holds is woken, so that a second attempt is made beside it",

@@ -1,4 +1,4 @@
-"""The on-call side over a real store, for tests: groups, ledger and receivers without the parts that work on them."""
+"""The on-call side over a real store, for tests: its stores and receivers without the parts that work on them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from alerts.rendering.payload import Wording
 from alerts.store.connection import StoreConnection
 from alerts.store.group_store import GroupStore
-from alerts.store.incidents import Ledger
+from alerts.store.incidents import IncidentStore
+from alerts.store.silences import SilenceStore
 from monitor.daemon.oncall.service import AlertsOnCall
 from tests.support.alerts_fakes import Inbox
 from tests.support.stores import pools
@@ -26,7 +27,8 @@ class Alerts:
     """What the port needs of the alert service. ``woken`` is who was to be looked at."""
 
     groups: Mapping[str, GroupStore]
-    ledger: Ledger
+    incidents: IncidentStore
+    silences: SilenceStore
     receivers: Mapping[str, Receiver]
     wording: Wording
     owners: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -42,7 +44,8 @@ def made(url: str, names: Mapping[str, Sequence[str]] | None) -> tuple[Alerts, S
     store = StoreConnection(pools=pools(url), receivers=len(names))
     alerts = Alerts(
         groups={name: GroupStore(store, name) for name in names},
-        ledger=Ledger(store),
+        incidents=IncidentStore(store),
+        silences=SilenceStore(store),
         owners={name: frozenset(tenants) for name, tenants in names.items() if tenants},
         receivers={name: Inbox(name=name) for name in names},
         wording=Wording(public_url="", redact=()),

@@ -8,13 +8,13 @@ from alerts.groups.incidents import IncidentKind
 from monitor.daemon.oncall.models import Ack, Delivery, Incident, Matchers, ReceiverState, Silence
 
 if TYPE_CHECKING:
-    from alerts.groups.incidents import Incident as LedgerIncident
-    from alerts.groups.silences import Silence as LedgerSilence
+    from alerts.groups.incidents import Incident as StoredIncident
+    from alerts.groups.silences import Silence as StoredSilence
     from alerts.oncall.dead_letters import Found
     from alerts.store.group_store import Stats
 
 
-def incident_of(incident: LedgerIncident) -> Incident:
+def incident_of(incident: StoredIncident) -> Incident:
     """An incident as the port has it."""
     ack = incident.ack
     is_worker = incident.kind is IncidentKind.WORKER
@@ -40,7 +40,7 @@ def incident_of(incident: LedgerIncident) -> Incident:
     )
 
 
-def silence_of(silence: LedgerSilence, now_ms: int) -> Silence:
+def silence_of(silence: StoredSilence, now_ms: int) -> Silence:
     """A silence as the port has it, at a time."""
     matchers = silence.matchers
     return Silence(

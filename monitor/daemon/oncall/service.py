@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 from alerts.errors import DeliveryError
 from alerts.errors import StoreUnavailableError as AlertStoreError
 from alerts.groups.incidents import IncidentClosedError, IncidentKind, UnknownIncidentError
-from alerts.groups.incidents import IncidentState as LedgerState
-from alerts.groups.silences import Matchers as LedgerMatchers
-from alerts.groups.silences import Silence as LedgerSilence
+from alerts.groups.incidents import IncidentState as StoredIncidentState
+from alerts.groups.silences import Matchers as StoredMatchers
+from alerts.groups.silences import Silence as StoredSilence
 from alerts.groups.silences import TooManySilencesError, UnknownSilenceError
 from alerts.groups.state import Outcome
 from alerts.oncall.dead_letters import (
@@ -40,12 +40,13 @@ from monitor.store import StoreUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from alerts.groups.incidents import Incident as LedgerIncident
+    from alerts.groups.incidents import Incident as StoredIncident
     from alerts.groups.state import NotificationRecord
     from alerts.receivers import Receiver
     from alerts.rendering.payload import Wording
     from alerts.store.group_store import GroupStore
-    from alerts.store.incidents import Ledger
+    from alerts.store.incidents import IncidentStore
+    from alerts.store.silences import SilenceStore
     from monitor.daemon.oncall.models import (
         Delivery,
         DeliveryState,
@@ -79,8 +80,12 @@ class Alerts(Protocol):
         """The groups of every configured receiver."""
 
     @property
-    def ledger(self) -> Ledger:
-        """The incidents and the silences."""
+    def incidents(self) -> IncidentStore:
+        """The incidents."""
+
+    @property
+    def silences(self) -> SilenceStore:
+        """The silences."""
 
     @property
     def receivers(self) -> Mapping[str, Receiver]:
@@ -99,14 +104,14 @@ class Alerts(Protocol):
 
 
 class _OpenIncidents:
-    """What the desk asks the ledger."""
+    """Whether an incident goes on."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, incidents: IncidentStore) -> None:
+        self._incidents = incidents
 
     async def is_open(self, tenant: str, incident_id: str) -> bool:
         try:
-            return (await self._ledger.incident(tenant, incident_id)).is_open
+            return (await self._incidents.get(tenant, incident_id)).is_open
         except UnknownIncidentError:
             return False
 
@@ -124,14 +129,14 @@ class AlertsOnCall:
         self._alerts = alerts
         self._store = store
         self._now_ms = now_ms
-        self._dead_letters = DeadLetters(groups=alerts.groups, incidents=_OpenIncidents(alerts.ledger))
+        self._dead_letters = DeadLetters(groups=alerts.groups, incidents=_OpenIncidents(alerts.incidents))
 
     async def incidents(self, viewer: Viewer, *, state: IncidentState, after: Place | None, limit: int) -> IncidentPage:
         """Incidents, newest first."""
         with _told():
-            page = await self._alerts.ledger.incidents(
+            page = await self._alerts.incidents.page(
                 viewer.tenant,
-                state=LedgerState(state),
+                state=StoredIncidentState(state),
                 environments=viewer.environments,
                 after=None if after is None else f"{after[0]:0{_MS_DIGITS}d}{after[1]}",
                 limit=limit,
@@ -146,11 +151,11 @@ class AlertsOnCall:
         return incident_of(await self._incident(viewer, incident_id))
 
     async def acknowledge(self, viewer: Viewer, incident_id: str, *, by: str, comment: str) -> Incident:
-        """Take an incident over: first in the ledger, then in the groups that tell of it."""
+        """Take an incident over: first in the incident, then in the groups that notify of it."""
         await self._incident(viewer, incident_id)
         now_ms = self._now_ms()
         with _told():
-            incident = await self._alerts.ledger.acknowledge(
+            incident = await self._alerts.incidents.acknowledge(
                 viewer.tenant, incident_id, by=by, comment=comment, now_ms=now_ms
             )
             worker_id = incident.worker_id if incident.kind is IncidentKind.WORKER else None
@@ -171,7 +176,7 @@ class AlertsOnCall:
         """Every silence that is kept, newest first."""
         now_ms = self._now_ms()
         with _told():
-            found = await self._alerts.ledger.silences(viewer.tenant, now_ms=now_ms)
+            found = await self._alerts.silences.list_for(viewer.tenant, now_ms=now_ms)
         return [silence_of(one, now_ms) for one in found if _covers(viewer, one)]
 
     async def silence(self, viewer: Viewer, silence_id: str) -> Silence:
@@ -181,10 +186,10 @@ class AlertsOnCall:
     async def add_silence(self, viewer: Viewer, new: NewSilence) -> tuple[Silence, tuple[str, ...]]:
         """Begin a silence."""
         now_ms = self._now_ms()
-        silence = LedgerSilence(
+        silence = StoredSilence(
             id=f"sil_{secrets.token_hex(16)}",
             tenant=viewer.tenant,
-            matchers=LedgerMatchers(
+            matchers=StoredMatchers(
                 environment=new.matchers.environment,
                 worker_id=new.matchers.worker_id,
                 metadata=dict(new.matchers.metadata),
@@ -197,7 +202,7 @@ class AlertsOnCall:
             created_ms=now_ms,
         )
         with _told():
-            await self._alerts.ledger.add_silence(silence, now_ms=now_ms)
+            await self._alerts.silences.add(silence, now_ms=now_ms)
         try:
             warnings = await self._warnings(silence)
         except (StoreUnavailableError, NoRoomError):
@@ -209,7 +214,7 @@ class AlertsOnCall:
         await self._silence(viewer, silence_id)
         now_ms = self._now_ms()
         with _told():
-            await self._alerts.ledger.end_silence(viewer.tenant, silence_id, by=by, now_ms=now_ms)
+            await self._alerts.silences.end(viewer.tenant, silence_id, by=by, now_ms=now_ms)
             # Also when it had ended before: whoever ended it may not have come to this.
             for receiver, groups in self._alerts.groups.items():
                 if await wake_waiting(groups, viewer.tenant, now_ms=now_ms):
@@ -335,21 +340,21 @@ class AlertsOnCall:
             raise ForbiddenError(f"all tenants share the receiver {receiver!r}: that needs the scope 'operator'")
         return groups
 
-    async def _incident(self, viewer: Viewer, incident_id: str) -> LedgerIncident:
+    async def _incident(self, viewer: Viewer, incident_id: str) -> StoredIncident:
         with _told():
-            incident = await self._alerts.ledger.incident(viewer.tenant, incident_id)
+            incident = await self._alerts.incidents.get(viewer.tenant, incident_id)
             if not _sees(viewer, incident):
                 raise UnknownIncidentError(incident_id)
             return incident
 
-    async def _silence(self, viewer: Viewer, silence_id: str) -> LedgerSilence:
+    async def _silence(self, viewer: Viewer, silence_id: str) -> StoredSilence:
         with _told():
-            silence = await self._alerts.ledger.silence(viewer.tenant, silence_id)
+            silence = await self._alerts.silences.get(viewer.tenant, silence_id)
             if not _covers(viewer, silence):
                 raise UnknownSilenceError(silence_id)
             return silence
 
-    async def _warnings(self, silence: LedgerSilence) -> tuple[str, ...]:
+    async def _warnings(self, silence: StoredSilence) -> tuple[str, ...]:
         """What is odd about a silence: nobody who is known matches it."""
         environment = silence.matchers.only(silence.matchers.environment)
         environments = None if environment is None else (environment,)
@@ -413,13 +418,13 @@ def _require_unrestricted(viewer: Viewer) -> None:
         raise ForbiddenError("the token is restricted to a worker or to environments: a receiver serves others too")
 
 
-def _sees(viewer: Viewer, incident: LedgerIncident) -> bool:
+def _sees(viewer: Viewer, incident: StoredIncident) -> bool:
     return (viewer.environments is None or incident.environment_name in viewer.environments) and (
         viewer.worker_id is None or incident.worker_id == viewer.worker_id
     )
 
 
-def _covers(viewer: Viewer, silence: LedgerSilence) -> bool:
+def _covers(viewer: Viewer, silence: StoredSilence) -> bool:
     """Whether a silence is about nobody whom the viewer may not see."""
     matchers = silence.matchers
     return (viewer.environments is None or matchers.only(matchers.environment) in viewer.environments) and (

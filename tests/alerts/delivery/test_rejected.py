@@ -20,7 +20,7 @@ from alerts.service import AlertService
 from alerts.store.connection import StoreConnection
 from alerts.store.durability import Durability
 from alerts.store.group_store import GroupStore, Want
-from alerts.store.incidents import Ledger
+from alerts.store.incidents import IncidentStore
 from monitor.daemon.alerts import StoredFleet
 from monitor.liveness import EventKind, Liveness
 from monitor.store.outbox import Outbox
@@ -170,7 +170,7 @@ async def test_p18_what_a_receiver_has_not_been_told_of_is_told_as_it_is_by_then
 async def acknowledge(running: Daemon, incident_id: str, key: str) -> None:
     """As the API does it."""
     now_ms = running.clock.ms
-    await running.service.ledger.acknowledge("acme", incident_id, by="ann", comment="renewing it", now_ms=now_ms)
+    await running.service.incidents.acknowledge("acme", incident_id, by="ann", comment="renewing it", now_ms=now_ms)
     groups = running.service.groups["ops"]
     await acknowledge_at(groups, key, tenant="acme", worker_id="w", incident_id=incident_id, now_ms=now_ms)
 
@@ -196,7 +196,7 @@ async def test_p19_an_ack_of_a_warning_is_none_of_what_becomes_of_it(
     assert len(ops.accepted) == 1, "an acknowledged warning is not reminded of"
     await happens(running, silent())
     await until(lambda: running.outcomes["ops", "delivered"] == 2)
-    assert (await running.service.ledger.incident("acme", incident_id)).ack is None
+    assert (await running.service.incidents.get("acme", incident_id)).ack is None
     running.clock.ms += REPEAT_MS
     await until(lambda: running.outcomes["ops", "delivered"] == 3)
     await acknowledge(running, incident_id, key)
@@ -224,13 +224,13 @@ async def test_p19_an_ack_between_the_lapse_of_the_last_one_and_its_hand_over_is
         "now_ms": clock.ms,
     }
     source, store = ListSource([rejected()]), StoreConnection(pools=pools(store_url), receivers=1)
-    ledger, groups = Ledger(store), GroupStore(store, "ops")
+    incidents, groups = IncidentStore(store), GroupStore(store, "ops")
 
     def router(groups: GroupStore) -> Router:
         return Router(
             partition=0,
             source=source,
-            ledger=ledger,
+            incidents=incidents,
             mass_failures=None,
             groups={"ops": groups},
             traits={"ops": ReceiverTraits(name="ops")},
@@ -248,13 +248,13 @@ async def test_p19_an_ack_between_the_lapse_of_the_last_one_and_its_hand_over_is
 
     try:
         await router(groups).step()
-        await ledger.acknowledge("acme", ask["incident_id"], by="ann", comment="", now_ms=clock.ms)
+        await incidents.acknowledge("acme", ask["incident_id"], by="ann", comment="", now_ms=clock.ms)
         await acknowledge_at(groups, key, **ask)
         assert await acks() == (1, True)
         source.stream.append(silent())
         routing = asyncio.create_task(router(Hung(store, "ops")).step())
         await is_noted.wait()
-        await ledger.acknowledge("acme", ask["incident_id"], by="bob", comment="", now_ms=clock.ms)
+        await incidents.acknowledge("acme", ask["incident_id"], by="bob", comment="", now_ms=clock.ms)
         await acknowledge_at(groups, key, **ask)
         goes_on.set()
         await routing
@@ -290,7 +290,7 @@ async def test_p16_a_fleet_whose_token_expired_is_one_notification_that_calls_no
     assert body["data"]["summary"].startswith(
         "1,000 of 1,000 workers in prod are alive, but their heartbeats are rejected (the first 50: token expired)"
     )
-    whole = await running.service.ledger.incident("acme", body["data"]["incident_id"])
+    whole = await running.service.incidents.get("acme", body["data"]["incident_id"])
     assert whole.reason == "the heartbeats of many workers are rejected at once: token expired"
 
     # Twelve of them fall silent: one update, which says how many are what.

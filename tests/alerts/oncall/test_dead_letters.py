@@ -42,7 +42,7 @@ LEASE_MS = 15_000
 INCIDENT = "inc_" + "1" * 32
 
 
-class Ledger:
+class Incidents:
     """Knows which incidents are open."""
 
     def __init__(self) -> None:
@@ -59,8 +59,8 @@ class Bench:
     def __init__(self, groups: GroupStore, store: StoreConnection) -> None:
         self.groups = groups
         self.store = store
-        self.ledger = Ledger()
-        self.desk = DeadLetters(groups={"ops": groups}, incidents=self.ledger)
+        self.incidents = Incidents()
+        self.desk = DeadLetters(groups={"ops": groups}, incidents=self.incidents)
         self.now_ms = START_MS
 
     async def offer(self, *events: Event, key: str | None = None, timing: Timing | None = None) -> None:
@@ -196,7 +196,7 @@ async def test_replaying_twice_is_replaying_once(bench: Bench) -> None:
 async def test_an_overtaken_down_is_replayed_only_by_force_and_then_calls_for_nothing(bench: Bench, how: str) -> None:
     key, nid = worker_key(event()), await bench.dead(event())
     if how == "its incident is over":
-        bench.ledger.open.clear()
+        bench.incidents.open.clear()
     else:
         await bench.offer(event(2, kind=EventKind.FAILED, new=Liveness.FAILED, old=Liveness.STALE))
         await bench.send(key, deliver)
@@ -217,7 +217,7 @@ async def test_an_overtaken_down_is_replayed_only_by_force_and_then_calls_for_no
 
 async def test_a_forced_one_that_dies_again_still_needs_force(bench: Bench) -> None:
     nid = await bench.dead(event())
-    bench.ledger.open.clear()
+    bench.incidents.open.clear()
     await bench.replay(nid, force=True)
     await bench.change(worker_key(event()), attempted(lambda draft: dead_letter(draft, reason="again")))
     with pytest.raises(RefusedError, match="overtaken"):
@@ -380,7 +380,7 @@ async def test_a_list_over_all_receivers_holds_each_once_newest_first(bench: Ben
         one = bench if number < 3 or number % 4 == 0 else chat  # much of one, then most of the other
         one.now_ms = START_MS + number // 2
         made.append(await one.dead(event(worker_id=f"w{number}")))
-    desk = DeadLetters(groups={"ops": bench.groups, "chat": chat.groups}, incidents=bench.ledger)
+    desk = DeadLetters(groups={"ops": bench.groups, "chat": chat.groups}, incidents=bench.incidents)
     found = await _listed(desk, limit=limit, now_ms=START_MS + 12)
     assert sorted(one.note.nid for one in found) == sorted(made)
     places = [(one.note.at_ms, one.note.nid) for one in found]
@@ -404,7 +404,7 @@ async def test_a_list_goes_on_where_the_first_receiver_was_not_looked_through_fu
         )
         theirs.record(in_flight, Outcome.DEAD_LETTERED)
     assert await bench.groups.save([Change(draft=theirs, version=version)], now_ms=theirs.now_ms) == [True]
-    desk = DeadLetters(groups={"ops": bench.groups, "chat": chat.groups}, incidents=bench.ledger)
+    desk = DeadLetters(groups={"ops": bench.groups, "chat": chat.groups}, incidents=bench.incidents)
     found = await _listed(desk, limit=2, now_ms=theirs.now_ms)
     assert [one.note.nid for one in found] == made[::-1]
 

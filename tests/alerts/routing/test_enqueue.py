@@ -29,8 +29,9 @@ from alerts.routing.routes import ReceiverTraits, Route, targets_of
 from alerts.store.connection import StoreConnection
 from alerts.store.durability import Durability
 from alerts.store.group_store import GroupStore, Want
-from alerts.store.incidents import Ledger
+from alerts.store.incidents import IncidentStore
 from alerts.store.mass_failures import MassFailures
+from alerts.store.silences import SilenceStore
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, Clock, FakeFleet, Inbox, event, nid_of, until
 from tests.support.stores import pools
@@ -73,7 +74,8 @@ class Rig:
         self.inbox = Inbox(**rest)
         self.store = StoreConnection(pools=pools(store_url), receivers=2)
         self.groups = GroupStore(self.store, "ops")
-        self.ledger = Ledger(self.store)
+        self.incidents = IncidentStore(self.store)
+        self.silences = SilenceStore(self.store)
         self.standing_is_down = 0
         self.fleet = FakeFleet(self.health)
         self.delivery = self.make_delivery()
@@ -91,7 +93,8 @@ class Rig:
             groups=self.groups,
             planner=Planner(
                 groups=self.groups,
-                ledger=self.ledger,
+                incidents=self.incidents,
+                silences=self.silences,
                 mass_failures=MassFailures(self.store, rule=Rule(), fleet=self.fleet),
                 wording=Wording(public_url="", redact=()),
                 fleet=self.fleet,
@@ -251,7 +254,7 @@ async def test_p16_only_the_deaths_of_an_environment_declare_it(rig: Rig) -> Non
 async def test_p18_the_end_of_a_worker_that_moved_goes_to_where_its_down_was(rig: Rig) -> None:
     first, last = down("a"), over("a", environment_name="lab")
     events = [first, last]
-    notes = await rig.ledger.record(0, events, lambda one: {"ops": target(one, GROUPED).key}, now_ms=START_MS)
+    notes = await rig.incidents.record(0, events, lambda one: {"ops": target(one, GROUPED).key}, now_ms=START_MS)
     assert [note.targets for note in notes] == [{"ops": GROUP_KEY}] * 2
 
 
@@ -401,7 +404,7 @@ async def test_p17_a_silence_over_a_worker_whose_metadata_is_no_json_stops_nothi
         author="",
         created_ms=START_MS,
     )
-    await rig.ledger.add_silence(silence, now_ms=START_MS)
+    await rig.silences.add(silence, now_ms=START_MS)
     rig.start()
     await rig.offer(down("bad", worker_metadata_json="{"), down("list", worker_metadata_json="[1]"), down("good"))
     await until(lambda: worker_key(down("good")) in [item.key for item in rig.inbox.accepted])
@@ -552,11 +555,11 @@ async def test_p19_an_ack_that_comes_before_its_down_is_offered_counts(rig: Rig,
     aim = target(stale, route)
 
     async def note() -> Any:
-        [noted] = await rig.ledger.record(0, [stale], lambda _: {"ops": aim.key}, now_ms=START_MS)
+        [noted] = await rig.incidents.record(0, [stale], lambda _: {"ops": aim.key}, now_ms=START_MS)
         return noted
 
     incident_id = (await note()).incident_id
-    await rig.ledger.acknowledge("acme", incident_id, by="somebody", comment="", now_ms=START_MS)
+    await rig.incidents.acknowledge("acme", incident_id, by="somebody", comment="", now_ms=START_MS)
     await acknowledge_at(rig.groups, aim.key, tenant="acme", worker_id="w", incident_id=incident_id, now_ms=START_MS)
     noted = await note()  # the router that was killed is followed by another
     rig.start()
@@ -575,13 +578,13 @@ async def test_p19_no_reminder_begins_once_the_ledger_has_an_ack_or_the_end(rig:
     workers = ("acked", "ended", "lasts")
     for worker in workers:
         stale = down(worker)
-        [noted] = await rig.ledger.record(0, [stale], lambda one: {"ops": worker_key(one)}, now_ms=START_MS)
+        [noted] = await rig.incidents.record(0, [stale], lambda one: {"ops": worker_key(one)}, now_ms=START_MS)
         await rig.offer(stale, incident_id=noted.incident_id)
     rig.start()
     await until(lambda: len(rig.inbox.accepted) == 3)
     await until(rig.rests)
-    await rig.ledger.acknowledge("acme", f"inc_{down('acked').event_id}", by="somebody", comment="", now_ms=START_MS)
-    await rig.ledger.record(0, [over("ended")], lambda one: {"ops": worker_key(one)}, now_ms=START_MS)
+    await rig.incidents.acknowledge("acme", f"inc_{down('acked').event_id}", by="somebody", comment="", now_ms=START_MS)
+    await rig.incidents.record(0, [over("ended")], lambda one: {"ops": worker_key(one)}, now_ms=START_MS)
     rig.clock.ms += REPEAT_MS
     await until(lambda: len(rig.inbox.attempts) >= 4)
     await until(rig.rests)

@@ -22,7 +22,7 @@ from alerts.routing.enqueue import Offer, offer_all
 from alerts.routing.routes import ReceiverTraits, Route, targets_of
 from alerts.store.connection import StoreConnection
 from alerts.store.group_store import Change, GroupStore, Handed, Want
-from alerts.store.incidents import Ledger
+from alerts.store.incidents import IncidentStore
 from alerts.store.mass_failures import KEPT_MS, MassFailures
 from alerts.store.retention import DEAD_LETTERS, NOTES_KEPT, OUTCOMES_KEPT, Retention
 from monitor.liveness import EventKind, Liveness
@@ -320,7 +320,7 @@ async def test_p26_incidents_that_are_over_are_forgotten_faster_than_they_come(
     store: StoreConnection, redis: Redis
 ) -> None:
     history = Retention(most=1_000)
-    ledger = Ledger(store, history)
+    incidents = IncidentStore(store, history)
 
     async def outages(first: int, count: int, now_ms: int) -> None:
         stream = []
@@ -329,7 +329,7 @@ async def test_p26_incidents_that_are_over_are_forgotten_faster_than_they_come(
                 event(1, worker_id=f"w{number}", due_ms=START_MS + number),
                 event(2, worker_id=f"w{number}", kind=EventKind.RECOVERED, old=Liveness.STALE, new=Liveness.ALIVE),
             ]
-        await ledger.record(0, stream, lambda _: {"ops": "w"}, now_ms=now_ms)
+        await incidents.record(0, stream, lambda _: {"ops": "w"}, now_ms=now_ms)
 
     await outages(0, history.incidents + 2_000, START_MS)
     assert await redis.zcard("{la.incidents:0}:c") <= history.incidents
@@ -338,7 +338,7 @@ async def test_p26_incidents_that_are_over_are_forgotten_faster_than_they_come(
     assert await redis.zcard("{la.incidents:0}:t:acme") == history.incidents
     await outages(10_000, 3_000, START_MS + history.age_ms + 1)
     assert await redis.zcard("{la.incidents:0}:c") == 3_000, "all that was older is gone, at two for each that came"
-    page = await ledger.incidents("acme", state=IncidentState.CLOSED, limit=1)
+    page = await incidents.page("acme", state=IncidentState.CLOSED, limit=1)
     assert page.incidents[0].worker_id == "w12999"
 
 
@@ -346,18 +346,20 @@ async def test_p26_the_incident_of_an_environment_counts_all_its_members_and_rem
     store: StoreConnection, redis: Redis
 ) -> None:
     whole, base = "inc_" + "e" * 32, "{la.environments}"
-    ledger = Ledger(store)
+    incidents = IncidentStore(store)
     first = event(1, worker_id="still-down")
-    await ledger.record(0, [first], lambda _: {"ops": "e4:acmeprod"}, part_of=lambda _: whole, now_ms=START_MS)
+    await incidents.record(0, [first], lambda _: {"ops": "e4:acmeprod"}, part_of=lambda _: whole, now_ms=START_MS)
     await redis.hset(f"{base}:m:{whole}", mapping={f"inc_{number}": "0" for number in range(100_000)})
     for number in range(3):
         down = event(1, worker_id=f"w{number}")
         over = event(2, worker_id=f"w{number}", kind=EventKind.RECOVERED, old=Liveness.STALE, new=Liveness.ALIVE)
-        await ledger.record(0, [down, over], lambda _: {"ops": "e4:acmeprod"}, part_of=lambda _: whole, now_ms=START_MS)
+        await incidents.record(
+            0, [down, over], lambda _: {"ops": "e4:acmeprod"}, part_of=lambda _: whole, now_ms=START_MS
+        )
     known = await redis.hlen(f"{base}:m:{whole}")
     assert 100_000 - 1_200 <= known <= 100_001
     assert await redis.hget(f"{base}:m:{whole}", f"inc_{first.event_id}") == "1"
-    incident = await ledger.incident("acme", whole)
+    incident = await incidents.get("acme", whole)
     assert (incident.members, incident.members_open) == (4, 1)
 
 
