@@ -54,7 +54,7 @@ def drawn(scene: Scene) -> str:
             rows.append("deadline " + "".join(row).rstrip())
         if following is None and moved_ms <= scene.until_s * _S:
             stale = moved_ms // _S
-    rows.append("told     " + (" " * (stale // CELL_S) + "!" if stale is not None else "nobody"))
+    rows.append("page     " + (" " * (stale // CELL_S) + "!" if stale is not None else "none"))
     return "\n".join(["```", *rows, "```"])
 
 
