@@ -1,5 +1,6 @@
 """From event to delivered notification.
 
-Knows of ``monitor`` its pure event types only; the two meet in the event stream. ``router`` reads
-that stream and fills one durable queue per receiver, ``delivery`` empties each queue on its own.
+Imports from ``monitor`` only its event types and, for the settings of receivers, ``monitor.settings``. The two packages
+meet in the event stream. ``routing`` reads that stream and adds events to the durable alert groups of each receiver.
+``delivery`` delivers for each receiver independently.
 """

@@ -1,4 +1,4 @@
-"""What can go wrong on the way to a receiver, by whose fault it is. Pure."""
+"""Errors of delivery and of the alert store. Pure."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from typing import Final
 
 
 class StoreUnavailableError(Exception):
-    """The store did not do what was asked of it; whether it was done is unknown. Ask again later."""
+    """The store did not confirm a call. The call may have been executed. Retry later."""
 
 
 class UnrenderableEventError(ValueError):
-    """An event has no valid webhook body. Trying again gives the same."""
+    """No valid webhook body can be made for an event. A retry gives the same result."""
 
 
 class Cause(StrEnum):
-    """The kind of a failure: what logs, metrics and answers call it."""
+    """Kind of a delivery failure, as named in logs, metrics and API responses."""
 
     AUTH = "auth"
-    """A refused login: 401, 403, 407."""
+    """The credentials were refused: 401, 403, 407."""
     NOT_FOUND = "not_found"
     GONE = "gone"
     TOO_LARGE = "too_large"
     INVALID = "invalid"
-    """400, 422: it does not like the request, or what it is configured to expect."""
+    """400, 422: the receiver rejects the request as invalid, possibly because of how the receiver is configured."""
     RATE_LIMITED = "rate_limited"
     REDIRECT = "redirect"
     SERVER_ERROR = "server_error"
     ADDRESS_REFUSED = "address_refused"
-    """A private address, which ``allow_private`` would permit."""
+    """The address is private; ``allow_private`` would permit it."""
     DNS = "dns"
     REFUSED = "refused"
-    """The connection was."""
+    """The connection was refused."""
     UNREACHABLE = "unreachable"
     TLS = "tls"
     TIMEOUT = "timeout"
@@ -56,15 +56,15 @@ _OF_STATUS: Final = {
 
 
 def cause_of(status: int) -> Cause:
-    """The kind of a refusal, by its HTTP status."""
+    """Cause of a refusal, by its HTTP status."""
     by_class = {3: Cause.REDIRECT, 5: Cause.SERVER_ERROR}
     return _OF_STATUS.get(status) or by_class.get(status // 100, Cause.OTHER)
 
 
 class DeliveryError(Exception):
-    """An attempt that is not known to have been accepted. The message holds no secret and no URL path.
+    """An attempt is not known to have been accepted. The message holds no secret and no URL path.
 
-    ``answer`` is the beginning of what the receiver said to it, which may quote the notification.
+    ``answer``: beginning of the receiver's response, which may quote the notification.
     """
 
     def __init__(self, message: str, *, cause: Cause = Cause.OTHER, answer: str = "") -> None:
@@ -74,10 +74,10 @@ class DeliveryError(Exception):
 
 
 class TransientDeliveryError(DeliveryError):
-    """The attempt failed in a way that may pass.
+    """The attempt failed, and a later one may succeed.
 
-    ``retry_after_ms`` is how long the receiver asked to be left alone, in milliseconds, if it did. ``unknown``
-    says that the attempt may have been accepted all the same: it was sent, and no answer came.
+    ``retry_after_ms``: delay that the receiver asked for, in milliseconds, if any. ``unknown``: the attempt may have
+    been accepted; it was sent, and no response came.
     """
 
     def __init__(
@@ -95,9 +95,9 @@ class TransientDeliveryError(DeliveryError):
 
 
 class PermanentDeliveryError(DeliveryError):
-    """The receiver says that it will never accept this; no further attempt is made.
+    """The receiver will never accept this notification; no further attempt is made.
 
-    ``disable`` says that it is gone for good: nothing is to be sent to it until a person enables it again.
+    ``disable``: the receiver is gone permanently. Nothing is sent to it until an operator enables it again.
     """
 
     def __init__(self, message: str, *, cause: Cause = Cause.OTHER, answer: str = "", disable: bool = False) -> None:

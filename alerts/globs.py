@@ -4,10 +4,10 @@ from __future__ import annotations
 
 
 def fits(pattern: str, text: str) -> bool:
-    """Whether the whole text fits the pattern; ``*`` stands for any run of characters, all else for itself.
+    """Whether the whole text matches the pattern. ``*`` matches any run of characters, all else matches itself.
 
-    Each part between two stars is taken where it comes first, and never looked for again, so that no text
-    and no number of stars makes it slow.
+    Each part between two stars is matched at its first place, without backtracking, so that no text and no number of
+    stars makes matching slow.
     """
     first, *rest = pattern.split("*")
     if not rest:

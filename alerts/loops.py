@@ -1,4 +1,4 @@
-"""How the loops of this package wait: for a wakeup, and through an outage of the store."""
+"""Waiting in the loops of this package: for a wakeup, and through an outage of the store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 POLL_S: Final = 0.25
-"""How often a loop looks for work that nobody told it of: another daemon's, or a retry that is due."""
+"""How often a loop polls for work that comes without a wakeup: work of another daemon, or a retry that is due."""
 
 _CANCEL_AGAIN_S: Final = 0.1
 _FIRST_BACKOFF_S: Final = 0.1
@@ -24,7 +24,7 @@ _log: FilteringBoundLogger = structlog.get_logger()
 
 
 class Wakeup:
-    """Wakes one waiting loop. A wakeup that comes while the loop is busy is not lost."""
+    """Wakes one waiting loop. A wakeup during the loop's work is not lost."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
@@ -42,10 +42,10 @@ class Wakeup:
 
 
 async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel the tasks and return when all have ended, however they did.
+    """Cancel the tasks and return when all have ended, with whatever result.
 
-    Cancels again what goes on: on Python 3.11 ``asyncio.wait_for``, which redis-py sends with, loses a
-    cancellation that arrives together with its result (gh-86296, mended in 3.12).
+    Tasks that continue are cancelled again: on Python 3.11 ``asyncio.wait_for``, which redis-py uses for sending, loses
+    a cancellation that arrives together with its result (gh-86296, fixed in 3.12).
     """
     pending = set(tasks)
     while pending:
@@ -55,27 +55,31 @@ async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
 
 
 class StoreBackoff:
-    """One loop's view of the store: logs each change between reachable and not once, and backs off between.
+    """Back-off of one loop while the store is unavailable. Logs the begin and the end of each outage once.
 
-    ``subject`` begins the names of the two log lines, ``<subject>.store_unavailable`` and
-    ``<subject>.resumed``.
+    ``unavailable`` and ``resumed`` are the two log events.
     """
 
-    def __init__(self, subject: str, **context: object) -> None:
-        self._subject = subject
+    def __init__(self, unavailable: str, resumed: str, **context: object) -> None:
+        self._unavailable = unavailable
+        self._resumed = resumed
         self._context = context
         self._failures = 0
 
     def failed(self, error: Exception, *, uniform: Callable[[float, float], float]) -> float:
-        """Note a failure; answers how many seconds to wait before the next try, at most 2."""
+        """Record a failure. Returns the seconds to wait before the next try, at most 2."""
         if not self._failures:
-            _log.warning(f"{self._subject}.store_unavailable", error=str(error), **self._context)
+            _log.warning(self._unavailable, error=str(error), **self._context)
         ceiling_s = min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** min(self._failures, 16))
         self._failures += 1
         return uniform(ceiling_s / 2, ceiling_s)
 
     def over(self) -> None:
-        """Note that the store answers."""
+        """Record that the store answers again."""
         if self._failures:
-            _log.info(f"{self._subject}.resumed", failures=self._failures, **self._context)
+            _log.info(self._resumed, failures=self._failures, **self._context)
             self._failures = 0
+
+
+def nothing(_point: str) -> None:
+    """The failpoint of the product: it does nothing. Tests hand in one that ends the process at a named point."""

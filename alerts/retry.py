@@ -1,4 +1,4 @@
-"""When a failed delivery is tried again, and when no more. Pure.
+"""When a failed delivery is retried, and when it is given up. Pure.
 
 Exponential backoff with full jitter (Brooker, "Exponential Backoff And Jitter", AWS Architecture
 Blog, 2015): the delay after failure ``n`` (from 0) is uniform in ``[0, min(max, initial * 2**n))``.
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FLOOR_MS: Final = 50
-"""The least delay: full jitter may draw 0, which would be a busy loop against a receiver in trouble."""
+"""Minimum delay. Full jitter may draw 0, which would be a busy loop against a receiver in trouble."""
 
 _MAX_DOUBLINGS: Final = 62
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetryPolicy:
-    """How patient to be with a receiver. Milliseconds.
+    """How often and how long a delivery is retried. Milliseconds.
 
-    A notification is given up once ``retry_for_ms`` have passed since its first attempt *and* it has
-    had ``min_attempts``: neither our own outage nor a long ``Retry-After`` uses up the patience alone.
-    Raising ``max_ms`` spares a dead receiver and tells a recovered one later.
+    A notification is given up once ``retry_for_ms`` have passed since its first attempt *and* it has had
+    ``min_attempts`` attempts. So neither an outage of the daemon nor a long ``Retry-After`` alone exhausts the retries.
+    A larger ``max_ms`` spares a dead receiver but notifies a recovered one later.
     """
 
     initial_ms: int = 1_000
@@ -44,11 +44,11 @@ class RetryPolicy:
 
 
 class RetryReason(StrEnum):
-    """Why a failed attempt led to what it led to."""
+    """Reason for the decision after a failed attempt."""
 
     BACKOFF = "backoff"
     RECEIVER_ASKED = "receiver_asked"
-    """The receiver's Retry-After was longer than our own delay."""
+    """The receiver's Retry-After was longer than the computed delay."""
     GAVE_UP = "gave_up"
     PERMANENT = "permanent"
 
@@ -77,9 +77,9 @@ def decide(
     policy: RetryPolicy,
     uniform: Callable[[float, float], float],
 ) -> Retry | GiveUp:
-    """What follows a failed attempt.
+    """Decide what follows a failed attempt.
 
-    ``attempts`` counts the one that has just failed. ``uniform(a, b)`` draws from ``[a, b]``.
+    ``attempts`` includes the attempt that has just failed. ``uniform(a, b)`` draws from ``[a, b]``.
     """
     if isinstance(error, PermanentDeliveryError):
         return GiveUp(reason=RetryReason.PERMANENT)
@@ -95,9 +95,9 @@ def decide(
 
 
 def retry_after_ms(header: str, *, now_ms: int) -> int | None:
-    """A ``Retry-After`` header (RFC 9110, 10.2.3) as milliseconds from now; None when it is neither form.
+    """A ``Retry-After`` header (RFC 9110, 10.2.3) as milliseconds from now; None: it has neither valid form.
 
-    A date is compared with the store's clock; one that has passed gives 0.
+    A date is compared with the store's clock; a past date gives 0.
     """
     text = header.strip()
     if text.isascii() and text.isdigit():

@@ -1,4 +1,4 @@
-"""The alerting half of the daemon, put together."""
+"""The alert service: assembles routing and delivery from their parts."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import structlog
 from alerts.delivery.loop import CONCURRENCY, Counted, Delivery
 from alerts.delivery.planner import Planner
 from alerts.errors import DeliveryError, StoreUnavailableError
-from alerts.failpoints import nothing
-from alerts.loops import POLL_S, StoreBackoff, cancel_all
-from alerts.oncall.removed_receivers import end_threads
+from alerts.loops import POLL_S, StoreBackoff, cancel_all, nothing
+from alerts.oncall.removed_receivers import end_groups
 from alerts.retry import RetryPolicy
 from alerts.routing.router import Router
 from alerts.routing.routes import ReceiverTraits
@@ -49,7 +48,7 @@ _log: FilteringBoundLogger = structlog.get_logger()
 
 
 class _Answered:
-    """A fleet whose trouble is that of the store."""
+    """A fleet that raises ``StoreUnavailableError`` in place of the worker store's errors."""
 
     def __init__(self, fleet: Fleet, errors: tuple[type[Exception], ...]) -> None:
         self._fleet = fleet
@@ -69,31 +68,33 @@ class _Answered:
 
 
 class AlertService:
-    """A router for each partition and a delivery for each receiver, in one event loop.
+    """A router for each partition and a delivery loop for each receiver, in one event loop.
 
     Args:
         pools: makes pools of connections to the store.
         receivers: where notifications go. Closed by ``stop``.
-        routes: which events go where; they may name these receivers only.
-        owners: the tenants that a receiver belongs to; one that is not named is shared by all.
+        routes: which events go where; they may name only these receivers.
+        owners: the tenants that a receiver belongs to; a receiver without an entry is shared by all tenants.
         source: the event streams.
-        partitions: how many there are.
+        partitions: the number of partitions.
         durability: what the store must confirm before anything is sent.
-        wording: the words of notifications.
-        fleet: what the worker store knows; raises what ``source`` does.
-        rule: what a mass failure is; None: nothing is.
+        wording: renders notifications.
+        fleet: the worker store; raises ``source_errors``.
+        rule: when a mass failure is declared; None: never.
         flapping: when a worker flaps; None: never.
         now_ms: the store's time, in milliseconds.
-        on_outcome: told of each outcome, ``(receiver, outcome, cause of a failure or "")``; for metrics.
-        policy: when to try a failed delivery again.
-        history: how much is kept of what is over.
-        source_errors: what ``source`` raises when the store does not answer.
-        concurrency: attempts in flight at one receiver.
-        poll_s: how often each part looks for work that nobody told it of, in seconds.
+        on_outcome: called for each attempt with ``(receiver, outcome, cause of a failure or "")``; for metrics.
+        policy: when to retry a failed delivery.
+        history: how long and how much history is kept.
+        source_errors: errors that ``source`` raises when the store does not answer.
+        concurrency: maximum attempts in flight at one receiver.
+        poll_s: how often each part polls for work that comes without a wakeup, in seconds.
+        first_pause_s: upper bound of the pause before a failed part is restarted for the first time, in seconds.
+        namespace: prefix of every key in the store; empty: none.
         failpoint: called with the name of each point at which a test may end the process.
 
     Raises:
-        ValueError: two receivers have one name, or a route names one that there is not.
+        ValueError: two receivers have the same name, or a route names a receiver that is not configured.
     """
 
     def __init__(
@@ -195,7 +196,7 @@ class AlertService:
         self._delivering: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Start every part. Does not wait for the store: the parts wait for it themselves, and log it."""
+        """Start every part. Does not wait for the store: each part waits for it and logs an outage itself."""
         pause_s = self._first_pause_s
         routing = [Part("survey", self._survey, pause_s)]
         routing += [Part(f"router {number}", router.run, pause_s) for number, router in enumerate(self._routers)]
@@ -205,17 +206,17 @@ class AlertService:
         self._delivering = [asyncio.create_task(part.keep_running(), name=f"alerts {part.name}") for part in delivering]
 
     def failing(self) -> list[str]:
-        """The parts that have failed lately and are being started again, and receivers that routing fails for."""
+        """Parts that failed recently and are being restarted, and receivers for which routing or planning fails."""
         routers = [router.failing() for router in self._routers]
         now_ms = self._now_ms()
         planning = [f"planning for {name}" for name, one in self._planners.items() if one.is_failing(now_ms)]
         return [part.name for part in self._parts if part.is_failing] + sorted(set().union(*routers)) + planning
 
     async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
-        """Stop routing, then let the attempts in flight end within ``timeout_s`` seconds. Idempotent."""
+        """Stop routing, then wait ``timeout_s`` seconds for the attempts in flight. Idempotent."""
         await cancel_all(self._routing)
         await self._end_deliveries(timeout_s)
-        # A claim that was under way when the stop came may have started attempts since.
+        # A claim that was running at the stop may have started attempts since.
         if self._delivering:
             await asyncio.wait(self._delivering, timeout=timeout_s)
         await cancel_all(self._delivering)
@@ -227,22 +228,22 @@ class AlertService:
         await _each("stop", {name: part.stop(timeout_s) for name, part in self._deliveries.items()})
 
     def wakeup(self) -> None:
-        """There are new events: look for them now and not at the next poll."""
+        """Wake all routers: there are new events."""
         for router in self._routers:
             router.wakeup()
 
     def wake(self, receiver: str) -> None:
-        """There is something new among a receiver's groups: look now and not at the next poll."""
+        """Wake the delivery loop of a receiver: its groups have changed."""
         self._deliveries[receiver].wakeup()
 
     async def health(self) -> list[Stats]:
-        """The state of each receiver's queue. Raises ``StoreUnavailableError``."""
+        """Queue status of each receiver. Raises ``StoreUnavailableError``."""
         now_ms = self._now_ms()
         return list(await asyncio.gather(*(groups.stats(now_ms=now_ms) for groups in self.groups.values())))
 
     async def _survey(self) -> None:
-        """Say once what the store has that was not configured, and what it lacks that was."""
-        outage = StoreBackoff("survey")
+        """Compare the store with the configuration once: durability, removed, disabled and unreachable receivers."""
+        outage = StoreBackoff("survey.store_unavailable", "survey.resumed")
         while True:
             try:
                 if not await self._store.can_confirm(self._durability):
@@ -262,16 +263,19 @@ class AlertService:
         await asyncio.gather(*(self._reach(receiver) for receiver in self.receivers.values()))
 
     async def _reach(self, receiver: Receiver) -> None:
-        """Say so when a receiver is not there at the start; what it is to be told waits for it."""
+        """Log a receiver that cannot be reached at the start. Its notifications wait and are retried."""
         try:
             await receiver.reach()
         except DeliveryError as error:
             _log.warning("receiver.unreachable", receiver=receiver.name, reason=str(error))
 
     async def _end_removed(self, name: str) -> None:
-        """A receiver that is configured no more can't be told of ends (P18): say so, once."""
+        """End the groups of a receiver that is no longer configured, and log that, once.
+
+        Its open DOWNs get no RESOLVED (P18).
+        """
         groups = GroupStore(self._store, name, self._history)
-        ended = await end_threads(groups, now_ms=self._now_ms())
+        ended = await end_groups(groups, now_ms=self._now_ms())
         await groups.retire()
         _log.warning(
             "receiver.removed", receiver=name, queued=ended.queued, open_downs=ended.notified, reason="undeliverable"
@@ -280,7 +284,7 @@ class AlertService:
 
 
 async def _each(what: str, calls: Mapping[str, Awaitable[None]]) -> None:
-    """Do one thing for every receiver; a failure for one is logged, and stops none of the others."""
+    """Await one call for every receiver. A failure of one is logged and does not affect the others."""
     ended = await asyncio.gather(*calls.values(), return_exceptions=True)
     for name, error in zip(calls, ended, strict=True):
         if isinstance(error, Exception):
@@ -288,7 +292,10 @@ async def _each(what: str, calls: Mapping[str, Awaitable[None]]) -> None:
 
 
 def _policy_for(receiver: Receiver, policy: RetryPolicy) -> RetryPolicy:
-    """One that has to hear it again and again is tried as often: what it was told is gone when it comes back."""
+    """The retry policy of a receiver. Delays are at most its resend interval, if it has one.
+
+    Such a receiver may have lost its state when it comes back, so a retry must not take longer than a resend.
+    """
     if receiver.resend_ms is None:
         return policy
     longest_ms = min(policy.max_ms, receiver.resend_ms)

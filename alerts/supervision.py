@@ -1,4 +1,4 @@
-"""Parts that run until they are stopped: one that fails is started again, and the others go on (P30)."""
+"""Supervision of long-running parts: a part that fails is restarted, and the others continue (P30)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 30.0
 STEADY_S: Final = 30.0
-"""A part that has run for this long since its last failure is well again."""
+"""A part that has run for this long since its last failure counts as healthy again."""
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
 
 class Part:
-    """One part of the alert service. ``name`` is what logs and ``/healthz`` call it; ``run`` may be called again, after
-    its first failure at the earliest half of ``first_pause_s`` later.
+    """One part of the alert service.
+
+    ``name``: its name in logs and in ``/healthz``. ``run``: its work; it is called again after a failure, the first
+    time at the earliest after half of ``first_pause_s``.
     """
 
     def __init__(self, name: str, run: Callable[[], Awaitable[None]], first_pause_s: float) -> None:
@@ -35,15 +37,15 @@ class Part:
 
     @property
     def is_failing(self) -> bool:
-        """Whether it waits to be started again, or was started again only now."""
+        """Whether the part waits to be restarted, or was restarted only recently."""
         return self._failures > 0 and asyncio.get_running_loop().time() - self._failed_s < self._pause_s + STEADY_S
 
     async def keep_running(self) -> None:
-        """Run the part until it ends in order; after a failure log it, pause, and run it again."""
+        """Run the part until it ends normally. After a failure: log it, pause, and run the part again."""
         while True:
             try:
                 await self._run()
-            except Exception as error:  # noqa: BLE001 - whatever it is, it ends no other part
+            except Exception as error:  # noqa: BLE001 - no error may end the other parts
                 if not self.is_failing:
                     self._failures = 0
                 self._failures += 1

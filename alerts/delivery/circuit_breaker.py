@@ -1,8 +1,8 @@
-"""Spares a receiver that is in trouble. Pure but for what it remembers.
+"""Circuit breaker for a receiver in trouble. Holds state, does no I/O.
 
-Each group has a schedule of its own; thousands of them would knock all the time on a receiver that is down. After some
-failures in a row only one attempt at a time is made, after a pause that doubles up to a bound; the first success lets
-all go on.
+Each group has its own retry schedule, so thousands of groups would keep a failing receiver under load. After several
+consecutive failures only one attempt at a time is made, each after a pause that doubles up to a bound. The first
+success ends this.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Breaker:
         return 1 if most > 0 and in_flight == 0 and now_ms >= self._until_ms else 0
 
     def succeeded(self) -> bool:
-        """Note an attempt that was answered; whether that ended the trouble."""
+        """Record an attempt that the receiver answered. Returns whether that closed the breaker."""
         ended, self._failures = self.is_open, 0
         return ended
 
     def failed(self, *, now_ms: int) -> bool:
-        """Note an attempt that was not; whether that is the beginning of trouble."""
+        """Record an attempt that failed. Returns whether that opened the breaker."""
         self._failures += 1
         if not self.is_open:
             return False

@@ -1,4 +1,4 @@
-"""At an acceptance: what was given up at this receiver is offered again (P31)."""
+"""Retry of dead-lettered pages when their receiver accepts notifications again (P31)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 async def offer_given_up(groups: GroupStore, *, now_ms: int) -> None:
-    """Make the pages due that were given up, of at most 100 groups; one that changes meanwhile has its turn next time.
+    """Make the dead-lettered pages of at most 100 groups due. A group that changes meanwhile is left for the next call.
 
     Raises:
-        StoreUnavailableError: it is not known to be written.
+        StoreUnavailableError: the changes may not have been written.
     """
     open_dead_letters = await groups.open_dead_letters(now_ms=now_ms)
     keys = dict.fromkeys(note.group for note in open_dead_letters if note.role is Role.DOWN)

@@ -1,4 +1,4 @@
-"""From a receiver's groups to the receiver."""
+"""Delivery loop of one receiver: claim due groups, attempt delivery, record the outcome."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from alerts.delivery.circuit_breaker import Breaker
 from alerts.delivery.given_up import offer_given_up
 from alerts.delivery.planner import Attempt, given_back
 from alerts.errors import Cause, DeliveryError, PermanentDeliveryError, StoreUnavailableError, TransientDeliveryError
-from alerts.failpoints import nothing
 from alerts.groups.attempts import dead_letter, deliver, fail, schedule_retry, undo_attempt
 from alerts.groups.state import Draft
-from alerts.loops import POLL_S, StoreBackoff, Wakeup, cancel_all
+from alerts.loops import POLL_S, StoreBackoff, Wakeup, cancel_all, nothing
 from alerts.retry import GiveUp, Retry, RetryReason, decide
 from alerts.store.durability import UNAVAILABLE_HINT, Confirmation, Durability
 from alerts.store.group_store import CALL_LIMIT, Claimed, Want
@@ -33,9 +32,14 @@ if TYPE_CHECKING:
     from alerts.retry import RetryPolicy
     from alerts.store.group_store import GroupStore
 
+DURABILITY_EVENTS: Final = {
+    Confirmation.CONFIRMED: "durability.confirmed",
+    Confirmation.UNCONFIRMED: "durability.unconfirmed",
+    Confirmation.UNAVAILABLE: "durability.unavailable",
+}
 LEASE_MARGIN_S: Final = 10.0
-"""How much longer than the receiver's timeout a lease lasts: half of it is for waiting for a free slot,
-half for recording the outcome."""
+"""How much longer than the receiver's timeout a lease lasts: half of it for waiting for a free slot, half for recording
+the outcome."""
 
 CONCURRENCY: Final = 8
 """Attempts in flight at one receiver."""
@@ -44,43 +48,44 @@ _UNRECORDED_KEPT: Final = 10_000
 _UNCONFIRMED_PAUSE_MS: Final = 250
 _AGAIN_PAUSE_MS: Final = 1_000
 _CHANGED_TRIES: Final = 20
-"""How often a group that others keep changing is read again."""
+"""How often a group is read again that other processes keep changing."""
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
 
 class Counted(StrEnum):
-    """What an attempt came to, as metrics count it."""
+    """Result of an attempt, as counted in metrics."""
 
     DELIVERED = "delivered"
     FAILED = "failed"
-    """To be tried again."""
+    """To be retried."""
     DEAD_LETTERED = "dead_lettered"
     UNRENDERABLE = "unrenderable"
-    """No body could be made: a dead letter at once."""
+    """No body could be made: dead-lettered at once."""
 
 
 class Delivery:
-    """Looks after one receiver's groups: claims what is due, decides, sends, records the outcome.
+    """Delivers the notifications of one receiver: claims due groups, plans, sends, records outcomes.
 
-    An attempt is recorded as begun before it is made, and nothing leaves that the store has not confirmed (P23). While
-    it confirms, which takes a disk's time, the attempts of the claim before go on: it claims ahead, twice as many as
-    have ended since the last claim, so nothing for a receiver that hangs.
+    Each attempt is recorded as begun before it is made, and is made only after the store has confirmed that record
+    (P23). Confirmation takes a disk sync, and the attempts of the previous claim continue meanwhile. To keep the slots
+    busy, the loop claims ahead: twice as many groups as attempts have ended since the last claim. For a receiver that
+    hangs, that is none.
 
-    Knows of no other receiver, so that a dead or slow one delays nobody else (P21). Several daemons may work on one
-    receiver's groups. An attempt whose outcome was not recorded may have arrived: it is made again, with the same id
-    and body, when its lease ends.
+    Receivers are independent: a dead or slow one delays no other (P21). Several daemons may work on one receiver's
+    groups. An attempt whose outcome was not recorded may have arrived. It is repeated with the same id and body when
+    its lease ends.
 
     Args:
         receiver: where to send.
-        groups: its groups.
-        composer: decides what is to be done with them.
-        policy: when to try again.
+        groups: the receiver's groups.
+        planner: plans the next step of each group.
+        policy: when to retry.
         durability: what the store must confirm before anything is sent (P23).
         now_ms: the store's time.
-        on_outcome: told of each attempt, ``(receiver, outcome, cause of the failure or "")``.
-        concurrency: attempts in flight at once.
-        poll_s: how often to look for what is due, in seconds.
+        on_outcome: called for each attempt with ``(receiver, outcome, cause of the failure or "")``.
+        concurrency: maximum attempts in flight at once.
+        poll_s: how often to poll for due groups, in seconds.
         uniform: draws from ``[a, b]``.
         failpoint: called with the name of each point at which a test may end the process.
     """
@@ -114,22 +119,23 @@ class Delivery:
         self._failpoint = failpoint
         self._breaker = Breaker(uniform=uniform)
         self._lease_ms = round((receiver.timeout_s + LEASE_MARGIN_S) * 1000)
-        self._backoff = StoreBackoff("delivery", receiver=receiver.name)
+        self._backoff = StoreBackoff("delivery.store_unavailable", "delivery.resumed", receiver=receiver.name)
         self._confirmation = Confirmation.CONFIRMED
         self._stopping = False
         self._in_flight: set[asyncio.Task[None]] = set()
-        self._held: list[Claimed] = []  # claimed, but the store was away before they were dealt with
-        self._ready: deque[tuple[Attempt, int]] = deque()  # begun, not sent, with the end of its lease
+        self._held: list[Claimed] = []  # claimed, then the store became unavailable: to be given back
+        self._ready: deque[tuple[Attempt, int]] = deque()  # begun and not sent, with the end of the lease
         self._landed_since_claim = 0
-        self._accepted = False  # since what was given up was last offered again
+        self._accepted = False  # since dead letters were last made due
         self._again_ms = 0
         self._unrecorded: OrderedDict[str, None] = OrderedDict()
         self._bug: BaseException | None = None
 
     async def run(self) -> None:
-        """Deliver until ``stop``. What it raises is a bug: an outage of the store or the receiver is not raised.
+        """Deliver until ``stop``. Any exception is a bug: outages of the store or the receiver are not raised.
 
-        May be called again after that: what is in flight goes on, and what was claimed comes again.
+        May be called again after an exception: attempts in flight continue, and claimed groups are due again when
+        their lease ends.
         """
         self._bug = None
         while not self._stopping:
@@ -145,10 +151,10 @@ class Delivery:
                 await self.wakeup.wait(self._poll_s)
 
     async def stop(self, timeout_s: float) -> None:
-        """Claim nothing more, give the attempts in flight ``timeout_s`` seconds, then cancel them.
+        """Stop claiming, wait ``timeout_s`` seconds for the attempts in flight, then cancel them.
 
-        What was not sent is given back at once; what a claim under way still brings, ``run`` gives back. What
-        was cancelled may have arrived; it is sent again when its lease ends. Idempotent.
+        Attempts that were not sent are given back at once. If a claim is still running, ``run`` gives back its result.
+        A cancelled attempt may have arrived; it is repeated when its lease ends. Idempotent.
         """
         self._stopping = True
         self.wakeup()
@@ -161,7 +167,7 @@ class Delivery:
         await cancel_all(self._in_flight)
 
     async def _step(self) -> bool:
-        """Claim what there is room for, decide, and start sending; whether there was anything."""
+        """Claim as many groups as there is room for, plan, and start sending. Returns whether any were claimed."""
         await self._give_back_held()
         await self._offer_given_up()
         await self._release_overdue()
@@ -190,22 +196,22 @@ class Delivery:
         return True
 
     async def _begin(self, claimed: Sequence[Claimed], *, now_ms: int) -> list[Attempt]:
-        """Write what was decided of each; the attempts that are recorded as begun, and confirmed."""
+        """Plan and write the next step of each group. Returns the attempts that are recorded as begun and confirmed."""
         left, begun = list(claimed), []
         for _ in range(_CHANGED_TRIES):
             if not left:
                 break
             plans = await self._planner.plan(left, now_ms=now_ms)
-            attempts = [plan for plan in plans if isinstance(plan, Attempt)]
+            starting = [plan for plan in plans if isinstance(plan, Attempt)]
             rest = [plan for plan in plans if not isinstance(plan, Attempt)]
             lost = await self._written(rest, now_ms=now_ms)
-            if attempts:
+            if starting:
                 done, confirmation = await self._groups.save_confirmed(
-                    [plan.change for plan in attempts], now_ms=now_ms, durability=self._durability
+                    [plan.change for plan in starting], now_ms=now_ms, durability=self._durability
                 )
                 self._note(confirmation)
-                lost += [plan.claimed for plan, written in zip(attempts, done, strict=True) if not written]
-                recorded = [plan for plan, written in zip(attempts, done, strict=True) if written]
+                lost += [plan.claimed for plan, written in zip(starting, done, strict=True) if not written]
+                recorded = [plan for plan, written in zip(starting, done, strict=True) if written]
                 if confirmation is Confirmation.UNCONFIRMED:
                     await self._release(recorded, pause_ms=_UNCONFIRMED_PAUSE_MS)
                 else:
@@ -215,16 +221,16 @@ class Delivery:
         return begun
 
     async def _offer_given_up(self) -> None:
-        """After an acceptance, have what was given up offered again (P31)."""
+        """After the receiver has accepted a notification, make its dead-lettered pages due (P31)."""
         now_ms = self._now_ms()
         if self._accepted and now_ms >= self._again_ms:
             self._accepted, self._again_ms = False, now_ms + _AGAIN_PAUSE_MS
             await offer_given_up(self._groups, now_ms=now_ms)
 
     async def _give_back_held(self) -> None:
-        """Give back what was claimed when the store went away, as it is there; nothing of it was sent.
+        """Give back the groups that were claimed when the store became unavailable. None of them was sent.
 
-        One that was recorded as begun stays so: that counts as an attempt that may have arrived.
+        An attempt that was recorded as begun stays so: it counts as one that may have arrived.
         """
         while self._held:
             some = self._held[:CALL_LIMIT]
@@ -239,16 +245,16 @@ class Delivery:
                 for was, now in zip(some, seen, strict=True)
                 if now.group is not None
             ]
-            await self._groups.save(changes, now_ms=now_ms)  # what others have claimed since is refused
+            await self._groups.save(changes, now_ms=now_ms)  # refused for groups that another daemon has claimed since
             del self._held[: len(some)]
 
     async def _written(self, plans: Sequence[Plan], *, now_ms: int) -> list[Claimed]:
-        """Write the groups that are not to be sent; those that have changed meanwhile."""
+        """Write the plans without an attempt. Returns the groups that have changed meanwhile."""
         done = await self._groups.save([plan.change for plan in plans], now_ms=now_ms)
         return [plan.claimed for plan, written in zip(plans, done, strict=True) if not written]
 
     async def _read_again(self, claimed: Sequence[Claimed]) -> list[Claimed]:
-        """The same groups as they are now; without those that are gone."""
+        """Read groups that have changed. Groups that are gone or unchanged (their lease is lost) are left out."""
         seen = await self._groups.read([Want(group=one.group.key) for one in claimed])
         return [
             Claimed(group=now.group, version=now.version, token=was.token)
@@ -257,7 +263,7 @@ class Delivery:
         ]
 
     def _fill(self) -> None:
-        """Start what is ready, as far as there are free slots."""
+        """Start attempts that are ready, as far as there are free slots."""
         while self._ready and len(self._in_flight) < self._concurrency and not self._overdue(self._ready[0][1]):
             attempt, lease_end_ms = self._ready.popleft()
             task = asyncio.create_task(self._attempt(attempt, lease_end_ms=lease_end_ms))
@@ -274,19 +280,19 @@ class Delivery:
         self.wakeup()
 
     def _overdue(self, lease_end_ms: int) -> bool:
-        """Whether a lease is too short by now for an attempt and the record of its outcome."""
+        """Whether the rest of a lease is too short for an attempt and the record of its outcome."""
         return self._now_ms() > lease_end_ms - self._lease_ms + LEASE_MARGIN_S * 500
 
     async def _release_overdue(self) -> None:
         late = []
         while self._ready and self._overdue(self._ready[0][1]):
             late.append(self._ready.popleft()[0])
-            self._landed_since_claim = 0  # too slow a receiver to claim ahead for
+            self._landed_since_claim = 0  # the receiver is too slow for claiming ahead
         await self._release(late)
 
-    async def _release(self, attempts: Sequence[Attempt], *, pause_ms: int = 0) -> None:
-        """Give back what was begun and not sent. On an error the rest comes back when its lease ends."""
-        for attempt in attempts:
+    async def _release(self, unsent: Sequence[Attempt], *, pause_ms: int = 0) -> None:
+        """Give back attempts that were begun and not sent. After an error the rest are due when their lease ends."""
+        for attempt in unsent:
             await self._settle(attempt, lambda draft: _undo(draft, pause_ms=pause_ms))
 
     async def _attempt(self, attempt: Attempt, *, lease_end_ms: int) -> None:
@@ -304,7 +310,7 @@ class Delivery:
                 late = TransientDeliveryError(text, cause=Cause.TIMEOUT, unknown=True)
                 await self._failed(attempt, late, lease_end_ms=lease_end_ms)
                 return
-            except Exception as error:  # noqa: BLE001 - an attempt like any other, which may have arrived
+            except Exception as error:  # noqa: BLE001 - counts as a failed attempt that may have arrived
                 _log.error("delivery.internal_error", **self._about(attempt), error=repr(error), exc_info=error)
                 text = f"receiver {self._receiver.name!r}: internal error, {type(error).__name__}"
                 bug = TransientDeliveryError(text, cause=Cause.INTERNAL_ERROR, unknown=True)
@@ -315,7 +321,7 @@ class Delivery:
 
     async def _delivered(self, attempt: Attempt, *, lease_end_ms: int) -> None:
         nid = attempt.notification.nid
-        # Should the store be away until the lease ends, this process at least will not send it again.
+        # If the store is unavailable until the lease ends, at least this process does not send it again.
         self._unrecorded[nid] = None
         while len(self._unrecorded) > _UNRECORDED_KEPT:
             self._unrecorded.popitem(last=False)
@@ -372,7 +378,7 @@ class Delivery:
         return decide(error, **tried, now_ms=now_ms, policy=self._policy, uniform=self._uniform)
 
     async def _disable(self, attempt: Attempt, error: DeliveryError, *, lease_end_ms: int) -> None:
-        """Stop sending to a receiver that says that it is gone; what it has not got waits for a person."""
+        """Disable a receiver that says it is gone. Its notifications wait until an operator enables it."""
         if await self._groups.disable(str(error)):
             _log.error("receiver.disabled", receiver=self._receiver.name, reason=str(error))
         now_ms = self._now_ms()
@@ -385,7 +391,7 @@ class Delivery:
             self._on_outcome(self._receiver.name, Counted.FAILED, error.cause.value)
 
     async def _record(self, attempt: Attempt, note: Callable[[Draft], None], *, lease_end_ms: int) -> bool:
-        """Record an outcome, patiently while the lease lasts; whether it is recorded."""
+        """Record an outcome, with retries while the lease lasts. Returns whether it is recorded."""
         while True:
             try:
                 recorded = await self._settle(attempt, note)
@@ -401,9 +407,10 @@ class Delivery:
             return recorded
 
     async def _settle(self, attempt: Attempt, note: Callable[[Draft], None]) -> bool:
-        """Note something of the notification in flight and give the group back.
+        """Apply a change to the notification in flight and give the group back.
 
-        False: somebody else has claimed the group since, theirs counts; or the notification is in flight no more.
+        False: another daemon has claimed the group since, and its result counts; or the notification is no longer in
+        flight.
         """
         nid, claimed = attempt.notification.nid, attempt.claimed
         for _ in range(_CHANGED_TRIES):
@@ -424,13 +431,13 @@ class Delivery:
         raise StoreUnavailableError(f"group {claimed.group.key!r} changes all the time")
 
     def _note(self, confirmation: Confirmation) -> None:
-        """Log a change in what the store confirms, once."""
+        """Log each change of the store's confirmations once."""
         if confirmation is not self._confirmation:
             self._confirmation = confirmation
             mode = self._durability.mode.value
             log = _log.info if confirmation is Confirmation.CONFIRMED else _log.warning
             hint = {"hint": UNAVAILABLE_HINT} if confirmation is Confirmation.UNAVAILABLE else {}
-            log(f"durability.{confirmation.value}", receiver=self._receiver.name, durability=mode, **hint)
+            log(DURABILITY_EVENTS[confirmation], receiver=self._receiver.name, durability=mode, **hint)
 
     def _about(self, attempt: Attempt) -> dict[str, object]:
         notification = attempt.notification

@@ -1,4 +1,4 @@
-"""What is to be done with the groups that are due: wait, end, or make a notification and an attempt."""
+"""Plans the next step of due groups: wait, end, or create a notification and attempt delivery."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from alerts.groups.incidents import UnknownIncidentError
 from alerts.groups.keys import Shape
 from alerts.groups.roles import Role, role_of
 from alerts.groups.silences import silenced_until
-from alerts.groups.state import RECHECK_MS, AlertGroup, Draft, Freeze, InFlight, Member, Outcome, Send, Wait
+from alerts.groups.state import RECHECK_MS, AlertGroup, CreateNotification, Draft, InFlight, Member, Outcome, Send, Wait
 from alerts.notification import Notification
 from alerts.rendering.group_text import GroupCounts
 from alerts.store.group_store import Change, Want
@@ -40,36 +40,36 @@ if TYPE_CHECKING:
     from monitor.events import Event
 
 LOOKED_AT: Final = 50
-"""So many members of a group are asked for before it is reminded of; a larger one goes on, as far as anybody knows."""
+"""Maximum members checked before a reminder. Larger groups are assumed to be still firing."""
 CATCH_UP_MS: Final = 1_000
-"""For how long at most a group's news waits for returns that the store knows of and the group does not yet."""
+"""Longest time that a group's news waits for returns that are in the worker store but not routed yet."""
 FIRST_MEMBERS: Final = 500
-"""So many members of a group are looked at to tell whether all are silenced."""
+"""Maximum members checked for silences. Larger groups count as not silenced."""
 BROKEN_TRIES: Final = 10
-"""How often in a row a plan is tried that a bug prevents, within some four minutes."""
+"""Maximum consecutive tries to plan for a group that a bug prevents, within about four minutes."""
 BROKEN_PAUSE_MS: Final = 60_000
-"""The longest pause between two such tries."""
+"""Longest pause between two such tries."""
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
-    """A notification that is to be sent, once ``change`` is written: then the attempt counts."""
+    """An attempt to deliver a notification. It may be made once ``change`` is written."""
 
     claimed: Claimed
     change: Change
     notification: Notification
     number: int
-    """Which attempt it is, from 1."""
+    """Number of the attempt, from 1."""
     first_attempt_ms: int
     again: bool
-    """It was given up, and this is one more attempt with it."""
+    """The notification is a dead letter, and this is a retry."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rest:
-    """A group that is not to be sent now; ``change`` gives it back."""
+    """A group with nothing to send now; ``change`` gives it back."""
 
     claimed: Claimed
     change: Change
@@ -79,17 +79,17 @@ Plan: TypeAlias = Attempt | Rest
 
 
 class Planner:
-    """Decides for one receiver's groups.
+    """Plans for the groups of one receiver.
 
     Args:
-        groups: the receiver's.
+        groups: the receiver's groups.
         incidents: where acknowledgements are looked up.
         silences: where silences are looked up.
-        masses: whether an environment still looks like failing as a whole; None: nobody looks.
-        wording: the words of notifications.
-        fleet: what the worker store knows.
+        mass_failures: whether a mass failure is still suspected in an environment; None: not checked.
+        wording: renders notifications.
+        fleet: the worker store.
         flapping: when a worker flaps; None: never.
-        on_unrenderable: told of each notification that no body could be made of.
+        on_unrenderable: called for each notification for which no body could be made.
     """
 
     def __init__(
@@ -115,22 +115,22 @@ class Planner:
         self._broken: dict[str, int] = {}
 
     async def plan(self, claimed: Sequence[Claimed], *, now_ms: int) -> list[Plan]:
-        """What is to be done with each. Writes nothing.
+        """Plan the next step of each group. Writes nothing.
 
-        A group that no plan can be made of, from a bug, blocks no other: it is logged, looked at later, and after
-        ``BROKEN_TRIES`` what it has to say is a dead letter.
+        A group for which planning fails because of a bug blocks no other group. The failure is logged and retried
+        later. After ``BROKEN_TRIES`` tries the group's notifications become dead letters.
 
         Raises:
-            StoreUnavailableError: something could not be read.
+            StoreUnavailableError: a read failed.
         """
         tenants = sorted({one.group.tenant for one in claimed})
         silences = await self._silences.active(tenants) if tenants else {}
         groups = [one.group.key for one in claimed if one.group.shape is not Shape.WORKER]
         firing: dict[str, dict[str, Member]] = {}
-        with contextlib.suppress(msgspec.MsgspecError):  # of one of them: then each is asked for by itself
+        with contextlib.suppress(msgspec.MsgspecError):  # one group is unreadable: each is read separately below
             firing = await self._firing(groups)
         plans: list[Plan] = []
-        for one in claimed:  # not side by side: on a busy machine that took turns of the event loop from the beats
+        for one in claimed:  # not concurrently: on a busy machine that took event loop time from the beats
             key, shape = one.group.key, one.group.shape
             try:
                 if shape is not Shape.WORKER and key not in firing:
@@ -140,12 +140,12 @@ class Planner:
                 self._broken.pop(key, None)
             except StoreUnavailableError:
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the others are to be told
+            except Exception as error:  # noqa: BLE001 - no error of one group may block the others
                 plans += await self._postponed(one, error, now_ms=now_ms)
         return plans
 
     def is_failing(self, now_ms: int) -> bool:
-        """Whether there are groups that no plan could be made of lately, and that are not given up yet."""
+        """Whether planning has failed recently for a group that is not given up yet."""
         return any(now_ms - at_ms < 3 * BROKEN_PAUSE_MS for at_ms in self._broken.values())
 
     async def _firing(self, keys: Sequence[str]) -> dict[str, dict[str, Member]]:
@@ -153,9 +153,9 @@ class Planner:
         return {key: one.firing for key, one in zip(keys, seen, strict=True)}
 
     async def _postponed(self, claimed: Claimed, error: Exception, *, now_ms: int) -> list[Plan]:
-        """Have a group looked at again later, or give up what it has to say."""
+        """Retry planning for a group later, or give up its notifications."""
         key = claimed.group.key
-        [seen] = await self._groups.read([Want(group=key)])  # what failed may have changed a part of it
+        [seen] = await self._groups.read([Want(group=key)])  # the failed planning may have changed the group in memory
         if seen.group is None or seen.version != claimed.version:
             return []
         draft, reason = Draft(seen.group, now_ms), f"internal error: {error!r}"
@@ -173,16 +173,16 @@ class Planner:
         return [Rest(claimed=claimed, change=change)]
 
     def _give_up(self, draft: Draft, reason: str) -> None:
-        """Make dead letters of what a group has to say."""
+        """Dead-letter the notification in flight and everything pending of a group."""
         group, receiver = draft.group, self._groups.receiver
         if group.in_flight is not None:
             self._dead_letter_for_good(draft, reason)
         for event in tuple(group.pending):
-            worker_rules.freeze(draft, Freeze(role=role_of(event), event=event), receiver=receiver)
+            worker_rules.create(draft, CreateNotification(role=role_of(event), event=event), receiver=receiver)
             self._dead_letter_for_good(draft, reason)
         if group.unnotified or group.recovered:
-            group_rules.freeze(
-                draft, Freeze(role=Role.DOWN if group.firing else Role.END, event=None), receiver=receiver
+            group_rules.create(
+                draft, CreateNotification(role=Role.DOWN if group.firing else Role.END, event=None), receiver=receiver
             )
             self._dead_letter_for_good(draft, reason)
         if draft.records:
@@ -205,12 +205,17 @@ class Planner:
             suspected = await self._is_suspected(group, firing)
             step = group_rules.next_step(draft, silenced, first=tuple(firing.values()), suspected=suspected)
             step = await self._unless_behind(group, step, firing, now_ms=now_ms)
-        if isinstance(step, Freeze) and step.reminder and not group.timing.resend:
+        if isinstance(step, CreateNotification) and step.reminder and not group.timing.resend:
             step = await self._unless_settled(group, step, firing, now_ms=now_ms)
         recent: RecentOutages | None = None
-        if isinstance(step, Freeze) and step.event is not None and step.role is Role.DOWN and not step.reminder:
+        if (
+            isinstance(step, CreateNotification)
+            and step.event is not None
+            and step.role is Role.DOWN
+            and not step.reminder
+        ):
             step, recent = await self._if_it_lasts(draft, step, step.event)
-        if isinstance(step, Freeze):
+        if isinstance(step, CreateNotification):
             made = await self._freeze(draft, step, firing, recent)
             if made is not None:
                 in_flight, body = made
@@ -228,10 +233,10 @@ class Planner:
     async def _send(
         self, claimed: Claimed, draft: Draft, in_flight: InFlight, firing: Mapping[str, Member]
     ) -> Attempt | None:
-        """One more attempt; None when there is nothing to send, which is recorded."""
-        again = Freeze(role=Role.DOWN, event=in_flight.event)
+        """Plan an attempt for the notification in flight; None: there is nothing to send, which is recorded."""
+        again = CreateNotification(role=Role.DOWN, event=in_flight.event)
         if in_flight.again and not await self._goes_on(draft.group, again, firing):
-            withdraw(draft, again_ms=draft.now_ms + RECHECK_MS)  # its end is on the way here
+            withdraw(draft, again_ms=draft.now_ms + RECHECK_MS)  # its end is not routed yet
             return None
         listed = await self._groups.notification(in_flight.nid)
         if listed is not None and listed.body is not None:
@@ -240,10 +245,12 @@ class Planner:
         return None
 
     async def _if_it_lasts(
-        self, draft: Draft, step: Freeze, event: Event
-    ) -> tuple[Freeze | Wait, RecentOutages | None]:
-        """The first notification of a worker's outage, unless that is over, and its end on the way here; or has to last
-        for some time first, since the worker flaps (P20).
+        self, draft: Draft, step: CreateNotification, event: Event
+    ) -> tuple[CreateNotification | Wait, RecentOutages | None]:
+        """Delay the first notification of a worker's outage if needed.
+
+        It waits if the outage is over already (its end is not routed yet), or if the worker flaps and the outage has
+        not lasted long enough (P20).
         """
         rule = self._flapping
         outage = await self._fleet.outage(event, 0 if rule is None else event.due_ms - rule.within_ms)
@@ -255,11 +262,12 @@ class Planner:
         return worker_rules.damp(draft, event, recent) or step, recent
 
     async def _unless_behind(self, group: AlertGroup, step: Step, firing: Mapping[str, Member], *, now_ms: int) -> Step:
-        """News of a group, unless the store knows of returns whose events are on their way: those are waited for a
-        moment, so that the workers that are said to be down are.
+        """Delay the news of a group briefly while workers are back whose events are not routed yet.
+
+        Otherwise the notification would report workers as down that are not.
         """
         news_ms = group_rules.news_ms(group)
-        if not isinstance(step, Freeze) or news_ms is None or now_ms >= news_ms + CATCH_UP_MS:
+        if not isinstance(step, CreateNotification) or news_ms is None or now_ms >= news_ms + CATCH_UP_MS:
             return step
         health = await self._health(group, firing)
         if health is None or health.down is None or health.down >= group.firing:
@@ -267,10 +275,11 @@ class Planner:
         return Wait(now_ms + CATCH_UP_MS // 4)
 
     async def _unless_settled(
-        self, group: AlertGroup, step: Freeze, firing: Mapping[str, Member], *, now_ms: int
-    ) -> Freeze | Wait:
-        """A reminder, unless the incident is acknowledged or over (P19). The incident is written before the group is,
-        and the worker store before the incident: routing takes some time.
+        self, group: AlertGroup, step: CreateNotification, firing: Mapping[str, Member], *, now_ms: int
+    ) -> CreateNotification | Wait:
+        """Hold back a reminder if the incident is acknowledged or over (P19).
+
+        The worker store is written first, then the incident, then the group, so the group may be behind both.
         """
         if not await self._goes_on(group, step, firing):
             return Wait(now_ms + RECHECK_MS)
@@ -281,12 +290,12 @@ class Planner:
         except UnknownIncidentError:
             return step
         if incident.ack is not None:
-            group.acked = True  # it came before the group was there
+            group.acked = True  # it was acknowledged before the group existed
             return Wait(now_ms)
         return step if incident.is_open else Wait(now_ms + RECHECK_MS)
 
-    async def _goes_on(self, group: AlertGroup, step: Freeze, firing: Mapping[str, Member]) -> bool:
-        """Whether somebody is down still; of a large group the first members are looked at."""
+    async def _goes_on(self, group: AlertGroup, step: CreateNotification, firing: Mapping[str, Member]) -> bool:
+        """Whether a worker of the group is still down. Groups of more than ``LOOKED_AT`` members are assumed to be."""
         events = [step.event] if step.event is not None else [member.event for member in firing.values()][:LOOKED_AT]
         if step.event is None and group.firing > len(events):
             return True
@@ -296,10 +305,10 @@ class Planner:
         return False
 
     async def _health(self, group: AlertGroup, firing: Mapping[str, Member]) -> EnvironmentHealth | None:
-        """How the environment of a group stands; None where its labels do not say of whom it is."""
+        """Health of a group's environment; None: the group is not exactly one environment."""
         if not set(group.labels) <= {"tenant", "environment"} or "environment" not in group.labels:
             return None
-        # Who was rejected and then fell silent has been down for longer than the event is old.
+        # A worker that was rejected and then fell silent has been down since before its newest event.
         before = [member.event.since_ms for member in firing.values() if member.event.old is Liveness.STALE]
         since_ms = min([_began_ms(group, firing), *before])
         return await self._fleet.environment_health(group.tenant, group.labels["environment"], since_ms)
@@ -316,22 +325,22 @@ class Planner:
         )
 
     async def _freeze(
-        self, draft: Draft, step: Freeze, firing: Mapping[str, Member], recent: RecentOutages | None
+        self, draft: Draft, step: CreateNotification, firing: Mapping[str, Member], recent: RecentOutages | None
     ) -> tuple[InFlight, str] | None:
-        """Make the notification and its body; None when no body can be made, which is recorded."""
+        """Create a notification and its body; None: no body can be made, which is recorded."""
         group = draft.group
         try:
             if step.event is not None:
                 body = await self._single(group, step, step.event, recent)
-                in_flight = worker_rules.freeze(draft, step, receiver=self._groups.receiver)
+                in_flight = worker_rules.create(draft, step, receiver=self._groups.receiver)
             else:
                 counts = (group.unnotified, group.recovered)
                 health = await self._health(group, firing)
-                in_flight = group_rules.freeze(draft, step, receiver=self._groups.receiver)
+                in_flight = group_rules.create(draft, step, receiver=self._groups.receiver)
                 body = await self._group(group, step, firing, counts, health, now_ms=draft.now_ms)
         except UnrenderableEventError as error:
             if group.in_flight is None:
-                worker_rules.freeze(draft, step, receiver=self._groups.receiver)
+                worker_rules.create(draft, step, receiver=self._groups.receiver)
             self._dead_letter_for_good(draft, f"unrenderable: {error}")
             _log.error("delivery.unrenderable", receiver=self._groups.receiver, group=group.key, error=str(error))
             self._on_unrenderable()
@@ -339,12 +348,14 @@ class Planner:
         draft.record(in_flight, Outcome.QUEUED, body=body)
         return in_flight, body
 
-    async def _single(self, group: AlertGroup, step: Freeze, event: Event, recent: RecentOutages | None) -> str:
+    async def _single(
+        self, group: AlertGroup, step: CreateNotification, event: Event, recent: RecentOutages | None
+    ) -> str:
         health = None
         if step.role is Role.DOWN:
             health = await self._fleet.environment_health(event.tenant, event.environment_name)
         incident_id = worker_rules.incident_of(group, step)
-        reminder = 0 if group.timing.resend else step.reminder  # one who has to hear it again is not reminded
+        reminder = 0 if group.timing.resend else step.reminder  # a resend is no reminder
         previous = group.last if group.notified and step.role is not Role.FACT else None
         return self._wording.single(
             event, incident_id=incident_id, reminder=reminder, health=health, previous=previous, recent=recent
@@ -353,7 +364,7 @@ class Planner:
     async def _group(
         self,
         group: AlertGroup,
-        step: Freeze,
+        step: CreateNotification,
         firing: Mapping[str, Member],
         counts: tuple[int, int],
         health: EnvironmentHealth | None,
@@ -383,7 +394,7 @@ class Planner:
         )
 
     def _dead_letter_for_good(self, draft: Draft, reason: str) -> None:
-        """Give up what can't be offered again, for it has no body."""
+        """Dead-letter the notification in flight without retries: it has no body."""
         fail(draft, error=reason, cause=Cause.INTERNAL_ERROR)
         dead_letter(draft, reason=reason)
         draft.group.again_ms = 0
@@ -408,14 +419,14 @@ class Planner:
 
 
 def _began_ms(group: AlertGroup, firing: Mapping[str, Member]) -> int:
-    """Since when workers that are down are likely to be of the group."""
+    """Time since which workers that are down probably belong to the group."""
     return group.since_ms - max((member.event.interval_ms for member in firing.values()), default=0)
 
 
 def given_back(
     claimed: Claimed, draft: Draft, *, receiver: str, due_ms: int | None = None, waits: bool = False
 ) -> Change:
-    """The change that ends the lease of a group. ``waits``: it is due at ``due_ms`` and not when its state says."""
+    """The change that gives a leased group back. ``waits``: it is due at ``due_ms`` and not when its state says."""
     group = draft.group
     rules = worker_rules if group.shape is Shape.WORKER else group_rules
     over = rules.is_over(group)

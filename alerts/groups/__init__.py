@@ -1,1 +1,1 @@
-"""What an alert group knows and what follows from it: the rules of notification. Pure."""
+"""State of alert groups and the rules for their notifications. Pure."""

@@ -1,7 +1,7 @@
-"""What an attempt, its outcome and its end make of a group. Pure.
+"""State changes of a group around a delivery attempt: begin, outcome, retry, end. Pure.
 
-A page that is given up stays with its group for as long as its incident is open (P31): it is offered again, one
-attempt at a time, and its reminders go on.
+A dead-lettered page stays with its group while its incident is open (P31). It is retried, one attempt at a time, and
+its reminders continue.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from alerts.groups.state import AlertGroup
 
 AGAIN_MS: Final = 3_600_000
-"""When a page that was given up is offered again at the latest (P31)."""
+"""Longest pause before a dead-lettered page is retried (P31)."""
 AGAIN_FIRST_MS: Final = 60_000
-"""How soon what was given up twice is offered again at an acceptance; doubled each time, up to ``AGAIN_MS``."""
+"""Shortest pause before a page that was dead-lettered twice is retried because the receiver has accepted another
+notification. Doubled each time, up to ``AGAIN_MS``."""
 
 
 def begin_attempt(draft: Draft) -> InFlight:
-    """Note that an attempt is about to be made. Written before it is."""
+    """Record that an attempt begins. Written to the store before the attempt is made."""
     in_flight = _in_flight(draft.group)
     in_flight.attempts += 1
     in_flight.first_attempt_ms = in_flight.first_attempt_ms or draft.now_ms
@@ -31,7 +32,7 @@ def begin_attempt(draft: Draft) -> InFlight:
 
 
 def undo_attempt(draft: Draft) -> None:
-    """Note that the attempt was not made after all."""
+    """Record that the attempt was not made after all."""
     in_flight = _in_flight(draft.group)
     in_flight.attempts -= 1
     in_flight.first_attempt_ms = in_flight.first_attempt_ms if in_flight.attempts else 0
@@ -40,13 +41,13 @@ def undo_attempt(draft: Draft) -> None:
 
 
 def fail(draft: Draft, *, error: str, cause: str, answer: str = "") -> None:
-    """Note why the attempt under way failed; ``postpone`` or ``bury`` says what follows."""
+    """Record why the current attempt failed. ``schedule_retry`` or ``dead_letter`` records what follows."""
     in_flight = _in_flight(draft.group)
     in_flight.error, in_flight.cause, in_flight.answer = error, cause, answer
 
 
 def schedule_retry(draft: Draft, *, due_ms: int, unknown: bool) -> None:
-    """Note when the next attempt is due after one that failed. ``unknown``: it may have arrived all the same."""
+    """Schedule the next attempt after a failed one. ``unknown``: the failed attempt may have arrived."""
     in_flight = _in_flight(draft.group)
     in_flight.open = False
     in_flight.unknown = in_flight.unknown or unknown
@@ -54,14 +55,14 @@ def schedule_retry(draft: Draft, *, due_ms: int, unknown: bool) -> None:
 
 
 def deliver(draft: Draft, *, reason: str = "") -> None:
-    """Note that the notification in flight was accepted, or counts as accepted."""
+    """Record that the notification in flight was accepted, or counts as accepted."""
     group, in_flight = draft.group, _in_flight(draft.group)
     draft.record(in_flight, Outcome.DELIVERED, reason=reason)
     group.in_flight = None
     match in_flight.role:
         case Role.DOWN:
             settle(draft)
-            _told(group, in_flight)
+            _mark_notified(group, in_flight)
             group.reminders = in_flight.reminder
             group.remind_ms = draft.now_ms + group.timing.repeat_ms if group.timing.repeat_ms else 0
         case Role.END:
@@ -71,10 +72,10 @@ def deliver(draft: Draft, *, reason: str = "") -> None:
 
 
 def dead_letter(draft: Draft, *, reason: str, unknown: bool = False) -> None:
-    """Note that the notification in flight is given up. A RESOLVED that is given up is not tried again.
+    """Move the notification in flight to the dead letters.
 
     ``unknown``: the last attempt may have arrived. A DOWN that may have arrived is followed by its RESOLVED (P18).
-    A DOWN is kept, to be offered again (P31), and reminded of.
+    A dead-lettered DOWN is kept for retries (P31) and reminders. A dead-lettered RESOLVED is not retried.
     """
     group, in_flight = draft.group, _in_flight(draft.group)
     draft.record(in_flight, Outcome.DEAD_LETTERED, reason=reason)
@@ -83,7 +84,7 @@ def dead_letter(draft: Draft, *, reason: str, unknown: bool = False) -> None:
         _end(draft)
     elif in_flight.role is Role.DOWN:
         if in_flight.unknown or unknown:
-            _told(group, in_flight)
+            _mark_notified(group, in_flight)
         _keep(draft, in_flight)
 
 
@@ -91,18 +92,18 @@ def _keep(draft: Draft, in_flight: InFlight) -> None:
     group, now_ms = draft.group, draft.now_ms
     agains = group.agains if in_flight.again or group.timing.resend else 0
     if not in_flight.again:
-        settle(draft)  # the one before, which this one made needless
+        settle(draft)  # this dead letter replaces the one before
         group.reminders = in_flight.reminder
         group.remind_ms = now_ms + group.timing.repeat_ms if group.timing.repeat_ms else 0
     pause_ms = min(AGAIN_MS, AGAIN_FIRST_MS * 2 ** min(agains - 1, 6)) if agains else 0
     in_flight.open, in_flight.again, in_flight.due_ms = False, False, now_ms + pause_ms
     group.given_up, group.agains, group.again_ms = in_flight, agains + 1, now_ms + AGAIN_MS
-    if group.timing.resend:  # what it would be told again has an end that has passed
+    if group.timing.resend:  # the body holds an end time, which will have passed: send a new body instead
         group.again_ms, group.remind_ms = 0, max(group.remind_ms, now_ms + pause_ms)
 
 
 def settle(draft: Draft) -> None:
-    """Note that what was given up need not be told any more: it is over, or newer news were told."""
+    """Clear the dead letter of the group: its outage is over, or a newer notification has replaced it."""
     group = draft.group
     if group.given_up is not None:
         draft.settled.append(group.given_up.nid)
@@ -110,12 +111,12 @@ def settle(draft: Draft) -> None:
 
 
 def forget_given_up(group: AlertGroup) -> None:
-    """Offer nothing again: an operator looks after the dead letter."""
+    """Stop retrying the dead letter: an operator handles it."""
     group.given_up, group.again_ms, group.agains = None, 0, 0
 
 
 def offer_again(draft: Draft) -> Send:
-    """Make what was given up the notification in flight, for one attempt."""
+    """Put the dead letter back in flight, for one attempt."""
     group = draft.group
     group.in_flight, group.given_up, group.again_ms = group.given_up, None, 0
     in_flight = _in_flight(group)
@@ -124,18 +125,18 @@ def offer_again(draft: Draft) -> Send:
 
 
 def withdraw(draft: Draft, *, again_ms: int) -> None:
-    """Undo ``offer_again``, until then."""
+    """Undo ``offer_again``. The next retry is due at ``again_ms``."""
     group = draft.group
     group.given_up, group.in_flight, group.again_ms = group.in_flight, None, again_ms
 
 
 def next_offer_ms(group: AlertGroup) -> int | None:
-    """When a reminder is due, or what was given up is to be offered again."""
+    """When the next reminder, or the next retry of the dead letter, is due; None: neither is."""
     return min((moment for moment in (group.remind_ms, group.again_ms) if moment), default=None)
 
 
 def cancel(draft: Draft) -> None:
-    """Note that the notification in flight is needless by now."""
+    """Supersede the notification in flight: it is no longer needed."""
     in_flight = _in_flight(draft.group)
     draft.record(in_flight, Outcome.SUPERSEDED)
     if in_flight.event is not None and not in_flight.reminder:
@@ -144,7 +145,7 @@ def cancel(draft: Draft) -> None:
     draft.group.agains = 0
 
 
-def _told(group: AlertGroup, in_flight: InFlight) -> None:
+def _mark_notified(group: AlertGroup, in_flight: InFlight) -> None:
     group.notified = True
     group.notified_incident_id = in_flight.incident_id
     group.last = in_flight.event
@@ -158,7 +159,7 @@ def _end(draft: Draft) -> None:
         group.acked = False
     group.remind_ms = group.reminders = 0
     if group.shape is not Shape.WORKER:
-        # Those who came while it was told begin anew.
+        # Members that joined while the end was being delivered begin a new outage.
         group.since_ms = group.due_ms = draft.now_ms
         group.ended = {}
         group.due_ms += group.timing.wait_ms

@@ -1,8 +1,9 @@
-"""Workers that fall silent and come back again and again: their short outages are not told any more (P20). Pure.
+"""Flap damping (P20): short outages of a flapping worker do not notify. Pure.
 
-An outage of a worker that has had many lately is told once it has lasted for some time, which is bounded; if it is
-over before that, neither its beginning nor its end is told. So nothing is held for ever, and what a receiver was told
-last is how it is: an outage that lasts is told, and who was told of one is told of its end.
+A worker flaps when it has had many outages recently. Its next outage notifies only after it has lasted for a bounded
+time. If the outage ends before that, neither its beginning nor its end notifies. So no outage is held without limit,
+and the last notification matches the current state: an outage that lasts notifies, and a receiver that got a DOWN
+gets its end.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Flapping:
-    """A worker flaps when so many ``outages`` of it began ``within_ms`` before the next, which then has to last
-    ``hold_ms`` to be told.
+    """When a worker flaps: at least ``outages`` of its outages began within ``within_ms`` before the next.
+
+    The next outage then has to last ``hold_ms`` before it notifies.
     """
 
     outages: int = 3
@@ -31,25 +33,27 @@ class Flapping:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecentOutages:
-    """Which outage within that time one is, from 1, and what the rule is."""
+    """Number of an outage among the worker's outages within ``rule.within_ms``, from 1, and the rule."""
 
     number: int
     rule: Flapping
 
     @property
     def is_flapping(self) -> bool:
-        """Whether there were so many before it that it has to last."""
+        """Whether enough outages came before this one, so that it has to last before it notifies."""
         return self.number > self.rule.outages
 
     @property
     def is_last_notified(self) -> bool:
-        """Whether the next one will have to last."""
+        """Whether this outage is the last that notifies at once: the next one has to last."""
         return self.number == self.rule.outages
 
 
 def begun(transitions: Iterable[tuple[EventKind, int]]) -> list[int]:
-    """When each of a worker's outages began, from its transitions (kind, when it was due, ms) in their order before an
-    event that tells of a DOWN. The outage that this event only makes worse is left out.
+    """Start times of a worker's outages before an event that reports a DOWN.
+
+    ``transitions``: those before the event, in order, each with its kind and when it was due (ms). An outage that the
+    event only escalates is left out.
     """
     found: list[int] = []
     is_out = False

@@ -1,4 +1,4 @@
-"""What alerts ask of the worker store, beside its events: how things stand now."""
+"""Interface to the worker store, besides events: health of environments and outages of workers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EnvironmentHealth:
-    """How the environment of a tenant stands when a notification is made.
+    """Health of a tenant's environment when a notification is created.
 
-    ``expected`` workers are to send beats, and ``silent`` of them have missed theirs. Those that are stale, failed
-    or stopped are in neither; so a worker that has just been reported as down is none of them.
+    ``expected``: workers that should send beats. ``silent``: those of them that have missed beats. Stale, failed and
+    stopped workers count in neither, so a worker that was just reported as down is not included.
 
-    ``fallen`` have become stale since the moment that was asked for, whether they have been told of or not, and
-    ``rejected`` are stale and send beats that are refused, since whenever; 0 where no moment was. ``down`` are stale or
-    failed, since that moment or, where none was, since whenever; None: that is not known.
+    ``fallen``: workers that have become stale since the requested moment, notified or not. ``rejected``: workers that
+    are stale and whose beats are rejected, no matter since when. Both are 0 if no moment was requested. ``down``:
+    workers that are stale or failed, since the requested moment if there was one; None: unknown.
     """
 
     expected: int
@@ -28,18 +28,19 @@ class EnvironmentHealth:
     down: int | None = None
 
     def size(self, down: int) -> int:
-        """How many workers there are when ``down`` are, by the events. Those that are back, with the event on its way,
-        are expected again, and count once.
+        """Number of workers, given that ``down`` workers are down according to the events.
+
+        A worker that is back but whose event is not routed yet is already in ``expected``. It counts once.
         """
         return self.expected + (down if self.down is None else min(down, self.down))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerOutage:
-    """One outage of a worker, as the worker store knows it.
+    """One outage of a worker, as recorded in the worker store.
 
-    ``goes_on``: the worker is down, and was not back in between. ``before``: how many others began since the moment
-    that was asked for and before it, as far as that is known, which is at least seven.
+    ``goes_on``: the worker is still down and was not back in between. ``before``: number of outages that began between
+    the requested moment and this outage. The store may have forgotten old ones; it remembers at least seven.
     """
 
     goes_on: bool
@@ -47,12 +48,10 @@ class WorkerOutage:
 
 
 class Fleet(Protocol):
-    """The workers of all tenants. An event that is recorded shows here at once, routed or not."""
+    """The workers of all tenants. A recorded event is visible here at once, even before it is routed."""
 
     async def environment_health(self, tenant: str, environment: str, since_ms: int | None = None) -> EnvironmentHealth:
-        """How an environment of a tenant stands. ``since_ms``: from when on it is counted who has fallen; None: nobody
-        is.
-        """
+        """Health of a tenant's environment. ``since_ms``: fallen workers count from then on; None: none count."""
 
     async def outage(self, event: Event, since_ms: int = 0) -> WorkerOutage:
-        """How it stands with the outage that an event tells of. ``since_ms``: from when on others before it count."""
+        """The outage that an event reports. ``since_ms``: earlier outages count from then on."""

@@ -1,4 +1,4 @@
-"""The group of many workers at one receiver: one notification tells of all that is new (P7, P16). Pure."""
+"""Rules for groups of many workers: one notification covers all news (P7, P16). Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Final
 from alerts.groups.attempts import cancel, deliver, next_offer_ms, offer_again, settle
 from alerts.groups.keys import Shape, digest
 from alerts.groups.roles import Role, role_of
-from alerts.groups.state import RECHECK_MS, AlertGroup, Draft, Freeze, InFlight, Member, Outcome, Over, Send, Step, Wait
+from alerts.groups.state import (
+    RECHECK_MS,
+    AlertGroup,
+    CreateNotification,
+    Draft,
+    InFlight,
+    Member,
+    Outcome,
+    Over,
+    Send,
+    Step,
+    Wait,
+)
 from monitor.liveness import EventKind, Liveness
 
 if TYPE_CHECKING:
@@ -19,13 +31,13 @@ if TYPE_CHECKING:
 FIRING: Final = "group.firing"
 RESOLVED: Final = "group.resolved"
 LISTED: Final = 50
-"""So many members a notification lists; the rest is counted."""
+"""Maximum members listed in a notification. The rest is only counted."""
 HOLD_CHECK_MS: Final = 1_000
 _PART: Final = "part_"
 
 
 def offer(draft: Draft, event: Event, *, receiver: str, mid: str, member: Member | None) -> None:
-    """Take an event of a worker. ``member`` is what is known of the worker, if it is down in this group."""
+    """Apply an event of a worker. ``member``: the worker's membership, if it is down in this group."""
     if role_of(event) is Role.END:
         _leave(draft, event, receiver=receiver, mid=mid, member=member)
     else:
@@ -33,10 +45,10 @@ def offer(draft: Draft, event: Event, *, receiver: str, mid: str, member: Member
 
 
 def next_step(draft: Draft, silenced: Silenced, *, first: Sequence[Member], suspected: bool) -> Step:
-    """What is to be done now.
+    """Next step of the group.
 
-    ``first`` are the longest firing members, ``suspected`` whether the environment still looks as if many of it
-    might be silent: then what is not declared is held.
+    ``first``: the members that have been firing longest. ``suspected``: the environment may have a mass failure; while
+    that is not declared, its first notification is held.
     """
     group = draft.group
     if group.in_flight is not None:
@@ -44,7 +56,7 @@ def next_step(draft: Draft, silenced: Silenced, *, first: Sequence[Member], susp
         if step is not None:
             return step
     if not group.firing:
-        return Freeze(role=Role.END, event=None) if group.notified else Over()
+        return CreateNotification(role=Role.END, event=None) if group.notified else Over()
     return _of_firing(draft, silenced, first=first, suspected=suspected)
 
 
@@ -59,11 +71,13 @@ def _of_firing(draft: Draft, silenced: Silenced, *, first: Sequence[Member], sus
     if suspected and _is_held(group) and now_ms < group.hold_until_ms:
         return Wait(min(now_ms + HOLD_CHECK_MS, group.hold_until_ms))
     until_ms = _all_silenced(group, silenced, first)
-    return Freeze(role=Role.DOWN, event=None) if until_ms is None else Wait(min(until_ms, now_ms + RECHECK_MS))
+    return (
+        CreateNotification(role=Role.DOWN, event=None) if until_ms is None else Wait(min(until_ms, now_ms + RECHECK_MS))
+    )
 
 
 def due_ms(group: AlertGroup, now_ms: int) -> int | None:
-    """When the group has to be looked at next; None: not before something happens."""
+    """When the group is due next; None: not until it changes."""
     if group.in_flight is not None:
         over = group.in_flight.role is Role.DOWN and not group.firing
         return now_ms if over else group.in_flight.due_ms
@@ -74,12 +88,12 @@ def due_ms(group: AlertGroup, now_ms: int) -> int | None:
 
 
 def is_over(group: AlertGroup) -> bool:
-    """Whether nothing is left to tell, nor to be answered for."""
+    """Whether the group can be deleted: nothing is firing or in flight, and no DOWN waits for its end."""
     return group.in_flight is None and not group.firing and not group.notified
 
 
-def freeze(draft: Draft, step: Freeze, *, receiver: str) -> InFlight:
-    """Make the next notification of the group."""
+def create(draft: Draft, step: CreateNotification, *, receiver: str) -> InFlight:
+    """Create the next notification of the group."""
     group = draft.group
     group.number += 1
     group.unnotified = group.recovered = 0
@@ -102,7 +116,7 @@ def freeze(draft: Draft, step: Freeze, *, receiver: str) -> InFlight:
 
 
 def close(draft: Draft, *, receiver: str, outcome: Outcome = Outcome.SUPERSEDED, reason: str = "") -> None:
-    """Note what becomes of the notification that the news of a group was to be told by, when the group goes (P5)."""
+    """Record the outcome of the notification that would have held the group's news, as the group is deleted (P5)."""
     group = draft.group
     if group.shape is Shape.WORKER or not (group.unnotified or group.recovered):
         return
@@ -122,18 +136,20 @@ def close(draft: Draft, *, receiver: str, outcome: Outcome = Outcome.SUPERSEDED,
 
 
 def part_of(group: AlertGroup, number: int, *, receiver: str) -> str:
-    """The name of what a group's n-th notification tells, known before there is one."""
+    """Name of the news in a group's n-th notification, known before that notification exists."""
     return _PART + digest(receiver, group.key, group.epoch, str(number))
 
 
 def is_part(name: str) -> bool:
-    """Whether it names a part of a group's news, and no notification."""
+    """Whether a name is that of a part of a group's news, and not the id of a notification."""
     return name.startswith(_PART)
 
 
 def nid_of(part: str, now_ms: int) -> str:
-    """The id of the notification that is made then. Other than a part's name it is never given twice: a store that came
-    back without its last writes may have other news to tell as the n-th.
+    """Id of the notification of a part that is created at ``now_ms``.
+
+    Unlike a part's name, an id is never used twice. After the store has lost its last writes, the n-th notification may
+    hold other news.
     """
     return "ntf_" + digest(part, str(now_ms))
 
@@ -143,7 +159,7 @@ def _join(draft: Draft, event: Event, *, receiver: str, mid: str, member: Member
     if not group.epoch:
         group.epoch = event.event_id
     number = group.number + 1
-    begins = group.in_flight is None or group.in_flight.role is Role.FACT  # one that was replayed pairs with nothing
+    begins = group.in_flight is None or group.in_flight.role is Role.FACT  # a FACT in flight is a replay, no outage
     if not group.firing and not group.notified and begins:
         group.since_ms = event.due_ms
         group.ended = {}
@@ -192,9 +208,9 @@ def _leave(draft: Draft, event: Event, *, receiver: str, mid: str, member: Membe
 
 
 def _of_in_flight(draft: Draft, in_flight: InFlight) -> Step | None:
-    """The next step of a notification in flight; None when it is in flight no more."""
+    """Next step for the notification in flight; None: it is no longer in flight."""
     if in_flight.open:
-        in_flight.open, in_flight.unknown = False, True  # whoever made the attempt has not come back
+        in_flight.open, in_flight.unknown = False, True  # the process that made the attempt recorded no outcome
     if in_flight.role is Role.DOWN and not draft.group.firing:
         if in_flight.unknown:
             deliver(draft, reason="it may have arrived, and is over")
@@ -205,7 +221,7 @@ def _of_in_flight(draft: Draft, in_flight: InFlight) -> Step | None:
 
 
 def _was_back(group: AlertGroup, event: Event) -> bool:
-    """Whether a worker came back since the group began: it became alive after that, and not as a new one."""
+    """Whether the worker came back since the group began: it became alive after that, and not as a new worker."""
     return event.old is Liveness.ALIVE and event.since_ms >= max(group.since_ms, event.generation + 1)
 
 
@@ -214,12 +230,12 @@ def _is_rejected(event: Event) -> bool:
 
 
 def _is_held(group: AlertGroup) -> bool:
-    """Whether it is not sure that this is one failure of a whole environment."""
+    """Whether it is uncertain that this is one failure of a whole environment."""
     return group.shape is Shape.ENVIRONMENT and not group.notified and not group.declared
 
 
 def news_ms(group: AlertGroup) -> int | None:
-    """When the news of a firing group may be told; None when there is none."""
+    """When the news of a firing group is due; None: there is no news."""
     if not group.notified and group.given_up is None:
         return group.due_ms if group.unnotified else None
     return group.flushed_ms + group.timing.interval_ms if group.unnotified or group.recovered else None
@@ -229,7 +245,7 @@ def _reminder(draft: Draft, silenced: Silenced, first: Sequence[Member]) -> Step
     group, now_ms = draft.group, draft.now_ms
     if group.acked or group.acks >= group.firing:
         if group.remind_ms and group.remind_ms <= now_ms:
-            group.remind_ms = now_ms + group.timing.repeat_ms  # a worker that is not acknowledged may join
+            group.remind_ms = now_ms + group.timing.repeat_ms  # a member that is not acknowledged may join
         if group.given_up is not None and group.given_up.reminder:
             settle(draft)
     moment_ms = next_offer_ms(group)
@@ -240,11 +256,11 @@ def _reminder(draft: Draft, silenced: Silenced, first: Sequence[Member]) -> Step
         return Wait(min(until_ms, now_ms + RECHECK_MS))
     if 0 < group.again_ms <= now_ms:
         return offer_again(draft)
-    return Freeze(role=Role.DOWN, event=None, reminder=group.reminders + 1)
+    return CreateNotification(role=Role.DOWN, event=None, reminder=group.reminders + 1)
 
 
 def _all_silenced(group: AlertGroup, silenced: Silenced, first: Sequence[Member]) -> int | None:
-    """Until when every member is silenced; None when one is not, or there are more than are known here."""
+    """Until when all members are silenced; None: one is not, or the group has more members than ``first``."""
     if group.firing > len(first):
         return None
     ends = [silenced(member.event) for member in first]

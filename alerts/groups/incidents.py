@@ -1,6 +1,6 @@
-"""Incidents: from the moment that a worker is down until it is back, has stopped or is forgotten. Pure.
+"""Incidents: from the moment a worker is down until it recovers, stops or is forgotten. Pure.
 
-What an event means for the incidents of its worker is decided here; ``alerts.store.incidents`` keeps them.
+This module decides how an event changes the incidents of its worker. ``alerts.store.incidents`` stores them.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _END: Final = frozenset({EventKind.RECOVERED, EventKind.STOPPED, EventKind.FORGO
 
 
 class IncidentKind(StrEnum):
-    """What is down."""
+    """Whether a worker or an environment is down."""
 
     WORKER = "worker"
     ENVIRONMENT = "environment"
-    """Many workers of an environment that fell silent at once (P16)."""
+    """A mass failure: many workers of an environment fell silent at once (P16)."""
 
 
 class IncidentState(StrEnum):
-    """Which incidents a list holds."""
+    """Filter for a list of incidents."""
 
     OPEN = "open"
     CLOSED = "closed"
@@ -41,15 +41,15 @@ class IncidentState(StrEnum):
 
 
 class UnknownIncidentError(LookupError):
-    """The tenant has no incident of that id (any more)."""
+    """The tenant has no incident with this id, or no longer has it."""
 
 
 class IncidentClosedError(Exception):
-    """The incident is over: there is nothing to acknowledge."""
+    """The incident is closed and cannot be acknowledged any more."""
 
 
 class Ack(msgspec.Struct, frozen=True, kw_only=True):
-    """Who took an incident over, when, and what they said."""
+    """Acknowledgement of an incident: by whom, with which comment, when."""
 
     by: str
     comment: str
@@ -59,9 +59,9 @@ class Ack(msgspec.Struct, frozen=True, kw_only=True):
 class Incident(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One outage. Times are milliseconds of the store's clock.
 
-    ``opened_ms`` is when it became true (a deadline, for ``worker.stale``), ``detected_ms`` when that was committed;
-    ``closed_ms`` is when the end became true. An environment's incident has no ``worker_id`` and ``generation`` 0; it
-    is over when the last of its members is, and open again when one more comes.
+    ``opened_ms``: when the outage became true (for ``worker.stale``, a deadline). ``detected_ms``: when that was
+    committed. ``closed_ms``: when the end became true. An environment's incident has no ``worker_id`` and
+    ``generation`` 0. It closes when its last open member closes, and reopens when another member joins.
     """
 
     id: str
@@ -74,64 +74,65 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     opened_ms: int
     detected_ms: int
     updated: EventKind
-    """The newest event that said that it is down."""
+    """Kind of the newest event that reported the outage."""
     reason: str
-    """The words of that event."""
+    """Reason given by that event."""
     closed_ms: int | None = None
     closed_by: EventKind | None = None
     closed_by_event: str | None = None
-    """The id of the event that closed it."""
+    """Id of the event that closed the incident."""
     ack: Ack | None = None
-    """Of the outage as it is: that of a warning lapses when it becomes critical, which nobody has acknowledged."""
+    """Acknowledgement at the current severity: the acknowledgement of a warning lapses when it becomes critical."""
     lapsed_by: str | None = None
-    """The id of the event with which an acknowledgement has lapsed."""
+    """Id of the event that made an acknowledgement lapse."""
     targets: dict[str, str] = msgspec.field(default_factory=dict)
-    """Who is told, whatever the routes say later (P18): receiver -> group key."""
+    """Who is notified, even if the routes change later (P18): receiver -> group key."""
     part_of: str | None = None
-    """The incident of the environment that it is a part of."""
+    """Id of the environment's incident that this one is part of."""
     members: int = 0
-    """Of an environment's: how many incidents are part of it, and how many of them are open."""
+    """For an environment: number of incidents that are part of it."""
     members_open: int = 0
+    """Number of these that are open."""
     newest: tuple[int, int] = (0, 0)
-    """Generation and number of the newest event in it: an older one that comes again changes nothing."""
+    """Generation and number of its newest event. An older event that is repeated changes nothing."""
     notified: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
-    """The events in it, each with the receivers that it was for: one that comes again is for the same."""
+    """Its events, by id, each with its receivers. A repeated event goes to the same receivers."""
 
     @property
     def is_open(self) -> bool:
-        """Whether it still lasts."""
+        """Whether the outage continues."""
         return self.closed_ms is None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Noted:
-    """What an event means. ``targets``: receiver -> group key; ``incident_id`` None: it is part of no incident."""
+    """Result of an event. ``targets``: receiver -> group key. ``incident_id`` None: it belongs to no incident."""
 
     incident_id: str | None
     targets: dict[str, str]
     acked: bool = False
     """The incident is acknowledged."""
     lapsed: bool = False
-    """The event has made critical what was acknowledged as a warning: that counts no more."""
+    """The event has made an acknowledged warning critical: the acknowledgement no longer counts."""
 
 
 def incident_id_of(event: Event) -> str:
-    """The incident that an event opens, if it opens one."""
+    """Id of the incident that an event opens, if it opens one."""
     return f"inc_{event.event_id}"
 
 
 def fold(
     last: Incident | None, event: Event, *, targets: Mapping[str, str], part_of: str | None = None
 ) -> Incident | None:
-    """The incident that an event opens, changes or closes, as it is then; None when it is part of none.
+    """The incident after an event has opened, changed or closed it; None: the event belongs to no incident.
 
-    ``last`` is the newest incident of the worker, ``targets`` who the event is for by itself. Those that are recorded
-    stay as they are.
+    ``last``: the newest incident of the worker. ``targets``: the event's receivers according to the routes. Targets
+    that are already recorded do not change.
     """
     if last is not None and event.event_id in last.notified:
         return last
     if last is not None and (event.generation, event.seq) <= last.newest:
-        return None  # of a past that nobody remembers
+        return None  # an old event, whose incident is no longer stored
     if event.kind in DOWN:
         known = _opened(event, part_of) if last is None or not last.is_open else _escalated(last, event)
         known = msgspec.structs.replace(known, updated=event.kind, reason=_reason(event))
@@ -151,7 +152,7 @@ def fold(
 
 
 def environment_incident(incident_id: str, event: Event, targets: Mapping[str, str]) -> Incident:
-    """The incident of an environment, as the first event that is part of it opens it."""
+    """The incident of an environment, as opened by its first event."""
     return Incident(
         id=incident_id,
         tenant=event.tenant,
@@ -172,24 +173,24 @@ def environment_incident(incident_id: str, event: Event, targets: Mapping[str, s
 
 @dataclass(kw_only=True, slots=True)
 class Membership:
-    """What a batch says of the incident of an environment: its members as they are now, by their ids."""
+    """Changes of a batch to the incident of an environment: its members in their current state, by id."""
 
     opening: Incident
-    """As it begins, if nobody has opened it yet."""
+    """The new incident, for use if none is open yet."""
     members: dict[str, Incident] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True, slots=True)
 class Batch:
-    """What a batch of events makes of the incidents of their workers."""
+    """Changes that a batch of events makes to the incidents of their workers."""
 
     last: dict[str, Incident]
-    """The newest incident of each worker; replaced by newer ones."""
+    """Newest incident of each worker; replaced by newer ones as events are applied."""
     known: dict[str, Incident]
-    """Every incident that has one of the events already, by the event's id."""
+    """Incidents that already hold an event of the batch, by the event's id."""
     noted: list[Noted] = field(default_factory=list)
     changed: dict[str, Incident] = field(default_factory=dict)
-    """What is to be written, by id."""
+    """Incidents to write, by id."""
     environments: dict[str, Membership] = field(default_factory=dict)
 
     def fold_all(
@@ -198,7 +199,7 @@ class Batch:
         targets_of: Callable[[Event], Mapping[str, str]],
         part_of: Callable[[Event], str | None],
     ) -> None:
-        """Take events in, in the order of their stream."""
+        """Apply events, in the order of their stream."""
         for event in events:
             incident, targets = self.known.get(event.event_id), targets_of(event)
             if incident is None:
@@ -226,7 +227,7 @@ class Batch:
 
     def _join(self, whole: str, incident: Incident, event: Event) -> None:
         if whole not in self.environments:
-            # Of what is recorded: an event that comes again may be for others by itself.
+            # Use the recorded targets: the routes may give other receivers for a repeated event.
             self.environments[whole] = Membership(opening=environment_incident(whole, event, incident.targets))
         self.environments[whole].members[incident.id] = incident
 

@@ -12,24 +12,24 @@ if TYPE_CHECKING:
 
 
 class Shape(StrEnum):
-    """What a group holds together."""
+    """Kind of a group: events of one worker, of a route's group, or of an environment."""
 
     WORKER = "worker"
     GROUP = "group"
     ENVIRONMENT = "environment"
-    """An environment in which many workers fall silent at once (P16)."""
+    """A mass failure: many workers of an environment fall silent at once (P16)."""
 
 
 _SHAPES: Final = {"w": Shape.WORKER, "g": Shape.GROUP, "e": Shape.ENVIRONMENT}
 
 
 def shape_of(key: str) -> Shape:
-    """The shape of a group, by its key."""
+    """Shape of the group with this key."""
     return _SHAPES[key[0]]
 
 
 def labels_of(key: str) -> dict[str, str]:
-    """What the events of a group have in common, by its key; nothing for a worker's."""
+    """Labels that the events of a group share, parsed from its key. Empty for the group of a worker."""
     match shape_of(key):
         case Shape.WORKER:
             return {}
@@ -41,22 +41,22 @@ def labels_of(key: str) -> dict[str, str]:
 
 
 def worker_key(event: Event) -> str:
-    """The group of an event's worker."""
+    """Key of the group of the event's worker."""
     return f"w{mid_of(event)}"
 
 
 def mid_of(event: Event) -> str:
-    """The worker of an event, among those of all tenants: the tenant is length-prefixed."""
+    """Id of the event's worker, unique across tenants: the tenant is length-prefixed."""
     return f"{len(event.tenant)}:{event.tenant}{event.worker_id}"
 
 
 def environment_key(tenant: str, environment: str) -> str:
-    """The group of a mass failure."""
+    """Key of the group of a mass failure."""
     return f"e{len(tenant)}:{tenant}{environment}"
 
 
 def digest(*parts: str) -> str:
-    """32 hex digits: the first 16 bytes of SHA-256 over the length-prefixed parts."""
+    """First 16 bytes of SHA-256 over the length-prefixed parts, as 32 hex digits."""
     made = hashlib.sha256()
     for part in parts:
         raw = part.encode()

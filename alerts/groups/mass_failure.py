@@ -1,9 +1,10 @@
-"""When many workers of an environment fall silent at once, or are not listened to (P16). Pure.
+"""Mass failures: many workers of an environment fall silent, or are rejected, at once (P16). Pure.
 
 Deaths are counted by their deadlines, which lie within one interval of each other when the workers fell silent
-together. Before that many deadlines have passed, the store can tell how many workers have missed beats; and before
-that many deaths have been counted, how many it has recorded, which may be far more: a fleet that falls silent is
-recorded within a second, also while nobody routes. While that looks like a mass failure, the notifications are held.
+together. The store gives two earlier signs. Before enough deadlines have passed, it knows how many workers have missed
+beats. Before enough deaths have been counted here, it knows how many it has recorded, which may be far more: the death
+of a whole fleet is recorded within a second, even while no router runs. While these signs suggest a mass failure,
+notifications are held.
 """
 
 from __future__ import annotations
@@ -25,49 +26,49 @@ if TYPE_CHECKING:
     from monitor.events import Event
 
 BUCKETS: Final = 30
-"""Parts of an interval in which deaths are counted."""
+"""Buckets per interval in which deaths are counted."""
 LEAST_BUCKET_MS: Final = 1_000
 LONGEST_WINDOW_MS: Final = 600_000
-"""Deaths further apart than this are not one failure, however seldom a worker beats: a worker with an interval of a day
-must not make one of a day's deaths."""
+"""Deaths further apart than this are separate failures, however long a worker's interval is. Otherwise a worker with an
+interval of one day would turn all deaths of a day into one failure."""
 
 
 SILENT: Final = frozenset({EventKind.STALE, EventKind.REJECTED})
-"""What is counted as a death: no beat of the worker is stored. Whether that is for want of beats, or because they are
-rejected, is for the notification to say: a token that expires for all is one failure too."""
+"""Events that count as a death: no beats of the worker are stored, because none come or because they are rejected. The
+notification says which. Both count: a token that expires for all workers is one failure, too."""
 
 
 class FailureState(StrEnum):
-    """What an environment looks like."""
+    """Whether an environment has a mass failure."""
 
     CALM = "calm"
     SUSPECTED = "suspected"
-    """So many have missed beats that it may be a mass failure: its notifications are held."""
+    """Enough workers have missed beats for a possible mass failure: notifications are held."""
     DECLARED = "declared"
-    """So many have died within one interval that they are one incident."""
+    """Enough workers have died within one interval: they are one incident."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule:
-    """A mass failure is at least ``least`` workers, and at least ``share`` of those that are expected."""
+    """A mass failure affects at least ``least`` workers, and at least the share ``share`` of the expected ones."""
 
     share: float = 0.2
     least: int = 5
     hold_ms: int = 120_000
 
     def threshold(self, expected: int) -> int:
-        """So many workers that fall silent within one interval are a mass failure."""
+        """Minimum number of workers that must fall silent within one interval for a mass failure."""
         return max(self.least, ceil(self.share * expected))
 
 
 class FailureWindow(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The deaths of one environment within about an interval."""
+    """Deaths in one environment within about one interval."""
 
     bucket_ms: int = LEAST_BUCKET_MS
     deaths: dict[str, int] = msgspec.field(default_factory=dict)
-    """How many deadlines passed, by the number of the bucket that they lie in."""
+    """Number of passed deadlines in each bucket, by bucket number."""
     positions: dict[str, str] = msgspec.field(default_factory=dict)
-    """How far each partition's stream was counted: events that come again count once."""
+    """Position up to which each partition's stream is counted: a repeated event counts once."""
     newest_due_ms: int = 0
     interval_ms: int = 0
     declared_until_ms: int = 0
@@ -83,9 +84,9 @@ def observe(
     rule: Rule,
     now_ms: int,
 ) -> FailureState:
-    """Count deaths and returns of one partition, in the order of its stream; changes ``wave``.
+    """Count deaths and returns of one partition, in the order of its stream. Modifies ``window``.
 
-    ``health`` is the environment as the store knows it now, after these deaths.
+    ``health``: current health of the environment, after these deaths.
     """
     for event in deaths:
         if _is_new(window, event) and not _is_counted(window, event):
@@ -107,7 +108,7 @@ def observe(
 
 
 def since_of(window: FailureWindow, deaths: Sequence[Event]) -> int | None:
-    """From when on deaths count together with these: an interval before the newest; None where there are none."""
+    """Time since which deaths count together with ``deaths``: one interval before the newest; None: no deaths."""
     if not deaths:
         return None
     newest_ms = max(window.newest_due_ms, *(event.due_ms for event in deaths))
@@ -115,14 +116,16 @@ def since_of(window: FailureWindow, deaths: Sequence[Event]) -> int | None:
 
 
 def fallen_of(health: EnvironmentHealth, *, is_rejected: bool) -> int:
-    """How many have fallen silent, as the worker store knows it, at the most; where beats of some are rejected, all
-    count whose are: since when is not known of them. More than are counted here, while their events wait.
+    """Upper bound of the number of workers that have fallen silent, from the worker store.
+
+    With ``is_rejected``, all workers whose beats are rejected count: the store does not know since when they are. The
+    number exceeds the deaths counted here while events wait to be routed.
     """
     return health.fallen + (health.rejected if is_rejected else 0)
 
 
 def silent_now(window: FailureWindow) -> int:
-    """How many have died within the last interval."""
+    """Number of deaths within the last interval."""
     return sum(window.deaths.values())
 
 
@@ -133,7 +136,7 @@ def _judge(window: FailureWindow, health: EnvironmentHealth, fallen: int, *, rul
     threshold = rule.threshold(health.size(dead))
     if dead >= threshold:
         if now_ms >= window.declared_until_ms:
-            window.incident_id = None  # another one than the last
+            window.incident_id = None  # a new failure, not the last one
         window.declared_until_ms = max(window.newest_due_ms, now_ms) + window.interval_ms
         return FailureState.DECLARED
     if now_ms < window.declared_until_ms:
@@ -144,14 +147,14 @@ def _judge(window: FailureWindow, health: EnvironmentHealth, fallen: int, *, rul
 
 
 def incident_of(window: FailureWindow, tenant: str, environment: str) -> str:
-    """The id of the declared failure's incident; the same for as long as it collects deaths."""
+    """Id of the declared failure's incident. It stays the same while the failure collects deaths."""
     if window.incident_id is None:
         window.incident_id = "inc_" + digest(tenant, environment, str(window.newest_due_ms))
     return window.incident_id
 
 
 def _is_counted(window: FailureWindow, event: Event) -> bool:
-    """Whether a worker that has fallen silent is counted still from when its beats were rejected."""
+    """Whether a worker that has fallen silent is already counted, from when its beats were rejected."""
     return event.old is Liveness.STALE and window.deaths.get(str(event.since_ms // window.bucket_ms), 0) > 0
 
 

@@ -1,4 +1,4 @@
-"""What an event means to a receiver: it begins an outage, ends one, or is a fact. Pure."""
+"""Role of an event for a receiver: it begins an outage, ends one, or is a separate fact. Pure."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ if TYPE_CHECKING:
     from monitor.events import Event
 
 DOWN: Final = frozenset({EventKind.STALE, EventKind.FAILED, EventKind.REJECTED})
-"""What begins an outage, or says that it has become another one. A worker whose beats are rejected is out, too."""
+"""Events that begin an outage or change its kind. A worker whose beats are rejected counts as down, too."""
 _LEFT: Final = frozenset({EventKind.STOPPED, EventKind.FORGOTTEN})
 OUT: Final = frozenset({Liveness.STALE, Liveness.FAILED})
 
 
 class Role(StrEnum):
-    """What an event, or the notification that tells of it, means to the one who is told."""
+    """Role of an event, or of its notification, for the receiver."""
 
     DOWN = "down"
     END = "end"
-    """It ends a DOWN: told only where the DOWN was (P18)."""
+    """Ends a DOWN. Sent only to the receivers of that DOWN (P18)."""
     FACT = "fact"
-    """Anything else: told by itself, paired with nothing."""
+    """Any other event. Notified separately and paired with no other event."""
 
 
 def role_of(event: Event) -> Role:
-    """What an event means."""
+    """Role of an event."""
     if event.kind in DOWN:
         return Role.DOWN
     if event.kind is EventKind.RECOVERED or (event.kind in _LEFT and event.old in OUT):

@@ -1,4 +1,4 @@
-"""Silences: for some time, nobody is told of the workers that they match. They hide nothing else. Pure."""
+"""Silences: no notifications for matching workers for some time. Nothing else is suppressed. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class SilenceState(StrEnum):
-    """What a silence does now."""
+    """State of a silence at some time."""
 
     PENDING = "pending"
     ACTIVE = "active"
@@ -25,19 +25,19 @@ class SilenceState(StrEnum):
 
 
 class UnknownSilenceError(LookupError):
-    """The tenant has no silence of that id (any more)."""
+    """The tenant has no silence with this id, or no longer has it."""
 
 
 class TooManySilencesError(Exception):
-    """The tenant has as many silences that are not over as it may have."""
+    """The tenant has the maximum number of silences that are not over."""
 
 
 class Matchers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Which workers a silence matches: all that are given have to fit. In a pattern ``*`` is the only wildcard.
+    """Which workers a silence matches: all given matchers must match. In a pattern ``*`` is the only wildcard.
 
-    ``exact``: the values are no patterns, they stand for themselves. ``metadata`` fits a worker that has every one of
-    the keys with a value that fits; a value that is no string is compared as its JSON. An event carries at most 2,048
-    bytes of metadata, and what was cut off fits nothing.
+    ``exact``: the values are literals, not patterns. ``metadata`` matches a worker that has each of the keys with a
+    matching value. A value that is not a string is compared as JSON. An event carries at most 2,048 bytes of metadata;
+    metadata that was cut off matches nothing.
     """
 
     environment: str | None = None
@@ -46,11 +46,11 @@ class Matchers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     exact: bool = False
 
     def only(self, pattern: str | None) -> str | None:
-        """The one name that one of the patterns fits; None: it fits several."""
+        """The only name that one of the patterns matches; None: the pattern matches several."""
         return pattern if self.exact or pattern is None or "*" not in pattern else None
 
     def match(self, *, worker_id: str, environment_name: str, metadata: Mapping[str, object]) -> bool:
-        """Whether a worker is one of them."""
+        """Whether a worker matches."""
         return (
             (self.environment is None or self._fits(self.environment, environment_name))
             and (self.worker_id is None or self._fits(self.worker_id, worker_id))
@@ -65,7 +65,7 @@ class Matchers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
 
 
 class Silence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """From ``starts_ms`` on and before ``ends_ms``, milliseconds of the store's clock, unless ended before that."""
+    """A silence from ``starts_ms`` until just before ``ends_ms``, in ms of the store's clock, unless ended early."""
 
     id: str
     tenant: str
@@ -76,23 +76,23 @@ class Silence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     author: str
     created_ms: int
     ended_ms: int | None = None
-    """When a person ended it."""
+    """When an operator ended it early."""
     ended_by: str | None = None
 
     @property
     def over_ms(self) -> int:
-        """When it is over."""
+        """When the silence ends or ended."""
         return self.ends_ms if self.ended_ms is None else self.ended_ms
 
     def state(self, now_ms: int) -> SilenceState:
-        """What it does at a time."""
+        """State of the silence at ``now_ms``."""
         if now_ms >= self.over_ms:
             return SilenceState.ENDED
         return SilenceState.ACTIVE if now_ms >= self.starts_ms else SilenceState.PENDING
 
 
 def silenced_until(silences: Sequence[Silence], event: Event, now_ms: int) -> int | None:
-    """When the last of the active silences that match the event's worker is over; None when none does."""
+    """End of the last active silence that matches the event's worker; None: no active silence matches."""
     active = [one for one in silences if one.tenant == event.tenant and one.state(now_ms) is SilenceState.ACTIVE]
     if not active:
         return None
@@ -109,7 +109,7 @@ def _metadata(event: Event) -> dict[str, object]:
     try:
         metadata = json.loads(event.worker_metadata_json)
     except ValueError:
-        metadata = {}  # an event that is no good must not stop those behind it
+        metadata = {}  # a malformed event must not block the events behind it
     return metadata if isinstance(metadata, dict) else {}
 
 

@@ -1,9 +1,9 @@
-"""Groups: what one receiver knows, was told and is still to be told of one group key. Pure.
+"""Notification state of one group key at one receiver: what was sent, what is pending. Pure.
 
-A group is kept in the store as one value with a version. Routing offers it events, delivery asks it for its next step
-and tells it what came of an attempt; each change is written on condition that nobody else has changed it meanwhile
-(``alerts.store.group_store``). The rules are in ``worker_rules`` for the events of one worker and in ``group_rules``
-for those of many.
+A group is stored as one value with a version. Routing adds events to it. Delivery asks for its next step and records
+the outcome of each attempt. A change is written only if no other process has changed the group meanwhile
+(``alerts.store.group_store``). The rules are in ``worker_rules`` for groups of one worker and in ``group_rules`` for
+groups of many.
 """
 
 from __future__ import annotations
@@ -16,41 +16,41 @@ import msgspec
 
 from alerts.groups.keys import Shape  # noqa: TC001
 from alerts.groups.roles import Role  # noqa: TC001
-from monitor.events import Event  # noqa: TC001 - what the structs below are made of, as they are read back
+from monitor.events import Event  # noqa: TC001 - msgspec needs the field types of the structs below at run time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 RECHECK_MS: Final = 60_000
-"""How often a group that is silenced looks again at the latest: a silence may end before its time."""
+"""Longest pause between two checks of a silenced group: a silence may be ended early."""
 
 
 class Outcome(StrEnum):
-    """What became of an event, or of a notification, at one receiver (P5)."""
+    """Outcome of an event, or of a notification, at one receiver (P5)."""
 
     QUEUED = "queued"
     PART_OF = "part_of"
-    """The event is told, or to be told, by a notification; its outcome is the event's."""
+    """The event is covered by a notification, sent or pending. The notification's outcome is the event's."""
     DELIVERED = "delivered"
     SUPERSEDED = "superseded"
-    """It was over, or there was newer to tell, before it was told."""
+    """It was over, or newer news replaced it, before it was sent."""
     SILENCED = "silenced"
     DAMPED = "damped"
-    """It was one of many outages of its worker, and over before it had lasted long enough to be told."""
+    """One of many outages of a flapping worker, over before it had lasted long enough to notify."""
     DEAD_LETTERED = "dead_lettered"
     DROPPED = "dropped"
-    """A person took it out of the dead letters."""
+    """An operator removed it from the dead letters."""
 
 
 _UNFINISHED: Final = frozenset({Outcome.QUEUED, Outcome.DEAD_LETTERED})
-"""A notification of these may be sent yet."""
+"""Outcomes of notifications that may still be sent."""
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """When a group speaks. Milliseconds.
+    """When a group notifies. Milliseconds.
 
-    ``repeat_ms`` 0: no reminders. ``resend``: the receiver has to be told again and again while it lasts, whatever is
-    acknowledged or silenced.
+    ``repeat_ms`` 0: no reminders. ``resend``: the receiver needs the notification repeated while the outage lasts, even
+    if it is acknowledged or silenced.
     """
 
     wait_ms: int = 0
@@ -58,11 +58,11 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     repeat_ms: int = 0
     resend: bool = False
     hold_ms: int = 0
-    """For an environment: how long its notification may be held while it is not sure that many are silent."""
+    """For an environment: how long its notification may be held while a mass failure is suspected only."""
 
 
 class InFlight(msgspec.Struct, kw_only=True):
-    """A notification in flight; its body is stored apart, by ``nid``."""
+    """A notification in flight. Its body is stored separately, by ``nid``."""
 
     nid: str
     type: str
@@ -70,32 +70,32 @@ class InFlight(msgspec.Struct, kw_only=True):
     created_ms: int
     due_ms: int
     event: Event | None = None
-    """The one event that it tells of; None for a group's."""
+    """The event of a worker's notification; None for a notification of a group."""
     number: int = 0
     epoch: str = ""
-    """Of a group: which of its outages it is about."""
+    """For a group: the outage that the notification is about."""
     reminder: int = 0
     attempts: int = 0
     first_attempt_ms: int = 0
     incident_id: str | None = None
     open: bool = False
-    """An attempt was begun, and its outcome is not recorded."""
+    """An attempt has begun and its outcome is not recorded."""
     unknown: bool = False
-    """Some attempt may have arrived."""
+    """An attempt may have arrived."""
     error: str = ""
     """Why the last attempt failed."""
     cause: str = ""
-    """The kind of that failure, a ``Cause``."""
+    """The ``Cause`` of that failure."""
     answer: str = ""
-    """The beginning of what the receiver said to it."""
+    """The beginning of the receiver's response to that attempt."""
     again: bool = False
-    """It was given up, and is offered once more: one attempt."""
+    """The notification is a dead letter that is being retried: one attempt only."""
 
 
 class AlertGroup(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The state of a group. Times are milliseconds of the store's clock, 0 for never.
+    """State of a group. Times are milliseconds of the store's clock; 0 means never.
 
-    ``notified`` says that a DOWN was delivered, or counts as delivered, and its RESOLVED was not.
+    ``notified``: a DOWN was delivered, or counts as delivered, and its RESOLVED was not.
     """
 
     key: str
@@ -106,48 +106,49 @@ class AlertGroup(msgspec.Struct, kw_only=True, omit_defaults=True):
     in_flight: InFlight | None = None
     notified: bool = False
     due_ms: int = 0
-    """When what is pending may be told."""
+    """When the pending events may be sent."""
     remind_ms: int = 0
     reminders: int = 0
     acked: bool = False
     """The incident is acknowledged."""
     given_up: InFlight | None = None
-    """The DOWN that is a dead letter while its incident is open. ``due_ms``: at an acceptance not before that (P31)."""
+    """The DOWN that is a dead letter while its incident is open. Its ``due_ms``: earliest retry after the receiver has
+    accepted another notification (P31)."""
     again_ms: int = 0
-    """When it is offered again; 0: not by itself."""
+    """When the dead letter is retried; 0: not automatically."""
     agains: int = 0
-    """How often it was given up."""
+    """How often the page was dead-lettered."""
     broken: int = 0
-    """How often in a row no plan could be made, from a bug."""
+    """Consecutive failures to plan for this group, caused by a bug."""
     incident_id: str | None = None
-    """The newest incident; what was told may still be about the one before."""
-    # Of a worker
+    """The newest incident. The last notification may still be about the one before."""
+    # For groups of one worker
     notified_incident_id: str | None = None
     pending: list[Event] = msgspec.field(default_factory=list)
-    """What is to be told, oldest first."""
+    """Events to be sent, oldest first."""
     last: Event | None = None
-    """The DOWN that was told last."""
+    """The DOWN of the last notification."""
     silenced: bool = False
-    """A silence is why what is pending was not told."""
+    """A silence holds back the pending events."""
     damped_ms: int = 0
-    """Until when the DOWN that is pending has to last to be told, for its worker flaps."""
-    # Of a group; its members are kept apart
+    """Flap damping: the pending DOWN is sent if it still lasts at this time."""
+    # For groups of many workers. The members are stored separately
     epoch: str = ""
     number: int = 0
-    """How many notifications were frozen."""
+    """Number of notifications created so far."""
     notified_number: int = 0
-    """The newest of them that told of members being down."""
+    """Number of the newest notification that reported members as down."""
     firing: int = 0
     unnotified: int = 0
-    """Firing members of which there is news since the last notification."""
+    """Firing members that are new or have changed since the last notification."""
     recovered: int = 0
-    """Members that were told of and are over since the last notification."""
+    """Notified members whose outage has ended since the last notification."""
     ended: dict[str, int] = msgspec.field(default_factory=dict)
-    """How many members that were told of are over, by the kind of event that ended them."""
+    """Number of notified members whose outage has ended, by the kind of event that ended it."""
     acks: int = 0
     """Firing members whose incident is acknowledged."""
     rejected: int = 0
-    """Firing members that are alive, their beats being rejected."""
+    """Firing members that are alive but whose beats are rejected."""
     since_ms: int = 0
     flushed_ms: int = 0
     hold_until_ms: int = 0
@@ -155,7 +156,7 @@ class AlertGroup(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Member(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """A worker that is down, in a group. ``first`` and ``number``: the notifications that tell of it first and last."""
+    """A worker that is down, in a group. ``first`` and ``number``: first and last notification that includes it."""
 
     event: Event
     first: int
@@ -163,12 +164,14 @@ class Member(msgspec.Struct, kw_only=True, omit_defaults=True):
     acked: bool = False
     incident_id: str | None = None
     again: bool = False
-    """It was told of, came back, and is down again: its return does not count any more."""
+    """It was notified, came back, and is down again: its return no longer counts."""
 
 
 class EventOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of an event at a receiver. ``nid`` with ``PART_OF``: a notification's, or the name of the part of a
-    group's news for which the same is noted.
+    """Outcome of an event at a receiver.
+
+    With ``PART_OF``, ``nid`` is the id of a notification, or the name of a part of a group's news. The id of the
+    notification is then recorded under that name.
     """
 
     outcome: Outcome
@@ -178,7 +181,7 @@ class EventOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class NotificationRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is known of a notification. ``QUEUED``: it is in flight."""
+    """Record of a notification. ``QUEUED``: it is in flight."""
 
     nid: str
     type: str
@@ -202,7 +205,7 @@ class NotificationRecord(msgspec.Struct, frozen=True, kw_only=True, omit_default
 
 
 class Draft:
-    """A group with the changes that a decision makes beside it; written in one step, or not at all."""
+    """A group with all changes that one decision makes. They are written in one step, or not at all."""
 
     def __init__(self, group: AlertGroup, now_ms: int) -> None:
         self.group = group
@@ -211,20 +214,20 @@ class Draft:
         self.gone: set[str] = set()
         self.outcomes: dict[str, EventOutcome] = {}
         self.records: list[tuple[NotificationRecord, str | None]] = []
-        """With the body to store, if it is new."""
+        """Each with the body to store, if the notification is new."""
         self.settled: list[str] = []
-        """Dead letters that are over."""
+        """Ids of dead letters that need no delivery any more."""
 
     def set_outcome(self, event: Event, outcome: Outcome, nid: str | None = None) -> None:
-        """Note what became of an event."""
+        """Record the outcome of an event."""
         self.outcomes[event.event_id] = EventOutcome(outcome=outcome, kind=event.kind.value, at_ms=self.now_ms, nid=nid)
 
     def set_part(self, part: str, nid: str) -> None:
-        """Note the id of the notification that tells what was noted as ``part``."""
+        """Record the id of the notification that covers ``part``."""
         self.outcomes[part] = EventOutcome(outcome=Outcome.PART_OF, kind="", at_ms=self.now_ms, nid=nid)
 
     def record(self, in_flight: InFlight, outcome: Outcome, *, reason: str = "", body: str | None = None) -> None:
-        """Note what became of a notification. Of the event only what names it is kept once it is finished."""
+        """Record the outcome of a notification. Once it is final, bulky fields of the event are dropped."""
         group = self.group
         event = in_flight.event
         if event is not None and outcome not in _UNFINISHED:
@@ -253,22 +256,22 @@ class Draft:
         self.records.append((about, body))
 
     def set_member(self, mid: str, member: Member) -> None:
-        """Note what is known of a member."""
+        """Add or replace a member."""
         self.members[mid] = member
         self.gone.discard(mid)
 
     def drop_member(self, mid: str) -> None:
-        """Note that a member is over."""
+        """Remove a member: its outage is over."""
         self.members.pop(mid, None)
         self.gone.add(mid)
 
 
 class Send(msgspec.Struct, frozen=True):
-    """The next step: an attempt with what is frozen."""
+    """Next step: attempt to deliver the notification in flight."""
 
 
-class Freeze(msgspec.Struct, frozen=True, kw_only=True):
-    """The next step: make a notification. ``event`` None: of the group. ``reminder`` 0: not a reminder."""
+class CreateNotification(msgspec.Struct, frozen=True, kw_only=True):
+    """Next step: create a notification. ``event`` None: it is for the group. ``reminder`` 0: not a reminder."""
 
     role: Role
     event: Event | None
@@ -276,16 +279,16 @@ class Freeze(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Nothing is to be done before ``due_ms``; None: before something happens."""
+    """Next step: nothing before ``due_ms``; None: nothing until the group changes."""
 
     due_ms: int | None
 
 
 class Over(msgspec.Struct, frozen=True):
-    """There is nothing to tell any more, and nothing that was told: the group can go."""
+    """The group can be deleted: nothing is pending, and no DOWN waits for its end."""
 
 
-Step: TypeAlias = Send | Freeze | Wait | Over
+Step: TypeAlias = Send | CreateNotification | Wait | Over
 if TYPE_CHECKING:
     Silenced: TypeAlias = Callable[[Event], int | None]
-    """Until when an event of a worker is silenced, if it is."""
+    """Returns until when the event's worker is silenced; None: it is not."""

@@ -1,4 +1,4 @@
-"""The group of one worker at one receiver: every event is told by itself, in order (P7). Pure."""
+"""Rules for groups of one worker: each event notifies separately, in order (P7). Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Final
 from alerts.groups.attempts import cancel, deliver, next_offer_ms, offer_again, settle
 from alerts.groups.keys import digest
 from alerts.groups.roles import Role, role_of
-from alerts.groups.state import RECHECK_MS, AlertGroup, Draft, Freeze, InFlight, Outcome, Over, Send, Step, Wait
+from alerts.groups.state import (
+    RECHECK_MS,
+    AlertGroup,
+    CreateNotification,
+    Draft,
+    InFlight,
+    Outcome,
+    Over,
+    Send,
+    Step,
+    Wait,
+)
 
 if TYPE_CHECKING:
     from alerts.groups.flapping import RecentOutages
@@ -15,11 +26,11 @@ if TYPE_CHECKING:
     from monitor.events import Event
 
 FACTS_KEPT: Final = 100
-"""So many facts wait for a receiver that takes none; beyond, the oldest are superseded."""
+"""Maximum facts pending for a receiver that accepts none. Beyond it the oldest are superseded."""
 
 
 def offer(draft: Draft, event: Event) -> None:
-    """Take an event that is to be told. What it makes needless is superseded at once."""
+    """Add an event to the pending ones. Pending events that it makes unnecessary are superseded at once."""
     group = draft.group
     if not group.pending:
         group.due_ms = draft.now_ms + (0 if role_of(event) is Role.END else group.timing.wait_ms)
@@ -29,7 +40,7 @@ def offer(draft: Draft, event: Event) -> None:
 
 
 def next_step(draft: Draft, silenced: Silenced) -> Step:
-    """What is to be done now; what was found needless is noted on the way."""
+    """Next step of the group. Also records the outcome of events that turn out to need no notification."""
     group, now_ms = draft.group, draft.now_ms
     if group.in_flight is not None:
         step = _of_in_flight(draft, group.in_flight)
@@ -43,21 +54,21 @@ def next_step(draft: Draft, silenced: Silenced) -> Step:
         until_ms = None if role is Role.END else silenced(event)
         if until_ms is None:
             group.silenced = False
-            return Freeze(role=role, event=event)
+            return CreateNotification(role=role, event=event)
         draft.set_outcome(event, Outcome.SILENCED)
         if role is Role.DOWN:
             group.silenced = True
             return Wait(min(until_ms, now_ms + RECHECK_MS))
         group.pending.pop(0)
-    return _of_told(draft, silenced)
+    return _reminder(draft, silenced)
 
 
 def damp(draft: Draft, event: Event, recent: RecentOutages) -> Wait | None:
-    """Have a DOWN that is about to be told wait until it has lasted, where its worker flaps; None: tell it."""
+    """Delay a DOWN of a flapping worker until its outage has lasted long enough; None: send it now."""
     group = draft.group
     if group.notified or not (recent.is_flapping or group.damped_ms):
         return None
-    # What makes an outage worse does not prolong the wait.
+    # An escalation of the outage does not prolong the wait.
     group.damped_ms = group.damped_ms or event.detected_ms + recent.rule.hold_ms
     if draft.now_ms >= group.damped_ms:
         return None
@@ -67,7 +78,7 @@ def damp(draft: Draft, event: Event, recent: RecentOutages) -> Wait | None:
 
 
 def due_ms(group: AlertGroup, now_ms: int) -> int | None:
-    """When the group has to be looked at next; None: not before something happens."""
+    """When the group is due next; None: not until it changes."""
     if group.in_flight is not None:
         over = group.in_flight.role is Role.DOWN and _has_end(group)
         return now_ms if over else group.in_flight.due_ms
@@ -77,15 +88,15 @@ def due_ms(group: AlertGroup, now_ms: int) -> int | None:
 
 
 def is_over(group: AlertGroup) -> bool:
-    """Whether nothing is left to tell, nor to be answered for."""
+    """Whether the group can be deleted: nothing is pending or in flight, and no DOWN waits for its end."""
     return group.in_flight is None and not group.pending and not group.notified and group.given_up is None
 
 
-def freeze(draft: Draft, step: Freeze, *, receiver: str) -> InFlight:
-    """Make the notification of a step, which goes by its event's id."""
+def create(draft: Draft, step: CreateNotification, *, receiver: str) -> InFlight:
+    """Create the notification of a step. Its id is derived from the event's id."""
     group, event = draft.group, step.event
     if event is None:
-        raise ValueError(f"group {group.key!r}: a worker's notification tells of an event")
+        raise ValueError(f"group {group.key!r}: a worker's notification needs an event")
     parts = [receiver, event.event_id, *([str(step.reminder)] if step.reminder else [])]
     in_flight = InFlight(
         nid="ntf_" + digest(*parts),
@@ -106,7 +117,7 @@ def freeze(draft: Draft, step: Freeze, *, receiver: str) -> InFlight:
     return in_flight
 
 
-def incident_of(group: AlertGroup, step: Freeze) -> str | None:
+def incident_of(group: AlertGroup, step: CreateNotification) -> str | None:
     """The incident that a notification is about."""
     match step.role:
         case Role.DOWN:
@@ -118,9 +129,9 @@ def incident_of(group: AlertGroup, step: Freeze) -> str | None:
 
 
 def _of_in_flight(draft: Draft, in_flight: InFlight) -> Step | None:
-    """The next step of a notification in flight; None when it is in flight no more."""
+    """Next step for the notification in flight; None: it is no longer in flight."""
     if in_flight.open:
-        in_flight.open, in_flight.unknown = False, True  # whoever made the attempt has not come back
+        in_flight.open, in_flight.unknown = False, True  # the process that made the attempt recorded no outcome
     if in_flight.role is Role.DOWN and _has_end(draft.group):
         if in_flight.unknown:
             deliver(draft, reason="it may have arrived, and is over")
@@ -131,7 +142,7 @@ def _of_in_flight(draft: Draft, in_flight: InFlight) -> Step | None:
     return Send() if in_flight.due_ms <= draft.now_ms else Wait(in_flight.due_ms)
 
 
-def _of_told(draft: Draft, silenced: Silenced) -> Step:
+def _reminder(draft: Draft, silenced: Silenced) -> Step:
     group, now_ms = draft.group, draft.now_ms
     given_up = group.given_up
     if given_up is None and not group.notified:
@@ -149,7 +160,7 @@ def _of_told(draft: Draft, silenced: Silenced) -> Step:
         return Wait(min(until_ms, now_ms + RECHECK_MS))
     if 0 < group.again_ms <= now_ms:
         return offer_again(draft)
-    return Freeze(role=Role.DOWN, event=event, reminder=group.reminders + 1)
+    return CreateNotification(role=Role.DOWN, event=event, reminder=group.reminders + 1)
 
 
 def _has_end(group: AlertGroup) -> bool:
@@ -157,7 +168,10 @@ def _has_end(group: AlertGroup) -> bool:
 
 
 def _collapse(draft: Draft) -> None:
-    """Supersede what need not be told any more: a DOWN that ended untold with its end, a DOWN that has newer news."""
+    """Supersede pending events that need no notification.
+
+    These are a DOWN that ended before it was sent, together with its end, and a DOWN that a newer one replaces.
+    """
     group = draft.group
     is_open = group.notified or (group.in_flight is not None and group.in_flight.role is Role.DOWN)
     if group.in_flight is not None and group.in_flight.role is Role.END:
@@ -184,7 +198,7 @@ def _collapse(draft: Draft) -> None:
 
 
 def _outcome_of_pending(group: AlertGroup) -> Outcome:
-    """Why what is taken out of the pending events was not told."""
+    """Outcome of an event that is removed from the pending ones without being sent."""
     if group.silenced:
         return Outcome.SILENCED
     return Outcome.DAMPED if group.damped_ms else Outcome.SUPERSEDED

@@ -1,1 +1,1 @@
-"""What operators do to notifications: dead letters, silences that end, samples, removed receivers."""
+"""Operations on notifications: dead letters, ended silences, test notifications, removed receivers."""

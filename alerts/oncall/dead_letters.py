@@ -1,4 +1,4 @@
-"""What a person does with notifications: looks at them, sends a dead letter again, or throws it away."""
+"""Administration of notifications: list and show them, replay or drop dead letters."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from monitor.events import Event
 
 TRIES: Final = 20
-"""How often a group that others keep changing is read again."""
+"""How often a group is read again that other processes keep changing."""
 SCAN_ROWS: Final = 500
 SCAN_CALLS: Final = 4
-"""A page looks at so many times so many notifications of each receiver, those of other tenants among them."""
+"""A page scans at most ``SCAN_CALLS * SCAN_ROWS`` notifications of each receiver, including other tenants'."""
 
 REPLAYED: Final = 100
-"""Dead letters that one call puts back at most."""
+"""Maximum dead letters that one call replays."""
 
 Place: TypeAlias = tuple[int, str]
-"""Where a notification stands in its list, which is sorted by time, newest first."""
+"""Position of a notification in its list, which is sorted by time, newest first."""
 
 
 class Why(StrEnum):
-    """Why a dead letter is not taken up."""
+    """Why an operation on a dead letter is refused."""
 
     NOT_DEAD = "not_dead"
     BUSY = "busy"
@@ -47,7 +47,7 @@ class Why(StrEnum):
 
 
 class RefusedError(Exception):
-    """What was asked can't be done with this notification as it stands; nothing was changed."""
+    """The operation is not possible in the notification's current state; nothing was changed."""
 
     def __init__(self, why: Why, message: str) -> None:
         super().__init__(message)
@@ -55,7 +55,7 @@ class RefusedError(Exception):
 
 
 class UnknownNotificationError(LookupError):
-    """There is no such notification, or none that the caller may see."""
+    """There is no such notification, or the caller may not see it."""
 
 
 class UnknownReceiverError(LookupError):
@@ -63,7 +63,7 @@ class UnknownReceiverError(LookupError):
 
 
 class Incidents(Protocol):
-    """Whether an incident goes on."""
+    """Source of the state of incidents."""
 
     async def is_open(self, tenant: str, incident_id: str) -> bool:
         """Whether the incident is known and not closed. Raises ``StoreUnavailableError``."""
@@ -71,7 +71,7 @@ class Incidents(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """A notification of a receiver. ``body`` None: it is kept no more."""
+    """A notification of a receiver. ``body`` None: it is no longer stored, or was not read."""
 
     receiver: str
     note: NotificationRecord
@@ -80,7 +80,7 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """Part of a list. ``last``: where the next one begins, None at the end."""
+    """Page of a list. ``last``: the position to pass as ``after`` for the next page; None: the list has ended."""
 
     found: tuple[Found, ...]
     last: Place | None
@@ -88,7 +88,7 @@ class Page:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Replayed:
-    """How many dead letters were put back, are over, and were left alone. ``last``: where the next call goes on."""
+    """How many dead letters were replayed, were over, and were left. ``last``: the ``after`` of the next call."""
 
     replayed: int
     over: int
@@ -97,16 +97,16 @@ class Replayed:
 
 
 def meaning_of(note: NotificationRecord) -> Role:
-    """What a notification says, as whatever it was last sent."""
+    """Role of a notification by its content, whatever role it was last sent with."""
     if note.event is not None:
         return role_of(note.event)
     return Role.END if note.type == group_rules.RESOLVED else Role.DOWN
 
 
 def overtaken(note: NotificationRecord, group: AlertGroup | None, *, lasts: bool) -> str | None:
-    """Why telling this now would mislead, if it would. Pure.
+    """Why it would mislead to send this notification now; None: it would not. Pure.
 
-    ``lasts``: the incident that the notification names is open; False where it names none.
+    ``lasts``: the incident that the notification names is open; False if it names none.
     """
     match meaning_of(note):
         case Role.FACT:
@@ -129,14 +129,14 @@ def _overtaken_single(event: Event, group: AlertGroup | None, *, lasts: bool) ->
 
 def _overtaken_group(note: NotificationRecord, group: AlertGroup | None) -> str | None:
     if group is None or not group.firing or note.epoch != group.epoch:
-        return "what it tells of is over"
+        return "its outage is over"
     return "a newer notification of its group was delivered" if group.notified_number > note.number else None
 
 
 def put_back(draft: Draft, note: NotificationRecord, *, role: Role, incident_id: str | None) -> NotificationRecord:
-    """Make a dead letter the notification in flight of its group, as if none had been made. Pure.
+    """Put a dead letter back in flight in its group, as if no attempt had been made. Pure.
 
-    Sent as a ``FACT`` it is paired with nothing: nothing cancels it, and it calls for no RESOLVED.
+    With the role ``FACT`` it is paired with no other notification: nothing cancels it, and no RESOLVED follows it.
     """
     in_flight = InFlight(
         nid=note.nid,
@@ -157,28 +157,29 @@ def put_back(draft: Draft, note: NotificationRecord, *, role: Role, incident_id:
 
 
 def _release(group: AlertGroup, nid: str) -> None:
-    """A person looks after a dead letter now: it is not offered again besides."""
+    """Stop the automatic retries of a dead letter: an operator handles it."""
     if group.given_up is not None and group.given_up.nid == nid:
         forget_given_up(group)
 
 
-async def told_of(groups: GroupStore, event_id: str) -> EventOutcome | None:
-    """What became of an event at a receiver; part of a group's news, it has the ``nid`` of the notification that tells
-    them, once there is one.
+async def outcome_of(groups: GroupStore, event_id: str) -> EventOutcome | None:
+    """Outcome of an event at a receiver.
+
+    If the event is part of a group's news, ``nid`` is that of the notification with this news, once it exists.
     """
     [seen] = await groups.read([Want(group="", events=(event_id,))])
-    told = seen.outcomes[0]
-    if told is None or told.nid is None or not group_rules.is_part(told.nid):
-        return told
-    [seen] = await groups.read([Want(group="", events=(told.nid,))])
+    known = seen.outcomes[0]
+    if known is None or known.nid is None or not group_rules.is_part(known.nid):
+        return known
+    [seen] = await groups.read([Want(group="", events=(known.nid,))])
     named = seen.outcomes[0]
-    return msgspec.structs.replace(told, nid=None if named is None else named.nid)
+    return msgspec.structs.replace(known, nid=None if named is None else named.nid)
 
 
 class DeadLetters:
-    """Works on the notifications of every receiver. Every method raises ``StoreUnavailableError``.
+    """Operations on the notifications of all receivers. Every method raises ``StoreUnavailableError``.
 
-    ``sees`` says which notifications the caller may see; the others do not exist for it.
+    ``sees``: which notifications the caller may see. The others are treated as if they did not exist.
     """
 
     def __init__(self, *, groups: Mapping[str, GroupStore], incidents: Incidents) -> None:
@@ -195,25 +196,25 @@ class DeadLetters:
         now_ms: int,
         sees: Callable[[NotificationRecord], bool],
     ) -> Page:
-        """Notifications of one or of all receivers, newest first; a page may be short although more follow."""
+        """Notifications of one receiver or of all, newest first. A page may be short although more follow."""
         parts = [
             await self._scan(groups, outcome, after=after, limit=limit, now_ms=now_ms, sees=sees)
             for groups in self._of(receiver)
         ]
         horizon = max((last for _, last in parts if last is not None), default=None)
         merged = sorted((one for found, _ in parts for one in found), key=_place, reverse=True)
-        told = [one for one in merged if horizon is None or _place(one) >= horizon][:limit]
-        told = await self._as_they_are(told)
-        if len(told) == limit and (len(merged) > limit or horizon is not None):
-            return Page(found=tuple(told), last=_place(told[-1]))
-        return Page(found=tuple(told), last=horizon)
+        listed = [one for one in merged if horizon is None or _place(one) >= horizon][:limit]
+        listed = await self._as_they_are(listed)
+        if len(listed) == limit and (len(merged) > limit or horizon is not None):
+            return Page(found=tuple(listed), last=_place(listed[-1]))
+        return Page(found=tuple(listed), last=horizon)
 
     async def find(self, nid: str, *, receiver: str | None, sees: Callable[[NotificationRecord], bool]) -> Found:
         """One notification.
 
         Raises:
-            UnknownNotificationError: there is none.
-            UnknownReceiverError: no such receiver.
+            UnknownNotificationError: there is no such notification.
+            UnknownReceiverError: there is no such receiver.
         """
         [found] = await self._as_they_are([await self._find(nid, receiver=receiver, sees=sees)])
         return found
@@ -221,13 +222,14 @@ class DeadLetters:
     async def replay(
         self, nid: str, *, receiver: str | None, force: bool, now_ms: int, sees: Callable[[NotificationRecord], bool]
     ) -> Found:
-        """Put a dead letter back into the queue, same id, same body. Idempotent while it is queued.
+        """Replay a dead letter: put it back in flight with the same id and body. Idempotent while it is in flight.
 
-        ``force`` sends what is overtaken too, by itself. So is a RESOLVED sent: it was given up, which ended its DOWN.
+        ``force``: replay it even if it is overtaken. It is then sent with the role ``FACT``. A RESOLVED is always sent
+        that way: its outage ended for the group when it was dead-lettered.
 
         Raises:
             UnknownNotificationError, UnknownReceiverError: as ``find``.
-            RefusedError: it is no dead letter; its group has another one in flight; it is overtaken.
+            RefusedError: it is no dead letter; its group has another notification in flight; it is overtaken.
         """
         for _ in range(TRIES):
             found = await self._find(nid, receiver=receiver, sees=sees)
@@ -238,9 +240,9 @@ class DeadLetters:
             [seen] = await groups.read([Want(group=found.note.group)])
             if seen.group is not None and seen.group.in_flight is not None:
                 if seen.group.in_flight.nid == nid and seen.group.in_flight.again:
-                    return found  # it is being offered again just now
+                    return found  # it is being retried right now
                 if seen.group.in_flight.nid == nid:
-                    continue  # somebody else has put it back in between
+                    continue  # another call has replayed it meanwhile
                 raise RefusedError(Why.BUSY, f"notification {seen.group.in_flight.nid} of the same group is in flight")
             lasts = incident_id is not None and await self._incidents.is_open(found.note.tenant, incident_id)
             reason = overtaken(found.note, seen.group, lasts=lasts)
@@ -257,12 +259,12 @@ class DeadLetters:
     async def replay_all(
         self, *, receiver: str, after: Place | None, now_ms: int, sees: Callable[[NotificationRecord], bool]
     ) -> Replayed:
-        """Put dead letters of a receiver back into the queue, the newest first, at most ``REPLAYED`` in one call.
+        """Replay dead letters of a receiver, the newest first, at most ``REPLAYED`` in one call.
 
-        What is overtaken stays a dead letter, and counts as over: it does not stand any more.
+        An overtaken one stays a dead letter, but is settled: it counts as over and no longer as open.
 
         Raises:
-            UnknownReceiverError: no such receiver.
+            UnknownReceiverError: there is no such receiver.
         """
         [groups] = self._of(receiver)
         found, last = await self._scan(
@@ -282,7 +284,7 @@ class DeadLetters:
         return Replayed(replayed=replayed, over=over, left=left, last=last)
 
     async def _settle(self, groups: GroupStore, note: NotificationRecord, *, now_ms: int) -> bool:
-        """Have a dead letter that is over stand no more; whether that was written."""
+        """Settle a dead letter that is over, so that it is no longer open. Returns whether that was written."""
         [seen] = await groups.read([Want(group=note.group)])
         draft = Draft(seen.group or _begun(note, None, now_ms), now_ms)
         draft.settled.append(note.nid)
@@ -292,7 +294,7 @@ class DeadLetters:
     async def drop(
         self, nid: str, *, receiver: str | None, now_ms: int, sees: Callable[[NotificationRecord], bool]
     ) -> Found:
-        """Take a dead letter out of the dead letters for good; its body goes. Idempotent.
+        """Remove a dead letter permanently; its body is deleted. Idempotent.
 
         Raises:
             UnknownNotificationError, UnknownReceiverError: as ``find``.
@@ -315,13 +317,13 @@ class DeadLetters:
         raise StoreUnavailableError(f"the group of {nid} changes all the time")
 
     async def outcomes(self, event_id: str) -> list[tuple[str, EventOutcome, NotificationRecord | None]]:
-        """What became of an event at each receiver that was to be told of it (P5), with its notification if any."""
+        """Outcome of an event at each receiver that it was routed to (P5), with its notification if there is one."""
         found: list[tuple[str, EventOutcome, NotificationRecord | None]] = []
         for name, groups in sorted(self._groups.items()):
-            told = await told_of(groups, event_id)
-            if told is not None:
-                listed = None if told.nid is None else await groups.notification(told.nid)
-                found.append((name, told, None if listed is None else listed.note))
+            known = await outcome_of(groups, event_id)
+            if known is not None:
+                listed = None if known.nid is None else await groups.notification(known.nid)
+                found.append((name, known, None if listed is None else listed.note))
         return found
 
     async def _find(self, nid: str, *, receiver: str | None, sees: Callable[[NotificationRecord], bool]) -> Found:
@@ -332,7 +334,7 @@ class DeadLetters:
         raise UnknownNotificationError(nid)
 
     async def _as_they_are(self, found: Sequence[Found]) -> list[Found]:
-        """Those in flight with how many there were and why the last one failed: their groups know."""
+        """Add the attempts and the last failure to the notifications in flight. These are stored in their groups."""
         wants: dict[str, list[Found]] = {}
         for one in found:
             if one.note.outcome is Outcome.QUEUED:
@@ -371,10 +373,10 @@ class DeadLetters:
         now_ms: int,
         sees: Callable[[NotificationRecord], bool],
     ) -> tuple[list[Found], Place | None]:
-        """What one receiver has behind ``after``, and how far it was looked through (None: to the end).
+        """Notifications of one receiver after ``after``, and the position up to which was scanned (None: the end).
 
-        Calls that find only what is before ``after``, which has the same time, do not count: else a list of more at one
-        time than a page looks at would never go on.
+        Calls that find only notifications before ``after``, which have the same time, do not count. Otherwise paging
+        would stop at a time with more notifications than one page scans.
         """
         found: list[Found] = []
         last = after
@@ -397,7 +399,7 @@ class DeadLetters:
 
 
 def of_tenant(note: NotificationRecord, tenant: str, environments: Sequence[str] | None, worker_id: str | None) -> bool:
-    """Whether a notification tells only of what such a restriction lets one see. None: not restricted."""
+    """Whether a notification is visible to a caller restricted to these. None: not restricted by it."""
     if note.tenant != tenant:
         return False
     event = note.event
@@ -430,7 +432,7 @@ def _incident_id(body: str) -> str | None:
 
 
 def _begun(note: NotificationRecord, incident_id: str | None, now_ms: int) -> AlertGroup:
-    """The group of a notification, when it has ended since."""
+    """A new group for a notification whose group has been deleted since."""
     return AlertGroup(
         key=note.group,
         shape=shape_of(note.group),

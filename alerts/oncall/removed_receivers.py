@@ -1,4 +1,4 @@
-"""What becomes of the groups of a receiver that is configured no more."""
+"""Ends the groups of a receiver that is no longer configured."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ REASON: Final = "undeliverable: receiver removed"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ended:
-    """What was ended: notifications and events that were to be told, DOWNs that were told and whose end can't be."""
+    """What was ended. ``queued``: pending notifications and events. ``notified``: sent DOWNs that get no RESOLVED."""
 
     queued: int
     notified: int
 
 
-async def end_threads(groups: GroupStore, *, now_ms: int) -> Ended:
-    """End every group of a receiver; what was in flight is a dead letter.
+async def end_groups(groups: GroupStore, *, now_ms: int) -> Ended:
+    """End every group of a receiver. Notifications in flight become dead letters.
 
     Raises:
-        StoreUnavailableError: some may be left; ask again.
+        StoreUnavailableError: some groups may be left; call again.
     """
     queued = notified = 0
     while some := await groups.some():

@@ -1,4 +1,4 @@
-"""Having groups looked at again before their time: something that they wait for may be over."""
+"""Reschedules waiting groups when a silence ends early."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ PAGE: Final = 500
 
 
 async def wake_waiting(groups: GroupStore, tenant: str, *, now_ms: int) -> int:
-    """Make every group of a tenant due that waits for a moment; how many. Raises ``StoreUnavailableError``.
+    """Make every group of a tenant due that waits for a time. Returns how many. Raises ``StoreUnavailableError``.
 
-    For when a silence ends early: nothing says which groups it held. A group that has nothing to tell waits again.
+    Used when a silence ends early, because it is not recorded which groups a silence holds. A group with nothing to
+    send waits again.
     """
     waiting: dict[str, None] = {}
     offset = 0
@@ -31,7 +32,7 @@ async def wake_waiting(groups: GroupStore, tenant: str, *, now_ms: int) -> int:
 
 
 def is_of(key: str, tenant: str) -> bool:
-    """Whether a group is a tenant's, by its key (``alerts.routing.routes``)."""
+    """Whether a group belongs to a tenant, by its key (``alerts.groups.keys``)."""
     if shape_of(key) is Shape.GROUP:
         return bool(json.loads(key[1:])["tenant"] == tenant)
     return key[1:].startswith(f"{len(tenant)}:{tenant}")

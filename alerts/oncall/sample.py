@@ -1,6 +1,7 @@
-"""A test of a receiver: a DOWN of a worker that does not exist, and its RESOLVED, sent at once and once only.
+"""Test of a receiver: a sample DOWN of a worker that does not exist, and its RESOLVED, each sent once, at once.
 
-They are worded and sent as real ones, so that what works for them works for those; names and reason say what they are.
+Both are rendered and sent like real notifications, so that a test covers the real path. Names and reason mark them as
+samples.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ if TYPE_CHECKING:
     from alerts.rendering.payload import Wording
 
 NAME: Final = "lastseen-test"
-"""The tenant, the environment and the worker of a test."""
+"""Name of the tenant, the environment and the worker in a test."""
 REASON: Final = "test"
 _SILENT_MS: Final = 95_000
 
 
 async def send_trial(receiver: Receiver, pair: tuple[Notification, Notification], *, now_ms: int) -> None:
-    """Send both, one after the other.
+    """Send both notifications, one after the other.
 
     Raises:
         DeliveryError: one of them was not accepted.
@@ -33,7 +34,7 @@ async def send_trial(receiver: Receiver, pair: tuple[Notification, Notification]
 
 
 def trial(receiver: str, wording: Wording, *, now_ms: int) -> tuple[Notification, Notification]:
-    """The two notifications. Pure."""
+    """The sample DOWN and its RESOLVED. Pure."""
     down = _event(EventKind.STALE, Liveness.ALIVE, Liveness.STALE, seq=1, now_ms=now_ms)
     end = _event(EventKind.RECOVERED, Liveness.STALE, Liveness.ALIVE, seq=2, now_ms=now_ms)
     return (

@@ -1,8 +1,8 @@
-"""Where notifications go. A type of receiver is one module in here.
+"""Receivers: where notifications go. Each type of receiver is one module of this package.
 
 Such a module exports ``SETTINGS``: the model of its table in the configuration, which opens the receiver
-(``alerts.receivers.receiver``). Modules without that name are what types share. There is no list of the types
-to keep up: the configuration and the tests ask for ``TYPES``.
+(``alerts.receivers.receiver``). Modules without ``SETTINGS`` are shared by the types. No list of the types has to be
+maintained: the configuration and the tests use ``TYPES``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["TYPES", "PostingSettings", "Receiver", "ReceiverSettings"]
 
 
 _SENDERS: Final = {"exchange", "http"}
-"""What types send with: loaded when a receiver is opened."""
+"""Modules that send. They are imported when a receiver is opened."""
 
 
 def _discovered() -> Iterator[tuple[str, type[ReceiverSettings]]]:

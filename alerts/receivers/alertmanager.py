@@ -1,11 +1,12 @@
 """Prometheus Alertmanager, by its API v2: each outage of a worker is an alert.
 
-Alertmanager groups, silences and reminds by itself. It takes an alert for over once ``endsAt`` has passed, so
-an alert that goes on is told again and again, each time with an end that lies some repetitions ahead: when
-nobody tells any more, what is shown ends by itself.
+Alertmanager does its own grouping, silencing and reminders. It considers an alert resolved once ``endsAt`` has passed.
+So a firing alert is resent again and again, each time with an ``endsAt`` several resend intervals ahead. If the resends
+stop, the alert resolves by itself.
 
-It judges ``endsAt`` by its own clock. An end that is still to come there, by a few milliseconds, is no end to it: it
-then keeps the later one that it was told before, and the alert goes on for minutes. Hence ``CLOCKS_APART_MS``.
+Alertmanager compares ``endsAt`` with its own clock. An ``endsAt`` that is still in the future there, if only by a few
+milliseconds, does not end the alert: Alertmanager then keeps the later ``endsAt`` of the last resend, and the alert
+stays firing for minutes. Hence ``CLOCKS_APART_MS``.
 """
 
 import base64
@@ -40,9 +41,9 @@ if TYPE_CHECKING:
 
 ALERT_NAME: Final = "LastseenWorkerDown"
 ENDS_AFTER: Final = 4
-"""An alert ends by itself after so many repetitions that did not come."""
+"""Number of missed resends after which an alert ends by itself."""
 CLOCKS_APART_MS: Final = 10_000
-"""Alertmanager's clock may be behind the store's by this: so much before the real ends lie those that it is told."""
+"""Maximum lag of Alertmanager's clock behind the store's. The ``endsAt`` of an ended alert is earlier by this."""
 
 _PATH: Final = "/api/v2/alerts"
 _BAD_REQUEST: Final = 400
@@ -52,13 +53,13 @@ _LABEL_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
 class AlertmanagerReceiver:
-    """Tells Alertmanager of outages and of their ends; other notifications are accepted, and nothing is sent.
+    """Sends outages and their ends to Alertmanager. Other notifications are accepted without sending anything.
 
-    ``labels`` are added to each alert, and say what ``severity`` is, if not that of the event. ``authorization`` is the
-    value of the header of that name.
+    ``labels``: added to each alert; a label ``severity`` overrides the severity of the event. ``authorization``: value
+    of the header of that name.
 
-    Labels are what an alert is known by, so that a warning and what is critical are two: when the one becomes the
-    other, the first is ended in the same request, and the end of the outage is that of the one that was told last.
+    Alertmanager identifies an alert by its labels, so a warning and a critical alert are two alerts. When the severity
+    changes, the first alert is ended in the same request. The end of the outage ends the alert that was sent last.
     """
 
     takes_groups = False
@@ -90,13 +91,13 @@ class AlertmanagerReceiver:
         )
 
     async def send(self, notification: Notification, *, attempt: int, now_ms: int) -> None:  # noqa: ARG002
-        """Make one attempt. The alert follows from the notification alone, so it is equal each time."""
+        """Make one attempt. The alert depends only on the notification, so it is the same each time."""
         alerts = self._alerts(notification)
         if alerts:
             await self._poster.post(json.dumps(alerts).encode(), self._headers, now_ms=now_ms)
 
     async def reach(self) -> None:
-        """Connect, and send nothing."""
+        """Connect without sending anything."""
         await self._poster.reach()
 
     async def close(self) -> None:
@@ -106,14 +107,14 @@ class AlertmanagerReceiver:
     def _alerts(self, notification: Notification) -> list[dict[str, object]]:
         try:
             body = json.loads(notification.body)
-            return list(self._told(body["type"], body["data"], created_ms=notification.created_ms))
+            return list(self._alerts_of(body["type"], body["data"], created_ms=notification.created_ms))
         except (ValueError, TypeError, KeyError) as error:
             message = f"receiver {self.name!r}: body of {notification.nid} is not a notification"
             raise PermanentDeliveryError(message) from error
 
-    def _told(self, kind: str, data: Mapping[str, str], *, created_ms: int) -> Iterator[dict[str, object]]:
+    def _alerts_of(self, kind: str, data: Mapping[str, str], *, created_ms: int) -> Iterator[dict[str, object]]:
         before = data.get("previous_type")
-        # Without a start of its own an end keeps the one of the alert that it ends.
+        # Without a startsAt, Alertmanager keeps that of the alert that is ended.
         end = {"endsAt": rfc3339(_ms(data["detected_at"]) - CLOCKS_APART_MS)}
         if kind in _ENDINGS:
             yield self._alert(data, before or EventKind.STALE, end)
@@ -139,8 +140,9 @@ class AlertmanagerReceiver:
 
 
 def _refuses_alert(answer: "Answer") -> bool:
-    """Whether Alertmanager itself says that the alert, which is all of the body, is not valid: it says so in JSON. A
-    400 of a proxy before it is text or HTML, and says nothing of the alert.
+    """Whether Alertmanager itself rejects the alert, and so the whole body, as invalid.
+
+    Alertmanager does so with JSON. A 400 from a proxy in front of it is text or HTML and says nothing about the alert.
     """
     return answer.status == _BAD_REQUEST and answer.headers.get("content-type", "").startswith("application/json")
 
@@ -150,7 +152,7 @@ def _ms(moment: str) -> int:
 
 
 def _annotations(data: Mapping[str, str | None]) -> dict[str, str]:
-    """What people read: the sentence, where there is one, and the command that silences the worker."""
+    """Annotations for people: summary, description, and the command that silences the worker."""
     accepted = "accepted " if data.get("rejected") else ""
     described = (
         f"{data['worker_id']} in {data['environment_name']} of tenant {data['tenant']}: {data['reason']}, "
@@ -177,7 +179,7 @@ def _checked_labels(labels: dict[str, str]) -> dict[str, str]:
 
 
 class AlertmanagerSettings(PostingSettings):
-    """Type ``alertmanager``: one Alertmanager, or the address of a cluster's member."""
+    """Type ``alertmanager``: one Alertmanager, or one member of a cluster."""
 
     takes_groups: ClassVar[bool] = False
 

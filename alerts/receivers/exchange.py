@@ -1,4 +1,4 @@
-"""One HTTP request and what came of it: an answer, or the cause why there was none, in words."""
+"""One HTTP request and its result: an answer, or the cause and description of a failure."""
 
 import errno
 import re
@@ -21,9 +21,9 @@ from alerts.receivers.ssrf import AddressRefusedError, guarded_socket
 
 ACCEPTED: Final = range(200, 300)  # RFC 9110, 15.3
 REPLY_BYTES: Final = 4_096
-"""At most this much of an accepting answer is read, so that its connection can serve again."""
+"""Maximum bytes read from the body of an accepting answer, so that its connection can be reused."""
 EXCERPT_BYTES: Final = 2_048
-"""This much of a refusing answer's body is kept."""
+"""Maximum bytes kept from the body of a refusing answer."""
 USER_AGENT: Final = f"lastseen/{metadata.version('lastseen')}"
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[0-9] ([2-9][0-9]{2})")
@@ -33,7 +33,7 @@ _UNREACHABLE: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EH
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """``body`` is the beginning of a refusing answer's; of an accepting one nothing is kept."""
+    """An HTTP response. ``body``: the beginning of a refusing answer's body; empty for an accepting one."""
 
     status: int
     headers: Mapping[str, str]
@@ -46,7 +46,7 @@ class Answer:
 
 
 class NoAnswerError(Exception):
-    """There was no answer. ``sent``: something of the request may have left."""
+    """There was no answer. ``sent``: a part of the request may have been sent."""
 
     def __init__(self, message: str, *, cause: Cause, sent: bool = False) -> None:
         super().__init__(message)
@@ -56,7 +56,7 @@ class NoAnswerError(Exception):
 
 @dataclass(kw_only=True, slots=True)
 class _Attempt:
-    """What is known of a request under way: whether something of it may have left, and how the answer begins."""
+    """State of a running request. ``sent``: a part of it may have been sent. ``begins``: first bytes of the answer."""
 
     sent: bool = False
     begins: bytes = b""
@@ -71,7 +71,7 @@ _attempt: ContextVar[_Attempt] = ContextVar("_attempt")
 
 
 class _Handler(ResponseHandler):
-    """Remembers how an answer begins: the parser has no status when the rest, in the same segment, displeases it."""
+    """Keeps the first bytes of an answer: the parser gives no status if the rest of the same segment is malformed."""
 
     _attempt: _Attempt | None = None
 
@@ -86,9 +86,9 @@ class _Handler(ResponseHandler):
 
 
 def guarded_session(*, allow_private: bool, timeout_s: float, connections: int) -> aiohttp.ClientSession:
-    """Connections to wherever the configuration says, but not to private addresses unless ``allow_private``.
+    """A session that connects to private addresses only with ``allow_private``.
 
-    ``timeout_s`` bounds a request, from the name's resolution to the end of the reply. Made inside the event loop.
+    ``timeout_s`` bounds a request, from name resolution to the end of the response. Must be called in the event loop.
     """
     trace = aiohttp.TraceConfig()
     trace.on_request_headers_sent.append(_note_sent)
@@ -97,7 +97,7 @@ def guarded_session(*, allow_private: bool, timeout_s: float, connections: int) 
         limit_per_host=connections,
         socket_factory=None if allow_private else guarded_socket,
     )
-    connector._factory = cast("partial[ResponseHandler]", partial(_Handler, loop=connector._loop))  # noqa: SLF001 - no other way
+    connector._factory = cast("partial[ResponseHandler]", partial(_Handler, loop=connector._loop))  # noqa: SLF001 - aiohttp has no public way
     return aiohttp.ClientSession(
         connector=connector,
         timeout=aiohttp.ClientTimeout(total=timeout_s),
@@ -119,11 +119,11 @@ async def exchange(
 ) -> Answer:
     """Make one request in a session of ``guarded_session``. Redirects are not followed.
 
-    The status line decides: what is wrong with the rest of the answer changes nothing, and its connection is closed.
-    ``url`` is sent byte for byte.
+    Only the status line counts: if the rest of the answer is malformed, the connection is closed and the status is
+    still used. ``url`` is sent byte for byte.
 
     Raises:
-        NoAnswerError: no status came.
+        NoAnswerError: no status was received.
     """
     attempt = _Attempt()
     _attempt.set(attempt)
@@ -153,7 +153,7 @@ async def _note_sent(*_: object) -> None:
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
-    """The beginning of the body; a connection whose answer goes on, or is broken, is dropped."""
+    """The beginning of the body. If the answer is longer or broken, its connection is closed."""
     found = b""
     try:
         while len(found) < most and (chunk := await response.content.read(most - len(found))):
@@ -185,11 +185,11 @@ _FAILURES: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], Caus
     (OSError, Cause.OTHER, "no connection to {where}: {error.strerror}"),
     (Exception, Cause.OTHER, "no request could be made: {name}"),
 )
-"""The first that fits an exception counts."""
+"""The first row that matches an exception is used."""
 
 
 def failure_of(error: Exception, *, timeout_s: float, where: str = "the server") -> tuple[Cause, str]:
-    """Why there is no answer, as a kind and in words, without the URL, which aiohttp puts into some messages."""
+    """Cause and description of a failure, without the URL, which aiohttp puts into some messages."""
     if isinstance(error, aiohttp.ClientConnectorError):
         return failure_of(error.os_error, timeout_s=timeout_s, where=f"{error.host}:{error.port}")
     if isinstance(error, OSError) and error.errno in _UNREACHABLE:

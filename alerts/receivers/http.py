@@ -1,4 +1,4 @@
-"""What receivers behind HTTP share: what the answer to a request, or the lack of one, means."""
+"""Shared by receivers that use HTTP: sends a request and classifies the response, or the lack of one."""
 
 import asyncio
 import socket
@@ -25,12 +25,12 @@ def _nothing(_answer: Answer) -> bool:
 
 
 class Poster:
-    """POSTs to one URL, and takes a 2xx for acceptance. ``close`` it in the end.
+    """POSTs to one URL; a 2xx is an acceptance. Must be closed with ``close``.
 
-    410 asks for no more of anything; 413, and what ``blames_body`` finds in an answer, refuse this body for good. Every
-    other status and every error of the network may pass: a refused login, a path that is not there, or a bad request
-    is mended at the receiver or in its configuration, and the pages wait for that. A redirect is not followed: that
-    would send the body where it was not configured to go. Connections are kept; proxies of the environment are not
+    410 disables the receiver. 413, and a response for which ``blames_body`` is true, reject this body permanently.
+    Every other status and every network error is transient: refused credentials, an unknown path or a bad request can
+    be fixed at the receiver or in its configuration, and the pages wait for that. Redirects are not followed, because
+    the body would go to a server that is not configured. Connections are reused; proxies from the environment are not
     used.
     """
 
@@ -54,8 +54,8 @@ class Poster:
         """Make one request with a JSON body.
 
         Raises:
-            TransientDeliveryError: it may be accepted later.
-            PermanentDeliveryError: it never will be.
+            TransientDeliveryError: the body may be accepted later.
+            PermanentDeliveryError: the body will never be accepted.
         """
         if self._session is None:
             self._session = guarded_session(
@@ -77,10 +77,10 @@ class Poster:
             raise self._refused(answer, now_ms=now_ms)
 
     async def reach(self) -> None:
-        """Connect to the server and send nothing. It is the address that was judged that is connected to.
+        """Connect to the server without sending anything. The connection goes to the very address that was checked.
 
         Raises:
-            TransientDeliveryError: there is no connection to be had now, or none that is permitted.
+            TransientDeliveryError: no connection is possible now, or none is permitted.
         """
         parts = urlsplit(self._url)
         host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
@@ -94,7 +94,7 @@ class Poster:
             raise TransientDeliveryError(f"receiver {self._name!r}: {text}", cause=cause) from error
 
     async def _connect(self, found: "Sequence[AddrInfoType]") -> None:
-        """Connect to the first address that answers, and hang up."""
+        """Connect to the first address that answers, and disconnect."""
         failure: OSError | None = None
         for info in found:
             family, kind, protocol, _, address = info

@@ -1,4 +1,4 @@
-"""The log as a receiver: one line for each notification."""
+"""Log receiver: one log line for each notification."""
 
 import json
 import re
@@ -21,7 +21,7 @@ _STALE: Final = re.compile(r"^ is (still )?stale: ")
 
 
 def page(kind: str, data: Mapping[str, object]) -> str:
-    """A notification as one line for people. Pure."""
+    """A notification as one human-readable line. Pure."""
     word = _WORDS.get(kind) or kind.rpartition(".")[2].replace("_", " ").upper()
     word += f" (reminder {data['reminder']})" if data.get("reminder") else ""
     summary = str(data.get("summary", ""))
@@ -34,9 +34,9 @@ def page(kind: str, data: Mapping[str, object]) -> str:
 
 
 class LogReceiver:
-    """Writes each notification as the log event ``notification``, the fields of its ``data`` beside its id and type.
+    """Writes each notification as the log event ``notification``, with its id, its type and the fields of its ``data``.
 
-    On a terminal it is one line for people instead.
+    On a terminal this is one human-readable line instead.
     """
 
     timeout_s = 1.0
@@ -50,7 +50,7 @@ class LogReceiver:
         self._log = structlog.get_logger()
 
     async def send(self, notification: Notification, *, attempt: int, now_ms: int) -> None:  # noqa: ARG002
-        """Write the line; there is nothing to wait for."""
+        """Write the log line. Does not wait for anything."""
         try:
             body = json.loads(notification.body)
             fields = dict(body["data"])
@@ -61,10 +61,10 @@ class LogReceiver:
         self._log.info("notification", page=page(notification.event_type, fields), **fields)
 
     async def reach(self) -> None:
-        """The log is always there."""
+        """Do nothing: the log is always reachable."""
 
     async def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no connection is open."""
 
 
 class LogSettings(ReceiverSettings):

@@ -1,6 +1,7 @@
-"""What every type of receiver is: the port that it fills, and the settings that open it.
+"""Interface of every type of receiver, and the settings that open a receiver.
 
-Commands that only read the configuration load these modules: what a receiver sends with is loaded when one is opened.
+Commands that only read the configuration import the modules of all types. Libraries for sending are therefore imported
+when a receiver is opened.
 """
 
 from abc import ABC, abstractmethod
@@ -18,52 +19,53 @@ from monitor.settings.urls import WebUrl
 
 LONGEST_NAME: Final = 64
 LONGEST_TENANT: Final = 256
-"""What the API takes."""
+"""Maximum length of a tenant's name in the API."""
 _NAME_CHARACTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
 
 class Receiver(Protocol):
-    """One place that notifications are sent to."""
+    """A destination of notifications."""
 
     @property
     def name(self) -> str:
-        """Its name in the configuration, the same for as long as its queue is to be its own."""
+        """Name in the configuration. The receiver's state is stored under it: a new name means a new, empty queue."""
 
     @property
     def timeout_s(self) -> float:
-        """The longest that an attempt takes, in seconds."""
+        """Maximum duration of an attempt, in seconds."""
 
     @property
     def resend_ms(self) -> int | None:
-        """How often it wants to be told again of what is still down, whatever was acknowledged or silenced.
+        """How often the receiver needs a notification repeated while the outage lasts, in milliseconds.
 
-        In milliseconds. None: it gets the reminders of its route.
+        It is repeated even if the outage is acknowledged or silenced. None: the receiver gets the reminders of its
+        route.
         """
 
     @property
     def takes_groups(self) -> bool:
-        """Whether it understands notifications about groups; otherwise it gets single ones only."""
+        """Whether the receiver accepts notifications about groups; otherwise it gets only those about one worker."""
 
     async def send(self, notification: Notification, *, attempt: int, now_ms: int) -> None:
-        """Make one attempt; returning means that the receiver has accepted it.
+        """Make one attempt. If the call returns, the receiver has accepted the notification.
 
-        May be called concurrently, and again for the same notification: what it carries to the receiver
-        is the same each time but for what proves the moment. ``attempt`` counts from 1.
+        May be called concurrently, and again for the same notification. The request is then the same except for
+        timestamp and signature. ``attempt`` counts from 1.
 
         Raises:
-            TransientDeliveryError: it may be accepted later; whether it was already may be unknown.
-            PermanentDeliveryError: it never will be.
+            TransientDeliveryError: the notification may be accepted later. It may be unknown whether it already was.
+            PermanentDeliveryError: the notification will never be accepted.
         """
 
     async def reach(self) -> None:
-        """See whether it is there, without telling it anything: asked once, at the start, for a warning in the log.
+        """Check that the receiver is reachable, without sending anything. Called once at the start, to log a warning.
 
         Raises:
-            DeliveryError: it cannot be reached now.
+            DeliveryError: the receiver cannot be reached now.
         """
 
     async def close(self) -> None:
-        """Give back what the receiver holds open. Idempotent."""
+        """Close all connections of the receiver. Idempotent."""
 
 
 def _checked_name(name: str) -> str:
@@ -81,9 +83,9 @@ def _checked_tenant(name: str) -> str:
 
 
 class ReceiverSettings(Section, ABC):
-    """One ``[[alerts.receivers]]``. A type's own settings derive from it and name their ``type`` by a ``Literal``.
+    """Settings of one ``[[alerts.receivers]]``. Those of a type derive from it and declare ``type`` as a ``Literal``.
 
-    Secrets are read when the configuration is loaded, into private attributes, so that they show nowhere.
+    Secrets are read when the configuration is loaded, into private attributes, so that they are never printed.
     """
 
     takes_groups: ClassVar[bool] = True
@@ -92,21 +94,21 @@ class ReceiverSettings(Section, ABC):
     name: Annotated[str, AfterValidator(_checked_name)]
     type: str
     tenants: tuple[Annotated[str, AfterValidator(_checked_tenant)], ...] = ()
-    """The tenants that it belongs to: it gets their events only. Empty: all tenants share it."""
+    """The tenants that the receiver belongs to: it gets only their events. Empty: all tenants share it."""
 
     @abstractmethod
     def open(self) -> Receiver:
-        """The receiver that the settings describe. It connects when it first sends."""
+        """Open the receiver that the settings describe. It connects when it first sends."""
 
     def warnings(self) -> Iterator[str]:
-        """What is allowed and probably not meant: sentences without the receiver's name."""
+        """Warnings about valid settings that are probably a mistake, as sentences without the receiver's name."""
         yield from ()
 
 
 class PostingSettings(ReceiverSettings):
-    """Where requests go. ``allow_private`` lets it be on a private or loopback address.
+    """Settings of a receiver with a URL. ``allow_private`` permits private and loopback addresses.
 
-    The timeout bounds a whole attempt, from the name's resolution to the end of the reply.
+    The timeout bounds a whole attempt, from name resolution to the end of the response.
     """
 
     url: WebUrl
@@ -114,7 +116,7 @@ class PostingSettings(ReceiverSettings):
     timeout_ms: Annotated[Duration, lasting("1s", "60s")] = Field("10s", alias="timeout", validate_default=True)
 
     def warnings(self) -> Iterator[str]:
-        """A private address that can be told without asking a resolver."""
+        """Warns of a URL with a private address, as far as is known without a resolver."""
         host = urlsplit(self.url).hostname or ""
         if not self.allow_private and is_private(host):
             yield f"its url is on the private address {host}: nothing is sent there without allow_private = true"

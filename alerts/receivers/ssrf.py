@@ -1,7 +1,7 @@
-"""Keeps webhooks away from private addresses (server-side request forgery).
+"""Prevents requests to private addresses (server-side request forgery, SSRF).
 
-The check is on the very address that is dialled, when its socket is made: a check of the name, or of
-an earlier answer of the resolver, could be told one thing and connect to another.
+The check is on the very address that is connected to, when its socket is made. A check of the name, or of an earlier
+answer of the resolver, could see another address than the connection uses.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are the IPv4 address dialled
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are the IPv4 address that is reached
 _IPV4_COMPATIBLE: Final = ipaddress.IPv6Network("::/96")  # RFC 4291, 2.5.5.1
 _REFUSED: Final = (
     ipaddress.ip_network("168.63.129.16/32"),  # Azure's platform endpoint, on a public address
     ipaddress.ip_network("192.0.0.0/24"),  # IETF assignments; Oracle Cloud's metadata is among them
-    ipaddress.ip_network("64:ff9b:1::/48"),  # RFC 8215, NAT64 of a local kind
+    ipaddress.ip_network("64:ff9b:1::/48"),  # RFC 8215, local-use NAT64
 )
 
 
 class AddressRefusedError(OSError):
-    """An address that notifications must not go to."""
+    """The address is one to which notifications must not be sent."""
 
 
 def guarded_socket(addr_info: AddrInfoType) -> socket.socket:
-    """Make the socket for one resolved address; a ``socket_factory`` of aiohttp's connector.
+    """Make the socket for one resolved address. For use as ``socket_factory`` of aiohttp's connector.
 
     Raises:
         AddressRefusedError: the address is not a public unicast one.
@@ -42,9 +42,9 @@ def guarded_socket(addr_info: AddrInfoType) -> socket.socket:
 
 
 def is_public(address: str) -> bool:
-    """Whether the text is an IP address that anybody on the internet may be reached at.
+    """Whether the text is an IP address that is public on the internet.
 
-    An IPv6 address that carries an IPv4 address inside is judged by that one.
+    An IPv6 address that embeds an IPv4 address is checked by the latter.
     """
     try:
         parsed: _Address = ipaddress.ip_address(address.partition("%")[0])
@@ -65,7 +65,7 @@ def is_public(address: str) -> bool:
 
 
 def is_private(host: str) -> bool:
-    """Whether the host of a URL is a private or loopback address, as far as that can be told without a resolver."""
+    """Whether the host of a URL is a private or loopback address, as far as is known without a resolver."""
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

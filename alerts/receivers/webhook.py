@@ -1,4 +1,4 @@
-"""Webhooks, signed as standardwebhooks.com has it."""
+"""Webhooks, signed according to Standard Webhooks (standardwebhooks.com)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -19,10 +19,10 @@ from monitor.settings.section import Key, Problem, refusal, surroundings
 
 
 class WebhookReceiver:
-    """POSTs the body of each notification; see ``Poster`` for what the answers mean.
+    """POSTs the body of each notification. See ``Poster`` for the meaning of the responses.
 
-    ``secrets`` are Standard Webhooks secrets, as text (``whsec_`` and base64) or as the bytes behind it; with
-    several, which is how they are rotated, each signs.
+    ``secrets``: Standard Webhooks secrets, as text (``whsec_`` and base64) or as decoded bytes. With several secrets,
+    as during a rotation, each of them signs.
     """
 
     resend_ms = None
@@ -47,12 +47,12 @@ class WebhookReceiver:
         self._poster = Poster(name=name, url=url, allow_private=allow_private, timeout_s=timeout_s)
 
     async def send(self, notification: Notification, *, attempt: int, now_ms: int) -> None:  # noqa: ARG002
-        """Make one attempt: equal id and body each time, timestamp and signatures of this moment."""
+        """Make one attempt. Id and body are the same each time; timestamp and signatures are current."""
         headers = self._headers(notification, now_ms=now_ms)
         await self._poster.post(notification.body.encode(), headers, now_ms=now_ms)
 
     async def reach(self) -> None:
-        """Connect, and send nothing."""
+        """Connect without sending anything."""
         await self._poster.reach()
 
     async def close(self) -> None:
@@ -61,7 +61,7 @@ class WebhookReceiver:
 
     def _headers(self, notification: Notification, *, now_ms: int) -> dict[str, str]:
         timestamp_s = now_ms // 1000
-        # The library takes the moment for UTC whatever its zone, and the body only as text.
+        # The library treats the time as UTC whatever its zone, and accepts the body only as text.
         moment = datetime.fromtimestamp(timestamp_s, UTC)
         signatures = (signer.sign(notification.nid, moment, notification.body) for signer in self._signers)
         return {
@@ -72,7 +72,7 @@ class WebhookReceiver:
 
 
 class WebhookSettings(PostingSettings):
-    """Type ``webhook``: a server that takes Standard Webhooks."""
+    """Type ``webhook``: a server that accepts Standard Webhooks."""
 
     type: Literal["webhook"]
     secret_file: str | None = None
@@ -83,7 +83,7 @@ class WebhookSettings(PostingSettings):
 
     @property
     def secrets(self) -> tuple[bytes, ...]:
-        """The decoded signing secrets, the newest first: what is sent is signed with each."""
+        """The decoded signing secrets, the newest first. Each request is signed with all of them."""
         return self._secrets
 
     def open(self) -> WebhookReceiver:

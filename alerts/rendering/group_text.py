@@ -1,4 +1,4 @@
-"""The sentences of notifications about many workers at once. Pure."""
+"""Sentences of notifications about many workers. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from monitor.events import Event
 
 NAMES: Final = 10
-"""At most so many workers of a group are named in its sentence."""
+"""Maximum workers of a group that its sentence names."""
 
 _NAMES_CHARS: Final = 240
 _REASONS: Final = 3
@@ -24,11 +24,11 @@ _ENDS: Final = {EventKind.RECOVERED: "back", EventKind.STOPPED: "stopped", Event
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupCounts:
-    """How a group stands; ``new`` and ``recovered`` count since the last notification of it.
+    """Counts of a group. ``new`` and ``recovered`` count since its last notification.
 
-    Of the ``firing`` workers ``rejected`` are alive, and their heartbeats are rejected. ``expected`` is how many of the
-    group are expected to send beats, those that are down included, or None where that is not known. Of those that were
-    told of ``ended`` counts the ones that are over, since the group began, by the kind of event that ended them.
+    ``rejected``: those of the ``firing`` workers that are alive but whose heartbeats are rejected. ``expected``: number
+    of the group's workers that should send beats, including those that are down; None: unknown. ``ended``: number of
+    notified workers whose outage has ended since the group began, by the kind of event that ended it.
     """
 
     firing: int
@@ -50,9 +50,9 @@ def group_sentence(
     reminder: int,
     environment_incident: bool,
 ) -> str:
-    """What happened to many workers.
+    """The sentence about a group of workers.
 
-    Of a group that is over the events may be left out. Raises as ``single_sentence``.
+    For a group that is over, ``events`` may be incomplete. Raises as ``single_sentence``.
     """
     latest: dict[tuple[str, str], Event] = {}
     for event in events:
@@ -116,7 +116,7 @@ def _state(down: Sequence[Event], counts: GroupCounts, *, again: bool, environme
 
 
 def _reasons(down: Sequence[Event], counts: GroupCounts) -> str:
-    """Why heartbeats are rejected, as far as the events that are at hand say."""
+    """Why heartbeats are rejected, as far as the given events show."""
     reasons = [event.rejected_reason or "" for event in down if event.kind is EventKind.REJECTED]
     found = list(dict.fromkeys(filter(None, reasons)))
     text = ", ".join(found[:_REASONS]) + ", and others" * (len(found) > _REASONS)
@@ -146,7 +146,7 @@ def _resolved(
 
 
 def _where(style: Style, group: Mapping[str, str]) -> str:
-    """What the workers of the group share; the tenant goes without saying where there is an environment."""
+    """What the workers of the group have in common. The tenant is left out if there is an environment."""
     parts = []
     if (environment := group.get("environment")) is not None:
         parts.append(f"in {style.name(environment)}")
@@ -162,7 +162,7 @@ def _where(style: Style, group: Mapping[str, str]) -> str:
 
 
 def _names(style: Style, events: Sequence[Event], total: int) -> str:
-    """The first workers by name, and how many there are beside."""
+    """Names of the first workers, and the number of the others."""
     names: list[str] = []
     for event in events[:NAMES]:
         name = style.name(event.worker_id)

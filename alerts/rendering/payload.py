@@ -1,7 +1,7 @@
-"""The bodies of notifications. Pure.
+"""Bodies of notifications. Pure.
 
 A body is compact JSON in ASCII, ``{"type", "timestamp", "data"}``. It is rendered once, when its notification is
-frozen, and stored, so that every attempt sends the same bytes. ASCII because a lone surrogate in a worker's
+created, and stored, so that every attempt sends the same bytes. ASCII because a lone surrogate in a worker's
 metadata has no UTF-8 form.
 """
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["GroupCounts", "Wording"]
 
 BODY_BYTES: Final = 16_384
-"""The body of a single event is at most so long, whatever its worker said; names have at most 256 characters."""
+"""Maximum length of the body of a single event, whatever its worker sent. Names have at most 256 characters."""
 EVENT_BYTES: Final = 12_288
-"""What a body says of one event is cut when it is longer."""
+"""Maximum length of the data of one event in a body. Longer data is cut."""
 SILENCE_FOR: Final = "2h"
 
 _MESSAGE_CHARS: Final = 256
@@ -42,16 +42,16 @@ _WORD_CHARS: Final = 32
 _WORDS: Final = ("status", "old_status", "current_task_id", "reason", "error_message")
 _METADATA_LABEL: Final = "metadata."
 _PATTERN_CHARS: Final = 256
-"""A silence takes no longer patterns."""
+"""Maximum length of a pattern of a silence."""
 _DOTS: Final = re.compile(r"\.{1,2}")
 
 
 class Wording:
-    """How notifications are worded.
+    """Renders the bodies of notifications.
 
     Args:
-        public_url: where people reach the daemon, for links; empty for none.
-        redact: globs on the names of metadata keys whose values must not leave (``alerts.rendering.redaction``).
+        public_url: URL at which people reach the daemon, for links; empty: no links.
+        redact: globs on the names of metadata keys whose values must not be sent (``alerts.rendering.redaction``).
     """
 
     def __init__(self, *, public_url: str, redact: Sequence[str]) -> None:
@@ -68,14 +68,14 @@ class Wording:
         previous: Event | None = None,
         recent: RecentOutages | None = None,
     ) -> str:
-        """The body that tells of one event.
+        """The body for one event.
 
-        ``reminder`` 0 is the first telling, n the n-th reminder of it. ``health``: how the event's environment
-        stands now, if that was asked. ``previous``: the DOWN that was told of the same outage before, if any.
-        ``lately``: which of the worker's outages it is, of a DOWN that is told for the first time.
+        ``reminder``: 0 for the first notification, n for its n-th reminder. ``health``: current health of the event's
+        environment, if it was requested. ``previous``: the DOWN that was notified before for the same outage, if any.
+        ``recent``: number of the outage among the worker's recent ones, for the first notification of a DOWN.
 
         Raises:
-            UnrenderableEventError: the event holds something that has no JSON form.
+            UnrenderableEventError: the event holds a value that has no JSON form.
         """
         with _refused(_place(event)):
             event = self._redaction.event(event)
@@ -119,14 +119,14 @@ class Wording:
         reminder: int,
         environment_incident: bool,
     ) -> str:
-        """The body that tells of a group.
+        """The body for a group.
 
-        ``group`` holds its labels: ``tenant``, ``environment``, ``metadata.<name>``. All ``events`` are listed,
-        in this order; ``truncated`` is how many more workers there are to tell of. For a group that is over the
-        events are what ended it for each worker, where that is known.
+        ``group``: its labels ``tenant``, ``environment``, ``metadata.<name>``. All ``events`` are listed, in this
+        order; ``truncated``: number of further workers. For a group that is over, the events are those that ended the
+        outage of each worker, where known.
 
         Raises:
-            UnrenderableEventError: one of the events, which is named, holds something that has no JSON form.
+            UnrenderableEventError: an event, which the message names, holds a value that has no JSON form.
         """
         try:
             labels = {label: self._label(label, value) for label, value in group.items()}
@@ -169,7 +169,7 @@ class Wording:
             return _body("group.firing" if firing else "group.resolved", now_ms, data)
 
     def _event(self, event: Event) -> dict[str, object]:
-        """The event's data as far as it may leave, cut where it is too long."""
+        """The event's data, redacted, and cut where it is too long."""
         data = event.data()
         data["worker_metadata"] = self._redaction.cleaned(data["worker_metadata"])
         if len(_encoded(data)) > EVENT_BYTES:
@@ -187,7 +187,7 @@ class Wording:
         if self._redaction.hides(name):
             return REDACTED
         try:
-            whole = json.loads(value)  # what is no string in the metadata is its JSON in a label
+            whole = json.loads(value)  # a metadata value that is not a string is JSON in a label
         except ValueError:
             return without_userinfo(value)
         cleaned = self._redaction.cleaned(whole)
@@ -198,11 +198,11 @@ class Wording:
             return None
         segment = quote(worker_id, safe="")
         if _DOTS.fullmatch(segment):
-            segment = segment.replace(".", "%2E")  # a path would lose them
+            segment = segment.replace(".", "%2E")  # clients remove dot segments from a path
         return f"{self._public_url}/api/v1/workers/{segment}"
 
     def _group_link(self, labels: Mapping[str, str], *, firing: bool) -> str | None:
-        """The list of the group's workers, as near as its filters come."""
+        """Link to the list of the group's workers, as far as the filters of that list allow."""
         if not self._public_url:
             return None
         query = [("environment", labels["environment"])] if "environment" in labels else []
@@ -212,7 +212,7 @@ class Wording:
 
 
 def _place(event: Event) -> str:
-    # Its parts may be what is wrong with it, so it goes by its position.
+    # The event is named by its position because its other fields may be malformed.
     return f"event at {event.partition}/{event.position}"
 
 
@@ -237,7 +237,7 @@ def _cut(text: str | None, most: int) -> str | None:
 
 
 def _group_silence(labels: Mapping[str, str], events: Sequence[Event]) -> str | None:
-    """The command that silences the workers of a group; None where its labels do not say which they are."""
+    """The command that silences the workers of a group; None: its labels do not determine them."""
     tenants = {labels["tenant"]} if "tenant" in labels else {event.tenant for event in events}
     if len(tenants) != 1 or "" in labels.values():
         return None
@@ -251,7 +251,7 @@ def _group_silence(labels: Mapping[str, str], events: Sequence[Event]) -> str | 
     environment = labels.get("environment")
     tenant = tenants.pop()
     if environment is None and not metadata:
-        return _silence(tenant, worker_id="*", exact=False)  # every worker: a silence has to say which
+        return _silence(tenant, worker_id="*", exact=False)  # every worker: a silence needs a matcher
     return _silence(tenant, environment=environment, metadata=metadata)
 
 
@@ -263,7 +263,7 @@ def _silence(
     metadata: Mapping[str, str] | None = None,
     exact: bool = True,
 ) -> str | None:
-    """A command for a shell, which takes each value for itself; None where a name has no place in a line of it."""
+    """A shell command that adds a silence, with each value quoted; None: a value is not printable."""
     options = [("--tenant", tenant)]
     options += [("--worker-id", worker_id)] if worker_id is not None else []
     options += [("--environment", environment)] if environment is not None else []

@@ -1,7 +1,7 @@
-"""How notifications put names, times and the monitor's own outages into words. Pure.
+"""Wording of names, times and the monitor's own outages in notifications. Pure.
 
-What a worker, or the issuer of its token, has named is shown in one line, cut to a sane length, and in quotes
-where it could be taken for words of ours.
+Text from a worker, or from the issuer of its token, is shown in one line, cut to a sane length, and quoted where it
+could be mistaken for the monitor's own text.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from monitor.events import Event
 
 LINE_CHARS: Final = 600
-"""Every sentence is shorter."""
+"""Upper bound of the length of a sentence."""
 SHOWN_CHARS: Final = (120, 60, 30)
-"""So many characters of each value are shown: the first that makes the sentence short enough."""
+"""Maximum characters shown of each value. The first of these that makes the sentence short enough is used."""
 DAY_MS: Final = 86_400_000
 
 _READ_CHARS: Final = 1_000
@@ -27,10 +27,10 @@ _PLAIN: Final = re.compile(r"[\w.:/@#+=~-]+")
 
 
 def duration(ms: int) -> str:
-    """A span of time as people say it, in at most two units: ``4 min 10 s``. What is negative counts as nothing."""
+    """A duration in at most two units: ``4 min 10 s``. A negative duration counts as 0."""
     ms = max(0, ms)
-    if ms < 9_950:  # noqa: PLR2004 - what rounds to less than 10.0 s
-        return f"{ms} ms" if 0 < ms < 50 else f"{round(ms / 100) / 10:g} s"  # noqa: PLR2004 - what rounds to nothing
+    if ms < 9_950:  # noqa: PLR2004 - rounds to less than 10.0 s
+        return f"{ms} ms" if 0 < ms < 50 else f"{round(ms / 100) / 10:g} s"  # noqa: PLR2004 - rounds to 0.0 s
     seconds = round(ms / 1_000)
     if seconds < 60:  # noqa: PLR2004 - a minute
         return f"{seconds} s"
@@ -41,14 +41,14 @@ def duration(ms: int) -> str:
         return _units(minutes, 60, "h", "min")
     hours = round(minutes / 60)
     days, rest = divmod(hours, 24)
-    if days >= 10 or not rest:  # noqa: PLR2004 - the hours of ten days matter to nobody
+    if days >= 10 or not rest:  # noqa: PLR2004 - from ten days on, hours are left out
         days = round(hours / 24)
         return f"{days:,} day{'s' * (days != 1)}"
     return f"{days} day{'s' * (days != 1)} {rest} h"
 
 
 def shown(text: str, most: int) -> str:
-    """At most ``most`` characters of the text in one line, with nothing in it that a terminal would obey."""
+    """At most ``most`` characters of the text in one line, without characters that a terminal would interpret."""
     line = " ".join(text[:_READ_CHARS].split())
     line = "".join(character if character.isprintable() else "\ufffd" for character in line)
     return line if len(line) <= most else line[: most - 1] + "…"
@@ -56,32 +56,32 @@ def shown(text: str, most: int) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Style:
-    """How values are shown. ``day``: days since 1970 of the day whose times go without a date; None: there is none."""
+    """How values are shown. ``day``: the day, in days since 1970, whose times have no date; None: all have one."""
 
     most: int
     day: int | None
 
     def name(self, text: str) -> str:
-        """A name; in quotes, unless it cannot be taken for anything but one word."""
+        """A name, in quotes unless it is clearly one word."""
         name = shown(text, self.most)
         return name if _PLAIN.fullmatch(name.removesuffix("…")) else self.quote(name)
 
     def quote(self, text: str) -> str:
-        """What somebody else has said."""
+        """Text from outside the monitor, in quotes."""
         return '"' + shown(text, self.most).replace('"', "'") + '"'
 
     def clock(self, ms: int) -> str:
-        """A moment in UTC, to the second."""
+        """A time in UTC, to the second."""
         form = "%H:%M:%S" if ms // DAY_MS == self.day else "%Y-%m-%d %H:%M:%S"
         return datetime.fromtimestamp(ms // 1_000, UTC).strftime(form)
 
     def at(self, ms: int) -> str:
-        """As ``clock``, and says that it is UTC."""
+        """As ``clock``, with the suffix UTC."""
         return f"{self.clock(ms)} UTC"
 
 
 def own_outage(event: Event) -> str:
-    """What the monitor missed itself of the time before it noticed; empty for nothing."""
+    """The monitor's own outages before it noticed the event; empty: there were none."""
     if not event.outage_windows:
         return ""
     many = event.outage_windows > 1
@@ -92,12 +92,12 @@ def own_outage(event: Event) -> str:
 
 
 def reminding(reminder: int, text: str) -> str:
-    """The text as that of the n-th reminder; 0: of none."""
+    """The text as that of the n-th reminder; 0: it is no reminder."""
     return f"Reminder {reminder}: {text[0].lower()}{text[1:]}" if reminder else text
 
 
 def fitted(made: Callable[[int], str], shown_chars: Sequence[int]) -> str:
-    """A sentence that is short enough: ``made`` with the first of these lengths of values, or else cut."""
+    """A sentence that is short enough: ``made`` with the first length of values that fits, or else cut."""
     text = ""
     for most in shown_chars:
         text = made(most)

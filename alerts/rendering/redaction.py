@@ -1,4 +1,4 @@
-"""Metadata that stays inside: the values of keys that match a pattern leave in no notification. Pure."""
+"""Redaction: metadata values whose keys match a pattern are not sent in notifications. Pure."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from monitor.events import Event
 
 REDACTED: Final = "[redacted]"
-"""What stands in place of a value."""
+"""Replacement for a redacted value."""
 _USERINFO: Final = re.compile(r"""(?<=://)(?:[^/?#\s"'<>]*@|[^/?#\s@:]{0,200}:(?!\d+/)[^\s"'<>@]{0,200}@)""")
-"""The second form: a password with a slash, a question mark or a hash that should have been escaped."""
+"""The second alternative: a password with a slash, a question mark or a hash that should have been escaped."""
 _TEXTS: Final = ("status", "old_status", "current_task_id", "reason", "error_message")
 
 
 def without_userinfo(text: str) -> str:
-    """The text with no user and password in its URLs."""
+    """The text without user and password in its URLs."""
     return _USERINFO.sub("", text) if "://" in text else text
 
 
 class Redaction:
-    """Hides what a worker's metadata holds under certain names.
+    """Replaces the values under certain keys of a worker's metadata.
 
     Args:
         patterns: globs on the names of keys, case-insensitive; ``*`` is the only wildcard.
@@ -36,16 +36,17 @@ class Redaction:
         self._patterns = tuple(pattern.casefold() for pattern in patterns)
 
     def hides(self, name: str) -> bool:
-        """Whether what has this name must not leave."""
+        """Whether values under this key must not be sent."""
         folded = name.casefold()
         return any(fits(pattern, folded) for pattern in self._patterns)
 
     def cleaned(self, value: object) -> object:
-        """The JSON value with every value under a hidden key replaced whole, at any depth; the key remains. URLs in the
-        others lose their userinfo.
+        """The JSON value with each value under a hidden key replaced as a whole, at any depth. The keys remain.
+
+        URLs in other values lose their userinfo.
 
         Raises:
-            RecursionError: it is nested too deeply.
+            RecursionError: the value is nested too deeply.
         """
         if isinstance(value, dict):
             return {name: REDACTED if self.hides(name) else self.cleaned(item) for name, item in value.items()}
@@ -54,7 +55,7 @@ class Redaction:
         return without_userinfo(value) if isinstance(value, str) else value
 
     def event(self, event: Event) -> Event:
-        """The event as its texts may leave; its metadata is left to ``cleaned``."""
+        """The event without userinfo in its texts. Its metadata is not changed; see ``cleaned``."""
         changes: dict[str, Any] = {
             name: without_userinfo(text)
             for name in _TEXTS

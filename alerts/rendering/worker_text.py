@@ -1,4 +1,4 @@
-"""The sentences of single notifications: one line that says what happened, since when and why. Pure."""
+"""Sentences of notifications about one worker: what happened, since when and why, in one line. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from monitor.events import Event
 
 LATE_MS: Final = 60_000
-"""A deadline that was noticed so much later is worth a word: the monitor had been away."""
+"""A deadline that was noticed this much later is mentioned: the monitor had been away."""
 
 
 def single_sentence(
@@ -28,23 +28,27 @@ def single_sentence(
     recent: RecentOutages | None = None,
     shown_chars: Sequence[int] = SHOWN_CHARS,
 ) -> str:
-    """What happened to one worker. ``previous`` is what was told of the same outage before, if anything, and ``lately``
-    which of the worker's outages it is.
+    """The sentence about one event of a worker.
+
+    ``previous``: the DOWN that was notified before for the same outage, if any. ``recent``: number of the outage among
+    the worker's recent ones.
 
     Raises:
         ValueError, OverflowError, OSError: a time or a number has no text.
     """
 
     def made(most: int) -> str:
-        # A reminder may be read days after what it tells of.
+        # A reminder may be read days after the event, so its times have a date.
         style = Style(most=most, day=None if reminder else event.detected_ms // DAY_MS)
-        text = _told(event, style, health, previous, again=reminder > 0) + _flapping(recent) + "."
+        text = _happened(event, style, health, previous, again=reminder > 0) + _flapping(recent) + "."
         return reminding(reminder, text)
 
     return fitted(made, shown_chars)
 
 
-def _told(event: Event, style: Style, health: EnvironmentHealth | None, previous: Event | None, *, again: bool) -> str:
+def _happened(
+    event: Event, style: Style, health: EnvironmentHealth | None, previous: Event | None, *, again: bool
+) -> str:
     who = f"Worker {style.name(event.worker_id)} in {style.name(event.environment_name)}"
     match event.kind:
         case EventKind.STALE:
@@ -73,13 +77,13 @@ def _told(event: Event, style: Style, health: EnvironmentHealth | None, previous
 
 
 def _flapping(recent: RecentOutages | None) -> str:
-    """That the worker has had many outages, and which are not told any more."""
+    """A note that the worker has had many outages, and which outages do not notify any more."""
     if recent is None or not (recent.is_flapping or recent.is_last_notified):
         return ""
     which = {1: "first", 2: "2nd", 3: "3rd"}.get(recent.number, f"{recent.number}th")
     within, hold = duration(recent.rule.within_ms), duration(recent.rule.hold_ms)
     ones = "the next ones" if recent.is_last_notified else "ones"
-    return f"; its {which} outage within {within}: {ones} of less than {hold} are not told"
+    return f"; its {which} outage within {within}: {ones} of less than {hold} are not reported"
 
 
 def _stale(event: Event, style: Style, *, again: bool) -> str:
@@ -103,7 +107,7 @@ def _stale(event: Event, style: Style, *, again: bool) -> str:
 
 def _rejected(event: Event, style: Style, *, again: bool) -> str:
     text = f" is alive, but its heartbeats are {'still ' * again}rejected: {_why(event, style)} "
-    # When the last one was rejected is as old as the event: of a reminder it would say that there were none since.
+    # The time of the last rejection is as old as the event. In a reminder it would suggest that there were none since.
     last = "" if again else f", last rejected {style.at(event.rejected_ms)}"
     return f"{text}(last accepted {style.at(event.last_seen_ms)}{last}{_late(event, style)})"
 
@@ -114,7 +118,7 @@ def _why(event: Event, style: Style) -> str:
 
 
 def _late(event: Event, style: Style) -> str:
-    """Why it was noticed late, if it was."""
+    """Why the event was noticed late, if it was."""
     if own := own_outage(event):
         return f", detected after {own}"
     return f", noticed {style.clock(event.detected_ms)}" if event.detected_ms - event.due_ms >= LATE_MS else ""
@@ -135,7 +139,7 @@ def _recovered(event: Event, previous: Event | None) -> str:
     since_ms = event.due_ms - event.since_ms
     if event.old is Liveness.FAILED:
         return f" is back, {duration(since_ms)} after it failed"
-    # The newest gap ends with the beat that ended the outage; it is bounded where it is stored.
+    # The newest gap ends with the beat that ended the outage. Its stored value is bounded.
     gap = duration(max(since_ms, *event.recent_gaps_ms[-1:], 0))
     if previous is None or previous.rejected_reason is None:
         return f" is back after {gap} of silence"
@@ -145,7 +149,7 @@ def _recovered(event: Event, previous: Event | None) -> str:
 
 
 def _stopped(event: Event, style: Style) -> str:
-    if event.reason not in CLEAN_EXITS:  # the deadline of a straggler passed
+    if event.reason not in CLEAN_EXITS:  # the deadline of a beat that came after the disconnect passed
         return (
             f" has stopped: its last heartbeat, at {style.at(event.last_seen_ms)}, came just after its clean disconnect"
         )
@@ -162,7 +166,7 @@ def _had_been_stale(event: Event, style: Style) -> str:
 
 
 def _said(event: Event, style: Style) -> str:
-    """What a disconnect said."""
+    """Exit code, reason and message of a disconnect."""
     parts = [] if event.exit_code is None else [f"exit code {event.exit_code}"]
     parts.append(f"reason {style.name(event.reason)}")
     if event.error_message:
@@ -171,7 +175,7 @@ def _said(event: Event, style: Style) -> str:
 
 
 def _doing(event: Event, style: Style, what: str = "last status") -> str:
-    """What the worker said of itself last."""
+    """The status and the task that the worker reported last."""
     return f", {what} {style.name(event.status)}{_on_task(event, style)}"
 
 
@@ -180,7 +184,7 @@ def _on_task(event: Event, style: Style) -> str:
 
 
 def _spacing(event: Event) -> str:
-    """How the last beats came: whether the worker had been regular."""
+    """Spacing of the last beats, which shows whether the worker had been regular."""
     interval_ms = event.interval_ms
     # A gap beyond the deadline was an outage, the worker's or the monitor's own.
     gaps = sorted(gap for gap in event.recent_gaps_ms if gap < interval_ms + event.grace_ms)
@@ -198,7 +202,7 @@ def _spacing(event: Event) -> str:
 
 
 def _others(event: Event, style: Style, health: EnvironmentHealth | None) -> str:
-    """Whether it is one worker or many: what somebody who was woken wants to know first."""
+    """Whether one worker or many are affected: the first thing that a person on call wants to know."""
     if health is None or event.kind not in DOWN or not health.expected:
         return ""
     silent, there = health.silent, style.name(event.environment_name)
@@ -212,7 +216,7 @@ def _others(event: Event, style: Style, health: EnvironmentHealth | None) -> str
 
 
 def _others_rejected(health: EnvironmentHealth, there: str) -> str:
-    """As ``_others``. Of those that are overdue nobody knows yet whether their heartbeats are rejected too."""
+    """As ``_others``. For overdue workers it is not known yet whether their heartbeats are rejected too."""
     if not health.silent:
         one = health.expected == 1
         return f"; {health.expected:,} other{'s' * (not one)} in {there} {'has its' if one else 'have theirs'} accepted"

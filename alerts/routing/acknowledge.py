@@ -1,4 +1,4 @@
-"""What an acknowledged incident means to the groups that told of it: no more reminders (P19)."""
+"""Stops the reminders of groups when their incident is acknowledged (P19)."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ if TYPE_CHECKING:
     from alerts.store.group_store import GroupStore, Seen
 
 TRIES: Final = 20
-"""How often a group that others keep changing is read again."""
+"""How often a group is read again that other processes keep changing."""
 
 
 async def acknowledge_at(
     groups: GroupStore, key: str, *, tenant: str, worker_id: str | None, incident_id: str, now_ms: int
 ) -> None:
-    """Note in one group that an incident is acknowledged. Idempotent; a group that tells of another is left alone.
+    """Record in one group that an incident is acknowledged. Idempotent.
+
+    A group that is about another incident does not change.
 
     Args:
-        groups: the receiver's.
-        key: the group that tells of the incident there.
-        tenant: whose.
+        groups: the receiver's groups.
+        key: key of the group that notifies about the incident.
+        tenant: the tenant of the incident.
         worker_id: the worker of the incident; None: it is an environment's.
         incident_id: the incident.
         now_ms: the store's time.
 
     Raises:
-        StoreUnavailableError: it is not known to be written.
+        StoreUnavailableError: the change may not have been written.
     """
     mid = None if worker_id is None else f"{len(tenant)}:{tenant}{worker_id}"
     for _ in range(TRIES):
@@ -45,7 +47,7 @@ async def acknowledge_at(
 
 
 def _acknowledged(seen: Seen, *, mid: str | None, incident_id: str, now_ms: int) -> Draft | None:
-    """The group with the acknowledgement in it; None when there is nothing to change."""
+    """The group with the acknowledgement recorded; None: there is nothing to change."""
     if seen.group is None:
         return None
     draft = Draft(seen.group, now_ms)

@@ -1,4 +1,4 @@
-"""From routed events into the groups of one receiver."""
+"""Adds routed events to the groups of one receiver."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from monitor.events import Event
 
 TRIES: Final = 20
-"""How often a group that others keep changing is read again."""
+"""How often a group is read again that other processes keep changing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Offer:
-    """An event for a group. ``target`` None: the event ends what the group told, and is nothing by itself."""
+    """An event for a group. ``target`` None: no route sends the event, it only ends an outage the group notified."""
 
     event: Event
     key: str
@@ -35,16 +35,18 @@ class Offer:
     acked: bool = False
     """The incident is acknowledged already."""
     lapsed: bool = False
-    """The event has made critical what was acknowledged as a warning: that counts no more."""
+    """The event has made an acknowledged warning critical: the acknowledgement no longer counts."""
     failure_id: str | None = None
-    """The incident of the environment, when its failure is beyond doubt; of a death only."""
+    """Of a death: the incident of the environment, if a mass failure is declared there."""
 
 
 async def offer_all(groups: GroupStore, offers: Sequence[Offer], *, now_ms: int) -> None:
-    """Offer events of one partition to a receiver, in order. Idempotent: one whose outcome is recorded is passed over.
+    """Add events of one partition to the groups of a receiver, in order.
+
+    Idempotent: events whose outcome is recorded are skipped.
 
     Raises:
-        StoreUnavailableError: not all is known to be written; offer the same again.
+        StoreUnavailableError: some events may not be written. Call again with the same events.
     """
     left: dict[str, list[Offer]] = {}
     partitions = {offer.event.partition for offer in offers}
@@ -76,9 +78,9 @@ def _want(key: str, offers: Sequence[Offer]) -> Want:
 
 
 def _changed(offers: Sequence[Offer], want: Want, seen: Seen, *, receiver: str, now_ms: int) -> Change | None:
-    """What the offers make of a group; None for nothing."""
-    told = {event_id for event_id, outcome in zip(want.events, seen.outcomes, strict=True) if outcome is not None}
-    fresh = [offer for offer in offers if offer.event.event_id not in told]
+    """The change that the offers make to a group; None: none."""
+    known_ids = {event_id for event_id, outcome in zip(want.events, seen.outcomes, strict=True) if outcome is not None}
+    fresh = [offer for offer in offers if offer.event.event_id not in known_ids]
     if not fresh:
         return None
     draft = Draft(seen.group or _begun(fresh), now_ms)
@@ -91,7 +93,7 @@ def _changed(offers: Sequence[Offer], want: Want, seen: Seen, *, receiver: str, 
                 group.incident_id, group.acked = offer.incident_id, offer.acked
             worker_rules.offer(draft, event)
         elif role_of(event) is Role.FACT:
-            draft.set_outcome(event, Outcome.SUPERSEDED)  # it ended an incident that nobody remembers
+            draft.set_outcome(event, Outcome.SUPERSEDED)  # its incident is no longer stored
         else:
             _offer_to_group(draft, offer, members, receiver=receiver)
     change = change_of(draft, seen, now_ms=now_ms)
@@ -116,7 +118,7 @@ def _offer_to_group(draft: Draft, offer: Offer, members: dict[str, Member | None
     if group.shape is not Shape.ENVIRONMENT or role_of(offer.event) is not Role.DOWN:
         return
     if known is None and group.firing == 1 and group.in_flight is not None and group.in_flight.role is Role.END:
-        # The first of another failure, while the end of the last is in flight.
+        # The first death of a new failure, while the end of the last failure is in flight.
         group.declared = False
         if group.incident_id != offer.failure_id:
             group.incident_id, group.acked = None, False
@@ -126,7 +128,7 @@ def _offer_to_group(draft: Draft, offer: Offer, members: dict[str, Member | None
 
 
 def _begun(offers: Sequence[Offer]) -> AlertGroup:
-    # The target may be of another group: what was recorded with the incident counts, whatever the routes say now.
+    # The group recorded with the incident counts, even if the routes, and so the target, now give another group.
     first = offers[0]
     target = next((offer.target for offer in offers if offer.target is not None), None)
     return AlertGroup(

@@ -1,4 +1,4 @@
-"""From the event stream into the receivers' groups."""
+"""Router: moves events from the stream of one partition to the receivers' groups."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 import structlog
 
 from alerts.errors import StoreUnavailableError
-from alerts.failpoints import nothing
 from alerts.groups.incidents import UnknownIncidentError
 from alerts.groups.mass_failure import SILENT
 from alerts.groups.roles import Role, role_of
-from alerts.loops import POLL_S, StoreBackoff, Wakeup
+from alerts.loops import POLL_S, StoreBackoff, Wakeup, nothing
 from alerts.routing.acknowledge import acknowledge_at
 from alerts.routing.enqueue import Offer, offer_all
 from alerts.routing.routes import targets_of
@@ -32,49 +31,50 @@ if TYPE_CHECKING:
     from monitor.events import Event
 
 BATCH: Final = 100
-"""Events per pass, so that one call takes what they change at a receiver."""
+"""Maximum events per pass, so that one store call per receiver holds all their changes."""
 OFFER_TRIES: Final = 5
-"""How often a receiver is offered a batch that it fails for from a bug before the batch goes on without it."""
+"""Maximum tries of a batch for a receiver that fails because of a bug. Then its failing groups are skipped."""
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
 
 class EventSource(Protocol):
-    """The event streams, one for each partition, each with at most one router at a time."""
+    """The event streams, one per partition. Each has at most one router at a time."""
 
     async def claim(self, partition: int, limit: int) -> list[Event] | None:
-        """The oldest events of the partition that are not acked, in order, at most ``limit``.
+        """The oldest unacknowledged events of the partition, in order, at most ``limit``.
 
-        The call takes or renews the lease of the partition's router; None means that another daemon has
-        it. Events that were taken and not acked come again.
+        The call takes or renews the lease of the partition; None: another daemon holds the lease. Events that were
+        claimed and not acknowledged are returned again.
         """
 
     async def ack(self, partition: int, position: str) -> bool:
-        """Mark every event up to ``position`` as handed over.
+        """Acknowledge every event up to ``position``. Idempotent.
 
-        False means that the lease was lost and nothing was marked: the daemon that has it now takes the
-        same events, and queueing is idempotent. Idempotent.
+        False: the lease was lost and nothing was acknowledged. The daemon that holds the lease now gets the same
+        events, and adding them to groups is idempotent.
         """
 
 
 class Router:
-    """Hands one partition's events over to the groups of their receivers.
+    """Routes the events of one partition to the groups of their receivers.
 
-    The hand-off is at least once: an event is acked after every receiver's group has it, and one that a group has
-    is passed over. What it means for incidents is noted first, so that an end always finds whom its DOWN was for (P18).
+    Routing is at least once: an event is acknowledged after the groups of all its receivers have it, and a group skips
+    an event that it already has. The incidents are written before the groups, so that the end of an outage always
+    finds the receivers of its DOWN (P18).
 
     Args:
-        partition: whose stream to read.
-        source: the streams.
-        incidents: where incidents are kept.
-        masses: judges environments in which many workers die; None: nobody does.
-        groups: those of every receiver that a route names, and of every one that was removed with open DOWNs.
-        ports: what routing knows of the receivers.
+        partition: the partition whose stream to read.
+        source: the event streams.
+        incidents: where incidents are stored.
+        mass_failures: detects mass failures; None: they are not detected.
+        groups: the groups of the configured receivers; targets at other receivers are skipped.
+        traits: properties of the receivers that routing needs.
         routes: which events go where.
-        now_ms: the store's time, asked once for each pass.
-        on_queued: told of each receiver whose groups have got something.
-        source_errors: what ``source`` and ``masses`` raise when the store does not answer.
-        poll_s: how often to look for events that nobody told of, in seconds.
+        now_ms: the store's time, read once per pass.
+        on_queued: called for each receiver whose groups have got events.
+        source_errors: errors that ``source`` and ``mass_failures`` raise when the store does not answer.
+        poll_s: how often to poll for events that come without a wakeup, in seconds.
         failpoint: called with the name of each point at which a test may end the process.
     """
 
@@ -107,13 +107,13 @@ class Router:
         self._errors: tuple[type[Exception], ...] = (StoreUnavailableError, *source_errors)
         self._poll_s = poll_s
         self._failpoint = failpoint
-        self._backoff = StoreBackoff("router", partition=partition)
+        self._backoff = StoreBackoff("router.store_unavailable", "router.resumed", partition=partition)
         self._broken: dict[str, int] = {}
         self._lost: set[str] = set()
-        """Receivers that events were passed over for: a reason until the daemon is started again (P5)."""
+        """Receivers that have lost events. They are reported as failing until the daemon restarts (P5)."""
 
     async def run(self) -> NoReturn:
-        """Route for ever; ends only by being cancelled, which is safe at any point."""
+        """Route until cancelled. Cancellation is safe at any point."""
         while True:
             try:
                 more = await self.step()
@@ -125,9 +125,9 @@ class Router:
                 await self.wakeup.wait(self._poll_s)
 
     async def step(self) -> bool:
-        """One pass over at most ``BATCH`` events; whether there may be more at once.
+        """Route at most ``BATCH`` events. Returns whether more events may be waiting.
 
-        Raises ``StoreUnavailableError`` or one of ``source_errors``; the same events come again.
+        Raises ``StoreUnavailableError`` or one of ``source_errors``. The next step then gets the same events.
         """
         events = await self._source.claim(self._partition, BATCH)
         if not events:
@@ -180,7 +180,7 @@ class Router:
         return offers
 
     async def _verdicts(self, events: Sequence[Event], *, now_ms: int) -> dict[tuple[str, str], FailureVerdict]:
-        """How the environments look in which workers have fallen silent, or are not listened to."""
+        """Mass failure verdict for each environment in which workers have fallen silent or are rejected."""
         if self._mass_failures is None:
             return {}
         deaths: defaultdict[tuple[str, str], list[Event]] = defaultdict(list)
@@ -202,13 +202,14 @@ class Router:
         return found
 
     def failing(self) -> set[str]:
-        """The receivers that the last pass could not hand everything to, as ``AlertService.failing`` names them, and
-        those that events were passed over for.
+        """Receivers for which routing fails, as ``AlertService.failing`` names them.
+
+        These are receivers for which the last pass failed, and receivers that have lost events.
         """
         return {f"routing to {name}" for name in self._broken} | {f"events lost for {name}" for name in self._lost}
 
     async def _offer_all(self, offers: Mapping[str, Sequence[Offer]], *, now_ms: int) -> None:
-        """Hand over to every receiver. One that fails from a bug holds up the others only while it is tried again."""
+        """Add the events of every receiver. A receiver that fails because of a bug delays others only while retried."""
         calls = [self._offer(receiver, some, now_ms=now_ms) for receiver, some in offers.items()]
         ended = await asyncio.gather(*calls, return_exceptions=True)
         errors = {name: error for name, error in zip(offers, ended, strict=True) if error is not None}
@@ -222,7 +223,7 @@ class Router:
             await self._offer_singly(name, offers[name], now_ms=now_ms)
 
     async def _offer_singly(self, receiver: str, offers: Sequence[Offer], *, now_ms: int) -> None:
-        """Hand over group by group, and pass over those that it fails for."""
+        """Add the events of a receiver group by group. Events of groups that fail are lost, and logged."""
         groups: defaultdict[str, list[Offer]] = defaultdict(list)
         for offer in offers:
             groups[offer.key].append(offer)
@@ -231,7 +232,7 @@ class Router:
                 await self._offer(receiver, some, now_ms=now_ms)
             except self._errors:
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, the other groups are to have theirs
+            except Exception as error:  # noqa: BLE001 - no error of one group may cost the others their events
                 lost = [offer.event.event_id for offer in some]
                 facts = {"receiver": receiver, "group": key, "event_ids": lost, "error": repr(error)}
                 self._lost.add(receiver)
@@ -242,9 +243,9 @@ class Router:
         self._on_queued(receiver)
 
     async def _acknowledge_again(self, offers: Mapping[str, Sequence[Offer]], *, now_ms: int) -> None:
-        """Note in the groups what was acknowledged anew since it was noted that an acknowledgement had lapsed (P19).
+        """Record acknowledgements that came after an earlier one of the same incident had lapsed (P19).
 
-        Whoever did it has found the groups acknowledged still, and left them alone.
+        At the time of such an acknowledgement the groups still held the lapsed one, so it did not change them.
         """
         for receiver, some in offers.items():
             for offer in some:

@@ -1,4 +1,4 @@
-"""Which events go to which receivers, and which of them are told together. Pure."""
+"""Routes: which events go to which receivers, and how they are grouped. Pure."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from monitor.events import Event
 
 DEFAULT_EVENTS: Final = frozenset({EventKind.STALE, EventKind.FAILED, EventKind.REJECTED, EventKind.RECOVERED})
-"""What a route sends when it names no events."""
+"""Events of a route that names none."""
 
 BY_WORKER: Final = ("worker_id",)
 METADATA: Final = "metadata."
 ENVIRONMENT_WAIT_MS: Final = 2_000
-"""For how long the deaths of a mass failure are gathered before the first notification."""
+"""How long the deaths of a mass failure are collected before the first notification."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Route:
     """One rule: events of these kinds, from matching environments and tenants, go to these receivers.
 
-    In a pattern ``*`` is the only wildcard; it stands for any run of characters, an empty one too.
-    A route whose patterns are empty matches nothing. ``group_by`` names what the events of one notification have in
-    common: ``worker_id``, or any of ``tenant``, ``environment`` and ``metadata.<name>``; nothing crosses tenants.
+    In a pattern ``*`` is the only wildcard; it matches any run of characters, including none. A route without patterns
+    matches nothing. ``group_by``: labels that the events of one notification share, either ``worker_id`` alone, or any
+    of ``tenant``, ``environment`` and ``metadata.<name>``. A group never spans tenants.
     """
 
     receivers: tuple[str, ...]
@@ -46,7 +46,7 @@ class Route:
     repeat_interval_ms: int = 14_400_000
 
     def matches(self, event: Event) -> bool:
-        """Whether the event is this route's."""
+        """Whether the route applies to the event."""
         return (
             event.kind in self.events
             and any(fits(pattern, event.environment_name) for pattern in self.environments)
@@ -56,18 +56,18 @@ class Route:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReceiverTraits:
-    """What routing knows of a receiver, see ``alerts.receivers.Receiver``."""
+    """Properties of a receiver that routing needs, see ``alerts.receivers.Receiver``."""
 
     name: str
     takes_groups: bool = True
     resend_ms: int | None = None
     tenants: frozenset[str] = frozenset()
-    """The tenants that it belongs to; empty: all share it."""
+    """The tenants that the receiver belongs to; empty: all tenants share it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """A group at a receiver, and what it begins with."""
+    """A group at a receiver, with the labels and the timing that it begins with."""
 
     key: str
     labels: Mapping[str, str]
@@ -75,7 +75,7 @@ class Target:
 
     @property
     def shape(self) -> Shape:
-        """What the group holds together."""
+        """Shape of the group."""
         return shape_of(self.key)
 
 
@@ -87,9 +87,10 @@ def targets_of(
     state: FailureState = FailureState.CALM,
     hold_ms: int = 0,
 ) -> dict[str, Target]:
-    """The receivers of an event, each with its group: every matching route applies, the first that names a receiver
-    says how. A receiver that belongs to tenants gets theirs only. They come in the order in which the routes name them,
-    so equal input gives equal output.
+    """The receivers of an event, each with the event's group there.
+
+    Every matching route applies. If several name a receiver, the first one determines its group. A receiver that
+    belongs to tenants gets only their events. The order is that of the routes, so equal input gives equal output.
     """
     found: dict[str, Target] = {}
     for route in routes:
@@ -101,14 +102,14 @@ def targets_of(
     return found
 
 
-def _target(event: Event, route: Route, port: ReceiverTraits, *, state: FailureState, hold_ms: int) -> Target:
+def _target(event: Event, route: Route, traits: ReceiverTraits, *, state: FailureState, hold_ms: int) -> Target:
     timing = Timing(
         wait_ms=route.group_wait_ms,
         interval_ms=route.group_interval_ms,
-        repeat_ms=route.repeat_interval_ms if port.resend_ms is None else port.resend_ms,
-        resend=port.resend_ms is not None,
+        repeat_ms=route.repeat_interval_ms if traits.resend_ms is None else traits.resend_ms,
+        resend=traits.resend_ms is not None,
     )
-    grouped = port.takes_groups and role_of(event) is not Role.FACT
+    grouped = traits.takes_groups and role_of(event) is not Role.FACT
     if grouped and state is not FailureState.CALM and event.kind in SILENT and route.group_by == BY_WORKER:
         labels = {"tenant": event.tenant, "environment": event.environment_name}
         waiting = Timing(
@@ -134,6 +135,6 @@ def _label(event: Event, name: str) -> str:
     try:
         metadata = json.loads(event.worker_metadata_json)
     except ValueError:
-        metadata = {}  # an event that is no good must not stop those behind it
+        metadata = {}  # a malformed event must not block the events behind it
     value = metadata.get(name.removeprefix(METADATA), "") if isinstance(metadata, dict) else ""
     return value if isinstance(value, str) else json.dumps(value)

@@ -1,1 +1,1 @@
-"""What alerts keep in Redis, and the only module that speaks Redis for this package."""
+"""Storage of alerts in Redis. No other folder of this package uses Redis."""

@@ -1,6 +1,6 @@
-"""The connections to the store. The only module of the package that speaks Redis.
+"""The connections to the store. The only module of the package that uses the Redis client.
 
-What a call does is one function of one of the package's ``.lua`` files, which list the keys too.
+Each call is one function of one of the package's ``.lua`` files, which also list the keys.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _KNOWN_RECEIVERS_KEY: Final = "la:receivers"
 
 _LIBRARIES: Final = ("incidents.lua", "silences.lua", "mass_failures.lua", "groups.lua")
 _PARTS: Final = ("helpers.lua", "reading.lua")
-"""What these include."""
+"""Files that the libraries include."""
 
 
 def _source(name: str) -> str:
@@ -44,32 +44,32 @@ _SOURCES: Final = tuple(map(_source, _LIBRARIES))
 _DIGEST: Final = hashlib.sha256("".join(_SOURCES).encode()).hexdigest()[:12]
 
 _TROUBLE: Final = (RedisError, OSError)
-"""No answer, or a refusal."""
+"""Errors for no answer, or for an error reply."""
 
 _T = TypeVar("_T")
 
 Reply: TypeAlias = Any
-"""What the store answers to the commands used here."""
+"""A reply of the store to one of the commands used here."""
 
 
 class Pools(Protocol):
-    """Makes a pool of connections to the store, wherever that is: its primary may move while they are used. They raise
-    redis-py's errors and the system's, whatever a lost transport raises.
+    """Makes a pool of connections to the store's primary, which may move while the pool is used.
 
-    More calls than ``max_connections`` wait for one. ``timeout_s`` bounds that wait, and each answer; ``retry`` is the
-    only one to send a call again.
+    The connections raise only redis-py's errors and ``OSError``, also for a lost transport. Calls beyond
+    ``max_connections`` wait for a free connection. ``timeout_s`` bounds that wait and each answer. Calls are re-sent
+    only according to ``retry``.
     """
 
     def __call__(self, *, max_connections: int, timeout_s: float, retry: Retry) -> BlockingConnectionPool:
-        """A new pool; whoever asked for it closes it."""
+        """A new pool. The caller must close it."""
 
 
 class StoreConnection:
-    """The connections that all queues share.
+    """The connections that all stores of this package share.
 
-    ``pools`` makes them, to wherever the store is. ``receivers`` bounds how many claims run at once; a claim
-    waits for the disk on a connection of its own, so it has a pool of its own. ``namespace`` is part of every key, in
-    its hash tag. Belongs to one event loop.
+    ``pools``: makes the pools. ``receivers``: maximum number of confirmed calls at once. These wait for the disk and
+    block their connection meanwhile, so they have a separate pool. ``namespace``: part of every key, in its hash tag.
+    Belongs to one event loop.
     """
 
     def __init__(self, *, pools: Pools, receivers: int, namespace: str = "") -> None:
@@ -81,7 +81,7 @@ class StoreConnection:
                 retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.25), 2),
             )
         )
-        # Never re-sent: a claim whose answer was lost has leased something already.
+        # Never re-sent: if only the answer was lost, the call has been executed already.
         self._claims = Redis.from_pool(
             pools(
                 max_connections=max(1, receivers),
@@ -96,7 +96,7 @@ class StoreConnection:
         await self._claims.aclose()
 
     async def register(self, receivers: Iterable[str]) -> tuple[str, ...]:
-        """Remember the configured receivers; answers the names that earlier runs had and this one has not.
+        """Record the configured receivers. Returns the names that earlier runs recorded and that are not configured.
 
         Idempotent. Raises ``StoreUnavailableError``.
         """
@@ -105,7 +105,7 @@ class StoreConnection:
         if not isinstance(known, set | list):
             raise TypeError(f"SMEMBERS answered {known!r}")
         earlier = {name.decode() for name in known}
-        if new := names - earlier:  # else nothing is written: a full store refuses SADD
+        if new := names - earlier:  # without new names nothing is written: a full store refuses SADD
             await _answer(_execute(self._commands, "SADD", self._prefix + _KNOWN_RECEIVERS_KEY, *sorted(new)))
         return tuple(sorted(earlier - names))
 
@@ -114,7 +114,7 @@ class StoreConnection:
         await _answer(_execute(self._commands, "SREM", self._prefix + _KNOWN_RECEIVERS_KEY, receiver))
 
     async def test_wait_ms(self, receiver: str, spacing_ms: int) -> int:
-        """Begin a test of a receiver, unless one began less than ``spacing_ms`` ago: then how long to wait, else 0.
+        """Begin a test of a receiver. Returns 0, or how long to wait if one began less than ``spacing_ms`` ago.
 
         Raises ``StoreUnavailableError``.
         """
@@ -125,7 +125,7 @@ class StoreConnection:
         return max(1, int(left_ms))
 
     async def can_confirm(self, durability: Durability) -> bool:
-        """Whether this server can say what ``durability`` asks of it. Raises ``StoreUnavailableError``."""
+        """Whether the server can confirm what ``durability`` requires. Raises ``StoreUnavailableError``."""
         if durability.mode is not DurabilityMode.FSYNC:
             return True
         try:
@@ -137,7 +137,7 @@ class StoreConnection:
         return True
 
     async def call(self, function: str, base: str, *args: str | bytes | int) -> Reply:
-        """Call one function of the library; loads the library when the server does not have it."""
+        """Call one function of the libraries. Loads the libraries if the server does not have it."""
         command = ("FCALL", f"la_{function}_{_DIGEST}", 1, self._key(base), *args)
         try:
             return await _execute(self._commands, *command)
@@ -152,10 +152,10 @@ class StoreConnection:
     async def call_confirmed(
         self, durability: Durability, function: str, base: str, *args: str | bytes | int
     ) -> tuple[list[bytes], Confirmation]:
-        """Call a function, then wait until its writes are as safe as ``durability`` asks.
+        """Call a function, then wait until its writes are as durable as ``durability`` requires.
 
-        Both go down one connection in one pipeline: WAIT and WAITAOF speak of that connection's own
-        writes only, and on a connection made anew they would confirm nothing at all, at once.
+        Both use one connection, in one pipeline: WAIT and WAITAOF cover only the writes of their own connection. On a
+        new connection they would return at once and confirm nothing.
         """
         for last_try in (False, True):
             pipeline = self._claims.pipeline(transaction=False)

@@ -1,4 +1,4 @@
-"""How sure the store must be of an event before anybody is told of it (P23). Pure."""
+"""Durability: what the store must confirm about its writes before a notification is sent (P23). Pure."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Final
 
 
 class DurabilityMode(StrEnum):
-    """What is waited for before a notification leaves."""
+    """What delivery waits for before it sends a notification."""
 
     FSYNC = "fsync"
     """The primary's append-only file is on disk (WAITAOF)."""
     REPLICAS = "replicas"
     """A number of replicas have it in memory (WAIT)."""
     MEMORY = "memory"
-    """Nothing: a store that loses its newest writes may lead to a repeated or an unfounded message."""
+    """Nothing. If the store loses its newest writes, a notification may be repeated or unfounded."""
 
 
 class Confirmation(StrEnum):
-    """What the store said of the writes that a claim rests on."""
+    """Result of waiting for the durability of the writes before an attempt."""
 
     CONFIRMED = "confirmed"
     UNCONFIRMED = "unconfirmed"
-    """Not within the time; nothing may be sent."""
+    """Not confirmed within the timeout; nothing may be sent."""
     UNAVAILABLE = "unavailable"
-    """This server cannot tell (no WAITAOF, or no append-only file); treated as ``memory``."""
+    """The server cannot confirm (no WAITAOF, or no append-only file); treated as ``memory``."""
 
 
 UNAVAILABLE_HINT: Final = (
@@ -36,7 +36,7 @@ UNAVAILABLE_HINT: Final = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Durability:
-    """A mode, and for ``replicas`` their number."""
+    """A mode and, for ``replicas``, the number of replicas."""
 
     mode: DurabilityMode
     replicas: int = 0
@@ -47,10 +47,10 @@ class Durability:
 
     @classmethod
     def parse(cls, text: str) -> Durability:
-        """Read ``fsync``, ``replicas:N`` or ``memory``.
+        """Parse ``fsync``, ``replicas:N`` or ``memory``.
 
         Raises:
-            ValueError: it is none of them.
+            ValueError: the text is none of these.
         """
         name, _, count = text.partition(":")
         if name == DurabilityMode.REPLICAS and count.isascii() and count.isdigit() and int(count) > 0:

@@ -1,4 +1,4 @@
-"""The groups of one receiver in the store: what a call does is one function of ``queue.lua``, which lists the keys."""
+"""The groups of one receiver in the store: each call is one function of ``groups.lua``, which lists the keys."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from alerts.store.durability import Confirmation, Durability
 
 CALL_LIMIT: Final = 100
-"""Groups in one call, so that the store is never blocked for long."""
+"""Maximum groups in one call, so that the store is never blocked for long."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}|-[A-Za-z0-9_.-]{0,63}")
 _PLACES: Final = {Outcome.QUEUED: ":open", Outcome.DEAD_LETTERED: ":dead"}
@@ -35,7 +35,7 @@ _USUAL: Final = Retention()
 _pack = msgspec.msgpack.Encoder().encode
 _group = msgspec.json.Decoder(AlertGroup).decode
 _member = msgspec.json.Decoder(Member).decode
-_told = msgspec.json.Decoder(EventOutcome).decode
+_outcome = msgspec.json.Decoder(EventOutcome).decode
 _note = msgspec.json.Decoder(NotificationRecord).decode
 
 _log: FilteringBoundLogger = structlog.get_logger()
@@ -43,7 +43,7 @@ _log: FilteringBoundLogger = structlog.get_logger()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Want:
-    """What is to be read of a group: these members, the outcomes of these events, and some of the longest firing."""
+    """What to read of a group: these members, the outcomes of these events, and ``firing`` longest firing members."""
 
     group: str
     members: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class Want:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """A group as it was read. ``version`` 0 and ``group`` None: there is none."""
+    """A group as it was read. ``version`` 0 and ``group`` None: the group does not exist."""
 
     version: int
     group: AlertGroup | None
@@ -64,10 +64,10 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """What is to be written of a group that was read as ``version``.
+    """A write to a group that was read as ``version``.
 
-    ``token`` is that of the lease that is held, 0 without one; ``release`` gives it back. ``due_ms`` None: nothing is
-    to be done until something happens. ``over`` ends the group.
+    ``token``: token of the held lease, 0 without a lease. ``release``: give the lease back. ``due_ms`` None: the group
+    is not due until it changes. ``over``: delete the group.
     """
 
     draft: Draft
@@ -79,7 +79,7 @@ class Change:
 
 
 def change_of(draft: Draft, seen: Seen, *, now_ms: int) -> Change:
-    """The change of a group that goes on, or ends, as its rules say."""
+    """The change for a draft; the rules of the group determine when it is due and whether it is over."""
     group = draft.group
     rules = worker_rules if group.shape is Shape.WORKER else group_rules
     due_ms, over = rules.due_ms(group, now_ms), rules.is_over(group)
@@ -88,7 +88,7 @@ def change_of(draft: Draft, seen: Seen, *, now_ms: int) -> Change:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Handed:
-    """The events of one partition that its router has in hand for a receiver: until they are acked they come again."""
+    """The current batch of a partition's router for a receiver. Until it is acknowledged it may be repeated."""
 
     partition: int
     event_ids: tuple[str, ...]
@@ -105,10 +105,10 @@ class Claimed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stats:
-    """The state of one receiver's queue.
+    """Queue status of one receiver.
 
-    ``lag_ms`` is for how long the notification longest in flight has been so, however often it was tried, or the
-    group longest due has been due.
+    ``lag_ms``: age of the notification that is longest in flight, regardless of its attempts, or time since the group
+    that is longest due became due, whichever is longer.
     """
 
     receiver: str
@@ -116,28 +116,29 @@ class Stats:
     lag_ms: int
     dead: int
     open_dead_letters: int
-    """Dead letters that are neither delivered, over, replayed nor dropped (P31)."""
+    """Dead letters that are not delivered, over, replayed or dropped (P31)."""
     groups: int
     disabled: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listed:
-    """A notification with its body, while there is one."""
+    """A notification with its body; None: the body is no longer stored."""
 
     note: NotificationRecord
     body: str | None = field(repr=False)
 
 
 class GroupStore:
-    """See the module. Every method raises ``StoreUnavailableError`` when it is not known to have been done.
+    """Stores the groups of one receiver.
 
-    Times are milliseconds of the store's clock.
+    Every method raises ``StoreUnavailableError`` if its call may not have been executed. Times are milliseconds of the
+    store's clock.
 
     Args:
-        store: the connections; several may share them.
-        receiver: its name, letters, digits, ``_``, ``.`` and ``-``, at most 64.
-        history: how much is kept of what is over.
+        store: the connections to the store; they may be shared.
+        receiver: name of the receiver: letters, digits, ``_``, ``.`` and ``-``, at most 64 characters.
+        history: how much history is kept.
     """
 
     def __init__(self, store: StoreConnection, receiver: str, history: Retention = _USUAL) -> None:
@@ -149,11 +150,11 @@ class GroupStore:
         self._history = history
 
     async def test_wait_ms(self, spacing_ms: int) -> int:
-        """As ``QueueStore.test_wait_ms``."""
+        """As ``StoreConnection.test_wait_ms``."""
         return await self._store.test_wait_ms(self.receiver, spacing_ms)
 
     async def read(self, wants: Sequence[Want]) -> list[Seen]:
-        """Read groups, in the order in which they are asked for."""
+        """Read groups, in the order of ``wants``."""
         found: list[Seen] = []
         for start in range(0, len(wants), CALL_LIMIT):
             some = [[w.group, w.members, w.events, w.firing] for w in wants[start : start + CALL_LIMIT]]
@@ -161,10 +162,10 @@ class GroupStore:
         return found
 
     async def save(self, changes: Sequence[Change], *, now_ms: int, handed: Handed | None = None) -> list[bool]:
-        """Write changes, in a full store too. For each whether it was written: False, somebody came first.
+        """Write changes, even if the store is full. Returns for each whether it was written.
 
-        The outcomes of the events in ``handed`` are not forgotten before the next events of that partition are handed
-        over, however much comes from others.
+        A change is not written if another process has changed or leased the group meanwhile. The outcomes of the events
+        in ``handed`` are kept until the next batch of that partition, whatever the other partitions add.
         """
         done: list[bool] = []
         for start in range(0, len(changes), CALL_LIMIT):
@@ -175,71 +176,71 @@ class GroupStore:
     async def save_confirmed(
         self, changes: Sequence[Change], *, now_ms: int, durability: Durability
     ) -> tuple[list[bool], Confirmation]:
-        """As ``save``, for at most 100; then waits until all that was written before is as safe as asked (P23)."""
+        """As ``save``, for at most 100 changes; then waits for the durability of all previous writes (P23)."""
         answer, confirmation = await self._store.call_confirmed(
             durability, "save", self._base, *self._arguments(changes, now_ms, None)
         )
         return [bool(done) for done in answer], confirmation
 
     async def claim(self, *, limit: int, lease_ms: int, now_ms: int) -> list[Claimed]:
-        """Lease at most ``limit`` groups that are due, of each tenant in turn the one that has been due for longest;
-        they are due again when the lease ends.
+        """Lease at most ``limit`` due groups: of each tenant in turn the group that has been due longest.
 
-        A group that cannot be read is logged and passed over: it must not block the others.
+        The groups are due again when the lease ends. An unreadable group is logged and skipped, so that it does not
+        block the others.
         """
         rows = await self._store.call("claim", self._base, now_ms, lease_ms, min(limit, CALL_LIMIT))
         return self._readable(rows)
 
     async def wake(self, groups: Sequence[str], *, now_ms: int) -> None:
-        """Make groups due, so that they are looked at again."""
+        """Make groups due now, except those under lease."""
         for start in range(0, len(groups), CALL_LIMIT):
             await self._store.call("wake", self._base, now_ms, *groups[start : start + CALL_LIMIT])
 
     async def due(self, *, offset: int, limit: int) -> list[str]:
-        """Groups that wait for a moment, in its order."""
+        """Groups that are due at some time, ordered by it."""
         return [name.decode() for name in await self._store.call("due", self._base, offset, limit)]
 
     async def some(self) -> list[Claimed]:
-        """Any groups, at most 100 of them, without a lease."""
+        """Read at most 100 arbitrary groups, without leasing them."""
         rows = await self._store.call("some", self._base, CALL_LIMIT)
         return self._readable([[key, version, 0, state] for key, version, state in rows])
 
     async def disable(self, reason: str) -> bool:
-        """Claim nothing more until ``enable``; whether that is new."""
+        """Stop claims until ``enable``. Returns whether the receiver was enabled before."""
         return bool(await self._store.call("switch", self._base, reason or "disabled"))
 
     async def enable(self) -> bool:
-        """Go on; whether it had been disabled."""
+        """Allow claims again. Returns whether the receiver was disabled before."""
         return bool(await self._store.call("switch", self._base, ""))
 
     async def retire(self) -> None:
-        """Let everything that is kept of a receiver that is configured no more expire with the rest of the history."""
+        """Let all data of a receiver that is no longer configured expire after the age of the history."""
         await self._store.call("retire", self._base, self._history.age_ms)
 
     async def unretire(self) -> None:
-        """Keep it after all: the receiver is configured."""
+        """Undo ``retire``: the receiver is configured again."""
         await self._store.call("retire", self._base, "")
 
     async def notifications(
         self, outcome: Outcome, *, before_ms: int, offset: int, limit: int
     ) -> list[NotificationRecord]:
-        """Notifications by outcome, newest first, from ``before_ms`` on; those that are finished are one list."""
+        """Notifications by outcome, newest first, from ``before_ms`` back. All final outcomes share one list."""
         place = _PLACES.get(outcome, _FINISHED)
         rows = await self._store.call("notifications", self._base, place, before_ms, offset, limit)
         return [_note(about) for _, _, about in rows]
 
     async def open_dead_letters(self, *, now_ms: int) -> list[NotificationRecord]:
-        """Dead letters that are neither delivered, over, replayed nor dropped: the newest, at most ``CALL_LIMIT``."""
+        """Dead letters that are not delivered, over, replayed or dropped: the newest, at most ``CALL_LIMIT``."""
         rows = await self._store.call("notifications", self._base, _STANDING, now_ms, 0, CALL_LIMIT)
         return [_note(about) for _, _, about in rows]
 
     async def notification(self, nid: str) -> Listed | None:
-        """One notification; None when it is not known (any more)."""
+        """One notification; None: it does not exist, or no longer exists."""
         about, body, _ = await self._store.call("notification", self._base, nid)
         return None if about is None else Listed(note=_note(about), body=None if body is None else body.decode())
 
     async def stats(self, *, now_ms: int) -> Stats:
-        """The state of the queue; changes nothing."""
+        """Queue status of the receiver. Changes nothing."""
         queued, lag_ms, dead, groups, disabled, open_dead_letters = await self._store.call("stats", self._base, now_ms)
         return Stats(
             receiver=self.receiver,
@@ -281,7 +282,7 @@ def _packed(change: Change) -> list[Any]:
         False if change.due_ms is None else change.due_ms,
         [[mid, _text(member), member.event.due_ms] for mid, member in draft.members.items()],
         list(draft.gone),
-        [[event_id, _text(told)] for event_id, told in draft.outcomes.items()],
+        [[event_id, _text(outcome)] for event_id, outcome in draft.outcomes.items()],
         [[note.nid, _text(note), body or False, _PLACES.get(note.outcome, _FINISHED)] for note, body in draft.records],
         draft.settled,
         draft.group.tenant,
@@ -298,7 +299,7 @@ def _seen(row: list[Any]) -> Seen:
         version=version,
         group=None if state is None else _group(state),
         members=tuple(None if one is None else _member(one) for one in members),
-        outcomes=tuple(None if one is None else _told(one) for one in outcomes),
+        outcomes=tuple(None if one is None else _outcome(one) for one in outcomes),
         firing={
             mid.decode(): _member(about)
             for mid, about in zip(firing[::2], firing[1::2], strict=True)

@@ -1,28 +1,28 @@
 #!lua name=lastseen_alerts_DIGEST
--- The groups of one receiver: what is known, told and still to be told of each group key.
+-- The alert groups of one receiver: state, due times, outcomes of events, notifications.
 --
--- DIGEST stands for a digest of all the package's files of this kind: function names are global over libraries, and two
+-- DIGEST is replaced by a digest of all Lua files of the package: function names are global across libraries, and two
 -- releases may run against one store.
 --
--- KEYS[1] is the base of every function, "{lt:<receiver>}"; all keys are made from it and share its hash tag:
---   :q     ZSET   group -> due, ms: when somebody has to look at it. A claimed one is due when its lease ends.
+-- KEYS[1] is the base key of every function, "{lt:<receiver>}". All keys are derived from it and share its hash tag:
+--   :q     ZSET   group -> when it is due, ms. A claimed group is due when its lease ends.
 --   :qt:<tenant>  ZSET  the same, of one tenant's groups
---   :t     ZSET   tenant -> when its turn comes, ms: claims go round robin by tenant (P29). Not before its first group is
---                 due, and after a turn not before those who were due then
+--   :t     ZSET   tenant -> when its next turn is, ms: claims go round robin by tenant (P29). Not before the tenant's
+--                 first group is due, and after a turn not before the tenants that were due then
 --   :k     HASH   group -> msgpack {version, lease token or 0, end of the lease ms, state (opaque), tenant}
 --   :b     HASH   nid -> body, of notifications in flight and of dead letters
---   :m:<group>  HASH   member -> what is known of it (opaque);  :f:<group>  ZSET  firing member -> since, ms
+--   :m:<group>  HASH   member -> its state (opaque);  :f:<group>  ZSET  firing member -> since, ms
 --   :e     HASH   event id -> its outcome (opaque);  :et  ZSET  event id -> when it was recorded, ms
---   :h     HASH   event id -> partition, of the batch of events that each router has in hand, or had last: until it is
---                 acked they come again, and only their outcomes tell that they were handed over;
+--   :h     HASH   event id -> partition, of the current or last batch of each router. Until a batch is acknowledged it
+--                 may be repeated, and only the outcomes show that its events were already added;
 --   :hb    HASH   partition -> msgpack list of those event ids
---   :n     HASH   nid -> about a notification (opaque);  :nt  ZSET  nid -> ms, of those that have an outcome
---   :open  ZSET   nid -> ms, of those in flight;  :dead  ZSET  nid -> ms, the dead letters
---   :up    ZSET   nid -> ms, of the dead letters those that are neither over nor looked after by a person
---   :s     HASH   lease -> the last token given out;  version -> the last version given out, so that a group that
---                 begins again is not taken for the one before;  disabled -> why nothing is claimed;  retired -> 1
---                 when the receiver was taken out of the configuration: then all of this expires
---   :test  STRING for as long after a test as there may be no other (no function reads it)
+--   :n     HASH   nid -> record of a notification (opaque);  :nt  ZSET  nid -> ms, notifications with a final outcome
+--   :open  ZSET   nid -> ms, notifications in flight;  :dead  ZSET  nid -> ms, dead letters
+--   :up    ZSET   nid -> ms, open dead letters: neither over nor handled by an operator
+--   :s     HASH   lease -> the last lease token;  version -> the last version, so that a group that begins again is not
+--                 taken for the previous one;  disabled -> why nothing is claimed;  retired -> 1 after the receiver was
+--                 removed from the configuration: then all keys expire
+--   :test  STRING exists while no further test of the receiver is allowed (no function reads it)
 -- Times are milliseconds of the store's clock, given by the caller. Every function reads and validates what it needs
 -- before its first write: there is no rollback.
 
@@ -50,7 +50,7 @@ local function is_type(key, wanted)
   return found == 'none' or found == wanted
 end
 
--- The name of a key that is not what it should be, or nil.
+-- The name of a key that has the wrong type, or nil.
 local function foreign(base)
   for _, pair in ipairs(KINDS) do
     if not is_type(base .. pair[1], pair[2]) then
@@ -60,7 +60,7 @@ local function foreign(base)
   return nil
 end
 
--- A command with a list of arguments of any length, in bounded parts.
+-- Run a command with a list of arguments of any length, in bounded parts.
 local function in_parts(command, key, list)
   for from = 1, #list, CHUNK do
     redis.call(command, key, unpack(list, from, math.min(from + CHUNK - 1, #list)))
@@ -72,7 +72,7 @@ local function group(base, key)
   return packed and cmsgpack.unpack(packed) or nil
 end
 
--- No turn comes before the tenant's first group is due: those of many tenants that have nothing due would hold up others.
+-- Delay a tenant's turn until its first group is due: turns of many tenants with nothing due would hold up the others.
 local function delay_turn(base, tenant)
   local first = redis.call('ZRANGE', base .. ':qt:' .. tenant, 0, 0, 'WITHSCORES')[2]
   if first then
@@ -105,7 +105,7 @@ local function values(key, fields)
   return found
 end
 
--- The oldest of a sorted set that are to be forgotten: those older than `age_ms`, but for the newest `keep`, and those
+-- The oldest entries of a sorted set, to be deleted: those older than `age_ms` except the newest `keep`, and those
 -- beyond the newest `most`. At most `limit`.
 local function spare(set, now, age_ms, keep, most, limit)
   local count, old = redis.call('ZCARD', set), {}
@@ -117,7 +117,7 @@ local function spare(set, now, age_ms, keep, most, limit)
   return #old < beyond and redis.call('ZRANGE', set, 0, int(beyond - 1)) or old
 end
 
--- Notes which events a router has in hand, in place of those that it had before.
+-- Record the events of a router's current batch, in place of those of its previous one.
 local function take_in_hand(base, partition, events)
   local before, pairs = redis.call('HGET', base .. ':hb', partition), {}
   in_parts('HDEL', base .. ':h', before and cmsgpack.unpack(before) or {})
@@ -128,15 +128,15 @@ local function take_in_hand(base, partition, events)
   redis.call('HSET', base .. ':hb', partition, cmsgpack.pack(events))
 end
 
--- Forgets what is over and too old, or too much. `grown` says how many entries this call has added to each set: twice as
--- many and a few more go, so that however much comes, what there is too much of becomes less with every call.
+-- Delete history that is too old or too much. `grown`: how many entries this call has added to each set. Up to twice as
+-- many and a few more are deleted, so that an excess shrinks with every call, whatever the calls add.
 local function forget(base, now, bounds, grown)
   local age_ms, keep, outcomes, kept_notes, notes, dead = unpack(bounds)
   local old = spare(base .. ':et', now, age_ms, keep, outcomes, LIMIT + 2 * grown[':et'])
   local held, gone, again = values(base .. ':h', old), {}, {}
   for k, event in ipairs(old) do
     if held[k] then
-      again[#again + 1], again[#again + 2] = int(now), event -- as if recorded now, so that it is not met every time
+      again[#again + 1], again[#again + 2] = int(now), event -- moved to now, so that the next calls do not find it
     else
       gone[#gone + 1] = event
     end
@@ -173,7 +173,7 @@ local function apply(base, now, change, known, grown)
     local version = redis.call('HINCRBY', base .. ':s', 'version', 1)
     redis.call('HSET', base .. ':k', key, cmsgpack.pack({ version, token, ends, state, tenant }))
     if held then
-      set_due(base, tenant, key, ends) -- its holder looks at what has come before it lets go
+      set_due(base, tenant, key, ends) -- the lease holder reads the change before it gives the group back
     elseif due then
       set_due(base, tenant, key, due)
     else
@@ -216,8 +216,8 @@ local function apply(base, now, change, known, grown)
   in_parts('ZREM', base .. ':up', change[C_SETTLED])
 end
 
--- Whether a change would begin a group with what was in it before it ended: it was sent twice, or whoever sends it has
--- been away since it read that there is no group.
+-- Whether a change would create a group again with events that it held before it was deleted. Then the change was sent
+-- twice, or its sender has been stalled since it read that the group does not exist.
 local function is_past(base, change)
   for _, outcome in ipairs(change[C_OUTCOMES]) do
     if redis.call('HEXISTS', base .. ':e', outcome[1]) == 1 then
@@ -232,17 +232,17 @@ local function is_past(base, change)
   return false
 end
 
--- save: write what was decided of groups, each on condition that it still is as it was read.
--- ARGV: now ms; msgpack list of bounds: how long what is over is kept ms, how many outcomes are kept whatever their age
---   and how many at most, how many notifications that are finished whatever their age and how many at most, how many dead
---   letters; msgpack {partition, event ids} of the batch that the events are of, or '' for none; msgpack list, at most 100 of
---   {group, version that was read (0: none), lease token (0: none is held), whether to give the lease back, state or
---   false to end the group, due ms or false for never, {member, what is known, since ms}*, members that are over,
---   {event id, outcome}*, {nid, about it, body or false, ':open' | ':dead' | ':nt'}*,
+-- save: write changes of groups, each only if the group has not changed since it was read.
+-- ARGV: now ms; msgpack list of bounds: maximum age of history ms, outcomes kept regardless of age, maximum outcomes,
+--   finished notifications kept regardless of age, maximum finished notifications, maximum dead letters; msgpack
+--   {partition, event ids} of the batch of the events, or '' for none; msgpack list, at most 100 of
+--   {group, version that was read (0: no group), lease token (0: no lease is held), whether to give the lease back,
+--   state or false to delete the group, due ms or false for never, {member, its state, since ms}*, members that are
+--   over, {event id, outcome}*, {nid, record, body or false, ':open' | ':dead' | ':nt'}*,
 --   nids of dead letters that are over, tenant}.
--- While somebody else holds the lease of a group it stays due at the lease's end, whatever `due` says.
--- Result: for each 1, or 0 (it has changed, or the lease is somebody else's, or it would begin with an event that has an
--- outcome or a notification that is finished: nothing was written for it).
+-- While another process holds the lease of a group, the group stays due at the end of the lease, whatever `due` is.
+-- Result: for each 1, or 0 and nothing was written: the group has changed, or another process holds the lease, or the
+-- group does not exist and the change has an event with an outcome or a finished notification.
 local function save(keys, args)
   local base, now, bounds = keys[1], number(args[1]), cmsgpack.unpack(args[2])
   local batch = args[3] ~= '' and cmsgpack.unpack(args[3])
@@ -286,7 +286,7 @@ local function save(keys, args)
   return result
 end
 
--- Lease the group of a tenant that has been due for longest, and note it in `result`; false when none is due.
+-- Lease the group of a tenant that has been due longest, and append it to `result`. False: none is due.
 local function lease_next(base, tenant, now, lease, result)
   local key = redis.call('ZRANGE', base .. ':qt:' .. tenant, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 1)[1]
   if not key then
@@ -299,25 +299,25 @@ local function lease_next(base, tenant, now, lease, result)
     set_due(base, tenant, key, now + lease)
     result[#result + 1] = { key, known[VERSION], known[TOKEN], known[STATE] }
   else
-    never_due(base, tenant, key) -- without a state there is nothing to do; it must not block the others
+    never_due(base, tenant, key) -- a group without state: unschedule it, so that it does not block the others
   end
   return true
 end
 
--- A tenant has had its turn: its next one comes when its next group is due, and after those who are due now.
+-- End a tenant's turn. Its next turn is when its next group is due, and after the tenants that are due now.
 local function end_turn(base, tenant, now)
   local first = redis.call('ZRANGE', base .. ':qt:' .. tenant, 0, 0, 'WITHSCORES')[2]
   if first then
-    -- Half a millisecond later than those that are due now, and due now all the same: a claim looks up to the next one.
+    -- Half a millisecond after the tenants that are due now. Still due now: a claim reads up to the next millisecond.
     redis.call('ZADD', base .. ':t', string.format('%.1f', math.max(now + 0.5, tonumber(first))), tenant)
   else
     redis.call('ZREM', base .. ':t', tenant)
   end
 end
 
--- claim: lease the groups that are due: of each tenant in turn one, the longest due first, until there are enough.
+-- claim: lease due groups: one of each tenant in turn, the longest due first, up to `limit`.
 -- ARGV: now ms, lease ms, limit (at most 100).
--- Result: for each {group, version, lease token, state}; none while the receiver is disabled.
+-- Result: for each {group, version, lease token, state}; empty while the receiver is disabled.
 local function claim(keys, args)
   local base, now, lease, limit = keys[1], number(args[1]), number(args[2]), number(args[3])
   if not now or not lease or not limit or limit < 1 or limit > LIMIT then
@@ -355,8 +355,8 @@ local function claim(keys, args)
   return result
 end
 
--- wake: make groups due. ARGV: now ms, then at most 100 groups; none of them that is leased.
--- Result: how many.
+-- wake: make groups due now, except those under lease. ARGV: now ms, then at most 100 groups.
+-- Result: how many were made due.
 local function wake(keys, args)
   local base, now, woken = keys[1], number(args[1]), 0
   if not now or #args > LIMIT + 1 then
@@ -372,7 +372,7 @@ local function wake(keys, args)
   return woken
 end
 
--- switch: disable the receiver, for a reason, or enable it (reason ''). ARGV: reason. Result: 1 if that changed it.
+-- switch: disable the receiver for a reason, or enable it (reason ''). ARGV: reason. Result: 1 if that was a change.
 local function switch(keys, args)
   local key = keys[1] .. ':s'
   if not args[1] or not is_type(key, 'hash') then
@@ -387,8 +387,8 @@ local function switch(keys, args)
   return was and 0 or 1
 end
 
--- retire: let everything expire, as the receiver is configured no more, or keep it again. ARGV: after how long ms, or ''.
--- `save` keeps it again, too: a daemon that knows the receiver may be there still. Result: 1
+-- retire: let all keys expire, because the receiver is no longer configured, or keep them again. ARGV: time to live ms,
+-- or '' to keep them. `save` also keeps them: a daemon that still has the receiver may be running. Result: 1
 local function retire(keys, args)
   local base, wrong = keys[1], foreign(keys[1])
   if wrong or not (args[1] == '' or number(args[1])) then
@@ -413,8 +413,9 @@ end
 
 -- include: reading.lua
 
--- allow-oom: the way from an event to a delivered notification works on a full store, or what fills it could never be
--- passed, told and trimmed. A full store takes no beats, so what this can add is bounded by what was recorded before.
+-- allow-oom: the path from an event to a delivered notification must work on a full store. Otherwise the events that
+-- fill the store could never be delivered and trimmed. A full store accepts no beats, so the events recorded before
+-- bound what this path can add.
 redis.register_function{function_name = 'la_save_DIGEST', callback = save, flags = {'allow-oom'}}
 redis.register_function{function_name = 'la_claim_DIGEST', callback = claim, flags = {'allow-oom'}}
 redis.register_function{function_name = 'la_wake_DIGEST', callback = wake, flags = {'allow-oom'}}

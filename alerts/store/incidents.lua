@@ -1,19 +1,20 @@
 #!lua name=lastseen_incidents_DIGEST
--- Incidents. KEYS[1] is the base, "{la.incidents:<partition>}" for those of workers and "{la.environments}" for those of
--- environments. All keys are made from it and share its hash tag:
+-- Incidents. KEYS[1] is the base key: "{la.incidents:<partition>}" for incidents of workers, "{la.environments}" for
+-- incidents of environments. All keys are derived from it and share its hash tag:
 --   :i           HASH  id -> msgpack, see the fields below
---   :w           HASH  worker -> the id of its newest incident
---   :e           HASH  event id -> incident id, of the events in an incident but the first, whose id is the incident's
---   :c           ZSET  id -> when it was noted that it is over, ms
---   :t:<tenant>  ZSET  place of every incident, score 0;  :o:<tenant>  of the open ones
---   :m:<id>      HASH  member -> 1 while it is open, 0 then; of the incident of an environment
--- A place is when the incident was opened, ms in 15 digits, and its id: places sort by time. "{la.incidents}" is the SET
--- of the partitions that have any.
+--   :w           HASH  worker -> id of its newest incident
+--   :e           HASH  event id -> incident id, of the events of an incident. The first is left out: its id is part of
+--                      the incident's id
+--   :c           ZSET  id -> when its closing was recorded, ms
+--   :t:<tenant>  ZSET  places of all incidents, score 0;  :o:<tenant>  of the open ones
+--   :m:<id>      HASH  member of an environment's incident -> 1 while it is open, 0 afterwards
+-- A place is the time when the incident was opened, ms in 15 digits, and its id: places sort by time. "{la.incidents}"
+-- is the SET of the partitions that have incidents.
 --
 -- Every function reads and validates what it needs before its first write: there is no rollback.
 
 local VERSION, STATE, PLACE, TENANT, ENVIRONMENT, WORKER, EVENTS, MEMBERS = 1, 2, 3, 4, 5, 6, 7, 8
--- The fields of MEMBERS; the last three are of the one that was over last: when, by what kind, by which event, or false.
+-- The fields of MEMBERS. The last three are of the member that closed last (when, by which kind and event), or false.
 local M_ALL, M_OPEN, M_CLOSED, M_KIND, M_EVENT = 1, 2, 3, 4, 5
 local LIMIT, PAGE, FORGET = 100, 500, 200
 
@@ -28,7 +29,7 @@ local function row(id, known)
   return { id, known[VERSION], known[STATE], known[MEMBERS] }
 end
 
--- Forgets the oldest that are over: older than `keep_ms`, or more than `keep`.
+-- Delete the oldest closed incidents: those older than `keep_ms`, or beyond the newest `keep`. At most FORGET per call.
 local function forget(base, now, keep_ms, keep)
   local spare = math.min(math.max(redis.call('ZCARD', base .. ':c') - keep, 0), FORGET)
   local old = redis.call('ZRANGE', base .. ':c', '-inf', int(now - keep_ms), 'BYSCORE', 'LIMIT', 0, FORGET)
@@ -52,7 +53,7 @@ local function forget(base, now, keep_ms, keep)
   end
 end
 
--- Puts an incident among those that are open, or those that are over.
+-- Index an incident as open or closed.
 local function set_open(base, id, known, open, now)
   redis.call('ZADD', base .. ':t:' .. known[TENANT], 0, known[PLACE])
   if open then
@@ -64,9 +65,9 @@ local function set_open(base, id, known, open, now)
   end
 end
 
--- incidents_read: what is known of workers and of events.
+-- incidents_read: read incidents by worker and by event.
 -- ARGV[1]: msgpack list, at most 100 of {worker, event ids}.
--- Result: for each {id of its newest incident or false, {incident or false for each event}, incidents};
+-- Result: for each {id of its newest incident or false, {incident id or false for each event}, incidents};
 --   an incident is {id, version, state, members or false}.
 local function incidents_read(keys, args)
   local base, wanted = keys[1], cmsgpack.unpack(args[1])
@@ -93,10 +94,10 @@ local function incidents_read(keys, args)
   return result
 end
 
--- incidents_write: what a batch of events makes of incidents; all of it or nothing.
+-- incidents_write: write the changes of a batch of events, all of them or none.
 -- ARGV: now, keep_ms, keep, msgpack {list of {worker, its newest incident}, list of
---   {id, version that was read or 0, state, place, tenant, environment, worker, event ids but the first, is it open}}.
--- Result: 1, or 0: somebody else has written since.
+--   {id, version that was read or 0, state, place, tenant, environment, worker, event ids except the first, open?}}.
+-- Result: 1, or 0: another process has written since.
 local function incidents_write(keys, args)
   local base, now = keys[1], tonumber(args[1])
   local workers, changes = unpack(cmsgpack.unpack(args[4]))
@@ -125,8 +126,8 @@ local function incidents_write(keys, args)
   return 1
 end
 
--- Forgets members that are over, any of them, when more than `keep` are known. One that is forgotten and comes again is
--- counted twice; that takes an event of which nothing was heard while so many others were over.
+-- Delete arbitrary closed members when more than `keep` are stored. A deleted member whose event is repeated is counted
+-- twice. That can happen only to an event that is repeated after more than `keep` other members have closed.
 local function forget_members(key, open, keep)
   if redis.call('HLEN', key) - open <= keep then
     return
@@ -139,10 +140,10 @@ local function forget_members(key, open, keep)
   end
 end
 
--- incidents_join: which incidents are part of that of an environment. An incident that was over stays so.
--- ARGV: now, keep_ms, keep, how many members that are over are known one by one, id, place, tenant, environment, state with
---   which it begins, msgpack list of at most 100 of {member, is it open, and if not: when it was over, by what kind, by
---   which event}. Result: 1
+-- incidents_join: add incidents to the incident of an environment. A member that is closed stays closed.
+-- ARGV: now, keep_ms, keep, maximum number of closed members stored individually, id, place, tenant, environment,
+--   initial state, msgpack list of at most 100 of {member, open?, and if closed: when, by which kind, by which event}.
+-- Result: 1
 local function incidents_join(keys, args)
   local base, now, id, members = keys[1], tonumber(args[1]), args[5], cmsgpack.unpack(args[10])
   if #members > LIMIT then
@@ -177,7 +178,7 @@ local function incidents_get(keys, args)
   return known and row(args[1], known) or false
 end
 
--- incidents_put: ARGV: id, version that was read, state. Result: 1, or 0: somebody else has written since.
+-- incidents_put: ARGV: id, version that was read, state. Result: 1, or 0: another process has written since.
 local function incidents_put(keys, args)
   local known = incident(keys[1], args[1])
   if not known or known[VERSION] ~= tonumber(args[2]) then
@@ -189,9 +190,9 @@ local function incidents_put(keys, args)
 end
 
 -- incidents_page: a tenant's incidents, newest first.
--- ARGV: tenant, 'open', 'closed' or 'all', place that they lie before ('' for the newest), limit, then environments that
---   they have to be of, or none for any.
--- Result: {place up to which all were looked at, '' when there are no more; {place, incident}*}.
+-- ARGV: tenant, 'open', 'closed' or 'all', place to begin before ('' for the newest), limit, then the environments to
+--   include, or none for all.
+-- Result: {place up to which was scanned, '' when there are no more; {place, incident}*}.
 local function incidents_page(keys, args)
   local base, tenant, state, limit, wanted = keys[1], args[1], args[2], tonumber(args[4]), {}
   for k = 5, #args do
@@ -217,18 +218,18 @@ local function incidents_page(keys, args)
   return result
 end
 
--- incidents_add_partition: ARGV: a partition that has incidents from now on.
+-- incidents_add_partition: record that a partition has incidents. ARGV: the partition.
 local function incidents_add_partition(keys, args)
   return redis.call('SADD', keys[1], args[1])
 end
 
--- incidents_partitions: Result: all of them.
+-- incidents_partitions: Result: all partitions that have incidents.
 local function incidents_partitions(keys)
   return redis.call('SMEMBERS', keys[1])
 end
 
--- allow-oom: as in groups.lua; and what operators do about an incident is needed most while the store is full. Bounded by the
--- incidents that there are.
+-- allow-oom: as in groups.lua. Also, operators need to acknowledge incidents most while the store is full. Bounded by
+-- the number of incidents.
 redis.register_function{function_name = 'la_incidents_read_DIGEST', callback = incidents_read, flags = {'no-writes'}}
 redis.register_function{function_name = 'la_incidents_get_DIGEST', callback = incidents_get, flags = {'no-writes'}}
 redis.register_function{function_name = 'la_incidents_page_DIGEST', callback = incidents_page, flags = {'no-writes'}}

@@ -1,7 +1,7 @@
 """Incidents in the store: each call is one function of ``incidents.lua``, which lists the keys.
 
-The incidents of workers lie with the partition of their events. Those of environments span partitions, so they lie
-apart, and what partitions say of their members counts once, in whatever order it comes.
+Incidents of workers are stored with the partition of their events. Incidents of environments span partitions, so they
+are stored separately. Updates of their members come from all partitions, and each counts once, in any order.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 CALL_LIMIT: Final = 100
 """Maximum events or members in one call, so that the store is never blocked for long."""
 MEMBERS_KEPT: Final = 100_000
-"""Maximum ended members that an environment's incident knows one by one; it counts all of them."""
+"""Maximum ended members that are stored individually for an environment's incident. All of them are counted."""
 
 _USUAL: Final = Retention()
 _ENVIRONMENTS: Final = "{la.environments}"
@@ -51,9 +51,9 @@ _incident = msgspec.json.Decoder(Incident).decode
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IncidentPage:
-    """Incidents, newest first. ``after`` is where the next page goes on; None: there are no more.
+    """Incidents, newest first. ``after``: cursor of the next page; None: there are no more.
 
-    A page may have fewer than were asked for, or none, before the end.
+    A page may have fewer incidents than the limit, or none, before the end.
     """
 
     incidents: tuple[Incident, ...]
@@ -65,12 +65,12 @@ def _no_part(_: Event) -> None:
 
 
 class IncidentStore:
-    """See the module. Every method raises ``StoreUnavailableError`` when it is not known to have been done.
+    """Stores incidents. Every method raises ``StoreUnavailableError`` if its call may not have been executed.
 
     Times are milliseconds of the store's clock. Belongs to one event loop.
 
     Args:
-        store: the connections; several may share them.
+        store: the connections to the store; they may be shared.
         retention: how long closed incidents are kept, and how many of them, the newest.
     """
 
@@ -87,21 +87,21 @@ class IncidentStore:
         part_of: Callable[[Event], str | None] = _no_part,
         now_ms: int,
     ) -> list[Noted]:
-        """Take events of one partition into the incidents, in the order of its stream.
+        """Apply events of one partition to the incidents, in the order of its stream.
 
-        Idempotent, for as long as the incidents are kept: events that come again change nothing, and the answer is
-        the same again. Several may note for one partition.
+        Idempotent while the incidents are kept: repeated events change nothing, and the result is the same. Several
+        daemons may do this for one partition at once.
 
         Args:
-            partition: whose stream they are from.
-            events: any number; 100 at a time are noted in one step.
-            targets_of: who an event is for by itself: receiver -> group key.
-            part_of: the incident of the environment that an event's incident would be part of; asked of events that
-                open one. It begins with the first event that is part of it.
-            now_ms: when this is noted.
+            partition: the partition of the events.
+            events: any number; each 100 are written in one step.
+            targets_of: the targets of an event according to the routes: receiver -> group key.
+            part_of: id of the environment's incident that the incident of an event is part of, used if the event opens
+                an incident. The first such event opens the environment's incident.
+            now_ms: the store's time.
 
         Returns:
-            For each event, in order, its incident and who it is for, with what is recorded of the incident.
+            For each event, in order, its incident and its recorded targets.
         """
         noted: list[Noted] = []
         for start in range(0, len(events), CALL_LIMIT):
@@ -110,20 +110,20 @@ class IncidentStore:
         return noted
 
     async def get(self, tenant: str, incident_id: str) -> Incident:
-        """One incident.
+        """Get one incident.
 
         Raises:
-            UnknownIncidentError: the tenant has none of that id (any more).
+            UnknownIncidentError: the tenant has no incident with this id, or no longer has it.
         """
         _, _, incident = await self._find(tenant, incident_id)
         return incident
 
     async def acknowledge(self, tenant: str, incident_id: str, *, by: str, comment: str, now_ms: int) -> Incident:
-        """Note who takes an incident over. Idempotent: who was the first stays.
+        """Acknowledge an incident. Idempotent: the first acknowledgement is kept.
 
         Raises:
-            UnknownIncidentError: the tenant has none of that id (any more).
-            IncidentClosedError: it is over, and nobody had acknowledged it.
+            UnknownIncidentError: the tenant has no incident with this id, or no longer has it.
+            IncidentClosedError: the incident is closed and was not acknowledged.
         """
         for _ in range(_TRIES):
             base, version, incident = await self._find(tenant, incident_id)
@@ -149,11 +149,11 @@ class IncidentStore:
         """A tenant's incidents, newest first.
 
         Args:
-            tenant: whose.
-            state: which of them.
-            environments: of which environments, by their names; None: of any.
-            after: the ``after`` of the page before: when an incident was opened, in 15 digits, and its id.
-            limit: at most so many, from 1.
+            tenant: the tenant.
+            state: open incidents, closed ones, or all.
+            environments: names of the environments; None: any.
+            after: the ``after`` of the previous page: when an incident was opened, in 15 digits, and its id.
+            limit: maximum number of incidents, at least 1.
         """
         if environments is not None and not environments:
             return IncidentPage(incidents=(), after=None)
@@ -163,7 +163,7 @@ class IncidentStore:
         for _ in range(_ROUNDS):
             asked = (tenant, state.value, place, limit - len(found), *sorted(environments or ()))
             answers = await asyncio.gather(*(self._store.call("incidents_page", base, *asked) for base in bases))
-            # Below the place up to which every partition was looked at, there may be more in between.
+            # Partitions are scanned to different places. Below the newest of these a partition may have more rows.
             place = max((answer[0].decode() for answer in answers), default="")
             rows = [(at.decode(), row) for answer in answers for at, row in answer[1:]]
             found += [row for row in sorted(rows, key=_at, reverse=True) if _at(row) >= place]
@@ -189,7 +189,7 @@ class IncidentStore:
                 workers = [[mid, one.id] for mid, one in batch.last.items() if one.id in batch.changed]
                 changes = [_change(one, versions.get(one.id, 0)) for one in batch.changed.values()]
                 arguments = (now_ms, *self._kept(), _pack([workers, changes]))
-                # Said each time: a store that lost its data has to hear it again.
+                # Repeated with each write, because the store may have lost its data.
                 await self._store.call("incidents_add_partition", _PARTITIONS, partition)
                 if not await self._store.call("incidents_write", base, *arguments):
                     continue
@@ -199,7 +199,7 @@ class IncidentStore:
         raise StoreUnavailableError(f"incidents {base} change all the time")
 
     async def _read(self, base: str, events: Sequence[Event]) -> tuple[Batch, dict[str, int]]:
-        """The batch as it begins, and the versions of its incidents."""
+        """A new batch with the stored incidents of its events, and the versions of these incidents."""
         asked: dict[str, list[str]] = {}
         for event in events:
             asked.setdefault(mid_of(event), []).append(event.event_id)
@@ -236,7 +236,7 @@ class IncidentStore:
         return [_ENVIRONMENTS, *sorted(_base(int(partition)) for partition in partitions)]
 
     async def _find(self, tenant: str, incident_id: str) -> tuple[str, int, Incident]:
-        """Where an incident is, its version, and what is known of it."""
+        """Base key of an incident, its version, and the incident."""
         bases = await self._bases()
         rows = await asyncio.gather(*(self._store.call("incidents_get", base, incident_id) for base in bases))
         for base, row in zip(bases, rows, strict=True):

@@ -1,10 +1,10 @@
 #!lua name=lastseen_mass_DIGEST
--- What is counted of environments in which workers die.
+-- Mass failures: recent deaths per environment.
 --
--- KEYS[1] is "{la.mass}", a HASH: environment -> msgpack {version, state (opaque)}. Beside it lies "{la.mass}:at", a ZSET:
--- environment -> when its state was written, ms by the store's clock, as the caller says.
+-- KEYS[1] is "{la.mass}", a HASH: environment -> msgpack {version, state (opaque)}. "{la.mass}:at" is a ZSET:
+-- environment -> when its state was written, ms of the store's clock, given by the caller.
 
--- mass_read: ARGV: environments, at most 100. Result: for each {version (0: there is none), state or false}.
+-- mass_read: ARGV: environments, at most 100. Result: for each {version (0: no state), state or false}.
 local function mass_read(keys, args)
   if #args > 100 then
     return redis.error_reply('ERR lastseen alerts: mass_read: arguments')
@@ -18,8 +18,8 @@ local function mass_read(keys, args)
   return result
 end
 
--- mass_write: ARGV: environment, version that was read, state ('' to forget it), now, keep_ms: what was written before that
--- means nothing any more, and goes, a few at a time. Result: 1, or 0: somebody else has written since.
+-- mass_write: ARGV: environment, version that was read, state ('' to delete it), now, keep_ms. States older than
+-- keep_ms are obsolete and are deleted, a few per call. Result: 1, or 0: another process has written since.
 local function mass_write(keys, args)
   local packed = redis.call('HGET', keys[1], args[1])
   local version, at = packed and cmsgpack.unpack(packed)[1] or 0, keys[1] .. ':at'

@@ -1,4 +1,4 @@
-"""What is counted of environments in which workers die, kept in the store: one function of ``mass.lua`` each way."""
+"""Store of mass failures: the recent deaths per environment. Uses ``mass_failures.lua``, one function per direction."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from monitor.events import Event
 
 KEPT_MS: Final = 86_400_000
-"""What is counted of an environment in which nothing has happened for so long says nothing of what happens next: deaths
-are counted within ``LONGEST_WINDOW_MS``."""
+"""Time after which the counts of an environment without events are deleted. They are obsolete by then, because deaths
+count together only within ``LONGEST_WINDOW_MS``."""
 _BASE: Final = "{la.mass}"
 _TRIES: Final = 20
 _window = msgspec.json.Decoder(FailureWindow).decode
@@ -36,7 +36,7 @@ _window = msgspec.json.Decoder(FailureWindow).decode
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FailureVerdict:
-    """How an environment looks. ``incident_id`` with ``DECLARED``."""
+    """Whether an environment has a mass failure. ``incident_id`` is set with ``DECLARED``."""
 
     state: FailureState
     incident_id: str | None = None
@@ -46,12 +46,12 @@ CALM: Final = FailureVerdict(state=FailureState.CALM)
 
 
 class MassFailures:
-    """Judges environments. Several daemons may: each partition's events count once.
+    """Detects mass failures. Several daemons may do so at once: each partition's events count once.
 
     Args:
-        store: the connections.
-        rule: what a mass failure is.
-        fleet: how environments stand, as the worker store knows it.
+        store: the connections to the store.
+        rule: when a mass failure is declared.
+        fleet: the worker store, for the health of environments.
     """
 
     def __init__(self, store: StoreConnection, *, rule: Rule, fleet: Fleet) -> None:
@@ -61,16 +61,16 @@ class MassFailures:
 
     @property
     def hold_ms(self) -> int:
-        """For how long the notifications of a suspected failure are held at most."""
+        """Maximum time for which notifications of a suspected failure are held."""
         return self._rule.hold_ms
 
     async def judge(
         self, tenant: str, environment: str, *, deaths: Sequence[Event], returns: Sequence[Event], now_ms: int
     ) -> FailureVerdict:
-        """Count what happened in an environment, and say how it looks now.
+        """Count deaths and returns in an environment. Returns the verdict after them.
 
         Raises:
-            StoreUnavailableError: nothing is known to be counted; ask again.
+            StoreUnavailableError: the events may not have been counted; call again.
         """
         name = f"{len(tenant)}:{tenant}{environment}"
         for _ in range(_TRIES):
@@ -91,8 +91,9 @@ class MassFailures:
         raise StoreUnavailableError(f"environment {environment!r} is judged all the time")
 
     async def is_suspected(self, tenant: str, environment: str, *, firing: int, rejected: int, since_ms: int) -> bool:
-        """Whether many workers beside the ``firing`` ones that are known to be down still miss beats, or are down since
-        that moment. ``rejected`` of those that are known are alive.
+        """Whether a mass failure is still suspected: enough workers are down since ``since_ms``, or miss beats now.
+
+        ``firing``: number of workers already known to be down. ``rejected``: those of them that are alive.
         """
         health = await self._fleet.environment_health(tenant, environment, since_ms)
         down = max(firing, fallen_of(health, is_rejected=rejected > 0))

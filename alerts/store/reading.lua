@@ -1,9 +1,9 @@
--- Reading: what of queue.lua writes nothing. Included there, behind what it uses.
+-- The read-only functions of groups.lua, which includes this file after the helpers that it uses.
 
--- look: what is known of groups.
+-- look: read groups.
 -- ARGV[1]: msgpack list, at most 100 of {group, members, event ids, how many firing members to add}.
--- Result: for each {version (0: there is none), state, what is known of the members, outcomes of the events,
---   {member, what is known of it}* of the longest firing}.
+-- Result: for each {version (0: no such group), state, states of the members, outcomes of the events,
+--   {member, its state}* of the longest firing}.
 local function look(keys, args)
   local base, wanted = keys[1], cmsgpack.unpack(args[1])
   if #wanted > LIMIT then
@@ -29,7 +29,7 @@ local function look(keys, args)
   return result
 end
 
--- due: groups in the order in which they are due. ARGV: offset, limit (at most 500).
+-- due: groups ordered by when they are due. ARGV: offset, limit (at most 500).
 -- Result: groups.
 local function due(keys, args)
   local from, limit = number(args[1]), number(args[2])
@@ -39,7 +39,7 @@ local function due(keys, args)
   return redis.call('ZRANGE', keys[1] .. ':q', int(from), int(from + limit - 1))
 end
 
--- some: any groups. ARGV: limit (at most 100). Result: for each {group, version, state}.
+-- some: arbitrary groups. ARGV: limit (at most 100). Result: for each {group, version, state}.
 local function some(keys, args)
   local limit = number(args[1])
   if not limit or limit < 1 or limit > LIMIT then
@@ -53,9 +53,9 @@ local function some(keys, args)
   return result
 end
 
--- notifications: a list, newest first. ARGV: ':open' | ':dead' | ':up' | ':nt', time to begin at or before ms, offset among
--- those, limit (at most 500).
--- Result: for each {nid, ms, about it}.
+-- notifications: a list, newest first. ARGV: ':open' | ':dead' | ':up' | ':nt', newest time ms (inclusive), offset from
+-- there, limit (at most 500).
+-- Result: for each {nid, ms, record}.
 local function notifications(keys, args)
   local base, before, from, limit = keys[1], number(args[2]), number(args[3]), number(args[4])
   if not before or not from or not limit or limit > PAGE then
@@ -74,7 +74,8 @@ local function notifications(keys, args)
   return result
 end
 
--- notification: one. ARGV: nid. Result: {about it or false, body or false, its place}.
+-- notification: one notification. ARGV: nid.
+-- Result: {record or false, body or false, the set that lists it (':open', ':dead', ':nt') or ''}.
 local function notification(keys, args)
   local base = keys[1]
   local place = ''
@@ -86,17 +87,17 @@ local function notification(keys, args)
   return { redis.call('HGET', base .. ':n', args[1]), redis.call('HGET', base .. ':b', args[1]), place }
 end
 
--- stats: the state of the queue. ARGV: now ms.
--- Result: {notifications in flight; the lag in ms, for how long the notification longest in flight has been so or the
---   group longest due has been due, whichever is longer, 0 without either; dead letters; groups; why the receiver is
---   disabled or false; dead letters that are neither over nor looked after}.
+-- stats: queue status. ARGV: now ms.
+-- Result: {notifications in flight; lag ms: age of the notification longest in flight, or time since the group longest
+--   due became due, whichever is longer, 0 without either; dead letters; groups; why the receiver is disabled or false;
+--   dead letters that are neither over nor handled by an operator}.
 local function stats(keys, args)
   local base, now = keys[1], number(args[1])
   if not now then
     return fail('stats: arguments')
   end
   local lag = 0
-  for _, set in ipairs({ ':q', ':open' }) do -- what is tried again and again is never due for long
+  for _, set in ipairs({ ':q', ':open' }) do -- a group in retries is never due for long, hence :open
     local first = redis.call('ZRANGE', base .. set, 0, 0, 'WITHSCORES')
     if first[2] then
       lag = math.max(lag, now - tonumber(first[2]))

@@ -1,6 +1,6 @@
-"""How much of the past is kept: of notifications, of what became of events, of incidents and of silences (P26). Pure.
+"""Retention: how much history of notifications, event outcomes, incidents and silences is kept (P26). Pure.
 
-What is still to be told is none of the past, and no bound touches it.
+Pending notifications are not history, and no bound applies to them.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from typing import Final
 
 OUTCOMES_KEPT: Final = 10_000
-"""So many outcomes of events at a receiver are kept whatever their age. Those of events that are handed over and not
-acked are kept in any case: they are needed so that none is told again."""
+"""Minimum number of event outcomes kept per receiver, regardless of age. Outcomes of unacknowledged events are never
+dropped: they prevent a second notification of the same event."""
 NOTES_KEPT: Final = 1_000
-"""So many notifications at a receiver are kept whatever their age."""
+"""Minimum number of notifications kept per receiver, regardless of age."""
 DEAD_LETTERS: Final = 10_000
-"""So many dead letters are kept at a receiver, the newest, whatever their age: they wait for a person."""
+"""Maximum number of dead letters kept per receiver, the newest, regardless of age: they wait for an operator."""
 _PER_NOTIFICATION: Final = 5
-"""So many outcomes, and incidents, for each notification: one of a group tells of many events."""
+"""Outcomes, and incidents, kept per notification: a group's notification covers many events."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Retention:
-    """The bounds that an operator chooses. ``age_ms``: older is forgotten; ``most``: of the rest, the oldest.
+    """Bounds that the operator configures. ``age_ms``: maximum age. ``most``: maximum number; beyond it the oldest go.
 
-    ``most`` counts the finished notifications of one receiver. Both are seen to whenever something is written there:
-    each time more goes than comes, until there is no more than that.
+    ``most`` counts the finished notifications of one receiver. Both bounds are enforced with each write there. Each
+    write deletes more than it adds, until the bounds hold.
     """
 
     age_ms: int = 7 * 86_400_000
@@ -32,10 +32,10 @@ class Retention:
 
     @property
     def outcomes(self) -> int:
-        """So many outcomes of events are kept at a receiver."""
+        """Maximum number of event outcomes kept per receiver."""
         return max(OUTCOMES_KEPT, _PER_NOTIFICATION * self.most)
 
     @property
     def incidents(self) -> int:
-        """So many incidents that are over are kept for each partition."""
+        """Maximum number of closed incidents kept per partition."""
         return _PER_NOTIFICATION * self.most

@@ -1,16 +1,16 @@
 #!lua name=lastseen_silences_DIGEST
 -- Silences. KEYS[1] is "{la.silences}":
 --   :s:<tenant>  HASH  id -> silence (opaque)
---   :a:<tenant>  ZSET  id -> when it ends, ms, of those that are not known to be over
---   :x:<tenant>  ZSET  id -> when it was over, ms, of the others
---   :v           HASH  tenant -> a text that is another one after each change
+--   :a:<tenant>  ZSET  id -> end, ms, of silences that are not known to be over
+--   :x:<tenant>  ZSET  id -> end, ms, of silences that are over
+--   :v           HASH  tenant -> version, a text that differs after each change
 -- Every function reads and validates what it needs before its first write: there is no rollback.
 
 local LIMIT = 100
 
 -- include: helpers.lua
 
--- Moves those that are over to the others, and forgets the oldest of these.
+-- Move silences that are over to `:x`, and delete the oldest there.
 local function tidy(base, tenant, now, keep_ms, keep)
   local active, over = base .. ':a:' .. tenant, base .. ':x:' .. tenant
   local ended = redis.call('ZRANGE', active, '-inf', int(now), 'BYSCORE', 'WITHSCORES')
@@ -29,8 +29,9 @@ local function tidy(base, tenant, now, keep_ms, keep)
   end
 end
 
--- silences_add: ARGV: tenant, now, keep_ms, keep (of those that are over), most (of the others), id, ends, silence.
--- Result: 1, or 0: there are `most` already. Adding the same again changes nothing.
+-- silences_add: add a silence.
+-- ARGV: tenant, now, keep_ms, keep (maximum that are over), most (maximum of the others), id, end, silence.
+-- Result: 1, or 0: there are `most` already. Adding the same silence again changes nothing.
 local function silences_add(keys, args)
   local base, tenant, now, id = keys[1], args[1], tonumber(args[2]), args[6]
   if redis.call('HEXISTS', base .. ':s:' .. tenant, id) == 1 then
@@ -46,7 +47,7 @@ local function silences_add(keys, args)
   return 1
 end
 
--- silences_end: ARGV: tenant, now, keep_ms, keep, id, silence as it is then. Result: 1, or 0: it is over already.
+-- silences_end: ARGV: tenant, now, keep_ms, keep, id, the ended silence. Result: 1, or 0: the silence was over already.
 local function silences_end(keys, args)
   local base, tenant, now, id = keys[1], args[1], tonumber(args[2]), args[5]
   tidy(base, tenant, now, tonumber(args[3]), tonumber(args[4]))
@@ -59,8 +60,8 @@ local function silences_end(keys, args)
   return 1
 end
 
--- silences_of: those of tenants that are not known to be over.
--- ARGV: {tenant, the text of `:v` that is known or ''}*, at most 100. Result: for each {text, silences or false: as known}.
+-- silences_of: silences of tenants that are not known to be over.
+-- ARGV: {tenant, the caller's version or ''}*, at most 100. Result: for each {version, silences or false: unchanged}.
 local function silences_of(keys, args)
   local base, result = keys[1], {}
   if #args > 2 * LIMIT then
@@ -80,7 +81,7 @@ local function silences_of(keys, args)
   return result
 end
 
--- silences_list: ARGV: tenant. Result: every silence of it, in no order.
+-- silences_list: ARGV: tenant. Result: all its silences, unordered.
 local function silences_list(keys, args)
   return redis.call('HVALS', keys[1] .. ':s:' .. args[1])
 end
@@ -90,7 +91,7 @@ local function silences_get(keys, args)
   return redis.call('HGET', keys[1] .. ':s:' .. args[1], args[2])
 end
 
--- allow-oom: operators need silences most while the store is full. Bounded by the silences that a tenant may have.
+-- allow-oom: operators need silences most while the store is full. Bounded by the maximum of silences per tenant.
 redis.register_function{function_name = 'la_silences_of_DIGEST', callback = silences_of, flags = {'no-writes'}}
 redis.register_function{function_name = 'la_silences_list_DIGEST', callback = silences_list, flags = {'no-writes'}}
 redis.register_function{function_name = 'la_silences_get_DIGEST', callback = silences_get, flags = {'no-writes'}}

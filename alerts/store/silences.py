@@ -27,12 +27,12 @@ _silence = msgspec.json.Decoder(Silence).decode
 
 
 class SilenceStore:
-    """See the module. Every method raises ``StoreUnavailableError`` when it is not known to have been done.
+    """Stores silences. Every method raises ``StoreUnavailableError`` if its call may not have been executed.
 
     Times are milliseconds of the store's clock. Belongs to one event loop.
 
     Args:
-        store: the connections; several may share them.
+        store: the connections to the store; they may be shared.
         retention: how long ended silences are kept.
     """
 
@@ -42,10 +42,10 @@ class SilenceStore:
         self._known: dict[str, tuple[bytes, list[Silence]]] = {}
 
     async def add(self, silence: Silence, *, now_ms: int) -> None:
-        """Keep a silence, which ends after its start and after ``now_ms``. Idempotent.
+        """Add a silence, which must end after its start and after ``now_ms``. Idempotent.
 
         Raises:
-            TooManySilencesError: the tenant has ``SILENCES_MOST`` that are not over.
+            TooManySilencesError: the tenant has ``SILENCES_MOST`` silences that are not over.
         """
         added = await self._store.call(
             "silences_add",
@@ -59,10 +59,10 @@ class SilenceStore:
             )
 
     async def end(self, tenant: str, silence_id: str, *, by: str, now_ms: int) -> Silence:
-        """End a silence now, also one that has not begun. Idempotent: one that is over stays as it is.
+        """End a silence now, even if it has not begun. Idempotent: a silence that is over does not change.
 
         Raises:
-            UnknownSilenceError: the tenant has none of that id (any more).
+            UnknownSilenceError: the tenant has no silence with this id, or no longer has it.
         """
         known = await self.get(tenant, silence_id)
         if known.state(now_ms) is SilenceState.ENDED:
@@ -81,10 +81,10 @@ class SilenceStore:
         return ended if done else await self.get(tenant, silence_id)
 
     async def get(self, tenant: str, silence_id: str) -> Silence:
-        """One silence.
+        """Get one silence.
 
         Raises:
-            UnknownSilenceError: the tenant has none of that id (any more).
+            UnknownSilenceError: the tenant has no silence with this id, or no longer has it.
         """
         found = await self._store.call("silences_get", _SILENCES, tenant, silence_id)
         if found is None:
@@ -92,15 +92,15 @@ class SilenceStore:
         return _silence(found)
 
     async def list_for(self, tenant: str, *, now_ms: int) -> list[Silence]:
-        """A tenant's silences, newest first: at most ``SILENCES_MOST`` that are not over and as many that are."""
+        """A tenant's silences, newest first: at most ``SILENCES_MOST`` that are not over, and as many that are over."""
         rows = await self._store.call("silences_list", _SILENCES, tenant)
         found = [one for one in map(_silence, rows) if one.over_ms >= now_ms - self._retention.age_ms]
         return sorted(found, key=lambda one: (one.created_ms, one.id), reverse=True)
 
     async def active(self, tenants: Sequence[str]) -> dict[str, list[Silence]]:
-        """The silences of tenants that may be active or may become so.
+        """The silences of tenants that are active or may become active.
 
-        What has not changed since the last time is not sent again: this may be asked often.
+        May be called often: a tenant's silences are cached, and the store sends them again only after a change.
         """
         found: dict[str, list[Silence]] = {}
         for start in range(0, len(tenants), CALL_LIMIT):

@@ -1,11 +1,9 @@
-"""From the configuration's alerts section to the running alert service."""
+"""Builds the alert service from the configuration."""
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
-from alerts.failpoints import failpoint
 from alerts.groups.flapping import Flapping, begun
 from alerts.groups.fleet import EnvironmentHealth, WorkerOutage
 from alerts.groups.mass_failure import Rule
@@ -29,13 +27,13 @@ if TYPE_CHECKING:
 
 
 class StoredFleet:
-    """The workers, as alerts ask for them."""
+    """The fleet port of the alerts, implemented on the store."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     async def environment_health(self, tenant: str, environment: str, since_ms: int | None = None) -> EnvironmentHealth:
-        """How an environment stands."""
+        """Health of an environment."""
         found = await self._store.environment_health(tenant, environment, since_ms)
         return EnvironmentHealth(
             expected=found.expected,
@@ -46,12 +44,12 @@ class StoredFleet:
         )
 
     async def outage(self, event: Event, since_ms: int = 0) -> WorkerOutage:
-        """How it stands with the outage that an event tells of."""
+        """Current state of the outage that an event reports."""
         _, _, worker = await self._store.get(WorkerKey(event.tenant, event.worker_id))
         if worker is None or worker.generation != event.generation:
             return WorkerOutage(goes_on=False, before=0)
         newer = [one for one in worker.transitions if one.seq > event.seq]
-        # Of a worker that has changed more often than is kept, it is not known; it was back then.
+        # With more transitions since the event than are kept, the outage counts as ended: the worker was back once.
         is_known = len(newer) == max(0, worker.seq - event.seq)
         before = [(one.kind, one.due_ms) for one in worker.transitions if one.seq < event.seq]
         return WorkerOutage(
@@ -67,7 +65,7 @@ def alert_service(
     outbox: Outbox,
     on_outcome: Callable[[str, str, str], None],
 ) -> AlertService:
-    """The alerting half of the daemon, not yet started."""
+    """Create the alert service; the caller starts it."""
     alerts, durability = config.alerts, config.store.durability
     mass, flapping = alerts.mass_failure, alerts.flapping
 
@@ -108,5 +106,4 @@ def alert_service(
         source_errors=(StoreUnavailableError,),
         concurrency=alerts.queue_concurrency,
         namespace=config.store.namespace,
-        failpoint=failpoint(os.environ),
     )

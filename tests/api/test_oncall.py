@@ -15,7 +15,7 @@ from alerts.groups import worker_rules
 from alerts.groups.attempts import begin_attempt, dead_letter, deliver
 from alerts.groups.keys import worker_key
 from alerts.groups.roles import Role
-from alerts.groups.state import Draft, Freeze, Outcome, Timing
+from alerts.groups.state import CreateNotification, Draft, Outcome, Timing
 from alerts.routing.enqueue import Offer, offer_all
 from alerts.routing.routes import Target
 from alerts.store.group_store import Change, Want
@@ -78,7 +78,9 @@ async def told(lastseen: Api, one: Event, end: Callable[[Draft], None]) -> str:
     [seen] = await groups.read([Want(group=worker_key(one))])
     assert seen.group is not None
     draft = Draft(seen.group, now_ms)
-    in_flight = worker_rules.freeze(draft, Freeze(role=Role.DOWN, event=seen.group.pending[0]), receiver="ops")
+    in_flight = worker_rules.create(
+        draft, CreateNotification(role=Role.DOWN, event=seen.group.pending[0]), receiver="ops"
+    )
     body = lastseen.alerts.wording.single(one, incident_id=seen.group.incident_id, reminder=0, health=None)
     draft.record(in_flight, Outcome.QUEUED, body=body)
     begin_attempt(draft)
@@ -188,7 +190,7 @@ async def test_a_closed_incident_cannot_be_taken_over(lastseen: Api) -> None:
         ("state=broken", "'state' is 'broken'"),
         ("cursor=WzEsImluY194Il0", "cursor"),
         ("cursor=WzEyMywiaW5jXyVzIl0", "cursor"),
-        ("kind=worker", "known are state, environment"),
+        ("kind=worker", "known parameters: state, environment"),
     ],
 )
 async def test_a_query_that_cannot_be_used_is_named(lastseen: Api, query: str, words: str) -> None:
@@ -280,7 +282,7 @@ async def test_a_silence_that_matches_nobody_is_taken_with_a_warning(lastseen: A
         ({"for_seconds": None, "ends_at": "2099-01-01T00:00:00"}, ["ends_at", "offset"]),
         ({"for_seconds": None, "ends_at": "tomorrow"}, ["ends_at is 'tomorrow'"]),
         ({"for_seconds": None, "ends_at": "9999-12-31T23:59:59.999-12:00"}, ["ends_at", "1970 to 9999"]),
-        ({"starts_at": "2020-01-01T00:00:00Z"}, ["for_seconds is '3600", "not past"]),
+        ({"starts_at": "2020-01-01T00:00:00Z"}, ["for_seconds is '3600", "in the future"]),
         (
             {"for_seconds": None, "starts_at": "2099-01-02T00:00:00Z", "ends_at": "2099-01-01T00:00:00Z"},
             ["ends_at is '2099-01-01T00:00:00Z'", "after the start, 2099-01-02T00:00:00.000Z"],

@@ -15,7 +15,7 @@ from alerts.groups import group_rules
 from alerts.groups.attempts import begin_attempt, dead_letter, deliver, fail, schedule_retry
 from alerts.groups.keys import Shape
 from alerts.groups.roles import Role
-from alerts.groups.state import RECHECK_MS, AlertGroup, Draft, Freeze, Outcome, Over, Send, Timing, Wait
+from alerts.groups.state import RECHECK_MS, AlertGroup, CreateNotification, Draft, Outcome, Over, Send, Timing, Wait
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event
 
@@ -74,9 +74,9 @@ class Play:
             first=tuple(self.members.values())[: self.looked_at],
             suspected=self.suspected,
         )
-        if isinstance(step, Freeze):
-            draft.record(group_rules.freeze(draft, step, receiver="ops"), Outcome.QUEUED)
-        if isinstance(step, Freeze | Send):
+        if isinstance(step, CreateNotification):
+            draft.record(group_rules.create(draft, step, receiver="ops"), Outcome.QUEUED)
+        if isinstance(step, CreateNotification | Send):
             begin_attempt(draft)
         self.save(draft)
         return step
@@ -107,7 +107,7 @@ class Play:
     def tell(self) -> None:
         """Let the wait pass, and tell."""
         self.now_ms += WAIT_MS
-        assert isinstance(self.step(), Freeze)
+        assert isinstance(self.step(), CreateNotification)
         self.accept()
 
     def types(self) -> list[str]:
@@ -160,7 +160,7 @@ def test_p7_news_waits_for_the_interval_and_merges() -> None:
     play.offer(down("b"), down("c"), end("a"))
     assert play.step() == Wait(told_ms + INTERVAL_MS)
     play.now_ms = told_ms + INTERVAL_MS
-    assert play.step() == Freeze(role=Role.DOWN, event=None)
+    assert play.step() == CreateNotification(role=Role.DOWN, event=None)
     play.accept()
     assert play.types() == ["group.firing"] * 2
     assert play.outcome(end("a")) is Outcome.DELIVERED
@@ -175,7 +175,7 @@ def test_p7_members_that_are_back_are_news_of_their_group_after_the_interval() -
     assert group_rules.due_ms(play.group, play.now_ms) == told_ms + INTERVAL_MS
     assert play.step() == Wait(told_ms + INTERVAL_MS)
     play.now_ms = told_ms + INTERVAL_MS
-    assert play.step() == Freeze(role=Role.DOWN, event=None)
+    assert play.step() == CreateNotification(role=Role.DOWN, event=None)
     play.accept()
     assert play.outcome(end("a")) is Outcome.DELIVERED
 
@@ -200,7 +200,7 @@ def test_p18_a_group_gets_one_resolved_when_its_last_member_is_over() -> None:
     play.offer(end("a"))
     assert isinstance(play.step(), Wait)
     play.offer(end("b"))
-    assert play.step() == Freeze(role=Role.END, event=None)
+    assert play.step() == CreateNotification(role=Role.END, event=None)
     play.accept()
     assert play.step() == Over()
     assert play.types() == ["group.firing", "group.resolved"]
@@ -214,7 +214,7 @@ def test_p18_a_group_that_is_over_untold_is_never_told() -> None:
 
 
 def test_p7_a_group_that_is_over_before_it_arrived_is_cancelled_or_resolved() -> None:
-    for unknown, expected in ((False, Over()), (True, Freeze(role=Role.END, event=None))):
+    for unknown, expected in ((False, Over()), (True, CreateNotification(role=Role.END, event=None))):
         play = Play()
         play.offer(down("a"))
         play.now_ms += WAIT_MS
@@ -231,7 +231,7 @@ def test_an_update_of_a_member_is_news_and_counts_it_once() -> None:
     play.offer(down("a", 2, EventKind.FAILED))
     assert (play.group.firing, play.group.unnotified) == (1, 1)
     play.now_ms += INTERVAL_MS
-    assert play.step() == Freeze(role=Role.DOWN, event=None)
+    assert play.step() == CreateNotification(role=Role.DOWN, event=None)
 
 
 def test_p17_a_group_is_silenced_only_while_every_member_is() -> None:
@@ -241,7 +241,7 @@ def test_p17_a_group_is_silenced_only_while_every_member_is() -> None:
     play.now_ms += WAIT_MS
     assert play.step() == Wait(play.now_ms + 5_000)
     play.offer(down("b"))
-    assert play.step() == Freeze(role=Role.DOWN, event=None)
+    assert play.step() == CreateNotification(role=Role.DOWN, event=None)
 
 
 def test_p17_a_group_of_more_than_are_looked_at_is_told_of_though_all_of_these_are_silenced() -> None:
@@ -253,7 +253,7 @@ def test_p17_a_group_of_more_than_are_looked_at_is_told_of_though_all_of_these_a
         play.offer(*map(down, workers))
         play.now_ms += WAIT_MS
         silent = Wait(play.now_ms + 5_000)
-        assert play.step() == (silent if is_silenced else Freeze(role=Role.DOWN, event=None))
+        assert play.step() == (silent if is_silenced else CreateNotification(role=Role.DOWN, event=None))
 
 
 def test_p17_no_reminder_of_a_group_while_every_member_is_silenced_and_one_for_the_first_who_is_not() -> None:
@@ -266,7 +266,7 @@ def test_p17_no_reminder_of_a_group_while_every_member_is_silenced_and_one_for_t
         play.silenced = set(workers[:FIRST_MEMBERS])
         play.now_ms += REPEAT_MS
         silent = Wait(play.now_ms + 5_000)
-        assert play.step() == (silent if is_silenced else Freeze(role=Role.DOWN, event=None, reminder=1))
+        assert play.step() == (silent if is_silenced else CreateNotification(role=Role.DOWN, event=None, reminder=1))
 
 
 def test_p17_a_group_is_looked_at_again_when_the_first_of_its_silences_ends() -> None:
@@ -301,7 +301,7 @@ def test_p16_a_suspected_failure_is_held_until_it_is_declared() -> None:
     play.now_ms += WAIT_MS
     assert isinstance(play.step(), Wait)
     play.group.declared = True
-    assert play.step() == Freeze(role=Role.DOWN, event=None)
+    assert play.step() == CreateNotification(role=Role.DOWN, event=None)
 
 
 def test_p16_a_suspected_failure_is_held_for_the_hold_at_most() -> None:
@@ -311,7 +311,7 @@ def test_p16_a_suspected_failure_is_held_for_the_hold_at_most() -> None:
     play.now_ms = START_MS + 119_999
     assert play.step() == Wait(START_MS + 120_000)
     play.now_ms += 1
-    assert play.step() == Freeze(role=Role.DOWN, event=None)
+    assert play.step() == CreateNotification(role=Role.DOWN, event=None)
 
 
 def test_b16_how_the_members_of_a_group_ended_is_counted_each_once() -> None:
@@ -334,7 +334,7 @@ def test_p16_what_is_suspected_no_more_is_told_at_once() -> None:
     play = Play(Shape.ENVIRONMENT, hold_ms=120_000)
     play.offer(down("a"))
     play.now_ms += WAIT_MS
-    assert play.step() == Freeze(role=Role.DOWN, event=None)
+    assert play.step() == CreateNotification(role=Role.DOWN, event=None)
 
 
 def test_p19_a_reminder_for_each_interval_unless_all_members_are_acked() -> None:
@@ -342,11 +342,11 @@ def test_p19_a_reminder_for_each_interval_unless_all_members_are_acked() -> None
     play.offer(down("a"), down("b"))
     play.tell()
     play.now_ms += REPEAT_MS
-    assert play.step() == Freeze(role=Role.DOWN, event=None, reminder=1)
+    assert play.step() == CreateNotification(role=Role.DOWN, event=None, reminder=1)
     play.accept()
     play.group.acks = 1
     play.now_ms += REPEAT_MS
-    assert play.step() == Freeze(role=Role.DOWN, event=None, reminder=2)
+    assert play.step() == CreateNotification(role=Role.DOWN, event=None, reminder=2)
     play.accept()
     play.group.acks = 2
     play.now_ms += REPEAT_MS

@@ -14,7 +14,7 @@ from alerts.groups.attempts import begin_attempt, dead_letter, deliver, fail, sc
 from alerts.groups.flapping import Flapping, RecentOutages
 from alerts.groups.keys import Shape
 from alerts.groups.roles import Role, role_of
-from alerts.groups.state import AlertGroup, Draft, Freeze, Outcome, Over, Send, Timing, Wait
+from alerts.groups.state import AlertGroup, CreateNotification, Draft, Outcome, Over, Send, Timing, Wait
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event
 
@@ -82,12 +82,17 @@ class Play:
         """One look at the thread; a notification that is to be sent is begun."""
         draft = self.draft()
         step: object = worker_rules.next_step(draft, self.silenced)
-        if isinstance(step, Freeze) and step.role is Role.DOWN and not step.reminder and step.event is not None:
+        if (
+            isinstance(step, CreateNotification)
+            and step.role is Role.DOWN
+            and not step.reminder
+            and step.event is not None
+        ):
             step = worker_rules.damp(draft, step.event, RecentOutages(number=self.outage, rule=FLAPPING)) or step
-        if isinstance(step, Freeze):
-            in_flight = worker_rules.freeze(draft, step, receiver="ops")
+        if isinstance(step, CreateNotification):
+            in_flight = worker_rules.create(draft, step, receiver="ops")
             draft.record(in_flight, Outcome.QUEUED, body="{}")
-        if isinstance(step, Freeze | Send):
+        if isinstance(step, CreateNotification | Send):
             begin_attempt(draft)
         self.save(draft)
         return step
@@ -156,7 +161,7 @@ def test_p18_a_delivered_down_gets_one_resolved() -> None:
     play.step()
     play.accept()
     play.offer(end(2))
-    assert play.step() == Freeze(role=Role.END, event=end(2))
+    assert play.step() == CreateNotification(role=Role.END, event=end(2))
     play.accept()
     assert play.notified() == [("down", 1), ("end", 2)]
     assert worker_rules.is_over(play.group)
@@ -188,7 +193,7 @@ def test_p7_a_down_that_may_have_arrived_is_followed_by_its_resolved(*, crashed:
     if not crashed:
         play.fail(unknown=True)
     play.offer(end(2))
-    assert play.step() == Freeze(role=Role.END, event=end(2))
+    assert play.step() == CreateNotification(role=Role.END, event=end(2))
     assert play.outcome(down(1)) is Outcome.DELIVERED
 
 
@@ -231,7 +236,7 @@ def test_p18_a_down_of_which_any_attempt_may_have_arrived_gets_its_resolved(
     else:
         play.fail()
     play.offer(end(2))
-    assert play.step() == Freeze(role=Role.END, event=end(2))
+    assert play.step() == CreateNotification(role=Role.END, event=end(2))
     assert play.outcome(down(1)) is (Outcome.DEAD_LETTERED if given_up else Outcome.DELIVERED)
 
 
@@ -249,7 +254,7 @@ def test_a_notification_is_as_old_as_its_first_attempt() -> None:
 def test_p7_only_the_newest_down_is_told_of_several() -> None:
     play = Play()
     play.offer(down(1), down(2, EventKind.FAILED, Liveness.STALE))
-    assert play.step() == Freeze(role=Role.DOWN, event=down(2, EventKind.FAILED, Liveness.STALE))
+    assert play.step() == CreateNotification(role=Role.DOWN, event=down(2, EventKind.FAILED, Liveness.STALE))
     play.accept()
     play.offer(end(3), down(4), end(5), down(6))
     play.step()
@@ -267,7 +272,7 @@ def test_p11_a_warning_that_was_told_is_followed_by_what_it_became_and_by_one_re
     play.accept()
     play.group.acked = True
     play.offer(down(2, EventKind.STALE, Liveness.STALE))
-    assert play.step() == Freeze(role=Role.DOWN, event=down(2, EventKind.STALE, Liveness.STALE))
+    assert play.step() == CreateNotification(role=Role.DOWN, event=down(2, EventKind.STALE, Liveness.STALE))
     play.accept()
     play.offer(end(3))
     play.step()
@@ -340,7 +345,7 @@ def test_p17_a_reminder_waits_for_the_end_of_a_silence_and_is_looked_at_each_min
     play.now_ms += 60_000
     assert play.step() == Wait(play.now_ms + 1_000)
     play.now_ms += 1_000
-    assert play.step() == Freeze(role=Role.DOWN, event=down(1), reminder=1)
+    assert play.step() == CreateNotification(role=Role.DOWN, event=down(1), reminder=1)
 
 
 def test_p18_an_outage_that_is_over_while_the_last_resolved_is_in_attempts_is_not_resolved_too() -> None:
@@ -367,7 +372,7 @@ def test_p19_one_reminder_for_each_interval_and_none_after_an_ack_or_the_end() -
     play.accept()
     assert play.step() == Wait(START_MS + REPEAT_MS)
     play.now_ms += REPEAT_MS
-    assert play.step() == Freeze(role=Role.DOWN, event=down(1), reminder=1)
+    assert play.step() == CreateNotification(role=Role.DOWN, event=down(1), reminder=1)
     play.accept()
     assert play.step() == Wait(START_MS + 2 * REPEAT_MS)
     play.group.acked = True
@@ -406,7 +411,7 @@ def test_p19_a_reminder_in_attempts_is_cancelled_by_the_end() -> None:
     play.step()
     play.fail()
     play.offer(end(2))
-    assert play.step() == Freeze(role=Role.END, event=end(2))
+    assert play.step() == CreateNotification(role=Role.END, event=end(2))
     assert [note.outcome for note in play.notes.values()] == [
         Outcome.DELIVERED,
         Outcome.SUPERSEDED,
@@ -422,7 +427,7 @@ def test_a_receiver_that_has_to_hear_it_again_does_though_it_is_acked_and_silenc
     play.group.acked = True
     play.now_ms += REPEAT_MS
     play.silenced_until_ms = play.now_ms + 1
-    assert play.step() == Freeze(role=Role.DOWN, event=down(1), reminder=1)
+    assert play.step() == CreateNotification(role=Role.DOWN, event=down(1), reminder=1)
 
 
 def test_p18_no_resolved_follows_a_down_that_was_given_up() -> None:
@@ -439,7 +444,7 @@ def test_facts_are_told_in_order_and_a_flood_of_them_is_bounded() -> None:
     play = Play()
     play.offer(*(fact(seq) for seq in range(1, worker_rules.FACTS_KEPT + 11)))
     assert play.outcome(fact(10)) is Outcome.SUPERSEDED
-    assert play.step() == Freeze(role=Role.FACT, event=fact(11))
+    assert play.step() == CreateNotification(role=Role.FACT, event=fact(11))
 
 
 def test_a_wait_gathers_what_comes_but_never_delays_an_end() -> None:
@@ -451,7 +456,7 @@ def test_a_wait_gathers_what_comes_but_never_delays_an_end() -> None:
     play.step()
     play.accept()
     play.offer(end(2))
-    assert play.step() == Freeze(role=Role.END, event=end(2))
+    assert play.step() == CreateNotification(role=Role.END, event=end(2))
 
 
 class Threads(RuleBasedStateMachine):

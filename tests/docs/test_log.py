@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from alerts.delivery.loop import DURABILITY_EVENTS
 from alerts.store.durability import Confirmation
 
 if TYPE_CHECKING:
@@ -37,9 +38,8 @@ def loud() -> Iterator[tuple[Path, ast.expr]]:
 
 
 def warned_of() -> set[str]:
-    """The events; two places make them from parts that are known."""
-    found = set()
-    subjects = {
+    """The events; two places get them as values."""
+    found = {
         str(call.args[0].value)
         for _, call in calls()
         if isinstance(call.func, ast.Name)
@@ -49,10 +49,10 @@ def warned_of() -> set[str]:
     }
     for path, event in loud():
         match ast.unparse(event):
-            case "f'{self._subject}.store_unavailable'":
-                found |= {f"{subject}.store_unavailable" for subject in subjects}
-            case "f'durability.{confirmation.value}'":
-                found |= {f"durability.{one}" for one in Confirmation if one is not Confirmation.CONFIRMED}
+            case "self._unavailable":
+                pass  # what StoreBackoff was made with
+            case "DURABILITY_EVENTS[confirmation]":
+                found |= {name for one, name in DURABILITY_EVENTS.items() if one is not Confirmation.CONFIRMED}
             case text:
                 name = ast.literal_eval(text)
                 assert re.fullmatch(r"[a-z_]+\.[a-z_]+", name), (path, text)

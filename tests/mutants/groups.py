@@ -223,9 +223,9 @@ _COMPOSING: Final = (
         file="alerts/delivery/planner.py",
         old="                counts = (group.unnotified, group.recovered)\n"
         "                health = await self._health(group, firing)\n"
-        "                in_flight = group_rules.freeze(draft, step, receiver=self._groups.receiver)\n",
+        "                in_flight = group_rules.create(draft, step, receiver=self._groups.receiver)\n",
         new="                health = await self._health(group, firing)\n"
-        "                in_flight = group_rules.freeze(draft, step, receiver=self._groups.receiver)\n"
+        "                in_flight = group_rules.create(draft, step, receiver=self._groups.receiver)\n"
         "                counts = (group.unnotified, group.recovered)\n",
         tests=("tests/alerts/routing/test_enqueue.py",),
     ),

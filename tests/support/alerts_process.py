@@ -2,7 +2,7 @@
 
 Arguments: store URL, webhook URL, store time at the start in ms, number of workers that are down. Routes the same
 events from the beginning at every start, as after a crash before the ack. Ends when all is told. A failpoint may stand
-in its environment (``alerts.failpoints``).
+in its environment (``tests.support.failpoints``).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from alerts.failpoints import failpoint
 from alerts.receivers.webhook import WebhookReceiver
 from alerts.rendering.payload import Wording
 from alerts.routing.routes import Route
@@ -20,6 +19,7 @@ from alerts.service import AlertService
 from alerts.store.durability import Durability
 from monitor.clock import StoreClock
 from tests.support.alerts_fakes import CALM, SECRET, ListSource, event
+from tests.support.failpoints import failpoint
 from tests.support.stores import pools
 
 if TYPE_CHECKING:

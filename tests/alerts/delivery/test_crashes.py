@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from standardwebhooks import Webhook
 
-from alerts.failpoints import POINTS, VARIABLE, failpoint
 from tests.support import alerts_process, servers
 from tests.support.alerts_fakes import SECRET, START_MS, nid_of, until, webhook_server
+from tests.support.failpoints import POINTS, VARIABLE, failpoint
 
 if TYPE_CHECKING:
     from tests.support.alerts_fakes import Hook

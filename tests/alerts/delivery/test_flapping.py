@@ -9,7 +9,7 @@ import pytest
 from alerts.groups import worker_rules
 from alerts.groups.flapping import Flapping, RecentOutages, begun
 from alerts.groups.keys import Shape
-from alerts.groups.state import AlertGroup, Draft, Freeze, Outcome, Timing, Wait
+from alerts.groups.state import AlertGroup, CreateNotification, Draft, Outcome, Timing, Wait
 from alerts.rendering.worker_text import single_sentence
 from monitor.daemon.alerts import StoredFleet
 from monitor.liveness import EventKind, Liveness
@@ -65,10 +65,10 @@ class Play:
         """What is to be done, ``number`` being that of the outage."""
         draft = Draft(self.group, self.now_ms)
         step = worker_rules.next_step(draft, lambda _: None)
-        if isinstance(step, Freeze) and step.event is not None:
+        if isinstance(step, CreateNotification) and step.event is not None:
             step = worker_rules.damp(draft, step.event, RecentOutages(number=number, rule=RULE)) or step
-        if isinstance(step, Freeze):
-            worker_rules.freeze(draft, step, receiver="ops")
+        if isinstance(step, CreateNotification):
+            worker_rules.create(draft, step, receiver="ops")
         self._keep(draft)
         return step
 
@@ -83,7 +83,7 @@ class Play:
 def test_p20_the_first_outages_are_told_at_once(number: int) -> None:
     play = Play()
     play.offer(down(2))
-    assert isinstance(play.step(number), Freeze)
+    assert isinstance(play.step(number), CreateNotification)
 
 
 def test_p20_a_further_one_is_told_when_it_has_lasted_and_not_before() -> None:
@@ -95,7 +95,7 @@ def test_p20_a_further_one_is_told_when_it_has_lasted_and_not_before() -> None:
     play.now_ms = START_MS + HOLD_MS - 1
     assert play.step(4) == Wait(START_MS + HOLD_MS)
     play.now_ms += 1
-    assert isinstance(play.step(4), Freeze)
+    assert isinstance(play.step(4), CreateNotification)
     assert play.of(down(8)) is Outcome.PART_OF
     assert play.group.damped_ms == 0
 
@@ -106,7 +106,7 @@ def test_p20_one_that_is_routed_late_has_to_last_from_when_it_was_detected() -> 
     play.offer(down(8))
     assert play.step(4) == Wait(START_MS + HOLD_MS)
     play.now_ms += 1
-    assert isinstance(play.step(4), Freeze)
+    assert isinstance(play.step(4), CreateNotification)
 
 
 def test_p20_one_that_is_over_before_that_is_not_told_nor_its_end() -> None:
@@ -128,7 +128,7 @@ def test_p20_what_makes_an_outage_worse_does_not_prolong_the_wait() -> None:
     assert play.step(4) == Wait(START_MS + HOLD_MS)
     play.now_ms += 1
     # Also when so many of its outages are long ago by then.
-    assert isinstance(play.step(1), Freeze)
+    assert isinstance(play.step(1), CreateNotification)
     assert (play.of(down(8)), play.of(worse)) == (Outcome.DAMPED, Outcome.PART_OF)
 
 
@@ -145,8 +145,8 @@ def test_p20_each_outage_waits_by_itself() -> None:
     ("number", "ending"),
     [
         (2, "."),
-        (3, "; its 3rd outage within 1 h: the next ones of less than 5 min are not told."),
-        (4, "; its 4th outage within 1 h: ones of less than 5 min are not told."),
+        (3, "; its 3rd outage within 1 h: the next ones of less than 5 min are not reported."),
+        (4, "; its 4th outage within 1 h: ones of less than 5 min are not reported."),
     ],
 )
 def test_p20_it_is_said_that_short_outages_are_not_told(number: int, ending: str) -> None:

@@ -10,7 +10,7 @@ from alerts.groups import group_rules, worker_rules
 from alerts.groups.attempts import begin_attempt, dead_letter, deliver, fail, offer_again, schedule_retry
 from alerts.groups.keys import worker_key
 from alerts.groups.roles import Role, role_of
-from alerts.groups.state import Draft, Freeze, InFlight, Member, Outcome, Send, Timing
+from alerts.groups.state import CreateNotification, Draft, InFlight, Member, Outcome, Send, Timing
 from alerts.oncall.dead_letters import (
     SCAN_CALLS,
     SCAN_ROWS,
@@ -99,11 +99,13 @@ class Bench:
             nonlocal nid
             if key[0] == "g":
                 role = Role.DOWN if draft.group.firing else Role.END
-                in_flight = group_rules.freeze(draft, Freeze(role=role, event=None), receiver=self.groups.receiver)
+                in_flight = group_rules.create(
+                    draft, CreateNotification(role=role, event=None), receiver=self.groups.receiver
+                )
             else:
                 pending = draft.group.pending[0]
-                in_flight = worker_rules.freeze(
-                    draft, Freeze(role=role_of(pending), event=pending), receiver=self.groups.receiver
+                in_flight = worker_rules.create(
+                    draft, CreateNotification(role=role_of(pending), event=pending), receiver=self.groups.receiver
                 )
             nid = in_flight.nid
             draft.record(in_flight, Outcome.QUEUED, body=BODY)
@@ -475,14 +477,14 @@ async def test_p19_an_acknowledged_worker_is_reminded_of_no_more(bench: Bench) -
     await bench.send(key, deliver)
     bench.now_ms += 1_000
     _, group = await bench.group(key)
-    assert isinstance(worker_rules.next_step(Draft(group, bench.now_ms), lambda _: None), Freeze)
+    assert isinstance(worker_rules.next_step(Draft(group, bench.now_ms), lambda _: None), CreateNotification)
     await acknowledge(bench, key, "inc_" + "2" * 32)
     assert not (await bench.group(key))[1].acked
     for _ in range(2):
         await acknowledge(bench, key)
     _, group = await bench.group(key)
     assert group.acked
-    assert not isinstance(worker_rules.next_step(Draft(group, bench.now_ms), lambda _: None), Freeze)
+    assert not isinstance(worker_rules.next_step(Draft(group, bench.now_ms), lambda _: None), CreateNotification)
 
 
 async def test_p19_an_acknowledged_member_counts_once(bench: Bench) -> None:
@@ -509,7 +511,7 @@ async def test_p19_a_group_is_reminded_of_while_one_of_its_members_is_not_acknow
         members = [Member(event=one, first=1, number=1) for one in (event(), event(worker_id="v"))]
         draft = Draft(group, bench.now_ms)
         step = group_rules.next_step(draft, lambda _: None, first=members[: group.firing], suspected=False)
-        return isinstance(step, Freeze) and step.reminder == 1
+        return isinstance(step, CreateNotification) and step.reminder == 1
 
     assert await is_reminded()
     await acknowledge(bench, GROUP)

@@ -19,8 +19,8 @@ from alerts.groups.keys import environment_key, worker_key
 from alerts.groups.mass_failure import FailureState, Rule
 from alerts.groups.silences import Matchers, Silence
 from alerts.groups.state import Outcome
-from alerts.oncall.dead_letters import told_of
-from alerts.oncall.removed_receivers import REASON, end_threads
+from alerts.oncall.dead_letters import outcome_of
+from alerts.oncall.removed_receivers import REASON, end_groups
 from alerts.rendering.payload import Wording
 from alerts.retry import RetryPolicy
 from alerts.routing.acknowledge import acknowledge_at
@@ -139,7 +139,7 @@ class Rig:
 
     async def outcome(self, one: Event) -> Outcome | None:
         """What a person is told of an event: what its notification came to."""
-        told = await told_of(self.groups, one.event_id)
+        told = await outcome_of(self.groups, one.event_id)
         if told is None or told.outcome is not Outcome.PART_OF:
             return None if told is None else told.outcome
         assert told.nid is not None
@@ -370,7 +370,7 @@ async def test_p5_all_that_a_removed_receiver_was_to_be_told_has_an_outcome(rig:
     slow = Route(receivers=("ops",), group_by=("environment",), group_wait_ms=60_000)
     await rig.offer(down("a"), down("b"), route=slow)
     await rig.offer(down("c"))
-    ended = await end_threads(rig.groups, now_ms=START_MS)
+    ended = await end_groups(rig.groups, now_ms=START_MS)
     assert (ended.queued, ended.notified) == (3, 0)
     assert [await rig.outcome(down(worker)) for worker in "abc"] == [Outcome.DEAD_LETTERED] * 3
     [note] = await rig.groups.notifications(Outcome.DEAD_LETTERED, before_ms=START_MS, offset=0, limit=9)
@@ -387,7 +387,7 @@ async def test_p31_a_page_that_was_given_up_stands_no_more_when_its_receiver_is_
     rig.start()
     await until(lambda: _health(rig, 1))
     await until(rig.rests)
-    ended = await end_threads(rig.groups, now_ms=START_MS)
+    ended = await end_groups(rig.groups, now_ms=START_MS)
     assert (ended.queued, ended.notified) == (0, 0)
     stats = await rig.groups.stats(now_ms=START_MS)
     assert (stats.groups, stats.dead, stats.open_dead_letters) == (0, 1, 0)
@@ -673,7 +673,7 @@ async def test_p20_a_worker_that_flaps_is_told_of_once_its_outage_lasts(rig: Rig
     await until(rig.rests)
     told = json.loads(rig.inbox.accepted[0].body)["data"]
     assert (told["worker_id"], told["recent_outages"]) == ("long", FLAPPING.outages + 1)
-    assert "its 4th outage within 1 h: ones of less than 5 min are not told" in told["summary"]
+    assert "its 4th outage within 1 h: ones of less than 5 min are not reported" in told["summary"]
     await rig.offer(over("long"))
     await until(lambda: len(rig.inbox.accepted) == 2)
 

@@ -1,7 +1,7 @@
-"""Points at which a test ends the process, to see that nothing is lost.
+"""Failpoints: points at which a test kills the process, to check that nothing is lost.
 
-There are none unless ``LASTSEEN_TEST_FAILPOINT`` stands in the environment: ``<name>:<n>`` ends the process with
-SIGKILL when it comes to the point of that name for the n-th time; ``*:<n>`` counts all points.
+They do nothing unless the environment variable ``LASTSEEN_TEST_FAILPOINT`` is set. ``<name>:<n>`` kills the process
+with SIGKILL when it reaches the point of that name for the n-th time; ``*:<n>`` counts all points.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import signal
 from typing import TYPE_CHECKING, Final
+
+from alerts.loops import nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,15 +30,11 @@ POINTS: Final = (
 ANY: Final = "*"
 
 
-def nothing(_: str) -> None:
-    """A failpoint where none is set."""
-
-
 def failpoint(environ: Mapping[str, str]) -> Callable[[str], None]:
-    """What is called at each point.
+    """The function to call at each point, according to the environment.
 
     Raises:
-        ValueError: the variable names no point, or no number.
+        ValueError: the variable does not hold the name of a point and a number.
     """
     text = environ.get(VARIABLE)
     if not text:
