@@ -1,4 +1,4 @@
-"""``python -m monitor`` is ``lastseen``."""
+"""Run ``lastseen`` as ``python -m monitor``."""
 
 from monitor.daemon.commands import main
 

@@ -1,13 +1,12 @@
-"""Blind windows: spans in which the monitor could not have accepted a beat, and what they do to deadlines. Pure.
+"""Blind windows: spans in which the monitor could not accept beats, and their effect on deadlines. Pure.
 
-Each daemon writes a pulse to the store every ``PULSE_MS``. Where no pulse came for longer than ``GAP_MS``, and where
-the last daemon or the store was started again, nobody could have accepted a beat since the newest pulse: a window
-``[begin, end)`` is blind. It moves every deadline that was still open at its begin to at least a whole interval and
-grace after its end, since workers try again only at their next interval. A deadline that had passed before is left
-alone.
+Each daemon writes a pulse to the store every ``PULSE_MS``. A window ``[begin, end)`` is blind when no pulse came for
+longer than ``GAP_MS``, or when the last daemon or the store was restarted: since the newest pulse no beat could have
+been accepted. A window moves every deadline that was still open at its begin to at least ``interval + grace`` after
+its end, since workers retry only at their next interval. A deadline that had passed before the window is not moved.
 
-The function library has the same arithmetic (``store/lua/blindness.lua``), for whatever expires there; here it tells
-readers what a deadline is. ``tests/store/test_blindness.py`` holds the two against each other. Times are milliseconds
+The function library has the same arithmetic (``store/lua/blindness.lua``) and uses it to expire workers. This module
+uses it to compute deadlines for readers. ``tests/store/test_blindness.py`` compares the two. Times are milliseconds
 of the store's clock.
 """
 
@@ -22,28 +21,28 @@ if TYPE_CHECKING:
 
 PULSE_MS: Final = 250
 GAP_MS: Final = 750
-"""The longest time between two pulses in which the monitor counts as awake: two may be lost."""
+"""Longest time between two pulses in which the monitor counts as awake: two pulses may be lost."""
 SHORT_CREDITS: Final = 3
-"""So many windows shorter than its interval move one deadline: a stalling daemon must not hide deaths for ever."""
+"""Maximum windows shorter than its interval that move one deadline: a daemon that stalls often must not hide deaths."""
 WINDOWS_KEPT: Final = 64
-"""More are not remembered one by one: the two with the least time between them become one."""
+"""Maximum windows stored. Above it, the two windows with the shortest distance are merged."""
 WINDOW_AGE_MS: Final = 120 * 86_400_000
-"""What ended longer ago is forgotten. Twice the longest deadline that a beat may ask for by default."""
+"""Age at which a window is dropped. Twice the longest deadline that a beat may ask for by default."""
 SLEW: Final = 50
-"""Where the server's clock was stepped back, time runs slower by one part in so many until the two meet."""
+"""After the server's clock was stepped back, store time runs slower by 1/SLEW until the two clocks meet."""
 BEHIND_MS: Final = 2_000
-"""For so long after it has said that it is behind with beats a daemon counts as one that is."""
+"""How long a daemon counts as behind with beats after its last report of being behind."""
 DAEMONS_KEPT: Final = 64
-"""Daemons whose last pulse is remembered, though they are gone: what they took may still be waited for."""
+"""Maximum gone daemons whose last pulse is kept: workers whose beats they accepted may still have open deadlines."""
 
 
 class Cause(StrEnum):
-    """How a blind window was noticed."""
+    """How a blind window was detected."""
 
     NO_PULSE = "no_pulse"
     STORE_RESTARTED = "store_restarted"
     DAEMON_STARTED = "daemon_started"
-    """The last daemon had gone, and one was started."""
+    """The last daemon was gone, and a new one started."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,17 +55,17 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Credit:
-    """What blind windows make of a deadline; ``uncredited`` of them would have moved it, and were too many."""
+    """A deadline after blind windows. ``uncredited``: windows that were not counted, because of ``SHORT_CREDITS``."""
 
     deadline_ms: int
     uncredited: int
 
 
 def credited(due_ms: int, *, reach_ms: int, interval_ms: int, windows: Sequence[Window]) -> Credit:
-    """The moment to which ``windows``, oldest first, move a deadline.
+    """Move a deadline by ``windows``, oldest first.
 
-    ``reach_ms`` is how long a worker has after a window's end, its interval and grace. Never less than ``due_ms``, and
-    never less for a later ``due_ms`` than for an earlier one: so one cut-off tells the due from the others.
+    ``reach_ms`` is the time that a worker gets after a window's end: its interval plus grace. The result is never less
+    than ``due_ms`` and is monotonic in ``due_ms``. So one cutoff separates passed deadlines from open ones.
     """
     short = uncredited = 0
     for window in windows:

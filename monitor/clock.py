@@ -1,7 +1,7 @@
-"""The store's time, carried between two answers of the store.
+"""The store's time, extrapolated between two answers of the store.
 
-The only module that reads a process clock: everything else is given a time. A daemon's wall clock
-is never used for a judgement; see ``docs/decisions/``.
+The only module that reads a process clock; all other code gets the time as a parameter. A daemon's wall clock
+never decides anything; see ``docs/decisions/``.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import time
 
 
 class StoreClock:
-    """What the store's clock says now: its newest answer plus our own monotonic time since.
+    """The current store time: the newest answer plus the local monotonic time since then.
 
-    ``observe`` is called with every answer, so a drift of our own clock never adds up;
+    ``observe`` is called with every answer, so drift of the local clock does not accumulate.
     ``now_ms`` never goes back.
     """
 
@@ -22,12 +22,12 @@ class StoreClock:
         self._floor_ms = 0
 
     def observe(self, answer_ms: int) -> None:
-        """Take in the time that an answer of the store carried, in milliseconds since the epoch."""
+        """Set the time from an answer of the store, in milliseconds since the epoch."""
         self._answer_ms = answer_ms
         self._at_ns = time.monotonic_ns()
 
     def now_ms(self) -> int:
-        """Milliseconds since the epoch by the store's clock; 0 before its first answer."""
+        """Return store time in milliseconds since the epoch; 0 before the first answer."""
         if self._answer_ms:
             estimate_ms = self._answer_ms + (time.monotonic_ns() - self._at_ns) // 1_000_000
             self._floor_ms = max(self._floor_ms, estimate_ms)
@@ -35,7 +35,7 @@ class StoreClock:
 
 
 monotonic_s = time.monotonic
-"""Seconds of a clock that only goes forward; for durations inside one process."""
+"""Seconds of a monotonic clock, for durations inside one process."""
 
 monotonic_ns = time.monotonic_ns
 """As ``monotonic_s``, in whole nanoseconds, for arithmetic that must be exact."""
@@ -44,7 +44,7 @@ monotonic_ns = time.monotonic_ns
 def wall_ms() -> int:
     """Milliseconds since the epoch by this machine's clock.
 
-    Only for what a person's own command writes down, such as the times in a token that it makes;
-    whether they are good is judged by the store's time.
+    Only for values that an operator's command writes down, such as the times in a token that it creates.
+    Their validity is judged by store time.
     """
     return time.time_ns() // 1_000_000  # noqa: TID251 - see above

@@ -1,4 +1,4 @@
-"""Why a beat, or another order about a worker, was not taken in. Pure."""
+"""Errors of the intake: why a beat or another order about a worker was not accepted. Pure."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ if TYPE_CHECKING:
 
 
 class UnknownWorkerError(Exception):
-    """There is no such worker under this tenant."""
+    """No such worker under this tenant."""
 
     def __init__(self, key: WorkerKey) -> None:
         super().__init__(f"there is no worker {key.worker_id!r}")
 
 
 class NotAllowedError(Exception):
-    """The sender's token does not cover the environment that the worker is in, or is to be in."""
+    """The sender's token does not cover the worker's present or requested environment."""
 
     def __init__(self, key: WorkerKey) -> None:
         super().__init__(f"the token does not cover the environment of worker {key.worker_id!r}")
 
 
 class QuotaExceededError(Exception):
-    """A new worker or environment, or what a worker brings, would be too much; known ones go on."""
+    """A quota of the tenant is reached by a new worker, environment, timing or more bytes. Known workers continue."""
 
 
 class SlowDownError(Exception):
-    """Nothing was taken in; the same may come again after ``retry_after_s`` whole seconds."""
+    """Nothing was accepted. The request may be retried after ``retry_after_s`` whole seconds."""
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
@@ -35,12 +35,12 @@ class SlowDownError(Exception):
 
 
 class IntakeFullError(SlowDownError):
-    """More waits than the intake holds; nothing was taken in."""
+    """The intake's capacity is used up; nothing was accepted."""
 
 
 class OverShareError(SlowDownError):
-    """The tenant holds its share of something that all tenants share (429). Other tenants are not concerned."""
+    """The tenant's share of a shared resource is used up (429). Other tenants are not affected."""
 
 
 class NoRoomError(SlowDownError):
-    """Something that all tenants share is used up (503)."""
+    """A resource that all tenants share is used up (503)."""

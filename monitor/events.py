@@ -1,4 +1,4 @@
-"""Events: the frozen records of what happened to a worker. Pure: no clock, no socket, no store."""
+"""Events: immutable records of what happened to a worker. Pure: no clock, no socket, no store."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Final
 from monitor.liveness import EventKind, Liveness
 
 EVENT_METADATA_BYTES: Final = 2_048
-"""At most this much of a worker's metadata travels with an event; ``worker_metadata_cut`` says when it was more."""
+"""Maximum metadata in an event. ``worker_metadata_cut`` is set when the worker has more."""
 
 
 def rfc3339(ms: int) -> str:
-    """Milliseconds since the epoch as RFC 3339 in UTC with milliseconds, ``2026-11-23T10:00:00.000Z``."""
+    """Format milliseconds since the epoch as RFC 3339 in UTC with milliseconds, ``2026-11-23T10:00:00.000Z``."""
     return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ms % 1000:03d}Z"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """One fact about one worker, as it was when it was recorded.
+    """One fact about one worker, as of the moment it was recorded.
 
     Times are milliseconds since the epoch by the store's clock. ``seq`` counts every event of one
     (tenant, worker, generation) from 1 without a gap. ``due_ms`` is when the fact became true (the
-    deadline, for ``worker.stale``), ``detected_ms`` when it was committed. ``position`` is where the
-    event stands in its partition's stream.
+    deadline, for ``worker.stale``), ``detected_ms`` when it was committed. ``position`` is the event's
+    ID in the stream of its partition.
     """
 
     position: str
@@ -44,7 +44,7 @@ class Event:
     detected_ms: int
     last_seen_ms: int
     since_ms: int
-    """Since when the worker had been ``old``; equal to ``detected_ms`` for a registration."""
+    """When the worker entered ``old``; equal to ``detected_ms`` for a registration."""
     interval_ms: int
     grace_ms: int
     status: str
@@ -54,29 +54,29 @@ class Event:
     """A JSON object of at most ``EVENT_METADATA_BYTES``."""
     worker_metadata_cut: bool
     recent_gaps_ms: tuple[int, ...]
-    """The spacing of the last beats, oldest first, at most 8."""
+    """The gaps between the last beats, oldest first, at most 8."""
     old_status: str | None
-    """The status before, for ``worker.status_changed`` only."""
+    """The previous status, for ``worker.status_changed`` only."""
     exit_code: int | None
     error_message: str | None
-    """What a disconnect said, for ``worker.failed`` and ``worker.stopped``."""
+    """From the disconnect, for ``worker.failed`` and ``worker.stopped``."""
     outage_ms: int = 0
-    """For how long the monitor was blind between ``last_seen_ms`` and ``detected_ms``; 0: never."""
+    """Total blind time of the monitor between ``last_seen_ms`` and ``detected_ms``; 0: none."""
     outage_until_ms: int = 0
     """When the last of these blind windows ended."""
     outage_windows: int = 0
     outage_uncredited: int = 0
-    """So many of them did not move the deadline: short ones move it three times at most."""
+    """Windows of these that did not move the deadline: at most ``SHORT_CREDITS`` short ones do."""
     rejected_reason: str | None = None
-    """Why the beats of the worker were refused, for ``worker.rejected`` and what follows it."""
+    """Why the worker's beats were refused, for ``worker.rejected`` and later events of that outage."""
     rejected_ms: int = 0
-    """When the newest of them came."""
+    """When the newest refused beat came."""
     rejected_subject: str = ""
-    """The subject of the token that it came with."""
+    """The subject of the token of that beat."""
 
     @property
     def event_id(self) -> str:
-        """32 hex digits; equal for the same fact whoever recorded it and whenever it was noticed."""
+        """32 hex digits, the same for the same fact: independent of the recording daemon and the detection time."""
         return event_id(
             tenant=self.tenant,
             worker_id=self.worker_id,
@@ -87,7 +87,7 @@ class Event:
         )
 
     def data(self) -> dict[str, object]:
-        """The event's JSON form, as webhooks carry it under ``data`` and the history lists it."""
+        """Return the event's JSON form, as in webhooks under ``data`` and in the history."""
         return {
             "event_id": self.event_id,
             "generation": self.generation,
@@ -129,7 +129,7 @@ class Event:
 
 
 def severity(kind: EventKind) -> str:
-    """How much an event matters to the one on call: ``critical``, ``warning`` or ``info``."""
+    """Return the severity for on-call: ``critical``, ``warning`` or ``info``."""
     match kind:
         case EventKind.STALE | EventKind.FAILED:
             return "critical"
@@ -140,11 +140,11 @@ def severity(kind: EventKind) -> str:
 
 
 def event_id(*, tenant: str, worker_id: str, generation: int, seq: int, kind: str, last_seen_ms: int) -> str:
-    """The first 16 bytes, in hex, of SHA-256 over the length-prefixed parts.
+    """Return the first 16 bytes, in hex, of SHA-256 over the length-prefixed parts.
 
-    Each part is its UTF-8 bytes behind their count as four big-endian bytes, so that no two lists of
-    parts run together. Due time, detection time and the recording daemon are left out on purpose:
-    the same fact has the same id after a replay.
+    Each part is its UTF-8 bytes, prefixed with their count as four big-endian bytes, so that different lists of
+    parts never give the same input. Due time, detection time and the recording daemon are left out on purpose:
+    the same fact has the same ID after a replay.
     """
     digest = hashlib.sha256()
     for part in (tenant, worker_id, str(generation), str(seq), kind, str(last_seen_ms)):
@@ -155,10 +155,9 @@ def event_id(*, tenant: str, worker_id: str, generation: int, seq: int, kind: st
 
 
 def cut_metadata(metadata_json: str, limit_bytes: int = EVENT_METADATA_BYTES) -> tuple[str, bool]:
-    """At most ``limit_bytes`` of a JSON object, and whether that left something out.
+    """Cut a JSON object to at most ``limit_bytes``. Return the text and whether items were left out.
 
-    Keys are kept in their order while they fit; a value that does not fit is left out whole, so that
-    what remains is true.
+    Keys are kept in their order while they fit. A value that does not fit is left out completely, never truncated.
     """
     if len(metadata_json.encode()) <= limit_bytes:
         return metadata_json, False

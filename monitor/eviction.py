@@ -1,7 +1,7 @@
-"""Whether the store has begun to evict keys: its policy may change while it runs, and a failover may lead to another.
+"""Watches the store's eviction policy: it may change at runtime, and a failover may lead to a server with another one.
 
-A start refuses such a server. One that becomes so is a reason why the monitor is degraded, and beats go on: nothing is
-lost before its memory is full, and whoever is told can still set it right.
+At startup the daemon refuses a server that evicts. At runtime an evicting policy degrades the monitor, and beats go
+on: nothing is lost before the memory is full, so the operator can still correct the policy.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 CHECK_S: Final = 5.0
-"""How often the store is asked."""
+"""How often the store is polled."""
 
 
 class EvictionWatch:
-    """Asks the store now and then, and says once that it evicts and once that it does so no more."""
+    """Polls the store's eviction policy and logs each change once."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._policy: str | None = None
 
     async def run(self) -> NoReturn:
-        """Ask for ever; ends by being cancelled."""
+        """Poll until cancelled."""
         while True:
             await self.check()
             await asyncio.sleep(CHECK_S)
 
     async def check(self) -> None:
-        """Ask once. A store that does not answer is a reason of its own, and changes nothing here."""
+        """Poll once. An unavailable store is a reason of its own and changes nothing here."""
         try:
             policy = await self._store.evicting_policy()
         except StoreUnavailableError:
@@ -51,5 +51,5 @@ class EvictionWatch:
             log.error("store.evicts", maxmemory_policy=policy, remedy="set maxmemory-policy to 'noeviction'")
 
     def reasons(self) -> list[Reason]:
-        """Why the monitor is degraded."""
+        """Return why the monitor is degraded."""
         return [] if self._policy is None else [Reason.STORE_EVICTS]

@@ -1,7 +1,7 @@
-"""How Lastseen itself is: may beats come here, and is what we show up to date (P27).
+"""Health of Lastseen itself: whether it stores beats, and whether its answers are up to date (P27).
 
-The composition root feeds it: a probe that makes the store prove that it can write, and callables that name
-further reasons (a delivery that lags, a clock that jumped). It reads no store and no wall clock itself.
+The composition root supplies a probe, in which the store proves that it can write, and callables that name further
+reasons (a delivery that lags, a clock that jumped). This module reads no store and no wall clock.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 SWEEP_LAG_INTERVALS: Final = 5
 MIN_SWEEP_LAG_MS: Final = 5_000
 PROBE_AGE_S: Final = 1.0
-"""For how long one probe answers for all who ask."""
+"""How long one probe's result is reused for all callers."""
 
 
 asking_tenant: Final[ContextVar[str | None]] = ContextVar("asking_tenant", default=None)
-"""The tenant of the token of the request that is being answered; None: a probe, or there is no request."""
+"""Tenant of the token of the current request; None: a probe, or no request."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MonitorState:
-    """What every answer says of the monitor itself. ``last_sweep_age_seconds`` None: there was no sweep yet."""
+    """The monitor's state, as part of every list answer. ``last_sweep_age_seconds`` None: no sweep yet."""
 
     degraded: bool
     reasons: tuple[str, ...]
@@ -38,11 +38,11 @@ class MonitorState:
 
 
 class Health:
-    """Belongs to one event loop.
+    """Health of this process. Belongs to one event loop.
 
-    ``probe`` answers whether the store took a write just now; it is bounded in time and does not raise. ``others``
-    names what is wrong with the other processes of this daemon, as they say themselves; it is as a source of
-    ``add_reasons``. ``stopping`` is set by the composition root when the daemon begins to stop.
+    ``probe`` returns whether the store just took a write; it has a timeout and does not raise. ``others`` names
+    the reasons that the other processes of this daemon report; it is called like a source of ``add_reasons``.
+    ``stopping`` is set by the composition root when the daemon begins to stop.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class Health:
     ) -> None:
         self.stopping = False
         self.probe_s = math.nan
-        """How long the last probe took, in seconds; NaN before the first."""
+        """Duration of the last probe in seconds; NaN before the first."""
         self._sweep_lag_ms = max(SWEEP_LAG_INTERVALS * sweep_interval_ms, MIN_SWEEP_LAG_MS)
         self.judges_sweeps_from_s = elapsed_s() + self._sweep_lag_ms / 1_000
-        """Before it a sweep that is old, or that there was none, says nothing of this daemon: it has just started."""
+        """Until then an old or missing sweep is no reason to be degraded: the daemon has just started."""
         self._probe = probe
         self._others = others
         self._elapsed_s = elapsed_s
@@ -68,32 +68,32 @@ class Health:
         self._sources: list[Callable[[], Iterable[str]]] = []
         self._tenant_sources: list[Callable[[str], Iterable[str]]] = []
         self.failing_parts: Callable[[], Sequence[str]] = tuple
-        """The parts of the alert side that fail, by name."""
+        """Names of the failing parts of the alert side."""
 
     def add_tenant_reasons(self, source: Callable[[str], Iterable[str]]) -> None:
-        """As ``add_reasons``, for what is wrong for one tenant only: it is in that tenant's answers, nowhere else."""
+        """Add a source as ``add_reasons`` does, for reasons that concern one tenant. Only its answers show them."""
         self._tenant_sources.append(source)
 
     def add_reasons(self, source: Callable[[], Iterable[str]]) -> None:
-        """Have ``source`` asked, each time, for reasons why the monitor is degraded; it is quick and does not raise."""
+        """Add a source of reasons for being degraded. It is called for each answer, is fast and does not raise."""
         self._sources.append(source)
 
     def watch_alerts(self, failing: Callable[[], Sequence[str]]) -> None:
-        """Have ``failing`` asked, each time, for the parts of the alert side that fail; as for ``add_reasons``."""
+        """Set the source of the failing parts of the alert side. The same rules as for ``add_reasons`` apply."""
         self.failing_parts = failing
         self.add_reasons(lambda: [Reason.ALERTS_FAILING] if failing() else [])
 
     @property
     def stores_beats(self) -> bool:
-        """Whether this replica stored the last probe and is not stopping: ``ready`` without asking the store."""
+        """Whether the last probe succeeded and this replica is not stopping: ``ready`` without a call to the store."""
         return self._probed_at_s is not None and self._writes and not self.stopping
 
     async def ready(self) -> bool:
-        """Whether this replica stores beats: the store took a write within ``PROBE_AGE_S``, and nobody is stopping."""
+        """Whether this replica stores beats: the store took a write within ``PROBE_AGE_S``, and it is not stopping."""
         return not self.stopping and await self.store_writes() and not self.stopping
 
     async def store_writes(self) -> bool:
-        """The probe's answer, at most ``PROBE_AGE_S`` old; all who wait share one probe."""
+        """Return the probe's result, at most ``PROBE_AGE_S`` old. Concurrent callers share one probe."""
         async with self._probing:
             if self._probed_at_s is None or self._elapsed_s() - self._probed_at_s >= PROBE_AGE_S:
                 began_s = self._elapsed_s()
@@ -103,9 +103,9 @@ class Health:
         return self._writes
 
     def monitor_state(self, now_ms: int, swept_ms: int) -> MonitorState:
-        """The state at ``now_ms``; the last full sweep was at ``swept_ms`` (0: never), both by the store's time.
+        """Return the state at ``now_ms``. ``swept_ms``: time of the last full sweep (0: never). Both are store time.
 
-        To the tenant that asks (``asking_tenant``) it says what is wrong for that tenant, too.
+        The state includes the reasons that concern the requesting tenant (``asking_tenant``) only.
         """
         age_ms = max(now_ms - swept_ms, 0) if swept_ms else None
         lags = age_ms is None or age_ms > self._sweep_lag_ms
@@ -122,11 +122,11 @@ class Health:
         )
 
     def standing_reasons(self) -> tuple[str, ...]:
-        """The reasons that are known without an answer of the store, of this process and of the others."""
+        """Return the reasons that are known without a call to the store, of this process and of the others."""
         return tuple(dict.fromkeys((*self.own_reasons(), *self._others())))
 
     def own_reasons(self) -> tuple[str, ...]:
-        """Those of ``standing_reasons`` that this process has found itself."""
+        """Return those of ``standing_reasons`` that this process has found."""
         reasons: list[str] = [] if self._writes else [Reason.STORE_UNAVAILABLE]
         for source in self._sources:
             reasons.extend(source())

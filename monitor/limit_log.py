@@ -1,4 +1,4 @@
-"""What is said of refusals, at bounded rates: who meets which limit, and whose beats are refused for what reason."""
+"""Rate-limited log lines about refusals: which client met which limit, and whose beats are refused and why."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ log = structlog.get_logger(__name__)
 
 SPACING_S: Final = 60.0
 MOST_NAMES: Final = 1_000
-"""Clients that are counted apart between two lines of one limit."""
+"""Maximum clients counted separately between two lines of one limit."""
 AGAIN_S: Final = 600.0
-"""For at least as long, and at most twice, a refused worker and its reason are not logged again."""
-MOST_TOLD: Final = 10_000
+"""A refused worker and its reason are not logged again for at least this long, and at most twice as long."""
+MOST_LOGGED: Final = 10_000
 UNKNOWN_AGAIN_S: Final = 3_600.0
 MOST_CHARS: Final = 64
 _LINES: Final = Rate(per_s=1, burst=20)
-"""Lines of one tenant."""
+"""Log rate of one tenant."""
 
 
 class Limits:
-    """Belongs to one event loop. ``count`` counts a limit that was met, in the metrics."""
+    """Counts and logs limits that were met. Belongs to one event loop. ``count`` increments the metric of a limit."""
 
     def __init__(self, count: Callable[[Limit], None], *, now_s: Callable[[], float] = monotonic_s) -> None:
         self._count = count
@@ -41,7 +41,7 @@ class Limits:
         self._totals: Counter[Limit] = Counter()
 
     def hit(self, limit: Limit, who: str) -> None:
-        """A request was refused because of ``limit``; ``who`` is its tenant, or its peer address if it has no token."""
+        """Note that ``limit`` refused a request. ``who`` is the tenant, or the peer address if there is no token."""
         self._count(limit)
         self._totals[limit] += 1
         hits = self._hits.setdefault(limit, Counter())
@@ -56,7 +56,7 @@ class Limits:
 
 
 class _Seldom:
-    """Lets each thing be said once in a while: not again for ``again_s``, and after twice that in any case."""
+    """Log deduplication: an item is due again after ``again_s`` at the earliest, and after twice that at the latest."""
 
     def __init__(self, again_s: float, now_ns: Callable[[], int]) -> None:
         self._again_ns = round(again_s * NS)
@@ -68,7 +68,7 @@ class _Seldom:
 
     def is_due(self, tenant: str | None, what: object) -> bool:
         now_ns = self._now_ns()
-        if now_ns >= self._turn_ns or len(self._young) >= MOST_TOLD:
+        if now_ns >= self._turn_ns or len(self._young) >= MOST_LOGGED:
             late = now_ns >= self._turn_ns + self._again_ns
             self._old, self._young = set() if late else self._young, set()
             self._turn_ns = (now_ns if late else min(now_ns, self._turn_ns)) + self._again_ns
@@ -85,8 +85,8 @@ class RefusedBeats:
     def __init__(self, *, now_ns: Callable[[], int] = monotonic_ns) -> None:
         self._seldom = _Seldom(AGAIN_S, now_ns)
 
-    def tell(self, tenant: str | None, worker_id: str | None, reason: str, detail: str | None = None) -> None:
-        """A beat was refused; None: not known."""
+    def log(self, tenant: str | None, worker_id: str | None, reason: str, detail: str | None = None) -> None:
+        """Log that a beat was refused. None: the value is not known."""
         if self._seldom.is_due(tenant, (worker_id, reason)):
             log.warning("beat.refused", tenant=tenant, worker_id=worker_id, reason=str(reason), detail=detail)
 
@@ -97,8 +97,8 @@ class UnknownFieldLog:
     def __init__(self, *, now_ns: Callable[[], int] = monotonic_ns) -> None:
         self._seldom = _Seldom(UNKNOWN_AGAIN_S, now_ns)
 
-    def tell(self, key: WorkerKey, names: Iterable[str]) -> None:
-        """A worker was registered by a beat with these fields, or said goodbye with them."""
+    def log(self, key: WorkerKey, names: Iterable[str]) -> None:
+        """Log these fields, from a beat that registered a worker or from a worker's disconnect."""
         for name in names:
             if self._seldom.is_due(key.tenant, name):
                 log.warning("beat.unknown_field", tenant=key.tenant, field=name[:MOST_CHARS], worker_id=key.worker_id)

@@ -1,9 +1,8 @@
-"""What a worker can be, and every way from one state to another.
+"""The liveness states of a worker and all transitions between them.
 
-Two rules hold in this module. Nothing here reads a clock, a socket or a setting: times are
-parameters, in milliseconds of the store's clock. And nothing outside this module says what a
-liveness may become: the store's Lua library and the diagram in the docs are both made from
-``TRANSITIONS``.
+Two rules hold. This module reads no clock, no socket and no setting: times are parameters, in milliseconds of the
+store's clock. And only this module defines transitions: the store's Lua library and the diagram in the docs are both
+generated from ``TRANSITIONS``.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Liveness(StrEnum):
-    """What Lastseen says of a worker. ``LATE`` is derived at read time and never stored."""
+    """The state of a worker. ``LATE`` is derived at read time and never stored."""
 
     ALIVE = "alive"
     LATE = "late"
@@ -27,30 +26,30 @@ class Liveness(StrEnum):
 
 
 class Trigger(StrEnum):
-    """What can move a worker."""
+    """What can cause a transition."""
 
     BEAT = "beat"
     DEADLINE = "deadline"
     DEADLINE_AFTER_STOP = "deadline_after_stop"
     """The deadline of a worker whose last beats came within ``STRAGGLER_MS`` of its clean disconnect."""
     DEADLINE_REJECTED = "deadline_rejected"
-    """The deadline of a worker whose beats still come, and are refused (P11)."""
+    """The deadline of a worker whose beats still arrive and are refused (P11)."""
     REJECTIONS_ENDED = "rejections_ended"
-    """The refused beats of a worker have ended for its interval and grace, or none was accepted for too long."""
+    """No refused beat for interval plus grace, or no beat accepted for ``REJECTED_INTERVALS`` intervals."""
     RETURN_OVERDUE = "return_overdue"
-    """The moment passed at which a worker that announced its absence said that it would be back."""
+    """The worker did not return by the end of its announced absence."""
     DISCONNECT_CLEAN = "disconnect_clean"
     DISCONNECT_FAILURE = "disconnect_failure"
     FORGET = "forget"
 
 
 class EventKind(StrEnum):
-    """The type of an event, as it stands in the stream, in JSON and in the configuration."""
+    """The type of an event, as spelled in the stream, in JSON and in the configuration."""
 
     REGISTERED = "worker.registered"
     STALE = "worker.stale"
     REJECTED = "worker.rejected"
-    """It sends beats, and they are refused: it is stale, and alive."""
+    """The worker sends beats and they are refused: it is stale, but alive."""
     RECOVERED = "worker.recovered"
     RESUMED = "worker.resumed"
     STOPPED = "worker.stopped"
@@ -60,37 +59,37 @@ class EventKind(StrEnum):
 
 
 REJECTED_INTERVALS: Final = 3
-"""Intervals, plus the grace, after the last accepted beat: then it is silent, whatever beats of it are refused."""
+"""Intervals, plus grace, after the last accepted beat. Then the worker is silent, even if refused beats still come."""
 
 STILL_REJECTED: Final = f"no heartbeat accepted for {REJECTED_INTERVALS} intervals"
-"""The reason of that event."""
+"""The reason of the event then."""
 
 STRAGGLER_MS: Final = 5_000
-"""A beat this soon after a clean disconnect may be a client's beat thread one step behind."""
+"""A beat this soon after a clean disconnect may come from a client's beat thread that lags behind."""
 
 LONGEST_ABSENCE_MS: Final = 30 * 86_400_000
-"""A worker may announce at most this long an absence: for so long one that is gone for good is kept, and not missed."""
+"""Longest absence that a worker may announce. A worker that never returns is kept, unmissed, for this long."""
 
 CLEAN_EXITS: Final[Mapping[str, frozenset[int | None]]] = {
     "shutdown": frozenset({None, 0, 130, 143, -2, -15}),
     "done": frozenset({0}),
     "completed": frozenset({0}),
 }
-"""The reasons of a clean stop, each with the exit codes that go with it. -2 and -15 are how Python's subprocess reports
-SIGINT and SIGTERM, 130 and 143 how a shell does.
+"""The reasons of a clean stop, each with its exit codes. Python's subprocess reports SIGINT and SIGTERM as -2 and -15,
+a shell as 130 and 143.
 """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Transition:
-    """Where a trigger leads: ``to`` is None when the worker is gone, ``event`` None when nothing is recorded."""
+    """The result of a trigger. ``to`` is None when the worker is removed, ``event`` None when nothing is recorded."""
 
     to: Liveness | None
     event: EventKind | None
 
 
 class TransitionRefusedError(ValueError):
-    """The table has no such pair; the state stays as it was."""
+    """The table has no such pair. The state does not change."""
 
     def __init__(self, state: Liveness | None, trigger: Trigger) -> None:
         self.state = state
@@ -125,11 +124,11 @@ TRANSITIONS: Final[Mapping[tuple[Liveness | None, Trigger], Transition]] = {
     (Liveness.FAILED, Trigger.BEAT): _to(Liveness.ALIVE, EventKind.RECOVERED),
     (Liveness.FAILED, Trigger.FORGET): _GONE,
 }
-"""The machine. A pair that is not listed is refused, and the state stays as it was."""
+"""The state machine. A pair that is not listed is refused, and the state does not change."""
 
 
 def step(state: Liveness | None, trigger: Trigger) -> Transition:
-    """Look up one move; ``state`` is None for a worker that is not known.
+    """Look up one transition; ``state`` is None for an unknown worker.
 
     Raises:
         TransitionRefusedError: the pair is not in the table.
@@ -141,12 +140,12 @@ def step(state: Liveness | None, trigger: Trigger) -> Transition:
 
 
 def deadline_ms(*, last_seen_ms: int, interval_ms: int, grace_ms: int) -> int:
-    """The first moment at which the worker is no longer on time: a beat must be committed before it."""
+    """Return the first moment at which the worker is overdue: a beat must be committed before it."""
     return last_seen_ms + interval_ms + grace_ms
 
 
 def disconnect_trigger(*, reason: str, exit_code: int | None) -> Trigger:
-    """Whether a worker's goodbye is a clean stop (a deploy must not page) or a failure."""
+    """Return whether a disconnect is a clean stop (a deploy must not page) or a failure."""
     is_clean = exit_code in CLEAN_EXITS.get(reason, ())
     return Trigger.DISCONNECT_CLEAN if is_clean else Trigger.DISCONNECT_FAILURE
 
@@ -159,11 +158,11 @@ def is_straggler(*, beat_ms: int, stopped_ms: int | None) -> bool:
 def liveness_at(
     stored: Liveness, *, now_ms: int, late_ms: int, deadline_ms: int, straggler: bool, missed_ms: int | None
 ) -> Liveness:
-    """The liveness to show at ``now_ms``, whether or not a sweep has come by since.
+    """Return the liveness to show at ``now_ms``, independent of the last sweep.
 
-    ``stored`` is what the last committed transition left. One that is stored as alive reads ``late`` from ``late_ms``
-    on, and from ``deadline_ms`` on what its deadline makes of it. One that is stopped then, and is missed since
-    ``missed_ms`` (None: it has announced no return), reads ``stale``.
+    ``stored`` is the state of the last committed transition. A worker stored as alive is ``late`` from ``late_ms`` on;
+    from ``deadline_ms`` on it has the state that its deadline gives. A worker that is then stopped and missed since
+    ``missed_ms`` (None: no announced return) is ``stale``.
     """
     shown = stored
     if stored is Liveness.ALIVE:

@@ -1,7 +1,7 @@
-"""What the daemon writes about itself: one line per fact, JSON for machines and readable on a terminal.
+"""The daemon's log: one line per fact, JSON for machines and readable on a terminal.
 
-Our own lines are structlog's, with a dotted constant for a name; what libraries say through stdlib
-logging comes out in the same form. Nothing here ever sees a token: requests are not logged.
+Our own lines are structlog's, with a dotted constant as event name. Lines of libraries (stdlib logging) get the
+same form. No token ever gets here: requests are not logged.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from structlog.typing import EventDict, ExcInfo, Processor
 
 _LINES: Final = ("exception", "stack")
-"""What has several lines."""
+"""Fields with several lines."""
 
 
 class Unfailing(io.TextIOBase):
-    """A stream whose trouble is not its writers': a full disk, a reader that has gone, a letter it can't encode.
+    """A stream that never raises: not for a full disk, a closed reader or a character that can't be encoded.
 
-    What it can't write is lost; what the line would have told of (a beat, a delivery) goes on.
+    The failed line is lost. The work that it is about (a beat, a delivery) goes on.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -35,13 +35,13 @@ class Unfailing(io.TextIOBase):
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write, if that can be done."""
-        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
+        """Write, if possible."""
+        with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush, if that can be done."""
+        """Flush, if possible."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
 
@@ -51,7 +51,7 @@ class Unfailing(io.TextIOBase):
 
 
 def is_console(form: Literal["auto", "json", "console"], stream: TextIO) -> bool:
-    """Whether the lines on a stream are for people."""
+    """Whether the lines of a stream are for people."""
     return stream.isatty() if form == "auto" else form == "console"
 
 
@@ -60,12 +60,12 @@ def configure(
     level: str,
     form: Literal["auto", "json", "console"],
     stream: TextIO | None = None,
-    paged: Paged = Paged(),  # noqa: B008 - it does not change
+    paged: Paged = Paged(),  # noqa: B008 - immutable
 ) -> None:
     """Send every line at ``level`` and above to ``stream``, by default stdout.
 
-    ``auto`` is console on a terminal and JSON elsewhere. On the console a page is one line, its sentence first; its
-    fields, and the lines that say the same, come at the level debug.
+    ``auto`` is console on a terminal and JSON elsewhere. On the console a page is one line that begins with its
+    sentence. Its fields, and lines with the same content, appear at level debug.
     """
     out = Unfailing(stream or sys.stdout)
     threshold = logging.getLevelNamesMapping()[level.upper()]
@@ -102,7 +102,7 @@ def configure(
 
 
 class _ForPeople:
-    """Makes lines fit for a terminal. ``paged`` None: nothing is left out."""
+    """Formats lines for a terminal. ``paged`` None: nothing is left out."""
 
     def __init__(self, *, paged: Paged | None) -> None:
         self._paged = paged
@@ -126,18 +126,18 @@ def _shown(name: str, value: object) -> object:
 
 
 def _indented(text: str) -> str:
-    """Several lines, none of which can pass for one of the log."""
+    """Indent several lines, so that none of them looks like a log line."""
     return "\n".join(f"  {escaped(line)}" for line in text.split("\n"))
 
 
 def _traceback(stream: TextIO, exc_info: ExcInfo) -> None:
-    """Not the default one: that shows local variables, where tokens and bodies are."""
+    """Replaces the default formatter, which shows local variables: they hold tokens and bodies."""
     text = io.StringIO()
     structlog.dev.plain_traceback(text, exc_info)
     stream.write(_indented(text.getvalue()))
 
 
 def _without_page(_logger: object, _method: str, line: EventDict) -> EventDict:
-    """For programs: the fields say it."""
+    """Drop the page: programs read the fields."""
     line.pop("page", None)
     return line

@@ -1,13 +1,13 @@
 """A child process that does not outlive its parent.
 
-On Linux the kernel sees to it: it signals the child when the thread that started it ends, so children are started
-by the main thread. Elsewhere nothing is done. Only the standard library is imported: the file is also run as a
-program, by an interpreter that then becomes a server, under the same process id:
+On Linux the kernel signals the child when the thread that started it ends, so children are started by the main
+thread. On other systems nothing is done. Only the standard library is imported: the file is also run as a program, by
+an interpreter that then becomes a server under the same process ID:
 
-    python -I -S tied.py PARENT SIGNAL PROGRAM [ARGUMENT ...]
+    python -I -S parent_death.py PARENT SIGNAL PROGRAM [ARGUMENT ...]
 
-Not a ``preexec_fn``: that runs Python between fork and exec, and beside other threads it can hang. The program gets
-none of the environment, where secrets may be, but what it needs to run.
+A ``preexec_fn`` is not used: it runs Python between fork and exec, which can hang beside other threads. The program
+gets only the environment variables that it needs: others may hold secrets.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _OWNER_ONLY = 0o077
 
 
 class OrphanedError(Exception):
-    """The parent ended before its child began."""
+    """The parent ended before the child began."""
 
 
 def die_with_parent(parent: int, signal_number: int) -> None:
-    """Have this process sent a signal when its parent, the process ``parent``, ends.
+    """Have the kernel signal this process when its parent, the process ``parent``, ends.
 
     Raises:
-        OrphanedError: it has ended already.
+        OrphanedError: the parent has already ended.
         OSError: the kernel refuses.
     """
     if sys.platform == "linux" and ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal_number):
         number = ctypes.get_errno()
         raise OSError(number, f"prctl(PR_SET_PDEATHSIG) failed: {os.strerror(number)}")
-    # Looked at after prctl, since a parent that died before sends no signal.
+    # Checked after prctl: a parent that died before the call sends no signal.
     if os.getppid() != parent:
         raise OrphanedError("the parent ended before its child began")
 

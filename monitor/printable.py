@@ -1,4 +1,4 @@
-"""What a terminal shows. Pure."""
+"""Text that is safe to print on a terminal. Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 
 def escaped(text: str) -> str:
-    r"""The text in one line, with an escape such as ``\x1b`` or ``\u202e`` in place of every character that a terminal
-    would obey or not show: controls, line breaks, what turns the direction of text, what has no width.
+    r"""Return the text in one line. An escape such as ``\x1b`` or ``\u202e`` replaces every character that a terminal
+    interprets or does not show: control characters, line breaks, text direction marks, zero-width characters.
     """
     if text.isprintable():
         return text
@@ -20,12 +20,12 @@ def escaped(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Paged:
-    """What the log has as a page anyway: events of these ``kinds``, and deliveries to these ``receivers``."""
+    """What the log also has as a page: events of these ``kinds``, and deliveries to these ``receivers``."""
 
     kinds: frozenset[str] = frozenset()
     receivers: frozenset[str] = frozenset()
 
     def has(self, line: Mapping[str, object]) -> bool:
-        """Whether a line says what a page says."""
+        """Whether a log line has the same content as a page."""
         name = line["event"]
         return name in self.kinds or (name == "delivery.delivered" and line.get("receiver") in self.receivers)

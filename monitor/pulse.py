@@ -1,8 +1,7 @@
-"""The pulse: this daemon tells the store, again and again, that it accepts beats.
+"""The pulse: this daemon's periodic write to the store that says it accepts beats.
 
-What the store makes of a missing pulse is told in ``monitor/blindness.py``. A pulse says nothing that is not so: it is
-sent by the loop that serves requests, through the connections that beats take, and a store that refuses beats refuses
-it.
+``monitor/blindness.py`` describes what a missing pulse means. A pulse must prove its claim: it is sent by the loop that
+serves requests, through the connections that beats use, and a store that refuses beats refuses it too.
 """
 
 from __future__ import annotations
@@ -28,19 +27,19 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 IN_FLIGHT: Final = 4
-"""Pulses that wait for their answers; more are not sent, so that they leave connections to beats."""
+"""Maximum pulses in flight, so that connections stay free for beats."""
 BLIND_S: Final = 2.0
-"""Without a pulse that the store took, this daemon counts as one that can't accept beats."""
+"""Without an accepted pulse for this long, the daemon counts as unable to accept beats."""
 CALM_S: Final = 10.0
-"""After so long without being behind it is over; sooner it may come and go."""
+"""Being behind is over after this long without it; until then breaks are ignored."""
 SKEW_MS: Final = 10_000
-"""By more than this the server's clock was stepped back, in all: store time is ahead of it."""
+"""Above this total of backward steps of the server's clock, store time is too far ahead of it."""
 
 
 class Pulse:
-    """Belongs to one event loop. ``on_sums`` is told how many blind windows there were, and how long, in ms.
+    """Sends pulses. Belongs to one event loop. ``on_sums`` gets the number of blind windows and their length in ms.
 
-    While ``is_behind`` no pulse is sent: beats have come, and are not accepted. That is said instead.
+    While ``is_behind``, a report of being behind replaces the pulse: beats have come and are not accepted yet.
     """
 
     def __init__(
@@ -50,20 +49,20 @@ class Pulse:
         self._store = store
         self._on_sums = on_sums
         self._known_ms = [-1] * store.partitions
-        """The end of the newest blind window that was told, of each partition."""
+        """End of the newest blind window seen, by partition."""
         self._taken_s: float | None = None
         self._behind_s = (-math.inf, -math.inf)
-        """When this daemon began to be behind, with no long breaks, and when it was last."""
+        """Begin and newest moment of being behind, short breaks ignored."""
         self._skew_ms = 0
         self._available = True
 
     async def run(self) -> None:
-        """Send pulses for ever; to be begun when beats are accepted."""
+        """Send pulses until cancelled. Start it when beats are accepted."""
         self._taken_s = monotonic_s()
         sending: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as group:
             while True:
-                # None waits for the answer to another: a store that answers late is slow, and not blind.
+                # A pulse does not wait for the answer to another one: a store that answers late is slow, not blind.
                 behind = self._is_behind()
                 if behind:
                     now_s = monotonic_s()
@@ -76,24 +75,24 @@ class Pulse:
                 await asyncio.sleep(PULSE_MS / 1_000)
 
     async def end(self) -> None:
-        """Say that no beats are accepted from now on; ``run`` was cancelled."""
+        """Report that no beats are accepted from now on. Call it after ``run`` was cancelled."""
         self._taken_s = None
         try:
             await self._send(ends=True)
         except StoreUnavailableError as error:
-            # Then the gap says it, a moment later.
+            # Then the gap without pulses shows it, a moment later.
             log.warning("pulse.store_unavailable", error=str(error))
 
     def age_s(self) -> float:
-        """How long ago the store took a pulse of this daemon, in seconds; NaN while none is sent."""
+        """Return the time since the store took a pulse of this daemon, in seconds; NaN while none is sent."""
         return math.nan if self._taken_s is None else monotonic_s() - self._taken_s
 
     def skew_s(self) -> float:
-        """By how much store time is ahead of the server's clock, in seconds."""
+        """Return by how much store time is ahead of the server's clock, in seconds."""
         return self._skew_ms / 1_000
 
     def reasons(self) -> list[str]:
-        """Why the monitor is not well."""
+        """Return why the monitor is degraded."""
         found: list[str] = []
         begun_s, behind_s = self._behind_s
         if self.age_s() > BLIND_S or (behind_s > begun_s + BLIND_S and monotonic_s() < behind_s + CALM_S):
@@ -121,10 +120,10 @@ class Pulse:
         self._skew_ms = max(result.skew_ms for result in results)
         self._on_sums(max(result.windows for result in results), max(result.blind_ms for result in results))
         for partition, result in enumerate(results):
-            self._tell(partition, result)
+            self._log_window(partition, result)
 
-    def _tell(self, partition: int, result: PulseResult) -> None:
-        """Say once that there was a blind window; one that had ended before we began is not ours to tell."""
+    def _log_window(self, partition: int, result: PulseResult) -> None:
+        """Log a new blind window once. Windows that had ended before this daemon started are not logged."""
         window, cause = result.window, result.cause
         known_ms = self._known_ms[partition]
         self._known_ms[partition] = max(known_ms, 0 if window is None else window.end_ms)

@@ -1,8 +1,8 @@
-"""How fast somebody may go: the generic cell rate algorithm (GCRA, ITU-T I.371), exact and in bounded memory. Pure.
+"""Rate limiting with the generic cell rate algorithm (GCRA, ITU-T I.371), exact and in bounded memory. Pure.
 
-One number is kept for each who is limited, the theoretical arrival time (TAT): when the next one would come if all came
-evenly. It is counted in units of ``1 / per_s`` nanoseconds, in which both the clock and the time between two
-are whole, so that nothing is ever rounded.
+One number is kept for each key, the theoretical arrival time (TAT): when the next request would come if all came
+evenly. Its unit is ``1 / per_s`` nanoseconds, in which both the clock and the time between two requests
+are whole numbers, so that nothing is ever rounded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 NS: Final = 1_000_000_000
 MOST_KEPT: Final = 131_072
-"""In two generations, at about 170 bytes each."""
+"""Maximum keys, in two generations, at about 170 bytes each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,11 +24,11 @@ class Rate:
 
 
 def admitted(rate: Rate, tat: int, *, now_ns: int, count: int = 1) -> tuple[int, int]:
-    """Judge ``count`` that come together at ``now_ns``: the new TAT, and 0 if they conform.
+    """Check ``count`` requests that come together at ``now_ns``. Return the new TAT, and 0 if they conform.
 
-    If they do not, the TAT is as it was, and the second number is after how many nanoseconds they would. More at
-    once than the burst conform where the whole burst is free, and are waited for afterwards: a large request is
-    slowed down and never impossible.
+    If they do not conform, the TAT is unchanged and the second number is the wait in nanoseconds. More requests than
+    the burst conform when the whole burst is free, and the excess is waited for afterwards: a large request is
+    slowed down, never impossible.
     """
     now = now_ns * rate.per_s
     begin = max(tat, now)
@@ -39,11 +39,11 @@ def admitted(rate: Rate, tat: int, *, now_ns: int, count: int = 1) -> tuple[int,
 
 
 class Limiter:
-    """One rate for each of many, who are told apart by a number, such as a hash.
+    """One rate for each of many keys. A key is a number, such as a hash.
 
-    A TAT that has passed says nothing more, so what is known of somebody is dropped two ``horizon_ns`` after the last
-    time at the latest, in which even ``most_count`` at once are paid off. Above ``most_kept`` it is dropped earlier:
-    with so many to limit, memory comes first, and some of them may get a second burst.
+    A TAT that has passed carries no information. So a key is dropped at most two ``horizon_ns`` after its last use;
+    in that time even ``most_count`` at once are paid off. Above ``most_kept`` keys they are dropped earlier: bounded
+    memory comes first, and some keys may get a second burst.
     """
 
     def __init__(self, rate: Rate, *, most_count: int = 1, most_kept: int = MOST_KEPT) -> None:
@@ -57,12 +57,12 @@ class Limiter:
         self._turn_ns = 0
 
     def __len__(self) -> int:
-        """Of how many something is known; some may be counted twice."""
+        """Return the number of keys kept; some may be counted twice."""
         return len(self._young) + len(self._old)
 
     def wait_ns(self, key: int, now_ns: int) -> int:
-        """Take one of ``key``, or say after how many nanoseconds it would conform."""
-        # As ``admitted``, spelled out: this is asked for every beat.
+        """Take one request of ``key``, or return the wait in nanoseconds after which it would conform."""
+        # The same as ``admitted``, inlined: this runs for every beat.
         tat = self._young.get(key)
         if tat is None or now_ns >= self._turn_ns:
             tat = self._known(key, now_ns)
@@ -77,7 +77,7 @@ class Limiter:
         return 0
 
     def wait_for_ns(self, key: int, now_ns: int, count: int) -> int:
-        """As ``wait_ns``, for at most ``most_count`` at once."""
+        """Do as ``wait_ns`` does, for at most ``most_count`` requests at once."""
         tat, wait_ns = admitted(self._rate, self._known(key, now_ns), now_ns=now_ns, count=count)
         if not wait_ns:
             self._young[key] = tat

@@ -1,6 +1,6 @@
-"""The scheduler: runs the sweeper's passes at their times. The only module that knows APScheduler.
+"""The scheduler: runs the sweeper's passes at their intervals. The only module that uses APScheduler.
 
-Liveness never depends on when a tick comes: deadlines are judged by the store's time.
+Liveness never depends on the time of a tick: deadlines are judged by store time.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ TIDY_INTERVAL_S: Final = 30.0
 
 
 class Scheduler:
-    """Calls ``sweep`` every ``interval_s`` and ``tidy`` every 30 s, neither twice at once.
+    """Calls ``sweep`` every ``interval_s`` and ``tidy`` every 30 s. Runs of one job never overlap.
 
-    A pass that is still running when its next tick comes lets that tick go. ``on_error`` gets what a
-    pass raised; later passes go on.
+    A tick is skipped while the previous pass still runs. ``on_error`` gets the exception of a pass; later passes
+    go on.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class Scheduler:
         self._stopping = False
         self._running: dict[str, asyncio.Task[None]] = {}
         self._scheduler = AsyncIOScheduler(
-            # Runs a job where the tick comes, in the event loop. The one for coroutines cancels its jobs at shutdown,
-            # in the middle, and calls that an error (its issues 233, 675); so a job only starts a task of our own,
-            # which is awaited at stop.
+            # Runs a job inline when its tick comes, in the event loop. The executor for coroutines cancels running jobs
+            # at shutdown and reports that as an error (its issues 233, 675). So a job only starts a task of our own,
+            # which ``stop`` awaits.
             executors={"default": DebugExecutor()},
             job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": None},
         )
@@ -64,11 +64,11 @@ class Scheduler:
             self._on_error(error)
 
     def start(self) -> None:
-        """Begin; must be called inside the running event loop."""
+        """Start; must be called inside the running event loop."""
         self._scheduler.start()
 
     async def stop(self) -> None:
-        """No further pass begins; the running ones finish."""
+        """Start no further passes, and wait for the running ones."""
         self._stopping = True
         self._scheduler.shutdown(wait=False)
         while self._running:

@@ -1,7 +1,7 @@
-"""How what all tenants share is divided among them, so that none can take it from the others (P29). Pure.
+"""Divides a shared resource among tenants, so that no tenant can take it from the others (P29). Pure.
 
-A tenant may hold no more than is left free for others: alone it can take half, the next one half of the rest. Until a
-second tenant is known there is none to share with, and one may take all.
+A tenant may hold at most as much as it leaves free: alone it gets half, the next one half of the rest. Until a second
+tenant is known, one tenant may use everything.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Tenants:
         self._first: str | None = None
 
     def add(self, tenant: str) -> None:
-        """A request of this tenant has come."""
+        """Note a request of this tenant."""
         if self._first is None:
             self._first = tenant
         elif tenant != self._first:
@@ -31,7 +31,7 @@ class Tenants:
 
 
 def over_share(held: int, count: int, free: int) -> bool:
-    """Whether ``count`` more of ``free`` are too many for a tenant that holds some.
+    """Whether taking ``count`` more of ``free`` exceeds the share of a tenant that holds ``held``.
 
     A tenant that holds nothing may always take one request's worth.
     """
@@ -39,7 +39,7 @@ def over_share(held: int, count: int, free: int) -> bool:
 
 
 class Shares:
-    """``total`` of something; ``what`` names it in refusals. ``on_refused`` is called with the tenant of each."""
+    """``total`` units of a resource, named ``what`` in refusals. ``on_refused`` gets the tenant of each refusal."""
 
     def __init__(
         self, total: int, tenants: Tenants, *, what: str, on_refused: Callable[[str], None] = lambda _: None
@@ -51,14 +51,14 @@ class Shares:
         self._held: dict[str, int] = {}
 
     def fits(self, tenant: str, count: int = 1) -> bool:
-        """Whether the tenant may take ``count`` now."""
+        """Whether the tenant may take ``count`` units now."""
         return count <= self.free and not self._is_over(tenant, count)
 
     def acquire(self, tenant: str, count: int = 1) -> None:
-        """Take ``count``, or none.
+        """Take ``count`` units, or none.
 
         Raises:
-            OverShareError, NoRoomError: as ``refusal``.
+            OverShareError, NoRoomError: as ``refusal`` returns.
         """
         if not self.fits(tenant, count):
             raise self.refusal(tenant, count)
@@ -66,7 +66,7 @@ class Shares:
         self._held[tenant] = self._held.get(tenant, 0) + count
 
     def give(self, tenant: str, count: int = 1) -> None:
-        """Give back ``count`` of what was taken."""
+        """Give back ``count`` units."""
         self.free += count
         left = self._held.get(tenant, 0) - count
         if left:
@@ -75,7 +75,7 @@ class Shares:
             self._held.pop(tenant, None)
 
     def refusal(self, tenant: str, count: int = 1) -> OverShareError | NoRoomError:
-        """Why the tenant may not take ``count`` now: its own share is used up, or there is no room for any tenant."""
+        """Return why the tenant may not take ``count`` now: its share is used up, or the resource is."""
         self._on_refused(tenant)
         if self._is_over(tenant, count):
             return OverShareError(f"the tenant's share of {self._what} is used up")
@@ -86,22 +86,22 @@ class Shares:
 
 
 class Holding:
-    """What one request holds of ``shares``; given back at the end of the block."""
+    """The units of ``shares`` that one request holds; given back at the end of the block."""
 
     def __init__(self, shares: Shares, tenant: str) -> None:
         self._shares, self._tenant = shares, tenant
         self._count = 0
 
     def acquire(self, count: int) -> None:
-        """As ``Shares.take``."""
+        """Take ``count`` units, as ``Shares.acquire`` does."""
         self._shares.acquire(self._tenant, count)
         self._count += count
 
     def __enter__(self) -> Self:
-        """Begin with nothing."""
+        """Begin with no units."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Give everything back."""
+        """Give back all units."""
         if self._count:
             self._shares.give(self._tenant, self._count)

@@ -1,7 +1,7 @@
-"""The sweeper: turns workers past their deadline into what their deadline makes of them, in bounded chunks.
+"""The sweeper: applies the transitions of passed deadlines, in bounded chunks.
 
 Any number of sweepers may run on one store: each transition is one atomic step there and happens once
-(P3). What a sweep finds, the worker's own next beat would find too; a sweep is only the early detection.
+(P3). A worker's own next beat would find the same transition; a sweep only detects it early.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ log = structlog.get_logger(__name__)
 
 PURGE_CHUNK: Final = 100
 TRIMS_PER_PASS: Final = 20_000
-"""More than a pass needs when nothing lags; it ends, so that what retention has passed is not kept waiting."""
+"""More than a pass needs when nothing lags. The bound makes a pass end, so that trimming does not delay retention."""
 LONGEST_PAUSE_S: Final = 0.005
-"""Between two chunks: a store that answers late must not stretch a pass without end."""
+"""Between two chunks: a slow store must not stretch a pass without a bound."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,11 +38,11 @@ class SweepSettings:
     retention_ms: int
     event_retention_ms: int
     events: int
-    """How many events the history holds at most; the outbox keeps what the router has not passed yet beside it."""
+    """Maximum events in the history. The outbox keeps events that the router has not passed yet, in addition."""
 
 
 class Sweeper:
-    """Passes over every partition. Passes of one sweeper must not overlap; those of several may.
+    """Passes over all partitions. Passes of one sweeper must not overlap; those of several may.
 
     ``on_moved`` is called with the transitions of each committed chunk.
     """
@@ -55,15 +55,15 @@ class Sweeper:
         self._blind = False
 
     async def sweep(self) -> None:
-        """One pass: expire everything that is due now."""
+        """Run one pass: expire everything that is due now."""
         await self._guarded(self._sweep_all)
 
     async def tidy(self) -> None:
-        """One pass of housekeeping: forget what retention has passed, trim the history."""
+        """Run one housekeeping pass: forget workers past retention, trim the history."""
         await self._guarded(self._tidy_all)
 
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run a pass; a store that does not answer is said once, and the next pass tries again."""
+        """Run a pass. An unavailable store is logged once, and the next pass retries."""
         try:
             await work()
         except StoreUnavailableError as error:
@@ -101,7 +101,7 @@ class Sweeper:
             await _pause(began_s)
 
     def _note_blindness(self, result: SweepResult) -> None:
-        """Say once that what is due can't be judged; how long that was is told when it is over, see ``pulse``."""
+        """Log once that due workers can't be judged. ``pulse`` logs the length of the window when it ends."""
         if result.blind and not self._blind:
             log.warning("sweep.blind")
         self._blind = result.blind
@@ -121,6 +121,6 @@ class Sweeper:
 
 
 async def _pause(began_s: float) -> None:
-    # Beats are served between two chunks, here and in the store, and get at least half of both: a chunk takes the
-    # longer to be answered the more of them there are, and then so does the pause.
+    # Beats are served between two chunks, here and in the store, and get at least half of the time: with more beats
+    # a chunk takes longer, and the pause grows with it.
     await asyncio.sleep(min(monotonic_s() - began_s, LONGEST_PAUSE_S))

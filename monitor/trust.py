@@ -1,7 +1,7 @@
-"""Whether the data directory is ours: what it holds decides which tokens are good.
+"""Checks that the data directory is ours: its contents decide which tokens are valid.
 
-A directory that root owns and gives to our group, as container platforms mount volumes, is fine: then all that is ours
-lies in a folder of our own inside.
+A directory that root owns and gives to our group, as container platforms mount volumes, is accepted. Then our files
+are in a subdirectory of our own.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _ROOT: Final = 0
 
 
 class DataDirError(Exception):
-    """The data directory can't be used, or others may change what is in it; the message says how to mend that."""
+    """The data directory can't be used, or other users may change its contents. The message says how to fix it."""
 
 
 def own_dir(data_dir: Path) -> Path:
-    """Where our files lie, in or under the data directory; absolute, whether it is there or not."""
+    """Return the directory of our files, in or under the data directory; absolute, whether it exists or not."""
     data_dir = data_dir.absolute()
     inner = data_dir / OWN_FOLDER
     try:
@@ -36,7 +36,7 @@ def own_dir(data_dir: Path) -> Path:
 
 
 def trusted_dir(data_dir: Path) -> Path:
-    """``own_dir``, made if it is not there.
+    """Return ``own_dir``, created if it does not exist.
 
     Raises:
         DataDirError: others than our group may write to the data directory, or one of our files in it is a link or

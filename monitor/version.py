@@ -6,5 +6,5 @@ from importlib import metadata
 
 
 def version() -> str:
-    """As the package's metadata has it."""
+    """Return the version from the package's metadata."""
     return metadata.version("lastseen")

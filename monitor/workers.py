@@ -1,8 +1,7 @@
-"""Workers: who they are, what they report, and what can be read of them. Pure.
+"""Workers: identity, reported data, and what can be read of them. Pure.
 
-``WorkerKey`` and ``Beat`` are made for every beat there is, so they are msgspec structs: as frozen dataclasses
-of the same shape, a beat took fifteen times as long to make, and each was one more thing for the garbage
-collector to walk through.
+``WorkerKey`` and ``Beat`` are created for every beat, so they are msgspec structs: as frozen dataclasses of the same
+shape, a beat took fifteen times as long to create, and each was one more object for the garbage collector.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from monitor.liveness import EventKind, Trigger
 
 DEFAULT_ENVIRONMENT: Final = "default"
-"""Of a worker of which neither its sender nor the token says another."""
+"""The environment of a worker for which neither its sender nor the token names another."""
 
 
 class WorkerKey(msgspec.Struct, frozen=True, gc=False):
@@ -40,22 +39,22 @@ def partition_of(key: WorkerKey, partitions: int) -> int:
 
 Keep = msgspec.UnsetType
 KEEP: Final = msgspec.UNSET
-"""Stands for a field that a beat left out: the last value stays. It is what msgspec puts there itself."""
+"""A field that a beat left out: the last value stays. msgspec sets this value itself."""
 
 
 class UnknownFields(msgspec.Struct, gc=False):
-    """Fields of a beat that the contract does not know, the first of them."""
+    """The first of a beat's fields that are not in the contract."""
 
     names: tuple[str, ...]
     registers: bool = False
-    """Set when the beat has been stored and has registered its worker, which is when they are named."""
+    """Set when the stored beat has registered its worker. Only then the fields are logged."""
 
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One heartbeat, validated. ``KEEP`` in a field leaves the last value as it is.
 
-    ``environment_name`` None means "the one it has", or ``first_environment`` for an unknown worker.
-    ``interval_ms``/``grace_ms``: a number declares, None takes a declaration back. ``allowed``
+    ``environment_name`` None means the worker's present environment, or ``first_environment`` for an unknown worker.
+    ``interval_ms``/``grace_ms``: a number declares, None withdraws a declaration. ``allowed``
     restricts which environments the sender may touch (None: all). JSON texts are compact UTF-8.
     """
 
@@ -78,10 +77,10 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Disconnect:
-    """A worker's goodbye. ``trigger`` is one of the two disconnect triggers.
+    """A worker's disconnect. ``trigger`` is one of the two disconnect triggers.
 
-    ``back_in_ms``, only with a clean one: the worker announces that it will beat again within this time, counted
-    from when the store takes the goodbye. None announces nothing, and withdraws what was announced before.
+    ``back_in_ms``, only with a clean disconnect: the worker announces that it will beat again within this time, counted
+    from when the store takes the disconnect. None announces nothing and withdraws an earlier announcement.
     """
 
     key: WorkerKey
@@ -93,19 +92,19 @@ class Disconnect:
     back_in_ms: int | None = None
     unknown: tuple[str, ...] = ()
     first_environment: str = DEFAULT_ENVIRONMENT
-    """Of a worker that is not known, which a failure registers."""
+    """The environment of an unknown worker, which a failure registers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Forget:
-    """An operator's order to erase a worker at once."""
+    """An operator's order to erase a worker immediately."""
 
     key: WorkerKey
     allowed: tuple[str, ...] | None
 
 
 class Rejection(StrEnum):
-    """Why a beat was refused although its sender may speak for the worker; as events and the API say it (P11)."""
+    """Why a beat was refused although its sender may speak for the worker. Events and the API use these words (P11)."""
 
     TOKEN_EXPIRED = "token expired"  # noqa: S105 - a reason
     SCOPE_MISSING = "token lacks the scope"
@@ -119,12 +118,12 @@ class Rejection(StrEnum):
 
     @property
     def moves_deadline(self) -> bool:
-        """Whether such evidence moves the deadline, as the beat would have: the monitor could not take it."""
+        """Whether the evidence moves the deadline, as the beat would have: the monitor could not take the beat."""
         return self in {Rejection.OVER_SHARE, Rejection.OVERLOADED}
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A beat that was refused, as evidence that its worker lives.
+    """A refused beat, as evidence that its worker lives.
 
     ``allowed`` restricts it to workers in these environments (None: all), as the sender's token does. ``subject`` is
     the token's, cut to a bounded length.
@@ -138,7 +137,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rejected:
-    """The newest refused beat of a worker, where it is newer than its last accepted one."""
+    """The newest refused beat of a worker, if it is newer than the last accepted one."""
 
     reason: str
     at_ms: int
@@ -147,7 +146,7 @@ class Rejected:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Moved:
-    """A transition that a call to the store committed; what the log line of it needs."""
+    """A transition that a call to the store committed, with the fields for its log line."""
 
     kind: EventKind
     tenant: str
@@ -163,7 +162,7 @@ class Moved:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PastTransition:
-    """One of a worker's last transitions, as the status endpoint lists it."""
+    """One of a worker's last transitions, as in the status endpoint."""
 
     kind: EventKind
     seq: int
@@ -174,7 +173,7 @@ class PastTransition:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Worker:
-    """What the store holds of a worker. Times in milliseconds by the store's clock."""
+    """A worker as stored. Times in milliseconds by the store's clock."""
 
     key: WorkerKey
     environment_name: str
@@ -187,9 +186,9 @@ class Worker:
     interval_ms: int
     grace_ms: int
     late_ms: int
-    """When its interval has passed."""
+    """When the interval has passed."""
     deadline_ms: int
-    """When an alive worker is no longer on time, blind windows of the monitor taken into account."""
+    """When an alive worker becomes overdue, including the effect of blind windows."""
     status: str
     tasks_processed: int
     current_task_id: str | None
@@ -200,14 +199,14 @@ class Worker:
     logs_cut: bool
     recent_gaps_ms: tuple[int, ...]
     back_ms: int | None
-    """When the absence that the worker has announced ends; None for none."""
+    """End of the announced absence; None: none announced."""
     missed_ms: int | None
-    """From when it is missed then, blind windows taken into account."""
+    """When the worker counts as missed after its absence, including the effect of blind windows."""
     rejected: Rejected | None
     transitions: tuple[PastTransition, ...]
 
     def liveness(self, now_ms: int) -> Liveness:
-        """What to show at ``now_ms``, true with a stuck sweeper too."""
+        """Return the liveness to show at ``now_ms``; correct even when the sweeper is stuck."""
         return liveness_at(
             self.stored,
             now_ms=now_ms,
@@ -218,7 +217,7 @@ class Worker:
         )
 
     def since(self, now_ms: int) -> int:
-        """Since when the worker has been what ``liveness`` says of it, in milliseconds."""
+        """Return when the worker entered the state that ``liveness`` returns, in milliseconds."""
         liveness = self.liveness(now_ms)
         if liveness is self.stored:
             return self.since_ms
@@ -229,22 +228,22 @@ class Worker:
         return self.deadline_ms
 
     def absent_until(self, now_ms: int) -> int | None:
-        """When the announced absence ends, in milliseconds; None when there is none, or it has ended by now."""
+        """Return the end of the announced absence in milliseconds; None if there is none, or it has ended."""
         return self.back_ms if self.back_ms is not None and now_ms < self.back_ms else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EnvironmentHealth:
-    """How one environment of a tenant stands at one moment."""
+    """Counts of the workers of one environment of a tenant at one moment."""
 
     expected: int
-    """Workers that are to beat: alive, late or overdue; none that is stale, failed or stopped."""
+    """Workers that are expected to beat: alive, late or overdue. Not those that are stale, failed or stopped."""
     silent: int
-    """Those of them that have not been heard from for the longer of their interval and their grace."""
+    """Expected workers without a beat for the longer of their interval and their grace."""
     fallen: int = 0
-    """Those that are stale and became so at the moment that was asked for, or later; at the most, where others have
-    stopped or failed since."""
+    """Workers that became stale at the requested moment or later. An upper bound if others have stopped or failed
+    since."""
     rejected: int = 0
-    """Those that are stale and whose beats are refused still, since whenever."""
+    """Stale workers whose beats are still being refused, since any time."""
     down: int = 0
-    """Those that are stale or failed, and became so at the moment that was asked for, or later; all, if none was."""
+    """Workers that became stale or failed at the requested moment or later; all of them, without a moment."""

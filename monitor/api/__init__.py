@@ -1,1 +1,1 @@
-"""The HTTP side: the published heartbeat contract and the status endpoints."""
+"""The HTTP API: the published heartbeat contract and the status endpoints."""

@@ -1,6 +1,7 @@
-"""Who sends too much: the limits on beats per second of a worker and of a tenant, in this process.
+"""Rate limits: beats per second of a worker and of a tenant, in this process.
 
-Not in the store: there a limit would cost what it is to protect. ``docs/decisions/`` has the reasons and what follows.
+Not in the store: a limit there would load the store that it is to protect. ``docs/decisions/`` has the reasons and
+the consequences.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ LONGEST_S: Final = 3_600
 
 
 class RateLimitedError(SlowDownError):
-    """A worker or a tenant sends more than it may, or a receiver is tested again too soon (429)."""
+    """A worker or a tenant is over its rate limit, or a receiver is tested again too soon (429)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BeatRates:
-    """What one process lets through of a worker and of a tenant; None: everything. A batch has at most ``batch``."""
+    """Rate limits in one process, per worker and per tenant; None: unlimited. ``batch``: maximum beats of a batch."""
 
     worker: Rate | None
     tenant: Rate | None
@@ -35,9 +36,9 @@ class BeatRates:
 
 
 class Admission:
-    """Counts beats as they come in, whatever becomes of them. Belongs to one event loop.
+    """Applies the rate limits. Counts every received beat, also one that is rejected later. Belongs to one event loop.
 
-    ``on_refused`` is called with the limit that was met, and the tenant.
+    ``on_refused`` is called with the limit that was reached, and the tenant.
     """
 
     def __init__(
@@ -55,25 +56,25 @@ class Admission:
         self._tenants = None if rates.tenant is None else Limiter(rates.tenant, most_count=rates.batch)
 
     def refused(self, key: WorkerKey) -> RateLimitedError | None:
-        """Take one beat of this worker; the error, if it may not come in now."""
+        """Count one beat of this worker. Returns the error if a limit refuses the beat."""
         if self._workers is not None and (wait_ns := self._workers.wait_ns(hash(key), self._now_ns())):
             return self._worker_error(key, wait_ns)
         return None if self._tenants is None else self.batch_refused(key.tenant, 1)
 
     def disconnect_refused(self, key: WorkerKey) -> RateLimitedError | None:
-        """As ``refused``, for a disconnect: a worker that beats too often may still say that it has failed."""
+        """As ``refused``, for a disconnect. Counted separately: a worker over its limit can still report a failure."""
         wait_ns = 0 if self._disconnects is None else self._disconnects.wait_ns(hash(key), self._now_ns())
         if wait_ns:
             return self._worker_error(key, wait_ns)
         return None if self._tenants is None else self.batch_refused(key.tenant, 1)
 
     def worker_refused(self, key: WorkerKey) -> RateLimitedError | None:
-        """As ``refused``, for a beat of a batch, which was counted for its tenant."""
+        """As ``refused``, for one beat of a batch: ``batch_refused`` has counted the beat for the tenant."""
         wait_ns = 0 if self._workers is None else self._workers.wait_ns(hash(key), self._now_ns())
         return self._worker_error(key, wait_ns) if wait_ns else None
 
     def batch_refused(self, tenant: str, count: int) -> RateLimitedError | None:
-        """Take so many beats of this tenant, or none of them; the error, if they may not come in now."""
+        """Count ``count`` beats of this tenant, all or none. Returns the error if the limit refuses them."""
         if self._tenants is None:
             return None
         wait_ns = self._tenants.wait_for_ns(hash(tenant), self._now_ns(), count)

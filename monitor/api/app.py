@@ -1,4 +1,4 @@
-"""The HTTP application, made of explicit collaborators."""
+"""The HTTP application, assembled from explicit collaborators."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Extension:
-    """Routes of another package, and their part of the OpenAPI document."""
+    """Routes of another package, with their part of the OpenAPI document."""
 
     routes: Sequence[HTTPRouteHandler]
     paths: Mapping[str, Schema]
@@ -33,7 +33,7 @@ class Extension:
 
 
 def create_router(services: Services, extensions: Sequence[Extension] = ()) -> Litestar:
-    """The routes, without what stands in front of them: paths must come undecoded."""
+    """Create the router without ``RawPath`` in front: the caller must pass undecoded paths."""
     schema = document(
         paths={path: item for one in extensions for path, item in one.paths.items()},
         schemas={name: schema for one in extensions for name, schema in one.schemas.items()},
@@ -51,7 +51,7 @@ def create_router(services: Services, extensions: Sequence[Extension] = ()) -> L
         ],
         exception_handlers={Exception: answer_error},
         logging_config=None,
-        # The document is written out in openapi/: handlers read raw bodies, of which nothing could be inferred.
+        # The document is written by hand in openapi/: Litestar cannot infer schemas of handlers that read raw bodies.
         openapi_config=None,
         signature_types=[ASGIResponse],
         debug=False,
@@ -60,5 +60,5 @@ def create_router(services: Services, extensions: Sequence[Extension] = ()) -> L
 
 
 def create_app(services: Services, *extensions: Extension) -> ASGIApp:
-    """The whole HTTP side as one ASGI app. It owns nothing: its collaborators are closed by who made them."""
+    """Create the whole HTTP API as one ASGI app. The caller closes the collaborators."""
     return RawPath(create_router(services, extensions), answers=services.shared.answers)

@@ -1,4 +1,4 @@
-"""Many beats in one request. It is worked on half a millisecond at a time, so that single beats go on beside it."""
+"""Batches: many beats in one request. Processed in slices of half a millisecond, so as not to delay single beats."""
 
 from __future__ import annotations
 
@@ -53,18 +53,18 @@ MAX_KIND_CHARS: Final = 100
 class BatchTooLargeError(BodyTooLargeError):
     """The batch is over one of its limits (413)."""
 
-    def __init__(self, what: str) -> None:
-        Exception.__init__(self, what)
+    def __init__(self, message: str) -> None:
+        Exception.__init__(self, message)
 
 
 class UnknownFormError(HTTPException):
-    """The batch comes in a form or in an encoding that is not taken (415)."""
+    """The media type or the encoding of the batch is not supported (415)."""
 
     status_code = 415
 
 
 class _Batch:
-    """What has been read of one request. Of beats of one worker the last good one counts."""
+    """Beats and rejections of one request. Of several valid beats of a worker the last one counts."""
 
     def __init__(self, rejected_beats: RejectedBeats) -> None:
         self._rejected_beats = rejected_beats
@@ -73,7 +73,7 @@ class _Batch:
         self.index_of: dict[str, int] = {}
         self.superseded = 0
         self.refused: dict[int, bytes] = {}
-        """By index, ready for the answer."""
+        """Encoded rejections by index of the beat."""
         self.outcomes: Counter[BeatOutcome] = Counter()
 
     def take(self, index: int, beat: Beat) -> None:
@@ -84,7 +84,7 @@ class _Batch:
         self.index_of[worker_id] = index
 
     def refuse(self, index: int, worker_id: str | None, error: Exception) -> None:
-        """Count and note why a beat was not stored; ``error`` is of the table."""
+        """Count and record a rejected beat; ``error`` is one of ``PROBLEMS``."""
         self.outcomes[outcome_of(error)] += 1
         if worker_id is not None:
             self._rejected_beats.record_error(self.principal, worker_id, error)
@@ -98,7 +98,7 @@ class _Batch:
 
 
 class _Batches:
-    """Takes batches for one event loop."""
+    """Handles batches for one event loop."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -106,7 +106,7 @@ class _Batches:
         long_array_reader(services.batch_beats)
 
     async def take(self, request: Request[Any, Any, Any]) -> ASGIResponse:
-        """One request from its headers to its answer."""
+        """Handle one request, from its headers to its answer."""
         services = self._services
         batch = _Batch(services.rejected_beats)
         seen = Seen(scope=request.scope)
@@ -118,9 +118,9 @@ class _Batches:
             is_gzip = _is_gzip(request.scope["headers"])
             with Holding(services.shared.batch_bytes, principal.tenant) as held:
                 seen.body = body = await self._body(request, headers, held, seen)
-                # Only now: a place is never held while a client's bytes are awaited.
+                # After the body was read: a slow client must not hold a place.
                 async with services.shared.batches.place(principal.tenant):
-                    # One batch at a time has what single beats leave of the loop: two at once would take twice as much.
+                    # One batch at a time: two at once would take twice as much of the loop from single beats.
                     async with self._turn:
                         if is_gzip:
                             seen.body = body = await self._inflated(body, held)
@@ -131,9 +131,9 @@ class _Batches:
                     del body
                     await self._store(batch)
         except Exception as error:
-            # Whatever it was, the beats are counted, or the request where they are not known; the error goes on.
-            is_ours = isinstance(error, UnknownFormError)
-            batch.outcomes[BeatOutcome.INVALID if is_ours else outcome_of(error)] += max(len(batch.latest), 1)
+            # Count the beats on any error, or 1 if their number is not known; then re-raise.
+            is_unsupported = isinstance(error, UnknownFormError)
+            batch.outcomes[BeatOutcome.INVALID if is_unsupported else outcome_of(error)] += max(len(batch.latest), 1)
             services.rejected_beats.batch_refused(error, seen)
             raise
         else:
@@ -213,7 +213,7 @@ class _Batches:
         if principal.worker_id is not None and principal.worker_id != worker_id:
             batch.refuse(index, worker_id, ForbiddenError("the token is restricted to another worker"))
         elif environments is not None and beat.environment_name not in environments:
-            # The store would say the same, but then it would be too late for an earlier beat of this worker.
+            # Checked here as well as in the store: this beat must not replace an earlier valid one of the worker.
             batch.refuse(index, worker_id, NotAllowedError(beat.key))
         elif worker_id not in batch.latest and (over := services.admission.worker_refused(beat.key)) is not None:
             batch.refuse(index, worker_id, over)
@@ -222,13 +222,13 @@ class _Batches:
             batch.take(index, beat)
 
     async def _store(self, batch: _Batch) -> None:
-        """Store what is good. What the store itself refuses leaves ``latest`` for ``refused``."""
+        """Store the valid beats. Beats that the store refuses move from ``latest`` to ``refused``."""
         work = Piece()
         beats = list(batch.latest.values())
         refusals = await self._services.batches.beats(beats)
         for beat, refusal in zip(beats, refusals, strict=True):
             if beat.unknown is not None and beat.unknown.registers:
-                self._services.unknown_fields.tell(beat.key, beat.unknown.names)
+                self._services.unknown_fields.log(beat.key, beat.unknown.names)
             if refusal is not None:
                 if work.is_over():
                     await work.rest()
@@ -240,10 +240,10 @@ class _Batches:
 
 
 def _is_lines(content_type: str | None) -> bool:
-    """Whether the batch comes as JSON lines; else it is one JSON array.
+    """Whether the media type is JSON lines; False: a JSON array.
 
     Raises:
-        UnknownFormError: it is neither.
+        UnknownFormError: any other media type.
     """
     kind = (content_type or "").partition(";")[0].strip().lower()
     if kind in JSON_LINES:
@@ -255,10 +255,10 @@ def _is_lines(content_type: str | None) -> bool:
 
 
 def _is_gzip(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether the body is compressed.
+    """Whether the body is gzip-compressed.
 
     Raises:
-        UnknownFormError: in another way than by gzip, or more than once.
+        UnknownFormError: another encoding than gzip, or several.
     """
     codings = b",".join(value for name, value in headers if name == b"content-encoding").lower()
     match [coding for part in codings.split(b",") if (coding := part.strip()) not in {b"", b"identity"}]:
@@ -267,7 +267,7 @@ def _is_gzip(headers: Iterable[tuple[bytes, bytes]]) -> bool:
         case [b"gzip" | b"x-gzip"]:
             return True
         case _:
-            raise UnknownFormError(detail="of content encodings, gzip and identity are taken")
+            raise UnknownFormError(detail="the Content-Encoding is not supported: use gzip or identity")
 
 
 def routes(services: Services) -> list[HTTPRouteHandler]:

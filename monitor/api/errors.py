@@ -1,4 +1,4 @@
-"""Why a request is not served; ``problems`` says how each is answered."""
+"""Errors of requests; ``problems`` maps each to its answer."""
 
 from __future__ import annotations
 
@@ -15,52 +15,52 @@ class BodyTooLargeError(Exception):
 
 
 class BodyTooSlowError(Exception):
-    """The request's body did not come in time (408)."""
+    """The request's body did not arrive in time (408)."""
 
 
 class EncodingError(Exception):
-    """The body is compressed, and only batches may be (415)."""
+    """The body is compressed; only batches may be (415)."""
 
     def __init__(self, encoding: str) -> None:
         super().__init__(
-            f"the body is no JSON: it has Content-Encoding: {encoding[:_ECHO_CHARS]}. Send it uncompressed;"
-            " only POST /api/v1/workers/heartbeats takes gzip"
+            f"the body is not JSON: it has Content-Encoding: {encoding[:_ECHO_CHARS]}. Send it uncompressed;"
+            " only POST /api/v1/workers/heartbeats accepts gzip"
         )
 
 
 class ClientGoneError(Exception):
-    """The client went away in the middle of its request; nobody reads the answer."""
+    """The client disconnected in the middle of its request; the answer cannot reach it."""
 
 
 class ParameterError(Exception):
-    """A query parameter cannot be used (422); the message names it and its value."""
+    """A query parameter is invalid (422); the message has its name and value."""
 
     def __init__(self, name: str, value: str, expected: str) -> None:
         super().__init__(f"query parameter {name[:_ECHO_CHARS]!r} is {value[:_ECHO_CHARS]!r}: {expected}")
 
 
 class BodyError(Exception):
-    """A body can't be used (422); the message names the field, its value, and what is expected."""
+    """A field of a body is invalid (422); the message has the field, its value and the expected value."""
 
     def __init__(self, field: str, value: object, expected: str) -> None:
         super().__init__(f"{field} is {str(value)[:_ECHO_CHARS]!r}: {expected}")
 
 
 class UnreadableBodyError(Exception):
-    """A body is no JSON of the right form (422); the message says where."""
+    """A body is not JSON, or does not fit its schema (422); the message says where."""
 
 
 class MediaTypeError(Exception):
-    """The body is not said to be JSON (415)."""
+    """The Content-Type of the body is not JSON (415)."""
 
 
 class NoSuchError(LookupError):
-    """There is no such thing, or none that the caller may see; the message names it."""
+    """Not found, or not visible to the caller (404); the message has the name."""
 
 
 class ConflictError(Exception):
-    """It can't be done with the thing as it stands now; nothing was changed. The message says why."""
+    """The current state does not allow the operation (409). Nothing was changed; the message has the reason."""
 
 
 class TooManyError(Exception):
-    """The tenant has as many of them as it may have; the message names the limit."""
+    """The tenant has reached a limit (429); the message names the limit."""

@@ -1,7 +1,7 @@
-"""The history: what was recorded of a tenant's workers, forwards for a poller or backwards for a reader.
+"""The event history of a tenant: oldest first for pollers, or newest first.
 
-Each partition keeps a stream for each tenant, in the order of commits. A page merges those of a tenant by time; the
-cursor holds the position reached in each, so that nothing is skipped or given twice, whatever is recorded meanwhile.
+Each partition keeps a stream for each tenant, in the order of commits. A page merges a tenant's streams by time. The
+cursor holds the position reached in each stream, so that no event is skipped or repeated while others are recorded.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ PARAMETERS: Final = ("environment", "worker_id", "type", "order", "cursor", "lim
 ORDERS: Final = ("asc", "desc")
 SCAN_CALLS: Final = 10
 SCAN_EVENTS: Final = 200
-"""How many events of a tenant one call looks at. A request makes ``SCAN_CALLS``, or one for each partition."""
+"""Events of a tenant that one call scans. A request makes at most ``SCAN_CALLS``, but at least one per partition."""
 
 _POSITION: Final = re.compile(r"[0-9]{1,15}-[0-9]{1,15}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """Which events a history holds. None: no restriction."""
+    """Filter of the event history. None: no restriction."""
 
     tenant: str
     environments: tuple[str, ...] | None
@@ -49,7 +49,7 @@ class Selection:
     kinds: frozenset[str] | None
 
     def holds(self, event: Event) -> bool:
-        """Whether the event is in the history."""
+        """Whether the event passes the filter."""
         return (
             event.tenant == self.tenant
             and (self.environments is None or event.environment_name in self.environments)
@@ -59,7 +59,7 @@ class Selection:
 
 
 def _is_position(text: str) -> bool:
-    return _POSITION.fullmatch(text) is not None and _at(text) > (0, 0)  # nothing lies before the first
+    return _POSITION.fullmatch(text) is not None and _at(text) > (0, 0)  # 0-0 is before every event
 
 
 def _at(position: str) -> tuple[int, int]:
@@ -68,7 +68,7 @@ def _at(position: str) -> tuple[int, int]:
 
 
 class _Reading:
-    """One page in the making. ``after[p]`` is how far partition ``p`` has been read, '' for not at all."""
+    """Builds one page. ``after[p]`` is the position reached in partition ``p``; '': not read yet."""
 
     def __init__(self, selection: Selection, limit: int, after: list[str], *, newest_first: bool) -> None:
         self.selection = selection
@@ -97,7 +97,7 @@ class _Reading:
                 return
 
     def _merge(self, chunks: list[list[Event]]) -> None:
-        """Take the events in order as far as every partition has been read, and not beyond."""
+        """Take events in order, up to the point that every partition has been read to."""
         if self.newest_first:
             self._pin()
         cut_short = [_at(chunk[-1].position) for chunk in chunks if len(chunk) == SCAN_EVENTS]
@@ -118,7 +118,7 @@ class _Reading:
         self.ended = not cut_short
 
     def _pin(self) -> None:
-        """What is recorded after the first page of a backward reading is no part of it."""
+        """Fix the start of a newest-first reading: later pages exclude events recorded after the first page."""
         self.after = [place or f"{self.now_ms + 1}-0" for place in self.after]
 
 

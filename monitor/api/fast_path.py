@@ -1,10 +1,9 @@
-"""The short way for heartbeats: from a whole request straight to the intake, past the framework.
+"""The fast path for heartbeats: from a complete request directly to the intake, without the framework.
 
-It takes only what it is sure of: a plain request, credentials that were found good before, a body that keeps the
-contract. Everything else it declines before anything has happened, and the request takes the usual way through
-the router, which is the only judge of what is wrong with it. A beat that it has taken gets the answer that the
-usual way would have given, a refusal for too many beats or by a full intake among them;
-``tests/api/test_fast_path.py`` runs both side by side.
+It accepts only a plain request with credentials that were verified before and a valid body. It declines every other
+request without side effects; that request then goes through the router, which alone decides what is wrong with it.
+An accepted beat gets the answer that the router's path would give, including the refusals for a rate limit or a full
+intake. ``tests/api/test_fast_path.py`` runs both paths side by side.
 """
 
 from __future__ import annotations
@@ -33,21 +32,21 @@ _AFTER_ID: Final = b"/heartbeat"
 _PLAIN_HOST: Final = re.compile(rb"[A-Za-z0-9.-]{1,255}(:[0-9]{1,5})?")
 _JSON: Final = b"application/json"
 _CHUNKED: Final = b"chunked"
-# An enumeration's members are looked up in Python each time.
+# Constants, because looking up a member of an enumeration runs Python code each time.
 _WRITE: Final = Scope.HEARTBEAT_WRITE.value
 _STORED: Final = BeatOutcome.STORED
 
 Headers = list[tuple[bytes, bytes]]
 """Names in lower case."""
 Sender = tuple[bytes, str | None]
-"""The digest of a request's credentials, and the worker that its target names."""
+"""The digest of a request's credentials, and the worker id in its target."""
 
 
 class FastPath:
-    """Takes heartbeats for one event loop."""
+    """The fast path of one event loop."""
 
     begins: Final = b"POST %b HTTP/1.1\r\n" % _BEAT
-    """How the heads begin that are worth knowing: with its id in the target each worker has heads of its own."""
+    """Start of the heads worth caching. Not those with the id in the target: each worker has different ones."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -70,9 +69,9 @@ class FastPath:
         )
 
     def sender(self, target: bytes, headers: Headers) -> Sender | None:
-        """Who sends a request to a target that ``leads`` here; None when it has to go the usual way.
+        """The sender of a request whose target ``leads`` here; None if the router has to handle the request.
 
-        It depends on nothing else, and is the same each time.
+        A pure function of its arguments: the result may be cached.
         """
         found = dict(headers)
         authorization = found.get(b"authorization")
@@ -89,13 +88,13 @@ class FastPath:
             worker_id = None if target == _BEAT else self._id_in(target)
         except ContractError:
             return None
-        # The usual way is given no spaces behind a header's value.
+        # The router gets header values without trailing spaces.
         return self._authenticator.digest(authorization.rstrip(b" \t")), worker_id
 
     def take(self, sender: Sender, body: bytes, answer: Callable[[bytes, bytes], None]) -> bool:
-        """Take a whole request; False when it has to go the usual way.
+        """Handle a complete request; False, without side effects, if the router has to handle it.
 
-        ``answer`` is called later, once: with the status line and the headers, each line ended, and the body.
+        ``answer`` is called once, later: with the status line and the headers, each with its line end, and the body.
         """
         services = self._services
         digest, path_worker_id = sender
@@ -152,7 +151,7 @@ def _accepted(interval_ms: int) -> bytes:
 
 def _problem(error: Exception) -> tuple[bytes, bytes]:
     if isinstance(error, SlowDownError):
-        # Of these there may be very many, and few that differ.
+        # Under overload these are frequent, and few of them differ: cached.
         is_full = isinstance(error, IntakeFullError)
         return _slow_down("" if is_full else str(error), error.retry_after_s, is_full=is_full)
     return problem_of(error).raw()
@@ -160,5 +159,5 @@ def _problem(error: Exception) -> tuple[bytes, bytes]:
 
 @lru_cache(maxsize=1_024)
 def _slow_down(message: str, retry_after_s: int, *, is_full: bool) -> tuple[bytes, bytes]:
-    # The other ones are rendered alike.
+    # All other kinds of SlowDownError are rendered alike.
     return problem_of((IntakeFullError if is_full else OverShareError)(message, retry_after_s)).raw()

@@ -1,4 +1,4 @@
-"""Of Lastseen itself: the three probes, the metrics and the schema."""
+"""Endpoints about Lastseen itself: the three probes, the metrics and the schema."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ METRICS, SCHEMA = "/metrics", "/schema"
 
 
 class FleetGauge:
-    """Keeps the gauges of the whole fleet at most ``CENSUS_AGE_S`` old, however often they are read."""
+    """Refreshes the gauges of the whole fleet at a scrape. Workers are counted at most once in ``CENSUS_AGE_S``."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -40,12 +40,12 @@ class FleetGauge:
         self._counts: dict[Liveness, int] | None = None
 
     async def refresh(self) -> None:
-        """Set the gauges of ``Metrics`` for one scrape; with the store down they say so instead of failing."""
+        """Set the gauges of ``Metrics`` for one scrape. With the store down, they show that instead of failing."""
         async with self._counting:
             if monotonic_s() - self._counted_at_s >= CENSUS_AGE_S:
                 await self._count()
         try:
-            # Asked each time: a count that is some seconds old must not read as a sweep that lags.
+            # Not cached with the counts: their age must not appear as sweep lag.
             state = await monitor_now(self._services)
         except StoreUnavailableError:
             self._services.metrics.fleet(self._counts, sweep_lag_s=math.inf)
@@ -70,16 +70,16 @@ class FleetGauge:
 
 
 async def monitor_now(services: Services) -> MonitorState:
-    """The monitor's state by the store's own word.
+    """The monitor's state, with the time of the last sweep from the store.
 
     Raises:
-        StoreUnavailableError: it gave none.
+        StoreUnavailableError: the store did not answer.
     """
     return services.health.monitor_state(*await services.store.last_sweep())
 
 
 async def reasons_now(services: Services) -> tuple[str, ...]:
-    """Why the monitor is degraded, asked afresh. Takes at most three times the store's time limit."""
+    """Why the monitor is degraded, checked now. Takes at most three times the store's timeout."""
     await services.health.store_writes()
     try:
         return (await monitor_now(services)).reasons

@@ -1,7 +1,7 @@
-"""What workers send: heartbeats and goodbyes.
+"""Heartbeats and disconnects of workers.
 
-The usual way of a heartbeat, and the judge of everything that can be wrong with one; most that are good take the
-short way of ``express.py``.
+The router's path for heartbeats, which alone decides what is wrong with one. Most valid heartbeats take the fast path
+of ``fast_path.py`` instead.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ if TYPE_CHECKING:
 NEXT_BEAT = "lastseen-next-beat"
 UNKNOWN_FIELDS = "lastseen-unknown-fields"
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
-"""Names that may stand in a header (RFC 9110 5.6.2)."""
+"""Names that are valid in a header (RFC 9110 5.6.2)."""
 
 
 def accepted_headers(interval_ms: int) -> dict[str, str]:
-    """The headers of the 204 for a stored beat; they say in how many seconds the next one is expected."""
+    """The headers of the 204 for a stored beat, with the number of seconds until the next beat is expected."""
     seconds = f"{interval_ms / 1000:.3f}".rstrip("0").rstrip(".")
     return {**NO_STORE, NEXT_BEAT: seconds}
 
 
 def unknown_headers(services: Services, key: WorkerKey, names: tuple[str, ...]) -> dict[str, str]:
-    """Log fields of a beat or a goodbye that the contract does not know, and name them in its answer."""
-    services.unknown_fields.tell(key, names)
+    """Log the unknown fields of a beat or a disconnect; returns the header that lists them in the answer."""
+    services.unknown_fields.log(key, names)
     shown = [name for name in names if _TOKEN.fullmatch(name)]
     return {UNKNOWN_FIELDS: ", ".join(shown)} if shown else {}
 
@@ -63,10 +63,10 @@ def accepted(interval_ms: int) -> ASGIResponse:
 
 @contextmanager
 def _named_encoding(headers: Headers) -> Iterator[None]:
-    """Name the encoding of a compressed body, where it is found to be no JSON. One that is JSON is taken all the same.
+    """Report the Content-Encoding of a body that is not JSON. A body that is JSON is accepted despite the header.
 
     Raises:
-        EncodingError: in place of the ``ContractError``.
+        EncodingError: instead of the ``ContractError``.
     """
     try:
         yield
@@ -77,7 +77,7 @@ def _named_encoding(headers: Headers) -> Iterator[None]:
 
 
 async def _read_beat(services: Services, request: Request[Any, Any, Any], seen: Seen) -> Beat:
-    """A beat that may come in; what is found out on the way is in ``seen``, also when an error ends it."""
+    """Read an admissible beat. ``seen`` collects what is known of the request, also if an error is raised."""
     headers = headers_of(request.scope)
     seen.principal = principal = identified(headers, services)
     principal.require(Scope.HEARTBEAT_WRITE)
@@ -112,7 +112,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
             beat = await _read_beat(services, request, seen)
             interval_ms = await services.intake.beat(beat)
         except Exception as error:
-            # Whatever it was, the request is counted; the error itself goes on to be answered.
+            # Count the request on any error, then re-raise it for the error handler.
             services.metrics.beat(outcome_of(error))
             services.rejected_beats.beat_refused(error, seen)
             raise
@@ -152,10 +152,10 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         try:
             await services.intake.disconnect(disconnect)
             if disconnect.trigger is Trigger.DISCONNECT_FAILURE:
-                # Nobody would say it again: a worker that has failed sends no more beats (P23).
+                # A failed worker sends no further beats, so the report must not be lost (P23).
                 await services.store.confirm(services.store.partition_of(disconnect.key))
         except NotAllowedError:
-            # As for GET: what the token does not cover is not there for it.
+            # As for GET: a worker outside the token's restriction does not exist for it.
             raise UnknownWorkerError(disconnect.key) from None
         unknown = unknown_headers(services, disconnect.key, disconnect.unknown)
         return ASGIResponse(status_code=204, headers={**NO_STORE, **unknown})

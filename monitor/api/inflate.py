@@ -1,4 +1,4 @@
-"""Inflating a gzip body (RFC 1952) piece by piece, never beyond a bound. Pure."""
+"""Inflates a gzip body (RFC 1952) in pieces, up to a size limit. Pure."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_MEMBERS: Final = 64
-"""Each costs some memory and time of its own, however little it holds."""
+"""Limited, because even an empty member costs memory and time."""
 _READ_BYTES: Final = 65_536
 _PIECE_BYTES: Final = 262_144
 _GZIP: Final = 31
-"""zlib's word for a gzip header and a window of any size."""
+"""zlib's ``wbits`` for a gzip header and a window of any size."""
 
 
 class InflatedTooLargeError(Exception):
-    """There is more in it than the bound."""
+    """The inflated body is over the limit."""
 
 
 def inflated(body: bytes, most_bytes: int) -> Iterator[bytes]:
-    """What a gzip body holds, in pieces of at most 256 KiB; some are empty. Each step takes about a millisecond.
+    """Inflate a gzip body in pieces of at most 256 KiB; some are empty. Each step takes about a millisecond.
 
     Raises:
-        ContractError: this is no gzip, it ends early, or something stands behind its end.
-        InflatedTooLargeError: it holds more than ``most_bytes``.
+        ContractError: the body is not gzip, is truncated, or has data after its end.
+        InflatedTooLargeError: the inflated body is over ``most_bytes``.
     """
     position = size = 0
     for _ in range(MAX_MEMBERS):

@@ -1,4 +1,4 @@
-"""Small JSON bodies of people's requests: read strictly; what is wrong is told with its field and its value."""
+"""Small JSON bodies of operators' requests. Parsed strictly; errors have the field and its value."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from monitor.api.services import Services
 
 LATEST_MS: Final = 253_402_300_799_999
-"""The end of the year 9999, after which times have no RFC 3339 form."""
+"""The end of the year 9999. Later times have no RFC 3339 form."""
 _BODY_BYTES: Final = 65_536
 _ECHO_CHARS: Final = 100
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -36,10 +36,10 @@ async def read_json(
     tenant: str,
     empty: _T | None = None,
 ) -> _T:
-    """The body as a ``kind``; ``empty`` stands for one that has no bytes.
+    """Parse the body as a ``kind``; an empty body gives ``empty``.
 
     Raises:
-        MediaTypeError, EncodingError, UnreadableBodyError: see there.
+        MediaTypeError, EncodingError, UnreadableBodyError: the body cannot be parsed.
         BodyTooLargeError, BodyTooSlowError, ClientGoneError, OverShareError, NoRoomError: as ``read_body``.
     """
     with Holding(services.shared.bodies, tenant) as held:
@@ -48,7 +48,7 @@ async def read_json(
         return empty
     media_type = (headers.content_type or _JSON).partition(";")[0].strip().lower()
     if media_type != _JSON and not media_type.endswith("+json"):
-        raise MediaTypeError(f"the body comes as {media_type[:_ECHO_CHARS]!r}, {_JSON} is expected")
+        raise MediaTypeError(f"the Content-Type is {media_type[:_ECHO_CHARS]!r}, {_JSON} is expected")
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -58,12 +58,12 @@ async def read_json(
 
 
 def checked_text(field: str, value: str, *, most: int, lines: bool = False, blank: bool = False) -> str:
-    """The text, if it has 1 to ``most`` characters and no controls, and is not all blank unless it may be ``blank``.
+    """Return the text if it has 1 to ``most`` characters and no control characters.
 
-    ``lines``: it may have several.
+    ``lines``: line feeds and tabs are allowed. ``blank``: a text of blanks only is allowed.
 
     Raises:
-        BodyError: it has not.
+        BodyError: the text is invalid.
     """
     plain = value.replace("\n", " ").replace("\t", " ") if lines else value
     if not 0 < len(value) <= most or not (blank or plain.strip()):
@@ -74,10 +74,10 @@ def checked_text(field: str, value: str, *, most: int, lines: bool = False, blan
 
 
 def moment_ms(field: str, text: str) -> int:
-    """Milliseconds of an RFC 3339 time, which says its offset.
+    """Parse an RFC 3339 time with an offset to milliseconds.
 
     Raises:
-        BodyError: it is none, or before 1970.
+        BodyError: not such a time, or before 1970.
     """
     try:
         moment = datetime.fromisoformat(text)

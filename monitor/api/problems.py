@@ -1,4 +1,4 @@
-"""One table from errors to HTTP: the status, the headers, and what a heartbeat that met it counts as."""
+"""The table of errors: HTTP status, headers, and the outcome that a failed heartbeat counts as."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """How an error is told. ``detail`` None: the error's own message, which is fit for the caller's eyes."""
+    """The answer to an error. ``detail`` None: the error's own message, which is safe to show to the caller."""
 
     status: HTTPStatus
     outcome: BeatOutcome
@@ -95,20 +95,22 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     IntakeFullError: Problem(
         status=HTTPStatus.SERVICE_UNAVAILABLE,
         outcome=BeatOutcome.UNAVAILABLE,
-        detail="too many requests are waiting for the store; nothing was taken in",
+        detail="too many requests are waiting for the store; the request was not accepted",
     ),
     NoRoomError: Problem(status=HTTPStatus.SERVICE_UNAVAILABLE, outcome=BeatOutcome.UNAVAILABLE),
     StoreUnavailableError: Problem(
         status=HTTPStatus.SERVICE_UNAVAILABLE,
         outcome=BeatOutcome.UNAVAILABLE,
         headers={"retry-after": "1"},
-        detail="the store did not take this in time; the same request may succeed later",
+        detail="the store is unavailable; retry later",
     ),
-    ClientGoneError: Problem(status=HTTPStatus.BAD_REQUEST, outcome=BeatOutcome.FAILED, detail="the body has no end"),
+    ClientGoneError: Problem(
+        status=HTTPStatus.BAD_REQUEST, outcome=BeatOutcome.FAILED, detail="the body is incomplete"
+    ),
 }
 
 _UNEXPECTED: Final = Problem(
-    status=HTTPStatus.INTERNAL_SERVER_ERROR, outcome=BeatOutcome.FAILED, detail="an error of ours; it is in the log"
+    status=HTTPStatus.INTERNAL_SERVER_ERROR, outcome=BeatOutcome.FAILED, detail="internal error; see the server log"
 )
 
 
@@ -120,7 +122,7 @@ def _problem_of(error: Exception) -> Problem:
 
 
 def outcome_of(error: Exception) -> BeatOutcome:
-    """What a heartbeat that met this error counts as."""
+    """The outcome that a heartbeat with this error counts as."""
     return _problem_of(error).outcome
 
 
@@ -133,16 +135,16 @@ class ProblemAnswer:
     body: bytes
 
     def response(self) -> Response[bytes]:
-        """As the framework sends it."""
+        """As a response of the framework."""
         return Response(self.body, status_code=self.status, headers=dict(self.headers), media_type=PROBLEM_JSON)
 
     def raw(self) -> tuple[bytes, bytes]:
-        """As ``head_lines``, and the body."""
+        """As ``head_lines``, and the body, for a connection without the framework."""
         about = {"content-type": PROBLEM_JSON, "content-length": str(len(self.body))}
         return head_lines(self.status, {**self.headers, **about}), self.body
 
     def asgi(self) -> ASGIResponse:
-        """As it is sent where there is no router."""
+        """As an ASGI response, for use outside the router."""
         return ASGIResponse(
             body=self.body, status_code=self.status, headers=dict(self.headers), media_type=PROBLEM_JSON
         )
@@ -155,13 +157,13 @@ def head_lines(status: HTTPStatus, headers: Mapping[str, str]) -> bytes:
 
 
 def problem_details(status: HTTPStatus, detail: str, headers: Mapping[str, str], **members: object) -> ProblemAnswer:
-    """The type is ``about:blank``, so the title is the status phrase."""
+    """Create problem details. Their type is ``about:blank``, so the title is the status phrase."""
     body = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail, **members}
     return ProblemAnswer(status=status, headers={**NO_STORE, **headers}, body=encoded(body))
 
 
 def problem_of(error: Exception) -> ProblemAnswer:
-    """How an error of the table is told; one that is not in it is an error of ours."""
+    """The answer to an error of the table. Any other error is an internal error."""
     problem = _problem_of(error)
     detail = str(error) if problem.detail is None else problem.detail
     if isinstance(error, UnauthenticatedError):
@@ -172,7 +174,7 @@ def problem_of(error: Exception) -> ProblemAnswer:
 
 
 def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """The answer to an error, whatever it is; an unexpected one is logged, without query, headers and body."""
+    """The answer to any error. An unexpected one is logged, without query, headers and body."""
     if isinstance(error, ContractError):
         return Response(error.body(), status_code=422, headers=dict(NO_STORE), media_type=JSON)
     if _misses_method(request, error):
@@ -184,21 +186,21 @@ def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[
             "request.failed",
             method=request.scope["method"],
             path=request.scope.get("raw_path", b"").decode("ascii", "backslashreplace"),
-            # As text: a renderer that shows local variables would show headers and bodies.
+            # As text: a renderer that shows local variables would log headers and bodies.
             exception="".join(traceback.format_exception(error)),
         )
     return problem_of(error).response()
 
 
 def _misses_method(request: Request[Any, Any, Any], error: Exception) -> bool:
-    """Whether a path for POST was asked for another method, and no worker of that name can be meant."""
+    """Whether the method of a POST-only path is wrong, and no worker of that name is visible to the caller."""
     scope = request.scope
     is_literal = scope["method"] != "POST" and scope.get("raw_path") in _LITERAL_PATHS
     return is_literal and _problem_of(error).status in _NOT_SEEN
 
 
 def _routing_error(error: HTTPException) -> ProblemAnswer:
-    """What the framework's router says: no such path, not this method, no usable Host header."""
+    """The answer to an error of the router: unknown path, wrong method, unusable Host header."""
     headers: dict[str, str] = {}
     for name, value in (error.headers or {}).items():
         if name.lower() == "allow":
@@ -209,7 +211,7 @@ def _routing_error(error: HTTPException) -> ProblemAnswer:
         case HTTPStatus.NOT_FOUND:
             detail = "there is nothing at this path"
         case HTTPStatus.METHOD_NOT_ALLOWED:
-            detail = f"this path takes {headers.get('allow', 'other methods')}"
+            detail = f"allowed methods: {headers.get('allow', 'others')}"
         case _:
             detail = error.detail
     return problem_details(status, detail, headers)

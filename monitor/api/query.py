@@ -1,4 +1,4 @@
-"""The query's parameters, and cursors."""
+"""Query parameters and cursors."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ DEFAULT_LIMIT: Final = 100
 
 
 class Query:
-    """The query's parameters. A name that the endpoint does not know is refused: a typo must not widen a list.
+    """Parsed query parameters. Unknown names are refused: a misspelled filter must not widen a list.
 
     Raises:
-        ParameterError: an unknown name, too many, or bytes that are not UTF-8.
+        ParameterError: an unknown name, too many parameters, or bytes that are not UTF-8.
     """
 
     def __init__(self, scope: Scope, known: Iterable[str]) -> None:
@@ -37,15 +37,15 @@ class Query:
         self._values: dict[str, list[str]] = {name: [] for name in known}
         for name, value in pairs:
             if name not in self._values:
-                raise ParameterError(name, value, f"known are {', '.join(self._values)}")
+                raise ParameterError(name, value, f"known parameters: {', '.join(self._values)}")
             self._values[name].append(value)
 
     def any_of(self, name: str) -> frozenset[str] | None:
-        """The values given, of which any may match; None when the parameter is not there."""
+        """The given values, any of which may match; None if the parameter is absent."""
         return frozenset(self._values[name]) or None
 
     def words(self, name: str, known: frozenset[str]) -> frozenset[str] | None:
-        """As ``any_of``, for a closed list of words."""
+        """As ``any_of``; every value must be one of ``known``."""
         given = self.any_of(name)
         for word in given or ():
             if word not in known:
@@ -53,7 +53,7 @@ class Query:
         return given
 
     def single(self, name: str) -> str | None:
-        """The one value; None when the parameter is not there."""
+        """The single value; None if the parameter is absent."""
         values = self._values[name]
         if len(values) > 1:
             raise ParameterError(name, values[1], "it is given more than once")
@@ -71,15 +71,15 @@ class Query:
 
 
 def encode_cursor(parts: list[int | str]) -> str:
-    """An opaque word for a place in a list."""
+    """Encode a position in a list as an opaque text."""
     return base64.urlsafe_b64encode(json.dumps(parts, separators=(",", ":")).encode()).rstrip(b"=").decode()
 
 
 def decode_cursor(text: str) -> list[Any]:
-    """The parts of a cursor; the caller judges them.
+    """Decode the parts of a cursor; the caller validates them.
 
     Raises:
-        ParameterError: it is none of ours.
+        ParameterError: not a cursor.
     """
     try:
         raw = text.encode("ascii")
@@ -92,12 +92,12 @@ def decode_cursor(text: str) -> list[Any]:
 
 
 def bad_cursor(text: str) -> ParameterError:
-    """The error for a cursor that this list did not give."""
+    """The error for a cursor that this list did not return."""
     return ParameterError("cursor", text, "the next_cursor of an earlier answer is expected")
 
 
 def narrowed(given: frozenset[str] | None, allowed: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """What a filter leaves of what a token may see; None: no restriction, empty: nothing."""
+    """Intersect a filter with the restriction of a token; None: no restriction, empty: nothing matches."""
     if allowed is None:
         return None if given is None else tuple(sorted(given))
     return allowed if given is None else tuple(name for name in allowed if name in given)

@@ -1,8 +1,8 @@
-"""In front of the router: paths as they were sent, HEAD, and bodies that nobody read.
+"""Middleware in front of the router: undecoded paths, HEAD, and request bodies that the handler did not read.
 
-Worker ids are opaque: ``a/b`` is sent as ``a%2Fb``, and ``..`` or ``heartbeat`` are ids like others. Servers
-decode the path before a router sees it, which loses that. So the router is given the path undecoded,
-and handlers decode the one segment that is an id.
+Worker ids are opaque: ``a/b`` is sent as ``a%2Fb``, and ``..`` and ``heartbeat`` are valid ids. A server that decodes
+the path before routing loses this distinction. So the router gets the undecoded path, and handlers decode the
+segment that is an id.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ if TYPE_CHECKING:
     from monitor.shares import Shares
 
 EXCHANGE: Final = "lastseen.exchange"
-"""The key of a request's scope under which what carries its answer stands."""
+"""Key of the request's ``Exchange`` in its scope."""
 WORKERS: Final = "/api/v1/workers/"
 LITERALS: Final = frozenset({"heartbeat", "heartbeats"})
-"""Segments that are routes for POST where a worker's id stands otherwise."""
+"""Path segments that are POST routes, at the position of a worker id."""
 
 NOWHERE: Final = "/%2F"
-"""A path that no route has."""
+"""A path without a route."""
 KEEP_ALIVE_BYTES: Final = 1_048_576
-"""A body that nobody read and that is longer ends the connection."""
+"""Maximum unread body after which the connection is kept open."""
 DRAIN_BYTES: Final = 67_108_864
 DRAIN_S: Final = 10.0
 LARGE_BYTES: Final = 65_536
 LOOK_BYTES: Final = 65_536
-"""Of a body that is dropped, so much may be looked at."""
+"""Maximum bytes of a dropped body that are inspected."""
 
 
 class RawPath:
-    """The ASGI app that stands in front of another. ``answers``: bytes of large answers that clients have not taken."""
+    """ASGI middleware around an app. ``answers``: shares of the memory for large answers that clients read slowly."""
 
     def __init__(self, app: ASGIApp, *, answers: Shares) -> None:
         self._app = app
         self._answers = answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection by ASGI: requests, the lifespan, and no WebSockets."""
+        """Serve one ASGI connection: requests and the lifespan; WebSockets are closed."""
         connection = cast("dict[str, Any]", scope)
         match connection["type"]:
             case "http":
@@ -69,15 +69,15 @@ class RawPath:
 
 
 def unread_of(scope: Scope) -> Exchange | None:
-    """The exchange that a request belongs to, for whoever wants to see what nobody has read of its body."""
+    """The exchange of a request, for inspecting a body that the handler does not read."""
     found = cast("dict[str, Any]", scope).get(EXCHANGE)
     return found if isinstance(found, Exchange) else None
 
 
 def routed_path(method: str, path: str) -> str:
-    """The path to give to the router: an id that is spelled like a route gets another spelling of the same id."""
+    """The path for the router. An id that equals a route segment is percent-encoded, so that it does not match it."""
     if "//" in path or (path.endswith("/") and path != "/"):
-        return NOWHERE  # the router would take an empty segment for none
+        return NOWHERE  # the router would ignore an empty segment
     if not path.startswith(WORKERS):
         return path
     segment, slash, rest = path[len(WORKERS) :].partition("/")
@@ -89,14 +89,14 @@ def routed_path(method: str, path: str) -> str:
 class Exchange:
     """One request and its answer.
 
-    An answer that comes before the body was read (401, 413, ...) is sent at once; what is left of the body is
-    then read and dropped, within bounds, before the connection may close: closing on unread bytes makes the
-    kernel reset the connection, and the client may never see the answer.
+    An early answer, before the body was read (401, 413, ...), is sent at once. The rest of the body is then read and
+    dropped, within limits, before the connection may close: if a connection with unread bytes is closed, the kernel
+    resets it, and the client may not receive the answer.
     """
 
     def __init__(self, connection: dict[str, Any], receive: Receive, send: Send, *, answers: Shares) -> None:
         self.tenant = ""
-        """Whose answer this is, where that is known."""
+        """Tenant of the caller; empty if not known."""
         self._answers = answers
         self._start: Message | None = None
         self._receive = receive
@@ -116,7 +116,7 @@ class Exchange:
                 self._expects_continue = True
 
     def look(self, look: Callable[[bytes], None]) -> None:
-        """Have the first bytes of the body shown, if it is dropped unread. That is after the answer has been sent."""
+        """Call ``look`` with the first bytes of the body if the body is dropped unread, after the answer was sent."""
         self._look = look
 
     async def receive(self) -> Any:
@@ -155,7 +155,7 @@ class Exchange:
         await self._send(message)
 
     async def _send_large(self, start: Message, message: Message, size: int) -> None:
-        """Send a whole answer that the client may take slowly, if there is room to keep it for so long."""
+        """Send a large answer. Memory for it is reserved until the client has read most of it."""
         with Holding(self._answers, self.tenant) as held:
             try:
                 held.acquire(size)
@@ -166,7 +166,7 @@ class Exchange:
                 return
             await self._send(start)
             await self._send(cast("Message", {**message, "more_body": True}))
-            # Returns when the client has taken most of what was written before.
+            # Returns when the client has read most of the data written before.
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _drain(self) -> None:

@@ -1,8 +1,8 @@
-"""What a refused beat still says: that its worker is alive (P11).
+"""Evidence from rejected beats: a rejected beat still shows that its worker is alive (P11).
 
-Only of those for whom its sender may speak: the token's signature, audience, issuer, start and claims were good, it
-is not restricted to others, and it names the worker or has the scope to beat. Nothing here changes an answer, nor
-waits for anything; a body that was not read is looked at when the server drops it, after the answer.
+Counts only for workers that the sender may speak for: the token's signature, audience, issuer, start and claims were
+valid, the token is not restricted to other workers, and it names the worker or has the scope to beat. Nothing here
+changes an answer or waits. A body that was not read is inspected when the server drops it, after the answer.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 MOST_OF_A_BATCH: Final = 1_000
 SUBJECT_CHARS: Final = 100
-"""At most this much of a token's subject is evidence: notifications carry it."""
+"""Maximum length of a token's subject in evidence, because notifications include it."""
 _BODY_BYTES: Final = 16_384
 _TOKENS: Final = 500
 _TOKENS_OF_A_BATCH: Final = 10_000
@@ -44,7 +44,7 @@ _BATCH_BYTES: Final = 65_536
 _GZIP: Final = 31
 _DETAIL_CHARS: Final = 200
 _LOOKS: Final = Rate(per_s=500, burst=500)
-"""Bodies of a tenant that are looked into, so that refused requests stay cheap; a batch counts as ``_BATCH_LOOKS``."""
+"""Rate limit on inspected bodies of a tenant, so that refused requests stay cheap. A batch counts ``_BATCH_LOOKS``."""
 _BATCH_LOOKS: Final = 20
 
 _REJECTIONS: Final[dict[type[Exception], Rejection]] = {
@@ -60,38 +60,39 @@ _REJECTIONS: Final[dict[type[Exception], Rejection]] = {
     QuotaExceededError: Rejection.OVER_QUOTA,
     IntakeFullError: Rejection.OVERLOADED,
     NoRoomError: Rejection.OVERLOADED,
-    # It is slow, or gone: then it takes no evidence either, and all workers are credited (P1).
+    # The store is slow or down: it cannot record evidence either, and all workers are credited (P1).
     StoreUnavailableError: Rejection.OVERLOADED,
 }
 
 
 def rejection_of(error: Exception) -> Rejection | None:
-    """What the error says of a worker that is alive; None: nothing, as of a token that may not speak for it."""
+    """The rejection to record for the worker; None: the error is no evidence, as the token may not speak for it."""
     return next((_REJECTIONS[kind] for kind in type(error).__mro__ if kind in _REJECTIONS), None)
 
 
 @dataclass(kw_only=True, slots=True)
 class Seen:
-    """What is known of a request so far. ``segment`` is the id in its path, if that has one, as it was sent."""
+    """What is known of a request so far. ``segment`` is the undecoded id in its path; None: the path has none."""
 
     scope: Scope
     segment: str | None = None
     principal: Principal | None = None
     body: bytes | None = None
     read: list[bytes] = field(default_factory=list)
-    """What has come of the body."""
+    """The part of the body that was received."""
     worker_id: str | None = None
-    """Of a beat that was read, and keeps the contract."""
+    """Set when a valid beat was parsed."""
     inflated: bool = False
     beats: Iterable[str] | None = None
-    """The workers of a batch that was read."""
+    """The worker ids of a batch that was parsed."""
 
 
 class RejectedBeats:
-    """``note`` is called with each refused beat of a worker for whom its sender may speak; it does not raise.
+    """Logs rejected beats and reports them as evidence.
 
-    ``lost`` is called when beats were refused because the monitor as a whole could not take them, and it is not known
-    of which workers all of them are.
+    ``note`` is called for each rejected beat of a worker that its sender may speak for; it does not raise.
+    ``lost`` is called when beats were rejected because the monitor was overloaded, and some of their workers are not
+    known.
     """
 
     def __init__(
@@ -108,20 +109,20 @@ class RejectedBeats:
         self._refused = RefusedBeats(now_ns=now_ns)
 
     def record_error(self, principal: Principal | None, worker_id: str | None, error: Exception) -> None:
-        """A beat was refused which is no evidence, or whose worker is not known."""
+        """Log a rejected beat that is no evidence, or whose worker is not known."""
         reason = error.reason.value if isinstance(error, UnauthenticatedError) else rejection_of(error)
         tenant = None if principal is None else principal.tenant
-        # Errors name the thing and the value: of what a stranger sent, that is for the answer and not for the log.
+        # Messages quote values of the request. Values of an unauthenticated sender do not belong in the log.
         detail = None if principal is None else str(error)[:_DETAIL_CHARS]
-        self._refused.tell(tenant, worker_id, reason or outcome_of(error).value, detail)
+        self._refused.log(tenant, worker_id, reason or outcome_of(error).value, detail)
 
     def disconnect_refused(self, principal: Principal, worker_id: str, error: Exception) -> None:
-        """A disconnect was refused: no sign of life, and its client may not say it again."""
-        self._refused.tell(principal.tenant, worker_id, f"disconnect {rejection_of(error)}", str(error))
+        """Log a rejected disconnect. It is no evidence of life; it is logged because the client may not retry."""
+        self._refused.log(principal.tenant, worker_id, f"disconnect {rejection_of(error)}", str(error))
 
     def record(self, principal: Principal, worker_id: str, rejection: Rejection, detail: str | None = None) -> None:
-        """A beat of this worker was refused. ``detail`` is for the log."""
-        self._refused.tell(principal.tenant, worker_id, rejection, detail)
+        """Record a rejected beat of this worker. ``detail`` is for the log only."""
+        self._refused.log(principal.tenant, worker_id, rejection, detail)
         if principal.speaks_for(worker_id):
             key, subject = WorkerKey(principal.tenant, worker_id), principal.subject
             if len(subject) > SUBJECT_CHARS:
@@ -129,16 +130,16 @@ class RejectedBeats:
             self._note(Evidence(key=key, allowed=principal.environments, rejection=rejection, subject=subject))
 
     def refused(self, principal: Principal, worker_id: str, error: Exception) -> None:
-        """A beat of this worker was refused, with this error."""
+        """Record a beat of this worker that was rejected with this error."""
         rejection = rejection_of(error)
         if rejection is None:
             self.record_error(principal, worker_id, error)
         else:
-            # Of a quota, which one. What other errors say may be what a stranger has sent.
+            # The message of a quota error names the quota. Other messages may quote values of the request.
             self.record(principal, worker_id, rejection, str(error) if rejection is Rejection.OVER_QUOTA else None)
 
     def beat_refused(self, error: Exception, seen: Seen) -> None:
-        """A request with one beat is answered with this error."""
+        """Record a request with one beat that is answered with this error."""
         principal, rejection = _sender(error, seen), rejection_of(error)
         worker_id = seen.worker_id
         if worker_id is None and seen.segment is not None:
@@ -151,13 +152,13 @@ class RejectedBeats:
             self._see(seen, functools.partial(self.record_body, principal, rejection))
 
     def batch_refused(self, error: Exception, seen: Seen) -> None:
-        """A whole batch is answered with this error: it is evidence of the first workers in it, or of all."""
+        """Record a batch that is answered with this error, as evidence for its first workers or for all of them."""
         principal, rejection = _sender(error, seen), rejection_of(error)
         if principal is None or rejection is None:
             self.record_error(principal, None, error)
             return
         if seen.beats is not None:
-            # What moves deadlines is noted of all.
+            # A rejection that moves deadlines must reach every worker.
             most = None if rejection.moves_deadline else MOST_OF_A_BATCH
             for worker_id in itertools.islice(seen.beats, most):
                 self.record(principal, worker_id, rejection)
@@ -177,20 +178,20 @@ class RejectedBeats:
             unread.look(look)
 
     def record_body(self, principal: Principal, rejection: Rejection, body: bytes) -> None:
-        """A beat was refused of which this is the body, or the beginning of it."""
+        """Record a rejected beat with this body, or the beginning of it."""
         worker_id = None
         if not self._looks.wait_ns(hash(principal.tenant), self._now_ns()):
             worker_id = readable_id(body) or next(claimed_ids(body[:_BODY_BYTES], tokens=_TOKENS), None)
         if worker_id is not None:
             self.record(principal, worker_id, rejection)
         else:
-            self._refused.tell(principal.tenant, principal.worker_id, rejection)
+            self._refused.log(principal.tenant, principal.worker_id, rejection)
             self._unknown(principal, rejection)
 
     def _unknown(self, principal: Principal, rejection: Rejection) -> None:
-        """Beats were refused, and it is not known of which workers all of them are."""
+        """Handle rejected beats of which some workers are not known."""
         if rejection is Rejection.OVERLOADED:
-            # A token for one worker can have brought no other's beat.
+            # A token restricted to one worker can only have sent beats of that worker.
             if principal.worker_id is not None:
                 self.record(principal, principal.worker_id, rejection)
             else:
@@ -205,7 +206,7 @@ class RejectedBeats:
         for worker_id in found:
             self.record(principal, worker_id, rejection)
         if not found:
-            self._refused.tell(principal.tenant, principal.worker_id, rejection)
+            self._refused.log(principal.tenant, principal.worker_id, rejection)
         if not is_whole or len(body) > len(begin) or len(found) < begin.count(b'"worker_id"'):
             self._unknown(principal, rejection)
 

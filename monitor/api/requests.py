@@ -1,4 +1,4 @@
-"""What a handler takes from a request: who calls, and the body within its limit."""
+"""Request parsing for handlers: the caller, and the body within its limits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Reader = Callable[[Request[Any, Any, Any], Principal], Coroutine[Any, Any, ASGIResponse]]
 
 BODY_S: Final = 10.0
-"""The longest that a client may take over a request's body."""
+"""Timeout for receiving a request's body."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,14 +39,14 @@ class Headers:
     content_type: str | None
     content_length: int | None
     compression: str | None = None
-    """The content encoding, if it is any but ``identity``."""
+    """The content encoding; None for ``identity``."""
 
 
 def headers_of(scope: Scope) -> Headers:
-    """Read the headers; a credential header that is sent twice with two values is refused.
+    """Read the headers.
 
     Raises:
-        UnauthenticatedError: two values of one credential header.
+        UnauthenticatedError: a credential header is sent twice with different values.
     """
     found: dict[bytes, str] = {}
     for name, raw in scope["headers"]:
@@ -70,10 +70,10 @@ _READ: Final = _CREDENTIALS | {b"content-type", b"content-encoding", b"content-l
 
 
 def identified(headers: Headers, services: Services) -> Principal:
-    """Who calls, whatever the token's scopes.
+    """Authenticate the caller, without checking scopes.
 
     Raises:
-        UnauthenticatedError: the token is not good.
+        UnauthenticatedError: the token is invalid.
     """
     principal = services.authenticator.authenticate(
         authorization=headers.authorization, user_key=headers.user_key, now_ms=services.store.clock.now_ms()
@@ -83,11 +83,13 @@ def identified(headers: Headers, services: Services) -> Principal:
 
 
 def principal_of(headers: Headers, services: Services, scope: TokenScope, *, operator: bool = False) -> Principal:
-    """Who calls, with this scope; ``operator``: or as an operator. The answer may say how the monitor is.
+    """Authenticate the caller and require this scope; ``operator``: an operator's token is accepted too.
+
+    Sets the tenant for which the answer may report the monitor's state.
 
     Raises:
-        UnauthenticatedError: the token is not good.
-        ForbiddenError: it lacks the scope.
+        UnauthenticatedError: the token is invalid.
+        ForbiddenError: the token lacks the scope.
     """
     principal = identified(headers, services)
     if not (operator and principal.is_operator):
@@ -97,14 +99,14 @@ def principal_of(headers: Headers, services: Services, scope: TokenScope, *, ope
 
 
 def caller(request: Request[Any, Any, Any], services: Services, scope: TokenScope) -> Principal:
-    """``principal_of`` for a handler that needs no other header."""
+    """``principal_of``, for a handler that needs no other header."""
     return principal_of(headers_of(request.scope), services, scope)
 
 
 def reads(
     services: Services, scope: TokenScope = TokenScope.WORKERS_READ, *, operator: bool = False
 ) -> Callable[[Reader], Handler]:
-    """Make a handler of what answers a caller while it holds one of the places for reads."""
+    """Decorator for read handlers: authenticates the caller, and holds one of the places for reads."""
 
     def made(read: Reader) -> Handler:
         async def handle(request: Request[Any, Any, Any]) -> ASGIResponse:
@@ -128,15 +130,15 @@ async def read_body(
     read: list[bytes] | None = None,
     limit_s: float = BODY_S,
 ) -> bytes:
-    """The whole body; one that says it is too long is refused unread, one that does not say when it is.
+    """Read the whole body. A body with too large a Content-Length is refused unread, others once over the limit.
 
-    ``held`` takes what is kept until the rest comes. ``read`` gets what has come, also when an error ends it.
+    ``held`` reserves memory for an incomplete body. ``read`` gets the received chunks, also if an error is raised.
 
     Raises:
         BodyTooLargeError: over the limit.
-        OverShareError, NoRoomError: it came slowly, and there was no room to keep it until it is whole.
+        OverShareError, NoRoomError: no memory to hold the body until it is complete.
         BodyTooSlowError: it took longer than ``limit_s``.
-        ClientGoneError: no end came.
+        ClientGoneError: the client disconnected before the end.
     """
     if headers.content_length is not None and headers.content_length > limit_bytes:
         raise BodyTooLargeError(limit_bytes)
@@ -144,7 +146,7 @@ async def read_body(
         async with asyncio.timeout(limit_s):
             return await _read(receive, limit_bytes, held, [] if read is None else read)
     except TimeoutError:
-        raise BodyTooSlowError(f"the body did not come within {limit_s:g} s") from None
+        raise BodyTooSlowError(f"the body did not arrive within {limit_s:g} s") from None
 
 
 async def _read(receive: Receive, limit_bytes: int, held: Holding, chunks: list[bytes]) -> bytes:

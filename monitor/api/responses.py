@@ -1,4 +1,4 @@
-"""Answers in compact JSON that nobody caches, and the JSON forms that several of them share."""
+"""JSON answers, compact and uncacheable, and the members that several of them share."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def json_answer(value: object, *, status_code: int = 200) -> ASGIResponse:
 
 
 def json_bytes_answer(body: bytes, *, status_code: int = 200) -> ASGIResponse:
-    """An answer whose body is JSON already."""
+    """An answer whose body is already encoded JSON."""
     return ASGIResponse(body=body, status_code=status_code, headers=dict(NO_STORE), media_type=JSON)
 
 
 async def list_answer(
     name: str, items: Sequence[_T], form: Callable[[_T], object], *, cursor: str | None, state: MonitorState
 ) -> ASGIResponse:
-    """A page of a list, each item as ``form`` has it."""
+    """A page of a list; ``form`` converts each item."""
     found: list[bytes] = []
     piece = Piece()
     for item in items:
@@ -49,13 +49,13 @@ async def list_answer(
 
 
 def encoded_list_answer(name: str, items: Iterable[bytes], *, cursor: str | None, state: MonitorState) -> ASGIResponse:
-    """A page of a list whose items are JSON already."""
+    """A page of a list whose items are already encoded JSON."""
     rest = encoded({"next_cursor": cursor, "monitor": monitor_json(state)})
     return json_bytes_answer(b'{"%b":[%b],%b' % (name.encode(), b",".join(items), rest[1:]))
 
 
 def empty_answer() -> ASGIResponse:
-    """204."""
+    """204 No Content."""
     return ASGIResponse(status_code=204, headers=dict(NO_STORE))
 
 

@@ -1,4 +1,4 @@
-"""``POST /api/v1/revocations``: tokens that are to be refused from now on."""
+"""``POST /api/v1/revocations``: revoke tokens."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         headers = headers_of(request.scope)
         principal = principal_of(headers, services, Scope.ADMIN)
         if principal.worker_id is not None or principal.environments is not None:
-            raise ForbiddenError("a restricted token revokes no token")
+            raise ForbiddenError("a restricted token cannot revoke tokens")
         said = await read_json(request, headers, _Said, services=services, tenant=principal.tenant)
         match said:
             case _Said(jti=str(value), sub=None):

@@ -1,4 +1,4 @@
-"""What the HTTP side works with; the composition root makes it."""
+"""The collaborators of the HTTP handlers, created by the composition root."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Services:
     """The collaborators of every handler.
 
-    ``body_bytes`` is the largest request body; that of a batch may have ``batch_bytes``, as sent and inflated, and
-    ``batch_beats`` beats. ``anonymous`` holds those of ``/metrics`` and ``/schema`` that need no token.
+    ``body_bytes`` is the maximum size of a request body. The limits of a batch are ``batch_bytes``, both as sent and
+    inflated, and ``batch_beats``. ``anonymous`` holds those of ``/metrics`` and ``/schema`` that need no token.
     """
 
     store: Store

@@ -1,4 +1,4 @@
-"""What tenants share of the HTTP side, and how it is divided among them (P29)."""
+"""Resources of the HTTP API that tenants share, and their division among tenants (P29)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 WAIT_S: Final = 2.0
-"""How long a request waits for a place."""
+"""Maximum wait of a request for a place."""
 BATCHES_AT_ONCE: Final = 8
 BATCHES_WAITING: Final = 64
 READS_AT_ONCE: Final = 4
 READS_WAITING: Final = 256
 ANSWER_BYTES: Final = 134_217_728
-"""How many bytes of large answers clients may leave unread."""
+"""Maximum bytes of large answers that clients have not read yet."""
 
 
 class Places:
-    """Places for requests that are expensive. A request that finds none waits, at most ``wait_s``."""
+    """Limits concurrent expensive requests. A request that finds no place waits for at most ``wait_s``."""
 
     def __init__(self, places: Shares, waiting: Shares, *, wait_s: float) -> None:
         self._places = places
@@ -37,8 +37,8 @@ class Places:
         """Hold a place during the block.
 
         Raises:
-            OverShareError: other requests of this tenant hold its share, or wait for it.
-            NoRoomError: there is no place, for any tenant.
+            OverShareError: other requests of this tenant use its share, or wait for it.
+            NoRoomError: no place is free for any tenant.
         """
         await self._take(tenant)
         try:
@@ -80,10 +80,10 @@ class Shared:
     """The shares of one process.
 
     Args:
-        body_bytes: bytes of bodies that have not come whole.
+        body_bytes: bytes of incomplete bodies.
         batch_bytes: bytes of batches, as sent and inflated.
-        answer_bytes: bytes of large answers that their clients have not taken.
-        wait_s: how long a request waits for a place.
+        answer_bytes: bytes of large answers that clients have not read yet.
+        wait_s: maximum wait of a request for a place.
         hit: called with the limit and the tenant of each refusal.
     """
 

@@ -1,4 +1,4 @@
-"""The fleet in numbers: how many workers of which environment are what, right now."""
+"""The status endpoint: current number of workers by environment and liveness; and the list of tenants."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
 
     async def census_for(principal: Principal) -> Census:
-        """What the token may see of its tenant's counts."""
+        """The counts of the tenant, or of the one worker that the token is restricted to."""
         if principal.worker_id is None:
             return await services.store.count_workers(principal.tenant)
         now_ms, swept_ms, worker = await services.store.get(WorkerKey(principal.tenant, principal.worker_id))
@@ -69,7 +69,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     @reads(services, Scope.OPERATOR)
     async def tenants(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
         if not principal.is_operator:
-            raise ForbiddenError("the token is restricted to a worker or to environments: this is about all tenants")
+            raise ForbiddenError("the token is restricted to a worker or to environments and cannot list tenants")
         Query(request.scope, ())
         census = await services.store.count_workers(None)
         monitor = monitor_json(services.health.monitor_state(census.now_ms, census.swept_ms))

@@ -1,4 +1,4 @@
-"""Workers as operators see them: the list, one worker, and its removal."""
+"""Endpoints for workers: list them, get one, delete one."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 PARAMETERS: Final = ("environment", "liveness", "status", "text", "cursor", "limit")
 PAGE_CALLS: Final = 50
 PAGE_WORKERS: Final = 50
-"""How many workers one call to the store looks at; the product of the two bounds one request's work."""
+"""Maximum workers that one call to the store scans. The product of the two bounds the work of one request."""
 PAGE_BYTES: Final = 8_388_608
-"""A page of workers that report a lot ends early; the cursor goes on."""
+"""A page ends early at this size; the cursor continues the list."""
 
 
 def worker_json(worker: Worker, now_ms: int) -> dict[str, object]:
-    """A worker at ``now_ms``, true with a stuck sweeper too (P22)."""
+    """JSON of a worker at ``now_ms``. Correct even if the sweeper is stuck (P22)."""
     back_ms, rejected = worker.absent_until(now_ms), worker.rejected
     return {
         "tenant": worker.key.tenant,
@@ -87,7 +87,7 @@ def _single_json(worker: Worker, now_ms: int) -> dict[str, object]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """Which workers of a tenant a list holds. None: no restriction."""
+    """Filter of a list of workers. None: no restriction."""
 
     environments: tuple[str, ...] | None
     worker_id: str | None
@@ -96,7 +96,7 @@ class Selection:
     text: frozenset[str] | None
 
     def holds(self, worker: Worker, now_ms: int) -> bool:
-        """Whether the worker is in the list at ``now_ms``."""
+        """Whether the worker passes the filter at ``now_ms``."""
         return (
             (self.environments is None or worker.environment_name in self.environments)
             and (self.worker_id is None or worker.key.worker_id == self.worker_id)
@@ -106,7 +106,7 @@ class Selection:
         )
 
     def want(self) -> Want | None:
-        """What the store can tell apart cheaply of it; never less than the selection."""
+        """The part of the filter that the store can apply cheaply. Never excludes a worker of the selection."""
         if self.liveness is None:
             return None
         return Want(
@@ -119,7 +119,7 @@ class Selection:
 
 @dataclass(slots=True)
 class _Listing:
-    """One page in the making. ``partition`` and ``after`` are where the next one begins."""
+    """Builds one page. ``partition`` and ``after`` are the start of the next page."""
 
     selection: Selection
     limit: int
@@ -144,7 +144,7 @@ class _Listing:
             self.size += len(text)
 
     async def fill(self, store: Store, tenant: str) -> None:
-        """Go through the partitions one after the other, each in the order of its workers' ids."""
+        """Read the partitions one after the other, each in the order of worker ids."""
         narrow = self.selection.status is None and self.selection.text is None
         want = self.selection.want()
         for _ in range(PAGE_CALLS):
@@ -172,7 +172,7 @@ class _Listing:
                 self.partition += 1
 
     async def single(self, store: Store, tenant: str, worker_id: str) -> None:
-        """The list of a token that is restricted to one worker."""
+        """Fill the page for a token that is restricted to one worker."""
         now_ms, swept_ms, worker = await store.get(WorkerKey(tenant, worker_id))
         self.observe(now_ms, swept_ms)
         if worker is not None and self.partition == 0 and not self.after:
@@ -246,7 +246,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
             raise UnknownWorkerError(key) from None
         return empty_answer()
 
-    # One handler for both: Litestar's answer to OPTIONS tells of the first handler of a path only.
+    # One handler for both: Litestar's answer to OPTIONS covers only the first handler of a path.
     @route("/api/v1/workers/{worker_id:str}", http_method=[HttpMethod.GET, HttpMethod.DELETE], status_code=200)
     async def worker(request: Request[Any, Any, Any]) -> ASGIResponse:
         return await (delete_worker if request.method == HttpMethod.DELETE else one_worker)(request)

@@ -1,7 +1,7 @@
-"""Who is calling and what they may do: bearer tokens judged against configured keys and the store's time.
+"""Authentication and authorization of callers: bearer tokens, checked against configured keys and store time.
 
-Two rules hold in this package. The token never chooses how it is verified: its ``kid`` names a
-configured key, and the algorithm is that key's. And no clock is read: ``now_ms`` is a parameter, in
+Two rules hold in this package. A token never chooses how it is verified: its ``kid`` names a
+configured key, and that key determines the algorithm. And no clock is read: ``now_ms`` is a parameter, in
 milliseconds of the store's time (P12). Formats: RFC 7515 (JWS), RFC 7519 (JWT); practice: RFC 8725.
 """
 

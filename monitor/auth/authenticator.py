@@ -1,4 +1,4 @@
-"""Bearer tokens judged against the configured keys and the store's time."""
+"""Checks bearer tokens against the configured keys and store time."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from monitor.auth.keys import AuthPolicy, KeyAlgorithm
 
 REMEMBERED_TOKENS: Final = 65_536
-"""At about 600 bytes each. A fleet with more tokens than this has the rest verified each time."""
+"""Maximum tokens cached, at about 600 bytes each. Tokens above this number are verified for each request."""
 MAX_NUMERIC_DATE_S: Final = 253_402_300_799
-"""The end of year 9999; a larger one is milliseconds given for seconds, which would never expire."""
+"""The end of year 9999. A larger value is milliseconds instead of seconds, and the token would never expire."""
 
 _COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 _SCHEMES: Final = frozenset({"bearer", "userkey"})
@@ -37,19 +37,19 @@ _SCHEMES: Final = frozenset({"bearer", "userkey"})
 
 @dataclass(frozen=True, slots=True)
 class _Remembered:
-    """Credentials that were found good; the times are those between which they are, leeway included."""
+    """Credentials that were valid, with the times between which they are, leeway included."""
 
     principal: Principal
     from_ms: float
     until_ms: float
     lifetime_ms: float
-    """From its issue, or from when it was first seen, to its end."""
+    """From the token's issue, or from its first use, to its expiry."""
 
 
 class Authenticator:
-    """Judges tokens by one policy: a change of keys makes another one, which remembers no token.
+    """Checks tokens by one policy. A change of keys needs a new instance, which has cached no token.
 
-    Beside the prepared keys it holds the last good credentials, as many as ``remembered``, by their digests, each
+    Beside the prepared keys it caches the last valid credentials, at most ``remembered``, by their digests, each
     until its token expires. Belongs to one event loop.
     """
 
@@ -58,7 +58,7 @@ class Authenticator:
         self._most = remembered
         self._remembered: dict[bytes, _Remembered] = {}
         self._revoked = Revocations()
-        # Keyed, so that nobody can look for two tokens of one digest.
+        # Keyed, so that a client can't search for two tokens with the same digest.
         self._hash: Final = blake2b(digest_size=16, key=os.urandom(16))
         self._leeway_ms = round(policy.leeway_s * 1_000)
         self._keys: dict[str, tuple[KeyAlgorithm, jwt.algorithms.Algorithm, Any]] = {}
@@ -67,15 +67,15 @@ class Authenticator:
             self._keys[key.kid] = (key.algorithm, algorithm, algorithm.prepare_key(key.key))
 
     def authenticate(self, *, authorization: str | None, user_key: str | None, now_ms: int) -> Principal:
-        """Say who the caller is, from the ``Authorization`` and ``UserKey`` headers (None: not sent).
+        """Return the caller, from the ``Authorization`` and ``UserKey`` headers (None: not sent).
 
-        Checked in this order: form, key, algorithm, signature, audience, issuer, the claims' types, issue, times.
+        Order of checks: form, key, algorithm, signature, audience, issuer, the claims' types, issue, times.
 
         Raises:
-            UnauthenticatedError: with the first reason found; no other exception, whatever was sent. Expiry comes
-                last but for the start, and is an ``ExpiredError``.
+            UnauthenticatedError: with the first reason found; no other exception, whatever was sent. Expiry is checked
+                last but one, before the start of validity, and raises an ``ExpiredError``.
         """
-        # What is no ASCII was never good; what comes in two headers is rare.
+        # Only ASCII can be valid. Credentials in both headers are rare and not cached.
         alone = authorization is not None and user_key is None and authorization.isascii()
         credentials = authorization.encode() if authorization is not None and alone else None
         digest = None if credentials is None else self.digest(credentials)
@@ -99,14 +99,14 @@ class Authenticator:
         return principal
 
     def revoke(self, revoked: Revocations) -> None:
-        """Refuse these from now on, and no others; what was found good before is judged anew."""
+        """Replace the revocations. The cache is cleared, so that every token is checked again."""
         self._revoked = revoked
         self._remembered.clear()
 
     def expiring(self, *, now_ms: int, within_ms: int) -> dict[str, list[tuple[str, float]]]:
-        """Subject and end, in ms, of the tokens seen of each tenant that end within this time.
+        """Return subject and expiry, in ms, of each tenant's seen tokens that expire within this time.
 
-        Not those that are made for no longer, nor those of which a longer one was seen of the same subject and worker.
+        Left out are tokens with a lifetime no longer than that, and tokens whose subject and worker have a longer one.
         """
         ends: dict[tuple[str, str, str | None], float] = {}
         for one in self._remembered.values():
@@ -121,9 +121,9 @@ class Authenticator:
         return found
 
     def known(self, digest: bytes, *, now_ms: int) -> Principal | None:
-        """Whose ``Authorization`` header, sent alone, has this digest, if it was found good before and still is.
+        """Return the cached caller of an ``Authorization`` header with this digest, if its token is still valid.
 
-        None says nothing about the credentials: ask ``authenticate``.
+        None means not cached: call ``authenticate``.
         """
         remembered = self._remembered.get(digest)
         if remembered is None or not remembered.from_ms <= now_ms < remembered.until_ms:
@@ -131,14 +131,14 @@ class Authenticator:
         return remembered.principal
 
     def digest(self, authorization: bytes) -> bytes:
-        """What is remembered of a header: no token lies in memory for longer than its request."""
+        """Return the cache key of a header. No token stays in memory for longer than its request."""
         digest = self._hash.copy()
         digest.update(authorization)
         return digest.digest()
 
     def _remember(self, digest: bytes, good: _Remembered) -> None:
         if len(self._remembered) >= self._most:
-            del self._remembered[next(iter(self._remembered))]  # the one that was verified longest ago
+            del self._remembered[next(iter(self._remembered))]  # the one with the oldest verification
         self._remembered[digest] = good
 
     def _verified_claims(self, token: str) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class Authenticator:
         header = _json_object(_base64url(header_segment))
         signature = _base64url(signature_segment)
         if "crit" in header or "b64" in header:
-            _refuse(Refusal.MALFORMED)  # RFC 7515 4.1.11: what must be understood is not; RFC 7797 needs crit
+            _refuse(Refusal.MALFORMED)  # RFC 7515 4.1.11: an extension we don't understand; RFC 7797 needs crit
         name, algorithm, key = self._key_for(header)
         if header.get("alg") != name:
             _refuse(Refusal.BAD_ALGORITHM)
@@ -194,7 +194,7 @@ class Authenticator:
         issued_ms = now_ms if issued_ms is None else issued_ms
         if issued_ms < policy.not_before_ms:
             _refuse(Refusal.ISSUED_TOO_EARLY)
-        # A time of issue that is still to come lengthens nothing. Before the store's first answer no time is known.
+        # An issue time in the future does not extend the lifetime. Before the store's first answer no time is known.
         begin_ms = min(issued_ms, now_ms + self._leeway_ms)
         if now_ms and _numeric_date_ms(claims, "exp") - begin_ms > policy.max_lifetime_ms:
             _refuse(Refusal.LIFETIME)
@@ -211,7 +211,7 @@ class Authenticator:
             _refuse(Refusal.BAD_CLAIM, "scope")
         worker_id = claims.get("worker_id")
         if "worker_id" in claims and not is_text(worker_id):
-            _refuse(Refusal.BAD_CLAIM, "worker_id")  # null too: a restriction that cannot be read must not lift itself
+            _refuse(Refusal.BAD_CLAIM, "worker_id")  # null too: an unreadable restriction must not count as none
         environments = claims.get("environments")
         if "environments" in claims and not (
             isinstance(environments, list) and environments and all(is_text(name) for name in environments)
@@ -231,7 +231,7 @@ def _refuse(reason: Refusal, claim: str | None = None) -> NoReturn:
 
 
 def _token_of(authorization: str | None, user_key: str | None) -> str:
-    """The token in the headers, of compact form. Size comes first: nothing long is looked into."""
+    """Return the token in the headers, in compact form. The size is checked first: long input is not parsed."""
     tokens: set[str] = set()
     if authorization is not None:
         if len(authorization) > MAX_TOKEN_BYTES + 64:  # the scheme and spaces around it
@@ -255,7 +255,7 @@ def _token_of(authorization: str | None, user_key: str | None) -> str:
 
 
 def _base64url(segment: str) -> bytes:
-    """Decode one segment; only the canonical spelling of the bytes is taken (RFC 4648 section 3.5)."""
+    """Decode one segment; only the canonical encoding is accepted (RFC 4648 section 3.5)."""
     raw = segment.encode("ascii")
     try:
         decoded = base64.urlsafe_b64decode(raw + b"=" * (-len(raw) % 4))
@@ -283,7 +283,7 @@ def _required(claims: dict[str, Any], name: str) -> Any:
 
 
 def _issued_ms(claims: dict[str, Any]) -> float | None:
-    """When the token says that it was issued; None: it does not, or not in a way that can be read."""
+    """Return the token's time of issue; None if it has none, or none that is readable."""
     iat = claims.get("iat")
     if isinstance(iat, int | float) and not isinstance(iat, bool) and abs(iat) <= MAX_NUMERIC_DATE_S:
         return iat * 1_000

@@ -1,4 +1,4 @@
-"""The keys that tokens are verified with, and what else makes a token good."""
+"""The keys that verify tokens, and the policy for valid tokens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIN_RSA_BITS: Final = 2_048
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyingKey:
-    """One key that tokens may be signed with: an HS256 secret, or a public key in PEM.
+    """One key that verifies tokens: an HS256 secret, or a public key in PEM.
 
     Raises:
         ValueError: the material does not fit the algorithm, or is too weak. The message names the
@@ -68,10 +68,10 @@ class VerifyingKey:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuthPolicy:
-    """What makes a token good. ``audience`` and ``issuer`` None: that claim is not checked.
+    """The conditions for a valid token. ``audience`` and ``issuer`` None: that claim is not checked.
 
-    ``max_lifetime_ms`` is the longest from a token's issue, or without ``iat`` from now, to its end. With
-    ``not_before_ms``, in ms since the epoch, tokens issued earlier are refused, and so are those that do not say.
+    ``max_lifetime_ms`` bounds the time from a token's issue, or without ``iat`` from now, to its expiry. With
+    ``not_before_ms``, in ms since the epoch, tokens issued earlier are refused, and so are tokens without ``iat``.
     """
 
     keys: tuple[VerifyingKey, ...]

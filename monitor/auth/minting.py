@@ -1,4 +1,4 @@
-"""Making tokens, for those who hold the secret."""
+"""Creates tokens, for holders of the secret."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def mint(
     environments: tuple[str, ...] | None = None,
     token_id: str,
 ) -> str:
-    """Make a token that an ``Authenticator`` with this key, tenant claim, audience and issuer accepts.
+    """Create a token that an ``Authenticator`` with this key, tenant claim, audience and issuer accepts.
 
     Raises:
-        ValueError: the key is not an HS256 secret (a public key cannot sign), or a value could not be accepted.
+            ValueError: the key is not an HS256 secret (a public key cannot sign), or a value would not be accepted.
     """
     if key.algorithm != "HS256":
         raise ValueError(f"key {key.kid!r}: only an HS256 key can sign, this one is {key.algorithm}")

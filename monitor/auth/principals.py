@@ -1,4 +1,4 @@
-"""Callers: what they may do, and why one is refused."""
+"""Callers: their permissions, and the reasons to refuse them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LATELY_MS: Final = 86_400_000
 
 
 class Scope(StrEnum):
-    """What a token may be used for. No scope implies another."""
+    """A permission of a token. No scope implies another."""
 
     HEARTBEAT_WRITE = "heartbeat:write"
     WORKERS_READ = "workers:read"
@@ -21,11 +21,11 @@ class Scope(StrEnum):
     ADMIN = "admin"
     METRICS_READ = "metrics:read"
     OPERATOR = "operator"
-    """What all tenants share: receivers that belong to none, and notifications of every tenant."""
+    """Access to what all tenants share: receivers without a tenant, and the notifications of every tenant."""
 
 
 class Refusal(StrEnum):
-    """Why a caller is not known. Stable words: they stand in logs, metrics and answers."""
+    """Why a caller is not authenticated. Stable words: they appear in logs, metrics and answers."""
 
     MISSING = "missing"
     MALFORMED = "malformed"
@@ -65,7 +65,7 @@ _WORDS: Final[dict[Refusal, str]] = {
 
 
 class UnauthenticatedError(Exception):
-    """The caller is not known (401). Says the reason, which ``claim`` it is about, and nothing of the token."""
+    """The caller is not authenticated (401). Contains the reason and the ``claim`` concerned, nothing of the token."""
 
     def __init__(self, reason: Refusal, claim: str | None = None) -> None:
         self.reason: Final = reason
@@ -73,16 +73,16 @@ class UnauthenticatedError(Exception):
 
 
 class ForbiddenError(Exception):
-    """The caller is known and may not do this (403)."""
+    """The caller is authenticated but not permitted to do this (403)."""
 
 
 class ScopeMissingError(ForbiddenError):
-    """The caller's token is not for this kind of request."""
+    """The caller's token lacks the scope for this kind of request."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Principal:
-    """A caller whose token was good. ``worker_id`` and ``environments`` None: not restricted."""
+    """A caller with a valid token. ``worker_id`` and ``environments`` None: not restricted."""
 
     subject: str
     tenant: str
@@ -92,19 +92,19 @@ class Principal:
 
     @property
     def is_restricted(self) -> bool:
-        """Whether it may act for a part of its tenant only."""
+        """Whether the caller may act for a part of its tenant only."""
         return self.worker_id is not None or self.environments is not None
 
     @property
     def is_operator(self) -> bool:
-        """Whether it may act for all tenants."""
+        """Whether the caller may act for all tenants."""
         return Scope.OPERATOR.value in self.scopes and not self.is_restricted
 
     def require(self, scope: Scope) -> None:
-        """Go on only with this scope.
+        """Check that the token has this scope.
 
         Raises:
-            ScopeMissingError: the token lacks it; the message names it.
+                ScopeMissingError: the token lacks the scope; the message names it.
         """
         if scope.value not in self.scopes:
             raise ScopeMissingError(f"the token lacks the scope {scope.value!r}")
@@ -116,7 +116,7 @@ class Principal:
         return self.worker_id == worker_id
 
     def require_worker(self, worker_id: str) -> None:
-        """Go on only if the token may act for this worker.
+        """Check that the token may act for this worker.
 
         Raises:
             ForbiddenError: the token is restricted to another worker.
@@ -126,10 +126,10 @@ class Principal:
 
 
 class ExpiredError(UnauthenticatedError):
-    """The token was good in everything but its end.
+    """The token was valid except for its expiry.
 
-    ``lately`` is whose it was, if it expired less than ``LATELY_MS`` ago: it lets nobody do anything, but that its
-    sender is alive may be believed (P11).
+    ``lately`` is the caller, if the token expired less than ``LATELY_MS`` ago. It gives no permission; it is only
+    evidence that the sender is alive (P11).
     """
 
     def __init__(self, lately: Principal | None) -> None:
@@ -138,7 +138,7 @@ class ExpiredError(UnauthenticatedError):
 
 
 def is_text(value: object, *, most: int = MAX_NAME_CHARS) -> bool:
-    """Whether it is a string of 1 to ``most`` characters without controls and lone surrogates."""
+    """Whether the value is a string of 1 to ``most`` characters without control characters and lone surrogates."""
     return (
         isinstance(value, str)
         and 0 < len(value) <= most

@@ -1,4 +1,4 @@
-"""Tokens that are refused before their end: by their ``jti``, or by their ``sub``. Pure."""
+"""Tokens that are refused before their expiry: by their ``jti``, or by their ``sub``. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Claim = Literal["jti", "sub"]
 
 
 class Revocation(msgspec.Struct, frozen=True, array_like=True):
-    """Tokens of ``tenant`` (None: of any) whose ``claim`` has this value; by ``sub`` up to an issue at ``until_ms``."""
+    """Tokens of ``tenant`` (None: any) whose ``claim`` has this value; by ``sub``: those issued until ``until_ms``."""
 
     tenant: str | None
     claim: Claim
@@ -24,7 +24,7 @@ class Revocation(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Revocations:
-    """What is revoked in all."""
+    """All revocations."""
 
     def __init__(self, revoked: Iterable[Revocation] = ()) -> None:
         self._until_ms: dict[tuple[str | None, Claim, str], float] = {}
@@ -37,7 +37,7 @@ class Revocations:
         return bool(self._until_ms)
 
     def cover(self, tenant: str, *, token_id: object, subject: str, issued_ms: float | None) -> bool:
-        """Whether a token is revoked; one that does not say when it was issued counts as older."""
+        """Whether a token is revoked. A token without a time of issue counts as older than any revocation."""
         issued_ms = 0 if issued_ms is None else issued_ms
         named: list[tuple[Claim, str]] = [("sub", subject)]
         if isinstance(token_id, str):
@@ -53,7 +53,7 @@ def read_revocations(text: str) -> list[Revocation]:
     """Read lines such as ``{"jti": "85995131597e1601"}`` or ``{"sub": "w1", "tenant": "acme"}``; ``#``: a comment.
 
     Raises:
-        ValueError: a line is none; the message says which.
+        ValueError: a line is invalid; the message says which.
     """
     found = []
     for number, line in enumerate(text.splitlines(), 1):

@@ -1,1 +1,1 @@
-"""The daemon: configuration, composition root and command line. Everything is put together here and nowhere else."""
+"""The daemon: configuration, composition root and command line."""

@@ -1,4 +1,4 @@
-"""What a started daemon tells the person who started it, and the same for programs as one log line."""
+"""Startup banner for the user at the terminal, and the same information as one log line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 
 def _program() -> str:
-    """This program by a name that works in another shell and another folder."""
+    """Path of this program that works in another shell and another folder."""
     name = Path(sys.argv[0])
     if name.name == "lastseen" and name.exists():
         return str(name.absolute())
@@ -33,7 +33,7 @@ def _program() -> str:
 
 
 def token_command(config: Config, ring: KeyRing, *, config_path: Path | None, environ: Mapping[str, str]) -> str:
-    """A command line that makes a worker's token, whichever folder it is pasted in."""
+    """Command line that creates a worker's token, from any working directory."""
     settings = {name: value for name, value in environ.items() if name.upper().startswith("LASTSEEN_AUTH__")}
     if ring.generated is not None:
         settings["LASTSEEN_STORE__DATA_DIR"] = str(config.store.data_dir.absolute())
@@ -45,9 +45,9 @@ def token_command(config: Config, ring: KeyRing, *, config_path: Path | None, en
 
 
 def greet(config: Config, ring: KeyRing, port: int, *, config_path: Path | None, origin: str) -> None:
-    """Say where the daemon is; to a person also how to send it a first heartbeat.
+    """Log the daemon's address. On a terminal also print how to send the first heartbeat.
 
-    That goes to stderr, and not where a program may read both streams as one log of JSON lines.
+    The banner goes to stderr. It is omitted where both streams may be collected as one log of JSON lines.
     """
     host = config.server.host.strip("[]")
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -70,7 +70,7 @@ def greet(config: Config, ring: KeyRing, port: int, *, config_path: Path | None,
     if ring.signing() is not None:
         lines += [f"make a worker's token:\n  {command}", f"send a heartbeat:\n  {curl}", f"see the workers:\n  {look}"]
     else:
-        lines.append("tokens are made by the holder of the private keys: none of the configured keys can sign")
+        lines.append("tokens are created by the holder of the private keys: none of the configured keys can sign")
     shown = "\n".join(escaped(line) for text in lines for line in text.split("\n"))
     sys.stderr.write(f"\n{shown}\n\n")
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""The composition root: every part is made here, from its own section of the configuration, and stopped here."""
+"""The composition root: creates every part from its own section of the configuration, and stops it."""
 
 from __future__ import annotations
 
@@ -67,18 +67,19 @@ log = structlog.get_logger(__name__)
 
 STORE_RETRY_S: Final = 0.5
 STORE_SAY_S: Final = 60.0
-"""How often a start that waits for its store says so."""
+"""Time between log lines while the start waits for the store."""
 ALERTS_STOP_S: Final = 3.0
 COLLECT_AFTER: Final = (1_000, 4, 100)
-"""Some thousands of objects at a time, for some milliseconds; all of them seldom: that takes a quarter of a second with
-3,000 connections. A heartbeat's own objects are gone with it and are never looked at, a connection's as well.
+"""Garbage collection thresholds: usually some thousands of objects, which takes some milliseconds; rarely all objects,
+which takes a quarter of a second with 3,000 connections. Reference counting frees the objects of heartbeats and
+connections without a collection.
 """
 
 
 class Daemon:
-    """One running Lastseen, or one process of several. Made, run and thrown away inside one event loop.
+    """One running daemon, or one process of several. Created, run and discarded inside one event loop.
 
-    ``listeners`` are its own listening socket, and those of the other processes.
+    ``listeners``: its own listening socket first, then those of the other processes.
     """
 
     def __init__(
@@ -204,15 +205,16 @@ class Daemon:
             queues=self._alerts.health,
             owners=self._alerts.owners,
         )
-        # One of several processes speaks for all: it knows when another is not well, and is missed when it is not.
-        speaks = share is None or share.process == 1
-        self._watchdog = _watchdog(config, services) if speaks and config.watchdog.target else None
+        # Only process 1 pings the watchdog. It sees the health of the others; if it dies, the missing ping raises the
+        # alarm.
+        is_first = share is None or share.process == 1
+        self._watchdog = _watchdog(config, services) if is_first and config.watchdog.target else None
 
     async def run(self, stop: StopSignal, on_ready: Callable[[], None]) -> None:
-        """Serve until a signal or a failure; what was accepted is finished first.
+        """Serve until a signal or a failure. Accepted requests are finished before the return.
 
         Raises:
-            StartError: a part of the daemon ended from a bug; whoever supervises the process starts it again.
+            StartError: a part of the daemon ended because of a bug; the process supervisor is expected to restart it.
         """
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_log_loop_error)
@@ -227,7 +229,7 @@ class Daemon:
             _beside("evidence", self._evidence.run(), on_bug=self._fail),
             _beside("eviction", self._eviction.run(), on_bug=self._fail),
         ]
-        # What the start has made lives as long as the process: the collector need not look at it again.
+        # Objects created at the start live as long as the process: exclude them from garbage collection.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*COLLECT_AFTER)
@@ -239,7 +241,7 @@ class Daemon:
                 relief = group.create_task(relieve(self._others, self._adopt), name="relieve the other processes")
                 if not self._stop.is_set():
                     on_ready()
-                # A bug in it ends it alone: then the outside misses it, which is what it is for.
+                # A bug in the watchdog ends only the watchdog: the missing ping then raises the alarm outside.
                 pinging = _beside("watchdog", self._ping(), on_bug=_log_end)
                 beside.append(pinging)
                 await self._stop.wait()
@@ -248,7 +250,7 @@ class Daemon:
                 relief.cancel()
                 for sock in self._others:
                     sock.close()
-                # Requests, passes and deliveries that are under way end side by side, each within its own bound.
+                # Requests, sweeps and deliveries in flight end concurrently, each within its own timeout.
                 group.create_task(self._scheduler.stop(), name="stop the scheduler")
                 group.create_task(self._alerts.stop(ALERTS_STOP_S), name="stop the alerts")
                 group.create_task(self._pulse.end(), name="end the pulse")
@@ -279,7 +281,7 @@ class Daemon:
         log.critical("daemon.part_failed", part=part, error=repr(error), exc_info=error)
 
     def _moved(self, moved: list[Moved]) -> None:
-        """What every committed call is followed by: a log line per transition, the counters, the router's wake-up."""
+        """Called after every committed store call: logs each transition, counts them, wakes the alert router."""
         self._metrics.moved(moved)
         for move in moved:
             log.info(
@@ -324,7 +326,7 @@ class Daemon:
 def _beside(
     part: str, work: Coroutine[object, object, None], *, on_bug: Callable[[str, BaseException], None]
 ) -> asyncio.Task[None]:
-    """Have a part run beside the others until it is cancelled; ``on_bug`` is told of one that ends otherwise."""
+    """Run a part as a background task until it is cancelled. ``on_bug`` is called if it ends with an exception."""
     task = asyncio.create_task(work, name=part)
 
     def ended(_: asyncio.Task[None]) -> None:
@@ -357,27 +359,27 @@ def _log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, object]) ->
 
 
 def _as_descriptors_allow(config: Config, processes: int) -> Config:
-    """With no more connections than there are descriptors for; a warning when others than the usual were asked for."""
+    """Lower ``limits.connections`` to the available descriptors. Warns if the configured number is not the default."""
     limits = config.limits
     allowed = allowed_connections(limits.connections)
     if allowed == limits.connections:
         return config
     usual = -(-type(limits)().connections // processes)
     say = log.info if limits.connections == usual else log.warning
-    hint = 'limits.connections is lowered to what the limit on open files allows: raise that ("ulimit -n")'
+    hint = 'limits.connections is lowered because of the limit on open files: raise that limit ("ulimit -n")'
     say("http.few_descriptors", connections=allowed, configured=limits.connections, hint=hint)
     return config.model_copy(update={"limits": limits.model_copy(update={"connections": allowed})})
 
 
 async def _open_store(settings: StoreSettings, stop: StopSignal, listener: socket.socket) -> Store | None:
-    """Open the store, and answer on the listener until one that is not there yet is; None when a signal came first.
+    """Open the store. Answers on the listener while the store is unavailable. None if a signal came first.
 
     Raises:
-        StartError: it is there and can't be used, which waiting would not change.
+        StartError: the store answers but cannot be used; waiting would not help.
     """
     stopped = asyncio.Event()
     stop.then(lambda _: stopped.set())
-    said, said_s = "", 0.0
+    logged, logged_s = "", 0.0
     async with contextlib.AsyncExitStack() as stack:
         while not stopped.is_set():
             try:
@@ -387,12 +389,12 @@ async def _open_store(settings: StoreSettings, stop: StopSignal, listener: socke
             except StoreDeniedError as error:
                 raise StartError(f"store.url: the store can't be used: {error}") from error
             except StoreUnavailableError as error:
-                if not said:
+                if not logged:
                     waiting = Waiting(listener)
                     stack.push_async_callback(asyncio.to_thread, waiting.end)
-                if str(error) != said or monotonic_s() - said_s >= STORE_SAY_S:
-                    said, said_s = str(error), monotonic_s()
-                    log.warning("store.unavailable", error=said, hint="beats are answered 503 until it answers")
+                if str(error) != logged or monotonic_s() - logged_s >= STORE_SAY_S:
+                    logged, logged_s = str(error), monotonic_s()
+                    log.warning("store.unavailable", error=logged, hint="beats are answered 503 until it answers")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopped.wait(), STORE_RETRY_S)
     return None
@@ -408,10 +410,10 @@ async def run(
     on_ready: Callable[[], None],
     share: Share | None = None,
 ) -> None:
-    """Run one daemon, or one process of several, on a store that is there or will be.
+    """Run one daemon, or one process of several. Waits for a store that is not available yet.
 
     Raises:
-        StartError: it can't start, or a part of it ended from a bug.
+        StartError: the daemon cannot start, or a part of it ended because of a bug.
     """
     config = _as_descriptors_allow(config, 1 if share is None else share.processes)
     stop.attach()

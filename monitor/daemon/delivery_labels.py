@@ -1,6 +1,6 @@
-"""Which deliveries are counted: known at start, so that every series is there from the first scrape on.
+"""Labels of the delivery counters. Known at start, so that every series exists from the first scrape on.
 
-Apart from what makes the alert service, which a supervisor of processes need not load.
+In its own module: the supervisor of processes needs the labels, but not the alert service.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def delivery_outcomes(config: Config) -> list[tuple[str, str]]:
-    """Every receiver with every outcome that an ``AlertService`` may tell of it."""
+    """Every receiver with every outcome that an ``AlertService`` may report for it."""
     return [(receiver.name, outcome.value) for receiver in config.alerts.effective_receivers for outcome in Counted]
 
 
 def delivery_failures(config: Config) -> list[tuple[str, str]]:
-    """Every receiver with every cause for which attempts at it may fail."""
+    """Every receiver with every cause of a failed attempt."""
     return [(receiver.name, cause.value) for receiver in config.alerts.effective_receivers for cause in Cause]

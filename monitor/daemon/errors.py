@@ -1,7 +1,7 @@
-"""Why a daemon can't run."""
+"""Errors of the daemon."""
 
 from __future__ import annotations
 
 
 class StartError(Exception):
-    """The daemon can't run; the message is for the operator."""
+    """The daemon cannot run; the message is for the operator."""

@@ -1,4 +1,4 @@
-"""Says, once a day for each tenant, that tokens which are in use will soon expire."""
+"""Warns, once a day for each tenant, of tokens in use that will expire soon."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ SHOWN: Final = 5
 
 
 class ExpiryWatch:
-    """Belongs to one event loop. Of several processes each speaks of the tokens that it has seen."""
+    """Watches the tokens of one event loop. Each of several processes warns of the tokens that it has seen."""
 
     def __init__(self, authenticator: Authenticator, *, now_ms: Callable[[], int]) -> None:
         self._authenticator = authenticator
         self._now_ms = now_ms
-        self._told_ms: dict[str, int] = {}
+        self._warned_ms: dict[str, int] = {}
 
     async def run(self) -> None:
-        """Look, until cancelled; not at once, when hardly a token has been seen."""
+        """Check periodically, until cancelled. The first check is delayed: at the start no token has been seen."""
         while True:
             await asyncio.sleep(LOOK_S)
             self.look()
 
     def look(self) -> None:
-        """Log a line for each tenant that has not had one within a day."""
+        """Log a warning for each tenant that had none within a day."""
         now_ms = self._now_ms()
-        self._told_ms = {tenant: at_ms for tenant, at_ms in self._told_ms.items() if now_ms - at_ms < AGAIN_MS}
+        self._warned_ms = {tenant: at_ms for tenant, at_ms in self._warned_ms.items() if now_ms - at_ms < AGAIN_MS}
         for tenant, ends in self._authenticator.expiring(now_ms=now_ms, within_ms=SOON_MS).items():
-            if tenant not in self._told_ms:
-                self._told_ms[tenant] = now_ms
+            if tenant not in self._warned_ms:
+                self._warned_ms[tenant] = now_ms
                 first = sorted((end_ms, subject) for subject, end_ms in ends)
                 subjects = list(dict.fromkeys(subject for _, subject in first))[:SHOWN]
                 log.warning(

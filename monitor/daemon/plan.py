@@ -1,4 +1,4 @@
-"""What a daemon with this configuration will do, in lines for people; no credential is in them."""
+"""Human-readable summary of what a daemon with this configuration does, without credentials."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def plan(config: Config) -> Iterator[str]:
-    """The lines, in the order of the sections."""
+    """Yield the lines, in the order of the sections."""
     server, store = config.server, config.store
     data_dir = own_dir(store.data_dir)
     yield f"listens on {server.host} port {server.port or 'any'}, processes: {server.processes}"

@@ -1,4 +1,4 @@
-"""Keeps the authenticator's list of revoked tokens as the store and ``auth.revoked_file`` have it."""
+"""Keeps the authenticator's list of revoked tokens in sync with the store and ``auth.revoked_file``."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 LOOK_S: Final = 2.0
-"""How often the list is looked at; it is in force within 5 seconds, a slow store included."""
+"""Polling interval. A revocation takes effect within 5 seconds, even with a slow store."""
 _revocation: Final = msgspec.msgpack.Decoder(Revocation).decode
 
 
 class RevocationWatch:
-    """Belongs to one event loop. What can't be read leaves in force what was read last."""
+    """Polls the revocations for one event loop. If a source cannot be read, its last known list stays in force."""
 
     def __init__(self, authenticator: Authenticator, store: Store, file: Path | None) -> None:
         self._authenticator = authenticator
@@ -36,21 +36,21 @@ class RevocationWatch:
         self._revision = ""
         self._in_file: list[Revocation] = []
         self._in_store: list[Revocation] = []
-        self._told: str | None = None
+        self._logged_error: str | None = None
 
     async def run(self) -> None:
-        """Look, until cancelled."""
+        """Poll until cancelled."""
         while True:
             await self.look()
             await asyncio.sleep(LOOK_S)
 
     async def look(self) -> None:
-        """See whether the list has changed, and have it in force if so."""
+        """Check whether the list has changed, and apply it if so."""
         is_new = self._look_at_file()
         try:
             revision, packed = await self._list.read(self._revision)
         except StoreUnavailableError:
-            pass  # the probe sees to that
+            pass  # the probe reports that
         else:
             if revision != self._revision:
                 self._revision, self._in_store, is_new = revision, [_revocation(one) for one in packed], True
@@ -68,11 +68,11 @@ class RevocationWatch:
                 return False
             self._in_file = read_revocations(self._file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            if str(error) != self._told:
-                log.error(  # noqa: TRY400 - the file's fault, and no bug
+            if str(error) != self._logged_error:
+                log.error(  # noqa: TRY400 - a fault of the file, not a bug
                     "auth.revoked_file_unreadable", file=str(self._file), error=str(error)
                 )
-            self._told = str(error)
+            self._logged_error = str(error)
             return False
-        self._seen, self._told = seen, None
+        self._seen, self._logged_error = seen, None
         return True

@@ -1,7 +1,7 @@
-"""What the daemon finds out about itself while it runs, so that whoever asks how it is need not wait (P27).
+"""Background self-checks, so that health endpoints answer from memory (P27).
 
-The event loop, the store and the receivers' queues are looked at, each at its own rate and however often somebody
-asks. What is found goes to the metrics, to the health and to the other processes of the daemon.
+Checks the event loop, the store and the receivers' queues, each at its own rate, independent of requests. The results
+go to the metrics, to the health and to the other processes of the daemon.
 """
 
 from __future__ import annotations
@@ -37,21 +37,22 @@ log = structlog.get_logger(__name__)
 TURN_S: Final = 0.25
 LOOP_WINDOW_S: Final = 10.0
 LOOP_LAG_S: Final = 1.0
-"""Half of the time limit of a beat: a loop that is held up for longer has workers hear 503."""
+"""Half of the timeout of a beat: if the loop is blocked for longer, workers get 503."""
 QUEUES_S: Final = 5.0
 DELIVERY_LAG_S: Final = 60.0
 STORE_S: Final = 15.0
 STORE_AGAIN_S: Final = 2.0
-"""How soon the store is looked at again while something is wrong with it."""
+"""Time to the next check of the store while it is degraded."""
 CONFIRM_TRIES: Final = 3
-"""A disk that is slow for a moment is no reason: so many confirmations in a row have to fail."""
+"""Confirmations in a row that must fail before the store counts as not durable: a disk may be slow for a moment."""
 FULL_SHARE: Final = 0.9
 TRIM_S: Final = 30.0
 
 
 class SelfCheck:
-    """Belongs to one event loop. ``queues`` answers how the receivers' queues stand, ``owners`` has the
-    tenants that a receiver belongs to.
+    """The self-checks of one event loop. ``queues`` returns the status of the receivers' queues.
+
+    ``owners``: the tenants that a receiver belongs to.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class SelfCheck:
         health.add_tenant_reasons(self._reasons_of)
 
     async def run(self) -> None:
-        """Look, until cancelled. What it raises is a bug."""
+        """Run the checks until cancelled. An exception from here is a bug."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch_loop(), name="watch the loop")
             group.create_task(self._watch_probe(), name="watch the probe")
@@ -103,14 +104,14 @@ class SelfCheck:
         return [Reason.DEAD_LETTERS] if tenant in self._tenants_with_dead_letters else []
 
     def _loop_lag_s(self) -> float:
-        """The longest that the loop was held up within the window."""
+        """Longest delay of the loop within the window."""
         began_s = monotonic_s() - LOOP_WINDOW_S
         while self._lags and self._lags[0][0] < began_s:
             self._lags.popleft()
         return max((late_s for _, late_s in self._lags), default=0.0)
 
     async def _watch_loop(self) -> None:
-        """See how late a timer comes, and tell the other processes how this one is: a stuck one tells nothing."""
+        """Measure how late a timer fires, and publish this process's state: a stuck process publishes nothing."""
         while True:
             due_s = monotonic_s() + TURN_S
             self._metrics.condition.routing(self._outbox.lag_s())
@@ -129,17 +130,17 @@ class SelfCheck:
             self._lags.append((now_s, max(now_s - due_s, 0.0)))
 
     async def _watch_probe(self) -> None:
-        """Have the store write now and then, so that its trouble shows also while nobody asks and nobody beats."""
+        """Make the store write periodically, so that failures are detected without requests and beats too."""
         while True:
             self._metrics.condition.store(up=await self._health.store_writes())
             await asyncio.sleep(PROBE_AGE_S)
 
     async def _watch_queues(self) -> None:
-        """The queues are asked, not the receivers."""
+        """Check the queues. Sends nothing to receivers."""
         while True:
             try:
                 found = await self._queues()
-            except QueueUnavailableError:  # the store's trouble is a reason of its own
+            except QueueUnavailableError:  # the store's failure is a separate reason
                 self._metrics.condition.queues(())
             except Exception:  # a bug of the alert side must not end the intake (P30)
                 log.exception("vitals.queues_failed")
@@ -181,16 +182,16 @@ class SelfCheck:
             await asyncio.sleep(STORE_AGAIN_S if found else STORE_S)
 
     async def _look_at_store(self) -> list[str]:
-        """What will go wrong in the store, or keeps notifications back, while it still takes writes."""
+        """Reasons why the store is degraded although it accepts writes: nearly full, or not durable."""
         try:
             condition = await self._store.condition()
         except StoreUnavailableError:
             self._metrics.condition.memory(math.nan, math.nan)
             self._metrics.condition.durable(math.nan, confirm_s=math.nan)
-            return []  # the probe sees to that
+            return []  # the probe reports that
         self._metrics.condition.memory(condition.used_bytes, condition.limit_bytes)
         found: list[str] = [Reason.STORE_NEARLY_FULL] if condition.over(FULL_SHARE) else []
-        # A server that has no append-only file answers no WAITAOF, as one that is too old to know the command.
+        # A server without an append-only file does not answer WAITAOF, nor does one too old for the command.
         keeps = condition.append_only or not self._store.settings.fsync
         began_s = monotonic_s()
         confirmed = await self._confirms()
@@ -202,7 +203,7 @@ class SelfCheck:
         return found if keeps and confirmed else [*found, Reason.STORE_NOT_DURABLE]
 
     async def _confirms(self) -> bool:
-        # One partition stands for all: they are on one server.
+        # Checking one partition is enough: all are on one server.
         for _ in range(CONFIRM_TRIES):
             try:
                 await self._store.confirm(0)
@@ -213,9 +214,9 @@ class SelfCheck:
 
 
 def give_back_memory() -> None:
-    """Have the C library give back what is free (glibc only), which it keeps where thousands of unfinished bodies were.
+    """Return free memory of the C library to the system (glibc only), such as after thousands of unfinished bodies.
 
-    Takes a tenth of a millisecond where there is nothing to give back, and about four for 40 MiB.
+    Takes a tenth of a millisecond if there is nothing to return, and about four for 40 MiB.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

@@ -1,4 +1,4 @@
-"""A run of the daemon from its start to its exit status: the port, the store and the keys, then what works on them."""
+"""Runs the daemon from its start to its exit status: opens the port, the store and the keys, then serves."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ log = structlog.get_logger(__name__)
 
 
 SLOW_START_S: Final = 2.0
-"""An embedded store that takes longer has much to load."""
+"""If the embedded store takes longer, it has much data to load, and requests are answered meanwhile."""
 CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
-"""Of a container's own control group: microseconds of processor time in a period of so many, or ``max``."""
+"""CPU quota of a container's control group: microseconds of processor time and of the period, or ``max``."""
 
 
 def usable_cores(quota: Path = CPU_QUOTA) -> int:
-    """How many cores' worth this process may use: those it may run on, or what its container has, if that is less."""
+    """Number of cores that this process may use: its CPU affinity, or the quota of its container if that is less."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):
         granted, period = (int(word) for word in quota.read_text(encoding="ascii").split())
@@ -53,9 +53,9 @@ def serve(
     *,
     warnings: Sequence[str],
 ) -> int:
-    """Run the daemon until it is told to stop; the process's exit status.
+    """Run the daemon until a stop signal. Returns the exit status.
 
-    ``on_ready`` is called once, when beats are accepted, with the port that is listened on.
+    ``on_ready`` is called once, when beats are accepted, with the listening port.
     """
     logs.configure(level=config.log.level, form=config.log.format, paged=config.alerts.paged)
     for warning in warnings:
@@ -94,13 +94,13 @@ def serve(
 
 
 def _started(embedded: EmbeddedStore, listener: socket.socket, stop: StopSignal) -> str:
-    """The URL of the embedded store, once it has its data; while that takes long, requests are answered."""
+    """Start the embedded store and return its URL. If loading its data takes long, requests are answered meanwhile."""
     begun_s, waiting = monotonic_s(), None
 
     def abandoned() -> bool:
         nonlocal waiting
         if waiting is None and monotonic_s() - begun_s >= SLOW_START_S:
-            from monitor.daemon.waiting import Waiting  # noqa: PLC0415 - a supervisor of processes needs no server
+            from monitor.daemon.waiting import Waiting  # noqa: PLC0415 - the supervisor needs no server
 
             waiting = Waiting(listener)
         return bool(stop.why)
@@ -126,8 +126,8 @@ def _one(
     stop: StopSignal,
     on_ready: Callable[[], None],
 ) -> None:
-    """Do everything in this process."""
-    # Each way loads what it needs: a supervisor of processes needs no servers, which take a second to load.
+    """Serve in this process."""
+    # Imported here: the supervisor of processes does not need the servers, which take a second to load.
     import uvloop  # noqa: PLC0415
 
     from monitor.daemon.daemon import run  # noqa: PLC0415
@@ -147,7 +147,7 @@ def _several(
     stop: StopSignal,
     on_ready: Callable[[], None],
 ) -> None:
-    """Have processes of our own do everything."""
+    """Serve in child processes."""
     from monitor.daemon.processes.supervisor import Supervisor  # noqa: PLC0415
 
     supervisor = Supervisor(config, processes=_processes(config), store_url=url, ring=ring, listener=listener)
@@ -155,7 +155,7 @@ def _several(
 
 
 async def _beside(embedded: EmbeddedStore | None, work: Coroutine[object, object, None]) -> None:
-    """Do the work while the embedded store is watched, which is stopped afterwards."""
+    """Do the work while watching the embedded store; stop the store afterwards."""
     async with contextlib.AsyncExitStack() as stack:
         if embedded is not None:
             watching = asyncio.create_task(embedded.watch(lambda: None), name="watch store")

@@ -1,4 +1,4 @@
-"""What parts of the daemon need to know of the configuration, in their own words."""
+"""Maps the configuration to the settings of single parts of the daemon."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:
-    """The store's own part of the configuration."""
+    """The settings of the store."""
     usual = config.liveness
     return StoreSettings(
         url=url,
@@ -50,13 +50,13 @@ def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:
 
 
 def _bytes_per_tenant(config: Config) -> int:
-    """The quota, and at most half of an embedded store, which one tenant must not fill for all (P29)."""
+    """Quota of a tenant. At most half of an embedded store, so that one tenant cannot fill it for all (P29)."""
     quota, store = config.limits.bytes_per_tenant, config.store
     return min(quota, (store.maxmemory_bytes or share_of_memory()) // 2) if store.embedded else quota
 
 
 def _installation(config: Config) -> tuple[str, ...]:
-    """What names this installation to a store that others reach too: its replicas have keys in common, at any time."""
+    """Names of this installation in a shared store. Default: from the keys, of which replicas always share some."""
     if config.store.embedded:
         return ()
     if config.store.installation:
@@ -65,7 +65,7 @@ def _installation(config: Config) -> tuple[str, ...]:
 
 
 def beat_rates(config: Config) -> BeatRates:
-    """What one process lets through."""
+    """The rate limits of one process."""
     limits = config.limits
 
     def rate(per_s: int, burst: int) -> Rate | None:

@@ -1,7 +1,7 @@
-"""The signals that stop, remembered from the program's first moment on, and those that must not end it.
+"""Signal handling: stop signals are remembered from the start of the program on, and others are ignored.
 
-Before the event loop runs there are seconds of imports and of loading the embedded store's data. A signal that
-comes then must neither end the program halfway, nor get lost in some library's exception handling.
+Before the event loop runs, imports and loading the embedded store's data take seconds. A signal in that time must
+neither end the program halfway, nor get lost in the exception handling of a library.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 IGNORED: Final = (signal.SIGUSR1, signal.SIGUSR2)
-"""They mean something to other daemons. Unhandled, they would end this one at once."""
+"""Signals with a meaning for other daemons. Unhandled, they would kill this one."""
 
 
 class StopSignal:
-    """Made in the main thread. ``why`` is the name of the signal that came, empty before one has."""
+    """Receives stop signals. Must be created in the main thread. ``why``: name of the received signal, or empty."""
 
     def __init__(self) -> None:
         self.why = ""
         self._then: Callable[[str], None] | None = None
-        # Under nohup it outlives the terminal.
+        # Under nohup the daemon outlives the terminal.
         self._stopping = [
             number for number in STOPPING if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
         ]
@@ -34,7 +34,7 @@ class StopSignal:
             signal.signal(number, signal.SIG_IGN)
 
     def attach(self) -> None:
-        """Let the running event loop notice signals from now on."""
+        """Handle signals in the running event loop from now on."""
         loop = asyncio.get_running_loop()
         for number in self._stopping:
             loop.add_signal_handler(number, self._on, number)
@@ -42,7 +42,7 @@ class StopSignal:
             loop.add_signal_handler(number, _say_ignored, number)
 
     def then(self, action: Callable[[str], None]) -> None:
-        """Have ``action`` called with the signal's name, and no other action any more: at once, if one has come."""
+        """Set the action to call with the signal's name; replaces the previous one. Called now if a signal came."""
         self._then = action
         if self.why:
             action(self.why)
@@ -54,7 +54,7 @@ class StopSignal:
 
 
 def _say_ignored(number: int) -> None:
-    import structlog  # noqa: PLC0415 - there are commands that log nothing
+    import structlog  # noqa: PLC0415 - some commands do not log
 
     log = structlog.get_logger(__name__)
     log.warning("signal.ignored", signal=signal.Signals(number).name, hint="SIGTERM stops the daemon")

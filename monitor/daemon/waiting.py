@@ -1,7 +1,7 @@
-"""What is answered while the store is not there yet: this process is alive and not ready, and beats may come again.
+"""A server that answers while the store is not available yet: alive, not ready, and 503 for beats.
 
-On a thread and an event loop of its own, since the embedded store is awaited before there is a loop. It accepts on a
-copy of the listening socket: what comes while the daemon takes over waits in the socket's queue.
+Runs in its own thread and event loop, because the embedded store starts before there is a loop. It accepts on a
+copy of the listening socket: connections that arrive while the daemon takes over wait in the socket's backlog.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STOP_MS: Final = 1_000
 
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-    """The probes, and 503 for everything else."""
+    """Answer the probes, and 503 to every other request."""
     match scope["path"]:
         case "/livez":
             response = json_answer({"status": "ok", "reasons": []})
@@ -41,7 +41,7 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Waiting:
-    """Answers on ``listener`` from its making until ``end``."""
+    """Answers on ``listener`` from its creation until ``end``."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener.dup()
@@ -51,7 +51,7 @@ class Waiting:
         self._thread.start()
 
     def end(self) -> None:
-        """Answer what has come, and accept no more. Blocks for a little more than a second at most."""
+        """Stop accepting, and answer the received requests. Blocks for little more than a second at most."""
         self._begun.wait()
         if self._server is not None:
             self._server.should_exit = True

@@ -1,8 +1,8 @@
-"""The outgoing heartbeat: tells a watcher elsewhere that this monitor is well, and says nothing when it is not (P27).
+"""The outgoing heartbeat: pings an external service while this monitor is healthy, and stops when it is not (P27).
 
-A monitor can't report its own death, nor that its alerts do not leave. So somebody outside expects a request from it
-at an interval and raises the alarm when none comes: healthchecks.io, Uptime Kuma, Dead Man's Snitch, Cronitor, or a
-server that notes it. All of them take a plain GET.
+A monitor can report neither its own death nor that its alerts are not delivered. So an external service expects a
+request at an interval and raises an alarm when none comes: healthchecks.io, Uptime Kuma, Dead Man's Snitch, Cronitor,
+or a server that records requests. All of them accept a plain GET.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 RECHECK_S: Final = 1.0
-"""How often it is asked, while a ping is due, whether what stood in its way is over."""
+"""Time between checks of the reasons while a due ping is held back."""
 PATIENCE_S: Final = 5.0
-"""What passes within this time of a ping's turn, such as the first sweep after a start, withholds nothing."""
+"""A due ping waits this long for reasons to pass, such as the first sweep after a start, before it is withheld."""
 RETRY_S: Final = 10.0
-"""When a ping that failed is tried again, if the interval is longer."""
+"""Time to the retry of a failed ping, if the interval is longer."""
 
 
 class Watchdog:
-    """Sends a GET to ``url`` every ``interval_s`` seconds, for as long as ``reasons`` finds none why it should not.
+    """Sends a GET to ``url`` every ``interval_s`` seconds while ``reasons`` returns none.
 
-    Belongs to one event loop. Redirects are not followed, little of the answer is read, and ``timeout_s`` bounds all
-    of it. Private addresses are refused unless ``allow_private``. ``reasons`` does not raise. ``on_outcome`` is told of
-    each ping that was sent, failed or was withheld; the log says each change once.
+    Belongs to one event loop. Redirects are not followed, only the start of the answer is read, and ``timeout_s``
+    limits the whole exchange. Private addresses are refused unless ``allow_private``. ``reasons`` does not raise.
+    ``on_outcome`` is called for each ping that was sent, failed or was withheld; each change is logged once.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Watchdog:
                 if reasons:
                     if monotonic_s() - due_s >= patience_s:
                         self._withhold(reasons)
-                        due_s += self._interval_s  # this one is not sent any more
+                        due_s += self._interval_s  # this ping is skipped
                         patience_s = 0.0
                     await asyncio.sleep(min(RECHECK_S, self._interval_s))
                     continue
@@ -92,7 +92,7 @@ class Watchdog:
         self._withheld = ()
 
     async def _ping(self, session: aiohttp.ClientSession) -> bool:
-        """Send one; whether a 2xx came back."""
+        """Send one ping. Returns whether the answer was 2xx."""
         try:
             answer = await exchange(session, "GET", self._url, headers={}, timeout_s=self._timeout_s)
             failure = "" if answer.is_accepting else f"HTTP {answer.status}"

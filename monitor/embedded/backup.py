@@ -1,9 +1,9 @@
-"""A copy of the embedded store's data, made beside a running server or a stopped one, and proved by starting on it.
+"""A copy of the embedded store's data, made while the server runs or not, and verified by starting a server on it.
 
-What the server knows is in the files that ``appendonlydir/appendonly.aof.manifest`` names: a base, which never
-changes, and files that are only appended to. A rewrite replaces them by new ones and the manifest by another. So a copy
-is one of a single moment if all files of one manifest were open while that manifest stood: what is deleted later can
-still be read, and what is appended later is a prefix of the truth. The server need not be asked, and is not held up.
+The server's data is in the files that ``appendonlydir/appendonly.aof.manifest`` names: a base, which never
+changes, and files that are only appended to. A rewrite replaces the files and the manifest. So a copy is consistent
+if all files of one manifest were opened while that manifest was current: a file deleted later can still be read, and
+what was read of a growing file is a prefix of its content. The server is not asked, and is not held up.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LEFT_BY_A_START: Final = ("lock", "store/lock", "store/valkey.log", "store/valk
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Backup:
-    """What was copied. ``files`` counts the manifest too."""
+    """The result of a backup. ``files`` counts the manifest too."""
 
     files: int
     size_bytes: int
@@ -38,13 +38,13 @@ class Backup:
 def back_up(data_dir: Path, target: Path, *, binary: str | None = None) -> Backup:
     """Copy the store of ``data_dir`` to ``target``, which is then a data directory of its own.
 
-    The copy has what the store had written when it was made, and appears under its name only when it is on the disk and
-    a server has started on it, which takes as much memory as the store does. The signing key is not part of it. Blocks;
-    called in the main thread. ``binary``: the server to prove it with, as for ``EmbeddedStore``.
+    The copy contains what the store had written when it was made. It gets its name only after it is on the disk and
+    a server has started on it, which needs as much memory as the store does. The signing key is not copied. Blocks;
+    call it in the main thread. ``binary``: the server for the verification, as for ``EmbeddedStore``.
 
     Raises:
-        EmbeddedStoreError: there is no store in ``data_dir``, ``target`` has something in it already, or the copy can't
-            be made or started on; nothing is left of it then.
+        EmbeddedStoreError: there is no store in ``data_dir``, ``target`` is not empty, or the copy can't be made or
+            started on; then nothing is left of the copy.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise EmbeddedStoreError(f"{target} is there already, and is not an empty directory")
@@ -78,11 +78,11 @@ def _copy(source: Path, target: Path) -> Backup:
 
 
 def _opened(source: Path, stack: contextlib.ExitStack) -> tuple[list[bytes], dict[str, BinaryIO]]:
-    """The lines of the manifest, and the files that they name, opened while it stood.
+    """Return the lines of the manifest, and the files that they name, opened while the manifest was current.
 
     Raises:
         OSError: there is no manifest, or a file can't be read.
-        EmbeddedStoreError: the manifest changes all the time.
+        EmbeddedStoreError: the manifest kept changing.
     """
     give_up_s = monotonic_s() + OPEN_LIMIT_S
     while monotonic_s() < give_up_s:
@@ -101,13 +101,13 @@ def _opened(source: Path, stack: contextlib.ExitStack) -> tuple[list[bytes], dic
 
 
 def _manifest(source: Path) -> list[bytes]:
-    """Its lines but those of files that are to be deleted, which nobody reads any more."""
+    """Return the manifest's lines without those of files to be deleted, which are no longer used."""
     lines = (source / _MANIFEST).read_bytes().splitlines()
     return [line for line in lines if not line.endswith(b" type h")]
 
 
 def _name(line: bytes) -> str:
-    """The file that a line names: ``file NAME seq N type T``; all names are the server's own."""
+    """Return the file that a line names: ``file NAME seq N type T``; all names come from the server."""
     name = line.split()[1].decode("ascii")
     if Path(name).name != name:
         raise EmbeddedStoreError(f"{_MANIFEST} names {name!r}, which is not in its directory")
@@ -115,7 +115,7 @@ def _name(line: bytes) -> str:
 
 
 def _made(path: Path) -> BinaryIO:
-    """A new file, for its owner only."""
+    """Create a file that only its owner can access."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
 
 
@@ -126,10 +126,10 @@ def _written(target: Path, source: BinaryIO) -> int:
 
 
 def _prove(data_dir: Path, binary: str | None) -> None:
-    """Start a server on the copy, and leave nothing of that behind. What was cut off at its end is gone then.
+    """Start a server on the copy, and remove its traces. The server drops an incomplete end of the data.
 
     Raises:
-        EmbeddedStoreError: it does not start.
+        EmbeddedStoreError: the server does not start.
     """
     store = EmbeddedStore(data_dir, binary=binary)
     store.start()
@@ -141,7 +141,7 @@ def _prove(data_dir: Path, binary: str | None) -> None:
 def _sync_tree(top: Path) -> None:
     for directory, _, names in os.walk(top):
         for name in names:
-            Path(directory, name).chmod(0o600)  # the server has made some of them anew
+            Path(directory, name).chmod(0o600)  # the server has replaced some of them
             _sync(Path(directory, name))
         _sync(Path(directory))
 

@@ -1,4 +1,4 @@
-"""The data directory's locks, what stands in them, and the place of the server's socket."""
+"""The data directory's locks and lock record, and the server's socket."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 MAX_SOCKET_PATH_BYTES: Final = 100
-"""``sun_path`` holds 104 bytes on macOS and 108 on Linux, a closing zero included."""
+"""``sun_path`` has 104 bytes on macOS and 108 on Linux, including a closing zero."""
 POLL_S: Final = 0.02
 
 _SOCKET_NAME: Final = "valkey.sock"
@@ -31,25 +31,25 @@ _log: FilteringBoundLogger = structlog.get_logger()
 
 
 class LockRecord(BaseModel):
-    """What stands in the lock file: who has the data directory. For messages and for comparison only."""
+    """Content of the lock file: the holder of the data directory. For messages and for comparison only."""
 
     model_config = ConfigDict(frozen=True)
 
     daemon_pid: int
     store_pid: int | None
     socket: Path
-    """Where the server listens."""
+    """The server's socket."""
     socket_dir: Path | None
-    """The temporary directory made for the socket, where the data directory's path is too long for it."""
+    """The temporary directory of the socket, if the data directory's path is too long for it."""
 
 
 def open_lock(path: Path) -> int:
-    """The descriptor of a lock file, made if it is not there; for its owner only, and never through a link."""
+    """Open a lock file, created if missing; only for its owner, and never through a link."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 def lock(fd: int) -> bool:
-    """Take the lock if nobody has it.
+    """Take the lock if it is free. Return whether it was.
 
     Raises:
         OSError: the file system has no locks.
@@ -62,7 +62,7 @@ def lock(fd: int) -> bool:
 
 
 def read_record(path: Path) -> LockRecord | None:
-    """What the last holder of the lock wrote, if it was killed or lives; None after a clean stop."""
+    """Return the record of the last holder if it lives or was killed; None after a clean stop."""
     try:
         return LockRecord.model_validate_json(path.read_bytes())
     except ValidationError:
@@ -70,12 +70,12 @@ def read_record(path: Path) -> LockRecord | None:
 
 
 def await_orphan(fd: int, record: LockRecord | None, *, data_dir: Path, limit_s: float) -> None:
-    """Take the server's lock, waiting for the end of one whose daemon is dead. The caller has the daemon's lock.
+    """Take the server's lock, after the end of a server whose daemon is dead. The caller has the daemon's lock.
 
-    On Linux such a server is on its way out; one that is not is asked to go through its own socket.
+    On Linux such a server is already shutting down; otherwise it is asked to, through its own socket.
 
     Raises:
-        EmbeddedStoreError: it is still there after ``limit_s``.
+        EmbeddedStoreError: the server still runs after ``limit_s``.
         OSError: as ``lock``.
     """
     if lock(fd):
@@ -95,7 +95,7 @@ def await_orphan(fd: int, record: LockRecord | None, *, data_dir: Path, limit_s:
 
 
 def _shutdown_accepted(record: LockRecord) -> bool:
-    """Tell the server to shut down, if the one behind the recorded socket is the recorded process."""
+    """Send SHUTDOWN, if the server behind the recorded socket is the recorded process. Return whether it was sent."""
     try:
         with client_of(record.socket) as client:
             if client.info("server").get("process_id") != record.store_pid:
@@ -107,13 +107,13 @@ def _shutdown_accepted(record: LockRecord) -> bool:
 
 
 def place_socket(store_dir: Path) -> tuple[Path, Path | None]:
-    """Where the server is to listen, and the private directory made for that, if one was needed.
+    """Return the path of the server's socket, and the private directory created for it, if one was needed.
 
-    Not under ``XDG_RUNTIME_DIR``: that one vanishes when the user logs out, under a daemon that stays.
+    Not under ``XDG_RUNTIME_DIR``, which is removed when the user logs out while the daemon stays.
 
     Raises:
         EmbeddedStoreError: no path is short enough.
-        OSError: no directory can be made.
+        OSError: no directory can be created.
     """
     socket = store_dir / _SOCKET_NAME
     if _fits(socket):
@@ -130,7 +130,7 @@ def _fits(socket: Path) -> bool:
 
 
 def remove_socket(socket: Path, socket_dir: Path | None) -> None:
-    """Remove a socket that nobody listens on, and the directory made for it. What is not there is fine."""
+    """Remove an unused socket, and the directory created for it. Missing ones are ignored."""
     if socket.name != _SOCKET_NAME:
         return
     with contextlib.suppress(OSError):
@@ -140,7 +140,7 @@ def remove_socket(socket: Path, socket_dir: Path | None) -> None:
 
 
 def is_utf8(path: Path) -> bool:
-    """Whether the path can be written down as text, in the lock file and in a URL."""
+    """Whether the path can be written as text, in the lock file and in a URL."""
     try:
         str(path).encode()
     except UnicodeEncodeError:

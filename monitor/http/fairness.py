@@ -1,9 +1,10 @@
-"""How much of one turn of the event loop goes to requests that have come.
+"""Fairness in the event loop: limits the time that parsing requests takes in one turn.
 
-The loop hands over everything that has come at all connections before it does anything else. With ten thousand of
-them and a processor that is too slow, such a turn takes many seconds, in which no answer of the store is read and no
-pulse is sent: all beats would run into their time limit, and none be stored. So requests have a slice of each turn,
-and those that come when it is used up wait, in their order, for the next one; their connections are not read meanwhile.
+The loop delivers all data received on all connections before it does anything else. With ten thousand connections
+and a slow processor such a turn takes many seconds. In that time no answer of the store is read and no pulse is
+sent: every beat would run into its timeout, and none would be stored. So requests get a time slice of each turn.
+Requests that arrive after the slice is used up wait, in order, for the next turn; their connections are not read
+meanwhile.
 """
 
 from __future__ import annotations
@@ -22,27 +23,27 @@ SLICE_S: Final = 0.02
 
 
 class Waiting(Protocol):
-    """A connection with something to be parsed."""
+    """A connection with data to parse."""
 
     def go_on(self) -> None:
-        """Its turn has come."""
+        """Parse the data now."""
         ...
 
 
 class Turns:
-    """Belongs to one event loop."""
+    """The time slices of one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, stall: Stall) -> None:
         self._loop = loop
         self._stall = stall
         self.open_until_s = 0.0
-        """Until when, by ``monotonic_s``, ``admit`` says yes and nothing that is read is old: neither need be asked."""
+        """Until this time of ``monotonic_s``, ``admit`` returns True and no read data is old: skip both checks."""
         self._queue: deque[tuple[Waiting, float]] = deque()
         self._until_s = 0.0
         self._is_begun = False
 
     def admit(self, connection: Waiting) -> bool:
-        """Whether the connection may go on now; else its ``go_on`` is called when its turn has come."""
+        """Whether the connection may be parsed now. If not, its ``go_on`` is called in a later turn."""
         now_s = monotonic_s()
         if not self._is_begun:
             self._begin(now_s)
@@ -59,11 +60,11 @@ class Turns:
         self._loop.call_soon(self._next)
 
     def oldest_s(self) -> float:
-        """How long the request has waited that waits for longest, in seconds; 0 where none does."""
+        """Age of the oldest waiting request in seconds; 0: none waits."""
         return monotonic_s() - self._queue[0][1] if self._queue else 0.0
 
     def _next(self) -> None:
-        """Begin a turn: with those that wait, if any do."""
+        """Begin a turn with the waiting connections, if there are any."""
         self._is_begun, self.open_until_s = False, 0.0
         if not self._queue:
             return

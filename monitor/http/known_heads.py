@@ -1,8 +1,8 @@
-"""Heads of heartbeats that were parsed and judged before, and need not be again.
+"""Cache of parsed request heads of heartbeats.
 
-A fleet sends few different heads, again and again: they differ by token and by the length of the body. Parsing one and
-judging it is a sixth of the daemon's CPU time for a heartbeat. The same bytes mean the same on each connection that
-waits for a request, so what was found of them once holds for good. Whether their token still does is asked each time.
+A fleet sends few different heads: they differ by token and by the length of the body. Parsing and checking a head takes
+a sixth of the daemon's CPU time for a heartbeat. Between two requests the same bytes mean the same on every connection,
+so a result never expires. The validity of the token is not cached: it is checked for each request.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from monitor.http.shortcut import Sender
 
 MOST: Final = 32_768
-"""At about 300 bytes each."""
+"""Maximum cached heads, about 300 bytes each."""
 RENEW_S: Final = 600.0
-"""What is known is forgotten no more often than this: with more heads than ``MOST`` the rest is parsed each time."""
+"""Minimum time between two evictions of the whole cache. Until then, heads beyond ``MOST`` are parsed each time."""
 _LONGEST: Final = 4_096
 _END: Final = b"\r\n\r\n"
 
 
 class KnownHeads:
-    """Belongs to one event loop, and to one authenticator, whose digests it holds.
+    """The cache of one event loop, and of one authenticator, whose digests it holds.
 
-    ``begins`` is how the heads begin that are worth knowing.
+    ``begins``: start of the heads worth caching.
     """
 
     def __init__(self, begins: bytes, *, most: int = MOST, renew_s: float = RENEW_S) -> None:
@@ -35,13 +35,13 @@ class KnownHeads:
         self._most = most
         self._renew_s = renew_s
         self._known: dict[bytes, tuple[Sender, int]] = {}
-        # By a keyed digest: a head has a token in it, which does not stay in memory, and without the key no other
-        # head with the same digest can be searched for.
+        # Keyed digests, because a head contains a token, which must not stay in memory, and because without the key
+        # a collision cannot be searched for.
         self._hash: Final = blake2b(digest_size=16, key=os.urandom(16))
         self._renewed_s = monotonic_s()
 
     def find(self, data: bytes) -> tuple[Sender, bytes] | None:
-        """Who sends ``data``, and its body, if it is one whole request whose head is known."""
+        """The sender and the body of ``data``, if it is exactly one complete request with a cached head."""
         head, end, body = data.partition(_END)
         if not end or len(head) > _LONGEST:
             return None
@@ -51,7 +51,7 @@ class KnownHeads:
         return known[0], body
 
     def keep(self, data: bytes, body: bytes, sender: Sender) -> None:
-        """``data`` was a whole request, with this body; nothing is kept if it was anything beside its head and it."""
+        """Cache the head of ``data``, a complete request with this body. Ignored if ``data`` has other bytes."""
         head, _, rest = data.partition(_END)
         if not body or rest != body or len(head) > _LONGEST:
             return

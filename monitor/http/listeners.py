@@ -1,9 +1,9 @@
-"""How several processes share one port.
+"""Listening sockets of several processes on one port.
 
-Each has a listening socket of its own on it, and the kernel deals new connections out by a hash, so evenly. (With one
-socket for all, whoever wakes first takes most of those that wait: of 64 opened at once often all.) The supervisor keeps
-every socket open, and each process has the others' too: what waits at one whose process is dead, or too
-busy, is taken by another after a moment. So no connection is lost with the process that it was dealt to.
+Each process has its own listening socket, and the kernel distributes new connections evenly, by a hash. (With one
+shared socket the first process to wake accepts most waiting connections: of 64 opened at once often all.) The
+supervisor keeps every socket open, and each process also has the sockets of the others. If a process is dead or too
+busy, another one accepts its waiting connections after a moment. So no connection is lost with a process.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
 RELIEF_S: Final = 0.05
-"""How long a connection waits, about, before another process takes it."""
+"""Approximate wait of a connection before another process accepts it."""
 RELIEF_LIMIT: Final = 512
-"""Connections taken from one socket at a time, so that all processes have their part in it."""
+"""Maximum connections accepted from one socket at a time, so that all processes get a share."""
 
 
 def dealt(first: socket.socket, *, count: int, backlog: int) -> tuple[socket.socket, ...]:
-    """``count`` listening sockets on the address of ``first``, which is one of them.
+    """Create ``count`` listening sockets on the address of ``first``, which is one of them.
 
-    ``first`` was bound alone, which is how a second daemon on the port is found out; it is opened to the others here.
-    Where the kernel deals nothing out (any but Linux) all are the same.
+    ``first`` was bound without SO_REUSEPORT, to detect a second daemon on the port; the option is set here. Where the
+    kernel does not distribute connections (any but Linux) all are the same socket.
 
     Raises:
-        OSError: there are no more sockets to be had.
+        OSError: a socket cannot be created.
     """
     if sys.platform != "linux":
         return (first,) * count
@@ -47,16 +47,16 @@ def dealt(first: socket.socket, *, count: int, backlog: int) -> tuple[socket.soc
 
 
 async def relieve(sockets: Sequence[socket.socket], adopt: Callable[[socket.socket], Awaitable[object]]) -> None:
-    """Take what waits at the sockets of other processes, until cancelled."""
+    """Accept connections that wait at the sockets of other processes, until cancelled."""
     while True:
         await asyncio.sleep(RELIEF_S)
         for sock in sockets:
             for _ in range(RELIEF_LIMIT):
                 try:
                     connection, _ = sock.accept()
-                except OSError:  # nobody waits; or it has gone again, or we have no descriptor for it
+                except OSError:  # none waits, it has disconnected, or there is no free descriptor
                     break
                 try:
                     await adopt(connection)
-                except OSError:  # it has gone again
+                except OSError:  # the client has disconnected
                     connection.close()

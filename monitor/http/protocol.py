@@ -1,9 +1,9 @@
-"""HTTP/1.1 as uvicorn speaks it, with bounds on what a client may keep of us, and with the short way for heartbeats.
+"""HTTP/1.1: uvicorn's protocol, with limits on the resources of a client, and with the short path for heartbeats.
 
-The short way (``Shortcut``) saves a heartbeat the request scope, the task and the messages of an ASGI call, which
-cost several times as much as the heartbeat itself; ``docs/performance.md`` has the figures. A request can take it
-when it has come whole, in one read, on a connection with no other request under way. What it declines goes
-through uvicorn's own code and the app, as if there were no short way.
+The short path (``Shortcut``) avoids the request scope, the task and the messages of an ASGI call, which
+cost several times as much as the heartbeat itself; ``docs/performance.md`` has the figures. It is open to a request
+that arrives complete, in one read, on a connection with no other request in flight. A request that it declines goes
+through uvicorn's own code and the app, as if there were no short path.
 """
 
 from __future__ import annotations
@@ -29,26 +29,27 @@ log = structlog.get_logger(__name__)
 
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 1_048_576
-"""After an answer that ends a connection in the middle of a request, what still comes is dropped for so long, and no
-more of it: closing on unread bytes makes the kernel reset the connection, and the client may never see the answer."""
+"""After an answer that ends a connection in the middle of a request, received data is dropped, up to these limits of
+time and size. If a connection with unread data is closed, the kernel resets it, and the client may not receive the
+answer."""
 BODY_SHARE: Final = 8
-"""Each byte of a chunked body may bring as many bytes of chunk heads and trailers, besides ``head_bytes``."""
+"""Bytes of chunk heads and trailers allowed per byte of a chunked body, in addition to ``head_bytes``."""
 FIELD_BYTES: Final = 128
-"""What a field takes in memory besides its own bytes."""
+"""Memory of a header field in addition to its own bytes."""
 PIECE_BYTES: Final = 4_096
-"""What was read is parsed in pieces of this size, and no further once a request waits for the one before it: in one
-read there may be thousands of small ones, and each takes a hundred times its size in memory."""
+"""Data is parsed in pieces of this size, and only until a request has to wait for the previous one. One read may hold
+thousands of small requests, and each takes a hundred times its size in memory."""
 
 
 class Flow(FlowControl):
-    """Reads no further while a request waits for the one before it: that one has come whole."""
+    """Flow control that does not read while a complete request waits for the previous one."""
 
     def __init__(self, transport: asyncio.Transport, protocol: BoundedProtocol) -> None:
         super().__init__(transport)
         self._protocol = protocol
 
     def resume_reading(self) -> None:
-        """Read on, unless a request waits already."""
+        """Resume reading, unless a request waits."""
         if not self._protocol.is_behind():
             super().resume_reading()
 
@@ -68,26 +69,26 @@ class BoundedProtocol(ShortProtocol):
         self.address = network(self.client[0]) if self.client else ""
         self._held = b""
         self._waits = False
-        """Whether what is held waits for a turn of the loop."""
+        """Whether the held data waits for a turn of the loop."""
         self._stalled_s: float | None = None
-        """Since when the client has not taken what was written to it."""
+        """Since when the client has not read the data written to it."""
         self.headers = []  # empty lines may come before the first request
         self._is_between = True
         """Whether the parser waits for a request to begin."""
         self._in_body = False
-        """Whether a request's head is whole and its body is not."""
+        """Whether a request's head is complete and its body is not."""
         self._framing = 0
-        """What has come of an unfinished request that is not its body, in bytes, less ``BODY_SHARE`` times its body."""
+        """Bytes of an unfinished request outside its body, minus ``BODY_SHARE`` times the bytes of its body."""
         self._is_unfinished = True
         self._is_ending = False
-        """Whether what still comes is dropped."""
+        """Whether received data is dropped."""
         self._dropped = 0
         self._has_ended = False
-        """Whether the client sends nothing more."""
+        """Whether the client has closed its sending side."""
         self._refusal: BadRequestError | None = None
-        """Why the newest request is refused; to be said when those before it are answered."""
+        """Why the newest request is refused; sent after the answers to earlier requests."""
         self._limit_s = self._site.head_s
-        """How long what we wait for may take, a head or another request; 0 while a request is under way."""
+        """Timeout of the current wait, for a head or for the next request; 0 while a request is in flight."""
         self._since_s = self.loop.time()
         self._timer: asyncio.TimerHandle | None = None
         if not self._site.limits.admit(self):
@@ -102,12 +103,12 @@ class BoundedProtocol(ShortProtocol):
             self._timer = None
         self._end_unfinished()
         super().connection_lost(exc)
-        # Left in a circle, what has ended is the collector's: it looks at all connections then, and beats wait for it.
+        # Break reference cycles: otherwise the garbage collector has to scan all connections, which delays beats.
         self.cycle = self.scope = self.flow = self._refusal = None  # type: ignore[assignment]
         self.pipeline.clear()
 
     def drop(self) -> None:
-        """Close at once."""
+        """Close immediately."""
         self._end_unfinished()
         self.transport.abort()
 
@@ -118,17 +119,17 @@ class BoundedProtocol(ShortProtocol):
             self._site.limits.end(self)
 
     def may_hold_request(self) -> bool:
-        """Whether bytes have come that were not looked at yet, and may be a whole request."""
+        """Whether there is unparsed data that may be a complete request."""
         return self._waits or (not self._framing and not self._is_ending and has_unread(self.transport))
 
     def idle_since_s(self) -> float | None:
-        """Since when it has waited for the client to send a request or to take an answer; None: it does not."""
+        """Since when the connection waits for the client to send a request or read an answer; None: it does not."""
         if self._stalled_s is not None:
             return self._stalled_s
         return self._since_s if self._limit_s == self._site.idle_s and not self._held else None
 
-    # One timer for a connection, which is set anew when it goes off, and not with each request: only the start of
-    # a head that did not come whole asks for a nearer one.
+    # One timer per connection, set again when it fires, not with each request. Only an incomplete head sets an
+    # earlier time.
 
     def _look_at(self, at_s: float) -> None:
         if self._timer is not None:
@@ -149,7 +150,7 @@ class BoundedProtocol(ShortProtocol):
             self._look_at(self._since_s + self._limit_s if ahead else now_s + self._site.idle_s)
 
     def data_received(self, data: bytes) -> None:
-        """Some of a request has come, or several of them."""
+        """Handle received data: a part of a request, or several requests."""
         if monotonic_s() < self._site.turns.open_until_s and not self._held and not self._is_ending:
             self._parse(data)
             return
@@ -170,7 +171,7 @@ class BoundedProtocol(ShortProtocol):
             self.flow.pause_reading()
 
     def go_on(self) -> None:
-        """What has come may be parsed now."""
+        """Parse the held data now."""
         self._waits = False
         if not self.transport.is_closing():
             self._parse_held()
@@ -184,7 +185,7 @@ class BoundedProtocol(ShortProtocol):
                 self.transport.close()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's own always closes
-        """The client sends nothing more; whether it may still wait for answers."""
+        """The client has closed its sending side. Returns whether it may still wait for answers."""
         self._has_ended = True
         return self._ends_later()
 
@@ -199,7 +200,7 @@ class BoundedProtocol(ShortProtocol):
         return True
 
     def _parse(self, data: bytes) -> None:
-        """Parse as far as it may go now; the rest is held until its turn comes."""
+        """Parse as much as is allowed now; the rest is held for a later turn."""
         if self._refusal is not None:
             return
         is_whole = self._is_between
@@ -214,7 +215,7 @@ class BoundedProtocol(ShortProtocol):
             self._feed_in_pieces(data)
         if self._body is not None:
             try:
-                self._go_the_usual_way(whole=False)
+                self._pass_to_app(whole=False)
             except BadRequestError as error:
                 self._refuse(error)
         elif self._taken is not None:
@@ -239,11 +240,11 @@ class BoundedProtocol(ShortProtocol):
                     self.parser.feed_data(data)
                     break
                 except httptools.HttpParserUpgrade as upgrade:
-                    # The parser has stopped behind the head. Another one goes on, and sees no Upgrade.
+                    # The parser has stopped after the head. A new one continues, without the Upgrade.
                     data = self._without_upgrade() + data[upgrade.args[0] :]
         except httptools.HttpParserError as error:
             cause = error.__context__
-            self._refuse(cause if isinstance(cause, BadRequestError) else BadRequestError(f"this is no HTTP: {error}"))
+            self._refuse(cause if isinstance(cause, BadRequestError) else BadRequestError(f"malformed HTTP: {error}"))
             return
         if self._in_body or self._limit_s == self._site.head_s:
             self._wait_for_more(size)
@@ -255,7 +256,7 @@ class BoundedProtocol(ShortProtocol):
         return head
 
     def _wait_for_more(self, size: int) -> None:
-        """A piece of this size has been parsed, and the request is not whole."""
+        """Register that a piece of this size was parsed and the request is incomplete."""
         self._framing += size
         if self._framing > self._site.head_bytes or len(self.headers) > self._site.head_fields:
             self._refuse(self._too_large())
@@ -273,13 +274,13 @@ class BoundedProtocol(ShortProtocol):
         )
 
     def _refuse(self, error: BadRequestError) -> None:
-        """Answer what is no request, after those before it are answered; nothing behind it is read."""
+        """Refuse the newest request, after the answers to earlier ones. Later data is not parsed."""
         if self._in_body and self._body is not None:
             try:
-                self._go_the_usual_way(whole=False)  # the app counts it
+                self._pass_to_app(whole=False)  # the app counts the request
             except BadRequestError as first:
                 error = first
-        error.__traceback__ = error.__context__ = error.__cause__ = None  # they lead back to it, by this call's frames
+        error.__traceback__ = error.__context__ = error.__cause__ = None  # no reference cycle through this frame
         self._refusal = error
         self._held = b""
         is_large = error.status is HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
@@ -303,7 +304,7 @@ class BoundedProtocol(ShortProtocol):
         self._linger()
 
     def _linger(self) -> None:
-        """End the connection in the middle of a request: all is said, and what still comes is dropped."""
+        """End the connection in the middle of a request: everything is sent, and received data is dropped."""
         self._is_ending = self._is_unfinished = True
         self._site.limits.begin(self, 0)
         self.transport.write_eof()
@@ -312,12 +313,12 @@ class BoundedProtocol(ShortProtocol):
         self._look_at(self._since_s + LINGER_S)
 
     def pause_writing(self) -> None:
-        """The client takes its answers more slowly than they are written."""
+        """The client reads its answers more slowly than they are written."""
         self._stalled_s = self.loop.time()
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        """It has taken most of them."""
+        """The client has read most of the answers."""
         self._stalled_s = None
         super().resume_writing()
 
@@ -326,18 +327,18 @@ class BoundedProtocol(ShortProtocol):
         self._limit_s, self._since_s = self._site.head_s, self.loop.time()
         self._framing = 0
         self._is_between, self._taken = False, None
-        # The scope is for the app: it is made when the request goes there.
+        # The scope is created when the request goes to the app.
         self.url = b""
         self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A field of a request's head, or of its trailers."""
+        """Handle a field of a request's head or trailers."""
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """The head of a request is there."""
+        """The head of a request is complete."""
         self._limit_s = 0.0
-        # Trailers are not headers: they go to a list that is not read.
+        # Trailers are not headers: they are collected in a new list, which is ignored.
         self._head, self.headers = self.headers, []
         if len(self._head) > self._site.head_fields or (self._framing and self._head_size() > self._site.head_bytes):
             raise self._too_large()
@@ -365,7 +366,7 @@ class BoundedProtocol(ShortProtocol):
         return line + sum(len(name) + len(value) + len(": \r\n") for name, value in self._head)
 
     def on_body(self, body: bytes) -> None:
-        """Some of a request's body has come."""
+        """Handle a part of a request's body."""
         if self._framing:
             self._framing = max(0, self._framing - (1 + BODY_SHARE) * len(body))
         if self._body is None:
@@ -374,19 +375,19 @@ class BoundedProtocol(ShortProtocol):
             self._body += body
 
     def on_message_complete(self) -> None:
-        """A request has come whole."""
+        """A request is complete."""
         if not self._in_body:
-            return  # it goes on without Upgrade
+            return  # the request continues in another parser, without Upgrade
         self._in_body, self._is_between = False, True
         if self._is_unfinished:
             self._end_unfinished()
         if self._body is None:
             super().on_message_complete()
-        elif not self._went_the_short_way():
-            self._go_the_usual_way(whole=True)
+        elif not self._took_short_path():
+            self._pass_to_app(whole=True)
 
-    def _go_the_usual_way(self, *, whole: bool) -> None:
-        """Let the app have the request as far as it has come."""
+    def _pass_to_app(self, *, whole: bool) -> None:
+        """Pass the request, or its received part, to the app."""
         self._make_cycle()
         body, self._body = self._body, None
         if body:
@@ -412,14 +413,14 @@ class BoundedProtocol(ShortProtocol):
             self.cycle.keep_alive = False
 
     def is_behind(self) -> bool:
-        """Whether requests have come that wait for the one before them."""
+        """Whether received requests wait for the previous one."""
         return bool(self.pipeline or self._held)
 
     def on_response_complete(self) -> None:
-        """An answer was sent; the next request may have come already."""
+        """An answer was sent; continue with the next request, if it was received already."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
-            # The client has not taken all of it: it has as long as one that waits for nothing.
+            # The client has not read the whole answer: apply the idle timeout.
             self._limit_s, self._since_s = self._site.idle_s, self.loop.time()
             return
         if self.pipeline:

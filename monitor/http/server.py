@@ -1,4 +1,4 @@
-"""The listener and the HTTP server in it: uvicorn, without its own signals, logs and lifespan."""
+"""The listening socket and the HTTP server: uvicorn, without its signal handlers, logs and lifespan."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ log = structlog.get_logger(__name__)
 
 BACKLOG: Final = 2_048
 ACCEPTS: Final = 8
-"""The loop takes one connection from a listening socket in each turn, so each socket is given to it this many times.
-Else a daemon whose turns are long can't accept as fast as clients that wait in vain connect again."""
+"""The loop accepts one connection per listening socket in each turn, so each socket is registered this many times.
+Otherwise, with long turns, clients time out and reconnect faster than their connections are accepted."""
 KEEP_ALIVE_S: Final = 75
-"""Longer than the usual interval, so that a worker may beat over one connection."""
+"""Longer than the usual interval, so that a worker can send all beats over one connection."""
 HEAD_S: Final = 10.0
-"""How long a request's head may take."""
+"""Timeout for a request's head."""
 HEAD_BYTES: Final = 65_536
 HEAD_FIELDS: Final = 100
 HARD_SHARE: Final = 1.25
 SPARE_DESCRIPTORS: Final = 200
-"""For the store, receivers and files."""
+"""File descriptors reserved for the store, receivers and files."""
 
 
 class ListenError(Exception):
-    """The address can't be listened on; the message names it and says why."""
+    """The daemon cannot listen on the address; the message has the address and the reason."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, taken before anything else is started, so that a port in use is found out first.
+    """Create the listening socket. Called before anything else is started, so that a port in use is detected first.
 
     Without ``SO_REUSEPORT``: a second daemon must fail here instead of sharing the traffic.
 
     Raises:
-        ListenError: the port is in use, or the address is not ours.
+        ListenError: the port is in use, or the address is not one of this machine.
     """
     try:
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -80,7 +80,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def allowed_connections(connections: int) -> int:
-    """How many of these connections can be kept, with the limit on open files raised as far as the system lets us."""
+    """Number of connections that file descriptors allow. Raises the limit on open files as far as permitted."""
     needed = round(connections * HARD_SHARE) + SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -94,11 +94,11 @@ def allowed_connections(connections: int) -> int:
 
 
 class HttpServer(uvicorn.Server):
-    """Serves one app on one listening socket until ``should_exit`` is set. Signals are the daemon's own business.
+    """Serves one app on one listening socket until ``should_exit`` is set. The daemon handles signals, not this class.
 
-    Above ``connections`` open ones each answer closes its connection, so that idle ones make room for others; a quarter
-    above that, a new one has another closed, as ``Connections`` says. ``shortcut`` may answer some requests in place
-    of the app. ``accepting`` is set when the first request can be taken.
+    Above ``connections`` open connections each answer closes its connection, so that idle ones do not keep out others.
+    A quarter above that, a new connection makes ``Connections`` close another one. ``shortcut`` may answer some
+    requests instead of the app. ``accepting`` is set once connections are accepted.
     """
 
     def __init__(
@@ -150,16 +150,16 @@ class HttpServer(uvicorn.Server):
         self._stall = stall
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to accept, at most ``ACCEPTS`` connections in one turn of the loop."""
+        """Start accepting, at most ``ACCEPTS`` connections per socket and turn of the loop."""
         await super().startup([sock if copy == 0 else sock.dup() for sock in sockets or () for copy in range(ACCEPTS)])
         self.accepting.set()
 
     async def on_tick(self, counter: int) -> bool:
-        """Every 100 ms."""
+        """Called every 100 ms."""
         self._stall.turn(asyncio.get_running_loop().time())
         return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take no signals."""
+        """Install no signal handlers."""
         yield

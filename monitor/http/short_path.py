@@ -1,4 +1,4 @@
-"""The short way of a connection: requests that are answered without the app, of a head that is parsed or known."""
+"""The short path of a connection: answers requests without the app, with a parsed or a cached head."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ log = structlog.get_logger(__name__)
 
 
 PROBES: Final = frozenset({"/livez", "/readyz", "/healthz"})
-"""What asks these restarts the daemon, or calls somebody, if it has no answer in time."""
+"""Urgent: without an answer in time an orchestrator restarts the daemon, or raises an alert."""
 
 
 class _Unheard:
-    """Stands for an event that has no waiter."""
+    """Replaces an event that has no waiter."""
 
     def set(self) -> None:
         """Do nothing."""
 
 
 class ShortExchange:
-    """A request on the short way, as uvicorn's connection sees it: a cycle without an app."""
+    """A request on the short path. For uvicorn's connection it is a request-response cycle without an app."""
 
     __slots__ = ("_protocol", "disconnected", "keep_alive", "response_complete")
 
@@ -46,7 +46,7 @@ class ShortExchange:
         self.response_complete = False
 
     def answer(self, head: bytes, body: bytes) -> None:
-        """Send the answer, if the client is still there."""
+        """Send the answer, if the client is still connected."""
         transport = self._protocol.transport
         if self.response_complete or self.disconnected or transport.is_closing():
             return
@@ -59,7 +59,7 @@ class ShortExchange:
 
 
 class PacedProtocol(HttpToolsProtocol):
-    """Gives requests to the app at the loop's pace, unless their connection has been closed meanwhile."""
+    """Passes requests to the app at the loop's pace, unless their connection was closed meanwhile."""
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         pace().submit(partial(self._start, cycle, app), urgent=cycle.scope["path"] in PROBES)
@@ -72,9 +72,9 @@ class PacedProtocol(HttpToolsProtocol):
 
 
 class ShortProtocol(PacedProtocol):
-    """What a connection of a ``site`` needs to answer by itself."""
+    """The part of a connection of a ``site`` that answers without the app."""
 
-    # With those of uvicorn's there would be more than 30 in an instance's dictionary, which makes each look slower.
+    # Slots: together with uvicorn's attributes an instance dictionary would exceed 30 entries, which slows access.
     __slots__ = ("_body", "_head", "_is_unfinished", "_site", "_taken")
 
     def __init__(self, site: Site, **of_uvicorn: Any) -> None:
@@ -82,18 +82,18 @@ class ShortProtocol(PacedProtocol):
         self._site = site
         self._head: Headers = []
         self._body: bytes | None = None
-        """What has come of the body of a request that may take the short way; None: there is no such request."""
+        """Received body of a request that may take the short path; None: there is no such request."""
         self._taken: tuple[Sender, bytes] | None = None
-        """Who sent the request that has just taken it, and its body; only until what came with it is parsed."""
+        """Sender and body of the request that just took the short path, until the data of the same read is parsed."""
         self._is_unfinished = True
-        """Whether ``limits`` knows of a request that is not whole."""
+        """Whether an unfinished request is registered in ``limits``."""
 
     def _is_free(self) -> bool:
-        """Whether every request before is answered, and the client takes its answers."""
+        """Whether all earlier requests are answered, and the client reads its answers."""
         return not self.flow.write_paused and (self.cycle is None or self.cycle.response_complete)
 
     def _knows(self, data: bytes) -> bool:
-        """Take a request of which nothing was parsed, if it is whole and its head is known."""
+        """Handle an unparsed request, if it is complete and its head is cached."""
         heads = self._site.heads
         if heads is None or not data.startswith(heads.begins) or not self._is_free():
             return False
@@ -101,20 +101,20 @@ class ShortProtocol(PacedProtocol):
         return found is not None and self._take(*found, keep_alive=True)
 
     def _keep(self, data: bytes, sender: Sender, body: bytes) -> None:
-        """Know the head of what was just taken from now on, if it has come whole and alone in ``data``."""
+        """Cache the head of the request just handled, if ``data`` is exactly that request."""
         heads = self._site.heads
         if heads is not None and self.cycle.keep_alive and data.startswith(heads.begins):
             heads.keep(data, body, sender)
 
-    def _went_the_short_way(self) -> bool:
+    def _took_short_path(self) -> bool:
         body, sender = self._body or b"", self._sender()
         if sender is None or not self._take(sender, body, keep_alive=self.parser.should_keep_alive()):
             return False
-        # The head has a token in it, which is not to stay in memory while the connection waits.
+        # The head contains a token, which must not stay in memory while the connection is idle.
         self._body, self._head, self._taken = None, [], (sender, body)
         return True
 
-    # What is raised in these two would be taken for bad HTTP of the client. The usual way meets it again and says 500.
+    # The parser would report an exception from these two as bad HTTP. The app meets the same error and answers 500.
 
     def _sender(self) -> Sender | None:
         try:
@@ -132,16 +132,16 @@ class ShortProtocol(PacedProtocol):
         except Exception:
             log.exception("http.shortcut_failed")
             return False
-        self.cycle = exchange  # type: ignore[assignment]  # as much of a cycle as uvicorn's connection asks for
+        self.cycle = exchange  # type: ignore[assignment]  # has the part of a cycle that uvicorn's connection uses
         return True
 
     def _crowded(self) -> bool:
-        # Those without a whole request make room by themselves.
+        # Connections with an unfinished request do not count: Connections closes those itself.
         count = len(self.connections)
         return count > self._site.kept and count - self._site.limits.unfinished + self._is_unfinished > self._site.kept
 
     def default_lines(self) -> bytes:
-        """The headers that the server gives every answer (Date), as lines; new once a second."""
+        """The default headers of every answer (Date), as lines; refreshed once a second."""
         site, headers = self._site, self.server_state.default_headers
         if headers is not site.headers:
             site.headers = headers

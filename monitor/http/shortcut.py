@@ -1,4 +1,4 @@
-"""What may answer requests without the app, as a server sees it."""
+"""The port through which a handler may answer requests without the app."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from monitor.http.head import Headers
 
 Sender: TypeAlias = Any
-"""Who sends a request: the shortcut's own, handed back to it as it is."""
+"""The sender of a request. Opaque to the server, which passes the value back to the shortcut."""
 
 
 class Shortcut(Protocol):
@@ -18,20 +18,21 @@ class Shortcut(Protocol):
 
     @property
     def begins(self) -> bytes:
-        """How the heads begin that are worth knowing."""
+        """Start of the heads that are worth caching."""
         ...
 
     def leads(self, target: bytes) -> bool:
-        """Whether a POST to this request target may be taken."""
+        """Whether the shortcut may handle a POST to this request target."""
         ...
 
     def sender(self, target: bytes, headers: Headers) -> Sender | None:
-        """Who sends a request with this head, or None to decline it; the same each time."""
+        """The sender of a request with this head; None to decline it. The same result each time."""
         ...
 
     def take(self, sender: Sender, body: bytes, answer: Callable[[bytes, bytes], None]) -> bool:
-        """Take a whole request, or decline it (False) with nothing done.
+        """Handle a complete request, or decline it (False) without side effects.
 
-        ``answer`` is to be called once, later: with the status line and the headers, each line ended, and the body.
+        ``answer`` must be called once, later: with the status line and the headers, each with its line end, and the
+        body.
         """
         ...

@@ -1,4 +1,4 @@
-"""What the connections of one server share."""
+"""Settings and state that the connections of one server share."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class Site:
-    """Settings, and what belongs to all connections together. Not in their class, where a look is slower.
+    """Settings and state of all connections. Not class attributes of the connection, which are slower to access.
 
-    The head of a request must be there ``head_s`` after the connection was made or the request was begun; a
-    connection without a request is closed after ``idle_s``, and so is one whose client takes no answer for as long.
-    Above ``kept`` open connections each answer closes its own, so that idle ones make room for others; ``limits`` says
-    which are closed when that is not enough. A head has at most ``head_bytes`` and ``head_fields`` fields.
+    The head of a request must be complete ``head_s`` after the connection or the request began. A connection without
+    a request is closed after ``idle_s``, and so is one whose client reads no answer for as long. Above ``kept`` open
+    connections each answer closes its connection, so that idle ones do not keep out others; if that is not enough,
+    ``limits`` chooses which to close. A head has at most ``head_bytes`` bytes and ``head_fields`` fields.
     """
 
     kept: int
@@ -35,6 +35,6 @@ class Site:
     turns: Turns
     limits: Connections = field(init=False)
     headers: Headers = field(default_factory=list)
-    """Those that uvicorn gives every answer, which it makes anew once a second."""
+    """uvicorn's default headers, which it renews once a second."""
     lines: bytes = b""
-    """The same, as lines."""
+    """The same headers, as lines."""

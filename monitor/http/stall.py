@@ -1,9 +1,9 @@
-"""After the process was paused: who still waits for what it reads now?
+"""Detects stalls of the process, to drop requests whose senders have given up.
 
-A daemon that was stopped for a while (SIGSTOP, a frozen machine, a loop that was held up) finds requests in its sockets
-whose senders have given up. Their beats would count from now on: a worker that has said goodbye elsewhere meanwhile
-would be alive once more, and missed. So for a moment after a stall, a request whose sender has closed its side is not
-taken. At other times it is, as ever: somebody may send a beat and not wait for the answer.
+After a pause (SIGSTOP, a frozen machine, a blocked loop) the sockets hold requests whose clients have timed out. Their
+beats would count from now on: a worker that has meanwhile disconnected through another replica would be alive again,
+and would then be reported missing. So for a moment after a stall, a request whose client has closed its side is
+dropped. At other times it is accepted: a client may send a beat without waiting for the answer.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ if TYPE_CHECKING:
     import asyncio
 
 HELD_UP_S: Final = 1.0
-"""A loop that has not turned for so long was held up."""
+"""A loop without a turn for longer than this was stalled."""
 CATCHING_UP_S: Final = 2.0
-"""For how long after that what is read may be old: what waited to be accepted is read turn by turn."""
+"""How long after a stall read data may be old: connections that waited to be accepted are read turn by turn."""
 
 _HUNG_UP: Final[int] = getattr(select, "POLLRDHUP", 0)
-"""Linux only: elsewhere nobody is known to have gone before all that they sent was read."""
+"""Linux only. Elsewhere a closed sending side is only detected after all its data was read."""
 
 
 class Stall:
-    """Whether the loop has just been held up. Times are the loop's, in seconds."""
+    """Whether the loop was stalled recently. Times are the loop's, in seconds."""
 
     def __init__(self) -> None:
         self._held_up_s = math.inf
-        """When the loop will have been held up, if it does not turn before."""
+        """From this time on the loop counts as stalled, unless it turns before."""
         self._until_s = 0.0
 
     def turn(self, now_s: float) -> None:
-        """The loop turns; to be called several times in each ``HELD_UP_S``."""
+        """Record a turn of the loop. Must be called several times in each ``HELD_UP_S``."""
         if now_s > self._held_up_s:
             self._until_s = now_s + CATCHING_UP_S
         self._held_up_s = now_s + HELD_UP_S
 
     def is_recent(self, now_s: float) -> bool:
-        """Whether what is read now may have waited for long."""
+        """Whether data read now may be old."""
         return now_s < self._until_s or now_s > self._held_up_s
 
     def none_until_s(self, now_s: float) -> float:
-        """Until when nothing that is read can have waited for long; a time that has passed, if it can now."""
+        """Until when read data cannot be old; a time in the past if it may be old now."""
         return 0.0 if now_s < self._until_s else self._held_up_s
 
 
 def has_hung_up(transport: asyncio.BaseTransport) -> bool:
-    """Whether the other side of a connection sends nothing more, whatever is still to be read of it."""
+    """Whether the client has closed its sending side, even if there is still unread data."""
     return bool(_HUNG_UP) and _polls(transport, _HUNG_UP)
 
 
 def has_unread(transport: asyncio.BaseTransport) -> bool:
-    """Whether bytes have come that were not read yet, or the other side's end."""
+    """Whether the socket has unread data, or the client's end of stream."""
     return _polls(transport, select.POLLIN)
 
 

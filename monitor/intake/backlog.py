@@ -1,9 +1,9 @@
-"""Whether beats that have come are not dealt with in time. Then no pulse may say that they are (P28).
+"""Whether the backlog of beats is too old. Then no pulse may claim that beats are accepted (P28).
 
-A beat waits for a turn of the loop and then for the store, or, when it was refused for our fault, for the store to note
-that. While it waits its worker's deadline comes nearer. So when the waits together are longer than the most impatient
-worker can stand, the daemon counts as one that accepts no beats: none of its workers is reported then, and what was
-missed is credited as any outage (``monitor/blindness.py``).
+A beat waits for a turn of the event loop and then for the store. A beat that was refused for our fault waits until the
+store has noted the refusal. Meanwhile its worker's deadline comes nearer. So when the total wait exceeds what the
+shortest grace allows, the daemon counts as one that accepts no beats: none of its workers is reported, and the missed
+time is credited like any outage (``monitor/blindness.py``).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 LIMIT_S: Final = 2.0
-"""A longer wait is one that somebody who asks a healthy daemon does not have, whatever the workers' graces."""
+"""Upper bound on acceptable wait, regardless of grace: a healthy daemon never exceeds it."""
 KEPT_S: Final = 600.0
-"""For at least so long, and at most twice, a worker's grace counts after its beat."""
+"""How long a worker's grace counts after its beat: at least this long, at most twice."""
 
 
 class Graces:
-    """The shortest grace of those that beat, in milliseconds. ``usual_ms`` are those of workers that declare none."""
+    """The shortest grace of recently beating workers, in ms. ``usual_ms``: the graces of workers that declare none."""
 
     def __init__(self, usual_ms: Iterable[int], *, now_s: Callable[[], float] = monotonic_s) -> None:
         self._usual_ms = self._old_ms = self.newest_ms = min(usual_ms)
@@ -31,11 +31,11 @@ class Graces:
         self._turn_s = now_s() + KEPT_S
 
     def add(self, grace_ms: int) -> None:
-        """A worker with this grace has beaten. Only one below ``newest_ms`` says anything new."""
+        """Note the grace of a worker that has beaten. Only values below ``newest_ms`` matter."""
         self.newest_ms = min(self.newest_ms, grace_ms)
 
     def shortest_ms(self) -> int:
-        """The shortest grace of those that have beaten lately."""
+        """Return the shortest grace of the workers that have beaten recently."""
         if self._now_s() >= self._turn_s:
             self._old_ms, self.newest_ms = self.newest_ms, self._usual_ms
             self._turn_s = self._now_s() + KEPT_S
@@ -43,7 +43,7 @@ class Graces:
 
 
 class Backlog:
-    """How long the one has waited that waits for longest, in seconds: for a turn, for the store, to be noted."""
+    """The age of the oldest beat in seconds, from its waits: for a turn, for the store, to be noted as refused."""
 
     def __init__(
         self, graces: Graces, *, turn_s: Callable[[], float], store_s: Callable[[], float], note_s: Callable[[], float]
@@ -52,7 +52,7 @@ class Backlog:
         self._turn_s, self._store_s, self._note_s = turn_s, store_s, note_s
 
     def __call__(self) -> bool:
-        """Whether beats are not dealt with in time."""
-        # A gap between pulses shows when it has lasted for GAP_MS: no deadline that it is to move may pass sooner.
+        """Whether the backlog is too old."""
+        # A gap between pulses counts after GAP_MS. No deadline that the gap is to move may pass sooner.
         limit_s = min(LIMIT_S, (self._graces.shortest_ms() - GAP_MS) / 1_000)
         return self._turn_s() + max(self._store_s(), self._note_s()) > limit_s

@@ -1,4 +1,4 @@
-"""Beats in calls to the store: how many one carries, what its outcomes mean, and the calls of a request with many."""
+"""How beats are batched into store calls: batch size, the meaning of outcomes, and requests with many beats."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 BATCH_LIMIT: Final = 128
-"""One call of this many beats blocks the store for a millisecond or so, some more when all of them register."""
+"""One call with this many beats blocks the store for about a millisecond, a little more when all beats register."""
 BATCH_BYTES: Final = 262_144
-"""A call ends at this much of metadata, logs and system information, which take the store longer than the beats."""
+"""A batch ends at this much metadata, logs and system information: the store needs longer for them than for beats."""
 CHUNKS_AT_ONCE: Final = 2
-"""Calls in flight to one partition for requests of many beats: the store has the next when one is done."""
+"""Calls in flight to one partition for requests with many beats, so that the store has the next call at once."""
 
 _QUOTAS: Final = {
     OVER_WORKERS: ("workers_per_tenant", "no new worker"),
@@ -45,11 +45,11 @@ _QUOTAS: Final = {
     OVER_BYTES: ("bytes_per_tenant", "no more metadata, system information and logs, and no new worker"),
     OVER_TIMINGS: ("timings_per_tenant", "declare an interval and a grace that others have too"),
 }
-"""The limit that an outcome speaks of, and what follows."""
+"""The limit behind an outcome, and its consequence."""
 
 
 def extent(beat: Beat) -> int:
-    """Characters of what a beat brings beside itself."""
+    """Return the size in characters of a beat's metadata, system information and logs."""
     metadata, system, logs = beat.metadata_json, beat.system_info_json, beat.logs_json
     size = 0 if metadata is KEEP else len(metadata)
     if system is KEEP and logs is KEEP:
@@ -62,7 +62,7 @@ def extent(beat: Beat) -> int:
 
 
 def error_of(outcome: int, key: WorkerKey, settings: StoreSettings) -> Exception:
-    """What an outcome that changed nothing means for who asked."""
+    """Return the error for the caller, for an outcome that changed nothing."""
     if outcome in _QUOTAS:
         name, what = _QUOTAS[outcome]
         return QuotaExceededError(f"limits.{name} = {getattr(settings, name)} is reached: {what}")
@@ -73,11 +73,11 @@ def error_of(outcome: int, key: WorkerKey, settings: StoreSettings) -> Exception
     if outcome == DAMAGED:
         log.error("worker.record_damaged", tenant=key.tenant, worker_id=key.worker_id)
         return StoreUnavailableError("the record of the worker can't be read")
-    return StoreUnavailableError(f"the store answered an outcome that is not known: {outcome}")
+    return StoreUnavailableError(f"the store answered an unknown outcome: {outcome}")
 
 
 def mark_registering(beats: Iterable[Beat], moved: Sequence[Moved]) -> None:
-    """Tell the beats of a call whose fields are not all known which of them have registered their workers."""
+    """Set ``registers`` on the beats with unknown fields that have registered their workers."""
     registered = {(one.tenant, one.worker_id) for one in moved if one.kind is EventKind.REGISTERED}
     for beat in beats if registered else ():
         if beat.unknown is not None and (beat.key.tenant, beat.key.worker_id) in registered:
@@ -85,7 +85,7 @@ def mark_registering(beats: Iterable[Beat], moved: Sequence[Moved]) -> None:
 
 
 class BatchIntake:
-    """Stores the beats of requests that bring many, beside the intake of single ones. Belongs to one event loop.
+    """Stores the beats of batch requests, beside the intake of single beats. Belongs to one event loop.
 
     ``on_moved`` is called with the transitions of each committed call.
     """
@@ -98,20 +98,20 @@ class BatchIntake:
         self._chunks = [asyncio.Semaphore(CHUNKS_AT_ONCE) for _ in range(store.partitions)]
 
     async def beats(self, beats: Sequence[Beat]) -> list[QuotaExceededError | NotAllowedError | None]:
-        """Store many beats of one request, each of another worker; for each, None or why the store refused it.
+        """Store the beats of one request, each of another worker. Return None or the store's refusal for each beat.
 
-        They pass by the queues of single beats, in calls of their own, a few at a time, so that those go on beside
-        them: what is said of a worker in the meantime may be committed before or after its beat in here.
+        The beats bypass the queues of single beats, in calls of their own, a few at a time, so that single beats
+        are not held up. An order about the same worker that arrives meanwhile may commit before or after its beat.
 
         Raises:
-            StoreUnavailableError: some could not be stored in time; a replay is harmless.
+            StoreUnavailableError: some beats could not be stored in time; a replay is harmless.
         """
         refused: list[QuotaExceededError | NotAllowedError | None] = [None] * len(beats)
 
         async def send(partition: int, chunks: Iterator[Sequence[int]]) -> None:
-            for lot in chunks:  # shared by the senders of a partition
-                result = await self._send_lot(partition, [beats[index] for index in lot])
-                for index, (outcome, _) in zip(lot, result.outcomes, strict=True):
+            for chunk in chunks:  # shared by the senders of a partition
+                result = await self._send_chunk(partition, [beats[index] for index in chunk])
+                for index, (outcome, _) in zip(chunk, result.outcomes, strict=True):
                     if outcome != STORED:
                         error = error_of(outcome, beats[index].key, self._store.settings)
                         if not isinstance(error, QuotaExceededError | NotAllowedError):
@@ -119,7 +119,7 @@ class BatchIntake:
                         refused[index] = error
                 self._graces.add(result.least_grace_ms)
                 if result.moved:
-                    mark_registering((beats[index] for index in lot), result.moved)
+                    mark_registering((beats[index] for index in chunk), result.moved)
                     self._on_moved(result.moved)
 
         try:
@@ -132,7 +132,7 @@ class BatchIntake:
             raise _first(errors) from None
         return refused
 
-    async def _send_lot(self, partition: int, beats: list[Beat]) -> BeatsResult:
+    async def _send_chunk(self, partition: int, beats: list[Beat]) -> BeatsResult:
         try:
             async with asyncio.timeout(self._timeout_s), self._chunks[partition]:
                 return await self._store.beat(partition, beats)
@@ -149,7 +149,7 @@ class BatchIntake:
 
 
 def _chunks(indexes: Sequence[int], beats: Sequence[Beat]) -> Iterator[Sequence[int]]:
-    """Split what goes to one partition into lots that one call can carry."""
+    """Split the beats of one partition into chunks that fit one call."""
     begin = size = 0
     for end, index in enumerate(indexes, 1):
         size += extent(beats[index])

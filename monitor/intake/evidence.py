@@ -1,7 +1,7 @@
-"""Refused beats as evidence of life (P11): gathered beside the requests and given to the store, a little at a time.
+"""Refused beats as evidence of life (P11): collected in memory and sent to the store in small batches.
 
-What is noted is worth less than any beat: nothing waits for it, little is kept of it, and what does not fit is dropped
-and counted. The store decides what it means for a worker, and for unknown ones it means nothing.
+Evidence is worth less than any beat: no request waits for it, little of it is kept, and what does not fit is dropped
+and counted. The store decides what evidence means for a worker; for unknown workers it is ignored.
 """
 
 from __future__ import annotations
@@ -26,36 +26,37 @@ if TYPE_CHECKING:
 MOST_PENDING: Final = 10_000
 LOT: Final = 512
 LOTS_OF_A_PARTITION: Final = 16
-"""Calls to one partition in one turn, one after another: a store that is slow gets few."""
+"""Calls to one partition in one round, one after another: a slow store gets few."""
 TURN_S: Final = 0.1
 SPACING_S: Final = 0.75
-"""How soon there may be more evidence of one worker. Shorter than the shortest interval and grace, so that a worker of
-those that is refused each time is kept by each try."""
+"""Minimum time between two pieces of evidence of one worker. It is shorter than the shortest interval plus grace, so
+that each try of a worker whose beats are always refused keeps it alive."""
 OLDEST_S: Final = 2.0
-"""What waited for longer is dropped: the store takes evidence for what happens now."""
+"""Evidence that waited longer is dropped: the store dates evidence at its arrival."""
 
 LOST_S: Final = 1.0
-"""So long after evidence of our own fault was dropped some has been: nobody knows of those workers that they live."""
+"""How long a drop of evidence of our own fault counts: meanwhile the affected workers may look dead."""
 
 _Of = tuple["WorkerKey", tuple[str, ...] | None]
-"""Whose evidence, and from what token: one of a token that does not cover the worker must not stand in the way."""
+"""The worker and the environments of the token: evidence of a token that does not cover the worker must not replace
+other evidence."""
 
 
 class _Notes:
-    """Evidence of one sort that waits, and whose there was lately. A tenant has its share of the places."""
+    """Pending and recent evidence of one priority. Each tenant has a share of the capacity."""
 
     def __init__(self, tenants: Tenants) -> None:
         self._tenants = tenants
         self._held: Counter[str] = Counter()
-        """Of the younger generation, by tenant."""
+        """Entries in the younger generation, by tenant."""
         self.pending: dict[_Of, tuple[Evidence, float]] = {}
         self._young: dict[_Of, float] = {}
         self._old: dict[_Of, float] = {}
-        """When there was evidence last, in two generations, so that what is over is forgotten without a search."""
+        """Time of the last evidence, in two generations, so that old entries are dropped without a search."""
         self._turn_s = 0.0
 
     def take(self, evidence: Evidence, now_s: float) -> bool:
-        """False: there is no place for it. What was noted a moment ago is not noted again."""
+        """Take evidence; False: no capacity. Evidence of a worker noted a moment ago is not noted again."""
         if now_s >= self._turn_s:
             self._old, self._young = self._young, {}
             self._held.clear()
@@ -73,16 +74,16 @@ class _Notes:
         return True
 
     def is_over_share(self, tenant: str) -> bool:
-        """Whether the tenant has had its share of the places."""
+        """Whether the tenant has used its share of the capacity."""
         return self._tenants.several and over_share(self._held[tenant], 1, MOST_PENDING - len(self._young))
 
     def first_s(self) -> float:
-        """When the first of what is pending was noted; infinite for none."""
+        """Return when the oldest pending evidence was noted; infinite for none."""
         return next((noted_s for _, noted_s in self.pending.values()), math.inf)
 
 
 class Recorder:
-    """Belongs to one event loop, in which its owner has ``run`` run."""
+    """Collects evidence and sends it. Belongs to one event loop; the owner starts ``run``."""
 
     def __init__(
         self,
@@ -98,11 +99,11 @@ class Recorder:
         tenants = tenants or Tenants()
         self._ours = _Notes(tenants)
         self._others = _Notes(tenants)
-        """Of what is our own fault, and of the rest, which must not take its place."""
+        """Two queues: refusals caused by us (priority) and all others."""
         self._given_s = math.inf
-        """When the first of our own was noted that is being given now."""
+        """When the oldest evidence of our own fault now being sent was noted."""
         self._lost_s = -math.inf
-        """When such evidence was dropped last."""
+        """When such evidence was last dropped."""
         self._any = asyncio.Event()
 
     def note(self, evidence: Evidence) -> None:
@@ -112,18 +113,18 @@ class Recorder:
             self._any.set()
             return
         self._metrics.evidence(dropped=1)
-        # What one tenant has too much of must not have the monitor count as blind for all others (P29).
+        # One tenant's excess must not make the monitor count as blind for all others (P29).
         if is_ours and not self._ours.is_over_share(evidence.key.tenant):
             self.lost()
 
     def lost(self) -> None:
-        """Somebody was refused for our fault of whom nothing can be noted."""
+        """Note that a worker was refused for our fault and no evidence of it was recorded."""
         self._lost_s = self._elapsed_s()
 
     def oldest_s(self) -> float:
-        """For how long evidence of our own fault has waited for the store, in seconds; 0 where none does.
+        """Return how long evidence of our own fault has waited for the store, in seconds; 0 for none.
 
-        Infinite where some was dropped a moment ago: of those workers nobody knows that they live.
+        Infinite if such evidence was dropped a moment ago: the monitor does not know that those workers live.
         """
         now_s = self._elapsed_s()
         if now_s < self._lost_s + LOST_S:
@@ -131,20 +132,20 @@ class Recorder:
         return max(now_s - min(self._ours.first_s(), self._given_s), 0.0)
 
     async def run(self) -> None:
-        """Give the store what was noted, until cancelled."""
+        """Send evidence to the store until cancelled."""
         while True:
             await self._any.wait()
             await asyncio.sleep(TURN_S)
             await self.flush()
 
     async def flush(self) -> None:
-        """Give the store what is pending now; what can't be given is dropped."""
+        """Send all pending evidence now. What can't be sent is dropped."""
         self._given_s = self._ours.first_s()
         ours, self._ours.pending = self._ours.pending, {}
         others, self._others.pending = self._others.pending, {}
         self._any.clear()
         by_partition: dict[int, list[tuple[Evidence, float]]] = {}
-        # What is our fault comes first, since it moves deadlines, and is worth more than what else a worker did wrong.
+        # Refusals for our own fault come first: they move deadlines, and outweigh other evidence of the same worker.
         for one in [*ours.values(), *(one for of, one in others.items() if of not in ours)]:
             by_partition.setdefault(self._store.partition_of(one[0].key), []).append(one)
         given: list[Evidence] = []
@@ -156,7 +157,7 @@ class Recorder:
         self._metrics.evidence(recorded=len(given), dropped=sum(map(len, by_partition.values())) - len(given))
 
     async def _give(self, partition: int, found: list[tuple[Evidence, float]]) -> list[Evidence]:
-        """What the store has taken."""
+        """Send evidence to one partition. Return what the store has taken."""
         given: list[Evidence] = []
         for lot in _chunks(found[: LOTS_OF_A_PARTITION * LOT]):
             since_s = self._elapsed_s() - OLDEST_S
@@ -166,7 +167,7 @@ class Recorder:
             try:
                 await self._store.evidence(partition, young)
             except StoreUnavailableError:
-                # Its trouble is told elsewhere, and the span of it is credited to all workers (P1).
+                # The outage is logged elsewhere, and its span is credited to all workers (P1).
                 return given
             given += young
         return given

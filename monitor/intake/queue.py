@@ -1,11 +1,11 @@
 """The intake: beats that arrive while a call to the store is in flight form the next batch.
 
-A few queues per partition, each with a task of its own, so that the store has a call to work on while the
-answers of another are told; all that is said of one worker passes through one of them, so that it commits in
-the order in which it arrived. Each request has an answer of its own: a request that goes away never cancels its batch,
-and a batch that fails answers exactly its members. Nothing is acknowledged before the store has answered
-(P10). Without load the added latency is one round trip: there is no timer in the way, only one per queue
-that ends what has waited for too long.
+Each partition has a few queues, each with its own task, so that the store works on one call while the members of
+another get their answers. All orders about one worker go through the same queue, so they commit in the order of their
+arrival. Each request has its own answer: a request that goes away never cancels its batch, and a batch that fails
+answers exactly its members. Nothing is acknowledged before the store has answered (P10). Without load the
+added latency is one round trip: no timer delays a batch, and each queue has one timer that ends orders past their
+timeout.
 """
 
 from __future__ import annotations
@@ -39,34 +39,34 @@ log = structlog.get_logger(__name__)
 
 DEEP: Final = 256
 DEEP_LIMIT: Final = 512
-"""Of a queue that holds more than ``DEEP``: then it is the number of round trips that bounds what is stored."""
+"""Batch limit of a queue longer than ``DEEP``: there the number of round trips bounds the throughput."""
 CAPACITY_BYTES: Final = 67_108_864
 LANES: Final = 2
-"""Queues of one partition: with two, 64 connections had 1.1 times the rate of one, 256 had 1.4 times."""
+"""Queues per partition: with two, 64 connections had 1.1 times the rate of one queue, 256 had 1.4 times."""
 SPREAD_S: Final = (2, 1, 3)
-"""When those come again whom a full intake has refused, in turn, so that they do not come all at once. No longer: a
-worker whose interval is a minute may have a grace of ten seconds."""
+"""Retry-After of a full intake in seconds, in rotation, so that clients do not all return at once. Not longer: a
+worker with an interval of a minute may have a grace of ten seconds."""
 SHORT_GRACE_MS: Final = 10_000
-"""A worker with less than this comes again after a second."""
+"""A worker with a shorter grace retries after one second."""
 LONGEST_WAIT: Final = 0.5
 LONGEST_WAIT_S: Final = 1.0
-"""Of the time limit, and no longer than this in seconds. A queue whose first has waited for longer is full, however
-short it is: with a store that is too slow all would wait until there was no time left for the call, and next to none
-would be stored."""
+"""Maximum wait of a queue's first order: this part of the timeout, and at most this many seconds. A queue beyond it is
+full, however short it is. Otherwise, with a store that is too slow, all orders would wait until no time was left for
+the call, and next to none would be stored."""
 
 LATEST_WAIT: Final = 1.5
-"""By this factor a queue may be too slow before it is full for tenants that hold a small part of it too."""
+"""The factor by which a queue may exceed the maximum wait before it is full for tenants with few orders too."""
 COUNT_S: Final = 0.05
-"""How often it is counted what each tenant has waiting, while that matters."""
+"""How often each tenant's waiting orders are counted, while that matters."""
 
 Order = Beat | Disconnect | Forget
 if TYPE_CHECKING:
     Answer = Callable[[int, Exception | None], None]
-    """Told once: the effective interval of a beat in milliseconds (0 for other orders), or the error."""
+    """Called once: with the effective interval of a beat in milliseconds (0 for other orders), or with the error."""
 
 
 class _Waiting:
-    """An order and whom to tell; ``answer`` is None once that was done, or nobody waits any more."""
+    """A waiting order. ``answer`` is None after it was called, or when the request has given up."""
 
     __slots__ = ("answer", "order", "size", "until_s")
 
@@ -74,9 +74,9 @@ class _Waiting:
         self.order = order
         self.answer: Answer | None = answer
         self.until_s: float
-        """Set when it is taken in."""
+        """Set when the order is accepted."""
         self.size = size
-        """Characters of what a beat brings beside itself."""
+        """Characters of a beat's metadata, system information and logs."""
 
     def settle(self, interval_ms: int, error: Exception | None = None) -> None:
         if self.answer is not None:
@@ -84,39 +84,39 @@ class _Waiting:
             try:
                 answer(interval_ms, error)
             except Exception:
-                # A fault of one must not keep the others from being told.
+                # An error in one answer must not keep the other members from their answers.
                 log.exception("intake.answer_failed")
 
 
 class _Lane:
-    """One queue of a partition. What is in flight came before all else that is said of the same workers."""
+    """One queue of a partition. The orders in flight came before all waiting orders about the same workers."""
 
     __slots__ = ("alone", "in_flight", "is_alone", "is_turn", "keys", "partition", "task", "timer", "waiting")
 
     def __init__(self, partition: int) -> None:
         self.partition = partition
         self.waiting: deque[_Waiting] = deque()
-        """Beats, of which a call takes many."""
+        """Beats, of which one call takes many."""
         self.alone: dict[str, deque[_Waiting]] = {}
-        """By tenant, the next one first: what takes a call of its own, and beats behind such of their workers."""
+        """By tenant, the next one first: orders that need a call of their own, and later beats of the same workers."""
         self.keys: Counter[WorkerKey] = Counter()
-        """Whose there are in ``alone``."""
+        """Number of orders in ``alone``, by worker."""
         self.is_turn = False
-        """Whether one of ``alone`` is next. Beats and these have turns, or goodbyes would hold up beats (P29)."""
+        """Whether one of ``alone`` is next. Beats and ``alone`` alternate, or disconnects would hold up beats (P29)."""
         self.in_flight: list[_Waiting] = []
         self.is_alone = False
-        """Whether what is in flight is one of ``alone``."""
+        """Whether the order in flight came from ``alone``."""
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
 
 
 class Intake:
-    """Takes orders about workers and answers each when the store has.
+    """Accepts orders about workers and answers each one after the store has answered.
 
-    Belongs to one event loop. It holds ``capacity`` orders, and begins to refuse when those that wait bring
+    Belongs to one event loop. It holds ``capacity`` orders, and refuses when the waiting orders bring
     ``capacity_bytes`` of metadata, logs and system information. ``on_moved`` is called with the transitions of each
-    committed call. ``lanes`` is how many queues a partition has. With several ``tenants`` each has its share of
-    both (``monitor/shares.py``). ``on_refused`` is called with the tenant of each order that is refused.
+    committed call. ``lanes`` is the number of queues per partition. With several ``tenants`` each has its share of
+    both capacities (``monitor/shares.py``). ``on_refused`` is called with the tenant of each refused order.
     """
 
     def __init__(
@@ -133,14 +133,14 @@ class Intake:
         self._store = store
         self._capacity = capacity
         self._capacity_bytes = capacity_bytes
-        # Below half of everything no tenant can be over its share.
+        # Below half of the capacities no tenant can be over its share.
         self._half, self._half_bytes = capacity / 2, capacity_bytes / 2
         self._waiting_bytes = 0
         self._tenants = tenants or Tenants()
         self._on_refused = on_refused
         self._held: Counter[str] = Counter()
         self._held_bytes: Counter[str] = Counter()
-        """Orders that wait and what they bring, by tenant, as last counted."""
+        """Waiting orders and their bytes, by tenant, as of the last count."""
         self._counted_s = -math.inf
         self._spread = itertools.cycle(SPREAD_S)
         self._is_hasty = min(store.settings.graces_ms) < SHORT_GRACE_MS
@@ -148,25 +148,25 @@ class Intake:
         self._timeout_s = store.settings.timeout_s
         self._longest_s = min(LONGEST_WAIT * self._timeout_s, LONGEST_WAIT_S)
         self._least_s = self._timeout_s - self._longest_s
-        """What the first of a queue has left of its time limit, at the least, while the queue is not full."""
+        """Minimum time left of the timeout of a queue's first order, while the queue is not full."""
         self._on_moved = on_moved
         self._waiting = 0
         self._lanes = [[_Lane(partition) for _ in range(lanes)] for partition in range(store.partitions)]
         self._only_lanes = self._lanes[0] if store.partitions == 1 else None
 
     async def beat(self, beat: Beat) -> int:
-        """Store one beat; its effective interval in milliseconds.
+        """Store one beat. Return its effective interval in milliseconds.
 
         Raises:
-            QuotaExceededError: a new worker or environment too many for the tenant.
-            NotAllowedError: the token's environments do not cover it.
-            IntakeFullError: too many are waiting; nothing was sent.
-            StoreUnavailableError: no answer in time; whether it was stored is not known, a replay is harmless.
+            QuotaExceededError: a quota of the tenant is reached.
+            NotAllowedError: the token's environments do not cover the worker's.
+            IntakeFullError: too many orders are waiting; nothing was sent.
+            StoreUnavailableError: no answer in time; the beat may or may not be stored, and a replay is harmless.
         """
         return await self._wait(beat, self._lane_of(beat.key))
 
     async def disconnect(self, disconnect: Disconnect) -> None:
-        """Take a goodbye, behind what the same worker sent before. One that changes nothing is fine.
+        """Apply a disconnect, behind earlier orders about the same worker. A disconnect that changes nothing succeeds.
 
         Raises:
             UnknownWorkerError, NotAllowedError, IntakeFullError, StoreUnavailableError: as ``beat``.
@@ -182,15 +182,15 @@ class Intake:
         await self._wait(forget, self._lane_of(forget.key))
 
     async def drain(self) -> None:
-        """Wait until everything that was taken in has its answer. The caller has stopped taking in."""
+        """Wait until every accepted order has its answer. The caller has stopped submitting."""
         while tasks := [lane.task for lanes in self._lanes for lane in lanes if lane.task is not None]:
             await asyncio.wait(tasks)
 
     def submit_beat(self, beat: Beat, answer: Answer) -> None:
-        """As ``beat``, for one who does not wait: ``answer`` is called later, once.
+        """Submit a beat as ``beat`` does, without waiting: ``answer`` is called later, once.
 
         Raises:
-            IntakeFullError: too many are waiting; nothing was taken in.
+            IntakeFullError: too many orders are waiting; nothing was accepted.
         """
         self._submit(_Waiting(beat, answer, extent(beat)), self._lane_of(beat.key))
 
@@ -214,7 +214,7 @@ class Intake:
         try:
             return await done
         finally:
-            waiting.answer = None  # a request that has given up: what was not sent yet is not sent any more
+            waiting.answer = None  # the request has given up: an order that was not sent yet will not be sent
 
     def _submit(self, waiting: _Waiting, lane: _Lane) -> None:
         now_s, queue, is_alone = monotonic_s(), lane.waiting, True
@@ -248,7 +248,7 @@ class Intake:
     def _refusal(
         self, waiting: _Waiting, queue: deque[_Waiting], now_s: float, *, is_alone: bool
     ) -> SlowDownError | None:
-        """Why an order may not come in, if so. Over its share is a tenant that holds more than it leaves to others."""
+        """Return why an order is refused, or None. A tenant is over its share if it holds more than it leaves free."""
         waited_s = now_s + self._timeout_s - queue[0].until_s if queue else 0.0
         longest_s = self._longest_s
         if self._tenants.several:
@@ -281,7 +281,7 @@ class Intake:
                 self._held_bytes[waiting.order.key.tenant] += waiting.size
 
     def oldest_s(self) -> float:
-        """How long the beat has waited that waits for longest, in seconds; 0 where none does."""
+        """Return the age of the oldest waiting beat in seconds; 0 for none."""
         now_s = monotonic_s()
         lanes = itertools.chain.from_iterable(self._lanes)
         firsts = (lane.waiting if lane.is_alone or not lane.in_flight else lane.in_flight for lane in lanes)
@@ -289,13 +289,13 @@ class Intake:
         return now_s + self._timeout_s - until_s
 
     def full(self, order: Order | None = None) -> IntakeFullError:
-        """The refusal of an order, or of a request of many, that there is no room for."""
+        """Return the error for an order, or for a batch request, that does not fit."""
         grace_ms = order.grace_ms if isinstance(order, Beat) else None
         hasty = grace_ms < SHORT_GRACE_MS if isinstance(grace_ms, int) else self._is_hasty
         return IntakeFullError(f"{self._waiting} beats are waiting already", 1 if hasty else next(self._spread))
 
     def _expire(self, lane: _Lane) -> None:
-        """Answer whom the store has kept waiting for too long. What is in flight may be stored all the same."""
+        """Answer orders past their timeout. Those in flight may still be stored."""
         now_s = monotonic_s()
         lane.timer = None
         nearest_s = math.inf
@@ -309,19 +309,19 @@ class Intake:
             lane.timer = asyncio.get_running_loop().call_at(nearest_s, self._expire, lane)
 
     async def _work(self, lane: _Lane) -> None:
-        """Make one call after another. The answers of one are told while the store works on the next."""
-        tell: Callable[[], None] | None = None
+        """Make one call after another. Its members get their answers while the store works on the next call."""
+        settle: Callable[[], None] | None = None
         try:
-            while lane.waiting or lane.alone or tell is not None:
+            while lane.waiting or lane.alone or settle is not None:
                 batch = lane.in_flight = self._next(lane)
-                if tell is None:
-                    tell = await self._call(lane.partition, batch)
+                if settle is None:
+                    settle = await self._call(lane.partition, batch)
                     continue
                 call = asyncio.create_task(self._call(lane.partition, batch)) if batch else None
                 if call is not None:
-                    await asyncio.sleep(0)  # it is sent now
-                tell()
-                tell = None if call is None else await call
+                    await asyncio.sleep(0)  # lets the call be sent now
+                settle()
+                settle = None if call is None else await call
         finally:
             lane.task = None
             lane.in_flight = []
@@ -334,26 +334,26 @@ class Intake:
             lane.keys.clear()
 
     async def _call(self, partition: int, batch: list[_Waiting]) -> Callable[[], None]:
-        """Make one call; what is to be done then to tell everybody in it."""
+        """Make one call. Return the function that answers its members."""
         try:
             return await self._commit(partition, batch)
         except StoreUnavailableError as error:
-            # Those behind have time left, or have given up by themselves: each is tried while it waits.
+            # Later orders are still tried while they wait: they have time left, or expire by themselves.
             return functools.partial(_fail, batch, error)
         except BaseException as error:
-            # Whatever it was, no member may wait for ever; the error itself goes to the owner of the loop.
+            # No member may wait without end, whatever the error. The error itself goes to the owner of the loop.
             _fail(batch, StoreUnavailableError(f"the intake failed: {error!r}"))
             raise
 
     def _next(self, lane: _Lane) -> list[_Waiting]:
-        """What the next call is to carry: one of ``alone`` if it is its turn, else beats.
+        """Return the orders of the next call: one of ``alone`` if it is its turn, else beats.
 
-        One whose request has given up was answered 503, so it is dropped here: it must not be applied late.
+        An order whose request has given up was answered 503. It is dropped here: it must not be applied late.
         """
         lane.is_alone = False
         if lane.alone and (lane.is_turn or not lane.waiting):
             tenant, queue = next(iter(lane.alone.items()))
-            # Only behind the beats that came before it: of its own worker there may be one.
+            # Only after the beats that came before it: one of them may be of the same worker.
             if not lane.waiting or lane.waiting[0].until_s > queue[0].until_s:
                 lane.is_turn, lane.is_alone = False, True
                 return self._next_alone(lane, tenant)
@@ -374,7 +374,7 @@ class Intake:
         return [] if waiting.answer is None else [waiting]
 
     def _next_batch(self, lane: _Lane) -> list[_Waiting]:
-        """The next beats, as many as one call can carry."""
+        """Return the next beats, at most as many as fit one call."""
         batch: list[_Waiting] = []
         queue = lane.waiting
         count, size, given_up = len(queue), 0, 0
@@ -392,7 +392,7 @@ class Intake:
 
     async def _commit(self, partition: int, batch: list[_Waiting]) -> Callable[[], None]:
         if not batch:
-            return _nobody
+            return _nothing_to_settle
         match batch[0].order:
             case Beat():
                 beats: list[Beat] = [waiting.order for waiting in batch]  # type: ignore[misc]  # as the first one
@@ -401,7 +401,7 @@ class Intake:
                 if result.moved:
                     mark_registering(beats, result.moved)
                 self._note(result.moved)
-                return functools.partial(self._tell, batch, result.outcomes)
+                return functools.partial(self._settle_beats, batch, result.outcomes)
             case Disconnect() as disconnect:
                 change = await self._store.disconnect(disconnect)
                 key = disconnect.key
@@ -417,8 +417,8 @@ class Intake:
         if moved:
             self._on_moved(moved)
 
-    def _tell(self, batch: list[_Waiting], outcomes: Sequence[tuple[int, int]]) -> None:
-        """Tell each of a batch of beats what the store said of it."""
+    def _settle_beats(self, batch: list[_Waiting], outcomes: Sequence[tuple[int, int]]) -> None:
+        """Answer each beat of a batch with its outcome."""
         for waiting, (outcome, interval_ms) in zip(batch, outcomes, strict=True):
             if outcome == STORED:
                 waiting.settle(interval_ms)
@@ -429,8 +429,8 @@ class Intake:
         waiting.settle(0, None if outcome in {STORED, REFUSED} else error_of(outcome, key, self._store.settings))
 
 
-def _nobody() -> None:
-    """There is nobody to tell."""
+def _nothing_to_settle() -> None:
+    """Answer an empty batch."""
 
 
 def _fail(batch: list[_Waiting], error: Exception) -> None:

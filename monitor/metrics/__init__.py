@@ -1,1 +1,1 @@
-"""Numbers that processes count together, and what Prometheus reads of them."""
+"""Metrics: counters that several processes share, and their form for Prometheus."""

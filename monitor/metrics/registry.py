@@ -1,6 +1,6 @@
-"""What Lastseen counts of itself, for Prometheus. Names are fixed in ``docs/http-api.md``; units are base units.
+"""Lastseen's own metrics, for Prometheus. Names are fixed in ``docs/http-api.md``; units are base units.
 
-The processes of one daemon count in one table, so that whichever of them is asked tells the sums of all.
+The processes of one daemon count in one table, so that any of them can answer with the totals of all.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 DETECTION_BUCKETS_S: Final = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 EVIDENCE_OUTCOMES: Final = ("recorded", "dropped")
 STALLED_AFTER_S: Final = 5.0
-"""A process that has said nothing of itself for so long is stuck."""
+"""A process without a status update for this long is stalled."""
 
 
 class BeatOutcome(StrEnum):
-    """What became of a heartbeat request."""
+    """The outcome of a heartbeat request."""
 
     STORED = "stored"
     INVALID = "invalid"
@@ -47,21 +47,21 @@ class BeatOutcome(StrEnum):
     TOO_LARGE = "too_large"
     UNAVAILABLE = "unavailable"
     FAILED = "failed"
-    """An error of ours, or a client that went away in the middle of its body."""
+    """An internal error, or a client that went away while it sent its body."""
 
 
 class PingOutcome(StrEnum):
-    """What became of an outgoing heartbeat that was due."""
+    """The outcome of an outgoing heartbeat that was due."""
 
     SENT = "sent"
     FAILED = "failed"
-    """No 2xx came back."""
+    """No 2xx answer."""
     WITHHELD = "withheld"
-    """A reason stood in its way; once for each interval."""
+    """Withheld for a reason; counted once per interval."""
 
 
 class Limit(StrEnum):
-    """What a request was refused for; all limits of what tenants or clients share or may use."""
+    """The limit that refused a request; all limits on resources that tenants or clients share or use."""
 
     WORKER_RATE = "worker_rate"
     TENANT_RATE = "tenant_rate"
@@ -72,34 +72,34 @@ class Limit(StrEnum):
     READERS = "readers"
     ANSWER_BYTES = "answer_bytes"
     BAD_REQUEST = "bad_request"
-    """No HTTP/1.1 that can be read in one way only."""
+    """Not HTTP/1.1, or ambiguous."""
     HEAD = "head"
-    """Too large, or not whole in time."""
+    """The request head was too large, or incomplete at the timeout."""
     UNFINISHED = "unfinished"
-    """Closed: there were too many requests that were not whole."""
+    """Closed: too many incomplete requests."""
     CONNECTIONS = "connections"
-    """Closed for another, or not let in."""
+    """Closed to make room for another connection, or not accepted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signs:
-    """What a process says of itself, several times a second. Durations in seconds."""
+    """A process's report of its own state, several times a second. Durations in seconds."""
 
     at_s: float
-    """When, by ``monotonic_s``, which all processes of one machine share."""
+    """Time of the report by ``monotonic_s``, which all processes of one machine share."""
     ready: bool
     probe_s: float
-    """How long the store took for the last probe; NaN before the first."""
+    """Duration of the last probe; NaN before the first."""
     loop_lag_s: float
-    """The longest that the event loop was held up lately."""
+    """The longest recent block of the event loop."""
     reasons: Iterable[str]
-    """Why the monitor is degraded, as far as this process has found out itself."""
+    """The reasons for being degraded that this process has found itself."""
 
 
 class Slots:
-    """Where in a row each number stands; the same in every process, since all have the same configuration.
+    """The position of each number in a row; the same in every process, since all have the same configuration.
 
-    ``deliveries`` are the receivers and the outcomes that attempts at them may have, ``failures`` the causes.
+    ``deliveries`` are the receivers with the outcomes of delivery attempts, ``failures`` with the causes.
     """
 
     def __init__(self, deliveries: Iterable[tuple[str, str]] = (), failures: Iterable[tuple[str, str]] = ()) -> None:
@@ -124,44 +124,44 @@ class Slots:
 
 
 class ProcessTable:
-    """Which processes there are, as their supervisor knows it. Processes are counted from 1."""
+    """The running processes, as their supervisor knows them. Processes are counted from 1."""
 
     def __init__(self, table: Table, slots: Slots) -> None:
         self._table, self._slots = table, slots
 
     def started(self, process: int, pid: int) -> None:
-        """It runs, under this process id."""
+        """Note that a process runs under this process ID."""
         self._table.rows[process - 1][self._slots.pid] = pid
 
     def ended(self, process: int) -> None:
-        """It has ended unasked; its id may be anybody's from now on."""
+        """Note that a process has ended unasked; the system may reuse its ID from now on."""
         row = self._table.rows[process - 1]
         row[self._slots.pid] = 0
         row[self._slots.restarts] += 1
-        # What it said of itself went with it.
+        # Its report of its own state is void too.
         slots = self._slots
         for slot in (slots.at_s, slots.ready, slots.probe_s, slots.loop_lag_s, *slots.reasons.values()):
             row[slot] = 0
 
     @property
     def pids(self) -> dict[int, int]:
-        """The process id of each that runs."""
+        """Return the process ID of each running process."""
         pids = {process: int(row[self._slots.pid]) for process, row in enumerate(self._table.rows, 1)}
         return {process: pid for process, pid in pids.items() if pid}
 
     @property
     def restarts(self) -> int:
-        """How often one was started again."""
+        """Return the number of restarts."""
         return int(self._table.total(self._slots.restarts))
 
     def reasons(self) -> list[str]:
-        """Why the monitor is degraded."""
+        """Return why the monitor is degraded."""
         return [Reason.PROCESS_DOWN] if len(self.pids) < len(self._table.rows) else []
 
     def reasons_of_others(self, own: int, *, now_s: float) -> list[str]:
-        """What is wrong with the other processes than ``own``, at ``now_s`` by ``monotonic_s``.
+        """Return the reasons of the processes other than ``own``, at ``now_s`` by ``monotonic_s``.
 
-        That one has been silent for ``STALLED_AFTER_S``, which it can't say itself; and else what it says.
+        A process that was silent for ``STALLED_AFTER_S`` is stalled; the other reasons are from its own report.
         """
         found: dict[str, None] = {}
         for process in self.pids:
@@ -176,7 +176,7 @@ class ProcessTable:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Share:
-    """One process's part in what several count together: the descriptor of the table, and whose row is whose."""
+    """One process's part in the shared table: its descriptor, and the row of each process."""
 
     fd: int
     processes: int
@@ -185,9 +185,9 @@ class Share:
 
 
 class Metrics:
-    """One registry of its own and small methods to feed it. Not for several threads at once while it is read.
+    """One registry and small methods to feed it. Not thread-safe while it is read.
 
-    ``deliveries`` are the receivers and the outcomes that ``delivery`` may be told of, ``failures`` why.
+    ``deliveries`` are the receivers and the outcomes that ``delivery`` may be given, ``failures`` the causes.
     Without a ``share`` this process is the only one.
     """
 
@@ -229,15 +229,15 @@ class Metrics:
             self.registry.register(_Processes(self.processes, share.supervisor_pid))
 
     def beat(self, outcome: BeatOutcome) -> None:
-        """One heartbeat request was answered."""
+        """Count one answered heartbeat request."""
         self._row[self._beats[outcome]] += 1.0
 
     def beats(self, outcome: BeatOutcome, count: int) -> None:
-        """So many beats had this outcome."""
+        """Count ``count`` beats with this outcome."""
         self._row[self._beats[outcome]] += count
 
     def moved(self, moved: Sequence[Moved]) -> None:
-        """A call to the store committed these events; for each death, how late it was noticed is observed."""
+        """Count committed events; for each death, observe how late it was detected."""
         row, slots = self._row, self._slots
         for move in moved:
             row[slots.moves[move.kind]] += 1.0
@@ -247,20 +247,20 @@ class Metrics:
                 row[slots.detection_sum_s] += late_s
 
     def blind(self, windows: int, blind_ms: int) -> None:
-        """How many blind windows the store has seen in all, whoever ended them, and how long they were."""
+        """Set the number and total length of blind windows on this store, of all daemons."""
         self._blind.windows, self._blind.ms = windows, blind_ms
 
     def evidence(self, *, recorded: int = 0, dropped: int = 0) -> None:
-        """So many refused beats were recorded as evidence of life, and so many could not be."""
+        """Count refused beats that were recorded as evidence of life, and those that were dropped."""
         for outcome, count in zip(EVIDENCE_OUTCOMES, (recorded, dropped), strict=True):
             self._row[self._slots.evidence[outcome]] += count
 
     def limit(self, limit: Limit) -> None:
-        """A request was refused because of this limit."""
+        """Count a request that this limit refused."""
         self._row[self._slots.limits[limit]] += 1.0
 
     def delivery(self, receiver: str, outcome: str, cause: str) -> None:
-        """One attempt at a receiver ended; ``cause`` is why it failed, if it did."""
+        """Count a finished delivery attempt; ``cause`` is why it failed, or empty."""
         self._row[self._slots.deliveries[receiver, outcome]] += 1.0
         if cause:
             self._row[self._slots.failures[receiver, cause]] += 1.0
@@ -275,7 +275,7 @@ class Metrics:
         self._sweep_lag.set(sweep_lag_s)
 
     def degraded(self, reasons: Iterable[str]) -> None:
-        """Set the reasons that stand now; others are gone."""
+        """Set the present reasons; all others are cleared."""
         self._degraded.clear()
         for reason in Reason:
             self._degraded.labels(reason.value).set(0)
@@ -283,11 +283,11 @@ class Metrics:
             self._degraded.labels(str(one)).set(1)
 
     def ping(self, outcome: PingOutcome) -> None:
-        """An outgoing heartbeat was due."""
+        """Count an outgoing heartbeat that was due."""
         self._row[self._slots.pings[outcome]] += 1.0
 
     def signs(self, signs: Signs) -> None:
-        """Have this process say of itself how it is."""
+        """Write this process's report of its own state."""
         row, slots, reasons = self._row, self._slots, frozenset(signs.reasons)
         row[slots.ready] = signs.ready
         row[slots.probe_s] = signs.probe_s
@@ -297,17 +297,17 @@ class Metrics:
         row[slots.at_s] = signs.at_s
 
     def reasons_of_others(self) -> list[str]:
-        """As ``ProcessTable.reasons_of_others``, now."""
+        """Return ``ProcessTable.reasons_of_others`` for now."""
         return self.processes.reasons_of_others(self._process, now_s=monotonic_s())
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """The text of all metrics in the format that ``accept`` asks for, and its content type."""
+        """Return the text of all metrics in the format that ``accept`` asks for, and its content type."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
 
 
 class _Counted:
-    """The sums of the table, as the registry wants them."""
+    """The totals of the table, as a Prometheus collector."""
 
     def __init__(self, table: Table, slots: Slots, processes: ProcessTable) -> None:
         self._table, self._slots, self._processes = table, slots, processes
@@ -351,7 +351,7 @@ class _Counted:
         return found
 
     def _signs(self) -> Iterator[Metric]:
-        """What the processes say of themselves: of several, the worst."""
+        """Yield the reports of the processes: of several, the worst value."""
         rows, slots = self._table.rows, self._slots
         yield GaugeMetricFamily(
             "lastseen_ready",
@@ -360,14 +360,14 @@ class _Counted:
         )
         for name, documentation, slot in (
             ("store_probe", "How long the store took for the last probe's write, or to fail.", slots.probe_s),
-            ("event_loop_lag", "The longest that an event loop was held up in the last 10 s.", slots.loop_lag_s),
+            ("event_loop_lag", "The longest block of an event loop in the last 10 s.", slots.loop_lag_s),
         ):
             worst = max((row[slot] for row in rows if not math.isnan(row[slot])), default=math.nan)
             yield GaugeMetricFamily(f"lastseen_{name}_seconds", documentation, value=worst)
 
 
 class _Blind:
-    """What the store has counted, and each process is told: the same in all of them."""
+    """Counts from the store, which every process gets: the same in all of them."""
 
     def __init__(self) -> None:
         self.windows = self.ms = 0
@@ -379,7 +379,7 @@ class _Blind:
 
 
 class _Processes:
-    """What each process uses, under the usual names, with a label that says which one it is."""
+    """Resource usage of each process, under the usual names, with a label for the process."""
 
     def __init__(self, processes: ProcessTable, supervisor_pid: int) -> None:
         self._processes, self._supervisor_pid = processes, supervisor_pid

@@ -1,8 +1,8 @@
-"""Numbers that several processes count together, in one piece of memory that they share.
+"""Counters that several processes share, in one block of shared memory.
 
-Each process has a row, and only it adds to it; all read the sums. A row is not the process's own: it stays when the
-process ends, and the one that follows it goes on adding. So a sum never goes back, whichever process is asked and
-whichever has died. No lock is needed: a number is written at one go.
+Each process has a row, and only that process adds to it; all processes read the totals. A row outlives its process,
+and the next process continues it. So a total never goes back, regardless of which process answers and which has died.
+No lock is needed: a number is written atomically.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 
 _BYTES: Final = 8
 _LINE: Final = 8
-"""Numbers in a line of the processor's cache: rows begin at one, so that processes do not slow each other down."""
+"""Numbers in a cache line of the processor. Rows are aligned to it, so that processes do not slow each other down."""
 
 
 def _row_slots(slots: int) -> int:
@@ -23,10 +23,10 @@ def _row_slots(slots: int) -> int:
 
 
 def shared_memory(*, slots: int, rows: int) -> int:
-    """The descriptor of new memory for ``rows`` rows of ``slots`` numbers, all 0. No other program can open it.
+    """Create memory for ``rows`` rows of ``slots`` numbers, all 0. Return its descriptor. No other program can open it.
 
     Raises:
-        OSError: there is none to be had.
+        OSError: no memory can be created.
     """
     if sys.platform == "linux":
         fd = os.memfd_create("lastseen-counters")
@@ -38,7 +38,7 @@ def shared_memory(*, slots: int, rows: int) -> int:
 
 
 class Table:
-    """``rows`` of ``slots`` numbers; in the memory behind ``fd``, or in memory of this process alone.
+    """``rows`` of ``slots`` numbers; in the memory behind ``fd``, or in private memory of this process.
 
     A row is written like a list: ``table.rows[1][slot] += 1.0``.
     """
@@ -50,5 +50,5 @@ class Table:
         self.rows: Final = tuple(numbers[row * width : row * width + slots] for row in range(rows))
 
     def total(self, slot: int) -> float:
-        """What all processes together have counted."""
+        """Return the total over all processes."""
         return sum(row[slot] for row in self.rows)

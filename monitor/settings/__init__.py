@@ -1,1 +1,1 @@
-"""What settings are written with: tables, durations, sizes, globs, URLs and secrets. It knows no setting of its own."""
+"""Types for settings: tables, durations, sizes, globs, URLs and secrets. No concrete setting is defined here."""

@@ -1,4 +1,4 @@
-"""Globs of the configuration: ``*`` stands for any run of characters, everything else for itself. Pure."""
+"""Globs of the configuration: ``*`` matches any run of characters, everything else itself. Pure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ MOST_STARS: Final = 8
 
 
 def checked_glob(pattern: str) -> str:
-    """The pattern, unless it is empty, has a wildcard of another kind, or too many stars.
+    """Return the pattern, unless it is empty, has another kind of wildcard, or too many stars.
 
-    What passes means the same to ``fnmatch.fnmatchcase``, to Redis and to the reader.
+    A valid pattern has the same meaning for ``fnmatch.fnmatchcase``, for Redis and for the reader.
     """
     if not pattern:
         raise ValueError("must not be empty")
@@ -26,7 +26,7 @@ def checked_glob(pattern: str) -> str:
 
 
 def covers(pattern: str, other: str) -> bool:
-    """Whether all that fits the other pattern fits this one: its stars, read as a text, do so only against a star."""
+    """Whether this pattern matches all that the other one does. The other's stars, read as text, match only stars."""
     return fnmatchcase(other, pattern)
 
 

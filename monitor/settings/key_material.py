@@ -1,7 +1,7 @@
-"""Secrets and public keys: where they are read from, and what is refused about them.
+"""Secrets and public keys: reading and validation.
 
 The only part of the configuration that reads files other than the configuration itself. Messages
-never hold a secret, nor anything that would be one if it was pasted into the wrong key.
+never contain a secret, nor a value that would be one if it was pasted into the wrong key.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ _ASSIGNMENT: Final = re.compile(r"(export\s+)?[A-Z][A-Z0-9_]{2,}=[^=]")
 
 
 class KeyMaterialError(ValueError):
-    """A secret or key cannot be read, or is not fit for its purpose. The message says why, without it."""
+    """A secret or key cannot be read, or is unfit for its purpose. The message gives the reason, without the value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Surroundings:
-    """What a configuration refers to outside itself: ``folder`` is where its relative paths start."""
+    """The files and variables that a configuration refers to. ``folder`` is the base of its relative paths."""
 
     folder: Path = field(default_factory=Path)
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
     exposed: list[str] = field(default_factory=list)
-    """The secret files that everybody can read, as they were read."""
+    """The secret files that are readable by all users, as they were read."""
 
 
 def from_file(name: str, around: Surroundings) -> bytes:
-    """A secret file's content without the newlines at its end."""
+    """Return a secret file's content without the newlines at its end."""
     content = public_file(name, around)
     path = around.folder / name
     if path.stat().st_mode & stat.S_IROTH:
@@ -58,7 +58,7 @@ def from_file(name: str, around: Surroundings) -> bytes:
 
 
 def public_file(name: str, around: Surroundings) -> bytes:
-    """The same of a file that is no secret."""
+    """Return a public file's content without the newlines at its end."""
     path = around.folder / name
     try:
         with path.open("rb") as file:
@@ -72,7 +72,7 @@ def public_file(name: str, around: Surroundings) -> bytes:
 
 
 def from_environment(name: str, around: Surroundings) -> bytes:
-    """An environment variable's value without the newlines at its end."""
+    """Return an environment variable's value without the newlines at its end."""
     value = around.environ.get(name)
     if value is None:
         raise KeyMaterialError("the environment variable that it names is not set")
@@ -80,13 +80,13 @@ def from_environment(name: str, around: Surroundings) -> bytes:
 
 
 def _unwrapped(raw: bytes, what: str) -> bytes:
-    """A secret as it is, unless it is a text that has something around it which can't be meant."""
+    """Return the secret unchanged, unless it is a text with surroundings that can't be intended."""
     if raw.startswith(codecs.BOM_UTF8):
         raise KeyMaterialError(f"the {what} begins with a byte order mark: save the file as UTF-8 without one")
     try:
         text = raw.decode()
     except UnicodeDecodeError:
-        return raw  # random bytes are a secret, too
+        return raw  # random bytes are valid too
     if any(unicodedata.category(character) == "Cc" for character in text):
         raise KeyMaterialError(f"the {what} holds a control character, such as a second line")
     if text != text.strip():
@@ -99,7 +99,7 @@ def _unwrapped(raw: bytes, what: str) -> bytes:
 
 
 def signing_secret(raw: bytes) -> bytes:
-    """An HS256 secret, as it is."""
+    """Return a valid HS256 secret, unchanged."""
     raw = _unwrapped(raw, "secret")
     if len(raw) < SMALLEST_SECRET_BYTES:
         raise KeyMaterialError(f"the secret has {len(raw)} bytes, HS256 needs at least {SMALLEST_SECRET_BYTES}")
@@ -107,7 +107,7 @@ def signing_secret(raw: bytes) -> bytes:
 
 
 def public_key(pem: bytes, algorithm: str) -> bytes:
-    """A PEM public key whose type fits ``algorithm``, as it is."""
+    """Return a PEM public key whose type fits ``algorithm``, unchanged."""
     if b"PRIVATE KEY-----" in pem:
         raise KeyMaterialError("the file holds a private key; give the public key, and keep this one off the daemon")
     try:
@@ -130,7 +130,7 @@ def public_key(pem: bytes, algorithm: str) -> bytes:
 
 
 def webhook_secret(raw: bytes) -> bytes:
-    """The bytes behind ``whsec_<base64>``."""
+    """Return the bytes of ``whsec_<base64>``."""
     raw = _unwrapped(raw, "secret")
     head, encoded = raw[: len(WEBHOOK_PREFIX)], raw[len(WEBHOOK_PREFIX) :]
     if head != WEBHOOK_PREFIX.encode():
@@ -145,7 +145,7 @@ def webhook_secret(raw: bytes) -> bytes:
 
 
 def bearer_token(raw: bytes) -> str:
-    """A token for the header ``Authorization: Bearer`` (RFC 6750, 2.1), as it is."""
+    """Return a valid token for the header ``Authorization: Bearer`` (RFC 6750, 2.1), unchanged."""
     raw = _unwrapped(raw, "token")
     if not re.fullmatch(rb"[A-Za-z0-9\-._~+/]+=*", raw):
         raise KeyMaterialError("the token is empty, or holds characters that a bearer token can't have")
@@ -153,7 +153,7 @@ def bearer_token(raw: bytes) -> str:
 
 
 def password(raw: bytes) -> str:
-    """A password for HTTP's basic authentication (RFC 7617), as it is."""
+    """Return a valid password for HTTP basic authentication (RFC 7617), unchanged."""
     try:
         text = _unwrapped(raw, "password").decode()
     except UnicodeDecodeError:

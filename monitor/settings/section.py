@@ -1,4 +1,4 @@
-"""A table of settings, and how one of its validators says what is wrong, and at which key."""
+"""A table of settings, and how its validators report errors with their keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Key: TypeAlias = tuple[str | int, ...]
 
 
 def dotted(key: Key) -> str:
-    """``auth.keys[0].kid``."""
+    """Format a key, such as ``auth.keys[0].kid``."""
     text = ""
     for part in key:
         text += f"[{part}]" if isinstance(part, int) else f".{part}"
@@ -30,10 +30,10 @@ class Section(BaseModel):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """One reason to refuse, found by a validator.
+    """One error found by a validator.
 
-    ``at`` is the key, relative to what is being validated. ``related`` are other keys, from the top:
-    when ``at`` was not written, the first of them that was is where the reader is sent.
+    ``at`` is the key, relative to the validated value. ``related`` are other keys, from the top: if ``at`` was not
+    written, the error is reported at the first of them that was.
     """
 
     message: str
@@ -42,11 +42,11 @@ class Problem:
 
 
 def refusal(*problems: Problem) -> PydanticCustomError:
-    """What a validator raises for problems that are not all at its own place."""
+    """Build a validator's exception for errors that are not all at the validated value."""
     text = "; ".join(problem.message for problem in problems)
     return PydanticCustomError("refused", "{text}", {"text": text, "problems": problems})
 
 
 def surroundings(info: ValidationInfo) -> Surroundings:
-    """What ``load`` passed along; without it paths start at the working directory and no variable is set."""
+    """Return the context from ``load``; by default paths start at the working directory and no variable is set."""
     return info.context if isinstance(info.context, Surroundings) else Surroundings()

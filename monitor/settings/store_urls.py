@@ -1,7 +1,7 @@
-"""URLs of the store: what is refused about them, and those of a store behind Sentinel taken apart. Pure.
+"""URLs of the store: validation, and parsing of those with Sentinel. Pure.
 
 ``redis://[user:password@]host[:port][/db]``, ``rediss://`` with the ``ssl_`` options below, and
-``unix://[user:password@]/path[?db=number]`` are redis-py's to take apart, once ``checked_server_url`` has passed them.
+``unix://[user:password@]/path[?db=number]`` are parsed by redis-py, after ``checked_server_url`` has accepted them.
 
 ``redis+sentinel://[user:password@]host1:port1,host2:port2/service[/db][?option=value&...]``, with these options:
 
@@ -10,7 +10,7 @@
 - ``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile``: paths, as in the query of a ``rediss://`` URL;
 - ``ssl_check_hostname``: ``yes`` or ``no``.
 
-What may hold a special character is percent-encoded.
+Special characters are percent-encoded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl, quote, unquote
 
 SENTINEL_SCHEME: Final = "redis+sentinel"
 SENTINEL_PORT: Final = 26_379
-"""Where a Sentinel listens that is named without a port."""
+"""Default port of a Sentinel."""
 SERVER_PORT: Final = 6_379
 _EXAMPLE: Final = f"{SENTINEL_SCHEME}://host1:{SENTINEL_PORT},host2:{SENTINEL_PORT}/service"
 _HIGHEST_PORT: Final = 65_535
@@ -32,12 +32,12 @@ _FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _TLS_OPTIONS: Final = (*_FILES, "ssl_check_hostname")
 _OPTIONS: Final = ("sentinel_username", "sentinel_password", "tls", *_TLS_OPTIONS)
 _SERVER_OPTIONS: Final = {"redis": (), "rediss": _TLS_OPTIONS, "unix": ("db",)}
-"""By scheme. What else redis-py would take is its own affair, or breaks what we rely on."""
+"""By scheme. Other options of redis-py are not supported, or break what we rely on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SentinelUrl:
-    """Who is asked for what. ``sentinels`` are (host, port) in the order in which they are asked."""
+    """A parsed Sentinel URL. ``sentinels`` are (host, port) in the order in which they are asked."""
 
     sentinels: tuple[tuple[str, int], ...]
     service: str
@@ -53,15 +53,15 @@ class SentinelUrl:
 
 
 def is_sentinel_url(url: str) -> bool:
-    """Whether the store is found by way of Sentinel."""
+    """Whether the store is found through Sentinel."""
     return url.startswith(f"{SENTINEL_SCHEME}://")
 
 
 def checked_server_url(url: str) -> None:
-    """See that a server's URL is of one of the forms above.
+    """Check that a server's URL has one of the forms above.
 
     Raises:
-        ValueError: it is not. The message holds nothing that may be a credential.
+        ValueError: it has not. The message contains no possible credential.
     """
     scheme = url.partition("://")[0]
     if "://" not in url or scheme not in _SERVER_OPTIONS:
@@ -83,26 +83,26 @@ def checked_server_url(url: str) -> None:
 
 
 def with_password(url: str, password: str) -> str:
-    """The URL with a password in it, percent-encoded."""
+    """Return the URL with this password, percent-encoded."""
     scheme, _, rest = url.partition("://")
     user, _, rest = _after_user(rest)
     return f"{scheme}://{user}:{quote(password, safe='')}@{rest}"
 
 
 def has_password(url: str) -> bool:
-    """Whether one is written in the URL."""
+    """Whether the URL contains a password."""
     return ":" in _after_user(url.partition("://")[2])[0]
 
 
 def tls_files(url: str) -> list[str]:
-    """The paths that the ``ssl_`` options name."""
+    """Return the paths in the ``ssl_`` options."""
     return [path for name, path in parse_qsl(url.partition("?")[2]) if name in _FILES]
 
 
 def _after_user(rest: str) -> tuple[str, str, str]:
-    """User and password, the @ if there is one, and the rest.
+    """Return user and password, the @ if there is one, and the rest.
 
-    Cut at the last @ first: whatever stands before it may be a password, and is never shown.
+    Splits at the last @ first: everything before it may be a password, and is never shown.
     """
     user, at, rest = rest.rpartition("@")
     if any(mark in user for mark in "/?#@,") or "#" in rest:
@@ -117,10 +117,10 @@ def _database(text: str) -> int:
 
 
 def sentinel_url(url: str) -> SentinelUrl:
-    """The parts of ``url``.
+    """Parse ``url``.
 
     Raises:
-        ValueError: it is not of the form above. The message holds nothing that may be a credential.
+        ValueError: the URL does not have the form above. The message contains no possible credential.
     """
     user, at, rest = _after_user(url.removeprefix(f"{SENTINEL_SCHEME}://"))
     rest, _, query = rest.partition("?")
@@ -155,7 +155,7 @@ def _host(text: str, what: str, usual_port: int) -> tuple[str, int]:
         host, _, port = text.partition(":")
         bad = "]" in host
     if port and not port.isdigit():
-        text = f"{host}:***"  # what should be a port may be a password, where the @ is missing
+        text = f"{host}:***"  # a port that is no number may be a password, if the @ is missing
     if bad or not host:
         raise ValueError(f"has a {what} that is not host:port: {text!r}")
     if port and not (port.isascii() and port.isdigit() and 1 <= int(port[:9]) <= _HIGHEST_PORT):
@@ -171,7 +171,7 @@ def _options(query: str, known: tuple[str, ...]) -> dict[str, str]:
     options = dict(pairs)
     if len(options) < len(pairs):
         raise ValueError("has an option twice")
-    if not options.keys() <= set(known):  # which one is not said: it may be the rest of a password with an & in it
+    if not options.keys() <= set(known):  # the option is not named: it may be the rest of a password with an & in it
         raise ValueError(f"has an option that is not known; there are {', '.join(known) or 'none'}")
     return options
 

@@ -1,6 +1,6 @@
-"""Durations and sizes as the configuration writes them. Pure: text in, whole milliseconds or bytes out.
+"""Durations and sizes as written in the configuration. Pure: text in, whole milliseconds or bytes out.
 
-``Duration`` and ``Size`` are the annotations for fields; a field that is neither refuses a unit.
+``Duration`` and ``Size`` are annotations for fields; other fields refuse a unit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator
 UNIT_MS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 UNIT_BYTES: Final = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
 LONGEST_MS: Final = 3_650 * UNIT_MS["d"]
-"""Ten years; more is a slip of the pen."""
+"""Ten years; a longer duration is a typing error."""
 
 _QUANTITY: Final = re.compile(r"(?P<number>[0-9]{1,15}(?:\.[0-9]{1,9})?)(?P<unit>.*)", re.DOTALL)
 _DURATION_HELP: Final = 'write a number and a unit (ms, s, m, h, d), such as "30s"'
@@ -22,7 +22,7 @@ _SIZE_HELP: Final = 'write whole bytes, such as 16384, or a string with KiB, MiB
 
 
 def duration_ms(value: object) -> int:
-    """Whole milliseconds of a text such as ``500ms``, ``30s`` or ``1.5h``.
+    """Parse a text such as ``500ms``, ``30s`` or ``1.5h`` into whole milliseconds.
 
     Raises:
         ValueError: not a text, no unit or an unknown one, finer than a millisecond, or over ten years.
@@ -45,7 +45,7 @@ def duration_ms(value: object) -> int:
 
 
 def duration_text(ms: int) -> str:
-    """The shortest text with one unit and no fraction that ``duration_ms`` reads back as ``ms``."""
+    """Return the shortest text with one unit and no fraction that ``duration_ms`` parses to ``ms``."""
     if ms == 0:
         return "0s"
     unit = next(unit for unit, size in UNIT_MS.items() if ms % size == 0)
@@ -53,7 +53,7 @@ def duration_text(ms: int) -> str:
 
 
 def size_bytes(value: object) -> int:
-    """Whole bytes of a number, or of a text such as ``16KiB``.
+    """Parse a number of bytes, or a text such as ``16KiB``, into whole bytes.
 
     Raises:
         ValueError: neither, negative, or an unknown unit.
@@ -70,7 +70,7 @@ def size_bytes(value: object) -> int:
 
 
 def size_text(count: int) -> str:
-    """``count`` bytes with the largest unit that leaves no fraction."""
+    """Format ``count`` bytes with the largest unit that leaves no fraction."""
     for unit, size in UNIT_BYTES.items():
         if count and count % size == 0:
             return f"{count // size}{unit}"
@@ -78,7 +78,7 @@ def size_text(count: int) -> str:
 
 
 class SizeMark:
-    """Among a field's metadata: a bare number is a value here, so an environment variable may be one."""
+    """Marks a field that accepts a bare number, so that an environment variable may be one."""
 
 
 Duration: TypeAlias = Annotated[int, BeforeValidator(duration_ms)]
@@ -86,7 +86,7 @@ Size: TypeAlias = Annotated[int, BeforeValidator(size_bytes), SizeMark()]
 
 
 def lasting(low: str, high: str) -> AfterValidator:
-    """A bound for a ``Duration``, both ends included."""
+    """Return a validator for the bounds of a ``Duration``, both inclusive."""
     low_ms, high_ms = duration_ms(low), duration_ms(high)
 
     def check(ms: int) -> int:
@@ -98,7 +98,7 @@ def lasting(low: str, high: str) -> AfterValidator:
 
 
 def sized(low: int, high: int) -> AfterValidator:
-    """A bound for a ``Size`` in bytes, both ends included."""
+    """Return a validator for the bounds of a ``Size`` in bytes, both inclusive."""
 
     def check(count: int) -> int:
         if not low <= count <= high:

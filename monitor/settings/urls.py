@@ -1,4 +1,4 @@
-"""URLs of the configuration: what is refused about them, and how they are shown. Pure."""
+"""URLs of the configuration: validation, and masking for output. Pure."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator
 
 _OPEN_PATHS: Final = frozenset({"redis", "rediss", "unix", "redis+sentinel"})
-"""Their paths are a number, or name a socket or a service; others may be secret."""
+"""Schemes whose path is a number, a socket or a service name; other paths may be secret."""
 LABEL_LENGTH, NAME_LENGTH = 63, 253
-"""The most characters of a host name and of what is between two of its dots (RFC 1035, 2.3.4)."""
+"""Maximum characters of a label between two dots, and of a host name (RFC 1035, 2.3.4)."""
 _LABEL: Final = re.compile(r"[A-Za-z0-9_-]+")
 _NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 """A last label that a resolver may read as part of an IPv4 address (WHATWG URL, "ends in a number")."""
@@ -24,20 +24,20 @@ class Url(str):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        """The masked form, quoted."""
+        """Return the masked form, quoted."""
         return repr(masked_url(self))
 
 
 def masked_url(url: str) -> str:
-    """``url`` with all that may be a credential replaced by ``***``; never fails, whatever the text is."""
+    """Replace every possible credential in ``url`` by ``***``; never fails, whatever the text is."""
     scheme, colon, rest = url.partition(":") if ":" in url else ("", "", url)
     slashes = "//" if rest.startswith("//") else ""
     user, at, host = rest.removeprefix("//").rpartition("@")
-    if "?" in user:  # or the @ is in the query, and what follows it is the rest of a password
+    if "?" in user:  # or the @ is in the query, and the text after it is the rest of a password
         return f"{scheme}{colon}{slashes}***"
     host, question, _ = host.partition("?")
     if not at and any(not port.isdigit() for port in re.findall(r":([^],:/]+)", host)):
-        host = "***"  # or the @ is missing, and what should be a port is a password
+        host = "***"  # or the @ is missing, and the apparent port is a password
     if scheme not in _OPEN_PATHS:
         host, slash, path = host.partition("/")
         host += slash + ("***" if path else "")
@@ -45,12 +45,12 @@ def masked_url(url: str) -> str:
 
 
 def checked_web_url(text: str) -> Url:
-    """The text, if it is an address that HTTP requests can be made to and that holds no password in the open.
+    """Return the URL, if HTTP requests can be made to it and it contains no plain password.
 
-    It is requested byte for byte; a host with other characters than ASCII is written as its IDNA form.
+    It is requested byte for byte; a host with characters other than ASCII is converted to its IDNA form.
 
     Raises:
-        ValueError: it is not. The message does not hold it.
+        ValueError: the URL is invalid. The message does not contain it.
     """
     if not text.isprintable() or " " in text:
         raise ValueError("must not hold spaces or control characters")
@@ -80,10 +80,10 @@ def checked_web_url(text: str) -> Url:
 
 
 def checked_host(host: str, *, literal: bool = False) -> str:
-    """The host of a URL in ASCII, if a connection can ever be made to it. ``literal``: it stood in brackets.
+    """Return the host of a URL in ASCII, if a connection to it is possible. ``literal``: it was in brackets.
 
     Raises:
-        ValueError: it is neither an IP address nor a name that a resolver can be asked for.
+        ValueError: the host is neither an IP address nor a name that can be resolved.
     """
     try:
         address = ip_address(host.partition("%")[0])
@@ -117,7 +117,7 @@ def _checked_name(host: str) -> str:
 
 
 def checked_base_url(text: str) -> Url:
-    """A web URL that paths can be added to."""
+    """Return a web URL that paths can be appended to."""
     if "?" in text or "#" in text:
         raise ValueError("must not hold a query or a fragment: paths are added to it")
     return checked_web_url(text)

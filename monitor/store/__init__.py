@@ -1,4 +1,4 @@
-"""The worker store: one Lua function library and the one module that speaks Redis for this package."""
+"""The worker store: one Lua function library, and the only package in ``monitor`` that uses Redis for it."""
 
 from monitor.store.errors import (
     InstallationError,

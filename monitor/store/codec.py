@@ -1,4 +1,4 @@
-"""Between what the function library speaks and the types of this package."""
+"""Converts between the function library's arguments and answers and the types of this package."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from monitor.workers import Beat, Evidence
 
-# What hiredis makes of a function's answer: nested lists of bytes, int and None.
+# A function's answer as hiredis decodes it: nested lists of bytes, int and None.
 Answer = Any
 
 
@@ -35,15 +35,15 @@ TRANSITIONS_KEPT = 16
 _encode = msgspec.msgpack.Encoder().encode
 
 _SHORT: Final = 512
-"""Characters of metadata that are worth remembering."""
+"""Maximum characters of metadata that are cached."""
 _UNDECLARED: Final = 281_474_976_710_655
-"""As in ``lastseen.lua``: takes a declared interval or grace back."""
+"""As in ``lastseen.lua``: withdraws a declared interval or grace."""
 
 
 def beat_arguments(beats: Sequence[Beat]) -> tuple[bytes, bytes]:
-    """Beats as the library's ``beat`` reads them: their profiles, and four items for each beat.
+    """Encode beats for the library's ``beat``: their profiles, and four items for each beat.
 
-    What many beats have in common is a profile: sent once, and judged once in the store.
+    A profile is what many beats have in common: it is sent once, and checked once in the store.
     """
     profiles: dict[tuple[object, ...], int] = {}
     rows: list[object] = []
@@ -69,7 +69,7 @@ def beat_arguments(beats: Sequence[Beat]) -> tuple[bytes, bytes]:
 
 
 def _report(beat: Beat) -> str | bool:
-    """What a worker says of itself, as its record keeps it; False unless the beat says all of it."""
+    """Return a worker's report in the form of its record; False unless the beat contains all of its parts."""
     status, tasks, task = beat.status, beat.tasks_processed, beat.current_task_id
     if status is KEEP or tasks is KEEP or task is KEEP:
         return False
@@ -78,7 +78,7 @@ def _report(beat: Beat) -> str | bool:
 
 
 def _more(beat: Beat, *, reports_all: bool) -> list[object] | bool | msgspec.Raw:
-    """The parts that an ordinary beat does not have; False for none."""
+    """Return the parts that an ordinary beat does not have; False for none."""
     status, tasks, task = beat.status, beat.tasks_processed, beat.current_task_id
     meta, system, logs = beat.metadata_json, beat.system_info_json, beat.logs_json
     no_system_or_logs = system is KEEP and logs is KEEP
@@ -110,7 +110,7 @@ def _cold(
     logs: str | Keep | None,
     logs_cut: bool,
 ) -> list[object]:
-    """``more`` with the cold parts, and a digest of them in front."""
+    """Return ``more`` with the cold parts, and their digest in front."""
     parts = repr((meta, system, system_cut, logs, logs_cut))
     digest = base64.b64encode(hashlib.blake2b(parts.encode(), digest_size=6).digest()).decode()
     event_meta, cut = "", False
@@ -122,7 +122,7 @@ def _cold(
 
 @lru_cache(maxsize=4_096)
 def _metadata_alone(meta: str) -> bool | msgspec.Raw:
-    """Packed, since it is the same beat after beat, and often that of many workers; True for empty metadata."""
+    """Pack metadata, cached: a worker sends the same in each beat, and often many workers do. True if it is empty."""
     if meta == "{}":
         return True
     nothing = [False, None, None, None]
@@ -130,14 +130,14 @@ def _metadata_alone(meta: str) -> bool | msgspec.Raw:
 
 
 def _or_null(value: str | Keep | None) -> str | bool | None:
-    """Nil keeps the last value, false is null: the library's way to tell the two apart."""
+    """Encode an optional value: in the library nil keeps the last value, and false is null."""
     if isinstance(value, Keep):
         return None
     return False if value is None else value
 
 
 def evidence_argument(evidence: Sequence[Evidence]) -> bytes:
-    """Refused beats as the library's ``evidence`` reads them."""
+    """Encode refused beats for the library's ``evidence``."""
     return _encode(
         [
             [
@@ -154,7 +154,7 @@ def evidence_argument(evidence: Sequence[Evidence]) -> bytes:
 
 
 def text(raw: bytes) -> str:
-    """A string that came back from the store; what went in was valid UTF-8."""
+    """Decode a string from the store; it was stored as valid UTF-8."""
     return raw.decode()
 
 
@@ -163,7 +163,7 @@ def _gaps(raw: bytes) -> tuple[int, ...]:
 
 
 def moved(rows: Sequence[Answer]) -> list[Moved]:
-    """The transitions that a call says it has committed."""
+    """Decode the transitions that a call has committed."""
     return [
         Moved(
             kind=EventKind(text(kind)),
@@ -182,7 +182,7 @@ def moved(rows: Sequence[Answer]) -> list[Moved]:
 
 
 def past_transitions(rows: Sequence[Answer]) -> tuple[PastTransition, ...]:
-    """A worker's last transitions, newest last."""
+    """Decode a worker's last transitions, newest last."""
     return tuple(
         PastTransition(kind=EventKind(text(kind)), seq=seq, due_ms=due, detected_ms=detected, reason=text(reason))
         for kind, seq, due, detected, reason in rows
@@ -190,12 +190,12 @@ def past_transitions(rows: Sequence[Answer]) -> tuple[PastTransition, ...]:
 
 
 def windows(flat: Sequence[Answer]) -> tuple[Window, ...]:
-    """Blind windows as ``one`` and ``page`` list them, oldest first."""
+    """Decode blind windows as ``get`` and ``list`` answer them, oldest first."""
     return tuple(Window(begin_ms=begin, end_ms=end) for begin, end in zip(flat[::2], flat[1::2], strict=True))
 
 
 def worker(row: Answer, past: Sequence[Answer] = (), *, blind: Sequence[Window]) -> Worker:
-    """A worker as ``one`` and ``page`` describe it, with what the blind windows make of its deadlines."""
+    """Decode a worker as ``get`` and ``list`` describe it, with the effect of blind windows on its deadlines."""
     interval_ms, grace_ms, back_ms, base_ms = row[9], row[10], row[20], row[21]
 
     def moved_to(due_ms: int) -> int:
@@ -205,7 +205,7 @@ def worker(row: Answer, past: Sequence[Answer] = (), *, blind: Sequence[Window])
     generation = row[5]
     transitions = past_transitions(past)
     if len(transitions) < TRANSITIONS_KEPT and not (transitions and transitions[0].seq == 1):
-        # None was dropped, and the first beat's, which is not stored, comes first.
+        # No transition was dropped. The registration, which is not stored, comes first.
         registered = PastTransition(
             kind=EventKind.REGISTERED, seq=1, due_ms=generation, detected_ms=generation, reason="beat"
         )
@@ -242,7 +242,7 @@ def worker(row: Answer, past: Sequence[Answer] = (), *, blind: Sequence[Window])
 
 
 class _StoredEvent(msgspec.Struct, array_like=True, frozen=True):
-    """An event as ``record`` in ``lastseen.lua`` packs it, item by item; False stands for null."""
+    """An event as ``record`` in ``workers.lua`` packs it, item by item; False stands for null."""
 
     kind: str
     tenant: str
@@ -268,9 +268,9 @@ class _StoredEvent(msgspec.Struct, array_like=True, frozen=True):
     exit_code: str | bool
     message: str | bool
     missed: tuple[int, int, int, int] | bool = False
-    """Of the monitor's blind time: ms, end of the last window, windows, uncredited."""
+    """Blind time of the monitor: total ms, end of the last window, windows, uncredited windows."""
     rejected: tuple[str, int, str] | bool = False
-    """The newest refused beat: reason, when, the subject of its token."""
+    """The newest refused beat: reason, time, subject of its token."""
 
 
 _stored_event: Final = msgspec.msgpack.Decoder(_StoredEvent).decode
@@ -281,10 +281,10 @@ def _optional(value: object) -> str | None:
 
 
 def event(partition: int, entry: Answer) -> Event:
-    """One entry of a partition's stream.
+    """Decode one entry of a partition's stream.
 
     Raises:
-        ValueError: it can't be understood.
+        ValueError: the entry is not readable.
     """
     position, (_, packed, _, gaps) = entry
     stored = _stored_event(packed)
@@ -328,15 +328,15 @@ def event(partition: int, entry: Answer) -> Event:
 
 
 def workers(rows: Sequence[Answer], *, blind: Sequence[Window]) -> list[Worker]:
-    """Rows of a page, without transitions."""
+    """Decode the rows of a page, without transitions."""
     return [worker(row, blind=blind) for row in rows]
 
 
 def events(partition: int, entries: Sequence[Answer]) -> list[Event]:
-    """Entries of a partition's stream; one that can't be understood is logged and left out.
+    """Decode entries of a partition's stream. An unreadable entry is logged and left out.
 
-    A newer release on the same store may write kinds of events that this one does not know; they must not
-    stop what it does know.
+    A newer release on the same store may write kinds of events that this release does not know. They must not
+    block the known ones.
     """
     understood = []
     for entry in entries:

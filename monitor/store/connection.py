@@ -1,7 +1,7 @@
-"""Calling the function library: connections, time limits, and what an error of the server means.
+"""Calls to the function library: connections, timeouts, and the meaning of a server's errors.
 
-Sets of connections, so that no kind of work waits behind another: beats and sweeps; what requests read, a few at a
-time; what the daemon itself reads, for alerts and metrics; what health asks; the orders that must not be sent twice.
+Several connection pools, so that no kind of work waits behind another: beats and sweeps; reads of requests, a few at a
+time; the daemon's own reads, for alerts and metrics; health probes; orders that must not be sent twice.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 WRITERS: Final = 16
 READERS: Final = 4
-"""Reads of requests in flight; more wait, each for the time limit at most. Reads are what can be large."""
+"""Maximum reads of requests in flight; others wait, each for the timeout at most. Reads can have large answers."""
 READERS_INSIDE: Final = 4
 PROBES: Final = 2
 ONCE: Final = 2
@@ -51,16 +51,16 @@ _PASSING: Final = (
     "TRYAGAIN",
     "CLUSTERDOWN",
 )
-"""How errors begin that are of the server's present state and not of what was asked."""
+"""Prefixes of errors that are due to the server's present state and not to the command."""
 _FULL: Final = ("OOM", "MISCONF")
 _NO_DATABASE: Final = ("DB index is out of range", "invalid DB index", "SELECT is not allowed")
 
 
 class Connection:
-    """Calls functions of one server. Every answer's first item, the store's time, goes into ``clock``.
+    """Calls functions of one server. The first item of every answer, the store's time, goes into ``clock``.
 
-    Every method raises ``StoreUnavailableError`` when there is no answer within the time limit, or the store
-    can't do it now; whether a call was applied is then not known. It was not when that is a ``StoreFullError``.
+    Every method raises ``StoreUnavailableError`` when there is no answer within the timeout, or the store is unable
+    now. Whether the call was applied is then unknown, except for a ``StoreFullError``: then it was not.
     """
 
     def __init__(self, url: str, *, namespace: str, timeout_s: float, clock: StoreClock) -> None:
@@ -91,10 +91,10 @@ class Connection:
         await self.address.close()
 
     async def judge_server(self) -> None:
-        """Refuse a server that would lose data or can't run the library.
+        """Check that the server does not lose data and can run the library.
 
         Raises:
-            StoreRefusedError: it evicts keys, or has no functions.
+            StoreRefusedError: the server evicts keys, or has no functions.
         """
         policy = await self.evicting_policy()
         try:
@@ -105,14 +105,14 @@ class Connection:
         if policy is not None:
             raise StoreRefusedError(
                 f"the store evicts keys: its maxmemory-policy is {policy!r}, which would drop workers and alerts "
-                f"without a word; set it to {NO_EVICTION!r}"
+                f"silently; set it to {NO_EVICTION!r}"
             )
         version = str(server.get("redis_version", "0"))
         if int(version.split(".", maxsplit=1)[0]) < OLDEST_MAJOR:
             raise StoreRefusedError(f"the store has no functions: it is version {version}; Redis 7.0, Valkey or newer")
 
     async def condition(self) -> Condition:
-        """How the server is by its own word; it reads no data."""
+        """Return the server's state from INFO; reads no data."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 memory = await self._probing.info("memory")
@@ -122,7 +122,7 @@ class Connection:
         return condition_of(memory, persistence)
 
     async def evicting_policy(self) -> str | None:
-        """The server's ``maxmemory-policy`` if it is one that evicts keys, else None."""
+        """Return the server's ``maxmemory-policy`` if it evicts keys, else None."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 memory = await self._probing.info("memory")
@@ -132,10 +132,10 @@ class Connection:
         return None if policy == NO_EVICTION else policy
 
     async def load(self) -> None:
-        """Make sure that the library is there. One that is there is not loaded again: a full store would refuse it.
+        """Load the library if it is not loaded. A loaded library is not loaded again: a full store would refuse it.
 
         Raises:
-            StoreRefusedError: the server does not take the library.
+            StoreRefusedError: the server does not accept the library.
         """
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -149,8 +149,8 @@ class Connection:
             raise _unavailable(error) from error
 
     async def founded(self, partition: int) -> tuple[int, int, str] | None:
-        """The schema version, the number of partitions and the installation's ids that a partition has, read without
-        the library.
+        """Return the schema version, the number of partitions and the installation's IDs of a partition, without
+        the library; None if the partition is new.
         """
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -176,9 +176,9 @@ class Connection:
         return await self._call(self._once.execute_command, function, partition, args)
 
     async def write_then(self, wait: tuple[str | int, ...], function: str, partition: int) -> Any:
-        """Call a function and then, on the same connection, a command that waits for its writes; both answers.
+        """Call a function and then, on the same connection, a command that waits for its writes. Return its answer.
 
-        WAIT and WAITAOF speak of their own connection's writes only. None: the server does not know the command.
+        WAIT and WAITAOF cover only the writes of their own connection. None: the server does not know the command.
         """
         waited: Any = None
 
@@ -200,10 +200,10 @@ class Connection:
         return waited
 
     async def read(self, function: str, partition: int, *args: bytes | str | int) -> Any:
-        """Call a function that writes nothing, for a request.
+        """Call a read-only function, for a request.
 
         Raises:
-            NoRoomError: others are read all the time.
+            NoRoomError: too many reads at once for the whole timeout.
         """
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -216,12 +216,12 @@ class Connection:
             self._reads.release()
 
     async def read_inside(self, function: str, partition: int, *args: bytes | str | int) -> Any:
-        """As ``read``, for the daemon itself, whose reads are bounded in number by what it is."""
+        """Call as ``read`` does, for the daemon itself: the number of its reads is bounded by design."""
         async with self._reads_inside:
             return await self._call(self._inside.execute_command, function, partition, args)
 
     async def probe(self, function: str, partition: int, *args: bytes | str | int) -> Any:
-        """As ``read``, for what tells the daemon's health."""
+        """Call as ``read`` does, for health probes."""
         return await self._call(self._probing.execute_command, function, partition, args)
 
     async def _call(
@@ -236,7 +236,7 @@ class Connection:
                 except ResponseError as error:
                     if "unction not found" not in str(error):
                         raise
-                    # A failover or a flush took the library away.
+                    # A failover or a flush has removed the library.
                     await self._probing.function_load(LIBRARY_SOURCE, replace=True)
                     answer = await send(*command)
         except TROUBLE as error:
@@ -246,7 +246,7 @@ class Connection:
 
 
 def _is_passing(error: ResponseError) -> bool:
-    # redis-py takes the code off some errors and gives them a type of their own; the text tells the rest.
+    # redis-py strips the code from errors for which it has a type; for the others the text decides.
     return type(error) is not ResponseError or str(error).startswith(_PASSING) or _is_full(error)
 
 
@@ -256,7 +256,7 @@ def _is_full(error: Exception) -> bool:
 
 
 def _unavailable(error: Exception) -> StoreUnavailableError:
-    # redis-py wraps what making a connection raises.
+    # redis-py wraps errors that occur while it connects.
     if isinstance(error, REFUSALS) or isinstance(error.__cause__, SentinelsRefuseUsError):
         return StoreDeniedError(f"the store refuses our credentials: {error}")
     if isinstance(error, ResponseError) and str(error).startswith(_NO_DATABASE):

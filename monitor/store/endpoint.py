@@ -1,7 +1,7 @@
-"""Where the store is, and pools of connections to it.
+"""The store's endpoint, and pools of connections to it.
 
-A server with an address of its own, or whichever one Sentinel says is the primary. Whoever speaks to the store gets
-its pools here, the delivery queue too: with Sentinel all of them learn of a failover at once.
+The endpoint is a server with a fixed address, or the primary that Sentinel names. All users of the store get their
+pools here, the alerts' store too: with Sentinel all of them learn of a failover at once.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 _Pool = TypeVar("_Pool", bound=ConnectionPool)
 
 SEARCH_SHARE: Final = 0.5
-"""How much of the time limit of a call the search for the primary may take; the rest is for the call itself."""
+"""Part of a call's timeout that the search for the primary may take; the rest is for the call itself."""
 
 
 class Address:
     """The store at ``url``. Belongs to one event loop.
 
-    ``timeout_s`` bounds a connection attempt, and half of it the search for the primary.
+    ``timeout_s`` bounds a connection attempt; half of it bounds the search for the primary.
     """
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
@@ -39,12 +39,12 @@ class Address:
         self._primary = None if self._place is None else Primary(self._place, limit_s=timeout_s * SEARCH_SHARE)
 
     async def close(self) -> None:
-        """Stop watching where the primary is. The pools are their owners' to close, before. Idempotent."""
+        """Stop watching the primary. The owners of the pools close them before. Idempotent."""
         if self._primary is not None:
             await self._primary.close()
 
     def pool(self, *, max_connections: int, timeout_s: float, retry: Retry) -> BlockingConnectionPool:
-        """At most so many connections; more calls wait for one. ``timeout_s`` bounds that wait and each answer."""
+        """Return a pool of at most ``max_connections``; further calls wait. ``timeout_s`` bounds wait and answer."""
         return self._pool(
             BlockingConnectionPool,
             max_connections=max_connections,
@@ -55,7 +55,7 @@ class Address:
         )
 
     def unlimited(self) -> ConnectionPool:
-        """A maker of connections that have no time limits of their own."""
+        """Return a factory of connections without timeouts of their own."""
         return self._pool(ConnectionPool, socket_timeout=None, socket_connect_timeout=None, retry=Retry(NoBackoff(), 0))
 
     def _pool(self, kind: type[_Pool], **settings: Any) -> _Pool:

@@ -1,18 +1,18 @@
-"""What can go wrong with the store, by whose fault."""
+"""Errors of the store, by cause."""
 
 from __future__ import annotations
 
 
 class StoreUnavailableError(Exception):
-    """The store did not answer, or could not write; the same call may succeed later. Nothing is known to be lost."""
+    """The store did not answer, or could not write. The same call may succeed later. No loss is known."""
 
 
 class StoreFullError(StoreUnavailableError):
-    """The store takes no writes, since its memory or its disk is full; it still answers reads."""
+    """The store takes no writes because its memory or its disk is full. Reads still work."""
 
 
 class StoreDeniedError(StoreUnavailableError):
-    """The store refuses our user, our password, our permissions or our database: it will again until that changes."""
+    """The store refuses our user, password, permissions or database. Retries fail until the operator changes that."""
 
 
 class StoreRefusedError(Exception):
@@ -20,8 +20,8 @@ class StoreRefusedError(Exception):
 
 
 class InstallationError(StoreRefusedError):
-    """The data is another installation's. Two of them would sweep, page and forget each other's workers."""
+    """The data belongs to another installation. The two would sweep, page and forget each other's workers."""
 
 
 class SchemaError(StoreRefusedError):
-    """The data was laid out by a newer release, or with another number of partitions."""
+    """The data was written by a newer release, or with another number of partitions."""

@@ -1,4 +1,4 @@
-"""Connections for the calls that every beat waits for: redis-py's own, without what its client adds to each call.
+"""Connections for the calls that every beat waits for: those of redis-py, without the overhead of its client.
 
 The client's pool, retry and telemetry layers took as long as packing, sending and reading the answer together.
 """
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 RETRIES: Final = 2
 TROUBLE: Final = (RedisError, OSError, TimeoutError)
-"""No answer, or a refusal."""
+"""Errors of a call: no answer, or a refusal."""
 
 
 class Lines:
     """At most ``most`` calls at a time, each on a connection of its own until its answer has come.
 
-    ``pool`` makes the connections. They have no time limits of their own: whoever calls sets one around all of it.
-    (Inner ones would cost a task each, and on Python 3.11 can swallow the outer one's cancellation.) A call whose
-    connection is lost is sent again, twice at most, on a new one.
+    ``pool`` makes the connections. They have no timeouts of their own: the caller sets one around the whole call.
+    (Inner timeouts would cost a task each, and on Python 3.11 can swallow the outer one's cancellation.) A call whose
+    connection is lost is sent again on a new one, at most twice.
     """
 
     def __init__(self, pool: ConnectionPool, *, most: int) -> None:
@@ -36,7 +36,7 @@ class Lines:
         self._backoff = ExponentialWithJitterBackoff(base=0.02, cap=0.25)
 
     async def call(self, *command: bytes | str | int) -> Any:
-        """Send one command; its answer. A connection that a call was given up on is not used again.
+        """Send one command and return its answer. The connection of a cancelled call is not used again.
 
         Raises:
             ResponseError: the server refuses.
@@ -59,10 +59,10 @@ class Lines:
         connection: AbstractConnection
         connection = self._idle.pop() if self._idle else self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
-            if connection.should_reconnect():  # it leads to a former primary
+            if connection.should_reconnect():  # connected to a former primary
                 await connection.disconnect(nowait=True)
-            # In C, where redis-py packs in Python. It connects first, if it is not connected.
-            await connection.send_packed_command(pack_command(command))  # type: ignore[arg-type]  # it means any length
+            # Packs in C, where redis-py packs in Python. Connects first, if necessary.
+            await connection.send_packed_command(pack_command(command))  # type: ignore[arg-type]  # any length is valid
             answer = await connection.read_response()
         except ResponseError:
             self._idle.append(connection)
@@ -74,6 +74,6 @@ class Lines:
         return answer
 
     async def close(self) -> None:
-        """Close the connections. Nothing is called any more."""
+        """Close the connections. No further calls are allowed."""
         while self._idle:
             await self._idle.pop().disconnect()

@@ -1,4 +1,4 @@
-"""One call for all who ask at a time."""
+"""One shared call for concurrent callers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _T = TypeVar("_T")
 
 
 class Joint(Generic[_T]):
-    """Each caller gets the result of a call that began after it asked: one call is under way, and one more may wait."""
+    """Each caller gets the result of a call that began after its request. At most one call runs and one waits."""
 
     def __init__(self, call: Callable[[], Coroutine[None, None, _T]], *, name: str) -> None:
         self._call = call
@@ -21,7 +21,7 @@ class Joint(Generic[_T]):
         self._next: asyncio.Task[_T] | None = None
 
     async def __call__(self) -> _T:
-        """The result, or what the call raised. A caller that gives up takes nothing from the others."""
+        """Return the result, or raise the call's exception. A caller that gives up does not affect the others."""
         if self._next is None:
             self._next = asyncio.create_task(self._made(), name=self._name)
             self._next.add_done_callback(_seen)
@@ -34,6 +34,6 @@ class Joint(Generic[_T]):
 
 
 def _seen(task: asyncio.Task[_T]) -> None:
-    """Take note of what a task raised: all who asked for it may have given up on it."""
+    """Mark a task's exception as retrieved: all of its callers may have given up."""
     if not task.cancelled():
         task.exception()

@@ -1,7 +1,7 @@
-"""The Lua function library as it is loaded: generated from the transition table, named by its content.
+"""The Lua function library as loaded: with a prelude generated from the transition table, named by its digest.
 
 Function names are global over all libraries of a server, and ``FUNCTION LOAD REPLACE`` from two
-releases would flip code under each other's feet; so both the library's and its functions' names carry
+releases would replace each other's code. So the names of the library and of its functions contain
 a digest of the source, and two releases run side by side.
 """
 
@@ -23,7 +23,7 @@ STATE_CODES: Final[Mapping[Liveness, str]] = {
     Liveness.STOPPED: "o",
     Liveness.FAILED: "f",
 }
-"""How a stored liveness is written in a record, where a byte counts a million times."""
+"""The code of a stored liveness in a record, where a byte counts a million times."""
 
 LIVENESS_OF: Final[Mapping[str, Liveness]] = {code: liveness for liveness, code in STATE_CODES.items()}
 DOWN_STATES: Final = (Liveness.STALE, Liveness.STOPPED, Liveness.FAILED)
@@ -40,7 +40,7 @@ _PARTS: Final = (
     "reading.lua",
     "revocations.lua",
 )
-"""What ``lastseen.lua`` includes."""
+"""The files that ``lastseen.lua`` includes."""
 
 
 def _prelude() -> str:

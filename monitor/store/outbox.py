@@ -1,4 +1,4 @@
-"""The event stream as the router reads it: one reader per partition at a time, under a fenced lease."""
+"""The event stream for the router: one reader per partition at a time, under a fenced lease."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from monitor.store.store import Store
 
 LEASE_MS: Final = 2_000
-"""How long a router's partition waits for its router after that one was killed."""
+"""How long a partition is without a router after its router was killed."""
 ROUTING_LAG_S: Final = 10.0
 
 
 class Outbox:
-    """Reads and acks on behalf of one daemon. Belongs to one event loop."""
+    """Claims and acknowledges events for one daemon. Belongs to one event loop."""
 
     def __init__(self, store: Store, *, owner: str) -> None:
         self._store = store
@@ -29,22 +29,22 @@ class Outbox:
         self._looked_s = dict.fromkeys(range(store.partitions), monotonic_s())
 
     async def claim(self, partition: int, limit: int) -> list[Event] | None:
-        """The oldest events that were not acked; None while another daemon has the lease.
+        """Return the oldest unacknowledged events; None while another daemon has the lease.
 
         Raises:
-            StoreUnavailableError: no answer; take again.
+            StoreUnavailableError: no answer; claim again.
         """
         taken = await self._store.claim(partition, owner=self._owner, lease_ms=LEASE_MS, limit=limit)
         self._tokens[partition] = taken.token
         self._ages_ms[partition] = taken.age_ms
         self._looked_s[partition] = monotonic_s()
         if taken.token and taken.last and not taken.events:
-            # Nothing of it could be understood, so nobody will ack it.
+            # No entry was readable, so the router has no event to acknowledge.
             await self.ack(partition, taken.last)
         return taken.events if taken.token else None
 
     async def ack(self, partition: int, position: str) -> bool:
-        """Pass everything up to ``position``; False when the lease has gone to somebody else.
+        """Move the cursor to ``position``; False if another process has the lease by now.
 
         Raises:
             StoreUnavailableError: no answer; the same events may come again.
@@ -52,18 +52,18 @@ class Outbox:
         return await self._store.ack(partition, token=self._tokens[partition], position=position)
 
     async def release(self) -> None:
-        """Give every lease back, so that another daemon goes on at once."""
+        """Release every lease, so that another daemon can continue at once."""
         for partition, token in self._tokens.items():
             if token:
-                with contextlib.suppress(StoreUnavailableError):  # then it runs out by itself
+                with contextlib.suppress(StoreUnavailableError):  # then the lease expires
                     await self._store.release(partition, token=token)
         self._tokens.clear()
 
     def lag_s(self) -> float:
-        """How long the oldest event that was not handed over has waited, in seconds, or nobody has looked for any."""
+        """Return the age of the oldest event not yet claimed, plus the time since the last poll, in seconds."""
         now_s = monotonic_s()
         return max(now_s - at_s + self._ages_ms.get(partition, 0) / 1_000 for partition, at_s in self._looked_s.items())
 
     def reasons(self) -> list[str]:
-        """Why routing is not well: events wait for longer than they should, or nobody has looked for any."""
+        """Return why the monitor is degraded: events wait for too long, or the router does not poll for events."""
         return [Reason.ROUTING_LAG] if self.lag_s() > ROUTING_LAG_S else []

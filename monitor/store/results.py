@@ -1,4 +1,4 @@
-"""What the store is asked for and answers, where that is more than a number."""
+"""Parameter and result types of the store's methods."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 STORED, OVER_WORKERS, OVER_ENVIRONMENTS, NOT_ALLOWED, UNKNOWN, REFUSED, DAMAGED, LATE = range(8)
 OVER_TIMINGS, OVER_BYTES = range(8, 10)
-"""What a function answers of one worker; the same numbers stand at the top of ``lastseen.lua`` and ``beat.lua``."""
+"""Outcomes of a function for one worker, as at the top of ``lastseen.lua`` and ``beat.lua``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,12 +24,12 @@ class BeatsResult:
     outcomes: list[tuple[int, int]]
     moved: list[Moved]
     least_grace_ms: int
-    """The shortest grace of the workers whose beats were stored; very long for none."""
+    """The shortest grace of the workers whose beats were stored; very long if there is none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChangeResult:
-    """What became of an order about one worker."""
+    """The result of an order about one worker."""
 
     now_ms: int
     outcome: int
@@ -38,35 +38,35 @@ class ChangeResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepResult:
-    """One chunk of a pass; ``more`` says that another chunk is due at once."""
+    """One chunk of a pass; ``more``: another chunk is due at once."""
 
     now_ms: int
     more: bool
     moved: list[Moved]
     damaged: int = 0
-    """Workers that were left out because their record can't be read or does not fit."""
+    """Workers that were skipped because their record is unreadable or does not match."""
     blind: bool = False
-    """Nothing expired, since the monitor can't know: no daemon has said for a while that it accepts beats."""
+    """Nothing expired because the monitor is blind: for a while no daemon has reported that it accepts beats."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PulseResult:
-    """What a pulse was answered. ``window`` is the newest blind window, and ``cause`` how it was noticed."""
+    """The answer to a pulse. ``window`` is the newest blind window, ``cause`` how it was detected."""
 
     now_ms: int
     skew_ms: int
-    """How far the store's time is ahead of its server's clock, which has stepped back by so much."""
+    """How far store time is ahead of its server's clock, which was stepped back by this much."""
     window: Window | None
     cause: Cause | None
     windows: int
-    """So many there have been in all."""
+    """Number of blind windows so far."""
     blind_ms: int
-    """And so long they were."""
+    """Their total length."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Want:
-    """Which workers a list is to hold, as far as the store can tell them apart cheaply."""
+    """Which workers a list is to contain, as far as the store can select them cheaply."""
 
     alive: bool
     late: bool
@@ -76,7 +76,7 @@ class Want:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """Workers in the order of their ids; ``last`` is where to go on, empty at the end."""
+    """Workers in the order of their IDs; ``last`` is the cursor for the next page, empty at the end."""
 
     now_ms: int
     swept_ms: int
@@ -86,21 +86,21 @@ class Page:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Census:
-    """Counts by environment and liveness of a tenant, or of all."""
+    """Counts by environment and liveness, of one tenant or of all."""
 
     now_ms: int
     swept_ms: int
     environments: dict[str, dict[Liveness, int]]
     tenants: frozenset[str] = frozenset()
-    """Those of which there is a worker."""
+    """The tenants that have workers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Taken:
-    """The router's turn at a partition. ``token`` 0: another daemon has the lease."""
+    """The router's claim of a partition. ``token`` 0: another daemon has the lease."""
 
     token: int
     events: list[Event]
     last: str
-    """The position of the last entry read, whether or not it could be understood; empty for none."""
+    """The position of the last entry read, readable or not; empty for none."""
     age_ms: int

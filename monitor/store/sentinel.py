@@ -1,12 +1,12 @@
-"""Connections to whichever server Sentinel says is the primary, now and after a failover.
+"""Connections to the primary that Sentinel names, now and after a failover.
 
-By the guidelines for clients of Sentinel (https://redis.io/docs/latest/develop/reference/sentinel-clients/): the
-Sentinels are asked in their order, the first that answers comes first from then on, and a server has to say that it
-is a primary before a connection to it is used. redis-py's own classes are not used for that. Its connections look for
-the primary in ``connect`` only, and not when a command finds them closed; its pool raises when it is empty; and none
-of them leaves a former primary that goes on answering. One that does is the rule and not the exception: after an
-ordered failover, or when it was only paused, a former primary takes writes, which will be lost, until Sentinel
-demotes it 8 s later. So Sentinel is also asked by the clock, and every connection to another server is cut.
+By the guidelines for Sentinel clients (https://redis.io/docs/latest/develop/reference/sentinel-clients/) the
+Sentinels are asked in their order, the first that answers is asked first from then on, and a server must confirm that
+it is a primary before a connection to it is used. redis-py's own classes are not suitable. Its connections look for the
+primary in ``connect`` only, and not when a command finds them closed; its pool raises when it is empty; and none
+of them leaves a former primary that still answers. That case is normal: after an ordered failover, or after a pause, a
+former primary takes writes, which will be lost, until Sentinel demotes it 8 s later. So Sentinel is also polled, and
+every connection to another server is cut.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from monitor.settings.store_urls import SentinelUrl
 
 WATCH_S: Final = 0.25
-"""How often Sentinel is asked whether the primary has moved. So long may a former one take beats that will be lost."""
+"""How often Sentinel is polled for the primary. For this long a former primary may take beats that will be lost."""
 _NO_PRIMARY: Final = ("READONLY", "NOREPLICAS", "MASTERDOWN", "You can't write against a read only replica")
-"""How a server that is a primary no more refuses, or one that has lost its replicas to another."""
+"""Errors of a server that is no longer a primary, or that has lost its replicas to another."""
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +44,7 @@ REFUSALS: Final = (AuthenticationError, AuthorizationError, NoPermissionError)
 
 
 class PrimaryNotFoundError(RedisConnectionError):
-    """No Sentinel says where the primary is."""
+    """No Sentinel knows the primary."""
 
 
 class SentinelsRefuseUsError(PrimaryNotFoundError):
@@ -52,18 +52,18 @@ class SentinelsRefuseUsError(PrimaryNotFoundError):
 
 
 class NotPrimaryError(RedisConnectionError):
-    """The server does not act as the primary, or not any more. Another try asks Sentinel again."""
+    """The server does not act as the primary, or no longer does. A retry asks Sentinel again."""
 
 
 class Primary:
-    """Knows where the primary of a service is. Belongs to one event loop; ``close`` ends its watch.
+    """Tracks the primary of a service. Belongs to one event loop; ``close`` ends the polling.
 
     ``limit_s`` bounds one search: each Sentinel gets an equal part of it.
     """
 
     def __init__(self, place: SentinelUrl, *, limit_s: float) -> None:
         self.address: tuple[str, int] | None = None
-        """Where it was when it was last asked."""
+        """The primary's address as of the last search."""
         self._service = place.service
         self._sentinels = [_client(place, host, port) for host, port in place.sentinels]
         self._limit_s = limit_s / len(self._sentinels)
@@ -72,10 +72,10 @@ class Primary:
         self._watch: asyncio.Task[None] | None = None
 
     async def find(self) -> tuple[str, int]:
-        """Where the primary is, by the word of a Sentinel. All who ask at a time share one question.
+        """Return the primary's address, from a Sentinel. Concurrent callers share one search.
 
         Raises:
-            PrimaryNotFoundError: none of the Sentinels has an answer; bounded in time.
+            PrimaryNotFoundError: no Sentinel has an answer; bounded in time.
         """
         if self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(self._look_again(), name="watch the primary")
@@ -85,11 +85,11 @@ class Primary:
         return found
 
     def made(self, connection: PrimaryConnection) -> None:
-        """Have a connection told when the primary is elsewhere."""
+        """Register a connection. It is cut when the primary moves."""
         self._connections.add(connection)
 
     async def close(self) -> None:
-        """End the watch, and the connections to the Sentinels. Idempotent."""
+        """End the polling and the connections to the Sentinels. Idempotent."""
         tasks = [task for task in (self._watch, self._search) if task is not None]
         for task in tasks:
             task.cancel()
@@ -100,7 +100,7 @@ class Primary:
     async def _look_again(self) -> None:
         while True:
             await asyncio.sleep(WATCH_S)
-            await self._searched()  # with no Sentinel there, the connections that there are go on
+            await self._searched()  # if no Sentinel answers, the present connections stay
 
     async def _searched(self) -> tuple[str, int] | PrimaryNotFoundError:
         if self._search is None or self._search.done():
@@ -140,7 +140,7 @@ class Primary:
 
 
 class PrimaryConnection(TcpConnection):
-    """A connection to where ``primary`` is when it is made. One that turns out not to lead there is closed."""
+    """A connection to the present address of ``primary``. It is closed if the server proves not to be the primary."""
 
     def __init__(self, *, primary: Primary, **settings: Any) -> None:
         self._primary = primary
@@ -148,13 +148,13 @@ class PrimaryConnection(TcpConnection):
         primary.made(self)
 
     def cut(self) -> None:
-        """End it, and the call that is under way, whose effect may be lost. It connects anew when it is used again."""
+        """Abort the connection and its call, whose effect may be lost. The next use reconnects."""
         self.mark_for_reconnect()  # type: ignore[no-untyped-call]
         if self._writer is not None:
             self._writer.transport.abort()
 
     async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:  # noqa: FBT001, FBT002 - as the base class
-        """Connect, unless it leads to the primary already."""
+        """Connect, unless already connected to the primary."""
         if self.should_reconnect():  # type: ignore[no-untyped-call]
             await self.disconnect(nowait=True)
         await super().connect_check_health(check_health=check_health, retry_socket_connect=retry_socket_connect)
@@ -167,7 +167,7 @@ class PrimaryConnection(TcpConnection):
             raise NotPrimaryError(f"the primary has moved away from {self._host_error()}")
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 - as the base class
-        """Introduce ourselves, and see whom we have before us.
+        """Authenticate, and check the server's role.
 
         Raises:
             NotPrimaryError: a replica, though Sentinel has named it: it was demoted, or is not promoted yet.
@@ -179,7 +179,7 @@ class PrimaryConnection(TcpConnection):
             raise NotPrimaryError(f"Sentinel names {self._host_error()} as the primary, which says that it is none")
 
     async def read_response(self, *args: Any, **settings: Any) -> Any:
-        """The answer to what was sent.
+        """Return the answer to a command.
 
         Raises:
             NotPrimaryError: the server refuses to act as the primary; nothing was applied.
@@ -194,16 +194,16 @@ class PrimaryConnection(TcpConnection):
 
 
 class PrimaryTlsConnection(PrimaryConnection, SSLConnection):
-    """The same over TLS."""
+    """A connection to the primary over TLS."""
 
 
 def tls_settings(place: SentinelUrl) -> dict[str, Any]:
-    """What a connection over TLS is made with."""
+    """Return the TLS arguments of a connection."""
     return {**dict(place.files), "ssl_check_hostname": place.check_hostname}
 
 
 def _client(place: SentinelUrl, host: str, port: int) -> tuple[str, Redis]:
-    """One Sentinel, and what it is called."""
+    """Return a Sentinel's name and client."""
     over_tls = place.tls == "all"
     pool = ConnectionPool(
         connection_class=TlsConnection if over_tls else TcpConnection,
@@ -211,7 +211,7 @@ def _client(place: SentinelUrl, host: str, port: int) -> tuple[str, Redis]:
         port=port,
         username=place.sentinel_username,
         password=place.sentinel_password,
-        # The time limit is around the whole question.
+        # The caller sets a timeout around the whole request.
         socket_timeout=None,
         socket_connect_timeout=None,
         retry=Retry(NoBackoff(), 0),
@@ -233,5 +233,5 @@ def _shown(address: tuple[str, int]) -> str:
 
 
 def _is_no_primary(error: ResponseError) -> bool:
-    # redis-py takes the code off the errors that it has a type of its own for.
+    # redis-py strips the code from errors for which it has a type.
     return type(error).__name__ in {"ReadOnlyError", "MasterDownError"} or str(error).startswith(_NO_PRIMARY)

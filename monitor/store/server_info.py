@@ -1,4 +1,4 @@
-"""What a server says of itself that decides whether it can go on taking writes, and keep them."""
+"""The part of a server's INFO that decides whether it can take writes and keep them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Condition:
     """The state of the server's memory and of its append-only file. Sizes in bytes."""
 
     used_bytes: int
-    """What counts against the limit: without the buffers of replicas and of the append-only file."""
+    """Memory that counts against the limit: without the buffers of replicas and of the append-only file."""
     limit_bytes: int
-    """Above it no write is taken; 0: there is no limit."""
+    """Above this limit the server takes no writes; 0: no limit."""
     append_only: bool
-    """Whether it keeps an append-only file at all."""
+    """Whether the server keeps an append-only file."""
 
     def over(self, share: float) -> bool:
         """Whether more than this share of the limit is used."""

@@ -1,4 +1,4 @@
-"""What the store needs to know of the configuration."""
+"""The store's settings."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Final
 
 LONGEST_MS: Final = 365 * 86_400_000
-"""No grace is longer."""
+"""Upper bound of any interval and grace."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EnvironmentRule:
-    """What is expected of the workers of environments that match, unless they declare otherwise."""
+    """Interval and grace of the workers of matching environments that declare none."""
 
     match: str
     interval_ms: int
@@ -20,7 +20,7 @@ class EnvironmentRule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreSettings:
-    """What the store needs to know of the configuration. Times in milliseconds."""
+    """The store's part of the configuration. Times in milliseconds."""
 
     url: str
     partitions: int
@@ -28,7 +28,7 @@ class StoreSettings:
     namespace: str = ""
     """Part of every key, in its hash tag."""
     installation: tuple[str, ...] = ()
-    """Words that name us, of which one has to be among those that the store knows. Empty: that is not checked."""
+    """IDs of this installation. The store must know at least one of them. Empty: not checked."""
     timeout_s: float
     interval_ms: int
     grace_ms: int
@@ -37,20 +37,20 @@ class StoreSettings:
     environments_per_tenant: int
     status_events: bool
     timings_per_tenant: int = 10_000
-    """Of environment, interval and grace, as its workers have them."""
+    """Maximum combinations of environment, interval and grace."""
     bytes_per_tenant: int = 1 << 40
-    """Of its workers, with their metadata, system information and logs, roughly."""
+    """Maximum size of all workers, with metadata, system information and logs, approximately."""
     min_interval_ms: int = 0
     max_interval_ms: int = LONGEST_MS
     min_grace_ms: int = 0
     max_grace_ms: int = LONGEST_MS
-    """Within these counts what workers have declared, whenever that was."""
+    """Bounds for declared values, including those declared under earlier bounds."""
     replicas: int = 0
-    """How many have to have what ``confirm`` waits for."""
+    """Number of replicas that must have the writes that ``confirm`` waits for."""
     fsync: bool = False
-    """What ``confirm`` waits for has to be on the primary's disk."""
+    """Whether the writes that ``confirm`` waits for must be on the primary's disk."""
 
     @property
     def graces_ms(self) -> list[int]:
-        """Those of workers that declare none."""
+        """The graces of workers that declare none."""
         return [self.grace_ms, *(rule.grace_ms for rule in self.rules)]

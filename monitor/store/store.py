@@ -1,4 +1,4 @@
-"""The store: every call to the function library, and nothing else that speaks Redis in this package.
+"""The store: all calls to the function library. No other module of this package sends commands to Redis.
 
 Concurrency: a ``Store`` belongs to one event loop. Every method is one function call on one partition,
 atomic in the store, and replaying it is harmless. Each answer carries the store's time into ``clock``.
@@ -55,11 +55,11 @@ SCHEMA_VERSION: Final = 1
 COUNT_PAGE: Final = 200
 EVENTS_TRIMMED_PER_CALL: Final = 100
 BEHIND: Final = 2
-"""What ``pulse`` is told by a daemon that is behind with beats; 0 and 1 say whether it ends."""
+"""The argument of ``pulse`` from a daemon that is behind with beats; 0 and 1 say whether it ends."""
 
 
 class Store:
-    """See the module. Made by ``open``; ``close`` gives the connections back."""
+    """See the module. Created by ``open``; ``close`` closes the connections."""
 
     def __init__(self, settings: StoreSettings) -> None:
         self.settings = settings
@@ -73,13 +73,13 @@ class Store:
             Joint(partial(self._confirm, number), name=f"confirm-{number}") for number in range(settings.partitions)
         ]
         self.last_sweep = Joint(self._last_sweep, name="last sweep")
-        """(now, time of the last full sweep of the partition where that is longest ago); raises as every call."""
+        """(now, time of the oldest last full sweep of all partitions); raises as every call."""
         self._beat_settings = _encode(
             [
                 settings.interval_ms,
                 settings.grace_ms,
                 [[rule.match, rule.interval_ms, rule.grace_ms] for rule in settings.rules],
-                # Each partition counts its own share; ids are spread by a hash, so a small quota over many
+                # Each partition has its share of the quotas. IDs are spread by a hash, so a small quota over many
                 # partitions may be reached a little early.
                 -(-settings.workers_per_tenant // settings.partitions),
                 settings.environments_per_tenant,
@@ -93,15 +93,15 @@ class Store:
 
     @classmethod
     async def open(cls, settings: StoreSettings) -> Store:
-        """Connect, judge the server, load the library, check the schema.
+        """Connect, check the server, load the library, check the schema.
 
-        A store that is full opens too, if it is a store of ours already: beats are refused until there is room.
+        A full store opens too, if it is already a store of ours: beats are refused until there is room.
 
         Raises:
-            StoreUnavailableError: no answer, or no room to begin with.
+            StoreUnavailableError: no answer, or no room for a new store.
             StoreRefusedError: the server evicts keys or has no functions.
             SchemaError: the data is of a newer release or of another number of partitions.
-        InstallationError: it is another installation's.
+            InstallationError: the data belongs to another installation.
         """
         async with AsyncExitStack() as stack:
             store = cls(settings)
@@ -125,23 +125,23 @@ class Store:
         await self._connection.close()
 
     def inside(self) -> Store:
-        """The same store for the daemon's own reads, which wait for none of those that requests make."""
+        """Return the same store for the daemon's own reads, which do not wait behind those of requests."""
         view = copy(self)
-        view._read = self._connection.read_inside  # noqa: SLF001 - its own
+        view._read = self._connection.read_inside  # noqa: SLF001 - the same class
         return view
 
     @property
     def address(self) -> Address:
-        """Where it is, for others who speak to it."""
+        """The store's endpoint, for other clients of the same server."""
         return self._connection.address
 
     @property
     def connection(self) -> Connection:
-        """For what else is kept in it."""
+        """The connection, for other data in the store."""
         return self._connection
 
     async def evicting_policy(self) -> str | None:
-        """The server's ``maxmemory-policy`` if it evicts keys, which may have changed since ``open``; else None."""
+        """Return the server's ``maxmemory-policy`` if it evicts keys, else None. It may have changed since ``open``."""
         return await self._connection.evicting_policy()
 
     async def _hello(self, partition: int) -> None:
@@ -167,15 +167,15 @@ class Store:
             )
 
     def partition_of(self, key: WorkerKey) -> int:
-        """Where a worker lives."""
+        """Return the partition of a worker."""
         return partition_of(key, self.partitions)
 
     # Writing ------------------------------------------------------------------------------------------------------
 
     async def beat(self, partition: int, beats: Sequence[Beat]) -> BeatsResult:
-        """Apply at most 512 beats of one partition, in order: each in one step, and an ordinary batch in one call.
+        """Apply at most 512 beats of one partition, in order. Each beat is atomic; an ordinary batch is one call.
 
-        A batch with many transitions takes several calls, so that none holds the store up. If one of them fails,
+        A batch with many transitions takes several calls, so that none blocks the store for long. If a call fails,
         those before it have been applied.
         """
         outcomes: list[tuple[int, int]] = []
@@ -193,15 +193,14 @@ class Store:
             moved += codec.moved(moves)
             if len(outcomes) >= len(beats):
                 return BeatsResult(now_ms=now_ms, outcomes=outcomes, moved=moved, least_grace_ms=grace_ms)
-            # So many it did before it had recorded enough; those behind are likely to be of the same kind.
+            # The call ended early at its limit of events. The rest of the batch is likely to be similar.
             size = sum(runs[2::3])
 
     async def disconnect(self, disconnect: Disconnect) -> ChangeResult:
-        """Apply a goodbye. ``REFUSED`` means that it changed nothing.
+        """Apply a disconnect. ``REFUSED`` means that it changed nothing.
 
-        A failure registers a worker that is not known, within the quotas of its tenant. A clean one of a worker that
-        has stopped already makes no transition, but is its last word on when it will be back: ``STORED``, and nothing
-        moved.
+        A failure registers an unknown worker, within the tenant's quotas. A clean disconnect of a stopped worker makes
+        no transition, but replaces its announced absence: ``STORED``, with no moves.
         """
         args = [
             disconnect.key.tenant,
@@ -223,24 +222,24 @@ class Store:
         return ChangeResult(now_ms=now_ms, outcome=outcome, moved=codec.moved(moves))
 
     async def delete(self, key: WorkerKey, *, allowed: tuple[str, ...] | None, reason: str) -> ChangeResult:
-        """Erase a worker's record, metadata and logs at once."""
+        """Erase a worker's record, metadata and logs immediately."""
         args = _encode([key.tenant, key.worker_id, allowed, reason])
         now_ms, outcome, moves = await self._in_time(self._connection.once, "delete", self.partition_of(key), args)
         return ChangeResult(now_ms=now_ms, outcome=outcome, moved=codec.moved(moves))
 
     async def _in_time(self, call: _Call, function: str, partition: int, *args: bytes) -> Any:
-        """Make a call that the store must not apply when we have given up on it: its sender was told 503.
+        """Make a call that the store must not apply after our timeout, because the sender was then answered 503.
 
         Raises:
-            StoreUnavailableError: as every call, or the store came to it too late twice.
+            StoreUnavailableError: as every call, or the store received the call too late twice.
         """
         for _ in range(2):
             before_ms = self.clock.now_ms() + round(self.settings.timeout_s * 1_000)
             answer = await call(function, partition, *args, before_ms)
             if answer[1] != LATE:
                 return answer
-            # An answer that we have waited for is not late by our own clock: the store's has stepped forward.
-        raise StoreUnavailableError("the store came to it too late")
+            # The answer came within our timeout, so the call was not late by our clock: the store's clock has jumped.
+        raise StoreUnavailableError("the store received the call too late")
 
     async def sweep(self, partition: int, *, limit: int) -> SweepResult:
         """Expire at most ``limit`` workers whose deadline has passed."""
@@ -253,26 +252,26 @@ class Store:
         return SweepResult(now_ms=now_ms, more=bool(more), moved=codec.moved(moves))
 
     async def trim(self, partition: int, *, keep_ms: int, most: int) -> int:
-        """Drop events of the history: older than ``keep_ms``; of more than ``most`` the oldest of the longest history.
+        """Drop events of the history: those older than ``keep_ms``, and above ``most`` the oldest of the longest one.
 
-        The number of events that were dropped, a bounded number in a call.
+        Return the number of dropped events, which is bounded per call.
         """
         _, dropped = await self._connection.write("trim", partition, keep_ms, most, EVENTS_TRIMMED_PER_CALL)
         return int(dropped)
 
     async def confirm(self, partition: int) -> None:
-        """Return when all that was committed before is as safe as ``settings`` ask; at once if they ask for nothing.
+        """Return when all earlier commits are as durable as ``settings`` ask; at once if they ask for nothing.
 
-        Many who ask at a time wait for one write. A server that has no WAITAOF can't tell, and is not asked to.
+        Concurrent callers wait for one write. A server without WAITAOF can't confirm, and is assumed to.
 
         Raises:
-            StoreUnavailableError: not within the time limit; it may be safe all the same.
+            StoreUnavailableError: not within the timeout; the commits may still be durable.
         """
         if not self.settings.replicas and not self.settings.fsync:
             return
         try:
             async with asyncio.timeout(2 * self.settings.timeout_s):
-                # A confirmation that is under way may have begun before the commit; the next one covers it.
+                # A running confirmation may have begun before the commit; the next one covers it.
                 await self._confirmed[partition]()
         except TimeoutError as error:
             raise StoreUnavailableError("the store did not confirm in time") from error
@@ -291,19 +290,19 @@ class Store:
             raise StoreUnavailableError("the store did not confirm in time")
 
     async def condition(self) -> Condition:
-        """How the server is by its own word.
+        """Return the server's state from INFO.
 
         Raises:
-            StoreUnavailableError: it gave none in time.
+            StoreUnavailableError: no answer in time.
         """
         return await self._connection.condition()
 
     # Blindness ----------------------------------------------------------------------------------------------------
 
     async def pulse(self, partition: int, *, ends: bool = False, behind: bool = False) -> PulseResult:
-        """Say that this daemon accepts beats; ``ends``: that it accepts none from now on.
+        """Report that this daemon accepts beats; ``ends``: that it accepts none from now on.
 
-        ``behind``: that beats have come which it is behind with, which is no pulse. Its workers are not reported then.
+        ``behind``: that it is behind with the beats that have come. This is no pulse, and its workers do not expire.
         """
         says = BEHIND if behind else int(ends)
         answer = await self._connection.write("pulse", partition, self.settings.daemon, says)
@@ -318,30 +317,30 @@ class Store:
         )
 
     async def evidence(self, partition: int, evidence: Sequence[Evidence]) -> None:
-        """Note at most 512 refused beats of one partition as signs of life (P11). Unknown workers are passed over."""
+        """Store at most 512 refused beats of one partition as evidence of life (P11). Unknown workers are ignored."""
         await self._connection.write("evidence", partition, codec.evidence_argument(evidence))
 
     # The outbox ---------------------------------------------------------------------------------------------------
 
     async def claim(self, partition: int, *, owner: str, lease_ms: int, limit: int) -> Taken:
-        """Take or keep a partition's router lease and read the events behind its cursor."""
+        """Claim or renew a partition's router lease, and read the events after its cursor."""
         _, token, entries, age_ms = await self._connection.write("claim", partition, owner, lease_ms, limit)
         last = codec.text(entries[-1][0]) if entries else ""
         return Taken(token=token, last=last, events=codec.events(partition, entries), age_ms=age_ms)
 
     async def ack(self, partition: int, *, token: int, position: str) -> bool:
-        """Move the cursor; False when the lease has gone to somebody else."""
+        """Move the cursor; False if another process has the lease by now."""
         _, done = await self._connection.write("ack", partition, token, position)
         return bool(done)
 
     async def release(self, partition: int, *, token: int) -> None:
-        """Give the lease back at a clean stop."""
+        """Release the lease at a clean stop."""
         await self._connection.write("release", partition, token)
 
     # Reading ------------------------------------------------------------------------------------------------------
 
     async def get(self, key: WorkerKey) -> tuple[int, int, Worker | None]:
-        """(now in ms, time of the last full sweep, the worker with its last transitions)."""
+        """Return (now in ms, time of the last full sweep, the worker with its last transitions)."""
         now_ms, swept_ms, row, past, blind = await self._read("get", self.partition_of(key), key.tenant, key.worker_id)
         return now_ms, swept_ms, None if row is None else codec.worker(row, past, blind=codec.windows(blind))
 
@@ -355,7 +354,7 @@ class Store:
         environments: tuple[str, ...] | None,
         want: Want | None,
     ) -> Page:
-        """At most ``limit`` workers of one partition behind ``after``; the caller filters what comes back."""
+        """Return at most ``limit`` workers of one partition after ``after``; the caller filters the result."""
         wanted = None if want is None else {name: getattr(want, name) for name in Want.__slots__}
         filters = _encode([environments, wanted])
         answer = await self._read("list", partition, tenant, after, limit, filters)
@@ -369,7 +368,7 @@ class Store:
         )
 
     async def count_workers(self, tenant: str | None) -> Census:
-        """Count a tenant's workers, or everybody's, by environment and liveness; one bounded call per 200 groups."""
+        """Count the workers of one tenant or of all, by environment and liveness. One bounded call per 200 cohorts."""
         environments: dict[str, dict[Liveness, int]] = {}
         tenants: set[str] = set()
         codes = [STATE_CODES[state] for state in DOWN_STATES]
@@ -389,7 +388,7 @@ class Store:
                     counts[Liveness.STOPPED if after_stop else Liveness.STALE] += overdue
                     for state, count in zip(DOWN_STATES, down, strict=True):
                         counts[state] += count
-                    # Among those that the lines above take for stopped.
+                    # ``missing`` workers were counted as stopped above.
                     counts[Liveness.STOPPED] -= missing
                     counts[Liveness.STALE] += missing
                 if not cohort_id:
@@ -400,9 +399,9 @@ class Store:
     async def environment_health(
         self, tenant: str, environment_name: str, since_ms: int | None = None
     ) -> EnvironmentHealth:
-        """How an environment stands: cheap, so that it can be asked at each death; one bounded call per 200 groups.
+        """Return the health of an environment: cheap enough for every death. One bounded call per 200 cohorts.
 
-        ``since_ms``: from when on it is counted who has become stale; None: nobody is.
+        ``since_ms``: count workers that became stale from then on; None: count none.
         """
         found = EnvironmentHealth(expected=0, silent=0)
         asked = ("" if since_ms is None else since_ms, STATE_CODES[Liveness.STALE], STATE_CODES[Liveness.FAILED])
@@ -424,7 +423,7 @@ class Store:
         return found
 
     async def swept(self, partition: int) -> tuple[int, int]:
-        """(now, time of the partition's last full sweep); reads no worker and no event."""
+        """Return (now, time of the partition's last full sweep); reads no worker and no event."""
         now_ms, swept_ms, *_ = await self._connection.probe("get", partition, "", "")
         return now_ms, swept_ms
 
@@ -435,7 +434,7 @@ class Store:
     async def history(
         self, partition: int, tenant: str, *, after: str, limit: int, newest_first: bool
     ) -> tuple[int, int, list[Event]]:
-        """(now, last full sweep, events of the tenant behind ``after``)."""
+        """Return (now, last full sweep, the tenant's events after ``after``)."""
         order = "desc" if newest_first else "asc"
         now_ms, swept_ms, entries = await self._read("history", partition, tenant, after, limit, order)
         return now_ms, swept_ms, await in_pieces(partial(codec.events, partition), entries)

@@ -1,7 +1,7 @@
-"""redis-py's connections, for which a transport that was lost is a lost connection, whatever it raises.
+"""redis-py's connections, changed so that a lost transport is always reported as a lost connection.
 
-uvloop raises a RuntimeError for a write to one, and asyncio's own transport an AttributeError from CPython 3.12 on:
-its ``writelines`` writes at once, and by then has no loop any more. redis-py lets both through.
+For a write to a lost transport uvloop raises a RuntimeError, and asyncio's own transport an AttributeError from
+CPython 3.12 on: its ``writelines`` writes at once, and by then has no loop any more. redis-py lets both through.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Guarded(AbstractConnection):
-    """A connection that raises redis-py's errors, and those of the system, and no others."""
+    """A connection that raises only redis-py's and the system's errors."""
 
     async def send_packed_command(self, *args: Any, **settings: Any) -> None:
-        """Write a command, on a connection that is made now if there is none."""
+        """Send a command; connects first, if necessary."""
         task = asyncio.current_task()
         before = 0 if task is None else task.cancelling()
         try:
@@ -28,12 +28,12 @@ class Guarded(AbstractConnection):
         except (AttributeError, RuntimeError) as error:
             raise _lost(error) from error
         if task is not None and task.cancelling() > before:
-            # On CPython 3.11 wait_for, in there, loses a cancellation that comes as the write ends.
+            # On CPython 3.11 ``wait_for``, in the base class, loses a cancellation that comes as the write ends.
             await self.disconnect(nowait=True)
             raise asyncio.CancelledError
 
     async def read_response(self, *args: Any, **settings: Any) -> Any:
-        """The answer to what was sent."""
+        """Return the answer to a command."""
         try:
             return await super().read_response(*args, **settings)
         except (AttributeError, RuntimeError) as error:
@@ -41,15 +41,15 @@ class Guarded(AbstractConnection):
 
 
 class TcpConnection(Guarded, Connection):
-    """Over TCP."""
+    """A connection over TCP."""
 
 
 class TlsConnection(Guarded, SSLConnection):
-    """Over TLS."""
+    """A connection over TLS."""
 
 
 class UnixConnection(Guarded, UnixDomainSocketConnection):
-    """Over a unix socket."""
+    """A connection over a unix socket."""
 
 
 GUARDED: Final[Mapping[type[AbstractConnection], type[AbstractConnection]]] = {
@@ -57,7 +57,7 @@ GUARDED: Final[Mapping[type[AbstractConnection], type[AbstractConnection]]] = {
     SSLConnection: TlsConnection,
     UnixDomainSocketConnection: UnixConnection,
 }
-"""By what redis-py would use."""
+"""The guarded class for each class of redis-py."""
 
 
 def _lost(error: Exception) -> RedisConnectionError:

@@ -77,7 +77,7 @@ def test_backup_of_a_store_of_one_s_own_is_left_to_its_own_means(empty_home: Hom
     )
     ended = empty_home.run("backup", "--config", "lastseen.toml", "copy")
     assert ended.returncode == 2
-    assert ended.stderr == "store.url names a server of yours: back it up by its own means\n"
+    assert ended.stderr == "store.url names an external server: back it up with that server's own tools\n"
 
 
 def test_backup_without_a_store_exits_1_and_says_where_it_looked(empty_home: Home) -> None:

@@ -76,7 +76,7 @@ def test_check_warns_of_what_will_page_too_often_and_exits_0(empty_home: Home) -
     empty_home.write('[liveness]\ninterval = "30s"\ngrace = "10s"\n')
     ended = empty_home.run("check", "--config", "lastseen.toml")
     assert ended.returncode == 0
-    assert ended.stdout.startswith("the configuration is good: ")
+    assert ended.stdout.startswith("the configuration is valid: ")
     assert ended.stderr.startswith("warning: ")
     assert "grace" in ended.stderr
     assert not (empty_home.directory / "data").exists()

@@ -124,8 +124,8 @@ async def test_a_compressed_body_is_told_what_takes_one(lastseen: Api, path: str
     answer = await lastseen.client.post(path, content=body, headers={**lastseen.auth(), **headers})
     assert is_problem(answer, 415)
     assert answer.json()["detail"] == (
-        f"the body is no JSON: it has Content-Encoding: {coding}. Send it uncompressed;"
-        " only POST /api/v1/workers/heartbeats takes gzip"
+        f"the body is not JSON: it has Content-Encoding: {coding}. Send it uncompressed;"
+        " only POST /api/v1/workers/heartbeats accepts gzip"
     )
 
 

@@ -124,7 +124,7 @@ async def test_the_heartbeat_paths_take_no_other_method_unless_a_worker_has_that
             answer = await lastseen.client.request(method, path, headers={"authorization": "", **headers})
             assert (answer.status_code, answer.headers["allow"]) == (405, "OPTIONS, POST"), (method, path)
             if method != "HEAD":
-                assert answer.json()["detail"] == "this path takes OPTIONS, POST"
+                assert answer.json()["detail"] == "allowed methods: OPTIONS, POST"
     await lastseen.beat("heartbeat")
     answer = await lastseen.client.get("/api/v1/workers/heartbeat", headers={"authorization": "", **headers})
     assert answer.status_code == (200 if scopes and Scope.WORKERS_READ in scopes else 405)

@@ -147,7 +147,7 @@ OWN = '[[alerts.receivers]]\nname = "own"\ntype = "log"\ntenants = ["{}"]\n'
         ),
         (OWN.format("a*"), 4, "alerts.receivers[0].tenants[0]: names a tenant exactly: `*` is no wildcard here"),
         (OWN.format(""), 4, "alerts.receivers[0].tenants[0]: must be 1 to 256 characters"),
-        (OWN.format("a\\u0007"), 4, "alerts.receivers[0].tenants[0]: holds a control character"),
+        (OWN.format("a\\u0007"), 4, "alerts.receivers[0].tenants[0]: contains a control character"),
         (
             OWN.format("acme") + '[[alerts.routes]]\nreceivers = ["own"]\ntenants = ["glob*"]',
             6,
@@ -167,7 +167,7 @@ OWN = '[[alerts.receivers]]\nname = "own"\ntype = "log"\ntenants = ["{}"]\n'
         (
             '[[alerts.routes]]\nreceivers = ["log"]\ntenants = ["a\\u0000"]',
             3,
-            "alerts.routes[0].tenants[0]: holds a control character",
+            "alerts.routes[0].tenants[0]: contains a control character",
         ),
         (
             '[[alerts.routes]]\nreceivers = ["log"]\ngroup_by = ["tenant", "region"]',
@@ -177,7 +177,7 @@ OWN = '[[alerts.receivers]]\nname = "own"\ntype = "log"\ntenants = ["{}"]\n'
         ('[[alerts.routes]]\nreceivers = ["log"]\ngroup_by = ["metadata."]', 3, "must name a key of the metadata"),
         ('[[alerts.routes]]\nreceivers = ["log"]\ngroup_by = []', 3, "alerts.routes[0].group_by: must not be empty"),
         ('[[alerts.routes]]\nreceivers = ["log"]\ngroup_by = ["tenant", "tenant"]', 3, "names a label twice"),
-        ('[[alerts.routes]]\nreceivers = ["log"]\ngroup_by = ["worker_id", "tenant"]', 3, "worker_id stands alone"),
+        ('[[alerts.routes]]\nreceivers = ["log"]\ngroup_by = ["worker_id", "tenant"]', 3, "cannot be combined"),
         (
             '[[alerts.routes]]\nreceivers = ["log"]\ngroup_wait = "61s"',
             3,
@@ -293,17 +293,17 @@ MANAGER = '[[alerts.receivers]]\nname = "am"\ntype = "alertmanager"\nurl = "http
         ),
         (
             LOGS + '[[alerts.routes]]\nreceivers = ["a"]',
-            ['alerts.receivers[1] "b": no route leads to it, so it gets nothing'],
+            ['alerts.receivers[1] "b": no route leads to it, so it gets no notifications'],
         ),
         (
             LOGS
             + '[[alerts.routes]]\nreceivers = ["a", "b"]\nevents = ["worker.stale", "worker.recovered"]\n'
             + '[[alerts.routes]]\nreceivers = ["a"]\nevents = ["worker.rejected"]',
-            ["alerts.routes[0]: worker.stale is sent to b, and worker.rejected is not: nothing will be said there"],
+            ["alerts.routes[0]: worker.stale is sent to b, and worker.rejected is not: no notification will say"],
         ),
         (
             MANAGER.format("am.example.org") + '[[alerts.routes]]\nreceivers = ["am"]\ngroup_by = ["environment"]',
-            ["alerts.routes[0]: am takes no groups: it gets single notifications, whatever group_by says"],
+            ["alerts.routes[0]: am does not support groups: it gets single notifications despite group_by"],
         ),
         (
             '[[alerts.routes]]\nreceivers = ["log"]\ngroup_by = ["metadata.API_Token"]',
@@ -322,7 +322,7 @@ MANAGER = '[[alerts.receivers]]\nname = "am"\ntype = "alertmanager"\nurl = "http
         ('[[alerts.routes]]\nreceivers = ["log"]\nevents = ["worker.registered"]', []),
         (
             OWN.format("acme") + '[[alerts.routes]]\nreceivers = ["own"]\ntenants = ["acme", "globex", "other-*"]',
-            ["alerts.routes[0]: own belongs to acme: it gets nothing of globex"],
+            ["alerts.routes[0]: own belongs to acme: it gets no events of globex"],
         ),
         (OWN.format("acme") + '[[alerts.routes]]\nreceivers = ["own"]', []),
         ('[[alerts.routes]]\nreceivers = ["log"]\nevents = ["*"]', []),
@@ -373,5 +373,6 @@ def test_a_route_that_an_earlier_one_leaves_nothing_to_is_warned_of(
     text = f"{receivers}[[alerts.routes]]\n{first}\n[[alerts.routes]]\n{second}\ngroup_by = ['environment']\n"
     warnings = [line for line in load(write(tmp_path, text), {}).warnings if "never applies" in line]
     assert warnings == [
-        f"alerts.routes[1]: never applies to {name}: alerts.routes[0] sends there all that it would" for name in dead
+        f"alerts.routes[1]: never applies to {name}: alerts.routes[0] already sends all its events there"
+        for name in dead
     ]

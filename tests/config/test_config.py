@@ -153,7 +153,7 @@ def test_a_store_of_another_kind_is_refused_with_those_that_there_are(tmp_path: 
         ("redis://h?db=1", "has an option that is not known; there are none", "redis://h?***"),
         ("rediss://h?ssl_cert_reqs=none", "has an option that is not known; there are ssl_ca_certs", "rediss://h?***"),
         ("rediss://h?ssl_check_hostname=1", "has an option ssl_check_hostname that is neither", "rediss://h?***"),
-        ("rediss://h?ssl_ca_certs=/no/ca", "names a file that is not there: /no/ca", "rediss://h?***"),
+        ("rediss://h?ssl_ca_certs=/no/ca", "names a file that does not exist: /no/ca", "rediss://h?***"),
         ("redis://:hun@ter2@h:1/0", "must have the special characters of its user, password", "redis://***@h:1/0"),
         ("redis://:hun#ter2@h:1/0", "must have the special characters of its user, password", "redis://***@h:1/0"),
         ("redis://:hun@ter#2@h:1/0", "must have the special characters of its user, password", "redis://***@h:1/0"),
@@ -222,8 +222,8 @@ def test_the_password_of_the_store_may_be_in_a_file_or_a_variable(tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "place", "reason"),
     [
-        ('url = "redis://:x@h"\npassword_file = "pw"', "3: store.password_file: ", "needs a url of a server"),
-        ('password_file = "pw"', "2: store.password_file: ", "needs a url of a server of yours"),
+        ('url = "redis://:x@h"\npassword_file = "pw"', "3: store.password_file: ", "needs a url of an external server"),
+        ('password_file = "pw"', "2: store.password_file: ", "needs a url of an external server"),
         ('url = "redis://h"\npassword_file = "pw"\npassword_env = "PW"', "4: store.password_env: ", "needs a url"),
         ('url = "redis://h"\npassword_file = "none"', "3: store.password_file: ", "cannot read the file"),
         ('url = "redis://h"\npassword_env = "NONE"', "3: store.password_env: ", "the environment variable that it na"),
@@ -327,15 +327,15 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     ],
 )
 def test_a_control_character_is_refused_wherever_it_stands(name: str, value: str, key: str) -> None:
-    assert f"environment {name}: {key}: holds a control character" in refused(None, {name: value})
+    assert f"environment {name}: {key}: contains a control character" in refused(None, {name: value})
 
 
 def test_a_control_character_in_the_file_is_refused_with_its_line(tmp_path: Path) -> None:
     text = '[auth]\naudience = "x\\r"\n[[environments]]\nmatch = "a\\u0007"\n[server]\nhost = """127.0.0.1\n"""\n'
     assert refused_text(tmp_path, text) == [
-        "config.toml:2: auth.audience: holds a control character",
-        "config.toml:4: environments[0].match: holds a control character",
-        "config.toml:6: server.host: holds a control character",
+        "config.toml:2: auth.audience: contains a control character",
+        "config.toml:4: environments[0].match: contains a control character",
+        "config.toml:6: server.host: contains a control character",
     ]
 
 
@@ -473,7 +473,7 @@ def test_an_environment_that_an_earlier_one_covers_is_warned_of(
 ) -> None:
     text = "".join(f'[[environments]]\nmatch = "{glob}"\n' for glob in globs)
     said = [
-        f'environments[{index}] "{globs[index]}": never applies: "{earlier}" before it matches all that it does'
+        f'environments[{index}] "{globs[index]}": never applies: the earlier "{earlier}" matches all of its names'
         for index, earlier in dead.items()
     ]
     assert list(load(write(tmp_path, text), {}).warnings) == said

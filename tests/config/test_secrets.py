@@ -354,7 +354,7 @@ def test_a_secret_file_that_everybody_can_read_is_warned_of(tmp_path: Path, mode
     made.write_text(HS256_SECRET)
     made.chmod(mode)
     warnings = load(write(tmp_path, auth_key("HS256", 'secret_file = "made"')), {}).warnings
-    said = f"{made}: everybody on this machine can read this secret: chmod o-r {made}"
+    said = f"{made}: every user of this machine can read this secret: chmod o-r {made}"
     assert warnings == ((said,) if is_said else ())
 
 

@@ -19,7 +19,7 @@ def test_a_worker_whose_beats_are_refused_on_and_on_is_named_once_in_10_to_20_mi
     told_s = []
     for now_s in range(0, 20_000, pause_s):
         with structlog.testing.capture_logs() as lines:
-            refused.tell("acme", "w", "quota")
+            refused.log("acme", "w", "quota")
         told_s += [now_s] * len(lines)
     gaps_s = [later_s - earlier_s for earlier_s, later_s in itertools.pairwise(told_s)]
     assert gaps_s
@@ -32,7 +32,7 @@ def test_a_field_that_is_not_known_is_named_once_for_each_tenant() -> None:
     with structlog.testing.capture_logs() as lines:
         for worker_id in ("w", "v"):
             for tenant in ("acme", "globex"):
-                unknown.tell(WorkerKey(tenant, worker_id), ["interval", "grace"])
+                unknown.log(WorkerKey(tenant, worker_id), ["interval", "grace"])
     assert [(line["tenant"], line["worker_id"], line["field"]) for line in lines] == [
         (tenant, "w", field) for tenant in ("acme", "globex") for field in ("interval", "grace")
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import stat
 import subprocess
@@ -185,7 +186,7 @@ def test_each_command_says_in_the_list_what_it_says_itself() -> None:
         module, _, attribute = where.partition(":")
         command = getattr(importlib.import_module(module), attribute)
         if not isinstance(command, App):
-            assert str(command.__doc__).splitlines()[0] == what, name
+            assert inspect.getdoc(command) == what, name
 
 
 def test_p6_a_new_secret_is_one_that_a_webhook_takes(tmp_path: Path) -> None:
@@ -267,7 +268,7 @@ def test_a_file_of_others_in_the_working_directory_is_read_only_when_it_is_named
     with pytest.raises(SystemExit) as ended:
         config_file(None)
     assert ended.value.code == 2
-    told = f"{place} may be written by others than us: if it is meant, name it with --config\n"
+    told = f"{place} is writable by other users: to use it anyway, name it with --config\n"
     assert capsys.readouterr().err == told
     assert config_file(Path("lastseen.toml")) == Path("lastseen.toml")
     monkeypatch.setenv("LASTSEEN_CONFIG", str(place))
@@ -294,7 +295,7 @@ def test_a_good_configuration_is_called_good_and_nothing_is_started_or_made(tmp_
     for where in ("no file: defaults", tmp_path / "lastseen.toml"):
         ended = lastseen(tmp_path, "check")
         assert (ended.returncode, ended.stderr) == (0, "")
-        assert ended.stdout.startswith(f"the configuration is good: {where}\n")
+        assert ended.stdout.startswith(f"the configuration is valid: {where}\n")
         configuration(tmp_path, '[liveness]\ninterval = "20s"\n')
     assert [path.name for path in tmp_path.iterdir()] == ["lastseen.toml"]
 
@@ -302,7 +303,7 @@ def test_a_good_configuration_is_called_good_and_nothing_is_started_or_made(tmp_
 def test_warnings_go_to_stderr_and_do_not_fail_the_check(tmp_path: Path) -> None:
     ended = lastseen(tmp_path, "check", LASTSEEN_SERVER__HOST="0.0.0.0")  # noqa: S104 - what the warning is about
     assert ended.returncode == 0
-    assert ended.stdout.startswith("the configuration is good: no file: defaults\n")
+    assert ended.stdout.startswith("the configuration is valid: no file: defaults\n")
     assert ended.stderr.startswith("warning: ")
     assert "server.host" in ended.stderr
 
@@ -323,7 +324,7 @@ def test_check_prints_what_the_daemon_will_do_and_no_credential(tmp_path: Path) 
     ended = lastseen(tmp_path, "check")
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines() == [
-        f"the configuration is good: {tmp_path}/{name}",
+        f"the configuration is valid: {tmp_path}/{name}",
         "listens on ::1 port any, processes: auto",
         "store: redis://***@h:6379/1",
         "keys: k1 (HS256)",
@@ -334,7 +335,7 @@ def test_check_prints_what_the_daemon_will_do_and_no_credential(tmp_path: Path) 
     ]
     (tmp_path / name).unlink()
     assert lastseen(tmp_path, "check").stdout.splitlines() == [
-        "the configuration is good: no file: defaults",
+        "the configuration is valid: no file: defaults",
         "listens on 127.0.0.1 port 8642, processes: 1",
         f"store: embedded, in {tmp_path}/data",
         f"keys: its own, {tmp_path}/data/signing-key",
@@ -450,12 +451,12 @@ def test_a_command_makes_no_key_and_says_where_it_looked(tmp_path: Path) -> None
         assert (ended.returncode, ended.stdout) == (1, "")
         assert ended.stderr.startswith(
             f"lastseen: there is no signing key {tmp_path}/data/signing-key (configuration: no file: defaults). "
-            "`lastseen serve` makes one when it first starts: "
+            "`lastseen serve` creates the key at its first start: "
         )
         ended = lastseen(tmp_path, *arguments, LASTSEEN_CONFIG="mine.toml")
         assert (ended.returncode, ended.stdout) == (1, "")
         assert f"{tmp_path}/kept/signing-key (configuration: {tmp_path}/mine.toml)" in ended.stderr
-        assert "store.data_dir is relative to the working directory" in ended.stderr
+        assert "A relative store.data_dir depends on the working directory" in ended.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
 
 
@@ -539,7 +540,7 @@ def test_a_token_is_good_for_as_long_as_was_said(tmp_path: Path, arguments: list
         (["--tenant", "acme", "--scope", "admin", "--expires", "0s"], "a token must expire after it was made"),
         (["--tenant", "acme", "--scope", "admin", "--expires", "3651d"], "--expires: is longer than 3650d"),
         (["--tenant", "", "--scope", "admin"], "tenant"),
-        (["--scope", "operator", "--scope", "admin"], "--tenant: is needed for every scope but operator"),
+        (["--scope", "operator", "--scope", "admin"], "--tenant: is required for every scope except operator"),
         (["--tenant", "acme", "--scope", "admin", "--environment", ""], "environments"),
         (["--tenant", "acme", "--scope", "admin", "--subject", "a\x7f"], "subject"),
     ],
@@ -600,7 +601,7 @@ def test_with_public_keys_only_no_token_can_be_made(tmp_path: Path) -> None:
     )
     ended = lastseen(tmp_path, "token", "create", "--tenant", "acme", "--scope", "admin", "--config", name)
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr == "lastseen: no HS256 key is configured: only the holder of a private key can make tokens\n"
+    assert ended.stderr == "lastseen: no HS256 key is configured: only the holder of a private key can create tokens\n"
     assert not (tmp_path / "data").exists()
 
 

@@ -301,7 +301,7 @@ async def test_dead_letters_are_listed_shown_replayed_and_dropped(operator: Shel
     await note(lastseen, event(worker_id="u"))
     await told(lastseen, event(worker_id="u"), refuse)
     counted = await operator.done("deliveries", "replay", "--all", "--receiver", "ops")
-    assert counted == "1 replayed, 0 over, 0 left alone\n"
+    assert counted == "1 replayed, 0 overtaken, 0 skipped\n"
 
 
 @valkey
@@ -361,7 +361,7 @@ async def test_c15_an_unknown_tenant_is_said_and_a_contradiction_is_an_error(ope
     token = lastseen.auth("globex")["authorization"].removeprefix("Bearer ")
     ended = await operator.run("incidents", "list", "--tenant", "acme", "--token", token, "--config", operator.config)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == "--tenant: is 'acme', and the token is of 'globex'\n"
+    assert ended.stderr == "--tenant: is 'acme', but the token is for 'globex'\n"
     same = await operator.run("incidents", "list", "--tenant", "globex", "--token", token, "--config", operator.config)
     assert (same.returncode, same.stderr) == (0, "")
 
@@ -375,7 +375,7 @@ async def test_c18_without_a_tenant_it_is_the_one_there_is_and_lists_are_of_all(
     mine = (await operator.done(*words, tenant=None)).strip()
     assert mine in await operator.done("silence", "list", tenant=None)
     await lastseen.beat("w", tenant="globex")
-    assert "--tenant: is needed, the daemon knows several: acme, globex" in await operator.refused(
+    assert "--tenant: is required, the daemon has several: acme, globex" in await operator.refused(
         2, "silence", "end", mine, tenant=None
     )
     theirs = (await operator.done(*words, tenant="globex")).strip()

@@ -125,7 +125,7 @@ def test_the_key_and_the_lock_are_opened_through_no_link(folder: Path) -> None:
     (data / "signing-key").unlink()
     target.rename(data / "signing-key")
     os.chown(data / "signing-key", OTHER, OTHER)
-    with pytest.raises(SigningKeyError, match=f"belongs to user {OTHER}, not to us"):
+    with pytest.raises(SigningKeyError, match=f"belongs to user {OTHER}, not to the current user"):
         existing_key(data)
 
 

@@ -219,13 +219,13 @@ def refused(folder: Path, text: str) -> list[str]:
         ("interval = 60", 'config.toml:2: watchdog.interval: a duration needs a unit: write "60s"'),
         ('timeout = "2m"', "config.toml:2: watchdog.timeout: must be between 1s and 60s"),
         ('method = "POST"', "config.toml:2: watchdog.method: unknown key"),
-        ('url = "https://x/"\nurl_file = "u"', "config.toml:3: watchdog.url_file: takes the place of url"),
+        ('url = "https://x/"\nurl_file = "u"', "config.toml:3: watchdog.url_file: cannot be combined with url"),
         ('url_file = "none"', "config.toml:2: watchdog.url_file: cannot read the file"),
         (
             'url_file = "bad"',
-            "config.toml:2: watchdog.url_file: what is in the file must be an http:// or https:// URL",
+            "config.toml:2: watchdog.url_file: the content of the file must be an http:// or https:// URL",
         ),
-        ('url_file = "raw"', "config.toml:2: watchdog.url_file: what is in the file is not UTF-8"),
+        ('url_file = "raw"', "config.toml:2: watchdog.url_file: the content of the file is not UTF-8"),
     ],
 )
 def test_what_is_wrong_with_the_section_is_named_with_its_line_and_without_the_secret(

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from monitor.workers import Moved
 
 BEAT: Final = b"_beat\r\n"
-LEAVE: Final = b"_leave\r\n"
-FORGET: Final = b"_forget\r\n"
+DISCONNECT: Final = b"_disconnect\r\n"
+DELETE: Final = b"_delete\r\n"
 SWEEP: Final = b"_sweep\r\n"
 TIMEOUT_S: Final = 0.5
 LONG_S: Final = 20.0
@@ -325,7 +325,7 @@ async def test_p28_a_full_intake_refuses_at_once_and_takes_beats_again_when_the_
 # Goodbyes and erasures ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cut", [CutRequest(match=LEAVE), CutAnswer(match=LEAVE)])
+@pytest.mark.parametrize("cut", [CutRequest(match=DISCONNECT), CutAnswer(match=DISCONNECT)])
 async def test_p10_a_goodbye_that_is_not_known_to_be_stored_is_refused_and_is_told_once(
     store_url: str, cut: CutRequest | CutAnswer
 ) -> None:
@@ -340,14 +340,14 @@ async def test_p10_a_goodbye_that_is_not_known_to_be_stored_is_refused_and_is_to
         assert await lastseen.kinds("w") == [EventKind.REGISTERED, EventKind.FAILED]
 
 
-@pytest.mark.parametrize(("cut", "again"), [(CutRequest(match=FORGET), 204), (CutAnswer(match=FORGET), 404)])
+@pytest.mark.parametrize(("cut", "again"), [(CutRequest(match=DELETE), 204), (CutAnswer(match=DELETE), 404)])
 async def test_an_erasure_is_sent_at_most_once(store_url: str, cut: CutRequest | CutAnswer, again: int) -> None:
     async with site(store_url) as lastseen:
         connection = await lastseen.connect()
         assert (await connection.beat("w")).status == 204
         lastseen.proxy.plan(cut)
         assert (await connection.ask("DELETE", f"{api.WORKERS}/w")).is_refusal
-        assert lastseen.proxy.seen(FORGET) == 1
+        assert lastseen.proxy.seen(DELETE) == 1
         await lastseen.proxy.heal()
         assert (await connection.ask("DELETE", f"{api.WORKERS}/w")).status == again
         assert await lastseen.kinds("w") == [EventKind.REGISTERED, EventKind.FORGOTTEN]

@@ -85,8 +85,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a revoked_file that cannot be read any more lifts its revocations at the store's next change",
         file="monitor/daemon/revoking.py",
-        old="            self._told = str(error)\n",
-        new="            self._told, self._in_file = str(error), []\n",
+        old="            self._logged_error = str(error)\n",
+        new="            self._logged_error, self._in_file = str(error), []\n",
         tests=(
             "tests/store/test_revocations.py::test_the_file_is_read_again_when_it_changes_and_a_broken_one_keeps_what_it_was",
         ),

@@ -102,7 +102,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="files of a backup that the server made anew keep its mode, open to others",
         file="monitor/embedded/backup.py",
-        old="            Path(directory, name).chmod(0o600)  # the server has made some of them anew\n",
+        old="            Path(directory, name).chmod(0o600)  # the server has replaced some of them\n",
         new="",
         tests=("tests/store/test_backup.py",),
         survives="monitor/parent_death.py gives the server a umask of 077, so what it makes is its owner's alone",

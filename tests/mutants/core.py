@@ -118,10 +118,10 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a daemon that has ended its pulse for a stop calls itself blind two seconds later",
         file="monitor/pulse.py",
-        old='''"""Say that no beats are accepted from now on; ``run`` was cancelled."""
+        old='''"""Report that no beats are accepted from now on. Call it after ``run`` was cancelled."""
         self._taken_s = None
 ''',
-        new='''"""Say that no beats are accepted from now on; ``run`` was cancelled."""
+        new='''"""Report that no beats are accepted from now on. Call it after ``run`` was cancelled."""
 ''',
         tests=("tests/store/test_pulse.py",),
     ),

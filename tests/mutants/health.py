@@ -130,7 +130,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a heartbeat to the watchdog that is withheld is counted at every look and not once an interval",
         file="monitor/daemon/watchdog.py",
-        old="                        due_s += self._interval_s  # this one is not sent any more\n",
+        old="                        due_s += self._interval_s  # this ping is skipped\n",
         new="",
         tests=("tests/daemon/test_watchdog.py",),
     ),

@@ -10,8 +10,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a client that took an answer slowly once is cut off later although it has taken it",
         file="monitor/http/protocol.py",
-        old='        """It has taken most of them."""\n        self._stalled_s = None\n',
-        new='        """It has taken most of them."""\n',
+        old='        """The client has read most of the answers."""\n        self._stalled_s = None\n',
+        new='        """The client has read most of the answers."""\n',
         tests=("tests/http/test_server.py", "tests/http/test_bounds.py"),
     ),
     Mutant(
@@ -135,8 +135,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="the memory of a head is not given back when the head is whole",
         file="monitor/http/connections.py",
-        old='whole."""\n        self._heads_bytes -= self._unfinished[connection]\n',
-        new='whole."""\n',
+        old='complete."""\n        self._heads_bytes -= self._unfinished[connection]\n',
+        new='complete."""\n',
         tests=(
             "tests/http/test_connections.py::test_p28_unfinished_heads_hold_a_bounded_number_of_bytes_and_the_oldest_go_first",
         ),
@@ -188,8 +188,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="in a day only one tenant is told that its tokens will expire",
         file="monitor/daemon/expiring.py",
-        old="if tenant not in self._told_ms:",
-        new="if not self._told_ms:",
+        old="if tenant not in self._warned_ms:",
+        new="if not self._warned_ms:",
         tests=("tests/core/test_expiring.py",),
     ),
     Mutant(

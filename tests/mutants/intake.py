@@ -52,7 +52,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a beat of a list gets the refusal of the beat at its place in another call",
         file="monitor/intake/batches.py",
-        old="for index, (outcome, _) in zip(lot, result.outcomes, strict=True):",
+        old="for index, (outcome, _) in zip(chunk, result.outcomes, strict=True):",
         new="for index, (outcome, _) in enumerate(result.outcomes):",
         tests=("tests/intake/test_batches.py",),
     ),

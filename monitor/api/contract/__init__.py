@@ -1,14 +1,14 @@
-"""The published heartbeat contract: from bytes to a ``Beat`` or a ``Disconnect``, or to its 422. Pure.
+"""The published heartbeat contract: parses bytes into a ``Beat`` or a ``Disconnect``, or raises the 422. Pure.
 
-The faults, their places and their types are those of the published service (FastAPI with Pydantic), for
-which bodies are read the same way: lax integers, the last of equal keys wins, unknown fields are ignored.
-Stricter on purpose, because a store cannot keep what JSON cannot say: an empty id or one with control
+Faults, their locations and their types are those of the published service (FastAPI with Pydantic). Bodies are read
+the same way: lax integers, the last of equal keys wins, unknown fields are ignored.
+Stricter on purpose, because the store can only keep valid JSON: an empty id or one with control
 characters, NaN and infinities anywhere, lone surrogates, bytes that are not UTF-8 (UTF-16 among them),
 nesting beyond about 200 levels, integers beyond 64 bits signed (``int_parsing_size``), names beyond
-``MAX_NAME_CHARS``, and metadata beyond its limit. Logs and system info are cut instead, with a flag.
+``MAX_NAME_CHARS``, and metadata beyond its limit. Logs and system info are truncated instead, with a flag.
 
-Two readers: ``common`` takes what workers send every day, at a tenth of the cost, and passes over everything
-else; ``forms`` reads whatever there is, and is the only judge of what is wrong with it.
+There are two readers. ``fast`` accepts the usual beats at a tenth of the cost, and declines all others.
+``strict`` reads every body, and alone decides which faults it has.
 """
 
 from monitor.api.contract.batches import TooManyBeatsError, long_array_reader, split_array, split_lines

@@ -1,4 +1,4 @@
-"""From the body of a batch to the bodies of its beats, unread: a JSON array, or JSON lines. Pure."""
+"""Splits the body of a batch, a JSON array or JSON lines, into the unparsed bodies of its beats. Pure."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
 SMALL_BYTES: Final = 524_288
-"""An array of this size has at most half as many items, 64 bytes each: bounded enough to be counted afterwards."""
+"""Arrays up to this size are parsed before their items are counted: there are at most half as many, 64 bytes each."""
 
 DEEPEST: Final = 512
-"""Levels of nesting that are read. The interpreter's own limit is between 900 and 10,000, by its version."""
+"""Maximum nesting. The interpreter's own limit is between 900 and 10,000, depending on its version."""
 _DEEP_IN_BYTES: Final = 65_536
 _NESTING: Final = re.compile(rb'"(?:[^"\\]|\\[\s\S])*+"?|[\[{\]}]')
 
@@ -31,15 +31,15 @@ _small: Final = msgspec.json.Decoder(list[Raw]).decode
 
 
 class TooManyBeatsError(Exception):
-    """The batch holds more beats than one may."""
+    """The batch has too many beats."""
 
 
 def split_array(body: bytes, most: int) -> Sequence[Raw]:
-    """The items of a JSON array, at most ``most``. An item that is JSON may still be no beat.
+    """The items of a JSON array, at most ``most``. They are valid JSON, but not necessarily beats.
 
     Raises:
-        ContractError: this is no JSON array.
-        TooManyBeatsError: it has more items.
+        ContractError: the body is not a JSON array.
+        TooManyBeatsError: the array has more items.
     """
     if not body:
         raise ContractError([MISSING])
@@ -68,7 +68,7 @@ def split_array(body: bytes, most: int) -> Sequence[Raw]:
 
 
 def is_deep(text: Buffer) -> bool:
-    """Whether JSON is nested more deeply than ``DEEPEST``, as far as its first 64 KiB show."""
+    """Whether JSON is nested more deeply than ``DEEPEST``. Checks its first 64 KiB only."""
     begin = bytes(memoryview(text)[:_DEEP_IN_BYTES])
     if begin.count(b"[") + begin.count(b"{") <= DEEPEST:
         return False
@@ -81,10 +81,10 @@ def is_deep(text: Buffer) -> bool:
 
 
 def split_lines(body: bytes, most: int) -> Sequence[bytes]:
-    """The lines, blank ones too, at most ``most``; nothing behind the last line's end is no line.
+    """The lines, at most ``most``. Blank lines count; a final line feed does not begin another line.
 
     Raises:
-        ContractError: there is no body.
+        ContractError: the body is empty.
         TooManyBeatsError: there are more lines.
     """
     if not body:
@@ -98,10 +98,10 @@ def split_lines(body: bytes, most: int) -> Sequence[bytes]:
 
 @lru_cache(maxsize=4)
 def long_array_reader(most: int) -> Callable[[Buffer], msgspec.Struct]:
-    """Reads a JSON array of at most ``most`` items as a record with a field for each.
+    """Create a decoder that reads a JSON array of at most ``most`` items as a record with one field per item.
 
-    Of all ways to read an array it is the one that stops at the first item too many: 16 MiB of ``0,0,...`` as a
-    list would take half a GiB before it could be counted. It takes some 40 ms to make, once.
+    A record stops at the first item too many. A list does not: 16 MiB of ``0,0,...`` would take half a GiB before
+    its items could be counted. Creating the decoder takes about 40 ms, once.
     """
     fields = [(f"item_{index}", Raw, UNSET) for index in range(most)]
     record = msgspec.defstruct("LongArray", fields, array_like=True, forbid_unknown_fields=True, gc=False)
@@ -109,9 +109,9 @@ def long_array_reader(most: int) -> Callable[[Buffer], msgspec.Struct]:
 
 
 def _position(msg: str, end: int) -> int:
-    """Where the error is, from msgspec's message; what ends too early has no place in it."""
+    """Offset of the error, from msgspec's message; ``end`` if the text ends too early, which has no offset there."""
     found = _BYTE.search(msg)
     if found is None:
         return end
-    # Of what follows the array it names the byte behind.
+    # For trailing characters msgspec names the byte after the first of them.
     return int(found[1]) - ("trailing characters (" in msg)

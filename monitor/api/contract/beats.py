@@ -1,4 +1,4 @@
-"""From a body to a ``Beat`` or a ``Disconnect``."""
+"""Parses a request body into a ``Beat`` or a ``Disconnect``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from monitor.api.contract.limits import BodyLimits, IntervalBounds
 
 MOST_UNKNOWN: Final = 10
-"""Unknown fields of a body that are named."""
+"""Maximum unknown fields of a body that are reported."""
 MAX_REASON_CHARS: Final = 256
 MAX_ERROR_MESSAGE_CHARS: Final = 2_048
 
@@ -38,13 +38,13 @@ def parse_beat(
     path_worker_id: str | None,
     token_environments: tuple[str, ...] | None,
 ) -> Beat:
-    """Read a beat. ``path_worker_id``: the decoded id of the URL form, None for the form with ids in the body.
+    """Parse a beat. ``path_worker_id``: the decoded id from the URL; None if the ids are in the body.
 
-    With an id in the URL an empty body is ``{}``. Whether the token may touch the environment that the body names is
-    the store's question, not asked here.
+    With an id in the URL an empty body means ``{}``. Whether the token allows the environment in the body is checked
+    by the store, not here.
 
     Raises:
-        ContractError: the body does not keep the contract; no other exception, whatever the bytes.
+        ContractError: the body violates the contract; no other exception, for any bytes.
     """
     is_plain = content_type is None or content_type == _JSON
     environment_name: str | None = None
@@ -110,10 +110,10 @@ def parse_disconnect(
     path_worker_id: str,
     token_environments: tuple[str, ...] | None,
 ) -> Disconnect:
-    """Read a goodbye. A long reason or message is cut, not refused: on-call wants to know of the exit.
+    """Parse a disconnect. A long reason or message is truncated, not refused: the exit must reach on-call.
 
     Raises:
-        ContractError: as ``parse_beat``, or an absence is announced by what is no clean stop.
+        ContractError: as ``parse_beat``, or ``back_in_seconds`` comes with a failure.
     """
     form = read(Goodbye, body, content_type)
     trigger = disconnect_trigger(reason=form.reason, exit_code=form.exit_code)
@@ -136,17 +136,17 @@ def parse_disconnect(
 
 
 def _first_environment(allowed: tuple[str, ...] | None) -> str:
-    """Where a worker is registered that names no environment, by its token's restriction."""
+    """Environment in which a worker registers that names none: the only one of its token, else the default."""
     return allowed[0] if allowed and len(allowed) == 1 else DEFAULT_ENVIRONMENT
 
 
 def path_worker_id(raw_segment: str) -> str:
     """Decode a worker id from its raw path segment, which may hold ``%2F``, ``..`` and percent-encoded UTF-8.
 
-    Bytes of the path that are not ASCII may be given as themselves or as ``surrogateescape`` made them.
+    Bytes of the path that are not ASCII may be decoded already, or escaped by ``surrogateescape``.
 
     Raises:
-        ContractError: a malformed escape, bytes that are not UTF-8, or not an id by the body's rules.
+        ContractError: a malformed escape, bytes that are not UTF-8, or an id that is not valid in a body either.
     """
     loc = ("path", "worker_id")
     if _BAD_ESCAPE.search(raw_segment):
@@ -160,14 +160,14 @@ def path_worker_id(raw_segment: str) -> str:
 
 
 def said_in(body: bytes, content_type: str | None) -> tuple[Said, tuple[str, ...]]:
-    """As ``read_without_ids``, of any body; and the fields that the contract does not know."""
+    """As ``read_without_ids``, for any body. Also returns the names of unknown fields."""
     form = read(UrlBeat, body, content_type)
     known = Said.__struct_fields__
     return Said(**{name: getattr(form, name) for name in form.model_fields_set if name in known}), _unknown_in(form)
 
 
 def said_with_ids_in(body: bytes, content_type: str | None) -> tuple[SaidWithIds, tuple[str, ...]]:
-    """As ``read_with_ids``, of any body; and the fields that the contract does not know."""
+    """As ``read_with_ids``, for any body. Also returns the names of unknown fields."""
     form = read(BodyBeat, body, content_type)
     known = SaidWithIds.__struct_fields__
     said = SaidWithIds(**{name: getattr(form, name) for name in form.model_fields_set if name in known})

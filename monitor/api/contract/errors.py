@@ -1,4 +1,4 @@
-"""What is wrong with a request, in the published contract's ``HTTPValidationError`` shape."""
+"""Faults of a request, in the published contract's ``HTTPValidationError`` shape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_ECHO_CHARS: Final = 100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
-    """One thing wrong with a request: where (``body`` or ``path`` first), in words, and Pydantic's type."""
+    """One fault of a request: its location (``body`` or ``path`` first), message, and Pydantic's type."""
 
     loc: tuple[str | int, ...]
     msg: str
@@ -20,14 +20,14 @@ class Fault:
 
 
 class ContractError(Exception):
-    """The request does not keep the contract (422). At most ``MAX_FAULTS`` faults are listed."""
+    """The request violates the contract (422). At most ``MAX_FAULTS`` faults are listed."""
 
     def __init__(self, faults: list[Fault]) -> None:
         self.faults: Final = faults[:MAX_FAULTS]
         super().__init__("; ".join(f"{'.'.join(map(str, fault.loc))}: {fault.type}" for fault in self.faults))
 
     def body(self) -> bytes:
-        """The answer's JSON, in the contract's ``HTTPValidationError`` shape. ASCII, so always readable."""
+        """The answer's JSON, in the contract's ``HTTPValidationError`` shape. ASCII only."""
         return json.dumps({"detail": self.detail()}, separators=(",", ":")).encode("ascii")
 
     def detail(self) -> list[dict[str, object]]:
@@ -45,17 +45,17 @@ NOT_AN_OBJECT: Final = Fault(
 
 
 def field_error(field: str, msg: str, kind: str) -> ContractError:
-    """One fault at a field of the body; a long name is cut."""
+    """One fault at a field of the body; a long name is truncated."""
     return ContractError([Fault(loc=("body", field[:MAX_ECHO_CHARS]), msg=msg, type=kind)])
 
 
 def no_json(content_type: str) -> ContractError:
-    """The body does not come as JSON, whatever is in it."""
+    """The Content-Type of the body is not JSON."""
     kind = content_type[:MAX_ECHO_CHARS]
     msg = f"{NOT_AN_OBJECT.msg}; the Content-Type is {kind!r}, application/json is expected"
     return ContractError([replace(NOT_AN_OBJECT, msg=msg)])
 
 
 def syntax_error(offset: int) -> ContractError:
-    """The body is no JSON, from this byte on."""
+    """The body is invalid JSON from this byte on."""
     return ContractError([Fault(loc=("body", offset), msg="JSON decode error", type=SYNTAX)])

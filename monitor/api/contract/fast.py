@@ -1,7 +1,8 @@
-"""Reading what workers send every day, by msgspec: strict types, known fields, nothing odd. Pure.
+"""The fast reader: parses usual beats with msgspec, with strict types and known fields only. Pure.
 
-It never judges: what it does not take is read again by ``forms``, which accepts or refuses it. What it takes,
-``forms`` takes with the same values; ``tests/core/test_contract_fast.py`` holds the two against each other.
+It declines every other body, and reports no faults: ``strict`` reads such a body again, and accepts or refuses it.
+For a body that this reader accepts, ``strict`` gives the same values; ``tests/core/test_contract_fast.py`` compares
+the two.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 from monitor.api.contract.strict import MAX_NAME_CHARS
 
 MOST_BRACKETS: Final = 128
-"""Text with no more opening brackets is nested less deeply than any reader's limit."""
+"""A text with at most this many opening brackets is within the nesting limit of every reader."""
 
 _Id = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 _Name = Annotated[str, Meta(max_length=MAX_NAME_CHARS)]
@@ -24,7 +25,7 @@ _Grace = Annotated[float, Meta(ge=0)]
 
 
 class Said(msgspec.Struct, kw_only=True, gc=False, forbid_unknown_fields=True):
-    """What a beat says, whichever reader has read it; ``UNSET``: left out."""
+    """The fields of a beat, from either reader; ``UNSET``: not in the body."""
 
     status: _Name | UnsetType = UNSET
     tasks_processed: _Int64 | UnsetType = UNSET
@@ -37,7 +38,7 @@ class Said(msgspec.Struct, kw_only=True, gc=False, forbid_unknown_fields=True):
 
 
 class SaidWithIds(Said, kw_only=True, gc=False, forbid_unknown_fields=True):
-    """As ``Said``, with the ids that the published form has in the body."""
+    """``Said`` and the ids, which are in the body in the published form."""
 
     worker_id: _Id
     environment_name: _Id
@@ -54,18 +55,18 @@ _ODD: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 def read_with_ids(body: bytes) -> SaidWithIds | None:
-    """Read the form with the ids in the body; None when ``forms`` has to judge."""
+    """Parse the form with the ids in the body; None if ``strict`` has to read it."""
     try:
         said = _with_ids(body)
     except _ODD:
         return None
-    # Stricter than the contract, which refuses control characters only: this is the cheapest question.
+    # Stricter than the contract, which refuses control characters only: ``isprintable`` is the cheapest check.
     plain = said.worker_id.isprintable() and said.environment_name.isprintable()
     return said if plain and _is_flat(said, body) else None
 
 
 def read_without_ids(body: bytes) -> Said | None:
-    """Read the form with the id in the URL; None when ``forms`` has to judge."""
+    """Parse the form with the id in the URL; None if ``strict`` has to read it."""
     try:
         said = _without(body)
     except _ODD:
@@ -74,7 +75,7 @@ def read_without_ids(body: bytes) -> Said | None:
 
 
 def readable_id(body: bytes) -> str | None:
-    """Whom a body names that breaks the contract elsewhere, as far as it can be told."""
+    """The worker id of a body that violates the contract elsewhere; None if there is no readable one."""
     try:
         worker_id = _named(body).worker_id
     except _ODD:
@@ -83,7 +84,7 @@ def readable_id(body: bytes) -> str | None:
 
 
 def _is_flat(said: Said, body: bytes) -> bool:
-    """Whether nothing in it can be nested too deeply for ``forms``, whose limit is lower."""
+    """Whether the nesting is within the limit of ``strict``, which is lower than msgspec's."""
     if not (said.worker_metadata or said.system_info):
         return True
     return body.count(b"[") + body.count(b"{") <= MOST_BRACKETS

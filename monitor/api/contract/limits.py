@@ -1,4 +1,4 @@
-"""The parts of a beat that have limits: texts that are refused or cut, times that are clamped."""
+"""Limits on the parts of a beat: texts are refused or truncated, times are clamped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MAX_LOG_LINES: Final = 100
 
 _PLAIN: Final = frozenset({str, int, bool, type(None)})
-"""Values that msgspec writes as ``compact`` does, at a tenth of the cost. Not floats: it writes 1e+16 as 1e16."""
+"""Types that msgspec encodes as ``compact`` does, at a tenth of the cost. Not floats: it writes 1e+16 as 1e16."""
 _encode: Final = msgspec.json.Encoder().encode
 
 compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
@@ -24,7 +24,7 @@ compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=F
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BodyLimits:
-    """How many bytes of compact UTF-8 JSON each part of a beat may take in the store."""
+    """Maximum size in the store of each part of a beat, in bytes of compact UTF-8 JSON."""
 
     metadata_bytes: int
     logs_bytes: int
@@ -33,7 +33,7 @@ class BodyLimits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IntervalBounds:
-    """What a beat may declare; a value outside is clamped, not refused."""
+    """Bounds on the times that a beat declares; a value outside is clamped, not refused."""
 
     min_interval_ms: int
     max_interval_ms: int
@@ -42,7 +42,7 @@ class IntervalBounds:
 
 
 def clamped_ms(seconds: float | None, *, least: int, most: int) -> int | None:
-    """A declared time in milliseconds within its bounds; None stays None."""
+    """Convert a declared time to milliseconds and clamp it to its bounds; None stays None."""
     return None if seconds is None else round(min(max(seconds * 1_000, least), most))
 
 
@@ -50,7 +50,7 @@ def finite(value: object, field: str) -> str:
     """The value's compact JSON.
 
     Raises:
-        ContractError: there is a NaN or an infinity in it.
+        ContractError: the value has a NaN or an infinity.
     """
     try:
         return compact(value)
@@ -59,10 +59,10 @@ def finite(value: object, field: str) -> str:
 
 
 def metadata_text(metadata: Mapping[str, object], most_bytes: int) -> str:
-    """The JSON to keep.
+    """The JSON to store.
 
     Raises:
-        ContractError: it is over the limit, or has a NaN in it.
+        ContractError: the JSON is over the limit, or the metadata has a NaN.
     """
     if _PLAIN.issuperset(map(type, metadata.values())):
         raw = _encode(metadata)
@@ -76,10 +76,10 @@ def metadata_text(metadata: Mapping[str, object], most_bytes: int) -> str:
 
 
 def system_info_text(system_info: Mapping[str, object], most_bytes: int) -> tuple[str, bool]:
-    """The JSON to keep, and whether it was cut: the first keys that fit together are kept.
+    """The JSON to store, and whether it was truncated. Keeps the first keys that fit.
 
     Raises:
-        ContractError: there is a NaN in it.
+        ContractError: a value is NaN.
     """
     whole = finite(system_info, "system_info")
     if len(whole.encode()) <= most_bytes:
@@ -96,7 +96,7 @@ def system_info_text(system_info: Mapping[str, object], most_bytes: int) -> tupl
 
 
 def logs_text(logs: Sequence[str], most_bytes: int) -> tuple[str, bool]:
-    """The JSON to keep, and whether it was cut: the newest lines that fit, or the end of the newest one."""
+    """The JSON to store, and whether it was truncated. Keeps the newest lines that fit, or the end of the newest."""
     kept: list[str] = []
     used = len("[]")
     for line in reversed(logs[-MAX_LOG_LINES:]):
@@ -113,7 +113,7 @@ def logs_text(logs: Sequence[str], most_bytes: int) -> tuple[str, bool]:
 
 
 def _end_of(line: str, most_bytes: int) -> list[str]:
-    """The longest end of a line whose JSON fits, as a list of one text; empty when not even ``""`` does."""
+    """The longest suffix of a line whose JSON fits, as a list of one text; empty if not even ``""`` fits."""
     low, high = 0, min(len(line), max(most_bytes, 0))
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,4 +1,4 @@
-"""Whom a body speaks of that nobody will read: a prefix of a beat, of an array of beats or of lines of them. Pure."""
+"""Extracts worker ids from a rejected body: a prefix of one beat, of an array of beats or of JSON lines. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from monitor.api.contract.strict import MAX_NAME_CHARS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Each byte is passed once: a text without an end reaches to the end, and nothing is tried twice.
+# Linear time: an unterminated string matches up to the end of the input, and nothing backtracks.
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)
 _VALUE: Final = re.compile(rb'[ \t\r\n]*+:[ \t\r\n]*+("(?:[^"\\]++|\\.)*+")', re.DOTALL)
 _KEY: Final = b'"worker_id"'
@@ -21,9 +21,9 @@ _DEEPEST: Final = 64
 
 
 def claimed_ids(prefix: bytes, *, tokens: int) -> Iterator[str]:
-    """The ``worker_id`` of each beat in what has come of a body, in their order, whether or not the rest is good.
+    """The ``worker_id`` of each beat in a prefix of a body, in order; the rest of the body may be invalid.
 
-    Looks at so many texts and brackets at most. What stands deeper, in metadata for instance, names nobody.
+    Scans at most ``tokens`` strings and brackets. A ``worker_id`` nested more deeply, as in metadata, is ignored.
     """
     inside: list[bytes] = []
     for token, _ in zip(_TOKEN.finditer(prefix), range(tokens), strict=False):

@@ -1,4 +1,4 @@
-"""Reading whatever there is, by Pydantic: what the published service accepts, and its faults where it does not."""
+"""The strict reader: parses every body with Pydantic. Accepts and refuses as the published service, with its faults."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Ids(BaseModel):
 
 
 class UrlBeat(BaseModel):
-    """The form with the worker's id in the URL. Unknown fields are kept only to find NaN in them."""
+    """A beat with the worker's id in the URL. Unknown fields are kept to find NaN in them and to report them."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -50,11 +50,11 @@ class UrlBeat(BaseModel):
 
 
 class BodyBeat(UrlBeat, _Ids):
-    """The form with the ids in the body; they come first among the fields, and so among the faults."""
+    """A beat with the ids in the body. They are the first fields, so that their faults are the first too."""
 
 
 class Goodbye(BaseModel):
-    """The form of a disconnect."""
+    """The body of a disconnect."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -70,10 +70,10 @@ _id_adapter: Final[TypeAdapter[str]] = TypeAdapter(_Id)
 
 
 def read(form: type[Form], body: bytes, content_type: str | None) -> Form:
-    """Read a body into one of the forms, in one pass. NaN in a field that nobody knows is a fault too.
+    """Parse a body into one of these models, in one pass. NaN in an unknown field is a fault too.
 
     Raises:
-        ContractError: the body does not keep the contract; no other exception, whatever the bytes.
+        ContractError: the body violates the contract; no other exception, for any bytes.
     """
     if not body:
         raise ContractError([MISSING])
@@ -90,10 +90,10 @@ def read(form: type[Form], body: bytes, content_type: str | None) -> Form:
 
 
 def checked_id(worker_id: str, loc: tuple[str, ...]) -> str:
-    """The id itself, if it is one by the body's rules.
+    """Return the id if it would be valid in a body.
 
     Raises:
-        ContractError: it is none; the faults are at ``loc``.
+        ContractError: the id is invalid; the faults are at ``loc``.
     """
     try:
         return _id_adapter.validate_python(worker_id)
@@ -102,7 +102,7 @@ def checked_id(worker_id: str, loc: tuple[str, ...]) -> str:
 
 
 def is_json(content_type: str | None) -> bool:
-    """Whether the published service reads such a body as JSON: no header, or JSON by name or by suffix."""
+    """Whether the published service reads this Content-Type as JSON: none, ``application/json`` or ``+json``."""
     if not content_type:
         return True
     kind = content_type.partition(";")[0].strip().lower()
@@ -112,7 +112,7 @@ def is_json(content_type: str | None) -> bool:
 
 
 def _body_faults(error: ValidationError, body: bytes) -> list[Fault]:
-    """A validation error of a whole body, in the published service's words."""
+    """The faults of a body, with the messages of the published service."""
     faults = _faults(error, ("body",))
     match faults[0]:
         case Fault(loc=("body",), type="json_invalid", msg=msg):
@@ -134,7 +134,7 @@ def _faults(error: ValidationError, prefix: tuple[str, ...]) -> list[Fault]:
 
 
 def _position(msg: str, body: bytes) -> int:
-    """The offset in bytes of a syntax error, from the line and column in the parser's message."""
+    """Byte offset of a syntax error, from the line and column in the parser's message."""
     if "EOF while parsing" in msg:
         return len(body)
     found = _POSITION.search(msg)

@@ -1,4 +1,4 @@
-"""The schemas of the OpenAPI document: the published contract's as published, and ours."""
+"""The schemas of the OpenAPI document: those of the published contract, unchanged, and Lastseen's own."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 
 
 def ref(name: str) -> Schema:
-    """A reference to a schema below."""
+    """A reference to a named schema."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 def listing(items: Schema) -> Schema:
-    """A list of such items."""
+    """An array of these items."""
     return {"type": "array", "items": items}
 
 
@@ -34,7 +34,7 @@ def nullable(kind: str) -> Schema:
 
 
 def record(**properties: Schema) -> Schema:
-    """An object that has all of these members."""
+    """An object with these members, all required."""
     return {"type": "object", "required": list(properties), "properties": properties}
 
 
@@ -80,18 +80,18 @@ CONTRACT: Final[dict[str, Schema]] = {
         "title": "ValidationError",
     },
 }
-"""Word for word from the published contract."""
+"""Verbatim from the published contract."""
 
 _MORE: Final[dict[str, Schema]] = {
     "interval_seconds": {
         "type": ["number", "null"],
         "exclusiveMinimum": 0,
-        "description": "How often beats are expected from now on; clamped to the configured bounds; null: the default.",
+        "description": "Interval at which beats are expected; clamped to the configured bounds; null: the default.",
     },
     "grace_seconds": {
         "type": ["number", "null"],
         "minimum": 0,
-        "description": "How much later is tolerated from now on; clamped to the configured bounds; null: the default.",
+        "description": "Tolerated delay after the interval; clamped to the configured bounds; null: the default.",
     },
     "system_info": {"type": ["object", "null"], "additionalProperties": True},
     "logs": {"type": ["array", "null"], "items": {"type": "string"}},
@@ -121,11 +121,11 @@ _WORKER: Final[dict[str, Schema]] = {
     "back_at": {
         "type": ["string", "null"],
         "format": "date-time",
-        "description": "When the absence that the worker has announced ends.",
+        "description": "End of the absence that the worker has announced.",
     },
     "rejected": {
         "type": ["object", "null"],
-        "description": "The newest beat of the worker that was refused since its last accepted one.",
+        "description": "The newest beat of the worker that was rejected after its last accepted one.",
         "required": ["reason", "at", "sub"],
         "properties": {
             "reason": {"type": "string", "enum": [word.value for word in Rejection]},
@@ -163,12 +163,12 @@ _EVENT_DATA: Final[dict[str, Schema]] = {
     "severity": {"type": "string", "enum": ["critical", "warning", "info"]},
     "monitor_outage": {
         "type": ["object", "null"],
-        "description": "What the monitor missed itself between last_seen and detected_at.",
+        "description": "Outages of the monitor itself between last_seen and detected_at.",
         "properties": {"seconds": NUMBER, "until": TIME, "windows": INTEGER, "uncredited": INTEGER},
     },
     "rejected": {
         "type": ["object", "null"],
-        "description": "The worker's newest refused heartbeat.",
+        "description": "The worker's newest rejected heartbeat.",
         "properties": {"reason": TEXT, "at": TIME, "sub": TEXT},
     },
 }
@@ -178,7 +178,7 @@ _EVENT_KIND: Final[Schema] = {"type": "string", "enum": [kind.value for kind in 
 OURS: Final[dict[str, Schema]] = {
     "HeartbeatExtras": {
         "type": "object",
-        "description": "What Lastseen reads beside the published fields. Omitted fields keep their last value.",
+        "description": "Fields in addition to the published ones. Omitted fields keep their last value.",
         "properties": _MORE,
     },
     "WorkerIdHeartbeatRequest": {
@@ -205,14 +205,14 @@ OURS: Final[dict[str, Schema]] = {
                 "type": ["string", "null"],
                 "minLength": 1,
                 "maxLength": 256,
-                "description": "Of a worker that is not known, which a failure registers; of others it is ignored.",
+                "description": "Environment of an unknown worker, registered by a failure. Ignored for known workers.",
             },
             "error_message": nullable("string"),
             "back_in_seconds": {
                 "type": ["number", "null"],
                 "exclusiveMinimum": 0,
                 "maximum": LONGEST_ABSENCE_MS // 1_000,
-                "description": "Announces an absence, with a clean stop only: no beat within this time makes it stale.",
+                "description": "Announces an absence, for a clean stop only. Without a beat in this time it is stale.",
             },
         },
     },
@@ -223,25 +223,25 @@ OURS: Final[dict[str, Schema]] = {
             "jti": {"type": ["string", "null"], "maxLength": 256},
             "sub": {"type": ["string", "null"], "maxLength": 256},
         },
-        "description": "One of them has to be given.",
+        "description": "Exactly one of the two is required.",
     },
     "BatchAnswer": {
         **record(
             stored=COUNT,
             superseded={
                 **COUNT,
-                "description": "Good beats that a later one of the same worker in this batch replaced.",
+                "description": "Valid beats that were replaced by a later one of the same worker in this batch.",
             },
             rejected=listing(ref("RejectedBeat")),
         ),
         "description": "Every beat of the batch is stored, superseded or rejected.",
     },
     "RejectedBeat": record(
-        index={**COUNT, "description": "Its place in the array, or its line, from 0; blank lines count."},
-        worker_id={"type": ["string", "null"], "description": "Null where it could not be read."},
-        status={"type": "integer", "enum": [403, 413, 422, 429], "description": "What it would be answered alone."},
+        index={**COUNT, "description": "Index in the array, or of the line, from 0; blank lines count."},
+        worker_id={"type": ["string", "null"], "description": "Null if it could not be read."},
+        status={"type": "integer", "enum": [403, 413, 422, 429], "description": "Status of the same beat sent alone."},
         detail={
-            "description": "With 422 its first faults, else a sentence.",
+            "description": "The first faults for 422, else a message.",
             "oneOf": [{"type": "string"}, listing(ref("ValidationError"))],
         },
     ),

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document. A test holds it against the routes, and another sends what it allows."""
+"""The OpenAPI 3.1 document. One test compares it with the routes, another sends requests generated from it."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ _BEAT: Final[Schema] = {"allOf": [ref("WorkerHeartbeatRequest"), ref("HeartbeatE
 _BEATEN: Final[Schema] = {
     "description": "Stored",
     "headers": {
-        NEXT_BEAT: {"description": "In how many seconds the next beat is expected.", **SECONDS},
+        NEXT_BEAT: {"description": "Seconds until the next beat is expected.", **SECONDS},
         UNKNOWN_FIELDS: {
-            "description": "Fields that are not known, when the beat has registered its worker.",
+            "description": "Unknown fields of the beat; only if the beat has registered its worker.",
             "schema": {"type": "string"},
         },
     },
@@ -69,11 +69,11 @@ def _beat(name: str, summary: str, body: Schema, parameters: Sequence[Schema] = 
 def _worker_paths() -> dict[str, Schema]:
     filters = [
         any_of("environment", "Workers of this environment."),
-        any_of("liveness", "Workers of this liveness.", [word.value for word in Liveness]),
+        any_of("liveness", "Workers with this liveness.", [word.value for word in Liveness]),
         any_of("status", "Workers that report this status."),
-        any_of("text", "Workers whose id holds this text; case matters."),
+        any_of("text", "Workers whose id contains this text; case-sensitive."),
     ]
-    by_id = "A beat of the worker in the path; it keeps its environment"
+    by_id = "Store a beat of the worker in the path; its environment is unchanged"
     return {
         "/api/v1/workers/heartbeat": {
             "post": _beat("worker_heartbeat_api_v1_workers_heartbeat_post", "Worker Heartbeat", _BEAT)
@@ -81,8 +81,8 @@ def _worker_paths() -> dict[str, Schema]:
         "/api/v1/workers/heartbeats": {
             "post": operation(
                 "heartbeat_batch",
-                "Many beats, each as it would be sent alone; 200 only if every good one is stored",
-                answer("Stored, but for the rejected", "BatchAnswer"),
+                "Store many beats; 200 only if every valid one is stored",
+                answer("All beats are stored, except the rejected ones", "BatchAnswer"),
                 (*AUTH, "408", "413", "415", "503"),
                 scope=Scope.HEARTBEAT_WRITE,
                 parameters=[_CONTENT_ENCODING],
@@ -97,7 +97,7 @@ def _worker_paths() -> dict[str, Schema]:
         "/api/v1/workers/{worker_id}/disconnect": {
             "post": operation(
                 "disconnect",
-                "A goodbye: a clean stop or a failure",
+                "Report a clean stop or a failure",
                 NO_CONTENT,
                 (*AUTH, "404", "408", "413", "415", "429", "503"),
                 scope=Scope.HEARTBEAT_WRITE,
@@ -110,7 +110,7 @@ def _worker_paths() -> dict[str, Schema]:
         "/api/v1/workers": {
             "get": operation(
                 "list_workers",
-                "Workers, page by page; one that is present throughout appears exactly once",
+                "List workers; one that exists throughout the listing appears exactly once",
                 answer("A page", "WorkerList"),
                 parameters=[*filters, CURSOR, LIMIT],
             )
@@ -118,7 +118,7 @@ def _worker_paths() -> dict[str, Schema]:
         "/api/v1/workers/{worker_id}": {
             "get": operation(
                 "get_worker",
-                "One worker, with its recent transitions",
+                "Get a worker with its recent transitions",
                 answer("The worker", "WorkerDetail"),
                 READ_ONE,
                 parameters=[_WORKER_ID],
@@ -126,7 +126,7 @@ def _worker_paths() -> dict[str, Schema]:
             ),
             "delete": operation(
                 "delete_worker",
-                "Erase a worker's record, metadata and logs at once",
+                "Delete a worker's record, metadata and logs immediately",
                 NO_CONTENT,
                 READ_ONE,
                 scope=Scope.ADMIN,
@@ -145,21 +145,21 @@ def _fleet_paths() -> dict[str, Schema]:
         any_of("type", "Events of this type.", [kind.value for kind in EventKind]),
         query("order", "Oldest or newest first.", {"type": "string", "enum": ["asc", "desc"]}),
     ]
-    status = "Counts by environment and liveness, true at this moment"
+    status = "Current counts by environment and liveness"
     return {
         "/api/v1/status": {"get": operation("get_status", status, answer("The counts", "Status"))},
         "/api/v1/tenants": {
             "get": operation(
                 "list_tenants",
-                "The tenants of which there is a worker",
-                answer("Their names", "TenantList"),
+                "List the tenants that have workers",
+                answer("The names of the tenants", "TenantList"),
                 scope=Scope.OPERATOR,
             )
         },
         "/api/v1/events": {
             "get": operation(
                 "list_events",
-                "The history, page by page; oldest first it never ends, so that a poller goes on",
+                "List the event history; oldest first there is always a next cursor, for polling",
                 answer("A page", "EventList"),
                 parameters=[*filters, CURSOR, LIMIT],
             )
@@ -176,8 +176,8 @@ def _own_paths() -> dict[str, Schema]:
     }
 
     def probing(name: str, summary: str) -> Schema:
-        told = {**responses(answer("Yes", "Probe"), ()), "503": answer("No; the reasons say why", "Probe")}
-        return {"get": {"operationId": name, "summary": summary, "responses": told, "security": []}}
+        answers = {**responses(answer("Yes", "Probe"), ()), "503": answer("No; see the reasons", "Probe")}
+        return {"get": {"operationId": name, "summary": summary, "responses": answers, "security": []}}
 
     def page(name: str, summary: str, success: Schema) -> Schema:
         return {"get": operation(name, summary, success, AUTH, scope=Scope.METRICS_READ)}
@@ -186,7 +186,7 @@ def _own_paths() -> dict[str, Schema]:
         "/api/v1/revocations": {
             "post": operation(
                 "revoke_tokens",
-                "Refuse one token, or those of a subject that were issued until now; in force within 5 s",
+                "Revoke one token, or all tokens of a subject that were issued until now; in force within 5 s",
                 NO_CONTENT,
                 (*AUTH, "408", "413", "415", "422", "429", "503"),
                 scope=Scope.ADMIN,
@@ -194,9 +194,9 @@ def _own_paths() -> dict[str, Schema]:
                 code="204",
             )
         },
-        "/livez": probing("livez", "Does the loop turn?"),
+        "/livez": probing("livez", "Is the event loop running?"),
         "/readyz": probing("readyz", "Does this replica store beats?"),
-        "/healthz": probing("healthz", "Is all well with the monitor itself?"),
+        "/healthz": probing("healthz", "Is the monitor itself healthy?"),
         "/metrics": page("metrics", "Metrics for Prometheus", exposition),
         "/schema": page("schema", "The OpenAPI document", schema),
         "/schema/openapi.json": page("schema_file", "The OpenAPI document", schema),
@@ -204,13 +204,13 @@ def _own_paths() -> dict[str, Schema]:
 
 
 def document(*, paths: Mapping[str, Schema], schemas: Mapping[str, Schema]) -> Schema:
-    """The whole document, with the paths and schemas of other packages."""
+    """Create the document, including the paths and schemas of other packages."""
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Lastseen",
             "version": metadata.version("lastseen"),
-            "description": "Liveness monitoring: workers post heartbeats, the ones that fall silent are reported once.",
+            "description": "Liveness monitoring: workers post heartbeats; a worker that falls silent is reported once.",
         },
         "security": [{"BearerAuth": []}, {"UserKey": []}],
         "paths": {**_worker_paths(), **_fleet_paths(), **paths, **_own_paths()},
@@ -227,7 +227,7 @@ def document(*, paths: Mapping[str, Schema], schemas: Mapping[str, Schema]) -> S
                     "type": "apiKey",
                     "in": "header",
                     "name": "UserKey",
-                    "description": "The same token in a header of its own, or as `Authorization: UserKey <token>`.",
+                    "description": "The same token in a separate header, or as `Authorization: UserKey <token>`.",
                 },
             },
         },

@@ -1,4 +1,4 @@
-"""How operations are written down in the OpenAPI document: answers, problems, parameters."""
+"""Building blocks of operations in the OpenAPI document: answers, problems, parameters."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _PROBLEM: Final = {"application/problem+json": {"schema": ref("Problem")}}
 SECONDS: Final[Schema] = {"schema": {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"}}
 _RETRY_AFTER: Final[Schema] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 _PROBLEMS: Final[dict[str, Schema]] = {
-    "400": {"description": "The Host header cannot be used"},
+    "400": {"description": "The Host header is invalid"},
     "401": {
-        "description": "The token is not good; `reason` is one of " + ", ".join(f"`{word}`" for word in Refusal),
+        "description": "The token is invalid; `reason` is one of " + ", ".join(f"`{word}`" for word in Refusal),
         "headers": {"WWW-Authenticate": {"schema": {"type": "string"}}},
     },
     "403": {"description": "The token lacks the scope, or is restricted to other workers or environments"},
-    "404": {"description": "There is no such thing, or none that this token may see"},
-    "408": {"description": "The body did not come within 10 s"},
-    "409": {"description": "It can't be done with the thing as it stands now; the detail says why"},
-    "413": {"description": "The body is over its limit; the detail names it"},
-    "415": {"description": "The body comes in a type or an encoding that is not taken"},
-    "422": {"description": "A query parameter or the body cannot be used; the detail says what of it, and why"},
-    "429": {"description": "A quota or a rate is reached; the detail names it", "headers": _RETRY_AFTER},
-    "500": {"description": "An error of ours"},
-    "503": {"description": "The store cannot take this now; nothing was acknowledged", "headers": _RETRY_AFTER},
+    "404": {"description": "Not found, or not visible to this token"},
+    "408": {"description": "The body did not arrive within 10 s"},
+    "409": {"description": "The current state does not allow this; the detail says why"},
+    "413": {"description": "The body is over a limit; the detail names it"},
+    "415": {"description": "The media type or the encoding of the body is not supported"},
+    "422": {"description": "A query parameter or the body is invalid; the detail names the field and the reason"},
+    "429": {"description": "A quota or a rate limit is reached; the detail names it", "headers": _RETRY_AFTER},
+    "500": {"description": "Internal error; see the server log"},
+    "503": {"description": "The store is unavailable or overloaded; nothing is acknowledged", "headers": _RETRY_AFTER},
 }
 _EVERYWHERE: Final = ("400", "500")
 AUTH: Final = ("401", "403")
@@ -55,10 +55,10 @@ def responses(
 
     ``contract``: with 422 in the published shape.
     """
-    told = {key: {**_PROBLEMS[key], "content": _PROBLEM} for key in sorted({*problems, *_EVERYWHERE})}
+    failures = {key: {**_PROBLEMS[key], "content": _PROBLEM} for key in sorted({*problems, *_EVERYWHERE})}
     if contract:
-        told["422"] = answer("Validation Error", "HTTPValidationError")
-    return {code: success, **told}
+        failures["422"] = answer("Validation Error", "HTTPValidationError")
+    return {code: success, **failures}
 
 
 def operation(
@@ -76,11 +76,11 @@ def operation(
     code: str = "200",
     contract: bool = False,
 ) -> Schema:
-    """One method of a path. ``operator``: that scope will do, too. ``lines``: the body may come as lines, too.
+    """One method of a path. ``operator``: that scope is accepted too. ``lines``: schema of a line of a JSON lines body.
 
-    The others as for ``responses``.
+    Other arguments as for ``responses``.
     """
-    either = f", or `{Scope.OPERATOR.value}` for what belongs to any tenant" if operator else ""
+    either = f", or `{Scope.OPERATOR.value}` for the data of any tenant" if operator else ""
     made: Schema = {
         "operationId": name,
         "summary": summary,
@@ -98,21 +98,21 @@ def operation(
 
 
 def query(name: str, description: str, schema: Schema) -> Schema:
-    """A parameter that may be left out."""
+    """An optional query parameter."""
     return {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
 
 
 def any_of(name: str, description: str, words: Iterable[str] | None = None) -> Schema:
-    """A parameter that may be given several times."""
+    """A query parameter that may be repeated."""
     item: Schema = {"type": "string"} if words is None else {"type": "string", "enum": list(words)}
     schema: Schema = {"type": "array", "items": item, "maxItems": 20}
     return {**query(name, f"{description} Repeated: any of them.", schema), "style": "form", "explode": True}
 
 
-CURSOR: Final = query("cursor", "The `next_cursor` of the page before, with the same filters.", {"type": "string"})
+CURSOR: Final = query("cursor", "The `next_cursor` of the previous page, with the same filters.", {"type": "string"})
 LIMIT: Final = query(
     "limit",
-    "At most this many; a page may be shorter although more follow.",
+    "Maximum items of a page; a page may be shorter although more follow.",
     {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
 )
 NO_CONTENT: Final[Schema] = {"description": "Done"}

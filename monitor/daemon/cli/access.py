@@ -1,4 +1,4 @@
-"""What the commands share: the configuration, a token, the client of a running daemon, and lines of text."""
+"""Helpers of the commands: configuration, tokens, the client of a running daemon, output lines."""
 
 from __future__ import annotations
 
@@ -35,35 +35,35 @@ TOKEN: Final = "LASTSEEN_TOKEN"  # noqa: S105 - the name of a variable
 URL: Final = "LASTSEEN_URL"
 CONFIG: Final = "LASTSEEN_CONFIG"
 PLACES: Final = (Path("lastseen.toml"), Path("/etc/lastseen/lastseen.toml"))
-"""Where the configuration file is looked for, in this order, when none is named."""
+"""Default locations of the configuration file, in the order in which they are tried."""
 TOKEN_MS: Final = 300_000
-"""For how long a token is good that a command makes for itself."""
+"""Lifetime of a token that a command creates for its own requests."""
 OPERATORS: Final = "operators"
-"""The tenant in tokens with the scope operator alone, which stand for no tenant."""
-_ANY_HOST: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - to reach it, not to bind it
+"""The tenant claim of tokens that have only the scope operator: these belong to no tenant."""
+_ANY_HOST: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - to connect, not to bind
 
 ConfigPath = Annotated[
     Path | None,
     Parameter(
         name="--config",
-        help=f"The configuration file; else ${CONFIG}, else the first of {', '.join(map(str, PLACES))}.",
+        help=f"Configuration file. Default: ${CONFIG}, then the first of {', '.join(map(str, PLACES))}.",
     ),
 ]
 
 
 def fail(status: int, text: str) -> NoReturn:
-    """End the program with a line on stderr."""
+    """Print a line on stderr and exit with ``status``."""
     warn(text)
     raise SystemExit(status)
 
 
 def warn(text: str) -> None:
-    """One line on stderr, with nothing in it that a terminal would obey."""
+    """Print one line on stderr, with terminal control characters escaped."""
     sys.stderr.write(f"{escaped(text)}\n")
 
 
 def config_file(given: Path | None) -> Path | None:
-    """The file to read: the given one, else that of the environment, else the first that is in its place."""
+    """The configuration file: the given one, then that of the environment, then the first default that exists."""
     if given is not None:
         return given
     if (named := os.environ.get(CONFIG)) is not None:
@@ -75,17 +75,17 @@ def config_file(given: Path | None) -> Path | None:
 
 
 def _judge(path: Path) -> None:
-    """End the program if others may have put a file into the working directory: it names programs that are run."""
+    """Exit if another user may have written the file: a configuration names programs to run."""
     try:
         status = path.stat()
     except OSError:
-        return  # reading it says why
+        return  # reading the file reports the error
     if status.st_uid not in {0, os.geteuid()} or status.st_mode & stat.S_IWOTH:
-        fail(MISUSED, f"{path.absolute()} may be written by others than us: if it is meant, name it with --config")
+        fail(MISUSED, f"{path.absolute()} is writable by other users: to use it anyway, name it with --config")
 
 
 def _is_there(path: Path) -> bool:
-    """Whether there is such a file; one that is not for us to see is, and reading it says so."""
+    """Whether the file exists. A file that is not accessible counts as existing: reading it reports the error."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -96,7 +96,7 @@ def _is_there(path: Path) -> bool:
 
 
 def configured(given: Path | None) -> Config:
-    """The configuration, or the end of the program with every fault of it on stderr."""
+    """Load the configuration, or print every problem on stderr and exit."""
     environ = {name: value for name, value in os.environ.items() if name not in {TOKEN, URL, CONFIG}}
     try:
         return load(config_file(given), environ)
@@ -107,7 +107,7 @@ def configured(given: Path | None) -> Config:
 
 
 def origin(given: Path | None) -> str:
-    """Where the configuration is from, in words."""
+    """Description of where the configuration comes from."""
     path = config_file(given)
     return "no file: defaults" if path is None else str(path.absolute())
 
@@ -124,20 +124,20 @@ def made_token(
     environments: tuple[str, ...] | None = None,
     token_id: str | None = None,
 ) -> str:
-    """A token signed with the daemon's own key or the first HS256 key of the configuration; or the program's end."""
+    """Create a token, signed with the daemon's own key or the first configured HS256 key. Exits if it cannot."""
     try:
         key = key_ring(settings, existing_key).signing()
     except NoSigningKeyError as error:
         fail(
             FAILED,
-            f"lastseen: {error} (configuration: {origin}). `lastseen serve` makes one when it first starts: run this"
-            f" command in its folder, or name its configuration by --config or ${CONFIG}. store.data_dir is relative to"
-            " the working directory: an absolute one is found from everywhere",
+            f"lastseen: {error} (configuration: {origin}). `lastseen serve` creates the key at its first start: run"
+            f" this command in the same folder, or name its configuration by --config or ${CONFIG}. A relative"
+            " store.data_dir depends on the working directory; an absolute one does not",
         )
     except SigningKeyError as error:
         fail(FAILED, f"lastseen: {error}")
     if key is None:
-        fail(FAILED, "lastseen: no HS256 key is configured: only the holder of a private key can make tokens")
+        fail(FAILED, "lastseen: no HS256 key is configured: only the holder of a private key can create tokens")
     try:
         return mint(
             key=key,
@@ -163,18 +163,18 @@ class Access:
     """How to reach the running daemon."""
 
     url: Annotated[
-        str | None, Parameter(help=f"Its address; else ${URL}, else where the configuration says that it listens.")
+        str | None, Parameter(help=f"URL of the daemon. Default: ${URL}, then the configured host and port.")
     ] = None
     token: Annotated[
-        str | None, Parameter(help=f"Who asks; else ${TOKEN}, else one is made with the daemon's key.")
+        str | None, Parameter(help=f"Token. Default: ${TOKEN}, then one created with the daemon's key.")
     ] = None
-    tenant: Annotated[str | None, Parameter(help="Whose: needed where the daemon knows several.")] = None
+    tenant: Annotated[str | None, Parameter(help="Tenant. Required if the daemon has several.")] = None
     config: ConfigPath = None
 
     def client(self, scope: Scope, *, operator: bool = False) -> Client:
-        """A client that may do what the scope allows, or the end of the program.
+        """Create a client with this scope, or exit.
 
-        ``operator``: of all tenants, when a token is made and no tenant is given.
+        ``operator``: access to all tenants, if no token and no tenant are given.
         """
         if self._given or self.tenant:
             return self._as(self.tenant or "", scope)
@@ -182,23 +182,21 @@ class Access:
             return self._as(OPERATORS, Scope.OPERATOR)
         tenants = self._tenants()
         if not tenants:
-            fail(
-                FAILED, "lastseen: the daemon knows no tenant: no worker has sent a heartbeat yet (else give --tenant)"
-            )
+            fail(FAILED, "lastseen: the daemon knows no tenant: no worker has sent a heartbeat yet (or give --tenant)")
         if len(tenants) > 1:
-            fail(MISUSED, f"--tenant: is needed, the daemon knows several: {', '.join(tenants)}")
+            fail(MISUSED, f"--tenant: is required, the daemon has several: {', '.join(tenants)}")
         return self._as(tenants[0], scope)
 
     def clients(self, scope: Scope) -> list[Client]:
-        """A client for each tenant that a list is of: the token's, the given one, else all."""
+        """Create a client for each tenant to list: the tenant of the token, the given tenant, or all tenants."""
         tenants = [self.tenant or ""] if self._given or self.tenant else self._tenants()
         return [self._as(tenant, scope) for tenant in tenants]
 
     def check_known(self) -> None:
-        """End the program if there is no worker of the given tenant: of a list in which nothing was found."""
+        """Exit if the given tenant has no worker: called after an empty list, where the name may be mistyped."""
         if self.tenant and not self._given and self.tenant not in (known := self._tenants()):
-            there = f"; there are workers of {', '.join(known)}" if known else ""
-            fail(FAILED, f"lastseen: there is no worker of a tenant {self.tenant!r}{there}")
+            others = f"; there are workers of {', '.join(known)}" if known else ""
+            fail(FAILED, f"lastseen: there is no worker of a tenant {self.tenant!r}{others}")
 
     @property
     def _given(self) -> str | None:
@@ -222,17 +220,17 @@ class Access:
                 url, url_from = _address(settings), f"from the configuration, {where}"
             if not token:
                 own = f"the key in {settings.store.data_dir.absolute()}"
-                token_from = f"made with {'a configured key' if settings.auth.keys else own} (configuration: {where})"
+                token_from = f"signed with {'a configured key' if settings.auth.keys else own} (configuration: {where})"
                 who = _person()
                 token = made_token(
                     settings, origin=where, tenant=tenant, subject=who, scopes=[scope], expires_in_ms=TOKEN_MS
                 )
         if not token.isascii() or not token.isprintable():
-            fail(MISUSED, "--token: is no token")
+            fail(MISUSED, "--token: is not a token")
         if self._given and self.tenant:
             theirs = _tenant_of(token, self._settings.auth.tenant_claim)
             if theirs not in {None, self.tenant}:
-                fail(MISUSED, f"--tenant: is {self.tenant!r}, and the token is of {theirs!r}")
+                fail(MISUSED, f"--tenant: is {self.tenant!r}, but the token is for {theirs!r}")
         try:
             return Client(url, token, url_from=url_from, token_from=token_from)
         except ValueError as error:
@@ -240,7 +238,7 @@ class Access:
 
 
 def _tenant_of(token: str, claim: str) -> str | None:
-    """The tenant that a token names, unverified; None when that cannot be seen."""
+    """The tenant claim of a token, unverified; None if the token cannot be decoded."""
     try:
         segment = token.split(".")[1]
         found = json.loads(base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4)))[claim]
@@ -251,7 +249,7 @@ def _tenant_of(token: str, claim: str) -> str | None:
 
 @contextmanager
 def asking() -> Iterator[None]:
-    """Ends the program when the daemon refuses: 2 when what was asked can't be, 1 otherwise."""
+    """Exit if the daemon refuses the request: with status 2 for an invalid request (422), else with 1."""
     try:
         yield
     except MisuseError as error:
@@ -261,13 +259,13 @@ def asking() -> Iterator[None]:
 
 
 def say(*words: object) -> None:
-    """One line on stdout, with nothing in it that a terminal would obey; None and empty text are a dash."""
+    """Print one line on stdout, with terminal control characters escaped. None and empty text become a dash."""
     line = "  ".join("-" if word is None or word == "" else str(word) for word in words)
     sys.stdout.write(f"{escaped(line)}\n")
 
 
 def say_json(value: Mapping[str, Any]) -> None:
-    """One line of JSON on stdout, in ASCII."""
+    """Print one line of ASCII JSON on stdout."""
     sys.stdout.write(json.dumps(value) + "\n")
 
 
@@ -278,5 +276,5 @@ def _address(settings: Config) -> str:
 
 
 def _person() -> str:
-    """Who sits at the keyboard, as far as the system knows."""
+    """Name of the user who runs the command, as far as the environment says."""
     return os.environ.get("SUDO_USER") or os.environ.get("USER") or "operator"

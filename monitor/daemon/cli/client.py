@@ -1,4 +1,4 @@
-"""A client of a running daemon, for the command line."""
+"""HTTP client of a running daemon, for the command line."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ _UNPROCESSABLE: Final = 422
 
 
 class ClientError(Exception):
-    """The daemon did not do it; the message says what it answered, or that it did not answer."""
+    """The request failed; the message has the daemon's answer, or says that there was none."""
 
 
 class MisuseError(ClientError):
-    """The daemon says that what was asked can't be: a value, a name, an option (422)."""
+    """The daemon rejected a value, a name or an option of the request (422)."""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A token goes to nobody else."""
+    """Follows no redirect: the token must not reach another server."""
 
     def redirect_request(self, *_: object) -> None:
-        """As the base class does when it does not follow."""
+        """Return None: do not follow."""
         return
 
 
 class Client:
-    """Asks one daemon.
+    """Sends requests to one daemon.
 
     Args:
         url: of the daemon, ``http://`` or ``https://``.
-        token: who asks.
-        url_from: where the URL was found, for the message when there is no daemon.
-        token_from: the same of the token, for the message when it is refused.
+        token: sent with every request.
+        url_from: origin of the URL, for the message when the daemon does not answer.
+        token_from: origin of the token, for the message when the daemon refuses it.
         timeout_s: how long to wait for an answer.
 
     Raises:
-        ValueError: the URL is none of those.
+        ValueError: the URL is not an http or https address of a daemon.
     """
 
     def __init__(
@@ -66,25 +66,25 @@ class Client:
         self._token = token
         self._url_from, self._token_from = url_from, token_from
         self._timeout_s = timeout_s
-        # What listens on this machine is not behind its proxy.
+        # A server on this machine is not behind the machine's proxy.
         direct = [urllib.request.ProxyHandler({})] if _is_loopback(parts.hostname) else []
         self.has_more = False
         self._opener = urllib.request.build_opener(_NoRedirects, *direct)
 
     def get(self, *path: str, **query: str | list[str] | None) -> Any:
-        """The answer to a GET of a path of these segments."""
+        """GET the path of these segments and return the answer."""
         return self._ask("GET", path, query, None)
 
     def post(self, *path: str, body: Mapping[str, object] | None = None, **query: str | None) -> Any:
-        """The answer to a POST."""
+        """POST and return the answer."""
         return self._ask("POST", path, query, {} if body is None else body)
 
     def delete(self, *path: str) -> None:
-        """DELETE."""
+        """Send a DELETE."""
         self._ask("DELETE", path, {}, None)
 
     def pages(self, name: str, *path: str, most: int, **query: str | list[str] | None) -> Iterator[dict[str, Any]]:
-        """At most ``most`` items of a list, over as many pages as it takes; ``has_more`` says if there are more."""
+        """Yield at most ``most`` items of a list, page by page. ``has_more`` says whether there are more."""
         self.has_more = False
         cursor: str | None = None
         while most > 0:
@@ -102,7 +102,7 @@ class Client:
         given = {name: value for name, value in query.items() if value is not None}
         where = "/".join(("/api/v1", *(quote(segment, safe="") for segment in path)))
         target = f"{self._url}{where}" + (f"?{urlencode(given, doseq=True)}" if given else "")
-        request = urllib.request.Request(  # noqa: S310 - the constructor has looked at the scheme
+        request = urllib.request.Request(  # noqa: S310 - the constructor has checked the scheme
             target,
             method=method,
             data=None if body is None else json.dumps(body).encode(),

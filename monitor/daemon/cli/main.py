@@ -1,4 +1,4 @@
-"""The commands on this machine: ``lastseen serve``, ``check``, ``backup``, ``token create``."""
+"""The commands ``lastseen serve``, ``check``, ``backup`` and ``token``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 token = App(name="token")
 _NOWHERE: Final = Access()
 IGNORED: Final = Path("config.toml")
-"""What many would expect to be read: said when it is there and is not."""
+"""A name that many users expect to be the default: warn if the file exists, because it is not read."""
 
 
 def serve(
@@ -48,12 +48,15 @@ def serve(
     processes: Annotated[
         str | None,
         Parameter(
-            allow_leading_hyphen=True,  # "-1" is a bad number, and no option
-            help="How many processes serve: a number, or auto for one for each core; else as server.processes says.",
+            allow_leading_hyphen=True,  # "-1" is a bad number, not an option
+            help="Number of processes, or auto for one per core. Default: server.processes.",
         ),
     ] = None,
 ) -> int:
-    """Run the daemon until SIGTERM or ^C."""
+    """Run the daemon until SIGTERM or ^C.
+
+    Example: lastseen serve --config lastseen.toml
+    """
     stop = StopSignal()
     config = config_file(config)
     settings = configured(config)
@@ -64,7 +67,7 @@ def serve(
             warn(f"--processes: {error}, got {processes!r}")
             return MISUSED
         settings = settings.model_copy(update={"server": server})
-    # The other commands need not load the servers.
+    # Imported here: the other commands do not need the servers.
     from monitor.daemon.banner import greet  # noqa: PLC0415
     from monitor.daemon.serve import serve as run  # noqa: PLC0415
 
@@ -79,20 +82,22 @@ def serve(
 def check(*, config: ConfigPath = None) -> int:
     """Validate the configuration, print warnings and what the daemon will do.
 
-    Nothing is started, and nothing written.
+    Starts nothing and writes nothing.
+
+    Example: lastseen check --config lastseen.toml
     """
     config = config_file(config)
     settings = configured(config)
     for warning in _warnings(settings, config):
         warn(f"warning: {warning}")
-    say(f"the configuration is good: {origin(config)}")
+    say(f"the configuration is valid: {origin(config)}")
     for line in plan(settings):
         say(line)
     return 0
 
 
 def _warnings(settings: Config, config: Path | None) -> tuple[str, ...]:
-    """What is allowed and probably not meant, an unread file among it."""
+    """Warnings: settings that are valid but probably not intended, and an ignored configuration file."""
     if config is None and IGNORED.exists():
         return (
             f"{IGNORED.absolute()} is not read: give --config {IGNORED}, or name it lastseen.toml",
@@ -102,19 +107,21 @@ def _warnings(settings: Config, config: Path | None) -> tuple[str, ...]:
 
 
 def backup(
-    target: Annotated[Path, Parameter(help="Where to: a new directory, or an empty one.")],
+    target: Annotated[Path, Parameter(help="Target: a new or empty directory.")],
     *,
     config: ConfigPath = None,
 ) -> int:
-    """Copy the embedded store, and prove the copy by starting a server on it.
+    """Copy the embedded store, and verify the copy by starting a server on it.
 
-    A daemon may be running on it.
+    The daemon may keep running.
+
+    Example: lastseen backup /var/backups/lastseen-1
     """
     settings = configured(config)
     if not settings.store.embedded:
-        warn("store.url names a server of yours: back it up by its own means")
+        warn("store.url names an external server: back it up with that server's own tools")
         return MISUSED
-    from monitor import logs  # noqa: PLC0415 - the other commands need not load the store
+    from monitor import logs  # noqa: PLC0415 - the other commands do not need the store
     from monitor.embedded import EmbeddedStoreError, back_up  # noqa: PLC0415 - as above
 
     logs.configure(level="error", form=settings.log.format, stream=sys.stderr)
@@ -130,11 +137,14 @@ def backup(
 @token.command
 def revoke(
     *,
-    jti: Annotated[str | None, Parameter(help="One token, by the id that `token create` printed.")] = None,
+    jti: Annotated[str | None, Parameter(help="One token, by the jti that `token create` printed.")] = None,
     sub: Annotated[str | None, Parameter(help="All tokens of this subject that were issued until now.")] = None,
     access: Access = _NOWHERE,
 ) -> int:
-    """Refuse tokens of a tenant from now on, on every replica within 5 seconds."""
+    """Revoke tokens of a tenant. Takes effect on every replica within 5 seconds.
+
+    Example: lastseen token revoke --tenant acme --sub worker-1
+    """
     if (jti is None) == (sub is None):
         sys.stderr.write("lastseen: one of --jti and --sub is needed\n")
         return MISUSED
@@ -149,24 +159,25 @@ def create(
     *,
     tenant: Annotated[
         str | None,
-        Parameter(help="The organisation that the token belongs to; not needed for the scope operator alone."),
+        Parameter(help="Tenant of the token. Not required for the scope operator alone."),
     ] = None,
     scope: Annotated[
         tuple[str, ...],
-        Parameter(
-            negative_iterable=(), help=f"What it may do, one of {', '.join(Scope)}; give it several times for several."
-        ),
+        Parameter(negative_iterable=(), help=f"Scope of the token: one of {', '.join(Scope)}. Repeat for several."),
     ],
-    worker_id: Annotated[str | None, Parameter(help="Restrict it to one worker.")] = None,
+    worker_id: Annotated[str | None, Parameter(help="Restrict the token to one worker.")] = None,
     environment: Annotated[
         tuple[str, ...],
-        Parameter(negative_iterable=(), help="Restrict it to environments; give it several times for several."),
+        Parameter(negative_iterable=(), help="Restrict the token to environments. Repeat for several."),
     ] = (),
-    expires: Annotated[str, Parameter(help="How long it is good for, such as 12h or 30d.")] = "30d",
-    subject: Annotated[str | None, Parameter(help="Who it is for; by default the worker, or the tenant.")] = None,
+    expires: Annotated[str, Parameter(help="Lifetime, such as 12h or 30d.")] = "30d",
+    subject: Annotated[str | None, Parameter(help="Subject (sub). Default: the worker, or the tenant.")] = None,
     config: ConfigPath = None,
 ) -> int:
-    """Print a JWT, signed with the daemon's own key or the first HS256 key of the configuration."""
+    """Create a token and print it: a JWT, signed with the daemon's own key or the first configured HS256 key.
+
+    Example: lastseen token create --tenant acme --scope heartbeat:write
+    """
     settings = configured(config)
     try:
         expires_in_ms = duration_ms(expires)
@@ -179,7 +190,7 @@ def create(
         return MISUSED
     if tenant is None:
         if set(scope) != {Scope.OPERATOR}:
-            warn("--tenant: is needed for every scope but operator")
+            warn("--tenant: is required for every scope except operator")
             return MISUSED
         tenant = OPERATORS
     expires_in_ms = min(expires_in_ms, settings.auth.max_lifetime_ms)

@@ -1,4 +1,4 @@
-"""The commands of the on-call side: silences, incidents, deliveries and receivers of a running daemon."""
+"""The on-call commands: silences, incidents, deliveries and receivers of a running daemon."""
 
 from __future__ import annotations
 
@@ -27,31 +27,34 @@ alerts = App(name="alerts")
 _NOWHERE: Final = Access()
 _SECRET_BYTES: Final = 32
 INCIDENTS_READ: Final = 10_000
-"""Incidents of a tenant that are read at most, to be sorted."""
+"""Maximum incidents of a tenant that are read, because they are sorted here."""
 
-_Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON, one item on a line.")]
-_Most = Annotated[int, Parameter(name="--limit", help="At most so many.")]
-_ReceiverName = Annotated[str | None, Parameter(name="--receiver", help="The receiver; else any.")]
+_Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON, one item per line.")]
+_Most = Annotated[int, Parameter(name="--limit", help="Maximum number of items.")]
+_ReceiverName = Annotated[str | None, Parameter(name="--receiver", help="Name of the receiver. Default: any.")]
 
 
 @silence.command(name="add")
 def add_silence(
     *,
-    worker_id: Annotated[str | None, Parameter(help="Workers whose id fits; * is the only wildcard.")] = None,
-    environment: Annotated[str | None, Parameter(help="Workers whose environment fits.")] = None,
+    worker_id: Annotated[str | None, Parameter(help="Pattern of the worker id; * is the only wildcard.")] = None,
+    environment: Annotated[str | None, Parameter(help="Pattern of the environment.")] = None,
     metadata: Annotated[
         tuple[str, ...],
-        Parameter(negative_iterable=(), help="Workers that report this, as name=pattern; several: all."),
+        Parameter(negative_iterable=(), help="Pattern of a metadata value, as name=pattern. Repeated: all must match."),
     ] = (),
-    exact: Annotated[bool, Parameter(negative=(), help="The values are no patterns: each stands for itself.")] = False,
-    for_: Annotated[str | None, Parameter(name="--for", help="For how long from the start, such as 2h.")] = None,
-    until: Annotated[str | None, Parameter(help="Until when, as 2026-11-24T16:00:00Z; instead of --for.")] = None,
-    from_: Annotated[str | None, Parameter(name="--from", help="From when on; by default from now on.")] = None,
-    comment: Annotated[str, Parameter(help="Why.")] = "",
-    author: Annotated[str | None, Parameter(help="Who; by default whoever the token is for.")] = None,
+    exact: Annotated[bool, Parameter(negative=(), help="Compare literally: no value is a pattern.")] = False,
+    for_: Annotated[str | None, Parameter(name="--for", help="Duration from the start, such as 2h.")] = None,
+    until: Annotated[str | None, Parameter(help="End, such as 2026-11-24T16:00:00Z; instead of --for.")] = None,
+    from_: Annotated[str | None, Parameter(name="--from", help="Start. Default: now.")] = None,
+    comment: Annotated[str, Parameter(help="Reason.")] = "",
+    author: Annotated[str | None, Parameter(help="Author. Default: the token's subject.")] = None,
     access: Access = _NOWHERE,
 ) -> int:
-    """Begin a silence; prints its id."""
+    """Add a silence and print its id.
+
+    Example: lastseen silence add --worker-id w1 --exact --for 2h
+    """
     if (for_ is None) == (until is None):
         fail(MISUSED, "--for or --until: one of them is needed, and not both")
     pairs = [text.partition("=") for text in metadata]
@@ -83,12 +86,15 @@ def add_silence(
 @silence.command(name="list")
 def list_silences(
     *,
-    all_: Annotated[bool, Parameter(name="--all", negative=(), help="Those that are over, too.")] = False,
+    all_: Annotated[bool, Parameter(name="--all", negative=(), help="Include ended silences.")] = False,
     limit: _Most = 1_000,
     json: _Json = False,
     access: Access = _NOWHERE,
 ) -> int:
-    """Print the silences that are active or pending."""
+    """List the silences that are active or pending.
+
+    Example: lastseen silence list --all
+    """
     clients = access.clients(Scope.WORKERS_READ)
     with asking():
         for one in _listed(access, clients, "silences", limit, state="all" if all_ else None):
@@ -113,8 +119,13 @@ def list_silences(
 
 
 @silence.command(name="end")
-def end_silence(silence_id: Annotated[str, Parameter(help="Its id.")], /, *, access: Access = _NOWHERE) -> int:
-    """End a silence now. Workers that are still down and were never reported are reported then."""
+def end_silence(
+    silence_id: Annotated[str, Parameter(help="Id of the silence.")], /, *, access: Access = _NOWHERE
+) -> int:
+    """End a silence now. Workers that are still down and were never notified are notified then.
+
+    Example: lastseen silence end sil_5c0e4f2a9d7b4e61a3f8b2c6d1e09a47
+    """
     client = access.client(Scope.ALERTS_WRITE)
     with asking():
         client.delete("silences", silence_id)
@@ -126,13 +137,16 @@ def list_incidents(
     *,
     state: Annotated[str, Parameter(help="open, closed or all.")] = "open",
     environment: Annotated[
-        tuple[str, ...], Parameter(negative_iterable=(), help="Of this environment; several: any.")
+        tuple[str, ...], Parameter(negative_iterable=(), help="Environment of the incident. Repeated: any of them.")
     ] = (),
     limit: _Most = 100,
     json: _Json = False,
     access: Access = _NOWHERE,
 ) -> int:
-    """Print incidents, the gravest first and of those the newest. Members stand for in their environment's incident."""
+    """List incidents by severity, then newest first. Members of an environment's incident are not listed separately.
+
+    Example: lastseen incidents list --state all
+    """
     clients = access.clients(Scope.WORKERS_READ)
     with asking():
         given = list(environment)
@@ -159,14 +173,17 @@ def list_incidents(
 
 @incidents.command(name="ack")
 def acknowledge(
-    incident_id: Annotated[str, Parameter(help="Its id.")],
+    incident_id: Annotated[str, Parameter(help="Id of the incident.")],
     /,
     *,
-    comment: Annotated[str, Parameter(help="What is being done about it.")] = "",
-    by: Annotated[str | None, Parameter(help="Who; by default whoever the token is for.")] = None,
+    comment: Annotated[str, Parameter(help="Comment, such as what is being done.")] = "",
+    by: Annotated[str | None, Parameter(help="Who acknowledges. Default: the token's subject.")] = None,
     access: Access = _NOWHERE,
 ) -> int:
-    """Take an incident over: no reminder of it is begun any more."""
+    """Acknowledge an incident: no further reminder of it is sent.
+
+    Example: lastseen incidents ack inc_9b0f2d6c4e8a41d7b3c5f1e2a7d80946
+    """
     client = access.client(Scope.ALERTS_WRITE)
     with asking():
         ack = client.post("incidents", incident_id, "ack", body={"comment": comment, "by": by})["ack"]
@@ -183,7 +200,10 @@ def list_deliveries(
     json: _Json = False,
     access: Access = _NOWHERE,
 ) -> int:
-    """Print notifications, the newest first; without --outcome the dead letters."""
+    """List notifications, newest first. Without --outcome: the dead letters.
+
+    Example: lastseen deliveries list --outcome queued
+    """
     clients = [access.client(Scope.WORKERS_READ, operator=True)]
     with asking():
         for one in _listed(access, clients, "deliveries", limit, receiver=receiver, outcome=outcome):
@@ -198,9 +218,16 @@ def list_deliveries(
 
 @deliveries.command(name="show")
 def show_delivery(
-    nid: Annotated[str, Parameter(help="Its id.")], /, *, receiver: _ReceiverName = None, access: Access = _NOWHERE
+    nid: Annotated[str, Parameter(help="Id of the notification.")],
+    /,
+    *,
+    receiver: _ReceiverName = None,
+    access: Access = _NOWHERE,
 ) -> int:
-    """Print one notification as JSON, with its body while that is kept."""
+    """Print one notification as JSON, with its body if that is still kept.
+
+    Example: lastseen deliveries show ntf_1f6a8c3e5b7d49028ce4a6f0b2d51379
+    """
     client = access.client(Scope.WORKERS_READ, operator=True)
     with asking():
         say_json(client.get("deliveries", nid, receiver=receiver))
@@ -209,15 +236,18 @@ def show_delivery(
 
 @deliveries.command(name="replay")
 def replay(
-    nid: Annotated[str | None, Parameter(help="Its id; or --all.")] = None,
+    nid: Annotated[str | None, Parameter(help="Id of the notification; or --all.")] = None,
     /,
     *,
-    all_: Annotated[bool, Parameter(name="--all", negative=(), help="Every one of --receiver.")] = False,
+    all_: Annotated[bool, Parameter(name="--all", negative=(), help="All dead letters of --receiver.")] = False,
     receiver: _ReceiverName = None,
-    force: Annotated[bool, Parameter(negative=(), help="Although it is overtaken.")] = False,
+    force: Annotated[bool, Parameter(negative=(), help="Replay it even if it is overtaken.")] = False,
     access: Access = _NOWHERE,
 ) -> int:
-    """Put a dead letter back into the queue, with the same id and body; or all of a receiver."""
+    """Requeue a dead letter with the same id and body, or all dead letters of a receiver.
+
+    Example: lastseen deliveries replay --all --receiver ops
+    """
     if (nid is None) != all_ or (all_ and (receiver is None or force)):
         fail(MISUSED, "the id of a notification, or --all --receiver NAME without --force, is expected")
     client = access.client(Scope.ALERTS_WRITE, operator=True)
@@ -238,15 +268,22 @@ def _replay_all(client: Client, receiver: str) -> int:
         counts = {name: count + done[name] for name, count in counts.items()}
         cursor = done["next_cursor"]
         if cursor is None:
-            say(f"{counts['replayed']} replayed, {counts['over']} over, {counts['left']} left alone")
+            say(f"{counts['replayed']} replayed, {counts['over']} overtaken, {counts['left']} skipped")
             return 0
 
 
 @deliveries.command(name="drop")
 def drop(
-    nid: Annotated[str, Parameter(help="Its id.")], /, *, receiver: _ReceiverName = None, access: Access = _NOWHERE
+    nid: Annotated[str, Parameter(help="Id of the notification.")],
+    /,
+    *,
+    receiver: _ReceiverName = None,
+    access: Access = _NOWHERE,
 ) -> int:
-    """Throw a dead letter away; its body goes."""
+    """Drop a dead letter and delete its body.
+
+    Example: lastseen deliveries drop ntf_1f6a8c3e5b7d49028ce4a6f0b2d51379
+    """
     client = access.client(Scope.ALERTS_WRITE, operator=True)
     with asking():
         done = client.post("deliveries", nid, "drop", receiver=receiver)
@@ -256,13 +293,16 @@ def drop(
 
 @deliveries.command(name="outcomes")
 def outcomes(
-    event_id: Annotated[str, Parameter(help="The id of an event.")],
+    event_id: Annotated[str, Parameter(help="Id of the event.")],
     /,
     *,
     json: _Json = False,
     access: Access = _NOWHERE,
 ) -> int:
-    """Print what became of an event at each receiver."""
+    """Print the outcome of an event at each receiver.
+
+    Example: lastseen deliveries outcomes 52b4f0a1c7d84e9396b2d5e8f1a3c604
+    """
     client = access.client(Scope.WORKERS_READ)
     with asking():
         for one in client.get("events", event_id, "outcomes")["outcomes"]:
@@ -275,7 +315,10 @@ def outcomes(
 
 @alerts.command(name="list")
 def list_receivers(*, json: _Json = False, access: Access = _NOWHERE) -> int:
-    """Print the receivers, and how their queues stand."""
+    """List the receivers with the status of their queues.
+
+    Example: lastseen alerts list
+    """
     client = access.client(Scope.WORKERS_READ, operator=True)
     with asking():
         for one in client.get("receivers")["receivers"]:
@@ -289,8 +332,13 @@ def list_receivers(*, json: _Json = False, access: Access = _NOWHERE) -> int:
 
 
 @alerts.command(name="test")
-def try_receiver(receiver: Annotated[str, Parameter(help="Its name.")], /, *, access: Access = _NOWHERE) -> int:
-    """Send a test notification at once, and say what came of it."""
+def try_receiver(
+    receiver: Annotated[str, Parameter(help="Name of the receiver.")], /, *, access: Access = _NOWHERE
+) -> int:
+    """Send a test notification now and print the result.
+
+    Example: lastseen alerts test ops
+    """
     client = access.client(Scope.ADMIN, operator=True)
     with asking():
         trial: dict[str, Any] = client.post("receivers", receiver, "test")
@@ -301,8 +349,13 @@ def try_receiver(receiver: Annotated[str, Parameter(help="Its name.")], /, *, ac
 
 
 @alerts.command(name="enable")
-def enable_receiver(receiver: Annotated[str, Parameter(help="Its name.")], /, *, access: Access = _NOWHERE) -> int:
-    """Go on sending to a receiver that said that it is gone."""
+def enable_receiver(
+    receiver: Annotated[str, Parameter(help="Name of the receiver.")], /, *, access: Access = _NOWHERE
+) -> int:
+    """Enable a receiver that was disabled because it answered that it is gone.
+
+    Example: lastseen alerts enable ops
+    """
     client = access.client(Scope.ADMIN, operator=True)
     with asking():
         client.post("receivers", receiver, "enable")
@@ -312,7 +365,10 @@ def enable_receiver(receiver: Annotated[str, Parameter(help="Its name.")], /, *,
 
 @alerts.command(name="secret")
 def make_secret() -> int:
-    """Print a new secret for a webhook: `(umask 077; lastseen alerts secret > keys/ops)`."""
+    """Create a webhook secret and print it.
+
+    Example: (umask 077; lastseen alerts secret > keys/ops)
+    """
     say(WEBHOOK_PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode())
     return 0
 
@@ -326,7 +382,7 @@ def _listed(
     is_cut: bool = True,
     **query: str | list[str] | None,
 ) -> Iterator[dict[str, Any]]:
-    """At most ``limit`` items of a list; says on stderr that there is more, and that there is nothing of a tenant."""
+    """Yield at most ``limit`` items of a list. Warns on stderr if there are more; exits if the tenant is unknown."""
     count = 0
     more = False
     for client in clients:
@@ -343,7 +399,7 @@ def _listed(
 
 
 def _gravity(incident: Mapping[str, Any]) -> tuple[bool, bool, bool]:
-    """Open ones first, of whole environments before those of workers, and what is down before what is rejected."""
+    """Sort key: open before closed, environments before workers, down before rejected."""
     rejected = incident["updated_by"] == EventKind.REJECTED
     return incident["closed_at"] is not None, incident["kind"] == "worker", rejected
 

@@ -1,1 +1,1 @@
-"""The configuration: what may be in it, where it comes from, and what is wrong with it."""
+"""The configuration: its model, its sources, and its errors."""

@@ -1,4 +1,4 @@
-"""The ``[alerts]`` section: where notifications go, which events go there and how they are gathered on the way."""
+"""The ``[alerts]`` section: receivers, routes, and grouping of events."""
 
 import functools
 import operator
@@ -27,7 +27,7 @@ BY_WORKER: Final = "worker_id"
 GROUP_LABELS: Final = ("tenant", "environment")
 METADATA_LABEL: Final = "metadata."
 LONGEST_LABEL: Final = 256
-"""Of tenants and environments: what the API takes."""
+"""Maximum length of a tenant or environment name in the API."""
 REDACTED_KEYS: Final = (
     "*token*",
     "*secret*",
@@ -61,17 +61,17 @@ REDACTED_KEYS: Final = (
     "*shared*key*",
     "*account*key*",
 )
-"""What names of secrets look like. Not `*pass*` and `*auth*`: `passed` and `author` are none."""
+"""Patterns of metadata keys that hold secrets. Not `*pass*` and `*auth*`: `passed` and `author` are no secrets."""
 
 if TYPE_CHECKING:
     AnyReceiver: TypeAlias = ReceiverSettings
 else:
-    # One of the types that there are, told by its key `type`.
+    # A union of all receiver types; the key `type` selects one.
     AnyReceiver = Annotated[functools.reduce(operator.or_, TYPES.values()), Field(discriminator="type")]
 
 
 def _not_empty(items: tuple[str, ...]) -> tuple[str, ...]:
-    """Unlike ``min_length``, silent about a list whose only item was refused itself."""
+    """Unlike ``min_length``, reports nothing for a list whose only item was itself refused."""
     if not items:
         raise ValueError("must not be empty")
     return items
@@ -100,7 +100,7 @@ def _checked_label(label: str) -> str:
 
 def _checked_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
     if BY_WORKER in labels and len(labels) > 1:
-        raise ValueError(f"{BY_WORKER} stands alone: nothing is gathered by more than that")
+        raise ValueError(f"{BY_WORKER} cannot be combined with other labels: every worker is a group of its own")
     if len(set(labels)) < len(labels):
         raise ValueError("names a label twice")
     return labels
@@ -126,7 +126,7 @@ Pattern: TypeAlias = Annotated[Glob, AfterValidator(_fitting_a_name)]
 
 
 class Route(Section):
-    """One ``[[alerts.routes]]``. Every matching route applies; a receiver gets an event once."""
+    """One ``[[alerts.routes]]``. Every matching route applies; a receiver gets each event only once."""
 
     receivers: Annotated[tuple[str, ...], AfterValidator(_not_empty)]
     events: Annotated[tuple[Annotated[str, AfterValidator(_checked_event)], ...], AfterValidator(_not_empty)] = tuple(
@@ -149,16 +149,16 @@ class Route(Section):
 
     @property
     def kinds(self) -> frozenset[EventKind]:
-        """``events`` with ``*`` spelled out."""
+        """``events`` with ``*`` expanded."""
         return frozenset(EventKind) if EVERY in self.events else frozenset(EventKind(name) for name in self.events)
 
     @property
     def grouped(self) -> bool:
-        """Whether events of several workers come together."""
+        """Whether one notification may include events of several workers."""
         return self.group_by != (BY_WORKER,)
 
     def adds_nothing_to(self, earlier: "Route", receiver: str) -> bool:
-        """Whether the earlier route sends all that this one would to the receiver: the first of two says how."""
+        """Whether the earlier route already sends all events of this one to the receiver: the first route wins."""
         return (
             receiver in earlier.receivers
             and self.kinds <= earlier.kinds
@@ -184,7 +184,7 @@ class Route(Section):
 
 
 class MassFailure(Section):
-    """``[alerts.mass_failure]``: when many workers of an environment fall silent at once."""
+    """``[alerts.mass_failure]``: thresholds for many workers of an environment falling silent at once."""
 
     enabled: StrictBool = True
     share: Annotated[float, Field(strict=True), AfterValidator(_checked_share)] = 0.2
@@ -193,7 +193,7 @@ class MassFailure(Section):
 
 
 class FlappingWorkers(Section):
-    """``[alerts.flapping]``: when a worker falls silent and comes back again and again."""
+    """``[alerts.flapping]``: thresholds for a worker that falls silent and recovers repeatedly."""
 
     enabled: StrictBool = True
     outages: Annotated[StrictInt, Field(ge=1, le=7)] = 3
@@ -206,7 +206,7 @@ _EVERYTHING_TO_LOG: Final = Route(receivers=(IMPLICIT_RECEIVER,), events=(EVERY,
 
 
 class Alerts(Section):
-    """``[alerts]``. ``receivers`` and ``routes`` are as written; use the effective ones."""
+    """``[alerts]``. ``receivers`` and ``routes`` are as configured; use the effective ones."""
 
     public_url: Annotated[str, AfterValidator(_checked_public_url)] = ""
     redact: tuple[Glob, ...] = REDACTED_KEYS
@@ -230,7 +230,7 @@ class Alerts(Section):
 
     @property
     def effective_routes(self) -> tuple[Route, ...]:
-        """The configured routes; or every event to the implicit ``log``; or the default events to every receiver."""
+        """The configured routes. Default: the default events to every receiver, or all to the implicit ``log``."""
         if self.routes:
             return self.routes
         if not self.receivers:
@@ -239,7 +239,7 @@ class Alerts(Section):
 
     @property
     def paged(self) -> Paged:
-        """What goes to the log as a page, whatever it is about."""
+        """The events and receivers for which a log line is itself the notification."""
         receivers = frozenset(receiver.name for receiver in self.effective_receivers if receiver.type == "log")
         shared = {receiver.name for receiver in self.effective_receivers if not receiver.tenants} & receivers
         routes = [one for one in self.effective_routes if EVERY in one.environments and EVERY in one.tenants]
@@ -248,7 +248,7 @@ class Alerts(Section):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is allowed and probably not meant, one sentence each."""
+        """Settings that are valid but probably not intended, one sentence each."""
         return (
             *self._receiver_warnings(),
             *self._owner_warnings(),
@@ -262,7 +262,7 @@ class Alerts(Section):
             for warning in receiver.warnings():
                 yield f'alerts.receivers[{index}] "{receiver.name}": {warning}'
             if receiver.name not in routed:
-                yield f'alerts.receivers[{index}] "{receiver.name}": no route leads to it, so it gets nothing'
+                yield f'alerts.receivers[{index}] "{receiver.name}": no route leads to it, so it gets no notifications'
 
     def _owner_warnings(self) -> Iterator[str]:
         owned = {receiver.name: receiver.tenants for receiver in self.receivers if receiver.tenants}
@@ -271,48 +271,46 @@ class Alerts(Section):
                 others = [tenant for tenant in route.tenants if EVERY not in tenant and tenant not in owned[name]]
                 if others:
                     owners, without = ", ".join(owned[name]), ", ".join(others)
-                    yield f"alerts.routes[{index}]: {name} belongs to {owners}: it gets nothing of {without}"
+                    yield f"alerts.routes[{index}]: {name} belongs to {owners}: it gets no events of {without}"
 
     def _unused_route_warnings(self) -> Iterator[str]:
         for index, route in enumerate(self.routes):
             for name in route.receivers:
                 before = (first for first in range(index) if route.adds_nothing_to(self.routes[first], name))
                 if (first := next(before, None)) is not None:
-                    sends = f"alerts.routes[{first}] sends there all that it would"
+                    sends = f"alerts.routes[{first}] already covers it"
                     yield f"alerts.routes[{index}]: never applies to {name}: {sends}"
 
     def _route_warnings(self) -> Iterator[str]:
-        told_of_downs = {name for route in self.routes if route.kinds & DOWN for name in route.receivers}
-        told_of_rejected = {
-            name for route in self.routes if EventKind.REJECTED in route.kinds for name in route.receivers
-        }
+        get_downs = {name for route in self.routes if route.kinds & DOWN for name in route.receivers}
+        get_rejected = {name for route in self.routes if EventKind.REJECTED in route.kinds for name in route.receivers}
         singles = {receiver.name for receiver in self.effective_receivers if not receiver.takes_groups}
         redaction = Redaction(self.redact)
         for index, route in enumerate(self.routes):
             where = f"alerts.routes[{index}]"
-            untold = [name for name in route.receivers if name not in told_of_downs]
-            if EventKind.RECOVERED in route.kinds and untold:
+            without_downs = [name for name in route.receivers if name not in get_downs]
+            if EventKind.RECOVERED in route.kinds and without_downs:
                 what = "nothing" if route.kinds == {EventKind.RECOVERED} else EventKind.RECOVERED.value
-                names = ", ".join(untold)
+                names = ", ".join(without_downs)
                 yield (
                     f"{where}: {what}{' will be' if what == 'nothing' else ' will not be'} sent to {names}: no RESOLVED"
                     " without a DOWN, and no route sends worker.stale, worker.failed or worker.rejected there"
                 )
-            deaf = [name for name in route.receivers if name not in told_of_rejected]
-            if EventKind.STALE in route.kinds and deaf:
-                names = ", ".join(deaf)
+            without_rejected = [name for name in route.receivers if name not in get_rejected]
+            if EventKind.STALE in route.kinds and without_rejected:
+                names = ", ".join(without_rejected)
                 yield (
-                    f"{where}: worker.stale is sent to {names}, and worker.rejected is not: nothing will be said there"
-                    " of a worker that is alive and whose heartbeats are rejected, as for an expired token"
+                    f"{where}: worker.stale is sent to {names}, and worker.rejected is not: no notification will say"
+                    " that a worker is alive but its heartbeats are rejected, as for an expired token"
                 )
             if not route.grouped:
                 continue
             for name in route.receivers:
                 if name in singles:
-                    yield f"{where}: {name} takes no groups: it gets single notifications, whatever group_by says"
+                    yield f"{where}: {name} does not support groups: it gets single notifications despite group_by"
             for label in route.group_by:
                 if label.startswith(METADATA_LABEL) and redaction.hides(label.removeprefix(METADATA_LABEL)):
-                    yield f"{where}: {label} is hidden by alerts.redact: its groups cannot be told apart by their text"
+                    yield f"{where}: {label} is hidden by alerts.redact: notifications of its groups look the same"
 
     @field_validator("retry_max_ms")
     @classmethod
@@ -336,7 +334,7 @@ class Alerts(Section):
     @field_validator("routes")
     @classmethod
     def _lead_somewhere(cls, routes: tuple[Route, ...], info: ValidationInfo) -> tuple[Route, ...]:
-        if "receivers" not in info.data:  # refused themselves; what a route names is judged when they are right
+        if "receivers" not in info.data:  # the receivers were refused: routes are checked once they are valid
             return routes
         owners = {receiver.name: receiver.tenants for receiver in info.data["receivers"]}
         known = set(owners) or {IMPLICIT_RECEIVER}

@@ -1,4 +1,4 @@
-"""The ``[auth]`` section: who may talk to the daemon, and the keys that tokens are checked with."""
+"""The ``[auth]`` section: rules for tokens, and the keys that verify them."""
 
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ NonEmpty = Annotated[str, Field(min_length=1)]
 
 
 class AuthKey(Section):
-    """One ``[[auth.keys]]``. Its secret or public key is read when the configuration is loaded."""
+    """One ``[[auth.keys]]``. The secret or public key is read when the configuration is loaded."""
 
     kid: NonEmpty
     algorithm: Literal["HS256", "RS256", "ES256", "EdDSA"]
@@ -63,7 +63,7 @@ class AuthKey(Section):
 
 
 def _moment_ms(value: object) -> int:
-    """Milliseconds of an RFC 3339 time; 0 for an empty text."""
+    """Parse an RFC 3339 time to milliseconds; 0 for an empty text."""
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) and value else None
     except ValueError:
@@ -93,7 +93,7 @@ class Auth(Section):
 
     @property
     def revoked_path(self) -> Path | None:
-        """Where ``revoked_file`` is; None for none."""
+        """Absolute path of ``revoked_file``; None: not configured."""
         return self._revoked_path
 
     @model_validator(mode="after")

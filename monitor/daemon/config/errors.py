@@ -1,7 +1,7 @@
-"""How a configuration is refused: every problem as one line that says where it was written.
+"""Formats the problems of a refused configuration, one line each, with the position of the value.
 
 ``file:line: section.key: message, got value`` or ``environment LASTSEEN_SECTION__KEY: message, got value``.
-A value that is or may hold a secret is left out or masked.
+A value that is or may contain a secret is omitted or masked.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _LONGEST_SHOWN: Final = 80
 _HIDDEN_KEYS: Final = ("_env", "_envs")
-"""How keys that name environment variables end. A secret pasted where its variable's name belongs is still a secret."""
+"""Suffixes of keys that name environment variables. Hidden, because users paste the secret itself there by mistake."""
 _MESSAGES: Final[Mapping[str, str]] = {
     "value_error": "{error}",
     "literal_error": "must be one of {expected}",
@@ -46,7 +46,7 @@ _MESSAGES: Final[Mapping[str, str]] = {
 
 
 class ConfigError(ValueError):
-    """The configuration is refused; ``lines`` holds every problem, and the text is one problem per line."""
+    """The configuration is invalid. ``lines`` has every problem; the message is these lines."""
 
     def __init__(self, lines: tuple[str, ...]) -> None:
         self.lines = lines
@@ -54,7 +54,7 @@ class ConfigError(ValueError):
 
 
 def lines(error: ValidationError | None, source: Source, model: type[BaseModel]) -> tuple[str, ...]:
-    """Every problem of a refused configuration, the file's in the order of its lines."""
+    """Every problem of a refused configuration; those of the file in line order."""
     found = [(problem.line, _source_line(problem)) for problem in source.problems]
     for details in error.errors(include_url=False, include_input=False) if error else []:
         for key, problem in _problems(details, model):
@@ -68,7 +68,7 @@ def _source_line(problem: SourceProblem) -> str:
 
 def _problems(details: ErrorDetails, model: type[BaseModel]) -> Iterator[tuple[Key, Problem]]:
     location: Key = details["loc"]
-    if details["type"] == "extra_forbidden":  # written as it stands there, whatever an attribute is called
+    if details["type"] == "extra_forbidden":  # the last part is the written key, not an attribute name
         key = (*located(model, location[:-1]).key, location[-1])
     elif details["type"].startswith("union_tag_"):
         key = (*located(model, location).key, KIND)

@@ -1,6 +1,7 @@
-"""Which configuration keys there are, read off the models, so that no second list can drift away from them.
+"""The list of configuration keys, derived from the models, so that there is no second list to maintain.
 
-Used for the environment's names, for "did you mean", and by the test that compares the documents with the models.
+Used for the names of environment variables, for "did you mean", and by the test that compares the documents with the
+models.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 Table: TypeAlias = type[BaseModel]
 
 KIND: Final = "type"
-"""The key that tells tables of several kinds apart, where an array may hold such."""
+"""The key that selects the kind of a table in an array of several kinds."""
 PREFIX: Final = "LASTSEEN_"
 SEPARATOR: Final = "__"
 _CLOSE_ENOUGH: Final = 0.7
@@ -32,29 +33,29 @@ _CLOSE_ENOUGH: Final = 0.7
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One key. ``path`` has no indexes; ``array`` is the path of the array of tables it stands in, or empty."""
+    """One key. ``path`` has no indexes; ``array`` is the path of the enclosing array of tables, or empty."""
 
     path: tuple[str, ...]
     array: tuple[str, ...]
     kind: str | None
-    """The one ``type`` of table that it belongs to, where it is not in all that may stand there."""
+    """The ``type`` of the table that has this key; None if tables of all kinds have it."""
     default: object
-    """As the configuration would write it; None when there is none."""
+    """The default as written in a configuration; None: no default."""
     required: bool
     text: bool
-    """Whether an environment variable's value is taken as a string, unparsed."""
+    """Whether the value of the environment variable is used as a string, unparsed."""
 
     @property
     def variable(self) -> str:
-        """The environment variable that sets it; only for a key outside arrays."""
+        """The environment variable that sets the key; only for keys outside arrays."""
         return PREFIX + SEPARATOR.join(self.path).upper()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spot:
-    """What is known of a place. ``key`` has the file's names; ``tables`` may stand there, one of ``kinds`` of them.
+    """A position in the configuration. ``key`` has the names of the file.
 
-    Without tables it is a value, or nothing.
+    ``tables``: the possible tables at this position, narrowed down from ``kinds``. Empty: a value, or nothing.
     """
 
     key: Key
@@ -63,7 +64,7 @@ class Spot:
 
 
 def tables_of(annotation: object) -> tuple[tuple[Table, ...], bool]:
-    """The models behind a field's annotation, several where it is a union of tables, and whether it is an array."""
+    """The models in a field's annotation (several for a union of tables), and whether the field is an array."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return (annotation,), False
     origin, arguments = get_origin(annotation), get_args(annotation)
@@ -78,19 +79,19 @@ def tables_of(annotation: object) -> tuple[tuple[Table, ...], bool]:
 
 
 def kind_of(table: Table) -> str:
-    """What ``type`` says in a table that is one of several kinds."""
+    """The value of ``type`` for a table that is one of several kinds."""
     return str(get_args(table.model_fields[KIND].annotation)[0])
 
 
 def written_fields(table: Table) -> Mapping[str, FieldInfo]:
-    """The fields of a table by the names that the file has for them."""
+    """The fields of a table by their names in the file."""
     return {field.alias or name: field for name, field in table.model_fields.items()}
 
 
 def entries(model: Table, path: tuple[str, ...] = (), array: tuple[str, ...] = ()) -> Iterator[Entry]:
-    """Every key of ``model`` and of the tables in it, in the order of declaration.
+    """Every key of ``model`` and its tables, in the order of declaration.
 
-    Of tables of several kinds the keys that all have come first, once.
+    For tables of several kinds, the keys that all kinds have come first, once.
     """
     yield from _entries((model,), path, array)
 
@@ -126,10 +127,10 @@ def _field_entries(
 
 
 def located(model: Table, location: Key) -> Spot:
-    """What is at the location of a Pydantic error.
+    """The position of a Pydantic error in the configuration.
 
-    Such a location has the attribute's name (``interval_ms``) where a default was refused, and, inside a table
-    that is one of several kinds, its kind behind the index.
+    The location in the error has the attribute's name (``interval_ms``) if a default was refused, and, in an array
+    of tables of several kinds, the kind after the index.
     """
     tables: tuple[Table, ...] = (model,)
     kinds = tables
@@ -149,11 +150,11 @@ def located(model: Table, location: Key) -> Spot:
 
 
 def suggestion(word: str, names: Iterable[str]) -> str | None:
-    """The one of ``names`` that was probably meant."""
+    """The name closest to ``word``; None if none is close."""
     close = difflib.get_close_matches(word, list(names), n=1, cutoff=_CLOSE_ENOUGH)
     return close[0] if close else None
 
 
 def elsewhere(word: str, model: type[BaseModel]) -> str | None:
-    """The dotted path of a key called ``word`` in any table, for one that was written in the wrong table."""
+    """The dotted path of a key named ``word`` in any table, for a key in the wrong table."""
     return next((".".join(entry.path) for entry in entries(model) if entry.path[-1] == word), None)

@@ -1,7 +1,7 @@
-"""The configuration: what can be set, its defaults, and ``load``.
+"""The configuration model: keys, defaults, validation, and ``load``.
 
-Values only: no client, socket or clock is made here, and every part of the daemon is handed its own
-section. Attribute names carry the unit (``interval_ms``), the keys in the file do not (``interval``).
+Values only: this module creates no client, socket or clock, and every part of the daemon gets its own
+section. Attribute names include the unit (``interval_ms``), the keys in the file do not (``interval``).
 In tests, ``Config.model_validate({"liveness": {"interval": "1s"}})`` or ``load(None, {})``.
 """
 
@@ -81,7 +81,7 @@ _SECOND_MS: Final = 1_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Durability:
-    """What the store confirms before a notification leaves; ``replicas`` is 0 but for mode ``replicas``."""
+    """What the store must confirm before a notification is sent. ``replicas`` is 0 unless the mode is ``replicas``."""
 
     mode: Literal["fsync", "memory", "replicas"]
     replicas: int = 0
@@ -117,7 +117,7 @@ def _store_url(text: str) -> Url:
     else:
         checked_server_url(text)
     if absent := [path for path in tls_files(text) if not Path(path).is_file()]:
-        raise ValueError(f"names a file that is not there: {absent[0]}")
+        raise ValueError(f"names a file that does not exist: {absent[0]}")
     return Url(text)
 
 
@@ -128,10 +128,10 @@ def _directory(value: object) -> Path:
 
 
 def process_count(value: object) -> int | Literal["auto"]:
-    """How many processes serve, of a number, of the text of one, or of ``auto``, one for each usable core.
+    """Parse the number of processes: a number, its text, or ``auto`` for one per usable core.
 
     Raises:
-        ValueError: it is none of these, or too many.
+        ValueError: none of these, or too large.
     """
     if value == AUTO:
         return AUTO
@@ -153,7 +153,7 @@ class Server(Section):
 
 
 class Store(Section):
-    """``[store]``. ``data_dir`` is relative to the working directory, as for every program it is given to."""
+    """``[store]``. ``data_dir`` is relative to the working directory."""
 
     url: Annotated[str, AfterValidator(_store_url)] = Field(EMBEDDED, validate_default=True)
     password_file: str = ""
@@ -167,13 +167,13 @@ class Store(Section):
     maxmemory_bytes: Annotated[int, BeforeValidator(_maxmemory), SizeMark()] = Field(
         "auto", alias="maxmemory", validate_default=True
     )
-    """0: by the memory that there is."""
+    """0: derived from the available memory."""
     valkey_binary: str = ""
     _password: str = PrivateAttr("")
 
     @property
     def address(self) -> Url:
-        """``url`` with the password, wherever that was written."""
+        """``url`` with the password, from any of its sources."""
         return Url(with_password(self.url, self._password)) if self._password else Url(self.url)
 
     @model_validator(mode="after")
@@ -182,7 +182,7 @@ class Store(Section):
         if not given:
             return self
         if len(given) > 1 or self.embedded or has_password(self.url):
-            message = "needs a url of a server of yours, without a password in it and without another source of it"
+            message = "needs a url of an external server, without a password in it and without a second source"
             raise refusal(Problem(message=message, at=(given[-1],)))
         read = from_file if self.password_file else from_environment
         try:
@@ -193,12 +193,12 @@ class Store(Section):
 
     @property
     def embedded(self) -> bool:
-        """Whether the daemon runs its own store."""
+        """Whether the daemon runs the embedded store."""
         return self.url == EMBEDDED
 
 
 def _outside(name: str, value_ms: int, bounds: Mapping[str, object]) -> Problem | None:
-    """Why an interval or grace may not be what it is; ``bounds`` are the values of ``[liveness]`` that are valid."""
+    """The problem of an interval or grace outside its bounds. ``bounds``: the valid values of ``[liveness]``."""
     for bound, is_outside in (("min", int.__lt__), ("max", int.__gt__)):
         limit_ms = bounds.get(f"{bound}_{name}_ms")
         if isinstance(limit_ms, int) and is_outside(value_ms, limit_ms):
@@ -209,7 +209,7 @@ def _outside(name: str, value_ms: int, bounds: Mapping[str, object]) -> Problem 
 
 
 class Liveness(Section):
-    """``[liveness]``. The bounds are declared before what they bound, so that each is judged by valid ones."""
+    """``[liveness]``. Bounds are declared before the values they limit, because validation uses them in this order."""
 
     min_interval_ms: Annotated[Duration, lasting("100ms", "365d")] = Field(
         "1s", alias="min_interval", validate_default=True
@@ -241,7 +241,7 @@ class Liveness(Section):
 
 
 class Limits(Section):
-    """``[limits]``: what one request, one tenant and one daemon may use."""
+    """``[limits]``: limits per request, per tenant and per daemon."""
 
     body_bytes: Annotated[Size, sized(_KIB, 64 * _KIB**2)] = Field("256KiB", validate_default=True)
     batch_bytes: Annotated[Size, sized(_KIB, 64 * _KIB**2)] = Field("16MiB", validate_default=True)
@@ -266,7 +266,7 @@ class Limits(Section):
 
 
 class Environment(Section):
-    """One ``[[environments]]``: other times for the environments that match. None: as in ``[liveness]``."""
+    """One ``[[environments]]``: interval and grace of matching environments. None: as in ``[liveness]``."""
 
     match: Pattern
     interval_ms: Duration | None = Field(None, alias="interval")
@@ -281,7 +281,7 @@ class Log(Section):
 
 
 class Config(Section):
-    """Everything that can be configured."""
+    """The whole configuration."""
 
     server: Server = Server()
     store: Store = Store()
@@ -293,7 +293,7 @@ class Config(Section):
     alerts: Alerts = Alerts()
     watchdog: Watchdog = Watchdog()
     _exposed: tuple[str, ...] = PrivateAttr(())
-    """The secret files that everybody can read."""
+    """Secret files that every user of the machine can read."""
 
     @check("environments")
     @classmethod
@@ -321,7 +321,7 @@ class Config(Section):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is allowed and probably not meant; one sentence each, for the log at start."""
+        """Settings that are valid but probably not intended, one sentence each; logged at the start."""
         return tuple(self._warnings())
 
     def _warnings(self) -> Iterator[str]:
@@ -338,7 +338,7 @@ class Config(Section):
             if not getattr(self.auth, claim):
                 yield f"auth.{claim}: is empty, so tokens made for another {claim} are accepted"
         for path in self._exposed:
-            yield f"{path}: everybody on this machine can read this secret: chmod o-r {path}"
+            yield f"{path}: every user of this machine can read this secret: chmod o-r {path}"
         yield from self.alerts.warnings
         yield from self.watchdog.warnings
 
@@ -358,7 +358,7 @@ class Config(Section):
                 hardly, beats = "hardly more than " if spare_ms else "", "beat" if lost == 1 else "beats"
                 yield (
                     f"{where}: grace {grace} is {hardly}a whole multiple of {interval}: after {lost} lost {beats} the"
-                    " next is due at the very deadline, and pages when it is a little late: add a few seconds to grace"
+                    " next is due exactly at the deadline, and pages if it is slightly late: add a few seconds to grace"
                 )
 
     def _unmatched_warnings(self) -> Iterator[str]:
@@ -366,7 +366,7 @@ class Config(Section):
         for index, glob in enumerate(globs):
             earlier = next((first for first in globs[:index] if covers(first, glob)), None)
             if earlier is not None:
-                yield f'environments[{index}] "{glob}": never applies: "{earlier}" before it matches all that it does'
+                yield f'environments[{index}] "{glob}": never applies: the earlier "{earlier}" matches all of its names'
         if not self.liveness.status_changed_events:
             for index, route in enumerate(self.alerts.routes):
                 if route.kinds == {EventKind.STATUS_CHANGED}:
@@ -381,12 +381,12 @@ def _is_loopback(host: str) -> bool:
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:
-    """The configuration of a file and of the ``LASTSEEN_...`` variables, which win; all defaults without either.
+    """Load the configuration from a file and the ``LASTSEEN_...`` variables. Variables override the file.
 
-    Reads the secrets and keys that it names, once: paths in the file are relative to the file's folder.
+    Reads the configured secrets and keys, once. Paths in the file are relative to the file's folder.
 
     Raises:
-        ConfigError: with every problem that was found, one line each.
+        ConfigError: with every problem, one line each.
     """
     try:
         source = Source() if path is None else read_file(path)
@@ -398,7 +398,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     try:
         config = Config.model_validate(source.values, context=around)
     except ValidationError as error:
-        # Not chained: the cause holds the values that were refused.
+        # Not chained: the cause contains the refused values, which may be secrets.
         raise ConfigError(lines(error, source, Config)) from None
     if source.problems:
         raise ConfigError(lines(None, source, Config))

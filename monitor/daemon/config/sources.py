@@ -1,6 +1,6 @@
-"""Where each configured value was written: the TOML file with its lines, and the environment laid over it.
+"""Sources of the configuration: the TOML file and the environment, with the position of each value.
 
-Knows positions and texts, no meanings: which keys exist is handed in as catalog entries.
+Knows positions and texts, not their meaning: the caller passes the list of existing keys.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 _HEADER: Final = re.compile(r"^[ \t]*\[[ \t]*([A-Za-z0-9_.\- \t]+?)[ \t]*\]", re.MULTILINE)
 _SERVICE_LINK: Final = re.compile(r"(?P<service>.+?)_(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT(?:_[0-9]+_[A-Z]+.*)?)")
 _SYNTAX_EXCERPT_LINES: Final = 4
-"""A parser message opens with its position and an excerpt of the file, which may hold a secret."""
+"""Lines to skip: a parser message begins with a position and an excerpt of the file, which may contain a secret."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where a key was written. ``line`` is 0 for the environment; ``raw`` is its text, None for a table."""
+    """Position of a key. ``line`` is 0 for the environment; ``raw`` is the text of the value, None for a table."""
 
     where: str
     line: int
     raw: str | None
     key: Key
-    """The key that was written there; shorter than the one asked for when that one is inside its value."""
+    """The key at this position. Shorter than the requested one if that one is inside its value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceProblem:
-    """What is wrong before any value is looked at. ``where`` is ``file``, ``file:line`` or ``environment NAME``."""
+    """A problem found before validation. ``where`` is ``file``, ``file:line`` or ``environment NAME``."""
 
     where: str
     line: int
@@ -58,14 +58,14 @@ class SourceError(ValueError):
 
 @dataclass(kw_only=True, slots=True)
 class Source:
-    """The configured values, nested as in TOML, and the place of each."""
+    """The configured values, nested as in TOML, and the position of each."""
 
     values: dict[str, object] = field(default_factory=dict)
     places: dict[Key, Place] = field(default_factory=dict)
     problems: list[SourceProblem] = field(default_factory=list)
 
     def exactly(self, key: Key) -> Place | None:
-        """Where ``key`` itself was written, or the environment variable whose value it is inside."""
+        """Position of ``key`` itself, or of the environment variable whose value contains it."""
         for end in range(len(key), 0, -1):
             place = self.places.get(key[:end])
             if place is not None and (end == len(key) or place.line == 0):
@@ -73,7 +73,7 @@ class Source:
         return None
 
     def nearest(self, key: Key) -> Place | None:
-        """Where the innermost written table around ``key`` begins, or the first key below it when it has no line."""
+        """Position of the innermost table around ``key``, or of its first key if the table has no line."""
         for end in range(len(key), 0, -1):
             around = [place for written, place in self.places.items() if written[:end] == key[:end]]
             if around:
@@ -85,7 +85,7 @@ def read_file(path: Path) -> Source:
     """Read a TOML file with the position of every key.
 
     Raises:
-        SourceError: it cannot be read, is not UTF-8, or is not TOML.
+        SourceError: the file cannot be read, is not UTF-8, or is not TOML.
     """
     try:
         raw = path.read_bytes()
@@ -116,13 +116,13 @@ def _note(source: Source, path: Path, key: Key, *, line: int, raw: str | None) -
 
 
 def _first(line: object) -> int:
-    """A line as the parser gives it: one number, or (first, last)."""
+    """First line of a parser position, which is one number or (first, last)."""
     first = line[0] if isinstance(line, tuple) else line
     return first if isinstance(first, int) else 0
 
 
 def _walk(source: Source, path: Path, key: Key, node: object) -> None:
-    """Note the places below ``node``: a table's nodes, or a value with its own position, or a list of such."""
+    """Record the positions below ``node``: the nodes of a table, a value with its own position, or a list of these."""
     if isinstance(node, list):
         for index, item in enumerate(node):
             line = item["value_line"]
@@ -131,7 +131,7 @@ def _walk(source: Source, path: Path, key: Key, node: object) -> None:
     elif isinstance(node, dict):
         for name, child in node.items():
             here = (*key, name)
-            # A table's node has no position of its own; a key that is called key_line would be a table there.
+            # A node of a table has no position of its own. If it has a key named key_line, that one is a dict.
             if isinstance(child.get("key_line"), int | tuple):
                 _note(source, path, here, line=_first(child["key_line"]), raw=_raw(child))
                 _walk(source, path, here, child["value"])
@@ -148,9 +148,9 @@ def _raw(node: Mapping[str, object]) -> str | None:
 
 
 def overlay(source: Source, environ: Mapping[str, str], known: Iterable[Entry]) -> None:
-    """Lay every ``LASTSEEN_SECTION__KEY`` over the values of the file; what names no key becomes a problem.
+    """Override the values of the file by every ``LASTSEEN_SECTION__KEY``. Unknown names become problems.
 
-    Left alone are variables that a key of the file such as ``secret_env`` names, and those that Kubernetes sets for
+    Ignored: variables that a key of the file such as ``secret_env`` names, and those that Kubernetes sets for
     a Service called ``lastseen`` or ``lastseen-...`` (``LASTSEEN_PORT``, ``LASTSEEN_SERVICE_HOST``, ...).
     """
     catalog = list(known)
@@ -180,17 +180,17 @@ def overlay(source: Source, environ: Mapping[str, str], known: Iterable[Entry]) 
 
 
 def note_control_characters(source: Source) -> None:
-    """Make a problem of each string with a control character in it: nothing that is configured has one."""
+    """Add a problem for each string with a control character: no setting allows them."""
     for key, text in _strings(source.values, ()):
         if any(unicodedata.category(character) == "Cc" for character in text):
             place = source.exactly(key) or source.nearest(key)
             where, line = (place.where, place.line) if place else ("configuration", 0)
-            message = f"{dotted(key)}: holds a control character"
+            message = f"{dotted(key)}: contains a control character"
             source.problems.append(SourceProblem(where=where, line=line, message=message))
 
 
 def _strings(node: object, key: Key) -> Iterator[tuple[Key, str]]:
-    """Every string below a node, those that are names of keys too."""
+    """Every string below a node, including the names of keys."""
     match node:
         case str():
             yield key, node
@@ -216,7 +216,7 @@ def _set(source: Source, entry: Entry, variable: str, text: str) -> None:
 
 
 def _parsed(text: str) -> object:
-    """The TOML value that ``text`` spells, or ``text`` itself."""
+    """Parse ``text`` as a TOML value; returns ``text`` itself if it is not one."""
     try:
         values = toml_rs.loads(f"value = {text}")
     except ValueError:

@@ -1,4 +1,4 @@
-"""The ``[watchdog]`` section: the heartbeat that the daemon itself sends, to somebody who notices when it stops."""
+"""The ``[watchdog]`` section: the daemon's own heartbeat to an external service that raises an alarm when it stops."""
 
 from collections.abc import Iterator
 from typing import Annotated, Self
@@ -29,12 +29,12 @@ class Watchdog(Section):
 
     @property
     def target(self) -> str:
-        """Where to, wherever it was written; empty: nowhere."""
+        """The URL, from ``url`` or ``url_file``; empty: send nothing."""
         return self._target or self.url
 
     @property
     def warnings(self) -> Iterator[str]:
-        """A private address that can be told without asking a resolver."""
+        """A warning for a literal private address. Names are not resolved."""
         host = urlsplit(self.target).hostname or ""
         if host and not self.allow_private and is_private(host):
             why = "nothing is sent there without allow_private = true"
@@ -45,12 +45,12 @@ class Watchdog(Section):
         if not self.url_file:
             return self
         if self.url:
-            raise refusal(Problem(message="takes the place of url: give one of the two", at=("url_file",)))
+            raise refusal(Problem(message="cannot be combined with url: give one of the two", at=("url_file",)))
         try:
             self._target = checked_web_url(from_file(self.url_file, surroundings(info)).decode())
         except KeyMaterialError as error:
             raise refusal(Problem(message=str(error), at=("url_file",))) from None
         except ValueError as error:
             reason = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
-            raise refusal(Problem(message=f"what is in the file {reason}", at=("url_file",))) from None
+            raise refusal(Problem(message=f"the content of the file {reason}", at=("url_file",))) from None
         return self

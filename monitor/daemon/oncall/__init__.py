@@ -1,1 +1,1 @@
-"""The HTTP interface of incidents, silences, deliveries and receivers."""
+"""The HTTP API of incidents, silences, deliveries and receivers."""

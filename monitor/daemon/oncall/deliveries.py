@@ -1,4 +1,4 @@
-"""Deliveries: what was told to whom, what could not be, and the receivers themselves."""
+"""Endpoints for deliveries (notifications and their outcomes) and for receivers."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 PARAMETERS: Final = ("receiver", "outcome", "cursor", "limit")
 LOOK_BACK_CALLS: Final = 50
 LOOK_BACK_EVENTS: Final = 200
-"""An event is looked for among so many times so many of a partition, the newest."""
+"""An event is searched among the newest LOOK_BACK_CALLS * LOOK_BACK_EVENTS of each partition."""
 
 
 class ReplayBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``force``: send it although it is overtaken."""
+    """Body of a replay. ``force``: replay the dead letter even if it is overtaken."""
 
     force: bool = False
 
 
-class NoBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Nothing needs to be said."""
+class EmptyBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An optional empty body."""
 
 
 def delivery_json(delivery: Delivery) -> dict[str, object]:
-    """A delivery as answers have it."""
+    """JSON of a delivery."""
     return {
         "nid": delivery.nid,
         "receiver": delivery.receiver,
@@ -68,7 +68,7 @@ def delivery_json(delivery: Delivery) -> dict[str, object]:
 
 
 def receiver_json(receiver: ReceiverState) -> dict[str, object]:
-    """A receiver as answers have it."""
+    """JSON of a receiver."""
     return {
         "name": receiver.name,
         "queued": receiver.queued,
@@ -80,10 +80,10 @@ def receiver_json(receiver: ReceiverState) -> dict[str, object]:
 
 
 async def _visible_event(services: Services, viewer: Viewer, event_id: str) -> None:
-    """Go on only if the viewer may see the event: ids say nothing of whose they are.
+    """Check that the viewer may see the event. The id does not contain the tenant, so the event is searched.
 
     Raises:
-        NoSuchError: it is not among the newest events that are looked at, or not theirs.
+        NoSuchError: the event is not among the newest ones, or not visible to the viewer.
     """
     store = services.store
     after = dict.fromkeys(range(store.partitions), "")
@@ -144,10 +144,10 @@ def _delivery_routes(services: Services, oncall: OnCall) -> list[HTTPRouteHandle
         viewer = viewer_of(principal)
         receiver = Query(request.scope, ("receiver",)).single("receiver")
         delivery = await oncall.delivery(viewer, segment(request, "nid"), receiver=receiver)
-        told = {**delivery_json(delivery), "monitor": monitor_json(await monitor_now(services))}
-        # The body is JSON as it was sent: not read, so that nothing of it is changed.
+        members = {**delivery_json(delivery), "monitor": monitor_json(await monitor_now(services))}
+        # The body is inserted verbatim, as it was sent: parsing it could change it.
         body = b"null" if delivery.body is None else delivery.body.encode()
-        return json_bytes_answer(b'%b,"body":%b}' % (encoded(told)[:-1], body))
+        return json_bytes_answer(b'%b,"body":%b}' % (encoded(members)[:-1], body))
 
     @post("/api/v1/deliveries/{nid:str}/replay", status_code=200)
     async def replay(request: Request[Any, Any, Any]) -> ASGIResponse:
@@ -168,7 +168,7 @@ def _delivery_routes(services: Services, oncall: OnCall) -> list[HTTPRouteHandle
         receiver = query.single("receiver")
         if receiver is None:
             raise ParameterError("receiver", "", "the name of a receiver is expected")
-        await read_json(request, headers, NoBody, services=services, tenant=viewer.tenant, empty=NoBody())
+        await read_json(request, headers, EmptyBody, services=services, tenant=viewer.tenant, empty=EmptyBody())
         async with services.shared.reads.place(viewer.tenant):
             done = await oncall.replay_all(viewer, receiver, after=place_of(query, "ntf_"))
         counts = {"replayed": done.replayed, "over": done.over, "left": done.left}
@@ -181,7 +181,7 @@ def _delivery_routes(services: Services, oncall: OnCall) -> list[HTTPRouteHandle
         viewer = viewer_of(principal_of(headers, services, Scope.ALERTS_WRITE, operator=True))
         receiver = Query(request.scope, ("receiver",)).single("receiver")
         tenant, nid = viewer.tenant, segment(request, "nid")
-        await read_json(request, headers, NoBody, services=services, tenant=tenant, empty=NoBody())
+        await read_json(request, headers, EmptyBody, services=services, tenant=tenant, empty=EmptyBody())
         async with services.shared.reads.place(tenant):
             delivery = await oncall.drop(viewer, nid, receiver=receiver)
         return await with_monitor(services, delivery_json(delivery))
@@ -220,14 +220,14 @@ def _receiver_routes(services: Services, oncall: OnCall) -> list[HTTPRouteHandle
     async def enable(request: Request[Any, Any, Any]) -> ASGIResponse:
         headers = headers_of(request.scope)
         viewer = viewer_of(principal_of(headers, services, Scope.ADMIN, operator=True))
-        await read_json(request, headers, NoBody, services=services, tenant=viewer.tenant, empty=NoBody())
+        await read_json(request, headers, EmptyBody, services=services, tenant=viewer.tenant, empty=EmptyBody())
         return await with_monitor(services, receiver_json(await oncall.enable(viewer, segment(request, "name"))))
 
     @post("/api/v1/receivers/{name:str}/test", status_code=200)
     async def test(request: Request[Any, Any, Any]) -> ASGIResponse:
         headers = headers_of(request.scope)
         viewer = viewer_of(principal_of(headers, services, Scope.ADMIN, operator=True))
-        await read_json(request, headers, NoBody, services=services, tenant=viewer.tenant, empty=NoBody())
+        await read_json(request, headers, EmptyBody, services=services, tenant=viewer.tenant, empty=EmptyBody())
         name = segment(request, "name")
         trial = await oncall.test(viewer, name)
         return await with_monitor(

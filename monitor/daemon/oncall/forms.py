@@ -1,4 +1,4 @@
-"""From the words of the alerts to those of the on-call port. Pure."""
+"""Maps the types of the alerts to those of the on-call port. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def incident_of(incident: StoredIncident) -> Incident:
-    """An incident as the port has it."""
+    """Map an incident."""
     ack = incident.ack
     is_worker = incident.kind is IncidentKind.WORKER
     return Incident(
@@ -41,7 +41,7 @@ def incident_of(incident: StoredIncident) -> Incident:
 
 
 def silence_of(silence: StoredSilence, now_ms: int) -> Silence:
-    """A silence as the port has it, at a time."""
+    """Map a silence, with its state at ``now_ms``."""
     matchers = silence.matchers
     return Silence(
         id=silence.id,
@@ -64,7 +64,7 @@ def silence_of(silence: StoredSilence, now_ms: int) -> Silence:
 
 
 def delivery_of(found: Found) -> Delivery:
-    """A notification as the port has it."""
+    """Map a notification."""
     note, event = found.note, found.note.event
     return Delivery(
         nid=note.nid,
@@ -88,7 +88,7 @@ def delivery_of(found: Found) -> Delivery:
 
 
 def receiver_of(stats: Stats) -> ReceiverState:
-    """A receiver as the port has it."""
+    """Map the status of a receiver."""
     return ReceiverState(
         name=stats.receiver,
         queued=stats.queued,

@@ -1,4 +1,4 @@
-"""Incidents: who is down, who was, and who has taken it over."""
+"""Endpoints for incidents: list, get, acknowledge."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ NAME_CHARS: Final = 256
 
 
 class AckBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a person says who takes an incident over. ``by`` None: the token's subject."""
+    """Body of an acknowledgement. ``by`` None: the token's subject."""
 
     by: str | None = None
     comment: str = ""
 
 
 def incident_json(incident: Incident) -> dict[str, object]:
-    """An incident as answers have it."""
+    """JSON of an incident."""
     ack = incident.ack
     return {
         "id": incident.id,

@@ -1,8 +1,8 @@
-"""What the HTTP side asks of the alerts: incidents, silences, deliveries, receivers. A port, filled by the daemon.
+"""The on-call port, through which the HTTP API uses the alerts: incidents, silences, deliveries, receivers.
 
-Everything is seen through a ``Viewer``: what it may not see does not exist for it. Every method of the port raises
-``monitor.store.StoreUnavailableError`` when the store does not answer; then a change is not known to be made, and
-asking for it again is harmless. Times are milliseconds of the store's clock.
+Every access is restricted by a ``Viewer``: data that it may not see does not exist for it. Every method of the port
+raises ``monitor.store.StoreUnavailableError`` if the store does not answer. Then a change may or may not have been
+made, and a retry is harmless. Times are milliseconds of the store's clock.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 IncidentState: TypeAlias = Literal["open", "closed", "all"]
 SilenceState: TypeAlias = Literal["pending", "active", "ended"]
 DeliveryState: TypeAlias = Literal["queued", "dead_lettered", "finished"]
-"""Which deliveries a list holds: in flight, given up, or anything else that is done."""
+"""Filter of a list of deliveries: in flight, dead-lettered, or finished in another way."""
 Place: TypeAlias = tuple[int, str]
-"""Where a page of a list ended: a time and an id."""
+"""Position of the last item of a page: its time and its id."""
 
 INCIDENT_STATES: tuple[str, ...] = get_args(IncidentState)
 SILENCE_STATES: tuple[str, ...] = get_args(SilenceState)
@@ -27,9 +27,9 @@ DELIVERY_STATES: tuple[str, ...] = get_args(DeliveryState)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Viewer:
-    """For whom something is asked. ``environments`` and ``worker_id`` None: not restricted.
+    """The caller and its restrictions. ``environments`` and ``worker_id`` None: not restricted.
 
-    ``is_operator``: may see and change receivers, and notifications, whatever tenant they belong to.
+    ``is_operator``: may see and change the receivers and notifications of all tenants.
     """
 
     tenant: str
@@ -40,7 +40,7 @@ class Viewer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ack:
-    """Who took an incident over."""
+    """Acknowledgement of an incident."""
 
     by: str
     comment: str
@@ -73,7 +73,7 @@ class Incident:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IncidentPage:
-    """Part of a list, newest first; it may be short although more follow. ``last`` None: nothing does."""
+    """A page of a list, newest first. A page may be short although more follow; ``last`` None: no more follow."""
 
     incidents: tuple[Incident, ...]
     last: Place | None
@@ -81,7 +81,7 @@ class IncidentPage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Matchers:
-    """Which workers a silence matches: globs, all of which have to fit, or with ``exact`` the very values."""
+    """Workers that a silence matches. All given globs must match; with ``exact`` values are compared literally."""
 
     environment: str | None = None
     worker_id: str | None = None
@@ -91,7 +91,7 @@ class Matchers:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewSilence:
-    """A silence as it is asked for."""
+    """A silence to be added."""
 
     matchers: Matchers
     starts_ms: int
@@ -102,7 +102,7 @@ class NewSilence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Silence:
-    """A silence as it is kept. ``ended_ms`` None: nobody has ended it early."""
+    """A stored silence. ``ended_ms`` None: not ended early."""
 
     id: str
     tenant: str
@@ -119,10 +119,10 @@ class Silence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delivery:
-    """A notification to one receiver. ``event_id`` and ``worker_id`` None: it tells of a group.
+    """A notification to one receiver. ``event_id`` and ``worker_id`` None: it is about a group.
 
-    ``body`` None: it was not asked for, or is not kept any more. ``cause`` is the kind of the last failure, ``answer``
-    how the receiver's answer to it began.
+    ``body`` None: not requested, or not kept any more. ``cause``: kind of the last failure. ``answer``: beginning of
+    the receiver's answer to the last failed attempt.
     """
 
     nid: str
@@ -146,7 +146,7 @@ class Delivery:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeliveryPage:
-    """Part of a list, newest first; it may be short although more follow. ``last`` None: nothing does."""
+    """A page of a list, newest first. A page may be short although more follow; ``last`` None: no more follow."""
 
     deliveries: tuple[Delivery, ...]
     last: Place | None
@@ -154,7 +154,7 @@ class DeliveryPage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EventOutcome:
-    """What became of an event at a receiver. ``nid``: the notification that told of it, or is to tell of it."""
+    """Outcome of an event at a receiver. ``nid``: the sent or pending notification that includes the event."""
 
     receiver: str
     outcome: str
@@ -165,7 +165,7 @@ class EventOutcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReceiverState:
-    """How a receiver's queue stands. ``lag_ms``: for how long what is longest due has been due."""
+    """Queue status of a receiver. ``lag_ms``: age of the oldest overdue item."""
 
     name: str
     queued: int
@@ -177,7 +177,7 @@ class ReceiverState:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Replayed:
-    """How many dead letters were put back, are over, and were left alone. ``last`` None: there are no more."""
+    """Result of a bulk replay: dead letters requeued, overtaken, and skipped. ``last`` None: no more follow."""
 
     replayed: int
     over: int
@@ -187,7 +187,7 @@ class Replayed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
-    """What came of a test notification. ``error`` None: the receiver accepted it."""
+    """Result of a test notification. ``error`` None: the receiver accepted it."""
 
     nid: str
     error: str | None
@@ -195,78 +195,78 @@ class Trial:
 
 
 class OnCall(Protocol):
-    """See the module. ``NoSuchError`` for ids and receivers that are not there."""
+    """The on-call port; see the module. Methods raise ``NoSuchError`` for unknown ids and receivers."""
 
     async def incidents(self, viewer: Viewer, *, state: IncidentState, after: Place | None, limit: int) -> IncidentPage:
-        """Incidents by the time at which they were opened, newest first."""
+        """Incidents by opening time, newest first."""
 
     async def incident(self, viewer: Viewer, incident_id: str) -> Incident:
         """One incident."""
 
     async def acknowledge(self, viewer: Viewer, incident_id: str, *, by: str, comment: str) -> Incident:
-        """Take an incident over: no reminder is begun after this returns (P19). Idempotent: the first ack stands.
+        """Acknowledge an incident: no reminder is begun after this returns (P19). Idempotent: the first ack remains.
 
         Raises:
             ConflictError: the incident is closed.
         """
 
     async def silences(self, viewer: Viewer) -> list[Silence]:
-        """Every silence that is kept, newest first."""
+        """Every stored silence, newest first."""
 
     async def silence(self, viewer: Viewer, silence_id: str) -> Silence:
         """One silence."""
 
     async def add_silence(self, viewer: Viewer, new: NewSilence) -> tuple[Silence, tuple[str, ...]]:
-        """Begin a silence; with it what the caller should know, as that it matches nobody.
+        """Add a silence. Also returns warnings, such as that no worker matches.
 
         Raises:
-            TooManyError: the tenant has too many.
+            TooManyError: the tenant has too many silences.
         """
 
     async def end_silence(self, viewer: Viewer, silence_id: str, *, by: str) -> None:
-        """End a silence now, and have everybody who waits for its end looked at again. Idempotent."""
+        """End a silence now, and reschedule the groups that wait for its end. Idempotent."""
 
     async def deliveries(
         self, viewer: Viewer, *, state: DeliveryState, receiver: str | None, after: Place | None, limit: int
     ) -> DeliveryPage:
-        """Notifications to one or to all receivers, without their bodies."""
+        """Notifications to one receiver or to all, without bodies."""
 
     async def delivery(self, viewer: Viewer, nid: str, *, receiver: str | None) -> Delivery:
         """One notification, with its body."""
 
     async def replay(self, viewer: Viewer, nid: str, *, receiver: str | None, force: bool) -> Delivery:
-        """Put a dead letter back into the queue. Idempotent while it is queued. ``force``: although it is overtaken.
+        """Requeue a dead letter. Idempotent while it is queued. ``force``: also if it is overtaken.
 
         Raises:
-            ConflictError: it is no dead letter, its group is busy, or it is overtaken.
+            ConflictError: not a dead letter, its group has a notification in flight, or it is overtaken.
         """
 
     async def replay_all(self, viewer: Viewer, receiver: str, *, after: Place | None) -> Replayed:
-        """Put dead letters of a receiver back into the queue, those that the viewer sees, a bounded number at once."""
+        """Requeue the visible dead letters of a receiver, a limited number per call."""
 
     async def drop(self, viewer: Viewer, nid: str, *, receiver: str | None) -> Delivery:
-        """Throw a dead letter away. Idempotent.
+        """Drop a dead letter. Idempotent.
 
         Raises:
-            ConflictError: it is no dead letter.
+            ConflictError: not a dead letter.
         """
 
     async def outcomes(self, event_id: str) -> list[EventOutcome]:
-        """What became of an event at each receiver that was to be told of it. The caller may see the event."""
+        """Outcome of an event at each receiver it was routed to. The caller must have checked its visibility."""
 
     async def receivers(self, viewer: Viewer) -> list[ReceiverState]:
-        """The receivers that belong to the viewer's tenant, by name; to an operator all of them.
+        """The receivers of the viewer's tenant, by name; for an operator all receivers.
 
         Raises:
-            ForbiddenError: the token is restricted; also from the two below, for a receiver that all tenants share.
+            ForbiddenError: the token is restricted. ``enable`` and ``test`` raise it for a receiver that tenants share.
         """
 
     async def enable(self, viewer: Viewer, receiver: str) -> ReceiverState:
-        """Go on sending to a receiver that was disabled. Idempotent."""
+        """Enable a disabled receiver. Idempotent."""
 
     async def test(self, viewer: Viewer, receiver: str) -> Trial:
-        """Send a test notification at once, past the queue, and once only.
+        """Send a test notification now, bypassing the queue, without retries.
 
         Raises:
-            RateLimitedError: it was tested a moment ago.
+            RateLimitedError: the receiver was tested a moment ago.
         """

@@ -1,4 +1,4 @@
-"""The on-call side in the OpenAPI document: incidents, silences, deliveries, receivers."""
+"""The on-call part of the OpenAPI document: incidents, silences, deliveries, receivers."""
 
 from __future__ import annotations
 
@@ -75,8 +75,11 @@ _DELIVERY: Final[dict[str, Schema]] = {
     "created_at": TIME,
     "attempts": COUNT,
     "reason": TEXT,
-    "cause": {"type": "string", "description": "The kind of the last failure; empty: there was none."},
-    "answer": {"type": "string", "description": "How the receiver's answer to it began, at most 2 KiB."},
+    "cause": {"type": "string", "description": "Kind of the last failure; empty: no failure."},
+    "answer": {
+        "type": "string",
+        "description": "Beginning of the receiver's answer to the last failed attempt, at most 2 KiB.",
+    },
     "reminder": COUNT,
     "event_id": nullable("string"),
     "worker_id": nullable("string"),
@@ -89,12 +92,12 @@ _RECEIVER: Final[dict[str, Schema]] = {
     "dead_letters": COUNT,
     "dead_letters_standing": COUNT,
     "lag_seconds": {"type": "number", "minimum": 0},
-    "disabled": {"type": ["string", "null"], "description": "Why nothing is sent until somebody enables it."},
+    "disabled": {"type": ["string", "null"], "description": "Why the receiver is disabled; null: it is enabled."},
 }
 
 
 def _closed(required: Iterable[str], **properties: Schema) -> Schema:
-    """A body in which nothing else may be."""
+    """An object without other members."""
     return {
         "type": "object",
         "required": list(required),
@@ -111,7 +114,7 @@ _PATTERN: Final[Schema] = {
     "type": ["string", "null"],
     "minLength": 1,
     "maxLength": 256,
-    "description": "`*` is the only wildcard; `?`, `[` and `]` are refused. With `exact` the text itself.",
+    "description": "`*` is the only wildcard; `?`, `[` and `]` are refused. With `exact` a literal text.",
 }
 
 ONCALL: Final[dict[str, Schema]] = {
@@ -130,9 +133,9 @@ ONCALL: Final[dict[str, Schema]] = {
             environment=_PATTERN,
             worker_id=_PATTERN,
             metadata={"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 16},
-            exact={"type": "boolean", "default": False, "description": "No value is a pattern."},
+            exact={"type": "boolean", "default": False, "description": "Compare all values literally."},
         ),
-        "description": "Which workers the silence matches; all that are given have to fit, and one has to be given.",
+        "description": "Workers that the silence matches. All given matchers must match; at least one is required.",
     },
     "SilenceRequest": {
         **_closed(
@@ -144,7 +147,7 @@ ONCALL: Final[dict[str, Schema]] = {
             ends_at=_TIME_OR_NULL,
             for_seconds={"type": ["number", "null"], "minimum": 1, "description": "Instead of `ends_at`."},
         ),
-        "description": "One of `ends_at` and `for_seconds` has to be given.",
+        "description": "Exactly one of `ends_at` and `for_seconds` is required.",
     },
     "Silence": record(**_SILENCE),
     "SilenceDetail": record(**_SILENCE, monitor=_MONITOR),
@@ -155,12 +158,12 @@ ONCALL: Final[dict[str, Schema]] = {
     "Replayed": record(replayed=COUNT, over=COUNT, left=COUNT, next_cursor=nullable("string"), monitor=_MONITOR),
     "DeliveryDetail": record(
         **_DELIVERY,
-        body={"type": ["object", "null"], "description": "As it was sent; null when it is kept no more."},
+        body={"type": ["object", "null"], "description": "The body as sent; null if it is not kept any more."},
         monitor=_MONITOR,
     ),
     "DeliveryList": _page("deliveries", "Delivery"),
     "ReplayRequest": _closed(
-        (), force={"type": "boolean", "default": False, "description": "Send it although it is overtaken."}
+        (), force={"type": "boolean", "default": False, "description": "Replay it even if it is overtaken."}
     ),
     "EventOutcomes": record(
         event_id=TEXT,
@@ -183,7 +186,7 @@ ONCALL: Final[dict[str, Schema]] = {
 _CHANGE: Final = (*AUTH, "404", "408", "413", "415", "422", "503")
 _NOTHING: Final[Schema] = {"type": "object", "additionalProperties": False}
 _RECEIVER_FILTER: Final = query(
-    "receiver", "The receiver; without it the notification is looked for at every one.", {"type": "string"}
+    "receiver", "The receiver. By default the notification is searched at all receivers.", {"type": "string"}
 )
 
 
@@ -205,7 +208,7 @@ _NAME: Final = _named("name", "The name of a receiver.")
 
 
 def oncall_paths() -> dict[str, Schema]:
-    """The paths of the on-call side."""
+    """The paths of the on-call API."""
     return {**_incident_paths(), **_silence_paths(), **_delivery_paths(), **_receiver_paths()}
 
 
@@ -219,7 +222,7 @@ def _change(
     scope: Scope = Scope.ALERTS_WRITE,
     operator: bool = True,
 ) -> Schema:
-    """An operation that changes something, and whose body may be left out."""
+    """An operation that changes state, with an optional body."""
     return operation(
         name,
         summary,
@@ -235,24 +238,25 @@ def _change(
 
 def _incident_paths() -> dict[str, Schema]:
     detail = answer("The incident", "IncidentDetail")
-    state = query("state", "Which.", {"type": "string", "enum": list(INCIDENT_STATES), "default": "open"})
-    taking = "Take an incident over: no reminder is begun after the answer; the first ack stands"
+    states: Schema = {"type": "string", "enum": list(INCIDENT_STATES), "default": "open"}
+    state = query("state", "Incidents in this state.", states)
+    acknowledging = "Acknowledge an incident: no reminder is begun after the answer; the first ack remains"
     return {
         "/api/v1/incidents": {
             "get": operation(
                 "list_incidents",
-                "Incidents, page by page, those opened last first",
+                "List incidents, newest first",
                 answer("A page", "IncidentList"),
                 parameters=[state, any_of("environment", "Incidents of this environment."), CURSOR, LIMIT],
             )
         },
         "/api/v1/incidents/{incident_id}": {
-            "get": operation("get_incident", "One incident", detail, READ_ONE, parameters=[_INCIDENT_ID])
+            "get": operation("get_incident", "Get an incident", detail, READ_ONE, parameters=[_INCIDENT_ID])
         },
         "/api/v1/incidents/{incident_id}/ack": {
             "post": _change(
                 "acknowledge_incident",
-                taking,
+                acknowledging,
                 detail,
                 "409",
                 parameters=[_INCIDENT_ID],
@@ -269,13 +273,13 @@ def _silence_paths() -> dict[str, Schema]:
         "/api/v1/silences": {
             "get": operation(
                 "list_silences",
-                "Silences, the newest first; by default those that are active or pending",
+                "List silences, newest first; by default those that are active or pending",
                 answer("A page", "SilenceList"),
                 parameters=[states, CURSOR, LIMIT],
             ),
             "post": operation(
                 "add_silence",
-                "Suppress notifications for the workers that match, until a set end; detection continues",
+                "Suppress notifications for matching workers until a given time; detection continues",
                 answer("The silence, and warnings", "SilenceAdded"),
                 (*AUTH, "408", "413", "415", "422", "429", "503"),
                 scope=Scope.ALERTS_WRITE,
@@ -285,7 +289,11 @@ def _silence_paths() -> dict[str, Schema]:
         },
         "/api/v1/silences/{silence_id}": {
             "get": operation(
-                "get_silence", "One silence", answer("The silence", "SilenceDetail"), READ_ONE, parameters=[_SILENCE_ID]
+                "get_silence",
+                "Get a silence",
+                answer("The silence", "SilenceDetail"),
+                READ_ONE,
+                parameters=[_SILENCE_ID],
             ),
             "delete": operation(
                 "end_silence",
@@ -305,14 +313,14 @@ def _delivery_paths() -> dict[str, Schema]:
     one = [_NID, _RECEIVER_FILTER]
     outcome = query(
         "outcome",
-        "Those in flight, those given up, or those that have ended otherwise.",
+        "Notifications in flight, dead-lettered, or finished in another way.",
         {"type": "string", "enum": list(DELIVERY_STATES), "default": "dead_lettered"},
     )
     return {
         "/api/v1/deliveries": {
             "get": operation(
                 "list_deliveries",
-                "Notifications, page by page, the newest first; by default the dead letters",
+                "List notifications, newest first; by default the dead letters",
                 answer("A page", "DeliveryList"),
                 (*READ, "404"),
                 operator=True,
@@ -327,7 +335,7 @@ def _delivery_paths() -> dict[str, Schema]:
         "/api/v1/deliveries/{nid}": {
             "get": operation(
                 "get_delivery",
-                "One notification, with its body while that is kept",
+                "Get a notification, with its body if that is still kept",
                 answer("The notification", "DeliveryDetail"),
                 (*READ, "404"),
                 operator=True,
@@ -337,7 +345,7 @@ def _delivery_paths() -> dict[str, Schema]:
         "/api/v1/deliveries/{nid}/replay": {
             "post": _change(
                 "replay_delivery",
-                "Put a dead letter back into the queue, with the same id and body",
+                "Requeue a dead letter with the same id and body",
                 done,
                 "409",
                 parameters=one,
@@ -347,18 +355,18 @@ def _delivery_paths() -> dict[str, Schema]:
         "/api/v1/deliveries/replay": {
             "post": _change(
                 "replay_deliveries",
-                "Put the dead letters of a receiver back into the queue, page by page, the newest first",
-                answer("How many", "Replayed"),
+                "Requeue the dead letters of a receiver, page by page, newest first",
+                answer("The numbers of dead letters", "Replayed"),
                 parameters=[{**_RECEIVER_FILTER, "required": True, "description": "The receiver."}, CURSOR],
             )
         },
         "/api/v1/deliveries/{nid}/drop": {
-            "post": _change("drop_delivery", "Throw a dead letter away", done, "409", parameters=one)
+            "post": _change("drop_delivery", "Drop a dead letter", done, "409", parameters=one)
         },
         "/api/v1/events/{event_id}/outcomes": {
             "get": operation(
                 "event_outcomes",
-                "What became of an event at each receiver; for the newest events that are kept",
+                "Get the outcome of an event at each receiver; for the newest events only",
                 answer("The outcomes", "EventOutcomes"),
                 READ_ONE,
                 parameters=[_EVENT_ID],
@@ -372,7 +380,7 @@ def _receiver_paths() -> dict[str, Schema]:
         "/api/v1/receivers": {
             "get": operation(
                 "list_receivers",
-                "The receivers, and how their queues stand",
+                "List the receivers with the status of their queues",
                 answer("The receivers", "ReceiverList"),
                 operator=True,
             )
@@ -380,7 +388,7 @@ def _receiver_paths() -> dict[str, Schema]:
         "/api/v1/receivers/{name}/enable": {
             "post": _change(
                 "enable_receiver",
-                "Go on sending to a receiver that said that it is gone",
+                "Enable a receiver that was disabled because it answered that it is gone",
                 answer("The receiver", "ReceiverDetail"),
                 parameters=[_NAME],
                 scope=Scope.ADMIN,
@@ -389,8 +397,8 @@ def _receiver_paths() -> dict[str, Schema]:
         "/api/v1/receivers/{name}/test": {
             "post": _change(
                 "test_receiver",
-                "Send a test notification at once, and say what came of it",
-                answer("What came of it", "Trial"),
+                "Send a test notification now and return the result",
+                answer("The result", "Trial"),
                 "429",
                 parameters=[_NAME],
                 scope=Scope.ADMIN,

@@ -1,4 +1,4 @@
-"""The on-call interface as one part of the HTTP application."""
+"""The on-call API as an extension of the HTTP application."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ if TYPE_CHECKING:
 
 
 def oncall_extension(services: Services, oncall: OnCall) -> Extension:
-    """Its routes, paths and schemas."""
+    """Create the extension: routes, paths and schemas."""
     routes = [part.routes(services, oncall) for part in (incidents, silences, deliveries)]
     return Extension(routes=[route for some in routes for route in some], paths=oncall_paths(), schemas=ONCALL)

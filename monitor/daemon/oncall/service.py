@@ -1,4 +1,4 @@
-"""The on-call port of the HTTP side, over the alerts: from their words to the port's, and from their errors to its."""
+"""Implements the on-call port on the alert service: maps its types and errors to those of the port."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ if TYPE_CHECKING:
     from monitor.store import Store
 
 MATCHED_WORKERS: Final = 10_000
-"""So many workers are looked at to tell whether a silence matches any."""
+"""Maximum workers that are scanned to find out whether a silence matches any."""
 TEST_SPACING_MS: Final = 10_000
-"""A receiver is tested once in this time, over all daemons."""
+"""Minimum time between two tests of a receiver, across all daemons."""
 _MS_DIGITS: Final = 15
 _PLACES: Final[dict[str, Outcome]] = {
     "queued": Outcome.QUEUED,
@@ -73,7 +73,7 @@ _PLACES: Final[dict[str, Outcome]] = {
 
 
 class Alerts(Protocol):
-    """What is needed of the alert service."""
+    """The part of the alert service that is used here."""
 
     @property
     def groups(self) -> Mapping[str, GroupStore]:
@@ -93,18 +93,18 @@ class Alerts(Protocol):
 
     @property
     def owners(self) -> Mapping[str, frozenset[str]]:
-        """The tenants that a receiver belongs to; one that is not named is shared by all."""
+        """The tenants that a receiver belongs to. Receivers without an entry are shared by all tenants."""
 
     @property
     def wording(self) -> Wording:
-        """The words of notifications."""
+        """The wording of notifications."""
 
     def wake(self, receiver: str) -> None:
-        """There is something new among a receiver's groups."""
+        """Wake the delivery loop of a receiver: its groups have changed."""
 
 
 class _OpenIncidents:
-    """Whether an incident goes on."""
+    """Answers whether an incident is open."""
 
     def __init__(self, incidents: IncidentStore) -> None:
         self._incidents = incidents
@@ -117,11 +117,11 @@ class _OpenIncidents:
 
 
 class AlertsOnCall:
-    """Fills ``monitor.daemon.oncall.models.OnCall``, whose methods say what they do.
+    """Implements ``monitor.daemon.oncall.models.OnCall``, which documents the methods.
 
     Args:
         alerts: the alert service.
-        store: where the workers are.
+        store: the store of the workers.
         now_ms: the store's time.
     """
 
@@ -133,7 +133,7 @@ class AlertsOnCall:
 
     async def incidents(self, viewer: Viewer, *, state: IncidentState, after: Place | None, limit: int) -> IncidentPage:
         """Incidents, newest first."""
-        with _told():
+        with _translated_errors():
             page = await self._alerts.incidents.page(
                 viewer.tenant,
                 state=StoredIncidentState(state),
@@ -151,15 +151,15 @@ class AlertsOnCall:
         return incident_of(await self._incident(viewer, incident_id))
 
     async def acknowledge(self, viewer: Viewer, incident_id: str, *, by: str, comment: str) -> Incident:
-        """Take an incident over: first in the incident, then in the groups that notify of it."""
+        """Acknowledge an incident: first in the incident, then in the groups that notify of it."""
         await self._incident(viewer, incident_id)
         now_ms = self._now_ms()
-        with _told():
+        with _translated_errors():
             incident = await self._alerts.incidents.acknowledge(
                 viewer.tenant, incident_id, by=by, comment=comment, now_ms=now_ms
             )
             worker_id = incident.worker_id if incident.kind is IncidentKind.WORKER else None
-            # Of one that has closed since it was taken over, no reminder is due any more.
+            # If the incident has closed since the acknowledgement, no reminder is due any more.
             for receiver, key in incident.targets.items() if incident.is_open else ():
                 if (groups := self._alerts.groups.get(receiver)) is not None:
                     await acknowledge_at(
@@ -173,9 +173,9 @@ class AlertsOnCall:
         return incident_of(incident)
 
     async def silences(self, viewer: Viewer) -> list[Silence]:
-        """Every silence that is kept, newest first."""
+        """Every stored silence, newest first."""
         now_ms = self._now_ms()
-        with _told():
+        with _translated_errors():
             found = await self._alerts.silences.list_for(viewer.tenant, now_ms=now_ms)
         return [silence_of(one, now_ms) for one in found if _covers(viewer, one)]
 
@@ -184,7 +184,7 @@ class AlertsOnCall:
         return silence_of(await self._silence(viewer, silence_id), self._now_ms())
 
     async def add_silence(self, viewer: Viewer, new: NewSilence) -> tuple[Silence, tuple[str, ...]]:
-        """Begin a silence."""
+        """Add a silence."""
         now_ms = self._now_ms()
         silence = StoredSilence(
             id=f"sil_{secrets.token_hex(16)}",
@@ -201,21 +201,21 @@ class AlertsOnCall:
             author=new.author,
             created_ms=now_ms,
         )
-        with _told():
+        with _translated_errors():
             await self._alerts.silences.add(silence, now_ms=now_ms)
         try:
             warnings = await self._warnings(silence)
         except (StoreUnavailableError, NoRoomError):
-            warnings = ("whether it matches anybody could not be found out",)
+            warnings = ("could not check whether any worker matches",)
         return silence_of(silence, now_ms), warnings
 
     async def end_silence(self, viewer: Viewer, silence_id: str, *, by: str) -> None:
-        """End a silence, and look at whoever waits."""
+        """End a silence, and reschedule the groups that wait for its end."""
         await self._silence(viewer, silence_id)
         now_ms = self._now_ms()
-        with _told():
+        with _translated_errors():
             await self._alerts.silences.end(viewer.tenant, silence_id, by=by, now_ms=now_ms)
-            # Also when it had ended before: whoever ended it may not have come to this.
+            # Also if it had ended before: the earlier call may have failed before this step.
             for receiver, groups in self._alerts.groups.items():
                 if await wake_waiting(groups, viewer.tenant, now_ms=now_ms):
                     self._alerts.wake(receiver)
@@ -224,7 +224,7 @@ class AlertsOnCall:
         self, viewer: Viewer, *, state: DeliveryState, receiver: str | None, after: Place | None, limit: int
     ) -> DeliveryPage:
         """Notifications, newest first."""
-        with _told():
+        with _translated_errors():
             page = await self._dead_letters.page(
                 _PLACES[state],
                 receiver=receiver,
@@ -237,13 +237,13 @@ class AlertsOnCall:
 
     async def delivery(self, viewer: Viewer, nid: str, *, receiver: str | None) -> Delivery:
         """One notification."""
-        with _told():
+        with _translated_errors():
             found = await self._dead_letters.find(nid, receiver=receiver, sees=lambda note: _sees_note(viewer, note))
         return delivery_of(found)
 
     async def replay(self, viewer: Viewer, nid: str, *, receiver: str | None, force: bool) -> Delivery:
-        """Put a dead letter back into the queue."""
-        with _told():
+        """Requeue a dead letter."""
+        with _translated_errors():
             found = await self._dead_letters.replay(
                 nid,
                 receiver=receiver,
@@ -255,8 +255,8 @@ class AlertsOnCall:
         return delivery_of(found)
 
     async def replay_all(self, viewer: Viewer, receiver: str, *, after: Place | None) -> Replayed:
-        """Put dead letters of a receiver back into the queue."""
-        with _told():
+        """Requeue dead letters of a receiver."""
+        with _translated_errors():
             done = await self._dead_letters.replay_all(
                 receiver=receiver,
                 after=after,
@@ -267,49 +267,49 @@ class AlertsOnCall:
         return Replayed(replayed=done.replayed, over=done.over, left=done.left, last=done.last)
 
     async def drop(self, viewer: Viewer, nid: str, *, receiver: str | None) -> Delivery:
-        """Throw a dead letter away."""
-        with _told():
+        """Drop a dead letter."""
+        with _translated_errors():
             found = await self._dead_letters.drop(
                 nid, receiver=receiver, now_ms=self._now_ms(), sees=lambda note: _sees_note(viewer, note)
             )
         return delivery_of(found)
 
     async def outcomes(self, event_id: str) -> list[EventOutcome]:
-        """What became of an event."""
-        with _told():
+        """Outcomes of an event."""
+        with _translated_errors():
             found = await self._dead_letters.outcomes(event_id)
         return [
             EventOutcome(
                 receiver=receiver,
-                # An event that is part of a notification has become what that has.
-                outcome=told.outcome.value if note is None else note.outcome.value,
-                at_ms=told.at_ms if note is None else note.at_ms,
-                nid=told.nid,
+                # An event that is part of a notification has the outcome of the notification.
+                outcome=one.outcome.value if note is None else note.outcome.value,
+                at_ms=one.at_ms if note is None else note.at_ms,
+                nid=one.nid,
                 reason="" if note is None else note.reason,
             )
-            for receiver, told, note in found
+            for receiver, one, note in found
         ]
 
     async def receivers(self, viewer: Viewer) -> list[ReceiverState]:
-        """The receivers whose whole queues the viewer may see."""
+        """The receivers of the viewer's tenant, or of all tenants for an operator."""
         _require_unrestricted(viewer)
         now_ms = self._now_ms()
-        with _told():
+        with _translated_errors():
             mine = [groups for name, groups in self._alerts.groups.items() if self._keeps(viewer, name)]
             found = await asyncio.gather(*(one.stats(now_ms=now_ms) for one in mine))
         return [receiver_of(one) for one in sorted(found, key=lambda one: one.receiver)]
 
     async def enable(self, viewer: Viewer, receiver: str) -> ReceiverState:
-        """Go on sending to a receiver."""
-        with _told():
+        """Enable a disabled receiver."""
+        with _translated_errors():
             groups = self._kept(viewer, receiver)
             await groups.enable()
             self._alerts.wake(receiver)
             return receiver_of(await groups.stats(now_ms=self._now_ms()))
 
     async def test(self, viewer: Viewer, receiver: str) -> Trial:
-        """Send a test, within twice the receiver's own limit: it is two notifications."""
-        with _told():
+        """Send a test. The timeout is twice the receiver's own, because the test is two notifications."""
+        with _translated_errors():
             wait_ms = await self._kept(viewer, receiver).test_wait_ms(TEST_SPACING_MS)
             known = self._alerts.receivers[receiver]
         if wait_ms:
@@ -341,21 +341,21 @@ class AlertsOnCall:
         return groups
 
     async def _incident(self, viewer: Viewer, incident_id: str) -> StoredIncident:
-        with _told():
+        with _translated_errors():
             incident = await self._alerts.incidents.get(viewer.tenant, incident_id)
             if not _sees(viewer, incident):
                 raise UnknownIncidentError(incident_id)
             return incident
 
     async def _silence(self, viewer: Viewer, silence_id: str) -> StoredSilence:
-        with _told():
+        with _translated_errors():
             silence = await self._alerts.silences.get(viewer.tenant, silence_id)
             if not _covers(viewer, silence):
                 raise UnknownSilenceError(silence_id)
             return silence
 
     async def _warnings(self, silence: StoredSilence) -> tuple[str, ...]:
-        """What is odd about a silence: nobody who is known matches it."""
+        """Warnings about a silence: no known worker matches."""
         environment = silence.matchers.only(silence.matchers.environment)
         environments = None if environment is None else (environment,)
         looked_at = 0
@@ -385,13 +385,13 @@ class AlertsOnCall:
                 if not after:
                     break
                 if looked_at >= MATCHED_WORKERS:
-                    return (f"it matches none of the {looked_at} workers that were looked at; there are more",)
+                    return (f"it matches none of the first {looked_at} workers; the others were not checked",)
         return ("it matches no worker that is known now",)
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """From the alerts' errors to the port's."""
+def _translated_errors() -> Iterator[None]:
+    """Translate errors of the alerts to those of the port."""
     try:
         yield
     except AlertStoreError as error:
@@ -401,21 +401,21 @@ def _told() -> Iterator[None]:
     except UnknownNotificationError as error:
         raise NoSuchError(f"there is no notification {error.args[0]!r}") from None
     except UnknownIncidentError:
-        raise NoSuchError("there is no such incident, or not any more") from None
+        raise NoSuchError("there is no such incident, or it has been deleted") from None
     except UnknownSilenceError:
-        raise NoSuchError("there is no such silence, or not any more") from None
+        raise NoSuchError("there is no such silence, or it has been deleted") from None
     except IncidentClosedError:
-        raise ConflictError("the incident is closed: there is nothing to take over") from None
+        raise ConflictError("the incident is closed and cannot be acknowledged") from None
     except TooManySilencesError as error:
         raise TooManyError(str(error)) from None
     except RefusedError as error:
-        hint = "; with force it is sent all the same, by itself" if error.why is Why.OVERTAKEN else ""
+        hint = "; with force it is sent anyway, on its own" if error.why is Why.OVERTAKEN else ""
         raise ConflictError(f"{error}{hint}") from None
 
 
 def _require_unrestricted(viewer: Viewer) -> None:
     if viewer.environments is not None or viewer.worker_id is not None:
-        raise ForbiddenError("the token is restricted to a worker or to environments: a receiver serves others too")
+        raise ForbiddenError("the token is restricted to a worker or to environments and cannot access receivers")
 
 
 def _sees(viewer: Viewer, incident: StoredIncident) -> bool:
@@ -425,7 +425,7 @@ def _sees(viewer: Viewer, incident: StoredIncident) -> bool:
 
 
 def _covers(viewer: Viewer, silence: StoredSilence) -> bool:
-    """Whether a silence is about nobody whom the viewer may not see."""
+    """Whether a silence only matches workers that the viewer may see."""
     matchers = silence.matchers
     return (viewer.environments is None or matchers.only(matchers.environment) in viewer.environments) and (
         viewer.worker_id is None or matchers.only(matchers.worker_id) == viewer.worker_id

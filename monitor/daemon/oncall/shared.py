@@ -1,4 +1,4 @@
-"""What the handlers of the on-call side share: who looks, path segments, pages, times."""
+"""Helpers of the on-call handlers: viewers, path segments, pages, times."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _DIGITS: Final = re.compile(r"[0-9a-f]{32}")
 
 
 def viewer_of(principal: Principal) -> Viewer:
-    """For whom a token asks."""
+    """The viewer that a token stands for."""
     return Viewer(
         tenant=principal.tenant,
         environments=principal.environments,
@@ -40,15 +40,15 @@ def viewer_of(principal: Principal) -> Viewer:
 
 
 def segment(request: Request[Any, Any, Any], name: str) -> str:
-    """An id or a name out of the path, which comes undecoded; bytes that are no text become ones that no name has."""
+    """Decode an id or a name from the undecoded path. Invalid UTF-8 becomes a text that no name equals."""
     return unquote(request.path_params[name]).encode(errors="replace").decode()
 
 
 def place_of(query: Query, prefix: str) -> Place | None:
-    """The place that the ``cursor`` parameter stands for, in a list of things whose ids begin so.
+    """The place in the ``cursor`` parameter, in a list of items whose ids begin with ``prefix``.
 
     Raises:
-        ParameterError: it stands for none.
+        ParameterError: not a cursor of this list.
     """
     cursor = query.single("cursor")
     if cursor is None:
@@ -66,12 +66,12 @@ def place_of(query: Query, prefix: str) -> Place | None:
 
 
 def time_or_none(ms: int | None) -> str | None:
-    """A time as answers have it."""
+    """JSON of an optional time."""
     return None if ms is None else rfc3339(ms)
 
 
 async def with_monitor(services: Services, answer: dict[str, object], *, status_code: int = 200) -> ASGIResponse:
-    """An answer that says how the monitor itself is."""
+    """An answer with the ``monitor`` member."""
     state = await monitor_now(services)
     return json_answer({**answer, "monitor": monitor_json(state)}, status_code=status_code)
 
@@ -79,6 +79,6 @@ async def with_monitor(services: Services, answer: dict[str, object], *, status_
 async def page_answer(
     services: Services, name: str, items: Sequence[_T], form: Callable[[_T], object], last: Place | None
 ) -> ASGIResponse:
-    """A page of a list."""
+    """A page of a list, with the cursor of the next page and the ``monitor`` member."""
     cursor = None if last is None else encode_cursor([*last])
     return await list_answer(name, items, form, cursor=cursor, state=await monitor_now(services))

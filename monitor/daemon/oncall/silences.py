@@ -1,4 +1,4 @@
-"""Silences: for some time nobody is told of the workers that they match."""
+"""Endpoints for silences, which suppress notifications for matching workers for a limited time."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ METADATA_MATCHERS: Final = 16
 COMMENT_CHARS: Final = 1_000
 AUTHOR_CHARS: Final = 256
 LONGEST_S: Final = 3_650 * 86_400
-"""Ten years; more is a slip of the pen."""
+"""Ten years; a longer silence is taken for a typing error."""
 
 
 class MatchersBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which workers a silence matches."""
+    """Matchers of a new silence."""
 
     environment: str | None = None
     worker_id: str | None = None
@@ -48,7 +48,7 @@ class MatchersBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class SilenceBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A silence as it is asked for: it ends at ``ends_at``, or ``for_seconds`` after its start."""
+    """Body of a new silence. It ends at ``ends_at``, or ``for_seconds`` after its start."""
 
     matchers: MatchersBody
     comment: str = ""
@@ -59,7 +59,7 @@ class SilenceBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def silence_json(silence: Silence) -> dict[str, object]:
-    """A silence as answers have it."""
+    """JSON of a silence."""
     return {
         "id": silence.id,
         "tenant": silence.tenant,
@@ -81,10 +81,10 @@ def silence_json(silence: Silence) -> dict[str, object]:
 
 
 def asked(body: SilenceBody, *, subject: str, now_ms: int) -> NewSilence:
-    """What a body asks for. Pure.
+    """Validate a body and convert it to a ``NewSilence``. Pure.
 
     Raises:
-        BodyError: it can't be; names the field and its value.
+        BodyError: a field is invalid; the message has its name and value.
     """
     starts_ms = now_ms if body.starts_at is None else moment_ms("starts_at", body.starts_at)
     return NewSilence(
@@ -116,7 +116,7 @@ def _ends_ms(body: SilenceBody, *, starts_ms: int, now_ms: int) -> int:
     if ends_ms <= starts_ms:
         raise BodyError(field, value, f"an end after the start, {rfc3339(starts_ms)}, is expected")
     if ends_ms <= now_ms:
-        raise BodyError(field, value, f"an end that is not past is expected; it is {rfc3339(now_ms)}")
+        raise BodyError(field, value, f"an end in the future is expected; now is {rfc3339(now_ms)}")
     return ends_ms
 
 
@@ -142,20 +142,20 @@ def _check(field: str, pattern: str, *, exact: bool) -> None:
         try:
             checked_glob(pattern)
         except ValueError as error:
-            raise BodyError(field, pattern, f"{error}; with exact the text stands for itself") from None
+            raise BodyError(field, pattern, f"{error}; with exact it is compared literally") from None
 
 
 def require_own(principal: Principal, matchers: Matchers) -> None:
-    """Go on only if the token may silence everybody who might match.
+    """Check that the token may silence every worker that might match.
 
     Raises:
-        ForbiddenError: it is restricted, and the silence is not restricted to the same.
+        ForbiddenError: the token is restricted, and the silence may match workers outside the restriction.
     """
     if principal.environments is not None and matchers.environment not in principal.environments:
         allowed = ", ".join(map(repr, principal.environments))
-        raise ForbiddenError(f"the token may silence in {allowed} only: matchers.environment has to be one of them")
+        raise ForbiddenError(f"the token may silence in {allowed} only: matchers.environment must be one of them")
     if principal.worker_id is not None and matchers.worker_id != principal.worker_id:
-        raise ForbiddenError(f"the token may silence {principal.worker_id!r} only: matchers.worker_id has to be that")
+        raise ForbiddenError(f"the token may silence {principal.worker_id!r} only: matchers.worker_id must be that id")
     for field, value in (("environment", principal.environments), ("worker_id", principal.worker_id)):
         if value is not None and not matchers.exact and "*" in (getattr(matchers, field) or ""):
             raise ForbiddenError(f"the token is restricted: matchers.{field} must not have a wildcard")
@@ -198,7 +198,7 @@ def routes(services: Services, oncall: OnCall) -> list[HTTPRouteHandler]:
         silence = await oncall.silence(viewer_of(principal), segment(request, "silence_id"))
         return await with_monitor(services, silence_json(silence))
 
-    # One handler for both: Litestar's answer to OPTIONS tells of the first handler of a path only.
+    # One handler for both: Litestar's answer to OPTIONS covers only the first handler of a path.
     @route(PATH, http_method=[HttpMethod.GET, HttpMethod.POST], status_code=200)
     async def silences(request: Request[Any, Any, Any]) -> ASGIResponse:
         return await (add if request.method == HttpMethod.POST else list_silences)(request)

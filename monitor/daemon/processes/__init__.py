@@ -1,1 +1,1 @@
-"""Several processes on one port: the supervisor, its children, and what it hands over to them."""
+"""Several processes on one port: the supervisor, its child processes, and the handover to them."""

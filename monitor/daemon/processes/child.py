@@ -1,6 +1,6 @@
-"""One process of several, as its supervisor starts it: ``python -m monitor.daemon.processes.child CHANNEL``.
+"""A child process, started by the supervisor: ``python -m monitor.daemon.processes.child CHANNEL``.
 
-``CHANNEL`` is the descriptor of a socket, which speaks as ``handover`` says. When the supervisor closes its end, the
+``CHANNEL`` is the descriptor of a socket with the protocol of ``handover``. When the supervisor closes its end, the
 process stops.
 """
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    """Do what the supervisor says, until told to stop."""
+    """Run the supervisor's assignment until a stop signal."""
     stop = StopSignal()
     channel = socket.socket(fileno=int(sys.argv[1]))
     try:
         with channel.makefile("rb") as file:
-            # From our own parent: nobody else has the other end.
+            # Trusted: only the parent process has the other end.
             assignment: Assignment = pickle.load(file)  # noqa: S301
-        # Its loop may be stuck, so not a signal that waits for it; a kill harms nothing that was confirmed.
+        # SIGKILL, because the loop may be stuck and would not handle another signal. Confirmed data is safe.
         die_with_parent(assignment.share.supervisor_pid, signal.SIGKILL)
     except (EOFError, OrphanedError):
         return 0
@@ -37,7 +37,7 @@ def main() -> int:
 
 
 def _run(assignment: Assignment, stop: StopSignal, channel: socket.socket) -> int:
-    # Loaded only now: it takes a second, in which a process must be tied to its parent already.
+    # Imported after die_with_parent: the imports take a second, and the parent may die in that time.
     import structlog  # noqa: PLC0415
     import uvloop  # noqa: PLC0415
 

@@ -1,7 +1,7 @@
-"""What a supervisor and its processes say to each other, over a pair of sockets.
+"""The protocol between the supervisor and its child processes, over a pair of sockets.
 
-The supervisor writes one ``Assignment``, pickled: it holds secrets, so it travels neither in arguments nor in the
-environment. The process writes ``READY`` once it accepts beats, and why when it can't run.
+The supervisor writes one pickled ``Assignment``. It contains secrets, so it is passed neither in arguments nor in the
+environment. The process writes ``READY`` once it accepts beats, or the reason if it cannot run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ READY: Final = b"ready\n"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Assignment:
-    """What a process is to run. ``listeners`` are descriptors of sockets, its own first."""
+    """Everything that a process needs to run. ``listeners``: descriptors of sockets, its own first."""
 
     config: Config
     ring: KeyRing

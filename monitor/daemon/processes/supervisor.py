@@ -1,10 +1,10 @@
-"""Several processes for one daemon: started, watched, started again, stopped.
+"""The supervisor of several processes of one daemon: starts, watches, restarts and stops them.
 
-Each does everything, as replicas on one store do, with a daemon id of its own. They are fresh interpreters, never
-forks, and share nothing but the port (``listeners``), the counters (``monitor.metrics.shared_memory``) and the store.
-All run the configuration that the daemon was started with, also one that is started again after the file has changed.
-They are in sessions of their own, so that a terminal's ^C reaches the supervisor only, and they end with it, whatever
-ends it.
+Each process does everything, as replicas on one store do, with its own daemon id. They are fresh interpreters, never
+forks, and share only the port (``listeners``), the counters (``monitor.metrics.shared_memory``) and the store.
+All run the configuration that the daemon was started with, even if the file has changed before a restart.
+Each has its own session, so that a terminal's ^C reaches the supervisor only. They end with the supervisor, however
+it ends.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ DIVIDED: Final = (
     "tenant_beats_per_second",
     "tenant_beats_burst",
 )
-"""The names of the limits that are of all processes together."""
+"""The names of the limits that apply to all processes together."""
 STOP_MARGIN_S: Final = 4.0
-"""How much longer than ``server.shutdown_timeout`` a process may take to stop before it is killed."""
+"""Time after ``server.shutdown_timeout`` before a process that has not stopped is killed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _End:
-    """How a process ended. ``accepted``: it was ready before; ``reason`` is what it said, often nothing."""
+    """How a process ended. ``accepted``: it was ready before; ``reason``: its error message, often empty."""
 
     accepted: bool
     pid: int | None = None
@@ -63,9 +63,9 @@ class _End:
 
 
 def divided(config: Config, processes: int) -> Config:
-    """What each process runs: the limits of one daemon are divided over its processes.
+    """The configuration of each process: the limits of the daemon are divided by the number of processes.
 
-    That of a worker is not: over one connection all its beats come to one process.
+    The rate limit of a worker is not divided: all beats of one connection reach the same process.
     """
     limits = config.limits
     parts = {name: -(-getattr(limits, name) // processes) for name in DIVIDED}
@@ -73,7 +73,7 @@ def divided(config: Config, processes: int) -> Config:
 
 
 class Supervisor:
-    """Runs ``processes`` processes. Made, run and thrown away inside one event loop, in the main thread."""
+    """Runs ``processes`` processes. Created, run and discarded inside one event loop, in the main thread."""
 
     def __init__(
         self, config: Config, *, processes: int, store_url: str, ring: KeyRing, listener: socket.socket
@@ -87,7 +87,7 @@ class Supervisor:
         self._counters = shared_memory(slots=slots.count, rows=processes)
         self._table = ProcessTable(Table(slots=slots.count, rows=processes, fd=self._counters), slots)
         self._listeners = dealt(listener, count=processes, backlog=BACKLOG)
-        self._doors = tuple(sock.fileno() for sock in self._listeners)
+        self._descriptors = tuple(sock.fileno() for sock in self._listeners)
         self._running: dict[int, Process] = {}
         self._accepting: set[int] = set()
         self._on_ready: Callable[[], None] | None = None
@@ -98,7 +98,7 @@ class Supervisor:
         """Keep the processes running until a signal; ``on_ready`` is called once, when all of them accept.
 
         Raises:
-            StartError: a process can't start, and no other accepts.
+            StartError: a process cannot start, and no other one accepts beats.
         """
         self._on_ready = on_ready
         stop.attach()
@@ -123,7 +123,7 @@ class Supervisor:
             return
         self._stopping.set()
         log.info("daemon.stopping", why=why)
-        # First of all: while any copy is open, clients go on connecting, and nobody would answer them.
+        # First: while any copy is open, clients continue to connect, and get no answer.
         self._close_listeners()
         for process in self._running.values():
             _terminate(process)
@@ -133,7 +133,7 @@ class Supervisor:
             sock.close()
 
     async def _keep(self, number: int) -> None:
-        """Have process ``number`` run until the stop."""
+        """Keep process ``number`` running until the stop."""
         backoff_s = BACKOFF_FIRST_S
         while not self._stopping.is_set():
             begun_s = monotonic_s()
@@ -158,10 +158,10 @@ class Supervisor:
             backoff_s = min(2 * backoff_s, BACKOFF_MOST_S)
 
     async def _live(self, number: int) -> _End:
-        """One life of process ``number``.
+        """Start process ``number`` and wait for its end.
 
         Raises:
-            OSError: it can't be started.
+            OSError: the process cannot be started.
         """
         begun_s = monotonic_s()
         ours, theirs = socket.socketpair()
@@ -201,9 +201,9 @@ class Supervisor:
             self._on_ready = None
 
     async def _spawn(self, channel: socket.socket) -> Process:
-        descriptors = [channel.fileno(), self._counters, *self._doors]
+        descriptors = [channel.fileno(), self._counters, *self._descriptors]
         return await asyncio.create_subprocess_exec(
-            # Without the working directory in its path, but with ours: it runs the same code.
+            # -P and this process's path: the child must run the same code, not files of the working directory.
             *(sys.executable, "-P", "-m", "monitor.daemon.processes.child", str(channel.fileno())),
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=asyncio.subprocess.DEVNULL,
@@ -212,8 +212,8 @@ class Supervisor:
         )
 
     def _assignment(self, number: int) -> bytes:
-        own = self._doors[number - 1]
-        others = [door for door in dict.fromkeys(self._doors) if door != own]
+        own = self._descriptors[number - 1]
+        others = [one for one in dict.fromkeys(self._descriptors) if one != own]
         return pickle.dumps(
             Assignment(
                 config=self._config,

@@ -9,7 +9,7 @@ local B_SYSTEM, B_SYSTEM_CUT, B_LOGS, B_LOGS_CUT = 8, 9, 10, 11
 
 local EMPTY_METADATA = { '{}      ', nil, nil, nil, '{}', '', false, nil, false, nil, false }
 
--- {interval, grace} of the workers of an environment that declare nothing.
+-- {interval, grace} of an environment's workers that declare none.
 local function expected_of(settings, environment)
   settings.expected = settings.expected or {}
   local found = settings.expected[environment]
@@ -26,7 +26,7 @@ local function expected_of(settings, environment)
   return found
 end
 
--- What a worker declared is kept as it was, and counts within the bounds of now.
+-- Effective interval and grace. Declared values are stored unchanged, and bounded by the present limits here.
 local function effective(settings, environment, rec)
   local usual, interval, grace = expected_of(settings, environment), rec[R_INTERVAL], rec[R_GRACE]
   local bounds = settings[S_BOUNDS]
@@ -34,8 +34,8 @@ local function effective(settings, environment, rec)
     grace == UNDECLARED and usual[2] or math.max(bounds[3], math.min(grace, bounds[4]))
 end
 
--- What a beat of this profile means to an alive worker with this key part of its record: {set, allowance, interval, grace} if it
--- only renews it, false if it may change more. The same for all workers with that key part.
+-- The effect of a beat of this profile on an alive worker with this key part of its record: {set, allowance, interval,
+-- grace} if the beat only renews the worker, false if it may change more. The same for all workers with that key part.
 local function steady_of(st, settings, profile, raw)
   local rec = decode(raw)
   local g = rec and rec[R_STATE] == ALIVE and rec[R_LEFT] == 0 and cohort(st, rec[R_COHORT])
@@ -58,7 +58,7 @@ local function steady_of(st, settings, profile, raw)
   return { st.alive[rec[R_COHORT]], math.min(interval + grace, LONGEST_GAP), interval, grace }
 end
 
--- Whether a beat would bring its tenant one cohort more than it may have. The cohorts of stragglers are not refused.
+-- Whether a beat would exceed its tenant's limit of cohorts. The cohorts of stragglers are not refused.
 local function has_too_many_cohorts(st, settings, profile, w, environment)
   local rec, g = w.rec or {}, w.cohort
   local interval, grace = effective(settings, environment, {
@@ -72,7 +72,7 @@ local function has_too_many_cohorts(st, settings, profile, w, environment)
     and cohorts_of(st, w.tenant) >= settings[S_TIMINGS]
 end
 
--- The outcome of a beat before anything is changed. grown: by how many bytes a worker's cold parts would.
+-- The outcome of a beat, before any change. grown: growth of the worker's cold parts in bytes.
 local function judge(st, settings, profile, w, environment, grown)
   local was = w.cohort and w.cohort[C_ENVIRONMENT]
   local allowed = profile[P_ALLOWED]
@@ -98,7 +98,7 @@ local function judge(st, settings, profile, w, environment, grown)
   return STORED
 end
 
--- The cold parts that a worker will have, packed as well, or nil where a beat does not change them.
+-- The worker's cold parts after a beat, also packed; nil if the beat does not change them.
 local function cold_after(st, w, more)
   if not (more and more[B_DIGEST]) or (w.rec and more[B_DIGEST] == w.rec[R_DIGEST]) then
     return nil
@@ -116,7 +116,7 @@ local function cold_after(st, w, more)
   return cold, cmsgpack.pack(cold)
 end
 
--- Takes over what a beat reports of its worker's work.
+-- Applies the beat's report to the worker's record.
 local function take_report(w, report, more)
   local rec = w.rec
   if more and more[B_STATUS] ~= nil then
@@ -132,9 +132,9 @@ local function take_report(w, report, more)
   end
 end
 
--- Begins the record of a worker that is not known. It has no place yet.
+-- Creates the record of an unknown worker. The worker is in no set yet.
 local function begin(st, w)
-  -- A worker that was erased in this very millisecond must not come back under the same generation.
+  -- A worker that was erased in this same millisecond must not come back with the same generation.
   local generation = math.max(st.t, st.erased + 1)
   w.rec = {
     RECORD_VERSION, ALIVE, 0, 0, UNDECLARED, UNDECLARED, generation, 0, st.t, NO_DIGEST, st.t,
@@ -143,7 +143,7 @@ local function begin(st, w)
   return w.rec
 end
 
--- Counts a worker that was not known, and lists it.
+-- Counts a new worker, and adds it to the list.
 local function enrol(st, w, environment)
   set_in(st.names, w.tenant, w.worker, '0')
   local known = tenant_of(st, w.tenant)
@@ -151,7 +151,7 @@ local function enrol(st, w, environment)
   count_in(st, w.tenant, environment, 1)
 end
 
--- Any beat but a steady one. Result: outcome, interval, grace.
+-- Applies any beat that is not a mere renewal. Result: outcome, interval, grace.
 local function apply(st, settings, profile, worker, raw, report, more)
   local w = load_worker(st, profile[P_TENANT], worker, raw)
   local rec, was = w.rec, w.cohort
@@ -167,7 +167,7 @@ local function apply(st, settings, profile, worker, raw, report, more)
     expire_if_due(st, w)
     from, back = rec[R_STATE], absence_of(st, w)
     if back then
-      set_absence(st, w, nil) -- of its old cohort
+      set_absence(st, w, nil) -- in its old cohort
     end
     rec[R_GAPS] = sub(rec[R_GAPS], 5) .. write('>I4', math.min(st.t - rec[R_LAST_SEEN], LONGEST_GAP))
   else
@@ -189,7 +189,7 @@ local function apply(st, settings, profile, worker, raw, report, more)
   end
   local interval, grace = effective(settings, environment, rec)
   if back and back <= st.t + interval + grace then
-    rec[R_LEFT] = 0 -- at this beat's deadline it should have been back: silence until then is no stop
+    rec[R_LEFT] = 0 -- the absence ends before this beat's deadline: silence until then is no stop
   end
   local cohort_id = cohort_for(st, w.tenant, environment, interval, grace, rec[R_LEFT] > 0)
   local to = MOVE[from][BEAT]
@@ -232,20 +232,21 @@ local function apply(st, settings, profile, worker, raw, report, more)
   return STORED, interval, grace
 end
 
--- Applies up to 512 beats, in order. A worker may stand in it more than once.
+-- Applies up to 512 beats, in order. A worker may occur more than once.
 -- ARGV[1]: msgpack {interval, grace (ms), rules {{glob, interval, grace}*}, workers limit, environments limit, daemon,
---   status events (boolean), timings limit, what may be declared {least and most interval, least and most grace} (ms), bytes limit}
+--   status events (boolean), timings limit, bounds of declarations {least and most interval, least and most grace} (ms),
+--   bytes limit}
 -- ARGV[2]: msgpack list of profiles {tenant, environment|false, first environment, allowed|false, interval, grace (ms;
---   false keeps the last value, UNDECLARED takes it back)}
--- ARGV[3]: msgpack list, four items for each beat: place of its profile, worker, report|false to keep it, more|false.
---   more: true for empty metadata alone, which changes nothing for a worker that never had any, or {digest|false, status|nil, tasks, task, meta, event meta, event cut, system, system cut, logs, logs cut}.
+--   false keeps the last value, UNDECLARED withdraws it)}
+-- ARGV[3]: msgpack list, four items for each beat: index of its profile, worker, report|false to keep it, more|false.
+--   more: true for empty metadata alone, which changes nothing for a worker that never had any; or {digest|false,
+--   status|nil, tasks, task, meta, event meta, event cut, system, system cut, logs, logs cut}.
 --   With a status (false keeps it) the beat reports only some of three: tasks (decimal text; false keeps), task ('='
 --   before it; false is null, '' keeps). With a digest it brings cold parts: nil keeps the last value, false is null.
--- ARGV[4]: before when, see is_late.
--- Result: {t, {outcome, interval ms, beats in a row with these}*, moves, least grace of those that are stored, in ms, or 0
---   for none}; an outcome of not STORED changed nothing. The
---   runs end early when MOVES_PER_CALL events are recorded: the rest was not looked at, and is the next call's.
---   {t, LATE} when it is.
+-- ARGV[4]: before, see is_late.
+-- Result: {t, {outcome, interval ms, number of consecutive beats with these}*, moves, least grace in ms of the stored
+--   beats, or 0 for none}, or {t, LATE}. An outcome other than STORED changed nothing. The call ends early when
+--   MOVES_PER_CALL events are recorded: the remaining beats are left to the next call.
 -- Events: registered, recovered, resumed, status changed, and stale or stopped for a deadline that had passed.
 local function beat(keys, args)
   local settings, profiles, rows = cmsgpack.unpack(args[1]), cmsgpack.unpack(args[2]), cmsgpack.unpack(args[3])
@@ -323,11 +324,11 @@ end
 register('beat', beat, {})
 
 -- fail ----------------------------------------------------------------------------------------------
--- The failure report of a worker that is not known: it registers the worker, as failed. ARGV[1]: msgpack {tenant, worker,
---   trigger, allowed|false, environment, reason, exit code|nil, message|nil}. ARGV[2]: settings, as of `beat`. ARGV[3]:
---   before when, see is_late. Result: {t, outcome, moves}: STORED, or what a beat would be refused for; REFUSED when the
---   worker is known by now. {t, LATE} when it is.
--- Events: failed. Not while the store is full: quotas bound what it adds, and a beat would be refused too.
+-- The failure report of an unknown worker: registers the worker as failed. ARGV[1]: msgpack {tenant, worker, trigger,
+--   allowed|false, environment, reason, exit code|nil, message|nil}. ARGV[2]: settings, as of `beat`. ARGV[3]: before,
+--   see is_late. Result: {t, outcome, moves}, or {t, LATE}. Outcomes: STORED, the refusals of a beat, or REFUSED when the
+--   worker is known by now.
+-- Events: failed. Does not run while the store is full: quotas bound what it adds, and a beat would be refused too.
 local function fail(keys, args)
   local a, settings = cmsgpack.unpack(args[1]), cmsgpack.unpack(args[2])
   local st = open(keys)

@@ -1,19 +1,19 @@
 -- Blindness ---------------------------------------------------------------------------------------
--- When nobody could have accepted a beat, and what that does to deadlines; monitor/blindness.py says why.
+-- Spans in which no beat could be accepted, and their effect on deadlines; monitor/blindness.py explains it.
 
--- The id of this run of the server: another one has been started, or has taken over, since.
+-- The ID of this run of the server. It changes when the server restarts, or after a failover.
 local function run_id()
   return string.match(call('INFO', 'server'), 'run_id:(%w+)')
 end
 
--- What is known of a daemon's pulses: {newest, begin and end of its newest gap beside others (0: none), ended (1|0),
--- first, begin and newest moment of its newest spell of being behind (0: none)}.
+-- Unpacks a daemon's pulses: {newest, begin and end of its newest gap (0: none), ended (1|0), first, begin and newest
+-- moment of its newest spell of being behind (0: none)}.
 local PULSES = '>I6I6I6BI6I6I6'
 local function pulses_of(packed)
   return packed and { read(PULSES, packed .. string.rep('\0', 37 - #packed)) } or nil
 end
 
--- Those of the daemon that took a worker's last beat: asked for once in a call, of which many may be about its workers.
+-- The pulses of the daemon that took a worker's last beat. Cached: many workers of a call may have the same daemon.
 local function pulses_by(st, daemon)
   st.pulses = st.pulses or {}
   if st.pulses[daemon] == nil then
@@ -22,8 +22,8 @@ local function pulses_by(st, daemon)
   return st.pulses[daemon]
 end
 
--- {windows = {begin, end}*, oldest first; newest = newest pulse or nil; now = whether t is in a window, the last, that
--- no pulse has ended yet}. Without any pulse ever there is nothing to go by, and nothing is blind.
+-- {windows = {begin, end}*, oldest first; newest = newest pulse or nil; now = whether t is in a window that no pulse has
+-- ended yet, which is then the last}. Before the first pulse ever nothing is known, and nothing is blind.
 local function blindness(st)
   local found = st.blindness
   if not found then
@@ -39,7 +39,7 @@ local function blindness(st)
   return found
 end
 
--- The moment to which blind windows move a deadline, and how many would have moved it and were too many.
+-- The deadline after credits, and the number of windows that were not credited because of SHORT_CREDITS.
 local function credited(st, due, allowance, interval)
   local short, uncredited = 0, 0
   for _, window in ipairs(blindness(st).windows) do
@@ -60,8 +60,8 @@ local function credited(st, due, allowance, interval)
   return due, uncredited
 end
 
--- The latest deadline that has passed at t, whatever the windows: what is later has been moved past t. One number for
--- all workers of an interval and grace, since a later deadline is never moved to before an earlier one.
+-- The latest deadline, before credits, that has passed at t: any later one is open, or was moved past t. One number for
+-- all workers of an interval and grace, since credits keep the order of deadlines.
 local function cutoff(st, allowance, interval)
   local windows = blindness(st).windows
   if #windows == 0 or windows[#windows][2] + allowance <= st.t then
@@ -70,7 +70,7 @@ local function cutoff(st, allowance, interval)
   st.cutoff = st.cutoff or {}
   local key = allowance .. ':' .. interval
   if not st.cutoff[key] then
-    local low, high = windows[1][1], st.t -- what was due by the first begin is moved by nothing
+    local low, high = windows[1][1], st.t -- no window moves a deadline at or before the first begin
     if credited(st, high, allowance, interval) <= st.t then
       low = high
     end
@@ -87,7 +87,7 @@ local function cutoff(st, allowance, interval)
   return st.cutoff[key]
 end
 
--- The moment before which everything is older than span, blind time left out: what the monitor has not seen does not age.
+-- The moment before which everything is older than span, blind time left out: in a window nothing ages.
 local function age_cut(st, span)
   local cut, windows = st.t - span, blindness(st).windows
   for k = #windows, 1, -1 do
@@ -99,7 +99,7 @@ local function age_cut(st, span)
   return cut
 end
 
--- What the monitor missed of [from, t): {ms, end of the last, windows, uncredited}, or false for nothing.
+-- The monitor's blind time within [from, t): {ms, end of the last window, windows, uncredited}, or false for none.
 local function missed(st, from, uncredited)
   local ms, till, count = 0, 0, 0
   for _, window in ipairs(blindness(st).windows) do
@@ -110,7 +110,7 @@ local function missed(st, from, uncredited)
   return count > 0 and { ms, till, count, uncredited }
 end
 
--- Whether another daemon than this one was there before a window and after it.
+-- Whether another daemon was there both before and after a window.
 local function is_bridged(st, window, daemon)
   local all = call('HGETALL', st.p)
   for k = 1, #all, 2 do
@@ -122,7 +122,7 @@ local function is_bridged(st, window, daemon)
   return false
 end
 
--- The gap in which the daemon that took a worker's last beat was away while others were there: begin and end, or nil.
+-- The gap of the daemon that took a worker's last beat: begin and end, or nil.
 local function gap_of(st, daemon, last_seen)
   local blind = blindness(st)
   local own = blind.newest and pulses_by(st, daemon)
@@ -134,8 +134,9 @@ local function gap_of(st, daemon, last_seen)
   end
   for _, window in ipairs(from and blind.windows or {}) do
     if from < till and window[1] <= from + GAP_MS and window[2] > from then
-      -- There were no others then, and the window says all there is to say. What is beyond it is another gap of this
-      -- daemon, if others were there before and after: if not, it may just have been started again, under another name.
+      -- No other daemon was there then, so the window already covers it. The time after the window is a new gap of this
+      -- daemon only if others were there before and after the window. If not, the daemon may just have been restarted
+      -- under another name.
       if till - window[2] <= GAP_MS or not is_bridged(st, window, daemon) then
         return nil
       end
@@ -145,9 +146,9 @@ local function gap_of(st, daemon, last_seen)
   return from, till
 end
 
--- When the daemon that took a worker's last beat was behind with beats last: begin and end, or nil. Its workers can't be
--- told from dead ones for as long as it says so, whoever else is there. One that is over counts if it was no shorter than
--- the interval, and none below the length at which a gap shows: hiccups must not hide deaths.
+-- The newest spell of being behind of the daemon that took a worker's last beat: begin and end, or nil. While the spell
+-- lasts, the daemon's workers can't be distinguished from dead ones, whichever other daemons are there. A spell counts if
+-- it is longer than GAP_MS; one that is over must also be no shorter than the interval: hiccups must not hide deaths.
 local function spell_of(st, daemon, interval)
   local own = pulses_by(st, daemon)
   if own and own[7] > 0 then
@@ -159,7 +160,7 @@ local function spell_of(st, daemon, interval)
   end
 end
 
--- Adds a window, and keeps their number and age bounded.
+-- Adds a window, and keeps the number and the age of windows bounded.
 local function remember(windows, from, till, cause)
   windows[#windows + 1] = { from, till, cause }
   while windows[1][2] + WINDOW_AGE_MS <= till do
@@ -177,7 +178,7 @@ local function remember(windows, from, till, cause)
   end
 end
 
--- Whether another daemon is there; and daemons that have been gone for longest are forgotten, all but the newest.
+-- Whether another daemon is there. Also adds to `gone` the daemons that have been gone for longest; the newest are kept.
 local function others_alive(st, gone)
   local all, alive, dead = call('HGETALL', st.p), false, {}
   for k = 1, #all, 2 do
@@ -198,11 +199,11 @@ local function others_alive(st, gone)
 end
 
 -- pulse -------------------------------------------------------------------------------------------
--- A daemon says that it accepts beats. Not allowed on a full store, which takes none either.
--- ARGV: daemon; '0', '1' when it accepts none from now on, '2' when beats have come that it is behind with: then it is no
--- pulse, and only that is noted.
+-- A daemon's report that it accepts beats. Does not run on a full store, which takes no beats either.
+-- ARGV: daemon; '0', or '1' when it accepts none from now on, or '2' when it is behind with beats: the call is then no
+-- pulse, and only that is stored.
 -- Result: {t, skew in ms, {begin, end, cause} of the newest blind window or {}, blind windows so far, their length in ms}.
--- Whoever sent the pulse that ended a window may have given up on it: so all are told of the newest. Events: none.
+-- The newest window is in every answer: the sender of the pulse that ended it may have timed out. Events: none.
 local BEHIND = '2'
 local function pulse(keys, args)
   local daemon, ends = args[1], args[2]
@@ -239,8 +240,8 @@ local function pulse(keys, args)
     count, ms = count + 1, ms + st.t - newest
   end
   if newest and not cause and st.skew > 0 then
-    -- Time that a step back has left ahead of the server's clock runs slower until they meet.
-    -- What is counted are moments, so that it doesn't matter how many pulses there are between two of them.
+    -- After a step back of the server's clock time runs slower until it meets that clock again. The skew shrinks by the
+    -- multiples of SLEW between two pulses, so that the number of pulses does not matter.
     st.skew = st.skew - math.min(st.skew, math.floor(st.t / SLEW) - math.floor(newest / SLEW))
   end
   call('HSET', st.m, 'last', st.now, 'skew', int(st.skew), 'pulse', st.now)
@@ -256,4 +257,4 @@ local function pulse(keys, args)
   return { st.t, st.skew, windows[#windows] or {}, count, ms }
 end
 
-register('pulse', pulse, {}) -- a full store takes no beats: it is blind
+register('pulse', pulse, {}) -- not allow-oom: a full store takes no beats, so it is blind

@@ -1,6 +1,6 @@
 -- Commit ------------------------------------------------------------------------------------------
 
--- Writes what the sets of one kind have gained and lost. Result: the names of those that have new members.
+-- Writes the changes to the sets of one kind. Result: the names of the sets with new members.
 local function commit_sets(sets, prefix)
   local grown = {}
   for name, set in pairs(sets) do
@@ -58,7 +58,7 @@ local function commit_records(st)
   end
 end
 
--- What is kept beside the records, and the events.
+-- Writes the events, and the data beside the records.
 local function commit_facts(st)
   local added = {}
   for _, event in ipairs(st.events) do
@@ -113,7 +113,7 @@ local function commit_cohorts(st)
   end
 end
 
--- Drops the cohorts that hold nobody any more.
+-- Deletes cohorts that are empty now.
 local function commit_drops(st)
   for cohort_id in pairs(st.left) do
     if call('EXISTS', st.base .. 's:' .. cohort_id, st.base .. 'd:' .. cohort_id) == 0 then
@@ -130,7 +130,7 @@ local function commit_drops(st)
   end
 end
 
--- Writes everything that the call has changed. Nothing is written before it, and it reads nothing that could be wrong.
+-- Writes all changes of the call. No function writes before it, and it reads nothing that could be damaged.
 local function commit(st)
   commit_time(st)
   if st.changing then

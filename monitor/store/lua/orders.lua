@@ -1,8 +1,8 @@
 -- Orders about one worker -----------------------------------------------------------------------------
--- Goodbyes, erasures, and refused beats as signs of life.
+-- Disconnects, erasures, and refused beats as evidence of life.
 
--- Opens the store for an order about one worker, whose deadline is told first if it has passed. Result: the state and
--- the worker; or the state, nil, and what the order is answered.
+-- Opens the store for an order about one worker, and applies transitions that are due before it. Result: the state and
+-- the worker; or the state, nil, and the answer to the order.
 local function addressed(keys, tenant, worker, allowed, before)
   local st = open(keys)
   if is_late(st, before) then
@@ -19,12 +19,12 @@ local function addressed(keys, tenant, worker, allowed, before)
   return st, w
 end
 
--- leave ---------------------------------------------------------------------------------------------
--- A worker's goodbye. ARGV: msgpack {tenant, worker, trigger, clean (boolean), allowed|nil, reason, exit code|nil,
---   message|nil, back in ms|nil}; before when, see is_late. Result: {t, outcome, moves}: STORED, REFUSED (the table has
---   no such move; nothing to do), UNKNOWN or NOT_ALLOWED, or {t, LATE}. A clean one of a worker that is stopped makes no
---   move, but is its last word on its absence.
--- Events: stopped or failed, and stale or stopped before it for a moment that had passed.
+-- disconnect ----------------------------------------------------------------------------------------
+-- A worker's disconnect. ARGV: msgpack {tenant, worker, trigger, clean (boolean), allowed|nil, reason, exit code|nil,
+--   message|nil, back in ms|nil}; before, see is_late. Result: {t, outcome, moves}, or {t, LATE}. Outcomes: STORED,
+--   REFUSED (the table has no such transition; nothing to do), UNKNOWN or NOT_ALLOWED. A clean disconnect of a stopped
+--   worker makes no transition, but replaces its announced absence.
+-- Events: stopped or failed, and before it stale or stopped for a moment that had passed.
 local function disconnect(keys, args)
   local a = cmsgpack.unpack(args[1])
   local st, w, refusal = addressed(keys, a[1], a[2], a[5], args[2])
@@ -39,7 +39,7 @@ local function disconnect(keys, args)
     move(st, w, a[3], { due = st.t, reason = a[6], exit_code = a[7], message = a[8] })
   elseif a[4] and MOVE[w.rec[R_STATE]][RETURN_OVERDUE] and (back or absence_of(st, w)) then
     outcome = STORED
-    w.rec[R_LEFT] = back and st.t or w.rec[R_LEFT] -- an announcement is a goodbye of its own, with stragglers
+    w.rec[R_LEFT] = back and st.t or w.rec[R_LEFT] -- an announcement is a disconnect of its own, with stragglers
     set_absence(st, w, back)
     place_down(st, w)
   end
@@ -49,10 +49,10 @@ local function disconnect(keys, args)
 end
 
 -- evidence ------------------------------------------------------------------------------------------
--- Notes refused beats as signs of life. ARGV: msgpack list, at most 512 of {tenant, worker, allowed environments|false,
--- reason, ours (boolean: it was our fault, so the deadline counts from here, and no absence ends before that), subject}.
--- Result: {t, known workers}. No worker is registered or revived by it; a worker that is stale and known to be alive stays
--- so while they come, until its limit, and that is moved only by our own fault. Events: none.
+-- Stores refused beats as evidence of life. ARGV: msgpack list, at most 512 of {tenant, worker, allowed
+-- environments|false, reason, ours (boolean: refused by our fault, so the anchor moves to t, and no absence ends before
+-- the new deadline), subject}. Result: {t, known workers}. Evidence registers and revives no worker. A stale worker that
+-- still sends beats stays rejected while they come, until its limit, which is moved only by our fault. Events: none.
 local function evidence(keys, args)
   local st = open(keys)
   local known = 0
@@ -84,10 +84,10 @@ local function evidence(keys, args)
   return { st.t, known }
 end
 
--- forget --------------------------------------------------------------------------------------------
--- Erases a worker. ARGV: msgpack {tenant, worker, allowed|nil, reason}; before when, see is_late.
+-- delete --------------------------------------------------------------------------------------------
+-- Erases a worker. ARGV: msgpack {tenant, worker, allowed|nil, reason}; before, see is_late.
 -- Result: {t, outcome, moves}, or {t, LATE}.
--- Events: forgotten, and stale or stopped before it for a deadline that had passed.
+-- Events: forgotten, and before it stale or stopped for a deadline that had passed.
 local function delete(keys, args)
   local a = cmsgpack.unpack(args[1])
   local st, w, refusal = addressed(keys, a[1], a[2], a[3], args[2])
@@ -99,6 +99,6 @@ local function delete(keys, args)
   return { st.t, STORED, st.moves }
 end
 
-register('evidence', evidence, { 'allow-oom' }) -- that a beat came which a full store had no room for; of known workers only
+register('evidence', evidence, { 'allow-oom' }) -- of beats that a full store had no room for; of known workers only
 register('disconnect', disconnect, { 'allow-oom' })
 register('delete', delete, { 'allow-oom' })

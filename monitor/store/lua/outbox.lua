@@ -1,5 +1,5 @@
 -- confirm -------------------------------------------------------------------------------------------
--- Writes the time, whatever it was: whoever waits for this write to be safe waits for all before it. Result: {t}.
+-- Writes the time, even if unchanged: when this write is durable, all writes before it are. Result: {t}.
 local function confirm(keys)
   local st = open(keys)
   commit_time(st)
@@ -7,9 +7,9 @@ local function confirm(keys)
   return { st.t }
 end
 
--- take ----------------------------------------------------------------------------------------------
--- The router's turn: takes or keeps the lease and reads events behind the cursor. ARGV: owner, lease in ms, limit.
--- Result: {t, token (0: somebody else has the lease), events, age in ms of the oldest event behind the cursor}.
+-- claim ---------------------------------------------------------------------------------------------
+-- The router's poll: takes or renews the lease and reads events after the cursor. ARGV: owner, lease in ms, limit.
+-- Result: {t, token (0: another process has the lease), events, age in ms of the oldest event after the cursor}.
 local function claim(keys, args)
   local owner, lease, limit = args[1], tonumber(args[2]), tonumber(args[3])
   local st = open(keys)
@@ -24,7 +24,7 @@ local function claim(keys, args)
   local events = call('XRANGE', st.e, '(' .. cursor, '+', 'COUNT', limit)
   local token = (tonumber(held[3]) or 0) + (mine and 0 or 1)
   if mine and #events == 0 and (tonumber(held[2]) or 0) - st.t > lease / 2 then
-    return { st.t, token, events, age } -- nothing to write: an idle router must not fill the append-only file
+    return { st.t, token, events, age } -- no write: an idle router must not fill the append-only file
   end
   commit_time(st)
   call('HSET', st.u, 'owner', owner, 'until', int(st.t + lease), 'token', token, 'cursor', cursor)
@@ -32,7 +32,7 @@ local function claim(keys, args)
 end
 
 -- ack -----------------------------------------------------------------------------------------------
--- Moves the router's cursor, and drops what it has passed, by whole nodes of the stream. ARGV: token, position.
+-- Moves the router's cursor, and drops the events before it, by whole nodes of the stream. ARGV: token, position.
 -- Result: {t, 1 | 0 (another router has the lease)}.
 local function ack(keys, args)
   local st = open(keys)
@@ -47,7 +47,7 @@ local function ack(keys, args)
 end
 
 -- release -------------------------------------------------------------------------------------------
--- Gives the lease back at a clean stop, so that another router need not wait. ARGV: token. Result: {t, 1 | 0}.
+-- Releases the lease at a clean stop, so that another router need not wait. ARGV: token. Result: {t, 1 | 0}.
 local function release(keys, args)
   local st = open(keys)
   if call('HGET', st.u, 'token') ~= args[1] then
@@ -60,8 +60,9 @@ local function release(keys, args)
 end
 
 -- trim ----------------------------------------------------------------------------------------------
--- Drops events of one tenant's history: those older than keep, blind time left out, or, while the histories hold more than most, the
--- oldest of the longest, down to an equal share. ARGV: keep in ms, most, limit on a call. Result: {t, dropped}.
+-- Drops events of one tenant's history: those older than keep, blind time left out; or, while the histories hold more
+-- than most, the oldest events of the longest one, down to an equal share. ARGV: keep in ms, most, limit per call.
+-- Result: {t, dropped}.
 local function trim(keys, args)
   local keep, most, limit = tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
   local st = open(keys)

@@ -12,7 +12,7 @@ local function describe(st, w)
   }
 end
 
--- The blind windows for an answer, {begin, end}*: what the caller needs to tell deadlines from bases.
+-- The blind windows for an answer, flat: {begin, end}*. The caller uses them to credit deadlines.
 local function windows_of(st)
   local flat = {}
   for _, window in ipairs(blindness(st).windows) do
@@ -21,7 +21,7 @@ local function windows_of(st)
   return flat
 end
 
--- one: a worker. ARGV: tenant, worker. Result: {t, swept, worker|nil, {kind, seq, due, detected, reason}*,
+-- get: a worker. ARGV: tenant, worker. Result: {t, swept, worker|nil, {kind, seq, due, detected, reason}*,
 -- blind windows}.
 local function get(keys, args)
   local st = open(keys)
@@ -33,8 +33,8 @@ local function get(keys, args)
   return { st.t, st.swept, describe(st, w), past and cmsgpack.unpack(past) or {}, windows_of(st) }
 end
 
--- The few workers behind `after` that can match a filter, gathered from the cohorts' own sets, as {rank, id} in the
--- order of the index; nil when they are not few.
+-- The workers after `after` that can match a filter, collected from the cohorts' sets, as {rank, id} in the order of the
+-- index; nil if there are many.
 local function gather(st, tenant, after, environments, want)
   local cohort_ids = call('ZRANGE', st.a .. ':' .. tenant, 0, COHORTS_LIMIT)
   if #cohort_ids > COHORTS_LIMIT then
@@ -73,8 +73,8 @@ local function gather(st, tenant, after, environments, want)
   end
   for _, range in ipairs(ranges) do
     for _, worker in ipairs(call('ZRANGE', range[1], range[2], range[3], 'BYSCORE')) do
-      -- The order of lists is that of the index, byte by byte; Lua's own follows the server's locale, and
-      -- comparing in Lua takes a second for long ids.
+      -- Lists have the order of the index, byte by byte. Lua's own order depends on the server's locale, and
+      -- comparing in Lua takes a second for long IDs.
       local rank = call('ZRANK', index, worker)
       if rank and rank >= from then
         found[#found + 1] = { rank, worker }
@@ -87,9 +87,9 @@ local function gather(st, tenant, after, environments, want)
   return found
 end
 
--- page: workers of a tenant in the order of their ids. ARGV: tenant, id to begin behind, limit, msgpack {environments|nil,
---   {alive, late, overdue, down -> boolean}|nil}: what the caller will keep; more may come back, never less.
--- Result: {t, swept, last id looked at ('' = the end), workers, blind windows}.
+-- list: workers of a tenant in the order of their IDs. ARGV: tenant, ID to begin after, limit, msgpack
+--   {environments|nil, {alive, late, overdue, down -> boolean}|nil}: the caller's filter. The answer may have workers that
+--   do not match, but lacks none that does. Result: {t, swept, last ID read ('' = the end), workers, blind windows}.
 local function list(keys, args)
   local tenant, after, limit = args[1], args[2], tonumber(args[3])
   local filter = cmsgpack.unpack(args[4])
@@ -129,9 +129,9 @@ local function list(keys, args)
   return { st.t, st.swept, last, workers, windows_of(st) }
 end
 
--- counts: workers by liveness, cohort by cohort. ARGV: tenant ('' = all), cohort_id to begin behind, limit, states...
--- Result: {t, swept, last cohort_id (0 = the end), {tenant, environment, after stop, on time, late, overdue, missing, then one per
---   state}*}. Missing: those of the stopped, overdue stragglers among them, whose announced absence has ended.
+-- count: workers by liveness, cohort by cohort. ARGV: tenant ('' = all), cohort_id to begin after, limit, states...
+-- Result: {t, swept, last cohort_id (0 = the end), {tenant, environment, after stop, on time, late, overdue, missing,
+--   then one per state}*}. Missing: stopped workers and overdue stragglers whose announced absence has ended.
 local function count(keys, args)
   local limit = tonumber(args[3])
   local st = open(keys)
@@ -156,13 +156,13 @@ local function count(keys, args)
   return { st.t, st.swept, #cohort_ids == limit and tonumber(cohort_ids[limit]) or 0, rows }
 end
 
--- standing: how many workers of a tenant's environment are expected to beat, and how many of those have missed beats.
--- ARGV: tenant, environment, cohort_id to begin behind, limit on cohorts looked at, a moment or '', the states of who is stale
--- and who has failed. Result: {t, last cohort_id (0 = the end), expected, silent, fallen, rejected, down}. A worker is silent once the longer of its
--- interval and its grace has passed without a beat, blind windows taken into account. Those that said goodbye and whose
--- stragglers still come are not expected. Fallen: who is stale, and became so at the moment or later; at the most, where
--- others have stopped or failed since. Rejected: who is stale and whose beats are refused still, since whenever.
--- Down: who is stale or failed; as fallen, where there is a moment.
+-- environment_health: counts of a tenant's workers in one environment. ARGV: tenant, environment, cohort_id to begin
+-- after, limit of cohorts, a moment or '', the states of stale and of failed workers.
+-- Result: {t, last cohort_id (0 = the end), expected, silent, fallen, rejected, down}.
+-- Expected: alive workers, without stragglers of a disconnect. Silent: expected workers without a beat for the longer of
+-- interval and grace, with credits. Fallen: workers that became stale at the moment or later; an upper bound if others
+-- have stopped or failed since. Rejected: stale workers whose beats are still refused, since any time.
+-- Down: stale or failed workers; with a moment only those since then.
 local function environment_health(keys, args)
   local environment, limit, since = args[2], tonumber(args[4]), args[5]
   local st = open(keys)
@@ -188,7 +188,7 @@ local function environment_health(keys, args)
   return { st.t, #cohort_ids == limit and tonumber(cohort_ids[limit]) or 0, expected, silent, fallen, rejected, down }
 end
 
--- history: events of a tenant, in order. ARGV: tenant, position to begin behind, limit, 'asc'|'desc'.
+-- history: events of a tenant, in order. ARGV: tenant, position to begin after, limit, 'asc'|'desc'.
 -- Result: {t, swept, events}.
 local function history(keys, args)
   local st = open(keys)

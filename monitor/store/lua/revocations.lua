@@ -1,9 +1,9 @@
 -- Revocations -----------------------------------------------------------------------------------------
--- Of tokens, in partition 0 alone: the daemons judge, here it is only kept.
+-- Revoked tokens, in partition 0 only. The list is only stored here: the daemons check tokens.
 
 -- revoke --------------------------------------------------------------------------------------------
--- Notes that tokens are revoked from now on. ARGV: tenant, claim, value, most of a tenant, most in all.
--- Result: {t, outcome}: STORED, or REFUSED when there are too many. Events: none.
+-- Revokes tokens from now on. ARGV: tenant, claim, value, limit of a tenant, limit of all tenants.
+-- Result: {t, outcome}: STORED, or REFUSED when a limit is reached. Events: none.
 local function revoke(keys, args)
   local st = open(keys)
   local field, count = 'r' .. args[2] .. #args[1] .. ':' .. args[1] .. args[3], 'n' .. args[1]
@@ -21,8 +21,8 @@ local function revoke(keys, args)
 end
 
 -- revoked -------------------------------------------------------------------------------------------
--- What is revoked, if that has changed. ARGV[1]: the revision that the caller knows, or ''. Result: {t, revision ('' for
--- none), packed {tenant, claim, value, since}*}; nothing behind a revision that is known. Events: none.
+-- All revocations, if they have changed. ARGV[1]: the revision that the caller knows, or ''. Result: {t, revision ('' for
+-- none), packed {tenant, claim, value, since}*}; no revocations if the revision is known. Events: none.
 local function revoked(keys, args)
   local st = open(keys)
   local revision, found = call('HGET', st.v, '!') or '', {}
@@ -37,5 +37,5 @@ local function revoked(keys, args)
   return { st.t, revision, found }
 end
 
-register('revoke', revoke, { 'allow-oom' }) -- a stolen token must not be good for longer because the store is full
+register('revoke', revoke, { 'allow-oom' }) -- a full store must not keep a stolen token valid
 register('revoked', revoked, { 'no-writes' })

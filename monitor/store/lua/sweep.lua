@@ -1,6 +1,6 @@
 -- sweep ---------------------------------------------------------------------------------------------
--- Expires those of a set that are due, and takes the others out of it: it must not meet them for ever. Result: how many
--- these are: their record says otherwise, or can't be read, or the cohort is gone.
+-- Expires the due members of a set, and removes the others from the set, so that later sweeps do not meet them. Result:
+-- how many were removed: their record does not match or is unreadable, or the cohort is gone.
 local function expire_members(st, cohort_id, members, set)
   local g, misfits = cohort(st, cohort_id), 0
   local loaded = g and load_workers(st, g[C_TENANT], members) or {}
@@ -8,7 +8,7 @@ local function expire_members(st, cohort_id, members, set)
     local w = loaded[k]
     if w and w.rec and w.rec[R_COHORT] == cohort_id and expire_if_due(st, w) then
       save(st, w)
-    elseif not set[cohort_id] or set[cohort_id][worker] == nil then -- else it was met in this very call before
+    elseif not set[cohort_id] or set[cohort_id][worker] == nil then -- else this call has already handled it
       set_in(set, cohort_id, worker, false)
       misfits = misfits + 1
     end
@@ -22,16 +22,16 @@ local function first_above(key, cut)
   return first[2] and tonumber(first[2]) or false
 end
 
--- Expires workers whose deadline, or the end of whose announced absence or refused beats, is at or before t. ARGV: limit on
--- cohorts looked at and on workers moved, of which one may make two transitions.
--- Result: {t, more (0|1), moves, damaged: members dropped whose record does not fit, blind (0|1)}. While the monitor is
--- blind nothing expires: it can't know. Any number of sweepers may run: each worker moves once. Events: stale, rejected,
--- stopped.
+-- Expires workers whose deadline, or the end of whose announced absence or refused beats, is at or before t. ARGV: limit
+-- of cohorts read and of workers moved; a worker may make two transitions.
+-- Result: {t, more (0|1), moves, damaged: members dropped because their record does not match, blind (0|1)}. While the
+-- monitor is blind nothing expires: it can't know. Any number of sweepers may run: each worker moves once. Events: stale,
+-- rejected, stopped.
 local function sweep(keys, args)
   local left = tonumber(args[1])
   local st = open(keys)
   local more, damaged = false, 0
-  -- Deadlines first: they are before the absences that stand beside them.
+  -- Deadlines first: they are before the absences of the same workers.
   for _, kind in ipairs({
     { st.h, 's:', st.alive, st.due },
     { st.b, 'b:', st.absent, st.first_back },
@@ -46,9 +46,9 @@ local function sweep(keys, args)
       local cohort_id = tonumber(name)
       local g = cohort(st, cohort_id)
       local key = st.base .. kind[2] .. name
-      local interval = g and g[C_INTERVAL] or 0 -- a cohort that is gone has nobody
+      local interval = g and g[C_INTERVAL] or 0 -- a deleted cohort has no workers
       local allowance = g and interval + g[C_GRACE] or 0
-      local lead = kind[1] == st.h and allowance or 0 -- from the score to the moment that counts
+      local lead = kind[1] == st.h and allowance or 0 -- from the score to the due time: the scores in s: are anchors
       local cut = int(cutoff(st, allowance, interval) - lead)
       local found = left > 0 and call('ZRANGE', key, '-inf', cut, 'BYSCORE', 'LIMIT', 0, left, 'WITHSCORES') or {}
       local overdue, scores = {}, {}
@@ -78,10 +78,10 @@ local function sweep(keys, args)
 end
 
 -- purge ---------------------------------------------------------------------------------------------
--- Forgets workers that have not been alive for longer than retention, which begins when an announced absence or refused
--- beats end, and stands still while the monitor is blind. Nobody is forgotten who is not missed yet.
+-- Forgets workers that have not been alive for longer than retention. Retention begins when an announced absence or
+-- refused beats end, and stands still while the monitor is blind. A worker that is not missed yet is not forgotten.
 -- ARGV: limit, retention in ms, reason.
--- Result: {t, more (0|1), moves}. Events: forgotten, and stale before it for an absence that had ended.
+-- Result: {t, more (0|1), moves}. Events: forgotten, and before it stale for an absence that had ended.
 local function purge(keys, args)
   local left, retention, reason = tonumber(args[1]), tonumber(args[2]), args[3]
   local st = open(keys)

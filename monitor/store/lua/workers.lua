@@ -12,7 +12,7 @@ local function reported(report)
   return sub(report, at, after - 1), tasks, #report >= after and sub(report, after + 1) or nil
 end
 
--- The record, or nil for one that can't be read.
+-- Decodes a record; nil if it is unreadable.
 local function decode(raw)
   if #raw < FIXED_BYTES or #raw < FIXED_BYTES + read('>I2', raw, FIXED_BYTES - 1) then
     return nil
@@ -21,7 +21,7 @@ local function decode(raw)
   if rec[R_VERSION] ~= RECORD_VERSION then
     return nil
   end
-  rec[R_DAEMON] = sub(raw, rec[R_DAEMON]) -- what stands there is where the fixed part ends
+  rec[R_DAEMON] = sub(raw, rec[R_DAEMON]) -- unpacking has left the end of the fixed part there
   return rec
 end
 
@@ -32,7 +32,7 @@ local function encode(rec)
   ) .. rec[R_DAEMON]
 end
 
--- raw: the stored record if the caller has read it, false if there is none.
+-- raw: the stored record if the caller has read it, false for none.
 local function load_worker(st, tenant, worker, raw)
   st.changing = true
   local mid = mid_of(tenant, worker)
@@ -46,7 +46,7 @@ local function load_worker(st, tenant, worker, raw)
   if raw then
     w.rec = decode(raw)
     w.cohort = w.rec and cohort(st, w.rec[R_COHORT])
-    -- A damaged record must not hold up the others of a batch or of a sweep.
+    -- A damaged record must not block the other workers of a batch or of a sweep.
     w.damaged = not w.cohort
     if w.damaged then
       w.rec = nil
@@ -55,7 +55,7 @@ local function load_worker(st, tenant, worker, raw)
   return w
 end
 
--- Several workers of one tenant, with what their transitions need. The caller bounds how many.
+-- Loads several workers of one tenant, with the data for their transitions. The caller bounds their number.
 local function load_workers(st, tenant, workers)
   local mids, loaded = {}, {}
   for k, worker in ipairs(workers) do
@@ -85,7 +85,7 @@ local function cold_of(st, w)
   return w.cold
 end
 
--- What a worker takes beside its cold parts, roughly: its record, and its id in each set.
+-- The approximate size of a worker without its cold parts: its record, and its ID in each set.
 local function bytes_of(worker)
   return 300 + 4 * #worker
 end
@@ -103,7 +103,7 @@ local function past_of(st, mid)
   return past
 end
 
--- Notes a member's score in a sorted set (as text), or (false) that it is not in it.
+-- Notes a member's new score in a sorted set (as text), or (false) its removal.
 local function set_in(sets, name, worker, score)
   local set = sets[name]
   if not set then
@@ -113,7 +113,7 @@ local function set_in(sets, name, worker, score)
   set[worker] = score
 end
 
--- When what a worker has in one of its cohort's sets ends, or nil. It is looked up only where it may have something.
+-- The end that a worker has in one of its cohort's sets, or nil. may: whether it can have one; else it is not looked up.
 local function end_of(sets, prefix, w, may)
   local cohort_id = w.rec[R_COHORT]
   local noted = sets[cohort_id] and sets[cohort_id][w.worker]
@@ -123,7 +123,7 @@ local function end_of(sets, prefix, w, may)
   return noted and tonumber(noted) or nil
 end
 
--- Notes it, and the least of the cohort; nil: there is nothing any more.
+-- Notes that end, and the least one of the cohort; nil removes it.
 local function set_end(sets, least, w, ends)
   local cohort_id = w.rec[R_COHORT]
   set_in(sets, cohort_id, w.worker, ends and int(ends) or false)
@@ -132,34 +132,34 @@ local function set_end(sets, least, w, ends)
   end
 end
 
--- When the absence that a worker has announced ends, or nil. Only a stopped worker can have one, and a straggler.
+-- The end of a worker's announced absence, or nil. Only a stopped worker and a straggler can have one.
 local function absence_of(st, w)
   local state = w.rec[R_STATE]
   return end_of(st.absent, st.b, w, MOVE[state][RETURN_OVERDUE] or (state == ALIVE and w.cohort[C_AFTER_STOP]))
 end
 
--- Notes when a worker's absence ends; nil: it has announced none.
+-- Notes the end of a worker's announced absence; nil: none announced.
 local function set_absence(st, w, back)
   set_end(st.absent, st.soonest, w, back)
 end
 
--- When the refused beats of a stale worker will have ended, or nil: none are known of.
+-- When the refused beats of a stale worker will have ended, or nil for none.
 local function refusals_of(st, w)
   return end_of(st.refused, st.k, w, MOVE[w.rec[R_STATE]][REJECTIONS_ENDED])
 end
 
--- Notes when the refused beats of a stale worker will have ended; nil: none are known of any more.
+-- Notes when the refused beats of a stale worker will have ended; nil: none any more.
 local function set_refusals(st, w, ends)
   set_end(st.refused, st.ending, w, ends)
 end
 
--- Until when refused beats hold off that a worker which is stale is silent, unless we refused them for our own fault. It
--- became stale at its deadline, one interval and the grace after the beat that counts.
+-- How long refused beats keep a stale worker from counting as silent, except for refusals by our fault. The worker
+-- became stale at its deadline, interval + grace after the anchor.
 local function refusals_limit(w)
   return w.rec[R_SINCE] + (REJECTED_INTERVALS - 1) * w.cohort[C_INTERVAL]
 end
 
--- Its newest refused beat, {reason, t, subject}, if none was accepted since; or nil.
+-- The worker's newest refused beat, {reason, t, subject}, if no beat was accepted since; or nil.
 local function rejected_of(st, w)
   local packed = st.rejected[w.mid]
   if packed == nil then
@@ -172,7 +172,7 @@ local function rejected_of(st, w)
   return found and found[2] > w.rec[R_LAST_SEEN] and found or nil
 end
 
--- From when the deadline of an alive worker counts.
+-- The anchor of an alive worker.
 local function anchor_of(st, w)
   local cohort_id = w.rec[R_COHORT]
   local noted = st.alive[cohort_id] and st.alive[cohort_id][w.worker]
@@ -182,13 +182,13 @@ local function anchor_of(st, w)
   return math.max(tonumber(noted or 0), w.rec[R_LAST_SEEN])
 end
 
--- Puts a worker that is not alive where purge finds it in time: not before it is missed.
+-- Adds a worker that is not alive to d:, with a score at which purge finds it: not before it is missed.
 local function place_down(st, w)
   local since = absence_of(st, w) or refusals_of(st, w) or w.rec[R_SINCE]
   set_end(st.down, st.least, w, since)
 end
 
--- Puts a worker where its record says it belongs. A worker is alive by a beat of this very call.
+-- Adds a worker to the sets that its record requires. An alive worker has sent a beat in this very call.
 local function place(st, w)
   local rec = w.rec
   local cohort_id, state = rec[R_COHORT], rec[R_STATE]
@@ -200,7 +200,7 @@ local function place(st, w)
   end
 end
 
--- Takes a worker out of the place that (state, cohort_id) gave it.
+-- Removes a worker from the sets that (state, cohort_id) required.
 local function displace(st, w, state, cohort_id)
   if state == ALIVE then
     set_in(st.alive, cohort_id, w.worker, false)
@@ -213,7 +213,7 @@ local function displace(st, w, state, cohort_id)
   end
 end
 
--- Without those that were not measured, oldest first.
+-- The measured gaps, oldest first.
 local function gaps_of(rec)
   local gaps = rec[R_GAPS]
   local at = 1
@@ -223,7 +223,7 @@ local function gaps_of(rec)
   return sub(gaps, at)
 end
 
--- Records one event of a worker as it is now, and notes it for the answer.
+-- Records one event of a worker in its present state, and notes it for the answer.
 -- change: {kind, old, new (states or nil), due, since, reason, old_status, exit_code, message, missed, rejected}
 local function record(st, w, change)
   local rec, g = w.rec, w.cohort
@@ -260,7 +260,7 @@ local function record(st, w, change)
   }
 end
 
--- Moves a worker out of its present place by a trigger that the table allows, and records it.
+-- Applies a trigger that the table allows: moves a worker between the sets, and records the event.
 -- The caller saves the record.
 local function move(st, w, trigger, change)
   local rec = w.rec
@@ -268,17 +268,17 @@ local function move(st, w, trigger, change)
   local state, cohort_id = rec[R_STATE], rec[R_COHORT]
   change.kind, change.old, change.new, change.since = to.event, state, to.to, rec[R_SINCE]
   rec[R_STATE], rec[R_SINCE] = to.to, change.due
-  -- First out, then in: between two states that are not alive both are the same set.
+  -- Remove first, then add: for two states that are not alive both use the same set.
   displace(st, w, state, cohort_id)
   place(st, w)
   record(st, w, change)
 end
 
--- From when the deadline of an alive worker counts, that deadline, and how many blind windows did not move it. It is our
--- fault, once for each beat and for no longer than its interval and grace, when the daemon that took its last beat was
--- gone since, and others were there; and for as long as that daemon says that it is behind with beats. A time of being
--- behind that is shorter than the interval so far counts once for each beat too, or it would hide a death that comes due
--- in one each time. To be asked when the deadline has passed without that.
+-- The anchor and the deadline of an alive worker, and the number of uncredited windows. If the deadline has passed, time
+-- lost by the daemon that took the worker's last beat moves the anchor, since it is our fault:
+-- a gap: once per beat, and by no more than the allowance;
+-- a spell: as long as it lasts. A spell shorter than the interval so far counts once per beat too: otherwise such spells
+-- would hide a death that always comes due in one of them.
 local function deadline_of(st, w)
   local rec, interval = w.rec, w.cohort[C_INTERVAL]
   local allowance, base = interval + w.cohort[C_GRACE], anchor_of(st, w)
@@ -286,8 +286,8 @@ local function deadline_of(st, w)
   if st.t < due then
     return base, due, uncredited
   end
-  -- Not twice: what began behind the base is another one, unless the base is that of a beat, of one that was refused
-  -- because of us, or of the daemon's having been behind. The same one may have gone on since the base was moved.
+  -- No gap or spell counts twice. One that began after the anchor counts only if the anchor is that of a beat, of a
+  -- beat refused by our fault, or of a spell. One that began before it may have lasted on since the anchor was moved.
   local own = pulses_by(st, rec[R_DAEMON])
   local rejected = base ~= rec[R_LAST_SEEN] and rejected_of(st, w)
   local is_first = base == rec[R_LAST_SEEN] or (rejected and rejected[2] == base)
@@ -307,8 +307,8 @@ local function deadline_of(st, w)
   return base, due, uncredited
 end
 
--- Notes that an absence which a worker has announced ends no earlier than its deadline, which was moved to `due`: had a
--- beat come instead, there would be none before that.
+-- Notes that a worker's announced absence ends no earlier than its deadline, which was moved to `due`: if a beat had
+-- come instead, the absence could not end before that.
 local function delay_absence(st, w, due)
   local back = absence_of(st, w)
   if back and back < due then
@@ -316,18 +316,18 @@ local function delay_absence(st, w, due)
   end
 end
 
--- Notes a later base of an alive worker's deadline.
+-- Notes a later anchor of an alive worker.
 local function set_anchor(st, w, base)
   set_in(st.alive, w.rec[R_COHORT], w.worker, int(base))
   delay_absence(st, w, base + w.cohort[C_INTERVAL] + w.cohort[C_GRACE])
 end
 
--- Ends the life of an alive worker whose deadline has passed, if so. Result: whether that changed its place.
+-- Applies an alive worker's missed deadline, if it has passed. Result: whether the worker's place has changed.
 local function end_life(st, w)
   local rec = w.rec
   local allowance = w.cohort[C_INTERVAL] + w.cohort[C_GRACE]
   if st.t < rec[R_LAST_SEEN] + allowance then
-    return false -- whatever else there is would only move it
+    return false -- credits, gaps and spells would only move it later
   end
   local cohort_id, was = rec[R_COHORT], anchor_of(st, w)
   local base, due, uncredited = deadline_of(st, w)
@@ -339,7 +339,7 @@ local function end_life(st, w)
     return base > was
   end
   local rejected = rejected_of(st, w)
-  -- At the deadline, not now: what is recorded does not depend on when a sweep came by.
+  -- As of the deadline, not of now: the result must not depend on the time of the sweep.
   local alive = rejected and credited(st, rejected[2] + allowance, allowance, w.cohort[C_INTERVAL]) > due
   local trigger = w.cohort[C_AFTER_STOP] and DEADLINE_AFTER_STOP or alive and DEADLINE_REJECTED or DEADLINE
   rec[R_LEFT] = 0
@@ -354,7 +354,7 @@ local function end_life(st, w)
   return true
 end
 
--- Moves a worker that is not alive when the moment has passed that was noted of it, if so.
+-- Applies `trigger` to a worker that is not alive, if the noted moment has passed. `set` notes that it has ended.
 local function end_wait(st, w, noted, set, trigger, reason)
   local allowance = w.cohort[C_INTERVAL] + w.cohort[C_GRACE]
   local due, uncredited = noted, 0
@@ -372,10 +372,9 @@ local function end_wait(st, w, noted, set, trigger, reason)
   return true
 end
 
--- Ends the life of a worker whose deadline has passed, the absence of one that should be back, and the signs of life of
--- one whose beats are refused, if so. Whoever comes first does it, a sweep or the worker's own next beat, so that what is
--- recorded does not depend on when a sweep came by. An absence ends after the deadline of the straggler's beat that it
--- stands beside, see apply. Result: whether anything of it has changed.
+-- Applies every transition that is due now: missed deadline, missed return, end of rejected beats. A sweep and the
+-- worker's own next beat both call it, so the result does not depend on the time of a sweep. A straggler's absence ends
+-- after the deadline of its beat, see apply. Result: whether the worker has changed.
 local function expire_if_due(st, w)
   local changed = w.rec[R_STATE] == ALIVE and end_life(st, w)
   if MOVE[w.rec[R_STATE]][RETURN_OVERDUE] then
@@ -390,14 +389,14 @@ local function expire_if_due(st, w)
   return changed
 end
 
--- Since when a worker that is not alive is missed, or from when on it will be: blind windows move that moment too, so it
--- may be later than where purge finds it.
+-- When a worker that is not alive became, or will become, missed. Blind windows move that moment too, so it may be later
+-- than the worker's score in d:.
 local function missed_since(st, w)
   local noted, interval = absence_of(st, w) or refusals_of(st, w), w.cohort[C_INTERVAL]
   return noted and credited(st, noted, interval + w.cohort[C_GRACE], interval) or w.rec[R_SINCE]
 end
 
--- Ends a worker's generation. Its past events stay in the history, without its metadata in the last one.
+-- Ends a worker's generation. Its past events stay in the history; the last one has no metadata.
 local function erase(st, w, reason)
   local rec = w.rec
   local cohort_id, state = rec[R_COHORT], rec[R_STATE]

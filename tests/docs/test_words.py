@@ -1,0 +1,50 @@
+"""Words of private language that were taken out of code and documents, and do not come back."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[2]
+TEXTS: Final = (
+    *sorted(
+        path
+        for folder in ("monitor", "alerts", "deploy")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in {".py", ".lua", ".yml"}
+    ),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "config.toml")),
+)
+RETIRED: Final = {
+    "nobody": "no client, no operator, none",
+    "somebody": "another process, an operator",
+    "whoever": "the caller, the client",
+    "so many": "at most N, the number of",
+    "in attempts": "in flight",
+    "for ever": "without end",
+    "an error of ours": "an internal error",
+    "tell": "notify, report, send, show",
+    "tells": "notifies, reports, shows",
+    "told": "notified, reported, sent",
+    "telling": "notifying, reporting",
+}
+"""Each with what to say instead."""
+
+
+def _lines_with(word: str) -> list[str]:
+    pattern = re.compile(r"(?<![\w.])" + word.replace(" ", r"\s+") + r"\b(?!\()", re.IGNORECASE)
+    return [
+        f"{path.relative_to(ROOT)}: {text[max(0, found.start() - 40) : found.end() + 40]!r}"
+        for path in TEXTS
+        for text in [path.read_text(encoding="utf-8")]
+        for found in pattern.finditer(text)
+    ]
+
+
+@pytest.mark.parametrize("word", RETIRED)
+def test_a_retired_word_does_not_come_back(word: str) -> None:
+    assert _lines_with(word) == [], f"say instead: {RETIRED[word]}"
