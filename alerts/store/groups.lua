@@ -155,11 +155,11 @@ local function forget(base, now, bounds, grown)
 end
 
 -- The fields of one change in `save`.
-local C_THREAD, C_VERSION, C_TOKEN, C_RELEASE, C_STATE, C_DUE, C_MEMBERS, C_GONE = 1, 2, 3, 4, 5, 6, 7, 8
+local C_GROUP, C_VERSION, C_TOKEN, C_RELEASE, C_STATE, C_DUE, C_MEMBERS, C_GONE = 1, 2, 3, 4, 5, 6, 7, 8
 local C_OUTCOMES, C_NOTES, C_SETTLED, C_TENANT = 9, 10, 11, 12
 
 local function apply(base, now, change, known, grown)
-  local key, state, due, tenant = change[C_THREAD], change[C_STATE], change[C_DUE], change[C_TENANT]
+  local key, state, due, tenant = change[C_GROUP], change[C_STATE], change[C_DUE], change[C_TENANT]
   local held = known and known[TOKEN] ~= 0 and known[UNTIL] > now
   if not state then
     redis.call('HDEL', base .. ':k', key)
@@ -256,10 +256,10 @@ local function save(keys, args)
   end
   for _, change in ipairs(changes) do
     if
-      not is_type(base .. ':m:' .. change[C_THREAD], 'hash') or not is_type(base .. ':f:' .. change[C_THREAD], 'zset')
+      not is_type(base .. ':m:' .. change[C_GROUP], 'hash') or not is_type(base .. ':f:' .. change[C_GROUP], 'zset')
       or not is_type(base .. ':qt:' .. change[C_TENANT], 'zset')
     then
-      return fail('save: type of the queue or the members of ' .. change[C_THREAD])
+      return fail('save: type of the queue or the members of ' .. change[C_GROUP])
     end
   end
   if redis.call('HDEL', base .. ':s', 'retired') == 1 then
@@ -272,7 +272,7 @@ local function save(keys, args)
   end
   local result, grown = {}, { [':et'] = 0, [':nt'] = 0, [':dead'] = 0, [':open'] = 0 }
   for k, change in ipairs(changes) do
-    local known = group(base, change[C_THREAD])
+    local known = group(base, change[C_GROUP])
     local version, token = known and known[VERSION] or 0, known and known[TOKEN] or 0
     local fits = version == change[C_VERSION] and (change[C_TOKEN] == 0 or change[C_TOKEN] == token)
     if fits and (known or not is_past(base, change)) then

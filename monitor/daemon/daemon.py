@@ -225,7 +225,7 @@ class Daemon:
         beside = [
             _beside("revocations", self._revoking.run(), on_bug=self._fail),
             _beside("expiring tokens", self._expiring.run(), on_bug=_log_end),
-            _beside("vitals", self._self_check.run(), on_bug=self._fail),
+            _beside("self_check", self._self_check.run(), on_bug=self._fail),
             _beside("evidence", self._evidence.run(), on_bug=self._fail),
             _beside("eviction", self._eviction.run(), on_bug=self._fail),
         ]

@@ -143,7 +143,7 @@ class SelfCheck:
             except QueueUnavailableError:  # the store's failure is a separate reason
                 self._metrics.condition.queues(())
             except Exception:  # a bug of the alert side must not end the intake (P30)
-                log.exception("vitals.queues_failed")
+                log.exception("self_check.queues_failed")
                 self._metrics.condition.queues(())
             else:
                 self._queues_seen_s = monotonic_s()

@@ -288,7 +288,7 @@ async def test_p30_a_bug_of_the_alert_side_does_not_end_the_daemon_s_look_at_its
                 turns = len(looked.self_check._lags)
                 await until(lambda: len(looked.self_check._lags) > turns)
                 assert not running.done()
-        assert [line["event"] for line in logs] == ["vitals.queues_failed"]
+        assert [line["event"] for line in logs] == ["self_check.queues_failed"]
         looked.self_check._queues_seen_s -= 60
         assert looked.health.own_reasons() == (Reason.DELIVERY_LAG,)
 

@@ -31,7 +31,7 @@ from monitor.api.admission import RateLimitedError
 from monitor.api.errors import ConflictError, NoSuchError, TooManyError
 from monitor.api.workers import PAGE_WORKERS
 from monitor.auth import ForbiddenError
-from monitor.daemon.oncall.forms import delivery_of, incident_of, receiver_of, silence_of
+from monitor.daemon.oncall.mapping import delivery_of, incident_of, receiver_of, silence_of
 from monitor.daemon.oncall.models import DeliveryPage, EventOutcome, IncidentPage, Replayed, Trial
 from monitor.errors import NoRoomError
 from monitor.pace import Piece

@@ -323,7 +323,7 @@ local function set_anchor(st, w, base)
 end
 
 -- Applies an alive worker's missed deadline, if it has passed. Result: whether the worker's place has changed.
-local function end_life(st, w)
+local function expire_alive(st, w)
   local rec = w.rec
   local allowance = w.cohort[C_INTERVAL] + w.cohort[C_GRACE]
   if st.t < rec[R_LAST_SEEN] + allowance then
@@ -355,7 +355,7 @@ local function end_life(st, w)
 end
 
 -- Applies `trigger` to a worker that is not alive, if the noted moment has passed. `set` notes that it has ended.
-local function end_wait(st, w, noted, set, trigger, reason)
+local function expire_noted(st, w, noted, set, trigger, reason)
   local allowance = w.cohort[C_INTERVAL] + w.cohort[C_GRACE]
   local due, uncredited = noted, 0
   if noted and st.t >= noted then
@@ -376,15 +376,15 @@ end
 -- worker's own next beat both call it, so the result does not depend on the time of a sweep. A straggler's absence ends
 -- after the deadline of its beat, see apply. Result: whether the worker has changed.
 local function expire_if_due(st, w)
-  local changed = w.rec[R_STATE] == ALIVE and end_life(st, w)
+  local changed = w.rec[R_STATE] == ALIVE and expire_alive(st, w)
   if MOVE[w.rec[R_STATE]][RETURN_OVERDUE] then
-    changed = end_wait(st, w, absence_of(st, w), set_absence, RETURN_OVERDUE, 'did not return as planned') or changed
+    changed = expire_noted(st, w, absence_of(st, w), set_absence, RETURN_OVERDUE, 'did not return as planned') or changed
   end
   if MOVE[w.rec[R_STATE]][REJECTIONS_ENDED] then
     local ends, rejected = refusals_of(st, w), rejected_of(st, w)
     local more = ends and ends >= refusals_limit(w) and rejected[2] + w.cohort[C_INTERVAL] + w.cohort[C_GRACE] > ends
     local reason = more and STILL_REJECTED or 'rejected beats ended'
-    changed = end_wait(st, w, ends, set_refusals, REJECTIONS_ENDED, reason) or changed
+    changed = expire_noted(st, w, ends, set_refusals, REJECTIONS_ENDED, reason) or changed
   end
   return changed
 end
