@@ -31,13 +31,18 @@ class Outbox:
     async def claim(self, partition: int, limit: int) -> list[Event] | None:
         """Return the oldest unacknowledged events; None while another daemon has the lease.
 
+        Where durability is ``replicas:N``, the replicas have these events (P23). In a failover the events may come from
+        the old primary while the groups are written on the new one, which then has the events too.
+
         Raises:
-            StoreUnavailableError: no answer; claim again.
+            StoreUnavailableError: no answer, or the replicas do not confirm; claim again.
         """
         taken = await self._store.claim(partition, owner=self._owner, lease_ms=LEASE_MS, limit=limit)
         self._tokens[partition] = taken.token
         self._ages_ms[partition] = taken.age_ms
         self._looked_s[partition] = monotonic_s()
+        if taken.events and self._store.settings.replicas:
+            await self._store.confirm(partition)
         if taken.token and taken.last and not taken.events:
             # No entry was readable, so the router has no event to acknowledge.
             await self.ack(partition, taken.last)

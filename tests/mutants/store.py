@@ -352,6 +352,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         tests=("tests/daemon/test_self_check.py::test_routing_lags_while_one_partition_of_several_is_not_looked_at",),
     ),
     Mutant(
+        wrong="an event is routed that no replica has, and is lost in a failover after it was notified",
+        file="monitor/store/outbox.py",
+        old="if taken.events and self._store.settings.replicas:",
+        new="if False:",
+        tests=("tests/store/test_confirm.py",),
+    ),
+    Mutant(
         wrong="a replica that Sentinel names is taken for the primary",
         file="monitor/store/sentinel.py",
         old='if role[0] != b"master":',

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 from redis.asyncio import Redis
 
+from monitor.liveness import EventKind
 from monitor.store import StoreUnavailableError
+from monitor.store.outbox import Outbox
 from tests.support import api, servers
 from tests.support.stores import beat, opened
 
@@ -110,6 +112,17 @@ async def test_p23_a_failure_without_its_replicas_is_refused_and_a_clean_stop_is
         assert (await lastseen.beat("w")).status_code == 204
         stopped = await lastseen.client.post(DISCONNECT, json={"reason": "shutdown", "exit_code": 0})
         assert stopped.status_code == 204
+
+
+async def test_p23_an_event_is_routed_once_its_replicas_have_it(store_url: str) -> None:
+    async with opened(store_url, replicas=1, timeout_s=0.5) as store:
+        await store.beat(0, [beat("w")])
+        with pytest.raises(StoreUnavailableError, match="confirm"):
+            await Outbox(store, owner="d").claim(0, 10)
+    async with opened(store_url) as store:  # whose durability is memory
+        events = await Outbox(store, owner="d").claim(0, 10)
+    assert events is not None
+    assert [event.kind for event in events] == [EventKind.REGISTERED]
 
 
 async def test_a_confirmation_that_fails_when_nobody_waits_for_it_any_more_is_no_error_of_the_loop() -> None:
