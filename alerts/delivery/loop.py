@@ -19,7 +19,7 @@ from alerts.groups.attempts import dead_letter, deliver, fail, schedule_retry, u
 from alerts.groups.state import Draft
 from alerts.loops import POLL_S, StoreBackoff, Wakeup, cancel_all, nothing
 from alerts.retry import GiveUp, Retry, RetryReason, decide
-from alerts.store.durability import UNAVAILABLE_HINT, Confirmation, Durability
+from alerts.store.durability import DURABILITY_EVENTS, UNAVAILABLE_HINT, Confirmation, Durability
 from alerts.store.group_store import CALL_LIMIT, Claimed, Want
 
 if TYPE_CHECKING:
@@ -32,11 +32,6 @@ if TYPE_CHECKING:
     from alerts.retry import RetryPolicy
     from alerts.store.group_store import GroupStore
 
-DURABILITY_EVENTS: Final = {
-    Confirmation.CONFIRMED: "durability.confirmed",
-    Confirmation.UNCONFIRMED: "durability.unconfirmed",
-    Confirmation.UNAVAILABLE: "durability.unavailable",
-}
 LEASE_MARGIN_S: Final = 10.0
 """How much longer than the receiver's timeout a lease lasts: half of it for waiting for a free slot, half for recording
 the outcome."""

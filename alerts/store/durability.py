@@ -28,6 +28,12 @@ class Confirmation(StrEnum):
     """The server cannot confirm (no WAITAOF, or no append-only file); treated as ``memory``."""
 
 
+DURABILITY_EVENTS: Final = {
+    Confirmation.CONFIRMED: "durability.confirmed",
+    Confirmation.UNCONFIRMED: "durability.unconfirmed",
+    Confirmation.UNAVAILABLE: "durability.unavailable",
+}
+"""The log event of each change."""
 UNAVAILABLE_HINT: Final = (
     "the store cannot confirm this, so notifications leave without: give it an append-only file (appendonly yes;"
     ' Valkey, or Redis 7.2 or newer), or set store.durability to "memory"'

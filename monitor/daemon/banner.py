@@ -55,7 +55,8 @@ def greet(config: Config, ring: KeyRing, port: int, *, config_path: Path | None,
     if not (sys.stderr.isatty() or is_console(config.log.format, sys.stdout)):
         return
     command = token_command(config, ring, config_path=config_path, environ=os.environ)
-    beat = '{"worker_id": "worker-1", "environment_name": "dev"}'
+    # A short interval, so that the first alert comes while the reader looks.
+    beat = '{"worker_id": "worker-1", "environment_name": "dev", "interval_seconds": 2, "grace_seconds": 3}'
     curl = (
         f'curl -i {url}/api/v1/workers/heartbeat -H "Authorization: Bearer $({command})" '
         f"-H 'Content-Type: application/json' -d '{beat}'"

@@ -265,6 +265,11 @@ def another_body(record: Record) -> None:
     record.arrivals.append(replace(first, at_s=first.at_s + 20, body=first.body + b" "))
 
 
+def repeated_long_after_the_start(record: Record) -> None:
+    first = record.arrivals[0]
+    record.arrivals[:0] = [replace(first, at_s=-2.0), replace(first, at_s=5.0)]
+
+
 def repeated_after_2xx(record: Record) -> None:
     record.arrivals.append(replace(record.arrivals[0], at_s=record.arrivals[0].at_s + 1))
 
@@ -509,6 +514,7 @@ BROKEN: Final[dict[Callable[[Record], None], str]] = {
     told_and_never_recorded: "P23",
     another_body: "P6",
     repeated_after_2xx: "P6",
+    repeated_long_after_the_start: "P6",
     two_ids: "P6",
     out_of_order: "P7",
     end_without_down: "P18",
@@ -618,7 +624,7 @@ def refused_while_the_machine_stalled(record: Record) -> None:
 
 def repeated_while_all_processes_start(record: Record) -> None:
     first = record.arrivals[0]
-    record.arrivals[:0] = [replace(first, at_s=-2.0), replace(first, at_s=-0.9)]
+    record.arrivals[:1] = [replace(first, at_s=-0.9), replace(first, at_s=0.2)]
 
 
 def repeated_after_a_kill(record: Record) -> None:

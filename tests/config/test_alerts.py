@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from alerts.routing.routes import DEFAULT_EVENTS
-from monitor.daemon.config.model import ConfigError, load
+from monitor.daemon.config.model import load
 from monitor.liveness import EventKind
 from monitor.printable import Paged
+from tests.support.configuration import refused_text, write
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -39,24 +39,6 @@ UNDIALLABLE = {
     "http://hooks.example.org/é": "must have its path and query percent-encoded",
 }
 """URLs that no request could ever be made to."""
-
-
-def write(folder: Path, text: str) -> Path:
-    path = folder / "config.toml"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def refused(path: Path | None, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    with pytest.raises(ConfigError) as caught:
-        load(path, environ or {})
-    assert str(caught.value) == "\n".join(caught.value.lines)
-    return caught.value.lines
-
-
-def refused_text(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> list[str]:
-    """The lines of a refusal, without the folder."""
-    return [line.removeprefix(f"{folder}/") for line in refused(write(folder, text), environ)]
 
 
 JOURNAL = '[[alerts.receivers]]\nname = "own"\ntype = "log"\n'

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from redis import ConnectionPool
@@ -14,28 +13,7 @@ from monitor.daemon.config.model import Config, ConfigError, Durability, Store, 
 from monitor.daemon.settings import store_settings
 from monitor.store import StoreSettings
 from monitor.store.settings import EnvironmentRule
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-
-def write(folder: Path, text: str) -> Path:
-    path = folder / "config.toml"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def refused(path: Path | None, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    with pytest.raises(ConfigError) as caught:
-        load(path, environ or {})
-    assert str(caught.value) == "\n".join(caught.value.lines)
-    return caught.value.lines
-
-
-def refused_text(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> list[str]:
-    """The lines of a refusal, without the folder."""
-    return [line.removeprefix(f"{folder}/") for line in refused(write(folder, text), environ)]
-
+from tests.support.configuration import refused, refused_text, write
 
 # Defaults
 

@@ -13,34 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alerts.receivers.webhook import WebhookSettings
-from monitor.daemon.config.model import ConfigError, load
+from monitor.daemon.config.model import load
 from monitor.settings.urls import masked_url
+from tests.support.configuration import refused, refused_text, write
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 HS256_SECRET: Final = "correct-horse-battery-staple-0123456789"
 HOOK_SECRET: Final = "whsec_" + base64.b64encode(b"n" * 24).decode()
 OLD_HOOK_SECRET: Final = "whsec_" + base64.b64encode(b"o" * 64).decode()
-
-
-def write(folder: Path, text: str) -> Path:
-    path = folder / "config.toml"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def refused(path: Path | None, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    with pytest.raises(ConfigError) as caught:
-        load(path, environ or {})
-    assert str(caught.value) == "\n".join(caught.value.lines)
-    return caught.value.lines
-
-
-def refused_text(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> list[str]:
-    """The lines of a refusal, without the folder."""
-    return [line.removeprefix(f"{folder}/") for line in refused(write(folder, text), environ)]
 
 
 def public_pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> bytes:

@@ -7,8 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from alerts.delivery.loop import DURABILITY_EVENTS
-from alerts.store.durability import Confirmation
+from alerts.store.durability import DURABILITY_EVENTS, Confirmation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

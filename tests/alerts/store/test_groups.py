@@ -71,7 +71,7 @@ async def test_what_is_saved_is_what_is_seen_and_claimed(groups: GroupStore) -> 
     draft.set_outcome(down, Outcome.PART_OF, "ntf_1")
     draft.record(a_note(event=down), Outcome.QUEUED, body='{"é":1}')
     assert await groups.save([Change(draft=draft, version=0, due_ms=START_MS)], now_ms=START_MS) == [True]
-    seen = await _see(groups, "g1é\n", members=("4:acmew", "nobody"), events=(down.event_id, "none"), firing=5)
+    seen = await _see(groups, "g1é\n", members=("4:acmew", "unknown"), events=(down.event_id, "none"), firing=5)
     assert seen.group == draft.group
     assert seen.members == (draft.members["4:acmew"], None)
     assert seen.outcomes == (draft.outcomes[down.event_id], None)

@@ -56,7 +56,7 @@ def _ops(one: Event) -> dict[str, str]:
     return {"ops": f"w{one.worker_id}"}
 
 
-def _nobody(_: Event) -> dict[str, str]:
+def _no_targets(_: Event) -> dict[str, str]:
     return {}
 
 
@@ -106,7 +106,7 @@ async def test_p18_events_noted_again_in_any_cut_answer_the_same_and_change_noth
     before = await incidents.page("acme", limit=100)
     sizes = await _keys(store_url)
     for start in range(len(stream)):
-        again = await incidents.record(0, stream[start:], _nobody, now_ms=START_MS + 1)
+        again = await incidents.record(0, stream[start:], _no_targets, now_ms=START_MS + 1)
         assert again == noted[start:]
     assert await incidents.page("acme", limit=100) == before
     assert await _keys(store_url) == sizes
@@ -116,7 +116,7 @@ async def test_p18_the_end_finds_whom_the_down_was_for_whatever_the_routes_say_n
     await incidents.record(0, [event(1)], lambda _: {"ops": "g1"}, now_ms=START_MS)
     (noted,) = await incidents.record(0, [_end(2)], lambda _: {"ops": "w", "log": "w"}, now_ms=START_MS)
     assert noted.targets == {"ops": "g1", "log": "w"}
-    (again,) = await incidents.record(0, [_end(2)], _nobody, now_ms=START_MS)
+    (again,) = await incidents.record(0, [_end(2)], _no_targets, now_ms=START_MS)
     assert again == noted
 
 
@@ -137,7 +137,7 @@ async def test_p18_an_old_incident_that_is_forgotten_leaves_the_newer_one_of_its
     with pytest.raises(UnknownIncidentError):
         await incidents.get("acme", f"inc_{first.event_id}")
     # Its end finds the receivers that were told of the DOWN, and closes it.
-    (ended,) = await incidents.record(0, [_end(4)], _nobody, now_ms=later_ms + 10)
+    (ended,) = await incidents.record(0, [_end(4)], _no_targets, now_ms=later_ms + 10)
     assert ended == Noted(incident_id=opened.incident_id, targets={"ops": "ww"})
     assert (await incidents.get("acme", f"inc_{second.event_id}")).closed_by is EventKind.RECOVERED
 
@@ -335,7 +335,7 @@ async def test_what_was_over_before_it_was_noted_is_kept_as_long(incidents: Inci
     now_ms = START_MS + 2 * KEPT_MS
     (noted,) = await _note(incidents, [event(1)], now_ms=now_ms)
     assert await _note(incidents, [_end(2)], now_ms=now_ms) == [noted]
-    assert await incidents.record(0, [_end(2)], _nobody, now_ms=now_ms + 1) == [noted]
+    assert await incidents.record(0, [_end(2)], _no_targets, now_ms=now_ms + 1) == [noted]
 
 
 async def test_p16_an_environments_incident_counts_members_of_all_partitions_once(incidents: IncidentStore) -> None:

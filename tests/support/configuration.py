@@ -1,0 +1,31 @@
+"""Configuration files of tests, and how they are refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from monitor.daemon.config.model import ConfigError, load
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refused(path: Path | None, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load(path, environ or {})
+    assert str(caught.value) == "\n".join(caught.value.lines)
+    return caught.value.lines
+
+
+def refused_text(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> list[str]:
+    """The lines of a refusal, without the folder."""
+    return [line.removeprefix(f"{folder}/") for line in refused(write(folder, text), environ)]
