@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -26,6 +28,7 @@ from monitor.api.openapi.document import document
 from monitor.daemon.oncall.openapi import ONCALL, oncall_paths
 from monitor.daemon.oncall.routes import oncall_extension
 from tests.support import api, oncall, servers
+from tests.support.openapi import surface
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +39,7 @@ OPERATIONS: Final = sorted(
     (path, method) for path, item in DOCUMENT["paths"].items() for method in item if method in METHODS
 )
 EXAMPLES: Final = 12
+SURFACE: Final = Path(__file__).with_name("surface.txt")
 
 
 @pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
@@ -54,6 +58,11 @@ async def test_the_document_names_the_routes_that_there_are(store_url: str) -> N
     assert answer == DOCUMENT
     assert answer["openapi"] == "3.1.0"
     assert answer["info"]["title"] == "Lastseen"
+
+
+def test_the_api_that_is_served_is_the_one_on_record() -> None:
+    # `python -m tests.api.test_schema > tests/api/surface.txt` after a change that is meant.
+    assert surface(DOCUMENT) == SURFACE.read_text("utf-8").splitlines()
 
 
 def test_every_reference_in_the_document_leads_somewhere() -> None:
@@ -143,3 +152,7 @@ def test_what_the_document_allows_is_answered_as_it_says(
         )
 
     answered()
+
+
+if __name__ == "__main__":
+    sys.stdout.writelines(f"{line}\n" for line in surface(DOCUMENT))
