@@ -6,7 +6,9 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from msgspec import Meta, Struct
 
 from monitor.liveness import EventKind, Liveness
 
@@ -17,6 +19,60 @@ EVENT_METADATA_BYTES: Final = 2_048
 def rfc3339(ms: int) -> str:
     """Format milliseconds since the epoch as RFC 3339 in UTC with milliseconds, ``2026-11-23T10:00:00.000Z``."""
     return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ms % 1000:03d}Z"
+
+
+Time: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+"""RFC 3339, in UTC with milliseconds."""
+
+
+class MonitorOutage(Struct, frozen=True, kw_only=True):
+    """Outages of the monitor itself between ``last_seen`` and ``detected_at``."""
+
+    seconds: float
+    until: Time
+    windows: int
+    uncredited: int
+    """Windows of these that did not move the deadline."""
+
+
+class EventRejection(Struct, frozen=True, kw_only=True):
+    """The worker's newest rejected heartbeat, with the subject of its token."""
+
+    reason: str
+    at: Time
+    sub: str
+
+
+class EventData(Struct, frozen=True, kw_only=True):
+    """JSON of an event, as in webhooks under ``data`` and in the history."""
+
+    event_id: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+    generation: int
+    seq: Annotated[int, Meta(ge=1)]
+    tenant: str
+    worker_id: str
+    environment_name: str
+    old: str | None
+    new: str | None
+    reason: str
+    due_at: Time
+    detected_at: Time
+    last_seen: Time
+    interval_seconds: float
+    grace_seconds: float
+    status: str
+    old_status: str | None
+    tasks_processed: int
+    current_task_id: str | None
+    worker_metadata: dict[str, Any]
+    worker_metadata_cut: bool
+    seconds_in_old: float
+    recent_gaps_seconds: list[float]
+    exit_code: int | None
+    error_message: str | None
+    severity: Literal["critical", "warning", "info"]
+    monitor_outage: MonitorOutage | None
+    rejected: EventRejection | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,49 +142,49 @@ class Event:
             last_seen_ms=self.last_seen_ms,
         )
 
-    def data(self) -> dict[str, object]:
-        """Return the event's JSON form, as in webhooks under ``data`` and in the history."""
-        return {
-            "event_id": self.event_id,
-            "generation": self.generation,
-            "seq": self.seq,
-            "tenant": self.tenant,
-            "worker_id": self.worker_id,
-            "environment_name": self.environment_name,
-            "old": self.old,
-            "new": self.new,
-            "reason": self.reason,
-            "due_at": rfc3339(self.due_ms),
-            "detected_at": rfc3339(self.detected_ms),
-            "last_seen": rfc3339(self.last_seen_ms),
-            "interval_seconds": self.interval_ms / 1000,
-            "grace_seconds": self.grace_ms / 1000,
-            "status": self.status,
-            "old_status": self.old_status,
-            "tasks_processed": self.tasks_processed,
-            "current_task_id": self.current_task_id,
-            "worker_metadata": json.loads(self.worker_metadata_json),
-            "worker_metadata_cut": self.worker_metadata_cut,
-            "seconds_in_old": (self.due_ms - self.since_ms) / 1000,
-            "recent_gaps_seconds": [gap / 1000 for gap in self.recent_gaps_ms],
-            "exit_code": self.exit_code,
-            "error_message": self.error_message,
-            "severity": severity(self.kind),
-            "monitor_outage": None
+    def data(self) -> EventData:
+        """Return the event's JSON."""
+        return EventData(
+            event_id=self.event_id,
+            generation=self.generation,
+            seq=self.seq,
+            tenant=self.tenant,
+            worker_id=self.worker_id,
+            environment_name=self.environment_name,
+            old=self.old,
+            new=self.new,
+            reason=self.reason,
+            due_at=rfc3339(self.due_ms),
+            detected_at=rfc3339(self.detected_ms),
+            last_seen=rfc3339(self.last_seen_ms),
+            interval_seconds=self.interval_ms / 1000,
+            grace_seconds=self.grace_ms / 1000,
+            status=self.status,
+            old_status=self.old_status,
+            tasks_processed=self.tasks_processed,
+            current_task_id=self.current_task_id,
+            worker_metadata=json.loads(self.worker_metadata_json),
+            worker_metadata_cut=self.worker_metadata_cut,
+            seconds_in_old=(self.due_ms - self.since_ms) / 1000,
+            recent_gaps_seconds=[gap / 1000 for gap in self.recent_gaps_ms],
+            exit_code=self.exit_code,
+            error_message=self.error_message,
+            severity=severity(self.kind),
+            monitor_outage=None
             if not self.outage_windows
-            else {
-                "seconds": self.outage_ms / 1000,
-                "until": rfc3339(self.outage_until_ms),
-                "windows": self.outage_windows,
-                "uncredited": self.outage_uncredited,
-            },
-            "rejected": None
+            else MonitorOutage(
+                seconds=self.outage_ms / 1000,
+                until=rfc3339(self.outage_until_ms),
+                windows=self.outage_windows,
+                uncredited=self.outage_uncredited,
+            ),
+            rejected=None
             if self.rejected_reason is None
-            else {"reason": self.rejected_reason, "at": rfc3339(self.rejected_ms), "sub": self.rejected_subject},
-        }
+            else EventRejection(reason=self.rejected_reason, at=rfc3339(self.rejected_ms), sub=self.rejected_subject),
+        )
 
 
-def severity(kind: EventKind) -> str:
+def severity(kind: EventKind) -> Literal["critical", "warning", "info"]:
     """Return the severity for on-call: ``critical``, ``warning`` or ``info``."""
     match kind:
         case EventKind.STALE | EventKind.FAILED:

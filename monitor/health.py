@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import math
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
 
 from monitor.clock import monotonic_s
 from monitor.reasons import Reason
@@ -28,13 +29,12 @@ asking_tenant: Final[ContextVar[str | None]] = ContextVar("asking_tenant", defau
 """Tenant of the token of the current request; None: a probe, or no request."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MonitorState:
-    """The monitor's state, as part of every list answer. ``last_sweep_age_seconds`` None: no sweep yet."""
+class MonitorState(msgspec.Struct, frozen=True, kw_only=True):
+    """The monitor's state: the member ``monitor`` of answers. ``last_sweep_age_seconds`` None: no sweep yet."""
 
     degraded: bool
     reasons: tuple[str, ...]
-    last_sweep_age_seconds: float | None
+    last_sweep_age_seconds: Annotated[float, msgspec.Meta(ge=0)] | None
 
 
 class Health:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
-from alerts.groups.keys import Shape  # noqa: TC001
-from alerts.groups.roles import Role  # noqa: TC001
-from monitor.events import Event  # noqa: TC001 - msgspec needs the field types of the structs below at run time
+from alerts.groups.keys import Shape
+from alerts.groups.roles import Role
+from monitor.events import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlencode
 
+import msgspec
+
 from alerts.errors import UnrenderableEventError
 from alerts.rendering.group_text import GroupCounts, group_sentence
 from alerts.rendering.phrases import SHOWN_CHARS, shown
@@ -170,7 +172,7 @@ class Wording:
 
     def _event(self, event: Event) -> dict[str, object]:
         """The event's data, redacted, and cut where it is too long."""
-        data = event.data()
+        data: dict[str, object] = msgspec.to_builtins(event.data())
         data["worker_metadata"] = self._redaction.cleaned(data["worker_metadata"])
         if len(_encoded(data)) > EVENT_BYTES:
             data["error_message"] = _cut(event.error_message, _MESSAGE_CHARS)

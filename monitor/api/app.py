@@ -2,56 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from litestar import Litestar
 from litestar.response.base import ASGIResponse
 
-from monitor.api import batch, events, health, heartbeats, revocations, status, workers
+from monitor.api import batch, health, heartbeats, workers
+from monitor.api.endpoints import typed_router
+from monitor.api.events import event_handlers
 from monitor.api.openapi.document import document
 from monitor.api.problems import answer_error
 from monitor.api.raw_path import RawPath
+from monitor.api.revocations import revocation_handlers
+from monitor.api.status import status_handlers
+from monitor.api.workers import list_handlers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from litestar.handlers import HTTPRouteHandler
+    from litestar import Router
     from litestar.types import ASGIApp
 
-    from monitor.api.openapi.components import Schema
     from monitor.api.services import Services
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Extension:
-    """Routes of another package, with their part of the OpenAPI document."""
-
-    routes: Sequence[HTTPRouteHandler]
-    paths: Mapping[str, Schema]
-    schemas: Mapping[str, Schema]
+def typed_endpoints(services: Services) -> Router:
+    """The typed endpoints of this package."""
+    makers = (list_handlers, status_handlers, event_handlers, revocation_handlers)
+    return typed_router(services, [handler for make in makers for handler in make(services)])
 
 
-def create_router(services: Services, extensions: Sequence[Extension] = ()) -> Litestar:
+def create_router(services: Services, typed: Sequence[Router] = ()) -> Litestar:
     """Create the router without ``RawPath`` in front: the caller must pass undecoded paths."""
-    schema = document(
-        paths={path: item for one in extensions for path, item in one.paths.items()},
-        schemas={name: schema for one in extensions for name, schema in one.schemas.items()},
-    )
+    every = [typed_endpoints(services), *typed]
     return Litestar(
         [
             *heartbeats.routes(services),
             *batch.routes(services),
             *workers.routes(services),
-            *status.routes(services),
-            *events.routes(services),
-            *revocations.routes(services),
-            *health.routes(services, schema),
-            *(route for one in extensions for route in one.routes),
+            *health.routes(services, partial(document, every)),
+            *every,
         ],
         exception_handlers={Exception: answer_error},
         logging_config=None,
-        # The document is written by hand in openapi/: Litestar cannot infer schemas of handlers that read raw bodies.
+        # The document is served by our own handler, which checks the caller.
         openapi_config=None,
         signature_types=[ASGIResponse],
         debug=False,
@@ -59,6 +54,9 @@ def create_router(services: Services, extensions: Sequence[Extension] = ()) -> L
     )
 
 
-def create_app(services: Services, *extensions: Extension) -> ASGIApp:
-    """Create the whole HTTP API as one ASGI app. The caller closes the collaborators."""
-    return RawPath(create_router(services, extensions), answers=services.shared.answers)
+def create_app(services: Services, *typed: Router) -> ASGIApp:
+    """Create the whole HTTP API as one ASGI app. ``typed``: endpoints of other packages.
+
+    The caller closes the services.
+    """
+    return RawPath(create_router(services, typed), answers=services.shared.answers)

@@ -6,8 +6,9 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-from litestar import post
+from litestar import Request, post
 from litestar.exceptions import HTTPException
+from litestar.response.base import ASGIResponse
 
 from monitor.api.contract import (
     ContractError,
@@ -35,9 +36,7 @@ from monitor.workers import Rejection
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from litestar import Request
     from litestar.handlers import HTTPRouteHandler
-    from litestar.response.base import ASGIResponse
 
     from monitor.api.rejected_beats import RejectedBeats
     from monitor.api.requests import Headers

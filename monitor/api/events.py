@@ -9,29 +9,26 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
+import msgspec
 from litestar import get
+from litestar.params import QueryParameter
 
-from monitor.api.errors import ParameterError
-from monitor.api.query import Query, bad_cursor, decode_cursor, encode_cursor, narrowed
-from monitor.api.requests import reads
-from monitor.api.responses import list_answer
-from monitor.events import rfc3339
+from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Cursor, Limit, any_of, in_json, needs
+from monitor.api.query import bad_cursor, decode_cursor, encode_cursor, narrowed
+from monitor.auth import Scope
+from monitor.events import EventData, Time, rfc3339
+from monitor.health import MonitorState
 from monitor.liveness import EventKind
 
 if TYPE_CHECKING:
-    from litestar import Request
     from litestar.handlers import HTTPRouteHandler
-    from litestar.response.base import ASGIResponse
 
     from monitor.api.services import Services
-    from monitor.auth import Principal
     from monitor.events import Event
     from monitor.store import Store
 
-PARAMETERS: Final = ("environment", "worker_id", "type", "order", "cursor", "limit")
-ORDERS: Final = ("asc", "desc")
 SCAN_CALLS: Final = 10
 SCAN_EVENTS: Final = 200
 """Events of a tenant that one call scans. A request makes at most ``SCAN_CALLS``, but at least one per partition."""
@@ -65,6 +62,27 @@ def _is_position(text: str) -> bool:
 def _at(position: str) -> tuple[int, int]:
     ms, _, n = position.partition("-")
     return int(ms), int(n)
+
+
+class EventAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """An event of the history."""
+
+    type: EventKind
+    timestamp: Time
+    data: EventData
+
+
+class EventList(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of the event history."""
+
+    events: list[EventAnswer]
+    next_cursor: str | None
+    monitor: MonitorState
+
+
+def event_of(event: Event) -> EventAnswer:
+    """The answer for an event."""
+    return EventAnswer(type=event.kind, timestamp=rfc3339(event.detected_ms), data=event.data())
 
 
 class _Reading:
@@ -136,34 +154,41 @@ def _places(cursor: str | None, order: str, partitions: int) -> list[str]:
             raise bad_cursor(cursor)
 
 
-def routes(services: Services) -> list[HTTPRouteHandler]:
+def event_handlers(services: Services) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
 
-    @get("/api/v1/events")
-    @reads(services)
-    async def events(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
-        query = Query(request.scope, PARAMETERS)
-        order = query.single("order") or ORDERS[0]
-        if order not in ORDERS:
-            raise ParameterError("order", order, f"one of {', '.join(ORDERS)} is expected")
+    @get(
+        "/api/v1/events",
+        opt=needs(Scope.WORKERS_READ),
+        operation_id="list_events",
+        summary="List the event history; oldest first there is always a next cursor, for polling",
+        response_description="A page",
+    )
+    async def list_events(  # noqa: PLR0917 - the parameters of the request, which are given by name
+        request: Caller,
+        environment: Annotated[list[str] | None, any_of("Events of workers that were in this environment.")] = None,
+        worker_id: Annotated[list[str] | None, any_of("Events of this worker.")] = None,
+        kinds: Annotated[list[EventKind] | None, any_of("Events of this type.", name="type")] = None,
+        order: Annotated[Literal["asc", "desc"], QueryParameter(description="Oldest or newest first.")] = "asc",
+        cursor: Cursor = None,
+        limit: Limit = DEFAULT_LIMIT,
+    ) -> EventList:
+        caller = request.user
         selection = Selection(
-            tenant=principal.tenant,
-            environments=narrowed(query.any_of("environment"), principal.environments),
-            worker_ids=narrowed(
-                query.any_of("worker_id"), None if principal.worker_id is None else (principal.worker_id,)
-            ),
-            kinds=query.words("type", frozenset(EventKind)),
+            tenant=caller.tenant,
+            environments=narrowed(environment, caller.environments),
+            worker_ids=narrowed(worker_id, None if caller.worker_id is None else (caller.worker_id,)),
+            kinds=None if kinds is None else frozenset(kinds),
         )
-        places = _places(query.single("cursor"), order, services.store.partitions)
-        reading = _Reading(selection, query.limit(), places, newest_first=order == "desc")
-        await reading.fill(services.store)
+        places = _places(cursor, order, services.store.partitions)
+        reading = _Reading(selection, limit, places, newest_first=order == "desc")
+        async with services.shared.reads.place(caller.tenant):
+            await reading.fill(services.store)
         at_end = reading.ended and reading.newest_first
-        return await list_answer(
-            "events",
-            reading.found,
-            lambda event: {"type": event.kind.value, "timestamp": rfc3339(event.detected_ms), "data": event.data()},
-            cursor=None if at_end else encode_cursor([order, *reading.after]),
-            state=services.health.monitor_state(reading.now_ms, reading.swept_ms or 0),
+        return EventList(
+            events=await in_json(event_of, reading.found),
+            next_cursor=None if at_end else encode_cursor([order, *reading.after]),
+            monitor=services.health.monitor_state(reading.now_ms, reading.swept_ms or 0),
         )
 
-    return [events]
+    return [list_events]

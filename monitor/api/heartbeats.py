@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from litestar import post
+from litestar import Request, post
 from litestar.response.base import ASGIResponse
 
 from monitor.api.contract import SYNTAX, ContractError, parse_beat, parse_disconnect, path_worker_id
@@ -29,7 +29,6 @@ from monitor.shares import Holding
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from litestar import Request
     from litestar.handlers import HTTPRouteHandler
 
     from monitor.api.requests import Headers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
@@ -13,7 +13,7 @@ from monitor.api.requests import Headers, read_body
 from monitor.shares import Holding
 
 if TYPE_CHECKING:
-    from litestar import Request
+    from litestar.types import Receive
 
     from monitor.api.services import Services
 
@@ -27,25 +27,22 @@ _JSON: Final = "application/json"
 _T = TypeVar("_T")
 
 
-async def read_json(
-    request: Request[Any, Any, Any],
-    headers: Headers,
-    kind: type[_T],
-    *,
-    services: Services,
-    tenant: str,
-    empty: _T | None = None,
-) -> _T:
-    """Parse the body as a ``kind``; an empty body gives ``empty``.
+async def read_small(receive: Receive, headers: Headers, *, services: Services, tenant: str) -> bytes:
+    """Read a small body.
 
     Raises:
-        MediaTypeError, EncodingError, UnreadableBodyError: the body cannot be parsed.
         BodyTooLargeError, BodyTooSlowError, ClientGoneError, OverShareError, NoRoomError: as ``read_body``.
     """
     with Holding(services.shared.bodies, tenant) as held:
-        raw = await read_body(request.receive, headers, min(services.body_bytes, _BODY_BYTES), held=held)
-    if not raw and empty is not None:
-        return empty
+        return await read_body(receive, headers, min(services.body_bytes, _BODY_BYTES), held=held)
+
+
+def decoded(raw: bytes, headers: Headers, kind: type[_T]) -> _T:
+    """Parse a body as a ``kind``.
+
+    Raises:
+        MediaTypeError, EncodingError, UnreadableBodyError: the body cannot be parsed.
+    """
     media_type = (headers.content_type or _JSON).partition(";")[0].strip().lower()
     if media_type != _JSON and not media_type.endswith("+json"):
         raise MediaTypeError(f"the Content-Type is {media_type[:_ECHO_CHARS]!r}, {_JSON} is expected")

@@ -10,64 +10,26 @@ from urllib.parse import parse_qsl
 from monitor.api.errors import ParameterError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
     from litestar.types import Scope
 
 MAX_PARAMETERS: Final = 100
-MAX_LIMIT: Final = 1_000
-DEFAULT_LIMIT: Final = 100
 
 
-class Query:
-    """Parsed query parameters. Unknown names are refused: a misspelled filter must not widen a list.
+def query_pairs(scope: Scope) -> list[tuple[str, str]]:
+    """Query parameters in their order, decoded.
 
     Raises:
-        ParameterError: an unknown name, too many parameters, or bytes that are not UTF-8.
+        ParameterError: too many parameters, or bytes that are not UTF-8.
     """
-
-    def __init__(self, scope: Scope, known: Iterable[str]) -> None:
-        text = scope["query_string"].decode("latin-1")
-        try:
-            pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS)
-        except UnicodeDecodeError:
-            raise ParameterError("(query)", text, "percent-encoded UTF-8 is expected") from None
-        except ValueError:
-            raise ParameterError("(query)", text, f"at most {MAX_PARAMETERS} parameters are expected") from None
-        self._values: dict[str, list[str]] = {name: [] for name in known}
-        for name, value in pairs:
-            if name not in self._values:
-                raise ParameterError(name, value, f"known parameters: {', '.join(self._values)}")
-            self._values[name].append(value)
-
-    def any_of(self, name: str) -> frozenset[str] | None:
-        """The given values, any of which may match; None if the parameter is absent."""
-        return frozenset(self._values[name]) or None
-
-    def words(self, name: str, known: frozenset[str]) -> frozenset[str] | None:
-        """As ``any_of``; every value must be one of ``known``."""
-        given = self.any_of(name)
-        for word in given or ():
-            if word not in known:
-                raise ParameterError(name, word, f"one of {', '.join(sorted(known))} is expected")
-        return given
-
-    def single(self, name: str) -> str | None:
-        """The single value; None if the parameter is absent."""
-        values = self._values[name]
-        if len(values) > 1:
-            raise ParameterError(name, values[1], "it is given more than once")
-        return values[0] if values else None
-
-    def limit(self) -> int:
-        """The ``limit`` parameter, 1 to ``MAX_LIMIT``."""
-        text = self.single("limit")
-        if text is None:
-            return DEFAULT_LIMIT
-        limit = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_LIMIT)) else 0
-        if not 1 <= limit <= MAX_LIMIT:
-            raise ParameterError("limit", text, f"an integer from 1 to {MAX_LIMIT} is expected")
-        return limit
+    text = scope["query_string"].decode("latin-1")
+    try:
+        return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS)
+    except UnicodeDecodeError:
+        raise ParameterError("(query)", text, "percent-encoded UTF-8 is expected") from None
+    except ValueError:
+        raise ParameterError("(query)", text, f"at most {MAX_PARAMETERS} parameters are expected") from None
 
 
 def encode_cursor(parts: list[int | str]) -> str:
@@ -96,8 +58,12 @@ def bad_cursor(text: str) -> ParameterError:
     return ParameterError("cursor", text, "the next_cursor of an earlier answer is expected")
 
 
-def narrowed(given: frozenset[str] | None, allowed: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Intersect a filter with the restriction of a token; None: no restriction, empty: nothing matches."""
+def narrowed(given: Collection[str] | None, allowed: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Intersect a filter with the restriction of a token. No filter: None or empty.
+
+    Returns:
+        None: no restriction; empty: nothing matches.
+    """
     if allowed is None:
-        return None if given is None else tuple(sorted(given))
-    return allowed if given is None else tuple(name for name in allowed if name in given)
+        return tuple(sorted(set(given))) if given else None
+    return tuple(name for name in allowed if name in given) if given else allowed

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from monitor.api.errors import BodyTooLargeError, BodyTooSlowError, ClientGoneError
-from monitor.api.raw_path import EXCHANGE
+from monitor.api.raw_path import unread_of
 from monitor.auth import Refusal, UnauthenticatedError
 from monitor.auth import Scope as TokenScope
 from monitor.health import asking_tenant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
-    from litestar import Request
-    from litestar.response.base import ASGIResponse
     from litestar.types import Receive, Scope
 
     from monitor.api.services import Services
     from monitor.auth import Principal
     from monitor.shares import Holding
-
-    Handler = Callable[[Request[Any, Any, Any]], Coroutine[Any, Any, ASGIResponse]]
-    Reader = Callable[[Request[Any, Any, Any], Principal], Coroutine[Any, Any, ASGIResponse]]
 
 BODY_S: Final = 10.0
 """Timeout for receiving a request's body."""
@@ -98,27 +91,12 @@ def principal_of(headers: Headers, services: Services, scope: TokenScope, *, ope
     return principal
 
 
-def caller(request: Request[Any, Any, Any], services: Services, scope: TokenScope) -> Principal:
-    """``principal_of``, for a handler that needs no other header."""
-    return principal_of(headers_of(request.scope), services, scope)
-
-
-def reads(
-    services: Services, scope: TokenScope = TokenScope.WORKERS_READ, *, operator: bool = False
-) -> Callable[[Reader], Handler]:
-    """Decorator for read handlers: authenticates the caller, and holds one of the places for reads."""
-
-    def made(read: Reader) -> Handler:
-        async def handle(request: Request[Any, Any, Any]) -> ASGIResponse:
-            principal = principal_of(headers_of(request.scope), services, scope, operator=operator)
-            if (exchange := cast("dict[str, Any]", request.scope).get(EXCHANGE)) is not None:
-                exchange.tenant = principal.tenant
-            async with services.shared.reads.place(principal.tenant):
-                return await read(request, principal)
-
-        return handle
-
-    return made
+def caller(scope: Scope, services: Services, needed: TokenScope, *, operator: bool = False) -> Principal:
+    """``principal_of`` for a handler that needs no other header. A large answer is of the caller's tenant."""
+    principal = principal_of(headers_of(scope), services, needed, operator=operator)
+    if (exchange := unread_of(scope)) is not None:
+        exchange.tenant = principal.tenant
+    return principal
 
 
 async def read_body(

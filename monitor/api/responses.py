@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final, TypeVar
 
+import msgspec
 from litestar.response.base import ASGIResponse
 
 from monitor.pace import Piece
@@ -60,9 +61,5 @@ def empty_answer() -> ASGIResponse:
 
 
 def monitor_json(state: MonitorState) -> dict[str, object]:
-    """The ``monitor`` member of every list, status and single answer."""
-    return {
-        "degraded": state.degraded,
-        "reasons": list(state.reasons),
-        "last_sweep_age_seconds": state.last_sweep_age_seconds,
-    }
+    """The ``monitor`` member of answers that are not typed."""
+    return msgspec.structs.asdict(state)

@@ -2,54 +2,60 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import msgspec
 from litestar import post
+from litestar.params import JSONBody
 
+from monitor.api.endpoints import Caller, needs
 from monitor.api.errors import BodyError, TooManyError
-from monitor.api.json_body import checked_text, read_json
-from monitor.api.requests import headers_of, principal_of
-from monitor.api.responses import empty_answer
+from monitor.api.json_body import checked_text
 from monitor.auth import MAX_NAME_CHARS, ForbiddenError, Scope
 from monitor.store.revocations import RevocationList
 
 if TYPE_CHECKING:
-    from litestar import Request
     from litestar.handlers import HTTPRouteHandler
-    from litestar.response.base import ASGIResponse
 
     from monitor.api.services import Services
 
 MOST_OF_A_TENANT: Final = 1_000
 
-
-class _Said(msgspec.Struct, forbid_unknown_fields=True):
-    jti: str | None = None
-    sub: str | None = None
+_Claim: TypeAlias = Annotated[str, msgspec.Meta(extra_json_schema={"maxLength": MAX_NAME_CHARS})] | None
 
 
-def routes(services: Services) -> list[HTTPRouteHandler]:
+class RevocationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Tokens to be revoked: exactly one of the two is required."""
+
+    jti: _Claim = None
+    sub: _Claim = None
+
+
+def revocation_handlers(services: Services) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
 
-    @post("/api/v1/revocations")
-    async def revoke(request: Request[Any, Any, Any]) -> ASGIResponse:
-        headers = headers_of(request.scope)
-        principal = principal_of(headers, services, Scope.ADMIN)
-        if principal.worker_id is not None or principal.environments is not None:
+    @post(
+        "/api/v1/revocations",
+        opt=needs(Scope.ADMIN, problems=(429,)),
+        operation_id="revoke_tokens",
+        summary="Revoke one token, or all tokens of a subject that were issued until now; in force within 5 s",
+        response_description="Done",
+        status_code=204,
+    )
+    async def revoke_tokens(request: Caller, data: JSONBody[RevocationRequest]) -> None:
+        if request.user.is_restricted:
             raise ForbiddenError("a restricted token cannot revoke tokens")
-        said = await read_json(request, headers, _Said, services=services, tenant=principal.tenant)
-        match said:
-            case _Said(jti=str(value), sub=None):
+        match data:
+            case RevocationRequest(jti=str(value), sub=None):
                 claim = "jti"
-            case _Said(jti=None, sub=str(value)):
+            case RevocationRequest(jti=None, sub=str(value)):
                 claim = "sub"
             case _:
-                raise BodyError("jti, sub", (said.jti, said.sub), "one of them is expected")
+                raise BodyError("jti, sub", (data.jti, data.sub), "one of them is expected")
         checked_text(claim, value, most=MAX_NAME_CHARS)
-        if not await RevocationList(services.store).add(principal.tenant, claim, value, most=MOST_OF_A_TENANT):
+        tenant = request.user.tenant
+        if not await RevocationList(services.store).add(tenant, claim, value, most=MOST_OF_A_TENANT):
             raise TooManyError(f"a tenant may have {MOST_OF_A_TENANT:,} revocations: remove the key, or use not_before")
         await services.store.confirm(0)
-        return empty_answer()
 
-    return [revoke]
+    return [revoke_tokens]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import msgspec
 from litestar import get
 
-from monitor.api.query import Query
-from monitor.api.requests import reads
-from monitor.api.responses import json_answer, monitor_json
+from monitor.api.endpoints import Caller, Count, needs
 from monitor.auth import ForbiddenError, Scope
+from monitor.health import MonitorState
 from monitor.liveness import Liveness
 from monitor.store.results import Census
 from monitor.workers import WorkerKey
@@ -17,19 +17,52 @@ from monitor.workers import WorkerKey
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from litestar import Request
     from litestar.handlers import HTTPRouteHandler
-    from litestar.response.base import ASGIResponse
 
     from monitor.api.services import Services
     from monitor.auth import Principal
 
 
-def _counts_json(counts: Mapping[Liveness, int]) -> dict[str, int]:
-    return {liveness.value: counts.get(liveness, 0) for liveness in Liveness}
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """Number of workers by liveness."""
+
+    alive: Count
+    late: Count
+    stale: Count
+    failed: Count
+    stopped: Count
 
 
-def routes(services: Services) -> list[HTTPRouteHandler]:
+class EnvironmentCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """Number of workers of an environment."""
+
+    environment_name: str
+    counts: Counts
+    total: Count
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """Number of workers of a tenant."""
+
+    tenant: str
+    environments: list[EnvironmentCounts]
+    counts: Counts
+    total: Count
+    monitor: MonitorState
+
+
+class TenantList(msgspec.Struct, frozen=True, kw_only=True):
+    """Names of the tenants that have workers."""
+
+    tenants: list[str]
+    monitor: MonitorState
+
+
+def _counts(counts: Mapping[Liveness, int]) -> Counts:
+    return Counts(**{liveness.value: counts.get(liveness, 0) for liveness in Liveness})
+
+
+def status_handlers(services: Services) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
 
     async def census_for(principal: Principal) -> Census:
@@ -40,39 +73,49 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         seen = {} if worker is None else {worker.environment_name: {worker.liveness(now_ms): 1}}
         return Census(now_ms=now_ms, swept_ms=swept_ms, environments=seen)
 
-    @get("/api/v1/status")
-    @reads(services)
-    async def status(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
-        Query(request.scope, ())
-        census = await census_for(principal)
+    @get(
+        "/api/v1/status",
+        opt=needs(Scope.WORKERS_READ),
+        operation_id="get_status",
+        summary="Current counts by environment and liveness",
+        response_description="The counts",
+    )
+    async def get_status(request: Caller) -> Status:
+        caller = request.user
+        async with services.shared.reads.place(caller.tenant):
+            census = await census_for(caller)
         total = dict.fromkeys(Liveness, 0)
-        environments: list[dict[str, object]] = []
+        environments: list[EnvironmentCounts] = []
         for name, counts in sorted(census.environments.items()):
-            if not any(counts.values()) or (principal.environments is not None and name not in principal.environments):
+            if not any(counts.values()) or (caller.environments is not None and name not in caller.environments):
                 continue
             environments.append(
-                {"environment_name": name, "counts": _counts_json(counts), "total": sum(counts.values())}
+                EnvironmentCounts(environment_name=name, counts=_counts(counts), total=sum(counts.values()))
             )
             for liveness, count in counts.items():
                 total[liveness] += count
-        return json_answer(
-            {
-                "tenant": principal.tenant,
-                "environments": environments,
-                "counts": _counts_json(total),
-                "total": sum(total.values()),
-                "monitor": monitor_json(services.health.monitor_state(census.now_ms, census.swept_ms)),
-            }
+        return Status(
+            tenant=caller.tenant,
+            environments=environments,
+            counts=_counts(total),
+            total=sum(total.values()),
+            monitor=services.health.monitor_state(census.now_ms, census.swept_ms),
         )
 
-    @get("/api/v1/tenants")
-    @reads(services, Scope.OPERATOR)
-    async def tenants(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
-        if not principal.is_operator:
+    @get(
+        "/api/v1/tenants",
+        opt=needs(Scope.OPERATOR),
+        operation_id="list_tenants",
+        summary="List the tenants that have workers",
+        response_description="The names of the tenants",
+    )
+    async def list_tenants(request: Caller) -> TenantList:
+        if not request.user.is_operator:
             raise ForbiddenError("the token is restricted to a worker or to environments and cannot list tenants")
-        Query(request.scope, ())
-        census = await services.store.count_workers(None)
-        monitor = monitor_json(services.health.monitor_state(census.now_ms, census.swept_ms))
-        return json_answer({"tenants": sorted(census.tenants), "monitor": monitor})
+        async with services.shared.reads.place(request.user.tenant):
+            census = await services.store.count_workers(None)
+        return TenantList(
+            tenants=sorted(census.tenants), monitor=services.health.monitor_state(census.now_ms, census.swept_ms)
+        )
 
-    return [status, tenants]
+    return [get_status, list_tenants]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from litestar import get, route
+from litestar import Request, get, route
 from litestar.enums import HttpMethod
+from litestar.response.base import ASGIResponse
 
 from monitor.api.contract import path_worker_id
-from monitor.api.query import Query, bad_cursor, decode_cursor, encode_cursor, narrowed
-from monitor.api.requests import caller, reads
+from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Cursor, Limit, any_of, needs
+from monitor.api.query import bad_cursor, decode_cursor, encode_cursor, narrowed
+from monitor.api.requests import caller
 from monitor.api.responses import empty_answer, encoded, encoded_list_answer, json_answer, monitor_json
 from monitor.auth import Scope
 from monitor.errors import NotAllowedError, UnknownWorkerError
@@ -22,16 +24,12 @@ from monitor.store.results import Want
 from monitor.workers import Forget, WorkerKey
 
 if TYPE_CHECKING:
-    from litestar import Request
     from litestar.handlers import HTTPRouteHandler
-    from litestar.response.base import ASGIResponse
 
     from monitor.api.services import Services
-    from monitor.auth import Principal
     from monitor.store import Store
     from monitor.workers import Worker
 
-PARAMETERS: Final = ("environment", "liveness", "status", "text", "cursor", "limit")
 PAGE_CALLS: Final = 50
 PAGE_WORKERS: Final = 50
 """Maximum workers that one call to the store scans. The product of the two bounds the work of one request."""
@@ -194,49 +192,24 @@ def _place(cursor: str | None, partitions: int) -> tuple[int, str]:
             raise bad_cursor(cursor)
 
 
-def _may_see(principal: Principal, worker: Worker) -> bool:
-    return (principal.environments is None or worker.environment_name in principal.environments) and (
-        principal.worker_id is None or worker.key.worker_id == principal.worker_id
-    )
-
-
 def routes(services: Services) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
     store = services.store
 
-    @get("/api/v1/workers")
-    @reads(services)
-    async def list_workers(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
-        query = Query(request.scope, PARAMETERS)
-        selection = Selection(
-            environments=narrowed(query.any_of("environment"), principal.environments),
-            worker_id=principal.worker_id,
-            liveness=query.words("liveness", frozenset(Liveness)),
-            status=query.any_of("status"),
-            text=query.any_of("text"),
-        )
-        partition, after = _place(query.single("cursor"), store.partitions)
-        listing = _Listing(selection, query.limit(), partition, after)
-        if principal.worker_id is not None:
-            await listing.single(store, principal.tenant, principal.worker_id)
-        else:
-            await listing.fill(store, principal.tenant)
-        ended = listing.partition >= store.partitions
-        cursor = None if ended else encode_cursor([listing.partition, listing.after])
-        monitor = services.health.monitor_state(listing.now_ms, listing.swept_ms or 0)
-        return encoded_list_answer("workers", listing.found, cursor=cursor, state=monitor)
-
-    @reads(services)
-    async def one_worker(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
+    async def one_worker(request: Request[Any, Any, Any]) -> ASGIResponse:
+        principal = caller(request.scope, services, Scope.WORKERS_READ)
         key = WorkerKey(principal.tenant, path_worker_id(request.path_params["worker_id"]))
-        now_ms, swept_ms, worker = await store.get(key)
-        if worker is None or not _may_see(principal, worker):
+        async with services.shared.reads.place(principal.tenant):
+            now_ms, swept_ms, worker = await store.get(key)
+        if worker is None or not principal.may_see(
+            worker_id=worker.key.worker_id, environment_name=worker.environment_name
+        ):
             raise UnknownWorkerError(key)
         monitor = services.health.monitor_state(now_ms, swept_ms)
         return json_answer({**_single_json(worker, now_ms), "monitor": monitor_json(monitor)})
 
     async def delete_worker(request: Request[Any, Any, Any]) -> ASGIResponse:
-        principal = caller(request, services, Scope.ADMIN)
+        principal = caller(request.scope, services, Scope.ADMIN)
         key = WorkerKey(principal.tenant, path_worker_id(request.path_params["worker_id"]))
         if principal.worker_id is not None and principal.worker_id != key.worker_id:
             raise UnknownWorkerError(key)
@@ -251,4 +224,47 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     async def worker(request: Request[Any, Any, Any]) -> ASGIResponse:
         return await (delete_worker if request.method == HttpMethod.DELETE else one_worker)(request)
 
-    return [list_workers, worker]
+    return [worker]
+
+
+def list_handlers(services: Services) -> list[HTTPRouteHandler]:
+    """The handler of the list."""
+    store = services.store
+
+    @get(
+        "/api/v1/workers",
+        opt=needs(Scope.WORKERS_READ, answer="WorkerList"),
+        operation_id="list_workers",
+        summary="List workers; one that exists throughout the listing appears exactly once",
+        response_description="A page",
+    )
+    async def list_workers(  # noqa: PLR0917 - the parameters of the request, which are given by name
+        request: Caller,
+        environment: Annotated[list[str] | None, any_of("Workers of this environment.")] = None,
+        liveness: Annotated[list[Liveness] | None, any_of("Workers with this liveness.")] = None,
+        status: Annotated[list[str] | None, any_of("Workers that report this status.")] = None,
+        text: Annotated[list[str] | None, any_of("Workers whose id contains this text; case-sensitive.")] = None,
+        cursor: Cursor = None,
+        limit: Limit = DEFAULT_LIMIT,
+    ) -> ASGIResponse:
+        principal = request.user
+        selection = Selection(
+            environments=narrowed(environment, principal.environments),
+            worker_id=principal.worker_id,
+            liveness=None if liveness is None else frozenset(liveness),
+            status=None if status is None else frozenset(status),
+            text=None if text is None else frozenset(text),
+        )
+        partition, after = _place(cursor, store.partitions)
+        listing = _Listing(selection, limit, partition, after)
+        async with services.shared.reads.place(principal.tenant):
+            if principal.worker_id is not None:
+                await listing.single(store, principal.tenant, principal.worker_id)
+            else:
+                await listing.fill(store, principal.tenant)
+        ended = listing.partition >= store.partitions
+        next_cursor = None if ended else encode_cursor([listing.partition, listing.after])
+        monitor = services.health.monitor_state(listing.now_ms, listing.swept_ms or 0)
+        return encoded_list_answer("workers", listing.found, cursor=next_cursor, state=monitor)
+
+    return [list_workers]

@@ -100,6 +100,12 @@ class Principal:
         """Whether the caller may act for all tenants."""
         return Scope.OPERATOR.value in self.scopes and not self.is_restricted
 
+    def may_see(self, *, worker_id: str | None, environment_name: str | None) -> bool:
+        """Whether its restrictions allow data of this worker. None: of no single worker or environment."""
+        return (self.environments is None or environment_name in self.environments) and (
+            self.worker_id is None or worker_id == self.worker_id
+        )
+
     def require(self, scope: Scope) -> None:
         """Check that the token has this scope.
 

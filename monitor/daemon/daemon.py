@@ -27,8 +27,8 @@ from monitor.daemon.alerts import alert_service
 from monitor.daemon.delivery_labels import delivery_failures, delivery_outcomes
 from monitor.daemon.errors import StartError
 from monitor.daemon.expiring import ExpiryWatch
-from monitor.daemon.oncall.routes import oncall_extension
-from monitor.daemon.oncall.service import AlertsOnCall
+from monitor.daemon.oncall.routes import oncall_router
+from monitor.daemon.oncall.service import OnCall
 from monitor.daemon.revoking import RevocationWatch
 from monitor.daemon.self_check import SelfCheck
 from monitor.daemon.settings import beat_rates, store_settings
@@ -177,9 +177,9 @@ class Daemon:
             metrics=self._metrics,
             anonymous=frozenset(config.auth.anonymous),
         )
-        oncall = AlertsOnCall(self._alerts, store=store, now_ms=store.clock.now_ms)
+        oncall = OnCall(self._alerts, store=store, now_ms=store.clock.now_ms)
         self._http = HttpServer(
-            create_app(services, oncall_extension(services, oncall)),
+            create_app(services, oncall_router(services, oncall)),
             connections=limits.connections,
             shutdown_timeout_ms=config.server.shutdown_timeout_ms,
             head_bytes=limits.head_bytes,

@@ -100,6 +100,9 @@ async def test_an_id_that_can_not_be_one_is_the_contracts_422(lastseen: Api, seg
         ("PATCH", "/api/v1/workers/w", 405, "DELETE, GET, HEAD, OPTIONS"),
         ("OPTIONS", "/api/v1/workers/w", 204, "DELETE, GET, OPTIONS"),
         ("GET", "/api/v1/workers/", 404, None),
+        ("OPTIONS", "/api/v1/silences", 204, "GET, OPTIONS, POST"),
+        ("OPTIONS", "/api/v1/silences/x", 204, "DELETE, GET, OPTIONS"),
+        ("PUT", "/api/v1/silences", 405, "GET, HEAD, OPTIONS, POST"),
     ],
 )
 async def test_paths_and_methods_that_are_not_there(

@@ -78,8 +78,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="an admin token of some environments revokes tokens of the whole tenant",
         file="monitor/api/revocations.py",
-        old="if principal.worker_id is not None or principal.environments is not None:",
-        new="if principal.worker_id is not None:",
+        old="if request.user.is_restricted:",
+        new="if request.user.worker_id is not None:",
         tests=("tests/store/test_revocations.py::test_only_an_unrestricted_admin_revokes_and_only_of_its_own_tenant",),
     ),
     Mutant(
@@ -124,10 +124,10 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ),
     ),
     Mutant(
-        wrong="a token of one environment reads the incidents of another by asking for it",
-        file="monitor/daemon/oncall/incidents.py",
-        old='environments = narrowed(query.any_of("environment"), principal.environments)',
-        new='environments = narrowed(query.any_of("environment"), None) or principal.environments',
+        wrong="a token of one worker lists the incidents of its tenant's other workers",
+        file="monitor/daemon/oncall/service.py",
+        old="[one for one in page.incidents if _sees(caller, one)]",
+        new="[*page.incidents]",
         tests=("tests/api/test_oncall.py::test_a_restricted_token_sees_its_own_incidents_only",),
     ),
     Mutant(
@@ -140,15 +140,15 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a token of one worker sees and ends silences of its tenant's other workers",
         file="monitor/daemon/oncall/service.py",
-        old="viewer.worker_id is None or matchers.only(matchers.worker_id) == viewer.worker_id",
-        new="viewer.worker_id is None or matchers.worker_id is not None",
+        old="worker_id=matchers.only(matchers.worker_id), environment_name",
+        new="worker_id=matchers.worker_id and caller.worker_id, environment_name",
         tests=("tests/api/test_oncall.py::test_a_restricted_token_silences_only_what_it_may_see",),
     ),
     Mutant(
         wrong="what became of an event is shown to a token of another environment",
         file="monitor/daemon/oncall/deliveries.py",
-        old="        and (viewer.environments is None or event.environment_name in viewer.environments)\n",
-        new="",
+        old="        worker_id=event.worker_id, environment_name=event.environment_name\n",
+        new="        worker_id=event.worker_id, environment_name=next(iter(caller.environments or ()), None)\n",
         tests=("tests/api/test_oncall.py::test_p5_what_became_of_an_event_can_be_asked_by_those_who_may_see_it",),
     ),
 )

@@ -201,8 +201,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="an event says for how long the worker had been what it was until that was noticed",
         file="monitor/events.py",
-        old='"seconds_in_old": (self.due_ms - self.since_ms) / 1000,',
-        new='"seconds_in_old": (self.detected_ms - self.since_ms) / 1000,',
+        old="seconds_in_old=(self.due_ms - self.since_ms) / 1000,",
+        new="seconds_in_old=(self.detected_ms - self.since_ms) / 1000,",
         tests=("tests/core/test_events.py::test_data_is_what_webhooks_carry",),
     ),
     Mutant(

@@ -20,7 +20,7 @@ from monitor.api.rejected_beats import RejectedBeats
 from monitor.api.services import Services
 from monitor.api.shared import Shared
 from monitor.auth import Authenticator, AuthPolicy, Scope, VerifyingKey, mint
-from monitor.daemon.oncall.routes import oncall_extension
+from monitor.daemon.oncall.routes import oncall_router
 from monitor.health import Health
 from monitor.intake.backlog import Graces
 from monitor.intake.batches import BatchIntake
@@ -166,7 +166,7 @@ async def running(
     """The app in process, over a store with these settings, and receivers of these names, each with its tenants."""
     async with stores.opened(url, **settings) as store, oncall.opened(url, receivers) as alerts:
         made = make_services(store, **(services or {}))
-        app = create_app(made, oncall_extension(made, oncall.port(alerts, store)))
+        app = create_app(made, oncall_router(made, oncall.port(alerts, store)))
         headers = {"authorization": f"Bearer {token(store.clock.now_ms())}"}
         async with in_process(app, headers) as client:
             clock = stores.ManualClock(url, store.partitions)

@@ -11,7 +11,7 @@ from alerts.store.connection import StoreConnection
 from alerts.store.group_store import GroupStore
 from alerts.store.incidents import IncidentStore
 from alerts.store.silences import SilenceStore
-from monitor.daemon.oncall.service import AlertsOnCall
+from monitor.daemon.oncall.service import OnCall
 from tests.support.alerts_fakes import Inbox
 from tests.support.stores import pools
 
@@ -63,6 +63,6 @@ async def opened(url: str, names: Mapping[str, Sequence[str]] | None) -> AsyncIt
         await store.close()
 
 
-def port(alerts: Alerts, store: Store) -> AlertsOnCall:
-    """The port over them."""
-    return AlertsOnCall(alerts, store=store, now_ms=store.clock.now_ms)
+def port(alerts: Alerts, store: Store) -> OnCall:
+    """The on-call operations over them."""
+    return OnCall(alerts, store=store, now_ms=store.clock.now_ms)

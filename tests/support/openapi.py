@@ -94,6 +94,6 @@ class _Text:
         for name, value in sorted(schema.items()):
             if name in {"minimum", "maximum"}:
                 found.append(f"{name}={float(value)}")
-            elif name not in _TEXTS and name not in _SHOWN:
+            elif name not in _TEXTS and name not in _SHOWN and (name, value) != ("default", None):
                 found.append(f"{name}={sorted(value, key=str) if name == 'enum' else value!r}")
         return f"({', '.join(found)})" if found else ""

@@ -135,44 +135,6 @@ _WORKER: Final[dict[str, Schema]] = {
     },
 }
 
-_EVENT_DATA: Final[dict[str, Schema]] = {
-    "event_id": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
-    "generation": INTEGER,
-    "seq": {"type": "integer", "minimum": 1},
-    "tenant": TEXT,
-    "worker_id": TEXT,
-    "environment_name": TEXT,
-    "old": nullable("string"),
-    "new": nullable("string"),
-    "reason": TEXT,
-    "due_at": TIME,
-    "detected_at": TIME,
-    "last_seen": TIME,
-    "interval_seconds": NUMBER,
-    "grace_seconds": NUMBER,
-    "status": TEXT,
-    "old_status": nullable("string"),
-    "tasks_processed": INTEGER,
-    "current_task_id": nullable("string"),
-    "worker_metadata": FREE,
-    "worker_metadata_cut": FLAG,
-    "seconds_in_old": NUMBER,
-    "recent_gaps_seconds": listing(NUMBER),
-    "exit_code": nullable("integer"),
-    "error_message": nullable("string"),
-    "severity": {"type": "string", "enum": ["critical", "warning", "info"]},
-    "monitor_outage": {
-        "type": ["object", "null"],
-        "description": "Outages of the monitor itself between last_seen and detected_at.",
-        "properties": {"seconds": NUMBER, "until": TIME, "windows": INTEGER, "uncredited": INTEGER},
-    },
-    "rejected": {
-        "type": ["object", "null"],
-        "description": "The worker's newest rejected heartbeat.",
-        "properties": {"reason": TEXT, "at": TIME, "sub": TEXT},
-    },
-}
-
 _EVENT_KIND: Final[Schema] = {"type": "string", "enum": [kind.value for kind in EventKind]}
 
 OURS: Final[dict[str, Schema]] = {
@@ -216,15 +178,6 @@ OURS: Final[dict[str, Schema]] = {
             },
         },
     },
-    "RevocationRequest": {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {
-            "jti": {"type": ["string", "null"], "maxLength": 256},
-            "sub": {"type": ["string", "null"], "maxLength": 256},
-        },
-        "description": "Exactly one of the two is required.",
-    },
     "BatchAnswer": {
         **record(
             stored=COUNT,
@@ -245,30 +198,14 @@ OURS: Final[dict[str, Schema]] = {
             "oneOf": [{"type": "string"}, listing(ref("ValidationError"))],
         },
     ),
-    "Monitor": record(
-        degraded=FLAG,
-        reasons=listing(TEXT),
-        last_sweep_age_seconds={"type": ["number", "null"], "minimum": 0},
-    ),
     "Worker": record(**_WORKER),
     "WorkerDetail": record(
         **_WORKER,
         transitions=listing(record(type=_EVENT_KIND, seq=INTEGER, due_at=TIME, detected_at=TIME, reason=TEXT)),
         recent_gaps_seconds=listing(NUMBER),
-        monitor=ref("Monitor"),
+        monitor=ref("MonitorState"),
     ),
-    "WorkerList": record(workers=listing(ref("Worker")), next_cursor=nullable("string"), monitor=ref("Monitor")),
-    "Counts": record(**{word.value: COUNT for word in Liveness}),
-    "TenantList": record(tenants=listing(TEXT), monitor=ref("Monitor")),
-    "Status": record(
-        tenant=TEXT,
-        environments=listing(record(environment_name=TEXT, counts=ref("Counts"), total=COUNT)),
-        counts=ref("Counts"),
-        total=COUNT,
-        monitor=ref("Monitor"),
-    ),
-    "Event": record(type=_EVENT_KIND, timestamp=TIME, data=record(**_EVENT_DATA)),
-    "EventList": record(events=listing(ref("Event")), next_cursor=nullable("string"), monitor=ref("Monitor")),
+    "WorkerList": record(workers=listing(ref("Worker")), next_cursor=nullable("string"), monitor=ref("MonitorState")),
     "Probe": {
         "type": "object",
         "required": ["status", "reasons"],

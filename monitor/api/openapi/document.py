@@ -9,22 +9,20 @@ from monitor.api.heartbeats import NEXT_BEAT, UNKNOWN_FIELDS
 from monitor.api.openapi.components import CONTRACT, OURS, Schema, listing, ref
 from monitor.api.openapi.operations import (
     AUTH,
-    CURSOR,
-    LIMIT,
     NO_CONTENT,
     READ_ONE,
     SECONDS,
     answer,
-    any_of,
     operation,
-    query,
     responses,
 )
+from monitor.api.openapi.typed import described
 from monitor.auth import Scope
-from monitor.liveness import EventKind, Liveness
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+
+    from litestar import Router
 
 _WORKER_ID: Final[Schema] = {
     "name": "worker_id",
@@ -67,12 +65,6 @@ def _beat(name: str, summary: str, body: Schema, parameters: Sequence[Schema] = 
 
 
 def _worker_paths() -> dict[str, Schema]:
-    filters = [
-        any_of("environment", "Workers of this environment."),
-        any_of("liveness", "Workers with this liveness.", [word.value for word in Liveness]),
-        any_of("status", "Workers that report this status."),
-        any_of("text", "Workers whose id contains this text; case-sensitive."),
-    ]
     by_id = "Store a beat of the worker in the path; its environment is unchanged"
     return {
         "/api/v1/workers/heartbeat": {
@@ -107,14 +99,6 @@ def _worker_paths() -> dict[str, Schema]:
                 contract=True,
             )
         },
-        "/api/v1/workers": {
-            "get": operation(
-                "list_workers",
-                "List workers; one that exists throughout the listing appears exactly once",
-                answer("A page", "WorkerList"),
-                parameters=[*filters, CURSOR, LIMIT],
-            )
-        },
         "/api/v1/workers/{worker_id}": {
             "get": operation(
                 "get_worker",
@@ -138,35 +122,6 @@ def _worker_paths() -> dict[str, Schema]:
     }
 
 
-def _fleet_paths() -> dict[str, Schema]:
-    filters = [
-        any_of("environment", "Events of workers that were in this environment."),
-        any_of("worker_id", "Events of this worker."),
-        any_of("type", "Events of this type.", [kind.value for kind in EventKind]),
-        query("order", "Oldest or newest first.", {"type": "string", "enum": ["asc", "desc"]}),
-    ]
-    status = "Current counts by environment and liveness"
-    return {
-        "/api/v1/status": {"get": operation("get_status", status, answer("The counts", "Status"))},
-        "/api/v1/tenants": {
-            "get": operation(
-                "list_tenants",
-                "List the tenants that have workers",
-                answer("The names of the tenants", "TenantList"),
-                scope=Scope.OPERATOR,
-            )
-        },
-        "/api/v1/events": {
-            "get": operation(
-                "list_events",
-                "List the event history; oldest first there is always a next cursor, for polling",
-                answer("A page", "EventList"),
-                parameters=[*filters, CURSOR, LIMIT],
-            )
-        },
-    }
-
-
 def _own_paths() -> dict[str, Schema]:
     schema: Schema = {"description": "This document", "content": {"application/json": {"schema": {"type": "object"}}}}
     text: Schema = {"schema": {"type": "string"}}
@@ -183,17 +138,6 @@ def _own_paths() -> dict[str, Schema]:
         return {"get": operation(name, summary, success, AUTH, scope=Scope.METRICS_READ)}
 
     return {
-        "/api/v1/revocations": {
-            "post": operation(
-                "revoke_tokens",
-                "Revoke one token, or all tokens of a subject that were issued until now; in force within 5 s",
-                NO_CONTENT,
-                (*AUTH, "408", "413", "415", "422", "429", "503"),
-                scope=Scope.ADMIN,
-                body=ref("RevocationRequest"),
-                code="204",
-            )
-        },
         "/livez": probing("livez", "Is the event loop running?"),
         "/readyz": probing("readyz", "Does this replica store beats?"),
         "/healthz": probing("healthz", "Is the monitor itself healthy?"),
@@ -203,8 +147,9 @@ def _own_paths() -> dict[str, Schema]:
     }
 
 
-def document(*, paths: Mapping[str, Schema], schemas: Mapping[str, Schema]) -> Schema:
-    """Create the document, including the paths and schemas of other packages."""
+def document(typed: Sequence[Router]) -> Schema:
+    """Create the document: by hand for the published contract and what is like it, and of typed endpoints."""
+    paths, schemas = described(typed)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -213,7 +158,7 @@ def document(*, paths: Mapping[str, Schema], schemas: Mapping[str, Schema]) -> S
             "description": "Liveness monitoring: workers post heartbeats; a worker that falls silent is reported once.",
         },
         "security": [{"BearerAuth": []}, {"UserKey": []}],
-        "paths": {**_worker_paths(), **_fleet_paths(), **paths, **_own_paths()},
+        "paths": {**_worker_paths(), **paths, **_own_paths()},
         "components": {
             "schemas": {**CONTRACT, **OURS, **schemas},
             "securitySchemes": {

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final
 
 from monitor.api.batch import JSON_LINES
 from monitor.api.openapi.components import Schema, ref
-from monitor.api.query import DEFAULT_LIMIT, MAX_LIMIT
 from monitor.auth import Refusal, Scope
 
 if TYPE_CHECKING:
@@ -61,6 +60,12 @@ def responses(
     return {code: success, **failures}
 
 
+def described_scope(scope: Scope, *, operator: bool = False) -> str:
+    """The scope that an operation needs, in words. ``operator``: that scope is accepted too."""
+    either = f", or `{Scope.OPERATOR.value}` for the data of any tenant" if operator else ""
+    return f"Scope: `{scope.value}`{either}."
+
+
 def operation(
     name: str,
     summary: str,
@@ -80,12 +85,11 @@ def operation(
 
     Other arguments as for ``responses``.
     """
-    either = f", or `{Scope.OPERATOR.value}` for the data of any tenant" if operator else ""
     made: Schema = {
         "operationId": name,
         "summary": summary,
         "responses": responses(success, problems, code=code, contract=contract),
-        "description": f"Scope: `{scope.value}`{either}.",
+        "description": described_scope(scope, operator=operator),
     }
     if parameters:
         made["parameters"] = [*parameters]
@@ -97,22 +101,4 @@ def operation(
     return made
 
 
-def query(name: str, description: str, schema: Schema) -> Schema:
-    """An optional query parameter."""
-    return {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
-
-
-def any_of(name: str, description: str, words: Iterable[str] | None = None) -> Schema:
-    """A query parameter that may be repeated."""
-    item: Schema = {"type": "string"} if words is None else {"type": "string", "enum": list(words)}
-    schema: Schema = {"type": "array", "items": item, "maxItems": 20}
-    return {**query(name, f"{description} Repeated: any of them.", schema), "style": "form", "explode": True}
-
-
-CURSOR: Final = query("cursor", "The `next_cursor` of the previous page, with the same filters.", {"type": "string"})
-LIMIT: Final = query(
-    "limit",
-    "Maximum items of a page; a page may be shorter although more follow.",
-    {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
-)
 NO_CONTENT: Final[Schema] = {"description": "Done"}

@@ -1,102 +1,164 @@
-"""Endpoints for deliveries (notifications and their outcomes) and for receivers."""
+"""Endpoints for deliveries: notifications and their outcomes."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 from litestar import get, post
+from litestar.params import JSONBody, QueryParameter
+from msgspec import Meta
 
-from monitor.api.errors import NoSuchError, ParameterError
+from alerts.groups.state import Outcome
+from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Count, Cursor, Limit, in_json, needs, path_id
+from monitor.api.errors import NoSuchError
 from monitor.api.health import monitor_now
-from monitor.api.json_body import read_json
-from monitor.api.query import Query, encode_cursor
-from monitor.api.requests import headers_of, principal_of, reads
-from monitor.api.responses import encoded, json_bytes_answer, monitor_json
 from monitor.auth import Scope
-from monitor.daemon.oncall.models import DELIVERY_STATES, DeliveryState
-from monitor.daemon.oncall.shared import page_answer, place_of, segment, viewer_of, with_monitor
-from monitor.events import rfc3339
+from monitor.daemon.oncall.shared import EmptyBody, cursor_of, extended, place_of
+from monitor.events import Time, rfc3339
+from monitor.health import MonitorState
 
 if TYPE_CHECKING:
-    from litestar import Request
     from litestar.handlers import HTTPRouteHandler
-    from litestar.response.base import ASGIResponse
 
+    from alerts.oncall.dead_letters import Found
     from monitor.api.services import Services
     from monitor.auth import Principal
-    from monitor.daemon.oncall.models import Delivery, OnCall, ReceiverState, Viewer
+    from monitor.daemon.oncall.service import OnCall
     from monitor.events import Event
 
-PARAMETERS: Final = ("receiver", "outcome", "cursor", "limit")
 LOOK_BACK_CALLS: Final = 50
 LOOK_BACK_EVENTS: Final = 200
 """An event is searched among the newest LOOK_BACK_CALLS * LOOK_BACK_EVENTS of each partition."""
 
 
-class ReplayBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of a replay. ``force``: replay the dead letter even if it is overtaken."""
+class ReplayRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of a replay."""
 
-    force: bool = False
-
-
-class EmptyBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An optional empty body."""
+    force: Annotated[bool, Meta(description="Replay it even if it is overtaken.")] = False
 
 
-def delivery_json(delivery: Delivery) -> dict[str, object]:
-    """JSON of a delivery."""
-    return {
-        "nid": delivery.nid,
-        "receiver": delivery.receiver,
-        "type": delivery.type,
-        "tenant": delivery.tenant,
-        "outcome": delivery.outcome,
-        "at": rfc3339(delivery.at_ms),
-        "created_at": rfc3339(delivery.created_ms),
-        "attempts": delivery.attempts,
-        "reason": delivery.reason,
-        "cause": delivery.cause,
-        "answer": delivery.answer,
-        "reminder": delivery.reminder,
-        "event_id": delivery.event_id,
-        "worker_id": delivery.worker_id,
-        "environment_name": delivery.environment_name,
-        "group": dict(delivery.labels),
-    }
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """A notification to one receiver. ``event_id`` and ``worker_id`` None: it is about a group."""
+
+    nid: Annotated[str, Meta(pattern="^ntf_[0-9a-f]{32}$")]
+    receiver: str
+    type: str
+    tenant: str
+    outcome: Outcome
+    at: Time
+    created_at: Time
+    attempts: Count
+    reason: str
+    cause: Annotated[str, Meta(description="Kind of the last failure; empty: no failure.")]
+    answer: Annotated[
+        str, Meta(description="Beginning of the receiver's answer to the last failed attempt, at most 2 KiB.")
+    ]
+    reminder: Count
+    event_id: str | None
+    worker_id: str | None
+    environment_name: str | None
+    group: dict[str, str]
 
 
-def receiver_json(receiver: ReceiverState) -> dict[str, object]:
-    """JSON of a receiver."""
-    return {
-        "name": receiver.name,
-        "queued": receiver.queued,
-        "dead_letters": receiver.dead,
-        "dead_letters_standing": receiver.open_dead_letters,
-        "lag_seconds": receiver.lag_ms / 1000,
-        "disabled": receiver.disabled,
-    }
+class DeliveryDone(Delivery, frozen=True, kw_only=True):
+    """A notification after an operation on it."""
+
+    monitor: MonitorState
 
 
-async def _visible_event(services: Services, viewer: Viewer, event_id: str) -> None:
-    """Check that the viewer may see the event. The id does not contain the tenant, so the event is searched.
+class DeliveryDetail(Delivery, frozen=True, kw_only=True):
+    """One notification, with its body."""
+
+    # Verbatim, as it was sent: parsing it could change it.
+    body: Annotated[
+        msgspec.Raw,
+        Meta(
+            description="The body as sent; null if it is not kept any more.",
+            extra_json_schema={"type": ["object", "null"]},
+        ),
+    ]
+    monitor: MonitorState
+
+
+class DeliveryList(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of notifications. It may be short although more follow."""
+
+    deliveries: list[Delivery]
+    next_cursor: str | None
+    monitor: MonitorState
+
+
+class Replayed(msgspec.Struct, frozen=True, kw_only=True):
+    """Numbers of dead letters that were requeued, are over, and were left."""
+
+    replayed: Count
+    over: Count
+    left: Count
+    next_cursor: str | None
+    monitor: MonitorState
+
+
+class EventOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """Outcome of an event at a receiver. ``nid``: the notification that includes the event."""
+
+    receiver: str
+    outcome: Outcome
+    at: Time
+    nid: str | None
+    reason: str
+
+
+class EventOutcomes(msgspec.Struct, frozen=True, kw_only=True):
+    """Outcome of an event at each receiver that it was routed to."""
+
+    event_id: str
+    outcomes: list[EventOutcome]
+    monitor: MonitorState
+
+
+def delivery_of(found: Found) -> Delivery:
+    """The answer for a stored notification."""
+    note, event = found.note, found.note.event
+    return Delivery(
+        nid=note.nid,
+        receiver=found.receiver,
+        type=note.type,
+        tenant=note.tenant,
+        outcome=note.outcome,
+        at=rfc3339(note.at_ms),
+        created_at=rfc3339(note.created_ms),
+        attempts=note.attempts,
+        reason=note.reason,
+        cause=note.cause,
+        answer=note.answer,
+        reminder=note.reminder,
+        event_id=None if event is None else event.event_id,
+        worker_id=None if event is None else event.worker_id,
+        environment_name=note.labels.get("environment") if event is None else event.environment_name,
+        group=note.labels,
+    )
+
+
+async def _visible_event(services: Services, caller: Principal, event_id: str) -> None:
+    """Check that the caller may see the event. The id does not contain the tenant, so the event is searched.
 
     Raises:
-        NoSuchError: the event is not among the newest ones, or not visible to the viewer.
+        NoSuchError: the event is not among the newest ones, or not visible to the caller.
     """
     store = services.store
     after = dict.fromkeys(range(store.partitions), "")
     for _ in range(LOOK_BACK_CALLS):
         answers = await asyncio.gather(
             *(
-                store.history(partition, viewer.tenant, after=place, limit=LOOK_BACK_EVENTS, newest_first=True)
+                store.history(partition, caller.tenant, after=place, limit=LOOK_BACK_EVENTS, newest_first=True)
                 for partition, place in after.items()
             )
         )
         left: dict[int, str] = {}
         for partition, (_, _, events) in zip(after, answers, strict=True):
-            if any(event.event_id == event_id and _sees(viewer, event) for event in events):
+            if any(event.event_id == event_id and _sees(caller, event) for event in events):
                 return
             if len(events) == LOOK_BACK_EVENTS:
                 left[partition] = events[-1].position
@@ -106,139 +168,143 @@ async def _visible_event(services: Services, viewer: Viewer, event_id: str) -> N
     raise NoSuchError(f"there is no event {event_id!r} among the newest that are kept")
 
 
-def _sees(viewer: Viewer, event: Event) -> bool:
-    return (
-        event.tenant == viewer.tenant
-        and (viewer.environments is None or event.environment_name in viewer.environments)
-        and (viewer.worker_id is None or event.worker_id == viewer.worker_id)
+def _sees(caller: Principal, event: Event) -> bool:
+    return event.tenant == caller.tenant and caller.may_see(
+        worker_id=event.worker_id, environment_name=event.environment_name
     )
 
 
-def routes(services: Services, oncall: OnCall) -> list[HTTPRouteHandler]:
+_Nid = Annotated[str, path_id("The id of a notification, its `webhook-id`.")]
+_Receiver = Annotated[
+    str | None, QueryParameter(description="The receiver. By default the notification is searched at all receivers.")
+]
+_NO_FORCE: Final = ReplayRequest()
+_EMPTY: Final = EmptyBody()
+
+
+def delivery_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
-    return [*_delivery_routes(services, oncall), *_receiver_routes(services, oncall)]
+    place = services.shared.reads.place
 
+    @get(
+        "/api/v1/deliveries",
+        opt=needs(Scope.WORKERS_READ, operator=True, problems=(404,)),
+        operation_id="list_deliveries",
+        summary="List notifications, newest first; by default the dead letters",
+        response_description="A page",
+    )
+    async def list_deliveries(
+        request: Caller,
+        receiver: Annotated[str | None, QueryParameter(description="Notifications to this receiver.")] = None,
+        outcome: Annotated[
+            Literal["queued", "dead_lettered", "finished"],
+            QueryParameter(description="Notifications in flight, dead-lettered, or finished in another way."),
+        ] = "dead_lettered",
+        cursor: Cursor = None,
+        limit: Limit = DEFAULT_LIMIT,
+    ) -> DeliveryList:
+        async with place(request.user.tenant):
+            page = await oncall.deliveries(
+                request.user, state=outcome, receiver=receiver, after=place_of(cursor, "ntf_"), limit=limit
+            )
+            return DeliveryList(
+                deliveries=await in_json(delivery_of, page.found),
+                next_cursor=cursor_of(page.last),
+                monitor=await monitor_now(services),
+            )
 
-def _delivery_routes(services: Services, oncall: OnCall) -> list[HTTPRouteHandler]:
+    @get(
+        "/api/v1/deliveries/{nid:str}",
+        opt=needs(Scope.WORKERS_READ, operator=True),
+        operation_id="get_delivery",
+        summary="Get a notification, with its body if that is still kept",
+        response_description="The notification",
+    )
+    async def get_delivery(request: Caller, nid: _Nid, receiver: _Receiver = None) -> DeliveryDetail:
+        async with place(request.user.tenant):
+            found = await oncall.delivery(request.user, nid, receiver=receiver)
+            body = msgspec.Raw("null" if found.body is None else found.body)
+            return extended(DeliveryDetail, delivery_of(found), body=body, monitor=await monitor_now(services))
 
-    @get("/api/v1/deliveries")
-    @reads(services, operator=True)
-    async def list_deliveries(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
-        viewer = viewer_of(principal)
-        query = Query(request.scope, PARAMETERS)
-        state = query.single("outcome") or "dead_lettered"
-        if state not in DELIVERY_STATES:
-            raise ParameterError("outcome", state, f"one of {', '.join(DELIVERY_STATES)} is expected")
-        page = await oncall.deliveries(
-            viewer,
-            state=cast("DeliveryState", state),
-            receiver=query.single("receiver"),
-            after=place_of(query, "ntf_"),
-            limit=query.limit(),
-        )
-        return await page_answer(services, "deliveries", page.deliveries, delivery_json, page.last)
+    @post(
+        "/api/v1/deliveries/{nid:str}/replay",
+        opt=needs(Scope.ALERTS_WRITE, operator=True, problems=(409,)),
+        operation_id="replay_delivery",
+        summary="Requeue a dead letter with the same id and body",
+        response_description="The notification",
+        status_code=200,
+    )
+    async def replay_delivery(
+        request: Caller, nid: _Nid, receiver: _Receiver = None, data: JSONBody[ReplayRequest] = _NO_FORCE
+    ) -> DeliveryDone:
+        async with place(request.user.tenant):
+            found = await oncall.replay(request.user, nid, receiver=receiver, force=data.force)
+        return extended(DeliveryDone, delivery_of(found), monitor=await monitor_now(services))
 
-    @get("/api/v1/deliveries/{nid:str}")
-    @reads(services, operator=True)
-    async def one_delivery(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
-        viewer = viewer_of(principal)
-        receiver = Query(request.scope, ("receiver",)).single("receiver")
-        delivery = await oncall.delivery(viewer, segment(request, "nid"), receiver=receiver)
-        members = {**delivery_json(delivery), "monitor": monitor_json(await monitor_now(services))}
-        # The body is inserted verbatim, as it was sent: parsing it could change it.
-        body = b"null" if delivery.body is None else delivery.body.encode()
-        return json_bytes_answer(b'%b,"body":%b}' % (encoded(members)[:-1], body))
-
-    @post("/api/v1/deliveries/{nid:str}/replay", status_code=200)
-    async def replay(request: Request[Any, Any, Any]) -> ASGIResponse:
-        headers = headers_of(request.scope)
-        viewer = viewer_of(principal_of(headers, services, Scope.ALERTS_WRITE, operator=True))
-        receiver = Query(request.scope, ("receiver",)).single("receiver")
-        tenant, nid = viewer.tenant, segment(request, "nid")
-        body = await read_json(request, headers, ReplayBody, services=services, tenant=tenant, empty=ReplayBody())
-        async with services.shared.reads.place(tenant):
-            delivery = await oncall.replay(viewer, nid, receiver=receiver, force=body.force)
-        return await with_monitor(services, delivery_json(delivery))
-
-    @post("/api/v1/deliveries/replay", status_code=200)
-    async def replay_all(request: Request[Any, Any, Any]) -> ASGIResponse:
-        headers = headers_of(request.scope)
-        viewer = viewer_of(principal_of(headers, services, Scope.ALERTS_WRITE, operator=True))
-        query = Query(request.scope, ("receiver", "cursor"))
-        receiver = query.single("receiver")
-        if receiver is None:
-            raise ParameterError("receiver", "", "the name of a receiver is expected")
-        await read_json(request, headers, EmptyBody, services=services, tenant=viewer.tenant, empty=EmptyBody())
-        async with services.shared.reads.place(viewer.tenant):
-            done = await oncall.replay_all(viewer, receiver, after=place_of(query, "ntf_"))
-        counts = {"replayed": done.replayed, "over": done.over, "left": done.left}
-        cursor = None if done.last is None else encode_cursor([*done.last])
-        return await with_monitor(services, {**counts, "next_cursor": cursor})
-
-    @post("/api/v1/deliveries/{nid:str}/drop", status_code=200)
-    async def drop(request: Request[Any, Any, Any]) -> ASGIResponse:
-        headers = headers_of(request.scope)
-        viewer = viewer_of(principal_of(headers, services, Scope.ALERTS_WRITE, operator=True))
-        receiver = Query(request.scope, ("receiver",)).single("receiver")
-        tenant, nid = viewer.tenant, segment(request, "nid")
-        await read_json(request, headers, EmptyBody, services=services, tenant=tenant, empty=EmptyBody())
-        async with services.shared.reads.place(tenant):
-            delivery = await oncall.drop(viewer, nid, receiver=receiver)
-        return await with_monitor(services, delivery_json(delivery))
-
-    @get("/api/v1/events/{event_id:str}/outcomes")
-    @reads(services)
-    async def outcomes(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
-        event_id = segment(request, "event_id")
-        await _visible_event(services, viewer_of(principal), event_id)
-        found = [
-            {
-                "receiver": one.receiver,
-                "outcome": one.outcome,
-                "at": rfc3339(one.at_ms),
-                "nid": one.nid,
-                "reason": one.reason,
-            }
-            for one in await oncall.outcomes(event_id)
-        ]
-        return await with_monitor(services, {"event_id": event_id, "outcomes": found})
-
-    return [list_deliveries, one_delivery, replay, replay_all, drop, outcomes]
-
-
-def _receiver_routes(services: Services, oncall: OnCall) -> list[HTTPRouteHandler]:
-
-    @get("/api/v1/receivers")
-    @reads(services, operator=True)
-    async def receivers(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
-        viewer = viewer_of(principal)
-        Query(request.scope, ())
-        found = await oncall.receivers(viewer)
-        return await with_monitor(services, {"receivers": [receiver_json(one) for one in found]})
-
-    @post("/api/v1/receivers/{name:str}/enable", status_code=200)
-    async def enable(request: Request[Any, Any, Any]) -> ASGIResponse:
-        headers = headers_of(request.scope)
-        viewer = viewer_of(principal_of(headers, services, Scope.ADMIN, operator=True))
-        await read_json(request, headers, EmptyBody, services=services, tenant=viewer.tenant, empty=EmptyBody())
-        return await with_monitor(services, receiver_json(await oncall.enable(viewer, segment(request, "name"))))
-
-    @post("/api/v1/receivers/{name:str}/test", status_code=200)
-    async def test(request: Request[Any, Any, Any]) -> ASGIResponse:
-        headers = headers_of(request.scope)
-        viewer = viewer_of(principal_of(headers, services, Scope.ADMIN, operator=True))
-        await read_json(request, headers, EmptyBody, services=services, tenant=viewer.tenant, empty=EmptyBody())
-        name = segment(request, "name")
-        trial = await oncall.test(viewer, name)
-        return await with_monitor(
-            services,
-            {
-                "receiver": name,
-                "nid": trial.nid,
-                "delivered": trial.error is None,
-                "error": trial.error,
-                "seconds": trial.took_ms / 1000,
-            },
+    @post(
+        "/api/v1/deliveries/replay",
+        opt=needs(Scope.ALERTS_WRITE, operator=True, problems=(404,)),
+        operation_id="replay_deliveries",
+        summary="Requeue the dead letters of a receiver, page by page, newest first",
+        response_description="The numbers of dead letters",
+        status_code=200,
+    )
+    async def replay_deliveries(
+        request: Caller,
+        receiver: Annotated[str, QueryParameter(description="The receiver.")],
+        cursor: Cursor = None,
+        data: JSONBody[EmptyBody] = _EMPTY,
+    ) -> Replayed:
+        del data  # that it has no members is checked
+        async with place(request.user.tenant):
+            done = await oncall.replay_all(request.user, receiver, after=place_of(cursor, "ntf_"))
+        return Replayed(
+            replayed=done.replayed,
+            over=done.over,
+            left=done.left,
+            next_cursor=cursor_of(done.last),
+            monitor=await monitor_now(services),
         )
 
-    return [receivers, enable, test]
+    @post(
+        "/api/v1/deliveries/{nid:str}/drop",
+        opt=needs(Scope.ALERTS_WRITE, operator=True, problems=(409,)),
+        operation_id="drop_delivery",
+        summary="Drop a dead letter",
+        response_description="The notification",
+        status_code=200,
+    )
+    async def drop_delivery(
+        request: Caller, nid: _Nid, receiver: _Receiver = None, data: JSONBody[EmptyBody] = _EMPTY
+    ) -> DeliveryDone:
+        del data
+        async with place(request.user.tenant):
+            found = await oncall.drop(request.user, nid, receiver=receiver)
+        return extended(DeliveryDone, delivery_of(found), monitor=await monitor_now(services))
+
+    @get(
+        "/api/v1/events/{event_id:str}/outcomes",
+        opt=needs(Scope.WORKERS_READ),
+        operation_id="event_outcomes",
+        summary="Get the outcome of an event at each receiver; for the newest events only",
+        response_description="The outcomes",
+    )
+    async def event_outcomes(
+        request: Caller, event_id: Annotated[str, path_id("The id of an event.")]
+    ) -> EventOutcomes:
+        async with place(request.user.tenant):
+            await _visible_event(services, request.user, event_id)
+            outcomes = [
+                EventOutcome(
+                    receiver=receiver,
+                    # An event that is part of a notification has the outcome of the notification.
+                    outcome=one.outcome if note is None else note.outcome,
+                    at=rfc3339(one.at_ms if note is None else note.at_ms),
+                    nid=one.nid,
+                    reason="" if note is None else note.reason,
+                )
+                for receiver, one, note in await oncall.outcomes(event_id)
+            ]
+            return EventOutcomes(event_id=event_id, outcomes=outcomes, monitor=await monitor_now(services))
+
+    return [list_deliveries, get_delivery, replay_delivery, replay_deliveries, drop_delivery, event_outcomes]

@@ -2,103 +2,179 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 from litestar import get, post
+from litestar.params import JSONBody, QueryParameter
+from msgspec import Meta
 
-from monitor.api.errors import ParameterError
-from monitor.api.json_body import checked_text, read_json
-from monitor.api.query import Query, narrowed
-from monitor.api.requests import headers_of, principal_of, reads
+from alerts.groups.incidents import Incident as StoredIncident
+from alerts.groups.incidents import IncidentKind, IncidentState
+from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Count, Cursor, Limit, any_of, in_json, needs, path_id
+from monitor.api.health import monitor_now
+from monitor.api.json_body import checked_text
+from monitor.api.query import narrowed
 from monitor.auth import Scope
-from monitor.daemon.oncall.models import INCIDENT_STATES, IncidentState
-from monitor.daemon.oncall.shared import page_answer, place_of, segment, time_or_none, viewer_of, with_monitor
-from monitor.events import rfc3339
+from monitor.daemon.oncall.shared import cursor_of, extended, place_of, time_or_none
+from monitor.events import Time, rfc3339
+from monitor.health import MonitorState
+from monitor.liveness import EventKind
 
 if TYPE_CHECKING:
-    from litestar import Request
     from litestar.handlers import HTTPRouteHandler
-    from litestar.response.base import ASGIResponse
 
     from monitor.api.services import Services
-    from monitor.auth import Principal
-    from monitor.daemon.oncall.models import Incident, OnCall
+    from monitor.daemon.oncall.service import OnCall
 
-PARAMETERS: Final = ("state", "environment", "cursor", "limit")
 COMMENT_CHARS: Final = 1_000
 NAME_CHARS: Final = 256
 
 
-class AckBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of an acknowledgement. ``by`` None: the token's subject."""
+class AckRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of an acknowledgement."""
 
-    by: str | None = None
-    comment: str = ""
+    by: (
+        Annotated[str, Meta(description="By default the token's subject.", extra_json_schema={"maxLength": NAME_CHARS})]
+        | None
+    ) = None
+    comment: Annotated[str, Meta(extra_json_schema={"maxLength": COMMENT_CHARS})] = ""
 
 
-def incident_json(incident: Incident) -> dict[str, object]:
-    """JSON of an incident."""
+class Ack(msgspec.Struct, frozen=True, kw_only=True):
+    """Acknowledgement of an incident."""
+
+    by: str
+    comment: str
+    at: Time
+
+
+class Incident(msgspec.Struct, frozen=True, kw_only=True):
+    """One outage of a worker, or of an environment as a whole: then it has no worker_id and no generation."""
+
+    id: Annotated[str, Meta(pattern="^inc_[0-9a-f]{32}$")]
+    kind: Literal["worker", "environment"]
+    tenant: str
+    worker_id: str | None
+    environment_name: str
+    generation: int | None
+    opened_by: EventKind
+    opened_at: Time
+    detected_at: Time
+    updated_by: EventKind
+    reason: str
+    closed_by: str | None
+    closed_at: Time | None
+    ack: Ack | None
+    receivers: tuple[str, ...]
+    part_of: str | None
+    members: Count
+    members_open: Count
+
+
+class IncidentDetail(Incident, frozen=True, kw_only=True):
+    """One incident."""
+
+    monitor: MonitorState
+
+
+class IncidentList(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of incidents. It may be short although more follow."""
+
+    incidents: list[Incident]
+    next_cursor: str | None
+    monitor: MonitorState
+
+
+def incident_of(incident: StoredIncident) -> Incident:
+    """The answer for a stored incident."""
     ack = incident.ack
-    return {
-        "id": incident.id,
-        "kind": incident.kind,
-        "tenant": incident.tenant,
-        "worker_id": incident.worker_id,
-        "environment_name": incident.environment_name,
-        "generation": incident.generation,
-        "opened_by": incident.opened_by,
-        "opened_at": rfc3339(incident.opened_ms),
-        "detected_at": rfc3339(incident.detected_ms),
-        "updated_by": incident.updated_by,
-        "reason": incident.reason,
-        "closed_by": incident.closed_by,
-        "closed_at": time_or_none(incident.closed_ms),
-        "ack": None if ack is None else {"by": ack.by, "comment": ack.comment, "at": rfc3339(ack.at_ms)},
-        "receivers": list(incident.receivers),
-        "part_of": incident.part_of,
-        "members": incident.members,
-        "members_open": incident.members_open,
-    }
+    is_worker = incident.kind is IncidentKind.WORKER
+    return Incident(
+        id=incident.id,
+        kind=incident.kind.value,
+        tenant=incident.tenant,
+        worker_id=incident.worker_id if is_worker else None,
+        environment_name=incident.environment_name,
+        generation=incident.generation if is_worker else None,
+        opened_by=incident.opened_by,
+        opened_at=rfc3339(incident.opened_ms),
+        detected_at=rfc3339(incident.detected_ms),
+        updated_by=incident.updated,
+        reason=incident.reason,
+        closed_by=incident.closed_by,
+        closed_at=time_or_none(incident.closed_ms),
+        ack=None if ack is None else Ack(by=ack.by, comment=ack.comment, at=rfc3339(ack.at_ms)),
+        receivers=tuple(sorted(incident.targets)),
+        part_of=incident.part_of,
+        members=incident.members,
+        members_open=incident.members_open,
+    )
 
 
-def routes(services: Services, oncall: OnCall) -> list[HTTPRouteHandler]:
+_Id = Annotated[str, path_id("The id of an incident.")]
+_NO_ACK: Final = AckRequest()
+
+
+def incident_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
 
-    @get("/api/v1/incidents")
-    @reads(services)
-    async def list_incidents(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
-        query = Query(request.scope, PARAMETERS)
-        state = query.single("state") or "open"
-        if state not in INCIDENT_STATES:
-            raise ParameterError("state", state, f"one of {', '.join(INCIDENT_STATES)} is expected")
-        environments = narrowed(query.any_of("environment"), principal.environments)
-        page = await oncall.incidents(
-            replace(viewer_of(principal), environments=environments),
-            state=cast("IncidentState", state),
-            after=place_of(query, "inc_"),
-            limit=query.limit(),
-        )
-        return await page_answer(services, "incidents", page.incidents, incident_json, page.last)
-
-    @get("/api/v1/incidents/{incident_id:str}")
-    @reads(services)
-    async def one_incident(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
-        incident = await oncall.incident(viewer_of(principal), segment(request, "incident_id"))
-        return await with_monitor(services, incident_json(incident))
-
-    @post("/api/v1/incidents/{incident_id:str}/ack", status_code=200)
-    async def acknowledge(request: Request[Any, Any, Any]) -> ASGIResponse:
-        headers = headers_of(request.scope)
-        principal = principal_of(headers, services, Scope.ALERTS_WRITE)
-        body = await read_json(request, headers, AckBody, services=services, tenant=principal.tenant, empty=AckBody())
-        by = principal.subject if body.by is None else checked_text("by", body.by, most=NAME_CHARS)
-        comment = checked_text("comment", body.comment, most=COMMENT_CHARS, lines=True) if body.comment else ""
-        async with services.shared.reads.place(principal.tenant):
-            incident = await oncall.acknowledge(
-                viewer_of(principal), segment(request, "incident_id"), by=by, comment=comment
+    @get(
+        "/api/v1/incidents",
+        opt=needs(Scope.WORKERS_READ),
+        operation_id="list_incidents",
+        summary="List incidents, newest first",
+        response_description="A page",
+    )
+    async def list_incidents(
+        request: Caller,
+        which: Annotated[
+            Literal["open", "closed", "all"], QueryParameter(name="state", description="Incidents in this state.")
+        ] = "open",
+        environment: Annotated[list[str] | None, any_of("Incidents of this environment.")] = None,
+        cursor: Cursor = None,
+        limit: Limit = DEFAULT_LIMIT,
+    ) -> IncidentList:
+        caller = request.user
+        async with services.shared.reads.place(caller.tenant):
+            found, last = await oncall.incidents(
+                caller,
+                environments=narrowed(environment, caller.environments),
+                state=IncidentState(which),
+                after=place_of(cursor, "inc_"),
+                limit=limit,
             )
-        return await with_monitor(services, incident_json(incident))
+            return IncidentList(
+                incidents=await in_json(incident_of, found),
+                next_cursor=cursor_of(last),
+                monitor=await monitor_now(services),
+            )
 
-    return [list_incidents, one_incident, acknowledge]
+    @get(
+        "/api/v1/incidents/{incident_id:str}",
+        opt=needs(Scope.WORKERS_READ),
+        operation_id="get_incident",
+        summary="Get an incident",
+        response_description="The incident",
+    )
+    async def get_incident(request: Caller, incident_id: _Id) -> IncidentDetail:
+        async with services.shared.reads.place(request.user.tenant):
+            incident = await oncall.incident(request.user, incident_id)
+            return extended(IncidentDetail, incident_of(incident), monitor=await monitor_now(services))
+
+    @post(
+        "/api/v1/incidents/{incident_id:str}/ack",
+        opt=needs(Scope.ALERTS_WRITE, problems=(409,)),
+        operation_id="acknowledge_incident",
+        summary="Acknowledge an incident: no reminder is begun after the answer; the first ack remains",
+        response_description="The incident",
+        status_code=200,
+    )
+    async def acknowledge(request: Caller, incident_id: _Id, data: JSONBody[AckRequest] = _NO_ACK) -> IncidentDetail:
+        by = request.user.subject if data.by is None else checked_text("by", data.by, most=NAME_CHARS)
+        comment = checked_text("comment", data.comment, most=COMMENT_CHARS, lines=True) if data.comment else ""
+        async with services.shared.reads.place(request.user.tenant):
+            incident = await oncall.acknowledge(request.user, incident_id, by=by, comment=comment)
+        return extended(IncidentDetail, incident_of(incident), monitor=await monitor_now(services))
+
+    return [list_incidents, get_incident, acknowledge]

@@ -1,19 +1,20 @@
-"""Implements the on-call port on the alert service: maps its types and errors to those of the port."""
+"""The on-call operations on the alert service, restricted to what the caller may see.
+
+What a caller may not see does not exist for it. Every method raises ``monitor.store.StoreUnavailableError`` if the
+store does not answer. Then a change may or may not have been made, and a retry is harmless. Times are milliseconds of
+the store's clock. Errors of the alerts become those of the API.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
 from alerts.errors import DeliveryError
 from alerts.errors import StoreUnavailableError as AlertStoreError
 from alerts.groups.incidents import IncidentClosedError, IncidentKind, UnknownIncidentError
-from alerts.groups.incidents import IncidentState as StoredIncidentState
-from alerts.groups.silences import Matchers as StoredMatchers
-from alerts.groups.silences import Silence as StoredSilence
 from alerts.groups.silences import TooManySilencesError, UnknownSilenceError
 from alerts.groups.state import Outcome
 from alerts.oncall.dead_letters import (
@@ -31,8 +32,6 @@ from monitor.api.admission import RateLimitedError
 from monitor.api.errors import ConflictError, NoSuchError, TooManyError
 from monitor.api.workers import PAGE_WORKERS
 from monitor.auth import ForbiddenError
-from monitor.daemon.oncall.mapping import delivery_of, incident_of, receiver_of, silence_of
-from monitor.daemon.oncall.models import DeliveryPage, EventOutcome, IncidentPage, Replayed, Trial
 from monitor.errors import NoRoomError
 from monitor.pace import Piece
 from monitor.store import StoreUnavailableError
@@ -40,24 +39,16 @@ from monitor.store import StoreUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from alerts.groups.incidents import Incident as StoredIncident
-    from alerts.groups.state import NotificationRecord
+    from alerts.groups.incidents import Incident, IncidentState
+    from alerts.groups.silences import Silence
+    from alerts.groups.state import EventOutcome, NotificationRecord
+    from alerts.oncall.dead_letters import Found, Page, Place, Replayed
     from alerts.receivers import Receiver
     from alerts.rendering.payload import Wording
-    from alerts.store.group_store import GroupStore
+    from alerts.store.group_store import GroupStore, Stats
     from alerts.store.incidents import IncidentStore
     from alerts.store.silences import SilenceStore
-    from monitor.daemon.oncall.models import (
-        Delivery,
-        DeliveryState,
-        Incident,
-        IncidentState,
-        NewSilence,
-        Place,
-        ReceiverState,
-        Silence,
-        Viewer,
-    )
+    from monitor.auth import Principal
     from monitor.store import Store
 
 MATCHED_WORKERS: Final = 10_000
@@ -65,7 +56,7 @@ MATCHED_WORKERS: Final = 10_000
 TEST_SPACING_MS: Final = 10_000
 """Minimum time between two tests of a receiver, across all daemons."""
 _MS_DIGITS: Final = 15
-_PLACES: Final[dict[str, Outcome]] = {
+_STATES: Final[dict[str, Outcome]] = {
     "queued": Outcome.QUEUED,
     "dead_lettered": Outcome.DEAD_LETTERED,
     "finished": Outcome.DELIVERED,
@@ -116,8 +107,8 @@ class _OpenIncidents:
             return False
 
 
-class AlertsOnCall:
-    """Implements ``monitor.daemon.oncall.models.OnCall``, which documents the methods.
+class OnCall:
+    """The on-call operations; see the module. Methods raise ``NoSuchError`` for unknown ids and receivers.
 
     Args:
         alerts: the alert service.
@@ -131,32 +122,48 @@ class AlertsOnCall:
         self._now_ms = now_ms
         self._dead_letters = DeadLetters(groups=alerts.groups, incidents=_OpenIncidents(alerts.incidents))
 
-    async def incidents(self, viewer: Viewer, *, state: IncidentState, after: Place | None, limit: int) -> IncidentPage:
-        """Incidents, newest first."""
+    async def incidents(
+        self,
+        caller: Principal,
+        *,
+        environments: tuple[str, ...] | None,
+        state: IncidentState,
+        after: Place | None,
+        limit: int,
+    ) -> tuple[list[Incident], Place | None]:
+        """Incidents by opening time, newest first, and the place of the next page."""
         with _translated_errors():
             page = await self._alerts.incidents.page(
-                viewer.tenant,
-                state=StoredIncidentState(state),
-                environments=viewer.environments,
+                caller.tenant,
+                state=state,
+                environments=environments,
                 after=None if after is None else f"{after[0]:0{_MS_DIGITS}d}{after[1]}",
                 limit=limit,
             )
-        return IncidentPage(
-            incidents=tuple(incident_of(one) for one in page.incidents if _sees(viewer, one)),
-            last=None if page.after is None else (int(page.after[:_MS_DIGITS]), page.after[_MS_DIGITS:]),
-        )
+        last = None if page.after is None else (int(page.after[:_MS_DIGITS]), page.after[_MS_DIGITS:])
+        return [one for one in page.incidents if _sees(caller, one)], last
 
-    async def incident(self, viewer: Viewer, incident_id: str) -> Incident:
+    async def incident(self, caller: Principal, incident_id: str) -> Incident:
         """One incident."""
-        return incident_of(await self._incident(viewer, incident_id))
+        with _translated_errors():
+            incident = await self._alerts.incidents.get(caller.tenant, incident_id)
+            if not _sees(caller, incident):
+                raise UnknownIncidentError(incident_id)
+            return incident
 
-    async def acknowledge(self, viewer: Viewer, incident_id: str, *, by: str, comment: str) -> Incident:
-        """Acknowledge an incident: first in the incident, then in the groups that notify of it."""
-        await self._incident(viewer, incident_id)
+    async def acknowledge(self, caller: Principal, incident_id: str, *, by: str, comment: str) -> Incident:
+        """Acknowledge an incident: first in the incident, then in the groups that notify of it.
+
+        No reminder is begun after this returns (P19). Idempotent: the first ack remains.
+
+        Raises:
+            ConflictError: the incident is closed.
+        """
+        await self.incident(caller, incident_id)
         now_ms = self._now_ms()
         with _translated_errors():
             incident = await self._alerts.incidents.acknowledge(
-                viewer.tenant, incident_id, by=by, comment=comment, now_ms=now_ms
+                caller.tenant, incident_id, by=by, comment=comment, now_ms=now_ms
             )
             worker_id = incident.worker_id if incident.kind is IncidentKind.WORKER else None
             # If the incident has closed since the acknowledgement, no reminder is due any more.
@@ -170,147 +177,137 @@ class AlertsOnCall:
                         incident_id=incident.id,
                         now_ms=now_ms,
                     )
-        return incident_of(incident)
+        return incident
 
-    async def silences(self, viewer: Viewer) -> list[Silence]:
+    async def silences(self, caller: Principal) -> list[Silence]:
         """Every stored silence, newest first."""
-        now_ms = self._now_ms()
         with _translated_errors():
-            found = await self._alerts.silences.list_for(viewer.tenant, now_ms=now_ms)
-        return [silence_of(one, now_ms) for one in found if _covers(viewer, one)]
+            found = await self._alerts.silences.list_for(caller.tenant, now_ms=self._now_ms())
+        return [one for one in found if _covers(caller, one)]
 
-    async def silence(self, viewer: Viewer, silence_id: str) -> Silence:
+    async def silence(self, caller: Principal, silence_id: str) -> Silence:
         """One silence."""
-        return silence_of(await self._silence(viewer, silence_id), self._now_ms())
-
-    async def add_silence(self, viewer: Viewer, new: NewSilence) -> tuple[Silence, tuple[str, ...]]:
-        """Add a silence."""
-        now_ms = self._now_ms()
-        silence = StoredSilence(
-            id=f"sil_{secrets.token_hex(16)}",
-            tenant=viewer.tenant,
-            matchers=StoredMatchers(
-                environment=new.matchers.environment,
-                worker_id=new.matchers.worker_id,
-                metadata=dict(new.matchers.metadata),
-                exact=new.matchers.exact,
-            ),
-            starts_ms=new.starts_ms,
-            ends_ms=new.ends_ms,
-            comment=new.comment,
-            author=new.author,
-            created_ms=now_ms,
-        )
         with _translated_errors():
-            await self._alerts.silences.add(silence, now_ms=now_ms)
+            silence = await self._alerts.silences.get(caller.tenant, silence_id)
+            if not _covers(caller, silence):
+                raise UnknownSilenceError(silence_id)
+            return silence
+
+    async def add_silence(self, silence: Silence) -> tuple[str, ...]:
+        """Add a silence. Returns warnings, such as that no worker matches.
+
+        Raises:
+            TooManyError: the tenant has too many silences.
+        """
+        with _translated_errors():
+            await self._alerts.silences.add(silence, now_ms=silence.created_ms)
         try:
-            warnings = await self._warnings(silence)
+            return await self._warnings(silence)
         except (StoreUnavailableError, NoRoomError):
-            warnings = ("could not check whether any worker matches",)
-        return silence_of(silence, now_ms), warnings
+            return ("could not check whether any worker matches",)
 
-    async def end_silence(self, viewer: Viewer, silence_id: str, *, by: str) -> None:
-        """End a silence, and reschedule the groups that wait for its end."""
-        await self._silence(viewer, silence_id)
+    async def end_silence(self, caller: Principal, silence_id: str, *, by: str) -> None:
+        """End a silence now, and reschedule the groups that wait for its end. Idempotent."""
+        await self.silence(caller, silence_id)
         now_ms = self._now_ms()
         with _translated_errors():
-            await self._alerts.silences.end(viewer.tenant, silence_id, by=by, now_ms=now_ms)
+            await self._alerts.silences.end(caller.tenant, silence_id, by=by, now_ms=now_ms)
             # Also if it had ended before: the earlier call may have failed before this step.
             for receiver, groups in self._alerts.groups.items():
-                if await wake_waiting(groups, viewer.tenant, now_ms=now_ms):
+                if await wake_waiting(groups, caller.tenant, now_ms=now_ms):
                     self._alerts.wake(receiver)
 
     async def deliveries(
-        self, viewer: Viewer, *, state: DeliveryState, receiver: str | None, after: Place | None, limit: int
-    ) -> DeliveryPage:
-        """Notifications, newest first."""
+        self, caller: Principal, *, state: str, receiver: str | None, after: Place | None, limit: int
+    ) -> Page:
+        """Notifications to one receiver or to all, newest first, without bodies. ``state``: a key of ``_STATES``."""
         with _translated_errors():
-            page = await self._dead_letters.page(
-                _PLACES[state],
+            return await self._dead_letters.page(
+                _STATES[state],
                 receiver=receiver,
                 after=after,
                 limit=limit,
                 now_ms=self._now_ms(),
-                sees=lambda note: _sees_note(viewer, note),
+                sees=_visible_to(caller),
             )
-        return DeliveryPage(deliveries=tuple(map(delivery_of, page.found)), last=page.last)
 
-    async def delivery(self, viewer: Viewer, nid: str, *, receiver: str | None) -> Delivery:
-        """One notification."""
+    async def delivery(self, caller: Principal, nid: str, *, receiver: str | None) -> Found:
+        """One notification, with its body."""
         with _translated_errors():
-            found = await self._dead_letters.find(nid, receiver=receiver, sees=lambda note: _sees_note(viewer, note))
-        return delivery_of(found)
+            return await self._dead_letters.find(nid, receiver=receiver, sees=_visible_to(caller))
 
-    async def replay(self, viewer: Viewer, nid: str, *, receiver: str | None, force: bool) -> Delivery:
-        """Requeue a dead letter."""
+    async def replay(self, caller: Principal, nid: str, *, receiver: str | None, force: bool) -> Found:
+        """Requeue a dead letter. Idempotent while it is queued. ``force``: also if it is overtaken.
+
+        Raises:
+            ConflictError: not a dead letter, its group has a notification in flight, or it is overtaken.
+        """
         with _translated_errors():
             found = await self._dead_letters.replay(
-                nid,
-                receiver=receiver,
-                force=force,
-                now_ms=self._now_ms(),
-                sees=lambda note: _sees_note(viewer, note),
+                nid, receiver=receiver, force=force, now_ms=self._now_ms(), sees=_visible_to(caller)
             )
         self._alerts.wake(found.receiver)
-        return delivery_of(found)
+        return found
 
-    async def replay_all(self, viewer: Viewer, receiver: str, *, after: Place | None) -> Replayed:
-        """Requeue dead letters of a receiver."""
+    async def replay_all(self, caller: Principal, receiver: str, *, after: Place | None) -> Replayed:
+        """Requeue the visible dead letters of a receiver, a limited number per call."""
         with _translated_errors():
             done = await self._dead_letters.replay_all(
-                receiver=receiver,
-                after=after,
-                now_ms=self._now_ms(),
-                sees=lambda note: _sees_note(viewer, note),
+                receiver=receiver, after=after, now_ms=self._now_ms(), sees=_visible_to(caller)
             )
         self._alerts.wake(receiver)
-        return Replayed(replayed=done.replayed, over=done.over, left=done.left, last=done.last)
+        return done
 
-    async def drop(self, viewer: Viewer, nid: str, *, receiver: str | None) -> Delivery:
-        """Drop a dead letter."""
+    async def drop(self, caller: Principal, nid: str, *, receiver: str | None) -> Found:
+        """Drop a dead letter. Idempotent.
+
+        Raises:
+            ConflictError: not a dead letter.
+        """
         with _translated_errors():
-            found = await self._dead_letters.drop(
-                nid, receiver=receiver, now_ms=self._now_ms(), sees=lambda note: _sees_note(viewer, note)
+            return await self._dead_letters.drop(
+                nid, receiver=receiver, now_ms=self._now_ms(), sees=_visible_to(caller)
             )
-        return delivery_of(found)
 
-    async def outcomes(self, event_id: str) -> list[EventOutcome]:
-        """Outcomes of an event."""
+    async def outcomes(self, event_id: str) -> list[tuple[str, EventOutcome, NotificationRecord | None]]:
+        """Outcome of an event at each receiver it was routed to. The caller must have checked its visibility."""
         with _translated_errors():
-            found = await self._dead_letters.outcomes(event_id)
-        return [
-            EventOutcome(
-                receiver=receiver,
-                # An event that is part of a notification has the outcome of the notification.
-                outcome=one.outcome.value if note is None else note.outcome.value,
-                at_ms=one.at_ms if note is None else note.at_ms,
-                nid=one.nid,
-                reason="" if note is None else note.reason,
-            )
-            for receiver, one, note in found
-        ]
+            return await self._dead_letters.outcomes(event_id)
 
-    async def receivers(self, viewer: Viewer) -> list[ReceiverState]:
-        """The receivers of the viewer's tenant, or of all tenants for an operator."""
-        _require_unrestricted(viewer)
+    async def receivers(self, caller: Principal) -> list[Stats]:
+        """The receivers of the caller's tenant, by name; for an operator all receivers.
+
+        Raises:
+            ForbiddenError: the token is restricted. ``enable`` and ``test`` raise it for a receiver that tenants share.
+        """
+        _require_unrestricted(caller)
         now_ms = self._now_ms()
         with _translated_errors():
-            mine = [groups for name, groups in self._alerts.groups.items() if self._keeps(viewer, name)]
+            mine = [groups for name, groups in self._alerts.groups.items() if self._keeps(caller, name)]
             found = await asyncio.gather(*(one.stats(now_ms=now_ms) for one in mine))
-        return [receiver_of(one) for one in sorted(found, key=lambda one: one.receiver)]
+        return sorted(found, key=lambda one: one.receiver)
 
-    async def enable(self, viewer: Viewer, receiver: str) -> ReceiverState:
-        """Enable a disabled receiver."""
+    async def enable(self, caller: Principal, receiver: str) -> Stats:
+        """Enable a disabled receiver. Idempotent."""
         with _translated_errors():
-            groups = self._kept(viewer, receiver)
+            groups = self._kept(caller, receiver)
             await groups.enable()
             self._alerts.wake(receiver)
-            return receiver_of(await groups.stats(now_ms=self._now_ms()))
+            return await groups.stats(now_ms=self._now_ms())
 
-    async def test(self, viewer: Viewer, receiver: str) -> Trial:
-        """Send a test. The timeout is twice the receiver's own, because the test is two notifications."""
+    async def test(self, caller: Principal, receiver: str) -> tuple[str, str | None, int]:
+        """Send a test now, bypassing the queue, without retries.
+
+        The timeout is twice the receiver's own, because the test is two notifications.
+
+        Returns:
+            The id of the first notification, the error (None: accepted), and the duration in milliseconds.
+
+        Raises:
+            RateLimitedError: the receiver was tested a moment ago.
+        """
         with _translated_errors():
-            wait_ms = await self._kept(viewer, receiver).test_wait_ms(TEST_SPACING_MS)
+            wait_ms = await self._kept(caller, receiver).test_wait_ms(TEST_SPACING_MS)
             known = self._alerts.receivers[receiver]
         if wait_ms:
             wait_s = -(-wait_ms // 1_000)
@@ -325,36 +322,22 @@ class AlertsOnCall:
             error = str(failure)
         except TimeoutError:
             error = f"no answer within {2 * known.timeout_s:g} s"
-        return Trial(nid=pair[0].nid, error=error, took_ms=max(0, self._now_ms() - began_ms))
+        return pair[0].nid, error, max(0, self._now_ms() - began_ms)
 
-    def _keeps(self, viewer: Viewer, receiver: str) -> bool:
-        return viewer.is_operator or viewer.tenant in self._alerts.owners.get(receiver, ())
+    def _keeps(self, caller: Principal, receiver: str) -> bool:
+        return caller.is_operator or caller.tenant in self._alerts.owners.get(receiver, ())
 
-    def _kept(self, viewer: Viewer, receiver: str) -> GroupStore:
-        """The groups of a receiver that the viewer may test and enable."""
+    def _kept(self, caller: Principal, receiver: str) -> GroupStore:
+        """The groups of a receiver that the caller may test and enable."""
         groups, owners = self._alerts.groups.get(receiver), self._alerts.owners.get(receiver)
-        if groups is None or (owners and not self._keeps(viewer, receiver)):
+        if groups is None or (owners and not self._keeps(caller, receiver)):
             raise UnknownReceiverError(receiver)
-        _require_unrestricted(viewer)
-        if not self._keeps(viewer, receiver):
+        _require_unrestricted(caller)
+        if not self._keeps(caller, receiver):
             raise ForbiddenError(f"all tenants share the receiver {receiver!r}: that needs the scope 'operator'")
         return groups
 
-    async def _incident(self, viewer: Viewer, incident_id: str) -> StoredIncident:
-        with _translated_errors():
-            incident = await self._alerts.incidents.get(viewer.tenant, incident_id)
-            if not _sees(viewer, incident):
-                raise UnknownIncidentError(incident_id)
-            return incident
-
-    async def _silence(self, viewer: Viewer, silence_id: str) -> StoredSilence:
-        with _translated_errors():
-            silence = await self._alerts.silences.get(viewer.tenant, silence_id)
-            if not _covers(viewer, silence):
-                raise UnknownSilenceError(silence_id)
-            return silence
-
-    async def _warnings(self, silence: StoredSilence) -> tuple[str, ...]:
+    async def _warnings(self, silence: Silence) -> tuple[str, ...]:
         """Warnings about a silence: no known worker matches."""
         environment = silence.matchers.only(silence.matchers.environment)
         environments = None if environment is None else (environment,)
@@ -413,24 +396,22 @@ def _translated_errors() -> Iterator[None]:
         raise ConflictError(f"{error}{hint}") from None
 
 
-def _require_unrestricted(viewer: Viewer) -> None:
-    if viewer.environments is not None or viewer.worker_id is not None:
+def _require_unrestricted(caller: Principal) -> None:
+    if caller.is_restricted:
         raise ForbiddenError("the token is restricted to a worker or to environments and cannot access receivers")
 
 
-def _sees(viewer: Viewer, incident: StoredIncident) -> bool:
-    return (viewer.environments is None or incident.environment_name in viewer.environments) and (
-        viewer.worker_id is None or incident.worker_id == viewer.worker_id
-    )
+def _sees(caller: Principal, incident: Incident) -> bool:
+    return caller.may_see(worker_id=incident.worker_id, environment_name=incident.environment_name)
 
 
-def _covers(viewer: Viewer, silence: StoredSilence) -> bool:
-    """Whether a silence only matches workers that the viewer may see."""
+def _covers(caller: Principal, silence: Silence) -> bool:
+    """Whether a silence only matches workers that the caller may see."""
     matchers = silence.matchers
-    return (viewer.environments is None or matchers.only(matchers.environment) in viewer.environments) and (
-        viewer.worker_id is None or matchers.only(matchers.worker_id) == viewer.worker_id
+    return caller.may_see(
+        worker_id=matchers.only(matchers.worker_id), environment_name=matchers.only(matchers.environment)
     )
 
 
-def _sees_note(viewer: Viewer, note: NotificationRecord) -> bool:
-    return viewer.is_operator or of_tenant(note, viewer.tenant, viewer.environments, viewer.worker_id)
+def _visible_to(caller: Principal) -> Callable[[NotificationRecord], bool]:
+    return lambda note: caller.is_operator or of_tenant(note, caller.tenant, caller.environments, caller.worker_id)

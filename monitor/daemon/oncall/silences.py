@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+import secrets
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
-from litestar import route
-from litestar.enums import HttpMethod
+from litestar import delete, get, post
+from litestar.params import JSONBody
+from msgspec import Meta
 
+from alerts.groups.silences import Matchers as StoredMatchers
+from alerts.groups.silences import Silence as StoredSilence
+from alerts.groups.silences import SilenceState
+from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Cursor, Limit, any_of, in_json, needs, path_id
 from monitor.api.errors import BodyError
-from monitor.api.json_body import LATEST_MS, checked_text, moment_ms, read_json
-from monitor.api.query import Query
-from monitor.api.requests import headers_of, principal_of, reads
-from monitor.api.responses import empty_answer
+from monitor.api.health import monitor_now
+from monitor.api.json_body import LATEST_MS, checked_text, moment_ms
 from monitor.auth import ForbiddenError, Scope
-from monitor.daemon.oncall.models import SILENCE_STATES, Matchers, NewSilence
-from monitor.daemon.oncall.shared import page_answer, place_of, segment, time_or_none, viewer_of, with_monitor
-from monitor.events import rfc3339
+from monitor.daemon.oncall.shared import cursor_of, extended, place_of, time_or_none
+from monitor.events import Time, rfc3339
+from monitor.health import MonitorState
 from monitor.settings.globs import checked_glob
 
 if TYPE_CHECKING:
-    from litestar import Request
     from litestar.handlers import HTTPRouteHandler
-    from litestar.response.base import ASGIResponse
 
     from monitor.api.services import Services
     from monitor.auth import Principal
-    from monitor.daemon.oncall.models import OnCall, Silence
+    from monitor.daemon.oncall.service import OnCall
 
-PARAMETERS: Final = ("state", "cursor", "limit")
-PATH: Final = "/api/v1/silences"
 PATTERN_CHARS: Final = 256
 METADATA_MATCHERS: Final = 16
 COMMENT_CHARS: Final = 1_000
@@ -38,67 +38,132 @@ LONGEST_S: Final = 3_650 * 86_400
 """Ten years; a longer silence is taken for a typing error."""
 
 
-class MatchersBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Matchers of a new silence."""
-
-    environment: str | None = None
-    worker_id: str | None = None
-    metadata: dict[str, str] = msgspec.field(default_factory=dict)
-    exact: bool = False
+_PATTERN: Final = Meta(
+    description="`*` is the only wildcard; `?`, `[` and `]` are refused. With `exact` a literal text.",
+    extra_json_schema={"minLength": 1, "maxLength": PATTERN_CHARS},
+)
 
 
-class SilenceBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of a new silence. It ends at ``ends_at``, or ``for_seconds`` after its start."""
+class MatchersRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Workers that a silence matches. All given matchers must match; at least one is required."""
 
-    matchers: MatchersBody
-    comment: str = ""
-    author: str | None = None
-    starts_at: str | None = None
-    ends_at: str | None = None
-    for_seconds: float | None = None
-
-
-def silence_json(silence: Silence) -> dict[str, object]:
-    """JSON of a silence."""
-    return {
-        "id": silence.id,
-        "tenant": silence.tenant,
-        "matchers": {
-            "environment": silence.matchers.environment,
-            "worker_id": silence.matchers.worker_id,
-            "metadata": dict(silence.matchers.metadata),
-            "exact": silence.matchers.exact,
-        },
-        "state": silence.state,
-        "starts_at": rfc3339(silence.starts_ms),
-        "ends_at": rfc3339(silence.ends_ms),
-        "comment": silence.comment,
-        "author": silence.author,
-        "created_at": rfc3339(silence.created_ms),
-        "ended_at": time_or_none(silence.ended_ms),
-        "ended_by": silence.ended_by,
-    }
+    environment: Annotated[str, _PATTERN] | None = None
+    worker_id: Annotated[str, _PATTERN] | None = None
+    metadata: Annotated[dict[str, str], Meta(extra_json_schema={"maxProperties": METADATA_MATCHERS})] = msgspec.field(
+        default_factory=dict
+    )
+    exact: Annotated[bool, Meta(description="Compare all values literally.")] = False
 
 
-def asked(body: SilenceBody, *, subject: str, now_ms: int) -> NewSilence:
-    """Validate a body and convert it to a ``NewSilence``. Pure.
+class SilenceRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A new silence. Exactly one of ``ends_at`` and ``for_seconds`` is required."""
+
+    matchers: MatchersRequest
+    comment: Annotated[str, Meta(extra_json_schema={"maxLength": COMMENT_CHARS})] = ""
+    author: (
+        Annotated[
+            str, Meta(description="By default the token's subject.", extra_json_schema={"maxLength": AUTHOR_CHARS})
+        ]
+        | None
+    ) = None
+    starts_at: Annotated[Time | None, Meta(description="By default now.")] = None
+    ends_at: Time | None = None
+    for_seconds: (
+        Annotated[float, Meta(description="Instead of `ends_at`.", extra_json_schema={"minimum": 1})] | None
+    ) = None
+
+
+class Matchers(msgspec.Struct, frozen=True, kw_only=True):
+    """Workers that a silence matches: all given globs must match; with ``exact`` values are compared literally."""
+
+    environment: str | None
+    worker_id: str | None
+    metadata: dict[str, str]
+    exact: bool
+
+
+class Silence(msgspec.Struct, frozen=True, kw_only=True):
+    """A silence. ``ended_at`` None: not ended early."""
+
+    id: Annotated[str, Meta(pattern="^sil_[0-9a-f]{32}$")]
+    tenant: str
+    matchers: Matchers
+    state: SilenceState
+    starts_at: Time
+    ends_at: Time
+    comment: str
+    author: str
+    created_at: Time
+    ended_at: Time | None
+    ended_by: str | None
+
+
+class SilenceDetail(Silence, frozen=True, kw_only=True):
+    """One silence."""
+
+    monitor: MonitorState
+
+
+class SilenceAdded(Silence, frozen=True, kw_only=True):
+    """A silence that was added. Warnings: such as that no worker matches."""
+
+    warnings: tuple[str, ...]
+    monitor: MonitorState
+
+
+class SilenceList(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of silences."""
+
+    silences: list[Silence]
+    next_cursor: str | None
+    monitor: MonitorState
+
+
+def silence_of(silence: StoredSilence, now_ms: int) -> Silence:
+    """The answer for a stored silence, with its state at ``now_ms``."""
+    matchers = silence.matchers
+    return Silence(
+        id=silence.id,
+        tenant=silence.tenant,
+        matchers=Matchers(
+            environment=matchers.environment,
+            worker_id=matchers.worker_id,
+            metadata=matchers.metadata,
+            exact=matchers.exact,
+        ),
+        state=silence.state(now_ms),
+        starts_at=rfc3339(silence.starts_ms),
+        ends_at=rfc3339(silence.ends_ms),
+        comment=silence.comment,
+        author=silence.author,
+        created_at=rfc3339(silence.created_ms),
+        ended_at=time_or_none(silence.ended_ms),
+        ended_by=silence.ended_by,
+    )
+
+
+def new_silence(body: SilenceRequest, *, caller: Principal, now_ms: int) -> StoredSilence:
+    """Validate a body and create the silence. Pure but for its id.
 
     Raises:
         BodyError: a field is invalid; the message has its name and value.
     """
     starts_ms = now_ms if body.starts_at is None else moment_ms("starts_at", body.starts_at)
-    return NewSilence(
+    return StoredSilence(
+        id=f"sil_{secrets.token_hex(16)}",
+        tenant=caller.tenant,
         matchers=_matchers(body.matchers),
         starts_ms=starts_ms,
         ends_ms=_ends_ms(body, starts_ms=starts_ms, now_ms=now_ms),
         comment=checked_text("comment", body.comment, most=COMMENT_CHARS, lines=True) if body.comment else "",
-        author=subject[:AUTHOR_CHARS]
+        author=caller.subject[:AUTHOR_CHARS]
         if body.author is None
         else checked_text("author", body.author, most=AUTHOR_CHARS),
+        created_ms=now_ms,
     )
 
 
-def _ends_ms(body: SilenceBody, *, starts_ms: int, now_ms: int) -> int:
+def _ends_ms(body: SilenceRequest, *, starts_ms: int, now_ms: int) -> int:
     if body.for_seconds is not None:
         if body.ends_at is not None:
             raise BodyError("ends_at", body.ends_at, "either ends_at or for_seconds is expected, not both")
@@ -120,7 +185,7 @@ def _ends_ms(body: SilenceBody, *, starts_ms: int, now_ms: int) -> int:
     return ends_ms
 
 
-def _matchers(body: MatchersBody) -> Matchers:
+def _matchers(body: MatchersRequest) -> StoredMatchers:
     if body.environment is None and body.worker_id is None and not body.metadata:
         raise BodyError("matchers", "{}", "at least one of environment, worker_id and metadata is expected")
     if len(body.metadata) > METADATA_MATCHERS:
@@ -131,8 +196,8 @@ def _matchers(body: MatchersBody) -> Matchers:
     for name, pattern in body.metadata.items():
         checked_text("matchers.metadata: a key", name, most=PATTERN_CHARS)
         _check(f"matchers.metadata.{name}", pattern, exact=body.exact)
-    return Matchers(
-        environment=body.environment, worker_id=body.worker_id, metadata=dict(body.metadata), exact=body.exact
+    return StoredMatchers(
+        environment=body.environment, worker_id=body.worker_id, metadata=body.metadata, exact=body.exact
     )
 
 
@@ -145,7 +210,7 @@ def _check(field: str, pattern: str, *, exact: bool) -> None:
             raise BodyError(field, pattern, f"{error}; with exact it is compared literally") from None
 
 
-def require_own(principal: Principal, matchers: Matchers) -> None:
+def require_own(principal: Principal, matchers: StoredMatchers) -> None:
     """Check that the token may silence every worker that might match.
 
     Raises:
@@ -161,50 +226,82 @@ def require_own(principal: Principal, matchers: Matchers) -> None:
             raise ForbiddenError(f"the token is restricted: matchers.{field} must not have a wildcard")
 
 
-def routes(services: Services, oncall: OnCall) -> list[HTTPRouteHandler]:
+_Id = Annotated[str, path_id("The id of a silence.")]
+
+
+def silence_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
+    now_ms = services.store.clock.now_ms
 
-    @reads(services)
-    async def list_silences(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
-        query = Query(request.scope, PARAMETERS)
-        states = query.words("state", frozenset((*SILENCE_STATES, "all"))) or frozenset({"active", "pending"})
-        after, limit = place_of(query, "sil_"), query.limit()
-        found = [
-            silence
-            for silence in await oncall.silences(viewer_of(principal))
-            if (silence.state in states or "all" in states)
-            and (after is None or (silence.created_ms, silence.id) < after)
-        ]
-        last = (found[limit - 1].created_ms, found[limit - 1].id) if len(found) > limit else None
-        return await page_answer(services, "silences", found[:limit], silence_json, last)
+    @get(
+        "/api/v1/silences",
+        opt=needs(Scope.WORKERS_READ),
+        operation_id="list_silences",
+        summary="List silences, newest first; by default those that are active or pending",
+        response_description="A page",
+    )
+    async def list_silences(
+        request: Caller,
+        which: Annotated[
+            list[Literal["pending", "active", "ended", "all"]] | None,
+            any_of("Silences in this state.", name="state"),
+        ] = None,
+        cursor: Cursor = None,
+        limit: Limit = DEFAULT_LIMIT,
+    ) -> SilenceList:
+        after = place_of(cursor, "sil_")
+        states = set(which or ("active", "pending"))
+        async with services.shared.reads.place(request.user.tenant):
+            now = now_ms()
+            found = [
+                silence
+                for silence in await oncall.silences(request.user)
+                if (silence.state(now) in states or "all" in states)
+                and (after is None or (silence.created_ms, silence.id) < after)
+            ]
+            last = (found[limit - 1].created_ms, found[limit - 1].id) if len(found) > limit else None
+            return SilenceList(
+                silences=await in_json(lambda one: silence_of(one, now), found[:limit]),
+                next_cursor=cursor_of(last),
+                monitor=await monitor_now(services),
+            )
 
-    async def add(request: Request[Any, Any, Any]) -> ASGIResponse:
-        headers = headers_of(request.scope)
-        principal = principal_of(headers, services, Scope.ALERTS_WRITE)
-        body = await read_json(request, headers, SilenceBody, services=services, tenant=principal.tenant)
-        new = asked(body, subject=principal.subject, now_ms=services.store.clock.now_ms())
-        require_own(principal, new.matchers)
-        async with services.shared.reads.place(principal.tenant):
-            silence, warnings = await oncall.add_silence(viewer_of(principal), new)
-        return await with_monitor(services, {**silence_json(silence), "warnings": list(warnings)}, status_code=201)
+    @post(
+        "/api/v1/silences",
+        opt=needs(Scope.ALERTS_WRITE, problems=(429,)),
+        operation_id="add_silence",
+        summary="Suppress notifications for matching workers until a given time; detection continues",
+        response_description="The silence, and warnings",
+    )
+    async def add_silence(request: Caller, data: JSONBody[SilenceRequest]) -> SilenceAdded:
+        caller, now = request.user, now_ms()
+        silence = new_silence(data, caller=caller, now_ms=now)
+        require_own(caller, silence.matchers)
+        async with services.shared.reads.place(caller.tenant):
+            warnings = await oncall.add_silence(silence)
+        return extended(SilenceAdded, silence_of(silence, now), warnings=warnings, monitor=await monitor_now(services))
 
-    @reads(services, Scope.ALERTS_WRITE)
-    async def end(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
-        await oncall.end_silence(viewer_of(principal), segment(request, "silence_id"), by=principal.subject)
-        return empty_answer()
+    @get(
+        "/api/v1/silences/{silence_id:str}",
+        opt=needs(Scope.WORKERS_READ),
+        operation_id="get_silence",
+        summary="Get a silence",
+        response_description="The silence",
+    )
+    async def get_silence(request: Caller, silence_id: _Id) -> SilenceDetail:
+        async with services.shared.reads.place(request.user.tenant):
+            silence = await oncall.silence(request.user, silence_id)
+            return extended(SilenceDetail, silence_of(silence, now_ms()), monitor=await monitor_now(services))
 
-    @reads(services)
-    async def one(request: Request[Any, Any, Any], principal: Principal) -> ASGIResponse:
-        silence = await oncall.silence(viewer_of(principal), segment(request, "silence_id"))
-        return await with_monitor(services, silence_json(silence))
+    @delete(
+        "/api/v1/silences/{silence_id:str}",
+        opt=needs(Scope.ALERTS_WRITE),
+        operation_id="end_silence",
+        summary="End a silence now; workers that are still down and were never notified are notified",
+        response_description="Done",
+    )
+    async def end_silence(request: Caller, silence_id: _Id) -> None:
+        async with services.shared.reads.place(request.user.tenant):
+            await oncall.end_silence(request.user, silence_id, by=request.user.subject)
 
-    # One handler for both: Litestar's answer to OPTIONS covers only the first handler of a path.
-    @route(PATH, http_method=[HttpMethod.GET, HttpMethod.POST], status_code=200)
-    async def silences(request: Request[Any, Any, Any]) -> ASGIResponse:
-        return await (add if request.method == HttpMethod.POST else list_silences)(request)
-
-    @route(f"{PATH}/{{silence_id:str}}", http_method=[HttpMethod.GET, HttpMethod.DELETE], status_code=200)
-    async def silence(request: Request[Any, Any, Any]) -> ASGIResponse:
-        return await (end if request.method == HttpMethod.DELETE else one)(request)
-
-    return [silences, silence]
+    return [list_silences, add_silence, get_silence, end_silence]

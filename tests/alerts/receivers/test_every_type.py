@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import pytest
 
 from alerts.errors import DeliveryError, PermanentDeliveryError, TransientDeliveryError
@@ -42,7 +43,11 @@ def settings_of(kind: str, address: str = "127.0.0.1:1", *, tls: bool = False, *
 
 def down(body: str | None = None) -> Notification:
     """A notification that every type sends on."""
-    told = {"type": "worker.stale", "timestamp": "2026-11-23T10:00:00.000Z", "data": event().data()}
+    told = {
+        "type": "worker.stale",
+        "timestamp": "2026-11-23T10:00:00.000Z",
+        "data": msgspec.to_builtins(event().data()),
+    }
     return replace(notification(), body=json.dumps(told) if body is None else body)
 
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from aiohttp import web
 from cryptography import x509
@@ -278,7 +279,11 @@ async def test_of_an_alert_only_alertmanager_itself_says_that_it_is_not_valid(
     content_type: str, error: type[DeliveryError]
 ) -> None:
     answer = f'HTTP/1.1 400 Bad Request\r\ncontent-type: {content_type}\r\ncontent-length: 4\r\n\r\n"no"'.encode()
-    told = {"type": "worker.stale", "timestamp": "2026-11-23T10:00:00.000Z", "data": event().data()}
+    told = {
+        "type": "worker.stale",
+        "timestamp": "2026-11-23T10:00:00.000Z",
+        "data": msgspec.to_builtins(event().data()),
+    }
     async with raw_server(answer) as (address, heads):
         receiver = AlertmanagerReceiver(name="am", url=f"http://{address}", allow_private=True)
         with pytest.raises(error, match="'am': HTTP 400") as raised:
