@@ -1,13 +1,9 @@
-"""Errors of delivery and of the alert store. Pure."""
+"""Errors of delivery. Pure."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from typing import Final
-
-
-class StoreUnavailableError(Exception):
-    """The store did not confirm a call. The call may have been executed. Retry later."""
 
 
 class UnrenderableEventError(ValueError):

@@ -11,7 +11,7 @@ import structlog
 
 from alerts.delivery.loop import CONCURRENCY, Counted, Delivery
 from alerts.delivery.planner import Planner
-from alerts.errors import DeliveryError, StoreUnavailableError
+from alerts.errors import DeliveryError
 from alerts.loops import POLL_S, StoreBackoff, cancel_all, nothing
 from alerts.oncall.removed_receivers import end_groups
 from alerts.retry import RetryPolicy
@@ -25,6 +25,7 @@ from alerts.store.mass_failures import MassFailures
 from alerts.store.retention import Retention
 from alerts.store.silences import SilenceStore
 from alerts.supervision import FIRST_PAUSE_S, Part
+from monitor.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from alerts.groups.flapping import Flapping
-    from alerts.groups.fleet import EnvironmentHealth, Fleet, WorkerOutage
+    from alerts.groups.fleet import Fleet
     from alerts.groups.mass_failure import Rule
     from alerts.receivers import Receiver
     from alerts.rendering.payload import Wording
@@ -40,31 +41,10 @@ if TYPE_CHECKING:
     from alerts.routing.routes import Route
     from alerts.store.connection import Pools
     from alerts.store.durability import Durability
-    from monitor.events import Event
 
 STOP_TIMEOUT_S: Final = 10.0
 
 _log: FilteringBoundLogger = structlog.get_logger()
-
-
-class _Answered:
-    """A fleet that raises ``StoreUnavailableError`` in place of the worker store's errors."""
-
-    def __init__(self, fleet: Fleet, errors: tuple[type[Exception], ...]) -> None:
-        self._fleet = fleet
-        self._errors = errors
-
-    async def environment_health(self, tenant: str, environment: str, since_ms: int | None = None) -> EnvironmentHealth:
-        try:
-            return await self._fleet.environment_health(tenant, environment, since_ms)
-        except self._errors as error:
-            raise StoreUnavailableError(str(error)) from error
-
-    async def outage(self, event: Event, since_ms: int = 0) -> WorkerOutage:
-        try:
-            return await self._fleet.outage(event, since_ms)
-        except self._errors as error:
-            raise StoreUnavailableError(str(error)) from error
 
 
 class AlertService:
@@ -79,14 +59,13 @@ class AlertService:
         partitions: the number of partitions.
         durability: what the store must confirm before anything is sent.
         wording: renders notifications.
-        fleet: the worker store; raises ``source_errors``.
+        fleet: the worker store.
         rule: when a mass failure is declared; None: never.
         flapping: when a worker flaps; None: never.
         now_ms: the store's time, in milliseconds.
         on_outcome: called for each attempt with ``(receiver, outcome, cause of a failure or "")``; for metrics.
         policy: when to retry a failed delivery.
         history: how long and how much history is kept.
-        source_errors: errors that ``source`` raises when the store does not answer.
         concurrency: maximum attempts in flight at one receiver.
         poll_s: how often each part polls for work that comes without a wakeup, in seconds.
         first_pause_s: upper bound of the pause before a failed part is restarted for the first time, in seconds.
@@ -115,7 +94,6 @@ class AlertService:
         on_outcome: Callable[[str, str, str], None],
         policy: RetryPolicy | None = None,
         history: Retention | None = None,
-        source_errors: tuple[type[Exception], ...] = (),
         concurrency: int = CONCURRENCY,
         poll_s: float = POLL_S,
         first_pause_s: float = FIRST_PAUSE_S,
@@ -124,7 +102,6 @@ class AlertService:
     ) -> None:
         _check(receivers, routes)
 
-        asked = _Answered(fleet, source_errors)
         self._store = StoreConnection(pools=pools, receivers=len(receivers), namespace=namespace)
         self._first_pause_s = first_pause_s
         self._durability = durability
@@ -136,7 +113,7 @@ class AlertService:
         self.incidents = IncidentStore(self._store, self._history)
         self.silences = SilenceStore(self._store, self._history)
         self.groups = {name: GroupStore(self._store, name, self._history) for name in self.receivers}
-        mass_failures = None if rule is None else MassFailures(self._store, rule=rule, fleet=asked)
+        mass_failures = None if rule is None else MassFailures(self._store, rule=rule, fleet=fleet)
         self._planners = {
             name: Planner(
                 groups=groups,
@@ -144,7 +121,7 @@ class AlertService:
                 silences=self.silences,
                 mass_failures=mass_failures,
                 wording=wording,
-                fleet=asked,
+                fleet=fleet,
                 flapping=flapping,
                 on_unrenderable=lambda name=name: on_outcome(name, Counted.UNRENDERABLE, ""),  # type: ignore[misc]
             )
@@ -185,7 +162,6 @@ class AlertService:
                 routes=routes,
                 now_ms=now_ms,
                 on_queued=self.wake,
-                source_errors=source_errors,
                 poll_s=poll_s,
                 failpoint=failpoint,
             )

@@ -1,4 +1,4 @@
-"""Errors of the intake: why a beat or another order about a worker was not accepted. Pure."""
+"""Errors of the store and of the intake: why a call, a beat or another order about a worker was not accepted. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from monitor.workers import WorkerKey
+
+
+class StoreUnavailableError(Exception):
+    """The store did not answer or confirm, or could not write. The call may have been executed. Retry later."""
 
 
 class UnknownWorkerError(Exception):

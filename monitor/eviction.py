@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import structlog
 
+from monitor.errors import StoreUnavailableError
 from monitor.reasons import Reason
-from monitor.store import StoreUnavailableError
 
 if TYPE_CHECKING:
     from monitor.store import Store

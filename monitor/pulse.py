@@ -14,9 +14,9 @@ import structlog
 
 from monitor.blindness import PULSE_MS
 from monitor.clock import monotonic_s
+from monitor.errors import StoreUnavailableError
 from monitor.events import rfc3339
 from monitor.reasons import Reason
-from monitor.store import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,13 +14,14 @@ import structlog
 from alerts.delivery.circuit_breaker import Breaker
 from alerts.delivery.given_up import offer_given_up
 from alerts.delivery.planner import Attempt, given_back
-from alerts.errors import Cause, DeliveryError, PermanentDeliveryError, StoreUnavailableError, TransientDeliveryError
+from alerts.errors import Cause, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from alerts.groups.attempts import dead_letter, deliver, fail, schedule_retry, undo_attempt
 from alerts.groups.state import Draft
 from alerts.loops import POLL_S, StoreBackoff, Wakeup, cancel_all, nothing
 from alerts.retry import GiveUp, Retry, RetryReason, decide
 from alerts.store.durability import DURABILITY_EVENTS, UNAVAILABLE_HINT, Confirmation, Durability
 from alerts.store.group_store import CALL_LIMIT, Claimed, Want
+from monitor.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

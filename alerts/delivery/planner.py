@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import msgspec
 import structlog
 
-from alerts.errors import Cause, StoreUnavailableError, UnrenderableEventError
+from alerts.errors import Cause, UnrenderableEventError
 from alerts.groups import group_rules, worker_rules
 from alerts.groups.attempts import AGAIN_MS, begin_attempt, dead_letter, fail, withdraw
 from alerts.groups.flapping import RecentOutages
@@ -21,6 +21,7 @@ from alerts.groups.state import RECHECK_MS, AlertGroup, CreateNotification, Draf
 from alerts.notification import Notification
 from alerts.rendering.group_text import GroupCounts
 from alerts.store.group_store import Change, Want
+from monitor.errors import StoreUnavailableError
 from monitor.liveness import Liveness
 
 if TYPE_CHECKING:

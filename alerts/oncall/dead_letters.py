@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import msgspec
 
-from alerts.errors import StoreUnavailableError
 from alerts.groups import group_rules
 from alerts.groups.attempts import forget_given_up
 from alerts.groups.keys import Shape, shape_of
 from alerts.groups.roles import Role, role_of
 from alerts.groups.state import AlertGroup, Draft, InFlight, NotificationRecord, Outcome, Timing
 from alerts.store.group_store import Want, change_of
+from monitor.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from alerts.errors import StoreUnavailableError
 from alerts.groups.keys import Shape
 from alerts.groups.state import Draft
 from alerts.store.group_store import Want, change_of
+from monitor.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from alerts.store.group_store import GroupStore, Seen

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from alerts.errors import StoreUnavailableError
 from alerts.groups import group_rules, worker_rules
 from alerts.groups.keys import Shape, labels_of, mid_of, shape_of
 from alerts.groups.roles import Role, role_of
 from alerts.groups.state import AlertGroup, Draft, Outcome, Timing
 from alerts.store.group_store import Change, Handed, Want, change_of
+from monitor.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

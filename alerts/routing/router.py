@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 import structlog
 
-from alerts.errors import StoreUnavailableError
 from alerts.groups.incidents import UnknownIncidentError
 from alerts.groups.mass_failure import SILENT
 from alerts.groups.roles import Role, role_of
@@ -18,6 +17,7 @@ from alerts.routing.acknowledge import acknowledge_at
 from alerts.routing.enqueue import Offer, offer_all
 from alerts.routing.routes import targets_of
 from alerts.store.mass_failures import CALM
+from monitor.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -73,7 +73,6 @@ class Router:
         routes: which events go where.
         now_ms: the store's time, read once per pass.
         on_queued: called for each receiver whose groups have got events.
-        source_errors: errors that ``source`` and ``mass_failures`` raise when the store does not answer.
         poll_s: how often to poll for events that come without a wakeup, in seconds.
         failpoint: called with the name of each point at which a test may end the process.
     """
@@ -90,7 +89,6 @@ class Router:
         routes: Sequence[Route],
         now_ms: Callable[[], int],
         on_queued: Callable[[str], None],
-        source_errors: tuple[type[Exception], ...] = (),
         poll_s: float = POLL_S,
         failpoint: Callable[[str], None] = nothing,
     ) -> None:
@@ -104,7 +102,6 @@ class Router:
         self._routes = tuple(routes)
         self._now_ms = now_ms
         self._on_queued = on_queued
-        self._errors: tuple[type[Exception], ...] = (StoreUnavailableError, *source_errors)
         self._poll_s = poll_s
         self._failpoint = failpoint
         self._backoff = StoreBackoff("router.store_unavailable", "router.resumed", partition=partition)
@@ -117,7 +114,7 @@ class Router:
         while True:
             try:
                 more = await self.step()
-            except self._errors as error:
+            except StoreUnavailableError as error:
                 await asyncio.sleep(self._backoff.failed(error, uniform=random.uniform))
                 continue
             self._backoff.over()
@@ -127,7 +124,7 @@ class Router:
     async def step(self) -> bool:
         """Route at most ``BATCH`` events. Returns whether more events may be waiting.
 
-        Raises ``StoreUnavailableError`` or one of ``source_errors``. The next step then gets the same events.
+        Raises ``StoreUnavailableError``. The next step then gets the same events.
         """
         events = await self._source.claim(self._partition, BATCH)
         if not events:
@@ -214,7 +211,7 @@ class Router:
         ended = await asyncio.gather(*calls, return_exceptions=True)
         errors = {name: error for name, error in zip(offers, ended, strict=True) if error is not None}
         for error in errors.values():
-            if not isinstance(error, Exception) or isinstance(error, self._errors):
+            if not isinstance(error, Exception) or isinstance(error, StoreUnavailableError):
                 raise error
         self._broken = {name: self._broken.get(name, 0) + 1 for name in errors}
         for name, error in errors.items():
@@ -230,7 +227,7 @@ class Router:
         for key, some in groups.items():
             try:
                 await self._offer(receiver, some, now_ms=now_ms)
-            except self._errors:
+            except StoreUnavailableError:
                 raise
             except Exception as error:  # noqa: BLE001 - no error of one group may cost the others their events
                 lost = [offer.event.event_id for offer in some]

@@ -14,8 +14,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from alerts.errors import StoreUnavailableError
 from alerts.store.durability import Confirmation, Durability, DurabilityMode
+from monitor.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable

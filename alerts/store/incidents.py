@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from alerts.errors import StoreUnavailableError
 from alerts.groups.incidents import (
     Ack,
     Batch,
@@ -24,6 +23,7 @@ from alerts.groups.incidents import (
 )
 from alerts.groups.keys import mid_of
 from alerts.store.retention import Retention
+from monitor.errors import StoreUnavailableError
 from monitor.liveness import EventKind
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from alerts.errors import StoreUnavailableError
 from alerts.groups.mass_failure import (
     FailureState,
     FailureWindow,
@@ -18,6 +17,7 @@ from alerts.groups.mass_failure import (
     silent_now,
     since_of,
 )
+from monitor.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

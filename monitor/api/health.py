@@ -14,9 +14,9 @@ from monitor.api.requests import caller
 from monitor.api.responses import NO_STORE, encoded, json_answer, json_bytes_answer
 from monitor.auth import Scope
 from monitor.clock import monotonic_s
+from monitor.errors import StoreUnavailableError
 from monitor.liveness import Liveness
 from monitor.reasons import Reason
-from monitor.store import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -36,10 +36,10 @@ from monitor.errors import (
     OverShareError,
     QuotaExceededError,
     SlowDownError,
+    StoreUnavailableError,
     UnknownWorkerError,
 )
 from monitor.metrics.registry import BeatOutcome
-from monitor.store import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -21,10 +21,9 @@ from monitor.api.problems import outcome_of
 from monitor.api.raw_path import unread_of
 from monitor.auth import ExpiredError, ScopeMissingError, UnauthenticatedError
 from monitor.clock import monotonic_ns
-from monitor.errors import IntakeFullError, NoRoomError, OverShareError, QuotaExceededError
+from monitor.errors import IntakeFullError, NoRoomError, OverShareError, QuotaExceededError, StoreUnavailableError
 from monitor.limit_log import RefusedBeats
 from monitor.rate_limit import Limiter, Rate
-from monitor.store import StoreUnavailableError
 from monitor.workers import Evidence, Rejection, WorkerKey
 
 if TYPE_CHECKING:

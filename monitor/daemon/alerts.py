@@ -14,7 +14,6 @@ from alerts.routing.routes import Route
 from alerts.service import AlertService
 from alerts.store.durability import Durability, DurabilityMode
 from alerts.store.retention import Retention
-from monitor.store import StoreUnavailableError
 from monitor.workers import WorkerKey
 
 if TYPE_CHECKING:
@@ -103,7 +102,6 @@ def alert_service(
             initial_ms=alerts.retry_initial_ms, max_ms=alerts.retry_max_ms, retry_for_ms=alerts.retry_for_ms
         ),
         history=Retention(age_ms=alerts.history_ms, most=alerts.history_most),
-        source_errors=(StoreUnavailableError,),
         concurrency=alerts.queue_concurrency,
         namespace=config.store.namespace,
     )

@@ -35,6 +35,7 @@ from monitor.daemon.settings import beat_rates, store_settings
 from monitor.daemon.signing_key import auth_policy
 from monitor.daemon.waiting import Waiting
 from monitor.daemon.watchdog import Watchdog
+from monitor.errors import StoreUnavailableError
 from monitor.events import event_id
 from monitor.eviction import EvictionWatch
 from monitor.health import Health
@@ -48,7 +49,7 @@ from monitor.limit_log import Limits
 from monitor.metrics.registry import Limit, Metrics
 from monitor.pulse import Pulse
 from monitor.scheduler import Scheduler
-from monitor.store import Store, StoreDeniedError, StoreRefusedError, StoreSettings, StoreUnavailableError
+from monitor.store import Store, StoreDeniedError, StoreRefusedError, StoreSettings
 from monitor.store.outbox import Outbox
 from monitor.sweeper import Sweeper, SweepSettings
 from monitor.version import version

@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from monitor.auth import Revocation, Revocations, read_revocations
-from monitor.store import StoreUnavailableError
+from monitor.errors import StoreUnavailableError
 from monitor.store.revocations import RevocationList
 
 if TYPE_CHECKING:

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from alerts.errors import StoreUnavailableError as QueueUnavailableError
 from monitor.clock import monotonic_s
+from monitor.errors import StoreUnavailableError
 from monitor.health import PROBE_AGE_S
 from monitor.metrics.gauges import Queue
 from monitor.metrics.registry import Signs
 from monitor.reasons import Reason
-from monitor.store import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -140,7 +139,7 @@ class SelfCheck:
         while True:
             try:
                 found = await self._queues()
-            except QueueUnavailableError:  # the store's failure is a separate reason
+            except StoreUnavailableError:  # the store's failure is a separate reason
                 self._metrics.condition.queues(())
             except Exception:  # a bug of the alert side must not end the intake (P30)
                 log.exception("self_check.queues_failed")

@@ -14,9 +14,9 @@ import uvloop
 
 from monitor.api.problems import problem_of
 from monitor.api.responses import json_answer
+from monitor.errors import StoreUnavailableError
 from monitor.http.server import HttpServer
 from monitor.reasons import Reason
-from monitor.store import StoreUnavailableError
 
 if TYPE_CHECKING:
     import socket

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from monitor.errors import NotAllowedError, QuotaExceededError, UnknownWorkerError
+from monitor.errors import NotAllowedError, QuotaExceededError, StoreUnavailableError, UnknownWorkerError
 from monitor.liveness import EventKind
-from monitor.store import StoreUnavailableError
 from monitor.store.results import (
     DAMAGED,
     NOT_ALLOWED,

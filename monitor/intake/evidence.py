@@ -12,8 +12,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from monitor.clock import monotonic_s
+from monitor.errors import StoreUnavailableError
 from monitor.shares import Tenants, over_share
-from monitor.store import StoreUnavailableError
 from monitor.workers import Rejection
 
 if TYPE_CHECKING:

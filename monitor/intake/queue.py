@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING, Final, assert_never
 import structlog
 
 from monitor.clock import monotonic_s
-from monitor.errors import IntakeFullError, OverShareError
+from monitor.errors import IntakeFullError, OverShareError, StoreUnavailableError
 from monitor.intake.backlog import Graces
 from monitor.intake.batches import BATCH_BYTES, BATCH_LIMIT, error_of, extent, mark_registering
 from monitor.shares import Tenants, over_share
-from monitor.store import StoreUnavailableError
 from monitor.store.results import REFUSED, STORED
 from monitor.workers import KEEP, Beat, Disconnect, Forget
 

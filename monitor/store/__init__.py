@@ -6,7 +6,6 @@ from monitor.store.errors import (
     StoreDeniedError,
     StoreFullError,
     StoreRefusedError,
-    StoreUnavailableError,
 )
 from monitor.store.results import Page, SweepResult
 from monitor.store.settings import StoreSettings
@@ -21,6 +20,5 @@ __all__ = [
     "StoreFullError",
     "StoreRefusedError",
     "StoreSettings",
-    "StoreUnavailableError",
     "SweepResult",
 ]

@@ -14,10 +14,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import ResponseError
 
-from monitor.errors import NoRoomError
+from monitor.errors import NoRoomError, StoreUnavailableError
 from monitor.store.codec import text
 from monitor.store.endpoint import Address
-from monitor.store.errors import StoreDeniedError, StoreFullError, StoreRefusedError, StoreUnavailableError
+from monitor.store.errors import StoreDeniedError, StoreFullError, StoreRefusedError
 from monitor.store.fast_connections import TROUBLE, Lines
 from monitor.store.library import LIBRARY_NAME, LIBRARY_SOURCE
 from monitor.store.sentinel import REFUSALS, SentinelsRefuseUsError

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-
-class StoreUnavailableError(Exception):
-    """The store did not answer, or could not write. The same call may succeed later. No loss is known."""
+from monitor.errors import StoreUnavailableError
 
 
 class StoreFullError(StoreUnavailableError):

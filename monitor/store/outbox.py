@@ -6,8 +6,8 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from monitor.clock import monotonic_s
+from monitor.errors import StoreUnavailableError
 from monitor.reasons import Reason
-from monitor.store.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from monitor.events import Event

@@ -16,11 +16,12 @@ import msgspec
 
 from monitor.blindness import Cause, Window
 from monitor.clock import StoreClock
+from monitor.errors import StoreUnavailableError
 from monitor.liveness import Liveness, Trigger
 from monitor.pace import in_pieces
 from monitor.store import codec
 from monitor.store.connection import Connection
-from monitor.store.errors import InstallationError, SchemaError, StoreFullError, StoreUnavailableError
+from monitor.store.errors import InstallationError, SchemaError, StoreFullError
 from monitor.store.joint import Joint
 from monitor.store.library import DOWN_STATES, STATE_CODES
 from monitor.store.results import (

@@ -21,11 +21,11 @@ from monitor.api.app import create_app
 from monitor.api.fast_path import FastPath
 from monitor.api.rejected_beats import RejectedBeats
 from monitor.auth import Scope
+from monitor.errors import StoreUnavailableError
 from monitor.http.protocol import BoundedProtocol
 from monitor.http.server import HttpServer, listen
 from monitor.intake.queue import Intake
 from monitor.rate_limit import NS, Rate
-from monitor.store import StoreUnavailableError
 from monitor.workers import Evidence, Rejection, WorkerKey
 from tests.support import api, servers, stores
 from tests.support.vectors import VECTORS

@@ -12,7 +12,8 @@ import structlog
 
 from monitor.api.app import create_app
 from monitor.auth import Scope
-from monitor.store import Store, StoreUnavailableError
+from monitor.errors import StoreUnavailableError
+from monitor.store import Store
 from monitor.workers import WorkerKey
 from tests.support import api, servers
 from tests.support.vectors import VECTORS

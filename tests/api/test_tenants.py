@@ -15,14 +15,13 @@ from monitor.api.errors import BodyTooSlowError
 from monitor.api.rejected_beats import RejectedBeats, Seen
 from monitor.api.shared import BATCHES_AT_ONCE, READS_AT_ONCE, Places, Shared
 from monitor.auth import Principal, Scope
-from monitor.errors import IntakeFullError, NoRoomError, OverShareError
+from monitor.errors import IntakeFullError, NoRoomError, OverShareError, StoreUnavailableError
 from monitor.intake.evidence import MOST_PENDING, Recorder
 from monitor.intake.queue import Intake
 from monitor.limit_log import RefusedBeats
 from monitor.metrics.registry import Limit, Metrics
 from monitor.rate_limit import NS, Rate
 from monitor.shares import Shares, Tenants
-from monitor.store import StoreUnavailableError
 from monitor.store.connection import READERS
 from monitor.store.joint import Joint
 from monitor.workers import Evidence, Rejection, WorkerKey

@@ -14,7 +14,6 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from alerts.errors import StoreUnavailableError as QueueUnavailableError
 from alerts.store.group_store import Stats
 from bench.overload import resident_mib
 from monitor.clock import monotonic_s
@@ -25,11 +24,11 @@ from monitor.daemon.self_check import (
     SelfCheck,
     give_back_memory,
 )
+from monitor.errors import StoreUnavailableError
 from monitor.health import Health, asking_tenant
 from monitor.metrics.registry import Metrics
 from monitor.pulse import Pulse
 from monitor.reasons import Reason
-from monitor.store import StoreUnavailableError
 from monitor.store.outbox import ROUTING_LAG_S, Outbox
 from monitor.store.server_info import condition_of
 from tests.core.test_metrics import values
@@ -79,7 +78,7 @@ class Looked:
         if self.bug is not None:
             raise self.bug
         if self.queues is None:
-            raise QueueUnavailableError("as told")
+            raise StoreUnavailableError("as told")
         return self.queues
 
     async def of_store(self) -> list[str]:

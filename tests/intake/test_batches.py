@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from monitor.errors import NotAllowedError, QuotaExceededError
+from monitor.errors import NotAllowedError, QuotaExceededError, StoreUnavailableError
 from monitor.intake.backlog import Graces
 from monitor.intake.batches import BATCH_BYTES, BATCH_LIMIT, CHUNKS_AT_ONCE, BatchIntake
 from monitor.intake.queue import Intake
-from monitor.store import StoreUnavailableError
 from tests.support.stores import beat
 from tests.support.watched import PATIENCE_S, alive, watched
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from monitor.blindness import GAP_MS, PULSE_MS
+from monitor.errors import StoreUnavailableError
 from monitor.intake.evidence import LOT, LOTS_OF_A_PARTITION, MOST_PENDING, SPACING_S, Recorder
 from monitor.metrics.registry import Metrics
-from monitor.store import Store, StoreUnavailableError
+from monitor.store import Store
 from monitor.workers import Evidence, Rejection, WorkerKey
 from tests.support import daemons
 from tests.support.stores import ManualClock, beat, settings

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from monitor.errors import StoreUnavailableError
 from monitor.liveness import Liveness, Trigger
-from monitor.store import StoreUnavailableError
 from monitor.workers import Disconnect, WorkerKey
 from tests.support import servers
 from tests.support.stores import ManualClock, beat, opened

@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvloop
 
-from monitor.errors import IntakeFullError, NotAllowedError, QuotaExceededError, UnknownWorkerError
+from monitor.errors import (
+    IntakeFullError,
+    NotAllowedError,
+    QuotaExceededError,
+    StoreUnavailableError,
+    UnknownWorkerError,
+)
 from monitor.intake.batches import BATCH_LIMIT
 from monitor.intake.queue import DEEP, DEEP_LIMIT, LANES, Intake
 from monitor.liveness import EventKind, Trigger
-from monitor.store import Store, StoreUnavailableError
 from monitor.workers import Disconnect, Forget, WorkerKey
 from tests.support import servers
 from tests.support.stores import DEV, INTERVAL_MS, beat, opened
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from monitor.events import Event
+    from monitor.store import Store
     from monitor.workers import Moved
 
 

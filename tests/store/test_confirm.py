@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from redis.asyncio import Redis
 
+from monitor.errors import StoreUnavailableError
 from monitor.liveness import EventKind
-from monitor.store import StoreUnavailableError
 from monitor.store.outbox import Outbox
 from tests.support import api, servers
 from tests.support.stores import beat, opened

@@ -20,10 +20,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from alerts.errors import StoreUnavailableError as QueueUnavailableError
 from alerts.store.connection import StoreConnection
-from monitor.errors import NoRoomError
-from monitor.store import StoreUnavailableError
+from monitor.errors import NoRoomError, StoreUnavailableError
 from monitor.store.connection import ONCE, READERS, WRITERS
 from monitor.store.endpoint import Address
 from monitor.store.results import STORED
@@ -238,7 +236,7 @@ def test_a_connection_of_the_delivery_queue_that_is_lost_is_the_stores_trouble_a
                 await proxy.accept()
                 calls = (queue.forget(f"r{k}") for k in range(30))
                 answers = await asyncio.gather(*calls, return_exceptions=True)
-                assert {type(answer) for answer in answers} <= {type(None), QueueUnavailableError}
+                assert {type(answer) for answer in answers} <= {type(None), StoreUnavailableError}
             await queue.close()
             await address.close()
 

@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from alerts.errors import StoreUnavailableError as QueueUnavailableError
 from alerts.store.connection import StoreConnection
 from monitor.clock import monotonic_s
-from monitor.store import StoreDeniedError, StoreRefusedError, StoreUnavailableError
+from monitor.errors import StoreUnavailableError
+from monitor.store import StoreDeniedError, StoreRefusedError
 from monitor.store.connection import WRITERS
 from monitor.store.results import STORED
 from tests.support import sentinels, servers
@@ -318,7 +318,7 @@ async def test_the_delivery_queue_follows_the_primary_too(valkeys: Watched) -> N
             sentinel.kill()
         new.kill()
         async with asyncio.timeout(10):
-            with pytest.raises(QueueUnavailableError):
+            with pytest.raises(StoreUnavailableError):
                 await queue.register(["c"])
         await queue.close()
 

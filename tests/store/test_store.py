@@ -13,16 +13,10 @@ from redis.asyncio import Redis
 
 from alerts.store.connection import StoreConnection
 from alerts.store.group_store import GroupStore
+from monitor.errors import StoreUnavailableError
 from monitor.events import EVENT_METADATA_BYTES, Event
 from monitor.liveness import EventKind, Liveness, Trigger
-from monitor.store import (
-    InstallationError,
-    SchemaError,
-    Store,
-    StoreFullError,
-    StoreRefusedError,
-    StoreUnavailableError,
-)
+from monitor.store import InstallationError, SchemaError, Store, StoreFullError, StoreRefusedError
 from monitor.store.outbox import Outbox
 from monitor.store.results import (
     DAMAGED,

@@ -21,12 +21,12 @@ from monitor.api.services import Services
 from monitor.api.shared import Shared
 from monitor.auth import Authenticator, AuthPolicy, Scope, VerifyingKey, mint
 from monitor.daemon.oncall.routes import oncall_router
+from monitor.errors import StoreUnavailableError
 from monitor.health import Health
 from monitor.intake.backlog import Graces
 from monitor.intake.batches import BatchIntake
 from monitor.intake.queue import Intake
 from monitor.metrics.registry import Metrics
-from monitor.store import StoreUnavailableError
 from tests.support import oncall, stores
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """The on-call operations on the alert service, restricted to what the caller may see.
 
-What a caller may not see does not exist for it. Every method raises ``monitor.store.StoreUnavailableError`` if the
+What a caller may not see does not exist for it. Every method raises ``StoreUnavailableError`` if the
 store does not answer. Then a change may or may not have been made, and a retry is harmless. Times are milliseconds of
 the store's clock. Errors of the alerts become those of the API.
 """
@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
 from alerts.errors import DeliveryError
-from alerts.errors import StoreUnavailableError as AlertStoreError
 from alerts.groups.incidents import IncidentClosedError, IncidentKind, UnknownIncidentError
 from alerts.groups.silences import TooManySilencesError, UnknownSilenceError
 from alerts.groups.state import Outcome
@@ -32,9 +31,8 @@ from monitor.api.admission import RateLimitedError
 from monitor.api.errors import ConflictError, NoSuchError, TooManyError
 from monitor.api.workers import PAGE_WORKERS
 from monitor.auth import ForbiddenError
-from monitor.errors import NoRoomError
+from monitor.errors import NoRoomError, StoreUnavailableError
 from monitor.pace import Piece
-from monitor.store import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -377,8 +375,6 @@ def _translated_errors() -> Iterator[None]:
     """Translate errors of the alerts to those of the port."""
     try:
         yield
-    except AlertStoreError as error:
-        raise StoreUnavailableError(str(error)) from error
     except UnknownReceiverError as error:
         raise NoSuchError(f"there is no receiver {error.args[0]!r}") from None
     except UnknownNotificationError as error:

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from alerts.delivery.loop import Delivery
 from alerts.delivery.planner import BROKEN_PAUSE_MS, BROKEN_TRIES, LOOKED_AT, Planner
-from alerts.errors import PermanentDeliveryError, StoreUnavailableError, TransientDeliveryError
+from alerts.errors import PermanentDeliveryError, TransientDeliveryError
 from alerts.groups.flapping import Flapping
 from alerts.groups.fleet import EnvironmentHealth
 from alerts.groups.keys import environment_key, worker_key
@@ -32,6 +32,7 @@ from alerts.store.group_store import GroupStore, Want
 from alerts.store.incidents import IncidentStore
 from alerts.store.mass_failures import MassFailures
 from alerts.store.silences import SilenceStore
+from monitor.errors import StoreUnavailableError
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, Clock, FakeFleet, Inbox, event, nid_of, until
 from tests.support.stores import pools

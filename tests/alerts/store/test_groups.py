@@ -8,13 +8,13 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
-from alerts.errors import StoreUnavailableError
 from alerts.groups.keys import Shape
 from alerts.groups.roles import Role
 from alerts.groups.state import AlertGroup, Draft, InFlight, Member, Outcome, Timing
 from alerts.store.connection import StoreConnection
 from alerts.store.durability import Confirmation, Durability
 from alerts.store.group_store import Change, Claimed, GroupStore, Seen, Stats, Want
+from monitor.errors import StoreUnavailableError
 from tests.support import servers
 from tests.support.alerts_fakes import START_MS, event
 from tests.support.stores import pools
