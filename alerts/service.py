@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from alerts.delivery.loop import CONCURRENCY, Counted, Delivery
+from alerts.delivery.counts import Counted
+from alerts.delivery.loop import CONCURRENCY, Delivery
 from alerts.delivery.planner import Planner
 from alerts.errors import DeliveryError
 from alerts.loops import POLL_S, StoreBackoff, cancel_all, nothing
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
+    from alerts.delivery.counts import Counts
     from alerts.groups.flapping import Flapping
     from alerts.groups.fleet import Fleet
     from alerts.groups.mass_failure import Rule
@@ -63,7 +65,7 @@ class AlertService:
         rule: when a mass failure is declared; None: never.
         flapping: when a worker flaps; None: never.
         now_ms: the store's time, in milliseconds.
-        on_outcome: called for each attempt with ``(receiver, outcome, cause of a failure or "")``; for metrics.
+        counts: counts attempts and decisions; for metrics.
         policy: when to retry a failed delivery.
         history: how long and how much history is kept.
         concurrency: maximum attempts in flight at one receiver.
@@ -91,7 +93,7 @@ class AlertService:
         rule: Rule | None,
         flapping: Flapping | None = None,
         now_ms: Callable[[], int],
-        on_outcome: Callable[[str, str, str], None],
+        counts: Counts,
         policy: RetryPolicy | None = None,
         history: Retention | None = None,
         concurrency: int = CONCURRENCY,
@@ -123,7 +125,7 @@ class AlertService:
                 wording=wording,
                 fleet=fleet,
                 flapping=flapping,
-                on_unrenderable=lambda name=name: on_outcome(name, Counted.UNRENDERABLE, ""),  # type: ignore[misc]
+                on_unrenderable=lambda name=name: counts.delivery(name, Counted.UNRENDERABLE, ""),  # type: ignore[misc]
             )
             for name, groups in self.groups.items()
         }
@@ -135,7 +137,7 @@ class AlertService:
                 policy=_policy_for(receiver, policy or RetryPolicy()),
                 durability=durability,
                 now_ms=now_ms,
-                on_outcome=on_outcome,
+                counts=counts,
                 concurrency=concurrency,
                 poll_s=poll_s,
                 failpoint=failpoint,

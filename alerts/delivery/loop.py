@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import random
 from collections import OrderedDict, deque
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from alerts.delivery.circuit_breaker import Breaker
+from alerts.delivery.counts import Counted, decided
 from alerts.delivery.given_up import offer_given_up
 from alerts.delivery.planner import Attempt, given_back
 from alerts.errors import Cause, DeliveryError, PermanentDeliveryError, TransientDeliveryError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
+    from alerts.delivery.counts import Counts
     from alerts.delivery.planner import Plan, Planner
     from alerts.receivers import Receiver
     from alerts.retry import RetryPolicy
@@ -49,17 +50,6 @@ _CHANGED_TRIES: Final = 20
 _log: FilteringBoundLogger = structlog.get_logger()
 
 
-class Counted(StrEnum):
-    """Result of an attempt, as counted in metrics."""
-
-    DELIVERED = "delivered"
-    FAILED = "failed"
-    """To be retried."""
-    DEAD_LETTERED = "dead_lettered"
-    UNRENDERABLE = "unrenderable"
-    """No body could be made: dead-lettered at once."""
-
-
 class Delivery:
     """Delivers the notifications of one receiver: claims due groups, plans, sends, records outcomes.
 
@@ -79,7 +69,7 @@ class Delivery:
         policy: when to retry.
         durability: what the store must confirm before anything is sent (P23).
         now_ms: the store's time.
-        on_outcome: called for each attempt with ``(receiver, outcome, cause of the failure or "")``.
+        counts: counts attempts and decisions.
         concurrency: maximum attempts in flight at once.
         poll_s: how often to poll for due groups, in seconds.
         uniform: draws from ``[a, b]``.
@@ -95,7 +85,7 @@ class Delivery:
         policy: RetryPolicy,
         durability: Durability,
         now_ms: Callable[[], int],
-        on_outcome: Callable[[str, str, str], None],
+        counts: Counts,
         concurrency: int = CONCURRENCY,
         poll_s: float = POLL_S,
         uniform: Callable[[float, float], float] = random.uniform,
@@ -108,7 +98,7 @@ class Delivery:
         self._policy = policy
         self._durability = durability
         self._now_ms = now_ms
-        self._on_outcome = on_outcome
+        self._counts = counts
         self._concurrency = concurrency
         self._poll_s = poll_s
         self._uniform = uniform
@@ -208,6 +198,7 @@ class Delivery:
                 self._note(confirmation)
                 lost += [plan.claimed for plan, written in zip(starting, done, strict=True) if not written]
                 recorded = [plan for plan, written in zip(starting, done, strict=True) if written]
+                self._decided(starting, done)
                 if confirmation is Confirmation.UNCONFIRMED:
                     await self._release(recorded, pause_ms=_UNCONFIRMED_PAUSE_MS)
                 else:
@@ -247,7 +238,13 @@ class Delivery:
     async def _written(self, plans: Sequence[Plan], *, now_ms: int) -> list[Claimed]:
         """Write the plans without an attempt. Returns the groups that have changed meanwhile."""
         done = await self._groups.save([plan.change for plan in plans], now_ms=now_ms)
+        self._decided(plans, done)
         return [plan.claimed for plan, written in zip(plans, done, strict=True) if not written]
+
+    def _decided(self, plans: Sequence[Plan], done: Sequence[bool]) -> None:
+        for plan, written in zip(plans, done, strict=True):
+            if written:
+                decided(plan, receiver=self._receiver.name, counts=self._counts)
 
     async def _read_again(self, claimed: Sequence[Claimed]) -> list[Claimed]:
         """Read groups that have changed. Groups that are gone or unchanged (their lease is lost) are left out."""
@@ -326,7 +323,7 @@ class Delivery:
             self._unrecorded.pop(nid, None)
             self._failpoint("delivery.recorded")
             self._accepted = True
-            self._on_outcome(self._receiver.name, Counted.DELIVERED, "")
+            self._counts.delivery(self._receiver.name, Counted.DELIVERED, "")
             _log.info("delivery.delivered", **self._about(attempt))
 
     def _answered(self) -> None:
@@ -358,7 +355,9 @@ class Delivery:
         if not await self._record(attempt, failed, lease_end_ms=lease_end_ms):
             return
         is_new = isinstance(decision, GiveUp) and not attempt.again
-        self._on_outcome(self._receiver.name, Counted.DEAD_LETTERED if is_new else Counted.FAILED, error.cause.value)
+        self._counts.delivery(
+            self._receiver.name, Counted.DEAD_LETTERED if is_new else Counted.FAILED, error.cause.value
+        )
         if isinstance(decision, Retry):
             facts |= {"retry": decision.reason.value, "next_attempt_s": (decision.due_ms - now_ms) / 1000}
             _log.warning("delivery.failed", **facts, unknown=unknown)
@@ -384,7 +383,7 @@ class Delivery:
             schedule_retry(draft, due_ms=now_ms, unknown=False)
 
         if await self._record(attempt, failed, lease_end_ms=lease_end_ms):
-            self._on_outcome(self._receiver.name, Counted.FAILED, error.cause.value)
+            self._counts.delivery(self._receiver.name, Counted.FAILED, error.cause.value)
 
     async def _record(self, attempt: Attempt, note: Callable[[Draft], None], *, lease_end_ms: int) -> bool:
         """Record an outcome, with retries while the lease lasts. Returns whether it is recorded."""

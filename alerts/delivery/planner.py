@@ -9,27 +9,36 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import msgspec
 import structlog
 
+from alerts.delivery.checks import Checks
 from alerts.errors import Cause, UnrenderableEventError
 from alerts.groups import group_rules, worker_rules
 from alerts.groups.attempts import AGAIN_MS, begin_attempt, dead_letter, fail, withdraw
-from alerts.groups.flapping import RecentOutages
-from alerts.groups.incidents import UnknownIncidentError
+from alerts.groups.decisions import Decision
 from alerts.groups.keys import Shape
 from alerts.groups.roles import Role, role_of
 from alerts.groups.silences import silenced_until
-from alerts.groups.state import RECHECK_MS, AlertGroup, CreateNotification, Draft, InFlight, Member, Outcome, Send, Wait
+from alerts.groups.state import (
+    RECHECK_MS,
+    AlertGroup,
+    CreateNotification,
+    Draft,
+    InFlight,
+    Member,
+    Outcome,
+    Send,
+    Wait,
+)
 from alerts.notification import Notification
 from alerts.rendering.group_text import GroupCounts
 from alerts.store.group_store import Change, Want
 from monitor.errors import StoreUnavailableError
-from monitor.liveness import Liveness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
-    from alerts.groups.flapping import Flapping
+    from alerts.groups.flapping import Flapping, RecentOutages
     from alerts.groups.fleet import EnvironmentHealth, Fleet
     from alerts.groups.silences import Silence
     from alerts.groups.state import Step
@@ -40,10 +49,6 @@ if TYPE_CHECKING:
     from alerts.store.silences import SilenceStore
     from monitor.events import Event
 
-LOOKED_AT: Final = 50
-"""Maximum members checked before a reminder. Larger groups are assumed to be still firing."""
-CATCH_UP_MS: Final = 1_000
-"""Longest time that a group's news waits for returns that are in the worker store but not routed yet."""
 FIRST_MEMBERS: Final = 500
 """Maximum members checked for silences. Larger groups count as not silenced."""
 BROKEN_TRIES: Final = 10
@@ -66,14 +71,17 @@ class Attempt:
     first_attempt_ms: int
     again: bool
     """The notification is a dead letter, and this is a retry."""
+    decision: Decision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rest:
-    """A group with nothing to send now; ``change`` gives it back."""
+    """A group with nothing to send now; ``change`` gives it back. ``is_new``: the reason is not that of before."""
 
     claimed: Claimed
     change: Change
+    decision: Decision
+    is_new: bool = False
 
 
 Plan: TypeAlias = Attempt | Rest
@@ -106,12 +114,10 @@ class Planner:
         on_unrenderable: Callable[[], None],
     ) -> None:
         self._groups = groups
-        self._incidents = incidents
         self._silences = silences
-        self._mass_failures = mass_failures
         self._wording = wording
         self._fleet = fleet
-        self._flapping = flapping
+        self._checks = Checks(incidents=incidents, mass_failures=mass_failures, fleet=fleet, flapping=flapping)
         self._on_unrenderable = on_unrenderable
         self._broken: dict[str, int] = {}
 
@@ -171,7 +177,7 @@ class Planner:
             self._broken.pop(key, None)
             group.broken, due_ms = 0, now_ms + AGAIN_MS
         change = given_back(claimed, draft, receiver=self._groups.receiver, due_ms=due_ms, waits=True)
-        return [Rest(claimed=claimed, change=change)]
+        return [Rest(claimed=claimed, change=change, decision=Decision.RETRY)]
 
     def _give_up(self, draft: Draft, reason: str) -> None:
         """Dead-letter the notification in flight and everything pending of a group."""
@@ -203,11 +209,11 @@ class Planner:
         if group.shape is Shape.WORKER:
             step = worker_rules.next_step(draft, silenced)
         else:
-            suspected = await self._is_suspected(group, firing)
+            suspected = await self._checks.is_suspected(group, firing)
             step = group_rules.next_step(draft, silenced, first=tuple(firing.values()), suspected=suspected)
-            step = await self._unless_behind(group, step, firing, now_ms=now_ms)
+            step = await self._checks.unless_behind(group, step, firing, now_ms=now_ms)
         if isinstance(step, CreateNotification) and step.reminder and not group.timing.resend:
-            step = await self._unless_settled(group, step, firing, now_ms=now_ms)
+            step = await self._checks.unless_settled(group, step, firing, now_ms=now_ms)
         recent: RecentOutages | None = None
         if (
             isinstance(step, CreateNotification)
@@ -215,115 +221,41 @@ class Planner:
             and step.role is Role.DOWN
             and not step.reminder
         ):
-            step, recent = await self._if_it_lasts(draft, step, step.event)
+            step, recent = await self._checks.if_it_lasts(draft, step, step.event)
+        decision = _decision(group, step)
         if isinstance(step, CreateNotification):
             made = await self._freeze(draft, step, firing, recent)
             if made is not None:
                 in_flight, body = made
-                return self._attempt(claimed, draft, in_flight, body)
+                return self._attempt(claimed, draft, in_flight, body, decision)
+            decision = Decision.DEAD_LETTERED
         if isinstance(step, Send) and group.in_flight is not None:
             attempt = await self._send(claimed, draft, group.in_flight, firing)
             if attempt is not None:
                 return attempt
+            decision = Decision.DEAD_LETTERED if group.given_up is None else Decision.SETTLED
+        is_new = group.waits_for != decision
+        group.waits_for, group.waits_until_ms = decision, 0
         if isinstance(step, Wait):
+            group.waits_until_ms = step.due_ms or 0
             change = given_back(claimed, draft, receiver=self._groups.receiver, due_ms=step.due_ms, waits=True)
         else:
             change = given_back(claimed, draft, receiver=self._groups.receiver)
-        return Rest(claimed=claimed, change=change)
+        return Rest(claimed=claimed, change=change, decision=decision, is_new=is_new)
 
     async def _send(
         self, claimed: Claimed, draft: Draft, in_flight: InFlight, firing: Mapping[str, Member]
     ) -> Attempt | None:
         """Plan an attempt for the notification in flight; None: there is nothing to send, which is recorded."""
         again = CreateNotification(role=Role.DOWN, event=in_flight.event)
-        if in_flight.again and not await self._goes_on(draft.group, again, firing):
+        if in_flight.again and not await self._checks.goes_on(draft.group, again, firing):
             withdraw(draft, again_ms=draft.now_ms + RECHECK_MS)  # its end is not routed yet
             return None
         listed = await self._groups.notification(in_flight.nid)
         if listed is not None and listed.body is not None:
-            return self._attempt(claimed, draft, in_flight, listed.body)
+            return self._attempt(claimed, draft, in_flight, listed.body, Decision.ATTEMPT)
         self._dead_letter_for_good(draft, "its body is lost")
         return None
-
-    async def _if_it_lasts(
-        self, draft: Draft, step: CreateNotification, event: Event
-    ) -> tuple[CreateNotification | Wait, RecentOutages | None]:
-        """Delay the first notification of a worker's outage if needed.
-
-        It waits if the outage is over already (its end is not routed yet), or if the worker flaps and the outage has
-        not lasted long enough (P20).
-        """
-        rule = self._flapping
-        outage = await self._fleet.outage(event, 0 if rule is None else event.due_ms - rule.within_ms)
-        if not outage.goes_on:
-            return Wait(draft.now_ms + RECHECK_MS), None
-        if rule is None or draft.group.notified:
-            return step, None
-        recent = RecentOutages(number=outage.before + 1, rule=rule)
-        return worker_rules.damp(draft, event, recent) or step, recent
-
-    async def _unless_behind(self, group: AlertGroup, step: Step, firing: Mapping[str, Member], *, now_ms: int) -> Step:
-        """Delay the news of a group briefly while workers are back whose events are not routed yet.
-
-        Otherwise the notification would report workers as down that are not.
-        """
-        news_ms = group_rules.news_ms(group)
-        if not isinstance(step, CreateNotification) or news_ms is None or now_ms >= news_ms + CATCH_UP_MS:
-            return step
-        health = await self._health(group, firing)
-        if health is None or health.down is None or health.down >= group.firing:
-            return step
-        return Wait(now_ms + CATCH_UP_MS // 4)
-
-    async def _unless_settled(
-        self, group: AlertGroup, step: CreateNotification, firing: Mapping[str, Member], *, now_ms: int
-    ) -> CreateNotification | Wait:
-        """Hold back a reminder if the incident is acknowledged or over (P19).
-
-        The worker store is written first, then the incident, then the group, so the group may be behind both.
-        """
-        if not await self._goes_on(group, step, firing):
-            return Wait(now_ms + RECHECK_MS)
-        if group.incident_id is None:
-            return step
-        try:
-            incident = await self._incidents.get(group.tenant, group.incident_id)
-        except UnknownIncidentError:
-            return step
-        if incident.ack is not None:
-            group.acked = True  # it was acknowledged before the group existed
-            return Wait(now_ms)
-        return step if incident.is_open else Wait(now_ms + RECHECK_MS)
-
-    async def _goes_on(self, group: AlertGroup, step: CreateNotification, firing: Mapping[str, Member]) -> bool:
-        """Whether a worker of the group is still down. Groups of more than ``LOOKED_AT`` members are assumed to be."""
-        events = [step.event] if step.event is not None else [member.event for member in firing.values()][:LOOKED_AT]
-        if step.event is None and group.firing > len(events):
-            return True
-        for event in events:
-            if (await self._fleet.outage(event)).goes_on:
-                return True
-        return False
-
-    async def _health(self, group: AlertGroup, firing: Mapping[str, Member]) -> EnvironmentHealth | None:
-        """Health of a group's environment; None: the group is not exactly one environment."""
-        if not set(group.labels) <= {"tenant", "environment"} or "environment" not in group.labels:
-            return None
-        # A worker that was rejected and then fell silent has been down since before its newest event.
-        before = [member.event.since_ms for member in firing.values() if member.event.old is Liveness.STALE]
-        since_ms = min([_began_ms(group, firing), *before])
-        return await self._fleet.environment_health(group.tenant, group.labels["environment"], since_ms)
-
-    async def _is_suspected(self, group: AlertGroup, firing: Mapping[str, Member]) -> bool:
-        if self._mass_failures is None or group.shape is not Shape.ENVIRONMENT or group.declared or group.notified:
-            return False
-        return await self._mass_failures.is_suspected(
-            group.tenant,
-            group.labels["environment"],
-            firing=group.firing,
-            rejected=group.rejected,
-            since_ms=_began_ms(group, firing),
-        )
 
     async def _freeze(
         self, draft: Draft, step: CreateNotification, firing: Mapping[str, Member], recent: RecentOutages | None
@@ -336,7 +268,7 @@ class Planner:
                 in_flight = worker_rules.create(draft, step, receiver=self._groups.receiver)
             else:
                 counts = (group.unnotified, group.recovered)
-                health = await self._health(group, firing)
+                health = await self._checks.health(group, firing)
                 in_flight = group_rules.create(draft, step, receiver=self._groups.receiver)
                 body = await self._group(group, step, firing, counts, health, now_ms=draft.now_ms)
         except UnrenderableEventError as error:
@@ -400,7 +332,8 @@ class Planner:
         dead_letter(draft, reason=reason)
         draft.group.again_ms = 0
 
-    def _attempt(self, claimed: Claimed, draft: Draft, in_flight: InFlight, body: str) -> Attempt:
+    def _attempt(self, claimed: Claimed, draft: Draft, in_flight: InFlight, body: str, decision: Decision) -> Attempt:
+        draft.group.waits_for, draft.group.waits_until_ms = "", 0
         begin_attempt(draft)
         return Attempt(
             claimed=claimed,
@@ -416,12 +349,20 @@ class Planner:
             number=in_flight.attempts,
             first_attempt_ms=in_flight.first_attempt_ms,
             again=in_flight.again,
+            decision=decision,
         )
 
 
-def _began_ms(group: AlertGroup, firing: Mapping[str, Member]) -> int:
-    """Time since which workers that are down probably belong to the group."""
-    return group.since_ms - max((member.event.interval_ms for member in firing.values()), default=0)
+def _decision(group: AlertGroup, step: Step) -> Decision:
+    """The name of a step."""
+    if isinstance(step, Wait):
+        return step.why
+    if isinstance(step, CreateNotification):
+        if step.reminder:
+            return Decision.REMINDER
+        down = Decision.UPDATED if group.notified else Decision.FIRST
+        return {Role.DOWN: down, Role.END: Decision.RECOVERED, Role.FACT: Decision.FACT}[step.role]
+    return Decision.ATTEMPT if isinstance(step, Send) else Decision.OVER
 
 
 def given_back(

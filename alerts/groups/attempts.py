@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from alerts.groups.decisions import Decision
 from alerts.groups.keys import Shape
 from alerts.groups.roles import Role
 from alerts.groups.state import Draft, InFlight, Outcome, Send
@@ -133,6 +134,14 @@ def withdraw(draft: Draft, *, again_ms: int) -> None:
 def next_offer_ms(group: AlertGroup) -> int | None:
     """When the next reminder, or the next retry of the dead letter, is due; None: neither is."""
     return min((moment for moment in (group.remind_ms, group.again_ms) if moment), default=None)
+
+
+def idle(group: AlertGroup) -> Decision:
+    """Why a group without news notifies of nothing now."""
+    if group.given_up is not None:
+        return Decision.DEAD_LETTERED
+    acked = group.acked or (group.shape is not Shape.WORKER and group.acks >= group.firing)
+    return Decision.ACKNOWLEDGED if acked and not group.timing.resend else Decision.NOTIFIED
 
 
 def cancel(draft: Draft) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from alerts.groups.attempts import cancel, deliver, next_offer_ms, offer_again, settle
+from alerts.groups.attempts import cancel, deliver, idle, next_offer_ms, offer_again, settle
+from alerts.groups.decisions import Decision
 from alerts.groups.keys import Shape, digest
 from alerts.groups.roles import Role, role_of
 from alerts.groups.state import (
@@ -67,13 +68,14 @@ def _of_firing(draft: Draft, silenced: Silenced, *, first: Sequence[Member], sus
         return _reminder(draft, silenced, first)
     if due > now_ms:
         offer_ms = next_offer_ms(group)
-        return Wait(due if offer_ms is None or offer_ms <= now_ms else min(due, offer_ms))
+        why = Decision.GROUP_INTERVAL if group.notified else Decision.GROUP_WAIT
+        return Wait(due if offer_ms is None or offer_ms <= now_ms else min(due, offer_ms), why)
     if suspected and _is_held(group) and now_ms < group.hold_until_ms:
-        return Wait(min(now_ms + HOLD_CHECK_MS, group.hold_until_ms))
+        return Wait(min(now_ms + HOLD_CHECK_MS, group.hold_until_ms), Decision.HELD)
     until_ms = _all_silenced(group, silenced, first)
-    return (
-        CreateNotification(role=Role.DOWN, event=None) if until_ms is None else Wait(min(until_ms, now_ms + RECHECK_MS))
-    )
+    if until_ms is None:
+        return CreateNotification(role=Role.DOWN, event=None)
+    return Wait(min(until_ms, now_ms + RECHECK_MS), Decision.SILENCED)
 
 
 def due_ms(group: AlertGroup, now_ms: int) -> int | None:
@@ -217,7 +219,7 @@ def _of_in_flight(draft: Draft, in_flight: InFlight) -> Step | None:
         else:
             cancel(draft)
         return None
-    return Send() if in_flight.due_ms <= draft.now_ms else Wait(in_flight.due_ms)
+    return Send() if in_flight.due_ms <= draft.now_ms else Wait(in_flight.due_ms, Decision.RETRY)
 
 
 def _was_back(group: AlertGroup, event: Event) -> bool:
@@ -250,10 +252,10 @@ def _reminder(draft: Draft, silenced: Silenced, first: Sequence[Member]) -> Step
             settle(draft)
     moment_ms = next_offer_ms(group)
     if moment_ms is None or moment_ms > now_ms:
-        return Wait(moment_ms)
+        return Wait(moment_ms, idle(group))
     until_ms = _all_silenced(group, silenced, first)
     if until_ms is not None:
-        return Wait(min(until_ms, now_ms + RECHECK_MS))
+        return Wait(min(until_ms, now_ms + RECHECK_MS), Decision.SILENCED)
     if 0 < group.again_ms <= now_ms:
         return offer_again(draft)
     return CreateNotification(role=Role.DOWN, event=None, reminder=group.reminders + 1)

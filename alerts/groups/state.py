@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
+from alerts.groups.decisions import Decision
 from alerts.groups.keys import Shape
 from alerts.groups.roles import Role
 from monitor.events import Event
@@ -118,6 +119,10 @@ class AlertGroup(msgspec.Struct, kw_only=True, omit_defaults=True):
     """When the dead letter is retried; 0: not automatically."""
     agains: int = 0
     """How often the page was dead-lettered."""
+    waits_for: str = ""
+    """The ``Decision`` by which it waits; empty: a notification is in flight, or nothing was decided yet."""
+    waits_until_ms: int = 0
+    """When it is decided again; 0: when the group changes."""
     broken: int = 0
     """Consecutive failures to plan for this group, caused by a bug."""
     incident_id: str | None = None
@@ -279,9 +284,10 @@ class CreateNotification(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Next step: nothing before ``due_ms``; None: nothing until the group changes."""
+    """Next step: nothing before ``due_ms``, because of ``why``; None: nothing until the group changes."""
 
     due_ms: int | None
+    why: Decision
 
 
 class Over(msgspec.Struct, frozen=True):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from alerts.groups.attempts import cancel, deliver, next_offer_ms, offer_again, settle
+from alerts.groups.attempts import cancel, deliver, idle, next_offer_ms, offer_again, settle
+from alerts.groups.decisions import Decision
 from alerts.groups.keys import digest
 from alerts.groups.roles import Role, role_of
 from alerts.groups.state import (
@@ -50,7 +51,7 @@ def next_step(draft: Draft, silenced: Silenced) -> Step:
         event = group.pending[0]
         role = role_of(event)
         if group.due_ms > now_ms and role is not Role.END:
-            return Wait(group.due_ms)
+            return Wait(group.due_ms, Decision.DAMPED if group.damped_ms else Decision.GROUP_WAIT)
         until_ms = None if role is Role.END else silenced(event)
         if until_ms is None:
             group.silenced = False
@@ -58,7 +59,7 @@ def next_step(draft: Draft, silenced: Silenced) -> Step:
         draft.set_outcome(event, Outcome.SILENCED)
         if role is Role.DOWN:
             group.silenced = True
-            return Wait(min(until_ms, now_ms + RECHECK_MS))
+            return Wait(min(until_ms, now_ms + RECHECK_MS), Decision.SILENCED)
         group.pending.pop(0)
     return _reminder(draft, silenced)
 
@@ -74,7 +75,7 @@ def damp(draft: Draft, event: Event, recent: RecentOutages) -> Wait | None:
         return None
     group.due_ms = group.damped_ms
     draft.set_outcome(event, Outcome.DAMPED)
-    return Wait(group.due_ms)
+    return Wait(group.due_ms, Decision.DAMPED)
 
 
 def due_ms(group: AlertGroup, now_ms: int) -> int | None:
@@ -139,7 +140,7 @@ def _of_in_flight(draft: Draft, in_flight: InFlight) -> Step | None:
             cancel(draft)
         _collapse(draft)
         return None
-    return Send() if in_flight.due_ms <= draft.now_ms else Wait(in_flight.due_ms)
+    return Send() if in_flight.due_ms <= draft.now_ms else Wait(in_flight.due_ms, Decision.RETRY)
 
 
 def _reminder(draft: Draft, silenced: Silenced) -> Step:
@@ -154,10 +155,10 @@ def _reminder(draft: Draft, silenced: Silenced) -> Step:
             settle(draft)
     moment_ms = next_offer_ms(group)
     if moment_ms is None or event is None or moment_ms > now_ms:
-        return Wait(None if event is None else moment_ms)
+        return Wait(None if event is None else moment_ms, idle(group))
     until_ms = None if group.timing.resend else silenced(event)
     if until_ms is not None:
-        return Wait(min(until_ms, now_ms + RECHECK_MS))
+        return Wait(min(until_ms, now_ms + RECHECK_MS), Decision.SILENCED)
     if 0 < group.again_ms <= now_ms:
         return offer_again(draft)
     return CreateNotification(role=Role.DOWN, event=event, reminder=group.reminders + 1)

@@ -17,8 +17,7 @@ from alerts.store.retention import Retention
 from monitor.workers import WorkerKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from alerts.delivery.counts import Counts
     from monitor.daemon.config.model import Config
     from monitor.events import Event
     from monitor.store import Store
@@ -62,7 +61,7 @@ def alert_service(
     *,
     store: Store,
     outbox: Outbox,
-    on_outcome: Callable[[str, str, str], None],
+    counts: Counts,
 ) -> AlertService:
     """Create the alert service; the caller starts it."""
     alerts, durability = config.alerts, config.store.durability
@@ -97,7 +96,7 @@ def alert_service(
         ),
         rule=Rule(share=mass.share, least=mass.least, hold_ms=mass.hold_ms) if mass.enabled else None,
         now_ms=store.clock.now_ms,
-        on_outcome=on_outcome,
+        counts=counts,
         policy=RetryPolicy(
             initial_ms=alerts.retry_initial_ms, max_ms=alerts.retry_max_ms, retry_for_ms=alerts.retry_for_ms
         ),

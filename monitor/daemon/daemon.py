@@ -24,7 +24,7 @@ from monitor.api.shared import BATCHES_AT_ONCE, Shared
 from monitor.auth import Authenticator
 from monitor.clock import monotonic_s
 from monitor.daemon.alerts import alert_service
-from monitor.daemon.delivery_labels import delivery_failures, delivery_outcomes
+from monitor.daemon.delivery_labels import delivery_labels
 from monitor.daemon.errors import StartError
 from monitor.daemon.expiring import ExpiryWatch
 from monitor.daemon.oncall.routes import oncall_router
@@ -97,9 +97,7 @@ class Daemon:
         self._listener, *self._others = listeners
         self._stop = asyncio.Event()
         self._failed: str | None = None
-        self._metrics = Metrics(
-            version=version(), deliveries=delivery_outcomes(config), failures=delivery_failures(config), share=share
-        )
+        self._metrics = Metrics(version=version(), labels=delivery_labels(config), share=share)
         self._limits = Limits(self._metrics.limit)
         self._health = Health(
             sweep_interval_ms=config.liveness.sweep_interval_ms,
@@ -145,7 +143,7 @@ class Daemon:
             config,
             store=store,
             outbox=self._outbox,
-            on_outcome=self._metrics.delivery,
+            counts=self._metrics,
         )
         self._health.watch_alerts(self._alerts.failing)
         limits, bounds = config.limits, config.liveness

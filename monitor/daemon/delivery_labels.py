@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alerts.delivery.loop import Counted
+from alerts.delivery.counts import Counted
 from alerts.errors import Cause
+from alerts.groups.decisions import Decision
+from monitor.metrics.registry import DeliveryLabels
 
 if TYPE_CHECKING:
     from monitor.daemon.config.model import Config
 
 
-def delivery_outcomes(config: Config) -> list[tuple[str, str]]:
-    """Every receiver with every outcome that an ``AlertService`` may report for it."""
-    return [(receiver.name, outcome.value) for receiver in config.alerts.effective_receivers for outcome in Counted]
-
-
-def delivery_failures(config: Config) -> list[tuple[str, str]]:
-    """Every receiver with every cause of a failed attempt."""
-    return [(receiver.name, cause.value) for receiver in config.alerts.effective_receivers for cause in Cause]
+def delivery_labels(config: Config) -> DeliveryLabels:
+    """Every receiver, with every outcome, cause of a failure and decision that an ``AlertService`` may count for it."""
+    return DeliveryLabels(
+        receivers=tuple(receiver.name for receiver in config.alerts.effective_receivers),
+        outcomes=tuple(Counted),
+        causes=tuple(Cause),
+        decisions=tuple(Decision),
+    )

@@ -25,7 +25,7 @@ from monitor.metrics.shared_memory import Table
 from monitor.reasons import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from monitor.workers import Moved
 
@@ -96,13 +96,23 @@ class Signs:
     """The reasons for being degraded that this process has found itself."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeliveryLabels:
+    """The receivers, and for each the outcomes of attempts, causes of failures and decisions that may be counted."""
+
+    receivers: Collection[str] = ()
+    outcomes: Collection[str] = ()
+    causes: Collection[str] = ()
+    decisions: Collection[str] = ()
+
+
+_NO_LABELS: Final = DeliveryLabels()
+
+
 class Slots:
-    """The position of each number in a row; the same in every process, since all have the same configuration.
+    """The position of each number in a row; the same in every process, since all have the same configuration."""
 
-    ``deliveries`` are the receivers with the outcomes of delivery attempts, ``failures`` with the causes.
-    """
-
-    def __init__(self, deliveries: Iterable[tuple[str, str]] = (), failures: Iterable[tuple[str, str]] = ()) -> None:
+    def __init__(self, labels: DeliveryLabels = _NO_LABELS) -> None:
         free = itertools.count()
         self.pid: Final = next(free)
         self.restarts: Final = next(free)
@@ -112,8 +122,9 @@ class Slots:
         self.detection_sum_s: Final = next(free)
         self.evidence: Final = {outcome: next(free) for outcome in EVIDENCE_OUTCOMES}
         self.limits: Final = {limit: next(free) for limit in Limit}
-        self.deliveries: Final = {delivery: next(free) for delivery in deliveries}
-        self.failures: Final = {failure: next(free) for failure in failures}
+        self.deliveries: Final = {one: next(free) for one in itertools.product(labels.receivers, labels.outcomes)}
+        self.failures: Final = {one: next(free) for one in itertools.product(labels.receivers, labels.causes)}
+        self.decisions: Final = {one: next(free) for one in itertools.product(labels.receivers, labels.decisions)}
         self.pings: Final = {outcome: next(free) for outcome in PingOutcome}
         self.at_s: Final = next(free)
         self.ready: Final = next(free)
@@ -187,19 +198,17 @@ class Share:
 class Metrics:
     """One registry and small methods to feed it. Not thread-safe while it is read.
 
-    ``deliveries`` are the receivers and the outcomes that ``delivery`` may be given, ``failures`` the causes.
-    Without a ``share`` this process is the only one.
+    ``labels``: what ``delivery`` and ``decision`` may be given. Without a ``share`` this process is the only one.
     """
 
     def __init__(
         self,
         *,
         version: str,
-        deliveries: Iterable[tuple[str, str]] = (),
-        failures: Iterable[tuple[str, str]] = (),
+        labels: DeliveryLabels = _NO_LABELS,
         share: Share | None = None,
     ) -> None:
-        self._slots = slots = Slots(deliveries, failures)
+        self._slots = slots = Slots(labels)
         if share is None:
             self._table = Table(slots=slots.count)
         else:
@@ -264,6 +273,10 @@ class Metrics:
         self._row[self._slots.deliveries[receiver, outcome]] += 1.0
         if cause:
             self._row[self._slots.failures[receiver, cause]] += 1.0
+
+    def decision(self, receiver: str, decision: str) -> None:
+        """Count a decision about a group of alerts: why it notifies now, or why it does not."""
+        self._row[self._slots.decisions[receiver, decision]] += 1.0
 
     def fleet(self, counts: Mapping[Liveness, int] | None, *, sweep_lag_s: float) -> None:
         """Set the workers by liveness (None: not known now) and the age of the last full sweep (inf: none yet)."""
@@ -331,6 +344,8 @@ class _Counted:
         yield counter("deliveries", text, ["receiver", "outcome"], slots.deliveries.items())
         text = "Delivery attempts that failed, by cause."
         yield counter("delivery_failures", text, ["receiver", "cause"], slots.failures.items())
+        text = "Decisions whether to notify, by receiver and reason."
+        yield counter("delivery_decisions", text, ["receiver", "decision"], slots.decisions.items())
         yield counter(
             "watchdog_pings", "Outgoing heartbeats that were due, by outcome.", ["outcome"], slots.pings.items()
         )

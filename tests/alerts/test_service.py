@@ -26,6 +26,7 @@ from alerts.routing.routes import Route
 from alerts.service import AlertService
 from alerts.store.durability import Durability
 from alerts.store.group_store import Want
+from monitor.events import rfc3339
 from monitor.liveness import EventKind, Liveness
 from tests.support import servers
 from tests.support.alerts_daemons import Daemon
@@ -37,6 +38,7 @@ from tests.support.alerts_fakes import (
     FakeFleet,
     Inbox,
     ListSource,
+    Tally,
     dead_letters,
     event,
     events,
@@ -534,7 +536,7 @@ async def test_p23_without_confirmation_nothing_is_sent_and_it_is_logged_once(cl
             fleet=CALM,
             rule=None,
             now_ms=clock,
-            on_outcome=lambda _receiver, _outcome, _cause: None,
+            counts=Tally(),
         )
         await service.start()
         await until(lambda: any(line["event"] == "durability.unconfirmed" for line in logs))
@@ -837,15 +839,20 @@ async def test_p17_a_silenced_worker_is_told_of_once_when_the_silence_ends_and_i
     )
     await silences.add(silence, now_ms=START_MS)
     running.source.stream += [stale("w1", 1), stale("w2", 2), stale("x", 3)]
-    running.service.wakeup()
-    await until(lambda: len(ops.accepted) == 1)
-    running.source.stream += [over("w2", 4)]
-    running.service.wakeup()
-    await until(lambda: running.source.acked == 4)
+    with capture_logs() as logs:
+        running.service.wakeup()
+        await until(lambda: len(ops.accepted) == 1 and running.tally.decisions["ops", "silenced"] == 2)
+        running.source.stream += [over("w2", 4)]
+        running.service.wakeup()
+        await until(lambda: running.source.acked == 4)
+    held = [one for one in logs if one["event"] == "delivery.held_back"]
+    assert sorted(one["group"] for one in held) == ["w4:acmew1", "w4:acmew2"]
+    assert {(one["reason"], one["until"]) for one in held} == {("silenced", rfc3339(START_MS + 30_000))}
     clock.ms += 30_000
     await until(lambda: len(ops.accepted) == 2)
     await until(running.is_idle)
     assert [item.key for item in ops.accepted] == ["w4:acmex", "w4:acmew1"]
+    assert running.tally.decisions["ops", "first"] == 2
 
 
 async def test_p19_an_ack_that_the_thread_missed_ends_the_reminders_all_the_same(daemon: Any, clock: Clock) -> None:

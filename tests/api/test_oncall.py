@@ -12,7 +12,8 @@ from redis.backoff import NoBackoff
 
 from alerts.errors import PermanentDeliveryError, TransientDeliveryError
 from alerts.groups import worker_rules
-from alerts.groups.attempts import begin_attempt, dead_letter, deliver
+from alerts.groups.attempts import begin_attempt, dead_letter, deliver, fail, schedule_retry
+from alerts.groups.decisions import Decision
 from alerts.groups.keys import worker_key
 from alerts.groups.roles import Role
 from alerts.groups.state import CreateNotification, Draft, Outcome, Timing
@@ -119,7 +120,8 @@ async def test_an_incident_is_told_and_belongs_to_its_tenant(lastseen: Api) -> N
     [incident_id] = await note(lastseen, event())
     one = await lastseen.json(f"{INCIDENTS}/{incident_id}")
     listed = await lastseen.json(INCIDENTS)
-    assert listed["incidents"] == [{name: value for name, value in one.items() if name != "monitor"}]
+    more = {"monitor", "notifications"}
+    assert listed["incidents"] == [{name: value for name, value in one.items() if name not in more}]
     assert listed["next_cursor"] is None
     assert set(one["monitor"]) == {"degraded", "reasons", "last_sweep_age_seconds"}
     assert one["id"] == f"inc_{event().event_id}"
@@ -175,6 +177,46 @@ async def test_p19_after_the_ack_is_answered_no_reminder_is_due(lastseen: Api) -
     again = await post(lastseen, f"{INCIDENTS}/{incident_id}/ack", {"by": "somebody else"})
     assert again.json()["ack"] == ack
     assert (await lastseen.json(f"{INCIDENTS}/{incident_id}"))["ack"] == ack
+
+
+async def held_back(lastseen: Api, one: Event, decision: Decision, until_ms: int) -> None:
+    """As if the planner had decided so about the worker's group at `ops`."""
+    groups, now_ms = lastseen.alerts.groups["ops"], lastseen.store.clock.now_ms()
+    [seen] = await groups.read([Want(group=worker_key(one))])
+    assert seen.group is not None
+    draft = Draft(seen.group, now_ms)
+    draft.group.waits_for, draft.group.waits_until_ms = decision, until_ms
+    assert await groups.save([Change(draft=draft, version=seen.version, due_ms=until_ms)], now_ms=now_ms) == [True]
+
+
+async def test_an_incident_says_why_a_receiver_was_not_notified(lastseen: Api) -> None:
+    [incident_id] = await note(lastseen, event())
+    path = f"{INCIDENTS}/{incident_id}"
+    waiting = {"receiver": "ops", "notified": False, "decision": None, "until": None, "nid": None}
+    waiting |= {"attempts": 0, "error": ""}
+    assert (await lastseen.json(path))["notifications"] == [waiting]
+    until_ms = lastseen.store.clock.now_ms() + HOUR_MS
+    await held_back(lastseen, event(), Decision.SILENCED, until_ms)
+    silenced = waiting | {"decision": "silenced", "until": rfc3339(until_ms)}
+    assert (await lastseen.json(path))["notifications"] == [silenced]
+    assert (await post(lastseen, f"{path}/ack")).json()["notifications"] == [silenced]
+    nid = await told(lastseen, event(), lambda draft: fail_once(draft, until_ms))
+    retried = waiting | {"decision": "retry", "until": rfc3339(until_ms), "nid": nid, "attempts": 1}
+    assert (await lastseen.json(path))["notifications"] == [retried | {"error": "503 from ops"}]
+    await note(lastseen, recovered())
+    assert (await lastseen.json(path))["notifications"] == []
+
+
+def fail_once(draft: Draft, again_ms: int) -> None:
+    fail(draft, error="503 from ops", cause="server_error")
+    schedule_retry(draft, due_ms=again_ms, unknown=False)
+
+
+async def test_an_incident_says_that_a_receiver_was_notified(lastseen: Api) -> None:
+    [incident_id] = await note(lastseen, event())
+    await told(lastseen, event(), deliver)
+    [at] = (await lastseen.json(f"{INCIDENTS}/{incident_id}"))["notifications"]
+    assert (at["receiver"], at["notified"], at["decision"], at["nid"]) == ("ops", True, "notified", None)
 
 
 async def test_a_closed_incident_cannot_be_taken_over(lastseen: Api) -> None:

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from alerts.delivery.planner import FIRST_MEMBERS
 from alerts.groups import group_rules
 from alerts.groups.attempts import begin_attempt, dead_letter, deliver, fail, schedule_retry
+from alerts.groups.decisions import Decision
 from alerts.groups.keys import Shape
 from alerts.groups.roles import Role
 from alerts.groups.state import RECHECK_MS, AlertGroup, CreateNotification, Draft, Outcome, Over, Send, Timing, Wait
@@ -142,7 +143,7 @@ def test_p23_a_store_that_lost_its_last_writes_tells_what_is_new_under_another_i
 def test_p7_one_notification_tells_of_all_that_came_within_the_wait() -> None:
     play = Play()
     play.offer(down("a"), down("b"))
-    assert play.step() == Wait(START_MS + WAIT_MS)
+    assert play.step() == Wait(START_MS + WAIT_MS, Decision.GROUP_WAIT)
     play.offer(down("c"))
     play.tell()
     assert play.types() == ["group.firing"]
@@ -158,7 +159,7 @@ def test_p7_news_waits_for_the_interval_and_merges() -> None:
     play.tell()
     told_ms = play.now_ms
     play.offer(down("b"), down("c"), end("a"))
-    assert play.step() == Wait(told_ms + INTERVAL_MS)
+    assert play.step() == Wait(told_ms + INTERVAL_MS, Decision.GROUP_INTERVAL)
     play.now_ms = told_ms + INTERVAL_MS
     assert play.step() == CreateNotification(role=Role.DOWN, event=None)
     play.accept()
@@ -173,7 +174,7 @@ def test_p7_members_that_are_back_are_news_of_their_group_after_the_interval() -
     told_ms = play.now_ms
     play.offer(end("a"))
     assert group_rules.due_ms(play.group, play.now_ms) == told_ms + INTERVAL_MS
-    assert play.step() == Wait(told_ms + INTERVAL_MS)
+    assert play.step() == Wait(told_ms + INTERVAL_MS, Decision.GROUP_INTERVAL)
     play.now_ms = told_ms + INTERVAL_MS
     assert play.step() == CreateNotification(role=Role.DOWN, event=None)
     play.accept()
@@ -190,7 +191,7 @@ def test_p7_a_group_is_due_when_its_news_or_its_reminder_is_whichever_is_first()
         assert group_rules.due_ms(play.group, told_ms) == told_ms + repeat_ms
         play.offer(down("b"))
         assert group_rules.due_ms(play.group, told_ms) == told_ms + first_ms
-        assert play.step() == Wait(told_ms + first_ms)
+        assert play.step() == Wait(told_ms + first_ms, Decision.GROUP_INTERVAL)
 
 
 def test_p18_a_group_gets_one_resolved_when_its_last_member_is_over() -> None:
@@ -239,7 +240,7 @@ def test_p17_a_group_is_silenced_only_while_every_member_is() -> None:
     play.silenced = {"a"}
     play.offer(down("a"))
     play.now_ms += WAIT_MS
-    assert play.step() == Wait(play.now_ms + 5_000)
+    assert play.step() == Wait(play.now_ms + 5_000, Decision.SILENCED)
     play.offer(down("b"))
     assert play.step() == CreateNotification(role=Role.DOWN, event=None)
 
@@ -252,7 +253,7 @@ def test_p17_a_group_of_more_than_are_looked_at_is_told_of_though_all_of_these_a
         play.silenced = set(workers[:FIRST_MEMBERS])
         play.offer(*map(down, workers))
         play.now_ms += WAIT_MS
-        silent = Wait(play.now_ms + 5_000)
+        silent = Wait(play.now_ms + 5_000, Decision.SILENCED)
         assert play.step() == (silent if is_silenced else CreateNotification(role=Role.DOWN, event=None))
 
 
@@ -265,7 +266,7 @@ def test_p17_no_reminder_of_a_group_while_every_member_is_silenced_and_one_for_t
         play.tell()
         play.silenced = set(workers[:FIRST_MEMBERS])
         play.now_ms += REPEAT_MS
-        silent = Wait(play.now_ms + 5_000)
+        silent = Wait(play.now_ms + 5_000, Decision.SILENCED)
         assert play.step() == (silent if is_silenced else CreateNotification(role=Role.DOWN, event=None, reminder=1))
 
 
@@ -291,7 +292,7 @@ def _waits_for_the_first_end(play: Play) -> None:
         ends = {"a": play.now_ms + 90_000, "b": play.now_ms + first_ms}
         draft = Draft(play.group, play.now_ms)
         step = group_rules.next_step(draft, lambda one: ends[one.worker_id], first=members, suspected=False)  # noqa: B023
-        assert step == Wait(play.now_ms + waits_ms)
+        assert step == Wait(play.now_ms + waits_ms, Decision.SILENCED)
 
 
 def test_p16_a_suspected_failure_is_held_until_it_is_declared() -> None:
@@ -309,7 +310,7 @@ def test_p16_a_suspected_failure_is_held_for_the_hold_at_most() -> None:
     play.suspected = True
     play.offer(down("a"))
     play.now_ms = START_MS + 119_999
-    assert play.step() == Wait(START_MS + 120_000)
+    assert play.step() == Wait(START_MS + 120_000, Decision.HELD)
     play.now_ms += 1
     assert play.step() == CreateNotification(role=Role.DOWN, event=None)
 

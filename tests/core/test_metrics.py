@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import product
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,7 @@ from monitor.liveness import EventKind
 from monitor.metrics.registry import (
     DETECTION_BUCKETS_S,
     BeatOutcome,
+    DeliveryLabels,
     Metrics,
     PingOutcome,
     ProcessTable,
@@ -30,7 +32,9 @@ from monitor.workers import Moved
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-DELIVERIES = [("ops", "delivered"), ("ops", "failed"), ("log", "delivered")]
+LABELS = DeliveryLabels(
+    receivers=("ops", "log"), outcomes=("delivered", "failed"), causes=("timeout",), decisions=("first", "silenced")
+)
 PROCESSES = 3
 
 
@@ -62,21 +66,21 @@ def values(metrics: Metrics) -> dict[str, float]:
 @pytest.fixture
 def counters() -> Iterator[int]:
     """The memory that the processes of a test share."""
-    fd = shared_memory(slots=Slots(DELIVERIES).count, rows=PROCESSES)
+    fd = shared_memory(slots=Slots(LABELS).count, rows=PROCESSES)
     yield fd
     os.close(fd)
 
 
 def of_process(counters: int, process: int) -> Metrics:
     share = Share(fd=counters, processes=PROCESSES, process=process, supervisor_pid=os.getpid())
-    return Metrics(version="test", deliveries=DELIVERIES, share=share)
+    return Metrics(version="test", labels=LABELS, share=share)
 
 
 COUNT_AND_DIE = f"""
 import os, signal, sys
-from monitor.metrics.registry import BeatOutcome, Metrics, Share
+from monitor.metrics.registry import DeliveryLabels, BeatOutcome, Metrics, Share
 share = Share(fd=int(sys.argv[1]), processes={PROCESSES}, process=2, supervisor_pid=os.getppid())
-metrics = Metrics(version="test", deliveries={DELIVERIES}, share=share)
+metrics = Metrics(version="test", labels={LABELS!r}, share=share)
 for _ in range(1_000):
     metrics.beat(BeatOutcome.STORED)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -87,12 +91,14 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_every_series_that_can_be_known_is_there_from_the_start_at_0() -> None:
-    told = values(Metrics(version="test", deliveries=DELIVERIES))
+    told = values(Metrics(version="test", labels=LABELS))
     for outcome in BeatOutcome:
         assert told[f"lastseen_beats_total,outcome={outcome.value}"] == 0
+    for receiver, decision in product(LABELS.receivers, LABELS.decisions):
+        assert told[f"lastseen_delivery_decisions_total,decision={decision},receiver={receiver}"] == 0
     for kind in EventKind:
         assert told[f"lastseen_transitions_total,event={kind.value}"] == 0
-    for receiver, ended in DELIVERIES:
+    for receiver, ended in product(LABELS.receivers, LABELS.outcomes):
         assert told[f"lastseen_deliveries_total,outcome={ended},receiver={receiver}"] == 0
     assert told["lastseen_sweep_detection_seconds_count"] == 0
 
@@ -125,9 +131,19 @@ def test_detection_is_a_histogram_of_seconds_whose_bounds_are_inclusive() -> Non
 
 
 def test_an_outcome_that_was_not_named_is_refused_and_not_counted_as_another() -> None:
-    metrics = Metrics(version="test", deliveries=DELIVERIES)
+    metrics = Metrics(version="test", labels=LABELS)
     with pytest.raises(KeyError):
         metrics.delivery("ops", "misdelivered", "")
+
+
+def test_decisions_whether_to_notify_are_counted_by_receiver_and_reason() -> None:
+    metrics = Metrics(version="test", labels=LABELS)
+    for decision in ("silenced", "first", "silenced"):
+        metrics.decision("ops", decision)
+    told = values(metrics)
+    assert told["lastseen_delivery_decisions_total,decision=silenced,receiver=ops"] == 2
+    assert told["lastseen_delivery_decisions_total,decision=first,receiver=ops"] == 1
+    assert told["lastseen_delivery_decisions_total,decision=silenced,receiver=log"] == 0
 
 
 def test_one_process_has_the_usual_process_metrics_without_a_label() -> None:
@@ -166,7 +182,7 @@ def test_what_a_killed_process_has_counted_stays_and_its_successor_adds_to_it(co
 
 
 def test_a_process_that_is_down_is_a_reason_until_it_is_up_again_and_counts_as_a_restart(counters: int) -> None:
-    slots = Slots(DELIVERIES)
+    slots = Slots(LABELS)
     supervisor = ProcessTable(Table(slots=slots.count, rows=PROCESSES, fd=counters), slots)
     seen = of_process(counters, 1)
     for process in range(1, PROCESSES + 1):
@@ -183,7 +199,7 @@ def test_a_process_that_is_down_is_a_reason_until_it_is_up_again_and_counts_as_a
 
 
 def test_process_metrics_are_told_of_each_process_that_runs_and_of_the_supervisor(counters: int) -> None:
-    slots = Slots(DELIVERIES)
+    slots = Slots(LABELS)
     supervisor = ProcessTable(Table(slots=slots.count, rows=PROCESSES, fd=counters), slots)
     supervisor.started(1, os.getpid())
     supervisor.started(3, os.getppid())

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from alerts.groups import worker_rules
 from alerts.groups.attempts import begin_attempt, dead_letter, deliver, fail, schedule_retry, undo_attempt
+from alerts.groups.decisions import Decision
 from alerts.groups.flapping import Flapping, RecentOutages
 from alerts.groups.keys import Shape
 from alerts.groups.roles import Role, role_of
@@ -285,7 +286,7 @@ def test_a_failed_attempt_is_made_again_when_it_is_due_and_not_before() -> None:
     play.offer(down(1))
     play.step()
     play.fail(wait_ms=1_000)
-    assert play.step() == Wait(START_MS + 1_000)
+    assert play.step() == Wait(START_MS + 1_000, Decision.RETRY)
     play.now_ms += 1_000
     assert play.step() == Send()
     assert play.group.in_flight is not None
@@ -296,7 +297,7 @@ def test_p17_a_silenced_down_waits_and_is_told_once_if_it_lasts() -> None:
     play = Play()
     play.silenced_until_ms = START_MS + 30_000
     play.offer(down(1))
-    assert play.step() == Wait(START_MS + 30_000)
+    assert play.step() == Wait(START_MS + 30_000, Decision.SILENCED)
     assert play.outcome(down(1)) is Outcome.SILENCED
     play.now_ms += 30_000
     play.step()
@@ -331,7 +332,7 @@ def test_a_long_silence_is_looked_at_again_for_it_may_end_early() -> None:
     play = Play()
     play.silenced_until_ms = START_MS + 86_400_000
     play.offer(down(1))
-    assert play.step() == Wait(START_MS + 60_000)
+    assert play.step() == Wait(START_MS + 60_000, Decision.SILENCED)
 
 
 def test_p17_a_reminder_waits_for_the_end_of_a_silence_and_is_looked_at_each_minute() -> None:
@@ -341,9 +342,9 @@ def test_p17_a_reminder_waits_for_the_end_of_a_silence_and_is_looked_at_each_min
     play.accept()
     play.now_ms += REPEAT_MS
     play.silenced_until_ms = play.now_ms + 61_000
-    assert play.step() == Wait(play.now_ms + 60_000)
+    assert play.step() == Wait(play.now_ms + 60_000, Decision.SILENCED)
     play.now_ms += 60_000
-    assert play.step() == Wait(play.now_ms + 1_000)
+    assert play.step() == Wait(play.now_ms + 1_000, Decision.SILENCED)
     play.now_ms += 1_000
     assert play.step() == CreateNotification(role=Role.DOWN, event=down(1), reminder=1)
 
@@ -370,14 +371,14 @@ def test_p19_one_reminder_for_each_interval_and_none_after_an_ack_or_the_end() -
     play.offer(down(1))
     play.step()
     play.accept()
-    assert play.step() == Wait(START_MS + REPEAT_MS)
+    assert play.step() == Wait(START_MS + REPEAT_MS, Decision.NOTIFIED)
     play.now_ms += REPEAT_MS
     assert play.step() == CreateNotification(role=Role.DOWN, event=down(1), reminder=1)
     play.accept()
-    assert play.step() == Wait(START_MS + 2 * REPEAT_MS)
+    assert play.step() == Wait(START_MS + 2 * REPEAT_MS, Decision.NOTIFIED)
     play.group.acked = True
     play.now_ms += REPEAT_MS
-    assert play.step() == Wait(None)
+    assert play.step() == Wait(None, Decision.ACKNOWLEDGED)
     play.offer(end(2))
     play.step()
     play.accept()
@@ -393,7 +394,7 @@ def test_p19_an_ack_before_the_down_arrived_counts_and_the_next_incident_is_not_
     play.group.acked = True
     play.accept()
     play.now_ms += REPEAT_MS
-    assert play.step() == Wait(None)
+    assert play.step() == Wait(None, Decision.ACKNOWLEDGED)
     play.offer(end(2))
     play.step()
     assert play.group.in_flight is not None
@@ -450,7 +451,7 @@ def test_facts_are_told_in_order_and_a_flood_of_them_is_bounded() -> None:
 def test_a_wait_gathers_what_comes_but_never_delays_an_end() -> None:
     play = Play(wait_ms=5_000)
     play.offer(down(1))
-    assert play.step() == Wait(START_MS + 5_000)
+    assert play.step() == Wait(START_MS + 5_000, Decision.GROUP_WAIT)
     assert worker_rules.due_ms(play.group, START_MS) == START_MS + 5_000
     play.now_ms += 5_000
     play.step()

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from alerts.errors import PermanentDeliveryError
+from alerts.groups.decisions import Decision
 from alerts.groups.keys import worker_key
 from alerts.groups.silences import silenced_until
 from alerts.rendering.payload import GroupCounts
 from monitor.auth import Scope
 from monitor.daemon.cli.client import Client, ClientError, MisuseError
 from monitor.daemon.commands import app
-from tests.api.test_oncall import forget_test, note, recovered, refuse, told
+from monitor.events import rfc3339
+from tests.api.test_oncall import forget_test, held_back, note, recovered, refuse, told
 from tests.daemon.test_cli import PROGRAM
 from tests.support import api
 from tests.support.alerts_fakes import Inbox, event
@@ -278,6 +280,18 @@ async def test_incidents_are_listed_and_taken_over(operator: Shell) -> None:
     assert "acknowledged by anna" in await operator.done("incidents", "list")
     assert json.loads(await operator.done("incidents", "list", "--json"))["ack"]["comment"] == "on it"
     assert "404" in await operator.refused(1, "incidents", "ack", "inc_x")
+
+
+@valkey
+async def test_an_incident_is_shown_with_the_reason_why_nothing_was_sent(operator: Shell) -> None:
+    [incident_id] = await note(operator.lastseen, event())
+    await held_back(operator.lastseen, event(), Decision.SILENCED, event().due_ms + 3_600_000)
+    first, second = (await operator.done("incidents", "show", incident_id or "")).splitlines()
+    assert first.split("  ")[0] == incident_id
+    assert second == f"ops  not notified  silenced  until {rfc3339(event().due_ms + 3_600_000)}  -"
+    shown = json.loads(await operator.done("incidents", "show", incident_id or "", "--json"))
+    assert shown["notifications"][0]["decision"] == "silenced"
+    assert "404" in await operator.refused(1, "incidents", "show", "inc_x")
 
 
 @valkey

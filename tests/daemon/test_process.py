@@ -14,7 +14,7 @@ import pytest
 
 from monitor.auth import VerifyingKey
 from monitor.daemon.config.model import Config
-from monitor.daemon.delivery_labels import delivery_failures, delivery_outcomes
+from monitor.daemon.delivery_labels import delivery_labels
 from monitor.daemon.processes.handover import READY, Assignment
 from monitor.daemon.processes.supervisor import DIVIDED, divided
 from monitor.daemon.serve import usable_cores
@@ -67,7 +67,7 @@ def test_it_serves_what_it_was_assigned_and_stops_when_its_supervisor_is_gone(
 ) -> None:
     config = Config()
     listeners = dealt(listen("127.0.0.1", 0), count=2, backlog=BACKLOG)
-    counters = shared_memory(slots=Slots(delivery_outcomes(config), delivery_failures(config)).count, rows=2)
+    counters = shared_memory(slots=Slots(delivery_labels(config)).count, rows=2)
     descriptors = [sock.fileno() for sock in listeners]
     process, channel = start([counters, *descriptors])
     assignment = Assignment(

@@ -26,7 +26,7 @@ from monitor.daemon.self_check import (
 )
 from monitor.errors import StoreUnavailableError
 from monitor.health import Health, asking_tenant
-from monitor.metrics.registry import Metrics
+from monitor.metrics.registry import DeliveryLabels, Metrics
 from monitor.pulse import Pulse
 from monitor.reasons import Reason
 from monitor.store.outbox import ROUTING_LAG_S, Outbox
@@ -52,7 +52,7 @@ class Looked:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.metrics = Metrics(version="test", deliveries=[("ops", "delivered")])
+        self.metrics = Metrics(version="test", labels=DeliveryLabels(receivers=("ops",), outcomes=("delivered",)))
         self.health = Health(sweep_interval_ms=1_000, probe=self._probe, others=self.metrics.reasons_of_others)
         self.outbox = Outbox(store, owner="d1")
         self.queues: list[Stats] | None = []

@@ -27,7 +27,7 @@ from monitor.eviction import CHECK_S
 from monitor.health import MIN_SWEEP_LAG_MS, PROBE_AGE_S, SWEEP_LAG_INTERVALS
 from monitor.http.connections import FULL_S
 from monitor.intake.backlog import LIMIT_S
-from monitor.metrics.registry import STALLED_AFTER_S, Metrics
+from monitor.metrics.registry import STALLED_AFTER_S, DeliveryLabels, Metrics
 from monitor.pulse import BLIND_S, SKEW_MS
 from monitor.reasons import Reason
 from monitor.scheduler import TIDY_INTERVAL_S
@@ -53,7 +53,11 @@ def first_cells(text: str) -> list[str]:
 
 def families() -> set[str]:
     """Every metric of ours, as the exposition calls it."""
-    text = Metrics(version="test", deliveries=[("ops", "delivered")]).exposition("")[0].decode()
+    text = (
+        Metrics(version="test", labels=DeliveryLabels(receivers=("ops",), outcomes=("delivered",)))
+        .exposition("")[0]
+        .decode()
+    )
     found = {family.name for family in text_string_to_metric_families(text)}
     return {name for name in found if name.startswith("lastseen_")}
 

@@ -114,8 +114,8 @@ _SINGLE: Final = (
     Mutant(
         wrong="a reminder that a silence held back comes up to a minute after the end of the silence",
         file="alerts/groups/worker_rules.py",
-        old="    if until_ms is not None:\n        return Wait(min(until_ms, now_ms + RECHECK_MS))\n",
-        new="    if until_ms is not None:\n        return Wait(now_ms + RECHECK_MS)\n",
+        old="    if until_ms is not None:\n        return Wait(min(until_ms, now_ms + RECHECK_MS), ",
+        new="    if until_ms is not None:\n        return Wait(now_ms + RECHECK_MS, ",
         tests=("tests/core/test_worker_rules.py",),
     ),
     Mutant(
@@ -199,14 +199,14 @@ _ROUTING: Final = (
 _COMPOSING: Final = (
     Mutant(
         wrong="a large group is not reminded of when the first fifty of it are back",
-        file="alerts/delivery/planner.py",
+        file="alerts/delivery/checks.py",
         old="if step.event is None and group.firing > len(events):",
         new="if step.event is None and not events:",
         tests=("tests/alerts/routing/test_enqueue.py",),
     ),
     Mutant(
         wrong="news of a group wait for as long as the store knows of more returns than the group",
-        file="alerts/delivery/planner.py",
+        file="alerts/delivery/checks.py",
         old="or news_ms is None or now_ms >= news_ms + CATCH_UP_MS:",
         new="or news_ms is None:",
         tests=("tests/alerts/routing/test_enqueue.py", "tests/alerts/test_service.py"),
@@ -222,9 +222,9 @@ _COMPOSING: Final = (
         wrong="a group's notification counts what is new after the new has been marked as told: none",
         file="alerts/delivery/planner.py",
         old="                counts = (group.unnotified, group.recovered)\n"
-        "                health = await self._health(group, firing)\n"
+        "                health = await self._checks.health(group, firing)\n"
         "                in_flight = group_rules.create(draft, step, receiver=self._groups.receiver)\n",
-        new="                health = await self._health(group, firing)\n"
+        new="                health = await self._checks.health(group, firing)\n"
         "                in_flight = group_rules.create(draft, step, receiver=self._groups.receiver)\n"
         "                counts = (group.unnotified, group.recovered)\n",
         tests=("tests/alerts/routing/test_enqueue.py",),

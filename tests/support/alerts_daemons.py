@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from alerts.groups.mass_failure import Rule
@@ -13,7 +12,7 @@ from alerts.retry import RetryPolicy
 from alerts.service import AlertService
 from alerts.store.durability import Durability
 from alerts.supervision import FIRST_PAUSE_S
-from tests.support.alerts_fakes import CALM
+from tests.support.alerts_fakes import CALM, Tally
 from tests.support.stores import pools
 
 if TYPE_CHECKING:
@@ -44,8 +43,8 @@ class Daemon:
         first_pause_s: float = FIRST_PAUSE_S,
         poll_s: float = 0.01,
     ) -> None:
-        self.outcomes: Counter[tuple[str, str]] = Counter()
-        self.causes: Counter[tuple[str, str]] = Counter()
+        self.tally = Tally()
+        self.outcomes, self.causes = self.tally.outcomes, self.tally.causes
         self.source = source
         self.clock = clock
         self.service = AlertService(
@@ -59,17 +58,12 @@ class Daemon:
             fleet=fleet,
             rule=Rule(),
             now_ms=clock,
-            on_outcome=self._count,
+            counts=self.tally,
             policy=POLICY,
             history=history,
             poll_s=poll_s,
             first_pause_s=first_pause_s,
         )
-
-    def _count(self, receiver: str, outcome: str, cause: str) -> None:
-        self.outcomes[receiver, outcome] += 1
-        if cause:
-            self.causes[receiver, cause] += 1
 
     async def cut(self) -> None:
         """Cancel every task at once and record nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -253,3 +254,20 @@ async def webhook_server(
         yield hook
     finally:
         await runner.cleanup()
+
+
+class Tally:
+    """Counts attempts and decisions as `Metrics` does."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        self.causes: Counter[tuple[str, str]] = Counter()
+        self.decisions: Counter[tuple[str, str]] = Counter()
+
+    def delivery(self, receiver: str, outcome: str, cause: str) -> None:
+        self.outcomes[receiver, outcome] += 1
+        if cause:
+            self.causes[receiver, cause] += 1
+
+    def decision(self, receiver: str, decision: str) -> None:
+        self.decisions[receiver, decision] += 1

@@ -18,7 +18,7 @@ from alerts.routing.routes import Route
 from alerts.service import AlertService
 from alerts.store.durability import Durability
 from monitor.clock import StoreClock
-from tests.support.alerts_fakes import CALM, SECRET, ListSource, event
+from tests.support.alerts_fakes import CALM, SECRET, ListSource, Tally, event
 from tests.support.failpoints import failpoint
 from tests.support.stores import pools
 
@@ -46,7 +46,7 @@ async def main(store_url: str, hook_url: str, start_ms: int, workers: int) -> No
         fleet=CALM,
         rule=None,  # each is told by itself
         now_ms=clock.now_ms,
-        on_outcome=lambda _receiver, _outcome, _cause: None,
+        counts=Tally(),
         failpoint=failpoint(os.environ),
     )
     await service.start()

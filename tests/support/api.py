@@ -26,7 +26,7 @@ from monitor.health import Health
 from monitor.intake.backlog import Graces
 from monitor.intake.batches import BatchIntake
 from monitor.intake.queue import Intake
-from monitor.metrics.registry import Metrics
+from monitor.metrics.registry import DeliveryLabels, Metrics
 from tests.support import oncall, stores
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def make_services(
             return False
         return True
 
-    metrics = Metrics(version="test", deliveries=[("ops", "delivered")])
+    metrics = Metrics(version="test", labels=DeliveryLabels(receivers=("ops",), outcomes=("delivered",)))
     values: dict[str, Any] = {
         "store": store,
         "intake": Intake(store, capacity=1_000, on_moved=metrics.moved),

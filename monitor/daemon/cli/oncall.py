@@ -160,14 +160,36 @@ def list_incidents(
         if json:
             say_json(one)
         else:
-            who = one["worker_id"] if one["kind"] == "worker" else f"{one['members_open']} of {one['members']} workers"
             taken = f"acknowledged by {one['ack']['by']}" if one["ack"] else ""
-            closed = f"closed {one['closed_at']}" if one["closed_at"] else "open"
-            whose = [one["tenant"]] if len(clients) > 1 else []
-            say(one["id"], one["opened_at"], closed, *whose, one["environment_name"], who, one["updated_by"], taken)
+            say(*_words(one, *([one["tenant"]] if len(clients) > 1 else [])), taken)
     more = any(client.has_more for client in clients)
     if len(found) > limit or more:
         warn(f"lastseen: {min(limit, len(found))} of {'more than ' * more}{len(found)}; --limit shows more")
+    return 0
+
+
+@incidents.command(name="show")
+def show_incident(
+    incident_id: Annotated[str, Parameter(help="Id of the incident.")],
+    /,
+    *,
+    json: _Json = False,
+    access: Access = _NOWHERE,
+) -> int:
+    """Print an incident and where its notifications stand: why a receiver was notified, or was not.
+
+    Example: lastseen incidents show inc_9b0f2d6c4e8a41d7b3c5f1e2a7d80946
+    """
+    client = access.client(Scope.WORKERS_READ)
+    with asking():
+        one = client.get("incidents", incident_id)
+    if json:
+        say_json(one)
+        return 0
+    say(*_words(one), one["reason"])
+    for at in one["notifications"]:
+        until = f"until {at['until']}" if at["until"] else "until something changes"
+        say(at["receiver"], "notified" if at["notified"] else "not notified", at["decision"], until, at["error"])
     return 0
 
 
@@ -189,6 +211,14 @@ def acknowledge(
         ack = client.post("incidents", incident_id, "ack", body={"comment": comment, "by": by})["ack"]
     say(f"acknowledged by {ack['by']} at {ack['at']}")
     return 0
+
+
+def _words(incident: Mapping[str, Any], *whose: str) -> tuple[str, ...]:
+    """What a line about an incident begins with. ``whose``: its tenant, if that is to be named."""
+    is_worker = incident["kind"] == "worker"
+    who = incident["worker_id"] if is_worker else f"{incident['members_open']} of {incident['members']} workers"
+    end = f"closed {incident['closed_at']}" if incident["closed_at"] else "open"
+    return incident["id"], incident["opened_at"], end, *whose, incident["environment_name"], who, incident["updated_by"]
 
 
 @deliveries.command(name="list")

@@ -9,6 +9,7 @@ from litestar import get, post
 from litestar.params import JSONBody, QueryParameter
 from msgspec import Meta
 
+from alerts.groups.decisions import Decision
 from alerts.groups.incidents import Incident as StoredIncident
 from alerts.groups.incidents import IncidentKind, IncidentState
 from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Count, Cursor, Limit, any_of, in_json, needs, path_id
@@ -24,6 +25,7 @@ from monitor.liveness import EventKind
 if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
 
+    from alerts.groups.state import AlertGroup
     from monitor.api.services import Services
     from monitor.daemon.oncall.service import OnCall
 
@@ -72,9 +74,26 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
     members_open: Count
 
 
-class IncidentDetail(Incident, frozen=True, kw_only=True):
-    """One incident."""
+class NotificationState(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the notification of an open incident stands at one receiver."""
 
+    receiver: str
+    notified: Annotated[bool, Meta(description="The receiver has accepted a notification of this outage.")]
+    decision: Annotated[
+        Decision | None, Meta(description="Why it notifies now, or why it does not; null: not decided yet.")
+    ]
+    until: Annotated[
+        Time | None, Meta(description="When it is decided again at the latest; null: when something changes.")
+    ]
+    nid: Annotated[str | None, Meta(description="The notification in flight.")]
+    attempts: Annotated[Count, Meta(description="Attempts to deliver the notification in flight.")]
+    error: Annotated[str, Meta(description="Why the last of them failed; empty: no failure.")]
+
+
+class IncidentDetail(Incident, frozen=True, kw_only=True):
+    """One incident, and while it is open where its notifications stand."""
+
+    notifications: list[NotificationState]
     monitor: MonitorState
 
 
@@ -112,12 +131,33 @@ def incident_of(incident: StoredIncident) -> Incident:
     )
 
 
+def notification_of(receiver: str, group: AlertGroup) -> NotificationState:
+    """The answer for a group that notifies of an incident."""
+    in_flight = group.in_flight
+    decision = Decision(group.waits_for) if group.waits_for else Decision.NOTIFIED if group.notified else None
+    until_ms = group.waits_until_ms if in_flight is None else in_flight.due_ms
+    return NotificationState(
+        receiver=receiver,
+        notified=group.notified,
+        decision=decision if in_flight is None else Decision.RETRY if in_flight.error else Decision.ATTEMPT,
+        until=time_or_none(until_ms or None),
+        nid=None if in_flight is None else in_flight.nid,
+        attempts=0 if in_flight is None else in_flight.attempts,
+        error="" if in_flight is None else in_flight.error,
+    )
+
+
 _Id = Annotated[str, path_id("The id of an incident.")]
 _NO_ACK: Final = AckRequest()
 
 
 def incident_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
+
+    async def detail_of(incident: StoredIncident) -> IncidentDetail:
+        notifications = [notification_of(name, group) for name, group in await oncall.notifying(incident)]
+        monitor = await monitor_now(services)
+        return extended(IncidentDetail, incident_of(incident), notifications=notifications, monitor=monitor)
 
     @get(
         "/api/v1/incidents",
@@ -159,8 +199,7 @@ def incident_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandl
     )
     async def get_incident(request: Caller, incident_id: _Id) -> IncidentDetail:
         async with services.shared.reads.place(request.user.tenant):
-            incident = await oncall.incident(request.user, incident_id)
-            return extended(IncidentDetail, incident_of(incident), monitor=await monitor_now(services))
+            return await detail_of(await oncall.incident(request.user, incident_id))
 
     @post(
         "/api/v1/incidents/{incident_id:str}/ack",
@@ -175,6 +214,6 @@ def incident_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandl
         comment = checked_text("comment", data.comment, most=COMMENT_CHARS, lines=True) if data.comment else ""
         async with services.shared.reads.place(request.user.tenant):
             incident = await oncall.acknowledge(request.user, incident_id, by=by, comment=comment)
-        return extended(IncidentDetail, incident_of(incident), monitor=await monitor_now(services))
+            return await detail_of(incident)
 
     return [list_incidents, get_incident, acknowledge]

@@ -27,6 +27,7 @@ from alerts.oncall.dead_letters import (
 from alerts.oncall.reschedule import wake_waiting
 from alerts.oncall.sample import send_trial, trial
 from alerts.routing.acknowledge import acknowledge_at
+from alerts.store.group_store import Want
 from monitor.api.admission import RateLimitedError
 from monitor.api.errors import ConflictError, NoSuchError, TooManyError
 from monitor.api.workers import PAGE_WORKERS
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from alerts.groups.incidents import Incident, IncidentState
     from alerts.groups.silences import Silence
-    from alerts.groups.state import EventOutcome, NotificationRecord
+    from alerts.groups.state import AlertGroup, EventOutcome, NotificationRecord
     from alerts.oncall.dead_letters import Found, Page, Place, Replayed
     from alerts.receivers import Receiver
     from alerts.rendering.payload import Wording
@@ -148,6 +149,16 @@ class OnCall:
             if not _sees(caller, incident):
                 raise UnknownIncidentError(incident_id)
             return incident
+
+    async def notifying(self, incident: Incident) -> list[tuple[str, AlertGroup]]:
+        """The groups that notify of an incident, by receiver; none if it is closed."""
+        found: list[tuple[str, AlertGroup]] = []
+        for receiver, key in sorted(incident.targets.items()) if incident.is_open else ():
+            if (groups := self._alerts.groups.get(receiver)) is not None:
+                [seen] = await groups.read([Want(group=key)])
+                if seen.group is not None:
+                    found.append((receiver, seen.group))
+        return found
 
     async def acknowledge(self, caller: Principal, incident_id: str, *, by: str, comment: str) -> Incident:
         """Acknowledge an incident: first in the incident, then in the groups that notify of it.

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from monitor.clock import monotonic_s
-from monitor.daemon.delivery_labels import delivery_failures, delivery_outcomes
+from monitor.daemon.delivery_labels import delivery_labels
 from monitor.daemon.errors import StartError
 from monitor.daemon.processes.handover import READY, Assignment
 from monitor.embedded.server import BACKOFF_FIRST_S, BACKOFF_MOST_S, STEADY_AFTER_S
@@ -83,7 +83,7 @@ class Supervisor:
         self._store_url = store_url
         self._ring = ring
         self._stop_within_s = config.server.shutdown_timeout_ms / 1_000 + STOP_MARGIN_S
-        slots = Slots(delivery_outcomes(config), delivery_failures(config))
+        slots = Slots(delivery_labels(config))
         self._counters = shared_memory(slots=slots.count, rows=processes)
         self._table = ProcessTable(Table(slots=slots.count, rows=processes, fd=self._counters), slots)
         self._listeners = dealt(listener, count=processes, backlog=BACKLOG)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from alerts.groups import worker_rules
+from alerts.groups.decisions import Decision
 from alerts.groups.flapping import Flapping, RecentOutages, begun
 from alerts.groups.keys import Shape
 from alerts.groups.state import AlertGroup, CreateNotification, Draft, Outcome, Timing, Wait
@@ -89,11 +90,11 @@ def test_p20_the_first_outages_are_told_at_once(number: int) -> None:
 def test_p20_a_further_one_is_told_when_it_has_lasted_and_not_before() -> None:
     play = Play()
     play.offer(down(8))
-    assert play.step(4) == Wait(START_MS + HOLD_MS)
+    assert play.step(4) == Wait(START_MS + HOLD_MS, Decision.DAMPED)
     assert play.of(down(8)) is Outcome.DAMPED
     assert worker_rules.due_ms(play.group, play.now_ms) == START_MS + HOLD_MS
     play.now_ms = START_MS + HOLD_MS - 1
-    assert play.step(4) == Wait(START_MS + HOLD_MS)
+    assert play.step(4) == Wait(START_MS + HOLD_MS, Decision.DAMPED)
     play.now_ms += 1
     assert isinstance(play.step(4), CreateNotification)
     assert play.of(down(8)) is Outcome.PART_OF
@@ -104,7 +105,7 @@ def test_p20_one_that_is_routed_late_has_to_last_from_when_it_was_detected() -> 
     play = Play()
     play.now_ms += HOLD_MS - 1  # as when nothing was routed for that long
     play.offer(down(8))
-    assert play.step(4) == Wait(START_MS + HOLD_MS)
+    assert play.step(4) == Wait(START_MS + HOLD_MS, Decision.DAMPED)
     play.now_ms += 1
     assert isinstance(play.step(4), CreateNotification)
 
@@ -125,7 +126,7 @@ def test_p20_what_makes_an_outage_worse_does_not_prolong_the_wait() -> None:
     play.now_ms += HOLD_MS - 1
     worse = event(9, kind=EventKind.FAILED, old=Liveness.STALE, new=Liveness.FAILED, detected_ms=play.now_ms)
     play.offer(worse)
-    assert play.step(4) == Wait(START_MS + HOLD_MS)
+    assert play.step(4) == Wait(START_MS + HOLD_MS, Decision.DAMPED)
     play.now_ms += 1
     # Also when so many of its outages are long ago by then.
     assert isinstance(play.step(1), CreateNotification)
@@ -136,7 +137,7 @@ def test_p20_each_outage_waits_by_itself() -> None:
     play = Play()
     for seq in (8, 10):
         play.offer(down(seq))
-        assert play.step(4) == Wait(START_MS + HOLD_MS)
+        assert play.step(4) == Wait(START_MS + HOLD_MS, Decision.DAMPED)
         play.offer(end(seq + 1))
         assert play.group.damped_ms == 0
 

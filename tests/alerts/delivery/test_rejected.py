@@ -34,6 +34,7 @@ from tests.support.alerts_fakes import (
     FakeFleet,
     Inbox,
     ListSource,
+    Tally,
     event,
     until,
     webhook_server,
@@ -351,7 +352,7 @@ class Whole:
             fleet=StoredFleet(store),
             rule=Rule(),
             now_ms=store.clock.now_ms,
-            on_outcome=lambda _receiver, _outcome, _cause: None,
+            counts=Tally(),
             poll_s=0.01,
         )
 

@@ -10,8 +10,9 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
+from alerts.delivery.checks import LOOKED_AT
 from alerts.delivery.loop import Delivery
-from alerts.delivery.planner import BROKEN_PAUSE_MS, BROKEN_TRIES, LOOKED_AT, Planner
+from alerts.delivery.planner import BROKEN_PAUSE_MS, BROKEN_TRIES, Planner
 from alerts.errors import PermanentDeliveryError, TransientDeliveryError
 from alerts.groups.flapping import Flapping
 from alerts.groups.fleet import EnvironmentHealth
@@ -34,7 +35,7 @@ from alerts.store.mass_failures import MassFailures
 from alerts.store.silences import SilenceStore
 from monitor.errors import StoreUnavailableError
 from monitor.liveness import EventKind, Liveness
-from tests.support.alerts_fakes import START_MS, Clock, FakeFleet, Inbox, event, nid_of, until
+from tests.support.alerts_fakes import START_MS, Clock, FakeFleet, Inbox, Tally, event, nid_of, until
 from tests.support.stores import pools
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Rig:
             policy=RetryPolicy(initial_ms=1_000, max_ms=1_000, retry_for_ms=0, min_attempts=2),
             durability=Durability.parse("memory"),
             now_ms=self.clock,
-            on_outcome=lambda _receiver, _outcome, _cause: None,
+            counts=Tally(),
             poll_s=0.01,
         )
 

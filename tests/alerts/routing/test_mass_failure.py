@@ -32,7 +32,7 @@ from alerts.store.mass_failures import KEPT_MS, MassFailures
 from monitor.daemon.alerts import StoredFleet
 from monitor.liveness import EventKind, Liveness
 from monitor.store.outbox import Outbox
-from tests.support.alerts_fakes import START_MS, FakeFleet, Inbox, event, until
+from tests.support.alerts_fakes import START_MS, FakeFleet, Inbox, Tally, event, until
 from tests.support.stores import ManualClock, beat, opened, pools
 
 if TYPE_CHECKING:
@@ -361,7 +361,7 @@ async def test_p16_a_quarter_of_a_fleet_whose_end_was_recorded_before_anybody_ro
             fleet=StoredFleet(store),
             rule=RULE,
             now_ms=store.clock.now_ms,
-            on_outcome=lambda _receiver, _outcome, _cause: None,
+            counts=Tally(),
             poll_s=0.01,
         )
 

@@ -1,0 +1,136 @@
+"""Checks before a notification is created: may it go out, although its group says so?
+
+The worker store is written first, then the incidents, then the groups: a group may be behind both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from alerts.groups import group_rules, worker_rules
+from alerts.groups.decisions import Decision
+from alerts.groups.flapping import RecentOutages
+from alerts.groups.incidents import UnknownIncidentError
+from alerts.groups.keys import Shape
+from alerts.groups.state import RECHECK_MS, AlertGroup, CreateNotification, Draft, Member, Wait
+from monitor.liveness import Liveness
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from alerts.groups.flapping import Flapping
+    from alerts.groups.fleet import EnvironmentHealth, Fleet
+    from alerts.groups.state import Step
+    from alerts.store.incidents import IncidentStore
+    from alerts.store.mass_failures import MassFailures
+    from monitor.events import Event
+
+LOOKED_AT: Final = 50
+"""Maximum members checked before a reminder. Larger groups are assumed to be still firing."""
+CATCH_UP_MS: Final = 1_000
+"""Longest time that a group's news waits for returns that are in the worker store but not routed yet."""
+
+
+class Checks:
+    """What the worker store and the incidents say about a planned notification. Raises ``StoreUnavailableError``.
+
+    Args:
+        incidents: where acknowledgements are looked up.
+        mass_failures: whether a mass failure is still suspected in an environment; None: not checked.
+        fleet: the worker store.
+        flapping: when a worker flaps; None: never.
+    """
+
+    def __init__(
+        self, *, incidents: IncidentStore, mass_failures: MassFailures | None, fleet: Fleet, flapping: Flapping | None
+    ) -> None:
+        self._incidents = incidents
+        self._mass_failures = mass_failures
+        self._fleet = fleet
+        self._flapping = flapping
+
+    async def if_it_lasts(
+        self, draft: Draft, step: CreateNotification, event: Event
+    ) -> tuple[CreateNotification | Wait, RecentOutages | None]:
+        """Delay the first notification of a worker's outage if needed.
+
+        It waits if the outage is over already (its end is not routed yet), or if the worker flaps and the outage has
+        not lasted long enough (P20).
+        """
+        rule = self._flapping
+        outage = await self._fleet.outage(event, 0 if rule is None else event.due_ms - rule.within_ms)
+        if not outage.goes_on:
+            return Wait(draft.now_ms + RECHECK_MS, Decision.SETTLED), None
+        if rule is None or draft.group.notified:
+            return step, None
+        recent = RecentOutages(number=outage.before + 1, rule=rule)
+        return worker_rules.damp(draft, event, recent) or step, recent
+
+    async def unless_behind(self, group: AlertGroup, step: Step, firing: Mapping[str, Member], *, now_ms: int) -> Step:
+        """Delay the news of a group briefly while workers are back whose events are not routed yet.
+
+        Otherwise the notification would report workers as down that are not.
+        """
+        news_ms = group_rules.news_ms(group)
+        if not isinstance(step, CreateNotification) or news_ms is None or now_ms >= news_ms + CATCH_UP_MS:
+            return step
+        health = await self.health(group, firing)
+        if health is None or health.down is None or health.down >= group.firing:
+            return step
+        return Wait(now_ms + CATCH_UP_MS // 4, Decision.BEHIND)
+
+    async def unless_settled(
+        self, group: AlertGroup, step: CreateNotification, firing: Mapping[str, Member], *, now_ms: int
+    ) -> CreateNotification | Wait:
+        """Hold back a reminder if the incident is acknowledged or over (P19).
+
+        The worker store is written first, then the incident, then the group, so the group may be behind both.
+        """
+        if not await self.goes_on(group, step, firing):
+            return Wait(now_ms + RECHECK_MS, Decision.SETTLED)
+        if group.incident_id is None:
+            return step
+        try:
+            incident = await self._incidents.get(group.tenant, group.incident_id)
+        except UnknownIncidentError:
+            return step
+        if incident.ack is not None:
+            group.acked = True  # it was acknowledged before the group existed
+            return Wait(now_ms, Decision.ACKNOWLEDGED)
+        return step if incident.is_open else Wait(now_ms + RECHECK_MS, Decision.SETTLED)
+
+    async def goes_on(self, group: AlertGroup, step: CreateNotification, firing: Mapping[str, Member]) -> bool:
+        """Whether a worker of the group is still down. Groups of more than ``LOOKED_AT`` members are assumed to be."""
+        events = [step.event] if step.event is not None else [member.event for member in firing.values()][:LOOKED_AT]
+        if step.event is None and group.firing > len(events):
+            return True
+        for event in events:
+            if (await self._fleet.outage(event)).goes_on:
+                return True
+        return False
+
+    async def health(self, group: AlertGroup, firing: Mapping[str, Member]) -> EnvironmentHealth | None:
+        """Health of a group's environment; None: the group is not exactly one environment."""
+        if not set(group.labels) <= {"tenant", "environment"} or "environment" not in group.labels:
+            return None
+        # A worker that was rejected and then fell silent has been down since before its newest event.
+        before = [member.event.since_ms for member in firing.values() if member.event.old is Liveness.STALE]
+        since_ms = min([_began_ms(group, firing), *before])
+        return await self._fleet.environment_health(group.tenant, group.labels["environment"], since_ms)
+
+    async def is_suspected(self, group: AlertGroup, firing: Mapping[str, Member]) -> bool:
+        """Whether a mass failure of the group's environment is suspected and not declared."""
+        if self._mass_failures is None or group.shape is not Shape.ENVIRONMENT or group.declared or group.notified:
+            return False
+        return await self._mass_failures.is_suspected(
+            group.tenant,
+            group.labels["environment"],
+            firing=group.firing,
+            rejected=group.rejected,
+            since_ms=_began_ms(group, firing),
+        )
+
+
+def _began_ms(group: AlertGroup, firing: Mapping[str, Member]) -> int:
+    """Time since which workers that are down probably belong to the group."""
+    return group.since_ms - max((member.event.interval_ms for member in firing.values()), default=0)
