@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from monitor.errors import StoreUnavailableError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 POLL_S: Final = 0.25
 """How often a loop polls for work that comes without a wakeup: work of another daemon, or a retry that is due."""
+TRIES: Final = 20
+"""Maximum tries of a compare-and-set loop."""
 
 _CANCEL_AGAIN_S: Final = 0.1
 _FIRST_BACKOFF_S: Final = 0.1
@@ -79,6 +83,23 @@ class StoreBackoff:
         if self._failures:
             _log.info(self._resumed, failures=self._failures, **self._context)
             self._failures = 0
+
+
+class Tries:
+    """The tries of one compare-and-set loop: read, decide, write if nothing has changed since.
+
+    ``what`` is the subject of the error; ``left``: tries left.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self.left = TRIES
+
+    async def begin(self) -> None:
+        """Begin a try. Raises ``StoreUnavailableError`` if none is left."""
+        if not self.left:
+            raise StoreUnavailableError(f"{self._what} has changed during each of {TRIES} tries")
+        self.left -= 1
 
 
 def nothing(_point: str) -> None:

@@ -17,7 +17,7 @@ from alerts.delivery.planner import Attempt, given_back
 from alerts.errors import Cause, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from alerts.groups.attempts import dead_letter, deliver, fail, schedule_retry, undo_attempt
 from alerts.groups.state import Draft
-from alerts.loops import POLL_S, StoreBackoff, Wakeup, cancel_all, nothing
+from alerts.loops import POLL_S, StoreBackoff, Tries, Wakeup, cancel_all, nothing
 from alerts.retry import GiveUp, Retry, RetryReason, decide
 from alerts.store.durability import DURABILITY_EVENTS, UNAVAILABLE_HINT, Confirmation, Durability
 from alerts.store.group_store import CALL_LIMIT, Claimed, Want
@@ -44,8 +44,6 @@ CONCURRENCY: Final = 8
 _UNRECORDED_KEPT: Final = 10_000
 _UNCONFIRMED_PAUSE_MS: Final = 250
 _AGAIN_PAUSE_MS: Final = 1_000
-_CHANGED_TRIES: Final = 20
-"""How often a group is read again that other processes keep changing."""
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -183,14 +181,15 @@ class Delivery:
 
     async def _begin(self, claimed: Sequence[Claimed], *, now_ms: int) -> list[Attempt]:
         """Plan and write the next step of each group. Returns the attempts that are recorded as begun and confirmed."""
-        left, begun = list(claimed), []
-        for _ in range(_CHANGED_TRIES):
-            if not left:
-                break
+        left, begun, tries = list(claimed), [], Tries("groups")
+        while left and tries.left:
+            await tries.begin()
             plans = await self._planner.plan(left, now_ms=now_ms)
             starting = [plan for plan in plans if isinstance(plan, Attempt)]
             rest = [plan for plan in plans if not isinstance(plan, Attempt)]
-            lost = await self._written(rest, now_ms=now_ms)
+            done = await self._groups.save([plan.change for plan in rest], now_ms=now_ms)
+            self._decided(rest, done)
+            lost = [plan.claimed for plan, written in zip(rest, done, strict=True) if not written]
             if starting:
                 done, confirmation = await self._groups.save_confirmed(
                     [plan.change for plan in starting], now_ms=now_ms, durability=self._durability
@@ -204,7 +203,8 @@ class Delivery:
                 else:
                     begun += recorded
                 self._failpoint("delivery.begun")
-            left = await self._read_again(lost)
+            # An unchanged group was refused because its lease is lost.
+            left = [now for was, now in await self._read_again(lost) if now.version != was.version]
         return begun
 
     async def _offer_given_up(self) -> None:
@@ -221,38 +221,23 @@ class Delivery:
         """
         while self._held:
             some = self._held[:CALL_LIMIT]
-            seen = await self._groups.read([Want(group=one.group.key) for one in some])
-            now_ms = self._now_ms()
-            changes = [
-                given_back(
-                    Claimed(group=now.group, version=now.version, token=was.token),
-                    Draft(now.group, now_ms),
-                    receiver=self._groups.receiver,
-                )
-                for was, now in zip(some, seen, strict=True)
-                if now.group is not None
-            ]
+            known, now_ms = await self._read_again(some), self._now_ms()
+            changes = [given_back(now, Draft(now.group, now_ms), receiver=self._groups.receiver) for _, now in known]
             await self._groups.save(changes, now_ms=now_ms)  # refused for groups that another daemon has claimed since
             del self._held[: len(some)]
-
-    async def _written(self, plans: Sequence[Plan], *, now_ms: int) -> list[Claimed]:
-        """Write the plans without an attempt. Returns the groups that have changed meanwhile."""
-        done = await self._groups.save([plan.change for plan in plans], now_ms=now_ms)
-        self._decided(plans, done)
-        return [plan.claimed for plan, written in zip(plans, done, strict=True) if not written]
 
     def _decided(self, plans: Sequence[Plan], done: Sequence[bool]) -> None:
         for plan, written in zip(plans, done, strict=True):
             if written:
                 decided(plan, receiver=self._receiver.name, counts=self._counts)
 
-    async def _read_again(self, claimed: Sequence[Claimed]) -> list[Claimed]:
-        """Read groups that have changed. Groups that are gone or unchanged (their lease is lost) are left out."""
+    async def _read_again(self, claimed: Sequence[Claimed]) -> list[tuple[Claimed, Claimed]]:
+        """Each group as it was claimed and as it is now. Groups that are gone are left out."""
         seen = await self._groups.read([Want(group=one.group.key) for one in claimed])
         return [
-            Claimed(group=now.group, version=now.version, token=was.token)
+            (was, Claimed(group=now.group, version=now.version, token=was.token))
             for was, now in zip(claimed, seen, strict=True)
-            if now.group is not None and now.version != was.version
+            if now.group is not None
         ]
 
     def _fill(self) -> None:
@@ -404,26 +389,24 @@ class Delivery:
     async def _settle(self, attempt: Attempt, note: Callable[[Draft], None]) -> bool:
         """Apply a change to the notification in flight and give the group back.
 
-        False: another daemon has claimed the group since, and its result counts; or the notification is no longer in
-        flight.
+        False: the notification is no longer in flight; or the group refuses a change although it is unchanged: another
+        daemon has claimed it since, and its result counts.
         """
-        nid, claimed = attempt.notification.nid, attempt.claimed
-        for _ in range(_CHANGED_TRIES):
-            [seen] = await self._groups.read([Want(group=claimed.group.key)])
-            if seen.group is None or seen.group.in_flight is None or seen.group.in_flight.nid != nid:
+        refused, tries = 0, Tries(f"receiver {self._receiver.name!r}: group {attempt.claimed.group.key!r}")
+        while True:
+            await tries.begin()
+            now = next((now for _, now in await self._read_again([attempt.claimed])), None)
+            in_flight = None if now is None or now.version == refused else now.group.in_flight
+            if now is None or in_flight is None or in_flight.nid != attempt.notification.nid:
                 return False
             now_ms = self._now_ms()
-            draft = Draft(seen.group, now_ms)
+            draft = Draft(now.group, now_ms)
             note(draft)
-            current = Claimed(group=seen.group, version=seen.version, token=claimed.token)
-            change = given_back(current, draft, receiver=self._groups.receiver)
+            change = given_back(now, draft, receiver=self._groups.receiver)
             [written] = await self._groups.save([change], now_ms=now_ms)
             if written:
                 return True
-            [again] = await self._groups.read([Want(group=claimed.group.key)])
-            if again.version == seen.version:
-                return False
-        raise StoreUnavailableError(f"group {claimed.group.key!r} changes all the time")
+            refused = now.version
 
     def _note(self, confirmation: Confirmation) -> None:
         """Log each change of the store's confirmations once."""

@@ -14,8 +14,8 @@ from alerts.groups.attempts import forget_given_up
 from alerts.groups.keys import Shape, shape_of
 from alerts.groups.roles import Role, role_of
 from alerts.groups.state import AlertGroup, Draft, InFlight, NotificationRecord, Outcome, Timing
+from alerts.loops import Tries
 from alerts.store.group_store import Want, change_of
-from monitor.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from alerts.store.group_store import GroupStore, Seen
     from monitor.events import Event
 
-TRIES: Final = 20
-"""How often a group is read again that other processes keep changing."""
 SCAN_ROWS: Final = 500
 SCAN_CALLS: Final = 4
 """A page scans at most ``SCAN_CALLS * SCAN_ROWS`` notifications of each receiver, including other tenants'."""
@@ -231,7 +229,9 @@ class DeadLetters:
             UnknownNotificationError, UnknownReceiverError: as ``find``.
             RefusedError: it is no dead letter; its group has another notification in flight; it is overtaken.
         """
-        for _ in range(TRIES):
+        tries = Tries(f"the group of notification {nid}")
+        while True:
+            await tries.begin()
             found = await self._find(nid, receiver=receiver, sees=sees)
             if found.note.outcome is Outcome.QUEUED:
                 return found
@@ -254,7 +254,6 @@ class DeadLetters:
             note = put_back(draft, found.note, role=role, incident_id=incident_id)
             if await _written(groups, draft, seen, now_ms=now_ms):
                 return Found(receiver=found.receiver, note=note, body=found.body)
-        raise StoreUnavailableError(f"the group of {nid} changes all the time")
 
     async def replay_all(
         self, *, receiver: str, after: Place | None, now_ms: int, sees: Callable[[NotificationRecord], bool]
@@ -300,7 +299,9 @@ class DeadLetters:
             UnknownNotificationError, UnknownReceiverError: as ``find``.
             RefusedError: it is no dead letter.
         """
-        for _ in range(TRIES):
+        tries = Tries(f"the group of notification {nid}")
+        while True:
+            await tries.begin()
             found = await self._find(nid, receiver=receiver, sees=sees)
             if found.note.outcome is Outcome.DROPPED:
                 return found
@@ -314,7 +315,6 @@ class DeadLetters:
             _release(draft.group, nid)
             if await _written(groups, draft, seen, now_ms=now_ms):
                 return Found(receiver=found.receiver, note=note, body=None)
-        raise StoreUnavailableError(f"the group of {nid} changes all the time")
 
     async def outcomes(self, event_id: str) -> list[tuple[str, EventOutcome, NotificationRecord | None]]:
         """Outcome of an event at each receiver that it was routed to (P5), with its notification if there is one."""

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from alerts.groups.keys import Shape
 from alerts.groups.state import Draft
 from alerts.store.group_store import Want, change_of
-from monitor.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
-    from alerts.store.group_store import GroupStore, Seen
-
-TRIES: Final = 20
-"""How often a group is read again that other processes keep changing."""
+    from alerts.store.group_store import Change, GroupStore, Seen
 
 
 async def acknowledge_at(
@@ -35,32 +31,23 @@ async def acknowledge_at(
         StoreUnavailableError: the change may not have been written.
     """
     mid = None if worker_id is None else f"{len(tenant)}:{tenant}{worker_id}"
-    for _ in range(TRIES):
-        [seen] = await groups.read([Want(group=key, members=() if mid is None else (mid,))])
-        draft = _acknowledged(seen, mid=mid, incident_id=incident_id, now_ms=now_ms)
-        if draft is None:
-            return
-        [written] = await groups.save([change_of(draft, seen, now_ms=now_ms)], now_ms=now_ms)
-        if written:
-            return
-    raise StoreUnavailableError(f"receiver {groups.receiver!r}: group {key!r} changes all the time")
 
-
-def _acknowledged(seen: Seen, *, mid: str | None, incident_id: str, now_ms: int) -> Draft | None:
-    """The group with the acknowledgement recorded; None: there is nothing to change."""
-    if seen.group is None:
-        return None
-    draft = Draft(seen.group, now_ms)
-    group = draft.group
-    if group.shape is Shape.WORKER or mid is None:
-        if group.acked or group.incident_id not in {None, incident_id}:
+    def make(_: Want, seen: Seen) -> Change | None:
+        if seen.group is None:
             return None
-        group.acked = True
-        return draft
-    [member] = seen.members
-    if member is None or member.acked or member.incident_id not in {None, incident_id}:
-        return None
-    member.acked = True
-    draft.set_member(mid, member)
-    group.acks += 1
-    return draft
+        draft = Draft(seen.group, now_ms)
+        group = draft.group
+        if group.shape is Shape.WORKER or mid is None:
+            if group.acked or group.incident_id not in {None, incident_id}:
+                return None
+            group.acked = True
+        else:
+            [member] = seen.members
+            if member is None or member.acked or member.incident_id not in {None, incident_id}:
+                return None
+            member.acked = True
+            draft.set_member(mid, member)
+            group.acks += 1
+        return change_of(draft, seen, now_ms=now_ms)
+
+    await groups.update([Want(group=key, members=() if mid is None else (mid,))], make, now_ms=now_ms, handed=None)

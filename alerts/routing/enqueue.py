@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING
 
 from alerts.groups import group_rules, worker_rules
 from alerts.groups.keys import Shape, labels_of, mid_of, shape_of
 from alerts.groups.roles import Role, role_of
 from alerts.groups.state import AlertGroup, Draft, Outcome, Timing
 from alerts.store.group_store import Change, Handed, Want, change_of
-from monitor.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from alerts.routing.routes import Target
     from alerts.store.group_store import GroupStore, Seen
     from monitor.events import Event
-
-TRIES: Final = 20
-"""How often a group is read again that other processes keep changing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,39 +45,26 @@ async def offer_all(groups: GroupStore, offers: Sequence[Offer], *, now_ms: int)
     Raises:
         StoreUnavailableError: some events may not be written. Call again with the same events.
     """
-    left: dict[str, list[Offer]] = {}
+    by_group: dict[str, list[Offer]] = {}
     partitions = {offer.event.partition for offer in offers}
     event_ids = tuple(offer.event.event_id for offer in offers)
     handed = Handed(partition=partitions.pop(), event_ids=event_ids) if len(partitions) == 1 else None
     for offer in offers:
-        left.setdefault(offer.key, []).append(offer)
-    for _ in range(TRIES):
-        if not left:
-            return
-        wants = [_want(key, some) for key, some in left.items()]
-        seen = await groups.read(wants)
-        changes = [
-            change
-            for some, want, one in zip(left.values(), wants, seen, strict=True)
-            if (change := _changed(some, want, one, receiver=groups.receiver, now_ms=now_ms)) is not None
-        ]
-        done = await groups.save(changes, now_ms=now_ms, handed=handed)
-        lost = {change.draft.group.key for change, written in zip(changes, done, strict=True) if not written}
-        left = {key: some for key, some in left.items() if key in lost}
-    raise StoreUnavailableError(f"receiver {groups.receiver!r}: {len(left)} groups change all the time")
+        by_group.setdefault(offer.key, []).append(offer)
+    wants = [_want(key, some) for key, some in by_group.items()]
+    make = partial(_changed, by_group, receiver=groups.receiver, now_ms=now_ms)
+    await groups.update(wants, make, now_ms=now_ms, handed=handed)
 
 
 def _want(key: str, offers: Sequence[Offer]) -> Want:
-    events = tuple(offer.event.event_id for offer in offers)
-    if shape_of(key) is Shape.WORKER:
-        return Want(group=key, events=events)
-    return Want(group=key, events=events, members=tuple(dict.fromkeys(mid_of(offer.event) for offer in offers)))
+    members = {} if shape_of(key) is Shape.WORKER else dict.fromkeys(mid_of(offer.event) for offer in offers)
+    return Want(group=key, events=tuple(offer.event.event_id for offer in offers), members=tuple(members))
 
 
-def _changed(offers: Sequence[Offer], want: Want, seen: Seen, *, receiver: str, now_ms: int) -> Change | None:
+def _changed(offers: dict[str, list[Offer]], want: Want, seen: Seen, *, receiver: str, now_ms: int) -> Change | None:
     """The change that the offers make to a group; None: none."""
     known_ids = {event_id for event_id, outcome in zip(want.events, seen.outcomes, strict=True) if outcome is not None}
-    fresh = [offer for offer in offers if offer.event.event_id not in known_ids]
+    fresh = [offer for offer in offers[want.group] if offer.event.event_id not in known_ids]
     if not fresh:
         return None
     draft = Draft(seen.group or _begun(fresh), now_ms)

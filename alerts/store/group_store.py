@@ -12,10 +12,11 @@ import structlog
 from alerts.groups import group_rules, worker_rules
 from alerts.groups.keys import Shape
 from alerts.groups.state import AlertGroup, Draft, EventOutcome, Member, NotificationRecord, Outcome
+from alerts.loops import Tries
 from alerts.store.retention import DEAD_LETTERS, NOTES_KEPT, OUTCOMES_KEPT, Retention
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
@@ -172,6 +173,21 @@ class GroupStore:
             arguments = self._arguments(changes[start : start + CALL_LIMIT], now_ms, handed)
             done += [bool(one) for one in await self._store.call("save", self._base, *arguments)]
         return done
+
+    async def update(
+        self, wants: Sequence[Want], make: Callable[[Want, Seen], Change | None], *, now_ms: int, handed: Handed | None
+    ) -> None:
+        """Read groups, make a change to each, and write it. Those that are not written are read and made again.
+
+        ``make`` returns the change to a group as it was read; None: it stays as it is. ``handed``: as for ``save``.
+        """
+        left, tries = wants, Tries(f"a group of receiver {self.receiver!r}")
+        while left:
+            await tries.begin()
+            made = [(want, make(want, seen)) for want, seen in zip(left, await self.read(left), strict=True)]
+            changes = [(want, change) for want, change in made if change is not None]
+            done = await self.save([change for _, change in changes], now_ms=now_ms, handed=handed)
+            left = [want for (want, _), written in zip(changes, done, strict=True) if not written]
 
     async def save_confirmed(
         self, changes: Sequence[Change], *, now_ms: int, durability: Durability

@@ -22,8 +22,8 @@ from alerts.groups.incidents import (
     UnknownIncidentError,
 )
 from alerts.groups.keys import mid_of
+from alerts.loops import Tries
 from alerts.store.retention import Retention
-from monitor.errors import StoreUnavailableError
 from monitor.liveness import EventKind
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ MEMBERS_KEPT: Final = 100_000
 _USUAL: Final = Retention()
 _ENVIRONMENTS: Final = "{la.environments}"
 _PARTITIONS: Final = "{la.incidents}"
-_TRIES: Final = 20
 _ROUNDS: Final = 8
 """Maximum calls for one page, when its filter leaves little."""
 
@@ -125,17 +124,17 @@ class IncidentStore:
             UnknownIncidentError: the tenant has no incident with this id, or no longer has it.
             IncidentClosedError: the incident is closed and was not acknowledged.
         """
-        for _ in range(_TRIES):
+        tries = Tries(f"incident {incident_id!r}")
+        while True:
+            await tries.begin()
             base, version, incident = await self._find(tenant, incident_id)
             if incident.ack is not None:
                 return incident
             if not incident.is_open:
                 raise IncidentClosedError(f"incident {incident_id!r} is over since {incident.closed_ms}")
-            ack = Ack(by=by, comment=comment, at_ms=now_ms)
-            incident = msgspec.structs.replace(incident, ack=ack)
+            incident = msgspec.structs.replace(incident, ack=Ack(by=by, comment=comment, at_ms=now_ms))
             if await self._store.call("incidents_put", base, incident_id, version, _text(incident)):
                 return incident
-        raise StoreUnavailableError(f"incident {incident_id!r} changes all the time")
 
     async def page(
         self,
@@ -181,8 +180,9 @@ class IncidentStore:
         part_of: Callable[[Event], str | None],
         now_ms: int,
     ) -> list[Noted]:
-        base = _base(partition)
-        for _ in range(_TRIES):
+        base, tries = _base(partition), Tries(f"an incident of partition {partition}")
+        while True:
+            await tries.begin()
             batch, versions = await self._read(base, events)
             batch.fold_all(events, targets_of, part_of)
             if batch.changed:
@@ -196,7 +196,6 @@ class IncidentStore:
             for membership in batch.environments.values():
                 await self._join(membership, now_ms)
             return batch.noted
-        raise StoreUnavailableError(f"incidents {base} change all the time")
 
     async def _read(self, base: str, events: Sequence[Event]) -> tuple[Batch, dict[str, int]]:
         """A new batch with the stored incidents of its events, and the versions of these incidents."""

@@ -17,7 +17,7 @@ from alerts.groups.mass_failure import (
     silent_now,
     since_of,
 )
-from monitor.errors import StoreUnavailableError
+from alerts.loops import Tries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,6 @@ KEPT_MS: Final = 86_400_000
 """Time after which the counts of an environment without events are deleted. They are obsolete by then, because deaths
 count together only within ``LONGEST_WINDOW_MS``."""
 _BASE: Final = "{la.mass}"
-_TRIES: Final = 20
 _window = msgspec.json.Decoder(FailureWindow).decode
 
 
@@ -73,7 +72,9 @@ class MassFailures:
             StoreUnavailableError: the events may not have been counted; call again.
         """
         name = f"{len(tenant)}:{tenant}{environment}"
-        for _ in range(_TRIES):
+        tries = Tries(f"the mass failure state of environment {environment!r}")
+        while True:
+            await tries.begin()
             [(version, stored)] = await self._store.call("mass_read", _BASE, name)
             if stored is None and not deaths:
                 return CALM
@@ -88,7 +89,6 @@ class MassFailures:
             text = "" if idle else msgspec.json.encode(window).decode()
             if await self._store.call("mass_write", _BASE, name, version, text, now_ms, KEPT_MS):
                 return verdict
-        raise StoreUnavailableError(f"environment {environment!r} is judged all the time")
 
     async def is_suspected(self, tenant: str, environment: str, *, firing: int, rejected: int, since_ms: int) -> bool:
         """Whether a mass failure is still suspected: enough workers are down since ``since_ms``, or miss beats now.

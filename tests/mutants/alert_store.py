@@ -127,6 +127,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ),
     ),
     Mutant(
+        wrong="a change to a group that another process has changed meanwhile is lost",
+        file="alerts/store/group_store.py",
+        old="left = [want for (want, _), written in zip(changes, done, strict=True) if not written]",
+        new="left = [want for (want, _), written in zip(changes, done, strict=True) if written is None]",
+        tests=("tests/alerts/store/test_compare_and_set.py",),
+    ),
+    Mutant(
         wrong="a list of incidents skips those that one partition has not looked at yet",
         file="alerts/store/incidents.py",
         old='place = max((answer[0].decode() for answer in answers), default="")',
