@@ -1,9 +1,10 @@
-"""Waiting in the loops of this package: for a wakeup, and through an outage of the store."""
+"""Waiting in the loops of this package: for a wakeup, through an outage of the store, and after colliding writes."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -11,7 +12,7 @@ import structlog
 from monitor.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from structlog.typing import FilteringBoundLogger
 
@@ -23,6 +24,8 @@ TRIES: Final = 20
 _CANCEL_AGAIN_S: Final = 0.1
 _FIRST_BACKOFF_S: Final = 0.1
 _MAX_BACKOFF_S: Final = 2.0
+_FIRST_PAUSE_S: Final = 0.005
+_MAX_PAUSE_S: Final = 0.05
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -88,17 +91,22 @@ class StoreBackoff:
 class Tries:
     """The tries of one compare-and-set loop: read, decide, write if nothing has changed since.
 
-    ``what`` is the subject of the error; ``left``: tries left.
+    From the second collision on there is a random pause before the next try, so that the same processes do not collide
+    again. All pauses together are shorter than 1 s. ``what`` is the subject of the error; ``left``: tries left.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self._what = what
+        self._sleep = sleep
         self.left = TRIES
 
     async def begin(self) -> None:
         """Begin a try. Raises ``StoreUnavailableError`` if none is left."""
         if not self.left:
             raise StoreUnavailableError(f"{self._what} has changed during each of {TRIES} tries")
+        further = TRIES - self.left - 2  # collisions after the second
+        if further >= 0:
+            await self._sleep(random.uniform(0, min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2**further)))  # noqa: S311 - jitter
         self.left -= 1
 
 

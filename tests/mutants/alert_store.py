@@ -127,6 +127,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ),
     ),
     Mutant(
+        wrong="after the second collision of writes there is no pause before the next try",
+        file="alerts/loops.py",
+        old="further = TRIES - self.left - 2",
+        new="further = TRIES - self.left - 3",
+        tests=("tests/alerts/store/test_compare_and_set.py",),
+    ),
+    Mutant(
         wrong="a change to a group that another process has changed meanwhile is lost",
         file="alerts/store/group_store.py",
         old="left = [want for (want, _), written in zip(changes, done, strict=True) if not written]",

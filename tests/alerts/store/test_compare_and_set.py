@@ -44,13 +44,19 @@ class Register:
         return True
 
 
-async def _add_one(register: Register) -> None:
-    tries = Tries("the register")
+async def _add_one(register: Register) -> list[float]:
+    """Add 1 to the register. Returns the pauses, in seconds; none of them is waited for."""
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    tries = Tries("the register", sleep=pause)
     while True:
         await tries.begin()
         version, number = register.read()
         if register.write(version, number + 1):
-            return
+            return pauses
 
 
 @pytest.mark.parametrize("collisions", [0, 1, 2, 5, TRIES - 1])
@@ -58,6 +64,15 @@ async def test_a_collision_is_tried_again_with_what_is_there_now(collisions: int
     register = Register(collisions=collisions)
     await _add_one(register)
     assert (register.number, register.reads) == (100 * collisions + 1, collisions + 1)
+
+
+@pytest.mark.parametrize(("collisions", "paused"), [(0, 0), (1, 0), (2, 1), (3, 2), (TRIES - 1, TRIES - 2)])
+async def test_pauses_begin_at_the_second_collision_and_stay_short(collisions: int, paused: int) -> None:
+    pauses = await _add_one(Register(collisions=collisions))
+    assert len(pauses) == paused
+    ceilings = [0.005, 0.01, 0.02, 0.04, *([0.05] * TRIES)]
+    assert all(0 <= pause <= ceiling for pause, ceiling in zip(pauses, ceilings, strict=False))
+    assert sum(ceilings[: TRIES - 2]) < 1
 
 
 async def test_after_the_last_try_the_error_names_what_kept_changing() -> None:
@@ -68,11 +83,16 @@ async def test_after_the_last_try_the_error_names_what_kept_changing() -> None:
 
 
 async def test_a_loop_may_end_by_itself_when_no_try_is_left() -> None:
-    tries, begun = Tries("the register"), 0
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    tries, begun = Tries("the register", sleep=pause), 0
     while tries.left:
         await tries.begin()
         begun += 1
-    assert begun == TRIES
+    assert (begun, len(pauses)) == (TRIES, TRIES - 2)
 
 
 @pytest.fixture
