@@ -45,12 +45,12 @@ def decided(plan: Plan, *, receiver: str, counts: Counts) -> None:
     counts.decision(receiver, plan.decision.value)
     if isinstance(plan, Rest) and plan.is_new and plan.decision in HOLDS_BACK:
         group = plan.change.draft.group
-        until_ms = group.waits_until_ms
+        next_ms = group.waits_until_ms
         _log.info(
             "delivery.held_back",
             receiver=receiver,
             group=group.key,
             incident_id=group.incident_id,
             reason=plan.decision.value,
-            until=rfc3339(until_ms) if until_ms else None,
+            next_decision_at=rfc3339(next_ms) if next_ms else None,
         )

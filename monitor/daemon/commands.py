@@ -55,7 +55,7 @@ Example: lastseen silence add --worker-id w1 --exact --for 2h""",
     ),
     "incidents": (
         f"{_ONCALL}:incidents",
-        """List and acknowledge incidents.
+        """List, show and acknowledge incidents.
 
 Example: lastseen incidents list --state all""",
     ),

@@ -847,7 +847,7 @@ async def test_p17_a_silenced_worker_is_told_of_once_when_the_silence_ends_and_i
         await until(lambda: running.source.acked == 4)
     held = [one for one in logs if one["event"] == "delivery.held_back"]
     assert sorted(one["group"] for one in held) == ["w4:acmew1", "w4:acmew2"]
-    assert {(one["reason"], one["until"]) for one in held} == {("silenced", rfc3339(START_MS + 30_000))}
+    assert {(one["reason"], one["next_decision_at"]) for one in held} == {("silenced", rfc3339(START_MS + 30_000))}
     clock.ms += 30_000
     await until(lambda: len(ops.accepted) == 2)
     await until(running.is_idle)

@@ -192,16 +192,16 @@ async def held_back(lastseen: Api, one: Event, decision: Decision, until_ms: int
 async def test_an_incident_says_why_a_receiver_was_not_notified(lastseen: Api) -> None:
     [incident_id] = await note(lastseen, event())
     path = f"{INCIDENTS}/{incident_id}"
-    waiting = {"receiver": "ops", "notified": False, "decision": None, "until": None, "nid": None}
+    waiting = {"receiver": "ops", "notified": False, "decision": None, "next_decision_at": None, "nid": None}
     waiting |= {"attempts": 0, "error": ""}
     assert (await lastseen.json(path))["notifications"] == [waiting]
     until_ms = lastseen.store.clock.now_ms() + HOUR_MS
     await held_back(lastseen, event(), Decision.SILENCED, until_ms)
-    silenced = waiting | {"decision": "silenced", "until": rfc3339(until_ms)}
+    silenced = waiting | {"decision": "silenced", "next_decision_at": rfc3339(until_ms)}
     assert (await lastseen.json(path))["notifications"] == [silenced]
     assert (await post(lastseen, f"{path}/ack")).json()["notifications"] == [silenced]
     nid = await told(lastseen, event(), lambda draft: fail_once(draft, until_ms))
-    retried = waiting | {"decision": "retry", "until": rfc3339(until_ms), "nid": nid, "attempts": 1}
+    retried = waiting | {"decision": "retry", "next_decision_at": rfc3339(until_ms), "nid": nid, "attempts": 1}
     assert (await lastseen.json(path))["notifications"] == [retried | {"error": "503 from ops"}]
     await note(lastseen, recovered())
     assert (await lastseen.json(path))["notifications"] == []

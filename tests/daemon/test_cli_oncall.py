@@ -288,7 +288,7 @@ async def test_an_incident_is_shown_with_the_reason_why_nothing_was_sent(operato
     await held_back(operator.lastseen, event(), Decision.SILENCED, event().due_ms + 3_600_000)
     first, second = (await operator.done("incidents", "show", incident_id or "")).splitlines()
     assert first.split("  ")[0] == incident_id
-    assert second == f"ops  not notified  silenced  until {rfc3339(event().due_ms + 3_600_000)}  -"
+    assert second == f"ops  not notified  silenced  next decision {rfc3339(event().due_ms + 3_600_000)}"
     shown = json.loads(await operator.done("incidents", "show", incident_id or "", "--json"))
     assert shown["notifications"][0]["decision"] == "silenced"
     assert "404" in await operator.refused(1, "incidents", "show", "inc_x")

@@ -188,8 +188,10 @@ def show_incident(
         return 0
     say(*_words(one), one["reason"])
     for at in one["notifications"]:
-        until = f"until {at['until']}" if at["until"] else "until something changes"
-        say(at["receiver"], "notified" if at["notified"] else "not notified", at["decision"], until, at["error"])
+        words = [at["receiver"], "notified" if at["notified"] else "not notified"]
+        words += [at["decision"]] if at["decision"] not in {None, "notified"} else []
+        words += [f"next decision {at['next_decision_at']}"] if at["next_decision_at"] else []
+        say(*words, *([at["error"]] if at["error"] else []))
     return 0
 
 

@@ -82,7 +82,7 @@ class NotificationState(msgspec.Struct, frozen=True, kw_only=True):
     decision: Annotated[
         Decision | None, Meta(description="Why it notifies now, or why it does not; null: not decided yet.")
     ]
-    until: Annotated[
+    next_decision_at: Annotated[
         Time | None, Meta(description="When it is decided again at the latest; null: when something changes.")
     ]
     nid: Annotated[str | None, Meta(description="The notification in flight.")]
@@ -135,12 +135,12 @@ def notification_of(receiver: str, group: AlertGroup) -> NotificationState:
     """The answer for a group that notifies of an incident."""
     in_flight = group.in_flight
     decision = Decision(group.waits_for) if group.waits_for else Decision.NOTIFIED if group.notified else None
-    until_ms = group.waits_until_ms if in_flight is None else in_flight.due_ms
+    next_ms = group.waits_until_ms if in_flight is None else in_flight.due_ms
     return NotificationState(
         receiver=receiver,
         notified=group.notified,
         decision=decision if in_flight is None else Decision.RETRY if in_flight.error else Decision.ATTEMPT,
-        until=time_or_none(until_ms or None),
+        next_decision_at=time_or_none(next_ms or None),
         nid=None if in_flight is None else in_flight.nid,
         attempts=0 if in_flight is None else in_flight.attempts,
         error="" if in_flight is None else in_flight.error,
