@@ -194,8 +194,9 @@ def _leave(draft: Draft, event: Event, *, receiver: str, mid: str, member: Membe
     if member.number > group.number:
         group.unnotified -= 1
     if member.first > group.number:
-        draft.set_outcome(member.event, Outcome.SUPERSEDED)
-        draft.set_outcome(event, Outcome.SUPERSEDED)
+        outcome = Outcome.SILENCED if group.waits_for == Decision.SILENCED else Outcome.SUPERSEDED
+        draft.set_outcome(member.event, outcome)
+        draft.set_outcome(event, outcome)
     else:
         group.recovered += 1
         draft.set_outcome(event, Outcome.PART_OF, part_of(group, group.number + 1, receiver=receiver))

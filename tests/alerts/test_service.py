@@ -20,6 +20,7 @@ from alerts.groups.fleet import EnvironmentHealth
 from alerts.groups.keys import worker_key
 from alerts.groups.silences import Matchers, Silence
 from alerts.groups.state import Outcome
+from alerts.oncall.dead_letters import outcome_of
 from alerts.receivers.webhook import WebhookReceiver
 from alerts.rendering.payload import Wording
 from alerts.routing.routes import Route
@@ -821,23 +822,25 @@ async def test_p16_ten_thousand_deaths_at_once_are_one_notification(daemon: Any,
     assert len(ops.accepted) <= 3
 
 
-async def test_p17_a_silenced_worker_is_told_of_once_when_the_silence_ends_and_it_is_still_down(
-    daemon: Any, clock: Clock
-) -> None:
-    ops = Inbox()
-    running = await daemon([ops], [])
-    silences = running.service.silences
-    silence = Silence(
+def silence_of_all() -> Silence:
+    return Silence(
         id="sil_" + "0" * 32,
         tenant="acme",
         matchers=Matchers(worker_id="w*"),
         starts_ms=START_MS,
         ends_ms=START_MS + 30_000,
         comment="a deploy",
-        author="somebody",
+        author="anna",
         created_ms=START_MS,
     )
-    await silences.add(silence, now_ms=START_MS)
+
+
+async def test_p17_a_silenced_worker_is_told_of_once_when_the_silence_ends_and_it_is_still_down(
+    daemon: Any, clock: Clock
+) -> None:
+    ops = Inbox()
+    running = await daemon([ops], [])
+    await running.service.silences.add(silence_of_all(), now_ms=START_MS)
     running.source.stream += [stale("w1", 1), stale("w2", 2), stale("x", 3)]
     with capture_logs() as logs:
         running.service.wakeup()
@@ -853,6 +856,29 @@ async def test_p17_a_silenced_worker_is_told_of_once_when_the_silence_ends_and_i
     await until(running.is_idle)
     assert [item.key for item in ops.accepted] == ["w4:acmex", "w4:acmew1"]
     assert running.tally.decisions["ops", "first"] == 2
+
+
+async def test_p5_the_outage_of_a_group_that_was_over_before_its_silence_was_silenced(
+    daemon: Any, clock: Clock
+) -> None:
+    ops = Inbox()
+    running = await daemon(
+        [ops], [], routes=[Route(receivers=("ops",), group_by=("environment",), group_wait_ms=1_000)]
+    )
+    await running.service.silences.add(silence_of_all(), now_ms=START_MS)
+    down, end = stale("w1", 1), over("w1", 2)
+    running.source.stream += [down]
+    running.service.wakeup()
+    await until(lambda: running.source.acked == 1)
+    clock.ms += 1_000
+    await until(lambda: running.tally.decisions["ops", "silenced"] == 1)
+    running.source.stream += [end]
+    running.service.wakeup()
+    await until(lambda: running.source.acked == 2)
+    await until(running.is_idle)
+    found = [await outcome_of(running.service.groups["ops"], one.event_id) for one in (down, end)]
+    assert [one and one.outcome for one in found] == [Outcome.SILENCED, Outcome.SILENCED]
+    assert ops.attempts == []
 
 
 async def test_p19_an_ack_that_the_thread_missed_ends_the_reminders_all_the_same(daemon: Any, clock: Clock) -> None:

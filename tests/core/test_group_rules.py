@@ -6,6 +6,7 @@ import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -233,6 +234,19 @@ def test_an_update_of_a_member_is_news_and_counts_it_once() -> None:
     assert (play.group.firing, play.group.unnotified) == (1, 1)
     play.now_ms += INTERVAL_MS
     assert play.step() == CreateNotification(role=Role.DOWN, event=None)
+
+
+@pytest.mark.parametrize(
+    ("decision", "outcome"),
+    [(Decision.SILENCED, Outcome.SILENCED), (Decision.GROUP_WAIT, Outcome.SUPERSEDED), ("", Outcome.SUPERSEDED)],
+)
+def test_p5_an_outage_that_is_over_while_its_group_is_silenced_was_silenced(decision: str, outcome: Outcome) -> None:
+    play = Play()
+    play.offer(down("a"))
+    play.group.waits_for = decision
+    play.offer(end("a"))
+    assert {known.outcome for known in play.outcomes.values()} == {outcome}
+    assert len(play.outcomes) == 2
 
 
 def test_p17_a_group_is_silenced_only_while_every_member_is() -> None:

@@ -198,6 +198,20 @@ _ROUTING: Final = (
 
 _COMPOSING: Final = (
     Mutant(
+        wrong="what a silence held back of a group until it was over counts as superseded",
+        file="alerts/groups/group_rules.py",
+        old="outcome = Outcome.SILENCED if group.waits_for == Decision.SILENCED else Outcome.SUPERSEDED",
+        new="outcome = Outcome.SUPERSEDED",
+        tests=("tests/core/test_group_rules.py",),
+    ),
+    Mutant(
+        wrong="the decision of a group is that of the notification before",
+        file="alerts/delivery/planner.py",
+        old="group.waits_for, group.waits_until_ms = decision, 0",
+        new="group.waits_until_ms = 0",
+        tests=("tests/core/test_group_rules.py", "tests/alerts/test_service.py"),
+    ),
+    Mutant(
         wrong="a large group is not reminded of when the first fifty of it are back",
         file="alerts/delivery/checks.py",
         old="if step.event is None and group.firing > len(events):",
