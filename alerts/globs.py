@@ -6,6 +6,8 @@ from __future__ import annotations
 def fits(pattern: str, text: str) -> bool:
     """Whether the whole text matches the pattern. ``*`` matches any run of characters, all else matches itself.
 
+    For a text that is a pattern too: whether this one matches all that the other does. Only stars match its stars.
+
     Each part between two stars is matched at its first place, without backtracking, so that no text and no number of
     stars makes matching slow.
     """

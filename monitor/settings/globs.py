@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import Annotated, Final, TypeAlias
 
 from pydantic import AfterValidator
@@ -14,7 +13,7 @@ MOST_STARS: Final = 8
 def checked_glob(pattern: str) -> str:
     """Return the pattern, unless it is empty, has another kind of wildcard, or too many stars.
 
-    A valid pattern has the same meaning for ``fnmatch.fnmatchcase``, for Redis and for the reader.
+    A valid pattern has the same meaning for ``alerts.globs.fits``, for Redis and for the reader.
     """
     if not pattern:
         raise ValueError("must not be empty")
@@ -23,11 +22,6 @@ def checked_glob(pattern: str) -> str:
     if pattern.count("*") > MOST_STARS:
         raise ValueError(f"has more than {MOST_STARS} stars")
     return pattern
-
-
-def covers(pattern: str, other: str) -> bool:
-    """Whether this pattern matches all that the other one does. The other's stars, read as text, match only stars."""
-    return fnmatchcase(other, pattern)
 
 
 Glob: TypeAlias = Annotated[str, AfterValidator(checked_glob)]

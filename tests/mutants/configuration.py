@@ -9,10 +9,10 @@ from tests.mutants.mutant import Mutant
 MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a later environment rule is called useless when it covers the earlier one",
-        file="monitor/settings/globs.py",
-        old="return fnmatchcase(other, pattern)",
-        new="return fnmatchcase(pattern, other)",
-        tests=("tests/config/test_config.py", "tests/config/test_alerts.py"),
+        file="monitor/daemon/config/model.py",
+        old="if fits(first, glob)",
+        new="if fits(glob, first)",
+        tests=("tests/config/test_config.py",),
     ),
     Mutant(
         wrong="a webhook secret of 64 bytes is refused",

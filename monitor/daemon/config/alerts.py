@@ -15,7 +15,7 @@ from alerts.receivers.log import LogSettings
 from alerts.rendering.redaction import Redaction
 from monitor.liveness import EventKind
 from monitor.printable import Paged
-from monitor.settings.globs import Glob, covers
+from monitor.settings.globs import Glob
 from monitor.settings.section import Key, Problem, Section, refusal
 from monitor.settings.units import Duration, duration_text, lasting
 from monitor.settings.urls import checked_base_url
@@ -162,8 +162,8 @@ class Route(Section):
         return (
             receiver in earlier.receivers
             and self.kinds <= earlier.kinds
-            and all(any(covers(first, glob) for first in earlier.environments) for glob in self.environments)
-            and all(any(covers(first, glob) for first in earlier.tenants) for glob in self.tenants)
+            and all(any(fits(first, glob) for first in earlier.environments) for glob in self.environments)
+            and all(any(fits(first, glob) for first in earlier.tenants) for glob in self.tenants)
         )
 
     @field_validator("group_wait_ms", mode="before")

@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic import field_validator as check
 
+from alerts.globs import fits
 from monitor.daemon.config.alerts import Alerts, MassFailure, Pattern, Route
 from monitor.daemon.config.auth import Auth, AuthKey, NonEmpty
 from monitor.daemon.config.errors import ConfigError, lines
@@ -31,7 +32,6 @@ from monitor.daemon.config.keys import entries
 from monitor.daemon.config.sources import Source, SourceError, note_control_characters, overlay, read_file
 from monitor.daemon.config.watchdog import Watchdog
 from monitor.liveness import EventKind
-from monitor.settings.globs import covers
 from monitor.settings.key_material import (
     KeyMaterialError,
     Surroundings,
@@ -364,7 +364,7 @@ class Config(Section):
     def _unmatched_warnings(self) -> Iterator[str]:
         globs = [rule.match for rule in self.environments]
         for index, glob in enumerate(globs):
-            earlier = next((first for first in globs[:index] if covers(first, glob)), None)
+            earlier = next((first for first in globs[:index] if fits(first, glob)), None)
             if earlier is not None:
                 yield f'environments[{index}] "{glob}": never applies: the earlier "{earlier}" matches all of its names'
         if not self.liveness.status_changed_events:
