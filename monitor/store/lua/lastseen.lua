@@ -178,29 +178,21 @@ end
 
 -- Whether text matches a pattern whose only wildcard is '*'. Linear in the text for each star.
 local function glob(pattern, text)
-  local star = string.find(pattern, '*', 1, true)
-  if not star then
-    return pattern == text
-  end
-  if string.sub(text, 1, star - 1) ~= string.sub(pattern, 1, star - 1) then
+  local first, rest = string.match(pattern, '^([^*]*)(.*)$')
+  if rest == '' then
+    return text == pattern
+  elseif sub(text, 1, #first) ~= first then
     return false
   end
-  local at = star
-  while true do
-    local from = star + 1
-    star = string.find(pattern, '*', from, true)
-    if not star then
-      local rest = #pattern - from + 1
-      return #text - at + 1 >= rest and string.sub(text, #text - rest + 1) == string.sub(pattern, from)
+  local at, middle, last = #first + 1, string.match(rest, '^(.*)%*(.*)$')
+  for part in string.gmatch(middle, '[^*]+') do
+    local _, stop = string.find(text, part, at, true)
+    if not stop then
+      return false
     end
-    if star > from then
-      local _, stop = string.find(text, string.sub(pattern, from, star - 1), at, true)
-      if not stop then
-        return false
-      end
-      at = stop + 1
-    end
+    at = stop + 1
   end
+  return #text - #last >= at - 1 and sub(text, #text - #last + 1) == last
 end
 
 -- Cohorts -----------------------------------------------------------------------------------------
