@@ -265,7 +265,7 @@ local function beat(keys, args)
     mids[k] = prefixes[rows[4 * k - 3]] .. rows[4 * k - 2]
   end
   local raws = count > 0 and call('HMGET', st.r, spread(mids, 1, count)) or {}
-  local runs, run_outcome, run_interval, run, least = {}, nil, nil, 0, nil
+  local runs, least = {}, nil
 
   for k = 1, count do
     local at, worker, report, more = rows[4 * k - 3], rows[4 * k - 2], rows[4 * k - 1], rows[4 * k]
@@ -302,20 +302,15 @@ local function beat(keys, args)
     if grace and (not least or grace < least) then
       least = grace
     end
-    if outcome == run_outcome and interval == run_interval then
-      run = run + 1
+    local last = #runs
+    if last > 0 and outcome == runs[last - 2] and interval == runs[last - 1] then
+      runs[last] = runs[last] + 1
     else
-      if run > 0 then
-        runs[#runs + 1], runs[#runs + 2], runs[#runs + 3] = run_outcome, run_interval, run
-      end
-      run_outcome, run_interval, run = outcome, interval, 1
+      runs[last + 1], runs[last + 2], runs[last + 3] = outcome, interval, 1
     end
     if #moves >= MOVES_PER_CALL then
       break
     end
-  end
-  if run > 0 then
-    runs[#runs + 1], runs[#runs + 2], runs[#runs + 3] = run_outcome, run_interval, run
   end
   commit(st)
   return { t, runs, moves, least or 0 }
