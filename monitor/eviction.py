@@ -39,7 +39,7 @@ class EvictionWatch:
     async def check(self) -> None:
         """Poll once. An unavailable store is a reason of its own and changes nothing here."""
         try:
-            policy = await self._store.evicting_policy()
+            policy = await self._store.connection.evicting_policy()
         except StoreUnavailableError:
             return
         if policy == self._policy:

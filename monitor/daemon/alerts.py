@@ -68,7 +68,7 @@ def alert_service(
     mass, flapping = alerts.mass_failure, alerts.flapping
 
     return AlertService(
-        pools=store.address.pool,
+        pools=store.connection.address.pool,
         receivers=[receiver.open() for receiver in alerts.effective_receivers],
         routes=[
             Route(

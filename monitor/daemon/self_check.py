@@ -183,7 +183,7 @@ class SelfCheck:
     async def _look_at_store(self) -> list[str]:
         """Reasons why the store is degraded although it accepts writes: nearly full, or not durable."""
         try:
-            condition = await self._store.condition()
+            condition = await self._store.connection.condition()
         except StoreUnavailableError:
             self._metrics.condition.memory(math.nan, math.nan)
             self._metrics.condition.durable(math.nan, confirm_s=math.nan)

@@ -7,6 +7,7 @@ time; the daemon's own reads, for alerts and metrics; health probes; orders that
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.asyncio import Redis
@@ -24,7 +25,7 @@ from monitor.store.sentinel import REFUSALS, SentinelsRefuseUsError
 from monitor.store.server_info import condition_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from monitor.clock import StoreClock
     from monitor.store.server_info import Condition
@@ -66,6 +67,7 @@ class Connection:
     def __init__(self, url: str, *, namespace: str, timeout_s: float, clock: StoreClock) -> None:
         self._tag = f"{namespace}.ls" if namespace else "ls"
         self.address = Address(url, timeout_s=timeout_s)
+        """The store's endpoint, for other clients of the same server."""
         self._timeout_s = timeout_s
         self._clock = clock
         again = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.25), 2)
@@ -82,6 +84,14 @@ class Connection:
             connection_pool=self.address.pool(max_connections=connections, timeout_s=self._timeout_s, retry=retry)
         )
 
+    @contextlib.asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                yield
+        except TROUBLE as error:
+            raise _unavailable(error) from error
+
     async def close(self) -> None:
         """Close every connection."""
         await self._writing.close()
@@ -97,11 +107,8 @@ class Connection:
             StoreRefusedError: the server evicts keys, or has no functions.
         """
         policy = await self.evicting_policy()
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                server = await self._probing.info("server")
-        except TROUBLE as error:
-            raise _unavailable(error) from error
+        async with self._in_time():
+            server = await self._probing.info("server")
         if policy is not None:
             raise StoreRefusedError(
                 f"the store evicts keys: its maxmemory-policy is {policy!r}, which would drop workers and alerts "
@@ -113,21 +120,15 @@ class Connection:
 
     async def condition(self) -> Condition:
         """Return the server's state from INFO; reads no data."""
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                memory = await self._probing.info("memory")
-                persistence = await self._probing.info("persistence")
-        except TROUBLE as error:
-            raise _unavailable(error) from error
+        async with self._in_time():
+            memory = await self._probing.info("memory")
+            persistence = await self._probing.info("persistence")
         return condition_of(memory, persistence)
 
     async def evicting_policy(self) -> str | None:
-        """Return the server's ``maxmemory-policy`` if it evicts keys, else None."""
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                memory = await self._probing.info("memory")
-        except TROUBLE as error:
-            raise _unavailable(error) from error
+        """Return the server's ``maxmemory-policy`` if it evicts keys, else None. It may change at any time."""
+        async with self._in_time():
+            memory = await self._probing.info("memory")
         policy = str(memory.get("maxmemory_policy", NO_EVICTION))
         return None if policy == NO_EVICTION else policy
 
@@ -137,28 +138,21 @@ class Connection:
         Raises:
             StoreRefusedError: the server does not accept the library.
         """
-        try:
-            async with asyncio.timeout(self._timeout_s):
+        async with self._in_time():
+            try:
                 if not await self._probing.function_list(library=LIBRARY_NAME):
                     await self._probing.function_load(LIBRARY_SOURCE, replace=True)
-        except ResponseError as error:
-            if _is_passing(error):
-                raise _unavailable(error) from error
-            raise StoreRefusedError(f"the store refuses the function library: {error}") from error
-        except TROUBLE as error:
-            raise _unavailable(error) from error
+            except ResponseError as error:
+                if _is_passing(error):
+                    raise
+                raise StoreRefusedError(f"the store refuses the function library: {error}") from error
 
     async def founded(self, partition: int) -> tuple[int, int, str] | None:
         """Return the schema version, the number of partitions and the installation's IDs of a partition, without
         the library; None if the partition is new.
         """
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                known: Any = await self._probing.hmget(
-                    self._base(partition) + "m", "schema", "partitions", "installation"
-                )
-        except TROUBLE as error:
-            raise _unavailable(error) from error
+        async with self._in_time():
+            known: Any = await self._probing.hmget(self._base(partition) + "m", "schema", "partitions", "installation")
         schema, partitions, ids = known
         if schema is None or partitions is None:
             return None

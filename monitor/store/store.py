@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from monitor.events import Event
-    from monitor.store.endpoint import Address
-    from monitor.store.server_info import Condition
     from monitor.store.settings import StoreSettings
     from monitor.workers import Beat, Disconnect, Evidence, Moved, Worker, WorkerKey
 
@@ -66,10 +64,11 @@ class Store:
         self.settings = settings
         self.partitions = settings.partitions
         self.clock = StoreClock()
-        self._connection = Connection(
+        self.connection = Connection(
             settings.url, namespace=settings.namespace, timeout_s=settings.timeout_s, clock=self.clock
         )
-        self._read = self._connection.read
+        """For other data in the store, and for questions about its server."""
+        self._read = self.connection.read
         self._confirmed = [
             Joint(partial(self._confirm, number), name=f"confirm-{number}") for number in range(settings.partitions)
         ]
@@ -107,14 +106,14 @@ class Store:
         async with AsyncExitStack() as stack:
             store = cls(settings)
             stack.push_async_callback(store.close)
-            await store._connection.judge_server()
+            await store.connection.judge_server()
             try:
-                await store._connection.load()
+                await store.connection.load()
                 for partition in range(store.partitions):
                     await store._hello(partition)
             except StoreFullError:
                 for partition in range(store.partitions):
-                    known = await store._connection.founded(partition)
+                    known = await store.connection.founded(partition)
                     if known is None:
                         raise
                     store._check(*known)
@@ -123,31 +122,17 @@ class Store:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._connection.close()
+        await self.connection.close()
 
     def inside(self) -> Store:
         """Return the same store for the daemon's own reads, which do not wait behind those of requests."""
         view = copy(self)
-        view._read = self._connection.read_inside  # noqa: SLF001 - the same class
+        view._read = self.connection.read_inside  # noqa: SLF001 - the same class
         return view
-
-    @property
-    def address(self) -> Address:
-        """The store's endpoint, for other clients of the same server."""
-        return self._connection.address
-
-    @property
-    def connection(self) -> Connection:
-        """The connection, for other data in the store."""
-        return self._connection
-
-    async def evicting_policy(self) -> str | None:
-        """Return the server's ``maxmemory-policy`` if it evicts keys, else None. It may have changed since ``open``."""
-        return await self._connection.evicting_policy()
 
     async def _hello(self, partition: int) -> None:
         ids = " ".join(self.settings.installation)
-        answer = await self._connection.write("hello", partition, SCHEMA_VERSION, self.partitions, ids)
+        answer = await self.connection.write("hello", partition, SCHEMA_VERSION, self.partitions, ids)
         _, schema, partitions, known = answer
         self._check(schema, partitions, codec.text(known))
 
@@ -187,7 +172,7 @@ class Store:
             part = beats[len(outcomes) : len(outcomes) + size] if outcomes else beats
             profiles, rows = codec.beat_arguments(part)
             arguments = (self._beat_settings, profiles, rows)
-            now_ms, runs, moves, least_ms = await self._in_time(self._connection.write, "beat", partition, *arguments)
+            now_ms, runs, moves, least_ms = await self._in_time(self.connection.write, "beat", partition, *arguments)
             grace_ms = min(grace_ms, least_ms or grace_ms)
             for outcome, interval_ms, count in zip(runs[::3], runs[1::3], runs[2::3], strict=True):
                 outcomes += [(outcome, interval_ms)] * count
@@ -215,17 +200,17 @@ class Store:
             disconnect.back_in_ms,
         ]
         partition = self.partition_of(disconnect.key)
-        now_ms, outcome, moves = await self._in_time(self._connection.write, "disconnect", partition, _encode(args))
+        now_ms, outcome, moves = await self._in_time(self.connection.write, "disconnect", partition, _encode(args))
         if outcome == UNKNOWN and disconnect.trigger is Trigger.DISCONNECT_FAILURE:
             report = [*args[:3], disconnect.allowed or False, disconnect.first_environment, *args[5:8]]
             call = "fail", partition, _encode(report), self._beat_settings
-            now_ms, outcome, moves = await self._in_time(self._connection.write, *call)
+            now_ms, outcome, moves = await self._in_time(self.connection.write, *call)
         return ChangeResult(now_ms=now_ms, outcome=outcome, moved=codec.moved(moves))
 
     async def delete(self, key: WorkerKey, *, allowed: tuple[str, ...] | None, reason: str) -> ChangeResult:
         """Erase a worker's record, metadata and logs immediately."""
         args = _encode([key.tenant, key.worker_id, allowed, reason])
-        now_ms, outcome, moves = await self._in_time(self._connection.once, "delete", self.partition_of(key), args)
+        now_ms, outcome, moves = await self._in_time(self.connection.once, "delete", self.partition_of(key), args)
         return ChangeResult(now_ms=now_ms, outcome=outcome, moved=codec.moved(moves))
 
     async def _in_time(self, call: _Call, function: str, partition: int, *args: bytes) -> Any:
@@ -244,12 +229,12 @@ class Store:
 
     async def sweep(self, partition: int, *, limit: int) -> SweepResult:
         """Expire at most ``limit`` workers whose deadline has passed."""
-        now_ms, more, moves, damaged, blind = await self._connection.write("sweep", partition, limit)
+        now_ms, more, moves, damaged, blind = await self.connection.write("sweep", partition, limit)
         return SweepResult(now_ms=now_ms, more=bool(more), moved=codec.moved(moves), damaged=damaged, blind=bool(blind))
 
     async def purge(self, partition: int, *, limit: int, retention_ms: int) -> SweepResult:
         """Forget at most ``limit`` workers that have not been alive for ``retention_ms``."""
-        now_ms, more, moves = await self._connection.write("purge", partition, limit, retention_ms, "retention passed")
+        now_ms, more, moves = await self.connection.write("purge", partition, limit, retention_ms, "retention passed")
         return SweepResult(now_ms=now_ms, more=bool(more), moved=codec.moved(moves))
 
     async def trim(self, partition: int, *, keep_ms: int, most: int) -> int:
@@ -257,7 +242,7 @@ class Store:
 
         Return the number of dropped events, which is bounded per call.
         """
-        _, dropped = await self._connection.write("trim", partition, keep_ms, most, EVENTS_TRIMMED_PER_CALL)
+        _, dropped = await self.connection.write("trim", partition, keep_ms, most, EVENTS_TRIMMED_PER_CALL)
         return int(dropped)
 
     async def confirm(self, partition: int) -> None:
@@ -280,23 +265,13 @@ class Store:
     async def _confirm(self, partition: int) -> None:
         limit_ms = round(self.settings.timeout_s * 500)  # the rest is for the call itself
         if self.settings.replicas:
-            reached = await self._connection.write_then(
-                ("WAIT", self.settings.replicas, limit_ms), "confirm", partition
-            )
+            reached = await self.connection.write_then(("WAIT", self.settings.replicas, limit_ms), "confirm", partition)
             safe = reached >= self.settings.replicas
         else:
-            reached = await self._connection.write_then(("WAITAOF", 1, 0, limit_ms), "confirm", partition)
+            reached = await self.connection.write_then(("WAITAOF", 1, 0, limit_ms), "confirm", partition)
             safe = reached is None or reached[0] >= 1
         if not safe:
             raise StoreUnavailableError("the store did not confirm in time")
-
-    async def condition(self) -> Condition:
-        """Return the server's state from INFO.
-
-        Raises:
-            StoreUnavailableError: no answer in time.
-        """
-        return await self._connection.condition()
 
     # Blindness ----------------------------------------------------------------------------------------------------
 
@@ -306,7 +281,7 @@ class Store:
         ``behind``: that it is behind with the beats that have come. This is no pulse, and its workers do not expire.
         """
         says = BEHIND if behind else int(ends)
-        answer = await self._connection.write("pulse", partition, self.settings.daemon, says)
+        answer = await self.connection.write("pulse", partition, self.settings.daemon, says)
         now_ms, skew_ms, newest, windows, blind_ms = answer
         return PulseResult(
             now_ms=now_ms,
@@ -319,24 +294,24 @@ class Store:
 
     async def evidence(self, partition: int, evidence: Sequence[Evidence]) -> None:
         """Store at most 512 refused beats of one partition as evidence of life (P11). Unknown workers are ignored."""
-        await self._connection.write("evidence", partition, codec.evidence_argument(evidence))
+        await self.connection.write("evidence", partition, codec.evidence_argument(evidence))
 
     # The outbox ---------------------------------------------------------------------------------------------------
 
     async def claim(self, partition: int, *, owner: str, lease_ms: int, limit: int) -> Taken:
         """Claim or renew a partition's router lease, and read the events after its cursor."""
-        _, token, entries, age_ms = await self._connection.write("claim", partition, owner, lease_ms, limit)
+        _, token, entries, age_ms = await self.connection.write("claim", partition, owner, lease_ms, limit)
         last = codec.text(entries[-1][0]) if entries else ""
         return Taken(token=token, last=last, events=codec.events(partition, entries), age_ms=age_ms)
 
     async def ack(self, partition: int, *, token: int, position: str) -> bool:
         """Move the cursor; False if another process has the lease by now."""
-        _, done = await self._connection.write("ack", partition, token, position)
+        _, done = await self.connection.write("ack", partition, token, position)
         return bool(done)
 
     async def release(self, partition: int, *, token: int) -> None:
         """Release the lease at a clean stop."""
-        await self._connection.write("release", partition, token)
+        await self.connection.write("release", partition, token)
 
     # Reading ------------------------------------------------------------------------------------------------------
 
@@ -425,7 +400,7 @@ class Store:
 
     async def swept(self, partition: int) -> tuple[int, int]:
         """Return (now, time of the partition's last full sweep); reads no worker and no event."""
-        now_ms, swept_ms, *_ = await self._connection.probe("get", partition, "", "")
+        now_ms, swept_ms, *_ = await self.connection.probe("get", partition, "", "")
         return now_ms, swept_ms
 
     async def _last_sweep(self) -> tuple[int, int]:

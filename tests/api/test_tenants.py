@@ -361,7 +361,7 @@ async def test_p29_reads_that_take_all_connections_for_reads_hold_up_neither_hea
         await lastseen.beat("w")
         await lastseen.sweep()
         for _ in range(READERS):
-            await stack.enter_async_context(lastseen.store._connection._reads)
+            await stack.enter_async_context(lastseen.store.connection._reads)
         refused = await lastseen.client.get(api.WORKERS)
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert refused.json()["detail"] == "too many reads at once"

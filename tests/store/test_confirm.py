@@ -28,7 +28,7 @@ async def test_p23_a_write_is_on_disk_when_it_is_confirmed() -> None:
         async with opened(server.url, fsync=True) as store:
             await store.beat(0, [beat("w")])
             await asyncio.gather(*(store.confirm(0) for _ in range(100)))
-            info = await store._connection._probing.info("commandstats")
+            info = await store.connection._probing.info("commandstats")
             assert 1 <= info["cmdstat_waitaof"]["calls"] <= 2
 
 
@@ -96,7 +96,7 @@ async def test_p23_a_server_that_cannot_tell_is_not_asked_to(store_url: str) -> 
 
 async def _has_append_only_file(url: str) -> bool:
     async with opened(url) as store:
-        found: dict[str, object] = await store._connection._probing.info("persistence")
+        found: dict[str, object] = await store.connection._probing.info("persistence")
         return bool(found["aof_enabled"])
 
 

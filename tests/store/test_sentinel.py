@@ -67,7 +67,7 @@ async def blocking(call: Callable[..., Any], *args: Any, **settings: Any) -> Any
 
 def leads_to(store: Store, node: Node) -> bool:
     """Whether the store has heard that this is the primary."""
-    primary = store.address._primary
+    primary = store.connection.address._primary
     return primary is not None and primary.address == node.address
 
 
@@ -282,12 +282,12 @@ async def test_a_service_that_sentinel_does_not_know_is_named(valkeys: Watched) 
 async def test_p26_a_new_primary_that_evicts_is_found_out(valkeys: Watched) -> None:
     """What its health makes of that is not Sentinel's: the question goes to whoever is primary."""
     async with opened(valkeys.url, timeout_s=TIMEOUT_S) as store:
-        assert await store.evicting_policy() is None
+        assert await store.connection.evicting_policy() is None
         for node in valkeys.replicas():
             node.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
         new = await blocking(valkeys.failover)
         await known(store, new)
-        assert await store.evicting_policy() == "allkeys-lru"
+        assert await store.connection.evicting_policy() == "allkeys-lru"
         with pytest.raises(StoreRefusedError, match="maxmemory-policy is 'allkeys-lru'"):
             async with opened(valkeys.url):
                 raise AssertionError("it opened")
@@ -305,7 +305,7 @@ async def test_a_new_primary_without_the_functions_gets_them(valkeys: Watched) -
 
 async def test_the_delivery_queue_follows_the_primary_too(valkeys: Watched) -> None:
     async with opened(valkeys.url, timeout_s=TIMEOUT_S) as store:
-        queue = StoreConnection(pools=store.address.pool, receivers=1)
+        queue = StoreConnection(pools=store.connection.address.pool, receivers=1)
         assert await queue.register(["a"]) == ()
         old = valkeys.primary()
         old.pause()
