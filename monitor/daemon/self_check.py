@@ -17,8 +17,6 @@ import structlog
 from monitor.clock import monotonic_s
 from monitor.errors import StoreUnavailableError
 from monitor.health import PROBE_AGE_S
-from monitor.metrics.gauges import Queue
-from monitor.metrics.registry import Signs
 from monitor.reasons import Reason
 
 if TYPE_CHECKING:
@@ -68,6 +66,7 @@ class SelfCheck:
         self._store = store
         self._health = health
         self._metrics = metrics
+        self._gauges = metrics.condition
         self._outbox = outbox
         self._pulse = pulse
         self._queues = queues
@@ -113,16 +112,15 @@ class SelfCheck:
         """Measure how late a timer fires, and publish this process's state: a stuck process publishes nothing."""
         while True:
             due_s = monotonic_s() + TURN_S
-            self._metrics.condition.routing(self._outbox.lag_s())
-            self._metrics.condition.pulse(age_s=self._pulse.age_s(), skew_s=self._pulse.skew_s())
+            self._gauges.routing_lag_s.set(self._outbox.lag_s())
+            self._gauges.pulse_age_s.set(self._pulse.age_s())
+            self._gauges.skew_s.set(self._pulse.skew_s())
             self._metrics.signs(
-                Signs(
-                    at_s=monotonic_s(),
-                    ready=self._health.stores_beats,
-                    probe_s=self._health.probe_s,
-                    loop_lag_s=self._loop_lag_s(),
-                    reasons=self._health.own_reasons(),
-                )
+                at_s=monotonic_s(),
+                ready=self._health.stores_beats,
+                probe_s=self._health.probe_s,
+                loop_lag_s=self._loop_lag_s(),
+                reasons=self._health.own_reasons(),
             )
             await asyncio.sleep(TURN_S)
             now_s = monotonic_s()
@@ -131,7 +129,7 @@ class SelfCheck:
     async def _watch_probe(self) -> None:
         """Make the store write periodically, so that failures are detected without requests and beats too."""
         while True:
-            self._metrics.condition.store(up=await self._health.store_writes())
+            self._gauges.up.set(await self._health.store_writes())
             await asyncio.sleep(PROBE_AGE_S)
 
     async def _watch_queues(self) -> None:
@@ -140,32 +138,28 @@ class SelfCheck:
             try:
                 found = await self._queues()
             except StoreUnavailableError:  # the store's failure is a separate reason
-                self._metrics.condition.queues(())
+                self._gauges.clear_queues()
             except Exception:  # a bug of the alert side must not end the intake (P30)
                 log.exception("self_check.queues_failed")
-                self._metrics.condition.queues(())
+                self._gauges.clear_queues()
             else:
                 self._queues_seen_s = monotonic_s()
                 self._note_queues(found)
             await asyncio.sleep(QUEUES_S)
 
     def _note_queues(self, found: Sequence[Stats]) -> None:
-        queues = [
-            Queue(
-                receiver=one.receiver,
-                queued=one.queued,
-                dead_letters=one.dead,
-                open_dead_letters=one.open_dead_letters,
-                groups=one.groups,
-                lag_s=one.lag_ms / 1_000,
-                disabled=one.disabled is not None,
-            )
-            for one in found
-        ]
-        self._metrics.condition.queues(queues)
-        self._queue_reasons = [Reason.DELIVERY_LAG] if any(one.lag_s > DELIVERY_LAG_S for one in queues) else []
-        self._queue_reasons += [Reason.RECEIVER_DISABLED] if any(one.disabled for one in queues) else []
-        open_dead_letters = {one.receiver for one in queues if one.open_dead_letters}
+        self._gauges.clear_queues()
+        for one in found:
+            self._gauges.queued.labels(one.receiver).set(one.queued)
+            self._gauges.groups.labels(one.receiver).set(one.groups)
+            self._gauges.lag_s.labels(one.receiver).set(one.lag_ms / 1_000)
+            self._gauges.dead_letters.labels(one.receiver).set(one.dead)
+            self._gauges.open_dead_letters.labels(one.receiver).set(one.open_dead_letters)
+            self._gauges.disabled.labels(one.receiver).set(one.disabled is not None)
+        is_late = any(one.lag_ms > DELIVERY_LAG_S * 1_000 for one in found)
+        self._queue_reasons = [Reason.DELIVERY_LAG] if is_late else []
+        self._queue_reasons += [Reason.RECEIVER_DISABLED] if any(one.disabled is not None for one in found) else []
+        open_dead_letters = {one.receiver for one in found if one.open_dead_letters}
         self._queue_reasons += [Reason.DEAD_LETTERS] if open_dead_letters - set(self._owners) else []
         self._tenants_with_dead_letters = frozenset().union(*(self._owners.get(name, ()) for name in open_dead_letters))
 
@@ -185,10 +179,12 @@ class SelfCheck:
         try:
             condition = await self._store.connection.condition()
         except StoreUnavailableError:
-            self._metrics.condition.memory(math.nan, math.nan)
-            self._metrics.condition.durable(math.nan, confirm_s=math.nan)
+            self._gauges.used_bytes.set(math.nan)
+            self._gauges.limit_bytes.set(math.nan)
+            self._note_durability(math.nan, confirm_s=math.nan)
             return []  # the probe reports that
-        self._metrics.condition.memory(condition.used_bytes, condition.limit_bytes)
+        self._gauges.used_bytes.set(condition.used_bytes)
+        self._gauges.limit_bytes.set(condition.limit_bytes)
         found: list[str] = [Reason.STORE_NEARLY_FULL] if condition.over(FULL_SHARE) else []
         # A server without an append-only file does not answer WAITAOF, nor does one too old for the command.
         keeps = condition.append_only or not self._store.settings.fsync
@@ -196,10 +192,14 @@ class SelfCheck:
         confirmed = await self._confirms()
         confirm_s = monotonic_s() - began_s
         if not confirmed and not await self._health.store_writes():
-            self._metrics.condition.durable(math.nan, confirm_s=math.nan)
+            self._note_durability(math.nan, confirm_s=math.nan)
             return found
-        self._metrics.condition.durable(keeps and confirmed, confirm_s=confirm_s)
+        self._note_durability(keeps and confirmed, confirm_s=confirm_s)
         return found if keeps and confirmed else [*found, Reason.STORE_NOT_DURABLE]
+
+    def _note_durability(self, value: float, *, confirm_s: float) -> None:
+        self._gauges.durable.set(value)
+        self._gauges.confirm_s.set(confirm_s)
 
     async def _confirms(self) -> bool:
         # Checking one partition is enough: all are on one server.

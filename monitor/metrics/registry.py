@@ -82,21 +82,6 @@ class Limit(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Signs:
-    """A process's report of its own state, several times a second. Durations in seconds."""
-
-    at_s: float
-    """Time of the report by ``monotonic_s``, which all processes of one machine share."""
-    ready: bool
-    probe_s: float
-    """Duration of the last probe; NaN before the first."""
-    loop_lag_s: float
-    """The longest recent block of the event loop."""
-    reasons: Iterable[str]
-    """The reasons for being degraded that this process has found itself."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class DeliveryLabels:
     """The receivers, and for each the outcomes of attempts, causes of failures and decisions that may be counted."""
 
@@ -299,15 +284,20 @@ class Metrics:
         """Count an outgoing heartbeat that was due."""
         self._row[self._slots.pings[outcome]] += 1.0
 
-    def signs(self, signs: Signs) -> None:
-        """Write this process's report of its own state."""
-        row, slots, reasons = self._row, self._slots, frozenset(signs.reasons)
-        row[slots.ready] = signs.ready
-        row[slots.probe_s] = signs.probe_s
-        row[slots.loop_lag_s] = signs.loop_lag_s
+    def signs(self, *, at_s: float, ready: bool, probe_s: float, loop_lag_s: float, reasons: Iterable[str]) -> None:
+        """Write this process's report of its own state, several times a second. Durations in seconds.
+
+        ``at_s``: time of the report by ``monotonic_s``, which all processes of one machine share. ``probe_s``: duration
+        of the last probe; NaN before the first. ``loop_lag_s``: the longest recent block of the event loop.
+        ``reasons``: the reasons for being degraded that this process has found itself.
+        """
+        row, slots, found = self._row, self._slots, frozenset(reasons)
+        row[slots.ready] = ready
+        row[slots.probe_s] = probe_s
+        row[slots.loop_lag_s] = loop_lag_s
         for reason, slot in slots.reasons.items():
-            row[slot] = reason in reasons
-        row[slots.at_s] = signs.at_s
+            row[slot] = reason in found
+        row[slots.at_s] = at_s
 
     def reasons_of_others(self) -> list[str]:
         """Return ``ProcessTable.reasons_of_others`` for now."""

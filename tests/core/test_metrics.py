@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -22,7 +22,6 @@ from monitor.metrics.registry import (
     PingOutcome,
     ProcessTable,
     Share,
-    Signs,
     Slots,
 )
 from monitor.metrics.shared_memory import Table, shared_memory
@@ -209,25 +208,25 @@ def test_process_metrics_are_told_of_each_process_that_runs_and_of_the_superviso
     assert told["process_resident_memory_bytes,process=1"] > 0
 
 
-def signs(at_s: float, *reasons: str, **changes: float) -> Signs:
-    return Signs(**{"at_s": at_s, "ready": True, "probe_s": 0.1, "loop_lag_s": 0.2, "reasons": reasons, **changes})  # type: ignore[arg-type]
+def signs(at_s: float, *reasons: str, **changes: float) -> dict[str, Any]:
+    return {"at_s": at_s, "ready": True, "probe_s": 0.1, "loop_lag_s": 0.2, "reasons": reasons, **changes}
 
 
 def test_p27_a_process_names_what_the_others_say_of_themselves_and_not_its_own_words_again(counters: int) -> None:
     first, second, third = (of_process(counters, process) for process in range(1, PROCESSES + 1))
     for process in range(1, PROCESSES + 1):
         first.processes.started(process, os.getpid())
-    first.signs(signs(monotonic_s()))
-    second.signs(signs(monotonic_s(), Reason.ROUTING_LAG, Reason.EVENT_LOOP_LAG, loop_lag_s=3))
-    third.signs(signs(monotonic_s(), "a reason that nobody else knows of", ready=False, probe_s=2))
+    first.signs(**signs(monotonic_s()))
+    second.signs(**signs(monotonic_s(), Reason.ROUTING_LAG, Reason.EVENT_LOOP_LAG, loop_lag_s=3))
+    third.signs(**signs(monotonic_s(), "a reason that nobody else knows of", ready=False, probe_s=2))
     assert first.reasons_of_others() == ["routing_lag", "event_loop_lag"]
     assert second.reasons_of_others() == []
     for metrics in (first, second, third):
         told = values(metrics)
         assert told["lastseen_ready"] == 0
         assert (told["lastseen_event_loop_lag_seconds"], told["lastseen_store_probe_seconds"]) == (3, 2)
-    second.signs(signs(monotonic_s()))
-    third.signs(signs(monotonic_s()))
+    second.signs(**signs(monotonic_s()))
+    third.signs(**signs(monotonic_s()))
     assert first.reasons_of_others() == []
     assert values(first)["lastseen_ready"] == 1
 
@@ -236,15 +235,15 @@ def test_p27_a_process_that_is_there_and_says_nothing_is_stalled_until_it_goes_o
     first, second = of_process(counters, 1), of_process(counters, 2)
     for process in range(1, PROCESSES + 1):
         first.processes.started(process, os.getpid())
-        of_process(counters, process).signs(signs(monotonic_s()))
+        of_process(counters, process).signs(**signs(monotonic_s()))
     assert first.reasons_of_others() == []
     assert first.processes.reasons_of_others(1, now_s=monotonic_s() + 4) == []
-    second.signs(signs(monotonic_s() - 5.1))
+    second.signs(**signs(monotonic_s() - 5.1))
     assert first.reasons_of_others() == ["process_stalled"]
     assert second.reasons_of_others() == []  # it turns, or it could not ask
-    second.signs(signs(monotonic_s()))
+    second.signs(**signs(monotonic_s()))
     assert first.reasons_of_others() == []
-    second.signs(signs(monotonic_s() - 6, Reason.ROUTING_LAG))
+    second.signs(**signs(monotonic_s() - 6, Reason.ROUTING_LAG))
     first.processes.ended(2)
     assert first.processes.reasons() == ["process_down"]
     first.processes.started(2, os.getpid())

@@ -10,8 +10,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="health is well while one receiver lags beside another that does not",
         file="monitor/daemon/self_check.py",
-        old="if any(one.lag_s > DELIVERY_LAG_S for one in queues)",
-        new="if queues and all(one.lag_s > DELIVERY_LAG_S for one in queues)",
+        old="is_late = any(one.lag_ms",
+        new="is_late = bool(found) and all(one.lag_ms",
         tests=("tests/daemon/test_self_check.py",),
     ),
     Mutant(
