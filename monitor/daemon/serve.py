@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import sys
 from pathlib import Path
@@ -73,16 +74,10 @@ def serve(
                 )
                 url = _started(embedded, listener, stop)
             ring = key_ring(config)
-            work = _one if _processes(config) == 1 else _several
-            work(
-                config,
-                url=url,
-                embedded=embedded,
-                ring=ring,
-                listener=listener,
-                stop=stop,
-                on_ready=lambda: on_ready(config, ring, port),
-            )
+            ready = functools.partial(on_ready, config, ring, port)
+            work, new_loop = _work(config, url=url, ring=ring, listener=listener, stop=stop, on_ready=ready)
+            with asyncio.Runner(loop_factory=new_loop) as runner:
+                runner.run(_beside(embedded, work))
     except StartAbandonedError:
         log.info("daemon.stopping", why=stop.why)
     except (StartError, ListenError, DataDirError, EmbeddedStoreError, SigningKeyError) as error:
@@ -116,42 +111,23 @@ def _processes(config: Config) -> int:
     return usable_cores() if config.server.processes == "auto" else config.server.processes
 
 
-def _one(
-    config: Config,
-    *,
-    url: str,
-    embedded: EmbeddedStore | None,
-    ring: KeyRing,
-    listener: socket.socket,
-    stop: StopSignal,
-    on_ready: Callable[[], None],
-) -> None:
-    """Serve in this process."""
-    # Imported here: the supervisor of processes does not need the servers, which take a second to load.
-    import uvloop  # noqa: PLC0415
+def _work(
+    config: Config, *, url: str, ring: KeyRing, listener: socket.socket, stop: StopSignal, on_ready: Callable[[], None]
+) -> tuple[Coroutine[object, object, None], Callable[[], asyncio.AbstractEventLoop] | None]:
+    """The serving itself, in this process or in child processes, and what makes its event loop."""
+    count = _processes(config)
+    if count == 1:
+        # Imported here: the supervisor of processes does not need the servers, which take a second to load.
+        import uvloop  # noqa: PLC0415
 
-    from monitor.daemon.daemon import run  # noqa: PLC0415
+        from monitor.daemon.daemon import run  # noqa: PLC0415
 
-    work = run(config, store_url=url, ring=ring, listeners=[listener], stop=stop, on_ready=on_ready)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_beside(embedded, work))
-
-
-def _several(
-    config: Config,
-    *,
-    url: str,
-    embedded: EmbeddedStore | None,
-    ring: KeyRing,
-    listener: socket.socket,
-    stop: StopSignal,
-    on_ready: Callable[[], None],
-) -> None:
-    """Serve in child processes."""
+        work = run(config, store_url=url, ring=ring, listeners=[listener], stop=stop, on_ready=on_ready)
+        return work, uvloop.new_event_loop
     from monitor.daemon.processes.supervisor import Supervisor  # noqa: PLC0415
 
-    supervisor = Supervisor(config, processes=_processes(config), store_url=url, ring=ring, listener=listener)
-    asyncio.run(_beside(embedded, supervisor.run(stop, on_ready)))
+    supervisor = Supervisor(config, processes=count, store_url=url, ring=ring, listener=listener)
+    return supervisor.run(stop, on_ready), None
 
 
 async def _beside(embedded: EmbeddedStore | None, work: Coroutine[object, object, None]) -> None:
