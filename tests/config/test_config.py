@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from redis import ConnectionPool
 
-from monitor.daemon.config.model import Config, ConfigError, Durability, Store, load
+from monitor.daemon.config.errors import ConfigError
+from monitor.daemon.config.model import Config, Durability, Store, load
 from monitor.daemon.settings import store_settings
 from monitor.store import StoreSettings
 from monitor.store.settings import EnvironmentRule

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from monitor.daemon.config.model import ConfigError, load
+from monitor.daemon.config.errors import ConfigError
+from monitor.daemon.config.model import load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

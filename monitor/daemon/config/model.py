@@ -25,8 +25,8 @@ from pydantic import (
 from pydantic import field_validator as check
 
 from alerts.globs import fits
-from monitor.daemon.config.alerts import Alerts, MassFailure, Pattern, Route
-from monitor.daemon.config.auth import Auth, AuthKey, NonEmpty
+from monitor.daemon.config.alerts import Alerts, Pattern
+from monitor.daemon.config.auth import Auth, NonEmpty
 from monitor.daemon.config.errors import ConfigError, lines
 from monitor.daemon.config.keys import entries
 from monitor.daemon.config.sources import Source, SourceError, note_control_characters, overlay, read_file
@@ -50,25 +50,6 @@ from monitor.settings.store_urls import (
 )
 from monitor.settings.units import Duration, Size, SizeMark, duration_text, lasting, size_bytes, size_text, sized
 from monitor.settings.urls import Url
-
-__all__ = [
-    "Alerts",
-    "Auth",
-    "AuthKey",
-    "Config",
-    "ConfigError",
-    "Durability",
-    "Environment",
-    "Limits",
-    "Liveness",
-    "Log",
-    "MassFailure",
-    "Route",
-    "Server",
-    "Store",
-    "Watchdog",
-    "load",
-]
 
 EMBEDDED: Final = "embedded:"
 MOST_REPLICAS: Final = 16

@@ -87,7 +87,8 @@ SETTINGS = PigeonSettings
 LOADING: Final = """
 import sys
 from pathlib import Path
-from monitor.daemon.config.model import ConfigError, load
+from monitor.daemon.config.errors import ConfigError
+from monitor.daemon.config.model import load
 
 try:
     (settings,) = load(Path(sys.argv[1]), {}).alerts.effective_receivers
