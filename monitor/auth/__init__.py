@@ -5,13 +5,11 @@ configured key, and that key determines the algorithm. And no clock is read: ``n
 milliseconds of the store's time (P12). Formats: RFC 7515 (JWS), RFC 7519 (JWT); practice: RFC 8725.
 """
 
-from monitor.auth.authenticator import MAX_NUMERIC_DATE_S, REMEMBERED_TOKENS, Authenticator
-from monitor.auth.keys import MIN_RSA_BITS, MIN_SECRET_BYTES, AuthPolicy, KeyAlgorithm, VerifyingKey
+from monitor.auth.authenticator import Authenticator
+from monitor.auth.keys import MIN_SECRET_BYTES, AuthPolicy, VerifyingKey
 from monitor.auth.minting import mint
 from monitor.auth.principals import (
-    LATELY_MS,
     MAX_NAME_CHARS,
-    MAX_TOKEN_BYTES,
     ExpiredError,
     ForbiddenError,
     Principal,
@@ -23,18 +21,12 @@ from monitor.auth.principals import (
 from monitor.auth.revocations import Revocation, Revocations, read_revocations
 
 __all__ = [
-    "LATELY_MS",
     "MAX_NAME_CHARS",
-    "MAX_NUMERIC_DATE_S",
-    "MAX_TOKEN_BYTES",
-    "MIN_RSA_BITS",
     "MIN_SECRET_BYTES",
-    "REMEMBERED_TOKENS",
     "AuthPolicy",
     "Authenticator",
     "ExpiredError",
     "ForbiddenError",
-    "KeyAlgorithm",
     "Principal",
     "Refusal",
     "Revocation",

@@ -7,13 +7,12 @@ from monitor.store.errors import (
     StoreFullError,
     StoreRefusedError,
 )
-from monitor.store.results import Page, SweepResult
+from monitor.store.results import SweepResult
 from monitor.store.settings import StoreSettings
 from monitor.store.store import Store
 
 __all__ = [
     "InstallationError",
-    "Page",
     "SchemaError",
     "Store",
     "StoreDeniedError",

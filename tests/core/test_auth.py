@@ -20,7 +20,6 @@ from monitor.auth import (
     Authenticator,
     AuthPolicy,
     ForbiddenError,
-    KeyAlgorithm,
     Principal,
     Refusal,
     Scope,
@@ -32,6 +31,8 @@ from monitor.auth import (
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
+    from monitor.auth.keys import KeyAlgorithm
 
 NOW_MS = 1_700_000_000_000
 NOW_S = NOW_MS // 1_000
