@@ -72,7 +72,7 @@ Example: lastseen deliveries list --outcome queued""",
 Example: lastseen alerts test ops""",
     ),
 }
-"""Import path and help text of each command. Of a command that is a function, the help text is its docstring."""
+"""Import path and help text of each command."""
 
 for name, (where, text) in COMMANDS.items():
     app.command(where, name=name, help=text)

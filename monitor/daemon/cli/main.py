@@ -1,4 +1,4 @@
-"""The commands ``lastseen serve``, ``check``, ``backup`` and ``token``."""
+"""The commands ``lastseen serve``, ``check``, ``backup`` and ``token``. ``monitor.daemon.commands`` has their help."""
 
 from __future__ import annotations
 
@@ -53,10 +53,7 @@ def serve(
         ),
     ] = None,
 ) -> int:
-    """Run the daemon until SIGTERM or ^C.
-
-    Example: lastseen serve --config lastseen.toml
-    """
+    """Run the daemon until SIGTERM or ^C."""
     stop = StopSignal()
     config = config_file(config)
     settings = configured(config)
@@ -80,12 +77,7 @@ def serve(
 
 
 def check(*, config: ConfigPath = None) -> int:
-    """Validate the configuration, print warnings and what the daemon will do.
-
-    Starts nothing and writes nothing.
-
-    Example: lastseen check --config lastseen.toml
-    """
+    """Validate the configuration, print warnings and what the daemon will do."""
     config = config_file(config)
     settings = configured(config)
     for warning in _warnings(settings, config):
@@ -111,12 +103,7 @@ def backup(
     *,
     config: ConfigPath = None,
 ) -> int:
-    """Copy the embedded store, and verify the copy by starting a server on it.
-
-    The daemon may keep running.
-
-    Example: lastseen backup /var/backups/lastseen-1
-    """
+    """Copy the embedded store, and verify the copy by starting a server on it."""
     settings = configured(config)
     if not settings.store.embedded:
         warn("store.url names an external server: back it up with that server's own tools")
