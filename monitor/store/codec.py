@@ -14,7 +14,7 @@ import structlog
 from monitor.blindness import Window, credited
 from monitor.events import Event, cut_metadata
 from monitor.liveness import EventKind, Liveness, deadline_ms
-from monitor.store.library import LIVENESS_OF
+from monitor.store.library import LIVENESS_OF, TRANSITIONS_KEPT, UNDECLARED
 from monitor.workers import KEEP, Keep, Moved, PastTransition, Rejected, Worker, WorkerKey
 
 if TYPE_CHECKING:
@@ -28,16 +28,10 @@ Answer = Any
 
 _log = structlog.get_logger(__name__)
 
-TRANSITIONS_KEPT = 16
-"""As in ``lastseen.lua``."""
-
-
 _encode = msgspec.msgpack.Encoder().encode
 
 _SHORT: Final = 512
 """Maximum characters of metadata that are cached."""
-_UNDECLARED: Final = 281_474_976_710_655
-"""As in ``lastseen.lua``: withdraws a declared interval or grace."""
 
 
 def beat_arguments(beats: Sequence[Beat]) -> tuple[bytes, bytes]:
@@ -54,8 +48,8 @@ def beat_arguments(beats: Sequence[Beat]) -> tuple[bytes, bytes]:
             beat.environment_name,
             beat.first_environment,
             beat.allowed,
-            None if interval is KEEP else _UNDECLARED if interval is None else interval,
-            None if grace is KEEP else _UNDECLARED if grace is None else grace,
+            None if interval is KEEP else UNDECLARED if interval is None else interval,
+            None if grace is KEEP else UNDECLARED if grace is None else grace,
         )
         report, meta = _report(beat), beat.metadata_json
         more: list[object] | bool | msgspec.Raw
@@ -196,13 +190,15 @@ def windows(flat: Sequence[Answer]) -> tuple[Window, ...]:
 
 def worker(row: Answer, past: Sequence[Answer] = (), *, blind: Sequence[Window]) -> Worker:
     """Decode a worker as ``get`` and ``list`` describe it, with the effect of blind windows on its deadlines."""
-    interval_ms, grace_ms, back_ms, base_ms = row[9], row[10], row[20], row[21]
+    # In the order of ``describe`` in ``reading.lua``.
+    tenant, worker_id, environment, state, is_straggler, generation, seq, last_seen_ms, since_ms = row[:9]
+    interval_ms, grace_ms, status, tasks, task, metadata, system_info, system_info_cut, logs, logs_cut = row[9:19]
+    gaps, back_ms, base_ms, rejected = row[19:]
 
     def moved_to(due_ms: int) -> int:
         reach_ms = interval_ms + grace_ms
         return credited(due_ms, reach_ms=reach_ms, interval_ms=interval_ms, windows=blind).deadline_ms
 
-    generation = row[5]
     transitions = past_transitions(past)
     if len(transitions) < TRANSITIONS_KEPT and not (transitions and transitions[0].seq == 1):
         # No transition was dropped. The registration, which is not stored, comes first.
@@ -211,32 +207,32 @@ def worker(row: Answer, past: Sequence[Answer] = (), *, blind: Sequence[Window])
         )
         transitions = (registered, *transitions)
     return Worker(
-        key=WorkerKey(text(row[0]), text(row[1])),
-        environment_name=text(row[2]),
-        stored=LIVENESS_OF[text(row[3])],
-        straggler=bool(row[4]),
+        key=WorkerKey(text(tenant), text(worker_id)),
+        environment_name=text(environment),
+        stored=LIVENESS_OF[text(state)],
+        straggler=bool(is_straggler),
         generation=generation,
-        seq=row[6],
-        last_seen_ms=row[7],
-        since_ms=row[8],
+        seq=seq,
+        last_seen_ms=last_seen_ms,
+        since_ms=since_ms,
         interval_ms=interval_ms,
         grace_ms=grace_ms,
         late_ms=base_ms + interval_ms,
         deadline_ms=moved_to(deadline_ms(last_seen_ms=base_ms, interval_ms=interval_ms, grace_ms=grace_ms)),
-        status=text(row[11]),
-        tasks_processed=int(row[12]),
-        current_task_id=text(row[13]) if row[13] is not None else None,
-        metadata_json=text(row[14]),
-        system_info_json=text(row[15]) if row[15] is not None else None,
-        system_info_cut=bool(row[16]),
-        logs_json=text(row[17]) if row[17] is not None else None,
-        logs_cut=bool(row[18]),
-        recent_gaps_ms=_gaps(row[19]),
+        status=text(status),
+        tasks_processed=int(tasks),
+        current_task_id=None if task is None else text(task),
+        metadata_json=text(metadata),
+        system_info_json=None if system_info is None else text(system_info),
+        system_info_cut=bool(system_info_cut),
+        logs_json=None if logs is None else text(logs),
+        logs_cut=bool(logs_cut),
+        recent_gaps_ms=_gaps(gaps),
         back_ms=back_ms,
         missed_ms=None if back_ms is None else moved_to(back_ms),
         rejected=None
-        if row[22] is None
-        else Rejected(reason=text(row[22][0]), at_ms=row[22][1], subject=text(row[22][2])),
+        if rejected is None
+        else Rejected(reason=text(rejected[0]), at_ms=rejected[1], subject=text(rejected[2])),
         transitions=transitions,
     )
 

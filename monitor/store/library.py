@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from monitor import blindness
 from monitor.liveness import REJECTED_INTERVALS, STILL_REJECTED, STRAGGLER_MS, TRANSITIONS, EventKind, Liveness, Trigger
+from monitor.store import results
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +29,15 @@ STATE_CODES: Final[Mapping[Liveness, str]] = {
 LIVENESS_OF: Final[Mapping[str, Liveness]] = {code: liveness for liveness, code in STATE_CODES.items()}
 DOWN_STATES: Final = (Liveness.STALE, Liveness.STOPPED, Liveness.FAILED)
 
+
+TRANSITIONS_KEPT: Final = 16
+"""Last transitions that are kept of a worker, beside its registration."""
+UNDECLARED: Final = 2**48 - 1
+"""Stands for an interval or grace that a worker does not declare."""
+_OUTCOMES: Final = (
+    *("STORED", "OVER_WORKERS", "OVER_ENVIRONMENTS", "OVER_TIMINGS", "OVER_BYTES"),
+    *("NOT_ALLOWED", "UNKNOWN", "REFUSED", "DAMAGED", "LATE"),
+)
 
 _PARTS: Final = (
     "blindness.lua",
@@ -55,6 +65,8 @@ def _prelude() -> str:
         f"local WINDOWS_KEPT, WINDOW_AGE_MS = {blindness.WINDOWS_KEPT}, {blindness.WINDOW_AGE_MS}",
         f"local DAEMONS_KEPT, SLEW, BEHIND_MS = {blindness.DAEMONS_KEPT}, {blindness.SLEW}, {blindness.BEHIND_MS}",
         *(f"local {cause.name} = '{cause}'" for cause in blindness.Cause),
+        *(f"local {outcome} = {getattr(results, outcome)}" for outcome in _OUTCOMES),
+        f"local UNDECLARED, TRANSITIONS_KEPT = {UNDECLARED}, {TRANSITIONS_KEPT}",
         f"local STATUS_CHANGED, STRAGGLER_MS = '{EventKind.STATUS_CHANGED}', {STRAGGLER_MS}",
         "local WORD = { " + ", ".join(f"{code} = '{word}'" for word, code in STATE_CODES.items()) + " }",
         "local MOVE = { [''] = {}, " + ", ".join(f"{code} = {{}}" for code in STATE_CODES.values()) + " }",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 STORED, OVER_WORKERS, OVER_ENVIRONMENTS, NOT_ALLOWED, UNKNOWN, REFUSED, DAMAGED, LATE = range(8)
 OVER_TIMINGS, OVER_BYTES = range(8, 10)
-"""Outcomes of a function for one worker, as at the top of ``lastseen.lua`` and ``beat.lua``."""
+"""Outcomes of a function for one worker. The library gets those that ``monitor/store/library.py`` lists."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

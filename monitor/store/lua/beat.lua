@@ -1,6 +1,5 @@
 -- beat ----------------------------------------------------------------------------------------------
 
-local OVER_WORKERS, OVER_ENVIRONMENTS, OVER_TIMINGS, OVER_BYTES = 1, 2, 8, 9
 local P_TENANT, P_ENVIRONMENT, P_FIRST, P_ALLOWED, P_INTERVAL, P_GRACE = 1, 2, 3, 4, 5, 6
 local S_INTERVAL, S_GRACE, S_RULES, S_WORKERS, S_ENVIRONMENTS, S_DAEMON, S_STATUS_EVENTS = 1, 2, 3, 4, 5, 6, 7
 local S_TIMINGS, S_BOUNDS, S_BYTES = 8, 9, 10

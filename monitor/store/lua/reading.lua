@@ -1,5 +1,6 @@
 -- Reading -------------------------------------------------------------------------------------------
 
+-- A worker for an answer, in the order of `worker` in codec.py.
 local function describe(st, w)
   local rec, g, cold = w.rec, w.cohort, cold_of(st, w)
   local status, tasks, task = reported(rec[R_REPORT])
@@ -117,9 +118,9 @@ local function list(keys, args)
   for k, id in ipairs(ids) do
     local w = load_worker(st, tenant, id)
     if w.rec then
-      local row = describe(st, w)
-      workers[#workers + 1] = row
-      size = size + #row[15] + #(row[16] or '') + #(row[18] or '')
+      local cold = cold_of(st, w)
+      workers[#workers + 1] = describe(st, w)
+      size = size + #cold[X_META] + #(cold[X_SYSTEM] or '') + #(cold[X_LOGS] or '')
     end
     if size > PAGE_BYTES and k < #ids then
       last = id
