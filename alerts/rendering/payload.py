@@ -11,6 +11,7 @@ import json
 import re
 import shlex
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlencode
 
@@ -81,9 +82,12 @@ class Wording:
         """
         with _refused(_place(event)):
             event = self._redaction.event(event)
+            sentence = partial(
+                single_sentence, event, reminder=reminder, health=health, previous=previous, recent=recent
+            )
             data = self._event(event)
             data |= {
-                "summary": single_sentence(event, reminder=reminder, health=health, previous=previous, recent=recent),
+                "summary": sentence(),
                 "incident_id": incident_id,
                 "reminder": reminder,
                 "previous_type": None if previous is None else previous.kind.value,
@@ -95,15 +99,7 @@ class Wording:
             }
             body = _body(event.kind.value, event.detected_ms, data)
             if len(body) > BODY_BYTES:
-                data |= {"link": None, "silence": None}
-                data["summary"] = single_sentence(
-                    event,
-                    reminder=reminder,
-                    health=health,
-                    previous=previous,
-                    recent=recent,
-                    shown_chars=SHOWN_CHARS[-1:],
-                )
+                data |= {"link": None, "silence": None, "summary": sentence(shown_chars=SHOWN_CHARS[-1:])}
                 body = _body(event.kind.value, event.detected_ms, data)
             return body
 

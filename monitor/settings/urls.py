@@ -116,6 +116,14 @@ def _checked_name(host: str) -> str:
     return name
 
 
+def is_loopback(host: str) -> bool:
+    """Whether the host of a URL is this machine, as far as is known without a resolver."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 def checked_base_url(text: str) -> Url:
     """Return a web URL that paths can be appended to."""
     if "?" in text or "#" in text:

@@ -331,10 +331,8 @@ class Store:
         want: Want | None,
     ) -> Page:
         """Return at most ``limit`` workers of one partition after ``after``; the caller filters the result."""
-        wanted = None if want is None else {name: getattr(want, name) for name in Want.__slots__}
-        filters = _encode([environments, wanted])
-        answer = await self._read("list", partition, tenant, after, limit, filters)
-        now_ms, swept_ms, last, rows, flat = answer
+        filters = _encode([environments, want])
+        now_ms, swept_ms, last, rows, flat = await self._read("list", partition, tenant, after, limit, filters)
         blind = codec.windows(flat)
         return Page(
             now_ms=now_ms,
@@ -379,24 +377,19 @@ class Store:
 
         ``since_ms``: count workers that became stale from then on; None: count none.
         """
-        found = EnvironmentHealth(expected=0, silent=0)
+        totals = [0] * 5
         asked = ("" if since_ms is None else since_ms, STATE_CODES[Liveness.STALE], STATE_CODES[Liveness.FAILED])
         for partition in range(self.partitions):
             cohort_id = 0
             while True:
-                _, cohort_id, expected, silent, fallen, rejected, down = await self._read(
+                _, cohort_id, *counts = await self._read(
                     "environment_health", partition, tenant, environment_name, cohort_id, COUNT_PAGE, *asked
                 )
-                found = EnvironmentHealth(
-                    expected=found.expected + expected,
-                    silent=found.silent + silent,
-                    fallen=found.fallen + fallen,
-                    rejected=found.rejected + rejected,
-                    down=found.down + down,
-                )
+                totals = [total + count for total, count in zip(totals, counts, strict=True)]
                 if not cohort_id:
                     break
-        return found
+        expected, silent, fallen, rejected, down = totals
+        return EnvironmentHealth(expected=expected, silent=silent, fallen=fallen, rejected=rejected, down=down)
 
     async def swept(self, partition: int) -> tuple[int, int]:
         """Return (now, time of the partition's last full sweep); reads no worker and no event."""

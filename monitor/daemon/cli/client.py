@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import json
 import urllib.request
 from typing import TYPE_CHECKING, Any, Final
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode, urlsplit
+
+from monitor.settings.urls import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -67,7 +68,7 @@ class Client:
         self._url_from, self._token_from = url_from, token_from
         self._timeout_s = timeout_s
         # A server on this machine is not behind the machine's proxy.
-        direct = [urllib.request.ProxyHandler({})] if _is_loopback(parts.hostname) else []
+        direct = [urllib.request.ProxyHandler({})] if is_loopback(parts.hostname) else []
         self.has_more = False
         self._opener = urllib.request.build_opener(_NoRedirects, *direct)
 
@@ -129,10 +130,3 @@ class Client:
         kind = MisuseError if error.code == _UNPROCESSABLE else ClientError
         whose = f"; the token is {self._token_from}" if error.code == _UNAUTHORIZED else ""
         return kind(f"{detail} (HTTP {error.code}){whose}")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"

@@ -5,7 +5,6 @@ section. Attribute names include the unit (``interval_ms``), the keys in the fil
 In tests, ``Config.model_validate({"liveness": {"interval": "1s"}})`` or ``load(None, {})``.
 """
 
-import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +48,7 @@ from monitor.settings.store_urls import (
     with_password,
 )
 from monitor.settings.units import Duration, Size, SizeMark, duration_text, lasting, size_bytes, size_text, sized
-from monitor.settings.urls import Url
+from monitor.settings.urls import Url, is_loopback
 
 EMBEDDED: Final = "embedded:"
 MOST_REPLICAS: Final = 16
@@ -306,7 +305,7 @@ class Config(Section):
         return tuple(self._warnings())
 
     def _warnings(self) -> Iterator[str]:
-        if not _is_loopback(self.server.host):
+        if not is_loopback(self.server.host):
             yield f"server.host: {self.server.host} is not loopback, and there is no TLS: put a TLS proxy in front"
         yield from self._timing_warnings()
         yield from self._unmatched_warnings()
@@ -352,13 +351,6 @@ class Config(Section):
             for index, route in enumerate(self.alerts.routes):
                 if route.kinds == {EventKind.STATUS_CHANGED}:
                     yield f"alerts.routes[{index}]: never matches: liveness.status_changed_events is false"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:
