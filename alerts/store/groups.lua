@@ -232,6 +232,15 @@ local function is_past(base, change)
   return false
 end
 
+-- Keep all keys again, if they were to expire.
+local function keep(base)
+  if redis.call('HDEL', base .. ':s', 'retired') == 1 then
+    for _, pair in ipairs(KINDS) do
+      redis.call('PERSIST', base .. pair[1])
+    end
+  end
+end
+
 -- save: write changes of groups, each only if the group has not changed since it was read.
 -- ARGV: now ms; msgpack list of bounds: maximum age of history ms, outcomes kept regardless of age, maximum outcomes,
 --   finished notifications kept regardless of age, maximum finished notifications, maximum dead letters; msgpack
@@ -262,11 +271,7 @@ local function save(keys, args)
       return fail('save: type of the queue or the members of ' .. change[C_GROUP])
     end
   end
-  if redis.call('HDEL', base .. ':s', 'retired') == 1 then
-    for _, pair in ipairs(KINDS) do
-      redis.call('PERSIST', base .. pair[1])
-    end
-  end
+  keep(base)
   if batch then
     take_in_hand(base, batch[1], batch[2])
   end
@@ -395,18 +400,12 @@ local function retire(keys, args)
     return fail('retire: ' .. (wrong and 'type of ' .. wrong or 'arguments'))
   end
   if args[1] == '' then
-    if redis.call('HDEL', base .. ':s', 'retired') == 0 then
-      return 1
-    end
-  else
-    redis.call('HSET', base .. ':s', 'retired', 1)
+    keep(base)
+    return 1
   end
+  redis.call('HSET', base .. ':s', 'retired', 1)
   for _, pair in ipairs(KINDS) do
-    if args[1] == '' then
-      redis.call('PERSIST', base .. pair[1])
-    else
-      redis.call('PEXPIRE', base .. pair[1], args[1])
-    end
+    redis.call('PEXPIRE', base .. pair[1], args[1])
   end
   return 1
 end
