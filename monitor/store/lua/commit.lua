@@ -42,20 +42,26 @@ local function commit_tenants(st)
   end
 end
 
-local function commit_records(st)
-  local records, erased, n = {}, {}, 0
-  for mid, raw in pairs(st.records) do
-    if raw then
-      records[n + 1], records[n + 2] = mid, raw
+-- Writes the values of fields, or (false) removes the fields. Result: the removed ones.
+local function commit_fields(key, fields)
+  local into, out, n = {}, {}, 0
+  for field, value in pairs(fields) do
+    if value then
+      into[n + 1], into[n + 2] = field, value
       n = n + 2
     else
-      erased[#erased + 1] = mid
+      out[#out + 1] = field
     end
   end
-  call_with('HSET', st.r, records)
-  for _, key in ipairs({ st.r, st.x, st.y }) do
-    call_with('HDEL', key, erased)
-  end
+  call_with('HSET', key, into)
+  call_with('HDEL', key, out)
+  return out
+end
+
+local function commit_records(st)
+  local erased = commit_fields(st.r, st.records)
+  call_with('HDEL', st.x, erased)
+  call_with('HDEL', st.y, erased)
 end
 
 -- Writes the events, and the data beside the records.
@@ -81,17 +87,7 @@ local function commit_facts(st)
     past[#past + 1] = cmsgpack.pack(list)
   end
   call_with('HSET', st.y, past)
-  local refused, gone = {}, {}
-  for mid, packed in pairs(st.rejected) do
-    if packed then
-      refused[#refused + 1] = mid
-      refused[#refused + 1] = packed
-    else
-      gone[#gone + 1] = mid
-    end
-  end
-  call_with('HSET', st.j, refused)
-  call_with('HDEL', st.j, gone)
+  commit_fields(st.j, st.rejected)
 end
 
 local function commit_cohorts(st)
@@ -119,12 +115,9 @@ local function commit_drops(st)
     if call('EXISTS', st.base .. 's:' .. cohort_id, st.base .. 'd:' .. cohort_id) == 0 then
       local g = cohort(st, cohort_id)
       call('HDEL', st.g, cohort_key(g[C_TENANT], g[C_ENVIRONMENT], g[C_INTERVAL], g[C_GRACE], g[C_AFTER_STOP]), cohort_id)
-      call('ZREM', st.a, cohort_id)
-      call('ZREM', st.a .. ':' .. g[C_TENANT], cohort_id)
-      call('ZREM', st.h, cohort_id)
-      call('ZREM', st.q, cohort_id)
-      call('ZREM', st.b, cohort_id)
-      call('ZREM', st.k, cohort_id)
+      for _, key in ipairs({ st.a, st.a .. ':' .. g[C_TENANT], st.h, st.q, st.b, st.k }) do
+        call('ZREM', key, cohort_id)
+      end
       call('UNLINK', st.b .. ':' .. cohort_id, st.k .. ':' .. cohort_id)
     end
   end
