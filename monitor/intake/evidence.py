@@ -17,7 +17,7 @@ from monitor.shares import Tenants, over_share
 from monitor.workers import Rejection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from monitor.metrics.registry import Metrics
     from monitor.store import Store
@@ -159,9 +159,9 @@ class Recorder:
     async def _give(self, partition: int, found: list[tuple[Evidence, float]]) -> list[Evidence]:
         """Send evidence to one partition. Return what the store has taken."""
         given: list[Evidence] = []
-        for lot in _chunks(found[: LOTS_OF_A_PARTITION * LOT]):
+        for start in range(0, min(len(found), LOTS_OF_A_PARTITION * LOT), LOT):
             since_s = self._elapsed_s() - OLDEST_S
-            young = [evidence for evidence, noted_s in lot if noted_s >= since_s]
+            young = [evidence for evidence, noted_s in found[start : start + LOT] if noted_s >= since_s]
             if not young:
                 continue
             try:
@@ -171,8 +171,3 @@ class Recorder:
                 return given
             given += young
         return given
-
-
-def _chunks(found: list[tuple[Evidence, float]]) -> Iterator[list[tuple[Evidence, float]]]:
-    for start in range(0, len(found), LOT):
-        yield found[start : start + LOT]
