@@ -20,10 +20,6 @@ _GONE: Final = 410
 _TOO_LARGE: Final = 413
 
 
-def _nothing(_answer: Answer) -> bool:
-    return False
-
-
 class Poster:
     """POSTs to one URL; a 2xx is an acceptance. Must be closed with ``close``.
 
@@ -41,7 +37,7 @@ class Poster:
         url: str,
         allow_private: bool,
         timeout_s: float,
-        blames_body: Callable[[Answer], bool] = _nothing,
+        blames_body: Callable[[Answer], bool] = lambda _: False,
     ) -> None:
         self._name = name
         self._url = url

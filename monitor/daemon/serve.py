@@ -107,15 +107,11 @@ def _started(embedded: EmbeddedStore, listener: socket.socket, stop: StopSignal)
             waiting.end()
 
 
-def _processes(config: Config) -> int:
-    return usable_cores() if config.server.processes == "auto" else config.server.processes
-
-
 def _work(
     config: Config, *, url: str, ring: KeyRing, listener: socket.socket, stop: StopSignal, on_ready: Callable[[], None]
 ) -> tuple[Coroutine[object, object, None], Callable[[], asyncio.AbstractEventLoop] | None]:
     """The serving itself, in this process or in child processes, and what makes its event loop."""
-    count = _processes(config)
+    count = usable_cores() if config.server.processes == "auto" else config.server.processes
     if count == 1:
         # Imported here: the supervisor of processes does not need the servers, which take a second to load.
         import uvloop  # noqa: PLC0415

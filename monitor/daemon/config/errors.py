@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
     from pydantic_core import ErrorDetails
 
-    from monitor.daemon.config.sources import Place, Source, SourceProblem
+    from monitor.daemon.config.sources import Place, Source
     from monitor.settings.section import Key
 
 _LONGEST_SHOWN: Final = 80
@@ -55,15 +55,11 @@ class ConfigError(ValueError):
 
 def lines(error: ValidationError | None, source: Source, model: type[BaseModel]) -> tuple[str, ...]:
     """Every problem of a refused configuration; those of the file in line order."""
-    found = [(problem.line, _source_line(problem)) for problem in source.problems]
+    found = [(problem.line, f"{problem.where}: {problem.message}") for problem in source.problems]
     for details in error.errors(include_url=False, include_input=False) if error else []:
         for key, problem in _problems(details, model):
             found.append(_line(key, problem, source))
     return tuple(line for _, line in sorted(found, key=lambda item: item[0]))
-
-
-def _source_line(problem: SourceProblem) -> str:
-    return f"{problem.where}: {problem.message}"
 
 
 def _problems(details: ErrorDetails, model: type[BaseModel]) -> Iterator[tuple[Key, Problem]]:
