@@ -169,10 +169,13 @@ class Connection:
         """Call a function that is sent at most once."""
         return await self._call(self._once.execute_command, function, partition, args)
 
-    async def write_then(self, wait: tuple[str | int, ...], function: str, partition: int) -> Any:
-        """Call a function and then, on the same connection, a command that waits for its writes. Return its answer.
+    async def write_then(
+        self, wait: tuple[str | int, ...], function: str, partition: int, *args: bytes | str | int
+    ) -> tuple[Any, Any]:
+        """Call a function and then, on the same connection, a command that waits for its writes. Return both answers.
 
-        WAIT and WAITAOF cover only the writes of their own connection. None: the server does not know the command.
+        WAIT and WAITAOF cover only the writes of their own connection. The second answer is None if the server does not
+        know the command.
         """
         waited: Any = None
 
@@ -186,12 +189,12 @@ class Connection:
                 raise answer
             return answer
 
-        await self._call(both, function, partition, ())
+        answer = await self._call(both, function, partition, args)
         if isinstance(waited, ResponseError):
-            return None
+            return answer, None
         if isinstance(waited, Exception):
             raise _unavailable(waited) from waited
-        return waited
+        return answer, waited
 
     async def read(self, function: str, partition: int, *args: bytes | str | int) -> Any:
         """Call a read-only function, for a request.

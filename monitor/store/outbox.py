@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from monitor.clock import monotonic_s
@@ -32,17 +33,19 @@ class Outbox:
         """Return the oldest unacknowledged events; None while another daemon has the lease.
 
         Where durability is ``replicas:N``, the replicas have these events (P23). In a failover the events may come from
-        the old primary while the groups are written on the new one, which then has the events too.
+        the old primary while the groups are written on the new one, which then has the events too. The primary that
+        confirms them must be the one that they were read from: one call does both.
 
         Raises:
             StoreUnavailableError: no answer, or the replicas do not confirm; claim again.
         """
-        taken = await self._store.claim(partition, owner=self._owner, lease_ms=LEASE_MS, limit=limit)
+        claim = partial(self._store.claim, partition, owner=self._owner, lease_ms=LEASE_MS, limit=limit)
+        taken = await claim()
+        if taken.events and self._store.settings.replicas:
+            taken = await claim(confirmed=True)
         self._tokens[partition] = taken.token
         self._ages_ms[partition] = taken.age_ms
         self._looked_s[partition] = monotonic_s()
-        if taken.events and self._store.settings.replicas:
-            await self._store.confirm(partition)
         if taken.token and taken.last and not taken.events:
             # No entry was readable, so the router has no event to acknowledge.
             await self.ack(partition, taken.last)

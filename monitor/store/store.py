@@ -263,15 +263,17 @@ class Store:
             raise StoreUnavailableError("the store did not confirm in time") from error
 
     async def _confirm(self, partition: int) -> None:
+        await self._confirmed_call("confirm", partition)
+
+    async def _confirmed_call(self, function: str, partition: int, *args: bytes | str | int) -> Any:
+        """Call a function. Return its answer once the commits that it has seen are as durable as ``settings`` ask."""
         limit_ms = round(self.settings.timeout_s * 500)  # the rest is for the call itself
-        if self.settings.replicas:
-            reached = await self.connection.write_then(("WAIT", self.settings.replicas, limit_ms), "confirm", partition)
-            safe = reached >= self.settings.replicas
-        else:
-            reached = await self.connection.write_then(("WAITAOF", 1, 0, limit_ms), "confirm", partition)
-            safe = reached is None or reached[0] >= 1
-        if not safe:
+        replicas = self.settings.replicas
+        wait = ("WAIT", replicas, limit_ms) if replicas else ("WAITAOF", 1, 0, limit_ms)
+        answer, reached = await self.connection.write_then(wait, function, partition, *args)
+        if not (reached >= replicas if replicas else reached is None or reached[0] >= 1):
             raise StoreUnavailableError("the store did not confirm in time")
+        return answer
 
     # Blindness ----------------------------------------------------------------------------------------------------
 
@@ -298,9 +300,15 @@ class Store:
 
     # The outbox ---------------------------------------------------------------------------------------------------
 
-    async def claim(self, partition: int, *, owner: str, lease_ms: int, limit: int) -> Taken:
-        """Claim or renew a partition's router lease, and read the events after its cursor."""
-        _, token, entries, age_ms = await self.connection.write("claim", partition, owner, lease_ms, limit)
+    async def claim(
+        self, partition: int, *, owner: str, lease_ms: int, limit: int, confirmed: bool = False
+    ) -> Taken:
+        """Claim or renew a partition's router lease, and read the events after its cursor.
+
+        ``confirmed``: they are as durable as ``settings`` ask, on the server that they were read from.
+        """
+        call = self._confirmed_call if confirmed else self.connection.write
+        _, token, entries, age_ms = await call("claim", partition, owner, lease_ms, limit)
         last = codec.text(entries[-1][0]) if entries else ""
         return Taken(token=token, last=last, events=codec.events(partition, entries), age_ms=age_ms)
 

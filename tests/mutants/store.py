@@ -359,6 +359,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         tests=("tests/store/test_confirm.py",),
     ),
     Mutant(
+        wrong="a primary confirms events that were read from the one before it",
+        file="monitor/store/outbox.py",
+        old="taken = await claim(confirmed=True)",
+        new="await claim(confirmed=True)",
+        tests=("tests/store/test_confirm.py",),
+    ),
+    Mutant(
         wrong="a replica that Sentinel names is taken for the primary",
         file="monitor/store/sentinel.py",
         old='if role[0] != b"master":',

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import signal
 import socket
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,8 @@ from tests.support import api, servers
 from tests.support.stores import beat, opened
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from monitor.store import Store
 
 DISCONNECT = "/api/v1/workers/w/disconnect"
@@ -61,7 +64,9 @@ async def test_p23_a_confirmation_in_the_millisecond_of_the_last_write_waits_for
                     await store.confirm(0)
 
 
-async def test_p23_one_replica_is_not_two() -> None:
+@contextmanager
+def with_a_replica() -> Iterator[str]:
+    """The URL of a server that has one replica."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -70,7 +75,12 @@ async def test_p23_one_replica_is_not_two() -> None:
         servers.running(binary, "--port", str(port), "--repl-diskless-sync-delay", "0") as server,
         servers.running(binary, "--replicaof", f"127.0.0.1 {port}"),
     ):
-        async with opened(server.url, replicas=1) as one, opened(server.url, replicas=2, timeout_s=0.5) as two:
+        yield server.url
+
+
+async def test_p23_one_replica_is_not_two() -> None:
+    with with_a_replica() as url:
+        async with opened(url, replicas=1) as one, opened(url, replicas=2, timeout_s=0.5) as two:
             async with asyncio.timeout(20):
                 while not await _is_confirmed(one):
                     pass  # it waits for the replica itself
@@ -123,6 +133,21 @@ async def test_p23_an_event_is_routed_once_its_replicas_have_it(store_url: str) 
         events = await Outbox(store, owner="d").claim(0, 10)
     assert events is not None
     assert [event.kind for event in events] == [EventKind.REGISTERED]
+
+
+async def test_p23_an_event_is_confirmed_by_the_primary_that_it_was_read_from() -> None:
+    # In a failover each connection changes the primary at a time of its own.
+    with servers.running(servers.valkey_binary()) as old, with_a_replica() as new:
+        async with opened(old.url, replicas=1) as behind, opened(new, replicas=1) as ahead:
+            async with asyncio.timeout(20):
+                while not await _is_confirmed(ahead):
+                    pass  # it waits for the replica itself
+            await behind.beat(0, [beat("lost")])
+            await ahead.beat(0, [beat("kept")])
+            ahead.connection._writing, behind.connection._writing = behind.connection._writing, ahead.connection._writing
+            events = await Outbox(ahead, owner="d").claim(0, 10)
+    assert events is not None
+    assert [event.worker_id for event in events] == ["kept"]
 
 
 async def test_a_confirmation_that_fails_when_nobody_waits_for_it_any_more_is_no_error_of_the_loop() -> None:
