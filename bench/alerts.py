@@ -48,7 +48,7 @@ THREE_BAD: Final = "three bad ones"
 BESIDE: Final = {ALONE: (), THREE_GOOD: ("second", "third", "fourth"), THREE_BAD: BAD}
 """Who gets the same events as the good receiver."""
 MOST_ENVIRONMENTS: Final = 1_000
-"""Of one tenant: what the daemon takes unless told otherwise."""
+"""Environments of one tenant: the daemon's default limit."""
 ARRIVAL_LIMIT_S: Final = 120.0
 DEATH_LIMIT_S: Final = 180.0
 HISTORY_PAGE: Final = 1_000
@@ -68,7 +68,7 @@ class Part(StrEnum):
 
 
 def unique_arrivals(hooks: Hooks, receiver: str, expected: int, *, what: str) -> list[str]:
-    """Wait until so many events have arrived at a receiver, each once; the faults found."""
+    """Wait until ``expected`` events have arrived at a receiver, each once; return the faults found."""
     with contextlib.suppress(BenchError):
         until(lambda: _events_at(hooks, receiver) >= expected, what, limit_s=ARRIVAL_LIMIT_S)
     faults = []
@@ -275,7 +275,7 @@ def history(server: Daemon, kind: str) -> list[dict[str, Any]]:
 
 
 def mass(report: Report, *, workers: int, hold_quiet_s: float, quiet_s: float) -> list[str]:
-    """Everybody of one environment falls silent at once, and comes back; the faults found."""
+    """All workers of one environment fall silent at once, and come back; return the faults found."""
     commits: list[list[Cell]] = []
     pages: list[list[Cell]] = []
     faults: list[str] = []
@@ -304,7 +304,7 @@ def mass(report: Report, *, workers: int, hold_quiet_s: float, quiet_s: float) -
                 times = [arrival.at_ms for arrival in downs[name]]
                 ends = [arrival.at_ms for arrival in hooks.arrivals(name)[len(times) :]]
                 if not times or not ends:
-                    faults.append(f"mass failure {variant}: {name} was told of {len(times)} and {len(ends)}")
+                    faults.append(f"mass failure {variant}: {name} got {len(times)} and {len(ends)} notifications")
                     continue
                 pages.append(
                     [
@@ -325,7 +325,7 @@ def mass(report: Report, *, workers: int, hold_quiet_s: float, quiet_s: float) -
         commits,
     )
     report.table(
-        "What two receivers are told of it",
+        "Notifications at two receivers",
         [
             *("mass failure", "route", "notifications", "first deadline to first of them, s"),
             *("last deadline to last of them, s", "notifications of the return", "return to last of them, s"),
@@ -354,7 +354,7 @@ def main(
     smoke: Annotated[bool, Parameter(negative=(), help="A few seconds at low rates; only errors matter.")] = False,
     json_path: Annotated[Path | None, Parameter(name="--json", help="Write the results to this file too.")] = None,
 ) -> int:
-    """Measure what receivers do to the daemon, and how soon and how often they are told.
+    """Measure how receivers affect the daemon, and how soon and how often they are notified.
 
     The receivers are in this process, and note when an attempt arrives. The daemon is one process on core 0; its
     store, the load and the receivers share core 1. One of the bad receivers never answers, one answers 500, one

@@ -1,4 +1,4 @@
-"""The highest rate of a server with so many connections, each sending as soon as it was answered.
+"""The highest rate of a server with a number of connections, each sending as soon as it was answered.
 
 By wrk, which is in C and takes little of the machine from the server, where it is installed; else by the load
 generator. Latencies are those of a closed loop: a stall counts once for each connection.

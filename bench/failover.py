@@ -1,4 +1,4 @@
-"""Two daemons on one store, one of them killed: how long nobody is noticed and nobody is told.
+"""Two daemons on one store, one of them killed: how long no death is detected and none is notified.
 
     python -m bench.failover [--rounds N]
 
@@ -111,7 +111,7 @@ def measured(hooks: Hooks) -> Measured:
             ages.append(second.get("/api/v1/status")["monitor"]["last_sweep_age_seconds"] or 0.0)
             return hooks.count(RECEIVER) - before >= WORKERS + 1
 
-        until(all_told, "every death is told", limit_s=LIMIT_S)
+        until(all_told, "every death is notified", limit_s=LIMIT_S)
         arrivals = hooks.arrivals(RECEIVER)[before:]
         history: list[dict[str, Any]] = second.get("/api/v1/events?type=worker.stale&limit=100")["events"]
         late_s = [

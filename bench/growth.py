@@ -43,7 +43,7 @@ POLICIES: Final = ("no", "everysec", "always")
 KIB: Final = 1024
 SIZES: Final = (1 * KIB, 16 * KIB)
 CHANGES: Final = 32
-"""Metadata that is to differ from what is stored is so many sizes in turn, each a byte smaller than the last."""
+"""The number of sizes, each a byte smaller than the last, of metadata that must differ from the stored metadata."""
 AGAIN: Final = 1_000
 """Workers that beat with the metadata that they have."""
 PER_CALL: Final = 128
@@ -109,7 +109,7 @@ class StoredElsewhere(Daemon):
         env = {
             "LASTSEEN_STORE__URL": url,
             "LASTSEEN_STORE__PARTITIONS": str(partitions),
-            # As what fills the store has it: nobody is to be late, and no quota to be reached.
+            # As in the beats that fill the store: no worker is to be late. No quota is to be reached.
             "LASTSEEN_LIVENESS__INTERVAL": f"{LONG_S}s",
             "LASTSEEN_LIVENESS__GRACE": f"{LONG_S}s",
             "LASTSEEN_LIMITS__WORKERS_PER_TENANT": "100000000",
@@ -131,7 +131,7 @@ class Fleet:
         self._redis.config_set("auto-aof-rewrite-percentage", "0")
         self._known = False
         self._filled: tuple[int, int] | None = None
-        """(so many of the first workers, size of the metadata that each of them has); None: they differ."""
+        """(number of the first workers, size of the metadata that each of them has); None: their sizes differ."""
 
     def prepare(self, variant: Variant) -> None:
         """Have every worker known, those who beat with the variant's metadata, and the file synced as it has it."""

@@ -41,7 +41,7 @@ BAD: Final = (NEVER, ERRORS, SLOW)
 """Receivers of these names behave badly, all others take what comes."""
 SLOW_S: Final = 2.0
 LONG_S: Final = 3_600.0
-"""An interval that nobody misses while a bench lasts."""
+"""An interval that no worker misses while a bench lasts."""
 SENDERS: Final = 16
 BATCH: Final = 5_000
 QUIET_LIMIT_S: Final = 360.0
@@ -188,7 +188,7 @@ group_wait = "{wait}"
 def alerting(
     told: Sequence[Told], *, kinds: Sequence[str], mass_failure: bool = False
 ) -> Iterator[tuple[Daemon, Hooks]]:
-    """A daemon that tells these receivers of these events, on a core of its own."""
+    """A daemon that notifies these receivers of these kinds of events, on a core of its own."""
     with contextlib.ExitStack() as stack:
         hooks = stack.enter_context(Hooks())
         config = stack.enter_context(directory()) / "lastseen.toml"

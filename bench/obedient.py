@@ -1,5 +1,5 @@
-"""Workers that do as they are told, each on a connection of its own: they beat at their interval, come again when a
-refusal says so, and otherwise at their next interval. They are alive all the time, so whoever calls one stale is wrong.
+"""Workers that obey the daemon, each on a connection of its own: they beat at their interval, come again when a refusal
+says so, and otherwise at their next interval. They are alive all the time, so each event that calls one stale is wrong.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RETRY_AFTER: Final = b"\r\nretry-after: "
 
 
 class Fleet:
-    """So many workers, and what they were answered. Made and used inside one event loop.
+    """``size`` workers, and the answers that they got. Made and used inside one event loop.
 
     Each registers with a long interval; ``begin`` has them beat at ``interval_s``, which they declare.
     """
@@ -52,10 +52,10 @@ class Fleet:
         self.latencies = Latencies()
 
     async def register(self, *, per_s: float) -> None:
-        """Have each send one beat, so many a second, until all are stored.
+        """Have each worker send one beat, ``per_s`` workers a second, until all are stored.
 
         Raises:
-            BenchError: they are not.
+            BenchError: not all are stored in time.
         """
         for number, worker in enumerate(self.workers):
             worker.start(self.loop.time() + number / per_s)
@@ -203,7 +203,7 @@ class Worker(asyncio.Protocol):
             self._settle(None)
 
     def _settle(self, retry_after_s: float | None) -> None:
-        """When to send next: as told, or at the next interval. What fell due meanwhile is not made up for."""
+        """Schedule the next beat: as the answer says, or at the next interval. Beats due meanwhile are skipped."""
         self.busy = False
         now_s = self._fleet.loop.time()
         if self._fleet.registering:

@@ -112,7 +112,7 @@ def _open_loop(server: Daemon, plan: Plan, report: Report, generators: int) -> l
 
 
 def _highest(server: Daemon, plan: Plan, report: Report) -> list[str]:
-    """The rate that so many requests in flight reach, and the highest without an error; the faults found."""
+    """The rate for each number of requests in flight, and the highest without an error; return the faults found."""
     rows: list[list[Cell]] = []
     best = 0.0
     cpu: list[list[Cell]] = []

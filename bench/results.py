@@ -56,7 +56,7 @@ class Rounds(Generic[Measured]):
 
 
 def alternating(rounds: int, variants: Sequence[str], measure: Callable[[str], Measured]) -> Rounds[Measured]:
-    """Measure every variant once in each round; every second round goes backwards, so that drift favours nobody."""
+    """Measure every variant once in each round; every second round goes backwards, so that drift favours none."""
     measured: dict[str, list[Measured]] = {variant: [] for variant in variants}
     for number in range(rounds):
         for variant in variants if number % 2 == 0 else reversed(variants):

@@ -81,7 +81,7 @@ class Synced:
 
 
 async def synced(store: Store, beats: list[Beat], *, in_flight: int, seconds: float) -> Synced:
-    """Keep so many beats in flight, and read a worker every few milliseconds beside them."""
+    """Keep ``in_flight`` beats in flight, and read a worker every few milliseconds beside them."""
     intake = Intake(store, capacity=10_000, on_moved=lambda _: None)
     turn = itertools.cycle(beats)
     stop_s = monotonic_s() + seconds

@@ -75,7 +75,7 @@ class Server:
         await self.redis.slowlog_reset()
 
     async def longest_call_ms(self) -> float:
-        """The longest time that one function call has kept everybody else waiting since ``watch_calls``."""
+        """The longest time that one function call has kept all other calls waiting since ``watch_calls``."""
         slow = [entry for entry in await self.redis.slowlog_get(100_000) if b"FCALL" in entry["command"].upper()]
         return max((entry["duration"] / 1_000 for entry in slow), default=0.0)
 

@@ -60,7 +60,7 @@ class Beating:
         self._stopping = True
 
     async def run(self) -> None:
-        """Beat until told to stop."""
+        """Beat until ``stop`` is called."""
         for beats in itertools.cycle(self._calls):
             if self._stopping:
                 return
@@ -100,7 +100,7 @@ class Fleet:
         self.committed_s += [monotonic_s() - self.began_s] * len(moved)
 
     async def register(self) -> None:
-        """Register everybody, every hundredth of the fleet a minute after the one before."""
+        """Register all workers, every hundredth of the fleet a minute after the one before."""
         part = -(-self.workers // 100)
         for first in range(0, self.workers, part):
             now_ms = 0
@@ -144,10 +144,10 @@ async def build(fleet: Fleet, report: Report) -> None:
 
 
 async def idle(fleet: Fleet, report: Report) -> None:
-    """Sweeps that find nobody, before and after the bound of the next deadline has been reached."""
+    """Sweeps that find no due worker, before and after the bound of the next deadline has been reached."""
     before = [(await fleet.sweep())[1] * 1e3 for _ in range(IDLE_SWEEPS)]
     report.table(
-        "A sweep that finds nobody",
+        "A sweep that finds no due worker",
         ["median, ms", "longest, ms"],
         [[statistics.median(before), max(before)]],
     )

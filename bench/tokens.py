@@ -25,7 +25,7 @@ class NoSigningKeyError(Exception):
 def minted(
     config: Config, count: int, *, tenant: str = TENANT, scopes: Collection[Scope] = (Scope.HEARTBEAT_WRITE,)
 ) -> list[str]:
-    """So many different tokens of one tenant, good for a day.
+    """``count`` different tokens of one tenant, valid for a day.
 
     Makes the generated key if the configuration stands for one that is not there yet.
 

@@ -91,7 +91,7 @@ def main(
     Requests that time out count in the latencies with the time that they had waited.
 
     The workers are of the environment "load". They stay behind: once the load has ended they are reported stale
-    like any others, so use an installation, or a tenant, whose alerts wake nobody.
+    like any others, so use an installation, or a tenant, whose alerts page no operator.
 
     Exit status: 0 every beat was stored, 1 some were not, 2 it could not be run.
     """

@@ -46,7 +46,7 @@ class Latencies:
         return int(self._histogram.get_total_count())
 
     def quantile_ms(self, percent: float) -> float:
-        """The latency that so many percent do not exceed; 0 when there are none."""
+        """The latency that ``percent`` percent of them do not exceed; 0 when there are none."""
         return float(self._histogram.get_value_at_percentile(percent)) / 1_000 if self.count else 0.0
 
     def most_ms(self) -> float:

@@ -42,12 +42,12 @@ class _Failure:
 
 
 def run(plan: Plan, *, processes: int = 1, cores: Collection[int] | None = None) -> Outcome:
-    """Make the load with so many processes, kept on ``cores`` if given; blocks.
+    """Make the load with ``processes`` processes, kept on ``cores`` if given; blocks.
 
     Takes at most the plan's length, two of its timeouts and half a minute.
 
     Raises:
-        LoadError: the plan can't be carried out, nobody listens, or a process failed.
+        LoadError: the plan can't be carried out, no server listens, or a process failed.
     """
     check(plan, processes)
     context = multiprocessing.get_context("spawn")

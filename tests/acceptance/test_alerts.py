@@ -62,7 +62,7 @@ def test_kill_9_between_event_and_delivery_repeats_id_and_body_until_the_receive
     first.wait_for("delivery.failed", nid=webhook_id, reason="receiver 'ops': HTTP 503")
     first.kill()
 
-    # It takes the request and does not answer: nobody knows what came of that attempt.
+    # The receiver takes the request and does not answer: the outcome of that attempt is unknown.
     receiver.answer = None
     second = home.start()
     until(lambda: receiver.attempts[-1].answered is None, "an attempt that is not answered", timeout_s=ATTEMPT_LEASE_S)

@@ -117,7 +117,7 @@ def test_p26_a_full_store_refuses_beats_still_pages_and_recovers_by_itself(
             check_refused(daemon.beat(f"new-{number}"))
         check_degraded(daemon)
 
-        # What tells of an incident, what people do about it, and what gives room.
+        # Still accepted: failures and their notifications, operator requests, and requests that free memory.
         receiver.open()
         receiver.wait_for("worker.failed", "failing")
         assert daemon.disconnect("late-failing", reason="crash", exit_code=1).status == 204

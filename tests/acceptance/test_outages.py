@@ -1,4 +1,4 @@
-"""The monitor's own outages, with real daemons: nobody is paged for them, and no death is hidden by them (P1, P2)."""
+"""The monitor's own outages, with real daemons: they cause no page, and hide no death (P1, P2)."""
 
 from __future__ import annotations
 

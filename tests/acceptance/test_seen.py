@@ -31,7 +31,7 @@ NAMES = ("worker-1", "worker-2", "worker-3")
 
 
 class Transcript:
-    """What happened, in order, for whoever reads the test's output."""
+    """A log of the test's steps, in order, for readers of the test's output."""
 
     def __init__(self) -> None:
         self._began_s = monotonic_s()

@@ -124,7 +124,7 @@ def test_a_daemon_survives_the_loss_of_the_primary_and_its_beats_go_on(
 def test_p23_a_death_that_no_replica_has_is_told_before_the_failover_only_under_memory_and_found_again_after_it(
     empty_home: Home, receiver: Receiver, durability: str
 ) -> None:
-    """The primary is killed with an event that no replica has. Under memory that was told, and is told again."""
+    """The primary is killed with an event that no replica has. Under memory it was notified, and is notified again."""
     receiver.open()
     with sentinels.watched(replicas=1, options=USER) as group:
         configure(empty_home, group, rest=receiver.section(), durability=durability)
@@ -156,6 +156,6 @@ def test_p23_a_death_that_no_replica_has_is_told_before_the_failover_only_under_
         receiver.wait_for("worker.recovered", "w")
         daemon.stop()
         assert {one.data["event_id"] for one in told} == {first["event_id"]}
-        # What repeats repeats its id, and a receiver that knows ids is told once.
+        # A repetition has the same id, so a receiver that knows ids accepts one notification.
         assert len({one.webhook_id for one in receiver.of("worker.stale", "w")}) == 1
         assert len(receiver.of("worker.recovered", "w")) == 1

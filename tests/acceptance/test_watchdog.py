@@ -1,4 +1,4 @@
-"""P27 on a real daemon: whoever waits for its heartbeat hears from it while it is well, and notices when it is not."""
+"""P27 on a real daemon: it pings the watchdog while it is healthy, and the pings stop while it is not."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from tests.support.daemons import Daemon, Home, Receiver
 
 INTERVALS: Final = 2
-"""So many in which nothing comes are a silence."""
+"""The number of intervals without a ping that count as a silence."""
 SWEEPS: Final = '[liveness]\ninterval = "1h"\ngrace = "1h"\nsweep_interval = "200ms"\n'
 STALLED_INTERVALS: Final = 8
-"""So many may pass before a process that has stopped turning is called stalled, on a machine that is busy."""
+"""The most intervals that may pass, on a busy machine, before a stuck process is called stalled."""
 LIVEZ_S: Final = 1.0
 """What a prober of a machine that has nothing else to do would call dead."""
 
 
 class Pings:
-    """Somebody elsewhere who notes each GET."""
+    """A watchdog service that records each GET."""
 
     def __init__(self) -> None:
         self.paths: list[str] = []
@@ -64,7 +64,7 @@ class Pings:
         )
 
     def wait(self, more: int = 2) -> None:
-        """Until so many more have come."""
+        """Wait until ``more`` further pings have come."""
         had = len(self.paths)
         until(lambda: len(self.paths) >= had + more, f"{more} more pings; there are {had}")
 
@@ -93,7 +93,7 @@ def withheld(daemon: Daemon) -> float:
 
 
 def reasons(daemon: Daemon) -> list[str]:
-    """What is wrong, as anybody is told."""
+    """The reasons that ``/healthz`` shows without a token."""
     found: list[str] = call(daemon.url, "GET", "/healthz").json()["reasons"]
     return found
 
@@ -136,7 +136,7 @@ def test_p27_pings_stop_with_the_store_and_go_on_with_it_while_livez_answers_all
 
     pings.wait()
     until(lambda: not reasons(daemon), "healthy again")
-    daemon.stop()  # is told to nobody: whoever waits notices
+    daemon.stop()  # sends no ping: the watchdog notices that they stop
     assert set(pings.paths) == {"/ping/5f1c"}
 
 

@@ -117,7 +117,7 @@ async def test_p5_every_event_reaches_every_matching_receiver_once(daemon: Any) 
     await until(running.is_idle)
     assert sorted(ops.ids()) == sorted(_ids(stream))
     assert sorted(log.ids()) == sorted(_ids(stream, "log"))
-    # An outcome is recorded first, and then told of.
+    # An outcome is recorded first, and then counted.
     await until(lambda: running.outcomes == {("ops", "delivered"): 240, ("log", "delivered"): 240})
     assert running.service.failing() == []
 
@@ -788,7 +788,7 @@ async def test_b4_no_more_workers_are_expected_than_there_are_and_returns_on_the
     data = json.loads(ops.accepted[0].body)["data"]
     assert (data["counts"]["firing"], data["counts"]["expected"]) == (5, 12)
     assert data["summary"].startswith("5 of 12 workers in prod are stale")
-    # Where the events do not come, the page does not wait for long, and still does not tell of more than there are.
+    # If the events do not come, the notification waits only a short time, and still counts no more workers than exist.
     running.source.stream += [event(4, worker_id=f"w{n}", position=f"{START_MS}-{40 + n}") for n in range(1, 4)]
     running.service.wakeup()
     await until(lambda: running.source.acked == 20)

@@ -317,7 +317,7 @@ async def test_p29_batches_whose_bodies_never_end_hold_no_place(lastseen: Api) -
             count = 5 * BATCHES_AT_ONCE
             stuck = [asyncio.create_task(client.post(url, content=stalling(), headers=ARRAY)) for _ in range(count)]
             async with asyncio.timeout(30):
-                while begun < count:  # noqa: ASYNC110 - no event tells it
+                while begun < count:  # noqa: ASYNC110 - no event signals a change
                     await asyncio.sleep(0)
             own, other = lastseen.auth(), lastseen.auth("globex")
             for headers in (own, other):

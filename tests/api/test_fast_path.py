@@ -1,4 +1,4 @@
-"""The short way of heartbeats and the usual one through the router: a client can't tell which it was."""
+"""The fast path of heartbeats and the usual path through the router: a client cannot distinguish the two."""
 
 from __future__ import annotations
 
@@ -613,7 +613,7 @@ async def test_what_is_no_request_before_one_whose_head_is_known_is_400(both: Bo
             assert (await read_answer(reader)).status == 204
             begun = one.server.connections.unfinished
             writer.write(b"POST /api")
-            while one.server.connections.unfinished == begun:  # noqa: ASYNC110 - it is read alone, which no event tells
+            while one.server.connections.unfinished == begun:  # noqa: ASYNC110 - no event signals that it is read
                 await asyncio.sleep(0)
             writer.write(raw)
             assert (await read_answer(reader)).status == 400
@@ -632,7 +632,7 @@ async def test_a_request_whose_head_is_known_waits_for_the_answer_to_the_one_bef
                 taken = both.taken
                 server.process.send_signal(signal.SIGSTOP)
                 writer.write(raw)
-                while both.taken == taken:  # noqa: ASYNC110 - no event tells it
+                while both.taken == taken:  # noqa: ASYNC110 - no event signals a change
                     await asyncio.sleep(0)
                 writer.write(raw)
                 opened: set[Any] = both.short.server.server_state.connections
@@ -663,7 +663,7 @@ async def in_two_reads(
     """A connection, on which this request was read in two parts, and answered."""
     opened = both.short.server.server_state.connections
     async with asyncio.timeout(PATIENCE_S):
-        while opened:  # noqa: ASYNC110 - no event tells it
+        while opened:  # noqa: ASYNC110 - no event signals a change
             await asyncio.sleep(0)
         begun = both.short.server.connections.unfinished
         reader, writer = await asyncio.open_connection("127.0.0.1", both.short.port)
@@ -701,7 +701,7 @@ async def test_p29_a_request_that_waits_behind_one_in_two_reads_is_seen(both: Bo
         await ask(both.short.port, raw)
     async with in_two_reads(both, raw, at=raw.index(b"\r\n\r\n") + 4) as (connection, reader, writer):
         for _ in range(2):
-            while connection.idle_since_s() is None:  # noqa: ASYNC110 - no event tells it
+            while connection.idle_since_s() is None:  # noqa: ASYNC110 - no event signals a change
                 await asyncio.sleep(0)
             writer.write(raw)
             assert connection.may_hold_request(), "it may not be closed to make room for others"
@@ -735,7 +735,7 @@ async def test_what_was_taken_is_answered_while_the_server_stops(store_url: str)
             writer.write(raw)
             assert one.shortcut is not None
             async with asyncio.timeout(PATIENCE_S):
-                while not one.shortcut.taken:  # noqa: ASYNC110 - no event tells it
+                while not one.shortcut.taken:  # noqa: ASYNC110 - no event signals a change
                     await asyncio.sleep(0)
                 one.server.should_exit = True
                 while one.listener.fileno() != -1:  # noqa: ASYNC110 - as above

@@ -16,7 +16,7 @@ NOW_MS = 1_000_000_000
 
 
 class Probe:
-    """Answers as it is told, and counts."""
+    """A store probe: its answer can be set, and it counts its calls."""
 
     def __init__(self) -> None:
         self.writes = True
@@ -89,7 +89,7 @@ async def test_p27_a_daemon_that_begins_to_stop_while_the_store_is_asked_is_not_
     probe = Probe()
     health = health_of(probe)
     asked = asyncio.create_task(health.ready())
-    while not probe.asked:  # noqa: ASYNC110 - no event tells it
+    while not probe.asked:  # noqa: ASYNC110 - no event signals a change
         await asyncio.sleep(0)
     health.stopping = True
     assert not await asked

@@ -1,4 +1,4 @@
-"""Heartbeats and goodbyes over HTTP: the published contract, who may send, and what is told when it fails."""
+"""Heartbeats and disconnects over HTTP: the published contract, who may send, and the answers to failures."""
 
 from __future__ import annotations
 
@@ -505,7 +505,7 @@ async def test_with_the_store_down_nothing_is_acknowledged(store_url: str) -> No
 
 
 class _BrokenStore(Store):
-    """Fails in a way that nobody foresaw, or as a store that does not answer."""
+    """Fails with an unexpected error, or as a store that does not answer."""
 
     failure: Exception = RuntimeError("out of cheese")
 

@@ -630,7 +630,7 @@ async def test_b8_a_restricted_token_has_no_business_with_receivers(lastseen: Ap
                 assert is_problem(answer, 403, "restricted")
         answer = await lastseen.client.get(RECEIVERS, headers=lastseen.auth(scopes=scopes, **restriction))
         assert is_problem(answer, 403, "restricted")
-    # Nor does it see what is told to others: the scope counts for nothing in it.
+    # A restricted token does not see the deliveries for other workers either, whatever its scopes.
     await note(lastseen, event(worker_id="v", environment_name="stage"))
     nid = await told(lastseen, event(worker_id="v", environment_name="stage"), refuse)
     headers = lastseen.auth(scopes=tuple(Scope), **restriction)

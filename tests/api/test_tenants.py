@@ -95,7 +95,7 @@ async def site(url: str, **sizes: Any) -> AsyncIterator[Site]:
 
 async def until(shares: Shares, free: int) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while shares.free != free:  # noqa: ASYNC110 - no event tells it
+        while shares.free != free:  # noqa: ASYNC110 - no event signals a change
             await asyncio.sleep(0)
 
 
@@ -145,7 +145,7 @@ async def test_p11_a_body_whose_client_goes_away_is_evidence_of_what_came(store_
             await asyncio.sleep(0)
             gone.close()
         async with asyncio.timeout(PATIENCE_S):
-            while len(lastseen.noted) < 3:  # noqa: ASYNC110 - no event tells it
+            while len(lastseen.noted) < 3:  # noqa: ASYNC110 - no event signals a change
                 await asyncio.sleep(0)
         assert sorted(lastseen.told) == [(name, Rejection.INCOMPLETE) for name in ("a", "b", "w")]
         assert not lastseen.lost

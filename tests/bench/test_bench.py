@@ -1,4 +1,4 @@
-"""The load generator's honesty, on a small real server that does as it is told, and on a daemon."""
+"""The load generator's honesty, on a small real server whose answers a test chooses, and on a daemon."""
 
 from __future__ import annotations
 

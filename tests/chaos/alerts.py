@@ -1,4 +1,4 @@
-"""Of alerts: every event reaches its receivers, once, in order, with its end (P5, P6, P7, P18, P23). Pure."""
+"""Checks of alerts: every event reaches its receivers, once, in order, with its end (P5, P6, P7, P18, P23). Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def is_end(kind: str, old: str | None) -> bool:
 
 
 def end_of(record: Record, entry: Entry) -> Entry | None:
-    """What ended the outage that the entry tells of."""
+    """The event that ended the outage of ``entry``."""
     for other in record.history():
         if other.life == entry.life and other.seq > entry.seq and is_end(other.kind, other.old):
             return other
@@ -66,7 +66,8 @@ def complete(record: Record, _outages: Outages) -> Iterator[Violation]:
 
 
 def _counts_as_delivered(record: Record, entry: Entry) -> bool:
-    """A DOWN that was over when nobody knew whether it had arrived: its end is told, and it is not tried again."""
+    """Whether a DOWN counts as delivered without an arrival. It was over while its arrival was unknown: its end
+    is sent, and the DOWN is not retried."""
     if record.environment_of(entry.worker) == CROWD and is_end(entry.kind, entry.old):
         return True  # the end of a group need not name whom it was of
     ends = [
@@ -78,10 +79,10 @@ def _counts_as_delivered(record: Record, entry: Entry) -> bool:
 
 
 def vanished(record: Record, _outages: Outages) -> Iterator[Violation]:
-    """P5, P23: what was in the history once is there at the end, and so is what a receiver was told of.
+    """P5, P23: an event that was in the history once, or that a receiver was notified of, is there at the end.
 
-    A loss may take events of its span away; those that a receiver was told of only if it was a loss of confirmed
-    writes, or if nothing had to be confirmed.
+    A loss may remove events of its span. It may remove those that a receiver was notified of only if confirmed writes
+    were lost, or if writes needed no confirmation.
     """
     final = set(record.final)
     told_s = {event_id: one.at_s for one in record.arrivals for event_id in one.event_ids}
@@ -125,7 +126,7 @@ def repeats(record: Record, _outages: Outages) -> Iterator[Violation]:
         if is_taken(arrival):
             taken[key] = arrival
         if arrival.is_group or arrival.reminder:
-            continue  # it tells of a worker as long as it is down
+            continue  # groups and reminders name a worker as long as it is down
         event = arrival.receiver, str(arrival.data["event_id"])
         other = named.setdefault(event, arrival.webhook_id)
         if other != arrival.webhook_id and not _is_forgotten(record, first[arrival.receiver, other]):
@@ -149,7 +150,7 @@ def is_lost(record: Record, arrival: Arrival) -> bool:
 
 
 def _is_forgotten(record: Record, arrival: Arrival) -> bool:
-    """Whether a loss may have taken the very event that it tells of: found out again it has its ids, and new times."""
+    """Whether a loss may have removed the notified event. Detected again, the event has the same ids, and new times."""
     return any(
         loss.covers(arrival.at_s) and (loss.is_confirmed or record.durability == "memory") for loss in record.losses
     )
@@ -158,7 +159,7 @@ def _is_forgotten(record: Record, arrival: Arrival) -> bool:
 def pairs(record: Record, _outages: Outages) -> Iterator[Violation]:
     """P7, P18: at each receiver, of each worker, a DOWN comes before its end, and each has exactly one end."""
     crowd = {worker.name for worker in record.workers.values() if worker.environment == CROWD}
-    for receiver in record.receivers:  # who falls silent in a crowd is told of in a group
+    for receiver in record.receivers:  # workers that fall silent in a crowd are notified as a group
         by_worker: dict[str, list[Arrival]] = {}
         seen: set[str] = set()
         for arrival in _of(record, receiver):
@@ -196,8 +197,8 @@ def _paired(record: Record, receiver: str, worker: str, arrivals: list[Arrival])
 
 
 def _may_have_arrived(record: Record, receiver: str, end: Arrival) -> bool:
-    """Whether an attempt of the DOWN before ``end`` may have gone unseen, so that its end is right: somebody was killed
-    or cut off in the middle of it, or it came and was not answered."""
+    """Whether an attempt of the DOWN before ``end`` may have gone unseen, so that ``end`` is right. Either a process
+    was killed or cut off in the middle of the attempt, or the attempt came and was not answered."""
     unanswered = any(
         one.answered is None and _worker(one) == _worker(end) and one.at_s < end.at_s for one in _of(record, receiver)
     )
@@ -205,8 +206,8 @@ def _may_have_arrived(record: Record, receiver: str, end: Arrival) -> bool:
 
 
 def told(record: Record, _outages: Outages) -> Iterator[Violation]:
-    """P2, P5: of a worker that is down at the end, each receiver that wants to know has been told. Needs no trust in
-    what the API says of outcomes."""
+    """P2, P5: each receiver that wants the DOWN of a worker that is down at the end has taken it. Does not rely on the
+    outcomes that the API reports."""
     newest: dict[str, Entry] = {}
     for entry in record.history():
         newest[entry.worker] = entry
@@ -221,7 +222,7 @@ def told(record: Record, _outages: Outages) -> Iterator[Violation]:
 
 
 def _of(record: Record, receiver: str) -> list[Arrival]:
-    """What it was told of single workers."""
+    """The receiver's notifications of single workers."""
     return [arrival for arrival in record.arrivals if arrival.receiver == receiver and not arrival.is_group]
 
 

@@ -1,4 +1,4 @@
-"""Who talks to the daemons during a run: the workers, the probes, and who reads the status API."""
+"""The clients of the daemons during a run: the workers, the probes, and the readers of the status API."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ NO_ANSWER: Final = (
 TOO_MANY: Final = 429
 BEAT_PATH: Final = "/api/v1/workers/heartbeat"
 PROBES: Final = 8
-"""The probes of a daemon are so many workers, so that none sends more than one may."""
+"""The number of workers that probe one daemon, so that none sends more than one worker may."""
 FLOODING: Final = 20
 FLOOD_EVERY_S: Final = 0.04
 PATIENT_S: Final = 86_400.0
-"""The interval of a probe's worker: nobody misses it."""
+"""The interval of a probe's worker, so long that the worker never misses a beat."""
 ENVIRONMENTS: Final = "".join(f"&environment={name}" for name in (ENVIRONMENT, NIGHT, CROWD))
 BEATS: Final = frozenset({Said.BEAT, Said.EXPIRED})
 GOODBYES: Final[dict[Said, dict[str, object]]] = {
@@ -82,7 +82,7 @@ def _probing(daemon: int, number: int) -> dict[str, object]:
 
 
 class Cast:
-    """Everybody who talks to the daemons at ``ports``."""
+    """All clients of the daemons at ``ports``."""
 
     def __init__(
         self, record: Record, timeline: Timeline, ports: Sequence[int], token: str, *, expired_token: str
@@ -203,7 +203,7 @@ class Cast:
             await asyncio.sleep(FLOOD_EVERY_S)
 
     async def warm_up(self) -> None:
-        """What a daemon is asked first takes it longer. Receivers have been told of all of it on return."""
+        """Send the first requests, which take a daemon longer. On return receivers have been notified of all probes."""
         for port in self._ports:
             for path in ("/api/v1/workers?limit=1000", "/api/v1/events?limit=1000"):
                 await ask(port, self._token, "GET", path, timeout_s=WARM_UP_S)

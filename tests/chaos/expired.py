@@ -1,4 +1,5 @@
-"""Of refused beats: who beats with a token that has expired is told of so, and as silent when it is (P11). Pure."""
+"""Checks of refused beats: a worker with an expired token is reported as rejected, then as stale once
+silent (P11). Pure."""
 
 from __future__ import annotations
 
@@ -64,7 +65,7 @@ def _ends(
     """P2: refused beats that have ended are a silence like any other."""
     tries = record.of(worker.name)
     if tries[-1].sent_s > expired[-1].sent_s or told[-1].kind != "worker.rejected":
-        return  # it is back, or was told of
+        return  # it is back, or was reported as stale
     bound_s = detection_bound_s(record, outages, worker, [*tries, *expired])
     if record.ended_s > bound_s:
         what = f"no stale event by {bound_s:.2f} s after the last refused beat at {expired[-1].sent_s:.2f} s"

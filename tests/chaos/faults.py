@@ -261,8 +261,8 @@ class Breaker:
         self._cast.forget_place()
 
     async def _failover(self, step: Step, watched: Watched) -> None:
-        """Have another primary. What the old one had not passed on is lost, and what it takes when it is back, until it
-        is told that it is none any more."""
+        """Make another node primary. Lost are the writes that the old primary had not passed on, and those that it
+        takes when it is back, until it is demoted."""
         begun_s = self._site.timeline.now_s()
         old = await asyncio.to_thread(watched.primary)
         match step.kind:

@@ -1,5 +1,5 @@
-"""Of groups: who is told of an environment as one knows who is down, and hears the end once (P5, P18); and many who
-fall silent together are told of as one (P16). Pure."""
+"""Checks of groups: a receiver that is notified of an environment as a group knows which workers are down, and gets the
+end once (P5, P18). Many workers that fall silent together are one notification (P16). Pure."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 GROUP_INTERVAL_S: Final = 60.0
 """What receivers of single workers have between two notifications of a mass failure."""
 MOST_SURE: Final = 35
-"""So many deadlines within one interval are a mass failure for sure, as the daemons are configured: five more than it
-takes, since those count too that are on their way from the store."""
+"""The number of deadlines within one interval that is a mass failure for sure, as the daemons are configured. It is
+five more than the least, since deadlines on their way from the store count too."""
 
 
 def groups(record: Record, _outages: Outages) -> Iterator[Violation]:
-    """P18: an end comes after a beginning, once. P5: who is down at the end was named, and the end is not told."""
+    """P18: an end comes after a beginning, once. P5: each worker that is down at the end of the run was named, and the
+    last notification of its group is not an end."""
     newest = {entry.worker: entry for entry in record.history() if entry.worker in record.workers}
     for environment in sorted({worker.environment for worker in record.workers.values()}):
         down = [
@@ -88,13 +89,13 @@ def _has_its_end(record: Record, receiver: str, taken: list[Arrival], down: list
 
 
 def masses(record: Record, _outages: Outages) -> Iterator[Violation]:
-    """P16: many who fall silent within one interval are one notification at each receiver, with updates no more often
-    than the group's interval, and one incident; none is told of by itself."""
+    """P16: many workers that fall silent within one interval are one notification at each receiver, and one incident.
+    Updates come no more often than the group's interval. No worker is notified by itself."""
     crowd = [worker for worker in record.workers.values() if worker.environment == CROWD]
     silent = [entry for entry in record.history() if entry.worker in {one.name for one in crowd}]
     silent = [entry for entry in silent if entry.kind in STALE]
     if not silent or record.losses or record.is_clock_stepped:
-        return  # what was lost is found out, and told, again
+        return  # lost events are detected, and notified, again
     due_s = sorted(entry.due_s for entry in silent)
     if len(silent) < MOST_SURE or due_s[-1] - due_s[0] > crowd[0].interval_s:
         return  # outages have moved some deadlines and not others: it may not have been one failure to the monitor

@@ -84,7 +84,7 @@ def entry(worker: str, seq: int, kind: str, at_s: float, *, old: str | None, new
 def arrival(
     receiver: str, told: Entry, *, after_s: float = 0.1, answered: int | None = 204, reminder: int = 0
 ) -> Arrival:
-    """What a receiver was told of one worker."""
+    """A notification of one worker, as it arrived at a receiver."""
     data = {
         "event_id": told.event_id,
         "worker_id": told.worker,
@@ -108,7 +108,7 @@ def arrival(
 def group(
     kind: str, at_s: float, *told: Entry, receiver: str = "team", environment: str = ENVIRONMENT, truncated: int = 0
 ) -> Arrival:
-    """What a receiver is told of many."""
+    """A notification of a group, as it arrived at a receiver."""
     data = {
         "group": {"tenant": TENANT, "environment": environment},
         "truncated": truncated,
@@ -195,7 +195,7 @@ def find(record: Record, event_id: str) -> int:
 
 
 def add(record: Record, told: Entry, *, outcome: str = "delivered", after_s: float = 0.1) -> None:
-    """An event that everybody was told of."""
+    """Add an event that every receiver that wants it was notified of."""
     record.entries.append(told)
     record.final.append(told.event_id)
     for name in record.receivers:
@@ -205,7 +205,7 @@ def add(record: Record, told: Entry, *, outcome: str = "delivered", after_s: flo
 
 
 def drop(record: Record, event_id: str) -> None:
-    """Nobody knows of the event."""
+    """Remove the event, its outcomes and its arrivals."""
     record.entries = [one for one in record.entries if one.event_id != event_id]
     record.final.remove(event_id)
     record.outcomes = [one for one in record.outcomes if one.event_id != event_id]
@@ -217,8 +217,8 @@ def without_arrival(record: Record, receiver: str, event_id: str) -> None:
 
 
 def night() -> Record:
-    """And ``nightly`` falls silent while it is silenced; the desk is told when that is over, and reminded twice before
-    somebody acknowledges."""
+    """``good``; besides, ``nightly`` falls silent while it is silenced. The desk is notified when the silence is over,
+    and reminded twice before an acknowledgement."""
     record = good()
     record.receivers["desk"] = record.receivers["ops"]
     record.of_one, record.repeat_s = {"desk": NIGHT}, {"desk": 2.0}
@@ -243,7 +243,7 @@ def remind(record: Record, number: int, at_s: float) -> None:
 
 
 def crowd() -> Record:
-    """And forty workers fall silent together, of which each receiver is told at once."""
+    """``good``; besides, forty workers fall silent together. Each receiver gets one notification of all of them."""
     record = good()
     silent: list[Entry] = []
     for number in range(40):

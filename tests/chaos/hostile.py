@@ -152,7 +152,7 @@ class Run:
 
 
 async def played(minutes: float, only: Sequence[str] = ()) -> int:
-    """Make the run and tell what came of it; the exit status."""
+    """Make the run and print its results; return the exit status."""
     with daemons.home() as home:
         timeline, arrivals = Timeline(), list[Arrival]()
         receiver = Receiver("shared", free_ports(1)[0], timeline, arrivals)

@@ -73,7 +73,7 @@ class Life:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hush:
-    """A silence that somebody will ask for. ``ended_s``: they end it then, before its time."""
+    """A silence that an operator will request. ``ended_s``: when the operator ends it, before its time."""
 
     worker: str
     at_s: float
@@ -83,7 +83,7 @@ class Hush:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Care:
-    """Somebody will acknowledge each incident of a worker, so long after they were told of it."""
+    """An operator will acknowledge each incident of a worker, ``after_s`` after the notification."""
 
     worker: str
     after_s: float

@@ -1,4 +1,4 @@
-"""Of liveness: nobody who lives is called stale, everybody who died is, once, in time (P1, P2, P3, P8, P9). Pure."""
+"""Checks of liveness: no living worker is called stale, each dead one is, once, in time (P1, P2, P3, P8, P9). Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ design gives to those who take over from a killed daemon, 2 s for a machine of t
 READ_SLACK_S: Final = 4.0
 """How much later the harness may have read an event than it was recorded; only where the store's time says nothing."""
 EVIDENCE_S: Final = 1.0
-"""A window that began or ended so near to a beat or a report may be told of or not, and its length is so exact."""
+"""A window that began or ended this near to a beat or an event may be reported in the event or not. The reported length
+is this exact."""
 RECOVERY_S: Final = 6.0
 """After a fault has ended, beats may be refused for so long: connections are made again, with pauses between."""
 STALE: Final = frozenset({"worker.stale", "worker.rejected"})
@@ -58,8 +59,8 @@ def _is_stepped(record: Record, last: Try, entry: Entry) -> bool:
 
 
 def _heard_next(record: Record, outages: Outages, tries: Sequence[Try], last: Try) -> Try | None:
-    """The next request that the store has for certain, and got after ``last``: one that nobody waits for any more may
-    have been read by a daemon long after it was sent, and after newer ones."""
+    """The next request that the store has for certain, and got after ``last``. A daemon may read a request whose client
+    no longer waits long after it was sent, and after newer ones."""
     after_s = last.sent_s if last.is_stored else outages.applied_by(last)
     for one in tries:
         if one.count > last.count and one.sent_s >= after_s and _is_kept(record, one):
@@ -73,7 +74,7 @@ def _is_kept(record: Record, one: Try) -> bool:
 
 
 def unwelcome_pages(record: Record, _outages: Outages) -> Iterator[Violation]:
-    """P1: nobody is told of a worker that has said goodbye, was answered, and has said nothing since."""
+    """P1: no stale event for a worker that has said goodbye, was answered, and has sent nothing since."""
     for entry in record.entries:
         if entry.kind not in STALE or record.is_clock_stepped:
             continue
@@ -103,7 +104,7 @@ def lost_deaths(record: Record, outages: Outages) -> Iterator[Violation]:
 def detection_bound_s(record: Record, outages: Outages, worker: Worker, tries: Sequence[Try]) -> float:
     """When the silence after the last of these requests must have been detected."""
     bound_s = outages.latest(worker, tries) + record.sweep_s + SLACK_S
-    for window in outages.possible:  # while it is blind it detects nothing, and tells nobody
+    for window in outages.possible:  # a blind monitor detects nothing, and notifies no receiver
         if window.a_s <= bound_s < window.b_s + record.sweep_s + SLACK_S:
             bound_s = window.b_s + record.sweep_s + SLACK_S
     return bound_s

@@ -1,4 +1,4 @@
-"""The people on call during a run: they silence workers, end silences early and acknowledge what they are told of."""
+"""The operators on call during a run: they silence workers, end silences early and acknowledge incidents."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOOK_S: Final = 0.1
 
 
 class OnCall:
-    """Does what the plan says; ``receiver`` is where they are told of their workers."""
+    """Does what the plan says; ``receiver`` is the one that notifies the operators of their workers."""
 
     def __init__(self, record: Record, timeline: Timeline, ports: Sequence[int], token: str, *, receiver: str) -> None:
         self._record = record

@@ -1,4 +1,4 @@
-"""The oracle: from what truly happened and what everybody saw to the promises that were broken. The rules are pure."""
+"""The oracle: from what truly happened and what was observed to the promises that were broken. The rules are pure."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ POSSIBLE_S: Final = 0.5
 UNKNOWN_S: Final = 2.0
 """What was not acknowledged may be applied so much later: the store's time limit, its retry included."""
 SHORT_WINDOWS: Final = 3
-"""So many windows shorter than the interval move one deadline."""
+"""At most this number of windows shorter than the interval move one deadline."""
 BETWEEN_S: Final = 0.3
 """Between two probes, or two pulses, and some: a window may have begun, or ended, so much before it shows."""
 LOST_S: Final = 2.5
@@ -64,8 +64,8 @@ class Outages:
 
     sure: tuple[Window, ...]
     lost: tuple[tuple[float, Window], ...]
-    """Those that come of an old copy, which begin where its data end, and from when on they count. (How much any other
-    loss took nobody knows.)"""
+    """Windows caused by the restore of an old copy, each with the time from which it counts. They begin where the
+    copy's data end. (The extent of any other loss is unknown.)"""
     possible: tuple[Window, ...]
     late: tuple[Window, ...]
     """Those that are possible, and as long as a daemon may go on being behind after them."""
@@ -106,7 +106,7 @@ class Outages:
             for gap in windows
             if gap.b_s + LOST_S > last.sent_s and gap.a_s - BETWEEN_S < due_s
         ]
-        for from_s in gaps:  # of a daemon that was started again, under another name, nobody knows that it is back
+        for from_s in gaps:  # a daemon that was started again has another name: its return goes unnoticed
             due_s = max(due_s, from_s + 2 * worker.patience_s + BETWEEN_S)
         return self._moved(due_s, worker, last)
 
@@ -221,7 +221,7 @@ def _unnoted(record: Record, daemon: int, probes: Sequence[Probe]) -> list[Windo
 
 
 def _overloads(record: Record, daemon: int) -> list[Window]:
-    """When a daemon may be behind with what it is told, although it goes on taking beats."""
+    """When a daemon may be behind with its incoming requests, although it goes on taking beats."""
     return [
         Window(a_s=fault.begun_s - POSSIBLE_S, b_s=fault.ended_s + POSSIBLE_S)
         for fault in record.faults

@@ -74,7 +74,7 @@ class Kind(StrEnum):
     HOSTILE_READS = "hostile.reads"
     """Another tenant: reads and silences without a pause."""
     HOSTILE_CRASHES = "hostile.crashes"
-    """Another tenant: crashes without end, told to the receivers that both share."""
+    """Another tenant: crashes without end, notified to the receivers that both tenants share."""
 
 
 OF_ONE_PROCESS: Final = frozenset({Kind.PROCESS_KILL, Kind.PROCESS_PAUSE})
@@ -164,7 +164,7 @@ class Plan:
 
     @property
     def is_hasty(self) -> bool:
-        """Whether somebody sends more than it may."""
+        """Whether a worker sends more than it may."""
         return any(life.every_s is not None for life in self.lives)
 
     @property

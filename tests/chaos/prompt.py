@@ -1,5 +1,5 @@
-"""Of time: deaths are detected in time (P14), told of in time whatever other receivers do (P21), and so is the last of
-many changes (P20); and who is put off is not given up (P28). Pure."""
+"""Checks of time: deaths are detected in time (P14), and notified in time whatever other receivers do (P21), and so is
+the last of many changes (P20). A worker that is put off is not given up (P28). Pure."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def _busy_s(record: Record, from_s: float, to_s: float) -> float:
 
 
 def told_in_time(record: Record, _outages: Outages) -> Iterator[Violation]:
-    """P21, P20: what a receiver is told of one worker it is told in time, if nothing is wrong with the monitor nor with
-    this receiver, whatever others do, and however often the worker has changed."""
+    """P21, P20: each notification of one worker reaches its receiver in time, if nothing is wrong with the monitor nor
+    with this receiver, whatever other receivers do, and however often the worker has changed."""
     if record.is_clock_stepped:
         return
     delivered = {(one.event_id, one.receiver) for one in record.outcomes if one.outcome == "delivered"}
@@ -113,7 +113,7 @@ def damped(record: Record, _outages: Outages) -> Iterator[Violation]:
 
 
 def truth(record: Record, _outages: Outages) -> Iterator[Violation]:
-    """P20: however often a worker has changed, what each receiver was told of it last is how it is."""
+    """P20: however often a worker has changed, the last notification at each receiver shows its newest state."""
     newest: dict[str, Entry] = {entry.worker: entry for entry in record.history() if entry.worker in record.workers}
     for worker, entry in newest.items():
         if record.environment_of(worker) == CROWD:
@@ -138,8 +138,8 @@ def truth(record: Record, _outages: Outages) -> Iterator[Violation]:
 
 
 def put_off(record: Record, _outages: Outages) -> Iterator[Violation]:
-    """P28: who is answered 429 or 503 is told when to come again, and is not reported before it had its time again,
-    where overload is all that is wrong."""
+    """P28: each answer 429 or 503 has a Retry-After. A worker that got one is not reported before its interval and
+    grace have passed again, where overload is all that is wrong."""
     for one in record.tries:
         if one.is_put_off and one.retry_after_s is None:
             what = f"beat {one.count} at {one.sent_s:.2f} s was answered {one.status} without Retry-After"

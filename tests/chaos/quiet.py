@@ -1,5 +1,5 @@
-"""Of what on-call people ask for: silences hold back notifications and nothing else (P17), and nobody is reminded too
-often, or of what is acknowledged or over (P19). Pure."""
+"""Checks of on-call requests: silences hold back notifications and nothing else (P17). Reminders do not come too often,
+and not for incidents that are acknowledged or over (P19). Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REMINDED_S: Final = 4.0
 
 
 def silences(record: Record, _outages: Outages) -> Iterator[Violation]:
-    """P17: nobody is told of a death that a silence covers, while it does; nor later, if it was over by then."""
+    """P17: a death that a silence covers is not notified while it does; nor later, if the outage was over by then."""
     if record.is_clock_stepped:
         return  # when a silence ends is a matter of the store's clock
     for entry in record.history():
@@ -72,8 +72,8 @@ def _covering(record: Record, entry: Entry) -> Silence | None:
 
 
 def reminders(record: Record, _outages: Outages) -> Iterator[Violation]:
-    """P19: at most one in each interval, over all daemons; none that began after an acknowledgement or the end. And
-    they come, while nobody has acknowledged and nothing is wrong."""
+    """P19: at most one reminder in each interval, over all daemons; none that began after an acknowledgement or the
+    end. And reminders do come, while the incident is not acknowledged and nothing is wrong."""
     if record.is_clock_stepped:
         return  # the store's time jumped, and reminders are due by it
     for receiver, repeat_s in record.repeat_s.items():

@@ -1,4 +1,4 @@
-"""Of reading: the status API tells the truth at the moment of reading (P10, P22). Pure."""
+"""Checks of readings: the status API shows the true state at the moment of reading (P10, P22). Pure."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ RECORDED: Final = frozenset({"stale", "failed", "stopped"})
 SLACK_S: Final = 0.3
 """Between the moment for which the store answered and the one at which the oracle can say that it did."""
 BLIND_S: Final = 1.0
-"""So long before and after a window nobody can say when exactly it began and ended."""
+"""The uncertainty of the beginning and the end of a window."""
 
 
 def readings(record: Record, outages: Outages) -> Iterator[Violation]:
-    """P22: who beats well reads alive or late; who is past the latest deadline does not. P10: what was stored shows.
+    """P22: a worker that beats well reads alive or late; one past the latest deadline does not. P10: stored beats show.
 
-    Of each worker the first wrong reading of a kind is told.
+    Of each worker the first wrong reading of a kind is reported.
     """
     told: set[tuple[str, str]] = set()
     for violation in _every(record, outages):
@@ -34,8 +34,8 @@ def readings(record: Record, outages: Outages) -> Iterator[Violation]:
 
 
 def together(record: Record, _outages: Outages) -> Iterator[Violation]:
-    """P4: what is recorded of a worker and the newest event that tells of it are never seen apart. Of each worker the
-    first reading is told that shows one without the other."""
+    """P4: the recorded state of a worker and its newest event are never seen apart. Of each worker the first reading is
+    reported that shows one without the other."""
     if record.is_clock_stepped or record.losses:
         return
     events: dict[str, list[Entry]] = {}
@@ -86,7 +86,7 @@ def _newest_stored(record: Record, tries: Sequence[Try], reading: Reading) -> Tr
 
 
 def _came_late(outages: Outages, tries: Sequence[Try], stored: Try, reading: Reading) -> bool:
-    """Whether what is shown is an older beat that nobody waited for any more and that a daemon read after the newer."""
+    """Whether the reading shows an older beat whose client no longer waited, and that a daemon read after the newer."""
     return any(
         one.count == reading.count and not one.is_stored and outages.applied_by(one) >= stored.sent_s for one in tries
     )

@@ -1,4 +1,4 @@
-"""Webhook receivers that check signatures, keep book and fail when they are told to."""
+"""Webhook receivers that check signatures, record arrivals and fail on request."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Receiver:
         self.delay_s = 0.0
         """How long it takes over each answer."""
         self.hostile = 0
-        """How many requests told of the hostile tenant; they are in no book."""
+        """The number of requests about the hostile tenant, which are not recorded as arrivals."""
         self._port = port
         self._timeline = timeline
         self._arrivals = arrivals

@@ -1,4 +1,4 @@
-"""What a run leaves: what truly happened to the workers, and what everybody saw. Pure data.
+"""What a run leaves: what truly happened to the workers, and what was observed. Pure data.
 
 Times end in ``_s`` and are seconds since the run's start by the harness's own monotonic clock, unless they are named
 ``_ms``: those are the store's, as it wrote them.
@@ -88,7 +88,7 @@ class Try:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
-    """A beat of nobody's, sent to one daemon to know whether it takes beats."""
+    """A beat of a worker outside the plan, sent to one daemon to find out whether it takes beats."""
 
     daemon: int
     sent_s: float
@@ -117,10 +117,10 @@ class Stall:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loss:
-    """The store came back without what it was told in (``kept_s``, ``back_s``).
+    """The store came back without the writes of (``kept_s``, ``back_s``).
 
     It went away at ``gone_s`` at the earliest, and was away until ``away_s`` for sure.
-    ``is_confirmed``: also without what it had confirmed as durable; only the restore of an old copy does that.
+    ``is_confirmed``: also without writes that it had confirmed as durable; only the restore of an old copy does that.
     """
 
     kept_s: float
@@ -184,12 +184,12 @@ class Arrival:
 
     @property
     def is_group(self) -> bool:
-        """Whether it tells of several workers at once."""
+        """Whether the notification is of a group."""
         return self.type.startswith("group.")
 
     @property
     def tenant(self) -> str:
-        """Whose workers it tells of."""
+        """The tenant of the workers in the notification."""
         return str((self.data["group"] if self.is_group else self.data).get("tenant", ""))
 
     @property
@@ -199,7 +199,7 @@ class Arrival:
 
     @property
     def event_ids(self) -> list[str]:
-        """Of the events that it tells of, as far as it lists them."""
+        """The ids of the events in the notification, as far as it lists them."""
         listed = self.data["events"] if self.is_group else [self.data]
         return [str(one["event_id"]) for one in listed]
 
@@ -238,7 +238,7 @@ class Outcome:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Silence:
     """A silence of one worker. It matches for sure from ``begun_s`` to ``kept_s``, and at most from ``asked_s`` to
-    ``over_s``. ``begun_s`` None: its asking was not answered, so nobody knows whether it is there."""
+    ``over_s``. ``begun_s`` None: the request was not answered, so the silence may not exist."""
 
     worker: str
     asked_s: float
@@ -295,13 +295,13 @@ class Record:
     receivers: dict[str, frozenset[str]] = field(default_factory=dict)
     """The receivers and the kinds of events that a route sends them."""
     groups: frozenset[str] = frozenset()
-    """Receivers that are told of each environment as one group."""
+    """Receivers that are notified of each environment as one group."""
     of_one: dict[str, str] = field(default_factory=dict)
-    """Receivers that are told of one environment only."""
+    """Receivers that are notified of one environment only."""
     repeat_s: dict[str, float] = field(default_factory=dict)
     """Receivers that are reminded, and how often at most."""
     flaps_after: int = 0
-    """After so many outages of a worker the next has to last ``hold_s`` to be told; 0: nothing is held."""
+    """After this number of outages of a worker the next has to last ``hold_s`` to be notified; 0: nothing is held."""
     hold_s: float = 0.0
     silences: list[Silence] = field(default_factory=list)
     acks: list[Ack] = field(default_factory=list)
@@ -341,7 +341,7 @@ class Record:
         return entry.kind in self.receivers[receiver] and only == self.environment_of(entry.worker)
 
     def is_flapping(self, entry: Entry) -> bool:
-        """Whether its worker had so many outages before that this one has to last."""
+        """Whether the worker had at least ``flaps_after`` outages before, so that this one has to last."""
         if not self.flaps_after:
             return False
         before = [one for one in self.history() if one.life == entry.life and one.seq < entry.seq]

@@ -39,17 +39,17 @@ FAKETIME: Final = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime
 REPEAT_S: Final = 2.0
 """How often ``desk`` is reminded."""
 CROWD_LEAST: Final = 30
-"""So many that fall silent together are a mass failure: more than there are workers that die one by one."""
+"""The least number of workers that fall silent together as a mass failure: more than die one by one."""
 CROWD_HOLD_S: Final = 6.0
 FLAPS_AFTER: Final = 1
 FLAPPING_HOLD_S: Final = 2.0
 HASTY_PER_S: Final = 2
-"""So many beats of one worker are let through, where somebody sends more; nobody else sends so many."""
+"""The limit of one worker's beats in plans where a worker sends more. No other worker reaches the limit."""
 HOSTILE_CONNECTIONS: Final = 240
 HOSTILE_PENDING: Final = "4MiB"
 """What a daemon may hold where hostile clients ask for more than that."""
 PENDING_BEATS: Final = 24
-"""So many beats may wait where a daemon is to have more than it can take: this machine could not send that many."""
+"""The limit of waiting beats in plans that overload a daemon. This machine could not send enough for the default."""
 ROUTED: Final = frozenset({"worker.stale", "worker.rejected", "worker.failed", "worker.recovered"})
 EVERY: Final = ROUTED | {"worker.registered", "worker.resumed", "worker.stopped"}
 
@@ -283,12 +283,12 @@ class Site:
         return [*daemons, *(pid for seat in self.seats for pid in seat.processes()), *stores]
 
     def store_pid(self) -> int | None:
-        """The store's process, whoever runs it."""
+        """The id of the store's process, whether a daemon or the harness runs the store."""
         if self.store is not None:
             return self.store.pid
         with contextlib.suppress(OSError, ValueError, KeyError):
             pid = self.home.store_pid
-            # The daemon may be gone, and its store with it: the number may be somebody else's by now.
+            # The daemon may be gone, and its store with it: the id may be that of another process by now.
             if Path(f"/proc/{pid}/cwd").readlink().is_relative_to(self.home.directory):
                 return pid
         return None
@@ -323,4 +323,4 @@ def _sweep_up(pids: list[int]) -> None:
     """Remove what faketime leaves of a process that was killed."""
     for pid in pids:
         for name in (f"faketime_shm_{pid}", f"sem.faketime_sem_{pid}"):
-            Path("/dev/shm", name).unlink(missing_ok=True)  # noqa: S108 - nobody's but of this process id
+            Path("/dev/shm", name).unlink(missing_ok=True)  # noqa: S108 - named by this process id alone

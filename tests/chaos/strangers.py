@@ -94,7 +94,7 @@ class Strangers:
         self.answers: Counter[tuple[str, int | None]] = Counter()
 
     def attacks(self) -> dict[str, tuple[Callable[[int], Awaitable[None]], int]]:
-        """By name: one turn of it, which is told its number, and how many go on side by side. 482 in all."""
+        """By name: one turn of the attack, which takes its number, and how many go on side by side. 482 in all."""
         return {
             "unfinished heads": (self._unfinished_head, 100),
             "field floods": (self._field_flood, 4),

@@ -164,7 +164,7 @@ def reads_late_for_twice_its_patience_after_an_outage_in_which_all_were_restarte
 
 
 def _rejected(record: Record) -> None:
-    """The token of ``dead`` has expired; it is told of, and nobody else is disturbed."""
+    """The token of ``dead`` has expired. The worker is reported as rejected, and no other is disturbed."""
     record.expired = expired("dead", 9.0, 15.0)
     told = entry("dead", 2, "worker.rejected", 11.4, old="alive", new="stale", count=9)
     drop(record, "dead-2")

@@ -241,7 +241,7 @@ async def _check_history(bench: Bench, expected: dict[str, list[str]]) -> None:
 
 
 async def test_p1_p2_p8_after_blindness_the_moved_deadline_is_as_sharp(bench: Bench) -> None:
-    """The same race at the deadline that the window has moved: the worker is dead, and told of once."""
+    """The same race at the deadline that the window has moved: the worker is dead, and reported once."""
     begin_ms = (await bench.stores["1"].swept(0))[0] + CASE_MS
     expected: dict[str, list[str]] = {}
     away_ms = 5 * REACH_MS

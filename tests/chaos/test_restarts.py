@@ -102,7 +102,7 @@ class Day:
         self._server.kill()
 
     async def played(self, restart: Restart | None = None, at_s: int = -1) -> Sequence4:
-        """What is told of the day when that restart comes at the end of that second."""
+        """The events of the day, by worker, when ``restart`` comes at the end of second ``at_s``."""
         await self._redis.flushall()
         self._now_ms = START_MS
         await self._start()

@@ -52,7 +52,7 @@ def test_p9_an_answer_from_before_holds_it_where_it_is_until_it_has_caught_up() 
     observed_ns = time.monotonic_ns()
     while time.monotonic_ns() < observed_ns + 20_000_000:
         assert clock.now_ms() == before
-    # The newest answer is the one that counts, so that a single far one does not set the pace for ever.
+    # Only the newest answer counts, so that a single answer that is far off does not determine the time permanently.
     clock.observe(before + 1)
     assert clock.now_ms() > before
 

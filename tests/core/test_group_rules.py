@@ -107,7 +107,7 @@ class Play:
         self.save(draft)
 
     def tell(self) -> None:
-        """Let the wait pass, and tell."""
+        """Let the group wait pass, then deliver the notification that is due."""
         self.now_ms += WAIT_MS
         assert isinstance(self.step(), CreateNotification)
         self.accept()
@@ -369,7 +369,7 @@ def test_p19_a_reminder_for_each_interval_unless_all_members_are_acked() -> None
 
 
 class Groups(RuleBasedStateMachine):
-    """Whatever happens, what was told pairs, the counts are right, and every event has an outcome."""
+    """After any sequence of steps, sent notifications pair, the counts are right, and every event has an outcome."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -30,7 +30,7 @@ class Bucket:
         self._at_ns = 0
 
     def take(self, now_ns: int, count: int) -> Fraction:
-        """After how many nanoseconds so many would fit in; 0: they have been put in."""
+        """Add ``count``, or return the nanoseconds until ``count`` would fit in. 0: it was added."""
         self._level = max(Fraction(0), self._level - Fraction((now_ns - self._at_ns) * self._rate.per_s, NS))
         self._at_ns = now_ns
         over = self._level + min(count, self._rate.burst) - self._rate.burst

@@ -69,7 +69,7 @@ def scheduler_of(
 
 
 def ticks(scheduler: Scheduler, count: int) -> asyncio.Event:
-    """Set when so many ticks have come."""
+    """Return an event that is set after ``count`` ticks."""
     left = count
     event = asyncio.Event()
 
@@ -200,7 +200,7 @@ async def test_a_pass_that_ends_well_during_a_stop_is_no_error() -> None:
     await asyncio.create_task(nothing())
     sweep.gate.set()
     await asyncio.wait_for(stopping, PATIENCE_S)
-    # The scheduler's own end is a callback of the loop, and so is its telling.
+    # The scheduler shuts down in a callback of the loop. An error of the shutdown is reported in a callback too.
     await asyncio.create_task(nothing())
     assert sweep.ended == 1
     assert errors == []

@@ -30,7 +30,7 @@ class Loop(asyncio.SelectorEventLoop):
 
 
 class Failing:
-    """What a part runs: it fails whenever it is told to, and is counted each time it is started."""
+    """The work of a part: fails when the test asks for a failure, and counts its starts."""
 
     def __init__(self) -> None:
         self.starts = 0

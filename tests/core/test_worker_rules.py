@@ -532,7 +532,7 @@ class Threads(RuleBasedStateMachine):
         if self._attempt():
             if arrives:
                 self.play.arrive()
-            self.play.step()  # somebody else finds it begun
+            self.play.step()  # another process finds the attempt begun
 
     @rule()
     def gives_up(self) -> None:

@@ -1,4 +1,4 @@
-"""P27: what the daemon finds out about itself, and says to whoever asks and to its other processes."""
+"""P27: the daemon's self-checks, and their results for clients and for its other processes."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Looked:
 
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(WAIT_S):
-        while not condition():  # noqa: ASYNC110 - numbers tell nobody that they change
+        while not condition():  # noqa: ASYNC110 - no event signals a change
             await asyncio.sleep(PAUSE_S)
 
 
@@ -322,7 +322,7 @@ async def test_a_loop_that_was_held_up_is_a_reason_until_the_window_has_passed(s
     async with looking(store_url) as looked:
         async with looked.running():
             await until(lambda: looked.self_check._lags)
-            time.sleep(1.5)  # noqa: ASYNC251 - what is tested is that somebody does so
+            time.sleep(1.5)  # noqa: ASYNC251 - the test blocks the loop on purpose
             await until(lambda: Reason.EVENT_LOOP_LAG in looked.health.own_reasons())
             await until(lambda: looked.told("event_loop_lag_seconds") > 1)
         lags = looked.self_check._lags

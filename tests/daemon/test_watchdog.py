@@ -131,7 +131,7 @@ async def test_p27_a_ping_that_is_withheld_is_counted_once_an_interval_however_o
         assert monotonic_s() - began_s >= 5, "what passes within 5 s withholds nothing"
         looks = pinging.looks
         async with asyncio.timeout(WAIT_S):
-            while pinging.looks < looks + 2:  # noqa: ASYNC110 - it is not told
+            while pinging.looks < looks + 2:  # noqa: ASYNC110 - no event signals a check
                 await asyncio.sleep(0.05)
         assert pinging.is_quiet()
 

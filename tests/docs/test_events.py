@@ -87,7 +87,7 @@ def group_body(
     truncated: int = 0,
     rejected: int = 0,
 ) -> str:
-    """Of so many workers in all; those that are not truncated are listed."""
+    """The body of a notification of ``workers`` workers; those that are not truncated are listed."""
     changes: dict[str, Any] = {} if firing else {"kind": EventKind.RECOVERED, "old": Liveness.STALE}
     if rejected:
         changes = REJECTED
@@ -223,7 +223,7 @@ def test_the_sentences_are_those_that_are_sent() -> None:
 
 @pytest.fixture
 def now_ms(tmp_path: Path) -> int:
-    """The present, which the verifying side insists on, as the file system tells it."""
+    """The current time, read from the file system: the verifying side insists on it."""
     return tmp_path.stat().st_mtime_ns // 1_000_000
 
 

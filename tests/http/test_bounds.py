@@ -1,5 +1,6 @@
-"""What one client may ask of the listener: pipelining, answers that nobody reads, slow bodies, and the end of a
-connection, with beats that take the short way and with requests that do not.
+"""Bounds on one client of the listener: pipelining, unread answers, slow bodies, and the end of a connection.
+
+Each with beats that take the fast path and with requests that do not.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 KERNEL_BYTES: Final = 8_192
 """What the kernel is asked to hold of a connection on either side."""
 AHEAD: Final = 2_000
-"""More requests than fit into the buffers on the way and one read of the server: nobody is further ahead."""
+"""More requests than fit into the buffers on the way and one read of the server: no client gets further ahead."""
 ENOUGH: Final = 500
 PATHS: Final = (BEAT, f"{BEAT}?usual=way", "/livez")
 TURNS: Final = 50
-"""After so many turns of the server in which nothing more could be sent, nothing more will be."""
+"""After this many turns of the server without a successful send, no further send will succeed."""
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ class Pusher:
         return self.sent - self.answered
 
     def push(self, limit: int = 100) -> bool:
-        """Send some, and no more than so many requests; whether anything could be sent."""
+        """Send at most ``limit`` requests. Return whether anything could be sent."""
         start = self._bytes % self._size
         try:
             self._bytes += self._sock.send(self._data[start : limit * self._size])

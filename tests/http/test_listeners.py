@@ -1,4 +1,4 @@
-"""How processes share a port: evenly, nobody else gets in, and no connection is lost with a process."""
+"""How processes share a port: evenly, closed to other processes, and no connection is lost with a process."""
 
 from __future__ import annotations
 

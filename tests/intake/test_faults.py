@@ -1,6 +1,6 @@
-"""Honest under faults: the real HTTP side over a real store, with a proxy between them that breaks.
+"""Correct answers under faults: the real HTTP server over a real store, with a proxy between them that injects faults.
 
-Whatever happens in between, a beat that was answered 2xx is in the store, and every other one was told so in time.
+Whatever the fault, a beat that was answered 2xx is in the store. Every other beat was refused within the time limit.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ async def test_p10_no_sequence_of_faults_loses_an_acknowledged_beat(store_url: s
         await check_kept(fleet, lastseen.direct)
 
 
-# An outcome that nobody knows ---------------------------------------------------------------------------------------
+# An unknown outcome -------------------------------------------------------------------------------------------------
 
 
 async def test_p9_p10_a_beat_whose_answer_is_lost_is_refused_and_sending_it_again_is_harmless(store_url: str) -> None:
@@ -262,7 +262,7 @@ async def test_p9_what_a_healed_network_delivers_late_takes_nothing_back(store_u
         assert (await lastseen.kinds("new")) in ([], [EventKind.REGISTERED])
 
 
-# Who is told what ---------------------------------------------------------------------------------------------------
+# Which requests are refused -----------------------------------------------------------------------------------------
 
 
 async def test_exactly_the_members_of_a_failed_batch_are_refused_and_later_beats_are_taken(store_url: str) -> None:

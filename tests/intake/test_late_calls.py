@@ -1,4 +1,4 @@
-"""What a worker was told 503 for is not applied later, when it may have said something else since."""
+"""A call that was answered 503 is not applied later: the worker may have sent newer data since."""
 
 from __future__ import annotations
 

@@ -247,7 +247,7 @@ async def test_p28_bodies_that_come_slowly_share_a_bounded_room_and_give_it_back
 
         slow = [await begin(f"slow-{number}", size=10_000) for number in range(3)]
         async with asyncio.timeout(20):
-            while room.free > 0:  # noqa: ASYNC110 - no event tells it
+            while room.free > 0:  # noqa: ASYNC110 - no event signals a change
                 await asyncio.sleep(0)
         more = await begin("one-more", size=1)
         whole = await Connection.to(port, token)

@@ -1,4 +1,4 @@
-"""The intake on a real store: order, batches, and an answer for everybody whatever happens."""
+"""The intake on a real store: order, batches, and an answer to every caller in all cases."""
 
 from __future__ import annotations
 
@@ -464,7 +464,7 @@ async def test_p10_a_bug_answers_every_member_and_the_next_beat_has_a_chance(sto
     assert [type(context["exception"]) for context in told] == [KeyError]
 
 
-# What a worker is told
+# Answers to a worker
 
 
 async def test_quotas_are_named(store_url: str) -> None:

@@ -110,7 +110,7 @@ async def test_p2_nobody_is_forgotten_who_is_still_waited_for_because_of_an_outa
         await m.outage(m.now_ms + 10_000)
         due = m.now_ms + REACH_MS
         await m.runs(due - 1)
-        # Retention has passed since then; but only at its moved deadline can it be told that it is missed.
+        # Retention has passed since the announced return. The worker is reported missing only at its moved deadline.
         result = await m.store.purge(0, limit=10, retention_ms=10_000)
         assert (result.moved, result.more) == ([], False)
         await check_indexes(store_url)

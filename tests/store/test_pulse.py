@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Pulsing(Watched):
-    """A daemon's pulse, and what it was told."""
+    """A daemon's pulse, and the sums that the store answered."""
 
     def __init__(self, store: Store) -> None:
         super().__init__()

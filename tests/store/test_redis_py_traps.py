@@ -294,7 +294,8 @@ async def settings_changed(redis: Redis, name: str, trouble: str, normal: str) -
 
 @asynccontextmanager
 async def read_only(redis: Redis, _: servers.Server) -> AsyncIterator[None]:
-    # A replica of nobody: a server that lost an election is like this until it is told of the new primary.
+    # A replica of a primary that does not exist: the state of a server that lost an election, until it gets the address
+    # of the new primary.
     await redis.replicaof("127.0.0.1", "1")
     try:
         yield

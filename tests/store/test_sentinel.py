@@ -122,7 +122,7 @@ class Beating:
         return {name for at_s, name in self.acknowledged if at_s >= when_s}
 
     async def more(self, count: int = 20) -> None:
-        """Wait for so many more acknowledged beats."""
+        """Wait for ``count`` more acknowledged beats."""
         enough = len(self.acknowledged) + count
         await blocking(until, lambda: len(self.acknowledged) >= enough, f"{count} more beats; {self.refused[-1:]}")
 
@@ -195,7 +195,7 @@ async def test_a_call_that_a_paused_primary_holds_is_made_again_on_the_new_one(v
 
 @pytest.mark.parametrize("needed", [0, 1])
 def test_a_former_primary_takes_beats_that_are_lost_unless_it_needs_a_replica_to_write(needed: int) -> None:
-    """For a daemon that sees only the old primary, and no Sentinel: nobody can tell it, but the server itself."""
+    """A daemon reaches only the old primary, and no Sentinel. Only that server itself can inform the daemon."""
 
     async def beat_to(node: Node, name: str) -> list[tuple[int, int]]:
         async with opened(node.url, timeout_s=TIMEOUT_S) as cut_off:
@@ -219,7 +219,7 @@ def test_a_former_primary_takes_beats_that_are_lost_unless_it_needs_a_replica_to
 
 
 async def test_p10_a_demoted_primary_acknowledges_nothing(group: Watched) -> None:
-    """Sentinel is away and can't tell: the server says itself that it is a replica now."""
+    """Sentinel is away and cannot report the change. The demoted server itself reports that it is a replica now."""
     async with opened(group.url, timeout_s=TIMEOUT_S) as store:
         await busy(store, "before")
         old, new = group.primary(), group.replicas()[0]
@@ -280,7 +280,7 @@ async def test_a_service_that_sentinel_does_not_know_is_named(valkeys: Watched) 
 
 
 async def test_p26_a_new_primary_that_evicts_is_found_out(valkeys: Watched) -> None:
-    """What its health makes of that is not Sentinel's: the question goes to whoever is primary."""
+    """Sentinel does not report the eviction policy. The daemon asks the current primary for it."""
     async with opened(valkeys.url, timeout_s=TIMEOUT_S) as store:
         assert await store.connection.evicting_policy() is None
         for node in valkeys.replicas():

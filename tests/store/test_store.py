@@ -923,7 +923,7 @@ async def test_p26_a_tenant_s_timings_are_bounded_and_those_that_it_has_go_on(st
         ]
         outcomes = [OVER_TIMINGS, OVER_TIMINGS, STORED, STORED, STORED]
         assert [outcome for outcome, _ in (await store.beat(0, again)).outcomes] == outcomes
-        # The timing that nobody has any more makes room, and stragglers are taken whatever their number.
+        # A timing that no worker uses any more makes room. Stragglers are accepted above the limit.
         assert (await store.beat(0, [beat("w", interval_ms=3_000)])).outcomes == [(STORED, 3_000)]
         assert (await store.disconnect(goodbye(Trigger.DISCONNECT_CLEAN))).outcome == STORED
         assert [outcome for outcome, _ in (await store.beat(0, [beat("w")])).outcomes] == [STORED]
@@ -1197,7 +1197,7 @@ async def test_p16_a_standing_counts_who_has_become_stale_since_a_moment(store_u
         )
         due_ms = t + INTERVAL_MS + GRACE_MS
         await clock.set(due_ms + 1_000)
-        assert await since(due_ms - INTERVAL_MS) == (0, 0)  # they are overdue, and nobody has recorded it
+        assert await since(due_ms - INTERVAL_MS) == (0, 0)  # they are overdue, and no sweep has recorded that yet
         await swept()
         assert await since(due_ms - INTERVAL_MS) == (3, 1)
         assert await since(due_ms + 1) == (0, 1)  # since when beats are refused is not known

@@ -1,4 +1,4 @@
-"""The sweeper's passes on a real store: bounded, each transition told once, patient with a store that is away."""
+"""The sweeper's passes on a real store: bounded, each transition reported once, no failure while the store is away."""
 
 from __future__ import annotations
 

@@ -58,8 +58,8 @@ def _calm() -> EnvironmentHealth:
 
 
 class FakeFleet:
-    """A fleet that stands as a function says: by default nobody is silent. Whoever was down is down still, unless the
-    event is among those that are ``over``."""
+    """A fleet whose health a function gives: by default no worker is silent. A worker that was down is still down,
+    unless its event is in ``over``."""
 
     def __init__(self, health: Callable[[], EnvironmentHealth] = _calm) -> None:
         self._health = health
@@ -82,7 +82,7 @@ CALM: Final = FakeFleet()
 
 
 def nid_of(item: Event, receiver: str = "ops") -> str:
-    """The id of the notification that tells a receiver of one event."""
+    """The id of the notification of one event at a receiver."""
     return "ntf_" + digest(receiver, item.event_id)
 
 
@@ -130,7 +130,7 @@ def event(seq: int = 1, *, worker_id: str = "w", **changes: Any) -> Event:
 
 
 def events(workers: int, each: int) -> list[Event]:
-    """`each` events of every one of `workers` workers, interleaved, in stream order; all are told by themselves."""
+    """`each` events of every one of `workers` workers, interleaved, in stream order; each is notified by itself."""
     return [
         event(
             seq,
@@ -154,7 +154,7 @@ def notification(nid: str = "ntf_1", *, key: str = "4:acmew", receiver: str = "o
 
 
 class ListSource:
-    """An event source over a list: remembers acks, may be leased by somebody else, may be down."""
+    """An event source over a list: remembers acks, may be leased by another process, may be down."""
 
     def __init__(self, stream: list[Event]) -> None:
         self.stream = list(stream)

@@ -1,7 +1,7 @@
 """A daemon's alerting half in a process of its own, for tests that kill it.
 
 Arguments: store URL, webhook URL, store time at the start in ms, number of workers that are down. Routes the same
-events from the beginning at every start, as after a crash before the ack. Ends when all is told. A failpoint may stand
+events from the beginning at every start, as after a crash before the ack. Ends when all is sent. A failpoint may stand
 in its environment (``tests.support.failpoints``).
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def deaths(workers: int) -> list[Event]:
-    """Each of so many workers has gone stale."""
+    """A stale event for each of ``workers`` workers."""
     return [event(2, worker_id=f"w{worker}", position=f"{worker + 1}-0") for worker in range(workers)]
 
 
@@ -44,14 +44,14 @@ async def main(store_url: str, hook_url: str, start_ms: int, workers: int) -> No
         durability=Durability.parse("fsync"),
         wording=Wording(public_url="", redact=()),
         fleet=CALM,
-        rule=None,  # each is told by itself
+        rule=None,  # each is notified by itself
         now_ms=clock.now_ms,
         counts=Tally(),
         failpoint=failpoint(os.environ),
     )
     await service.start()
     groups = service.groups["ops"]
-    while source.acked < len(source.stream) or await groups.due(offset=0, limit=1):  # noqa: ASYNC110 - the store tells nobody
+    while source.acked < len(source.stream) or await groups.due(offset=0, limit=1):  # noqa: ASYNC110 - no wake-up exists
         await asyncio.sleep(0.02)
     await service.stop()
 

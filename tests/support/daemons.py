@@ -54,7 +54,7 @@ def until(condition: Callable[[], Held], what: str, *, timeout_s: float = WAIT_S
 
 
 def gone(pid: int) -> bool:
-    """Whether the process has ended; one that nobody has waited for yet counts."""
+    """Whether the process has ended; one that its parent has not waited for yet counts."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -352,7 +352,7 @@ class Receiver:
         """It in the configuration; impatient, so that tests are quick."""
         return (
             f'[alerts]\nretry_initial = "100ms"\nretry_max = "200ms"\n'
-            f"[alerts.mass_failure]\nenabled = false\n"  # each worker is told of by itself
+            f"[alerts.mass_failure]\nenabled = false\n"  # each worker is notified by itself
             f'[[alerts.receivers]]\nname = "{name}"\ntype = "webhook"\nurl = "{self.url}"\n'
             f'secret_file = "ops-secret"\nallow_private = true\ntimeout = "1s"\n'
         )
@@ -441,9 +441,9 @@ class _WebhookHandler(BaseHTTPRequestHandler):
 
 
 class Stream:
-    """Beats of ever new workers, one after another in a thread, and what became of them.
+    """Beats of ever new workers, one after another in a thread, and their answers.
 
-    Ends by ``end``, or by itself when there is nobody to answer.
+    Ends by ``end``, or by itself when no server answers.
     """
 
     def __init__(self, url: str, token: str, prefix: str) -> None:

@@ -51,7 +51,7 @@ class CutRequest:
 
     match: bytes = b""
     skip: int = 0
-    """So many matching commands pass first."""
+    """The number of matching commands that pass first."""
     times: int | None = None
     """None: until ``unplan``."""
     passed_bytes: int = 0

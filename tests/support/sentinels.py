@@ -1,4 +1,4 @@
-"""A store behind Sentinel for tests: a primary, its replica and who watches them, all on loopback.
+"""A store behind Sentinel for tests: a primary, its replica and the Sentinels that watch them, all on loopback.
 
 Everything is a process that is killed by its id in the end, and on Linux the kernel kills it when the test run
 itself dies. Calls here block; a test on a loop makes them by ``asyncio.to_thread``. ``Watched.url`` is what
@@ -8,7 +8,7 @@ itself dies. Calls here block; a test on a loop makes them by ``asyncio.to_threa
 - ``node.kill()``, ``node.pause()``, ``node.resume()``, ``node.start()``: kill -9, SIGSTOP, SIGCONT, and start again on
   the data that it has, in the part that it had at first: a primary that comes back believes that it still is one, until
   a Sentinel demotes it, about ``DEMOTED_AFTER_S`` later.
-- ``watched.failover()`` orders one, as an operator does; ``watched.another(than=node)`` waits until somebody else is
+- ``watched.failover()`` orders one, as an operator does; ``watched.another(than=node)`` waits until another node is
   primary, after a kill or a pause.
 - ``watched.sentinels[k]`` can be killed, paused and started again too.
 """

@@ -1,4 +1,4 @@
-"""A store that notes each writing call, and holds calls back when it is told to."""
+"""A store that records each writing call, and holds calls back on request."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.support.alerts_fakes import Hook
 
 CONCURRENCY: Final = 8
-"""Attempts in flight at one receiver: so many outcomes a crash may leave unknown."""
+"""Attempts in flight at one receiver: the number of outcomes that a crash may leave unknown."""
 LATER_MS: Final = 60_000
 """Longer than a lease."""
 
@@ -37,9 +37,9 @@ class Crashing:
         self._starts = 0
 
     async def run(self, failpoint_text: str = "", *, kill_at: int | None = None) -> bool:
-        """Run until it has told everything, or dies; whether it has told everything.
+        """Run until the process has sent every notification, or dies; return whether it has sent all.
 
-        ``kill_at``: it is killed when the receiver has got so many requests.
+        ``kill_at``: the number of requests at the receiver after which the process is killed.
         """
         start_ms = START_MS + self._starts * LATER_MS
         self._starts += 1

@@ -1,4 +1,4 @@
-"""A worker that flaps is told of once an outage lasts, and of its end; nothing is held for ever (P20)."""
+"""A flapping worker's outage is notified once it lasts, and so is its end; no event is held without end (P20)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def end(seq: int) -> Event:
         ([STALE, RECOVERED], [0]),
         ([STALE, RECOVERED, STALE, RECOVERED], [0, 2]),
         ([REJECTED, STALE, RECOVERED], [0]),  # one outage that got worse
-        ([STALE, RECOVERED, REJECTED], [0]),  # the last is the one that is about to be told of as worse
+        ([STALE, RECOVERED, REJECTED], [0]),  # the last outage is about to be notified as worse
         ([STALE, EventKind.STOPPED, EventKind.RESUMED], [0]),
     ],
 )
@@ -50,7 +50,7 @@ def test_p20_outages_are_counted_by_their_beginnings(kinds: list[EventKind], due
 
 
 class Play:
-    """A thread that is told which outage its worker has."""
+    """The alert group of a worker; each step is given the number of the worker's outage."""
 
     def __init__(self) -> None:
         self.group = AlertGroup(key="w4:acmew", shape=Shape.WORKER, tenant="acme", timing=Timing())
@@ -128,7 +128,7 @@ def test_p20_what_makes_an_outage_worse_does_not_prolong_the_wait() -> None:
     play.offer(worse)
     assert play.step(4) == Wait(START_MS + HOLD_MS, Decision.DAMPED)
     play.now_ms += 1
-    # Also when so many of its outages are long ago by then.
+    # The hold ends on time although the earlier outages no longer count as recent by then.
     assert isinstance(play.step(1), CreateNotification)
     assert (play.of(down(8)), play.of(worse)) == (Outcome.DAMPED, Outcome.PART_OF)
 

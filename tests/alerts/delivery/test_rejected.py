@@ -1,4 +1,4 @@
-"""P11 at the receivers: a worker that is alive and rejected is told of as that, and again when it falls silent."""
+"""P11 at the receivers: a living worker with rejected beats is notified as such, and again when it falls silent."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def back(worker: str = "w", number: int = 3, kind: EventKind = EventKind.RECOVER
 
 
 def at(worker: str, number: int, **changes: Any) -> Event:
-    """In the order of the stream, whoever it is of."""
+    """An event at position ``number`` of the stream, whatever its worker."""
     return event(number, worker_id=worker, **{"position": f"{START_MS}-{number}", **changes})
 
 
@@ -109,7 +109,7 @@ async def daemon(store_url: str, clock: Clock) -> AsyncIterator[Callable[..., An
 
 
 async def happens(running: Daemon, *stream: Event) -> None:
-    """Until it is routed, and what can be told of it now is told."""
+    """Append the events to the stream, and wait until they are routed and acknowledged."""
     running.source.stream += stream
     running.service.wakeup()
     await until(lambda: running.source.acked == len(running.source.stream))
@@ -381,7 +381,7 @@ class Whole:
             await self.store.pulse(0, ends=False)
 
     async def is_told(self, number: int) -> dict[str, Any]:
-        """What comes after the sweep of this moment: the newest of so many notifications."""
+        """Sweep now, wait until ``number`` notifications have come, and return the body of the newest."""
         await self.store.sweep(0, limit=100)
         self.service.wakeup()
         await until(lambda: len(self.hook.requests) == number)

@@ -116,7 +116,7 @@ class Bench:
         return nid
 
     async def dead(self, *events: Event, key: str | None = None) -> str:
-        """A dead letter that tells of the events."""
+        """A dead letter about the events."""
         await self.offer(*events, key=key)
         return await self.send(key or worker_key(events[0]), lambda draft: dead_letter(draft, reason="500"))
 

@@ -1,4 +1,4 @@
-"""Alertmanager for real: Debian's own, on a loopback port, and what it makes of what it is told."""
+"""A real Alertmanager, Debian's own, on a loopback port, and the alerts that it makes of notifications."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WORDING: Final = Wording(public_url="https://lastseen.example.org", redact=())
 def told(
     kind: EventKind, now_ms: int, *, created_ms: int | None = None, previous: Event | None = None, **changes: Any
 ) -> Notification:
-    """What is told of a worker that has been silent for the last ten seconds, at this moment."""
+    """A notification, at ``now_ms``, of a worker that has been silent for ten seconds."""
     facts: dict[str, Any] = {
         "kind": kind,
         "due_ms": now_ms - 10_000,
@@ -108,7 +108,7 @@ async def active(url: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def now_ms(tmp_path: Path) -> int:
-    """The present, as the file system tells it: Alertmanager has a clock of its own."""
+    """The current time, read from the file system: Alertmanager has a clock of its own."""
     return tmp_path.stat().st_mtime_ns // 1_000_000
 
 
@@ -138,7 +138,7 @@ async def test_an_outage_is_fired_told_again_and_resolved_for_real(tmp_path: Pat
         assert set(fired["annotations"]) == {"summary", "description", "silence"}
         await until(lambda: called() == [("firing", "w")])
 
-        # Told again, and then failed: the same alert, with a later end.
+        # Sent again, and then failed: the same alert, with a later end.
         again = told(EventKind.STALE, now_ms, created_ms=now_ms + RESEND_MS)
         await receiver.send(again, attempt=1, now_ms=now_ms)
         failed = told(EventKind.FAILED, now_ms, created_ms=now_ms + RESEND_MS + 5)

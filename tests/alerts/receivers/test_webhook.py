@@ -55,7 +55,7 @@ async def _send(receiver: WebhookReceiver, item: Notification | None = None, now
 
 @pytest.fixture
 def now_ms(tmp_path: Path) -> int:
-    """The present, which the verifying side insists on, as the file system tells it."""
+    """The current time, read from the file system: the verifying side insists on it."""
     return tmp_path.stat().st_mtime_ns // 1_000_000
 
 
@@ -293,7 +293,7 @@ async def test_of_an_alert_only_alertmanager_itself_says_that_it_is_not_valid(
 
 
 async def test_what_is_reached_at_the_start_is_the_address_that_was_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name may be told to be another address at each question (DNS rebinding)."""
+    """A name may resolve to another address at each lookup (DNS rebinding)."""
     loop = asyncio.get_running_loop()
     asked: list[str] = []
 

@@ -140,7 +140,7 @@ class Rig:
         return (await self.groups.stats(now_ms=self.clock.ms)).lag_ms == 0
 
     async def outcome(self, one: Event) -> Outcome | None:
-        """What a person is told of an event: what its notification came to."""
+        """The outcome of an event as an operator sees it: that of its notification."""
         told = await outcome_of(self.groups, one.event_id)
         if told is None or told.outcome is not Outcome.PART_OF:
             return None if told is None else told.outcome
@@ -202,7 +202,8 @@ async def test_an_end_without_a_down_is_superseded_and_leaves_no_thread(rig: Rig
 
 
 async def test_p6_a_router_that_hung_brings_nothing_back_that_was_told(rig: Rig) -> None:
-    """It has read that there is no thread; before it writes, another one offers the same, and it is told and over."""
+    """The hung router has read that no group exists. Before it writes, another router offers the same event. That
+    one is sent, and its group ends."""
 
     class Hung(GroupStore):
         async def save(self, *args: Any, **rest: Any) -> list[bool]:

@@ -180,7 +180,7 @@ async def test_p26_no_outcome_is_forgotten_that_an_unacked_event_needs(groups: G
     in_hand = events(workers=50, each=2)
     await offer_all(groups, offers(in_hand), now_ms=START_MS)
     claimed = await groups.claim(limit=100, lease_ms=1_000, now_ms=START_MS)
-    for one in claimed:  # all is told, and the threads are over
+    for one in claimed:  # every event has its outcome, and the groups are over
         draft = Draft(one.group, START_MS)
         for pending in one.group.pending:
             draft.set_outcome(pending, Outcome.PART_OF, f"ntf_{pending.event_id}")

@@ -265,7 +265,7 @@ async def test_a_thread_that_is_over_leaves_nothing_but_outcomes(groups: GroupSt
 
 
 async def test_p6_a_change_that_is_sent_twice_brings_nothing_back(groups: GroupStore) -> None:
-    """The answer to the first was lost; meanwhile all that it brought was told, and the thread has ended."""
+    """The answer to the first change was lost. Meanwhile its event was delivered, and the group has ended."""
     draft = Draft(a_thread(), START_MS)
     draft.set_outcome(event(), Outcome.QUEUED)
     begin = Change(draft=draft, version=0, due_ms=START_MS)

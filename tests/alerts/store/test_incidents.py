@@ -136,7 +136,7 @@ async def test_p18_an_old_incident_that_is_forgotten_leaves_the_newer_one_of_its
         await _note(incidents, [event(1, worker_id=f"v{number}"), _end(2, worker_id=f"v{number}")], now_ms=later_ms)
     with pytest.raises(UnknownIncidentError):
         await incidents.get("acme", f"inc_{first.event_id}")
-    # Its end finds the receivers that were told of the DOWN, and closes it.
+    # The end finds the receivers that were notified of the DOWN, and closes the incident.
     (ended,) = await incidents.record(0, [_end(4)], _no_targets, now_ms=later_ms + 10)
     assert ended == Noted(incident_id=opened.incident_id, targets={"ops": "ww"})
     assert (await incidents.get("acme", f"inc_{second.event_id}")).closed_by is EventKind.RECOVERED
@@ -196,7 +196,7 @@ async def test_the_first_ack_stays_and_what_is_over_takes_none(incidents: Incide
 
 
 class Interrupted(StoreConnection):
-    """A store at which somebody else is faster: once, right before a call of ``function``."""
+    """A store at which another change comes first: once, right before a call of ``function``."""
 
     def __init__(self, redis_url: str, function: str, meanwhile: Callable[[], Awaitable[object]]) -> None:
         super().__init__(pools=pools(redis_url), receivers=1)
@@ -356,7 +356,7 @@ async def test_p16_an_environments_incident_counts_members_of_all_partitions_onc
     assert member.part_of == WHOLE
     await note(0, *(_end(2, worker_id=f"w{n}") for n in range(2)))
     await note(1, _end(2, worker_id="w3", due_ms=START_MS + 20))
-    await note(0, *downs[:2])  # somebody who is late says that they are down
+    await note(0, *downs[:2])  # a late process records them as down
     assert (await incidents.get("acme", WHOLE)).members_open == 1
     acked = await incidents.acknowledge("acme", WHOLE, by="ann", comment="", now_ms=START_MS)
     assert (acked.members, acked.is_open) == (4, True)

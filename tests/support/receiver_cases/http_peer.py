@@ -1,4 +1,4 @@
-"""A small HTTP server that misbehaves as it is told, below what a server library would let it do."""
+"""A small HTTP server that misbehaves as a test chooses, in ways that a server library would not allow."""
 
 from __future__ import annotations
 
