@@ -300,9 +300,7 @@ class Store:
 
     # The outbox ---------------------------------------------------------------------------------------------------
 
-    async def claim(
-        self, partition: int, *, owner: str, lease_ms: int, limit: int, confirmed: bool = False
-    ) -> Taken:
+    async def claim(self, partition: int, *, owner: str, lease_ms: int, limit: int, confirmed: bool = False) -> Taken:
         """Claim or renew a partition's router lease, and read the events after its cursor.
 
         ``confirmed``: they are as durable as ``settings`` ask, on the server that they were read from.

@@ -25,7 +25,7 @@ def types(daemon: Daemon, worker_id: str) -> list[str]:
 # One daemon ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_failure_that_a_worker_reports_is_told_at_once_and_a_clean_stop_never(home: Home, receiver: Receiver) -> None:
+def test_a_failure_that_a_worker_reports_is_sent_at_once_and_a_clean_stop_never(home: Home, receiver: Receiver) -> None:
     receiver.open()
     home.write(ANY_PORT + receiver.section())  # silence would take 95 s
     daemon = home.start()

@@ -83,7 +83,7 @@ def test_p1_nor_is_one_that_came_over_a_connection_that_was_open_before_the_paus
     daemon.stop()
 
 
-def test_a_beat_of_somebody_who_does_not_wait_for_the_answer_is_taken_by_a_daemon_that_was_not(home: Home) -> None:
+def test_a_beat_of_a_client_that_does_not_await_the_answer_is_taken_by_a_daemon_that_was_not_paused(home: Home) -> None:
     home.write(ANY_PORT)
     daemon = home.start()
     assert daemon.beat("before").status == 204

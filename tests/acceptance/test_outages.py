@@ -65,7 +65,7 @@ def store_killed(home: Home, daemon: Daemon) -> Daemon:
 
 
 @pytest.mark.parametrize("fault", [killed, paused, without_store, store_killed])
-def test_p1_p2_our_own_outage_pages_nobody_and_hides_no_death(
+def test_p1_p2_an_outage_of_the_monitor_causes_no_false_page_and_hides_no_death(
     home: Home, receiver: Receiver, fault: Callable[[Home, Daemon], Daemon]
 ) -> None:
     receiver.open()

@@ -92,7 +92,7 @@ def sender() -> Iterator[Callable[[Daemon, str], Sender]]:
         one.end()
 
 
-def test_every_process_tells_the_metrics_and_the_state_of_all_and_one_outage_is_one_event(home: Home) -> None:
+def test_every_process_shows_the_metrics_and_the_state_of_all_and_one_outage_is_one_event(home: Home) -> None:
     home.write(CONFIG)
     daemon = home.start()
     assert len(daemon.lines("daemon.ready")) == 1

@@ -121,7 +121,7 @@ def test_a_daemon_survives_the_loss_of_the_primary_and_its_beats_go_on(
 
 
 @pytest.mark.parametrize("durability", ["replicas:1", "memory"])
-def test_p23_a_death_that_no_replica_has_is_told_before_the_failover_only_under_memory_and_found_again_after_it(
+def test_p23_a_death_on_no_replica_is_sent_before_failover_only_under_memory_and_found_again_after_it(
     empty_home: Home, receiver: Receiver, durability: str
 ) -> None:
     """The primary is killed with an event that no replica has. Under memory it was notified, and is notified again."""

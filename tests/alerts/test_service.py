@@ -122,7 +122,7 @@ async def test_p5_every_event_reaches_every_matching_receiver_once(daemon: Any) 
     assert running.service.failing() == []
 
 
-async def test_p7_each_worker_is_told_of_in_order_though_attempts_fail(daemon: Any) -> None:
+async def test_p7_each_worker_is_reported_in_order_though_attempts_fail(daemon: Any) -> None:
     stream = events(workers=7, each=5)
     ops = Inbox(answer=_fails_until(3), timeout_s=3_600)
     running = await daemon([ops], stream)
@@ -357,7 +357,7 @@ async def test_p31_one_whose_outage_is_over_is_forgotten_and_no_resolved_follows
     assert ops.accepted == []
 
 
-async def test_p31_its_reminders_go_on_and_one_that_is_accepted_tells_it(daemon: Any, clock: Clock) -> None:
+async def test_p31_reminders_of_a_page_given_up_go_on_and_an_accepted_one_reports_it(daemon: Any, clock: Clock) -> None:
     refusing = Refusing("-w")
     ops = Inbox(answer=refusing)
     everything = Route(receivers=("ops",), events=frozenset(EventKind), repeat_interval_ms=600_000)
@@ -592,7 +592,7 @@ async def test_p21_a_receiver_gets_no_more_attempts_at_once_than_its_concurrency
     assert ops.most == 8
 
 
-async def test_what_is_told_again_and_again_is_tried_as_often_when_it_failed(daemon: Any) -> None:
+async def test_what_is_resent_periodically_is_tried_as_often_when_it_failed(daemon: Any) -> None:
     ops = Inbox(answer=_fails_until(12), resend_ms=500, takes_groups=False)
     with capture_logs() as logs:
         running = await daemon([ops], [event()])
@@ -725,7 +725,7 @@ def types(inbox: Inbox) -> list[str]:
     return [item.event_type for item in inbox.accepted]
 
 
-async def test_p18_the_end_goes_to_whoever_was_told_whatever_the_routes_say_now(daemon: Any) -> None:
+async def test_p18_the_end_goes_to_the_receivers_that_were_notified_whatever_the_routes_say_now(daemon: Any) -> None:
     source = ListSource([stale("w", 1)])
     ops, new = Inbox("ops"), Inbox("new")
     before = await daemon([ops, new], source, routes=[Route(receivers=("ops",))])
@@ -738,7 +738,7 @@ async def test_p18_the_end_goes_to_whoever_was_told_whatever_the_routes_say_now(
     assert new.attempts == []
 
 
-async def test_p18_what_is_over_before_it_was_told_is_never_told_and_has_an_outcome(daemon: Any) -> None:
+async def test_p18_what_is_over_before_it_was_sent_is_never_sent_and_has_an_outcome(daemon: Any) -> None:
     ops = Inbox()
     running = await daemon([ops], [stale("w", 1), over("w", 2)])
     await until(running.is_idle)
@@ -749,7 +749,7 @@ async def test_p18_what_is_over_before_it_was_told_is_never_told_and_has_an_outc
     assert ops.attempts == []
 
 
-async def test_p7_a_group_is_told_once_with_its_members_and_once_that_it_is_over(daemon: Any, clock: Clock) -> None:
+async def test_p7_a_group_is_notified_once_with_its_members_and_once_when_it_is_over(daemon: Any, clock: Clock) -> None:
     source = ListSource([stale(f"w{number}", number) for number in range(1, 4)])
     ops = Inbox()
     route = Route(receivers=("ops",), group_by=("environment",), group_wait_ms=2_000)
@@ -835,7 +835,7 @@ def silence_of_all() -> Silence:
     )
 
 
-async def test_p17_a_silenced_worker_is_told_of_once_when_the_silence_ends_and_it_is_still_down(
+async def test_p17_a_silenced_worker_is_notified_once_when_the_silence_ends_and_it_is_still_down(
     daemon: Any, clock: Clock
 ) -> None:
     ops = Inbox()

@@ -412,7 +412,7 @@ async def test_old_http_chunks_and_questions_are_answered_the_same(both: Both) -
     await same(both, chunked + b"zz\r\n")
 
 
-async def test_a_client_that_asks_first_is_told_to_go_on(both: Both) -> None:
+async def test_a_client_that_asks_first_is_answered_100_continue(both: Both) -> None:
     raw = request(BODY, *usual_headers(both.token()), "Expect: 100-continue")
     for one in (both.short, both.usual):
         for _ in range(2):
@@ -437,7 +437,7 @@ async def test_a_token_is_remembered_no_longer_than_it_is_good(both: Both, store
     assert both.taken == taken
 
 
-async def test_refusals_of_the_store_are_told_the_same(store_url: str) -> None:
+async def test_refusals_of_the_store_are_reported_the_same(store_url: str) -> None:
     async with running(store_url, workers_per_tenant=1) as both:
         headers = usual_headers(both.token())
         assert (await same(both, request(BODY, *headers))).status == 204
@@ -708,7 +708,7 @@ async def test_p29_a_request_that_waits_behind_one_in_two_reads_is_seen(both: Bo
             assert (await read_answer(reader)).status == 204
 
 
-async def test_a_client_that_goes_away_takes_nobody_with_it(both: Both) -> None:
+async def test_a_client_that_goes_away_takes_no_other_client_with_it(both: Both) -> None:
     raw = request(BODY, *usual_headers(both.token()))
     await ask(both.short.port, raw)
     reader, writer = await asyncio.open_connection("127.0.0.1", both.short.port)

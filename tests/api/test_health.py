@@ -77,7 +77,7 @@ async def test_one_probe_answers_for_all_who_ask_within_its_age() -> None:
     assert health.monitor_state(NOW_MS, NOW_MS).reasons == ()
 
 
-async def test_a_stopping_daemon_is_not_ready_and_asks_nobody() -> None:
+async def test_a_stopping_daemon_is_not_ready_and_does_not_probe_the_store() -> None:
     probe = Probe()
     health = health_of(probe)
     health.stopping = True
@@ -107,7 +107,7 @@ async def test_p27_what_a_daemon_says_of_itself_without_asking_is_what_it_says_w
     assert not await health.ready()
 
 
-async def test_p27_what_is_wrong_with_other_processes_is_told_and_is_no_reason_of_its_own() -> None:
+async def test_p27_what_is_wrong_with_other_processes_is_reported_and_is_no_reason_of_its_own() -> None:
     others = ["process_stalled", "delivery_lag"]
     health = Health(sweep_interval_ms=1_000, probe=Probe(), others=lambda: others)
     health.add_reasons(lambda: ["delivery_lag"])
@@ -115,7 +115,7 @@ async def test_p27_what_is_wrong_with_other_processes_is_told_and_is_no_reason_o
     assert health.own_reasons() == ("delivery_lag",)
 
 
-async def test_every_reason_is_told_once() -> None:
+async def test_every_reason_is_reported_once() -> None:
     probe = Probe()
     health = health_of(probe)
     probe.elapsed_s = 60.0
@@ -124,7 +124,7 @@ async def test_every_reason_is_told_once() -> None:
     assert health.monitor_state(NOW_MS, 0).reasons == ("sweep_lag", "delivery_lag", "clock")
 
 
-async def test_p27_while_the_store_is_away_the_other_reasons_stand_and_no_number_of_workers_is_told() -> None:
+async def test_p27_while_the_store_is_away_the_other_reasons_stand_and_no_number_of_workers_is_shown() -> None:
     with servers.running(servers.valkey_binary()) as server:
         async with api.running(server.url) as lastseen:
             fleet = FleetGauge(lastseen.services)

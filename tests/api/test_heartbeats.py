@@ -72,7 +72,7 @@ BY_ID: Final = "/api/v1/workers/w/heartbeat"
 
 
 @pytest.mark.parametrize("by_id", [False, True])
-async def test_the_beat_that_registers_a_worker_is_told_of_fields_that_are_not_known(
+async def test_the_answer_to_the_beat_that_registers_a_worker_names_fields_that_are_not_known(
     lastseen: Api, *, by_id: bool
 ) -> None:
     names = ["interval", "a b", "é", "x\r\ny", "", "n" * 65, "n" * 64, "pid"]
@@ -97,7 +97,7 @@ async def test_at_most_ten_unknown_fields_are_named(lastseen: Api) -> None:
     assert "lastseen-unknown-fields" not in (await lastseen.beat("known", interval_seconds=5)).headers
 
 
-async def test_a_disconnect_is_told_of_fields_that_are_not_known(lastseen: Api) -> None:
+async def test_the_answer_to_a_disconnect_names_fields_that_are_not_known(lastseen: Api) -> None:
     for path in (BY_ID, ID_PATHS[1]):
         answer = await lastseen.client.post(path, json={"reason": "crash", "exitcode": 1})
         named = "exitcode" if path == ID_PATHS[1] else "reason, exitcode"
@@ -119,7 +119,7 @@ ID_PATHS: Final = ("/api/v1/workers/w/heartbeat", "/api/v1/workers/w/disconnect"
 
 @pytest.mark.parametrize("path", [api.BEAT, *ID_PATHS, "/api/v1/silences"])
 @pytest.mark.parametrize("coding", ["gzip", "br", "gzip, identity"])
-async def test_a_compressed_body_is_told_what_takes_one(lastseen: Api, path: str, coding: str) -> None:
+async def test_the_refusal_of_a_compressed_body_names_what_accepts_one(lastseen: Api, path: str, coding: str) -> None:
     body = gzip.compress(b'{"worker_id": "w", "environment_name": "prod", "reason": "crash"}')
     headers = {"content-encoding": coding, "content-type": "application/json"}
     answer = await lastseen.client.post(path, content=body, headers={**lastseen.auth(), **headers})
@@ -161,7 +161,7 @@ async def test_a_beat_by_id_needs_no_body(lastseen: Api, content_type: str | Non
 
 
 @pytest.mark.parametrize("path", [api.BEAT, *ID_PATHS])
-async def test_a_body_that_does_not_come_as_json_is_told_of_its_content_type(lastseen: Api, path: str) -> None:
+async def test_the_refusal_of_a_body_that_is_not_sent_as_json_names_its_content_type(lastseen: Api, path: str) -> None:
     headers = {**lastseen.auth(), "content-type": "application/x-www-form-urlencoded"}
     answer = await lastseen.client.post(path, content=b"{}", headers=headers)
     assert answer.status_code == 422

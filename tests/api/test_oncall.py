@@ -116,7 +116,7 @@ async def post(lastseen: Api, path: str, body: object = None, **token: Any) -> h
 # Incidents
 
 
-async def test_an_incident_is_told_and_belongs_to_its_tenant(lastseen: Api) -> None:
+async def test_an_incident_is_shown_and_belongs_to_its_tenant(lastseen: Api) -> None:
     [incident_id] = await note(lastseen, event())
     one = await lastseen.json(f"{INCIDENTS}/{incident_id}")
     listed = await lastseen.json(INCIDENTS)
@@ -270,7 +270,7 @@ async def test_a_silence_is_kept_listed_and_ended(lastseen: Api) -> None:
         assert len((await lastseen.json(f"{SILENCES}?state={state}"))["silences"]) == 1
 
 
-async def test_p17_when_a_silence_is_ended_whoever_waits_is_looked_at_again(lastseen: Api) -> None:
+async def test_p17_when_a_silence_is_ended_every_waiting_group_is_checked_again(lastseen: Api) -> None:
     made = (await post(lastseen, SILENCES, silence())).json()
     await note(lastseen, event())
     groups, now_ms = lastseen.alerts.groups["ops"], lastseen.store.clock.now_ms()
@@ -284,7 +284,7 @@ async def test_p17_when_a_silence_is_ended_whoever_waits_is_looked_at_again(last
     assert len(await groups.claim(limit=1, lease_ms=1_000, now_ms=lastseen.store.clock.now_ms())) == 1
 
 
-async def test_a_silence_that_matches_nobody_is_taken_with_a_warning(lastseen: Api) -> None:
+async def test_a_silence_that_matches_no_worker_is_accepted_with_a_warning(lastseen: Api) -> None:
     await lastseen.beat("w1", "stage", worker_metadata={"rack": "r7"})
     for matchers, warned in (
         ({"worker_id": "x*"}, True),
@@ -651,7 +651,7 @@ async def test_b8_a_receiver_is_tested_once_in_ten_seconds_and_the_wait_is_said(
     assert (await lastseen.client.post(f"{RECEIVERS}/ops/test", headers=operator)).status_code == 200
 
 
-async def test_b8_an_operator_sees_and_replays_what_is_told_to_any_tenant(lastseen: Api) -> None:
+async def test_b8_an_operator_sees_and_replays_what_is_sent_to_any_tenant(lastseen: Api) -> None:
     await note(lastseen, event(), event(worker_id="v"))
     nid, other = await told(lastseen, event(), refuse), await told(lastseen, event(worker_id="v"), refuse)
     operator = lastseen.auth("x", scopes=(Scope.OPERATOR,))

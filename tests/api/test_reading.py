@@ -62,7 +62,7 @@ async def test_p27_the_sweep_lags_where_one_partition_of_several_was_not_swept(
     assert lastseen.store.clock.now_ms() > began_ms
 
 
-async def test_a_worker_is_told_in_the_words_of_the_design(lastseen: Api) -> None:
+async def test_a_worker_is_shown_in_the_words_of_the_design(lastseen: Api) -> None:
     await lastseen.beat("w", "prod", status="busy", worker_metadata={"z": "ü"}, logs=["a"], tasks_processed=2)
     worker = await lastseen.json("/api/v1/workers/w")
     listed = await lastseen.json(api.WORKERS)
@@ -369,7 +369,7 @@ async def test_p29_the_history_of_a_tenant_is_read_at_once_however_much_others_h
     assert [event["data"]["worker_id"] for event in page["events"]] == ["first", "last"]
 
 
-async def test_a_cursor_of_the_history_does_not_tell_when_other_tenants_have_events(lastseen: Api) -> None:
+async def test_a_cursor_of_the_history_does_not_reveal_when_other_tenants_have_events(lastseen: Api) -> None:
     await beats_in_turn(lastseen, ("a", "prod"))
     page = await lastseen.json("/api/v1/events")
     assert [event["data"]["worker_id"] for event in page["events"]] == ["a"]
@@ -419,7 +419,7 @@ async def test_a_deleted_worker_is_gone_at_once_and_its_next_beat_starts_anew(la
     assert second["worker_metadata"] == {}
 
 
-async def test_the_metrics_tell_of_the_fleet_and_of_the_sweep(lastseen: Api) -> None:
+async def test_the_metrics_show_the_fleet_and_the_sweep(lastseen: Api) -> None:
     await lastseen.beat("w")
     await lastseen.beat("v")
     await lastseen.client.post("/api/v1/workers/v/disconnect", json={"reason": "crash"})
@@ -465,7 +465,7 @@ async def test_a_daemon_that_stops_is_not_ready_and_still_alive(lastseen: Api) -
     assert (await lastseen.client.get("/livez")).status_code == 200
 
 
-async def test_reasons_from_elsewhere_are_told_everywhere(lastseen: Api) -> None:
+async def test_reasons_from_elsewhere_are_shown_everywhere(lastseen: Api) -> None:
     await lastseen.sweep()
     lastseen.services.health.add_reasons(lambda: ["delivery_lag"])
     assert (await lastseen.json("/api/v1/status"))["monitor"]["reasons"] == ["delivery_lag"]

@@ -278,7 +278,7 @@ async def test_p29_a_place_that_is_given_back_goes_to_the_first_that_may_have_it
         pass
 
 
-async def test_p29_who_waits_too_long_for_a_place_is_told_whose_fault_it_is(store_url: str) -> None:
+async def test_p29_the_error_after_too_long_a_wait_for_a_place_says_whose_fault_it_is(store_url: str) -> None:
     assert store_url
     made = places(2, wait_s=0.01)
     async with made.place("a"):

@@ -156,7 +156,7 @@ def test_what_is_no_answer_is_not_counted_as_one(data: bytes) -> None:
 # The load ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_stall_is_charged_for_every_request_that_was_due_meanwhile() -> None:
+async def test_a_stall_is_charged_for_each_request_that_was_due_meanwhile() -> None:
     stall_s = 0.3
 
     def stall(number: int) -> None:

@@ -186,7 +186,7 @@ SCENES: Final = (awake, without_pulses, blind, taker_is_away)
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
 @pytest.mark.parametrize("orders", [MANY, TRIPLES], ids=["four at once", "three of all"])
-async def test_p8_in_every_order_around_the_deadline_one_story_is_told_and_it_is_the_model_s(
+async def test_p8_in_every_order_around_the_deadline_one_sequence_of_events_is_reported_and_it_is_the_model_s(
     bench: Bench, scene: object, orders: Sequence[tuple[str, ...]]
 ) -> None:
     if orders is TRIPLES and "valkey" not in bench.server:
@@ -266,7 +266,7 @@ async def test_p1_p2_p8_after_blindness_the_moved_deadline_is_as_sharp(bench: Be
     await _check_history(bench, expected)
 
 
-async def test_p3_p8_sweeps_and_beats_that_really_run_at_once_tell_one_story(bench: Bench) -> None:
+async def test_p3_p8_sweeps_and_beats_that_really_run_at_once_report_one_sequence_of_events(bench: Bench) -> None:
     """Not in turn but from four connections: the store decides the order, and each is one of the above."""
     begin_ms = (await bench.stores["1"].swept(0))[0] + CASE_MS
     stories: Counter[tuple[EventKind, ...]] = Counter()

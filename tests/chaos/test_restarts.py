@@ -229,7 +229,7 @@ UNDISTURBED: Final = {
 }
 
 
-async def test_p25_a_restart_at_any_step_of_a_day_changes_nothing_of_what_is_told(day: Day) -> None:
+async def test_p25_a_restart_at_any_step_of_a_day_changes_nothing_of_what_is_sent(day: Day) -> None:
     undisturbed = await day.played()
     kinds = {name: [kind.removeprefix("worker.") for _, _, kind in told] for name, told in undisturbed.items()}
     assert kinds == UNDISTURBED

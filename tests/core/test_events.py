@@ -127,7 +127,7 @@ NOT_IN_THE_ID: dict[str, Any] = {
 }
 
 
-def test_each_field_of_an_event_is_either_of_the_fact_or_of_its_telling() -> None:
+def test_each_field_of_an_event_belongs_either_to_the_fact_or_to_its_report() -> None:
     names = {field.name for field in dataclasses.fields(Event)}
     assert set(IN_THE_ID) | set(NOT_IN_THE_ID) == names
     assert set(IN_THE_ID) & set(NOT_IN_THE_ID) == set()

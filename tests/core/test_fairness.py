@@ -39,7 +39,7 @@ async def test_p28_what_has_come_at_once_is_taken_in_its_order_and_others_have_t
     assert turns.oldest_s() == 0
 
 
-async def test_p28_how_long_requests_wait_for_a_turn_is_told_by_the_one_that_came_first() -> None:
+async def test_p28_how_long_requests_wait_for_a_turn_is_shown_by_the_one_that_came_first() -> None:
     turns = Turns(asyncio.get_running_loop(), Stall())
     done: list[int] = []
     first, second = Busy(done, 1), Busy(done, 2)

@@ -123,7 +123,7 @@ class Play:
         return self.notes[nid].outcome if nid in self.notes else Outcome.SUPERSEDED
 
 
-def test_p23_a_store_that_lost_its_last_writes_tells_what_is_new_under_another_id() -> None:
+def test_p23_after_a_store_lost_its_last_writes_what_is_new_is_sent_under_another_id() -> None:
     """A receiver that remembers ids would take it for the one that it had before the loss."""
     play = Play()
     play.offer(down("a"))
@@ -141,7 +141,7 @@ def test_p23_a_store_that_lost_its_last_writes_tells_what_is_new_under_another_i
     assert len({one.nid for one in play.got}) == 4
 
 
-def test_p7_one_notification_tells_of_all_that_came_within_the_wait() -> None:
+def test_p7_one_notification_reports_all_that_came_within_the_wait() -> None:
     play = Play()
     play.offer(down("a"), down("b"))
     assert play.step() == Wait(START_MS + WAIT_MS, Decision.GROUP_WAIT)
@@ -208,7 +208,7 @@ def test_p18_a_group_gets_one_resolved_when_its_last_member_is_over() -> None:
     assert play.types() == ["group.firing", "group.resolved"]
 
 
-def test_p18_a_group_that_is_over_untold_is_never_told() -> None:
+def test_p18_a_group_that_is_over_before_it_was_sent_is_never_sent() -> None:
     play = Play()
     play.offer(down("a"), down("b"), end("a"), end("b"))
     assert play.step() == Over()
@@ -259,7 +259,7 @@ def test_p17_a_group_is_silenced_only_while_every_member_is() -> None:
     assert play.step() == CreateNotification(role=Role.DOWN, event=None)
 
 
-def test_p17_a_group_of_more_than_are_looked_at_is_told_of_though_all_of_these_are_silenced() -> None:
+def test_p17_a_group_of_more_members_than_are_checked_is_notified_though_all_checked_are_silenced() -> None:
     for members, is_silenced in ((FIRST_MEMBERS, True), (FIRST_MEMBERS + 1, False)):
         play = Play()
         workers = [f"w{number}" for number in range(members)]
@@ -345,7 +345,7 @@ def test_b16_how_the_members_of_a_group_ended_is_counted_each_once() -> None:
     assert play.group.ended == {"worker.recovered": 3, "worker.stopped": 1}
 
 
-def test_p16_what_is_suspected_no_more_is_told_at_once() -> None:
+def test_p16_what_is_suspected_no_more_is_notified_at_once() -> None:
     play = Play(Shape.ENVIRONMENT, hold_ms=120_000)
     play.offer(down("a"))
     play.now_ms += WAIT_MS

@@ -149,7 +149,7 @@ def test_an_event_that_comes_again_changes_nothing(again: Event) -> None:
 
 
 @pytest.mark.parametrize("late", [_down(4), _end(4), _end(9, generation=START_MS - 700_000)])
-def test_an_older_event_that_nobody_remembers_touches_no_newer_incident(late: Event) -> None:
+def test_an_older_event_that_is_not_remembered_any_more_touches_no_newer_incident(late: Event) -> None:
     assert fold(_folded(_down(5)), late, targets=OPS) is None
 
 
@@ -192,7 +192,7 @@ def test_p18_events_that_come_again_are_for_the_same_receivers_again() -> None:
     assert again.changed == {}
 
 
-def test_p16_what_an_environment_is_told_is_how_its_members_are_at_the_end_of_the_batch() -> None:
+def test_p16_an_environment_is_given_the_state_of_its_members_at_the_end_of_the_batch() -> None:
     whole = "inc_" + "e" * 32
     key = environment_key("acme", "prod")
     stream = [_down(), _down(1, worker_id="v"), _end(2)]

@@ -133,7 +133,7 @@ def test_an_exception_is_shown_on_a_terminal_too(whose: str) -> None:
         ("console", Terminal, False),
     ],
 )
-def test_auto_is_json_unless_somebody_is_looking(
+def test_auto_is_json_unless_the_stream_is_a_terminal(
     form: Literal["auto", "json", "console"], stream: type[io.StringIO], *, is_json: bool
 ) -> None:
     out = stream()
@@ -221,7 +221,7 @@ class Broken(io.StringIO):
         raise BrokenPipeError(32, "Broken pipe")
 
 
-def test_a_log_that_cannot_be_written_is_no_reason_to_fail_at_what_it_would_have_told() -> None:
+def test_a_log_that_cannot_be_written_is_no_reason_to_fail_at_what_it_would_have_reported() -> None:
     logs.configure(level="info", form="json", stream=Broken())
     ours().info("delivery.delivered")
 

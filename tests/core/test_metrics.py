@@ -154,7 +154,7 @@ def test_one_process_has_the_usual_process_metrics_without_a_label() -> None:
 # Several processes --------------------------------------------------------------------------------------------------
 
 
-def test_whichever_process_is_asked_tells_the_sums_of_all(counters: int) -> None:
+def test_whichever_process_is_asked_shows_the_sums_of_all(counters: int) -> None:
     all_of_them = [of_process(counters, process) for process in range(1, PROCESSES + 1)]
     for number, metrics in enumerate(all_of_them, 1):
         metrics.beats(BeatOutcome.STORED, 10**number)
@@ -197,7 +197,7 @@ def test_a_process_that_is_down_is_a_reason_until_it_is_up_again_and_counts_as_a
     assert values(seen)["lastseen_processes"] == 3
 
 
-def test_process_metrics_are_told_of_each_process_that_runs_and_of_the_supervisor(counters: int) -> None:
+def test_process_metrics_are_shown_for_each_process_that_runs_and_for_the_supervisor(counters: int) -> None:
     slots = Slots(LABELS)
     supervisor = ProcessTable(Table(slots=slots.count, rows=PROCESSES, fd=counters), slots)
     supervisor.started(1, os.getpid())

@@ -357,7 +357,7 @@ def test_b6_the_rhythm_is_judged_by_the_interval_and_without_outages(
         (QUIET, "Worker w1 in prod is back after 4 min 10 s without an accepted heartbeat, status busy on task t9."),
     ],
 )
-def test_p11_nobody_is_called_silent_who_was_not(previous: Event, sentence: str) -> None:
+def test_p11_no_worker_is_called_silent_that_was_not(previous: Event, sentence: str) -> None:
     assert single_sentence(RECOVERED, reminder=0, health=None, previous=previous) == sentence
 
 
@@ -604,7 +604,7 @@ BACK = members(3, kind=EventKind.RECOVERED, old=Liveness.STALE)
         ),
     ],
 )
-def test_p16_a_group_is_told_of_in_one_sentence(events: list[Event], how: dict[str, Any], sentence: str) -> None:
+def test_p16_a_group_is_reported_in_one_sentence(events: list[Event], how: dict[str, Any], sentence: str) -> None:
     assert told(events, **how)["data"]["summary"] == sentence
 
 
@@ -884,7 +884,7 @@ def is_good_line(summary: str) -> bool:
 
 @settings(deadline=None)
 @given(events(), st.integers(0, 1_000), STANDINGS)
-def test_any_event_is_told_of_in_one_short_line_or_refused(
+def test_any_event_is_reported_in_one_short_line_or_refused(
     of: Event, reminder: int, health: EnvironmentHealth | None
 ) -> None:
     try:
@@ -912,7 +912,7 @@ def test_any_event_is_told_of_in_one_short_line_or_refused(
         }
     ),
 )
-def test_any_group_is_told_of_in_one_short_line_or_refused(of: list[Event], how: dict[str, Any]) -> None:
+def test_any_group_is_reported_in_one_short_line_or_refused(of: list[Event], how: dict[str, Any]) -> None:
     if not all(map(has_json_form, of)):
         with pytest.raises(UnrenderableEventError):
             told(of, **how)

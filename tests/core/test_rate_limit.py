@@ -101,7 +101,7 @@ def test_p28_a_worker_that_keeps_to_the_rate_is_never_refused_whatever_the_jitte
 
 
 @pytest.mark.parametrize("ask", [Limiter.wait_ns, partial(Limiter.wait_for_ns, count=1)])
-def test_p28_what_is_known_is_bounded_whoever_comes(ask: Callable[[Limiter, int, int], int]) -> None:
+def test_p28_the_number_of_known_keys_is_bounded_whichever_keys_come(ask: Callable[[Limiter, int, int], int]) -> None:
     limiter = Limiter(Rate(per_s=1, burst=1), most_kept=1_000)
     for key in range(10_000):
         assert ask(limiter, key, START_NS) == 0

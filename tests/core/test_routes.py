@@ -135,7 +135,7 @@ def test_a_label_that_there_is_not_stops_nothing(metadata: str) -> None:
     assert targets_of(event(worker_metadata_json=metadata), routes=[route], traits=PORTS)
 
 
-def test_a_fact_is_told_by_itself_whatever_the_grouping() -> None:
+def test_a_fact_is_sent_by_itself_whatever_the_grouping() -> None:
     route = Route(receivers=("ops",), group_by=("environment",), events=frozenset(EventKind))
     target = targets_of(event(kind=EventKind.REGISTERED, old=None), routes=[route], traits=PORTS)["ops"]
     assert target.shape is Shape.WORKER

@@ -176,7 +176,7 @@ async def test_a_stop_in_the_moment_of_a_tick_is_no_error_in_the_log(caplog: pyt
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-async def test_what_a_pass_raises_is_told_and_later_passes_go_on() -> None:
+async def test_what_a_pass_raises_is_reported_and_later_passes_go_on() -> None:
     sweep = FakePass()
     sweep.error = KeyError("a bug")
     scheduler, errors = scheduler_of(sweep)
@@ -206,7 +206,7 @@ async def test_a_pass_that_ends_well_during_a_stop_is_no_error() -> None:
     assert errors == []
 
 
-async def test_what_a_pass_raises_during_a_stop_is_told_too() -> None:
+async def test_what_a_pass_raises_during_a_stop_is_reported_too() -> None:
     asyncio.get_running_loop().set_exception_handler(lambda _, __: None)
     sweep = FakePass()
     sweep.gate.clear()

@@ -92,7 +92,7 @@ def test_p29_what_a_request_holds_is_given_back_whatever_ends_it() -> None:
     st.integers(1, 1_000),
     st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1, 300), st.booleans()), max_size=60),
 )
-def test_p29_nobody_holds_more_than_is_left_but_by_its_first_request(
+def test_p29_no_tenant_holds_more_than_is_left_except_by_its_first_request(
     total: int, steps: list[tuple[str, int, bool]]
 ) -> None:
     shares = Shares(total, tenants("a", "b"), what="things")
@@ -108,7 +108,7 @@ def test_p29_nobody_holds_more_than_is_left_but_by_its_first_request(
         assert shares.free == total - sum(held.values()) >= 0
 
 
-def test_p29_a_limit_that_is_met_is_counted_and_told_once_a_minute_with_who_met_it_most() -> None:
+def test_p29_a_limit_that_is_met_is_counted_and_logged_once_a_minute_with_who_met_it_most() -> None:
     now_s = 1_000.0
     metrics = Metrics(version="test")
     limits = Limits(metrics.limit, now_s=lambda: now_s)

@@ -168,7 +168,7 @@ def test_p18_a_delivered_down_gets_one_resolved() -> None:
     assert worker_rules.is_over(play.group)
 
 
-def test_p18_p5_a_down_that_is_over_untold_is_superseded_with_its_end() -> None:
+def test_p18_p5_a_down_that_is_over_before_it_was_sent_is_superseded_with_its_end() -> None:
     play = Play()
     play.offer(down(1), end(2))
     assert play.step() == Over()
@@ -252,7 +252,7 @@ def test_a_notification_is_as_old_as_its_first_attempt() -> None:
     assert (play.group.in_flight.attempts, play.group.in_flight.first_attempt_ms) == (3, START_MS)
 
 
-def test_p7_only_the_newest_down_is_told_of_several() -> None:
+def test_p7_only_the_newest_of_several_downs_is_sent() -> None:
     play = Play()
     play.offer(down(1), down(2, EventKind.FAILED, Liveness.STALE))
     assert play.step() == CreateNotification(role=Role.DOWN, event=down(2, EventKind.FAILED, Liveness.STALE))
@@ -266,7 +266,7 @@ def test_p7_only_the_newest_down_is_told_of_several() -> None:
     assert play.outcome(down(1)) is Outcome.SUPERSEDED
 
 
-def test_p11_a_warning_that_was_told_is_followed_by_what_it_became_and_by_one_resolved() -> None:
+def test_p11_a_warning_that_was_sent_is_followed_by_what_it_became_and_by_one_resolved() -> None:
     play = Play()
     play.offer(down(1, EventKind.REJECTED))
     play.step()
@@ -293,7 +293,7 @@ def test_a_failed_attempt_is_made_again_when_it_is_due_and_not_before() -> None:
     assert play.group.in_flight.attempts == 2
 
 
-def test_p17_a_silenced_down_waits_and_is_told_once_if_it_lasts() -> None:
+def test_p17_a_silenced_down_waits_and_is_sent_once_if_it_lasts() -> None:
     play = Play()
     play.silenced_until_ms = START_MS + 30_000
     play.offer(down(1))
@@ -349,7 +349,7 @@ def test_p17_a_reminder_waits_for_the_end_of_a_silence_and_is_looked_at_each_min
     assert play.step() == CreateNotification(role=Role.DOWN, event=down(1), reminder=1)
 
 
-def test_p18_an_outage_that_is_over_while_the_last_resolved_is_in_attempts_is_not_resolved_too() -> None:
+def test_p18_an_outage_that_is_over_while_the_last_resolved_is_in_flight_is_not_resolved_too() -> None:
     play = Play()
     play.offer(down(1))
     play.step()
@@ -403,7 +403,7 @@ def test_p19_an_ack_before_the_down_arrived_counts_and_the_next_incident_is_not_
     assert not play.group.acked
 
 
-def test_p19_a_reminder_in_attempts_is_cancelled_by_the_end() -> None:
+def test_p19_a_reminder_in_flight_is_cancelled_by_the_end() -> None:
     play = Play(repeat_ms=REPEAT_MS)
     play.offer(down(1))
     play.step()
@@ -441,7 +441,7 @@ def test_p18_no_resolved_follows_a_down_that_was_given_up() -> None:
     assert (play.outcome(down(1)), play.outcome(end(2))) == (Outcome.DEAD_LETTERED, Outcome.SUPERSEDED)
 
 
-def test_facts_are_told_in_order_and_a_flood_of_them_is_bounded() -> None:
+def test_facts_are_sent_in_order_and_a_flood_of_them_is_bounded() -> None:
     play = Play()
     play.offer(*(fact(seq) for seq in range(1, worker_rules.FACTS_KEPT + 11)))
     assert play.outcome(fact(10)) is Outcome.SUPERSEDED

@@ -405,7 +405,7 @@ async def test_c18_without_a_tenant_it_is_the_one_there_is_and_lists_are_of_all(
 
 
 @valkey
-async def test_c18_only_an_operator_is_told_which_tenants_there_are(operator: Shell) -> None:
+async def test_c18_only_an_operator_sees_which_tenants_there_are(operator: Shell) -> None:
     lastseen = operator.lastseen
     await lastseen.beat("w", tenant="b")
     await lastseen.beat("w", tenant="a")

@@ -50,14 +50,14 @@ def accept_all(sock: socket.socket) -> int:
 
 @LINUX_DEALS
 @pytest.mark.usefixtures("clients")
-def test_connections_are_dealt_out_evenly_whoever_is_awake(pair: tuple[socket.socket, ...]) -> None:
+def test_connections_are_dealt_out_evenly_whichever_process_is_awake(pair: tuple[socket.socket, ...]) -> None:
     taken = [accept_all(sock) for sock in pair]
     assert sum(taken) == CONNECTIONS
     # Seven standard deviations of a fair coin.
     assert min(taken) > CONNECTIONS // 2 - 56
 
 
-def test_a_port_that_is_shared_is_still_in_use_for_everybody_else(pair: tuple[socket.socket, ...]) -> None:
+def test_a_port_that_is_shared_is_still_in_use_for_any_other_process(pair: tuple[socket.socket, ...]) -> None:
     host, port = pair[0].getsockname()
     with pytest.raises(ListenError, match=f"port {port} on 127.0.0.1 is in use"):
         listen(host, port)

@@ -118,7 +118,7 @@ async def test_a_head_in_time_may_be_followed_by_silence_and_another_request() -
         slow.close()
 
 
-async def test_p28_above_the_limit_answers_close_their_connection_and_nobody_is_refused() -> None:
+async def test_p28_above_the_limit_answers_close_their_connection_and_no_client_is_refused() -> None:
     async with serving(connections=4) as port:
         kept = [await Client.to(port) for _ in range(4)]
         for client in kept:
@@ -196,7 +196,7 @@ async def whole(_: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": bytes(LARGE_BYTES), "more_body": False})
 
 
-async def test_p28_large_answers_that_nobody_takes_are_bounded_in_bytes() -> None:
+async def test_p28_large_answers_that_no_client_reads_are_bounded_in_bytes() -> None:
     async with serving(RawPath(whole, answers=Shares(2 * LARGE_BYTES, Tenants(), what="bytes"))) as port:
         slow = [await Client.to(port) for _ in range(2)]
         for client in slow:

@@ -178,7 +178,7 @@ async def test_p28_evidence_is_bounded_and_what_is_too_much_is_dropped_and_count
 
 
 @on_valkey
-async def test_p11_trouble_of_the_store_is_nobodys_error(store_url: str) -> None:
+async def test_p11_trouble_of_the_store_is_no_error_of_the_recorder(store_url: str) -> None:
     async with opened(store_url) as desk:
         desk.store.down = True
         for number in range(3 * LOT):
@@ -281,7 +281,7 @@ QUICK: Final = (
 )
 
 
-def test_p11_a_worker_whose_beats_are_refused_is_told_of_as_rejected_and_a_forger_is_not_believed() -> None:
+def test_p11_a_worker_whose_beats_are_refused_is_reported_as_rejected_and_a_forger_is_not_believed() -> None:
     with daemons.home() as home:
         home.write(QUICK)
         daemon = home.start()

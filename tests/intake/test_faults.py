@@ -281,7 +281,7 @@ async def test_exactly_the_members_of_a_failed_batch_are_refused_and_later_beats
         assert set(await lastseen.stored()) == (set(told) | {"later"}) - members
 
 
-async def test_a_client_that_goes_away_takes_nobody_of_its_batch_with_it(store_url: str) -> None:
+async def test_a_client_that_goes_away_takes_no_other_client_of_its_batch_with_it(store_url: str) -> None:
     async with site(store_url, timeout_s=LONG_S) as lastseen:
         lastseen.proxy.stall()
         gone = [await lastseen.connect() for _ in range(4)]
@@ -326,7 +326,7 @@ async def test_p28_a_full_intake_refuses_at_once_and_takes_beats_again_when_the_
 
 
 @pytest.mark.parametrize("cut", [CutRequest(match=DISCONNECT), CutAnswer(match=DISCONNECT)])
-async def test_p10_a_goodbye_that_is_not_known_to_be_stored_is_refused_and_is_told_once(
+async def test_p10_a_goodbye_that_is_not_known_to_be_stored_is_refused_and_is_recorded_once(
     store_url: str, cut: CutRequest | CutAnswer
 ) -> None:
     path = "/api/v1/workers/w/disconnect"

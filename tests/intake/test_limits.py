@@ -69,7 +69,7 @@ def is_refused(answer: Any, retry_after: int) -> bool:
     )
 
 
-async def test_p28_a_worker_over_its_rate_waits_as_long_as_it_is_told_and_others_do_not(store_url: str) -> None:
+async def test_p28_a_worker_over_its_rate_waits_as_long_as_retry_after_says_and_others_do_not(store_url: str) -> None:
     async with limited(store_url, worker=Rate(per_s=1, burst=3)) as (lastseen, clock):
         statuses = [(await lastseen.beat("w")).status_code for _ in range(3)]
         assert statuses == [204] * 3
@@ -92,7 +92,7 @@ async def test_p28_a_refused_beat_changes_nothing(store_url: str) -> None:
         assert (await lastseen.json(f"{api.WORKERS}/w"))["tasks_processed"] == 1
 
 
-async def test_p28_what_is_wrong_with_a_beat_is_told_before_its_rate(store_url: str) -> None:
+async def test_p28_what_is_wrong_with_a_beat_is_reported_before_its_rate(store_url: str) -> None:
     async with limited(store_url, worker=Rate(per_s=1, burst=1)) as (lastseen, _):
         assert (await lastseen.beat("w")).status_code == 204
         assert (await lastseen.beat("w", tasks_processed="many")).status_code == 422
@@ -144,7 +144,7 @@ async def test_p28_workers_over_their_rate_are_rejected_by_index_and_the_rest_is
         assert (await batch(lastseen, "a", "b", "c")).json() == {"stored": 3, "superseded": 0, "rejected": []}
 
 
-async def test_p28_a_wait_is_told_in_whole_seconds_and_within_bounds(store_url: str) -> None:
+async def test_p28_a_wait_is_reported_in_whole_seconds_and_within_bounds(store_url: str) -> None:
     assert store_url
     admission = Admission(BeatRates(worker=None, tenant=Rate(per_s=1, burst=1), batch=100_000), now_ns=lambda: NS)
     assert admission.batch_refused("acme", 100_000) is None
@@ -160,7 +160,7 @@ async def test_p28_a_wait_is_told_in_whole_seconds_and_within_bounds(store_url: 
 
 
 @pytest.mark.parametrize(("passed_ms", "retry_after_s"), [(0, 2), (1, 2), (400, 2), (999, 2), (1_000, 1), (1_999, 1)])
-async def test_p28_who_comes_again_when_told_is_taken(store_url: str, passed_ms: int, retry_after_s: int) -> None:
+async def test_p28_a_retry_after_the_given_wait_is_taken(store_url: str, passed_ms: int, retry_after_s: int) -> None:
     assert store_url
     clock = Clock()
     admission = Admission(BeatRates(worker=None, tenant=Rate(per_s=2, burst=1), batch=4), now_ns=clock)

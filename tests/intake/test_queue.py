@@ -178,7 +178,7 @@ async def test_a_thousand_beats_at_once_take_few_calls(store_url: str) -> None:
         assert await alive(store) == 1_000
 
 
-async def test_a_lone_beat_waits_for_nobody(store_url: str) -> None:
+async def test_a_lone_beat_waits_for_no_other(store_url: str) -> None:
     async with watched(store_url) as store:
         intake = intake_on(store)
         for worker in ("a", "b", "c"):
@@ -291,7 +291,7 @@ async def _nothing() -> None:
     """Run once the tasks before it have run."""
 
 
-async def test_an_answer_that_fails_keeps_nobody_from_theirs(store_url: str) -> None:
+async def test_an_answer_that_fails_keeps_no_other_caller_from_its_own(store_url: str) -> None:
     async with watched(store_url) as store:
         intake = intake_on(store)
         told: list[Exception | None] = []
@@ -391,7 +391,7 @@ async def test_p8_every_beat_at_a_store_that_hangs_fails_in_time_and_later_ones_
 
 
 @pytest.mark.parametrize("letter", ["b", "c", "e"])
-async def test_p8_who_is_in_a_call_that_hangs_is_told_so_at_the_time_limit_and_who_waits_behind_it_too(
+async def test_p8_a_caller_in_a_call_that_hangs_gets_an_error_at_the_time_limit_and_so_do_those_behind_it(
     store_url: str, letter: str
 ) -> None:
     async with watched(store_url, timeout_s=0.3) as store:
@@ -498,7 +498,7 @@ async def test_p24_what_a_token_does_not_cover_is_not_allowed_and_changes_nothin
         assert [event.kind for event in await history(store)] == [EventKind.REGISTERED]
 
 
-async def test_nobody_can_take_leave_of_or_erase_a_worker_that_there_is_not(store_url: str) -> None:
+async def test_a_worker_that_does_not_exist_can_be_neither_disconnected_nor_deleted(store_url: str) -> None:
     async with opened(store_url) as store:
         intake = intake_on(store)
         with pytest.raises(UnknownWorkerError, match="'w'"):

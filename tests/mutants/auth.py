@@ -120,7 +120,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         tests=(
             "tests/core/test_auth.py",
             "tests/api/test_oncall.py::test_b8_a_restricted_token_has_no_business_with_receivers",
-            "tests/api/test_oncall.py::test_b8_an_operator_sees_and_replays_what_is_told_to_any_tenant",
+            "tests/api/test_oncall.py::test_b8_an_operator_sees_and_replays_what_is_sent_to_any_tenant",
         ),
     ),
     Mutant(

@@ -96,7 +96,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         new='if client.info("server").get("process_id") is None:',
         tests=(
             "tests/store/test_embedded.py::test_a_server_that_is_not_the_recorded_process_is_left_alone",
-            "tests/store/test_embedded.py::test_an_orphan_that_stays_is_told_to_shut_down_and_its_data_is_kept",
+            "tests/store/test_embedded.py::test_an_orphan_that_stays_is_asked_to_shut_down_and_its_data_is_kept",
         ),
     ),
     Mutant(

@@ -116,7 +116,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="alerts/service.py",
         old="longest_ms = min(policy.max_ms, receiver.resend_ms)",
         new="longest_ms = max(policy.max_ms, receiver.resend_ms)",
-        tests=("tests/alerts/test_service.py::test_what_is_told_again_and_again_is_tried_as_often_when_it_failed",),
+        tests=("tests/alerts/test_service.py::test_what_is_resent_periodically_is_tried_as_often_when_it_failed",),
     ),
     Mutant(
         wrong="a removed receiver is reported at each start",

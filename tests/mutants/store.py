@@ -173,7 +173,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/store/lua/beat.lua",
         old="if grace and (not least or grace < least) then",
         new="if grace and (not least or grace > least) then",
-        tests=("tests/store/test_store.py::test_p28_a_batch_tells_of_the_shortest_grace_among_its_workers",),
+        tests=("tests/store/test_store.py::test_p28_a_batch_reports_the_shortest_grace_among_its_workers",),
     ),
     Mutant(
         wrong="a failure report registers a worker in an environment that its token is not for",
@@ -228,7 +228,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         new="if false then",
         tests=(
             "tests/store/test_pulse.py",
-            "tests/store/test_blindness.py::test_p1_whatever_comes_first_after_an_outage_expires_nobody",
+            "tests/store/test_blindness.py::test_p1_whatever_comes_first_after_an_outage_expires_no_worker",
             "tests/store/test_blindness.py::test_p13_a_restarted_store_is_blind_until_the_next_pulse_however_quick_it_was",
         ),
     ),

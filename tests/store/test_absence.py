@@ -361,7 +361,7 @@ async def test_a_sweep_whose_limit_ends_between_deadlines_and_absences_comes_bac
         assert not chunks[-1].more
 
 
-async def test_an_ordinary_beat_costs_what_it_did_whoever_is_absent(store_url: str) -> None:
+async def test_an_ordinary_beat_costs_what_it_did_whichever_workers_are_absent(store_url: str) -> None:
     async with opened(store_url) as store, Redis.from_url(store_url) as redis:
         await store.beat(0, [beat(f"w{k}") for k in range(20)])
         for k in range(10):

@@ -118,7 +118,7 @@ def test_p2_no_deadline_is_moved_further_than_an_interval_and_a_grace_past_the_l
 
 
 @given(gap_ms=st.integers(1, 20), length_ms=st.integers(1, 29), due_ms=st.integers(1, 90))
-def test_p2_stalls_that_go_on_for_ever_do_not_hide_a_death(gap_ms: int, length_ms: int, due_ms: int) -> None:
+def test_p2_stalls_that_go_on_without_end_do_not_hide_a_death(gap_ms: int, length_ms: int, due_ms: int) -> None:
     step = gap_ms + length_ms
     stalls = [(k * step, k * step + length_ms) for k in range(1_000)]
     moved, _ = _credited(due_ms, *stalls)
@@ -270,7 +270,7 @@ async def test_p1_a_worker_that_beats_again_in_time_after_an_outage_has_no_event
 
 
 @pytest.mark.parametrize("first", ["sweep", "beat", "leave", "forget", "purge", "evidence"])
-async def test_p1_whatever_comes_first_after_an_outage_expires_nobody(store_url: str, first: str) -> None:
+async def test_p1_whatever_comes_first_after_an_outage_expires_no_worker(store_url: str, first: str) -> None:
     async with monitor(store_url) as m:
         await m.beat()
         await m.at(m.now_ms + 3_600_000)
@@ -801,7 +801,7 @@ async def test_p26_retention_leaves_out_each_of_several_blind_windows(store_url:
         assert [one.kind for one in moved] == [EventKind.FORGOTTEN]
 
 
-async def test_p16_after_an_outage_nobody_counts_as_silent_before_there_was_time_to_beat(store_url: str) -> None:
+async def test_p16_after_an_outage_no_worker_counts_as_silent_before_there_was_time_to_beat(store_url: str) -> None:
     async with monitor(store_url) as m:
         await m.beat()
         await m.outage(m.now_ms + 3_600_000)
@@ -1105,7 +1105,7 @@ async def test_p11_a_beat_that_is_refused_counts_from_the_millisecond_after_an_a
         assert await m.swept() == [(kind, seen + REACH_MS)]
 
 
-async def test_p11_evidence_revives_and_registers_nobody_and_stays_within_what_a_token_covers(store_url: str) -> None:
+async def test_p11_evidence_revives_or_registers_no_worker_and_stays_within_what_a_token_covers(store_url: str) -> None:
     async with monitor(store_url) as m:
         await m.beat()
         await m.store.evidence(

@@ -101,7 +101,7 @@ async def test_p28_a_worker_that_is_back_while_we_are_too_busy_is_not_missed(sto
         assert await m.swept() == [(EventKind.STALE, due)]
 
 
-async def test_p2_nobody_is_forgotten_who_is_still_waited_for_because_of_an_outage(store_url: str) -> None:
+async def test_p2_no_worker_is_forgotten_that_is_still_waited_for_because_of_an_outage(store_url: str) -> None:
     async with monitor(store_url) as m:
         await m.beat()
         await m.store.disconnect(goodbye(back_in_ms=60_000))

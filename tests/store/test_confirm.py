@@ -97,7 +97,7 @@ async def _is_confirmed(store: Store) -> bool:
     return True
 
 
-async def test_p23_a_server_that_cannot_tell_is_not_asked_to(store_url: str) -> None:
+async def test_p23_a_server_that_cannot_confirm_a_sync_is_not_asked_to(store_url: str) -> None:
     async with opened(store_url, fsync=True, timeout_s=5.0) as store:
         await store.beat(0, [beat("w")])
         if not await _has_append_only_file(store_url):
@@ -144,13 +144,16 @@ async def test_p23_an_event_is_confirmed_by_the_primary_that_it_was_read_from() 
                     pass  # it waits for the replica itself
             await behind.beat(0, [beat("lost")])
             await ahead.beat(0, [beat("kept")])
-            ahead.connection._writing, behind.connection._writing = behind.connection._writing, ahead.connection._writing
+            ahead.connection._writing, behind.connection._writing = (
+                behind.connection._writing,
+                ahead.connection._writing,
+            )
             events = await Outbox(ahead, owner="d").claim(0, 10)
     assert events is not None
     assert [event.worker_id for event in events] == ["kept"]
 
 
-async def test_a_confirmation_that_fails_when_nobody_waits_for_it_any_more_is_no_error_of_the_loop() -> None:
+async def test_a_confirmation_that_fails_when_no_caller_waits_for_it_any_more_is_no_error_of_the_loop() -> None:
     said: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
     with servers.running(servers.valkey_binary()) as server:

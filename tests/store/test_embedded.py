@@ -309,7 +309,7 @@ def test_the_server_ends_with_a_killed_daemon_and_the_data_is_there_on_the_next_
         second.end()
 
 
-def test_a_second_daemon_is_refused_at_once_and_told_who_has_the_directory(tmp_path: Path) -> None:
+def test_a_second_daemon_is_refused_at_once_and_the_refusal_names_who_has_the_directory(tmp_path: Path) -> None:
     with daemon(tmp_path) as first:
         first.ready()
         begun_at = time.monotonic()
@@ -380,7 +380,7 @@ def answers(socket: Path) -> bool:
         return False
 
 
-async def test_an_orphan_that_stays_is_told_to_shut_down_and_its_data_is_kept(
+async def test_an_orphan_that_stays_is_asked_to_shut_down_and_its_data_is_kept(
     tmp_path: Path, orphan: subprocess.Popen[bytes]
 ) -> None:
     with redis.Redis(unix_socket_path=str(tmp_path / "store" / "valkey.sock")) as client:

@@ -323,7 +323,7 @@ async def test_the_delivery_queue_follows_the_primary_too(valkeys: Watched) -> N
         await queue.close()
 
 
-async def test_users_of_the_servers_and_of_the_sentinels_are_told_apart_and_no_password_is_shown(binary: Path) -> None:
+async def test_users_of_the_servers_and_the_sentinels_are_distinguished_and_no_password_is_shown(binary: Path) -> None:
     options = ("--user", "lastseen", "on", ">hunter2", "~*", "&*", "+@all")
     with sentinels.watched(binary, options=options, sentinel_lines=("user watcher on >swordfish +@all",)) as group:
         url = group.url.replace("redis+sentinel://", "redis+sentinel://lastseen:hunter2@")

@@ -288,7 +288,7 @@ async def test_of_the_rules_that_match_an_environment_the_first_one_counts(store
         assert [interval for _, interval in result.outcomes] == [1_000, 2_000, 3_000]
 
 
-async def test_p28_a_batch_tells_of_the_shortest_grace_among_its_workers(store_url: str) -> None:
+async def test_p28_a_batch_reports_the_shortest_grace_among_its_workers(store_url: str) -> None:
     async with opened(store_url) as store:
         batch = [beat("a", grace_ms=70_000), beat("b", grace_ms=2_000), beat("c", grace_ms=80_000)]
         for _ in range(2):  # when they register, and as ordinary beats
@@ -720,7 +720,7 @@ async def test_a_page_ends_early_where_its_workers_report_a_lot_and_misses_none(
         assert max(sizes) < 20
 
 
-async def test_a_damaged_record_holds_up_nobody_else(store_url: str) -> None:
+async def test_a_damaged_record_holds_up_no_other_worker(store_url: str) -> None:
     async with opened(store_url) as store, Redis.from_url(store_url) as redis:
         t = (await store.beat(0, [beat("a"), beat("b"), beat("c")])).now_ms
         await redis.hset("{ls:0}:r", "4:acmea", "rubbish")
@@ -1090,7 +1090,7 @@ async def test_p22_a_sweep_counts_as_full_when_its_last_chunk_is_done(store_url:
         assert (await store.swept(0))[1] == last.now_ms
 
 
-async def test_a_sweep_that_finds_nobody_ends_however_small_its_limit(store_url: str) -> None:
+async def test_a_sweep_that_finds_no_worker_ends_however_small_its_limit(store_url: str) -> None:
     async with opened(store_url) as store:
         t = (await store.beat(0, [beat()])).now_ms
         await ManualClock(store_url).set(t + INTERVAL_MS)
@@ -1124,7 +1124,7 @@ async def test_p16_a_worker_is_silent_after_the_longer_of_interval_and_grace(
         assert await store.environment_health("acme", "prod") == EnvironmentHealth(expected=2, silent=silent)
 
 
-async def test_p16_an_environment_s_standing_counts_the_overdue_and_nobody_who_is_down_or_elsewhere(
+async def test_p16_the_health_of_an_environment_counts_the_overdue_and_no_worker_that_is_down_or_elsewhere(
     store_url: str,
 ) -> None:
     async with opened(store_url, partitions=3) as store:

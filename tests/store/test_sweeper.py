@@ -60,7 +60,7 @@ async def registered(store: Store, count: int) -> int:
     return now_ms
 
 
-async def test_a_pass_expires_a_hundred_workers_seven_at_a_time_and_tells_of_each_once(store_url: str) -> None:
+async def test_a_pass_expires_a_hundred_workers_seven_at_a_time_and_reports_each_once(store_url: str) -> None:
     store = await WatchedStore.open(settings(store_url))
     assert isinstance(store, WatchedStore)
     moved: list[Moved] = []
@@ -93,7 +93,7 @@ async def test_a_pass_reaches_every_partition(store_url: str) -> None:
         assert {worker.stored for _, _, worker in swept if worker} == {Liveness.STALE}
 
 
-async def test_p3_two_sweepers_at_once_tell_of_each_worker_once_between_them(store_url: str) -> None:
+async def test_p3_two_sweepers_at_once_report_each_worker_once_between_them(store_url: str) -> None:
     async with opened(store_url) as one, opened(store_url, daemon="d2") as other:
         moved: list[Moved] = []
         t = await registered(one, 100)

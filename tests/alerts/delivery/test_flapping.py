@@ -81,13 +81,13 @@ class Play:
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_p20_the_first_outages_are_told_at_once(number: int) -> None:
+def test_p20_the_first_outages_are_notified_at_once(number: int) -> None:
     play = Play()
     play.offer(down(2))
     assert isinstance(play.step(number), CreateNotification)
 
 
-def test_p20_a_further_one_is_told_when_it_has_lasted_and_not_before() -> None:
+def test_p20_a_further_outage_is_notified_when_it_has_lasted_and_not_before() -> None:
     play = Play()
     play.offer(down(8))
     assert play.step(4) == Wait(START_MS + HOLD_MS, Decision.DAMPED)
@@ -110,7 +110,7 @@ def test_p20_one_that_is_routed_late_has_to_last_from_when_it_was_detected() -> 
     assert isinstance(play.step(4), CreateNotification)
 
 
-def test_p20_one_that_is_over_before_that_is_not_told_nor_its_end() -> None:
+def test_p20_an_outage_that_is_over_before_that_is_not_notified_nor_is_its_end() -> None:
     play = Play()
     play.offer(down(8))
     play.step(4)
@@ -150,7 +150,7 @@ def test_p20_each_outage_waits_by_itself() -> None:
         (4, "; its 4th outage within 1 h: ones of less than 5 min are not reported."),
     ],
 )
-def test_p20_it_is_said_that_short_outages_are_not_told(number: int, ending: str) -> None:
+def test_p20_the_summary_says_that_short_outages_are_not_reported(number: int, ending: str) -> None:
     recent = RecentOutages(number=number, rule=RULE)
     plain = single_sentence(down(2), reminder=0, health=None)
     assert single_sentence(down(2), reminder=0, health=None, recent=recent) == plain.removesuffix(".") + ending

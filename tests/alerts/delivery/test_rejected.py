@@ -157,7 +157,7 @@ async def test_p11_a_worker_whose_heartbeats_are_accepted_again_had_not_been_sil
     assert "silence" not in summaries(ops)[1]
 
 
-async def test_p18_what_a_receiver_has_not_been_told_of_is_told_as_it_is_by_then(daemon: Any) -> None:
+async def test_p18_what_a_receiver_was_not_notified_of_yet_is_sent_as_it_is_by_then(daemon: Any) -> None:
     ops = Inbox()
     running = await daemon([ops], group_wait_ms=1_000)
     await happens(running, rejected(), silent())
@@ -264,7 +264,7 @@ async def test_p19_an_ack_between_the_lapse_of_the_last_one_and_its_hand_over_is
         await store.close()
 
 
-async def test_p16_a_fleet_whose_token_expired_is_one_notification_that_calls_nobody_silent(
+async def test_p16_a_fleet_whose_token_expired_is_one_notification_that_calls_no_worker_silent(
     daemon: Any, clock: Clock
 ) -> None:
     workers = 1_000
@@ -308,7 +308,7 @@ async def test_p16_a_fleet_whose_token_expired_is_one_notification_that_calls_no
     assert [item.event_type for item in ops.accepted] == ["group.firing", "group.firing", "group.resolved"]
 
 
-async def test_p18_a_route_that_knows_nothing_of_rejections_tells_of_the_silence_and_of_its_end(daemon: Any) -> None:
+async def test_p18_a_route_that_knows_nothing_of_rejections_reports_the_silence_and_its_end(daemon: Any) -> None:
     ops = Inbox()
     running = await daemon([ops], events=LEGACY)
     await happens(running, rejected())
@@ -398,7 +398,7 @@ async def whole(store_url: str) -> AsyncIterator[Whole]:
         await made.service.stop(0)
 
 
-async def test_p11_p18_refused_heartbeats_their_end_and_the_return_are_told_from_the_store_to_the_webhook(
+async def test_p11_p18_refused_heartbeats_their_end_and_the_return_are_sent_from_the_store_to_the_webhook(
     whole: Whole,
 ) -> None:
     last_ms = await whole.beats()

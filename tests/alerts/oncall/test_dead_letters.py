@@ -226,7 +226,7 @@ async def test_a_forced_one_that_dies_again_still_needs_force(bench: Bench) -> N
         await bench.replay(nid)
 
 
-async def test_a_thread_that_has_one_in_attempts_takes_no_dead_letter(bench: Bench) -> None:
+async def test_a_group_that_has_a_notification_in_flight_takes_no_dead_letter(bench: Bench) -> None:
     nid = await bench.dead(event())
     await bench.offer(event(2, kind=EventKind.FAILED))
     other = await bench.send(
@@ -254,7 +254,7 @@ async def test_a_resolved_is_replayed_by_itself_and_never_ends_a_newer_down(benc
     assert (await bench.group(key))[1].notified
 
 
-async def test_a_groups_down_is_overtaken_when_nobody_is_down_any_more(bench: Bench) -> None:
+async def test_a_groups_down_is_overtaken_when_no_member_is_down_any_more(bench: Bench) -> None:
     nid = await bench.dead(event(), event(worker_id="v"), key=GROUP)
     assert (await bench.replay(nid)).role is Role.DOWN
     await bench.change(GROUP, attempted(lambda draft: dead_letter(draft, reason="again")))
@@ -334,7 +334,7 @@ async def test_what_is_not_there_or_not_seen_is_unknown(bench: Bench) -> None:
         await bench.desk.find(nid, receiver="none", sees=lambda _: True)
 
 
-async def test_p5_the_outcomes_of_an_event_name_the_notification_that_told_of_it(bench: Bench) -> None:
+async def test_p5_the_outcomes_of_an_event_name_the_notification_that_reported_it(bench: Bench) -> None:
     down = event()
     nid = await bench.dead(down)
     [(receiver, told, note)] = await bench.desk.outcomes(down.event_id)
@@ -447,7 +447,7 @@ async def test_a_list_goes_on_past_more_at_one_time_than_a_page_looks_at(bench: 
     assert ([one.note.nid for one in page.found], page.last) == ([made[0]], None)
 
 
-async def test_one_in_attempts_is_listed_with_how_many_and_why_the_last_one_failed(bench: Bench) -> None:
+async def test_a_notification_in_flight_is_listed_with_its_attempts_and_why_the_last_one_failed(bench: Bench) -> None:
     await bench.offer(event())
 
     def fails(draft: Draft) -> None:
@@ -556,7 +556,7 @@ async def test_p24_a_restricted_token_sees_a_group_only_where_it_may_see_all_of_
     assert {one.note.nid for one in page.found} == {nid for nid, is_seen in nids.items() if is_seen}
 
 
-async def test_whoever_waits_is_looked_at_again_of_this_tenant_only(bench: Bench) -> None:
+async def test_only_the_waiting_groups_of_this_tenant_are_checked_again(bench: Bench) -> None:
     waiting = Timing(wait_ms=3_600_000)
     await bench.offer(event(), event(worker_id="v"), event(tenant="other"), timing=waiting)
     await bench.offer(event(worker_id="u"), key=GROUP, timing=waiting)

@@ -112,7 +112,7 @@ def now_ms(tmp_path: Path) -> int:
     return tmp_path.stat().st_mtime_ns // 1_000_000
 
 
-async def test_an_outage_is_fired_told_again_and_resolved_for_real(tmp_path: Path, now_ms: int) -> None:
+async def test_an_outage_is_fired_sent_again_and_resolved_for_real(tmp_path: Path, now_ms: int) -> None:
     async with webhook_server() as hook, alertmanager(tmp_path, hook.url) as url:
         receiver = AlertmanagerReceiver(
             name="am", url=f"{url}/", resend_ms=RESEND_MS, labels={"team": "a"}, allow_private=True
@@ -244,7 +244,7 @@ async def test_a_stop_and_a_removal_resolve_too(tmp_path: Path, now_ms: int, kin
         await receiver.close()
 
 
-async def test_an_alert_that_nobody_tells_again_ends_by_itself(tmp_path: Path, now_ms: int) -> None:
+async def test_an_alert_that_is_not_sent_again_ends_by_itself(tmp_path: Path, now_ms: int) -> None:
     async with webhook_server() as hook, alertmanager(tmp_path, hook.url) as url:
         receiver = AlertmanagerReceiver(name="am", url=url, allow_private=True, resend_ms=500)
         await receiver.send(told(EventKind.STALE, now_ms), attempt=1, now_ms=now_ms)

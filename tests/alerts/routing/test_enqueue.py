@@ -201,7 +201,7 @@ async def test_an_end_without_a_down_is_superseded_and_leaves_no_thread(rig: Rig
     assert [await rig.outcome(one) for one in (over("a"), over("b"))] == [Outcome.SUPERSEDED] * 2
 
 
-async def test_p6_a_router_that_hung_brings_nothing_back_that_was_told(rig: Rig) -> None:
+async def test_p6_a_router_that_hung_brings_nothing_back_that_was_sent(rig: Rig) -> None:
     """The hung router has read that no group exists. Before it writes, another router offers the same event. That
     one is sent, and its group ends."""
 
@@ -347,7 +347,7 @@ async def test_p7_a_down_that_may_have_arrived_in_a_failed_attempt_gets_its_reso
     assert len(rig.inbox.attempts) == (2 if unknown else 1)
 
 
-async def test_p5_events_of_a_group_that_is_over_untold_have_an_outcome(rig: Rig) -> None:
+async def test_p5_events_of_a_group_that_is_over_before_it_was_delivered_have_an_outcome(rig: Rig) -> None:
     def fails(_item: Notification, _attempt: int) -> None:
         raise TransientDeliveryError("HTTP 500")
 
@@ -369,7 +369,7 @@ async def test_p5_events_of_a_group_that_is_over_untold_have_an_outcome(rig: Rig
     assert [await rig.outcome(one) for one in (b, failed, over("b", 3))] == [Outcome.SUPERSEDED] * 3
 
 
-async def test_p5_all_that_a_removed_receiver_was_to_be_told_has_an_outcome(rig: Rig) -> None:
+async def test_p5_all_that_was_pending_for_a_removed_receiver_has_an_outcome(rig: Rig) -> None:
     slow = Route(receivers=("ops",), group_by=("environment",), group_wait_ms=60_000)
     await rig.offer(down("a"), down("b"), route=slow)
     await rig.offer(down("c"))
@@ -644,7 +644,7 @@ async def test_p16_a_groups_notification_counts_what_is_new_since_the_last(rig: 
     assert counts() == [(2, 2, 0), (3, 2, 1)]
 
 
-async def test_p17_a_silenced_death_that_the_worker_store_knows_to_be_over_is_not_told(rig: Rig) -> None:
+async def test_p17_a_silenced_death_that_the_worker_store_knows_to_be_over_is_not_notified(rig: Rig) -> None:
     """Its end is recorded, and waits to be routed, when the silence ends."""
     ended = down("ended")
     rig.fleet.over.add(ended.event_id)
@@ -657,7 +657,7 @@ async def test_p17_a_silenced_death_that_the_worker_store_knows_to_be_over_is_no
     assert await rig.outcome(ended) is await rig.outcome(over("ended")) is Outcome.SUPERSEDED
 
 
-async def test_p20_a_worker_that_flaps_is_told_of_once_its_outage_lasts(rig: Rig) -> None:
+async def test_p20_a_worker_that_flaps_is_notified_once_its_outage_lasts(rig: Rig) -> None:
     rig.fleet.outages = FLAPPING.outages
     await rig.offer(down("short"), down("long"))
     rig.start()

@@ -206,7 +206,7 @@ async def test_p26_no_outcome_is_forgotten_that_an_unacked_event_needs(groups: G
     assert sorted(await redis.hkeys(BASE + ":hb")) == ["0", "1"]
 
 
-async def test_p26_nothing_that_is_to_be_told_is_touched_by_any_bound(groups: GroupStore, redis: Redis) -> None:
+async def test_p26_nothing_pending_or_in_flight_is_touched_by_any_bound(groups: GroupStore, redis: Redis) -> None:
     draft = Draft(a_thread("w4:acmeq"), START_MS)
     draft.group.in_flight = a_note("ntf_open", event=event(1, worker_id="q"))
     draft.group.pending = [event(2, worker_id="q")]
@@ -363,7 +363,7 @@ async def test_p26_the_incident_of_an_environment_counts_all_its_members_and_rem
     assert (incident.members, incident.members_open) == (4, 1)
 
 
-async def test_p26_a_service_under_a_flood_stays_within_its_bounds_and_tells_everything_once(
+async def test_p26_a_service_under_a_flood_stays_within_its_bounds_and_sends_everything_once(
     store_url: str, redis: Redis
 ) -> None:
     stream = events(workers=200, each=12)

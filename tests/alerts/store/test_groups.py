@@ -372,7 +372,7 @@ async def test_p4_a_key_of_another_kind_is_refused_before_anything_is_written(
         assert len(await redis.keys()) == 2
 
 
-async def test_p26_a_full_store_takes_what_is_to_be_told_and_can_be_drained(groups: GroupStore, store_url: str) -> None:
+async def test_p26_a_full_store_takes_what_is_pending_and_can_be_drained(groups: GroupStore, store_url: str) -> None:
     await _put(groups, "a", "b")
     async with Redis.from_url(store_url) as redis:
         await redis.config_set("maxmemory", "1mb")
@@ -446,7 +446,7 @@ async def test_a_test_of_a_receiver_holds_up_none_of_another_installation(store_
         await other.close()
 
 
-async def test_a_store_that_is_away_is_told_by_type(tmp_path: object) -> None:
+async def test_a_store_that_is_away_is_reported_by_the_type_of_the_error(tmp_path: object) -> None:
     store = StoreConnection(pools=pools(f"unix://{tmp_path}/none"), receivers=1)
     groups = GroupStore(store, "ops")
     memory = Durability.parse("memory")
