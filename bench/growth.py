@@ -54,6 +54,8 @@ COLUMNS: Final = (
     *("", "beats/s", "of the first", "p99 ms (closed loop)", "of the first"),
     *("daemon, cores per 10,000/s", "store, cores per 10,000/s"),
 )
+_SECRET: Final = secrets.token_hex(32)
+"""Of every daemon: the store knows an installation by its key, and refuses another one."""
 _CONFIG: Final = '[[auth.keys]]\nkid = "bench"\nalgorithm = "HS256"\nsecret_file = "secret"\n'
 
 app = App(name="python -m bench.growth")
@@ -105,7 +107,9 @@ class StoredElsewhere(Daemon):
     def __init__(self, *, place: Path, url: str, partitions: int) -> None:
         file = place / "lastseen.toml"
         file.write_text(_CONFIG, encoding="utf-8")
-        (place / "secret").write_text(secrets.token_hex(32), encoding="ascii")
+        secret = place / "secret"
+        secret.write_text(_SECRET, encoding="ascii")
+        secret.chmod(0o600)
         env = {
             "LASTSEEN_STORE__URL": url,
             "LASTSEEN_STORE__PARTITIONS": str(partitions),

@@ -1,4 +1,4 @@
-"""Checks before a notification is created: may it go out, although its group says so?
+"""Checks before a notification is created: its group is due; do the worker store and the incidents agree?
 
 The worker store is written first, then the incidents, then the groups: a group may be behind both.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 LOOKED_AT: Final = 50
 """Maximum members checked before a reminder. Larger groups are assumed to be still firing."""
 CATCH_UP_MS: Final = 1_000
-"""Longest time that a group's news waits for returns that are in the worker store but not routed yet."""
+"""Longest delay of a group's notification while recoveries are stored but not routed."""
 
 
 class Checks:

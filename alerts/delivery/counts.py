@@ -1,4 +1,4 @@
-"""What is counted and logged of the planner's decisions and of attempts."""
+"""Counts and logs the planner's decisions, and counts attempts."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rest:
-    """A group with nothing to send now; ``change`` gives it back. ``is_new``: the reason is not that of before."""
+    """A group with nothing to send now; ``change`` gives it back. ``is_new``: its decision was another one before."""
 
     claimed: Claimed
     change: Change
@@ -176,6 +176,7 @@ class Planner:
             self._give_up(draft, reason)
             self._broken.pop(key, None)
             group.broken, due_ms = 0, now_ms + AGAIN_MS
+        group.waits_for = Decision.RETRY
         change = given_back(claimed, draft, receiver=self._groups.receiver, due_ms=due_ms, waits=True)
         return [Rest(claimed=claimed, change=change, decision=Decision.RETRY)]
 
@@ -230,14 +231,13 @@ class Planner:
                 return self._attempt(claimed, draft, in_flight, body, decision)
             decision = Decision.DEAD_LETTERED
         if isinstance(step, Send) and group.in_flight is not None:
-            attempt = await self._send(claimed, draft, group.in_flight, firing)
-            if attempt is not None:
-                return attempt
-            decision = Decision.DEAD_LETTERED if group.given_up is None else Decision.SETTLED
+            planned = await self._send(claimed, draft, group.in_flight, firing)
+            if isinstance(planned, Attempt):
+                return planned
+            decision = planned
         is_new = group.waits_for != decision
-        group.waits_for, group.waits_until_ms = decision, 0
+        group.waits_for = decision
         if isinstance(step, Wait):
-            group.waits_until_ms = step.due_ms or 0
             change = given_back(claimed, draft, receiver=self._groups.receiver, due_ms=step.due_ms, waits=True)
         else:
             change = given_back(claimed, draft, receiver=self._groups.receiver)
@@ -245,17 +245,17 @@ class Planner:
 
     async def _send(
         self, claimed: Claimed, draft: Draft, in_flight: InFlight, firing: Mapping[str, Member]
-    ) -> Attempt | None:
-        """Plan an attempt for the notification in flight; None: there is nothing to send, which is recorded."""
+    ) -> Attempt | Decision:
+        """Plan an attempt for the notification in flight; or why there is nothing to send, which is recorded."""
         again = CreateNotification(role=Role.DOWN, event=in_flight.event)
         if in_flight.again and not await self._checks.goes_on(draft.group, again, firing):
             withdraw(draft, again_ms=draft.now_ms + RECHECK_MS)  # its end is not routed yet
-            return None
+            return Decision.SETTLED
         listed = await self._groups.notification(in_flight.nid)
         if listed is not None and listed.body is not None:
             return self._attempt(claimed, draft, in_flight, listed.body, Decision.ATTEMPT)
         self._dead_letter_for_good(draft, "its body is lost")
-        return None
+        return Decision.DEAD_LETTERED
 
     async def _freeze(
         self, draft: Draft, step: CreateNotification, firing: Mapping[str, Member], recent: RecentOutages | None
@@ -333,7 +333,7 @@ class Planner:
         draft.group.again_ms = 0
 
     def _attempt(self, claimed: Claimed, draft: Draft, in_flight: InFlight, body: str, decision: Decision) -> Attempt:
-        draft.group.waits_for, draft.group.waits_until_ms = "", 0
+        draft.group.waits_for = ""
         begin_attempt(draft)
         return Attempt(
             claimed=claimed,
@@ -374,11 +374,6 @@ def given_back(
     over = rules.is_over(group)
     if over:
         group_rules.close(draft, receiver=receiver)
-    return Change(
-        draft=draft,
-        version=claimed.version,
-        token=claimed.token,
-        release=True,
-        due_ms=due_ms if waits else rules.due_ms(group, draft.now_ms),
-        over=over,
-    )
+    due_ms = due_ms if waits else rules.due_ms(group, draft.now_ms)
+    group.waits_until_ms = due_ms or 0
+    return Change(draft=draft, version=claimed.version, token=claimed.token, release=True, due_ms=due_ms, over=over)

@@ -15,7 +15,7 @@ class Decision(StrEnum):
     """It notifies of what has changed in an outage: an escalation, or members of a group."""
     RECOVERED = "recovered"
     FACT = "fact"
-    """It notifies of an event that is neither the begin nor the end of an outage."""
+    """It notifies of an event that is neither the start nor the end of an outage."""
     REMINDER = "reminder"
     ATTEMPT = "attempt"
     """It sends the notification in flight: a retry, or a dead letter that is sent again."""
@@ -36,7 +36,7 @@ class Decision(StrEnum):
     BEHIND = "behind"
     """Members of the group are back; their events are not routed yet."""
     RETRY = "retry"
-    """The last attempt failed; the next one is due later."""
+    """The last attempt or plan failed; the next one is due later."""
     NOTIFIED = "notified"
     """All news is delivered. A reminder may be due later."""
     DEAD_LETTERED = "dead_lettered"
@@ -45,7 +45,9 @@ class Decision(StrEnum):
     """Nothing is pending, and no outage was notified that has not ended."""
 
 
+IDLE: Final = frozenset({Decision.NOTIFIED, Decision.ACKNOWLEDGED, Decision.DEAD_LETTERED})
+"""Decisions about a group without news."""
 HOLDS_BACK: Final = frozenset(
     {Decision.SILENCED, Decision.DAMPED, Decision.HELD, Decision.ACKNOWLEDGED, Decision.SETTLED, Decision.BEHIND}
 )
-"""Decisions by which a notification does not go out, or later than its route says."""
+"""Decisions that withhold a notification, or delay it longer than its route does."""

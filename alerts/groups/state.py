@@ -120,7 +120,7 @@ class AlertGroup(msgspec.Struct, kw_only=True, omit_defaults=True):
     agains: int = 0
     """How often the page was dead-lettered."""
     waits_for: str = ""
-    """The ``Decision`` by which it waits; empty: a notification is in flight, or nothing was decided yet."""
+    """The last ``Decision``, by which it waits; empty: none since the last attempt."""
     waits_until_ms: int = 0
     """When it is decided again; 0: when the group changes."""
     broken: int = 0
@@ -284,7 +284,7 @@ class CreateNotification(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Next step: nothing before ``due_ms``, because of ``why``; None: nothing until the group changes."""
+    """Next step: wait until ``due_ms`` (None: until the group changes). ``why``: the reason."""
 
     due_ms: int | None
     why: Decision

@@ -117,6 +117,13 @@ class IncidentStore:
         _, _, incident = await self._find(tenant, incident_id)
         return incident
 
+    async def is_open(self, tenant: str, incident_id: str) -> bool:
+        """Whether an incident is stored and not closed."""
+        try:
+            return (await self.get(tenant, incident_id)).is_open
+        except UnknownIncidentError:
+            return False
+
     async def acknowledge(self, tenant: str, incident_id: str, *, by: str, comment: str, now_ms: int) -> Incident:
         """Acknowledge an incident. Idempotent: the first acknowledgement is kept.
 

@@ -1,8 +1,9 @@
 """Typed endpoints: the signature of a handler declares its parameters, its body and its answer.
 
 Litestar reads and converts them, and ``openapi`` describes them. Added here: who may call (the guard), limits of a
-body, strictness (an unknown or repeated parameter and an unknown member of a body are refused), and errors that name
-the parameter and its value. Requests of workers have no typed endpoints: their contract is published, and they are hot.
+body, strictness (an unknown or repeated parameter and an unknown member of a body are refused), errors that name the
+parameter and its value, decoded path segments, and OPTIONS for all methods of a path. Requests of workers have no typed
+endpoints: their contract is published, and they are hot.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import msgspec
 from litestar import Request, Router, route
 from litestar.datastructures import CacheControlHeader, State
 from litestar.enums import HttpMethod
-from litestar.exceptions import ValidationException
+from litestar.exceptions import ClientException, ValidationException
 from litestar.params import ParameterKwarg, PathParameter, QueryParameter
 from litestar.response import Response
 from litestar.types import Empty
@@ -184,6 +185,11 @@ def _check_query(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRo
     for name, field in known.items():
         if field.is_required and name not in given:
             raise ParameterError(name, "", "a value is expected")
+    if given:
+        try:
+            _ = connection.url  # Litestar needs it for the error about a value
+        except ValueError:
+            raise ClientException("the Host header is invalid") from None
 
 
 def _answer_invalid(request: Request[Any, Any, Any], error: ValidationException) -> Response[bytes]:
@@ -193,22 +199,26 @@ def _answer_invalid(request: Request[Any, Any, Any], error: ValidationException)
         field = fields.get(str(item.get("key", "")).partition(".")[0])
         if field is not None and isinstance(field.kwarg_definition, ParameterKwarg):
             name = field.kwarg_definition.name or field.name
-            value = ", ".join(value for other, value in query_pairs(request.scope) if other == name)
-            return answer_error(request, ParameterError(name, value, _expected(field) or str(item["message"])))
+            values = [value for other, value in query_pairs(request.scope) if other == name]
+            expected = _expected(field, values) or str(item["message"])
+            return answer_error(request, ParameterError(name, ", ".join(values), expected))
     return answer_error(request, error)
 
 
-def _expected(field: FieldDefinition) -> str | None:
+def _expected(field: FieldDefinition, values: Sequence[str]) -> str | None:
     """What a parameter must be, where that says more than the message of the conversion."""
     kind, definition = field.annotation, field.kwarg_definition
     if field.is_optional:
         kind = make_non_optional_union(kind)
     if get_origin(kind) is list:
         [kind] = get_args(kind)
+    words: tuple[str, ...] = ()
     if get_origin(kind) is Literal:
-        return f"one of {', '.join(get_args(kind))} is expected"
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return f"one of {', '.join(sorted(one.value for one in kind))} is expected"
+        words = get_args(kind)
+    elif isinstance(kind, type) and issubclass(kind, Enum):
+        words = tuple(sorted(one.value for one in kind))
+    if words and not set(values) <= set(words):
+        return f"one of {', '.join(words)} is expected"
     if kind is int and isinstance(definition, ParameterKwarg) and definition.le is not None:
         return f"an integer from {definition.ge} to {definition.le} is expected"
     return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from litestar import Request, get
@@ -124,10 +123,8 @@ def _probes(services: Services) -> list[HTTPRouteHandler]:
 
 def _pages(services: Services, document: Callable[[], Mapping[str, object]]) -> list[HTTPRouteHandler]:
     fleet = FleetGauge(services)
-
-    @cache
-    def encoded_document() -> bytes:
-        return encoded(document())
+    creating = asyncio.Lock()
+    created: list[bytes] = []
 
     def admit(request: Request[Any, Any, Any], path: str) -> None:
         if path not in services.anonymous:
@@ -143,7 +140,9 @@ def _pages(services: Services, document: Callable[[], Mapping[str, object]]) -> 
     @get([SCHEMA, f"{SCHEMA}/openapi.json"])
     async def openapi(request: Request[Any, Any, Any]) -> ASGIResponse:
         admit(request, SCHEMA)
-        # In a thread: to create it takes a third of a second.
-        return json_bytes_answer(await asyncio.to_thread(encoded_document))
+        async with creating:  # once, and in a thread: it takes a third of a second
+            if not created:
+                created.append(encoded(await asyncio.to_thread(document)))
+        return json_bytes_answer(created[0])
 
     return [metrics, openapi]

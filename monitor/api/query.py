@@ -15,15 +15,19 @@ if TYPE_CHECKING:
     from litestar.types import Scope
 
 MAX_PARAMETERS: Final = 100
+MAX_BYTES: Final = 16_384
+"""Of a query. Litestar keeps the last 1,024 queries parsed."""
 
 
 def query_pairs(scope: Scope) -> list[tuple[str, str]]:
     """Query parameters in their order, decoded.
 
     Raises:
-        ParameterError: too many parameters, or bytes that are not UTF-8.
+        ParameterError: too long, too many parameters, or bytes that are not UTF-8.
     """
     text = scope["query_string"].decode("latin-1")
+    if len(text) > MAX_BYTES:
+        raise ParameterError("(query)", text, f"at most {MAX_BYTES} bytes are expected")
     try:
         return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS)
     except UnicodeDecodeError:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from litestar.response.base import ASGIResponse
 
-from monitor.pace import Piece
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable
 
     from monitor.health import MonitorState
 
-_T = TypeVar("_T")
 JSON: Final = "application/json"
 NO_STORE: Final = {"cache-control": "no-store"}
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
@@ -34,19 +31,6 @@ def json_answer(value: object, *, status_code: int = 200) -> ASGIResponse:
 def json_bytes_answer(body: bytes, *, status_code: int = 200) -> ASGIResponse:
     """An answer whose body is already encoded JSON."""
     return ASGIResponse(body=body, status_code=status_code, headers=dict(NO_STORE), media_type=JSON)
-
-
-async def list_answer(
-    name: str, items: Sequence[_T], form: Callable[[_T], object], *, cursor: str | None, state: MonitorState
-) -> ASGIResponse:
-    """A page of a list; ``form`` converts each item."""
-    found: list[bytes] = []
-    piece = Piece()
-    for item in items:
-        if piece.is_over():
-            await piece.rest()
-        found.append(encoded(form(item)))
-    return encoded_list_answer(name, found, cursor=cursor, state=state)
 
 
 def encoded_list_answer(name: str, items: Iterable[bytes], *, cursor: str | None, state: MonitorState) -> ASGIResponse:

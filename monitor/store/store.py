@@ -271,7 +271,8 @@ class Store:
         replicas = self.settings.replicas
         wait = ("WAIT", replicas, limit_ms) if replicas else ("WAITAOF", 1, 0, limit_ms)
         answer, reached = await self.connection.write_then(wait, function, partition, *args)
-        if not (reached >= replicas if replicas else reached is None or reached[0] >= 1):
+        safe = reached >= replicas if replicas else reached is None or reached[0] >= 1
+        if not safe:
             raise StoreUnavailableError("the store did not confirm in time")
         return answer
 

@@ -14,7 +14,7 @@ from alerts.errors import PermanentDeliveryError, TransientDeliveryError
 from alerts.groups import worker_rules
 from alerts.groups.attempts import begin_attempt, dead_letter, deliver, fail, schedule_retry
 from alerts.groups.decisions import Decision
-from alerts.groups.keys import worker_key
+from alerts.groups.keys import environment_key, worker_key
 from alerts.groups.roles import Role
 from alerts.groups.state import CreateNotification, Draft, Outcome, Timing
 from alerts.routing.enqueue import Offer, offer_all
@@ -179,7 +179,7 @@ async def test_p19_after_the_ack_is_answered_no_reminder_is_due(lastseen: Api) -
     assert (await lastseen.json(f"{INCIDENTS}/{incident_id}"))["ack"] == ack
 
 
-async def held_back(lastseen: Api, one: Event, decision: Decision, until_ms: int) -> None:
+async def held_back(lastseen: Api, one: Event, decision: str, until_ms: int) -> None:
     """As if the planner had decided so about the worker's group at `ops`."""
     groups, now_ms = lastseen.alerts.groups["ops"], lastseen.store.clock.now_ms()
     [seen] = await groups.read([Want(group=worker_key(one))])
@@ -212,11 +212,41 @@ def fail_once(draft: Draft, again_ms: int) -> None:
     schedule_retry(draft, due_ms=again_ms, unknown=False)
 
 
+async def test_a_restricted_token_does_not_see_the_notifications_of_a_group(lastseen: Api) -> None:
+    now_ms = lastseen.store.clock.now_ms()
+    key = environment_key("acme", "prod")
+    [noted] = await lastseen.alerts.incidents.record(0, [event()], lambda _: {"ops": key}, now_ms=now_ms)
+    target = Target(key=key, labels={"tenant": "acme", "environment": "prod"}, timing=Timing())
+    offer = Offer(event=event(), key=key, target=target, incident_id=noted.incident_id)
+    await offer_all(lastseen.alerts.groups["ops"], [offer], now_ms=now_ms)
+    path = f"{INCIDENTS}/{noted.incident_id}"
+    assert [one["receiver"] for one in (await lastseen.json(path))["notifications"]] == ["ops"]
+    for restriction in ({"worker_id": "w"}, {"environments": ("prod",)}):
+        assert (await lastseen.json(path, **lastseen.auth(**restriction)))["notifications"] == []
+
+
+async def test_a_decision_that_a_newer_daemon_made_is_no_error(lastseen: Api) -> None:
+    [incident_id] = await note(lastseen, event())
+    await held_back(lastseen, event(), "of_the_next_release", 0)
+    [at] = (await lastseen.json(f"{INCIDENTS}/{incident_id}"))["notifications"]
+    assert at["decision"] is None
+
+
 async def test_an_incident_says_that_a_receiver_was_notified(lastseen: Api) -> None:
     [incident_id] = await note(lastseen, event())
     await told(lastseen, event(), deliver)
     [at] = (await lastseen.json(f"{INCIDENTS}/{incident_id}"))["notifications"]
     assert (at["receiver"], at["notified"], at["decision"], at["nid"]) == ("ops", True, "notified", None)
+    assert (await post(lastseen, f"{INCIDENTS}/{incident_id}/ack")).status_code == 200
+    [at] = (await lastseen.json(f"{INCIDENTS}/{incident_id}"))["notifications"]
+    assert (at["notified"], at["decision"]) == (True, "acknowledged")
+
+
+async def test_an_incident_says_that_a_receiver_refused_its_notification(lastseen: Api) -> None:
+    [incident_id] = await note(lastseen, event())
+    await told(lastseen, event(), refuse)
+    [at] = (await lastseen.json(f"{INCIDENTS}/{incident_id}"))["notifications"]
+    assert (at["notified"], at["decision"], at["nid"]) == (False, "dead_lettered", None)
 
 
 async def test_a_closed_incident_cannot_be_taken_over(lastseen: Api) -> None:
@@ -233,10 +263,22 @@ async def test_a_closed_incident_cannot_be_taken_over(lastseen: Api) -> None:
         ("cursor=WzEsImluY194Il0", "cursor"),
         ("cursor=WzEyMywiaW5jXyVzIl0", "cursor"),
         ("kind=worker", "known parameters: state, environment"),
+        ("state=open&state=all", "'state' is 'all': it is given more than once"),
+        ("limit=0", "'limit' is '0': an integer from 1 to 1000 is expected"),
+        ("environment=%FF", "percent-encoded UTF-8 is expected"),
+        ("environment=" + "x" * 16_400, "at most 16384 bytes are expected"),
+        ("&".join(f"environment={n}" for n in range(21)), "length <= 20"),
     ],
 )
 async def test_a_query_that_cannot_be_used_is_named(lastseen: Api, query: str, words: str) -> None:
     assert is_problem(await lastseen.client.get(f"{INCIDENTS}?{query}"), 422, words)
+
+
+async def test_a_bad_value_with_a_bad_host_is_no_error_of_the_server(lastseen: Api) -> None:
+    for host in ("localhost:abc", "h:99999"):
+        headers = {**lastseen.auth(), "host": host}
+        answer = await lastseen.client.get(f"{INCIDENTS}?limit=x", headers=headers)
+        assert is_problem(answer, 400, "Host")
 
 
 # Silences

@@ -206,7 +206,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         tests=("tests/core/test_events.py::test_data_is_what_webhooks_carry",),
     ),
     Mutant(
-        wrong="a folder of ours in a mount may be open to a whole cohort",
+        wrong="a folder of ours in a mount may be open to a whole group",
         file="monitor/trust.py",
         old="& (stat.S_IRWXG | stat.S_IRWXO):",
         new="& stat.S_IRWXO:",

@@ -1,4 +1,4 @@
-"""The schemas of the OpenAPI document: those of the published contract, unchanged, and Lastseen's own."""
+"""Schemas written by hand: those of the published contract, unchanged, and Lastseen's own that are not generated."""
 
 from __future__ import annotations
 

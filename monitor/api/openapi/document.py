@@ -148,7 +148,7 @@ def _own_paths() -> dict[str, Schema]:
 
 
 def document(typed: Sequence[Router]) -> Schema:
-    """Create the document: by hand for the published contract and what is like it, and of typed endpoints."""
+    """Create the document: operations written by hand, and those generated from the typed endpoints."""
     paths, schemas = described(typed)
     return {
         "openapi": "3.1.0",

@@ -33,7 +33,6 @@ _PROBLEMS: Final[dict[str, Schema]] = {
 }
 _EVERYWHERE: Final = ("400", "500")
 AUTH: Final = ("401", "403")
-READ: Final = (*AUTH, "422", "503")
 READ_ONE: Final = (*AUTH, "404", "503")
 
 
@@ -70,18 +69,16 @@ def operation(
     name: str,
     summary: str,
     success: Schema,
-    problems: Iterable[str] = READ,
+    problems: Iterable[str],
     *,
     scope: Scope = Scope.WORKERS_READ,
-    operator: bool = False,
     parameters: Sequence[Schema] = (),
     body: Schema | None = None,
-    body_required: bool = True,
     lines: Schema | None = None,
     code: str = "200",
     contract: bool = False,
 ) -> Schema:
-    """One method of a path. ``operator``: that scope is accepted too. ``lines``: schema of a line of a JSON lines body.
+    """One method of a path. ``lines``: schema of a line of a JSON lines body.
 
     Other arguments as for ``responses``.
     """
@@ -89,7 +86,7 @@ def operation(
         "operationId": name,
         "summary": summary,
         "responses": responses(success, problems, code=code, contract=contract),
-        "description": described_scope(scope, operator=operator),
+        "description": described_scope(scope),
     }
     if parameters:
         made["parameters"] = [*parameters]
@@ -97,7 +94,7 @@ def operation(
         content: Schema = {"application/json": {"schema": body}}
         if lines is not None:
             content |= {kind: {"schema": lines} for kind in JSON_LINES}
-        made["requestBody"] = {"required": body_required, "content": content}
+        made["requestBody"] = {"required": True, "content": content}
     return made
 
 

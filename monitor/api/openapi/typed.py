@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from monitor.api.openapi.components import Schema
 
-_BODY_PROBLEMS = ("408", "413", "415", "422")
-
 
 def described(routers: Sequence[Router]) -> tuple[dict[str, Schema], dict[str, Schema]]:
     """The paths and the schemas of typed endpoints.
@@ -64,7 +62,7 @@ def _complete(operation: dict[str, Any], handler: HTTPRouteHandler) -> None:
         problems.add("404")
     if body is not None:
         operation["requestBody"]["required"] = not body.has_default
-        problems.update(_BODY_PROBLEMS)
+        problems |= {"408", "413", "415"}
     for parameter in operation.get("parameters", ()):
         parameter["schema"] = _never_null(parameter["schema"])
     operation["description"] = described_scope(access.scope, operator=access.operator)

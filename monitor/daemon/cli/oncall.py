@@ -216,7 +216,7 @@ def acknowledge(
 
 
 def _words(incident: Mapping[str, Any], *whose: str) -> tuple[str, ...]:
-    """What a line about an incident begins with. ``whose``: its tenant, if that is to be named."""
+    """The first columns of an incident's line. ``whose``: its tenant, if it is shown."""
     is_worker = incident["kind"] == "worker"
     who = incident["worker_id"] if is_worker else f"{incident['members_open']} of {incident['members']} workers"
     end = f"closed {incident['closed_at']}" if incident["closed_at"] else "open"

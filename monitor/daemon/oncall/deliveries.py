@@ -91,7 +91,7 @@ class DeliveryList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Replayed(msgspec.Struct, frozen=True, kw_only=True):
-    """Numbers of dead letters that were requeued, are over, and were left."""
+    """Numbers of dead letters: requeued; ``over``, whose outage is over; and ``left``, which could not be requeued."""
 
     replayed: Count
     over: Count
@@ -205,13 +205,16 @@ def delivery_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandl
     ) -> DeliveryList:
         async with place(request.user.tenant):
             page = await oncall.deliveries(
-                request.user, state=outcome, receiver=receiver, after=place_of(cursor, "ntf_"), limit=limit
+                request.user,
+                outcome=Outcome.DELIVERED if outcome == "finished" else Outcome(outcome),
+                receiver=receiver,
+                after=place_of(cursor, "ntf_"),
+                limit=limit,
             )
-            return DeliveryList(
-                deliveries=await in_json(delivery_of, page.found),
-                next_cursor=cursor_of(page.last),
-                monitor=await monitor_now(services),
-            )
+            monitor = await monitor_now(services)
+        return DeliveryList(
+            deliveries=await in_json(delivery_of, page.found), next_cursor=cursor_of(page.last), monitor=monitor
+        )
 
     @get(
         "/api/v1/deliveries/{nid:str}",

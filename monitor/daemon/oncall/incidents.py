@@ -9,7 +9,8 @@ from litestar import get, post
 from litestar.params import JSONBody, QueryParameter
 from msgspec import Meta
 
-from alerts.groups.decisions import Decision
+from alerts.groups.attempts import idle
+from alerts.groups.decisions import IDLE, Decision
 from alerts.groups.incidents import Incident as StoredIncident
 from alerts.groups.incidents import IncidentKind, IncidentState
 from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Count, Cursor, Limit, any_of, in_json, needs, path_id
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from alerts.groups.state import AlertGroup
     from monitor.api.services import Services
+    from monitor.auth import Principal
     from monitor.daemon.oncall.service import OnCall
 
 COMMENT_CHARS: Final = 1_000
@@ -78,7 +80,9 @@ class NotificationState(msgspec.Struct, frozen=True, kw_only=True):
     """Where the notification of an open incident stands at one receiver."""
 
     receiver: str
-    notified: Annotated[bool, Meta(description="The receiver has accepted a notification of this outage.")]
+    notified: Annotated[
+        bool, Meta(description="The receiver has accepted a notification of this outage, or of its group's.")
+    ]
     decision: Annotated[
         Decision | None, Meta(description="Why it notifies now, or why it does not; null: not decided yet.")
     ]
@@ -134,7 +138,10 @@ def incident_of(incident: StoredIncident) -> Incident:
 def notification_of(receiver: str, group: AlertGroup) -> NotificationState:
     """The answer for a group that notifies of an incident."""
     in_flight = group.in_flight
-    decision = Decision(group.waits_for) if group.waits_for else Decision.NOTIFIED if group.notified else None
+    # A newer daemon on the same store may know further decisions.
+    decision = next((one for one in Decision if one == group.waits_for), None)
+    if decision is None or decision in IDLE:  # the group may have been acknowledged or delivered since
+        decision = idle(group) if group.notified or group.given_up is not None else decision
     next_ms = group.waits_until_ms if in_flight is None else in_flight.due_ms
     return NotificationState(
         receiver=receiver,
@@ -154,8 +161,8 @@ _NO_ACK: Final = AckRequest()
 def incident_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
 
-    async def detail_of(incident: StoredIncident) -> IncidentDetail:
-        notifications = [notification_of(name, group) for name, group in await oncall.notifying(incident)]
+    async def detail_of(caller: Principal, incident: StoredIncident) -> IncidentDetail:
+        notifications = [notification_of(name, group) for name, group in await oncall.notifying(caller, incident)]
         monitor = await monitor_now(services)
         return extended(IncidentDetail, incident_of(incident), notifications=notifications, monitor=monitor)
 
@@ -184,11 +191,8 @@ def incident_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandl
                 after=place_of(cursor, "inc_"),
                 limit=limit,
             )
-            return IncidentList(
-                incidents=await in_json(incident_of, found),
-                next_cursor=cursor_of(last),
-                monitor=await monitor_now(services),
-            )
+            monitor = await monitor_now(services)
+        return IncidentList(incidents=await in_json(incident_of, found), next_cursor=cursor_of(last), monitor=monitor)
 
     @get(
         "/api/v1/incidents/{incident_id:str}",
@@ -199,7 +203,7 @@ def incident_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandl
     )
     async def get_incident(request: Caller, incident_id: _Id) -> IncidentDetail:
         async with services.shared.reads.place(request.user.tenant):
-            return await detail_of(await oncall.incident(request.user, incident_id))
+            return await detail_of(request.user, await oncall.incident(request.user, incident_id))
 
     @post(
         "/api/v1/incidents/{incident_id:str}/ack",
@@ -214,6 +218,6 @@ def incident_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandl
         comment = checked_text("comment", data.comment, most=COMMENT_CHARS, lines=True) if data.comment else ""
         async with services.shared.reads.place(request.user.tenant):
             incident = await oncall.acknowledge(request.user, incident_id, by=by, comment=comment)
-            return await detail_of(incident)
+            return await detail_of(request.user, incident)
 
     return [list_incidents, get_incident, acknowledge]

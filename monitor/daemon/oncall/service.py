@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
 
 from alerts.errors import DeliveryError
 from alerts.groups.incidents import IncidentClosedError, IncidentKind, UnknownIncidentError
+from alerts.groups.keys import Shape, shape_of
 from alerts.groups.silences import TooManySilencesError, UnknownSilenceError
-from alerts.groups.state import Outcome
 from alerts.oncall.dead_letters import (
     DeadLetters,
     RefusedError,
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
     from alerts.groups.incidents import Incident, IncidentState
     from alerts.groups.silences import Silence
-    from alerts.groups.state import AlertGroup, EventOutcome, NotificationRecord
+    from alerts.groups.state import AlertGroup, EventOutcome, NotificationRecord, Outcome
     from alerts.oncall.dead_letters import Found, Page, Place, Replayed
     from alerts.receivers import Receiver
     from alerts.rendering.payload import Wording
@@ -55,11 +57,6 @@ MATCHED_WORKERS: Final = 10_000
 TEST_SPACING_MS: Final = 10_000
 """Minimum time between two tests of a receiver, across all daemons."""
 _MS_DIGITS: Final = 15
-_STATES: Final[dict[str, Outcome]] = {
-    "queued": Outcome.QUEUED,
-    "dead_lettered": Outcome.DEAD_LETTERED,
-    "finished": Outcome.DELIVERED,
-}
 
 
 class Alerts(Protocol):
@@ -93,19 +90,6 @@ class Alerts(Protocol):
         """Wake the delivery loop of a receiver: its groups have changed."""
 
 
-class _OpenIncidents:
-    """Answers whether an incident is open."""
-
-    def __init__(self, incidents: IncidentStore) -> None:
-        self._incidents = incidents
-
-    async def is_open(self, tenant: str, incident_id: str) -> bool:
-        try:
-            return (await self._incidents.get(tenant, incident_id)).is_open
-        except UnknownIncidentError:
-            return False
-
-
 class OnCall:
     """The on-call operations; see the module. Methods raise ``NoSuchError`` for unknown ids and receivers.
 
@@ -119,7 +103,7 @@ class OnCall:
         self._alerts = alerts
         self._store = store
         self._now_ms = now_ms
-        self._dead_letters = DeadLetters(groups=alerts.groups, incidents=_OpenIncidents(alerts.incidents))
+        self._dead_letters = DeadLetters(groups=alerts.groups, incidents=alerts.incidents)
 
     async def incidents(
         self,
@@ -150,14 +134,20 @@ class OnCall:
                 raise UnknownIncidentError(incident_id)
             return incident
 
-    async def notifying(self, incident: Incident) -> list[tuple[str, AlertGroup]]:
-        """The groups that notify of an incident, by receiver; none if it is closed."""
+    async def notifying(self, caller: Principal, incident: Incident) -> list[tuple[str, AlertGroup]]:
+        """The groups that notify of an incident, by receiver; none if it is closed.
+
+        A restricted caller does not see groups of many workers, and an unreadable group is left out.
+        """
         found: list[tuple[str, AlertGroup]] = []
         for receiver, key in sorted(incident.targets.items()) if incident.is_open else ():
             if (groups := self._alerts.groups.get(receiver)) is not None:
-                [seen] = await groups.read([Want(group=key)])
-                if seen.group is not None:
-                    found.append((receiver, seen.group))
+                if caller.is_restricted and shape_of(key) is not Shape.WORKER:
+                    continue
+                with suppress(msgspec.MsgspecError):
+                    [seen] = await groups.read([Want(group=key)])
+                    if seen.group is not None:
+                        found.append((receiver, seen.group))
         return found
 
     async def acknowledge(self, caller: Principal, incident_id: str, *, by: str, comment: str) -> Incident:
@@ -227,12 +217,12 @@ class OnCall:
                     self._alerts.wake(receiver)
 
     async def deliveries(
-        self, caller: Principal, *, state: str, receiver: str | None, after: Place | None, limit: int
+        self, caller: Principal, *, outcome: Outcome, receiver: str | None, after: Place | None, limit: int
     ) -> Page:
-        """Notifications to one receiver or to all, newest first, without bodies. ``state``: a key of ``_STATES``."""
+        """Notifications to one receiver or to all, newest first, without bodies. All final outcomes share one list."""
         with _translated_errors():
             return await self._dead_letters.page(
-                _STATES[state],
+                outcome,
                 receiver=receiver,
                 after=after,
                 limit=limit,
@@ -383,7 +373,7 @@ class OnCall:
 
 @contextmanager
 def _translated_errors() -> Iterator[None]:
-    """Translate errors of the alerts to those of the port."""
+    """Translate errors of the alerts to those of the API."""
     try:
         yield
     except UnknownReceiverError as error:

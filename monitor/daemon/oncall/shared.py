@@ -1,4 +1,4 @@
-"""What the on-call endpoints share: places in lists, and answers that are another answer and more."""
+"""What the on-call endpoints share: cursors, optional times, and answers that extend another answer."""
 
 from __future__ import annotations
 
@@ -53,5 +53,5 @@ def time_or_none(ms: int | None) -> str | None:
 
 
 def extended(kind: type[_T], base: msgspec.Struct, **more: Any) -> _T:
-    """The members of ``base`` and more, as a ``kind``, which inherits from the type of ``base``."""
+    """Copy ``base`` into ``kind``, which inherits from its type, with the members in ``more``."""
     return kind(**{name: getattr(base, name) for name in base.__struct_fields__}, **more)

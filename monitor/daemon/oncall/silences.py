@@ -260,11 +260,12 @@ def silence_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandle
                 and (after is None or (silence.created_ms, silence.id) < after)
             ]
             last = (found[limit - 1].created_ms, found[limit - 1].id) if len(found) > limit else None
-            return SilenceList(
-                silences=await in_json(lambda one: silence_of(one, now), found[:limit]),
-                next_cursor=cursor_of(last),
-                monitor=await monitor_now(services),
-            )
+            monitor = await monitor_now(services)
+        return SilenceList(
+            silences=await in_json(lambda one: silence_of(one, now), found[:limit]),
+            next_cursor=cursor_of(last),
+            monitor=monitor,
+        )
 
     @post(
         "/api/v1/silences",
