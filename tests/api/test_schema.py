@@ -9,7 +9,6 @@ import threading
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from unittest.mock import MagicMock
 
 import pytest
 import schemathesis
@@ -33,8 +32,15 @@ from tests.support.openapi import surface
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# The handlers are declared without the services, which they use when they are called.
-_NONE: Final[Any] = MagicMock()
+
+class NoServices:
+    """Handlers are declared with it: they name services when they are declared, and use them when they are called."""
+
+    def __getattr__(self, _: str) -> NoServices:
+        return self
+
+
+_NONE: Final[Any] = NoServices()
 DOCUMENT: Final = json.loads(json.dumps(document([typed_endpoints(_NONE), oncall_router(_NONE, _NONE)])))
 METHODS: Final = frozenset({"get", "post", "put", "patch", "delete"})
 OPERATIONS: Final = sorted(

@@ -218,7 +218,7 @@ def test_p27_a_process_names_what_the_others_say_of_themselves_and_not_its_own_w
         first.processes.started(process, os.getpid())
     first.signs(**signs(monotonic_s()))
     second.signs(**signs(monotonic_s(), Reason.ROUTING_LAG, Reason.EVENT_LOOP_LAG, loop_lag_s=3))
-    third.signs(**signs(monotonic_s(), "a reason that nobody else knows of", ready=False, probe_s=2))
+    third.signs(**signs(monotonic_s(), "a reason that no other process knows of", ready=False, probe_s=2))
     assert first.reasons_of_others() == ["routing_lag", "event_loop_lag"]
     assert second.reasons_of_others() == []
     for metrics in (first, second, third):
