@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from alerts.delivery.counts import Counted
-from alerts.delivery.loop import CONCURRENCY, Delivery
+from alerts.delivery.loop import CONCURRENCY, UNAVAILABLE_HINT, Delivery
 from alerts.delivery.planner import Planner
 from alerts.errors import DeliveryError
 from alerts.loops import POLL_S, StoreBackoff, cancel_all, nothing
@@ -18,14 +18,14 @@ from alerts.oncall.removed_receivers import end_groups
 from alerts.retry import RetryPolicy
 from alerts.routing.router import Router
 from alerts.routing.routes import ReceiverTraits
-from alerts.store.connection import StoreConnection
-from alerts.store.durability import UNAVAILABLE_HINT
 from alerts.store.group_store import GroupStore, Stats
 from alerts.store.incidents import IncidentStore
 from alerts.store.mass_failures import MassFailures
+from alerts.store.receivers import ReceiverStore
 from alerts.store.retention import Retention
 from alerts.store.silences import SilenceStore
 from alerts.supervision import FIRST_PAUSE_S, Part
+from monitor.durability import Confirmation
 from monitor.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ if TYPE_CHECKING:
     from alerts.rendering.payload import Wording
     from alerts.routing.router import EventSource
     from alerts.routing.routes import Route
-    from alerts.store.connection import Pools
-    from alerts.store.durability import Durability
+    from alerts.store.port import StorePort
 
 STOP_TIMEOUT_S: Final = 10.0
 
@@ -53,13 +52,12 @@ class AlertService:
     """A router for each partition and a delivery loop for each receiver, in one event loop.
 
     Args:
-        pools: makes pools of connections to the store.
+        store: calls the store. Closed by ``stop``.
         receivers: where notifications go. Closed by ``stop``.
         routes: which events go where; they may name only these receivers.
         owners: the tenants that a receiver belongs to; a receiver without an entry is shared by all tenants.
         source: the event streams.
         partitions: the number of partitions.
-        durability: what the store must confirm before anything is sent.
         wording: renders notifications.
         fleet: the worker store.
         rule: when a mass failure is declared; None: never.
@@ -71,7 +69,6 @@ class AlertService:
         concurrency: maximum attempts in flight at one receiver.
         poll_s: how often each part polls for work that comes without a wakeup, in seconds.
         first_pause_s: upper bound of the pause before a failed part is restarted for the first time, in seconds.
-        namespace: prefix of every key in the store; empty: none.
         failpoint: called with the name of each point at which a test may end the process.
 
     Raises:
@@ -81,13 +78,12 @@ class AlertService:
     def __init__(
         self,
         *,
-        pools: Pools,
+        store: StorePort,
         receivers: Sequence[Receiver],
         routes: Sequence[Route],
         owners: Mapping[str, frozenset[str]] | None = None,
         source: EventSource,
         partitions: int,
-        durability: Durability,
         wording: Wording,
         fleet: Fleet,
         rule: Rule | None,
@@ -99,23 +95,22 @@ class AlertService:
         concurrency: int = CONCURRENCY,
         poll_s: float = POLL_S,
         first_pause_s: float = FIRST_PAUSE_S,
-        namespace: str = "",
         failpoint: Callable[[str], None] = nothing,
     ) -> None:
         _check(receivers, routes)
 
-        self._store = StoreConnection(pools=pools, receivers=len(receivers), namespace=namespace)
+        self._store = store
+        self._known = ReceiverStore(store)
         self._first_pause_s = first_pause_s
-        self._durability = durability
         self._now_ms = now_ms
         self.wording = wording
         self.receivers = {receiver.name: receiver for receiver in receivers}
         self.owners = owners or {}
         self._history = history or Retention()
-        self.incidents = IncidentStore(self._store, self._history)
-        self.silences = SilenceStore(self._store, self._history)
-        self.groups = {name: GroupStore(self._store, name, self._history) for name in self.receivers}
-        mass_failures = None if rule is None else MassFailures(self._store, rule=rule, fleet=fleet)
+        self.incidents = IncidentStore(store, self._history)
+        self.silences = SilenceStore(store, self._history)
+        self.groups = {name: GroupStore(store, name, self._history) for name in self.receivers}
+        mass_failures = None if rule is None else MassFailures(store, rule=rule, fleet=fleet)
         self._planners = {
             name: Planner(
                 groups=groups,
@@ -135,7 +130,6 @@ class AlertService:
                 groups=self.groups[name],
                 planner=self._planners[name],
                 policy=_policy_for(receiver, policy or RetryPolicy()),
-                durability=durability,
                 now_ms=now_ms,
                 counts=counts,
                 concurrency=concurrency,
@@ -224,10 +218,11 @@ class AlertService:
         outage = StoreBackoff("survey.store_unavailable", "survey.resumed")
         while True:
             try:
-                if not await self._store.can_confirm(self._durability):
-                    mode = self._durability.mode.value
+                removed, confirmation = await self._known.register(self.groups)
+                if confirmation is Confirmation.UNAVAILABLE:
+                    mode = self._store.durability.mode.value
                     _log.warning("durability.unavailable", durability=mode, hint=UNAVAILABLE_HINT)
-                for name in await self._store.register(self.groups):
+                for name in removed:
                     await self._end_removed(name)
                 await asyncio.gather(*(groups.unretire() for groups in self.groups.values()))
                 disabled = [one for one in await self.health() if one.disabled is not None]
@@ -258,7 +253,7 @@ class AlertService:
         _log.warning(
             "receiver.removed", receiver=name, queued=ended.queued, open_downs=ended.notified, reason="undeliverable"
         )
-        await self._store.forget(name)
+        await self._known.forget(name)
 
 
 async def _each(what: str, calls: Mapping[str, Awaitable[None]]) -> None:

@@ -19,8 +19,8 @@ from alerts.groups.attempts import dead_letter, deliver, fail, schedule_retry, u
 from alerts.groups.state import Draft
 from alerts.loops import POLL_S, StoreBackoff, Tries, Wakeup, cancel_all, nothing
 from alerts.retry import GiveUp, Retry, RetryReason, decide
-from alerts.store.durability import DURABILITY_EVENTS, UNAVAILABLE_HINT, Confirmation, Durability
 from alerts.store.group_store import CALL_LIMIT, Claimed, Want
+from monitor.durability import Confirmation
 from monitor.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -45,6 +45,17 @@ _UNRECORDED_KEPT: Final = 10_000
 _UNCONFIRMED_PAUSE_MS: Final = 250
 _AGAIN_PAUSE_MS: Final = 1_000
 
+DURABILITY_EVENTS: Final = {
+    Confirmation.CONFIRMED: "durability.confirmed",
+    Confirmation.UNCONFIRMED: "durability.unconfirmed",
+    Confirmation.UNAVAILABLE: "durability.unavailable",
+}
+"""The log event of each change."""
+UNAVAILABLE_HINT: Final = (
+    "the store cannot confirm this, so notifications leave without: give it an append-only file (appendonly yes;"
+    ' Valkey, or Redis 7.2 or newer), or set store.durability to "memory"'
+)
+
 _log: FilteringBoundLogger = structlog.get_logger()
 
 
@@ -65,7 +76,6 @@ class Delivery:
         groups: the receiver's groups.
         planner: plans the next step of each group.
         policy: when to retry.
-        durability: what the store must confirm before anything is sent (P23).
         now_ms: the store's time.
         counts: counts attempts and decisions.
         concurrency: maximum attempts in flight at once.
@@ -81,7 +91,6 @@ class Delivery:
         groups: GroupStore,
         planner: Planner,
         policy: RetryPolicy,
-        durability: Durability,
         now_ms: Callable[[], int],
         counts: Counts,
         concurrency: int = CONCURRENCY,
@@ -94,7 +103,6 @@ class Delivery:
         self._groups = groups
         self._planner = planner
         self._policy = policy
-        self._durability = durability
         self._now_ms = now_ms
         self._counts = counts
         self._concurrency = concurrency
@@ -192,7 +200,7 @@ class Delivery:
             lost = [plan.claimed for plan, written in zip(rest, done, strict=True) if not written]
             if starting:
                 done, confirmation = await self._groups.save_confirmed(
-                    [plan.change for plan in starting], now_ms=now_ms, durability=self._durability
+                    [plan.change for plan in starting], now_ms=now_ms
                 )
                 self._note(confirmation)
                 lost += [plan.claimed for plan, written in zip(starting, done, strict=True) if not written]
@@ -412,7 +420,7 @@ class Delivery:
         """Log each change of the store's confirmations once."""
         if confirmation is not self._confirmation:
             self._confirmation = confirmation
-            mode = self._durability.mode.value
+            mode = self._groups.durability.mode.value
             log = _log.info if confirmation is Confirmation.CONFIRMED else _log.warning
             hint = {"hint": UNAVAILABLE_HINT} if confirmation is Confirmation.UNAVAILABLE else {}
             log(DURABILITY_EVENTS[confirmation], receiver=self._receiver.name, durability=mode, **hint)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from alerts.store.connection import StoreConnection
-    from alerts.store.durability import Confirmation, Durability
+    from alerts.store.port import StorePort
+    from monitor.durability import Confirmation
 
 CALL_LIMIT: Final = 100
 """Maximum groups in one call, so that the store is never blocked for long."""
@@ -137,22 +137,23 @@ class GroupStore:
     store's clock.
 
     Args:
-        store: the connections to the store; they may be shared.
+        store: calls the store; may be shared.
         receiver: name of the receiver: letters, digits, ``_``, ``.`` and ``-``, at most 64 characters.
         history: how much history is kept.
     """
 
-    def __init__(self, store: StoreConnection, receiver: str, history: Retention = _USUAL) -> None:
+    def __init__(self, store: StorePort, receiver: str, history: Retention = _USUAL) -> None:
         if not _NAME.fullmatch(receiver):
             raise ValueError(f"receiver name {receiver!r} is not 1 to 64 of letters, digits, '_', '.' and '-'")
         self.receiver = receiver
+        self.durability = store.durability
         self._store = store
         self._base = f"{{lt:{receiver}}}"
         self._history = history
 
     async def test_wait_ms(self, spacing_ms: int) -> int:
-        """As ``StoreConnection.test_wait_ms``."""
-        return await self._store.test_wait_ms(self.receiver, spacing_ms)
+        """Begin a test of the receiver. Returns 0, or how long to wait if one began less than ``spacing_ms`` ago."""
+        return int(await self._store.call("begin_test", self._base, spacing_ms))
 
     async def read(self, wants: Sequence[Want]) -> list[Seen]:
         """Read groups, in the order of ``wants``."""
@@ -189,12 +190,10 @@ class GroupStore:
             done = await self.save([change for _, change in changes], now_ms=now_ms, handed=handed)
             left = [want for (want, _), written in zip(changes, done, strict=True) if not written]
 
-    async def save_confirmed(
-        self, changes: Sequence[Change], *, now_ms: int, durability: Durability
-    ) -> tuple[list[bool], Confirmation]:
-        """As ``save``, for at most 100 changes; then waits for the durability of all previous writes (P23)."""
+    async def save_confirmed(self, changes: Sequence[Change], *, now_ms: int) -> tuple[list[bool], Confirmation]:
+        """As ``save``, for at most 100 changes; then waits until they are as durable as ``durability`` asks (P23)."""
         answer, confirmation = await self._store.call_confirmed(
-            durability, "save", self._base, *self._arguments(changes, now_ms, None)
+            "save", self._base, *self._arguments(changes, now_ms, None)
         )
         return [bool(done) for done in answer], confirmation
 

@@ -1,8 +1,4 @@
-#!lua name=lastseen_alerts_DIGEST
 -- The alert groups of one receiver: state, due times, outcomes of events, notifications.
---
--- DIGEST is replaced by a digest of all Lua files of the package: function names are global across libraries, and two
--- releases may run against one store.
 --
 -- KEYS[1] is the base key of every function, "{lt:<receiver>}". All keys are derived from it and share its hash tag:
 --   :q     ZSET   group -> when it is due, ms. A claimed group is due when its lease ends.
@@ -22,19 +18,14 @@
 --   :s     HASH   lease -> the last lease token;  version -> the last version, so that a group that begins again is not
 --                 taken for the previous one;  disabled -> why nothing is claimed;  retired -> 1 after the receiver was
 --                 removed from the configuration: then all keys expire
---   :test  STRING exists while no further test of the receiver is allowed (no function reads it)
--- Times are milliseconds of the store's clock, given by the caller. Every function reads and validates what it needs
--- before its first write: there is no rollback.
+--   :test  STRING exists while no further test of the receiver is allowed
 
 local VERSION, TOKEN, UNTIL, STATE, TENANT = 1, 2, 3, 4, 5
-local LIMIT, PAGE, CHUNK = 100, 500, 1000
 local KINDS = {
   { ':q', 'zset' }, { ':k', 'hash' }, { ':b', 'hash' }, { ':e', 'hash' }, { ':et', 'zset' }, { ':n', 'hash' },
   { ':nt', 'zset' }, { ':open', 'zset' }, { ':dead', 'zset' }, { ':s', 'hash' }, { ':h', 'hash' }, { ':hb', 'hash' },
   { ':up', 'zset' }, { ':t', 'zset' },
 }
-
--- include: helpers.lua
 
 -- A whole number from 0 to 2^53, or nil.
 local function number(text)
@@ -58,13 +49,6 @@ local function foreign(base)
     end
   end
   return nil
-end
-
--- Run a command with a list of arguments of any length, in bounded parts.
-local function in_parts(command, key, list)
-  for from = 1, #list, CHUNK do
-    redis.call(command, key, unpack(list, from, math.min(from + CHUNK - 1, #list)))
-  end
 end
 
 local function group(base, key)
@@ -410,13 +394,19 @@ local function retire(keys, args)
   return 1
 end
 
--- include: reading.lua
+-- begin_test: begin a test of the receiver, unless one began less than `spacing_ms` ago. ARGV: spacing_ms.
+-- Result: 0, or how long to wait, ms.
+local function begin_test(keys, args)
+  local key = keys[1] .. ':test'
+  if redis.call('SET', key, '', 'NX', 'PX', args[1]) then
+    return 0
+  end
+  return math.max(1, redis.call('PTTL', key))
+end
 
--- allow-oom: the path from an event to a delivered notification must work on a full store. Otherwise the events that
--- fill the store could never be delivered and trimmed. A full store accepts no beats, so the events recorded before
--- bound what this path can add.
-redis.register_function{function_name = 'la_save_DIGEST', callback = save, flags = {'allow-oom'}}
-redis.register_function{function_name = 'la_claim_DIGEST', callback = claim, flags = {'allow-oom'}}
-redis.register_function{function_name = 'la_wake_DIGEST', callback = wake, flags = {'allow-oom'}}
-redis.register_function{function_name = 'la_switch_DIGEST', callback = switch, flags = {'allow-oom'}}
-redis.register_function{function_name = 'la_retire_DIGEST', callback = retire, flags = {'allow-oom'}}
+register('save', save, { 'allow-oom' })
+register('claim', claim, { 'allow-oom' })
+register('wake', wake, { 'allow-oom' })
+register('switch', switch, { 'allow-oom' })
+register('retire', retire, { 'allow-oom' })
+register('begin_test', begin_test, { 'allow-oom' })

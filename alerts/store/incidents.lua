@@ -1,4 +1,3 @@
-#!lua name=lastseen_incidents_DIGEST
 -- Incidents. KEYS[1] is the base key: "{la.incidents:<partition>}" for incidents of workers, "{la.environments}" for
 -- incidents of environments. All keys are derived from it and share its hash tag:
 --   :i           HASH  id -> msgpack, see the fields below
@@ -10,15 +9,11 @@
 --   :m:<id>      HASH  member of an environment's incident -> 1 while it is open, 0 afterwards
 -- A place is the time when the incident was opened, ms in 15 digits, and its id: places sort by time. "{la.incidents}"
 -- is the SET of the partitions that have incidents.
---
--- Every function reads and validates what it needs before its first write: there is no rollback.
 
 local VERSION, STATE, PLACE, TENANT, ENVIRONMENT, WORKER, EVENTS, MEMBERS = 1, 2, 3, 4, 5, 6, 7, 8
 -- The fields of MEMBERS. The last three are of the member that closed last (when, by which kind and event), or false.
 local M_ALL, M_OPEN, M_CLOSED, M_KIND, M_EVENT = 1, 2, 3, 4, 5
-local LIMIT, PAGE, FORGET = 100, 500, 200
-
--- include: helpers.lua
+local FORGET = 200
 
 local function incident(base, id)
   local packed = redis.call('HGET', base .. ':i', id)
@@ -228,13 +223,11 @@ local function incidents_partitions(keys)
   return redis.call('SMEMBERS', keys[1])
 end
 
--- allow-oom: as in groups.lua. Also, operators need to acknowledge incidents most while the store is full. Bounded by
--- the number of incidents.
-redis.register_function{function_name = 'la_incidents_read_DIGEST', callback = incidents_read, flags = {'no-writes'}}
-redis.register_function{function_name = 'la_incidents_get_DIGEST', callback = incidents_get, flags = {'no-writes'}}
-redis.register_function{function_name = 'la_incidents_page_DIGEST', callback = incidents_page, flags = {'no-writes'}}
-redis.register_function{function_name = 'la_incidents_partitions_DIGEST', callback = incidents_partitions, flags = {'no-writes'}}
-redis.register_function{function_name = 'la_incidents_write_DIGEST', callback = incidents_write, flags = {'allow-oom'}}
-redis.register_function{function_name = 'la_incidents_join_DIGEST', callback = incidents_join, flags = {'allow-oom'}}
-redis.register_function{function_name = 'la_incidents_put_DIGEST', callback = incidents_put, flags = {'allow-oom'}}
-redis.register_function{function_name = 'la_incidents_add_partition_DIGEST', callback = incidents_add_partition, flags = {'allow-oom'}}
+register('incidents_read', incidents_read, { 'no-writes' })
+register('incidents_get', incidents_get, { 'no-writes' })
+register('incidents_page', incidents_page, { 'no-writes' })
+register('incidents_partitions', incidents_partitions, { 'no-writes' })
+register('incidents_write', incidents_write, { 'allow-oom' })
+register('incidents_join', incidents_join, { 'allow-oom' })
+register('incidents_put', incidents_put, { 'allow-oom' })
+register('incidents_add_partition', incidents_add_partition, { 'allow-oom' })

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from alerts.groups.incidents import Membership
-    from alerts.store.connection import StoreConnection
+    from alerts.store.port import StorePort
     from monitor.events import Event
 
 CALL_LIMIT: Final = 100
@@ -69,11 +69,11 @@ class IncidentStore:
     Times are milliseconds of the store's clock. Belongs to one event loop.
 
     Args:
-        store: the connections to the store; they may be shared.
+        store: calls the store; may be shared.
         retention: how long closed incidents are kept, and how many of them, the newest.
     """
 
-    def __init__(self, store: StoreConnection, retention: Retention = _USUAL) -> None:
+    def __init__(self, store: StorePort, retention: Retention = _USUAL) -> None:
         self._store = store
         self._retention = retention
 

@@ -1,4 +1,3 @@
-#!lua name=lastseen_mass_DIGEST
 -- Mass failures: recent deaths per environment.
 --
 -- KEYS[1] is "{la.mass}", a HASH: environment -> msgpack {version, state (opaque)}. "{la.mass}:at" is a ZSET:
@@ -6,8 +5,8 @@
 
 -- mass_read: ARGV: environments, at most 100. Result: for each {version (0: no state), state or false}.
 local function mass_read(keys, args)
-  if #args > 100 then
-    return redis.error_reply('ERR lastseen alerts: mass_read: arguments')
+  if #args > LIMIT then
+    return fail('mass_read: arguments')
   end
   local result = {}
   for k, name in ipairs(args) do
@@ -33,7 +32,7 @@ local function mass_write(keys, args)
     redis.call('HSET', keys[1], args[1], cmsgpack.pack({ version + 1, args[3] }))
     redis.call('ZADD', at, args[4], args[1])
   end
-  local before = string.format('%d', tonumber(args[4]) - tonumber(args[5]))
+  local before = int(tonumber(args[4]) - tonumber(args[5]))
   for _, name in ipairs(redis.call('ZRANGE', at, '-inf', before, 'BYSCORE', 'LIMIT', 0, 4)) do
     redis.call('HDEL', keys[1], name)
     redis.call('ZREM', at, name)
@@ -41,5 +40,5 @@ local function mass_write(keys, args)
   return 1
 end
 
-redis.register_function{function_name = 'la_mass_read_DIGEST', callback = mass_read, flags = {'no-writes'}}
-redis.register_function{function_name = 'la_mass_write_DIGEST', callback = mass_write, flags = {'allow-oom'}}
+register('mass_read', mass_read, { 'no-writes' })
+register('mass_write', mass_write, { 'allow-oom' })

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from alerts.groups.fleet import Fleet
-    from alerts.store.connection import StoreConnection
+    from alerts.store.port import StorePort
     from monitor.events import Event
 
 KEPT_MS: Final = 86_400_000
@@ -48,12 +48,12 @@ class MassFailures:
     """Detects mass failures. Several daemons may do so at once: each partition's events count once.
 
     Args:
-        store: the connections to the store.
+        store: calls the store.
         rule: when a mass failure is declared.
         fleet: the worker store, for the health of environments.
     """
 
-    def __init__(self, store: StoreConnection, *, rule: Rule, fleet: Fleet) -> None:
+    def __init__(self, store: StorePort, *, rule: Rule, fleet: Fleet) -> None:
         self._store = store
         self._rule = rule
         self._fleet = fleet

@@ -1,4 +1,4 @@
--- The read-only functions of groups.lua, which includes this file after the helpers that it uses.
+-- The read-only functions of the groups, which use the local names of groups.lua.
 
 -- look: read groups.
 -- ARGV[1]: msgpack list, at most 100 of {group, members, event ids, how many firing members to add}.
@@ -109,9 +109,9 @@ local function stats(keys, args)
   }
 end
 
-redis.register_function{function_name = 'la_look_DIGEST', callback = look, flags = {'no-writes'}}
-redis.register_function{function_name = 'la_due_DIGEST', callback = due, flags = {'no-writes'}}
-redis.register_function{function_name = 'la_some_DIGEST', callback = some, flags = {'no-writes'}}
-redis.register_function{function_name = 'la_notifications_DIGEST', callback = notifications, flags = {'no-writes'}}
-redis.register_function{function_name = 'la_notification_DIGEST', callback = notification, flags = {'no-writes'}}
-redis.register_function{function_name = 'la_stats_DIGEST', callback = stats, flags = {'no-writes'}}
+register('look', look, { 'no-writes' })
+register('due', due, { 'no-writes' })
+register('some', some, { 'no-writes' })
+register('notifications', notifications, { 'no-writes' })
+register('notification', notification, { 'no-writes' })
+register('stats', stats, { 'no-writes' })

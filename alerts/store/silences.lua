@@ -1,14 +1,8 @@
-#!lua name=lastseen_silences_DIGEST
 -- Silences. KEYS[1] is "{la.silences}":
 --   :s:<tenant>  HASH  id -> silence (opaque)
 --   :a:<tenant>  ZSET  id -> end, ms, of silences that are not known to be over
 --   :x:<tenant>  ZSET  id -> end, ms, of silences that are over
 --   :v           HASH  tenant -> version, a text that differs after each change
--- Every function reads and validates what it needs before its first write: there is no rollback.
-
-local LIMIT = 100
-
--- include: helpers.lua
 
 -- Move silences that are over to `:x`, and delete the oldest there.
 local function tidy(base, tenant, now, keep_ms, keep)
@@ -91,9 +85,8 @@ local function silences_get(keys, args)
   return redis.call('HGET', keys[1] .. ':s:' .. args[1], args[2])
 end
 
--- allow-oom: operators need silences most while the store is full. Bounded by the maximum of silences per tenant.
-redis.register_function{function_name = 'la_silences_of_DIGEST', callback = silences_of, flags = {'no-writes'}}
-redis.register_function{function_name = 'la_silences_list_DIGEST', callback = silences_list, flags = {'no-writes'}}
-redis.register_function{function_name = 'la_silences_get_DIGEST', callback = silences_get, flags = {'no-writes'}}
-redis.register_function{function_name = 'la_silences_add_DIGEST', callback = silences_add, flags = {'allow-oom'}}
-redis.register_function{function_name = 'la_silences_end_DIGEST', callback = silences_end, flags = {'allow-oom'}}
+register('silences_of', silences_of, { 'no-writes' })
+register('silences_list', silences_list, { 'no-writes' })
+register('silences_get', silences_get, { 'no-writes' })
+register('silences_add', silences_add, { 'allow-oom' })
+register('silences_end', silences_end, { 'allow-oom' })

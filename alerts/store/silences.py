@@ -12,7 +12,7 @@ from alerts.store.retention import Retention
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from alerts.store.connection import StoreConnection
+    from alerts.store.port import StorePort
 
 CALL_LIMIT: Final = 100
 """Maximum tenants in one call, so that the store is never blocked for long."""
@@ -32,11 +32,11 @@ class SilenceStore:
     Times are milliseconds of the store's clock. Belongs to one event loop.
 
     Args:
-        store: the connections to the store; they may be shared.
+        store: calls the store; may be shared.
         retention: how long ended silences are kept.
     """
 
-    def __init__(self, store: StoreConnection, retention: Retention = _USUAL) -> None:
+    def __init__(self, store: StorePort, retention: Retention = _USUAL) -> None:
         self._store = store
         self._retention = retention
         self._known: dict[str, tuple[bytes, list[Silence]]] = {}

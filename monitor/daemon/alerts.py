@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from alerts.groups.flapping import Flapping, begun
 from alerts.groups.fleet import EnvironmentHealth, WorkerOutage
@@ -12,8 +12,9 @@ from alerts.rendering.payload import Wording
 from alerts.retry import RetryPolicy
 from alerts.routing.routes import Route
 from alerts.service import AlertService
-from alerts.store.durability import Durability, DurabilityMode
 from alerts.store.retention import Retention
+from monitor.store.library import rendered
+from monitor.store.library_client import LibraryClient
 from monitor.workers import WorkerKey
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from monitor.events import Event
     from monitor.store import Store
     from monitor.store.outbox import Outbox
+
+LIBRARY: Final = rendered("alerts.store", "alerts.lua", name="lastseen_alerts")
+"""The function library of the alerts."""
 
 
 class StoredFleet:
@@ -64,12 +68,18 @@ def alert_service(
     counts: Counts,
 ) -> AlertService:
     """Create the alert service; the caller starts it."""
-    alerts, durability = config.alerts, config.store.durability
+    alerts, receivers = config.alerts, [receiver.open() for receiver in config.alerts.effective_receivers]
     mass, flapping = alerts.mass_failure, alerts.flapping
 
     return AlertService(
-        pools=store.connection.address.pool,
-        receivers=[receiver.open() for receiver in alerts.effective_receivers],
+        store=LibraryClient(
+            store.connection.address,
+            LIBRARY,
+            namespace=config.store.namespace,
+            durability=config.store.durability,
+            confirming=len(receivers),
+        ),
+        receivers=receivers,
         routes=[
             Route(
                 receivers=route.receivers,
@@ -86,7 +96,6 @@ def alert_service(
         owners={one.name: frozenset(one.tenants) for one in alerts.effective_receivers if one.tenants},
         source=outbox,
         partitions=config.store.partitions,
-        durability=Durability(mode=DurabilityMode(durability.mode), replicas=durability.replicas),
         wording=Wording(public_url=alerts.public_url, redact=alerts.redact),
         fleet=StoredFleet(store.inside()),
         flapping=(
@@ -102,5 +111,4 @@ def alert_service(
         ),
         history=Retention(age_ms=alerts.history_ms, most=alerts.history_most),
         concurrency=alerts.queue_concurrency,
-        namespace=config.store.namespace,
     )

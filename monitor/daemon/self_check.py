@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from monitor.clock import monotonic_s
+from monitor.durability import DurabilityMode
 from monitor.errors import StoreUnavailableError
 from monitor.health import PROBE_AGE_S
 from monitor.reasons import Reason
@@ -187,7 +188,7 @@ class SelfCheck:
         self._gauges.limit_bytes.set(condition.limit_bytes)
         found: list[str] = [Reason.STORE_NEARLY_FULL] if condition.over(FULL_SHARE) else []
         # A server without an append-only file does not answer WAITAOF, nor does one too old for the command.
-        keeps = condition.append_only or not self._store.settings.fsync
+        keeps = condition.append_only or self._store.settings.durability.mode is not DurabilityMode.FSYNC
         began_s = monotonic_s()
         confirmed = await self._confirms()
         confirm_s = monotonic_s() - began_s

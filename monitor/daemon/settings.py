@@ -44,8 +44,7 @@ def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:
         min_grace_ms=usual.min_grace_ms,
         max_grace_ms=usual.max_grace_ms,
         status_events=usual.status_changed_events,
-        replicas=config.store.durability.replicas,
-        fsync=config.store.durability.mode == "fsync",
+        durability=config.store.durability,
     )
 
 

@@ -20,7 +20,8 @@ from monitor.store.codec import text
 from monitor.store.endpoint import Address
 from monitor.store.errors import StoreDeniedError, StoreFullError, StoreRefusedError
 from monitor.store.fast_connections import TROUBLE, Lines
-from monitor.store.library import LIBRARY_NAME, LIBRARY_SOURCE
+from monitor.store.functions import Functions
+from monitor.store.library import LIBRARY
 from monitor.store.sentinel import REFUSALS, SentinelsRefuseUsError
 from monitor.store.server_info import condition_of
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from monitor.clock import StoreClock
+    from monitor.durability import Confirmation, Durability
+    from monitor.store.functions import Argument
     from monitor.store.server_info import Condition
 
 WRITERS: Final = 16
@@ -78,6 +81,7 @@ class Connection:
         self._reads_inside = asyncio.Semaphore(READERS_INSIDE)
         self._probing = self._client(PROBES, again)
         self._once = self._client(ONCE, Retry(NoBackoff(), 0))
+        self._functions = Functions(LIBRARY, loader=self._probing)
 
     def _client(self, connections: int, retry: Retry) -> Redis:
         return Redis(
@@ -133,15 +137,14 @@ class Connection:
         return None if policy == NO_EVICTION else policy
 
     async def load(self) -> None:
-        """Load the library if it is not loaded. A loaded library is not loaded again: a full store would refuse it.
+        """Load the library if it is not loaded.
 
         Raises:
             StoreRefusedError: the server does not accept the library.
         """
         async with self._in_time():
             try:
-                if not await self._probing.function_list(library=LIBRARY_NAME):
-                    await self._probing.function_load(LIBRARY_SOURCE, replace=True)
+                await self._functions.load()
             except ResponseError as error:
                 if _is_passing(error):
                     raise
@@ -161,42 +164,27 @@ class Connection:
     def _base(self, partition: int) -> str:
         return f"{{{self._tag}:{partition}}}:"
 
-    async def write(self, function: str, partition: int, *args: bytes | str | int) -> Any:
+    async def write(self, function: str, partition: int, *args: Argument) -> Any:
         """Call a function whose replay is harmless; it may be sent again when no answer comes."""
         return await self._call(self._writing.call, function, partition, args)
 
-    async def once(self, function: str, partition: int, *args: bytes | str | int) -> Any:
+    async def once(self, function: str, partition: int, *args: Argument) -> Any:
         """Call a function that is sent at most once."""
         return await self._call(self._once.execute_command, function, partition, args)
 
-    async def write_then(
-        self, wait: tuple[str | int, ...], function: str, partition: int, *args: bytes | str | int
-    ) -> tuple[Any, Any]:
-        """Call a function and then, on the same connection, a command that waits for its writes. Return both answers.
+    async def write_confirmed(
+        self, durability: Durability, function: str, partition: int, *args: Argument
+    ) -> tuple[Any, Confirmation]:
+        """Call a function once, then wait until the writes it has seen are as durable as asked."""
+        limit_ms = round(self._timeout_s * 500)  # the rest is for the call itself
+        async with self._in_time():
+            answer, confirmation = await self._functions.call_confirmed(
+                self._once, durability, limit_ms, function, self._base(partition), *args
+            )
+        self._clock.observe(answer[0])
+        return answer, confirmation
 
-        WAIT and WAITAOF cover only the writes of their own connection. The second answer is None if the server does not
-        know the command.
-        """
-        waited: Any = None
-
-        async def both(*command: bytes | str | int) -> Any:
-            nonlocal waited
-            pipeline = self._once.pipeline(transaction=False)
-            for one in (command, wait):
-                pipeline.execute_command(*one)
-            answer, waited = await pipeline.execute(raise_on_error=False)
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-
-        answer = await self._call(both, function, partition, args)
-        if isinstance(waited, ResponseError):
-            return answer, None
-        if isinstance(waited, Exception):
-            raise _unavailable(waited) from waited
-        return answer, waited
-
-    async def read(self, function: str, partition: int, *args: bytes | str | int) -> Any:
+    async def read(self, function: str, partition: int, *args: Argument) -> Any:
         """Call a read-only function, for a request.
 
         Raises:
@@ -212,30 +200,21 @@ class Connection:
         finally:
             self._reads.release()
 
-    async def read_inside(self, function: str, partition: int, *args: bytes | str | int) -> Any:
+    async def read_inside(self, function: str, partition: int, *args: Argument) -> Any:
         """Call as ``read`` does, for the daemon itself: the number of its reads is bounded by design."""
         async with self._reads_inside:
             return await self._call(self._inside.execute_command, function, partition, args)
 
-    async def probe(self, function: str, partition: int, *args: bytes | str | int) -> Any:
+    async def probe(self, function: str, partition: int, *args: Argument) -> Any:
         """Call as ``read`` does, for health probes."""
         return await self._call(self._probing.execute_command, function, partition, args)
 
     async def _call(
-        self, send: Callable[..., Awaitable[Any]], function: str, partition: int, args: tuple[bytes | str | int, ...]
+        self, send: Callable[..., Awaitable[Any]], function: str, partition: int, args: tuple[Argument, ...]
     ) -> Any:
-        command = ("FCALL", f"{LIBRARY_NAME}_{function}", 1, self._base(partition), *args)
-        answer: Any
         try:
             async with asyncio.timeout(self._timeout_s):
-                try:
-                    answer = await send(*command)
-                except ResponseError as error:
-                    if "unction not found" not in str(error):
-                        raise
-                    # A failover or a flush has removed the library.
-                    await self._probing.function_load(LIBRARY_SOURCE, replace=True)
-                    answer = await send(*command)
+                answer = await self._functions.call(send, function, self._base(partition), *args)
         except TROUBLE as error:
             raise _unavailable(error) from error
         self._clock.observe(answer[0])

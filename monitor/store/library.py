@@ -1,4 +1,4 @@
-"""The Lua function library as loaded: with a prelude generated from the transition table, named by its digest.
+"""Lua function libraries as loaded. The worker store's has a prelude generated from the transition table.
 
 Function names are global over all libraries of a server, and ``FUNCTION LOAD REPLACE`` from two
 releases would replace each other's code. So the names of the library and of its functions contain
@@ -8,6 +8,8 @@ a digest of the source, and two releases run side by side.
 from __future__ import annotations
 
 import hashlib
+import re
+from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
@@ -34,23 +36,34 @@ TRANSITIONS_KEPT: Final = 16
 """Last transitions that are kept of a worker, beside its registration."""
 UNDECLARED: Final = 2**48 - 1
 """Stands for an interval or grace that a worker does not declare."""
+_INCLUDE: Final = re.compile(r"^-- include: (\S+)\n", re.MULTILINE)
 _OUTCOMES: Final = (
     *("STORED", "OVER_WORKERS", "OVER_ENVIRONMENTS", "OVER_TIMINGS", "OVER_BYTES"),
     *("NOT_ALLOWED", "UNKNOWN", "REFUSED", "DAMAGED", "LATE"),
 )
 
-_PARTS: Final = (
-    "blindness.lua",
-    "workers.lua",
-    "commit.lua",
-    "beat.lua",
-    "orders.lua",
-    "sweep.lua",
-    "outbox.lua",
-    "reading.lua",
-    "revocations.lua",
-)
-"""The files that ``lastseen.lua`` includes."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Library:
+    """A function library as it is loaded. The name of each function is ``name``, ``_`` and its name in the source."""
+
+    name: str
+    source: str
+
+
+def rendered(package: str, main: str, *, name: str, prelude: str = "") -> Library:
+    """Build a library from the Lua file ``main`` of a package, in which ``-- include: FILE`` is replaced by that file.
+
+    Before it come ``PREFIX``, with which the source registers its functions, and ``prelude``.
+    """
+    folder = resources.files(package)
+
+    def text(file: str) -> str:
+        return _INCLUDE.sub(lambda found: text(found[1]), folder.joinpath(file).read_text(encoding="utf-8"))
+
+    body = prelude + text(main)
+    name = f"{name}_{hashlib.sha256(body.encode()).hexdigest()[:10]}"
+    return Library(name=name, source=f"#!lua name={name}\nlocal PREFIX = '{name}_'\n{body}")
 
 
 def _prelude() -> str:
@@ -76,17 +89,8 @@ def _prelude() -> str:
         to = f"'{STATE_CODES[transition.to]}'" if transition.to else "nil"
         event = f"'{transition.event}'" if transition.event else "nil"
         lines.append(f"MOVE['{code}']['{trigger}'] = {{ to = {to}, event = {event} }}")
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
-def _render() -> tuple[str, str]:
-    folder = resources.files("monitor.store.lua")
-    text = folder.joinpath("lastseen.lua").read_text(encoding="utf-8")
-    for part in _PARTS:
-        text = text.replace(f"-- include: {part}\n", folder.joinpath(part).read_text(encoding="utf-8"))
-    body = _prelude() + "\n" + text
-    name = "lastseen_" + hashlib.sha256(body.encode()).hexdigest()[:10]
-    return name, f"#!lua name={name}\nlocal PREFIX = '{name}_'\n{body}"
-
-
-LIBRARY_NAME, LIBRARY_SOURCE = _render()
+LIBRARY: Final = rendered("monitor.store.lua", "lastseen.lua", name="lastseen", prelude=_prelude())
+"""The worker store's."""

@@ -41,7 +41,7 @@ class Outbox:
         """
         claim = partial(self._store.claim, partition, owner=self._owner, lease_ms=LEASE_MS, limit=limit)
         taken = await claim()
-        if taken.events and self._store.settings.replicas:
+        if taken.events and self._store.settings.durability.replicas:
             taken = await claim(confirmed=True)
         self._tokens[partition] = taken.token
         self._ages_ms[partition] = taken.age_ms

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from monitor.durability import MEMORY, Durability
+
 LONGEST_MS: Final = 365 * 86_400_000
 """Upper bound of any interval and grace."""
 
@@ -45,10 +47,8 @@ class StoreSettings:
     min_grace_ms: int = 0
     max_grace_ms: int = LONGEST_MS
     """Bounds for declared values, including those declared under earlier bounds."""
-    replicas: int = 0
-    """Number of replicas that must have the writes that ``confirm`` waits for."""
-    fsync: bool = False
-    """Whether the writes that ``confirm`` waits for must be on the primary's disk."""
+    durability: Durability = MEMORY
+    """What ``confirm`` waits for."""
 
     @property
     def graces_ms(self) -> list[int]:

@@ -16,6 +16,7 @@ import msgspec
 
 from monitor.blindness import Cause, Window
 from monitor.clock import StoreClock
+from monitor.durability import Confirmation, DurabilityMode
 from monitor.errors import StoreUnavailableError
 from monitor.liveness import Liveness, Trigger
 from monitor.pace import in_pieces
@@ -253,7 +254,7 @@ class Store:
         Raises:
             StoreUnavailableError: not within the timeout; the commits may still be durable.
         """
-        if not self.settings.replicas and not self.settings.fsync:
+        if self.settings.durability.mode is DurabilityMode.MEMORY:
             return
         try:
             async with asyncio.timeout(2 * self.settings.timeout_s):
@@ -267,12 +268,9 @@ class Store:
 
     async def _confirmed_call(self, function: str, partition: int, *args: bytes | str | int) -> Any:
         """Call a function. Return its answer once the commits that it has seen are as durable as ``settings`` ask."""
-        limit_ms = round(self.settings.timeout_s * 500)  # the rest is for the call itself
-        replicas = self.settings.replicas
-        wait = ("WAIT", replicas, limit_ms) if replicas else ("WAITAOF", 1, 0, limit_ms)
-        answer, reached = await self.connection.write_then(wait, function, partition, *args)
-        safe = reached >= replicas if replicas else reached is None or reached[0] >= 1
-        if not safe:
+        durability = self.settings.durability
+        answer, confirmation = await self.connection.write_confirmed(durability, function, partition, *args)
+        if confirmation is Confirmation.UNCONFIRMED:
             raise StoreUnavailableError("the store did not confirm in time")
         return answer
 

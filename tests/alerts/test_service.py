@@ -25,7 +25,6 @@ from alerts.receivers.webhook import WebhookReceiver
 from alerts.rendering.payload import Wording
 from alerts.routing.routes import Route
 from alerts.service import AlertService
-from alerts.store.durability import Durability
 from alerts.store.group_store import Want
 from monitor.events import rfc3339
 from monitor.liveness import EventKind, Liveness
@@ -47,7 +46,7 @@ from tests.support.alerts_fakes import (
     until,
     webhook_server,
 )
-from tests.support.stores import pools
+from tests.support.stores import alert_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -527,12 +526,11 @@ async def test_p23_without_confirmation_nothing_is_sent_and_it_is_logged_once(cl
     ops = Inbox()
     with servers.running(servers.valkey_binary()) as server, capture_logs() as logs:
         service = AlertService(
-            pools=pools(server.url),
+            store=alert_store(server.url, durability="replicas:1"),
             receivers=[ops],
             routes=[Route(receivers=("ops",), events=frozenset(EventKind), repeat_interval_ms=0)],
             source=ListSource([event()]),
             partitions=1,
-            durability=Durability.parse("replicas:1"),
             wording=Wording(public_url="", redact=()),
             fleet=CALM,
             rule=None,

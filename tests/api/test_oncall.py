@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from alerts.errors import PermanentDeliveryError, TransientDeliveryError
 from alerts.groups import worker_rules
@@ -23,7 +21,7 @@ from alerts.store.group_store import Change, Want
 from monitor.auth import Scope
 from monitor.events import rfc3339
 from monitor.liveness import EventKind, Liveness
-from tests.support import api, servers, stores
+from tests.support import api, servers
 from tests.support.alerts_fakes import Inbox, event
 
 if TYPE_CHECKING:
@@ -643,8 +641,7 @@ async def test_a_test_says_what_the_receiver_said(lastseen: Api, error: Exceptio
 
 async def forget_test(lastseen: Api, receiver: str = "own") -> None:
     """As if the last test of a receiver had been long ago."""
-    pool = stores.pools(lastseen.store.settings.url)(max_connections=1, timeout_s=5.0, retry=Retry(NoBackoff(), 0))
-    async with Redis.from_pool(pool) as redis:
+    async with Redis.from_url(lastseen.store.settings.url) as redis:
         await redis.delete(f"{{lt:{receiver}}}:test")
 
 

@@ -10,8 +10,9 @@ import pytest
 from redis import ConnectionPool
 
 from monitor.daemon.config.errors import ConfigError
-from monitor.daemon.config.model import Config, Durability, Store, load
+from monitor.daemon.config.model import Config, Store, load
 from monitor.daemon.settings import store_settings
+from monitor.durability import Durability
 from monitor.store import StoreSettings
 from monitor.store.settings import EnvironmentRule
 from tests.support.configuration import refused, refused_text, write
@@ -25,7 +26,7 @@ def test_without_file_and_environment_everything_has_a_default() -> None:
     assert (config.server.host, config.server.port) == ("127.0.0.1", 8642)
     assert (config.liveness.interval_ms, config.liveness.grace_ms) == (30_000, 65_000)
     assert config.limits.body_bytes == 256 * 1024
-    assert config.store.durability == Durability(mode="fsync")
+    assert config.store.durability == Durability.parse("fsync")
     assert config.store.embedded
     assert config.store.data_dir == Path("data")
     assert config.warnings == ()
@@ -292,7 +293,7 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     assert config.liveness.status_changed_events
     assert config.auth.anonymous == ("/metrics",)
     assert config.auth.tenant_claim == "12"
-    assert config.store.durability == Durability(mode="replicas", replicas=2)
+    assert config.store.durability == Durability.parse("replicas:2")
 
 
 @pytest.mark.parametrize(
@@ -562,11 +563,10 @@ secret_env = "KEY"
         max_interval_ms=100_000,
         min_grace_ms=20_000,
         max_grace_ms=200_000,
-        replicas=5,
-        fsync=False,
+        durability=Durability.parse("replicas:5"),
     )
     by_default = store_settings(load(None, {}), "unix:///s", "d")
-    assert (by_default.replicas, by_default.fsync, by_default.installation) == (0, True, ())
+    assert (by_default.durability, by_default.installation) == (Durability.parse("fsync"), ())
 
 
 def test_replicas_between_which_keys_are_replaced_know_each_other(tmp_path: Path) -> None:

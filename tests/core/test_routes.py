@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from redis.exceptions import ResponseError
 
 from alerts.errors import PermanentDeliveryError, TransientDeliveryError
 from alerts.globs import fits
@@ -17,8 +15,6 @@ from alerts.groups.mass_failure import FailureState
 from alerts.groups.state import Timing
 from alerts.retry import FLOOR_MS, GiveUp, Retry, RetryPolicy, RetryReason, decide, retry_after_ms
 from alerts.routing.routes import ReceiverTraits, Route, targets_of
-from alerts.store.connection import _confirmation
-from alerts.store.durability import Confirmation, Durability, DurabilityMode
 from monitor.liveness import EventKind
 from tests.support.alerts_fakes import START_MS, event
 
@@ -259,50 +255,7 @@ def test_no_retry_after_raises(header: str) -> None:
     assert wait_ms is None or wait_ms >= 0
 
 
-@pytest.mark.parametrize(
-    ("text", "mode", "replicas"),
-    [
-        ("fsync", DurabilityMode.FSYNC, 0),
-        ("memory", DurabilityMode.MEMORY, 0),
-        ("replicas:2", DurabilityMode.REPLICAS, 2),
-    ],
-)
-def test_durability_is_read(text: str, mode: DurabilityMode, replicas: int) -> None:
-    assert Durability.parse(text) == Durability(mode=mode, replicas=replicas)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "disk", "replicas", "replicas:", "replicas:0", "replicas:-1", "fsync:1", "memory:"]
-)
-def test_any_other_durability_is_refused_by_name(text: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(repr(text))):
-        Durability.parse(text)
-
-
 @pytest.mark.parametrize("changes", [{"initial_ms": 0}, {"initial_ms": 400_000}, {"min_attempts": 0}])
 def test_a_policy_that_cannot_work_is_refused(changes: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="retry"):
         RetryPolicy(**changes)
-
-
-@pytest.mark.parametrize(
-    ("durability", "waited", "expected"),
-    [
-        ("memory", None, Confirmation.CONFIRMED),
-        ("fsync", [1, 0], Confirmation.CONFIRMED),
-        ("fsync", [0, 0], Confirmation.UNCONFIRMED),
-        ("fsync", [0, 1], Confirmation.UNCONFIRMED),
-        ("fsync", ResponseError("unknown command"), Confirmation.UNAVAILABLE),
-        ("fsync", TimeoutError(), Confirmation.UNCONFIRMED),
-        ("replicas:1", 1, Confirmation.CONFIRMED),
-        ("replicas:1", 0, Confirmation.UNCONFIRMED),
-        ("replicas:2", 1, Confirmation.UNCONFIRMED),
-        ("replicas:2", 2, Confirmation.CONFIRMED),
-        ("replicas:2", 3, Confirmation.CONFIRMED),
-        ("replicas:1", ResponseError("no"), Confirmation.UNCONFIRMED),
-    ],
-)
-def test_p23_only_what_the_store_said_is_a_confirmation(
-    durability: str, waited: object, expected: Confirmation
-) -> None:
-    assert _confirmation(Durability.parse(durability), waited) is expected

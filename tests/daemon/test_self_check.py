@@ -135,7 +135,7 @@ def queue(**changes: Any) -> Stats:
 # The store ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [{"fsync": True}, {}])
+@pytest.mark.parametrize("settings", [{"durability": "fsync"}, {}])
 async def test_a_store_that_is_well_gives_no_reason_and_its_numbers(store_url: str, settings: dict[str, Any]) -> None:
     async with looking(store_url, timeout_s=PATIENT_S, **settings) as looked:
         assert await looked.of_store() == []
@@ -171,7 +171,7 @@ def test_p26_what_the_server_keeps_for_replicas_and_its_file_takes_none_of_its_l
 @pytest.mark.parametrize("option", [("--appendonly", "no"), ("--appendfsync", "no")], ids="=".join)
 async def test_p23_a_store_that_syncs_nothing_is_not_as_durable_as_fsync_asks(option: tuple[str, str]) -> None:
     with servers.running(servers.valkey_binary(), *option) as server:
-        async with looking(server.url, fsync=True, timeout_s=HURRIED_S) as looked:
+        async with looking(server.url, durability="fsync", timeout_s=HURRIED_S) as looked:
             assert await looked.of_store() == [Reason.STORE_NOT_DURABLE]
             assert looked.told("store_durable") == 0
         async with looking(server.url) as looked:  # memory
@@ -179,14 +179,14 @@ async def test_p23_a_store_that_syncs_nothing_is_not_as_durable_as_fsync_asks(op
 
 
 async def test_p23_a_store_without_its_replicas_takes_beats_and_is_not_durable(store_url: str) -> None:
-    async with looking(store_url, replicas=1, timeout_s=HURRIED_S) as looked:
+    async with looking(store_url, durability="replicas:1", timeout_s=HURRIED_S) as looked:
         assert await looked.of_store() == [Reason.STORE_NOT_DURABLE]
         assert await looked.health.store_writes()
 
 
 async def test_a_store_that_does_not_answer_is_unavailable_and_nothing_else() -> None:
     with servers.running(servers.valkey_binary()) as server:
-        async with looking(server.url, fsync=True, timeout_s=HURRIED_S) as looked:
+        async with looking(server.url, durability="fsync", timeout_s=HURRIED_S) as looked:
             assert await looked.of_store() == []
             server.kill()
             assert await looked.of_store() == []
@@ -296,7 +296,7 @@ async def test_p30_a_bug_of_the_alert_side_does_not_end_the_daemon_s_look_at_its
 async def test_p27_a_store_is_not_durable_after_three_confirmations_in_a_row_that_failed_and_not_before(
     store_url: str, failing: int, expected: list[str]
 ) -> None:
-    async with proxied(store_url) as proxy, looking(proxy.url, fsync=True, timeout_s=PATIENT_S) as looked:
+    async with proxied(store_url) as proxy, looking(proxy.url, durability="fsync", timeout_s=PATIENT_S) as looked:
         await looked.store.beat(0, [stores.beat()])
         proxy.plan(CutAnswer(match=b"WAITAOF", times=failing))
         assert await looked.of_store() == expected

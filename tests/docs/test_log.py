@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from alerts.store.durability import DURABILITY_EVENTS, Confirmation
+from alerts.delivery.loop import DURABILITY_EVENTS
+from monitor.durability import Confirmation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

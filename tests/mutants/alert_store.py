@@ -9,23 +9,23 @@ from tests.mutants.mutant import Mutant
 MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a notification leaves though the store's file was not written in time",
-        file="alerts/store/connection.py",
+        file="monitor/store/functions.py",
         old="if waited[0] >= 1 else",
         new="if waited[0] >= 0 else",
-        tests=("tests/core/test_routes.py", "tests/alerts/store/test_groups.py"),
+        tests=("tests/core/test_durability.py", "tests/alerts/store/test_groups.py"),
     ),
     Mutant(
         wrong="one replica confirms a notification for which two are asked",
-        file="alerts/store/connection.py",
+        file="monitor/store/functions.py",
         old="if waited >= durability.replicas else",
         new="if waited >= 1 else",
-        tests=("tests/core/test_routes.py", "tests/alerts/store/test_groups.py"),
+        tests=("tests/core/test_durability.py", "tests/alerts/store/test_groups.py"),
     ),
     Mutant(
         wrong="in a store that several installations share, a removed receiver is never forgotten",
-        file="alerts/store/connection.py",
-        old='"SREM", self._prefix + _KNOWN_RECEIVERS_KEY',
-        new='"SREM", _KNOWN_RECEIVERS_KEY',
+        file="monitor/store/library_client.py",
+        old="else self._prefix + base",
+        new="else base",
         tests=("tests/alerts/store/test_groups.py::test_receivers_of_earlier_runs_are_known",),
     ),
     Mutant(

@@ -354,7 +354,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="an event is routed that no replica has, and is lost in a failover after it was notified",
         file="monitor/store/outbox.py",
-        old="if taken.events and self._store.settings.replicas:",
+        old="if taken.events and self._store.settings.durability.replicas:",
         new="if False:",
         tests=("tests/store/test_confirm.py",),
     ),

@@ -28,7 +28,7 @@ DISCONNECT = "/api/v1/workers/w/disconnect"
 
 async def test_p23_a_write_is_on_disk_when_it_is_confirmed() -> None:
     with servers.running(servers.valkey_binary(), "--appendonly", "yes", "--appendfsync", "everysec") as server:
-        async with opened(server.url, fsync=True) as store:
+        async with opened(server.url, durability="fsync") as store:
             await store.beat(0, [beat("w")])
             await asyncio.gather(*(store.confirm(0) for _ in range(100)))
             info = await store.connection._probing.info("commandstats")
@@ -37,7 +37,7 @@ async def test_p23_a_write_is_on_disk_when_it_is_confirmed() -> None:
 
 async def test_p23_each_confirmation_is_asked_for_anew() -> None:
     with servers.running(servers.valkey_binary(), "--appendonly", "yes", "--appendfsync", "always") as server:
-        async with opened(server.url, fsync=True, timeout_s=1.0) as store, Redis.from_url(server.url) as redis:
+        async with opened(server.url, durability="fsync", timeout_s=1.0) as store, Redis.from_url(server.url) as redis:
             await store.beat(0, [beat("w")])
             await store.confirm(0)
             # What is written from now on is not on the disk, whatever was confirmed before.
@@ -52,7 +52,7 @@ async def test_p23_each_confirmation_is_asked_for_anew() -> None:
 
 async def test_p23_a_confirmation_in_the_millisecond_of_the_last_write_waits_for_it_too() -> None:
     with servers.running(servers.valkey_binary(), "--appendonly", "yes", "--appendfsync", "always") as server:
-        async with opened(server.url, fsync=True, timeout_s=1.0) as store, Redis.from_url(server.url) as redis:
+        async with opened(server.url, durability="fsync", timeout_s=1.0) as store, Redis.from_url(server.url) as redis:
             for _ in range(3):
                 await redis.config_set("appendfsync", "always")
                 await store.confirm(0)
@@ -80,7 +80,10 @@ def with_a_replica() -> Iterator[str]:
 
 async def test_p23_one_replica_is_not_two() -> None:
     with with_a_replica() as url:
-        async with opened(url, replicas=1) as one, opened(url, replicas=2, timeout_s=0.5) as two:
+        async with (
+            opened(url, durability="replicas:1") as one,
+            opened(url, durability="replicas:2", timeout_s=0.5) as two,
+        ):
             async with asyncio.timeout(20):
                 while not await _is_confirmed(one):
                     pass  # it waits for the replica itself
@@ -98,7 +101,7 @@ async def _is_confirmed(store: Store) -> bool:
 
 
 async def test_p23_a_server_that_cannot_confirm_a_sync_is_not_asked_to(store_url: str) -> None:
-    async with opened(store_url, fsync=True, timeout_s=5.0) as store:
+    async with opened(store_url, durability="fsync", timeout_s=5.0) as store:
         await store.beat(0, [beat("w")])
         if not await _has_append_only_file(store_url):
             await store.confirm(0)
@@ -111,10 +114,10 @@ async def _has_append_only_file(url: str) -> bool:
 
 
 async def test_p23_a_failure_without_its_replicas_is_refused_and_a_clean_stop_is_not(store_url: str) -> None:
-    async with opened(store_url, replicas=1, timeout_s=0.5) as store:
+    async with opened(store_url, durability="replicas:1", timeout_s=0.5) as store:
         with pytest.raises(StoreUnavailableError, match="confirm"):
             await store.confirm(0)
-    async with api.running(store_url, replicas=1, timeout_s=0.5) as lastseen:
+    async with api.running(store_url, durability="replicas:1", timeout_s=0.5) as lastseen:
         assert (await lastseen.beat("w")).status_code == 204
         refused = await lastseen.client.post(DISCONNECT, json={"reason": "crash", "exit_code": 1})
         assert refused.status_code == 503
@@ -125,7 +128,7 @@ async def test_p23_a_failure_without_its_replicas_is_refused_and_a_clean_stop_is
 
 
 async def test_p23_an_event_is_routed_once_its_replicas_have_it(store_url: str) -> None:
-    async with opened(store_url, replicas=1, timeout_s=0.5) as store:
+    async with opened(store_url, durability="replicas:1", timeout_s=0.5) as store:
         await store.beat(0, [beat("w")])
         with pytest.raises(StoreUnavailableError, match="confirm"):
             await Outbox(store, owner="d").claim(0, 10)
@@ -138,7 +141,7 @@ async def test_p23_an_event_is_routed_once_its_replicas_have_it(store_url: str) 
 async def test_p23_an_event_is_confirmed_by_the_primary_that_it_was_read_from() -> None:
     # In a failover each connection changes the primary at a time of its own.
     with servers.running(servers.valkey_binary()) as old, with_a_replica() as new:
-        async with opened(old.url, replicas=1) as behind, opened(new, replicas=1) as ahead:
+        async with opened(old.url, durability="replicas:1") as behind, opened(new, durability="replicas:1") as ahead:
             async with asyncio.timeout(20):
                 while not await _is_confirmed(ahead):
                     pass  # it waits for the replica itself
@@ -157,7 +160,7 @@ async def test_a_confirmation_that_fails_when_no_caller_waits_for_it_any_more_is
     said: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
     with servers.running(servers.valkey_binary()) as server:
-        async with opened(server.url, fsync=True, timeout_s=0.2) as store:
+        async with opened(server.url, durability="fsync", timeout_s=0.2) as store:
             server.process.send_signal(signal.SIGSTOP)
             asked = asyncio.create_task(store.confirm(0))
             await asyncio.wait([asked], timeout=0)

@@ -3,48 +3,49 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redis.asyncio import Redis
 
-import alerts
-from monitor.store.library import LIBRARY_NAME, LIBRARY_SOURCE
-from tests.support.stores import opened
+from monitor.daemon import alerts
+from monitor.store.library import LIBRARY
+from tests.support.stores import alert_store, opened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from monitor.store.library import Library
 
 TAKES_BEATS = {"beat", "fail", "pulse"}
 """A full store has no room for beats, nor for workers that are registered as failed, and is blind."""
 
 
-def _flagless(flags_of: Iterable[tuple[str, list[str]]]) -> set[str]:
-    return {name for name, flags in flags_of if flags not in (["no-writes"], ["allow-oom"])}
+async def flagless(url: str, library: Library) -> tuple[int, set[str]]:
+    """How many functions a loaded library has, and those that a full store does not take."""
+    async with Redis.from_url(url, decode_responses=True) as server:
+        (loaded,) = await server.function_list(library=library.name)
+    described = dict(zip(loaded[::2], loaded[1::2], strict=True))
+    functions = [dict(zip(one[::2], one[1::2], strict=True)) for one in described["functions"]]
+    found = [(one["name"].removeprefix(f"{library.name}_"), list(one["flags"])) for one in functions]
+    return len(found), {name for name, flags in found if flags not in (["no-writes"], ["allow-oom"])}
 
 
 async def test_p26_a_full_store_takes_all_but_beats(store_url: str) -> None:
-    async with opened(store_url), Redis.from_url(store_url, decode_responses=True) as server:
-        (library,) = await server.function_list(library=LIBRARY_NAME)
-    described = dict(zip(library[::2], library[1::2], strict=True))
-    functions = [dict(zip(one[::2], one[1::2], strict=True)) for one in described["functions"]]
-    found = [(one["name"].removeprefix(f"{LIBRARY_NAME}_"), list(one["flags"])) for one in functions]
-    assert len(found) > 15
-    assert _flagless(found) == TAKES_BEATS
+    async with opened(store_url):
+        count, refused = await flagless(store_url, LIBRARY)
+    assert count > 15
+    assert refused == TAKES_BEATS
 
 
-def test_p26_a_full_store_takes_what_alerts_write() -> None:
-    sources = "".join(path.read_text(encoding="utf-8") for path in Path(alerts.__file__).parent.rglob("*.lua"))
-    lines = [line for line in sources.splitlines() if line.startswith("redis.register_function")]
-    pattern = r"^redis\.register_function\{function_name = '(\w+)', .*, flags = \{'([\w-]+)'\}\}$"
-    found = re.findall(pattern, sources, re.MULTILINE)
-    assert len(found) == len(lines) > 20
-    assert _flagless((name, [flag]) for name, flag in found) == set()
+async def test_p26_a_full_store_takes_what_alerts_write(store_url: str) -> None:
+    port = alert_store(store_url)
+    await port.call("wake", "{lt:ops}", 0)
+    await port.close()
+    count, refused = await flagless(store_url, alerts.LIBRARY)
+    assert count > 20
+    assert refused == set()
 
 
 def test_two_releases_whose_library_differs_in_anything_have_functions_of_two_names() -> None:
-    named, prefix, body = LIBRARY_SOURCE.split("\n", 2)
-    assert (named, prefix) == (f"#!lua name={LIBRARY_NAME}", f"local PREFIX = '{LIBRARY_NAME}_'")
-    assert hashlib.sha256(body.encode()).hexdigest()[:10] == LIBRARY_NAME.removeprefix("lastseen_")
+    named, prefix, body = LIBRARY.source.split("\n", 2)
+    assert (named, prefix) == (f"#!lua name={LIBRARY.name}", f"local PREFIX = '{LIBRARY.name}_'")
+    assert hashlib.sha256(body.encode()).hexdigest()[:10] == LIBRARY.name.removeprefix("lastseen_")
     assert "MOVE['a']['deadline']" in body, "the table of transitions is part of it"

@@ -20,7 +20,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from alerts.store.connection import StoreConnection
+from alerts.store.receivers import ReceiverStore
 from monitor.errors import NoRoomError, StoreUnavailableError
 from monitor.store.connection import ONCE, READERS, WRITERS
 from monitor.store.endpoint import Address
@@ -29,7 +29,7 @@ from monitor.workers import WorkerKey
 from tests.support import servers
 from tests.support.fleets import tasks_of
 from tests.support.proxies import BOTH, CutAnswer, Proxy, Way, proxied
-from tests.support.stores import INTERVAL_MS, beat, opened
+from tests.support.stores import INTERVAL_MS, alert_store, beat, opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -229,12 +229,12 @@ def test_a_connection_of_the_delivery_queue_that_is_lost_is_the_stores_trouble_a
     async def lose() -> None:
         async with proxied(valkey_url) as proxy:
             address = Address(proxy.url, timeout_s=2.0)
-            queue = StoreConnection(pools=address.pool, receivers=1)
+            queue = alert_store(address)
             for _ in range(10):
                 await proxy.refuse()
                 proxy.cut()
                 await proxy.accept()
-                calls = (queue.forget(f"r{k}") for k in range(30))
+                calls = (ReceiverStore(queue).forget(f"r{k}") for k in range(30))
                 answers = await asyncio.gather(*calls, return_exceptions=True)
                 assert {type(answer) for answer in answers} <= {type(None), StoreUnavailableError}
             await queue.close()

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from alerts.store.connection import StoreConnection
+from alerts.store.receivers import ReceiverStore
 from monitor.clock import monotonic_s
 from monitor.errors import StoreUnavailableError
 from monitor.store import StoreDeniedError, StoreRefusedError
@@ -24,7 +24,7 @@ from monitor.store.results import STORED
 from tests.support import sentinels, servers
 from tests.support.daemons import until
 from tests.support.fleets import tasks_of
-from tests.support.stores import INTERVAL_MS, beat, opened
+from tests.support.stores import INTERVAL_MS, alert_store, beat, opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -305,21 +305,21 @@ async def test_a_new_primary_without_the_functions_gets_them(valkeys: Watched) -
 
 async def test_the_delivery_queue_follows_the_primary_too(valkeys: Watched) -> None:
     async with opened(valkeys.url, timeout_s=TIMEOUT_S) as store:
-        queue = StoreConnection(pools=store.connection.address.pool, receivers=1)
-        assert await queue.register(["a"]) == ()
+        queue = alert_store(store.connection.address)
+        assert (await ReceiverStore(queue).register(["a"]))[0] == []
         old = valkeys.primary()
         old.pause()
         new = await blocking(valkeys.another, than=old)
         await known(store, new)
         old.resume()
-        assert await queue.register(["b"]) == ("a",)
+        assert (await ReceiverStore(queue).register(["b"]))[0] == ["a"]
         assert {name.decode() for name in new.ask("SMEMBERS", "la:receivers")} == {"a", "b"}
         for sentinel in valkeys.sentinels:
             sentinel.kill()
         new.kill()
         async with asyncio.timeout(10):
             with pytest.raises(StoreUnavailableError):
-                await queue.register(["c"])
+                await ReceiverStore(queue).register(["c"])
         await queue.close()
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from alerts.store.connection import StoreConnection
 from alerts.store.group_store import GroupStore
+from alerts.store.receivers import ReceiverStore
 from monitor.errors import StoreUnavailableError
 from monitor.events import EVENT_METADATA_BYTES, Event
 from monitor.liveness import EventKind, Liveness, Trigger
@@ -33,7 +33,7 @@ from monitor.store.settings import EnvironmentRule
 from monitor.workers import Disconnect, EnvironmentHealth, Evidence, Rejection, WorkerKey, partition_of
 from tests.support import servers
 from tests.support.store_indexes import check_indexes
-from tests.support.stores import DEV, GRACE_MS, INTERVAL_MS, ManualClock, beat, opened, pools, settings
+from tests.support.stores import DEV, GRACE_MS, INTERVAL_MS, ManualClock, alert_store, beat, opened, settings
 
 W = WorkerKey("acme", "w")
 HISTORY_KEYS = {"{ls:0}:m", "{ls:0}:e", "{ls:0}:e:acme", "{ls:0}:lengths", "{ls:0}:began"}
@@ -840,11 +840,12 @@ async def test_two_namespaces_on_one_database_know_nothing_of_each_other(store_u
         _, _, worker = await plain.get(W)
         assert worker is not None
         assert worker.status == "active"
-        queues = [StoreConnection(pools=pools(store_url), receivers=1, namespace=name) for name in ("", "blue")]
-        for queue in queues:
-            assert await queue.register(["ops"]) == ()
-        assert await queues[1].register(["other"]) == ("ops",)
-        assert await queues[0].register(["ops"]) == ()
+        queues = [alert_store(store_url, namespace=name) for name in ("", "blue")]
+        known = [ReceiverStore(queue) for queue in queues]
+        for one in known:
+            assert (await one.register(["ops"]))[0] == []
+        assert (await known[1].register(["other"]))[0] == ["ops"]
+        assert (await known[0].register(["ops"]))[0] == []
         assert await GroupStore(queues[0], "ops").disable("410")
         assert not (await GroupStore(queues[1], "ops").stats(now_ms=0)).disabled
         for queue in queues:

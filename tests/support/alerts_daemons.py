@@ -10,10 +10,9 @@ from alerts.loops import cancel_all
 from alerts.rendering.payload import Wording
 from alerts.retry import RetryPolicy
 from alerts.service import AlertService
-from alerts.store.durability import Durability
 from alerts.supervision import FIRST_PAUSE_S
 from tests.support.alerts_fakes import CALM, Tally
-from tests.support.stores import pools
+from tests.support.stores import alert_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,12 +47,11 @@ class Daemon:
         self.source = source
         self.clock = clock
         self.service = AlertService(
-            pools=pools(url),
+            store=alert_store(url),
             receivers=receivers,
             routes=routes,
             source=source,
             partitions=2,
-            durability=Durability.parse("memory"),
             wording=Wording(public_url="", redact=()),
             fleet=fleet,
             rule=Rule(),

@@ -15,12 +15,11 @@ from alerts.groups.fleet import EnvironmentHealth, WorkerOutage
 from alerts.groups.keys import digest
 from alerts.groups.state import NotificationRecord, Outcome
 from alerts.notification import Notification
-from alerts.store.connection import StoreConnection
 from alerts.store.group_store import GroupStore
 from monitor.errors import StoreUnavailableError
 from monitor.events import Event
 from monitor.liveness import EventKind, Liveness
-from tests.support.stores import pools
+from tests.support.stores import alert_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -44,7 +43,7 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], *, timeout_s: f
 
 async def dead_letters(store_url: str, receiver: str = "ops") -> list[NotificationRecord]:
     """The dead letters of a receiver, oldest first."""
-    store = StoreConnection(pools=pools(store_url), receivers=1)
+    store = alert_store(store_url)
     try:
         groups = GroupStore(store, receiver)
         notes = await groups.notifications(Outcome.DEAD_LETTERED, before_ms=2 * START_MS, offset=0, limit=100)

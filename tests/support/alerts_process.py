@@ -16,11 +16,10 @@ from alerts.receivers.webhook import WebhookReceiver
 from alerts.rendering.payload import Wording
 from alerts.routing.routes import Route
 from alerts.service import AlertService
-from alerts.store.durability import Durability
 from monitor.clock import StoreClock
 from tests.support.alerts_fakes import CALM, SECRET, ListSource, Tally, event
 from tests.support.failpoints import failpoint
-from tests.support.stores import pools
+from tests.support.stores import alert_store
 
 if TYPE_CHECKING:
     from monitor.events import Event
@@ -36,12 +35,11 @@ async def main(store_url: str, hook_url: str, start_ms: int, workers: int) -> No
     clock.observe(start_ms)
     source = ListSource(deaths(workers))
     service = AlertService(
-        pools=pools(store_url),
+        store=alert_store(store_url, durability="fsync"),
         receivers=[WebhookReceiver(name="ops", url=hook_url, secrets=(SECRET,), allow_private=True)],
         routes=[Route(receivers=("ops",), repeat_interval_ms=0)],
         source=source,
         partitions=1,
-        durability=Durability.parse("fsync"),
         wording=Wording(public_url="", redact=()),
         fleet=CALM,
         rule=None,  # each is notified by itself

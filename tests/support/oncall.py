@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from alerts.rendering.payload import Wording
-from alerts.store.connection import StoreConnection
 from alerts.store.group_store import GroupStore
 from alerts.store.incidents import IncidentStore
 from alerts.store.silences import SilenceStore
 from monitor.daemon.oncall.service import OnCall
 from tests.support.alerts_fakes import Inbox
-from tests.support.stores import pools
+from tests.support.stores import alert_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from alerts.receivers import Receiver
+    from alerts.store.port import StorePort
     from monitor.store import Store
 
 
@@ -38,10 +38,10 @@ class Alerts:
         self.woken.append(receiver)
 
 
-def made(url: str, names: Mapping[str, Sequence[str]] | None) -> tuple[Alerts, StoreConnection]:
+def made(url: str, names: Mapping[str, Sequence[str]] | None) -> tuple[Alerts, StorePort]:
     """Receivers with the tenants that they belong to, or a shared `ops`; the connections are made when first needed."""
     names = names or {"ops": ()}
-    store = StoreConnection(pools=pools(url), receivers=len(names))
+    store = alert_store(url)
     alerts = Alerts(
         groups={name: GroupStore(store, name) for name in names},
         incidents=IncidentStore(store),

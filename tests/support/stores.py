@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 from redis.asyncio import Redis
 
+from monitor.daemon.alerts import LIBRARY
+from monitor.durability import Durability
 from monitor.store import Store, StoreSettings
 from monitor.store.endpoint import Address
+from monitor.store.library_client import LibraryClient
 from monitor.store.settings import EnvironmentRule
 from monitor.workers import Beat, WorkerKey
 
@@ -16,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from typing import Any
 
-    from alerts.store.connection import Pools
 
 INTERVAL_MS = 30_000
 GRACE_MS = 60_000
@@ -36,13 +38,21 @@ def settings(url: str, **changes: Any) -> StoreSettings:
         "workers_per_tenant": 1_000,
         "environments_per_tenant": 100,
         "status_events": False,
+        "durability": "memory",
+        **changes,
     }
-    return StoreSettings(**{**values, **changes})
+    return StoreSettings(**{**values, "durability": Durability.parse(values["durability"])})
 
 
-def pools(url: str) -> Pools:
-    """What makes pools of connections to the store at ``url``. It is not behind Sentinel: nothing is to be closed."""
-    return Address(url, timeout_s=2.0).pool
+def alert_store(store: str | Address, *, namespace: str = "", durability: str = "memory") -> LibraryClient:
+    """The alerts' port to a store, by its URL. That one is not behind Sentinel: its address is not to be closed."""
+    return LibraryClient(
+        Address(store, timeout_s=2.0) if isinstance(store, str) else store,
+        LIBRARY,
+        namespace=namespace,
+        durability=Durability.parse(durability),
+        confirming=2,
+    )
 
 
 @asynccontextmanager

@@ -6,7 +6,6 @@ In tests, ``Config.model_validate({"liveness": {"interval": "1s"}})`` or ``load(
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -30,6 +29,7 @@ from monitor.daemon.config.errors import ConfigError, lines
 from monitor.daemon.config.keys import entries
 from monitor.daemon.config.sources import Source, SourceError, note_control_characters, overlay, read_file
 from monitor.daemon.config.watchdog import Watchdog
+from monitor.durability import Durability
 from monitor.liveness import EventKind
 from monitor.settings.key_material import (
     KeyMaterialError,
@@ -51,7 +51,6 @@ from monitor.settings.units import Duration, Size, SizeMark, duration_text, last
 from monitor.settings.urls import Url, is_loopback
 
 EMBEDDED: Final = "embedded:"
-MOST_REPLICAS: Final = 16
 AUTO: Final = "auto"
 MOST_PROCESSES: Final = 64
 _KIB: Final = 1024
@@ -59,25 +58,8 @@ _LEAST_MAXMEMORY_BYTES: Final = 16 << 20
 _SECOND_MS: Final = 1_000
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Durability:
-    """What the store must confirm before a notification is sent. ``replicas`` is 0 unless the mode is ``replicas``."""
-
-    mode: Literal["fsync", "memory", "replicas"]
-    replicas: int = 0
-
-
 def _durability(value: object) -> Durability:
-    match value:
-        case Durability():
-            return value
-        case "fsync" | "memory":
-            return Durability(mode=value)
-        case str() if value.startswith("replicas:"):
-            count = value.removeprefix("replicas:")
-            if count.isascii() and count.isdigit() and 1 <= int(count[:9]) <= MOST_REPLICAS:
-                return Durability(mode="replicas", replicas=int(count))
-    raise ValueError(f'must be "fsync", "memory" or "replicas:N" with N from 1 to {MOST_REPLICAS}')
+    return value if isinstance(value, Durability) else Durability.parse(str(value))
 
 
 def _maxmemory(value: object) -> int:

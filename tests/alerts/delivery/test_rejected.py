@@ -17,8 +17,6 @@ from alerts.routing.acknowledge import acknowledge_at
 from alerts.routing.router import Router
 from alerts.routing.routes import ReceiverTraits, Route
 from alerts.service import AlertService
-from alerts.store.connection import StoreConnection
-from alerts.store.durability import Durability
 from alerts.store.group_store import GroupStore, Want
 from alerts.store.incidents import IncidentStore
 from monitor.daemon.alerts import StoredFleet
@@ -39,7 +37,7 @@ from tests.support.alerts_fakes import (
     until,
     webhook_server,
 )
-from tests.support.stores import ManualClock, beat, opened, pools
+from tests.support.stores import ManualClock, alert_store, beat, opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -224,7 +222,7 @@ async def test_p19_an_ack_between_the_lapse_of_the_last_one_and_its_hand_over_is
         "incident_id": f"inc_{rejected().event_id}",
         "now_ms": clock.ms,
     }
-    source, store = ListSource([rejected()]), StoreConnection(pools=pools(store_url), receivers=1)
+    source, store = ListSource([rejected()]), alert_store(store_url)
     incidents, groups = IncidentStore(store), GroupStore(store, "ops")
 
     def router(groups: GroupStore) -> Router:
@@ -342,12 +340,11 @@ class Whole:
         ops = WebhookReceiver(name="ops", url=hook.url, secrets=(SECRET,), allow_private=True)
 
         self.service = AlertService(
-            pools=pools(url),
+            store=alert_store(url),
             receivers=[ops],
             routes=[Route(receivers=("ops",))],
             source=Outbox(store, owner="d1"),
             partitions=1,
-            durability=Durability.parse("memory"),
             wording=Wording(public_url="", redact=()),
             fleet=StoredFleet(store),
             rule=Rule(),

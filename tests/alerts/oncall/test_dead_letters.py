@@ -25,17 +25,17 @@ from alerts.oncall.reschedule import PAGE, is_of, wake_waiting
 from alerts.routing.acknowledge import acknowledge_at
 from alerts.routing.enqueue import Offer, offer_all
 from alerts.routing.routes import Target
-from alerts.store.connection import StoreConnection
 from alerts.store.group_store import Change, GroupStore, Want
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event
-from tests.support.stores import pools
+from tests.support.stores import alert_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from alerts.groups.state import AlertGroup, NotificationRecord
     from alerts.oncall.dead_letters import Found
+    from alerts.store.port import StorePort
     from monitor.events import Event
 
 LEASE_MS = 15_000
@@ -56,7 +56,7 @@ class Incidents:
 class Bench:
     """One receiver's threads, taken from step to step by hand."""
 
-    def __init__(self, groups: GroupStore, store: StoreConnection) -> None:
+    def __init__(self, groups: GroupStore, store: StorePort) -> None:
         self.groups = groups
         self.store = store
         self.incidents = Incidents()
@@ -146,7 +146,7 @@ def recovered(seq: int = 2, **changes: Any) -> Event:
 
 @pytest.fixture
 async def bench(store_url: str) -> AsyncIterator[Bench]:
-    store = StoreConnection(pools=pools(store_url), receivers=1)
+    store = alert_store(store_url)
     yield Bench(GroupStore(store, "ops"), store)
     await store.close()
 

@@ -27,8 +27,6 @@ from alerts.retry import RetryPolicy
 from alerts.routing.acknowledge import acknowledge_at
 from alerts.routing.enqueue import Offer, offer_all
 from alerts.routing.routes import ReceiverTraits, Route, targets_of
-from alerts.store.connection import StoreConnection
-from alerts.store.durability import Durability
 from alerts.store.group_store import GroupStore, Want
 from alerts.store.incidents import IncidentStore
 from alerts.store.mass_failures import MassFailures
@@ -36,7 +34,7 @@ from alerts.store.silences import SilenceStore
 from monitor.errors import StoreUnavailableError
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, Clock, FakeFleet, Inbox, Tally, event, nid_of, until
-from tests.support.stores import pools
+from tests.support.stores import alert_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -74,7 +72,7 @@ class Rig:
     def __init__(self, store_url: str, **rest: Any) -> None:
         self.clock = Clock()
         self.inbox = Inbox(**rest)
-        self.store = StoreConnection(pools=pools(store_url), receivers=2)
+        self.store = alert_store(store_url)
         self.groups = GroupStore(self.store, "ops")
         self.incidents = IncidentStore(self.store)
         self.silences = SilenceStore(self.store)
@@ -104,7 +102,6 @@ class Rig:
                 on_unrenderable=lambda: None,
             ),
             policy=RetryPolicy(initial_ms=1_000, max_ms=1_000, retry_for_ms=0, min_attempts=2),
-            durability=Durability.parse("memory"),
             now_ms=self.clock,
             counts=Tally(),
             poll_s=0.01,

@@ -25,15 +25,13 @@ from alerts.groups.mass_failure import (
 from alerts.rendering.payload import Wording
 from alerts.routing.routes import ENVIRONMENT_WAIT_MS, Route
 from alerts.service import AlertService
-from alerts.store.connection import StoreConnection
-from alerts.store.durability import Durability
 from alerts.store.group_store import Want
 from alerts.store.mass_failures import KEPT_MS, MassFailures
 from monitor.daemon.alerts import StoredFleet
 from monitor.liveness import EventKind, Liveness
 from monitor.store.outbox import Outbox
 from tests.support.alerts_fakes import START_MS, FakeFleet, Inbox, Tally, event, until
-from tests.support.stores import ManualClock, beat, opened, pools
+from tests.support.stores import ManualClock, alert_store, beat, opened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -238,7 +236,7 @@ def test_b4_those_who_are_back_count_once_for_the_threshold() -> None:
 
 async def test_p16_several_daemons_count_each_death_once(store_url: str) -> None:
     fleet = FakeFleet(lambda: EnvironmentHealth(expected=20, silent=0))
-    stores = [StoreConnection(pools=pools(store_url), receivers=1) for _ in range(2)]
+    stores = [alert_store(store_url) for _ in range(2)]
     try:
         one, other = (MassFailures(store, rule=RULE, fleet=fleet) for store in stores)
         deaths = [death(number) for number in range(4)]
@@ -257,7 +255,7 @@ async def test_p16_several_daemons_count_each_death_once(store_url: str) -> None
 
 
 async def test_p16_deaths_that_go_on_for_longer_than_a_day_are_not_forgotten_meanwhile(store_url: str) -> None:
-    store = StoreConnection(pools=pools(store_url), receivers=1)
+    store = alert_store(store_url)
     mass_failures = MassFailures(store, rule=RULE, fleet=FakeFleet(lambda: EnvironmentHealth(expected=20, silent=0)))
 
     async def dies(number: int, at_ms: int, environment: str = "prod") -> FailureState:
@@ -278,7 +276,7 @@ async def test_p16_deaths_that_go_on_for_longer_than_a_day_are_not_forgotten_mea
 
 async def test_p24_environments_of_one_name_are_counted_by_tenant(store_url: str) -> None:
     fleet = FakeFleet(lambda: EnvironmentHealth(expected=20, silent=0))
-    store = StoreConnection(pools=pools(store_url), receivers=1)
+    store = alert_store(store_url)
     try:
         mass_failures = MassFailures(store, rule=RULE, fleet=fleet)
         # Also where a tenant's name and an environment's make the same text.
@@ -351,12 +349,11 @@ async def test_p16_a_quarter_of_a_fleet_whose_end_was_recorded_before_anybody_ro
                 pass
 
         service = AlertService(
-            pools=pools(store_url),
+            store=alert_store(store_url),
             receivers=[ops],
             routes=[Route(receivers=("ops",))],
             source=Outbox(store, owner="d1"),
             partitions=partitions,
-            durability=Durability.parse("memory"),
             wording=Wording(public_url="", redact=()),
             fleet=StoredFleet(store),
             rule=RULE,

@@ -20,7 +20,6 @@ from alerts.groups.state import AlertGroup, Draft, InFlight, Outcome, Timing
 from alerts.groups.worker_rules import FACTS_KEPT
 from alerts.routing.enqueue import Offer, offer_all
 from alerts.routing.routes import ReceiverTraits, Route, targets_of
-from alerts.store.connection import StoreConnection
 from alerts.store.group_store import Change, GroupStore, Handed, Want
 from alerts.store.incidents import IncidentStore
 from alerts.store.mass_failures import KEPT_MS, MassFailures
@@ -28,11 +27,12 @@ from alerts.store.retention import DEAD_LETTERS, NOTES_KEPT, OUTCOMES_KEPT, Rete
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_daemons import Daemon
 from tests.support.alerts_fakes import START_MS, Clock, FakeFleet, Inbox, ListSource, event, events, until
-from tests.support.stores import pools
+from tests.support.stores import alert_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from alerts.store.port import StorePort
     from monitor.events import Event
 
 BASE = "{lt:ops}"
@@ -45,8 +45,8 @@ PER_CALL = 100
 
 
 @pytest.fixture
-async def store(store_url: str) -> AsyncIterator[StoreConnection]:
-    opened = StoreConnection(pools=pools(store_url), receivers=2)
+async def store(store_url: str) -> AsyncIterator[StorePort]:
+    opened = alert_store(store_url)
     yield opened
     await opened.close()
 
@@ -58,7 +58,7 @@ async def redis(store_url: str) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-def groups(store: StoreConnection) -> GroupStore:
+def groups(store: StorePort) -> GroupStore:
     return GroupStore(store, "ops", SMALL)
 
 
@@ -113,7 +113,7 @@ def most_of(where: tuple[str, str], history: Retention) -> int:
 
 @KEPT
 async def test_p26_what_is_over_is_forgotten_by_age_but_the_newest_never(
-    store: StoreConnection, redis: Redis, where: tuple[str, str], keep: int, history: Retention
+    store: StorePort, redis: Redis, where: tuple[str, str], keep: int, history: Retention
 ) -> None:
     groups, most = GroupStore(store, "ops", history), most_of(where, history)
     assert (most > keep) is (history is LARGER)
@@ -126,7 +126,7 @@ async def test_p26_what_is_over_is_forgotten_by_age_but_the_newest_never(
 
 @KEPT
 async def test_p26_what_is_over_and_young_is_bounded_by_number(
-    store: StoreConnection, redis: Redis, where: tuple[str, str], keep: int, history: Retention
+    store: StorePort, redis: Redis, where: tuple[str, str], keep: int, history: Retention
 ) -> None:
     groups, most = GroupStore(store, "ops", history), most_of(where, history)
     assert (most > keep) is (history is LARGER)
@@ -302,7 +302,7 @@ async def test_p26_a_start_lets_a_removed_receiver_expire_and_keeps_the_configur
 
 
 async def test_p26_counts_of_environments_in_which_nothing_happens_any_more_are_forgotten(
-    store: StoreConnection, redis: Redis
+    store: StorePort, redis: Redis
 ) -> None:
     mass_failures = MassFailures(store, rule=Rule(), fleet=FakeFleet(lambda: EnvironmentHealth(expected=100, silent=0)))
     for number in range(30):
@@ -316,9 +316,7 @@ async def test_p26_counts_of_environments_in_which_nothing_happens_any_more_are_
     assert await redis.hkeys("{la.mass}") == await redis.zrange("{la.mass}:at", 0, -1) == ["4:acmeprod"]
 
 
-async def test_p26_incidents_that_are_over_are_forgotten_faster_than_they_come(
-    store: StoreConnection, redis: Redis
-) -> None:
+async def test_p26_incidents_that_are_over_are_forgotten_faster_than_they_come(store: StorePort, redis: Redis) -> None:
     history = Retention(most=1_000)
     incidents = IncidentStore(store, history)
 
@@ -343,7 +341,7 @@ async def test_p26_incidents_that_are_over_are_forgotten_faster_than_they_come(
 
 
 async def test_p26_the_incident_of_an_environment_counts_all_its_members_and_remembers_few_that_are_over(
-    store: StoreConnection, redis: Redis
+    store: StorePort, redis: Redis
 ) -> None:
     whole, base = "inc_" + "e" * 32, "{la.environments}"
     incidents = IncidentStore(store)

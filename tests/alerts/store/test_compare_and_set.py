@@ -9,16 +9,16 @@ import pytest
 from alerts.groups.keys import Shape
 from alerts.groups.state import AlertGroup, Draft, Timing
 from alerts.loops import TRIES, Tries
-from alerts.store.connection import StoreConnection
 from alerts.store.group_store import Change, GroupStore, Want, change_of
 from monitor.errors import StoreUnavailableError
 from tests.support.alerts_fakes import START_MS
-from tests.support.stores import pools
+from tests.support.stores import alert_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from alerts.store.group_store import Seen
+    from alerts.store.port import StorePort
 
 KEYS = ("w4:acmea", "w4:acmeb", "w4:acmec")
 
@@ -96,8 +96,8 @@ async def test_a_loop_may_end_by_itself_when_no_try_is_left() -> None:
 
 
 @pytest.fixture
-async def store(store_url: str) -> AsyncIterator[StoreConnection]:
-    opened = StoreConnection(pools=pools(store_url), receivers=1)
+async def store(store_url: str) -> AsyncIterator[StorePort]:
+    opened = alert_store(store_url)
     yield opened
     await opened.close()
 
@@ -118,7 +118,7 @@ def _reminded(want: Want, seen: Seen, *, more: int) -> Change:
 class Interrupted(GroupStore):
     """Groups that another process changes after the first read."""
 
-    def __init__(self, store: StoreConnection, *, by: list[Change]) -> None:
+    def __init__(self, store: StorePort, *, by: list[Change]) -> None:
         super().__init__(store, "ops")
         self._by = by
 
@@ -129,7 +129,7 @@ class Interrupted(GroupStore):
         return seen
 
 
-async def test_only_groups_that_another_process_has_changed_are_read_and_made_again(store: StoreConnection) -> None:
+async def test_only_groups_that_another_process_has_changed_are_read_and_made_again(store: StorePort) -> None:
     groups = GroupStore(store, "ops")
     [second] = await groups.read([Want(group=KEYS[1])])
     interrupted = Interrupted(store, by=[_reminded(Want(group=KEYS[1]), second, more=10)])
@@ -144,7 +144,7 @@ async def test_only_groups_that_another_process_has_changed_are_read_and_made_ag
     assert await _reminders(groups) == [1, 11, None]
 
 
-async def test_an_update_without_groups_or_changes_writes_nothing(store: StoreConnection) -> None:
+async def test_an_update_without_groups_or_changes_writes_nothing(store: StorePort) -> None:
     groups = GroupStore(store, "ops")
     await groups.update([], lambda want, seen: _reminded(want, seen, more=1), now_ms=START_MS, handed=None)
     await groups.update([Want(group=key) for key in KEYS], lambda _want, _seen: None, now_ms=START_MS, handed=None)

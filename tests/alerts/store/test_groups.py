@@ -11,16 +11,18 @@ from redis.exceptions import OutOfMemoryError
 from alerts.groups.keys import Shape
 from alerts.groups.roles import Role
 from alerts.groups.state import AlertGroup, Draft, InFlight, Member, Outcome, Timing
-from alerts.store.connection import StoreConnection
-from alerts.store.durability import Confirmation, Durability
 from alerts.store.group_store import Change, Claimed, GroupStore, Seen, Stats, Want
+from alerts.store.receivers import ReceiverStore
+from monitor.durability import Confirmation
 from monitor.errors import StoreUnavailableError
 from tests.support import servers
 from tests.support.alerts_fakes import START_MS, event
-from tests.support.stores import pools
+from tests.support.stores import alert_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from alerts.store.port import StorePort
 
 LEASE_MS = 15_000
 MONTH_MS = 30 * 86_400_000
@@ -28,14 +30,14 @@ BASE = "{lt:ops}"
 
 
 @pytest.fixture
-async def store(store_url: str) -> AsyncIterator[StoreConnection]:
-    opened = StoreConnection(pools=pools(store_url), receivers=2)
+async def store(store_url: str) -> AsyncIterator[StorePort]:
+    opened = alert_store(store_url)
     yield opened
     await opened.close()
 
 
 @pytest.fixture
-def groups(store: StoreConnection) -> GroupStore:
+def groups(store: StorePort) -> GroupStore:
     return GroupStore(store, "ops")
 
 
@@ -335,7 +337,7 @@ async def test_a_notification_stands_in_one_list_and_its_body_lasts_while_it_may
         assert lists == {place: ["ntf_1"] if place is outcome else [] for place in lists}
 
 
-async def test_the_threads_of_two_receivers_are_apart(groups: GroupStore, store: StoreConnection) -> None:
+async def test_the_threads_of_two_receivers_are_apart(groups: GroupStore, store: StorePort) -> None:
     other = GroupStore(store, "ops2")
     await _put(groups, "w4:acmew")
     await _put(other, "w4:acmew")
@@ -349,7 +351,7 @@ async def test_the_library_comes_back_after_a_failover_or_flush(groups: GroupSto
         [claimed] = await _claim(groups)
         await redis.function_flush()
         begun = change(a_thread(), claimed.version, token=claimed.token)
-        done, _ = await groups.save_confirmed([begun], now_ms=START_MS, durability=Durability.parse("memory"))
+        done, _ = await groups.save_confirmed([begun], now_ms=START_MS)
         assert done == [True]
         await redis.flushall()
         await redis.function_flush()
@@ -384,7 +386,7 @@ async def test_p26_a_full_store_takes_what_is_pending_and_can_be_drained(groups:
             draft = Draft(a_thread("a"), START_MS)
             draft.record(a_note(), Outcome.QUEUED, body="{}")
             begun = Change(draft=draft, version=first.version, token=first.token)
-            done, _ = await groups.save_confirmed([begun], now_ms=START_MS, durability=Durability.parse("memory"))
+            done, _ = await groups.save_confirmed([begun], now_ms=START_MS)
             over = change(a_thread("b"), second.version, token=second.token, release=True, over=True)
             assert [*done, *await groups.save([over], now_ms=START_MS)] == [True, True]
             await groups.wake(["a"], now_ms=START_MS)
@@ -414,75 +416,73 @@ async def test_a_thread_that_cannot_be_read_does_not_block_the_others(groups: Gr
 
 @pytest.mark.parametrize("name", ["", "a}b", "{a", "a b", "x" * 65])
 def test_a_name_that_would_leave_its_hash_tag_is_refused(name: str) -> None:
-    store = StoreConnection(pools=pools("unix:///nowhere"), receivers=1)
+    store = alert_store("unix:///nowhere")
     with pytest.raises(ValueError, match="receiver name"):
         GroupStore(store, name)
 
 
 @pytest.mark.parametrize("namespace", ["", "prod"])
 async def test_receivers_of_earlier_runs_are_known(store_url: str, namespace: str) -> None:
-    store = StoreConnection(pools=pools(store_url), receivers=1, namespace=namespace)
-    other = StoreConnection(pools=pools(store_url), receivers=1, namespace="other")
+    stores = [alert_store(store_url, namespace=name) for name in (namespace, "other")]
+    own, other = map(ReceiverStore, stores)
     try:
-        assert await store.register(["ops", "log"]) == ()
-        assert await other.register(["ops"]) == ()
-        assert await store.register(["log"]) == ("ops",)
-        await store.forget("ops")
-        assert await store.register(["log"]) == ()
-        assert await other.register([]) == ("ops",)
+        assert await own.register(["ops", "log"]) == ([], Confirmation.CONFIRMED)
+        assert await other.register(["ops"]) == ([], Confirmation.CONFIRMED)
+        assert await own.register(["log"]) == (["ops"], Confirmation.CONFIRMED)
+        await own.forget("ops")
+        assert await own.register(["log"]) == ([], Confirmation.CONFIRMED)
+        assert await other.register([]) == (["ops"], Confirmation.CONFIRMED)
     finally:
-        await store.close()
-        await other.close()
+        for store in stores:
+            await store.close()
 
 
 async def test_a_test_of_a_receiver_holds_up_none_of_another_installation(store_url: str) -> None:
-    one, other = (StoreConnection(pools=pools(store_url), receivers=1, namespace=name) for name in ("one", "other"))
+    stores = [alert_store(store_url, namespace=name) for name in ("one", "other")]
+    one, other = (GroupStore(store, "ops") for store in stores)
     try:
-        assert await one.test_wait_ms("ops", 60_000) == 0
-        assert 0 < await one.test_wait_ms("ops", 60_000) <= 60_000
-        assert await other.test_wait_ms("ops", 60_000) == 0
+        assert await one.test_wait_ms(60_000) == 0
+        assert 0 < await one.test_wait_ms(60_000) <= 60_000
+        assert await other.test_wait_ms(60_000) == 0
     finally:
-        await one.close()
-        await other.close()
+        for store in stores:
+            await store.close()
 
 
 async def test_a_store_that_is_away_is_reported_by_the_type_of_the_error(tmp_path: object) -> None:
-    store = StoreConnection(pools=pools(f"unix://{tmp_path}/none"), receivers=1)
+    store = alert_store(f"unix://{tmp_path}/none", durability="fsync")
     groups = GroupStore(store, "ops")
-    memory = Durability.parse("memory")
     for call in (
         _put(groups, "w"),
         _claim(groups),
-        groups.save_confirmed([change(a_thread())], now_ms=START_MS, durability=memory),
-        store.register(["ops"]),
-        store.can_confirm(Durability.parse("fsync")),
+        groups.save_confirmed([change(a_thread())], now_ms=START_MS),
+        ReceiverStore(store).register(["ops"]),
     ):
         with pytest.raises(StoreUnavailableError):
             await call
     await store.close()
 
 
-async def _begin_at(url: str, durability: str) -> tuple[Confirmation, list[bool], bool]:
-    store = StoreConnection(pools=pools(url), receivers=1)
-    level = Durability.parse(durability)
+async def _begin_at(url: str, durability: str) -> tuple[Confirmation, list[bool], Confirmation]:
+    store = alert_store(url, durability=durability)
     groups = GroupStore(store, "ops")
     await _put(groups, "w4:acmew")
     [claimed] = await _claim(groups)
     begun = change(a_thread(), claimed.version, token=claimed.token)
-    done, confirmation = await groups.save_confirmed([begun], now_ms=START_MS, durability=level)
-    available = await store.can_confirm(level)
+    done, confirmation = await groups.save_confirmed([begun], now_ms=START_MS)
+    _, registered = await ReceiverStore(store).register(["ops"])
     await store.close()
-    return confirmation, done, available
+    return confirmation, done, registered
 
 
 async def test_p23_fsync_is_confirmed_where_the_server_has_an_append_only_file() -> None:
     with servers.running(servers.valkey_binary()) as server:
-        assert await _begin_at(server.url, "fsync") == (Confirmation.CONFIRMED, [True], True)
+        assert await _begin_at(server.url, "fsync") == (Confirmation.CONFIRMED, [True], Confirmation.CONFIRMED)
 
 
 async def test_p23_fsync_without_an_append_only_file_falls_back_to_memory() -> None:
     with servers.running(servers.valkey_binary(), "--appendonly", "no") as server:
-        assert await _begin_at(server.url, "fsync") == (Confirmation.UNAVAILABLE, [True], False)
+        assert await _begin_at(server.url, "fsync") == (Confirmation.UNAVAILABLE, [True], Confirmation.UNAVAILABLE)
 
 
 async def test_p23_fsync_on_a_redis_without_waitaof_falls_back_to_memory(redis_url: str) -> None:
@@ -492,11 +492,11 @@ async def test_p23_fsync_on_a_redis_without_waitaof_falls_back_to_memory(redis_u
     binary = servers.redis_binary()
     assert binary is not None
     with servers.running(binary) as server:
-        confirmation, done, available = await _begin_at(server.url, "fsync")
+        found = await _begin_at(server.url, "fsync")
     expected = Confirmation.CONFIRMED if has_waitaof else Confirmation.UNAVAILABLE
-    assert (confirmation, done, available) == (expected, [True], has_waitaof)
+    assert found == (expected, [True], expected)
 
 
 async def test_p23_replicas_that_are_missing_confirm_nothing() -> None:
     with servers.running(servers.valkey_binary()) as server:
-        assert await _begin_at(server.url, "replicas:1") == (Confirmation.UNCONFIRMED, [True], True)
+        assert await _begin_at(server.url, "replicas:1") == (Confirmation.UNCONFIRMED, [True], Confirmation.UNCONFIRMED)

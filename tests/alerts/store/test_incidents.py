@@ -19,16 +19,20 @@ from alerts.groups.incidents import (
     UnknownIncidentError,
 )
 from alerts.groups.keys import environment_key
-from alerts.store.connection import Reply, StoreConnection
 from alerts.store.incidents import IncidentStore
 from alerts.store.retention import Retention
+from monitor.daemon.alerts import LIBRARY
+from monitor.durability import MEMORY
 from monitor.liveness import EventKind, Liveness
+from monitor.store.endpoint import Address
+from monitor.store.library_client import LibraryClient
 from tests.support.alerts_fakes import START_MS, event
-from tests.support.stores import pools
+from tests.support.stores import alert_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+    from alerts.store.port import Reply, StorePort
     from monitor.events import Event
 
 WHOLE = "inc_" + "e" * 32
@@ -36,14 +40,14 @@ KEPT_MS = Retention().age_ms
 
 
 @pytest.fixture
-async def store(store_url: str) -> AsyncIterator[StoreConnection]:
-    opened = StoreConnection(pools=pools(store_url), receivers=1)
+async def store(store_url: str) -> AsyncIterator[StorePort]:
+    opened = alert_store(store_url)
     yield opened
     await opened.close()
 
 
 @pytest.fixture
-def incidents(store: StoreConnection) -> IncidentStore:
+def incidents(store: StorePort) -> IncidentStore:
     return IncidentStore(store)
 
 
@@ -122,7 +126,7 @@ async def test_p18_the_end_finds_whom_the_down_was_for_whatever_the_routes_say_n
 
 @pytest.mark.parametrize("by_age", [True, False])
 async def test_p18_an_old_incident_that_is_forgotten_leaves_the_newer_one_of_its_worker(
-    store: StoreConnection, *, by_age: bool
+    store: StorePort, *, by_age: bool
 ) -> None:
     incidents = IncidentStore(
         store, Retention(age_ms=KEPT_MS if by_age else 10 * KEPT_MS, most=100_000 if by_age else 1)
@@ -142,7 +146,7 @@ async def test_p18_an_old_incident_that_is_forgotten_leaves_the_newer_one_of_its
     assert (await incidents.get("acme", f"inc_{second.event_id}")).closed_by is EventKind.RECOVERED
 
 
-async def test_two_that_note_at_once_make_what_one_makes(store: StoreConnection) -> None:
+async def test_two_that_note_at_once_make_what_one_makes(store: StorePort) -> None:
     stream = [
         one for n in range(1, 60, 2) for w in ("v", "w") for one in (event(n, worker_id=w), _end(n + 1, worker_id=w))
     ]
@@ -195,11 +199,12 @@ async def test_the_first_ack_stays_and_what_is_over_takes_none(incidents: Incide
         await incidents.acknowledge("acme", second.incident_id, by="ann", comment="", now_ms=START_MS)
 
 
-class Interrupted(StoreConnection):
+class Interrupted(LibraryClient):
     """A store at which another change comes first: once, right before a call of ``function``."""
 
     def __init__(self, redis_url: str, function: str, meanwhile: Callable[[], Awaitable[object]]) -> None:
-        super().__init__(pools=pools(redis_url), receivers=1)
+        address = Address(redis_url, timeout_s=2.0)
+        super().__init__(address, LIBRARY, namespace="", durability=MEMORY, confirming=1)
         self._function = function
         self._meanwhile: Callable[[], Awaitable[object]] | None = meanwhile
 
@@ -322,7 +327,7 @@ async def test_what_has_been_over_for_long_is_forgotten_whole_and_what_is_open_n
         await incidents.get("acme", f"inc_{event(1).event_id}")
 
 
-async def test_only_the_newest_that_are_over_are_kept(incidents: IncidentStore, store: StoreConnection) -> None:
+async def test_only_the_newest_that_are_over_are_kept(incidents: IncidentStore, store: StorePort) -> None:
     await _note(incidents, [event(1, worker_id="open")])
     for n in range(6):
         await _note(incidents, [event(1, worker_id=f"w{n}"), _end(2, worker_id=f"w{n}")], now_ms=START_MS + n)

@@ -9,27 +9,28 @@ import pytest
 from redis.asyncio import Redis
 
 from alerts.groups.silences import Matchers, Silence, SilenceState, TooManySilencesError, UnknownSilenceError
-from alerts.store.connection import StoreConnection
 from alerts.store.retention import Retention
 from alerts.store.silences import SILENCES_MOST, SilenceStore
 from tests.support.alerts_fakes import START_MS
-from tests.support.stores import pools
+from tests.support.stores import alert_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from alerts.store.port import StorePort
 
 KEPT_MS = Retention().age_ms
 
 
 @pytest.fixture
-async def store(store_url: str) -> AsyncIterator[StoreConnection]:
-    opened = StoreConnection(pools=pools(store_url), receivers=1)
+async def store(store_url: str) -> AsyncIterator[StorePort]:
+    opened = alert_store(store_url)
     yield opened
     await opened.close()
 
 
 @pytest.fixture
-def silences(store: StoreConnection) -> SilenceStore:
+def silences(store: StorePort) -> SilenceStore:
     return SilenceStore(store)
 
 
@@ -87,7 +88,7 @@ async def test_ending_twice_is_ending_once(silences: SilenceStore) -> None:
     assert past == _silence(1)
 
 
-async def test_p17_every_daemon_sees_a_change_at_once(store: StoreConnection, store_url: str) -> None:
+async def test_p17_every_daemon_sees_a_change_at_once(store: StorePort, store_url: str) -> None:
     writer, reader = SilenceStore(store), SilenceStore(store)
     assert await reader.active(["acme"]) == {"acme": []}
     await writer.add(_silence(), now_ms=START_MS)
@@ -143,7 +144,7 @@ async def test_silences_are_listed_newest_first_and_forgotten_after_a_week(
     assert sizes == {"{la.silences}:s:acme": 1, "{la.silences}:a:acme": 1, "{la.silences}:v": 1}
 
 
-async def test_only_the_newest_silences_that_are_over_are_kept(silences: SilenceStore, store: StoreConnection) -> None:
+async def test_only_the_newest_silences_that_are_over_are_kept(silences: SilenceStore, store: StorePort) -> None:
     for n in range(4):
         await silences.add(_silence(n), now_ms=START_MS)
         await silences.end("acme", _silence(n).id, by="ann", now_ms=START_MS + n)

@@ -1,0 +1,31 @@
+"""The store as this package uses it: the functions of ``alerts.lua``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from monitor.durability import Confirmation, Durability
+
+Reply: TypeAlias = Any
+"""What a function of the library returns: its Lua file says what."""
+
+
+class StorePort(Protocol):
+    """Calls functions of the library, from one event loop. Handed in by the composition root.
+
+    ``base``: the base key of the function, from which it derives all others. Every method raises
+    ``StoreUnavailableError`` if its call may not have been executed.
+    """
+
+    durability: Durability
+    """What ``call_confirmed`` waits for."""
+
+    async def call(self, function: str, base: str, *args: str | bytes | int) -> Reply:
+        """Call a function. It may be executed twice."""
+
+    async def call_confirmed(self, function: str, base: str, *args: str | bytes | int) -> tuple[Reply, Confirmation]:
+        """Call a function at most once, then wait until its writes are as durable as ``durability`` requires."""
+
+    async def close(self) -> None:
+        """Close the connections. Idempotent."""

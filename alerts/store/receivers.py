@@ -1,0 +1,36 @@
+"""The names of receivers in the store: each call is one function of ``receivers.lua``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from alerts.store.port import StorePort
+    from monitor.durability import Confirmation
+
+_RECEIVERS: Final = "la:receivers"
+
+
+class ReceiverStore:
+    """Stores the names of configured receivers, so that a removed one is noticed.
+
+    Both methods are idempotent and raise ``StoreUnavailableError`` if the call may not have been executed.
+    """
+
+    def __init__(self, store: StorePort) -> None:
+        self._store = store
+
+    async def register(self, receivers: Iterable[str]) -> tuple[list[str], Confirmation]:
+        """Record the configured receivers; returns whether this is as durable as asked, too.
+
+        Returns first the names that earlier runs recorded and that are not configured.
+        """
+        names = sorted(receivers)
+        known, confirmation = await self._store.call_confirmed("receivers_add", _RECEIVERS, *names)
+        return sorted({name.decode() for name in known}.difference(names)), confirmation
+
+    async def forget(self, receiver: str) -> None:
+        """Undo ``register`` for a receiver whose queue is empty."""
+        await self._store.call("receivers_remove", _RECEIVERS, receiver)

@@ -1,0 +1,56 @@
+"""Durability: what the store must confirm about its writes before a notification is sent (P23). Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+MOST_REPLICAS: Final = 16
+
+
+class DurabilityMode(StrEnum):
+    """What a confirmation waits for."""
+
+    FSYNC = "fsync"
+    """The primary's append-only file is on disk (WAITAOF)."""
+    REPLICAS = "replicas"
+    """A number of replicas have it in memory (WAIT)."""
+    MEMORY = "memory"
+    """Nothing. If the store loses its newest writes, a notification may be repeated or unfounded."""
+
+
+class Confirmation(StrEnum):
+    """Result of waiting for the durability of writes."""
+
+    CONFIRMED = "confirmed"
+    UNCONFIRMED = "unconfirmed"
+    """Not confirmed within the timeout; nothing may be sent."""
+    UNAVAILABLE = "unavailable"
+    """The server cannot confirm (no WAITAOF, or no append-only file); treated as ``memory``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Durability:
+    """A mode and, for ``replicas`` only, the number of replicas."""
+
+    mode: DurabilityMode
+    replicas: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Durability:
+        """Parse ``fsync``, ``replicas:N`` or ``memory``.
+
+        Raises:
+            ValueError: the text is none of these.
+        """
+        name, colon, count = text.partition(":")
+        if name == DurabilityMode.REPLICAS and count.isascii() and count.isdigit():
+            if 1 <= int(count[:9]) <= MOST_REPLICAS:
+                return cls(mode=DurabilityMode.REPLICAS, replicas=int(count))
+        elif not colon and name in {DurabilityMode.FSYNC, DurabilityMode.MEMORY}:
+            return cls(mode=DurabilityMode(name))
+        raise ValueError(f'must be "fsync", "memory" or "replicas:N" with N from 1 to {MOST_REPLICAS}')
+
+
+MEMORY: Final = Durability(mode=DurabilityMode.MEMORY)

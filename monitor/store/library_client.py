@@ -1,0 +1,91 @@
+"""Calls to a library for other data in the store than the workers', such as that of the alerts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.exceptions import RedisError
+
+from monitor.errors import StoreUnavailableError
+from monitor.store.functions import Functions
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from monitor.durability import Confirmation, Durability
+    from monitor.store.endpoint import Address
+    from monitor.store.functions import Argument
+    from monitor.store.library import Library
+
+CONNECTIONS: Final = 8
+_TIMEOUT_S: Final = 2.0
+_CONFIRM_MS: Final = 2_000
+
+
+class LibraryClient:
+    """Calls functions of one library, on connections of its own: these calls and beats do not wait for each other.
+
+    Every method raises ``StoreUnavailableError`` if its call may not have been executed. Belongs to one event loop.
+
+    Args:
+        address: the store's endpoint; it must be closed after this client.
+        library: the library.
+        namespace: part of every key, in its hash tag if it has one.
+        durability: what ``call_confirmed`` waits for.
+        confirming: maximum number of confirmed calls at once. These wait for the disk and block their connection
+            meanwhile, so they have a separate pool.
+    """
+
+    def __init__(
+        self, address: Address, library: Library, *, namespace: str, durability: Durability, confirming: int
+    ) -> None:
+        self.durability = durability
+        self._prefix = f"{namespace}." if namespace else ""
+        self._client = Redis.from_pool(
+            address.pool(
+                max_connections=CONNECTIONS,
+                timeout_s=_TIMEOUT_S,
+                retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.25), 2),
+            )
+        )
+        # Never re-sent: if only the answer was lost, the call has been executed already.
+        self._once = Redis.from_pool(
+            address.pool(
+                max_connections=max(1, confirming),
+                timeout_s=_TIMEOUT_S + _CONFIRM_MS / 1000,
+                retry=Retry(NoBackoff(), 0),
+            )
+        )
+        self._functions = Functions(library, loader=self._client)
+
+    async def close(self) -> None:
+        """Close every connection. Idempotent."""
+        await self._client.aclose()
+        await self._once.aclose()
+
+    async def call(self, function: str, base: str, *args: Argument) -> Any:
+        """Call a function; it may be sent again when no answer comes, so a replay must be harmless."""
+        return await _answer(
+            function, self._functions.call(self._client.execute_command, function, self._key(base), *args)
+        )
+
+    async def call_confirmed(self, function: str, base: str, *args: Argument) -> tuple[Any, Confirmation]:
+        """Call a function once, then wait until its writes are as durable as ``durability`` requires."""
+        call = self._functions.call_confirmed(
+            self._once, self.durability, _CONFIRM_MS, function, self._key(base), *args
+        )
+        answer: tuple[Any, Confirmation] = await _answer(function, call)
+        return answer
+
+    def _key(self, base: str) -> str:
+        return base.replace("{", "{" + self._prefix, 1) if base.startswith("{") else self._prefix + base
+
+
+async def _answer(what: str, call: Awaitable[Any]) -> Any:
+    try:
+        return await call
+    except (RedisError, OSError) as error:
+        raise StoreUnavailableError(f"the store did not execute {what}: {error}") from error

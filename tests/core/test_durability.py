@@ -1,0 +1,52 @@
+"""What may be asked of the store's durability, and what the server's answers confirm."""
+
+from __future__ import annotations
+
+import pytest
+from redis.exceptions import ResponseError
+
+from monitor.durability import Confirmation, Durability, DurabilityMode
+from monitor.store.functions import confirmation_of
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "replicas"),
+    [
+        ("fsync", DurabilityMode.FSYNC, 0),
+        ("memory", DurabilityMode.MEMORY, 0),
+        ("replicas:2", DurabilityMode.REPLICAS, 2),
+    ],
+)
+def test_durability_is_read(text: str, mode: DurabilityMode, replicas: int) -> None:
+    assert Durability.parse(text) == Durability(mode=mode, replicas=replicas)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "disk", "replicas", "replicas:", "replicas:0", "replicas:17", "replicas:-1", "fsync:1", "memory:"]
+)
+def test_any_other_durability_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match='must be "fsync", "memory" or "replicas:N" with N from 1 to 16'):
+        Durability.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("durability", "waited", "expected"),
+    [
+        ("memory", None, Confirmation.CONFIRMED),
+        ("fsync", [1, 0], Confirmation.CONFIRMED),
+        ("fsync", [0, 0], Confirmation.UNCONFIRMED),
+        ("fsync", [0, 1], Confirmation.UNCONFIRMED),
+        ("fsync", ResponseError("unknown command"), Confirmation.UNAVAILABLE),
+        ("fsync", TimeoutError(), Confirmation.UNCONFIRMED),
+        ("replicas:1", 1, Confirmation.CONFIRMED),
+        ("replicas:1", 0, Confirmation.UNCONFIRMED),
+        ("replicas:2", 1, Confirmation.UNCONFIRMED),
+        ("replicas:2", 2, Confirmation.CONFIRMED),
+        ("replicas:2", 3, Confirmation.CONFIRMED),
+        ("replicas:1", ResponseError("no"), Confirmation.UNCONFIRMED),
+    ],
+)
+def test_p23_only_what_the_store_said_is_aconfirmation_of(
+    durability: str, waited: object, expected: Confirmation
+) -> None:
+    assert confirmation_of(Durability.parse(durability), waited) is expected
