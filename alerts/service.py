@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from alerts.delivery.counts import Counted
 from alerts.delivery.loop import CONCURRENCY, UNAVAILABLE_HINT, Delivery
 from alerts.delivery.planner import Planner
 from alerts.errors import DeliveryError
@@ -48,25 +47,41 @@ STOP_TIMEOUT_S: Final = 10.0
 _log: FilteringBoundLogger = structlog.get_logger()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlertSettings:
+    """What the operator configures."""
+
+    receivers: Sequence[Receiver]
+    """Where notifications go. Closed by ``AlertService.stop``."""
+    routes: Sequence[Route]
+    """Which events go where; they may name only these receivers."""
+    wording: Wording
+    """Renders notifications."""
+    owners: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """The tenants that a receiver belongs to; a receiver without an entry is shared by all tenants."""
+    rule: Rule | None = None
+    """When a mass failure is declared; None: never."""
+    flapping: Flapping | None = None
+    """When a worker flaps; None: never."""
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    """When to retry a failed delivery."""
+    history: Retention = field(default_factory=Retention)
+    """How long and how much history is kept."""
+    concurrency: int = CONCURRENCY
+    """Maximum attempts in flight at one receiver."""
+
+
 class AlertService:
     """A router for each partition and a delivery loop for each receiver, in one event loop.
 
     Args:
+        settings: what the operator configures.
         store: calls the store. Closed by ``stop``.
-        receivers: where notifications go. Closed by ``stop``.
-        routes: which events go where; they may name only these receivers.
-        owners: the tenants that a receiver belongs to; a receiver without an entry is shared by all tenants.
         source: the event streams.
         partitions: the number of partitions.
-        wording: renders notifications.
         fleet: the worker store.
-        rule: when a mass failure is declared; None: never.
-        flapping: when a worker flaps; None: never.
         now_ms: the store's time, in milliseconds.
         counts: counts attempts and decisions; for metrics.
-        policy: when to retry a failed delivery.
-        history: how long and how much history is kept.
-        concurrency: maximum attempts in flight at one receiver.
         poll_s: how often each part polls for work that comes without a wakeup, in seconds.
         first_pause_s: upper bound of the pause before a failed part is restarted for the first time, in seconds.
         failpoint: called with the name of each point at which a test may end the process.
@@ -77,95 +92,89 @@ class AlertService:
 
     def __init__(
         self,
+        settings: AlertSettings,
         *,
         store: StorePort,
-        receivers: Sequence[Receiver],
-        routes: Sequence[Route],
-        owners: Mapping[str, frozenset[str]] | None = None,
         source: EventSource,
         partitions: int,
-        wording: Wording,
         fleet: Fleet,
-        rule: Rule | None,
-        flapping: Flapping | None = None,
         now_ms: Callable[[], int],
         counts: Counts,
-        policy: RetryPolicy | None = None,
-        history: Retention | None = None,
-        concurrency: int = CONCURRENCY,
         poll_s: float = POLL_S,
         first_pause_s: float = FIRST_PAUSE_S,
         failpoint: Callable[[str], None] = nothing,
     ) -> None:
-        _check(receivers, routes)
-
+        _check(settings)
+        self._settings = settings
+        self.owners = settings.owners
+        self.wording = settings.wording
+        self.receivers = {receiver.name: receiver for receiver in settings.receivers}
+        self.incidents = IncidentStore(store, settings.history)
+        self.silences = SilenceStore(store, settings.history)
+        self.groups = {name: GroupStore(store, name, settings.history) for name in self.receivers}
         self._store = store
         self._known = ReceiverStore(store)
-        self._first_pause_s = first_pause_s
+        self._fleet = fleet
         self._now_ms = now_ms
-        self.wording = wording
-        self.receivers = {receiver.name: receiver for receiver in receivers}
-        self.owners = owners or {}
-        self._history = history or Retention()
-        self.incidents = IncidentStore(store, self._history)
-        self.silences = SilenceStore(store, self._history)
-        self.groups = {name: GroupStore(store, name, self._history) for name in self.receivers}
-        mass_failures = None if rule is None else MassFailures(store, rule=rule, fleet=fleet)
-        self._planners = {
-            name: Planner(
-                groups=groups,
-                incidents=self.incidents,
-                silences=self.silences,
-                mass_failures=mass_failures,
-                wording=wording,
-                fleet=fleet,
-                flapping=flapping,
-                on_unrenderable=lambda name=name: counts.delivery(name, Counted.UNRENDERABLE, ""),  # type: ignore[misc]
-            )
-            for name, groups in self.groups.items()
-        }
-        self._deliveries = {
-            name: Delivery(
-                receiver=receiver,
-                groups=self.groups[name],
-                planner=self._planners[name],
-                policy=_policy_for(receiver, policy or RetryPolicy()),
-                now_ms=now_ms,
-                counts=counts,
-                concurrency=concurrency,
-                poll_s=poll_s,
-                failpoint=failpoint,
-            )
-            for name, receiver in self.receivers.items()
-        }
-        traits = {
-            name: ReceiverTraits(
-                name=name,
-                takes_groups=receiver.takes_groups,
-                resend_ms=receiver.resend_ms,
-                tenants=self.owners.get(name, frozenset()),
-            )
-            for name, receiver in self.receivers.items()
-        }
-        self._routers = tuple(
-            Router(
-                partition=partition,
-                source=source,
-                incidents=self.incidents,
-                mass_failures=mass_failures,
-                groups=self.groups,
-                traits=traits,
-                routes=routes,
-                now_ms=now_ms,
-                on_queued=self.wake,
-                poll_s=poll_s,
-                failpoint=failpoint,
-            )
-            for partition in range(partitions)
-        )
+        self._counts = counts
+        self._poll_s = poll_s
+        self._first_pause_s = first_pause_s
+        self._failpoint = failpoint
+        self._mass_failures = None if settings.rule is None else MassFailures(store, rule=settings.rule, fleet=fleet)
+        self._planners = {name: self._planner(groups) for name, groups in self.groups.items()}
+        self._deliveries = {name: self._delivery(receiver) for name, receiver in self.receivers.items()}
+        self._routers = tuple(self._router(partition, source) for partition in range(partitions))
         self._parts: tuple[Part, ...] = ()
         self._routing: list[asyncio.Task[None]] = []
         self._delivering: list[asyncio.Task[None]] = []
+
+    def _planner(self, groups: GroupStore) -> Planner:
+        return Planner(
+            groups=groups,
+            incidents=self.incidents,
+            silences=self.silences,
+            mass_failures=self._mass_failures,
+            wording=self.wording,
+            fleet=self._fleet,
+            flapping=self._settings.flapping,
+            counts=self._counts,
+        )
+
+    def _delivery(self, receiver: Receiver) -> Delivery:
+        return Delivery(
+            receiver=receiver,
+            groups=self.groups[receiver.name],
+            planner=self._planners[receiver.name],
+            policy=_policy_for(receiver, self._settings.policy),
+            now_ms=self._now_ms,
+            counts=self._counts,
+            concurrency=self._settings.concurrency,
+            poll_s=self._poll_s,
+            failpoint=self._failpoint,
+        )
+
+    def _router(self, partition: int, source: EventSource) -> Router:
+        return Router(
+            partition=partition,
+            source=source,
+            incidents=self.incidents,
+            mass_failures=self._mass_failures,
+            groups=self.groups,
+            traits={name: self._traits(receiver) for name, receiver in self.receivers.items()},
+            routes=self._settings.routes,
+            now_ms=self._now_ms,
+            on_queued=self.wake,
+            poll_s=self._poll_s,
+            failpoint=self._failpoint,
+        )
+
+    def _traits(self, receiver: Receiver) -> ReceiverTraits:
+        return ReceiverTraits(
+            name=receiver.name,
+            takes_groups=receiver.takes_groups,
+            resend_ms=receiver.resend_ms,
+            tenants=self.owners.get(receiver.name, frozenset()),
+        )
 
     async def start(self) -> None:
         """Start every part. Does not wait for the store: each part waits for it and logs an outage itself."""
@@ -247,7 +256,7 @@ class AlertService:
 
         Its open DOWNs get no RESOLVED (P18).
         """
-        groups = GroupStore(self._store, name, self._history)
+        groups = GroupStore(self._store, name, self._settings.history)
         ended = await end_groups(groups, now_ms=self._now_ms())
         await groups.retire()
         _log.warning(
@@ -275,12 +284,12 @@ def _policy_for(receiver: Receiver, policy: RetryPolicy) -> RetryPolicy:
     return replace(policy, initial_ms=min(policy.initial_ms, longest_ms), max_ms=longest_ms)
 
 
-def _check(receivers: Sequence[Receiver], routes: Sequence[Route]) -> None:
-    names = [receiver.name for receiver in receivers]
+def _check(settings: AlertSettings) -> None:
+    names = [receiver.name for receiver in settings.receivers]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"{names.count(name)} receivers are named {name!r}")
-    for route in routes:
+    for route in settings.routes:
         for name in route.receivers:
             if name not in names:
                 raise ValueError(f"a route names the receiver {name!r}, which is not configured")

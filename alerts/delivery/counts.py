@@ -1,22 +1,9 @@
-"""Counts and logs the planner's decisions, and counts attempts."""
+"""What is counted of attempts and of the planner's decisions."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
-
-import structlog
-
-from alerts.delivery.planner import Rest
-from alerts.groups.decisions import HOLDS_BACK
-from monitor.events import rfc3339
-
-if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
-
-    from alerts.delivery.planner import Plan
-
-_log: FilteringBoundLogger = structlog.get_logger()
+from typing import Protocol
 
 
 class Counted(StrEnum):
@@ -38,19 +25,3 @@ class Counts(Protocol):
 
     def decision(self, receiver: str, decision: str) -> None:
         """Count a ``Decision``."""
-
-
-def decided(plan: Plan, *, receiver: str, counts: Counts) -> None:
-    """Count a decision that is written. One that holds a notification back is logged when it begins."""
-    counts.decision(receiver, plan.decision.value)
-    if isinstance(plan, Rest) and plan.is_new and plan.decision in HOLDS_BACK:
-        group = plan.change.draft.group
-        next_ms = group.waits_until_ms
-        _log.info(
-            "delivery.held_back",
-            receiver=receiver,
-            group=group.key,
-            incident_id=group.incident_id,
-            reason=plan.decision.value,
-            next_decision_at=rfc3339(next_ms) if next_ms else None,
-        )

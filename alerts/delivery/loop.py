@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from alerts.delivery.circuit_breaker import Breaker
-from alerts.delivery.counts import Counted, decided
+from alerts.delivery.counts import Counted
 from alerts.delivery.given_up import offer_given_up
 from alerts.delivery.planner import Attempt, given_back
 from alerts.errors import Cause, DeliveryError, PermanentDeliveryError, TransientDeliveryError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from alerts.delivery.counts import Counts
-    from alerts.delivery.planner import Plan, Planner
+    from alerts.delivery.planner import Planner
     from alerts.receivers import Receiver
     from alerts.retry import RetryPolicy
     from alerts.store.group_store import GroupStore
@@ -77,7 +77,7 @@ class Delivery:
         planner: plans the next step of each group.
         policy: when to retry.
         now_ms: the store's time.
-        counts: counts attempts and decisions.
+        counts: counts attempts.
         concurrency: maximum attempts in flight at once.
         poll_s: how often to poll for due groups, in seconds.
         uniform: draws from ``[a, b]``.
@@ -196,7 +196,7 @@ class Delivery:
             starting = [plan for plan in plans if isinstance(plan, Attempt)]
             rest = [plan for plan in plans if not isinstance(plan, Attempt)]
             done = await self._groups.save([plan.change for plan in rest], now_ms=now_ms)
-            self._decided(rest, done)
+            self._planner.written(rest, done)
             lost = [plan.claimed for plan, written in zip(rest, done, strict=True) if not written]
             if starting:
                 done, confirmation = await self._groups.save_confirmed(
@@ -205,7 +205,7 @@ class Delivery:
                 self._note(confirmation)
                 lost += [plan.claimed for plan, written in zip(starting, done, strict=True) if not written]
                 recorded = [plan for plan, written in zip(starting, done, strict=True) if written]
-                self._decided(starting, done)
+                self._planner.written(starting, done)
                 if confirmation is Confirmation.UNCONFIRMED:
                     await self._release(recorded, pause_ms=_UNCONFIRMED_PAUSE_MS)
                 else:
@@ -233,11 +233,6 @@ class Delivery:
             changes = [given_back(now, Draft(now.group, now_ms), receiver=self._groups.receiver) for _, now in known]
             await self._groups.save(changes, now_ms=now_ms)  # refused for groups that another daemon has claimed since
             del self._held[: len(some)]
-
-    def _decided(self, plans: Sequence[Plan], done: Sequence[bool]) -> None:
-        for plan, written in zip(plans, done, strict=True):
-            if written:
-                decided(plan, receiver=self._receiver.name, counts=self._counts)
 
     async def _read_again(self, claimed: Sequence[Claimed]) -> list[tuple[Claimed, Claimed]]:
         """Each group as it was claimed and as it is now. Groups that are gone are left out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -10,10 +11,11 @@ import msgspec
 import structlog
 
 from alerts.delivery.checks import Checks
+from alerts.delivery.counts import Counted
 from alerts.errors import Cause, UnrenderableEventError
 from alerts.groups import group_rules, worker_rules
 from alerts.groups.attempts import AGAIN_MS, begin_attempt, dead_letter, fail, withdraw
-from alerts.groups.decisions import Decision
+from alerts.groups.decisions import HOLDS_BACK, Decision
 from alerts.groups.keys import Shape
 from alerts.groups.roles import Role, role_of
 from alerts.groups.silences import silenced_until
@@ -32,12 +34,14 @@ from alerts.notification import Notification
 from alerts.rendering.group_text import GroupCounts
 from alerts.store.group_store import Change, Want
 from monitor.errors import StoreUnavailableError
+from monitor.events import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
+    from alerts.delivery.counts import Counts
     from alerts.groups.flapping import Flapping, RecentOutages
     from alerts.groups.fleet import EnvironmentHealth, Fleet
     from alerts.groups.silences import Silence
@@ -98,7 +102,7 @@ class Planner:
         wording: renders notifications.
         fleet: the worker store.
         flapping: when a worker flaps; None: never.
-        on_unrenderable: called for each notification for which no body could be made.
+        counts: counts decisions, and notifications for which no body could be made.
     """
 
     def __init__(
@@ -111,14 +115,14 @@ class Planner:
         wording: Wording,
         fleet: Fleet,
         flapping: Flapping | None = None,
-        on_unrenderable: Callable[[], None],
+        counts: Counts,
     ) -> None:
         self._groups = groups
         self._silences = silences
         self._wording = wording
         self._fleet = fleet
         self._checks = Checks(incidents=incidents, mass_failures=mass_failures, fleet=fleet, flapping=flapping)
-        self._on_unrenderable = on_unrenderable
+        self._counts = counts
         self._broken: dict[str, int] = {}
 
     async def plan(self, claimed: Sequence[Claimed], *, now_ms: int) -> list[Plan]:
@@ -150,6 +154,22 @@ class Planner:
             except Exception as error:  # noqa: BLE001 - no error of one group may block the others
                 plans += await self._postponed(one, error, now_ms=now_ms)
         return plans
+
+    def written(self, plans: Sequence[Plan], done: Sequence[bool]) -> None:
+        """Count the decisions that are written. One that holds a notification back is logged when it begins."""
+        receiver = self._groups.receiver
+        for plan in itertools.compress(plans, done):
+            self._counts.decision(receiver, plan.decision.value)
+            if isinstance(plan, Rest) and plan.is_new and plan.decision in HOLDS_BACK:
+                group = plan.change.draft.group
+                _log.info(
+                    "delivery.held_back",
+                    receiver=receiver,
+                    group=group.key,
+                    incident_id=group.incident_id,
+                    reason=plan.decision.value,
+                    next_decision_at=rfc3339(group.waits_until_ms) if group.waits_until_ms else None,
+                )
 
     def is_failing(self, now_ms: int) -> bool:
         """Whether planning has failed recently for a group that is not given up yet."""
@@ -194,7 +214,7 @@ class Planner:
             )
             self._dead_letter_for_good(draft, reason)
         if draft.records:
-            self._on_unrenderable()
+            self._count_unrenderable()
 
     async def _plan_one(
         self, claimed: Claimed, silences: Sequence[Silence], firing: Mapping[str, Member], *, now_ms: int
@@ -276,7 +296,7 @@ class Planner:
                 worker_rules.create(draft, step, receiver=self._groups.receiver)
             self._dead_letter_for_good(draft, f"unrenderable: {error}")
             _log.error("delivery.unrenderable", receiver=self._groups.receiver, group=group.key, error=str(error))
-            self._on_unrenderable()
+            self._count_unrenderable()
             return None
         draft.record(in_flight, Outcome.QUEUED, body=body)
         return in_flight, body
@@ -325,6 +345,9 @@ class Planner:
             reminder=step.reminder,
             environment_incident=group.shape is Shape.ENVIRONMENT and group.declared,
         )
+
+    def _count_unrenderable(self) -> None:
+        self._counts.delivery(self._groups.receiver, Counted.UNRENDERABLE, "")
 
     def _dead_letter_for_good(self, draft: Draft, reason: str) -> None:
         """Dead-letter the notification in flight without retries: it has no body."""

@@ -11,7 +11,7 @@ from alerts.groups.roles import DOWN, OUT
 from alerts.rendering.payload import Wording
 from alerts.retry import RetryPolicy
 from alerts.routing.routes import Route
-from alerts.service import AlertService
+from alerts.service import AlertService, AlertSettings
 from alerts.store.retention import Retention
 from monitor.store.library import rendered
 from monitor.store.library_client import LibraryClient
@@ -60,26 +60,12 @@ class StoredFleet:
         )
 
 
-def alert_service(
-    config: Config,
-    *,
-    store: Store,
-    outbox: Outbox,
-    counts: Counts,
-) -> AlertService:
+def alert_service(config: Config, *, store: Store, outbox: Outbox, counts: Counts) -> AlertService:
     """Create the alert service; the caller starts it."""
-    alerts, receivers = config.alerts, [receiver.open() for receiver in config.alerts.effective_receivers]
+    alerts = config.alerts
     mass, flapping = alerts.mass_failure, alerts.flapping
-
-    return AlertService(
-        store=LibraryClient(
-            store.connection.address,
-            LIBRARY,
-            namespace=config.store.namespace,
-            durability=config.store.durability,
-            confirming=len(receivers),
-        ),
-        receivers=receivers,
+    settings = AlertSettings(
+        receivers=[receiver.open() for receiver in alerts.effective_receivers],
         routes=[
             Route(
                 receivers=route.receivers,
@@ -94,21 +80,31 @@ def alert_service(
             for route in alerts.effective_routes
         ],
         owners={one.name: frozenset(one.tenants) for one in alerts.effective_receivers if one.tenants},
-        source=outbox,
-        partitions=config.store.partitions,
         wording=Wording(public_url=alerts.public_url, redact=alerts.redact),
-        fleet=StoredFleet(store.inside()),
+        rule=Rule(share=mass.share, least=mass.least, hold_ms=mass.hold_ms) if mass.enabled else None,
         flapping=(
             Flapping(outages=flapping.outages, within_ms=flapping.within_ms, hold_ms=flapping.hold_ms)
             if flapping.enabled
             else None
         ),
-        rule=Rule(share=mass.share, least=mass.least, hold_ms=mass.hold_ms) if mass.enabled else None,
-        now_ms=store.clock.now_ms,
-        counts=counts,
         policy=RetryPolicy(
             initial_ms=alerts.retry_initial_ms, max_ms=alerts.retry_max_ms, retry_for_ms=alerts.retry_for_ms
         ),
         history=Retention(age_ms=alerts.history_ms, most=alerts.history_most),
         concurrency=alerts.queue_concurrency,
+    )
+    return AlertService(
+        settings,
+        store=LibraryClient(
+            store.connection.address,
+            LIBRARY,
+            namespace=config.store.namespace,
+            durability=config.store.durability,
+            confirming=len(settings.receivers),
+        ),
+        source=outbox,
+        partitions=config.store.partitions,
+        fleet=StoredFleet(store.inside()),
+        now_ms=store.clock.now_ms,
+        counts=counts,
     )

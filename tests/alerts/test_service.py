@@ -24,7 +24,7 @@ from alerts.oncall.dead_letters import outcome_of
 from alerts.receivers.webhook import WebhookReceiver
 from alerts.rendering.payload import Wording
 from alerts.routing.routes import Route
-from alerts.service import AlertService
+from alerts.service import AlertService, AlertSettings
 from alerts.store.group_store import Want
 from monitor.events import rfc3339
 from monitor.liveness import EventKind, Liveness
@@ -526,14 +526,15 @@ async def test_p23_without_confirmation_nothing_is_sent_and_it_is_logged_once(cl
     ops = Inbox()
     with servers.running(servers.valkey_binary()) as server, capture_logs() as logs:
         service = AlertService(
+            AlertSettings(
+                receivers=[ops],
+                routes=[Route(receivers=("ops",), events=frozenset(EventKind), repeat_interval_ms=0)],
+                wording=Wording(public_url="", redact=()),
+            ),
             store=alert_store(server.url, durability="replicas:1"),
-            receivers=[ops],
-            routes=[Route(receivers=("ops",), events=frozenset(EventKind), repeat_interval_ms=0)],
             source=ListSource([event()]),
             partitions=1,
-            wording=Wording(public_url="", redact=()),
             fleet=CALM,
-            rule=None,
             now_ms=clock,
             counts=Tally(),
         )

@@ -9,7 +9,8 @@ from alerts.groups.mass_failure import Rule
 from alerts.loops import cancel_all
 from alerts.rendering.payload import Wording
 from alerts.retry import RetryPolicy
-from alerts.service import AlertService
+from alerts.service import AlertService, AlertSettings
+from alerts.store.retention import Retention
 from alerts.supervision import FIRST_PAUSE_S
 from tests.support.alerts_fakes import CALM, Tally
 from tests.support.stores import alert_store
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from alerts.groups.fleet import Fleet
     from alerts.receivers import Receiver
     from alerts.routing.routes import Route
-    from alerts.store.retention import Retention
     from tests.support.alerts_fakes import Clock, ListSource
 
 POLICY = RetryPolicy(initial_ms=1_000, max_ms=1_000, retry_for_ms=5_000, min_attempts=12)
@@ -47,18 +47,20 @@ class Daemon:
         self.source = source
         self.clock = clock
         self.service = AlertService(
+            AlertSettings(
+                receivers=receivers,
+                routes=routes,
+                wording=Wording(public_url="", redact=()),
+                rule=Rule(),
+                policy=POLICY,
+                history=history or Retention(),
+            ),
             store=alert_store(url),
-            receivers=receivers,
-            routes=routes,
             source=source,
             partitions=2,
-            wording=Wording(public_url="", redact=()),
             fleet=fleet,
-            rule=Rule(),
             now_ms=clock,
             counts=self.tally,
-            policy=POLICY,
-            history=history,
             poll_s=poll_s,
             first_pause_s=first_pause_s,
         )

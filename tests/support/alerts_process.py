@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from alerts.receivers.webhook import WebhookReceiver
 from alerts.rendering.payload import Wording
 from alerts.routing.routes import Route
-from alerts.service import AlertService
+from alerts.service import AlertService, AlertSettings
 from monitor.clock import StoreClock
 from tests.support.alerts_fakes import CALM, SECRET, ListSource, Tally, event
 from tests.support.failpoints import failpoint
@@ -35,14 +35,16 @@ async def main(store_url: str, hook_url: str, start_ms: int, workers: int) -> No
     clock.observe(start_ms)
     source = ListSource(deaths(workers))
     service = AlertService(
+        AlertSettings(
+            receivers=[WebhookReceiver(name="ops", url=hook_url, secrets=(SECRET,), allow_private=True)],
+            routes=[Route(receivers=("ops",), repeat_interval_ms=0)],
+            wording=Wording(public_url="", redact=()),
+            rule=None,  # each is notified by itself
+        ),
         store=alert_store(store_url, durability="fsync"),
-        receivers=[WebhookReceiver(name="ops", url=hook_url, secrets=(SECRET,), allow_private=True)],
-        routes=[Route(receivers=("ops",), repeat_interval_ms=0)],
         source=source,
         partitions=1,
-        wording=Wording(public_url="", redact=()),
         fleet=CALM,
-        rule=None,  # each is notified by itself
         now_ms=clock.now_ms,
         counts=Tally(),
         failpoint=failpoint(os.environ),

@@ -16,7 +16,7 @@ from alerts.rendering.payload import Wording
 from alerts.routing.acknowledge import acknowledge_at
 from alerts.routing.router import Router
 from alerts.routing.routes import ReceiverTraits, Route
-from alerts.service import AlertService
+from alerts.service import AlertService, AlertSettings
 from alerts.store.group_store import GroupStore, Want
 from alerts.store.incidents import IncidentStore
 from monitor.daemon.alerts import StoredFleet
@@ -340,14 +340,16 @@ class Whole:
         ops = WebhookReceiver(name="ops", url=hook.url, secrets=(SECRET,), allow_private=True)
 
         self.service = AlertService(
+            AlertSettings(
+                receivers=[ops],
+                routes=[Route(receivers=("ops",))],
+                wording=Wording(public_url="", redact=()),
+                rule=Rule(),
+            ),
             store=alert_store(url),
-            receivers=[ops],
-            routes=[Route(receivers=("ops",))],
             source=Outbox(store, owner="d1"),
             partitions=1,
-            wording=Wording(public_url="", redact=()),
             fleet=StoredFleet(store),
-            rule=Rule(),
             now_ms=store.clock.now_ms,
             counts=Tally(),
             poll_s=0.01,

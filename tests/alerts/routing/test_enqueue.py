@@ -99,7 +99,7 @@ class Rig:
                 wording=Wording(public_url="", redact=()),
                 fleet=self.fleet,
                 flapping=FLAPPING,
-                on_unrenderable=lambda: None,
+                counts=Tally(),
             ),
             policy=RetryPolicy(initial_ms=1_000, max_ms=1_000, retry_for_ms=0, min_attempts=2),
             now_ms=self.clock,

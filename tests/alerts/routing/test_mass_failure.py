@@ -24,7 +24,7 @@ from alerts.groups.mass_failure import (
 )
 from alerts.rendering.payload import Wording
 from alerts.routing.routes import ENVIRONMENT_WAIT_MS, Route
-from alerts.service import AlertService
+from alerts.service import AlertService, AlertSettings
 from alerts.store.group_store import Want
 from alerts.store.mass_failures import KEPT_MS, MassFailures
 from monitor.daemon.alerts import StoredFleet
@@ -349,14 +349,16 @@ async def test_p16_a_quarter_of_a_fleet_whose_end_was_recorded_before_anybody_ro
                 pass
 
         service = AlertService(
+            AlertSettings(
+                receivers=[ops],
+                routes=[Route(receivers=("ops",))],
+                wording=Wording(public_url="", redact=()),
+                rule=RULE,
+            ),
             store=alert_store(store_url),
-            receivers=[ops],
-            routes=[Route(receivers=("ops",))],
             source=Outbox(store, owner="d1"),
             partitions=partitions,
-            wording=Wording(public_url="", redact=()),
             fleet=StoredFleet(store),
-            rule=RULE,
             now_ms=store.clock.now_ms,
             counts=Tally(),
             poll_s=0.01,
