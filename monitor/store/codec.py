@@ -13,14 +13,15 @@ import structlog
 
 from monitor.blindness import Window, credited
 from monitor.events import Event, cut_metadata
-from monitor.liveness import EventKind, Liveness, deadline_ms
+from monitor.liveness import EventKind, Liveness, Trigger, deadline_ms
 from monitor.store.library import LIVENESS_OF, TRANSITIONS_KEPT, UNDECLARED
 from monitor.workers import KEEP, Keep, Moved, PastTransition, Rejected, Worker, WorkerKey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from monitor.workers import Beat, Evidence
+    from monitor.store.settings import StoreSettings
+    from monitor.workers import Beat, Disconnect, Evidence
 
 # A function's answer as hiredis decodes it: nested lists of bytes, int and None.
 Answer = Any
@@ -32,6 +33,49 @@ _encode = msgspec.msgpack.Encoder().encode
 
 _SHORT: Final = 512
 """Maximum characters of metadata that are cached."""
+
+
+def beat_settings(settings: StoreSettings) -> bytes:
+    """Encode what the library's ``beat`` and ``fail`` apply to all workers.
+
+    Each partition has its share of the quotas. IDs are spread by a hash, so a small quota over many partitions may be
+    reached a little early.
+    """
+    return _encode(
+        [
+            settings.interval_ms,
+            settings.grace_ms,
+            [[rule.match, rule.interval_ms, rule.grace_ms] for rule in settings.rules],
+            -(-settings.workers_per_tenant // settings.partitions),
+            settings.environments_per_tenant,
+            settings.daemon,
+            settings.status_events,
+            settings.timings_per_tenant,
+            [settings.min_interval_ms, settings.max_interval_ms, settings.min_grace_ms, settings.max_grace_ms],
+            -(-settings.bytes_per_tenant // settings.partitions),
+        ]
+    )
+
+
+def disconnect_argument(disconnect: Disconnect) -> bytes:
+    """Encode a disconnect for the library's ``disconnect``."""
+    is_clean = disconnect.trigger is Trigger.DISCONNECT_CLEAN
+    return _encode([*_key(disconnect), is_clean, disconnect.allowed, *_cause(disconnect), disconnect.back_in_ms])
+
+
+def failure_argument(disconnect: Disconnect) -> bytes:
+    """Encode a failure of an unknown worker for the library's ``fail``."""
+    allowed = disconnect.allowed or False
+    return _encode([*_key(disconnect), allowed, disconnect.first_environment, *_cause(disconnect)])
+
+
+def _key(disconnect: Disconnect) -> tuple[str, str, str]:
+    return disconnect.key.tenant, disconnect.key.worker_id, disconnect.trigger.value
+
+
+def _cause(disconnect: Disconnect) -> tuple[str | None, str | None, str | None]:
+    code = disconnect.exit_code
+    return disconnect.reason, None if code is None else str(code), disconnect.error_message
 
 
 def beat_arguments(beats: Sequence[Beat]) -> tuple[bytes, bytes]:

@@ -10,14 +10,14 @@ from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import RedisError
 
 from monitor.errors import StoreUnavailableError
-from monitor.store.functions import Functions
+from monitor.store.connection import Functions
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from monitor.durability import Confirmation, Durability
+    from monitor.store.connection import Argument
     from monitor.store.endpoint import Address
-    from monitor.store.functions import Argument
     from monitor.store.library import Library
 
 CONNECTIONS: Final = 8

@@ -18,13 +18,11 @@ from monitor.blindness import Cause, Window
 from monitor.clock import StoreClock
 from monitor.durability import Confirmation, DurabilityMode
 from monitor.errors import StoreUnavailableError
-from monitor.liveness import Liveness, Trigger
+from monitor.liveness import Trigger
 from monitor.pace import in_pieces
-from monitor.store import codec
+from monitor.store import codec, counts, founding
 from monitor.store.connection import Connection
-from monitor.store.errors import InstallationError, SchemaError, StoreFullError
 from monitor.store.joint import Joint
-from monitor.store.library import DOWN_STATES, STATE_CODES
 from monitor.store.results import (
     LATE,
     UNKNOWN,
@@ -51,8 +49,6 @@ if TYPE_CHECKING:
 
 _encode = msgspec.msgpack.Encoder().encode
 
-SCHEMA_VERSION: Final = 1
-COUNT_PAGE: Final = 200
 EVENTS_TRIMMED_PER_CALL: Final = 100
 BEHIND: Final = 2
 """The argument of ``pulse`` from a daemon that is behind with beats; 0 and 1 say whether it ends."""
@@ -75,22 +71,7 @@ class Store:
         ]
         self.last_sweep = Joint(self._last_sweep, name="last sweep")
         """(now, time of the oldest last full sweep of all partitions); raises as every call."""
-        self._beat_settings = _encode(
-            [
-                settings.interval_ms,
-                settings.grace_ms,
-                [[rule.match, rule.interval_ms, rule.grace_ms] for rule in settings.rules],
-                # Each partition has its share of the quotas. IDs are spread by a hash, so a small quota over many
-                # partitions may be reached a little early.
-                -(-settings.workers_per_tenant // settings.partitions),
-                settings.environments_per_tenant,
-                settings.daemon,
-                settings.status_events,
-                settings.timings_per_tenant,
-                [settings.min_interval_ms, settings.max_interval_ms, settings.min_grace_ms, settings.max_grace_ms],
-                -(-settings.bytes_per_tenant // settings.partitions),
-            ]
-        )
+        self._beat_settings = codec.beat_settings(settings)
 
     @classmethod
     async def open(cls, settings: StoreSettings) -> Store:
@@ -107,17 +88,7 @@ class Store:
         async with AsyncExitStack() as stack:
             store = cls(settings)
             stack.push_async_callback(store.close)
-            await store.connection.judge_server()
-            try:
-                await store.connection.load()
-                for partition in range(store.partitions):
-                    await store._hello(partition)
-            except StoreFullError:
-                for partition in range(store.partitions):
-                    known = await store.connection.founded(partition)
-                    if known is None:
-                        raise
-                    store._check(*known)
+            await founding.open_partitions(store.connection, settings)
             stack.pop_all()
         return store
 
@@ -130,28 +101,6 @@ class Store:
         view = copy(self)
         view._read = self.connection.read_inside  # noqa: SLF001 - the same class
         return view
-
-    async def _hello(self, partition: int) -> None:
-        ids = " ".join(self.settings.installation)
-        answer = await self.connection.write("hello", partition, SCHEMA_VERSION, self.partitions, ids)
-        _, schema, partitions, known = answer
-        self._check(schema, partitions, codec.text(known))
-
-    def _check(self, schema: int, partitions: int, installation: str) -> None:
-        if schema > SCHEMA_VERSION:
-            raise SchemaError(
-                f"the store's schema is version {schema}, written by a newer release; this one knows {SCHEMA_VERSION}"
-            )
-        if partitions != self.partitions:
-            raise SchemaError(
-                f"the store was founded with store.partitions = {partitions}, the configuration says {self.partitions}"
-            )
-        known, ours = installation.split(), self.settings.installation
-        if ours and known and not set(ours) & set(known):
-            raise InstallationError(
-                f"the store belongs to another installation, {known[0]}: give this one a store.namespace or a database"
-                f' of its own; if it is the same, with all of its keys replaced, set store.installation = "{known[0]}"'
-            )
 
     def partition_of(self, key: WorkerKey) -> int:
         """Return the partition of a worker."""
@@ -189,22 +138,10 @@ class Store:
         A failure registers an unknown worker, within the tenant's quotas. A clean disconnect of a stopped worker makes
         no transition, but replaces its announced absence: ``STORED``, with no moves.
         """
-        args = [
-            disconnect.key.tenant,
-            disconnect.key.worker_id,
-            disconnect.trigger.value,
-            disconnect.trigger is Trigger.DISCONNECT_CLEAN,
-            disconnect.allowed,
-            disconnect.reason,
-            None if disconnect.exit_code is None else str(disconnect.exit_code),
-            disconnect.error_message,
-            disconnect.back_in_ms,
-        ]
-        partition = self.partition_of(disconnect.key)
-        now_ms, outcome, moves = await self._in_time(self.connection.write, "disconnect", partition, _encode(args))
+        partition, args = self.partition_of(disconnect.key), codec.disconnect_argument(disconnect)
+        now_ms, outcome, moves = await self._in_time(self.connection.write, "disconnect", partition, args)
         if outcome == UNKNOWN and disconnect.trigger is Trigger.DISCONNECT_FAILURE:
-            report = [*args[:3], disconnect.allowed or False, disconnect.first_environment, *args[5:8]]
-            call = "fail", partition, _encode(report), self._beat_settings
+            call = "fail", partition, codec.failure_argument(disconnect), self._beat_settings
             now_ms, outcome, moves = await self._in_time(self.connection.write, *call)
         return ChangeResult(now_ms=now_ms, outcome=outcome, moved=codec.moved(moves))
 
@@ -347,54 +284,17 @@ class Store:
         )
 
     async def count_workers(self, tenant: str | None) -> Census:
-        """Count the workers of one tenant or of all, by environment and liveness. One bounded call per 200 cohorts."""
-        environments: dict[str, dict[Liveness, int]] = {}
-        tenants: set[str] = set()
-        codes = [STATE_CODES[state] for state in DOWN_STATES]
-        now_ms, swept_ms = 0, None
-        for partition in range(self.partitions):
-            cohort_id = 0
-            while True:
-                now_ms, swept, cohort_id, rows = await self._read(
-                    "count", partition, tenant or "", cohort_id, COUNT_PAGE, *codes
-                )
-                for owner, name, after_stop, on_time, late, overdue, missing, *down in rows:
-                    if any((on_time, late, overdue, *down)):
-                        tenants.add(codec.text(owner))
-                    counts = environments.setdefault(codec.text(name), dict.fromkeys(Liveness, 0))
-                    counts[Liveness.ALIVE] += on_time
-                    counts[Liveness.LATE] += late
-                    counts[Liveness.STOPPED if after_stop else Liveness.STALE] += overdue
-                    for state, count in zip(DOWN_STATES, down, strict=True):
-                        counts[state] += count
-                    # ``missing`` workers were counted as stopped above.
-                    counts[Liveness.STOPPED] -= missing
-                    counts[Liveness.STALE] += missing
-                if not cohort_id:
-                    break
-            swept_ms = swept if swept_ms is None else min(swept_ms, swept)
-        return Census(now_ms=now_ms, swept_ms=swept_ms or 0, environments=environments, tenants=frozenset(tenants))
+        """Count the workers of one tenant or of all, by environment and liveness."""
+        return await counts.count_workers(self._read, self.partitions, tenant)
 
     async def environment_health(
         self, tenant: str, environment_name: str, since_ms: int | None = None
     ) -> EnvironmentHealth:
-        """Return the health of an environment: cheap enough for every death. One bounded call per 200 cohorts.
+        """Return the health of an environment: cheap enough for every death.
 
         ``since_ms``: count workers that became stale from then on; None: count none.
         """
-        totals = [0] * 5
-        asked = ("" if since_ms is None else since_ms, STATE_CODES[Liveness.STALE], STATE_CODES[Liveness.FAILED])
-        for partition in range(self.partitions):
-            cohort_id = 0
-            while True:
-                _, cohort_id, *counts = await self._read(
-                    "environment_health", partition, tenant, environment_name, cohort_id, COUNT_PAGE, *asked
-                )
-                totals = [total + count for total, count in zip(totals, counts, strict=True)]
-                if not cohort_id:
-                    break
-        expected, silent, fallen, rejected, down = totals
-        return EnvironmentHealth(expected=expected, silent=silent, fallen=fallen, rejected=rejected, down=down)
+        return await counts.environment_health(self._read, self.partitions, tenant, environment_name, since_ms)
 
     async def swept(self, partition: int) -> tuple[int, int]:
         """Return (now, time of the partition's last full sweep); reads no worker and no event."""

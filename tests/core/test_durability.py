@@ -6,7 +6,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from monitor.durability import Confirmation, Durability, DurabilityMode
-from monitor.store.functions import confirmation_of
+from monitor.store.connection import confirmation_of
 
 
 @pytest.mark.parametrize(

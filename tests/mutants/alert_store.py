@@ -9,14 +9,14 @@ from tests.mutants.mutant import Mutant
 MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a notification leaves though the store's file was not written in time",
-        file="monitor/store/functions.py",
+        file="monitor/store/connection.py",
         old="if waited[0] >= 1 else",
         new="if waited[0] >= 0 else",
         tests=("tests/core/test_durability.py", "tests/alerts/store/test_groups.py"),
     ),
     Mutant(
         wrong="one replica confirms a notification for which two are asked",
-        file="monitor/store/functions.py",
+        file="monitor/store/connection.py",
         old="if waited >= durability.replicas else",
         new="if waited >= 1 else",
         tests=("tests/core/test_durability.py", "tests/alerts/store/test_groups.py"),

@@ -309,16 +309,23 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a write that was to reach two replicas is confirmed when it has reached one",
-        file="monitor/store/store.py",
-        old="safe = reached >= replicas if",
-        new="safe = reached >= 1 if",
+        file="monitor/store/connection.py",
+        old="if waited >= durability.replicas else",
+        new="if waited >= 1 else",
         tests=("tests/store/test_confirm.py::test_p23_one_replica_is_not_two",),
     ),
     Mutant(
         wrong="a write is confirmed though the server did not bring it to its disk in time",
+        file="monitor/store/connection.py",
+        old="if waited[0] >= 1 else",
+        new="if waited[0] >= 0 else",
+        tests=("tests/store/test_confirm.py::test_p23_each_confirmation_is_asked_for_anew",),
+    ),
+    Mutant(
+        wrong="a write that is not confirmed is answered as if it were",
         file="monitor/store/store.py",
-        old="else reached is None or reached[0] >= 1",
-        new="else reached is None or reached[0] >= 0",
+        old="if confirmation is Confirmation.UNCONFIRMED:",
+        new="if False:",
         tests=("tests/store/test_confirm.py::test_p23_each_confirmation_is_asked_for_anew",),
     ),
     Mutant(
@@ -330,7 +337,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a tenant may have its whole number of workers in each partition",
-        file="monitor/store/store.py",
+        file="monitor/store/codec.py",
         old="-(-settings.workers_per_tenant // settings.partitions)",
         new="settings.workers_per_tenant",
         tests=("tests/store/test_store.py::test_the_share_of_each_partition_keeps_a_tenant_within_its_quotas",),

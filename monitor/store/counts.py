@@ -1,0 +1,65 @@
+"""Counts workers, in calls that are bounded: one for each 200 cohorts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from monitor.liveness import Liveness
+from monitor.store import codec
+from monitor.store.library import DOWN_STATES, STATE_CODES
+from monitor.store.results import Census
+from monitor.workers import EnvironmentHealth
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Read = Callable[..., Awaitable[Any]]
+
+COUNT_PAGE: Final = 200
+
+
+async def count_workers(read: Read, partitions: int, tenant: str | None) -> Census:
+    """Count the workers of one tenant or of all, by environment and liveness. ``read``: calls a function."""
+    environments: dict[str, dict[Liveness, int]] = {}
+    tenants: set[str] = set()
+    codes = [STATE_CODES[state] for state in DOWN_STATES]
+    now_ms, swept_ms = 0, None
+    for partition in range(partitions):
+        cohort_id = 0
+        while True:
+            now_ms, swept, cohort_id, rows = await read("count", partition, tenant or "", cohort_id, COUNT_PAGE, *codes)
+            for owner, name, after_stop, on_time, late, overdue, missing, *down in rows:
+                if any((on_time, late, overdue, *down)):
+                    tenants.add(codec.text(owner))
+                counts = environments.setdefault(codec.text(name), dict.fromkeys(Liveness, 0))
+                counts[Liveness.ALIVE] += on_time
+                counts[Liveness.LATE] += late
+                counts[Liveness.STOPPED if after_stop else Liveness.STALE] += overdue
+                for state, count in zip(DOWN_STATES, down, strict=True):
+                    counts[state] += count
+                # ``missing`` workers were counted as stopped above.
+                counts[Liveness.STOPPED] -= missing
+                counts[Liveness.STALE] += missing
+            if not cohort_id:
+                break
+        swept_ms = swept if swept_ms is None else min(swept_ms, swept)
+    return Census(now_ms=now_ms, swept_ms=swept_ms or 0, environments=environments, tenants=frozenset(tenants))
+
+
+async def environment_health(
+    read: Read, partitions: int, tenant: str, environment_name: str, since_ms: int | None
+) -> EnvironmentHealth:
+    """Count the workers of one environment. ``since_ms``: also those that became stale from then on; None: none."""
+    totals = [0] * 5
+    asked = ("" if since_ms is None else since_ms, STATE_CODES[Liveness.STALE], STATE_CODES[Liveness.FAILED])
+    for partition in range(partitions):
+        cohort_id = 0
+        while True:
+            _, cohort_id, *counts = await read(
+                "environment_health", partition, tenant, environment_name, cohort_id, COUNT_PAGE, *asked
+            )
+            totals = [total + count for total, count in zip(totals, counts, strict=True)]
+            if not cohort_id:
+                break
+    expected, silent, fallen, rejected, down = totals
+    return EnvironmentHealth(expected=expected, silent=silent, fallen=fallen, rejected=rejected, down=down)
