@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from alerts.groups.decisions import Decision
 from alerts.groups.keys import Shape
 from alerts.groups.roles import Role
-from alerts.groups.state import Draft, InFlight, Outcome, Send
+from alerts.groups.state import Draft, InFlight, Outcome, Send, Wait
 
 if TYPE_CHECKING:
     from alerts.groups.state import AlertGroup
@@ -21,6 +21,20 @@ AGAIN_MS: Final = 3_600_000
 AGAIN_FIRST_MS: Final = 60_000
 """Shortest pause before a page that was dead-lettered twice is retried because the receiver has accepted another
 notification. Doubled each time, up to ``AGAIN_MS``."""
+
+
+def step_in_flight(draft: Draft, *, is_over: bool) -> Send | Wait | None:
+    """Next step for the notification in flight; None: it is no longer in flight. ``is_over``: the outage is."""
+    in_flight = _in_flight(draft.group)
+    if in_flight.open:
+        in_flight.open, in_flight.unknown = False, True  # the process that made the attempt recorded no outcome
+    if in_flight.role is Role.DOWN and is_over:
+        if in_flight.unknown:
+            deliver(draft, reason="it may have arrived, and is over")
+        else:
+            cancel(draft)
+        return None
+    return Send() if in_flight.due_ms <= draft.now_ms else Wait(in_flight.due_ms, Decision.RETRY)
 
 
 def begin_attempt(draft: Draft) -> InFlight:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from alerts.groups.attempts import cancel, deliver, idle, next_offer_ms, offer_again, settle
+from alerts.groups.attempts import idle, next_offer_ms, offer_again, settle, step_in_flight
 from alerts.groups.decisions import Decision
 from alerts.groups.keys import Shape, digest
 from alerts.groups.roles import Role, role_of
@@ -17,7 +17,6 @@ from alerts.groups.state import (
     Member,
     Outcome,
     Over,
-    Send,
     Step,
     Wait,
 )
@@ -53,7 +52,7 @@ def next_step(draft: Draft, silenced: Silenced, *, first: Sequence[Member], susp
     """
     group = draft.group
     if group.in_flight is not None:
-        step = _of_in_flight(draft, group.in_flight)
+        step = step_in_flight(draft, is_over=not group.firing)
         if step is not None:
             return step
     if not group.firing:
@@ -208,19 +207,6 @@ def _leave(draft: Draft, event: Event, *, receiver: str, mid: str, member: Membe
     draft.drop_member(mid)
     if not group.firing:
         settle(draft)
-
-
-def _of_in_flight(draft: Draft, in_flight: InFlight) -> Step | None:
-    """Next step for the notification in flight; None: it is no longer in flight."""
-    if in_flight.open:
-        in_flight.open, in_flight.unknown = False, True  # the process that made the attempt recorded no outcome
-    if in_flight.role is Role.DOWN and not draft.group.firing:
-        if in_flight.unknown:
-            deliver(draft, reason="it may have arrived, and is over")
-        else:
-            cancel(draft)
-        return None
-    return Send() if in_flight.due_ms <= draft.now_ms else Wait(in_flight.due_ms, Decision.RETRY)
 
 
 def _was_back(group: AlertGroup, event: Event) -> bool:

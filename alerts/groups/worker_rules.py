@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from alerts.groups.attempts import cancel, deliver, idle, next_offer_ms, offer_again, settle
+from alerts.groups.attempts import idle, next_offer_ms, offer_again, settle, step_in_flight
 from alerts.groups.decisions import Decision
 from alerts.groups.keys import digest
 from alerts.groups.roles import Role, role_of
@@ -16,7 +16,6 @@ from alerts.groups.state import (
     InFlight,
     Outcome,
     Over,
-    Send,
     Step,
     Wait,
 )
@@ -44,9 +43,10 @@ def next_step(draft: Draft, silenced: Silenced) -> Step:
     """Next step of the group. Also records the outcome of events that turn out to need no notification."""
     group, now_ms = draft.group, draft.now_ms
     if group.in_flight is not None:
-        step = _of_in_flight(draft, group.in_flight)
+        step = step_in_flight(draft, is_over=_has_end(group))
         if step is not None:
             return step
+        _collapse(draft)
     while group.pending:
         event = group.pending[0]
         role = role_of(event)
@@ -127,20 +127,6 @@ def incident_of(group: AlertGroup, step: CreateNotification) -> str | None:
             return group.notified_incident_id
         case Role.FACT:
             return None
-
-
-def _of_in_flight(draft: Draft, in_flight: InFlight) -> Step | None:
-    """Next step for the notification in flight; None: it is no longer in flight."""
-    if in_flight.open:
-        in_flight.open, in_flight.unknown = False, True  # the process that made the attempt recorded no outcome
-    if in_flight.role is Role.DOWN and _has_end(draft.group):
-        if in_flight.unknown:
-            deliver(draft, reason="it may have arrived, and is over")
-        else:
-            cancel(draft)
-        _collapse(draft)
-        return None
-    return Send() if in_flight.due_ms <= draft.now_ms else Wait(in_flight.due_ms, Decision.RETRY)
 
 
 def _reminder(draft: Draft, silenced: Silenced) -> Step:

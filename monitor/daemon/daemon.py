@@ -15,7 +15,6 @@ import structlog
 
 from monitor.api.admission import Admission
 from monitor.api.app import create_app
-from monitor.api.contract import BodyLimits, IntervalBounds
 from monitor.api.fast_path import FastPath
 from monitor.api.health import reasons_now
 from monitor.api.rejected_beats import RejectedBeats
@@ -31,7 +30,7 @@ from monitor.daemon.oncall.routes import oncall_router
 from monitor.daemon.oncall.service import OnCall
 from monitor.daemon.revoking import RevocationWatch
 from monitor.daemon.self_check import SelfCheck
-from monitor.daemon.settings import beat_rates, store_settings
+from monitor.daemon.settings import beat_rates, body_limits, interval_bounds, store_settings, sweep_settings
 from monitor.daemon.signing_key import auth_policy
 from monitor.daemon.waiting import Waiting
 from monitor.daemon.watchdog import Watchdog
@@ -51,7 +50,7 @@ from monitor.pulse import Pulse
 from monitor.scheduler import Scheduler
 from monitor.store import Store, StoreDeniedError, StoreRefusedError, StoreSettings
 from monitor.store.outbox import Outbox
-from monitor.sweeper import Sweeper, SweepSettings
+from monitor.sweeper import Sweeper
 from monitor.version import version
 
 if TYPE_CHECKING:
@@ -99,61 +98,77 @@ class Daemon:
         self._failed: str | None = None
         self._metrics = Metrics(version=version(), labels=delivery_labels(config), share=share)
         self._limits = Limits(self._metrics.limit)
-        self._health = Health(
-            sweep_interval_ms=config.liveness.sweep_interval_ms,
+        self._health = self._made_health()
+        # Beats
+        shared = self._made_shared()
+        self._intake = self._made_intake(shared)
+        self._evidence = Recorder(store, metrics=self._metrics, tenants=shared.tenants)
+        # Deadlines
+        self._sweeper = Sweeper(store, sweep_settings(config), on_moved=self._moved)
+        self._scheduler = self._made_scheduler()
+        # Alerts
+        self._outbox = Outbox(store, owner=store.settings.daemon)
+        self._alerts: AlertService = alert_service(config, store=store, outbox=self._outbox, counts=self._metrics)
+        # HTTP
+        authenticator = Authenticator(auth_policy(config, ring))
+        services = self._made_services(authenticator, shared)
+        self._http = self._made_http(services)
+        # What the daemon watches
+        self._expiring = ExpiryWatch(authenticator, now_ms=store.clock.now_ms)
+        self._revoking = RevocationWatch(authenticator, store, config.auth.revoked_path)
+        self._eviction = EvictionWatch(store)
+        self._health.add_reasons(self._metrics.processes.reasons)
+        self._health.add_reasons(self._eviction.reasons)
+        self._health.watch_alerts(self._alerts.failing)
+        self._health.add_reasons(self._http.connections.reasons)
+        self._pulse = self._made_pulse()
+        self._self_check = self._made_self_check()
+        # Only process 1 pings the watchdog. It sees the health of the others; if it dies, the missing ping raises the
+        # alarm.
+        is_first = share is None or share.process == 1
+        self._watchdog = _watchdog(config, services) if is_first and config.watchdog.target else None
+
+    def _made_health(self) -> Health:
+        return Health(
+            sweep_interval_ms=self._config.liveness.sweep_interval_ms,
             probe=self._probe,
             others=self._metrics.reasons_of_others,
         )
-        self._outbox = Outbox(store, owner=store.settings.daemon)
-        self._health.add_reasons(self._metrics.processes.reasons)
-        shared = Shared(
-            body_bytes=config.limits.pending_bytes,
+
+    def _made_shared(self) -> Shared:
+        limits = self._config.limits
+        return Shared(
+            body_bytes=limits.pending_bytes,
             # As sent and inflated.
-            batch_bytes=2 * BATCHES_AT_ONCE * config.limits.batch_bytes,
+            batch_bytes=2 * BATCHES_AT_ONCE * limits.batch_bytes,
             hit=self._limits.hit,
         )
-        self._intake = Intake(
-            store,
-            capacity=config.limits.pending_beats,
-            capacity_bytes=config.limits.pending_bytes,
+
+    def _made_intake(self, shared: Shared) -> Intake:
+        limits = self._config.limits
+        return Intake(
+            self._store,
+            capacity=limits.pending_beats,
+            capacity_bytes=limits.pending_bytes,
             on_moved=self._moved,
             tenants=shared.tenants,
             on_refused=functools.partial(self._limits.hit, Limit.PENDING_BEATS),
         )
-        self._evidence = Recorder(store, metrics=self._metrics, tenants=shared.tenants)
-        self._eviction = EvictionWatch(store)
-        self._health.add_reasons(self._eviction.reasons)
-        self._sweeper = Sweeper(
-            store,
-            SweepSettings(
-                chunk=config.liveness.sweep_chunk,
-                retention_ms=config.liveness.retention_ms,
-                event_retention_ms=config.liveness.event_retention_ms,
-                events=config.limits.events,
-            ),
-            on_moved=self._moved,
-        )
-        self._scheduler = Scheduler(
+
+    def _made_scheduler(self) -> Scheduler:
+        return Scheduler(
             sweep=self._sweeper.sweep,
             tidy=self._sweeper.tidy,
-            interval_s=config.liveness.sweep_interval_ms / 1_000,
+            interval_s=self._config.liveness.sweep_interval_ms / 1_000,
             on_error=lambda error: self._fail("sweep", error),
         )
-        self._alerts: AlertService = alert_service(
-            config,
-            store=store,
-            outbox=self._outbox,
-            counts=self._metrics,
-        )
-        self._health.watch_alerts(self._alerts.failing)
-        limits, bounds = config.limits, config.liveness
-        authenticator = Authenticator(auth_policy(config, ring))
-        self._expiring = ExpiryWatch(authenticator, now_ms=store.clock.now_ms)
-        self._revoking = RevocationWatch(authenticator, store, config.auth.revoked_path)
-        services = Services(
-            store=store,
+
+    def _made_services(self, authenticator: Authenticator, shared: Shared) -> Services:
+        config, limits = self._config, self._config.limits
+        return Services(
+            store=self._store,
             intake=self._intake,
-            batches=BatchIntake(store, graces=self._intake.graces, on_moved=self._moved),
+            batches=BatchIntake(self._store, graces=self._intake.graces, on_moved=self._moved),
             admission=Admission(beat_rates(config), on_refused=self._limits.hit),
             rejected_beats=RejectedBeats(self._evidence.note, lost=self._evidence.lost),
             authenticator=authenticator,
@@ -161,32 +176,27 @@ class Daemon:
             shared=shared,
             batch_bytes=limits.batch_bytes,
             batch_beats=limits.batch_beats,
-            limits=BodyLimits(
-                metadata_bytes=limits.metadata_bytes,
-                logs_bytes=limits.logs_bytes,
-                system_info_bytes=limits.system_info_bytes,
-            ),
-            bounds=IntervalBounds(
-                min_interval_ms=bounds.min_interval_ms,
-                max_interval_ms=bounds.max_interval_ms,
-                min_grace_ms=bounds.min_grace_ms,
-                max_grace_ms=bounds.max_grace_ms,
-            ),
+            limits=body_limits(config),
+            bounds=interval_bounds(config),
             health=self._health,
             metrics=self._metrics,
             anonymous=frozenset(config.auth.anonymous),
         )
-        oncall = OnCall(self._alerts, store=store, now_ms=store.clock.now_ms)
-        self._http = HttpServer(
+
+    def _made_http(self, services: Services) -> HttpServer:
+        limits = self._config.limits
+        oncall = OnCall(self._alerts, store=self._store, now_ms=self._store.clock.now_ms)
+        return HttpServer(
             create_app(services, oncall_router(services, oncall)),
             connections=limits.connections,
-            shutdown_timeout_ms=config.server.shutdown_timeout_ms,
+            shutdown_timeout_ms=self._config.server.shutdown_timeout_ms,
             head_bytes=limits.head_bytes,
             head_fields=limits.head_fields,
             shortcut=FastPath(services),
             hit=self._limits.hit,
         )
-        self._health.add_reasons(self._http.connections.reasons)
+
+    def _made_pulse(self) -> Pulse:
         behind = Backlog(
             self._intake.graces,
             turn_s=self._http.turns.oldest_s,
@@ -194,9 +204,11 @@ class Daemon:
             note_s=self._evidence.oldest_s,
         )
         full = self._http.connections.is_refusing
-        self._pulse = Pulse(store, on_sums=self._metrics.blind, is_behind=lambda: full() or behind())
-        self._self_check = SelfCheck(
-            store=store,
+        return Pulse(self._store, on_sums=self._metrics.blind, is_behind=lambda: full() or behind())
+
+    def _made_self_check(self) -> SelfCheck:
+        return SelfCheck(
+            store=self._store,
             health=self._health,
             metrics=self._metrics,
             outbox=self._outbox,
@@ -204,10 +216,6 @@ class Daemon:
             queues=self._alerts.health,
             owners=self._alerts.owners,
         )
-        # Only process 1 pings the watchdog. It sees the health of the others; if it dies, the missing ping raises the
-        # alarm.
-        is_first = share is None or share.process == 1
-        self._watchdog = _watchdog(config, services) if is_first and config.watchdog.target else None
 
     async def run(self, stop: StopSignal, on_ready: Callable[[], None]) -> None:
         """Serve until a signal or a failure. Accepted requests are finished before the return.

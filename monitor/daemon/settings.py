@@ -6,10 +6,12 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from monitor.api.admission import BeatRates
+from monitor.api.contract import BodyLimits, IntervalBounds
 from monitor.embedded import share_of_memory
 from monitor.rate_limit import Rate
 from monitor.store import StoreSettings
 from monitor.store.settings import EnvironmentRule
+from monitor.sweeper import SweepSettings
 
 if TYPE_CHECKING:
     from monitor.daemon.config.model import Config
@@ -74,4 +76,33 @@ def beat_rates(config: Config) -> BeatRates:
         worker=rate(limits.worker_beats_per_second, limits.worker_beats_burst),
         tenant=rate(limits.tenant_beats_per_second, limits.tenant_beats_burst),
         batch=limits.batch_beats,
+    )
+
+
+def sweep_settings(config: Config) -> SweepSettings:
+    """The settings of the sweeper."""
+    return SweepSettings(
+        chunk=config.liveness.sweep_chunk,
+        retention_ms=config.liveness.retention_ms,
+        event_retention_ms=config.liveness.event_retention_ms,
+        events=config.limits.events,
+    )
+
+
+def body_limits(config: Config) -> BodyLimits:
+    """The limits for parts of a body."""
+    return BodyLimits(
+        metadata_bytes=config.limits.metadata_bytes,
+        logs_bytes=config.limits.logs_bytes,
+        system_info_bytes=config.limits.system_info_bytes,
+    )
+
+
+def interval_bounds(config: Config) -> IntervalBounds:
+    """The bounds for declared intervals and graces."""
+    return IntervalBounds(
+        min_interval_ms=config.liveness.min_interval_ms,
+        max_interval_ms=config.liveness.max_interval_ms,
+        min_grace_ms=config.liveness.min_grace_ms,
+        max_grace_ms=config.liveness.max_grace_ms,
     )
