@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from monitor.errors import SlowDownError
     from monitor.store import Store
+    from monitor.store.results import ChangeResult
     from monitor.workers import Moved, WorkerKey
 
 log = structlog.get_logger(__name__)
@@ -61,7 +62,8 @@ COUNT_S: Final = 0.05
 Order = Beat | Disconnect | Forget
 if TYPE_CHECKING:
     Answer = Callable[[int, Exception | None], None]
-    """Called once: with the effective interval of a beat in milliseconds (0 for other orders), or with the error."""
+    """Called once: with a beat's effective interval in milliseconds, with the number of the server that has applied a
+    disconnect (``Store.confirm``), with 0 for a deletion, or with the error."""
 
 
 class _Waiting:
@@ -77,11 +79,11 @@ class _Waiting:
         self.size = size
         """Characters of a beat's metadata, system information and logs."""
 
-    def settle(self, interval_ms: int, error: Exception | None = None) -> None:
+    def settle(self, result: int, error: Exception | None = None) -> None:
         if self.answer is not None:
             answer, self.answer = self.answer, None
             try:
-                answer(interval_ms, error)
+                answer(result, error)
             except Exception:
                 # An error in one answer must not keep the other members from their answers.
                 log.exception("intake.answer_failed")
@@ -164,13 +166,15 @@ class Intake:
         """
         return await self._wait(beat, self._lane_of(beat.key))
 
-    async def disconnect(self, disconnect: Disconnect) -> None:
+    async def disconnect(self, disconnect: Disconnect) -> int:
         """Apply a disconnect, behind earlier orders about the same worker. A disconnect that changes nothing succeeds.
+
+        Returns the number of the server that has applied it, for ``Store.confirm``.
 
         Raises:
             UnknownWorkerError, NotAllowedError, IntakeFullError, StoreUnavailableError: as ``beat``.
         """
-        await self._wait(disconnect, self._lane_of(disconnect.key))
+        return await self._wait(disconnect, self._lane_of(disconnect.key))
 
     async def delete(self, forget: Forget) -> None:
         """Erase a worker.
@@ -200,11 +204,11 @@ class Intake:
     async def _wait(self, order: Order, lane: _Lane) -> int:
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-        def answer(interval_ms: int, error: Exception | None) -> None:
+        def answer(result: int, error: Exception | None) -> None:
             if done.done():
                 return
             if error is None:
-                done.set_result(interval_ms)
+                done.set_result(result)
             else:
                 done.set_exception(error)
 
@@ -410,7 +414,7 @@ class Intake:
             case unknown:
                 assert_never(unknown)
         self._note(change.moved)
-        return functools.partial(self._answer, batch[0], change.outcome, key)
+        return functools.partial(self._answer, batch[0], change, key)
 
     def _note(self, moved: list[Moved]) -> None:
         if moved:
@@ -424,8 +428,9 @@ class Intake:
             else:
                 waiting.settle(0, error_of(outcome, waiting.order.key, self._store.settings))
 
-    def _answer(self, waiting: _Waiting, outcome: int, key: WorkerKey) -> None:
-        waiting.settle(0, None if outcome in {STORED, REFUSED} else error_of(outcome, key, self._store.settings))
+    def _answer(self, waiting: _Waiting, change: ChangeResult, key: WorkerKey) -> None:
+        error = None if change.outcome in {STORED, REFUSED} else error_of(change.outcome, key, self._store.settings)
+        waiting.settle(change.server, error)
 
 
 def _nothing_to_settle() -> None:

@@ -18,10 +18,13 @@ class RevocationList:
     def __init__(self, store: Store) -> None:
         self._write = store.connection.write
 
-    async def add(self, tenant: str, claim: str, value: str, *, most: int) -> bool:
-        """Revoke from now on; False: the tenant has ``most`` revocations, or there are ``MOST_IN_ALL``."""
-        _, outcome = await self._write("revoke", 0, tenant, claim, value, most, MOST_IN_ALL)
-        return bool(outcome == STORED)
+    async def add(self, tenant: str, claim: str, value: str, *, most: int) -> int:
+        """Revoke from now on. Return the server's number, for ``Store.confirm``.
+
+        0: nothing was done, the tenant has ``most`` revocations, or there are ``MOST_IN_ALL``.
+        """
+        _, outcome, server = await self._write("revoke", 0, tenant, claim, value, most, MOST_IN_ALL)
+        return int(server) if outcome == STORED else 0
 
     async def read(self, known: str) -> tuple[str, list[bytes]]:
         """Return the revision and all revocations, packed as ``Revocation``; none if ``known`` is the revision."""

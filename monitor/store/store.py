@@ -139,11 +139,12 @@ class Store:
         no transition, but replaces its announced absence: ``STORED``, with no moves.
         """
         partition, args = self.partition_of(disconnect.key), codec.disconnect_argument(disconnect)
-        now_ms, outcome, moves = await self._in_time(self.connection.write, "disconnect", partition, args)
-        if outcome == UNKNOWN and disconnect.trigger is Trigger.DISCONNECT_FAILURE:
+        answer = await self._in_time(self.connection.write, "disconnect", partition, args)
+        if answer[1] == UNKNOWN and disconnect.trigger is Trigger.DISCONNECT_FAILURE:
             call = "fail", partition, codec.failure_argument(disconnect), self._beat_settings
-            now_ms, outcome, moves = await self._in_time(self.connection.write, *call)
-        return ChangeResult(now_ms=now_ms, outcome=outcome, moved=codec.moved(moves))
+            answer = await self._in_time(self.connection.write, *call)
+        now_ms, outcome, moves, *server = answer
+        return ChangeResult(now_ms=now_ms, outcome=outcome, moved=codec.moved(moves), server=server[0] if server else 0)
 
     async def delete(self, key: WorkerKey, *, allowed: tuple[str, ...] | None, reason: str) -> ChangeResult:
         """Erase a worker's record, metadata and logs immediately."""
@@ -183,25 +184,33 @@ class Store:
         _, dropped = await self.connection.write("trim", partition, keep_ms, most, EVENTS_TRIMMED_PER_CALL)
         return int(dropped)
 
-    async def confirm(self, partition: int) -> None:
+    async def confirm(self, partition: int, *, server: int = 0) -> None:
         """Return when all earlier commits are as durable as ``settings`` ask; at once if they ask for nothing.
 
         Concurrent callers wait for one write. A server without WAITAOF can't confirm, and is assumed to.
 
+        Args:
+            partition: where the commits were made.
+            server: number of the server that made the caller's commit. In a failover each connection changes to the
+                new primary at a time of its own, and that one confirms commits that it has never seen. 0: any.
+
         Raises:
-            StoreUnavailableError: not within the timeout; the commits may still be durable.
+            StoreUnavailableError: not within the timeout, or by another server; the commits may still be durable.
         """
         if self.settings.durability.mode is DurabilityMode.MEMORY:
             return
         try:
             async with asyncio.timeout(2 * self.settings.timeout_s):
                 # A running confirmation may have begun before the commit; the next one covers it.
-                await self._confirmed[partition]()
+                confirmed_by = await self._confirmed[partition]()
         except TimeoutError as error:
             raise StoreUnavailableError("the store did not confirm in time") from error
+        if server not in {0, confirmed_by}:
+            raise StoreUnavailableError("the store cannot confirm a write that another server has taken")
 
-    async def _confirm(self, partition: int) -> None:
-        await self._confirmed_call("confirm", partition)
+    async def _confirm(self, partition: int) -> int:
+        _, server = await self._confirmed_call("confirm", partition)
+        return int(server)
 
     async def _confirmed_call(self, function: str, partition: int, *args: bytes | str | int) -> Any:
         """Call a function. Return its answer once the commits that it has seen are as durable as ``settings`` ask."""

@@ -202,7 +202,7 @@ async def test_p29_goodbyes_of_one_tenant_hold_up_neither_beats_nor_goodbyes_of_
         evil = [asyncio.create_task(intake.disconnect(goodbye(key=WorkerKey("evil", f"e{k}")))) for k in range(50)]
         await asyncio.sleep(0)
         quiet = [asyncio.create_task(intake.beat(beat(worker))) for worker in ("a", "b")]
-        quiet.append(asyncio.create_task(intake.disconnect(goodbye("first"))))  # type: ignore[arg-type]
+        quiet.append(asyncio.create_task(intake.disconnect(goodbye("first"))))
         await asyncio.sleep(0)
         assert intake.oldest_s() < 1
         store.gate.set()

@@ -322,6 +322,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         tests=("tests/store/test_confirm.py::test_p23_each_confirmation_is_asked_for_anew",),
     ),
     Mutant(
+        wrong="a failure that only the former primary has is confirmed by the new one",
+        file="monitor/store/store.py",
+        old="if server not in {0, confirmed_by}:",
+        new="if False:",
+        tests=("tests/store/test_confirm.py",),
+    ),
+    Mutant(
         wrong="a write that is not confirmed is answered as if it were",
         file="monitor/store/store.py",
         old="if confirmation is Confirmation.UNCONFIRMED:",

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import signal
 import socket
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,9 +19,10 @@ from tests.support import api, servers
 from tests.support.stores import beat, opened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from monitor.store import Store
+    from tests.support.api import Api
 
 DISCONNECT = "/api/v1/workers/w/disconnect"
 
@@ -154,6 +155,43 @@ async def test_p23_an_event_is_confirmed_by_the_primary_that_it_was_read_from() 
             events = await Outbox(ahead, owner="d").claim(0, 10)
     assert events is not None
     assert [event.worker_id for event in events] == ["kept"]
+
+
+@asynccontextmanager
+async def failover_of_writes() -> AsyncIterator[tuple[Api, Store]]:
+    """A daemon whose confirmations go to a primary with its replica, and its writes to the primary before that one."""
+    with servers.running(servers.valkey_binary()) as old, with_a_replica() as new:
+        async with opened(old.url) as behind, api.running(new, durability="replicas:1") as lastseen:
+            async with asyncio.timeout(20):
+                while not await _is_confirmed(lastseen.store):
+                    pass  # it waits for the replica itself
+            ahead = lastseen.store.connection
+            ahead._writing, behind.connection._writing = behind.connection._writing, ahead._writing
+            yield lastseen, behind
+
+
+async def test_p23_a_failure_is_confirmed_by_the_primary_that_has_it() -> None:
+    crash = {"reason": "crash", "exit_code": 1}
+    async with failover_of_writes() as (lastseen, behind):
+        lost = await lastseen.client.post(DISCONNECT, json=crash)
+        assert lost.status_code == 503
+        # The failure of a worker that is failed already changes nothing, and is no more confirmed than the first.
+        again = await lastseen.client.post(DISCONNECT, json=crash)
+        assert again.status_code == 503
+        writing = lastseen.store.connection._writing
+        lastseen.store.connection._writing, behind.connection._writing = behind.connection._writing, writing
+        kept = await lastseen.client.post(DISCONNECT, json=crash)
+        assert kept.status_code == 204
+
+
+async def test_p23_a_revocation_is_confirmed_by_the_primary_that_has_it() -> None:
+    async with failover_of_writes() as (lastseen, behind):
+        lost = await lastseen.client.post("/api/v1/revocations", json={"jti": "stolen"})
+        assert lost.status_code == 503
+        writing = lastseen.store.connection._writing
+        lastseen.store.connection._writing, behind.connection._writing = behind.connection._writing, writing
+        kept = await lastseen.client.post("/api/v1/revocations", json={"jti": "stolen"})
+        assert kept.status_code == 204
 
 
 async def test_a_confirmation_that_fails_when_no_caller_waits_for_it_any_more_is_no_error_of_the_loop() -> None:

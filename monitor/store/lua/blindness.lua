@@ -6,6 +6,11 @@ local function run_id()
   return string.match(call('INFO', 'server'), 'run_id:(%w+)')
 end
 
+-- The same as a number, for callers that must know whether two answers are of one run.
+local function server_number()
+  return tonumber(string.sub(run_id(), 1, 12), 16)
+end
+
 -- Unpacks a daemon's pulses: {newest, begin and end of its newest gap (0: none), ended (1|0), first, begin and newest
 -- moment of its newest spell of being behind (0: none)}.
 local PULSES = '>I6I6I6BI6I6I6'
