@@ -14,8 +14,8 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from monitor.settings.store_urls import is_sentinel_url, sentinel_url
+from monitor.store.fast_connections import GUARDED
 from monitor.store.sentinel import Primary, PrimaryConnection, PrimaryTlsConnection, tls_settings
-from monitor.store.transports import GUARDED
 
 if TYPE_CHECKING:
     from monitor.settings.store_urls import SentinelUrl

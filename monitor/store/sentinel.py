@@ -24,8 +24,7 @@ from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissi
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from monitor.store.fast_connections import TROUBLE
-from monitor.store.transports import TcpConnection, TlsConnection
+from monitor.store.fast_connections import TROUBLE, TcpConnection, TlsConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
