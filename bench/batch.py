@@ -157,12 +157,7 @@ class Bench:
         self._workers = workers
         self._seconds = seconds
         self._beside = Plan(
-            url=server.url,
-            tokens=[single_token],
-            rate=singles,
-            duration_s=seconds,
-            connections=64,
-            workers=100,
+            url=server.url, tokens=[single_token], rate=singles, duration_s=seconds, connections=64, workers=100
         )
         self._store = Redis.from_url(server.store_url)
         self._store.config_set("slowlog-log-slower-than", SLOW_US)

@@ -118,11 +118,7 @@ def measured(hooks: Hooks) -> Measured:
             (moment_ms(event["data"]["detected_at"]) - moment_ms(event["data"]["due_at"])) / 1_000 for event in history
         ]
         failed = [arrival for arrival in arrivals if arrival.events()[0]["worker_id"] == FAILS]
-        return Measured(
-            detection_s=max(late_s),
-            told_s=(failed[0].at_ms - killed_ms) / 1_000,
-            sweep_age_s=max(ages),
-        )
+        return Measured(detection_s=max(late_s), told_s=(failed[0].at_ms - killed_ms) / 1_000, sweep_age_s=max(ages))
 
 
 @app.default

@@ -330,11 +330,7 @@ def main(
         with daemon(settings) as server:
             found = Run(server, slowed=name, share=share, seconds=seconds, interval_s=interval, most=most).measure()
         times = f"{processes} process{'es' * (processes > 1)}; interval {interval:g} s, grace {2 * interval:g} s"
-        report.table(
-            f"The {name} is slowed; {seconds:g} s; {times}",
-            ["", "value"],
-            list(found.rows()),
-        )
+        report.table(f"The {name} is slowed; {seconds:g} s; {times}", ["", "value"], list(found.rows()))
         report.keep(name, asdict(found))
         if found.wrong:
             faults.append(f"{name}: {found.wrong} workers that were beating were reported")

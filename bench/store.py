@@ -43,11 +43,7 @@ async def measured(store: Store, server: stores.Server, beats: list[Beat], *, pe
     began_s, cpu_s = monotonic_s(), await server.cpu_s()
     await stores.beat_all(store, beats, per_call=per_call)
     used_s, took_s = await server.cpu_s() - cpu_s, monotonic_s() - began_s
-    return Calls(
-        cpu_us=used_s / len(beats) * 1e6,
-        per_s=len(beats) / took_s,
-        longest_ms=await server.longest_call_ms(),
-    )
+    return Calls(cpu_us=used_s / len(beats) * 1e6, per_s=len(beats) / took_s, longest_ms=await server.longest_call_ms())
 
 
 async def kinds_of_beats(url: str, *, workers: int, rounds: int) -> dict[tuple[str, int], list[Calls]]:

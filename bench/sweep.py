@@ -147,9 +147,7 @@ async def idle(fleet: Fleet, report: Report) -> None:
     """Sweeps that find no due worker, before and after the bound of the next deadline has been reached."""
     before = [(await fleet.sweep())[1] * 1e3 for _ in range(IDLE_SWEEPS)]
     report.table(
-        "A sweep that finds no due worker",
-        ["median, ms", "longest, ms"],
-        [[statistics.median(before), max(before)]],
+        "A sweep that finds no due worker", ["median, ms", "longest, ms"], [[statistics.median(before), max(before)]]
     )
 
 

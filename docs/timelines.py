@@ -69,12 +69,7 @@ SCENES: Final = (
         blind_s=((100, 350),),
         dies_s=None,
     ),
-    Scene(
-        title="The worker dies while the monitor is away.",
-        until_s=600,
-        blind_s=((100, 350),),
-        dies_s=200,
-    ),
+    Scene(title="The worker dies while the monitor is away.", until_s=600, blind_s=((100, 350),), dies_s=200),
     Scene(
         title="The worker was overdue before the monitor went away: that deadline is left alone.",
         until_s=600,

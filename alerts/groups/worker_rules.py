@@ -8,17 +8,7 @@ from alerts.groups.attempts import idle, next_offer_ms, offer_again, settle, ste
 from alerts.groups.decisions import Decision
 from alerts.groups.keys import digest
 from alerts.groups.roles import Role, role_of
-from alerts.groups.state import (
-    RECHECK_MS,
-    AlertGroup,
-    CreateNotification,
-    Draft,
-    InFlight,
-    Outcome,
-    Over,
-    Step,
-    Wait,
-)
+from alerts.groups.state import RECHECK_MS, AlertGroup, CreateNotification, Draft, InFlight, Outcome, Over, Step, Wait
 
 if TYPE_CHECKING:
     from alerts.groups.flapping import RecentOutages

@@ -93,9 +93,7 @@ def guarded_session(*, allow_private: bool, timeout_s: float, connections: int) 
     trace = aiohttp.TraceConfig()
     trace.on_request_headers_sent.append(_note_sent)
     connector = aiohttp.TCPConnector(
-        limit=connections,
-        limit_per_host=connections,
-        socket_factory=None if allow_private else guarded_socket,
+        limit=connections, limit_per_host=connections, socket_factory=None if allow_private else guarded_socket
     )
     connector._factory = cast("partial[ResponseHandler]", partial(_Handler, loop=connector._loop))  # noqa: SLF001 - aiohttp has no public way
     return aiohttp.ClientSession(

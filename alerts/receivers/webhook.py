@@ -8,13 +8,7 @@ from pydantic import PrivateAttr, ValidationInfo, model_validator
 
 from alerts.notification import Notification
 from alerts.receivers.receiver import PostingSettings
-from monitor.settings.key_material import (
-    KeyMaterialError,
-    Surroundings,
-    from_environment,
-    from_file,
-    webhook_secret,
-)
+from monitor.settings.key_material import KeyMaterialError, Surroundings, from_environment, from_file, webhook_secret
 from monitor.settings.section import Key, Problem, refusal, surroundings
 
 

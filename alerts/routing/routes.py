@@ -113,10 +113,7 @@ def _target(event: Event, route: Route, traits: ReceiverTraits, *, state: Failur
     if grouped and state is not FailureState.CALM and event.kind in SILENT and route.group_by == BY_WORKER:
         labels = {"tenant": event.tenant, "environment": event.environment_name}
         waiting = Timing(
-            wait_ms=ENVIRONMENT_WAIT_MS,
-            interval_ms=timing.interval_ms,
-            repeat_ms=timing.repeat_ms,
-            hold_ms=hold_ms,
+            wait_ms=ENVIRONMENT_WAIT_MS, interval_ms=timing.interval_ms, repeat_ms=timing.repeat_ms, hold_ms=hold_ms
         )
         return Target(key=environment_key(event.tenant, event.environment_name), labels=labels, timing=waiting)
     if not grouped or route.group_by == BY_WORKER:

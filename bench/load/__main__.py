@@ -66,8 +66,7 @@ def main(
     connections: Annotated[int, Parameter(help="Requests that can be under way at the same time.")] = 64,
     workers: Annotated[int, Parameter(help="How many workers beat; their ids are the same in every run.")] = 10_000,
     ids: Annotated[
-        Ids,
-        Parameter(help="Whose beat is next: each worker in turn, any, or the k-th in proportion to 1/k."),
+        Ids, Parameter(help="Whose beat is next: each worker in turn, any, or the k-th in proportion to 1/k.")
     ] = Ids.UNIFORM,
     keep_alive: Annotated[
         bool, Parameter(negative="--no-keep-alive", help="Keep connections, or make one for each request.")

@@ -60,9 +60,7 @@ Cursor: TypeAlias = Annotated[
 Limit: TypeAlias = Annotated[
     int,
     QueryParameter(
-        ge=1,
-        le=MAX_LIMIT,
-        description="Maximum items of a page; a page may be shorter although more follow.",
+        ge=1, le=MAX_LIMIT, description="Maximum items of a page; a page may be shorter although more follow."
     ),
 ]
 

@@ -38,11 +38,7 @@ class StoredFleet:
         """Health of an environment."""
         found = await self._store.environment_health(tenant, environment, since_ms)
         return EnvironmentHealth(
-            expected=found.expected,
-            silent=found.silent,
-            fallen=found.fallen,
-            rejected=found.rejected,
-            down=found.down,
+            expected=found.expected, silent=found.silent, fallen=found.fallen, rejected=found.rejected, down=found.down
         )
 
     async def outage(self, event: Event, since_ms: int = 0) -> WorkerOutage:

@@ -48,11 +48,7 @@ def usable_cores(quota: Path = CPU_QUOTA) -> int:
 
 
 def serve(
-    config: Config,
-    stop: StopSignal,
-    on_ready: Callable[[Config, KeyRing, int], None],
-    *,
-    warnings: Sequence[str],
+    config: Config, stop: StopSignal, on_ready: Callable[[Config, KeyRing, int], None], *, warnings: Sequence[str]
 ) -> int:
     """Run the daemon until a stop signal. Returns the exit status.
 

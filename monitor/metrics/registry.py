@@ -186,13 +186,7 @@ class Metrics:
     ``labels``: what ``delivery`` and ``decision`` may be given. Without a ``share`` this process is the only one.
     """
 
-    def __init__(
-        self,
-        *,
-        version: str,
-        labels: DeliveryLabels = _NO_LABELS,
-        share: Share | None = None,
-    ) -> None:
+    def __init__(self, *, version: str, labels: DeliveryLabels = _NO_LABELS, share: Share | None = None) -> None:
         self._slots = slots = Slots(labels)
         if share is None:
             self._table = Table(slots=slots.count)

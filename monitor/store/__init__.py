@@ -1,12 +1,6 @@
 """The worker store: one Lua function library, and the only package in ``monitor`` that uses Redis for it."""
 
-from monitor.store.errors import (
-    InstallationError,
-    SchemaError,
-    StoreDeniedError,
-    StoreFullError,
-    StoreRefusedError,
-)
+from monitor.store.errors import InstallationError, SchemaError, StoreDeniedError, StoreFullError, StoreRefusedError
 from monitor.store.results import SweepResult
 from monitor.store.settings import StoreSettings
 from monitor.store.store import Store

@@ -303,13 +303,13 @@ HEADERS: Final[dict[str, Callable[[Both], list[str]]]] = {
     "both headers, two tokens": lambda both: ["Host: x", "UserKey: a.b.c", f"Authorization: Bearer {both.token()}"],
     "two tokens": lambda both: ["Host: x", "Authorization: Bearer a.b.c", f"Authorization: Bearer {both.token()}"],
     "two tokens, the other way": lambda both: [
-        *("Host: x", f"Authorization: Bearer {both.token()}", "Authorization: Bearer a.b.c"),
+        *("Host: x", f"Authorization: Bearer {both.token()}", "Authorization: Bearer a.b.c")
     ],
     "two good tokens": lambda both: [
-        *("Host: x", f"Authorization: Bearer {both.token(worker_id='w')}", f"Authorization: Bearer {both.token()}"),
+        *("Host: x", f"Authorization: Bearer {both.token(worker_id='w')}", f"Authorization: Bearer {both.token()}")
     ],
     "both headers, the key last": lambda both: [
-        *("Host: x", f"Authorization: Bearer {both.token()}", "UserKey: a.b.c"),
+        *("Host: x", f"Authorization: Bearer {both.token()}", "UserKey: a.b.c")
     ],
     "wrong scope": lambda both: usual_headers(both.token(scopes=(Scope.WORKERS_READ,))),
     "another worker's token": lambda both: usual_headers(both.token(worker_id="other")),

@@ -147,11 +147,7 @@ MIB: Final = b"x" * 1_048_576
 @pytest.mark.parametrize("framing", ["chunked", "length"])
 @pytest.mark.parametrize(("token", "status"), [("", 413), ("a.b.c", 401)])
 async def test_a_client_that_sends_ten_megabytes_first_still_reads_the_answer(
-    lastseen: Api,
-    connection: str,
-    framing: str,
-    token: str,
-    status: int,
+    lastseen: Api, connection: str, framing: str, token: str, status: int
 ) -> None:
     lines = [
         f"POST {api.BEAT} HTTP/1.1",

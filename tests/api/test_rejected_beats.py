@@ -92,11 +92,7 @@ def signed(lastseen: Site, *, nbf_ms: int, exp_ms: int) -> str:
     return jwt.encode(claims, api.KEY.key, "HS256", headers={"kid": api.KEY.kid})
 
 
-FORMS: Final = [
-    (api.BEAT, BEAT),
-    (f"{api.WORKERS}/w/heartbeat", b'{"status":"busy"}'),
-    (BATCH, b"[" + BEAT + b"]"),
-]
+FORMS: Final = [(api.BEAT, BEAT), (f"{api.WORKERS}/w/heartbeat", b'{"status":"busy"}'), (BATCH, b"[" + BEAT + b"]")]
 
 
 @on_valkey

@@ -85,7 +85,7 @@ def test_the_contracts_components_are_as_published() -> None:
     assert {name: schemas[name] for name in CONTRACT} == CONTRACT
     assert schemas["WorkerHeartbeatRequest"]["required"] == ["worker_id", "environment_name"]
     assert set(schemas["WorkerHeartbeatRequest"]["properties"]) == {
-        *("worker_id", "environment_name", "status", "tasks_processed", "current_task_id", "worker_metadata"),
+        *("worker_id", "environment_name", "status", "tasks_processed", "current_task_id", "worker_metadata")
     }
     post = DOCUMENT["paths"][api.BEAT]["post"]
     assert post["operationId"] == "worker_heartbeat_api_v1_workers_heartbeat_post"

@@ -314,9 +314,7 @@ READS: Final = [
 ]
 
 
-async def test_p29_reads_of_one_tenant_leave_places_for_another_and_are_no_trouble_of_the_store(
-    store_url: str,
-) -> None:
+async def test_p29_reads_of_one_tenant_leave_places_for_another_and_are_no_trouble_of_the_store(store_url: str) -> None:
     async with site(store_url, wait_s=0.01) as lastseen, AsyncExitStack() as stack:
         client, reads = lastseen.http.client, lastseen.shared.reads
         await lastseen.http.sweep()

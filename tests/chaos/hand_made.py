@@ -170,10 +170,7 @@ def good() -> Record:
         record.arrivals += [arrival(name, one) for one in told]
         record.outcomes += [Outcome(event_id=one.event_id, receiver=name, outcome="delivered") for one in told]
     record.groups = frozenset({"team"})
-    record.arrivals += [
-        group("group.firing", 10.6, record.entries[4]),
-        group("group.firing", 12.0, record.entries[2]),
-    ]
+    record.arrivals += [group("group.firing", 10.6, record.entries[4]), group("group.firing", 12.0, record.entries[2])]
     record.readings = [
         reading("well", 10.5, "alive", 11),
         reading("dead", 10.5, "late", 9),

@@ -58,11 +58,7 @@ OWN = '[[alerts.receivers]]\nname = "own"\ntype = "log"\ntenants = ["{}"]\n'
         ("[alerts]\nreceivers = 1", 2, "alerts.receivers: is a list of tables: write [[alerts.receivers]] above each"),
         ('[[alerts.receivers]]\nname = "a"\ntype = 3', 3, "alerts.receivers[0].type: must be one of"),
         ('[[alerts.receivers]]\nname = "a"', 1, "alerts.receivers[0].type: is required"),
-        (
-            '[[alerts.receivers]]\nname = "a"\ntype = "webhook"\nurl = "http://x"',
-            1,
-            "a webhook needs a signing secret",
-        ),
+        ('[[alerts.receivers]]\nname = "a"\ntype = "webhook"\nurl = "http://x"', 1, "a webhook needs a signing secret"),
         (
             '[[alerts.receivers]]\nname = "a"\ntype = "log"\nsecret_env = "X"',
             4,

@@ -75,11 +75,7 @@ def test_config_toml_has_no_key_that_the_models_do_not_know(tmp_path: Path) -> N
     (keys / "alertmanager").write_text("token-or-password")
     environ = dict.fromkeys(
         ("PLATFORM_WEBHOOK_SECRET", "MOVING_WEBHOOK_SECRET_NEW", "MOVING_WEBHOOK_SECRET_OLD"), HOOK_SECRET
-    ) | {
-        "TOKEN_SECRET_2026_12": HS256_SECRET,
-        "ALERTMANAGER_TOKEN": "token",
-        "ALERTMANAGER_PASSWORD": "password",
-    }
+    ) | {"TOKEN_SECRET_2026_12": HS256_SECRET, "ALERTMANAGER_TOKEN": "token", "ALERTMANAGER_PASSWORD": "password"}
     config = load(write(tmp_path, uncommented()), environ)
     assert [key.kid for key in config.auth.keys] == ["2026-11", "2026-12", "issuer"]
     receivers = config.alerts.receivers

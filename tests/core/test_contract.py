@@ -490,14 +490,7 @@ def test_a_goodbye_is_cut_rather_than_refused_for_its_length() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "back_in_ms"),
-    [
-        ("null", None),
-        ("60", 60_000),
-        ("0.0015", 2),
-        ("1e-9", 1),
-        ("2592000", 2_592_000_000),
-    ],
+    ("said", "back_in_ms"), [("null", None), ("60", 60_000), ("0.0015", 2), ("1e-9", 1), ("2592000", 2_592_000_000)]
 )
 def test_a_clean_goodbye_may_announce_an_absence(said: str, back_in_ms: int | None) -> None:
     read = goodbye(b'{"reason": "shutdown", "exit_code": 143, "back_in_seconds": %b}' % said.encode())

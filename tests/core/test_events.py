@@ -150,14 +150,7 @@ def test_another_fact_has_another_id(name: str) -> None:
 _text = st.text(alphabet="a1.-\x00é", max_size=6)
 _number = st.integers(min_value=0, max_value=1_111)
 _parts = st.fixed_dictionaries(
-    {
-        "tenant": _text,
-        "worker_id": _text,
-        "generation": _number,
-        "seq": _number,
-        "kind": _text,
-        "last_seen_ms": _number,
-    }
+    {"tenant": _text, "worker_id": _text, "generation": _number, "seq": _number, "kind": _text, "last_seen_ms": _number}
 )
 
 
@@ -336,12 +329,7 @@ def test_cut_metadata_keeps_as_many_of_the_first_keys_as_fit(metadata: dict[str,
 
 @pytest.mark.parametrize(
     ("limit_bytes", "expected"),
-    [
-        (2, ("{}", True)),
-        (16, ('{"a":1}', True)),
-        (17, ('{"a":1}', True)),
-        (18, ('{"a":1,"b":"éé"}', False)),
-    ],
+    [(2, ("{}", True)), (16, ('{"a":1}', True)), (17, ('{"a":1}', True)), (18, ('{"a":1,"b":"éé"}', False))],
 )
 def test_the_limit_counts_bytes_and_not_characters(limit_bytes: int, expected: tuple[str, bool]) -> None:
     whole = '{"a":1,"b":"éé"}'

@@ -274,6 +274,6 @@ def test_c21_a_page_on_a_terminal_is_one_line_and_its_fields_come_at_debug() -> 
     assert re.search(r"DOWN w \(dev\): no heartbeat +receiver=log type=worker.stale", written("debug", "console")[1])
     programs = [json.loads(line) for line in written("info", "json")]
     assert [line["event"] for line in programs] == [
-        *("worker.stale", "notification", "delivery.delivered", "delivery.delivered", "worker.stopped"),
+        *("worker.stale", "notification", "delivery.delivered", "delivery.delivered", "worker.stopped")
     ]
     assert "page" not in programs[1]

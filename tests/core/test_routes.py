@@ -180,12 +180,7 @@ def test_the_delay_is_drawn_between_the_floor_and_a_doubling_ceiling(attempts: i
 
 @pytest.mark.parametrize(
     ("attempts", "elapsed_ms", "gives_up"),
-    [
-        (11, 10 * 3_600_000, False),
-        (12, 3_600_000 - 1, False),
-        (12, 3_600_000, True),
-        (500, 3_600_000 - 1, False),
-    ],
+    [(11, 10 * 3_600_000, False), (12, 3_600_000 - 1, False), (12, 3_600_000, True), (500, 3_600_000 - 1, False)],
 )
 def test_giving_up_takes_both_the_time_and_twelve_attempts(attempts: int, elapsed_ms: int, *, gives_up: bool) -> None:
     decision = decide(

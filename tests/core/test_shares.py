@@ -89,8 +89,7 @@ def test_p29_what_a_request_holds_is_given_back_whatever_ends_it() -> None:
 
 
 @given(
-    st.integers(1, 1_000),
-    st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1, 300), st.booleans()), max_size=60),
+    st.integers(1, 1_000), st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1, 300), st.booleans()), max_size=60)
 )
 def test_p29_no_tenant_holds_more_than_is_left_except_by_its_first_request(
     total: int, steps: list[tuple[str, int, bool]]

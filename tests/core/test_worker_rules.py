@@ -413,11 +413,7 @@ def test_p19_a_reminder_in_flight_is_cancelled_by_the_end() -> None:
     play.fail()
     play.offer(end(2))
     assert play.step() == CreateNotification(role=Role.END, event=end(2))
-    assert [note.outcome for note in play.notes.values()] == [
-        Outcome.DELIVERED,
-        Outcome.SUPERSEDED,
-        Outcome.QUEUED,
-    ]
+    assert [note.outcome for note in play.notes.values()] == [Outcome.DELIVERED, Outcome.SUPERSEDED, Outcome.QUEUED]
 
 
 def test_a_receiver_that_has_to_hear_it_again_does_though_it_is_acked_and_silenced() -> None:

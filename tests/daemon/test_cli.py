@@ -398,17 +398,10 @@ def test_standard_output_is_the_token_and_a_daemon_with_the_same_data_takes_it(t
     assert "worker_id" not in claims
     assert "environments" not in claims
     principal = judged(
-        token,
-        secret=(tmp_path / "data" / "signing-key").read_text().strip(),
-        kid=header["kid"],
-        now_s=claims["iat"],
+        token, secret=(tmp_path / "data" / "signing-key").read_text().strip(), kid=header["kid"], now_s=claims["iat"]
     )
     assert principal == Principal(
-        subject="acme",
-        tenant="acme",
-        scopes=frozenset({"heartbeat:write"}),
-        worker_id=None,
-        environments=None,
+        subject="acme", tenant="acme", scopes=frozenset({"heartbeat:write"}), worker_id=None, environments=None
     )
 
 
@@ -511,13 +504,7 @@ def test_a_subject_of_its_own_changes_nothing_else(tmp_path: Path) -> None:
     assert (claims["sub"], claims["org_id"], claims["worker_id"]) == ("ops@example.org", "acme", "w1")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "lifetime_s"),
-    [
-        ([], 30 * DAY_S),
-        (["--expires", "1.5h"], 5_400),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "lifetime_s"), [([], 30 * DAY_S), (["--expires", "1.5h"], 5_400)])
 def test_a_token_is_good_for_as_long_as_was_said(tmp_path: Path, arguments: list[str], lifetime_s: float) -> None:
     claims = claims_of(created(tmp_path, "--tenant", "acme", "--scope", "admin", *arguments))
     assert claims["exp"] - claims["iat"] == pytest.approx(lifetime_s, abs=0.001)

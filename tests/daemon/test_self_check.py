@@ -17,13 +17,7 @@ from structlog.testing import capture_logs
 from alerts.store.group_store import Stats
 from bench.overload import resident_mib
 from monitor.clock import monotonic_s
-from monitor.daemon.self_check import (
-    CONFIRM_TRIES,
-    DELIVERY_LAG_S,
-    LOOP_WINDOW_S,
-    SelfCheck,
-    give_back_memory,
-)
+from monitor.daemon.self_check import CONFIRM_TRIES, DELIVERY_LAG_S, LOOP_WINDOW_S, SelfCheck, give_back_memory
 from monitor.errors import StoreUnavailableError
 from monitor.health import Health, asking_tenant
 from monitor.metrics.registry import DeliveryLabels, Metrics

@@ -105,13 +105,7 @@ async def test_the_order_holds_for_each_of_many_workers_over_partitions(store_ur
         told: dict[str, list[EventKind]] = {}
         for event in await history(store):
             told.setdefault(event.worker_id, []).append(event.kind)
-        expected = [
-            EventKind.REGISTERED,
-            EventKind.STOPPED,
-            EventKind.RESUMED,
-            EventKind.FAILED,
-            EventKind.RECOVERED,
-        ]
+        expected = [EventKind.REGISTERED, EventKind.STOPPED, EventKind.RESUMED, EventKind.FAILED, EventKind.RECOVERED]
         assert told == dict.fromkeys(workers, expected)
 
 
@@ -148,10 +142,7 @@ async def test_beats_that_arrive_while_a_call_is_in_flight_are_the_next_calls(st
         store.gate.set()
         assert await asyncio.gather(first, *rest) == [INTERVAL_MS] * (DEEP + 1)
         assert [len(call) for call in store.calls] == [1, *[BATCH_LIMIT] * (DEEP // BATCH_LIMIT)]
-        assert [worker for call in store.calls for worker in call] == [
-            "first",
-            *(f"w{k:03}" for k in range(DEEP)),
-        ]
+        assert [worker for call in store.calls for worker in call] == ["first", *(f"w{k:03}" for k in range(DEEP))]
         assert await alive(store) == DEEP + 1
 
 

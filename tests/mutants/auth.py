@@ -33,10 +33,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/auth/principals.py",
         old="LATELY_MS: Final = 86_400_000",
         new="LATELY_MS: Final = 864_000_000",
-        tests=(
-            "tests/core/test_auth.py",
-            "tests/api/test_rejected_beats.py",
-        ),
+        tests=("tests/core/test_auth.py", "tests/api/test_rejected_beats.py"),
     ),
     Mutant(
         wrong="a token that was verified before its revocation stays accepted",

@@ -26,10 +26,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/settings/urls.py",
         old='    if "?" in user:  #',
         new='    if "?" in host:  #',
-        tests=(
-            "tests/config/test_secrets.py",
-            "tests/config/test_store_urls.py",
-        ),
+        tests=("tests/config/test_secrets.py", "tests/config/test_store_urls.py"),
     ),
     Mutant(
         wrong="a slash in the store's password is put into the URL as it is",

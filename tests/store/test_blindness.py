@@ -374,11 +374,7 @@ async def test_without_any_pulse_there_is_nothing_to_go_by(store_url: str) -> No
 
 
 async def test_p1_the_start_of_the_last_daemon_is_the_end_of_a_window_however_quick_it_was(store_url: str) -> None:
-    async with (
-        monitor(store_url) as m,
-        another(m, store_url, "d2") as second,
-        opened(store_url, daemon="d3") as third,
-    ):
+    async with monitor(store_url) as m, another(m, store_url, "d2") as second, opened(store_url, daemon="d3") as third:
         seen = await m.beat()
         await m.runs(m.now_ms + 1_000)
         assert await m.pulse(ends=True) is None
@@ -1109,12 +1105,7 @@ async def test_p11_evidence_revives_or_registers_no_worker_and_stays_within_what
     async with monitor(store_url) as m:
         await m.beat()
         await m.store.evidence(
-            0,
-            [
-                refused("unknown"),
-                refused(allowed=("dev",)),
-                refused(key=WorkerKey("umbrella", "w")),
-            ],
+            0, [refused("unknown"), refused(allowed=("dev",)), refused(key=WorkerKey("umbrella", "w"))]
         )
         assert (await m.worker()).rejected is None
         assert (await m.store.get(WorkerKey("acme", "unknown")))[2] is None

@@ -105,11 +105,7 @@ async def test_p13_a_clock_that_was_stepped_back_far_is_a_reason(store_url: str)
 
 
 async def test_p13_a_clock_that_was_stepped_back_for_one_partition_of_several_is_a_reason(store_url: str) -> None:
-    async with (
-        opened(store_url, partitions=2) as store,
-        pulsing(store) as daemon,
-        Redis.from_url(store_url) as redis,
-    ):
+    async with opened(store_url, partitions=2) as store, pulsing(store) as daemon, Redis.from_url(store_url) as redis:
         windows = daemon.windows
         await redis.hincrby("{ls:1}:m", "skew", 11_000)
         await daemon.more()
@@ -119,11 +115,7 @@ async def test_p13_a_clock_that_was_stepped_back_for_one_partition_of_several_is
 
 
 async def test_p1_pulses_go_on_while_the_store_answers_late_and_leave_connections_to_beats(store_url: str) -> None:
-    async with (
-        proxied(store_url) as proxy,
-        opened(proxy.url, timeout_s=60.0) as store,
-        pulsing(store) as daemon,
-    ):
+    async with proxied(store_url) as proxy, opened(proxy.url, timeout_s=60.0) as store, pulsing(store) as daemon:
         await asyncio.gather(*(store.pulse(0) for _ in range(8)))  # connections that are open already
         proxy.stall(Way.ANSWERS)
         sent = proxy.seen(b"_pulse\r\n")

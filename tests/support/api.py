@@ -179,13 +179,7 @@ async def served(app: ASGIApp) -> AsyncIterator[int]:
     """A real server on a free port of the loopback; the port."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="on",
-        ws="none",
-        http="httptools",
-        loop="none",
+        app, log_config=None, access_log=False, lifespan="on", ws="none", http="httptools", loop="none"
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))

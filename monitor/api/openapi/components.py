@@ -59,9 +59,7 @@ CONTRACT: Final[dict[str, Schema]] = {
         "description": "Worker heartbeat request",
     },
     "HTTPValidationError": {
-        "properties": {
-            "detail": {"items": ref("ValidationError"), "type": "array", "title": "Detail"},
-        },
+        "properties": {"detail": {"items": ref("ValidationError"), "type": "array", "title": "Detail"}},
         "type": "object",
         "title": "HTTPValidationError",
     },

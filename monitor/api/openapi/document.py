@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from monitor.api.heartbeats import NEXT_BEAT, UNKNOWN_FIELDS
 from monitor.api.openapi.components import CONTRACT, OURS, Schema, listing, ref
-from monitor.api.openapi.operations import (
-    AUTH,
-    NO_CONTENT,
-    READ_ONE,
-    SECONDS,
-    answer,
-    operation,
-    responses,
-)
+from monitor.api.openapi.operations import AUTH, NO_CONTENT, READ_ONE, SECONDS, answer, operation, responses
 from monitor.api.openapi.typed import described
 from monitor.auth import Scope
 

@@ -99,9 +99,7 @@ def _warnings(settings: Config, config: Path | None) -> tuple[str, ...]:
 
 
 def backup(
-    target: Annotated[Path, Parameter(help="Target: a new or empty directory.")],
-    *,
-    config: ConfigPath = None,
+    target: Annotated[Path, Parameter(help="Target: a new or empty directory.")], *, config: ConfigPath = None
 ) -> int:
     """Copy the embedded store, and verify the copy by starting a server on it."""
     settings = configured(config)
@@ -145,8 +143,7 @@ def revoke(
 def create(
     *,
     tenant: Annotated[
-        str | None,
-        Parameter(help="Tenant of the token. Not required for the scope operator alone."),
+        str | None, Parameter(help="Tenant of the token. Not required for the scope operator alone.")
     ] = None,
     scope: Annotated[
         tuple[str, ...],
@@ -154,8 +151,7 @@ def create(
     ],
     worker_id: Annotated[str | None, Parameter(help="Restrict the token to one worker.")] = None,
     environment: Annotated[
-        tuple[str, ...],
-        Parameter(negative_iterable=(), help="Restrict the token to environments. Repeat for several."),
+        tuple[str, ...], Parameter(negative_iterable=(), help="Restrict the token to environments. Repeat for several.")
     ] = (),
     expires: Annotated[str, Parameter(help="Lifetime, such as 12h or 30d.")] = "30d",
     subject: Annotated[str | None, Parameter(help="Subject (sub). Default: the worker, or the tenant.")] = None,

@@ -325,11 +325,7 @@ def drop(
 
 @deliveries.command(name="outcomes")
 def outcomes(
-    event_id: Annotated[str, Parameter(help="Id of the event.")],
-    /,
-    *,
-    json: _Json = False,
-    access: Access = _NOWHERE,
+    event_id: Annotated[str, Parameter(help="Id of the event.")], /, *, json: _Json = False, access: Access = _NOWHERE
 ) -> int:
     """Print the outcome of an event at each receiver.
 

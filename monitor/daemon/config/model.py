@@ -31,13 +31,7 @@ from monitor.daemon.config.sources import Source, SourceError, note_control_char
 from monitor.daemon.config.watchdog import Watchdog
 from monitor.durability import Durability
 from monitor.liveness import EventKind
-from monitor.settings.key_material import (
-    KeyMaterialError,
-    Surroundings,
-    from_environment,
-    from_file,
-    password,
-)
+from monitor.settings.key_material import KeyMaterialError, Surroundings, from_environment, from_file, password
 from monitor.settings.section import Problem, Section, refusal, surroundings
 from monitor.settings.store_urls import (
     checked_server_url,

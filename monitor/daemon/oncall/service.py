@@ -169,12 +169,7 @@ class OnCall:
             for receiver, key in incident.targets.items() if incident.is_open else ():
                 if (groups := self._alerts.groups.get(receiver)) is not None:
                     await acknowledge_at(
-                        groups,
-                        key,
-                        tenant=incident.tenant,
-                        worker_id=worker_id,
-                        incident_id=incident.id,
-                        now_ms=now_ms,
+                        groups, key, tenant=incident.tenant, worker_id=worker_id, incident_id=incident.id, now_ms=now_ms
                     )
         return incident
 
@@ -222,12 +217,7 @@ class OnCall:
         """Notifications to one receiver or to all, newest first, without bodies. All final outcomes share one list."""
         with _translated_errors():
             return await self._dead_letters.page(
-                outcome,
-                receiver=receiver,
-                after=after,
-                limit=limit,
-                now_ms=self._now_ms(),
-                sees=_visible_to(caller),
+                outcome, receiver=receiver, after=after, limit=limit, now_ms=self._now_ms(), sees=_visible_to(caller)
             )
 
     async def delivery(self, caller: Principal, nid: str, *, receiver: str | None) -> Found:
@@ -345,12 +335,7 @@ class OnCall:
             after = ""
             while True:
                 page = await self._store.list_workers(
-                    partition,
-                    silence.tenant,
-                    after=after,
-                    limit=PAGE_WORKERS,
-                    environments=environments,
-                    want=None,
+                    partition, silence.tenant, after=after, limit=PAGE_WORKERS, environments=environments, want=None
                 )
                 piece = Piece()
                 for worker in page.workers:

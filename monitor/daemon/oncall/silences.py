@@ -243,8 +243,7 @@ def silence_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandle
     async def list_silences(
         request: Caller,
         which: Annotated[
-            list[Literal["pending", "active", "ended", "all"]] | None,
-            any_of("Silences in this state.", name="state"),
+            list[Literal["pending", "active", "ended", "all"]] | None, any_of("Silences in this state.", name="state")
         ] = None,
         cursor: Cursor = None,
         limit: Limit = DEFAULT_LIMIT,

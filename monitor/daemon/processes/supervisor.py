@@ -40,13 +40,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-DIVIDED: Final = (
-    "connections",
-    "pending_beats",
-    "pending_bytes",
-    "tenant_beats_per_second",
-    "tenant_beats_burst",
-)
+DIVIDED: Final = ("connections", "pending_beats", "pending_bytes", "tenant_beats_per_second", "tenant_beats_burst")
 """The names of the limits that apply to all processes together."""
 STOP_MARGIN_S: Final = 4.0
 """Time after ``server.shutdown_timeout`` before a process that has not stopped is killed."""

@@ -136,11 +136,7 @@ async def test_p11_p18_rejected_then_silent_then_over_is_two_downs_of_one_incide
     alive, dead, _ = (body["data"]["summary"] for body in bodies)
     assert alive.startswith("Worker w in prod is alive, but its heartbeats are rejected: token expired, sent by svc ")
     assert dead.startswith("Worker w in prod is stale: since ")
-    assert bodies[0]["data"]["rejected"] == {
-        "reason": "token expired",
-        "at": "2026-09-21T14:13:15.000Z",
-        "sub": "svc",
-    }
+    assert bodies[0]["data"]["rejected"] == {"reason": "token expired", "at": "2026-09-21T14:13:15.000Z", "sub": "svc"}
 
 
 async def test_p11_a_worker_whose_heartbeats_are_accepted_again_had_not_been_silent(daemon: Any) -> None:

@@ -192,10 +192,7 @@ async def test_p6_every_attempt_carries_the_same(kind: str) -> None:
     assert first == second
 
 
-@pytest.mark.parametrize(
-    ("does", "disable"),
-    [(Does.REFUSE, False), (Does.BE_GONE, True)],
-)
+@pytest.mark.parametrize(("does", "disable"), [(Does.REFUSE, False), (Does.BE_GONE, True)])
 @pytest.mark.parametrize("kind", WITH_A_PEER)
 async def test_a_refusal_for_good_is_permanent(kind: str, does: Does, disable: bool) -> None:  # noqa: FBT001
     async with serving(kind, does) as peer:

@@ -226,9 +226,7 @@ async def test_what_went_wrong_is_said_in_words_and_as_a_kind() -> None:
         ("http://127.0.0.1", Cause.ADDRESS_REFUSED, "address 127.0.0.1 is not public; allow_private = true would"),
     ]
     async with raw_server(b"220 mail.example.org ESMTP\r\n", segments=1) as (address, _):
-        cases += [
-            (f"http://{address}", Cause.NOT_HTTP, "the answer is not HTTP"),
-        ]
+        cases += [(f"http://{address}", Cause.NOT_HTTP, "the answer is not HTTP")]
         for url, cause, text in cases:
             receiver = _receiver(url, allow_private=cause is not Cause.ADDRESS_REFUSED)
             with pytest.raises(TransientDeliveryError, match=re.escape(f"receiver 'ops': {text}")) as raised:
@@ -272,8 +270,7 @@ async def test_a_certificate_that_is_not_trusted_is_named(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("content_type", "error"),
-    [("application/json", PermanentDeliveryError), ("text/html", TransientDeliveryError)],
+    ("content_type", "error"), [("application/json", PermanentDeliveryError), ("text/html", TransientDeliveryError)]
 )
 async def test_of_an_alert_only_alertmanager_itself_says_that_it_is_not_valid(
     content_type: str, error: type[DeliveryError]

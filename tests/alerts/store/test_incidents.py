@@ -258,13 +258,7 @@ async def test_lists_are_newest_first_over_all_partitions_and_filtered(incidents
         environment = "prod" if n % 2 else "test"
         down = event(1, worker_id=f"w{n:02}", due_ms=START_MS + n, environment_name=environment)
         await _note(incidents, [down], partition=n % 3)
-    await _note(
-        incidents,
-        [
-            _end(2, worker_id="w03"),
-        ],
-        partition=0,
-    )
+    await _note(incidents, [_end(2, worker_id="w03")], partition=0)
     await _note(incidents, [_end(2, worker_id="w04")], partition=1)
     names = [f"w{n:02}" for n in reversed(range(12))]
     assert await _listed(incidents) == names

@@ -132,11 +132,7 @@ async def test_silences_are_listed_newest_first_and_forgotten_after_a_week(
         await silences.add(one, now_ms=START_MS)
     found = await silences.list_for("acme", now_ms=START_MS + 5)
     assert found == [_silence(2, ends_ms=START_MS + 1), pending, _silence(0)]
-    assert [one.state(START_MS + 5) for one in found] == [
-        SilenceState.ENDED,
-        SilenceState.PENDING,
-        SilenceState.ACTIVE,
-    ]
+    assert [one.state(START_MS + 5) for one in found] == [SilenceState.ENDED, SilenceState.PENDING, SilenceState.ACTIVE]
     later_ms = START_MS + 1_001 + KEPT_MS
     assert await silences.list_for("acme", now_ms=later_ms) == []
     await silences.add(_silence(3, ends_ms=later_ms + 1), now_ms=later_ms)
