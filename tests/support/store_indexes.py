@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 from redis.asyncio import Redis
 
-from monitor.blindness import Window, credited
+from monitor.blindness import Window
 from monitor.liveness import Liveness
 from monitor.store.library import STATE_CODES
+from tests.support.deadlines import credited
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,7 +76,7 @@ class _Check:
     def moved(self, due_ms: float, interval_ms: int, grace_ms: int) -> int:
         """Where blind windows move a deadline."""
         reach_ms = interval_ms + grace_ms
-        return credited(int(due_ms), reach_ms=reach_ms, interval_ms=interval_ms, windows=self.windows).deadline_ms
+        return credited(int(due_ms), allowance_ms=reach_ms, interval_ms=interval_ms, windows=self.windows).deadline_ms
 
     async def run(self) -> None:
         packed: Any = await self.redis.get(BASE + b"w")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from monitor.blindness import GAP_MS, Credit, Window, credited
-from monitor.liveness import EventKind, Liveness, Trigger, deadline_ms, is_straggler, liveness_at, step
+from monitor.blindness import Window
+from monitor.liveness import EventKind, Liveness, Trigger, step
 from monitor.liveness import TransitionRefusedError as Refused
 from monitor.workers import Beat, Evidence, Keep, Rejection, WorkerKey
+from tests.support.deadlines import GAP_MS, STRAGGLER_MS, Credit, credited, shown
 
 
 @dataclass
@@ -38,7 +39,7 @@ class ModelWorker:
 
     @property
     def deadline(self) -> int:
-        return deadline_ms(last_seen_ms=self.last_seen_ms, interval_ms=self.interval_ms, grace_ms=self.grace_ms)
+        return self.last_seen_ms + self.reach_ms
 
     @property
     def reach_ms(self) -> int:
@@ -136,7 +137,8 @@ class Model:
         self.pulse_ms = now_ms
 
     def credit(self, worker: ModelWorker, due_ms: int, now_ms: int) -> Credit:
-        return credited(due_ms, reach_ms=worker.reach_ms, interval_ms=worker.interval_ms, windows=self.windows(now_ms))
+        windows = self.windows(now_ms)
+        return credited(due_ms, allowance_ms=worker.reach_ms, interval_ms=worker.interval_ms, windows=windows)
 
     def _gap(self, worker: ModelWorker, now_ms: int) -> tuple[int, int] | None:
         """In which the daemon that took its last beat was away, and others were there."""
@@ -197,12 +199,12 @@ class Model:
     def liveness(self, worker: ModelWorker, now_ms: int) -> Liveness:
         """What readers are to see."""
         base_ms, credit = self.due(worker, now_ms)
-        return liveness_at(
+        return shown(
             worker.liveness,
-            now_ms=now_ms,
+            now_ms,
             late_ms=base_ms + worker.interval_ms,
             deadline_ms=credit.deadline_ms,
-            straggler=worker.straggler,
+            is_straggler=worker.straggler,
             missed_ms=None if worker.back_ms is None else self.credit(worker, worker.back_ms, now_ms).deadline_ms,
         )
 
@@ -355,7 +357,7 @@ class Model:
     def _judge_straggler(worker: ModelWorker, beat_ms: int) -> None:
         """Whether silence after this beat means that it stopped, and whether its announced absence goes on."""
         is_missed = worker.back_ms is not None and worker.back_ms <= worker.deadline
-        if is_missed or not is_straggler(beat_ms=beat_ms, stopped_ms=worker.stopped_ms):
+        if worker.stopped_ms is not None and (is_missed or beat_ms - worker.stopped_ms > STRAGGLER_MS):
             worker.stopped_ms = None
         worker.straggler = worker.stopped_ms is not None
         if not worker.straggler:
