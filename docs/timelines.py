@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from monitor.blindness import Window, credited
-from monitor.liveness import deadline_ms
+from monitor.blindness import Window
+from tests.support.deadlines import credited
 
 _S: Final = 1_000
 INTERVAL_S: Final = 30
@@ -42,10 +42,10 @@ def drawn(scene: Scene) -> str:
         worker[scene.dies_s // CELL_S] = "+"
     rows = [scene.title, "", "monitor  " + "".join(monitor), "worker   " + "".join(worker).rstrip()]
     for seen, following in zip(accepted, [*accepted[1:], None], strict=True):
-        plain_ms = deadline_ms(last_seen_ms=seen * _S, interval_ms=INTERVAL_S * _S, grace_ms=GRACE_S * _S)
-        moved_ms = credited(
-            plain_ms, reach_ms=(INTERVAL_S + GRACE_S) * _S, interval_ms=INTERVAL_S * _S, windows=windows
-        ).deadline_ms
+        allowance_ms = (INTERVAL_S + GRACE_S) * _S
+        plain_ms = seen * _S + allowance_ms
+        credit = credited(plain_ms, allowance_ms=allowance_ms, interval_ms=INTERVAL_S * _S, windows=windows)
+        moved_ms = credit.deadline_ms
         if plain_ms < min(scene.until_s if following is None else following, scene.until_s) * _S:
             row = [" "] * (len(monitor) + 1)
             row[plain_ms // _S // CELL_S] = "d"

@@ -5,19 +5,15 @@ longer than ``GAP_MS``, or when the last daemon or the store was restarted: sinc
 been accepted. A window moves every deadline that was still open at its begin to at least ``interval + grace`` after
 its end, since workers retry only at their next interval. A deadline that had passed before the window is not moved.
 
-The function library has the same arithmetic (``store/lua/blindness.lua``) and uses it to expire workers. This module
-uses it to compute deadlines for readers. ``tests/store/test_blindness.py`` compares the two. Times are milliseconds
-of the store's clock.
+The function library does the arithmetic (``store/lua/blindness.lua``), also for readers. Times are milliseconds of the
+store's clock.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from typing import Final
 
 PULSE_MS: Final = 250
 GAP_MS: Final = 750
@@ -51,32 +47,3 @@ class Window:
 
     begin_ms: int
     end_ms: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Credit:
-    """A deadline after blind windows. ``uncredited``: windows that were not counted, because of ``SHORT_CREDITS``."""
-
-    deadline_ms: int
-    uncredited: int
-
-
-def credited(due_ms: int, *, reach_ms: int, interval_ms: int, windows: Sequence[Window]) -> Credit:
-    """Move a deadline by ``windows``, oldest first.
-
-    ``reach_ms`` is the time that a worker gets after a window's end: its interval plus grace. The result is never less
-    than ``due_ms`` and is monotonic in ``due_ms``. So one cutoff separates passed deadlines from open ones.
-    """
-    short = uncredited = 0
-    for window in windows:
-        if due_ms <= window.begin_ms:
-            break
-        if window.end_ms + reach_ms <= due_ms:
-            continue
-        if window.end_ms - window.begin_ms < interval_ms:
-            if short == SHORT_CREDITS:
-                uncredited += 1
-                continue
-            short += 1
-        due_ms = window.end_ms + reach_ms
-    return Credit(deadline_ms=due_ms, uncredited=uncredited)

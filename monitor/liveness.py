@@ -139,20 +139,10 @@ def step(state: Liveness | None, trigger: Trigger) -> Transition:
         raise TransitionRefusedError(state, trigger) from None
 
 
-def deadline_ms(*, last_seen_ms: int, interval_ms: int, grace_ms: int) -> int:
-    """Return the first moment at which the worker is overdue: a beat must be committed before it."""
-    return last_seen_ms + interval_ms + grace_ms
-
-
 def disconnect_trigger(*, reason: str, exit_code: int | None) -> Trigger:
     """Return whether a disconnect is a clean stop (a deploy must not page) or a failure."""
     is_clean = exit_code in CLEAN_EXITS.get(reason, ())
     return Trigger.DISCONNECT_CLEAN if is_clean else Trigger.DISCONNECT_FAILURE
-
-
-def is_straggler(*, beat_ms: int, stopped_ms: int | None) -> bool:
-    """Whether a beat came so soon after a clean disconnect that silence after it means "stopped"."""
-    return stopped_ms is not None and beat_ms - stopped_ms <= STRAGGLER_MS
 
 
 def liveness_at(

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import structlog
 
-from monitor.blindness import Window, credited
 from monitor.events import Event, cut_metadata
-from monitor.liveness import EventKind, Liveness, Trigger, deadline_ms
+from monitor.liveness import EventKind, Liveness, Trigger
 from monitor.store.library import LIVENESS_OF, TRANSITIONS_KEPT, UNDECLARED
 from monitor.workers import KEEP, Keep, Moved, PastTransition, Rejected, Worker, WorkerKey
 
@@ -227,22 +226,12 @@ def past_transitions(rows: Sequence[Answer]) -> tuple[PastTransition, ...]:
     )
 
 
-def windows(flat: Sequence[Answer]) -> tuple[Window, ...]:
-    """Decode blind windows as ``get`` and ``list`` answer them, oldest first."""
-    return tuple(Window(begin_ms=begin, end_ms=end) for begin, end in zip(flat[::2], flat[1::2], strict=True))
-
-
-def worker(row: Answer, past: Sequence[Answer] = (), *, blind: Sequence[Window]) -> Worker:
-    """Decode a worker as ``get`` and ``list`` describe it, with the effect of blind windows on its deadlines."""
+def worker(row: Answer, past: Sequence[Answer] = ()) -> Worker:
+    """Decode a worker as ``get`` and ``list`` describe it."""
     # In the order of ``describe`` in ``reading.lua``.
     tenant, worker_id, environment, state, is_straggler, generation, seq, last_seen_ms, since_ms = row[:9]
     interval_ms, grace_ms, status, tasks, task, metadata, system_info, system_info_cut, logs, logs_cut = row[9:19]
-    gaps, back_ms, base_ms, rejected = row[19:]
-
-    def moved_to(due_ms: int) -> int:
-        reach_ms = interval_ms + grace_ms
-        return credited(due_ms, reach_ms=reach_ms, interval_ms=interval_ms, windows=blind).deadline_ms
-
+    gaps, back_ms, missed_ms, late_ms, deadline_ms, rejected = row[19:]
     transitions = past_transitions(past)
     if len(transitions) < TRANSITIONS_KEPT and not (transitions and transitions[0].seq == 1):
         # No transition was dropped. The registration, which is not stored, comes first.
@@ -261,8 +250,8 @@ def worker(row: Answer, past: Sequence[Answer] = (), *, blind: Sequence[Window])
         since_ms=since_ms,
         interval_ms=interval_ms,
         grace_ms=grace_ms,
-        late_ms=base_ms + interval_ms,
-        deadline_ms=moved_to(deadline_ms(last_seen_ms=base_ms, interval_ms=interval_ms, grace_ms=grace_ms)),
+        late_ms=late_ms,
+        deadline_ms=deadline_ms,
         status=text(status),
         tasks_processed=int(tasks),
         current_task_id=None if task is None else text(task),
@@ -273,7 +262,7 @@ def worker(row: Answer, past: Sequence[Answer] = (), *, blind: Sequence[Window])
         logs_cut=bool(logs_cut),
         recent_gaps_ms=_gaps(gaps),
         back_ms=back_ms,
-        missed_ms=None if back_ms is None else moved_to(back_ms),
+        missed_ms=missed_ms,
         rejected=None
         if rejected is None
         else Rejected(reason=text(rejected[0]), at_ms=rejected[1], subject=text(rejected[2])),
@@ -367,9 +356,9 @@ def event(partition: int, entry: Answer) -> Event:
     )
 
 
-def workers(rows: Sequence[Answer], *, blind: Sequence[Window]) -> list[Worker]:
+def workers(rows: Sequence[Answer]) -> list[Worker]:
     """Decode the rows of a page, without transitions."""
-    return [worker(row, blind=blind) for row in rows]
+    return [worker(row) for row in rows]
 
 
 def events(partition: int, entries: Sequence[Answer]) -> list[Event]:

@@ -268,8 +268,8 @@ class Store:
 
     async def get(self, key: WorkerKey) -> tuple[int, int, Worker | None]:
         """Return (now in ms, time of the last full sweep, the worker with its last transitions)."""
-        now_ms, swept_ms, row, past, blind = await self._read("get", self.partition_of(key), key.tenant, key.worker_id)
-        return now_ms, swept_ms, None if row is None else codec.worker(row, past, blind=codec.windows(blind))
+        now_ms, swept_ms, row, past = await self._read("get", self.partition_of(key), key.tenant, key.worker_id)
+        return now_ms, swept_ms, None if row is None else codec.worker(row, past)
 
     async def list_workers(
         self,
@@ -283,13 +283,9 @@ class Store:
     ) -> Page:
         """Return at most ``limit`` workers of one partition after ``after``; the caller filters the result."""
         filters = _encode([environments, want])
-        now_ms, swept_ms, last, rows, flat = await self._read("list", partition, tenant, after, limit, filters)
-        blind = codec.windows(flat)
+        now_ms, swept_ms, last, rows = await self._read("list", partition, tenant, after, limit, filters)
         return Page(
-            now_ms=now_ms,
-            swept_ms=swept_ms,
-            last=codec.text(last),
-            workers=await in_pieces(partial(codec.workers, blind=blind), rows),
+            now_ms=now_ms, swept_ms=swept_ms, last=codec.text(last), workers=await in_pieces(codec.workers, rows)
         )
 
     async def count_workers(self, tenant: str | None) -> Census:

@@ -10,16 +10,13 @@ from typing import Final
 import pytest
 
 from monitor.liveness import (
-    STRAGGLER_MS,
     TRANSITIONS,
     EventKind,
     Liveness,
     Transition,
     TransitionRefusedError,
     Trigger,
-    deadline_ms,
     disconnect_trigger,
-    is_straggler,
     liveness_at,
     step,
 )
@@ -159,10 +156,6 @@ def _at(
     )
 
 
-def test_the_deadline_is_interval_and_grace_after_the_last_beat() -> None:
-    assert deadline_ms(last_seen_ms=1_000, interval_ms=200, grace_ms=30) == 1_230
-
-
 @pytest.mark.parametrize("straggler", [False, True])
 @pytest.mark.parametrize(
     ("after_ms", "expected"),
@@ -245,26 +238,6 @@ def test_a_goodbye_is_clean_only_for_a_shutdown_with_an_exit_code_of_a_deploy_or
     clean = {("shutdown", code) for code in (None, 0, 130, 143, -2, -15)} | {("done", 0), ("completed", 0)}
     expected = Trigger.DISCONNECT_CLEAN if (reason, exit_code) in clean else Trigger.DISCONNECT_FAILURE
     assert disconnect_trigger(reason=reason, exit_code=exit_code) is expected
-
-
-@pytest.mark.parametrize(
-    ("beat_ms", "stopped_ms", "expected"),
-    [
-        (1_000, None, False),
-        (1_000, 1_000, True),
-        (1_001, 1_000, True),
-        (5_999, 1_000, True),
-        (6_000, 1_000, True),
-        (6_001, 1_000, False),
-        (5_000, 0, True),
-        (5_001, 0, False),
-    ],
-)
-def test_a_straggler_s_beat_comes_within_five_seconds_of_the_stop(
-    beat_ms: int, stopped_ms: int | None, *, expected: bool
-) -> None:
-    assert STRAGGLER_MS == 5_000
-    assert is_straggler(beat_ms=beat_ms, stopped_ms=stopped_ms) is expected
 
 
 # The rules for its Lua

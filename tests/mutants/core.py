@@ -6,10 +6,6 @@ from typing import Final
 
 from tests.mutants.mutant import Mutant
 
-_MOVED: Final = (
-    "tests/store/test_blindness.py"
-    "::test_p1_a_deadline_that_was_open_is_moved_to_an_interval_and_a_grace_after_the_window"
-)
 _EVIDENCE: Final = tuple(
     f"tests/intake/test_evidence.py::{name}"
     for name in (
@@ -25,43 +21,6 @@ _SHARED_EVIDENCE: Final = (
 )
 
 MUTANTS: Final[tuple[Mutant, ...]] = (
-    # The outage credit.
-    Mutant(
-        wrong="a blind window that is exactly as long as the interval counts as a short one",
-        file="monitor/blindness.py",
-        old="if window.end_ms - window.begin_ms < interval_ms:",
-        new="if window.end_ms - window.begin_ms <= interval_ms:",
-        tests=(_MOVED,),
-    ),
-    Mutant(
-        wrong="a short blind window that moves nothing takes one of the three credits",
-        file="monitor/blindness.py",
-        old="        if window.end_ms + reach_ms <= due_ms:\n",
-        new="        if window.end_ms + reach_ms <= due_ms:\n"
-        "            short += short < SHORT_CREDITS and window.end_ms - window.begin_ms < interval_ms\n",
-        tests=(_MOVED,),
-    ),
-    Mutant(
-        wrong="a blind window that ended in the millisecond of the beat takes one of the three credits",
-        file="monitor/blindness.py",
-        old="if window.end_ms + reach_ms <= due_ms:",
-        new="if window.end_ms + reach_ms < due_ms:",
-        tests=(_MOVED,),
-    ),
-    Mutant(
-        wrong="a deadline is moved by a blind window that begins in its own millisecond",
-        file="monitor/blindness.py",
-        old="if due_ms <= window.begin_ms:",
-        new="if due_ms < window.begin_ms:",
-        tests=(_MOVED,),
-    ),
-    Mutant(
-        wrong="a blind window adds its length to the deadline, and no whole interval and grace",
-        file="monitor/blindness.py",
-        old="        due_ms = window.end_ms + reach_ms\n",
-        new="        due_ms += window.end_ms - window.begin_ms\n",
-        tests=(_MOVED,),
-    ),
     # States.
     Mutant(
         wrong="a straggler whose announced absence has ended is shown as stopped until a sweep comes",

@@ -6,6 +6,11 @@ from typing import Final
 
 from tests.mutants.mutant import Mutant
 
+_MOVED: Final = (
+    "tests/store/test_blindness.py"
+    "::test_p1_a_deadline_that_was_open_is_moved_to_an_interval_and_a_grace_after_the_window"
+)
+
 MUTANTS: Final[tuple[Mutant, ...]] = (
     # Blindness ----------------------------------------------------------------------------------------------------
     Mutant(
@@ -19,6 +24,20 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
                 "test_p2_stalls_of_a_daemon_that_says_that_it_is_behind_move_a_deadline_three_times_too"
             ),
         ),
+    ),
+    Mutant(
+        wrong="a deadline is moved by a blind window that begins in its own millisecond",
+        file="monitor/store/lua/blindness.lua",
+        old="    if due <= from then\n",
+        new="    if due < from then\n",
+        tests=(_MOVED,),
+    ),
+    Mutant(
+        wrong="a blind window adds its length to the deadline, and no whole interval and grace",
+        file="monitor/store/lua/blindness.lua",
+        old="        due = till + allowance\n",
+        new="        due = due + till - from\n",
+        tests=(_MOVED,),
     ),
     Mutant(
         wrong="a blind window exactly as long as the interval counts as a short one",
@@ -351,9 +370,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="an announced absence reads as over though an outage of the monitor prolonged it",
-        file="monitor/store/codec.py",
-        old="missed_ms=None if back_ms is None else moved_to(back_ms)",
-        new="missed_ms=back_ms",
+        file="monitor/store/lua/reading.lua",
+        old="local missed = back and credited(st, back, allowance, interval)",
+        new="local missed = back",
         tests=(
             "tests/store/test_blindness.py::test_p1_an_announced_absence_that_ends_in_an_outage_is_waited_for_again",
         ),

@@ -15,20 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from monitor.blindness import (
-    BEHIND_MS,
-    DAEMONS_KEPT,
-    GAP_MS,
-    SHORT_CREDITS,
-    WINDOW_AGE_MS,
-    WINDOWS_KEPT,
-    Cause,
-    Window,
-    credited,
-)
+from monitor.blindness import BEHIND_MS, DAEMONS_KEPT, GAP_MS, SHORT_CREDITS, WINDOW_AGE_MS, WINDOWS_KEPT, Cause, Window
 from monitor.liveness import EventKind, Liveness, Trigger
 from monitor.workers import Disconnect, Evidence, Rejected, Rejection, WorkerKey
 from tests.support import servers
+from tests.support.deadlines import credited
 from tests.support.fleets import events_of
 from tests.support.store_indexes import check_indexes
 from tests.support.stores import GRACE_MS, INTERVAL_MS, beat, opened
@@ -48,8 +39,7 @@ def _windows(*spans: tuple[int, int]) -> tuple[Window, ...]:
 
 
 def _credited(due_ms: int, *spans: tuple[int, int], reach_ms: int = 90, interval_ms: int = 30) -> tuple[int, int]:
-    credit = credited(due_ms, reach_ms=reach_ms, interval_ms=interval_ms, windows=_windows(*spans))
-    return credit.deadline_ms, credit.uncredited
+    return credited(due_ms, allowance_ms=reach_ms, interval_ms=interval_ms, windows=_windows(*spans))
 
 
 # Arithmetic: an interval of 30 and a grace of 60
@@ -86,10 +76,29 @@ MOVED: list[tuple[int, list[tuple[int, int]], tuple[int, int]]] = [
 
 
 @pytest.mark.parametrize(("due_ms", "spans", "expected"), MOVED)
-def test_p1_a_deadline_that_was_open_is_moved_to_an_interval_and_a_grace_after_the_window(
+def test_the_arithmetic_of_the_model_is_right(
     due_ms: int, spans: Sequence[tuple[int, int]], expected: tuple[int, int]
 ) -> None:
     assert _credited(due_ms, *spans) == expected
+
+
+async def _moved_by_the_library(store: Store, redis: Redis, due_ms: int, spans: Sequence[tuple[int, int]]) -> int:
+    await store.beat(0, [beat(interval_ms=30, grace_ms=60)])
+    _, _, worker = await store.get(KEY)
+    assert worker is not None
+    zero_ms = worker.last_seen_ms + 90 - due_ms
+    windows = [(zero_ms + begin_ms, zero_ms + end_ms, "no_pulse") for begin_ms, end_ms in spans]
+    await redis.set("{ls:0}:w", cast("bytes", msgpack.packb(windows)))
+    _, _, worker = await store.get(KEY)
+    await redis.delete("{ls:0}:w")
+    assert worker is not None
+    return worker.deadline_ms - zero_ms
+
+
+async def test_p1_a_deadline_that_was_open_is_moved_to_an_interval_and_a_grace_after_the_window(store_url: str) -> None:
+    async with opened(store_url) as store, Redis.from_url(store_url) as redis:
+        for due_ms, spans, (expected_ms, _) in MOVED:
+            assert await _moved_by_the_library(store, redis, due_ms, spans) == expected_ms, (due_ms, spans)
 
 
 SPANS = st.lists(st.integers(0, 2_000), max_size=24, unique=True).map(
@@ -904,7 +913,7 @@ async def _moved_as_said(url: str, cuts: list[int], seen_ms: list[int], now_ms: 
         await m.at(start + now_ms)
         dues = {
             f"w{k}": credited(
-                start + seen + REACH_MS, reach_ms=REACH_MS, interval_ms=INTERVAL_MS, windows=_windows(*spans)
+                start + seen + REACH_MS, allowance_ms=REACH_MS, interval_ms=INTERVAL_MS, windows=_windows(*spans)
             )
             for k, seen in enumerate(seen_ms)
         }

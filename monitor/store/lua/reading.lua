@@ -1,37 +1,36 @@
 -- Reading -------------------------------------------------------------------------------------------
 
--- A worker for an answer, in the order of `worker` in codec.py.
+-- A worker for an answer, in the order of `worker` in codec.py. Its moments are after credits.
 local function describe(st, w)
   local rec, g, cold = w.rec, w.cohort, cold_of(st, w)
   local status, tasks, task = reported(rec[R_REPORT])
+  local interval, allowance = g[C_INTERVAL], g[C_INTERVAL] + g[C_GRACE]
+  local anchor, due = rec[R_LAST_SEEN], nil
+  if rec[R_STATE] == ALIVE then
+    anchor, due = deadline_of(st, w)
+  else
+    due = credited(st, anchor + allowance, allowance, interval)
+  end
+  local back = absence_of(st, w)
+  local missed = back and credited(st, back, allowance, interval)
   return {
     w.tenant, w.worker, g[C_ENVIRONMENT], rec[R_STATE], g[C_AFTER_STOP] and 1 or 0,
     rec[R_GENERATION], rec[R_SEQ], rec[R_LAST_SEEN], rec[R_SINCE], g[C_INTERVAL], g[C_GRACE],
     status, tasks, task or false, cold[X_META],
     cold[X_SYSTEM], cold[X_SYSTEM_CUT] and 1 or 0, cold[X_LOGS], cold[X_LOGS_CUT] and 1 or 0, gaps_of(rec),
-    absence_of(st, w) or false, rec[R_STATE] == ALIVE and deadline_of(st, w) or rec[R_LAST_SEEN], rejected_of(st, w) or false,
+    back or false, missed or false, anchor + interval, due, rejected_of(st, w) or false,
   }
 end
 
--- The blind windows for an answer, flat: {begin, end}*. The caller uses them to credit deadlines.
-local function windows_of(st)
-  local flat = {}
-  for _, window in ipairs(blindness(st).windows) do
-    flat[#flat + 1], flat[#flat + 2] = window[1], window[2]
-  end
-  return flat
-end
-
--- get: a worker. ARGV: tenant, worker. Result: {t, swept, worker|nil, {kind, seq, due, detected, reason}*,
--- blind windows}.
+-- get: a worker. ARGV: tenant, worker. Result: {t, swept, worker|nil, {kind, seq, due, detected, reason}*}.
 local function get(keys, args)
   local st = open(keys)
   local w = load_worker(st, args[1], args[2])
   if not w.rec then
-    return { st.t, st.swept, false, {}, {} }
+    return { st.t, st.swept, false, {} }
   end
   local past = call('HGET', st.y, w.mid)
-  return { st.t, st.swept, describe(st, w), past and cmsgpack.unpack(past) or {}, windows_of(st) }
+  return { st.t, st.swept, describe(st, w), past and cmsgpack.unpack(past) or {} }
 end
 
 -- The workers after `after` that can match a filter, collected from the cohorts' sets, as {rank, id} in the order of the
@@ -90,7 +89,7 @@ end
 
 -- list: workers of a tenant in the order of their IDs. ARGV: tenant, ID to begin after, limit, msgpack
 --   {environments|nil, {alive, late, overdue, down -> boolean}|nil}: the caller's filter. The answer may have workers that
---   do not match, but lacks none that does. Result: {t, swept, last ID read ('' = the end), workers, blind windows}.
+--   do not match, but lacks none that does. Result: {t, swept, last ID read ('' = the end), workers}.
 local function list(keys, args)
   local tenant, after, limit = args[1], args[2], tonumber(args[3])
   local filter = cmsgpack.unpack(args[4])
@@ -127,7 +126,7 @@ local function list(keys, args)
       break
     end
   end
-  return { st.t, st.swept, last, workers, windows_of(st) }
+  return { st.t, st.swept, last, workers }
 end
 
 -- count: workers by liveness, cohort by cohort. ARGV: tenant ('' = all), cohort_id to begin after, limit, states...
