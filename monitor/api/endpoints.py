@@ -85,21 +85,17 @@ async def in_json(form: Callable[[_T], msgspec.Struct], items: Sequence[_T]) -> 
 class Access:
     """Who may call a handler, and the problems that its answer may be, beyond those that follow from its signature.
 
-    ``operator``: that scope is accepted too, for the data of any tenant. ``answer``: name of the schema of an answer
-    that is not declared, because the handler encodes it.
+    ``operator``: that scope is accepted too, for the data of any tenant.
     """
 
     scope: Scope
     operator: bool = False
     problems: tuple[int, ...] = ()
-    answer: str | None = None
 
 
-def needs(
-    scope: Scope, *, operator: bool = False, problems: tuple[int, ...] = (), answer: str | None = None
-) -> dict[str, Access]:
+def needs(scope: Scope, *, operator: bool = False, problems: tuple[int, ...] = ()) -> dict[str, Access]:
     """The ``opt`` of a handler. Arguments as for ``Access``."""
-    return {ACCESS: Access(scope=scope, operator=operator, problems=problems, answer=answer)}
+    return {ACCESS: Access(scope=scope, operator=operator, problems=problems)}
 
 
 def typed_router(services: Services, handlers: Sequence[HTTPRouteHandler]) -> Router:

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
+import msgspec
 from litestar import Request, get, route
 from litestar.enums import HttpMethod
 from litestar.response.base import ASGIResponse
+from msgspec import Meta
 
 from monitor.api.contract import path_worker_id
 from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Cursor, Limit, any_of, needs
 from monitor.api.query import bad_cursor, decode_cursor, encode_cursor, narrowed
 from monitor.api.requests import caller
-from monitor.api.responses import empty_answer, encoded, encoded_list_answer, json_answer, monitor_json
+from monitor.api.responses import empty_answer, extended, json_bytes_answer
 from monitor.auth import Scope
 from monitor.errors import NotAllowedError, UnknownWorkerError
-from monitor.events import rfc3339
-from monitor.liveness import Liveness
+from monitor.events import Time, rfc3339
+from monitor.health import MonitorState
+from monitor.liveness import EventKind, Liveness
 from monitor.pace import Piece
 from monitor.store.results import Want
-from monitor.workers import Forget, WorkerKey
+from monitor.workers import Forget, Rejection, WorkerKey
 
 if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
 
     from monitor.api.services import Services
     from monitor.store import Store
-    from monitor.workers import Worker
+    from monitor.workers import Worker as StoredWorker
 
 PAGE_CALLS: Final = 50
 PAGE_WORKERS: Final = 50
@@ -37,50 +39,118 @@ PAGE_BYTES: Final = 8_388_608
 """A page ends early at this size; the cursor continues the list."""
 
 
-def worker_json(worker: Worker, now_ms: int) -> dict[str, object]:
-    """JSON of a worker at ``now_ms``. Correct even if the sweeper is stuck (P22)."""
-    back_ms, rejected = worker.absent_until(now_ms), worker.rejected
-    return {
-        "tenant": worker.key.tenant,
-        "worker_id": worker.key.worker_id,
-        "environment_name": worker.environment_name,
-        "liveness": worker.liveness(now_ms).value,
-        "status": worker.status,
-        "tasks_processed": worker.tasks_processed,
-        "current_task_id": worker.current_task_id,
-        "worker_metadata": json.loads(worker.metadata_json),
-        "system_info": None if worker.system_info_json is None else json.loads(worker.system_info_json),
-        "system_info_cut": worker.system_info_cut,
-        "logs": None if worker.logs_json is None else json.loads(worker.logs_json),
-        "logs_cut": worker.logs_cut,
-        "last_seen": rfc3339(worker.last_seen_ms),
-        "deadline": rfc3339(worker.deadline_ms),
-        "interval_seconds": worker.interval_ms / 1000,
-        "grace_seconds": worker.grace_ms / 1000,
-        "registered_at": rfc3339(worker.generation),
-        "generation": worker.generation,
-        "seq": worker.seq,
-        "since": rfc3339(worker.since(now_ms)),
-        "back_at": None if back_ms is None else rfc3339(back_ms),
-        "rejected": None
-        if rejected is None
-        else {"reason": rejected.reason, "at": rfc3339(rejected.at_ms), "sub": rejected.subject},
-    }
+class WorkerRejection(msgspec.Struct, frozen=True, kw_only=True):
+    """A rejected beat of a worker."""
+
+    reason: Rejection
+    at: Time
+    sub: str
 
 
-def _single_json(worker: Worker, now_ms: int) -> dict[str, object]:
-    transitions = [
-        {
-            "type": past.kind.value,
-            "seq": past.seq,
-            "due_at": rfc3339(past.due_ms),
-            "detected_at": rfc3339(past.detected_ms),
-            "reason": past.reason,
-        }
-        for past in worker.transitions
+class Worker(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker. What it has sent as JSON is passed on as it is stored."""
+
+    tenant: str
+    worker_id: str
+    environment_name: str
+    liveness: Liveness
+    status: str
+    tasks_processed: int
+    current_task_id: str | None
+    worker_metadata: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object", "additionalProperties": True})]
+    system_info: Annotated[
+        msgspec.Raw, Meta(extra_json_schema={"type": ["object", "null"], "additionalProperties": True})
     ]
-    gaps = [gap / 1000 for gap in worker.recent_gaps_ms]
-    return {**worker_json(worker, now_ms), "transitions": transitions, "recent_gaps_seconds": gaps}
+    system_info_cut: bool
+    logs: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": ["array", "null"], "items": {"type": "string"}})]
+    logs_cut: bool
+    last_seen: Time
+    deadline: Time
+    interval_seconds: float
+    grace_seconds: float
+    registered_at: Time
+    generation: int
+    seq: Annotated[int, Meta(ge=1)]
+    since: Time
+    back_at: Annotated[Time | None, Meta(description="End of the absence that the worker has announced.")]
+    rejected: Annotated[
+        WorkerRejection | None,
+        Meta(description="The newest beat of the worker that was rejected after its last accepted one."),
+    ]
+
+
+class Transition(msgspec.Struct, frozen=True, kw_only=True):
+    """A transition of a worker."""
+
+    type: EventKind
+    seq: int
+    due_at: Time
+    detected_at: Time
+    reason: str
+
+
+class WorkerDetail(Worker, frozen=True, kw_only=True):
+    """A worker with its last transitions."""
+
+    transitions: list[Transition]
+    recent_gaps_seconds: list[float]
+    monitor: MonitorState
+
+
+class WorkerList(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of workers."""
+
+    workers: list[Worker]
+    next_cursor: str | None
+    monitor: MonitorState
+
+
+def worker_of(stored: StoredWorker, now_ms: int) -> Worker:
+    """The answer for a worker at ``now_ms``. Correct even if the sweeper is stuck (P22)."""
+    back_ms, rejected = stored.absent_until(now_ms), stored.rejected
+    return Worker(
+        tenant=stored.key.tenant,
+        worker_id=stored.key.worker_id,
+        environment_name=stored.environment_name,
+        liveness=stored.liveness(now_ms),
+        status=stored.status,
+        tasks_processed=stored.tasks_processed,
+        current_task_id=stored.current_task_id,
+        worker_metadata=msgspec.Raw(stored.metadata_json),
+        system_info=msgspec.Raw(stored.system_info_json or "null"),
+        system_info_cut=stored.system_info_cut,
+        logs=msgspec.Raw(stored.logs_json or "null"),
+        logs_cut=stored.logs_cut,
+        last_seen=rfc3339(stored.last_seen_ms),
+        deadline=rfc3339(stored.deadline_ms),
+        interval_seconds=stored.interval_ms / 1000,
+        grace_seconds=stored.grace_ms / 1000,
+        registered_at=rfc3339(stored.generation),
+        generation=stored.generation,
+        seq=stored.seq,
+        since=rfc3339(stored.since(now_ms)),
+        back_at=None if back_ms is None else rfc3339(back_ms),
+        rejected=None
+        if rejected is None
+        # A newer release on the same store may have more reasons.
+        else WorkerRejection(reason=rejected.reason, at=rfc3339(rejected.at_ms), sub=rejected.subject),  # type: ignore[arg-type]
+    )
+
+
+def _detail_of(stored: StoredWorker, now_ms: int, monitor: MonitorState) -> WorkerDetail:
+    transitions = [
+        Transition(
+            type=past.kind,
+            seq=past.seq,
+            due_at=rfc3339(past.due_ms),
+            detected_at=rfc3339(past.detected_ms),
+            reason=past.reason,
+        )
+        for past in stored.transitions
+    ]
+    gaps = [gap / 1000 for gap in stored.recent_gaps_ms]
+    worker = worker_of(stored, now_ms)
+    return extended(WorkerDetail, worker, transitions=transitions, recent_gaps_seconds=gaps, monitor=monitor)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +163,7 @@ class Selection:
     status: frozenset[str] | None
     text: frozenset[str] | None
 
-    def holds(self, worker: Worker, now_ms: int) -> bool:
+    def holds(self, worker: StoredWorker, now_ms: int) -> bool:
         """Whether the worker passes the filter at ``now_ms``."""
         return (
             (self.environments is None or worker.environment_name in self.environments)
@@ -126,7 +196,8 @@ class _Listing:
     now_ms: int = 0
     swept_ms: int | None = None
     size: int = 0
-    found: list[bytes] = field(default_factory=list)
+    found: list[Any] = field(default_factory=list)
+    """Encoded workers, as ``msgspec.Raw``."""
 
     def full(self) -> bool:
         return len(self.found) >= self.limit or self.size >= PAGE_BYTES
@@ -135,10 +206,10 @@ class _Listing:
         self.now_ms = max(self.now_ms, now_ms)
         self.swept_ms = swept_ms if self.swept_ms is None else min(self.swept_ms, swept_ms)
 
-    def take(self, worker: Worker, now_ms: int) -> None:
+    def take(self, worker: StoredWorker, now_ms: int) -> None:
         if self.selection.holds(worker, now_ms):
-            text = encoded(worker_json(worker, now_ms))
-            self.found.append(text)
+            text = msgspec.json.encode(worker_of(worker, now_ms))
+            self.found.append(msgspec.Raw(text))
             self.size += len(text)
 
     async def fill(self, store: Store, tenant: str) -> None:
@@ -206,7 +277,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         ):
             raise UnknownWorkerError(key)
         monitor = services.health.monitor_state(now_ms, swept_ms)
-        return json_answer({**_single_json(worker, now_ms), "monitor": monitor_json(monitor)})
+        return json_bytes_answer(msgspec.json.encode(_detail_of(worker, now_ms, monitor)))
 
     async def delete_worker(request: Request[Any, Any, Any]) -> ASGIResponse:
         principal = caller(request.scope, services, Scope.ADMIN)
@@ -233,7 +304,7 @@ def list_handlers(services: Services) -> list[HTTPRouteHandler]:
 
     @get(
         "/api/v1/workers",
-        opt=needs(Scope.WORKERS_READ, answer="WorkerList"),
+        opt=needs(Scope.WORKERS_READ),
         operation_id="list_workers",
         summary="List workers; one that exists throughout the listing appears exactly once",
         response_description="A page",
@@ -246,7 +317,7 @@ def list_handlers(services: Services) -> list[HTTPRouteHandler]:
         text: Annotated[list[str] | None, any_of("Workers whose id contains this text; case-sensitive.")] = None,
         cursor: Cursor = None,
         limit: Limit = DEFAULT_LIMIT,
-    ) -> ASGIResponse:
+    ) -> WorkerList:
         principal = request.user
         selection = Selection(
             environments=narrowed(environment, principal.environments),
@@ -265,6 +336,6 @@ def list_handlers(services: Services) -> list[HTTPRouteHandler]:
         ended = listing.partition >= store.partitions
         next_cursor = None if ended else encode_cursor([listing.partition, listing.after])
         monitor = services.health.monitor_state(listing.now_ms, listing.swept_ms or 0)
-        return encoded_list_answer("workers", listing.found, cursor=next_cursor, state=monitor)
+        return WorkerList(workers=listing.found, next_cursor=next_cursor, monitor=monitor)
 
     return [list_workers]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from monitor.liveness import LONGEST_ABSENCE_MS, EventKind, Liveness
-from monitor.workers import Rejection
+from monitor.liveness import LONGEST_ABSENCE_MS
 
 Schema = dict[str, object]
 
@@ -95,46 +94,6 @@ _MORE: Final[dict[str, Schema]] = {
     "logs": {"type": ["array", "null"], "items": {"type": "string"}},
 }
 
-_WORKER: Final[dict[str, Schema]] = {
-    "tenant": TEXT,
-    "worker_id": TEXT,
-    "environment_name": TEXT,
-    "liveness": {"type": "string", "enum": [word.value for word in Liveness]},
-    "status": TEXT,
-    "tasks_processed": INTEGER,
-    "current_task_id": nullable("string"),
-    "worker_metadata": FREE,
-    "system_info": {"type": ["object", "null"], "additionalProperties": True},
-    "system_info_cut": FLAG,
-    "logs": {"type": ["array", "null"], "items": TEXT},
-    "logs_cut": FLAG,
-    "last_seen": TIME,
-    "deadline": TIME,
-    "interval_seconds": NUMBER,
-    "grace_seconds": NUMBER,
-    "registered_at": TIME,
-    "generation": INTEGER,
-    "seq": {"type": "integer", "minimum": 1},
-    "since": TIME,
-    "back_at": {
-        "type": ["string", "null"],
-        "format": "date-time",
-        "description": "End of the absence that the worker has announced.",
-    },
-    "rejected": {
-        "type": ["object", "null"],
-        "description": "The newest beat of the worker that was rejected after its last accepted one.",
-        "required": ["reason", "at", "sub"],
-        "properties": {
-            "reason": {"type": "string", "enum": [word.value for word in Rejection]},
-            "at": TIME,
-            "sub": TEXT,
-        },
-    },
-}
-
-_EVENT_KIND: Final[Schema] = {"type": "string", "enum": [kind.value for kind in EventKind]}
-
 OURS: Final[dict[str, Schema]] = {
     "HeartbeatExtras": {
         "type": "object",
@@ -196,14 +155,6 @@ OURS: Final[dict[str, Schema]] = {
             "oneOf": [{"type": "string"}, listing(ref("ValidationError"))],
         },
     ),
-    "Worker": record(**_WORKER),
-    "WorkerDetail": record(
-        **_WORKER,
-        transitions=listing(record(type=_EVENT_KIND, seq=INTEGER, due_at=TIME, detected_at=TIME, reason=TEXT)),
-        recent_gaps_seconds=listing(NUMBER),
-        monitor=ref("MonitorState"),
-    ),
-    "WorkerList": record(workers=listing(ref("Worker")), next_cursor=nullable("string"), monitor=ref("MonitorState")),
     "Probe": {
         "type": "object",
         "required": ["status", "reasons"],

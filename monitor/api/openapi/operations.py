@@ -36,14 +36,9 @@ AUTH: Final = ("401", "403")
 READ_ONE: Final = (*AUTH, "404", "503")
 
 
-def answer_of(name: str) -> Schema:
-    """Content that is JSON of this schema."""
-    return {"application/json": {"schema": ref(name)}}
-
-
 def answer(description: str, name: str) -> Schema:
     """An answer that is JSON of this schema."""
-    return {"description": description, "content": answer_of(name)}
+    return {"description": description, "content": {"application/json": {"schema": ref(name)}}}
 
 
 def responses(

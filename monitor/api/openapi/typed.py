@@ -10,7 +10,8 @@ from litestar.openapi.config import OpenAPIConfig
 from litestar.routes import HTTPRoute
 
 from monitor.api.endpoints import ACCESS, Access
-from monitor.api.openapi.operations import AUTH, answer_of, described_scope, responses
+from monitor.api.openapi.operations import AUTH, described_scope, responses
+from monitor.api.workers import WorkerDetail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +32,7 @@ def described(routers: Sequence[Router]) -> tuple[dict[str, Schema], dict[str, S
     )
     document: dict[str, Any] = app.openapi_schema.to_schema()
     paths = document["paths"]
-    types: list[Any] = []
+    types: list[Any] = [WorkerDetail]  # an answer of an operation that is described by hand
     for route in app.routes:
         if not isinstance(route, HTTPRoute) or route.path_format not in paths:
             continue
@@ -53,8 +54,6 @@ def _complete(operation: dict[str, Any], handler: HTTPRouteHandler) -> None:
     access: Access = handler.opt[ACCESS]
     body, code = handler.parsed_data_field, str(handler.status_code)
     success = {name: value for name, value in operation["responses"][code].items() if name != "headers"}
-    if access.answer is not None:
-        success["content"] = answer_of(access.answer)
     problems = {*AUTH, "422", "503", *map(str, access.problems)}
     if "{" in next(iter(handler.paths)):
         problems.add("404")

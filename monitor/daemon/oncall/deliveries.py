@@ -14,8 +14,9 @@ from alerts.groups.state import Outcome
 from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Count, Cursor, Limit, in_json, needs, path_id
 from monitor.api.errors import NoSuchError
 from monitor.api.health import monitor_now
+from monitor.api.responses import extended
 from monitor.auth import Scope
-from monitor.daemon.oncall.shared import EmptyBody, cursor_of, extended, place_of
+from monitor.daemon.oncall.shared import EmptyBody, cursor_of, place_of
 from monitor.events import Time, rfc3339
 from monitor.health import MonitorState
 

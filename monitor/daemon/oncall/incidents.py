@@ -17,8 +17,9 @@ from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Count, Cursor, Limit, a
 from monitor.api.health import monitor_now
 from monitor.api.json_body import checked_text
 from monitor.api.query import narrowed
+from monitor.api.responses import extended
 from monitor.auth import Scope
-from monitor.daemon.oncall.shared import cursor_of, extended, place_of, time_or_none
+from monitor.daemon.oncall.shared import cursor_of, place_of, time_or_none
 from monitor.events import Time, rfc3339
 from monitor.health import MonitorState
 from monitor.liveness import EventKind

@@ -11,8 +11,9 @@ from msgspec import Meta
 
 from monitor.api.endpoints import Caller, Count, Seconds, needs, path_id
 from monitor.api.health import monitor_now
+from monitor.api.responses import extended
 from monitor.auth import Scope
-from monitor.daemon.oncall.shared import EmptyBody, extended
+from monitor.daemon.oncall.shared import EmptyBody
 from monitor.health import MonitorState
 
 if TYPE_CHECKING:

@@ -1,9 +1,9 @@
-"""What the on-call endpoints share: cursors, optional times, and answers that extend another answer."""
+"""What the on-call endpoints share: cursors, optional times, an empty body."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -14,7 +14,6 @@ from monitor.events import rfc3339
 if TYPE_CHECKING:
     from alerts.oncall.dead_letters import Place
 
-_T = TypeVar("_T")
 _DIGITS: Final = re.compile(r"[0-9a-f]{32}")
 
 
@@ -50,8 +49,3 @@ def cursor_of(last: Place | None) -> str | None:
 def time_or_none(ms: int | None) -> str | None:
     """JSON of an optional time."""
     return None if ms is None else rfc3339(ms)
-
-
-def extended(kind: type[_T], base: msgspec.Struct, **more: Any) -> _T:
-    """Copy ``base`` into ``kind``, which inherits from its type, with the members in ``more``."""
-    return kind(**{name: getattr(base, name) for name in base.__struct_fields__}, **more)

@@ -17,8 +17,9 @@ from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Cursor, Limit, any_of, 
 from monitor.api.errors import BodyError
 from monitor.api.health import monitor_now
 from monitor.api.json_body import LATEST_MS, checked_text, moment_ms
+from monitor.api.responses import extended
 from monitor.auth import ForbiddenError, Scope
-from monitor.daemon.oncall.shared import cursor_of, extended, place_of, time_or_none
+from monitor.daemon.oncall.shared import cursor_of, place_of, time_or_none
 from monitor.events import Time, rfc3339
 from monitor.health import MonitorState
 from monitor.settings.globs import checked_glob
