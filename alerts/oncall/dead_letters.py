@@ -232,12 +232,11 @@ class DeadLetters:
         tries = Tries(f"the group of notification {nid}")
         while True:
             await tries.begin()
-            found = await self._find(nid, receiver=receiver, sees=sees)
+            found, groups, seen = await self._find_with_group(nid, receiver=receiver, sees=sees)
             if found.note.outcome is Outcome.QUEUED:
                 return found
-            incident_id = _incident_id(_dead(found))
-            groups = self._groups[found.receiver]
-            [seen] = await groups.read([Want(group=found.note.group)])
+            _check_dead(found)
+            incident_id = _incident_id(found)
             if seen.group is not None and seen.group.in_flight is not None:
                 if seen.group.in_flight.nid == nid and seen.group.in_flight.again:
                     return found  # it is being retried right now
@@ -302,13 +301,10 @@ class DeadLetters:
         tries = Tries(f"the group of notification {nid}")
         while True:
             await tries.begin()
-            found = await self._find(nid, receiver=receiver, sees=sees)
+            found, groups, seen = await self._find_with_group(nid, receiver=receiver, sees=sees)
             if found.note.outcome is Outcome.DROPPED:
                 return found
-            if found.note.outcome is not Outcome.DEAD_LETTERED:
-                raise _not_dead(found)
-            groups = self._groups[found.receiver]
-            [seen] = await groups.read([Want(group=found.note.group)])
+            _check_dead(found)
             draft = Draft(seen.group or _begun(found.note, None, now_ms), now_ms)
             note = msgspec.structs.replace(found.note, outcome=Outcome.DROPPED, at_ms=now_ms)
             draft.records.append((note, None))
@@ -332,6 +328,15 @@ class DeadLetters:
             if listed is not None and sees(listed.note):
                 return Found(receiver=groups.receiver, note=listed.note, body=listed.body)
         raise UnknownNotificationError(nid)
+
+    async def _find_with_group(
+        self, nid: str, *, receiver: str | None, sees: Callable[[NotificationRecord], bool]
+    ) -> tuple[Found, GroupStore, Seen]:
+        """A notification, and its group as it was before. A later change of either has changed the group's version."""
+        found = await self._find(nid, receiver=receiver, sees=sees)
+        groups = self._groups[found.receiver]
+        [seen] = await groups.read([Want(group=found.note.group)])
+        return await self._find(nid, receiver=found.receiver, sees=sees), groups, seen
 
     async def _as_they_are(self, found: Sequence[Found]) -> list[Found]:
         """Add the attempts and the last failure to the notifications in flight. These are stored in their groups."""
@@ -413,21 +418,15 @@ def _place(found: Found) -> Place:
     return found.note.at_ms, found.note.nid
 
 
-def _dead(found: Found) -> str:
-    """The body of a dead letter."""
+def _check_dead(found: Found) -> None:
     if found.note.outcome is not Outcome.DEAD_LETTERED:
-        raise _not_dead(found)
+        raise RefusedError(Why.NOT_DEAD, f"it is no dead letter: it is {found.note.outcome.value}")
+
+
+def _incident_id(found: Found) -> str | None:
     if found.body is None:
         raise RefusedError(Why.BODY_LOST, "its body is not there any more")
-    return found.body
-
-
-def _not_dead(found: Found) -> RefusedError:
-    return RefusedError(Why.NOT_DEAD, f"it is no dead letter: it is {found.note.outcome.value}")
-
-
-def _incident_id(body: str) -> str | None:
-    named = json.loads(body)["data"].get("incident_id")
+    named = json.loads(found.body)["data"].get("incident_id")
     return named if isinstance(named, str) else None
 
 

@@ -247,6 +247,13 @@ _COMPOSING: Final = (
 
 _DESK: Final = (
     Mutant(
+        wrong="a dead letter that was replayed and delivered in the middle of a drop is dropped",
+        file="alerts/oncall/dead_letters.py",
+        old="return await self._find(nid, receiver=found.receiver, sees=sees), groups, seen",
+        new="return found, groups, seen",
+        tests=("tests/alerts/oncall/test_dead_letters.py",),
+    ),
+    Mutant(
         wrong="a dead letter of a group's earlier outage is sent again as news of the present one",
         file="alerts/oncall/dead_letters.py",
         old="if group is None or not group.firing or note.epoch != group.epoch:",

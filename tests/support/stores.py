@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from redis.asyncio import Redis
 
 from monitor.daemon.alerts import LIBRARY
-from monitor.durability import Durability
+from monitor.durability import MEMORY, Durability
 from monitor.store import Store, StoreSettings
 from monitor.store.endpoint import Address
 from monitor.store.library_client import LibraryClient
@@ -16,8 +16,10 @@ from monitor.store.settings import EnvironmentRule
 from monitor.workers import Beat, WorkerKey
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from typing import Any
+
+    from alerts.store.port import Reply
 
 
 INTERVAL_MS = 30_000
@@ -53,6 +55,22 @@ def alert_store(store: str | Address, *, namespace: str = "", durability: str = 
         durability=Durability.parse(durability),
         confirming=2,
     )
+
+
+class Interrupted(LibraryClient):
+    """A store at which another change comes first: once, right before a call of ``function``."""
+
+    def __init__(self, redis_url: str, function: str, meanwhile: Callable[[], Awaitable[object]]) -> None:
+        address = Address(redis_url, timeout_s=2.0)
+        super().__init__(address, LIBRARY, namespace="", durability=MEMORY, confirming=1)
+        self._function = function
+        self._meanwhile: Callable[[], Awaitable[object]] | None = meanwhile
+
+    async def call(self, function: str, base: str, *args: str | bytes | int) -> Reply:
+        if function == self._function and self._meanwhile is not None:
+            meanwhile, self._meanwhile = self._meanwhile, None
+            await meanwhile()
+        return await super().call(function, base, *args)
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,7 +29,7 @@ from alerts.routing.routes import Target
 from alerts.store.group_store import Change, GroupStore, Want
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event
-from tests.support.stores import alert_store
+from tests.support.stores import Interrupted, alert_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -316,6 +317,37 @@ async def test_a_dropped_dead_letter_loses_its_body_and_leaves_its_thread_as_it_
     with pytest.raises(RefusedError, match="it is dropped"):
         await bench.replay(nid)
     assert (await bench.groups.stats(now_ms=bench.now_ms)).dead == 0
+
+
+async def test_a_dead_letter_that_is_replayed_and_delivered_in_the_middle_of_a_drop_stays_delivered(
+    bench: Bench, store_url: str
+) -> None:
+    nid = await bench.dead(event())
+
+    async def delivered() -> None:
+        await bench.replay(nid)
+        await bench.change(worker_key(event()), attempted(deliver))
+
+    store = Interrupted(store_url, "look", delivered)
+    desk = DeadLetters(groups={"ops": GroupStore(store, "ops")}, incidents=bench.incidents)
+    with pytest.raises(RefusedError, match="it is delivered"):
+        await desk.drop(nid, receiver="ops", now_ms=bench.now_ms, sees=lambda _: True)
+    await store.close()
+    listed = await bench.groups.notification(nid)
+    assert listed is not None
+    assert listed.note.outcome is Outcome.DELIVERED
+
+
+async def test_a_dead_letter_that_is_dropped_in_the_middle_of_a_replay_stays_dropped(
+    bench: Bench, store_url: str
+) -> None:
+    nid = await bench.dead(event())
+    drop = partial(bench.desk.drop, nid, receiver="ops", now_ms=bench.now_ms, sees=lambda _: True)
+    store = Interrupted(store_url, "look", drop)
+    desk = DeadLetters(groups={"ops": GroupStore(store, "ops")}, incidents=bench.incidents)
+    with pytest.raises(RefusedError, match="it is dropped"):
+        await desk.replay(nid, receiver="ops", force=False, now_ms=bench.now_ms, sees=lambda _: True)
+    await store.close()
 
 
 async def test_one_whose_thread_is_gone_can_be_dropped_and_leaves_none_behind(bench: Bench) -> None:

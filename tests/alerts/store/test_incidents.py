@@ -21,18 +21,14 @@ from alerts.groups.incidents import (
 from alerts.groups.keys import environment_key
 from alerts.store.incidents import IncidentStore
 from alerts.store.retention import Retention
-from monitor.daemon.alerts import LIBRARY
-from monitor.durability import MEMORY
 from monitor.liveness import EventKind, Liveness
-from monitor.store.endpoint import Address
-from monitor.store.library_client import LibraryClient
 from tests.support.alerts_fakes import START_MS, event
-from tests.support.stores import alert_store
+from tests.support.stores import Interrupted, alert_store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
-    from alerts.store.port import Reply, StorePort
+    from alerts.store.port import StorePort
     from monitor.events import Event
 
 WHOLE = "inc_" + "e" * 32
@@ -197,22 +193,6 @@ async def test_the_first_ack_stays_and_what_is_over_takes_none(incidents: Incide
     assert (closed.ack, closed.updated, closed.is_open) == (ack, EventKind.FAILED, False)
     with pytest.raises(IncidentClosedError, match=second.incident_id):
         await incidents.acknowledge("acme", second.incident_id, by="ann", comment="", now_ms=START_MS)
-
-
-class Interrupted(LibraryClient):
-    """A store at which another change comes first: once, right before a call of ``function``."""
-
-    def __init__(self, redis_url: str, function: str, meanwhile: Callable[[], Awaitable[object]]) -> None:
-        address = Address(redis_url, timeout_s=2.0)
-        super().__init__(address, LIBRARY, namespace="", durability=MEMORY, confirming=1)
-        self._function = function
-        self._meanwhile: Callable[[], Awaitable[object]] | None = meanwhile
-
-    async def call(self, function: str, base: str, *args: str | bytes | int) -> Reply:
-        if function == self._function and self._meanwhile is not None:
-            meanwhile, self._meanwhile = self._meanwhile, None
-            await meanwhile()
-        return await super().call(function, base, *args)
 
 
 async def test_an_ack_in_the_middle_of_noting_is_not_lost(incidents: IncidentStore, store_url: str) -> None:
