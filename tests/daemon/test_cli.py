@@ -285,6 +285,20 @@ def test_a_config_toml_that_is_not_read_is_said(tmp_path: Path) -> None:
     assert lastseen(tmp_path, "check").stderr == ""
 
 
+def test_the_example_of_a_configuration_is_no_configuration_that_is_not_read(tmp_path: Path) -> None:
+    example = (Path(__file__).parents[2] / "config.toml").read_text(encoding="utf-8")
+    (tmp_path / "config.toml").write_text(example)
+    assert lastseen(tmp_path, "check").stderr == ""
+    for change in (
+        example.replace('interval = "30s"', 'interval = "31s"'),
+        example + '[[environments]]\nmatch = "dev"\n',
+        "[",
+    ):
+        assert change != example
+        (tmp_path / "config.toml").write_text(change)
+        assert "config.toml is not read" in lastseen(tmp_path, "check").stderr
+
+
 def test_a_good_configuration_is_called_good_and_nothing_is_started_or_made(tmp_path: Path) -> None:
     for where in ("no file: defaults", tmp_path / "lastseen.toml"):
         ended = lastseen(tmp_path, "check")

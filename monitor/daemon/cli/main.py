@@ -7,7 +7,7 @@ import secrets
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 from cyclopts import App, Parameter
 
@@ -27,14 +27,13 @@ from monitor.daemon.cli.access import (
     say,
     warn,
 )
-from monitor.daemon.config.model import process_count
+from monitor.daemon.config.keys import are_defaults, entries
+from monitor.daemon.config.model import Config, process_count
+from monitor.daemon.config.sources import SourceError, read_file
 from monitor.daemon.plan import plan
 from monitor.daemon.signals import StopSignal
 from monitor.settings.units import duration_ms
 from monitor.trust import own_dir
-
-if TYPE_CHECKING:
-    from monitor.daemon.config.model import Config
 
 token = App(name="token")
 _NOWHERE: Final = Access()
@@ -90,12 +89,21 @@ def check(*, config: ConfigPath = None) -> int:
 
 def _warnings(settings: Config, config: Path | None) -> tuple[str, ...]:
     """Warnings: settings that are valid but probably not intended, and an ignored configuration file."""
-    if config is None and IGNORED.exists():
+    if config is None and IGNORED.is_file() and not _has_defaults_only(IGNORED):
         return (
             f"{IGNORED.absolute()} is not read: give --config {IGNORED}, or name it lastseen.toml",
             *settings.warnings,
         )
     return settings.warnings
+
+
+def _has_defaults_only(path: Path) -> bool:
+    """Whether a configuration file changes nothing, as the example that comes with Lastseen."""
+    try:
+        values = read_file(path).values
+    except SourceError:
+        return False
+    return are_defaults(values, entries(Config))
 
 
 def backup(

@@ -96,6 +96,19 @@ def entries(model: Table, path: tuple[str, ...] = (), array: tuple[str, ...] = (
     yield from _entries((model,), path, array)
 
 
+def are_defaults(values: Mapping[str, object], known: Iterable[Entry]) -> bool:
+    """Whether these tables have known keys only, each with its default."""
+    defaults = {entry.path: entry.default for entry in known if not entry.array}
+
+    def is_default(path: tuple[str, ...], value: object) -> bool:
+        if isinstance(value, dict):
+            return all(is_default((*path, name), one) for name, one in value.items())
+        default = defaults.get(path)
+        return value == (list(default) if isinstance(default, tuple) else default)
+
+    return is_default((), values)
+
+
 def _entries(kinds: tuple[Table, ...], path: tuple[str, ...], array: tuple[str, ...]) -> Iterator[Entry]:
     shared = set.intersection(*(set(table.model_fields) for table in kinds))
     for name, field in kinds[0].model_fields.items():
