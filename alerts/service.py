@@ -49,7 +49,7 @@ _log: FilteringBoundLogger = structlog.get_logger()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlertSettings:
-    """What the operator configures."""
+    """The operator's settings for alerts."""
 
     receivers: Sequence[Receiver]
     """Where notifications go. Closed by ``AlertService.stop``."""
@@ -75,7 +75,7 @@ class AlertService:
     """A router for each partition and a delivery loop for each receiver, in one event loop.
 
     Args:
-        settings: what the operator configures.
+        settings: the operator's settings.
         store: calls the store. Closed by ``stop``.
         source: the event streams.
         partitions: the number of partitions.
@@ -121,14 +121,14 @@ class AlertService:
         self._first_pause_s = first_pause_s
         self._failpoint = failpoint
         self._mass_failures = None if settings.rule is None else MassFailures(store, rule=settings.rule, fleet=fleet)
-        self._planners = {name: self._planner(groups) for name, groups in self.groups.items()}
-        self._deliveries = {name: self._delivery(receiver) for name, receiver in self.receivers.items()}
-        self._routers = tuple(self._router(partition, source) for partition in range(partitions))
+        self._planners = {name: self._build_planner(groups) for name, groups in self.groups.items()}
+        self._deliveries = {name: self._build_delivery(receiver) for name, receiver in self.receivers.items()}
+        self._routers = tuple(self._build_router(partition, source) for partition in range(partitions))
         self._parts: tuple[Part, ...] = ()
         self._routing: list[asyncio.Task[None]] = []
         self._delivering: list[asyncio.Task[None]] = []
 
-    def _planner(self, groups: GroupStore) -> Planner:
+    def _build_planner(self, groups: GroupStore) -> Planner:
         return Planner(
             groups=groups,
             incidents=self.incidents,
@@ -140,7 +140,7 @@ class AlertService:
             counts=self._counts,
         )
 
-    def _delivery(self, receiver: Receiver) -> Delivery:
+    def _build_delivery(self, receiver: Receiver) -> Delivery:
         return Delivery(
             receiver=receiver,
             groups=self.groups[receiver.name],
@@ -153,14 +153,14 @@ class AlertService:
             failpoint=self._failpoint,
         )
 
-    def _router(self, partition: int, source: EventSource) -> Router:
+    def _build_router(self, partition: int, source: EventSource) -> Router:
         return Router(
             partition=partition,
             source=source,
             incidents=self.incidents,
             mass_failures=self._mass_failures,
             groups=self.groups,
-            traits={name: self._traits(receiver) for name, receiver in self.receivers.items()},
+            traits={name: self._build_traits(receiver) for name, receiver in self.receivers.items()},
             routes=self._settings.routes,
             now_ms=self._now_ms,
             on_queued=self.wake,
@@ -168,7 +168,7 @@ class AlertService:
             failpoint=self._failpoint,
         )
 
-    def _traits(self, receiver: Receiver) -> ReceiverTraits:
+    def _build_traits(self, receiver: Receiver) -> ReceiverTraits:
         return ReceiverTraits(
             name=receiver.name,
             takes_groups=receiver.takes_groups,
@@ -262,7 +262,7 @@ class AlertService:
         _log.warning(
             "receiver.removed", receiver=name, queued=ended.queued, open_downs=ended.notified, reason="undeliverable"
         )
-        await self._known.forget(name)
+        await self._known.remove(name)
 
 
 async def _each(what: str, calls: Mapping[str, Awaitable[None]]) -> None:

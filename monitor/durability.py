@@ -1,4 +1,4 @@
-"""Durability: what the store must confirm about its writes before a notification is sent (P23). Pure."""
+"""Durability: what the store must confirm about a write (P23). Pure."""
 
 from __future__ import annotations
 

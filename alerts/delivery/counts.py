@@ -1,4 +1,4 @@
-"""What is counted of attempts and of the planner's decisions."""
+"""Counters of attempts and decisions."""
 
 from __future__ import annotations
 

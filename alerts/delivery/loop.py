@@ -196,7 +196,7 @@ class Delivery:
             starting = [plan for plan in plans if isinstance(plan, Attempt)]
             rest = [plan for plan in plans if not isinstance(plan, Attempt)]
             done = await self._groups.save([plan.change for plan in rest], now_ms=now_ms)
-            self._planner.written(rest, done)
+            self._planner.count_written(rest, done)
             lost = [plan.claimed for plan, written in zip(rest, done, strict=True) if not written]
             if starting:
                 done, confirmation = await self._groups.save_confirmed(
@@ -205,7 +205,7 @@ class Delivery:
                 self._note(confirmation)
                 lost += [plan.claimed for plan, written in zip(starting, done, strict=True) if not written]
                 recorded = [plan for plan, written in zip(starting, done, strict=True) if written]
-                self._planner.written(starting, done)
+                self._planner.count_written(starting, done)
                 if confirmation is Confirmation.UNCONFIRMED:
                     await self._release(recorded, pause_ms=_UNCONFIRMED_PAUSE_MS)
                 else:

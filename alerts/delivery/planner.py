@@ -145,7 +145,7 @@ class Planner:
                 plans += await self._postponed(one, error, now_ms=now_ms)
         return plans
 
-    def written(self, plans: Sequence[Plan], done: Sequence[bool]) -> None:
+    def count_written(self, plans: Sequence[Plan], done: Sequence[bool]) -> None:
         """Count the decisions that are written. One that holds a notification back is logged when it begins."""
         receiver = self._groups.receiver
         for plan in itertools.compress(plans, done):

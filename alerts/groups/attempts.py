@@ -24,7 +24,7 @@ notification. Doubled each time, up to ``AGAIN_MS``."""
 
 
 def step_in_flight(draft: Draft, *, is_over: bool) -> Send | Wait | None:
-    """Next step for the notification in flight; None: it is no longer in flight. ``is_over``: the outage is."""
+    """Next step for the notification in flight; None: it no longer is. ``is_over``: whether the outage has ended."""
     in_flight = _in_flight(draft.group)
     if in_flight.open:
         in_flight.open, in_flight.unknown = False, True  # the process that made the attempt recorded no outcome

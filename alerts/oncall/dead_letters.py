@@ -332,7 +332,7 @@ class DeadLetters:
     async def _find_with_group(
         self, nid: str, *, receiver: str | None, sees: Callable[[NotificationRecord], bool]
     ) -> tuple[Found, GroupStore, Seen]:
-        """A notification, and its group as it was before. A later change of either has changed the group's version."""
+        """Read the group, then the notification: a later change of either changes the group's version."""
         found = await self._find(nid, receiver=receiver, sees=sees)
         groups = self._groups[found.receiver]
         [seen] = await groups.read([Want(group=found.note.group)])

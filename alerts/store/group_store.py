@@ -151,7 +151,7 @@ class GroupStore:
         self._base = f"{{lt:{receiver}}}"
         self._history = history
 
-    async def test_wait_ms(self, spacing_ms: int) -> int:
+    async def begin_test(self, spacing_ms: int) -> int:
         """Begin a test of the receiver. Returns 0, or how long to wait if one began less than ``spacing_ms`` ago."""
         return int(await self._store.call("begin_test", self._base, spacing_ms))
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from monitor.durability import Confirmation, Durability
 
 Reply: TypeAlias = Any
-"""What a function of the library returns: its Lua file says what."""
+"""The result of a function, as documented in its Lua file."""
 
 
 class StorePort(Protocol):
@@ -22,7 +22,7 @@ class StorePort(Protocol):
     """What ``call_confirmed`` waits for."""
 
     async def call(self, function: str, base: str, *args: str | bytes | int) -> Reply:
-        """Call a function. It may be executed twice."""
+        """Call a function. It may be sent again, so a replay must be harmless."""
 
     async def call_confirmed(self, function: str, base: str, *args: str | bytes | int) -> tuple[Reply, Confirmation]:
         """Call a function at most once, then wait until its writes are as durable as ``durability`` requires."""

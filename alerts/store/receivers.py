@@ -23,14 +23,14 @@ class ReceiverStore:
         self._store = store
 
     async def register(self, receivers: Iterable[str]) -> tuple[list[str], Confirmation]:
-        """Record the configured receivers; returns whether this is as durable as asked, too.
+        """Record the configured receivers.
 
-        Returns first the names that earlier runs recorded and that are not configured.
+        Returns the recorded names that are no longer configured, and whether the record is confirmed.
         """
         names = sorted(receivers)
         known, confirmation = await self._store.call_confirmed("receivers_add", _RECEIVERS, *names)
         return sorted({name.decode() for name in known}.difference(names)), confirmation
 
-    async def forget(self, receiver: str) -> None:
+    async def remove(self, receiver: str) -> None:
         """Undo ``register`` for a receiver whose queue is empty."""
         await self._store.call("receivers_remove", _RECEIVERS, receiver)

@@ -149,10 +149,10 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
             services.rejected_beats.disconnect_refused(principal, worker_id, refused)
             raise refused
         try:
-            server = await services.intake.disconnect(disconnect)
+            run = await services.intake.disconnect(disconnect)
             if disconnect.trigger is Trigger.DISCONNECT_FAILURE:
                 # A failed worker sends no further beats, so the report must not be lost (P23).
-                await services.store.confirm(services.store.partition_of(disconnect.key), server=server)
+                await services.store.confirm(services.store.partition_of(disconnect.key), run=run)
         except NotAllowedError:
             # As for GET: a worker outside the token's restriction does not exist for it.
             raise UnknownWorkerError(disconnect.key) from None

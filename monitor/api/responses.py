@@ -1,4 +1,4 @@
-"""JSON answers, compact and uncacheable, and the members that several of them share."""
+"""JSON answers: compact and not cacheable."""
 
 from __future__ import annotations
 

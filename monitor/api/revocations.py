@@ -54,9 +54,9 @@ def revocation_handlers(services: Services) -> list[HTTPRouteHandler]:
                 raise BodyError("jti, sub", (data.jti, data.sub), "one of them is expected")
         checked_text(claim, value, most=MAX_NAME_CHARS)
         tenant = request.user.tenant
-        server = await RevocationList(services.store).add(tenant, claim, value, most=MOST_OF_A_TENANT)
-        if not server:
+        run = await RevocationList(services.store).add(tenant, claim, value, most=MOST_OF_A_TENANT)
+        if not run:
             raise TooManyError(f"a tenant may have {MOST_OF_A_TENANT:,} revocations: remove the key, or use not_before")
-        await services.store.confirm(0, server=server)
+        await services.store.confirm(0, run=run)
 
     return [revoke_tokens]

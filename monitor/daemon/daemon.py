@@ -98,21 +98,21 @@ class Daemon:
         self._failed: str | None = None
         self._metrics = Metrics(version=version(), labels=delivery_labels(config), share=share)
         self._limits = Limits(self._metrics.limit)
-        self._health = self._made_health()
+        self._health = self._build_health()
         # Beats
-        shared = self._made_shared()
-        self._intake = self._made_intake(shared)
+        shared = self._build_shared()
+        self._intake = self._build_intake(shared)
         self._evidence = Recorder(store, metrics=self._metrics, tenants=shared.tenants)
         # Deadlines
         self._sweeper = Sweeper(store, sweep_settings(config), on_moved=self._moved)
-        self._scheduler = self._made_scheduler()
+        self._scheduler = self._build_scheduler()
         # Alerts
         self._outbox = Outbox(store, owner=store.settings.daemon)
         self._alerts: AlertService = alert_service(config, store=store, outbox=self._outbox, counts=self._metrics)
         # HTTP
         authenticator = Authenticator(auth_policy(config, ring))
-        services = self._made_services(authenticator, shared)
-        self._http = self._made_http(services)
+        services = self._build_services(authenticator, shared)
+        self._http = self._build_http(services)
         # What the daemon watches
         self._expiring = ExpiryWatch(authenticator, now_ms=store.clock.now_ms)
         self._revoking = RevocationWatch(authenticator, store, config.auth.revoked_path)
@@ -121,21 +121,21 @@ class Daemon:
         self._health.add_reasons(self._eviction.reasons)
         self._health.watch_alerts(self._alerts.failing)
         self._health.add_reasons(self._http.connections.reasons)
-        self._pulse = self._made_pulse()
-        self._self_check = self._made_self_check()
+        self._pulse = self._build_pulse()
+        self._self_check = self._build_self_check()
         # Only process 1 pings the watchdog. It sees the health of the others; if it dies, the missing ping raises the
         # alarm.
         is_first = share is None or share.process == 1
         self._watchdog = _watchdog(config, services) if is_first and config.watchdog.target else None
 
-    def _made_health(self) -> Health:
+    def _build_health(self) -> Health:
         return Health(
             sweep_interval_ms=self._config.liveness.sweep_interval_ms,
             probe=self._probe,
             others=self._metrics.reasons_of_others,
         )
 
-    def _made_shared(self) -> Shared:
+    def _build_shared(self) -> Shared:
         limits = self._config.limits
         return Shared(
             body_bytes=limits.pending_bytes,
@@ -144,7 +144,7 @@ class Daemon:
             hit=self._limits.hit,
         )
 
-    def _made_intake(self, shared: Shared) -> Intake:
+    def _build_intake(self, shared: Shared) -> Intake:
         limits = self._config.limits
         return Intake(
             self._store,
@@ -155,7 +155,7 @@ class Daemon:
             on_refused=functools.partial(self._limits.hit, Limit.PENDING_BEATS),
         )
 
-    def _made_scheduler(self) -> Scheduler:
+    def _build_scheduler(self) -> Scheduler:
         return Scheduler(
             sweep=self._sweeper.sweep,
             tidy=self._sweeper.tidy,
@@ -163,7 +163,7 @@ class Daemon:
             on_error=lambda error: self._fail("sweep", error),
         )
 
-    def _made_services(self, authenticator: Authenticator, shared: Shared) -> Services:
+    def _build_services(self, authenticator: Authenticator, shared: Shared) -> Services:
         config, limits = self._config, self._config.limits
         return Services(
             store=self._store,
@@ -183,7 +183,7 @@ class Daemon:
             anonymous=frozenset(config.auth.anonymous),
         )
 
-    def _made_http(self, services: Services) -> HttpServer:
+    def _build_http(self, services: Services) -> HttpServer:
         limits = self._config.limits
         oncall = OnCall(self._alerts, store=self._store, now_ms=self._store.clock.now_ms)
         return HttpServer(
@@ -196,7 +196,7 @@ class Daemon:
             hit=self._limits.hit,
         )
 
-    def _made_pulse(self) -> Pulse:
+    def _build_pulse(self) -> Pulse:
         behind = Backlog(
             self._intake.graces,
             turn_s=self._http.turns.oldest_s,
@@ -206,7 +206,7 @@ class Daemon:
         full = self._http.connections.is_refusing
         return Pulse(self._store, on_sums=self._metrics.blind, is_behind=lambda: full() or behind())
 
-    def _made_self_check(self) -> SelfCheck:
+    def _build_self_check(self) -> SelfCheck:
         return SelfCheck(
             store=self._store,
             health=self._health,

@@ -62,8 +62,8 @@ COUNT_S: Final = 0.05
 Order = Beat | Disconnect | Forget
 if TYPE_CHECKING:
     Answer = Callable[[int, Exception | None], None]
-    """Called once: with a beat's effective interval in milliseconds, with the number of the server that has applied a
-    disconnect (``Store.confirm``), with 0 for a deletion, or with the error."""
+    """Called once, with a result or an error. The result of a beat is its effective interval in milliseconds, that of
+    a disconnect the number for ``Store.confirm``, that of a deletion 0."""
 
 
 class _Waiting:
@@ -169,7 +169,7 @@ class Intake:
     async def disconnect(self, disconnect: Disconnect) -> int:
         """Apply a disconnect, behind earlier orders about the same worker. A disconnect that changes nothing succeeds.
 
-        Returns the number of the server that has applied it, for ``Store.confirm``.
+        Returns the number of the server's run that has applied it, for ``Store.confirm``.
 
         Raises:
             UnknownWorkerError, NotAllowedError, IntakeFullError, StoreUnavailableError: as ``beat``.
@@ -430,7 +430,7 @@ class Intake:
 
     def _answer(self, waiting: _Waiting, change: ChangeResult, key: WorkerKey) -> None:
         error = None if change.outcome in {STORED, REFUSED} else error_of(change.outcome, key, self._store.settings)
-        waiting.settle(change.server, error)
+        waiting.settle(change.run, error)
 
 
 def _nothing_to_settle() -> None:

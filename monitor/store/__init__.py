@@ -1,4 +1,4 @@
-"""The worker store: one Lua function library, and the only package in ``monitor`` that uses Redis for it."""
+"""The only client of the store: connections, function libraries, and the worker store."""
 
 from monitor.store.errors import InstallationError, SchemaError, StoreDeniedError, StoreFullError, StoreRefusedError
 from monitor.store.results import SweepResult

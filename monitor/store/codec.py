@@ -356,11 +356,6 @@ def event(partition: int, entry: Answer) -> Event:
     )
 
 
-def workers(rows: Sequence[Answer]) -> list[Worker]:
-    """Decode the rows of a page, without transitions."""
-    return [worker(row) for row in rows]
-
-
 def events(partition: int, entries: Sequence[Answer]) -> list[Event]:
     """Decode entries of a partition's stream. An unreadable entry is logged and left out.
 

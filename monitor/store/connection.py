@@ -1,4 +1,6 @@
-"""Calls to the function library: connections, timeouts, and the meaning of a server's errors.
+"""Calls to function libraries: connections, timeouts, and the meaning of a server's errors.
+
+``Functions`` calls one library. ``Connection`` calls that of the worker store.
 
 Several connection pools, so that no kind of work waits behind another: beats and sweeps; reads of requests, a few at a
 time; the daemon's own reads, for alerts and metrics; health probes; orders that must not be sent twice.
@@ -10,15 +12,12 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import ResponseError
 
 from monitor.durability import Confirmation, Durability, DurabilityMode
 from monitor.errors import NoRoomError, StoreUnavailableError
 from monitor.store.codec import text
-from monitor.store.endpoint import Address
+from monitor.store.endpoint import RESENT, SENT_ONCE, Address
 from monitor.store.errors import StoreDeniedError, StoreFullError, StoreRefusedError
 from monitor.store.fast_connections import TROUBLE, Lines
 from monitor.store.library import LIBRARY
@@ -27,6 +26,8 @@ from monitor.store.server_info import condition_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from redis.asyncio import Redis
 
     from monitor.clock import StoreClock
     from monitor.store.library import Library
@@ -58,12 +59,11 @@ _PASSING: Final = (
 _FULL: Final = ("OOM", "MISCONF")
 _NO_DATABASE: Final = ("DB index is out of range", "invalid DB index", "SELECT is not allowed")
 
-
 Argument = bytes | str | int
 
 
 class Functions:
-    """The functions of one library, which is loaded whenever the server does not have it (any more).
+    """The functions of one library. A missing library is loaded again.
 
     ``loader``: the client that loads it. Every method raises the errors of redis-py and ``OSError``.
     """
@@ -128,20 +128,14 @@ class Connection:
         """The store's endpoint, for other clients of the same server."""
         self._timeout_s = timeout_s
         self._clock = clock
-        again = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.25), 2)
         self._writing = Lines(self.address.unlimited(), most=WRITERS)
-        self._reading = self._client(READERS, again)
+        self._reading = self.address.client(READERS, timeout_s=timeout_s, retry=RESENT)
         self._reads = asyncio.Semaphore(READERS)
-        self._inside = self._client(READERS_INSIDE, again)
+        self._inside = self.address.client(READERS_INSIDE, timeout_s=timeout_s, retry=RESENT)
         self._reads_inside = asyncio.Semaphore(READERS_INSIDE)
-        self._probing = self._client(PROBES, again)
-        self._once = self._client(ONCE, Retry(NoBackoff(), 0))
+        self._probing = self.address.client(PROBES, timeout_s=timeout_s, retry=RESENT)
+        self._once = self.address.client(ONCE, timeout_s=timeout_s, retry=SENT_ONCE)
         self._functions = Functions(LIBRARY, loader=self._probing)
-
-    def _client(self, connections: int, retry: Retry) -> Redis:
-        return Redis(
-            connection_pool=self.address.pool(max_connections=connections, timeout_s=self._timeout_s, retry=retry)
-        )
 
     @contextlib.asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
@@ -156,7 +150,6 @@ class Connection:
         await self._writing.close()
         for client in (self._reading, self._inside, self._probing, self._once):
             await client.aclose()
-            await client.connection_pool.disconnect()
         await self.address.close()
 
     async def judge_server(self) -> None:
@@ -230,7 +223,7 @@ class Connection:
     async def write_confirmed(
         self, durability: Durability, function: str, partition: int, *args: Argument
     ) -> tuple[Any, Confirmation]:
-        """Call a function once, then wait until the writes it has seen are as durable as asked."""
+        """Call a function once, then wait until its writes, and all before them, are as durable as asked."""
         limit_ms = round(self._timeout_s * 500)  # the rest is for the call itself
         async with self._in_time():
             answer, confirmation = await self._functions.call_confirmed(

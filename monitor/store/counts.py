@@ -1,4 +1,4 @@
-"""Counts workers, in calls that are bounded: one for each 200 cohorts."""
+"""Counts workers. Each call reads at most 200 cohorts."""
 
 from __future__ import annotations
 

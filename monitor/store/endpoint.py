@@ -1,16 +1,16 @@
 """The store's endpoint, and pools of connections to it.
 
 The endpoint is a server with a fixed address, or the primary that Sentinel names. All users of the store get their
-pools here, the alerts' store too: with Sentinel all of them learn of a failover at once.
+connections here, the alerts too: with Sentinel all of them learn of a failover at once.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from redis.asyncio import BlockingConnectionPool, ConnectionPool
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from monitor.settings.store_urls import is_sentinel_url, sentinel_url
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 _Pool = TypeVar("_Pool", bound=ConnectionPool)
 
+RESENT: Final = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.25), 2)
+"""A call without an answer is sent again, at most twice. A replay must be harmless."""
+SENT_ONCE: Final = Retry(NoBackoff(), 0)
+"""Never sent again: if only the answer was lost, the call has been executed."""
 SEARCH_SHARE: Final = 0.5
 """Part of a call's timeout that the search for the primary may take; the rest is for the call itself."""
 
@@ -43,20 +47,24 @@ class Address:
         if self._primary is not None:
             await self._primary.close()
 
-    def pool(self, *, max_connections: int, timeout_s: float, retry: Retry) -> BlockingConnectionPool:
-        """Return a pool of at most ``max_connections``; further calls wait. ``timeout_s`` bounds wait and answer."""
-        return self._pool(
+    def client(self, connections: int, *, timeout_s: float, retry: Retry) -> Redis:
+        """Return a client, which the caller closes. Calls beyond ``connections`` wait for a free one.
+
+        ``timeout_s`` bounds that wait and each answer. ``retry``: ``RESENT`` or ``SENT_ONCE``.
+        """
+        pool = self._pool(
             BlockingConnectionPool,
-            max_connections=max_connections,
+            max_connections=connections,
             timeout=timeout_s,
             socket_timeout=timeout_s,
             socket_connect_timeout=min(timeout_s, self._timeout_s),
             retry=retry,
         )
+        return Redis.from_pool(pool)
 
     def unlimited(self) -> ConnectionPool:
         """Return a factory of connections without timeouts of their own."""
-        return self._pool(ConnectionPool, socket_timeout=None, socket_connect_timeout=None, retry=Retry(NoBackoff(), 0))
+        return self._pool(ConnectionPool, socket_timeout=None, socket_connect_timeout=None, retry=SENT_ONCE)
 
     def _pool(self, kind: type[_Pool], **settings: Any) -> _Pool:
         # redis-py 8.1.0 does not replace a connection that the server has closed while idle unless

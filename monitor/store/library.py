@@ -31,7 +31,6 @@ STATE_CODES: Final[Mapping[Liveness, str]] = {
 LIVENESS_OF: Final[Mapping[str, Liveness]] = {code: liveness for liveness, code in STATE_CODES.items()}
 DOWN_STATES: Final = (Liveness.STALE, Liveness.STOPPED, Liveness.FAILED)
 
-
 TRANSITIONS_KEPT: Final = 16
 """Last transitions that are kept of a worker, beside its registration."""
 UNDECLARED: Final = 2**48 - 1
@@ -54,7 +53,7 @@ class Library:
 def rendered(package: str, main: str, *, name: str, prelude: str = "") -> Library:
     """Build a library from the Lua file ``main`` of a package, in which ``-- include: FILE`` is replaced by that file.
 
-    Before it come ``PREFIX``, with which the source registers its functions, and ``prelude``.
+    The result begins with ``PREFIX``, the prefix of all function names, and ``prelude``.
     """
     folder = resources.files(package)
 

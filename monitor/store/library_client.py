@@ -1,16 +1,13 @@
-"""Calls to a library for other data in the store than the workers', such as that of the alerts."""
+"""A client for a second function library in the same store, such as that of the alerts."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
-from redis.exceptions import RedisError
-
 from monitor.errors import StoreUnavailableError
 from monitor.store.connection import Functions
+from monitor.store.endpoint import RESENT, SENT_ONCE
+from monitor.store.fast_connections import TROUBLE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -44,21 +41,9 @@ class LibraryClient:
     ) -> None:
         self.durability = durability
         self._prefix = f"{namespace}." if namespace else ""
-        self._client = Redis.from_pool(
-            address.pool(
-                max_connections=CONNECTIONS,
-                timeout_s=_TIMEOUT_S,
-                retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.25), 2),
-            )
-        )
-        # Never re-sent: if only the answer was lost, the call has been executed already.
-        self._once = Redis.from_pool(
-            address.pool(
-                max_connections=max(1, confirming),
-                timeout_s=_TIMEOUT_S + _CONFIRM_MS / 1000,
-                retry=Retry(NoBackoff(), 0),
-            )
-        )
+        self._client = address.client(CONNECTIONS, timeout_s=_TIMEOUT_S, retry=RESENT)
+        once_s = _TIMEOUT_S + _CONFIRM_MS / 1000
+        self._once = address.client(max(1, confirming), timeout_s=once_s, retry=SENT_ONCE)
         self._functions = Functions(library, loader=self._client)
 
     async def close(self) -> None:
@@ -87,5 +72,5 @@ class LibraryClient:
 async def _answer(what: str, call: Awaitable[Any]) -> Any:
     try:
         return await call
-    except (RedisError, OSError) as error:
+    except TROUBLE as error:
         raise StoreUnavailableError(f"the store did not execute {what}: {error}") from error

@@ -34,8 +34,8 @@ class ChangeResult:
     now_ms: int
     outcome: int
     moved: list[Moved]
-    server: int = 0
-    """The server's number, for ``Store.confirm``; 0: nothing to confirm."""
+    run: int = 0
+    """Number of the server's run, for ``Store.confirm``; 0: nothing to confirm."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,12 +19,12 @@ class RevocationList:
         self._write = store.connection.write
 
     async def add(self, tenant: str, claim: str, value: str, *, most: int) -> int:
-        """Revoke from now on. Return the server's number, for ``Store.confirm``.
+        """Revoke from now on. Return the number of the server's run, for ``Store.confirm``.
 
         0: nothing was done, the tenant has ``most`` revocations, or there are ``MOST_IN_ALL``.
         """
-        _, outcome, server = await self._write("revoke", 0, tenant, claim, value, most, MOST_IN_ALL)
-        return int(server) if outcome == STORED else 0
+        _, outcome, run = await self._write("revoke", 0, tenant, claim, value, most, MOST_IN_ALL)
+        return int(run) if outcome == STORED else 0
 
     async def read(self, known: str) -> tuple[str, list[bytes]]:
         """Return the revision and all revocations, packed as ``Revocation``; none if ``known`` is the revision."""

@@ -1,4 +1,4 @@
-"""The store: all calls to the function library. No other module of this package sends commands to Redis.
+"""The worker store. Each method calls functions of its library; the connections are in ``connection.py``.
 
 Concurrency: a ``Store`` belongs to one event loop. Every method is one function call on one partition,
 atomic in the store, and replaying it is harmless. Each answer carries the store's time into ``clock``.
@@ -20,7 +20,7 @@ from monitor.durability import Confirmation, DurabilityMode
 from monitor.errors import StoreUnavailableError
 from monitor.liveness import Trigger
 from monitor.pace import in_pieces
-from monitor.store import codec, counts, founding
+from monitor.store import codec, counts, schema
 from monitor.store.connection import Connection
 from monitor.store.joint import Joint
 from monitor.store.results import (
@@ -67,7 +67,8 @@ class Store:
         """For other data in the store, and for questions about its server."""
         self._read = self.connection.read
         self._confirmed = [
-            Joint(partial(self._confirm, number), name=f"confirm-{number}") for number in range(settings.partitions)
+            Joint(partial(self._confirmed_call, "confirm", number), name=f"confirm-{number}")
+            for number in range(settings.partitions)
         ]
         self.last_sweep = Joint(self._last_sweep, name="last sweep")
         """(now, time of the oldest last full sweep of all partitions); raises as every call."""
@@ -88,7 +89,7 @@ class Store:
         async with AsyncExitStack() as stack:
             store = cls(settings)
             stack.push_async_callback(store.close)
-            await founding.open_partitions(store.connection, settings)
+            await schema.open_partitions(store.connection, settings)
             stack.pop_all()
         return store
 
@@ -143,8 +144,8 @@ class Store:
         if answer[1] == UNKNOWN and disconnect.trigger is Trigger.DISCONNECT_FAILURE:
             call = "fail", partition, codec.failure_argument(disconnect), self._beat_settings
             answer = await self._in_time(self.connection.write, *call)
-        now_ms, outcome, moves, *server = answer
-        return ChangeResult(now_ms=now_ms, outcome=outcome, moved=codec.moved(moves), server=server[0] if server else 0)
+        now_ms, outcome, moves, *run = answer
+        return ChangeResult(now_ms=now_ms, outcome=outcome, moved=codec.moved(moves), run=run[0] if run else 0)
 
     async def delete(self, key: WorkerKey, *, allowed: tuple[str, ...] | None, reason: str) -> ChangeResult:
         """Erase a worker's record, metadata and logs immediately."""
@@ -184,33 +185,29 @@ class Store:
         _, dropped = await self.connection.write("trim", partition, keep_ms, most, EVENTS_TRIMMED_PER_CALL)
         return int(dropped)
 
-    async def confirm(self, partition: int, *, server: int = 0) -> None:
+    async def confirm(self, partition: int, *, run: int = 0) -> None:
         """Return when all earlier commits are as durable as ``settings`` ask; at once if they ask for nothing.
 
         Concurrent callers wait for one write. A server without WAITAOF can't confirm, and is assumed to.
 
         Args:
             partition: where the commits were made.
-            server: number of the server that made the caller's commit. In a failover each connection changes to the
-                new primary at a time of its own, and that one confirms commits that it has never seen. 0: any.
+            run: number of the server's run that made the caller's commit; 0: not checked. Connections move to a new
+                primary one by one, and a new primary would confirm a commit that it does not have.
 
         Raises:
-            StoreUnavailableError: not within the timeout, or by another server; the commits may still be durable.
+            StoreUnavailableError: not within the timeout, or by another run; the commits may still be durable.
         """
         if self.settings.durability.mode is DurabilityMode.MEMORY:
             return
         try:
             async with asyncio.timeout(2 * self.settings.timeout_s):
                 # A running confirmation may have begun before the commit; the next one covers it.
-                confirmed_by = await self._confirmed[partition]()
+                _, confirmed_by = await self._confirmed[partition]()
         except TimeoutError as error:
             raise StoreUnavailableError("the store did not confirm in time") from error
-        if server not in {0, confirmed_by}:
-            raise StoreUnavailableError("the store cannot confirm a write that another server has taken")
-
-    async def _confirm(self, partition: int) -> int:
-        _, server = await self._confirmed_call("confirm", partition)
-        return int(server)
+        if run not in {0, confirmed_by}:
+            raise StoreUnavailableError("the write was made on another server than the one that confirmed")
 
     async def _confirmed_call(self, function: str, partition: int, *args: bytes | str | int) -> Any:
         """Call a function. Return its answer once the commits that it has seen are as durable as ``settings`` ask."""
@@ -285,7 +282,10 @@ class Store:
         filters = _encode([environments, want])
         now_ms, swept_ms, last, rows = await self._read("list", partition, tenant, after, limit, filters)
         return Page(
-            now_ms=now_ms, swept_ms=swept_ms, last=codec.text(last), workers=await in_pieces(codec.workers, rows)
+            now_ms=now_ms,
+            swept_ms=swept_ms,
+            last=codec.text(last),
+            workers=await in_pieces(lambda some: list(map(codec.worker, some)), rows),
         )
 
     async def count_workers(self, tenant: str | None) -> Census:

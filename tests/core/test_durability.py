@@ -46,7 +46,7 @@ def test_any_other_durability_is_refused(text: str) -> None:
         ("replicas:1", ResponseError("no"), Confirmation.UNCONFIRMED),
     ],
 )
-def test_p23_only_what_the_store_said_is_aconfirmation_of(
+def test_p23_only_an_answer_of_the_store_is_a_confirmation(
     durability: str, waited: object, expected: Confirmation
 ) -> None:
     assert confirmation_of(Durability.parse(durability), waited) is expected

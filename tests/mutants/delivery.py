@@ -121,7 +121,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a removed receiver is reported at each start",
         file="alerts/service.py",
-        old="        await self._known.forget(name)\n",
+        old="        await self._known.remove(name)\n",
         new="",
         tests=(
             "tests/alerts/test_service.py::test_a_receiver_that_is_configured_no_more_is_reported_with_its_backlog",

@@ -343,7 +343,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a failure that only the former primary has is confirmed by the new one",
         file="monitor/store/store.py",
-        old="if server not in {0, confirmed_by}:",
+        old="if run not in {0, confirmed_by}:",
         new="if False:",
         tests=("tests/store/test_confirm.py",),
     ),

@@ -234,7 +234,7 @@ def test_a_connection_of_the_delivery_queue_that_is_lost_is_the_stores_trouble_a
                 await proxy.refuse()
                 proxy.cut()
                 await proxy.accept()
-                calls = (ReceiverStore(queue).forget(f"r{k}") for k in range(30))
+                calls = (ReceiverStore(queue).remove(f"r{k}") for k in range(30))
                 answers = await asyncio.gather(*calls, return_exceptions=True)
                 assert {type(answer) for answer in answers} <= {type(None), StoreUnavailableError}
             await queue.close()

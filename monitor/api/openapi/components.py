@@ -8,12 +8,7 @@ from monitor.liveness import LONGEST_ABSENCE_MS
 
 Schema = dict[str, object]
 
-TIME: Final[Schema] = {"type": "string", "format": "date-time"}
 TEXT: Final[Schema] = {"type": "string"}
-INTEGER: Final[Schema] = {"type": "integer"}
-NUMBER: Final[Schema] = {"type": "number"}
-FLAG: Final[Schema] = {"type": "boolean"}
-FREE: Final[Schema] = {"type": "object", "additionalProperties": True}
 COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 
 
@@ -25,11 +20,6 @@ def ref(name: str) -> Schema:
 def listing(items: Schema) -> Schema:
     """An array of these items."""
     return {"type": "array", "items": items}
-
-
-def nullable(kind: str) -> Schema:
-    """A value of this type, or null."""
-    return {"type": [kind, "null"]}
 
 
 def record(**properties: Schema) -> Schema:
@@ -126,7 +116,7 @@ OURS: Final[dict[str, Schema]] = {
                 "maxLength": 256,
                 "description": "Environment of an unknown worker, registered by a failure. Ignored for known workers.",
             },
-            "error_message": nullable("string"),
+            "error_message": {"type": ["string", "null"]},
             "back_in_seconds": {
                 "type": ["number", "null"],
                 "exclusiveMinimum": 0,
@@ -171,7 +161,7 @@ OURS: Final[dict[str, Schema]] = {
         "properties": {
             "type": {"type": "string", "format": "uri-reference"},
             "title": TEXT,
-            "status": INTEGER,
+            "status": {"type": "integer"},
             "detail": TEXT,
             "reason": {"type": "string", "description": "Why a token was refused; only with 401."},
         },

@@ -98,7 +98,7 @@ def _warnings(settings: Config, config: Path | None) -> tuple[str, ...]:
 
 
 def _has_defaults_only(path: Path) -> bool:
-    """Whether a configuration file changes nothing, as the example that comes with Lastseen."""
+    """Whether a configuration file changes nothing, like the shipped example."""
     try:
         values = read_file(path).values
     except SourceError:

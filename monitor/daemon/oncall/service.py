@@ -296,7 +296,7 @@ class OnCall:
             RateLimitedError: the receiver was tested a moment ago.
         """
         with _translated_errors():
-            wait_ms = await self._kept(caller, receiver).test_wait_ms(TEST_SPACING_MS)
+            wait_ms = await self._kept(caller, receiver).begin_test(TEST_SPACING_MS)
             known = self._alerts.receivers[receiver]
         if wait_ms:
             wait_s = -(-wait_ms // 1_000)

@@ -320,7 +320,7 @@ register('beat', beat, {})
 -- fail ----------------------------------------------------------------------------------------------
 -- The failure report of an unknown worker: registers the worker as failed. ARGV[1]: msgpack {tenant, worker, trigger,
 --   allowed|false, environment, reason, exit code|nil, message|nil}. ARGV[2]: settings, as of `beat`. ARGV[3]: before,
---   see is_late. Result: {t, outcome, moves, server_number}, or {t, LATE}. Outcomes: STORED, the refusals of a beat, or
+--   see is_late. Result: {t, outcome, moves, run_number}, or {t, LATE}. Outcomes: STORED, the refusals of a beat, or
 --   REFUSED when the worker is known by now.
 -- Events: failed. Does not run while the store is full: quotas bound what it adds, and a beat would be refused too.
 local function fail(keys, args)
@@ -332,7 +332,7 @@ local function fail(keys, args)
   local w, environment = load_worker(st, a[1], a[2]), a[5]
   local outcome = w.rec and REFUSED or judge(st, settings, { [P_ALLOWED] = a[4] }, w, environment, 0)
   if outcome ~= STORED then
-    return { st.t, outcome, st.moves, server_number() }
+    return { st.t, outcome, st.moves, run_number() }
   end
   local rec, to = begin(st, w), MOVE[''][a[3]]
   local interval, grace = effective(settings, environment, rec)
@@ -346,7 +346,7 @@ local function fail(keys, args)
   })
   save(st, w)
   commit(st)
-  return { st.t, STORED, st.moves, server_number() }
+  return { st.t, STORED, st.moves, run_number() }
 end
 
 register('fail', fail, {})

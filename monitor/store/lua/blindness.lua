@@ -6,8 +6,8 @@ local function run_id()
   return string.match(call('INFO', 'server'), 'run_id:(%w+)')
 end
 
--- The same as a number, for callers that must know whether two answers are of one run.
-local function server_number()
+-- The run ID as a number. Two answers with the same number come from the same run of the same server.
+local function run_number()
   return tonumber(string.sub(run_id(), 1, 12), 16)
 end
 

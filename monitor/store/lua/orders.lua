@@ -21,8 +21,8 @@ end
 
 -- disconnect ----------------------------------------------------------------------------------------
 -- A worker's disconnect. ARGV: msgpack {tenant, worker, trigger, clean (boolean), allowed|nil, reason, exit code|nil,
---   message|nil, back in ms|nil}; before, see is_late. Result: {t, outcome, moves, server_number}, or {t, LATE}.
---   Outcomes: STORED, REFUSED (the table has no such transition; nothing to do), and without a server number UNKNOWN or
+--   message|nil, back in ms|nil}; before, see is_late. Result: {t, outcome, moves, run_number}, or {t, LATE}.
+--   Outcomes: STORED, REFUSED (the table has no such transition; nothing to do), and without a run number UNKNOWN or
 --   NOT_ALLOWED. A clean disconnect of a stopped worker makes no transition, but replaces its announced absence.
 -- Events: stopped or failed, and before it stale or stopped for a moment that had passed.
 local function disconnect(keys, args)
@@ -45,7 +45,7 @@ local function disconnect(keys, args)
   end
   save(st, w)
   commit(st)
-  return { st.t, outcome, st.moves, server_number() }
+  return { st.t, outcome, st.moves, run_number() }
 end
 
 -- evidence ------------------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
 -- confirm -------------------------------------------------------------------------------------------
--- Writes the time, even if unchanged: when this write is durable, all writes before it are. Result: {t, server_number}.
+-- Writes the time, even if unchanged: when this write is durable, all writes before it are. Result: {t, run_number}.
 local function confirm(keys)
   local st = open(keys)
   commit_time(st)
   call('HSET', st.m, 'last', st.now)
-  return { st.t, server_number() }
+  return { st.t, run_number() }
 end
 
 -- claim ---------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 -- Reading -------------------------------------------------------------------------------------------
 
--- A worker for an answer, in the order of `worker` in codec.py. Its moments are after credits.
+-- A worker for an answer, in the order of `worker` in codec.py. Deadlines include credits.
 local function describe(st, w)
   local rec, g, cold = w.rec, w.cohort, cold_of(st, w)
   local status, tasks, task = reported(rec[R_REPORT])

@@ -1,4 +1,4 @@
-"""Opening a store: is the server fit for it, and is its data ours and of this release?"""
+"""Checks that the server can run the store, and that its data belongs to this installation and release."""
 
 from __future__ import annotations
 
