@@ -1,4 +1,4 @@
-"""Blind windows: spans in which the monitor could not accept beats, and their effect on deadlines. Pure.
+"""Blind windows: spans in which the monitor could not accept beats. Terms and limits; pure.
 
 Each daemon writes a pulse to the store every ``PULSE_MS``. A window ``[begin, end)`` is blind when no pulse came for
 longer than ``GAP_MS``, or when the last daemon or the store was restarted: since the newest pulse no beat could have

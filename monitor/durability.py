@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 MOST_REPLICAS: Final = 16
+_REPLICAS: Final = re.compile("replicas:([1-9][0-9]?)")
 
 
 class DurabilityMode(StrEnum):
@@ -44,12 +46,10 @@ class Durability:
         Raises:
             ValueError: the text is none of these.
         """
-        name, colon, count = text.partition(":")
-        if name == DurabilityMode.REPLICAS and count.isascii() and count.isdigit():
-            if 1 <= int(count[:9]) <= MOST_REPLICAS:
-                return cls(mode=DurabilityMode.REPLICAS, replicas=int(count))
-        elif not colon and name in {DurabilityMode.FSYNC, DurabilityMode.MEMORY}:
-            return cls(mode=DurabilityMode(name))
+        if text in {DurabilityMode.FSYNC, DurabilityMode.MEMORY}:
+            return cls(mode=DurabilityMode(text))
+        if (found := _REPLICAS.fullmatch(text)) is not None and int(found[1]) <= MOST_REPLICAS:
+            return cls(mode=DurabilityMode.REPLICAS, replicas=int(found[1]))
         raise ValueError(f'must be "fsync", "memory" or "replicas:N" with N from 1 to {MOST_REPLICAS}')
 
 

@@ -96,7 +96,7 @@ def alert_service(config: Config, *, store: Store, outbox: Outbox, counts: Count
             LIBRARY,
             namespace=config.store.namespace,
             durability=config.store.durability,
-            confirming=len(settings.receivers),
+            confirming=len(settings.receivers) + 1,  # each receiver, and the survey at the start
         ),
         source=outbox,
         partitions=config.store.partitions,

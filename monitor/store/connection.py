@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from monitor.durability import Confirmation, Durability, DurabilityMode
 from monitor.errors import NoRoomError, StoreUnavailableError
@@ -311,7 +311,14 @@ def confirmation_of(durability: Durability, waited: object) -> Confirmation:
             return Confirmation.CONFIRMED if waited >= durability.replicas else Confirmation.UNCONFIRMED
         case DurabilityMode.FSYNC if isinstance(waited, list):
             return Confirmation.CONFIRMED if waited[0] >= 1 else Confirmation.UNCONFIRMED
-        case DurabilityMode.FSYNC if isinstance(waited, ResponseError):
+        case DurabilityMode.FSYNC if isinstance(waited, ResponseError) and _cannot_sync(waited):
             return Confirmation.UNAVAILABLE
         case _:
             return Confirmation.UNCONFIRMED
+
+
+def _cannot_sync(error: ResponseError) -> bool:
+    """Whether the server never answers WAITAOF: it lacks the command, the file or our permission."""
+    # Another error is about this call: a primary that becomes a replica unblocks its callers.
+    text = str(error)
+    return isinstance(error, NoPermissionError) or "unknown command" in text or "appendonly is disabled" in text

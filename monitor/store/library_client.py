@@ -53,16 +53,15 @@ class LibraryClient:
 
     async def call(self, function: str, base: str, *args: Argument) -> Any:
         """Call a function; it may be sent again when no answer comes, so a replay must be harmless."""
-        return await _answer(
-            function, self._functions.call(self._client.execute_command, function, self._key(base), *args)
-        )
+        call = self._functions.call(self._client.execute_command, function, self._key(base), *args)
+        return await _answer(f"{function} {base}", call)
 
     async def call_confirmed(self, function: str, base: str, *args: Argument) -> tuple[Any, Confirmation]:
         """Call a function once, then wait until its writes are as durable as ``durability`` requires."""
         call = self._functions.call_confirmed(
             self._once, self.durability, _CONFIRM_MS, function, self._key(base), *args
         )
-        answer: tuple[Any, Confirmation] = await _answer(function, call)
+        answer: tuple[Any, Confirmation] = await _answer(f"{function} {base}", call)
         return answer
 
     def _key(self, base: str) -> str:

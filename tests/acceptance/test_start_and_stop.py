@@ -166,7 +166,7 @@ def test_where_no_terminal_is_everything_written_is_json_and_says_which_file_was
     empty_home: Home, processes: int
 ) -> None:
     empty_home.write(f"{ANY_PORT}processes = {processes}\n")
-    (empty_home.directory / "config.toml").touch()
+    (empty_home.directory / "config.toml").write_text('[liveness]\ninterval = "31s"\n')
     daemon = empty_home.launch("--config", "lastseen.toml").ready()
     daemon.stop()
     (ready,) = daemon.lines("daemon.ready")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from monitor.durability import Confirmation, Durability, DurabilityMode
 from monitor.store.connection import confirmation_of
@@ -22,7 +22,19 @@ def test_durability_is_read(text: str, mode: DurabilityMode, replicas: int) -> N
 
 
 @pytest.mark.parametrize(
-    "text", ["", "disk", "replicas", "replicas:", "replicas:0", "replicas:17", "replicas:-1", "fsync:1", "memory:"]
+    "text",
+    [
+        "",
+        "disk",
+        "replicas",
+        "replicas:",
+        "replicas:0",
+        "replicas:17",
+        "replicas:00000000199",
+        "replicas:-1",
+        "fsync:1",
+        "memory:",
+    ],
 )
 def test_any_other_durability_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match='must be "fsync", "memory" or "replicas:N" with N from 1 to 16'):
@@ -36,7 +48,21 @@ def test_any_other_durability_is_refused(text: str) -> None:
         ("fsync", [1, 0], Confirmation.CONFIRMED),
         ("fsync", [0, 0], Confirmation.UNCONFIRMED),
         ("fsync", [0, 1], Confirmation.UNCONFIRMED),
-        ("fsync", ResponseError("unknown command"), Confirmation.UNAVAILABLE),
+        ("fsync", ResponseError("unknown command 'WAITAOF', with args beginning with: "), Confirmation.UNAVAILABLE),
+        (
+            "fsync",
+            ResponseError("WAITAOF cannot be used when numlocal is set but appendonly is disabled."),
+            Confirmation.UNAVAILABLE,
+        ),
+        ("fsync", NoPermissionError("this user has no permissions to run 'waitaof'"), Confirmation.UNAVAILABLE),
+        (
+            "fsync",
+            ResponseError(
+                "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)"
+            ),
+            Confirmation.UNCONFIRMED,
+        ),
+        ("fsync", ResponseError("WAITAOF cannot be used with replica instances."), Confirmation.UNCONFIRMED),
         ("fsync", TimeoutError(), Confirmation.UNCONFIRMED),
         ("replicas:1", 1, Confirmation.CONFIRMED),
         ("replicas:1", 0, Confirmation.UNCONFIRMED),

@@ -1,6 +1,6 @@
 """The arithmetic of deadlines, written from docs/outages.md and docs/events.md and not from the product.
 
-The model of the store uses it. A mistake in the product's arithmetic, which Python and Lua share, then shows.
+The model of the store uses it, so that a mistake in the library's arithmetic shows.
 """
 
 from __future__ import annotations

@@ -331,8 +331,9 @@ local function fail(keys, args)
   end
   local w, environment = load_worker(st, a[1], a[2]), a[5]
   local outcome = w.rec and REFUSED or judge(st, settings, { [P_ALLOWED] = a[4] }, w, environment, 0)
+  local run = run_number()
   if outcome ~= STORED then
-    return { st.t, outcome, st.moves, run_number() }
+    return { st.t, outcome, st.moves, run }
   end
   local rec, to = begin(st, w), MOVE[''][a[3]]
   local interval, grace = effective(settings, environment, rec)
@@ -346,7 +347,7 @@ local function fail(keys, args)
   })
   save(st, w)
   commit(st)
-  return { st.t, STORED, st.moves, run_number() }
+  return { st.t, STORED, st.moves, run }
 end
 
 register('fail', fail, {})

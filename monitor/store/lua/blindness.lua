@@ -8,7 +8,7 @@ end
 
 -- The run ID as a number. Two answers with the same number come from the same run of the same server.
 local function run_number()
-  return tonumber(string.sub(run_id(), 1, 12), 16)
+  return tonumber(string.sub(run_id(), 1, 8), 16)
 end
 
 -- Unpacks a daemon's pulses: {newest, begin and end of its newest gap (0: none), ended (1|0), first, begin and newest

@@ -31,7 +31,7 @@ local function disconnect(keys, args)
   if not w then
     return refusal
   end
-  local outcome, back = REFUSED, a[9] and st.t + a[9]
+  local outcome, back, run = REFUSED, a[9] and st.t + a[9], run_number()
   if MOVE[w.rec[R_STATE]][a[3]] then
     outcome = STORED
     w.rec[R_LEFT] = a[4] and st.t or 0
@@ -45,7 +45,7 @@ local function disconnect(keys, args)
   end
   save(st, w)
   commit(st)
-  return { st.t, outcome, st.moves, run_number() }
+  return { st.t, outcome, st.moves, run }
 end
 
 -- evidence ------------------------------------------------------------------------------------------

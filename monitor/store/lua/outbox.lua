@@ -2,9 +2,10 @@
 -- Writes the time, even if unchanged: when this write is durable, all writes before it are. Result: {t, run_number}.
 local function confirm(keys)
   local st = open(keys)
+  local run = run_number()
   commit_time(st)
   call('HSET', st.m, 'last', st.now)
-  return { st.t, run_number() }
+  return { st.t, run }
 end
 
 -- claim ---------------------------------------------------------------------------------------------

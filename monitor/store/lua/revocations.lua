@@ -6,18 +6,19 @@
 -- Result: {t, outcome, run_number}: STORED, or REFUSED when a limit is reached. Events: none.
 local function revoke(keys, args)
   local st = open(keys)
+  local run = run_number()
   local field, count = 'r' .. args[2] .. #args[1] .. ':' .. args[1] .. args[3], 'n' .. args[1]
   local known = call('HMGET', st.v, field, count)
   if not known[1] then
     if (tonumber(known[2]) or 0) >= tonumber(args[4]) or call('HLEN', st.v) >= tonumber(args[5]) then
-      return { st.t, REFUSED, run_number() }
+      return { st.t, REFUSED, run }
     end
     call('HINCRBY', st.v, count, 1)
   end
   commit_time(st)
   local revision = st.now .. '-' .. call('HINCRBY', st.v, '#', 1)
   call('HSET', st.v, field, cmsgpack.pack({ args[1], args[2], args[3], st.t }), '!', revision)
-  return { st.t, STORED, run_number() }
+  return { st.t, STORED, run }
 end
 
 -- revoked -------------------------------------------------------------------------------------------

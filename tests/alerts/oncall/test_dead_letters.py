@@ -341,7 +341,9 @@ async def test_a_dead_letter_that_is_replayed_and_delivered_in_the_middle_of_a_d
 async def test_a_dead_letter_that_is_dropped_in_the_middle_of_a_replay_stays_dropped(
     bench: Bench, store_url: str
 ) -> None:
-    nid = await bench.dead(event())
+    # It may have arrived, so its group remains for the RESOLVED.
+    await bench.offer(event())
+    nid = await bench.send(worker_key(event()), lambda draft: dead_letter(draft, reason="500", unknown=True))
     drop = partial(bench.desk.drop, nid, receiver="ops", now_ms=bench.now_ms, sees=lambda _: True)
     store = Interrupted(store_url, "look", drop)
     desk = DeadLetters(groups={"ops": GroupStore(store, "ops")}, incidents=bench.incidents)
