@@ -423,9 +423,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="who has too many timings is told that its workers take too many bytes",
-        file="monitor/store/results.py",
-        old="OVER_TIMINGS, OVER_BYTES = range(8, 10)",
-        new="OVER_BYTES, OVER_TIMINGS = range(8, 10)",
+        file="monitor/store/lua/beat.lua",
+        old="return OVER_TIMINGS\n",
+        new="return OVER_BYTES\n",
         tests=("tests/store/test_store.py",),
     ),
     Mutant(
