@@ -1,7 +1,8 @@
 """The checks that take longer than .ci/run may, and that itself: `.ci/long`, or `.ci/long --only chaos`.
 
-Every step runs, whatever became of those before it. Then `docs/long-check.md` says what was checked, when,
-and what came of it; commit it. The exit status is 1 when a step failed.
+Every step runs, whatever became of those before it. Then `docs/long-check.md` says what was checked, when, at which
+commit, and what came of it; commit it. `--only` replaces the rows of its steps, such as one that has failed and was
+mended: each row names its commit. The exit status is 1 when a step failed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "long-check.md"
@@ -146,15 +147,23 @@ def git(*words: str) -> str:
     return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def page(outcomes: list[Outcome], commit: str) -> str:
-    """The page of docs."""
-    failed = [outcome.name for outcome in outcomes if outcome.failed]
-    minutes = sum(outcome.seconds for outcome in outcomes) / 60
-    rows = [
-        f"| {one.name} | {'**failed**' if one.failed else 'passed'} | {one.seconds / 60:.1f} | "
-        f"{one.said.replace('|', ' ').strip()} |"
-        for one in outcomes
-    ]
+def row(one: Outcome, commit: str) -> str:
+    """The row of a step."""
+    result, said = "**failed**" if one.failed else "passed", one.said.replace("|", " ").strip()
+    return f"| {one.name} | {result} | {one.seconds / 60:.1f} | `{commit}` | {said} |"
+
+
+def rows_of(text: str) -> dict[str, str]:
+    """The rows of a page, by their steps."""
+    return {
+        found[1]: found[0] for found in re.finditer(r"^\| ([^|]+) \| (?:passed|\*\*failed)[^\n]*$", text, re.MULTILINE)
+    }
+
+
+def page(rows: Mapping[str, str], commit: str) -> str:
+    """The page of docs. ``commit``: that of the last whole check."""
+    failed = [name for name, line in rows.items() if "| **failed** |" in line]
+    minutes = sum(float(line.split("|")[3]) for line in rows.values())
     return "\n".join(
         [
             "# The last long check",
@@ -162,14 +171,14 @@ def page(outcomes: list[Outcome], commit: str) -> str:
             "Written by `.ci/long`, which runs what takes longer than `.ci/run` may. Run it before a release, on a",
             "machine with nothing else to do, and commit this page.",
             "",
-            f"- Commit: `{commit}`",
+            f"- Commit: `{commit}`; a row with another commit was checked again there",
             f"- Ended: {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, after {minutes:.0f} minutes",
             f"- Machine: {os.cpu_count()} cores, {os.uname().sysname} {os.uname().machine}",
             f"- Result: {'**failed**: ' + ', '.join(failed) if failed else 'passed'}",
             "",
-            "| step | result | minutes | what it said last |",
-            "|---|---|---|---|",
-            *rows,
+            "| step | result | minutes | commit | what it said last |",
+            "|---|---|---|---|---|",
+            *rows.values(),
             "",
         ]
     )
@@ -178,21 +187,27 @@ def page(outcomes: list[Outcome], commit: str) -> str:
 def main() -> int:
     """Run the command; its exit status."""
     parser = argparse.ArgumentParser(prog=".ci/long", description=__doc__)
-    parser.add_argument("--only", action="append", default=[], help="steps with this in their name; writes no page")
+    parser.add_argument(
+        "--only", action="append", default=[], help="steps with this in their name, whose rows are replaced"
+    )
     asked = parser.parse_args()
     if not UV.exists():
         subprocess.run([sys.executable, "-m", "pip", "install", "-qq", "--target", ".uv", "uv"], cwd=ROOT, check=True)
     scratch = ROOT / "long-check"  # timelines of seeds that failed are still there afterwards
     scratch.mkdir(exist_ok=True)
-    found = re.search(r"^- Commit: `([0-9a-f]+)`$", PAGE.read_text("utf-8") if PAGE.exists() else "", re.MULTILINE)
+    before = PAGE.read_text("utf-8") if PAGE.exists() else ""
+    found = re.search(r"^- Commit: `([0-9a-f]+)`", before, re.MULTILINE)
     commit = git("describe", "--always", "--dirty", "--abbrev=12")
     outcomes = [
         run(step, scratch)
         for step in steps(scratch, found[1] if found else None)
         if not asked.only or any(word in step.name for word in asked.only)
     ]
+    rows = {one.name: row(one, commit) for one in outcomes}
     if not asked.only:
-        PAGE.write_text(page(outcomes, commit), "utf-8")
+        PAGE.write_text(page(rows, commit), "utf-8")
+    elif found is not None:
+        PAGE.write_text(page({**rows_of(before), **rows}, found[1]), "utf-8")
     return 1 if any(outcome.failed for outcome in outcomes) else 0
 
 
