@@ -1,7 +1,8 @@
 """The sweeper: applies the transitions of passed deadlines, in bounded chunks.
 
-Any number of sweepers may run on one store: each transition is one atomic step there and happens once
-(P3). A worker's own next beat would find the same transition; a sweep only detects it early.
+The store decides which (``store/lua/sweep.lua``, ``expire_if_due`` in ``workers.lua``). Any number of sweepers may run
+on one store: each transition is one atomic step there and happens once (P3). A worker's own next beat would find the
+same transition; a sweep only detects it early.
 """
 
 from __future__ import annotations
