@@ -29,7 +29,7 @@ class Confirmation(StrEnum):
     UNCONFIRMED = "unconfirmed"
     """Not confirmed within the timeout; nothing may be sent."""
     UNAVAILABLE = "unavailable"
-    """The server cannot confirm (no WAITAOF, or no append-only file); treated as ``memory``."""
+    """The server never confirms (no WAITAOF, no append-only file, no permission); treated as ``memory``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
