@@ -11,7 +11,7 @@ TRANSITIONS_KEPT and the outcomes of monitor/store/results.py; and the tables
   MOVE[state or ''][trigger] = {to = state or nil, event = kind or nil}   WORD[state] = liveness
 
 Glossary of the deadline arithmetic:
-  anchor      start of an alive worker's deadline (local name: base): last_seen, or later if beats were lost by our fault
+  anchor      start of an alive worker's deadline: last_seen, or later if beats were lost by our fault
   allowance   interval + grace; the deadline is anchor + allowance
   window      blind span {begin, end}: no daemon could have accepted a beat
   credit      the move of a deadline to a window's end + allowance

@@ -281,30 +281,30 @@ end
 -- would hide a death that always comes due in one of them.
 local function deadline_of(st, w)
   local rec, interval = w.rec, w.cohort[C_INTERVAL]
-  local allowance, base = interval + w.cohort[C_GRACE], anchor_of(st, w)
-  local due, uncredited = credited(st, base + allowance, allowance, interval)
+  local allowance, anchor = interval + w.cohort[C_GRACE], anchor_of(st, w)
+  local due, uncredited = credited(st, anchor + allowance, allowance, interval)
   if st.t < due then
-    return base, due, uncredited
+    return anchor, due, uncredited
   end
   -- No gap or spell counts twice. One that began after the anchor counts only if the anchor is that of a beat, of a
   -- beat refused by our fault, or of a spell. One that began before it may have lasted on since the anchor was moved.
   local own = pulses_by(st, rec[R_DAEMON])
-  local rejected = base ~= rec[R_LAST_SEEN] and rejected_of(st, w)
-  local is_first = base == rec[R_LAST_SEEN] or (rejected and rejected[2] == base)
+  local rejected = anchor ~= rec[R_LAST_SEEN] and rejected_of(st, w)
+  local is_first = anchor == rec[R_LAST_SEEN] or (rejected and rejected[2] == anchor)
   local begun, ended = spell_of(st, rec[R_DAEMON], interval)
-  if begun and begun < due and ended > base and (ended - begun >= interval or is_first or begun <= base) then
-    base, is_first = ended, true
-    due, uncredited = credited(st, base + allowance, allowance, interval)
+  if begun and begun < due and ended > anchor and (ended - begun >= interval or is_first or begun <= anchor) then
+    anchor, is_first = ended, true
+    due, uncredited = credited(st, anchor + allowance, allowance, interval)
   end
   if st.t >= due then
     local from, till = gap_of(st, rec[R_DAEMON], rec[R_LAST_SEEN])
-    is_first = is_first or (own and base == own[7])
-    if from and from < due and (is_first or from <= base) then
-      base = math.max(base, math.min(till, from + allowance))
-      due, uncredited = credited(st, base + allowance, allowance, interval)
+    is_first = is_first or (own and anchor == own[7])
+    if from and from < due and (is_first or from <= anchor) then
+      anchor = math.max(anchor, math.min(till, from + allowance))
+      due, uncredited = credited(st, anchor + allowance, allowance, interval)
     end
   end
-  return base, due, uncredited
+  return anchor, due, uncredited
 end
 
 -- Notes that a worker's announced absence ends no earlier than its deadline, which was moved to `due`: if a beat had
@@ -317,9 +317,9 @@ local function delay_absence(st, w, due)
 end
 
 -- Notes a later anchor of an alive worker.
-local function set_anchor(st, w, base)
-  set_in(st.alive, w.rec[R_COHORT], w.worker, int(base))
-  delay_absence(st, w, base + w.cohort[C_INTERVAL] + w.cohort[C_GRACE])
+local function set_anchor(st, w, anchor)
+  set_in(st.alive, w.rec[R_COHORT], w.worker, int(anchor))
+  delay_absence(st, w, anchor + w.cohort[C_INTERVAL] + w.cohort[C_GRACE])
 end
 
 -- Applies an alive worker's missed deadline, if it has passed. Result: whether the worker's place has changed.
@@ -330,13 +330,13 @@ local function expire_alive(st, w)
     return false -- credits, gaps and spells would only move it later
   end
   local cohort_id, was = rec[R_COHORT], anchor_of(st, w)
-  local base, due, uncredited = deadline_of(st, w)
+  local anchor, due, uncredited = deadline_of(st, w)
   if st.t < due then
-    if base > was then
-      set_anchor(st, w, base)
-      st.anchored[cohort_id] = math.min(st.anchored[cohort_id] or base, base)
+    if anchor > was then
+      set_anchor(st, w, anchor)
+      st.anchored[cohort_id] = math.min(st.anchored[cohort_id] or anchor, anchor)
     end
-    return base > was
+    return anchor > was
   end
   local rejected = rejected_of(st, w)
   -- As of the deadline, not of now: the result must not depend on the time of the sweep.
