@@ -197,6 +197,8 @@ async def played(minutes: float, only: Sequence[str] = ()) -> int:
             late_s = None if death.reported_s is None else death.reported_s - death.last_s
             print(f"{death.worker_id}: page {'never' if late_s is None else f'{late_s:.2f} s after its last beat'}")
         print("\n".join([*limits, f"{len(lines)} log lines of limits, the last:", *map(str, lines[-8:])]))
+    # One quiet phase alone is too good a measure: their p99 were 0.8 and 1.4 ms in one run.
+    quiet_p99_ms = max(calm.p99_ms, after.p99_ms)
     complaints = [
         *(f"{worker_id} was reported and lives" for worker_id in wrong),
         *(
@@ -206,7 +208,7 @@ async def played(minutes: float, only: Sequence[str] = ()) -> int:
         ),
         *([] if run.deaths else ["no worker died"]),
         *([f"a beat waited for {attacked.longest_ms:.0f} ms"] if attacked.longest_ms > GRACE_S * 1000 else []),
-        *([f"p99 {attacked.p99_ms:.1f} ms"] if attacked.p99_ms > P99_TIMES * calm.p99_ms else []),
+        *([f"p99 {attacked.p99_ms:.1f} ms"] if attacked.p99_ms > P99_TIMES * quiet_p99_ms else []),
         *([f"{after_mib - before_mib:.0f} MiB more"] if after_mib - before_mib > MORE_MIB else []),
         *(f"/healthz {said} {count} times" for said, count in (attacked.unwell + after.unwell).items()),
         *([] if any(not line.endswith(" 0.0") for line in limits) else ["no metric names a limit"]),
