@@ -79,6 +79,8 @@ def own_version() -> str:
     """The Python that .ci/run has made its environment of, such as 3.11; empty without one."""
     code = "import sys; print(*sys.version_info[:2], sep='.')"
     python = ROOT / ".venv" / "bin" / "python"
+    if not python.exists():
+        return ""
     return subprocess.run([python, "-c", code], capture_output=True, text=True, check=False).stdout.strip()
 
 
