@@ -409,7 +409,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         wrong="two releases that differ in the table of transitions alone share one function library",
         file="monitor/store/library.py",
         old="hashlib.sha256(body.encode())",
-        new="hashlib.sha256(text.encode())",
+        new="hashlib.sha256(text(main).encode())",
         tests=("tests/store/test_functions.py",),
     ),
     Mutant(
