@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 GAP_MS: Final = 750
 """A monitor without a pulse for longer is blind."""
 SHORT_CREDITS: Final = 3
-"""So many windows that are shorter than the interval move one deadline."""
+"""Maximum windows shorter than the interval that move one deadline."""
 STRAGGLER_MS: Final = 5_000
 """A beat so soon after a clean stop may have been under way."""
 
