@@ -1,4 +1,4 @@
-"""Checks before a notification is created: its group is due; do the worker store and the incidents agree?
+"""Checks before a notification is created or retried: do the worker store and the incidents agree?
 
 The worker store is written first, then the incidents, then the groups: a group may be behind both.
 """
@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from alerts.groups import group_rules, worker_rules
 from alerts.groups.decisions import Decision
 from alerts.groups.flapping import RecentOutages
 from alerts.groups.incidents import UnknownIncidentError
 from alerts.groups.keys import Shape
-from alerts.groups.state import RECHECK_MS, AlertGroup, CreateNotification, Draft, Member, Wait
+from alerts.groups.roles import Role
+from alerts.groups.state import RECHECK_MS, AlertGroup, CreateNotification, Member, Send, Wait
 from monitor.liveness import Liveness
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ CATCH_UP_MS: Final = 1_000
 
 
 class Checks:
-    """What the worker store and the incidents say about a planned notification. Raises ``StoreUnavailableError``.
+    """What the worker store and the incidents say about a next step. Raises ``StoreUnavailableError``.
 
     Args:
         incidents: where acknowledgements are looked up.
@@ -49,10 +52,23 @@ class Checks:
         self._fleet = fleet
         self._flapping = flapping
 
-    async def if_it_lasts(
-        self, draft: Draft, step: CreateNotification, event: Event
-    ) -> tuple[CreateNotification | Wait, RecentOutages | None]:
-        """Delay the first notification of a worker's outage if needed.
+    async def review(self, group: AlertGroup, step: Step, firing: Mapping[str, Member], *, now_ms: int) -> Step:
+        """The next step of a group, or a delay of it. Changes nothing."""
+        match step:
+            case Send():
+                in_flight = group.given_up if step.again else group.in_flight
+                if in_flight is not None and (step.again or in_flight.again):
+                    return await self._unless_over(group, step, in_flight.event, firing, now_ms=now_ms)
+            case CreateNotification(role=Role.DOWN) if step.reminder:
+                return step if group.timing.resend else await self._reminder(group, step, firing, now_ms=now_ms)
+            case CreateNotification(role=Role.DOWN, event=None):
+                return await self._unless_behind(group, step, firing, now_ms=now_ms)
+            case CreateNotification(role=Role.DOWN, event=event) if event is not None:
+                return await self._if_it_lasts(group, step, event, now_ms=now_ms)
+        return step
+
+    async def _if_it_lasts(self, group: AlertGroup, step: CreateNotification, event: Event, *, now_ms: int) -> Step:
+        """Delay the notification of a worker's outage if needed.
 
         It waits if the outage is over already (its end is not routed yet), or if the worker flaps and the outage has
         not lasted long enough (P20).
@@ -60,54 +76,57 @@ class Checks:
         rule = self._flapping
         outage = await self._fleet.outage(event, 0 if rule is None else event.due_ms - rule.within_ms)
         if not outage.goes_on:
-            return Wait(draft.now_ms + RECHECK_MS, Decision.SETTLED), None
-        if rule is None or draft.group.notified:
-            return step, None
+            return Wait(now_ms + RECHECK_MS, Decision.SETTLED)
+        if rule is None or group.notified:
+            return step
         recent = RecentOutages(number=outage.before + 1, rule=rule)
-        return worker_rules.damp(draft, event, recent) or step, recent
+        until_ms = worker_rules.damped_until_ms(group, event, recent)
+        return Wait(until_ms, Decision.DAMPED) if until_ms > now_ms else replace(step, recent=recent)
 
-    async def unless_behind(self, group: AlertGroup, step: Step, firing: Mapping[str, Member], *, now_ms: int) -> Step:
+    async def _unless_behind(
+        self, group: AlertGroup, step: CreateNotification, firing: Mapping[str, Member], *, now_ms: int
+    ) -> Step:
         """Delay the news of a group briefly while workers are back whose events are not routed yet.
 
         Otherwise the notification would report workers as down that are not.
         """
         news_ms = group_rules.news_ms(group)
-        if not isinstance(step, CreateNotification) or news_ms is None or now_ms >= news_ms + CATCH_UP_MS:
+        if news_ms is None or now_ms >= news_ms + CATCH_UP_MS:
             return step
         health = await self.health(group, firing)
         if health is None or health.down is None or health.down >= group.firing:
             return step
         return Wait(now_ms + CATCH_UP_MS // 4, Decision.BEHIND)
 
-    async def unless_settled(
+    async def _reminder(
         self, group: AlertGroup, step: CreateNotification, firing: Mapping[str, Member], *, now_ms: int
-    ) -> CreateNotification | Wait:
-        """Hold back a reminder if the incident is acknowledged or over (P19).
-
-        The worker store is written first, then the incident, then the group, so the group may be behind both.
-        """
-        if not await self.goes_on(group, step, firing):
-            return Wait(now_ms + RECHECK_MS, Decision.SETTLED)
-        if group.incident_id is None:
-            return step
+    ) -> Step:
+        """Hold back a reminder if the incident is acknowledged or over (P19)."""
+        checked = await self._unless_over(group, step, step.event, firing, now_ms=now_ms)
+        if checked is not step or group.incident_id is None:
+            return checked
         try:
             incident = await self._incidents.get(group.tenant, group.incident_id)
         except UnknownIncidentError:
             return step
         if incident.ack is not None:
-            group.acked = True  # it was acknowledged before the group existed
-            return Wait(now_ms, Decision.ACKNOWLEDGED)
+            return Wait(now_ms, Decision.ACKNOWLEDGED, is_acked=True)  # it was, before the group existed
         return step if incident.is_open else Wait(now_ms + RECHECK_MS, Decision.SETTLED)
 
-    async def goes_on(self, group: AlertGroup, step: CreateNotification, firing: Mapping[str, Member]) -> bool:
-        """Whether a worker of the group is still down. Groups of more than ``LOOKED_AT`` members are assumed to be."""
-        events = [step.event] if step.event is not None else [member.event for member in firing.values()][:LOOKED_AT]
-        if step.event is None and group.firing > len(events):
-            return True
-        for event in events:
-            if (await self._fleet.outage(event)).goes_on:
-                return True
-        return False
+    async def _unless_over(
+        self, group: AlertGroup, step: Step, event: Event | None, firing: Mapping[str, Member], *, now_ms: int
+    ) -> Step:
+        """Hold back a step if no worker of the group is down. More than ``LOOKED_AT`` members are assumed to be down.
+
+        ``event``: that of a worker's notification.
+        """
+        if event is None and group.firing > min(len(firing), LOOKED_AT):
+            return step
+        events = [event] if event is not None else [member.event for member in firing.values()]
+        for one in events:
+            if (await self._fleet.outage(one)).goes_on:
+                return step
+        return Wait(now_ms + RECHECK_MS, Decision.SETTLED)
 
     async def health(self, group: AlertGroup, firing: Mapping[str, Member]) -> EnvironmentHealth | None:
         """Health of a group's environment; None: the group is not exactly one environment."""

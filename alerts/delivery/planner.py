@@ -14,12 +14,12 @@ from alerts.delivery.checks import Checks
 from alerts.delivery.counts import Counted
 from alerts.errors import Cause, UnrenderableEventError
 from alerts.groups import group_rules, worker_rules
-from alerts.groups.attempts import AGAIN_MS, begin_attempt, dead_letter, fail, withdraw
+from alerts.groups.attempts import AGAIN_MS, apply, begin_attempt, dead_letter, fail
 from alerts.groups.decisions import HOLDS_BACK, Decision
 from alerts.groups.keys import Shape
 from alerts.groups.roles import Role, role_of
 from alerts.groups.silences import silenced_until
-from alerts.groups.state import RECHECK_MS, AlertGroup, CreateNotification, Draft, InFlight, Member, Outcome, Send, Wait
+from alerts.groups.state import AlertGroup, CreateNotification, Draft, InFlight, Member, Outcome, Send, Wait
 from alerts.notification import Notification
 from alerts.rendering.group_text import GroupCounts
 from alerts.store.group_store import Change, Want
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from alerts.delivery.counts import Counts
-    from alerts.groups.flapping import Flapping, RecentOutages
+    from alerts.groups.flapping import Flapping
     from alerts.groups.fleet import EnvironmentHealth, Fleet
     from alerts.groups.silences import Silence
     from alerts.groups.state import Step
@@ -212,39 +212,18 @@ class Planner:
         draft = Draft(claimed.group, now_ms)
         group = draft.group
         group.broken = 0
-
-        def silenced(event: Event) -> int | None:
-            return silenced_until(silences, event, now_ms)
-
-        step: Step
-        if group.shape is Shape.WORKER:
-            step = worker_rules.next_step(draft, silenced)
-        else:
-            suspected = await self._checks.is_suspected(group, firing)
-            step = group_rules.next_step(draft, silenced, first=tuple(firing.values()), suspected=suspected)
-            step = await self._checks.unless_behind(group, step, firing, now_ms=now_ms)
-        if isinstance(step, CreateNotification) and step.reminder and not group.timing.resend:
-            step = await self._checks.unless_settled(group, step, firing, now_ms=now_ms)
-        recent: RecentOutages | None = None
-        if (
-            isinstance(step, CreateNotification)
-            and step.event is not None
-            and step.role is Role.DOWN
-            and not step.reminder
-        ):
-            step, recent = await self._checks.if_it_lasts(draft, step, step.event)
+        step = await self._decide(draft, silences, firing)
         decision = _decision(group, step)
+        apply(draft, step)
+        ready: tuple[InFlight, str] | None = None
         if isinstance(step, CreateNotification):
-            made = await self._freeze(draft, step, firing, recent)
-            if made is not None:
-                in_flight, body = made
-                return self._attempt(claimed, draft, in_flight, body, decision)
+            ready = await self._create(draft, step, firing)
+        elif isinstance(step, Send):
+            ready = await self._again(draft)
+        if ready is not None:
+            return self._attempt(claimed, draft, *ready, decision)
+        if isinstance(step, CreateNotification | Send):
             decision = Decision.DEAD_LETTERED
-        if isinstance(step, Send) and group.in_flight is not None:
-            planned = await self._send(claimed, draft, group.in_flight, firing)
-            if isinstance(planned, Attempt):
-                return planned
-            decision = planned
         is_new = group.waits_for != decision
         group.waits_for = decision
         if isinstance(step, Wait):
@@ -253,28 +232,42 @@ class Planner:
             change = given_back(claimed, draft, receiver=self._groups.receiver)
         return Rest(claimed=claimed, change=change, decision=decision, is_new=is_new)
 
-    async def _send(
-        self, claimed: Claimed, draft: Draft, in_flight: InFlight, firing: Mapping[str, Member]
-    ) -> Attempt | Decision:
-        """Plan an attempt for the notification in flight; or why there is nothing to send, which is recorded."""
-        again = CreateNotification(role=Role.DOWN, event=in_flight.event)
-        if in_flight.again and not await self._checks.goes_on(draft.group, again, firing):
-            withdraw(draft, again_ms=draft.now_ms + RECHECK_MS)  # its end is not routed yet
-            return Decision.SETTLED
+    async def _decide(self, draft: Draft, silences: Sequence[Silence], firing: Mapping[str, Member]) -> Step:
+        """Bring the group up to date and name its next step."""
+        group, now_ms = draft.group, draft.now_ms
+
+        def silenced(event: Event) -> int | None:
+            return silenced_until(silences, event, now_ms)
+
+        if group.shape is Shape.WORKER:
+            worker_rules.catch_up(draft, silenced)
+            step = worker_rules.decide(group, silenced, now_ms=now_ms)
+        else:
+            group_rules.catch_up(draft)
+            suspected = await self._checks.is_suspected(group, firing)
+            first = tuple(firing.values())
+            step = group_rules.decide(group, silenced, first=first, suspected=suspected, now_ms=now_ms)
+        return await self._checks.review(group, step, firing, now_ms=now_ms)
+
+    async def _again(self, draft: Draft) -> tuple[InFlight, str] | None:
+        """The notification in flight with its body; None: its body is lost, which is recorded."""
+        in_flight = draft.group.in_flight
+        if in_flight is None:
+            raise ValueError(f"group {draft.group.key!r} has no notification in flight")
         listed = await self._groups.notification(in_flight.nid)
         if listed is not None and listed.body is not None:
-            return self._attempt(claimed, draft, in_flight, listed.body, Decision.ATTEMPT)
+            return in_flight, listed.body
         self._dead_letter_for_good(draft, "its body is lost")
-        return Decision.DEAD_LETTERED
+        return None
 
-    async def _freeze(
-        self, draft: Draft, step: CreateNotification, firing: Mapping[str, Member], recent: RecentOutages | None
+    async def _create(
+        self, draft: Draft, step: CreateNotification, firing: Mapping[str, Member]
     ) -> tuple[InFlight, str] | None:
         """Create a notification and its body; None: no body can be made, which is recorded."""
         group = draft.group
         try:
             if step.event is not None:
-                body = await self._single(group, step, step.event, recent)
+                body = await self._single(group, step, step.event)
                 in_flight = worker_rules.create(draft, step, receiver=self._groups.receiver)
             else:
                 counts = (group.unnotified, group.recovered)
@@ -291,9 +284,7 @@ class Planner:
         draft.record(in_flight, Outcome.QUEUED, body=body)
         return in_flight, body
 
-    async def _single(
-        self, group: AlertGroup, step: CreateNotification, event: Event, recent: RecentOutages | None
-    ) -> str:
+    async def _single(self, group: AlertGroup, step: CreateNotification, event: Event) -> str:
         health = None
         if step.role is Role.DOWN:
             health = await self._fleet.environment_health(event.tenant, event.environment_name)
@@ -301,7 +292,7 @@ class Planner:
         reminder = 0 if group.timing.resend else step.reminder  # a resend is no reminder
         previous = group.last if group.notified and step.role is not Role.FACT else None
         return self._wording.single(
-            event, incident_id=incident_id, reminder=reminder, health=health, previous=previous, recent=recent
+            event, incident_id=incident_id, reminder=reminder, health=health, previous=previous, recent=step.recent
         )
 
     async def _group(

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Final
 from alerts.groups.decisions import Decision
 from alerts.groups.keys import Shape
 from alerts.groups.roles import Role
-from alerts.groups.state import Draft, InFlight, Outcome, Send, Wait
+from alerts.groups.state import RECHECK_MS, CreateNotification, Draft, InFlight, Outcome, Send, Step, Wait
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from alerts.groups.state import AlertGroup
+    from monitor.events import Event
 
 AGAIN_MS: Final = 3_600_000
 """Longest pause before a dead-lettered page is retried (P31)."""
@@ -23,9 +26,11 @@ AGAIN_FIRST_MS: Final = 60_000
 notification. Doubled each time, up to ``AGAIN_MS``."""
 
 
-def step_in_flight(draft: Draft, *, is_over: bool) -> Send | Wait | None:
-    """Next step for the notification in flight; None: it no longer is. ``is_over``: whether the outage has ended."""
-    in_flight = _in_flight(draft.group)
+def end_unneeded(draft: Draft, *, is_over: bool) -> None:
+    """End the notification in flight if its outage is over. ``is_over``: whether the group's outage has ended."""
+    in_flight = draft.group.in_flight
+    if in_flight is None:
+        return
     if in_flight.open:
         in_flight.open, in_flight.unknown = False, True  # the process that made the attempt recorded no outcome
     if in_flight.role is Role.DOWN and is_over:
@@ -33,8 +38,46 @@ def step_in_flight(draft: Draft, *, is_over: bool) -> Send | Wait | None:
             deliver(draft, reason="it may have arrived, and is over")
         else:
             cancel(draft)
-        return None
-    return Send() if in_flight.due_ms <= draft.now_ms else Wait(in_flight.due_ms, Decision.RETRY)
+
+
+def next_attempt(in_flight: InFlight, now_ms: int) -> Send | Wait:
+    """Next step for the notification in flight."""
+    return Send() if in_flight.due_ms <= now_ms else Wait(in_flight.due_ms, Decision.RETRY)
+
+
+def next_offer(
+    group: AlertGroup, event: Event | None, silenced_until_ms: Callable[[], int | None], *, now_ms: int
+) -> Step:
+    """Next step of a group without news: a reminder of ``event``, or a retry of its dead letter."""
+    moment_ms = next_offer_ms(group)
+    if moment_ms is None or moment_ms > now_ms:
+        return Wait(moment_ms, idle(group))
+    until_ms = silenced_until_ms()
+    if until_ms is not None:
+        return Wait(min(until_ms, now_ms + RECHECK_MS), Decision.SILENCED)
+    if 0 < group.again_ms <= now_ms:
+        return Send(again=True)
+    return CreateNotification(role=Role.DOWN, event=event, reminder=group.reminders + 1)
+
+
+def apply(draft: Draft, step: Step) -> None:
+    """Change the group as its next step says. A notification is created by the rules of the group's shape."""
+    group = draft.group
+    match step:
+        case Send(again=True):
+            group.in_flight, group.given_up, group.again_ms = group.given_up, None, 0
+            in_flight = _in_flight(group)
+            in_flight.again, in_flight.due_ms = True, draft.now_ms
+        case Wait(why=Decision.SETTLED, due_ms=int(due_ms)) if group.in_flight is not None:
+            group.given_up, group.in_flight, group.again_ms = group.in_flight, None, due_ms
+        case Wait(why=why, due_ms=due_ms) if group.in_flight is None:
+            group.acked = group.acked or step.is_acked
+            group.silenced = why is Decision.SILENCED and bool(group.pending)
+            if group.silenced:
+                draft.set_outcome(group.pending[0], Outcome.SILENCED)
+            if why is Decision.DAMPED and due_ms is not None and group.damped_ms != due_ms:
+                draft.set_outcome(group.pending[0], Outcome.DAMPED)
+                group.damped_ms = group.due_ms = due_ms
 
 
 def begin_attempt(draft: Draft) -> InFlight:
@@ -128,21 +171,6 @@ def settle(draft: Draft) -> None:
 def forget_given_up(group: AlertGroup) -> None:
     """Stop retrying the dead letter: an operator handles it."""
     group.given_up, group.again_ms, group.agains = None, 0, 0
-
-
-def offer_again(draft: Draft) -> Send:
-    """Put the dead letter back in flight, for one attempt."""
-    group = draft.group
-    group.in_flight, group.given_up, group.again_ms = group.given_up, None, 0
-    in_flight = _in_flight(group)
-    in_flight.again, in_flight.due_ms = True, draft.now_ms
-    return Send()
-
-
-def withdraw(draft: Draft, *, again_ms: int) -> None:
-    """Undo ``offer_again``. The next retry is due at ``again_ms``."""
-    group = draft.group
-    group.given_up, group.in_flight, group.again_ms = group.in_flight, None, again_ms
 
 
 def next_offer_ms(group: AlertGroup) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from alerts.groups.attempts import idle, next_offer_ms, offer_again, settle, step_in_flight
+from alerts.groups.attempts import end_unneeded, next_attempt, next_offer, next_offer_ms, settle
 from alerts.groups.decisions import Decision
 from alerts.groups.keys import Shape, digest
 from alerts.groups.roles import Role, role_of
@@ -44,27 +44,36 @@ def offer(draft: Draft, event: Event, *, receiver: str, mid: str, member: Member
         _join(draft, event, receiver=receiver, mid=mid, member=member)
 
 
-def next_step(draft: Draft, silenced: Silenced, *, first: Sequence[Member], suspected: bool) -> Step:
-    """Next step of the group.
+def catch_up(draft: Draft) -> None:
+    """Record what has happened since the last decision."""
+    group, now_ms = draft.group, draft.now_ms
+    end_unneeded(draft, is_over=not group.firing)
+    if group.in_flight is not None or not group.firing or news_ms(group) is not None:
+        return
+    if group.acked or group.acks >= group.firing:
+        if group.remind_ms and group.remind_ms <= now_ms:
+            group.remind_ms = now_ms + group.timing.repeat_ms  # a member that is not acknowledged may join
+        if group.given_up is not None and group.given_up.reminder:
+            settle(draft)
+
+
+def decide(group: AlertGroup, silenced: Silenced, *, first: Sequence[Member], suspected: bool, now_ms: int) -> Step:
+    """Next step of the group, after ``catch_up``. Changes nothing.
 
     ``first``: the members that have been firing longest. ``suspected``: the environment may have a mass failure; while
     that is not declared, its first notification is held.
     """
-    group = draft.group
     if group.in_flight is not None:
-        step = step_in_flight(draft, is_over=not group.firing)
-        if step is not None:
-            return step
+        return next_attempt(group.in_flight, now_ms)
     if not group.firing:
         return CreateNotification(role=Role.END, event=None) if group.notified else Over()
-    return _of_firing(draft, silenced, first=first, suspected=suspected)
+    return _of_firing(group, silenced, first=first, suspected=suspected, now_ms=now_ms)
 
 
-def _of_firing(draft: Draft, silenced: Silenced, *, first: Sequence[Member], suspected: bool) -> Step:
-    group, now_ms = draft.group, draft.now_ms
+def _of_firing(group: AlertGroup, silenced: Silenced, *, first: Sequence[Member], suspected: bool, now_ms: int) -> Step:
     due = news_ms(group)
     if due is None:
-        return _reminder(draft, silenced, first)
+        return next_offer(group, None, lambda: _all_silenced(group, silenced, first), now_ms=now_ms)
     if due > now_ms:
         offer_ms = next_offer_ms(group)
         why = Decision.GROUP_INTERVAL if group.notified else Decision.GROUP_WAIT
@@ -228,24 +237,6 @@ def news_ms(group: AlertGroup) -> int | None:
     if not group.notified and group.given_up is None:
         return group.due_ms if group.unnotified else None
     return group.flushed_ms + group.timing.interval_ms if group.unnotified or group.recovered else None
-
-
-def _reminder(draft: Draft, silenced: Silenced, first: Sequence[Member]) -> Step:
-    group, now_ms = draft.group, draft.now_ms
-    if group.acked or group.acks >= group.firing:
-        if group.remind_ms and group.remind_ms <= now_ms:
-            group.remind_ms = now_ms + group.timing.repeat_ms  # a member that is not acknowledged may join
-        if group.given_up is not None and group.given_up.reminder:
-            settle(draft)
-    moment_ms = next_offer_ms(group)
-    if moment_ms is None or moment_ms > now_ms:
-        return Wait(moment_ms, idle(group))
-    until_ms = _all_silenced(group, silenced, first)
-    if until_ms is not None:
-        return Wait(min(until_ms, now_ms + RECHECK_MS), Decision.SILENCED)
-    if 0 < group.again_ms <= now_ms:
-        return offer_again(draft)
-    return CreateNotification(role=Role.DOWN, event=None, reminder=group.reminders + 1)
 
 
 def _all_silenced(group: AlertGroup, silenced: Silenced, first: Sequence[Member]) -> int | None:

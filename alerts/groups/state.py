@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import msgspec
 
 from alerts.groups.decisions import Decision
+from alerts.groups.flapping import RecentOutages
 from alerts.groups.keys import Shape
 from alerts.groups.roles import Role
 from monitor.events import Event
@@ -272,22 +273,32 @@ class Draft:
 
 
 class Send(msgspec.Struct, frozen=True):
-    """Next step: attempt to deliver the notification in flight."""
+    """Next step: attempt to deliver the notification in flight; ``again``: the dead letter, for one attempt."""
+
+    again: bool = False
 
 
 class CreateNotification(msgspec.Struct, frozen=True, kw_only=True):
-    """Next step: create a notification. ``event`` None: it is for the group. ``reminder`` 0: not a reminder."""
+    """Next step: create a notification. ``event`` None: it is for the group. ``reminder`` 0: not a reminder.
+
+    ``recent``: the worker's outages, if damping was considered.
+    """
 
     role: Role
     event: Event | None
     reminder: int = 0
+    recent: RecentOutages | None = None
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Next step: wait until ``due_ms`` (None: until the group changes). ``why``: the reason."""
+    """Next step: wait until ``due_ms`` (None: until the group changes). ``why``: the reason.
+
+    ``is_acked``: the group learns that its incident is acknowledged.
+    """
 
     due_ms: int | None
     why: Decision
+    is_acked: bool = False
 
 
 class Over(msgspec.Struct, frozen=True):

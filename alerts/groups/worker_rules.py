@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from alerts.groups.attempts import idle, next_offer_ms, offer_again, settle, step_in_flight
+from alerts.groups.attempts import end_unneeded, idle, next_attempt, next_offer, next_offer_ms, settle
 from alerts.groups.decisions import Decision
 from alerts.groups.keys import digest
 from alerts.groups.roles import Role, role_of
@@ -29,43 +29,56 @@ def offer(draft: Draft, event: Event) -> None:
     _collapse(draft)
 
 
-def next_step(draft: Draft, silenced: Silenced) -> Step:
-    """Next step of the group. Also records the outcome of events that turn out to need no notification."""
-    group, now_ms = draft.group, draft.now_ms
-    if group.in_flight is not None:
-        step = step_in_flight(draft, is_over=_has_end(group))
-        if step is not None:
-            return step
-        _collapse(draft)
-    while group.pending:
-        event = group.pending[0]
-        role = role_of(event)
-        if group.due_ms > now_ms and role is not Role.END:
-            return Wait(group.due_ms, Decision.DAMPED if group.damped_ms else Decision.GROUP_WAIT)
-        until_ms = None if role is Role.END else silenced(event)
-        if until_ms is None:
-            group.silenced = False
-            return CreateNotification(role=role, event=event)
-        draft.set_outcome(event, Outcome.SILENCED)
-        if role is Role.DOWN:
-            group.silenced = True
-            return Wait(min(until_ms, now_ms + RECHECK_MS), Decision.SILENCED)
-        group.pending.pop(0)
-    return _reminder(draft, silenced)
-
-
-def damp(draft: Draft, event: Event, recent: RecentOutages) -> Wait | None:
-    """Delay a DOWN of a flapping worker until its outage has lasted long enough; None: send it now."""
+def catch_up(draft: Draft, silenced: Silenced) -> None:
+    """Record what has happened since the last decision, and the outcome of events that need no notification."""
     group = draft.group
+    if group.in_flight is not None:
+        end_unneeded(draft, is_over=_has_end(group))
+        if group.in_flight is not None:
+            return
+        _collapse(draft)
+    if group.acked and not group.timing.resend:
+        group.remind_ms = 0
+        if group.given_up is not None and group.given_up.reminder:
+            settle(draft)
+    while group.pending and group.due_ms <= draft.now_ms:
+        event = group.pending[0]
+        if role_of(event) is not Role.FACT or silenced(event) is None:
+            break
+        draft.set_outcome(group.pending.pop(0), Outcome.SILENCED)
+
+
+def decide(group: AlertGroup, silenced: Silenced, *, now_ms: int) -> Step:
+    """Next step of the group, after ``catch_up``. Changes nothing."""
+    if group.in_flight is not None:
+        return next_attempt(group.in_flight, now_ms)
+    if group.pending:
+        return _next_pending(group, group.pending[0], silenced, now_ms=now_ms)
+    if not group.notified and group.given_up is None:
+        return Over()
+    event = group.last if group.given_up is None else group.given_up.event
+    if event is None:
+        return Wait(None, idle(group))
+    return next_offer(group, event, lambda: None if group.timing.resend else silenced(event), now_ms=now_ms)
+
+
+def _next_pending(group: AlertGroup, event: Event, silenced: Silenced, *, now_ms: int) -> Step:
+    role = role_of(event)
+    if role is not Role.END:
+        if group.due_ms > now_ms:
+            return Wait(group.due_ms, Decision.DAMPED if group.damped_ms else Decision.GROUP_WAIT)
+        until_ms = silenced(event)
+        if until_ms is not None:
+            return Wait(min(until_ms, now_ms + RECHECK_MS), Decision.SILENCED)
+    return CreateNotification(role=role, event=event)
+
+
+def damped_until_ms(group: AlertGroup, event: Event, recent: RecentOutages) -> int:
+    """Until when a DOWN of a flapping worker is held: until its outage has lasted long enough; 0: it is not held."""
     if group.notified or not (recent.is_flapping or group.damped_ms):
-        return None
+        return 0
     # An escalation of the outage does not prolong the wait.
-    group.damped_ms = group.damped_ms or event.detected_ms + recent.rule.hold_ms
-    if draft.now_ms >= group.damped_ms:
-        return None
-    group.due_ms = group.damped_ms
-    draft.set_outcome(event, Outcome.DAMPED)
-    return Wait(group.due_ms, Decision.DAMPED)
+    return group.damped_ms or event.detected_ms + recent.rule.hold_ms
 
 
 def due_ms(group: AlertGroup, now_ms: int) -> int | None:
@@ -100,6 +113,7 @@ def create(draft: Draft, step: CreateNotification, *, receiver: str) -> InFlight
         reminder=step.reminder,
     )
     if not step.reminder:
+        group.silenced = False
         if step.role is Role.DOWN:
             group.damped_ms = 0
         group.pending.remove(event)
@@ -117,27 +131,6 @@ def incident_of(group: AlertGroup, step: CreateNotification) -> str | None:
             return group.notified_incident_id
         case Role.FACT:
             return None
-
-
-def _reminder(draft: Draft, silenced: Silenced) -> Step:
-    group, now_ms = draft.group, draft.now_ms
-    given_up = group.given_up
-    if given_up is None and not group.notified:
-        return Over()
-    event = group.last if given_up is None else given_up.event
-    if group.acked and not group.timing.resend:
-        group.remind_ms = 0
-        if given_up is not None and given_up.reminder:
-            settle(draft)
-    moment_ms = next_offer_ms(group)
-    if moment_ms is None or event is None or moment_ms > now_ms:
-        return Wait(None if event is None else moment_ms, idle(group))
-    until_ms = None if group.timing.resend else silenced(event)
-    if until_ms is not None:
-        return Wait(min(until_ms, now_ms + RECHECK_MS), Decision.SILENCED)
-    if 0 < group.again_ms <= now_ms:
-        return offer_again(draft)
-    return CreateNotification(role=Role.DOWN, event=event, reminder=group.reminders + 1)
 
 
 def _has_end(group: AlertGroup) -> bool:

@@ -20,6 +20,7 @@ from alerts.groups.roles import Role
 from alerts.groups.state import RECHECK_MS, AlertGroup, CreateNotification, Draft, Outcome, Over, Send, Timing, Wait
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event
+from tests.support.group_steps import group_step
 
 if TYPE_CHECKING:
     from alerts.groups.state import EventOutcome, InFlight, Member, NotificationRecord
@@ -70,7 +71,7 @@ class Play:
 
     def step(self) -> object:
         draft = Draft(self.group, self.now_ms)
-        step = group_rules.next_step(
+        step = group_step(
             draft,
             lambda one: self.now_ms + 5_000 if one.worker_id in self.silenced else None,
             first=tuple(self.members.values())[: self.looked_at],
@@ -305,7 +306,7 @@ def _waits_for_the_first_end(play: Play) -> None:
     for first_ms, waits_ms in ((4_000, 4_000), (80_000, RECHECK_MS)):
         ends = {"a": play.now_ms + 90_000, "b": play.now_ms + first_ms}
         draft = Draft(play.group, play.now_ms)
-        step = group_rules.next_step(draft, lambda one: ends[one.worker_id], first=members, suspected=False)  # noqa: B023
+        step = group_step(draft, lambda one: ends[one.worker_id], first=members)  # noqa: B023
         assert step == Wait(play.now_ms + waits_ms, Decision.SILENCED)
 
 

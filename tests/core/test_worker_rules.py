@@ -18,6 +18,7 @@ from alerts.groups.roles import Role, role_of
 from alerts.groups.state import AlertGroup, CreateNotification, Draft, Outcome, Over, Send, Timing, Wait
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event
+from tests.support.group_steps import worker_step
 
 if TYPE_CHECKING:
     from alerts.groups.state import EventOutcome, InFlight, NotificationRecord
@@ -82,14 +83,7 @@ class Play:
     def step(self) -> object:
         """One look at the thread; a notification that is to be sent is begun."""
         draft = self.draft()
-        step: object = worker_rules.next_step(draft, self.silenced)
-        if (
-            isinstance(step, CreateNotification)
-            and step.role is Role.DOWN
-            and not step.reminder
-            and step.event is not None
-        ):
-            step = worker_rules.damp(draft, step.event, RecentOutages(number=self.outage, rule=FLAPPING)) or step
+        step = worker_step(draft, self.silenced, recent=RecentOutages(number=self.outage, rule=FLAPPING))
         if isinstance(step, CreateNotification):
             in_flight = worker_rules.create(draft, step, receiver="ops")
             draft.record(in_flight, Outcome.QUEUED, body="{}")

@@ -113,7 +113,7 @@ _MASS: Final = (
 _SINGLE: Final = (
     Mutant(
         wrong="a reminder that a silence held back comes up to a minute after the end of the silence",
-        file="alerts/groups/worker_rules.py",
+        file="alerts/groups/attempts.py",
         old="    if until_ms is not None:\n        return Wait(min(until_ms, now_ms + RECHECK_MS), ",
         new="    if until_ms is not None:\n        return Wait(now_ms + RECHECK_MS, ",
         tests=("tests/core/test_worker_rules.py",),
@@ -214,22 +214,22 @@ _COMPOSING: Final = (
     Mutant(
         wrong="a large group is not reminded of when the first fifty of it are back",
         file="alerts/delivery/checks.py",
-        old="if step.event is None and group.firing > len(events):",
-        new="if step.event is None and not events:",
+        old="if event is None and group.firing > min(len(firing), LOOKED_AT):",
+        new="if event is None and not firing:",
         tests=("tests/alerts/routing/test_enqueue.py",),
     ),
     Mutant(
         wrong="news of a group wait for as long as the store knows of more returns than the group",
         file="alerts/delivery/checks.py",
-        old="or news_ms is None or now_ms >= news_ms + CATCH_UP_MS:",
-        new="or news_ms is None:",
+        old="if news_ms is None or now_ms >= news_ms + CATCH_UP_MS:",
+        new="if news_ms is None:",
         tests=("tests/alerts/routing/test_enqueue.py", "tests/alerts/test_service.py"),
     ),
     Mutant(
         wrong="failed plans of a group are counted over its whole life, not in a row",
         file="alerts/delivery/planner.py",
-        old="        group.broken = 0\n\n",
-        new="\n",
+        old="        group.broken = 0\n        step = ",
+        new="        step = ",
         tests=("tests/alerts/routing/test_enqueue.py",),
     ),
     Mutant(

@@ -15,6 +15,7 @@ from alerts.rendering.worker_text import single_sentence
 from monitor.daemon.alerts import StoredFleet
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event
+from tests.support.group_steps import worker_step
 from tests.support.stores import GRACE_MS, INTERVAL_MS, ManualClock, beat, opened
 
 if TYPE_CHECKING:
@@ -65,9 +66,7 @@ class Play:
     def step(self, number: int) -> object:
         """What is to be done, ``number`` being that of the outage."""
         draft = Draft(self.group, self.now_ms)
-        step = worker_rules.next_step(draft, lambda _: None)
-        if isinstance(step, CreateNotification) and step.event is not None:
-            step = worker_rules.damp(draft, step.event, RecentOutages(number=number, rule=RULE)) or step
+        step = worker_step(draft, recent=RecentOutages(number=number, rule=RULE))
         if isinstance(step, CreateNotification):
             worker_rules.create(draft, step, receiver="ops")
         self._keep(draft)

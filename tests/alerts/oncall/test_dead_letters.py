@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from alerts.groups import group_rules, worker_rules
-from alerts.groups.attempts import begin_attempt, dead_letter, deliver, fail, offer_again, schedule_retry
+from alerts.groups.attempts import apply, begin_attempt, dead_letter, deliver, fail, schedule_retry
 from alerts.groups.keys import worker_key
 from alerts.groups.roles import Role, role_of
 from alerts.groups.state import CreateNotification, Draft, InFlight, Member, Outcome, Send, Timing
@@ -29,6 +29,7 @@ from alerts.routing.routes import Target
 from alerts.store.group_store import Change, GroupStore, Want
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event
+from tests.support.group_steps import group_step, worker_step
 from tests.support.stores import Interrupted, alert_store
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ async def test_a_replayed_dead_letter_is_what_it_was_and_begins_its_attempts_ane
     assert in_flight is not None
     assert (in_flight.nid, in_flight.attempts, in_flight.first_attempt_ms, in_flight.unknown) == (nid, 0, 0, False)
     assert (in_flight.event, in_flight.role, in_flight.created_ms) == (down, Role.DOWN, before.note.created_ms)
-    assert worker_rules.next_step(Draft(claimed.group, bench.now_ms), lambda _: None) == Send()
+    assert worker_step(Draft(claimed.group, bench.now_ms)) == Send()
     listed = await bench.groups.notification(nid)
     assert listed is not None
     assert listed.body == BODY
@@ -264,7 +265,7 @@ async def test_a_groups_down_is_overtaken_when_no_member_is_down_any_more(bench:
         await bench.replay(nid)
     assert (await bench.replay(nid, force=True)).role is Role.FACT
     _, group = await bench.group(GROUP)
-    assert group_rules.next_step(Draft(group, bench.now_ms), lambda _: None, first=(), suspected=False) == Send()
+    assert group_step(Draft(group, bench.now_ms)) == Send()
 
 
 async def test_a_groups_down_is_overtaken_by_the_next_outage_of_its_group(bench: Bench) -> None:
@@ -299,7 +300,7 @@ async def test_p31_what_a_person_looks_after_is_not_offered_again_besides(bench:
 
 
 def attempted_again(draft: Draft) -> None:
-    offer_again(draft)
+    apply(draft, Send(again=True))
     begin_attempt(draft)
 
 
@@ -511,14 +512,14 @@ async def test_p19_an_acknowledged_worker_is_reminded_of_no_more(bench: Bench) -
     await bench.send(key, deliver)
     bench.now_ms += 1_000
     _, group = await bench.group(key)
-    assert isinstance(worker_rules.next_step(Draft(group, bench.now_ms), lambda _: None), CreateNotification)
+    assert isinstance(worker_step(Draft(group, bench.now_ms)), CreateNotification)
     await acknowledge(bench, key, "inc_" + "2" * 32)
     assert not (await bench.group(key))[1].acked
     for _ in range(2):
         await acknowledge(bench, key)
     _, group = await bench.group(key)
     assert group.acked
-    assert not isinstance(worker_rules.next_step(Draft(group, bench.now_ms), lambda _: None), CreateNotification)
+    assert not isinstance(worker_step(Draft(group, bench.now_ms)), CreateNotification)
 
 
 async def test_p19_an_acknowledged_member_counts_once(bench: Bench) -> None:
@@ -544,7 +545,7 @@ async def test_p19_a_group_is_reminded_of_while_one_of_its_members_is_not_acknow
         _, group = await bench.group(GROUP)
         members = [Member(event=one, first=1, number=1) for one in (event(), event(worker_id="v"))]
         draft = Draft(group, bench.now_ms)
-        step = group_rules.next_step(draft, lambda _: None, first=members[: group.firing], suspected=False)
+        step = group_step(draft, first=members[: group.firing])
         return isinstance(step, CreateNotification) and step.reminder == 1
 
     assert await is_reminded()

@@ -1,0 +1,48 @@
+"""The next step of a group, as the planner asks for it; and that deciding changes nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from alerts.groups import group_rules, worker_rules
+from alerts.groups.attempts import apply
+from alerts.groups.decisions import Decision
+from alerts.groups.state import CreateNotification, Draft, Wait
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alerts.groups.flapping import RecentOutages
+    from alerts.groups.state import Member, Silenced, Step
+
+
+def no_silence(_: object) -> None:
+    return None
+
+
+def worker_step(draft: Draft, silenced: Silenced = no_silence, *, recent: RecentOutages | None = None) -> Step:
+    """Next step of a group of one worker, applied. ``recent``: its outages, if it may be damped."""
+    worker_rules.catch_up(draft, silenced)
+    before = msgspec.json.encode(draft.group)
+    step = worker_rules.decide(draft.group, silenced, now_ms=draft.now_ms)
+    if recent is not None and isinstance(step, CreateNotification) and step.event is not None and not step.reminder:
+        until_ms = worker_rules.damped_until_ms(draft.group, step.event, recent)
+        if step.role.value == "down" and until_ms > draft.now_ms:
+            step = Wait(until_ms, Decision.DAMPED)
+    assert msgspec.json.encode(draft.group) == before
+    apply(draft, step)
+    return step
+
+
+def group_step(
+    draft: Draft, silenced: Silenced = no_silence, *, first: Sequence[Member] = (), suspected: bool = False
+) -> Step:
+    """Next step of a group of many, applied."""
+    group_rules.catch_up(draft)
+    before = msgspec.json.encode(draft.group)
+    step = group_rules.decide(draft.group, silenced, first=first, suspected=suspected, now_ms=draft.now_ms)
+    assert msgspec.json.encode(draft.group) == before
+    apply(draft, step)
+    return step
