@@ -55,6 +55,8 @@ class Play:
         self.notes: dict[str, NotificationRecord] = {}
         self.got: list[InFlight] = []
         """What arrived, once for each id."""
+        self.unsure: set[str] = set()
+        """Ids of notifications of which an attempt may have arrived."""
 
     def draft(self) -> Draft:
         return Draft(self.group, self.now_ms)
@@ -106,6 +108,8 @@ class Play:
 
     def fail(self, *, unknown: bool = False, wait_ms: int = 1_000) -> None:
         draft = self.draft()
+        if unknown and draft.group.in_flight is not None:
+            self.unsure.add(draft.group.in_flight.nid)
         fail(draft, error="HTTP 500", cause="server_error")
         schedule_retry(draft, due_ms=self.now_ms + wait_ms, unknown=unknown)
         self.save(draft)
@@ -431,6 +435,16 @@ def test_p18_no_resolved_follows_a_down_that_was_given_up() -> None:
     assert (play.outcome(down(1)), play.outcome(end(2))) == (Outcome.DEAD_LETTERED, Outcome.SUPERSEDED)
 
 
+def test_p18_no_resolved_follows_a_down_that_is_given_up_while_its_end_waits() -> None:
+    play = Play()
+    play.offer(down(1))
+    play.step()
+    play.offer(end(2))
+    play.give_up()
+    assert play.step() == Over()
+    assert (play.outcome(down(1)), play.outcome(end(2))) == (Outcome.DEAD_LETTERED, Outcome.SUPERSEDED)
+
+
 def test_facts_are_sent_in_order_and_a_flood_of_them_is_bounded() -> None:
     play = Play()
     play.offer(*(fact(seq) for seq in range(1, worker_rules.FACTS_KEPT + 11)))
@@ -501,6 +515,11 @@ class Threads(RuleBasedStateMachine):
         return self.play.group.in_flight is not None and self.play.group.in_flight.open
 
     @rule()
+    def begins(self) -> None:
+        """Events may come while an attempt is under way."""
+        self._attempt()
+
+    @rule()
     def is_accepted(self) -> None:
         if self._attempt():
             self.play.accept()
@@ -522,6 +541,8 @@ class Threads(RuleBasedStateMachine):
         if self._attempt():
             if arrives:
                 self.play.arrive()
+            if self.play.group.in_flight is not None:
+                self.play.unsure.add(self.play.group.in_flight.nid)
             self.play.step()  # another process finds the attempt begun
 
     @rule()
@@ -578,8 +599,9 @@ class Threads(RuleBasedStateMachine):
 def _may_have_arrived(play: Play, ended: Any) -> bool:
     """Whether a DOWN before this end counts as delivered though it is not known to have arrived."""
     return any(
-        note.role is Role.DOWN and note.reason and note.event is not None and note.event.seq < ended.event.seq
+        note.role is Role.DOWN and note.nid in play.unsure and note.event.seq < ended.event.seq
         for note in play.notes.values()
+        if note.event is not None
     )
 
 

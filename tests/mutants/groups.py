@@ -112,6 +112,13 @@ _MASS: Final = (
 
 _SINGLE: Final = (
     Mutant(
+        wrong="a RESOLVED whose DOWN was given up while it waited is sent",
+        file="alerts/groups/worker_rules.py",
+        old="    _collapse(draft)  # the notification that was",
+        new="    # the notification that was",
+        tests=("tests/core/test_worker_rules.py",),
+    ),
+    Mutant(
         wrong="a reminder that a silence held back comes up to a minute after the end of the silence",
         file="alerts/groups/attempts.py",
         old="    if until_ms is not None:\n        return Wait(min(until_ms, now_ms + RECHECK_MS), ",
