@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections import OrderedDict, deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -19,7 +20,7 @@ from alerts.groups.attempts import dead_letter, deliver, fail, schedule_retry, u
 from alerts.groups.state import Draft
 from alerts.loops import POLL_S, StoreBackoff, Tries, Wakeup, cancel_all, nothing
 from alerts.retry import GiveUp, Retry, RetryReason, decide
-from alerts.store.group_store import CALL_LIMIT, Claimed, Want
+from alerts.store.group_store import CALL_LIMIT, Want
 from monitor.durability import Confirmation
 from monitor.errors import StoreUnavailableError
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from alerts.delivery.planner import Planner
     from alerts.receivers import Receiver
     from alerts.retry import RetryPolicy
-    from alerts.store.group_store import GroupStore
+    from alerts.store.group_store import Claimed, GroupStore
 
 LEASE_MARGIN_S: Final = 10.0
 """How much longer than the receiver's timeout a lease lasts: half of it for waiting for a free slot, half for recording
@@ -116,7 +117,7 @@ class Delivery:
         self._stopping = False
         self._in_flight: set[asyncio.Task[None]] = set()
         self._held: list[Claimed] = []  # claimed, then the store became unavailable: to be given back
-        self._ready: deque[tuple[Attempt, int]] = deque()  # begun and not sent, with the end of the lease
+        self._ready: deque[Attempt] = deque()  # begun and not sent
         self._landed_since_claim = 0
         self._accepted = False  # since dead letters were last made due
         self._again_ms = 0
@@ -150,7 +151,7 @@ class Delivery:
         """
         self._stopping = True
         self.wakeup()
-        unsent = [attempt for attempt, _ in self._ready]
+        unsent = list(self._ready)
         self._ready.clear()
         with contextlib.suppress(StoreUnavailableError):
             await self._release(unsent)
@@ -183,7 +184,7 @@ class Delivery:
         if self._stopping:
             await self._release(begun)
             return False
-        self._ready.extend((attempt, now_ms + self._lease_ms) for attempt in begun)
+        self._ready.extend(begun)
         self._fill()
         return True
 
@@ -238,16 +239,15 @@ class Delivery:
         """Each group as it was claimed and as it is now. Groups that are gone are left out."""
         seen = await self._groups.read([Want(group=one.group.key) for one in claimed])
         return [
-            (was, Claimed(group=now.group, version=now.version, token=was.token))
+            (was, replace(was, group=now.group, version=now.version))
             for was, now in zip(claimed, seen, strict=True)
             if now.group is not None
         ]
 
     def _fill(self) -> None:
         """Start attempts that are ready, as far as there are free slots."""
-        while self._ready and len(self._in_flight) < self._concurrency and not self._overdue(self._ready[0][1]):
-            attempt, lease_end_ms = self._ready.popleft()
-            task = asyncio.create_task(self._attempt(attempt, lease_end_ms=lease_end_ms))
+        while self._ready and len(self._in_flight) < self._concurrency and not self._overdue(self._ready[0]):
+            task = asyncio.create_task(self._attempt(self._ready.popleft()))
             self._in_flight.add(task)
             task.add_done_callback(self._landed)
 
@@ -260,14 +260,14 @@ class Delivery:
             self._fill()
         self.wakeup()
 
-    def _overdue(self, lease_end_ms: int) -> bool:
+    def _overdue(self, attempt: Attempt) -> bool:
         """Whether the rest of a lease is too short for an attempt and the record of its outcome."""
-        return self._now_ms() > lease_end_ms - self._lease_ms + LEASE_MARGIN_S * 500
+        return self._now_ms() > attempt.claimed.lease_end_ms - self._lease_ms + LEASE_MARGIN_S * 500
 
     async def _release_overdue(self) -> None:
         late = []
-        while self._ready and self._overdue(self._ready[0][1]):
-            late.append(self._ready.popleft()[0])
+        while self._ready and self._overdue(self._ready[0]):
+            late.append(self._ready.popleft())
             self._landed_since_claim = 0  # the receiver is too slow for claiming ahead
         await self._release(late)
 
@@ -276,38 +276,41 @@ class Delivery:
         for attempt in unsent:
             await self._settle(attempt, lambda draft: _undo(draft, pause_ms=pause_ms))
 
-    async def _attempt(self, attempt: Attempt, *, lease_end_ms: int) -> None:
-        nid = attempt.notification.nid
-        if nid not in self._unrecorded:
+    async def _attempt(self, attempt: Attempt) -> None:
+        if attempt.notification.nid not in self._unrecorded:
             self._failpoint("delivery.sending")
-            try:
-                async with asyncio.timeout(self._receiver.timeout_s + LEASE_MARGIN_S / 2):
-                    await self._receiver.send(attempt.notification, attempt=attempt.number, now_ms=self._now_ms())
-            except DeliveryError as error:
-                await self._failed(attempt, error, lease_end_ms=lease_end_ms)
-                return
-            except TimeoutError:
-                text = f"receiver {self._receiver.name!r}: the attempt did not end in time"
-                late = TransientDeliveryError(text, cause=Cause.TIMEOUT, unknown=True)
-                await self._failed(attempt, late, lease_end_ms=lease_end_ms)
-                return
-            except Exception as error:  # noqa: BLE001 - counts as a failed attempt that may have arrived
-                _log.error("delivery.internal_error", **self._about(attempt), error=repr(error), exc_info=error)
-                text = f"receiver {self._receiver.name!r}: internal error, {type(error).__name__}"
-                bug = TransientDeliveryError(text, cause=Cause.INTERNAL_ERROR, unknown=True)
-                await self._failed(attempt, bug, lease_end_ms=lease_end_ms)
+            error = await self._send(attempt)
+            if error is not None:
+                await self._failed(attempt, error)
                 return
         self._failpoint("delivery.sent")
-        await self._delivered(attempt, lease_end_ms=lease_end_ms)
+        await self._delivered(attempt)
 
-    async def _delivered(self, attempt: Attempt, *, lease_end_ms: int) -> None:
+    async def _send(self, attempt: Attempt) -> DeliveryError | None:
+        """Make an attempt. Returns why it failed; None: it was accepted."""
+        receiver = f"receiver {self._receiver.name!r}"
+        try:
+            async with asyncio.timeout(self._receiver.timeout_s + LEASE_MARGIN_S / 2):
+                await self._receiver.send(attempt.notification, attempt=attempt.number, now_ms=self._now_ms())
+        except DeliveryError as error:
+            return error
+        except TimeoutError:
+            text = f"{receiver}: the attempt did not end in time"
+            return TransientDeliveryError(text, cause=Cause.TIMEOUT, unknown=True)
+        except Exception as error:  # noqa: BLE001 - counts as a failed attempt that may have arrived
+            _log.error("delivery.internal_error", **self._about(attempt), error=repr(error), exc_info=error)
+            text = f"{receiver}: internal error, {type(error).__name__}"
+            return TransientDeliveryError(text, cause=Cause.INTERNAL_ERROR, unknown=True)
+        return None
+
+    async def _delivered(self, attempt: Attempt) -> None:
         nid = attempt.notification.nid
         # If the store is unavailable until the lease ends, at least this process does not send it again.
         self._unrecorded[nid] = None
         while len(self._unrecorded) > _UNRECORDED_KEPT:
             self._unrecorded.popitem(last=False)
         self._answered()
-        if await self._record(attempt, deliver, lease_end_ms=lease_end_ms):
+        if await self._record(attempt, deliver):
             self._unrecorded.pop(nid, None)
             self._failpoint("delivery.recorded")
             self._accepted = True
@@ -318,10 +321,10 @@ class Delivery:
         if self._breaker.succeeded():
             _log.info("receiver.back", receiver=self._receiver.name)
 
-    async def _failed(self, attempt: Attempt, error: DeliveryError, *, lease_end_ms: int) -> None:
+    async def _failed(self, attempt: Attempt, error: DeliveryError) -> None:
         now_ms = self._now_ms()
         if isinstance(error, PermanentDeliveryError) and error.disable:
-            await self._disable(attempt, error, lease_end_ms=lease_end_ms)
+            await self._disable(attempt, error)
             return
         unknown = isinstance(error, TransientDeliveryError) and error.unknown
         if isinstance(error, PermanentDeliveryError):
@@ -340,7 +343,7 @@ class Delivery:
             else:
                 dead_letter(draft, reason=f"{decision.reason.value}: {error}", unknown=unknown)
 
-        if not await self._record(attempt, failed, lease_end_ms=lease_end_ms):
+        if not await self._record(attempt, failed):
             return
         is_new = isinstance(decision, GiveUp) and not attempt.again
         self._counts.delivery(
@@ -360,7 +363,7 @@ class Delivery:
         tried = {"attempts": attempt.number, "first_attempt_ms": attempt.first_attempt_ms}
         return decide(error, **tried, now_ms=now_ms, policy=self._policy, uniform=self._uniform)
 
-    async def _disable(self, attempt: Attempt, error: DeliveryError, *, lease_end_ms: int) -> None:
+    async def _disable(self, attempt: Attempt, error: DeliveryError) -> None:
         """Disable a receiver that says it is gone. Its notifications wait until an operator enables it."""
         if await self._groups.disable(str(error)):
             _log.error("receiver.disabled", receiver=self._receiver.name, reason=str(error))
@@ -370,17 +373,17 @@ class Delivery:
             fail(draft, error=str(error), cause=error.cause.value, answer=error.answer)
             schedule_retry(draft, due_ms=now_ms, unknown=False)
 
-        if await self._record(attempt, failed, lease_end_ms=lease_end_ms):
+        if await self._record(attempt, failed):
             self._counts.delivery(self._receiver.name, Counted.FAILED, error.cause.value)
 
-    async def _record(self, attempt: Attempt, note: Callable[[Draft], None], *, lease_end_ms: int) -> bool:
+    async def _record(self, attempt: Attempt, note: Callable[[Draft], None]) -> bool:
         """Record an outcome, with retries while the lease lasts. Returns whether it is recorded."""
         while True:
             try:
                 recorded = await self._settle(attempt, note)
             except StoreUnavailableError as error:
                 pause_s = self._backoff.failed(error, uniform=self._uniform)
-                if self._now_ms() + pause_s * 1000 >= lease_end_ms:
+                if self._now_ms() + pause_s * 1000 >= attempt.claimed.lease_end_ms:
                     _log.warning("delivery.unrecorded", **self._about(attempt), error=str(error))
                     return False
                 await asyncio.sleep(pause_s)

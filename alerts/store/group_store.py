@@ -97,11 +97,12 @@ class Handed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claimed:
-    """A group under lease."""
+    """A group under lease, until ``lease_end_ms``; 0: it is not leased."""
 
     group: AlertGroup
     version: int
     token: int
+    lease_end_ms: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,7 +205,7 @@ class GroupStore:
         block the others.
         """
         rows = await self._store.call("claim", self._base, now_ms, lease_ms, min(limit, CALL_LIMIT))
-        return self._readable(rows)
+        return self._readable(rows, lease_end_ms=now_ms + lease_ms)
 
     async def wake(self, groups: Sequence[str], *, now_ms: int) -> None:
         """Make groups due now, except those under lease."""
@@ -218,7 +219,7 @@ class GroupStore:
     async def some(self) -> list[Claimed]:
         """Read at most 100 arbitrary groups, without leasing them."""
         rows = await self._store.call("some", self._base, CALL_LIMIT)
-        return self._readable([[key, version, 0, state] for key, version, state in rows])
+        return self._readable([[key, version, 0, state] for key, version, state in rows], lease_end_ms=0)
 
     async def disable(self, reason: str) -> bool:
         """Stop claims until ``enable``. Returns whether the receiver was enabled before."""
@@ -267,11 +268,11 @@ class GroupStore:
             disabled=None if disabled is None else disabled.decode(),
         )
 
-    def _readable(self, rows: Sequence[Sequence[Any]]) -> list[Claimed]:
+    def _readable(self, rows: Sequence[Sequence[Any]], *, lease_end_ms: int) -> list[Claimed]:
         found = []
         for key, version, token, state in rows:
             try:
-                found.append(Claimed(group=_group(state), version=version, token=token))
+                found.append(Claimed(group=_group(state), version=version, token=token, lease_end_ms=lease_end_ms))
             except msgspec.MsgspecError as error:
                 name = key.decode(errors="replace")
                 _log.error("group.unreadable", receiver=self.receiver, group=name, error=str(error))

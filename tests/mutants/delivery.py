@@ -10,7 +10,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="an attempt that waited too long for a slot is sent on the rest of its lease",
         file="alerts/delivery/loop.py",
-        old="return self._now_ms() > lease_end_ms - self._lease_ms + LEASE_MARGIN_S * 500",
+        old="return self._now_ms() > attempt.claimed.lease_end_ms - self._lease_ms + LEASE_MARGIN_S * 500",
         new="return False",
         tests=(
             "tests/alerts/test_service.py::test_p6_what_waited_for_a_slot_for_half_of_the_margin_is_given_back_unsent",
@@ -43,8 +43,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="an attempt that did not end in time counts as one that did not arrive",
         file="alerts/delivery/loop.py",
-        old="late = TransientDeliveryError(text, cause=Cause.TIMEOUT, unknown=True)",
-        new="late = TransientDeliveryError(text, cause=Cause.TIMEOUT, unknown=False)",
+        old="return TransientDeliveryError(text, cause=Cause.TIMEOUT, unknown=True)",
+        new="return TransientDeliveryError(text, cause=Cause.TIMEOUT, unknown=False)",
         tests=(
             "tests/alerts/routing/test_enqueue.py::test_p7_a_down_that_may_have_arrived_in_a_failed_attempt_gets_its_resolved",
         ),
