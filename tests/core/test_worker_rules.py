@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from alerts.groups import worker_rules
 from alerts.groups.attempts import begin_attempt, dead_letter, deliver, fail, schedule_retry, undo_attempt
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 REPEAT_MS = 60_000
 UNTOLD = {Outcome.QUEUED, Outcome.PART_OF, Outcome.SILENCED, Outcome.DAMPED}
+DOWNS = (EventKind.STALE, EventKind.REJECTED, EventKind.FAILED)
 FLAPPING = Flapping(outages=3, within_ms=3_600_000, hold_ms=30_000)
 
 
@@ -39,6 +40,29 @@ def end(seq: int, kind: EventKind = EventKind.RECOVERED) -> Event:
 
 def fact(seq: int) -> Event:
     return event(seq, kind=EventKind.RESUMED, old=Liveness.STOPPED, new=Liveness.ALIVE)
+
+
+class Ends(Enum):
+    """How an attempt ends."""
+
+    LATER = "it is still under way"
+    ACCEPTED = "it is accepted"
+    REFUSED = "it is refused, and retried"
+    LOST = "no answer came, and it did not arrive"
+    ARRIVED = "no answer came, and it arrived"
+    CRASHED = "its process ended before it was made"
+    CRASHED_ARRIVED = "its process ended after it was made"
+    GIVEN_UP = "it is refused for good"
+
+
+class Change(Enum):
+    """What changes beside the worker and the attempts."""
+
+    SILENCE = "its events are silenced for 30 s"
+    END_OF_SILENCE = "they are not"
+    FLAPPING = "its next outage is one of many"
+    CALM = "its next outage is the first"
+    ACK = "its incident is acknowledged"
 
 
 class Play:
@@ -464,134 +488,97 @@ def test_a_wait_gathers_what_comes_but_never_delays_an_end() -> None:
     assert play.step() == CreateNotification(role=Role.END, event=end(2))
 
 
-class Threads(RuleBasedStateMachine):
-    """Whatever happens, the receiver's view pairs, keeps its order, and every event has an outcome."""
+class AnySequence:
+    """A worker, its group and its receiver, taken from action to action."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.play = Play(repeat_ms=REPEAT_MS)
-        self.seq = 0
         self.offered: list[Event] = []
         self.is_down = False
 
-    def _offer(self, one: Event) -> None:
+    def do(self, action: EventKind | Ends | Change | int) -> None:
+        """An event of the worker, an attempt, another change, or time that passes (ms)."""
+        match action:
+            case EventKind():
+                self._event(action)
+            case Ends():
+                self._attempt_ends(action)
+            case Change.SILENCE:
+                self.play.silenced_until_ms = self.play.now_ms + 30_000
+            case Change.END_OF_SILENCE:
+                self.play.silenced_until_ms = None
+            case Change.FLAPPING | Change.CALM:
+                self.play.outage = 4 if action is Change.FLAPPING else 1
+            case Change.ACK:
+                self.play.group.acked = self.play.group.notified
+            case int():
+                self.play.now_ms += action
+        self._check()
+
+    def _event(self, kind: EventKind) -> None:
+        seq = len(self.offered) + 1
+        if kind is EventKind.RESUMED:
+            one = fact(seq)
+        elif kind in DOWNS:
+            one = down(seq, kind, Liveness.STALE if self.is_down else Liveness.ALIVE)
+            self.is_down = True
+        elif self.is_down:
+            one = end(seq, kind)
+            self.is_down = False
+        else:
+            return
         self.offered.append(one)
         self.play.offer(one)
 
-    def _next(self) -> int:
-        self.seq += 1
-        return self.seq
-
-    @rule(kind=st.sampled_from([EventKind.STALE, EventKind.REJECTED]))
-    @precondition(lambda self: not self.is_down)
-    def goes_stale(self, kind: EventKind) -> None:
-        self.is_down = True
-        self._offer(down(self._next(), kind))
-
-    @rule()
-    @precondition(lambda self: self.is_down)
-    def sends_rejected_beats_no_more(self) -> None:
-        self._offer(down(self._next(), EventKind.STALE, Liveness.STALE))
-
-    @rule()
-    @precondition(lambda self: self.is_down)
-    def fails_too(self) -> None:
-        self._offer(down(self._next(), EventKind.FAILED, Liveness.STALE))
-
-    @rule(kind=st.sampled_from([EventKind.RECOVERED, EventKind.STOPPED, EventKind.FORGOTTEN]))
-    @precondition(lambda self: self.is_down)
-    def ends(self, kind: EventKind) -> None:
-        self.is_down = False
-        self._offer(end(self._next(), kind))
-
-    @rule()
-    def something_else(self) -> None:
-        self._offer(fact(self._next()))
-
-    def _attempt(self) -> bool:
-        """Whether an attempt is under way after a look at the thread."""
+    def _attempt(self) -> InFlight | None:
+        """The attempt that is under way, or that the next step begins."""
         if self.play.group.in_flight is None or not self.play.group.in_flight.open:
             self.play.step()
-        return self.play.group.in_flight is not None and self.play.group.in_flight.open
+        in_flight = self.play.group.in_flight
+        return in_flight if in_flight is not None and in_flight.open else None
 
-    @rule()
-    def begins(self) -> None:
-        """Events may come while an attempt is under way."""
-        self._attempt()
-
-    @rule()
-    def is_accepted(self) -> None:
-        if self._attempt():
-            self.play.accept()
-
-    @rule(arrives=st.booleans())
-    def fails_unknown(self, *, arrives: bool) -> None:
-        if self._attempt():
-            if arrives:
-                self.play.arrive()
+    def _attempt_ends(self, ends: Ends) -> None:
+        in_flight = self._attempt()
+        if in_flight is None or ends is Ends.LATER:
+            return
+        if ends in {Ends.ARRIVED, Ends.CRASHED_ARRIVED}:
+            self.play.arrive()
+        if ends in {Ends.LOST, Ends.ARRIVED}:
             self.play.fail(unknown=True)
-
-    @rule()
-    def is_refused(self) -> None:
-        if self._attempt():
+        elif ends in {Ends.CRASHED, Ends.CRASHED_ARRIVED}:
+            self.play.unsure.add(in_flight.nid)
+            self.play.step()  # another process finds the attempt begun
+        elif ends is Ends.ACCEPTED:
+            self.play.accept()
+        elif ends is Ends.GIVEN_UP and in_flight.role is not Role.END:
+            self.play.give_up()
+        else:
             self.play.fail()
 
-    @rule(arrives=st.booleans())
-    def crashes(self, *, arrives: bool) -> None:
-        if self._attempt():
-            if arrives:
-                self.play.arrive()
-            if self.play.group.in_flight is not None:
-                self.play.unsure.add(self.play.group.in_flight.nid)
-            self.play.step()  # another process finds the attempt begun
-
-    @rule()
-    def gives_up(self) -> None:
-        # Asked for after the attempt: with an end that waited, that may be another one.
-        if self._attempt() and (in_flight := self.play.group.in_flight) is not None and in_flight.role is not Role.END:
-            self.play.give_up()
-
-    @rule(silent=st.booleans())
-    def silence(self, *, silent: bool) -> None:
-        self.play.silenced_until_ms = self.play.now_ms + 30_000 if silent else None
-
-    @rule(number=st.sampled_from([1, 4]))
-    def flaps(self, number: int) -> None:
-        self.play.outage = number
-
-    @rule()
-    def ack(self) -> None:
-        self.play.group.acked = self.play.group.notified
-
-    @rule(passed_ms=st.sampled_from([1, 1_000, REPEAT_MS]))
-    def time_passes(self, passed_ms: int) -> None:
-        self.play.now_ms += passed_ms
-
-    @invariant()
-    def what_was_told_pairs_and_is_in_order(self) -> None:
-        told = [one for one in self.play.got if one.role is not Role.FACT and not one.reminder]
-        seqs = [one.event.seq for one in told if one.event is not None]
+    def _check(self) -> None:
+        """What was delivered pairs, and is in order."""
+        delivered = [one for one in self.play.got if one.role is not Role.FACT]
+        seqs = [one.event.seq for one in delivered if one.event is not None and not one.reminder]
         assert seqs == sorted(seqs)
         is_open = False
-        for one in told:
+        for one in delivered:
             if one.role is Role.END:
                 assert is_open or _may_have_arrived(self.play, one)
-                is_open = False
-            else:
-                is_open = True
+            is_open = one.role is not Role.END
 
-    def teardown(self) -> None:
-        """In the end everything is accepted: then all that was open is closed, and no event is without an outcome."""
+    def finish(self) -> None:
+        """Accept everything: then all that was open is closed, and no event is without an outcome."""
         self.play.silenced_until_ms = None
         for _ in range(1_000):  # longer than anything is held for flapping
             self.play.now_ms += 1_000
-            if self._attempt():
+            if self._attempt() is not None:
                 self.play.accept()
             elif not self.play.group.pending and self.play.group.in_flight is None:
                 break
-        open_at = [one.role for one in self.play.got if one.role is not Role.FACT]
-        if open_at and not self.is_down:
-            assert open_at[-1] is Role.END
+        self._check()
+        roles = [one.role for one in self.play.got if one.role is not Role.FACT]
+        if roles and not self.is_down:
+            assert roles[-1] is Role.END
         final = {Outcome.DELIVERED, Outcome.SUPERSEDED, Outcome.SILENCED, Outcome.DAMPED, Outcome.DEAD_LETTERED}
         assert {self.play.outcome(one) for one in self.offered} <= final
 
@@ -605,5 +592,21 @@ def _may_have_arrived(play: Play, ended: Any) -> bool:
     )
 
 
-Threads.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
-test_p5_p7_p17_p18_p19_p20_any_sequence = Threads.TestCase
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from([*DOWNS, EventKind.RECOVERED, EventKind.STOPPED, EventKind.FORGOTTEN, EventKind.RESUMED]),
+            st.sampled_from(Ends),
+            st.sampled_from(Change),
+            st.sampled_from([1, 1_000, REPEAT_MS]),
+        ),
+        min_size=5,
+        max_size=60,
+    )
+)
+def test_p5_p7_p17_p18_p19_p20_any_sequence(actions: list[EventKind | Ends | Change | int]) -> None:
+    sequence = AnySequence()
+    for action in actions:
+        sequence.do(action)
+    sequence.finish()
