@@ -18,7 +18,7 @@ from alerts.groups.roles import Role, role_of
 from alerts.groups.state import AlertGroup, CreateNotification, Draft, Outcome, Over, Send, Timing, Wait
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event
-from tests.support.group_steps import worker_step
+from tests.support.group_steps import Ends, worker_step
 
 if TYPE_CHECKING:
     from alerts.groups.state import EventOutcome, InFlight, NotificationRecord
@@ -40,19 +40,6 @@ def end(seq: int, kind: EventKind = EventKind.RECOVERED) -> Event:
 
 def fact(seq: int) -> Event:
     return event(seq, kind=EventKind.RESUMED, old=Liveness.STOPPED, new=Liveness.ALIVE)
-
-
-class Ends(Enum):
-    """How an attempt ends."""
-
-    LATER = "it is still under way"
-    ACCEPTED = "it is accepted"
-    REFUSED = "it is refused, and retried"
-    LOST = "no answer came, and it did not arrive"
-    ARRIVED = "no answer came, and it arrived"
-    CRASHED = "its process ended before it was made"
-    CRASHED_ARRIVED = "its process ended after it was made"
-    GIVEN_UP = "it is refused for good"
 
 
 class Change(Enum):

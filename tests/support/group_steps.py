@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
 
     from alerts.groups.flapping import RecentOutages
     from alerts.groups.state import Member, Silenced, Step
+
+
+class Ends(Enum):
+    """How an attempt ends."""
+
+    LATER = "it is still under way"
+    ACCEPTED = "it is accepted"
+    REFUSED = "it is refused, and retried"
+    LOST = "no answer came, and it did not arrive"
+    ARRIVED = "no answer came, and it arrived"
+    CRASHED = "its process ended before it was made"
+    CRASHED_ARRIVED = "its process ended after it was made"
+    GIVEN_UP = "it is refused for good"
 
 
 def no_silence(_: object) -> None:
