@@ -73,7 +73,7 @@ class Shell:
                 patch.setenv(name, value)
             patch.delenv("SUDO_USER", raising=False)
             try:
-                status = app(arguments, result_action="return_value")
+                status = app(arguments, result_action="return_int_as_exit_code_else_zero")
             except SystemExit as ended:
                 status = ended.code
         return Ended(returncode=status, stdout=out.getvalue(), stderr=err.getvalue())

@@ -24,6 +24,7 @@ from monitor.daemon.config.errors import ConfigError
 from monitor.daemon.config.model import load
 from monitor.daemon.signing_key import NoSigningKeyError, SigningKeyError, existing_key, key_ring
 from monitor.printable import escaped
+from monitor.settings.units import duration_ms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -172,30 +173,33 @@ class Access:
     tenant: Annotated[str | None, Parameter(help="Tenant. Required if the daemon has several.")] = None
     config: ConfigPath = None
 
-    def client(self, scope: Scope, *, operator: bool = False) -> Client:
-        """Create a client with this scope, or exit.
+    @contextmanager
+    def client(self, scope: Scope, *, operator: bool = False) -> Iterator[Client]:
+        """A client with this scope. Exits if there is none, or if the daemon refuses a request.
 
         ``operator``: access to all tenants, if no token and no tenant are given.
         """
-        if self._given or self.tenant:
-            return self._as(self.tenant or "", scope)
-        if operator:
-            return self._as(OPERATORS, Scope.OPERATOR)
-        tenants = self._tenants()
+        if operator and not (self._given or self.tenant):
+            tenants, scope = [OPERATORS], Scope.OPERATOR
+        else:
+            tenants = self._tenants()
         if not tenants:
             fail(FAILED, "lastseen: the daemon knows no tenant: no worker has sent a heartbeat yet (or give --tenant)")
         if len(tenants) > 1:
             fail(MISUSED, f"--tenant: is required, the daemon has several: {', '.join(tenants)}")
-        return self._as(tenants[0], scope)
+        with _asking():
+            yield self._as(tenants[0], scope)
 
-    def clients(self, scope: Scope) -> list[Client]:
-        """Create a client for each tenant to list: the tenant of the token, the given tenant, or all tenants."""
-        tenants = [self.tenant or ""] if self._given or self.tenant else self._tenants()
-        return [self._as(tenant, scope) for tenant in tenants]
+    @contextmanager
+    def clients(self, scope: Scope) -> Iterator[list[Client]]:
+        """As ``client``, but a client for each tenant to list."""
+        clients = [self._as(tenant, scope) for tenant in self._tenants()]
+        with _asking():
+            yield clients
 
     def check_known(self) -> None:
         """Exit if the given tenant has no worker: called after an empty list, where the name may be mistyped."""
-        if self.tenant and not self._given and self.tenant not in (known := self._tenants()):
+        if self.tenant and not self._given and self.tenant not in (known := self._known_tenants()):
             others = f"; there are workers of {', '.join(known)}" if known else ""
             fail(FAILED, f"lastseen: there is no worker of a tenant {self.tenant!r}{others}")
 
@@ -208,7 +212,11 @@ class Access:
         return configured(self.config)
 
     def _tenants(self) -> list[str]:
-        with asking():
+        """The given tenant (empty: that of the token), or all tenants."""
+        return [self.tenant or ""] if self._given or self.tenant else self._known_tenants()
+
+    def _known_tenants(self) -> list[str]:
+        with _asking():
             found: list[str] = self._as(OPERATORS, Scope.OPERATOR).get("tenants")["tenants"]
         return found
 
@@ -238,6 +246,10 @@ class Access:
             fail(MISUSED, f"--url: {error}, got {url!r}")
 
 
+NOWHERE: Final = Access()
+"""The default of every command: nothing is given."""
+
+
 def _tenant_of(token: str, claim: str) -> str | None:
     """The tenant claim of a token, unverified; None if the token cannot be decoded."""
     try:
@@ -249,7 +261,7 @@ def _tenant_of(token: str, claim: str) -> str | None:
 
 
 @contextmanager
-def asking() -> Iterator[None]:
+def _asking() -> Iterator[None]:
     """Exit if the daemon refuses the request: with status 2 for an invalid request (422), else with 1."""
     try:
         yield
@@ -268,6 +280,22 @@ def say(*words: object) -> None:
 def say_json(value: Mapping[str, Any]) -> None:
     """Print one line of ASCII JSON on stdout."""
     sys.stdout.write(json.dumps(value) + "\n")
+
+
+def say_item(item: Mapping[str, Any], *words: object, as_json: bool) -> None:
+    """Print one item of a list: itself as JSON, or a line of these words."""
+    if as_json:
+        say_json(item)
+    else:
+        say(*words)
+
+
+def duration_option(name: str, text: str) -> int:
+    """Parse an option's duration to milliseconds, or exit."""
+    try:
+        return duration_ms(text)
+    except ValueError as error:
+        fail(MISUSED, f"{name}: {error}, got {text!r}")
 
 
 def _address(settings: Config) -> str:

@@ -16,12 +16,14 @@ from monitor.clock import wall_ms
 from monitor.daemon.cli.access import (
     FAILED,
     MISUSED,
+    NOWHERE,
     OPERATORS,
     Access,
     ConfigPath,
-    asking,
     config_file,
     configured,
+    duration_option,
+    fail,
     made_token,
     origin,
     say,
@@ -32,11 +34,9 @@ from monitor.daemon.config.model import Config, process_count
 from monitor.daemon.config.sources import SourceError, read_file
 from monitor.daemon.plan import plan
 from monitor.daemon.signals import StopSignal
-from monitor.settings.units import duration_ms
 from monitor.trust import own_dir
 
 token = App(name="token")
-_NOWHERE: Final = Access()
 IGNORED: Final = Path("config.toml")
 """A name that many users expect to be the default: warn if the file exists, because it is not read."""
 
@@ -60,8 +60,7 @@ def serve(
         try:
             server = settings.server.model_copy(update={"processes": process_count(processes)})
         except ValueError as error:
-            warn(f"--processes: {error}, got {processes!r}")
-            return MISUSED
+            fail(MISUSED, f"--processes: {error}, got {processes!r}")
         settings = settings.model_copy(update={"server": server})
     # Imported here: the other commands do not need the servers.
     from monitor.daemon.banner import greet  # noqa: PLC0415
@@ -75,7 +74,7 @@ def serve(
     )
 
 
-def check(*, config: ConfigPath = None) -> int:
+def check(*, config: ConfigPath = None) -> None:
     """Validate the configuration, print warnings and what the daemon will do."""
     config = config_file(config)
     settings = configured(config)
@@ -84,7 +83,6 @@ def check(*, config: ConfigPath = None) -> int:
     say(f"the configuration is valid: {origin(config)}")
     for line in plan(settings):
         say(line)
-    return 0
 
 
 def _warnings(settings: Config, config: Path | None) -> tuple[str, ...]:
@@ -108,12 +106,11 @@ def _has_defaults_only(path: Path) -> bool:
 
 def backup(
     target: Annotated[Path, Parameter(help="Target: a new or empty directory.")], *, config: ConfigPath = None
-) -> int:
+) -> None:
     """Copy the embedded store, and verify the copy by starting a server on it."""
     settings = configured(config)
     if not settings.store.embedded:
-        warn("store.url names an external server: back it up with that server's own tools")
-        return MISUSED
+        fail(MISUSED, "store.url names an external server: back it up with that server's own tools")
     from monitor import logs  # noqa: PLC0415 - the other commands do not need the store
     from monitor.embedded import EmbeddedStoreError, back_up  # noqa: PLC0415 - as above
 
@@ -121,10 +118,8 @@ def backup(
     try:
         made = back_up(own_dir(settings.store.data_dir), target, binary=settings.store.valkey_binary or None)
     except EmbeddedStoreError as error:
-        warn(f"lastseen: {error}")
-        return FAILED
+        fail(FAILED, f"lastseen: {error}")
     say(f"backed up {made.size_bytes} bytes in {made.files} files to {target}")
-    return 0
 
 
 @token.command
@@ -132,19 +127,16 @@ def revoke(
     *,
     jti: Annotated[str | None, Parameter(help="One token, by the jti that `token create` printed.")] = None,
     sub: Annotated[str | None, Parameter(help="All tokens of this subject that were issued until now.")] = None,
-    access: Access = _NOWHERE,
-) -> int:
+    access: Access = NOWHERE,
+) -> None:
     """Revoke tokens of a tenant. Takes effect on every replica within 5 seconds.
 
     Example: lastseen token revoke --tenant acme --sub worker-1
     """
     if (jti is None) == (sub is None):
-        sys.stderr.write("lastseen: one of --jti and --sub is needed\n")
-        return MISUSED
-    client = access.client(Scope.ADMIN)
-    with asking():
+        fail(MISUSED, "lastseen: one of --jti and --sub is needed")
+    with access.client(Scope.ADMIN) as client:
         client.post("revocations", body={"jti": jti} if sub is None else {"sub": sub})
-    return 0
 
 
 @token.command
@@ -164,27 +156,20 @@ def create(
     expires: Annotated[str, Parameter(help="Lifetime, such as 12h or 30d.")] = "30d",
     subject: Annotated[str | None, Parameter(help="Subject (sub). Default: the worker, or the tenant.")] = None,
     config: ConfigPath = None,
-) -> int:
+) -> None:
     """Create a token and print it: a JWT, signed with the daemon's own key or the first configured HS256 key.
 
     Example: lastseen token create --tenant acme --scope heartbeat:write
     """
     settings = configured(config)
-    try:
-        expires_in_ms = duration_ms(expires)
-    except ValueError as error:
-        warn(f"--expires: {error}, got {expires!r}")
-        return MISUSED
+    expires_in_ms = min(duration_option("--expires", expires), settings.auth.max_lifetime_ms)
     unknown = [name for name in scope if name not in set(Scope)]
     if unknown:
-        warn(f"--scope: must be one of {', '.join(Scope)}, got {unknown[0]!r}")
-        return MISUSED
+        fail(MISUSED, f"--scope: must be one of {', '.join(Scope)}, got {unknown[0]!r}")
     if tenant is None:
         if set(scope) != {Scope.OPERATOR}:
-            warn("--tenant: is required for every scope except operator")
-            return MISUSED
+            fail(MISUSED, "--tenant: is required for every scope except operator")
         tenant = OPERATORS
-    expires_in_ms = min(expires_in_ms, settings.auth.max_lifetime_ms)
     token_id, subject = secrets.token_hex(8), subject or worker_id or tenant
     until = datetime.fromtimestamp((wall_ms() + expires_in_ms) // 1_000, UTC)
     made = made_token(
@@ -203,4 +188,3 @@ def create(
     if worker_id is None and Scope.HEARTBEAT_WRITE in scope:
         sys.stderr.write("warning: without --worker-id its holder can report and stop every worker that it covers\n")
     sys.stdout.write(made + "\n")
-    return 0

@@ -9,10 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from cyclopts import App, Parameter
 
 from monitor.auth import Scope
-from monitor.daemon.cli.access import FAILED, MISUSED, Access, asking, fail, say, say_json, warn
+from monitor.daemon.cli.access import (
+    FAILED,
+    MISUSED,
+    NOWHERE,
+    Access,
+    duration_option,
+    fail,
+    say,
+    say_item,
+    say_json,
+    warn,
+)
 from monitor.liveness import EventKind
 from monitor.settings.key_material import WEBHOOK_PREFIX
-from monitor.settings.units import duration_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,7 +34,6 @@ incidents = App(name="incidents")
 deliveries = App(name="deliveries")
 alerts = App(name="alerts")
 
-_NOWHERE: Final = Access()
 _SECRET_BYTES: Final = 32
 INCIDENTS_READ: Final = 10_000
 """Maximum incidents of a tenant that are read, because they are sorted here."""
@@ -32,6 +41,9 @@ INCIDENTS_READ: Final = 10_000
 _Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON, one item per line.")]
 _Most = Annotated[int, Parameter(name="--limit", help="Maximum number of items.")]
 _ReceiverName = Annotated[str | None, Parameter(name="--receiver", help="Name of the receiver. Default: any.")]
+_Receiver = Annotated[str, Parameter(help="Name of the receiver.")]
+_IncidentId = Annotated[str, Parameter(help="Id of the incident.")]
+_NotificationId = Annotated[str, Parameter(help="Id of the notification.")]
 
 
 @silence.command(name="add")
@@ -49,38 +61,33 @@ def add_silence(
     from_: Annotated[str | None, Parameter(name="--from", help="Start. Default: now.")] = None,
     comment: Annotated[str, Parameter(help="Reason.")] = "",
     author: Annotated[str | None, Parameter(help="Author. Default: the token's subject.")] = None,
-    access: Access = _NOWHERE,
-) -> int:
+    access: Access = NOWHERE,
+) -> None:
     """Add a silence and print its id.
 
     Example: lastseen silence add --worker-id w1 --exact --for 2h
     """
     if (for_ is None) == (until is None):
         fail(MISUSED, "--for or --until: one of them is needed, and not both")
-    pairs = [text.partition("=") for text in metadata]
-    for text, (name, equals, pattern) in zip(metadata, pairs, strict=True):
-        if not (name and equals and pattern):
+    patterns: dict[str, str] = {}
+    for text in metadata:
+        name, _, pattern = text.partition("=")
+        if not (name and pattern):
             fail(MISUSED, f"--metadata: must be name=pattern, got {text!r}")
+        patterns[name] = pattern
     body: dict[str, object] = {
-        "matchers": {
-            "worker_id": worker_id,
-            "environment": environment,
-            "metadata": {name: pattern for name, _, pattern in pairs},
-            "exact": exact,
-        },
+        "matchers": {"worker_id": worker_id, "environment": environment, "metadata": patterns, "exact": exact},
         "starts_at": from_,
         "ends_at": until,
-        "for_seconds": None if for_ is None else _seconds("--for", for_),
+        "for_seconds": None if for_ is None else duration_option("--for", for_) / 1_000,
         "comment": comment,
         "author": author,
     }
-    client = access.client(Scope.ALERTS_WRITE)
-    with asking():
+    with access.client(Scope.ALERTS_WRITE) as client:
         made = client.post("silences", body=body)
     for warning in made["warnings"]:
         warn(f"warning: {warning}")
     say(made["id"])
-    return 0
 
 
 @silence.command(name="list")
@@ -89,47 +96,33 @@ def list_silences(
     all_: Annotated[bool, Parameter(name="--all", negative=(), help="Include ended silences.")] = False,
     limit: _Most = 1_000,
     json: _Json = False,
-    access: Access = _NOWHERE,
-) -> int:
+    access: Access = NOWHERE,
+) -> None:
     """List the silences that are active or pending.
 
     Example: lastseen silence list --all
     """
-    clients = access.clients(Scope.WORKERS_READ)
-    with asking():
+    with access.clients(Scope.WORKERS_READ) as clients:
         for one in _listed(access, clients, "silences", limit, state="all" if all_ else None):
-            if json:
-                say_json(one)
-            else:
-                matchers = one["matchers"]
-                named = [f"{name}={matchers[name]}" for name in ("environment", "worker_id") if matchers[name]]
-                named += [f"metadata.{name}={pattern}" for name, pattern in matchers["metadata"].items()]
-                named += ["(exact)"] if matchers["exact"] else []
-                say(
-                    one["id"],
-                    one["state"],
-                    one["starts_at"],
-                    one["ends_at"],
-                    *([one["tenant"]] if len(clients) > 1 else []),
-                    " ".join(named),
-                    one["author"],
-                    one["comment"],
-                )
-    return 0
+            matchers = one["matchers"]
+            named = [f"{name}={matchers[name]}" for name in ("environment", "worker_id") if matchers[name]]
+            named += [f"metadata.{name}={pattern}" for name, pattern in matchers["metadata"].items()]
+            named += ["(exact)"] if matchers["exact"] else []
+            whose = [one["tenant"]] if len(clients) > 1 else []
+            words = [one["id"], one["state"], one["starts_at"], one["ends_at"], *whose, " ".join(named)]
+            say_item(one, *words, one["author"], one["comment"], as_json=json)
 
 
 @silence.command(name="end")
 def end_silence(
-    silence_id: Annotated[str, Parameter(help="Id of the silence.")], /, *, access: Access = _NOWHERE
-) -> int:
+    silence_id: Annotated[str, Parameter(help="Id of the silence.")], /, *, access: Access = NOWHERE
+) -> None:
     """End a silence now. Workers that are still down and were never notified are notified then.
 
     Example: lastseen silence end sil_5c0e4f2a9d7b4e61a3f8b2c6d1e09a47
     """
-    client = access.client(Scope.ALERTS_WRITE)
-    with asking():
+    with access.client(Scope.ALERTS_WRITE) as client:
         client.delete("silences", silence_id)
-    return 0
 
 
 @incidents.command(name="list")
@@ -141,14 +134,13 @@ def list_incidents(
     ] = (),
     limit: _Most = 100,
     json: _Json = False,
-    access: Access = _NOWHERE,
-) -> int:
+    access: Access = NOWHERE,
+) -> None:
     """List incidents by severity, then newest first. Members of an environment's incident are not listed separately.
 
     Example: lastseen incidents list --state all
     """
-    clients = access.clients(Scope.WORKERS_READ)
-    with asking():
+    with access.clients(Scope.WORKERS_READ) as clients:
         given = list(environment)
         found = [*_listed(access, clients, "incidents", INCIDENTS_READ, is_cut=False, state=state, environment=given)]
     found.sort(key=lambda one: one["opened_at"], reverse=True)
@@ -157,62 +149,48 @@ def list_incidents(
         whole = {one["id"] for one in found if one["kind"] != "worker"}
         found = [one for one in found if one["part_of"] not in whole]
     for one in found[:limit]:
-        if json:
-            say_json(one)
-        else:
-            taken = f"acknowledged by {one['ack']['by']}" if one["ack"] else ""
-            say(*_words(one, *([one["tenant"]] if len(clients) > 1 else [])), taken)
+        taken = f"acknowledged by {one['ack']['by']}" if one["ack"] else ""
+        say_item(one, *_words(one, *([one["tenant"]] if len(clients) > 1 else [])), taken, as_json=json)
     more = any(client.has_more for client in clients)
     if len(found) > limit or more:
         warn(f"lastseen: {min(limit, len(found))} of {'more than ' * more}{len(found)}; --limit shows more")
-    return 0
 
 
 @incidents.command(name="show")
-def show_incident(
-    incident_id: Annotated[str, Parameter(help="Id of the incident.")],
-    /,
-    *,
-    json: _Json = False,
-    access: Access = _NOWHERE,
-) -> int:
+def show_incident(incident_id: _IncidentId, /, *, json: _Json = False, access: Access = NOWHERE) -> None:
     """Print an incident and where its notifications stand: why a receiver was notified, or was not.
 
     Example: lastseen incidents show inc_9b0f2d6c4e8a41d7b3c5f1e2a7d80946
     """
-    client = access.client(Scope.WORKERS_READ)
-    with asking():
+    with access.client(Scope.WORKERS_READ) as client:
         one = client.get("incidents", incident_id)
     if json:
         say_json(one)
-        return 0
+        return
     say(*_words(one), one["reason"])
     for at in one["notifications"]:
         words = [at["receiver"], "notified" if at["notified"] else "not notified"]
         words += [at["decision"]] if at["decision"] not in {None, "notified"} else []
         words += [f"next decision {at['next_decision_at']}"] if at["next_decision_at"] else []
         say(*words, *([at["error"]] if at["error"] else []))
-    return 0
 
 
 @incidents.command(name="ack")
 def acknowledge(
-    incident_id: Annotated[str, Parameter(help="Id of the incident.")],
+    incident_id: _IncidentId,
     /,
     *,
     comment: Annotated[str, Parameter(help="Comment, such as what is being done.")] = "",
     by: Annotated[str | None, Parameter(help="Who acknowledges. Default: the token's subject.")] = None,
-    access: Access = _NOWHERE,
-) -> int:
+    access: Access = NOWHERE,
+) -> None:
     """Acknowledge an incident: no further reminder of it is sent.
 
     Example: lastseen incidents ack inc_9b0f2d6c4e8a41d7b3c5f1e2a7d80946
     """
-    client = access.client(Scope.ALERTS_WRITE)
-    with asking():
+    with access.client(Scope.ALERTS_WRITE) as client:
         ack = client.post("incidents", incident_id, "ack", body={"comment": comment, "by": by})["ack"]
     say(f"acknowledged by {ack['by']} at {ack['at']}")
-    return 0
 
 
 def _words(incident: Mapping[str, Any], *whose: str) -> tuple[str, ...]:
@@ -230,40 +208,27 @@ def list_deliveries(
     outcome: Annotated[str, Parameter(help="dead_lettered, queued or finished.")] = "dead_lettered",
     limit: _Most = 100,
     json: _Json = False,
-    access: Access = _NOWHERE,
-) -> int:
+    access: Access = NOWHERE,
+) -> None:
     """List notifications, newest first. Without --outcome: the dead letters.
 
     Example: lastseen deliveries list --outcome queued
     """
-    clients = [access.client(Scope.WORKERS_READ, operator=True)]
-    with asking():
-        for one in _listed(access, clients, "deliveries", limit, receiver=receiver, outcome=outcome):
-            if json:
-                say_json(one)
-            else:
-                about = one["worker_id"] or " ".join(f"{name}={value}" for name, value in one["group"].items())
-                tries = f"{one['attempts']} attempts"
-                say(one["nid"], one["at"], one["receiver"], one["outcome"], one["type"], about, tries, one["reason"])
-    return 0
+    with access.client(Scope.WORKERS_READ, operator=True) as client:
+        for one in _listed(access, [client], "deliveries", limit, receiver=receiver, outcome=outcome):
+            about = one["worker_id"] or " ".join(f"{name}={value}" for name, value in one["group"].items())
+            words = [one["nid"], one["at"], one["receiver"], one["outcome"], one["type"], about]
+            say_item(one, *words, f"{one['attempts']} attempts", one["reason"], as_json=json)
 
 
 @deliveries.command(name="show")
-def show_delivery(
-    nid: Annotated[str, Parameter(help="Id of the notification.")],
-    /,
-    *,
-    receiver: _ReceiverName = None,
-    access: Access = _NOWHERE,
-) -> int:
+def show_delivery(nid: _NotificationId, /, *, receiver: _ReceiverName = None, access: Access = NOWHERE) -> None:
     """Print one notification as JSON, with its body if that is still kept.
 
     Example: lastseen deliveries show ntf_1f6a8c3e5b7d49028ce4a6f0b2d51379
     """
-    client = access.client(Scope.WORKERS_READ, operator=True)
-    with asking():
+    with access.client(Scope.WORKERS_READ, operator=True) as client:
         say_json(client.get("deliveries", nid, receiver=receiver))
-    return 0
 
 
 @deliveries.command(name="replay")
@@ -274,131 +239,102 @@ def replay(
     all_: Annotated[bool, Parameter(name="--all", negative=(), help="All dead letters of --receiver.")] = False,
     receiver: _ReceiverName = None,
     force: Annotated[bool, Parameter(negative=(), help="Replay it even if it is overtaken.")] = False,
-    access: Access = _NOWHERE,
-) -> int:
+    access: Access = NOWHERE,
+) -> None:
     """Requeue a dead letter with the same id and body, or all dead letters of a receiver.
 
     Example: lastseen deliveries replay --all --receiver ops
     """
     if (nid is None) != all_ or (all_ and (receiver is None or force)):
         fail(MISUSED, "the id of a notification, or --all --receiver NAME without --force, is expected")
-    client = access.client(Scope.ALERTS_WRITE, operator=True)
-    if nid is None:
-        return _replay_all(client, str(receiver))
-    with asking():
+    with access.client(Scope.ALERTS_WRITE, operator=True) as client:
+        if nid is None:
+            _replay_all(client, str(receiver))
+            return
         done = client.post("deliveries", nid, "replay", body={"force": force}, receiver=receiver)
     say(done["nid"], done["receiver"], done["outcome"])
-    return 0
 
 
-def _replay_all(client: Client, receiver: str) -> int:
+def _replay_all(client: Client, receiver: str) -> None:
     counts = {"replayed": 0, "over": 0, "left": 0}
     cursor: str | None = None
     while True:
-        with asking():
-            done = client.post("deliveries", "replay", receiver=receiver, cursor=cursor)
+        done = client.post("deliveries", "replay", receiver=receiver, cursor=cursor)
         counts = {name: count + done[name] for name, count in counts.items()}
         cursor = done["next_cursor"]
         if cursor is None:
-            say(f"{counts['replayed']} replayed, {counts['over']} overtaken, {counts['left']} skipped")
-            return 0
+            break
+    say(f"{counts['replayed']} replayed, {counts['over']} overtaken, {counts['left']} skipped")
 
 
 @deliveries.command(name="drop")
-def drop(
-    nid: Annotated[str, Parameter(help="Id of the notification.")],
-    /,
-    *,
-    receiver: _ReceiverName = None,
-    access: Access = _NOWHERE,
-) -> int:
+def drop(nid: _NotificationId, /, *, receiver: _ReceiverName = None, access: Access = NOWHERE) -> None:
     """Drop a dead letter and delete its body.
 
     Example: lastseen deliveries drop ntf_1f6a8c3e5b7d49028ce4a6f0b2d51379
     """
-    client = access.client(Scope.ALERTS_WRITE, operator=True)
-    with asking():
+    with access.client(Scope.ALERTS_WRITE, operator=True) as client:
         done = client.post("deliveries", nid, "drop", receiver=receiver)
     say(done["nid"], done["receiver"], done["outcome"])
-    return 0
 
 
 @deliveries.command(name="outcomes")
 def outcomes(
-    event_id: Annotated[str, Parameter(help="Id of the event.")], /, *, json: _Json = False, access: Access = _NOWHERE
-) -> int:
+    event_id: Annotated[str, Parameter(help="Id of the event.")], /, *, json: _Json = False, access: Access = NOWHERE
+) -> None:
     """Print the outcome of an event at each receiver.
 
     Example: lastseen deliveries outcomes 52b4f0a1c7d84e9396b2d5e8f1a3c604
     """
-    client = access.client(Scope.WORKERS_READ)
-    with asking():
+    with access.client(Scope.WORKERS_READ) as client:
         for one in client.get("events", event_id, "outcomes")["outcomes"]:
-            if json:
-                say_json(one)
-            else:
-                say(one["receiver"], one["outcome"], one["at"], one["nid"], one["reason"])
-    return 0
+            say_item(one, one["receiver"], one["outcome"], one["at"], one["nid"], one["reason"], as_json=json)
 
 
 @alerts.command(name="list")
-def list_receivers(*, json: _Json = False, access: Access = _NOWHERE) -> int:
+def list_receivers(*, json: _Json = False, access: Access = NOWHERE) -> None:
     """List the receivers with the status of their queues.
 
     Example: lastseen alerts list
     """
-    client = access.client(Scope.WORKERS_READ, operator=True)
-    with asking():
+    with access.client(Scope.WORKERS_READ, operator=True) as client:
         for one in client.get("receivers")["receivers"]:
-            if json:
-                say_json(one)
-            else:
-                state = "enabled" if one["disabled"] is None else f"disabled: {one['disabled']}"
-                lag = f"{one['lag_seconds']:g} s behind"
-                say(one["name"], f"{one['queued']} queued", f"{one['dead_letters']} dead letters", lag, state)
-    return 0
+            state = "enabled" if one["disabled"] is None else f"disabled: {one['disabled']}"
+            words = [f"{one['queued']} queued", f"{one['dead_letters']} dead letters"]
+            say_item(one, one["name"], *words, f"{one['lag_seconds']:g} s behind", state, as_json=json)
 
 
 @alerts.command(name="test")
-def try_receiver(
-    receiver: Annotated[str, Parameter(help="Name of the receiver.")], /, *, access: Access = _NOWHERE
-) -> int:
+def try_receiver(receiver: _Receiver, /, *, access: Access = NOWHERE) -> None:
     """Send a test notification now and print the result.
 
     Example: lastseen alerts test ops
     """
-    client = access.client(Scope.ADMIN, operator=True)
-    with asking():
+    with access.client(Scope.ADMIN, operator=True) as client:
         trial: dict[str, Any] = client.post("receivers", receiver, "test")
     if not trial["delivered"]:
         fail(FAILED, f"lastseen: {trial['error']}")
     say(f"{receiver} accepted the test within {trial['seconds']:g} s")
-    return 0
 
 
 @alerts.command(name="enable")
-def enable_receiver(
-    receiver: Annotated[str, Parameter(help="Name of the receiver.")], /, *, access: Access = _NOWHERE
-) -> int:
+def enable_receiver(receiver: _Receiver, /, *, access: Access = NOWHERE) -> None:
     """Enable a receiver that was disabled because it answered that it is gone.
 
     Example: lastseen alerts enable ops
     """
-    client = access.client(Scope.ADMIN, operator=True)
-    with asking():
+    with access.client(Scope.ADMIN, operator=True) as client:
         client.post("receivers", receiver, "enable")
     say(f"{receiver} is enabled")
-    return 0
 
 
 @alerts.command(name="secret")
-def make_secret() -> int:
+def make_secret() -> None:
     """Create a webhook secret and print it.
 
     Example: (umask 077; lastseen alerts secret > keys/ops)
     """
     say(WEBHOOK_PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode())
-    return 0
 
 
 def _listed(
@@ -430,10 +366,3 @@ def _gravity(incident: Mapping[str, Any]) -> tuple[bool, bool, bool]:
     """Sort key: open before closed, environments before workers, down before rejected."""
     rejected = incident["updated_by"] == EventKind.REJECTED
     return incident["closed_at"] is not None, incident["kind"] == "worker", rejected
-
-
-def _seconds(option: str, text: str) -> float:
-    try:
-        return duration_ms(text) / 1_000
-    except ValueError as error:
-        fail(MISUSED, f"{option}: {error}, got {text!r}")
