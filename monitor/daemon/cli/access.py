@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import secrets
@@ -15,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
+import jwt
 from cyclopts import Parameter
 
 from monitor.auth import Scope, mint
@@ -70,31 +70,18 @@ def config_file(given: Path | None) -> Path | None:
         return given
     if (named := os.environ.get(CONFIG)) is not None:
         return Path(named)
-    found = next(filter(_is_there, PLACES), None)
-    if found is not None and not found.is_absolute():
-        _judge(found)
-    return found
-
-
-def _judge(path: Path) -> None:
-    """Exit if another user may have written the file: a configuration names programs to run."""
-    try:
-        status = path.stat()
-    except OSError:
-        return  # reading the file reports the error
-    if status.st_uid not in {0, os.geteuid()} or status.st_mode & stat.S_IWOTH:
-        fail(MISUSED, f"{path.absolute()} is writable by other users: to use it anyway, name it with --config")
-
-
-def _is_there(path: Path) -> bool:
-    """Whether the file exists. A file that is not accessible counts as existing: reading it reports the error."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return True
-    return True
+    for path in PLACES:
+        try:
+            status = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            return path  # reading the file reports the error
+        # A configuration names programs to run: in the working directory another user may have written it.
+        if not path.is_absolute() and (status.st_uid not in {0, os.geteuid()} or status.st_mode & stat.S_IWOTH):
+            fail(MISUSED, f"{path.absolute()} is writable by other users: to use it anyway, name it with --config")
+        return path
+    return None
 
 
 def configured(given: Path | None) -> Config:
@@ -253,9 +240,8 @@ NOWHERE: Final = Access()
 def _tenant_of(token: str, claim: str) -> str | None:
     """The tenant claim of a token, unverified; None if the token cannot be decoded."""
     try:
-        segment = token.split(".")[1]
-        found = json.loads(base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4)))[claim]
-    except (IndexError, KeyError, TypeError, ValueError):
+        found = jwt.decode(token, options={"verify_signature": False})[claim]
+    except (jwt.InvalidTokenError, KeyError):
         return None
     return found if isinstance(found, str) else None
 
