@@ -23,9 +23,14 @@ def dotted(key: Key) -> str:
 
 
 class Section(BaseModel):
-    """A table of the configuration: values only, immutable, unknown keys refused."""
+    """A table of the configuration: values only, immutable, unknown keys refused.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    The key of an attribute ``interval_ms`` is ``interval``: its value has the unit.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=lambda name: name.removesuffix("_ms"), frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -139,12 +139,10 @@ class Route(Section):
         AfterValidator(_not_empty),
         AfterValidator(_checked_labels),
     ] = (BY_WORKER,)
-    group_wait_ms: Annotated[Duration, lasting("0s", "1h")] = Field(None, alias="group_wait", validate_default=True)
-    group_interval_ms: Annotated[Duration, lasting("100ms", "1d")] = Field(
-        "60s", alias="group_interval", validate_default=True
-    )
+    group_wait_ms: Annotated[Duration, lasting("0s", "1h")] = Field(None, validate_default=True)
+    group_interval_ms: Annotated[Duration, lasting("100ms", "1d")] = Field("60s", validate_default=True)
     repeat_interval_ms: Annotated[Duration, lasting("0s", "30d"), AfterValidator(_reminding)] = Field(
-        "4h", alias="repeat_interval", validate_default=True
+        "4h", validate_default=True
     )
 
     @property
@@ -189,7 +187,7 @@ class MassFailure(Section):
     enabled: StrictBool = True
     share: Annotated[float, Field(strict=True), AfterValidator(_checked_share)] = 0.2
     least: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 5
-    hold_ms: Annotated[Duration, lasting("0s", "10m")] = Field("2m", alias="hold", validate_default=True)
+    hold_ms: Annotated[Duration, lasting("0s", "10m")] = Field("2m", validate_default=True)
 
 
 class FlappingWorkers(Section):
@@ -197,8 +195,8 @@ class FlappingWorkers(Section):
 
     enabled: StrictBool = True
     outages: Annotated[StrictInt, Field(ge=1, le=7)] = 3
-    within_ms: Annotated[Duration, lasting("1s", "7d")] = Field("1h", alias="within", validate_default=True)
-    hold_ms: Annotated[Duration, lasting("0s", "1h")] = Field("5m", alias="hold", validate_default=True)
+    within_ms: Annotated[Duration, lasting("1s", "7d")] = Field("1h", validate_default=True)
+    hold_ms: Annotated[Duration, lasting("0s", "1h")] = Field("5m", validate_default=True)
 
 
 _LOG: Final = LogSettings(name=IMPLICIT_RECEIVER, type="log")
@@ -210,12 +208,10 @@ class Alerts(Section):
 
     public_url: Annotated[str, AfterValidator(_checked_public_url)] = ""
     redact: tuple[Glob, ...] = REDACTED_KEYS
-    retry_initial_ms: Annotated[Duration, lasting("100ms", "1h")] = Field(
-        "2s", alias="retry_initial", validate_default=True
-    )
-    retry_max_ms: Annotated[Duration, lasting("100ms", "7d")] = Field("6h", alias="retry_max", validate_default=True)
-    retry_for_ms: Annotated[Duration, lasting("0s", "30d")] = Field("72h", alias="retry_for", validate_default=True)
-    history_ms: Annotated[Duration, lasting("1h", "365d")] = Field("7d", alias="history", validate_default=True)
+    retry_initial_ms: Annotated[Duration, lasting("100ms", "1h")] = Field("2s", validate_default=True)
+    retry_max_ms: Annotated[Duration, lasting("100ms", "7d")] = Field("6h", validate_default=True)
+    retry_for_ms: Annotated[Duration, lasting("0s", "30d")] = Field("72h", validate_default=True)
+    history_ms: Annotated[Duration, lasting("1h", "365d")] = Field("7d", validate_default=True)
     history_most: Annotated[StrictInt, Field(ge=1_000, le=1_000_000)] = 20_000
     queue_concurrency: Annotated[StrictInt, Field(ge=1, le=64)] = 8
     mass_failure: MassFailure = MassFailure()

@@ -80,12 +80,10 @@ class Auth(Section):
 
     audience: str = "lastseen"
     issuer: str = "lastseen"
-    leeway_ms: Annotated[Duration, lasting("0s", "5m")] = Field("30s", alias="leeway", validate_default=True)
+    leeway_ms: Annotated[Duration, lasting("0s", "5m")] = Field("30s", validate_default=True)
     tenant_claim: NonEmpty = "org_id"
-    max_lifetime_ms: Annotated[Duration, lasting("1m", "3650d")] = Field(
-        "3650d", alias="max_lifetime", validate_default=True
-    )
-    not_before_ms: Annotated[int, BeforeValidator(_moment_ms)] = Field("", alias="not_before", validate_default=True)
+    max_lifetime_ms: Annotated[Duration, lasting("1m", "3650d")] = Field("3650d", validate_default=True)
+    not_before_ms: Annotated[int, BeforeValidator(_moment_ms)] = Field("", validate_default=True)
     anonymous: tuple[Literal["/metrics", "/schema"], ...] = ("/schema",)
     revoked_file: str = ""
     keys: tuple[AuthKey, ...] = ()

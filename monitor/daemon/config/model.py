@@ -103,9 +103,7 @@ class Server(Section):
     host: NonEmpty = "127.0.0.1"
     port: Annotated[StrictInt, Field(ge=0, le=65_535)] = 8642
     processes: Annotated[int | Literal["auto"], BeforeValidator(process_count)] = 1
-    shutdown_timeout_ms: Annotated[Duration, lasting("0s", "9s")] = Field(
-        "8s", alias="shutdown_timeout", validate_default=True
-    )
+    shutdown_timeout_ms: Annotated[Duration, lasting("0s", "9s")] = Field("8s", validate_default=True)
 
 
 class Store(Section):
@@ -116,7 +114,7 @@ class Store(Section):
     password_env: str = ""
     data_dir: Annotated[Path, BeforeValidator(_directory)] = Field("data", validate_default=True)
     partitions: Annotated[StrictInt, Field(ge=1, le=256)] = 1
-    timeout_ms: Annotated[Duration, lasting("100ms", "30s")] = Field("2s", alias="timeout", validate_default=True)
+    timeout_ms: Annotated[Duration, lasting("100ms", "30s")] = Field("2s", validate_default=True)
     durability: Annotated[Durability, BeforeValidator(_durability)] = Field("fsync", validate_default=True)
     namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{0,32}$")] = ""
     installation: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{0,64}$")] = ""
@@ -167,24 +165,16 @@ def _outside(name: str, value_ms: int, bounds: Mapping[str, object]) -> Problem 
 class Liveness(Section):
     """``[liveness]``. Bounds are declared before the values they limit, because validation uses them in this order."""
 
-    min_interval_ms: Annotated[Duration, lasting("100ms", "365d")] = Field(
-        "1s", alias="min_interval", validate_default=True
-    )
-    max_interval_ms: Annotated[Duration, lasting("100ms", "365d")] = Field(
-        "30d", alias="max_interval", validate_default=True
-    )
-    interval_ms: Duration = Field("30s", alias="interval", validate_default=True)
-    min_grace_ms: Annotated[Duration, lasting("1s", "365d")] = Field("1s", alias="min_grace", validate_default=True)
-    max_grace_ms: Annotated[Duration, lasting("1s", "365d")] = Field("30d", alias="max_grace", validate_default=True)
-    grace_ms: Duration = Field("65s", alias="grace", validate_default=True)
-    sweep_interval_ms: Annotated[Duration, lasting("100ms", "60s")] = Field(
-        "1s", alias="sweep_interval", validate_default=True
-    )
+    min_interval_ms: Annotated[Duration, lasting("100ms", "365d")] = Field("1s", validate_default=True)
+    max_interval_ms: Annotated[Duration, lasting("100ms", "365d")] = Field("30d", validate_default=True)
+    interval_ms: Duration = Field("30s", validate_default=True)
+    min_grace_ms: Annotated[Duration, lasting("1s", "365d")] = Field("1s", validate_default=True)
+    max_grace_ms: Annotated[Duration, lasting("1s", "365d")] = Field("30d", validate_default=True)
+    grace_ms: Duration = Field("65s", validate_default=True)
+    sweep_interval_ms: Annotated[Duration, lasting("100ms", "60s")] = Field("1s", validate_default=True)
     sweep_chunk: Annotated[StrictInt, Field(ge=1, le=200)] = 50
-    retention_ms: Annotated[Duration, lasting("1s", "3650d")] = Field("7d", alias="retention", validate_default=True)
-    event_retention_ms: Annotated[Duration, lasting("1s", "3650d")] = Field(
-        "7d", alias="event_retention", validate_default=True
-    )
+    retention_ms: Annotated[Duration, lasting("1s", "3650d")] = Field("7d", validate_default=True)
+    event_retention_ms: Annotated[Duration, lasting("1s", "3650d")] = Field("7d", validate_default=True)
     status_changed_events: StrictBool = False
 
     @check("max_interval_ms", "max_grace_ms", "interval_ms", "grace_ms")
@@ -225,8 +215,8 @@ class Environment(Section):
     """One ``[[environments]]``: interval and grace of matching environments. None: as in ``[liveness]``."""
 
     match: Pattern
-    interval_ms: Duration | None = Field(None, alias="interval")
-    grace_ms: Duration | None = Field(None, alias="grace")
+    interval_ms: Duration | None = None
+    grace_ms: Duration | None = None
 
 
 class Log(Section):

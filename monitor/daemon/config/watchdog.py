@@ -22,8 +22,8 @@ class Watchdog(Section):
 
     url: Annotated[str, AfterValidator(_web_url_or_none)] = ""
     url_file: str = ""
-    interval_ms: Annotated[Duration, lasting("1s", "1d")] = Field("60s", alias="interval", validate_default=True)
-    timeout_ms: Annotated[Duration, lasting("1s", "60s")] = Field("10s", alias="timeout", validate_default=True)
+    interval_ms: Annotated[Duration, lasting("1s", "1d")] = Field("60s", validate_default=True)
+    timeout_ms: Annotated[Duration, lasting("1s", "60s")] = Field("10s", validate_default=True)
     allow_private: StrictBool = False
     _target: str = PrivateAttr("")
 
