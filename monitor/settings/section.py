@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from monitor.settings.key_material import Surroundings
@@ -50,6 +50,19 @@ def refusal(*problems: Problem) -> PydanticCustomError:
     """Build a validator's exception for errors that are not all at the validated value."""
     text = "; ".join(problem.message for problem in problems)
     return PydanticCustomError("refused", "{text}", {"text": text, "problems": problems})
+
+
+def unique(key: str, message: str) -> AfterValidator:
+    """Return a validator for an array of tables whose values of ``key`` differ; each repetition is an error."""
+
+    def check(tables: tuple[Section, ...]) -> tuple[Section, ...]:
+        values = [getattr(table, key) for table in tables]
+        repeated = [index for index, value in enumerate(values) if value in values[:index]]
+        if repeated:
+            raise refusal(*(Problem(message=message, at=(index, key)) for index in repeated))
+        return tables
+
+    return AfterValidator(check)
 
 
 def surroundings(info: ValidationInfo) -> Surroundings:

@@ -16,7 +16,7 @@ from alerts.rendering.redaction import Redaction
 from monitor.liveness import EventKind
 from monitor.printable import Paged
 from monitor.settings.globs import Glob
-from monitor.settings.section import Key, Problem, Section, refusal
+from monitor.settings.section import Key, Problem, Section, refusal, unique
 from monitor.settings.units import Duration, duration_text, lasting
 from monitor.settings.urls import checked_base_url
 
@@ -216,7 +216,7 @@ class Alerts(Section):
     queue_concurrency: Annotated[StrictInt, Field(ge=1, le=64)] = 8
     mass_failure: MassFailure = MassFailure()
     flapping: FlappingWorkers = FlappingWorkers()
-    receivers: tuple[AnyReceiver, ...] = ()
+    receivers: Annotated[tuple[AnyReceiver, ...], unique("name", "an earlier receiver has this name")] = ()
     routes: tuple[Route, ...] = ()
 
     @property
@@ -243,14 +243,12 @@ class Alerts(Section):
         return Paged(kinds=frozenset(kinds), receivers=receivers)
 
     @property
-    def warnings(self) -> tuple[str, ...]:
+    def warnings(self) -> Iterator[str]:
         """Settings that are valid but probably not intended, one sentence each."""
-        return (
-            *self._receiver_warnings(),
-            *self._owner_warnings(),
-            *self._unused_route_warnings(),
-            *self._route_warnings(),
-        )
+        yield from self._receiver_warnings()
+        yield from self._owner_warnings()
+        yield from self._unused_route_warnings()
+        yield from self._route_warnings()
 
     def _receiver_warnings(self) -> Iterator[str]:
         routed = {name for route in self.effective_routes for name in route.receivers}
@@ -316,16 +314,6 @@ class Alerts(Section):
             message = f"{duration_text(longest_ms)} is below alerts.retry_initial, {duration_text(first_ms)}"
             raise refusal(Problem(message=message, related=(("alerts", "retry_initial"),)))
         return longest_ms
-
-    @field_validator("receivers")
-    @classmethod
-    def _unique(cls, receivers: tuple[ReceiverSettings, ...]) -> tuple[ReceiverSettings, ...]:
-        names = [receiver.name for receiver in receivers]
-        repeated = [index for index, name in enumerate(names) if name in names[:index]]
-        if repeated:
-            message = "an earlier receiver has this name"
-            raise refusal(*(Problem(message=message, at=(index, "name")) for index in repeated))
-        return receivers
 
     @field_validator("routes")
     @classmethod

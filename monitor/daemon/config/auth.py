@@ -2,9 +2,9 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
 from monitor.auth import read_revocations
 from monitor.settings.key_material import (
@@ -15,10 +15,11 @@ from monitor.settings.key_material import (
     public_key,
     signing_secret,
 )
-from monitor.settings.section import Problem, Section, refusal, surroundings
+from monitor.settings.section import Problem, Section, refusal, surroundings, unique
 from monitor.settings.units import Duration, lasting
 
 NonEmpty = Annotated[str, Field(min_length=1)]
+_READ: Final = {"secret_file": from_file, "secret_env": from_environment, "public_key_file": public_file}
 
 
 class AuthKey(Section):
@@ -39,7 +40,7 @@ class AuthKey(Section):
     @model_validator(mode="after")
     def _read(self, info: ValidationInfo) -> Self:
         wanted = ("secret_file", "secret_env") if self.algorithm == "HS256" else ("public_key_file",)
-        given = [name for name in ("secret_file", "secret_env", "public_key_file") if getattr(self, name) is not None]
+        given = [name for name in _READ if getattr(self, name) is not None]
         misfits = [name for name in given if name not in wanted]
         if misfits:
             message = f"does not go with algorithm {self.algorithm}, which takes {' or '.join(wanted)}"
@@ -48,18 +49,11 @@ class AuthKey(Section):
             message = f"algorithm {self.algorithm} takes exactly one of {', '.join(wanted)}"
             raise refusal(Problem(message=message, at=tuple(given[-1:])))
         try:
-            self._key = self._material(info)
+            raw = _READ[given[0]](getattr(self, given[0]), surroundings(info))
+            self._key = signing_secret(raw) if self.algorithm == "HS256" else public_key(raw, self.algorithm)
         except KeyMaterialError as error:
             raise refusal(Problem(message=str(error), at=(given[0],))) from None
         return self
-
-    def _material(self, info: ValidationInfo) -> bytes:
-        around = surroundings(info)
-        if self.public_key_file is not None:
-            return public_key(public_file(self.public_key_file, around), self.algorithm)
-        if self.secret_file is not None:
-            return signing_secret(from_file(self.secret_file, around))
-        return signing_secret(from_environment(self.secret_env or "", around))
 
 
 def _moment_ms(value: object) -> int:
@@ -86,7 +80,7 @@ class Auth(Section):
     not_before_ms: Annotated[int, BeforeValidator(_moment_ms)] = Field("", validate_default=True)
     anonymous: tuple[Literal["/metrics", "/schema"], ...] = ("/schema",)
     revoked_file: str = ""
-    keys: tuple[AuthKey, ...] = ()
+    keys: Annotated[tuple[AuthKey, ...], unique("kid", "an earlier key has this kid")] = ()
     _revoked_path: Path | None = PrivateAttr(None)
 
     @property
@@ -103,12 +97,3 @@ class Auth(Section):
             except (OSError, ValueError) as error:
                 raise refusal(Problem(message=f"cannot be used: {error}", at=("revoked_file",))) from None
         return self
-
-    @field_validator("keys")
-    @classmethod
-    def _unique(cls, keys: tuple[AuthKey, ...]) -> tuple[AuthKey, ...]:
-        kids = [key.kid for key in keys]
-        repeated = [index for index, kid in enumerate(kids) if kid in kids[:index]]
-        if repeated:
-            raise refusal(*(Problem(message="an earlier key has this kid", at=(index, "kid")) for index in repeated))
-        return keys
