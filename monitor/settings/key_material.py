@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SMALLEST_SECRET_BYTES: Final = 32
+MIN_SECRET_BYTES: Final = 32
 """RFC 7518, section 3.2: an HS256 key is at least as long as the hash."""
-SMALLEST_RSA_BITS: Final = 2_048
+MIN_RSA_BITS: Final = 2_048
 """RFC 7518, section 3.3."""
 WEBHOOK_PREFIX: Final = "whsec_"
 WEBHOOK_SECRET_BYTES: Final = range(24, 65)
@@ -101,8 +101,8 @@ def _unwrapped(raw: bytes, what: str) -> bytes:
 def signing_secret(raw: bytes) -> bytes:
     """Return a valid HS256 secret, unchanged."""
     raw = _unwrapped(raw, "secret")
-    if len(raw) < SMALLEST_SECRET_BYTES:
-        raise KeyMaterialError(f"the secret has {len(raw)} bytes, HS256 needs at least {SMALLEST_SECRET_BYTES}")
+    if len(raw) < MIN_SECRET_BYTES:
+        raise KeyMaterialError(f"the secret has {len(raw)} bytes, HS256 needs at least {MIN_SECRET_BYTES}")
     return raw
 
 
@@ -116,8 +116,8 @@ def public_key(pem: bytes, algorithm: str) -> bytes:
         raise KeyMaterialError("the file is not a PEM public key") from None
     match algorithm, key:
         case "RS256", rsa.RSAPublicKey():
-            if key.key_size < SMALLEST_RSA_BITS:
-                raise KeyMaterialError(f"the RSA key has {key.key_size} bits, at least {SMALLEST_RSA_BITS} are needed")
+            if key.key_size < MIN_RSA_BITS:
+                raise KeyMaterialError(f"the RSA key has {key.key_size} bits, at least {MIN_RSA_BITS} are needed")
         case "ES256", ec.EllipticCurvePublicKey():
             if not isinstance(key.curve, ec.SECP256R1):
                 raise KeyMaterialError(f"the key is on the curve {key.curve.name}, ES256 needs P-256")

@@ -79,6 +79,7 @@ def test_config_toml_as_it_is_equals_the_defaults() -> None:
             "environments[1].grace: 60d",
         ),
         ('[auth]\nleeway = "6m"', 2, "auth.leeway: must be between 0s and 5m"),
+        ('[auth]\ntenant_claim = ""', 2, "auth.tenant_claim: must not be empty"),
         ('[auth]\nanonymous = ["/metrics",\n "/x"]', 3, "auth.anonymous[1]: must be one of"),
         ('[auth]\nanonymous = "/metrics"', 2, 'auth.anonymous: must be a list, such as ["a", "b"], got "/metrics"'),
         ('[auth]\nnot_before = "2026-11-24"', 2, "auth.not_before: must be an RFC 3339 time with its offset"),
