@@ -38,8 +38,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a variable that secret_envs names is refused when it begins with LASTSEEN_",
         file="monitor/daemon/config/sources.py",
-        old='elif name.endswith("_envs") and isinstance(value, list):',
-        new='elif name.endswith("_env") and isinstance(value, list):',
+        old=r'"_env$|_envs\[\d+\]$"',
+        new=r'"_env$|_env\[\d+\]$"',
         tests=("tests/config/test_secrets.py", "tests/config/test_config.py"),
     ),
     Mutant(

@@ -55,7 +55,7 @@ class ConfigError(ValueError):
 
 def lines(error: ValidationError | None, source: Source, model: type[BaseModel]) -> tuple[str, ...]:
     """Every problem of a refused configuration; those of the file in line order."""
-    found = [(problem.line, f"{problem.where}: {problem.message}") for problem in source.problems]
+    found = [*source.problems]
     for details in error.errors(include_url=False, include_input=False) if error else []:
         for key, problem in _problems(details, model):
             found.append(_line(key, problem, source))

@@ -88,12 +88,19 @@ def written_fields(table: Table) -> Mapping[str, FieldInfo]:
     return {field.alias or name: field for name, field in table.model_fields.items()}
 
 
-def entries(model: Table, path: tuple[str, ...] = (), array: tuple[str, ...] = ()) -> Iterator[Entry]:
-    """Every key of ``model`` and its tables, in the order of declaration.
+def entries(*kinds: Table, path: tuple[str, ...] = (), array: tuple[str, ...] = ()) -> Iterator[Entry]:
+    """Every key of a table and its tables, in the order of declaration.
 
-    For tables of several kinds, the keys that all kinds have come first, once.
+    For a table of several ``kinds``, the keys that all kinds have come first, once.
     """
-    yield from _entries((model,), path, array)
+    shared = set.intersection(*(set(table.model_fields) for table in kinds))
+    for name, field in kinds[0].model_fields.items():
+        if name in shared:
+            yield from _field_entries(name, field, path, array, None)
+    for table in kinds:
+        for name, field in table.model_fields.items():
+            if name not in shared:
+                yield from _field_entries(name, field, path, array, kind_of(table))
 
 
 def are_defaults(values: Mapping[str, object], known: Iterable[Entry]) -> bool:
@@ -109,24 +116,13 @@ def are_defaults(values: Mapping[str, object], known: Iterable[Entry]) -> bool:
     return is_default((), values)
 
 
-def _entries(kinds: tuple[Table, ...], path: tuple[str, ...], array: tuple[str, ...]) -> Iterator[Entry]:
-    shared = set.intersection(*(set(table.model_fields) for table in kinds))
-    for name, field in kinds[0].model_fields.items():
-        if name in shared:
-            yield from _field_entries(name, field, path, array, None)
-    for table in kinds:
-        for name, field in table.model_fields.items():
-            if name not in shared:
-                yield from _field_entries(name, field, path, array, kind_of(table))
-
-
 def _field_entries(
     name: str, field: FieldInfo, path: tuple[str, ...], array: tuple[str, ...], kind: str | None
 ) -> Iterator[Entry]:
     here = (*path, field.alias or name)
     tables, many = tables_of(field.annotation)
     if tables:
-        yield from _entries(tables, here, here if many else array)
+        yield from entries(*tables, path=here, array=here if many else array)
         return
     is_size = any(isinstance(mark, SizeMark) for mark in field.metadata)
     yield Entry(

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _HEADER: Final = re.compile(r"^[ \t]*\[[ \t]*([A-Za-z0-9_.\- \t]+?)[ \t]*\]", re.MULTILINE)
 _SERVICE_LINK: Final = re.compile(r"(?P<service>.+?)_(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT(?:_[0-9]+_[A-Z]+.*)?)")
+_NAMES_A_VARIABLE: Final = re.compile(r"_env$|_envs\[\d+\]$")
+"""A key whose value is the name of a variable, such as ``secret_env`` or one of ``secret_envs``."""
 _SYNTAX_EXCERPT_LINES: Final = 4
 """Lines to skip: a parser message begins with a position and an excerpt of the file, which may contain a secret."""
 
@@ -39,21 +41,8 @@ class Place:
     """The key at this position. Shorter than the requested one if that one is inside its value."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SourceProblem:
-    """A problem found before validation. ``where`` is ``file``, ``file:line`` or ``environment NAME``."""
-
-    where: str
-    line: int
-    message: str
-
-
 class SourceError(ValueError):
-    """The file cannot be read or is not TOML."""
-
-    def __init__(self, problem: SourceProblem) -> None:
-        self.problem = problem
-        super().__init__(f"{problem.where}: {problem.message}")
+    """The file cannot be read or is not TOML. The message begins with ``file`` or ``file:line``."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -62,7 +51,8 @@ class Source:
 
     values: dict[str, object] = field(default_factory=dict)
     places: dict[Key, Place] = field(default_factory=dict)
-    problems: list[SourceProblem] = field(default_factory=list)
+    problems: list[tuple[int, str]] = field(default_factory=list)
+    """Problems found before validation: the line (0 for the environment), and the text with its position."""
 
     def exactly(self, key: Key) -> Place | None:
         """Position of ``key`` itself, or of the environment variable whose value contains it."""
@@ -90,19 +80,17 @@ def read_file(path: Path) -> Source:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        reason = f"cannot read the configuration file: {error.strerror}"
-        raise SourceError(SourceProblem(where=str(path), line=0, message=reason)) from error
+        raise SourceError(f"{path}: cannot read the configuration file: {error.strerror}") from error
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise SourceError(SourceProblem(where=f"{path}:{line}", line=line, message="is not UTF-8")) from None
+        raise SourceError(f"{path}:{line}: is not UTF-8") from None
     try:
         document = toml_rs.load_with_metadata(text)
     except toml_rs.TOMLDecodeError as error:
         reason = " ".join(error.msg.splitlines()[_SYNTAX_EXCERPT_LINES:]) or "cannot be parsed"
-        problem = SourceProblem(where=f"{path}:{error.lineno}", line=error.lineno, message=f"is not TOML: {reason}")
-        raise SourceError(problem) from None
+        raise SourceError(f"{path}:{error.lineno}: is not TOML: {reason}") from None
     source = Source(values=document.value)
     for header in _HEADER.finditer(text):
         key: Key = tuple(part.strip() for part in header[1].split("."))
@@ -156,7 +144,7 @@ def overlay(source: Source, environ: Mapping[str, str], known: Iterable[Entry]) 
     catalog = list(known)
     scalars = {entry.path: entry for entry in catalog if not entry.array}
     arrays = {entry.array for entry in catalog if entry.array}
-    named = set(_named_in_file(source.values))
+    named = {text for key, text in _strings(source.values, ()) if _NAMES_A_VARIABLE.search(dotted(key))}
     taken: dict[Key, str] = {}
     for variable in sorted(environ):
         if not variable.startswith(PREFIX) or variable in named or _is_service_link(variable, environ):
@@ -176,7 +164,7 @@ def overlay(source: Source, environ: Mapping[str, str], known: Iterable[Entry]) 
             if not (len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" and scalars[path].text):
                 continue
             message = "is enclosed in quotes: leave them out"
-        source.problems.append(SourceProblem(where=f"environment {variable}", line=0, message=message))
+        source.problems.append((0, f"environment {variable}: {message}"))
 
 
 def note_control_characters(source: Source) -> None:
@@ -185,8 +173,7 @@ def note_control_characters(source: Source) -> None:
         if any(unicodedata.category(character) == "Cc" for character in text):
             place = source.exactly(key) or source.nearest(key)
             where, line = (place.where, place.line) if place else ("configuration", 0)
-            message = f"{dotted(key)}: contains a control character"
-            source.problems.append(SourceProblem(where=where, line=line, message=message))
+            source.problems.append((line, f"{where}: {dotted(key)}: contains a control character"))
 
 
 def _strings(node: object, key: Key) -> Iterator[tuple[Key, str]]:
@@ -235,17 +222,3 @@ def _hint(path: tuple[str, ...], scalars: Mapping[tuple[str, ...], Entry]) -> st
 def _is_service_link(variable: str, environ: Mapping[str, str]) -> bool:
     link = _SERVICE_LINK.fullmatch(variable)
     return link is not None and SEPARATOR not in variable and f"{link['service']}_SERVICE_HOST" in environ
-
-
-def _named_in_file(node: object) -> Iterable[str]:
-    if isinstance(node, list):
-        for item in node:
-            yield from _named_in_file(item)
-    elif isinstance(node, dict):
-        for name, value in node.items():
-            if name.endswith("_env") and isinstance(value, str):
-                yield value
-            elif name.endswith("_envs") and isinstance(value, list):
-                yield from (item for item in value if isinstance(item, str))
-            else:
-                yield from _named_in_file(value)
