@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
     from pydantic_core import ErrorDetails
 
+    from monitor.daemon.config.keys import Spot
     from monitor.daemon.config.sources import Place, Source
     from monitor.settings.section import Key
 
@@ -42,6 +43,7 @@ _MESSAGES: Final[Mapping[str, str]] = {
     "model_attributes_type": "must be a table",
     "dict_type": "must be a table",
     "string_too_short": "must not be empty",
+    "tuple_type": 'must be a list, such as ["a", "b"]',
 }
 
 
@@ -63,36 +65,26 @@ def lines(error: ValidationError | None, source: Source, model: type[BaseModel])
 
 
 def _problems(details: ErrorDetails, model: type[BaseModel]) -> Iterator[tuple[Key, Problem]]:
-    location: Key = details["loc"]
-    if details["type"] == "extra_forbidden":  # the last part is the written key, not an attribute name
-        key = (*located(model, location[:-1]).key, location[-1])
-    elif details["type"].startswith("union_tag_"):
-        key = (*located(model, location).key, KIND)
-    else:
-        key = located(model, location).key
-    context = details.get("ctx", {})
-    if details["type"] == "refused":
-        for problem in context["problems"]:
-            yield (*key, *problem.at), problem
-    else:
-        yield key, Problem(message=_message(details, model))
-
-
-def _message(details: ErrorDetails, model: type[BaseModel]) -> str:
-    match details["type"]:
+    kind, location, context = details["type"], details["loc"], details.get("ctx", {})
+    # The last part of an unknown key is the written key, not an attribute name.
+    spot = located(model, location[:-1] if kind == "extra_forbidden" else location)
+    key = spot.key
+    message = _MESSAGES[kind].format(**context) if kind in _MESSAGES else details["msg"]
+    match kind:
+        case "refused":
+            for problem in context["problems"]:
+                yield (*key, *problem.at), problem
+            return
         case "extra_forbidden":
-            return _unknown(details["loc"], model)
-        case "tuple_type":
-            return _list_message(details["loc"], model)
-        case kind if kind in _MESSAGES:
-            return _MESSAGES[kind].format(**details.get("ctx", {}))
-        case _:
-            return details["msg"]
+            key, message = (*key, location[-1]), _unknown(str(location[-1]), spot, model)
+        case "union_tag_invalid" | "union_tag_not_found":
+            key = (*key, KIND)
+        case "tuple_type" if spot.tables:
+            message = f"is a list of tables: write [[{dotted(key)}]] above each"
+    yield key, Problem(message=message)
 
 
-def _unknown(location: Key, model: type[BaseModel]) -> str:
-    word = str(location[-1])
-    spot = located(model, location[:-1])
+def _unknown(word: str, spot: Spot, model: type[BaseModel]) -> str:
     others = [kind_of(table) for table in spot.kinds if word in written_fields(table)]
     if others:
         (here,) = spot.tables
@@ -100,13 +92,6 @@ def _unknown(location: Key, model: type[BaseModel]) -> str:
     name = suggestion(word, [name for table in spot.tables for name in written_fields(table)])
     near = elsewhere(word, model) if name is None else dotted((*spot.key, name))
     return "unknown key" + ("" if near is None else f"; did you mean {near}?")
-
-
-def _list_message(location: Key, model: type[BaseModel]) -> str:
-    spot = located(model, location)
-    if spot.tables:
-        return f"is a list of tables: write [[{dotted(spot.key)}]] above each"
-    return 'must be a list, such as ["a", "b"]'
 
 
 def _line(key: Key, problem: Problem, source: Source) -> tuple[int, str]:
