@@ -555,15 +555,19 @@ def server() -> Iterator[HTTPServer]:
     made.server_close()
 
 
+def made(url: str) -> Client:
+    return Client(url, "t", url_from="here", token_from="here")
+
+
 def test_a_token_is_not_taken_to_where_an_answer_points(server: HTTPServer) -> None:
-    client = Client(f"http://127.0.0.1:{server.server_port}/", "t")
+    client = made(f"http://127.0.0.1:{server.server_port}/")
     with pytest.raises(ClientError, match="302"):
         client.get("moved")
     assert server.seen == [("/api/v1/moved", "Bearer t")]  # type: ignore[attr-defined]
 
 
 def test_what_is_no_answer_of_a_daemon_is_said_to_be_none(server: HTTPServer) -> None:
-    client = Client(f"http://127.0.0.1:{server.server_port}", "t")
+    client = made(f"http://127.0.0.1:{server.server_port}")
     with pytest.raises(ClientError, match="502"):
         client.get("proxy")
     with pytest.raises(MisuseError, match="limit is 0"):
@@ -577,4 +581,4 @@ def test_what_is_no_answer_of_a_daemon_is_said_to_be_none(server: HTTPServer) ->
 @pytest.mark.parametrize("url", ["ftp://h", "127.0.0.1:8642", "http://", "file:///etc/passwd", "http://h/?q", "h"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="must be the"):
-        Client(url, "t")
+        made(url)

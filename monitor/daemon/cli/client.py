@@ -14,7 +14,7 @@ from monitor.settings.urls import is_loopback
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-TIMEOUT_S: Final = 60.0
+_TIMEOUT_S: Final = 60.0
 PAGE: Final = 1_000
 _ANSWER_BYTES: Final = 67_108_864
 _UNAUTHORIZED: Final = 401
@@ -40,33 +40,20 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 class Client:
     """Sends requests to one daemon.
 
-    Args:
-        url: of the daemon, ``http://`` or ``https://``.
-        token: sent with every request.
-        url_from: origin of the URL, for the message when the daemon does not answer.
-        token_from: origin of the token, for the message when the daemon refuses it.
-        timeout_s: how long to wait for an answer.
+    ``url_from`` and ``token_from`` say where these are from, for the message when the daemon does not answer, or
+    refuses the token.
 
     Raises:
         ValueError: the URL is not an http or https address of a daemon.
     """
 
-    def __init__(
-        self,
-        url: str,
-        token: str,
-        *,
-        url_from: str = "as given",
-        token_from: str = "as given",  # noqa: S107 - no password
-        timeout_s: float = TIMEOUT_S,
-    ) -> None:
+    def __init__(self, url: str, token: str, *, url_from: str, token_from: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
             raise ValueError("must be the http:// or https:// address of a daemon")
         self._url = url.rstrip("/")
         self._token = token
         self._url_from, self._token_from = url_from, token_from
-        self._timeout_s = timeout_s
         # A server on this machine is not behind the machine's proxy.
         direct = [urllib.request.ProxyHandler({})] if is_loopback(parts.hostname) else []
         self.has_more = False
@@ -84,12 +71,12 @@ class Client:
         """Send a DELETE."""
         self._ask("DELETE", path, {}, None)
 
-    def pages(self, name: str, *path: str, most: int, **query: str | list[str] | None) -> Iterator[dict[str, Any]]:
-        """Yield at most ``most`` items of a list, page by page. ``has_more`` says whether there are more."""
+    def pages(self, name: str, *, most: int, **query: str | list[str] | None) -> Iterator[dict[str, Any]]:
+        """Yield at most ``most`` items of a list, page by page. ``has_more`` says at the end whether there are more."""
         self.has_more = False
         cursor: str | None = None
         while most > 0:
-            page = self.get(*path, **query, cursor=cursor, limit=str(min(PAGE, most)))
+            page = self.get(name, **query, cursor=cursor, limit=str(min(PAGE, most)))
             yield from page[name]
             most -= len(page[name])
             cursor = page["next_cursor"]
@@ -112,7 +99,7 @@ class Client:
         if body is not None:
             request.add_header("content-type", "application/json")
         try:
-            with self._opener.open(request, timeout=self._timeout_s) as answer:
+            with self._opener.open(request, timeout=_TIMEOUT_S) as answer:
                 raw = answer.read(_ANSWER_BYTES)
                 return json.loads(raw) if raw else None
         except HTTPError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import secrets
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import App, Parameter
@@ -141,8 +142,13 @@ def list_incidents(
     Example: lastseen incidents list --state all
     """
     with access.clients(Scope.WORKERS_READ) as clients:
-        given = list(environment)
-        found = [*_listed(access, clients, "incidents", INCIDENTS_READ, is_cut=False, state=state, environment=given)]
+        found = [
+            one
+            for client in clients
+            for one in client.pages("incidents", most=INCIDENTS_READ, state=state, environment=list(environment))
+        ]
+        if not found:
+            access.check_known()
     found.sort(key=lambda one: one["opened_at"], reverse=True)
     found.sort(key=_gravity)
     if not json:
@@ -338,27 +344,17 @@ def make_secret() -> None:
 
 
 def _listed(
-    access: Access,
-    clients: list[Client],
-    name: str,
-    limit: int,
-    *,
-    is_cut: bool = True,
-    **query: str | list[str] | None,
+    access: Access, clients: list[Client], name: str, limit: int, **query: str | None
 ) -> Iterator[dict[str, Any]]:
     """Yield at most ``limit`` items of a list. Warns on stderr if there are more; exits if the tenant is unknown."""
+    items = (one for client in clients for one in client.pages(name, most=limit, **query))
     count = 0
-    more = False
-    for client in clients:
-        for one in client.pages(name, name, most=limit, **query):
-            more = is_cut and count >= limit
-            if more:
-                break
-            count += 1
-            yield one
+    for one in islice(items, max(limit, 0)):
+        count += 1
+        yield one
     if not count:
         access.check_known()
-    if more or (is_cut and any(client.has_more for client in clients)):
+    if next(items, None) or any(client.has_more for client in clients):
         warn(f"lastseen: {count} shown, there are more; --limit shows more")
 
 
