@@ -15,8 +15,8 @@ from bench.load.plan import Ids, Plan
 from bench.load.run import LoadError, run
 from bench.results import cell
 from bench.tokens import TENANT, NoSigningKeyError, minted
-from monitor.daemon.config.errors import ConfigError
 from monitor.daemon.config.model import Config, load
+from monitor.daemon.config.sources import ConfigError
 from monitor.daemon.signing_key import SigningKeyError
 from monitor.trust import KEY_FILE, own_dir
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from redis import ConnectionPool
 
-from monitor.daemon.config.errors import ConfigError
 from monitor.daemon.config.model import Config, Store, load
+from monitor.daemon.config.sources import ConfigError
 from monitor.daemon.settings import store_settings
 from monitor.durability import Durability
 from monitor.store import StoreSettings

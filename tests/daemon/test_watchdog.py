@@ -11,8 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from monitor.clock import monotonic_s
-from monitor.daemon.config.errors import ConfigError
 from monitor.daemon.config.model import load
+from monitor.daemon.config.sources import ConfigError
 from monitor.daemon.watchdog import Watchdog
 from monitor.metrics.registry import PingOutcome
 from monitor.reasons import Reason

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from monitor.daemon.config.errors import ConfigError
 from monitor.daemon.config.model import load
+from monitor.daemon.config.sources import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

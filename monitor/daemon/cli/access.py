@@ -20,8 +20,8 @@ from cyclopts import Parameter
 from monitor.auth import Scope, mint
 from monitor.clock import wall_ms
 from monitor.daemon.cli.client import Client, ClientError, MisuseError
-from monitor.daemon.config.errors import ConfigError
 from monitor.daemon.config.model import load
+from monitor.daemon.config.sources import ConfigError
 from monitor.daemon.signing_key import NoSigningKeyError, SigningKeyError, existing_key, key_ring
 from monitor.printable import escaped
 from monitor.settings.units import duration_ms

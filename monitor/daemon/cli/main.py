@@ -31,7 +31,7 @@ from monitor.daemon.cli.access import (
 )
 from monitor.daemon.config.keys import are_defaults, entries
 from monitor.daemon.config.model import Config, process_count
-from monitor.daemon.config.sources import SourceError, read_file
+from monitor.daemon.config.sources import ConfigError, read_file
 from monitor.daemon.plan import plan
 from monitor.daemon.signals import StopSignal
 from monitor.trust import own_dir
@@ -99,7 +99,7 @@ def _has_defaults_only(path: Path) -> bool:
     """Whether a configuration file changes nothing, like the shipped example."""
     try:
         values = read_file(path).values
-    except SourceError:
+    except ConfigError:
         return False
     return are_defaults(values, entries(Config))
 

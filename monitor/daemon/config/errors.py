@@ -47,14 +47,6 @@ _MESSAGES: Final[Mapping[str, str]] = {
 }
 
 
-class ConfigError(ValueError):
-    """The configuration is invalid. ``lines`` has every problem; the message is these lines."""
-
-    def __init__(self, lines: tuple[str, ...]) -> None:
-        self.lines = lines
-        super().__init__("\n".join(lines))
-
-
 def lines(error: ValidationError | None, source: Source, model: type[BaseModel]) -> tuple[str, ...]:
     """Every problem of a refused configuration; those of the file in line order."""
     found = [*source.problems]

@@ -25,9 +25,9 @@ from pydantic import field_validator as check
 from alerts.globs import fits
 from monitor.daemon.config.alerts import Alerts, Pattern
 from monitor.daemon.config.auth import Auth, NonEmpty
-from monitor.daemon.config.errors import ConfigError, lines
+from monitor.daemon.config.errors import lines
 from monitor.daemon.config.keys import entries
-from monitor.daemon.config.sources import Source, SourceError, note_control_characters, overlay, read_file
+from monitor.daemon.config.sources import ConfigError, Source, note_control_characters, overlay, read_file
 from monitor.daemon.config.watchdog import Watchdog
 from monitor.durability import Durability
 from monitor.liveness import EventKind
@@ -53,7 +53,7 @@ _SECOND_MS: Final = 1_000
 
 
 def _durability(value: object) -> Durability:
-    return value if isinstance(value, Durability) else Durability.parse(str(value))
+    return Durability.parse(str(value))
 
 
 def _maxmemory(value: object) -> int:
@@ -327,10 +327,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     Raises:
         ConfigError: with every problem, one line each.
     """
-    try:
-        source = Source() if path is None else read_file(path)
-    except SourceError as error:
-        raise ConfigError((str(error),)) from error
+    source = Source() if path is None else read_file(path)
     overlay(source, environ, entries(Config))
     note_control_characters(source)
     around = Surroundings(folder=Path() if path is None else path.parent, environ=environ)

@@ -41,8 +41,12 @@ class Place:
     """The key at this position. Shorter than the requested one if that one is inside its value."""
 
 
-class SourceError(ValueError):
-    """The file cannot be read or is not TOML. The message begins with ``file`` or ``file:line``."""
+class ConfigError(ValueError):
+    """The configuration is invalid. ``lines`` has every problem; the message is these lines."""
+
+    def __init__(self, lines: tuple[str, ...]) -> None:
+        self.lines = lines
+        super().__init__("\n".join(lines))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -75,22 +79,22 @@ def read_file(path: Path) -> Source:
     """Read a TOML file with the position of every key.
 
     Raises:
-        SourceError: the file cannot be read, is not UTF-8, or is not TOML.
+        ConfigError: the file cannot be read, is not UTF-8, or is not TOML.
     """
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise SourceError(f"{path}: cannot read the configuration file: {error.strerror}") from error
+        raise ConfigError((f"{path}: cannot read the configuration file: {error.strerror}",)) from error
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise SourceError(f"{path}:{line}: is not UTF-8") from None
+        raise ConfigError((f"{path}:{line}: is not UTF-8",)) from None
     try:
         document = toml_rs.load_with_metadata(text)
     except toml_rs.TOMLDecodeError as error:
         reason = " ".join(error.msg.splitlines()[_SYNTAX_EXCERPT_LINES:]) or "cannot be parsed"
-        raise SourceError(f"{path}:{error.lineno}: is not TOML: {reason}") from None
+        raise ConfigError((f"{path}:{error.lineno}: is not TOML: {reason}",)) from None
     source = Source(values=document.value)
     for header in _HEADER.finditer(text):
         key: Key = tuple(part.strip() for part in header[1].split("."))

@@ -87,7 +87,7 @@ SETTINGS = PigeonSettings
 LOADING: Final = """
 import sys
 from pathlib import Path
-from monitor.daemon.config.errors import ConfigError
+from monitor.daemon.config.sources import ConfigError
 from monitor.daemon.config.model import load
 
 try:
