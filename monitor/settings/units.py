@@ -87,22 +87,18 @@ Size: TypeAlias = Annotated[int, BeforeValidator(size_bytes), SizeMark()]
 
 def lasting(low: str, high: str) -> AfterValidator:
     """Return a validator for the bounds of a ``Duration``, both inclusive."""
-    low_ms, high_ms = duration_ms(low), duration_ms(high)
-
-    def check(ms: int) -> int:
-        if not low_ms <= ms <= high_ms:
-            raise ValueError(f"must be between {low} and {high}")
-        return ms
-
-    return AfterValidator(check)
+    return _between(duration_ms(low), duration_ms(high), f"{low} and {high}")
 
 
 def sized(low: int, high: int) -> AfterValidator:
     """Return a validator for the bounds of a ``Size`` in bytes, both inclusive."""
+    return _between(low, high, f"{size_text(low)} and {size_text(high)}")
 
-    def check(count: int) -> int:
-        if not low <= count <= high:
-            raise ValueError(f"must be between {size_text(low)} and {size_text(high)}")
-        return count
+
+def _between(low: int, high: int, bounds: str) -> AfterValidator:
+    def check(value: int) -> int:
+        if not low <= value <= high:
+            raise ValueError(f"must be between {bounds}")
+        return value
 
     return AfterValidator(check)

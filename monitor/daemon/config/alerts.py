@@ -3,7 +3,7 @@
 import functools
 import operator
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, Self, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, Field, StrictBool, StrictInt, ValidationInfo, field_validator
 from pydantic import model_validator as model_check
@@ -13,6 +13,7 @@ from alerts.groups.roles import DOWN
 from alerts.receivers import TYPES, ReceiverSettings
 from alerts.receivers.log import LogSettings
 from alerts.rendering.redaction import Redaction
+from monitor.auth import MAX_NAME_CHARS
 from monitor.liveness import EventKind
 from monitor.printable import Paged
 from monitor.settings.globs import Glob
@@ -26,8 +27,6 @@ DEFAULT_EVENTS: Final = (EventKind.STALE, EventKind.FAILED, EventKind.REJECTED, 
 BY_WORKER: Final = "worker_id"
 GROUP_LABELS: Final = ("tenant", "environment")
 METADATA_LABEL: Final = "metadata."
-LONGEST_LABEL: Final = 256
-"""Maximum length of a tenant or environment name in the API."""
 REDACTED_KEYS: Final = (
     "*token*",
     "*secret*",
@@ -85,13 +84,13 @@ def _checked_event(name: str) -> str:
 
 
 def _fitting_a_name(pattern: str) -> str:
-    if len(pattern.replace(EVERY, "")) > LONGEST_LABEL:
-        raise ValueError(f"can never match: names have at most {LONGEST_LABEL} characters")
+    if len(pattern.replace(EVERY, "")) > MAX_NAME_CHARS:
+        raise ValueError(f"can never match: names have at most {MAX_NAME_CHARS} characters")
     return pattern
 
 
 def _checked_label(label: str) -> str:
-    if label not in {BY_WORKER, *GROUP_LABELS} and not label.removeprefix(METADATA_LABEL) != label:
+    if label not in {BY_WORKER, *GROUP_LABELS} and not label.startswith(METADATA_LABEL):
         raise ValueError(f"must be {BY_WORKER}, {', '.join(GROUP_LABELS)} or {METADATA_LABEL}<name>")
     if label == METADATA_LABEL:
         raise ValueError(f"must name a key of the metadata, such as {METADATA_LABEL}region")
@@ -123,22 +122,19 @@ def _checked_share(share: float) -> float:
 
 
 Pattern: TypeAlias = Annotated[Glob, AfterValidator(_fitting_a_name)]
+Label: TypeAlias = Annotated[str, AfterValidator(_checked_label)]
+T = TypeVar("T")
+OneOrMore: TypeAlias = Annotated[tuple[T, ...], AfterValidator(_not_empty)]
 
 
 class Route(Section):
     """One ``[[alerts.routes]]``. Every matching route applies; a receiver gets each event only once."""
 
-    receivers: Annotated[tuple[str, ...], AfterValidator(_not_empty)]
-    events: Annotated[tuple[Annotated[str, AfterValidator(_checked_event)], ...], AfterValidator(_not_empty)] = tuple(
-        kind.value for kind in DEFAULT_EVENTS
-    )
-    environments: Annotated[tuple[Pattern, ...], AfterValidator(_not_empty)] = (EVERY,)
-    tenants: Annotated[tuple[Pattern, ...], AfterValidator(_not_empty)] = (EVERY,)
-    group_by: Annotated[
-        tuple[Annotated[str, AfterValidator(_checked_label)], ...],
-        AfterValidator(_not_empty),
-        AfterValidator(_checked_labels),
-    ] = (BY_WORKER,)
+    receivers: OneOrMore[str]
+    events: OneOrMore[Annotated[str, AfterValidator(_checked_event)]] = tuple(kind.value for kind in DEFAULT_EVENTS)
+    environments: OneOrMore[Pattern] = (EVERY,)
+    tenants: OneOrMore[Pattern] = (EVERY,)
+    group_by: Annotated[OneOrMore[Label], AfterValidator(_checked_labels)] = (BY_WORKER,)
     group_wait_ms: Annotated[Duration, lasting("0s", "1h")] = Field(None, validate_default=True)
     group_interval_ms: Annotated[Duration, lasting("100ms", "1d")] = Field("60s", validate_default=True)
     repeat_interval_ms: Annotated[Duration, lasting("0s", "30d"), AfterValidator(_reminding)] = Field(

@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
 from monitor.auth import read_revocations
+from monitor.auth.keys import KeyAlgorithm
 from monitor.settings.key_material import (
     KeyMaterialError,
     from_environment,
@@ -26,7 +27,7 @@ class AuthKey(Section):
     """One ``[[auth.keys]]``. The secret or public key is read when the configuration is loaded."""
 
     kid: NonEmpty
-    algorithm: Literal["HS256", "RS256", "ES256", "EdDSA"]
+    algorithm: KeyAlgorithm
     secret_file: NonEmpty | None = None
     secret_env: NonEmpty | None = None
     public_key_file: NonEmpty | None = None
