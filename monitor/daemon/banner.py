@@ -16,8 +16,6 @@ from monitor.printable import escaped
 from monitor.version import version
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from monitor.daemon.config.model import Config
     from monitor.daemon.signing_key import KeyRing
 
@@ -32,9 +30,9 @@ def _program() -> str:
     return shutil.which("lastseen") or f"{sys.executable} -m monitor"
 
 
-def token_command(config: Config, ring: KeyRing, *, config_path: Path | None, environ: Mapping[str, str]) -> str:
+def _token_command(config: Config, ring: KeyRing, config_path: Path | None) -> str:
     """Command line that creates a worker's token, from any working directory."""
-    settings = {name: value for name, value in environ.items() if name.upper().startswith("LASTSEEN_AUTH__")}
+    settings = {name: value for name, value in os.environ.items() if name.upper().startswith("LASTSEEN_AUTH__")}
     if ring.generated is not None:
         settings["LASTSEEN_STORE__DATA_DIR"] = str(config.store.data_dir.absolute())
     words = [f"{name}={shlex.quote(value)}" for name, value in sorted(settings.items())]
@@ -54,7 +52,7 @@ def greet(config: Config, ring: KeyRing, port: int, *, config_path: Path | None,
     log.info("daemon.ready", version=version(), url=url, config=origin, signing_key=str(ring.generated or ""))
     if not (sys.stderr.isatty() or is_console(config.log.format, sys.stdout)):
         return
-    command = token_command(config, ring, config_path=config_path, environ=os.environ)
+    command = _token_command(config, ring, config_path)
     # A short interval, so that the first alert comes while the reader looks.
     beat = '{"worker_id": "worker-1", "environment_name": "dev", "interval_seconds": 2, "grace_seconds": 3}'
     curl = (

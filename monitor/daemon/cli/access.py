@@ -251,10 +251,8 @@ def _asking() -> Iterator[None]:
     """Exit if the daemon refuses the request: with status 2 for an invalid request (422), else with 1."""
     try:
         yield
-    except MisuseError as error:
-        fail(MISUSED, f"lastseen: {error}")
     except ClientError as error:
-        fail(FAILED, f"lastseen: {error}")
+        fail(MISUSED if isinstance(error, MisuseError) else FAILED, f"lastseen: {error}")
 
 
 def say(*words: object) -> None:
