@@ -6,9 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-import jwt
-
-from monitor.settings.key_material import MIN_SECRET_BYTES, KeyMaterialError, public_key
+from monitor.settings.key_material import KeyMaterialError, hs256_key, public_key
 
 KeyAlgorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
 
@@ -28,16 +26,9 @@ class VerifyingKey:
 
     def __post_init__(self) -> None:
         try:
-            if self.algorithm == "HS256":
-                if len(self.key) < MIN_SECRET_BYTES:
-                    raise ValueError(f"key {self.kid!r}: an HS256 secret has at least {MIN_SECRET_BYTES} bytes")
-                jwt.get_algorithm_by_name("HS256").prepare_key(self.key)
-            else:
-                public_key(self.key, self.algorithm)
+            hs256_key(self.key) if self.algorithm == "HS256" else public_key(self.key, self.algorithm)
         except KeyMaterialError as error:
             raise ValueError(f"key {self.kid!r}: {error}") from None
-        except jwt.InvalidKeyError:
-            raise ValueError(f"key {self.kid!r}: the HS256 secret is a public key, a certificate or a JWK") from None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -100,9 +101,17 @@ def _unwrapped(raw: bytes, what: str) -> bytes:
 
 def signing_secret(raw: bytes) -> bytes:
     """Return a valid HS256 secret, unchanged."""
-    raw = _unwrapped(raw, "secret")
+    return hs256_key(_unwrapped(raw, "secret"))
+
+
+def hs256_key(raw: bytes) -> bytes:
+    """Return the bytes of an HS256 key, unchanged."""
     if len(raw) < MIN_SECRET_BYTES:
         raise KeyMaterialError(f"the secret has {len(raw)} bytes, HS256 needs at least {MIN_SECRET_BYTES}")
+    try:
+        jwt.get_algorithm_by_name("HS256").prepare_key(raw)
+    except jwt.InvalidKeyError:
+        raise KeyMaterialError("the secret is a public key, a certificate or a JWK") from None
     return raw
 
 

@@ -104,6 +104,13 @@ def test_a_key_without_fit_material_is_refused(tmp_path: Path, algorithm: str, s
     assert "sss" not in line
 
 
+@pytest.mark.parametrize("text", ["ssh-rsa " + "A" * 200, '{"kty": "oct", "k": "' + "A" * 43 + '"}'])
+def test_a_secret_that_is_a_key_of_another_kind_is_refused(tmp_path: Path, text: str) -> None:
+    (line,) = refused_text(tmp_path, auth_key("HS256", 'secret_env = "A"'), {"A": text})
+    assert "auth.keys[0].secret_env: the secret is a public key, a certificate or a JWK" in line
+    assert "AAA" not in line
+
+
 def test_a_repeated_kid_is_refused_where_it_repeats(tmp_path: Path) -> None:
     (line,) = refused_text(tmp_path, auth_key("HS256", 'secret_env = "A"') * 2, {"A": HS256_SECRET})
     assert line == 'config.toml:6: auth.keys[1].kid: an earlier key has this kid, got "a"'
