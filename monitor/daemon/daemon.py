@@ -27,7 +27,6 @@ from monitor.daemon.delivery_labels import delivery_labels
 from monitor.daemon.errors import StartError
 from monitor.daemon.expiring import ExpiryWatch
 from monitor.daemon.oncall.routes import oncall_router
-from monitor.daemon.oncall.service import OnCall
 from monitor.daemon.revoking import RevocationWatch
 from monitor.daemon.self_check import SelfCheck
 from monitor.daemon.settings import beat_rates, body_limits, interval_bounds, store_settings, sweep_settings
@@ -185,9 +184,8 @@ class Daemon:
 
     def _build_http(self, services: Services) -> HttpServer:
         limits = self._config.limits
-        oncall = OnCall(self._alerts, store=self._store, now_ms=self._store.clock.now_ms)
         return HttpServer(
-            create_app(services, oncall_router(services, oncall)),
+            create_app(services, oncall_router(services, self._alerts)),
             connections=limits.connections,
             shutdown_timeout_ms=self._config.server.shutdown_timeout_ms,
             head_bytes=limits.head_bytes,

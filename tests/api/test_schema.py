@@ -26,7 +26,7 @@ from monitor.api.app import create_router, typed_endpoints
 from monitor.api.openapi.components import CONTRACT
 from monitor.api.openapi.document import document
 from monitor.daemon.oncall.routes import oncall_router
-from tests.support import api, oncall, servers
+from tests.support import api, servers
 from tests.support.openapi import surface
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ SURFACE: Final = Path(__file__).with_name("surface.txt")
 @pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
 async def test_the_document_names_the_routes_that_there_are(store_url: str) -> None:
     async with api.running(store_url) as lastseen:
-        router = oncall_router(lastseen.services, oncall.port(lastseen.alerts, lastseen.store))
+        router = oncall_router(lastseen.services, lastseen.alerts)
         routes = create_router(lastseen.services, [router]).routes
         served = {
             (route.path.replace(":str}", "}"), method.lower())

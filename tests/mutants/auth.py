@@ -122,7 +122,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a token of one worker lists the incidents of its tenant's other workers",
-        file="monitor/daemon/oncall/service.py",
+        file="monitor/daemon/oncall/incidents.py",
         old="[one for one in page.incidents if _sees(caller, one)]",
         new="[*page.incidents]",
         tests=("tests/api/test_oncall.py::test_a_restricted_token_sees_its_own_incidents_only",),
@@ -136,7 +136,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a token of one worker sees and ends silences of its tenant's other workers",
-        file="monitor/daemon/oncall/service.py",
+        file="monitor/daemon/oncall/silences.py",
         old="worker_id=matchers.only(matchers.worker_id), environment_name",
         new="worker_id=matchers.worker_id and caller.worker_id, environment_name",
         tests=("tests/api/test_oncall.py::test_a_restricted_token_silences_only_what_it_may_see",),

@@ -166,7 +166,7 @@ async def running(
     """The app in process, over a store with these settings, and receivers of these names, each with its tenants."""
     async with stores.opened(url, **settings) as store, oncall.opened(url, receivers) as alerts:
         made = make_services(store, **(services or {}))
-        app = create_app(made, oncall_router(made, oncall.port(alerts, store)))
+        app = create_app(made, oncall_router(made, alerts))
         headers = {"authorization": f"Bearer {token(store.clock.now_ms())}"}
         async with in_process(app, headers) as client:
             clock = stores.ManualClock(url, store.partitions)

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from alerts.rendering.payload import Wording
-from alerts.store.group_store import GroupStore
-from alerts.store.incidents import IncidentStore
-from alerts.store.silences import SilenceStore
-from monitor.daemon.oncall.service import OnCall
-from tests.support.alerts_fakes import Inbox
+from alerts.service import AlertService, AlertSettings
+from tests.support.alerts_fakes import CALM, Clock, Inbox, ListSource, Tally
 from tests.support.stores import alert_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from alerts.receivers import Receiver
     from alerts.store.port import StorePort
-    from monitor.store import Store
 
 
-@dataclass(frozen=True, kw_only=True)
-class Alerts:
-    """What the port needs of the alert service. ``woken`` is who was to be looked at."""
+class Alerts(AlertService):
+    """The alert service, not started. ``woken`` is who was to be looked at."""
 
-    groups: Mapping[str, GroupStore]
-    incidents: IncidentStore
-    silences: SilenceStore
-    receivers: Mapping[str, Receiver]
-    wording: Wording
-    owners: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    woken: list[str] = field(default_factory=list)
+    woken: list[str]
 
     def wake(self, receiver: str) -> None:
         self.woken.append(receiver)
@@ -43,13 +30,20 @@ def made(url: str, names: Mapping[str, Sequence[str]] | None) -> tuple[Alerts, S
     names = names or {"ops": ()}
     store = alert_store(url)
     alerts = Alerts(
-        groups={name: GroupStore(store, name) for name in names},
-        incidents=IncidentStore(store),
-        silences=SilenceStore(store),
-        owners={name: frozenset(tenants) for name, tenants in names.items() if tenants},
-        receivers={name: Inbox(name=name) for name in names},
-        wording=Wording(public_url="", redact=()),
+        AlertSettings(
+            receivers=[Inbox(name=name) for name in names],
+            routes=(),
+            owners={name: frozenset(tenants) for name, tenants in names.items() if tenants},
+            wording=Wording(public_url="", redact=()),
+        ),
+        store=store,
+        source=ListSource([]),
+        partitions=0,
+        fleet=CALM,
+        now_ms=Clock(),
+        counts=Tally(),
     )
+    alerts.woken = []
     return alerts, store
 
 
@@ -61,8 +55,3 @@ async def opened(url: str, names: Mapping[str, Sequence[str]] | None) -> AsyncIt
         yield alerts
     finally:
         await store.close()
-
-
-def port(alerts: Alerts, store: Store) -> OnCall:
-    """The on-call operations over them."""
-    return OnCall(alerts, store=store, now_ms=store.clock.now_ms)

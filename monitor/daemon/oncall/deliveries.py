@@ -11,6 +11,7 @@ from litestar.params import JSONBody, QueryParameter
 from msgspec import Meta
 
 from alerts.groups.state import Outcome
+from alerts.oncall.dead_letters import DeadLetters, of_tenant
 from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Count, Cursor, Limit, in_json, needs, path_id
 from monitor.api.errors import NoSuchError
 from monitor.api.health import monitor_now
@@ -21,12 +22,15 @@ from monitor.events import Time, rfc3339
 from monitor.health import MonitorState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from litestar.handlers import HTTPRouteHandler
 
+    from alerts.groups.state import NotificationRecord
     from alerts.oncall.dead_letters import Found
+    from alerts.service import AlertService
     from monitor.api.services import Services
     from monitor.auth import Principal
-    from monitor.daemon.oncall.service import OnCall
     from monitor.events import Event
 
 LOOK_BACK_CALLS: Final = 50
@@ -175,6 +179,10 @@ def _sees(caller: Principal, event: Event) -> bool:
     )
 
 
+def _visible_to(caller: Principal) -> Callable[[NotificationRecord], bool]:
+    return lambda note: caller.is_operator or of_tenant(note, caller.tenant, caller.environments, caller.worker_id)
+
+
 _Nid = Annotated[str, path_id("The id of a notification, its `webhook-id`.")]
 _Receiver = Annotated[
     str | None, QueryParameter(description="The receiver. By default the notification is searched at all receivers.")
@@ -183,9 +191,10 @@ _NO_FORCE: Final = ReplayRequest()
 _EMPTY: Final = EmptyBody()
 
 
-def delivery_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandler]:
+def delivery_handlers(services: Services, alerts: AlertService) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
-    place = services.shared.reads.place
+    now_ms, place = services.store.clock.now_ms, services.shared.reads.place
+    dead_letters = DeadLetters(groups=alerts.groups, incidents=alerts.incidents)
 
     @get(
         "/api/v1/deliveries",
@@ -205,12 +214,13 @@ def delivery_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandl
         limit: Limit = DEFAULT_LIMIT,
     ) -> DeliveryList:
         async with place(request.user.tenant):
-            page = await oncall.deliveries(
-                request.user,
-                outcome=Outcome.DELIVERED if outcome == "finished" else Outcome(outcome),
+            page = await dead_letters.page(
+                Outcome.DELIVERED if outcome == "finished" else Outcome(outcome),
                 receiver=receiver,
                 after=place_of(cursor, "ntf_"),
                 limit=limit,
+                now_ms=now_ms(),
+                sees=_visible_to(request.user),
             )
             monitor = await monitor_now(services)
         return DeliveryList(
@@ -226,7 +236,7 @@ def delivery_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandl
     )
     async def get_delivery(request: Caller, nid: _Nid, receiver: _Receiver = None) -> DeliveryDetail:
         async with place(request.user.tenant):
-            found = await oncall.delivery(request.user, nid, receiver=receiver)
+            found = await dead_letters.find(nid, receiver=receiver, sees=_visible_to(request.user))
             body = msgspec.Raw("null" if found.body is None else found.body)
             return extended(DeliveryDetail, delivery_of(found), body=body, monitor=await monitor_now(services))
 
@@ -242,7 +252,10 @@ def delivery_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandl
         request: Caller, nid: _Nid, receiver: _Receiver = None, data: JSONBody[ReplayRequest] = _NO_FORCE
     ) -> DeliveryDone:
         async with place(request.user.tenant):
-            found = await oncall.replay(request.user, nid, receiver=receiver, force=data.force)
+            found = await dead_letters.replay(
+                nid, receiver=receiver, force=data.force, now_ms=now_ms(), sees=_visible_to(request.user)
+            )
+            alerts.wake(found.receiver)
         return extended(DeliveryDone, delivery_of(found), monitor=await monitor_now(services))
 
     @post(
@@ -261,7 +274,10 @@ def delivery_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandl
     ) -> Replayed:
         del data  # that it has no members is checked
         async with place(request.user.tenant):
-            done = await oncall.replay_all(request.user, receiver, after=place_of(cursor, "ntf_"))
+            done = await dead_letters.replay_all(
+                receiver=receiver, after=place_of(cursor, "ntf_"), now_ms=now_ms(), sees=_visible_to(request.user)
+            )
+            alerts.wake(receiver)
         return Replayed(
             replayed=done.replayed,
             over=done.over,
@@ -283,7 +299,7 @@ def delivery_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandl
     ) -> DeliveryDone:
         del data
         async with place(request.user.tenant):
-            found = await oncall.drop(request.user, nid, receiver=receiver)
+            found = await dead_letters.drop(nid, receiver=receiver, now_ms=now_ms(), sees=_visible_to(request.user))
         return extended(DeliveryDone, delivery_of(found), monitor=await monitor_now(services))
 
     @get(
@@ -307,7 +323,7 @@ def delivery_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandl
                     nid=one.nid,
                     reason="" if note is None else note.reason,
                 )
-                for receiver, one, note in await oncall.outcomes(event_id)
+                for receiver, one, note in await dead_letters.outcomes(event_id)
             ]
             return EventOutcomes(event_id=event_id, outcomes=outcomes, monitor=await monitor_now(services))
 

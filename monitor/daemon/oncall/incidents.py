@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
@@ -12,7 +13,10 @@ from msgspec import Meta
 from alerts.groups.attempts import idle
 from alerts.groups.decisions import IDLE, Decision
 from alerts.groups.incidents import Incident as StoredIncident
-from alerts.groups.incidents import IncidentKind, IncidentState
+from alerts.groups.incidents import IncidentKind, IncidentState, UnknownIncidentError
+from alerts.groups.keys import Shape, shape_of
+from alerts.routing.acknowledge import acknowledge_at
+from alerts.store.group_store import Want
 from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Count, Cursor, Limit, any_of, in_json, needs, path_id
 from monitor.api.health import monitor_now
 from monitor.api.json_body import checked_text
@@ -28,12 +32,14 @@ if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
 
     from alerts.groups.state import AlertGroup
+    from alerts.oncall.dead_letters import Place
+    from alerts.service import AlertService
     from monitor.api.services import Services
     from monitor.auth import Principal
-    from monitor.daemon.oncall.service import OnCall
 
 COMMENT_CHARS: Final = 1_000
 NAME_CHARS: Final = 256
+_MS_DIGITS: Final = 15
 
 
 class AckRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -155,15 +161,83 @@ def notification_of(receiver: str, group: AlertGroup) -> NotificationState:
     )
 
 
+def _sees(caller: Principal, incident: StoredIncident) -> bool:
+    return caller.may_see(worker_id=incident.worker_id, environment_name=incident.environment_name)
+
+
+async def _visible(alerts: AlertService, caller: Principal, incident_id: str) -> StoredIncident:
+    incident = await alerts.incidents.get(caller.tenant, incident_id)
+    if not _sees(caller, incident):
+        raise UnknownIncidentError(incident_id)
+    return incident
+
+
+async def _page(
+    alerts: AlertService,
+    caller: Principal,
+    *,
+    environments: tuple[str, ...] | None,
+    state: IncidentState,
+    after: Place | None,
+    limit: int,
+) -> tuple[list[StoredIncident], Place | None]:
+    """Incidents by opening time, newest first, and the place of the next page."""
+    page = await alerts.incidents.page(
+        caller.tenant,
+        state=state,
+        environments=environments,
+        after=None if after is None else f"{after[0]:0{_MS_DIGITS}d}{after[1]}",
+        limit=limit,
+    )
+    last = None if page.after is None else (int(page.after[:_MS_DIGITS]), page.after[_MS_DIGITS:])
+    return [one for one in page.incidents if _sees(caller, one)], last
+
+
+async def _notifications(alerts: AlertService, caller: Principal, incident: StoredIncident) -> list[NotificationState]:
+    """The state of each group that notifies of an incident, by receiver; none if it is closed.
+
+    A restricted caller does not see groups of many workers, and an unreadable group is left out.
+    """
+    found: list[NotificationState] = []
+    for receiver, key in sorted(incident.targets.items()) if incident.is_open else ():
+        groups = alerts.groups.get(receiver)
+        if groups is None or (caller.is_restricted and shape_of(key) is not Shape.WORKER):
+            continue
+        with suppress(msgspec.MsgspecError):
+            [seen] = await groups.read([Want(group=key)])
+            if seen.group is not None:
+                found.append(notification_of(receiver, seen.group))
+    return found
+
+
+async def _acknowledge(
+    alerts: AlertService, tenant: str, incident_id: str, *, by: str, comment: str, now_ms: int
+) -> StoredIncident:
+    """Acknowledge an incident: first in the incident, then in the groups that notify of it.
+
+    No reminder is begun after this returns (P19). Idempotent: the first ack remains.
+    """
+    incident = await alerts.incidents.acknowledge(tenant, incident_id, by=by, comment=comment, now_ms=now_ms)
+    worker_id = incident.worker_id if incident.kind is IncidentKind.WORKER else None
+    # If the incident has closed since the acknowledgement, no reminder is due any more.
+    for receiver, key in incident.targets.items() if incident.is_open else ():
+        if (groups := alerts.groups.get(receiver)) is not None:
+            await acknowledge_at(
+                groups, key, tenant=tenant, worker_id=worker_id, incident_id=incident.id, now_ms=now_ms
+            )
+    return incident
+
+
 _Id = Annotated[str, path_id("The id of an incident.")]
 _NO_ACK: Final = AckRequest()
 
 
-def incident_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandler]:
+def incident_handlers(services: Services, alerts: AlertService) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
+    place = services.shared.reads.place
 
     async def detail_of(caller: Principal, incident: StoredIncident) -> IncidentDetail:
-        notifications = [notification_of(name, group) for name, group in await oncall.notifying(caller, incident)]
+        notifications = await _notifications(alerts, caller, incident)
         monitor = await monitor_now(services)
         return extended(IncidentDetail, incident_of(incident), notifications=notifications, monitor=monitor)
 
@@ -184,8 +258,9 @@ def incident_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandl
         limit: Limit = DEFAULT_LIMIT,
     ) -> IncidentList:
         caller = request.user
-        async with services.shared.reads.place(caller.tenant):
-            found, last = await oncall.incidents(
+        async with place(caller.tenant):
+            found, last = await _page(
+                alerts,
                 caller,
                 environments=narrowed(environment, caller.environments),
                 state=IncidentState(which),
@@ -203,8 +278,8 @@ def incident_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandl
         response_description="The incident",
     )
     async def get_incident(request: Caller, incident_id: _Id) -> IncidentDetail:
-        async with services.shared.reads.place(request.user.tenant):
-            return await detail_of(request.user, await oncall.incident(request.user, incident_id))
+        async with place(request.user.tenant):
+            return await detail_of(request.user, await _visible(alerts, request.user, incident_id))
 
     @post(
         "/api/v1/incidents/{incident_id:str}/ack",
@@ -215,10 +290,13 @@ def incident_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandl
         status_code=200,
     )
     async def acknowledge(request: Caller, incident_id: _Id, data: JSONBody[AckRequest] = _NO_ACK) -> IncidentDetail:
-        by = request.user.subject if data.by is None else checked_text("by", data.by, most=NAME_CHARS)
+        caller = request.user
+        by = caller.subject if data.by is None else checked_text("by", data.by, most=NAME_CHARS)
         comment = checked_text("comment", data.comment, most=COMMENT_CHARS, lines=True) if data.comment else ""
-        async with services.shared.reads.place(request.user.tenant):
-            incident = await oncall.acknowledge(request.user, incident_id, by=by, comment=comment)
-            return await detail_of(request.user, incident)
+        async with place(caller.tenant):
+            await _visible(alerts, caller, incident_id)
+            now_ms = services.store.clock.now_ms()
+            incident = await _acknowledge(alerts, caller.tenant, incident_id, by=by, comment=comment, now_ms=now_ms)
+            return await detail_of(caller, incident)
 
     return [list_incidents, get_incident, acknowledge]

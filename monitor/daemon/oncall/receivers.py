@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
@@ -9,19 +10,27 @@ from litestar import get, post
 from litestar.params import JSONBody
 from msgspec import Meta
 
+from alerts.errors import DeliveryError
+from alerts.oncall.dead_letters import UnknownReceiverError
+from alerts.oncall.sample import send_trial, trial
+from monitor.api.admission import RateLimitedError
 from monitor.api.endpoints import Caller, Count, Seconds, needs, path_id
 from monitor.api.health import monitor_now
 from monitor.api.responses import extended
-from monitor.auth import Scope
+from monitor.auth import ForbiddenError, Scope
 from monitor.daemon.oncall.shared import EmptyBody
 from monitor.health import MonitorState
 
 if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
 
-    from alerts.store.group_store import Stats
+    from alerts.service import AlertService
+    from alerts.store.group_store import GroupStore, Stats
     from monitor.api.services import Services
-    from monitor.daemon.oncall.service import OnCall
+    from monitor.auth import Principal
+
+TEST_SPACING_MS: Final = 10_000
+"""Minimum time between two tests of a receiver, across all daemons."""
 
 
 class Receiver(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,12 +80,38 @@ def receiver_of(stats: Stats) -> Receiver:
     )
 
 
+def _require_unrestricted(caller: Principal) -> None:
+    if caller.is_restricted:
+        raise ForbiddenError("the token is restricted to a worker or to environments and cannot access receivers")
+
+
+def _keeps(alerts: AlertService, caller: Principal, receiver: str) -> bool:
+    return caller.is_operator or caller.tenant in alerts.owners.get(receiver, ())
+
+
+def _kept(alerts: AlertService, caller: Principal, receiver: str) -> GroupStore:
+    """The groups of a receiver that the caller may test and enable.
+
+    Raises:
+        UnknownReceiverError: it does not exist, or belongs to other tenants.
+        ForbiddenError: the token is restricted, or tenants share the receiver.
+    """
+    groups, owners = alerts.groups.get(receiver), alerts.owners.get(receiver)
+    if groups is None or (owners and not _keeps(alerts, caller, receiver)):
+        raise UnknownReceiverError(receiver)
+    _require_unrestricted(caller)
+    if not _keeps(alerts, caller, receiver):
+        raise ForbiddenError(f"all tenants share the receiver {receiver!r}: that needs the scope 'operator'")
+    return groups
+
+
 _Name = Annotated[str, path_id("The name of a receiver.")]
 _EMPTY: Final = EmptyBody()
 
 
-def receiver_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandler]:
+def receiver_handlers(services: Services, alerts: AlertService) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
+    now_ms = services.store.clock.now_ms
 
     @get(
         "/api/v1/receivers",
@@ -86,9 +121,13 @@ def receiver_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandl
         response_description="The receivers",
     )
     async def list_receivers(request: Caller) -> ReceiverList:
-        async with services.shared.reads.place(request.user.tenant):
-            found = [receiver_of(one) for one in await oncall.receivers(request.user)]
-            return ReceiverList(receivers=found, monitor=await monitor_now(services))
+        caller = request.user
+        async with services.shared.reads.place(caller.tenant):
+            _require_unrestricted(caller)
+            now = now_ms()
+            mine = [groups for name, groups in sorted(alerts.groups.items()) if _keeps(alerts, caller, name)]
+            found = await asyncio.gather(*(one.stats(now_ms=now) for one in mine))
+            return ReceiverList(receivers=[receiver_of(one) for one in found], monitor=await monitor_now(services))
 
     @post(
         "/api/v1/receivers/{name:str}/enable",
@@ -100,7 +139,10 @@ def receiver_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandl
     )
     async def enable_receiver(request: Caller, name: _Name, data: JSONBody[EmptyBody] = _EMPTY) -> ReceiverDetail:
         del data  # that it has no members is checked
-        stats = await oncall.enable(request.user, name)
+        groups = _kept(alerts, request.user, name)
+        await groups.enable()
+        alerts.wake(name)
+        stats = await groups.stats(now_ms=now_ms())
         return extended(ReceiverDetail, receiver_of(stats), monitor=await monitor_now(services))
 
     @post(
@@ -113,13 +155,26 @@ def receiver_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandl
     )
     async def test_receiver(request: Caller, name: _Name, data: JSONBody[EmptyBody] = _EMPTY) -> Trial:
         del data
-        nid, error, took_ms = await oncall.test(request.user, name)
+        if wait_ms := await _kept(alerts, request.user, name).begin_test(TEST_SPACING_MS):
+            wait_s = -(-wait_ms // 1_000)
+            raise RateLimitedError(f"{name} was tested less than {TEST_SPACING_MS // 1_000} s ago", wait_s)
+        receiver, began_ms = alerts.receivers[name], now_ms()
+        pair = trial(name, alerts.wording, now_ms=began_ms)
+        timeout_s = 2 * receiver.timeout_s  # twice the receiver's own, because the test is two notifications
+        error: str | None = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                await send_trial(receiver, pair, now_ms=began_ms)
+        except DeliveryError as failure:
+            error = str(failure)
+        except TimeoutError:
+            error = f"no answer within {timeout_s:g} s"
         return Trial(
             receiver=name,
-            nid=nid,
+            nid=pair[0].nid,
             delivered=error is None,
             error=error,
-            seconds=took_ms / 1000,
+            seconds=max(0, now_ms() - began_ms) / 1000,
             monitor=await monitor_now(services),
         )
 

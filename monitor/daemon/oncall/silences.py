@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -12,24 +13,29 @@ from msgspec import Meta
 
 from alerts.groups.silences import Matchers as StoredMatchers
 from alerts.groups.silences import Silence as StoredSilence
-from alerts.groups.silences import SilenceState
+from alerts.groups.silences import SilenceState, UnknownSilenceError
+from alerts.oncall.reschedule import wake_waiting
 from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Cursor, Limit, any_of, in_json, needs, path_id
 from monitor.api.errors import BodyError
 from monitor.api.health import monitor_now
 from monitor.api.json_body import LATEST_MS, checked_text, moment_ms
 from monitor.api.responses import extended
+from monitor.api.workers import PAGE_WORKERS
 from monitor.auth import ForbiddenError, Scope
 from monitor.daemon.oncall.shared import cursor_of, place_of, time_or_none
+from monitor.errors import NoRoomError, StoreUnavailableError
 from monitor.events import Time, rfc3339
 from monitor.health import MonitorState
+from monitor.pace import Piece
 from monitor.settings.globs import checked_glob
 
 if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
 
+    from alerts.service import AlertService
     from monitor.api.services import Services
     from monitor.auth import Principal
-    from monitor.daemon.oncall.service import OnCall
+    from monitor.store import Store
 
 PATTERN_CHARS: Final = 256
 METADATA_MATCHERS: Final = 16
@@ -37,7 +43,8 @@ COMMENT_CHARS: Final = 1_000
 AUTHOR_CHARS: Final = 256
 LONGEST_S: Final = 3_650 * 86_400
 """Ten years; a longer silence is taken for a typing error."""
-
+MATCHED_WORKERS: Final = 10_000
+"""Maximum workers that are scanned to find out whether a silence matches any."""
 
 _PATTERN: Final = Meta(
     description="`*` is the only wildcard; `?`, `[` and `]` are refused. With `exact` a literal text.",
@@ -227,12 +234,57 @@ def require_own(principal: Principal, matchers: StoredMatchers) -> None:
             raise ForbiddenError(f"the token is restricted: matchers.{field} must not have a wildcard")
 
 
+def _covers(caller: Principal, silence: StoredSilence) -> bool:
+    """Whether a silence only matches workers that the caller may see."""
+    matchers = silence.matchers
+    return caller.may_see(
+        worker_id=matchers.only(matchers.worker_id), environment_name=matchers.only(matchers.environment)
+    )
+
+
+async def _visible(alerts: AlertService, caller: Principal, silence_id: str) -> StoredSilence:
+    silence = await alerts.silences.get(caller.tenant, silence_id)
+    if not _covers(caller, silence):
+        raise UnknownSilenceError(silence_id)
+    return silence
+
+
+async def _warnings(store: Store, silence: StoredSilence) -> tuple[str, ...]:
+    """Warnings about a silence: no known worker matches."""
+    environment = silence.matchers.only(silence.matchers.environment)
+    environments = None if environment is None else (environment,)
+    looked_at = 0
+    for partition in range(store.partitions):
+        after = ""
+        while True:
+            page = await store.list_workers(
+                partition, silence.tenant, after=after, limit=PAGE_WORKERS, environments=environments, want=None
+            )
+            piece = Piece()
+            for worker in page.workers:
+                if piece.is_over():
+                    await piece.rest()
+                if silence.matchers.match(
+                    worker_id=worker.key.worker_id,
+                    environment_name=worker.environment_name,
+                    metadata=json.loads(worker.metadata_json) if silence.matchers.metadata else {},
+                ):
+                    return ()
+            looked_at += PAGE_WORKERS
+            after = page.last
+            if not after:
+                break
+            if looked_at >= MATCHED_WORKERS:
+                return (f"it matches none of the first {looked_at} workers; the others were not checked",)
+    return ("it matches no worker that is known now",)
+
+
 _Id = Annotated[str, path_id("The id of a silence.")]
 
 
-def silence_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandler]:
+def silence_handlers(services: Services, alerts: AlertService) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
-    now_ms = services.store.clock.now_ms
+    now_ms, place = services.store.clock.now_ms, services.shared.reads.place
 
     @get(
         "/api/v1/silences",
@@ -249,14 +301,15 @@ def silence_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandle
         cursor: Cursor = None,
         limit: Limit = DEFAULT_LIMIT,
     ) -> SilenceList:
-        after = place_of(cursor, "sil_")
+        caller, after = request.user, place_of(cursor, "sil_")
         states = set(which or ("active", "pending"))
-        async with services.shared.reads.place(request.user.tenant):
+        async with place(caller.tenant):
             now = now_ms()
             found = [
                 silence
-                for silence in await oncall.silences(request.user)
-                if (silence.state(now) in states or "all" in states)
+                for silence in await alerts.silences.list_for(caller.tenant, now_ms=now)
+                if _covers(caller, silence)
+                and (silence.state(now) in states or "all" in states)
                 and (after is None or (silence.created_ms, silence.id) < after)
             ]
             last = (found[limit - 1].created_ms, found[limit - 1].id) if len(found) > limit else None
@@ -278,8 +331,12 @@ def silence_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandle
         caller, now = request.user, now_ms()
         silence = new_silence(data, caller=caller, now_ms=now)
         require_own(caller, silence.matchers)
-        async with services.shared.reads.place(caller.tenant):
-            warnings = await oncall.add_silence(silence)
+        async with place(caller.tenant):
+            await alerts.silences.add(silence, now_ms=now)
+            try:
+                warnings = await _warnings(services.store, silence)
+            except (StoreUnavailableError, NoRoomError):
+                warnings = ("could not check whether any worker matches",)
         return extended(SilenceAdded, silence_of(silence, now), warnings=warnings, monitor=await monitor_now(services))
 
     @get(
@@ -290,8 +347,8 @@ def silence_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandle
         response_description="The silence",
     )
     async def get_silence(request: Caller, silence_id: _Id) -> SilenceDetail:
-        async with services.shared.reads.place(request.user.tenant):
-            silence = await oncall.silence(request.user, silence_id)
+        async with place(request.user.tenant):
+            silence = await _visible(alerts, request.user, silence_id)
             return extended(SilenceDetail, silence_of(silence, now_ms()), monitor=await monitor_now(services))
 
     @delete(
@@ -302,7 +359,14 @@ def silence_handlers(services: Services, oncall: OnCall) -> list[HTTPRouteHandle
         response_description="Done",
     )
     async def end_silence(request: Caller, silence_id: _Id) -> None:
-        async with services.shared.reads.place(request.user.tenant):
-            await oncall.end_silence(request.user, silence_id, by=request.user.subject)
+        caller = request.user
+        async with place(caller.tenant):
+            await _visible(alerts, caller, silence_id)
+            now = now_ms()
+            await alerts.silences.end(caller.tenant, silence_id, by=caller.subject, now_ms=now)
+            # Also if it had ended before: the earlier call may have failed before this step.
+            for receiver, groups in alerts.groups.items():
+                if await wake_waiting(groups, caller.tenant, now_ms=now):
+                    alerts.wake(receiver)
 
     return [list_silences, add_silence, get_silence, end_silence]
