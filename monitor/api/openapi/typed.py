@@ -27,9 +27,13 @@ def described(routers: Sequence[Router]) -> tuple[dict[str, Schema], dict[str, S
 
     Litestar's schemas of Structs lose formats and constraints, so msgspec's, which have the same names, replace them.
     """
-    app = Litestar(
-        routers, openapi_config=OpenAPIConfig(title="Lastseen", version="", create_examples=False), logging_config=None
+    config = OpenAPIConfig(
+        title="Lastseen",
+        version="",
+        create_examples=False,
+        operation_id_creator=lambda handler, *_: handler.handler_name,
     )
+    app = Litestar(routers, openapi_config=config, logging_config=None)
     document: dict[str, Any] = app.openapi_schema.to_schema()
     paths = document["paths"]
     types: list[Any] = [WorkerDetail]  # an answer of an operation that is described by hand

@@ -199,7 +199,6 @@ def delivery_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
     @get(
         "/api/v1/deliveries",
         opt=needs(Scope.WORKERS_READ, operator=True, problems=(404,)),
-        operation_id="list_deliveries",
         summary="List notifications, newest first; by default the dead letters",
         response_description="A page",
     )
@@ -230,7 +229,6 @@ def delivery_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
     @get(
         "/api/v1/deliveries/{nid:str}",
         opt=needs(Scope.WORKERS_READ, operator=True),
-        operation_id="get_delivery",
         summary="Get a notification, with its body if that is still kept",
         response_description="The notification",
     )
@@ -243,7 +241,6 @@ def delivery_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
     @post(
         "/api/v1/deliveries/{nid:str}/replay",
         opt=needs(Scope.ALERTS_WRITE, operator=True, problems=(409,)),
-        operation_id="replay_delivery",
         summary="Requeue a dead letter with the same id and body",
         response_description="The notification",
         status_code=200,
@@ -261,7 +258,6 @@ def delivery_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
     @post(
         "/api/v1/deliveries/replay",
         opt=needs(Scope.ALERTS_WRITE, operator=True, problems=(404,)),
-        operation_id="replay_deliveries",
         summary="Requeue the dead letters of a receiver, page by page, newest first",
         response_description="The numbers of dead letters",
         status_code=200,
@@ -289,7 +285,6 @@ def delivery_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
     @post(
         "/api/v1/deliveries/{nid:str}/drop",
         opt=needs(Scope.ALERTS_WRITE, operator=True, problems=(409,)),
-        operation_id="drop_delivery",
         summary="Drop a dead letter",
         response_description="The notification",
         status_code=200,
@@ -305,7 +300,6 @@ def delivery_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
     @get(
         "/api/v1/events/{event_id:str}/outcomes",
         opt=needs(Scope.WORKERS_READ),
-        operation_id="event_outcomes",
         summary="Get the outcome of an event at each receiver; for the newest events only",
         response_description="The outcomes",
     )

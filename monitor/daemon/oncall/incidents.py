@@ -244,7 +244,6 @@ def incident_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
     @get(
         "/api/v1/incidents",
         opt=needs(Scope.WORKERS_READ),
-        operation_id="list_incidents",
         summary="List incidents, newest first",
         response_description="A page",
     )
@@ -273,7 +272,6 @@ def incident_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
     @get(
         "/api/v1/incidents/{incident_id:str}",
         opt=needs(Scope.WORKERS_READ),
-        operation_id="get_incident",
         summary="Get an incident",
         response_description="The incident",
     )
@@ -284,12 +282,13 @@ def incident_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
     @post(
         "/api/v1/incidents/{incident_id:str}/ack",
         opt=needs(Scope.ALERTS_WRITE, problems=(409,)),
-        operation_id="acknowledge_incident",
         summary="Acknowledge an incident: no reminder is begun after the answer; the first ack remains",
         response_description="The incident",
         status_code=200,
     )
-    async def acknowledge(request: Caller, incident_id: _Id, data: JSONBody[AckRequest] = _NO_ACK) -> IncidentDetail:
+    async def acknowledge_incident(
+        request: Caller, incident_id: _Id, data: JSONBody[AckRequest] = _NO_ACK
+    ) -> IncidentDetail:
         caller = request.user
         by = caller.subject if data.by is None else checked_text("by", data.by, most=NAME_CHARS)
         comment = checked_text("comment", data.comment, most=COMMENT_CHARS, lines=True) if data.comment else ""
@@ -299,4 +298,4 @@ def incident_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
             incident = await _acknowledge(alerts, caller.tenant, incident_id, by=by, comment=comment, now_ms=now_ms)
             return await detail_of(caller, incident)
 
-    return [list_incidents, get_incident, acknowledge]
+    return [list_incidents, get_incident, acknowledge_incident]

@@ -116,7 +116,6 @@ def receiver_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
     @get(
         "/api/v1/receivers",
         opt=needs(Scope.WORKERS_READ, operator=True),
-        operation_id="list_receivers",
         summary="List the receivers with the status of their queues",
         response_description="The receivers",
     )
@@ -132,7 +131,6 @@ def receiver_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
     @post(
         "/api/v1/receivers/{name:str}/enable",
         opt=needs(Scope.ADMIN, operator=True),
-        operation_id="enable_receiver",
         summary="Enable a receiver that was disabled because it answered that it is gone",
         response_description="The receiver",
         status_code=200,
@@ -148,7 +146,6 @@ def receiver_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
     @post(
         "/api/v1/receivers/{name:str}/test",
         opt=needs(Scope.ADMIN, operator=True, problems=(429,)),
-        operation_id="test_receiver",
         summary="Send a test notification now and return the result",
         response_description="The result",
         status_code=200,

@@ -289,7 +289,6 @@ def silence_handlers(services: Services, alerts: AlertService) -> list[HTTPRoute
     @get(
         "/api/v1/silences",
         opt=needs(Scope.WORKERS_READ),
-        operation_id="list_silences",
         summary="List silences, newest first; by default those that are active or pending",
         response_description="A page",
     )
@@ -323,7 +322,6 @@ def silence_handlers(services: Services, alerts: AlertService) -> list[HTTPRoute
     @post(
         "/api/v1/silences",
         opt=needs(Scope.ALERTS_WRITE, problems=(429,)),
-        operation_id="add_silence",
         summary="Suppress notifications for matching workers until a given time; detection continues",
         response_description="The silence, and warnings",
     )
@@ -342,7 +340,6 @@ def silence_handlers(services: Services, alerts: AlertService) -> list[HTTPRoute
     @get(
         "/api/v1/silences/{silence_id:str}",
         opt=needs(Scope.WORKERS_READ),
-        operation_id="get_silence",
         summary="Get a silence",
         response_description="The silence",
     )
@@ -354,7 +351,6 @@ def silence_handlers(services: Services, alerts: AlertService) -> list[HTTPRoute
     @delete(
         "/api/v1/silences/{silence_id:str}",
         opt=needs(Scope.ALERTS_WRITE),
-        operation_id="end_silence",
         summary="End a silence now; workers that are still down and were never notified are notified",
         response_description="Done",
     )
