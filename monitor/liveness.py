@@ -162,3 +162,31 @@ def liveness_at(
     if shown is Liveness.STOPPED and missed_ms is not None and now_ms >= missed_ms:
         shown = step(shown, Trigger.RETURN_OVERDUE).to or shown
     return shown
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnvironmentHealth:
+    """Counts of the workers of one environment of a tenant at one moment.
+
+    A worker that was just reported as down is in neither ``expected`` nor ``silent``.
+    """
+
+    expected: int
+    """Workers that are expected to beat: alive, late or overdue. Not those that are stale, failed or stopped."""
+    silent: int
+    """Expected workers without a beat for the longer of their interval and their grace."""
+    fallen: int = 0
+    """Workers that became stale at the requested moment or later, notified or not; 0 without a moment. An upper bound
+    if others have stopped or failed since."""
+    rejected: int = 0
+    """Stale workers whose beats are still being refused, since any time; 0 without a moment."""
+    down: int | None = None
+    """Workers that became stale or failed at the requested moment or later; all of them, without a moment. None:
+    unknown."""
+
+    def size(self, down: int) -> int:
+        """Number of workers, given that ``down`` workers are down according to the events.
+
+        A worker that is back but whose event is not routed yet is already in ``expected``. It counts once.
+        """
+        return self.expected + (down if self.down is None else min(down, self.down))

@@ -230,20 +230,3 @@ class Worker:
     def absent_until(self, now_ms: int) -> int | None:
         """Return the end of the announced absence in milliseconds; None if there is none, or it has ended."""
         return self.back_ms if self.back_ms is not None and now_ms < self.back_ms else None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EnvironmentHealth:
-    """Counts of the workers of one environment of a tenant at one moment."""
-
-    expected: int
-    """Workers that are expected to beat: alive, late or overdue. Not those that are stale, failed or stopped."""
-    silent: int
-    """Expected workers without a beat for the longer of their interval and their grace."""
-    fallen: int = 0
-    """Workers that became stale at the requested moment or later. An upper bound if others have stopped or failed
-    since."""
-    rejected: int = 0
-    """Stale workers whose beats are still being refused, since any time."""
-    down: int = 0
-    """Workers that became stale or failed at the requested moment or later; all of them, without a moment."""

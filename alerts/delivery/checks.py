@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from alerts.groups.flapping import Flapping
-    from alerts.groups.fleet import EnvironmentHealth, Fleet
+    from alerts.groups.fleet import Fleet
     from alerts.groups.state import Step
     from alerts.store.incidents import IncidentStore
     from alerts.store.mass_failures import MassFailures
     from monitor.events import Event
+    from monitor.liveness import EnvironmentHealth
 
 LOOKED_AT: Final = 50
 """Maximum members checked before a reminder. Larger groups are assumed to be still firing."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from alerts.delivery.counts import Counts
     from alerts.groups.flapping import Flapping
-    from alerts.groups.fleet import EnvironmentHealth, Fleet
+    from alerts.groups.fleet import Fleet
     from alerts.groups.silences import Silence
     from alerts.groups.state import Step
     from alerts.rendering.payload import Wording
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from alerts.store.mass_failures import MassFailures
     from alerts.store.silences import SilenceStore
     from monitor.events import Event
+    from monitor.liveness import EnvironmentHealth
 
 FIRST_MEMBERS: Final = 500
 """Maximum members checked for silences. Larger groups count as not silenced."""

@@ -7,32 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from monitor.events import Event
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EnvironmentHealth:
-    """Health of a tenant's environment when a notification is created.
-
-    ``expected``: workers that should send beats. ``silent``: those of them that have missed beats. Stale, failed and
-    stopped workers count in neither, so a worker that was just reported as down is not included.
-
-    ``fallen``: workers that have become stale since the requested moment, notified or not. ``rejected``: workers that
-    are stale and whose beats are rejected, no matter since when. Both are 0 if no moment was requested. ``down``:
-    workers that are stale or failed, since the requested moment if there was one; None: unknown.
-    """
-
-    expected: int
-    silent: int
-    fallen: int = 0
-    rejected: int = 0
-    down: int | None = None
-
-    def size(self, down: int) -> int:
-        """Number of workers, given that ``down`` workers are down according to the events.
-
-        A worker that is back but whose event is not routed yet is already in ``expected``. It counts once.
-        """
-        return self.expected + (down if self.down is None else min(down, self.down))
+    from monitor.liveness import EnvironmentHealth
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

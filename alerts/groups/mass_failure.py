@@ -22,8 +22,8 @@ from monitor.liveness import EventKind, Liveness
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from alerts.groups.fleet import EnvironmentHealth
     from monitor.events import Event
+    from monitor.liveness import EnvironmentHealth
 
 BUCKETS: Final = 30
 """Buckets per interval in which deaths are counted."""

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from alerts.groups.flapping import RecentOutages
-    from alerts.groups.fleet import EnvironmentHealth
     from monitor.events import Event
+    from monitor.liveness import EnvironmentHealth
 
 __all__ = ["GroupCounts", "Wording"]
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from alerts.groups.flapping import RecentOutages
-    from alerts.groups.fleet import EnvironmentHealth
     from monitor.events import Event
+    from monitor.liveness import EnvironmentHealth
 
 LATE_MS: Final = 60_000
 """A deadline that was noticed this much later is mentioned: the monitor had been away."""

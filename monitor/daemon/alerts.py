@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from alerts.groups.flapping import Flapping, begun
-from alerts.groups.fleet import EnvironmentHealth, WorkerOutage
+from alerts.groups.fleet import WorkerOutage
 from alerts.groups.mass_failure import Rule
 from alerts.groups.roles import DOWN, OUT
 from alerts.rendering.payload import Wording
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from alerts.delivery.counts import Counts
     from monitor.daemon.config.model import Config
     from monitor.events import Event
+    from monitor.liveness import EnvironmentHealth
     from monitor.store import Store
     from monitor.store.outbox import Outbox
 
@@ -36,10 +37,7 @@ class StoredFleet:
 
     async def environment_health(self, tenant: str, environment: str, since_ms: int | None = None) -> EnvironmentHealth:
         """Health of an environment."""
-        found = await self._store.environment_health(tenant, environment, since_ms)
-        return EnvironmentHealth(
-            expected=found.expected, silent=found.silent, fallen=found.fallen, rejected=found.rejected, down=found.down
-        )
+        return await self._store.environment_health(tenant, environment, since_ms)
 
     async def outage(self, event: Event, since_ms: int = 0) -> WorkerOutage:
         """Current state of the outage that an event reports."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from monitor.liveness import Liveness
+from monitor.liveness import EnvironmentHealth, Liveness
 from monitor.store import codec
 from monitor.store.library import DOWN_STATES, STATE_CODES
 from monitor.store.results import Census
-from monitor.workers import EnvironmentHealth
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

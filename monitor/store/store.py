@@ -18,7 +18,7 @@ from monitor.blindness import Cause, Window
 from monitor.clock import StoreClock
 from monitor.durability import Confirmation, DurabilityMode
 from monitor.errors import StoreUnavailableError
-from monitor.liveness import Trigger
+from monitor.liveness import EnvironmentHealth, Trigger
 from monitor.pace import in_pieces
 from monitor.store import codec, counts, schema
 from monitor.store.connection import Connection
@@ -36,7 +36,7 @@ from monitor.store.results import (
     Want,
 )
 from monitor.store.settings import LONGEST_MS
-from monitor.workers import EnvironmentHealth, partition_of
+from monitor.workers import partition_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

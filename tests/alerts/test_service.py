@@ -16,7 +16,6 @@ from structlog.testing import capture_logs
 
 from alerts.errors import Cause, PermanentDeliveryError, TransientDeliveryError
 from alerts.groups.attempts import AGAIN_MS
-from alerts.groups.fleet import EnvironmentHealth
 from alerts.groups.keys import worker_key
 from alerts.groups.silences import Matchers, Silence
 from alerts.groups.state import Outcome
@@ -27,7 +26,7 @@ from alerts.routing.routes import Route
 from alerts.service import AlertService, AlertSettings
 from alerts.store.group_store import Want
 from monitor.events import rfc3339
-from monitor.liveness import EventKind, Liveness
+from monitor.liveness import EnvironmentHealth, EventKind, Liveness
 from tests.support import servers
 from tests.support.alerts_daemons import Daemon
 from tests.support.alerts_fakes import (

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from alerts.errors import UnrenderableEventError
 from alerts.globs import fits
-from alerts.groups.fleet import EnvironmentHealth
 from alerts.receivers.log import page
 from alerts.rendering.group_text import NAMES
 from alerts.rendering.payload import BODY_BYTES, GroupCounts, Wording
@@ -24,7 +23,7 @@ from alerts.rendering.worker_text import single_sentence
 from monitor.api.rejected_beats import SUBJECT_CHARS
 from monitor.daemon.config.alerts import REDACTED_KEYS
 from monitor.events import Event, cut_metadata
-from monitor.liveness import TRANSITIONS, EventKind, Liveness, Trigger
+from monitor.liveness import TRANSITIONS, EnvironmentHealth, EventKind, Liveness, Trigger
 from tests.support.alerts_fakes import event
 
 if TYPE_CHECKING:

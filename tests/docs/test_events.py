@@ -11,14 +11,21 @@ import pytest
 
 from alerts.delivery.circuit_breaker import FAILURES, LONGEST_PAUSE_MS
 from alerts.groups.flapping import Flapping, RecentOutages
-from alerts.groups.fleet import EnvironmentHealth
 from alerts.groups.keys import digest
 from alerts.receivers.webhook import WebhookReceiver
 from alerts.rendering.payload import BODY_BYTES, GroupCounts, Wording
 from alerts.rendering.phrases import LINE_CHARS
 from monitor.daemon.config.model import load
 from monitor.events import EVENT_METADATA_BYTES
-from monitor.liveness import CLEAN_EXITS, STILL_REJECTED, STRAGGLER_MS, TRANSITIONS, EventKind, Liveness
+from monitor.liveness import (
+    CLEAN_EXITS,
+    STILL_REJECTED,
+    STRAGGLER_MS,
+    TRANSITIONS,
+    EnvironmentHealth,
+    EventKind,
+    Liveness,
+)
 from tests.support.alerts_fakes import SECRET, event, notification, webhook_server
 
 if TYPE_CHECKING:

@@ -345,7 +345,7 @@ _INCIDENTS: Final = (
 _WORDING: Final = (
     Mutant(
         wrong="workers that are back, with the event on its way, are counted twice among those of their environment",
-        file="alerts/groups/fleet.py",
+        file="monitor/liveness.py",
         old="min(down, self.down)",
         new="max(down, self.down)",
         tests=("tests/alerts/routing/test_mass_failure.py", "tests/alerts/test_service.py"),

@@ -15,7 +15,7 @@ from alerts.store.group_store import GroupStore
 from alerts.store.receivers import ReceiverStore
 from monitor.errors import StoreUnavailableError
 from monitor.events import EVENT_METADATA_BYTES, Event
-from monitor.liveness import EventKind, Liveness, Trigger
+from monitor.liveness import EnvironmentHealth, EventKind, Liveness, Trigger
 from monitor.store import InstallationError, SchemaError, Store, StoreFullError, StoreRefusedError
 from monitor.store.outbox import Outbox
 from monitor.store.results import (
@@ -30,7 +30,7 @@ from monitor.store.results import (
     Want,
 )
 from monitor.store.settings import EnvironmentRule
-from monitor.workers import Disconnect, EnvironmentHealth, Evidence, Rejection, WorkerKey, partition_of
+from monitor.workers import Disconnect, Evidence, Rejection, WorkerKey, partition_of
 from tests.support import servers
 from tests.support.store_indexes import check_indexes
 from tests.support.stores import DEV, GRACE_MS, INTERVAL_MS, ManualClock, alert_store, beat, opened, settings
@@ -1122,7 +1122,7 @@ async def test_p16_a_worker_is_silent_after_the_longer_of_interval_and_grace(
         await ManualClock(store_url).set(t + 10_000)
         await store.beat(0, [beat("b", interval_ms=interval_ms, grace_ms=grace_ms)])
         await ManualClock(store_url).set(t + 50_000 + off)
-        assert await store.environment_health("acme", "prod") == EnvironmentHealth(expected=2, silent=silent)
+        assert await store.environment_health("acme", "prod") == EnvironmentHealth(expected=2, silent=silent, down=0)
 
 
 async def test_p16_the_health_of_an_environment_counts_the_overdue_and_no_worker_that_is_down_or_elsewhere(
@@ -1155,7 +1155,7 @@ async def test_p16_the_health_of_an_environment_counts_the_overdue_and_no_worker
         # No sweep has come by: the overdue are still to be reported, and count.
         await clock.set(t + INTERVAL_MS + 90_000)
         assert await store.environment_health("acme", "prod") == EnvironmentHealth(expected=4, silent=4, down=2)
-        assert await store.environment_health("acme", "nowhere") == EnvironmentHealth(expected=0, silent=0)
+        assert await store.environment_health("acme", "nowhere") == EnvironmentHealth(expected=0, silent=0, down=0)
 
 
 async def test_p16_a_standing_counts_who_became_stale_in_the_very_millisecond(store_url: str) -> None:

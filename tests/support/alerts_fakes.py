@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from alerts.errors import TransientDeliveryError
-from alerts.groups.fleet import EnvironmentHealth, WorkerOutage
+from alerts.groups.fleet import WorkerOutage
 from alerts.groups.keys import digest
 from alerts.groups.state import NotificationRecord, Outcome
 from alerts.notification import Notification
 from alerts.store.group_store import GroupStore
 from monitor.errors import StoreUnavailableError
 from monitor.events import Event
-from monitor.liveness import EventKind, Liveness
+from monitor.liveness import EnvironmentHealth, EventKind, Liveness
 from tests.support.stores import alert_store
 
 if TYPE_CHECKING:

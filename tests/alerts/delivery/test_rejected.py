@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from alerts.groups.fleet import EnvironmentHealth
 from alerts.groups.mass_failure import Rule
 from alerts.receivers.webhook import WebhookReceiver
 from alerts.rendering.payload import Wording
@@ -20,7 +19,7 @@ from alerts.service import AlertService, AlertSettings
 from alerts.store.group_store import GroupStore, Want
 from alerts.store.incidents import IncidentStore
 from monitor.daemon.alerts import StoredFleet
-from monitor.liveness import EventKind, Liveness
+from monitor.liveness import EnvironmentHealth, EventKind, Liveness
 from monitor.store.outbox import Outbox
 from monitor.workers import Evidence, Rejection, WorkerKey
 from tests.support.alerts_daemons import Daemon

@@ -15,7 +15,6 @@ from alerts.delivery.loop import Delivery
 from alerts.delivery.planner import BROKEN_PAUSE_MS, BROKEN_TRIES, Planner
 from alerts.errors import PermanentDeliveryError, TransientDeliveryError
 from alerts.groups.flapping import Flapping
-from alerts.groups.fleet import EnvironmentHealth
 from alerts.groups.keys import environment_key, worker_key
 from alerts.groups.mass_failure import FailureState, Rule
 from alerts.groups.silences import Matchers, Silence
@@ -32,7 +31,7 @@ from alerts.store.incidents import IncidentStore
 from alerts.store.mass_failures import MassFailures
 from alerts.store.silences import SilenceStore
 from monitor.errors import StoreUnavailableError
-from monitor.liveness import EventKind, Liveness
+from monitor.liveness import EnvironmentHealth, EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, Clock, FakeFleet, Inbox, Tally, event, nid_of, until
 from tests.support.stores import alert_store
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from alerts.delivery.circuit_breaker import FAILURES, FIRST_PAUSE_MS, LONGEST_PAUSE_MS, Breaker
-from alerts.groups.fleet import EnvironmentHealth
 from alerts.groups.keys import environment_key
 from alerts.groups.mass_failure import (
     LONGEST_WINDOW_MS,
@@ -28,7 +27,7 @@ from alerts.service import AlertService, AlertSettings
 from alerts.store.group_store import Want
 from alerts.store.mass_failures import KEPT_MS, MassFailures
 from monitor.daemon.alerts import StoredFleet
-from monitor.liveness import EventKind, Liveness
+from monitor.liveness import EnvironmentHealth, EventKind, Liveness
 from monitor.store.outbox import Outbox
 from tests.support.alerts_fakes import START_MS, FakeFleet, Inbox, Tally, event, until
 from tests.support.stores import ManualClock, alert_store, beat, opened

@@ -11,7 +11,6 @@ import pytest
 from redis.asyncio import Redis
 
 from alerts.groups.attempts import dead_letter, deliver
-from alerts.groups.fleet import EnvironmentHealth
 from alerts.groups.incidents import IncidentState
 from alerts.groups.keys import Shape
 from alerts.groups.mass_failure import Rule
@@ -24,7 +23,7 @@ from alerts.store.group_store import Change, GroupStore, Handed, Want
 from alerts.store.incidents import IncidentStore
 from alerts.store.mass_failures import KEPT_MS, MassFailures
 from alerts.store.retention import DEAD_LETTERS, NOTES_KEPT, OUTCOMES_KEPT, Retention
-from monitor.liveness import EventKind, Liveness
+from monitor.liveness import EnvironmentHealth, EventKind, Liveness
 from tests.support.alerts_daemons import Daemon
 from tests.support.alerts_fakes import START_MS, Clock, FakeFleet, Inbox, ListSource, event, events, until
 from tests.support.stores import alert_store
