@@ -161,15 +161,12 @@ async def _visible_event(services: Services, caller: Principal, event_id: str) -
                 for partition, place in after.items()
             )
         )
-        left: dict[int, str] = {}
-        for partition, (_, _, events) in zip(after, answers, strict=True):
-            if any(event.event_id == event_id and _sees(caller, event) for event in events):
-                return
-            if len(events) == LOOK_BACK_EVENTS:
-                left[partition] = events[-1].position
-        if not left:
+        found = dict(zip(after, (events for _, _, events in answers), strict=True))
+        if any(event.event_id == event_id and _sees(caller, event) for events in found.values() for event in events):
+            return
+        after = {part: events[-1].position for part, events in found.items() if len(events) == LOOK_BACK_EVENTS}
+        if not after:
             break
-        after = left
     raise NoSuchError(f"there is no event {event_id!r} among the newest that are kept")
 
 

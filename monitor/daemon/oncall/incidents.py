@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
 
     from alerts.groups.state import AlertGroup
-    from alerts.oncall.dead_letters import Place
     from alerts.service import AlertService
     from monitor.api.services import Services
     from monitor.auth import Principal
@@ -172,27 +171,6 @@ async def _visible(alerts: AlertService, caller: Principal, incident_id: str) ->
     return incident
 
 
-async def _page(
-    alerts: AlertService,
-    caller: Principal,
-    *,
-    environments: tuple[str, ...] | None,
-    state: IncidentState,
-    after: Place | None,
-    limit: int,
-) -> tuple[list[StoredIncident], Place | None]:
-    """Incidents by opening time, newest first, and the place of the next page."""
-    page = await alerts.incidents.page(
-        caller.tenant,
-        state=state,
-        environments=environments,
-        after=None if after is None else f"{after[0]:0{_MS_DIGITS}d}{after[1]}",
-        limit=limit,
-    )
-    last = None if page.after is None else (int(page.after[:_MS_DIGITS]), page.after[_MS_DIGITS:])
-    return [one for one in page.incidents if _sees(caller, one)], last
-
-
 async def _notifications(alerts: AlertService, caller: Principal, incident: StoredIncident) -> list[NotificationState]:
     """The state of each group that notifies of an incident, by receiver; none if it is closed.
 
@@ -208,24 +186,6 @@ async def _notifications(alerts: AlertService, caller: Principal, incident: Stor
             if seen.group is not None:
                 found.append(notification_of(receiver, seen.group))
     return found
-
-
-async def _acknowledge(
-    alerts: AlertService, tenant: str, incident_id: str, *, by: str, comment: str, now_ms: int
-) -> StoredIncident:
-    """Acknowledge an incident: first in the incident, then in the groups that notify of it.
-
-    No reminder is begun after this returns (P19). Idempotent: the first ack remains.
-    """
-    incident = await alerts.incidents.acknowledge(tenant, incident_id, by=by, comment=comment, now_ms=now_ms)
-    worker_id = incident.worker_id if incident.kind is IncidentKind.WORKER else None
-    # If the incident has closed since the acknowledgement, no reminder is due any more.
-    for receiver, key in incident.targets.items() if incident.is_open else ():
-        if (groups := alerts.groups.get(receiver)) is not None:
-            await acknowledge_at(
-                groups, key, tenant=tenant, worker_id=worker_id, incident_id=incident.id, now_ms=now_ms
-            )
-    return incident
 
 
 _Id = Annotated[str, path_id("The id of an incident.")]
@@ -258,15 +218,17 @@ def incident_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
     ) -> IncidentList:
         caller = request.user
         async with place(caller.tenant):
-            found, last = await _page(
-                alerts,
-                caller,
-                environments=narrowed(environment, caller.environments),
+            after = place_of(cursor, "inc_")
+            page = await alerts.incidents.page(
+                caller.tenant,
                 state=IncidentState(which),
-                after=place_of(cursor, "inc_"),
+                environments=narrowed(environment, caller.environments),
+                after=None if after is None else f"{after[0]:0{_MS_DIGITS}d}{after[1]}",
                 limit=limit,
             )
             monitor = await monitor_now(services)
+        found = [one for one in page.incidents if _sees(caller, one)]
+        last = None if page.after is None else (int(page.after[:_MS_DIGITS]), page.after[_MS_DIGITS:])
         return IncidentList(incidents=await in_json(incident_of, found), next_cursor=cursor_of(last), monitor=monitor)
 
     @get(
@@ -295,7 +257,17 @@ def incident_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
         async with place(caller.tenant):
             await _visible(alerts, caller, incident_id)
             now_ms = services.store.clock.now_ms()
-            incident = await _acknowledge(alerts, caller.tenant, incident_id, by=by, comment=comment, now_ms=now_ms)
+            # First in the incident, then in the groups that notify of it: no reminder is begun after the answer (P19).
+            incident = await alerts.incidents.acknowledge(
+                caller.tenant, incident_id, by=by, comment=comment, now_ms=now_ms
+            )
+            worker_id = incident.worker_id if incident.kind is IncidentKind.WORKER else None
+            # If the incident has closed since the acknowledgement, no reminder is due any more.
+            for receiver, key in incident.targets.items() if incident.is_open else ():
+                if (groups := alerts.groups.get(receiver)) is not None:
+                    await acknowledge_at(
+                        groups, key, tenant=incident.tenant, worker_id=worker_id, incident_id=incident.id, now_ms=now_ms
+                    )
             return await detail_of(caller, incident)
 
     return [list_incidents, get_incident, acknowledge_incident]

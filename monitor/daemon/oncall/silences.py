@@ -129,16 +129,10 @@ class SilenceList(msgspec.Struct, frozen=True, kw_only=True):
 
 def silence_of(silence: StoredSilence, now_ms: int) -> Silence:
     """The answer for a stored silence, with its state at ``now_ms``."""
-    matchers = silence.matchers
     return Silence(
         id=silence.id,
         tenant=silence.tenant,
-        matchers=Matchers(
-            environment=matchers.environment,
-            worker_id=matchers.worker_id,
-            metadata=matchers.metadata,
-            exact=matchers.exact,
-        ),
+        matchers=Matchers(**msgspec.structs.asdict(silence.matchers)),
         state=silence.state(now_ms),
         starts_at=rfc3339(silence.starts_ms),
         ends_at=rfc3339(silence.ends_ms),
@@ -204,9 +198,7 @@ def _matchers(body: MatchersRequest) -> StoredMatchers:
     for name, pattern in body.metadata.items():
         checked_text("matchers.metadata: a key", name, most=PATTERN_CHARS)
         _check(f"matchers.metadata.{name}", pattern, exact=body.exact)
-    return StoredMatchers(
-        environment=body.environment, worker_id=body.worker_id, metadata=body.metadata, exact=body.exact
-    )
+    return StoredMatchers(**msgspec.structs.asdict(body))
 
 
 def _check(field: str, pattern: str, *, exact: bool) -> None:
