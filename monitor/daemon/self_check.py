@@ -10,6 +10,7 @@ import asyncio
 import ctypes
 import math
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -205,11 +206,9 @@ class SelfCheck:
     async def _confirms(self) -> bool:
         # Checking one partition is enough: all are on one server.
         for _ in range(CONFIRM_TRIES):
-            try:
+            with suppress(StoreUnavailableError):
                 await self._store.confirm(0)
-            except StoreUnavailableError:
-                continue
-            return True
+                return True
         return False
 
 

@@ -195,13 +195,12 @@ class Supervisor:
             self._on_ready = None
 
     async def _spawn(self, channel: socket.socket) -> Process:
-        descriptors = [channel.fileno(), self._counters, *self._descriptors]
         return await asyncio.create_subprocess_exec(
             # -P and this process's path: the child must run the same code, not files of the working directory.
             *(sys.executable, "-P", "-m", "monitor.daemon.processes.child", str(channel.fileno())),
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=asyncio.subprocess.DEVNULL,
-            pass_fds=descriptors,
+            pass_fds=[channel.fileno(), self._counters, *self._descriptors],
             start_new_session=True,
         )
 
