@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,8 +13,6 @@ from monitor.events import rfc3339
 
 if TYPE_CHECKING:
     from alerts.oncall.dead_letters import Place
-
-_DIGITS: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class EmptyBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,10 +29,7 @@ def place_of(cursor: str | None, prefix: str) -> Place | None:
         return None
     match decode_cursor(cursor):
         case [int(ms), str(ident)] if (
-            not isinstance(ms, bool)
-            and 0 <= ms <= LATEST_MS
-            and ident.startswith(prefix)
-            and _DIGITS.fullmatch(ident, len(prefix))
+            not isinstance(ms, bool) and 0 <= ms <= LATEST_MS and re.fullmatch(prefix + "[0-9a-f]{32}", ident)
         ):
             return ms, ident
         case _:
