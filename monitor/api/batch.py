@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
+import msgspec
 from litestar import Request, post
 from litestar.exceptions import HTTPException
 from litestar.response.base import ASGIResponse
+from msgspec import Meta
 
 from monitor.api.contract import (
     ContractError,
+    Fault,
     TooManyBeatsError,
     is_json,
     long_array_reader,
@@ -20,12 +23,13 @@ from monitor.api.contract import (
     split_array,
     split_lines,
 )
+from monitor.api.endpoints import Count
 from monitor.api.errors import BodyTooLargeError
 from monitor.api.inflate import InflatedTooLargeError, inflated
 from monitor.api.problems import PROBLEMS, outcome_of
 from monitor.api.rejected_beats import Seen
 from monitor.api.requests import headers_of, identified, read_body
-from monitor.api.responses import encoded, json_bytes_answer
+from monitor.api.responses import json_answer
 from monitor.auth import ForbiddenError, Scope
 from monitor.errors import NotAllowedError, QuotaExceededError
 from monitor.metrics.registry import BeatOutcome
@@ -47,6 +51,27 @@ if TYPE_CHECKING:
 JSON_LINES: Final = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 MAX_FAULTS_OF_A_BEAT: Final = 3
 MAX_KIND_CHARS: Final = 100
+
+
+class RejectedBeat(msgspec.Struct, frozen=True, kw_only=True):
+    """A beat of the batch that is not stored."""
+
+    index: Annotated[Count, Meta(description="Index in the array, or of the line, from 0; blank lines count.")]
+    worker_id: Annotated[str | None, Meta(description="Null if it could not be read.")]
+    status: Annotated[
+        int, Meta(description="Status of the same beat sent alone.", extra_json_schema={"enum": [403, 413, 422, 429]})
+    ]
+    detail: Annotated[list[Fault] | str, Meta(description="The first faults for 422, else a message.")]
+
+
+class BatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Every beat of the batch is stored, superseded or rejected."""
+
+    stored: Count
+    superseded: Annotated[
+        Count, Meta(description="Valid beats that were replaced by a later one of the same worker in this batch.")
+    ]
+    rejected: list[RejectedBeat]
 
 
 class BatchTooLargeError(BodyTooLargeError):
@@ -71,8 +96,8 @@ class _Batch:
         self.latest: dict[str, Beat] = {}
         self.index_of: dict[str, int] = {}
         self.superseded = 0
-        self.refused: dict[int, bytes] = {}
-        """Encoded rejections by index of the beat."""
+        self.refused: dict[int, Any] = {}
+        """Rejections by index of the beat, encoded."""
         self.outcomes: Counter[BeatOutcome] = Counter()
 
     def take(self, index: int, beat: Beat) -> None:
@@ -87,13 +112,14 @@ class _Batch:
         self.outcomes[outcome_of(error)] += 1
         if worker_id is not None:
             self._rejected_beats.record_error(self.principal, worker_id, error)
-        detail: object = error.detail()[:MAX_FAULTS_OF_A_BEAT] if isinstance(error, ContractError) else str(error)
+        detail = error.faults[:MAX_FAULTS_OF_A_BEAT] if isinstance(error, ContractError) else str(error)
         status = next(PROBLEMS[kind].status for kind in type(error).__mro__ if kind in PROBLEMS)
-        self.refused[index] = encoded({"index": index, "worker_id": worker_id, "status": int(status), "detail": detail})
+        rejected = RejectedBeat(index=index, worker_id=worker_id, status=status, detail=detail)
+        self.refused[index] = msgspec.Raw(msgspec.json.encode(rejected))
 
     def answer(self, stored: int) -> ASGIResponse:
-        rejected = b",".join(self.refused[index] for index in sorted(self.refused))
-        return json_bytes_answer(b'{"stored":%d,"superseded":%d,"rejected":[%b]}' % (stored, self.superseded, rejected))
+        rejected = [self.refused[index] for index in sorted(self.refused)]
+        return json_answer(BatchAnswer(stored=stored, superseded=self.superseded, rejected=rejected))
 
 
 class _Batches:

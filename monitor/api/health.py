@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+import msgspec
 from litestar import Request, get
 from litestar.response.base import ASGIResponse
 
 from monitor.api.requests import caller
-from monitor.api.responses import NO_STORE, encoded, json_answer, json_bytes_answer
+from monitor.api.responses import NO_STORE, json_answer
 from monitor.auth import Scope
 from monitor.clock import monotonic_s
 from monitor.errors import StoreUnavailableError
@@ -27,6 +29,17 @@ if TYPE_CHECKING:
 
 CENSUS_AGE_S: Final = 5.0
 METRICS, SCHEMA = "/metrics", "/schema"
+
+
+class Probe(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of a probe."""
+
+    status: Literal["ok", "degraded", "not_ready"]
+    reasons: Sequence[str]
+    failing: Sequence[str] | msgspec.UnsetType = msgspec.UNSET
+
+
+_OK: Final = Probe(status="ok", reasons=())
 
 
 class FleetGauge:
@@ -100,23 +113,21 @@ def _probes(services: Services) -> list[HTTPRouteHandler]:
 
     @get("/livez")
     async def livez() -> ASGIResponse:
-        return json_answer({"status": "ok", "reasons": []})
+        return json_answer(_OK)
 
     @get("/readyz")
     async def readyz() -> ASGIResponse:
         if await health.ready():
-            return json_answer({"status": "ok", "reasons": []})
+            return json_answer(_OK)
         reason = "stopping" if health.stopping else Reason.STORE_UNAVAILABLE
-        return json_answer({"status": "not_ready", "reasons": [reason]}, status_code=503)
+        return json_answer(Probe(status="not_ready", reasons=(reason,)), status_code=503)
 
     @get("/healthz")
     async def healthz() -> ASGIResponse:
         if reasons := await reasons_now(services):
-            answer = {"status": "degraded", "reasons": list(reasons)}
-            if failing := health.failing_parts():
-                answer["failing"] = list(failing)
+            answer = Probe(status="degraded", reasons=reasons, failing=health.failing_parts() or msgspec.UNSET)
             return json_answer(answer, status_code=503)
-        return json_answer({"status": "ok", "reasons": []})
+        return json_answer(_OK)
 
     return [livez, readyz, healthz]
 
@@ -124,7 +135,7 @@ def _probes(services: Services) -> list[HTTPRouteHandler]:
 def _pages(services: Services, document: Callable[[], Mapping[str, object]]) -> list[HTTPRouteHandler]:
     fleet = FleetGauge(services)
     creating = asyncio.Lock()
-    created: list[bytes] = []
+    created: list[msgspec.Raw] = []
 
     def admit(request: Request[Any, Any, Any], path: str) -> None:
         if path not in services.anonymous:
@@ -142,7 +153,7 @@ def _pages(services: Services, document: Callable[[], Mapping[str, object]]) -> 
         admit(request, SCHEMA)
         async with creating:  # once, and in a thread: it takes a third of a second
             if not created:
-                created.append(encoded(await asyncio.to_thread(document)))
-        return json_bytes_answer(created[0])
+                created.append(msgspec.Raw(msgspec.json.encode(await asyncio.to_thread(document))))
+        return json_answer(created[0])
 
     return [metrics, openapi]

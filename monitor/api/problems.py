@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import structlog
 from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.response import Response
@@ -27,7 +28,7 @@ from monitor.api.errors import (
     TooManyError,
     UnreadableBodyError,
 )
-from monitor.api.responses import JSON, NO_STORE, encoded
+from monitor.api.responses import JSON, NO_STORE
 from monitor.auth import ForbiddenError, UnauthenticatedError
 from monitor.errors import (
     IntakeFullError,
@@ -159,7 +160,7 @@ def head_lines(status: HTTPStatus, headers: Mapping[str, str]) -> bytes:
 def problem_details(status: HTTPStatus, detail: str, headers: Mapping[str, str], **members: object) -> ProblemAnswer:
     """Create problem details. Their type is ``about:blank``, so the title is the status phrase."""
     body = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail, **members}
-    return ProblemAnswer(status=status, headers={**NO_STORE, **headers}, body=encoded(body))
+    return ProblemAnswer(status=status, headers={**NO_STORE, **headers}, body=msgspec.json.encode(body))
 
 
 def problem_of(error: Exception) -> ProblemAnswer:

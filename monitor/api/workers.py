@@ -15,7 +15,7 @@ from monitor.api.contract import path_worker_id
 from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Cursor, Limit, any_of, needs
 from monitor.api.query import bad_cursor, decode_cursor, encode_cursor, narrowed
 from monitor.api.requests import caller
-from monitor.api.responses import empty_answer, extended, json_bytes_answer
+from monitor.api.responses import empty_answer, extended, json_answer
 from monitor.auth import Scope
 from monitor.errors import NotAllowedError, UnknownWorkerError
 from monitor.events import Time, rfc3339
@@ -277,7 +277,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         ):
             raise UnknownWorkerError(key)
         monitor = services.health.monitor_state(now_ms, swept_ms)
-        return json_bytes_answer(msgspec.json.encode(_detail_of(worker, now_ms, monitor)))
+        return json_answer(_detail_of(worker, now_ms, monitor))
 
     async def delete_worker(request: Request[Any, Any, Any]) -> ASGIResponse:
         principal = caller(request.scope, services, Scope.ADMIN)

@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes
 from monitor.api.contract.errors import ContractError, Fault, field_error
 from monitor.api.contract.fast import Said, SaidWithIds, read_with_ids, read_without_ids
 from monitor.api.contract.limits import clamped_ms, logs_text, metadata_text, system_info_text
-from monitor.api.contract.strict import BodyBeat, Goodbye, UrlBeat, checked_id, read
+from monitor.api.contract.strict import DisconnectRequest, HeartbeatRequest, WorkerIdHeartbeatRequest, checked_id, read
 from monitor.liveness import Trigger, disconnect_trigger
 from monitor.workers import DEFAULT_ENVIRONMENT, KEEP, Beat, Disconnect, Keep, UnknownFields, WorkerKey
 
@@ -115,7 +115,7 @@ def parse_disconnect(
     Raises:
         ContractError: as ``parse_beat``, or ``back_in_seconds`` comes with a failure.
     """
-    form = read(Goodbye, body, content_type)
+    form = read(DisconnectRequest, body, content_type)
     trigger = disconnect_trigger(reason=form.reason, exit_code=form.exit_code)
     back_in_ms = None
     if form.back_in_seconds is not None:
@@ -161,14 +161,14 @@ def path_worker_id(raw_segment: str) -> str:
 
 def said_in(body: bytes, content_type: str | None) -> tuple[Said, tuple[str, ...]]:
     """As ``read_without_ids``, for any body. Also returns the names of unknown fields."""
-    form = read(UrlBeat, body, content_type)
+    form = read(WorkerIdHeartbeatRequest, body, content_type)
     known = Said.__struct_fields__
     return Said(**{name: getattr(form, name) for name in form.model_fields_set if name in known}), _unknown_in(form)
 
 
 def said_with_ids_in(body: bytes, content_type: str | None) -> tuple[SaidWithIds, tuple[str, ...]]:
     """As ``read_with_ids``, for any body. Also returns the names of unknown fields."""
-    form = read(BodyBeat, body, content_type)
+    form = read(HeartbeatRequest, body, content_type)
     known = SaidWithIds.__struct_fields__
     said = SaidWithIds(**{name: getattr(form, name) for name in form.model_fields_set if name in known})
     return said, _unknown_in(form)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 MAX_FAULTS: Final = 100
@@ -28,11 +28,7 @@ class ContractError(Exception):
 
     def body(self) -> bytes:
         """The answer's JSON, in the contract's ``HTTPValidationError`` shape. ASCII only."""
-        return json.dumps({"detail": self.detail()}, separators=(",", ":")).encode("ascii")
-
-    def detail(self) -> list[dict[str, object]]:
-        """The faults as members of the answer's JSON."""
-        return [{"loc": list(fault.loc), "msg": fault.msg, "type": fault.type} for fault in self.faults]
+        return json.dumps({"detail": [asdict(fault) for fault in self.faults]}, separators=(",", ":")).encode("ascii")
 
 
 MISSING: Final = Fault(loc=("body",), msg="Field required", type="missing")

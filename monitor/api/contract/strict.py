@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 
 from monitor.api.contract.errors import MAX_FAULTS, MISSING, NOT_AN_OBJECT, ContractError, Fault, no_json, syntax_error
 from monitor.api.contract.limits import finite
@@ -21,9 +21,13 @@ _INT64_TYPES: Final = frozenset({"greater_than_equal", "less_than"})
 _INT64_FIELDS: Final = frozenset({"tasks_processed", "exit_code"})
 _TOO_BIG: Final = "Unable to parse input string as an integer, exceeded maximum size"
 
-_Id = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+_Id = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$"),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARS}),
+]
 _Name = Annotated[str, Field(max_length=MAX_NAME_CHARS)]
-_Int64 = Annotated[int, Field(ge=-_INT64, lt=_INT64)]
+_Int64 = Annotated[int, Field(ge=-_INT64, lt=_INT64), WithJsonSchema({"type": "integer"})]
 _Interval = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]
 _BackIn = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, le=LONGEST_ABSENCE_MS // 1_000)]
 _Grace = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
@@ -34,9 +38,10 @@ class _Ids(BaseModel):
     environment_name: _Id
 
 
-class UrlBeat(BaseModel):
-    """A beat with the worker's id in the URL. Unknown fields are kept to find NaN in them and to report them."""
+class WorkerIdHeartbeatRequest(BaseModel):
+    """A beat of the worker in the path. Omitted fields keep their last value."""
 
+    # Unknown fields are kept to find NaN in them and to report them.
     model_config = ConfigDict(extra="allow")
 
     status: _Name = "active"
@@ -45,24 +50,34 @@ class UrlBeat(BaseModel):
     worker_metadata: dict[str, Any] = {}
     system_info: dict[str, Any] | None = None
     logs: list[str] | None = None
-    interval_seconds: _Interval | None = None
-    grace_seconds: _Grace | None = None
+    interval_seconds: _Interval | None = Field(
+        None, description="Interval at which beats are expected; clamped to the configured bounds; null: the default."
+    )
+    grace_seconds: _Grace | None = Field(
+        None, description="Tolerated delay after the interval; clamped to the configured bounds; null: the default."
+    )
 
 
-class BodyBeat(UrlBeat, _Ids):
+class HeartbeatRequest(WorkerIdHeartbeatRequest, _Ids):
     """A beat with the ids in the body. They are the first fields, so that their faults are the first too."""
 
 
-class Goodbye(BaseModel):
+class DisconnectRequest(BaseModel):
     """The body of a disconnect."""
 
     model_config = ConfigDict(extra="allow")
 
-    reason: str
-    environment_name: _Id | None = None
-    exit_code: _Int64 | None = None
+    reason: str = Field(description="`shutdown`, `done` or `completed` may be a clean stop.")
+    environment_name: _Id | None = Field(
+        None, description="Environment of an unknown worker, registered by a failure. Ignored for known workers."
+    )
+    exit_code: _Int64 | None = Field(
+        None, description="Clean with `shutdown`: null, 0, 130, 143, -2, -15; with `done` and `completed`: 0."
+    )
     error_message: str | None = None
-    back_in_seconds: _BackIn | None = None
+    back_in_seconds: _BackIn | None = Field(
+        None, description="Announces an absence, for a clean stop only. Without a beat in this time it is stale."
+    )
 
 
 Form = TypeVar("Form", bound=BaseModel)

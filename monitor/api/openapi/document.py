@@ -6,7 +6,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Final
 
 from monitor.api.heartbeats import NEXT_BEAT, UNKNOWN_FIELDS
-from monitor.api.openapi.components import CONTRACT, OURS, Schema, listing, ref
+from monitor.api.openapi.components import CONTRACT, Schema, listing, ours, ref
 from monitor.api.openapi.operations import AUTH, NO_CONTENT, READ_ONE, SECONDS, answer, operation, responses
 from monitor.api.openapi.typed import described
 from monitor.auth import Scope
@@ -152,7 +152,7 @@ def document(typed: Sequence[Router]) -> Schema:
         "security": [{"BearerAuth": []}, {"UserKey": []}],
         "paths": {**_worker_paths(), **paths, **_own_paths()},
         "components": {
-            "schemas": {**CONTRACT, **OURS, **schemas},
+            "schemas": {**CONTRACT, **ours(), **schemas},
             "securitySchemes": {
                 "BearerAuth": {
                     "type": "http",

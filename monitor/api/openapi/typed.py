@@ -9,7 +9,9 @@ from litestar import Litestar
 from litestar.openapi.config import OpenAPIConfig
 from litestar.routes import HTTPRoute
 
+from monitor.api.batch import BatchAnswer
 from monitor.api.endpoints import ACCESS, Access
+from monitor.api.health import Probe
 from monitor.api.openapi.operations import AUTH, described_scope, responses
 from monitor.api.workers import WorkerDetail
 
@@ -36,7 +38,7 @@ def described(routers: Sequence[Router]) -> tuple[dict[str, Schema], dict[str, S
     app = Litestar(routers, openapi_config=config, logging_config=None)
     document: dict[str, Any] = app.openapi_schema.to_schema()
     paths = document["paths"]
-    types: list[Any] = [WorkerDetail]  # an answer of an operation that is described by hand
+    types: list[Any] = [BatchAnswer, Probe, WorkerDetail]  # answers of operations that are described by hand
     for route in app.routes:
         if not isinstance(route, HTTPRoute) or route.path_format not in paths:
             continue
