@@ -30,7 +30,8 @@ from monitor.api.problems import PROBLEMS, outcome_of
 from monitor.api.rejected_beats import Seen
 from monitor.api.requests import headers_of, identified, read_body
 from monitor.api.responses import json_answer
-from monitor.auth import ForbiddenError, Scope
+from monitor.auth import ForbiddenError
+from monitor.auth import Scope as TokenScope
 from monitor.errors import NotAllowedError, QuotaExceededError
 from monitor.metrics.registry import BeatOutcome
 from monitor.pace import Piece
@@ -41,9 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from litestar.handlers import HTTPRouteHandler
+    from litestar.types import Receive, Scope
 
-    from monitor.api.rejected_beats import RejectedBeats
-    from monitor.api.requests import Headers
     from monitor.api.services import Services
     from monitor.auth import Principal
     from monitor.workers import Beat
@@ -74,13 +74,6 @@ class BatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
     rejected: list[RejectedBeat]
 
 
-class BatchTooLargeError(BodyTooLargeError):
-    """The batch is over one of its limits (413)."""
-
-    def __init__(self, message: str) -> None:
-        Exception.__init__(self, message)
-
-
 class UnknownFormError(HTTPException):
     """The media type or the encoding of the batch is not supported (415)."""
 
@@ -88,93 +81,61 @@ class UnknownFormError(HTTPException):
 
 
 class _Batch:
-    """Beats and rejections of one request. Of several valid beats of a worker the last one counts."""
+    """One request with its beats and their rejections. Of several valid beats of a worker the last one counts."""
 
-    def __init__(self, rejected_beats: RejectedBeats) -> None:
-        self._rejected_beats = rejected_beats
-        self.principal: Principal | None = None
-        self.latest: dict[str, Beat] = {}
-        self.index_of: dict[str, int] = {}
-        self.superseded = 0
-        self.refused: dict[int, Any] = {}
-        """Rejections by index of the beat, encoded."""
-        self.outcomes: Counter[BeatOutcome] = Counter()
-
-    def take(self, index: int, beat: Beat) -> None:
-        worker_id = beat.key.worker_id
-        if worker_id in self.latest:
-            self.superseded += 1
-        self.latest[worker_id] = beat
-        self.index_of[worker_id] = index
-
-    def refuse(self, index: int, worker_id: str | None, error: Exception) -> None:
-        """Count and record a rejected beat; ``error`` is one of ``PROBLEMS``."""
-        self.outcomes[outcome_of(error)] += 1
-        if worker_id is not None:
-            self._rejected_beats.record_error(self.principal, worker_id, error)
-        detail = error.faults[:MAX_FAULTS_OF_A_BEAT] if isinstance(error, ContractError) else str(error)
-        status = next(PROBLEMS[kind].status for kind in type(error).__mro__ if kind in PROBLEMS)
-        rejected = RejectedBeat(index=index, worker_id=worker_id, status=status, detail=detail)
-        self.refused[index] = msgspec.Raw(msgspec.json.encode(rejected))
-
-    def answer(self, stored: int) -> ASGIResponse:
-        rejected = [self.refused[index] for index in sorted(self.refused)]
-        return json_answer(BatchAnswer(stored=stored, superseded=self.superseded, rejected=rejected))
-
-
-class _Batches:
-    """Handles batches for one event loop."""
-
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, scope: Scope) -> None:
         self._services = services
-        self._turn = asyncio.Lock()
-        long_array_reader(services.batch_beats)
+        self._seen = Seen(scope=scope)
+        self._latest: dict[str, tuple[int, Beat]] = {}
+        """The valid beats, with their index, by worker."""
+        self._superseded = 0
+        self._rejected: dict[int, Any] = {}
+        """Rejections by index of the beat, encoded."""
+        self._outcomes: Counter[BeatOutcome] = Counter()
 
-    async def take(self, request: Request[Any, Any, Any]) -> ASGIResponse:
-        """Handle one request, from its headers to its answer."""
-        services = self._services
-        batch = _Batch(services.rejected_beats)
-        seen = Seen(scope=request.scope)
+    async def take(self, receive: Receive, turn: asyncio.Lock) -> ASGIResponse:
+        """Handle the request, from its headers to its answer. Beats are parsed in ``turn``."""
         try:
-            headers = headers_of(request.scope)
-            seen.principal = batch.principal = principal = identified(headers, services)
-            principal.require(Scope.HEARTBEAT_WRITE)
-            is_lines = _is_lines(headers.content_type)
-            is_gzip = _is_gzip(request.scope["headers"])
-            with Holding(services.shared.batch_bytes, principal.tenant) as held:
-                seen.body = body = await self._body(request, headers, held, seen)
-                # After the body was read: a slow client must not hold a place.
-                async with services.shared.batches.place(principal.tenant):
-                    # One batch at a time: two at once would take twice as much of the loop from single beats.
-                    async with self._turn:
-                        if is_gzip:
-                            seen.body = body = await self._inflated(body, held)
-                            seen.inflated = True
-                        await self._read(batch, body, principal, is_lines=is_lines)
-                    seen.body, seen.beats = None, batch.latest
-                    seen.read.clear()
-                    del body
-                    await self._store(batch)
+            await self._handle(receive, turn)
         except Exception as error:
             # Count the beats on any error, or 1 if their number is not known; then re-raise.
             is_unsupported = isinstance(error, UnknownFormError)
-            batch.outcomes[BeatOutcome.INVALID if is_unsupported else outcome_of(error)] += max(len(batch.latest), 1)
-            services.rejected_beats.batch_refused(error, seen)
+            outcome = BeatOutcome.INVALID if is_unsupported else outcome_of(error)
+            self._outcomes[outcome] += max(len(self._latest), 1)
+            self._services.rejected_beats.batch_refused(error, self._seen)
             raise
         else:
-            stored = len(batch.latest)
-            batch.outcomes[BeatOutcome.STORED] += stored
-            return batch.answer(stored)
+            stored = len(self._latest)
+            self._outcomes[BeatOutcome.STORED] += stored
+            rejected = [self._rejected[index] for index in sorted(self._rejected)]
+            return json_answer(BatchAnswer(stored=stored, superseded=self._superseded, rejected=rejected))
         finally:
-            for outcome, count in batch.outcomes.items():
-                services.metrics.beats(outcome, count)
+            for outcome, count in self._outcomes.items():
+                self._services.metrics.beats(outcome, count)
 
-    async def _body(self, request: Request[Any, Any, Any], headers: Headers, held: Holding, seen: Seen) -> bytes:
-        most = self._services.batch_bytes
-        try:
-            return await read_body(request.receive, headers, most, held=held, read=seen.read)
-        except BodyTooLargeError:
-            raise BatchTooLargeError(f"the batch is over limits.batch_bytes = {most}") from None
+    async def _handle(self, receive: Receive, turn: asyncio.Lock) -> None:
+        services, seen = self._services, self._seen
+        headers = headers_of(seen.scope)
+        seen.principal = principal = identified(headers, services)
+        principal.require(TokenScope.HEARTBEAT_WRITE)
+        is_lines = _is_lines(headers.content_type)
+        is_gzip = _is_gzip(seen.scope["headers"])
+        with Holding(services.shared.batch_bytes, principal.tenant) as held:
+            seen.body = body = await read_body(
+                receive, headers, services.batch_bytes, of="batch", held=held, read=seen.read
+            )
+            # After the body was read: a slow client must not hold a place.
+            async with services.shared.batches.place(principal.tenant):
+                # One batch at a time: two at once would take twice as much of the loop from single beats.
+                async with turn:
+                    if is_gzip:
+                        seen.body = body = await self._inflated(body, held)
+                        seen.inflated = True
+                    await self._read(body, principal, is_lines=is_lines)
+                seen.body, seen.beats = None, self._latest
+                seen.read.clear()
+                del body
+                await self._store(principal)
 
     async def _inflated(self, body: bytes, held: Holding) -> bytes:
         most = self._services.batch_bytes
@@ -187,16 +148,16 @@ class _Batches:
                 if work.is_over():
                     await work.rest()
         except InflatedTooLargeError:
-            raise BatchTooLargeError(f"the batch is over limits.batch_bytes = {most} when inflated") from None
+            raise BodyTooLargeError(f"the batch is over limits.batch_bytes = {most} when inflated") from None
         return b"".join(pieces)
 
-    async def _read(self, batch: _Batch, body: bytes, principal: Principal, *, is_lines: bool) -> None:
+    async def _read(self, body: bytes, principal: Principal, *, is_lines: bool) -> None:
         services = self._services
         split = split_lines if is_lines else split_array
         try:
             items = split(body, services.batch_beats)
         except TooManyBeatsError:
-            raise BatchTooLargeError(
+            raise BodyTooLargeError(
                 f"the batch has more than limits.batch_beats = {services.batch_beats} beats"
             ) from None
         if (refused := services.admission.batch_refused(principal.tenant, len(items))) is not None:
@@ -208,14 +169,13 @@ class _Batches:
             beat = bytes(item)
             if is_lines and not beat.strip():
                 continue
-            self._read_one(batch, index, beat, principal)
+            self._read_one(index, beat, principal)
 
-    def _read_one(self, batch: _Batch, index: int, body: bytes, principal: Principal) -> None:
+    def _read_one(self, index: int, body: bytes, principal: Principal) -> None:
         services = self._services
         environments = principal.environments
         if len(body) > services.body_bytes:
-            error = BatchTooLargeError(f"the beat is over limits.body_bytes = {services.body_bytes}")
-            batch.refuse(index, None, error)
+            self._refuse(index, None, BodyTooLargeError(f"the beat is over limits.body_bytes = {services.body_bytes}"))
             services.rejected_beats.record_body(principal, Rejection.TOO_LARGE, body)
             return
         try:
@@ -230,38 +190,49 @@ class _Batches:
             )
         except ContractError as error:
             worker_id = readable_id(body)
-            batch.refuse(index, worker_id, error)
+            self._refuse(index, worker_id, error)
             if worker_id is not None:
                 services.rejected_beats.record(principal, worker_id, Rejection.MALFORMED)
             return
         worker_id = beat.key.worker_id
         if principal.worker_id is not None and principal.worker_id != worker_id:
-            batch.refuse(index, worker_id, ForbiddenError("the token is restricted to another worker"))
+            self._refuse(index, worker_id, ForbiddenError("the token is restricted to another worker"))
         elif environments is not None and beat.environment_name not in environments:
             # Checked here as well as in the store: this beat must not replace an earlier valid one of the worker.
-            batch.refuse(index, worker_id, NotAllowedError(beat.key))
-        elif worker_id not in batch.latest and (over := services.admission.worker_refused(beat.key)) is not None:
-            batch.refuse(index, worker_id, over)
+            self._refuse(index, worker_id, NotAllowedError(beat.key))
+        elif worker_id not in self._latest and (over := services.admission.worker_refused(beat.key)) is not None:
+            self._refuse(index, worker_id, over)
             services.rejected_beats.record(principal, worker_id, Rejection.RATE_LIMITED)
         else:
-            batch.take(index, beat)
+            self._superseded += worker_id in self._latest
+            self._latest[worker_id] = index, beat
 
-    async def _store(self, batch: _Batch) -> None:
-        """Store the valid beats. Beats that the store refuses move from ``latest`` to ``refused``."""
-        work = Piece()
-        beats = list(batch.latest.values())
-        refusals = await self._services.batches.beats(beats)
-        for beat, refusal in zip(beats, refusals, strict=True):
+    def _refuse(self, index: int, worker_id: str | None, error: Exception) -> None:
+        """Count and record a rejected beat; ``error`` is one of ``PROBLEMS``."""
+        self._outcomes[outcome_of(error)] += 1
+        if worker_id is not None:
+            self._services.rejected_beats.record_error(self._seen.principal, worker_id, error)
+        detail = error.faults[:MAX_FAULTS_OF_A_BEAT] if isinstance(error, ContractError) else str(error)
+        status = next(PROBLEMS[kind].status for kind in type(error).__mro__ if kind in PROBLEMS)
+        rejected = RejectedBeat(index=index, worker_id=worker_id, status=status, detail=detail)
+        self._rejected[index] = msgspec.Raw(msgspec.json.encode(rejected))
+
+    async def _store(self, principal: Principal) -> None:
+        """Store the valid beats. Beats that the store refuses move from ``_latest`` to ``_rejected``."""
+        services, work = self._services, Piece()
+        taken = list(self._latest.values())
+        refusals = await services.batches.beats([beat for _, beat in taken])
+        for (index, beat), refusal in zip(taken, refusals, strict=True):
             if beat.unknown is not None and beat.unknown.registers:
-                self._services.unknown_fields.log(beat.key, beat.unknown.names)
+                services.unknown_fields.log(beat.key, beat.unknown.names)
             if refusal is not None:
                 if work.is_over():
                     await work.rest()
                 worker_id = beat.key.worker_id
-                del batch.latest[worker_id]
-                batch.refuse(batch.index_of[worker_id], worker_id, refusal)
-                if batch.principal is not None and isinstance(refusal, QuotaExceededError):
-                    self._services.rejected_beats.record(batch.principal, worker_id, Rejection.OVER_QUOTA)
+                del self._latest[worker_id]
+                self._refuse(index, worker_id, refusal)
+                if isinstance(refusal, QuotaExceededError):
+                    services.rejected_beats.record(principal, worker_id, Rejection.OVER_QUOTA)
 
 
 def _is_lines(content_type: str | None) -> bool:
@@ -297,10 +268,11 @@ def _is_gzip(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 def routes(services: Services) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
-    batches = _Batches(services)
+    turn = asyncio.Lock()
+    long_array_reader(services.batch_beats)
 
     @post("/api/v1/workers/heartbeats", status_code=200)
     async def heartbeats(request: Request[Any, Any, Any]) -> ASGIResponse:
-        return await batches.take(request)
+        return await _Batch(services, request.scope).take(request.receive, turn)
 
     return [heartbeats]

@@ -8,10 +8,7 @@ _ECHO_CHARS: Final = 100
 
 
 class BodyTooLargeError(Exception):
-    """The request's body is over the limit (413)."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        super().__init__(f"the body is over limits.body_bytes = {limit_bytes}")
+    """The body, or a beat of a batch, is over a limit (413); the message names the limit."""
 
 
 class BodyTooSlowError(Exception):

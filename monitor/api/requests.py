@@ -105,12 +105,14 @@ async def read_body(
     limit_bytes: int,
     *,
     held: Holding,
+    of: str = "body",
     read: list[bytes] | None = None,
     limit_s: float = BODY_S,
 ) -> bytes:
     """Read the whole body. A body with too large a Content-Length is refused unread, others once over the limit.
 
-    ``held`` reserves memory for an incomplete body. ``read`` gets the received chunks, also if an error is raised.
+    ``held`` reserves memory for an incomplete body. ``of`` is what an error calls it. ``read`` gets the received
+    chunks, also if an error is raised.
 
     Raises:
         BodyTooLargeError: over the limit.
@@ -119,25 +121,26 @@ async def read_body(
         ClientGoneError: the client disconnected before the end.
     """
     if headers.content_length is not None and headers.content_length > limit_bytes:
-        raise BodyTooLargeError(limit_bytes)
+        raise _too_large(of, limit_bytes)
+    chunks = [] if read is None else read
+    size = 0
     try:
         async with asyncio.timeout(limit_s):
-            return await _read(receive, limit_bytes, held, [] if read is None else read)
+            while True:
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise ClientGoneError
+                chunk = message.get("body", b"")
+                size += len(chunk)
+                chunks.append(chunk)
+                if size > limit_bytes:
+                    raise _too_large(of, limit_bytes)
+                if not message.get("more_body", False):
+                    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+                held.acquire(len(chunk))
     except TimeoutError:
         raise BodyTooSlowError(f"the body did not arrive within {limit_s:g} s") from None
 
 
-async def _read(receive: Receive, limit_bytes: int, held: Holding, chunks: list[bytes]) -> bytes:
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise ClientGoneError
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        chunks.append(chunk)
-        if size > limit_bytes:
-            raise BodyTooLargeError(limit_bytes)
-        if not message.get("more_body", False):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        held.acquire(len(chunk))
+def _too_large(of: str, limit_bytes: int) -> BodyTooLargeError:
+    return BodyTooLargeError(f"the {of} is over limits.{of}_bytes = {limit_bytes}")
