@@ -26,7 +26,7 @@ from monitor.api.contract import (
 from monitor.api.endpoints import Count
 from monitor.api.errors import BodyTooLargeError
 from monitor.api.inflate import InflatedTooLargeError, inflated
-from monitor.api.problems import PROBLEMS, outcome_of
+from monitor.api.problems import entry_of
 from monitor.api.rejected_beats import Seen
 from monitor.api.requests import headers_of, identified, read_body
 from monitor.api.responses import json_answer
@@ -100,7 +100,7 @@ class _Batch:
         except Exception as error:
             # Count the beats on any error, or 1 if their number is not known; then re-raise.
             is_unsupported = isinstance(error, UnknownFormError)
-            outcome = BeatOutcome.INVALID if is_unsupported else outcome_of(error)
+            outcome = BeatOutcome.INVALID if is_unsupported else entry_of(error).outcome
             self._outcomes[outcome] += max(len(self._latest), 1)
             self._services.rejected_beats.batch_refused(error, self._seen)
             raise
@@ -209,12 +209,12 @@ class _Batch:
 
     def _refuse(self, index: int, worker_id: str | None, error: Exception) -> None:
         """Count and record a rejected beat; ``error`` is one of ``PROBLEMS``."""
-        self._outcomes[outcome_of(error)] += 1
+        problem = entry_of(error)
+        self._outcomes[problem.outcome] += 1
         if worker_id is not None:
             self._services.rejected_beats.record_error(self._seen.principal, worker_id, error)
         detail = error.faults[:MAX_FAULTS_OF_A_BEAT] if isinstance(error, ContractError) else str(error)
-        status = next(PROBLEMS[kind].status for kind in type(error).__mro__ if kind in PROBLEMS)
-        rejected = RejectedBeat(index=index, worker_id=worker_id, status=status, detail=detail)
+        rejected = RejectedBeat(index=index, worker_id=worker_id, status=problem.status, detail=detail)
         self._rejected[index] = msgspec.Raw(msgspec.json.encode(rejected))
 
     async def _store(self, principal: Principal) -> None:

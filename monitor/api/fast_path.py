@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from monitor.api.contract import ContractError, parse_beat, path_worker_id
 from monitor.api.heartbeats import accepted_headers, unknown_headers
-from monitor.api.problems import head_lines, outcome_of, problem_of
+from monitor.api.problems import entry_of, head_lines, problem_of
 from monitor.auth import Scope
 from monitor.errors import IntakeFullError, OverShareError, SlowDownError
 from monitor.metrics.registry import BeatOutcome
@@ -126,7 +126,7 @@ class FastPath:
                     named = unknown_headers(services, beat.key, unknown.names)
                     answer(head_lines(HTTPStatus.NO_CONTENT, {**accepted_headers(interval_ms), **named}), b"")
             else:
-                self._count(outcome_of(error))
+                self._count(entry_of(error).outcome)
                 services.rejected_beats.refused(principal, beat.key.worker_id, error)
                 answer(*_problem(error))
 

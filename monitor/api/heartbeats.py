@@ -16,7 +16,7 @@ from litestar.response.base import ASGIResponse
 
 from monitor.api.contract import SYNTAX, ContractError, parse_beat, parse_disconnect, path_worker_id
 from monitor.api.errors import EncodingError
-from monitor.api.problems import outcome_of
+from monitor.api.problems import entry_of
 from monitor.api.rejected_beats import Seen
 from monitor.api.requests import headers_of, identified, principal_of, read_body
 from monitor.api.responses import NO_STORE
@@ -112,7 +112,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
             interval_ms = await services.intake.beat(beat)
         except Exception as error:
             # Count the request on any error, then re-raise it for the error handler.
-            services.metrics.beat(outcome_of(error))
+            services.metrics.beat(entry_of(error).outcome)
             services.rejected_beats.beat_refused(error, seen)
             raise
         services.metrics.beat(BeatOutcome.STORED)

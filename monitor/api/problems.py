@@ -49,82 +49,63 @@ if TYPE_CHECKING:
 
 PROBLEM_JSON: Final = "application/problem+json"
 _LITERAL_PATHS: Final = frozenset({b"/api/v1/workers/heartbeat", b"/api/v1/workers/heartbeats"})
-_NOT_SEEN: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
+_NOT_SEEN: Final = frozenset({401, 403, 404})
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Problem:
-    """The answer to an error. ``detail`` None: the error's own message, which is safe to show to the caller."""
+    """The answer to an error, and the outcome that a heartbeat with it counts as.
 
-    status: HTTPStatus
+    ``detail`` None: the error's own message, which is safe to show to the caller.
+    """
+
+    status: int
     outcome: BeatOutcome
     headers: Mapping[str, str] = field(default_factory=dict)
     detail: str | None = None
 
 
-_UNPROCESSABLE: Final = HTTPStatus(422)
-_TOO_LARGE: Final = HTTPStatus(413)
+_AFTER_60_S: Final = {"retry-after": "60"}
 
 PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
-    UnauthenticatedError: Problem(
-        status=HTTPStatus.UNAUTHORIZED, outcome=BeatOutcome.UNAUTHENTICATED, headers={"www-authenticate": "Bearer"}
-    ),
-    ForbiddenError: Problem(status=HTTPStatus.FORBIDDEN, outcome=BeatOutcome.FORBIDDEN),
-    NotAllowedError: Problem(status=HTTPStatus.FORBIDDEN, outcome=BeatOutcome.FORBIDDEN),
-    UnknownWorkerError: Problem(status=HTTPStatus.NOT_FOUND, outcome=BeatOutcome.INVALID),
-    BodyTooLargeError: Problem(status=_TOO_LARGE, outcome=BeatOutcome.TOO_LARGE),
-    BodyTooSlowError: Problem(
-        status=HTTPStatus.REQUEST_TIMEOUT, outcome=BeatOutcome.FAILED, headers={"connection": "close"}
-    ),
-    ContractError: Problem(status=_UNPROCESSABLE, outcome=BeatOutcome.INVALID),
-    ParameterError: Problem(status=_UNPROCESSABLE, outcome=BeatOutcome.INVALID),
-    BodyError: Problem(status=_UNPROCESSABLE, outcome=BeatOutcome.INVALID),
-    UnreadableBodyError: Problem(status=_UNPROCESSABLE, outcome=BeatOutcome.INVALID),
-    EncodingError: Problem(status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE, outcome=BeatOutcome.INVALID),
-    MediaTypeError: Problem(status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE, outcome=BeatOutcome.INVALID),
-    NoSuchError: Problem(status=HTTPStatus.NOT_FOUND, outcome=BeatOutcome.INVALID),
-    ConflictError: Problem(status=HTTPStatus.CONFLICT, outcome=BeatOutcome.INVALID),
-    TooManyError: Problem(
-        status=HTTPStatus.TOO_MANY_REQUESTS, outcome=BeatOutcome.QUOTA, headers={"retry-after": "60"}
-    ),
-    QuotaExceededError: Problem(
-        status=HTTPStatus.TOO_MANY_REQUESTS, outcome=BeatOutcome.QUOTA, headers={"retry-after": "60"}
-    ),
-    RateLimitedError: Problem(status=HTTPStatus.TOO_MANY_REQUESTS, outcome=BeatOutcome.RATE_LIMITED),
-    OverShareError: Problem(status=HTTPStatus.TOO_MANY_REQUESTS, outcome=BeatOutcome.RATE_LIMITED),
+    UnauthenticatedError: Problem(401, BeatOutcome.UNAUTHENTICATED, {"www-authenticate": "Bearer"}),
+    ForbiddenError: Problem(403, BeatOutcome.FORBIDDEN),
+    NotAllowedError: Problem(403, BeatOutcome.FORBIDDEN),
+    UnknownWorkerError: Problem(404, BeatOutcome.INVALID),
+    BodyTooLargeError: Problem(413, BeatOutcome.TOO_LARGE),
+    BodyTooSlowError: Problem(408, BeatOutcome.FAILED, {"connection": "close"}),
+    ContractError: Problem(422, BeatOutcome.INVALID),
+    ParameterError: Problem(422, BeatOutcome.INVALID),
+    BodyError: Problem(422, BeatOutcome.INVALID),
+    UnreadableBodyError: Problem(422, BeatOutcome.INVALID),
+    EncodingError: Problem(415, BeatOutcome.INVALID),
+    MediaTypeError: Problem(415, BeatOutcome.INVALID),
+    NoSuchError: Problem(404, BeatOutcome.INVALID),
+    ConflictError: Problem(409, BeatOutcome.INVALID),
+    TooManyError: Problem(429, BeatOutcome.QUOTA, _AFTER_60_S),
+    QuotaExceededError: Problem(429, BeatOutcome.QUOTA, _AFTER_60_S),
+    RateLimitedError: Problem(429, BeatOutcome.RATE_LIMITED),
+    OverShareError: Problem(429, BeatOutcome.RATE_LIMITED),
     IntakeFullError: Problem(
-        status=HTTPStatus.SERVICE_UNAVAILABLE,
-        outcome=BeatOutcome.UNAVAILABLE,
-        detail="too many requests are waiting for the store; the request was not accepted",
+        503, BeatOutcome.UNAVAILABLE, detail="too many requests are waiting for the store; the request was not accepted"
     ),
-    NoRoomError: Problem(status=HTTPStatus.SERVICE_UNAVAILABLE, outcome=BeatOutcome.UNAVAILABLE),
+    NoRoomError: Problem(503, BeatOutcome.UNAVAILABLE),
     StoreUnavailableError: Problem(
-        status=HTTPStatus.SERVICE_UNAVAILABLE,
-        outcome=BeatOutcome.UNAVAILABLE,
-        headers={"retry-after": "1"},
-        detail="the store is unavailable; retry later",
+        503, BeatOutcome.UNAVAILABLE, {"retry-after": "1"}, "the store is unavailable; retry later"
     ),
-    ClientGoneError: Problem(
-        status=HTTPStatus.BAD_REQUEST, outcome=BeatOutcome.FAILED, detail="the body is incomplete"
-    ),
+    ClientGoneError: Problem(400, BeatOutcome.FAILED, detail="the body is incomplete"),
 }
 
-_UNEXPECTED: Final = Problem(
-    status=HTTPStatus.INTERNAL_SERVER_ERROR, outcome=BeatOutcome.FAILED, detail="internal error; see the server log"
-)
+_UNEXPECTED: Final = Problem(500, BeatOutcome.FAILED, detail="internal error; see the server log")
 
 
-def _problem_of(error: Exception) -> Problem:
+def entry_of(error: Exception) -> Problem:
+    """The entry of an error in the table."""
     for kind in type(error).__mro__:
         if kind in PROBLEMS:
             return PROBLEMS[kind]
     return _UNEXPECTED
-
-
-def outcome_of(error: Exception) -> BeatOutcome:
-    """The outcome that a heartbeat with this error counts as."""
-    return _problem_of(error).outcome
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,13 +146,11 @@ def problem_details(status: HTTPStatus, detail: str, headers: Mapping[str, str],
 
 def problem_of(error: Exception) -> ProblemAnswer:
     """The answer to an error of the table. Any other error is an internal error."""
-    problem = _problem_of(error)
+    problem = entry_of(error)
     detail = str(error) if problem.detail is None else problem.detail
-    if isinstance(error, UnauthenticatedError):
-        return problem_details(problem.status, detail, problem.headers, reason=error.reason.value)
-    if isinstance(error, SlowDownError):
-        return problem_details(problem.status, detail, {"retry-after": str(error.retry_after_s)})
-    return problem_details(problem.status, detail, problem.headers)
+    headers = {"retry-after": str(error.retry_after_s)} if isinstance(error, SlowDownError) else problem.headers
+    reason = {"reason": error.reason.value} if isinstance(error, UnauthenticatedError) else {}
+    return problem_details(HTTPStatus(problem.status), detail, headers, **reason)
 
 
 def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
@@ -182,7 +161,7 @@ def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[
         error = MethodNotAllowedException(headers={"allow": "OPTIONS, POST"})
     if isinstance(error, HTTPException) and error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
         return _routing_error(error).response()
-    if _problem_of(error) is _UNEXPECTED:
+    if entry_of(error) is _UNEXPECTED:
         _log.error(
             "request.failed",
             method=request.scope["method"],
@@ -197,7 +176,7 @@ def _misses_method(request: Request[Any, Any, Any], error: Exception) -> bool:
     """Whether the method of a POST-only path is wrong, and no worker of that name is visible to the caller."""
     scope = request.scope
     is_literal = scope["method"] != "POST" and scope.get("raw_path") in _LITERAL_PATHS
-    return is_literal and _problem_of(error).status in _NOT_SEEN
+    return is_literal and entry_of(error).status in _NOT_SEEN
 
 
 def _routing_error(error: HTTPException) -> ProblemAnswer:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from monitor.api.admission import RateLimitedError
 from monitor.api.contract import ContractError, claimed_ids, path_worker_id, readable_id
 from monitor.api.errors import BodyTooLargeError, BodyTooSlowError, ClientGoneError, EncodingError
-from monitor.api.problems import outcome_of
+from monitor.api.problems import entry_of
 from monitor.api.raw_path import unread_of
 from monitor.auth import ExpiredError, ScopeMissingError, UnauthenticatedError
 from monitor.clock import monotonic_ns
@@ -113,7 +113,7 @@ class RejectedBeats:
         tenant = None if principal is None else principal.tenant
         # Messages quote values of the request. Values of an unauthenticated sender do not belong in the log.
         detail = None if principal is None else str(error)[:_DETAIL_CHARS]
-        self._refused.log(tenant, worker_id, reason or outcome_of(error).value, detail)
+        self._refused.log(tenant, worker_id, reason or entry_of(error).outcome.value, detail)
 
     def disconnect_refused(self, principal: Principal, worker_id: str, error: Exception) -> None:
         """Log a rejected disconnect. It is no evidence of life; it is logged because the client may not retry."""

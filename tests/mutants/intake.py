@@ -173,8 +173,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a tenant that is over its share is told 503, as if the daemon were full",
         file="monitor/api/problems.py",
-        old="OverShareError: Problem(status=HTTPStatus.TOO_MANY_REQUESTS,",
-        new="OverShareError: Problem(status=HTTPStatus.SERVICE_UNAVAILABLE,",
+        old="OverShareError: Problem(429,",
+        new="OverShareError: Problem(503,",
         tests=("tests/api/test_tenants.py",),
     ),
 )
