@@ -24,7 +24,7 @@ from monitor.api.contract import (
     split_lines,
 )
 from monitor.api.endpoints import Count
-from monitor.api.errors import BodyTooLargeError
+from monitor.api.errors import ECHO_CHARS, BodyTooLargeError
 from monitor.api.inflate import InflatedTooLargeError, inflated
 from monitor.api.problems import entry_of
 from monitor.api.rejected_beats import Seen
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 
 JSON_LINES: Final = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 MAX_FAULTS_OF_A_BEAT: Final = 3
-MAX_KIND_CHARS: Final = 100
 
 
 class RejectedBeat(msgspec.Struct, frozen=True, kw_only=True):
@@ -247,7 +246,7 @@ def _is_lines(content_type: str | None) -> bool:
     if is_json(content_type):
         return False
     expected = f"a batch is application/json or one of {', '.join(JSON_LINES)}"
-    raise UnknownFormError(detail=f"the Content-Type is {kind[:MAX_KIND_CHARS]!r}: {expected}")
+    raise UnknownFormError(detail=f"the Content-Type is {kind[:ECHO_CHARS]!r}: {expected}")
 
 
 def _is_gzip(headers: Iterable[tuple[bytes, bytes]]) -> bool:

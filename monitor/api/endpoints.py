@@ -24,12 +24,13 @@ from litestar.types import Empty
 from litestar.utils.typing import make_non_optional_union
 
 from monitor.api.errors import ParameterError, UnreadableBodyError
-from monitor.api.json_body import decoded, read_small
+from monitor.api.json_body import decoded
 from monitor.api.problems import answer_error
 from monitor.api.query import query_pairs
-from monitor.api.requests import caller, headers_of
+from monitor.api.requests import caller, headers_of, read_body
 from monitor.auth import Principal
 from monitor.pace import in_pieces
+from monitor.shares import Holding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 MAX_LIMIT: Final = 1_000
 DEFAULT_LIMIT: Final = 100
+MAX_BODY_BYTES: Final = 65_536
 ACCESS: Final = "access"
 """Key of a handler's ``Access`` in its ``opt``."""
 
@@ -119,8 +121,9 @@ def typed_router(services: Services, handlers: Sequence[HTTPRouteHandler]) -> Ro
 
         async def body(self) -> bytes:
             if self._body is Empty:
-                headers = headers_of(self.scope)
-                self._body = await read_small(self.receive, headers, services=services, tenant=self.user.tenant)
+                headers, most = headers_of(self.scope), min(services.body_bytes, MAX_BODY_BYTES)
+                with Holding(services.shared.bodies, self.user.tenant) as held:
+                    self._body = await read_body(self.receive, headers, most, held=held)
                 if not self._body and self._declared.is_required:
                     raise UnreadableBodyError("the body can't be used: it is empty")
             return self._body

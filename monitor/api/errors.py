@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-_ECHO_CHARS: Final = 100
+ECHO_CHARS: Final = 100
+"""Maximum characters of a value that a message quotes."""
 
 
 class BodyTooLargeError(Exception):
@@ -20,7 +21,7 @@ class EncodingError(Exception):
 
     def __init__(self, encoding: str) -> None:
         super().__init__(
-            f"the body is not JSON: it has Content-Encoding: {encoding[:_ECHO_CHARS]}. Send it uncompressed;"
+            f"the body is not JSON: it has Content-Encoding: {encoding[:ECHO_CHARS]}. Send it uncompressed;"
             " only POST /api/v1/workers/heartbeats accepts gzip"
         )
 
@@ -33,14 +34,14 @@ class ParameterError(Exception):
     """A query parameter is invalid (422); the message has its name and value."""
 
     def __init__(self, name: str, value: str, expected: str) -> None:
-        super().__init__(f"query parameter {name[:_ECHO_CHARS]!r} is {value[:_ECHO_CHARS]!r}: {expected}")
+        super().__init__(f"query parameter {name[:ECHO_CHARS]!r} is {value[:ECHO_CHARS]!r}: {expected}")
 
 
 class BodyError(Exception):
     """A field of a body is invalid (422); the message has the field, its value and the expected value."""
 
     def __init__(self, field: str, value: object, expected: str) -> None:
-        super().__init__(f"{field} is {str(value)[:_ECHO_CHARS]!r}: {expected}")
+        super().__init__(f"{field} is {str(value)[:ECHO_CHARS]!r}: {expected}")
 
 
 class UnreadableBodyError(Exception):

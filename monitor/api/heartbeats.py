@@ -18,7 +18,7 @@ from monitor.api.contract import SYNTAX, ContractError, parse_beat, parse_discon
 from monitor.api.errors import EncodingError
 from monitor.api.problems import entry_of
 from monitor.api.rejected_beats import Seen
-from monitor.api.requests import headers_of, identified, principal_of, read_body
+from monitor.api.requests import caller, headers_of, identified, read_body
 from monitor.api.responses import NO_STORE
 from monitor.auth import Scope
 from monitor.errors import NotAllowedError, UnknownWorkerError
@@ -131,8 +131,8 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
 
     @post("/api/v1/workers/{worker_id:str}/disconnect")
     async def worker_disconnect(request: Request[Any, Any, Any]) -> ASGIResponse:
+        principal = caller(request.scope, services, Scope.HEARTBEAT_WRITE)
         headers = headers_of(request.scope)
-        principal = principal_of(headers, services, Scope.HEARTBEAT_WRITE)
         worker_id = path_worker_id(request.path_params["worker_id"])
         principal.require_worker(worker_id)
         with Holding(services.shared.bodies, principal.tenant) as held:

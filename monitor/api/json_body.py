@@ -8,33 +8,17 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
-from monitor.api.errors import BodyError, EncodingError, MediaTypeError, UnreadableBodyError
-from monitor.api.requests import Headers, read_body
-from monitor.shares import Holding
+from monitor.api.errors import ECHO_CHARS, BodyError, EncodingError, MediaTypeError, UnreadableBodyError
 
 if TYPE_CHECKING:
-    from litestar.types import Receive
-
-    from monitor.api.services import Services
+    from monitor.api.requests import Headers
 
 LATEST_MS: Final = 253_402_300_799_999
 """The end of the year 9999. Later times have no RFC 3339 form."""
-_BODY_BYTES: Final = 65_536
-_ECHO_CHARS: Final = 100
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _JSON: Final = "application/json"
 
 _T = TypeVar("_T")
-
-
-async def read_small(receive: Receive, headers: Headers, *, services: Services, tenant: str) -> bytes:
-    """Read a small body.
-
-    Raises:
-        BodyTooLargeError, BodyTooSlowError, ClientGoneError, OverShareError, NoRoomError: as ``read_body``.
-    """
-    with Holding(services.shared.bodies, tenant) as held:
-        return await read_body(receive, headers, min(services.body_bytes, _BODY_BYTES), held=held)
 
 
 def decoded(raw: bytes, headers: Headers, kind: type[_T]) -> _T:
@@ -45,7 +29,7 @@ def decoded(raw: bytes, headers: Headers, kind: type[_T]) -> _T:
     """
     media_type = (headers.content_type or _JSON).partition(";")[0].strip().lower()
     if media_type != _JSON and not media_type.endswith("+json"):
-        raise MediaTypeError(f"the Content-Type is {media_type[:_ECHO_CHARS]!r}, {_JSON} is expected")
+        raise MediaTypeError(f"the Content-Type is {media_type[:ECHO_CHARS]!r}, {_JSON} is expected")
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

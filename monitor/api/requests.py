@@ -75,25 +75,19 @@ def identified(headers: Headers, services: Services) -> Principal:
     return principal
 
 
-def principal_of(headers: Headers, services: Services, scope: TokenScope, *, operator: bool = False) -> Principal:
+def caller(scope: Scope, services: Services, needed: TokenScope, *, operator: bool = False) -> Principal:
     """Authenticate the caller and require this scope; ``operator``: an operator's token is accepted too.
 
-    Sets the tenant for which the answer may report the monitor's state.
+    Sets the tenant for which the answer may report the monitor's state, and whose a large answer is.
 
     Raises:
         UnauthenticatedError: the token is invalid.
         ForbiddenError: the token lacks the scope.
     """
-    principal = identified(headers, services)
+    principal = identified(headers_of(scope), services)
     if not (operator and principal.is_operator):
-        principal.require(scope)
+        principal.require(needed)
     asking_tenant.set(principal.tenant)
-    return principal
-
-
-def caller(scope: Scope, services: Services, needed: TokenScope, *, operator: bool = False) -> Principal:
-    """``principal_of`` for a handler that needs no other header. A large answer is of the caller's tenant."""
-    principal = principal_of(headers_of(scope), services, needed, operator=operator)
     if (exchange := unread_of(scope)) is not None:
         exchange.tenant = principal.tenant
     return principal
