@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -16,7 +17,6 @@ from monitor.api.responses import NO_STORE, json_answer
 from monitor.auth import Scope
 from monitor.clock import monotonic_s
 from monitor.errors import StoreUnavailableError
-from monitor.liveness import Liveness
 from monitor.reasons import Reason
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
 
     from monitor.api.services import Services
-    from monitor.health import Health, MonitorState
+    from monitor.health import MonitorState
+    from monitor.liveness import Liveness
 
 CENSUS_AGE_S: Final = 5.0
 METRICS, SCHEMA = "/metrics", "/schema"
@@ -56,16 +57,10 @@ class FleetGauge:
         async with self._counting:
             if monotonic_s() - self._counted_at_s >= CENSUS_AGE_S:
                 await self._count()
-        try:
-            # Not cached with the counts: their age must not appear as sweep lag.
-            state = await monitor_now(self._services)
-        except StoreUnavailableError:
-            self._services.metrics.fleet(self._counts, sweep_lag_s=math.inf)
-            self._services.metrics.degraded(_reasons_without_store(self._services.health))
-            return
-        age_s = state.last_sweep_age_seconds
+        # Not cached with the counts: their age must not appear as sweep lag.
+        age_s, reasons = await _age_and_reasons(self._services)
         self._services.metrics.fleet(self._counts, sweep_lag_s=math.inf if age_s is None else age_s)
-        self._services.metrics.degraded(state.reasons)
+        self._services.metrics.degraded(reasons)
 
     async def _count(self) -> None:
         try:
@@ -73,11 +68,9 @@ class FleetGauge:
         except StoreUnavailableError:
             self._counts = None
         else:
-            counts = dict.fromkeys(Liveness, 0)
+            self._counts = Counter()
             for environment in census.environments.values():
-                for liveness, count in environment.items():
-                    counts[liveness] += count
-            self._counts = counts
+                self._counts.update(environment)
         self._counted_at_s = monotonic_s()
 
 
@@ -93,14 +86,17 @@ async def monitor_now(services: Services) -> MonitorState:
 async def reasons_now(services: Services) -> tuple[str, ...]:
     """Why the monitor is degraded, checked now. Takes at most three times the store's timeout."""
     await services.health.store_writes()
+    _, reasons = await _age_and_reasons(services)
+    return reasons
+
+
+async def _age_and_reasons(services: Services) -> tuple[float | None, tuple[str, ...]]:
+    """The age of the last sweep in seconds, None if not known, and why the monitor is degraded."""
     try:
-        return (await monitor_now(services)).reasons
+        state = await monitor_now(services)
     except StoreUnavailableError:
-        return _reasons_without_store(services.health)
-
-
-def _reasons_without_store(health: Health) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((Reason.STORE_UNAVAILABLE, *health.standing_reasons())))
+        return None, tuple(dict.fromkeys((Reason.STORE_UNAVAILABLE, *services.health.standing_reasons())))
+    return state.last_sweep_age_seconds, state.reasons
 
 
 def routes(services: Services, document: Callable[[], Mapping[str, object]]) -> list[HTTPRouteHandler]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -84,7 +85,7 @@ def status_handlers(services: Services) -> list[HTTPRouteHandler]:
         caller = request.user
         async with services.shared.reads.place(caller.tenant):
             census = await census_for(caller)
-        total = dict.fromkeys(Liveness, 0)
+        total: Counter[Liveness] = Counter()
         environments: list[EnvironmentCounts] = []
         for name, counts in sorted(census.environments.items()):
             if not any(counts.values()) or (caller.environments is not None and name not in caller.environments):
@@ -92,13 +93,12 @@ def status_handlers(services: Services) -> list[HTTPRouteHandler]:
             environments.append(
                 EnvironmentCounts(environment_name=name, counts=_counts(counts), total=sum(counts.values()))
             )
-            for liveness, count in counts.items():
-                total[liveness] += count
+            total.update(counts)
         return Status(
             tenant=caller.tenant,
             environments=environments,
             counts=_counts(total),
-            total=sum(total.values()),
+            total=total.total(),
             monitor=services.health.monitor_state(census.now_ms, census.swept_ms),
         )
 

@@ -84,8 +84,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="while the store is away all other reasons are kept back",
         file="monitor/api/health.py",
-        old="return tuple(dict.fromkeys((Reason.STORE_UNAVAILABLE, *health.standing_reasons())))",
-        new="return (Reason.STORE_UNAVAILABLE,)",
+        old="tuple(dict.fromkeys((Reason.STORE_UNAVAILABLE, *services.health.standing_reasons())))",
+        new="(Reason.STORE_UNAVAILABLE,)",
         tests=("tests/api/test_health.py",),
     ),
     Mutant(
