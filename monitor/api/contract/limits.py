@@ -11,7 +11,7 @@ import msgspec
 from monitor.api.contract.errors import field_error
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 MAX_LOG_LINES: Final = 100
 
@@ -84,32 +84,29 @@ def system_info_text(system_info: Mapping[str, object], most_bytes: int) -> tupl
     whole = finite(system_info, "system_info")
     if len(whole.encode()) <= most_bytes:
         return whole, False
-    kept: list[str] = []
-    used = len("{}")
-    for name, value in system_info.items():
-        member = compact({name: value})[1:-1]
-        used += len(member.encode()) + (1 if kept else 0)
-        if used > most_bytes:
-            break
-        kept.append(member)
-    return "{" + ",".join(kept) + "}", True
+    members = (compact({name: value})[1:-1] for name, value in system_info.items())
+    return "{" + ",".join(_that_fit(members, most_bytes)) + "}", True
 
 
 def logs_text(logs: Sequence[str], most_bytes: int) -> tuple[str, bool]:
     """The JSON to store, and whether it was truncated. Keeps the newest lines that fit, or the end of the newest."""
+    kept = _that_fit(map(compact, reversed(logs[-MAX_LOG_LINES:])), most_bytes)
+    is_cut = len(kept) < len(logs)
+    if logs and not kept:
+        kept = _end_of(logs[-1], most_bytes - len("[]"))
+    return "[" + ",".join(reversed(kept)) + "]", is_cut
+
+
+def _that_fit(texts: Iterable[str], most_bytes: int) -> list[str]:
+    """The first JSON texts that fit in an array or an object of at most ``most_bytes``."""
     kept: list[str] = []
     used = len("[]")
-    for line in reversed(logs[-MAX_LOG_LINES:]):
-        text = compact(line)
+    for text in texts:
         used += len(text.encode()) + (1 if kept else 0)
         if used > most_bytes:
             break
         kept.append(text)
-    if logs and not kept:
-        kept = _end_of(logs[-1], most_bytes - len("[]"))
-    elif len(kept) == len(logs):
-        return "[" + ",".join(reversed(kept)) + "]", False
-    return "[" + ",".join(reversed(kept)) + "]", True
+    return kept
 
 
 def _end_of(line: str, most_bytes: int) -> list[str]:
