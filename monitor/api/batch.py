@@ -181,8 +181,7 @@ class _Batch:
             beat = parse_beat(
                 body,
                 content_type=None,
-                limits=services.limits,
-                bounds=services.bounds,
+                limits=services.beat_limits,
                 tenant=principal.tenant,
                 path_worker_id=None,
                 token_environments=environments,

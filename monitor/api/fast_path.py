@@ -105,8 +105,7 @@ class FastPath:
             beat = parse_beat(
                 body,
                 content_type=None,
-                limits=services.limits,
-                bounds=services.bounds,
+                limits=services.beat_limits,
                 tenant=principal.tenant,
                 path_worker_id=path_worker_id,
                 token_environments=principal.environments,

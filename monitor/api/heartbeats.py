@@ -89,8 +89,7 @@ async def _read_beat(services: Services, request: Request[Any, Any, Any], seen: 
         beat = parse_beat(
             seen.body,
             content_type=headers.content_type,
-            limits=services.limits,
-            bounds=services.bounds,
+            limits=services.beat_limits,
             tenant=principal.tenant,
             path_worker_id=worker_id,
             token_environments=principal.environments,

@@ -9,7 +9,7 @@ from monitor.limit_log import UnknownFieldLog
 
 if TYPE_CHECKING:
     from monitor.api.admission import Admission
-    from monitor.api.contract import BodyLimits, IntervalBounds
+    from monitor.api.contract import BeatLimits
     from monitor.api.rejected_beats import RejectedBeats
     from monitor.api.shared import Shared
     from monitor.auth import Authenticator
@@ -38,8 +38,7 @@ class Services:
     shared: Shared
     batch_bytes: int
     batch_beats: int
-    limits: BodyLimits
-    bounds: IntervalBounds
+    beat_limits: BeatLimits
     health: Health
     metrics: Metrics
     anonymous: frozenset[str]

@@ -29,7 +29,7 @@ from monitor.daemon.expiring import ExpiryWatch
 from monitor.daemon.oncall.routes import oncall_router
 from monitor.daemon.revoking import RevocationWatch
 from monitor.daemon.self_check import SelfCheck
-from monitor.daemon.settings import beat_rates, body_limits, interval_bounds, store_settings, sweep_settings
+from monitor.daemon.settings import beat_limits, beat_rates, store_settings, sweep_settings
 from monitor.daemon.signing_key import auth_policy
 from monitor.daemon.waiting import Waiting
 from monitor.daemon.watchdog import Watchdog
@@ -175,8 +175,7 @@ class Daemon:
             shared=shared,
             batch_bytes=limits.batch_bytes,
             batch_beats=limits.batch_beats,
-            limits=body_limits(config),
-            bounds=interval_bounds(config),
+            beat_limits=beat_limits(config),
             health=self._health,
             metrics=self._metrics,
             anonymous=frozenset(config.auth.anonymous),

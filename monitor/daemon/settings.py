@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from monitor.api.admission import BeatRates
-from monitor.api.contract import BodyLimits, IntervalBounds
+from monitor.api.contract import BeatLimits
 from monitor.embedded import share_of_memory
 from monitor.rate_limit import Rate
 from monitor.store import StoreSettings
@@ -89,18 +89,12 @@ def sweep_settings(config: Config) -> SweepSettings:
     )
 
 
-def body_limits(config: Config) -> BodyLimits:
-    """The limits for parts of a body."""
-    return BodyLimits(
+def beat_limits(config: Config) -> BeatLimits:
+    """The limits on the parts of a beat."""
+    return BeatLimits(
         metadata_bytes=config.limits.metadata_bytes,
         logs_bytes=config.limits.logs_bytes,
         system_info_bytes=config.limits.system_info_bytes,
-    )
-
-
-def interval_bounds(config: Config) -> IntervalBounds:
-    """The bounds for declared intervals and graces."""
-    return IntervalBounds(
         min_interval_ms=config.liveness.min_interval_ms,
         max_interval_ms=config.liveness.max_interval_ms,
         min_grace_ms=config.liveness.min_grace_ms,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,20 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from monitor.api.contract import (
-    MAX_FAULTS,
-    BodyLimits,
-    ContractError,
-    IntervalBounds,
-    parse_beat,
-    parse_disconnect,
-    path_worker_id,
-)
+from monitor.api.contract import MAX_FAULTS, BeatLimits, ContractError, parse_beat, parse_disconnect, path_worker_id
 from monitor.liveness import Trigger
 from monitor.workers import KEEP, Beat, Disconnect, WorkerKey
 
-LIMITS = BodyLimits(metadata_bytes=1_000, logs_bytes=1_000, system_info_bytes=1_000)
-BOUNDS = IntervalBounds(min_interval_ms=1_000, max_interval_ms=3_600_000, min_grace_ms=2_000, max_grace_ms=7_200_000)
+LIMITS = BeatLimits(
+    metadata_bytes=1_000,
+    logs_bytes=1_000,
+    system_info_bytes=1_000,
+    min_interval_ms=1_000,
+    max_interval_ms=3_600_000,
+    min_grace_ms=2_000,
+    max_grace_ms=7_200_000,
+)
 JSON = "application/json"
 IDS = {"worker_id": "w1", "environment_name": "prod"}
 
@@ -92,7 +92,6 @@ def beat(body: bytes, **changes: Any) -> Beat:
     settings: dict[str, Any] = {
         "content_type": JSON,
         "limits": LIMITS,
-        "bounds": BOUNDS,
         "tenant": "acme",
         "path_worker_id": None,
         "token_environments": None,
@@ -196,7 +195,9 @@ def test_any_other_body_is_answered_as_the_published_model_answers_it(value: obj
     if expected:
         assert refused(body) == expected
     else:
-        assert isinstance(beat(body, limits=BodyLimits(metadata_bytes=10**6, logs_bytes=9, system_info_bytes=9)), Beat)
+        assert isinstance(
+            beat(body, limits=replace(LIMITS, metadata_bytes=10**6, logs_bytes=9, system_info_bytes=9)), Beat
+        )
 
 
 @given(st.binary(max_size=200), st.sampled_from([None, "w9"]))
@@ -396,7 +397,7 @@ def test_metadata_beyond_its_limit_is_refused_and_at_it_kept_as_compact_utf8() -
 
 
 def test_system_info_beyond_its_limit_keeps_the_first_keys_that_fit() -> None:
-    limits = BodyLimits(metadata_bytes=9, logs_bytes=9, system_info_bytes=len('{"a":1,"b":"é"}'.encode()))
+    limits = replace(LIMITS, metadata_bytes=9, logs_bytes=9, system_info_bytes=len('{"a":1,"b":"é"}'.encode()))
     fits = url(b'{"system_info": {"a": 1, "b": "\xc3\xa9"}}', limits=limits)
     assert (fits.system_info_json, fits.system_info_cut) == ('{"a":1,"b":"é"}', False)
     cut = url(b'{"system_info": {"a": 1, "c": "long enough to cut", "d": 2}}', limits=limits)
@@ -418,7 +419,7 @@ def test_system_info_beyond_its_limit_keeps_the_first_keys_that_fit() -> None:
     ],
 )
 def test_logs_keep_the_newest_lines_that_fit(logs: list[str], limit: int, kept: list[str], cut: bool) -> None:  # noqa: FBT001 - a table's column
-    limits = BodyLimits(metadata_bytes=9, logs_bytes=limit, system_info_bytes=9)
+    limits = replace(LIMITS, metadata_bytes=9, logs_bytes=limit, system_info_bytes=9)
     read = url(json.dumps({"logs": logs}).encode(), limits=limits)
     assert isinstance(read.logs_json, str)
     assert (json.loads(read.logs_json), read.logs_cut) == (kept, cut)
@@ -426,7 +427,7 @@ def test_logs_keep_the_newest_lines_that_fit(logs: list[str], limit: int, kept: 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))), st.integers(2, 60))
 def test_kept_logs_fit_and_are_an_end_of_what_was_sent(logs: list[str], limit: int) -> None:
-    limits = BodyLimits(metadata_bytes=9, logs_bytes=limit, system_info_bytes=9)
+    limits = replace(LIMITS, metadata_bytes=9, logs_bytes=limit, system_info_bytes=9)
     read = url(json.dumps({"logs": logs}).encode(), limits=limits)
     assert isinstance(read.logs_json, str)
     assert len(read.logs_json.encode()) <= limit

@@ -216,8 +216,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a worker may declare a grace as long as the longest interval",
         file="monitor/api/contract/beats.py",
-        old="most=bounds.max_grace_ms",
-        new="most=bounds.max_interval_ms",
+        old="most=limits.max_grace_ms",
+        new="most=limits.max_interval_ms",
         tests=("tests/core/test_contract.py",),
     ),
 )

@@ -15,7 +15,7 @@ import uvicorn
 
 from monitor.api.admission import Admission, BeatRates
 from monitor.api.app import create_app
-from monitor.api.contract import BodyLimits, IntervalBounds
+from monitor.api.contract import BeatLimits
 from monitor.api.rejected_beats import RejectedBeats
 from monitor.api.services import Services
 from monitor.api.shared import Shared
@@ -137,9 +137,14 @@ def make_services(
         "shared": Shared(body_bytes=67_108_864, batch_bytes=268_435_456),
         "batch_bytes": 16_777_216,
         "batch_beats": 10_000,
-        "limits": BodyLimits(metadata_bytes=16_384, logs_bytes=16_384, system_info_bytes=16_384),
-        "bounds": IntervalBounds(
-            min_interval_ms=1_000, max_interval_ms=86_400_000, min_grace_ms=1_000, max_grace_ms=86_400_000
+        "beat_limits": BeatLimits(
+            metadata_bytes=16_384,
+            logs_bytes=16_384,
+            system_info_bytes=16_384,
+            min_interval_ms=1_000,
+            max_interval_ms=86_400_000,
+            min_grace_ms=1_000,
+            max_grace_ms=86_400_000,
         ),
         "health": (health := Health(sweep_interval_ms=sweep_interval_ms, probe=probe)),
         "metrics": metrics,

@@ -15,7 +15,7 @@ from monitor.api.contract.batches import TooManyBeatsError, long_array_reader, s
 from monitor.api.contract.beats import parse_beat, parse_disconnect, path_worker_id
 from monitor.api.contract.errors import MAX_FAULTS, SYNTAX, ContractError, Fault
 from monitor.api.contract.fast import readable_id
-from monitor.api.contract.limits import BodyLimits, IntervalBounds
+from monitor.api.contract.limits import BeatLimits
 from monitor.api.contract.salvage import claimed_ids
 from monitor.api.contract.strict import MAX_NAME_CHARS, is_json
 
@@ -23,10 +23,9 @@ __all__ = [
     "MAX_FAULTS",
     "MAX_NAME_CHARS",
     "SYNTAX",
-    "BodyLimits",
+    "BeatLimits",
     "ContractError",
     "Fault",
-    "IntervalBounds",
     "TooManyBeatsError",
     "claimed_ids",
     "is_json",

@@ -17,7 +17,7 @@ from monitor.workers import DEFAULT_ENVIRONMENT, KEEP, Beat, Disconnect, Keep, U
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from monitor.api.contract.limits import BodyLimits, IntervalBounds
+    from monitor.api.contract.limits import BeatLimits
 
 MOST_UNKNOWN: Final = 10
 """Maximum unknown fields of a body that are reported."""
@@ -32,8 +32,7 @@ def parse_beat(
     body: bytes,
     *,
     content_type: str | None,
-    limits: BodyLimits,
-    bounds: IntervalBounds,
+    limits: BeatLimits,
     tenant: str,
     path_worker_id: str | None,
     token_environments: tuple[str, ...] | None,
@@ -69,10 +68,10 @@ def parse_beat(
         metadata_json = metadata_text(metadata, limits.metadata_bytes) if metadata else "{}"
     interval_ms: int | Keep | None = KEEP
     if (interval := said.interval_seconds) is not KEEP:
-        interval_ms = clamped_ms(interval, least=bounds.min_interval_ms, most=bounds.max_interval_ms)
+        interval_ms = clamped_ms(interval, least=limits.min_interval_ms, most=limits.max_interval_ms)
     grace_ms: int | Keep | None = KEEP
     if (grace := said.grace_seconds) is not KEEP:
-        grace_ms = clamped_ms(grace, least=bounds.min_grace_ms, most=bounds.max_grace_ms)
+        grace_ms = clamped_ms(grace, least=limits.min_grace_ms, most=limits.max_grace_ms)
     system_info_json: str | Keep | None = KEEP
     system_info_cut = False
     if (system_info := said.system_info) is not KEEP:

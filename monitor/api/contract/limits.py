@@ -23,18 +23,16 @@ compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=F
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BodyLimits:
-    """Maximum size in the store of each part of a beat, in bytes of compact UTF-8 JSON."""
+class BeatLimits:
+    """Limits on the parts of a beat.
+
+    Sizes are maximums in the store, in bytes of compact UTF-8 JSON. A declared time outside its bounds is clamped, not
+    refused.
+    """
 
     metadata_bytes: int
     logs_bytes: int
     system_info_bytes: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class IntervalBounds:
-    """Bounds on the times that a beat declares; a value outside is clamped, not refused."""
-
     min_interval_ms: int
     max_interval_ms: int
     min_grace_ms: int
