@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from monitor.api.contract import ContractError, readable_id
-from monitor.api.contract.beats import said_in, said_with_ids_in
+from monitor.api.contract.beats import fields_in, fields_with_ids_in
 from monitor.api.contract.fast import MOST_BRACKETS, read_with_ids, read_without_ids
 from monitor.api.contract.limits import compact, metadata_text
 from tests.support.vectors import VECTORS
@@ -33,9 +33,9 @@ def check(body: bytes) -> bool:
     quick, quick_without = read_with_ids(body), read_without_ids(body)
     # By their representations: in Python 1, 1.0 and True are equal, and 0.0 and -0.0; in JSON they are not.
     if quick is not None:
-        assert repr(said_with_ids_in(body, None)[0]) == repr(quick)
+        assert repr(fields_with_ids_in(body, None)[0]) == repr(quick)
     if quick_without is not None:
-        assert repr(said_in(body, None)[0]) == repr(quick_without)
+        assert repr(fields_in(body, None)[0]) == repr(quick_without)
     return quick is not None or quick_without is not None
 
 
@@ -253,5 +253,5 @@ def test_nested_metadata_is_read_alike(depth: int, opening: bytes, closing: byte
 )
 def test_a_broken_body_names_its_worker_if_that_can_be_read(body: bytes, worker_id: str | None) -> None:
     with pytest.raises(ContractError):
-        said_with_ids_in(body, None)
+        fields_with_ids_in(body, None)
     assert readable_id(body) == worker_id

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 from monitor.api.contract.errors import ContractError, Fault, field_error
-from monitor.api.contract.fast import Said, SaidWithIds, read_with_ids, read_without_ids
+from monitor.api.contract.fast import BeatFields, BeatFieldsWithIds, read_with_ids, read_without_ids
 from monitor.api.contract.limits import clamped_ms, logs_text, metadata_text, system_info_text
 from monitor.api.contract.strict import DisconnectRequest, HeartbeatRequest, WorkerIdHeartbeatRequest, checked_id, read
 from monitor.liveness import Trigger, disconnect_trigger
@@ -48,39 +48,39 @@ def parse_beat(
     is_plain = content_type is None or content_type == _JSON
     environment_name: str | None = None
     unknown: tuple[str, ...] = ()
-    said: Said
+    fields: BeatFields
     if path_worker_id is None:
         with_ids = read_with_ids(body) if is_plain else None
         if with_ids is None:
-            with_ids, unknown = said_with_ids_in(body, content_type)
+            with_ids, unknown = fields_with_ids_in(body, content_type)
         path_worker_id, environment_name = with_ids.worker_id, with_ids.environment_name
-        said = with_ids
+        fields = with_ids
     elif body:
         without = read_without_ids(body) if is_plain else None
         if without is None:
-            without, unknown = said_in(body, content_type)
-        said = without
+            without, unknown = fields_in(body, content_type)
+        fields = without
     else:
-        said = Said()
+        fields = BeatFields()
 
     metadata_json: str | Keep = KEEP
-    if (metadata := said.worker_metadata) is not KEEP:
+    if (metadata := fields.worker_metadata) is not KEEP:
         metadata_json = metadata_text(metadata, limits.metadata_bytes) if metadata else "{}"
     interval_ms: int | Keep | None = KEEP
-    if (interval := said.interval_seconds) is not KEEP:
+    if (interval := fields.interval_seconds) is not KEEP:
         interval_ms = clamped_ms(interval, least=limits.min_interval_ms, most=limits.max_interval_ms)
     grace_ms: int | Keep | None = KEEP
-    if (grace := said.grace_seconds) is not KEEP:
+    if (grace := fields.grace_seconds) is not KEEP:
         grace_ms = clamped_ms(grace, least=limits.min_grace_ms, most=limits.max_grace_ms)
     system_info_json: str | Keep | None = KEEP
     system_info_cut = False
-    if (system_info := said.system_info) is not KEEP:
+    if (system_info := fields.system_info) is not KEEP:
         system_info_json, system_info_cut = (
             (None, False) if system_info is None else system_info_text(system_info, limits.system_info_bytes)
         )
     logs_json: str | Keep | None = KEEP
     logs_cut = False
-    if (logs := said.logs) is not KEEP:
+    if (logs := fields.logs) is not KEEP:
         logs_json, logs_cut = (None, False) if logs is None else logs_text(logs, limits.logs_bytes)
     return Beat(
         key=WorkerKey(tenant, path_worker_id),
@@ -89,9 +89,9 @@ def parse_beat(
         allowed=token_environments,
         interval_ms=interval_ms,
         grace_ms=grace_ms,
-        status=said.status,
-        tasks_processed=said.tasks_processed,
-        current_task_id=said.current_task_id,
+        status=fields.status,
+        tasks_processed=fields.tasks_processed,
+        current_task_id=fields.current_task_id,
         metadata_json=metadata_json,
         system_info_json=system_info_json,
         system_info_cut=system_info_cut,
@@ -158,19 +158,21 @@ def path_worker_id(raw_segment: str) -> str:
     return checked_id(worker_id, loc)
 
 
-def said_in(body: bytes, content_type: str | None) -> tuple[Said, tuple[str, ...]]:
+def fields_in(body: bytes, content_type: str | None) -> tuple[BeatFields, tuple[str, ...]]:
     """As ``read_without_ids``, for any body. Also returns the names of unknown fields."""
     form = read(WorkerIdHeartbeatRequest, body, content_type)
-    known = Said.__struct_fields__
-    return Said(**{name: getattr(form, name) for name in form.model_fields_set if name in known}), _unknown_in(form)
+    known = BeatFields.__struct_fields__
+    return BeatFields(**{name: getattr(form, name) for name in form.model_fields_set if name in known}), _unknown_in(
+        form
+    )
 
 
-def said_with_ids_in(body: bytes, content_type: str | None) -> tuple[SaidWithIds, tuple[str, ...]]:
+def fields_with_ids_in(body: bytes, content_type: str | None) -> tuple[BeatFieldsWithIds, tuple[str, ...]]:
     """As ``read_with_ids``, for any body. Also returns the names of unknown fields."""
     form = read(HeartbeatRequest, body, content_type)
-    known = SaidWithIds.__struct_fields__
-    said = SaidWithIds(**{name: getattr(form, name) for name in form.model_fields_set if name in known})
-    return said, _unknown_in(form)
+    known = BeatFieldsWithIds.__struct_fields__
+    fields = BeatFieldsWithIds(**{name: getattr(form, name) for name in form.model_fields_set if name in known})
+    return fields, _unknown_in(form)
 
 
 def _unknown_in(form: BaseModel) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ _Interval = Annotated[float, Meta(gt=0)]
 _Grace = Annotated[float, Meta(ge=0)]
 
 
-class Said(msgspec.Struct, kw_only=True, gc=False, forbid_unknown_fields=True):
+class BeatFields(msgspec.Struct, kw_only=True, gc=False, forbid_unknown_fields=True):
     """The fields of a beat, from either reader; ``UNSET``: not in the body."""
 
     status: _Name | UnsetType = UNSET
@@ -37,8 +37,8 @@ class Said(msgspec.Struct, kw_only=True, gc=False, forbid_unknown_fields=True):
     grace_seconds: _Grace | UnsetType | None = UNSET
 
 
-class SaidWithIds(Said, kw_only=True, gc=False, forbid_unknown_fields=True):
-    """``Said`` and the ids, which are in the body in the published form."""
+class BeatFieldsWithIds(BeatFields, kw_only=True, gc=False, forbid_unknown_fields=True):
+    """``BeatFields`` and the ids, which are in the body in the published form."""
 
     worker_id: _Id
     environment_name: _Id
@@ -48,30 +48,30 @@ class _Named(msgspec.Struct, gc=False):
     worker_id: _Id
 
 
-_with_ids: Final = msgspec.json.Decoder(SaidWithIds).decode
-_without: Final = msgspec.json.Decoder(Said).decode
+_with_ids: Final = msgspec.json.Decoder(BeatFieldsWithIds).decode
+_without: Final = msgspec.json.Decoder(BeatFields).decode
 _named: Final = msgspec.json.Decoder(_Named).decode
 _ODD: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
-def read_with_ids(body: bytes) -> SaidWithIds | None:
+def read_with_ids(body: bytes) -> BeatFieldsWithIds | None:
     """Parse the form with the ids in the body; None if ``strict`` has to read it."""
     try:
-        said = _with_ids(body)
+        fields = _with_ids(body)
     except _ODD:
         return None
     # Stricter than the contract, which refuses control characters only: ``isprintable`` is the cheapest check.
-    plain = said.worker_id.isprintable() and said.environment_name.isprintable()
-    return said if plain and _is_flat(said, body) else None
+    plain = fields.worker_id.isprintable() and fields.environment_name.isprintable()
+    return fields if plain and _is_flat(fields, body) else None
 
 
-def read_without_ids(body: bytes) -> Said | None:
+def read_without_ids(body: bytes) -> BeatFields | None:
     """Parse the form with the id in the URL; None if ``strict`` has to read it."""
     try:
-        said = _without(body)
+        fields = _without(body)
     except _ODD:
         return None
-    return said if _is_flat(said, body) else None
+    return fields if _is_flat(fields, body) else None
 
 
 def readable_id(body: bytes) -> str | None:
@@ -83,8 +83,8 @@ def readable_id(body: bytes) -> str | None:
     return worker_id if worker_id.isprintable() else None
 
 
-def _is_flat(said: Said, body: bytes) -> bool:
+def _is_flat(fields: BeatFields, body: bytes) -> bool:
     """Whether the nesting is within the limit of ``strict``, which is lower than msgspec's."""
-    if not (said.worker_metadata or said.system_info):
+    if not (fields.worker_metadata or fields.system_info):
         return True
     return body.count(b"[") + body.count(b"{") <= MOST_BRACKETS

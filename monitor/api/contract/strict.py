@@ -96,12 +96,12 @@ def read(form: type[Form], body: bytes, content_type: str | None) -> Form:
         raise no_json(content_type)
     body = body.removeprefix(_BOM)
     try:
-        said = form.model_validate_json(body)
+        parsed = form.model_validate_json(body)
     except ValidationError as error:
         raise ContractError(_body_faults(error, body)) from None
-    for name, value in (said.model_extra or {}).items():
+    for name, value in (parsed.model_extra or {}).items():
         finite(value, name)
-    return said
+    return parsed
 
 
 def checked_id(worker_id: str, loc: tuple[str, ...]) -> str:
