@@ -11,9 +11,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from monitor.api.contract import ContractError, readable_id
-from monitor.api.contract.beats import fields_in, fields_with_ids_in
-from monitor.api.contract.fast import MOST_BRACKETS, read_with_ids, read_without_ids
+from monitor.api.contract.beats import strict_fields
+from monitor.api.contract.fast import MOST_BRACKETS, BeatFields, BeatFieldsWithIds, read_with_ids, read_without_ids
 from monitor.api.contract.limits import compact, metadata_text
+from monitor.api.contract.strict import HeartbeatRequest, WorkerIdHeartbeatRequest
 from tests.support.vectors import VECTORS
 
 IDS: Final = b'"worker_id":"w1","environment_name":"prod"'
@@ -33,9 +34,9 @@ def check(body: bytes) -> bool:
     quick, quick_without = read_with_ids(body), read_without_ids(body)
     # By their representations: in Python 1, 1.0 and True are equal, and 0.0 and -0.0; in JSON they are not.
     if quick is not None:
-        assert repr(fields_with_ids_in(body, None)[0]) == repr(quick)
+        assert repr(strict_fields(BeatFieldsWithIds, HeartbeatRequest, body, None)[0]) == repr(quick)
     if quick_without is not None:
-        assert repr(fields_in(body, None)[0]) == repr(quick_without)
+        assert repr(strict_fields(BeatFields, WorkerIdHeartbeatRequest, body, None)[0]) == repr(quick_without)
     return quick is not None or quick_without is not None
 
 
@@ -253,5 +254,5 @@ def test_nested_metadata_is_read_alike(depth: int, opening: bytes, closing: byte
 )
 def test_a_broken_body_names_its_worker_if_that_can_be_read(body: bytes, worker_id: str | None) -> None:
     with pytest.raises(ContractError):
-        fields_with_ids_in(body, None)
+        strict_fields(BeatFieldsWithIds, HeartbeatRequest, body, None)
     assert readable_id(body) == worker_id
