@@ -1,10 +1,14 @@
-"""Schemas that are not of a typed endpoint: those of the published contract, unchanged, and Lastseen's own."""
+"""Parts of the document: schemas that are not of a typed endpoint, answers and problems."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from monitor.api.contract.strict import DisconnectRequest, WorkerIdHeartbeatRequest
+from monitor.auth import Refusal, Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Schema = dict[str, Any]
 
@@ -12,11 +16,6 @@ Schema = dict[str, Any]
 def ref(name: str) -> Schema:
     """A reference to a named schema."""
     return {"$ref": f"#/components/schemas/{name}"}
-
-
-def listing(items: Schema) -> Schema:
-    """An array of these items."""
-    return {"type": "array", "items": items}
 
 
 CONTRACT: Final[dict[str, Schema]] = {
@@ -87,3 +86,52 @@ def ours() -> dict[str, Schema]:
         "DisconnectRequest": disconnect,
         "Problem": PROBLEM,
     }
+
+
+_PROBLEM: Final = {"application/problem+json": {"schema": ref("Problem")}}
+_RETRY_AFTER: Final[Schema] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+_PROBLEMS: Final[dict[str, Schema]] = {
+    "400": {"description": "The Host header is invalid"},
+    "401": {
+        "description": "The token is invalid; `reason` is one of " + ", ".join(f"`{word}`" for word in Refusal),
+        "headers": {"WWW-Authenticate": {"schema": {"type": "string"}}},
+    },
+    "403": {"description": "The token lacks the scope, or is restricted to other workers or environments"},
+    "404": {"description": "Not found, or not visible to this token"},
+    "408": {"description": "The body did not arrive within 10 s"},
+    "409": {"description": "The current state does not allow this; the detail says why"},
+    "413": {"description": "The body is over a limit; the detail names it"},
+    "415": {"description": "The media type or the encoding of the body is not supported"},
+    "422": {"description": "A query parameter or the body is invalid; the detail names the field and the reason"},
+    "429": {"description": "A quota or a rate limit is reached; the detail names it", "headers": _RETRY_AFTER},
+    "500": {"description": "Internal error; see the server log"},
+    "503": {"description": "The store is unavailable or overloaded; nothing is acknowledged", "headers": _RETRY_AFTER},
+}
+_EVERYWHERE: Final = ("400", "500")
+AUTH: Final = ("401", "403")
+BODY: Final = ("408", "413", "415")
+"""Problems of an operation with a body."""
+
+
+def answer(description: str, name: str) -> Schema:
+    """An answer that is JSON of this schema."""
+    return {"description": description, "content": {"application/json": {"schema": ref(name)}}}
+
+
+def responses(
+    success: Schema, problems: Iterable[str], *, code: str = "200", contract: bool = False
+) -> dict[str, Schema]:
+    """The answers of an operation: ``success`` under ``code``, and problems by their status.
+
+    ``contract``: with 422 in the published shape.
+    """
+    failures = {key: {**_PROBLEMS[key], "content": _PROBLEM} for key in sorted({*problems, *_EVERYWHERE})}
+    if contract:
+        failures["422"] = answer("Validation Error", "HTTPValidationError")
+    return {code: success, **failures}
+
+
+def described_scope(scope: Scope, *, operator: bool = False) -> str:
+    """The scope that an operation needs, in words. ``operator``: that scope is accepted too."""
+    either = f", or `{Scope.OPERATOR.value}` for the data of any tenant" if operator else ""
+    return f"Scope: `{scope.value}`{either}."

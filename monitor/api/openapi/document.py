@@ -5,14 +5,15 @@ from __future__ import annotations
 from importlib import metadata
 from typing import TYPE_CHECKING, Final
 
+from monitor.api.batch import JSON_LINES
 from monitor.api.heartbeats import NEXT_BEAT, UNKNOWN_FIELDS
-from monitor.api.openapi.components import CONTRACT, Schema, listing, ours, ref
-from monitor.api.openapi.operations import AUTH, NO_CONTENT, READ_ONE, SECONDS, answer, operation, responses
+from monitor.api.openapi.components import AUTH, BODY, CONTRACT, Schema, answer, described_scope, ours, ref, responses
 from monitor.api.openapi.typed import described
+from monitor.api.responses import JSON
 from monitor.auth import Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from litestar import Router
 
@@ -30,10 +31,14 @@ _CONTENT_ENCODING: Final[Schema] = {
     "schema": {"type": "string", "enum": ["identity", "gzip"]},
 }
 _BEAT: Final[Schema] = {"allOf": [ref("WorkerHeartbeatRequest"), ref("HeartbeatExtras")]}
+_NO_CONTENT: Final[Schema] = {"description": "Done"}
 _BEATEN: Final[Schema] = {
     "description": "Stored",
     "headers": {
-        NEXT_BEAT: {"description": "Seconds until the next beat is expected.", **SECONDS},
+        NEXT_BEAT: {
+            "description": "Seconds until the next beat is expected.",
+            "schema": {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"},
+        },
         UNKNOWN_FIELDS: {
             "description": "Unknown fields of the beat; only if the beat has registered its worker.",
             "schema": {"type": "string"},
@@ -42,73 +47,82 @@ _BEATEN: Final[Schema] = {
 }
 
 
-def _beat(name: str, summary: str, body: Schema, parameters: Sequence[Schema] = ()) -> Schema:
-    return operation(
-        name,
-        summary,
-        _BEATEN,
-        (*AUTH, "408", "413", "415", "429", "503"),
-        scope=Scope.HEARTBEAT_WRITE,
-        parameters=parameters,
-        body=body,
-        code="204",
-        contract=True,
-    )
+def _operation(
+    name: str,
+    summary: str,
+    success: Schema,
+    problems: Iterable[str],
+    *,
+    scope: Scope = Scope.HEARTBEAT_WRITE,
+    parameters: Sequence[Schema] = (_WORKER_ID,),
+    body: Mapping[str, Schema] | None = None,
+) -> Schema:
+    """An operation on workers. ``problems``: beyond those of all of them. ``body``: schemas by media type."""
+    problems = {*AUTH, "503", *problems, *(() if body is None else BODY)}
+    made: Schema = {
+        "operationId": name,
+        "summary": summary,
+        "responses": responses(success, problems, code="200" if "content" in success else "204", contract=True),
+        "description": described_scope(scope),
+    }
+    if parameters:
+        made["parameters"] = [*parameters]
+    if body is not None:
+        content = {kind: {"schema": schema} for kind, schema in body.items()}
+        made["requestBody"] = {"required": True, "content": content}
+    return made
 
 
 def _worker_paths() -> dict[str, Schema]:
     by_id = "Store a beat of the worker in the path; its environment is unchanged"
+    line: Schema = {"type": "string", "description": "A beat on each line."}
     return {
         "/api/v1/workers/heartbeat": {
-            "post": _beat("worker_heartbeat_api_v1_workers_heartbeat_post", "Worker Heartbeat", _BEAT)
+            "post": _operation(
+                "worker_heartbeat_api_v1_workers_heartbeat_post",
+                "Worker Heartbeat",
+                _BEATEN,
+                ["429"],
+                parameters=(),
+                body={JSON: _BEAT},
+            )
         },
         "/api/v1/workers/heartbeats": {
-            "post": operation(
+            "post": _operation(
                 "heartbeat_batch",
                 "Store many beats; 200 only if every valid one is stored",
                 answer("All beats are stored, except the rejected ones", "BatchAnswer"),
-                (*AUTH, "408", "413", "415", "503"),
-                scope=Scope.HEARTBEAT_WRITE,
+                (),
                 parameters=[_CONTENT_ENCODING],
-                body=listing(_BEAT),
-                lines={"type": "string", "description": "A beat on each line."},
-                contract=True,
+                body={JSON: {"type": "array", "items": _BEAT}, **dict.fromkeys(JSON_LINES, line)},
             )
         },
         "/api/v1/workers/{worker_id}/heartbeat": {
-            "post": _beat("heartbeat_by_id", by_id, ref("WorkerIdHeartbeatRequest"), [_WORKER_ID])
+            "post": _operation("heartbeat_by_id", by_id, _BEATEN, ["429"], body={JSON: ref("WorkerIdHeartbeatRequest")})
         },
         "/api/v1/workers/{worker_id}/disconnect": {
-            "post": operation(
+            "post": _operation(
                 "disconnect",
                 "Report a clean stop or a failure",
-                NO_CONTENT,
-                (*AUTH, "404", "408", "413", "415", "429", "503"),
-                scope=Scope.HEARTBEAT_WRITE,
-                parameters=[_WORKER_ID],
-                body=ref("DisconnectRequest"),
-                code="204",
-                contract=True,
+                _NO_CONTENT,
+                ["404", "429"],
+                body={JSON: ref("DisconnectRequest")},
             )
         },
         "/api/v1/workers/{worker_id}": {
-            "get": operation(
+            "get": _operation(
                 "get_worker",
                 "Get a worker with its recent transitions",
                 answer("The worker", "WorkerDetail"),
-                READ_ONE,
-                parameters=[_WORKER_ID],
-                contract=True,
+                ["404"],
+                scope=Scope.WORKERS_READ,
             ),
-            "delete": operation(
+            "delete": _operation(
                 "delete_worker",
                 "Delete a worker's record, metadata and logs immediately",
-                NO_CONTENT,
-                READ_ONE,
+                _NO_CONTENT,
+                ["404"],
                 scope=Scope.ADMIN,
-                parameters=[_WORKER_ID],
-                code="204",
-                contract=True,
             ),
         },
     }
@@ -127,7 +141,9 @@ def _own_paths() -> dict[str, Schema]:
         return {"get": {"operationId": name, "summary": summary, "responses": answers, "security": []}}
 
     def page(name: str, summary: str, success: Schema) -> Schema:
-        return {"get": operation(name, summary, success, AUTH, scope=Scope.METRICS_READ)}
+        scope = described_scope(Scope.METRICS_READ)
+        answers = responses(success, AUTH)
+        return {"get": {"operationId": name, "summary": summary, "responses": answers, "description": scope}}
 
     return {
         "/livez": probing("livez", "Is the event loop running?"),

@@ -12,7 +12,7 @@ from litestar.routes import HTTPRoute
 from monitor.api.batch import BatchAnswer
 from monitor.api.endpoints import ACCESS, Access
 from monitor.api.health import Probe
-from monitor.api.openapi.operations import AUTH, described_scope, responses
+from monitor.api.openapi.components import AUTH, BODY, described_scope, responses
 from monitor.api.workers import WorkerDetail
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _complete(operation: dict[str, Any], handler: HTTPRouteHandler) -> None:
         problems.add("404")
     if body is not None:
         operation["requestBody"]["required"] = not body.has_default
-        problems |= {"408", "413", "415"}
+        problems |= set(BODY)
     for parameter in operation.get("parameters", ()):
         parameter["schema"] = _never_null(parameter["schema"])
     operation["description"] = described_scope(access.scope, operator=access.operator)
