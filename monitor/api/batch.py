@@ -25,7 +25,7 @@ from monitor.api.contract import (
 )
 from monitor.api.endpoints import Count
 from monitor.api.errors import ECHO_CHARS, BodyTooLargeError
-from monitor.api.inflate import InflatedTooLargeError, inflated
+from monitor.api.inflate import inflated
 from monitor.api.problems import entry_of
 from monitor.api.rejected_beats import Seen
 from monitor.api.requests import headers_of, identified, read_body
@@ -137,17 +137,13 @@ class _Batch:
                 await self._store(principal)
 
     async def _inflated(self, body: bytes, held: Holding) -> bytes:
-        most = self._services.batch_bytes
         pieces = []
         work = Piece()
-        try:
-            for piece in inflated(body, most):
-                held.acquire(len(piece))
-                pieces.append(piece)
-                if work.is_over():
-                    await work.rest()
-        except InflatedTooLargeError:
-            raise BodyTooLargeError(f"the batch is over limits.batch_bytes = {most} when inflated") from None
+        for piece in inflated(body, self._services.batch_bytes):
+            held.acquire(len(piece))
+            pieces.append(piece)
+            if work.is_over():
+                await work.rest()
         return b"".join(pieces)
 
     async def _read(self, body: bytes, principal: Principal, *, is_lines: bool) -> None:

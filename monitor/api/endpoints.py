@@ -33,7 +33,7 @@ from monitor.pace import in_pieces
 from monitor.shares import Holding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from litestar.connection import ASGIConnection
     from litestar.handlers import HTTPRouteHandler
@@ -162,16 +162,13 @@ def _options_of(path: str, allowed: str) -> HTTPRouteHandler:
     return options
 
 
-def parameters_of(handler: BaseRouteHandler) -> Iterator[tuple[str, FieldDefinition]]:
-    """The query parameters of a handler, by their names in a request."""
-    for name, field in handler.parsed_fn_signature.parameters.items():
-        if isinstance(field.kwarg_definition, QueryParameter):
-            yield field.kwarg_definition.name or name, field
-
-
 def _check_query(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     """Refuse unknown, repeated and missing query parameters: a misspelled filter must not widen a list."""
-    known = dict(parameters_of(handler))
+    known = {
+        field.kwarg_definition.name or name: field
+        for name, field in handler.parsed_fn_signature.parameters.items()
+        if isinstance(field.kwarg_definition, QueryParameter)
+    }
     given: set[str] = set()
     for name, value in query_pairs(connection.scope):
         if name not in known:

@@ -117,7 +117,8 @@ class _Reading:
     def _merge(self, chunks: list[list[Event]]) -> None:
         """Take events in order, up to the point that every partition has been read to."""
         if self.newest_first:
-            self._pin()
+            # Later pages exclude events recorded after the first page.
+            self.after = [place or f"{self.now_ms + 1}-0" for place in self.after]
         cut_short = [_at(chunk[-1].position) for chunk in chunks if len(chunk) == SCAN_EVENTS]
         horizon = (max(cut_short) if self.newest_first else min(cut_short)) if cut_short else None
         merged = sorted(
@@ -134,10 +135,6 @@ class _Reading:
             if self.selection.holds(event):
                 self.found.append(event)
         self.ended = not cut_short
-
-    def _pin(self) -> None:
-        """Fix the start of a newest-first reading: later pages exclude events recorded after the first page."""
-        self.after = [place or f"{self.now_ms + 1}-0" for place in self.after]
 
 
 def _places(cursor: str | None, order: str, partitions: int) -> list[str]:

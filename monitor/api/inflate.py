@@ -6,6 +6,7 @@ import zlib
 from typing import TYPE_CHECKING, Final
 
 from monitor.api.contract import ContractError, Fault
+from monitor.api.errors import BodyTooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,16 +19,12 @@ _GZIP: Final = 31
 """zlib's ``wbits`` for a gzip header and a window of any size."""
 
 
-class InflatedTooLargeError(Exception):
-    """The inflated body is over the limit."""
-
-
 def inflated(body: bytes, most_bytes: int) -> Iterator[bytes]:
     """Inflate a gzip body in pieces of at most 256 KiB; some are empty. Each step takes about a millisecond.
 
     Raises:
         ContractError: the body is not gzip, is truncated, or has data after its end.
-        InflatedTooLargeError: the inflated body is over ``most_bytes``.
+        BodyTooLargeError: the inflated body is over ``most_bytes``.
     """
     position = size = 0
     for _ in range(MAX_MEMBERS):
@@ -45,7 +42,7 @@ def inflated(body: bytes, most_bytes: int) -> Iterator[bytes]:
                 raise _error("The gzip body ends early")
             size += len(piece)
             if size > most_bytes:
-                raise InflatedTooLargeError
+                raise BodyTooLargeError(f"the batch is over limits.batch_bytes = {most_bytes} when inflated")
             yield piece
         position -= len(member.unused_data)
         if position == len(body):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from monitor.api.errors import ECHO_CHARS, BodyError, EncodingError, MediaTypeError, UnreadableBodyError
+from monitor.api.responses import JSON
 
 if TYPE_CHECKING:
     from monitor.api.requests import Headers
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 LATEST_MS: Final = 253_402_300_799_999
 """The end of the year 9999. Later times have no RFC 3339 form."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_JSON: Final = "application/json"
 
 _T = TypeVar("_T")
 
@@ -27,9 +27,9 @@ def decoded(raw: bytes, headers: Headers, kind: type[_T]) -> _T:
     Raises:
         MediaTypeError, EncodingError, UnreadableBodyError: the body cannot be parsed.
     """
-    media_type = (headers.content_type or _JSON).partition(";")[0].strip().lower()
-    if media_type != _JSON and not media_type.endswith("+json"):
-        raise MediaTypeError(f"the Content-Type is {media_type[:ECHO_CHARS]!r}, {_JSON} is expected")
+    media_type = (headers.content_type or JSON).partition(";")[0].strip().lower()
+    if media_type != JSON and not media_type.endswith("+json"):
+        raise MediaTypeError(f"the Content-Type is {media_type[:ECHO_CHARS]!r}, {JSON} is expected")
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -142,7 +142,8 @@ class RejectedBeats:
         principal, rejection = _sender(error, seen), rejection_of(error)
         worker_id = seen.worker_id
         if worker_id is None and seen.segment is not None:
-            worker_id = _decoded(seen.segment)
+            with contextlib.suppress(ContractError):
+                worker_id = path_worker_id(seen.segment)
         if principal is None or rejection is None:
             self.record_error(principal, None if principal is None else worker_id, error)
         elif worker_id is not None:
@@ -219,10 +220,3 @@ class RejectedBeats:
 
 def _sender(error: Exception, seen: Seen) -> Principal | None:
     return error.lately if isinstance(error, ExpiredError) else seen.principal
-
-
-def _decoded(segment: str) -> str | None:
-    try:
-        return path_worker_id(segment)
-    except ContractError:
-        return None

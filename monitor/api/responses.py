@@ -18,11 +18,6 @@ def json_answer(value: object, *, status_code: int = 200) -> ASGIResponse:
     return ASGIResponse(body=body, status_code=status_code, headers=dict(NO_STORE), media_type=JSON)
 
 
-def empty_answer() -> ASGIResponse:
-    """204 No Content."""
-    return ASGIResponse(status_code=204, headers=dict(NO_STORE))
-
-
 def extended(kind: type[_T], base: msgspec.Struct, **more: Any) -> _T:
     """Copy ``base`` into ``kind``, which inherits from its type, with the members in ``more``."""
     return kind(**msgspec.structs.asdict(base), **more)

@@ -15,7 +15,7 @@ from monitor.api.contract import path_worker_id
 from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Cursor, Limit, any_of, needs
 from monitor.api.query import bad_cursor, decode_cursor, encode_cursor, narrowed
 from monitor.api.requests import caller
-from monitor.api.responses import empty_answer, extended, json_answer
+from monitor.api.responses import NO_STORE, extended, json_answer
 from monitor.auth import Scope
 from monitor.errors import NotAllowedError, UnknownWorkerError
 from monitor.events import Time, rfc3339
@@ -288,7 +288,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
             await services.intake.delete(Forget(key=key, allowed=principal.environments))
         except NotAllowedError:
             raise UnknownWorkerError(key) from None
-        return empty_answer()
+        return ASGIResponse(status_code=204, headers=dict(NO_STORE))
 
     # One handler for both: Litestar's answer to OPTIONS covers only the first handler of a path.
     @route("/api/v1/workers/{worker_id:str}", http_method=[HttpMethod.GET, HttpMethod.DELETE], status_code=200)

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from monitor.api import batch
 from monitor.api.contract import ContractError, TooManyBeatsError, split_array, split_lines
 from monitor.api.contract.batches import SMALL_BYTES
-from monitor.api.inflate import MAX_MEMBERS, InflatedTooLargeError, inflated
+from monitor.api.errors import BodyTooLargeError
+from monitor.api.inflate import MAX_MEMBERS, inflated
 from monitor.api.shared import BATCHES_AT_ONCE
 from monitor.auth import Scope
 from monitor.metrics.registry import BeatOutcome
@@ -352,7 +353,7 @@ def test_what_was_compressed_is_inflated_member_by_member(parts: list[bytes]) ->
     assert pieces(packed, max(len(whole), 1)) == whole
     assert all(len(piece) <= 262_144 for piece in inflated(packed, 2_000_000))
     if whole:
-        with pytest.raises(InflatedTooLargeError):
+        with pytest.raises(BodyTooLargeError):
             pieces(packed, len(whole) - 1)
 
 
@@ -373,7 +374,7 @@ def test_bytes_that_are_no_gzip_or_end_early_or_go_on_are_refused(content: bytes
 def test_a_bomb_is_not_inflated_beyond_the_bound() -> None:
     bomb = gzip.compress(bytes(200_000_000), compresslevel=9)
     seen: list[int] = []
-    with pytest.raises(InflatedTooLargeError):
+    with pytest.raises(BodyTooLargeError):
         seen.extend(len(piece) for piece in inflated(bomb, 1_000_000))
     assert sum(seen) <= 1_000_000
     with pytest.raises(ContractError):
