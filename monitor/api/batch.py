@@ -12,17 +12,11 @@ from litestar.exceptions import HTTPException
 from litestar.response.base import ASGIResponse
 from msgspec import Meta
 
-from monitor.api.contract import (
-    ContractError,
-    Fault,
-    TooManyBeatsError,
-    is_json,
-    long_array_reader,
-    parse_beat,
-    readable_id,
-    split_array,
-    split_lines,
-)
+from monitor.api.contract.batches import TooManyBeatsError, long_array_reader, split_array, split_lines
+from monitor.api.contract.beats import parse_beat
+from monitor.api.contract.errors import ContractError, Fault
+from monitor.api.contract.fast import readable_id
+from monitor.api.contract.strict import is_json
 from monitor.api.endpoints import Count
 from monitor.api.errors import ECHO_CHARS, BodyTooLargeError
 from monitor.api.inflate import inflated

@@ -14,7 +14,8 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from monitor.api.contract import ContractError, parse_beat, path_worker_id
+from monitor.api.contract.beats import parse_beat, path_worker_id
+from monitor.api.contract.errors import ContractError
 from monitor.api.heartbeats import accepted_headers, unknown_headers
 from monitor.api.problems import entry_of, head_lines, problem_of
 from monitor.auth import Scope

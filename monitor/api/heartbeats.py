@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from litestar import Request, post
 from litestar.response.base import ASGIResponse
 
-from monitor.api.contract import SYNTAX, ContractError, parse_beat, parse_disconnect, path_worker_id
+from monitor.api.contract.beats import parse_beat, parse_disconnect, path_worker_id
+from monitor.api.contract.errors import SYNTAX, ContractError
 from monitor.api.errors import EncodingError
 from monitor.api.problems import entry_of
 from monitor.api.rejected_beats import Seen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Final
 
-from monitor.api.contract import ContractError, Fault
+from monitor.api.contract.errors import ContractError, Fault
 from monitor.api.errors import BodyTooLargeError
 
 if TYPE_CHECKING:

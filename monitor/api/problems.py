@@ -14,7 +14,7 @@ from litestar.response import Response
 from litestar.response.base import ASGIResponse
 
 from monitor.api.admission import RateLimitedError
-from monitor.api.contract import ContractError
+from monitor.api.contract.errors import ContractError
 from monitor.api.errors import (
     BodyError,
     BodyTooLargeError,

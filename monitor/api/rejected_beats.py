@@ -15,7 +15,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from monitor.api.admission import RateLimitedError
-from monitor.api.contract import ContractError, claimed_ids, path_worker_id, readable_id
+from monitor.api.contract.beats import path_worker_id
+from monitor.api.contract.errors import ContractError
+from monitor.api.contract.fast import readable_id
+from monitor.api.contract.salvage import claimed_ids
 from monitor.api.errors import BodyTooLargeError, BodyTooSlowError, ClientGoneError, EncodingError
 from monitor.api.problems import entry_of
 from monitor.api.raw_path import unread_of

@@ -9,7 +9,7 @@ from monitor.limit_log import UnknownFieldLog
 
 if TYPE_CHECKING:
     from monitor.api.admission import Admission
-    from monitor.api.contract import BeatLimits
+    from monitor.api.contract.limits import BeatLimits
     from monitor.api.rejected_beats import RejectedBeats
     from monitor.api.shared import Shared
     from monitor.auth import Authenticator

@@ -11,7 +11,7 @@ from litestar.enums import HttpMethod
 from litestar.response.base import ASGIResponse
 from msgspec import Meta
 
-from monitor.api.contract import path_worker_id
+from monitor.api.contract.beats import path_worker_id
 from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Cursor, Limit, any_of, needs
 from monitor.api.query import bad_cursor, decode_cursor, encode_cursor, narrowed
 from monitor.api.requests import caller

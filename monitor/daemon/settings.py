@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from monitor.api.admission import BeatRates
-from monitor.api.contract import BeatLimits
+from monitor.api.contract.limits import BeatLimits
 from monitor.embedded import share_of_memory
 from monitor.rate_limit import Rate
 from monitor.store import StoreSettings

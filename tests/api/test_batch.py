@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitor.api import batch
-from monitor.api.contract import ContractError, TooManyBeatsError, split_array, split_lines
-from monitor.api.contract.batches import SMALL_BYTES
+from monitor.api.contract.batches import SMALL_BYTES, TooManyBeatsError, split_array, split_lines
+from monitor.api.contract.errors import ContractError
 from monitor.api.errors import BodyTooLargeError
 from monitor.api.inflate import MAX_MEMBERS, inflated
 from monitor.api.shared import BATCHES_AT_ONCE

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitor.api.admission import Admission, BeatRates
-from monitor.api.contract import claimed_ids
+from monitor.api.contract.salvage import claimed_ids
 from monitor.api.rejected_beats import RejectedBeats, Seen
 from monitor.auth import Principal, Scope
 from monitor.errors import IntakeFullError

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from monitor.api.contract import MAX_FAULTS, BeatLimits, ContractError, parse_beat, parse_disconnect, path_worker_id
+from monitor.api.contract.beats import parse_beat, parse_disconnect, path_worker_id
+from monitor.api.contract.errors import MAX_FAULTS, ContractError
+from monitor.api.contract.limits import BeatLimits
 from monitor.liveness import Trigger
 from monitor.workers import KEEP, Beat, Disconnect, WorkerKey
 

@@ -10,9 +10,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from monitor.api.contract import ContractError, readable_id
 from monitor.api.contract.beats import strict_fields
-from monitor.api.contract.fast import MOST_BRACKETS, BeatFields, BeatFieldsWithIds, read_with_ids, read_without_ids
+from monitor.api.contract.errors import ContractError
+from monitor.api.contract.fast import (
+    MOST_BRACKETS,
+    BeatFields,
+    BeatFieldsWithIds,
+    read_with_ids,
+    read_without_ids,
+    readable_id,
+)
 from monitor.api.contract.limits import compact, metadata_text
 from monitor.api.contract.strict import HeartbeatRequest, WorkerIdHeartbeatRequest
 from tests.support.vectors import VECTORS

@@ -15,7 +15,7 @@ import uvicorn
 
 from monitor.api.admission import Admission, BeatRates
 from monitor.api.app import create_app
-from monitor.api.contract import BeatLimits
+from monitor.api.contract.limits import BeatLimits
 from monitor.api.rejected_beats import RejectedBeats
 from monitor.api.services import Services
 from monitor.api.shared import Shared

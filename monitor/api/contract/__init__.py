@@ -10,30 +10,3 @@ nesting beyond about 200 levels, integers beyond 64 bits signed (``int_parsing_s
 There are two readers. ``fast`` accepts the usual beats at a tenth of the cost, and declines all others.
 ``strict`` reads every body, and alone decides which faults it has.
 """
-
-from monitor.api.contract.batches import TooManyBeatsError, long_array_reader, split_array, split_lines
-from monitor.api.contract.beats import parse_beat, parse_disconnect, path_worker_id
-from monitor.api.contract.errors import MAX_FAULTS, SYNTAX, ContractError, Fault
-from monitor.api.contract.fast import readable_id
-from monitor.api.contract.limits import BeatLimits
-from monitor.api.contract.salvage import claimed_ids
-from monitor.api.contract.strict import MAX_NAME_CHARS, is_json
-
-__all__ = [
-    "MAX_FAULTS",
-    "MAX_NAME_CHARS",
-    "SYNTAX",
-    "BeatLimits",
-    "ContractError",
-    "Fault",
-    "TooManyBeatsError",
-    "claimed_ids",
-    "is_json",
-    "long_array_reader",
-    "parse_beat",
-    "parse_disconnect",
-    "path_worker_id",
-    "readable_id",
-    "split_array",
-    "split_lines",
-]
