@@ -8,7 +8,6 @@ endpoints: their contract is published, and they are hot.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, TypeVar, cast, get_args, get_origin
 from urllib.parse import unquote
@@ -47,8 +46,6 @@ _T = TypeVar("_T")
 MAX_LIMIT: Final = 1_000
 DEFAULT_LIMIT: Final = 100
 MAX_BODY_BYTES: Final = 65_536
-ACCESS: Final = "access"
-"""Key of a handler's ``Access`` in its ``opt``."""
 
 Caller: TypeAlias = Request[Principal, Any, State]
 """The request of an authenticated caller: ``user`` is its principal."""
@@ -83,21 +80,12 @@ async def in_json(form: Callable[[_T], msgspec.Struct], items: Sequence[_T]) -> 
     return [msgspec.Raw(one) for one in await in_pieces(lambda some: [encode(form(one)) for one in some], items)]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Access:
-    """Who may call a handler, and the problems that its answer may be, beyond those that follow from its signature.
+def needs(scope: Scope, *, operator: bool = False, problems: tuple[int, ...] = ()) -> dict[str, Any]:
+    """The ``opt`` of a handler: who may call it, and its problems beyond those that follow from its signature.
 
     ``operator``: that scope is accepted too, for the data of any tenant.
     """
-
-    scope: Scope
-    operator: bool = False
-    problems: tuple[int, ...] = ()
-
-
-def needs(scope: Scope, *, operator: bool = False, problems: tuple[int, ...] = ()) -> dict[str, Access]:
-    """The ``opt`` of a handler. Arguments as for ``Access``."""
-    return {ACCESS: Access(scope=scope, operator=operator, problems=problems)}
+    return {"scope": scope, "operator": operator, "problems": problems}
 
 
 def typed_router(services: Services, handlers: Sequence[HTTPRouteHandler]) -> Router:
@@ -106,10 +94,10 @@ def typed_router(services: Services, handlers: Sequence[HTTPRouteHandler]) -> Ro
     # A coroutine, because Litestar runs other guards in a thread.
     async def admit(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         """Authenticate the caller, check its scope and the names of the parameters, and decode the path's segments."""
-        access: Access | None = handler.opt[ACCESS]
-        if access is None:
+        scope: Scope | None = handler.opt["scope"]
+        if scope is None:
             return
-        connection.scope["user"] = caller(connection.scope, services, access.scope, operator=access.operator)
+        connection.scope["user"] = caller(connection.scope, services, scope, operator=handler.opt["operator"])
         _check_query(connection, handler)
         # Invalid UTF-8 becomes a text that no name equals.
         connection.scope["path_params"] = {
@@ -155,7 +143,7 @@ def _options(handlers: Sequence[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
 
 
 def _options_of(path: str, allowed: str) -> HTTPRouteHandler:
-    @route(path, http_method=HttpMethod.OPTIONS, status_code=204, include_in_schema=False, opt={ACCESS: None})
+    @route(path, http_method=HttpMethod.OPTIONS, status_code=204, include_in_schema=False, opt={"scope": None})
     async def options() -> Response[None]:
         return Response(None, status_code=204, headers={"allow": allowed})
 

@@ -10,7 +10,6 @@ from litestar.openapi.config import OpenAPIConfig
 from litestar.routes import HTTPRoute
 
 from monitor.api.batch import BatchAnswer
-from monitor.api.endpoints import ACCESS, Access
 from monitor.api.health import Probe
 from monitor.api.openapi.components import AUTH, BODY, described_scope, responses
 from monitor.api.workers import WorkerDetail
@@ -43,7 +42,7 @@ def described(routers: Sequence[Router]) -> tuple[dict[str, Schema], dict[str, S
         if not isinstance(route, HTTPRoute) or route.path_format not in paths:
             continue
         for method, (handler, _) in route.route_handler_map.items():
-            if handler.opt.get(ACCESS) is not None:
+            if handler.opt.get("scope") is not None:
                 _complete(paths[route.path_format][method.lower()], handler)
                 types += _types_of(handler)
     _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
@@ -57,10 +56,9 @@ def _types_of(handler: HTTPRouteHandler) -> list[Any]:
 
 def _complete(operation: dict[str, Any], handler: HTTPRouteHandler) -> None:
     """Add what Litestar does not know: the scope, the problems, and that a body may be left out."""
-    access: Access = handler.opt[ACCESS]
     body, code = handler.parsed_data_field, str(handler.status_code)
     success = {name: value for name, value in operation["responses"][code].items() if name != "headers"}
-    problems = {*AUTH, "422", "503", *map(str, access.problems)}
+    problems = {*AUTH, "422", "503", *map(str, handler.opt["problems"])}
     if "{" in next(iter(handler.paths)):
         problems.add("404")
     if body is not None:
@@ -68,7 +66,7 @@ def _complete(operation: dict[str, Any], handler: HTTPRouteHandler) -> None:
         problems |= set(BODY)
     for parameter in operation.get("parameters", ()):
         parameter["schema"] = _never_null(parameter["schema"])
-    operation["description"] = described_scope(access.scope, operator=access.operator)
+    operation["description"] = described_scope(handler.opt["scope"], operator=handler.opt["operator"])
     operation["responses"] = responses(success, problems, code=code)
 
 
