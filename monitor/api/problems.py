@@ -29,7 +29,7 @@ from monitor.api.errors import (
     UnreadableBodyError,
 )
 from monitor.api.responses import JSON, NO_STORE
-from monitor.auth import ForbiddenError, UnauthenticatedError
+from monitor.auth import ExpiredError, ForbiddenError, ScopeMissingError, UnauthenticatedError
 from monitor.errors import (
     IntakeFullError,
     NoRoomError,
@@ -41,6 +41,7 @@ from monitor.errors import (
     UnknownWorkerError,
 )
 from monitor.metrics.registry import BeatOutcome
+from monitor.workers import Rejection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,46 +56,52 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """The answer to an error, and the outcome that a heartbeat with it counts as.
+    """The answer to an error, and what a heartbeat with it counts as.
 
+    ``rejection`` is recorded for the worker; None: the error is no evidence, as the token may not speak for the worker.
     ``detail`` None: the error's own message, which is safe to show to the caller.
     """
 
     status: int
     outcome: BeatOutcome
+    rejection: Rejection | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     detail: str | None = None
 
 
+_BEARER: Final = {"www-authenticate": "Bearer"}
 _AFTER_60_S: Final = {"retry-after": "60"}
+_BUSY: Final = "too many requests are waiting for the store; the request was not accepted"
+_STORE_AWAY: Final = "the store is unavailable; retry later"
 
 PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
-    UnauthenticatedError: Problem(401, BeatOutcome.UNAUTHENTICATED, {"www-authenticate": "Bearer"}),
+    UnauthenticatedError: Problem(401, BeatOutcome.UNAUTHENTICATED, headers=_BEARER),
+    ExpiredError: Problem(401, BeatOutcome.UNAUTHENTICATED, Rejection.TOKEN_EXPIRED, _BEARER),
     ForbiddenError: Problem(403, BeatOutcome.FORBIDDEN),
+    ScopeMissingError: Problem(403, BeatOutcome.FORBIDDEN, Rejection.SCOPE_MISSING),
     NotAllowedError: Problem(403, BeatOutcome.FORBIDDEN),
     UnknownWorkerError: Problem(404, BeatOutcome.INVALID),
-    BodyTooLargeError: Problem(413, BeatOutcome.TOO_LARGE),
-    BodyTooSlowError: Problem(408, BeatOutcome.FAILED, {"connection": "close"}),
-    ContractError: Problem(422, BeatOutcome.INVALID),
+    BodyTooLargeError: Problem(413, BeatOutcome.TOO_LARGE, Rejection.TOO_LARGE),
+    BodyTooSlowError: Problem(408, BeatOutcome.FAILED, Rejection.INCOMPLETE, {"connection": "close"}),
+    ClientGoneError: Problem(400, BeatOutcome.FAILED, Rejection.INCOMPLETE, detail="the body is incomplete"),
+    ContractError: Problem(422, BeatOutcome.INVALID, Rejection.MALFORMED),
     ParameterError: Problem(422, BeatOutcome.INVALID),
     BodyError: Problem(422, BeatOutcome.INVALID),
     UnreadableBodyError: Problem(422, BeatOutcome.INVALID),
-    EncodingError: Problem(415, BeatOutcome.INVALID),
+    EncodingError: Problem(415, BeatOutcome.INVALID, Rejection.MALFORMED),
     MediaTypeError: Problem(415, BeatOutcome.INVALID),
     NoSuchError: Problem(404, BeatOutcome.INVALID),
     ConflictError: Problem(409, BeatOutcome.INVALID),
-    TooManyError: Problem(429, BeatOutcome.QUOTA, _AFTER_60_S),
-    QuotaExceededError: Problem(429, BeatOutcome.QUOTA, _AFTER_60_S),
-    RateLimitedError: Problem(429, BeatOutcome.RATE_LIMITED),
-    OverShareError: Problem(429, BeatOutcome.RATE_LIMITED),
-    IntakeFullError: Problem(
-        503, BeatOutcome.UNAVAILABLE, detail="too many requests are waiting for the store; the request was not accepted"
-    ),
-    NoRoomError: Problem(503, BeatOutcome.UNAVAILABLE),
+    TooManyError: Problem(429, BeatOutcome.QUOTA, headers=_AFTER_60_S),
+    QuotaExceededError: Problem(429, BeatOutcome.QUOTA, Rejection.OVER_QUOTA, _AFTER_60_S),
+    RateLimitedError: Problem(429, BeatOutcome.RATE_LIMITED, Rejection.RATE_LIMITED),
+    OverShareError: Problem(429, BeatOutcome.RATE_LIMITED, Rejection.OVER_SHARE),
+    IntakeFullError: Problem(503, BeatOutcome.UNAVAILABLE, Rejection.OVERLOADED, detail=_BUSY),
+    NoRoomError: Problem(503, BeatOutcome.UNAVAILABLE, Rejection.OVERLOADED),
+    # The store is slow or down: it cannot record evidence either, and all workers are credited (P1).
     StoreUnavailableError: Problem(
-        503, BeatOutcome.UNAVAILABLE, {"retry-after": "1"}, "the store is unavailable; retry later"
+        503, BeatOutcome.UNAVAILABLE, Rejection.OVERLOADED, {"retry-after": "1"}, _STORE_AWAY
     ),
-    ClientGoneError: Problem(400, BeatOutcome.FAILED, detail="the body is incomplete"),
 }
 
 _UNEXPECTED: Final = Problem(500, BeatOutcome.FAILED, detail="internal error; see the server log")

@@ -14,17 +14,14 @@ import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from monitor.api.admission import RateLimitedError
 from monitor.api.contract.beats import path_worker_id
 from monitor.api.contract.errors import ContractError
 from monitor.api.contract.fast import readable_id
 from monitor.api.contract.salvage import claimed_ids
-from monitor.api.errors import BodyTooLargeError, BodyTooSlowError, ClientGoneError, EncodingError
 from monitor.api.problems import entry_of
 from monitor.api.raw_path import unread_of
-from monitor.auth import ExpiredError, ScopeMissingError, UnauthenticatedError
+from monitor.auth import ExpiredError, UnauthenticatedError
 from monitor.clock import monotonic_ns
-from monitor.errors import IntakeFullError, NoRoomError, OverShareError, QuotaExceededError, StoreUnavailableError
 from monitor.limit_log import RefusedBeats
 from monitor.rate_limit import Limiter, Rate
 from monitor.workers import Evidence, Rejection, WorkerKey
@@ -48,28 +45,6 @@ _DETAIL_CHARS: Final = 200
 _LOOKS: Final = Rate(per_s=500, burst=500)
 """Rate limit on inspected bodies of a tenant, so that refused requests stay cheap. A batch counts ``_BATCH_LOOKS``."""
 _BATCH_LOOKS: Final = 20
-
-_REJECTIONS: Final[dict[type[Exception], Rejection]] = {
-    ExpiredError: Rejection.TOKEN_EXPIRED,
-    ScopeMissingError: Rejection.SCOPE_MISSING,
-    BodyTooLargeError: Rejection.TOO_LARGE,
-    ContractError: Rejection.MALFORMED,
-    EncodingError: Rejection.MALFORMED,
-    BodyTooSlowError: Rejection.INCOMPLETE,
-    ClientGoneError: Rejection.INCOMPLETE,
-    OverShareError: Rejection.OVER_SHARE,
-    RateLimitedError: Rejection.RATE_LIMITED,
-    QuotaExceededError: Rejection.OVER_QUOTA,
-    IntakeFullError: Rejection.OVERLOADED,
-    NoRoomError: Rejection.OVERLOADED,
-    # The store is slow or down: it cannot record evidence either, and all workers are credited (P1).
-    StoreUnavailableError: Rejection.OVERLOADED,
-}
-
-
-def rejection_of(error: Exception) -> Rejection | None:
-    """The rejection to record for the worker; None: the error is no evidence, as the token may not speak for it."""
-    return next((_REJECTIONS[kind] for kind in type(error).__mro__ if kind in _REJECTIONS), None)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -112,7 +87,7 @@ class RejectedBeats:
 
     def record_error(self, principal: Principal | None, worker_id: str | None, error: Exception) -> None:
         """Log a rejected beat that is no evidence, or whose worker is not known."""
-        reason = error.reason.value if isinstance(error, UnauthenticatedError) else rejection_of(error)
+        reason = error.reason.value if isinstance(error, UnauthenticatedError) else entry_of(error).rejection
         tenant = None if principal is None else principal.tenant
         # Messages quote values of the request. Values of an unauthenticated sender do not belong in the log.
         detail = None if principal is None else str(error)[:_DETAIL_CHARS]
@@ -120,7 +95,7 @@ class RejectedBeats:
 
     def disconnect_refused(self, principal: Principal, worker_id: str, error: Exception) -> None:
         """Log a rejected disconnect. It is no evidence of life; it is logged because the client may not retry."""
-        self._refused.log(principal.tenant, worker_id, f"disconnect {rejection_of(error)}", str(error))
+        self._refused.log(principal.tenant, worker_id, f"disconnect {entry_of(error).rejection}", str(error))
 
     def record(self, principal: Principal, worker_id: str, rejection: Rejection, detail: str | None = None) -> None:
         """Record a rejected beat of this worker. ``detail`` is for the log only."""
@@ -133,7 +108,7 @@ class RejectedBeats:
 
     def refused(self, principal: Principal, worker_id: str, error: Exception) -> None:
         """Record a beat of this worker that was rejected with this error."""
-        rejection = rejection_of(error)
+        rejection = entry_of(error).rejection
         if rejection is None:
             self.record_error(principal, worker_id, error)
         else:
@@ -142,7 +117,7 @@ class RejectedBeats:
 
     def beat_refused(self, error: Exception, seen: Seen) -> None:
         """Record a request with one beat that is answered with this error."""
-        principal, rejection = _sender(error, seen), rejection_of(error)
+        principal, rejection = _sender(error, seen), entry_of(error).rejection
         worker_id = seen.worker_id
         if worker_id is None and seen.segment is not None:
             with contextlib.suppress(ContractError):
@@ -156,7 +131,7 @@ class RejectedBeats:
 
     def batch_refused(self, error: Exception, seen: Seen) -> None:
         """Record a batch that is answered with this error, as evidence for its first workers or for all of them."""
-        principal, rejection = _sender(error, seen), rejection_of(error)
+        principal, rejection = _sender(error, seen), entry_of(error).rejection
         if principal is None or rejection is None:
             self.record_error(principal, None, error)
             return
