@@ -60,7 +60,7 @@ CONTRACT: Final[dict[str, Schema]] = {
 }
 """Verbatim from the published contract."""
 
-PROBLEM: Final[Schema] = {
+_PROBLEM_DETAILS: Final[Schema] = {
     "type": "object",
     "description": "RFC 9457 problem details.",
     "required": ["type", "title", "status", "detail"],
@@ -84,11 +84,11 @@ def ours() -> dict[str, Schema]:
         "HeartbeatExtras": {"type": "object", "description": description, "properties": extras},
         "WorkerIdHeartbeatRequest": beat,
         "DisconnectRequest": disconnect,
-        "Problem": PROBLEM,
+        "Problem": _PROBLEM_DETAILS,
     }
 
 
-_PROBLEM: Final = {"application/problem+json": {"schema": ref("Problem")}}
+_PROBLEM_CONTENT: Final = {"application/problem+json": {"schema": ref("Problem")}}
 _RETRY_AFTER: Final[Schema] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 _PROBLEMS: Final[dict[str, Schema]] = {
     "400": {"description": "The Host header is invalid"},
@@ -125,7 +125,7 @@ def responses(
 
     ``contract``: with 422 in the published shape.
     """
-    failures = {key: {**_PROBLEMS[key], "content": _PROBLEM} for key in sorted({*problems, *_EVERYWHERE})}
+    failures = {key: {**_PROBLEMS[key], "content": _PROBLEM_CONTENT} for key in sorted({*problems, *_EVERYWHERE})}
     if contract:
         failures["422"] = answer("Validation Error", "HTTPValidationError")
     return {code: success, **failures}
