@@ -157,7 +157,6 @@ def event_handlers(services: Services) -> list[HTTPRouteHandler]:
     @get(
         "/api/v1/events",
         opt=needs(Scope.WORKERS_READ),
-        operation_id="list_events",
         summary="List the event history; oldest first there is always a next cursor, for polling",
         response_description="A page",
     )

@@ -37,7 +37,6 @@ def revocation_handlers(services: Services) -> list[HTTPRouteHandler]:
     @post(
         "/api/v1/revocations",
         opt=needs(Scope.ADMIN, problems=(429,)),
-        operation_id="revoke_tokens",
         summary="Revoke one token, or all tokens of a subject that were issued until now; in force within 5 s",
         response_description="Done",
         status_code=204,

@@ -77,7 +77,6 @@ def status_handlers(services: Services) -> list[HTTPRouteHandler]:
     @get(
         "/api/v1/status",
         opt=needs(Scope.WORKERS_READ),
-        operation_id="get_status",
         summary="Current counts by environment and liveness",
         response_description="The counts",
     )
@@ -105,7 +104,6 @@ def status_handlers(services: Services) -> list[HTTPRouteHandler]:
     @get(
         "/api/v1/tenants",
         opt=needs(Scope.OPERATOR),
-        operation_id="list_tenants",
         summary="List the tenants that have workers",
         response_description="The names of the tenants",
     )

@@ -305,7 +305,6 @@ def list_handlers(services: Services) -> list[HTTPRouteHandler]:
     @get(
         "/api/v1/workers",
         opt=needs(Scope.WORKERS_READ),
-        operation_id="list_workers",
         summary="List workers; one that exists throughout the listing appears exactly once",
         response_description="A page",
     )

@@ -6,7 +6,7 @@ milliseconds of the store's time (P12). Formats: RFC 7515 (JWS), RFC 7519 (JWT);
 """
 
 from monitor.auth.authenticator import Authenticator
-from monitor.auth.keys import AuthPolicy, VerifyingKey
+from monitor.auth.keys import MIN_SECRET_BYTES, AuthPolicy, VerifyingKey
 from monitor.auth.minting import mint
 from monitor.auth.principals import (
     MAX_NAME_CHARS,
@@ -19,7 +19,6 @@ from monitor.auth.principals import (
     UnauthenticatedError,
 )
 from monitor.auth.revocations import Revocation, Revocations, read_revocations
-from monitor.settings.key_material import MIN_SECRET_BYTES
 
 __all__ = [
     "MAX_NAME_CHARS",

@@ -4,11 +4,30 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
-from monitor.settings.key_material import KeyMaterialError, hs256_key, public_key
+import jwt
+
+from monitor.settings.key_material import KeyMaterialError, public_key
 
 KeyAlgorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
+MIN_SECRET_BYTES: Final = 32
+"""RFC 7518, section 3.2: an HS256 key is at least as long as the hash."""
+
+
+def hs256_key(raw: bytes) -> bytes:
+    """Return the bytes of an HS256 key, unchanged.
+
+    Raises:
+        KeyMaterialError: they are too few, or a key of another kind.
+    """
+    if len(raw) < MIN_SECRET_BYTES:
+        raise KeyMaterialError(f"the secret has {len(raw)} bytes, HS256 needs at least {MIN_SECRET_BYTES}")
+    try:
+        jwt.get_algorithm_by_name("HS256").prepare_key(raw)
+    except jwt.InvalidKeyError:
+        raise KeyMaterialError("the secret is a public key, a certificate or a JWK") from None
+    return raw
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -24,8 +23,6 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MIN_SECRET_BYTES: Final = 32
-"""RFC 7518, section 3.2: an HS256 key is at least as long as the hash."""
 MIN_RSA_BITS: Final = 2_048
 """RFC 7518, section 3.3."""
 WEBHOOK_PREFIX: Final = "whsec_"
@@ -80,7 +77,7 @@ def from_environment(name: str, around: Surroundings) -> bytes:
     return value.encode(errors="surrogateescape").rstrip(b"\r\n")
 
 
-def _unwrapped(raw: bytes, what: str) -> bytes:
+def unwrapped(raw: bytes, what: str) -> bytes:
     """Return the secret unchanged, unless it is a text with surroundings that can't be intended."""
     if raw.startswith(codecs.BOM_UTF8):
         raise KeyMaterialError(f"the {what} begins with a byte order mark: save the file as UTF-8 without one")
@@ -96,22 +93,6 @@ def _unwrapped(raw: bytes, what: str) -> bytes:
         raise KeyMaterialError(f"the {what} is enclosed in quotes: leave them out")
     if _ASSIGNMENT.match(text):
         raise KeyMaterialError(f"the {what} has the form NAME=value: leave the name out")
-    return raw
-
-
-def signing_secret(raw: bytes) -> bytes:
-    """Return a valid HS256 secret, unchanged."""
-    return hs256_key(_unwrapped(raw, "secret"))
-
-
-def hs256_key(raw: bytes) -> bytes:
-    """Return the bytes of an HS256 key, unchanged."""
-    if len(raw) < MIN_SECRET_BYTES:
-        raise KeyMaterialError(f"the secret has {len(raw)} bytes, HS256 needs at least {MIN_SECRET_BYTES}")
-    try:
-        jwt.get_algorithm_by_name("HS256").prepare_key(raw)
-    except jwt.InvalidKeyError:
-        raise KeyMaterialError("the secret is a public key, a certificate or a JWK") from None
     return raw
 
 
@@ -140,7 +121,7 @@ def public_key(pem: bytes, algorithm: str) -> bytes:
 
 def webhook_secret(raw: bytes) -> bytes:
     """Return the bytes of ``whsec_<base64>``."""
-    raw = _unwrapped(raw, "secret")
+    raw = unwrapped(raw, "secret")
     head, encoded = raw[: len(WEBHOOK_PREFIX)], raw[len(WEBHOOK_PREFIX) :]
     if head != WEBHOOK_PREFIX.encode():
         raise KeyMaterialError(f"the secret does not begin with {WEBHOOK_PREFIX}; `lastseen alerts secret` makes one")
@@ -155,7 +136,7 @@ def webhook_secret(raw: bytes) -> bytes:
 
 def bearer_token(raw: bytes) -> str:
     """Return a valid token for the header ``Authorization: Bearer`` (RFC 6750, 2.1), unchanged."""
-    raw = _unwrapped(raw, "token")
+    raw = unwrapped(raw, "token")
     if not re.fullmatch(rb"[A-Za-z0-9\-._~+/]+=*", raw):
         raise KeyMaterialError("the token is empty, or holds characters that a bearer token can't have")
     return raw.decode()
@@ -164,7 +145,7 @@ def bearer_token(raw: bytes) -> str:
 def password(raw: bytes) -> str:
     """Return a valid password for HTTP basic authentication (RFC 7617), unchanged."""
     try:
-        text = _unwrapped(raw, "password").decode()
+        text = unwrapped(raw, "password").decode()
     except UnicodeDecodeError:
         raise KeyMaterialError("the password is not UTF-8") from None
     if not text or not text.isprintable():

@@ -7,14 +7,14 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
 from monitor.auth import read_revocations
-from monitor.auth.keys import KeyAlgorithm
+from monitor.auth.keys import KeyAlgorithm, hs256_key
 from monitor.settings.key_material import (
     KeyMaterialError,
     from_environment,
     from_file,
     public_file,
     public_key,
-    signing_secret,
+    unwrapped,
 )
 from monitor.settings.section import Problem, Section, refusal, surroundings, unique
 from monitor.settings.units import Duration, lasting
@@ -51,7 +51,8 @@ class AuthKey(Section):
             raise refusal(Problem(message=message, at=tuple(given[-1:])))
         try:
             raw = _READ[given[0]](getattr(self, given[0]), surroundings(info))
-            self._key = signing_secret(raw) if self.algorithm == "HS256" else public_key(raw, self.algorithm)
+            is_secret = self.algorithm == "HS256"
+            self._key = hs256_key(unwrapped(raw, "secret")) if is_secret else public_key(raw, self.algorithm)
         except KeyMaterialError as error:
             raise refusal(Problem(message=str(error), at=(given[0],))) from None
         return self
