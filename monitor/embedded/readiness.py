@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from enum import Enum, auto
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import TYPE_CHECKING, Final
 
 import redis
 import structlog
@@ -34,14 +33,6 @@ _TAIL_LINES: Final = 10
 _log: FilteringBoundLogger = structlog.get_logger()
 
 
-class Answer(Enum):
-    """A server's answer to a PING."""
-
-    PONG = auto()
-    LOADING = auto()
-    SILENCE = auto()
-
-
 class Readiness:
     """Checks whether a server that was just started is ready, and logs while it is loading.
 
@@ -65,17 +56,16 @@ class Readiness:
         exit_code = self._process.poll()
         if exit_code is not None:
             raise self._error(f"ended with {exit_code} before it was ready")
-        answer = ping(self._socket)
+        try:
+            with client_of(self._socket) as client:
+                client.ping()
+        except redis.BusyLoadingError:
+            self._heard_s = monotonic_s()
+        except redis.RedisError:
+            pass  # it is silent
+        else:
+            return True
         now_s = monotonic_s()
-        match answer:
-            case Answer.PONG:
-                return True
-            case Answer.LOADING:
-                self._heard_s = now_s
-            case Answer.SILENCE:
-                pass
-            case _:
-                assert_never(answer)
         if now_s - self._heard_s > SILENCE_LIMIT_S:
             raise self._error(f"said nothing for {SILENCE_LIMIT_S:g} s")
         if now_s - self._begun_s > LOADING_LIMIT_S:
@@ -102,15 +92,3 @@ def client_of(socket: Path) -> redis.Redis:
         socket_connect_timeout=_ANSWER_S,
         retry=Retry(NoBackoff(), 0),
     )
-
-
-def ping(socket: Path) -> Answer:
-    """Check once whether the server behind a socket runs and has loaded its data."""
-    try:
-        with client_of(socket) as client:
-            client.ping()
-    except redis.BusyLoadingError:
-        return Answer.LOADING
-    except redis.RedisError:
-        return Answer.SILENCE
-    return Answer.PONG
