@@ -16,13 +16,8 @@ _UNLIMITED_BYTES: Final = 1 << 60
 
 def share_of_memory(root: Path = Path("/")) -> int:
     """Return ``SHARE`` of the memory available to this process, in bytes. ``root`` is the root of the file system."""
-    return max(LEAST_BYTES, int(SHARE * available_bytes(root)))
-
-
-def available_bytes(root: Path = Path("/")) -> int:
-    """Return the lowest limit of this process's control groups, or the machine's memory if that is less."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min([machine, *_group_limits(root)])
+    return max(LEAST_BYTES, int(SHARE * min([machine, *_group_limits(root)])))
 
 
 def _group_limits(root: Path) -> list[int]:
