@@ -137,12 +137,3 @@ def remove_socket(socket: Path, socket_dir: Path | None) -> None:
         socket.unlink(missing_ok=True)
         if socket_dir is not None:
             socket_dir.rmdir()
-
-
-def is_utf8(path: Path) -> bool:
-    """Whether the path can be written as text, in the lock file and in a URL."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True

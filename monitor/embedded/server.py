@@ -25,7 +25,6 @@ from monitor.embedded.data_dir import (
     POLL_S,
     LockRecord,
     await_orphan,
-    is_utf8,
     lock,
     open_lock,
     place_socket,
@@ -70,13 +69,14 @@ class EmbeddedStore:
         self._log_path: Final = self._store_dir / "valkey.log"
         self._wanted_binary: Final = binary
         self._maxmemory_bytes: Final = maxmemory_bytes
-        self._binary = Path()
-        self._lock_fd: int | None = None
-        self._store_lock_fd: int | None = None
-        self._socket: Path | None = None
-        self._socket_dir: Path | None = None
+        self._binary: Path
+        self._lock_fd: int
+        self._store_lock_fd: int
+        self._socket: Path
+        self._socket_dir: Path | None
+        self._cleanup: Final = contextlib.ExitStack()
+        """Gives back the locks and the socket."""
         self._process: subprocess.Popen[bytes] | None = None
-        self._log_start = 0
         self._started_s = 0.0
         self._stopping: Final = asyncio.Event()
 
@@ -100,18 +100,19 @@ class EmbeddedStore:
                 not start; then with the last lines of the server's log.
             StartAbandonedError: ``abandoned``, which is called between two checks of the server, returned True.
         """
-        if self._lock_fd is not None or self._stopping.is_set():
+        if self._process is not None or self._stopping.is_set():
             raise RuntimeError("an embedded store starts once")
-        if not is_utf8(self._data_dir):
-            raise EmbeddedStoreError(f"data directory {str(self._data_dir)!r}: its path is not UTF-8")
+        try:
+            str(self._data_dir).encode()  # it is written into the lock file and the URL
+        except UnicodeEncodeError as error:
+            raise EmbeddedStoreError(f"data directory {str(self._data_dir)!r}: its path is not UTF-8") from error
         try:
             self._binary = server_binary(self._wanted_binary)
             try:
                 self._take_data_dir()
-                self._spawn()
+                readiness = self._spawn()
             except OSError as error:
                 raise EmbeddedStoreError(f"data directory {self._data_dir} can't be used: {error}") from error
-            readiness = self._readiness()
             while not readiness.check():
                 _pause(abandoned)
         except BaseException:
@@ -182,8 +183,7 @@ class EmbeddedStore:
     async def _restarted(self) -> bool:
         """Try once to restart the server; True when it answers. After ``stop`` False, with no cleanup needed."""
         try:
-            self._spawn()
-            readiness = self._readiness()
+            readiness = self._spawn()
             while not await asyncio.to_thread(readiness.check):
                 if await self._stopped_within(POLL_S):
                     return False
@@ -204,11 +204,6 @@ class EmbeddedStore:
     def _up_s(self) -> float:
         return round(monotonic_s() - self._started_s, 3)
 
-    def _readiness(self) -> Readiness:
-        if self._process is None or self._socket is None:
-            raise RuntimeError("the embedded store has no server")
-        return Readiness(self._process, self._socket, self._log_path, self._log_start)
-
     def _take_data_dir(self) -> None:
         """Take both locks, create a directory for the server, and choose a path for its socket.
 
@@ -218,7 +213,7 @@ class EmbeddedStore:
         """
         self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock_path = self._data_dir / "lock"
-        self._lock_fd = open_lock(lock_path)
+        self._lock_fd = self._opened(lock_path)
         taken = lock(self._lock_fd)
         before = read_record(lock_path)
         if not taken:
@@ -226,16 +221,21 @@ class EmbeddedStore:
             raise EmbeddedStoreError(f"data directory {self._data_dir} is in use by another lastseen{who}")
         self._store_dir.mkdir(mode=0o700, exist_ok=True)
         self._store_dir.chmod(0o700)
-        self._store_lock_fd = open_lock(self._store_dir / "lock")
+        self._store_lock_fd = self._opened(self._store_dir / "lock")
         await_orphan(self._store_lock_fd, before, data_dir=self._data_dir, limit_s=ORPHAN_LIMIT_S)
         if before:
             remove_socket(before.socket, before.socket_dir)
         self._socket, self._socket_dir = place_socket(self._store_dir)
+        self._cleanup.callback(os.ftruncate, self._lock_fd, 0)
+        self._cleanup.callback(remove_socket, self._socket, self._socket_dir)
         self._write_record()
 
+    def _opened(self, lock_path: Path) -> int:
+        fd = open_lock(lock_path)
+        self._cleanup.callback(os.close, fd)
+        return fd
+
     def _write_record(self) -> None:
-        if self._lock_fd is None or self._socket is None:
-            return
         record = LockRecord(
             daemon_pid=os.getpid(), store_pid=self.pid, socket=self._socket, socket_dir=self._socket_dir
         )
@@ -243,22 +243,20 @@ class EmbeddedStore:
         os.ftruncate(self._lock_fd, 0)
         os.pwrite(self._lock_fd, data, 0)
 
-    def _spawn(self) -> None:
-        """Start the server and write the lock record; the server is not ready yet.
+    def _spawn(self) -> Readiness:
+        """Start the server and write the lock record. Return the check whether the server is ready.
 
         Raises:
             OSError: the server can't be started, or its directory can't be written.
         """
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("the server would end with this thread: start it from the main thread")
-        if self._socket is None or self._store_lock_fd is None:
-            raise RuntimeError("the embedded store has no data directory")
         self._started_s = monotonic_s()
         self._bound_log()
         # The server does not inherit the daemon's environment, which may hold secrets.
         tied_to_us = [sys.executable, "-I", "-S", parent_death.__file__, str(os.getpid()), str(int(signal.SIGTERM))]
         with self._log_path.open("ab") as log:
-            self._log_start = log.tell()
+            log_start = log.tell()
             self._process = subprocess.Popen(  # noqa: S603  # the program is the operator's choice
                 [*tied_to_us, str(self._binary), "-"],
                 stdin=subprocess.PIPE,
@@ -272,12 +270,13 @@ class EmbeddedStore:
         # The configuration fits into a pipe, so this does not block. A child that has already ended logged the reason.
         with contextlib.suppress(BrokenPipeError), self._process.stdin or io.BytesIO() as stdin:
             stdin.write(self._config())
+        return Readiness(self._process, self._socket, self._log_path, log_start)
 
     def _config(self) -> bytes:
         """Return the server's configuration file. It is never written to disk: only our child reads it."""
         directives: list[tuple[str, bytes]] = [
             ("port", b"0"),
-            ("unixsocket", _quoted(self._socket or Path())),
+            ("unixsocket", _quoted(self._socket)),
             ("unixsocketperm", b"700"),
             ("dir", _quoted(self._store_dir)),
             ("daemonize", b"no"),
@@ -316,15 +315,7 @@ class EmbeddedStore:
     def _release(self) -> None:
         """Remove the socket and release the locks; the server has ended. Idempotent."""
         self._process = None
-        if self._socket is not None:
-            remove_socket(self._socket, self._socket_dir)
-            self._socket = None
-            if self._lock_fd is not None:
-                os.ftruncate(self._lock_fd, 0)
-        for fd in (self._store_lock_fd, self._lock_fd):
-            if fd is not None:
-                os.close(fd)
-        self._store_lock_fd = self._lock_fd = None
+        self._cleanup.close()
 
 
 def _pause(abandoned: Callable[[], bool]) -> None:
