@@ -104,7 +104,7 @@ class _Batch:
             return json_answer(BatchAnswer(stored=stored, superseded=self._superseded, rejected=rejected))
         finally:
             for outcome, count in self._outcomes.items():
-                self._services.metrics.beats(outcome, count)
+                self._services.metrics.beat(outcome, count)
 
     async def _handle(self, receive: Receive, turn: asyncio.Lock) -> None:
         services, seen = self._services, self._seen

@@ -12,7 +12,7 @@ import os
 from bisect import bisect_left
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry, Gauge, Metric, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -207,21 +207,16 @@ class Metrics:
         self.condition: Final = ConditionGauges(self.registry)
         info = Gauge("lastseen_build_info", "Always 1; the running version.", ["version"], registry=self.registry)
         info.labels(version).set(1)
-        self._blind = _Blind()
-        self.registry.register(self._blind)
-        self.registry.register(_Counted(self._table, slots, self.processes))
+        self._counted = _Counted(self._table, slots, self.processes)
+        self.registry.register(self._counted)
         if share is None:
             self.processes.started(1, os.getpid())
             ProcessCollector(registry=self.registry)
         else:
             self.registry.register(_Processes(self.processes, share.supervisor_pid))
 
-    def beat(self, outcome: BeatOutcome) -> None:
-        """Count one answered heartbeat request."""
-        self._row[self._beats[outcome]] += 1.0
-
-    def beats(self, outcome: BeatOutcome, count: int) -> None:
-        """Count ``count`` beats with this outcome."""
+    def beat(self, outcome: BeatOutcome, count: float = 1.0) -> None:
+        """Count answered heartbeat requests, or the beats of a batch."""
         self._row[self._beats[outcome]] += count
 
     def moved(self, moved: Sequence[Moved]) -> None:
@@ -236,7 +231,7 @@ class Metrics:
 
     def blind(self, windows: int, blind_ms: int) -> None:
         """Set the number and total length of blind windows on this store, of all daemons."""
-        self._blind.windows, self._blind.ms = windows, blind_ms
+        self._counted.blind_windows, self._counted.blind_ms = windows, blind_ms
 
     def evidence(self, *, recorded: int = 0, dropped: int = 0) -> None:
         """Count refused beats that were recorded as evidence of life, and those that were dropped."""
@@ -304,16 +299,19 @@ class Metrics:
 
 
 class _Counted:
-    """The totals of the table, as a Prometheus collector."""
+    """The totals of the table and the blind windows, as a Prometheus collector."""
 
     def __init__(self, table: Table, slots: Slots, processes: ProcessTable) -> None:
         self._table, self._slots, self._processes = table, slots, processes
+        self.blind_windows = self.blind_ms = 0
+        """From the store: the same in every process."""
 
     def collect(self) -> Iterator[Metric]:
         total, slots = self._table.total, self._slots
-        counter = self._counter
-        yield counter("beats", "Heartbeat requests by outcome.", ["outcome"], slots.beats.items())
-        yield counter("transitions", "Recorded events by type.", ["event"], slots.moves.items())
+        text = "Spans in which no beat could be accepted, of all daemons on this store."
+        yield CounterMetricFamily("lastseen_blind_windows", text, value=self.blind_windows)
+        text = "Total length of those spans."
+        yield CounterMetricFamily("lastseen_blind_seconds", text, value=self.blind_ms / 1_000)
         bounds = [*map(str, DETECTION_BUCKETS_S), "+Inf"]
         counts = itertools.accumulate(total(slot) for slot in slots.detections)
         yield HistogramMetricFamily(
@@ -322,32 +320,31 @@ class _Counted:
             buckets=list(zip(bounds, counts, strict=True)),
             sum_value=total(slots.detection_sum_s),
         )
-        yield counter("evidence", "Refused beats as evidence of life, by outcome.", ["outcome"], slots.evidence.items())
-        yield counter("limits_met", "Refused requests by the limit they met.", ["limit"], slots.limits.items())
-        text = "Delivery attempts by receiver and outcome."
-        yield counter("deliveries", text, ["receiver", "outcome"], slots.deliveries.items())
-        text = "Delivery attempts that failed, by cause."
-        yield counter("delivery_failures", text, ["receiver", "cause"], slots.failures.items())
-        text = "Decisions whether to notify, by receiver and reason."
-        yield counter("delivery_decisions", text, ["receiver", "decision"], slots.decisions.items())
-        yield counter(
-            "watchdog_pings", "Outgoing heartbeats that were due, by outcome.", ["outcome"], slots.pings.items()
+        # Name, documentation, labels, and the slot of each combination of labels.
+        families: tuple[tuple[str, str, list[str], Mapping[Any, int]], ...] = (
+            ("beats", "Heartbeat requests by outcome.", ["outcome"], slots.beats),
+            ("transitions", "Recorded events by type.", ["event"], slots.moves),
+            ("evidence", "Refused beats as evidence of life, by outcome.", ["outcome"], slots.evidence),
+            ("limits_met", "Refused requests by the limit they met.", ["limit"], slots.limits),
+            ("deliveries", "Delivery attempts by receiver and outcome.", ["receiver", "outcome"], slots.deliveries),
+            ("delivery_failures", "Delivery attempts that failed, by cause.", ["receiver", "cause"], slots.failures),
+            (
+                "delivery_decisions",
+                "Decisions whether to notify, by receiver and reason.",
+                ["receiver", "decision"],
+                slots.decisions,
+            ),
+            ("watchdog_pings", "Outgoing heartbeats that were due, by outcome.", ["outcome"], slots.pings),
         )
+        for name, text, labels, slot_of in families:
+            family = CounterMetricFamily(f"lastseen_{name}", text, labels=labels)
+            for label, slot in slot_of.items():
+                family.add_metric([str(label)] if isinstance(label, str) else label, total(slot))
+            yield family
         yield from self._signs()
         yield GaugeMetricFamily("lastseen_processes", "Processes that run.", value=len(self._processes.pids))
-        yield CounterMetricFamily(
-            "lastseen_process_restarts",
-            "How often a process that ended unasked was started again.",
-            value=self._processes.restarts,
-        )
-
-    def _counter(
-        self, name: str, text: str, labels: Sequence[str], slots: Iterable[tuple[str | tuple[str, str], int]]
-    ) -> Metric:
-        found = CounterMetricFamily(f"lastseen_{name}", text, labels=labels)
-        for label, slot in slots:
-            found.add_metric([str(label)] if isinstance(label, str) else label, self._table.total(slot))
-        return found
+        text = "How often a process that ended unasked was started again."
+        yield CounterMetricFamily("lastseen_process_restarts", text, value=self._processes.restarts)
 
     def _signs(self) -> Iterator[Metric]:
         """Yield the reports of the processes: of several, the worst value."""
@@ -363,18 +360,6 @@ class _Counted:
         ):
             worst = max((row[slot] for row in rows if not math.isnan(row[slot])), default=math.nan)
             yield GaugeMetricFamily(f"lastseen_{name}_seconds", documentation, value=worst)
-
-
-class _Blind:
-    """Counts from the store, which every process gets: the same in all of them."""
-
-    def __init__(self) -> None:
-        self.windows = self.ms = 0
-
-    def collect(self) -> Iterator[Metric]:
-        text = "Spans in which no beat could be accepted, of all daemons on this store."
-        yield CounterMetricFamily("lastseen_blind_windows", text, value=self.windows)
-        yield CounterMetricFamily("lastseen_blind_seconds", "Total length of those spans.", value=self.ms / 1_000)
 
 
 class _Processes:

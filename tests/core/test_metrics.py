@@ -105,7 +105,7 @@ def test_every_series_that_can_be_known_is_there_from_the_start_at_0() -> None:
 def test_beats_count_by_outcome_one_by_one_and_many_at_once() -> None:
     metrics = Metrics(version="test")
     metrics.beat(BeatOutcome.STORED)
-    metrics.beats(BeatOutcome.STORED, 10_000)
+    metrics.beat(BeatOutcome.STORED, 10_000)
     metrics.beat(BeatOutcome.INVALID)
     told = values(metrics)
     assert told["lastseen_beats_total,outcome=stored"] == 10_001
@@ -157,7 +157,7 @@ def test_one_process_has_the_usual_process_metrics_without_a_label() -> None:
 def test_whichever_process_is_asked_shows_the_sums_of_all(counters: int) -> None:
     all_of_them = [of_process(counters, process) for process in range(1, PROCESSES + 1)]
     for number, metrics in enumerate(all_of_them, 1):
-        metrics.beats(BeatOutcome.STORED, 10**number)
+        metrics.beat(BeatOutcome.STORED, 10**number)
         metrics.delivery("log", "delivered", "")
         metrics.moved([moved(EventKind.STALE, late_ms=100 * number)])
     for metrics in all_of_them:
