@@ -1,6 +1,6 @@
 """HTTP/1.1: uvicorn's protocol, with limits on the resources of a client, and with the short path for heartbeats.
 
-The short path (``Shortcut``) avoids the request scope, the task and the messages of an ASGI call, which
+The short path (``FastPath``) avoids the request scope, the task and the messages of an ASGI call, which
 cost several times as much as the heartbeat itself; ``docs/performance.md`` has the figures. It is open to a request
 that arrives complete, in one read, on a connection with no other request in flight. A request that it declines goes
 through uvicorn's own code and the app, as if there were no short path.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from litestar.types import ASGIApp
 
-    from monitor.http.shortcut import Shortcut
+    from monitor.api.fast_path import FastPath
     from monitor.metrics.registry import Limit
 
 log = structlog.get_logger(__name__)
@@ -107,7 +107,7 @@ class HttpServer(uvicorn.Server):
         *,
         connections: int,
         shutdown_timeout_ms: int,
-        shortcut: Shortcut | None = None,
+        shortcut: FastPath | None = None,
         head_bytes: int = HEAD_BYTES,
         head_fields: int = HEAD_FIELDS,
         head_s: float = HEAD_S,

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+    from monitor.api.fast_path import Sender
     from monitor.http.head import Headers
-    from monitor.http.shortcut import Sender
     from monitor.http.site import Site
 
 log = structlog.get_logger(__name__)

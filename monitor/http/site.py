@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from monitor.api.fast_path import FastPath
     from monitor.http.connections import Connections
     from monitor.http.fairness import Turns
     from monitor.http.head import Headers
     from monitor.http.known_heads import KnownHeads
-    from monitor.http.shortcut import Shortcut
     from monitor.http.stall import Stall
 
 
@@ -29,7 +29,7 @@ class Site:
     head_fields: int
     head_s: float
     idle_s: float
-    shortcut: Shortcut | None
+    shortcut: FastPath | None
     heads: KnownHeads | None
     stall: Stall
     turns: Turns

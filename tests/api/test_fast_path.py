@@ -46,34 +46,27 @@ UNLIMITED: Final = BeatRates(worker=None, tenant=None, batch=1)
 BODY: Final = b'{"worker_id":"w","environment_name":"prod","status":"busy","tasks_processed":3}'
 
 
-class Counting:
+class Counting(FastPath):
     """The short way, and how many requests have taken it."""
 
-    def __init__(self, fast_path: FastPath) -> None:
-        self._express = fast_path
+    def __init__(self, services: Services) -> None:
+        super().__init__(services)
         self.taken = 0
         self.judged = 0
         """How many heads."""
         self.broken = ""
         """What of it fails."""
 
-    def leads(self, target: bytes) -> bool:
-        return self._express.leads(target)
-
-    @property
-    def begins(self) -> bytes:
-        return self._express.begins
-
     def sender(self, target: bytes, headers: Headers) -> Sender | None:
         self.judged += 1
         if self.broken == "sender":
             raise ValueError(target)
-        return self._express.sender(target, headers)
+        return super().sender(target, headers)
 
     def take(self, sender: Sender, body: bytes, answer: Callable[[bytes, bytes], None]) -> bool:
         if self.broken == "take":
             raise ValueError(body)
-        taken = self._express.take(sender, body, answer)
+        taken = super().take(sender, body, answer)
         self.taken += taken
         return taken
 
@@ -125,7 +118,7 @@ class Both:
 async def side(store: Store, *, short: bool, **changes: Any) -> AsyncIterator[Side]:
     noted: list[Evidence] = []
     services = api.make_services(store, rejected_beats=RejectedBeats(noted.append), **changes)
-    shortcut = Counting(FastPath(services)) if short else None
+    shortcut = Counting(services) if short else None
     server = HttpServer(create_app(services), connections=100, shutdown_timeout_ms=1_000, shortcut=shortcut)
     listener = listen("127.0.0.1", 0)
     task = asyncio.create_task(server.serve(sockets=[listener]))
