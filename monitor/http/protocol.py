@@ -79,7 +79,6 @@ class BoundedProtocol(ShortProtocol):
         """Whether a request's head is complete and its body is not."""
         self._framing = 0
         """Bytes of an unfinished request outside its body, minus ``BODY_SHARE`` times the bytes of its body."""
-        self._is_unfinished = True
         self._is_ending = False
         """Whether received data is dropped."""
         self._dropped = 0
