@@ -147,7 +147,7 @@ async def _beats(url: str, redis: Redis) -> dict[str, dict[str, float]]:
         admission = Admission(BeatRates(worker=_RATE, tenant=_RATE, batch=10_000), now_ns=lambda: NS)
         services = api.make_services(store, admission=admission)
         server = HttpServer(
-            create_app(services), connections=1_000, shutdown_timeout_ms=1_000, shortcut=FastPath(services)
+            create_app(services), connections=1_000, shutdown_timeout_ms=1_000, fast_path=FastPath(services)
         )
         listener = listen("127.0.0.1", 0)
         serving = asyncio.create_task(server.serve(sockets=[listener]))

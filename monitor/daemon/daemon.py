@@ -189,7 +189,7 @@ class Daemon:
             shutdown_timeout_ms=self._config.server.shutdown_timeout_ms,
             head_bytes=limits.head_bytes,
             head_fields=limits.head_fields,
-            shortcut=FastPath(services),
+            fast_path=FastPath(services),
             hit=self._limits.hit,
         )
 

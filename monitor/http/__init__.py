@@ -1,1 +1,1 @@
-"""The HTTP/1.1 server: uvicorn with bounds on clients, fairness between connections, and a short path past the app."""
+"""The HTTP/1.1 server: uvicorn with bounds on clients, fairness between connections, and a fast path past the app."""

@@ -1,9 +1,9 @@
-"""HTTP/1.1: uvicorn's protocol, with limits on the resources of a client, and with the short path for heartbeats.
+"""HTTP/1.1: uvicorn's protocol, with limits on the resources of a client, and with the fast path for heartbeats.
 
-The short path (``FastPath``) avoids the request scope, the task and the messages of an ASGI call, which
+The fast path (``FastPath``) avoids the request scope, the task and the messages of an ASGI call, which
 cost several times as much as the heartbeat itself; ``docs/performance.md`` has the figures. It is open to a request
 that arrives complete, in one read, on a connection with no other request in flight. A request that it declines goes
-through uvicorn's own code and the app, as if there were no short path.
+through uvicorn's own code and the app, as if there were no fast path.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from uvicorn.protocols.http.flow_control import FlowControl
 
 from monitor.clock import monotonic_s
 from monitor.http.connections import network
+from monitor.http.fast_path import FastPathProtocol
 from monitor.http.head import BadRequestError, check_head, without_upgrade
-from monitor.http.short_path import ShortProtocol
 from monitor.http.stall import has_hung_up, has_unread
 from monitor.metrics.registry import Limit
 
@@ -54,7 +54,7 @@ class Flow(FlowControl):
             super().resume_reading()
 
 
-class BoundedProtocol(ShortProtocol):
+class BoundedProtocol(FastPathProtocol):
     """One connection of a ``site``."""
 
     __slots__ = (
@@ -349,10 +349,10 @@ class BoundedProtocol(ShortProtocol):
                 raise BadRequestError("CONNECT is for proxies", HTTPStatus.NOT_IMPLEMENTED)
             return
         if (
-            self._site.shortcut is not None
+            self._site.fast_path is not None
             and self._is_free()
             and self.parser.get_method() == b"POST"
-            and self._site.shortcut.leads(self.url)
+            and self._site.fast_path.leads(self.url)
             and self.parser.get_http_version() == "1.1"
         ):
             self._body = b""
@@ -382,7 +382,7 @@ class BoundedProtocol(ShortProtocol):
             self._end_unfinished()
         if self._body is None:
             super().on_message_complete()
-        elif not self._took_short_path():
+        elif not self._took_fast_path():
             self._pass_to_app(whole=True)
 
     def _pass_to_app(self, *, whole: bool) -> None:

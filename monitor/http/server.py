@@ -97,7 +97,7 @@ class HttpServer(uvicorn.Server):
     """Serves one app on one listening socket until ``should_exit`` is set. The daemon handles signals, not this class.
 
     Above ``connections`` open connections each answer closes its connection, so that idle ones do not keep out others.
-    A quarter above that, a new connection makes ``Connections`` close another one. ``shortcut`` may answer some
+    A quarter above that, a new connection makes ``Connections`` close another one. ``fast_path`` may answer some
     requests instead of the app. ``accepting`` is set once connections are accepted.
     """
 
@@ -107,7 +107,7 @@ class HttpServer(uvicorn.Server):
         *,
         connections: int,
         shutdown_timeout_ms: int,
-        shortcut: FastPath | None = None,
+        fast_path: FastPath | None = None,
         head_bytes: int = HEAD_BYTES,
         head_fields: int = HEAD_FIELDS,
         head_s: float = HEAD_S,
@@ -122,8 +122,8 @@ class HttpServer(uvicorn.Server):
             head_fields=head_fields,
             head_s=head_s,
             idle_s=idle_s,
-            shortcut=shortcut,
-            heads=None if shortcut is None else KnownHeads(shortcut.begins),
+            fast_path=fast_path,
+            heads=None if fast_path is None else KnownHeads(fast_path.begins),
             stall=stall,
             turns=self.turns,
         )

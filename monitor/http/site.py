@@ -29,7 +29,7 @@ class Site:
     head_fields: int
     head_s: float
     idle_s: float
-    shortcut: FastPath | None
+    fast_path: FastPath | None
     heads: KnownHeads | None
     stall: Stall
     turns: Turns

@@ -47,7 +47,7 @@ BODY: Final = b'{"worker_id":"w","environment_name":"prod","status":"busy","task
 
 
 class Counting(FastPath):
-    """The short way, and how many requests have taken it."""
+    """The fast path, and how many requests have taken it."""
 
     def __init__(self, services: Services) -> None:
         super().__init__(services)
@@ -73,11 +73,11 @@ class Counting(FastPath):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Side:
-    """One server: with the short way, or without."""
+    """One server: with the fast path, or without."""
 
     listener: socket.socket
     services: Services
-    shortcut: Counting | None
+    fast_path: Counting | None
     server: HttpServer
     noted: list[Evidence]
     """Of beats that were refused."""
@@ -102,7 +102,7 @@ class Both:
     """The same store behind both."""
 
     store: Store
-    short: Side
+    fast: Side
     usual: Side
 
     def token(self, *, old_ms: int = 0, **changes: Any) -> str:
@@ -110,21 +110,21 @@ class Both:
 
     @property
     def taken(self) -> int:
-        assert self.short.shortcut is not None
-        return self.short.shortcut.taken
+        assert self.fast.fast_path is not None
+        return self.fast.fast_path.taken
 
 
 @asynccontextmanager
-async def side(store: Store, *, short: bool, **changes: Any) -> AsyncIterator[Side]:
+async def side(store: Store, *, fast: bool, **changes: Any) -> AsyncIterator[Side]:
     noted: list[Evidence] = []
     services = api.make_services(store, rejected_beats=RejectedBeats(noted.append), **changes)
-    shortcut = Counting(services) if short else None
-    server = HttpServer(create_app(services), connections=100, shutdown_timeout_ms=1_000, shortcut=shortcut)
+    fast_path = Counting(services) if fast else None
+    server = HttpServer(create_app(services), connections=100, shutdown_timeout_ms=1_000, fast_path=fast_path)
     listener = listen("127.0.0.1", 0)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         await asyncio.wait_for(server.accepting.wait(), PATIENCE_S)
-        yield Side(listener=listener, services=services, shortcut=shortcut, server=server, noted=noted)
+        yield Side(listener=listener, services=services, fast_path=fast_path, server=server, noted=noted)
     finally:
         server.should_exit = True
         await task
@@ -143,8 +143,8 @@ async def running(
                 "admission": Admission(rates, now_ns=lambda: NS),
             }
 
-        async with side(store, short=True, **own()) as short, side(store, short=False, **own()) as usual:
-            yield Both(store=store, short=short, usual=usual)
+        async with side(store, fast=True, **own()) as fast, side(store, fast=False, **own()) as usual:
+            yield Both(store=store, fast=fast, usual=usual)
 
 
 @pytest.fixture
@@ -205,13 +205,13 @@ async def workers_of(store: Store) -> set[WorkerKey]:
 
 
 async def same(both: Both, raw: bytes) -> Answer:
-    """Ask both sides twice, so that the short one knows the token the second time; what they all answered.
+    """Ask both sides twice, so that the fast one knows the token the second time; what they all answered.
 
     Each side finds the workers as they were; only the answer to the beat that registers one may have a header more.
     """
     seen = []
     known = await workers_of(both.store)
-    for one in (both.short, both.usual):
+    for one in (both.fast, both.usual):
         for key in await workers_of(both.store) - known:
             await both.store.delete(key, allowed=None, reason="deleted")
         before = one.counts()
@@ -265,16 +265,16 @@ async def test_a_good_beat_takes_the_short_way_in_both_forms_and_is_stored(both:
     _, _, worker = await both.store.get(WorkerKey("acme", "a/bé"))
     assert worker is not None
     assert worker.status == "idle"
-    assert both.short.counts() == both.usual.counts() == {"stored": 6}
+    assert both.fast.counts() == both.usual.counts() == {"stored": 6}
 
 
 async def test_the_short_way_names_fields_that_are_not_known_to_the_beat_that_registers(both: Both) -> None:
     headers = usual_headers(both.token())
-    await ask(both.short.port, request(BODY, *headers))  # now the token is known
+    await ask(both.fast.port, request(BODY, *headers))  # now the token is known
     body = b'{"interval_second":5}'
     path = "/api/v1/workers/new/heartbeat"
-    (first,), _ = await ask(both.short.port, request(body, *headers, target=path))
-    (again,), _ = await ask(both.short.port, request(body, *headers, target=path))
+    (first,), _ = await ask(both.fast.port, request(body, *headers, target=path))
+    (again,), _ = await ask(both.fast.port, request(body, *headers, target=path))
     usual = [("cache-control", "no-store"), ("lastseen-next-beat", "30"), NOSNIFF]
     unknown = ("lastseen-unknown-fields", "interval_second")
     assert (first.status, first.headers) == (204, [*usual[:2], unknown, NOSNIFF])
@@ -348,14 +348,14 @@ CREDENTIALS: Final[dict[str, tuple[int, bool]]] = {
     "another key": (401, False),
     "lower case": (204, True),
 }
-"""What is answered, and whether by the short way."""
+"""What is answered, and whether by the fast path."""
 
 
 async def warmed(both: Both, headers: list[str]) -> None:
-    """Have the short way know each of these credentials that is good: else it takes none of them, whatever it does."""
+    """Have the fast path know each of these credentials that is good: else it takes none of them, whatever it does."""
     for line in headers:
         if line.lower().startswith("authorization:"):
-            for one in (both.short, both.usual):
+            for one in (both.fast, both.usual):
                 await ask(one.port, request(BODY, "Host: x", line, "Content-Type: application/json"))
 
 
@@ -407,7 +407,7 @@ async def test_old_http_chunks_and_questions_are_answered_the_same(both: Both) -
 
 async def test_a_client_that_asks_first_is_answered_100_continue(both: Both) -> None:
     raw = request(BODY, *usual_headers(both.token()), "Expect: 100-continue")
-    for one in (both.short, both.usual):
+    for one in (both.fast, both.usual):
         for _ in range(2):
             answers, _ = await ask(one.port, raw, answers=2)
             assert [answer.status for answer in answers] == [100, 204]
@@ -440,8 +440,8 @@ async def test_refusals_of_the_store_are_reported_the_same(store_url: str) -> No
         assert ("retry-after", "60") in answer.headers
         other = usual_headers(both.token(environments=("stage",)))
         assert (await same(both, request(BODY, *other))).status == 403
-        assert both.taken == taken + 3, "they were told by the short way"
-        assert both.short.noted == [], "it may not speak for that worker"
+        assert both.taken == taken + 3, "they were told by the fast path"
+        assert both.fast.noted == [], "it may not speak for that worker"
 
 
 async def test_p11_p24_evidence_from_the_short_way_goes_no_further_than_its_token(store_url: str) -> None:
@@ -449,7 +449,7 @@ async def test_p11_p24_evidence_from_the_short_way_goes_no_further_than_its_toke
         headers = usual_headers(both.token(environments=("prod",), worker_id="w"))
         assert (await same(both, request(BODY, *headers))).status == 503
         assert both.taken == 1
-        assert both.short.noted == [noted(Rejection.OVERLOADED, allowed=("prod",))] * 2
+        assert both.fast.noted == [noted(Rejection.OVERLOADED, allowed=("prod",))] * 2
 
 
 async def test_p10_a_store_that_hangs_or_is_gone_is_503_on_both_ways(store_url: str) -> None:
@@ -463,7 +463,7 @@ async def test_p10_a_store_that_hangs_or_is_gone_is_503_on_both_ways(store_url: 
             answer = await same(both, raw)
             assert (answer.status, dict(answer.headers)["retry-after"]) == (503, "1")
             assert both.taken == taken + 2
-            assert both.short.noted == [noted(Rejection.OVERLOADED)] * 2
+            assert both.fast.noted == [noted(Rejection.OVERLOADED)] * 2
             server.kill()
             assert (await same(both, raw)).status == 503
 
@@ -473,7 +473,7 @@ async def test_p28_a_full_intake_is_503_on_both_ways(store_url: str) -> None:
         answer = await same(both, request(BODY, *usual_headers(both.token())))
         assert (answer.status, dict(answer.headers)["retry-after"]) == (503, "1")
         assert both.taken == 1, "refused at once, where the token is known"
-        assert both.short.noted == [noted(Rejection.OVERLOADED)] * 2
+        assert both.fast.noted == [noted(Rejection.OVERLOADED)] * 2
 
 
 @pytest.mark.parametrize(
@@ -496,8 +496,8 @@ async def test_p28_beats_over_a_rate_are_429_on_both_ways(
         assert (answer.status, dict(answer.headers)["retry-after"]) == (429, retry_after)
         assert dict(answer.headers)["content-type"] == "application/problem+json"
         assert f"limits.{whose}_beats_per_second" in json.loads(answer.body)["detail"]
-        assert both.short.counts() == both.usual.counts() == {"stored": 2, "rate_limited": 2}
-        assert both.short.noted == [noted(Rejection.RATE_LIMITED)] * 2
+        assert both.fast.counts() == both.usual.counts() == {"stored": 2, "rate_limited": 2}
+        assert both.fast.noted == [noted(Rejection.RATE_LIMITED)] * 2
 
 
 async def test_requests_in_one_write_are_answered_in_their_order(both: Both) -> None:
@@ -505,7 +505,7 @@ async def test_requests_in_one_write_are_answered_in_their_order(both: Both) -> 
     good, bad = request(BODY, *headers), request(b"{}", *headers)
     look = request(b"", *headers, method="GET", target="/livez")
     mixed = good + look + bad + good + good + look
-    for one in (both.short, both.usual):
+    for one in (both.fast, both.usual):
         for _ in range(2):
             answers, rest = await ask(one.port, mixed, answers=6)
             assert [answer.status for answer in answers] == [204, 200, 422, 204, 204, 200]
@@ -517,8 +517,8 @@ async def test_requests_in_one_write_are_answered_in_their_order(both: Both) -> 
 async def test_a_request_in_two_pieces_is_answered_the_same(both: Both, at: int) -> None:
     raw = request(BODY, *usual_headers(both.token()))
     for _ in range(3):  # now its head is known
-        await ask(both.short.port, raw)
-    for one in (both.short, both.usual):
+        await ask(both.fast.port, raw)
+    for one in (both.fast, both.usual):
         reader, writer = await asyncio.open_connection("127.0.0.1", one.port)
         async with asyncio.timeout(PATIENCE_S):
             # An answer in between makes sure that the first piece was read alone.
@@ -531,53 +531,53 @@ async def test_a_request_in_two_pieces_is_answered_the_same(both: Both, at: int)
 
 async def test_a_connection_carries_many_beats(both: Both) -> None:
     raw = request(BODY, *usual_headers(both.token()))
-    reader, writer = await asyncio.open_connection("127.0.0.1", both.short.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", both.fast.port)
     async with asyncio.timeout(PATIENCE_S):
         for _ in range(200):
             writer.write(raw)
             assert (await read_answer(reader)).status == 204
     writer.close()
     assert both.taken == 199
-    assert both.short.counts() == {"stored": 200}
+    assert both.fast.counts() == {"stored": 200}
 
 
 async def test_a_head_is_judged_once_whatever_connection_it_comes_on_and_each_body_for_itself(both: Both) -> None:
-    assert both.short.shortcut is not None
+    assert both.fast.fast_path is not None
     headers = usual_headers(both.token())
-    await ask(both.short.port, request(BODY, *headers))  # now the token is known
+    await ask(both.fast.port, request(BODY, *headers))  # now the token is known
     for status in ("busy", "calm", "bu\u00e4"):  # of the same length
         body = BODY.replace(b"busy", status.encode())
-        (answer,), _ = await ask(both.short.port, request(body, *headers))
+        (answer,), _ = await ask(both.fast.port, request(body, *headers))
         assert answer.status == 204
         _, _, worker = await both.store.get(WorkerKey("acme", "w"))
         assert worker is not None
         assert worker.status == status
     assert both.taken == 3
-    assert both.short.shortcut.judged == 2, "the one that was not known, and the first that was taken"
-    (answer,), _ = await ask(both.short.port, request(b"{" * len(BODY), *headers))
+    assert both.fast.fast_path.judged == 2, "the one that was not known, and the first that was taken"
+    (answer,), _ = await ask(both.fast.port, request(b"{" * len(BODY), *headers))
     assert answer.status == 422, "a known head says nothing of the body"
-    (answer,), _ = await ask(both.short.port, request(BODY + b" ", *headers))
+    (answer,), _ = await ask(both.fast.port, request(BODY + b" ", *headers))
     assert answer.status == 204
-    assert both.short.shortcut.judged == 4
+    assert both.fast.fast_path.judged == 4
 
 
 @pytest.mark.parametrize("part", ["sender", "take"])
 async def test_p30_a_fault_on_the_short_way_is_logged_and_the_beat_takes_the_usual_one(both: Both, part: str) -> None:
-    assert both.short.shortcut is not None
+    assert both.fast.fast_path is not None
     raw = request(BODY, *usual_headers(both.token()))
-    both.short.shortcut.broken = part
+    both.fast.fast_path.broken = part
     with structlog.testing.capture_logs() as logs:
-        answers, _ = await ask(both.short.port, raw, raw, answers=2)
+        answers, _ = await ask(both.fast.port, raw, raw, answers=2)
     assert [answer.status for answer in answers] == [204, 204]
     assert {line["event"] for line in logs} >= {"http.shortcut_failed"}
-    assert both.short.counts() == {"stored": 2}
+    assert both.fast.counts() == {"stored": 2}
 
 
 async def test_bytes_around_a_request_whose_head_is_known_are_what_they_are_without(both: Both) -> None:
     raw = request(BODY, *usual_headers(both.token()))
     for _ in range(3):
-        await ask(both.short.port, raw)
-    for one in (both.short, both.usual):
+        await ask(both.fast.port, raw)
+    for one in (both.fast, both.usual):
         for parts, statuses in (
             ((raw + b"\r\n", raw), [204, 204]),
             ((b"\r\n" + raw, raw), [204, 204]),
@@ -598,8 +598,8 @@ async def test_bytes_around_a_request_whose_head_is_known_are_what_they_are_with
 async def test_what_is_no_request_before_one_whose_head_is_known_is_400(both: Both) -> None:
     raw = request(BODY, *usual_headers(both.token()))
     for _ in range(3):
-        await ask(both.short.port, raw)
-    for one in (both.short, both.usual):
+        await ask(both.fast.port, raw)
+    for one in (both.fast, both.usual):
         reader, writer = await asyncio.open_connection("127.0.0.1", one.port)
         async with asyncio.timeout(PATIENCE_S):
             writer.write(raw)
@@ -619,8 +619,8 @@ async def test_a_request_whose_head_is_known_waits_for_the_answer_to_the_one_bef
         async with running(server.url, timeout_s=PATIENCE_S) as both:
             raw = request(BODY, *usual_headers(both.token()))
             for _ in range(3):
-                await ask(both.short.port, raw)
-            reader, writer = await asyncio.open_connection("127.0.0.1", both.short.port)
+                await ask(both.fast.port, raw)
+            reader, writer = await asyncio.open_connection("127.0.0.1", both.fast.port)
             async with asyncio.timeout(PATIENCE_S):
                 taken = both.taken
                 server.process.send_signal(signal.SIGSTOP)
@@ -628,7 +628,7 @@ async def test_a_request_whose_head_is_known_waits_for_the_answer_to_the_one_bef
                 while both.taken == taken:  # noqa: ASYNC110 - no event signals a change
                     await asyncio.sleep(0)
                 writer.write(raw)
-                opened: set[Any] = both.short.server.server_state.connections
+                opened: set[Any] = both.fast.server.server_state.connections
                 while not any(one.pipeline for one in opened):
                     assert both.taken == taken + 1, "an answer may come before that of the first"
                     await asyncio.sleep(0)
@@ -654,13 +654,13 @@ async def in_two_reads(
     both: Both, raw: bytes, *, at: int
 ) -> AsyncIterator[tuple[BoundedProtocol, asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection, on which this request was read in two parts, and answered."""
-    opened = both.short.server.server_state.connections
+    opened = both.fast.server.server_state.connections
     async with asyncio.timeout(PATIENCE_S):
         while opened:  # noqa: ASYNC110 - no event signals a change
             await asyncio.sleep(0)
-        begun = both.short.server.connections.unfinished
-        reader, writer = await asyncio.open_connection("127.0.0.1", both.short.port)
-        while both.short.server.connections.unfinished == begun:  # noqa: ASYNC110 - as above
+        begun = both.fast.server.connections.unfinished
+        reader, writer = await asyncio.open_connection("127.0.0.1", both.fast.port)
+        while both.fast.server.connections.unfinished == begun:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0)
         (connection,) = opened
         assert isinstance(connection, BoundedProtocol)
@@ -678,7 +678,7 @@ async def test_p29_a_connection_keeps_neither_body_nor_token_of_a_beat_that_is_a
     small = request(BODY, *usual_headers(token))
     large = request(BODY[:-1] + b" " * 60_000 + b"}", *usual_headers(token))
     for _ in range(3):
-        await ask(both.short.port, small)
+        await ask(both.fast.port, small)
     async with in_two_reads(both, large, at=9) as (connection, reader, writer):
         for _ in range(2):
             kept = kept_by(connection)
@@ -691,7 +691,7 @@ async def test_p29_a_connection_keeps_neither_body_nor_token_of_a_beat_that_is_a
 async def test_p29_a_request_that_waits_behind_one_in_two_reads_is_seen(both: Both) -> None:
     raw = request(b'{"worker_id":"w","environment_name":"p"}', *usual_headers(both.token()))
     for _ in range(3):
-        await ask(both.short.port, raw)
+        await ask(both.fast.port, raw)
     async with in_two_reads(both, raw, at=raw.index(b"\r\n\r\n") + 4) as (connection, reader, writer):
         for _ in range(2):
             while connection.idle_since_s() is None:  # noqa: ASYNC110 - no event signals a change
@@ -703,16 +703,16 @@ async def test_p29_a_request_that_waits_behind_one_in_two_reads_is_seen(both: Bo
 
 async def test_a_client_that_goes_away_takes_no_other_client_with_it(both: Both) -> None:
     raw = request(BODY, *usual_headers(both.token()))
-    await ask(both.short.port, raw)
-    reader, writer = await asyncio.open_connection("127.0.0.1", both.short.port)
-    _, leaver = await asyncio.open_connection("127.0.0.1", both.short.port)
+    await ask(both.fast.port, raw)
+    reader, writer = await asyncio.open_connection("127.0.0.1", both.fast.port)
+    _, leaver = await asyncio.open_connection("127.0.0.1", both.fast.port)
     async with asyncio.timeout(PATIENCE_S):
         for _ in range(50):
             leaver.write(raw)
             writer.write(raw)
             leaver.transport.abort()
             assert (await read_answer(reader)).status == 204
-            _, leaver = await asyncio.open_connection("127.0.0.1", both.short.port)
+            _, leaver = await asyncio.open_connection("127.0.0.1", both.fast.port)
     writer.close()
     leaver.close()
 
@@ -720,15 +720,15 @@ async def test_a_client_that_goes_away_takes_no_other_client_with_it(both: Both)
 async def test_what_was_taken_is_answered_while_the_server_stops(store_url: str) -> None:
     with servers.running(servers.valkey_binary()) as server:
         assert store_url
-        async with stores.opened(server.url, timeout_s=PATIENCE_S) as store, side(store, short=True) as one:
+        async with stores.opened(server.url, timeout_s=PATIENCE_S) as store, side(store, fast=True) as one:
             raw = request(BODY, *usual_headers(api.token(store.clock.now_ms())))
             await ask(one.port, raw)
             reader, writer = await asyncio.open_connection("127.0.0.1", one.port)
             server.process.send_signal(signal.SIGSTOP)
             writer.write(raw)
-            assert one.shortcut is not None
+            assert one.fast_path is not None
             async with asyncio.timeout(PATIENCE_S):
-                while not one.shortcut.taken:  # noqa: ASYNC110 - no event signals a change
+                while not one.fast_path.taken:  # noqa: ASYNC110 - no event signals a change
                     await asyncio.sleep(0)
                 one.server.should_exit = True
                 while one.listener.fileno() != -1:  # noqa: ASYNC110 - as above

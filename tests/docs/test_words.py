@@ -27,6 +27,8 @@ RETIRED: Final = {
     "in attempts": "in flight",
     "for ever": "without end",
     "an error of ours": "an internal error",
+    "short path": "fast path",
+    "short way": "fast path",
     "tell": "notify, report, send, show",
     "tells": "notifies, reports, shows",
     "told": "notified, reported, sent",

@@ -48,7 +48,7 @@ def body(worker_id: str) -> dict[str, str]:
 
 
 async def known(lastseen: Site) -> Connection:
-    """A connection whose token the server has seen, so that beats over it may take the short way."""
+    """A connection whose token the server has seen, so that beats over it may take the fast path."""
     connection = await lastseen.connect()
     assert (await connection.beat("known")).status == 204
     return connection

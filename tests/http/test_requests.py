@@ -256,7 +256,7 @@ async def test_http_1_0_needs_no_host_and_nosniff_is_on_every_answer(lastseen: S
     reply = await connection.reply()
     assert (reply.status, reply.headers["x-content-type-options"]) == (200, "nosniff")
     connection = await lastseen.connect()
-    for _ in range(2):  # the second takes the short way
+    for _ in range(2):  # the second takes the fast path
         assert (await connection.beat("w")).headers["x-content-type-options"] == "nosniff"
     assert (await connection.ask("GET", "/nowhere")).headers["x-content-type-options"] == "nosniff"
 

@@ -85,7 +85,7 @@ async def site(
     capacity: int = 10_000,
     lanes: int = LANES,
     connections: int = 1_000,
-    with_shortcut: bool = True,
+    with_fast_path: bool = True,
     kernel_bytes: int | None = None,
     **settings: Any,
 ) -> AsyncIterator[Site]:
@@ -103,7 +103,7 @@ async def site(
             create_app(services),
             connections=connections,
             shutdown_timeout_ms=2_000,
-            shortcut=FastPath(services) if with_shortcut else None,
+            fast_path=FastPath(services) if with_fast_path else None,
         )
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
@@ -167,14 +167,14 @@ async def begin(fault: Callable[[Proxy], Awaitable[None] | None], proxy: Proxy) 
         await begun
 
 
-@pytest.mark.parametrize("with_shortcut", [True, False])
+@pytest.mark.parametrize("with_fast_path", [True, False])
 @pytest.mark.parametrize("name", FAULTS)
 async def test_p10_a_fault_refuses_what_it_keeps_from_the_store_and_ends_without_a_restart(
     store_url: str,
     name: str,
-    with_shortcut: bool,  # noqa: FBT001 - a case of the test
+    with_fast_path: bool,  # noqa: FBT001 - a case of the test
 ) -> None:
-    async with site(store_url, with_shortcut=with_shortcut, **MANY) as lastseen:
+    async with site(store_url, with_fast_path=with_fast_path, **MANY) as lastseen:
         async with beating(lastseen.port, lastseen.token, size=FLEET, timeout_s=TIMEOUT_S) as fleet:
             await begin(FAULTS[name], lastseen.proxy)
             await fleet.more(3, 503)

@@ -33,7 +33,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="unfinished heads of strangers make each answer to others close its connection",
-        file="monitor/http/short_path.py",
+        file="monitor/http/fast_path.py",
         old="count > self._site.kept and count - self._site.limits.unfinished + self._is_unfinished > self._site.kept",
         new="count > self._site.kept",
         tests=("tests/http/test_connections.py", "tests/http/test_server.py"),
@@ -98,7 +98,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a request whose head is known is taken before the one before it is answered",
-        file="monitor/http/short_path.py",
+        file="monitor/http/fast_path.py",
         old=" or not self._is_free()",
         new="",
         tests=(
@@ -106,7 +106,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ),
     ),
     Mutant(
-        wrong="a beat behind a request that is not answered yet takes the short way past it",
+        wrong="a beat behind a request that is not answered yet takes the fast path past it",
         file="monitor/http/protocol.py",
         old="            and self._is_free()\n",
         new="",
@@ -123,8 +123,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         tests=("tests/http/test_requests.py",),
     ),
     Mutant(
-        wrong="the short way says that it closes the connection, and leaves it open",
-        file="monitor/http/short_path.py",
+        wrong="the fast path says that it closes the connection, and leaves it open",
+        file="monitor/http/fast_path.py",
         old="        if not self.keep_alive:\n            transport.close()\n",
         new="",
         tests=(

@@ -1,4 +1,4 @@
-"""Wrong changes to intake, calls, rates, the short way, lists of beats."""
+"""Wrong changes to intake, calls, rates, the fast path, lists of beats."""
 
 from __future__ import annotations
 
@@ -67,21 +67,21 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ),
     ),
     Mutant(
-        wrong="the short way takes a request whose sender waits to be told to go on",
+        wrong="the fast path takes a request whose sender waits to be told to go on",
         file="monitor/api/fast_path.py",
         old=' or b"expect" in found',
         new="",
         tests=("tests/api/test_fast_path.py",),
     ),
     Mutant(
-        wrong="the short way takes a slash in a path for a part of the worker's id",
+        wrong="the fast path takes a slash in a path for a part of the worker's id",
         file="monitor/api/fast_path.py",
         old='            and b"/" not in target[len(_BEFORE_ID) : -len(_AFTER_ID)]\n',
         new="",
         tests=("tests/api/test_fast_path.py::test_every_target_is_answered_the_same",),
     ),
     Mutant(
-        wrong="beats that are refused on the short way are no signs of life",
+        wrong="beats that are refused on the fast path are no signs of life",
         file="monitor/api/fast_path.py",
         old="                services.rejected_beats.refused(principal, beat.key.worker_id, error)\n",
         new="",

@@ -1,4 +1,4 @@
-"""Revoked tokens: by the file and by the command, on every replica, and on the short way of heartbeats too."""
+"""Revoked tokens: by the file and by the command, on every replica, and on the fast path of heartbeats too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The short path of a connection: answers requests without the app, with a parsed or a cached head."""
+"""The fast path of a connection: answers requests without the app, with a parsed or a cached head."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class _Unheard:
         """Do nothing."""
 
 
-class ShortExchange:
-    """A request on the short path. For uvicorn's connection it is a request-response cycle without an app."""
+class FastPathExchange:
+    """A request on the fast path. For uvicorn's connection it is a request-response cycle without an app."""
 
     __slots__ = ("_protocol", "disconnected", "keep_alive", "response_complete")
 
     message_event = _Unheard()
 
-    def __init__(self, protocol: ShortProtocol, *, keep_alive: bool) -> None:
+    def __init__(self, protocol: FastPathProtocol, *, keep_alive: bool) -> None:
         self._protocol = protocol
         self.keep_alive = keep_alive
         self.disconnected = False
@@ -71,7 +71,7 @@ class PacedProtocol(HttpToolsProtocol):
         return True
 
 
-class ShortProtocol(PacedProtocol):
+class FastPathProtocol(PacedProtocol):
     """The part of a connection of a ``site`` that answers without the app."""
 
     # Slots: together with uvicorn's attributes an instance dictionary would exceed 30 entries, which slows access.
@@ -82,9 +82,9 @@ class ShortProtocol(PacedProtocol):
         self._site = site
         self._head: Headers = []
         self._body: bytes | None = None
-        """Received body of a request that may take the short path; None: there is no such request."""
+        """Received body of a request that may take the fast path; None: there is no such request."""
         self._taken: tuple[Sender, bytes] | None = None
-        """Sender and body of the request that just took the short path, until the data of the same read is parsed."""
+        """Sender and body of the request that just took the fast path, until the data of the same read is parsed."""
         self._is_unfinished = True
         """Whether an unfinished request is registered in ``limits``."""
 
@@ -106,7 +106,7 @@ class ShortProtocol(PacedProtocol):
         if heads is not None and self.cycle.keep_alive and data.startswith(heads.begins):
             heads.keep(data, body, sender)
 
-    def _took_short_path(self) -> bool:
+    def _took_fast_path(self) -> bool:
         body, sender = self._body or b"", self._sender()
         if sender is None or not self._take(sender, body, keep_alive=self.parser.should_keep_alive()):
             return False
@@ -118,16 +118,16 @@ class ShortProtocol(PacedProtocol):
 
     def _sender(self) -> Sender | None:
         try:
-            return None if self._site.shortcut is None else self._site.shortcut.sender(self.url, self._head)
+            return None if self._site.fast_path is None else self._site.fast_path.sender(self.url, self._head)
         except Exception:
             log.exception("http.shortcut_failed")
             return None
 
     def _take(self, sender: Sender, body: bytes, *, keep_alive: bool) -> bool:
         is_kept = keep_alive and (len(self.connections) <= self._site.kept or not self._crowded())
-        exchange = ShortExchange(self, keep_alive=is_kept)
+        exchange = FastPathExchange(self, keep_alive=is_kept)
         try:
-            if self._site.shortcut is None or not self._site.shortcut.take(sender, body, exchange.answer):
+            if self._site.fast_path is None or not self._site.fast_path.take(sender, body, exchange.answer):
                 return False
         except Exception:
             log.exception("http.shortcut_failed")
