@@ -196,7 +196,7 @@ class Daemon:
     def _build_pulse(self) -> Pulse:
         behind = Backlog(
             self._intake.graces,
-            turn_s=self._http.turns.oldest_s,
+            turn_s=self._http.time_slices.oldest_s,
             store_s=self._intake.oldest_s,
             note_s=self._evidence.oldest_s,
         )

@@ -30,7 +30,7 @@ class Waiting(Protocol):
         ...
 
 
-class Turns:
+class TimeSlices:
     """The time slices of one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, stall: Stall) -> None:

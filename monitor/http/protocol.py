@@ -150,7 +150,7 @@ class BoundedProtocol(FastPathProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Handle received data: a part of a request, or several requests."""
-        if monotonic_s() < self._site.turns.open_until_s and not self._held and not self._is_ending:
+        if monotonic_s() < self._site.time_slices.open_until_s and not self._held and not self._is_ending:
             self._parse(data)
             return
         if self._site.stall.is_recent(self.loop.time()) and has_hung_up(self.transport):
@@ -162,7 +162,7 @@ class BoundedProtocol(FastPathProtocol):
                 self.transport.abort()
         elif self._held:
             self._held += data
-        elif self._site.turns.admit(self):
+        elif self._site.time_slices.admit(self):
             self._parse(data)
         else:
             self._waits = True

@@ -15,7 +15,7 @@ import structlog
 import uvicorn
 
 from monitor.http.connections import Connections
-from monitor.http.fairness import Turns
+from monitor.http.fairness import TimeSlices
 from monitor.http.known_heads import KnownHeads
 from monitor.http.protocol import BoundedProtocol
 from monitor.http.site import Site
@@ -115,7 +115,7 @@ class HttpServer(uvicorn.Server):
         hit: Callable[[Limit, str], None] = lambda _, __: None,
     ) -> None:
         stall = Stall()
-        self.turns = Turns(asyncio.get_running_loop(), stall)
+        self.time_slices = TimeSlices(asyncio.get_running_loop(), stall)
         site = Site(
             kept=connections,
             head_bytes=head_bytes,
@@ -125,7 +125,7 @@ class HttpServer(uvicorn.Server):
             fast_path=fast_path,
             heads=None if fast_path is None else KnownHeads(fast_path.begins),
             stall=stall,
-            turns=self.turns,
+            time_slices=self.time_slices,
         )
         protocol: Any = partial(BoundedProtocol, site)
         super().__init__(

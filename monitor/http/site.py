@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from monitor.api.fast_path import FastPath
     from monitor.http.connections import Connections
-    from monitor.http.fairness import Turns
+    from monitor.http.fairness import TimeSlices
     from monitor.http.head import Headers
     from monitor.http.known_heads import KnownHeads
     from monitor.http.stall import Stall
@@ -32,7 +32,7 @@ class Site:
     fast_path: FastPath | None
     heads: KnownHeads | None
     stall: Stall
-    turns: Turns
+    time_slices: TimeSlices
     limits: Connections = field(init=False)
     headers: Headers = field(default_factory=list)
     """uvicorn's default headers, which it renews once a second."""
