@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from monitor.api.fast_path import Sender
     from monitor.http.head import Headers
-    from monitor.http.site import Site
+    from monitor.http.shared_state import SharedState
 
 log = structlog.get_logger(__name__)
 
@@ -72,14 +72,14 @@ class PacedProtocol(HttpToolsProtocol):
 
 
 class FastPathProtocol(PacedProtocol):
-    """The part of a connection of a ``site`` that answers without the app."""
+    """The part of a connection that answers without the app."""
 
     # Slots: together with uvicorn's attributes an instance dictionary would exceed 30 entries, which slows access.
-    __slots__ = ("_body", "_head", "_is_unfinished", "_site", "_taken")
+    __slots__ = ("_body", "_head", "_is_unfinished", "_shared", "_taken")
 
-    def __init__(self, site: Site, **of_uvicorn: Any) -> None:
+    def __init__(self, shared: SharedState, **of_uvicorn: Any) -> None:
         super().__init__(**of_uvicorn)
-        self._site = site
+        self._shared = shared
         self._head: Headers = []
         self._body: bytes | None = None
         """Received body of a request that may take the fast path; None: there is no such request."""
@@ -94,7 +94,7 @@ class FastPathProtocol(PacedProtocol):
 
     def _knows(self, data: bytes) -> bool:
         """Handle an unparsed request, if it is complete and its head is cached."""
-        heads = self._site.heads
+        heads = self._shared.heads
         if heads is None or not data.startswith(heads.begins) or not self._is_free():
             return False
         found = heads.find(data)
@@ -102,7 +102,7 @@ class FastPathProtocol(PacedProtocol):
 
     def _keep(self, data: bytes, sender: Sender, body: bytes) -> None:
         """Cache the head of the request just handled, if ``data`` is exactly that request."""
-        heads = self._site.heads
+        heads = self._shared.heads
         if heads is not None and self.cycle.keep_alive and data.startswith(heads.begins):
             heads.keep(data, body, sender)
 
@@ -118,16 +118,16 @@ class FastPathProtocol(PacedProtocol):
 
     def _sender(self) -> Sender | None:
         try:
-            return None if self._site.fast_path is None else self._site.fast_path.sender(self.url, self._head)
+            return None if self._shared.fast_path is None else self._shared.fast_path.sender(self.url, self._head)
         except Exception:
             log.exception("http.shortcut_failed")
             return None
 
     def _take(self, sender: Sender, body: bytes, *, keep_alive: bool) -> bool:
-        is_kept = keep_alive and (len(self.connections) <= self._site.kept or not self._crowded())
+        is_kept = keep_alive and (len(self.connections) <= self._shared.kept or not self._crowded())
         exchange = FastPathExchange(self, keep_alive=is_kept)
         try:
-            if self._site.fast_path is None or not self._site.fast_path.take(sender, body, exchange.answer):
+            if self._shared.fast_path is None or not self._shared.fast_path.take(sender, body, exchange.answer):
                 return False
         except Exception:
             log.exception("http.shortcut_failed")
@@ -137,13 +137,13 @@ class FastPathProtocol(PacedProtocol):
 
     def _crowded(self) -> bool:
         # Connections with an unfinished request do not count: Connections closes those itself.
-        count = len(self.connections)
-        return count > self._site.kept and count - self._site.limits.unfinished + self._is_unfinished > self._site.kept
+        count, kept = len(self.connections), self._shared.kept
+        return count > kept and count - self._shared.limits.unfinished + self._is_unfinished > kept
 
     def default_lines(self) -> bytes:
         """The default headers of every answer (Date), as lines; refreshed once a second."""
-        site, headers = self._site, self.server_state.default_headers
-        if headers is not site.headers:
-            site.headers = headers
-            site.lines = b"".join(b"%b: %b\r\n" % header for header in headers)
-        return site.lines
+        shared, headers = self._shared, self.server_state.default_headers
+        if headers is not shared.headers:
+            shared.headers = headers
+            shared.lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        return shared.lines

@@ -55,7 +55,7 @@ class Flow(FlowControl):
 
 
 class BoundedProtocol(FastPathProtocol):
-    """One connection of a ``site``."""
+    """One connection."""
 
     __slots__ = (
         *("_dropped", "_framing", "_has_ended", "_held", "_in_body", "_is_between", "_is_ending", "_limit_s"),
@@ -86,14 +86,14 @@ class BoundedProtocol(FastPathProtocol):
         """Whether the client has closed its sending side."""
         self._refusal: BadRequestError | None = None
         """Why the newest request is refused; sent after the answers to earlier requests."""
-        self._limit_s = self._site.head_s
+        self._limit_s = self._shared.head_s
         """Timeout of the current wait, for a head or for the next request; 0 while a request is in flight."""
         self._since_s = self.loop.time()
         self._timer: asyncio.TimerHandle | None = None
-        if not self._site.limits.admit(self):
+        if not self._shared.limits.admit(self):
             self.drop()
             return
-        self._look_at(self._since_s + self._site.head_s)
+        self._look_at(self._since_s + self._shared.head_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
@@ -115,7 +115,7 @@ class BoundedProtocol(FastPathProtocol):
         if self._is_unfinished:
             self._is_unfinished = False
             self._framing = 0
-            self._site.limits.end(self)
+            self._shared.limits.end(self)
 
     def may_hold_request(self) -> bool:
         """Whether there is unparsed data that may be a complete request."""
@@ -125,7 +125,7 @@ class BoundedProtocol(FastPathProtocol):
         """Since when the connection waits for the client to send a request or read an answer; None: it does not."""
         if self._stalled_s is not None:
             return self._stalled_s
-        return self._since_s if self._limit_s == self._site.idle_s and not self._held else None
+        return self._since_s if self._limit_s == self._shared.idle_s and not self._held else None
 
     # One timer per connection, set again when it fires, not with each request. Only an incomplete head sets an
     # earlier time.
@@ -139,21 +139,21 @@ class BoundedProtocol(FastPathProtocol):
     def _look(self) -> None:
         self._timer = None
         now_s = self.loop.time()
-        is_stalled = self._stalled_s is not None and now_s >= self._stalled_s + self._site.idle_s
+        is_stalled = self._stalled_s is not None and now_s >= self._stalled_s + self._shared.idle_s
         if is_stalled or (self._limit_s and not self._waits and now_s >= self._since_s + self._limit_s):
             if self._is_unfinished and not self._is_ending:
-                self._site.limits.hit(Limit.HEAD, self.address)
+                self._shared.limits.hit(Limit.HEAD, self.address)
             self.transport.abort()
         else:
             ahead = bool(self._limit_s) and not self._waits
-            self._look_at(self._since_s + self._limit_s if ahead else now_s + self._site.idle_s)
+            self._look_at(self._since_s + self._limit_s if ahead else now_s + self._shared.idle_s)
 
     def data_received(self, data: bytes) -> None:
         """Handle received data: a part of a request, or several requests."""
-        if monotonic_s() < self._site.time_slices.open_until_s and not self._held and not self._is_ending:
+        if monotonic_s() < self._shared.time_slices.open_until_s and not self._held and not self._is_ending:
             self._parse(data)
             return
-        if self._site.stall.is_recent(self.loop.time()) and has_hung_up(self.transport):
+        if self._shared.stall.is_recent(self.loop.time()) and has_hung_up(self.transport):
             self.transport.abort()
             return
         if self._is_ending:
@@ -162,7 +162,7 @@ class BoundedProtocol(FastPathProtocol):
                 self.transport.abort()
         elif self._held:
             self._held += data
-        elif self._site.time_slices.admit(self):
+        elif self._shared.time_slices.admit(self):
             self._parse(data)
         else:
             self._waits = True
@@ -245,7 +245,7 @@ class BoundedProtocol(FastPathProtocol):
             cause = error.__context__
             self._refuse(cause if isinstance(cause, BadRequestError) else BadRequestError(f"malformed HTTP: {error}"))
             return
-        if self._in_body or self._limit_s == self._site.head_s:
+        if self._in_body or self._limit_s == self._shared.head_s:
             self._wait_for_more(size)
 
     def _without_upgrade(self) -> bytes:
@@ -257,18 +257,18 @@ class BoundedProtocol(FastPathProtocol):
     def _wait_for_more(self, size: int) -> None:
         """Register that a piece of this size was parsed and the request is incomplete."""
         self._framing += size
-        if self._framing > self._site.head_bytes or len(self.headers) > self._site.head_fields:
+        if self._framing > self._shared.head_bytes or len(self.headers) > self._shared.head_fields:
             self._refuse(self._too_large())
             return
         self._is_unfinished = True
-        self._site.limits.begin(self, 0 if self._in_body else self._framing + FIELD_BYTES * len(self.headers))
-        if not self._in_body and self._timer_s > self._since_s + self._site.head_s:
-            self._look_at(self._since_s + self._site.head_s)
+        self._shared.limits.begin(self, 0 if self._in_body else self._framing + FIELD_BYTES * len(self.headers))
+        if not self._in_body and self._timer_s > self._since_s + self._shared.head_s:
+            self._look_at(self._since_s + self._shared.head_s)
 
     def _too_large(self) -> BadRequestError:
         what = "chunk heads and trailers" if self._in_body else "head"
         return BadRequestError(
-            f"the {what} of a request may have {self._site.head_bytes} bytes and {self._site.head_fields} fields",
+            f"the {what} of a request may have {self._shared.head_bytes} bytes and {self._shared.head_fields} fields",
             HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
         )
 
@@ -283,7 +283,7 @@ class BoundedProtocol(FastPathProtocol):
         self._refusal = error
         self._held = b""
         is_large = error.status is HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-        self._site.limits.hit(Limit.HEAD if is_large else Limit.BAD_REQUEST, self.address)
+        self._shared.limits.hit(Limit.HEAD if is_large else Limit.BAD_REQUEST, self.address)
         is_with_app = self._in_body and self._body is None
         self._body, self._in_body = None, False
         if is_with_app and self.pipeline:
@@ -305,7 +305,7 @@ class BoundedProtocol(FastPathProtocol):
     def _linger(self) -> None:
         """End the connection in the middle of a request: everything is sent, and received data is dropped."""
         self._is_ending = self._is_unfinished = True
-        self._site.limits.begin(self, 0)
+        self._shared.limits.begin(self, 0)
         self.transport.write_eof()
         self.flow.resume_reading()
         self._limit_s, self._since_s = LINGER_S, self.loop.time()
@@ -323,7 +323,7 @@ class BoundedProtocol(FastPathProtocol):
 
     def on_message_begin(self) -> None:
         """A request has begun."""
-        self._limit_s, self._since_s = self._site.head_s, self.loop.time()
+        self._limit_s, self._since_s = self._shared.head_s, self.loop.time()
         self._framing = 0
         self._is_between, self._taken = False, None
         # The scope is created when the request goes to the app.
@@ -339,20 +339,21 @@ class BoundedProtocol(FastPathProtocol):
         self._limit_s = 0.0
         # Trailers are not headers: they are collected in a new list, which is ignored.
         self._head, self.headers = self.headers, []
-        if len(self._head) > self._site.head_fields or (self._framing and self._head_size() > self._site.head_bytes):
+        is_long = self._framing and self._head_size() > self._shared.head_bytes
+        if is_long or len(self._head) > self._shared.head_fields:
             raise self._too_large()
         if self._is_unfinished:
-            self._site.limits.head_ended(self)
+            self._shared.limits.head_ended(self)
             self._framing = 0
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 raise BadRequestError("CONNECT is for proxies", HTTPStatus.NOT_IMPLEMENTED)
             return
         if (
-            self._site.fast_path is not None
+            self._shared.fast_path is not None
             and self._is_free()
             and self.parser.get_method() == b"POST"
-            and self._site.fast_path.leads(self.url)
+            and self._shared.fast_path.leads(self.url)
             and self.parser.get_http_version() == "1.1"
         ):
             self._body = b""
@@ -420,7 +421,7 @@ class BoundedProtocol(FastPathProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             # The client has not read the whole answer: apply the idle timeout.
-            self._limit_s, self._since_s = self._site.idle_s, self.loop.time()
+            self._limit_s, self._since_s = self._shared.idle_s, self.loop.time()
             return
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
@@ -437,4 +438,4 @@ class BoundedProtocol(FastPathProtocol):
         if self.flow.read_paused:
             self.flow.resume_reading()
         if self.cycle.response_complete and not self._limit_s:
-            self._limit_s, self._since_s = self._site.idle_s, self.loop.time()
+            self._limit_s, self._since_s = self._shared.idle_s, self.loop.time()

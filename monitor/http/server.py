@@ -18,7 +18,7 @@ from monitor.http.connections import Connections
 from monitor.http.fairness import TimeSlices
 from monitor.http.known_heads import KnownHeads
 from monitor.http.protocol import BoundedProtocol
-from monitor.http.site import Site
+from monitor.http.shared_state import SharedState
 from monitor.http.stall import Stall
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class HttpServer(uvicorn.Server):
     ) -> None:
         stall = Stall()
         self.time_slices = TimeSlices(asyncio.get_running_loop(), stall)
-        site = Site(
+        shared = SharedState(
             kept=connections,
             head_bytes=head_bytes,
             head_fields=head_fields,
@@ -127,7 +127,7 @@ class HttpServer(uvicorn.Server):
             stall=stall,
             time_slices=self.time_slices,
         )
-        protocol: Any = partial(BoundedProtocol, site)
+        protocol: Any = partial(BoundedProtocol, shared)
         super().__init__(
             uvicorn.Config(
                 app,
@@ -145,7 +145,7 @@ class HttpServer(uvicorn.Server):
         )
         opened: set[Any] = self.server_state.connections
         self.connections = Connections(opened, most=round(connections * HARD_SHARE), hit=hit)
-        site.limits = self.connections
+        shared.limits = self.connections
         self.accepting = asyncio.Event()
         self._stall = stall
 

@@ -34,8 +34,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="unfinished heads of strangers make each answer to others close its connection",
         file="monitor/http/fast_path.py",
-        old="count > self._site.kept and count - self._site.limits.unfinished + self._is_unfinished > self._site.kept",
-        new="count > self._site.kept",
+        old="count > kept and count - self._shared.limits.unfinished + self._is_unfinished > kept",
+        new="count > kept",
         tests=("tests/http/test_connections.py", "tests/http/test_server.py"),
     ),
     Mutant(
@@ -85,8 +85,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a connection whose request came in two reads seems to hold no request ever after",
         file="monitor/http/protocol.py",
-        old="            self._framing = 0\n            self._site.limits.end(self)\n",
-        new="            self._site.limits.end(self)\n",
+        old="            self._framing = 0\n            self._shared.limits.end(self)\n",
+        new="            self._shared.limits.end(self)\n",
         tests=("tests/api/test_fast_path.py::test_p29_a_request_that_waits_behind_one_in_two_reads_is_seen",),
     ),
     Mutant(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True, kw_only=True)
-class Site:
+class SharedState:
     """Settings and state of all connections. Not class attributes of the connection, which are slower to access.
 
     The head of a request must be complete ``head_s`` after the connection or the request began. A connection without
