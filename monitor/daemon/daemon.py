@@ -39,7 +39,7 @@ from monitor.eviction import EvictionWatch
 from monitor.health import Health
 from monitor.http.listeners import relieve
 from monitor.http.server import HttpServer, allowed_connections
-from monitor.intake.backlog import Backlog
+from monitor.intake.backlog import is_too_old
 from monitor.intake.batches import BatchIntake
 from monitor.intake.evidence import Recorder
 from monitor.intake.queue import Intake
@@ -120,7 +120,7 @@ class Daemon:
         self._health.add_reasons(self._eviction.reasons)
         self._health.watch_alerts(self._alerts.failing)
         self._health.add_reasons(self._http.connections.reasons)
-        self._pulse = self._build_pulse()
+        self._pulse = Pulse(store, on_sums=self._metrics.blind, is_behind=self._is_behind)
         self._self_check = self._build_self_check()
         # Only process 1 pings the watchdog. It sees the health of the others; if it dies, the missing ping raises the
         # alarm.
@@ -193,15 +193,13 @@ class Daemon:
             hit=self._limits.hit,
         )
 
-    def _build_pulse(self) -> Pulse:
-        behind = Backlog(
+    def _is_behind(self) -> bool:
+        return self._http.connections.is_refusing() or is_too_old(
             self._intake.graces,
-            turn_s=self._http.time_slices.oldest_s,
-            store_s=self._intake.oldest_s,
-            note_s=self._evidence.oldest_s,
+            turn_s=self._http.time_slices.oldest_s(),
+            store_s=self._intake.oldest_s(),
+            note_s=self._evidence.oldest_s(),
         )
-        full = self._http.connections.is_refusing
-        return Pulse(self._store, on_sums=self._metrics.blind, is_behind=lambda: full() or behind())
 
     def _build_self_check(self) -> SelfCheck:
         return SelfCheck(

@@ -42,17 +42,8 @@ class Graces:
         return min(self._old_ms, self.newest_ms)
 
 
-class Backlog:
-    """The age of the oldest beat in seconds, from its waits: for a turn, for the store, to be noted as refused."""
-
-    def __init__(
-        self, graces: Graces, *, turn_s: Callable[[], float], store_s: Callable[[], float], note_s: Callable[[], float]
-    ) -> None:
-        self._graces = graces
-        self._turn_s, self._store_s, self._note_s = turn_s, store_s, note_s
-
-    def __call__(self) -> bool:
-        """Whether the backlog is too old."""
-        # A gap between pulses counts after GAP_MS. No deadline that the gap is to move may pass sooner.
-        limit_s = min(LIMIT_S, (self._graces.shortest_ms() - GAP_MS) / 1_000)
-        return self._turn_s() + max(self._store_s(), self._note_s()) > limit_s
+def is_too_old(graces: Graces, *, turn_s: float, store_s: float, note_s: float) -> bool:
+    """Whether the oldest beat waits for too long: for a turn, and for the store or to be noted as refused."""
+    # A gap between pulses counts after GAP_MS. No deadline that the gap is to move may pass sooner.
+    limit_s = min(LIMIT_S, (graces.shortest_ms() - GAP_MS) / 1_000)
+    return turn_s + max(store_s, note_s) > limit_s

@@ -87,8 +87,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a worker with a grace of a second waits for longer than a gap between pulses takes to show",
         file="monitor/intake/backlog.py",
-        old="(self._graces.shortest_ms() - GAP_MS) / 1_000",
-        new="self._graces.shortest_ms() / 1_000",
+        old="(graces.shortest_ms() - GAP_MS) / 1_000",
+        new="graces.shortest_ms() / 1_000",
         tests=("tests/core/test_backlog.py",),
     ),
     Mutant(
