@@ -15,7 +15,7 @@ import functools
 import itertools
 import math
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from monitor.errors import SlowDownError
     from monitor.store import Store
-    from monitor.store.results import ChangeResult
     from monitor.workers import Moved, WorkerKey
 
 log = structlog.get_logger(__name__)
@@ -164,7 +163,7 @@ class Intake:
             IntakeFullError: too many orders are waiting; nothing was sent.
             StoreUnavailableError: no answer in time; the beat may or may not be stored, and a replay is harmless.
         """
-        return await self._wait(beat, self._lane_of(beat.key))
+        return await self._wait(beat)
 
     async def disconnect(self, disconnect: Disconnect) -> int:
         """Apply a disconnect, behind earlier orders about the same worker. A disconnect that changes nothing succeeds.
@@ -174,7 +173,7 @@ class Intake:
         Raises:
             UnknownWorkerError, NotAllowedError, IntakeFullError, StoreUnavailableError: as ``beat``.
         """
-        return await self._wait(disconnect, self._lane_of(disconnect.key))
+        return await self._wait(disconnect)
 
     async def delete(self, forget: Forget) -> None:
         """Erase a worker.
@@ -182,7 +181,7 @@ class Intake:
         Raises:
             UnknownWorkerError, NotAllowedError, IntakeFullError, StoreUnavailableError: as ``beat``.
         """
-        await self._wait(forget, self._lane_of(forget.key))
+        await self._wait(forget)
 
     async def drain(self) -> None:
         """Wait until every accepted order has its answer. The caller has stopped submitting."""
@@ -195,13 +194,9 @@ class Intake:
         Raises:
             IntakeFullError: too many orders are waiting; nothing was accepted.
         """
-        self._submit(_Waiting(beat, answer, extent(beat)), self._lane_of(beat.key))
+        self._submit(_Waiting(beat, answer, extent(beat)))
 
-    def _lane_of(self, key: WorkerKey) -> _Lane:
-        lanes = self._only_lanes or self._lanes[self._store.partition_of(key)]
-        return lanes[hash(key.worker_id) % len(lanes)]
-
-    async def _wait(self, order: Order, lane: _Lane) -> int:
+    async def _wait(self, order: Order) -> int:
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
         def answer(result: int, error: Exception | None) -> None:
@@ -213,16 +208,18 @@ class Intake:
                 done.set_exception(error)
 
         waiting = _Waiting(order, answer, extent(order) if isinstance(order, Beat) else 0)
-        self._submit(waiting, lane)
+        self._submit(waiting)
         try:
             return await done
         finally:
             waiting.answer = None  # the request has given up: an order that was not sent yet will not be sent
 
-    def _submit(self, waiting: _Waiting, lane: _Lane) -> None:
-        now_s, queue, is_alone = monotonic_s(), lane.waiting, True
+    def _submit(self, waiting: _Waiting) -> None:
         order = waiting.order
         key = order.key
+        lanes = self._only_lanes or self._lanes[self._store.partition_of(key)]
+        lane = lanes[hash(key.worker_id) % len(lanes)]
+        now_s, queue, is_alone = monotonic_s(), lane.waiting, True
         if isinstance(order, Beat):
             if order.grace_ms is not KEEP and order.grace_ms is not None:
                 self.graces.add(order.grace_ms)
@@ -395,46 +392,33 @@ class Intake:
 
     async def _commit(self, partition: int, batch: list[_Waiting]) -> Callable[[], None]:
         if not batch:
-            return _nothing_to_settle
-        match batch[0].order:
-            case Beat():
-                beats: list[Beat] = [waiting.order for waiting in batch]  # type: ignore[misc]  # as the first one
-                result = await self._store.beat(partition, beats)
-                self.graces.add(result.least_grace_ms)
-                if result.moved:
-                    mark_registering(beats, result.moved)
-                self._note(result.moved)
-                return functools.partial(self._settle_beats, batch, result.outcomes)
-            case Disconnect() as disconnect:
-                change = await self._store.disconnect(disconnect)
-                key = disconnect.key
-            case Forget() as forget:
-                change = await self._store.delete(forget.key, allowed=forget.allowed, reason="deleted")
-                key = forget.key
-            case unknown:
-                assert_never(unknown)
-        self._note(change.moved)
-        return functools.partial(self._answer, batch[0], change, key)
-
-    def _note(self, moved: list[Moved]) -> None:
+            return functools.partial(self._settle, [], [])
+        order = batch[0].order
+        if isinstance(order, Beat):
+            beats: list[Beat] = [waiting.order for waiting in batch]  # type: ignore[misc]  # as the first one
+            result = await self._store.beat(partition, beats)
+            self.graces.add(result.least_grace_ms)
+            moved, outcomes = result.moved, result.outcomes
+            if moved:
+                mark_registering(beats, moved)
+        else:
+            if isinstance(order, Disconnect):
+                change = await self._store.disconnect(order)
+            else:
+                change = await self._store.delete(order.key, allowed=order.allowed, reason="deleted")
+            # REFUSED: there was nothing to do.
+            moved, outcomes = change.moved, [(STORED if change.outcome == REFUSED else change.outcome, change.run)]
         if moved:
             self._on_moved(moved)
+        return functools.partial(self._settle, batch, outcomes)
 
-    def _settle_beats(self, batch: list[_Waiting], outcomes: Sequence[tuple[int, int]]) -> None:
-        """Answer each beat of a batch with its outcome."""
-        for waiting, (outcome, interval_ms) in zip(batch, outcomes, strict=True):
+    def _settle(self, batch: list[_Waiting], outcomes: Sequence[tuple[int, int]]) -> None:
+        """Answer each member of a batch with its outcome."""
+        for waiting, (outcome, number) in zip(batch, outcomes, strict=True):
             if outcome == STORED:
-                waiting.settle(interval_ms)
+                waiting.settle(number)
             else:
                 waiting.settle(0, error_of(outcome, waiting.order.key, self._store.settings))
-
-    def _answer(self, waiting: _Waiting, change: ChangeResult, key: WorkerKey) -> None:
-        error = None if change.outcome in {STORED, REFUSED} else error_of(change.outcome, key, self._store.settings)
-        waiting.settle(change.run, error)
-
-
-def _nothing_to_settle() -> None:
-    """Answer an empty batch."""
 
 
 def _fail(batch: list[_Waiting], error: Exception) -> None:
