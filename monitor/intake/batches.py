@@ -128,7 +128,7 @@ class BatchIntake:
                     for _ in range(min(CHUNKS_AT_ONCE, -(-len(indexes) // BATCH_LIMIT))):
                         group.create_task(send(partition, chunks))
         except* StoreUnavailableError as errors:
-            raise _first(errors) from None
+            raise errors.exceptions[0] from None
         return refused
 
     async def _send_chunk(self, partition: int, beats: list[Beat]) -> BeatsResult:
@@ -155,10 +155,3 @@ def _chunks(indexes: Sequence[int], beats: Sequence[Beat]) -> Iterator[Sequence[
         if end - begin == BATCH_LIMIT or size >= BATCH_BYTES or end == len(indexes):
             yield indexes[begin:end]
             begin, size = end, 0
-
-
-def _first(errors: BaseExceptionGroup[Exception]) -> BaseException:
-    found: BaseException = errors
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found
