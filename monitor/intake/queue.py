@@ -15,6 +15,7 @@ import functools
 import itertools
 import math
 from collections import Counter, deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -65,18 +66,16 @@ if TYPE_CHECKING:
     a disconnect the number for ``Store.confirm``, that of a deletion 0."""
 
 
+@dataclass(slots=True, eq=False)
 class _Waiting:
     """A waiting order. ``answer`` is None after it was called, or when the request has given up."""
 
-    __slots__ = ("answer", "order", "size", "until_s")
-
-    def __init__(self, order: Order, answer: Answer, size: int) -> None:
-        self.order = order
-        self.answer: Answer | None = answer
-        self.until_s: float
-        """Set when the order is accepted."""
-        self.size = size
-        """Characters of a beat's metadata, system information and logs."""
+    order: Order
+    answer: Answer | None
+    size: int
+    """Characters of a beat's metadata, system information and logs."""
+    until_s: float = field(init=False)
+    """Set when the order is accepted."""
 
     def settle(self, result: int, error: Exception | None = None) -> None:
         if self.answer is not None:
@@ -88,26 +87,24 @@ class _Waiting:
                 log.exception("intake.answer_failed")
 
 
+@dataclass(slots=True, eq=False)
 class _Lane:
     """One queue of a partition. The orders in flight came before all waiting orders about the same workers."""
 
-    __slots__ = ("alone", "in_flight", "is_alone", "is_turn", "keys", "partition", "task", "timer", "waiting")
-
-    def __init__(self, partition: int) -> None:
-        self.partition = partition
-        self.waiting: deque[_Waiting] = deque()
-        """Beats, of which one call takes many."""
-        self.alone: dict[str, deque[_Waiting]] = {}
-        """By tenant, the next one first: orders that need a call of their own, and later beats of the same workers."""
-        self.keys: Counter[WorkerKey] = Counter()
-        """Number of orders in ``alone``, by worker."""
-        self.is_turn = False
-        """Whether one of ``alone`` is next. Beats and ``alone`` alternate, or disconnects would hold up beats (P29)."""
-        self.in_flight: list[_Waiting] = []
-        self.is_alone = False
-        """Whether the order in flight came from ``alone``."""
-        self.task: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
+    partition: int
+    waiting: deque[_Waiting] = field(default_factory=deque)
+    """Beats, of which one call takes many."""
+    alone: dict[str, deque[_Waiting]] = field(default_factory=dict)
+    """By tenant, the next one first: orders that need a call of their own, and later beats of the same workers."""
+    keys: Counter[WorkerKey] = field(default_factory=Counter)
+    """Number of orders in ``alone``, by worker."""
+    is_turn: bool = False
+    """Whether one of ``alone`` is next. Beats and ``alone`` alternate, or disconnects would hold up beats (P29)."""
+    in_flight: list[_Waiting] = field(default_factory=list)
+    is_alone: bool = False
+    """Whether the order in flight came from ``alone``."""
+    task: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
 
 
 class Intake:
