@@ -299,12 +299,9 @@ class EmbeddedStore:
 
     def _bound_log(self) -> None:
         """Rotate the server's log. The server opens it for each line, so it may be renamed at any time."""
-        try:
-            size = self._log_path.stat().st_size
-        except FileNotFoundError:
-            return
-        if size > LOG_LIMIT_BYTES:
-            self._log_path.replace(self._log_path.with_suffix(".log.1"))
+        with contextlib.suppress(FileNotFoundError):
+            if self._log_path.stat().st_size > LOG_LIMIT_BYTES:
+                self._log_path.replace(self._log_path.with_suffix(".log.1"))
 
     def _kill(self) -> None:
         """Kill the server and wait for its end."""
