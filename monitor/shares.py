@@ -12,7 +12,6 @@ from monitor.errors import NoRoomError, OverShareError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
 
 class Tenants:
@@ -101,7 +100,7 @@ class Holding:
         """Begin with no units."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         """Give back all units."""
         if self._count:
             self._shares.give(self._tenant, self._count)
