@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,8 +15,7 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-    from monitor.api.fast_path import Sender
-    from monitor.http.head import Headers
+    from monitor.api.fast_path import Headers, Sender
     from monitor.http.shared_state import SharedState
 
 log = structlog.get_logger(__name__)
@@ -25,19 +25,13 @@ PROBES: Final = frozenset({"/livez", "/readyz", "/healthz"})
 """Urgent: without an answer in time an orchestrator restarts the daemon, or raises an alert."""
 
 
-class _Unheard:
-    """Replaces an event that has no waiter."""
-
-    def set(self) -> None:
-        """Do nothing."""
-
-
 class FastPathExchange:
     """A request on the fast path. For uvicorn's connection it is a request-response cycle without an app."""
 
     __slots__ = ("_protocol", "disconnected", "keep_alive", "response_complete")
 
-    message_event = _Unheard()
+    message_event: Final = asyncio.Event()
+    """No task waits for it."""
 
     def __init__(self, protocol: FastPathProtocol, *, keep_alive: bool) -> None:
         self._protocol = protocol

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from monitor.api.problems import problem_details
 
-Headers = list[tuple[bytes, bytes]]
-"""Names in lower case."""
+if TYPE_CHECKING:
+    from monitor.api.fast_path import Headers
 
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
 _VERSIONS: Final = frozenset({"1.0", "1.1"})
