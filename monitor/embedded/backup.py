@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import shutil
 from dataclasses import dataclass
@@ -70,11 +71,9 @@ def _copy(source: Path, target: Path) -> Backup:
     target.mkdir(mode=0o700, parents=True)
     with contextlib.ExitStack() as stack:
         manifest, files = _opened(source, stack)
+        files[_MANIFEST] = io.BytesIO(b"".join(line + b"\n" for line in manifest))
         size_bytes = sum(_written(target / name, file) for name, file in files.items())
-    text = b"".join(line + b"\n" for line in manifest)
-    with _made(target / _MANIFEST) as manifest_copy:
-        manifest_copy.write(text)
-    return Backup(files=len(files) + 1, size_bytes=size_bytes + len(text))
+    return Backup(files=len(files), size_bytes=size_bytes)
 
 
 def _opened(source: Path, stack: contextlib.ExitStack) -> tuple[list[bytes], dict[str, BinaryIO]]:
