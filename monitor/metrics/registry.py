@@ -145,11 +145,6 @@ class ProcessTable:
         pids = {process: int(row[self._slots.pid]) for process, row in enumerate(self._table.rows, 1)}
         return {process: pid for process, pid in pids.items() if pid}
 
-    @property
-    def restarts(self) -> int:
-        """Return the number of restarts."""
-        return int(self._table.total(self._slots.restarts))
-
     def reasons(self) -> list[str]:
         """Return why the monitor is degraded."""
         return [Reason.PROCESS_DOWN] if len(self.pids) < len(self._table.rows) else []
@@ -344,7 +339,7 @@ class _Counted:
         yield from self._signs()
         yield GaugeMetricFamily("lastseen_processes", "Processes that run.", value=len(self._processes.pids))
         text = "How often a process that ended unasked was started again."
-        yield CounterMetricFamily("lastseen_process_restarts", text, value=self._processes.restarts)
+        yield CounterMetricFamily("lastseen_process_restarts", text, value=total(slots.restarts))
 
     def _signs(self) -> Iterator[Metric]:
         """Yield the reports of the processes: of several, the worst value."""
