@@ -86,7 +86,7 @@ async def synced(store: Store, beats: list[Beat], *, in_flight: int, seconds: fl
 
     async def beating() -> None:
         while (began_s := monotonic_s()) < stop_s:
-            await intake.beat(next(turn))
+            await intake.apply(next(turn))
             beat_s.append(monotonic_s() - began_s)
 
     async def reading() -> None:

@@ -109,7 +109,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         seen = Seen(scope=request.scope, segment=segment)
         try:
             beat = await _read_beat(services, request, seen)
-            interval_ms = await services.intake.beat(beat)
+            interval_ms = await services.intake.apply(beat)
         except Exception as error:
             # Count the request on any error, then re-raise it for the error handler.
             services.metrics.beat(entry_of(error).outcome)
@@ -149,7 +149,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
             services.rejected_beats.disconnect_refused(principal, worker_id, refused)
             raise refused
         try:
-            run = await services.intake.disconnect(disconnect)
+            run = await services.intake.apply(disconnect)
             if disconnect.trigger is Trigger.DISCONNECT_FAILURE:
                 # A failed worker sends no further beats, so the report must not be lost (P23).
                 await services.store.confirm(services.store.partition_of(disconnect.key), run=run)

@@ -285,7 +285,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         if principal.worker_id is not None and principal.worker_id != key.worker_id:
             raise UnknownWorkerError(key)
         try:
-            await services.intake.delete(Forget(key=key, allowed=principal.environments))
+            await services.intake.apply(Forget(key=key, allowed=principal.environments))
         except NotAllowedError:
             raise UnknownWorkerError(key) from None
         return ASGIResponse(status_code=204, headers=dict(NO_STORE))

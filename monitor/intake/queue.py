@@ -151,49 +151,18 @@ class Intake:
         self._lanes = [[_Lane(partition) for _ in range(lanes)] for partition in range(store.partitions)]
         self._only_lanes = self._lanes[0] if store.partitions == 1 else None
 
-    async def beat(self, beat: Beat) -> int:
-        """Store one beat. Return its effective interval in milliseconds.
+    async def apply(self, order: Order) -> int:
+        """Apply an order, behind earlier orders about the same worker. Return its result, as ``Answer`` gets it.
+
+        A disconnect that changes nothing succeeds.
 
         Raises:
-            QuotaExceededError: a quota of the tenant is reached.
+            QuotaExceededError: a quota of the tenant is reached by a beat.
+            UnknownWorkerError: there is no such worker to disconnect or to erase.
             NotAllowedError: the token's environments do not cover the worker's.
-            IntakeFullError: too many orders are waiting; nothing was sent.
-            StoreUnavailableError: no answer in time; the beat may or may not be stored, and a replay is harmless.
+            IntakeFullError, OverShareError: too many orders are waiting; nothing was sent.
+            StoreUnavailableError: no answer in time; the order may or may not be applied. A beat may be replayed.
         """
-        return await self._wait(beat)
-
-    async def disconnect(self, disconnect: Disconnect) -> int:
-        """Apply a disconnect, behind earlier orders about the same worker. A disconnect that changes nothing succeeds.
-
-        Returns the number of the server's run that has applied it, for ``Store.confirm``.
-
-        Raises:
-            UnknownWorkerError, NotAllowedError, IntakeFullError, StoreUnavailableError: as ``beat``.
-        """
-        return await self._wait(disconnect)
-
-    async def delete(self, forget: Forget) -> None:
-        """Erase a worker.
-
-        Raises:
-            UnknownWorkerError, NotAllowedError, IntakeFullError, StoreUnavailableError: as ``beat``.
-        """
-        await self._wait(forget)
-
-    async def drain(self) -> None:
-        """Wait until every accepted order has its answer. The caller has stopped submitting."""
-        while tasks := [lane.task for lanes in self._lanes for lane in lanes if lane.task is not None]:
-            await asyncio.wait(tasks)
-
-    def submit_beat(self, beat: Beat, answer: Answer) -> None:
-        """Submit a beat as ``beat`` does, without waiting: ``answer`` is called later, once.
-
-        Raises:
-            IntakeFullError: too many orders are waiting; nothing was accepted.
-        """
-        self._submit(_Waiting(beat, answer, extent(beat)))
-
-    async def _wait(self, order: Order) -> int:
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
         def answer(result: int, error: Exception | None) -> None:
@@ -210,6 +179,19 @@ class Intake:
             return await done
         finally:
             waiting.answer = None  # the request has given up: an order that was not sent yet will not be sent
+
+    async def drain(self) -> None:
+        """Wait until every accepted order has its answer. The caller has stopped submitting."""
+        while tasks := [lane.task for lanes in self._lanes for lane in lanes if lane.task is not None]:
+            await asyncio.wait(tasks)
+
+    def submit_beat(self, beat: Beat, answer: Answer) -> None:
+        """Submit a beat as ``apply`` does, without waiting: ``answer`` is called later, once.
+
+        Raises:
+            IntakeFullError: too many orders are waiting; nothing was accepted.
+        """
+        self._submit(_Waiting(beat, answer, extent(beat)))
 
     def _submit(self, waiting: _Waiting) -> None:
         order = waiting.order

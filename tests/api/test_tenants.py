@@ -427,14 +427,14 @@ async def test_p29_a_tenant_may_fill_half_of_the_queue_and_the_next_one_finds_ro
             on_refused=refused.append,
         )
         store.gate.clear()
-        tasks = [asyncio.create_task(intake.beat(of_tenant("acme", "flying")))]
+        tasks = [asyncio.create_task(intake.apply(of_tenant("acme", "flying")))]
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
-        tasks += [asyncio.create_task(intake.beat(of_tenant("acme", f"w{number}"))) for number in range(5)]
+        tasks += [asyncio.create_task(intake.apply(of_tenant("acme", f"w{number}"))) for number in range(5)]
         await asyncio.sleep(0)
-        for order in (intake.beat(of_tenant("acme", "over")), intake.disconnect(goodbye("w1"))):
+        for order in (intake.apply(of_tenant("acme", "over")), intake.apply(goodbye("w1"))):
             with pytest.raises(OverShareError, match="the tenant's share"):
                 await order
-        tasks += [asyncio.create_task(intake.beat(of_tenant("globex", f"w{number}"))) for number in range(2)]
+        tasks += [asyncio.create_task(intake.apply(of_tenant("globex", f"w{number}"))) for number in range(2)]
         await asyncio.sleep(0)
         assert refused == ["acme"] * 2
         store.gate.set()
@@ -453,13 +453,13 @@ async def test_p29_of_what_waiting_beats_bring_a_tenant_may_have_half(store_url:
         )
         large = {"metadata_json": '"' + "x" * 2_000 + '"'}
         store.gate.clear()
-        tasks = [asyncio.create_task(intake.beat(of_tenant("acme", "flying")))]
+        tasks = [asyncio.create_task(intake.apply(of_tenant("acme", "flying")))]
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
-        tasks += [asyncio.create_task(intake.beat(of_tenant("acme", f"w{number}", **large))) for number in range(3)]
+        tasks += [asyncio.create_task(intake.apply(of_tenant("acme", f"w{number}", **large))) for number in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(OverShareError):
-            await intake.beat(of_tenant("acme", "over", **large))
-        tasks.append(asyncio.create_task(intake.beat(of_tenant("globex", "w", **large))))
+            await intake.apply(of_tenant("acme", "over", **large))
+        tasks.append(asyncio.create_task(intake.apply(of_tenant("globex", "w", **large))))
         await asyncio.sleep(0)
         store.gate.set()
         assert all(isinstance(one, int) for one in await asyncio.gather(*tasks))
@@ -479,19 +479,21 @@ async def test_p29_what_a_tenant_had_waiting_counts_no_more_when_it_is_stored(st
         for tenant, other in (("acme", "globex"), ("globex", "acme")):
             store.gate.clear()
             store.called.clear()
-            tasks = [asyncio.create_task(intake.beat(of_tenant(tenant, "flying")))]
+            tasks = [asyncio.create_task(intake.apply(of_tenant(tenant, "flying")))]
             await asyncio.wait_for(store.called.wait(), PATIENCE_S)
-            tasks += [asyncio.create_task(intake.beat(of_tenant(tenant, f"w{number}", **large))) for number in range(3)]
+            tasks += [
+                asyncio.create_task(intake.apply(of_tenant(tenant, f"w{number}", **large))) for number in range(3)
+            ]
             await asyncio.sleep(0)
             begun_s = asyncio.get_running_loop().time()
             told: list[BaseException | None] = [OverShareError("")]
             while any(told):  # what is held is counted 20 times a second
                 assert asyncio.get_running_loop().time() - begun_s < PATIENCE_S, "the other tenant has nothing waiting"
-                tasks.append(asyncio.create_task(intake.beat(of_tenant(other, "w", **large))))
+                tasks.append(asyncio.create_task(intake.apply(of_tenant(other, "w", **large))))
                 done, _ = await asyncio.wait(tasks[-1:], timeout=0.01)
                 told = [tasks.pop().exception() for _ in done]
             with pytest.raises(OverShareError):
-                await intake.beat(of_tenant(tenant, "over", **large))
+                await intake.apply(of_tenant(tenant, "over", **large))
             store.gate.set()
             assert all(isinstance(one, int) for one in await asyncio.gather(*tasks))
 
@@ -501,20 +503,20 @@ async def test_p29_a_slow_queue_is_full_first_for_the_tenant_that_fills_it(store
         intake = Intake(store, capacity=1_000, lanes=1, on_moved=lambda _: None, tenants=known("acme", "globex"))
         loop = asyncio.get_running_loop()
         store.gate.clear()
-        tasks = [asyncio.create_task(intake.beat(of_tenant("acme", "flying")))]
+        tasks = [asyncio.create_task(intake.apply(of_tenant("acme", "flying")))]
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
-        tasks += [asyncio.create_task(intake.beat(of_tenant("acme", f"w{number}"))) for number in range(3)]
+        tasks += [asyncio.create_task(intake.apply(of_tenant("acme", f"w{number}"))) for number in range(3)]
         await asyncio.sleep(0)
         begun_s = loop.time()
         told: list[type[BaseException | None]] = []
         while not told:
-            more = asyncio.create_task(intake.beat(of_tenant("acme", "more")))
+            more = asyncio.create_task(intake.apply(of_tenant("acme", "more")))
             done, _ = await asyncio.wait((more,), timeout=0.01)
             tasks += [] if done else [more]
             told = [type(one.exception()) for one in done]
         assert told == [OverShareError]
         assert 0.35 < loop.time() - begun_s < 0.6
-        tasks.append(asyncio.create_task(intake.beat(of_tenant("globex", "w"))))
+        tasks.append(asyncio.create_task(intake.apply(of_tenant("globex", "w"))))
         await asyncio.sleep(0)
         assert not tasks[-1].done(), "it is taken in"
         store.gate.set()
@@ -526,12 +528,12 @@ async def test_p28_a_tenant_alone_may_have_the_whole_queue_and_is_then_answered_
     async with watched(store_url) as store:
         intake = Intake(store, capacity=4, lanes=1, on_moved=lambda _: None, tenants=known("acme"))
         store.gate.clear()
-        tasks = [asyncio.create_task(intake.beat(of_tenant("acme", "flying")))]
+        tasks = [asyncio.create_task(intake.apply(of_tenant("acme", "flying")))]
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
-        tasks += [asyncio.create_task(intake.beat(of_tenant("acme", f"w{number}"))) for number in range(4)]
+        tasks += [asyncio.create_task(intake.apply(of_tenant("acme", f"w{number}"))) for number in range(4)]
         await asyncio.sleep(0)
         with pytest.raises(IntakeFullError):
-            await intake.beat(of_tenant("acme", "over"))
+            await intake.apply(of_tenant("acme", "over"))
         store.gate.set()
         await asyncio.gather(*tasks)
 

@@ -74,7 +74,7 @@ async def test_p28_a_single_beat_goes_between_the_many_of_a_request(store_url: s
         request = asyncio.create_task(many.beats([beat(f"w{k}") for k in range(20 * BATCH_LIMIT)]))
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
         intake = Intake(store, capacity=10, on_moved=lambda _: None)
-        single = asyncio.create_task(intake.beat(beat("single")))
+        single = asyncio.create_task(intake.apply(beat("single")))
         await asyncio.sleep(0)
         store.gate.set()
         await asyncio.gather(request, single)

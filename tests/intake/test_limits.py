@@ -204,7 +204,7 @@ async def test_p28_when_to_come_again_is_spread_and_soon_for_those_who_have_litt
 
         async def told(grace_ms: int | None) -> int:
             with pytest.raises(IntakeFullError) as refused:
-                await intake.beat(beat("w") if grace_ms is None else beat("w", grace_ms=grace_ms))
+                await intake.apply(beat("w") if grace_ms is None else beat("w", grace_ms=grace_ms))
             return refused.value.retry_after_s
 
         assert sorted([await told(None) for _ in SPREAD_S]) == [1, 2, 3]
@@ -219,13 +219,13 @@ async def test_p28_what_waiting_beats_bring_with_them_is_bounded_in_bytes(store_
     async with opened(store_url, timeout_s=LONG_S) as store:
         intake = Intake(store, capacity=1_000, capacity_bytes=10_000, on_moved=lambda _: None, lanes=1)
         large = json.dumps({"filler": "x" * 3_000})
-        waiting = [asyncio.create_task(intake.beat(beat(f"w{number}", metadata_json=large))) for number in range(10)]
+        waiting = [asyncio.create_task(intake.apply(beat(f"w{number}", metadata_json=large))) for number in range(10)]
         await asyncio.sleep(0)
         with pytest.raises(IntakeFullError):
-            await intake.beat(beat("small"))
+            await intake.apply(beat("small"))
         told = await asyncio.gather(*waiting, return_exceptions=True)
         assert sum(isinstance(one, int) for one in told) == 4, "the one that reaches the bound still comes in"
-        assert await intake.beat(beat("small")), "and there is room again"
+        assert await intake.apply(beat("small")), "and there is room again"
 
 
 async def test_p28_bodies_that_come_slowly_share_a_bounded_room_and_give_it_back(store_url: str) -> None:

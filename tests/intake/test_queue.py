@@ -56,13 +56,13 @@ def submit(intake: Intake, letter: str, worker: str = "w") -> Awaitable[object]:
     """One order: a (b)eat, a (c)lean goodbye, a (f)ailure, an (e)rasure."""
     match letter:
         case "b":
-            return intake.beat(beat(worker))
+            return intake.apply(beat(worker))
         case "c":
-            return intake.disconnect(goodbye(worker))
+            return intake.apply(goodbye(worker))
         case "f":
-            return intake.disconnect(goodbye(worker, trigger=Trigger.DISCONNECT_FAILURE, reason="crash", exit_code=1))
+            return intake.apply(goodbye(worker, trigger=Trigger.DISCONNECT_FAILURE, reason="crash", exit_code=1))
         case _:
-            return intake.delete(erasure(worker))
+            return intake.apply(erasure(worker))
 
 
 async def history(store: Store) -> list[Event]:
@@ -114,12 +114,9 @@ def test_a_goodbye_stays_behind_a_beat_of_the_same_turn_of_the_loop(store_url: s
         async with watched(store_url) as store:
             intake = intake_on(store, lanes=1)
             store.gate.clear()
-            orders: list[asyncio.Task[Any]] = [asyncio.create_task(intake.beat(beat("first")))]
+            orders: list[asyncio.Task[Any]] = [asyncio.create_task(intake.apply(beat("first")))]
             await asyncio.wait_for(store.called.wait(), PATIENCE_S)
-            orders += [
-                asyncio.create_task(intake.beat(beat("w"))),
-                asyncio.create_task(intake.disconnect(goodbye("w"))),
-            ]
+            orders += [asyncio.create_task(intake.apply(beat("w"))), asyncio.create_task(intake.apply(goodbye("w")))]
             store.gate.set()
             await asyncio.gather(*orders)
             assert store.calls == [["first"], ["w"], ["disconnect w"]]
@@ -136,9 +133,9 @@ async def test_beats_that_arrive_while_a_call_is_in_flight_are_the_next_calls(st
     async with watched(store_url) as store:
         intake = intake_on(store, lanes=1)
         store.gate.clear()
-        first = asyncio.create_task(intake.beat(beat("first")))
+        first = asyncio.create_task(intake.apply(beat("first")))
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
-        rest = [asyncio.create_task(intake.beat(beat(f"w{k:03}"))) for k in range(DEEP)]
+        rest = [asyncio.create_task(intake.apply(beat(f"w{k:03}"))) for k in range(DEEP)]
         store.gate.set()
         assert await asyncio.gather(first, *rest) == [INTERVAL_MS] * (DEEP + 1)
         assert [len(call) for call in store.calls] == [1, *[BATCH_LIMIT] * (DEEP // BATCH_LIMIT)]
@@ -150,10 +147,10 @@ async def test_p28_a_deep_queue_goes_in_few_calls_and_in_order(store_url: str) -
     async with watched(store_url, workers_per_tenant=6_000) as store:
         intake = intake_on(store, lanes=1)
         store.gate.clear()
-        first = asyncio.create_task(intake.beat(beat("first")))
+        first = asyncio.create_task(intake.apply(beat("first")))
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
         count = 2 * DEEP_LIMIT + DEEP
-        rest = [asyncio.create_task(intake.beat(beat(f"w{k:04}"))) for k in range(count)]
+        rest = [asyncio.create_task(intake.apply(beat(f"w{k:04}"))) for k in range(count)]
         store.gate.set()
         assert await asyncio.gather(first, *rest) == [INTERVAL_MS] * (count + 1)
         assert [worker for call in store.calls for worker in call] == ["first", *(f"w{k:04}" for k in range(count))]
@@ -164,7 +161,7 @@ async def test_p28_a_deep_queue_goes_in_few_calls_and_in_order(store_url: str) -
 async def test_a_thousand_beats_at_once_take_few_calls(store_url: str) -> None:
     async with watched(store_url) as store:
         intake = intake_on(store)
-        await asyncio.gather(*(intake.beat(beat(f"w{k}")) for k in range(1_000)))
+        await asyncio.gather(*(intake.apply(beat(f"w{k}")) for k in range(1_000)))
         assert len(store.calls) <= 2 + 1_000 // BATCH_LIMIT
         assert await alive(store) == 1_000
 
@@ -173,7 +170,7 @@ async def test_a_lone_beat_waits_for_no_other(store_url: str) -> None:
     async with watched(store_url) as store:
         intake = intake_on(store)
         for worker in ("a", "b", "c"):
-            await intake.beat(beat(worker))
+            await intake.apply(beat(worker))
         assert store.calls == [["a"], ["b"], ["c"]]
 
 
@@ -188,12 +185,12 @@ async def test_p29_goodbyes_of_one_tenant_hold_up_neither_beats_nor_goodbyes_of_
     async with watched(store_url) as store:
         intake = intake_on(store, lanes=1)
         store.gate.clear()
-        first = asyncio.create_task(intake.beat(beat("first")))
+        first = asyncio.create_task(intake.apply(beat("first")))
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
-        evil = [asyncio.create_task(intake.disconnect(goodbye(key=WorkerKey("evil", f"e{k}")))) for k in range(50)]
+        evil = [asyncio.create_task(intake.apply(goodbye(key=WorkerKey("evil", f"e{k}")))) for k in range(50)]
         await asyncio.sleep(0)
-        quiet = [asyncio.create_task(intake.beat(beat(worker))) for worker in ("a", "b")]
-        quiet.append(asyncio.create_task(intake.disconnect(goodbye("first"))))
+        quiet = [asyncio.create_task(intake.apply(beat(worker))) for worker in ("a", "b")]
+        quiet.append(asyncio.create_task(intake.apply(goodbye("first"))))
         await asyncio.sleep(0)
         assert intake.oldest_s() < 1
         store.gate.set()
@@ -208,12 +205,12 @@ async def test_each_beat_gets_the_answer_that_is_its_own(store_url: str) -> None
         intake = intake_on(store, moved=moved, lanes=1)
         store.gate.clear()
         orders = [
-            intake.beat(beat("a")),
-            intake.beat(beat("b", environment="dev")),
-            intake.beat(beat("c", interval_ms=7_000)),
-            intake.beat(beat("d")),
-            intake.beat(beat("a", environment="qa", allowed=("qa",))),
-            intake.beat(beat("a")),
+            intake.apply(beat("a")),
+            intake.apply(beat("b", environment="dev")),
+            intake.apply(beat("c", interval_ms=7_000)),
+            intake.apply(beat("d")),
+            intake.apply(beat("a", environment="qa", allowed=("qa",))),
+            intake.apply(beat("a")),
         ]
         waiting = asyncio.gather(*orders, return_exceptions=True)
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
@@ -233,7 +230,7 @@ async def test_p28_the_intake_knows_how_long_beats_wait_and_how_long_they_may(st
         intake = intake_on(store)
         assert intake.oldest_s() == 0
         store.gate.clear()
-        orders = [asyncio.create_task(intake.beat(beat(f"w{k}", grace_ms=4_000 - 100 * k))) for k in range(5)]
+        orders = [asyncio.create_task(intake.apply(beat(f"w{k}", grace_ms=4_000 - 100 * k))) for k in range(5)]
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
         # In this order: what passes between two looks at the clock must not count as waiting.
         waited_s = intake.oldest_s()
@@ -248,7 +245,7 @@ async def test_p28_the_intake_knows_how_long_beats_wait_and_how_long_they_may(st
         assert intake.oldest_s() == 0
         full = intake_on(store, capacity=0)
         with pytest.raises(IntakeFullError):
-            await full.beat(beat("w", grace_ms=1_500))
+            await full.apply(beat("w", grace_ms=1_500))
         assert full.graces.shortest_ms() == 1_500, "who was refused comes again, and waits as well"
 
 
@@ -259,10 +256,10 @@ async def test_a_cancelled_request_does_not_cancel_its_batch(store_url: str) -> 
     async with watched(store_url) as store:
         intake = intake_on(store, lanes=1)
         store.gate.clear()
-        flying = [asyncio.create_task(intake.beat(beat("gone-in-flight")))]
+        flying = [asyncio.create_task(intake.apply(beat("gone-in-flight")))]
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
-        flying += [asyncio.create_task(intake.beat(beat(worker))) for worker in ("a", "gone", "c")]
-        flying.append(asyncio.create_task(intake.beat(beat("gone-last"))))
+        flying += [asyncio.create_task(intake.apply(beat(worker))) for worker in ("a", "gone", "c")]
+        flying.append(asyncio.create_task(intake.apply(beat("gone-last"))))
         doomed = [flying[0], flying[2], flying[4]]
         # All of them have been taken in when a task made later has run.
         await asyncio.create_task(_nothing())
@@ -292,14 +289,14 @@ async def test_an_answer_that_fails_keeps_no_other_caller_from_its_own(store_url
             raise RuntimeError("a fault of the one who is told")
 
         store.gate.clear()
-        first = asyncio.create_task(intake.beat(beat("first")))
+        first = asyncio.create_task(intake.apply(beat("first")))
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
         intake.submit_beat(beat("a"), broken)
-        others = [asyncio.create_task(intake.beat(beat(worker))) for worker in ("b", "c")]
+        others = [asyncio.create_task(intake.apply(beat(worker))) for worker in ("b", "c")]
         store.gate.set()
         assert await asyncio.wait_for(asyncio.gather(first, *others), PATIENCE_S) == [INTERVAL_MS] * 3
         assert told == [None]
-        assert await intake.beat(beat("next")) == INTERVAL_MS
+        assert await intake.apply(beat("next")) == INTERVAL_MS
 
 
 # Too many
@@ -309,10 +306,10 @@ async def test_p28_a_full_intake_refuses_at_once_and_sends_nothing_of_it(store_u
     async with watched(store_url) as store:
         intake = intake_on(store, capacity=3, lanes=1)
         store.gate.clear()
-        flying = asyncio.create_task(intake.beat(beat("in-flight")))
+        flying = asyncio.create_task(intake.apply(beat("in-flight")))
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
-        waiting = [asyncio.create_task(intake.beat(beat(worker))) for worker in ("a", "b", "c")]
-        for order in (intake.beat(beat("one-too-many")), intake.disconnect(goodbye("a")), intake.delete(erasure("a"))):
+        waiting = [asyncio.create_task(intake.apply(beat(worker))) for worker in ("a", "b", "c")]
+        for order in (intake.apply(beat("one-too-many")), intake.apply(goodbye("a")), intake.apply(erasure("a"))):
             with pytest.raises(IntakeFullError, match="3 beats are waiting"):
                 await asyncio.create_task(order)
         assert store.calls == [["in-flight"]]
@@ -320,7 +317,7 @@ async def test_p28_a_full_intake_refuses_at_once_and_sends_nothing_of_it(store_u
         await asyncio.gather(flying, *waiting)
         assert store.calls == [["in-flight"], ["a", "b", "c"]]
         # There is room again.
-        await asyncio.gather(*(intake.beat(beat(worker)) for worker in ("d", "e", "f")))
+        await asyncio.gather(*(intake.apply(beat(worker)) for worker in ("d", "e", "f")))
         assert await alive(store) == 7
 
 
@@ -329,10 +326,10 @@ async def test_p28_room_is_given_back_after_a_failure_too(store_url: str) -> Non
         intake = intake_on(store, capacity=2)
         store.bug = StoreUnavailableError("no")
         for _ in range(5):
-            answers = await asyncio.gather(*(intake.beat(beat(w)) for w in "ab"), return_exceptions=True)
+            answers = await asyncio.gather(*(intake.apply(beat(w)) for w in "ab"), return_exceptions=True)
             assert [type(answer) for answer in answers] == [StoreUnavailableError] * 2
         store.bug = None
-        assert await asyncio.gather(*(intake.beat(beat(w)) for w in "ab")) == [INTERVAL_MS] * 2
+        assert await asyncio.gather(*(intake.apply(beat(w)) for w in "ab")) == [INTERVAL_MS] * 2
 
 
 # A store in trouble
@@ -343,7 +340,7 @@ async def _all_fail_in_time(intake: Intake, timeout_s: float) -> None:
     begun_s = loop.time()
     async with asyncio.timeout(PATIENCE_S):
         answers = await asyncio.gather(
-            *(intake.beat(beat(f"w{k}")) for k in range(600)), intake.disconnect(goodbye()), return_exceptions=True
+            *(intake.apply(beat(f"w{k}")) for k in range(600)), intake.apply(goodbye()), return_exceptions=True
         )
     assert {type(answer) for answer in answers} == {StoreUnavailableError}
     assert loop.time() - begun_s < timeout_s + 1
@@ -355,13 +352,13 @@ async def test_p8_p10_every_beat_at_a_killed_store_fails_in_time_and_later_ones_
     with servers.running(servers.valkey_binary(), *always) as server:
         async with opened(server.url, timeout_s=1.0) as store:
             intake = intake_on(store)
-            await intake.beat(beat("before"))
+            await intake.apply(beat("before"))
             server.kill()
             await _all_fail_in_time(intake, 1.0)
             again = servers.start(servers.valkey_binary(), server.directory, *always)
             try:
-                assert await intake.beat(beat("after")) == INTERVAL_MS
-                assert await intake.beat(beat("before")) == INTERVAL_MS
+                assert await intake.apply(beat("after")) == INTERVAL_MS
+                assert await intake.apply(beat("before")) == INTERVAL_MS
                 assert [event.worker_id for event in await history(store)] == ["before", "after"]
             finally:
                 again.kill()
@@ -371,14 +368,14 @@ async def test_p8_every_beat_at_a_store_that_hangs_fails_in_time_and_later_ones_
     with servers.running(servers.valkey_binary()) as server:
         async with opened(server.url, timeout_s=1.0) as store:
             intake = intake_on(store)
-            await intake.beat(beat("before"))
+            await intake.apply(beat("before"))
             server.process.send_signal(signal.SIGSTOP)
             try:
                 await _all_fail_in_time(intake, 1.0)
                 await asyncio.wait_for(intake.drain(), PATIENCE_S)
             finally:
                 server.process.send_signal(signal.SIGCONT)
-            assert await intake.beat(beat("after")) == INTERVAL_MS
+            assert await intake.apply(beat("after")) == INTERVAL_MS
 
 
 @pytest.mark.parametrize("letter", ["b", "c", "e"])
@@ -399,7 +396,7 @@ async def test_p8_a_caller_in_a_call_that_hangs_gets_an_error_at_the_time_limit_
         await asyncio.wait_for(intake.drain(), PATIENCE_S)
         assert len(store.calls) == 1, "who was told so is not sent any more"
     async with watched(store_url) as store:
-        assert await intake_on(store).beat(beat("next")) == INTERVAL_MS
+        assert await intake_on(store).apply(beat("next")) == INTERVAL_MS
 
 
 async def test_what_waits_behind_a_call_that_fails_is_tried_by_itself(store_url: str) -> None:
@@ -407,7 +404,7 @@ async def test_what_waits_behind_a_call_that_fails_is_tried_by_itself(store_url:
         intake = intake_on(store, lanes=1)
         store.gate.clear()
         store.bug = StoreUnavailableError("no answer")
-        flying = asyncio.create_task(intake.beat(beat("a")))
+        flying = asyncio.create_task(intake.apply(beat("a")))
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
         waiting = [asyncio.ensure_future(submit(intake, letter)) for letter in "bbc"]
         await asyncio.create_task(_nothing())
@@ -416,17 +413,17 @@ async def test_what_waits_behind_a_call_that_fails_is_tried_by_itself(store_url:
         assert [str(answer) for answer in answers] == ["no answer"] * 4
         assert len(store.calls) == 3
         store.bug = None
-        assert await intake.beat(beat("b")) == INTERVAL_MS
+        assert await intake.apply(beat("b")) == INTERVAL_MS
 
 
 async def test_an_order_whose_request_has_given_up_is_not_applied_late(store_url: str) -> None:
     async with watched(store_url) as store:
         intake = intake_on(store, lanes=1)
         store.gate.clear()
-        flying = asyncio.create_task(intake.beat(beat("a")))
+        flying = asyncio.create_task(intake.apply(beat("a")))
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
-        given_up = asyncio.create_task(intake.beat(beat("b")))
-        behind = asyncio.create_task(intake.beat(beat("c")))
+        given_up = asyncio.create_task(intake.apply(beat("b")))
+        behind = asyncio.create_task(intake.apply(beat("c")))
         await asyncio.create_task(_nothing())
         given_up.cancel()
         store.gate.set()
@@ -451,7 +448,7 @@ async def test_p10_a_bug_answers_every_member_and_the_next_beat_has_a_chance(sto
         assert "a bug" in str(answers[0])
         assert len(store.calls) == 1
         store.bug = None
-        assert await intake.beat(beat("c")) == INTERVAL_MS
+        assert await intake.apply(beat("c")) == INTERVAL_MS
     assert [type(context["exception"]) for context in told] == [KeyError]
 
 
@@ -461,31 +458,31 @@ async def test_p10_a_bug_answers_every_member_and_the_next_beat_has_a_chance(sto
 async def test_quotas_are_named(store_url: str) -> None:
     async with opened(store_url, workers_per_tenant=2, environments_per_tenant=1) as store:
         intake = intake_on(store)
-        await intake.beat(beat("a"))
+        await intake.apply(beat("a"))
         with pytest.raises(QuotaExceededError, match=r"limits\.environments_per_tenant = 1 "):
-            await intake.beat(beat("a", environment="qa"))
-        await intake.beat(beat("b"))
+            await intake.apply(beat("a", environment="qa"))
+        await intake.apply(beat("b"))
         with pytest.raises(QuotaExceededError, match=r"limits\.workers_per_tenant = 2 "):
-            await intake.beat(beat("c"))
-        assert await intake.beat(beat("a")) == INTERVAL_MS
+            await intake.apply(beat("c"))
+        assert await intake.apply(beat("a")) == INTERVAL_MS
     async with opened(store_url, timings_per_tenant=1) as store:
         with pytest.raises(QuotaExceededError, match=r"limits\.timings_per_tenant = 1 "):
-            await intake_on(store).beat(beat("b", interval_ms=1_000))
+            await intake_on(store).apply(beat("b", interval_ms=1_000))
     async with opened(store_url, bytes_per_tenant=100) as store:
         with pytest.raises(QuotaExceededError, match=r"limits\.bytes_per_tenant = 100 "):
-            await intake_on(store).beat(beat("b", metadata_json='{"a":"' + "x" * 100 + '"}'))
+            await intake_on(store).apply(beat("b", metadata_json='{"a":"' + "x" * 100 + '"}'))
 
 
 async def test_p24_what_a_token_does_not_cover_is_not_allowed_and_changes_nothing(store_url: str) -> None:
     async with opened(store_url) as store:
         intake = intake_on(store)
-        await intake.beat(beat("a"))
+        await intake.apply(beat("a"))
         with pytest.raises(NotAllowedError, match="'a'"):
-            await intake.beat(beat("a", allowed=("qa",)))
+            await intake.apply(beat("a", allowed=("qa",)))
         with pytest.raises(NotAllowedError, match="'a'"):
-            await intake.disconnect(goodbye("a", allowed=("qa",)))
+            await intake.apply(goodbye("a", allowed=("qa",)))
         with pytest.raises(NotAllowedError, match="'a'"):
-            await intake.delete(erasure("a", allowed=("qa",)))
+            await intake.apply(erasure("a", allowed=("qa",)))
         assert [event.kind for event in await history(store)] == [EventKind.REGISTERED]
 
 
@@ -493,9 +490,9 @@ async def test_a_worker_that_does_not_exist_can_be_neither_disconnected_nor_dele
     async with opened(store_url) as store:
         intake = intake_on(store)
         with pytest.raises(UnknownWorkerError, match="'w'"):
-            await intake.disconnect(goodbye())
+            await intake.apply(goodbye())
         with pytest.raises(UnknownWorkerError, match="'w'"):
-            await intake.delete(erasure())
+            await intake.apply(erasure())
         assert await history(store) == []
 
 
@@ -503,9 +500,9 @@ async def test_a_goodbye_that_changes_nothing_is_fine(store_url: str) -> None:
     async with opened(store_url) as store:
         moved: list[Moved] = []
         intake = intake_on(store, moved=moved)
-        await intake.beat(beat())
+        await intake.apply(beat())
         for _ in range(3):
-            await intake.disconnect(goodbye())
+            await intake.apply(goodbye())
         assert [move.kind for move in moved] == [EventKind.REGISTERED, EventKind.STOPPED]
 
 
@@ -516,7 +513,7 @@ async def test_drain_waits_until_everything_has_its_answer(store_url: str) -> No
     async with watched(store_url, partitions=4) as store:
         intake = intake_on(store, lanes=1)
         store.gate.clear()
-        waiting = [asyncio.create_task(intake.beat(beat(f"w{k}"))) for k in range(40)]
+        waiting = [asyncio.create_task(intake.apply(beat(f"w{k}"))) for k in range(40)]
         await asyncio.wait_for(store.called.wait(), PATIENCE_S)
         draining = asyncio.create_task(intake.drain())
         await asyncio.create_task(_nothing())
@@ -533,5 +530,5 @@ async def test_drain_of_an_idle_intake_is_over_at_once(store_url: str) -> None:
     async with opened(store_url) as store:
         intake = intake_on(store)
         await asyncio.wait_for(intake.drain(), PATIENCE_S)
-        await intake.beat(beat())
+        await intake.apply(beat())
         await asyncio.wait_for(intake.drain(), PATIENCE_S)
