@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -25,31 +26,28 @@ PROBES: Final = frozenset({"/livez", "/readyz", "/healthz"})
 """Urgent: without an answer in time an orchestrator restarts the daemon, or raises an alert."""
 
 
+@dataclass(slots=True, eq=False)
 class FastPathExchange:
     """A request on the fast path. For uvicorn's connection it is a request-response cycle without an app."""
 
-    __slots__ = ("_protocol", "disconnected", "keep_alive", "response_complete")
-
-    message_event: Final = asyncio.Event()
+    protocol: FastPathProtocol
+    keep_alive: bool
+    disconnected: bool = False
+    response_complete: bool = False
+    message_event: ClassVar[asyncio.Event] = asyncio.Event()
     """No task waits for it."""
-
-    def __init__(self, protocol: FastPathProtocol, *, keep_alive: bool) -> None:
-        self._protocol = protocol
-        self.keep_alive = keep_alive
-        self.disconnected = False
-        self.response_complete = False
 
     def answer(self, head: bytes, body: bytes) -> None:
         """Send the answer, if the client is still connected."""
-        transport = self._protocol.transport
+        transport = self.protocol.transport
         if self.response_complete or self.disconnected or transport.is_closing():
             return
         self.response_complete = True
         end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
-        transport.write(head + self._protocol.default_lines() + end + body)
+        transport.write(head + self.protocol.default_lines() + end + body)
         if not self.keep_alive:
             transport.close()
-        self._protocol.on_response_complete()
+        self.protocol.on_response_complete()
 
 
 class PacedProtocol(HttpToolsProtocol):
