@@ -67,9 +67,9 @@ def configure(
     ``auto`` is console on a terminal and JSON elsewhere. On the console a page is one line that begins with its
     sentence. Its fields, and lines with the same content, appear at level debug.
     """
-    out = Unfailing(stream or sys.stdout)
+    out = cast("TextIO", Unfailing(stream or sys.stdout))
     threshold = logging.getLevelNamesMapping()[level.upper()]
-    console = is_console(form, cast("TextIO", out))
+    console = is_console(form, out)
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -86,10 +86,10 @@ def configure(
     structlog.configure(
         processors=[*shared, *ending],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", out)),
+        logger_factory=structlog.WriteLoggerFactory(file=out),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(cast("TextIO", out))
+    handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
