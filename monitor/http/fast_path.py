@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-    from monitor.api.fast_path import Headers, Sender
+    from monitor.http.port import Headers, Sender
     from monitor.http.shared_state import SharedState
 
 log = structlog.get_logger(__name__)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from monitor.api.problems import problem_details
 
 if TYPE_CHECKING:
-    from monitor.api.fast_path import Headers
+    from monitor.http.port import Headers
 
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
 _VERSIONS: Final = frozenset({"1.0", "1.1"})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from monitor.clock import monotonic_s
 
 if TYPE_CHECKING:
-    from monitor.api.fast_path import Sender
+    from monitor.http.port import Sender
 
 MOST: Final = 32_768
 """Maximum cached heads, about 300 bytes each."""

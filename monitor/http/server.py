@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from litestar.types import ASGIApp
 
-    from monitor.api.fast_path import FastPath
+    from monitor.http.port import FastPath
     from monitor.metrics.registry import Limit
 
 log = structlog.get_logger(__name__)

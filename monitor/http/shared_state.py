@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from monitor.api.fast_path import FastPath, Headers
     from monitor.http.connections import Connections
     from monitor.http.fairness import TimeSlices
     from monitor.http.known_heads import KnownHeads
+    from monitor.http.port import FastPath, Headers
     from monitor.http.stall import Stall
 
 
