@@ -32,10 +32,12 @@ def offer(draft: Draft, event: Event) -> None:
 def catch_up(draft: Draft, silenced: Silenced) -> None:
     """Record what has happened since the last decision, and the outcome of events that need no notification."""
     group = draft.group
-    end_unneeded(draft, is_over=_has_end(group))
+    is_over = _has_end(group)
+    end_unneeded(draft, is_over=is_over)
     if group.in_flight is not None:
         return
-    _collapse(draft)  # the notification that was in flight may have been the DOWN of a pending RESOLVED
+    if is_over:
+        _collapse(draft)  # the notification that was in flight may have been the DOWN of a pending RESOLVED
     if group.acked and not group.timing.resend:
         group.remind_ms = 0
         if group.given_up is not None and group.given_up.reminder:
