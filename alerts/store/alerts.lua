@@ -5,8 +5,8 @@ around includes keeps their local names apart. The line above this comment is ge
 a digest of its source.
 
 Each function gets one key, its base key, and derives all others from it, with the same hash tag. Times are milliseconds
-of the store's clock, given by the caller. Every function reads and validates what it needs before its first write: there
-is no rollback.
+of the store's clock, given by the caller. The callers are the Python files beside this one, of the same release, so the
+arguments are not checked. Every function reads and validates what it needs before its first write: there is no rollback.
 ]]
 
 local LIMIT, PAGE, CHUNK = 100, 500, 1000

@@ -218,7 +218,7 @@ class GroupStore:
 
     async def some(self) -> list[Claimed]:
         """Read at most 100 arbitrary groups, without leasing them."""
-        rows = await self._store.call("some", self._base, CALL_LIMIT)
+        rows = await self._store.call("some", self._base)
         return self._readable([[key, version, 0, state] for key, version, state in rows], lease_end_ms=0)
 
     async def disable(self, reason: str) -> bool:
@@ -242,17 +242,15 @@ class GroupStore:
     ) -> list[NotificationRecord]:
         """Notifications by outcome, newest first, from ``before_ms`` back. All final outcomes share one list."""
         place = _PLACES.get(outcome, _FINISHED)
-        rows = await self._store.call("notifications", self._base, place, before_ms, offset, limit)
-        return [_note(about) for _, _, about in rows]
+        return list(map(_note, await self._store.call("notifications", self._base, place, before_ms, offset, limit)))
 
     async def open_dead_letters(self, *, now_ms: int) -> list[NotificationRecord]:
         """Dead letters that are not delivered, over, replayed or dropped: the newest, at most ``CALL_LIMIT``."""
-        rows = await self._store.call("notifications", self._base, _STANDING, now_ms, 0, CALL_LIMIT)
-        return [_note(about) for _, _, about in rows]
+        return list(map(_note, await self._store.call("notifications", self._base, _STANDING, now_ms, 0, CALL_LIMIT)))
 
     async def notification(self, nid: str) -> Listed | None:
         """One notification; None: it does not exist, or no longer exists."""
-        about, body, _ = await self._store.call("notification", self._base, nid)
+        about, body = await self._store.call("notification", self._base, nid)
         return None if about is None else Listed(note=_note(about), body=None if body is None else body.decode())
 
     async def stats(self, *, now_ms: int) -> Stats:

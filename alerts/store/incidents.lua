@@ -66,9 +66,6 @@ end
 --   an incident is {id, version, state, members or false}.
 local function incidents_read(keys, args)
   local base, wanted = keys[1], cmsgpack.unpack(args[1])
-  if #wanted > LIMIT then
-    return fail('incidents_read: arguments')
-  end
   local result = {}
   for k, want in ipairs(wanted) do
     local last, of_events, seen, rows = redis.call('HGET', base .. ':w', want[1]), {}, {}, {}
@@ -96,9 +93,6 @@ end
 local function incidents_write(keys, args)
   local base, now = keys[1], tonumber(args[1])
   local workers, changes = unpack(cmsgpack.unpack(args[4]))
-  if #workers > LIMIT or #changes > LIMIT then
-    return fail('incidents_write: arguments')
-  end
   for _, change in ipairs(changes) do
     local known = incident(base, change[1])
     if (known and known[VERSION] or 0) ~= change[2] then
@@ -141,9 +135,6 @@ end
 -- Result: 1
 local function incidents_join(keys, args)
   local base, now, id, members = keys[1], tonumber(args[1]), args[5], cmsgpack.unpack(args[10])
-  if #members > LIMIT then
-    return fail('incidents_join: arguments')
-  end
   local known = incident(base, id) or { 0, args[9], args[6], args[7], args[8], '', {}, { 0, 0, false, false, false } }
   local counts = known[MEMBERS]
   for _, member in ipairs(members) do

@@ -3,18 +3,10 @@
 -- KEYS[1] is "{la.mass}", a HASH: environment -> msgpack {version, state (opaque)}. "{la.mass}:at" is a ZSET:
 -- environment -> when its state was written, ms of the store's clock, given by the caller.
 
--- mass_read: ARGV: environments, at most 100. Result: for each {version (0: no state), state or false}.
+-- mass_read: ARGV: environment. Result: {version (0: no state), state or false}.
 local function mass_read(keys, args)
-  if #args > LIMIT then
-    return fail('mass_read: arguments')
-  end
-  local result = {}
-  for k, name in ipairs(args) do
-    local packed = redis.call('HGET', keys[1], name)
-    local known = packed and cmsgpack.unpack(packed) or { 0, false }
-    result[k] = { known[1], known[2] }
-  end
-  return result
+  local packed = redis.call('HGET', keys[1], args[1])
+  return packed and cmsgpack.unpack(packed) or { 0, false }
 end
 
 -- mass_write: ARGV: environment, version that was read, state ('' to delete it), now, keep_ms. States older than

@@ -75,7 +75,7 @@ class MassFailures:
         tries = Tries(f"the mass failure state of environment {environment!r}")
         while True:
             await tries.begin()
-            [(version, stored)] = await self._store.call("mass_read", _BASE, name)
+            version, stored = await self._store.call("mass_read", _BASE, name)
             if stored is None and not deaths:
                 return CALM
             window = FailureWindow() if stored is None else _window(stored)

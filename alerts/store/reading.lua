@@ -6,9 +6,6 @@
 --   {member, its state}* of the longest firing}.
 local function look(keys, args)
   local base, wanted = keys[1], cmsgpack.unpack(args[1])
-  if #wanted > LIMIT then
-    return fail('look: arguments')
-  end
   local result = {}
   for _, want in ipairs(wanted) do
     local key, known = want[1], group(base, want[1])
@@ -32,20 +29,13 @@ end
 -- due: groups ordered by when they are due. ARGV: offset, limit (at most 500).
 -- Result: groups.
 local function due(keys, args)
-  local from, limit = number(args[1]), number(args[2])
-  if not from or not limit or limit > PAGE then
-    return fail('due: arguments')
-  end
+  local from, limit = tonumber(args[1]), tonumber(args[2])
   return redis.call('ZRANGE', keys[1] .. ':q', int(from), int(from + limit - 1))
 end
 
--- some: arbitrary groups. ARGV: limit (at most 100). Result: for each {group, version, state}.
-local function some(keys, args)
-  local limit = number(args[1])
-  if not limit or limit < 1 or limit > LIMIT then
-    return fail('some: arguments')
-  end
-  local found, result = redis.call('HRANDFIELD', keys[1] .. ':k', int(limit), 'WITHVALUES'), {}
+-- some: at most 100 arbitrary groups. Result: for each {group, version, state}.
+local function some(keys)
+  local found, result = redis.call('HRANDFIELD', keys[1] .. ':k', LIMIT, 'WITHVALUES'), {}
   for k = 1, #found, 2 do
     local known = cmsgpack.unpack(found[k + 1])
     result[#result + 1] = { found[k], known[VERSION], known[STATE] }
@@ -55,36 +45,20 @@ end
 
 -- notifications: a list, newest first. ARGV: ':open' | ':dead' | ':up' | ':nt', newest time ms (inclusive), offset from
 -- there, limit (at most 500).
--- Result: for each {nid, ms, record}.
+-- Result: records.
 local function notifications(keys, args)
-  local base, before, from, limit = keys[1], number(args[2]), number(args[3]), number(args[4])
-  if not before or not from or not limit or limit > PAGE then
-    return fail('notifications: arguments')
-  end
-  local found = redis.call(
-    'ZRANGE', base .. args[1], int(before), '-inf', 'BYSCORE', 'REV', 'LIMIT', int(from), int(limit), 'WITHSCORES'
-  )
-  local result = {}
-  for k = 1, #found, 2 do
-    local about = redis.call('HGET', base .. ':n', found[k])
-    if about then
-      result[#result + 1] = { found[k], tonumber(found[k + 1]), about }
-    end
+  local base, result = keys[1], {}
+  local found = redis.call('ZRANGE', base .. args[1], args[2], '-inf', 'BYSCORE', 'REV', 'LIMIT', args[3], args[4])
+  for _, nid in ipairs(found) do
+    result[#result + 1] = redis.call('HGET', base .. ':n', nid) or nil
   end
   return result
 end
 
 -- notification: one notification. ARGV: nid.
--- Result: {record or false, body or false, the set that lists it (':open', ':dead', ':nt') or ''}.
+-- Result: {record or false, body or false}.
 local function notification(keys, args)
-  local base = keys[1]
-  local place = ''
-  for _, set in ipairs({ ':open', ':dead', ':nt' }) do
-    if redis.call('ZSCORE', base .. set, args[1]) then
-      place = set
-    end
-  end
-  return { redis.call('HGET', base .. ':n', args[1]), redis.call('HGET', base .. ':b', args[1]), place }
+  return { redis.call('HGET', keys[1] .. ':n', args[1]), redis.call('HGET', keys[1] .. ':b', args[1]) }
 end
 
 -- stats: queue status. ARGV: now ms.
@@ -92,11 +66,7 @@ end
 --   due became due, whichever is longer, 0 without either; dead letters; groups; why the receiver is disabled or false;
 --   dead letters that are neither over nor handled by an operator}.
 local function stats(keys, args)
-  local base, now = keys[1], number(args[1])
-  if not now then
-    return fail('stats: arguments')
-  end
-  local lag = 0
+  local base, now, lag = keys[1], tonumber(args[1]), 0
   for _, set in ipairs({ ':q', ':open' }) do -- a group in retries is never due for long, hence :open
     local first = redis.call('ZRANGE', base .. set, 0, 0, 'WITHSCORES')
     if first[2] then
