@@ -34,6 +34,24 @@ local function in_parts(command, key, list)
   end
 end
 
+-- The msgpack value of a hash field, or nil.
+local function stored(key, field)
+  local packed = redis.call('HGET', key, field)
+  return packed and cmsgpack.unpack(packed) or nil
+end
+
+-- The oldest entries of a sorted set, to be deleted: those older than `age_ms` except the newest `keep`, and those
+-- beyond the newest `most`. At most `limit`.
+local function spare(set, now, age_ms, keep, most, limit)
+  local count, old = redis.call('ZCARD', set), {}
+  if count > keep and now > age_ms then
+    local aged = math.min(count - keep, limit)
+    old = redis.call('ZRANGE', set, '-inf', int(now - age_ms), 'BYSCORE', 'LIMIT', 0, int(aged))
+  end
+  local beyond = math.min(count - most, limit)
+  return #old < beyond and redis.call('ZRANGE', set, 0, int(beyond - 1)) or old
+end
+
 do
 -- include: groups.lua
 

@@ -43,8 +43,7 @@ local function foreign(base)
 end
 
 local function group(base, key)
-  local packed = redis.call('HGET', base .. ':k', key)
-  return packed and cmsgpack.unpack(packed) or nil
+  return stored(base .. ':k', key)
 end
 
 -- Delay a tenant's turn until its first group is due: turns of many tenants with nothing due would hold up the others.
@@ -78,18 +77,6 @@ local function values(key, fields)
     end
   end
   return found
-end
-
--- The oldest entries of a sorted set, to be deleted: those older than `age_ms` except the newest `keep`, and those
--- beyond the newest `most`. At most `limit`.
-local function spare(set, now, age_ms, keep, most, limit)
-  local count, old = redis.call('ZCARD', set), {}
-  if count > keep and now > age_ms then
-    local aged = math.min(count - keep, limit)
-    old = redis.call('ZRANGE', set, '-inf', int(now - age_ms), 'BYSCORE', 'LIMIT', 0, int(aged))
-  end
-  local beyond = math.min(count - most, limit)
-  return #old < beyond and redis.call('ZRANGE', set, 0, int(beyond - 1)) or old
 end
 
 -- Record the events of a router's current batch, in place of those of its previous one.

@@ -16,8 +16,7 @@ local M_ALL, M_OPEN, M_CLOSED, M_KIND, M_EVENT = 1, 2, 3, 4, 5
 local FORGET = 200
 
 local function incident(base, id)
-  local packed = redis.call('HGET', base .. ':i', id)
-  return packed and cmsgpack.unpack(packed) or nil
+  return stored(base .. ':i', id)
 end
 
 local function row(id, known)
@@ -26,12 +25,7 @@ end
 
 -- Delete the oldest closed incidents: those older than `keep_ms`, or beyond the newest `keep`. At most FORGET per call.
 local function forget(base, now, keep_ms, keep)
-  local spare = math.min(math.max(redis.call('ZCARD', base .. ':c') - keep, 0), FORGET)
-  local old = redis.call('ZRANGE', base .. ':c', '-inf', int(now - keep_ms), 'BYSCORE', 'LIMIT', 0, FORGET)
-  if #old < spare then
-    old = redis.call('ZRANGE', base .. ':c', 0, spare - 1)
-  end
-  for _, id in ipairs(old) do
+  for _, id in ipairs(spare(base .. ':c', now, keep_ms, 0, keep, FORGET)) do
     local known = incident(base, id)
     redis.call('ZREM', base .. ':c', id)
     redis.call('HDEL', base .. ':i', id)
@@ -41,9 +35,7 @@ local function forget(base, now, keep_ms, keep)
       if redis.call('HGET', base .. ':w', known[WORKER]) == id then
         redis.call('HDEL', base .. ':w', known[WORKER])
       end
-      for _, event in ipairs(known[EVENTS]) do
-        redis.call('HDEL', base .. ':e', event)
-      end
+      in_parts('HDEL', base .. ':e', known[EVENTS])
     end
   end
 end

@@ -5,15 +5,13 @@
 
 -- mass_read: ARGV: environment. Result: {version (0: no state), state or false}.
 local function mass_read(keys, args)
-  local packed = redis.call('HGET', keys[1], args[1])
-  return packed and cmsgpack.unpack(packed) or { 0, false }
+  return stored(keys[1], args[1]) or { 0, false }
 end
 
 -- mass_write: ARGV: environment, version that was read, state ('' to delete it), now, keep_ms. States older than
 -- keep_ms are obsolete and are deleted, a few per call. Result: 1, or 0: another process has written since.
 local function mass_write(keys, args)
-  local packed = redis.call('HGET', keys[1], args[1])
-  local version, at = packed and cmsgpack.unpack(packed)[1] or 0, keys[1] .. ':at'
+  local version, at = (stored(keys[1], args[1]) or { 0 })[1], keys[1] .. ':at'
   if version ~= tonumber(args[2]) then
     return 0
   end

@@ -12,15 +12,9 @@ local function tidy(base, tenant, now, keep_ms, keep)
     redis.call('ZREM', active, ended[k])
     redis.call('ZADD', over, ended[k + 1], ended[k])
   end
-  local spare = redis.call('ZCARD', over) - keep
-  local old = redis.call('ZRANGE', over, '-inf', int(now - keep_ms), 'BYSCORE')
-  if #old < spare then
-    old = redis.call('ZRANGE', over, 0, spare - 1)
-  end
-  for _, id in ipairs(old) do
-    redis.call('ZREM', over, id)
-    redis.call('HDEL', base .. ':s:' .. tenant, id)
-  end
+  local old = spare(over, now, keep_ms, 0, keep, redis.call('ZCARD', over))
+  in_parts('ZREM', over, old)
+  in_parts('HDEL', base .. ':s:' .. tenant, old)
 end
 
 -- silences_add: add a silence.
