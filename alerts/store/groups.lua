@@ -46,11 +46,12 @@ local function group(base, key)
   return stored(base .. ':k', key)
 end
 
--- Delay a tenant's turn until its first group is due: turns of many tenants with nothing due would hold up the others.
-local function delay_turn(base, tenant)
+-- Delay a tenant's turn until its first group is due, and until `least`: turns of many tenants with nothing due would
+-- hold up the others.
+local function delay_turn(base, tenant, least)
   local first = redis.call('ZRANGE', base .. ':qt:' .. tenant, 0, 0, 'WITHSCORES')[2]
   if first then
-    redis.call('ZADD', base .. ':t', 'XX', 'GT', first, tenant)
+    redis.call('ZADD', base .. ':t', 'XX', 'GT', string.format('%.1f', math.max(least, tonumber(first))), tenant)
   else
     redis.call('ZREM', base .. ':t', tenant)
   end
@@ -60,13 +61,13 @@ local function set_due(base, tenant, key, due)
   redis.call('ZADD', base .. ':q', int(due), key)
   redis.call('ZADD', base .. ':qt:' .. tenant, int(due), key)
   redis.call('ZADD', base .. ':t', 'LT', int(due), tenant)
-  delay_turn(base, tenant)
+  delay_turn(base, tenant, 0)
 end
 
 local function never_due(base, tenant, key)
   redis.call('ZREM', base .. ':q', key)
   redis.call('ZREM', base .. ':qt:' .. tenant, key)
-  delay_turn(base, tenant)
+  delay_turn(base, tenant, 0)
 end
 
 local function values(key, fields)
@@ -268,17 +269,6 @@ local function lease_next(base, tenant, now, lease, result)
   return true
 end
 
--- End a tenant's turn. Its next turn is when its next group is due, and after the tenants that are due now.
-local function end_turn(base, tenant, now)
-  local first = redis.call('ZRANGE', base .. ':qt:' .. tenant, 0, 0, 'WITHSCORES')[2]
-  if first then
-    -- Half a millisecond after the tenants that are due now. Still due now: a claim reads up to the next millisecond.
-    redis.call('ZADD', base .. ':t', string.format('%.1f', math.max(now + 0.5, tonumber(first))), tenant)
-  else
-    redis.call('ZREM', base .. ':t', tenant)
-  end
-end
-
 -- claim: lease due groups: one of each tenant in turn, the longest due first, up to `limit`.
 -- ARGV: now ms, lease ms, limit (at most 100).
 -- Result: for each {group, version, lease token, state}; empty while the receiver is disabled.
@@ -311,7 +301,8 @@ local function claim(keys, args)
     turns = left
   end
   for tenant in pairs(had) do
-    end_turn(base, tenant, now)
+    -- Half a millisecond after the tenants that are due now. Still due now: a claim reads up to the next millisecond.
+    delay_turn(base, tenant, now + 0.5)
   end
   return result
 end

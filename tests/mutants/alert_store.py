@@ -73,8 +73,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a tenant with much that is due is first in every claim",
         file="alerts/store/groups.lua",
-        old="string.format('%.1f', math.max(now + 0.5, tonumber(first)))",
-        new="string.format('%.1f', tonumber(first))",
+        old="delay_turn(base, tenant, now + 0.5)",
+        new="delay_turn(base, tenant, 0)",
         tests=("tests/alerts/store/test_groups.py",),
     ),
     Mutant(
