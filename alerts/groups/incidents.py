@@ -190,7 +190,7 @@ class Batch:
     """Incidents that already hold an event of the batch, by the event's id."""
     noted: list[Noted] = field(default_factory=list)
     changed: dict[str, Incident] = field(default_factory=dict)
-    """Incidents to write, by id."""
+    """Incidents to write, by id, those of one worker in the order in which they were opened."""
     environments: dict[str, Membership] = field(default_factory=dict)
 
     def fold_all(

@@ -79,26 +79,23 @@ local function incidents_read(keys, args)
 end
 
 -- incidents_write: write the changes of a batch of events, all of them or none.
--- ARGV: now, keep_ms, keep, msgpack {list of {worker, its newest incident}, list of
---   {id, version that was read or 0, state, place, tenant, environment, worker, event ids except the first, open?}}.
+-- ARGV: now, keep_ms, keep, msgpack list, in the order in which the incidents were opened, of
+--   {id, version that was read or 0, state, place, tenant, environment, worker, event ids except the first, open?}.
 -- Result: 1, or 0: another process has written since.
 local function incidents_write(keys, args)
-  local base, now = keys[1], tonumber(args[1])
-  local workers, changes = unpack(cmsgpack.unpack(args[4]))
+  local base, now, changes = keys[1], tonumber(args[1]), cmsgpack.unpack(args[4])
   for _, change in ipairs(changes) do
     local known = incident(base, change[1])
     if (known and known[VERSION] or 0) ~= change[2] then
       return 0
     end
   end
-  for _, worker in ipairs(workers) do
-    redis.call('HSET', base .. ':w', worker[1], worker[2])
-  end
   for _, change in ipairs(changes) do
     local id = change[1]
     local known = { change[2] + 1, change[3], change[4], change[5], change[6], change[7], change[8], false }
     redis.call('HSET', base .. ':i', id, cmsgpack.pack(known))
-    for _, event in ipairs(change[8]) do
+    redis.call('HSET', base .. ':w', known[WORKER], id)
+    for _, event in ipairs(known[EVENTS]) do
       redis.call('HSET', base .. ':e', event, id)
     end
     set_open(base, id, known, change[9], now)

@@ -193,9 +193,8 @@ class IncidentStore:
             batch, versions = await self._read(base, events)
             batch.fold_all(events, targets_of, part_of)
             if batch.changed:
-                workers = [[mid, one.id] for mid, one in batch.last.items() if one.id in batch.changed]
                 changes = [_change(one, versions.get(one.id, 0)) for one in batch.changed.values()]
-                arguments = (now_ms, *self._kept(), _pack([workers, changes]))
+                arguments = (now_ms, *self._kept(), _pack(changes))
                 # Repeated with each write, because the store may have lost its data.
                 await self._store.call("incidents_add_partition", _PARTITIONS, partition)
                 if not await self._store.call("incidents_write", base, *arguments):

@@ -305,7 +305,7 @@ async def test_only_the_newest_that_are_over_are_kept(incidents: IncidentStore, 
     await _note(incidents, [event(1, worker_id="open")])
     for n in range(6):
         await _note(incidents, [event(1, worker_id=f"w{n}"), _end(2, worker_id=f"w{n}")], now_ms=START_MS + n)
-    nothing = msgspec.msgpack.encode([[], []])
+    nothing = msgspec.msgpack.encode([])
     await store.call("incidents_write", "{la.incidents:0}", START_MS + 9, KEPT_MS, 3, nothing)
     assert sorted(await _listed(incidents)) == ["open", "w3", "w4", "w5"]
 
