@@ -11,12 +11,12 @@ arguments are not checked. Every function reads and validates what it needs befo
 
 local LIMIT, PAGE, CHUNK = 100, 500, 1000
 
--- Each function is registered at the end of its file. Flags: no-writes for functions that only read; allow-oom for all
--- others. The path from an event to a delivered notification must work on a full store. Otherwise the events that fill
--- the store could never be delivered and trimmed. Operators, too, need acknowledgements and silences most while the
--- store is full. A full store accepts no beats, so the events recorded before bound what the alerts can add.
-local function register(name, callback, flags)
-  redis.register_function({ function_name = PREFIX .. name, callback = callback, flags = flags })
+-- Register a function. Flags: no-writes for functions that only read; allow-oom for all others. The path from an event to
+-- a delivered notification must work on a full store. Otherwise the events that fill the store could never be delivered
+-- and trimmed. Operators, too, need acknowledgements and silences most while the store is full. A full store accepts no
+-- beats, so the events recorded before bound what the alerts can add.
+local function register(name, flag, callback)
+  redis.register_function({ function_name = PREFIX .. name, callback = callback, flags = { flag } })
 end
 
 local function fail(text)

@@ -215,7 +215,7 @@ end
 -- While another process holds the lease of a group, the group stays due at the end of the lease, whatever `due` is.
 -- Result: for each 1, or 0 and nothing was written: the group has changed, or another process holds the lease, or the
 -- group does not exist and the change has an event with an outcome or a finished notification.
-local function save(keys, args)
+register('save', 'allow-oom', function(keys, args)
   local base, now, bounds = keys[1], tonumber(args[1]), cmsgpack.unpack(args[2])
   local batch = args[3] ~= '' and cmsgpack.unpack(args[3])
   local changes = cmsgpack.unpack(args[4])
@@ -249,7 +249,7 @@ local function save(keys, args)
   end
   forget(base, now, bounds, grown)
   return result
-end
+end)
 
 -- Lease the group of a tenant that has been due longest, and append it to `result`. False: none is due.
 local function lease_next(base, tenant, now, lease, result)
@@ -272,7 +272,7 @@ end
 -- claim: lease due groups: one of each tenant in turn, the longest due first, up to `limit`.
 -- ARGV: now ms, lease ms, limit (at most 100).
 -- Result: for each {group, version, lease token, state}; empty while the receiver is disabled.
-local function claim(keys, args)
+register('claim', 'allow-oom', function(keys, args)
   local base, now, lease, limit = keys[1], tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
   local wrong = foreign(base)
   if wrong then
@@ -305,11 +305,11 @@ local function claim(keys, args)
     delay_turn(base, tenant, now + 0.5)
   end
   return result
-end
+end)
 
 -- wake: make groups due now, except those under lease. ARGV: now ms, then at most 100 groups.
 -- Result: how many were made due.
-local function wake(keys, args)
+register('wake', 'allow-oom', function(keys, args)
   local base, now, woken = keys[1], tonumber(args[1]), 0
   for k = 2, #args do
     local known = group(base, args[k])
@@ -319,10 +319,10 @@ local function wake(keys, args)
     end
   end
   return woken
-end
+end)
 
 -- switch: disable the receiver for a reason, or enable it (reason ''). ARGV: reason. Result: 1 if that was a change.
-local function switch(keys, args)
+register('switch', 'allow-oom', function(keys, args)
   local key = keys[1] .. ':s'
   local was = redis.call('HEXISTS', key, 'disabled') == 1
   if args[1] == '' then
@@ -331,11 +331,11 @@ local function switch(keys, args)
   end
   redis.call('HSET', key, 'disabled', args[1])
   return was and 0 or 1
-end
+end)
 
 -- retire: let all keys expire, because the receiver is no longer configured, or keep them again. ARGV: time to live ms,
 -- or '' to keep them. `save` also keeps them: a daemon that still has the receiver may be running. Result: 1
-local function retire(keys, args)
+register('retire', 'allow-oom', function(keys, args)
   local base, wrong = keys[1], foreign(keys[1])
   if wrong then
     return fail('retire: type of ' .. wrong)
@@ -349,21 +349,14 @@ local function retire(keys, args)
     redis.call('PEXPIRE', base .. pair[1], args[1])
   end
   return 1
-end
+end)
 
 -- begin_test: begin a test of the receiver, unless one began less than `spacing_ms` ago. ARGV: spacing_ms.
 -- Result: 0, or how long to wait, ms.
-local function begin_test(keys, args)
+register('begin_test', 'allow-oom', function(keys, args)
   local key = keys[1] .. ':test'
   if redis.call('SET', key, '', 'NX', 'PX', args[1]) then
     return 0
   end
   return math.max(1, redis.call('PTTL', key))
-end
-
-register('save', save, { 'allow-oom' })
-register('claim', claim, { 'allow-oom' })
-register('wake', wake, { 'allow-oom' })
-register('switch', switch, { 'allow-oom' })
-register('retire', retire, { 'allow-oom' })
-register('begin_test', begin_test, { 'allow-oom' })
+end)

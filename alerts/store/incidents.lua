@@ -56,7 +56,7 @@ end
 -- ARGV[1]: msgpack list, at most 100 of {worker, event ids}.
 -- Result: for each {id of its newest incident or false, {incident id or false for each event}, incidents};
 --   an incident is {id, version, state, members or false}.
-local function incidents_read(keys, args)
+register('incidents_read', 'no-writes', function(keys, args)
   local base, wanted = keys[1], cmsgpack.unpack(args[1])
   local result = {}
   for k, want in ipairs(wanted) do
@@ -76,13 +76,13 @@ local function incidents_read(keys, args)
     result[k] = { last, of_events, rows }
   end
   return result
-end
+end)
 
 -- incidents_write: write the changes of a batch of events, all of them or none.
 -- ARGV: now, keep_ms, keep, msgpack list, in the order in which the incidents were opened, of
 --   {id, version that was read or 0, state, place, tenant, environment, worker, event ids except the first, open?}.
 -- Result: 1, or 0: another process has written since.
-local function incidents_write(keys, args)
+register('incidents_write', 'allow-oom', function(keys, args)
   local base, now, changes = keys[1], tonumber(args[1]), cmsgpack.unpack(args[4])
   for _, change in ipairs(changes) do
     local known = incident(base, change[1])
@@ -102,7 +102,7 @@ local function incidents_write(keys, args)
   end
   forget(base, now, tonumber(args[2]), tonumber(args[3]))
   return 1
-end
+end)
 
 -- Delete arbitrary closed members when more than `keep` are stored. A deleted member whose event is repeated is counted
 -- twice. That can happen only to an event that is repeated after more than `keep` other members have closed.
@@ -122,7 +122,7 @@ end
 -- ARGV: now, keep_ms, keep, maximum number of closed members stored individually, id, place, tenant, environment,
 --   initial state, msgpack list of at most 100 of {member, open?, and if closed: when, by which kind, by which event}.
 -- Result: 1
-local function incidents_join(keys, args)
+register('incidents_join', 'allow-oom', function(keys, args)
   local base, now, id, members = keys[1], tonumber(args[1]), args[5], cmsgpack.unpack(args[10])
   local known = incident(base, id) or { 0, args[9], args[6], args[7], args[8], '', {}, { 0, 0, false, false, false } }
   local counts = known[MEMBERS]
@@ -145,16 +145,16 @@ local function incidents_join(keys, args)
   set_open(base, id, known, counts[M_OPEN] > 0, now)
   forget(base, now, tonumber(args[2]), tonumber(args[3]))
   return 1
-end
+end)
 
 -- incidents_get: ARGV: id. Result: the incident, or false.
-local function incidents_get(keys, args)
+register('incidents_get', 'no-writes', function(keys, args)
   local known = incident(keys[1], args[1])
   return known and row(args[1], known) or false
-end
+end)
 
 -- incidents_put: ARGV: id, version that was read, state. Result: 1, or 0: another process has written since.
-local function incidents_put(keys, args)
+register('incidents_put', 'allow-oom', function(keys, args)
   local known = incident(keys[1], args[1])
   if not known or known[VERSION] ~= tonumber(args[2]) then
     return 0
@@ -162,13 +162,13 @@ local function incidents_put(keys, args)
   known[VERSION], known[STATE] = known[VERSION] + 1, args[3]
   redis.call('HSET', keys[1] .. ':i', args[1], cmsgpack.pack(known))
   return 1
-end
+end)
 
 -- incidents_page: a tenant's incidents, newest first.
 -- ARGV: tenant, 'open', 'closed' or 'all', place to begin before ('' for the newest), limit, then the environments to
 --   include, or none for all.
 -- Result: {place up to which was scanned, '' when there are no more; {place, incident}*}.
-local function incidents_page(keys, args)
+register('incidents_page', 'no-writes', function(keys, args)
   local base, tenant, state, limit, wanted = keys[1], args[1], args[2], tonumber(args[4]), {}
   for k = 5, #args do
     wanted[args[k]] = true
@@ -191,23 +191,14 @@ local function incidents_page(keys, args)
     end
   end
   return result
-end
+end)
 
 -- incidents_add_partition: record that a partition has incidents. ARGV: the partition.
-local function incidents_add_partition(keys, args)
+register('incidents_add_partition', 'allow-oom', function(keys, args)
   return redis.call('SADD', keys[1], args[1])
-end
+end)
 
 -- incidents_partitions: Result: all partitions that have incidents.
-local function incidents_partitions(keys)
+register('incidents_partitions', 'no-writes', function(keys)
   return redis.call('SMEMBERS', keys[1])
-end
-
-register('incidents_read', incidents_read, { 'no-writes' })
-register('incidents_get', incidents_get, { 'no-writes' })
-register('incidents_page', incidents_page, { 'no-writes' })
-register('incidents_partitions', incidents_partitions, { 'no-writes' })
-register('incidents_write', incidents_write, { 'allow-oom' })
-register('incidents_join', incidents_join, { 'allow-oom' })
-register('incidents_put', incidents_put, { 'allow-oom' })
-register('incidents_add_partition', incidents_add_partition, { 'allow-oom' })
+end)

@@ -4,13 +4,13 @@
 -- environment -> when its state was written, ms of the store's clock, given by the caller.
 
 -- mass_read: ARGV: environment. Result: {version (0: no state), state or false}.
-local function mass_read(keys, args)
+register('mass_read', 'no-writes', function(keys, args)
   return stored(keys[1], args[1]) or { 0, false }
-end
+end)
 
 -- mass_write: ARGV: environment, version that was read, state ('' to delete it), now, keep_ms. States older than
 -- keep_ms are obsolete and are deleted, a few per call. Result: 1, or 0: another process has written since.
-local function mass_write(keys, args)
+register('mass_write', 'allow-oom', function(keys, args)
   local version, at = (stored(keys[1], args[1]) or { 0 })[1], keys[1] .. ':at'
   if version ~= tonumber(args[2]) then
     return 0
@@ -28,7 +28,4 @@ local function mass_write(keys, args)
     redis.call('ZREM', at, name)
   end
   return 1
-end
-
-register('mass_read', mass_read, { 'no-writes' })
-register('mass_write', mass_write, { 'allow-oom' })
+end)

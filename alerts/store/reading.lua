@@ -4,7 +4,7 @@
 -- ARGV[1]: msgpack list, at most 100 of {group, members, event ids, how many firing members to add}.
 -- Result: for each {version (0: no such group), state, states of the members, outcomes of the events,
 --   {member, its state}* of the longest firing}.
-local function look(keys, args)
+register('look', 'no-writes', function(keys, args)
   local base, wanted = keys[1], cmsgpack.unpack(args[1])
   local result = {}
   for _, want in ipairs(wanted) do
@@ -24,48 +24,48 @@ local function look(keys, args)
     }
   end
   return result
-end
+end)
 
 -- due: groups ordered by when they are due. ARGV: offset, limit (at most 500).
 -- Result: groups.
-local function due(keys, args)
+register('due', 'no-writes', function(keys, args)
   local from, limit = tonumber(args[1]), tonumber(args[2])
   return redis.call('ZRANGE', keys[1] .. ':q', int(from), int(from + limit - 1))
-end
+end)
 
 -- some: at most 100 arbitrary groups. Result: for each {group, version, state}.
-local function some(keys)
+register('some', 'no-writes', function(keys)
   local found, result = redis.call('HRANDFIELD', keys[1] .. ':k', LIMIT, 'WITHVALUES'), {}
   for k = 1, #found, 2 do
     local known = cmsgpack.unpack(found[k + 1])
     result[#result + 1] = { found[k], known[VERSION], known[STATE] }
   end
   return result
-end
+end)
 
 -- notifications: a list, newest first. ARGV: ':open' | ':dead' | ':up' | ':nt', newest time ms (inclusive), offset from
 -- there, limit (at most 500).
 -- Result: records.
-local function notifications(keys, args)
+register('notifications', 'no-writes', function(keys, args)
   local base, result = keys[1], {}
   local found = redis.call('ZRANGE', base .. args[1], args[2], '-inf', 'BYSCORE', 'REV', 'LIMIT', args[3], args[4])
   for _, nid in ipairs(found) do
     result[#result + 1] = redis.call('HGET', base .. ':n', nid) or nil
   end
   return result
-end
+end)
 
 -- notification: one notification. ARGV: nid.
 -- Result: {record or false, body or false}.
-local function notification(keys, args)
+register('notification', 'no-writes', function(keys, args)
   return { redis.call('HGET', keys[1] .. ':n', args[1]), redis.call('HGET', keys[1] .. ':b', args[1]) }
-end
+end)
 
 -- stats: queue status. ARGV: now ms.
 -- Result: {notifications in flight; lag ms: age of the notification longest in flight, or time since the group longest
 --   due became due, whichever is longer, 0 without either; dead letters; groups; why the receiver is disabled or false;
 --   dead letters that are neither over nor handled by an operator}.
-local function stats(keys, args)
+register('stats', 'no-writes', function(keys, args)
   local base, now, lag = keys[1], tonumber(args[1]), 0
   for _, set in ipairs({ ':q', ':open' }) do -- a group in retries is never due for long, hence :open
     local first = redis.call('ZRANGE', base .. set, 0, 0, 'WITHSCORES')
@@ -77,11 +77,4 @@ local function stats(keys, args)
     redis.call('ZCARD', base .. ':open'), lag, redis.call('ZCARD', base .. ':dead'), redis.call('HLEN', base .. ':k'),
     redis.call('HGET', base .. ':s', 'disabled'), redis.call('ZCARD', base .. ':up'),
   }
-end
-
-register('look', look, { 'no-writes' })
-register('due', due, { 'no-writes' })
-register('some', some, { 'no-writes' })
-register('notifications', notifications, { 'no-writes' })
-register('notification', notification, { 'no-writes' })
-register('stats', stats, { 'no-writes' })
+end)

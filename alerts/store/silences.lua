@@ -20,7 +20,7 @@ end
 -- silences_add: add a silence.
 -- ARGV: tenant, now, keep_ms, keep (maximum that are over), most (maximum of the others), id, end, silence.
 -- Result: 1, or 0: there are `most` already. Adding the same silence again changes nothing.
-local function silences_add(keys, args)
+register('silences_add', 'allow-oom', function(keys, args)
   local base, tenant, now, id = keys[1], args[1], tonumber(args[2]), args[6]
   if redis.call('HEXISTS', base .. ':s:' .. tenant, id) == 1 then
     return 1
@@ -33,10 +33,10 @@ local function silences_add(keys, args)
   redis.call('ZADD', base .. ':a:' .. tenant, args[7], id)
   redis.call('HSET', base .. ':v', tenant, id)
   return 1
-end
+end)
 
 -- silences_end: ARGV: tenant, now, keep_ms, keep, id, the ended silence. Result: 1, or 0: the silence was over already.
-local function silences_end(keys, args)
+register('silences_end', 'allow-oom', function(keys, args)
   local base, tenant, now, id = keys[1], args[1], tonumber(args[2]), args[5]
   tidy(base, tenant, now, tonumber(args[3]), tonumber(args[4]))
   if redis.call('ZREM', base .. ':a:' .. tenant, id) == 0 then
@@ -46,11 +46,11 @@ local function silences_end(keys, args)
   redis.call('HSET', base .. ':s:' .. tenant, id, args[6])
   redis.call('HSET', base .. ':v', tenant, 'end ' .. id)
   return 1
-end
+end)
 
 -- silences_of: silences of tenants that are not known to be over.
 -- ARGV: {tenant, the caller's version or ''}*, at most 100. Result: for each {version, silences or false: unchanged}.
-local function silences_of(keys, args)
+register('silences_of', 'no-writes', function(keys, args)
   local base, result = keys[1], {}
   for k = 1, #args, 2 do
     local tenant = args[k]
@@ -64,20 +64,14 @@ local function silences_of(keys, args)
     result[#result + 1] = { version, found }
   end
   return result
-end
+end)
 
 -- silences_list: ARGV: tenant. Result: all its silences, unordered.
-local function silences_list(keys, args)
+register('silences_list', 'no-writes', function(keys, args)
   return redis.call('HVALS', keys[1] .. ':s:' .. args[1])
-end
+end)
 
 -- silences_get: ARGV: tenant, id. Result: the silence, or false.
-local function silences_get(keys, args)
+register('silences_get', 'no-writes', function(keys, args)
   return redis.call('HGET', keys[1] .. ':s:' .. args[1], args[2])
-end
-
-register('silences_of', silences_of, { 'no-writes' })
-register('silences_list', silences_list, { 'no-writes' })
-register('silences_get', silences_get, { 'no-writes' })
-register('silences_add', silences_add, { 'allow-oom' })
-register('silences_end', silences_end, { 'allow-oom' })
+end)
