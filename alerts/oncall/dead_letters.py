@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
@@ -15,10 +15,10 @@ from alerts.groups.keys import Shape, shape_of
 from alerts.groups.roles import Role, role_of
 from alerts.groups.state import AlertGroup, Draft, InFlight, NotificationRecord, Outcome, Timing
 from alerts.loops import Tries
-from alerts.store.group_store import Want, change_of
+from alerts.store.group_store import Found, Want, change_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from alerts.groups.state import EventOutcome
     from alerts.store.group_store import GroupStore, Seen
@@ -58,22 +58,6 @@ class UnknownNotificationError(LookupError):
 
 class UnknownReceiverError(LookupError):
     """No receiver of this name is configured."""
-
-
-class Incidents(Protocol):
-    """Source of the state of incidents."""
-
-    async def is_open(self, tenant: str, incident_id: str) -> bool:
-        """Whether the incident is known and not closed. Raises ``StoreUnavailableError``."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
-    """A notification of a receiver. ``body`` None: it is no longer stored, or was not read."""
-
-    receiver: str
-    note: NotificationRecord
-    body: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,30 +158,45 @@ async def outcome_of(groups: GroupStore, event_id: str) -> EventOutcome | None:
     return msgspec.structs.replace(known, nid=None if named is None else named.nid)
 
 
-class DeadLetters:
-    """Operations on the notifications of all receivers. Every method raises ``StoreUnavailableError``.
+async def outcomes_of(
+    groups: Mapping[str, GroupStore], event_id: str
+) -> list[tuple[str, EventOutcome, NotificationRecord | None]]:
+    """Outcome of an event at each receiver that it was routed to (P5), with its notification if there is one."""
+    found: list[tuple[str, EventOutcome, NotificationRecord | None]] = []
+    for name, some in sorted(groups.items()):
+        known = await outcome_of(some, event_id)
+        if known is not None:
+            listed = None if known.nid is None else await some.notification(known.nid)
+            found.append((name, known, None if listed is None else listed.note))
+    return found
 
-    ``sees``: which notifications the caller may see. The others are treated as if they did not exist.
+
+class DeadLetters:
+    """Operations of one caller on the notifications of all receivers. Every method raises ``StoreUnavailableError``.
+
+    Args:
+        groups: the groups of every receiver.
+        is_open: whether a tenant's incident is stored and not closed.
+        sees: which notifications the caller may see. The others are treated as if they did not exist.
     """
 
-    def __init__(self, *, groups: Mapping[str, GroupStore], incidents: Incidents) -> None:
+    def __init__(
+        self,
+        *,
+        groups: Mapping[str, GroupStore],
+        is_open: Callable[[str, str], Awaitable[bool]],
+        sees: Callable[[NotificationRecord], bool],
+    ) -> None:
         self._groups = groups
-        self._incidents = incidents
+        self._is_open = is_open
+        self._sees = sees
 
     async def page(
-        self,
-        outcome: Outcome,
-        *,
-        receiver: str | None,
-        after: Place | None,
-        limit: int,
-        now_ms: int,
-        sees: Callable[[NotificationRecord], bool],
+        self, outcome: Outcome, *, receiver: str | None, after: Place | None, limit: int, now_ms: int
     ) -> Page:
         """Notifications of one receiver or of all, newest first. A page may be short although more follow."""
         parts = [
-            await self._scan(groups, outcome, after=after, limit=limit, now_ms=now_ms, sees=sees)
-            for groups in self._of(receiver)
+            await self._scan(groups, outcome, after=after, limit=limit, now_ms=now_ms) for groups in self._of(receiver)
         ]
         horizon = max((last for _, last in parts if last is not None), default=None)
         merged = sorted((one for found, _ in parts for one in found), key=_place, reverse=True)
@@ -207,19 +206,17 @@ class DeadLetters:
             return Page(found=tuple(listed), last=_place(listed[-1]))
         return Page(found=tuple(listed), last=horizon)
 
-    async def find(self, nid: str, *, receiver: str | None, sees: Callable[[NotificationRecord], bool]) -> Found:
+    async def find(self, nid: str, *, receiver: str | None) -> Found:
         """One notification.
 
         Raises:
             UnknownNotificationError: there is no such notification.
             UnknownReceiverError: there is no such receiver.
         """
-        [found] = await self._as_they_are([await self._find(nid, receiver=receiver, sees=sees)])
+        [found] = await self._as_they_are([await self._find(nid, receiver=receiver)])
         return found
 
-    async def replay(
-        self, nid: str, *, receiver: str | None, force: bool, now_ms: int, sees: Callable[[NotificationRecord], bool]
-    ) -> Found:
+    async def replay(self, nid: str, *, receiver: str | None, force: bool, now_ms: int) -> Found:
         """Replay a dead letter: put it back in flight with the same id and body. Idempotent while it is in flight.
 
         ``force``: replay it even if it is overtaken. It is then sent with the role ``FACT``. A RESOLVED is always sent
@@ -232,7 +229,7 @@ class DeadLetters:
         tries = Tries(f"the group of notification {nid}")
         while True:
             await tries.begin()
-            found, groups, seen = await self._find_with_group(nid, receiver=receiver, sees=sees)
+            found, groups, seen = await self._find_with_group(nid, receiver=receiver)
             if found.note.outcome is Outcome.QUEUED:
                 return found
             _check_dead(found)
@@ -243,7 +240,7 @@ class DeadLetters:
                 if seen.group.in_flight.nid == nid:
                     continue  # another call has replayed it meanwhile
                 raise RefusedError(Why.BUSY, f"notification {seen.group.in_flight.nid} of the same group is in flight")
-            lasts = incident_id is not None and await self._incidents.is_open(found.note.tenant, incident_id)
+            lasts = incident_id is not None and await self._is_open(found.note.tenant, incident_id)
             reason = overtaken(found.note, seen.group, lasts=lasts)
             if reason is not None and not force:
                 raise RefusedError(Why.OVERTAKEN, f"it is overtaken: {reason}")
@@ -254,9 +251,7 @@ class DeadLetters:
             if await _written(groups, draft, seen, now_ms=now_ms):
                 return Found(receiver=found.receiver, note=note, body=found.body)
 
-    async def replay_all(
-        self, *, receiver: str, after: Place | None, now_ms: int, sees: Callable[[NotificationRecord], bool]
-    ) -> Replayed:
+    async def replay_all(self, *, receiver: str, after: Place | None, now_ms: int) -> Replayed:
         """Replay dead letters of a receiver, the newest first, at most ``REPLAYED`` in one call.
 
         An overtaken one stays a dead letter, but is settled: it counts as over and no longer as open.
@@ -265,13 +260,11 @@ class DeadLetters:
             UnknownReceiverError: there is no such receiver.
         """
         [groups] = self._of(receiver)
-        found, last = await self._scan(
-            groups, Outcome.DEAD_LETTERED, after=after, limit=REPLAYED, now_ms=now_ms, sees=sees
-        )
+        found, last = await self._scan(groups, Outcome.DEAD_LETTERED, after=after, limit=REPLAYED, now_ms=now_ms)
         replayed = over = left = 0
         for one in found:
             try:
-                await self.replay(one.note.nid, receiver=receiver, force=False, now_ms=now_ms, sees=sees)
+                await self.replay(one.note.nid, receiver=receiver, force=False, now_ms=now_ms)
             except RefusedError as error:
                 if error.why is Why.OVERTAKEN and await self._settle(groups, one.note, now_ms=now_ms):
                     over += 1
@@ -289,9 +282,7 @@ class DeadLetters:
         _release(draft.group, note.nid)
         return await _written(groups, draft, seen, now_ms=now_ms)
 
-    async def drop(
-        self, nid: str, *, receiver: str | None, now_ms: int, sees: Callable[[NotificationRecord], bool]
-    ) -> Found:
+    async def drop(self, nid: str, *, receiver: str | None, now_ms: int) -> Found:
         """Remove a dead letter permanently; its body is deleted. Idempotent.
 
         Raises:
@@ -301,7 +292,7 @@ class DeadLetters:
         tries = Tries(f"the group of notification {nid}")
         while True:
             await tries.begin()
-            found, groups, seen = await self._find_with_group(nid, receiver=receiver, sees=sees)
+            found, groups, seen = await self._find_with_group(nid, receiver=receiver)
             if found.note.outcome is Outcome.DROPPED:
                 return found
             _check_dead(found)
@@ -312,31 +303,19 @@ class DeadLetters:
             if await _written(groups, draft, seen, now_ms=now_ms):
                 return Found(receiver=found.receiver, note=note, body=None)
 
-    async def outcomes(self, event_id: str) -> list[tuple[str, EventOutcome, NotificationRecord | None]]:
-        """Outcome of an event at each receiver that it was routed to (P5), with its notification if there is one."""
-        found: list[tuple[str, EventOutcome, NotificationRecord | None]] = []
-        for name, groups in sorted(self._groups.items()):
-            known = await outcome_of(groups, event_id)
-            if known is not None:
-                listed = None if known.nid is None else await groups.notification(known.nid)
-                found.append((name, known, None if listed is None else listed.note))
-        return found
-
-    async def _find(self, nid: str, *, receiver: str | None, sees: Callable[[NotificationRecord], bool]) -> Found:
+    async def _find(self, nid: str, *, receiver: str | None) -> Found:
         for groups in self._of(receiver):
-            listed = await groups.notification(nid)
-            if listed is not None and sees(listed.note):
-                return Found(receiver=groups.receiver, note=listed.note, body=listed.body)
+            found = await groups.notification(nid)
+            if found is not None and self._sees(found.note):
+                return found
         raise UnknownNotificationError(nid)
 
-    async def _find_with_group(
-        self, nid: str, *, receiver: str | None, sees: Callable[[NotificationRecord], bool]
-    ) -> tuple[Found, GroupStore, Seen]:
+    async def _find_with_group(self, nid: str, *, receiver: str | None) -> tuple[Found, GroupStore, Seen]:
         """Read the group, then the notification: a later change of either changes the group's version."""
-        found = await self._find(nid, receiver=receiver, sees=sees)
+        found = await self._find(nid, receiver=receiver)
         groups = self._groups[found.receiver]
         [seen] = await groups.read([Want(group=found.note.group)])
-        return await self._find(nid, receiver=found.receiver, sees=sees), groups, seen
+        return await self._find(nid, receiver=found.receiver), groups, seen
 
     async def _as_they_are(self, found: Sequence[Found]) -> list[Found]:
         """Add the attempts and the last failure to the notifications in flight. These are stored in their groups."""
@@ -369,14 +348,7 @@ class DeadLetters:
         return [self._groups[receiver]]
 
     async def _scan(
-        self,
-        groups: GroupStore,
-        outcome: Outcome,
-        *,
-        after: Place | None,
-        limit: int,
-        now_ms: int,
-        sees: Callable[[NotificationRecord], bool],
+        self, groups: GroupStore, outcome: Outcome, *, after: Place | None, limit: int, now_ms: int
     ) -> tuple[list[Found], Place | None]:
         """Notifications of one receiver after ``after``, and the position up to which was scanned (None: the end).
 
@@ -394,7 +366,7 @@ class DeadLetters:
             calls += bool(behind)
             for note in behind:
                 last = note.at_ms, note.nid
-                if sees(note):
+                if self._sees(note):
                     found.append(Found(receiver=groups.receiver, note=note, body=None))
                     if len(found) == limit:
                         return found, last

@@ -124,9 +124,10 @@ class Stats:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Listed:
-    """A notification with its body; None: the body is no longer stored."""
+class Found:
+    """A notification of a receiver. ``body`` None: it is no longer stored, or was not read."""
 
+    receiver: str
     note: NotificationRecord
     body: str | None = field(repr=False)
 
@@ -248,10 +249,12 @@ class GroupStore:
         """Dead letters that are not delivered, over, replayed or dropped: the newest, at most ``CALL_LIMIT``."""
         return list(map(_note, await self._store.call("notifications", self._base, _STANDING, now_ms, 0, CALL_LIMIT)))
 
-    async def notification(self, nid: str) -> Listed | None:
+    async def notification(self, nid: str) -> Found | None:
         """One notification; None: it does not exist, or no longer exists."""
         about, body = await self._store.call("notification", self._base, nid)
-        return None if about is None else Listed(note=_note(about), body=None if body is None else body.decode())
+        if about is None:
+            return None
+        return Found(receiver=self.receiver, note=_note(about), body=None if body is None else body.decode())
 
     async def stats(self, *, now_ms: int) -> Stats:
         """Queue status of the receiver. Changes nothing."""

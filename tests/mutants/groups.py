@@ -256,7 +256,7 @@ _DESK: Final = (
     Mutant(
         wrong="a dead letter that was replayed and delivered in the middle of a drop is dropped",
         file="alerts/oncall/dead_letters.py",
-        old="return await self._find(nid, receiver=found.receiver, sees=sees), groups, seen",
+        old="return await self._find(nid, receiver=found.receiver), groups, seen",
         new="return found, groups, seen",
         tests=("tests/alerts/oncall/test_dead_letters.py",),
     ),

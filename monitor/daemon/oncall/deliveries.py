@@ -11,7 +11,7 @@ from litestar.params import JSONBody, QueryParameter
 from msgspec import Meta
 
 from alerts.groups.state import Outcome
-from alerts.oncall.dead_letters import DeadLetters, of_tenant
+from alerts.oncall.dead_letters import DeadLetters, of_tenant, outcomes_of
 from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Count, Cursor, Limit, in_json, needs, path_id
 from monitor.api.errors import NoSuchError
 from monitor.api.health import monitor_now
@@ -22,13 +22,11 @@ from monitor.events import Time, rfc3339
 from monitor.health import MonitorState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from litestar.handlers import HTTPRouteHandler
 
     from alerts.groups.state import NotificationRecord
-    from alerts.oncall.dead_letters import Found
     from alerts.service import AlertService
+    from alerts.store.group_store import Found
     from monitor.api.services import Services
     from monitor.auth import Principal
     from monitor.events import Event
@@ -176,10 +174,6 @@ def _sees(caller: Principal, event: Event) -> bool:
     )
 
 
-def _visible_to(caller: Principal) -> Callable[[NotificationRecord], bool]:
-    return lambda note: caller.is_operator or of_tenant(note, caller.tenant, caller.environments, caller.worker_id)
-
-
 _Nid = Annotated[str, path_id("The id of a notification, its `webhook-id`.")]
 _Receiver = Annotated[
     str | None, QueryParameter(description="The receiver. By default the notification is searched at all receivers.")
@@ -191,7 +185,12 @@ _EMPTY: Final = EmptyBody()
 def delivery_handlers(services: Services, alerts: AlertService) -> list[HTTPRouteHandler]:
     """The handlers of this module."""
     now_ms, place = services.store.clock.now_ms, services.shared.reads.place
-    dead_letters = DeadLetters(groups=alerts.groups, incidents=alerts.incidents)
+
+    def dead_letters(caller: Principal) -> DeadLetters:
+        def sees(note: NotificationRecord) -> bool:
+            return caller.is_operator or of_tenant(note, caller.tenant, caller.environments, caller.worker_id)
+
+        return DeadLetters(groups=alerts.groups, is_open=alerts.incidents.is_open, sees=sees)
 
     @get(
         "/api/v1/deliveries",
@@ -210,13 +209,12 @@ def delivery_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
         limit: Limit = DEFAULT_LIMIT,
     ) -> DeliveryList:
         async with place(request.user.tenant):
-            page = await dead_letters.page(
+            page = await dead_letters(request.user).page(
                 Outcome.DELIVERED if outcome == "finished" else Outcome(outcome),
                 receiver=receiver,
                 after=place_of(cursor, "ntf_"),
                 limit=limit,
                 now_ms=now_ms(),
-                sees=_visible_to(request.user),
             )
             monitor = await monitor_now(services)
         return DeliveryList(
@@ -231,7 +229,7 @@ def delivery_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
     )
     async def get_delivery(request: Caller, nid: _Nid, receiver: _Receiver = None) -> DeliveryDetail:
         async with place(request.user.tenant):
-            found = await dead_letters.find(nid, receiver=receiver, sees=_visible_to(request.user))
+            found = await dead_letters(request.user).find(nid, receiver=receiver)
             body = msgspec.Raw("null" if found.body is None else found.body)
             return extended(DeliveryDetail, delivery_of(found), body=body, monitor=await monitor_now(services))
 
@@ -246,9 +244,7 @@ def delivery_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
         request: Caller, nid: _Nid, receiver: _Receiver = None, data: JSONBody[ReplayRequest] = _NO_FORCE
     ) -> DeliveryDone:
         async with place(request.user.tenant):
-            found = await dead_letters.replay(
-                nid, receiver=receiver, force=data.force, now_ms=now_ms(), sees=_visible_to(request.user)
-            )
+            found = await dead_letters(request.user).replay(nid, receiver=receiver, force=data.force, now_ms=now_ms())
             alerts.wake(found.receiver)
         return extended(DeliveryDone, delivery_of(found), monitor=await monitor_now(services))
 
@@ -267,8 +263,8 @@ def delivery_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
     ) -> Replayed:
         del data  # that it has no members is checked
         async with place(request.user.tenant):
-            done = await dead_letters.replay_all(
-                receiver=receiver, after=place_of(cursor, "ntf_"), now_ms=now_ms(), sees=_visible_to(request.user)
+            done = await dead_letters(request.user).replay_all(
+                receiver=receiver, after=place_of(cursor, "ntf_"), now_ms=now_ms()
             )
             alerts.wake(receiver)
         return Replayed(
@@ -291,7 +287,7 @@ def delivery_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
     ) -> DeliveryDone:
         del data
         async with place(request.user.tenant):
-            found = await dead_letters.drop(nid, receiver=receiver, now_ms=now_ms(), sees=_visible_to(request.user))
+            found = await dead_letters(request.user).drop(nid, receiver=receiver, now_ms=now_ms())
         return extended(DeliveryDone, delivery_of(found), monitor=await monitor_now(services))
 
     @get(
@@ -314,7 +310,7 @@ def delivery_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
                     nid=one.nid,
                     reason="" if note is None else note.reason,
                 )
-                for receiver, one, note in await dead_letters.outcomes(event_id)
+                for receiver, one, note in await outcomes_of(alerts.groups, event_id)
             ]
             return EventOutcomes(event_id=event_id, outcomes=outcomes, monitor=await monitor_now(services))
 

@@ -21,6 +21,7 @@ from alerts.oncall.dead_letters import (
     UnknownReceiverError,
     Why,
     of_tenant,
+    outcomes_of,
 )
 from alerts.oncall.reschedule import PAGE, is_of, wake_waiting
 from alerts.routing.acknowledge import acknowledge_at
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from alerts.groups.state import AlertGroup, NotificationRecord
-    from alerts.oncall.dead_letters import Found
+    from alerts.store.group_store import Found
     from alerts.store.port import StorePort
     from monitor.events import Event
 
@@ -55,6 +56,20 @@ class Incidents:
         return incident_id in self.open
 
 
+def _of_acme(note: NotificationRecord) -> bool:
+    return note.tenant == "acme"
+
+
+def _all(_: NotificationRecord) -> bool:
+    return True
+
+
+def desk_of(
+    *groups: GroupStore, incidents: Incidents, sees: Callable[[NotificationRecord], bool] = _all
+) -> DeadLetters:
+    return DeadLetters(groups={one.receiver: one for one in groups}, is_open=incidents.is_open, sees=sees)
+
+
 class Bench:
     """One receiver's threads, taken from step to step by hand."""
 
@@ -62,7 +77,7 @@ class Bench:
         self.groups = groups
         self.store = store
         self.incidents = Incidents()
-        self.desk = DeadLetters(groups={"ops": groups}, incidents=self.incidents)
+        self.desk = desk_of(groups, incidents=self.incidents)
         self.now_ms = START_MS
 
     async def offer(self, *events: Event, key: str | None = None, timing: Timing | None = None) -> None:
@@ -123,7 +138,7 @@ class Bench:
         return await self.send(key or worker_key(events[0]), lambda draft: dead_letter(draft, reason="500"))
 
     async def replay(self, nid: str, *, force: bool = False) -> NotificationRecord:
-        found = await self.desk.replay(nid, receiver=None, force=force, now_ms=self.now_ms, sees=lambda _: True)
+        found = await self.desk.replay(nid, receiver=None, force=force, now_ms=self.now_ms)
         return found.note
 
 
@@ -294,7 +309,7 @@ async def test_p31_what_a_person_looks_after_is_not_offered_again_besides(bench:
     await bench.change(key, attempted_again)
     assert (await bench.replay(nid)).nid == nid  # it is under way
     await bench.change(key, lambda draft: dead_letter(draft, reason="again"))
-    await bench.desk.drop(nid, receiver=None, now_ms=bench.now_ms, sees=lambda _: True)
+    await bench.desk.drop(nid, receiver=None, now_ms=bench.now_ms)
     [seen] = await bench.groups.read([Want(group=key)])
     assert (seen.group, (await bench.groups.stats(now_ms=bench.now_ms)).open_dead_letters) == (None, 0)
 
@@ -308,7 +323,7 @@ async def test_a_dropped_dead_letter_loses_its_body_and_leaves_its_thread_as_it_
     nid = await bench.dead(event())
     await bench.offer(event(2, kind=EventKind.FAILED))
     for _ in range(2):
-        found = await bench.desk.drop(nid, receiver="ops", now_ms=bench.now_ms + 5, sees=lambda _: True)
+        found = await bench.desk.drop(nid, receiver="ops", now_ms=bench.now_ms + 5)
         assert found.note.outcome is Outcome.DROPPED
     listed = await bench.groups.notification(nid)
     assert listed is not None
@@ -330,9 +345,9 @@ async def test_a_dead_letter_that_is_replayed_and_delivered_in_the_middle_of_a_d
         await bench.change(worker_key(event()), attempted(deliver))
 
     store = Interrupted(store_url, "look", delivered)
-    desk = DeadLetters(groups={"ops": GroupStore(store, "ops")}, incidents=bench.incidents)
+    desk = desk_of(GroupStore(store, "ops"), incidents=bench.incidents)
     with pytest.raises(RefusedError, match="it is delivered"):
-        await desk.drop(nid, receiver="ops", now_ms=bench.now_ms, sees=lambda _: True)
+        await desk.drop(nid, receiver="ops", now_ms=bench.now_ms)
     await store.close()
     listed = await bench.groups.notification(nid)
     assert listed is not None
@@ -345,38 +360,40 @@ async def test_a_dead_letter_that_is_dropped_in_the_middle_of_a_replay_stays_dro
     # It may have arrived, so its group remains for the RESOLVED.
     await bench.offer(event())
     nid = await bench.send(worker_key(event()), lambda draft: dead_letter(draft, reason="500", unknown=True))
-    drop = partial(bench.desk.drop, nid, receiver="ops", now_ms=bench.now_ms, sees=lambda _: True)
+    drop = partial(bench.desk.drop, nid, receiver="ops", now_ms=bench.now_ms)
     store = Interrupted(store_url, "look", drop)
-    desk = DeadLetters(groups={"ops": GroupStore(store, "ops")}, incidents=bench.incidents)
+    desk = desk_of(GroupStore(store, "ops"), incidents=bench.incidents)
     with pytest.raises(RefusedError, match="it is dropped"):
-        await desk.replay(nid, receiver="ops", force=False, now_ms=bench.now_ms, sees=lambda _: True)
+        await desk.replay(nid, receiver="ops", force=False, now_ms=bench.now_ms)
     await store.close()
 
 
 async def test_one_whose_thread_is_gone_can_be_dropped_and_leaves_none_behind(bench: Bench) -> None:
     nid = await bench.dead(event())
-    await bench.desk.drop(nid, receiver=None, now_ms=bench.now_ms, sees=lambda _: True)
+    await bench.desk.drop(nid, receiver=None, now_ms=bench.now_ms)
     assert (await bench.groups.stats(now_ms=bench.now_ms)).groups == 0
 
 
 async def test_what_is_not_there_or_not_seen_is_unknown(bench: Bench) -> None:
     nid = await bench.dead(event())
     with pytest.raises(UnknownNotificationError):
-        await bench.desk.find("ntf_x", receiver=None, sees=lambda _: True)
+        await bench.desk.find("ntf_x", receiver=None)
     with pytest.raises(UnknownNotificationError):
-        await bench.desk.find(nid, receiver=None, sees=lambda note: of_tenant(note, "other", None, None))
+        await desk_of(
+            bench.groups, incidents=bench.incidents, sees=lambda note: of_tenant(note, "other", None, None)
+        ).find(nid, receiver=None)
     with pytest.raises(UnknownReceiverError):
-        await bench.desk.find(nid, receiver="none", sees=lambda _: True)
+        await bench.desk.find(nid, receiver="none")
 
 
 async def test_p5_the_outcomes_of_an_event_name_the_notification_that_reported_it(bench: Bench) -> None:
     down = event()
     nid = await bench.dead(down)
-    [(receiver, told, note)] = await bench.desk.outcomes(down.event_id)
+    [(receiver, told, note)] = await outcomes_of({"ops": bench.groups}, down.event_id)
     assert (receiver, told.outcome, told.nid) == ("ops", Outcome.PART_OF, nid)
     assert note is not None
     assert note.outcome is Outcome.DEAD_LETTERED
-    assert await bench.desk.outcomes("0" * 32) == []
+    assert await outcomes_of({"ops": bench.groups}, "0" * 32) == []
 
 
 @pytest.mark.parametrize("limit", [1, 3, 100])
@@ -388,19 +405,13 @@ async def test_a_list_holds_each_once_newest_first_whatever_is_taken_out_meanwhi
     theirs = [nid for number, nid in enumerate(made) if number % 4]
     found: list[Found] = []
     after = None
+    desk = desk_of(bench.groups, incidents=bench.incidents, sees=_of_acme)
     while True:
-        page = await bench.desk.page(
-            Outcome.DEAD_LETTERED,
-            receiver=None,
-            after=after,
-            limit=limit,
-            now_ms=bench.now_ms,
-            sees=lambda note: note.tenant == "acme",
-        )
+        page = await desk.page(Outcome.DEAD_LETTERED, receiver=None, after=after, limit=limit, now_ms=bench.now_ms)
         assert len(page.found) <= limit
         found += page.found
         for one in page.found[:1]:
-            await bench.desk.drop(one.note.nid, receiver=None, now_ms=bench.now_ms, sees=lambda _: True)
+            await bench.desk.drop(one.note.nid, receiver=None, now_ms=bench.now_ms)
         if page.last is None:
             break
         after = page.last
@@ -417,7 +428,7 @@ async def test_a_list_over_all_receivers_holds_each_once_newest_first(bench: Ben
         one = bench if number < 3 or number % 4 == 0 else chat  # much of one, then most of the other
         one.now_ms = START_MS + number // 2
         made.append(await one.dead(event(worker_id=f"w{number}")))
-    desk = DeadLetters(groups={"ops": bench.groups, "chat": chat.groups}, incidents=bench.incidents)
+    desk = desk_of(bench.groups, chat.groups, incidents=bench.incidents, sees=_of_acme)
     found = await _listed(desk, limit=limit, now_ms=START_MS + 12)
     assert sorted(one.note.nid for one in found) == sorted(made)
     places = [(one.note.at_ms, one.note.nid) for one in found]
@@ -441,7 +452,7 @@ async def test_a_list_goes_on_where_the_first_receiver_was_not_looked_through_fu
         )
         theirs.record(in_flight, Outcome.DEAD_LETTERED)
     assert await bench.groups.save([Change(draft=theirs, version=version)], now_ms=theirs.now_ms) == [True]
-    desk = DeadLetters(groups={"ops": bench.groups, "chat": chat.groups}, incidents=bench.incidents)
+    desk = desk_of(bench.groups, chat.groups, incidents=bench.incidents, sees=_of_acme)
     found = await _listed(desk, limit=2, now_ms=theirs.now_ms)
     assert [one.note.nid for one in found] == made[::-1]
 
@@ -451,14 +462,7 @@ async def _listed(desk: DeadLetters, *, limit: int, now_ms: int) -> list[Found]:
     found: list[Found] = []
     after = None
     while True:
-        page = await desk.page(
-            Outcome.DEAD_LETTERED,
-            receiver=None,
-            after=after,
-            limit=limit,
-            now_ms=now_ms,
-            sees=lambda note: note.tenant == "acme",
-        )
+        page = await desk.page(Outcome.DEAD_LETTERED, receiver=None, after=after, limit=limit, now_ms=now_ms)
         found += page.found
         if page.last is None:
             return found
@@ -476,9 +480,7 @@ async def test_a_list_goes_on_past_more_at_one_time_than_a_page_looks_at(bench: 
         draft.record(in_flight, Outcome.DEAD_LETTERED)
     assert await bench.groups.save([Change(draft=draft, version=version)], now_ms=bench.now_ms) == [True]
     after = (bench.now_ms, made[1])
-    page = await bench.desk.page(
-        Outcome.DEAD_LETTERED, receiver="ops", after=after, limit=9, now_ms=bench.now_ms, sees=lambda _: True
-    )
+    page = await bench.desk.page(Outcome.DEAD_LETTERED, receiver="ops", after=after, limit=9, now_ms=bench.now_ms)
     assert ([one.note.nid for one in page.found], page.last) == ([made[0]], None)
 
 
@@ -490,9 +492,7 @@ async def test_a_notification_in_flight_is_listed_with_its_attempts_and_why_the_
         schedule_retry(draft, due_ms=START_MS, unknown=False)
 
     nid = await bench.send(worker_key(event()), fails)
-    page = await bench.desk.page(
-        Outcome.QUEUED, receiver="ops", after=None, limit=5, now_ms=bench.now_ms, sees=lambda _: True
-    )
+    page = await bench.desk.page(Outcome.QUEUED, receiver="ops", after=None, limit=5, now_ms=bench.now_ms)
     assert [(one.note.nid, one.note.attempts, one.note.reason) for one in page.found] == [(nid, 1, "503 from ops")]
     assert [(one.note.cause, one.note.answer) for one in page.found] == [("server_error", "down for maintenance")]
 
@@ -580,14 +580,8 @@ async def test_p24_a_restricted_token_sees_a_group_only_where_it_may_see_all_of_
 ) -> None:
     nids = {await bench.dead(event()): of_worker, await bench.dead(event(2), key=GROUP): of_group}
     viewer = {"tenant": "acme", "environments": None, "worker_id": None, **restriction}
-    page = await bench.desk.page(
-        Outcome.DEAD_LETTERED,
-        receiver=None,
-        after=None,
-        limit=9,
-        now_ms=bench.now_ms,
-        sees=lambda note: of_tenant(note, **viewer),
-    )
+    desk = desk_of(bench.groups, incidents=bench.incidents, sees=lambda note: of_tenant(note, **viewer))
+    page = await desk.page(Outcome.DEAD_LETTERED, receiver=None, after=None, limit=9, now_ms=bench.now_ms)
     assert {one.note.nid for one in page.found} == {nid for nid, is_seen in nids.items() if is_seen}
 
 
