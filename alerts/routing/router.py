@@ -253,14 +253,7 @@ class Router:
                 except UnknownIncidentError:  # the store has lost its last writes
                     continue
                 if incident.ack is not None:
-                    await acknowledge_at(
-                        self._groups[receiver],
-                        offer.key,
-                        tenant=incident.tenant,
-                        worker_id=incident.worker_id,
-                        incident_id=incident.id,
-                        now_ms=now_ms,
-                    )
+                    await acknowledge_at(self._groups[receiver], offer.key, incident, now_ms=now_ms)
 
 
 def _part_of(event: Event, verdicts: Mapping[tuple[str, str], FailureVerdict]) -> str | None:

@@ -284,7 +284,7 @@ _DESK: Final = (
     Mutant(
         wrong="an acknowledgement of an earlier incident ends the reminders of the present one",
         file="alerts/routing/acknowledge.py",
-        old="if group.acked or group.incident_id not in {None, incident_id}:",
+        old="if group.acked or group.incident_id not in {None, incident.id}:",
         new="if group.acked:",
         tests=("tests/alerts/oncall/test_dead_letters.py", "tests/alerts/routing/test_enqueue.py"),
     ),

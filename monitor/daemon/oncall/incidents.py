@@ -261,13 +261,10 @@ def incident_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
             incident = await alerts.incidents.acknowledge(
                 caller.tenant, incident_id, by=by, comment=comment, now_ms=now_ms
             )
-            worker_id = incident.worker_id if incident.kind is IncidentKind.WORKER else None
             # If the incident has closed since the acknowledgement, no reminder is due any more.
             for receiver, key in incident.targets.items() if incident.is_open else ():
                 if (groups := alerts.groups.get(receiver)) is not None:
-                    await acknowledge_at(
-                        groups, key, tenant=incident.tenant, worker_id=worker_id, incident_id=incident.id, now_ms=now_ms
-                    )
+                    await acknowledge_at(groups, key, incident, now_ms=now_ms)
             return await detail_of(caller, incident)
 
     return [list_incidents, get_incident, acknowledge_incident]

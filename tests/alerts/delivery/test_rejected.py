@@ -164,9 +164,9 @@ async def test_p18_what_a_receiver_was_not_notified_of_yet_is_sent_as_it_is_by_t
 async def acknowledge(running: Daemon, incident_id: str, key: str) -> None:
     """As the API does it."""
     now_ms = running.clock.ms
-    await running.service.incidents.acknowledge("acme", incident_id, by="ann", comment="renewing it", now_ms=now_ms)
-    groups = running.service.groups["ops"]
-    await acknowledge_at(groups, key, tenant="acme", worker_id="w", incident_id=incident_id, now_ms=now_ms)
+    incidents, groups = running.service.incidents, running.service.groups["ops"]
+    incident = await incidents.acknowledge("acme", incident_id, by="ann", comment="renewing it", now_ms=now_ms)
+    await acknowledge_at(groups, key, incident, now_ms=now_ms)
 
 
 @pytest.mark.parametrize(
@@ -211,12 +211,7 @@ async def test_p19_an_ack_between_the_lapse_of_the_last_one_and_its_hand_over_is
 
     is_noted, goes_on = asyncio.Event(), asyncio.Event()
     key = 'g{"environment": "prod", "tenant": "acme"}'
-    ask: dict[str, Any] = {
-        "tenant": "acme",
-        "worker_id": "w",
-        "incident_id": f"inc_{rejected().event_id}",
-        "now_ms": clock.ms,
-    }
+    incident_id = f"inc_{rejected().event_id}"
     source, store = ListSource([rejected()]), alert_store(store_url)
     incidents, groups = IncidentStore(store), GroupStore(store, "ops")
 
@@ -242,14 +237,14 @@ async def test_p19_an_ack_between_the_lapse_of_the_last_one_and_its_hand_over_is
 
     try:
         await router(groups).step()
-        await incidents.acknowledge("acme", ask["incident_id"], by="ann", comment="", now_ms=clock.ms)
-        await acknowledge_at(groups, key, **ask)
+        incident = await incidents.acknowledge("acme", incident_id, by="ann", comment="", now_ms=clock.ms)
+        await acknowledge_at(groups, key, incident, now_ms=clock.ms)
         assert await acks() == (1, True)
         source.stream.append(silent())
         routing = asyncio.create_task(router(Hung(store, "ops")).step())
         await is_noted.wait()
-        await incidents.acknowledge("acme", ask["incident_id"], by="bob", comment="", now_ms=clock.ms)
-        await acknowledge_at(groups, key, **ask)
+        incident = await incidents.acknowledge("acme", incident_id, by="bob", comment="", now_ms=clock.ms)
+        await acknowledge_at(groups, key, incident, now_ms=clock.ms)
         goes_on.set()
         await routing
         assert await acks() == (1, True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from alerts.groups import group_rules, worker_rules
 from alerts.groups.attempts import apply, begin_attempt, dead_letter, deliver, fail, schedule_retry
+from alerts.groups.incidents import environment_incident
 from alerts.groups.keys import worker_key
 from alerts.groups.roles import Role, role_of
 from alerts.groups.state import CreateNotification, Draft, InFlight, Member, Outcome, Send, Timing
@@ -500,10 +502,10 @@ async def test_a_notification_in_flight_is_listed_with_its_attempts_and_why_the_
 # Acks and silences
 
 
-async def acknowledge(bench: Bench, key: str, incident_id: str = INCIDENT, worker_id: str | None = "w") -> None:
-    await acknowledge_at(
-        bench.groups, key, tenant="acme", worker_id=worker_id, incident_id=incident_id, now_ms=bench.now_ms
-    )
+async def acknowledge(bench: Bench, key: str, incident_id: str = INCIDENT, worker_id: str = "w") -> None:
+    incident = environment_incident(incident_id, event(), {})
+    incident = msgspec.structs.replace(incident, worker_id=worker_id)
+    await acknowledge_at(bench.groups, key, incident, now_ms=bench.now_ms)
 
 
 async def test_p19_an_acknowledged_worker_is_reminded_of_no_more(bench: Bench) -> None:

@@ -15,6 +15,7 @@ from alerts.delivery.loop import Delivery
 from alerts.delivery.planner import BROKEN_PAUSE_MS, BROKEN_TRIES, Planner
 from alerts.errors import PermanentDeliveryError, TransientDeliveryError
 from alerts.groups.flapping import Flapping
+from alerts.groups.incidents import environment_incident
 from alerts.groups.keys import environment_key, worker_key
 from alerts.groups.mass_failure import FailureState, Rule
 from alerts.groups.silences import Matchers, Silence
@@ -558,8 +559,8 @@ async def test_p19_an_ack_that_comes_before_its_down_is_offered_counts(rig: Rig,
         return noted
 
     incident_id = (await note()).incident_id
-    await rig.incidents.acknowledge("acme", incident_id, by="somebody", comment="", now_ms=START_MS)
-    await acknowledge_at(rig.groups, aim.key, tenant="acme", worker_id="w", incident_id=incident_id, now_ms=START_MS)
+    incident = await rig.incidents.acknowledge("acme", incident_id, by="somebody", comment="", now_ms=START_MS)
+    await acknowledge_at(rig.groups, aim.key, incident, now_ms=START_MS)
     noted = await note()  # the router that was killed is followed by another
     rig.start()
     await rig.offer(stale, route=route, incident_id=noted.incident_id, acked=noted.acked)
@@ -685,7 +686,8 @@ async def test_p19_an_ack_of_one_failure_of_an_environment_is_none_of_the_next(r
     rig.clock.ms += 2_000
     await until(lambda: len(rig.inbox.accepted) == 1)
     await until(rig.rests)
-    await acknowledge_at(rig.groups, key, tenant="acme", worker_id=None, incident_id="inc_first", now_ms=rig.clock.ms)
+    failure = environment_incident("inc_first", down("a"), {})
+    await acknowledge_at(rig.groups, key, failure, now_ms=rig.clock.ms)
     rig.inbox.gate = gate = asyncio.Event()
     await rig.offer(over("a"), key=key, target=aim)
     await until(lambda: len(rig.inbox.attempts) == 2)
