@@ -60,20 +60,10 @@ def cause_of(status: int) -> Cause:
 class DeliveryError(Exception):
     """An attempt is not known to have been accepted. The message holds no secret and no URL path.
 
-    ``answer``: beginning of the receiver's response, which may quote the notification.
-    """
-
-    def __init__(self, message: str, *, cause: Cause = Cause.OTHER, answer: str = "") -> None:
-        super().__init__(message)
-        self.cause = cause
-        self.answer = answer
-
-
-class TransientDeliveryError(DeliveryError):
-    """The attempt failed, and a later one may succeed.
-
-    ``retry_after_ms``: delay that the receiver asked for, in milliseconds, if any. ``unknown``: the attempt may have
-    been accepted; it was sent, and no response came.
+    ``answer``: beginning of the receiver's response, which may quote the notification. ``retry_after_ms``: delay that
+    the receiver asked for, in milliseconds, if any. ``unknown``: the attempt may have been accepted; it was sent, and
+    no response came. ``disable``: the receiver is gone permanently. Nothing is sent to it until an operator enables it
+    again.
     """
 
     def __init__(
@@ -84,18 +74,19 @@ class TransientDeliveryError(DeliveryError):
         answer: str = "",
         retry_after_ms: int | None = None,
         unknown: bool = False,
+        disable: bool = False,
     ) -> None:
-        super().__init__(message, cause=cause, answer=answer)
+        super().__init__(message)
+        self.cause = cause
+        self.answer = answer
         self.retry_after_ms = retry_after_ms
         self.unknown = unknown
+        self.disable = disable
+
+
+class TransientDeliveryError(DeliveryError):
+    """The attempt failed, and a later one may succeed."""
 
 
 class PermanentDeliveryError(DeliveryError):
-    """The receiver will never accept this notification; no further attempt is made.
-
-    ``disable``: the receiver is gone permanently. Nothing is sent to it until an operator enables it again.
-    """
-
-    def __init__(self, message: str, *, cause: Cause = Cause.OTHER, answer: str = "", disable: bool = False) -> None:
-        super().__init__(message, cause=cause, answer=answer)
-        self.disable = disable
+    """The receiver will never accept this notification; no further attempt is made."""

@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from alerts.errors import DeliveryError, PermanentDeliveryError, TransientDeliveryError
+from alerts.errors import DeliveryError, PermanentDeliveryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,7 +88,7 @@ def decide(
     doublings = min(attempts - 1, _MAX_DOUBLINGS)
     ceiling_ms = min(policy.max_ms, policy.initial_ms * 2**doublings)
     own_ms = max(FLOOR_MS, round(uniform(0, ceiling_ms)))
-    asked_ms = error.retry_after_ms if isinstance(error, TransientDeliveryError) else None
+    asked_ms = error.retry_after_ms
     if asked_ms is not None and min(asked_ms, policy.max_ms) > own_ms:
         return Retry(reason=RetryReason.RECEIVER_ASKED, due_ms=now_ms + min(asked_ms, policy.max_ms))
     return Retry(reason=RetryReason.BACKOFF, due_ms=now_ms + own_ms)
