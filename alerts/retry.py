@@ -36,12 +36,6 @@ class RetryPolicy:
     retry_for_ms: int = 86_400_000
     min_attempts: int = 12
 
-    def __post_init__(self) -> None:
-        if not 0 < self.initial_ms <= self.max_ms:
-            raise ValueError(f"retry: 0 < initial <= max does not hold: {self.initial_ms} ms, {self.max_ms} ms")
-        if self.retry_for_ms < 0 or self.min_attempts < 1:
-            raise ValueError(f"retry: for {self.retry_for_ms} ms, at least {self.min_attempts} attempts")
-
 
 class RetryReason(StrEnum):
     """Reason for the decision after a failed attempt."""

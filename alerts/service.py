@@ -85,9 +85,6 @@ class AlertService:
         poll_s: how often each part polls for work that comes without a wakeup, in seconds.
         first_pause_s: upper bound of the pause before a failed part is restarted for the first time, in seconds.
         failpoint: called with the name of each point at which a test may end the process.
-
-    Raises:
-        ValueError: two receivers have the same name, or a route names a receiver that is not configured.
     """
 
     def __init__(
@@ -104,77 +101,72 @@ class AlertService:
         first_pause_s: float = FIRST_PAUSE_S,
         failpoint: Callable[[str], None] = nothing,
     ) -> None:
-        _check(settings)
-        self._settings = settings
         self.owners = settings.owners
         self.wording = settings.wording
         self.receivers = {receiver.name: receiver for receiver in settings.receivers}
         self.incidents = IncidentStore(store, settings.history)
         self.silences = SilenceStore(store, settings.history)
         self.groups = {name: GroupStore(store, name, settings.history) for name in self.receivers}
+        self._history = settings.history
         self._store = store
         self._known = ReceiverStore(store)
-        self._fleet = fleet
         self._now_ms = now_ms
-        self._counts = counts
-        self._poll_s = poll_s
         self._first_pause_s = first_pause_s
-        self._failpoint = failpoint
-        self._mass_failures = None if settings.rule is None else MassFailures(store, rule=settings.rule, fleet=fleet)
-        self._planners = {name: self._build_planner(groups) for name, groups in self.groups.items()}
-        self._deliveries = {name: self._build_delivery(receiver) for name, receiver in self.receivers.items()}
-        self._routers = tuple(self._build_router(partition, source) for partition in range(partitions))
+        mass_failures = None if settings.rule is None else MassFailures(store, rule=settings.rule, fleet=fleet)
+        self._planners = {
+            name: Planner(
+                groups=groups,
+                incidents=self.incidents,
+                silences=self.silences,
+                mass_failures=mass_failures,
+                wording=self.wording,
+                fleet=fleet,
+                flapping=settings.flapping,
+                counts=counts,
+            )
+            for name, groups in self.groups.items()
+        }
+        self._deliveries = {
+            name: Delivery(
+                receiver=receiver,
+                groups=self.groups[name],
+                planner=self._planners[name],
+                policy=_policy_for(receiver, settings.policy),
+                now_ms=now_ms,
+                counts=counts,
+                concurrency=settings.concurrency,
+                poll_s=poll_s,
+                failpoint=failpoint,
+            )
+            for name, receiver in self.receivers.items()
+        }
+        traits = {
+            name: ReceiverTraits(
+                takes_groups=receiver.takes_groups,
+                resend_ms=receiver.resend_ms,
+                tenants=self.owners.get(name, frozenset()),
+            )
+            for name, receiver in self.receivers.items()
+        }
+        self._routers = tuple(
+            Router(
+                partition=partition,
+                source=source,
+                incidents=self.incidents,
+                mass_failures=mass_failures,
+                groups=self.groups,
+                traits=traits,
+                routes=settings.routes,
+                now_ms=now_ms,
+                on_queued=self.wake,
+                poll_s=poll_s,
+                failpoint=failpoint,
+            )
+            for partition in range(partitions)
+        )
         self._parts: tuple[Part, ...] = ()
         self._routing: list[asyncio.Task[None]] = []
         self._delivering: list[asyncio.Task[None]] = []
-
-    def _build_planner(self, groups: GroupStore) -> Planner:
-        return Planner(
-            groups=groups,
-            incidents=self.incidents,
-            silences=self.silences,
-            mass_failures=self._mass_failures,
-            wording=self.wording,
-            fleet=self._fleet,
-            flapping=self._settings.flapping,
-            counts=self._counts,
-        )
-
-    def _build_delivery(self, receiver: Receiver) -> Delivery:
-        return Delivery(
-            receiver=receiver,
-            groups=self.groups[receiver.name],
-            planner=self._planners[receiver.name],
-            policy=_policy_for(receiver, self._settings.policy),
-            now_ms=self._now_ms,
-            counts=self._counts,
-            concurrency=self._settings.concurrency,
-            poll_s=self._poll_s,
-            failpoint=self._failpoint,
-        )
-
-    def _build_router(self, partition: int, source: EventSource) -> Router:
-        return Router(
-            partition=partition,
-            source=source,
-            incidents=self.incidents,
-            mass_failures=self._mass_failures,
-            groups=self.groups,
-            traits={name: self._build_traits(receiver) for name, receiver in self.receivers.items()},
-            routes=self._settings.routes,
-            now_ms=self._now_ms,
-            on_queued=self.wake,
-            poll_s=self._poll_s,
-            failpoint=self._failpoint,
-        )
-
-    def _build_traits(self, receiver: Receiver) -> ReceiverTraits:
-        return ReceiverTraits(
-            name=receiver.name,
-            takes_groups=receiver.takes_groups,
-            resend_ms=receiver.resend_ms,
-            tenants=self.owners.get(receiver.name, frozenset()),
-        )
 
     async def start(self) -> None:
         """Start every part. Does not wait for the store: each part waits for it and logs an outage itself."""
@@ -256,7 +248,7 @@ class AlertService:
 
         Its open DOWNs get no RESOLVED (P18).
         """
-        groups = GroupStore(self._store, name, self._settings.history)
+        groups = GroupStore(self._store, name, self._history)
         ended = await end_groups(groups, now_ms=self._now_ms())
         await groups.retire()
         _log.warning(
@@ -282,14 +274,3 @@ def _policy_for(receiver: Receiver, policy: RetryPolicy) -> RetryPolicy:
         return policy
     longest_ms = min(policy.max_ms, receiver.resend_ms)
     return replace(policy, initial_ms=min(policy.initial_ms, longest_ms), max_ms=longest_ms)
-
-
-def _check(settings: AlertSettings) -> None:
-    names = [receiver.name for receiver in settings.receivers]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{names.count(name)} receivers are named {name!r}")
-    for route in settings.routes:
-        for name in route.receivers:
-            if name not in names:
-                raise ValueError(f"a route names the receiver {name!r}, which is not configured")

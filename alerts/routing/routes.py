@@ -58,7 +58,6 @@ class Route:
 class ReceiverTraits:
     """Properties of a receiver that routing needs, see ``alerts.receivers.Receiver``."""
 
-    name: str
     takes_groups: bool = True
     resend_ms: int | None = None
     tenants: frozenset[str] = frozenset()

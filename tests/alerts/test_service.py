@@ -921,9 +921,3 @@ async def test_a_receiver_that_is_not_there_at_the_start_is_a_warning(daemon: An
     lines = {line["receiver"]: line["reason"] for line in logs if line["event"] == "receiver.unreachable"}
     assert set(lines) == {"private", "away"}
     assert "allow_private" in lines["private"]
-
-
-def test_names_that_clash_or_are_missing_are_refused(clock: Clock) -> None:
-    for receivers, route in (([Inbox(), Inbox()], "ops"), ([Inbox()], "pager")):
-        with pytest.raises(ValueError, match=route):
-            Daemon("unix:///nowhere", list(receivers), ListSource([]), clock, [Route(receivers=(route,))])

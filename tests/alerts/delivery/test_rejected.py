@@ -222,7 +222,7 @@ async def test_p19_an_ack_between_the_lapse_of_the_last_one_and_its_hand_over_is
             incidents=incidents,
             mass_failures=None,
             groups={"ops": groups},
-            traits={"ops": ReceiverTraits(name="ops")},
+            traits={"ops": ReceiverTraits()},
             routes=[Route(receivers=("ops",), group_by=("environment",))],
             now_ms=clock,
             on_queued=lambda _: None,

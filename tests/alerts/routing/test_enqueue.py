@@ -51,7 +51,7 @@ FLAPPING = Flapping()
 SINGLE = Route(receivers=("ops",), repeat_interval_ms=REPEAT_MS)
 GROUPED = Route(receivers=("ops",), group_by=("environment",), repeat_interval_ms=REPEAT_MS)
 GROUP_KEY = 'g{"environment": "prod", "tenant": "acme"}'
-PORTS = {"ops": ReceiverTraits(name="ops")}
+PORTS = {"ops": ReceiverTraits()}
 
 
 def down(worker: str = "w", seq: int = 1, kind: EventKind = EventKind.STALE, **changes: Any) -> Event:

@@ -167,7 +167,7 @@ async def test_p26_what_there_is_too_much_of_becomes_less_with_every_call_howeve
 async def test_p26_no_outcome_is_forgotten_that_an_unacked_event_needs(groups: GroupStore, redis: Redis) -> None:
     """A router hands its batch over and hangs before it acks; others flood the receiver; then the batch comes again."""
     route = Route(receivers=("ops",), events=frozenset(EventKind))
-    traits = {"ops": ReceiverTraits(name="ops")}
+    traits = {"ops": ReceiverTraits()}
 
     def offers(stream: list[Event]) -> list[Offer]:
         found = []
