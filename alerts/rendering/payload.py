@@ -20,7 +20,7 @@ import msgspec
 from alerts.errors import UnrenderableEventError
 from alerts.rendering.group_text import GroupCounts, group_sentence
 from alerts.rendering.phrases import SHOWN_CHARS, shown
-from alerts.rendering.redaction import REDACTED, Redaction, without_userinfo
+from alerts.rendering.redaction import REDACTED, TEXTS, Redaction, without_userinfo
 from alerts.rendering.worker_text import single_sentence
 from monitor.events import rfc3339
 from monitor.liveness import Liveness
@@ -42,7 +42,6 @@ SILENCE_FOR: Final = "2h"
 
 _MESSAGE_CHARS: Final = 256
 _WORD_CHARS: Final = 32
-_WORDS: Final = ("status", "old_status", "current_task_id", "reason", "error_message")
 _METADATA_LABEL: Final = "metadata."
 _PATTERN_CHARS: Final = 256
 """Maximum length of a pattern of a silence."""
@@ -92,7 +91,7 @@ class Wording:
                 "reminder": reminder,
                 "previous_type": None if previous is None else previous.kind.value,
                 "link": self._worker_link(event.worker_id),
-                "silence": _silence(event.tenant, worker_id=event.worker_id),
+                "silence": _silence(event.tenant, [("--worker-id", event.worker_id)]),
                 "others_silent": None if health is None else health.silent,
                 "expected": None if health is None else health.expected,
                 "recent_outages": None if recent is None else recent.number,
@@ -175,7 +174,7 @@ class Wording:
         if len(_encoded(data)) > EVENT_BYTES:
             data |= {"worker_metadata": {}, "worker_metadata_cut": True}
         if len(_encoded(data)) > EVENT_BYTES:
-            data |= {word: _cut(getattr(event, word), _WORD_CHARS) for word in _WORDS}
+            data |= {word: _cut(getattr(event, word), _WORD_CHARS) for word in TEXTS}
         return data
 
     def _label(self, label: str, value: str) -> str:
@@ -246,26 +245,15 @@ def _group_silence(labels: Mapping[str, str], events: Sequence[Event]) -> str | 
     }
     if any("=" in name or len(value) > _PATTERN_CHARS for name, value in metadata.items()):
         return None
-    environment = labels.get("environment")
-    tenant = tenants.pop()
-    if environment is None and not metadata:
-        return _silence(tenant, worker_id="*", exact=False)  # every worker: a silence needs a matcher
-    return _silence(tenant, environment=environment, metadata=metadata)
+    options = [("--environment", labels["environment"])] if "environment" in labels else []
+    options += [("--metadata", f"{name}={value}") for name, value in metadata.items()]
+    # Every worker, if the group has no further label: a silence needs a matcher.
+    return _silence(tenants.pop(), options or [("--worker-id", "*")], exact=bool(options))
 
 
-def _silence(
-    tenant: str,
-    *,
-    worker_id: str | None = None,
-    environment: str | None = None,
-    metadata: Mapping[str, str] | None = None,
-    exact: bool = True,
-) -> str | None:
+def _silence(tenant: str, options: Sequence[tuple[str, str]], *, exact: bool = True) -> str | None:
     """A shell command that adds a silence, with each value quoted; None: a value is not printable."""
-    options = [("--tenant", tenant)]
-    options += [("--worker-id", worker_id)] if worker_id is not None else []
-    options += [("--environment", environment)] if environment is not None else []
-    options += [("--metadata", f"{name}={value}") for name, value in (metadata or {}).items()]
+    options = [("--tenant", tenant), *options]
     if not all(value.isprintable() for _, value in options):
         return None
     words = ["lastseen", "silence", "add"]

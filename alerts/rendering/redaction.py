@@ -17,7 +17,8 @@ REDACTED: Final = "[redacted]"
 """Replacement for a redacted value."""
 _USERINFO: Final = re.compile(r"""(?<=://)(?:[^/?#\s"'<>]*@|[^/?#\s@:]{0,200}:(?!\d+/)[^\s"'<>@]{0,200}@)""")
 """The second alternative: a password with a slash, a question mark or a hash that should have been escaped."""
-_TEXTS: Final = ("status", "old_status", "current_task_id", "reason", "error_message")
+TEXTS: Final = ("status", "old_status", "current_task_id", "reason", "error_message")
+"""Fields of an event that may hold text from its worker."""
 
 
 def without_userinfo(text: str) -> str:
@@ -58,7 +59,7 @@ class Redaction:
         """The event without userinfo in its texts. Its metadata is not changed; see ``cleaned``."""
         changes: dict[str, Any] = {
             name: without_userinfo(text)
-            for name in _TEXTS
+            for name in TEXTS
             if isinstance(text := getattr(event, name), str) and "://" in text
         }
         return replace(event, **changes) if changes else event

@@ -91,7 +91,7 @@ def _stale(event: Event, style: Style, *, again: bool) -> str:
     if event.old is Liveness.STOPPED:
         return text + (
             f"it stopped at {style.at(event.since_ms)} and did not return by {style.at(event.due_ms)} as planned"
-            f"{_late_return(event)}"
+            + (f" (detected after {own})" if (own := own_outage(event)) else "")
         )
     if event.old is Liveness.STALE:
         what = f"since {style.at(event.rejected_ms)} it sends no heartbeats at all; those before were rejected"
@@ -122,11 +122,6 @@ def _late(event: Event, style: Style) -> str:
     if own := own_outage(event):
         return f", detected after {own}"
     return f", noticed {style.clock(event.detected_ms)}" if event.detected_ms - event.due_ms >= LATE_MS else ""
-
-
-def _late_return(event: Event) -> str:
-    own = own_outage(event)
-    return f" (detected after {own})" if own else ""
 
 
 def _failed(event: Event, style: Style, *, again: bool) -> str:
@@ -205,21 +200,16 @@ def _others(event: Event, style: Style, health: EnvironmentHealth | None) -> str
     """Whether one worker or many are affected: the first thing that a person on call wants to know."""
     if health is None or event.kind not in DOWN or not health.expected:
         return ""
-    silent, there = health.silent, style.name(event.environment_name)
-    if event.kind is EventKind.REJECTED:
-        return _others_rejected(health, there)
-    if not silent:
-        one = health.expected == 1
-        return f"; {health.expected:,} other{'s' * (not one)} in {there} still send{'s' * one} heartbeats"
-    one, too = silent == 1, " too" if event.kind is EventKind.STALE else ""
-    return f"; {silent:,} other{'s' * (not one)} of {health.expected:,} in {there} {'is' if one else 'are'} silent{too}"
-
-
-def _others_rejected(health: EnvironmentHealth, there: str) -> str:
-    """As ``_others``. For overdue workers it is not known yet whether their heartbeats are rejected too."""
+    rejected, there = event.kind is EventKind.REJECTED, style.name(event.environment_name)
+    count = health.silent or health.expected
+    one = count == 1
+    others = f"; {count:,} other{'s' * (not one)}"
     if not health.silent:
-        one = health.expected == 1
-        return f"; {health.expected:,} other{'s' * (not one)} in {there} {'has its' if one else 'have theirs'} accepted"
-    one = health.silent == 1
-    which = f"{health.silent:,} other{'s' * (not one)} of {health.expected:,}"
-    return f"; {which} in {there} {'is' if one else 'are'} overdue"
+        if rejected:
+            state = "has its accepted" if one else "have theirs accepted"
+        else:
+            state = "still sends heartbeats" if one else "still send heartbeats"
+        return f"{others} in {there} {state}"
+    # For overdue workers it is not known yet whether their heartbeats are rejected too.
+    state = "overdue" if rejected else "silent too" if event.kind is EventKind.STALE else "silent"
+    return f"{others} of {health.expected:,} in {there} {'is' if one else 'are'} {state}"
