@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from alerts.groups.keys import Shape, mid_of, shape_of
-from alerts.groups.roles import DOWN
+from alerts.groups.roles import DOWN, ENDS
 from monitor.events import severity
 from monitor.liveness import EventKind
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from monitor.events import Event
-
-_END: Final = frozenset({EventKind.RECOVERED, EventKind.STOPPED, EventKind.FORGOTTEN})
 
 
 class IncidentKind(StrEnum):
@@ -136,7 +134,7 @@ def fold(
     if event.kind in DOWN:
         known = _opened(event, part_of) if last is None or not last.is_open else _escalated(last, event)
         known = msgspec.structs.replace(known, updated=event.kind, reason=_reason(event))
-    elif event.kind in _END and last is not None and last.is_open:
+    elif event.kind in ENDS and last is not None and last.is_open:
         known = msgspec.structs.replace(
             last, closed_ms=event.due_ms, closed_by=event.kind, closed_by_event=event.event_id
         )

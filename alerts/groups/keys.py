@@ -50,6 +50,20 @@ def mid_of(event: Event) -> str:
     return f"{len(event.tenant)}:{event.tenant}{event.worker_id}"
 
 
+def metadata_of(event: Event) -> dict[str, object]:
+    """Metadata of the event's worker; empty if it is malformed: such an event must not block the events behind it."""
+    try:
+        metadata = json.loads(event.worker_metadata_json)
+    except ValueError:
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def text_of(value: object) -> str:
+    """A metadata value as it is compared and used as a label: JSON, unless it is a string."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def environment_key(tenant: str, environment: str) -> str:
     """Key of the group of a mass failure."""
     return f"e{len(tenant)}:{tenant}{environment}"

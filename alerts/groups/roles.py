@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 DOWN: Final = frozenset({EventKind.STALE, EventKind.FAILED, EventKind.REJECTED})
 """Events that begin an outage or change its kind. A worker whose beats are rejected counts as down, too."""
-_LEFT: Final = frozenset({EventKind.STOPPED, EventKind.FORGOTTEN})
+ENDS: Final = frozenset({EventKind.RECOVERED, EventKind.STOPPED, EventKind.FORGOTTEN})
+"""Events that end an outage, if there is one."""
 OUT: Final = frozenset({Liveness.STALE, Liveness.FAILED})
 
 
@@ -30,6 +31,6 @@ def role_of(event: Event) -> Role:
     """Role of an event."""
     if event.kind in DOWN:
         return Role.DOWN
-    if event.kind is EventKind.RECOVERED or (event.kind in _LEFT and event.old in OUT):
+    if event.kind is EventKind.RECOVERED or (event.kind in ENDS and event.old in OUT):
         return Role.END
     return Role.FACT

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from alerts.globs import fits
+from alerts.groups.keys import metadata_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,7 +55,7 @@ class Matchers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
             (self.environment is None or self._fits(self.environment, environment_name))
             and (self.worker_id is None or self._fits(self.worker_id, worker_id))
             and all(
-                name in metadata and self._fits(pattern, _text(metadata[name]))
+                name in metadata and self._fits(pattern, text_of(metadata[name]))
                 for name, pattern in self.metadata.items()
             )
         )
@@ -96,22 +96,10 @@ def silenced_until(silences: Sequence[Silence], event: Event, now_ms: int) -> in
     active = [one for one in silences if one.tenant == event.tenant and one.state(now_ms) is SilenceState.ACTIVE]
     if not active:
         return None
-    metadata = _metadata(event)
+    metadata = metadata_of(event)
     ends = [
         one.over_ms
         for one in active
         if one.matchers.match(worker_id=event.worker_id, environment_name=event.environment_name, metadata=metadata)
     ]
     return max(ends, default=None)
-
-
-def _metadata(event: Event) -> dict[str, object]:
-    try:
-        metadata = json.loads(event.worker_metadata_json)
-    except ValueError:
-        metadata = {}  # a malformed event must not block the events behind it
-    return metadata if isinstance(metadata, dict) else {}
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

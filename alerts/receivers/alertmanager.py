@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
 from alerts.errors import PermanentDeliveryError
-from alerts.groups.roles import DOWN
+from alerts.groups.roles import DOWN, ENDS
 from alerts.notification import Notification
 from alerts.receivers.receiver import PostingSettings
 from monitor.events import rfc3339, severity
@@ -47,7 +47,6 @@ CLOCKS_APART_MS: Final = 10_000
 
 _PATH: Final = "/api/v2/alerts"
 _BAD_REQUEST: Final = 400
-_ENDINGS: Final = frozenset({EventKind.RECOVERED, EventKind.STOPPED, EventKind.FORGOTTEN})
 _OWN_LABELS: Final = frozenset({"alertname", "tenant", "environment", "worker_id"})
 _LABEL_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
@@ -116,7 +115,7 @@ class AlertmanagerReceiver:
         before = data.get("previous_type")
         # Without a startsAt, Alertmanager keeps that of the alert that is ended.
         end = {"endsAt": rfc3339(_ms(data["detected_at"]) - CLOCKS_APART_MS)}
-        if kind in _ENDINGS:
+        if kind in ENDS:
             yield self._alert(data, before or EventKind.STALE, end)
         elif kind in DOWN:
             if before is not None and self._severity(before) != self._severity(kind):

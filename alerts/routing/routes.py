@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from alerts.globs import fits
-from alerts.groups.keys import Shape, environment_key, shape_of, worker_key
+from alerts.groups.keys import environment_key, metadata_of, text_of, worker_key
 from alerts.groups.mass_failure import SILENT, FailureState
 from alerts.groups.roles import Role, role_of
 from alerts.groups.state import Timing
@@ -22,7 +22,6 @@ DEFAULT_EVENTS: Final = frozenset({EventKind.STALE, EventKind.FAILED, EventKind.
 """Events of a route that names none."""
 
 BY_WORKER: Final = ("worker_id",)
-METADATA: Final = "metadata."
 ENVIRONMENT_WAIT_MS: Final = 2_000
 """How long the deaths of a mass failure are collected before the first notification."""
 
@@ -66,16 +65,10 @@ class ReceiverTraits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """A group at a receiver, with the labels and the timing that it begins with."""
+    """A group at a receiver, with the timing that it begins with."""
 
     key: str
-    labels: Mapping[str, str]
     timing: Timing
-
-    @property
-    def shape(self) -> Shape:
-        """Shape of the group."""
-        return shape_of(self.key)
 
 
 def targets_of(
@@ -110,15 +103,14 @@ def _target(event: Event, route: Route, traits: ReceiverTraits, *, state: Failur
     )
     grouped = traits.takes_groups and role_of(event) is not Role.FACT
     if grouped and state is not FailureState.CALM and event.kind in SILENT and route.group_by == BY_WORKER:
-        labels = {"tenant": event.tenant, "environment": event.environment_name}
         waiting = Timing(
             wait_ms=ENVIRONMENT_WAIT_MS, interval_ms=timing.interval_ms, repeat_ms=timing.repeat_ms, hold_ms=hold_ms
         )
-        return Target(key=environment_key(event.tenant, event.environment_name), labels=labels, timing=waiting)
+        return Target(key=environment_key(event.tenant, event.environment_name), timing=waiting)
     if not grouped or route.group_by == BY_WORKER:
-        return Target(key=worker_key(event), labels={}, timing=timing)
+        return Target(key=worker_key(event), timing=timing)
     labels = {"tenant": event.tenant, **{name: _label(event, name) for name in route.group_by}}
-    return Target(key="g" + json.dumps(labels, sort_keys=True), labels=labels, timing=timing)
+    return Target(key="g" + json.dumps(labels, sort_keys=True), timing=timing)
 
 
 def _label(event: Event, name: str) -> str:
@@ -126,11 +118,4 @@ def _label(event: Event, name: str) -> str:
         return event.environment_name
     if name == "tenant":
         return event.tenant
-    if name == "worker_id":
-        return event.worker_id
-    try:
-        metadata = json.loads(event.worker_metadata_json)
-    except ValueError:
-        metadata = {}  # a malformed event must not block the events behind it
-    value = metadata.get(name.removeprefix(METADATA), "") if isinstance(metadata, dict) else ""
-    return value if isinstance(value, str) else json.dumps(value)
+    return text_of(metadata_of(event).get(name.removeprefix("metadata."), ""))

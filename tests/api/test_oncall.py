@@ -62,7 +62,7 @@ async def note(lastseen: Api, *events: Event) -> list[str | None]:
         Offer(
             event=one,
             key=worker_key(one),
-            target=Target(key=worker_key(one), labels={}, timing=Timing(repeat_ms=1_000)),
+            target=Target(key=worker_key(one), timing=Timing(repeat_ms=1_000)),
             incident_id=what.incident_id,
         )
         for one, what in zip(events, noted, strict=True)
@@ -214,7 +214,7 @@ async def test_a_restricted_token_does_not_see_the_notifications_of_a_group(last
     now_ms = lastseen.store.clock.now_ms()
     key = environment_key("acme", "prod")
     [noted] = await lastseen.alerts.incidents.record(0, [event()], lambda _: {"ops": key}, now_ms=now_ms)
-    target = Target(key=key, labels={"tenant": "acme", "environment": "prod"}, timing=Timing())
+    target = Target(key=key, timing=Timing())
     offer = Offer(event=event(), key=key, target=target, incident_id=noted.incident_id)
     await offer_all(lastseen.alerts.groups["ops"], [offer], now_ms=now_ms)
     path = f"{INCIDENTS}/{noted.incident_id}"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from alerts.errors import PermanentDeliveryError, TransientDeliveryError
 from alerts.globs import fits
-from alerts.groups.keys import Shape, mid_of
+from alerts.groups.keys import Shape, labels_of, mid_of, shape_of
 from alerts.groups.mass_failure import FailureState
 from alerts.groups.state import Timing
 from alerts.retry import FLOOR_MS, GiveUp, Retry, RetryPolicy, RetryReason, decide, retry_after_ms
@@ -117,8 +117,8 @@ def test_events_with_equal_labels_share_a_thread_and_the_first_route_of_a_receiv
     items = [event(worker_id=name, worker_metadata_json=f'{{"pool":{pool}}}') for name, pool in pools.items()]
     first, second, third = (targets_of(item, routes=routes, traits=PORTS) for item in items)
     assert first["ops"].key == second["ops"].key != third["ops"].key
-    assert first["ops"].labels == {"tenant": "acme", "environment": "prod", "metadata.pool": "1"}
-    assert (first["ops"].shape, first["log"].shape) == (Shape.GROUP, Shape.WORKER)
+    assert labels_of(first["ops"].key) == {"tenant": "acme", "environment": "prod", "metadata.pool": "1"}
+    assert (shape_of(first["ops"].key), shape_of(first["log"].key)) == (Shape.GROUP, Shape.WORKER)
     assert first["ops"].timing.wait_ms == 2_000
 
 
@@ -131,7 +131,7 @@ def test_a_label_that_there_is_not_stops_nothing(metadata: str) -> None:
 def test_a_fact_is_sent_by_itself_whatever_the_grouping() -> None:
     route = Route(receivers=("ops",), group_by=("environment",), events=frozenset(EventKind))
     target = targets_of(event(kind=EventKind.REGISTERED, old=None), routes=[route], traits=PORTS)["ops"]
-    assert target.shape is Shape.WORKER
+    assert shape_of(target.key) is Shape.WORKER
 
 
 def test_p16_a_silent_worker_joins_the_failure_of_its_environment_at_receivers_that_take_groups() -> None:
@@ -142,19 +142,19 @@ def test_p16_a_silent_worker_joins_the_failure_of_its_environment_at_receivers_t
         (FailureState.DECLARED, Shape.ENVIRONMENT),
     ):
         found = targets_of(event(), routes=[route], traits=PORTS, state=state, hold_ms=120_000)
-        assert found["ops"].shape is shape
-        assert found["am"].shape is Shape.WORKER
+        assert shape_of(found["ops"].key) is shape
+        assert shape_of(found["am"].key) is Shape.WORKER
         assert found["am"].timing == Timing(repeat_ms=60_000, resend=True)
     failed = targets_of(event(kind=EventKind.FAILED), routes=[route], traits=PORTS, state=FailureState.DECLARED)
-    assert failed["ops"].shape is Shape.WORKER
+    assert shape_of(failed["ops"].key) is Shape.WORKER
 
 
 def test_p16_a_route_that_groups_by_labels_keeps_its_groups_in_a_mass_failure() -> None:
     route = Route(receivers=("ops",), group_by=("environment", "metadata.host"), group_wait_ms=7_000)
     for state in (FailureState.SUSPECTED, FailureState.DECLARED):
         target = targets_of(event(), routes=[route], traits=PORTS, state=state, hold_ms=120_000)["ops"]
-        assert (target.shape, target.timing.wait_ms, target.timing.hold_ms) == (Shape.GROUP, 7_000, 0)
-        assert target.labels == {"tenant": "acme", "environment": "prod", "metadata.host": "é"}
+        assert (shape_of(target.key), target.timing.wait_ms, target.timing.hold_ms) == (Shape.GROUP, 7_000, 0)
+        assert labels_of(target.key) == {"tenant": "acme", "environment": "prod", "metadata.host": "é"}
 
 
 @pytest.mark.parametrize(

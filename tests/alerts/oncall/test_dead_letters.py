@@ -87,7 +87,7 @@ class Bench:
             Offer(
                 event=one,
                 key=key or worker_key(one),
-                target=Target(key=key or worker_key(one), labels=LABELS if key else {}, timing=timing or Timing()),
+                target=Target(key=key or worker_key(one), timing=timing or Timing()),
                 incident_id=INCIDENT,
             )
             for one in events
@@ -144,7 +144,6 @@ class Bench:
         return found.note
 
 
-LABELS = {"tenant": "acme", "environment": "prod"}
 GROUP = 'g{"environment": "prod", "tenant": "acme"}'
 BODY = f'{{"type":"worker.stale","timestamp":"x","data":{{"incident_id":"{INCIDENT}"}}}}'
 
