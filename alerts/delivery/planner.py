@@ -20,7 +20,7 @@ from alerts.groups.keys import Shape
 from alerts.groups.roles import Role, role_of
 from alerts.groups.silences import silenced_until
 from alerts.groups.state import AlertGroup, CreateNotification, Draft, InFlight, Member, Outcome, Send, Wait
-from alerts.notification import Notification
+from alerts.receivers import Notification
 from alerts.rendering.group_text import GroupCounts
 from alerts.store.group_store import Change, Want
 from monitor.errors import StoreUnavailableError

@@ -11,12 +11,12 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING, Final, get_args
 
-from alerts.receivers.receiver import PostingSettings, Receiver, ReceiverSettings
+from alerts.receivers.receiver import Notification, PostingSettings, Receiver, ReceiverSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["TYPES", "PostingSettings", "Receiver", "ReceiverSettings"]
+__all__ = ["TYPES", "Notification", "PostingSettings", "Receiver", "ReceiverSettings"]
 
 
 _SENDERS: Final = {"exchange", "http"}

@@ -20,8 +20,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, model_v
 
 from alerts.errors import PermanentDeliveryError
 from alerts.groups.roles import DOWN, ENDS
-from alerts.notification import Notification
-from alerts.receivers.receiver import PostingSettings
+from alerts.receivers.receiver import Notification, PostingSettings
 from monitor.events import rfc3339, severity
 from monitor.liveness import EventKind
 from monitor.settings.key_material import (

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Final, Literal
 
 from alerts.errors import PermanentDeliveryError
-from alerts.notification import Notification
-from alerts.receivers.receiver import ReceiverSettings
+from alerts.receivers.receiver import Notification, ReceiverSettings
 from alerts.rendering.phrases import SHOWN_CHARS, Style
 
 _WORDS: Final = {

@@ -1,4 +1,4 @@
-"""Interface of every type of receiver, and the settings that open a receiver.
+"""What a receiver gets, the interface of every type of receiver, and the settings that open a receiver.
 
 Commands that only read the configuration import the modules of all types. Libraries for sending are therefore imported
 when a receiver is opened.
@@ -6,12 +6,12 @@ when a receiver is opened.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final, Protocol
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StrictBool
 
-from alerts.notification import Notification
 from alerts.receivers.ssrf import is_private
 from monitor.settings.section import Section
 from monitor.settings.units import Duration, lasting
@@ -21,6 +21,23 @@ LONGEST_NAME: Final = 64
 LONGEST_TENANT: Final = 256
 """Maximum length of a tenant's name in the API."""
 _NAME_CHARACTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Notification:
+    """One message to one receiver. It does not change after it is created.
+
+    ``nid`` is its stable id, the ``webhook-id`` of every attempt. ``key`` is its group: the notifications of one
+    (receiver, group) are delivered in order, at most one of them in flight. ``created_ms`` is when it was created,
+    by the store's clock.
+    """
+
+    nid: str
+    receiver: str
+    key: str
+    event_type: str
+    body: str
+    created_ms: int
 
 
 class Receiver(Protocol):

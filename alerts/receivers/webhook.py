@@ -6,8 +6,7 @@ from typing import Final, Literal, Self
 
 from pydantic import PrivateAttr, ValidationInfo, model_validator
 
-from alerts.notification import Notification
-from alerts.receivers.receiver import PostingSettings
+from alerts.receivers.receiver import Notification, PostingSettings
 from monitor.settings.key_material import KeyMaterialError, Surroundings, from_environment, from_file, webhook_secret
 from monitor.settings.section import Key, Problem, refusal, surroundings
 

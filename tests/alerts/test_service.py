@@ -52,8 +52,7 @@ if TYPE_CHECKING:
 
     from alerts.groups.fleet import Fleet
     from alerts.groups.state import NotificationRecord
-    from alerts.notification import Notification
-    from alerts.receivers import Receiver
+    from alerts.receivers import Notification, Receiver
     from monitor.events import Event
 
 LEASE_MS = 15_000

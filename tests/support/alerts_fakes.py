@@ -14,7 +14,7 @@ from alerts.errors import TransientDeliveryError
 from alerts.groups.fleet import WorkerOutage
 from alerts.groups.keys import digest
 from alerts.groups.state import NotificationRecord, Outcome
-from alerts.notification import Notification
+from alerts.receivers import Notification
 from alerts.store.group_store import GroupStore
 from monitor.errors import StoreUnavailableError
 from monitor.events import Event

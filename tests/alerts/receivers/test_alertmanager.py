@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from alerts.notification import Notification
+    from alerts.receivers import Notification
     from monitor.events import Event
 
 PROGRAM: Final = "prometheus-alertmanager"

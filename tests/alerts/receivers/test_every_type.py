@@ -22,8 +22,7 @@ from tests.support.alerts_fakes import START_MS, event, notification
 from tests.support.receiver_cases import Case, Does, case_of
 
 if TYPE_CHECKING:
-    from alerts.notification import Notification
-    from alerts.receivers import Receiver, ReceiverSettings
+    from alerts.receivers import Notification, Receiver, ReceiverSettings
     from tests.support.receiver_cases import Serving
 
 ROOT: Final = Path(__file__).parents[3]

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from alerts.groups.state import AlertGroup
-    from alerts.notification import Notification
+    from alerts.receivers import Notification
     from alerts.routing.routes import Target
     from monitor.events import Event
 
