@@ -249,11 +249,9 @@ class AlertService:
         Its open DOWNs get no RESOLVED (P18).
         """
         groups = GroupStore(self._store, name, self._history)
-        ended = await end_groups(groups, now_ms=self._now_ms())
+        queued, notified = await end_groups(groups, now_ms=self._now_ms())
         await groups.retire()
-        _log.warning(
-            "receiver.removed", receiver=name, queued=ended.queued, open_downs=ended.notified, reason="undeliverable"
-        )
+        _log.warning("receiver.removed", receiver=name, queued=queued, open_downs=notified, reason="undeliverable")
         await self._known.remove(name)
 
 

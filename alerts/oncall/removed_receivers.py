@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from alerts.groups import group_rules
@@ -16,16 +15,11 @@ if TYPE_CHECKING:
 REASON: Final = "undeliverable: receiver removed"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ended:
-    """What was ended. ``queued``: pending notifications and events. ``notified``: sent DOWNs that get no RESOLVED."""
-
-    queued: int
-    notified: int
-
-
-async def end_groups(groups: GroupStore, *, now_ms: int) -> Ended:
+async def end_groups(groups: GroupStore, *, now_ms: int) -> tuple[int, int]:
     """End every group of a receiver. Notifications in flight become dead letters.
+
+    Returns:
+        The numbers of pending notifications and events, and of sent DOWNs, which get no RESOLVED.
 
     Raises:
         StoreUnavailableError: some groups may be left; call again.
@@ -46,4 +40,4 @@ async def end_groups(groups: GroupStore, *, now_ms: int) -> Ended:
             group_rules.close(draft, receiver=groups.receiver, outcome=Outcome.DEAD_LETTERED, reason=REASON)
             changes.append(Change(draft=draft, version=one.version, over=True))
         await groups.save(changes, now_ms=now_ms)
-    return Ended(queued=queued, notified=notified)
+    return queued, notified

@@ -14,23 +14,12 @@ from monitor.events import Event
 from monitor.liveness import EventKind, Liveness
 
 if TYPE_CHECKING:
-    from alerts.receivers import Receiver
     from alerts.rendering.payload import Wording
 
 NAME: Final = "lastseen-test"
 """Name of the tenant, the environment and the worker in a test."""
 REASON: Final = "test"
 _SILENT_MS: Final = 95_000
-
-
-async def send_trial(receiver: Receiver, pair: tuple[Notification, Notification], *, now_ms: int) -> None:
-    """Send both notifications, one after the other.
-
-    Raises:
-        DeliveryError: one of them was not accepted.
-    """
-    for notification in pair:
-        await receiver.send(notification, attempt=1, now_ms=now_ms)
 
 
 def trial(receiver: str, wording: Wording, *, now_ms: int) -> tuple[Notification, Notification]:

@@ -73,11 +73,7 @@ class WebhookSettings(PostingSettings):
     secret_env: str | None = None
     secret_envs: tuple[str, ...] = ()
     _secrets: tuple[bytes, ...] = PrivateAttr(())
-
-    @property
-    def secrets(self) -> tuple[bytes, ...]:
-        """The decoded signing secrets, the newest first. Each request is signed with all of them."""
-        return self._secrets
+    """The decoded signing secrets, the newest first. Each request is signed with all of them."""
 
     def open(self) -> WebhookReceiver:
         """See ``ReceiverSettings``."""

@@ -79,7 +79,7 @@ def test_config_toml_has_no_key_that_the_models_do_not_know(tmp_path: Path) -> N
     config = load(write(tmp_path, uncommented()), environ)
     assert [key.kid for key in config.auth.keys] == ["2026-11", "2026-12", "issuer"]
     receivers = config.alerts.receivers
-    assert [len(item.secrets) for item in receivers if isinstance(item, WebhookSettings)] == [1, 2, 1, 2]
+    assert [len(item._secrets) for item in receivers if isinstance(item, WebhookSettings)] == [1, 2, 1, 2]
     assert {item.type for item in receivers} == set(TYPES)
 
 

@@ -138,7 +138,7 @@ def test_webhook_secrets_are_decoded_the_newest_first(tmp_path: Path) -> None:
     config = load(write(tmp_path, WEBHOOK + 'secret_files = ["new", "old"]\nsecret_envs = ["A"]'), {"A": HOOK_SECRET})
     (webhook,) = config.alerts.receivers
     assert isinstance(webhook, WebhookSettings)
-    assert webhook.secrets == (b"n" * 24, b"o" * 64, b"n" * 24)
+    assert webhook._secrets == (b"n" * 24, b"o" * 64, b"n" * 24)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from alerts.errors import DeliveryError
 from alerts.oncall.dead_letters import UnknownReceiverError
-from alerts.oncall.sample import send_trial, trial
+from alerts.oncall.sample import trial
 from monitor.api.admission import RateLimitedError
 from monitor.api.endpoints import Caller, Count, Seconds, needs, path_id
 from monitor.api.health import monitor_now
@@ -161,7 +161,8 @@ def receiver_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
         error: str | None = None
         try:
             async with asyncio.timeout(timeout_s):
-                await send_trial(receiver, pair, now_ms=began_ms)
+                for notification in pair:
+                    await receiver.send(notification, attempt=1, now_ms=began_ms)
         except DeliveryError as failure:
             error = str(failure)
         except TimeoutError:
