@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
@@ -35,21 +34,12 @@ Place: TypeAlias = tuple[int, str]
 """Position of a notification in its list, which is sorted by time, newest first."""
 
 
-class Why(StrEnum):
-    """Why an operation on a dead letter is refused."""
-
-    NOT_DEAD = "not_dead"
-    BUSY = "busy"
-    OVERTAKEN = "overtaken"
-    BODY_LOST = "body_lost"
-
-
 class RefusedError(Exception):
     """The operation is not possible in the notification's current state; nothing was changed."""
 
-    def __init__(self, why: Why, message: str) -> None:
-        super().__init__(message)
-        self.why: Final = why
+
+class OvertakenError(RefusedError):
+    """It would mislead to send the notification now. It is sent only with ``force``."""
 
 
 class UnknownNotificationError(LookupError):
@@ -239,11 +229,11 @@ class DeadLetters:
                     return found  # it is being retried right now
                 if seen.group.in_flight.nid == nid:
                     continue  # another call has replayed it meanwhile
-                raise RefusedError(Why.BUSY, f"notification {seen.group.in_flight.nid} of the same group is in flight")
+                raise RefusedError(f"notification {seen.group.in_flight.nid} of the same group is in flight")
             lasts = incident_id is not None and await self._is_open(found.note.tenant, incident_id)
             reason = overtaken(found.note, seen.group, lasts=lasts)
             if reason is not None and not force:
-                raise RefusedError(Why.OVERTAKEN, f"it is overtaken: {reason}")
+                raise OvertakenError(f"it is overtaken: {reason}")
             draft = Draft(seen.group or _begun(found.note, incident_id, now_ms), now_ms)
             is_down = meaning_of(found.note) is Role.DOWN and reason is None
             role = Role.DOWN if is_down else Role.FACT
@@ -266,7 +256,7 @@ class DeadLetters:
             try:
                 await self.replay(one.note.nid, receiver=receiver, force=False, now_ms=now_ms)
             except RefusedError as error:
-                if error.why is Why.OVERTAKEN and await self._settle(groups, one.note, now_ms=now_ms):
+                if isinstance(error, OvertakenError) and await self._settle(groups, one.note, now_ms=now_ms):
                     over += 1
                 else:
                     left += 1
@@ -392,12 +382,12 @@ def _place(found: Found) -> Place:
 
 def _check_dead(found: Found) -> None:
     if found.note.outcome is not Outcome.DEAD_LETTERED:
-        raise RefusedError(Why.NOT_DEAD, f"it is no dead letter: it is {found.note.outcome.value}")
+        raise RefusedError(f"it is no dead letter: it is {found.note.outcome.value}")
 
 
 def _incident_id(found: Found) -> str | None:
     if found.body is None:
-        raise RefusedError(Why.BODY_LOST, "its body is not there any more")
+        raise RefusedError("its body is not there any more")
     named = json.loads(found.body)["data"].get("incident_id")
     return named if isinstance(named, str) else None
 

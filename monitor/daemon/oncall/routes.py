@@ -12,7 +12,7 @@ from litestar import Router
 
 from alerts.groups.incidents import IncidentClosedError, UnknownIncidentError
 from alerts.groups.silences import TooManySilencesError, UnknownSilenceError
-from alerts.oncall.dead_letters import RefusedError, UnknownNotificationError, UnknownReceiverError, Why
+from alerts.oncall.dead_letters import OvertakenError, RefusedError, UnknownNotificationError, UnknownReceiverError
 from monitor.api.endpoints import typed_router
 from monitor.api.errors import ConflictError, NoSuchError, TooManyError
 from monitor.api.problems import answer_error
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from alerts.service import AlertService
     from monitor.api.services import Services
 
-_OVERTAKEN: Final = "; with force it is sent anyway, on its own"
 ERRORS: Final[Mapping[type[Exception], Callable[[Any], Exception]]] = {
     UnknownReceiverError: lambda error: NoSuchError(f"there is no receiver {error.args[0]!r}"),
     UnknownNotificationError: lambda error: NoSuchError(f"there is no notification {error.args[0]!r}"),
@@ -38,7 +37,8 @@ ERRORS: Final[Mapping[type[Exception], Callable[[Any], Exception]]] = {
     UnknownSilenceError: lambda _: NoSuchError("there is no such silence, or it has been deleted"),
     IncidentClosedError: lambda _: ConflictError("the incident is closed and cannot be acknowledged"),
     TooManySilencesError: lambda error: TooManyError(str(error)),
-    RefusedError: lambda error: ConflictError(f"{error}{_OVERTAKEN if error.why is Why.OVERTAKEN else ''}"),
+    OvertakenError: lambda error: ConflictError(f"{error}; with force it is sent anyway, on its own"),
+    RefusedError: lambda error: ConflictError(str(error)),
 }
 """The API's errors for those of the alerts."""
 

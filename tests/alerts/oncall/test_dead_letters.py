@@ -18,10 +18,10 @@ from alerts.oncall.dead_letters import (
     SCAN_CALLS,
     SCAN_ROWS,
     DeadLetters,
+    OvertakenError,
     RefusedError,
     UnknownNotificationError,
     UnknownReceiverError,
-    Why,
     of_tenant,
     outcomes_of,
 )
@@ -220,9 +220,8 @@ async def test_an_overtaken_down_is_replayed_only_by_force_and_then_calls_for_no
     else:
         await bench.offer(event(2, kind=EventKind.FAILED, new=Liveness.FAILED, old=Liveness.STALE))
         await bench.send(key, deliver)
-    with pytest.raises(RefusedError, match="it is overtaken: ") as refused:
+    with pytest.raises(OvertakenError, match="it is overtaken: "):
         await bench.replay(nid)
-    assert refused.value.why is Why.OVERTAKEN
     assert (await bench.groups.stats(now_ms=bench.now_ms)).dead == 1
     note = await bench.replay(nid, force=True)
     assert (note.outcome, note.role) == (Outcome.QUEUED, Role.FACT)
@@ -251,9 +250,8 @@ async def test_a_group_that_has_a_notification_in_flight_takes_no_dead_letter(be
         worker_key(event()), lambda draft: schedule_retry(draft, due_ms=START_MS + 60_000, unknown=False)
     )
     for force in (False, True):
-        with pytest.raises(RefusedError, match=other) as refused:
+        with pytest.raises(RefusedError, match=f"{other} of the same group is in flight"):
             await bench.replay(nid, force=force)
-        assert refused.value.why is Why.BUSY
 
 
 async def test_a_resolved_is_replayed_by_itself_and_never_ends_a_newer_down(bench: Bench) -> None:
