@@ -114,11 +114,6 @@ class Noted:
     """The event has made an acknowledged warning critical: the acknowledgement no longer counts."""
 
 
-def incident_id_of(event: Event) -> str:
-    """Id of the incident that an event opens, if it opens one."""
-    return f"inc_{event.event_id}"
-
-
 def fold(
     last: Incident | None, event: Event, *, targets: Mapping[str, str], part_of: str | None = None
 ) -> Incident | None:
@@ -232,7 +227,7 @@ class Batch:
 
 def _opened(event: Event, part_of: str | None) -> Incident:
     return Incident(
-        id=incident_id_of(event),
+        id=f"inc_{event.event_id}",
         tenant=event.tenant,
         worker_id=event.worker_id,
         environment_name=event.environment_name,

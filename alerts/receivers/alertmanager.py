@@ -131,7 +131,8 @@ class AlertmanagerReceiver:
             "environment": data["environment_name"],
             "worker_id": data["worker_id"],
         }
-        return {"labels": labels, "annotations": _annotations(data), **span, **_link(data)}
+        link = {"generatorURL": data["link"]} if data.get("link") else {}
+        return {"labels": labels, "annotations": _annotations(data), **span, **link}
 
     def _severity(self, kind: str) -> str:
         return self._labels.get("severity") or severity(EventKind(kind))
@@ -158,11 +159,6 @@ def _annotations(data: Mapping[str, str | None]) -> dict[str, str]:
     )
     read = {"summary": data.get("summary"), "description": described, "silence": data.get("silence")}
     return {name: text for name, text in read.items() if text}
-
-
-def _link(data: Mapping[str, str | None]) -> dict[str, str]:
-    link = data.get("link")
-    return {"generatorURL": link} if link else {}
 
 
 def _checked_labels(labels: dict[str, str]) -> dict[str, str]:

@@ -47,12 +47,9 @@ def is_public(address: str) -> bool:
     An IPv6 address that embeds an IPv4 address is checked by the latter.
     """
     try:
-        parsed: _Address = ipaddress.ip_address(address.partition("%")[0])
+        parsed = _reached(ipaddress.ip_address(address.partition("%")[0]))
     except ValueError:
         return False
-    inner = _embedded(parsed)
-    if inner is not None:
-        parsed = inner
     return (
         parsed.is_global
         and not parsed.is_multicast
@@ -73,13 +70,10 @@ def is_private(host: str) -> bool:
     return not is_public(host)
 
 
-def _embedded(address: _Address) -> ipaddress.IPv4Address | None:
+def _reached(address: _Address) -> _Address:
+    """The IPv4 address that an IPv6 address embeds, if it does; else the address itself."""
     if isinstance(address, ipaddress.IPv4Address):
-        return None
-    if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    if address.sixtofour is not None:
-        return address.sixtofour
+        return address
     if address in _NAT64 or address in _IPV4_COMPATIBLE:
         return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
-    return None
+    return address.ipv4_mapped or address.sixtofour or address
