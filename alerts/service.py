@@ -74,17 +74,9 @@ class AlertSettings:
 class AlertService:
     """A router for each partition and a delivery loop for each receiver, in one event loop.
 
-    Args:
-        settings: the operator's settings.
-        store: calls the store. Closed by ``stop``.
-        source: the event streams.
-        partitions: the number of partitions.
-        fleet: the worker store.
-        now_ms: the store's time, in milliseconds.
-        counts: counts attempts and decisions; for metrics.
-        poll_s: how often each part polls for work that comes without a wakeup, in seconds.
-        first_pause_s: upper bound of the pause before a failed part is restarted for the first time, in seconds.
-        failpoint: called with the name of each point at which a test may end the process.
+    ``store`` is closed by ``stop``. ``poll_s``: how often each part polls for work that comes without a wakeup.
+    ``first_pause_s``: upper bound of the pause before a failed part is restarted for the first time. ``failpoint`` is
+    called with the name of each point at which a test may end the process.
     """
 
     def __init__(

@@ -63,18 +63,9 @@ class Router:
     an event that it already has. The incidents are written before the groups, so that the end of an outage always
     finds the receivers of its DOWN (P18).
 
-    Args:
-        partition: the partition whose stream to read.
-        source: the event streams.
-        incidents: where incidents are stored.
-        mass_failures: detects mass failures; None: they are not detected.
-        groups: the groups of the configured receivers; targets at other receivers are skipped.
-        traits: properties of the receivers that routing needs.
-        routes: which events go where.
-        now_ms: the store's time, read once per pass.
-        on_queued: called for each receiver whose groups have got events.
-        poll_s: how often to poll for events that come without a wakeup, in seconds.
-        failpoint: called with the name of each point at which a test may end the process.
+    ``mass_failures`` None: they are not detected. Targets at receivers that are not among ``groups`` are skipped.
+    ``now_ms``, the store's time, is read once per pass. ``on_queued`` is called for each receiver whose groups have got
+    events, ``failpoint`` with the name of each point at which a test may end the process.
     """
 
     def __init__(

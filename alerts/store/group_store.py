@@ -136,12 +136,7 @@ class GroupStore:
     """Stores the groups of one receiver.
 
     Every method raises ``StoreUnavailableError`` if its call may not have been executed. Times are milliseconds of the
-    store's clock.
-
-    Args:
-        store: calls the store; may be shared.
-        receiver: name of the receiver: letters, digits, ``_``, ``.`` and ``-``, at most 64 characters.
-        history: how much history is kept.
+    store's clock. ``history``: how much history is kept.
     """
 
     def __init__(self, store: StorePort, receiver: str, history: Retention = _USUAL) -> None:

@@ -66,11 +66,8 @@ def _no_part(_: Event) -> None:
 class IncidentStore:
     """Stores incidents. Every method raises ``StoreUnavailableError`` if its call may not have been executed.
 
-    Times are milliseconds of the store's clock. Belongs to one event loop.
-
-    Args:
-        store: calls the store; may be shared.
-        retention: how long closed incidents are kept, and how many of them, the newest.
+    Times are milliseconds of the store's clock. Belongs to one event loop. ``retention``: how long closed incidents
+    are kept, and how many of them, the newest.
     """
 
     def __init__(self, store: StorePort, retention: Retention = _USUAL) -> None:
@@ -152,14 +149,9 @@ class IncidentStore:
         after: str | None = None,
         limit: int,
     ) -> IncidentPage:
-        """A tenant's incidents, newest first.
+        """A tenant's incidents, newest first. ``environments``: their names; None: any.
 
-        Args:
-            tenant: the tenant.
-            state: open incidents, closed ones, or all.
-            environments: names of the environments; None: any.
-            after: the ``after`` of the previous page: when an incident was opened, in 15 digits, and its id.
-            limit: maximum number of incidents, at least 1.
+        ``after``: that of the previous page: when an incident was opened, in 15 digits, and its id.
         """
         if environments is not None and not environments:
             return IncidentPage(incidents=(), after=None)

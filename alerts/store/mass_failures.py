@@ -45,13 +45,7 @@ CALM: Final = FailureVerdict(state=FailureState.CALM)
 
 
 class MassFailures:
-    """Detects mass failures. Several daemons may do so at once: each partition's events count once.
-
-    Args:
-        store: calls the store.
-        rule: when a mass failure is declared.
-        fleet: the worker store, for the health of environments.
-    """
+    """Detects mass failures. Several daemons may do so at once: each partition's events count once."""
 
     def __init__(self, store: StorePort, *, rule: Rule, fleet: Fleet) -> None:
         self._store = store

@@ -29,11 +29,8 @@ _silence = msgspec.json.Decoder(Silence).decode
 class SilenceStore:
     """Stores silences. Every method raises ``StoreUnavailableError`` if its call may not have been executed.
 
-    Times are milliseconds of the store's clock. Belongs to one event loop.
-
-    Args:
-        store: calls the store; may be shared.
-        retention: how long ended silences are kept.
+    Times are milliseconds of the store's clock. Belongs to one event loop. ``retention``: how long ended silences
+    are kept.
     """
 
     def __init__(self, store: StorePort, retention: Retention = _USUAL) -> None:
