@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 CALL_LIMIT: Final = 100
 """Maximum groups in one call, so that the store is never blocked for long."""
+PAGE: Final = 500
+"""Maximum names of groups in one answer."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}|-[A-Za-z0-9_.-]{0,63}")
 _PLACES: Final = {Outcome.QUEUED: ":open", Outcome.DEAD_LETTERED: ":dead"}
@@ -208,9 +210,22 @@ class GroupStore:
         for start in range(0, len(groups), CALL_LIMIT):
             await self._store.call("wake", self._base, now_ms, *groups[start : start + CALL_LIMIT])
 
-    async def due(self, *, offset: int, limit: int) -> list[str]:
-        """Groups that are due at some time, ordered by it."""
-        return [name.decode() for name in await self._store.call("due", self._base, offset, limit)]
+    async def wake_tenant(self, tenant: str, *, now_ms: int) -> int:
+        """Make every group of a tenant due that waits for a time. Returns how many.
+
+        Used when a silence ends early, because it is not recorded which groups a silence holds. A group with nothing to
+        send waits again.
+        """
+        waiting: list[str] = []
+        while page := await self.due(tenant=tenant, offset=len(waiting), limit=PAGE):
+            waiting += page
+        await self.wake(waiting, now_ms=now_ms)
+        return len(waiting)
+
+    async def due(self, *, tenant: str | None = None, offset: int, limit: int) -> list[str]:
+        """Groups of a tenant, or of all, that are due at some time, ordered by it."""
+        queue = ":q" if tenant is None else f":qt:{tenant}"
+        return [name.decode() for name in await self._store.call("due", self._base, queue, offset, limit)]
 
     async def some(self) -> list[Claimed]:
         """Read at most 100 arbitrary groups, without leasing them."""

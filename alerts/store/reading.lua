@@ -26,11 +26,11 @@ register('look', 'no-writes', function(keys, args)
   return result
 end)
 
--- due: groups ordered by when they are due. ARGV: offset, limit (at most 500).
+-- due: groups ordered by when they are due. ARGV: ':q' or ':qt:<tenant>', offset, limit (at most 500).
 -- Result: groups.
 register('due', 'no-writes', function(keys, args)
-  local from, limit = tonumber(args[1]), tonumber(args[2])
-  return redis.call('ZRANGE', keys[1] .. ':q', int(from), int(from + limit - 1))
+  local from, limit = tonumber(args[2]), tonumber(args[3])
+  return redis.call('ZRANGE', keys[1] .. args[1], int(from), int(from + limit - 1))
 end)
 
 -- some: at most 100 arbitrary groups. Result: for each {group, version, state}.

@@ -136,9 +136,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a silence that ends early wakes only those among the first 500 groups",
-        file="alerts/oncall/reschedule.py",
-        old="if len(page) < PAGE:",
-        new="if len(page) <= PAGE:",
+        file="alerts/store/group_store.py",
+        old="while page := await self.due(",
+        new="if page := await self.due(",
         tests=(
             "tests/alerts/oncall/test_dead_letters.py::test_p17_however_many_wait_for_the_end_of_a_silence_each_is_looked_at_again",
         ),

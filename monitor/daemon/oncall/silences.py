@@ -14,7 +14,6 @@ from msgspec import Meta
 from alerts.groups.silences import Matchers as StoredMatchers
 from alerts.groups.silences import Silence as StoredSilence
 from alerts.groups.silences import SilenceState, UnknownSilenceError
-from alerts.oncall.reschedule import wake_waiting
 from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Cursor, Limit, any_of, in_json, needs, path_id
 from monitor.api.errors import BodyError
 from monitor.api.health import monitor_now
@@ -354,7 +353,7 @@ def silence_handlers(services: Services, alerts: AlertService) -> list[HTTPRoute
             await alerts.silences.end(caller.tenant, silence_id, by=caller.subject, now_ms=now)
             # Also if it had ended before: the earlier call may have failed before this step.
             for receiver, groups in alerts.groups.items():
-                if await wake_waiting(groups, caller.tenant, now_ms=now):
+                if await groups.wake_tenant(caller.tenant, now_ms=now):
                     alerts.wake(receiver)
 
     return [list_silences, add_silence, get_silence, end_silence]

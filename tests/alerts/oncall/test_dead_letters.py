@@ -25,11 +25,10 @@ from alerts.oncall.dead_letters import (
     of_tenant,
     outcomes_of,
 )
-from alerts.oncall.reschedule import PAGE, is_of, wake_waiting
 from alerts.routing.acknowledge import acknowledge_at
 from alerts.routing.enqueue import Offer, offer_all
 from alerts.routing.routes import Target
-from alerts.store.group_store import Change, GroupStore, Want
+from alerts.store.group_store import PAGE, Change, GroupStore, Want
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event
 from tests.support.group_steps import group_step, worker_step
@@ -589,7 +588,7 @@ async def test_only_the_waiting_groups_of_this_tenant_are_checked_again(bench: B
     await bench.offer(event(), event(worker_id="v"), event(tenant="other"), timing=waiting)
     await bench.offer(event(worker_id="u"), key=GROUP, timing=waiting)
     assert await bench.groups.claim(limit=10, lease_ms=LEASE_MS, now_ms=bench.now_ms) == []
-    assert await wake_waiting(bench.groups, "acme", now_ms=bench.now_ms) == 3
+    assert await bench.groups.wake_tenant("acme", now_ms=bench.now_ms) == 3
     claimed = await bench.groups.claim(limit=10, lease_ms=LEASE_MS, now_ms=bench.now_ms)
     assert {one.group.key for one in claimed} == {"w4:acmew", "w4:acmev", GROUP}
 
@@ -600,20 +599,5 @@ async def test_p17_however_many_wait_for_the_end_of_a_silence_each_is_looked_at_
 ) -> None:
     downs = [event(tenant="other"), *(event(worker_id=f"w{number}") for number in range(waiting - 1))]
     await bench.offer(*downs, timing=Timing(wait_ms=3_600_000))
-    assert await wake_waiting(bench.groups, "acme", now_ms=bench.now_ms) == waiting - 1
+    assert await bench.groups.wake_tenant("acme", now_ms=bench.now_ms) == waiting - 1
     assert (await bench.groups.due(offset=waiting - 2, limit=9))[1:] == [worker_key(downs[0])], "the last to be due"
-
-
-@pytest.mark.parametrize(
-    ("key", "tenant", "expected"),
-    [
-        ("w4:acmew", "acme", True),
-        ("w4:acmew", "ac", False),
-        ("w4:acmew", "acmew", False),
-        ("e4:acmeprod", "acme", True),
-        (GROUP, "acme", True),
-        (GROUP, "prod", False),
-    ],
-)
-def test_a_thread_is_its_tenants(key: str, tenant: str, *, expected: bool) -> None:
-    assert is_of(key, tenant) is expected
