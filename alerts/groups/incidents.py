@@ -146,17 +146,12 @@ def fold(
 
 def environment_incident(incident_id: str, event: Event, targets: Mapping[str, str]) -> Incident:
     """The incident of an environment, as opened by its first event."""
-    return Incident(
+    return msgspec.structs.replace(
+        _opened(event, part_of=None),
         id=incident_id,
-        tenant=event.tenant,
         worker_id="",
-        environment_name=event.environment_name,
         generation=0,
         kind=IncidentKind.ENVIRONMENT,
-        opened_by=event.kind,
-        opened_ms=event.due_ms,
-        detected_ms=event.detected_ms,
-        updated=event.kind,
         reason=f"the heartbeats of many workers are rejected at once: {event.rejected_reason}"
         if event.kind is EventKind.REJECTED
         else "many workers fell silent at once",

@@ -31,7 +31,6 @@ PAGE: Final = 500
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}|-[A-Za-z0-9_.-]{0,63}")
 _PLACES: Final = {Outcome.QUEUED: ":open", Outcome.DEAD_LETTERED: ":dead"}
 _FINISHED: Final = ":nt"
-_STANDING: Final = ":up"
 
 _USUAL: Final = Retention()
 
@@ -229,8 +228,7 @@ class GroupStore:
 
     async def some(self) -> list[Claimed]:
         """Read at most 100 arbitrary groups, without leasing them."""
-        rows = await self._store.call("some", self._base)
-        return self._readable([[key, version, 0, state] for key, version, state in rows], lease_end_ms=0)
+        return self._readable(await self._store.call("some", self._base), lease_end_ms=0)
 
     async def disable(self, reason: str) -> bool:
         """Stop claims until ``enable``. Returns whether the receiver was enabled before."""
@@ -257,7 +255,7 @@ class GroupStore:
 
     async def open_dead_letters(self, *, now_ms: int) -> list[NotificationRecord]:
         """Dead letters that are not delivered, over, replayed or dropped: the newest, at most ``CALL_LIMIT``."""
-        return list(map(_note, await self._store.call("notifications", self._base, _STANDING, now_ms, 0, CALL_LIMIT)))
+        return list(map(_note, await self._store.call("notifications", self._base, ":up", now_ms, 0, CALL_LIMIT)))
 
     async def notification(self, nid: str) -> Found | None:
         """One notification; None: it does not exist, or no longer exists."""

@@ -33,12 +33,12 @@ register('due', 'no-writes', function(keys, args)
   return redis.call('ZRANGE', keys[1] .. args[1], int(from), int(from + limit - 1))
 end)
 
--- some: at most 100 arbitrary groups. Result: for each {group, version, state}.
+-- some: at most 100 arbitrary groups. Result: as for claim, with the token 0.
 register('some', 'no-writes', function(keys)
   local found, result = redis.call('HRANDFIELD', keys[1] .. ':k', LIMIT, 'WITHVALUES'), {}
   for k = 1, #found, 2 do
     local known = cmsgpack.unpack(found[k + 1])
-    result[#result + 1] = { found[k], known[VERSION], known[STATE] }
+    result[#result + 1] = { found[k], known[VERSION], 0, known[STATE] }
   end
   return result
 end)
