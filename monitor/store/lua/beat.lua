@@ -247,9 +247,8 @@ end
 --   beats, or 0 for none}, or {t, LATE}. An outcome other than STORED changed nothing. The call ends early when
 --   MOVES_PER_CALL events are recorded: the remaining beats are left to the next call.
 -- Events: registered, recovered, resumed, status changed, and stale or stopped for a deadline that had passed.
-local function beat(keys, args)
+register('beat', {}, function(st, args)
   local settings, profiles, rows = cmsgpack.unpack(args[1]), cmsgpack.unpack(args[2]), cmsgpack.unpack(args[3])
-  local st = open(keys)
   if is_late(st, args[4]) then
     return { st.t, LATE }
   end
@@ -313,9 +312,7 @@ local function beat(keys, args)
   end
   commit(st)
   return { t, runs, moves, least or 0 }
-end
-
-register('beat', beat, {})
+end)
 
 -- fail ----------------------------------------------------------------------------------------------
 -- The failure report of an unknown worker: registers the worker as failed. ARGV[1]: msgpack {tenant, worker, trigger,
@@ -323,9 +320,8 @@ register('beat', beat, {})
 --   see is_late. Result: {t, outcome, moves, run_number}, or {t, LATE}. Outcomes: STORED, the refusals of a beat, or
 --   REFUSED when the worker is known by now.
 -- Events: failed. Does not run while the store is full: quotas bound what it adds, and a beat would be refused too.
-local function fail(keys, args)
+register('fail', {}, function(st, args)
   local a, settings = cmsgpack.unpack(args[1]), cmsgpack.unpack(args[2])
-  local st = open(keys)
   if is_late(st, args[3]) then
     return { st.t, LATE }
   end
@@ -348,6 +344,4 @@ local function fail(keys, args)
   save(st, w)
   commit(st)
   return { st.t, STORED, st.moves, run }
-end
-
-register('fail', fail, {})
+end)

@@ -203,16 +203,16 @@ local function others_alive(st, gone)
   return alive
 end
 
+local BEHIND = '2'
+
 -- pulse -------------------------------------------------------------------------------------------
--- A daemon's report that it accepts beats. Does not run on a full store, which takes no beats either.
+-- A daemon's report that it accepts beats. Does not run on a full store, which takes no beats either, so it is blind.
 -- ARGV: daemon; '0', or '1' when it accepts none from now on, or '2' when it is behind with beats: the call is then no
 -- pulse, and only that is stored.
 -- Result: {t, skew in ms, {begin, end, cause} of the newest blind window or {}, blind windows so far, their length in ms}.
 -- The newest window is in every answer: the sender of the pulse that ended it may have timed out. Events: none.
-local BEHIND = '2'
-local function pulse(keys, args)
+register('pulse', {}, function(st, args)
   local daemon, ends = args[1], args[2]
-  local st = open(keys)
   local blind = blindness(st)
   local newest, windows, own, gone = blind.newest, blind.windows, pulses_of(call('HGET', st.p, daemon)), {}
   local sums = call('HMGET', st.m, 'blind', 'blind_ms')
@@ -260,6 +260,4 @@ local function pulse(keys, args)
     call('HSET', st.m, 'blind', int(count), 'blind_ms', int(ms))
   end
   return { st.t, st.skew, windows[#windows] or {}, count, ms }
-end
-
-register('pulse', pulse, {}) -- not allow-oom: a full store takes no beats, so it is blind
+end)

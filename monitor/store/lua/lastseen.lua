@@ -66,12 +66,6 @@ Atomicity: functions have no rollback. So a call first decodes and reads everyth
 then writes them, with one command for many workers where possible.
 ]]
 
--- Each function is registered at its definition. Flags: allow-oom for functions that free memory or end an incident,
--- which must work in a full store too; no-writes for functions that only read.
-local function register(name, callback, flags)
-  redis.register_function({ function_name = PREFIX .. name, callback = callback, flags = flags })
-end
-
 -- A worker's record: first the fields that decide how a beat is taken (KEY_BYTES), then those that an ordinary beat
 -- does not change (KEPT_BYTES), then those that every beat changes. R_LEFT: time of a clean disconnect whose stragglers
 -- may still arrive, else 0. R_INTERVAL, R_GRACE: declared values in ms, or UNDECLARED. R_DIGEST: digest of the cold
@@ -137,6 +131,17 @@ local function open(keys)
   end
   st.now = int(st.t)
   return st
+end
+
+-- Defines a function of the library, which gets the opened partition and ARGV. Flags: allow-oom for functions that free
+-- memory or end an incident, which must work in a full store too; no-writes for functions that only read.
+local function register(name, flags, callback)
+  redis.register_function({
+    function_name = PREFIX .. name, flags = flags,
+    callback = function(keys, args)
+      return callback(open(keys), args)
+    end,
+  })
 end
 
 -- Whether a call arrives after its sender gave up on it and answered an error: it must not undo what the worker has
@@ -286,8 +291,7 @@ end
 -- separated by spaces ('': none). Result: {t, schema, partitions, IDs} as stored. The caller refuses another count, a
 -- newer schema, or stored IDs without one of its own; then nothing is written. New IDs of the same installation are
 -- added, since it replaces its IDs one after another; the newest 64 are kept. Events: none.
-local function hello(keys, args)
-  local st = open(keys)
+register('hello', { 'allow-oom' }, function(st, args)
   local known = call('HMGET', st.m, 'schema', 'partitions', 'installation')
   if not known[1] then
     commit_time(st)
@@ -308,9 +312,7 @@ local function hello(keys, args)
     call('HSET', st.m, 'installation', table.concat(words, ' ', math.max(1, #words - 63)))
   end
   return { st.t, tonumber(known[1]), tonumber(known[2]), known[3] or '' }
-end
-
-register('hello', hello, { 'allow-oom' })
+end)
 
 do
 -- include: beat.lua

@@ -1,22 +1,21 @@
 -- Orders about one worker -----------------------------------------------------------------------------
 -- Disconnects, erasures, and refused beats as evidence of life.
 
--- Opens the store for an order about one worker, and applies transitions that are due before it. Result: the state and
--- the worker; or the state, nil, and the answer to the order.
-local function addressed(keys, tenant, worker, allowed, before)
-  local st = open(keys)
+-- Loads the worker of an order, and applies transitions that are due before it. Result: the worker; or nil, and the
+-- answer to the order.
+local function addressed(st, tenant, worker, allowed, before)
   if is_late(st, before) then
-    return st, nil, { st.t, LATE }
+    return nil, { st.t, LATE }
   end
   local w = load_worker(st, tenant, worker)
   if not w.rec then
-    return st, nil, { st.t, w.damaged and DAMAGED or UNKNOWN, st.moves }
+    return nil, { st.t, w.damaged and DAMAGED or UNKNOWN, st.moves }
   end
   if allowed and not contains(allowed, w.cohort[C_ENVIRONMENT]) then
-    return st, nil, { st.t, NOT_ALLOWED, st.moves }
+    return nil, { st.t, NOT_ALLOWED, st.moves }
   end
   expire_if_due(st, w)
-  return st, w
+  return w
 end
 
 -- disconnect ----------------------------------------------------------------------------------------
@@ -25,9 +24,9 @@ end
 --   Outcomes: STORED, REFUSED (the table has no such transition; nothing to do), and without a run number UNKNOWN or
 --   NOT_ALLOWED. A clean disconnect of a stopped worker makes no transition, but replaces its announced absence.
 -- Events: stopped or failed, and before it stale or stopped for a moment that had passed.
-local function disconnect(keys, args)
+register('disconnect', { 'allow-oom' }, function(st, args)
   local a = cmsgpack.unpack(args[1])
-  local st, w, refusal = addressed(keys, a[1], a[2], a[5], args[2])
+  local w, refusal = addressed(st, a[1], a[2], a[5], args[2])
   if not w then
     return refusal
   end
@@ -46,15 +45,15 @@ local function disconnect(keys, args)
   save(st, w)
   commit(st)
   return { st.t, outcome, st.moves, run }
-end
+end)
 
 -- evidence ------------------------------------------------------------------------------------------
 -- Stores refused beats as evidence of life. ARGV: msgpack list, at most 512 of {tenant, worker, allowed
 -- environments|false, reason, ours (boolean: refused by our fault, so the anchor moves to t, and no absence ends before
 -- the new deadline), subject}. Result: {t, known workers}. Evidence registers and revives no worker. A stale worker that
 -- still sends beats stays rejected while they come, until its limit, which is moved only by our fault. Events: none.
-local function evidence(keys, args)
-  local st = open(keys)
+-- Runs while the store is full: such beats are among those that a full store had no room for.
+register('evidence', { 'allow-oom' }, function(st, args)
   local known = 0
   for _, row in ipairs(cmsgpack.unpack(args[1])) do
     local w = load_worker(st, row[1], row[2])
@@ -82,23 +81,19 @@ local function evidence(keys, args)
   end
   commit(st)
   return { st.t, known }
-end
+end)
 
 -- delete --------------------------------------------------------------------------------------------
 -- Erases a worker. ARGV: msgpack {tenant, worker, allowed|nil, reason}; before, see is_late.
 -- Result: {t, outcome, moves}, or {t, LATE}.
 -- Events: forgotten, and before it stale or stopped for a deadline that had passed.
-local function delete(keys, args)
+register('delete', { 'allow-oom' }, function(st, args)
   local a = cmsgpack.unpack(args[1])
-  local st, w, refusal = addressed(keys, a[1], a[2], a[3], args[2])
+  local w, refusal = addressed(st, a[1], a[2], a[3], args[2])
   if not w then
     return refusal
   end
   erase(st, w, a[4])
   commit(st)
   return { st.t, STORED, st.moves }
-end
-
-register('evidence', evidence, { 'allow-oom' }) -- of beats that a full store had no room for; of known workers only
-register('disconnect', disconnect, { 'allow-oom' })
-register('delete', delete, { 'allow-oom' })
+end)

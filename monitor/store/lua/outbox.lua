@@ -1,19 +1,17 @@
 -- confirm -------------------------------------------------------------------------------------------
 -- Writes the time, even if unchanged: when this write is durable, all writes before it are. Result: {t, run_number}.
-local function confirm(keys)
-  local st = open(keys)
+register('confirm', { 'allow-oom' }, function(st)
   local run = run_number()
   commit_time(st)
   call('HSET', st.m, 'last', st.now)
   return { st.t, run }
-end
+end)
 
 -- claim ---------------------------------------------------------------------------------------------
 -- The router's poll: takes or renews the lease and reads events after the cursor. ARGV: owner, lease in ms, limit.
 -- Result: {t, token (0: another process has the lease), events, age in ms of the oldest event after the cursor}.
-local function claim(keys, args)
+register('claim', { 'allow-oom' }, function(st, args)
   local owner, lease, limit = args[1], tonumber(args[2]), tonumber(args[3])
-  local st = open(keys)
   local held = call('HMGET', st.u, 'owner', 'until', 'token', 'cursor')
   local mine = held[1] == owner
   local cursor = held[4] or '0-0'
@@ -30,13 +28,12 @@ local function claim(keys, args)
   commit_time(st)
   call('HSET', st.u, 'owner', owner, 'until', int(st.t + lease), 'token', token, 'cursor', cursor)
   return { st.t, token, events, age }
-end
+end)
 
 -- ack -----------------------------------------------------------------------------------------------
 -- Moves the router's cursor, and drops the events before it, by whole nodes of the stream. ARGV: token, position.
 -- Result: {t, 1 | 0 (another router has the lease)}.
-local function ack(keys, args)
-  local st = open(keys)
+register('ack', { 'allow-oom' }, function(st, args)
   local held = call('HGET', st.u, 'token')
   if held ~= args[1] then
     return { st.t, 0 }
@@ -45,12 +42,11 @@ local function ack(keys, args)
   call('HSET', st.u, 'cursor', args[2])
   call('XTRIM', st.e, 'MINID', '~', args[2], 'LIMIT', 10000)
   return { st.t, 1 }
-end
+end)
 
 -- release -------------------------------------------------------------------------------------------
 -- Releases the lease at a clean stop, so that another router need not wait. ARGV: token. Result: {t, 1 | 0}.
-local function release(keys, args)
-  local st = open(keys)
+register('release', { 'allow-oom' }, function(st, args)
   if call('HGET', st.u, 'token') ~= args[1] then
     return { st.t, 0 }
   end
@@ -58,15 +54,14 @@ local function release(keys, args)
   call('HDEL', st.u, 'owner')
   call('HSET', st.u, 'until', 0)
   return { st.t, 1 }
-end
+end)
 
 -- trim ----------------------------------------------------------------------------------------------
 -- Drops events of one tenant's history: those older than keep, blind time left out; or, while the histories hold more
 -- than most, the oldest events of the longest one, down to an equal share. ARGV: keep in ms, most, limit per call.
 -- Result: {t, dropped}.
-local function trim(keys, args)
+register('trim', { 'allow-oom' }, function(st, args)
   local keep, most, limit = tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
-  local st = open(keys)
   local lengths, began = st.base .. 'lengths', st.base .. 'began'
   local old = '(' .. int(age_cut(st, keep))
   local tenant, spare = call('ZRANGE', began, '-inf', old, 'BYSCORE', 'LIMIT', 0, 1)[1], 0
@@ -95,10 +90,4 @@ local function trim(keys, args)
     call('ZREM', began, tenant)
   end
   return { st.t, dropped }
-end
-
-register('confirm', confirm, { 'allow-oom' })
-register('claim', claim, { 'allow-oom' })
-register('ack', ack, { 'allow-oom' })
-register('release', release, { 'allow-oom' })
-register('trim', trim, { 'allow-oom' })
+end)

@@ -23,15 +23,14 @@ local function describe(st, w)
 end
 
 -- get: a worker. ARGV: tenant, worker. Result: {t, swept, worker|nil, {kind, seq, due, detected, reason}*}.
-local function get(keys, args)
-  local st = open(keys)
+register('get', { 'no-writes' }, function(st, args)
   local w = load_worker(st, args[1], args[2])
   if not w.rec then
     return { st.t, st.swept, false, {} }
   end
   local past = call('HGET', st.y, w.mid)
   return { st.t, st.swept, describe(st, w), past and cmsgpack.unpack(past) or {} }
-end
+end)
 
 -- The workers after `after` that can match a filter, collected from the cohorts' sets, as {rank, id} in the order of the
 -- index; nil if there are many.
@@ -90,10 +89,9 @@ end
 -- list: workers of a tenant in the order of their IDs. ARGV: tenant, ID to begin after, limit, msgpack
 --   {environments|nil, {alive, late, overdue, down -> boolean}|nil}: the caller's filter. The answer may have workers that
 --   do not match, but lacks none that does. Result: {t, swept, last ID read ('' = the end), workers}.
-local function list(keys, args)
+register('list', { 'no-writes' }, function(st, args)
   local tenant, after, limit = args[1], args[2], tonumber(args[3])
   local filter = cmsgpack.unpack(args[4])
-  local st = open(keys)
   local want = filter[2] or { alive = true, late = true, overdue = true, down = true }
   local ids
   if filter[1] or filter[2] then
@@ -127,14 +125,13 @@ local function list(keys, args)
     end
   end
   return { st.t, st.swept, last, workers }
-end
+end)
 
 -- count: workers by liveness, cohort by cohort. ARGV: tenant ('' = all), cohort_id to begin after, limit, states...
 -- Result: {t, swept, last cohort_id (0 = the end), {tenant, environment, after stop, on time, late, overdue, missing,
 --   then one per state}*}. Missing: stopped workers and overdue stragglers whose announced absence has ended.
-local function count(keys, args)
+register('count', { 'no-writes' }, function(st, args)
   local limit = tonumber(args[3])
-  local st = open(keys)
   local key = args[1] == '' and st.a or st.a .. ':' .. args[1]
   local cohort_ids = call('ZRANGE', key, '(' .. args[2], '+inf', 'BYSCORE', 'LIMIT', 0, limit)
   local rows = {}
@@ -154,7 +151,7 @@ local function count(keys, args)
     rows[#rows + 1] = row
   end
   return { st.t, st.swept, #cohort_ids == limit and tonumber(cohort_ids[limit]) or 0, rows }
-end
+end)
 
 -- environment_health: counts of a tenant's workers in one environment. ARGV: tenant, environment, cohort_id to begin
 -- after, limit of cohorts, a moment or '', the states of stale and of failed workers.
@@ -163,9 +160,8 @@ end
 -- interval and grace, with credits. Fallen: workers that became stale at the moment or later; an upper bound if others
 -- have stopped or failed since. Rejected: stale workers whose beats are still refused, since any time.
 -- Down: stale or failed workers; with a moment only those since then.
-local function environment_health(keys, args)
+register('environment_health', { 'no-writes' }, function(st, args)
   local environment, limit, since = args[2], tonumber(args[4]), args[5]
-  local st = open(keys)
   local cohort_ids = call('ZRANGE', st.a .. ':' .. args[1], '(' .. args[3], '+inf', 'BYSCORE', 'LIMIT', 0, limit)
   local expected, silent, fallen, rejected, down = 0, 0, 0, 0, 0
   for _, cohort_id in ipairs(cohort_ids) do
@@ -186,12 +182,11 @@ local function environment_health(keys, args)
     end
   end
   return { st.t, #cohort_ids == limit and tonumber(cohort_ids[limit]) or 0, expected, silent, fallen, rejected, down }
-end
+end)
 
 -- history: events of a tenant, in order. ARGV: tenant, position to begin after, limit, 'asc'|'desc'.
 -- Result: {t, swept, events}.
-local function history(keys, args)
-  local st = open(keys)
+register('history', { 'no-writes' }, function(st, args)
   local key, after, events = st.e .. ':' .. args[1], args[2]
   if args[4] == 'asc' then
     events = call('XRANGE', key, after == '' and '-' or '(' .. after, '+', 'COUNT', args[3])
@@ -199,10 +194,4 @@ local function history(keys, args)
     events = call('XREVRANGE', key, after == '' and '+' or '(' .. after, '-', 'COUNT', args[3])
   end
   return { st.t, st.swept, events }
-end
-
-register('get', get, { 'no-writes' })
-register('list', list, { 'no-writes' })
-register('count', count, { 'no-writes' })
-register('environment_health', environment_health, { 'no-writes' })
-register('history', history, { 'no-writes' })
+end)

@@ -4,8 +4,8 @@
 -- revoke --------------------------------------------------------------------------------------------
 -- Revokes tokens from now on. ARGV: tenant, claim, value, limit of a tenant, limit of all tenants.
 -- Result: {t, outcome, run_number}: STORED, or REFUSED when a limit is reached. Events: none.
-local function revoke(keys, args)
-  local st = open(keys)
+-- Runs while the store is full, which must not keep a stolen token valid.
+register('revoke', { 'allow-oom' }, function(st, args)
   local run = run_number()
   local field, count = 'r' .. args[2] .. #args[1] .. ':' .. args[1] .. args[3], 'n' .. args[1]
   local known = call('HMGET', st.v, field, count)
@@ -19,13 +19,12 @@ local function revoke(keys, args)
   local revision = st.now .. '-' .. call('HINCRBY', st.v, '#', 1)
   call('HSET', st.v, field, cmsgpack.pack({ args[1], args[2], args[3], st.t }), '!', revision)
   return { st.t, STORED, run }
-end
+end)
 
 -- revoked -------------------------------------------------------------------------------------------
 -- All revocations, if they have changed. ARGV[1]: the revision that the caller knows, or ''. Result: {t, revision ('' for
 -- none), packed {tenant, claim, value, since}*}; no revocations if the revision is known. Events: none.
-local function revoked(keys, args)
-  local st = open(keys)
+register('revoked', { 'no-writes' }, function(st, args)
   local revision, found = call('HGET', st.v, '!') or '', {}
   if revision ~= args[1] then
     local all = call('HGETALL', st.v)
@@ -36,7 +35,4 @@ local function revoked(keys, args)
     end
   end
   return { st.t, revision, found }
-end
-
-register('revoke', revoke, { 'allow-oom' }) -- a full store must not keep a stolen token valid
-register('revoked', revoked, { 'no-writes' })
+end)

@@ -27,9 +27,8 @@ end
 -- Result: {t, more (0|1), moves, damaged: members dropped because their record does not match, blind (0|1)}. While the
 -- monitor is blind nothing expires: it can't know. Any number of sweepers may run: each worker moves once. Events: stale,
 -- rejected, stopped.
-local function sweep(keys, args)
+register('sweep', { 'allow-oom' }, function(st, args)
   local left = tonumber(args[1])
-  local st = open(keys)
   local more, damaged = false, 0
   -- Deadlines first: they are before the absences of the same workers.
   for _, kind in ipairs({
@@ -75,16 +74,15 @@ local function sweep(keys, args)
     call('HSET', st.m, 'swept', st.now)
   end
   return { st.t, more and 1 or 0, st.moves, damaged, 0 }
-end
+end)
 
 -- purge ---------------------------------------------------------------------------------------------
 -- Forgets workers that have not been alive for longer than retention. Retention begins when an announced absence or
 -- refused beats end, and stands still while the monitor is blind. A worker that is not missed yet is not forgotten.
 -- ARGV: limit, retention in ms, reason.
 -- Result: {t, more (0|1), moves}. Events: forgotten, and before it stale for an absence that had ended.
-local function purge(keys, args)
+register('purge', { 'allow-oom' }, function(st, args)
   local left, retention, reason = tonumber(args[1]), tonumber(args[2]), args[3]
-  local st = open(keys)
   local cut = age_cut(st, retention)
   local due = call('ZRANGE', st.q, '-inf', int(cut), 'BYSCORE', 'LIMIT', 0, left)
   local more = #due == left
@@ -119,7 +117,4 @@ local function purge(keys, args)
   end
   commit(st)
   return { st.t, more and 1 or 0, st.moves }
-end
-
-register('sweep', sweep, { 'allow-oom' })
-register('purge', purge, { 'allow-oom' })
+end)
