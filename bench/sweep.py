@@ -19,8 +19,8 @@ from monitor.clock import monotonic_s
 from monitor.sweeper import Sweeper, SweepSettings
 
 if TYPE_CHECKING:
+    from monitor.events import Moved
     from monitor.store import Store
-    from monitor.workers import Moved
 
 PER_CALL: Final = 128
 CHUNK: Final = 50

@@ -76,29 +76,46 @@ class EventData(Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Event:
-    """One fact about one worker, as of the moment it was recorded.
+class Moved:
+    """One fact about one worker, in short: what a call to the store has committed, for the log.
 
     Times are milliseconds since the epoch by the store's clock. ``seq`` counts every event of one
     (tenant, worker, generation) from 1 without a gap. ``due_ms`` is when the fact became true (the
-    deadline, for ``worker.stale``), ``detected_ms`` when it was committed. ``position`` is the event's
-    ID in the stream of its partition.
+    deadline, for ``worker.stale``), ``detected_ms`` when it was committed.
     """
 
-    position: str
-    partition: int
     kind: EventKind
     tenant: str
     worker_id: str
     environment_name: str
     generation: int
     seq: int
-    old: Liveness | None
-    new: Liveness | None
-    reason: str
     due_ms: int
     detected_ms: int
     last_seen_ms: int
+    reason: str
+
+    @property
+    def event_id(self) -> str:
+        """32 hex digits, the same for the same fact: independent of the recording daemon and the detection time."""
+        return event_id(
+            tenant=self.tenant,
+            worker_id=self.worker_id,
+            generation=self.generation,
+            seq=self.seq,
+            kind=self.kind,
+            last_seen_ms=self.last_seen_ms,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event(Moved):
+    """One fact about one worker, as of the moment it was recorded. ``position``: its ID in its partition's stream."""
+
+    position: str
+    partition: int
+    old: Liveness | None
+    new: Liveness | None
     since_ms: int
     """When the worker entered ``old``; equal to ``detected_ms`` for a registration."""
     interval_ms: int
@@ -129,18 +146,6 @@ class Event:
     """When the newest refused beat came."""
     rejected_subject: str = ""
     """The subject of the token of that beat."""
-
-    @property
-    def event_id(self) -> str:
-        """32 hex digits, the same for the same fact: independent of the recording daemon and the detection time."""
-        return event_id(
-            tenant=self.tenant,
-            worker_id=self.worker_id,
-            generation=self.generation,
-            seq=self.seq,
-            kind=self.kind,
-            last_seen_ms=self.last_seen_ms,
-        )
 
     def data(self) -> EventData:
         """Return the event's JSON."""

@@ -19,8 +19,8 @@ from monitor.errors import StoreUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from monitor.events import Moved
     from monitor.store import Store, SweepResult
-    from monitor.workers import Moved
 
 log = structlog.get_logger(__name__)
 

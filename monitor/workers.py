@@ -145,22 +145,6 @@ class Rejected:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Moved:
-    """A transition that a call to the store committed, with the fields for its log line."""
-
-    kind: EventKind
-    tenant: str
-    worker_id: str
-    environment_name: str
-    generation: int
-    seq: int
-    due_ms: int
-    detected_ms: int
-    last_seen_ms: int
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class PastTransition:
     """One of a worker's last transitions, as in the status endpoint."""
 

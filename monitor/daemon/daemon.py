@@ -34,7 +34,6 @@ from monitor.daemon.signing_key import auth_policy
 from monitor.daemon.waiting import Waiting
 from monitor.daemon.watchdog import Watchdog
 from monitor.errors import StoreUnavailableError
-from monitor.events import event_id
 from monitor.eviction import EvictionWatch
 from monitor.health import Health
 from monitor.http.listeners import relieve
@@ -59,8 +58,8 @@ if TYPE_CHECKING:
     from monitor.daemon.config.model import Config
     from monitor.daemon.signals import StopSignal
     from monitor.daemon.signing_key import KeyRing
+    from monitor.events import Moved
     from monitor.metrics.registry import Share
-    from monitor.workers import Moved
 
 log = structlog.get_logger(__name__)
 
@@ -288,14 +287,7 @@ class Daemon:
         for move in moved:
             log.info(
                 move.kind.value,
-                event_id=event_id(
-                    tenant=move.tenant,
-                    worker_id=move.worker_id,
-                    generation=move.generation,
-                    seq=move.seq,
-                    kind=move.kind,
-                    last_seen_ms=move.last_seen_ms,
-                ),
+                event_id=move.event_id,
                 tenant=move.tenant,
                 worker_id=move.worker_id,
                 environment_name=move.environment_name,

@@ -24,10 +24,11 @@ from monitor.workers import KEEP
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from monitor.events import Moved
     from monitor.intake.backlog import Graces
     from monitor.store import Store, StoreSettings
     from monitor.store.results import BeatsResult
-    from monitor.workers import Beat, Moved, WorkerKey
+    from monitor.workers import Beat, WorkerKey
 
 log = structlog.get_logger(__name__)
 

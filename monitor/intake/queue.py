@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from monitor.errors import SlowDownError
+    from monitor.events import Moved
     from monitor.store import Store
-    from monitor.workers import Moved, WorkerKey
+    from monitor.workers import WorkerKey
 
 log = structlog.get_logger(__name__)
 

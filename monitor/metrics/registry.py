@@ -27,7 +27,7 @@ from monitor.reasons import Reason
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from monitor.workers import Moved
+    from monitor.events import Moved
 
 DETECTION_BUCKETS_S: Final = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 EVIDENCE_OUTCOMES: Final = ("recorded", "dropped")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import structlog
 
-from monitor.events import Event, cut_metadata
-from monitor.liveness import EventKind, Liveness, Trigger
+from monitor.events import Event, Moved, cut_metadata
+from monitor.liveness import EventKind, Trigger
 from monitor.store.library import LIVENESS_OF, TRANSITIONS_KEPT, UNDECLARED
-from monitor.workers import KEEP, Keep, Moved, PastTransition, Rejected, Worker, WorkerKey
+from monitor.workers import KEEP, Keep, PastTransition, Rejected, Worker, WorkerKey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -270,43 +270,17 @@ def worker(row: Answer, past: Sequence[Answer] = ()) -> Worker:
     )
 
 
-class _StoredEvent(msgspec.Struct, array_like=True, frozen=True):
-    """An event as ``record`` in ``workers.lua`` packs it, item by item; False stands for null."""
+_STORED: Final = (
+    *("kind", "tenant", "worker_id", "environment_name", "generation", "seq", "old", "new", "reason"),
+    *("due_ms", "detected_ms", "last_seen_ms", "since_ms", "interval_ms", "grace_ms"),
+    *("status", "tasks_processed", "current_task_id", "worker_metadata_json", "worker_metadata_cut"),
+    *("old_status", "exit_code", "error_message", "outage", "rejected"),
+)
+"""An event's fields in the order in which ``record`` in ``workers.lua`` packs them."""
+_OUTAGE: Final = ("outage_ms", "outage_until_ms", "outage_windows", "outage_uncredited")
+_REJECTED: Final = ("rejected_reason", "rejected_ms", "rejected_subject")
 
-    kind: str
-    tenant: str
-    worker_id: str
-    environment_name: str
-    generation: int
-    seq: int
-    old: str | bool
-    new: str | bool
-    reason: str
-    due_ms: int
-    detected_ms: int
-    last_seen_ms: int
-    since_ms: int
-    interval_ms: int
-    grace_ms: int
-    status: str
-    tasks: str
-    task: str | bool
-    meta: str
-    meta_cut: bool
-    old_status: str | bool
-    exit_code: str | bool
-    message: str | bool
-    missed: tuple[int, int, int, int] | bool = False
-    """Blind time of the monitor: total ms, end of the last window, windows, uncredited windows."""
-    rejected: tuple[str, int, str] | bool = False
-    """The newest refused beat: reason, time, subject of its token."""
-
-
-_stored_event: Final = msgspec.msgpack.Decoder(_StoredEvent).decode
-
-
-def _optional(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+_decode_list: Final = msgspec.msgpack.Decoder(list[Any]).decode
 
 
 def event(partition: int, entry: Answer) -> Event:
@@ -316,44 +290,13 @@ def event(partition: int, entry: Answer) -> Event:
         ValueError: the entry is not readable.
     """
     position, (_, packed, _, gaps) = entry
-    stored = _stored_event(packed)
-    outage_ms, until_ms, count, uncredited = stored.missed if isinstance(stored.missed, tuple) else (0, 0, 0, 0)
-    reason, rejected_ms, subject = stored.rejected if isinstance(stored.rejected, tuple) else (None, 0, "")
-    return Event(
-        position=text(position),
-        partition=partition,
-        kind=EventKind(stored.kind),
-        tenant=stored.tenant,
-        worker_id=stored.worker_id,
-        environment_name=stored.environment_name,
-        generation=stored.generation,
-        seq=stored.seq,
-        old=Liveness(stored.old) if isinstance(stored.old, str) else None,
-        new=Liveness(stored.new) if isinstance(stored.new, str) else None,
-        reason=stored.reason,
-        due_ms=stored.due_ms,
-        detected_ms=stored.detected_ms,
-        last_seen_ms=stored.last_seen_ms,
-        since_ms=stored.since_ms,
-        interval_ms=stored.interval_ms,
-        grace_ms=stored.grace_ms,
-        status=stored.status,
-        tasks_processed=int(stored.tasks),
-        current_task_id=_optional(stored.task),
-        worker_metadata_json=stored.meta,
-        worker_metadata_cut=stored.meta_cut,
-        recent_gaps_ms=_gaps(gaps),
-        old_status=_optional(stored.old_status),
-        exit_code=int(stored.exit_code) if isinstance(stored.exit_code, str) else None,
-        error_message=_optional(stored.message),
-        outage_ms=outage_ms,
-        outage_until_ms=until_ms,
-        outage_windows=count,
-        outage_uncredited=uncredited,
-        rejected_reason=reason,
-        rejected_ms=rejected_ms,
-        rejected_subject=subject,
-    )
+    stored = dict(zip(_STORED, _decode_list(packed), strict=False))  # a newer release may add fields
+    facts = {name: None if value is False else value for name, value in stored.items()}  # False stands for null
+    facts |= zip(_OUTAGE, facts.pop("outage", None) or (), strict=False)
+    facts |= zip(_REJECTED, facts.pop("rejected", None) or (), strict=False)
+    facts["worker_metadata_cut"] = stored.get("worker_metadata_cut")
+    facts |= {"position": text(position), "partition": partition, "recent_gaps_ms": _gaps(gaps)}
+    return msgspec.convert(facts, Event, strict=False)  # two numbers are stored as text
 
 
 def events(partition: int, entries: Sequence[Answer]) -> list[Event]:

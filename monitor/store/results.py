@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from monitor.blindness import Cause, Window
-    from monitor.events import Event
+    from monitor.events import Event, Moved
     from monitor.liveness import Liveness
-    from monitor.workers import Moved, Worker
+    from monitor.workers import Worker
 
 STORED, OVER_WORKERS, OVER_ENVIRONMENTS, NOT_ALLOWED, UNKNOWN, REFUSED, DAMAGED, LATE = range(8)
 OVER_TIMINGS, OVER_BYTES = range(8, 10)

@@ -41,9 +41,9 @@ from monitor.workers import partition_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from monitor.events import Event
+    from monitor.events import Event, Moved
     from monitor.store.settings import StoreSettings
-    from monitor.workers import Beat, Disconnect, Evidence, Moved, Worker, WorkerKey
+    from monitor.workers import Beat, Disconnect, Evidence, Worker, WorkerKey
 
     _Call = Callable[..., Awaitable[Any]]
 

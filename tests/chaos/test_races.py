@@ -24,8 +24,8 @@ from tests.support.stores import beat, opened
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from monitor.events import Moved
     from monitor.store import Store
-    from monitor.workers import Moved
 
 INTERVAL_MS: Final = 1_000
 GRACE_MS: Final = 1_000

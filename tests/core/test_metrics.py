@@ -13,6 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from monitor.clock import monotonic_s
+from monitor.events import Moved
 from monitor.liveness import EventKind
 from monitor.metrics.registry import (
     DETECTION_BUCKETS_S,
@@ -26,7 +27,6 @@ from monitor.metrics.registry import (
 )
 from monitor.metrics.shared_memory import Table, shared_memory
 from monitor.reasons import Reason
-from monitor.workers import Moved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

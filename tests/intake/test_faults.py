@@ -28,8 +28,8 @@ from tests.support.stores import GRACE_MS, INTERVAL_MS, ManualClock, beat, opene
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from monitor.events import Moved
     from monitor.store import Store
-    from monitor.workers import Moved
 
 BEAT: Final = b"_beat\r\n"
 DISCONNECT: Final = b"_disconnect\r\n"

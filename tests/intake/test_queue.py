@@ -27,9 +27,8 @@ from tests.support.watched import PATIENCE_S, alive, watched
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from monitor.events import Event
+    from monitor.events import Event, Moved
     from monitor.store import Store
-    from monitor.workers import Moved
 
 
 def intake_on(store: Store, *, capacity: int = 10_000, moved: list[Moved] | None = None, lanes: int = LANES) -> Intake:

@@ -27,8 +27,9 @@ from tests.support.stores import GRACE_MS, INTERVAL_MS, beat, opened
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+    from monitor.events import Moved
     from monitor.store import Store
-    from monitor.workers import Moved, Worker
+    from monitor.workers import Worker
 
 REACH_MS = INTERVAL_MS + GRACE_MS
 KEY = WorkerKey("acme", "w")

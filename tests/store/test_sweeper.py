@@ -17,8 +17,8 @@ from tests.support import servers
 from tests.support.stores import GRACE_MS, INTERVAL_MS, ManualClock, beat, opened, settings
 
 if TYPE_CHECKING:
+    from monitor.events import Moved
     from monitor.store import StoreSettings, SweepResult
-    from monitor.workers import Moved
 
 DEADLINE_MS = INTERVAL_MS + GRACE_MS
 RETENTION_MS = 3_600_000
