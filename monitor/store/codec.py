@@ -57,24 +57,22 @@ def beat_settings(settings: StoreSettings) -> bytes:
 
 
 def disconnect_argument(disconnect: Disconnect) -> bytes:
-    """Encode a disconnect for the library's ``disconnect``."""
-    is_clean = disconnect.trigger is Trigger.DISCONNECT_CLEAN
-    return _encode([*_key(disconnect), is_clean, disconnect.allowed, *_cause(disconnect), disconnect.back_in_ms])
-
-
-def failure_argument(disconnect: Disconnect) -> bytes:
-    """Encode a failure of an unknown worker for the library's ``fail``."""
-    allowed = disconnect.allowed or False
-    return _encode([*_key(disconnect), allowed, disconnect.first_environment, *_cause(disconnect)])
-
-
-def _key(disconnect: Disconnect) -> tuple[str, str, str]:
-    return disconnect.key.tenant, disconnect.key.worker_id, disconnect.trigger.value
-
-
-def _cause(disconnect: Disconnect) -> tuple[str | None, str | None, str | None]:
+    """Encode a disconnect for the library's ``disconnect`` and ``fail``."""
     code = disconnect.exit_code
-    return disconnect.reason, None if code is None else str(code), disconnect.error_message
+    return _encode(
+        [
+            disconnect.key.tenant,
+            disconnect.key.worker_id,
+            disconnect.trigger.value,
+            disconnect.trigger is Trigger.DISCONNECT_CLEAN,
+            disconnect.allowed,
+            disconnect.reason,
+            None if code is None else str(code),
+            disconnect.error_message,
+            disconnect.back_in_ms,
+            disconnect.first_environment,
+        ]
+    )
 
 
 def beat_arguments(beats: Sequence[Beat]) -> tuple[bytes, bytes]:

@@ -142,8 +142,7 @@ class Store:
         partition, args = self.partition_of(disconnect.key), codec.disconnect_argument(disconnect)
         answer = await self._in_time(self.connection.write, "disconnect", partition, args)
         if answer[1] == UNKNOWN and disconnect.trigger is Trigger.DISCONNECT_FAILURE:
-            call = "fail", partition, codec.failure_argument(disconnect), self._beat_settings
-            answer = await self._in_time(self.connection.write, *call)
+            answer = await self._in_time(self.connection.write, "fail", partition, args, self._beat_settings)
         now_ms, outcome, moves, *run = answer
         return ChangeResult(now_ms=now_ms, outcome=outcome, moved=codec.moved(moves), run=run[0] if run else 0)
 

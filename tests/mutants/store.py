@@ -197,7 +197,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a failure report registers a worker in an environment that its token is not for",
         file="monitor/store/lua/beat.lua",
-        old="judge(st, settings, { [P_ALLOWED] = a[4] }, w, environment, 0)",
+        old="judge(st, settings, { [P_ALLOWED] = a[5] }, w, environment, 0)",
         new="judge(st, settings, {}, w, environment, 0)",
         tests=(
             "tests/store/test_store.py::test_p24_a_failure_registers_no_worker_in_an_environment_that_its_token_is_not_for",

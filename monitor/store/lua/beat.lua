@@ -315,18 +315,17 @@ register('beat', {}, function(st, args)
 end)
 
 -- fail ----------------------------------------------------------------------------------------------
--- The failure report of an unknown worker: registers the worker as failed. ARGV[1]: msgpack {tenant, worker, trigger,
---   allowed|false, environment, reason, exit code|nil, message|nil}. ARGV[2]: settings, as of `beat`. ARGV[3]: before,
---   see is_late. Result: {t, outcome, moves, run_number}, or {t, LATE}. Outcomes: STORED, the refusals of a beat, or
---   REFUSED when the worker is known by now.
+-- The failure report of an unknown worker: registers the worker as failed. ARGV[1]: as of `disconnect`. ARGV[2]:
+--   settings, as of `beat`. ARGV[3]: before, see is_late. Result: {t, outcome, moves, run_number}, or {t, LATE}.
+--   Outcomes: STORED, the refusals of a beat, or REFUSED when the worker is known by now.
 -- Events: failed. Does not run while the store is full: quotas bound what it adds, and a beat would be refused too.
 register('fail', {}, function(st, args)
   local a, settings = cmsgpack.unpack(args[1]), cmsgpack.unpack(args[2])
   if is_late(st, args[3]) then
     return { st.t, LATE }
   end
-  local w, environment = load_worker(st, a[1], a[2]), a[5]
-  local outcome = w.rec and REFUSED or judge(st, settings, { [P_ALLOWED] = a[4] }, w, environment, 0)
+  local w, environment = load_worker(st, a[1], a[2]), a[10]
+  local outcome = w.rec and REFUSED or judge(st, settings, { [P_ALLOWED] = a[5] }, w, environment, 0)
   local run = run_number()
   if outcome ~= STORED then
     return { st.t, outcome, st.moves, run }

@@ -20,9 +20,10 @@ end
 
 -- disconnect ----------------------------------------------------------------------------------------
 -- A worker's disconnect. ARGV: msgpack {tenant, worker, trigger, clean (boolean), allowed|nil, reason, exit code|nil,
---   message|nil, back in ms|nil}; before, see is_late. Result: {t, outcome, moves, run_number}, or {t, LATE}.
---   Outcomes: STORED, REFUSED (the table has no such transition; nothing to do), and without a run number UNKNOWN or
---   NOT_ALLOWED. A clean disconnect of a stopped worker makes no transition, but replaces its announced absence.
+--   message|nil, back in ms|nil, environment of an unknown worker, for `fail`}; before, see is_late. Result: {t, outcome,
+--   moves, run_number}, or {t, LATE}. Outcomes: STORED, REFUSED (the table has no such transition; nothing to do), and
+--   without a run number UNKNOWN or NOT_ALLOWED. A clean disconnect of a stopped worker makes no transition, but
+--   replaces its announced absence.
 -- Events: stopped or failed, and before it stale or stopped for a moment that had passed.
 register('disconnect', { 'allow-oom' }, function(st, args)
   local a = cmsgpack.unpack(args[1])
