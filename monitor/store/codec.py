@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from monitor.store.settings import StoreSettings
     from monitor.workers import Beat, Disconnect, Evidence
 
-# A function's answer as hiredis decodes it: nested lists of bytes, int and None.
+# A function's answer as hiredis decodes it: nested lists of bytes, int and None. Text was stored as valid UTF-8.
 Answer = Any
 
 
@@ -188,11 +188,6 @@ def evidence_argument(evidence: Sequence[Evidence]) -> bytes:
     )
 
 
-def text(raw: bytes) -> str:
-    """Decode a string from the store; it was stored as valid UTF-8."""
-    return raw.decode()
-
-
 def _gaps(raw: bytes) -> tuple[int, ...]:
     return struct.unpack(f">{len(raw) // 4}I", raw)
 
@@ -201,46 +196,41 @@ def moved(rows: Sequence[Answer]) -> list[Moved]:
     """Decode the transitions that a call has committed."""
     return [
         Moved(
-            kind=EventKind(text(kind)),
-            tenant=text(tenant),
-            worker_id=text(worker),
-            environment_name=text(environment),
+            kind=EventKind(kind.decode()),
+            tenant=tenant.decode(),
+            worker_id=worker.decode(),
+            environment_name=environment.decode(),
             generation=int(generation),
             seq=int(seq),
             due_ms=int(due),
             detected_ms=int(detected),
             last_seen_ms=int(last_seen),
-            reason=text(reason),
+            reason=reason.decode(),
         )
         for kind, tenant, worker, environment, generation, seq, due, detected, last_seen, reason in rows
     ]
 
 
-def past_transitions(rows: Sequence[Answer]) -> tuple[PastTransition, ...]:
-    """Decode a worker's last transitions, newest last."""
-    return tuple(
-        PastTransition(kind=EventKind(text(kind)), seq=seq, due_ms=due, detected_ms=detected, reason=text(reason))
-        for kind, seq, due, detected, reason in rows
-    )
-
-
 def worker(row: Answer, past: Sequence[Answer] = ()) -> Worker:
-    """Decode a worker as ``get`` and ``list`` describe it."""
+    """Decode a worker as ``get`` and ``list`` describe it. ``past``: its last transitions, newest last."""
     # In the order of ``describe`` in ``reading.lua``.
     tenant, worker_id, environment, state, is_straggler, generation, seq, last_seen_ms, since_ms = row[:9]
     interval_ms, grace_ms, status, tasks, task, metadata, system_info, system_info_cut, logs, logs_cut = row[9:19]
     gaps, back_ms, missed_ms, late_ms, deadline_ms, rejected = row[19:]
-    transitions = past_transitions(past)
+    transitions = [
+        PastTransition(kind=EventKind(kind.decode()), seq=seq, due_ms=due, detected_ms=detected, reason=reason.decode())
+        for kind, seq, due, detected, reason in past
+    ]
     if len(transitions) < TRANSITIONS_KEPT and not (transitions and transitions[0].seq == 1):
         # No transition was dropped. The registration, which is not stored, comes first.
         registered = PastTransition(
             kind=EventKind.REGISTERED, seq=1, due_ms=generation, detected_ms=generation, reason="beat"
         )
-        transitions = (registered, *transitions)
+        transitions.insert(0, registered)
     return Worker(
-        key=WorkerKey(text(tenant), text(worker_id)),
-        environment_name=text(environment),
-        stored=LIVENESS_OF[text(state)],
+        key=WorkerKey(tenant.decode(), worker_id.decode()),
+        environment_name=environment.decode(),
+        stored=LIVENESS_OF[state.decode()],
         straggler=bool(is_straggler),
         generation=generation,
         seq=seq,
@@ -250,21 +240,21 @@ def worker(row: Answer, past: Sequence[Answer] = ()) -> Worker:
         grace_ms=grace_ms,
         late_ms=late_ms,
         deadline_ms=deadline_ms,
-        status=text(status),
+        status=status.decode(),
         tasks_processed=int(tasks),
-        current_task_id=None if task is None else text(task),
-        metadata_json=text(metadata),
-        system_info_json=None if system_info is None else text(system_info),
+        current_task_id=None if task is None else task.decode(),
+        metadata_json=metadata.decode(),
+        system_info_json=None if system_info is None else system_info.decode(),
         system_info_cut=bool(system_info_cut),
-        logs_json=None if logs is None else text(logs),
+        logs_json=None if logs is None else logs.decode(),
         logs_cut=bool(logs_cut),
         recent_gaps_ms=_gaps(gaps),
         back_ms=back_ms,
         missed_ms=missed_ms,
         rejected=None
         if rejected is None
-        else Rejected(reason=text(rejected[0]), at_ms=rejected[1], subject=text(rejected[2])),
-        transitions=transitions,
+        else Rejected(reason=rejected[0].decode(), at_ms=rejected[1], subject=rejected[2].decode()),
+        transitions=tuple(transitions),
     )
 
 
@@ -293,7 +283,7 @@ def event(partition: int, entry: Answer) -> Event:
     facts |= zip(_OUTAGE, facts.pop("outage", None) or (), strict=False)
     facts |= zip(_REJECTED, facts.pop("rejected", None) or (), strict=False)
     facts["worker_metadata_cut"] = stored.get("worker_metadata_cut")
-    facts |= {"position": text(position), "partition": partition, "recent_gaps_ms": _gaps(gaps)}
+    facts |= {"position": position.decode(), "partition": partition, "recent_gaps_ms": _gaps(gaps)}
     return msgspec.convert(facts, Event, strict=False)  # two numbers are stored as text
 
 
@@ -308,5 +298,5 @@ def events(partition: int, entries: Sequence[Answer]) -> list[Event]:
         try:
             understood.append(event(partition, entry))
         except ValueError as error:
-            _log.error("event.unreadable", partition=partition, position=text(entry[0]), error=repr(error))
+            _log.error("event.unreadable", partition=partition, position=entry[0].decode(), error=repr(error))
     return understood

@@ -16,7 +16,6 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from monitor.durability import Confirmation, Durability, DurabilityMode
 from monitor.errors import NoRoomError, StoreUnavailableError
-from monitor.store.codec import text
 from monitor.store.endpoint import RESENT, SENT_ONCE, Address
 from monitor.store.errors import StoreDeniedError, StoreFullError, StoreRefusedError
 from monitor.store.fast_connections import TROUBLE, Lines
@@ -207,7 +206,7 @@ class Connection:
         schema, partitions, ids = known
         if schema is None or partitions is None:
             return None
-        return int(schema), int(partitions), text(ids or b"")
+        return int(schema), int(partitions), (ids or b"").decode()
 
     def _base(self, partition: int) -> str:
         return f"{{{self._tag}:{partition}}}:"

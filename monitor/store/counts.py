@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from monitor.liveness import EnvironmentHealth, Liveness
-from monitor.store import codec
 from monitor.store.library import DOWN_STATES, STATE_CODES
 from monitor.store.results import Census
 
@@ -29,8 +28,8 @@ async def count_workers(read: Read, partitions: int, tenant: str | None) -> Cens
             now_ms, swept, cohort_id, rows = await read("count", partition, tenant or "", cohort_id, COUNT_PAGE, *codes)
             for owner, name, after_stop, on_time, late, overdue, missing, *down in rows:
                 if any((on_time, late, overdue, *down)):
-                    tenants.add(codec.text(owner))
-                counts = environments.setdefault(codec.text(name), dict.fromkeys(Liveness, 0))
+                    tenants.add(owner.decode())
+                counts = environments.setdefault(name.decode(), dict.fromkeys(Liveness, 0))
                 counts[Liveness.ALIVE] += on_time
                 counts[Liveness.LATE] += late
                 counts[Liveness.STOPPED if after_stop else Liveness.STALE] += overdue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from monitor.store.codec import text
 from monitor.store.errors import InstallationError, SchemaError, StoreFullError
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ async def open_partitions(connection: Connection, settings: StoreSettings) -> No
         for partition in range(settings.partitions):
             hello = await connection.write("hello", partition, SCHEMA_VERSION, settings.partitions, ids)
             _, schema, partitions, known_ids = hello
-            _check(settings, schema, partitions, text(known_ids))
+            _check(settings, schema, partitions, known_ids.decode())
     except StoreFullError:
         for partition in range(settings.partitions):
             known = await connection.founded(partition)

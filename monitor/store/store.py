@@ -230,7 +230,7 @@ class Store:
             now_ms=now_ms,
             skew_ms=skew_ms,
             window=Window(begin_ms=newest[0], end_ms=newest[1]) if newest else None,
-            cause=Cause(codec.text(newest[2])) if newest else None,
+            cause=Cause(newest[2].decode()) if newest else None,
             windows=windows,
             blind_ms=blind_ms,
         )
@@ -248,7 +248,7 @@ class Store:
         """
         call = self._confirmed_call if confirmed else self.connection.write
         _, token, entries, age_ms = await call("claim", partition, owner, lease_ms, limit)
-        last = codec.text(entries[-1][0]) if entries else ""
+        last = entries[-1][0].decode() if entries else ""
         return Taken(token=token, last=last, events=codec.events(partition, entries), age_ms=age_ms)
 
     async def ack(self, partition: int, *, token: int, position: str) -> bool:
@@ -283,7 +283,7 @@ class Store:
         return Page(
             now_ms=now_ms,
             swept_ms=swept_ms,
-            last=codec.text(last),
+            last=last.decode(),
             workers=await in_pieces(lambda some: list(map(codec.worker, some)), rows),
         )
 
