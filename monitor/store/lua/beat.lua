@@ -5,8 +5,28 @@ local S_INTERVAL, S_GRACE, S_RULES, S_WORKERS, S_ENVIRONMENTS, S_DAEMON, S_STATU
 local S_TIMINGS, S_BOUNDS, S_BYTES = 8, 9, 10
 local B_DIGEST, B_STATUS, B_TASKS, B_TASK, B_META, B_EVENT_META, B_EVENT_CUT = 1, 2, 3, 4, 5, 6, 7
 local B_SYSTEM, B_SYSTEM_CUT, B_LOGS, B_LOGS_CUT = 8, 9, 10, 11
+local MOVES_PER_CALL = 32
 
 local EMPTY_METADATA = { '{}      ', nil, nil, nil, '{}', '', false, nil, false, nil, false }
+
+-- Whether text matches a pattern whose only wildcard is '*'. Linear in the text for each star.
+local function glob(pattern, text)
+  local first, rest = string.match(pattern, '^([^*]*)(.*)$')
+  if rest == '' then
+    return text == pattern
+  elseif sub(text, 1, #first) ~= first then
+    return false
+  end
+  local at, middle, last = #first + 1, string.match(rest, '^(.*)%*(.*)$')
+  for part in string.gmatch(middle, '[^*]+') do
+    local _, stop = string.find(text, part, at, true)
+    if not stop then
+      return false
+    end
+    at = stop + 1
+  end
+  return #text - #last >= at - 1 and sub(text, #text - #last + 1) == last
+end
 
 -- {interval, grace} of an environment's workers that declare none.
 local function expected_of(settings, environment)

@@ -79,8 +79,7 @@ local RECORD_VERSION = 1
 local NO_DIGEST, NO_GAP, LONGEST_GAP = '\0\0\0\0\0\0\0\0', '\255\255\255\255', 4294967294
 local X_META, X_EVENT_META, X_EVENT_CUT, X_SYSTEM, X_SYSTEM_CUT, X_LOGS, X_LOGS_CUT = 1, 2, 3, 4, 5, 6, 7
 local C_TENANT, C_ENVIRONMENT, C_INTERVAL, C_GRACE, C_AFTER_STOP = 1, 2, 3, 4, 5
-local MOVES_PER_CALL = 32
-local GATHER_LIMIT, COHORTS_LIMIT, PAGE_BYTES, ARGUMENTS = 500, 200, 262144, 1000
+local ARGUMENTS = 1000
 
 -- Bound by `open`: the server does not provide them while it loads a library.
 local call, spread, sub, read, write
@@ -179,25 +178,6 @@ local function contains(list, value)
     end
   end
   return false
-end
-
--- Whether text matches a pattern whose only wildcard is '*'. Linear in the text for each star.
-local function glob(pattern, text)
-  local first, rest = string.match(pattern, '^([^*]*)(.*)$')
-  if rest == '' then
-    return text == pattern
-  elseif sub(text, 1, #first) ~= first then
-    return false
-  end
-  local at, middle, last = #first + 1, string.match(rest, '^(.*)%*(.*)$')
-  for part in string.gmatch(middle, '[^*]+') do
-    local _, stop = string.find(text, part, at, true)
-    if not stop then
-      return false
-    end
-    at = stop + 1
-  end
-  return #text - #last >= at - 1 and sub(text, #text - #last + 1) == last
 end
 
 -- Cohorts -----------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 -- Reading -------------------------------------------------------------------------------------------
 
+local GATHER_LIMIT, COHORTS_LIMIT, PAGE_BYTES = 500, 200, 262144
+
 -- A worker for an answer, in the order of `worker` in codec.py. Deadlines include credits.
 local function describe(st, w)
   local rec, g, cold = w.rec, w.cohort, cold_of(st, w)
