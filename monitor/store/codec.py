@@ -12,8 +12,8 @@ import msgspec
 import structlog
 
 from monitor.events import Event, Moved, cut_metadata
-from monitor.liveness import EventKind, Trigger
-from monitor.store.library import LIVENESS_OF, TRANSITIONS_KEPT, UNDECLARED
+from monitor.liveness import EventKind, Liveness, Trigger
+from monitor.store.library import TRANSITIONS_KEPT, UNDECLARED
 from monitor.workers import KEEP, Keep, PastTransition, Rejected, Worker, WorkerKey
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def worker(row: Answer, past: Sequence[Answer] = ()) -> Worker:
     return Worker(
         key=WorkerKey(tenant.decode(), worker_id.decode()),
         environment_name=environment.decode(),
-        stored=LIVENESS_OF[state.decode()],
+        stored=Liveness(state.decode()),
         straggler=bool(is_straggler),
         generation=generation,
         seq=seq,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from monitor.liveness import EnvironmentHealth, Liveness
-from monitor.store.library import DOWN_STATES, STATE_CODES
 from monitor.store.results import Census
 
 if TYPE_CHECKING:
@@ -13,31 +12,27 @@ if TYPE_CHECKING:
 
     Read = Callable[..., Awaitable[Any]]
 
-COUNT_PAGE: Final = 200
-
 
 async def count_workers(read: Read, partitions: int, tenant: str | None) -> Census:
     """Count the workers of one tenant or of all, by environment and liveness. ``read``: calls a function."""
     environments: dict[str, dict[Liveness, int]] = {}
     tenants: set[str] = set()
-    codes = [STATE_CODES[state] for state in DOWN_STATES]
     now_ms, swept_ms = 0, None
     for partition in range(partitions):
         cohort_id = 0
         while True:
-            now_ms, swept, cohort_id, rows = await read("count", partition, tenant or "", cohort_id, COUNT_PAGE, *codes)
-            for owner, name, after_stop, on_time, late, overdue, missing, *down in rows:
-                if any((on_time, late, overdue, *down)):
+            now_ms, swept, cohort_id, rows = await read("count", partition, tenant or "", cohort_id)
+            for owner, name, after_stop, on_time, late, overdue, missing, stale, stopped, failed in rows:
+                if any((on_time, late, overdue, stale, stopped, failed)):
                     tenants.add(owner.decode())
                 counts = environments.setdefault(name.decode(), dict.fromkeys(Liveness, 0))
                 counts[Liveness.ALIVE] += on_time
                 counts[Liveness.LATE] += late
                 counts[Liveness.STOPPED if after_stop else Liveness.STALE] += overdue
-                for state, count in zip(DOWN_STATES, down, strict=True):
-                    counts[state] += count
-                # ``missing`` workers were counted as stopped above.
-                counts[Liveness.STOPPED] -= missing
-                counts[Liveness.STALE] += missing
+                # ``missing`` workers are among the stopped, or were counted as stopped above.
+                counts[Liveness.STALE] += stale + missing
+                counts[Liveness.STOPPED] += stopped - missing
+                counts[Liveness.FAILED] += failed
             if not cohort_id:
                 break
         swept_ms = swept if swept_ms is None else min(swept_ms, swept)
@@ -49,12 +44,12 @@ async def environment_health(
 ) -> EnvironmentHealth:
     """Count the workers of one environment. ``since_ms``: also those that became stale from then on; None: none."""
     totals = [0] * 5
-    asked = ("" if since_ms is None else since_ms, STATE_CODES[Liveness.STALE], STATE_CODES[Liveness.FAILED])
+    since = "" if since_ms is None else since_ms
     for partition in range(partitions):
         cohort_id = 0
         while True:
             _, cohort_id, *counts = await read(
-                "environment_health", partition, tenant, environment_name, cohort_id, COUNT_PAGE, *asked
+                "environment_health", partition, tenant, environment_name, cohort_id, since
             )
             totals = [total + count for total, count in zip(totals, counts, strict=True)]
             if not cohort_id:

@@ -28,9 +28,6 @@ STATE_CODES: Final[Mapping[Liveness, str]] = {
 }
 """The code of a stored liveness in a record, where a byte counts a million times."""
 
-LIVENESS_OF: Final[Mapping[str, Liveness]] = {code: liveness for liveness, code in STATE_CODES.items()}
-DOWN_STATES: Final = (Liveness.STALE, Liveness.STOPPED, Liveness.FAILED)
-
 TRANSITIONS_KEPT: Final = 16
 """Last transitions that are kept of a worker, beside its registration."""
 UNDECLARED: Final = 2**48 - 1
@@ -67,16 +64,12 @@ def rendered(package: str, main: str, *, name: str, prelude: str = "") -> Librar
 
 def _prelude() -> str:
     lines = [
-        f"local ALIVE = '{STATE_CODES[Liveness.ALIVE]}'",
-        f"local BEAT, DEADLINE, FORGET = '{Trigger.BEAT}', '{Trigger.DEADLINE}', '{Trigger.FORGET}'",
-        f"local DEADLINE_AFTER_STOP = '{Trigger.DEADLINE_AFTER_STOP}'",
-        f"local RETURN_OVERDUE, REJECTIONS_ENDED = '{Trigger.RETURN_OVERDUE}', '{Trigger.REJECTIONS_ENDED}'",
-        f"local DEADLINE_REJECTED = '{Trigger.DEADLINE_REJECTED}'",
+        *(f"local {state.name} = '{code}'" for state, code in STATE_CODES.items()),
+        *(f"local {one.name} = '{one}'" for one in (*Trigger, *blindness.Cause)),
         f"local REJECTED_INTERVALS, STILL_REJECTED = {REJECTED_INTERVALS}, '{STILL_REJECTED}'",
         f"local GAP_MS, SHORT_CREDITS = {blindness.GAP_MS}, {blindness.SHORT_CREDITS}",
         f"local WINDOWS_KEPT, WINDOW_AGE_MS = {blindness.WINDOWS_KEPT}, {blindness.WINDOW_AGE_MS}",
         f"local DAEMONS_KEPT, SLEW, BEHIND_MS = {blindness.DAEMONS_KEPT}, {blindness.SLEW}, {blindness.BEHIND_MS}",
-        *(f"local {cause.name} = '{cause}'" for cause in blindness.Cause),
         *(f"local {outcome} = {getattr(results, outcome)}" for outcome in _OUTCOMES),
         f"local UNDECLARED, TRANSITIONS_KEPT = {UNDECLARED}, {TRANSITIONS_KEPT}",
         f"local STATUS_CHANGED, STRAGGLER_MS = '{EventKind.STATUS_CHANGED}', {STRAGGLER_MS}",

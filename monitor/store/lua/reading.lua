@@ -16,7 +16,7 @@ local function describe(st, w)
   local back = absence_of(st, w)
   local missed = back and credited(st, back, allowance, interval)
   return {
-    w.tenant, w.worker, g[C_ENVIRONMENT], rec[R_STATE], g[C_AFTER_STOP] and 1 or 0,
+    w.tenant, w.worker, g[C_ENVIRONMENT], WORD[rec[R_STATE]], g[C_AFTER_STOP] and 1 or 0,
     rec[R_GENERATION], rec[R_SEQ], rec[R_LAST_SEEN], rec[R_SINCE], g[C_INTERVAL], g[C_GRACE],
     status, tasks, task or false, cold[X_META],
     cold[X_SYSTEM], cold[X_SYSTEM_CUT] and 1 or 0, cold[X_LOGS], cold[X_LOGS_CUT] and 1 or 0, gaps_of(rec),
@@ -129,13 +129,22 @@ register('list', { 'no-writes' }, function(st, args)
   return { st.t, st.swept, last, workers }
 end)
 
--- count: workers by liveness, cohort by cohort. ARGV: tenant ('' = all), cohort_id to begin after, limit, states...
+-- The next cohorts of an index, after the given one; and the last of them, or 0 at the end.
+local function next_cohorts(index, after)
+  local cohort_ids = call('ZRANGE', index, '(' .. after, '+inf', 'BYSCORE', 'LIMIT', 0, COHORTS_LIMIT)
+  return cohort_ids, #cohort_ids == COHORTS_LIMIT and tonumber(cohort_ids[COHORTS_LIMIT]) or 0
+end
+
+-- The number of a cohort's workers in a state other than alive.
+local function in_state(st, cohort_id, state)
+  return tonumber(call('HGET', st.c, cohort_id .. ':' .. state)) or 0
+end
+
+-- count: workers by liveness, cohort by cohort. ARGV: tenant ('' = all), cohort_id to begin after.
 -- Result: {t, swept, last cohort_id (0 = the end), {tenant, environment, after stop, on time, late, overdue, missing,
---   then one per state}*}. Missing: stopped workers and overdue stragglers whose announced absence has ended.
+--   stale, stopped, failed}*}. Missing: stopped workers and overdue stragglers whose announced absence has ended.
 register('count', { 'no-writes' }, function(st, args)
-  local limit = tonumber(args[3])
-  local key = args[1] == '' and st.a or st.a .. ':' .. args[1]
-  local cohort_ids = call('ZRANGE', key, '(' .. args[2], '+inf', 'BYSCORE', 'LIMIT', 0, limit)
+  local cohort_ids, last = next_cohorts(args[1] == '' and st.a or st.a .. ':' .. args[1], args[2])
   local rows = {}
   for _, cohort_id in ipairs(cohort_ids) do
     local g = cohort(st, tonumber(cohort_id))
@@ -146,25 +155,24 @@ register('count', { 'no-writes' }, function(st, args)
     local late = call('ZCOUNT', s, '-inf', int(st.t - g[C_INTERVAL]))
     local overdue = call('ZCOUNT', s, '-inf', int(cut - allowance))
     local missing = call('ZCOUNT', st.b .. ':' .. cohort_id, '-inf', int(cut))
-    local row = { g[C_TENANT], g[C_ENVIRONMENT], g[C_AFTER_STOP] and 1 or 0, all - late, late - overdue, overdue, missing }
-    for k = 4, #args do
-      row[#row + 1] = tonumber(call('HGET', st.c, cohort_id .. ':' .. args[k])) or 0
-    end
-    rows[#rows + 1] = row
+    rows[#rows + 1] = {
+      g[C_TENANT], g[C_ENVIRONMENT], g[C_AFTER_STOP] and 1 or 0, all - late, late - overdue, overdue, missing,
+      in_state(st, cohort_id, STALE), in_state(st, cohort_id, STOPPED), in_state(st, cohort_id, FAILED),
+    }
   end
-  return { st.t, st.swept, #cohort_ids == limit and tonumber(cohort_ids[limit]) or 0, rows }
+  return { st.t, st.swept, last, rows }
 end)
 
 -- environment_health: counts of a tenant's workers in one environment. ARGV: tenant, environment, cohort_id to begin
--- after, limit of cohorts, a moment or '', the states of stale and of failed workers.
+-- after, a moment or ''.
 -- Result: {t, last cohort_id (0 = the end), expected, silent, fallen, rejected, down}.
 -- Expected: alive workers, without stragglers of a disconnect. Silent: expected workers without a beat for the longer of
 -- interval and grace, with credits. Fallen: workers that became stale at the moment or later; an upper bound if others
 -- have stopped or failed since. Rejected: stale workers whose beats are still refused, since any time.
 -- Down: stale or failed workers; with a moment only those since then.
 register('environment_health', { 'no-writes' }, function(st, args)
-  local environment, limit, since = args[2], tonumber(args[4]), args[5]
-  local cohort_ids = call('ZRANGE', st.a .. ':' .. args[1], '(' .. args[3], '+inf', 'BYSCORE', 'LIMIT', 0, limit)
+  local environment, since = args[2], args[4]
+  local cohort_ids, last = next_cohorts(st.a .. ':' .. args[1], args[3])
   local expected, silent, fallen, rejected, down = 0, 0, 0, 0, 0
   for _, cohort_id in ipairs(cohort_ids) do
     local g = cohort(st, tonumber(cohort_id))
@@ -173,8 +181,8 @@ register('environment_health', { 'no-writes' }, function(st, args)
       expected = expected + call('ZCARD', s)
       local allowance = math.max(g[C_INTERVAL], g[C_GRACE])
       silent = silent + call('ZCOUNT', s, '-inf', int(cutoff(st, allowance, g[C_INTERVAL]) - allowance))
-      local stale = tonumber(call('HGET', st.c, cohort_id .. ':' .. args[6])) or 0
-      local all = stale + (tonumber(call('HGET', st.c, cohort_id .. ':' .. args[7])) or 0)
+      local stale = in_state(st, cohort_id, STALE)
+      local all = stale + in_state(st, cohort_id, FAILED)
       if all > 0 and since ~= '' then
         all = math.min(all, call('ZCOUNT', st.base .. 'd:' .. cohort_id, since, int(st.t)))
         fallen = fallen + math.min(stale, all)
@@ -183,7 +191,7 @@ register('environment_health', { 'no-writes' }, function(st, args)
       down = down + all
     end
   end
-  return { st.t, #cohort_ids == limit and tonumber(cohort_ids[limit]) or 0, expected, silent, fallen, rejected, down }
+  return { st.t, last, expected, silent, fallen, rejected, down }
 end)
 
 -- history: events of a tenant, in order. ARGV: tenant, position to begin after, limit, 'asc'|'desc'.
