@@ -80,12 +80,12 @@ a shell as 130 and 143.
 """
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Transition:
     """The result of a trigger. ``to`` is None when the worker is removed, ``event`` None when nothing is recorded."""
 
     to: Liveness | None
-    event: EventKind | None
+    event: EventKind | None = None
 
 
 class TransitionRefusedError(ValueError):
@@ -97,32 +97,26 @@ class TransitionRefusedError(ValueError):
         super().__init__(f"no transition from {state.value if state else '(none)'!r} by {trigger.value!r}")
 
 
-def _to(to: Liveness | None, event: EventKind | None = None) -> Transition:
-    return Transition(to=to, event=event)
-
-
-_GONE = _to(None, EventKind.FORGOTTEN)
-
 TRANSITIONS: Final[Mapping[tuple[Liveness | None, Trigger], Transition]] = {
-    (None, Trigger.BEAT): _to(Liveness.ALIVE, EventKind.REGISTERED),
-    (None, Trigger.DISCONNECT_FAILURE): _to(Liveness.FAILED, EventKind.FAILED),
-    (Liveness.ALIVE, Trigger.BEAT): _to(Liveness.ALIVE),
-    (Liveness.ALIVE, Trigger.DEADLINE): _to(Liveness.STALE, EventKind.STALE),
-    (Liveness.ALIVE, Trigger.DEADLINE_AFTER_STOP): _to(Liveness.STOPPED, EventKind.STOPPED),
-    (Liveness.ALIVE, Trigger.DEADLINE_REJECTED): _to(Liveness.STALE, EventKind.REJECTED),
-    (Liveness.ALIVE, Trigger.DISCONNECT_CLEAN): _to(Liveness.STOPPED, EventKind.STOPPED),
-    (Liveness.ALIVE, Trigger.DISCONNECT_FAILURE): _to(Liveness.FAILED, EventKind.FAILED),
-    (Liveness.ALIVE, Trigger.FORGET): _GONE,
-    (Liveness.STALE, Trigger.BEAT): _to(Liveness.ALIVE, EventKind.RECOVERED),
-    (Liveness.STALE, Trigger.REJECTIONS_ENDED): _to(Liveness.STALE, EventKind.STALE),
-    (Liveness.STALE, Trigger.DISCONNECT_CLEAN): _to(Liveness.STOPPED, EventKind.STOPPED),
-    (Liveness.STALE, Trigger.DISCONNECT_FAILURE): _to(Liveness.FAILED, EventKind.FAILED),
-    (Liveness.STALE, Trigger.FORGET): _GONE,
-    (Liveness.STOPPED, Trigger.BEAT): _to(Liveness.ALIVE, EventKind.RESUMED),
-    (Liveness.STOPPED, Trigger.RETURN_OVERDUE): _to(Liveness.STALE, EventKind.STALE),
-    (Liveness.STOPPED, Trigger.FORGET): _GONE,
-    (Liveness.FAILED, Trigger.BEAT): _to(Liveness.ALIVE, EventKind.RECOVERED),
-    (Liveness.FAILED, Trigger.FORGET): _GONE,
+    (None, Trigger.BEAT): Transition(Liveness.ALIVE, EventKind.REGISTERED),
+    (None, Trigger.DISCONNECT_FAILURE): Transition(Liveness.FAILED, EventKind.FAILED),
+    (Liveness.ALIVE, Trigger.BEAT): Transition(Liveness.ALIVE),
+    (Liveness.ALIVE, Trigger.DEADLINE): Transition(Liveness.STALE, EventKind.STALE),
+    (Liveness.ALIVE, Trigger.DEADLINE_AFTER_STOP): Transition(Liveness.STOPPED, EventKind.STOPPED),
+    (Liveness.ALIVE, Trigger.DEADLINE_REJECTED): Transition(Liveness.STALE, EventKind.REJECTED),
+    (Liveness.ALIVE, Trigger.DISCONNECT_CLEAN): Transition(Liveness.STOPPED, EventKind.STOPPED),
+    (Liveness.ALIVE, Trigger.DISCONNECT_FAILURE): Transition(Liveness.FAILED, EventKind.FAILED),
+    (Liveness.ALIVE, Trigger.FORGET): Transition(None, EventKind.FORGOTTEN),
+    (Liveness.STALE, Trigger.BEAT): Transition(Liveness.ALIVE, EventKind.RECOVERED),
+    (Liveness.STALE, Trigger.REJECTIONS_ENDED): Transition(Liveness.STALE, EventKind.STALE),
+    (Liveness.STALE, Trigger.DISCONNECT_CLEAN): Transition(Liveness.STOPPED, EventKind.STOPPED),
+    (Liveness.STALE, Trigger.DISCONNECT_FAILURE): Transition(Liveness.FAILED, EventKind.FAILED),
+    (Liveness.STALE, Trigger.FORGET): Transition(None, EventKind.FORGOTTEN),
+    (Liveness.STOPPED, Trigger.BEAT): Transition(Liveness.ALIVE, EventKind.RESUMED),
+    (Liveness.STOPPED, Trigger.RETURN_OVERDUE): Transition(Liveness.STALE, EventKind.STALE),
+    (Liveness.STOPPED, Trigger.FORGET): Transition(None, EventKind.FORGOTTEN),
+    (Liveness.FAILED, Trigger.BEAT): Transition(Liveness.ALIVE, EventKind.RECOVERED),
+    (Liveness.FAILED, Trigger.FORGET): Transition(None, EventKind.FORGOTTEN),
 }
 """The state machine. A pair that is not listed is refused, and the state does not change."""
 

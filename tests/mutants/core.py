@@ -32,8 +32,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a worker that is started again after a clean stop counts as recovered",
         file="monitor/liveness.py",
-        old="(Liveness.STOPPED, Trigger.BEAT): _to(Liveness.ALIVE, EventKind.RESUMED)",
-        new="(Liveness.STOPPED, Trigger.BEAT): _to(Liveness.ALIVE, EventKind.RECOVERED)",
+        old="(Liveness.STOPPED, Trigger.BEAT): Transition(Liveness.ALIVE, EventKind.RESUMED)",
+        new="(Liveness.STOPPED, Trigger.BEAT): Transition(Liveness.ALIVE, EventKind.RECOVERED)",
         tests=("tests/core/test_liveness.py",),
     ),
     Mutant(
