@@ -12,7 +12,7 @@ from apscheduler.executors.debug import DebugExecutor
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
 
 TIDY_INTERVAL_S: Final = 30.0
 
@@ -27,8 +27,8 @@ class Scheduler:
     def __init__(
         self,
         *,
-        sweep: Callable[[], Awaitable[None]],
-        tidy: Callable[[], Awaitable[None]],
+        sweep: Callable[[], Coroutine[Any, Any, None]],
+        tidy: Callable[[], Coroutine[Any, Any, None]],
         interval_s: float,
         on_error: Callable[[BaseException], None],
     ) -> None:
@@ -45,18 +45,14 @@ class Scheduler:
         self._add("sweep", sweep, interval_s)
         self._add("tidy", tidy, TIDY_INTERVAL_S)
 
-    def _add(self, name: str, work: Callable[[], Awaitable[None]], interval_s: float) -> None:
-        async def run() -> None:
-            await work()
-
+    def _add(self, name: str, work: Callable[[], Coroutine[Any, Any, None]], interval_s: float) -> None:
         def tick() -> None:
             if not self._stopping and name not in self._running:
-                task = asyncio.create_task(run(), name=name)
+                task = asyncio.create_task(work(), name=name)
                 self._running[name] = task
                 task.add_done_callback(lambda done: self._ended(name, done))
 
-        trigger: dict[str, Any] = {"trigger": "interval", "seconds": interval_s}
-        self._scheduler.add_job(tick, **trigger)
+        self._scheduler.add_job(tick, "interval", seconds=interval_s)
 
     def _ended(self, name: str, task: asyncio.Task[None]) -> None:
         del self._running[name]

@@ -12,7 +12,7 @@ from apscheduler.events import EVENT_JOB_EXECUTED
 from monitor.scheduler import TIDY_INTERVAL_S, Scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
 
     import pytest
 
@@ -62,7 +62,7 @@ async def nothing() -> None:
 
 
 def scheduler_of(
-    sweep: Callable[[], Awaitable[None]], *, tidy: Callable[[], Awaitable[None]] = nothing
+    sweep: Callable[[], Coroutine[Any, Any, None]], *, tidy: Callable[[], Coroutine[Any, Any, None]] = nothing
 ) -> tuple[Scheduler, list[BaseException]]:
     errors: list[BaseException] = []
     return Scheduler(sweep=sweep, tidy=tidy, interval_s=INTERVAL_S, on_error=errors.append), errors
