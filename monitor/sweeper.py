@@ -8,7 +8,9 @@ same transition; a sweep only detects it early.
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -17,7 +19,7 @@ from monitor.clock import monotonic_s
 from monitor.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from monitor.events import Moved
     from monitor.store import Store, SweepResult
@@ -57,16 +59,23 @@ class Sweeper:
 
     async def sweep(self) -> None:
         """Run one pass: expire everything that is due now."""
-        await self._guarded(self._sweep_all)
+        with self._guarded():
+            for partition in range(self._store.partitions):
+                await self._chunks(partial(self._store.sweep, partition, limit=self._settings.chunk))
 
     async def tidy(self) -> None:
         """Run one housekeeping pass: forget workers past retention, trim the history."""
-        await self._guarded(self._tidy_all)
+        purge = partial(self._store.purge, limit=PURGE_CHUNK, retention_ms=self._settings.retention_ms)
+        with self._guarded():
+            for partition in range(self._store.partitions):
+                await self._chunks(partial(purge, partition))
+                await self._trim(partition)
 
-    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run a pass. An unavailable store is logged once, and the next pass retries."""
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Guard a pass: an unavailable store is logged once, and the next pass retries."""
         try:
-            await work()
+            yield
         except StoreUnavailableError as error:
             if self._available:
                 log.warning("sweep.store_unavailable", error=str(error))
@@ -76,18 +85,21 @@ class Sweeper:
                 log.info("sweep.resumed")
             self._available = True
 
-    async def _sweep_all(self) -> None:
-        for partition in range(self._store.partitions):
-            await self._chunks(lambda p=partition: self._store.sweep(p, limit=self._settings.chunk))  # type: ignore[misc]
-
-    async def _tidy_all(self) -> None:
-        for partition in range(self._store.partitions):
-            await self._chunks(
-                lambda p=partition: self._store.purge(  # type: ignore[misc]
-                    p, limit=PURGE_CHUNK, retention_ms=self._settings.retention_ms
-                )
-            )
-            await self._trim(partition)
+    async def _chunks(self, call: Callable[[], Awaitable[SweepResult]]) -> None:
+        while True:
+            began_s = monotonic_s()
+            result = await call()
+            if result.blind and not self._blind:
+                # Due workers can't be judged. ``pulse`` logs the length of the window when it ends.
+                log.warning("sweep.blind")
+            self._blind = result.blind
+            if result.damaged:
+                log.error("sweep.damaged_records", count=result.damaged)
+            if result.moved:
+                self._on_moved(result.moved)
+            if not result.more:
+                return
+            await _pause(began_s)
 
     async def _trim(self, partition: int) -> None:
         for _ in range(TRIMS_PER_PASS):
@@ -98,25 +110,6 @@ class Sweeper:
                 most=-(-self._settings.events // self._store.partitions),
             )
             if not dropped:
-                return
-            await _pause(began_s)
-
-    def _note_blindness(self, result: SweepResult) -> None:
-        """Log once that due workers can't be judged. ``pulse`` logs the length of the window when it ends."""
-        if result.blind and not self._blind:
-            log.warning("sweep.blind")
-        self._blind = result.blind
-
-    async def _chunks(self, call: Callable[[], Awaitable[SweepResult]]) -> None:
-        while True:
-            began_s = monotonic_s()
-            result = await call()
-            self._note_blindness(result)
-            if result.damaged:
-                log.error("sweep.damaged_records", count=result.damaged)
-            if result.moved:
-                self._on_moved(result.moved)
-            if not result.more:
                 return
             await _pause(began_s)
 
