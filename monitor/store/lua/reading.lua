@@ -52,28 +52,24 @@ local function gather(st, tenant, after, environments, want)
       local s, d = st.base .. 's:' .. cohort_id, st.base .. 'd:' .. cohort_id
       local allowance = g[C_INTERVAL] + g[C_GRACE]
       local late, dead = int(st.t - g[C_INTERVAL]), int(cutoff(st, allowance, g[C_INTERVAL]) - allowance)
-      if want.alive then
-        ranges[#ranges + 1] = { s, '(' .. late, '+inf' }
-      end
-      if want.late then
-        ranges[#ranges + 1] = { s, '(' .. dead, late }
-      end
-      if want.overdue then
-        ranges[#ranges + 1] = { s, '-inf', dead }
-      end
-      if want.down then
-        ranges[#ranges + 1] = { d, '-inf', '+inf' }
+      for _, range in ipairs({
+        { want.alive, s, '(' .. late, '+inf' },
+        { want.late, s, '(' .. dead, late },
+        { want.overdue, s, '-inf', dead },
+        { want.down, d, '-inf', '+inf' },
+      }) do
+        ranges[#ranges + 1] = range[1] and range or nil
       end
     end
   end
   for _, range in ipairs(ranges) do
-    total = total + call('ZCOUNT', range[1], range[2], range[3])
+    total = total + call('ZCOUNT', range[2], range[3], range[4])
     if total > GATHER_LIMIT then
       return nil
     end
   end
   for _, range in ipairs(ranges) do
-    for _, worker in ipairs(call('ZRANGE', range[1], range[2], range[3], 'BYSCORE')) do
+    for _, worker in ipairs(call('ZRANGE', range[2], range[3], range[4], 'BYSCORE')) do
       -- Lists have the order of the index, byte by byte. Lua's own order depends on the server's locale, and
       -- comparing in Lua takes a second for long IDs.
       local rank = call('ZRANK', index, worker)

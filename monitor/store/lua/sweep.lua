@@ -97,8 +97,7 @@ register('purge', { 'allow-oom' }, function(st, args)
         if since <= cut then
           erase(st, w, reason)
         else
-          set_in(st.down, cohort_id, old[k], int(since))
-          st.least[cohort_id] = math.min(st.least[cohort_id] or since, since)
+          set_end(st.down, st.least, w, since)
           if changed then
             save(st, w)
           end
