@@ -9,14 +9,11 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
-from monitor.liveness import Liveness, liveness_at
-
-if TYPE_CHECKING:
-    from monitor.liveness import EventKind, Trigger
+from monitor.liveness import EventKind, Liveness, Trigger, liveness_at
 
 DEFAULT_ENVIRONMENT: Final = "default"
 """The environment of a worker for which neither its sender nor the token names another."""

@@ -12,9 +12,9 @@ import msgspec
 import structlog
 
 from monitor.events import Event, Moved, cut_metadata
-from monitor.liveness import EventKind, Liveness, Trigger
+from monitor.liveness import EventKind, Trigger
 from monitor.store.library import TRANSITIONS_KEPT, UNDECLARED
-from monitor.workers import KEEP, Keep, PastTransition, Rejected, Worker, WorkerKey
+from monitor.workers import KEEP, Keep, Worker, WorkerKey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -192,70 +192,50 @@ def _gaps(raw: bytes) -> tuple[int, ...]:
     return struct.unpack(f">{len(raw) // 4}I", raw)
 
 
+def _named(names: Sequence[str], values: Sequence[Answer]) -> dict[str, Any]:
+    """Give the values of an answer their names. Text comes as bytes."""
+    pairs = zip(names, values, strict=True)
+    return {name: value.decode() if isinstance(value, bytes) else value for name, value in pairs}
+
+
+_MOVED: Final = (
+    *("kind", "tenant", "worker_id", "environment_name", "generation", "seq", "due_ms", "detected_ms"),
+    *("last_seen_ms", "reason"),
+)
+"""The order of ``moves`` in ``record`` in ``workers.lua``."""
+
+
 def moved(rows: Sequence[Answer]) -> list[Moved]:
     """Decode the transitions that a call has committed."""
-    return [
-        Moved(
-            kind=EventKind(kind.decode()),
-            tenant=tenant.decode(),
-            worker_id=worker.decode(),
-            environment_name=environment.decode(),
-            generation=int(generation),
-            seq=int(seq),
-            due_ms=int(due),
-            detected_ms=int(detected),
-            last_seen_ms=int(last_seen),
-            reason=reason.decode(),
-        )
-        for kind, tenant, worker, environment, generation, seq, due, detected, last_seen, reason in rows
-    ]
+    return [msgspec.convert(_named(_MOVED, row), Moved) for row in rows]
+
+
+_WORKER: Final = (
+    *("tenant", "worker_id", "environment_name", "stored", "straggler", "generation", "seq", "last_seen_ms"),
+    *("since_ms", "interval_ms", "grace_ms", "status", "tasks_processed", "current_task_id", "metadata_json"),
+    *("system_info_json", "system_info_cut", "logs_json", "logs_cut"),
+    *("back_ms", "missed_ms", "late_ms", "deadline_ms"),
+)
+"""The order of ``describe`` in ``reading.lua``, which the gaps and the newest refused beat follow."""
+_PAST: Final = ("kind", "seq", "due_ms", "detected_ms", "reason")
 
 
 def worker(row: Answer, past: Sequence[Answer] = ()) -> Worker:
     """Decode a worker as ``get`` and ``list`` describe it. ``past``: its last transitions, newest last."""
-    # In the order of ``describe`` in ``reading.lua``.
-    tenant, worker_id, environment, state, is_straggler, generation, seq, last_seen_ms, since_ms = row[:9]
-    interval_ms, grace_ms, status, tasks, task, metadata, system_info, system_info_cut, logs, logs_cut = row[9:19]
-    gaps, back_ms, missed_ms, late_ms, deadline_ms, rejected = row[19:]
-    transitions = [
-        PastTransition(kind=EventKind(kind.decode()), seq=seq, due_ms=due, detected_ms=detected, reason=reason.decode())
-        for kind, seq, due, detected, reason in past
-    ]
-    if len(transitions) < TRANSITIONS_KEPT and not (transitions and transitions[0].seq == 1):
+    *plain, gaps, rejected = row
+    facts = _named(_WORKER, plain)
+    transitions = [_named(_PAST, one) for one in past]
+    if len(transitions) < TRANSITIONS_KEPT and not (transitions and transitions[0]["seq"] == 1):
         # No transition was dropped. The registration, which is not stored, comes first.
-        registered = PastTransition(
-            kind=EventKind.REGISTERED, seq=1, due_ms=generation, detected_ms=generation, reason="beat"
-        )
-        transitions.insert(0, registered)
-    return Worker(
-        key=WorkerKey(tenant.decode(), worker_id.decode()),
-        environment_name=environment.decode(),
-        stored=Liveness(state.decode()),
-        straggler=bool(is_straggler),
-        generation=generation,
-        seq=seq,
-        last_seen_ms=last_seen_ms,
-        since_ms=since_ms,
-        interval_ms=interval_ms,
-        grace_ms=grace_ms,
-        late_ms=late_ms,
-        deadline_ms=deadline_ms,
-        status=status.decode(),
-        tasks_processed=int(tasks),
-        current_task_id=None if task is None else task.decode(),
-        metadata_json=metadata.decode(),
-        system_info_json=None if system_info is None else system_info.decode(),
-        system_info_cut=bool(system_info_cut),
-        logs_json=None if logs is None else logs.decode(),
-        logs_cut=bool(logs_cut),
-        recent_gaps_ms=_gaps(gaps),
-        back_ms=back_ms,
-        missed_ms=missed_ms,
-        rejected=None
-        if rejected is None
-        else Rejected(reason=rejected[0].decode(), at_ms=rejected[1], subject=rejected[2].decode()),
-        transitions=tuple(transitions),
-    )
+        registered_ms = facts["generation"]
+        transitions.insert(0, _named(_PAST, (EventKind.REGISTERED, 1, registered_ms, registered_ms, "beat")))
+    facts |= {
+        "key": WorkerKey(facts["tenant"], facts["worker_id"]),
+        "recent_gaps_ms": _gaps(gaps),
+        "rejected": rejected and _named(("reason", "at_ms", "subject"), rejected),
+        "transitions": transitions,
+    }
+    return msgspec.convert(facts, Worker, strict=False)  # booleans come as numbers, a number as text
 
 
 _STORED: Final = (

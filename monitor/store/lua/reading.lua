@@ -19,8 +19,8 @@ local function describe(st, w)
     w.tenant, w.worker, g[C_ENVIRONMENT], WORD[rec[R_STATE]], g[C_AFTER_STOP] and 1 or 0,
     rec[R_GENERATION], rec[R_SEQ], rec[R_LAST_SEEN], rec[R_SINCE], g[C_INTERVAL], g[C_GRACE],
     status, tasks, task or false, cold[X_META],
-    cold[X_SYSTEM], cold[X_SYSTEM_CUT] and 1 or 0, cold[X_LOGS], cold[X_LOGS_CUT] and 1 or 0, gaps_of(rec),
-    back or false, missed or false, anchor + interval, due, rejected_of(st, w) or false,
+    cold[X_SYSTEM], cold[X_SYSTEM_CUT] and 1 or 0, cold[X_LOGS], cold[X_LOGS_CUT] and 1 or 0,
+    back or false, missed or false, anchor + interval, due, gaps_of(rec), rejected_of(st, w) or false,
   }
 end
 
