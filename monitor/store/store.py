@@ -21,8 +21,8 @@ from monitor.errors import StoreUnavailableError
 from monitor.liveness import EnvironmentHealth, Trigger
 from monitor.pace import in_pieces
 from monitor.store import codec, counts, schema
+from monitor.store.coalescing import CoalescedCall
 from monitor.store.connection import Connection
-from monitor.store.joint import Joint
 from monitor.store.results import (
     LATE,
     UNKNOWN,
@@ -67,10 +67,10 @@ class Store:
         """For other data in the store, and for questions about its server."""
         self._read = self.connection.read
         self._confirmed = [
-            Joint(partial(self._confirmed_call, "confirm", number), name=f"confirm-{number}")
+            CoalescedCall(partial(self._confirmed_call, "confirm", number), name=f"confirm-{number}")
             for number in range(settings.partitions)
         ]
-        self.last_sweep = Joint(self._last_sweep, name="last sweep")
+        self.last_sweep = CoalescedCall(self._last_sweep, name="last sweep")
         """(now, time of the oldest last full sweep of all partitions); raises as every call."""
         self._beat_settings = codec.beat_settings(settings)
 

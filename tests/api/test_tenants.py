@@ -22,8 +22,8 @@ from monitor.limit_log import RefusedBeats
 from monitor.metrics.registry import Limit, Metrics
 from monitor.rate_limit import NS, Rate
 from monitor.shares import Shares, Tenants
+from monitor.store.coalescing import CoalescedCall
 from monitor.store.connection import READERS
-from monitor.store.joint import Joint
 from monitor.workers import Evidence, Rejection, WorkerKey
 from tests.core.test_metrics import values
 from tests.intake.test_queue import goodbye
@@ -386,11 +386,11 @@ async def test_p29_all_who_ask_for_the_health_at_a_time_share_one_call(store_url
             raise StoreUnavailableError("no")
         return begun[-1]
 
-    joint = Joint(call, name="call")
-    first = asyncio.create_task(joint())
+    coalesced = CoalescedCall(call, name="call")
+    first = asyncio.create_task(coalesced())
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    later = [asyncio.create_task(joint()) for _ in range(1_000)]
+    later = [asyncio.create_task(coalesced()) for _ in range(1_000)]
     await asyncio.sleep(0)
     later[0].cancel()
     gate.set()
@@ -398,7 +398,7 @@ async def test_p29_all_who_ask_for_the_health_at_a_time_share_one_call(store_url
     told = await asyncio.gather(*later[1:], return_exceptions=True)
     assert {type(one) for one in told} == {StoreUnavailableError}, "they did not ask before the first had begun"
     assert begun == [0, 1]
-    assert await joint() == 2
+    assert await coalesced() == 2
 
 
 # The intake ---------------------------------------------------------------------------------------------------------

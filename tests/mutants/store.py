@@ -314,14 +314,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     # Python -------------------------------------------------------------------------------------------------------
     Mutant(
         wrong="the first confirmation of a partition stands for all later ones",
-        file="monitor/store/joint.py",
+        file="monitor/store/coalescing.py",
         old="            self._next = None\n            return await self._call()",
         new="            return await self._call()",
         tests=("tests/store/test_confirm.py::test_p23_each_confirmation_is_asked_for_anew",),
     ),
     Mutant(
         wrong="a confirmation that is under way stands for what was committed after it began",
-        file="monitor/store/joint.py",
+        file="monitor/store/coalescing.py",
         old="            self._next = None\n            return await self._call()",
         new="            result = await self._call()\n            self._next = None\n            return result",
         tests=("tests/api/test_tenants.py::test_p29_all_who_ask_for_the_health_at_a_time_share_one_call",),

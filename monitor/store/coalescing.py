@@ -1,4 +1,4 @@
-"""One shared call for concurrent callers."""
+"""Request coalescing: one shared call for concurrent callers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class Joint(Generic[_T]):
+class CoalescedCall(Generic[_T]):
     """Each caller gets the result of a call that began after its request. At most one call runs and one waits."""
 
     def __init__(self, call: Callable[[], Coroutine[None, None, _T]], *, name: str) -> None:
