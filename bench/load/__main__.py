@@ -18,7 +18,7 @@ from bench.tokens import TENANT, NoSigningKeyError, minted
 from monitor.daemon.config.model import Config, load
 from monitor.daemon.config.sources import ConfigError
 from monitor.daemon.signing_key import SigningKeyError
-from monitor.trust import KEY_FILE, own_dir
+from monitor.data_dir_ownership import KEY_FILE, own_dir
 
 MISUSED: Final = 2
 FAILED: Final = 1

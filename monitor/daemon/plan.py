@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alerts.receivers import PostingSettings
+from monitor.data_dir_ownership import KEY_FILE, own_dir
 from monitor.settings.urls import masked_url
-from monitor.trust import KEY_FILE, own_dir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

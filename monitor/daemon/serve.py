@@ -16,10 +16,10 @@ from monitor import logs
 from monitor.clock import monotonic_s
 from monitor.daemon.errors import StartError
 from monitor.daemon.signing_key import SigningKeyError, key_ring
+from monitor.data_dir_ownership import DataDirError, trusted_dir
 from monitor.embedded import EmbeddedStore, EmbeddedStoreError, StartAbandonedError, share_of_memory
 from monitor.http.server import ListenError, listen
 from monitor.printable import escaped
-from monitor.trust import DataDirError, trusted_dir
 
 if TYPE_CHECKING:
     import socket

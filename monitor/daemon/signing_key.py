@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from monitor.auth import MIN_SECRET_BYTES, AuthPolicy, VerifyingKey
-from monitor.trust import KEY_FILE, DataDirError, own_dir, trusted_dir
+from monitor.data_dir_ownership import KEY_FILE, DataDirError, own_dir, trusted_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from monitor.daemon.signing_key import SigningKeyError, existing_key, generated_key
+from monitor.data_dir_ownership import DataDirError, own_dir, trusted_dir
 from monitor.embedded.data_dir import open_lock
-from monitor.trust import DataDirError, own_dir, trusted_dir
 from tests.support import daemons
 from tests.support.daemons import ANY_PORT
 

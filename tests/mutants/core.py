@@ -166,7 +166,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a folder of ours in a mount may be open to a whole group",
-        file="monitor/trust.py",
+        file="monitor/data_dir_ownership.py",
         old="& (stat.S_IRWXG | stat.S_IRWXO):",
         new="& stat.S_IRWXO:",
         tests=(
@@ -176,7 +176,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a link to nowhere in the place of the signing key is not refused",
-        file="monitor/trust.py",
+        file="monitor/data_dir_ownership.py",
         old="if os.path.lexists(ours / name):",
         new="if os.path.exists(ours / name):",
         tests=(

@@ -34,7 +34,7 @@ from monitor.daemon.config.model import Config, process_count
 from monitor.daemon.config.sources import ConfigError, read_file
 from monitor.daemon.plan import plan
 from monitor.daemon.signals import StopSignal
-from monitor.trust import own_dir
+from monitor.data_dir_ownership import own_dir
 
 token = App(name="token")
 IGNORED: Final = Path("config.toml")
