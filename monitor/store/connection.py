@@ -20,8 +20,8 @@ from monitor.store.endpoint import RESENT, SENT_ONCE, Address
 from monitor.store.errors import StoreDeniedError, StoreFullError, StoreRefusedError
 from monitor.store.fast_connections import TROUBLE, Lines
 from monitor.store.library import LIBRARY
+from monitor.store.results import condition_of
 from monitor.store.sentinel import REFUSALS, SentinelsRefuseUsError
-from monitor.store.server_info import condition_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from monitor.clock import StoreClock
     from monitor.store.library import Library
-    from monitor.store.server_info import Condition
+    from monitor.store.results import Condition
 
 WRITERS: Final = 16
 READERS: Final = 4

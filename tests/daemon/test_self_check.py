@@ -24,7 +24,7 @@ from monitor.metrics.registry import DeliveryLabels, Metrics
 from monitor.pulse import Pulse
 from monitor.reasons import Reason
 from monitor.store.outbox import ROUTING_LAG_S, Outbox
-from monitor.store.server_info import condition_of
+from monitor.store.results import condition_of
 from tests.core.test_metrics import values
 from tests.support import servers, stores
 from tests.support.proxies import CutAnswer, proxied

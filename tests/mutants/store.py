@@ -414,7 +414,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="what replicas wait for counts as used memory of the store",
-        file="monitor/store/server_info.py",
+        file="monitor/store/results.py",
         old='int(memory["used_memory"]) - int(memory.get("mem_not_counted_for_evict", 0))',
         new='int(memory["used_memory"])',
         tests=(
