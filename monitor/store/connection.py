@@ -16,9 +16,9 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from monitor.durability import Confirmation, Durability, DurabilityMode
 from monitor.errors import NoRoomError, StoreUnavailableError
-from monitor.store.endpoint import RESENT, SENT_ONCE, Address
+from monitor.store.endpoint import Address
 from monitor.store.errors import StoreDeniedError, StoreFullError, StoreRefusedError
-from monitor.store.fast_connections import TROUBLE, Lines
+from monitor.store.fast_connections import RESENT, SENT_ONCE, TROUBLE, Lines
 from monitor.store.library import LIBRARY
 from monitor.store.results import condition_of
 from monitor.store.sentinel import REFUSALS, SentinelsRefuseUsError

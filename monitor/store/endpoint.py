@@ -9,23 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from monitor.settings.store_urls import is_sentinel_url, sentinel_url
-from monitor.store.fast_connections import GUARDED
+from monitor.store.fast_connections import GUARDED, SENT_ONCE
 from monitor.store.sentinel import Primary, PrimaryConnection, PrimaryTlsConnection, tls_settings
 
 if TYPE_CHECKING:
+    from redis.asyncio.retry import Retry
+
     from monitor.settings.store_urls import SentinelUrl
 
 _Pool = TypeVar("_Pool", bound=ConnectionPool)
 
-RESENT: Final = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.25), 2)
-"""A call without an answer is sent again, at most twice. A replay must be harmless."""
-SENT_ONCE: Final = Retry(NoBackoff(), 0)
-"""Never sent again: if only the answer was lost, the call has been executed."""
 SEARCH_SHARE: Final = 0.5
 """Part of a call's timeout that the search for the primary may take; the rest is for the call itself."""
 

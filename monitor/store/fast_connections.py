@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool
 
 RETRIES: Final = 2
+BACKOFF: Final = ExponentialWithJitterBackoff(base=0.02, cap=0.25)
+RESENT: Final = Retry(BACKOFF, RETRIES)
+"""A call without an answer is sent again, at most twice. A replay must be harmless."""
+SENT_ONCE: Final = Retry(NoBackoff(), 0)
+"""Never sent again: if only the answer was lost, the call has been executed."""
 TROUBLE: Final = (RedisError, OSError, TimeoutError)
 """Errors of a call: no answer, or a refusal."""
 
@@ -41,7 +47,6 @@ class Lines:
         self._pool = pool
         self._places = asyncio.Semaphore(most)
         self._idle: list[AbstractConnection] = []
-        self._backoff = ExponentialWithJitterBackoff(base=0.02, cap=0.25)
 
     async def call(self, *command: bytes | str | int) -> Any:
         """Send one command and return its answer. The connection of a cancelled call is not used again.
@@ -53,7 +58,7 @@ class Lines:
         async with self._places:
             for failures in range(RETRIES + 1):
                 if failures:
-                    await asyncio.sleep(self._backoff.compute(failures))
+                    await asyncio.sleep(BACKOFF.compute(failures))
                 try:
                     return await self._exchange(command)
                 except ResponseError:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from monitor.errors import StoreUnavailableError
 from monitor.store.connection import Functions
-from monitor.store.endpoint import RESENT, SENT_ONCE
-from monitor.store.fast_connections import TROUBLE
+from monitor.store.fast_connections import RESENT, SENT_ONCE, TROUBLE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

@@ -18,13 +18,11 @@ from weakref import WeakSet
 import structlog
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import SSLConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from monitor.store.fast_connections import TROUBLE, TcpConnection, TlsConnection
+from monitor.store.fast_connections import SENT_ONCE, TROUBLE, TcpConnection, TlsConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -213,7 +211,7 @@ def _client(place: SentinelUrl, host: str, port: int) -> tuple[str, Redis]:
         # The caller sets a timeout around the whole request.
         socket_timeout=None,
         socket_connect_timeout=None,
-        retry=Retry(NoBackoff(), 0),
+        retry=SENT_ONCE,
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
         **(tls_settings(place) if over_tls else {}),
     )
