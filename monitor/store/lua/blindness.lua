@@ -12,7 +12,7 @@ local function run_number()
 end
 
 -- Unpacks a daemon's pulses: {newest, begin and end of its newest gap (0: none), ended (1|0), first, begin and newest
--- moment of its newest spell of being behind (0: none)}.
+-- moment of its newest lag (0: none)}.
 local PULSES = '>I6I6I6BI6I6I6'
 local function pulses_of(packed)
   return packed and { read(PULSES, packed .. string.rep('\0', 37 - #packed)) } or nil
@@ -151,10 +151,10 @@ local function gap_of(st, daemon, last_seen)
   return from, till
 end
 
--- The newest spell of being behind of the daemon that took a worker's last beat: begin and end, or nil. While the spell
--- lasts, the daemon's workers can't be distinguished from dead ones, whichever other daemons are there. A spell counts if
+-- The newest lag of the daemon that took a worker's last beat: begin and end, or nil. While the lag
+-- lasts, the daemon's workers can't be distinguished from dead ones, whichever other daemons are there. A lag counts if
 -- it is longer than GAP_MS; one that is over must also be no shorter than the interval: hiccups must not hide deaths.
-local function spell_of(st, daemon, interval)
+local function lag_of(st, daemon, interval)
   local own = pulses_by(st, daemon)
   if own and own[7] > 0 then
     local goes_on = own[1] < own[7] and st.t - own[7] <= BEHIND_MS

@@ -14,7 +14,7 @@ Glossary of the deadline arithmetic:
   allowance   interval + grace; the deadline is anchor + allowance
   window      blind span {begin, end}: no daemon could have accepted a beat
   credit      the move of a deadline to a window's end + allowance
-  gap, spell  span in which a worker's daemon was away while others were there; in which it was behind with beats
+  gap, lag    span in which a worker's daemon was away while others were there; in which it was behind with beats
   cutoff      the latest deadline, before credits, that has passed at t; one number per interval and grace
   age_cut     the moment before which everything is older than a span, blind time left out
   cohort      the workers of one tenant, environment and timing (interval, grace, after_stop); has a number

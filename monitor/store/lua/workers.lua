@@ -277,7 +277,7 @@ end
 -- The anchor and the deadline of an alive worker, and the number of uncredited windows. If the deadline has passed, time
 -- lost by the daemon that took the worker's last beat moves the anchor, since it is our fault:
 -- a gap: once per beat, and by no more than the allowance;
--- a spell: as long as it lasts. A spell shorter than the interval so far counts once per beat too: otherwise such spells
+-- a lag: as long as it lasts. A lag shorter than the interval so far counts once per beat too: otherwise such lags
 -- would hide a death that always comes due in one of them.
 local function deadline_of(st, w)
   local rec, interval = w.rec, w.cohort[C_INTERVAL]
@@ -286,12 +286,12 @@ local function deadline_of(st, w)
   if st.t < due then
     return anchor, due, uncredited
   end
-  -- No gap or spell counts twice. One that began after the anchor counts only if the anchor is that of a beat, of a
-  -- beat refused by our fault, or of a spell. One that began before it may have lasted on since the anchor was moved.
+  -- No gap or lag counts twice. One that began after the anchor counts only if the anchor is that of a beat, of a
+  -- beat refused by our fault, or of a lag. One that began before it may have lasted on since the anchor was moved.
   local own = pulses_by(st, rec[R_DAEMON])
   local rejected = anchor ~= rec[R_LAST_SEEN] and rejected_of(st, w)
   local is_first = anchor == rec[R_LAST_SEEN] or (rejected and rejected[2] == anchor)
-  local begun, ended = spell_of(st, rec[R_DAEMON], interval)
+  local begun, ended = lag_of(st, rec[R_DAEMON], interval)
   if begun and begun < due and ended > anchor and (ended - begun >= interval or is_first or begun <= anchor) then
     anchor, is_first = ended, true
     due, uncredited = credited(st, anchor + allowance, allowance, interval)
@@ -327,7 +327,7 @@ local function expire_alive(st, w)
   local rec = w.rec
   local allowance = w.cohort[C_INTERVAL] + w.cohort[C_GRACE]
   if st.t < rec[R_LAST_SEEN] + allowance then
-    return false -- credits, gaps and spells would only move it later
+    return false -- credits, gaps and lags would only move it later
   end
   local cohort_id, was = rec[R_COHORT], anchor_of(st, w)
   local anchor, due, uncredited = deadline_of(st, w)
