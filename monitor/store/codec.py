@@ -28,7 +28,7 @@ Answer = Any
 
 _log = structlog.get_logger(__name__)
 
-_encode = msgspec.msgpack.Encoder().encode
+encode = msgspec.msgpack.Encoder().encode
 
 _SHORT: Final = 512
 """Maximum characters of metadata that are cached."""
@@ -40,7 +40,7 @@ def beat_settings(settings: StoreSettings) -> bytes:
     Each partition has its share of the quotas. IDs are spread by a hash, so a small quota over many partitions may be
     reached a little early.
     """
-    return _encode(
+    return encode(
         [
             settings.interval_ms,
             settings.grace_ms,
@@ -59,7 +59,7 @@ def beat_settings(settings: StoreSettings) -> bytes:
 def disconnect_argument(disconnect: Disconnect) -> bytes:
     """Encode a disconnect for the library's ``disconnect`` and ``fail``."""
     code = disconnect.exit_code
-    return _encode(
+    return encode(
         [
             disconnect.key.tenant,
             disconnect.key.worker_id,
@@ -100,7 +100,7 @@ def beat_arguments(beats: Sequence[Beat]) -> tuple[bytes, bytes]:
         else:
             more = _more(beat, reports_all=bool(report))
         rows += profiles.setdefault(profile, len(profiles) + 1), key.worker_id, report, more
-    return _encode(list(profiles)), _encode(rows)
+    return encode(list(profiles)), encode(rows)
 
 
 def _report(beat: Beat) -> str | bool:
@@ -161,7 +161,7 @@ def _metadata_alone(meta: str) -> bool | msgspec.Raw:
     if meta == "{}":
         return True
     nothing = [False, None, None, None]
-    return msgspec.Raw(_encode(_cold(nothing, meta=meta, system=KEEP, system_cut=False, logs=KEEP, logs_cut=False)))
+    return msgspec.Raw(encode(_cold(nothing, meta=meta, system=KEEP, system_cut=False, logs=KEEP, logs_cut=False)))
 
 
 def _or_null(value: str | Keep | None) -> str | bool | None:
@@ -173,7 +173,7 @@ def _or_null(value: str | Keep | None) -> str | bool | None:
 
 def evidence_argument(evidence: Sequence[Evidence]) -> bytes:
     """Encode refused beats for the library's ``evidence``."""
-    return _encode(
+    return encode(
         [
             [
                 one.key.tenant,

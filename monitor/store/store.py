@@ -12,8 +12,6 @@ from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from monitor.blindness import Cause, Window
 from monitor.clock import StoreClock
 from monitor.durability import Confirmation, DurabilityMode
@@ -44,10 +42,6 @@ if TYPE_CHECKING:
     from monitor.events import Event, Moved
     from monitor.store.settings import StoreSettings
     from monitor.workers import Beat, Disconnect, Evidence, Worker, WorkerKey
-
-    _Call = Callable[..., Awaitable[Any]]
-
-_encode = msgspec.msgpack.Encoder().encode
 
 EVENTS_TRIMMED_PER_CALL: Final = 100
 BEHIND: Final = 2
@@ -148,11 +142,11 @@ class Store:
 
     async def delete(self, key: WorkerKey, *, allowed: tuple[str, ...] | None, reason: str) -> ChangeResult:
         """Erase a worker's record, metadata and logs immediately."""
-        args = _encode([key.tenant, key.worker_id, allowed, reason])
+        args = codec.encode([key.tenant, key.worker_id, allowed, reason])
         now_ms, outcome, moves = await self._in_time(self.connection.once, "delete", self.partition_of(key), args)
         return ChangeResult(now_ms=now_ms, outcome=outcome, moved=codec.moved(moves))
 
-    async def _in_time(self, call: _Call, function: str, partition: int, *args: bytes) -> Any:
+    async def _in_time(self, call: Callable[..., Awaitable[Any]], function: str, partition: int, *args: bytes) -> Any:
         """Make a call that the store must not apply after our timeout, because the sender was then answered 503.
 
         Raises:
@@ -278,7 +272,7 @@ class Store:
         want: Want | None,
     ) -> Page:
         """Return at most ``limit`` workers of one partition after ``after``; the caller filters the result."""
-        filters = _encode([environments, want])
+        filters = codec.encode([environments, want])
         now_ms, swept_ms, last, rows = await self._read("list", partition, tenant, after, limit, filters)
         return Page(
             now_ms=now_ms,
