@@ -58,12 +58,6 @@ local function commit_fields(key, fields)
   return out
 end
 
-local function commit_records(st)
-  local erased = commit_fields(st.r, st.records)
-  call_with('HDEL', st.x, erased)
-  call_with('HDEL', st.y, erased)
-end
-
 -- Writes the events, and the data beside the records.
 local function commit_facts(st)
   local added = {}
@@ -130,7 +124,9 @@ local function commit(st)
     commit_facts(st)
     commit_cohorts(st)
   end
-  commit_records(st)
+  local erased = commit_fields(st.r, st.records)
+  call_with('HDEL', st.x, erased)
+  call_with('HDEL', st.y, erased)
   for _, cohort_id in ipairs(commit_sets(st.alive, st.base .. 's:')) do
     local g = cohort(st, cohort_id)
     call('ZADD', st.h, 'LT', int(st.t + g[C_INTERVAL] + g[C_GRACE]), cohort_id)

@@ -30,8 +30,7 @@ register('get', { 'no-writes' }, function(st, args)
   if not w.rec then
     return { st.t, st.swept, false, {} }
   end
-  local past = call('HGET', st.y, w.mid)
-  return { st.t, st.swept, describe(st, w), past and cmsgpack.unpack(past) or {} }
+  return { st.t, st.swept, describe(st, w), past_of(st, w.mid) }
 end)
 
 -- The workers after `after` that can match a filter, collected from the cohorts' sets, as {rank, id} in the order of the
