@@ -278,7 +278,7 @@ async def _health(running: Daemon) -> int:
     return int((await running.service.health())[0].open_dead_letters)
 
 
-async def test_p31_what_was_given_up_is_offered_again_with_the_next_acceptance(daemon: Any) -> None:
+async def test_p31_a_page_that_was_given_up_is_retried_with_the_next_acceptance(daemon: Any) -> None:
     refusing = Refusing("-w")
     ops = Inbox(answer=refusing)
     given_up, other, third = event(1, worker_id="-w"), event(1, worker_id="x", position="2-0"), recovered_event("-w")
@@ -300,7 +300,7 @@ async def test_p31_what_was_given_up_is_offered_again_with_the_next_acceptance(d
     assert await dead_letters_of(running) == []
 
 
-async def test_p31_without_an_acceptance_it_is_offered_again_within_an_hour_one_attempt_at_a_time(
+async def test_p31_without_an_acceptance_it_is_retried_within_an_hour_one_attempt_at_a_time(
     daemon: Any, clock: Clock
 ) -> None:
     refusing = Refusing("-w")
@@ -322,7 +322,7 @@ async def test_p31_without_an_acceptance_it_is_offered_again_within_an_hour_one_
     assert (await _health(running), running.outcomes["ops", "dead_lettered"]) == (0, 1)
 
 
-async def test_p31_a_page_that_is_refused_for_good_is_not_offered_with_every_acceptance(
+async def test_p31_a_page_that_is_refused_for_good_is_not_retried_with_every_acceptance(
     daemon: Any, clock: Clock
 ) -> None:
     ops = Inbox(answer=Refusing("-w"))
@@ -338,7 +338,7 @@ async def test_p31_a_page_that_is_refused_for_good_is_not_offered_with_every_acc
     assert len(refused) <= 5  # in five minutes: at once, then after one, two and four
 
 
-async def test_p31_one_whose_outage_is_over_is_forgotten_and_no_resolved_follows(daemon: Any, clock: Clock) -> None:
+async def test_p31_a_page_whose_outage_is_over_is_forgotten_and_no_resolved_follows(daemon: Any, clock: Clock) -> None:
     refusing = Refusing("-w")
     ops = Inbox(answer=refusing)
     running = await daemon([ops], [event(1, worker_id="-w")])
@@ -369,7 +369,7 @@ async def test_p31_reminders_of_a_page_given_up_go_on_and_an_accepted_one_report
     assert await _health(running) == 0
 
 
-async def test_p31_a_page_that_may_have_arrived_is_offered_again_under_the_same_id(daemon: Any, clock: Clock) -> None:
+async def test_p31_a_page_that_may_have_arrived_is_retried_under_the_same_id(daemon: Any, clock: Clock) -> None:
     def hangs(_notification: Notification, attempt: int) -> None:
         if attempt <= 12:
             raise TransientDeliveryError("receiver 'ops': no answer within 5 s", cause=Cause.TIMEOUT, unknown=True)
@@ -390,7 +390,7 @@ async def _dies(running: Daemon, ops: Inbox) -> bool:
     return running.outcomes["ops", "dead_lettered"] == 1
 
 
-async def test_p31_a_group_that_was_given_up_is_offered_again_and_over_when_its_last_member_is(
+async def test_p31_a_group_that_was_given_up_is_retried_and_over_when_its_last_member_is(
     daemon: Any, clock: Clock
 ) -> None:
     refusing = Refusing("}")
@@ -599,7 +599,7 @@ async def test_what_is_resent_periodically_is_tried_as_often_when_it_failed(daem
     assert max(pauses) <= 0.5
 
 
-async def test_stop_lets_the_attempts_in_flight_end_and_claims_no_more(daemon: Any) -> None:
+async def test_stop_lets_the_attempts_in_flight_end_and_claims_no_further_group(daemon: Any) -> None:
     ops = Inbox(gate=(gate := asyncio.Event()))
     running = await daemon([ops], events(workers=20, each=1))
     await until(lambda: len(ops.attempts) == 8)
@@ -655,7 +655,7 @@ async def test_p30_a_receiver_that_routing_fails_for_ends_no_other_receiver(daem
     running = await daemon([odd, ops], [event(1)], first_pause_s=0.01)
     await until(lambda: len(odd.accepted) == len(ops.accepted) == 1)
     await _spoil(store_url, "odd", worker_key(event(1)))
-    # The second of them meets a thread that cannot be read, at one receiver.
+    # At one receiver the second event belongs to a group that cannot be read.
     with capture_logs() as logs:
         running.source.stream += [
             event(2, position="2-0", kind=EventKind.FAILED),
@@ -675,7 +675,7 @@ async def test_p30_a_receiver_that_routing_fails_for_ends_no_other_receiver(daem
 
 
 async def _spoil(store_url: str, receiver: str, group: str) -> None:
-    """Have a thread's state be no JSON any more."""
+    """Make the stored state of a group invalid JSON."""
     redis = Redis.from_url(store_url)
     packed = await redis.hget(f"{{lt:{receiver}}}:k", group)
     assert isinstance(packed, bytes)
@@ -684,7 +684,9 @@ async def _spoil(store_url: str, receiver: str, group: str) -> None:
     await redis.aclose()
 
 
-async def test_a_receiver_that_is_configured_no_more_is_reported_with_its_backlog(daemon: Any, store_url: str) -> None:
+async def test_a_receiver_that_is_no_longer_configured_is_reported_with_its_backlog(
+    daemon: Any, store_url: str
+) -> None:
     old = await daemon([Inbox("old", answer=_fails_until(10_000)), Inbox("done")], [event()])
     await until(lambda: old.outcomes["old", "failed"] == 1 and old.outcomes["done", "delivered"] == 1)
     await old.service.stop(0)
@@ -742,7 +744,7 @@ async def test_p18_what_is_over_before_it_was_sent_is_never_sent_and_has_an_outc
     [seen] = await running.service.groups["ops"].read(
         [Want(group="w4:acmew", events=(stale("w", 1).event_id, over("w", 2).event_id))]
     )
-    assert [told.outcome for told in seen.outcomes if told is not None] == [Outcome.SUPERSEDED] * 2
+    assert [one.outcome for one in seen.outcomes if one is not None] == [Outcome.SUPERSEDED] * 2
     assert ops.attempts == []
 
 
@@ -878,7 +880,7 @@ async def test_p5_the_outage_of_a_group_that_was_over_before_its_silence_was_sil
     assert ops.attempts == []
 
 
-async def test_p19_an_ack_that_the_thread_missed_ends_the_reminders_all_the_same(daemon: Any, clock: Clock) -> None:
+async def test_p19_an_ack_that_the_group_missed_ends_the_reminders_all_the_same(daemon: Any, clock: Clock) -> None:
     ops = Inbox()
     route = Route(receivers=("ops",), repeat_interval_ms=60_000)
     running = await daemon([ops], [stale("w", 1)], routes=[route])
@@ -886,7 +888,7 @@ async def test_p19_an_ack_that_the_thread_missed_ends_the_reminders_all_the_same
     clock.ms += 60_000
     await until(lambda: running.outcomes["ops", "delivered"] == 2)
     incident_id = json.loads(ops.accepted[0].body)["data"]["incident_id"]
-    await running.service.incidents.acknowledge("acme", incident_id, by="somebody", comment="", now_ms=clock())
+    await running.service.incidents.acknowledge("acme", incident_id, by="operator", comment="", now_ms=clock())
     clock.ms += 60_000
     await until(running.is_idle)
     assert [json.loads(item.body)["data"]["reminder"] for item in ops.accepted] == [0, 1]

@@ -108,7 +108,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old=" or group.given_up.due_ms > now_ms:",
         new=":",
         tests=(
-            "tests/alerts/test_service.py::test_p31_a_page_that_is_refused_for_good_is_not_offered_with_every_acceptance",
+            "tests/alerts/test_service.py::test_p31_a_page_that_is_refused_for_good_is_not_retried_with_every_acceptance",
         ),
     ),
     Mutant(
@@ -124,7 +124,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="        await self._known.remove(name)\n",
         new="",
         tests=(
-            "tests/alerts/test_service.py::test_a_receiver_that_is_configured_no_more_is_reported_with_its_backlog",
+            "tests/alerts/test_service.py::test_a_receiver_that_is_no_longer_configured_is_reported_with_its_backlog",
         ),
     ),
     Mutant(
@@ -140,7 +140,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         old="while page := await self.due(",
         new="if page := await self.due(",
         tests=(
-            "tests/alerts/oncall/test_dead_letters.py::test_p17_however_many_wait_for_the_end_of_a_silence_each_is_looked_at_again",
+            "tests/alerts/oncall/test_dead_letters.py::test_p17_every_group_that_waits_for_the_end_of_a_silence_is_checked_again",
         ),
     ),
     Mutant(

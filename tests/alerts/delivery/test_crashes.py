@@ -110,7 +110,7 @@ async def test_p5_p6_killed_at_random_with_1000_transitions_in_flight_every_id_a
             crashing.check()
 
 
-def test_a_failpoint_that_there_is_not_is_refused_by_name() -> None:
+def test_an_unknown_failpoint_is_refused_by_name() -> None:
     for text in ("router.nowhere:1", "router.taken", "router.taken:x"):
         with pytest.raises(ValueError, match=VARIABLE):
             failpoint({VARIABLE: text})

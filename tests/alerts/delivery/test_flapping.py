@@ -64,7 +64,7 @@ class Play:
         self._keep(draft)
 
     def step(self, number: int) -> object:
-        """What is to be done, ``number`` being that of the outage."""
+        """The next step, for the outage with this number."""
         draft = Draft(self.group, self.now_ms)
         step = worker_step(draft, recent=RecentOutages(number=number, rule=RULE))
         if isinstance(step, CreateNotification):
@@ -73,7 +73,7 @@ class Play:
         return step
 
     def _keep(self, draft: Draft) -> None:
-        self.outcomes |= {event_id: told.outcome for event_id, told in draft.outcomes.items()}
+        self.outcomes |= {event_id: one.outcome for event_id, one in draft.outcomes.items()}
 
     def of(self, one: Event) -> Outcome:
         return self.outcomes[one.event_id]

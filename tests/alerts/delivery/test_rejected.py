@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 REPEAT_MS = 60_000
 REACH_MS = 90_000
 LEGACY = frozenset({EventKind.STALE, EventKind.FAILED, EventKind.RECOVERED})
-"""What a route named before there was ``worker.rejected``."""
+"""Events of a route from before ``worker.rejected`` existed."""
 
 
 def rejected(worker: str = "w", number: int = 1, **changes: Any) -> Event:
@@ -59,7 +59,7 @@ def rejected(worker: str = "w", number: int = 1, **changes: Any) -> Event:
 
 
 def silent(worker: str = "w", number: int = 2, **changes: Any) -> Event:
-    """Its rejected beats have ended, too."""
+    """Its rejected beats have ended as well."""
     facts = {"old": Liveness.STALE, "since_ms": START_MS - 10, "due_ms": START_MS - 5_000 + REACH_MS}
     return rejected(worker, number, **{"kind": EventKind.STALE, "reason": "rejected beats ended", **facts, **changes})
 
@@ -74,7 +74,7 @@ def at(worker: str, number: int, **changes: Any) -> Event:
     return event(number, worker_id=worker, **{"position": f"{START_MS}-{number}", **changes})
 
 
-def told(inbox: Inbox) -> list[tuple[str, str | None]]:
+def notified(inbox: Inbox) -> list[tuple[str, str | None]]:
     bodies = [json.loads(item.body) for item in inbox.accepted]
     return [(body["type"], body["data"].get("previous_type")) for body in bodies]
 
@@ -145,7 +145,7 @@ async def test_p11_a_worker_whose_heartbeats_are_accepted_again_had_not_been_sil
     await until(lambda: len(ops.accepted) == 1)
     await happens(running, back(number=2))
     await until(running.is_idle)
-    assert told(ops) == [("worker.rejected", None), ("worker.recovered", "worker.rejected")]
+    assert notified(ops) == [("worker.rejected", None), ("worker.recovered", "worker.rejected")]
     assert summaries(ops)[1].startswith("Worker w in prod is back: its heartbeats are accepted again, after ")
     assert "silence" not in summaries(ops)[1]
 
@@ -158,11 +158,11 @@ async def test_p18_what_a_receiver_was_not_notified_of_yet_is_sent_as_it_is_by_t
     await until(lambda: len(ops.accepted) == 1)
     await happens(running, back())
     await until(running.is_idle)
-    assert told(ops) == [("worker.stale", None), ("worker.recovered", "worker.stale")]
+    assert notified(ops) == [("worker.stale", None), ("worker.recovered", "worker.stale")]
 
 
 async def acknowledge(running: Daemon, incident_id: str, key: str) -> None:
-    """As the API does it."""
+    """Acknowledge as the API does."""
     now_ms = running.clock.ms
     incidents, groups = running.service.incidents, running.service.groups["ops"]
     incident = await incidents.acknowledge("acme", incident_id, by="ann", comment="renewing it", now_ms=now_ms)
@@ -170,14 +170,14 @@ async def acknowledge(running: Daemon, incident_id: str, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("group_by", "key", "told_by"),
+    ("group_by", "key", "sent"),
     [
         (("worker_id",), "w4:acmew", ("worker.rejected", "worker.stale", "worker.stale")),
         (("environment",), 'g{"environment": "prod", "tenant": "acme"}', ("group.firing",) * 3),
     ],
 )
 async def test_p19_an_ack_of_a_warning_is_none_of_what_becomes_of_it(
-    daemon: Any, group_by: tuple[str, ...], key: str, told_by: tuple[str, ...]
+    daemon: Any, group_by: tuple[str, ...], key: str, sent: tuple[str, ...]
 ) -> None:
     ops = Inbox()
     running = await daemon([ops], group_by=group_by)
@@ -196,7 +196,7 @@ async def test_p19_an_ack_of_a_warning_is_none_of_what_becomes_of_it(
     await acknowledge(running, incident_id, key)
     running.clock.ms += REPEAT_MS
     await until(running.is_idle_now)
-    assert tuple(item.event_type for item in ops.accepted) == told_by
+    assert tuple(item.event_type for item in ops.accepted) == sent
     assert [json.loads(item.body)["data"]["reminder"] for item in ops.accepted] == [0, 0, 1]
 
 
@@ -282,7 +282,7 @@ async def test_p16_a_fleet_whose_token_expired_is_one_notification_that_calls_no
     whole = await running.service.incidents.get("acme", body["data"]["incident_id"])
     assert whole.reason == "the heartbeats of many workers are rejected at once: token expired"
 
-    # Twelve of them fall silent: one update, which says how many are what.
+    # Twelve of them fall silent: one update, with the count of each state.
     await happens(running, *(silent(name, 2_000 + number) for number, name in enumerate(names[:12])))
     clock.ms += 60_000
     await until(lambda: running.outcomes["ops", "delivered"] == 2)
@@ -305,7 +305,7 @@ async def test_p18_a_route_that_knows_nothing_of_rejections_reports_the_silence_
     await until(lambda: len(ops.accepted) == 1)
     await happens(running, back())
     await until(running.is_idle)
-    assert told(ops) == [("worker.stale", None), ("worker.recovered", "worker.stale")]
+    assert notified(ops) == [("worker.stale", None), ("worker.recovered", "worker.stale")]
 
 
 async def test_p18_a_worker_that_was_rejected_and_came_back_is_nothing_to_such_a_route(daemon: Any) -> None:
@@ -364,12 +364,12 @@ class Whole:
         return worker.rejected.at_ms
 
     async def pulses(self, from_ms: int, to_ms: int) -> None:
-        """The monitor is awake for so long."""
+        """The monitor writes its pulse from one time to another."""
         for moment_ms in range(from_ms, to_ms + 1, 250):
             await self.clock.set(moment_ms)
             await self.store.pulse(0, ends=False)
 
-    async def is_told(self, number: int) -> dict[str, Any]:
+    async def sent_after_sweep(self, number: int) -> dict[str, Any]:
         """Sweep now, wait until ``number`` notifications have come, and return the body of the newest."""
         await self.store.sweep(0, limit=100)
         self.service.wakeup()
@@ -393,14 +393,14 @@ async def test_p11_p18_refused_heartbeats_their_end_and_the_return_are_sent_from
     last_ms = await whole.beats()
     refused_ms = await whole.is_refused(last_ms + 1_500)
     await whole.clock.set(last_ms + 2_000)
-    first = await whole.is_told(1)
+    first = await whole.sent_after_sweep(1)
     await whole.clock.set(refused_ms + 1_999)
     await whole.store.sweep(0, limit=100)
     await whole.clock.set(refused_ms + 2_000)
-    second = await whole.is_told(2)
+    second = await whole.sent_after_sweep(2)
     await whole.clock.set(last_ms + 6_000)
     await whole.beats()
-    third = await whole.is_told(3)
+    third = await whole.sent_after_sweep(3)
     assert [body["type"] for body in (first, second, third)] == ["worker.rejected", "worker.stale", "worker.recovered"]
     assert [body["data"]["severity"] for body in (first, second)] == ["warning", "critical"]
     assert (
@@ -426,6 +426,6 @@ async def test_p2_a_death_that_is_noticed_after_our_own_outage_says_so_from_the_
     back_ms = last_ms + 250 + 250_000
     # Not to the millisecond: the service's own calls move the store's time, and with it the end of the outage.
     await whole.pulses(back_ms, back_ms + 2_250)
-    body = await whole.is_told(1)
+    body = await whole.sent_after_sweep(1)
     assert body["data"]["monitor_outage"]["windows"] == 1
     assert "detected after the monitor's own outage of 4 min 10 s)" in body["data"]["summary"]

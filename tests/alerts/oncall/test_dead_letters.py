@@ -1,4 +1,4 @@
-"""What a person does with dead letters, and what an ack and the end of a silence mean to threads; on real stores."""
+"""Dead letters an operator replays or drops; acks and ends of silences at alert groups. On real stores."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ INCIDENT = "inc_" + "1" * 32
 
 
 class Incidents:
-    """Knows which incidents are open."""
+    """An incident store whose open incidents the test sets."""
 
     def __init__(self) -> None:
         self.open = {INCIDENT}
@@ -65,20 +65,20 @@ def _all(_: NotificationRecord) -> bool:
     return True
 
 
-def desk_of(
+def letters_of(
     *groups: GroupStore, incidents: Incidents, sees: Callable[[NotificationRecord], bool] = _all
 ) -> DeadLetters:
     return DeadLetters(groups={one.receiver: one for one in groups}, is_open=incidents.is_open, sees=sees)
 
 
 class Bench:
-    """One receiver's threads, taken from step to step by hand."""
+    """The alert groups of one receiver, advanced step by step by hand."""
 
     def __init__(self, groups: GroupStore, store: StorePort) -> None:
         self.groups = groups
         self.store = store
         self.incidents = Incidents()
-        self.desk = desk_of(groups, incidents=self.incidents)
+        self.letters = letters_of(groups, incidents=self.incidents)
         self.now_ms = START_MS
 
     async def offer(self, *events: Event, key: str | None = None, timing: Timing | None = None) -> None:
@@ -99,7 +99,7 @@ class Bench:
         return seen.version, seen.group
 
     async def change(self, key: str, what: Callable[[Draft], None]) -> None:
-        """Change a thread as the delivery would."""
+        """Change a group as the delivery would."""
         version, group = await self.group(key)
         draft = Draft(group, self.now_ms)
         what(draft)
@@ -110,7 +110,7 @@ class Bench:
         assert await self.groups.save([change], now_ms=self.now_ms) == [True]
 
     async def send(self, key: str, end: Callable[[Draft], None]) -> str:
-        """Freeze what is pending, make an attempt, and note what came of it."""
+        """Create the next notification, begin an attempt, and record its outcome."""
         nid = ""
 
         def step(draft: Draft) -> None:
@@ -139,7 +139,7 @@ class Bench:
         return await self.send(key or worker_key(events[0]), lambda draft: dead_letter(draft, reason="500"))
 
     async def replay(self, nid: str, *, force: bool = False) -> NotificationRecord:
-        found = await self.desk.replay(nid, receiver=None, force=force, now_ms=self.now_ms)
+        found = await self.letters.replay(nid, receiver=None, force=force, now_ms=self.now_ms)
         return found.note
 
 
@@ -148,7 +148,7 @@ BODY = f'{{"type":"worker.stale","timestamp":"x","data":{{"incident_id":"{INCIDE
 
 
 def attempted(end: Callable[[Draft], None]) -> Callable[[Draft], None]:
-    """One more attempt, and what came of it."""
+    """One more attempt and its outcome."""
 
     def made(draft: Draft) -> None:
         begin_attempt(draft)
@@ -224,10 +224,10 @@ async def test_an_overtaken_down_is_replayed_only_by_force_and_then_calls_for_no
     assert (await bench.groups.stats(now_ms=bench.now_ms)).dead == 1
     note = await bench.replay(nid, force=True)
     assert (note.outcome, note.role) == (Outcome.QUEUED, Role.FACT)
-    was_told = how != "its incident is over"
+    was_notified = how != "its incident is over"
     await bench.change(key, attempted(deliver))
     [seen] = await bench.groups.read([Want(group=key)])
-    assert (seen.group is not None and seen.group.notified) is was_told
+    assert (seen.group is not None and seen.group.notified) is was_notified
     listed = await bench.groups.notification(nid)
     assert listed is not None
     assert listed.note.outcome is Outcome.DELIVERED
@@ -292,7 +292,7 @@ async def test_a_groups_down_is_overtaken_by_the_next_outage_of_its_group(bench:
     assert (await bench.replay(nid, force=True)).role is Role.FACT
 
 
-async def test_p31_what_a_person_looks_after_is_not_offered_again_besides(bench: Bench) -> None:
+async def test_p31_a_dead_letter_that_was_replayed_or_dropped_is_not_retried_as_well(bench: Bench) -> None:
     key, nid = worker_key(event()), await bench.dead(event())
     assert (await bench.group(key))[1].given_up is not None
     assert (await bench.groups.stats(now_ms=bench.now_ms)).open_dead_letters == 1
@@ -305,9 +305,9 @@ async def test_p31_what_a_person_looks_after_is_not_offered_again_besides(bench:
     )
     await bench.change(key, attempted(lambda draft: dead_letter(draft, reason="again")))
     await bench.change(key, attempted_again)
-    assert (await bench.replay(nid)).nid == nid  # it is under way
+    assert (await bench.replay(nid)).nid == nid  # it is in flight
     await bench.change(key, lambda draft: dead_letter(draft, reason="again"))
-    await bench.desk.drop(nid, receiver=None, now_ms=bench.now_ms)
+    await bench.letters.drop(nid, receiver=None, now_ms=bench.now_ms)
     [seen] = await bench.groups.read([Want(group=key)])
     assert (seen.group, (await bench.groups.stats(now_ms=bench.now_ms)).open_dead_letters) == (None, 0)
 
@@ -317,11 +317,11 @@ def attempted_again(draft: Draft) -> None:
     begin_attempt(draft)
 
 
-async def test_a_dropped_dead_letter_loses_its_body_and_leaves_its_thread_as_it_was(bench: Bench) -> None:
+async def test_a_dropped_dead_letter_loses_its_body_and_leaves_its_group_as_it_was(bench: Bench) -> None:
     nid = await bench.dead(event())
     await bench.offer(event(2, kind=EventKind.FAILED))
     for _ in range(2):
-        found = await bench.desk.drop(nid, receiver="ops", now_ms=bench.now_ms + 5)
+        found = await bench.letters.drop(nid, receiver="ops", now_ms=bench.now_ms + 5)
         assert found.note.outcome is Outcome.DROPPED
     listed = await bench.groups.notification(nid)
     assert listed is not None
@@ -343,9 +343,9 @@ async def test_a_dead_letter_that_is_replayed_and_delivered_in_the_middle_of_a_d
         await bench.change(worker_key(event()), attempted(deliver))
 
     store = Interrupted(store_url, "look", delivered)
-    desk = desk_of(GroupStore(store, "ops"), incidents=bench.incidents)
+    letters = letters_of(GroupStore(store, "ops"), incidents=bench.incidents)
     with pytest.raises(RefusedError, match="it is delivered"):
-        await desk.drop(nid, receiver="ops", now_ms=bench.now_ms)
+        await letters.drop(nid, receiver="ops", now_ms=bench.now_ms)
     await store.close()
     listed = await bench.groups.notification(nid)
     assert listed is not None
@@ -358,30 +358,30 @@ async def test_a_dead_letter_that_is_dropped_in_the_middle_of_a_replay_stays_dro
     # It may have arrived, so its group remains for the RESOLVED.
     await bench.offer(event())
     nid = await bench.send(worker_key(event()), lambda draft: dead_letter(draft, reason="500", unknown=True))
-    drop = partial(bench.desk.drop, nid, receiver="ops", now_ms=bench.now_ms)
+    drop = partial(bench.letters.drop, nid, receiver="ops", now_ms=bench.now_ms)
     store = Interrupted(store_url, "look", drop)
-    desk = desk_of(GroupStore(store, "ops"), incidents=bench.incidents)
+    letters = letters_of(GroupStore(store, "ops"), incidents=bench.incidents)
     with pytest.raises(RefusedError, match="it is dropped"):
-        await desk.replay(nid, receiver="ops", force=False, now_ms=bench.now_ms)
+        await letters.replay(nid, receiver="ops", force=False, now_ms=bench.now_ms)
     await store.close()
 
 
-async def test_one_whose_thread_is_gone_can_be_dropped_and_leaves_none_behind(bench: Bench) -> None:
+async def test_a_dead_letter_whose_group_is_gone_can_be_dropped_and_leaves_no_group(bench: Bench) -> None:
     nid = await bench.dead(event())
-    await bench.desk.drop(nid, receiver=None, now_ms=bench.now_ms)
+    await bench.letters.drop(nid, receiver=None, now_ms=bench.now_ms)
     assert (await bench.groups.stats(now_ms=bench.now_ms)).groups == 0
 
 
 async def test_what_is_not_there_or_not_seen_is_unknown(bench: Bench) -> None:
     nid = await bench.dead(event())
     with pytest.raises(UnknownNotificationError):
-        await bench.desk.find("ntf_x", receiver=None)
+        await bench.letters.find("ntf_x", receiver=None)
     with pytest.raises(UnknownNotificationError):
-        await desk_of(
+        await letters_of(
             bench.groups, incidents=bench.incidents, sees=lambda note: of_tenant(note, "other", None, None)
         ).find(nid, receiver=None)
     with pytest.raises(UnknownReceiverError):
-        await bench.desk.find(nid, receiver="none")
+        await bench.letters.find(nid, receiver="none")
 
 
 async def test_p5_the_outcomes_of_an_event_name_the_notification_that_reported_it(bench: Bench) -> None:
@@ -403,13 +403,13 @@ async def test_a_list_holds_each_once_newest_first_whatever_is_taken_out_meanwhi
     theirs = [nid for number, nid in enumerate(made) if number % 4]
     found: list[Found] = []
     after = None
-    desk = desk_of(bench.groups, incidents=bench.incidents, sees=_of_acme)
+    letters = letters_of(bench.groups, incidents=bench.incidents, sees=_of_acme)
     while True:
-        page = await desk.page(Outcome.DEAD_LETTERED, receiver=None, after=after, limit=limit, now_ms=bench.now_ms)
+        page = await letters.page(Outcome.DEAD_LETTERED, receiver=None, after=after, limit=limit, now_ms=bench.now_ms)
         assert len(page.found) <= limit
         found += page.found
         for one in page.found[:1]:
-            await bench.desk.drop(one.note.nid, receiver=None, now_ms=bench.now_ms)
+            await bench.letters.drop(one.note.nid, receiver=None, now_ms=bench.now_ms)
         if page.last is None:
             break
         after = page.last
@@ -426,8 +426,8 @@ async def test_a_list_over_all_receivers_holds_each_once_newest_first(bench: Ben
         one = bench if number < 3 or number % 4 == 0 else chat  # much of one, then most of the other
         one.now_ms = START_MS + number // 2
         made.append(await one.dead(event(worker_id=f"w{number}")))
-    desk = desk_of(bench.groups, chat.groups, incidents=bench.incidents, sees=_of_acme)
-    found = await _listed(desk, limit=limit, now_ms=START_MS + 12)
+    letters = letters_of(bench.groups, chat.groups, incidents=bench.incidents, sees=_of_acme)
+    found = await _listed(letters, limit=limit, now_ms=START_MS + 12)
     assert sorted(one.note.nid for one in found) == sorted(made)
     places = [(one.note.at_ms, one.note.nid) for one in found]
     assert places == sorted(places, reverse=True)
@@ -450,17 +450,17 @@ async def test_a_list_goes_on_where_the_first_receiver_was_not_looked_through_fu
         )
         theirs.record(in_flight, Outcome.DEAD_LETTERED)
     assert await bench.groups.save([Change(draft=theirs, version=version)], now_ms=theirs.now_ms) == [True]
-    desk = desk_of(bench.groups, chat.groups, incidents=bench.incidents, sees=_of_acme)
-    found = await _listed(desk, limit=2, now_ms=theirs.now_ms)
+    letters = letters_of(bench.groups, chat.groups, incidents=bench.incidents, sees=_of_acme)
+    found = await _listed(letters, limit=2, now_ms=theirs.now_ms)
     assert [one.note.nid for one in found] == made[::-1]
 
 
-async def _listed(desk: DeadLetters, *, limit: int, now_ms: int) -> list[Found]:
+async def _listed(letters: DeadLetters, *, limit: int, now_ms: int) -> list[Found]:
     """All dead letters of a tenant, page by page."""
     found: list[Found] = []
     after = None
     while True:
-        page = await desk.page(Outcome.DEAD_LETTERED, receiver=None, after=after, limit=limit, now_ms=now_ms)
+        page = await letters.page(Outcome.DEAD_LETTERED, receiver=None, after=after, limit=limit, now_ms=now_ms)
         found += page.found
         if page.last is None:
             return found
@@ -468,7 +468,7 @@ async def _listed(desk: DeadLetters, *, limit: int, now_ms: int) -> list[Found]:
 
 
 async def test_a_list_goes_on_past_more_at_one_time_than_a_page_looks_at(bench: Bench) -> None:
-    """As when a receiver was removed while many threads waited for it, and is back."""
+    """As when a receiver was removed while many groups waited for it, and is configured again."""
     await bench.offer(event())
     version, group = await bench.group(worker_key(event()))
     draft = Draft(group, bench.now_ms)
@@ -478,7 +478,7 @@ async def test_a_list_goes_on_past_more_at_one_time_than_a_page_looks_at(bench: 
         draft.record(in_flight, Outcome.DEAD_LETTERED)
     assert await bench.groups.save([Change(draft=draft, version=version)], now_ms=bench.now_ms) == [True]
     after = (bench.now_ms, made[1])
-    page = await bench.desk.page(Outcome.DEAD_LETTERED, receiver="ops", after=after, limit=9, now_ms=bench.now_ms)
+    page = await bench.letters.page(Outcome.DEAD_LETTERED, receiver="ops", after=after, limit=9, now_ms=bench.now_ms)
     assert ([one.note.nid for one in page.found], page.last) == ([made[0]], None)
 
 
@@ -490,7 +490,7 @@ async def test_a_notification_in_flight_is_listed_with_its_attempts_and_why_the_
         schedule_retry(draft, due_ms=START_MS, unknown=False)
 
     nid = await bench.send(worker_key(event()), fails)
-    page = await bench.desk.page(Outcome.QUEUED, receiver="ops", after=None, limit=5, now_ms=bench.now_ms)
+    page = await bench.letters.page(Outcome.QUEUED, receiver="ops", after=None, limit=5, now_ms=bench.now_ms)
     assert [(one.note.nid, one.note.attempts, one.note.reason) for one in page.found] == [(nid, 1, "503 from ops")]
     assert [(one.note.cause, one.note.answer) for one in page.found] == [("server_error", "down for maintenance")]
 
@@ -504,7 +504,7 @@ async def acknowledge(bench: Bench, key: str, incident_id: str = INCIDENT, worke
     await acknowledge_at(bench.groups, key, incident, now_ms=bench.now_ms)
 
 
-async def test_p19_an_acknowledged_worker_is_reminded_of_no_more(bench: Bench) -> None:
+async def test_p19_an_acknowledged_worker_has_no_further_reminders(bench: Bench) -> None:
     key = worker_key(event())
     await bench.offer(event(), timing=Timing(repeat_ms=1_000))
     await bench.send(key, deliver)
@@ -531,10 +531,10 @@ async def test_p19_an_acknowledged_member_counts_once(bench: Bench) -> None:
     await acknowledge(bench, GROUP, worker_id="unknown")
     await bench.offer(recovered(), key=GROUP)
     assert (await bench.group(GROUP))[1].acks == 1
-    await acknowledge(bench, "w4:acmenobody")
+    await acknowledge(bench, "w4:acmeunknown")
 
 
-async def test_p19_a_group_is_reminded_of_while_one_of_its_members_is_not_acknowledged(bench: Bench) -> None:
+async def test_p19_a_group_has_reminders_while_one_of_its_members_is_not_acknowledged(bench: Bench) -> None:
     await bench.offer(event(), event(worker_id="v"), key=GROUP, timing=Timing(repeat_ms=1_000))
     await bench.send(GROUP, deliver)
     bench.now_ms += 1_000
@@ -578,8 +578,8 @@ async def test_p24_a_restricted_token_sees_a_group_only_where_it_may_see_all_of_
 ) -> None:
     nids = {await bench.dead(event()): of_worker, await bench.dead(event(2), key=GROUP): of_group}
     viewer = {"tenant": "acme", "environments": None, "worker_id": None, **restriction}
-    desk = desk_of(bench.groups, incidents=bench.incidents, sees=lambda note: of_tenant(note, **viewer))
-    page = await desk.page(Outcome.DEAD_LETTERED, receiver=None, after=None, limit=9, now_ms=bench.now_ms)
+    letters = letters_of(bench.groups, incidents=bench.incidents, sees=lambda note: of_tenant(note, **viewer))
+    page = await letters.page(Outcome.DEAD_LETTERED, receiver=None, after=None, limit=9, now_ms=bench.now_ms)
     assert {one.note.nid for one in page.found} == {nid for nid, is_seen in nids.items() if is_seen}
 
 
@@ -594,9 +594,7 @@ async def test_only_the_waiting_groups_of_this_tenant_are_checked_again(bench: B
 
 
 @pytest.mark.parametrize("waiting", [PAGE - 1, PAGE, PAGE + 1, 2 * PAGE + 1])
-async def test_p17_however_many_wait_for_the_end_of_a_silence_each_is_looked_at_again(
-    bench: Bench, waiting: int
-) -> None:
+async def test_p17_every_group_that_waits_for_the_end_of_a_silence_is_checked_again(bench: Bench, waiting: int) -> None:
     downs = [event(tenant="other"), *(event(worker_id=f"w{number}") for number in range(waiting - 1))]
     await bench.offer(*downs, timing=Timing(wait_ms=3_600_000))
     assert await bench.groups.wake_tenant("acme", now_ms=bench.now_ms) == waiting - 1

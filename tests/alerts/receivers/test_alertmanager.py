@@ -35,7 +35,7 @@ RESEND_MS: Final = 60_000
 WORDING: Final = Wording(public_url="https://lastseen.example.org", redact=())
 
 
-def told(
+def notified(
     kind: EventKind, now_ms: int, *, created_ms: int | None = None, previous: Event | None = None, **changes: Any
 ) -> Notification:
     """A notification, at ``now_ms``, of a worker that has been silent for ten seconds."""
@@ -122,7 +122,7 @@ async def test_an_outage_is_fired_sent_again_and_resolved_for_real(tmp_path: Pat
             calls = [json.loads(body) for _, body in hook.requests]
             return [(call["status"], alert["labels"]["worker_id"]) for call in calls for alert in call["alerts"]]
 
-        await receiver.send(told(EventKind.STALE, now_ms), attempt=1, now_ms=now_ms)
+        await receiver.send(notified(EventKind.STALE, now_ms), attempt=1, now_ms=now_ms)
         (fired,) = await active(url)
         assert fired["labels"] == {
             "alertname": "LastseenWorkerDown",
@@ -139,18 +139,18 @@ async def test_an_outage_is_fired_sent_again_and_resolved_for_real(tmp_path: Pat
         await until(lambda: called() == [("firing", "w")])
 
         # Sent again, and then failed: the same alert, with a later end.
-        again = told(EventKind.STALE, now_ms, created_ms=now_ms + RESEND_MS)
+        again = notified(EventKind.STALE, now_ms, created_ms=now_ms + RESEND_MS)
         await receiver.send(again, attempt=1, now_ms=now_ms)
-        failed = told(EventKind.FAILED, now_ms, created_ms=now_ms + RESEND_MS + 5)
+        failed = notified(EventKind.FAILED, now_ms, created_ms=now_ms + RESEND_MS + 5)
         await receiver.send(failed, attempt=1, now_ms=now_ms)
         (later,) = await active(url)
         assert later["fingerprint"] == fired["fingerprint"]
         assert later["startsAt"] == fired["startsAt"]
         assert later["endsAt"] == rfc3339(now_ms + 5 * RESEND_MS + 5)
 
-        other = told(EventKind.STALE, now_ms, worker_id="other")
+        other = notified(EventKind.STALE, now_ms, worker_id="other")
         await receiver.send(other, attempt=1, now_ms=now_ms)
-        await receiver.send(told(EventKind.RECOVERED, now_ms), attempt=1, now_ms=now_ms)
+        await receiver.send(notified(EventKind.RECOVERED, now_ms), attempt=1, now_ms=now_ms)
         assert [alert["labels"]["worker_id"] for alert in await active(url)] == ["other"]
         await until(lambda: ("resolved", "w") in called())
         assert ("resolved", "other") not in called()
@@ -164,12 +164,12 @@ async def test_an_alertmanager_whose_clock_is_behind_takes_an_end_for_an_end(
     ahead_ms = 5_000
     async with webhook_server() as hook, alertmanager(tmp_path, hook.url) as url:
         receiver = AlertmanagerReceiver(name="am", url=url, allow_private=True)
-        stale = told(
+        stale = notified(
             EventKind.STALE, now_ms + ahead_ms - down_ms, created_ms=now_ms, due_ms=now_ms + ahead_ms - down_ms
         )
         await receiver.send(stale, attempt=1, now_ms=now_ms)
         await until(lambda: [json.loads(body)["status"] for _, body in hook.requests] == ["firing"])
-        await receiver.send(told(EventKind.RECOVERED, now_ms + ahead_ms), attempt=1, now_ms=now_ms)
+        await receiver.send(notified(EventKind.RECOVERED, now_ms + ahead_ms), attempt=1, now_ms=now_ms)
         assert await active(url) == []
         await until(lambda: [json.loads(body)["status"] for _, body in hook.requests] == ["firing", "resolved"])
         await receiver.close()
@@ -187,18 +187,18 @@ async def test_p11_a_warning_ends_where_it_becomes_critical_and_only_that_is_res
             return [(call["status"], alert["labels"]["severity"]) for call in calls for alert in call["alerts"]]
 
         why: dict[str, Any] = {"reason": "token expired", "rejected_reason": "token expired", "rejected_ms": now_ms}
-        await receiver.send(told(EventKind.REJECTED, now_ms, **why), attempt=1, now_ms=now_ms)
-        again = told(EventKind.REJECTED, now_ms, previous=rejected, **why)
+        await receiver.send(notified(EventKind.REJECTED, now_ms, **why), attempt=1, now_ms=now_ms)
+        again = notified(EventKind.REJECTED, now_ms, previous=rejected, **why)
         await receiver.send(again, attempt=1, now_ms=now_ms)
         [alert] = await active(url)
         assert alert["labels"]["severity"] == "warning"
         assert "token expired, last accepted heartbeat at " in alert["annotations"]["description"]
         await until(lambda: called() == [("firing", "warning")])
-        worse = told(EventKind.STALE, now_ms, previous=rejected, old=Liveness.STALE)
+        worse = notified(EventKind.STALE, now_ms, previous=rejected, old=Liveness.STALE)
         await receiver.send(worse, attempt=1, now_ms=now_ms)
         assert [alert["labels"]["severity"] for alert in await active(url)] == ["critical"]
         await until(lambda: len(called()) == 3)
-        await receiver.send(told(EventKind.RECOVERED, now_ms, previous=stale), attempt=1, now_ms=now_ms)
+        await receiver.send(notified(EventKind.RECOVERED, now_ms, previous=stale), attempt=1, now_ms=now_ms)
         assert await active(url) == []
         await until(lambda: len(called()) == 4)
         assert sorted(called()) == sorted(
@@ -211,9 +211,9 @@ async def test_p11_a_worker_that_was_only_rejected_is_resolved_as_that(tmp_path:
     rejected = event(kind=EventKind.REJECTED)
     async with webhook_server() as hook, alertmanager(tmp_path, hook.url) as url:
         receiver = AlertmanagerReceiver(name="am", url=url, allow_private=True)
-        await receiver.send(told(EventKind.REJECTED, now_ms), attempt=1, now_ms=now_ms)
+        await receiver.send(notified(EventKind.REJECTED, now_ms), attempt=1, now_ms=now_ms)
         assert len(await active(url)) == 1
-        await receiver.send(told(EventKind.RECOVERED, now_ms, previous=rejected), attempt=1, now_ms=now_ms)
+        await receiver.send(notified(EventKind.RECOVERED, now_ms, previous=rejected), attempt=1, now_ms=now_ms)
         assert await active(url) == []
         await receiver.close()
 
@@ -224,9 +224,9 @@ async def test_p11_a_severity_that_is_configured_is_that_of_all_so_that_the_aler
     rejected = event(kind=EventKind.REJECTED)
     async with webhook_server() as hook, alertmanager(tmp_path, hook.url) as url:
         receiver = AlertmanagerReceiver(name="am", url=url, labels={"severity": "page"}, allow_private=True)
-        await receiver.send(told(EventKind.REJECTED, now_ms), attempt=1, now_ms=now_ms)
+        await receiver.send(notified(EventKind.REJECTED, now_ms), attempt=1, now_ms=now_ms)
         [first] = await active(url)
-        await receiver.send(told(EventKind.STALE, now_ms, previous=rejected), attempt=1, now_ms=now_ms)
+        await receiver.send(notified(EventKind.STALE, now_ms, previous=rejected), attempt=1, now_ms=now_ms)
         [second] = await active(url)
         assert (first["labels"], first["fingerprint"]) == (second["labels"], second["fingerprint"])
         assert first["labels"]["severity"] == "page"
@@ -237,9 +237,9 @@ async def test_p11_a_severity_that_is_configured_is_that_of_all_so_that_the_aler
 async def test_a_stop_and_a_removal_resolve_too(tmp_path: Path, now_ms: int, kind: EventKind) -> None:
     async with webhook_server() as hook, alertmanager(tmp_path, hook.url) as url:
         receiver = AlertmanagerReceiver(name="am", url=url, allow_private=True)
-        await receiver.send(told(EventKind.STALE, now_ms), attempt=1, now_ms=now_ms)
+        await receiver.send(notified(EventKind.STALE, now_ms), attempt=1, now_ms=now_ms)
         assert len(await active(url)) == 1
-        await receiver.send(told(kind, now_ms), attempt=1, now_ms=now_ms)
+        await receiver.send(notified(kind, now_ms), attempt=1, now_ms=now_ms)
         assert await active(url) == []
         await receiver.close()
 
@@ -247,7 +247,7 @@ async def test_a_stop_and_a_removal_resolve_too(tmp_path: Path, now_ms: int, kin
 async def test_an_alert_that_is_not_sent_again_ends_by_itself(tmp_path: Path, now_ms: int) -> None:
     async with webhook_server() as hook, alertmanager(tmp_path, hook.url) as url:
         receiver = AlertmanagerReceiver(name="am", url=url, allow_private=True, resend_ms=500)
-        await receiver.send(told(EventKind.STALE, now_ms), attempt=1, now_ms=now_ms)
+        await receiver.send(notified(EventKind.STALE, now_ms), attempt=1, now_ms=now_ms)
         await until(lambda: [json.loads(body)["status"] for _, body in hook.requests] == ["firing", "resolved"])
         assert await active(url) == []
         await receiver.close()
@@ -257,7 +257,7 @@ async def test_what_is_no_outage_and_no_end_of_one_is_accepted_and_not_sent() ->
     async with serve(Does.BREAK) as peer:
         receiver = AlertmanagerReceiver(name="am", url=f"http://{peer.address}", allow_private=True)
         for kind in (EventKind.REGISTERED, EventKind.RESUMED, EventKind.STATUS_CHANGED):
-            await receiver.send(told(kind, START_MS), attempt=1, now_ms=START_MS)
+            await receiver.send(notified(kind, START_MS), attempt=1, now_ms=START_MS)
         await receiver.close()
     assert peer.received == []
 
@@ -283,7 +283,7 @@ async def test_the_token_or_password_goes_with_every_request(keys: dict[str, str
     async with serve(Does.ACCEPT) as peer:
         table = {"name": "am", "type": "alertmanager", "url": f"http://{peer.address}/am", "allow_private": True}
         receiver = AlertmanagerSettings.model_validate({**table, **keys}, context=around).open()
-        await receiver.send(told(EventKind.STALE, START_MS), attempt=1, now_ms=START_MS)
+        await receiver.send(notified(EventKind.STALE, START_MS), attempt=1, now_ms=START_MS)
         await receiver.close()
     (request,) = peer.received
     assert request.startswith(b"POST /am/api/v2/alerts HTTP/1.1\r\n")

@@ -42,12 +42,12 @@ def settings_of(kind: str, address: str = "127.0.0.1:1", *, tls: bool = False, *
 
 def down(body: str | None = None) -> Notification:
     """A notification that every type sends on."""
-    told = {
+    payload = {
         "type": "worker.stale",
         "timestamp": "2026-11-23T10:00:00.000Z",
         "data": msgspec.to_builtins(event().data()),
     }
-    return replace(notification(), body=json.dumps(told) if body is None else body)
+    return replace(notification(), body=json.dumps(payload) if body is None else body)
 
 
 def serving(kind: str, does: Does) -> Serving:
@@ -238,7 +238,7 @@ async def never_sent(kind: str, settings: ReceiverSettings) -> None:
 
 
 @pytest.mark.parametrize("kind", WITH_A_PEER)
-async def test_who_cannot_be_reached_has_certainly_not_got_it(kind: str) -> None:
+async def test_an_unreachable_peer_has_certainly_not_received_it(kind: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     await never_sent(kind, settings_of(kind, f"127.0.0.1:{port}"))
@@ -247,7 +247,7 @@ async def test_who_cannot_be_reached_has_certainly_not_got_it(kind: str) -> None
 
 @pytest.mark.parametrize("does", [Does.ACCEPT, Does.HANG])
 @pytest.mark.parametrize("kind", [kind for kind in WITH_A_PEER if case_of(kind).tls_table is not None])
-async def test_who_does_not_speak_tls_has_certainly_not_got_it(kind: str, does: Does) -> None:
+async def test_a_peer_without_tls_has_certainly_not_received_it(kind: str, does: Does) -> None:
     async with serving(kind, does) as peer:
         await never_sent(kind, settings_of(kind, peer.address, tls=True))
     assert peer.received == []

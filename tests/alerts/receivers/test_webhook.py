@@ -1,6 +1,6 @@
 """Webhooks against real servers on loopback, the guard that keeps them off private addresses, and the log.
 
-What holds for every type of receiver is in test_receivers.py.
+What holds for every type of receiver is in test_every_type.py.
 """
 
 from __future__ import annotations
@@ -276,7 +276,7 @@ async def test_of_an_alert_only_alertmanager_itself_says_that_it_is_not_valid(
     content_type: str, error: type[DeliveryError]
 ) -> None:
     answer = f'HTTP/1.1 400 Bad Request\r\ncontent-type: {content_type}\r\ncontent-length: 4\r\n\r\n"no"'.encode()
-    told = {
+    payload = {
         "type": "worker.stale",
         "timestamp": "2026-11-23T10:00:00.000Z",
         "data": msgspec.to_builtins(event().data()),
@@ -284,7 +284,7 @@ async def test_of_an_alert_only_alertmanager_itself_says_that_it_is_not_valid(
     async with raw_server(answer) as (address, heads):
         receiver = AlertmanagerReceiver(name="am", url=f"http://{address}", allow_private=True)
         with pytest.raises(error, match="'am': HTTP 400") as raised:
-            await receiver.send(replace(notification(), body=json.dumps(told)), attempt=1, now_ms=START_MS)
+            await receiver.send(replace(notification(), body=json.dumps(payload)), attempt=1, now_ms=START_MS)
         await receiver.close()
     assert (raised.value.cause, raised.value.answer, len(heads)) == (Cause.INVALID, '"no"', 1)
 

@@ -1,4 +1,4 @@
-"""From offers into threads and out again, on real servers: what may race, come twice or be no good."""
+"""Events added to alert groups and delivered, on real servers: races, repetitions and invalid state."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 REPEAT_MS = 60_000
 SWEEP_MS = 1_000
-"""Events are detected so long after they are due at the most."""
+"""Maximum delay between the due time of an event and its detection."""
 FLAPPING = Flapping()
 SINGLE = Route(receivers=("ops",), repeat_interval_ms=REPEAT_MS)
 GROUPED = Route(receivers=("ops",), group_by=("environment",), repeat_interval_ms=REPEAT_MS)
@@ -67,7 +67,7 @@ def target(one: Event, route: Route, state: FailureState = FailureState.CALM) ->
 
 
 class Rig:
-    """One receiver: its threads, its delivery and a clock."""
+    """One receiver: its alert groups, its delivery and a clock."""
 
     def __init__(self, store_url: str, **rest: Any) -> None:
         self.clock = Clock()
@@ -76,14 +76,14 @@ class Rig:
         self.groups = GroupStore(self.store, "ops")
         self.incidents = IncidentStore(self.store)
         self.silences = SilenceStore(self.store)
-        self.standing_is_down = 0
+        self.health_is_down = 0
         self.fleet = FakeFleet(self.health)
         self.delivery = self.make_delivery()
         self._task: asyncio.Task[None] | None = None
 
     def health(self) -> EnvironmentHealth:
-        if self.standing_is_down:
-            self.standing_is_down -= 1
+        if self.health_is_down:
+            self.health_is_down -= 1
             raise StoreUnavailableError("down for the test")
         return EnvironmentHealth(expected=1_000, silent=0)
 
@@ -138,11 +138,11 @@ class Rig:
 
     async def outcome(self, one: Event) -> Outcome | None:
         """The outcome of an event as an operator sees it: that of its notification."""
-        told = await outcome_of(self.groups, one.event_id)
-        if told is None or told.outcome is not Outcome.PART_OF:
-            return None if told is None else told.outcome
-        assert told.nid is not None
-        listed = await self.groups.notification(told.nid)
+        found = await outcome_of(self.groups, one.event_id)
+        if found is None or found.outcome is not Outcome.PART_OF:
+            return None if found is None else found.outcome
+        assert found.nid is not None
+        listed = await self.groups.notification(found.nid)
         return None if listed is None else listed.note.outcome
 
 
@@ -157,7 +157,7 @@ def types(inbox: Inbox) -> list[str]:
     return [item.event_type for item in inbox.accepted]
 
 
-# Offering
+# Adding events to groups
 
 
 @pytest.mark.parametrize("route", [SINGLE, GROUPED])
@@ -191,7 +191,7 @@ async def test_p7_events_of_a_worker_are_taken_in_their_order(rig: Rig) -> None:
     assert rig.inbox.ids() == [nid_of(one) for one in facts]
 
 
-async def test_an_end_without_a_down_is_superseded_and_leaves_no_thread(rig: Rig) -> None:
+async def test_an_end_without_a_down_is_superseded_and_leaves_no_group(rig: Rig) -> None:
     await rig.offer(over("a"))
     await rig.offer(over("b"), route=GROUPED)
     assert (await rig.groups.stats(now_ms=START_MS)).groups == 0
@@ -222,8 +222,8 @@ async def test_p6_a_router_that_hung_brings_nothing_back_that_was_sent(rig: Rig)
     assert await rig.group() is None
 
 
-async def test_p18_a_thread_begun_by_what_belongs_to_another_knows_what_it_is_of(rig: Rig) -> None:
-    """The router ended between noting and offering; meanwhile nothing is suspected, or no route matches, any more."""
+async def test_p18_a_group_begun_by_an_event_of_another_group_knows_its_own_shape(rig: Rig) -> None:
+    """The router ended after it recorded the incident. By then nothing is suspected, or no route matches."""
     rig.start()
     for worker, environment in (("a", "prod"), ("b", "lab")):
         stale = down(worker, environment_name=environment)
@@ -377,7 +377,9 @@ async def test_p5_all_that_was_pending_for_a_removed_receiver_has_an_outcome(rig
 
 
 @pytest.mark.parametrize("route", [SINGLE, GROUPED], ids=["single", "grouped"])
-async def test_p31_a_page_that_was_given_up_stands_no_more_when_its_receiver_is_removed(rig: Rig, route: Route) -> None:
+async def test_p31_a_page_that_was_given_up_is_no_open_dead_letter_after_its_receiver_is_removed(
+    rig: Rig, route: Route
+) -> None:
     def refuses(_item: Notification, _attempt: int) -> None:
         raise PermanentDeliveryError("HTTP 400")
 
@@ -408,7 +410,7 @@ async def test_p17_a_silence_over_a_worker_whose_metadata_is_no_json_stops_nothi
     await until(lambda: worker_key(down("good")) in [item.key for item in rig.inbox.accepted])
 
 
-async def test_a_thread_that_no_plan_can_be_made_of_blocks_no_other(rig: Rig) -> None:
+async def test_a_group_that_cannot_be_planned_blocks_no_other(rig: Rig) -> None:
     await rig.offer(down("bad"), down("good"))
     [seen] = await rig.groups.read([Want(group=worker_key(down("bad")))])
     assert seen.group is not None
@@ -441,7 +443,7 @@ class Unwordable(Wording):
 
 
 @pytest.mark.parametrize("route", [SINGLE, GROUPED], ids=["single", "group"])
-async def test_what_no_plan_can_be_made_of_is_named_and_a_dead_letter_after_some_minutes(
+async def test_a_group_that_cannot_be_planned_is_named_and_a_dead_letter_after_some_minutes(
     rig: Rig, route: Route
 ) -> None:
     planner = rig.delivery._planner
@@ -475,7 +477,7 @@ async def test_what_no_plan_can_be_made_of_is_named_and_a_dead_letter_after_some
     assert rig.inbox.attempts == []
 
 
-async def test_only_tries_in_a_row_make_a_dead_letter_of_what_no_plan_can_be_made_of(rig: Rig) -> None:
+async def test_only_consecutive_failures_to_plan_make_a_dead_letter(rig: Rig) -> None:
     planner = rig.delivery._planner
     good, bad = planner._wording, Unwordable(public_url="", redact=())
     planner._wording = bad
@@ -516,15 +518,15 @@ async def test_a_member_that_cannot_be_read_stops_its_group_only(rig: Rig, store
     await until(lambda: rig.delivery._planner.is_failing(rig.clock.ms))
 
 
-async def test_what_could_not_be_planned_for_want_of_the_store_is_given_back_at_once(rig: Rig) -> None:
-    rig.standing_is_down = 1
+async def test_a_group_that_could_not_be_planned_while_the_store_is_down_is_released_at_once(rig: Rig) -> None:
+    rig.health_is_down = 1
     await rig.offer(*(down(f"w{number}") for number in range(5)))
     rig.start()
     await until(lambda: len(rig.inbox.accepted) == 5, timeout_s=5)
     assert rig.clock.ms == START_MS
 
 
-async def test_p21_a_receiver_that_refuses_is_there_and_not_spared(rig: Rig) -> None:
+async def test_p21_a_refusal_shows_that_the_receiver_is_back(rig: Rig) -> None:
     def answer(item: Notification, _attempt: int) -> None:
         if item.key.startswith("w4:acmeslow"):
             raise TransientDeliveryError("HTTP 500")
@@ -572,7 +574,7 @@ async def test_p19_an_ack_that_comes_before_its_down_is_offered_counts(rig: Rig,
     assert [item.key for item in rig.inbox.accepted] == [aim.key, "w4:acmeother"]
 
 
-async def test_p19_no_reminder_begins_once_the_ledger_has_an_ack_or_the_end(rig: Rig) -> None:
+async def test_p19_no_reminder_begins_once_the_incident_store_has_an_ack_or_the_end(rig: Rig) -> None:
     workers = ("acked", "ended", "lasts")
     for worker in workers:
         stale = down(worker)
@@ -581,7 +583,7 @@ async def test_p19_no_reminder_begins_once_the_ledger_has_an_ack_or_the_end(rig:
     rig.start()
     await until(lambda: len(rig.inbox.accepted) == 3)
     await until(rig.rests)
-    await rig.incidents.acknowledge("acme", f"inc_{down('acked').event_id}", by="somebody", comment="", now_ms=START_MS)
+    await rig.incidents.acknowledge("acme", f"inc_{down('acked').event_id}", by="operator", comment="", now_ms=START_MS)
     await rig.incidents.record(0, [over("ended")], lambda one: {"ops": worker_key(one)}, now_ms=START_MS)
     rig.clock.ms += REPEAT_MS
     await until(lambda: len(rig.inbox.attempts) >= 4)
@@ -607,7 +609,7 @@ async def test_p19_no_reminder_begins_of_what_the_worker_store_knows_to_be_over(
 
 
 @pytest.mark.parametrize("members", [LOOKED_AT, LOOKED_AT + 1])
-async def test_p19_a_large_group_is_reminded_of_though_all_that_are_looked_at_are_over(rig: Rig, members: int) -> None:
+async def test_p19_a_large_group_is_reminded_though_all_checked_members_are_over(rig: Rig, members: int) -> None:
     downs = [down(f"w{number:03}") for number in range(members)]
     await rig.offer(*downs, route=GROUPED)
     rig.start()
@@ -624,8 +626,8 @@ async def test_p19_a_large_group_is_reminded_of_though_all_that_are_looked_at_ar
 
 async def test_p16_a_groups_notification_counts_what_is_new_since_the_last(rig: Rig) -> None:
     def counts() -> list[tuple[int, int, int]]:
-        told = [json.loads(item.body)["data"]["counts"] for item in rig.inbox.accepted]
-        return [(one["firing"], one["new"], one["recovered"]) for one in told]
+        counts = [json.loads(item.body)["data"]["counts"] for item in rig.inbox.accepted]
+        return [(one["firing"], one["new"], one["recovered"]) for one in counts]
 
     await rig.offer(down("a"), down("b"), route=GROUPED)
     rig.start()
@@ -669,9 +671,9 @@ async def test_p20_a_worker_that_flaps_is_notified_once_its_outage_lasts(rig: Ri
     rig.delivery.wakeup()
     await until(lambda: len(rig.inbox.accepted) == 1)
     await until(rig.rests)
-    told = json.loads(rig.inbox.accepted[0].body)["data"]
-    assert (told["worker_id"], told["recent_outages"]) == ("long", FLAPPING.outages + 1)
-    assert "its 4th outage within 1 h: ones of less than 5 min are not reported" in told["summary"]
+    data = json.loads(rig.inbox.accepted[0].body)["data"]
+    assert (data["worker_id"], data["recent_outages"]) == ("long", FLAPPING.outages + 1)
+    assert "its 4th outage within 1 h: ones of less than 5 min are not reported" in data["summary"]
     await rig.offer(over("long"))
     await until(lambda: len(rig.inbox.accepted) == 2)
 

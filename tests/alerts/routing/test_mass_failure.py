@@ -1,4 +1,4 @@
-"""When many workers fall silent at once: the judgement, and its record in the store."""
+"""Mass failures: the rule, and its state in the store."""
 
 from __future__ import annotations
 
@@ -321,7 +321,7 @@ def test_p21_a_receiver_in_trouble_is_tried_by_one_attempt_at_a_time_with_growin
 
 
 @pytest.mark.parametrize("partitions", [1, 2])
-async def test_p16_a_quarter_of_a_fleet_whose_end_was_recorded_before_anybody_routed_is_one_notification(
+async def test_p16_a_quarter_of_a_fleet_whose_end_was_recorded_before_routing_is_one_notification(
     store_url: str, partitions: int
 ) -> None:
     """As when the routing daemon was killed: another sweeps, and takes over the routing two seconds later."""

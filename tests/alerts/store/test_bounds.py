@@ -38,7 +38,7 @@ BASE = "{lt:ops}"
 MONTH_MS = 30 * 86_400_000
 SMALL = Retention(most=NOTES_KEPT)
 LARGER = Retention(most=3 * NOTES_KEPT)
-"""What is kept at most is more than what is kept whatever its age, of both."""
+"""Maximum numbers kept, above the numbers that are kept regardless of age."""
 PER_CALL = 100
 """Changes, and events of a batch, in one call."""
 
@@ -61,7 +61,7 @@ def groups(store: StorePort) -> GroupStore:
     return GroupStore(store, "ops", SMALL)
 
 
-def a_thread(key: str = "w4:acmew") -> AlertGroup:
+def a_group(key: str = "w4:acmew") -> AlertGroup:
     return AlertGroup(key=key, shape=Shape.WORKER, tenant="acme", timing=Timing(), notified=True)
 
 
@@ -83,14 +83,14 @@ async def sizes(redis: Redis, ordered: str, hash_name: str) -> tuple[int, int]:
 
 
 async def write(groups: GroupStore, draft: Draft | None = None, *, now_ms: int = START_MS) -> None:
-    """One call that changes a thread, and nothing else if it is not said what."""
-    changed = draft or Draft(a_thread(), now_ms)
+    """Save one change of a group in one call; without ``draft`` the group is only written."""
+    changed = draft or Draft(a_group(), now_ms)
     [seen] = await groups.read([Want(group=changed.group.key)])
     assert await groups.save([Change(draft=changed, version=seen.version)], now_ms=now_ms) == [True]
 
 
 def test_p26_what_is_kept_is_what_the_documents_say() -> None:
-    """The numbers of `docs/operations.md`, "What grows and what bounds it", and of `docs/configuration.md`."""
+    """As in `docs/operations.md`, "What grows and what bounds it", and of `docs/configuration.md`."""
     assert (NOTES_KEPT, OUTCOMES_KEPT, DEAD_LETTERS, FACTS_KEPT) == (1_000, 10_000, 10_000, 100)
     assert Retention() == Retention(age_ms=7 * 86_400_000, most=20_000)
     assert (Retention().outcomes, Retention().incidents) == (100_000, 100_000)
@@ -139,7 +139,7 @@ async def test_p26_what_is_over_and_young_is_bounded_by_number(
 async def test_p26_what_there_is_too_much_of_becomes_less_with_every_call_however_much_comes(
     groups: GroupStore, redis: Redis
 ) -> None:
-    """Each call brings as much as one can: a hundred threads, each with a notification and five outcomes."""
+    """Each call is as large as a call can be: a hundred groups, each with a notification and five outcomes."""
     await before(redis, ":et", ":e", count=SMALL.outcomes + 6_000, at_ms=START_MS - 60_000)
     await before(redis, ":nt", ":n", count=SMALL.most + 3_000, at_ms=START_MS - 60_000, name="ntf_old")
     seen = [(await redis.zcard(BASE + ":et"), await redis.zcard(BASE + ":nt"))]
@@ -147,7 +147,7 @@ async def test_p26_what_there_is_too_much_of_becomes_less_with_every_call_howeve
     for call in range(60):
         changes = []
         for number in range(PER_CALL):
-            draft = Draft(a_thread(f"w4:acmew{number}"), START_MS)
+            draft = Draft(a_group(f"w4:acmew{number}"), START_MS)
             for n in range(5):
                 draft.set_outcome(event(1 + 5 * call + n, worker_id=f"w{number}"), Outcome.SUPERSEDED)
             draft.record(a_note(f"ntf_{call}_{number}"), Outcome.DELIVERED)
@@ -196,7 +196,7 @@ async def test_p26_no_outcome_is_forgotten_that_an_unacked_event_needs(groups: G
     assert all(outcome is not None for outcome in seen.outcomes)
     await offer_all(groups, offers(in_hand), now_ms=late_ms)
     known = await groups.read([Want(group=f"w4:acmew{number}") for number in range(50)])
-    assert [one.group for one in known] == [None] * 50, "nothing is told again"
+    assert [one.group for one in known] == [None] * 50, "nothing is notified again"
 
     # Once the next batch of that partition is handed over, the one before may go.
     await offer_all(groups, offers([event(1, worker_id="next")]), now_ms=late_ms)
@@ -206,7 +206,7 @@ async def test_p26_no_outcome_is_forgotten_that_an_unacked_event_needs(groups: G
 
 
 async def test_p26_nothing_pending_or_in_flight_is_touched_by_any_bound(groups: GroupStore, redis: Redis) -> None:
-    draft = Draft(a_thread("w4:acmeq"), START_MS)
+    draft = Draft(a_group("w4:acmeq"), START_MS)
     draft.group.in_flight = a_note("ntf_open", event=event(1, worker_id="q"))
     draft.group.pending = [event(2, worker_id="q")]
     draft.set_outcome(draft.group.pending[0], Outcome.QUEUED)
@@ -243,7 +243,7 @@ async def test_p26_a_finished_notification_keeps_of_its_event_what_names_it_and_
     groups: GroupStore, end: Any
 ) -> None:
     of = replace(event(1), error_message="x" * 2_000, worker_metadata_json='{"k":"' + "m" * 2_000 + '"}')
-    draft = Draft(a_thread(), START_MS)
+    draft = Draft(a_group(), START_MS)
     draft.group.in_flight = a_note("ntf_1", event=of)
     end(draft, reason="permanent: HTTP 400")
     await write(groups, draft)
@@ -261,12 +261,12 @@ async def test_p26_a_finished_notification_keeps_of_its_event_what_names_it_and_
 async def test_p26_what_is_kept_of_a_removed_receiver_expires_and_is_kept_again_when_it_is_back(
     groups: GroupStore, redis: Redis
 ) -> None:
-    draft = Draft(a_thread(), START_MS)
+    draft = Draft(a_group(), START_MS)
     draft.set_outcome(event(1), Outcome.SUPERSEDED)
     draft.record(a_note("ntf_1"), Outcome.DELIVERED)
     handed = Handed(partition=0, event_ids=(event(1).event_id,))
     assert await groups.save([Change(draft=draft, version=0)], now_ms=START_MS, handed=handed) == [True]
-    await write(groups, Draft(a_thread("w4:acmeother"), START_MS))
+    await write(groups, Draft(a_group("w4:acmeother"), START_MS))
 
     async def expiring() -> set[bool]:
         return {await redis.pttl(key) >= 0 for key in await redis.keys(BASE + "*")}

@@ -1,4 +1,4 @@
-"""The threads of a receiver on real servers."""
+"""The alert groups of a receiver on real servers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def groups(store: StorePort) -> GroupStore:
     return GroupStore(store, "ops")
 
 
-def a_thread(key: str = "w4:acmew", **changes: Any) -> AlertGroup:
+def a_group(key: str = "w4:acmew", **changes: Any) -> AlertGroup:
     return AlertGroup(key=key, shape=Shape.WORKER, timing=Timing(), notified=True, **{"tenant": "acme", **changes})
 
 
@@ -54,7 +54,7 @@ def change(group: AlertGroup, version: int = 0, *, now_ms: int = START_MS, **res
 
 
 async def _put(groups: GroupStore, *keys: str, due_ms: int | None = START_MS) -> None:
-    assert all(await groups.save([change(a_thread(key), due_ms=due_ms) for key in keys], now_ms=START_MS))
+    assert all(await groups.save([change(a_group(key), due_ms=due_ms) for key in keys], now_ms=START_MS))
 
 
 async def _see(groups: GroupStore, key: str = "w4:acmew", **want: Any) -> Seen:
@@ -67,7 +67,7 @@ async def _claim(groups: GroupStore, now_ms: int = START_MS, limit: int = 10) ->
 
 
 async def test_what_is_saved_is_what_is_seen_and_claimed(groups: GroupStore) -> None:
-    draft = Draft(a_thread("g1é\n", incident_id="inc_é"), START_MS)
+    draft = Draft(a_group("g1é\n", incident_id="inc_é"), START_MS)
     down = event()
     draft.set_member("4:acmew", Member(event=down, first=1, number=1))
     draft.set_outcome(down, Outcome.PART_OF, "ntf_1")
@@ -89,7 +89,7 @@ async def test_what_is_saved_is_what_is_seen_and_claimed(groups: GroupStore) -> 
 async def test_a_change_is_written_only_to_what_was_read(groups: GroupStore) -> None:
     await _put(groups, "w4:acmew")
     seen = await _see(groups)
-    first, second = a_thread(acked=True), a_thread(reminders=7)
+    first, second = a_group(acked=True), a_group(reminders=7)
     both = [change(first, seen.version), change(second, seen.version)]
     assert await groups.save(both, now_ms=START_MS) == [True, False]
     assert (await _see(groups)).group == first
@@ -99,7 +99,7 @@ async def test_a_change_is_written_only_to_what_was_read(groups: GroupStore) -> 
 
 async def test_nothing_of_a_change_that_came_late_is_written(groups: GroupStore) -> None:
     await _put(groups, "w4:acmew")
-    late = Draft(a_thread(), START_MS)
+    late = Draft(a_group(), START_MS)
     late.set_outcome(event(), Outcome.QUEUED)
     late.set_member("m", Member(event=event(), first=1, number=1))
     late.record(a_note(), Outcome.QUEUED, body="{}")
@@ -116,9 +116,9 @@ async def test_a_lease_that_ran_out_is_fenced(groups: GroupStore) -> None:
     later_ms = START_MS + LEASE_MS
     [quick] = await _claim(groups, later_ms)
     assert quick.token != slow.token
-    stale_change = change(a_thread(reminders=1), slow.version, token=slow.token, release=True)
+    stale_change = change(a_group(reminders=1), slow.version, token=slow.token, release=True)
     assert await groups.save([stale_change], now_ms=later_ms) == [False]
-    good = change(a_thread(reminders=2), quick.version, token=quick.token, release=True, due_ms=later_ms + 5)
+    good = change(a_group(reminders=2), quick.version, token=quick.token, release=True, due_ms=later_ms + 5)
     assert await groups.save([good], now_ms=later_ms) == [True]
     assert await groups.save([stale_change], now_ms=later_ms) == [False]
     seen = (await _see(groups)).group
@@ -129,23 +129,23 @@ async def test_a_lease_that_ran_out_is_fenced(groups: GroupStore) -> None:
 
 
 @pytest.mark.parametrize("due_ms", [START_MS, START_MS + 1_000_000, None])
-async def test_a_save_while_a_thread_is_leased_neither_shortens_nor_loses_the_lease(
+async def test_a_save_while_a_group_is_leased_neither_shortens_nor_loses_the_lease(
     groups: GroupStore, due_ms: int | None
 ) -> None:
     await _put(groups, "w4:acmew")
     [claimed] = await _claim(groups)
-    assert await groups.save([change(a_thread(acked=True), claimed.version, due_ms=due_ms)], now_ms=START_MS) == [True]
+    assert await groups.save([change(a_group(acked=True), claimed.version, due_ms=due_ms)], now_ms=START_MS) == [True]
     await groups.wake(["w4:acmew"], now_ms=START_MS)
     assert await _claim(groups, START_MS + LEASE_MS - 1) == []
     now = await _see(groups)
     assert now.version != claimed.version
-    begun = change(a_thread(), now.version, token=claimed.token, due_ms=START_MS)
+    begun = change(a_group(), now.version, token=claimed.token, due_ms=START_MS)
     assert await groups.save([begun], now_ms=START_MS) == [True]
     assert await _claim(groups, START_MS + LEASE_MS - 1) == []
     assert len(await _claim(groups, START_MS + LEASE_MS)) == 1
 
 
-async def test_a_thread_without_a_moment_waits_until_it_is_woken(groups: GroupStore) -> None:
+async def test_a_group_without_a_due_time_waits_until_it_is_rescheduled(groups: GroupStore) -> None:
     await _put(groups, "a", "b", due_ms=None)
     assert await _claim(groups, START_MS + MONTH_MS) == []
     await groups.wake(["a", "gone"], now_ms=START_MS)
@@ -154,9 +154,9 @@ async def test_a_thread_without_a_moment_waits_until_it_is_woken(groups: GroupSt
 
 
 def of(tenant: str, number: int, due_ms: int = START_MS) -> Change:
-    """A thread of a tenant, that is due."""
+    """A group of a tenant that is due."""
     key = f"w{len(tenant)}:{tenant}{number}"
-    return Change(draft=Draft(a_thread(key, tenant=tenant), START_MS), version=0, due_ms=due_ms)
+    return Change(draft=Draft(a_group(key, tenant=tenant), START_MS), version=0, due_ms=due_ms)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 8])
@@ -191,11 +191,11 @@ async def test_p29_of_many_tenants_each_has_a_turn_before_any_has_two(groups: Gr
 async def test_p29_tenants_whose_pages_were_delivered_hold_up_no_page_of_another(groups: GroupStore) -> None:
     names = [f"t{number}" for number in range(100)]
     assert all(await groups.save([of(name, 0) for name in names], now_ms=START_MS))
-    told = [
+    changes = [
         change(one.group, one.version, token=one.token, release=True, due_ms=START_MS + MONTH_MS)
         for one in await _claim(groups, limit=100)
     ]
-    assert await groups.save(told, now_ms=START_MS) == [True] * 100
+    assert await groups.save(changes, now_ms=START_MS) == [True] * 100
     later_ms = START_MS + 2 * LEASE_MS
     assert await groups.save([of("quiet", 0, later_ms)], now_ms=later_ms) == [True]
     assert [one.group.tenant for one in await _claim(groups, later_ms, limit=8)] == ["quiet"]
@@ -228,12 +228,12 @@ async def test_the_longest_due_is_claimed_first_within_the_limit(groups: GroupSt
 async def test_what_is_tried_again_and_again_lags_from_its_first_attempt_on(groups: GroupStore) -> None:
     for attempts, at_ms in enumerate((START_MS, START_MS + 30_000, START_MS + 60_000)):
         version = (await _see(groups)).version
-        draft = Draft(a_thread(), at_ms)
+        draft = Draft(a_group(), at_ms)
         draft.record(a_note(attempts=attempts), Outcome.QUEUED, body="{}")
         again = Change(draft=draft, version=version, due_ms=at_ms + 600_000)
         assert await groups.save([again], now_ms=at_ms) == [True]
     assert (await groups.stats(now_ms=START_MS + 61_000)).lag_ms == 61_000
-    draft = Draft(a_thread(), START_MS + 61_000)
+    draft = Draft(a_group(), START_MS + 61_000)
     draft.record(a_note(), Outcome.DELIVERED)
     done = Change(draft=draft, version=(await _see(groups)).version)
     assert await groups.save([done], now_ms=START_MS + 61_000) == [True]
@@ -251,14 +251,14 @@ async def test_a_disabled_receiver_claims_nothing_and_takes_what_comes(groups: G
     assert len(await _claim(groups)) == 1
 
 
-async def test_a_thread_that_is_over_leaves_nothing_but_outcomes(groups: GroupStore, store_url: str) -> None:
-    draft = Draft(a_thread("g1"), START_MS)
+async def test_a_group_that_is_over_leaves_nothing_but_outcomes(groups: GroupStore, store_url: str) -> None:
+    draft = Draft(a_group("g1"), START_MS)
     draft.set_member("m", Member(event=event(), first=1, number=1))
     draft.set_outcome(event(), Outcome.PART_OF, "ntf_1")
     draft.record(a_note(), Outcome.QUEUED, body="{}")
     assert await groups.save([Change(draft=draft, version=0, due_ms=START_MS)], now_ms=START_MS) == [True]
     [claimed] = await _claim(groups)
-    done = Draft(a_thread("g1"), START_MS)
+    done = Draft(a_group("g1"), START_MS)
     done.record(a_note(), Outcome.DELIVERED)
     last = Change(draft=done, version=claimed.version, token=claimed.token, release=True, over=True)
     assert await groups.save([last], now_ms=START_MS) == [True]
@@ -268,28 +268,28 @@ async def test_a_thread_that_is_over_leaves_nothing_but_outcomes(groups: GroupSt
 
 async def test_p6_a_change_that_is_sent_twice_brings_nothing_back(groups: GroupStore) -> None:
     """The answer to the first change was lost. Meanwhile its event was delivered, and the group has ended."""
-    draft = Draft(a_thread(), START_MS)
+    draft = Draft(a_group(), START_MS)
     draft.set_outcome(event(), Outcome.QUEUED)
     begin = Change(draft=draft, version=0, due_ms=START_MS)
     assert await groups.save([begin], now_ms=START_MS) == [True]
     [claimed] = await _claim(groups)
-    done = Draft(a_thread(), START_MS)
+    done = Draft(a_group(), START_MS)
     done.record(a_note(), Outcome.DELIVERED)
     end = Change(draft=done, version=claimed.version, token=claimed.token, release=True, over=True)
     assert await groups.save([end], now_ms=START_MS) == [True]
     assert await groups.save([begin], now_ms=START_MS) == [False]
-    put_back = Draft(a_thread(), START_MS)
+    put_back = Draft(a_group(), START_MS)
     put_back.record(a_note(), Outcome.QUEUED)
     assert await groups.save([Change(draft=put_back, version=0, due_ms=START_MS)], now_ms=START_MS) == [False]
     assert (await _see(groups)).group is None
 
 
-async def test_a_thread_that_begins_again_is_not_taken_for_the_one_before(groups: GroupStore) -> None:
+async def test_a_group_that_begins_again_is_not_taken_for_the_one_before(groups: GroupStore) -> None:
     await _put(groups, "w4:acmew")
     before = await _see(groups)
-    assert await groups.save([change(a_thread(), before.version, over=True)], now_ms=START_MS) == [True]
+    assert await groups.save([change(a_group(), before.version, over=True)], now_ms=START_MS) == [True]
     await _put(groups, "w4:acmew")
-    assert await groups.save([change(a_thread(acked=True), before.version)], now_ms=START_MS) == [False]
+    assert await groups.save([change(a_group(acked=True), before.version)], now_ms=START_MS) == [False]
 
 
 async def test_any_number_of_changes_is_saved(groups: GroupStore) -> None:
@@ -301,14 +301,14 @@ async def test_any_number_of_changes_is_saved(groups: GroupStore) -> None:
 
 
 async def test_a_group_of_any_size_is_kept_and_its_longest_firing_are_seen_first(groups: GroupStore) -> None:
-    draft = Draft(a_thread("g1"), START_MS)
+    draft = Draft(a_group("g1"), START_MS)
     for number in range(2_500):
         down = event(worker_id=f"w{number}", due_ms=START_MS - number)
         draft.set_member(f"m{number}", Member(event=down, first=1, number=1))
     assert await groups.save([Change(draft=draft, version=0)], now_ms=START_MS) == [True]
     seen = await _see(groups, "g1", firing=3)
     assert list(seen.firing) == ["m2499", "m2498", "m2497"]
-    gone = Draft(a_thread("g1"), START_MS)
+    gone = Draft(a_group("g1"), START_MS)
     for number in range(2, 2_500):
         gone.drop_member(f"m{number}")
     assert await groups.save([Change(draft=gone, version=seen.version)], now_ms=START_MS) == [True]
@@ -323,7 +323,7 @@ async def test_a_notification_stands_in_one_list_and_its_body_lasts_while_it_may
         (Outcome.QUEUED, "{}"),
         (Outcome.DELIVERED, None),
     ):
-        draft = Draft(a_thread(), START_MS)
+        draft = Draft(a_group(), START_MS)
         draft.record(a_note(), outcome, body="{}" if version == 0 else None)
         assert await groups.save([Change(draft=draft, version=version)], now_ms=START_MS) == [True]
         version = (await _see(groups)).version
@@ -337,7 +337,7 @@ async def test_a_notification_stands_in_one_list_and_its_body_lasts_while_it_may
         assert lists == {place: ["ntf_1"] if place is outcome else [] for place in lists}
 
 
-async def test_the_threads_of_two_receivers_are_apart(groups: GroupStore, store: StorePort) -> None:
+async def test_the_groups_of_two_receivers_are_apart(groups: GroupStore, store: StorePort) -> None:
     other = GroupStore(store, "ops2")
     await _put(groups, "w4:acmew")
     await _put(other, "w4:acmew")
@@ -350,7 +350,7 @@ async def test_the_library_comes_back_after_a_failover_or_flush(groups: GroupSto
         await redis.function_flush()
         [claimed] = await _claim(groups)
         await redis.function_flush()
-        begun = change(a_thread(), claimed.version, token=claimed.token)
+        begun = change(a_group(), claimed.version, token=claimed.token)
         done, _ = await groups.save_confirmed([begun], now_ms=START_MS)
         assert done == [True]
         await redis.flushall()
@@ -383,11 +383,11 @@ async def test_p26_a_full_store_takes_what_is_pending_and_can_be_drained(groups:
                 await redis.set("c", "it is full")
             await _put(groups, "c")
             first, second, _ = await _claim(groups)
-            draft = Draft(a_thread("a"), START_MS)
+            draft = Draft(a_group("a"), START_MS)
             draft.record(a_note(), Outcome.QUEUED, body="{}")
             begun = Change(draft=draft, version=first.version, token=first.token)
             done, _ = await groups.save_confirmed([begun], now_ms=START_MS)
-            over = change(a_thread("b"), second.version, token=second.token, release=True, over=True)
+            over = change(a_group("b"), second.version, token=second.token, release=True, over=True)
             assert [*done, *await groups.save([over], now_ms=START_MS)] == [True, True]
             await groups.wake(["a"], now_ms=START_MS)
             assert await groups.disable("HTTP 410")
@@ -396,7 +396,7 @@ async def test_p26_a_full_store_takes_what_is_pending_and_can_be_drained(groups:
     assert (await groups.stats(now_ms=START_MS)).groups == 2
 
 
-async def test_a_thread_that_is_gone_does_not_block_the_others(groups: GroupStore, store_url: str) -> None:
+async def test_a_group_that_is_gone_does_not_block_the_others(groups: GroupStore, store_url: str) -> None:
     await _put(groups, "a", "b")
     async with Redis.from_url(store_url) as redis:
         await redis.hdel(f"{BASE}:k", "a")
@@ -404,8 +404,8 @@ async def test_a_thread_that_is_gone_does_not_block_the_others(groups: GroupStor
     assert await groups.due(offset=0, limit=9) == ["b"]
 
 
-async def test_a_thread_that_cannot_be_read_does_not_block_the_others(groups: GroupStore) -> None:
-    bad = Draft(a_thread("bad"), START_MS)
+async def test_a_group_that_cannot_be_read_does_not_block_the_others(groups: GroupStore) -> None:
+    bad = Draft(a_group("bad"), START_MS)
     bad.group.reminders = "not a number"  # type: ignore[assignment]
     assert await groups.save([Change(draft=bad, version=0, due_ms=START_MS - 1)], now_ms=START_MS) == [True]
     await _put(groups, "good")
@@ -455,7 +455,7 @@ async def test_a_store_that_is_away_is_reported_by_the_type_of_the_error(tmp_pat
     for call in (
         _put(groups, "w"),
         _claim(groups),
-        groups.save_confirmed([change(a_thread())], now_ms=START_MS),
+        groups.save_confirmed([change(a_group())], now_ms=START_MS),
         ReceiverStore(store).register(["ops"]),
     ):
         with pytest.raises(StoreUnavailableError):
@@ -468,7 +468,7 @@ async def _begin_at(url: str, durability: str) -> tuple[Confirmation, list[bool]
     groups = GroupStore(store, "ops")
     await _put(groups, "w4:acmew")
     [claimed] = await _claim(groups)
-    begun = change(a_thread(), claimed.version, token=claimed.token)
+    begun = change(a_group(), claimed.version, token=claimed.token)
     done, confirmation = await groups.save_confirmed([begun], now_ms=START_MS)
     _, registered = await ReceiverStore(store).register(["ops"])
     await store.close()

@@ -78,7 +78,7 @@ async def _listed(incidents: IncidentStore, **asked: Any) -> list[str]:
 
 
 async def _keys(store_url: str, pattern: str = "") -> dict[str, int]:
-    """How much is in each key."""
+    """Number of entries in each key."""
     sizes: dict[str, int] = {}
     async with Redis.from_url(store_url, decode_responses=True) as redis:
         counting = {"zset": redis.zcard, "hash": redis.hlen, "set": redis.scard}
@@ -112,7 +112,9 @@ async def test_p18_events_noted_again_in_any_cut_answer_the_same_and_change_noth
     assert await _keys(store_url) == sizes
 
 
-async def test_p18_the_end_finds_whom_the_down_was_for_whatever_the_routes_say_now(incidents: IncidentStore) -> None:
+async def test_p18_the_end_goes_to_the_receivers_of_the_down_whatever_the_routes_say_now(
+    incidents: IncidentStore,
+) -> None:
     await incidents.record(0, [event(1)], lambda _: {"ops": "g1"}, now_ms=START_MS)
     (noted,) = await incidents.record(0, [_end(2)], lambda _: {"ops": "w", "log": "w"}, now_ms=START_MS)
     assert noted.targets == {"ops": "g1", "log": "w"}

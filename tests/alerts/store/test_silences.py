@@ -35,7 +35,7 @@ def silences(store: StorePort) -> SilenceStore:
 
 
 async def _keys(store_url: str, pattern: str = "") -> dict[str, int]:
-    """How much is in each key."""
+    """Number of entries in each key."""
     sizes: dict[str, int] = {}
     async with Redis.from_url(store_url, decode_responses=True) as redis:
         counting = {"zset": redis.zcard, "hash": redis.hlen, "set": redis.scard}
