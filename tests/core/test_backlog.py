@@ -46,7 +46,7 @@ def test_p28_beats_wait_no_longer_than_the_most_impatient_worker_can(
     assert is_too_old(Graces([grace_ms]), turn_s=turn_s, store_s=store_s, note_s=note_s) == expected
 
 
-def test_p28_the_shortest_grace_is_of_those_that_have_beaten_lately() -> None:
+def test_p28_the_shortest_grace_is_of_workers_with_recent_beats() -> None:
     now = Now()
     graces = Graces([MINUTE_MS, 2 * MINUTE_MS], now_s=now)
     assert graces.shortest_ms() == MINUTE_MS

@@ -482,12 +482,12 @@ def test_a_declared_time_that_makes_no_sense_is_refused(field: str, value: objec
         ("crash", 0, Trigger.DISCONNECT_FAILURE),
     ],
 )
-def test_a_goodbye_says_whether_it_is_clean(reason: str, exit_code: object, trigger: Trigger) -> None:
+def test_a_disconnect_says_whether_it_is_clean(reason: str, exit_code: object, trigger: Trigger) -> None:
     read = goodbye(json.dumps({"reason": reason, "exit_code": exit_code}).encode())
     assert (read.key, read.trigger, read.allowed) == (WorkerKey("acme", "w9"), trigger, ("prod", "test"))
 
 
-def test_a_goodbye_is_cut_rather_than_refused_for_its_length() -> None:
+def test_a_disconnect_is_cut_rather_than_refused_for_its_length() -> None:
     read = goodbye(json.dumps({"reason": "r" * 300, "error_message": "é" * 3_000}).encode())
     assert (read.reason, read.error_message, read.exit_code) == ("r" * 256, "é" * 2_048, None)
 
@@ -495,7 +495,7 @@ def test_a_goodbye_is_cut_rather_than_refused_for_its_length() -> None:
 @pytest.mark.parametrize(
     ("said", "back_in_ms"), [("null", None), ("60", 60_000), ("0.0015", 2), ("1e-9", 1), ("2592000", 2_592_000_000)]
 )
-def test_a_clean_goodbye_may_announce_an_absence(said: str, back_in_ms: int | None) -> None:
+def test_a_clean_disconnect_may_announce_an_absence(said: str, back_in_ms: int | None) -> None:
     read = goodbye(b'{"reason": "shutdown", "exit_code": 143, "back_in_seconds": %b}' % said.encode())
     assert (read.trigger, read.back_in_ms) == (Trigger.DISCONNECT_CLEAN, back_in_ms)
     assert goodbye(b'{"reason": "shutdown"}').back_in_ms is None
@@ -524,7 +524,9 @@ def test_a_clean_goodbye_may_announce_an_absence(said: str, back_in_ms: int | No
         (b"[]", [(["body"], "model_attributes_type")]),
     ],
 )
-def test_a_goodbye_that_breaks_the_contract_is_refused(body: bytes, faults: list[tuple[list[str | int], str]]) -> None:
+def test_a_disconnect_that_breaks_the_contract_is_refused(
+    body: bytes, faults: list[tuple[list[str | int], str]]
+) -> None:
     with pytest.raises(ContractError) as caught:
         goodbye(body)
     assert faults_of(caught.value) == faults

@@ -135,9 +135,9 @@ def test_each_field_of_an_event_belongs_either_to_the_fact_or_to_its_report() ->
 
 @pytest.mark.parametrize("name", NOT_IN_THE_ID)
 def test_p25_the_id_does_not_depend_on_who_noticed_and_when_nor_on_what_else_was_known(name: str) -> None:
-    told_otherwise = dataclasses.replace(STALE, **{name: NOT_IN_THE_ID[name]})
-    assert told_otherwise != STALE
-    assert told_otherwise.event_id == STALE.event_id
+    reported_otherwise = dataclasses.replace(STALE, **{name: NOT_IN_THE_ID[name]})
+    assert reported_otherwise != STALE
+    assert reported_otherwise.event_id == STALE.event_id
 
 
 @pytest.mark.parametrize("name", IN_THE_ID)
@@ -216,14 +216,14 @@ def test_data_is_what_webhooks_carry() -> None:
 
 def test_data_says_what_the_monitor_missed_itself_and_why_beats_were_refused() -> None:
     later = dataclasses.replace(STALE, **{name: value for name, value in NOT_IN_THE_ID.items() if name in LATER})
-    told = msgspec.to_builtins(later.data())
-    assert told["monitor_outage"] == {
+    data = msgspec.to_builtins(later.data())
+    assert data["monitor_outage"] == {
         "seconds": 250.0,
         "until": "2026-09-21T14:15:00.000Z",
         "windows": 5,
         "uncredited": 2,
     }
-    assert told["rejected"] == {"reason": "token expired", "at": "2026-09-21T14:15:10.000Z", "sub": "svc-a"}
+    assert data["rejected"] == {"reason": "token expired", "at": "2026-09-21T14:15:10.000Z", "sub": "svc-a"}
 
 
 @pytest.mark.parametrize("kind", EventKind)

@@ -43,7 +43,7 @@ class Site:
         )
         self.auth.authenticate(authorization=f"Bearer {made}", user_key=None, now_ms=self.now_ms)
 
-    def told(self) -> list[dict[str, Any]]:
+    def logged(self) -> list[dict[str, Any]]:
         with structlog.testing.capture_logs() as logs:
             self.watch.look()
         return [{name: line[name] for name in ("tenant", "tokens", "subjects", "first")} for line in logs]
@@ -55,7 +55,7 @@ def test_one_line_for_a_tenant_and_day_counts_the_tokens_that_expire_within_a_we
         site.see(f"w{number}", days=6.9 - number / 2)
     site.see("later", days=7.1)
     site.see("w", days=1, tenant="other")
-    assert site.told() == [
+    assert site.logged() == [
         {
             "tenant": "acme",
             "tokens": 7,
@@ -65,9 +65,9 @@ def test_one_line_for_a_tenant_and_day_counts_the_tokens_that_expire_within_a_we
         {"tenant": "other", "tokens": 1, "subjects": ["w"], "first": "2026-09-22T14:13:20.000Z"},
     ]
     site.now_ms += DAY_MS - 1
-    assert site.told() == []
+    assert site.logged() == []
     site.now_ms += 1
-    assert [(line["tenant"], line["tokens"]) for line in site.told()] == [("acme", 8)]
+    assert [(line["tenant"], line["tokens"]) for line in site.logged()] == [("acme", 8)]
 
 
 def test_tokens_that_were_replaced_that_ended_or_that_are_short_do_not_count() -> None:
@@ -76,9 +76,9 @@ def test_tokens_that_were_replaced_that_ended_or_that_are_short_do_not_count() -
     site.see("replaced", days=25, age_days=1)
     site.see("short", days=0.04, age_days=0.01)
     site.see("weekly", days=4, age_days=3)
-    assert site.told() == []
+    assert site.logged() == []
     site.see("shared", days=3, worker="a")
     site.see("shared", days=30, worker="b")
-    assert [(line["tokens"], line["subjects"]) for line in site.told()] == [(1, ["shared"])]
+    assert [(line["tokens"], line["subjects"]) for line in site.logged()] == [(1, ["shared"])]
     site.now_ms += 4 * DAY_MS
-    assert site.told() == []
+    assert site.logged() == []

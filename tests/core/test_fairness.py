@@ -1,4 +1,4 @@
-"""How much of a turn of the loop goes to requests."""
+"""Share of an event loop iteration that requests may take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The thread of many workers, by itself: no store, no clock."""
+"""The rules of a group of many workers, by themselves: no store, no clock."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def end(worker: str, seq: int = 2) -> Event:
 
 
 class Play:
-    """A group's thread and its members, what the receiver got, and the records that were made."""
+    """An alert group and its members, what the receiver got, and the records that were made."""
 
     def __init__(self, shape: Shape = Shape.GROUP, *, repeat_ms: int = REPEAT_MS, hold_ms: int = 0) -> None:
         timing = Timing(wait_ms=WAIT_MS, interval_ms=INTERVAL_MS, repeat_ms=repeat_ms, hold_ms=hold_ms)
@@ -48,7 +48,7 @@ class Play:
         self.now_ms = START_MS
         self.silenced: set[str] = set()
         self.looked_at: int | None = None
-        """How many members are looked at, the longest firing; None: all."""
+        """Number of members that are checked, the longest firing first. None: all."""
         self.suspected = False
         self.outcomes: dict[str, EventOutcome] = {}
         self.notes: dict[str, NotificationRecord] = {}
@@ -106,7 +106,7 @@ class Play:
         dead_letter(draft, reason="permanent: HTTP 400")
         self.save(draft)
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Let the group wait pass, then deliver the notification that is due."""
         self.now_ms += WAIT_MS
         assert isinstance(self.step(), CreateNotification)
@@ -116,10 +116,10 @@ class Play:
         return [one.type for one in self.got]
 
     def outcome(self, one: Event) -> Outcome:
-        told = self.outcomes[one.event_id]
-        if told.outcome is not Outcome.PART_OF or told.nid is None:
-            return told.outcome
-        nid = self.outcomes[told.nid].nid if told.nid in self.outcomes else None
+        found = self.outcomes[one.event_id]
+        if found.outcome is not Outcome.PART_OF or found.nid is None:
+            return found.outcome
+        nid = self.outcomes[found.nid].nid if found.nid in self.outcomes else None
         return self.notes[nid].outcome if nid in self.notes else Outcome.SUPERSEDED
 
 
@@ -127,17 +127,17 @@ def test_p23_after_a_store_lost_its_last_writes_what_is_new_is_sent_under_anothe
     """A receiver that remembers ids would take it for the one that it had before the loss."""
     play = Play()
     play.offer(down("a"))
-    play.tell()
+    play.notify()
     kept, members = copy.deepcopy(play.group), dict(play.members)
     play.now_ms += INTERVAL_MS
     play.offer(down("b"))
-    play.tell()
+    play.notify()
     play.group, play.members = copy.deepcopy(kept), dict(members)
     play.offer(down("c"))
-    play.tell()
+    play.notify()
     play.group, play.members = copy.deepcopy(kept), dict(members)
     play.offer(replace(down("b"), detected_ms=START_MS + 2 * INTERVAL_MS))  # found out again
-    play.tell()
+    play.notify()
     assert len({one.nid for one in play.got}) == 4
 
 
@@ -146,7 +146,7 @@ def test_p7_one_notification_reports_all_that_came_within_the_wait() -> None:
     play.offer(down("a"), down("b"))
     assert play.step() == Wait(START_MS + WAIT_MS, Decision.GROUP_WAIT)
     play.offer(down("c"))
-    play.tell()
+    play.notify()
     assert play.types() == ["group.firing"]
     assert {play.outcome(down(worker)) for worker in "abc"} == {Outcome.DELIVERED}
     [part] = {play.outcomes[down(worker).event_id].nid for worker in "abc"}
@@ -157,11 +157,11 @@ def test_p7_one_notification_reports_all_that_came_within_the_wait() -> None:
 def test_p7_news_waits_for_the_interval_and_merges() -> None:
     play = Play()
     play.offer(down("a"))
-    play.tell()
-    told_ms = play.now_ms
+    play.notify()
+    sent_ms = play.now_ms
     play.offer(down("b"), down("c"), end("a"))
-    assert play.step() == Wait(told_ms + INTERVAL_MS, Decision.GROUP_INTERVAL)
-    play.now_ms = told_ms + INTERVAL_MS
+    assert play.step() == Wait(sent_ms + INTERVAL_MS, Decision.GROUP_INTERVAL)
+    play.now_ms = sent_ms + INTERVAL_MS
     assert play.step() == CreateNotification(role=Role.DOWN, event=None)
     play.accept()
     assert play.types() == ["group.firing"] * 2
@@ -171,12 +171,12 @@ def test_p7_news_waits_for_the_interval_and_merges() -> None:
 def test_p7_members_that_are_back_are_news_of_their_group_after_the_interval() -> None:
     play = Play()
     play.offer(down("a"), down("b"))
-    play.tell()
-    told_ms = play.now_ms
+    play.notify()
+    sent_ms = play.now_ms
     play.offer(end("a"))
-    assert group_rules.due_ms(play.group, play.now_ms) == told_ms + INTERVAL_MS
-    assert play.step() == Wait(told_ms + INTERVAL_MS, Decision.GROUP_INTERVAL)
-    play.now_ms = told_ms + INTERVAL_MS
+    assert group_rules.due_ms(play.group, play.now_ms) == sent_ms + INTERVAL_MS
+    assert play.step() == Wait(sent_ms + INTERVAL_MS, Decision.GROUP_INTERVAL)
+    play.now_ms = sent_ms + INTERVAL_MS
     assert play.step() == CreateNotification(role=Role.DOWN, event=None)
     play.accept()
     assert play.outcome(end("a")) is Outcome.DELIVERED
@@ -187,18 +187,18 @@ def test_p7_a_group_is_due_when_its_news_or_its_reminder_is_whichever_is_first()
         play = Play(repeat_ms=repeat_ms)
         play.offer(down("a"))
         assert group_rules.due_ms(play.group, play.now_ms) == START_MS + WAIT_MS
-        play.tell()
-        told_ms = play.now_ms
-        assert group_rules.due_ms(play.group, told_ms) == told_ms + repeat_ms
+        play.notify()
+        sent_ms = play.now_ms
+        assert group_rules.due_ms(play.group, sent_ms) == sent_ms + repeat_ms
         play.offer(down("b"))
-        assert group_rules.due_ms(play.group, told_ms) == told_ms + first_ms
-        assert play.step() == Wait(told_ms + first_ms, Decision.GROUP_INTERVAL)
+        assert group_rules.due_ms(play.group, sent_ms) == sent_ms + first_ms
+        assert play.step() == Wait(sent_ms + first_ms, Decision.GROUP_INTERVAL)
 
 
 def test_p18_a_group_gets_one_resolved_when_its_last_member_is_over() -> None:
     play = Play()
     play.offer(down("a"), down("b"))
-    play.tell()
+    play.notify()
     play.offer(end("a"))
     assert isinstance(play.step(), Wait)
     play.offer(end("b"))
@@ -229,7 +229,7 @@ def test_p7_a_group_that_is_over_before_it_arrived_is_cancelled_or_resolved() ->
 def test_an_update_of_a_member_is_news_and_counts_it_once() -> None:
     play = Play()
     play.offer(down("a"))
-    play.tell()
+    play.notify()
     play.offer(down("a", 2, EventKind.FAILED))
     assert (play.group.firing, play.group.unnotified) == (1, 1)
     play.now_ms += INTERVAL_MS
@@ -271,13 +271,13 @@ def test_p17_a_group_of_more_members_than_are_checked_is_notified_though_all_che
         assert play.step() == (silent if is_silenced else CreateNotification(role=Role.DOWN, event=None))
 
 
-def test_p17_no_reminder_of_a_group_while_every_member_is_silenced_and_one_for_the_first_who_is_not() -> None:
+def test_p17_a_group_has_no_reminder_while_every_member_is_silenced_and_one_once_a_member_is_not() -> None:
     for members, is_silenced in ((FIRST_MEMBERS, True), (FIRST_MEMBERS + 1, False)):
         play = Play()
         workers = [f"w{number}" for number in range(members)]
         play.looked_at = FIRST_MEMBERS
         play.offer(*map(down, workers))
-        play.tell()
+        play.notify()
         play.silenced = set(workers[:FIRST_MEMBERS])
         play.now_ms += REPEAT_MS
         silent = Wait(play.now_ms + 5_000, Decision.SILENCED)
@@ -294,7 +294,7 @@ def test_p17_a_group_is_looked_at_again_when_the_first_of_its_silences_ends() ->
 def test_p17_a_reminder_of_a_group_is_looked_at_again_when_the_first_of_its_silences_ends() -> None:
     play = Play()
     play.offer(down("a"), down("b"))
-    play.tell()
+    play.notify()
     play.now_ms += REPEAT_MS
     _waits_for_the_first_end(play)
 
@@ -333,7 +333,7 @@ def test_b16_how_the_members_of_a_group_ended_is_counted_each_once() -> None:
     play = Play()
     for worker in ("a", "b", "c", "d"):
         play.offer(down(worker))
-    play.tell()
+    play.notify()
     play.offer(end("a"))
     stopped = event(2, worker_id="b", kind=EventKind.STOPPED, old=Liveness.STALE, new=Liveness.STOPPED)
     play.offer(stopped)
@@ -345,7 +345,7 @@ def test_b16_how_the_members_of_a_group_ended_is_counted_each_once() -> None:
     assert play.group.ended == {"worker.recovered": 3, "worker.stopped": 1}
 
 
-def test_p16_what_is_suspected_no_more_is_notified_at_once() -> None:
+def test_p16_a_failure_that_is_no_longer_suspected_is_notified_at_once() -> None:
     play = Play(Shape.ENVIRONMENT, hold_ms=120_000)
     play.offer(down("a"))
     play.now_ms += WAIT_MS
@@ -355,7 +355,7 @@ def test_p16_what_is_suspected_no_more_is_notified_at_once() -> None:
 def test_p19_a_reminder_for_each_interval_unless_all_members_are_acked() -> None:
     play = Play()
     play.offer(down("a"), down("b"))
-    play.tell()
+    play.notify()
     play.now_ms += REPEAT_MS
     assert play.step() == CreateNotification(role=Role.DOWN, event=None, reminder=1)
     play.accept()

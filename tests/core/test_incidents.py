@@ -159,7 +159,7 @@ def test_an_event_of_a_newer_generation_is_newer_whatever_its_number() -> None:
     assert not closed.is_open
 
 
-def test_p18_who_is_recorded_stays_and_whom_the_routes_name_later_is_added() -> None:
+def test_p18_recorded_receivers_stay_and_receivers_of_changed_routes_are_added() -> None:
     opened = fold(None, _down(), targets={"ops": "g1"})
     changed = fold(opened, _down(2, EventKind.FAILED), targets={"ops": "w", "pager": "w"})
     closed = fold(changed, _end(3), targets={"log": "w"})

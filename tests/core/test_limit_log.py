@@ -1,4 +1,4 @@
-"""What is logged of refusals: named again after a while, and for each tenant apart."""
+"""Log lines about refusals: repeated after a pause, and limited for each tenant separately."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from monitor.workers import WorkerKey
 def test_a_worker_whose_beats_are_refused_on_and_on_is_named_once_in_10_to_20_minutes(pause_s: int) -> None:
     now_s = 0
     refused = RefusedBeats(now_ns=lambda: now_s * NS)
-    told_s = []
+    logged_s = []
     for now_s in range(0, 20_000, pause_s):
         with structlog.testing.capture_logs() as lines:
             refused.log("acme", "w", "quota")
-        told_s += [now_s] * len(lines)
-    gaps_s = [later_s - earlier_s for earlier_s, later_s in itertools.pairwise(told_s)]
+        logged_s += [now_s] * len(lines)
+    gaps_s = [later_s - earlier_s for earlier_s, later_s in itertools.pairwise(logged_s)]
     assert gaps_s
     assert min(gaps_s) >= 600
-    assert max(gaps_s) < 1_200 + pause_s, "the first refusal after 20 minutes is told"
+    assert max(gaps_s) < 1_200 + pause_s, "the first refusal after 20 minutes is logged"
 
 
 def test_a_field_that_is_not_known_is_named_once_for_each_tenant() -> None:

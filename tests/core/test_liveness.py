@@ -225,14 +225,14 @@ def test_p22_a_straggler_is_shown_stopped_until_its_announced_absence_ends(after
     assert _at(LAST_SEEN + after_ms, straggler=True, back_ms=back_ms) is expected
 
 
-# Goodbyes
+# Disconnects
 
 
 @pytest.mark.parametrize("exit_code", [None, 0, 1, 130, 137, 143, -15, -2, -9, 2, 129, 255])
 @pytest.mark.parametrize(
     "reason", ["shutdown", "done", "completed", "crash", "", "Shutdown", " shutdown", "shutdown ", "Done", "error"]
 )
-def test_a_goodbye_is_clean_only_for_a_shutdown_with_an_exit_code_of_a_deploy_or_for_work_that_is_done(
+def test_a_disconnect_is_clean_only_for_a_shutdown_with_an_exit_code_of_a_deploy_or_for_work_that_is_done(
     reason: str, exit_code: int | None
 ) -> None:
     clean = {("shutdown", code) for code in (None, 0, 130, 143, -2, -15)} | {("done", 0), ("completed", 0)}

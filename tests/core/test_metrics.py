@@ -90,16 +90,16 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_every_series_that_can_be_known_is_there_from_the_start_at_0() -> None:
-    told = values(Metrics(version="test", labels=LABELS))
+    shown = values(Metrics(version="test", labels=LABELS))
     for outcome in BeatOutcome:
-        assert told[f"lastseen_beats_total,outcome={outcome.value}"] == 0
+        assert shown[f"lastseen_beats_total,outcome={outcome.value}"] == 0
     for receiver, decision in product(LABELS.receivers, LABELS.decisions):
-        assert told[f"lastseen_delivery_decisions_total,decision={decision},receiver={receiver}"] == 0
+        assert shown[f"lastseen_delivery_decisions_total,decision={decision},receiver={receiver}"] == 0
     for kind in EventKind:
-        assert told[f"lastseen_transitions_total,event={kind.value}"] == 0
+        assert shown[f"lastseen_transitions_total,event={kind.value}"] == 0
     for receiver, ended in product(LABELS.receivers, LABELS.outcomes):
-        assert told[f"lastseen_deliveries_total,outcome={ended},receiver={receiver}"] == 0
-    assert told["lastseen_sweep_detection_seconds_count"] == 0
+        assert shown[f"lastseen_deliveries_total,outcome={ended},receiver={receiver}"] == 0
+    assert shown["lastseen_sweep_detection_seconds_count"] == 0
 
 
 def test_beats_count_by_outcome_one_by_one_and_many_at_once() -> None:
@@ -107,10 +107,10 @@ def test_beats_count_by_outcome_one_by_one_and_many_at_once() -> None:
     metrics.beat(BeatOutcome.STORED)
     metrics.beat(BeatOutcome.STORED, 10_000)
     metrics.beat(BeatOutcome.INVALID)
-    told = values(metrics)
-    assert told["lastseen_beats_total,outcome=stored"] == 10_001
-    assert told["lastseen_beats_total,outcome=invalid"] == 1
-    assert told["lastseen_beats_total,outcome=quota"] == 0
+    shown = values(metrics)
+    assert shown["lastseen_beats_total,outcome=stored"] == 10_001
+    assert shown["lastseen_beats_total,outcome=invalid"] == 1
+    assert shown["lastseen_beats_total,outcome=quota"] == 0
 
 
 def test_detection_is_a_histogram_of_seconds_whose_bounds_are_inclusive() -> None:
@@ -118,15 +118,15 @@ def test_detection_is_a_histogram_of_seconds_whose_bounds_are_inclusive() -> Non
     lates_ms = [-5, 50, 51, 999, 1_000, 300_000, 300_001]
     metrics.moved([moved(EventKind.STALE, late_ms=late_ms) for late_ms in lates_ms])
     metrics.moved([moved(EventKind.RECOVERED, late_ms=1)])
-    told = values(metrics)
+    shown = values(metrics)
     for bound_s in DETECTION_BUCKETS_S:
         expected = sum(late_ms <= bound_s * 1_000 for late_ms in lates_ms)
-        assert told[f"lastseen_sweep_detection_seconds_bucket,le={bound_s}"] == expected
-    assert told["lastseen_sweep_detection_seconds_bucket,le=+Inf"] == len(lates_ms)
-    assert told["lastseen_sweep_detection_seconds_count"] == len(lates_ms)
-    assert told["lastseen_sweep_detection_seconds_sum"] == pytest.approx(sum(max(ms, 0) for ms in lates_ms) / 1_000)
-    assert told["lastseen_transitions_total,event=worker.stale"] == len(lates_ms)
-    assert told["lastseen_transitions_total,event=worker.recovered"] == 1
+        assert shown[f"lastseen_sweep_detection_seconds_bucket,le={bound_s}"] == expected
+    assert shown["lastseen_sweep_detection_seconds_bucket,le=+Inf"] == len(lates_ms)
+    assert shown["lastseen_sweep_detection_seconds_count"] == len(lates_ms)
+    assert shown["lastseen_sweep_detection_seconds_sum"] == pytest.approx(sum(max(ms, 0) for ms in lates_ms) / 1_000)
+    assert shown["lastseen_transitions_total,event=worker.stale"] == len(lates_ms)
+    assert shown["lastseen_transitions_total,event=worker.recovered"] == 1
 
 
 def test_an_outcome_that_was_not_named_is_refused_and_not_counted_as_another() -> None:
@@ -139,16 +139,16 @@ def test_decisions_whether_to_notify_are_counted_by_receiver_and_reason() -> Non
     metrics = Metrics(version="test", labels=LABELS)
     for decision in ("silenced", "first", "silenced"):
         metrics.decision("ops", decision)
-    told = values(metrics)
-    assert told["lastseen_delivery_decisions_total,decision=silenced,receiver=ops"] == 2
-    assert told["lastseen_delivery_decisions_total,decision=first,receiver=ops"] == 1
-    assert told["lastseen_delivery_decisions_total,decision=silenced,receiver=log"] == 0
+    shown = values(metrics)
+    assert shown["lastseen_delivery_decisions_total,decision=silenced,receiver=ops"] == 2
+    assert shown["lastseen_delivery_decisions_total,decision=first,receiver=ops"] == 1
+    assert shown["lastseen_delivery_decisions_total,decision=silenced,receiver=log"] == 0
 
 
 def test_one_process_has_the_usual_process_metrics_without_a_label() -> None:
-    told = values(Metrics(version="test"))
-    assert told["process_cpu_seconds_total"] > 0
-    assert told["lastseen_processes"] == 1
+    shown = values(Metrics(version="test"))
+    assert shown["process_cpu_seconds_total"] > 0
+    assert shown["lastseen_processes"] == 1
 
 
 # Several processes --------------------------------------------------------------------------------------------------
@@ -161,13 +161,13 @@ def test_whichever_process_is_asked_shows_the_sums_of_all(counters: int) -> None
         metrics.delivery("log", "delivered", "")
         metrics.moved([moved(EventKind.STALE, late_ms=100 * number)])
     for metrics in all_of_them:
-        told = values(metrics)
-        assert told["lastseen_beats_total,outcome=stored"] == 1_110
-        assert told["lastseen_deliveries_total,outcome=delivered,receiver=log"] == 3
-        assert told["lastseen_deliveries_total,outcome=delivered,receiver=ops"] == 0
-        assert told["lastseen_transitions_total,event=worker.stale"] == 3
-        assert told["lastseen_sweep_detection_seconds_count"] == 3
-        assert told["lastseen_sweep_detection_seconds_sum"] == pytest.approx(0.6)
+        shown = values(metrics)
+        assert shown["lastseen_beats_total,outcome=stored"] == 1_110
+        assert shown["lastseen_deliveries_total,outcome=delivered,receiver=log"] == 3
+        assert shown["lastseen_deliveries_total,outcome=delivered,receiver=ops"] == 0
+        assert shown["lastseen_transitions_total,event=worker.stale"] == 3
+        assert shown["lastseen_sweep_detection_seconds_count"] == 3
+        assert shown["lastseen_sweep_detection_seconds_sum"] == pytest.approx(0.6)
 
 
 def test_what_a_killed_process_has_counted_stays_and_its_successor_adds_to_it(counters: int) -> None:
@@ -190,8 +190,8 @@ def test_a_process_that_is_down_is_a_reason_until_it_is_up_again_and_counts_as_a
     assert seen.processes.reasons() == []
     supervisor.ended(2)
     assert seen.processes.reasons() == ["process_down"]
-    told = values(seen)
-    assert (told["lastseen_processes"], told["lastseen_process_restarts_total"]) == (2, 1)
+    shown = values(seen)
+    assert (shown["lastseen_processes"], shown["lastseen_process_restarts_total"]) == (2, 1)
     supervisor.started(2, os.getppid())
     assert seen.processes.reasons() == []
     assert values(seen)["lastseen_processes"] == 3
@@ -202,10 +202,10 @@ def test_process_metrics_are_shown_for_each_process_that_runs_and_for_the_superv
     supervisor = ProcessTable(Table(slots=slots.count, rows=PROCESSES, fd=counters), slots)
     supervisor.started(1, os.getpid())
     supervisor.started(3, os.getppid())
-    told = values(of_process(counters, 1))
-    labels = [name.partition(",process=")[2] for name in told if name.startswith("process_resident_memory_bytes")]
+    shown = values(of_process(counters, 1))
+    labels = [name.partition(",process=")[2] for name in shown if name.startswith("process_resident_memory_bytes")]
     assert labels == ["supervisor", "1", "3"]
-    assert told["process_resident_memory_bytes,process=1"] > 0
+    assert shown["process_resident_memory_bytes,process=1"] > 0
 
 
 def signs(at_s: float, *reasons: str, **changes: float) -> dict[str, Any]:
@@ -222,9 +222,9 @@ def test_p27_a_process_names_what_the_others_say_of_themselves_and_not_its_own_w
     assert first.reasons_of_others() == ["routing_lag", "event_loop_lag"]
     assert second.reasons_of_others() == []
     for metrics in (first, second, third):
-        told = values(metrics)
-        assert told["lastseen_ready"] == 0
-        assert (told["lastseen_event_loop_lag_seconds"], told["lastseen_store_probe_seconds"]) == (3, 2)
+        shown = values(metrics)
+        assert shown["lastseen_ready"] == 0
+        assert (shown["lastseen_event_loop_lag_seconds"], shown["lastseen_store_probe_seconds"]) == (3, 2)
     second.signs(**signs(monotonic_s()))
     third.signs(**signs(monotonic_s()))
     assert first.reasons_of_others() == []
@@ -253,5 +253,5 @@ def test_p27_a_process_that_is_there_and_says_nothing_is_stalled_until_it_goes_o
 def test_pings_count_by_outcome() -> None:
     metrics = Metrics(version="test")
     metrics.ping(PingOutcome.SENT)
-    told = values(metrics)
-    assert [told[f"lastseen_watchdog_pings_total,outcome={outcome}"] for outcome in PingOutcome] == [1, 0, 0]
+    shown = values(metrics)
+    assert [shown[f"lastseen_watchdog_pings_total,outcome={outcome}"] for outcome in PingOutcome] == [1, 0, 0]

@@ -425,7 +425,7 @@ def members(count: int, **changes: Any) -> list[Event]:
     return [happened(worker_id=f"w{number}", **changes) for number in range(1, count + 1)]
 
 
-def told(
+def group_body(
     events: list[Event],
     *,
     firing: bool = True,
@@ -604,12 +604,12 @@ BACK = members(3, kind=EventKind.RECOVERED, old=Liveness.STALE)
     ],
 )
 def test_p16_a_group_is_reported_in_one_sentence(events: list[Event], how: dict[str, Any], sentence: str) -> None:
-    assert told(events, **how)["data"]["summary"] == sentence
+    assert group_body(events, **how)["data"]["summary"] == sentence
 
 
 def test_a_group_s_body_lists_every_event_that_it_is_given_without_what_must_not_leave() -> None:
     events = members(60, worker_metadata_json=json.dumps({"host": "a1", "API_TOKEN": SECRET}))
-    body = told(events, counts=(312, 2, 1, 1_000), truncated=252, reminder=1)
+    body = group_body(events, counts=(312, 2, 1, 1_000), truncated=252, reminder=1)
     assert (body["type"], body["timestamp"]) == ("group.firing", "2026-09-21T12:10:00.000Z")
     data = body["data"]
     assert data.pop("summary")
@@ -629,20 +629,22 @@ def test_a_group_s_body_lists_every_event_that_it_is_given_without_what_must_not
         "link": f"{URL}/api/v1/workers?environment=production&liveness=stale&liveness=failed",
         "silence": "lastseen silence add --tenant acme --environment production --exact --for 2h",
     }
-    assert told([], firing=False)["type"] == "group.resolved"
-    assert told([], firing=False)["data"]["link"] == f"{URL}/api/v1/workers?environment=production"
+    assert group_body([], firing=False)["type"] == "group.resolved"
+    assert group_body([], firing=False)["data"]["link"] == f"{URL}/api/v1/workers?environment=production"
 
 
 def test_a_group_s_label_that_must_not_leave_does_not() -> None:
-    body = told(members(3), group={"tenant": "acme", "metadata.Api-Token": SECRET})
+    body = group_body(members(3), group={"tenant": "acme", "metadata.Api-Token": SECRET})
     assert SECRET not in json.dumps(body)
     assert body["data"]["group"] == {"tenant": "acme", "metadata.Api-Token": REDACTED}
     assert body["data"]["silence"] is None
-    nested = told(members(3), group={"tenant": "acme", "metadata.auth": json.dumps({"user": "x", "Token": SECRET})})
+    nested = group_body(
+        members(3), group={"tenant": "acme", "metadata.auth": json.dumps({"user": "x", "Token": SECRET})}
+    )
     assert json.loads(nested["data"]["group"]["metadata.auth"]) == {"user": "x", "Token": REDACTED}
     assert nested["data"]["silence"] is None
     # Only of metadata: the environment may be called as it likes.
-    assert told(members(3), group={"environment": "token"})["data"]["group"] == {"environment": "token"}
+    assert group_body(members(3), group={"environment": "token"})["data"]["group"] == {"environment": "token"}
 
 
 def single(of: Event, *, wording: Wording = WORDING) -> dict[str, Any]:
@@ -694,7 +696,7 @@ def test_the_link_leads_to_the_worker_whatever_it_is_called(public_url: str, wor
 def test_without_a_public_address_there_is_no_link() -> None:
     none = Wording(public_url="", redact=())
     assert single(STALE, wording=none)["data"]["link"] is None
-    assert told(members(1), wording=none)["data"]["link"] is None
+    assert group_body(members(1), wording=none)["data"]["link"] is None
 
 
 @pytest.mark.parametrize("name", ["w1", "a b", "$(reboot)", "it's", "-rf", "--tenant=x", "*", '"', ";ls"])
@@ -722,21 +724,21 @@ def test_a_name_that_would_break_the_line_gets_no_command() -> None:
     ],
 )
 def test_a_group_is_silenced_by_its_labels(group: dict[str, str], command: str) -> None:
-    assert told(members(2), group=group)["data"]["silence"] == command
+    assert group_body(members(2), group=group)["data"]["silence"] == command
 
 
 @pytest.mark.parametrize(("label", "value"), [("region", ""), ("region", "x" * 257), ("a=b", "eu")])
 def test_a_label_that_no_silence_can_match_gets_no_command(label: str, value: str) -> None:
-    assert told(members(2), group={"tenant": "acme", f"metadata.{label}": value})["data"]["silence"] is None
+    assert group_body(members(2), group={"tenant": "acme", f"metadata.{label}": value})["data"]["silence"] is None
 
 
 def test_workers_of_several_tenants_are_not_silenced_by_one_command() -> None:
     events = [happened(tenant="a"), happened(tenant="b")]
-    assert told(events, group={"environment": "prod"})["data"]["silence"] is None
+    assert group_body(events, group={"environment": "prod"})["data"]["silence"] is None
 
 
 def test_a_group_s_link_keeps_the_name_of_the_environment() -> None:
-    link = told(members(2), group={"environment": "a&liveness=alive #"})["data"]["link"]
+    link = group_body(members(2), group={"environment": "a&liveness=alive #"})["data"]["link"]
     assert parse_qsl(urlsplit(link).query) == [
         ("environment", "a&liveness=alive #"),
         ("liveness", "stale"),
@@ -804,7 +806,7 @@ def metadata_with_secrets(draw: st.DrawFn) -> dict[str, Any]:
 def test_nothing_of_a_hidden_value_leaves_and_everything_else_does(metadata: dict[str, Any], reminder: int) -> None:
     of = happened(worker_metadata_json=json.dumps(metadata))
     alone = WORDING.single(of, incident_id=None, reminder=reminder, health=None)
-    in_group = json.dumps(told([of], reminder=reminder))
+    in_group = json.dumps(group_body([of], reminder=reminder))
     for body in (alone, in_group):
         assert SECRET not in body
         assert f'"{REDACTED}"' in body
@@ -829,7 +831,7 @@ KINDS = sorted(
 
 @st.composite
 def events(draw: st.DrawFn) -> Event:
-    """Any event that the store may have recorded, and some that it cannot: times in any order, lone surrogates."""
+    """Any event that the store may have recorded, and some that it cannot have: times in any order, lone surrogates."""
     kind, old = draw(st.sampled_from(KINDS))
     metadata, cut = cut_metadata(json.dumps(draw(st.dictionaries(st.text(max_size=8), VALUES, max_size=4))))
     return event(
@@ -914,9 +916,9 @@ def test_any_event_is_reported_in_one_short_line_or_refused(
 def test_any_group_is_reported_in_one_short_line_or_refused(of: list[Event], how: dict[str, Any]) -> None:
     if not all(map(has_json_form, of)):
         with pytest.raises(UnrenderableEventError):
-            told(of, **how)
+            group_body(of, **how)
         return
-    body = told(of, **how)
+    body = group_body(of, **how)
     assert len(body["data"]["events"]) == len(of)
     assert is_good_line(body["data"]["summary"])
 
@@ -978,7 +980,7 @@ def test_an_event_without_a_json_form_is_refused_by_name_alone_and_in_a_group(me
     with pytest.raises(UnrenderableEventError, match="event at 0/7-0 "):
         single(bad)
     with pytest.raises(UnrenderableEventError, match="event at 0/7-0 "):
-        told([STALE, bad])
+        group_body([STALE, bad])
 
 
 def test_a_hidden_value_that_has_no_json_form_does_no_harm() -> None:
@@ -986,10 +988,10 @@ def test_a_hidden_value_that_has_no_json_form_does_no_harm() -> None:
 
 
 def test_a_group_names_few_of_its_workers_and_counts_the_rest() -> None:
-    summary = told(members(50), counts=(312, 312, 0, 1_000), truncated=262)["data"]["summary"]
+    summary = group_body(members(50), counts=(312, 312, 0, 1_000), truncated=262)["data"]["summary"]
     assert summary.count(", ") == NAMES - 1
     long_names = [happened(worker_id=f"{number:0100d}") for number in range(50)]
-    summary = told(long_names, counts=(312, 312, 0, 1_000), truncated=262)["data"]["summary"]
+    summary = group_body(long_names, counts=(312, 312, 0, 1_000), truncated=262)["data"]["summary"]
     assert summary.count(", ") == 1
     assert summary.endswith(" and 310 more.")
 
@@ -1028,9 +1030,12 @@ def test_a_long_text_is_shown_cut_and_on_one_line() -> None:
             lambda: WORDING.single(happened(**REJECTED_FACTS), incident_id=None, reminder=0, health=None),
             "REJECTED w1 (prod): is alive, but its heartbeats are rejected: token expired",
         ),
-        (lambda: json.dumps(told(members(3))), "DOWN 3 of 240 workers in production are stale since 12:00:03 UTC"),
         (
-            lambda: json.dumps(told([], firing=False, ended={"worker.recovered": 3})),
+            lambda: json.dumps(group_body(members(3))),
+            "DOWN 3 of 240 workers in production are stale since 12:00:03 UTC",
+        ),
+        (
+            lambda: json.dumps(group_body([], firing=False, ended={"worker.recovered": 3})),
             "RESOLVED All 3 workers in production that were down are back after 9 min 57 s",
         ),
     ],
@@ -1101,7 +1106,7 @@ def test_b15_urls_lose_their_userinfo_in_every_text_of_a_worker(text: str, left:
         assert data[name] == left
     assert data["worker_metadata"] == {"db_url": left, "deep": [{"x": left}]}
     group = {"tenant": "acme", "metadata.db": text}
-    body = told([of], group=group, wording=Wording(public_url="", redact=()))
+    body = group_body([of], group=group, wording=Wording(public_url="", redact=()))
     assert body["data"]["group"]["metadata.db"] == left
     assert (body["data"]["silence"] is None) is (text != left)
     for whole in (data, body["data"]):

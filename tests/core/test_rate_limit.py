@@ -1,4 +1,4 @@
-"""GCRA against a bucket that leaks by fractions, and what is kept of those who were limited."""
+"""GCRA compared with an exact leaky bucket, and what is kept of limited callers."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_p28_the_number_of_known_keys_is_bounded_whichever_keys_come(ask: Callab
     assert limiter.wait_ns(9_999, START_NS) == NS, "the last ones are still known"
 
 
-def test_p28_who_was_quiet_is_forgotten() -> None:
+def test_p28_a_quiet_caller_is_forgotten() -> None:
     limiter = Limiter(Rate(per_s=10, burst=10))
     for key in range(1_000):
         limiter.wait_ns(key, START_NS)

@@ -90,7 +90,7 @@ def test_every_matching_route_applies_and_a_receiver_gets_a_thing_once() -> None
     assert names(routes, event(tenant="other", kind=EventKind.FAILED)) == ["ops", "log", "dev", "never", "failures"]
 
 
-def test_p24_threads_of_two_tenants_never_meet() -> None:
+def test_p24_two_tenants_never_share_a_group_key() -> None:
     one, other = event(tenant="a", worker_id="bc"), event(tenant="ab", worker_id="c")
     assert mid_of(one) != mid_of(other)
     for route in (Route(receivers=("ops",)), Route(receivers=("ops",), group_by=("environment",))):
@@ -101,14 +101,14 @@ def test_p24_threads_of_two_tenants_never_meet() -> None:
 def test_b8_a_receiver_that_belongs_to_tenants_gets_theirs_only_whatever_the_routes_say() -> None:
     traits = {"own": ReceiverTraits(tenants=frozenset({"acme", "globex"})), "ops": ReceiverTraits()}
     routes = [Route(receivers=("own", "ops")), Route(receivers=("own",), tenants=("*",))]
-    told = {
+    receivers_of = {
         tenant: list(targets_of(event(tenant=tenant), routes=routes, traits=traits))
         for tenant in ("acme", "acm", "Acme")
     }
-    assert told == {"acme": ["own", "ops"], "acm": ["ops"], "Acme": ["ops"]}
+    assert receivers_of == {"acme": ["own", "ops"], "acm": ["ops"], "Acme": ["ops"]}
 
 
-def test_events_with_equal_labels_share_a_thread_and_the_first_route_of_a_receiver_says_how() -> None:
+def test_events_with_equal_labels_share_a_group_and_the_first_route_of_a_receiver_decides_its_timing() -> None:
     routes = (
         Route(receivers=("ops",), group_by=("environment", "metadata.pool"), group_wait_ms=2_000),
         Route(receivers=("ops", "log")),

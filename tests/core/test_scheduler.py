@@ -37,7 +37,7 @@ class FakePass:
         self.begun += 1
         self.running += 1
         self.most_at_once = max(self.most_at_once, self.running)
-        await self._tell()
+        await self._notify_waiters()
         try:
             await self.gate.wait()
             if self.error is not None:
@@ -45,9 +45,9 @@ class FakePass:
             self.ended += 1
         finally:
             self.running -= 1
-            await self._tell()
+            await self._notify_waiters()
 
-    async def _tell(self) -> None:
+    async def _notify_waiters(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
@@ -183,11 +183,11 @@ async def test_what_a_pass_raises_is_reported_and_later_passes_go_on() -> None:
     scheduler.start()
     await sweep.until(lambda: sweep.begun >= 3)
     assert [str(error) for error in errors[:2]] == ["'a bug'", "'a bug'"]
-    told = len(errors)
+    reported = len(errors)
     sweep.error = None
     await sweep.until(lambda: sweep.ended >= 2)
     await scheduler.stop()
-    assert len(errors) <= told + 1  # the pass that was under way when the bug was mended
+    assert len(errors) <= reported + 1  # the pass that was under way when the bug was mended
 
 
 async def test_a_pass_that_ends_well_during_a_stop_is_no_error() -> None:

@@ -1,4 +1,4 @@
-"""P29: of what all tenants share each next one finds half of the rest; and who meets a limit is named."""
+"""P29: each further tenant may take half of what is left of a shared resource. Tenants at a limit are logged."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_p29_no_tenant_holds_more_than_is_left_except_by_its_first_request(
         assert shares.free == total - sum(held.values()) >= 0
 
 
-def test_p29_a_limit_that_is_met_is_counted_and_logged_once_a_minute_with_who_met_it_most() -> None:
+def test_p29_a_limit_that_is_met_is_counted_and_logged_once_a_minute_with_the_tenant_that_met_it_most() -> None:
     now_s = 1_000.0
     metrics = Metrics(version="test")
     limits = Limits(metrics.limit, now_s=lambda: now_s)
@@ -120,11 +120,11 @@ def test_p29_a_limit_that_is_met_is_counted_and_logged_once_a_minute_with_who_me
         now_s += SPACING_S
         limits.hit(Limit.BODY_BYTES, "globex")
         limits.hit(Limit.HEAD, "192.0.2.7")
-    told: dict[str, Any] = {"event": "limit.met", "log_level": "warning"}
+    common: dict[str, Any] = {"event": "limit.met", "log_level": "warning"}
     assert lines == [
-        {**told, "limit": "body_bytes", "who": "acme", "refused": 1, "refused_in_all": 1},
-        {**told, "limit": "body_bytes", "who": "t7", "refused": 6, "refused_in_all": 2 * MOST_NAMES + 6},
-        {**told, "limit": "head", "who": "192.0.2.7", "refused": 1, "refused_in_all": 1},
+        {**common, "limit": "body_bytes", "who": "acme", "refused": 1, "refused_in_all": 1},
+        {**common, "limit": "body_bytes", "who": "t7", "refused": 6, "refused_in_all": 2 * MOST_NAMES + 6},
+        {**common, "limit": "head", "who": "192.0.2.7", "refused": 1, "refused_in_all": 1},
     ]
     text = metrics.exposition("")[0].decode()
     assert f'lastseen_limits_met_total{{limit="body_bytes"}} {2 * MOST_NAMES + 7:.1f}' in text

@@ -1,4 +1,4 @@
-"""Whom silences match, and when."""
+"""Which workers silences match, and when."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_p17_it_silences_from_its_start_to_just_before_its_end(now_ms: int, stat
     assert silenced == (state is SilenceState.ACTIVE)
 
 
-def test_p17_one_that_a_person_ended_silences_no_longer() -> None:
+def test_p17_a_silence_that_an_operator_ended_no_longer_silences() -> None:
     ended = _silence(ended_ms=START_MS + 5, ended_by="bob")
     assert silenced_until([ended], event(), START_MS + 4) == START_MS + 5
     assert silenced_until([ended], event(), START_MS + 5) is None

@@ -1,4 +1,4 @@
-"""The thread of one worker, by itself: no store, no clock."""
+"""The rules of a group of one worker, by themselves: no store, no clock."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Change(Enum):
 
 
 class Play:
-    """A thread, what the receiver got, and the records that were made."""
+    """An alert group, what the receiver got, and the records that were made."""
 
     def __init__(self, *, repeat_ms: int = 0, wait_ms: int = 0, resend: bool = False) -> None:
         timing = Timing(wait_ms=wait_ms, repeat_ms=repeat_ms, resend=resend)
@@ -61,7 +61,7 @@ class Play:
         self.now_ms = START_MS
         self.silenced_until_ms: int | None = None
         self.outage = 1
-        """Which of its worker's outages lately a DOWN is."""
+        """Which of its worker's recent outages a DOWN is."""
         self.outcomes: dict[str, EventOutcome] = {}
         self.notes: dict[str, NotificationRecord] = {}
         self.got: list[InFlight] = []
@@ -73,10 +73,10 @@ class Play:
         return Draft(self.group, self.now_ms)
 
     def save(self, draft: Draft) -> None:
-        for event_id, told in draft.outcomes.items():
+        for event_id, outcome in draft.outcomes.items():
             before = self.outcomes.get(event_id)
-            assert before is None or before.outcome in UNTOLD
-            self.outcomes[event_id] = told
+            assert before is None or before.outcome in CHANGEABLE
+            self.outcomes[event_id] = outcome
         for note, _ in draft.records:
             before_note = self.notes.get(note.nid)
             assert before_note is None or before_note.outcome is Outcome.QUEUED
@@ -94,7 +94,7 @@ class Play:
         return None
 
     def step(self) -> object:
-        """One look at the thread; a notification that is to be sent is begun."""
+        """Ask the group for its next step. An attempt begins if a notification is due."""
         draft = self.draft()
         step = worker_step(draft, self.silenced, recent=RecentOutages(number=self.outage, rule=FLAPPING))
         if isinstance(step, CreateNotification):
@@ -139,8 +139,8 @@ class Play:
         return [(one.role.value, one.event.seq) for one in self.got if one.event is not None]
 
     def outcome(self, one: Event) -> Outcome:
-        told = self.outcomes[one.event_id]
-        return self.notes[told.nid].outcome if told.outcome is Outcome.PART_OF and told.nid else told.outcome
+        found = self.outcomes[one.event_id]
+        return self.notes[found.nid].outcome if found.outcome is Outcome.PART_OF and found.nid else found.outcome
 
 
 @pytest.mark.parametrize(
@@ -337,14 +337,14 @@ def test_p17_a_silence_never_keeps_back_the_resolved_of_a_delivered_down() -> No
     assert play.notified() == [("down", 1), ("end", 2)]
 
 
-def test_a_long_silence_is_looked_at_again_for_it_may_end_early() -> None:
+def test_a_long_silence_is_checked_again_because_it_may_end_early() -> None:
     play = Play()
     play.silenced_until_ms = START_MS + 86_400_000
     play.offer(down(1))
     assert play.step() == Wait(START_MS + 60_000, Decision.SILENCED)
 
 
-def test_p17_a_reminder_waits_for_the_end_of_a_silence_and_is_looked_at_each_minute() -> None:
+def test_p17_a_reminder_waits_for_the_end_of_a_silence_and_is_checked_each_minute() -> None:
     play = Play(repeat_ms=REPEAT_MS)
     play.offer(down(1))
     play.step()
@@ -425,7 +425,7 @@ def test_p19_a_reminder_in_flight_is_cancelled_by_the_end() -> None:
     assert [note.outcome for note in play.notes.values()] == [Outcome.DELIVERED, Outcome.SUPERSEDED, Outcome.QUEUED]
 
 
-def test_a_receiver_that_has_to_hear_it_again_does_though_it_is_acked_and_silenced() -> None:
+def test_a_receiver_that_needs_repetition_gets_it_though_it_is_acked_and_silenced() -> None:
     play = Play(repeat_ms=REPEAT_MS, resend=True)
     play.offer(down(1))
     play.step()
