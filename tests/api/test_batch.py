@@ -227,7 +227,7 @@ async def test_the_token_must_cover_each_beat(lastseen: Api) -> None:
 
 
 @on_valkey
-async def test_who_may_not_beat_is_refused_before_anything_is_read(lastseen: Api) -> None:
+async def test_a_caller_that_may_not_beat_is_refused_before_anything_is_read(lastseen: Api) -> None:
     good = lastseen.auth()
     for headers, status in (
         ({"authorization": "Bearer a.b.c"}, 401),

@@ -53,9 +53,9 @@ class Counting(FastPath):
         super().__init__(services)
         self.taken = 0
         self.judged = 0
-        """How many heads."""
+        """Number of heads that were judged."""
         self.broken = ""
-        """What of it fails."""
+        """Name of the method that fails."""
 
     def sender(self, target: bytes, headers: Headers) -> Sender | None:
         self.judged += 1
@@ -80,7 +80,7 @@ class Side:
     fast_path: Counting | None
     server: HttpServer
     noted: list[Evidence]
-    """Of beats that were refused."""
+    """Evidence of refused beats."""
 
     @property
     def port(self) -> int:
@@ -231,7 +231,7 @@ async def same(both: Both, raw: bytes) -> Answer:
 
 
 def noted(rejection: Rejection, **changes: Any) -> Evidence:
-    """What is noted of a beat of ``BODY`` that was refused."""
+    """Evidence of a refused beat of ``BODY``."""
     values: dict[str, Any] = {
         "key": WorkerKey("acme", "w"),
         "allowed": None,
@@ -252,7 +252,7 @@ async def test_every_body_of_the_contract_is_answered_the_same(both: Both, vecto
         assert both.taken == 1
 
 
-async def test_a_good_beat_takes_the_short_way_in_both_forms_and_is_stored(both: Both) -> None:
+async def test_a_good_beat_takes_the_fast_path_in_both_forms_and_is_stored(both: Both) -> None:
     headers = usual_headers(both.token())
     assert (await same(both, request(BODY, *headers))).status == 204
     assert both.taken == 1
@@ -268,7 +268,7 @@ async def test_a_good_beat_takes_the_short_way_in_both_forms_and_is_stored(both:
     assert both.fast.counts() == both.usual.counts() == {"stored": 6}
 
 
-async def test_the_short_way_names_fields_that_are_not_known_to_the_beat_that_registers(both: Both) -> None:
+async def test_the_fast_path_names_fields_that_are_not_known_to_the_beat_that_registers(both: Both) -> None:
     headers = usual_headers(both.token())
     await ask(both.fast.port, request(BODY, *headers))  # now the token is known
     body = b'{"interval_second":5}'
@@ -444,7 +444,7 @@ async def test_refusals_of_the_store_are_reported_the_same(store_url: str) -> No
         assert both.fast.noted == [], "it may not speak for that worker"
 
 
-async def test_p11_p24_evidence_from_the_short_way_goes_no_further_than_its_token(store_url: str) -> None:
+async def test_p11_p24_evidence_from_the_fast_path_goes_no_further_than_its_token(store_url: str) -> None:
     async with running(store_url, capacity=0) as both:
         headers = usual_headers(both.token(environments=("prod",), worker_id="w"))
         assert (await same(both, request(BODY, *headers))).status == 503

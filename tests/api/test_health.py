@@ -60,7 +60,7 @@ async def test_p27_a_sweep_is_missed_once_the_first_of_this_start_is_overdue_and
     assert (state.degraded, state.reasons, state.last_sweep_age_seconds) == (bool(reasons), reasons, age_s)
 
 
-async def test_one_probe_answers_for_all_who_ask_within_its_age() -> None:
+async def test_one_probe_answers_for_all_callers_within_its_age() -> None:
     probe = Probe()
     health = health_of(probe)
     assert await asyncio.gather(*(health.ready() for _ in range(10))) == [True] * 10
@@ -132,16 +132,16 @@ async def test_p27_while_the_store_is_away_the_other_reasons_stand_and_no_number
             await lastseen.beat("w")
             await lastseen.sweep()
             await fleet.refresh()
-            told = values(lastseen.services.metrics)
-            assert told["lastseen_workers,liveness=alive"] == 1
-            assert told["lastseen_degraded,reason=store_unavailable"] == 0
+            shown = values(lastseen.services.metrics)
+            assert shown["lastseen_workers,liveness=alive"] == 1
+            assert shown["lastseen_degraded,reason=store_unavailable"] == 0
             server.kill()
             fleet._counted_at_s -= 5
             await fleet.refresh()
-            told = values(lastseen.services.metrics)
-            assert [name for name in told if name.startswith("lastseen_workers,")] == []
-            assert told["lastseen_sweep_lag_seconds"] == math.inf
+            shown = values(lastseen.services.metrics)
+            assert [name for name in shown if name.startswith("lastseen_workers,")] == []
+            assert shown["lastseen_sweep_lag_seconds"] == math.inf
             for reason in ("store_unavailable", "delivery_lag"):
-                assert told[f"lastseen_degraded,reason={reason}"] == 1
+                assert shown[f"lastseen_degraded,reason={reason}"] == 1
             answer = await lastseen.client.get("/healthz")
             assert answer.json()["reasons"] == ["store_unavailable", "delivery_lag"]

@@ -212,7 +212,7 @@ async def test_an_unknown_worker_that_beats_by_id_gets_the_tokens_single_environ
         ({"reason": "crash", "error_message": "boom"}, "failed"),
     ],
 )
-async def test_a_goodbye_is_a_clean_stop_or_a_failure(lastseen: Api, body: dict[str, Any], liveness: str) -> None:
+async def test_a_disconnect_is_a_clean_stop_or_a_failure(lastseen: Api, body: dict[str, Any], liveness: str) -> None:
     await lastseen.beat("w")
     for _ in range(2):
         assert (await lastseen.client.post("/api/v1/workers/w/disconnect", json=body)).status_code == 204
@@ -279,10 +279,10 @@ async def test_failure_reports_of_unknown_workers_are_bound_by_the_tenants_quota
         assert await lastseen.ids() == ["a"]
 
 
-async def test_a_goodbye_that_cannot_be_taken_says_why(lastseen: Api) -> None:
-    unknown = await lastseen.client.post("/api/v1/workers/nobody/disconnect", json={"reason": "shutdown"})
+async def test_a_refused_disconnect_says_why(lastseen: Api) -> None:
+    unknown = await lastseen.client.post("/api/v1/workers/unknown/disconnect", json={"reason": "shutdown"})
     assert is_problem(unknown, 404)
-    wrong = await lastseen.client.post("/api/v1/workers/nobody/disconnect", json={})
+    wrong = await lastseen.client.post("/api/v1/workers/unknown/disconnect", json={})
     assert wrong.status_code == 422
     assert wrong.json()["detail"][0]["loc"] == ["body", "reason"]
 
@@ -516,7 +516,7 @@ class _BrokenStore(Store):
         raise self.failure
 
 
-async def test_an_error_of_ours_is_a_problem_and_a_log_line_without_secrets(
+async def test_an_internal_error_is_a_problem_and_a_log_line_without_secrets(
     store_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with api.running(store_url) as whole:

@@ -55,7 +55,7 @@ def recovered(seq: int = 2, **changes: Any) -> Event:
 
 
 async def note(lastseen: Api, *events: Event) -> list[str | None]:
-    """What the router makes of events: incidents, and threads at `ops`. The incidents' ids."""
+    """Record incidents and add events to groups at `ops`, as the router does. Returns the ids of the incidents."""
     now_ms = lastseen.store.clock.now_ms()
     noted = await lastseen.alerts.incidents.record(0, events, lambda one: {"ops": worker_key(one)}, now_ms=now_ms)
     offers = [
@@ -71,8 +71,8 @@ async def note(lastseen: Api, *events: Event) -> list[str | None]:
     return [what.incident_id for what in noted]
 
 
-async def told(lastseen: Api, one: Event, end: Callable[[Draft], None]) -> str:
-    """Make the next notification of an event's worker and an attempt, with this end; its id."""
+async def attempt_once(lastseen: Api, one: Event, end: Callable[[Draft], None]) -> str:
+    """Create the next notification of an event's worker, and one attempt with this end. Returns its id."""
     groups, now_ms = lastseen.alerts.groups["ops"], lastseen.store.clock.now_ms()
     [seen] = await groups.read([Want(group=worker_key(one))])
     assert seen.group is not None
@@ -164,7 +164,7 @@ async def test_incidents_come_page_by_page_those_opened_last_first(lastseen: Api
 
 async def test_p19_after_the_ack_is_answered_no_reminder_is_due(lastseen: Api) -> None:
     [incident_id] = await note(lastseen, event())
-    await told(lastseen, event(), deliver)
+    await attempt_once(lastseen, event(), deliver)
     answer = await post(lastseen, f"{INCIDENTS}/{incident_id}/ack", {"comment": "on it\nreally"})
     assert answer.status_code == 200, answer.text
     ack = answer.json()["ack"]
@@ -172,13 +172,13 @@ async def test_p19_after_the_ack_is_answered_no_reminder_is_due(lastseen: Api) -
     [seen] = await lastseen.alerts.groups["ops"].read([Want(group=worker_key(event()))])
     assert seen.group is not None
     assert seen.group.acked
-    again = await post(lastseen, f"{INCIDENTS}/{incident_id}/ack", {"by": "somebody else"})
+    again = await post(lastseen, f"{INCIDENTS}/{incident_id}/ack", {"by": "another operator"})
     assert again.json()["ack"] == ack
     assert (await lastseen.json(f"{INCIDENTS}/{incident_id}"))["ack"] == ack
 
 
 async def held_back(lastseen: Api, one: Event, decision: str, until_ms: int) -> None:
-    """As if the planner had decided so about the worker's group at `ops`."""
+    """Store this decision in the worker's group at `ops`, as the planner does."""
     groups, now_ms = lastseen.alerts.groups["ops"], lastseen.store.clock.now_ms()
     [seen] = await groups.read([Want(group=worker_key(one))])
     assert seen.group is not None
@@ -198,7 +198,7 @@ async def test_an_incident_says_why_a_receiver_was_not_notified(lastseen: Api) -
     silenced = waiting | {"decision": "silenced", "next_decision_at": rfc3339(until_ms)}
     assert (await lastseen.json(path))["notifications"] == [silenced]
     assert (await post(lastseen, f"{path}/ack")).json()["notifications"] == [silenced]
-    nid = await told(lastseen, event(), lambda draft: fail_once(draft, until_ms))
+    nid = await attempt_once(lastseen, event(), lambda draft: fail_once(draft, until_ms))
     retried = waiting | {"decision": "retry", "next_decision_at": rfc3339(until_ms), "nid": nid, "attempts": 1}
     assert (await lastseen.json(path))["notifications"] == [retried | {"error": "503 from ops"}]
     await note(lastseen, recovered())
@@ -232,7 +232,7 @@ async def test_a_decision_that_a_newer_daemon_made_is_no_error(lastseen: Api) ->
 
 async def test_an_incident_says_that_a_receiver_was_notified(lastseen: Api) -> None:
     [incident_id] = await note(lastseen, event())
-    await told(lastseen, event(), deliver)
+    await attempt_once(lastseen, event(), deliver)
     [at] = (await lastseen.json(f"{INCIDENTS}/{incident_id}"))["notifications"]
     assert (at["receiver"], at["notified"], at["decision"], at["nid"]) == ("ops", True, "notified", None)
     assert (await post(lastseen, f"{INCIDENTS}/{incident_id}/ack")).status_code == 200
@@ -242,7 +242,7 @@ async def test_an_incident_says_that_a_receiver_was_notified(lastseen: Api) -> N
 
 async def test_an_incident_says_that_a_receiver_refused_its_notification(lastseen: Api) -> None:
     [incident_id] = await note(lastseen, event())
-    await told(lastseen, event(), refuse)
+    await attempt_once(lastseen, event(), refuse)
     [at] = (await lastseen.json(f"{INCIDENTS}/{incident_id}"))["notifications"]
     assert (at["notified"], at["decision"], at["nid"]) == (False, "dead_lettered", None)
 
@@ -470,7 +470,7 @@ async def test_silences_come_page_by_page(lastseen: Api) -> None:
 
 async def test_a_dead_letter_is_listed_shown_and_sent_again(lastseen: Api) -> None:
     await note(lastseen, event())
-    nid = await told(lastseen, event(), refuse)
+    nid = await attempt_once(lastseen, event(), refuse)
     [listed] = (await lastseen.json(DELIVERIES))["deliveries"]
     assert (listed["nid"], listed["receiver"], listed["outcome"]) == (nid, "ops", "dead_lettered")
     assert (listed["type"], listed["worker_id"], listed["reason"]) == ("worker.stale", "w", "404 from ops")
@@ -489,7 +489,7 @@ async def test_a_dead_letter_is_listed_shown_and_sent_again(lastseen: Api) -> No
 
 async def test_an_overtaken_down_is_sent_again_only_by_force(lastseen: Api) -> None:
     await note(lastseen, event())
-    nid = await told(lastseen, event(), refuse)
+    nid = await attempt_once(lastseen, event(), refuse)
     await note(lastseen, recovered())
     assert is_problem(await post(lastseen, f"{DELIVERIES}/{nid}/replay", {"force": False}), 409, "overtaken", "force")
     assert (await post(lastseen, f"{DELIVERIES}/{nid}/replay", {"force": True})).json()["outcome"] == "queued"
@@ -497,7 +497,10 @@ async def test_an_overtaken_down_is_sent_again_only_by_force(lastseen: Api) -> N
 
 async def test_all_dead_letters_of_a_receiver_are_sent_again_but_those_that_are_over(lastseen: Api) -> None:
     await note(lastseen, event(), event(worker_id="v"))
-    nid, over = await told(lastseen, event(), refuse), await told(lastseen, event(worker_id="v"), refuse)
+    nid, over = (
+        await attempt_once(lastseen, event(), refuse),
+        await attempt_once(lastseen, event(worker_id="v"), refuse),
+    )
     await note(lastseen, recovered(worker_id="v"))
     answer = await post(lastseen, f"{DELIVERIES}/replay?receiver=ops")
     assert {name: answer.json()[name] for name in ("replayed", "over", "left", "next_cursor")} == {
@@ -522,7 +525,7 @@ async def receivers_of(lastseen: Api) -> list[dict[str, Any]]:
 
 async def test_all_dead_letters_of_a_receiver_are_those_that_the_token_may_see(lastseen: Api) -> None:
     await note(lastseen, event())
-    await told(lastseen, event(), refuse)
+    await attempt_once(lastseen, event(), refuse)
     for restriction in ({"tenant": "other"}, {"environments": ("stage",)}, {"worker_id": "v"}):
         answer = await post(lastseen, f"{DELIVERIES}/replay?receiver=ops", **restriction)
         assert answer.json()["replayed"] == 0
@@ -531,7 +534,7 @@ async def test_all_dead_letters_of_a_receiver_are_those_that_the_token_may_see(l
 
 async def test_a_dropped_dead_letter_is_finished_and_has_no_body(lastseen: Api) -> None:
     await note(lastseen, event())
-    nid = await told(lastseen, event(), refuse)
+    nid = await attempt_once(lastseen, event(), refuse)
     for _ in range(2):
         assert (await post(lastseen, f"{DELIVERIES}/{nid}/drop")).json()["outcome"] == "dropped"
     assert (await lastseen.json(f"{DELIVERIES}/{nid}"))["body"] is None
@@ -543,11 +546,11 @@ async def test_a_dropped_dead_letter_is_finished_and_has_no_body(lastseen: Api) 
 @pytest.mark.parametrize(
     "restriction", [{"tenant": "other"}, {"environments": ("stage",)}, {"worker_id": "v"}], ids=["t", "e", "w"]
 )
-async def test_a_delivery_exists_for_those_only_who_may_see_its_worker(
+async def test_a_delivery_is_shown_only_to_tokens_that_may_see_its_worker(
     lastseen: Api, restriction: dict[str, Any]
 ) -> None:
     await note(lastseen, event())
-    nid = await told(lastseen, event(), refuse)
+    nid = await attempt_once(lastseen, event(), refuse)
     headers = lastseen.auth(**restriction)
     assert (await lastseen.json(DELIVERIES, **headers))["deliveries"] == []
     assert is_problem(await lastseen.client.get(f"{DELIVERIES}/{nid}", headers=headers), 404)
@@ -565,7 +568,7 @@ async def test_what_cannot_be_asked_of_deliveries_is_named(lastseen: Api) -> Non
     assert is_problem(await post(lastseen, f"{DELIVERIES}/ntf_{NO_ID}/drop", {"x": 1}), 422, "`x`")
 
 
-async def test_p5_what_became_of_an_event_can_be_asked_by_those_who_may_see_it(lastseen: Api) -> None:
+async def test_p5_the_outcomes_of_an_event_are_shown_to_tokens_that_may_see_it(lastseen: Api) -> None:
     await lastseen.beat("w")
     assert (await post(lastseen, "/api/v1/workers/w/disconnect", {"reason": "crash"})).status_code == 204
     history = [
@@ -578,7 +581,7 @@ async def test_p5_what_became_of_an_event_can_be_asked_by_those_who_may_see_it(l
     assert (await lastseen.json(path))["outcomes"] == []
     await note(lastseen, failed)
     assert [one["outcome"] for one in (await lastseen.json(path))["outcomes"]] == ["queued"]
-    nid = await told(lastseen, failed, refuse)
+    nid = await attempt_once(lastseen, failed, refuse)
     [one] = (await lastseen.json(path))["outcomes"]
     assert (one["receiver"], one["outcome"], one["nid"], one["reason"]) == ("ops", "dead_lettered", nid, "404 from ops")
     for restriction in ({"tenant": "other"}, {"environments": ("stage",)}, {"worker_id": "v"}):
@@ -591,7 +594,7 @@ async def test_p5_what_became_of_an_event_can_be_asked_by_those_who_may_see_it(l
 
 async def test_receivers_are_listed_and_a_disabled_one_is_enabled_again(lastseen: Api) -> None:
     await note(lastseen, event())
-    await told(lastseen, event(), refuse)
+    await attempt_once(lastseen, event(), refuse)
     await lastseen.alerts.groups["ops"].disable("410 Gone")
     operator = lastseen.auth(scopes=(Scope.OPERATOR,))
     listed = (await lastseen.json(RECEIVERS, **operator))["receivers"]
@@ -631,16 +634,16 @@ async def test_a_test_says_what_the_receiver_said(lastseen: Api, error: Exceptio
         raise error
 
     inbox.answer = answer
-    trial = (await post(lastseen, f"{RECEIVERS}/own/test")).json()
-    assert (trial["delivered"], trial["error"]) == (False, str(error))
+    sample = (await post(lastseen, f"{RECEIVERS}/own/test")).json()
+    assert (sample["delivered"], sample["error"]) == (False, str(error))
     assert len(inbox.attempts) == 1
 
 
-# Who may
+# Permissions
 
 
 async def forget_test(lastseen: Api, receiver: str = "own") -> None:
-    """As if the last test of a receiver had been long ago."""
+    """Reset the limit on tests of a receiver."""
     async with Redis.from_url(lastseen.store.settings.url) as redis:
         await redis.delete(f"{{lt:{receiver}}}:test")
 
@@ -671,7 +674,7 @@ async def test_b8_a_restricted_token_has_no_business_with_receivers(lastseen: Ap
         assert is_problem(answer, 403, "restricted")
     # A restricted token does not see the deliveries for other workers either, whatever its scopes.
     await note(lastseen, event(worker_id="v", environment_name="stage"))
-    nid = await told(lastseen, event(worker_id="v", environment_name="stage"), refuse)
+    nid = await attempt_once(lastseen, event(worker_id="v", environment_name="stage"), refuse)
     headers = lastseen.auth(scopes=tuple(Scope), **restriction)
     assert (await lastseen.json(DELIVERIES, **headers))["deliveries"] == []
     assert is_problem(await lastseen.client.get(f"{DELIVERIES}/{nid}", headers=headers), 404)
@@ -692,7 +695,10 @@ async def test_b8_a_receiver_is_tested_once_in_ten_seconds_and_the_wait_is_said(
 
 async def test_b8_an_operator_sees_and_replays_what_is_sent_to_any_tenant(lastseen: Api) -> None:
     await note(lastseen, event(), event(worker_id="v"))
-    nid, other = await told(lastseen, event(), refuse), await told(lastseen, event(worker_id="v"), refuse)
+    nid, other = (
+        await attempt_once(lastseen, event(), refuse),
+        await attempt_once(lastseen, event(worker_id="v"), refuse),
+    )
     operator = lastseen.auth("x", scopes=(Scope.OPERATOR,))
     listed = (await lastseen.json(DELIVERIES, **operator))["deliveries"]
     assert {one["nid"] for one in listed} == {nid, other}

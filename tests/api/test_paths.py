@@ -134,7 +134,7 @@ async def test_the_heartbeat_paths_take_no_other_method_unless_a_worker_has_that
 
 
 async def test_a_head_is_a_get_without_its_body(lastseen: Api) -> None:
-    for path in ("/livez", "/api/v1/workers", "/api/v1/workers/nobody"):
+    for path in ("/livez", "/api/v1/workers", "/api/v1/workers/unknown"):
         got, head = await lastseen.client.get(path), await lastseen.client.head(path)
         assert (head.status_code, head.content) == (got.status_code, b"")
         assert head.headers["content-type"] == got.headers["content-type"]

@@ -478,9 +478,9 @@ async def test_a_count_of_the_fleet_that_is_kept_for_a_while_does_not_read_as_a_
     await lastseen.advance(600_000)
     assert 'lastseen_degraded{reason="sweep_lag"} 1.0' in (await lastseen.client.get("/metrics")).text
     await lastseen.sweep()
-    told = (await lastseen.client.get("/metrics")).text
-    assert 'lastseen_degraded{reason="sweep_lag"} 0.0' in told
-    assert lag_of(told) < 5
+    text = (await lastseen.client.get("/metrics")).text
+    assert 'lastseen_degraded{reason="sweep_lag"} 0.0' in text
+    assert lag_of(text) < 5
 
 
 def lag_of(exposition: str) -> float:

@@ -42,13 +42,13 @@ BEAT: Final = b'{"worker_id":"w","environment_name":"prod","worker_metadata":{"w
 
 @dataclass
 class Site:
-    """The HTTP side, and what it has noted."""
+    """The HTTP side, and the evidence that it recorded."""
 
     http: api.Api
     noted: list[Evidence] = field(default_factory=list)
 
     @property
-    def told(self) -> list[tuple[str, Rejection]]:
+    def rejections(self) -> list[tuple[str, Rejection]]:
         return [(evidence.key.worker_id, evidence.rejection) for evidence in self.noted]
 
     def token(self, *, old_ms: int = 0, tenant: str = "acme", **changes: Any) -> str:
@@ -75,7 +75,7 @@ async def lastseen(store_url: str) -> AsyncIterator[Site]:
 
 
 def expired(lastseen: Site, ago_ms: int, **changes: Any) -> str:
-    """A token that expired so long ago."""
+    """A token that expired this long ago."""
     return lastseen.token(old_ms=ago_ms + 1_000, expires_in_ms=1_000, **changes)
 
 
@@ -99,7 +99,7 @@ FORMS: Final = [(api.BEAT, BEAT), (f"{api.WORKERS}/w/heartbeat", b'{"status":"bu
 @pytest.mark.parametrize(("path", "body"), FORMS)
 async def test_p11_a_token_that_expired_less_than_a_day_ago_is_evidence(lastseen: Site, path: str, body: bytes) -> None:
     assert await lastseen.post(expired(lastseen, DAY_MS - 60_000), body, path) == 401
-    assert lastseen.told == [("w", Rejection.TOKEN_EXPIRED)]
+    assert lastseen.rejections == [("w", Rejection.TOKEN_EXPIRED)]
     assert lastseen.noted[0].key == WorkerKey("acme", "w")
     assert lastseen.noted[0].allowed is None
 
@@ -111,10 +111,10 @@ async def test_p11_a_token_for_something_else_is_evidence_of_the_worker_that_it_
 ) -> None:
     token = lastseen.token(scopes=(Scope.WORKERS_READ,), environments=("prod", "stage"), worker_id="w")
     assert await lastseen.post(token, body, path) == 403
-    assert lastseen.told == [("w", Rejection.SCOPE_MISSING)]
+    assert lastseen.rejections == [("w", Rejection.SCOPE_MISSING)]
     assert lastseen.noted[0].allowed == ("prod", "stage"), "and only for workers there"
     assert await lastseen.post(expired(lastseen, DAY_MS - 60_000, scopes=(), worker_id="w"), body, path) == 401
-    assert lastseen.told[1:] == [("w", Rejection.TOKEN_EXPIRED)]
+    assert lastseen.rejections[1:] == [("w", Rejection.TOKEN_EXPIRED)]
 
 
 @on_valkey
@@ -170,10 +170,10 @@ async def test_p11_a_restricted_token_is_evidence_of_its_own_worker_only(lastsee
         await lastseen.post(lastseen.token(worker_id="other"), body)
         assert lastseen.noted == []
         await lastseen.post(lastseen.token(worker_id="w"), body)
-        assert lastseen.told.pop() == ("w", lastseen.noted.pop().rejection)
+        assert lastseen.rejections.pop() == ("w", lastseen.noted.pop().rejection)
     batch = b'[{"worker_id":"w"},{"worker_id":"other"}]'
     await lastseen.post(expired(lastseen, HOUR_MS, worker_id="other"), batch, BATCH)
-    assert lastseen.told == [("other", Rejection.TOKEN_EXPIRED)]
+    assert lastseen.rejections == [("other", Rejection.TOKEN_EXPIRED)]
 
 
 @on_valkey
@@ -187,16 +187,16 @@ async def test_p11_a_malformed_body_with_a_readable_id_is_evidence(lastseen: Sit
     token = lastseen.token()
     for body in (b'{"worker_id":"w"}', BEAT.replace(b"}}", b'},"status":7}'), BEAT[:-1], BEAT + b"x"):
         assert await lastseen.post(token, body) == 422
-        assert lastseen.told == [("w", Rejection.MALFORMED)]
+        assert lastseen.rejections == [("w", Rejection.MALFORMED)]
         lastseen.noted.clear()
     for body in (b"", b"{}", b"[]", b'{"worker_id":7}', b'{"worker_id":""}', b'{"worker_metadata":{"worker_id":"w"}'):
         assert await lastseen.post(token, body) == 422
         assert lastseen.noted == []
     assert await lastseen.post(token, b"{", f"{api.WORKERS}/a%2Fb/heartbeat") == 422
-    assert lastseen.told == [("a/b", Rejection.MALFORMED)]
+    assert lastseen.rejections == [("a/b", Rejection.MALFORMED)]
     zipped, coding = gzip.compress(b"{}"), {"content-encoding": "gzip"}
     assert await lastseen.post(token, zipped, f"{api.WORKERS}/a%2Fb/heartbeat", **coding) == 415
-    assert lastseen.told == [("a/b", Rejection.MALFORMED)] * 2
+    assert lastseen.rejections == [("a/b", Rejection.MALFORMED)] * 2
     lastseen.noted.clear()
     assert await lastseen.post(token, b"{}", f"{api.WORKERS}/a%00b/heartbeat") == 422
     assert lastseen.noted == []
@@ -207,11 +207,11 @@ async def test_p11_a_body_that_is_too_large_is_evidence(lastseen: Site) -> None:
     large = BEAT + b" " * api.BODY_BYTES
     assert await lastseen.post(lastseen.token(), large) == 413
     assert await lastseen.post(lastseen.token(), large, f"{api.WORKERS}/v/heartbeat") == 413
-    assert lastseen.told == [("w", Rejection.TOO_LARGE), ("v", Rejection.TOO_LARGE)]
+    assert lastseen.rejections == [("w", Rejection.TOO_LARGE), ("v", Rejection.TOO_LARGE)]
     lastseen.noted.clear()
     answer = await lastseen.http.client.post(api.BEAT, content=_chunks(large))
     assert answer.status_code == 413
-    assert lastseen.told == [("w", Rejection.TOO_LARGE)]
+    assert lastseen.rejections == [("w", Rejection.TOO_LARGE)]
 
 
 async def _chunks(body: bytes) -> AsyncIterator[bytes]:
@@ -227,17 +227,17 @@ async def test_p11_rate_limited_and_overloaded_beats_are_evidence(store_url: str
         assert await lastseen.post(token) == 204
         assert lastseen.noted == []
         assert await lastseen.post(token) == 429
-        assert lastseen.told == [("w", Rejection.RATE_LIMITED)]
+        assert lastseen.rejections == [("w", Rejection.RATE_LIMITED)]
         batch = b'[{"worker_id":"w","environment_name":"p"},{"worker_id":"x","environment_name":"p"}]'
         assert await lastseen.post(token, batch, BATCH) == 200
-        assert lastseen.told[1:] == [("w", Rejection.RATE_LIMITED)]
+        assert lastseen.rejections[1:] == [("w", Rejection.RATE_LIMITED)]
         assert await lastseen.post(token, batch, BATCH) == 429
-        assert lastseen.told[2:] == [("w", Rejection.RATE_LIMITED), ("x", Rejection.RATE_LIMITED)]
+        assert lastseen.rejections[2:] == [("w", Rejection.RATE_LIMITED), ("x", Rejection.RATE_LIMITED)]
     async with opened(store_url) as store:
         full = Intake(store, capacity=0, on_moved=lambda _: None)
         async with site(store_url, intake=full) as overloaded:
             assert await overloaded.post(overloaded.token()) == 503
-            assert overloaded.told == [("w", Rejection.OVERLOADED)]
+            assert overloaded.rejections == [("w", Rejection.OVERLOADED)]
 
 
 @on_valkey
@@ -249,7 +249,7 @@ async def test_p11_a_known_worker_that_brings_more_than_a_quota_leaves_is_alive(
         assert lastseen.noted == []
         assert await lastseen.post(token, heavy) == 429
         assert await lastseen.post(token, b"[" + heavy + b"]", BATCH) == 200
-        assert lastseen.told == [("w", Rejection.OVER_QUOTA)] * 2
+        assert lastseen.rejections == [("w", Rejection.OVER_QUOTA)] * 2
         assert await lastseen.post(token) == 204
 
 
@@ -265,7 +265,7 @@ async def test_p11_a_refused_batch_is_evidence_of_the_workers_in_it(lastseen: Si
         (gzip.compress(lines), {"content-type": "application/x-ndjson", "content-encoding": "gzip"}),
     ):
         assert await lastseen.post(late, body, BATCH, **headers) == 401
-        assert lastseen.told == everyone
+        assert lastseen.rejections == everyone
         lastseen.noted.clear()
     for odd in (b"", b"no json", gzip.compress(lines)[:40], gzip.compress(b"\x00" * 10_000_000)):
         assert await lastseen.post(late, odd, BATCH, **{"content-encoding": "gzip"}) == 401
@@ -278,10 +278,10 @@ async def test_p11_the_refused_beats_of_a_batch_are_evidence_and_the_good_ones_a
     body = b"\n".join([b'{"worker_id":"m"}', b'{"worker_id":"g","environment_name":"p"}', b"no json", large])
     status = await lastseen.post(lastseen.token(), body, BATCH, **{"content-type": "application/x-ndjson"})
     assert status == 200
-    assert lastseen.told == [("m", Rejection.MALFORMED), ("large", Rejection.TOO_LARGE)]
+    assert lastseen.rejections == [("m", Rejection.MALFORMED), ("large", Rejection.TOO_LARGE)]
     lastseen.noted.clear()
     assert await lastseen.post(lastseen.token(), b'[{"worker_id":"a"},{"worker_id":"b"},', BATCH) == 422
-    assert lastseen.told == [("a", Rejection.MALFORMED), ("b", Rejection.MALFORMED)]
+    assert lastseen.rejections == [("a", Rejection.MALFORMED), ("b", Rejection.MALFORMED)]
 
 
 @on_valkey

@@ -59,11 +59,11 @@ class Site:
     connections: list[Connection] = field(default_factory=list)
 
     @property
-    def told(self) -> list[tuple[str, Rejection]]:
+    def rejections(self) -> list[tuple[str, Rejection]]:
         return [(one.key.worker_id, one.rejection) for one in self.noted]
 
     async def begin(self, path: str, body: bytes, *, whole: int, tenant: str = "acme", **token: Any) -> Connection:
-        """A request of which a part of the body has come."""
+        """A request of which the server has received a part of the body."""
         made = api.token(self.http.store.clock.now_ms(), tenant, **token)
         connection = await Connection.to(self.port, made)
         self.connections.append(connection)
@@ -113,7 +113,7 @@ async def test_p29_unfinished_bodies_of_one_tenant_leave_room_for_another(store_
         reply = await over.reply()
         assert (reply.status, reply.headers["retry-after"]) == (429, "1")
         assert b"the tenant's share of bytes of unfinished bodies is used up" in reply.body
-        assert lastseen.told == [("w", Rejection.OVER_SHARE)], "what was read of it is evidence"
+        assert lastseen.rejections == [("w", Rejection.OVER_SHARE)], "what was read of it is evidence"
         own = b'{"worker_id":"v","environment_name":"prod"'
         other = await lastseen.begin(api.BEAT, own + b" " * 8_000, whole=len(own) + 8_001, tenant="globex")
         await until(bodies, 32_000 - len(own) - 8_000)
@@ -128,13 +128,13 @@ async def test_p29_only_when_everything_is_full_is_it_503_and_the_monitor_blind(
         lastseen.shared.bodies.acquire("others", 10)
         named = await lastseen.begin(api.BEAT, b'{"worker_id":"w"', whole=9_000)
         assert (await named.reply()).status == 503
-        assert (lastseen.told, lastseen.lost) == ([("w", Rejection.OVERLOADED)], [])
+        assert (lastseen.rejections, lastseen.lost) == ([("w", Rejection.OVERLOADED)], [])
         nameless = await lastseen.begin(api.BEAT, b'{"status":', whole=9_000)
         assert (await nameless.reply()).status == 503
         assert lastseen.lost == [True]
         restricted = await lastseen.begin(api.BEAT, b'{"status":', whole=9_000, worker_id="v")
         assert (await restricted.reply()).status == 503
-        assert lastseen.told[1:] == [("v", Rejection.OVERLOADED)], "the token names the only worker it can be"
+        assert lastseen.rejections[1:] == [("v", Rejection.OVERLOADED)], "the token names the only worker it can be"
         assert lastseen.lost == [True]
 
 
@@ -147,7 +147,7 @@ async def test_p11_a_body_whose_client_goes_away_is_evidence_of_what_came(store_
         async with asyncio.timeout(PATIENCE_S):
             while len(lastseen.noted) < 3:  # noqa: ASYNC110 - no event signals a change
                 await asyncio.sleep(0)
-        assert sorted(lastseen.told) == [(name, Rejection.INCOMPLETE) for name in ("a", "b", "w")]
+        assert sorted(lastseen.rejections) == [(name, Rejection.INCOMPLETE) for name in ("a", "b", "w")]
         assert not lastseen.lost
 
 
@@ -170,7 +170,7 @@ async def test_p29_bytes_of_batches_are_held_by_tenant_as_sent_and_inflated(stor
         await until(lastseen.shared.batch_bytes, 50_000)
         second = await lastseen.begin(BATCH, b'[{"worker_id":"a"},', whole=60_000, worker_id="a")
         assert (await second.reply()).status == 429
-        assert lastseen.told == [("a", Rejection.OVER_SHARE)]
+        assert lastseen.rejections == [("a", Rejection.OVER_SHARE)]
         third = await lastseen.begin(BATCH, b"[", whole=2, tenant="globex")
         await until(lastseen.shared.batch_bytes, 49_999)
         third.writer.write(b"]")
@@ -193,12 +193,12 @@ async def test_p29_a_tenant_that_holds_its_share_of_batch_places_waits_and_other
             await stack.enter_async_context(batches.place("acme"))
         refused = await send("acme")
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
-        assert lastseen.told == [("w", Rejection.OVER_SHARE)]
+        assert lastseen.rejections == [("w", Rejection.OVER_SHARE)]
         assert (await send("globex")).status_code == 200
         for number in range(BATCHES_AT_ONCE // 2):
             await stack.enter_async_context(batches.place(f"other-{number}"))
         assert (await send("globex")).status_code == 503
-        assert lastseen.told[1:] == [("w", Rejection.OVERLOADED)]
+        assert lastseen.rejections[1:] == [("w", Rejection.OVERLOADED)]
         assert not lastseen.lost, "all of its ids were noted"
 
 
@@ -374,7 +374,7 @@ async def test_p29_reads_that_take_all_connections_for_reads_hold_up_neither_hea
         assert added.json()["warnings"] == ["could not check whether any worker matches"]
 
 
-async def test_p29_all_who_ask_for_the_health_at_a_time_share_one_call(store_url: str) -> None:
+async def test_p29_concurrent_callers_of_the_health_share_one_call(store_url: str) -> None:
     assert store_url
     begun: list[int] = []
     gate = asyncio.Event()
@@ -395,8 +395,8 @@ async def test_p29_all_who_ask_for_the_health_at_a_time_share_one_call(store_url
     later[0].cancel()
     gate.set()
     assert await first == 0
-    told = await asyncio.gather(*later[1:], return_exceptions=True)
-    assert {type(one) for one in told} == {StoreUnavailableError}, "they did not ask before the first had begun"
+    ended = await asyncio.gather(*later[1:], return_exceptions=True)
+    assert {type(one) for one in ended} == {StoreUnavailableError}, "they did not ask before the first had begun"
     assert begun == [0, 1]
     assert await coalesced() == 2
 
@@ -486,12 +486,12 @@ async def test_p29_what_a_tenant_had_waiting_counts_no_more_when_it_is_stored(st
             ]
             await asyncio.sleep(0)
             begun_s = asyncio.get_running_loop().time()
-            told: list[BaseException | None] = [OverShareError("")]
-            while any(told):  # what is held is counted 20 times a second
+            errors: list[BaseException | None] = [OverShareError("")]
+            while any(errors):  # what is held is counted 20 times a second
                 assert asyncio.get_running_loop().time() - begun_s < PATIENCE_S, "the other tenant has nothing waiting"
                 tasks.append(asyncio.create_task(intake.apply(of_tenant(other, "w", **large))))
                 done, _ = await asyncio.wait(tasks[-1:], timeout=0.01)
-                told = [tasks.pop().exception() for _ in done]
+                errors = [tasks.pop().exception() for _ in done]
             with pytest.raises(OverShareError):
                 await intake.apply(of_tenant(tenant, "over", **large))
             store.gate.set()
@@ -513,8 +513,8 @@ async def test_p29_a_slow_queue_is_full_first_for_the_tenant_that_fills_it(store
             more = asyncio.create_task(intake.apply(of_tenant("acme", "more")))
             done, _ = await asyncio.wait((more,), timeout=0.01)
             tasks += [] if done else [more]
-            told = [type(one.exception()) for one in done]
-        assert told == [OverShareError]
+            errors = [type(one.exception()) for one in done]
+        assert errors == [OverShareError]
         assert 0.35 < loop.time() - begun_s < 0.6
         tasks.append(asyncio.create_task(intake.apply(of_tenant("globex", "w"))))
         await asyncio.sleep(0)
@@ -635,8 +635,8 @@ async def test_a_refused_beat_is_logged_once_for_its_worker_and_reason(store_url
                 await lastseen.client.post(api.BEAT, json=bodies[2], headers=narrow)
                 await lastseen.client.post(api.BEAT, json=bodies[2], headers={"authorization": "Bearer a.b.c"})
                 await lastseen.client.post(BATCH, content=b"no json", headers={"content-type": "application/json"})
-        told = [(one["tenant"], one["worker_id"], one["reason"]) for one in lines if one["event"] == "beat.refused"]
-        assert told == [
+        named = [(one["tenant"], one["worker_id"], one["reason"]) for one in lines if one["event"] == "beat.refused"]
+        assert named == [
             ("acme", "new", "over a quota"),
             ("acme", "bad", "malformed body"),
             ("acme", None, "forbidden"),
@@ -657,10 +657,10 @@ async def test_p29_log_lines_about_refused_beats_are_bounded_by_tenant(store_url
         assert len(lines) == 21, "a worker of the same name under another tenant is another one"
         now_ns += 5 * NS
         refused.log("acme", "w1", "quota")
-        assert len(lines) == 21, "it was told already"
+        assert len(lines) == 21, "it was logged already"
         refused.log("acme", "w1", "rate limited")
         assert len(lines) == 22
         for hours in (1, 2):
             now_ns += 3_600 * NS
             refused.log("acme", "w1", "quota")
-            assert len(lines) == 22 + hours, "an hour later it is told again"
+            assert len(lines) == 22 + hours, "an hour later it is logged again"

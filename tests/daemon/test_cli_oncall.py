@@ -24,7 +24,7 @@ from monitor.auth import Scope
 from monitor.daemon.cli.client import Client, ClientError, MisuseError
 from monitor.daemon.commands import app
 from monitor.events import rfc3339
-from tests.api.test_oncall import forget_test, held_back, note, recovered, refuse, told
+from tests.api.test_oncall import attempt_once, forget_test, held_back, note, recovered, refuse
 from tests.daemon.test_cli import PROGRAM
 from tests.support import api
 from tests.support.alerts_fakes import Inbox, event
@@ -41,7 +41,7 @@ valkey = pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """What came of a command."""
+    """Result of a command."""
 
     returncode: object
     stdout: str
@@ -79,13 +79,13 @@ class Shell:
         return Ended(returncode=status, stdout=out.getvalue(), stderr=err.getvalue())
 
     async def done(self, *arguments: str, tenant: str | None = "acme") -> str:
-        """What a command prints that does what it was asked."""
+        """Output of a command that succeeds."""
         ended = await self.run(*arguments, *_of(tenant), "--config", self.config)
         assert (ended.returncode, ended.stderr) == (0, ""), ended
         return ended.stdout
 
     async def refused(self, status: int, *arguments: str, tenant: str | None = "acme") -> str:
-        """What a command says that does not."""
+        """Message of a command that fails."""
         ended = await self.run(*arguments, *_of(tenant), "--config", self.config)
         assert (ended.returncode, ended.stdout) == (status, ""), ended
         assert ended.stderr.count("\n") == 1
@@ -298,7 +298,10 @@ async def test_an_incident_is_shown_with_the_reason_why_nothing_was_sent(operato
 async def test_dead_letters_are_listed_shown_replayed_and_dropped(operator: Shell) -> None:
     lastseen = operator.lastseen
     await note(lastseen, event(), event(worker_id="v"))
-    nid, other = await told(lastseen, event(), refuse), await told(lastseen, event(worker_id="v"), refuse)
+    nid, other = (
+        await attempt_once(lastseen, event(), refuse),
+        await attempt_once(lastseen, event(worker_id="v"), refuse),
+    )
     lines = (await operator.done("deliveries", "list")).splitlines()
     assert sorted(line.split()[0] for line in lines) == sorted([nid, other])
     assert "404 from ops" in lines[0]
@@ -313,7 +316,7 @@ async def test_dead_letters_are_listed_shown_replayed_and_dropped(operator: Shel
     for wrong in ((), ("--all",), (nid, "--all", "--receiver", "ops"), ("--all", "--receiver", "ops", "--force")):
         assert "--all --receiver NAME" in await operator.refused(2, "deliveries", "replay", *wrong)
     await note(lastseen, event(worker_id="u"))
-    await told(lastseen, event(worker_id="u"), refuse)
+    await attempt_once(lastseen, event(worker_id="u"), refuse)
     counted = await operator.done("deliveries", "replay", "--all", "--receiver", "ops")
     assert counted == "1 replayed, 0 overtaken, 0 skipped\n"
 
@@ -398,8 +401,8 @@ async def test_c18_without_a_tenant_it_is_the_one_there_is_and_lists_are_of_all(
     await note(lastseen, event(), event(tenant="globex"))
     lines = (await operator.done("incidents", "list", tenant=None)).splitlines()
     assert {line.split()[3] for line in lines} == {"acme", "globex"}
-    await told(lastseen, event(), refuse)
-    nid = await told(lastseen, event(tenant="globex"), refuse)
+    await attempt_once(lastseen, event(), refuse)
+    nid = await attempt_once(lastseen, event(tenant="globex"), refuse)
     assert len((await operator.done("deliveries", "list", tenant=None)).splitlines()) == 2
     assert nid in await operator.done("deliveries", "replay", nid, tenant=None)
 
@@ -532,7 +535,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 ANSWERS: dict[str, tuple[int, bytes]] = {

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from monitor.daemon.commands import COMMANDS, app
-from tests.api.test_oncall import forget_test, note, refuse, told
+from tests.api.test_oncall import attempt_once, forget_test, note, refuse
 from tests.daemon.test_cli_oncall import operator as operator  # noqa: PLC0414 - a fixture
 from tests.daemon.test_cli_oncall import valkey
 from tests.support.alerts_fakes import event
@@ -95,7 +95,7 @@ async def _placeholders(shell: Shell) -> dict[str, str]:
     lastseen = shell.lastseen
     await lastseen.beat("w")
     [incident_id] = await note(lastseen, event())
-    nid = await told(lastseen, event(), refuse)
+    nid = await attempt_once(lastseen, event(), refuse)
     silence_id = (await shell.done("silence", "add", "--worker-id", "w", "--for", "1h")).strip()
     [registered] = (await lastseen.json("/api/v1/events"))["events"]
     return {

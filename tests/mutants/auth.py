@@ -146,6 +146,6 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/daemon/oncall/deliveries.py",
         old="        worker_id=event.worker_id, environment_name=event.environment_name\n",
         new="        worker_id=event.worker_id, environment_name=next(iter(caller.environments or ()), None)\n",
-        tests=("tests/api/test_oncall.py::test_p5_what_became_of_an_event_can_be_asked_by_those_who_may_see_it",),
+        tests=("tests/api/test_oncall.py::test_p5_the_outcomes_of_an_event_are_shown_to_tokens_that_may_see_it",),
     ),
 )

@@ -324,7 +324,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/store/coalescing.py",
         old="            self._next = None\n            return await self._call()",
         new="            result = await self._call()\n            self._next = None\n            return result",
-        tests=("tests/api/test_tenants.py::test_p29_all_who_ask_for_the_health_at_a_time_share_one_call",),
+        tests=("tests/api/test_tenants.py::test_p29_concurrent_callers_of_the_health_share_one_call",),
     ),
     Mutant(
         wrong="a write that was to reach two replicas is confirmed when it has reached one",
