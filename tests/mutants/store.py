@@ -134,7 +134,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/store/lua/workers.lua",
         old="    if MOVE[state][REJECTIONS_ENDED] then\n      set_in(st.refused",
         new="    if false then\n      set_in(st.refused",
-        tests=("tests/store/test_store.py::test_p16_a_standing_counts_who_has_become_stale_since_a_moment",),
+        tests=("tests/store/test_store.py::test_p16_the_health_of_an_environment_counts_workers_that_became_stale_since_a_time",),
     ),
     # Commit -------------------------------------------------------------------------------------------------------
     Mutant(
@@ -284,7 +284,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/store/lua/reading.lua",
         old="call('ZCOUNT', st.base .. 'd:' .. cohort_id, since, int(st.t))",
         new="call('ZCOUNT', st.base .. 'd:' .. cohort_id, '(' .. since, int(st.t))",
-        tests=("tests/store/test_store.py::test_p16_a_standing_counts_who_became_stale_in_the_very_millisecond",),
+        tests=("tests/store/test_store.py::test_p16_the_health_of_an_environment_counts_a_worker_that_became_stale_in_the_same_millisecond",),
     ),
     Mutant(
         wrong="the counts take an absence that an outage prolonged for one that has ended",

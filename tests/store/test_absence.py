@@ -45,7 +45,7 @@ async def history(store: Store) -> list[Event]:
     return events
 
 
-async def told(store: Store) -> list[tuple[str, str]]:
+async def transitions(store: Store) -> list[tuple[str, str]]:
     return [(event.kind.removeprefix("worker."), event.reason) for event in await history(store)]
 
 
@@ -56,7 +56,7 @@ async def read(store: Store) -> Worker:
 
 
 async def seen(store: Store) -> set[Liveness]:
-    """What the worker is, in every way in which it can be read."""
+    """The liveness of the worker, in every way in which it can be read."""
     now_ms, _, worker = await store.get(W)
     assert worker is not None
     page = await store.list_workers(0, "acme", after="", limit=10, environments=None, want=None)
@@ -98,7 +98,7 @@ async def test_p17_p22_no_alert_until_the_announced_moment_and_stale_from_it_on(
         back = left.now_ms + ABSENCE_MS
         assert (await seen(store), (await read(store)).back_ms) == ({Liveness.STOPPED}, back)
         await ManualClock(store_url).set(back + off)
-        assert await seen(store) == {liveness}  # no sweep has come by
+        assert await seen(store) == {liveness}  # no sweep has run
         unswept = await read(store)
         await sweep(store, store_url)
         swept = await read(store)
@@ -107,7 +107,7 @@ async def test_p17_p22_no_alert_until_the_announced_moment_and_stale_from_it_on(
             assert worker.since(back + off) == (left.now_ms if off < 0 else back)
             assert worker.absent_until(back + off) == (back if off < 0 else None)
         if off < 0:
-            assert [kind for kind, _ in await told(store)] == ["registered", "stopped"]
+            assert [kind for kind, _ in await transitions(store)] == ["registered", "stopped"]
             return
         stale = (await history(store))[-1]
         assert (stale.kind, stale.reason, stale.old, stale.new) == (
@@ -133,7 +133,11 @@ async def test_a_beat_before_the_moment_ends_the_absence_and_the_plan(store_url:
         await sweep(store, store_url)
         await clock.set(t + ABSENCE_MS)
         await sweep(store, store_url)
-        assert (await told(store))[1:] == [("stopped", "shutdown"), ("resumed", "beat"), ("stale", "deadline passed")]
+        assert (await transitions(store))[1:] == [
+            ("stopped", "shutdown"),
+            ("resumed", "beat"),
+            ("stale", "deadline passed"),
+        ]
 
 
 async def test_p8_a_beat_at_the_moment_first_records_that_the_worker_was_missed(store_url: str) -> None:
@@ -143,7 +147,7 @@ async def test_p8_a_beat_at_the_moment_first_records_that_the_worker_was_missed(
         await ManualClock(store_url).set(back)
         await store.beat(0, [beat()])
         await sweep(store, store_url)
-        assert (await told(store))[2:] == [("stale", NOT_BACK), ("recovered", "beat")]
+        assert (await transitions(store))[2:] == [("stale", NOT_BACK), ("recovered", "beat")]
         assert [event.due_ms for event in await history(store)][2:] == [back, back]
 
 
@@ -170,7 +174,7 @@ async def test_the_worker_s_last_word_counts_renewed_or_withdrawn(store_url: str
         assert (await leave(store)).outcome == REFUSED
         await clock.set(t + 10 * ABSENCE_MS)
         await sweep(store, store_url)
-        assert [kind for kind, _ in await told(store)] == ["registered", "stopped"]
+        assert [kind for kind, _ in await transitions(store)] == ["registered", "stopped"]
         # Retention counts from the stop again.
         assert len((await store.purge(0, limit=10, retention_ms=9 * ABSENCE_MS)).moved) == 1
 
@@ -263,13 +267,13 @@ async def test_a_straggler_that_is_expected_by_its_deadline_is_stale_at_it_and_n
         await store.beat(0, [beat()])
         await clock.set(t + 3_000 + REACH_MS - 1)
         await sweep(store, store_url)
-        assert [kind for kind, _ in await told(store)] == ["registered", "stopped", "resumed"]
+        assert [kind for kind, _ in await transitions(store)] == ["registered", "stopped", "resumed"]
         await clock.set(t + 3_000 + REACH_MS + 1_000)
         await sweep(store, store_url)
-        assert (await told(store))[3:] == events
+        assert (await transitions(store))[3:] == events
 
 
-async def test_a_renewed_announcement_is_a_goodbye_of_its_own_for_stragglers(store_url: str) -> None:
+async def test_a_renewed_announcement_is_a_disconnect_of_its_own_for_stragglers(store_url: str) -> None:
     async with opened(store_url) as store:
         clock = ManualClock(store_url)
         await store.beat(0, [beat()])
@@ -293,7 +297,7 @@ async def test_a_beat_after_the_moment_is_no_straggler_s_however_short_the_absen
         await store.beat(0, [beat()])
         await clock.set(t + 3_000 + REACH_MS)
         await sweep(store, store_url)
-        assert [kind for kind, _ in (await told(store))[2:]] == ["stale", "recovered", "stale"]
+        assert [kind for kind, _ in (await transitions(store))[2:]] == ["stale", "recovered", "stale"]
 
 
 async def test_p26_retention_begins_when_the_absence_ends(store_url: str) -> None:
@@ -308,7 +312,7 @@ async def test_p26_retention_begins_when_the_absence_ends(store_url: str) -> Non
         # No sweep has come by all the time: that it was missed is recorded all the same.
         await clock.set(back + 60_000)
         assert not (await store.purge(0, limit=10, retention_ms=60_000)).more
-        assert (await told(store))[2:] == [("stale", NOT_BACK), ("forgotten", "retention passed")]
+        assert (await transitions(store))[2:] == [("stale", NOT_BACK), ("forgotten", "retention passed")]
         assert await keys(store_url) == {"m", "e", "e:acme", "lengths", "began"}
 
 
@@ -378,7 +382,7 @@ async def test_what_an_older_release_left_behind_stops_no_sweep(store_url: str) 
     async with opened(store_url) as store, Redis.from_url(store_url) as redis:
         t = (await store.beat(0, [beat(), beat("v")])).now_ms
         await leave(store, ABSENCE_MS, worker="v")
-        await redis.zadd("{ls:0}:b:1", {"w": t + 1, "nobody": t + 1})
+        await redis.zadd("{ls:0}:b:1", {"w": t + 1, "unknown": t + 1})
         await redis.zadd("{ls:0}:b:77", {"gone": t + 1})
         await redis.zadd("{ls:0}:b", {"1": t + 1, "77": t + 1})
         await ManualClock(store_url).set(t + 10)

@@ -84,7 +84,7 @@ async def test_p2_the_absence_of_a_worker_whose_daemon_has_gone_is_not_lost(stor
             if result.moved:
                 assert [one.kind for one in result.moved] == [EventKind.STOPPED, EventKind.STALE]
                 return
-        raise AssertionError("nobody missed it")
+        raise AssertionError("it was not reported as missed")
 
 
 async def test_p28_a_worker_that_is_back_while_we_are_too_busy_is_not_missed(store_url: str) -> None:

@@ -297,7 +297,7 @@ async def test_the_terminals_interrupt_does_not_reach_the_server(tmp_path: Path)
         assert os.getpgid(store.pid) == store.pid
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells a child of its parent's end on Linux only")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals a child when its parent ends")
 def test_the_server_ends_with_a_killed_daemon_and_the_data_is_there_on_the_next_start(tmp_path: Path) -> None:
     with daemon(tmp_path) as first:
         first.ready()
@@ -309,7 +309,7 @@ def test_the_server_ends_with_a_killed_daemon_and_the_data_is_there_on_the_next_
         second.end()
 
 
-def test_a_second_daemon_is_refused_at_once_and_the_refusal_names_who_has_the_directory(tmp_path: Path) -> None:
+def test_a_second_daemon_is_refused_at_once_and_the_refusal_names_the_holder_of_the_directory(tmp_path: Path) -> None:
     with daemon(tmp_path) as first:
         first.ready()
         begun_at = time.monotonic()
@@ -477,7 +477,7 @@ async def test_stop_ends_the_watch_between_two_starts(tmp_path: Path) -> None:
         assert store.pid is None
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells a child of its parent's end on Linux only")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals a child when its parent ends")
 def test_a_server_that_was_started_again_ends_with_a_killed_daemon_too(tmp_path: Path) -> None:
     with daemon(tmp_path) as first:
         first.ready()
@@ -522,7 +522,7 @@ async def test_a_path_too_long_for_a_socket_works_and_its_private_directory_is_r
     assert (data_dir / "store" / "appendonlydir").is_dir()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells a child of its parent's end on Linux only")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals a child when its parent ends")
 def test_what_a_killed_daemon_left_outside_its_directory_is_removed_by_the_next_start(tmp_path: Path) -> None:
     data_dir = tmp_path / ("d" * 120)
     with daemon(data_dir) as first:
@@ -581,7 +581,7 @@ def test_a_path_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
         EmbeddedStore(tmp_path / os.fsdecode(b"\xff")).start()
 
 
-async def test_the_lock_file_says_who_has_the_directory(tmp_path: Path) -> None:
+async def test_the_lock_file_names_the_holder_of_the_directory(tmp_path: Path) -> None:
     async with started(tmp_path) as (store, url):
         assert json.loads((tmp_path / "lock").read_text()) == {
             "daemon_pid": os.getpid(),

@@ -1,4 +1,4 @@
-"""What the functions in the store say of themselves."""
+"""Flags of the functions in the store."""
 
 from __future__ import annotations
 

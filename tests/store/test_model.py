@@ -202,7 +202,7 @@ class StoreMachine:
         self.pulse_of(DAEMONS[number], ends=ends)
 
     def now_ms(self) -> int:
-        now_ms, _, _ = self.run(self.store.get(WorkerKey("nobody", "x")))
+        now_ms, _, _ = self.run(self.store.get(WorkerKey("no-tenant", "x")))
         assert isinstance(now_ms, int)
         return now_ms
 
@@ -278,7 +278,7 @@ class StoreMachine:
 
     @action(known=True, data=st.data(), step_ms=st.sampled_from([10_000, 29_000]), daemons=RUNNING)
     def refuse_for_long(self, data: st.DataObject, step_ms: int, daemons: list[str]) -> None:
-        """Its beats are refused again and again, until there is nothing more to come of it."""
+        """Its beats are refused again and again, until no further transition follows."""
         key = data.draw(st.sampled_from(sorted(self.model.workers, key=str)))
         for _ in range(8):
             self.go_on_until(self.now_ms() + step_ms, daemons)
@@ -371,7 +371,7 @@ class StoreMachine:
     @invariant
     def the_stream_tells_the_model_s_story(self) -> None:
         events = [event for tenant in TENANTS for event in self.history(tenant)]
-        told = [
+        stored = [
             ModelEvent(
                 kind=event.kind,
                 key=WorkerKey(event.tenant, event.worker_id),
@@ -393,8 +393,8 @@ class StoreMachine:
             for event in events
         ]
         # Workers expired by one call have no order among themselves; each worker's own story has.
-        for key in {event.key for event in self.model.events} | {event.key for event in told}:
-            left, whole = ([e for e in some if e.key == key] for some in (told, self.model.events))
+        for key in {event.key for event in self.model.events} | {event.key for event in stored}:
+            left, whole = ([e for e in some if e.key == key] for some in (stored, self.model.events))
             assert left == (whole[len(whole) - len(left) :] if self.has_trimmed else whole)
         assert len({event.event_id for event in events}) == len(events)
 
@@ -440,14 +440,14 @@ class StoreMachine:
                 if key.tenant == tenant:
                     is_waited_for |= self.model.due(worker, census.now_ms)[0] > worker.base_ms
                     expected[worker.environment, self.model.liveness(worker, census.now_ms)] += 1
-            told = {
+            counted = {
                 (name, liveness): count
                 for name, counts in census.environments.items()
                 for liveness, count in counts.items()
                 if count
             }
-            assert told == dict(expected) or is_waited_for
-            assert all(count > 0 for count in told.values())
+            assert counted == dict(expected) or is_waited_for
+            assert all(count > 0 for count in counted.values())
             ids, after = [], ""
             while True:
                 page = self.run(self.store.list_workers(0, tenant, after=after, limit=2, environments=None, want=None))

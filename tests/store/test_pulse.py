@@ -31,14 +31,14 @@ class Pulsing(Watched):
         super().__init__()
         self.pulses = self.windows = self.ticks = 0
         self.is_behind = False
-        self.pulse = Pulse(store, on_sums=self._told, is_behind=self._ask)
+        self.pulse = Pulse(store, on_sums=self._summed, is_behind=self._ask)
 
     def _ask(self) -> bool:
         self.ticks += 1
         self.changed()
         return self.is_behind
 
-    def _told(self, windows: int, _: int) -> None:
+    def _summed(self, windows: int, _: int) -> None:
         self.pulses, self.windows = self.pulses + 1, windows
         self.changed()
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 CALLS: Final = 400
 BEYOND_S: Final = 2.0
-"""How much longer than its limit a call may take on a loaded machine: less than one more attempt would."""
+"""Maximum overrun of a call's time limit on a loaded machine: less than one more attempt takes."""
 
 
 @asynccontextmanager

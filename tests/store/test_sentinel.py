@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S: Final = 1.0
 BEYOND_S: Final = 2.0
-"""How much longer than its limit a call may take on a loaded machine."""
+"""Maximum overrun of a call's time limit on a loaded machine."""
 ONE: Final = (STORED, INTERVAL_MS)
 
 
@@ -66,7 +66,7 @@ async def blocking(call: Callable[..., Any], *args: Any, **settings: Any) -> Any
 
 
 def leads_to(store: Store, node: Node) -> bool:
-    """Whether the store has heard that this is the primary."""
+    """Whether the store uses this server as the primary."""
     primary = store.connection.address._primary
     return primary is not None and primary.address == node.address
 
@@ -90,7 +90,7 @@ async def busy(store: Store, prefix: str) -> set[str]:
 
 
 class Beating:
-    """Ever new workers, one beat after another, and what became of them."""
+    """New workers, one beat after another, and the results."""
 
     def __init__(self, store: Store, prefix: str) -> None:
         self.acknowledged: list[tuple[float, str]] = []

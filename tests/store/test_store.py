@@ -1149,16 +1149,18 @@ async def test_p16_the_health_of_an_environment_counts_the_overdue_and_no_worker
         await beats("other", environment="prod-2")
         await store.disconnect(goodbye(Trigger.DISCONNECT_CLEAN))
         await store.disconnect(replace(goodbye(Trigger.DISCONNECT_FAILURE), key=WorkerKey("acme", "failed")))
-        # "w" has said goodbye, and its beat thread is one step behind.
+        # "w" has disconnected, and its beat thread is one step behind.
         t = await beats("w")
         assert await store.environment_health("acme", "prod") == EnvironmentHealth(expected=4, silent=2, down=2)
-        # No sweep has come by: the overdue are still to be reported, and count.
+        # No sweep has run: overdue workers are not reported yet, and count as silent.
         await clock.set(t + INTERVAL_MS + 90_000)
         assert await store.environment_health("acme", "prod") == EnvironmentHealth(expected=4, silent=4, down=2)
         assert await store.environment_health("acme", "nowhere") == EnvironmentHealth(expected=0, silent=0, down=0)
 
 
-async def test_p16_a_standing_counts_who_became_stale_in_the_very_millisecond(store_url: str) -> None:
+async def test_p16_the_health_of_an_environment_counts_a_worker_that_became_stale_in_the_same_millisecond(
+    store_url: str,
+) -> None:
     async with opened(store_url) as store:
         due_ms = (await store.beat(0, [beat()])).now_ms + INTERVAL_MS + GRACE_MS
         await ManualClock(store_url).set(due_ms)
@@ -1168,7 +1170,7 @@ async def test_p16_a_standing_counts_who_became_stale_in_the_very_millisecond(st
             assert (found.fallen, found.down) == (fallen, fallen)
 
 
-async def test_p16_a_standing_counts_who_has_become_stale_since_a_moment(store_url: str) -> None:
+async def test_p16_the_health_of_an_environment_counts_workers_that_became_stale_since_a_time(store_url: str) -> None:
     async with opened(store_url, partitions=2) as store:
         clock = ManualClock(store_url, 2)
 
