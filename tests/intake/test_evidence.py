@@ -1,4 +1,4 @@
-"""P11: evidence on its way to the store, bounded and without an error for anybody; and what comes of it in a daemon."""
+"""P11: evidence on its way to the store, bounded and without errors for callers; and its effect in a daemon."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class WatchedStore(Store):
         return [one for lot in self.chunks for one in lot]
 
 
-class Desk:
+class Rig:
     """A recorder over a store, with a clock of its own."""
 
     def __init__(self, store: WatchedStore) -> None:
@@ -73,7 +73,7 @@ class Desk:
         return float(line.split()[-1])
 
     async def later(self) -> None:
-        """What comes now comes in a later millisecond."""
+        """Move the clock: further calls come in a later millisecond."""
         await self.clock.set(self.store.clock.now_ms() + 10)
 
     async def worker(self, worker_id: str) -> Worker:
@@ -83,191 +83,191 @@ class Desk:
 
 
 @asynccontextmanager
-async def opened(url: str, **changes: Any) -> AsyncIterator[Desk]:
+async def opened(url: str, **changes: Any) -> AsyncIterator[Rig]:
     store = await WatchedStore.open(settings(url, **changes))
     assert isinstance(store, WatchedStore)
     try:
-        yield Desk(store)
+        yield Rig(store)
     finally:
         await store.close()
 
 
 @pytest.fixture
-async def desk(store_url: str) -> AsyncIterator[Desk]:
+async def rig(store_url: str) -> AsyncIterator[Rig]:
     async with opened(store_url) as made:
         yield made
 
 
-async def test_p11_what_is_noted_is_read_with_the_worker_until_a_beat_is_accepted(desk: Desk) -> None:
-    await desk.store.beat(0, [beat("w")])
-    assert (await desk.worker("w")).rejected is None
-    await desk.later()
-    desk.note("w", Rejection.TOKEN_EXPIRED)
-    desk.note("nobody")
-    await desk.recorder.flush()
-    rejected = (await desk.worker("w")).rejected
+async def test_p11_what_is_noted_is_read_with_the_worker_until_a_beat_is_accepted(rig: Rig) -> None:
+    await rig.store.beat(0, [beat("w")])
+    assert (await rig.worker("w")).rejected is None
+    await rig.later()
+    rig.note("w", Rejection.TOKEN_EXPIRED)
+    rig.note("unknown")
+    await rig.recorder.flush()
+    rejected = (await rig.worker("w")).rejected
     assert rejected is not None
     assert rejected.reason == "token expired"
-    await desk.later()
-    await desk.store.beat(0, [beat("w")])
-    assert (await desk.worker("w")).rejected is None
-    _, _, nobody = await desk.store.get(WorkerKey("acme", "nobody"))
-    assert nobody is None, "it registers nobody"
+    await rig.later()
+    await rig.store.beat(0, [beat("w")])
+    assert (await rig.worker("w")).rejected is None
+    _, _, unknown = await rig.store.get(WorkerKey("acme", "unknown"))
+    assert unknown is None, "it registers no worker"
 
 
-async def test_p28_a_beat_that_was_refused_by_our_fault_moves_the_deadline(desk: Desk) -> None:
-    await desk.store.beat(0, [beat("w"), beat("v")])
-    before = await desk.worker("w"), await desk.worker("v")
-    await desk.later()
-    desk.note("w", Rejection.OVERLOADED)
-    desk.note("v", Rejection.RATE_LIMITED)
-    await desk.recorder.flush()
-    after = await desk.worker("w"), await desk.worker("v")
+async def test_p28_a_beat_that_was_refused_by_our_fault_moves_the_deadline(rig: Rig) -> None:
+    await rig.store.beat(0, [beat("w"), beat("v")])
+    before = await rig.worker("w"), await rig.worker("v")
+    await rig.later()
+    rig.note("w", Rejection.OVERLOADED)
+    rig.note("v", Rejection.RATE_LIMITED)
+    await rig.recorder.flush()
+    after = await rig.worker("w"), await rig.worker("v")
     assert after[0].deadline_ms > before[0].deadline_ms
     assert after[1].deadline_ms == before[1].deadline_ms
 
 
-async def test_p11_evidence_of_a_token_for_another_environment_is_none(desk: Desk) -> None:
-    await desk.store.beat(0, [beat("w", environment="prod")])
-    await desk.later()
-    desk.note("w", allowed=("stage",))
-    await desk.recorder.flush()
-    assert (await desk.worker("w")).rejected is None
-    desk.note("w", allowed=("stage", "prod"))
-    await desk.recorder.flush()
-    assert (await desk.worker("w")).rejected is not None, "and it does not stand in the way of another token's"
+async def test_p11_evidence_of_a_token_for_another_environment_is_none(rig: Rig) -> None:
+    await rig.store.beat(0, [beat("w", environment="prod")])
+    await rig.later()
+    rig.note("w", allowed=("stage",))
+    await rig.recorder.flush()
+    assert (await rig.worker("w")).rejected is None
+    rig.note("w", allowed=("stage", "prod"))
+    await rig.recorder.flush()
+    assert (await rig.worker("w")).rejected is not None, "and it does not stand in the way of another token's"
 
 
-async def test_p11_one_worker_is_noted_once_in_a_while(desk: Desk) -> None:
+async def test_p11_one_worker_is_noted_once_in_a_while(rig: Rig) -> None:
     for _ in range(1_000):
-        desk.note("w")
-    await desk.recorder.flush()
-    assert len(desk.store.given) == 1
-    desk.now_s += SPACING_S - 0.001
-    desk.note("w")
-    await desk.recorder.flush()
-    assert len(desk.store.given) == 1
+        rig.note("w")
+    await rig.recorder.flush()
+    assert len(rig.store.given) == 1
+    rig.now_s += SPACING_S - 0.001
+    rig.note("w")
+    await rig.recorder.flush()
+    assert len(rig.store.given) == 1
     for _ in range(5):
-        desk.now_s += 1
-        desk.note("w")
-        await desk.recorder.flush()
-    assert len(desk.store.given) == 6, "each try of a worker with the shortest interval, of a second"
+        rig.now_s += 1
+        rig.note("w")
+        await rig.recorder.flush()
+    assert len(rig.store.given) == 6, "each try of a worker with the shortest interval, of a second"
 
 
-async def test_p28_of_two_refusals_that_wait_the_one_that_is_our_fault_counts(desk: Desk) -> None:
-    desk.note("w", Rejection.MALFORMED)
-    desk.note("v", Rejection.MALFORMED)
-    desk.note("w", Rejection.OVERLOADED)
-    desk.note("w", Rejection.MALFORMED)
-    await desk.recorder.flush()
-    told = [(one.key.worker_id, one.rejection) for one in desk.store.given]
-    assert told == [("w", Rejection.OVERLOADED), ("v", Rejection.MALFORMED)], "and it comes first"
+async def test_p28_of_two_refusals_that_wait_the_one_that_is_our_fault_counts(rig: Rig) -> None:
+    rig.note("w", Rejection.MALFORMED)
+    rig.note("v", Rejection.MALFORMED)
+    rig.note("w", Rejection.OVERLOADED)
+    rig.note("w", Rejection.MALFORMED)
+    await rig.recorder.flush()
+    written = [(one.key.worker_id, one.rejection) for one in rig.store.given]
+    assert written == [("w", Rejection.OVERLOADED), ("v", Rejection.MALFORMED)], "and it comes first"
 
 
 @on_valkey
 async def test_p28_evidence_is_bounded_and_what_is_too_much_is_dropped_and_counted(store_url: str) -> None:
-    async with opened(store_url) as desk:
+    async with opened(store_url) as rig:
         for number in range(MOST_PENDING + 500):
-            desk.note(f"w-{number}")
-        await desk.recorder.flush()
+            rig.note(f"w-{number}")
+        await rig.recorder.flush()
         most = LOT * LOTS_OF_A_PARTITION
-        assert max(map(len, desk.store.chunks)) <= LOT
-        assert len(desk.store.given) == most
-        assert desk.counted("recorded") == most
-        assert desk.counted("dropped") == MOST_PENDING + 500 - most
+        assert max(map(len, rig.store.chunks)) <= LOT
+        assert len(rig.store.given) == most
+        assert rig.counted("recorded") == most
+        assert rig.counted("dropped") == MOST_PENDING + 500 - most
 
 
 @on_valkey
 async def test_p11_trouble_of_the_store_is_no_error_of_the_recorder(store_url: str) -> None:
-    async with opened(store_url) as desk:
-        desk.store.down = True
+    async with opened(store_url) as rig:
+        rig.store.down = True
         for number in range(3 * LOT):
-            desk.note(f"w-{number}")
-        await desk.recorder.flush()
-        assert len(desk.store.chunks) == 1, "the rest is not even tried"
-        assert desk.counted("dropped") == 3 * LOT
-        desk.store.down = False
-        desk.now_s += 1
-        desk.note("w-1")
-        await desk.recorder.flush()
-        assert desk.counted("recorded") == 1
+            rig.note(f"w-{number}")
+        await rig.recorder.flush()
+        assert len(rig.store.chunks) == 1, "the rest is not even tried"
+        assert rig.counted("dropped") == 3 * LOT
+        rig.store.down = False
+        rig.now_s += 1
+        rig.note("w-1")
+        await rig.recorder.flush()
+        assert rig.counted("recorded") == 1
 
 
 @on_valkey
 async def test_p11_evidence_that_has_waited_too_long_is_dropped(store_url: str) -> None:
-    async with opened(store_url) as desk:
+    async with opened(store_url) as rig:
         for number in range(2 * LOT):
-            desk.note(f"w-{number}")
+            rig.note(f"w-{number}")
 
         def wait() -> None:
-            desk.now_s += 2.1
+            rig.now_s += 2.1
 
-        desk.store.meanwhile = wait
-        await desk.recorder.flush()
-        assert len(desk.store.given) == LOT
-        assert desk.counted("dropped") == LOT
+        rig.store.meanwhile = wait
+        await rig.recorder.flush()
+        assert len(rig.store.given) == LOT
+        assert rig.counted("dropped") == LOT
 
 
-async def test_p28_it_is_known_how_long_refusals_of_our_own_fault_wait(desk: Desk) -> None:
-    desk.note("w", Rejection.MALFORMED)
-    desk.now_s += 1
-    assert desk.recorder.oldest_s() == 0, "what the worker did wrong does not count"
-    desk.note("w", Rejection.OVERLOADED)
-    desk.note("v", Rejection.OVERLOADED)
-    desk.now_s += 0.5
-    desk.note("u", Rejection.OVERLOADED)
-    assert desk.recorder.oldest_s() == 0.5
+async def test_p28_it_is_known_how_long_refusals_of_our_own_fault_wait(rig: Rig) -> None:
+    rig.note("w", Rejection.MALFORMED)
+    rig.now_s += 1
+    assert rig.recorder.oldest_s() == 0, "what the worker did wrong does not count"
+    rig.note("w", Rejection.OVERLOADED)
+    rig.note("v", Rejection.OVERLOADED)
+    rig.now_s += 0.5
+    rig.note("u", Rejection.OVERLOADED)
+    assert rig.recorder.oldest_s() == 0.5
     waited = []
 
     def meanwhile() -> None:
-        waited.append(desk.recorder.oldest_s())
+        waited.append(rig.recorder.oldest_s())
 
-    desk.store.meanwhile = meanwhile
-    await desk.recorder.flush()
+    rig.store.meanwhile = meanwhile
+    await rig.recorder.flush()
     assert waited == [0.5], "also while it is being given"
-    assert desk.recorder.oldest_s() == 0
+    assert rig.recorder.oldest_s() == 0
 
 
 @on_valkey
 @pytest.mark.parametrize("why", ["the store is down", "too old", "too many"])
 async def test_p28_it_is_known_that_a_refusal_of_our_own_fault_was_dropped(store_url: str, why: str) -> None:
-    async with opened(store_url) as desk:
-        desk.store.down = why == "the store is down"
+    async with opened(store_url) as rig:
+        rig.store.down = why == "the store is down"
         for number in range(MOST_PENDING + 1 if why == "too many" else 1):
-            desk.note(f"w-{number}", Rejection.OVERLOADED)
+            rig.note(f"w-{number}", Rejection.OVERLOADED)
         if why == "too old":
-            desk.now_s += 2.1
-        await desk.recorder.flush()
-        assert desk.recorder.oldest_s() == math.inf
-        desk.now_s += (GAP_MS + PULSE_MS) / 1_000 - 0.001
-        assert desk.recorder.oldest_s() == math.inf, "until it must have shown as a gap between pulses"
-        desk.now_s += 0.001
-        assert desk.recorder.oldest_s() == 0
+            rig.now_s += 2.1
+        await rig.recorder.flush()
+        assert rig.recorder.oldest_s() == math.inf
+        rig.now_s += (GAP_MS + PULSE_MS) / 1_000 - 0.001
+        assert rig.recorder.oldest_s() == math.inf, "until it must have shown as a gap between pulses"
+        rig.now_s += 0.001
+        assert rig.recorder.oldest_s() == 0
 
 
 @on_valkey
 async def test_p28_what_others_did_wrong_takes_no_place_of_our_own_fault(store_url: str) -> None:
-    async with opened(store_url) as desk:
+    async with opened(store_url) as rig:
         for number in range(MOST_PENDING + 1):
-            desk.note(f"w-{number}", Rejection.MALFORMED)
-        desk.note("w", Rejection.OVERLOADED)
-        await desk.recorder.flush()
-        assert desk.store.given[0].key.worker_id == "w"
-        assert desk.recorder.oldest_s() == 0
+            rig.note(f"w-{number}", Rejection.MALFORMED)
+        rig.note("w", Rejection.OVERLOADED)
+        await rig.recorder.flush()
+        assert rig.store.given[0].key.worker_id == "w"
+        assert rig.recorder.oldest_s() == 0
 
 
 @on_valkey
 async def test_p11_a_recorder_that_runs_gives_what_is_noted_by_itself(store_url: str) -> None:
-    async with opened(store_url) as desk:
-        await desk.store.beat(0, [beat("w")])
-        running = asyncio.create_task(desk.recorder.run())
+    async with opened(store_url) as rig:
+        await rig.store.beat(0, [beat("w")])
+        running = asyncio.create_task(rig.recorder.run())
         given = asyncio.Event()
-        desk.store.meanwhile = given.set
+        rig.store.meanwhile = given.set
         for _ in range(2):
             given.clear()
-            desk.note("w")
+            rig.note("w")
             await asyncio.wait_for(given.wait(), 20)
-            desk.now_s += 1
+            rig.now_s += 1
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
@@ -290,7 +290,7 @@ def test_p11_a_worker_whose_beats_are_refused_is_reported_as_rejected_and_a_forg
         for name in ("scope", "fleet", "forged", "silent", "rate"):
             assert daemon.beat(name).status == 204
 
-        def told(worker_id: str) -> str | None:
+        def newest(worker_id: str) -> str | None:
             body = {"worker_id": "scope", "environment_name": "prod"}
             assert daemons.call(daemon.url, "POST", daemons.BEAT, token=named, body=body).status == 403
             body["worker_id"] = "fleet"
@@ -302,12 +302,12 @@ def test_p11_a_worker_whose_beats_are_refused_is_reported_as_rejected_and_a_forg
             kinds = [event["type"] for event in events if event["type"] != "worker.registered"]
             return kinds[-1] if kinds else None
 
-        assert daemons.until(lambda: told("scope"), "an event of the one without the scope") == "worker.rejected"
-        assert daemons.until(lambda: told("forged"), "an event of the forger") == "worker.stale"
-        assert daemons.until(lambda: told("fleet"), "an event of one whom a token without the scope does not name") == (
-            "worker.stale"
-        )
-        assert daemons.until(lambda: told("silent"), "an event of the silent one") == "worker.stale"
+        assert daemons.until(lambda: newest("scope"), "an event of the one without the scope") == "worker.rejected"
+        assert daemons.until(lambda: newest("forged"), "an event of the forger") == "worker.stale"
+        assert daemons.until(
+            lambda: newest("fleet"), "an event of one whom a token without the scope does not name"
+        ) == ("worker.stale")
+        assert daemons.until(lambda: newest("silent"), "an event of the silent one") == "worker.stale"
         assert daemon.get("/api/v1/workers/rate")["liveness"] in {"alive", "late"}
         worker = daemon.get("/api/v1/workers/scope")
         assert worker["liveness"] == "stale"

@@ -158,7 +158,7 @@ PASSING: Final[dict[str, Callable[[Proxy], None]]] = {
     "the way to the store ends": lambda proxy: proxy.half_close(Way.REQUESTS),
     "the way back ends": lambda proxy: proxy.half_close(Way.ANSWERS),
 }
-"""Faults of a moment."""
+"""Short faults."""
 
 
 async def begin(fault: Callable[[Proxy], Awaitable[None] | None], proxy: Proxy) -> None:
@@ -273,12 +273,12 @@ async def test_exactly_the_members_of_a_failed_batch_are_refused_and_later_beats
         rest = await lastseen.send("a", "doomed", "b")
         lastseen.proxy.plan(CutRequest(match=b"doomed"))
         lastseen.proxy.flow()
-        told = await answers(first | rest)
-        members = {name for name in told for command in lastseen.proxy.cut_commands if name.encode() in command}
-        assert {"doomed"} < members < set(told)
-        assert told == {name: 503 if name in members else 204 for name in told}
+        answered = await answers(first | rest)
+        members = {name for name in answered for command in lastseen.proxy.cut_commands if name.encode() in command}
+        assert {"doomed"} < members < set(answered)
+        assert answered == {name: 503 if name in members else 204 for name in answered}
         assert await answers(await lastseen.send("later")) == {"later": 204}
-        assert set(await lastseen.stored()) == (set(told) | {"later"}) - members
+        assert set(await lastseen.stored()) == (set(answered) | {"later"}) - members
 
 
 async def test_a_client_that_goes_away_takes_no_other_client_of_its_batch_with_it(store_url: str) -> None:
@@ -309,24 +309,24 @@ async def test_p28_a_full_intake_refuses_at_once_and_takes_beats_again_when_the_
         for number in range(20):
             tasks |= await lastseen.send(f"w-{number}")
         # Nothing has come from the store, and its time limit is far away.
-        told = await answers({name: task for name, task in tasks.items() if task.done()})
-        assert set(told.values()) == {503}
-        assert 1 + len(told) + 5 in {len(tasks), len(tasks) + 1}
+        answered = await answers({name: task for name, task in tasks.items() if task.done()})
+        assert set(answered.values()) == {503}
+        assert 1 + len(answered) + 5 in {len(tasks), len(tasks) + 1}
         lastseen.proxy.flow()
-        kept = await answers({name: task for name, task in tasks.items() if name not in told})
+        kept = await answers({name: task for name, task in tasks.items() if name not in answered})
         assert set(kept.values()) == {204}
         assert set(await lastseen.stored()) == set(kept)
-        again = await answers(await lastseen.send(*told))
+        again = await answers(await lastseen.send(*answered))
         assert 204 in again.values()
-        for name in told:
+        for name in answered:
             assert await answers(await lastseen.send(name)) == {name: 204}
 
 
-# Goodbyes and erasures ----------------------------------------------------------------------------------------------
+# Disconnects and deletions ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cut", [CutRequest(match=DISCONNECT), CutAnswer(match=DISCONNECT)])
-async def test_p10_a_goodbye_that_is_not_known_to_be_stored_is_refused_and_is_recorded_once(
+async def test_p10_a_disconnect_that_is_not_known_to_be_stored_is_refused_and_is_recorded_once(
     store_url: str, cut: CutRequest | CutAnswer
 ) -> None:
     path = "/api/v1/workers/w/disconnect"
@@ -390,8 +390,8 @@ async def test_p3_a_sweep_whose_answers_are_lost_records_each_silence_once(store
         events = [(event.worker_id, event.kind, event.seq) for event in await events_of(direct)]
         expected = [(name, kind, seq) for name in names for seq, kind in enumerate(_OF_A_DEAD_WORKER, 1)]
         assert sorted(events) == sorted(expected)
-        told = [move.worker_id for move in moved]
-        assert len(told) == len(set(told))
+        reported = [move.worker_id for move in moved]
+        assert len(reported) == len(set(reported))
         assert proxy.cut_commands
 
 

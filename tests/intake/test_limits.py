@@ -198,21 +198,21 @@ def test_p28_each_process_lets_a_worker_through_whole_and_its_part_of_a_tenant(
 # A store that is too slow -------------------------------------------------------------------------------------------
 
 
-async def test_p28_when_to_come_again_is_spread_and_soon_for_those_who_have_little_time(store_url: str) -> None:
+async def test_p28_retry_after_is_spread_and_short_for_workers_with_a_short_grace(store_url: str) -> None:
     async with opened(store_url, rules=()) as store:
         intake = Intake(store, capacity=0, on_moved=lambda _: None)
 
-        async def told(grace_ms: int | None) -> int:
+        async def retry_after(grace_ms: int | None) -> int:
             with pytest.raises(IntakeFullError) as refused:
                 await intake.apply(beat("w") if grace_ms is None else beat("w", grace_ms=grace_ms))
             return refused.value.retry_after_s
 
-        assert sorted([await told(None) for _ in SPREAD_S]) == [1, 2, 3]
-        assert sorted([await told(60_000) for _ in SPREAD_S]) == [1, 2, 3]
-        assert [await told(1_000) for _ in SPREAD_S] == [1, 1, 1]
+        assert sorted([await retry_after(None) for _ in SPREAD_S]) == [1, 2, 3]
+        assert sorted([await retry_after(60_000) for _ in SPREAD_S]) == [1, 2, 3]
+        assert [await retry_after(1_000) for _ in SPREAD_S] == [1, 1, 1]
     async with opened(store_url, grace_ms=5_000, rules=()) as store:
         intake = Intake(store, capacity=0, on_moved=lambda _: None)
-        assert [await told(None) for _ in SPREAD_S] == [1, 1, 1]
+        assert [await retry_after(None) for _ in SPREAD_S] == [1, 1, 1]
 
 
 async def test_p28_what_waiting_beats_bring_with_them_is_bounded_in_bytes(store_url: str) -> None:

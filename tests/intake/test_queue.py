@@ -52,7 +52,7 @@ def erasure(worker: str = "w", allowed: tuple[str, ...] | None = None) -> Forget
 
 
 def submit(intake: Intake, letter: str, worker: str = "w") -> Awaitable[object]:
-    """One order: a (b)eat, a (c)lean goodbye, a (f)ailure, an (e)rasure."""
+    """One call: a (b)eat, a (c)lean disconnect, a (f)ailure, a deletion (e)."""
     match letter:
         case "b":
             return intake.apply(beat(worker))
@@ -101,14 +101,14 @@ async def test_the_order_holds_for_each_of_many_workers_over_partitions(store_ur
         intake = intake_on(store)
         workers = [f"w{k}" for k in range(50)]
         await asyncio.gather(*(submit(intake, letter, worker) for letter in "bbcbfb" for worker in workers))
-        told: dict[str, list[EventKind]] = {}
+        kinds: dict[str, list[EventKind]] = {}
         for event in await history(store):
-            told.setdefault(event.worker_id, []).append(event.kind)
+            kinds.setdefault(event.worker_id, []).append(event.kind)
         expected = [EventKind.REGISTERED, EventKind.STOPPED, EventKind.RESUMED, EventKind.FAILED, EventKind.RECOVERED]
-        assert told == dict.fromkeys(workers, expected)
+        assert kinds == dict.fromkeys(workers, expected)
 
 
-def test_a_goodbye_stays_behind_a_beat_of_the_same_turn_of_the_loop(store_url: str) -> None:
+def test_a_disconnect_stays_behind_a_beat_of_the_same_turn_of_the_loop(store_url: str) -> None:
     async def work() -> None:
         async with watched(store_url) as store:
             intake = intake_on(store, lanes=1)
@@ -173,14 +173,14 @@ async def test_a_lone_beat_waits_for_no_other(store_url: str) -> None:
         assert store.calls == [["a"], ["b"], ["c"]]
 
 
-async def test_a_goodbye_goes_alone_between_the_beats_before_and_after_it(store_url: str) -> None:
+async def test_a_disconnect_goes_alone_between_the_beats_before_and_after_it(store_url: str) -> None:
     async with watched(store_url) as store:
         intake = intake_on(store, lanes=1)
         await asyncio.gather(*(submit(intake, order[0], order[1]) for order in ("ba", "bw", "cw", "bw", "bb", "ea")))
         assert store.calls == [["a", "w", "b"], ["disconnect w"], ["w"], ["delete a"]]
 
 
-async def test_p29_goodbyes_of_one_tenant_hold_up_neither_beats_nor_goodbyes_of_another(store_url: str) -> None:
+async def test_p29_disconnects_of_one_tenant_hold_up_neither_beats_nor_disconnects_of_another(store_url: str) -> None:
     async with watched(store_url) as store:
         intake = intake_on(store, lanes=1)
         store.gate.clear()
@@ -281,11 +281,11 @@ async def _nothing() -> None:
 async def test_an_answer_that_fails_keeps_no_other_caller_from_its_own(store_url: str) -> None:
     async with watched(store_url) as store:
         intake = intake_on(store)
-        told: list[Exception | None] = []
+        answers: list[Exception | None] = []
 
         def broken(_: int, error: Exception | None) -> None:
-            told.append(error)
-            raise RuntimeError("a fault of the one who is told")
+            answers.append(error)
+            raise RuntimeError("a fault of the caller")
 
         store.gate.clear()
         first = asyncio.create_task(intake.apply(beat("first")))
@@ -393,7 +393,7 @@ async def test_p8_a_caller_in_a_call_that_hangs_gets_an_error_at_the_time_limit_
         assert len(store.calls) == 1, "it hangs still"
         store.gate.set()
         await asyncio.wait_for(intake.drain(), PATIENCE_S)
-        assert len(store.calls) == 1, "who was told so is not sent any more"
+        assert len(store.calls) == 1, "a caller that was answered is not served later"
     async with watched(store_url) as store:
         assert await intake_on(store).apply(beat("next")) == INTERVAL_MS
 
@@ -431,8 +431,8 @@ async def test_an_order_whose_request_has_given_up_is_not_applied_late(store_url
 
 
 async def test_p10_a_bug_answers_every_member_and_the_next_beat_has_a_chance(store_url: str) -> None:
-    told: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    contexts: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: contexts.append(context))
     async with watched(store_url) as store:
         intake = intake_on(store, lanes=1)
         store.gate.clear()
@@ -495,7 +495,7 @@ async def test_a_worker_that_does_not_exist_can_be_neither_disconnected_nor_dele
         assert await history(store) == []
 
 
-async def test_a_goodbye_that_changes_nothing_is_fine(store_url: str) -> None:
+async def test_a_disconnect_that_changes_nothing_is_accepted(store_url: str) -> None:
     async with opened(store_url) as store:
         moved: list[Moved] = []
         intake = intake_on(store, moved=moved)
