@@ -160,7 +160,7 @@ def test_a_webhook_secret_of_another_form_is_refused_at_its_line(tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "told"),
+    ("before", "after", "message"),
     [
         ("\ufeff", "", "begins with a byte order mark: save the file as UTF-8 without one"),
         ("", " ", "begins or ends with white space"),
@@ -189,14 +189,14 @@ def test_a_webhook_secret_of_another_form_is_refused_at_its_line(tmp_path: Path,
     ],
 )
 def test_a_secret_with_something_around_it_that_cannot_be_meant_is_refused(  # noqa: PLR0917
-    tmp_path: Path, before: str, after: str, told: str, secret: str, section: str, file_key: str, env_key: str
+    tmp_path: Path, before: str, after: str, message: str, secret: str, section: str, file_key: str, env_key: str
 ) -> None:
-    """As it was, it was taken, and every token or signature was refused."""
+    """Such a secret was accepted before, and every token or signature was then refused."""
     (tmp_path / "made").write_text(before + secret + after, encoding="utf-8")
     (from_file,) = refused_text(tmp_path, f'{section}{file_key} = "made"\n')
-    assert f"{file_key}: the secret {told}" in from_file
+    assert f"{file_key}: the secret {message}" in from_file
     (from_variable,) = refused_text(tmp_path, f'{section}{env_key} = "A"\n', {"A": before + secret + after})
-    assert f"{env_key}: the secret {told}" in from_variable
+    assert f"{env_key}: the secret {message}" in from_variable
     for line in (from_file, from_variable):
         assert secret not in line
 
@@ -338,7 +338,7 @@ def test_no_user_part_gets_through_the_mask(user: str, scheme: str) -> None:
 
 
 @pytest.mark.parametrize(("mode", "is_said"), [(0o600, False), (0o640, False), (0o644, True), (0o604, True)])
-def test_a_secret_file_that_everybody_can_read_is_warned_of(tmp_path: Path, mode: int, is_said: bool) -> None:  # noqa: FBT001
+def test_a_secret_file_that_all_users_can_read_is_warned_of(tmp_path: Path, mode: int, is_said: bool) -> None:  # noqa: FBT001
     made = tmp_path / "made"
     made.write_text(HS256_SECRET)
     made.chmod(mode)
@@ -347,7 +347,7 @@ def test_a_secret_file_that_everybody_can_read_is_warned_of(tmp_path: Path, mode
     assert warnings == ((said,) if is_said else ())
 
 
-def test_a_public_key_may_be_read_by_everybody(tmp_path: Path) -> None:
+def test_a_public_key_may_be_read_by_all_users(tmp_path: Path) -> None:
     (tmp_path / "made").write_bytes(public_pem(ed25519.Ed25519PrivateKey.generate()))
     (tmp_path / "made").chmod(0o644)
     assert load(write(tmp_path, auth_key("EdDSA", 'public_key_file = "made"')), {}).warnings == ()

@@ -65,7 +65,7 @@ def claims_of(token: str) -> dict[str, Any]:
 
 
 def judged(token: str, *, secret: str, kid: str, now_s: float, tenant_claim: str = "org_id") -> Principal:
-    """Who a daemon with this key takes the caller for."""
+    """The principal that a daemon with this key reads from the token."""
     policy = AuthPolicy(
         keys=(VerifyingKey(kid=kid, algorithm="HS256", key=secret.encode()),),
         audience="lastseen",
@@ -262,8 +262,8 @@ def test_a_file_of_others_in_the_working_directory_is_read_only_when_it_is_named
     with pytest.raises(SystemExit) as ended:
         config_file(None)
     assert ended.value.code == 2
-    told = f"{place} is writable by other users: to use it anyway, name it with --config\n"
-    assert capsys.readouterr().err == told
+    message = f"{place} is writable by other users: to use it anyway, name it with --config\n"
+    assert capsys.readouterr().err == message
     assert config_file(Path("lastseen.toml")) == Path("lastseen.toml")
     monkeypatch.setenv("LASTSEEN_CONFIG", str(place))
     assert config_file(None) == place
@@ -395,8 +395,8 @@ def test_the_number_of_processes_can_be_configured(tmp_path: Path) -> None:
         name = configuration(tmp_path, f"[server]\nprocesses = {value}\n")
         ended = lastseen(tmp_path, "check", "--config", name)
         assert (ended.returncode, ended.stdout) == (2, "")
-        told = f'lastseen.toml:2: server.processes: must be a whole number from 1 to 64, or "auto", got {value}'
-        assert ended.stderr.startswith(told)
+        message = f'lastseen.toml:2: server.processes: must be a whole number from 1 to 64, or "auto", got {value}'
+        assert ended.stderr.startswith(message)
 
 
 # token create
@@ -527,7 +527,7 @@ def test_a_token_is_good_for_as_long_as_was_said(tmp_path: Path, arguments: list
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--tenant", "acme", "--scope", "write"], "--scope: must be one of heartbeat:write, "),
         (["--tenant", "acme", "--scope", "admin", "--scope", "Admin"], "got 'Admin'"),
@@ -540,11 +540,11 @@ def test_a_token_is_good_for_as_long_as_was_said(tmp_path: Path, arguments: list
         (["--tenant", "acme", "--scope", "admin", "--subject", "a\x7f"], "subject"),
     ],
 )
-def test_what_cannot_be_in_a_token_is_status_2_and_named(tmp_path: Path, arguments: list[str], told: str) -> None:
+def test_what_cannot_be_in_a_token_is_status_2_and_named(tmp_path: Path, arguments: list[str], message: str) -> None:
     generated_key(tmp_path / "data")
     ended = lastseen(tmp_path, "token", "create", *arguments)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert told in ended.stderr
+    assert message in ended.stderr
     assert ended.stderr.count("\n") == 1
 
 

@@ -72,14 +72,14 @@ class Looked:
         if self.bug is not None:
             raise self.bug
         if self.queues is None:
-            raise StoreUnavailableError("as told")
+            raise StoreUnavailableError("down for the test")
         return self.queues
 
     async def of_store(self) -> list[str]:
-        """What a look at the store finds."""
+        """Reasons that a check of the store finds."""
         return await self.self_check._look_at_store()
 
-    def told(self, series: str) -> float:
+    def shown(self, series: str) -> float:
         return values(self.metrics)[f"lastseen_{series}"]
 
     @asynccontextmanager
@@ -92,12 +92,12 @@ class Looked:
             await asyncio.gather(running, return_exceptions=True)
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """Have it run until the condition holds."""
+        """Run the self-check until the condition holds."""
         async with self.running():
             await until(condition)
 
     async def until_reasons(self, *reasons: str) -> None:
-        """Have it run until it has found these."""
+        """Run the self-check until it has found these reasons."""
         await self.until(lambda: self.health.own_reasons() == reasons)
 
 
@@ -133,10 +133,10 @@ def queue(**changes: Any) -> Stats:
 async def test_a_store_that_is_well_gives_no_reason_and_its_numbers(store_url: str, settings: dict[str, Any]) -> None:
     async with looking(store_url, timeout_s=PATIENT_S, **settings) as looked:
         assert await looked.of_store() == []
-        assert looked.told("store_durable") == 1
-        assert looked.told("store_memory_used_bytes") > 100_000
-        assert looked.told("store_memory_limit_bytes") == 0
-        assert 0 <= looked.told("store_confirm_seconds") < CONFIRM_TRIES * 2 * PATIENT_S
+        assert looked.shown("store_durable") == 1
+        assert looked.shown("store_memory_used_bytes") > 100_000
+        assert looked.shown("store_memory_limit_bytes") == 0
+        assert 0 <= looked.shown("store_confirm_seconds") < CONFIRM_TRIES * 2 * PATIENT_S
 
 
 async def test_a_store_close_to_its_limit_is_a_reason_before_it_refuses_writes(store_url: str) -> None:
@@ -167,7 +167,7 @@ async def test_p23_a_store_that_syncs_nothing_is_not_as_durable_as_fsync_asks(op
     with servers.running(servers.valkey_binary(), *option) as server:
         async with looking(server.url, durability="fsync", timeout_s=HURRIED_S) as looked:
             assert await looked.of_store() == [Reason.STORE_NOT_DURABLE]
-            assert looked.told("store_durable") == 0
+            assert looked.shown("store_durable") == 0
         async with looking(server.url) as looked:  # memory
             assert await looked.of_store() == []
 
@@ -184,11 +184,11 @@ async def test_a_store_that_does_not_answer_is_unavailable_and_nothing_else() ->
             assert await looked.of_store() == []
             server.kill()
             assert await looked.of_store() == []
-            assert math.isnan(looked.told("store_durable"))
-            assert math.isnan(looked.told("store_memory_used_bytes"))
-            await looked.until(lambda: looked.told("store_up") == 0)
+            assert math.isnan(looked.shown("store_durable"))
+            assert math.isnan(looked.shown("store_memory_used_bytes"))
+            await looked.until(lambda: looked.shown("store_up") == 0)
             assert looked.health.own_reasons() == (Reason.STORE_UNAVAILABLE,)
-            assert looked.told("ready") == 0
+            assert looked.shown("ready") == 0
             assert not looked.health.stores_beats
 
 
@@ -219,12 +219,12 @@ async def test_a_queue_that_lags_or_is_disabled_is_a_reason_and_a_number(store_u
             lag = ("lastseen_delivery_lag_seconds,receiver=ops", stats.lag_ms / 1_000)
             await looked.until(lambda lag=lag: lag in values(looked.metrics).items())  # type: ignore[misc]
             await looked.until_reasons(*expected)
-            told = {name: looked.told(f"{name},receiver=ops") for name in ("delivery_queue", "dead_letters")}
-            assert told == {"delivery_queue": 1, "dead_letters": 2}
-            assert looked.told("receiver_disabled,receiver=ops") == (stats.disabled is not None)
+            shown_now = {name: looked.shown(f"{name},receiver=ops") for name in ("delivery_queue", "dead_letters")}
+            assert shown_now == {"delivery_queue": 1, "dead_letters": 2}
+            assert looked.shown("receiver_disabled,receiver=ops") == (stats.disabled is not None)
 
 
-async def test_p31_dead_letters_that_stand_are_a_reason_and_of_a_tenants_receiver_only_in_its_answers(
+async def test_p31_open_dead_letters_are_a_reason_and_those_of_a_tenants_receiver_only_in_its_answers(
     store_url: str,
 ) -> None:
     def reasons(tenant: str | None) -> tuple[str, ...]:
@@ -234,13 +234,13 @@ async def test_p31_dead_letters_that_stand_are_a_reason_and_of_a_tenants_receive
     async with looking(store_url) as looked:
         looked.queues = [queue(open_dead_letters=1)]
         await looked.until_reasons(Reason.DEAD_LETTERS)
-        assert looked.told("dead_letters_standing,receiver=ops") == 1
+        assert looked.shown("dead_letters_standing,receiver=ops") == 1
         looked.queues = [queue(), queue(receiver="theirs", open_dead_letters=1)]
         await looked.until_reasons()
-        assert looked.told("dead_letters_standing,receiver=theirs") == 1
+        assert looked.shown("dead_letters_standing,receiver=theirs") == 1
         assert [reasons(tenant) for tenant in (None, "other", "acme")] == [(), (), (Reason.DEAD_LETTERS,)]
         looked.queues = [queue(), queue(receiver="theirs")]
-        await looked.until(lambda: looked.told("dead_letters_standing,receiver=theirs") == 0)
+        await looked.until(lambda: looked.shown("dead_letters_standing,receiver=theirs") == 0)
         assert reasons("acme") == ()
 
 
@@ -294,7 +294,7 @@ async def test_p27_a_store_is_not_durable_after_three_confirmations_in_a_row_tha
         await looked.store.beat(0, [stores.beat()])
         proxy.plan(CutAnswer(match=b"WAITAOF", times=failing))
         assert await looked.of_store() == expected
-        assert looked.told("store_durable") == (not expected)
+        assert looked.shown("store_durable") == (not expected)
 
 
 async def test_it_ends_whenever_it_is_cancelled(store_url: str) -> None:
@@ -318,13 +318,13 @@ async def test_a_loop_that_was_held_up_is_a_reason_until_the_window_has_passed(s
             await until(lambda: looked.self_check._lags)
             time.sleep(1.5)  # noqa: ASYNC251 - the test blocks the loop on purpose
             await until(lambda: Reason.EVENT_LOOP_LAG in looked.health.own_reasons())
-            await until(lambda: looked.told("event_loop_lag_seconds") > 1)
+            await until(lambda: looked.shown("event_loop_lag_seconds") > 1)
         lags = looked.self_check._lags
         looked.self_check._lags = type(lags)((at_s - LOOP_WINDOW_S, late_s) for at_s, late_s in lags)
         assert looked.health.own_reasons() == ()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="tells the process's memory")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of the process from /proc")
 def test_p29_memory_that_many_bodies_took_is_given_back() -> None:
     mib = 64
     bodies = [(bytes(16_384), bytes(1_024)) for _ in range(mib * 64)]

@@ -12,7 +12,7 @@ from monitor.auth import MIN_SECRET_BYTES, VerifyingKey
 from monitor.daemon.signing_key import SigningKeyError, generated_key
 
 REPOSITORY = Path(__file__).parents[2]
-PRINT_KEY_WHEN_TOLD = """
+PRINT_KEY_ON_INPUT = """
 import sys
 from pathlib import Path
 from monitor.daemon.signing_key import generated_key
@@ -85,7 +85,7 @@ def test_a_directory_that_can_not_be_made_is_named(tmp_path: Path) -> None:
 def test_daemons_that_start_at_the_same_time_agree_on_one_key(tmp_path: Path) -> None:
     starters = [
         subprocess.Popen(
-            [sys.executable, "-c", PRINT_KEY_WHEN_TOLD, str(tmp_path)],
+            [sys.executable, "-c", PRINT_KEY_ON_INPUT, str(tmp_path)],
             cwd=REPOSITORY,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

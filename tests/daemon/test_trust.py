@@ -1,4 +1,4 @@
-"""The data directory: whose it must be, and what in it must be ours."""
+"""The data directory: its required owner, and the owner of its files."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_directory_of_ours_is_used_as_it_is(folder: Path, mode: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "owner", "group", "told"),
+    ("mode", "owner", "group", "message"),
     [
         (0o777, 0, 0, "may be written by everybody: chmod o-w"),
         (0o1777, 0, 0, "may be written by everybody: chmod o-w"),
@@ -84,11 +84,11 @@ def test_a_directory_of_ours_is_used_as_it_is(folder: Path, mode: int) -> None:
     ],
 )
 def test_a_directory_that_others_may_change_is_refused_and_left_alone(
-    folder: Path, mode: int, owner: int, group: int, told: str
+    folder: Path, mode: int, owner: int, group: int, message: str
 ) -> None:
     data = made(folder, mode=mode, owner=owner, group=group)
     for use in (trusted_dir, generated_key):
-        with pytest.raises((DataDirError, SigningKeyError), match=told):
+        with pytest.raises((DataDirError, SigningKeyError), match=message):
             use(data)
     assert list(data.iterdir()) == []
 
@@ -163,10 +163,10 @@ def test_a_daemon_does_not_start_on_data_that_others_may_change(home: Home) -> N
     precious = home.directory / "precious"
     precious.write_text("precious")
 
-    def refused(told: str) -> None:
+    def refused(message: str) -> None:
         daemon = home.launch()
         assert daemon.exit_status() == 1
-        assert told in daemon.lines("daemon.failed")[0]["error"]
+        assert message in daemon.lines("daemon.failed")[0]["error"]
         assert precious.read_text() == "precious"
 
     data.chmod(0o777)

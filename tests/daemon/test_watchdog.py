@@ -38,7 +38,7 @@ FAILURES: Final = {
 
 
 class Pinging:
-    """A watchdog at work; ``reasons`` may be changed, ``next`` waits for what became of a ping."""
+    """A running watchdog. ``reasons`` may be changed; ``next`` waits for the outcome of a ping."""
 
     def __init__(self, url: str, **changes: Any) -> None:
         self.reasons: list[str] = []
@@ -53,18 +53,18 @@ class Pinging:
         return list(self.reasons)
 
     async def next(self, outcome: PingOutcome) -> None:
-        """Wait for a ping that comes to this; what comes to something else before is passed over."""
+        """Wait for a ping with this outcome. Earlier pings with other outcomes are skipped."""
         async with asyncio.timeout(WAIT_S):
             while await self._outcomes.get() is not outcome:
                 pass
 
     async def only(self, outcome: PingOutcome, times: int) -> None:
-        """The next ones come to this."""
+        """The next pings have this outcome."""
         async with asyncio.timeout(WAIT_S):
             assert {await self._outcomes.get() for _ in range(times)} == {outcome}
 
     def is_quiet(self) -> bool:
-        """Nothing has become of any other."""
+        """No other ping has an outcome."""
         return self._outcomes.empty()
 
     @asynccontextmanager
