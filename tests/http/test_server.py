@@ -87,7 +87,7 @@ class Client:
         return await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
 
     async def ended(self) -> bytes:
-        """What comes until the other side ends the connection, in whatever way."""
+        """Bytes received until the other side ends the connection, in any way."""
         try:
             return await asyncio.wait_for(self.reader.read(), PATIENCE_S)
         except ConnectionResetError:
