@@ -33,9 +33,9 @@ def test_a_failure_that_a_worker_reports_is_sent_at_once_and_a_clean_stop_never(
         assert daemon.beat(name, current_task_id="t-7").status == 204
     assert daemon.disconnect("clean", reason="shutdown", exit_code=0).status == 204
     assert daemon.disconnect("failing", reason="crash", exit_code=137, error_message="killed").status == 204
-    told = receiver.wait_for("worker.failed", "failing")[0].data
-    assert (told["old"], told["new"], told["current_task_id"]) == ("alive", "failed", "t-7")
-    assert (told["reason"], told["exit_code"], told["error_message"]) == ("crash", 137, "killed")
+    data = receiver.wait_for("worker.failed", "failing")[0].data
+    assert (data["old"], data["new"], data["current_task_id"]) == ("alive", "failed", "t-7")
+    assert (data["reason"], data["exit_code"], data["error_message"]) == ("crash", 137, "killed")
     assert types(daemon, "clean") == ["worker.registered", "worker.stopped"]
     assert types(daemon, "failing") == ["worker.registered", "worker.failed"]
     assert daemon.get("/api/v1/status")["counts"] == {"alive": 0, "late": 0, "stale": 0, "stopped": 1, "failed": 1}
@@ -79,9 +79,9 @@ def test_kill_9_between_event_and_delivery_repeats_id_and_body_until_the_receive
     assert fourth.beat("w", interval_seconds=60).status == 204
     receiver.wait_for("worker.recovered", "w")
     fourth.stop()
-    attempts = receiver.of("worker.stale")
-    assert {attempt.webhook_id for attempt in attempts} == {webhook_id}
-    assert {attempt.body for attempt in attempts} == {refused.body}
+    of_down = receiver.of("worker.stale")
+    assert {attempt.webhook_id for attempt in of_down} == {webhook_id}
+    assert {attempt.body for attempt in of_down} == {refused.body}
     taken = [(attempt.type, attempt.data["seq"]) for attempt in receiver.attempts if attempt.answered == 204]
     assert taken == [("worker.stale", 2), ("worker.recovered", 3)]
 

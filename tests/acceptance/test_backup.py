@@ -18,7 +18,7 @@ LONG: Final = '[liveness]\ninterval = "1h"\ngrace = "1h"\n'
 
 
 def run_as_documented(name: str, home: Home) -> str:
-    """Run the commands of a block of the page where the daemon's files are; what they say."""
+    """Run the commands of a block of the page where the daemon's files are. Returns their output."""
     (block,) = re.findall(rf"<!-- drill:{name} -->\n```sh\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     path = os.pathsep.join((str(LASTSEEN.parent), os.environ["PATH"]))
     ended = subprocess.run(
@@ -65,8 +65,8 @@ def test_p26_what_was_backed_up_beside_a_running_daemon_goes_on_after_the_data_i
     assert daemon.get("/api/v1/incidents?state=open")["incidents"] == []
     daemon.wait_for("delivery.delivered", type="worker.recovered")
     daemon.stop()
-    told = [(attempt.type, attempt.data["worker_id"]) for attempt in receiver.attempts]
-    assert told == [("worker.failed", "failed"), ("worker.recovered", "failed")]
+    sent = [(attempt.type, attempt.data["worker_id"]) for attempt in receiver.attempts]
+    assert sent == [("worker.failed", "failed"), ("worker.recovered", "failed")]
 
 
 def test_backup_of_a_store_of_one_s_own_is_left_to_its_own_means(empty_home: Home) -> None:

@@ -102,8 +102,8 @@ async def test_p3_a_daemon_whose_answers_are_lost_reports_each_silence_once(empt
         assert kinds_of(await events_of(direct)) == expected
         # And each was delivered once, to the log, whatever became of the answers of the sweeps.
         await asyncio.to_thread(daemon.wait_for, "notification", count=len(names), type="worker.stale")
-        told = [line["worker_id"] for line in daemon.lines("notification", type="worker.stale")]
-        assert sorted(told) == sorted(names)
+        notified = [line["worker_id"] for line in daemon.lines("notification", type="worker.stale")]
+        assert sorted(notified) == sorted(names)
 
 
 def kinds_of(events: list[Event]) -> dict[str, list[Any]]:

@@ -61,7 +61,7 @@ def check_refused(answer: Answer) -> None:
 
 
 def check_degraded(daemon: Daemon) -> None:
-    """It lives, and says what is wrong."""
+    """The daemon is live, and names the reason."""
     assert daemon.call("GET", "/livez").status == 200
     health = daemon.call("GET", "/healthz")
     assert health.status == 503
@@ -69,7 +69,7 @@ def check_degraded(daemon: Daemon) -> None:
 
 
 def check_every_event_is_kept(daemon: Daemon, workers: set[str]) -> None:
-    """Each worker's events are there from the first on, without a gap."""
+    """The history of each worker is complete: numbered from the first event, without a gap."""
     seqs: dict[str, list[int]] = {}
     cursor = ""
     while True:
@@ -84,7 +84,7 @@ def check_every_event_is_kept(daemon: Daemon, workers: set[str]) -> None:
 
 
 def fill_memory(daemon: Daemon, direct: redis.Redis) -> list[str]:
-    """Give the store little room, and register workers until it is full, and stays so; the workers."""
+    """Lower the store's limit and register workers until it stays full. Returns the workers."""
     direct.config_set("maxmemory", int(direct.info("memory")["used_memory"]) + ROOM_BYTES)
     names: list[str] = []
     for number in count():
@@ -193,7 +193,7 @@ def test_p26_a_start_on_a_full_store_waits_for_room_and_does_not_end(
 
 
 def fill_disk(daemon: Daemon, server: servers.Server) -> list[str]:
-    """Register workers until the disk is full; the workers that were acknowledged."""
+    """Register workers until the disk is full. Returns the workers that were acknowledged."""
     disks.fill(server.process.pid, server.directory, room_bytes=2_000)
     names: list[str] = []
     for number in count():

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tests.support.daemons import Daemon, Home
 
 PAUSED_S: Final = 1.5
-"""Longer than a loop that was not held up takes."""
+"""Longer than an iteration of a loop that was not paused."""
 
 
 def request(token: str, worker_id: str) -> bytes:
@@ -44,7 +44,7 @@ def answered(sock: socket.socket) -> bytes:
 
 
 def pass_by() -> None:
-    """Wait for as long as the pause is to last."""
+    """Wait for the duration of the pause."""
     since_s = monotonic_s()
     until(lambda: monotonic_s() > since_s + PAUSED_S, "the pause")
 

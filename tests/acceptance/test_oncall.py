@@ -1,4 +1,4 @@
-"""What a person on call does, with a real daemon: pages, silences, acknowledgements, deliveries, a mass failure."""
+"""Actions of an operator on call, with a real daemon: pages, silences, acknowledgements, deliveries, a mass failure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOGETHER = 10
 
 
 def run(home: Home, daemon: Daemon, *command: str) -> str:
-    """A command of the command line, as a person gives it; what it prints."""
+    """Run a command as an operator does. Returns its output."""
     done = home.run(*command, "--url", f"http://127.0.0.1:{daemon.port}", "--tenant", "acme")
     assert done.returncode == 0, done.stderr
     return str(done.stdout)
@@ -46,8 +46,8 @@ def test_p5_p18_an_outage_is_paged_acknowledged_and_resolved_over_a_restart(home
     receiver.wait_for("worker.recovered", "w")
     until(lambda: incidents(second, "closed"), "a closed incident")
     assert incidents(second, "open") == []
-    told = run(home, second, "deliveries", "outcomes", page.data["event_id"])
-    assert "delivered" in told
+    outcomes = run(home, second, "deliveries", "outcomes", page.data["event_id"])
+    assert "delivered" in outcomes
     assert [attempt.type for attempt in receiver.attempts] == ["worker.stale", "worker.recovered"]
 
 

@@ -77,8 +77,8 @@ def test_p1_p2_an_outage_of_the_monitor_causes_no_false_page_and_hides_no_death(
         until(lambda: lives.answers().count("204") >= 2, "beats of the one that lives")
         assert daemon.beat("dies").status == 204
         daemon = fault(home, daemon)
-        told = receiver.wait_for("worker.stale", "dies")[0].data
-        outage = told["monitor_outage"]
+        data = receiver.wait_for("worker.stale", "dies")[0].data
+        outage = data["monitor_outage"]
         assert outage["windows"] >= 1
         if fault is not store_killed:
             assert outage["seconds"] > OUTAGE_S - 1.0

@@ -1,4 +1,4 @@
-"""`lastseen serve --processes 2`: one daemon to its users and operators, whichever process they meet."""
+"""`lastseen serve --processes 2`: one daemon to its users and operators, whichever process answers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ worker_beats_per_second = 0
 """
 BEATS = 200
 LOOKS = 20
-"""Enough, each on a connection of its own, for both processes to be met."""
+"""Number of requests, each on its own connection, that reaches both processes."""
 STOP_LIMIT_S = 10.0
 
 
@@ -45,7 +45,7 @@ def processes(daemon: Daemon) -> dict[int, int]:
 
 
 def scraped(daemon: Daemon, series: str) -> float:
-    """One number of one scrape, from whichever process has got the connection."""
+    """One sample of one scrape, from the process that accepted the connection."""
     text = daemon.call("GET", "/metrics").body.decode()
     (value,) = [line.split()[1] for line in text.splitlines() if line.startswith(series + " ")]
     return float(value)
@@ -181,12 +181,12 @@ def test_ctrl_c_in_a_terminal_stops_all_once_and_within_10_s_whatever_clients_do
         for sock in idle[: LOOKS // 2]:
             sock.sendall(b"POST /api/v1/workers/heartbeat HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
         assert daemon.beat("before").status == 204
-        told_s = monotonic_s()
+        signalled_s = monotonic_s()
         os.killpg(daemon.pid, signal.SIGINT)  # as the terminal does it: to the whole group
         until(lambda: refused(daemon), "the port to be closed, so that clients go elsewhere")
         assert daemon.process.poll() is None  # the requests that were begun have their time
         assert daemon.exit_status() == 0, daemon.output()
-        assert monotonic_s() - told_s < STOP_LIMIT_S
+        assert monotonic_s() - signalled_s < STOP_LIMIT_S
     assert all(gone(pid) for pid in (store_pid, *processes(daemon).values()))
     stopping = {line.get("process", 0): line["why"] for line in daemon.lines("daemon.stopping")}
     assert stopping == {0: "SIGINT", 1: "SIGTERM", 2: "SIGTERM"}

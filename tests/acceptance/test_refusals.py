@@ -1,4 +1,4 @@
-"""What a daemon refuses to start with, and how it says so."""
+"""Configurations that a daemon refuses, and its messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ url = "https://hooks.example.org/lastseen"
 secret_file = "missing"
 
 [[alerts.routes]]
-receivers = ["nobody"]
+receivers = ["unknown"]
 
 [store]
 data_dir = "{WEBHOOK_SECRET}"
@@ -39,7 +39,7 @@ UNSHARED = '[store]\nurl = "redis://127.0.0.1:1"\n'
 
 
 def said_nothing_on_stdout_and_made_nothing(home: Home, command: str, *, env: dict[str, str] | None = None) -> str:
-    """Run a command that is refused as misused; what it says on stderr."""
+    """Run a command that is refused as misused. Returns its stderr."""
     ended = home.run(command, "--config", "lastseen.toml", env=env)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert not (home.directory / "data").exists()

@@ -1,4 +1,4 @@
-"""What a daemon writes holds nothing that opens a door."""
+"""No output of a daemon holds a secret."""
 
 from __future__ import annotations
 

@@ -81,11 +81,11 @@ def check_that_all_say_the_same(daemon: Daemon, event: dict[str, Any], kind: str
 def test_one_worker_of_three_is_killed_and_reported_once_and_its_return_once(
     empty_home: Home, receiver: Receiver, workers: dict[str, CurlWorker]
 ) -> None:
-    home, tell = empty_home, Transcript()
+    home, transcript = empty_home, Transcript()
     receiver.open()
     home.write(CONFIG + receiver.section() + JOURNAL)
     daemon = home.start()
-    tell.say(f"lastseen serve: process {daemon.pid} listens on {daemon.url}, webhooks go to {receiver.url}")
+    transcript.say(f"lastseen serve: process {daemon.pid} listens on {daemon.url}, webhooks go to {receiver.url}")
 
     with ThreadPoolExecutor(len(NAMES)) as pool:
         tokens = pool.map(lambda name: home.token("heartbeat:write", worker_id=name), NAMES)
@@ -93,32 +93,36 @@ def test_one_worker_of_three_is_killed_and_reported_once_and_its_return_once(
             workers[name] = CurlWorker(daemon.url, token, name, home.directory / f"{name}.log")
     for name, worker in workers.items():
         worker.start()
-        tell.say(f"{name}: process {worker.pid}, sh and curl, beats every 0.3 s; interval 1 s, grace 3 s")
+        transcript.say(f"{name}: process {worker.pid}, sh and curl, beats every 0.3 s; interval 1 s, grace 3 s")
     until(lambda: all(worker.answers()[2:] for worker in workers.values()), "three answers for each worker")
     for name, worker in workers.items():
-        tell.say(f"{name}: curl got {' '.join(worker.answers())}; it is {'up' if is_up(daemon, name) else 'DOWN'}")
+        transcript.say(
+            f"{name}: curl got {' '.join(worker.answers())}; it is {'up' if is_up(daemon, name) else 'DOWN'}"
+        )
     assert all(is_up(daemon, name) for name in NAMES)
     assert receiver.attempts == []
 
     victim = workers["worker-2"]
     victim.kill()
-    tell.say(f"kill -9 {victim.pid}: worker-2 is dead")
+    transcript.say(f"kill -9 {victim.pid}: worker-2 is dead")
     stale = receiver.wait_for("worker.stale", "worker-2")[0]
     event = stale.data
-    tell.say(f"webhook: POST {stale.type} {stale.webhook_id}, signature verified, {stale.body.decode()}")
+    transcript.say(f"webhook: POST {stale.type} {stale.webhook_id}, signature verified, {stale.body.decode()}")
     assert (event["old"], event["new"], event["status"]) == ("alive", "stale", "busy")
     assert event["last_seen"] < event["due_at"] <= event["detected_at"]
     check_that_all_say_the_same(daemon, event, "worker.stale", "stale")
     status = daemon.get("/api/v1/status")
-    tell.say(f"GET /api/v1/status: {status['counts']}, degraded: {status['monitor']['degraded']}")
+    transcript.say(f"GET /api/v1/status: {status['counts']}, degraded: {status['monitor']['degraded']}")
     assert (status["total"], status["counts"]["stale"]) == (3, 1)
     assert status["counts"]["alive"] + status["counts"]["late"] == 2
-    tell.say(f"log: {daemon.lines('worker.stale')[0]}")
+    transcript.say(f"log: {daemon.lines('worker.stale')[0]}")
 
     victim.start()
-    tell.say(f"worker-2 is back: process {victim.pid}")
+    transcript.say(f"worker-2 is back: process {victim.pid}")
     recovered = receiver.wait_for("worker.recovered", "worker-2")[0]
-    tell.say(f"webhook: POST {recovered.type} {recovered.webhook_id}, signature verified, seq {recovered.data['seq']}")
+    transcript.say(
+        f"webhook: POST {recovered.type} {recovered.webhook_id}, signature verified, seq {recovered.data['seq']}"
+    )
     assert recovered.data["generation"] == event["generation"]
     assert recovered.data["seq"] == event["seq"] + 1
     assert (recovered.data["old"], recovered.data["new"]) == ("stale", "alive")
@@ -129,6 +133,6 @@ def test_one_worker_of_three_is_killed_and_reported_once_and_its_return_once(
 
     daemon.stop()
     sent = [(attempt.data["worker_id"], attempt.type) for attempt in receiver.attempts]
-    tell.say(f"SIGTERM: exit status 0; the receiver has got, in all, {sent}")
+    transcript.say(f"SIGTERM: exit status 0; the receiver has got, in all, {sent}")
     assert sent == [("worker-2", "worker.stale"), ("worker-2", "worker.recovered")]
     assert stale.webhook_id != recovered.webhook_id

@@ -1,4 +1,4 @@
-"""A real daemon on a store behind Sentinel: its primary dies, is frozen, and hands over."""
+"""A real daemon on a store behind Sentinel: its primary dies, is paused, and hands over."""
 
 from __future__ import annotations
 
@@ -151,11 +151,11 @@ def test_p23_a_death_on_no_replica_is_sent_before_failover_only_under_memory_and
         if durability == "replicas:1":
             assert receiver.attempts == []
             primary.start()  # and becomes the replica that has to have it; what it alone had is dropped
-        told = receiver.wait_for("worker.stale", "w", count=before + 1)
+        arrived = receiver.wait_for("worker.stale", "w", count=before + 1)
         assert daemon.beat("w", interval_seconds=600).status == 204
         receiver.wait_for("worker.recovered", "w")
         daemon.stop()
-        assert {one.data["event_id"] for one in told} == {first["event_id"]}
+        assert {one.data["event_id"] for one in arrived} == {first["event_id"]}
         # A repetition has the same id, so a receiver that knows ids accepts one notification.
         assert len({one.webhook_id for one in receiver.of("worker.stale", "w")}) == 1
         assert len(receiver.of("worker.recovered", "w")) == 1

@@ -96,14 +96,14 @@ def test_sigterm_ends_it_within_10_s_whatever_clients_do_and_answers_the_beat_in
         try:
             in_flight.sendall(request(daemon, home.master, "in-flight"))
             assert call(daemon.url, "GET", "/livez").status == 200  # its loop has turned: it has read what was sent
-            told_s = monotonic_s()
+            signalled_s = monotonic_s()
             daemon.signal(signal.SIGTERM)
             daemon.wait_for("daemon.stopping", why="SIGTERM")
         finally:
             os.kill(store_pid, signal.SIGCONT)
         assert status_of(in_flight) == 204
         assert daemon.exit_status() == 0, daemon.output()
-        assert monotonic_s() - told_s < STOP_LIMIT_S
+        assert monotonic_s() - signalled_s < STOP_LIMIT_S
     assert gone(store_pid)
     assert daemon.lines("request.failed") == []
     assert daemon.lines()[-1]["event"] == "daemon.stopped"
@@ -234,7 +234,7 @@ def guarded() -> Iterator[int]:
 
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         ("redis://:hunter2@127.0.0.1:{}/0", "the store refuses our credentials: "),
         ("redis://127.0.0.1:{}/0", "the store refuses our credentials: "),
@@ -244,13 +244,13 @@ def guarded() -> Iterator[int]:
     ],
 )
 def test_a_store_that_refuses_us_ends_the_start_at_once(
-    empty_home: Home, guarded: int, url: str, told: str, processes: int
+    empty_home: Home, guarded: int, url: str, message: str, processes: int
 ) -> None:
     on_store(empty_home, url.format(guarded))
     daemon = empty_home.launch("--processes", str(processes))
     assert daemon.exit_status() == 1
     (line,) = daemon.lines("daemon.failed")
-    assert line["error"].startswith(f"store.url: the store can't be used: {told}")
+    assert line["error"].startswith(f"store.url: the store can't be used: {message}")
     assert daemon.lines("store.unavailable") == []
     assert daemon.lines("process.exited") == []
     for secret in ("hunter2", "sesame"):

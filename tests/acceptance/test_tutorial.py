@@ -44,7 +44,7 @@ class Terminal:
         )
 
     def run(self, block: str) -> str:
-        """What the block writes; its last command has to succeed."""
+        """Run the block. Returns its output; its last command must succeed."""
         for page, here in self._ports.items():
             block = block.replace(page, here)
         assert self._shell.stdin is not None

@@ -30,7 +30,7 @@ SWEEPS: Final = '[liveness]\ninterval = "1h"\ngrace = "1h"\nsweep_interval = "20
 STALLED_INTERVALS: Final = 8
 """The most intervals that may pass, on a busy machine, before a stuck process is called stalled."""
 LIVEZ_S: Final = 1.0
-"""What a prober of a machine that has nothing else to do would call dead."""
+"""Silence after which a prober on an idle machine reports the daemon as dead."""
 
 
 class Pings:
@@ -50,7 +50,7 @@ class Pings:
                 self.end_headers()
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as the base class names it
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(PAUSE_S,), daemon=True)
@@ -82,7 +82,7 @@ def pings() -> Iterator[Pings]:
 
 
 def withheld(daemon: Daemon) -> float:
-    """How many pings were, by the metrics."""
+    """Number of pings, from the metrics."""
     text = daemon.call("GET", "/metrics").body.decode()
     (value,) = [
         line.split()[1]
@@ -173,8 +173,8 @@ def test_p27_pings_stop_while_a_receiver_does_not_get_what_it_should_have_got_a_
     receiver.wait_for("worker.stale", "w", count=2)
     pings.wait()  # what fails for some seconds is no trouble
     with redis.Redis(unix_socket_path=str(home.directory / "data" / "store" / "valkey.sock")) as store:
-        in_attempts = {"name": "{lt:ops}:open", "mapping": {receiver.attempts[0].webhook_id: 1}, "xx": True}
-        store.zadd(**in_attempts)  # since long ago
+        in_flight = {"name": "{lt:ops}:open", "mapping": {receiver.attempts[0].webhook_id: 1}, "xx": True}
+        store.zadd(**in_flight)  # since long ago
     check_silence(daemon, pings, Reason.DELIVERY_LAG)
     assert daemon.get("/api/v1/receivers")["receivers"][0]["lag_seconds"] > 60
     receiver.answer = 204
