@@ -26,7 +26,7 @@ SHOWN: Final = 12
 
 @dataclass(kw_only=True, slots=True)
 class Sums:
-    """What all runs together came to."""
+    """Sums over all runs."""
 
     runs: int = 0
     failed: list[int] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Sums:
     hostile: int = 0
 
     def add(self, record: Record, violations: list[Violation]) -> None:
-        """Take in one run."""
+        """Add one run."""
         self.runs += 1
         self.faults.update(fault.kind for fault in record.faults)
         self.promises.update(violation.promise for violation in violations)
@@ -74,14 +74,14 @@ class Sums:
             self.failed.append(record.seed)
 
     def report(self, seconds: float) -> str:
-        """For people, and for a closing note."""
+        """Summary for people."""
         faults = ", ".join(f"{kind} {count}" for kind, count in sorted(self.faults.items()))
         return (
             f"{self.runs} runs in {seconds:.0f} s: {self.faults.total()} faults, {self.beats} requests of workers, "
             f"{self.events} events, {self.arrivals} webhook requests\n"
             f"{self.put_off} answered 429 or 503, {self.refused} refused for their token; "
             f"{self.silences} silences that held {self.silenced} events, {self.acks} acknowledgements, "
-            f"{self.reminders} reminders, {self.damped} events damped, {self.crowds} mass failures told as one; "
+            f"{self.reminders} reminders, {self.damped} events damped, {self.crowds} mass failures notified as one; "
             f"{self.hostile} requests of hostile clients; the machine stalled {self.stalls} times\n"
             f"faults by kind: {faults or 'none'}\n"
             f"violations: {self.promises.total()} {dict(sorted(self.promises.items())) or ''}\n"
@@ -93,10 +93,10 @@ class Sums:
 def main(words: list[str]) -> int:
     """Run the command; its exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--seed", type=int, help="run this seed once, and tell everything")
+    parser.add_argument("--seed", type=int, help="run this seed once, and show all that it did")
     parser.add_argument("--runs", type=int, default=10, help="how many seeds")
     parser.add_argument("--from-seed", type=int, default=1, help="the first of them")
-    parser.add_argument("--minutes", type=float, default=None, help="begin no run after so long")
+    parser.add_argument("--minutes", type=float, default=None, help="begin no run after this time")
     parser.add_argument("--only", action="append", default=[], choices=[*plan.Kind], help="these kinds of faults only")
     parser.add_argument("--judge", type=Path, help="judge the timeline in this file again, and run nothing")
     parser.add_argument("--plan", action="store_true", help="show the plans, and do nothing")
@@ -111,34 +111,34 @@ def main(words: list[str]) -> int:
         if asked.minutes is not None and monotonic_s() - began_s > asked.minutes * 60:
             break
         made = plan.make(seed, kinds=kinds, faketime=site.FAKETIME is not None)
-        print(plan.told(made), flush=True)
+        print(plan.described(made), flush=True)
         if asked.plan:
             continue
         record = run.played(made)
         violations = oracle.judge(record)
         sums.add(record, violations)
-        _tell(made, record, violations, asked.out)
+        _report(made, record, violations, asked.out)
     if not asked.plan:
         print(sums.report(monotonic_s() - began_s))
     return 1 if sums.failed else 0
 
 
 def _judge_again(path: Path) -> int:
-    """An oracle that has changed may think otherwise of what was seen."""
+    """Judge a recorded timeline again, as after a change of the oracle."""
     violations = oracle.judge(from_json(json.loads(path.read_text(encoding="utf-8"))["record"]))
     for violation in violations:
         print(violation)
     return 1 if violations else 0
 
 
-def _tell(made: plan.Plan, record: Record, violations: list[Violation], out: Path) -> None:
+def _report(made: plan.Plan, record: Record, violations: list[Violation], out: Path) -> None:
     for violation in violations[:SHOWN]:
         print(f"  {violation}")
     if len(violations) > SHOWN:
         print(f"  and {len(violations) - SHOWN} more")
     if violations:
         path = out / f"seed-{made.seed}.json"
-        oracle.write(path, plan.told(made), record, violations)
+        oracle.write(path, plan.described(made), record, violations)
         print(f"  the timeline is in {path}", flush=True)
 
 

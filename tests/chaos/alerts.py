@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from tests.chaos.record import Arrival, Entry, Record
 
 LEFT: Final = frozenset({"worker.stopped", "worker.forgotten"})
-TOLD: Final = frozenset({"delivered", "superseded"})
-SETTLED: Final = TOLD | {"silenced", "damped"}
-"""The other outcomes need a person, or a receiver that refuses for good: none is in a run."""
+NOTIFIED: Final = frozenset({"delivered", "superseded"})
+SETTLED: Final = NOTIFIED | {"silenced", "damped"}
+"""All other outcomes need an operator, or a receiver that refuses for good: no run has either."""
 RECORDING_S: Final = 2.0
-"""From an answer of a receiver to its record in the store, at the most, while nothing is wrong."""
+"""Maximum time from an answer of a receiver to its record in the store, while nothing is wrong."""
 TOLERANCE_S: Final = 300.0
-"""How old receivers let a signature be."""
+"""Maximum age of a signature that receivers accept."""
 
 
 def is_end(kind: str, old: str | None) -> bool:
@@ -46,7 +46,7 @@ def signatures(record: Record, _outages: Outages) -> Iterator[Violation]:
 
 
 def complete(record: Record, _outages: Outages) -> Iterator[Violation]:
-    """P5: each event has one recorded outcome at each receiver, and the receiver's own book agrees."""
+    """P5: each event has one recorded outcome at each receiver, and the receiver's own record agrees."""
     said = {(outcome.event_id, outcome.receiver): outcome.outcome for outcome in record.outcomes}
     for entry in record.history():
         for receiver in record.receivers:
@@ -85,25 +85,25 @@ def vanished(record: Record, _outages: Outages) -> Iterator[Violation]:
     were lost, or if writes needed no confirmation.
     """
     final = set(record.final)
-    told_s = {event_id: one.at_s for one in record.arrivals for event_id in one.event_ids}
+    notified_s = {event_id: one.at_s for one in record.arrivals for event_id in one.event_ids}
     for entry in record.entries:
         if entry.event_id in final:
             continue
-        told = entry.event_id in told_s
+        was_notified = entry.event_id in notified_s
         excused = any(
             loss.kept_s <= entry.at_s
             and entry.detected_s <= loss.back_s
-            and (loss.is_confirmed or record.durability == "memory" or not told)
+            and (loss.is_confirmed or record.durability == "memory" or not was_notified)
             for loss in record.losses
         )
         if not excused:
-            what = f"{entry.kind} seq {entry.seq}, {'told and ' if told else ''}gone from the history"
-            yield Violation(promise="P23" if told else "P5", worker=entry.worker, what=what)
+            what = f"{entry.kind} seq {entry.seq}, {'notified and ' if was_notified else ''}gone from the history"
+            yield Violation(promise="P23" if was_notified else "P5", worker=entry.worker, what=what)
     known = {entry.event_id for entry in record.entries}
-    for event_id, at_s in told_s.items():
+    for event_id, at_s in notified_s.items():
         lost = any(loss.covers(at_s) and (loss.is_confirmed or record.durability == "memory") for loss in record.losses)
         if event_id not in known and not lost:
-            yield Violation(promise="P23", what=f"event {event_id} was told at {at_s:.2f} s and is in no history")
+            yield Violation(promise="P23", what=f"event {event_id} was notified at {at_s:.2f} s and is in no history")
 
 
 def repeats(record: Record, _outages: Outages) -> Iterator[Violation]:
@@ -145,7 +145,7 @@ def _may_repeat(record: Record, taken: Arrival, again: Arrival) -> bool:
 
 
 def is_lost(record: Record, arrival: Arrival) -> bool:
-    """Whether what the store knew of it may be gone."""
+    """Whether the store may have lost its record of the arrival."""
     return any(loss.covers(arrival.at_s) or loss.covers(arrival.at_s + RECORDING_S) for loss in record.losses)
 
 
@@ -205,7 +205,7 @@ def _may_have_arrived(record: Record, receiver: str, end: Arrival) -> bool:
     return unanswered or record.is_disturbed(0.0, end.at_s)
 
 
-def told(record: Record, _outages: Outages) -> Iterator[Violation]:
+def every_down_taken(record: Record, _outages: Outages) -> Iterator[Violation]:
     """P2, P5: each receiver that wants the DOWN of a worker that is down at the end has taken it. Does not rely on the
     outcomes that the API reports."""
     newest: dict[str, Entry] = {}

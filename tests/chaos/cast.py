@@ -205,11 +205,11 @@ class Cast:
             await ask(
                 self._ports[daemon], self._token, "POST", BEAT_PATH, _probing(daemon, number), timeout_s=WARM_UP_S
             )
-        await self._timeline.hold(self._is_told_of_probes, within_s=WARM_UP_S)
+        await self._timeline.hold(self._probes_are_notified, within_s=WARM_UP_S)
 
-    async def _is_told_of_probes(self) -> bool:
-        told = {one.webhook_id for one in self._record.arrivals if one.answered is not None}
-        return len(told) >= PROBES * len(self._ports)
+    async def _probes_are_notified(self) -> bool:
+        accepted = {one.webhook_id for one in self._record.arrivals if one.answered is not None}
+        return len(accepted) >= PROBES * len(self._ports)
 
     # Readers ------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.chaos.record import Entry, Record, Try, Worker
 
 NOTED_S: Final = 1.0
-"""From the answer to a refused beat to its note in the store, at the most, while nothing is wrong."""
+"""Maximum time from the answer to a refused beat to its record in the store, while nothing is wrong."""
 SLACK_S: Final = 0.2
 """Between the harness's clock and the store's time as it was moved to it."""
 
@@ -30,11 +30,11 @@ def rejected(record: Record, outages: Outages) -> Iterator[Violation]:
             yield Violation(promise="P24", worker=one.worker, what=what)
     for worker in record.workers.values():
         expired = record.refused_of(worker.name)
-        told = [entry for entry in record.history() if entry.worker == worker.name and entry.kind in STALE]
-        for entry in told:
+        reported = [entry for entry in record.history() if entry.worker == worker.name and entry.kind in STALE]
+        for entry in reported:
             yield from _of_its_kind(record, worker, expired, entry)
-        if expired and told:
-            yield from _ends(record, outages, worker, expired, told)
+        if expired and reported:
+            yield from _ends(record, outages, worker, expired, reported)
 
 
 def _of_its_kind(record: Record, worker: Worker, expired: Sequence[Try], entry: Entry) -> Iterator[Violation]:
@@ -60,11 +60,11 @@ def _of_its_kind(record: Record, worker: Worker, expired: Sequence[Try], entry: 
 
 
 def _ends(
-    record: Record, outages: Outages, worker: Worker, expired: Sequence[Try], told: Sequence[Entry]
+    record: Record, outages: Outages, worker: Worker, expired: Sequence[Try], reported: Sequence[Entry]
 ) -> Iterator[Violation]:
     """P2: refused beats that have ended are a silence like any other."""
     tries = record.of(worker.name)
-    if tries[-1].sent_s > expired[-1].sent_s or told[-1].kind != "worker.rejected":
+    if tries[-1].sent_s > expired[-1].sent_s or reported[-1].kind != "worker.rejected":
         return  # it is back, or was reported as stale
     bound_s = detection_bound_s(record, outages, worker, [*tries, *expired])
     if record.ended_s > bound_s:

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from tests.support.sentinels import Watched
 
 START_S: Final = 30.0
-"""A daemon or a store is back within this, or the fault is noted as lasting so long."""
+"""Time limit for a daemon or a store to return. After it the fault is recorded with this duration."""
 SYNC_MS: Final = 5_000
 FLOOD: Final = 64
 """Connections over which a daemon is overloaded."""
 SLOWED_S: Final = 0.1
 SLOWED_SHARE: Final = 0.2
-"""An overloaded daemon runs for so much of each tenth of a second."""
+"""Running time of an overloaded daemon in each tenth of a second."""
 
 HOSTILE_SHARE: Final = 0.2
 """Of the connections of each attack: this machine has two cores, and a run is one of several."""
@@ -53,7 +53,7 @@ ATTACKS: Final = {
 }
 
 REPLICATION_S: Final = 1.0
-"""A replica may lag so much behind its primary."""
+"""Maximum lag of a replica behind its primary."""
 
 
 class Breaker:

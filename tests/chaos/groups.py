@@ -88,7 +88,7 @@ def _has_its_end(record: Record, receiver: str, taken: list[Arrival], down: list
         )
 
 
-def masses(record: Record, _outages: Outages) -> Iterator[Violation]:
+def mass_failures(record: Record, _outages: Outages) -> Iterator[Violation]:
     """P16: many workers that fall silent within one interval are one notification at each receiver, and one incident.
     Updates come no more often than the group's interval. No worker is notified by itself."""
     crowd = [worker for worker in record.workers.values() if worker.environment == CROWD]
@@ -106,18 +106,18 @@ def masses(record: Record, _outages: Outages) -> Iterator[Violation]:
 
 
 def _as_one(record: Record, receiver: str, events: set[str]) -> Iterator[Violation]:
-    told = [one for one in record.arrivals if one.receiver == receiver and not events.isdisjoint(one.event_ids)]
-    for worker in sorted({str(one.data["worker_id"]) for one in told if not one.is_group}):
-        yield Violation(promise="P16", worker=worker, what=f"{receiver} was told of it by itself in a mass failure")
-    firing = _first_of_each([one for one in told if one.type == "group.firing"])
+    notified = [one for one in record.arrivals if one.receiver == receiver and not events.isdisjoint(one.event_ids)]
+    for worker in sorted({str(one.data["worker_id"]) for one in notified if not one.is_group}):
+        yield Violation(promise="P16", worker=worker, what=f"{receiver} was notified of it by itself in a mass failure")
+    firing = _first_of_each([one for one in notified if one.type == "group.firing"])
     if not firing:
         return  # over before anything was sent, or a promise about outcomes is broken
     most = 1 + int((firing[-1].at_s - firing[0].at_s) / GROUP_INTERVAL_S)
     if len(firing) > most:
-        yield Violation(promise="P16", what=f"{receiver} was told {len(firing)} times of one mass failure")
+        yield Violation(promise="P16", what=f"{receiver} was notified {len(firing)} times of one mass failure")
     incidents = {one.data["incident_id"] for one in firing}
     if len(incidents) > 1 or None in incidents:
-        yield Violation(promise="P16", what=f"{receiver} was told of one mass failure as the incidents {incidents}")
+        yield Violation(promise="P16", what=f"{receiver} was notified of one mass failure as the incidents {incidents}")
 
 
 def _first_of_each(arrivals: Sequence[Arrival]) -> list[Arrival]:

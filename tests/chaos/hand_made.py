@@ -82,23 +82,23 @@ def entry(worker: str, seq: int, kind: str, at_s: float, *, old: str | None, new
 
 
 def arrival(
-    receiver: str, told: Entry, *, after_s: float = 0.1, answered: int | None = 204, reminder: int = 0
+    receiver: str, about: Entry, *, after_s: float = 0.1, answered: int | None = 204, reminder: int = 0
 ) -> Arrival:
     """A notification of one worker, as it arrived at a receiver."""
     data = {
-        "event_id": told.event_id,
-        "worker_id": told.worker,
-        "generation": told.generation,
-        "seq": told.seq,
-        "old": told.old,
-        "incident_id": f"inc-{told.worker}",
+        "event_id": about.event_id,
+        "worker_id": about.worker,
+        "generation": about.generation,
+        "seq": about.seq,
+        "old": about.old,
+        "incident_id": f"inc-{about.worker}",
         "reminder": reminder,
     }
     return Arrival(
         receiver=receiver,
-        at_s=told.detected_s + after_s,
-        webhook_id=f"ntf-{receiver}-{told.event_id}{f'-{reminder}' if reminder else ''}",
-        body=json.dumps({"type": told.kind, "data": data}).encode(),
+        at_s=about.detected_s + after_s,
+        webhook_id=f"ntf-{receiver}-{about.event_id}{f'-{reminder}' if reminder else ''}",
+        body=json.dumps({"type": about.kind, "data": data}).encode(),
         answered=answered,
         is_signed=True,
         age_s=0.1,
@@ -106,13 +106,13 @@ def arrival(
 
 
 def group(
-    kind: str, at_s: float, *told: Entry, receiver: str = "team", environment: str = ENVIRONMENT, truncated: int = 0
+    kind: str, at_s: float, *about: Entry, receiver: str = "team", environment: str = ENVIRONMENT, truncated: int = 0
 ) -> Arrival:
     """A notification of a group, as it arrived at a receiver."""
     data = {
         "group": {"tenant": TENANT, "environment": environment},
         "truncated": truncated,
-        "events": [{"event_id": one.event_id, "type": one.kind} for one in told],
+        "events": [{"event_id": one.event_id, "type": one.kind} for one in about],
         "incident_id": f"inc-{environment}",
         "reminder": 0,
     }
@@ -166,9 +166,9 @@ def good() -> Record:
     ]
     record.final = [one.event_id for one in record.entries]
     for name, kinds in record.receivers.items():
-        told = [one for one in record.entries if one.kind in kinds]
-        record.arrivals += [arrival(name, one) for one in told]
-        record.outcomes += [Outcome(event_id=one.event_id, receiver=name, outcome="delivered") for one in told]
+        wanted = [one for one in record.entries if one.kind in kinds]
+        record.arrivals += [arrival(name, one) for one in wanted]
+        record.outcomes += [Outcome(event_id=one.event_id, receiver=name, outcome="delivered") for one in wanted]
     record.groups = frozenset({"team"})
     record.arrivals += [group("group.firing", 10.6, record.entries[4]), group("group.firing", 12.0, record.entries[2])]
     record.readings = [
@@ -191,14 +191,14 @@ def find(record: Record, event_id: str) -> int:
     return next(number for number, one in enumerate(record.entries) if one.event_id == event_id)
 
 
-def add(record: Record, told: Entry, *, outcome: str = "delivered", after_s: float = 0.1) -> None:
+def add(record: Record, event: Entry, *, outcome: str = "delivered", after_s: float = 0.1) -> None:
     """Add an event that every receiver that wants it was notified of."""
-    record.entries.append(told)
-    record.final.append(told.event_id)
+    record.entries.append(event)
+    record.final.append(event.event_id)
     for name in record.receivers:
-        if record.wants(name, told):
-            record.arrivals.append(arrival(name, told, after_s=after_s))
-            record.outcomes.append(Outcome(event_id=told.event_id, receiver=name, outcome=outcome))
+        if record.wants(name, event):
+            record.arrivals.append(arrival(name, event, after_s=after_s))
+            record.outcomes.append(Outcome(event_id=event.event_id, receiver=name, outcome=outcome))
 
 
 def drop(record: Record, event_id: str) -> None:

@@ -38,7 +38,7 @@ INTERVAL_S: Final = 5.0
 GRACE_S: Final = 5.0
 TENANT: Final = "acme"
 REPORTED_S: Final = INTERVAL_S + GRACE_S + 2.0
-"""From a worker's last beat to its page at the receiver, at the most."""
+"""Maximum time from a worker's last beat to its page at the receiver."""
 P99_TIMES: Final = 5.0
 MORE_MIB: Final = 50.0
 RECEIVER_S: Final = 0.4
@@ -94,7 +94,7 @@ class Run:
     deaths: list[Death] = field(default_factory=list)
 
     async def phase(self, name: str, for_s: float, *, dying: bool = False) -> Phase:
-        """Let the fleet beat for so long."""
+        """Let the fleet beat for this time."""
         self.fleet.forget()
         unwell: Counter[str] = Counter()
         until_s = self.timeline.now_s() + for_s

@@ -16,9 +16,9 @@ DEATHS_S: Final = (3.0, 16.0)
 EXPIRED_S: Final = (3.0, 10.0)
 """For how long a token has expired, before there is a new one or the worker falls silent."""
 STRAGGLING_S: Final = 7.0
-"""Who said goodbye comes back after this at the earliest: sooner is a straggler, whose silence means something else."""
+"""Earliest return after a disconnect. A sooner beat is a straggler, whose silence means something else."""
 HASTY_S: Final = 0.1
-"""A hasty worker sends so often, and the daemons let a few of these through."""
+"""Interval of a hasty worker. The daemons accept few of its beats."""
 NIGHT_UNTIL_S: Final = 22.0
 CROWD_SIZE: Final = 50
 """As many as a notification names."""
@@ -52,7 +52,7 @@ class Life:
     flaps: tuple[tuple[float, float], ...] = ()
     """When it falls silent once more after it is back, and when it beats again."""
     every_s: float | None = None
-    """It sends so often; None: at its interval."""
+    """Time between its beats. None: its interval."""
 
     @property
     def spells(self) -> tuple[tuple[float, float | None], ...]:
@@ -66,7 +66,7 @@ class Life:
 
     @property
     def last_turn_s(self) -> float:
-        """When it does something new for the last time."""
+        """Time of its last change."""
         begins_s, ends_s = self.spells[-1]
         return max(begins_s, ends_s or 0.0, self.expired_until_s or 0.0)
 

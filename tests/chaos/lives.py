@@ -142,7 +142,7 @@ def evidence(record: Record, outages: Outages) -> Iterator[Violation]:
             what = f"{entry.kind} seq {entry.seq} says that {said_s:.2f} s were missed, and it was {missed_s:.2f} s"
             yield Violation(promise="P2", worker=entry.worker, what=what)
         if entry.outage_s is not None and not record.is_disturbed(last.sent_s - RECOVERY_S, entry.detected_s):
-            what = f"{entry.kind} seq {entry.seq} tells of an outage of {said_s:.2f} s that was none"
+            what = f"{entry.kind} seq {entry.seq} reports an outage of {said_s:.2f} s that was none"
             yield Violation(promise="P2", worker=entry.worker, what=what)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.chaos.timeline import Timeline
 
 AGAIN_S: Final = 0.2
-"""They try again after this, with the next daemon."""
+"""Pause before they retry with the next daemon."""
 LOOK_S: Final = 0.1
 
 
@@ -81,16 +81,16 @@ class OnCall:
         """Acknowledge each incident of the worker some time after its first notification came."""
         handled: set[str] = set()
         while True:
-            told = self._first_told(care.worker, handled)
-            if told is None:
+            page = self._first_page(care.worker, handled)
+            if page is None:
                 await self._timeline.reach(self._timeline.now_s() + LOOK_S)
                 continue
-            incident_id = str(told.data["incident_id"])
+            incident_id = str(page.data["incident_id"])
             handled.add(incident_id)
-            await self._timeline.reach(told.at_s + care.after_s)
+            await self._timeline.reach(page.at_s + care.after_s)
             await self._acknowledge(care.worker, incident_id)
 
-    def _first_told(self, worker: str, handled: set[str]) -> Arrival | None:
+    def _first_page(self, worker: str, handled: set[str]) -> Arrival | None:
         for arrival in self._record.arrivals:
             if arrival.receiver == self._receiver and arrival.type in DOWN:
                 data = arrival.data

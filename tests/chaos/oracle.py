@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FULL: Final = frozenset({"store.disk_full", "store.memory_full"})
 RECOVERY_S: Final = 10.0
-"""From the end of the last fault to the one of the outage that it made, at the most."""
+"""Maximum time from the end of the last fault to the end of its outage."""
 
 
 def recovers(record: Record, outages: Outages) -> Iterator[Violation]:
@@ -60,13 +60,13 @@ RULES: Final[dict[str, Rule]] = {
     "vanished": alerts.vanished,
     "repeats": alerts.repeats,
     "pairs": alerts.pairs,
-    "told": alerts.told,
+    "taken": alerts.every_down_taken,
     "groups": groups.groups,
-    "masses": groups.masses,
+    "mass failures": groups.mass_failures,
     "silences": quiet.silences,
     "reminders": quiet.reminders,
     "detected": prompt.detected,
-    "told in time": prompt.told_in_time,
+    "notified in time": prompt.notified_in_time,
     "damped": prompt.damped,
     "truth": prompt.truth,
     "put off": prompt.put_off,
@@ -81,8 +81,8 @@ def judge(record: Record) -> list[Violation]:
     return [violation for rule in RULES.values() for violation in rule(record, outages)]
 
 
-def write(path: Path, told: str, record: Record, violations: list[Violation]) -> None:
-    """Leave everything that is known of a run in a file, for who looks for the cause."""
+def write(path: Path, plan: str, record: Record, violations: list[Violation]) -> None:
+    """Write all that is known of a run to a file, for the search for the cause."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = {"plan": told.splitlines(), "violations": [str(one) for one in violations], "record": record.as_json()}
+    whole = {"plan": plan.splitlines(), "violations": [str(one) for one in violations], "record": record.as_json()}
     path.write_text(json.dumps(whole, indent=1), encoding="utf-8")

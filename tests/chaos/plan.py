@@ -311,7 +311,7 @@ def _place(kind: Kind) -> str:
     return str(kind).partition(".")[0].removesuffix("s")
 
 
-def told(plan: Plan) -> str:
+def described(plan: Plan) -> str:
     """The plan in one line of words and one for each fault."""
     extras = [f"{plan.processes} processes each"] if plan.processes > 1 else []
     extras += ["a crowd"] if plan.has_crowd else []

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 DETECTED_S: Final = 0.5
 """Beside the sweep interval: from a deadline to the transition."""
-TOLD_S: Final = 2.0
+NOTIFIED_S: Final = 2.0
 """From a transition to the receiver, where nothing is wrong with either: the event's confirmation, and this machine."""
 MENDED_S: Final = 35.0
 """So long after a receiver's fault its notifications may wait: for a lease of 11 s, or for the 30 s after which one
@@ -48,7 +48,7 @@ def _busy_s(record: Record, from_s: float, to_s: float) -> float:
     )
 
 
-def told_in_time(record: Record, _outages: Outages) -> Iterator[Violation]:
+def notified_in_time(record: Record, _outages: Outages) -> Iterator[Violation]:
     """P21, P20: each notification of one worker reaches its receiver in time, if nothing is wrong with the monitor nor
     with this receiver, whatever other receivers do, and however often the worker has changed."""
     if record.is_clock_stepped:
@@ -67,7 +67,7 @@ def told_in_time(record: Record, _outages: Outages) -> Iterator[Violation]:
                 continue
             held_s = record.hold_s if entry.kind in DOWN and record.is_flapping(entry) else 0.0
             late_s = came.at_s - entry.detected_s - held_s
-            if late_s > TOLD_S + _busy_s(record, entry.detected_s, came.at_s):
+            if late_s > NOTIFIED_S + _busy_s(record, entry.detected_s, came.at_s):
                 promise = record.bystander(entry.detected_s - MENDED_S, came.at_s) or "P20"
                 what = f"{entry.kind} seq {entry.seq} came to {receiver} {late_s:.2f} s after it was recorded"
                 yield Violation(promise=promise, worker=entry.worker, what=what)
@@ -107,7 +107,7 @@ def damped(record: Record, _outages: Outages) -> Iterator[Violation]:
         is_excused = record.is_disturbed(entry.detected_s - MENDED_S, over_s) or any(
             one.worker == entry.worker and one.may_be_on(entry.detected_s, over_s) for one in record.silences
         )
-        if entry.kind in DOWN and over_s - entry.detected_s > record.hold_s + TOLD_S and not is_excused:
+        if entry.kind in DOWN and over_s - entry.detected_s > record.hold_s + NOTIFIED_S and not is_excused:
             what = f"{where}, although it lasted for {over_s - entry.detected_s:.2f} s"
             yield Violation(promise="P20", worker=entry.worker, what=what)
 
@@ -133,7 +133,7 @@ def truth(record: Record, _outages: Outages) -> Iterator[Violation]:
             last = max(taken, key=lambda one: (int(one.data["generation"]), int(one.data["seq"])))
             is_down = entry.new in OUT
             if (last.type in DOWN) is not is_down:
-                what = f"{receiver} was told {last.type} last, and it is {entry.new}"
+                what = f"{receiver} was notified of {last.type} last, and it is {entry.new}"
                 yield Violation(promise="P20", worker=worker, what=what)
 
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 EARLY_S: Final = 0.3
 """Between what the harness sees of a delivery and what the store records of it."""
 ROUTED_S: Final = 15.0
-"""An end that is recorded may reach its receiver's thread so much later, as after a lease of 11 s."""
+"""Maximum time from the record of an end until it is in its receiver's group, as after a lease of 11 s."""
 REMINDED_S: Final = 4.0
-"""A reminder is so late at the most, while nothing is wrong, on a machine that runs everything."""
+"""Maximum delay of a reminder while nothing is wrong, on a machine that runs everything."""
 
 
 def silences(record: Record, _outages: Outages) -> Iterator[Violation]:
@@ -35,7 +35,7 @@ def silences(record: Record, _outages: Outages) -> Iterator[Violation]:
         for arrival in record.arrivals:
             if arrival.is_group or entry.event_id not in arrival.event_ids:
                 continue
-            where = f"{entry.kind} seq {entry.seq} at {arrival.receiver}, told at {arrival.at_s:.2f} s"
+            where = f"{entry.kind} seq {entry.seq} at {arrival.receiver}, notified at {arrival.at_s:.2f} s"
             if arrival.at_s < silent.kept_s:
                 what = f"{where}, although silenced from {silent.begun_s:.2f} to {silent.kept_s:.2f} s"
                 yield Violation(promise="P17", worker=entry.worker, what=what)
@@ -46,7 +46,7 @@ def silences(record: Record, _outages: Outages) -> Iterator[Violation]:
 
 
 def _invented(record: Record) -> Iterator[Violation]:
-    """What was silenced by nothing."""
+    """Events that are recorded as silenced while no silence matched."""
     known = {entry.event_id: entry for entry in record.history()}
     for outcome in record.outcomes:
         entry = known.get(outcome.event_id)
@@ -57,7 +57,7 @@ def _invented(record: Record) -> Iterator[Violation]:
         end = end_of(record, entry) if entry.kind in DOWN else entry
         until_s = record.ended_s if end is None or record.is_clock_stepped else end.detected_s + ROUTED_S
         if not any(one.worker == entry.worker and one.may_be_on(from_s, until_s) for one in record.silences):
-            what = f"{entry.kind} seq {entry.seq} is said to be silenced at {outcome.receiver}, and nobody asked for it"
+            what = f"{entry.kind} seq {entry.seq} is said to be silenced at {outcome.receiver}, and no silence matched"
             yield Violation(promise="P17", worker=entry.worker, what=what)
 
 
@@ -77,11 +77,11 @@ def reminders(record: Record, _outages: Outages) -> Iterator[Violation]:
     if record.is_clock_stepped:
         return  # the store's time jumped, and reminders are due by it
     for receiver, repeat_s in record.repeat_s.items():
-        told: dict[str, list[Arrival]] = {}
+        by_incident: dict[str, list[Arrival]] = {}
         for arrival in record.arrivals:
             if arrival.receiver == receiver and arrival.type in DOWN and arrival.data.get("incident_id"):
-                told.setdefault(str(arrival.data["incident_id"]), []).append(arrival)
-        for incident_id, arrivals in told.items():
+                by_incident.setdefault(str(arrival.data["incident_id"]), []).append(arrival)
+        for incident_id, arrivals in by_incident.items():
             acks = [ack for ack in record.acks if ack.incident_id == incident_id]
             yield from _spaced(record, receiver, repeat_s, arrivals, acks)
             yield from _come(record, receiver, repeat_s, arrivals, acks)
@@ -102,10 +102,10 @@ def _spaced(
         if not after.reminder or is_lost(record, before) or is_lost(record, after):
             continue
         where = f"reminder {after.reminder} at {receiver} at {after.at_s:.2f} s"
-        told_s = taken[before.webhook_id].at_s if before.webhook_id in taken else before.at_s
-        due_s = told_s + repeat_s - EARLY_S  # it can't have begun sooner
+        sent_s = taken[before.webhook_id].at_s if before.webhook_id in taken else before.at_s
+        due_s = sent_s + repeat_s - EARLY_S  # it can't have begun sooner
         if after.at_s < due_s:
-            yield Violation(promise="P19", worker=worker, what=f"{where}, {after.at_s - told_s:.2f} s after the last")
+            yield Violation(promise="P19", worker=worker, what=f"{where}, {after.at_s - sent_s:.2f} s after the last")
         for ack in acks:
             if ack.done_s < due_s and not any(loss.covers(ack.done_s) for loss in record.losses):
                 what = f"{where}, although acknowledged at {ack.done_s:.2f} s"
@@ -117,8 +117,8 @@ def _spaced(
 
 def _over_s(record: Record, reminder: Arrival) -> float | None:
     """When the outage was over that it reminds of."""
-    told = next((one for one in record.history() if one.event_id in reminder.event_ids), None)
-    end = None if told is None else end_of(record, told)
+    down = next((one for one in record.history() if one.event_id in reminder.event_ids), None)
+    end = None if down is None else end_of(record, down)
     return None if end is None else end.detected_s
 
 

@@ -26,10 +26,10 @@ def readings(record: Record, outages: Outages) -> Iterator[Violation]:
 
     Of each worker the first wrong reading of a kind is reported.
     """
-    told: set[tuple[str, str]] = set()
+    reported: set[tuple[str, str]] = set()
     for violation in _every(record, outages):
-        if (violation.worker, violation.promise) not in told:
-            told.add((violation.worker, violation.promise))
+        if (violation.worker, violation.promise) not in reported:
+            reported.add((violation.worker, violation.promise))
             yield violation
 
 
@@ -41,15 +41,15 @@ def together(record: Record, _outages: Outages) -> Iterator[Violation]:
     events: dict[str, list[Entry]] = {}
     for entry in record.history():
         events.setdefault(entry.worker, []).append(entry)
-    told: set[str] = set()
+    reported: set[str] = set()
     for reading in record.readings:
         known = [one for one in events.get(reading.worker, ()) if one.detected_s <= reading.answered_s + SLACK_S]
-        if not known or known[-1].detected_s >= reading.asked_s - SLACK_S or reading.worker in told:
+        if not known or known[-1].detected_s >= reading.asked_s - SLACK_S or reading.worker in reported:
             continue
         says = known[-1].new
         is_apart = reading.liveness != says if says in RECORDED else reading.liveness in RECORDED - {"stale"}
         if is_apart:
-            told.add(reading.worker)
+            reported.add(reading.worker)
             what = f"{reading.where}: {reading.liveness}, although {known[-1].kind} has made it {says}"
             yield Violation(promise="P4", worker=reading.worker, what=what)
 

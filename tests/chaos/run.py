@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from tests.chaos import machine
-from tests.chaos.alerts import SETTLED, TOLD
+from tests.chaos.alerts import NOTIFIED, SETTLED
 from tests.chaos.cast import Cast
 from tests.chaos.faults import Breaker
 from tests.chaos.lives import detection_bound_s
@@ -30,7 +30,7 @@ five times in a row is tried again after 30 s at the most."""
 SETTLE_EVERY_S: Final = 0.5
 ALARMING: Final = ("request.failed", "Traceback", "internal error", "task_failed", "crashed")
 """What no daemon may write, whatever is done to its store."""
-ATTEMPTS: Final = ("delivery.failed", "delivery.unrecorded", "delivery.lease_lost")
+DELIVERY_LINES: Final = ("delivery.failed", "delivery.unrecorded", "delivery.lease_lost")
 """What daemons write of attempts that may be repeated."""
 
 
@@ -82,7 +82,7 @@ async def _perform(plan: Plan, site: Site, cast: Cast) -> None:
             record.final = history
             break
     else:
-        record.trouble.append("nobody could read the history at the end")
+        record.trouble.append("no daemon could read the history at the end")
     for number, seat in enumerate(site.seats):
         status = await seat.stop()
         if status != 0:
@@ -91,7 +91,7 @@ async def _perform(plan: Plan, site: Site, cast: Cast) -> None:
         lines = run.output().splitlines()
         said = [line for line in lines if any(word in line for word in ALARMING)]
         record.trouble += [f"a daemon wrote: {line[:500]}" for line in said[:3]]
-        record.attempts += [line for line in lines if any(word in line for word in ATTEMPTS)]
+        record.attempts += [line for line in lines if any(word in line for word in DELIVERY_LINES)]
 
 
 class _Settling:
@@ -159,7 +159,7 @@ class _Settling:
             wanted = {name for name in self._record.receivers if self._record.wants(name, entry)}
             wanted |= self._record.groups if entry.kind in ROUTED else set()
             is_down = entry.kind in DOWN and newest[entry.worker] == event_id
-            done = {one.receiver for one in found if one.outcome in (TOLD if is_down else SETTLED)}
+            done = {one.receiver for one in found if one.outcome in (NOTIFIED if is_down else SETTLED)}
             if not wanted <= done:
                 return None
             self._outcomes[event_id] = found

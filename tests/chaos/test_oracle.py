@@ -89,8 +89,8 @@ def death_that_does_not_say_what_was_missed(record: Record) -> None:
 
 
 def outage_that_was_none(record: Record) -> None:
-    told = find(record, "dead-2")
-    record.entries[told] = replace(record.entries[told], outage_s=3.0)
+    place = find(record, "dead-2")
+    record.entries[place] = replace(record.entries[place], outage_s=3.0)
 
 
 def death_in_our_outage_not_reported(record: Record) -> None:
@@ -149,8 +149,8 @@ def _daemon_of_the_dead_is_killed_in_a_pause_of_the_store(record: Record, reads_
     record.tries = [replace(one, status=None) if 8.2 <= one.sent_s < 13.0 else one for one in record.tries]
     record.faults.append(Fault(kind="store.pause", target=None, begun_s=8.2, ended_s=13.0))
     record.faults.append(Fault(kind="daemon.kill", target=0, begun_s=9.0, ended_s=12.0))
-    told = entry("dead", 2, "worker.stale", 18.9, old="alive", new="stale", count=9)
-    record.entries[find(record, "dead-2")] = replace(told, outage_s=4.9)
+    changed = entry("dead", 2, "worker.stale", 18.9, old="alive", new="stale", count=9)
+    record.entries[find(record, "dead-2")] = replace(changed, outage_s=4.9)
     record.readings = [reading("dead", reads_late_at_s, "late", 9)]
 
 
@@ -166,10 +166,10 @@ def reads_late_for_twice_its_patience_after_an_outage_in_which_all_were_restarte
 def _rejected(record: Record) -> None:
     """The token of ``dead`` has expired. The worker is reported as rejected, and no other is disturbed."""
     record.expired = expired("dead", 9.0, 15.0)
-    told = entry("dead", 2, "worker.rejected", 11.4, old="alive", new="stale", count=9)
+    changed = entry("dead", 2, "worker.rejected", 11.4, old="alive", new="stale", count=9)
     drop(record, "dead-2")
-    add(record, replace(told, event_id="dead-rejected"))
-    record.arrivals.append(group("group.firing", 12.0, told))
+    add(record, replace(changed, event_id="dead-rejected"))
+    record.arrivals.append(group("group.firing", 12.0, changed))
     record.arrivals[-1] = replace(
         record.arrivals[-1], body=record.arrivals[-1].body.replace(b"dead-2", b"dead-rejected")
     )
@@ -179,16 +179,16 @@ def token_expired_and_opens(record: Record) -> None:
     record.expired = [replace(expired("dead", 9.0, 9.0)[0], status=204)]
 
 
-def told_as_silent_though_its_beats_are_refused(record: Record) -> None:
+def reported_stale_though_its_beats_are_refused(record: Record) -> None:
     record.expired = expired("dead", 9.0, 29.0)
 
 
-def told_as_rejected_though_it_is_silent(record: Record) -> None:
+def reported_rejected_though_it_is_silent(record: Record) -> None:
     _rejected(record)
     record.expired = []
 
 
-def silent_after_refused_beats_and_not_told(record: Record) -> None:
+def silent_after_refused_beats_and_not_reported(record: Record) -> None:
     _rejected(record)
 
 
@@ -237,7 +237,7 @@ def said_to_be_superseded(record: Record) -> None:
     ]
 
 
-def never_told_of_a_dead_worker(record: Record) -> None:
+def never_notified_of_a_dead_worker(record: Record) -> None:
     said_to_be_superseded(record)
     without_arrival(record, "ops", "dead-2")
     without_arrival(record, "audit", "dead-2")
@@ -252,11 +252,11 @@ def gone_from_the_history(record: Record) -> None:
     without_arrival(record, "audit", "well-1")
 
 
-def told_and_gone_from_the_history(record: Record) -> None:
+def notified_and_gone_from_the_history(record: Record) -> None:
     record.final.remove("well-1")
 
 
-def told_and_never_recorded(record: Record) -> None:
+def notified_and_never_recorded(record: Record) -> None:
     record.arrivals.append(arrival("audit", entry("well", 2, "worker.stopped", 9.0, old="alive", new="x", count=9)))
 
 
@@ -314,16 +314,16 @@ def group_hears_the_end_twice(record: Record) -> None:
 # Many at once ---------------------------------------------------------------------------------------------------------
 
 
-def told_of_one_by_itself_in_a_mass_failure(record: Record) -> None:
+def notified_of_one_by_itself_in_a_mass_failure(record: Record) -> None:
     silent = record.entries[find(record, "m7-2")]
     record.arrivals.append(arrival("ops", silent))
 
 
-def told_twice_of_a_mass_failure(record: Record) -> None:
+def notified_twice_of_a_mass_failure(record: Record) -> None:
     record.arrivals.append(replace(of_many(record, "ops"), at_s=20.0, webhook_id="again"))
 
 
-def told_of_a_mass_failure_as_two_incidents(record: Record) -> None:
+def notified_of_a_mass_failure_as_two_incidents(record: Record) -> None:
     first = of_many(record, "ops")
     other = first.body.replace(b"inc-crowd", b"inc-other")
     record.arrivals.append(replace(first, at_s=first.at_s + 70.0, webhook_id="again", body=other))
@@ -341,33 +341,33 @@ def of_many(record: Record, receiver: str) -> Arrival:
 # At night -------------------------------------------------------------------------------------------------------------
 
 
-def told_while_silenced(record: Record) -> None:
+def notified_while_silenced(record: Record) -> None:
     record.arrivals.append(replace(of_nightly(record, "ops"), at_s=13.0))
 
 
-def told_of_what_was_over_within_its_silence(record: Record) -> None:
+def notified_of_an_outage_that_was_over_within_its_silence(record: Record) -> None:
     add(record, entry("nightly", 3, "worker.recovered", 13.0, old="stale", new="alive", count=10))
 
 
-def silenced_by_nobody(record: Record) -> None:
+def silenced_without_a_silence(record: Record) -> None:
     record.outcomes = [replace(one, outcome="silenced") if one.event_id == "well-1" else one for one in record.outcomes]
 
 
-def silenced_by_what_came_long_after(record: Record) -> None:
+def silenced_by_a_silence_that_came_long_after(record: Record) -> None:
     record.silences.append(replace(record.silences[0], worker="fails", asked_s=29.0, begun_s=29.1, over_s=40.0))
     record.outcomes = [
         replace(one, outcome="silenced") if one.event_id == "fails-2" else one for one in record.outcomes
     ]
 
 
-def silenced_and_told(record: Record) -> None:
+def silenced_and_notified(record: Record) -> None:
     record.outcomes = [
         replace(one, outcome="silenced") if one.event_id == "nightly-2" else one for one in record.outcomes
     ]
 
 
-def silenced_and_never_told(record: Record) -> None:
-    silenced_and_told(record)
+def silenced_and_never_notified(record: Record) -> None:
+    silenced_and_notified(record)
     for receiver in ("ops", "audit", "desk"):
         without_arrival(record, receiver, "nightly-2")
 
@@ -398,8 +398,8 @@ def of_nightly(record: Record, receiver: str) -> Arrival:
 
 
 def detected_late(record: Record) -> None:
-    told = find(record, "dead-2")
-    record.entries[told] = replace(record.entries[told], detected_s=record.entries[told].due_s + 1.2)
+    place = find(record, "dead-2")
+    record.entries[place] = replace(record.entries[place], detected_s=record.entries[place].due_s + 1.2)
 
 
 def detected_late_while_a_receiver_fails(record: Record) -> None:
@@ -412,19 +412,19 @@ def refused_while_a_receiver_fails(record: Record) -> None:
     refused_for_nothing(record)
 
 
-def told_late_while_another_receiver_fails(record: Record) -> None:
+def notified_late_while_another_receiver_fails(record: Record) -> None:
     record.faults.append(Fault(kind="receiver.hangs", target=1, begun_s=9.0, ended_s=14.0))
-    told_late(record)
+    notified_late(record)
 
 
-def told_late(record: Record) -> None:
+def notified_late(record: Record) -> None:
     place = next(
         number for number, one in enumerate(record.arrivals) if one.receiver == "ops" and one.event_ids == ["dead-2"]
     )
     record.arrivals[place] = replace(record.arrivals[place], at_s=14.0)
 
 
-def last_told_is_not_how_it_is(record: Record) -> None:
+def last_notification_is_not_the_current_state(record: Record) -> None:
     without_arrival(record, "audit", "fails-3")
 
 
@@ -490,9 +490,9 @@ BROKEN: Final[dict[Callable[[Record], None], str]] = {
     refused_for_nothing: "P10",
     refused_long_after_the_machine_stalled: "P10",
     token_expired_and_opens: "P24",
-    told_as_silent_though_its_beats_are_refused: "P11",
-    told_as_rejected_though_it_is_silent: "P11",
-    silent_after_refused_beats_and_not_told: "P2",
+    reported_stale_though_its_beats_are_refused: "P11",
+    reported_rejected_though_it_is_silent: "P11",
+    silent_after_refused_beats_and_not_reported: "P2",
     reads_stale_and_lives: "P22",
     reads_alive_and_is_dead: "P22",
     reads_late_for_more_than_twice_its_patience_after_an_outage: "P22",
@@ -507,11 +507,11 @@ BROKEN: Final[dict[Callable[[Record], None], str]] = {
     outcome_never_settled: "P5",
     said_to_be_delivered: "P5",
     said_to_be_superseded: "P5",
-    never_told_of_a_dead_worker: "P5",
+    never_notified_of_a_dead_worker: "P5",
     only_refused: "P5",
     gone_from_the_history: "P5",
-    told_and_gone_from_the_history: "P23",
-    told_and_never_recorded: "P23",
+    notified_and_gone_from_the_history: "P23",
+    notified_and_never_recorded: "P23",
     another_body: "P6",
     repeated_after_2xx: "P6",
     repeated_long_after_the_start: "P6",
@@ -527,9 +527,9 @@ BROKEN: Final[dict[Callable[[Record], None], str]] = {
     detected_late: "P14",
     detected_late_while_a_receiver_fails: "P21",
     refused_while_a_receiver_fails: "P21",
-    told_late_while_another_receiver_fails: "P21",
-    told_late: "P20",
-    last_told_is_not_how_it_is: "P20",
+    notified_late_while_another_receiver_fails: "P21",
+    notified_late: "P20",
+    last_notification_is_not_the_current_state: "P20",
     damped_and_does_not_flap: "P20",
     damped_although_it_lasts: "P20",
     put_off_without_a_time: "P28",
@@ -547,21 +547,21 @@ def test_a_broken_promise_is_named(change: Callable[[Record], None]) -> None:
 
 
 BROKEN_AT_NIGHT: Final[dict[Callable[[Record], None], str]] = {
-    told_while_silenced: "P17",
-    told_of_what_was_over_within_its_silence: "P17",
-    silenced_by_nobody: "P17",
-    silenced_by_what_came_long_after: "P17",
-    silenced_and_told: "P5",
-    silenced_and_never_told: "P5",
+    notified_while_silenced: "P17",
+    notified_of_an_outage_that_was_over_within_its_silence: "P17",
+    silenced_without_a_silence: "P17",
+    silenced_by_a_silence_that_came_long_after: "P17",
+    silenced_and_notified: "P5",
+    silenced_and_never_notified: "P5",
     reminded_too_soon: "P19",
     reminded_after_an_acknowledgement: "P19",
     reminded_of_what_is_over: "P19",
     not_reminded: "P19",
 }
 BROKEN_IN_A_CROWD: Final[dict[Callable[[Record], None], str]] = {
-    told_of_one_by_itself_in_a_mass_failure: "P16",
-    told_twice_of_a_mass_failure: "P16",
-    told_of_a_mass_failure_as_two_incidents: "P16",
+    notified_of_one_by_itself_in_a_mass_failure: "P16",
+    notified_twice_of_a_mass_failure: "P16",
+    notified_of_a_mass_failure_as_two_incidents: "P16",
     one_of_a_crowd_is_never_named: "P5",
 }
 
@@ -594,8 +594,8 @@ def late_beat_of_a_worker_that_was_late(record: Record) -> None:
 
 
 def death_in_our_outage_reported_after_its_credit(record: Record) -> None:
-    told = entry("dead", 2, "worker.stale", 16.1, old="alive", new="stale", count=9)
-    record.entries[find(record, "dead-2")] = replace(told, outage_s=4.9)
+    changed = entry("dead", 2, "worker.stale", 16.1, old="alive", new="stale", count=9)
+    record.entries[find(record, "dead-2")] = replace(changed, outage_s=4.9)
     record.readings = []
     outage(record, 8.2, 13.0)
 
@@ -652,7 +652,7 @@ def old_beat_read_by_a_daemon_after_a_newer_one(record: Record) -> None:
     record.readings.append(reading("well", 9.2, "alive", 6))
 
 
-def down_that_was_over_before_anybody_knew_whether_it_had_come(record: Record) -> None:
+def down_that_was_over_before_its_arrival_was_known(record: Record) -> None:
     without_arrival(record, "ops", "fails-2")
     record.faults.append(Fault(kind="store.kill", target=None, begun_s=FAILED_S, ended_s=FAILED_S + 1))
 
@@ -674,7 +674,7 @@ KEPT: Final = (
     unconfirmed_event_lost,
     confirmed_event_lost_with_an_old_copy,
     failed_attempt_then_taken,
-    down_that_was_over_before_anybody_knew_whether_it_had_come,
+    down_that_was_over_before_its_arrival_was_known,
     old_beat_read_by_a_daemon_after_a_newer_one,
 )
 

@@ -228,14 +228,14 @@ def _check_race(steps: list[tuple[str, int]], answered: list[EventKind], *, is_b
 
 
 async def _check_history(bench: Bench, expected: dict[str, list[str]]) -> None:
-    told: dict[str, list[str]] = {}
+    reported: dict[str, list[str]] = {}
     numbers: dict[str, list[int]] = {}
     ids: Counter[str] = Counter()
     for event in await events_of(bench.stores["2"]):
-        told.setdefault(event.worker_id, []).append(event.kind)
+        reported.setdefault(event.worker_id, []).append(event.kind)
         numbers.setdefault(f"{event.worker_id}/{event.generation}", []).append(event.seq)
         ids[event.event_id] += 1
-    assert told == expected
+    assert reported == expected
     assert {name: seen for name, seen in numbers.items() if seen != list(range(1, len(seen) + 1))} == {}
     assert ids.most_common(1)[0][1] == 1
 

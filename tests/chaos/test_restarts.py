@@ -114,12 +114,12 @@ class Day:
             if second == at_s and restart is not None:
                 await self._restart(restart)
         assert self._store is not None
-        told: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
+        reported: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
         for event in await events_of(self._store):
-            told[event.worker_id].append((event.generation - START_MS, event.seq, event.kind))
+            reported[event.worker_id].append((event.generation - START_MS, event.seq, event.kind))
         await self._store.close()
         self._store = None
-        return told
+        return reported
 
     async def _start(self) -> None:
         if self._store is not None:
@@ -231,7 +231,7 @@ UNDISTURBED: Final = {
 
 async def test_p25_a_restart_at_any_step_of_a_day_changes_nothing_of_what_is_sent(day: Day) -> None:
     undisturbed = await day.played()
-    kinds = {name: [kind.removeprefix("worker.") for _, _, kind in told] for name, told in undisturbed.items()}
+    kinds = {name: [kind.removeprefix("worker.") for _, _, kind in reported] for name, reported in undisturbed.items()}
     assert kinds == UNDISTURBED
     for restart in Restart:
         for second in range(0, DAY_S, max(day.stride, STRIDES[restart])):

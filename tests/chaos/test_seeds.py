@@ -40,8 +40,8 @@ async def _play_together(plans: list[Plan], tmp_path: Path) -> None:
     for made, record in zip(plans, records, strict=True):
         violations = oracle.judge(record)
         if violations:
-            oracle.write(tmp_path / f"seed-{made.seed}.json", plan.told(made), record, violations)
-            broken += [plan.told(made), *map(str, violations)]
+            oracle.write(tmp_path / f"seed-{made.seed}.json", plan.described(made), record, violations)
+            broken += [plan.described(made), *map(str, violations)]
         assert len(record.faults) >= len(made.steps)
         assert sum(one.is_stored for one in record.tries) > len(made.lives)
     assert broken == [], tmp_path
