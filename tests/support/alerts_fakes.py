@@ -30,7 +30,7 @@ WAIT_S = 20.0
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], *, timeout_s: float = WAIT_S) -> None:
-    """Return once the condition holds; fail when it does not within the time."""
+    """Return when the condition holds. Fails if it does not within the time limit."""
     async with asyncio.timeout(timeout_s):
         while True:
             held = condition()
@@ -64,16 +64,16 @@ class FakeFleet:
         self._health = health
         self.over: set[str] = set()
         self.outages = 0
-        """How many outages of every worker began lately."""
+        """Number of recent outages of every worker."""
 
     async def environment_health(
         self, _tenant: str, _environment: str, _since_ms: int | None = None
     ) -> EnvironmentHealth:
-        """How every environment stands."""
+        """Health of every environment."""
         return self._health()
 
     async def outage(self, event: Event, _since_ms: int = 0) -> WorkerOutage:
-        """How it stands with the outage of an event."""
+        """State of the outage of an event."""
         return WorkerOutage(goes_on=event.event_id not in self.over, before=self.outages)
 
 

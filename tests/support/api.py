@@ -150,7 +150,7 @@ def make_services(
         "metrics": metrics,
         "anonymous": frozenset(anonymous),
     }
-    health.judges_sweeps_from_s = -math.inf  # as a daemon that has been up for a while
+    health.judges_sweeps_from_s = -math.inf  # as in a daemon that started a while ago
     return Services(**{**values, **changes})
 
 
@@ -201,14 +201,14 @@ async def served(app: ASGIApp) -> AsyncIterator[int]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawAnswer:
-    """What came back over a raw connection."""
+    """An answer read from a raw connection."""
 
     status: int
     headers: dict[str, str]
     body: bytes
 
     def json(self) -> Any:
-        """The body, read."""
+        """The body, parsed."""
         return json.loads(self.body)
 
 

@@ -172,7 +172,7 @@ class Daemon:
         return answer.json()
 
     def worker_ids(self) -> set[str]:
-        """Every worker that it knows of."""
+        """Ids of all workers that it knows."""
         found: set[str] = set()
         cursor = ""
         while True:
@@ -183,15 +183,15 @@ class Daemon:
             cursor = f"&cursor={page['next_cursor']}"
 
     def signal(self, number: int) -> None:
-        """Send it a signal, unless it has ended."""
+        """Send a signal to the process, unless it has ended."""
         self.process.send_signal(number)
 
     def exit_status(self, *, timeout_s: float = WAIT_S) -> int:
-        """Wait for its end."""
+        """Wait until the process ends. Returns the exit status."""
         return self.process.wait(timeout_s)
 
     def stop(self) -> None:
-        """Stop it as an operator does; it has to end well."""
+        """Stop the daemon as an operator does. Its exit status must be 0."""
         self.signal(signal.SIGTERM)
         assert self.exit_status() == 0, self.output()
 
@@ -217,7 +217,7 @@ class Home:
 
     @property
     def lock(self) -> dict[str, Any]:
-        """Who has the data directory."""
+        """The lock file: which process holds the data directory."""
         record: dict[str, Any] = json.loads((self.directory / "data" / "lock").read_bytes())
         return record
 
@@ -358,7 +358,7 @@ class Receiver:
         )
 
     def open(self) -> None:
-        """Begin to listen."""
+        """Start listening."""
         self._server.server_activate()
         self._thread = threading.Thread(target=self._server.serve_forever, args=(PAUSE_S,), daemon=True)
         self._thread.start()
@@ -434,7 +434,7 @@ class _WebhookHandler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as the base class names it
-        """Say nothing."""
+        """Log nothing."""
 
 
 # Workers -----------------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def credited(due_ms: int, *, allowance_ms: int, interval_ms: int, windows: Seque
 def shown(
     stored: Liveness, now_ms: int, *, late_ms: int, deadline_ms: int, is_straggler: bool, missed_ms: int | None
 ) -> Liveness:
-    """What readers are to see of a worker. ``missed_ms``: the end of its announced absence."""
+    """The liveness that readers must see of a worker. ``missed_ms``: the end of its announced absence."""
     is_missed = missed_ms is not None and missed_ms <= now_ms
     match stored:
         case Liveness.ALIVE if now_ms < late_ms and now_ms < deadline_ms:

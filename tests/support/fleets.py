@@ -1,4 +1,4 @@
-"""Workers in this process that beat over kept-alive connections as fast as they are answered, and keep book."""
+"""Workers in this process that beat over kept-alive connections as fast as they are answered, and count answers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Reply:
 
     @property
     def is_refusal(self) -> bool:
-        """Not taken in, and said when to come again."""
+        """Refused, with a Retry-After."""
         return self.status == 503 and int(self.headers["retry-after"]) >= 1
 
 
@@ -54,7 +54,7 @@ class Connection:
         self.writer.write(self.request(method, path, body, *head))
 
     def request(self, method: str, path: str, body: object = None, *head: str) -> bytes:
-        """A request as it is sent."""
+        """Bytes of a request."""
         data = b"" if body is None else json.dumps(body).encode()
         lines = [
             f"{method} {path} HTTP/1.1",

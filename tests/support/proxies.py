@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 WAIT_S: Final = 30.0
 KEPT: Final = 100_000
-"""How many commands are remembered."""
+"""Number of commands that are kept."""
 PIECE_BYTES: Final = 65_536
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -68,13 +68,13 @@ class CutAnswer:
 
 
 class Watched:
-    """Something that happens; tests wait for a condition on it."""
+    """A state that changes; tests wait for a condition on it."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Event()
 
     def changed(self) -> None:
-        """Have those who wait look again."""
+        """Make the waiting tests check their conditions again."""
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -183,13 +183,13 @@ class Proxy(Watched):
     # For the links of this module ---------------------------------------------------------------------------------
 
     async def passage(self, way: Way) -> None:
-        """Return when something may go this way."""
+        """Return when data may go this way."""
         if self.delay_s[way]:
             await asyncio.sleep(self.delay_s[way])
         await self._gates[way].wait()
 
     def planned(self, command: bytes) -> CutRequest | CutAnswer | None:
-        """What is to be done to this command; asked once for each."""
+        """The fault that is planned for this command, if any. Called once for each command."""
         for cut, count in self._plans:
             if cut.match in command:
                 count["met"] += 1
@@ -283,7 +283,7 @@ class _Link:
             await writer.drain()
 
     def end(self, way: Way) -> None:
-        """Say that nothing more comes this way; what still comes is dropped."""
+        """Signal the end of data this way. Data that still comes is dropped."""
         self.ended.add(way)
         self._proxy.changed()
         writer = self._store if way is Way.REQUESTS else self._client
@@ -292,7 +292,7 @@ class _Link:
                 writer.write_eof()
 
     def reset(self) -> None:
-        """End both sides at once; what is under way is lost."""
+        """Close both sides at once. Data on the way is lost."""
         for writer in (self._client, self._store):
             if writer is not None and not writer.is_closing():
                 sock: socket.socket = writer.get_extra_info("socket")

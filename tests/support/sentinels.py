@@ -230,7 +230,7 @@ class Watched:
         return next(node for node in self.nodes if node.port == port)
 
     def primary(self) -> Node:
-        """Whom the first Sentinel that answers names."""
+        """The primary that the first Sentinel that answers names."""
         sentinel = next(one for one in self.sentinels if one.serves)
         return self.node_at(int(sentinel.ask("GET-MASTER-ADDR-BY-NAME", SERVICE)[1]))
 
@@ -283,7 +283,7 @@ class Watched:
             )
 
         until(follows, "the replicas follow the primary", timeout_s=SETTLE_S)
-        until(known, "the Sentinels know everybody", timeout_s=SETTLE_S)
+        until(known, "the Sentinels know every node", timeout_s=SETTLE_S)
 
     def close(self) -> None:
         for sentinel in self.sentinels:

@@ -71,7 +71,7 @@ class Server:
         return f"unix://{self.socket_path}"
 
     def log(self) -> str:
-        """What the server has said so far."""
+        """The server's log so far."""
         return (self.directory / "log").read_text(errors="replace")
 
     def empty(self) -> None:

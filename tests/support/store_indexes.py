@@ -158,7 +158,7 @@ class _Check:
                 case b"e:":
                     self.histories.add(rest)
                 case _:
-                    raise AssertionError(f"a key that nobody knows: {name!r}")
+                    raise AssertionError(f"an unknown key: {name!r}")
         assert {name[2:] for name in names if name[:2] == b"t:"} == set(self.tenants)
         assert {name[2:] for name in names if name[:2] == b"i:"} == set(self.ids)
 

@@ -1,4 +1,4 @@
-"""What the function library must do, said again in plain Python over plain dictionaries."""
+"""A second implementation of the function library, in plain Python over plain dictionaries."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ModelWorker:
     back_ms: int | None = None
     daemon: str = ""
     base_ms: int = 0
-    """From when its deadline counts."""
+    """Time from which the deadline is counted."""
     rejected: tuple[str, int, str] | None = None
     refused_until_ms: int | None = None
 
@@ -64,7 +64,7 @@ class ModelWorker:
 
 @dataclass
 class ModelDaemon:
-    """What is known of one daemon's pulses."""
+    """The pulses of one daemon."""
 
     newest_ms: int
     first_ms: int
@@ -74,7 +74,7 @@ class ModelDaemon:
 
 @dataclass(frozen=True)
 class ModelEvent:
-    """What of an event the model predicts."""
+    """The fields of an event that the model predicts."""
 
     kind: EventKind
     key: WorkerKey
@@ -93,7 +93,7 @@ class ModelEvent:
 
 
 class Model:
-    """The store as it should be. Every order is applied at the time that the store says it was."""
+    """The expected state of the store. Every call is applied at the time that the store answers."""
 
     def __init__(self, *, expected: dict[str, tuple[int, int]], default: tuple[int, int], max_workers: int) -> None:
         self.expected = expected
@@ -197,7 +197,7 @@ class Model:
             worker.back_ms = max(worker.back_ms, now_ms + worker.reach_ms)
 
     def liveness(self, worker: ModelWorker, now_ms: int) -> Liveness:
-        """What readers are to see."""
+        """The liveness that readers must see."""
         base_ms, credit = self.due(worker, now_ms)
         return shown(
             worker.liveness,
@@ -271,7 +271,7 @@ class Model:
         self._moved(key, trigger, credit.deadline_ms, missed, worker.refused)
 
     def expire(self, key: WorkerKey, now_ms: int) -> None:
-        """What moves a worker by itself, where its moment has passed; a sweep is this over all."""
+        """Apply every transition that is due for a worker. A sweep does this for all workers."""
         worker = self.workers[key]
         if worker.liveness is Liveness.ALIVE:
             _, credit = self.due(worker, now_ms)
@@ -295,14 +295,14 @@ class Model:
                 self._end(key, Trigger.REJECTIONS_ENDED, credit, now_ms)
 
     def moment(self, worker: ModelWorker, now_ms: int) -> int | None:
-        """When ``expire`` would move it, as far as can be said now."""
+        """When ``expire`` would apply a transition, as far as is known now."""
         if worker.liveness is Liveness.ALIVE:
             return self.due(worker, now_ms)[1].deadline_ms
         noted = worker.back_ms if worker.liveness is Liveness.STOPPED else worker.refused_until_ms
         return None if noted is None else self.credit(worker, noted, now_ms).deadline_ms
 
     def is_due(self, key: WorkerKey, now_ms: int) -> bool:
-        """Whether ``expire`` would move it."""
+        """Whether ``expire`` would apply a transition."""
         moment_ms = self.moment(self.workers[key], now_ms)
         return moment_ms is not None and moment_ms <= now_ms
 
@@ -364,7 +364,7 @@ class Model:
             worker.back_ms = None
 
     def register_failed(self, key: WorkerKey, now_ms: int, *, environment: str, daemon: str) -> bool:
-        """The failure report of an unknown worker; whether it was stored."""
+        """A failure report of an unknown worker. Returns whether it was stored."""
         if sum(1 for other in self.workers if other.tenant == key.tenant) >= self.max_workers:
             return False
         interval_ms, grace_ms = self.expected.get(environment, self.default)
@@ -380,7 +380,7 @@ class Model:
         return True
 
     def leave(self, key: WorkerKey, trigger: Trigger, now_ms: int, *, back_in_ms: int | None) -> None:
-        """A goodbye of a known worker."""
+        """A disconnect of a known worker."""
         self.expire(key, now_ms)
         worker = self.workers[key]
         back_ms = None if back_in_ms is None else now_ms + back_in_ms
@@ -396,7 +396,7 @@ class Model:
         self._move(key, trigger, now_ms)
 
     def forget(self, key: WorkerKey, now_ms: int, *, expire: bool) -> None:
-        """Erase a known worker."""
+        """Delete a known worker."""
         if expire:
             self.expire(key, now_ms)
         worker = self.workers[key]

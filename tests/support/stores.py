@@ -108,7 +108,7 @@ class ManualClock:
 
 
 def beat(worker: str = "w", tenant: str = "acme", environment: str | None = "prod", **changes: Any) -> Beat:
-    """A beat; what is not given is left out."""
+    """A beat with the given fields only."""
     values: dict[str, Any] = {
         "key": WorkerKey(tenant, worker),
         "environment_name": environment,

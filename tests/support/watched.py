@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from monitor.workers import Beat, Disconnect, WorkerKey
 
 PATIENCE_S: Final = 20.0
-"""How long a test waits for what must happen before it fails."""
+"""Time limit of a test's wait for an expected change."""
 
 
 class WatchedStore(Store):

@@ -24,14 +24,14 @@ class Does(Enum):
     BE_GONE = auto()
     """For good, everything."""
     BE_BUSY = auto()
-    """And ask for seven seconds of peace."""
+    """And ask for a retry after seven seconds."""
     BREAK = auto()
     REDIRECT = auto()
     HANG = auto()
     CUT = auto()
     """Hang up when all has been received."""
     BABBLE = auto()
-    """Answer what is no answer."""
+    """Answer with bytes that are no valid answer."""
 
 
 @dataclass(kw_only=True)
@@ -49,7 +49,7 @@ class Case:
     environ: Mapping[str, str] = field(default_factory=dict)
     """Holds its secrets."""
     hidden: tuple[str, ...] = ()
-    """What must be seen nowhere, beside the values of ``environ``."""
+    """Secrets that must appear nowhere, besides the values of ``environ``."""
     serve: Callable[[Does], Serving] | None = None
     """Runs the other side; None when there is none."""
     table: Callable[[str], Mapping[str, Any]] = lambda _address: {}
