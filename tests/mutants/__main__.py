@@ -23,8 +23,8 @@ DUE: Final = 0.95
 """The share of all changes that tests must catch."""
 
 
-class Trial:
-    """The changes that are tried, in as many copies of the checkout as there are jobs."""
+class Judges:
+    """Judges changes in as many copies of the checkout as there are jobs."""
 
     def __init__(self, copies: Iterable[Workshop]) -> None:
         self._free: SimpleQueue[Workshop] = SimpleQueue()
@@ -34,7 +34,7 @@ class Trial:
         self.verdicts: dict[str, Verdict] = {}
 
     def judge(self, mutant: Mutant) -> None:
-        """Try one change, and say what came of it."""
+        """Run the tests of one change and print the verdict."""
         copy = self._free.get()
         began_s = monotonic_s()
         verdict = copy.judge(mutant)
@@ -78,10 +78,10 @@ def main() -> int:
         if not (arguments.known_good or copies[0].passes(tests, jobs=arguments.jobs)):
             print(f"these tests fail without any change:\n{copies[0].output}", flush=True)
             return 1
-        trial = Trial(copies)
+        judges = Judges(copies)
         with ThreadPoolExecutor(arguments.jobs) as pool:
-            list(pool.map(trial.judge, chosen))
-    return _summary(chosen, trial.verdicts)
+            list(pool.map(judges.judge, chosen))
+    return _summary(chosen, judges.verdicts)
 
 
 def _summary(chosen: list[Mutant], verdicts: dict[str, Verdict]) -> int:

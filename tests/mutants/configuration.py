@@ -87,7 +87,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ),
     ),
     Mutant(
-        wrong="a server that is not the recorded orphan is told to shut down",
+        wrong="a server that is not the recorded orphan is shut down",
         file="monitor/embedded/data_dir.py",
         old='if client.info("server").get("process_id") != record.store_pid:',
         new='if client.info("server").get("process_id") is None:',

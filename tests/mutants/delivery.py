@@ -103,7 +103,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ),
     ),
     Mutant(
-        wrong="a page that is refused again and again is offered with every acceptance",
+        wrong="a page that is refused again and again is retried with every acceptance",
         file="alerts/delivery/given_up.py",
         old=" or group.given_up.due_ms > now_ms:",
         new=":",
@@ -179,7 +179,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         tests=("tests/alerts/receivers/test_every_type.py", "tests/alerts/receivers/test_webhook.py"),
     ),
     Mutant(
-        wrong="an alert at Alertmanager ends when it is told again a moment late",
+        wrong="an alert at Alertmanager ends when it is sent again a moment late",
         file="alerts/receivers/alertmanager.py",
         old="ends_ms = created_ms + ENDS_AFTER * self.resend_ms",
         new="ends_ms = created_ms + self.resend_ms",

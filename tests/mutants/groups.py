@@ -203,7 +203,7 @@ _ROUTING: Final = (
     ),
 )
 
-_COMPOSING: Final = (
+_PLANNING: Final = (
     Mutant(
         wrong="what a silence held back of a group until it was over counts as superseded",
         file="alerts/groups/group_rules.py",
@@ -240,7 +240,7 @@ _COMPOSING: Final = (
         tests=("tests/alerts/routing/test_enqueue.py",),
     ),
     Mutant(
-        wrong="a group's notification counts what is new after the new has been marked as told: none",
+        wrong="a group's notification counts what is new after the new has been marked as notified: none",
         file="alerts/delivery/planner.py",
         old="                counts = (group.unnotified, group.recovered)\n"
         "                health = await self._checks.health(group, firing)\n"
@@ -252,7 +252,7 @@ _COMPOSING: Final = (
     ),
 )
 
-_DESK: Final = (
+_DEAD_LETTERS: Final = (
     Mutant(
         wrong="a dead letter that was replayed and delivered in the middle of a drop is dropped",
         file="alerts/oncall/dead_letters.py",
@@ -289,7 +289,7 @@ _DESK: Final = (
         tests=("tests/alerts/oncall/test_dead_letters.py", "tests/alerts/routing/test_enqueue.py"),
     ),
     Mutant(
-        wrong="a page that was given up counts as standing after its receiver was removed",
+        wrong="a page that was given up counts as an open dead letter after its receiver was removed",
         file="alerts/oncall/removed_receivers.py",
         old="            settle(draft)\n",
         new="",
@@ -379,8 +379,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *_SINGLE,
     *_SILENCES,
     *_ROUTING,
-    *_COMPOSING,
-    *_DESK,
+    *_PLANNING,
+    *_DEAD_LETTERS,
     *_INCIDENTS,
     *_WORDING,
 )

@@ -89,7 +89,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         tests=("tests/api/test_health.py",),
     ),
     Mutant(
-        wrong="while the store is away the number of workers of before is told as that of now",
+        wrong="while the store is away the former number of workers is shown as the current one",
         file="monitor/api/health.py",
         old="            self._counts = None\n",
         new="            pass\n",

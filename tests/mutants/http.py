@@ -186,7 +186,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ),
     ),
     Mutant(
-        wrong="in a day only one tenant is told that its tokens will expire",
+        wrong="in a day only one tenant's expiring tokens are logged",
         file="monitor/daemon/expiring.py",
         old="if tenant not in self._warned_ms:",
         new="if not self._warned_ms:",

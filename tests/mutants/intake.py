@@ -105,7 +105,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         tests=("tests/api/test_paths.py",),
     ),
     Mutant(
-        wrong="a worker over its rate is told to come again up to a second too early",
+        wrong="a worker over its rate gets a Retry-After up to a second too early",
         file="monitor/api/admission.py",
         old="min(-(-wait_ns // NS), LONGEST_S)",
         new="min(max(wait_ns // NS, 1), LONGEST_S)",
@@ -171,7 +171,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ),
     ),
     Mutant(
-        wrong="a tenant that is over its share is told 503, as if the daemon were full",
+        wrong="a tenant that is over its share is answered 503, as if the daemon were full",
         file="monitor/api/problems.py",
         old="OverShareError: Problem(429,",
         new="OverShareError: Problem(503,",

@@ -134,7 +134,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/store/lua/workers.lua",
         old="    if MOVE[state][REJECTIONS_ENDED] then\n      set_in(st.refused",
         new="    if false then\n      set_in(st.refused",
-        tests=("tests/store/test_store.py::test_p16_the_health_of_an_environment_counts_workers_that_became_stale_since_a_time",),
+        tests=(
+            "tests/store/test_store.py::test_p16_the_health_of_an_environment_counts_workers_that_became_stale_since_a_time",
+        ),
     ),
     # Commit -------------------------------------------------------------------------------------------------------
     Mutant(
@@ -188,7 +190,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         tests=("tests/store/test_absence.py",),
     ),
     Mutant(
-        wrong="a batch tells of the longest grace among its workers in place of the shortest",
+        wrong="a batch reports the longest grace among its workers instead of the shortest",
         file="monitor/store/lua/beat.lua",
         old="if grace and (not least or grace < least) then",
         new="if grace and (not least or grace > least) then",
@@ -284,7 +286,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         file="monitor/store/lua/reading.lua",
         old="call('ZCOUNT', st.base .. 'd:' .. cohort_id, since, int(st.t))",
         new="call('ZCOUNT', st.base .. 'd:' .. cohort_id, '(' .. since, int(st.t))",
-        tests=("tests/store/test_store.py::test_p16_the_health_of_an_environment_counts_a_worker_that_became_stale_in_the_same_millisecond",),
+        tests=(
+            "tests/store/test_store.py::test_p16_the_health_of_an_environment_counts_a_worker_that_became_stale_in_the_same_millisecond",
+        ),
     ),
     Mutant(
         wrong="the counts take an absence that an outage prolonged for one that has ended",
@@ -422,7 +426,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ),
     ),
     Mutant(
-        wrong="who has too many timings is told that its workers take too many bytes",
+        wrong="a tenant with too many timings gets the error of too many bytes",
         file="monitor/store/lua/beat.lua",
         old="return OVER_TIMINGS\n",
         new="return OVER_BYTES\n",

@@ -30,7 +30,7 @@ SHOWN: Final = 2_000
 
 
 class Verdict(Enum):
-    """What the tests of a change said."""
+    """Result of the tests of a change."""
 
     KILLED = "killed"
     SURVIVED = "survived"
