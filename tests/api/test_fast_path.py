@@ -440,7 +440,7 @@ async def test_refusals_of_the_store_are_reported_the_same(store_url: str) -> No
         assert ("retry-after", "60") in answer.headers
         other = usual_headers(both.token(environments=("stage",)))
         assert (await same(both, request(BODY, *other))).status == 403
-        assert both.taken == taken + 3, "they were told by the fast path"
+        assert both.taken == taken + 3, "the fast path refused them"
         assert both.fast.noted == [], "it may not speak for that worker"
 
 
@@ -562,7 +562,7 @@ async def test_a_head_is_judged_once_whatever_connection_it_comes_on_and_each_bo
 
 
 @pytest.mark.parametrize("part", ["sender", "take"])
-async def test_p30_a_fault_on_the_short_way_is_logged_and_the_beat_takes_the_usual_one(both: Both, part: str) -> None:
+async def test_p30_a_fault_on_the_fast_path_is_logged_and_the_beat_takes_the_usual_one(both: Both, part: str) -> None:
     assert both.fast.fast_path is not None
     raw = request(BODY, *usual_headers(both.token()))
     both.fast.fast_path.broken = part

@@ -508,8 +508,8 @@ async def test_p29_a_slow_queue_is_full_first_for_the_tenant_that_fills_it(store
         tasks += [asyncio.create_task(intake.apply(of_tenant("acme", f"w{number}"))) for number in range(3)]
         await asyncio.sleep(0)
         begun_s = loop.time()
-        told: list[type[BaseException | None]] = []
-        while not told:
+        errors: list[type[BaseException | None]] = []
+        while not errors:
             more = asyncio.create_task(intake.apply(of_tenant("acme", "more")))
             done, _ = await asyncio.wait((more,), timeout=0.01)
             tasks += [] if done else [more]

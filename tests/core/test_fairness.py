@@ -35,7 +35,7 @@ async def test_p28_what_has_come_at_once_is_taken_in_its_order_and_others_have_t
         await asyncio.sleep(0)
         assert done == list(range(number + 1))
     await asyncio.sleep(0)
-    assert slices.admit(Busy(done, 4)), "nobody waits any more"
+    assert slices.admit(Busy(done, 4)), "none waits any more"
     assert slices.oldest_s() == 0
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from monitor.events import Event
 
 REPEAT_MS = 60_000
-UNTOLD = {Outcome.QUEUED, Outcome.PART_OF, Outcome.SILENCED, Outcome.DAMPED}
+CHANGEABLE = {Outcome.QUEUED, Outcome.PART_OF, Outcome.SILENCED, Outcome.DAMPED}
 DOWNS = (EventKind.STALE, EventKind.REJECTED, EventKind.FAILED)
 FLAPPING = Flapping(outages=3, within_ms=3_600_000, hold_ms=30_000)
 

@@ -223,8 +223,8 @@ async def test_p28_what_waiting_beats_bring_with_them_is_bounded_in_bytes(store_
         await asyncio.sleep(0)
         with pytest.raises(IntakeFullError):
             await intake.apply(beat("small"))
-        told = await asyncio.gather(*waiting, return_exceptions=True)
-        assert sum(isinstance(one, int) for one in told) == 4, "the one that reaches the bound still comes in"
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
+        assert sum(isinstance(one, int) for one in answers) == 4, "the one that reaches the bound still comes in"
         assert await intake.apply(beat("small")), "and there is room again"
 
 

@@ -294,7 +294,7 @@ async def test_an_answer_that_fails_keeps_no_other_caller_from_its_own(store_url
         others = [asyncio.create_task(intake.apply(beat(worker))) for worker in ("b", "c")]
         store.gate.set()
         assert await asyncio.wait_for(asyncio.gather(first, *others), PATIENCE_S) == [INTERVAL_MS] * 3
-        assert told == [None]
+        assert answers == [None]
         assert await intake.apply(beat("next")) == INTERVAL_MS
 
 
@@ -448,7 +448,7 @@ async def test_p10_a_bug_answers_every_member_and_the_next_beat_has_a_chance(sto
         assert len(store.calls) == 1
         store.bug = None
         assert await intake.apply(beat("c")) == INTERVAL_MS
-    assert [type(context["exception"]) for context in told] == [KeyError]
+    assert [type(context["exception"]) for context in contexts] == [KeyError]
 
 
 # Answers to a worker

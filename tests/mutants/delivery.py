@@ -166,7 +166,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a test of a receiver sends its DOWN and no RESOLVED",
-        file="monitor/daemon/oncall/service.py",
+        file="monitor/daemon/oncall/receivers.py",
         old="for notification in pair:",
         new="for notification in pair[:1]:",
         tests=("tests/api/test_oncall.py::test_a_test_is_a_down_and_its_resolved_of_a_worker_that_says_what_it_is",),

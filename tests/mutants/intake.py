@@ -67,7 +67,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ),
     ),
     Mutant(
-        wrong="the fast path takes a request whose sender waits to be told to go on",
+        wrong="the fast path takes a request whose sender waits for a 100 Continue",
         file="monitor/api/fast_path.py",
         old=' or b"expect" in found',
         new="",

@@ -369,7 +369,7 @@ class StoreMachine:
             assert all(after[tenant] >= min(length, most // len(before)) for tenant, length in before.items())
 
     @invariant
-    def the_stream_tells_the_model_s_story(self) -> None:
+    def the_stream_has_the_events_of_the_model(self) -> None:
         events = [event for tenant in TENANTS for event in self.history(tenant)]
         stored = [
             ModelEvent(

@@ -387,8 +387,8 @@ async def test_what_is_not_there_or_not_seen_is_unknown(bench: Bench) -> None:
 async def test_p5_the_outcomes_of_an_event_name_the_notification_that_reported_it(bench: Bench) -> None:
     down = event()
     nid = await bench.dead(down)
-    [(receiver, told, note)] = await outcomes_of({"ops": bench.groups}, down.event_id)
-    assert (receiver, told.outcome, told.nid) == ("ops", Outcome.PART_OF, nid)
+    [(receiver, found, note)] = await outcomes_of({"ops": bench.groups}, down.event_id)
+    assert (receiver, found.outcome, found.nid) == ("ops", Outcome.PART_OF, nid)
     assert note is not None
     assert note.outcome is Outcome.DEAD_LETTERED
     assert await outcomes_of({"ops": bench.groups}, "0" * 32) == []

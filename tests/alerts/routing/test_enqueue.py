@@ -559,7 +559,7 @@ async def test_p19_an_ack_that_comes_before_its_down_is_offered_counts(rig: Rig,
         return noted
 
     incident_id = (await note()).incident_id
-    incident = await rig.incidents.acknowledge("acme", incident_id, by="somebody", comment="", now_ms=START_MS)
+    incident = await rig.incidents.acknowledge("acme", incident_id, by="operator", comment="", now_ms=START_MS)
     await acknowledge_at(rig.groups, aim.key, incident, now_ms=START_MS)
     noted = await note()  # the router that was killed is followed by another
     rig.start()
