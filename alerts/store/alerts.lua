@@ -5,8 +5,9 @@ around includes keeps their local names apart. The line above this comment is ge
 a digest of its source.
 
 Each function gets one key, its base key, and derives all others from it, with the same hash tag. Times are milliseconds
-of the store's clock, given by the caller. The callers are the Python files beside this one, of the same release, so the
-arguments are not checked. Every function reads and validates what it needs before its first write: there is no rollback.
+of the store's clock, given by the caller. The callers are the Python files beside this one, of the same release, so of
+the arguments only the lengths of lists are checked. Every function reads and validates what it needs before its first
+write: there is no rollback.
 ]]
 
 local LIMIT, PAGE, CHUNK = 100, 500, 1000
@@ -32,6 +33,13 @@ local function in_parts(command, key, list)
   for from = 1, #list, CHUNK do
     redis.call(command, key, unpack(list, from, math.min(from + CHUNK - 1, #list)))
   end
+end
+
+-- Unpack a list that a function goes through: of at most LIMIT entries, so that the store is never blocked for long.
+local function bounded(packed)
+  local list = cmsgpack.unpack(packed)
+  assert(#list <= LIMIT, 'lastseen alerts: a list is too long')
+  return list
 end
 
 -- The msgpack value of a hash field, or nil.

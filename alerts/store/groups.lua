@@ -218,7 +218,7 @@ end
 register('save', 'allow-oom', function(keys, args)
   local base, now, bounds = keys[1], tonumber(args[1]), cmsgpack.unpack(args[2])
   local batch = args[3] ~= '' and cmsgpack.unpack(args[3])
-  local changes = cmsgpack.unpack(args[4])
+  local changes = bounded(args[4])
   local wrong = foreign(base)
   if wrong then
     return fail('save: type of ' .. wrong)

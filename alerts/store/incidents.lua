@@ -57,7 +57,7 @@ end
 -- Result: for each {id of its newest incident or false, {incident id or false for each event}, incidents};
 --   an incident is {id, version, state, members or false}.
 register('incidents_read', 'no-writes', function(keys, args)
-  local base, wanted = keys[1], cmsgpack.unpack(args[1])
+  local base, wanted = keys[1], bounded(args[1])
   local result = {}
   for k, want in ipairs(wanted) do
     local last, of_events, seen, rows = redis.call('HGET', base .. ':w', want[1]), {}, {}, {}
@@ -83,7 +83,7 @@ end)
 --   {id, version that was read or 0, state, place, tenant, environment, worker, event ids except the first, open?}.
 -- Result: 1, or 0: another process has written since.
 register('incidents_write', 'allow-oom', function(keys, args)
-  local base, now, changes = keys[1], tonumber(args[1]), cmsgpack.unpack(args[4])
+  local base, now, changes = keys[1], tonumber(args[1]), bounded(args[4])
   for _, change in ipairs(changes) do
     local known = incident(base, change[1])
     if (known and known[VERSION] or 0) ~= change[2] then
@@ -123,7 +123,7 @@ end
 --   initial state, msgpack list of at most 100 of {member, open?, and if closed: when, by which kind, by which event}.
 -- Result: 1
 register('incidents_join', 'allow-oom', function(keys, args)
-  local base, now, id, members = keys[1], tonumber(args[1]), args[5], cmsgpack.unpack(args[10])
+  local base, now, id, members = keys[1], tonumber(args[1]), args[5], bounded(args[10])
   local known = incident(base, id) or { 0, args[9], args[6], args[7], args[8], '', {}, { 0, 0, false, false, false } }
   local counts = known[MEMBERS]
   for _, member in ipairs(members) do

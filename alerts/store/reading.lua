@@ -5,7 +5,7 @@
 -- Result: for each {version (0: no such group), state, states of the members, outcomes of the events,
 --   {member, its state}* of the longest firing}.
 register('look', 'no-writes', function(keys, args)
-  local base, wanted = keys[1], cmsgpack.unpack(args[1])
+  local base, wanted = keys[1], bounded(args[1])
   local result = {}
   for _, want in ipairs(wanted) do
     local key, known = want[1], group(base, want[1])

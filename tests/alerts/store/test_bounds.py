@@ -7,6 +7,7 @@ import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
@@ -23,6 +24,7 @@ from alerts.store.group_store import Change, GroupStore, Handed, Want
 from alerts.store.incidents import IncidentStore
 from alerts.store.mass_failures import KEPT_MS, MassFailures
 from alerts.store.retention import DEAD_LETTERS, NOTES_KEPT, OUTCOMES_KEPT, Retention
+from monitor.errors import StoreUnavailableError
 from monitor.liveness import EnvironmentHealth, EventKind, Liveness
 from tests.support.alerts_daemons import Daemon
 from tests.support.alerts_fakes import START_MS, Clock, FakeFleet, Inbox, ListSource, event, events, until
@@ -94,6 +96,13 @@ def test_p26_what_is_kept_is_what_the_documents_say() -> None:
     assert (NOTES_KEPT, OUTCOMES_KEPT, DEAD_LETTERS, FACTS_KEPT) == (1_000, 10_000, 10_000, 100)
     assert Retention() == Retention(age_ms=7 * 86_400_000, most=20_000)
     assert (Retention().outcomes, Retention().incidents) == (100_000, 100_000)
+
+
+async def test_p26_no_call_goes_through_more_than_a_hundred_groups(store: StorePort) -> None:
+    wants = [[f"w4:acme{number}", [], [], 0] for number in range(PER_CALL + 1)]
+    assert len(await store.call("look", BASE, msgspec.msgpack.encode(wants[1:]))) == PER_CALL
+    with pytest.raises(StoreUnavailableError, match="a list is too long"):
+        await store.call("look", BASE, msgspec.msgpack.encode(wants))
 
 
 KEPT = pytest.mark.parametrize(
