@@ -76,7 +76,7 @@ class Checks:
         """
         rule = self._flapping
         outage = await self._fleet.outage(event, 0 if rule is None else event.due_ms - rule.within_ms)
-        if not outage.goes_on:
+        if not outage.is_ongoing:
             return Wait(now_ms + RECHECK_MS, Decision.SETTLED)
         if rule is None or group.notified:
             return step
@@ -125,7 +125,7 @@ class Checks:
             return step
         events = [event] if event is not None else [member.event for member in firing.values()]
         for one in events:
-            if (await self._fleet.outage(one)).goes_on:
+            if (await self._fleet.outage(one)).is_ongoing:
                 return step
         return Wait(now_ms + RECHECK_MS, Decision.SETTLED)
 

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 class WorkerOutage:
     """One outage of a worker, as recorded in the worker store.
 
-    ``goes_on``: the worker is still down and was not back in between. ``before``: number of outages that began between
-    the requested moment and this outage. The store may have forgotten old ones; it remembers at least seven.
+    ``is_ongoing``: the worker is still down and was not back in between. ``before``: number of outages that began
+    between the requested moment and this outage. The store may have forgotten old ones; it remembers at least seven.
     """
 
-    goes_on: bool
+    is_ongoing: bool
     before: int
 
 

@@ -22,7 +22,7 @@ REASON: Final = "test"
 _SILENT_MS: Final = 95_000
 
 
-def trial(receiver: str, wording: Wording, *, now_ms: int) -> tuple[Notification, Notification]:
+def sample_pair(receiver: str, wording: Wording, *, now_ms: int) -> tuple[Notification, Notification]:
     """The sample DOWN and its RESOLVED. Pure."""
     down = _event(EventKind.STALE, Liveness.ALIVE, Liveness.STALE, seq=1, now_ms=now_ms)
     end = _event(EventKind.RECOVERED, Liveness.STALE, Liveness.ALIVE, seq=2, now_ms=now_ms)

@@ -43,13 +43,13 @@ class StoredFleet:
         """Current state of the outage that an event reports."""
         _, _, worker = await self._store.get(WorkerKey(event.tenant, event.worker_id))
         if worker is None or worker.generation != event.generation:
-            return WorkerOutage(goes_on=False, before=0)
+            return WorkerOutage(is_ongoing=False, before=0)
         newer = [one for one in worker.transitions if one.seq > event.seq]
         # With more transitions since the event than are kept, the outage counts as ended: the worker was back once.
         is_known = len(newer) == max(0, worker.seq - event.seq)
         before = [(one.kind, one.due_ms) for one in worker.transitions if one.seq < event.seq]
         return WorkerOutage(
-            goes_on=worker.stored in OUT and is_known and all(one.kind in DOWN for one in newer),
+            is_ongoing=worker.stored in OUT and is_known and all(one.kind in DOWN for one in newer),
             before=sum(due_ms >= since_ms for due_ms in begun(before)),
         )
 

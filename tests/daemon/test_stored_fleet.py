@@ -30,8 +30,8 @@ async def test_p19_an_outage_goes_on_until_its_worker_is_back_and_through_what_m
     async with opened(store_url) as store:
         fleet, clock = StoredFleet(store), ManualClock(store_url)
 
-        async def goes_on(event: Event) -> bool:
-            return (await fleet.outage(event)).goes_on
+        async def is_ongoing(event: Event) -> bool:
+            return (await fleet.outage(event)).is_ongoing
 
         async def silence() -> None:
             now_ms = (await store.beat(0, [beat()])).now_ms
@@ -40,24 +40,24 @@ async def test_p19_an_outage_goes_on_until_its_worker_is_back_and_through_what_m
 
         await silence()
         first = await newest(store, EventKind.STALE)
-        assert await goes_on(first)
+        assert await is_ongoing(first)
         await store.disconnect(goodbye(Trigger.DISCONNECT_FAILURE))
         failed = await newest(store, EventKind.FAILED)
         assert failed.seq == first.seq + 1
-        assert await goes_on(first)
-        assert await goes_on(failed)
+        assert await is_ongoing(first)
+        assert await is_ongoing(failed)
         await silence()
         second = await newest(store, EventKind.STALE)
-        assert not await goes_on(first)
-        assert not await goes_on(failed)
-        assert await goes_on(second)
+        assert not await is_ongoing(first)
+        assert not await is_ongoing(failed)
+        assert await is_ongoing(second)
         await store.disconnect(goodbye(Trigger.DISCONNECT_CLEAN))
-        assert not await goes_on(second)
+        assert not await is_ongoing(second)
         for _ in range(20):
             await silence()
-        assert not await goes_on(second)
-        assert await goes_on(await newest(store, EventKind.STALE))
+        assert not await is_ongoing(second)
+        assert await is_ongoing(await newest(store, EventKind.STALE))
         await store.delete(KEY, allowed=None, reason="deleted")
-        assert not await goes_on(await newest(store, EventKind.STALE))
+        assert not await is_ongoing(await newest(store, EventKind.STALE))
         await silence()
-        assert not await goes_on(second)
+        assert not await is_ongoing(second)

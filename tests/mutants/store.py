@@ -16,7 +16,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a daemon that was behind for less than an interval moves deadlines that three blind windows have moved",
         file="monitor/store/lua/blindness.lua",
-        old="(goes_on and GAP_MS or math.max(GAP_MS, interval - 1))",
+        old="(is_ongoing and GAP_MS or math.max(GAP_MS, interval - 1))",
         new="GAP_MS",
         tests=(
             (

@@ -74,7 +74,7 @@ class FakeFleet:
 
     async def outage(self, event: Event, _since_ms: int = 0) -> WorkerOutage:
         """State of the outage of an event."""
-        return WorkerOutage(goes_on=event.event_id not in self.over, before=self.outages)
+        return WorkerOutage(is_ongoing=event.event_id not in self.over, before=self.outages)
 
 
 CALM: Final = FakeFleet()

@@ -317,10 +317,10 @@ def try_receiver(receiver: _Receiver, /, *, access: Access = NOWHERE) -> None:
     Example: lastseen alerts test ops
     """
     with access.client(Scope.ADMIN, operator=True) as client:
-        trial: dict[str, Any] = client.post("receivers", receiver, "test")
-    if not trial["delivered"]:
-        fail(FAILED, f"lastseen: {trial['error']}")
-    say(f"{receiver} accepted the test within {trial['seconds']:g} s")
+        result: dict[str, Any] = client.post("receivers", receiver, "test")
+    if not result["delivered"]:
+        fail(FAILED, f"lastseen: {result['error']}")
+    say(f"{receiver} accepted the test within {result['seconds']:g} s")
 
 
 @alerts.command(name="enable")

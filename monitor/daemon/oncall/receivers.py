@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from alerts.errors import DeliveryError
 from alerts.oncall.dead_letters import UnknownReceiverError
-from alerts.oncall.sample import trial
+from alerts.oncall.sample import sample_pair
 from monitor.api.admission import RateLimitedError
 from monitor.api.endpoints import Caller, Count, Seconds, needs, path_id
 from monitor.api.health import monitor_now
@@ -57,7 +57,7 @@ class ReceiverList(msgspec.Struct, frozen=True, kw_only=True):
     monitor: MonitorState
 
 
-class Trial(msgspec.Struct, frozen=True, kw_only=True):
+class ReceiverTest(msgspec.Struct, frozen=True, kw_only=True):
     """Result of a test notification. ``error`` None: the receiver accepted it."""
 
     receiver: str
@@ -150,13 +150,13 @@ def receiver_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
         response_description="The result",
         status_code=200,
     )
-    async def test_receiver(request: Caller, name: _Name, data: JSONBody[EmptyBody] = _EMPTY) -> Trial:
+    async def test_receiver(request: Caller, name: _Name, data: JSONBody[EmptyBody] = _EMPTY) -> ReceiverTest:
         del data
         if wait_ms := await _kept(alerts, request.user, name).begin_test(TEST_SPACING_MS):
             wait_s = -(-wait_ms // 1_000)
             raise RateLimitedError(f"{name} was tested less than {TEST_SPACING_MS // 1_000} s ago", wait_s)
         receiver, began_ms = alerts.receivers[name], now_ms()
-        pair = trial(name, alerts.wording, now_ms=began_ms)
+        pair = sample_pair(name, alerts.wording, now_ms=began_ms)
         timeout_s = 2 * receiver.timeout_s  # twice the receiver's own, because the test is two notifications
         error: str | None = None
         try:
@@ -167,7 +167,7 @@ def receiver_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
             error = str(failure)
         except TimeoutError:
             error = f"no answer within {timeout_s:g} s"
-        return Trial(
+        return ReceiverTest(
             receiver=name,
             nid=pair[0].nid,
             delivered=error is None,

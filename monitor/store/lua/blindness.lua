@@ -157,9 +157,9 @@ end
 local function lag_of(st, daemon, interval)
   local own = pulses_by(st, daemon)
   if own and own[7] > 0 then
-    local goes_on = own[1] < own[7] and st.t - own[7] <= BEHIND_MS
-    local ended = goes_on and st.t or own[7]
-    if ended - own[6] > (goes_on and GAP_MS or math.max(GAP_MS, interval - 1)) then
+    local is_ongoing = own[1] < own[7] and st.t - own[7] <= BEHIND_MS
+    local ended = is_ongoing and st.t or own[7]
+    if ended - own[6] > (is_ongoing and GAP_MS or math.max(GAP_MS, interval - 1)) then
       return own[6], ended
     end
   end
@@ -220,8 +220,8 @@ register('pulse', {}, function(st, args)
   local cause = nil
   if ends == BEHIND then
     if own then
-      local goes_on = own[7] > 0 and st.t - own[7] <= BEHIND_MS
-      local from = goes_on and own[6] or own[1]
+      local is_ongoing = own[7] > 0 and st.t - own[7] <= BEHIND_MS
+      local from = is_ongoing and own[6] or own[1]
       commit_time(st)
       call('HSET', st.p, daemon, write(PULSES, own[1], own[2], own[3], own[4], own[5], from, st.t))
     end

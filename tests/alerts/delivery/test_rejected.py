@@ -206,10 +206,10 @@ async def test_p19_an_ack_between_the_lapse_of_the_last_one_and_its_hand_over_is
     class Hung(GroupStore):
         async def save(self, *args: Any, **rest: Any) -> list[bool]:
             is_noted.set()
-            await goes_on.wait()
+            await is_ongoing.wait()
             return await super().save(*args, **rest)
 
-    is_noted, goes_on = asyncio.Event(), asyncio.Event()
+    is_noted, is_ongoing = asyncio.Event(), asyncio.Event()
     key = 'g{"environment": "prod", "tenant": "acme"}'
     incident_id = f"inc_{rejected().event_id}"
     source, store = ListSource([rejected()]), alert_store(store_url)
@@ -245,7 +245,7 @@ async def test_p19_an_ack_between_the_lapse_of_the_last_one_and_its_hand_over_is
         await is_noted.wait()
         incident = await incidents.acknowledge("acme", incident_id, by="bob", comment="", now_ms=clock.ms)
         await acknowledge_at(groups, key, incident, now_ms=clock.ms)
-        goes_on.set()
+        is_ongoing.set()
         await routing
         assert await acks() == (1, True)
     finally:
