@@ -260,8 +260,10 @@ def event(partition: int, entry: Answer) -> Event:
     position, (_, packed, _, gaps) = entry
     stored = dict(zip(_STORED, _decode_list(packed), strict=False))  # a newer release may add fields
     facts = {name: None if value is False else value for name, value in stored.items()}  # False stands for null
-    facts |= zip(_OUTAGE, facts.pop("outage", None) or (), strict=False)
-    facts |= zip(_REJECTED, facts.pop("rejected", None) or (), strict=False)
+    for names, name in ((_OUTAGE, "outage"), (_REJECTED, "rejected")):
+        values = facts.pop(name, None)
+        if isinstance(values, list):
+            facts |= zip(names, values, strict=False)
     facts["worker_metadata_cut"] = stored.get("worker_metadata_cut")
     facts |= {"position": position.decode(), "partition": partition, "recent_gaps_ms": _gaps(gaps)}
     return msgspec.convert(facts, Event, strict=False)  # two numbers are stored as text

@@ -8,6 +8,7 @@ import zlib
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
@@ -748,6 +749,22 @@ async def test_an_event_of_a_kind_that_this_release_does_not_know_stops_nothing(
         assert await outbox.claim(0, 10) == []
         await store.beat(0, [beat("b")])
         assert [event.worker_id for event in await outbox.claim(0, 10) or []] == ["b"]
+
+
+@pytest.mark.parametrize("damage", [True, 5, "text"])
+@pytest.mark.parametrize("place", [-2, -1], ids=["outage", "rejected"])
+async def test_an_event_with_a_damaged_part_stops_no_other(store_url: str, place: int, damage: object) -> None:
+    async with opened(store_url) as store, Redis.from_url(store_url) as redis:
+        await store.beat(0, [beat("a")])
+        entries: Any = await redis.xrevrange("{ls:0}:e", count=1)
+        fields = dict(entries[0][1])
+        values = msgspec.msgpack.decode(fields[b"event"])
+        values += [False] * (25 - len(values))
+        values[place] = damage
+        await redis.xadd("{ls:0}:e", {**fields, b"event": msgspec.msgpack.encode(values)})
+        await store.beat(0, [beat("b")])
+        events = await Outbox(store, owner="d1").claim(0, 10) or []
+        assert {event.worker_id for event in events} == {"a", "b"}
 
 
 WEEK_MS = 7 * 86_400_000
