@@ -15,7 +15,7 @@ from alerts.groups.flapping import RecentOutages
 from alerts.groups.incidents import UnknownIncidentError
 from alerts.groups.keys import Shape
 from alerts.groups.roles import Role
-from alerts.groups.state import RECHECK_MS, AlertGroup, CreateNotification, Member, Send, Wait
+from alerts.groups.state import RECHECK_MS, AlertGroup, CreateNotification, Member, Postpone, Send, Wait
 from monitor.liveness import Liveness
 
 if TYPE_CHECKING:
@@ -58,8 +58,10 @@ class Checks:
         match step:
             case Send():
                 in_flight = group.given_up if step.again else group.in_flight
-                if in_flight is not None and (step.again or in_flight.again):
-                    return await self._unless_over(group, step, in_flight.event, firing, now_ms=now_ms)
+                if in_flight is None or not (step.again or in_flight.again):
+                    return step
+                if await self._is_over(group, in_flight.event, firing):
+                    return Postpone(now_ms + RECHECK_MS)
             case CreateNotification(role=Role.DOWN) if step.reminder:
                 return step if group.timing.resend else await self._reminder(group, step, firing, now_ms=now_ms)
             case CreateNotification(role=Role.DOWN, event=None):
@@ -103,9 +105,10 @@ class Checks:
         self, group: AlertGroup, step: CreateNotification, firing: Mapping[str, Member], *, now_ms: int
     ) -> Step:
         """Hold back a reminder if the incident is acknowledged or over (P19)."""
-        checked = await self._unless_over(group, step, step.event, firing, now_ms=now_ms)
-        if checked is not step or group.incident_id is None:
-            return checked
+        if await self._is_over(group, step.event, firing):
+            return Wait(now_ms + RECHECK_MS, Decision.SETTLED)
+        if group.incident_id is None:
+            return step
         try:
             incident = await self._incidents.get(group.tenant, group.incident_id)
         except UnknownIncidentError:
@@ -114,20 +117,18 @@ class Checks:
             return Wait(now_ms, Decision.ACKNOWLEDGED, is_acked=True)  # it was, before the group existed
         return step if incident.is_open else Wait(now_ms + RECHECK_MS, Decision.SETTLED)
 
-    async def _unless_over(
-        self, group: AlertGroup, step: Step, event: Event | None, firing: Mapping[str, Member], *, now_ms: int
-    ) -> Step:
-        """Hold back a step if no worker of the group is down. More than ``LOOKED_AT`` members are assumed to be down.
+    async def _is_over(self, group: AlertGroup, event: Event | None, firing: Mapping[str, Member]) -> bool:
+        """Whether no worker of the group is down. Of more than ``LOOKED_AT`` members one is assumed to be.
 
         ``event``: that of a worker's notification.
         """
         if event is None and group.firing > min(len(firing), LOOKED_AT):
-            return step
+            return False
         events = [event] if event is not None else [member.event for member in firing.values()]
         for one in events:
             if (await self._fleet.outage(one)).is_ongoing:
-                return step
-        return Wait(now_ms + RECHECK_MS, Decision.SETTLED)
+                return False
+        return True
 
     async def health(self, group: AlertGroup, firing: Mapping[str, Member]) -> EnvironmentHealth | None:
         """Health of a group's environment; None: the group is not exactly one environment."""

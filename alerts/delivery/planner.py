@@ -19,7 +19,7 @@ from alerts.groups.decisions import HOLDS_BACK, Decision
 from alerts.groups.keys import Shape
 from alerts.groups.roles import Role, role_of
 from alerts.groups.silences import silenced_until
-from alerts.groups.state import AlertGroup, CreateNotification, Draft, InFlight, Member, Outcome, Send, Wait
+from alerts.groups.state import AlertGroup, CreateNotification, Draft, InFlight, Member, Outcome, Postpone, Send, Wait
 from alerts.receivers import Notification
 from alerts.rendering.group_text import GroupCounts
 from alerts.store.group_store import Change, Want
@@ -367,6 +367,8 @@ def _decision(group: AlertGroup, step: Step) -> Decision:
             return Decision.REMINDER
         down = Decision.UPDATED if group.notified else Decision.FIRST
         return {Role.DOWN: down, Role.END: Decision.RECOVERED, Role.FACT: Decision.FACT}[step.role]
+    if isinstance(step, Postpone):
+        return Decision.SETTLED
     return Decision.ATTEMPT if isinstance(step, Send) else Decision.OVER
 
 

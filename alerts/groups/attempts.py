@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from alerts.groups.decisions import Decision
 from alerts.groups.keys import Shape
 from alerts.groups.roles import Role
-from alerts.groups.state import RECHECK_MS, CreateNotification, Draft, InFlight, Outcome, Send, Step, Wait
+from alerts.groups.state import RECHECK_MS, CreateNotification, Draft, InFlight, Outcome, Postpone, Send, Step, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,8 +68,8 @@ def apply(draft: Draft, step: Step) -> None:
             group.in_flight, group.given_up, group.again_ms = group.given_up, None, 0
             in_flight = _in_flight(group)
             in_flight.again, in_flight.due_ms = True, draft.now_ms
-        case Wait(why=Decision.SETTLED, due_ms=int(due_ms)) if group.in_flight is not None:
-            group.given_up, group.in_flight, group.again_ms = group.in_flight, None, due_ms
+        case Postpone(again_ms=again_ms):
+            group.given_up, group.in_flight, group.again_ms = group.in_flight or group.given_up, None, again_ms
         case Wait(why=why, due_ms=due_ms) if group.in_flight is None:
             group.acked = group.acked or step.is_acked
             group.silenced = why is Decision.SILENCED and bool(group.pending)

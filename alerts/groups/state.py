@@ -301,11 +301,17 @@ class Wait(msgspec.Struct, frozen=True):
     is_acked: bool = False
 
 
+class Postpone(msgspec.Struct, frozen=True):
+    """Next step: retry the dead letter at ``again_ms`` at the earliest. Its outage seems to be over."""
+
+    again_ms: int
+
+
 class Over(msgspec.Struct, frozen=True):
     """The group can be deleted: nothing is pending, and no DOWN waits for its end."""
 
 
-Step: TypeAlias = Send | CreateNotification | Wait | Over
+Step: TypeAlias = Send | CreateNotification | Wait | Postpone | Over
 if TYPE_CHECKING:
     Silenced: TypeAlias = Callable[[Event], int | None]
     """Returns until when the event's worker is silenced; None: it is not."""

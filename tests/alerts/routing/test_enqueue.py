@@ -14,12 +14,14 @@ from alerts.delivery.checks import LOOKED_AT
 from alerts.delivery.loop import Delivery
 from alerts.delivery.planner import BROKEN_PAUSE_MS, BROKEN_TRIES, Planner
 from alerts.errors import PermanentDeliveryError, TransientDeliveryError
+from alerts.groups.attempts import AGAIN_MS
+from alerts.groups.decisions import Decision
 from alerts.groups.flapping import Flapping
 from alerts.groups.incidents import environment_incident
 from alerts.groups.keys import environment_key, worker_key
 from alerts.groups.mass_failure import FailureState, Rule
 from alerts.groups.silences import Matchers, Silence
-from alerts.groups.state import Outcome
+from alerts.groups.state import RECHECK_MS, Outcome
 from alerts.oncall.dead_letters import outcome_of
 from alerts.oncall.removed_receivers import REASON, end_groups
 from alerts.rendering.payload import Wording
@@ -606,6 +608,43 @@ async def test_p19_no_reminder_begins_of_what_the_worker_store_knows_to_be_over(
     await until(lambda: len(rig.inbox.accepted) == 3)
     await until(rig.rests)
     assert target(lasts, route).key == rig.inbox.accepted[2].key
+
+
+@pytest.mark.parametrize("route", [SINGLE, GROUPED], ids=["single", "grouped"])
+async def test_p31_a_page_given_up_is_not_retried_while_its_outage_seems_to_be_over(rig: Rig, route: Route) -> None:
+    def refuse(_notification: Notification, _attempt: int) -> None:
+        raise PermanentDeliveryError("HTTP 400")
+
+    stale = down()
+    key = target(stale, route).key
+    rig.inbox.answer = refuse
+    await rig.offer(stale, route=route)
+    rig.start()
+    rig.clock.ms += route.group_wait_ms
+    rig.delivery.wakeup()
+    await until(lambda: len(rig.inbox.attempts) == 1)
+    await until(rig.rests)
+    rig.fleet.over.add(stale.event_id)
+    rig.clock.ms += AGAIN_MS
+    rig.delivery.wakeup()
+
+    async def is_settled() -> bool:
+        group = await rig.group(key)
+        return group is not None and group.waits_for == Decision.SETTLED
+
+    await until(is_settled)
+    await until(rig.rests)
+    group = await rig.group(key)
+    assert group is not None
+    assert group.given_up is not None
+    assert (group.in_flight, group.again_ms) == (None, rig.clock.ms + RECHECK_MS)
+    assert len(rig.inbox.attempts) == 1
+    rig.fleet.over.clear()
+    rig.clock.ms += RECHECK_MS
+    rig.delivery.wakeup()
+    await until(lambda: len(rig.inbox.attempts) >= 2)  # a reminder may follow
+    assert rig.inbox.attempts[1].nid == rig.inbox.attempts[0].nid
+    await until(rig.rests)
 
 
 @pytest.mark.parametrize("members", [LOOKED_AT, LOOKED_AT + 1])
