@@ -1,4 +1,8 @@
-"""Waiting in the loops of this package: for a wakeup, through an outage of the store, and after colliding writes."""
+"""The loops of this package: what they wait for, and their restart after a failure.
+
+A loop waits for a wakeup, through an outage of the store, and after colliding writes. One that fails is restarted, and
+the others continue (P30).
+"""
 
 from __future__ import annotations
 
@@ -20,12 +24,16 @@ POLL_S: Final = 0.25
 """How often a loop polls for work that comes without a wakeup: work of another daemon, or a retry that is due."""
 TRIES: Final = 20
 """Maximum tries of a compare-and-set loop."""
+FIRST_PAUSE_S: Final = 0.5
+LONGEST_PAUSE_S: Final = 30.0
+STEADY_S: Final = 30.0
+"""A part that has run for this long since its last failure counts as healthy again."""
 
 _CANCEL_AGAIN_S: Final = 0.1
 _FIRST_BACKOFF_S: Final = 0.1
 _MAX_BACKOFF_S: Final = 2.0
-_FIRST_PAUSE_S: Final = 0.005
-_MAX_PAUSE_S: Final = 0.05
+_FIRST_RETRY_S: Final = 0.005
+_MAX_RETRY_S: Final = 0.05
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -106,9 +114,51 @@ class Tries:
             raise StoreUnavailableError(f"{self._what} has changed during each of {TRIES} tries")
         further = TRIES - self.left - 2  # collisions after the second
         if further >= 0:
-            await self._sleep(random.uniform(0, min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2**further)))  # noqa: S311 - jitter
+            await self._sleep(random.uniform(0, min(_MAX_RETRY_S, _FIRST_RETRY_S * 2**further)))  # noqa: S311 - jitter
         self.left -= 1
 
 
 def nothing(_point: str) -> None:
     """The failpoint of the product: it does nothing. Tests hand in one that ends the process at a named point."""
+
+
+class Part:
+    """One part of the alert service.
+
+    ``name``: its name in logs and in ``/healthz``. ``run``: its work; it is called again after a failure, the first
+    time at the earliest after half of ``first_pause_s``.
+    """
+
+    def __init__(self, name: str, run: Callable[[], Awaitable[None]], first_pause_s: float) -> None:
+        self.name: Final = name
+        self._run = run
+        self._first_pause_s = first_pause_s
+        self._failures = 0
+        self._failed_s = 0.0
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the part waits to be restarted, or was restarted only recently."""
+        return self._failures > 0 and asyncio.get_running_loop().time() - self._failed_s < self._pause_s + STEADY_S
+
+    async def keep_running(self) -> None:
+        """Run the part until it ends normally. After a failure: log it, pause, and run the part again."""
+        while True:
+            try:
+                await self._run()
+            except Exception as error:  # noqa: BLE001 - no error may end the other parts
+                if not self.is_failing:
+                    self._failures = 0
+                self._failures += 1
+                self._failed_s = asyncio.get_running_loop().time()
+                pause_s = random.uniform(self._pause_s / 2, self._pause_s)  # noqa: S311 - jitter
+                _log.error(
+                    "alerts.part_failed", part=self.name, error=repr(error), restart_s=round(pause_s, 3), exc_info=error
+                )
+                await asyncio.sleep(pause_s)
+            else:
+                return
+
+    @property
+    def _pause_s(self) -> float:
+        return float(min(LONGEST_PAUSE_S, self._first_pause_s * 2 ** min(self._failures - 1, 16)))

@@ -12,7 +12,7 @@ import structlog
 from alerts.delivery.loop import CONCURRENCY, UNAVAILABLE_HINT, Delivery
 from alerts.delivery.planner import Planner
 from alerts.errors import DeliveryError
-from alerts.loops import POLL_S, StoreBackoff, cancel_all, nothing
+from alerts.loops import FIRST_PAUSE_S, POLL_S, Part, StoreBackoff, cancel_all, nothing
 from alerts.oncall.removed_receivers import end_groups
 from alerts.retry import RetryPolicy
 from alerts.routing.router import Router
@@ -23,7 +23,6 @@ from alerts.store.mass_failures import MassFailures
 from alerts.store.receivers import ReceiverStore
 from alerts.store.retention import Retention
 from alerts.store.silences import SilenceStore
-from alerts.supervision import FIRST_PAUSE_S, Part
 from monitor.durability import Confirmation
 from monitor.errors import StoreUnavailableError
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from structlog.testing import capture_logs
 
-from alerts.supervision import LONGEST_PAUSE_S, STEADY_S, Part
+from alerts.loops import LONGEST_PAUSE_S, STEADY_S, Part
 from tests.support.alerts_fakes import until
 
 if TYPE_CHECKING:

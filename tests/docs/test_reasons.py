@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from alerts.supervision import STEADY_S
+from alerts.loops import STEADY_S
 from monitor.api.health import CENSUS_AGE_S
 from monitor.daemon.self_check import (
     CONFIRM_TRIES,

@@ -129,7 +129,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a part that failed once is named as failing permanently",
-        file="alerts/supervision.py",
+        file="alerts/loops.py",
         old=" and asyncio.get_running_loop().time() - self._failed_s < self._pause_s + STEADY_S",
         new="",
         tests=("tests/core/test_supervision.py",),

@@ -6,12 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from alerts.groups.mass_failure import Rule
-from alerts.loops import cancel_all
+from alerts.loops import FIRST_PAUSE_S, cancel_all
 from alerts.rendering.payload import Wording
 from alerts.retry import RetryPolicy
 from alerts.service import AlertService, AlertSettings
 from alerts.store.retention import Retention
-from alerts.supervision import FIRST_PAUSE_S
 from tests.support.alerts_fakes import CALM, Tally
 from tests.support.stores import alert_store
 
