@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["TYPES", "Notification", "PostingSettings", "Receiver", "ReceiverSettings"]
 
 
-_SENDERS: Final = {"exchange", "http"}
-"""Modules that send. They are imported when a receiver is opened."""
+_SENDER: Final = "http"
+"""The module that sends. It is imported when a receiver is opened."""
 
 
 def _discovered() -> Iterator[tuple[str, type[ReceiverSettings]]]:
     for found in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
-        if found.name in _SENDERS:
+        if found.name == _SENDER:
             continue
         module = importlib.import_module(f"{__name__}.{found.name}")
         settings: type[ReceiverSettings] | None = getattr(module, "SETTINGS", None)

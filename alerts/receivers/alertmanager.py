@@ -36,7 +36,7 @@ from monitor.settings.units import Duration, lasting
 from monitor.settings.urls import BaseUrl
 
 if TYPE_CHECKING:
-    from alerts.receivers.exchange import Answer
+    from alerts.receivers.http import Answer
 
 ALERT_NAME: Final = "LastseenWorkerDown"
 ENDS_AFTER: Final = 4

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from alerts.receivers.exchange import NoAnswerError, exchange, guarded_session
+from alerts.receivers.http import NoAnswerError, exchange, guarded_session
 from monitor.clock import monotonic_s
 from monitor.metrics.registry import PingOutcome
 

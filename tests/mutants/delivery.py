@@ -173,7 +173,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a request that left and was never answered counts as one that did not leave",
-        file="alerts/receivers/exchange.py",
+        file="alerts/receivers/http.py",
         old="sent=attempt.sent) from error",
         new="sent=False) from error",
         tests=("tests/alerts/receivers/test_every_type.py", "tests/alerts/receivers/test_webhook.py"),

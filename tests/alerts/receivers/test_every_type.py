@@ -129,7 +129,7 @@ def test_a_new_type_is_one_new_module(tmp_path: Path, keys: str, expected: str) 
 
 
 def test_what_types_share_is_no_type() -> None:
-    shared = {"exchange", "http", "receiver", "ssrf"}
+    shared = {"http", "receiver", "ssrf"}
     assert all((ROOT / "alerts" / "receivers" / f"{name}.py").exists() for name in shared)
     assert shared.isdisjoint(TYPES)
     assert {"alertmanager", "log", "webhook"} <= set(TYPES)
