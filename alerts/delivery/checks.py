@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from alerts.groups import group_rules, worker_rules
+from alerts.groups.classify import Role, Shape
 from alerts.groups.decisions import Decision
 from alerts.groups.flapping import RecentOutages
 from alerts.groups.incidents import UnknownIncidentError
-from alerts.groups.keys import Shape
-from alerts.groups.roles import Role
 from alerts.groups.state import RECHECK_MS, AlertGroup, CreateNotification, Member, Postpone, Send, Wait
 from monitor.liveness import Liveness
 

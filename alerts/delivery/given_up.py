@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alerts.groups.roles import Role
+from alerts.groups.classify import Role
 from alerts.groups.state import Draft
 from alerts.store.group_store import Change, Want
 

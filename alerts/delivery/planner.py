@@ -15,9 +15,8 @@ from alerts.delivery.counts import Counted
 from alerts.errors import Cause, UnrenderableEventError
 from alerts.groups import group_rules, worker_rules
 from alerts.groups.attempts import AGAIN_MS, apply, begin_attempt, dead_letter, fail
+from alerts.groups.classify import Role, Shape, role_of
 from alerts.groups.decisions import HOLDS_BACK, Decision
-from alerts.groups.keys import Shape
-from alerts.groups.roles import Role, role_of
 from alerts.groups.silences import silenced_until
 from alerts.groups.state import AlertGroup, CreateNotification, Draft, InFlight, Member, Outcome, Postpone, Send, Wait
 from alerts.receivers import Notification

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from alerts.groups.classify import Role, Shape
 from alerts.groups.decisions import Decision
-from alerts.groups.keys import Shape
-from alerts.groups.roles import Role
 from alerts.groups.state import RECHECK_MS, CreateNotification, Draft, InFlight, Outcome, Postpone, Send, Step, Wait
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from alerts.groups.roles import DOWN
+from alerts.groups.classify import DOWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from alerts.groups.keys import Shape, mid_of, shape_of
-from alerts.groups.roles import DOWN, ENDS
+from alerts.groups.classify import DOWN, ENDS, Shape, mid_of, shape_of
 from monitor.events import severity
 from monitor.liveness import EventKind
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from alerts.groups.keys import digest
+from alerts.groups.classify import digest
 from monitor.liveness import EventKind, Liveness
 
 if TYPE_CHECKING:

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
+from alerts.groups.classify import Role, Shape
 from alerts.groups.decisions import Decision
 from alerts.groups.flapping import RecentOutages
-from alerts.groups.keys import Shape
-from alerts.groups.roles import Role
 from monitor.events import Event
 
 if TYPE_CHECKING:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from alerts.groups.attempts import end_unneeded, idle, next_attempt, next_offer, next_offer_ms, settle
+from alerts.groups.classify import Role, digest, role_of
 from alerts.groups.decisions import Decision
-from alerts.groups.keys import digest
-from alerts.groups.roles import Role, role_of
 from alerts.groups.state import RECHECK_MS, AlertGroup, CreateNotification, Draft, InFlight, Outcome, Over, Step, Wait
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ import msgspec
 
 from alerts.groups import group_rules
 from alerts.groups.attempts import forget_given_up
-from alerts.groups.keys import Shape, shape_of
-from alerts.groups.roles import Role, role_of
+from alerts.groups.classify import Role, Shape, role_of, shape_of
 from alerts.groups.state import AlertGroup, Draft, InFlight, NotificationRecord, Outcome, Timing
 from alerts.loops import Tries
 from alerts.store.group_store import Found, Want, change_of

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from alerts.groups.keys import digest
+from alerts.groups.classify import digest
 from alerts.receivers import Notification
 from monitor.events import Event
 from monitor.liveness import EventKind, Liveness

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
 from alerts.errors import PermanentDeliveryError
-from alerts.groups.roles import DOWN, ENDS
+from alerts.groups.classify import DOWN, ENDS
 from alerts.receivers.receiver import Notification, PostingSettings
 from monitor.events import rfc3339, severity
 from monitor.liveness import EventKind

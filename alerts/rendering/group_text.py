@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from alerts.groups.roles import DOWN
+from alerts.groups.classify import DOWN
 from alerts.rendering.phrases import DAY_MS, SHOWN_CHARS, Style, duration, fitted, own_outage, reminding
 from monitor.liveness import EventKind
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from alerts.groups.roles import DOWN
+from alerts.groups.classify import DOWN
 from alerts.rendering.phrases import DAY_MS, SHOWN_CHARS, Style, duration, fitted, own_outage, reminding, shown
 from monitor.liveness import CLEAN_EXITS, REJECTED_INTERVALS, STILL_REJECTED, EventKind, Liveness
 

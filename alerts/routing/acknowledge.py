@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alerts.groups.keys import Shape
+from alerts.groups.classify import Shape
 from alerts.groups.state import Draft
 from alerts.store.group_store import Want, change_of
 

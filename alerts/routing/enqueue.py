@@ -7,8 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from alerts.groups import group_rules, worker_rules
-from alerts.groups.keys import Shape, labels_of, mid_of, shape_of
-from alerts.groups.roles import Role, role_of
+from alerts.groups.classify import Role, Shape, labels_of, mid_of, role_of, shape_of
 from alerts.groups.state import AlertGroup, Draft, Outcome, Timing
 from alerts.store.group_store import Change, Handed, Want, change_of
 

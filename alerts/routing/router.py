@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 import structlog
 
+from alerts.groups.classify import Role, role_of
 from alerts.groups.incidents import UnknownIncidentError
 from alerts.groups.mass_failure import SILENT
-from alerts.groups.roles import Role, role_of
 from alerts.loops import POLL_S, StoreBackoff, Wakeup, nothing
 from alerts.routing.acknowledge import acknowledge_at
 from alerts.routing.enqueue import Offer, offer_all

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from alerts.globs import fits
-from alerts.groups.keys import environment_key, metadata_of, text_of, worker_key
+from alerts.groups.classify import Role, environment_key, metadata_of, role_of, text_of, worker_key
 from alerts.groups.mass_failure import SILENT, FailureState
-from alerts.groups.roles import Role, role_of
 from alerts.groups.state import Timing
 from monitor.liveness import EventKind
 

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from alerts.groups import group_rules, worker_rules
-from alerts.groups.keys import Shape
+from alerts.groups.classify import Shape
 from alerts.groups.state import AlertGroup, Draft, EventOutcome, Member, NotificationRecord, Outcome
 from alerts.loops import Tries
 from alerts.store.retention import DEAD_LETTERS, NOTES_KEPT, OUTCOMES_KEPT, Retention

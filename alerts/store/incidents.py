@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from alerts.groups.classify import mid_of
 from alerts.groups.incidents import (
     Ack,
     Batch,
@@ -21,7 +22,6 @@ from alerts.groups.incidents import (
     Noted,
     UnknownIncidentError,
 )
-from alerts.groups.keys import mid_of
 from alerts.loops import Tries
 from alerts.store.retention import Retention
 from monitor.liveness import EventKind

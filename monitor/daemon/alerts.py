@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from alerts.groups.classify import DOWN, OUT
 from alerts.groups.flapping import Flapping, begun
 from alerts.groups.fleet import WorkerOutage
 from alerts.groups.mass_failure import Rule
-from alerts.groups.roles import DOWN, OUT
 from alerts.rendering.payload import Wording
 from alerts.retry import RetryPolicy
 from alerts.routing.routes import Route

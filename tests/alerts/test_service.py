@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from alerts.errors import Cause, PermanentDeliveryError, TransientDeliveryError
 from alerts.groups.attempts import AGAIN_MS
-from alerts.groups.keys import worker_key
+from alerts.groups.classify import worker_key
 from alerts.groups.silences import Matchers, Silence
 from alerts.groups.state import Outcome
 from alerts.oncall.dead_letters import outcome_of

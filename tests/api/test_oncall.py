@@ -11,9 +11,8 @@ from redis.asyncio import Redis
 from alerts.errors import PermanentDeliveryError, TransientDeliveryError
 from alerts.groups import worker_rules
 from alerts.groups.attempts import begin_attempt, dead_letter, deliver, fail, schedule_retry
+from alerts.groups.classify import Role, environment_key, worker_key
 from alerts.groups.decisions import Decision
-from alerts.groups.keys import environment_key, worker_key
-from alerts.groups.roles import Role
 from alerts.groups.state import CreateNotification, Draft, Outcome, Timing
 from alerts.routing.enqueue import Offer, offer_all
 from alerts.routing.routes import Target

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from alerts.delivery.planner import FIRST_MEMBERS
 from alerts.groups import group_rules
 from alerts.groups.attempts import begin_attempt, dead_letter, deliver, fail, schedule_retry
+from alerts.groups.classify import Role, Shape
 from alerts.groups.decisions import Decision
-from alerts.groups.keys import Shape
-from alerts.groups.roles import Role
 from alerts.groups.state import RECHECK_MS, AlertGroup, CreateNotification, Draft, Outcome, Over, Send, Timing, Wait
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from alerts.groups.classify import environment_key, mid_of
 from alerts.groups.incidents import Ack, Batch, Incident, IncidentKind, Noted, fold
-from alerts.groups.keys import environment_key, mid_of
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event
 

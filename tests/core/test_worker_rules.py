@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from alerts.groups import worker_rules
 from alerts.groups.attempts import begin_attempt, dead_letter, deliver, fail, schedule_retry, undo_attempt
+from alerts.groups.classify import Role, Shape, role_of
 from alerts.groups.decisions import Decision
 from alerts.groups.flapping import Flapping, RecentOutages
-from alerts.groups.keys import Shape
-from alerts.groups.roles import Role, role_of
 from alerts.groups.state import AlertGroup, CreateNotification, Draft, Outcome, Over, Send, Timing, Wait
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event

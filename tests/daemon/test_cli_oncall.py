@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from alerts.errors import PermanentDeliveryError
+from alerts.groups.classify import worker_key
 from alerts.groups.decisions import Decision
-from alerts.groups.keys import worker_key
 from alerts.groups.silences import silenced_until
 from alerts.rendering.payload import GroupCounts
 from monitor.auth import Scope

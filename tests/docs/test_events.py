@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from alerts.delivery.circuit_breaker import FAILURES, LONGEST_PAUSE_MS
+from alerts.groups.classify import digest
 from alerts.groups.flapping import Flapping, RecentOutages
-from alerts.groups.keys import digest
 from alerts.receivers.webhook import WebhookReceiver
 from alerts.rendering.payload import BODY_BYTES, GroupCounts, Wording
 from alerts.rendering.phrases import LINE_CHARS

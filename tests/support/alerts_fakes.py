@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from alerts.errors import TransientDeliveryError
+from alerts.groups.classify import digest
 from alerts.groups.fleet import WorkerOutage
-from alerts.groups.keys import digest
 from alerts.groups.state import NotificationRecord, Outcome
 from alerts.receivers import Notification
 from alerts.store.group_store import GroupStore

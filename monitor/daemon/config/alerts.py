@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, StrictBool, StrictInt, ValidationInf
 from pydantic import model_validator as model_check
 
 from alerts.globs import fits
-from alerts.groups.roles import DOWN
+from alerts.groups.classify import DOWN
 from alerts.receivers import TYPES, ReceiverSettings
 from alerts.receivers.log import LogSettings
 from alerts.rendering.redaction import Redaction

@@ -11,10 +11,10 @@ from litestar.params import JSONBody, QueryParameter
 from msgspec import Meta
 
 from alerts.groups.attempts import idle
+from alerts.groups.classify import Shape, shape_of
 from alerts.groups.decisions import IDLE, Decision
 from alerts.groups.incidents import Incident as StoredIncident
 from alerts.groups.incidents import IncidentKind, IncidentState, UnknownIncidentError
-from alerts.groups.keys import Shape, shape_of
 from alerts.routing.acknowledge import acknowledge_at
 from alerts.store.group_store import Want
 from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Count, Cursor, Limit, any_of, in_json, needs, path_id

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from alerts.groups import worker_rules
+from alerts.groups.classify import Shape
 from alerts.groups.decisions import Decision
 from alerts.groups.flapping import Flapping, RecentOutages, begun
-from alerts.groups.keys import Shape
 from alerts.groups.state import AlertGroup, CreateNotification, Draft, Outcome, Timing, Wait
 from alerts.rendering.worker_text import single_sentence
 from monitor.daemon.alerts import StoredFleet

@@ -10,9 +10,8 @@ import pytest
 
 from alerts.groups import group_rules, worker_rules
 from alerts.groups.attempts import apply, begin_attempt, dead_letter, deliver, fail, schedule_retry
+from alerts.groups.classify import Role, role_of, worker_key
 from alerts.groups.incidents import environment_incident
-from alerts.groups.keys import worker_key
-from alerts.groups.roles import Role, role_of
 from alerts.groups.state import CreateNotification, Draft, InFlight, Member, Outcome, Send, Timing
 from alerts.oncall.dead_letters import (
     SCAN_CALLS,

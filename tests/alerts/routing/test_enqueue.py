@@ -15,10 +15,10 @@ from alerts.delivery.loop import Delivery
 from alerts.delivery.planner import BROKEN_PAUSE_MS, BROKEN_TRIES, Planner
 from alerts.errors import PermanentDeliveryError, TransientDeliveryError
 from alerts.groups.attempts import AGAIN_MS
+from alerts.groups.classify import environment_key, worker_key
 from alerts.groups.decisions import Decision
 from alerts.groups.flapping import Flapping
 from alerts.groups.incidents import environment_incident
-from alerts.groups.keys import environment_key, worker_key
 from alerts.groups.mass_failure import FailureState, Rule
 from alerts.groups.silences import Matchers, Silence
 from alerts.groups.state import RECHECK_MS, Outcome

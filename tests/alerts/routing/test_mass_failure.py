@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from alerts.delivery.circuit_breaker import FAILURES, FIRST_PAUSE_MS, LONGEST_PAUSE_MS, Breaker
-from alerts.groups.keys import environment_key
+from alerts.groups.classify import environment_key
 from alerts.groups.mass_failure import (
     LONGEST_WINDOW_MS,
     FailureState,

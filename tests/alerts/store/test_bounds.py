@@ -12,10 +12,9 @@ import pytest
 from redis.asyncio import Redis
 
 from alerts.groups.attempts import dead_letter, deliver
+from alerts.groups.classify import Role, Shape
 from alerts.groups.incidents import IncidentState
-from alerts.groups.keys import Shape
 from alerts.groups.mass_failure import Rule
-from alerts.groups.roles import Role
 from alerts.groups.state import AlertGroup, Draft, InFlight, Outcome, Timing
 from alerts.groups.worker_rules import FACTS_KEPT
 from alerts.routing.enqueue import Offer, offer_all

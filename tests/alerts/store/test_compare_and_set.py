@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from alerts.groups.keys import Shape
+from alerts.groups.classify import Shape
 from alerts.groups.state import AlertGroup, Draft, Timing
 from alerts.loops import TRIES, Tries
 from alerts.store.group_store import Change, GroupStore, Want, change_of

@@ -8,8 +8,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
-from alerts.groups.keys import Shape
-from alerts.groups.roles import Role
+from alerts.groups.classify import Role, Shape
 from alerts.groups.state import AlertGroup, Draft, InFlight, Member, Outcome, Timing
 from alerts.store.group_store import Change, Claimed, GroupStore, Seen, Stats, Want
 from alerts.store.receivers import ReceiverStore

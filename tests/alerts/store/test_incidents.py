@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from alerts.groups.classify import environment_key
 from alerts.groups.incidents import (
     Ack,
     Incident,
@@ -18,7 +19,6 @@ from alerts.groups.incidents import (
     Noted,
     UnknownIncidentError,
 )
-from alerts.groups.keys import environment_key
 from alerts.store.incidents import IncidentStore
 from alerts.store.retention import Retention
 from monitor.liveness import EventKind, Liveness

@@ -1,4 +1,4 @@
-"""Keys of alert groups: which events belong together, as text. Pure."""
+"""Classification of an event: the group that it belongs to, by its key, and its role for that group. Pure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,17 @@ import json
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from monitor.liveness import EventKind, Liveness
+
 if TYPE_CHECKING:
     from monitor.events import Event
+
+
+DOWN: Final = frozenset({EventKind.STALE, EventKind.FAILED, EventKind.REJECTED})
+"""Events that begin an outage or change its kind. A worker whose beats are rejected counts as down, too."""
+ENDS: Final = frozenset({EventKind.RECOVERED, EventKind.STOPPED, EventKind.FORGOTTEN})
+"""Events that end an outage, if there is one."""
+OUT: Final = frozenset({Liveness.STALE, Liveness.FAILED})
 
 
 class Shape(StrEnum):
@@ -20,7 +29,26 @@ class Shape(StrEnum):
     """A mass failure: many workers of an environment fall silent at once (P16)."""
 
 
+class Role(StrEnum):
+    """Role of an event, or of its notification, for the receiver."""
+
+    DOWN = "down"
+    END = "end"
+    """Ends a DOWN. Sent only to the receivers of that DOWN (P18)."""
+    FACT = "fact"
+    """Any other event. Notified separately and paired with no other event."""
+
+
 _SHAPES: Final = {"w": Shape.WORKER, "g": Shape.GROUP, "e": Shape.ENVIRONMENT}
+
+
+def role_of(event: Event) -> Role:
+    """Role of an event."""
+    if event.kind in DOWN:
+        return Role.DOWN
+    if event.kind is EventKind.RECOVERED or (event.kind in ENDS and event.old in OUT):
+        return Role.END
+    return Role.FACT
 
 
 def shape_of(key: str) -> Shape:
