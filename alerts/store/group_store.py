@@ -147,7 +147,8 @@ class GroupStore:
         self.durability = store.durability
         self._store = store
         self._base = f"{{lt:{receiver}}}"
-        self._history = history
+        self._kept_ms = history.age_ms
+        self._bounds = _pack((history.age_ms, OUTCOMES_KEPT, history.outcomes, NOTES_KEPT, history.most, DEAD_LETTERS))
 
     async def begin_test(self, spacing_ms: int) -> int:
         """Begin a test of the receiver. Returns 0, or how long to wait if one began less than ``spacing_ms`` ago."""
@@ -240,7 +241,7 @@ class GroupStore:
 
     async def retire(self) -> None:
         """Let all data of a receiver that is no longer configured expire after the age of the history."""
-        await self._store.call("retire", self._base, self._history.age_ms)
+        await self._store.call("retire", self._base, self._kept_ms)
 
     async def unretire(self) -> None:
         """Undo ``retire``: the receiver is configured again."""
@@ -290,10 +291,8 @@ class GroupStore:
     def _arguments(
         self, changes: Sequence[Change], now_ms: int, handed: Handed | None
     ) -> tuple[int | bytes | str, ...]:
-        history = self._history
-        bounds = (history.age_ms, OUTCOMES_KEPT, history.outcomes, NOTES_KEPT, history.most, DEAD_LETTERS)
         batch = "" if handed is None else _pack([str(handed.partition), handed.event_ids])
-        return now_ms, _pack(bounds), batch, _pack([_packed(change) for change in changes])
+        return now_ms, self._bounds, batch, _pack([_packed(change) for change in changes])
 
 
 def _packed(change: Change) -> list[Any]:

@@ -72,7 +72,7 @@ class IncidentStore:
 
     def __init__(self, store: StorePort, retention: Retention = _USUAL) -> None:
         self._store = store
-        self._retention = retention
+        self._kept = retention.age_ms, retention.incidents
 
     async def record(
         self,
@@ -186,7 +186,7 @@ class IncidentStore:
             batch.fold_all(events, targets_of, part_of)
             if batch.changed:
                 changes = [_change(one, versions.get(one.id, 0)) for one in batch.changed.values()]
-                arguments = (now_ms, *self._kept(), _pack(changes))
+                arguments = (now_ms, *self._kept, _pack(changes))
                 # Repeated with each write, because the store may have lost its data.
                 await self._store.call("incidents_add_partition", _PARTITIONS, partition)
                 if not await self._store.call("incidents_write", base, *arguments):
@@ -221,12 +221,9 @@ class IncidentStore:
         await self._store.call(
             "incidents_join",
             _ENVIRONMENTS,
-            *(now_ms, *self._kept(), MEMBERS_KEPT, opening.id, _place(opening)),
+            *(now_ms, *self._kept, MEMBERS_KEPT, opening.id, _place(opening)),
             *(opening.tenant, opening.environment_name, _text(opening), _pack(members)),
         )
-
-    def _kept(self) -> tuple[int, int]:
-        return self._retention.age_ms, self._retention.incidents
 
     async def _bases(self) -> list[str]:
         partitions = await self._store.call("incidents_partitions", _PARTITIONS)
