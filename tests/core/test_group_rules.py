@@ -18,7 +18,7 @@ from alerts.groups.decisions import Decision
 from alerts.groups.state import RECHECK_MS, AlertGroup, CreateNotification, Draft, Outcome, Over, Send, Timing, Wait
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event
-from tests.support.group_steps import Ends, group_step
+from tests.support.group_steps import Ends, group_step, under_way
 
 if TYPE_CHECKING:
     from alerts.groups.state import EventOutcome, InFlight, Member, NotificationRecord
@@ -393,15 +393,8 @@ class AnySequence:
         self.offered.append(one)
         self.play.offer(one)
 
-    def _attempt(self) -> InFlight | None:
-        """The attempt that is under way, or that the next step begins."""
-        if self.play.group.in_flight is None or not self.play.group.in_flight.open:
-            self.play.step()
-        in_flight = self.play.group.in_flight
-        return in_flight if in_flight is not None and in_flight.open else None
-
     def _attempt_ends(self, ends: Ends) -> None:
-        in_flight = self._attempt()
+        in_flight = under_way(self.play)
         if in_flight is None or ends is Ends.LATER:
             return
         if ends in {Ends.ARRIVED, Ends.CRASHED_ARRIVED}:
@@ -436,7 +429,7 @@ class AnySequence:
             self._event(worker, EventKind.RECOVERED)
         for _ in range(100):
             self.play.now_ms += INTERVAL_MS
-            if self._attempt() is not None:
+            if under_way(self.play) is not None:
                 self.play.accept()
             elif self.play.group.in_flight is None:
                 break

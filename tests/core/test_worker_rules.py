@@ -17,7 +17,7 @@ from alerts.groups.flapping import Flapping, RecentOutages
 from alerts.groups.state import AlertGroup, CreateNotification, Draft, Outcome, Over, Send, Timing, Wait
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event
-from tests.support.group_steps import Ends, worker_step
+from tests.support.group_steps import Ends, under_way, worker_step
 
 if TYPE_CHECKING:
     from alerts.groups.state import EventOutcome, InFlight, NotificationRecord
@@ -516,15 +516,8 @@ class AnySequence:
         self.offered.append(one)
         self.play.offer(one)
 
-    def _attempt(self) -> InFlight | None:
-        """The attempt that is under way, or that the next step begins."""
-        if self.play.group.in_flight is None or not self.play.group.in_flight.open:
-            self.play.step()
-        in_flight = self.play.group.in_flight
-        return in_flight if in_flight is not None and in_flight.open else None
-
     def _attempt_ends(self, ends: Ends) -> None:
-        in_flight = self._attempt()
+        in_flight = under_way(self.play)
         if in_flight is None or ends is Ends.LATER:
             return
         if ends in {Ends.ARRIVED, Ends.CRASHED_ARRIVED}:
@@ -557,7 +550,7 @@ class AnySequence:
         self.play.silenced_until_ms = None
         for _ in range(1_000):  # longer than anything is held for flapping
             self.play.now_ms += 1_000
-            if self._attempt() is not None:
+            if under_way(self.play) is not None:
                 self.play.accept()
             elif not self.play.group.pending and self.play.group.in_flight is None:
                 break

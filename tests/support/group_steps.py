@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from alerts.groups.flapping import RecentOutages
-    from alerts.groups.state import Member, Silenced, Step
+    from alerts.groups.state import AlertGroup, InFlight, Member, Silenced, Step
+
+
+class Play(Protocol):
+    """A group that a test takes from step to step."""
+
+    group: AlertGroup
+
+    def step(self) -> object:
+        """Make the next step. A notification that is to be sent is begun."""
 
 
 class Ends(Enum):
@@ -60,3 +69,11 @@ def group_step(
     assert msgspec.json.encode(draft.group) == before
     apply(draft, step)
     return step
+
+
+def under_way(play: Play) -> InFlight | None:
+    """The attempt that is under way, or that the next step begins."""
+    if play.group.in_flight is None or not play.group.in_flight.open:
+        play.step()
+    in_flight = play.group.in_flight
+    return in_flight if in_flight is not None and in_flight.open else None
