@@ -26,6 +26,7 @@ TRIES: Final = 20
 """Maximum tries of a compare-and-set loop."""
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 30.0
+"""Pause before a part that failed is restarted: at first at most the one, later at most the other."""
 STEADY_S: Final = 30.0
 """A part that has run for this long since its last failure counts as healthy again."""
 

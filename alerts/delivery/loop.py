@@ -323,10 +323,9 @@ class Delivery:
 
     async def _failed(self, attempt: Attempt, error: DeliveryError) -> None:
         now_ms = self._now_ms()
-        if isinstance(error, PermanentDeliveryError) and error.disable:
+        if error.disable:
             await self._disable(attempt, error)
             return
-        unknown = isinstance(error, TransientDeliveryError) and error.unknown
         if isinstance(error, PermanentDeliveryError):
             self._answered()
         elif self._breaker.failed(now_ms=now_ms):
@@ -339,9 +338,9 @@ class Delivery:
         def failed(draft: Draft) -> None:
             fail(draft, error=str(error), cause=error.cause.value, answer=error.answer)
             if isinstance(decision, Retry):
-                schedule_retry(draft, due_ms=decision.due_ms, unknown=unknown)
+                schedule_retry(draft, due_ms=decision.due_ms, unknown=error.unknown)
             else:
-                dead_letter(draft, reason=f"{decision.reason.value}: {error}", unknown=unknown)
+                dead_letter(draft, reason=f"{decision.reason.value}: {error}", unknown=error.unknown)
 
         if not await self._record(attempt, failed):
             return
@@ -351,9 +350,9 @@ class Delivery:
         )
         if isinstance(decision, Retry):
             facts |= {"retry": decision.reason.value, "next_attempt_s": (decision.due_ms - now_ms) / 1000}
-            _log.warning("delivery.failed", **facts, unknown=unknown)
+            _log.warning("delivery.failed", **facts, unknown=error.unknown)
         elif attempt.again:
-            _log.warning("delivery.failed", **facts, retry="given_up", unknown=unknown)
+            _log.warning("delivery.failed", **facts, retry="given_up", unknown=error.unknown)
         else:
             _log.error("delivery.dead_lettered", **{**facts, "reason": f"{decision.reason.value}: {error}"})
 

@@ -74,8 +74,13 @@ def worker_key(event: Event) -> str:
 
 
 def mid_of(event: Event) -> str:
-    """Id of the event's worker, unique across tenants: the tenant is length-prefixed."""
-    return f"{len(event.tenant)}:{event.tenant}{event.worker_id}"
+    """Id of the event's worker, unique across tenants."""
+    return qualified(event.tenant, event.worker_id)
+
+
+def qualified(tenant: str, name: str) -> str:
+    """A tenant's name of a worker or an environment, unique across tenants: the tenant is length-prefixed."""
+    return f"{len(tenant)}:{tenant}{name}"
 
 
 def metadata_of(event: Event) -> dict[str, object]:
@@ -94,7 +99,7 @@ def text_of(value: object) -> str:
 
 def environment_key(tenant: str, environment: str) -> str:
     """Key of the group of a mass failure."""
-    return f"e{len(tenant)}:{tenant}{environment}"
+    return f"e{qualified(tenant, environment)}"
 
 
 def digest(*parts: str) -> str:

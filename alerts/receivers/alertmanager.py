@@ -179,7 +179,7 @@ class AlertmanagerSettings(PostingSettings):
 
     type: Literal["alertmanager"]
     url: BaseUrl
-    resend_ms: Annotated[Duration, lasting("10s", "1h")] = Field("60s", alias="resend", validate_default=True)
+    resend_ms: Annotated[Duration, lasting("10s", "1h")] = Field("60s", validate_default=True)
     labels: Annotated[dict[str, str], AfterValidator(_checked_labels)] = Field({})
     bearer_token_file: str | None = None
     bearer_token_env: str | None = None

@@ -130,7 +130,7 @@ class PostingSettings(ReceiverSettings):
 
     url: WebUrl
     allow_private: StrictBool = False
-    timeout_ms: Annotated[Duration, lasting("1s", "60s")] = Field("10s", alias="timeout", validate_default=True)
+    timeout_ms: Annotated[Duration, lasting("1s", "60s")] = Field("10s", validate_default=True)
 
     def warnings(self) -> Iterator[str]:
         """Warns of a URL with a private address, as far as is known without a resolver."""

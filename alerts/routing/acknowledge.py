@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alerts.groups.classify import Shape
+from alerts.groups.classify import Shape, qualified
 from alerts.groups.state import Draft
 from alerts.store.group_store import Want, change_of
 
@@ -21,7 +21,7 @@ async def acknowledge_at(groups: GroupStore, key: str, incident: Incident, *, no
     Raises:
         StoreUnavailableError: the change may not have been written.
     """
-    mids = (f"{len(incident.tenant)}:{incident.tenant}{incident.worker_id}",) if incident.worker_id else ()
+    mids = (qualified(incident.tenant, incident.worker_id),) if incident.worker_id else ()
 
     def make(_: Want, seen: Seen) -> Change | None:
         if seen.group is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from alerts.groups.classify import mid_of
+from alerts.groups.classify import mid_of, qualified
 from alerts.groups.incidents import (
     Ack,
     Batch,
@@ -274,6 +274,6 @@ def _read(row: list[Any]) -> Incident:
 
 def _change(incident: Incident, version: int) -> list[Any]:
     later = [event_id for event_id in incident.notified if incident.id != f"inc_{event_id}"]
-    mid = f"{len(incident.tenant)}:{incident.tenant}{incident.worker_id}"
+    mid = qualified(incident.tenant, incident.worker_id)
     where = [_place(incident), incident.tenant, incident.environment_name, mid]
     return [incident.id, version, _text(incident), *where, later, incident.is_open]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from alerts.groups.classify import qualified
 from alerts.groups.mass_failure import (
     FailureState,
     FailureWindow,
@@ -65,7 +66,7 @@ class MassFailures:
         Raises:
             StoreUnavailableError: the events may not have been counted; call again.
         """
-        name = f"{len(tenant)}:{tenant}{environment}"
+        name = qualified(tenant, environment)
         tries = Tries(f"the mass failure state of environment {environment!r}")
         while True:
             await tries.begin()

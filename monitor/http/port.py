@@ -1,4 +1,4 @@
-"""The port through which the app may answer requests without a call of the app: the fast path."""
+"""The port of the fast path: through it the application answers requests without an ASGI call."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="an attempt whose answer was lost counts as one that did not arrive",
         file="alerts/delivery/loop.py",
-        old="schedule_retry(draft, due_ms=decision.due_ms, unknown=unknown)",
+        old="schedule_retry(draft, due_ms=decision.due_ms, unknown=error.unknown)",
         new="schedule_retry(draft, due_ms=decision.due_ms, unknown=False)",
         tests=(
             "tests/alerts/routing/test_enqueue.py::test_p7_a_down_that_may_have_arrived_in_a_failed_attempt_gets_its_resolved",

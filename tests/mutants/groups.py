@@ -97,7 +97,7 @@ _MASS: Final = (
     Mutant(
         wrong="environments of one name are counted together whatever their tenants",
         file="alerts/store/mass_failures.py",
-        old='name = f"{len(tenant)}:{tenant}{environment}"',
+        old="name = qualified(tenant, environment)",
         new="name = environment",
         tests=("tests/alerts/routing/test_mass_failure.py",),
     ),
