@@ -26,6 +26,7 @@ CONFIG: Final = (
     '[[auth.keys]]\nkid = "k1"\nalgorithm = "HS256"\nsecret_file = "token-secret"\n'
     '[liveness]\ninterval = "%s"\ngrace = "%s"\nsweep_interval = "200ms"\n'
     "[alerts.mass_failure]\nenabled = false\n"
+    "[limits]\nworker_beats_per_second = 0\n"  # these send again at once
 )
 FAULTS: Final[dict[str, Callable[[Proxy], None]]] = {
     "slow": lambda proxy: proxy.delay_s.update(dict.fromkeys(BOTH, 0.05)),
