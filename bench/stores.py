@@ -66,7 +66,7 @@ class Server:
 
     async def put_clock_on(self, now_ms: int) -> None:
         """The store's next call happens at ``now_ms``; its clock runs on from there."""
-        await self.redis.hset("{ls:0}:m", "last", str(now_ms))
+        await self.redis.hset("{ls:0}:meta", "last", str(now_ms))
 
     async def watch_calls(self) -> None:
         """Forget the slow calls seen so far, and note those that follow."""

@@ -134,7 +134,7 @@ async def build(fleet: Fleet, report: Report) -> None:
     longest_ms = await fleet.server.longest_call_ms()
     await fleet.server.redis.slowlog_reset()
     used = (await fleet.server.info("memory"))["used_memory"] - before
-    streams = ("{ls:0}:e", "{ls:0}:e:" + stores.TENANT)
+    streams = ("{ls:0}:outbox", "{ls:0}:history:" + stores.TENANT)
     stream = sum([int(await fleet.server.redis.memory_usage(key, samples=0) or 0) for key in streams])
     report.table(
         f"{fleet.workers:,} workers registered in {took_s:.1f} s",

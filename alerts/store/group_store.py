@@ -29,8 +29,8 @@ PAGE: Final = 500
 """Maximum names of groups in one answer."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}|-[A-Za-z0-9_.-]{0,63}")
-_PLACES: Final = {Outcome.QUEUED: ":open", Outcome.DEAD_LETTERED: ":dead"}
-_FINISHED: Final = ":nt"
+_PLACES: Final = {Outcome.QUEUED: "open", Outcome.DEAD_LETTERED: "dead"}
+_FINISHED: Final = "finished"
 
 _USUAL: Final = Retention()
 
@@ -146,7 +146,7 @@ class GroupStore:
         self.receiver = receiver
         self.durability = store.durability
         self._store = store
-        self._base = f"{{lt:{receiver}}}"
+        self._base = f"{{lt:{receiver}}}:"
         self._kept_ms = history.age_ms
         self._bounds = _pack((history.age_ms, OUTCOMES_KEPT, history.outcomes, NOTES_KEPT, history.most, DEAD_LETTERS))
 
@@ -224,7 +224,7 @@ class GroupStore:
 
     async def due(self, *, tenant: str | None = None, offset: int, limit: int) -> list[str]:
         """Groups of a tenant, or of all, that are due at some time, ordered by it."""
-        queue = ":q" if tenant is None else f":qt:{tenant}"
+        queue = "queue" if tenant is None else f"queue:{tenant}"
         return [name.decode() for name in await self._store.call("due", self._base, queue, offset, limit)]
 
     async def some(self) -> list[Claimed]:
@@ -256,7 +256,7 @@ class GroupStore:
 
     async def open_dead_letters(self, *, now_ms: int) -> list[NotificationRecord]:
         """Dead letters that are not delivered, over, replayed or dropped: the newest, at most ``CALL_LIMIT``."""
-        return list(map(_note, await self._store.call("notifications", self._base, ":up", now_ms, 0, CALL_LIMIT)))
+        return list(map(_note, await self._store.call("notifications", self._base, "dead_open", now_ms, 0, CALL_LIMIT)))
 
     async def notification(self, nid: str) -> Found | None:
         """One notification; None: it does not exist, or no longer exists."""

@@ -1,30 +1,35 @@
 -- The alert groups of one receiver: state, due times, outcomes of events, notifications.
 --
--- KEYS[1] is the base key of every function, "{lt:<receiver>}". All keys are derived from it and share its hash tag:
---   :q     ZSET   group -> when it is due, ms. A claimed group is due when its lease ends.
---   :qt:<tenant>  ZSET  the same, of one tenant's groups
---   :t     ZSET   tenant -> when its next turn is, ms: claims go round robin by tenant (P29). Not before the tenant's
---                 first group is due, and after a turn not before the tenants that were due then
---   :k     HASH   group -> msgpack {version, lease token or 0, end of the lease ms, state (opaque), tenant}
---   :b     HASH   nid -> body, of notifications in flight and of dead letters
---   :m:<group>  HASH   member -> its state (opaque);  :f:<group>  ZSET  firing member -> since, ms
---   :e     HASH   event id -> its outcome (opaque);  :et  ZSET  event id -> when it was recorded, ms
---   :h     HASH   event id -> partition, of the current or last batch of each router. Until a batch is acknowledged it
---                 may be repeated, and only the outcomes show that its events were already added;
---   :hb    HASH   partition -> msgpack list of those event ids
---   :n     HASH   nid -> record of a notification (opaque);  :nt  ZSET  nid -> ms, notifications with a final outcome
---   :open  ZSET   nid -> ms, notifications in flight;  :dead  ZSET  nid -> ms, dead letters
---   :up    ZSET   nid -> ms, open dead letters: neither over nor handled by an operator
---   :s     HASH   lease -> the last lease token;  version -> the last version, so that a group that begins again is not
---                 taken for the previous one;  disabled -> why nothing is claimed;  retired -> 1 after the receiver was
---                 removed from the configuration: then all keys expire
---   :test  STRING exists while no further test of the receiver is allowed
+-- KEYS[1] is the base key of every function, "{lt:<receiver>}:". All keys are derived from it and share its hash tag:
+--   queue             ZSET  group -> when it is due, ms. A claimed group is due when its lease ends.
+--   queue:<tenant>    ZSET  the same, of one tenant's groups
+--   turns             ZSET  tenant -> when its next turn is, ms: claims go round robin by tenant (P29). Not before the
+--                           tenant's first group is due, and after a turn not before the tenants that were due then
+--   groups            HASH  group -> msgpack {version, lease token or 0, end of the lease ms, state (opaque), tenant}
+--   bodies            HASH  nid -> body, of notifications in flight and of dead letters
+--   members:<group>   HASH  member -> its state (opaque)
+--   firing:<group>    ZSET  firing member -> since, ms
+--   outcomes          HASH  event id -> its outcome (opaque)
+--   outcome_times     ZSET  event id -> when it was recorded, ms
+--   in_hand           HASH  event id -> partition, of the current or last batch of each router. Until a batch is
+--                           acknowledged it may be repeated, and only the outcomes show that its events were already
+--                           added
+--   batches           HASH  partition -> msgpack list of those event ids
+--   notifications     HASH  nid -> record of a notification (opaque)
+--   finished          ZSET  nid -> ms, notifications with a final outcome
+--   open              ZSET  nid -> ms, notifications in flight
+--   dead              ZSET  nid -> ms, dead letters
+--   dead_open         ZSET  nid -> ms, open dead letters: neither over nor handled by an operator
+--   state             HASH  lease -> the last lease token;  version -> the last version, so that a group that begins
+--                           again is not taken for the previous one;  disabled -> why nothing is claimed;  retired -> 1
+--                           after the receiver was removed from the configuration: then all keys expire
+--   test              STRING exists while no further test of the receiver is allowed
 
 local VERSION, TOKEN, UNTIL, STATE, TENANT = 1, 2, 3, 4, 5
 local KINDS = {
-  { ':q', 'zset' }, { ':k', 'hash' }, { ':b', 'hash' }, { ':e', 'hash' }, { ':et', 'zset' }, { ':n', 'hash' },
-  { ':nt', 'zset' }, { ':open', 'zset' }, { ':dead', 'zset' }, { ':s', 'hash' }, { ':h', 'hash' }, { ':hb', 'hash' },
-  { ':up', 'zset' }, { ':t', 'zset' },
+  queue = 'zset', turns = 'zset', groups = 'hash', bodies = 'hash', outcomes = 'hash', outcome_times = 'zset',
+  in_hand = 'hash', batches = 'hash', notifications = 'hash', finished = 'zset', open = 'zset', dead = 'zset',
+  dead_open = 'zset', state = 'hash',
 }
 
 local function is_type(key, wanted)
@@ -34,39 +39,39 @@ end
 
 -- The name of a key that has the wrong type, or nil.
 local function foreign(base)
-  for _, pair in ipairs(KINDS) do
-    if not is_type(base .. pair[1], pair[2]) then
-      return base .. pair[1]
+  for name, kind in pairs(KINDS) do
+    if not is_type(base .. name, kind) then
+      return base .. name
     end
   end
   return nil
 end
 
 local function group(base, key)
-  return stored(base .. ':k', key)
+  return stored(base .. 'groups', key)
 end
 
 -- Delay a tenant's turn until its first group is due, and until `least`: turns of many tenants with nothing due would
 -- hold up the others.
 local function delay_turn(base, tenant, least)
-  local first = redis.call('ZRANGE', base .. ':qt:' .. tenant, 0, 0, 'WITHSCORES')[2]
+  local first = redis.call('ZRANGE', base .. 'queue:' .. tenant, 0, 0, 'WITHSCORES')[2]
   if first then
-    redis.call('ZADD', base .. ':t', 'XX', 'GT', string.format('%.1f', math.max(least, tonumber(first))), tenant)
+    redis.call('ZADD', base .. 'turns', 'XX', 'GT', string.format('%.1f', math.max(least, tonumber(first))), tenant)
   else
-    redis.call('ZREM', base .. ':t', tenant)
+    redis.call('ZREM', base .. 'turns', tenant)
   end
 end
 
 local function set_due(base, tenant, key, due)
-  redis.call('ZADD', base .. ':q', int(due), key)
-  redis.call('ZADD', base .. ':qt:' .. tenant, int(due), key)
-  redis.call('ZADD', base .. ':t', 'LT', int(due), tenant)
+  redis.call('ZADD', base .. 'queue', int(due), key)
+  redis.call('ZADD', base .. 'queue:' .. tenant, int(due), key)
+  redis.call('ZADD', base .. 'turns', 'LT', int(due), tenant)
   delay_turn(base, tenant, 0)
 end
 
 local function never_due(base, tenant, key)
-  redis.call('ZREM', base .. ':q', key)
-  redis.call('ZREM', base .. ':qt:' .. tenant, key)
+  redis.call('ZREM', base .. 'queue', key)
+  redis.call('ZREM', base .. 'queue:' .. tenant, key)
   delay_turn(base, tenant, 0)
 end
 
@@ -82,21 +87,21 @@ end
 
 -- Record the events of a router's current batch, in place of those of its previous one.
 local function take_in_hand(base, partition, events)
-  local before, pairs = redis.call('HGET', base .. ':hb', partition), {}
-  in_parts('HDEL', base .. ':h', before and cmsgpack.unpack(before) or {})
+  local before, pairs = redis.call('HGET', base .. 'batches', partition), {}
+  in_parts('HDEL', base .. 'in_hand', before and cmsgpack.unpack(before) or {})
   for _, event in ipairs(events) do
     pairs[#pairs + 1], pairs[#pairs + 2] = event, partition
   end
-  in_parts('HSET', base .. ':h', pairs)
-  redis.call('HSET', base .. ':hb', partition, cmsgpack.pack(events))
+  in_parts('HSET', base .. 'in_hand', pairs)
+  redis.call('HSET', base .. 'batches', partition, cmsgpack.pack(events))
 end
 
 -- Delete history that is too old or too much. `grown`: how many entries this call has added to each set. Up to twice as
 -- many and a few more are deleted, so that an excess shrinks with every call, whatever the calls add.
 local function forget(base, now, bounds, grown)
   local age_ms, keep, outcomes, kept_notes, notes, dead = unpack(bounds)
-  local old = spare(base .. ':et', now, age_ms, keep, outcomes, LIMIT + 2 * grown[':et'])
-  local held, gone, again = values(base .. ':h', old), {}, {}
+  local old = spare(base .. 'outcome_times', now, age_ms, keep, outcomes, LIMIT + 2 * grown['outcome_times'])
+  local held, gone, again = values(base .. 'in_hand', old), {}, {}
   for k, event in ipairs(old) do
     if held[k] then
       again[#again + 1], again[#again + 2] = int(now), event -- moved to now, so that the next calls do not find it
@@ -104,17 +109,17 @@ local function forget(base, now, bounds, grown)
       gone[#gone + 1] = event
     end
   end
-  in_parts('ZADD', base .. ':et', again)
-  in_parts('ZREM', base .. ':et', gone)
-  in_parts('HDEL', base .. ':e', gone)
-  old = spare(base .. ':nt', now, age_ms, kept_notes, notes, LIMIT + 2 * grown[':nt'])
-  in_parts('ZREM', base .. ':nt', old)
-  in_parts('HDEL', base .. ':n', old)
-  old = spare(base .. ':dead', now, now, dead, dead, LIMIT + 2 * grown[':dead'])
-  in_parts('ZREM', base .. ':dead', old)
-  in_parts('ZREM', base .. ':up', old)
-  in_parts('HDEL', base .. ':n', old)
-  in_parts('HDEL', base .. ':b', old)
+  in_parts('ZADD', base .. 'outcome_times', again)
+  in_parts('ZREM', base .. 'outcome_times', gone)
+  in_parts('HDEL', base .. 'outcomes', gone)
+  old = spare(base .. 'finished', now, age_ms, kept_notes, notes, LIMIT + 2 * grown['finished'])
+  in_parts('ZREM', base .. 'finished', old)
+  in_parts('HDEL', base .. 'notifications', old)
+  old = spare(base .. 'dead', now, now, dead, dead, LIMIT + 2 * grown['dead'])
+  in_parts('ZREM', base .. 'dead', old)
+  in_parts('ZREM', base .. 'dead_open', old)
+  in_parts('HDEL', base .. 'notifications', old)
+  in_parts('HDEL', base .. 'bodies', old)
 end
 
 -- The fields of one change in `save`.
@@ -125,16 +130,16 @@ local function apply(base, now, change, known, grown)
   local key, state, due, tenant = change[C_GROUP], change[C_STATE], change[C_DUE], change[C_TENANT]
   local held = known and known[TOKEN] ~= 0 and known[UNTIL] > now
   if not state then
-    redis.call('HDEL', base .. ':k', key)
+    redis.call('HDEL', base .. 'groups', key)
     never_due(base, tenant, key)
-    redis.call('UNLINK', base .. ':m:' .. key, base .. ':f:' .. key)
+    redis.call('UNLINK', base .. 'members:' .. key, base .. 'firing:' .. key)
   else
     local token, ends = known and known[TOKEN] or 0, known and known[UNTIL] or 0
     if change[C_RELEASE] then
       token, ends, held = 0, 0, false
     end
-    local version = redis.call('HINCRBY', base .. ':s', 'version', 1)
-    redis.call('HSET', base .. ':k', key, cmsgpack.pack({ version, token, ends, state, tenant }))
+    local version = redis.call('HINCRBY', base .. 'state', 'version', 1)
+    redis.call('HSET', base .. 'groups', key, cmsgpack.pack({ version, token, ends, state, tenant }))
     if held then
       set_due(base, tenant, key, ends) -- the lease holder reads the change before it gives the group back
     elseif due then
@@ -147,48 +152,48 @@ local function apply(base, now, change, known, grown)
       fields[#fields + 1], fields[#fields + 2] = member[1], member[2]
       scores[#scores + 1], scores[#scores + 2] = int(member[3]), member[1]
     end
-    in_parts('HSET', base .. ':m:' .. key, fields)
-    in_parts('ZADD', base .. ':f:' .. key, scores)
-    in_parts('HDEL', base .. ':m:' .. key, change[C_GONE])
-    in_parts('ZREM', base .. ':f:' .. key, change[C_GONE])
+    in_parts('HSET', base .. 'members:' .. key, fields)
+    in_parts('ZADD', base .. 'firing:' .. key, scores)
+    in_parts('HDEL', base .. 'members:' .. key, change[C_GONE])
+    in_parts('ZREM', base .. 'firing:' .. key, change[C_GONE])
   end
   for _, outcome in ipairs(change[C_OUTCOMES]) do
-    redis.call('HSET', base .. ':e', outcome[1], outcome[2])
-    grown[':et'] = grown[':et'] + redis.call('ZADD', base .. ':et', int(now), outcome[1])
+    redis.call('HSET', base .. 'outcomes', outcome[1], outcome[2])
+    grown['outcome_times'] = grown['outcome_times'] + redis.call('ZADD', base .. 'outcome_times', int(now), outcome[1])
   end
   for _, note in ipairs(change[C_NOTES]) do
     local nid, about, body, place = note[1], note[2], note[3], note[4]
-    redis.call('HSET', base .. ':n', nid, about)
-    for _, set in ipairs({ ':open', ':dead', ':nt' }) do
+    redis.call('HSET', base .. 'notifications', nid, about)
+    for _, set in ipairs({ 'open', 'dead', 'finished' }) do
       if set ~= place then
         redis.call('ZREM', base .. set, nid)
       end
     end
-    if place == ':dead' then
-      redis.call('ZADD', base .. ':up', 'NX', int(now), nid)
+    if place == 'dead' then
+      redis.call('ZADD', base .. 'dead_open', 'NX', int(now), nid)
     else
-      redis.call('ZREM', base .. ':up', nid)
+      redis.call('ZREM', base .. 'dead_open', nid)
     end
     grown[place] = grown[place] + redis.call('ZADD', base .. place, 'NX', int(now), nid)
     if body then
-      redis.call('HSET', base .. ':b', nid, body)
-    elseif place == ':nt' then
-      redis.call('HDEL', base .. ':b', nid)
+      redis.call('HSET', base .. 'bodies', nid, body)
+    elseif place == 'finished' then
+      redis.call('HDEL', base .. 'bodies', nid)
     end
   end
-  in_parts('ZREM', base .. ':up', change[C_SETTLED])
+  in_parts('ZREM', base .. 'dead_open', change[C_SETTLED])
 end
 
 -- Whether a change would create a group again with events that it held before it was deleted. Then the change was sent
 -- twice, or its sender has been stalled since it read that the group does not exist.
 local function is_past(base, change)
   for _, outcome in ipairs(change[C_OUTCOMES]) do
-    if redis.call('HEXISTS', base .. ':e', outcome[1]) == 1 then
+    if redis.call('HEXISTS', base .. 'outcomes', outcome[1]) == 1 then
       return true
     end
   end
   for _, note in ipairs(change[C_NOTES]) do
-    if redis.call('ZSCORE', base .. ':nt', note[1]) then
+    if redis.call('ZSCORE', base .. 'finished', note[1]) then
       return true
     end
   end
@@ -197,9 +202,9 @@ end
 
 -- Keep all keys again, if they were to expire.
 local function keep(base)
-  if redis.call('HDEL', base .. ':s', 'retired') == 1 then
-    for _, pair in ipairs(KINDS) do
-      redis.call('PERSIST', base .. pair[1])
+  if redis.call('HDEL', base .. 'state', 'retired') == 1 then
+    for name in pairs(KINDS) do
+      redis.call('PERSIST', base .. name)
     end
   end
 end
@@ -210,7 +215,7 @@ end
 --   {partition, event ids} of the batch of the events, or '' for none; msgpack list, at most 100 of
 --   {group, version that was read (0: no group), lease token (0: no lease is held), whether to give the lease back,
 --   state or false to delete the group, due ms or false for never, {member, its state, since ms}*, members that are
---   over, {event id, outcome}*, {nid, record, body or false, ':open' | ':dead' | ':nt'}*,
+--   over, {event id, outcome}*, {nid, record, body or false, 'open' | 'dead' | 'finished'}*,
 --   nids of dead letters that are over, tenant}.
 -- While another process holds the lease of a group, the group stays due at the end of the lease, whatever `due` is.
 -- Result: for each 1, or 0 and nothing was written: the group has changed, or another process holds the lease, or the
@@ -225,8 +230,9 @@ register('save', 'allow-oom', function(keys, args)
   end
   for _, change in ipairs(changes) do
     if
-      not is_type(base .. ':m:' .. change[C_GROUP], 'hash') or not is_type(base .. ':f:' .. change[C_GROUP], 'zset')
-      or not is_type(base .. ':qt:' .. change[C_TENANT], 'zset')
+      not is_type(base .. 'members:' .. change[C_GROUP], 'hash')
+      or not is_type(base .. 'firing:' .. change[C_GROUP], 'zset')
+      or not is_type(base .. 'queue:' .. change[C_TENANT], 'zset')
     then
       return fail('save: type of the queue or the members of ' .. change[C_GROUP])
     end
@@ -235,7 +241,7 @@ register('save', 'allow-oom', function(keys, args)
   if batch then
     take_in_hand(base, batch[1], batch[2])
   end
-  local result, grown = {}, { [':et'] = 0, [':nt'] = 0, [':dead'] = 0, [':open'] = 0 }
+  local result, grown = {}, { ['outcome_times'] = 0, ['finished'] = 0, ['dead'] = 0, ['open'] = 0 }
   for k, change in ipairs(changes) do
     local known = group(base, change[C_GROUP])
     local version, token = known and known[VERSION] or 0, known and known[TOKEN] or 0
@@ -253,14 +259,14 @@ end)
 
 -- Lease the group of a tenant that has been due longest, and append it to `result`. False: none is due.
 local function lease_next(base, tenant, now, lease, result)
-  local key = redis.call('ZRANGE', base .. ':qt:' .. tenant, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 1)[1]
+  local key = redis.call('ZRANGE', base .. 'queue:' .. tenant, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 1)[1]
   if not key then
     return false
   end
   local known = group(base, key)
   if known then
-    known[TOKEN], known[UNTIL] = redis.call('HINCRBY', base .. ':s', 'lease', 1), now + lease
-    redis.call('HSET', base .. ':k', key, cmsgpack.pack(known))
+    known[TOKEN], known[UNTIL] = redis.call('HINCRBY', base .. 'state', 'lease', 1), now + lease
+    redis.call('HSET', base .. 'groups', key, cmsgpack.pack(known))
     set_due(base, tenant, key, now + lease)
     result[#result + 1] = { key, known[VERSION], known[TOKEN], known[STATE] }
   else
@@ -278,12 +284,12 @@ register('claim', 'allow-oom', function(keys, args)
   if wrong then
     return fail('claim: type of ' .. wrong)
   end
-  if redis.call('HEXISTS', base .. ':s', 'disabled') == 1 then
+  if redis.call('HEXISTS', base .. 'state', 'disabled') == 1 then
     return {}
   end
-  local turns = redis.call('ZRANGE', base .. ':t', '-inf', '(' .. int(now + 1), 'BYSCORE', 'LIMIT', 0, int(limit))
+  local turns = redis.call('ZRANGE', base .. 'turns', '-inf', '(' .. int(now + 1), 'BYSCORE', 'LIMIT', 0, int(limit))
   for _, tenant in ipairs(turns) do
-    if not is_type(base .. ':qt:' .. tenant, 'zset') then
+    if not is_type(base .. 'queue:' .. tenant, 'zset') then
       return fail('claim: type of the queue of ' .. tenant)
     end
   end
@@ -323,7 +329,7 @@ end)
 
 -- switch: disable the receiver for a reason, or enable it (reason ''). ARGV: reason. Result: 1 if that was a change.
 register('switch', 'allow-oom', function(keys, args)
-  local key = keys[1] .. ':s'
+  local key = keys[1] .. 'state'
   local was = redis.call('HEXISTS', key, 'disabled') == 1
   if args[1] == '' then
     redis.call('HDEL', key, 'disabled')
@@ -344,9 +350,9 @@ register('retire', 'allow-oom', function(keys, args)
     keep(base)
     return 1
   end
-  redis.call('HSET', base .. ':s', 'retired', 1)
-  for _, pair in ipairs(KINDS) do
-    redis.call('PEXPIRE', base .. pair[1], args[1])
+  redis.call('HSET', base .. 'state', 'retired', 1)
+  for name in pairs(KINDS) do
+    redis.call('PEXPIRE', base .. name, args[1])
   end
   return 1
 end)
@@ -354,7 +360,7 @@ end)
 -- begin_test: begin a test of the receiver, unless one began less than `spacing_ms` ago. ARGV: spacing_ms.
 -- Result: 0, or how long to wait, ms.
 register('begin_test', 'allow-oom', function(keys, args)
-  local key = keys[1] .. ':test'
+  local key = keys[1] .. 'test'
   if redis.call('SET', key, '', 'NX', 'PX', args[1]) then
     return 0
   end

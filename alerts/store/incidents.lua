@@ -1,14 +1,14 @@
--- Incidents. KEYS[1] is the base key: "{la.incidents:<partition>}" for incidents of workers, "{la.environments}" for
+-- Incidents. KEYS[1] is the base key: "{la.incidents:<partition>}:" for incidents of workers, "{la.environments}:" for
 -- incidents of environments. All keys are derived from it and share its hash tag:
---   :i           HASH  id -> msgpack, see the fields below
---   :w           HASH  worker -> id of its newest incident
---   :e           HASH  event id -> incident id, of the events of an incident. The first is left out: its id is part of
---                      the incident's id
---   :c           ZSET  id -> when its closing was recorded, ms
---   :t:<tenant>  ZSET  places of all incidents, score 0;  :o:<tenant>  of the open ones
---   :m:<id>      HASH  member of an environment's incident -> 1 while it is open, 0 afterwards
--- A place is the time when the incident was opened, ms in 15 digits, and its id: places sort by time. "{la.incidents}"
--- is the SET of the partitions that have incidents.
+--   incidents            HASH  id -> msgpack, see the fields below
+--   newest_of_worker     HASH  worker -> id of its newest incident
+--   incident_of_event    HASH  event id -> incident id, of the events of an incident. The first is left out: its id is
+--                              part of the incident's id
+--   closed               ZSET  id -> when its closing was recorded, ms
+--   incidents:<tenant>   ZSET  places of all incidents, score 0;  open:<tenant>  of the open ones
+--   members:<id>         HASH  member of an environment's incident -> 1 while it is open, 0 afterwards
+-- A place is the time when the incident was opened, ms in 15 digits, and its id: places sort by time. "{la.incidents}:"
+-- has a SET of the partitions that have incidents.
 
 local VERSION, STATE, PLACE, TENANT, ENVIRONMENT, WORKER, EVENTS, MEMBERS = 1, 2, 3, 4, 5, 6, 7, 8
 -- The fields of MEMBERS. The last three are of the member that closed last (when, by which kind and event), or false.
@@ -16,7 +16,7 @@ local M_ALL, M_OPEN, M_CLOSED, M_KIND, M_EVENT = 1, 2, 3, 4, 5
 local FORGET = 200
 
 local function incident(base, id)
-  return stored(base .. ':i', id)
+  return stored(base .. 'incidents', id)
 end
 
 local function row(id, known)
@@ -25,30 +25,30 @@ end
 
 -- Delete the oldest closed incidents: those older than `keep_ms`, or beyond the newest `keep`. At most FORGET per call.
 local function forget(base, now, keep_ms, keep)
-  for _, id in ipairs(spare(base .. ':c', now, keep_ms, 0, keep, FORGET)) do
+  for _, id in ipairs(spare(base .. 'closed', now, keep_ms, 0, keep, FORGET)) do
     local known = incident(base, id)
-    redis.call('ZREM', base .. ':c', id)
-    redis.call('HDEL', base .. ':i', id)
-    redis.call('UNLINK', base .. ':m:' .. id)
+    redis.call('ZREM', base .. 'closed', id)
+    redis.call('HDEL', base .. 'incidents', id)
+    redis.call('UNLINK', base .. 'members:' .. id)
     if known then
-      redis.call('ZREM', base .. ':t:' .. known[TENANT], known[PLACE])
-      if redis.call('HGET', base .. ':w', known[WORKER]) == id then
-        redis.call('HDEL', base .. ':w', known[WORKER])
+      redis.call('ZREM', base .. 'incidents:' .. known[TENANT], known[PLACE])
+      if redis.call('HGET', base .. 'newest_of_worker', known[WORKER]) == id then
+        redis.call('HDEL', base .. 'newest_of_worker', known[WORKER])
       end
-      in_parts('HDEL', base .. ':e', known[EVENTS])
+      in_parts('HDEL', base .. 'incident_of_event', known[EVENTS])
     end
   end
 end
 
 -- Index an incident as open or closed.
 local function set_open(base, id, known, open, now)
-  redis.call('ZADD', base .. ':t:' .. known[TENANT], 0, known[PLACE])
+  redis.call('ZADD', base .. 'incidents:' .. known[TENANT], 0, known[PLACE])
   if open then
-    redis.call('ZADD', base .. ':o:' .. known[TENANT], 0, known[PLACE])
-    redis.call('ZREM', base .. ':c', id)
+    redis.call('ZADD', base .. 'open:' .. known[TENANT], 0, known[PLACE])
+    redis.call('ZREM', base .. 'closed', id)
   else
-    redis.call('ZREM', base .. ':o:' .. known[TENANT], known[PLACE])
-    redis.call('ZADD', base .. ':c', int(now), id)
+    redis.call('ZREM', base .. 'open:' .. known[TENANT], known[PLACE])
+    redis.call('ZADD', base .. 'closed', int(now), id)
   end
 end
 
@@ -60,7 +60,7 @@ register('incidents_read', 'no-writes', function(keys, args)
   local base, wanted = keys[1], bounded(args[1])
   local result = {}
   for k, want in ipairs(wanted) do
-    local last, of_events, seen, rows = redis.call('HGET', base .. ':w', want[1]), {}, {}, {}
+    local last, of_events, seen, rows = redis.call('HGET', base .. 'newest_of_worker', want[1]), {}, {}, {}
     local function add(id)
       local known = id and incident(base, id)
       if known and not seen[id] then
@@ -71,7 +71,7 @@ register('incidents_read', 'no-writes', function(keys, args)
     end
     add(last)
     for n, event in ipairs(want[2]) do
-      of_events[n] = add('inc_' .. event) or add(redis.call('HGET', base .. ':e', event)) or false
+      of_events[n] = add('inc_' .. event) or add(redis.call('HGET', base .. 'incident_of_event', event)) or false
     end
     result[k] = { last, of_events, rows }
   end
@@ -93,10 +93,10 @@ register('incidents_write', 'allow-oom', function(keys, args)
   for _, change in ipairs(changes) do
     local id = change[1]
     local known = { change[2] + 1, change[3], change[4], change[5], change[6], change[7], change[8], false }
-    redis.call('HSET', base .. ':i', id, cmsgpack.pack(known))
-    redis.call('HSET', base .. ':w', known[WORKER], id)
+    redis.call('HSET', base .. 'incidents', id, cmsgpack.pack(known))
+    redis.call('HSET', base .. 'newest_of_worker', known[WORKER], id)
     for _, event in ipairs(known[EVENTS]) do
-      redis.call('HSET', base .. ':e', event, id)
+      redis.call('HSET', base .. 'incident_of_event', event, id)
     end
     set_open(base, id, known, change[9], now)
   end
@@ -127,21 +127,21 @@ register('incidents_join', 'allow-oom', function(keys, args)
   local known = incident(base, id) or { 0, args[9], args[6], args[7], args[8], '', {}, { 0, 0, false, false, false } }
   local counts = known[MEMBERS]
   for _, member in ipairs(members) do
-    local before, open = redis.call('HGET', base .. ':m:' .. id, member[1]), member[2]
+    local before, open = redis.call('HGET', base .. 'members:' .. id, member[1]), member[2]
     if not before then
       counts[M_ALL] = counts[M_ALL] + 1
     end
     if before ~= '0' and (not open or not before) then
-      redis.call('HSET', base .. ':m:' .. id, member[1], open and '1' or '0')
+      redis.call('HSET', base .. 'members:' .. id, member[1], open and '1' or '0')
       counts[M_OPEN] = counts[M_OPEN] + (open and 1 or 0) - (before and 1 or 0)
     end
     if not open and member[3] > (counts[M_CLOSED] or -1) then
       counts[M_CLOSED], counts[M_KIND], counts[M_EVENT] = member[3], member[4], member[5]
     end
   end
-  forget_members(base .. ':m:' .. id, counts[M_OPEN], tonumber(args[4]))
+  forget_members(base .. 'members:' .. id, counts[M_OPEN], tonumber(args[4]))
   known[VERSION] = known[VERSION] + 1
-  redis.call('HSET', base .. ':i', id, cmsgpack.pack(known))
+  redis.call('HSET', base .. 'incidents', id, cmsgpack.pack(known))
   set_open(base, id, known, counts[M_OPEN] > 0, now)
   forget(base, now, tonumber(args[2]), tonumber(args[3]))
   return 1
@@ -160,7 +160,7 @@ register('incidents_put', 'allow-oom', function(keys, args)
     return 0
   end
   known[VERSION], known[STATE] = known[VERSION] + 1, args[3]
-  redis.call('HSET', keys[1] .. ':i', args[1], cmsgpack.pack(known))
+  redis.call('HSET', keys[1] .. 'incidents', args[1], cmsgpack.pack(known))
   return 1
 end)
 
@@ -173,9 +173,9 @@ register('incidents_page', 'no-writes', function(keys, args)
   for k = 5, #args do
     wanted[args[k]] = true
   end
-  local open = base .. ':o:' .. tenant
+  local open = base .. 'open:' .. tenant
   local from = args[3] == '' and '+' or '(' .. args[3]
-  local set = state == 'open' and open or base .. ':t:' .. tenant
+  local set = state == 'open' and open or base .. 'incidents:' .. tenant
   local places = redis.call('ZRANGE', set, from, '-', 'BYLEX', 'REV', 'LIMIT', 0, PAGE)
   local result = { #places < PAGE and '' or places[PAGE] }
   for _, place in ipairs(places) do
@@ -195,10 +195,10 @@ end)
 
 -- incidents_add_partition: record that a partition has incidents. ARGV: the partition.
 register('incidents_add_partition', 'allow-oom', function(keys, args)
-  return redis.call('SADD', keys[1], args[1])
+  return redis.call('SADD', keys[1] .. 'partitions', args[1])
 end)
 
 -- incidents_partitions: Result: all partitions that have incidents.
 register('incidents_partitions', 'no-writes', function(keys)
-  return redis.call('SMEMBERS', keys[1])
+  return redis.call('SMEMBERS', keys[1] .. 'partitions')
 end)

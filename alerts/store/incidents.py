@@ -39,8 +39,8 @@ MEMBERS_KEPT: Final = 100_000
 """Maximum ended members that are stored individually for an environment's incident. All of them are counted."""
 
 _USUAL: Final = Retention()
-_ENVIRONMENTS: Final = "{la.environments}"
-_PARTITIONS: Final = "{la.incidents}"
+_ENVIRONMENTS: Final = "{la.environments}:"
+_PARTITIONS: Final = "{la.incidents}:"
 _ROUNDS: Final = 8
 """Maximum calls for one page, when its filter leaves little."""
 
@@ -240,7 +240,7 @@ class IncidentStore:
 
 
 def _base(partition: int) -> str:
-    return f"{{la.incidents:{partition}}}"
+    return f"{{la.incidents:{partition}}}:"
 
 
 def _place(incident: Incident) -> str:

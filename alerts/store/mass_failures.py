@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 KEPT_MS: Final = 86_400_000
 """Time after which the counts of an environment without events are deleted. They are obsolete by then, because deaths
 count together only within ``LONGEST_WINDOW_MS``."""
-_BASE: Final = "{la.mass}"
+_BASE: Final = "{la.mass}:"
 _window = msgspec.json.Decoder(FailureWindow).decode
 
 

@@ -11,22 +11,22 @@ register('look', 'no-writes', function(keys, args)
     local key, known = want[1], group(base, want[1])
     local first = {}
     if want[4] > 0 then
-      local longest = redis.call('ZRANGE', base .. ':f:' .. key, 0, math.min(want[4], PAGE) - 1)
-      local about = #longest > 0 and redis.call('HMGET', base .. ':m:' .. key, unpack(longest)) or {}
+      local longest = redis.call('ZRANGE', base .. 'firing:' .. key, 0, math.min(want[4], PAGE) - 1)
+      local about = #longest > 0 and redis.call('HMGET', base .. 'members:' .. key, unpack(longest)) or {}
       for k, member in ipairs(longest) do
         first[#first + 1] = member
         first[#first + 1] = about[k]
       end
     end
     result[#result + 1] = {
-      known and known[VERSION] or 0, known and known[STATE] or false, values(base .. ':m:' .. key, want[2]),
-      values(base .. ':e', want[3]), first,
+      known and known[VERSION] or 0, known and known[STATE] or false, values(base .. 'members:' .. key, want[2]),
+      values(base .. 'outcomes', want[3]), first,
     }
   end
   return result
 end)
 
--- due: groups ordered by when they are due. ARGV: ':q' or ':qt:<tenant>', offset, limit (at most 500).
+-- due: groups ordered by when they are due. ARGV: 'queue' or 'queue:<tenant>', offset, limit (at most 500).
 -- Result: groups.
 register('due', 'no-writes', function(keys, args)
   local from, limit = tonumber(args[2]), tonumber(args[3])
@@ -35,7 +35,7 @@ end)
 
 -- some: at most 100 arbitrary groups. Result: as for claim, with the token 0.
 register('some', 'no-writes', function(keys)
-  local found, result = redis.call('HRANDFIELD', keys[1] .. ':k', LIMIT, 'WITHVALUES'), {}
+  local found, result = redis.call('HRANDFIELD', keys[1] .. 'groups', LIMIT, 'WITHVALUES'), {}
   for k = 1, #found, 2 do
     local known = cmsgpack.unpack(found[k + 1])
     result[#result + 1] = { found[k], known[VERSION], 0, known[STATE] }
@@ -43,14 +43,14 @@ register('some', 'no-writes', function(keys)
   return result
 end)
 
--- notifications: a list, newest first. ARGV: ':open' | ':dead' | ':up' | ':nt', newest time ms (inclusive), offset from
--- there, limit (at most 500).
+-- notifications: a list, newest first. ARGV: 'open' | 'dead' | 'dead_open' | 'finished', newest time ms (inclusive),
+-- offset from there, limit (at most 500).
 -- Result: records.
 register('notifications', 'no-writes', function(keys, args)
   local base, result = keys[1], {}
   local found = redis.call('ZRANGE', base .. args[1], args[2], '-inf', 'BYSCORE', 'REV', 'LIMIT', args[3], args[4])
   for _, nid in ipairs(found) do
-    result[#result + 1] = redis.call('HGET', base .. ':n', nid) or nil
+    result[#result + 1] = redis.call('HGET', base .. 'notifications', nid) or nil
   end
   return result
 end)
@@ -58,7 +58,7 @@ end)
 -- notification: one notification. ARGV: nid.
 -- Result: {record or false, body or false}.
 register('notification', 'no-writes', function(keys, args)
-  return { redis.call('HGET', keys[1] .. ':n', args[1]), redis.call('HGET', keys[1] .. ':b', args[1]) }
+  return { redis.call('HGET', keys[1] .. 'notifications', args[1]), redis.call('HGET', keys[1] .. 'bodies', args[1]) }
 end)
 
 -- stats: queue status. ARGV: now ms.
@@ -67,14 +67,14 @@ end)
 --   dead letters that are neither over nor handled by an operator}.
 register('stats', 'no-writes', function(keys, args)
   local base, now, lag = keys[1], tonumber(args[1]), 0
-  for _, set in ipairs({ ':q', ':open' }) do -- a group in retries is never due for long, hence :open
+  for _, set in ipairs({ 'queue', 'open' }) do -- a group in retries is never due for long, hence :open
     local first = redis.call('ZRANGE', base .. set, 0, 0, 'WITHSCORES')
     if first[2] then
       lag = math.max(lag, now - tonumber(first[2]))
     end
   end
   return {
-    redis.call('ZCARD', base .. ':open'), lag, redis.call('ZCARD', base .. ':dead'), redis.call('HLEN', base .. ':k'),
-    redis.call('HGET', base .. ':s', 'disabled'), redis.call('ZCARD', base .. ':up'),
+    redis.call('ZCARD', base .. 'open'), lag, redis.call('ZCARD', base .. 'dead'), redis.call('HLEN', base .. 'groups'),
+    redis.call('HGET', base .. 'state', 'disabled'), redis.call('ZCARD', base .. 'dead_open'),
   }
 end)

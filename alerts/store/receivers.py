@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from alerts.store.port import StorePort
     from monitor.durability import Confirmation
 
-_RECEIVERS: Final = "la:receivers"
+_RECEIVERS: Final = "{la.receivers}:"
 
 
 class ReceiverStore:

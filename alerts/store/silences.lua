@@ -1,12 +1,12 @@
--- Silences. KEYS[1] is "{la.silences}":
---   :s:<tenant>  HASH  id -> silence (opaque)
---   :a:<tenant>  ZSET  id -> end, ms, of silences that are not known to be over
---   :x:<tenant>  ZSET  id -> end, ms, of silences that are over
---   :v           HASH  tenant -> version, a text that differs after each change
+-- Silences. KEYS[1] is "{la.silences}:":
+--   silences:<tenant>  HASH  id -> silence (opaque)
+--   active:<tenant>    ZSET  id -> end, ms, of silences that are not known to be over
+--   over:<tenant>      ZSET  id -> end, ms, of silences that are over
+--   versions           HASH  tenant -> version, a text that differs after each change
 
--- Move silences that are over to `:x`, and delete the oldest there.
+-- Move silences that are over to `over`, and delete the oldest there.
 local function tidy(base, tenant, now, keep_ms, keep)
-  local active, over = base .. ':a:' .. tenant, base .. ':x:' .. tenant
+  local active, over = base .. 'active:' .. tenant, base .. 'over:' .. tenant
   local ended = redis.call('ZRANGE', active, '-inf', int(now), 'BYSCORE', 'WITHSCORES')
   for k = 1, #ended, 2 do
     redis.call('ZREM', active, ended[k])
@@ -14,7 +14,7 @@ local function tidy(base, tenant, now, keep_ms, keep)
   end
   local old = spare(over, now, keep_ms, 0, keep, redis.call('ZCARD', over))
   in_parts('ZREM', over, old)
-  in_parts('HDEL', base .. ':s:' .. tenant, old)
+  in_parts('HDEL', base .. 'silences:' .. tenant, old)
 end
 
 -- silences_add: add a silence.
@@ -22,16 +22,16 @@ end
 -- Result: 1, or 0: there are `most` already. Adding the same silence again changes nothing.
 register('silences_add', 'allow-oom', function(keys, args)
   local base, tenant, now, id = keys[1], args[1], tonumber(args[2]), args[6]
-  if redis.call('HEXISTS', base .. ':s:' .. tenant, id) == 1 then
+  if redis.call('HEXISTS', base .. 'silences:' .. tenant, id) == 1 then
     return 1
   end
   tidy(base, tenant, now, tonumber(args[3]), tonumber(args[4]))
-  if redis.call('ZCARD', base .. ':a:' .. tenant) >= tonumber(args[5]) then
+  if redis.call('ZCARD', base .. 'active:' .. tenant) >= tonumber(args[5]) then
     return 0
   end
-  redis.call('HSET', base .. ':s:' .. tenant, id, args[8])
-  redis.call('ZADD', base .. ':a:' .. tenant, args[7], id)
-  redis.call('HSET', base .. ':v', tenant, id)
+  redis.call('HSET', base .. 'silences:' .. tenant, id, args[8])
+  redis.call('ZADD', base .. 'active:' .. tenant, args[7], id)
+  redis.call('HSET', base .. 'versions', tenant, id)
   return 1
 end)
 
@@ -39,12 +39,12 @@ end)
 register('silences_end', 'allow-oom', function(keys, args)
   local base, tenant, now, id = keys[1], args[1], tonumber(args[2]), args[5]
   tidy(base, tenant, now, tonumber(args[3]), tonumber(args[4]))
-  if redis.call('ZREM', base .. ':a:' .. tenant, id) == 0 then
+  if redis.call('ZREM', base .. 'active:' .. tenant, id) == 0 then
     return 0
   end
-  redis.call('ZADD', base .. ':x:' .. tenant, int(now), id)
-  redis.call('HSET', base .. ':s:' .. tenant, id, args[6])
-  redis.call('HSET', base .. ':v', tenant, 'end ' .. id)
+  redis.call('ZADD', base .. 'over:' .. tenant, int(now), id)
+  redis.call('HSET', base .. 'silences:' .. tenant, id, args[6])
+  redis.call('HSET', base .. 'versions', tenant, 'end ' .. id)
   return 1
 end)
 
@@ -54,11 +54,11 @@ register('silences_of', 'no-writes', function(keys, args)
   local base, result = keys[1], {}
   for k = 1, #args, 2 do
     local tenant = args[k]
-    local version, found = redis.call('HGET', base .. ':v', tenant) or '', false
+    local version, found = redis.call('HGET', base .. 'versions', tenant) or '', false
     if version ~= args[k + 1] then
       found = {}
-      for _, id in ipairs(redis.call('ZRANGE', base .. ':a:' .. tenant, 0, -1)) do
-        found[#found + 1] = redis.call('HGET', base .. ':s:' .. tenant, id) or nil
+      for _, id in ipairs(redis.call('ZRANGE', base .. 'active:' .. tenant, 0, -1)) do
+        found[#found + 1] = redis.call('HGET', base .. 'silences:' .. tenant, id) or nil
       end
     end
     result[#result + 1] = { version, found }
@@ -68,10 +68,10 @@ end)
 
 -- silences_list: ARGV: tenant. Result: all its silences, unordered.
 register('silences_list', 'no-writes', function(keys, args)
-  return redis.call('HVALS', keys[1] .. ':s:' .. args[1])
+  return redis.call('HVALS', keys[1] .. 'silences:' .. args[1])
 end)
 
 -- silences_get: ARGV: tenant, id. Result: the silence, or false.
 register('silences_get', 'no-writes', function(keys, args)
-  return redis.call('HGET', keys[1] .. ':s:' .. args[1], args[2])
+  return redis.call('HGET', keys[1] .. 'silences:' .. args[1], args[2])
 end)

@@ -20,7 +20,7 @@ SILENCES_MOST: Final = 1_000
 """Maximum silences of a tenant that have not ended. As many ended ones are kept, the newest."""
 
 _USUAL: Final = Retention()
-_SILENCES: Final = "{la.silences}"
+_SILENCES: Final = "{la.silences}:"
 _TENANTS_CACHED: Final = 1_000
 
 _silence = msgspec.json.Decoder(Silence).decode

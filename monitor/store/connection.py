@@ -202,7 +202,9 @@ class Connection:
         the library; None if the partition is new.
         """
         async with self._in_time():
-            known: Any = await self._probing.hmget(self._base(partition) + "m", "schema", "partitions", "installation")
+            known: Any = await self._probing.hmget(
+                self._base(partition) + "meta", "schema", "partitions", "installation"
+            )
         schema, partitions, ids = known
         if schema is None or partitions is None:
             return None

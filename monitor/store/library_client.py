@@ -29,7 +29,7 @@ class LibraryClient:
     Args:
         address: the store's endpoint; it must be closed after this client.
         library: the library.
-        namespace: part of every key, in its hash tag if it has one.
+        namespace: part of every key, in its hash tag.
         durability: what ``call_confirmed`` waits for.
         confirming: maximum number of confirmed calls at once. These wait for the disk and block their connection
             meanwhile, so they have a separate pool.
@@ -64,7 +64,7 @@ class LibraryClient:
         return answer
 
     def _key(self, base: str) -> str:
-        return base.replace("{", "{" + self._prefix, 1) if base.startswith("{") else self._prefix + base
+        return base.replace("{", "{" + self._prefix, 1)
 
 
 async def _answer(what: str, call: Awaitable[Any]) -> Any:

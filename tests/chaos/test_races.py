@@ -93,7 +93,7 @@ class Bench:
 
     async def do(self, what: str, key: WorkerKey) -> list[Moved]:
         """One operation, at ``now_ms``: the server's own clock is far behind, and time does not go back."""
-        await self._redis.hset("{ls:0}:m", mapping={"last": str(self.now_ms), "skew": str(-(10**12))})
+        await self._redis.hset("{ls:0}:meta", mapping={"last": str(self.now_ms), "skew": str(-(10**12))})
         return await self.call(what, key)
 
     async def call(self, what: str, key: WorkerKey) -> list[Moved]:

@@ -148,7 +148,7 @@ class Day:
 
     async def _do(self, call: Callable[[Store], Awaitable[object]]) -> None:
         """One call, at this moment."""
-        await self._redis.hset("{ls:0}:m", mapping={"last": str(self._now_ms), "skew": str(-(10**12))})
+        await self._redis.hset("{ls:0}:meta", mapping={"last": str(self._now_ms), "skew": str(-(10**12))})
         assert self._store is not None
         await call(self._store)
 

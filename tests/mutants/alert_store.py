@@ -24,21 +24,21 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="in a store that several installations share, a removed receiver is never forgotten",
         file="monitor/store/library_client.py",
-        old="else self._prefix + base",
-        new="else base",
+        old='return base.replace("{", "{" + self._prefix, 1)',
+        new='return base if "receivers" in base else base.replace("{", "{" + self._prefix, 1)',
         tests=("tests/alerts/store/test_groups.py::test_receivers_of_earlier_runs_are_known",),
     ),
     Mutant(
         wrong="forgetting a worker's old incident orphans its newer open one",
         file="alerts/store/incidents.lua",
-        old="if redis.call('HGET', base .. ':w', known[WORKER]) == id then",
-        new="if redis.call('HGET', base .. ':w', known[WORKER]) then",
+        old="if redis.call('HGET', base .. 'newest_of_worker', known[WORKER]) == id then",
+        new="if redis.call('HGET', base .. 'newest_of_worker', known[WORKER]) then",
         tests=("tests/alerts/store/test_incidents.py",),
     ),
     Mutant(
         wrong="an environment's incident that opened again is forgotten like one that is over",
         file="alerts/store/incidents.lua",
-        old="    redis.call('ZREM', base .. ':c', id)\n  else",
+        old="    redis.call('ZREM', base .. 'closed', id)\n  else",
         new="  else",
         tests=("tests/alerts/store/test_incidents.py",),
     ),
@@ -52,14 +52,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a tenant may have one silence more than the most",
         file="alerts/store/silences.lua",
-        old="if redis.call('ZCARD', base .. ':a:' .. tenant) >= tonumber(args[5]) then",
-        new="if redis.call('ZCARD', base .. ':a:' .. tenant) > tonumber(args[5]) then",
+        old="if redis.call('ZCARD', base .. 'active:' .. tenant) >= tonumber(args[5]) then",
+        new="if redis.call('ZCARD', base .. 'active:' .. tenant) > tonumber(args[5]) then",
         tests=("tests/alerts/store/test_silences.py",),
     ),
     Mutant(
         wrong="another daemon goes on with a silence that was ended early",
         file="alerts/store/silences.lua",
-        old="  redis.call('HSET', base .. ':v', tenant, 'end ' .. id)\n",
+        old="  redis.call('HSET', base .. 'versions', tenant, 'end ' .. id)\n",
         new="",
         tests=("tests/alerts/store/test_silences.py",),
     ),
@@ -87,7 +87,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a dead letter that was dropped for want of room stays a reason of health",
         file="alerts/store/groups.lua",
-        old="  in_parts('ZREM', base .. ':up', old)\n",
+        old="  in_parts('ZREM', base .. 'dead_open', old)\n",
         new="",
         tests=(
             "tests/alerts/store/test_bounds.py::test_p26_the_oldest_dead_letters_go_with_their_bodies_when_there_are_too_many",
@@ -103,8 +103,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="what a daemon still queues for a receiver that another removed expires with the rest",
         file="alerts/store/groups.lua",
-        old="if redis.call('HDEL', base .. ':s', 'retired') == 1 then",
-        new="if redis.call('HDEL', base .. ':s', 'retired') == 2 then",
+        old="if redis.call('HDEL', base .. 'state', 'retired') == 1 then",
+        new="if redis.call('HDEL', base .. 'state', 'retired') == 2 then",
         tests=(
             "tests/alerts/store/test_bounds.py::test_p26_what_is_kept_of_a_removed_receiver_expires_and_is_kept_again_when_it_is_back",
         ),
@@ -112,8 +112,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a group lists the members that fell silent last instead of first",
         file="alerts/store/reading.lua",
-        old="redis.call('ZRANGE', base .. ':f:' .. key, 0, math.min(want[4], PAGE) - 1)",
-        new="redis.call('ZRANGE', base .. ':f:' .. key, 0, math.min(want[4], PAGE) - 1, 'REV')",
+        old="redis.call('ZRANGE', base .. 'firing:' .. key, 0, math.min(want[4], PAGE) - 1)",
+        new="redis.call('ZRANGE', base .. 'firing:' .. key, 0, math.min(want[4], PAGE) - 1, 'REV')",
         tests=("tests/alerts/store/test_groups.py",),
     ),
     Mutant(

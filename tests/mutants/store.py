@@ -125,7 +125,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="the metadata and logs of an erased worker count against its tenant permanently",
         file="monitor/store/lua/workers.lua",
-        old=" - bytes_of(w.worker) - call('HSTRLEN', st.x, w.mid))",
+        old=" - bytes_of(w.worker) - call('HSTRLEN', st.keys.cold, w.mid))",
         new=" - bytes_of(w.worker))",
         tests=("tests/store/test_store.py",),
     ),
@@ -142,15 +142,15 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a cohort of which every worker is down is dropped, and its workers with it",
         file="monitor/store/lua/commit.lua",
-        old="if call('EXISTS', st.base .. 's:' .. cohort_id, st.base .. 'd:' .. cohort_id) == 0 then",
-        new="if call('EXISTS', st.base .. 's:' .. cohort_id) == 0 then",
+        old="if call('EXISTS', st.base .. 'alive:' .. cohort_id, st.base .. 'down:' .. cohort_id) == 0 then",
+        new="if call('EXISTS', st.base .. 'alive:' .. cohort_id) == 0 then",
         tests=("tests/store/test_store.py", "tests/store/test_absence.py"),
     ),
     Mutant(
         wrong="each new event makes the whole history of its tenant as young as itself, so age ends none of it",
         file="monitor/store/lua/commit.lua",
-        old="call('ZADD', st.base .. 'began', 'NX', st.now, tenant)",
-        new="call('ZADD', st.base .. 'began', st.now, tenant)",
+        old="call('ZADD', st.keys.history_began, 'NX', st.now, tenant)",
+        new="call('ZADD', st.keys.history_began, st.now, tenant)",
         tests=("tests/store/test_store.py",),
     ),
     # Beat ---------------------------------------------------------------------------------------------------------
@@ -256,8 +256,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="the first chunk of a long pass counts as a full sweep of the partition",
         file="monitor/store/lua/sweep.lua",
-        old="  if not more then\n    call('HSET', st.m, 'swept', st.now)",
-        new="  if left then\n    call('HSET', st.m, 'swept', st.now)",
+        old="  if not more then\n    call('HSET', st.keys.meta, 'swept', st.now)",
+        new="  if left then\n    call('HSET', st.keys.meta, 'swept', st.now)",
         tests=("tests/store/test_store.py::test_p22_a_sweep_counts_as_full_when_its_last_chunk_is_done",),
     ),
     # Outbox -------------------------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a confirmation in the millisecond of the last write waits for nothing",
         file="monitor/store/lua/outbox.lua",
-        old="  commit_time(st)\n  call('HSET', st.m, 'last', st.now)\n",
+        old="  commit_time(st)\n  call('HSET', st.keys.meta, 'last', st.now)\n",
         new="  commit_time(st)\n",
         tests=(
             "tests/store/test_confirm.py::test_p23_a_confirmation_in_the_millisecond_of_the_last_write_waits_for_it_too",
@@ -284,8 +284,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="who became stale in the very millisecond from which on they are counted is left out of a mass failure",
         file="monitor/store/lua/reading.lua",
-        old="call('ZCOUNT', st.base .. 'd:' .. cohort_id, since, int(st.t))",
-        new="call('ZCOUNT', st.base .. 'd:' .. cohort_id, '(' .. since, int(st.t))",
+        old="call('ZCOUNT', st.base .. 'down:' .. cohort_id, since, int(st.t))",
+        new="call('ZCOUNT', st.base .. 'down:' .. cohort_id, '(' .. since, int(st.t))",
         tests=(
             "tests/store/test_store.py::test_p16_the_health_of_an_environment_counts_a_worker_that_became_stale_in_the_same_millisecond",
         ),
@@ -293,8 +293,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="the counts take an absence that an outage prolonged for one that has ended",
         file="monitor/store/lua/reading.lua",
-        old="call('ZCOUNT', st.b .. ':' .. cohort_id, '-inf', int(cut))",
-        new="call('ZCOUNT', st.b .. ':' .. cohort_id, '-inf', st.now)",
+        old="call('ZCOUNT', st.base .. 'absent:' .. cohort_id, '-inf', int(cut))",
+        new="call('ZCOUNT', st.base .. 'absent:' .. cohort_id, '-inf', st.now)",
         tests=(
             "tests/store/test_absence.py",
             "tests/store/test_blindness.py::test_p1_an_announced_absence_that_ends_in_an_outage_is_waited_for_again",

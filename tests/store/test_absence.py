@@ -313,7 +313,7 @@ async def test_p26_retention_begins_when_the_absence_ends(store_url: str) -> Non
         await clock.set(back + 60_000)
         assert not (await store.purge(0, limit=10, retention_ms=60_000)).more
         assert (await transitions(store))[2:] == [("stale", NOT_BACK), ("forgotten", "retention passed")]
-        assert await keys(store_url) == {"m", "e", "e:acme", "lengths", "began"}
+        assert await keys(store_url) == {"meta", "outbox", "history:acme", "history_lengths", "history_began"}
 
 
 async def test_a_deleted_worker_s_absence_leaves_nothing(store_url: str) -> None:
@@ -324,7 +324,7 @@ async def test_a_deleted_worker_s_absence_leaves_nothing(store_url: str) -> None
         await store.delete(W, allowed=None, reason="deleted")
         await check_indexes(store_url)
         await store.delete(WorkerKey("acme", "v"), allowed=None, reason="deleted")
-        assert await keys(store_url) == {"m", "e", "e:acme", "lengths", "began"}
+        assert await keys(store_url) == {"meta", "outbox", "history:acme", "history_lengths", "history_began"}
         await store.beat(0, [beat()])
         await leave(store)
         await ManualClock(store_url).set(t + 2 * ABSENCE_MS)
@@ -382,16 +382,16 @@ async def test_what_an_older_release_left_behind_stops_no_sweep(store_url: str) 
     async with opened(store_url) as store, Redis.from_url(store_url) as redis:
         t = (await store.beat(0, [beat(), beat("v")])).now_ms
         await leave(store, ABSENCE_MS, worker="v")
-        await redis.zadd("{ls:0}:b:1", {"w": t + 1, "unknown": t + 1})
-        await redis.zadd("{ls:0}:b:77", {"gone": t + 1})
-        await redis.zadd("{ls:0}:b", {"1": t + 1, "77": t + 1})
+        await redis.zadd("{ls:0}:absent:1", {"w": t + 1, "unknown": t + 1})
+        await redis.zadd("{ls:0}:absent:77", {"gone": t + 1})
+        await redis.zadd("{ls:0}:bounds_absent", {"1": t + 1, "77": t + 1})
         await ManualClock(store_url).set(t + 10)
         result = await store.sweep(0, limit=10)
         assert (result.moved, result.damaged, result.more) == ([], 3, False)
         assert (await store.sweep(0, limit=10)).damaged == 0
         await check_indexes(store_url)
         # A stop that announces nothing takes what is left of an older announcement with it.
-        await redis.zadd("{ls:0}:b:1", {"w": t + 60_000})
+        await redis.zadd("{ls:0}:absent:1", {"w": t + 60_000})
         await leave(store)
         assert (await read(store)).back_ms is None
         await check_indexes(store_url)

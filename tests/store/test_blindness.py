@@ -89,9 +89,9 @@ async def _moved_by_the_library(store: Store, redis: Redis, due_ms: int, spans: 
     assert worker is not None
     zero_ms = worker.last_seen_ms + 90 - due_ms
     windows = [(zero_ms + begin_ms, zero_ms + end_ms, "no_pulse") for begin_ms, end_ms in spans]
-    await redis.set("{ls:0}:w", cast("bytes", msgpack.packb(windows)))
+    await redis.set("{ls:0}:windows", cast("bytes", msgpack.packb(windows)))
     _, _, worker = await store.get(KEY)
-    await redis.delete("{ls:0}:w")
+    await redis.delete("{ls:0}:windows")
     assert worker is not None
     return worker.deadline_ms - zero_ms
 
@@ -153,7 +153,7 @@ class Monitor:
 
     async def hold(self) -> None:
         # As `ManualClock` does, on a connection that stays: a test of minutes takes hundreds of pulses.
-        await self._redis.hset("{ls:0}:m", mapping={"last": str(self.now_ms), "skew": str(-(10**12))})
+        await self._redis.hset("{ls:0}:meta", mapping={"last": str(self.now_ms), "skew": str(-(10**12))})
 
     async def at(self, now_ms: int) -> Monitor:
         """The next calls are at this time; nothing happens until then."""
@@ -405,13 +405,13 @@ async def test_p13_a_step_of_the_store_s_clock_is_an_outage_and_not_a_mass_death
         await store.pulse(0, ends=False)
         await store.beat(0, [beat()])
         # As after a failover to a server whose clock is ten minutes ahead: only the time differs.
-        await redis.hincrby("{ls:0}:m", "skew", 600_000)
+        await redis.hincrby("{ls:0}:meta", "skew", 600_000)
         assert (await store.sweep(0, limit=100)).blind
         result = await store.pulse(0, ends=False)
         assert result.window is not None
         assert 590_000 < result.window.end_ms - result.window.begin_ms < 610_000
         assert (await store.get(KEY))[2].deadline_ms == result.now_ms + REACH_MS  # type: ignore[union-attr]
-        await redis.hincrby("{ls:0}:m", "skew", -1_200_000)
+        await redis.hincrby("{ls:0}:meta", "skew", -1_200_000)
         again = await store.pulse(0, ends=False)
         assert again.now_ms >= result.now_ms
         assert (again.windows, again.blind_ms) == (1, result.blind_ms)
@@ -425,14 +425,14 @@ async def test_p13_a_step_back_is_absorbed_and_made_good_slowly_without_time_goi
             seconds, micros = await clock.time()
         # As after a step back of ten minutes: the store has seen a time that its server has still to reach.
         ahead = seconds * 1_000 + micros // 1_000 + 600_000
-        await redis.hset("{ls:0}:m", mapping={"last": ahead, "pulse": ahead})
+        await redis.hset("{ls:0}:meta", mapping={"last": ahead, "pulse": ahead})
         times, skews = [ahead], []
         for _ in range(20):
             result = await store.pulse(0, ends=False)
             times.append(result.now_ms)
             skews.append(result.skew_ms)
             # As if half a second had passed.
-            await redis.hincrby("{ls:0}:m", "skew", 500)
+            await redis.hincrby("{ls:0}:meta", "skew", 500)
         assert times == sorted(times)
         assert result.windows == first.windows
         healed = [before + 500 - after for before, after in pairwise(skews)]
@@ -706,8 +706,8 @@ async def test_pulses_that_an_older_build_wrote_are_read(store_url: str) -> None
     async with monitor(store_url) as m, Redis.from_url(store_url) as redis:
         seen = await m.beat()
         await m.pulse()
-        for daemon, packed in (await redis.hgetall("{ls:0}:p")).items():
-            await redis.hset("{ls:0}:p", daemon, packed[:25])
+        for daemon, packed in (await redis.hgetall("{ls:0}:pulses")).items():
+            await redis.hset("{ls:0}:pulses", daemon, packed[:25])
         await m.runs(seen + REACH_MS)
         assert await m.swept() == [(EventKind.STALE, seen + REACH_MS)]
 
@@ -822,7 +822,7 @@ async def test_p16_after_an_outage_no_worker_counts_as_silent_before_there_was_t
 
 async def _stored(url: str) -> list[tuple[int, int]]:
     async with Redis.from_url(url) as redis:
-        packed = await redis.get("{ls:0}:w")
+        packed = await redis.get("{ls:0}:windows")
     return [(begin, end) for begin, end, *_ in msgpack.unpackb(packed)] if packed else []
 
 
@@ -852,7 +852,7 @@ async def test_p26_daemons_that_have_gone_are_bounded_in_number(store_url: str) 
                 await one.pulse(0, ends=True)
                 await m.pulse()
         async with Redis.from_url(store_url) as redis:
-            names = {name if isinstance(name, str) else name.decode() for name in await redis.hkeys("{ls:0}:p")}
+            names = {name if isinstance(name, str) else name.decode() for name in await redis.hkeys("{ls:0}:pulses")}
         assert "d1" in names
         assert len(names) <= DAEMONS_KEPT + 2
         assert f"gone-{2 * DAEMONS_KEPT - 1}" in names
@@ -872,7 +872,7 @@ async def test_p1_the_library_moves_deadlines_to_the_same_moments(_empty_valkey:
             start = m.now_ms + 1_000_000
             seen = await (await m.at(start + due_ms * 1_000 - REACH_MS)).beat()
             windows = [(start + begin * 1_000, start + end * 1_000) for begin, end in spans]
-            await redis.set("{ls:0}:w", msgpack.packb(windows))
+            await redis.set("{ls:0}:windows", msgpack.packb(windows))
             due = start + moved_ms * 1_000
             await m.at(max([due, *(end for _, end in windows)]))
             assert (await m.worker()).deadline_ms == due
@@ -910,7 +910,7 @@ async def _moved_as_said(url: str, cuts: list[int], seen_ms: list[int], now_ms: 
         for k, seen in sorted(enumerate(seen_ms), key=lambda pair: pair[1]):
             await m.at(start + seen)
             await m.store.beat(0, [beat(f"w{k}")])
-        await redis.set("{ls:0}:w", msgpack.packb(spans))
+        await redis.set("{ls:0}:windows", msgpack.packb(spans))
         await m.at(start + now_ms)
         dues = {
             f"w{k}": credited(
@@ -934,7 +934,7 @@ async def _moved_as_said(url: str, cuts: list[int], seen_ms: list[int], now_ms: 
                 assert event.outage_uncredited == (dues[event.worker_id].uncredited if missed[2] else 0)
         # When the next sweep looks again is no later than the next deadline, and no earlier if this one has looked.
         bound = min((credit.deadline_ms for name, credit in dues.items() if name not in due), default=None)
-        bounds: list[Any] = await redis.zrange("{ls:0}:h", 0, -1, withscores=True)
+        bounds: list[Any] = await redis.zrange("{ls:0}:bounds_alive", 0, -1, withscores=True)
         first_ms = start + min(seen_ms) + REACH_MS
         assert [score for _, score in bounds] == (
             [] if bound is None else [bound if first_ms <= m.now_ms else first_ms]

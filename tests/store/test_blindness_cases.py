@@ -147,11 +147,11 @@ async def test_p13_time_is_made_good_at_the_same_rate_by_any_number_of_daemons(s
     async with opened(store_url) as store, Redis.from_url(store_url) as redis:
         m = Monitor(store, redis)
         skews: list[int] = []
-        await redis.hset("{ls:0}:m", mapping={"last": m.now_ms + 600_000})
+        await redis.hset("{ls:0}:meta", mapping={"last": m.now_ms + 600_000})
         for _ in range(rounds * daemons):
             skews.append((await store.pulse(0, ends=False)).skew_ms)
             # As if some time had passed; really, next to none has.
-            await redis.hincrby("{ls:0}:m", "skew", apart_ms)
+            await redis.hincrby("{ls:0}:meta", "skew", apart_ms)
         healed = sum(before + apart_ms - after for before, after in pairwise(skews))
         passed = rounds * daemons * apart_ms
         assert 0.8 * passed / SLEW <= healed <= 2 * passed / SLEW + 1
@@ -159,9 +159,9 @@ async def test_p13_time_is_made_good_at_the_same_rate_by_any_number_of_daemons(s
 
 async def test_p13_time_is_made_good_in_a_busy_store_too(store_url: str) -> None:
     async with opened(store_url) as store, Redis.from_url(store_url) as redis:
-        await redis.hset("{ls:0}:m", mapping={"last": store.clock.now_ms() + 600_000})
+        await redis.hset("{ls:0}:meta", mapping={"last": store.clock.now_ms() + 600_000})
         skew = (await store.pulse(0, ends=False)).skew_ms
-        await redis.hincrby("{ls:0}:m", "skew", 500)
+        await redis.hincrby("{ls:0}:meta", "skew", 500)
         after = (await store.pulse(0, ends=False)).skew_ms
         assert after < skew + 500
         last = 0
@@ -169,5 +169,5 @@ async def test_p13_time_is_made_good_in_a_busy_store_too(store_url: str) -> None
             now_ms = (await store.beat(0, [beat()])).now_ms
             assert now_ms >= last
             last = now_ms
-        assert int(await redis.hget("{ls:0}:m", "skew") or 0) == after
+        assert int(await redis.hget("{ls:0}:meta", "skew") or 0) == after
         assert (await store.get(KEY))[2] is not None

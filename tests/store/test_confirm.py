@@ -60,7 +60,7 @@ async def test_p23_a_confirmation_in_the_millisecond_of_the_last_write_waits_for
                 await redis.config_set("appendfsync", "no")
                 # Another connection's write; the store's time stands still until the server's clock has reached it.
                 seconds, micros = await redis.time()
-                await redis.hset("{ls:0}:m", "last", str(seconds * 1_000 + micros // 1_000 + 12))
+                await redis.hset("{ls:0}:meta", "last", str(seconds * 1_000 + micros // 1_000 + 12))
                 with pytest.raises(StoreUnavailableError, match="confirm"):
                     await store.confirm(0)
 

@@ -229,10 +229,10 @@ class StoreMachine:
 
     async def _write_pulses(self, now_ms: int, daemons: list[str]) -> None:
         async with Redis.from_url(self.server.url) as redis:
-            await redis.hset("{ls:0}:m", mapping={"last": now_ms, "pulse": now_ms})
+            await redis.hset("{ls:0}:meta", mapping={"last": now_ms, "pulse": now_ms})
             for daemon in daemons:
-                known: Any = await redis.hget("{ls:0}:p", daemon)
-                await redis.hset("{ls:0}:p", daemon, now_ms.to_bytes(6) + known[6:])
+                known: Any = await redis.hget("{ls:0}:pulses", daemon)
+                await redis.hset("{ls:0}:pulses", daemon, now_ms.to_bytes(6) + known[6:])
 
     @action(refused=REFUSED)
     def refuse(self, refused: Evidence) -> None:

@@ -96,10 +96,10 @@ async def test_p1_the_next_daemon_says_what_was_missed_before_it_and_nothing_old
 
 async def test_p13_a_clock_that_was_stepped_back_far_is_a_reason(store_url: str) -> None:
     async with opened(store_url) as store, pulsing(store) as daemon, Redis.from_url(store_url) as redis:
-        await redis.hincrby("{ls:0}:m", "skew", 9_000)
+        await redis.hincrby("{ls:0}:meta", "skew", 9_000)
         await daemon.more()
         assert daemon.pulse.reasons() == []
-        await redis.hincrby("{ls:0}:m", "skew", 2_000)
+        await redis.hincrby("{ls:0}:meta", "skew", 2_000)
         await daemon.more()
         assert daemon.pulse.reasons() == [Reason.CLOCK_SKEW]
 
@@ -107,7 +107,7 @@ async def test_p13_a_clock_that_was_stepped_back_far_is_a_reason(store_url: str)
 async def test_p13_a_clock_that_was_stepped_back_for_one_partition_of_several_is_a_reason(store_url: str) -> None:
     async with opened(store_url, partitions=2) as store, pulsing(store) as daemon, Redis.from_url(store_url) as redis:
         windows = daemon.windows
-        await redis.hincrby("{ls:1}:m", "skew", 11_000)
+        await redis.hincrby("{ls:1}:meta", "skew", 11_000)
         await daemon.more()
         assert daemon.pulse.reasons() == [Reason.CLOCK_SKEW]
         assert 10 < daemon.pulse.skew_s() <= 11

@@ -157,9 +157,9 @@ async def test_p26_ten_thousand_revocations_fit_into_the_list(store_url: str) ->
     async with opened(store_url) as store, Redis.from_url(store_url) as redis:
         revocations = RevocationList(store)
         assert await revocations.add("acme", "jti", "t1", most=3)
-        await redis.hset("{ls:0}:v", mapping={f"rjti{k}": "" for k in range(9_990)})
+        await redis.hset("{ls:0}:revocations", mapping={f"rjti{k}": "" for k in range(9_990)})
         assert await revocations.add("acme", "jti", "t2", most=3)
-        await redis.hset("{ls:0}:v", mapping={f"rsub{k}": "" for k in range(10)})
+        await redis.hset("{ls:0}:revocations", mapping={f"rsub{k}": "" for k in range(10)})
         assert not await revocations.add("acme", "jti", "t3", most=3)
         assert await revocations.add("acme", "jti", "t1", most=3)  # it is known
 
@@ -173,7 +173,7 @@ async def test_p26_a_tenant_revokes_a_thousand_times_at_most(store_url: str) -> 
             return answer.status_code == 204
 
         assert await is_revoked("t1")
-        await redis.hset("{ls:0}:v", "nacme", 999)
+        await redis.hset("{ls:0}:revocations", "nacme", 999)
         assert await is_revoked("t2")
         assert not await is_revoked("t3")
         assert await is_revoked("t1")  # it is known

@@ -37,7 +37,7 @@ from tests.support.store_indexes import check_indexes
 from tests.support.stores import DEV, GRACE_MS, INTERVAL_MS, ManualClock, alert_store, beat, opened, settings
 
 W = WorkerKey("acme", "w")
-HISTORY_KEYS = {"{ls:0}:m", "{ls:0}:e", "{ls:0}:e:acme", "{ls:0}:lengths", "{ls:0}:began"}
+HISTORY_KEYS = {"{ls:0}:meta", "{ls:0}:outbox", "{ls:0}:history:acme", "{ls:0}:history_lengths", "{ls:0}:history_began"}
 UNKNOWN_W = WorkerKey("acme", "unknown")
 
 
@@ -125,7 +125,7 @@ async def test_p9_last_seen_does_not_go_back_when_the_store_s_clock_does(store_u
         first = (await store.beat(0, [beat()])).now_ms
         assert first == t + 100_000
         async with Redis.from_url(store_url) as redis:
-            await redis.hincrby("{ls:0}:m", "skew", -50_000)
+            await redis.hincrby("{ls:0}:meta", "skew", -50_000)
         second = (await store.beat(0, [beat()])).now_ms
         assert second >= first
         # The step is absorbed, so time goes on instead of standing still until it is made up for.
@@ -540,7 +540,7 @@ async def test_p26_what_the_router_has_not_passed_outlives_its_history(store_url
         taken = await store.claim(0, owner="d1", lease_ms=2_000, limit=1_000)
         assert [event.worker_id for event in taken.events] == [f"{k:04}" for k in range(1_000)]
         await store.ack(0, token=taken.token, position=taken.events[599].position)
-        assert 400 <= await redis.xlen("{ls:0}:e") <= 500, "the rest, and less than a node of the stream"
+        assert 400 <= await redis.xlen("{ls:0}:outbox") <= 500, "the rest, and less than a node of the stream"
         taken = await store.claim(0, owner="d1", lease_ms=2_000, limit=1_000)
         assert [event.worker_id for event in taken.events] == [f"{k:04}" for k in range(600, 1_000)]
         await check_indexes(store_url)
@@ -575,7 +575,7 @@ def test_a_worker_is_in_the_partition_in_which_earlier_releases_stored_it(
 
 async def test_a_newer_schema_refuses_to_start(store_url: str) -> None:
     async with opened(store_url), Redis.from_url(store_url) as redis:
-        await redis.hset("{ls:0}:m", "schema", "99")
+        await redis.hset("{ls:0}:meta", "schema", "99")
     with pytest.raises(SchemaError, match="version 99"):
         await Store.open(settings(store_url))
 
@@ -618,7 +618,7 @@ class ManualClockWithinLimit:
 
     async def set(self, now_ms: int) -> None:
         await self._redis.config_set("maxmemory", "0")
-        await self._redis.hset("{ls:0}:m", "last", str(now_ms))
+        await self._redis.hset("{ls:0}:meta", "last", str(now_ms))
         await self._redis.config_set("maxmemory", "1")
 
 
@@ -654,7 +654,7 @@ async def test_p4_state_and_event_are_one_step_even_when_the_store_is_killed_bet
                 overdue_unswept = 2_000 - sum(census.environments["prod"].values())
                 assert overdue_unswept == 0
                 async with Redis.from_url(again.url) as redis:
-                    committed = sum(int(count) for count in (await redis.hgetall("{ls:0}:c")).values())
+                    committed = sum(int(count) for count in (await redis.hgetall("{ls:0}:down_counts")).values())
                 assert committed == len(stale)
                 assert swept >= committed >= 500
         finally:
@@ -724,7 +724,7 @@ async def test_a_page_ends_early_where_its_workers_report_a_lot_and_misses_none(
 async def test_a_damaged_record_holds_up_no_other_worker(store_url: str) -> None:
     async with opened(store_url) as store, Redis.from_url(store_url) as redis:
         t = (await store.beat(0, [beat("a"), beat("b"), beat("c")])).now_ms
-        await redis.hset("{ls:0}:r", "4:acmea", "rubbish")
+        await redis.hset("{ls:0}:records", "4:acmea", "rubbish")
         result = await store.beat(0, [beat("a"), beat("b")])
         assert [outcome for outcome, _ in result.outcomes] == [DAMAGED, STORED]
         await ManualClock(store_url).set(t + INTERVAL_MS + GRACE_MS + 1_000)
@@ -738,10 +738,10 @@ async def test_a_damaged_record_holds_up_no_other_worker(store_url: str) -> None
 async def test_an_event_of_a_kind_that_this_release_does_not_know_stops_nothing(store_url: str) -> None:
     async with opened(store_url) as store, Redis.from_url(store_url) as redis:
         await store.beat(0, [beat("a")])
-        entries: Any = await redis.xrevrange("{ls:0}:e", count=1)
+        entries: Any = await redis.xrevrange("{ls:0}:outbox", count=1)
         fields = dict(entries[0][1])
         packed = fields[b"event"].replace(b"worker.registered", b"worker.undreamtof")
-        await redis.xadd("{ls:0}:e", {**fields, b"event": packed})
+        await redis.xadd("{ls:0}:outbox", {**fields, b"event": packed})
         outbox = Outbox(store, owner="d1")
         events = await outbox.claim(0, 10)
         assert [event.kind for event in events or []] == [EventKind.REGISTERED]
@@ -756,12 +756,12 @@ async def test_an_event_of_a_kind_that_this_release_does_not_know_stops_nothing(
 async def test_an_event_with_a_damaged_part_stops_no_other(store_url: str, place: int, damage: object) -> None:
     async with opened(store_url) as store, Redis.from_url(store_url) as redis:
         await store.beat(0, [beat("a")])
-        entries: Any = await redis.xrevrange("{ls:0}:e", count=1)
+        entries: Any = await redis.xrevrange("{ls:0}:outbox", count=1)
         fields = dict(entries[0][1])
         values = msgspec.msgpack.decode(fields[b"event"])
         values += [False] * (25 - len(values))
         values[place] = damage
-        await redis.xadd("{ls:0}:e", {**fields, b"event": msgspec.msgpack.encode(values)})
+        await redis.xadd("{ls:0}:outbox", {**fields, b"event": msgspec.msgpack.encode(values)})
         await store.beat(0, [beat("b")])
         events = await Outbox(store, owner="d1").claim(0, 10) or []
         assert {event.worker_id for event in events} == {"a", "b"}
@@ -782,7 +782,7 @@ async def trimmed(store: Store, store_url: str, *, most: int, keep_ms: int = WEE
         pass
     await check_indexes(store_url)
     async with Redis.from_url(store_url) as redis:
-        tenants: list[Any] = await redis.zrange("{ls:0}:lengths", 0, -1)
+        tenants: list[Any] = await redis.zrange("{ls:0}:history_lengths", 0, -1)
     found = {}
     for tenant in sorted(name.decode() for name in tenants):
         _, _, events = await store.history(0, tenant, after="", limit=10_000, newest_first=False)
@@ -843,7 +843,7 @@ async def test_p26_age_ends_every_tenant_s_history_and_leaves_nothing_of_it(stor
         await register(store, "both", 2, first=250)
         await ManualClock(store_url).set(t + WEEK_MS + 500)
         assert await trimmed(store, store_url, most=10**9) == {"both": ids(250, 252)}
-        assert not await redis.exists("{ls:0}:e:gone")
+        assert not await redis.exists("{ls:0}:history:gone")
         await ManualClock(store_url).set(t + 2 * WEEK_MS)
         assert await trimmed(store, store_url, most=10**9) == {}
 
@@ -1121,10 +1121,10 @@ async def test_a_sweep_that_finds_no_worker_ends_however_small_its_limit(store_u
 async def test_a_truncated_record_is_damaged_and_not_taken_for_another(store_url: str) -> None:
     async with opened(store_url) as store, Redis.from_url(store_url) as redis:
         await store.beat(0, [beat("a"), beat("b")])
-        raw = await redis.hget("{ls:0}:r", "4:acmea")
+        raw = await redis.hget("{ls:0}:records", "4:acmea")
         assert raw is not None
         for size in (0, 1, 24, 60, 87):
-            await redis.hset("{ls:0}:r", "4:acmea", raw[:size])
+            await redis.hset("{ls:0}:records", "4:acmea", raw[:size])
             result = await store.beat(0, [beat("b"), beat("a"), beat("b")])
             assert [outcome for outcome, _ in result.outcomes] == [STORED, DAMAGED, STORED]
 

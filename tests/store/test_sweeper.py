@@ -218,13 +218,13 @@ async def test_p26_one_pass_of_housekeeping_drops_all_that_is_too_many_however_f
         for start in range(0, count, 10_000):
             pipeline = redis.pipeline(transaction=False)
             for number in range(start, start + 10_000):
-                pipeline.xadd("{ls:0}:e:acme", {"event": "x", "gaps": "x"}, id=f"{t + 1}-{number}")
-            pipeline.hincrby("{ls:0}:m", "events", 10_000)
-            pipeline.zincrby("{ls:0}:lengths", 10_000, "acme")
+                pipeline.xadd("{ls:0}:history:acme", {"event": "x", "gaps": "x"}, id=f"{t + 1}-{number}")
+            pipeline.hincrby("{ls:0}:meta", "events", 10_000)
+            pipeline.zincrby("{ls:0}:history_lengths", 10_000, "acme")
             await pipeline.execute()
         values = SweepSettings(chunk=7, retention_ms=RETENTION_MS, event_retention_ms=EVENT_RETENTION_MS, events=kept)
         await Sweeper(store, values, on_moved=lambda _: None).tidy()
-        left: Any = await redis.xrange("{ls:0}:e:acme")
+        left: Any = await redis.xrange("{ls:0}:history:acme")
         assert (len(left), left[-1][0].decode()) == (kept, f"{t + 1}-{count - 1}")
         assert len((await store.claim(0, owner="d1", lease_ms=2_000, limit=10)).events) == 1
 

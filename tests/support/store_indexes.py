@@ -19,28 +19,28 @@ if TYPE_CHECKING:
 
 BASE = b"{ls:0}:"
 PLAIN = {
-    b"m",
-    b"r",
-    b"x",
-    b"y",
-    b"g",
-    b"a",
-    b"b",
-    b"c",
-    b"h",
-    b"q",
-    b"e",
-    b"u",
-    b"j",
-    b"k",
-    b"p",
-    b"w",
-    b"lengths",
-    b"began",
+    b"meta",
+    b"records",
+    b"cold",
+    b"transitions",
+    b"cohorts",
+    b"cohort_ids",
+    b"bounds_absent",
+    b"down_counts",
+    b"bounds_alive",
+    b"bounds_down",
+    b"outbox",
+    b"router",
+    b"rejections",
+    b"bounds_refused",
+    b"pulses",
+    b"windows",
+    b"history_lengths",
+    b"history_began",
 }
 ALIVE, STALE, STOPPED = (STATE_CODES[state].encode() for state in (Liveness.ALIVE, Liveness.STALE, Liveness.STOPPED))
 RECORD_HEAD = struct.Struct(">BcI28x6s8x6s")
-"""Of a record: version, state, gid, since, last_seen."""
+"""Of a record: version, state, cohort_id, since, last_seen."""
 
 
 async def check_indexes(url: str) -> None:
@@ -79,25 +79,25 @@ class _Check:
         return credited(int(due_ms), allowance_ms=reach_ms, interval_ms=interval_ms, windows=self.windows).deadline_ms
 
     async def run(self) -> None:
-        packed: Any = await self.redis.get(BASE + b"w")
+        packed: Any = await self.redis.get(BASE + b"windows")
         self.windows = [Window(begin_ms=begin, end_ms=end) for begin, end, *_ in msgpack.unpackb(packed or b"\x90")]
-        records = {mid: RECORD_HEAD.unpack_from(raw) for mid, raw in (await self.hash(b"r")).items()}
-        stored_groups = await self.hash(b"g")
+        records = {mid: RECORD_HEAD.unpack_from(raw) for mid, raw in (await self.hash(b"records")).items()}
+        stored_groups = await self.hash(b"cohorts")
         groups = {int(k): msgpack.unpackb(v, raw=True) for k, v in stored_groups.items() if not k.startswith(b"k")}
-        for gid in groups:
+        for cohort_id in groups:
             # The one thing that no record says; when it ends is what the model checks.
-            for name in (b"b:%d" % gid, b"k:%d" % gid):
+            for name in (b"absent:%d" % cohort_id, b"refused:%d" % cohort_id):
                 if noted := await self.zset(name):
                     self.absent[name] = noted
-            self.downs[gid] = await self.zset(b"d:%d" % gid)
-            self.bases[gid] = await self.zset(b"s:%d" % gid)
-        self.cold_bytes = {mid: len(packed) for mid, packed in (await self.hash(b"x")).items()}
+            self.downs[cohort_id] = await self.zset(b"down:%d" % cohort_id)
+            self.bases[cohort_id] = await self.zset(b"alive:%d" % cohort_id)
+        self.cold_bytes = {mid: len(packed) for mid, packed in (await self.hash(b"cold")).items()}
         self.expect(records, groups)
         assert self.used == set(groups)
         assert {int(v) for k, v in stored_groups.items() if k.startswith(b"k")} == self.used
-        assert {int(gid) for gid in await self.zset(b"a")} == self.used
-        assert {k: int(v) for k, v in (await self.hash(b"c")).items()} == dict(self.counts)
-        for mid in (*await self.hash(b"x"), *await self.hash(b"y"), *await self.hash(b"j")):
+        assert {int(cohort_id) for cohort_id in await self.zset(b"cohort_ids")} == self.used
+        assert {k: int(v) for k, v in (await self.hash(b"down_counts")).items()} == dict(self.counts)
+        for mid in (*await self.hash(b"cold"), *await self.hash(b"transitions"), *await self.hash(b"rejections")):
             assert mid in records
         await self.compare_keys(groups)
         await self.compare_histories()
@@ -107,35 +107,37 @@ class _Check:
         for mid, record in records.items():
             length, _, rest = mid.partition(b":")
             tenant, worker = rest[: int(length)], rest[int(length) :]
-            state, gid = record[1], record[2]
+            state, cohort_id = record[1], record[2]
             since, last_seen = (int.from_bytes(part) for part in record[3:])
-            self.used.add(gid)
-            assert groups[gid][0] == tenant
-            back = self.absent.get(b"b:%d" % gid, {}).get(worker)
+            self.used.add(cohort_id)
+            assert groups[cohort_id][0] == tenant
+            back = self.absent.get(b"absent:%d" % cohort_id, {}).get(worker)
             if back is not None:
-                self.sets[b"b:%d" % gid][worker] = back
-                _, _, interval, grace, after_stop = groups[gid]
+                self.sets[b"absent:%d" % cohort_id][worker] = back
+                _, _, interval, grace, after_stop = groups[cohort_id]
                 assert state == STOPPED or (state == ALIVE and after_stop and back > last_seen + interval + grace)
                 since = max(since, int(back))
-            ends = self.absent.get(b"k:%d" % gid, {}).get(worker)
+            ends = self.absent.get(b"refused:%d" % cohort_id, {}).get(worker)
             if ends is not None:
                 assert state == STALE
-                self.sets[b"k:%d" % gid][worker] = ends
+                self.sets[b"refused:%d" % cohort_id][worker] = ends
                 since = int(ends)
             if state == ALIVE:
                 # A base may be later than the last beat, never earlier; how much is what the tests of it check.
-                self.sets[b"s:%d" % gid][worker] = max(self.bases[gid].get(worker, 0.0), float(last_seen))
+                self.sets[b"alive:%d" % cohort_id][worker] = max(
+                    self.bases[cohort_id].get(worker, 0.0), float(last_seen)
+                )
             else:
-                at = self.downs[gid].get(worker, 0.0)
+                at = self.downs[cohort_id].get(worker, 0.0)
                 if at != since and (back is not None or ends is not None):
                     # Purge has met it, and it was not missed yet.
-                    assert since < at <= self.moved(since, groups[gid][2], groups[gid][3])
+                    assert since < at <= self.moved(since, groups[cohort_id][2], groups[cohort_id][3])
                     since = int(at)
-                self.sets[b"d:%d" % gid][worker] = float(since)
-                self.counts[b"%d:%b" % (gid, state)] += 1
+                self.sets[b"down:%d" % cohort_id][worker] = float(since)
+                self.counts[b"%d:%b" % (cohort_id, state)] += 1
             self.tenants[tenant][b"n"] += 1
             self.tenants[tenant][b"b"] += 300 + 4 * len(worker) + self.cold_bytes.get(mid, 0)
-            self.tenants[tenant][b"e" + groups[gid][1]] += 1
+            self.tenants[tenant][b"e" + groups[cohort_id][1]] += 1
             self.ids[tenant].add(worker)
         for counter in self.tenants.values():
             counter[b"v"] = sum(1 for name in counter if name.startswith(b"e"))
@@ -143,47 +145,58 @@ class _Check:
     async def compare_keys(self, groups: Mapping[int, Any]) -> None:
         keys: list[Any] = await self.redis.keys("*")
         names: set[bytes] = {key.removeprefix(BASE) for key in keys}
-        assert {name for name in names if name[:2] in {b"s:", b"d:", b"b:", b"k:"}} == set(self.sets)
+        assert {name for name in names if _kind(name) in {b"alive", b"down", b"absent", b"refused"}} == set(self.sets)
         for name in names - PLAIN:
-            kind, rest = name[:2], name[2:]
-            match kind:
-                case b"s:" | b"d:" | b"b:" | b"k:":
+            rest = _of(name)
+            match _kind(name):
+                case b"alive" | b"down" | b"absent" | b"refused":
                     assert await self.zset(name) == self.sets[name]
-                case b"a:":
-                    assert {int(gid) for gid in await self.zset(name)} == {g for g in self.used if groups[g][0] == rest}
-                case b"i:":
+                case b"cohort_ids":
+                    assert {int(one) for one in await self.zset(name)} == {g for g in self.used if groups[g][0] == rest}
+                case b"names":
                     assert set(await self.zset(name)) == self.ids[rest]
-                case b"t:":
+                case b"tenant":
                     assert {k: int(v) for k, v in (await self.hash(name)).items()} == dict(self.tenants[rest])
-                case b"e:":
+                case b"history":
                     self.histories.add(rest)
                 case _:
                     raise AssertionError(f"an unknown key: {name!r}")
-        assert {name[2:] for name in names if name[:2] == b"t:"} == set(self.tenants)
-        assert {name[2:] for name in names if name[:2] == b"i:"} == set(self.ids)
+        assert {_of(name) for name in names if _kind(name) == b"tenant"} == set(self.tenants)
+        assert {_of(name) for name in names if _kind(name) == b"names"} == set(self.ids)
 
     async def compare_histories(self) -> None:
         lengths, oldest = {}, {}
         for tenant in self.histories:
-            entries: Any = await self.redis.xrange(BASE + b"e:" + tenant)
+            entries: Any = await self.redis.xrange(BASE + b"history:" + tenant)
             lengths[tenant], oldest[tenant] = float(len(entries)), float(entries[0][0].partition(b"-")[0])
-        assert (await self.zset(b"lengths"), await self.zset(b"began")) == (lengths, oldest)
-        assert int((await self.hash(b"m")).get(b"events", 0)) == sum(lengths.values())
+        assert (await self.zset(b"history_lengths"), await self.zset(b"history_began")) == (lengths, oldest)
+        assert int((await self.hash(b"meta")).get(b"events", 0)) == sum(lengths.values())
 
     async def compare_bounds(self, groups: Mapping[int, Any]) -> None:
-        deadlines, oldest, returns = await self.zset(b"h"), await self.zset(b"q"), await self.zset(b"b")
-        ends = await self.zset(b"k")
-        assert {int(gid) for gid in (*deadlines, *oldest, *returns, *ends)} <= self.used
+        deadlines, oldest = await self.zset(b"bounds_alive"), await self.zset(b"bounds_down")
+        returns = await self.zset(b"bounds_absent")
+        ends = await self.zset(b"bounds_refused")
+        assert {int(cohort_id) for cohort_id in (*deadlines, *oldest, *returns, *ends)} <= self.used
         for name, members in self.sets.items():
-            gid = name[2:]
-            if name.startswith(b"s:"):
-                _, _, interval, grace, _ = groups[int(gid)]
-                assert deadlines[gid] <= self.moved(min(members.values()) + interval + grace, interval, grace)
-            elif name.startswith(b"b:"):
-                _, _, interval, grace, _ = groups[int(gid)]
-                assert returns[gid] <= self.moved(min(members.values()), interval, grace)
-            elif name.startswith(b"k:"):
-                _, _, interval, grace, _ = groups[int(gid)]
-                assert ends[gid] <= self.moved(min(members.values()), interval, grace)
+            cohort_id = _of(name)
+            if name.startswith(b"alive:"):
+                _, _, interval, grace, _ = groups[int(cohort_id)]
+                assert deadlines[cohort_id] <= self.moved(min(members.values()) + interval + grace, interval, grace)
+            elif name.startswith(b"absent:"):
+                _, _, interval, grace, _ = groups[int(cohort_id)]
+                assert returns[cohort_id] <= self.moved(min(members.values()), interval, grace)
+            elif name.startswith(b"refused:"):
+                _, _, interval, grace, _ = groups[int(cohort_id)]
+                assert ends[cohort_id] <= self.moved(min(members.values()), interval, grace)
             else:
-                assert oldest[gid] <= min(members.values())
+                assert oldest[cohort_id] <= min(members.values())
+
+
+def _kind(name: bytes) -> bytes:
+    """The part of a key's name before what it is of."""
+    return name.partition(b":")[0]
+
+
+def _of(name: bytes) -> bytes:
+    """The cohort or the tenant that a key is of."""
+    return name.partition(b":")[2]

@@ -98,13 +98,13 @@ class ManualClock:
         """The next call of each partition happens at ``now_ms``, which must lie ahead."""
         async with Redis.from_url(self._url) as redis:
             for partition in range(self._partitions):
-                await redis.hset(f"{{ls:{partition}}}:m", "last", str(now_ms))
+                await redis.hset(f"{{ls:{partition}}}:meta", "last", str(now_ms))
 
     async def freeze(self) -> None:
         """The next writing call of each partition happens in the millisecond of the last one."""
         async with Redis.from_url(self._url) as redis:
             for partition in range(self._partitions):
-                await redis.hset(f"{{ls:{partition}}}:m", "skew", str(-(10**12)))
+                await redis.hset(f"{{ls:{partition}}}:meta", "skew", str(-(10**12)))
 
 
 def beat(worker: str = "w", tenant: str = "acme", environment: str | None = "prod", **changes: Any) -> Beat:

@@ -282,7 +282,7 @@ register('beat', {}, function(st, args)
   for k = 1, count do
     mids[k] = prefixes[rows[4 * k - 3]] .. rows[4 * k - 2]
   end
-  local raws = count > 0 and call('HMGET', st.r, spread(mids, 1, count)) or {}
+  local raws = count > 0 and call('HMGET', st.keys.records, spread(mids, 1, count)) or {}
   local runs, least = {}, nil
 
   for k = 1, count do

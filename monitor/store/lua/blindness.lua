@@ -22,7 +22,7 @@ end
 local function pulses_by(st, daemon)
   st.pulses = st.pulses or {}
   if st.pulses[daemon] == nil then
-    st.pulses[daemon] = pulses_of(call('HGET', st.p, daemon)) or false
+    st.pulses[daemon] = pulses_of(call('HGET', st.keys.pulses, daemon)) or false
   end
   return st.pulses[daemon]
 end
@@ -32,8 +32,8 @@ end
 local function blindness(st)
   local found = st.blindness
   if not found then
-    local known = call('HMGET', st.m, 'pulse', 'run')
-    found = { windows = unpacked(call('GET', st.w)) or {}, newest = tonumber(known[1]), run = run_id() }
+    local known = call('HMGET', st.keys.meta, 'pulse', 'run')
+    found = { windows = unpacked(call('GET', st.keys.windows)) or {}, newest = tonumber(known[1]), run = run_id() }
     found.restarted = known[2] and known[2] ~= found.run
     if found.newest and (found.restarted or st.t - found.newest > GAP_MS) then
       found.windows[#found.windows + 1] = { found.newest, st.t }
@@ -117,7 +117,7 @@ end
 
 -- Whether another daemon was there both before and after a window.
 local function is_bridged(st, window, daemon)
-  local all = call('HGETALL', st.p)
+  local all = call('HGETALL', st.keys.pulses)
   for k = 1, #all, 2 do
     local known = pulses_of(all[k + 1])
     if all[k] ~= daemon and known[5] <= window[1] and known[1] >= window[2] then
@@ -185,7 +185,7 @@ end
 
 -- Whether another daemon is there. Also adds to `gone` the daemons that have been gone for longest; the newest are kept.
 local function others_alive(st, gone)
-  local all, alive, dead = call('HGETALL', st.p), false, {}
+  local all, alive, dead = call('HGETALL', st.keys.pulses), false, {}
   for k = 1, #all, 2 do
     local known = pulses_of(all[k + 1])
     if known[4] == 0 and st.t - known[1] <= GAP_MS then
@@ -214,8 +214,8 @@ local BEHIND = '2'
 register('pulse', {}, function(st, args)
   local daemon, ends = args[1], args[2]
   local blind = blindness(st)
-  local newest, windows, own, gone = blind.newest, blind.windows, pulses_of(call('HGET', st.p, daemon)), {}
-  local sums = call('HMGET', st.m, 'blind', 'blind_ms')
+  local newest, windows, own, gone = blind.newest, blind.windows, pulses_of(call('HGET', st.keys.pulses, daemon)), {}
+  local sums = call('HMGET', st.keys.meta, 'blind', 'blind_ms')
   local count, ms = tonumber(sums[1]) or 0, tonumber(sums[2]) or 0
   local cause = nil
   if ends == BEHIND then
@@ -223,7 +223,7 @@ register('pulse', {}, function(st, args)
       local is_ongoing = own[7] > 0 and st.t - own[7] <= BEHIND_MS
       local from = is_ongoing and own[6] or own[1]
       commit_time(st)
-      call('HSET', st.p, daemon, write(PULSES, own[1], own[2], own[3], own[4], own[5], from, st.t))
+      call('HSET', st.keys.pulses, daemon, write(PULSES, own[1], own[2], own[3], own[4], own[5], from, st.t))
     end
     return { st.t, st.skew, windows[blind.now and #windows - 1 or #windows] or {}, count, ms }
   end
@@ -249,15 +249,15 @@ register('pulse', {}, function(st, args)
     -- multiples of SLEW between two pulses, so that the number of pulses does not matter.
     st.skew = st.skew - math.min(st.skew, math.floor(st.t / SLEW) - math.floor(newest / SLEW))
   end
-  call('HSET', st.m, 'last', st.now, 'skew', int(st.skew), 'pulse', st.now)
+  call('HSET', st.keys.meta, 'last', st.now, 'skew', int(st.skew), 'pulse', st.now)
   if not newest or blind.restarted then
-    call('HSET', st.m, 'run', blind.run)
+    call('HSET', st.keys.meta, 'run', blind.run)
   end
-  call('HSET', st.p, daemon, write(PULSES, st.t, own[2], own[3], tonumber(ends), own[5], own[6], own[7]))
-  call_with('HDEL', st.p, gone)
+  call('HSET', st.keys.pulses, daemon, write(PULSES, st.t, own[2], own[3], tonumber(ends), own[5], own[6], own[7]))
+  call_with('HDEL', st.keys.pulses, gone)
   if cause then
-    call('SET', st.w, cmsgpack.pack(windows))
-    call('HSET', st.m, 'blind', int(count), 'blind_ms', int(ms))
+    call('SET', st.keys.windows, cmsgpack.pack(windows))
+    call('HSET', st.keys.meta, 'blind', int(count), 'blind_ms', int(ms))
   end
   return { st.t, st.skew, windows[#windows] or {}, count, ms }
 end)

@@ -23,7 +23,7 @@ end
 
 local function commit_tenants(st)
   for tenant, known in pairs(st.tenants) do
-    local key = st.base .. 't:' .. tenant
+    local key = st.base .. 'tenant:' .. tenant
     if known.changed and known.n == 0 then
       call('DEL', key)
     elseif known.changed then
@@ -63,36 +63,39 @@ local function commit_facts(st)
   local added = {}
   for _, event in ipairs(st.events) do
     local id, tenant = st.now .. '-*', event[3]
-    call('XADD', st.e, id, 'event', event[1], 'gaps', event[2])
-    call('XADD', st.e .. ':' .. tenant, id, 'event', event[1], 'gaps', event[2])
+    call('XADD', st.keys.outbox, id, 'event', event[1], 'gaps', event[2])
+    call('XADD', st.base .. 'history:' .. tenant, id, 'event', event[1], 'gaps', event[2])
     added[tenant] = (added[tenant] or 0) + 1
   end
   for tenant, n in pairs(added) do
-    call('ZINCRBY', st.base .. 'lengths', n, tenant)
-    call('ZADD', st.base .. 'began', 'NX', st.now, tenant)
-    call('HINCRBY', st.m, 'events', n)
+    call('ZINCRBY', st.keys.history_lengths, n, tenant)
+    call('ZADD', st.keys.history_began, 'NX', st.now, tenant)
+    call('HINCRBY', st.keys.meta, 'events', n)
   end
   for mid, packed in pairs(st.cold) do
-    call('HSET', st.x, mid, packed)
+    call('HSET', st.keys.cold, mid, packed)
   end
   local past = {}
   for mid, list in pairs(st.past) do
     past[#past + 1] = mid
     past[#past + 1] = cmsgpack.pack(list)
   end
-  call_with('HSET', st.y, past)
-  commit_fields(st.j, st.rejected)
+  call_with('HSET', st.keys.transitions, past)
+  commit_fields(st.keys.rejections, st.rejected)
 end
 
 local function commit_cohorts(st)
   for _, new_cohorts in ipairs(st.new_cohorts) do
     local key, cohort_id = new_cohorts[1], new_cohorts[2]
-    call('HSET', st.m, 'gid', cohort_id)
-    call('HSET', st.g, key, cohort_id, cohort_id, cmsgpack.pack(st.cohorts[cohort_id]))
-    call('ZADD', st.a, cohort_id, cohort_id)
-    call('ZADD', st.a .. ':' .. st.cohorts[cohort_id][C_TENANT], cohort_id, cohort_id)
+    call('HSET', st.keys.meta, 'cohort_id', cohort_id)
+    call('HSET', st.keys.cohorts, key, cohort_id, cohort_id, cmsgpack.pack(st.cohorts[cohort_id]))
+    call('ZADD', st.keys.cohort_ids, cohort_id, cohort_id)
+    call('ZADD', st.keys.cohort_ids .. ':' .. st.cohorts[cohort_id][C_TENANT], cohort_id, cohort_id)
   end
-  for key, bounds in pairs({ [st.h] = st.due, [st.q] = st.oldest, [st.b] = st.first_back, [st.k] = st.first_end }) do
+  for key, bounds in pairs({
+    [st.keys.bounds_alive] = st.due, [st.keys.bounds_down] = st.oldest,
+    [st.keys.bounds_absent] = st.first_back, [st.keys.bounds_refused] = st.first_end,
+  }) do
     for cohort_id, bound in pairs(bounds) do
       if bound then
         call('ZADD', key, int(bound), cohort_id)
@@ -106,13 +109,17 @@ end
 -- Deletes cohorts that are empty now.
 local function commit_drops(st)
   for cohort_id in pairs(st.left) do
-    if call('EXISTS', st.base .. 's:' .. cohort_id, st.base .. 'd:' .. cohort_id) == 0 then
+    if call('EXISTS', st.base .. 'alive:' .. cohort_id, st.base .. 'down:' .. cohort_id) == 0 then
       local g = cohort(st, cohort_id)
-      call('HDEL', st.g, cohort_key(g[C_TENANT], g[C_ENVIRONMENT], g[C_INTERVAL], g[C_GRACE], g[C_AFTER_STOP]), cohort_id)
-      for _, key in ipairs({ st.a, st.a .. ':' .. g[C_TENANT], st.h, st.q, st.b, st.k }) do
+      local name = cohort_key(g[C_TENANT], g[C_ENVIRONMENT], g[C_INTERVAL], g[C_GRACE], g[C_AFTER_STOP])
+      call('HDEL', st.keys.cohorts, name, cohort_id)
+      for _, key in ipairs({
+        st.keys.cohort_ids, st.keys.cohort_ids .. ':' .. g[C_TENANT],
+        st.keys.bounds_alive, st.keys.bounds_down, st.keys.bounds_absent, st.keys.bounds_refused,
+      }) do
         call('ZREM', key, cohort_id)
       end
-      call('UNLINK', st.b .. ':' .. cohort_id, st.k .. ':' .. cohort_id)
+      call('UNLINK', st.base .. 'absent:' .. cohort_id, st.base .. 'refused:' .. cohort_id)
     end
   end
 end
@@ -124,33 +131,35 @@ local function commit(st)
     commit_facts(st)
     commit_cohorts(st)
   end
-  local erased = commit_fields(st.r, st.records)
-  call_with('HDEL', st.x, erased)
-  call_with('HDEL', st.y, erased)
-  for _, cohort_id in ipairs(commit_sets(st.alive, st.base .. 's:')) do
+  local erased = commit_fields(st.keys.records, st.records)
+  call_with('HDEL', st.keys.cold, erased)
+  call_with('HDEL', st.keys.transitions, erased)
+  for _, cohort_id in ipairs(commit_sets(st.alive, st.base .. 'alive:')) do
     local g = cohort(st, cohort_id)
-    call('ZADD', st.h, 'LT', int(st.t + g[C_INTERVAL] + g[C_GRACE]), cohort_id)
+    call('ZADD', st.keys.bounds_alive, 'LT', int(st.t + g[C_INTERVAL] + g[C_GRACE]), cohort_id)
   end
   if not st.changing then
     return
   end
-  commit_sets(st.down, st.base .. 'd:')
-  commit_sets(st.absent, st.base .. 'b:')
-  commit_sets(st.refused, st.base .. 'k:')
-  for key, bounds in pairs({ [st.q] = st.least, [st.b] = st.soonest, [st.k] = st.ending }) do
+  commit_sets(st.down, st.base .. 'down:')
+  commit_sets(st.absent, st.base .. 'absent:')
+  commit_sets(st.refused, st.base .. 'refused:')
+  for key, bounds in pairs({
+    [st.keys.bounds_down] = st.least, [st.keys.bounds_absent] = st.soonest, [st.keys.bounds_refused] = st.ending,
+  }) do
     for cohort_id, bound in pairs(bounds) do
       call('ZADD', key, 'LT', int(bound), cohort_id)
     end
   end
-  commit_sets(st.names, st.base .. 'i:')
+  commit_sets(st.names, st.base .. 'names:')
   for field, change in pairs(st.counts) do
-    if change ~= 0 and call('HINCRBY', st.c, field, change) == 0 then
-      call('HDEL', st.c, field)
+    if change ~= 0 and call('HINCRBY', st.keys.down_counts, field, change) == 0 then
+      call('HDEL', st.keys.down_counts, field)
     end
   end
   commit_tenants(st)
   commit_drops(st)
   if st.erased_any then
-    call('HSET', st.m, 'erased', int(st.erased))
+    call('HSET', st.keys.meta, 'erased', int(st.erased))
   end
 end

@@ -25,39 +25,40 @@ Every function gets one key, the base of a partition, "{ls:<p>}:" or "{<namespac
 from it, all of them in that partition's slot. Every answer begins with t, the store's time in ms.
 
 Key schema, per partition, without the base:
-  m          HASH   schema, partitions, installation (IDs, see hello), skew, last (newest t), swept (t of the last full
-                    sweep), gid (newest cohort number), events (in all histories), erased (newest generation or time
-                    of an erased worker), pulse (newest of any daemon), run (run ID of the server at that pulse),
-                    blind, blind_ms (number and length of blind windows so far)
-  w          STRING blind windows, oldest first: {begin, end, cause}*
-  p          HASH   daemon -> its pulses, see pulses_of
-  r          HASH   mid -> record, see R_* below (binary)
-  x          HASH   mid -> cold parts, see X_* below (msgpack array); only workers that sent any
-  y          HASH   mid -> last transitions, newest last: {kind, seq, due, detected, reason}*; without the registration
-  g          HASH   cohort -> {tenant, environment, interval, grace, after_stop}; "k"..(these) -> cohort
-  a          ZSET   cohort -> cohort: all cohorts;  a:<tenant>: those of a tenant
-  s:<cohort> ZSET   worker -> anchor: alive workers. The overdue ones are a prefix
-  d:<cohort> ZSET   worker -> since: workers that are not alive. For an announced absence its end, so that retention
-                    counts from there
-  c          HASH   "<cohort>:<state>" -> number of workers of that state in d:<cohort>
-  b:<cohort> ZSET   worker -> end of its announced absence: stopped workers, and stragglers, whose absence never ends
-                    before the deadline
-  i:<tenant> ZSET   worker -> 0: the order of lists; changes on register and forget only
-  j          HASH   mid -> newest refused beat: {reason, t, subject}; void once a later beat was accepted
-  k:<cohort> ZSET   worker -> when its refused beats have ended, or no longer count, if no more come: stale workers that
-                    still send beats
-  t:<tenant> HASH   n (workers), b (their bytes, see bytes_of), v (environments), "e"..environment -> workers
-  h          ZSET   cohort -> lower bound of its next deadline
-  q          ZSET   cohort -> lower bound of the oldest since in d:<cohort>
-  b, k       ZSET   cohort -> lower bound of the first end in b:<cohort>, in k:<cohort>
-  e          STREAM the outbox: events until the router has passed them; IDs are <t>-<n>. event: msgpack list, see
-                    `record`; gaps: as in r
-  e:<tenant> STREAM the history of a tenant: the same events, with IDs of its own, which reveal nothing of other tenants
-  lengths    ZSET   tenant -> number of events in its history
-  began      ZSET   tenant -> time of the oldest event in its history, in ms
-  v          HASH   revocations, in partition 0: "!" and "#" -> revision; "r"..claim and value -> {tenant, claim, value,
-                    since}; "n"..tenant -> number of revocations
-  u          HASH   the router's lease and cursor: owner, until, token, cursor
+  meta            HASH   schema, partitions, installation (IDs, see hello), skew, last (newest t), swept (t of the last
+                         full sweep), cohort_id (newest cohort number), events (in all histories), erased (newest
+                         generation or time of an erased worker), pulse (newest of any daemon), run (run ID of the
+                         server at that pulse), blind, blind_ms (number and length of blind windows so far)
+  windows         STRING blind windows, oldest first: {begin, end, cause}*
+  pulses          HASH   daemon -> its pulses, see pulses_of
+  records         HASH   mid -> record, see R_* below (binary)
+  cold            HASH   mid -> cold parts, see X_* below (msgpack array); only workers that sent any
+  transitions     HASH   mid -> last transitions, newest last: {kind, seq, due, detected, reason}*; without the
+                         registration
+  cohorts         HASH   cohort -> {tenant, environment, interval, grace, after_stop}; "k"..(these) -> cohort
+  cohort_ids      ZSET   cohort -> cohort: all cohorts;  cohort_ids:<tenant>: those of a tenant
+  alive:<cohort>  ZSET   worker -> anchor: alive workers. The overdue ones are a prefix
+  down:<cohort>   ZSET   worker -> since: workers that are not alive. For an announced absence its end, so that retention
+                         counts from there
+  down_counts     HASH   "<cohort>:<state>" -> number of workers of that state in down:<cohort>
+  absent:<cohort> ZSET   worker -> end of its announced absence: stopped workers, and stragglers, whose absence never
+                         ends before the deadline
+  refused:<cohort> ZSET  worker -> when its refused beats have ended, or no longer count, if no more come: stale workers
+                         that still send beats
+  bounds_alive    ZSET   cohort -> lower bound of its next deadline
+  bounds_down     ZSET   cohort -> lower bound of the oldest since in down:<cohort>
+  bounds_absent, bounds_refused   ZSET   cohort -> lower bound of the first end in absent:<cohort>, refused:<cohort>
+  names:<tenant>  ZSET   worker -> 0: the order of lists; changes on register and forget only
+  rejections      HASH   mid -> newest refused beat: {reason, t, subject}; void once a later beat was accepted
+  tenant:<tenant> HASH   n (workers), b (their bytes, see bytes_of), v (environments), "e"..environment -> workers
+  outbox          STREAM events until the router has passed them; IDs are <t>-<n>. event: msgpack list, see `record`;
+                         gaps: as in records
+  history:<tenant> STREAM the same events of a tenant, with IDs of its own, which reveal nothing of other tenants
+  history_lengths ZSET   tenant -> number of events in its history
+  history_began   ZSET   tenant -> time of the oldest event in its history, in ms
+  revocations     HASH   in partition 0: "!" and "#" -> revision; "r"..claim and value -> {tenant, claim, value, since};
+                         "n"..tenant -> number of revocations
+  router          HASH   the router's lease and cursor: owner, until, token, cursor
 
 Time: t = TIME + skew, read once per call, and never less than any earlier t. A step back of the server's clock is added
 to skew. One no larger than what pulses take off skew is waited for instead.
@@ -87,35 +88,48 @@ local function int(n)
   return string.format('%d', n)
 end
 
+local KEYS = {
+  'meta', 'windows', 'pulses', 'records', 'cold', 'transitions', 'cohorts', 'cohort_ids', 'down_counts', 'rejections',
+  'bounds_alive', 'bounds_down', 'bounds_absent', 'bounds_refused', 'outbox', 'history_lengths', 'history_began',
+  'revocations', 'router',
+}
+
+local function keys_of(base)
+  local keys = {}
+  for _, name in ipairs(KEYS) do
+    keys[name] = base .. name
+  end
+  return keys
+end
+
 -- Opens a partition for one call: key names, the time, and tables for the call's changes, which `commit` writes.
 -- Writes nothing.
 local function open(keys)
   call, spread, sub, read, write = redis.call, unpack, string.sub, struct.unpack, struct.pack
   local base = keys[1]
   local st = {
-    base = base, m = base .. 'm', r = base .. 'r', x = base .. 'x', y = base .. 'y', g = base .. 'g', a = base .. 'a',
-    c = base .. 'c', h = base .. 'h', q = base .. 'q', b = base .. 'b', e = base .. 'e', u = base .. 'u',
-    j = base .. 'j', k = base .. 'k', p = base .. 'p', w = base .. 'w', v = base .. 'v',
+    base = base, keys = keys_of(base),
     cohorts = {}, moves = {},
     records = {}, -- mid -> record, or false: erased
     cold = {}, -- mid -> cold parts, packed
     past = {}, -- mid -> last transitions
     packed_past = {}, packed_rejected = {}, -- read ahead: last transitions, newest refused beats
-    scores = {}, -- cohort_id -> worker -> score in s:, read ahead
-    -- cohort_id (names: tenant) -> worker -> new score in s:, d:, b:, k:, i:, or false: removed
+    scores = {}, -- cohort_id -> worker -> score in alive:, read ahead
+    -- cohort_id (names: tenant) -> worker -> new score in the set of this name, or false: removed
     alive = {}, down = {}, absent = {}, refused = {}, names = {},
     anchored = {}, -- cohort_id -> least anchor among the workers whose deadline this call has moved
-    least = {}, soonest = {}, ending = {}, -- cohort_id -> least new score in d:, b:, k:
+    least = {}, soonest = {}, ending = {}, -- cohort_id -> least new score in down:, absent:, refused:
     rejected = {}, -- mid -> its newest refused beat, packed, or false: erased
-    counts = {}, -- field of c -> change
-    tenants = {}, -- tenant -> fields of t:<tenant>
+    counts = {}, -- field of down_counts -> change
+    tenants = {}, -- tenant -> fields of tenant:<tenant>
     new_cohorts = {}, -- {key, number}*
     left = {}, -- cohort_id -> true: may be empty now
     changing = false, -- whether there may be more to write than ordinary beats
-    due = {}, oldest = {}, first_back = {}, first_end = {}, -- cohort_id -> new bound in h, q, b and k, or false: none
+    -- cohort_id -> new bound in bounds_alive, _down, _absent, _refused, or false: none
+    due = {}, oldest = {}, first_back = {}, first_end = {},
     events = {},
   }
-  local known = call('HMGET', st.m, 'skew', 'last', 'swept', 'erased', 'gid')
+  local known = call('HMGET', st.keys.meta, 'skew', 'last', 'swept', 'erased', 'cohort_id')
   local clock = call('TIME')
   st.skew, st.last, st.swept = tonumber(known[1]) or 0, tonumber(known[2]) or 0, tonumber(known[3]) or 0
   st.erased, st.cohort_id = tonumber(known[4]) or 0, tonumber(known[5]) or 0
@@ -151,9 +165,9 @@ end
 -- The first write of every writing function: the time of this call.
 local function commit_time(st)
   if st.stepped then
-    call('HSET', st.m, 'last', st.now, 'skew', int(st.skew))
+    call('HSET', st.keys.meta, 'last', st.now, 'skew', int(st.skew))
   elseif st.t > st.last then
-    call('HSET', st.m, 'last', st.now)
+    call('HSET', st.keys.meta, 'last', st.now)
   end
 end
 
@@ -190,7 +204,7 @@ end
 local function cohort(st, cohort_id)
   local found = st.cohorts[cohort_id]
   if not found then
-    found = unpacked(call('HGET', st.g, cohort_id))
+    found = unpacked(call('HGET', st.keys.cohorts, cohort_id))
     st.cohorts[cohort_id] = found
   end
   return found
@@ -203,7 +217,7 @@ end
 
 -- The number of the cohort with this key, or nil for none yet.
 local function cohort_id_of(st, key)
-  local cohort_id = st.cohorts[key] or tonumber(call('HGET', st.g, key))
+  local cohort_id = st.cohorts[key] or tonumber(call('HGET', st.keys.cohorts, key))
   st.cohorts[key] = cohort_id
   return cohort_id
 end
@@ -222,7 +236,7 @@ end
 
 -- The number of a tenant's cohorts, including those that this call creates.
 local function cohorts_of(st, tenant)
-  local count = call('ZCARD', st.a .. ':' .. tenant)
+  local count = call('ZCARD', st.keys.cohort_ids .. ':' .. tenant)
   for _, new_cohorts in ipairs(st.new_cohorts) do
     if st.cohorts[new_cohorts[2]][C_TENANT] == tenant then
       count = count + 1
@@ -236,7 +250,7 @@ end
 local function tenant_of(st, tenant)
   local found = st.tenants[tenant]
   if not found then
-    local known = call('HMGET', st.base .. 't:' .. tenant, 'n', 'v', 'b')
+    local known = call('HMGET', st.base .. 'tenant:' .. tenant, 'n', 'v', 'b')
     found = { n = tonumber(known[1]) or 0, v = tonumber(known[2]) or 0, b = tonumber(known[3]) or 0, workers_in = {} }
     st.tenants[tenant] = found
   end
@@ -246,7 +260,7 @@ end
 local function workers_in(st, tenant, environment)
   local known = tenant_of(st, tenant).workers_in
   if not known[environment] then
-    known[environment] = tonumber(call('HGET', st.base .. 't:' .. tenant, 'e' .. environment)) or 0
+    known[environment] = tonumber(call('HGET', st.base .. 'tenant:' .. tenant, 'e' .. environment)) or 0
   end
   return known[environment]
 end
@@ -271,10 +285,10 @@ end
 -- newer schema, or stored IDs without one of its own; then nothing is written. New IDs of the same installation are
 -- added, since it replaces its IDs one after another; the newest 64 are kept. Events: none.
 register('hello', { 'allow-oom' }, function(st, args)
-  local known = call('HMGET', st.m, 'schema', 'partitions', 'installation')
+  local known = call('HMGET', st.keys.meta, 'schema', 'partitions', 'installation')
   if not known[1] then
     commit_time(st)
-    call('HSET', st.m, 'schema', args[1], 'partitions', args[2])
+    call('HSET', st.keys.meta, 'schema', args[1], 'partitions', args[2])
     known = { args[1], args[2], known[3] }
   end
   local words, has, is_ours, new = {}, {}, not known[3], false
@@ -288,7 +302,7 @@ register('hello', { 'allow-oom' }, function(st, args)
     end
   end
   if is_ours and new then
-    call('HSET', st.m, 'installation', table.concat(words, ' ', math.max(1, #words - 63)))
+    call('HSET', st.keys.meta, 'installation', table.concat(words, ' ', math.max(1, #words - 63)))
   end
   return { st.t, tonumber(known[1]), tonumber(known[2]), known[3] or '' }
 end)

@@ -3,7 +3,7 @@
 register('confirm', { 'allow-oom' }, function(st)
   local run = run_number()
   commit_time(st)
-  call('HSET', st.m, 'last', st.now)
+  call('HSET', st.keys.meta, 'last', st.now)
   return { st.t, run }
 end)
 
@@ -12,21 +12,21 @@ end)
 -- Result: {t, token (0: another process has the lease), events, age in ms of the oldest event after the cursor}.
 register('claim', { 'allow-oom' }, function(st, args)
   local owner, lease, limit = args[1], tonumber(args[2]), tonumber(args[3])
-  local held = call('HMGET', st.u, 'owner', 'until', 'token', 'cursor')
+  local held = call('HMGET', st.keys.router, 'owner', 'until', 'token', 'cursor')
   local mine = held[1] == owner
   local cursor = held[4] or '0-0'
-  local first = call('XRANGE', st.e, '(' .. cursor, '+', 'COUNT', 1)
+  local first = call('XRANGE', st.keys.outbox, '(' .. cursor, '+', 'COUNT', 1)
   local age = first[1] and st.t - tonumber(string.match(first[1][1], '^%d+')) or 0
   if not mine and held[1] and (tonumber(held[2]) or 0) > st.t then
     return { st.t, 0, {}, age }
   end
-  local events = call('XRANGE', st.e, '(' .. cursor, '+', 'COUNT', limit)
+  local events = call('XRANGE', st.keys.outbox, '(' .. cursor, '+', 'COUNT', limit)
   local token = (tonumber(held[3]) or 0) + (mine and 0 or 1)
   if mine and #events == 0 and (tonumber(held[2]) or 0) - st.t > lease / 2 then
     return { st.t, token, events, age } -- no write: an idle router must not fill the append-only file
   end
   commit_time(st)
-  call('HSET', st.u, 'owner', owner, 'until', int(st.t + lease), 'token', token, 'cursor', cursor)
+  call('HSET', st.keys.router, 'owner', owner, 'until', int(st.t + lease), 'token', token, 'cursor', cursor)
   return { st.t, token, events, age }
 end)
 
@@ -34,25 +34,25 @@ end)
 -- Moves the router's cursor, and drops the events before it, by whole nodes of the stream. ARGV: token, position.
 -- Result: {t, 1 | 0 (another router has the lease)}.
 register('ack', { 'allow-oom' }, function(st, args)
-  local held = call('HGET', st.u, 'token')
+  local held = call('HGET', st.keys.router, 'token')
   if held ~= args[1] then
     return { st.t, 0 }
   end
   commit_time(st)
-  call('HSET', st.u, 'cursor', args[2])
-  call('XTRIM', st.e, 'MINID', '~', args[2], 'LIMIT', 10000)
+  call('HSET', st.keys.router, 'cursor', args[2])
+  call('XTRIM', st.keys.outbox, 'MINID', '~', args[2], 'LIMIT', 10000)
   return { st.t, 1 }
 end)
 
 -- release -------------------------------------------------------------------------------------------
 -- Releases the lease at a clean stop, so that another router need not wait. ARGV: token. Result: {t, 1 | 0}.
 register('release', { 'allow-oom' }, function(st, args)
-  if call('HGET', st.u, 'token') ~= args[1] then
+  if call('HGET', st.keys.router, 'token') ~= args[1] then
     return { st.t, 0 }
   end
   commit_time(st)
-  call('HDEL', st.u, 'owner')
-  call('HSET', st.u, 'until', 0)
+  call('HDEL', st.keys.router, 'owner')
+  call('HSET', st.keys.router, 'until', 0)
   return { st.t, 1 }
 end)
 
@@ -62,13 +62,13 @@ end)
 -- Result: {t, dropped}.
 register('trim', { 'allow-oom' }, function(st, args)
   local keep, most, limit = tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
-  local lengths, began = st.base .. 'lengths', st.base .. 'began'
+  local lengths, began = st.keys.history_lengths, st.keys.history_began
   local old = '(' .. int(age_cut(st, keep))
   local tenant, spare = call('ZRANGE', began, '-inf', old, 'BYSCORE', 'LIMIT', 0, 1)[1], 0
   if tenant then
-    spare = #call('XRANGE', st.e .. ':' .. tenant, '-', old .. '-0', 'COUNT', limit)
+    spare = #call('XRANGE', st.base .. 'history:' .. tenant, '-', old .. '-0', 'COUNT', limit)
   else
-    local over = (tonumber(call('HGET', st.m, 'events')) or 0) - most
+    local over = (tonumber(call('HGET', st.keys.meta, 'events')) or 0) - most
     if over <= 0 then
       return { st.t, 0 }
     end
@@ -76,11 +76,11 @@ register('trim', { 'allow-oom' }, function(st, args)
     tenant = longest[1]
     spare = math.min(over, limit, tonumber(longest[2]) - math.floor(most / call('ZCARD', lengths)))
   end
-  local history = st.e .. ':' .. tenant
+  local history = st.base .. 'history:' .. tenant
   local left = math.max(call('XLEN', history) - spare, 0)
   commit_time(st)
   local dropped = call('XTRIM', history, 'MAXLEN', left)
-  call('HINCRBY', st.m, 'events', -dropped)
+  call('HINCRBY', st.keys.meta, 'events', -dropped)
   if left > 0 then
     call('ZADD', lengths, left, tenant)
     call('ZADD', began, string.match(call('XRANGE', history, '-', '+', 'COUNT', 1)[1][1], '^%d+'), tenant)

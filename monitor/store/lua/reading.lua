@@ -36,11 +36,11 @@ end)
 -- The workers after `after` that can match a filter, collected from the cohorts' sets, as {rank, id} in the order of the
 -- index; nil if there are many.
 local function gather(st, tenant, after, environments, want)
-  local cohort_ids = call('ZRANGE', st.a .. ':' .. tenant, 0, COHORTS_LIMIT)
+  local cohort_ids = call('ZRANGE', st.keys.cohort_ids .. ':' .. tenant, 0, COHORTS_LIMIT)
   if #cohort_ids > COHORTS_LIMIT then
     return nil
   end
-  local index = st.base .. 'i:' .. tenant
+  local index = st.base .. 'names:' .. tenant
   local from = after == '' and 0 or call('ZLEXCOUNT', index, '-', '[' .. after)
   local found = {}
   local ranges = {}
@@ -48,7 +48,7 @@ local function gather(st, tenant, after, environments, want)
   for _, cohort_id in ipairs(cohort_ids) do
     local g = cohort(st, tonumber(cohort_id))
     if not environments or contains(environments, g[C_ENVIRONMENT]) then
-      local s, d = st.base .. 's:' .. cohort_id, st.base .. 'd:' .. cohort_id
+      local s, d = st.base .. 'alive:' .. cohort_id, st.base .. 'down:' .. cohort_id
       local allowance = g[C_INTERVAL] + g[C_GRACE]
       local late, dead = int(st.t - g[C_INTERVAL]), int(cutoff(st, allowance, g[C_INTERVAL]) - allowance)
       for _, range in ipairs({
@@ -104,7 +104,7 @@ register('list', { 'no-writes' }, function(st, args)
     ids = first
   else
     local from = after == '' and '-' or '(' .. after
-    ids = call('ZRANGE', st.base .. 'i:' .. tenant, from, '+', 'BYLEX', 'LIMIT', 0, limit)
+    ids = call('ZRANGE', st.base .. 'names:' .. tenant, from, '+', 'BYLEX', 'LIMIT', 0, limit)
     last = #ids == limit and ids[limit] or ''
   end
   local workers = {}
@@ -132,24 +132,25 @@ end
 
 -- The number of a cohort's workers in a state other than alive.
 local function in_state(st, cohort_id, state)
-  return tonumber(call('HGET', st.c, cohort_id .. ':' .. state)) or 0
+  return tonumber(call('HGET', st.keys.down_counts, cohort_id .. ':' .. state)) or 0
 end
 
 -- count: workers by liveness, cohort by cohort. ARGV: tenant ('' = all), cohort_id to begin after.
 -- Result: {t, swept, last cohort_id (0 = the end), {tenant, environment, after stop, on time, late, overdue, missing,
 --   stale, stopped, failed}*}. Missing: stopped workers and overdue stragglers whose announced absence has ended.
 register('count', { 'no-writes' }, function(st, args)
-  local cohort_ids, last = next_cohorts(args[1] == '' and st.a or st.a .. ':' .. args[1], args[2])
+  local tenant = args[1] == '' and '' or ':' .. args[1]
+  local cohort_ids, last = next_cohorts(st.keys.cohort_ids .. tenant, args[2])
   local rows = {}
   for _, cohort_id in ipairs(cohort_ids) do
     local g = cohort(st, tonumber(cohort_id))
-    local s = st.base .. 's:' .. cohort_id
+    local s = st.base .. 'alive:' .. cohort_id
     local allowance = g[C_INTERVAL] + g[C_GRACE]
     local cut = cutoff(st, allowance, g[C_INTERVAL])
     local all = call('ZCARD', s)
     local late = call('ZCOUNT', s, '-inf', int(st.t - g[C_INTERVAL]))
     local overdue = call('ZCOUNT', s, '-inf', int(cut - allowance))
-    local missing = call('ZCOUNT', st.b .. ':' .. cohort_id, '-inf', int(cut))
+    local missing = call('ZCOUNT', st.base .. 'absent:' .. cohort_id, '-inf', int(cut))
     rows[#rows + 1] = {
       g[C_TENANT], g[C_ENVIRONMENT], g[C_AFTER_STOP] and 1 or 0, all - late, late - overdue, overdue, missing,
       in_state(st, cohort_id, STALE), in_state(st, cohort_id, STOPPED), in_state(st, cohort_id, FAILED),
@@ -167,21 +168,21 @@ end)
 -- Down: stale or failed workers; with a moment only those since then.
 register('environment_health', { 'no-writes' }, function(st, args)
   local environment, since = args[2], args[4]
-  local cohort_ids, last = next_cohorts(st.a .. ':' .. args[1], args[3])
+  local cohort_ids, last = next_cohorts(st.keys.cohort_ids .. ':' .. args[1], args[3])
   local expected, silent, fallen, rejected, down = 0, 0, 0, 0, 0
   for _, cohort_id in ipairs(cohort_ids) do
     local g = cohort(st, tonumber(cohort_id))
     if g[C_ENVIRONMENT] == environment and not g[C_AFTER_STOP] then
-      local s = st.base .. 's:' .. cohort_id
+      local s = st.base .. 'alive:' .. cohort_id
       expected = expected + call('ZCARD', s)
       local allowance = math.max(g[C_INTERVAL], g[C_GRACE])
       silent = silent + call('ZCOUNT', s, '-inf', int(cutoff(st, allowance, g[C_INTERVAL]) - allowance))
       local stale = in_state(st, cohort_id, STALE)
       local all = stale + in_state(st, cohort_id, FAILED)
       if all > 0 and since ~= '' then
-        all = math.min(all, call('ZCOUNT', st.base .. 'd:' .. cohort_id, since, int(st.t)))
+        all = math.min(all, call('ZCOUNT', st.base .. 'down:' .. cohort_id, since, int(st.t)))
         fallen = fallen + math.min(stale, all)
-        rejected = rejected + (stale > 0 and call('ZCARD', st.k .. ':' .. cohort_id) or 0)
+        rejected = rejected + (stale > 0 and call('ZCARD', st.base .. 'refused:' .. cohort_id) or 0)
       end
       down = down + all
     end
@@ -192,7 +193,7 @@ end)
 -- history: events of a tenant, in order. ARGV: tenant, position to begin after, limit, 'asc'|'desc'.
 -- Result: {t, swept, events}.
 register('history', { 'no-writes' }, function(st, args)
-  local key, after, events = st.e .. ':' .. args[1], args[2]
+  local key, after, events = st.base .. 'history:' .. args[1], args[2]
   if args[4] == 'asc' then
     events = call('XRANGE', key, after == '' and '-' or '(' .. after, '+', 'COUNT', args[3])
   else

@@ -32,9 +32,9 @@ register('sweep', { 'allow-oom' }, function(st, args)
   local more, damaged = false, 0
   -- Deadlines first: they are before the absences of the same workers.
   for _, kind in ipairs({
-    { st.h, 's:', st.alive, st.due },
-    { st.b, 'b:', st.absent, st.first_back },
-    { st.k, 'k:', st.refused, st.first_end },
+    { st.keys.bounds_alive, 'alive:', st.alive, st.due },
+    { st.keys.bounds_absent, 'absent:', st.absent, st.first_back },
+    { st.keys.bounds_refused, 'refused:', st.refused, st.first_end },
   }) do
     local due = left > 0 and call('ZRANGE', kind[1], '-inf', st.now, 'BYSCORE', 'LIMIT', 0, left) or {}
     if #due > 0 and blindness(st).now then
@@ -47,14 +47,15 @@ register('sweep', { 'allow-oom' }, function(st, args)
       local key = st.base .. kind[2] .. name
       local interval = g and g[C_INTERVAL] or 0 -- a deleted cohort has no workers
       local allowance = g and interval + g[C_GRACE] or 0
-      local lead = kind[1] == st.h and allowance or 0 -- from the score to the due time: the scores in s: are anchors
+      -- From the score to the due time: the scores of alive workers are anchors.
+      local lead = kind[1] == st.keys.bounds_alive and allowance or 0
       local cut = int(cutoff(st, allowance, interval) - lead)
       local found = left > 0 and call('ZRANGE', key, '-inf', cut, 'BYSCORE', 'LIMIT', 0, left, 'WITHSCORES') or {}
       local overdue, scores = {}, {}
       for k = 1, #found, 2 do
         overdue[#overdue + 1], scores[found[k]] = found[k], found[k + 1]
       end
-      if kind[1] == st.h then
+      if kind[1] == st.keys.bounds_alive then
         st.scores[cohort_id] = scores
       end
       damaged = damaged + expire_members(st, cohort_id, overdue, kind[3])
@@ -63,7 +64,7 @@ register('sweep', { 'allow-oom' }, function(st, args)
         more = true
         break
       end
-      local first, anchored = first_above(key, cut), kind[1] == st.h and st.anchored[cohort_id]
+      local first, anchored = first_above(key, cut), kind[1] == st.keys.bounds_alive and st.anchored[cohort_id]
       first = first and anchored and math.min(first, anchored) or first or anchored
       st.changing = true
       kind[4][cohort_id] = first and credited(st, first + lead, allowance, interval) or false
@@ -71,7 +72,7 @@ register('sweep', { 'allow-oom' }, function(st, args)
   end
   commit(st)
   if not more then
-    call('HSET', st.m, 'swept', st.now)
+    call('HSET', st.keys.meta, 'swept', st.now)
   end
   return { st.t, more and 1 or 0, st.moves, damaged, 0 }
 end)
@@ -84,11 +85,11 @@ end)
 register('purge', { 'allow-oom' }, function(st, args)
   local left, retention, reason = tonumber(args[1]), tonumber(args[2]), args[3]
   local cut = age_cut(st, retention)
-  local due = call('ZRANGE', st.q, '-inf', int(cut), 'BYSCORE', 'LIMIT', 0, left)
+  local due = call('ZRANGE', st.keys.bounds_down, '-inf', int(cut), 'BYSCORE', 'LIMIT', 0, left)
   local more = #due == left
   for _, name in ipairs(due) do
     local cohort_id = tonumber(name)
-    local key = st.base .. 'd:' .. name
+    local key = st.base .. 'down:' .. name
     local tenant = cohort(st, cohort_id)[C_TENANT]
     local old = left > 0 and call('ZRANGE', key, '-inf', int(cut), 'BYSCORE', 'LIMIT', 0, left) or {}
     for k, w in ipairs(load_workers(st, tenant, old)) do

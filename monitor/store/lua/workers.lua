@@ -40,7 +40,7 @@ local function load_worker(st, tenant, worker, raw)
   if changed ~= nil then
     raw = changed
   elseif raw == nil then
-    raw = call('HGET', st.r, mid)
+    raw = call('HGET', st.keys.records, mid)
   end
   local w = { mid = mid, tenant = tenant, worker = worker }
   if raw then
@@ -62,8 +62,8 @@ local function load_workers(st, tenant, workers)
     mids[k] = mid_of(tenant, worker)
   end
   if #mids > 0 then
-    local raws, pasts = call('HMGET', st.r, spread(mids)), call('HMGET', st.y, spread(mids))
-    local refusals = call('HMGET', st.j, spread(mids))
+    local raws, pasts = call('HMGET', st.keys.records, spread(mids)), call('HMGET', st.keys.transitions, spread(mids))
+    local refusals = call('HMGET', st.keys.rejections, spread(mids))
     for k, worker in ipairs(workers) do
       loaded[k] = load_worker(st, tenant, worker, raws[k])
       st.packed_past[mids[k]], st.packed_rejected[mids[k]] = pasts[k], refusals[k]
@@ -78,7 +78,7 @@ end
 
 local function cold_of(st, w)
   if w.cold == nil then
-    local packed = w.rec and w.rec[R_DIGEST] ~= NO_DIGEST and (st.cold[w.mid] or call('HGET', st.x, w.mid))
+    local packed = w.rec and w.rec[R_DIGEST] ~= NO_DIGEST and (st.cold[w.mid] or call('HGET', st.keys.cold, w.mid))
     w.cold_bytes = packed and #packed or 0
     w.cold = packed and cmsgpack.unpack(packed) or { '{}', '', false, false, false, false, false }
   end
@@ -95,7 +95,7 @@ local function past_of(st, mid)
   if not past then
     local packed = st.packed_past[mid]
     if packed == nil then
-      packed = call('HGET', st.y, mid)
+      packed = call('HGET', st.keys.transitions, mid)
     end
     past = packed and cmsgpack.unpack(packed) or {}
     st.past[mid] = past
@@ -118,7 +118,7 @@ local function end_of(sets, prefix, w, may)
   local cohort_id = w.rec[R_COHORT]
   local noted = sets[cohort_id] and sets[cohort_id][w.worker]
   if noted == nil and may then
-    noted = call('ZSCORE', prefix .. ':' .. cohort_id, w.worker)
+    noted = call('ZSCORE', prefix .. cohort_id, w.worker)
   end
   return noted and tonumber(noted) or nil
 end
@@ -135,7 +135,8 @@ end
 -- The end of a worker's announced absence, or nil. Only a stopped worker and a straggler can have one.
 local function absence_of(st, w)
   local state = w.rec[R_STATE]
-  return end_of(st.absent, st.b, w, MOVE[state][RETURN_OVERDUE] or (state == ALIVE and w.cohort[C_AFTER_STOP]))
+  local may = MOVE[state][RETURN_OVERDUE] or (state == ALIVE and w.cohort[C_AFTER_STOP])
+  return end_of(st.absent, st.base .. 'absent:', w, may)
 end
 
 -- Notes the end of a worker's announced absence; nil: none announced.
@@ -145,7 +146,7 @@ end
 
 -- When the refused beats of a stale worker will have ended, or nil for none.
 local function refusals_of(st, w)
-  return end_of(st.refused, st.k, w, MOVE[w.rec[R_STATE]][REJECTIONS_ENDED])
+  return end_of(st.refused, st.base .. 'refused:', w, MOVE[w.rec[R_STATE]][REJECTIONS_ENDED])
 end
 
 -- Notes when the refused beats of a stale worker will have ended; nil: none any more.
@@ -166,7 +167,7 @@ local function rejected_of(st, w)
     packed = st.packed_rejected[w.mid]
   end
   if packed == nil then
-    packed = call('HGET', st.j, w.mid)
+    packed = call('HGET', st.keys.rejections, w.mid)
   end
   local found = packed and unpacked(packed)
   return found and found[2] > w.rec[R_LAST_SEEN] and found or nil
@@ -177,12 +178,13 @@ local function anchor_of(st, w)
   local cohort_id = w.rec[R_COHORT]
   local noted = st.alive[cohort_id] and st.alive[cohort_id][w.worker]
   if noted == nil then
-    noted = st.scores[cohort_id] and st.scores[cohort_id][w.worker] or call('ZSCORE', st.base .. 's:' .. cohort_id, w.worker)
+    noted = st.scores[cohort_id] and st.scores[cohort_id][w.worker]
+      or call('ZSCORE', st.base .. 'alive:' .. cohort_id, w.worker)
   end
   return math.max(tonumber(noted or 0), w.rec[R_LAST_SEEN])
 end
 
--- Adds a worker that is not alive to d:, with a score at which purge finds it: not before it is missed.
+-- Adds a worker that is not alive to down:, with a score at which purge finds it: not before it is missed.
 local function place_down(st, w)
   local since = absence_of(st, w) or refusals_of(st, w) or w.rec[R_SINCE]
   set_end(st.down, st.least, w, since)
@@ -390,7 +392,7 @@ local function expire_if_due(st, w)
 end
 
 -- When a worker that is not alive became, or will become, missed. Blind windows move that moment too, so it may be later
--- than the worker's score in d:.
+-- than the worker's score in down:.
 local function missed_since(st, w)
   local noted, interval = absence_of(st, w) or refusals_of(st, w), w.cohort[C_INTERVAL]
   return noted and credited(st, noted, interval + w.cohort[C_GRACE], interval) or w.rec[R_SINCE]
@@ -411,7 +413,7 @@ local function erase(st, w, reason)
   count_in(st, w.tenant, w.cohort[C_ENVIRONMENT], -1)
   local known = tenant_of(st, w.tenant)
   known.n = known.n - 1
-  known.b = math.max(0, known.b - bytes_of(w.worker) - call('HSTRLEN', st.x, w.mid))
+  known.b = math.max(0, known.b - bytes_of(w.worker) - call('HSTRLEN', st.keys.cold, w.mid))
   st.erased = math.max(st.erased, st.t, rec[R_GENERATION])
   st.erased_any = true
 end

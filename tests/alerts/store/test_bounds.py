@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from alerts.store.port import StorePort
     from monitor.events import Event
 
-BASE = "{lt:ops}"
+BASE = "{lt:ops}:"
 MONTH_MS = 30 * 86_400_000
 SMALL = Retention(most=NOTES_KEPT)
 LARGER = Retention(most=3 * NOTES_KEPT)
@@ -108,14 +108,14 @@ KEPT = pytest.mark.parametrize(
     ("where", "keep", "history"),
     [
         (where, keep, history)
-        for where, keep in (((":et", ":e"), OUTCOMES_KEPT), ((":nt", ":n"), NOTES_KEPT))
+        for where, keep in ((("outcome_times", "outcomes"), OUTCOMES_KEPT), (("finished", "notifications"), NOTES_KEPT))
         for history in (SMALL, LARGER)
     ],
 )
 
 
 def most_of(where: tuple[str, str], history: Retention) -> int:
-    return history.outcomes if where[0] == ":et" else history.most
+    return history.outcomes if where[0] == "outcome_times" else history.most
 
 
 @KEPT
@@ -148,9 +148,9 @@ async def test_p26_what_there_is_too_much_of_becomes_less_with_every_call_howeve
     groups: GroupStore, redis: Redis
 ) -> None:
     """Each call is as large as a call can be: a hundred groups, each with a notification and five outcomes."""
-    await before(redis, ":et", ":e", count=SMALL.outcomes + 6_000, at_ms=START_MS - 60_000)
-    await before(redis, ":nt", ":n", count=SMALL.most + 3_000, at_ms=START_MS - 60_000, name="ntf_old")
-    seen = [(await redis.zcard(BASE + ":et"), await redis.zcard(BASE + ":nt"))]
+    await before(redis, "outcome_times", "outcomes", count=SMALL.outcomes + 6_000, at_ms=START_MS - 60_000)
+    await before(redis, "finished", "notifications", count=SMALL.most + 3_000, at_ms=START_MS - 60_000, name="ntf_old")
+    seen = [(await redis.zcard(BASE + "outcome_times"), await redis.zcard(BASE + "finished"))]
     versions = [0] * PER_CALL
     for call in range(60):
         changes = []
@@ -163,13 +163,13 @@ async def test_p26_what_there_is_too_much_of_becomes_less_with_every_call_howeve
         assert all(await groups.save(changes, now_ms=START_MS + call))
         looked = await groups.read([Want(group=change.draft.group.key) for change in changes])
         versions = [one.version for one in looked]
-        seen.append((await redis.zcard(BASE + ":et"), await redis.zcard(BASE + ":nt")))
+        seen.append((await redis.zcard(BASE + "outcome_times"), await redis.zcard(BASE + "finished")))
     for (outcomes, notes), (outcomes_then, notes_then) in itertools.pairwise(seen):
         assert outcomes_then <= max(SMALL.outcomes, outcomes - PER_CALL)
         assert notes_then <= max(SMALL.most, notes - PER_CALL)
     assert seen[-1] == (SMALL.outcomes, SMALL.most)
-    assert await redis.hlen(BASE + ":e") == SMALL.outcomes
-    assert await redis.hlen(BASE + ":n") == SMALL.most
+    assert await redis.hlen(BASE + "outcomes") == SMALL.outcomes
+    assert await redis.hlen(BASE + "notifications") == SMALL.most
 
 
 async def test_p26_no_outcome_is_forgotten_that_an_unacked_event_needs(groups: GroupStore, redis: Redis) -> None:
@@ -194,12 +194,12 @@ async def test_p26_no_outcome_is_forgotten_that_an_unacked_event_needs(groups: G
         assert await groups.save(
             [Change(draft=draft, version=one.version, token=one.token, over=True)], now_ms=START_MS
         ) == [True]
-    await before(redis, ":et", ":e", count=SMALL.outcomes + 5_000, at_ms=START_MS + 1)
+    await before(redis, "outcome_times", "outcomes", count=SMALL.outcomes + 5_000, at_ms=START_MS + 1)
     late_ms = START_MS + MONTH_MS
     for number in range(60):
         other = event(1, worker_id=f"other{number}", partition=1)
         await offer_all(groups, offers([other]), now_ms=late_ms + number)
-    assert await redis.hlen(BASE + ":e") <= SMALL.outcomes
+    assert await redis.hlen(BASE + "outcomes") <= SMALL.outcomes
     [seen] = await groups.read([Want(group="", events=tuple(one.event_id for one in in_hand))])
     assert all(outcome is not None for outcome in seen.outcomes)
     await offer_all(groups, offers(in_hand), now_ms=late_ms)
@@ -209,8 +209,8 @@ async def test_p26_no_outcome_is_forgotten_that_an_unacked_event_needs(groups: G
     # Once the next batch of that partition is handed over, the one before may go.
     await offer_all(groups, offers([event(1, worker_id="next")]), now_ms=late_ms)
     last = [event(1, worker_id=worker).event_id for worker in ("other59", "next")]
-    assert sorted(await redis.hkeys(BASE + ":h")) == sorted(last)
-    assert sorted(await redis.hkeys(BASE + ":hb")) == ["0", "1"]
+    assert sorted(await redis.hkeys(BASE + "in_hand")) == sorted(last)
+    assert sorted(await redis.hkeys(BASE + "batches")) == ["0", "1"]
 
 
 async def test_p26_nothing_pending_or_in_flight_is_touched_by_any_bound(groups: GroupStore, redis: Redis) -> None:
@@ -221,7 +221,9 @@ async def test_p26_nothing_pending_or_in_flight_is_touched_by_any_bound(groups: 
     draft.record(draft.group.in_flight, Outcome.QUEUED, body="{}")
     assert await groups.save([Change(draft=draft, version=0, due_ms=START_MS)], now_ms=START_MS) == [True]
     for number in range(20):
-        other = await before(redis, ":nt", ":n", count=2_000, at_ms=START_MS + number, name=f"ntf_{number}_")
+        other = await before(
+            redis, "finished", "notifications", count=2_000, at_ms=START_MS + number, name=f"ntf_{number}_"
+        )
         assert other
         await write(groups, now_ms=START_MS + 2 * MONTH_MS)
     listed = await groups.notification("ntf_open")
@@ -234,15 +236,15 @@ async def test_p26_nothing_pending_or_in_flight_is_touched_by_any_bound(groups: 
 async def test_p26_the_oldest_dead_letters_go_with_their_bodies_when_there_are_too_many(
     groups: GroupStore, redis: Redis
 ) -> None:
-    dead = await before(redis, ":dead", ":n", ":b", count=DEAD_LETTERS + 250, at_ms=START_MS - MONTH_MS)
-    await before(redis, ":up", count=DEAD_LETTERS + 250, at_ms=START_MS - MONTH_MS)
+    dead = await before(redis, "dead", "notifications", "bodies", count=DEAD_LETTERS + 250, at_ms=START_MS - MONTH_MS)
+    await before(redis, "dead_open", count=DEAD_LETTERS + 250, at_ms=START_MS - MONTH_MS)
     for _ in range(3):
         await write(groups)
     stats = await groups.stats(now_ms=START_MS)
     assert (stats.dead, stats.open_dead_letters) == (DEAD_LETTERS, DEAD_LETTERS), "what is gone is no reason of health"
-    assert await sizes(redis, ":dead", ":n") == (DEAD_LETTERS, DEAD_LETTERS)
-    assert await redis.hlen(BASE + ":b") == DEAD_LETTERS
-    kept = await redis.hmget(BASE + ":b", dead[249:251])
+    assert await sizes(redis, "dead", "notifications") == (DEAD_LETTERS, DEAD_LETTERS)
+    assert await redis.hlen(BASE + "bodies") == DEAD_LETTERS
+    kept = await redis.hmget(BASE + "bodies", dead[249:251])
     assert [one is not None for one in kept] == [False, True], "by number alone, however old they are"
 
 
@@ -282,7 +284,7 @@ async def test_p26_what_is_kept_of_a_removed_receiver_expires_and_is_kept_again_
     assert await expiring() == {False}
     await groups.retire()
     assert await expiring() == {True}
-    assert await redis.pttl(BASE + ":n") <= SMALL.age_ms
+    assert await redis.pttl(BASE + "notifications") <= SMALL.age_ms
     await write(groups)  # by a daemon that has it in its configuration still
     assert await expiring() == {False}
     await groups.retire()
@@ -294,7 +296,7 @@ async def test_p26_a_start_lets_a_removed_receiver_expire_and_keeps_the_configur
     store_url: str, redis: Redis
 ) -> None:
     async def settled(*, gone: bool) -> bool:
-        expiring = [await redis.pttl(key) >= 0 for key in await redis.keys("{lt:old}*")]
+        expiring = [await redis.pttl(key) >= 0 for key in await redis.keys("{lt:old}:*")]
         return bool(expiring) and set(expiring) == {gone}
 
     for names in (("ops", "old"), ("ops",), ("ops", "old")):
@@ -315,12 +317,12 @@ async def test_p26_counts_of_environments_in_which_nothing_happens_any_more_are_
     for number in range(30):
         died = event(1, worker_id=f"w{number}", environment_name=f"pr-{number}")
         await mass_failures.judge("acme", f"pr-{number}", deaths=[died], returns=[], now_ms=START_MS + number)
-    assert await redis.hlen("{la.mass}") == await redis.zcard("{la.mass}:at") == 30
+    assert await redis.hlen("{la.mass}:failures") == await redis.zcard("{la.mass}:written") == 30
     later_ms = START_MS + KEPT_MS
     for number in range(30):
         died = event(1, worker_id="x", environment_name="prod", position=f"{number}-0")
         await mass_failures.judge("acme", "prod", deaths=[died], returns=[], now_ms=later_ms + number)
-    assert await redis.hkeys("{la.mass}") == await redis.zrange("{la.mass}:at", 0, -1) == ["4:acmeprod"]
+    assert await redis.hkeys("{la.mass}:failures") == await redis.zrange("{la.mass}:written", 0, -1) == ["4:acmeprod"]
 
 
 async def test_p26_incidents_that_are_over_are_forgotten_faster_than_they_come(store: StorePort, redis: Redis) -> None:
@@ -337,12 +339,16 @@ async def test_p26_incidents_that_are_over_are_forgotten_faster_than_they_come(s
         await incidents.record(0, stream, lambda _: {"ops": "w"}, now_ms=now_ms)
 
     await outages(0, history.incidents + 2_000, START_MS)
-    assert await redis.zcard("{la.incidents:0}:c") <= history.incidents
-    sizes_then = [await redis.hlen("{la.incidents:0}:" + name) for name in ("i", "w", "e")]
+    assert await redis.zcard("{la.incidents:0}:closed") <= history.incidents
+    sizes_then = [
+        await redis.hlen("{la.incidents:0}:" + name) for name in ("incidents", "newest_of_worker", "incident_of_event")
+    ]
     assert set(sizes_then) == {history.incidents}
-    assert await redis.zcard("{la.incidents:0}:t:acme") == history.incidents
+    assert await redis.zcard("{la.incidents:0}:incidents:acme") == history.incidents
     await outages(10_000, 3_000, START_MS + history.age_ms + 1)
-    assert await redis.zcard("{la.incidents:0}:c") == 3_000, "all that was older is gone, at two for each that came"
+    assert await redis.zcard("{la.incidents:0}:closed") == 3_000, (
+        "all that was older is gone, at two for each that came"
+    )
     page = await incidents.page("acme", state=IncidentState.CLOSED, limit=1)
     assert page.incidents[0].worker_id == "w12999"
 
@@ -350,20 +356,20 @@ async def test_p26_incidents_that_are_over_are_forgotten_faster_than_they_come(s
 async def test_p26_the_incident_of_an_environment_counts_all_its_members_and_remembers_few_that_are_over(
     store: StorePort, redis: Redis
 ) -> None:
-    whole, base = "inc_" + "e" * 32, "{la.environments}"
+    whole, base = "inc_" + "e" * 32, "{la.environments}:"
     incidents = IncidentStore(store)
     first = event(1, worker_id="still-down")
     await incidents.record(0, [first], lambda _: {"ops": "e4:acmeprod"}, part_of=lambda _: whole, now_ms=START_MS)
-    await redis.hset(f"{base}:m:{whole}", mapping={f"inc_{number}": "0" for number in range(100_000)})
+    await redis.hset(f"{base}members:{whole}", mapping={f"inc_{number}": "0" for number in range(100_000)})
     for number in range(3):
         down = event(1, worker_id=f"w{number}")
         over = event(2, worker_id=f"w{number}", kind=EventKind.RECOVERED, old=Liveness.STALE, new=Liveness.ALIVE)
         await incidents.record(
             0, [down, over], lambda _: {"ops": "e4:acmeprod"}, part_of=lambda _: whole, now_ms=START_MS
         )
-    known = await redis.hlen(f"{base}:m:{whole}")
+    known = await redis.hlen(f"{base}members:{whole}")
     assert 100_000 - 1_200 <= known <= 100_001
-    assert await redis.hget(f"{base}:m:{whole}", f"inc_{first.event_id}") == "1"
+    assert await redis.hget(f"{base}members:{whole}", f"inc_{first.event_id}") == "1"
     incident = await incidents.get("acme", whole)
     assert (incident.members, incident.members_open) == (4, 1)
 
@@ -378,6 +384,8 @@ async def test_p26_a_service_under_a_flood_stays_within_its_bounds_and_sends_eve
     await daemon.service.start()
     await until(daemon.is_idle, timeout_s=60)
     assert len(ops.ids()) == len(set(ops.ids())) == len(stream)
-    assert await redis.zcard(BASE + ":nt") == await redis.hlen(BASE + ":n") == SMALL.most
-    assert await redis.hlen(BASE + ":b") == await redis.zcard(BASE + ":open") == await redis.hlen(BASE + ":k") == 0
+    assert await redis.zcard(BASE + "finished") == await redis.hlen(BASE + "notifications") == SMALL.most
+    assert (
+        await redis.hlen(BASE + "bodies") == await redis.zcard(BASE + "open") == await redis.hlen(BASE + "groups") == 0
+    )
     await daemon.service.stop(0)

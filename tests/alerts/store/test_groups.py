@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LEASE_MS = 15_000
 MONTH_MS = 30 * 86_400_000
-BASE = "{lt:ops}"
+BASE = "{lt:ops}:"
 
 
 @pytest.fixture
@@ -262,7 +262,9 @@ async def test_a_group_that_is_over_leaves_nothing_but_outcomes(groups: GroupSto
     last = Change(draft=done, version=claimed.version, token=claimed.token, release=True, over=True)
     assert await groups.save([last], now_ms=START_MS) == [True]
     async with Redis.from_url(store_url, decode_responses=True) as redis:
-        assert sorted(await redis.keys()) == [f"{BASE}:{name}" for name in ("e", "et", "n", "nt", "s")]
+        assert sorted(await redis.keys()) == [
+            BASE + name for name in ("finished", "notifications", "outcome_times", "outcomes", "state")
+        ]
 
 
 async def test_p6_a_change_that_is_sent_twice_brings_nothing_back(groups: GroupStore) -> None:
@@ -362,11 +364,11 @@ async def test_p4_a_key_of_another_kind_is_refused_before_anything_is_written(
     groups: GroupStore, store_url: str
 ) -> None:
     async with Redis.from_url(store_url) as redis:
-        await redis.set(f"{BASE}:m:g1", "not a hash")
+        await redis.set(f"{BASE}members:g1", "not a hash")
         with pytest.raises(StoreUnavailableError, match="members of g1"):
             await _put(groups, "w4:acmew", "g1")
-        assert await redis.keys() == [f"{BASE}:m:g1".encode()]
-        await redis.set(f"{BASE}:nt", "not a sorted set")
+        assert await redis.keys() == [f"{BASE}members:g1".encode()]
+        await redis.set(f"{BASE}finished", "not a sorted set")
         for call in (_put(groups, "w4:acmew"), _claim(groups)):
             with pytest.raises(StoreUnavailableError, match="type of"):
                 await call
@@ -398,7 +400,7 @@ async def test_p26_a_full_store_takes_what_is_pending_and_can_be_drained(groups:
 async def test_a_group_that_is_gone_does_not_block_the_others(groups: GroupStore, store_url: str) -> None:
     await _put(groups, "a", "b")
     async with Redis.from_url(store_url) as redis:
-        await redis.hdel(f"{BASE}:k", "a")
+        await redis.hdel(f"{BASE}groups", "a")
     assert [one.group.key for one in await _claim(groups)] == ["b"]
     assert await groups.due(offset=0, limit=9) == ["b"]
 

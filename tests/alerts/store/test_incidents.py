@@ -293,11 +293,11 @@ async def test_what_has_been_over_for_long_is_forgotten_whole_and_what_is_open_n
     assert sorted(await _listed(incidents)) == ["", "u", "v"]
     sizes = await _keys(store_url, "incidents:0")
     assert sizes == {
-        "{la.incidents:0}:i": 2,
-        "{la.incidents:0}:w": 2,
-        "{la.incidents:0}:e": 1,
-        "{la.incidents:0}:t:acme": 2,
-        "{la.incidents:0}:o:acme": 2,
+        "{la.incidents:0}:incidents": 2,
+        "{la.incidents:0}:newest_of_worker": 2,
+        "{la.incidents:0}:incident_of_event": 1,
+        "{la.incidents:0}:incidents:acme": 2,
+        "{la.incidents:0}:open:acme": 2,
     }
     with pytest.raises(UnknownIncidentError):
         await incidents.get("acme", f"inc_{event(1).event_id}")
@@ -308,7 +308,7 @@ async def test_only_the_newest_that_are_over_are_kept(incidents: IncidentStore, 
     for n in range(6):
         await _note(incidents, [event(1, worker_id=f"w{n}"), _end(2, worker_id=f"w{n}")], now_ms=START_MS + n)
     nothing = msgspec.msgpack.encode([])
-    await store.call("incidents_write", "{la.incidents:0}", START_MS + 9, KEPT_MS, 3, nothing)
+    await store.call("incidents_write", "{la.incidents:0}:", START_MS + 9, KEPT_MS, 3, nothing)
     assert sorted(await _listed(incidents)) == ["open", "w3", "w4", "w5"]
 
 

@@ -137,7 +137,7 @@ async def test_silences_are_listed_newest_first_and_forgotten_after_a_week(
     assert await silences.list_for("acme", now_ms=later_ms) == []
     await silences.add(_silence(3, ends_ms=later_ms + 1), now_ms=later_ms)
     sizes = await _keys(store_url, "silences")
-    assert sizes == {"{la.silences}:s:acme": 1, "{la.silences}:a:acme": 1, "{la.silences}:v": 1}
+    assert sizes == {"{la.silences}:silences:acme": 1, "{la.silences}:active:acme": 1, "{la.silences}:versions": 1}
 
 
 async def test_only_the_newest_silences_that_are_over_are_kept(silences: SilenceStore, store: StorePort) -> None:
@@ -147,6 +147,6 @@ async def test_only_the_newest_silences_that_are_over_are_kept(silences: Silence
     new = _silence(4)
     text = msgspec.json.encode(new).decode()
     most = (KEPT_MS, 2, SILENCES_MOST)
-    await store.call("silences_add", "{la.silences}", "acme", START_MS + 9, *most, new.id, new.ends_ms, text)
+    await store.call("silences_add", "{la.silences}:", "acme", START_MS + 9, *most, new.id, new.ends_ms, text)
     found = await silences.list_for("acme", now_ms=START_MS + 9)
     assert [one.id for one in found] == [_silence(n).id for n in (4, 3, 2)]
