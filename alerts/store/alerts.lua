@@ -4,7 +4,8 @@ This file has the shared code. A line `-- include: NAME` is replaced by the file
 around includes keeps their local names apart. The line above this comment is generated: PREFIX, the library's name with
 a digest of its source.
 
-Each function gets one key, its base key, and derives all others from it, with the same hash tag. Times are milliseconds
+Each function gets two keys of one hash tag: its base, from which it derives all others, and the tag's anchor, which always
+exists (see lastseen.lua). In a tag that is not founded it answers NOTFOUNDED. Times are milliseconds
 of the store's clock, given by the caller. The callers are the Python files beside this one, of the same release, so of
 the arguments only the lengths of lists are checked. Every function reads and validates what it needs before its first
 write: there is no rollback.
@@ -17,7 +18,15 @@ local LIMIT, PAGE, CHUNK = 100, 500, 1000
 -- and trimmed. Operators, too, need acknowledgements and silences most while the store is full. A full store accepts no
 -- beats, so the events recorded before bound what the alerts can add.
 local function register(name, flag, callback)
-  redis.register_function({ function_name = PREFIX .. name, callback = callback, flags = { flag } })
+  redis.register_function({
+    function_name = PREFIX .. name, flags = { flag },
+    callback = function(keys, args)
+      if redis.call('EXISTS', keys[2]) == 0 then
+        return redis.error_reply('NOTFOUNDED ' .. keys[2])
+      end
+      return callback(keys, args)
+    end,
+  })
 end
 
 local function fail(text)

@@ -14,6 +14,7 @@ from alerts.groups.classify import Shape
 from alerts.groups.state import AlertGroup, Draft, EventOutcome, Member, NotificationRecord, Outcome
 from alerts.loops import Tries
 from alerts.store.retention import DEAD_LETTERS, NOTES_KEPT, OUTCOMES_KEPT, Retention
+from alerts.store.tags import shared_base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -146,7 +147,7 @@ class GroupStore:
         self.receiver = receiver
         self.durability = store.durability
         self._store = store
-        self._base = f"{{lt:{receiver}}}:"
+        self._base = f"{shared_base(receiver, store.partitions)}to:{receiver}:"
         self._kept_ms = history.age_ms
         self._bounds = _pack((history.age_ms, OUTCOMES_KEPT, history.outcomes, NOTES_KEPT, history.most, DEAD_LETTERS))
 

@@ -1,6 +1,6 @@
 -- The alert groups of one receiver: state, due times, outcomes of events, notifications.
 --
--- KEYS[1] is the base key of every function, "{lt:<receiver>}:". All keys are derived from it and share its hash tag:
+-- KEYS[1] is the base key of every function, "{ls.shared:<shard>}:to:<receiver>:". All keys are derived from it:
 --   queue             ZSET  group -> when it is due, ms. A claimed group is due when its lease ends.
 --   queue:<tenant>    ZSET  the same, of one tenant's groups
 --   turns             ZSET  tenant -> when its next turn is, ms: claims go round robin by tenant (P29). Not before the

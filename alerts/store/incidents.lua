@@ -1,14 +1,13 @@
--- Incidents. KEYS[1] is the base key: "{la.incidents:<partition>}:" for incidents of workers, "{la.environments}:" for
--- incidents of environments. All keys are derived from it and share its hash tag:
+-- Incidents. KEYS[1] is the base: that of a partition for incidents of its workers, that of a shard for incidents of
+-- environments. All keys are derived from it:
 --   incidents            HASH  id -> msgpack, see the fields below
---   newest_of_worker     HASH  worker -> id of its newest incident
+--   incident_of_worker   HASH  worker -> id of its newest incident
 --   incident_of_event    HASH  event id -> incident id, of the events of an incident. The first is left out: its id is
 --                              part of the incident's id
---   closed               ZSET  id -> when its closing was recorded, ms
---   incidents:<tenant>   ZSET  places of all incidents, score 0;  open:<tenant>  of the open ones
---   members:<id>         HASH  member of an environment's incident -> 1 while it is open, 0 afterwards
--- A place is the time when the incident was opened, ms in 15 digits, and its id: places sort by time. "{la.incidents}:"
--- has a SET of the partitions that have incidents.
+--   incidents_closed     ZSET  id -> when its closing was recorded, ms
+--   incidents:<tenant>   ZSET  places of all incidents, score 0;  incidents_open:<tenant>  of the open ones
+--   incident_members:<id> HASH  member of an environment's incident -> 1 while it is open, 0 afterwards
+-- A place is the time when the incident was opened, ms in 15 digits, and its id: places sort by time.
 
 local VERSION, STATE, PLACE, TENANT, ENVIRONMENT, WORKER, EVENTS, MEMBERS = 1, 2, 3, 4, 5, 6, 7, 8
 -- The fields of MEMBERS. The last three are of the member that closed last (when, by which kind and event), or false.
@@ -25,15 +24,15 @@ end
 
 -- Delete the oldest closed incidents: those older than `keep_ms`, or beyond the newest `keep`. At most FORGET per call.
 local function forget(base, now, keep_ms, keep)
-  for _, id in ipairs(spare(base .. 'closed', now, keep_ms, 0, keep, FORGET)) do
+  for _, id in ipairs(spare(base .. 'incidents_closed', now, keep_ms, 0, keep, FORGET)) do
     local known = incident(base, id)
-    redis.call('ZREM', base .. 'closed', id)
+    redis.call('ZREM', base .. 'incidents_closed', id)
     redis.call('HDEL', base .. 'incidents', id)
-    redis.call('UNLINK', base .. 'members:' .. id)
+    redis.call('UNLINK', base .. 'incident_members:' .. id)
     if known then
       redis.call('ZREM', base .. 'incidents:' .. known[TENANT], known[PLACE])
-      if redis.call('HGET', base .. 'newest_of_worker', known[WORKER]) == id then
-        redis.call('HDEL', base .. 'newest_of_worker', known[WORKER])
+      if redis.call('HGET', base .. 'incident_of_worker', known[WORKER]) == id then
+        redis.call('HDEL', base .. 'incident_of_worker', known[WORKER])
       end
       in_parts('HDEL', base .. 'incident_of_event', known[EVENTS])
     end
@@ -44,11 +43,11 @@ end
 local function set_open(base, id, known, open, now)
   redis.call('ZADD', base .. 'incidents:' .. known[TENANT], 0, known[PLACE])
   if open then
-    redis.call('ZADD', base .. 'open:' .. known[TENANT], 0, known[PLACE])
-    redis.call('ZREM', base .. 'closed', id)
+    redis.call('ZADD', base .. 'incidents_open:' .. known[TENANT], 0, known[PLACE])
+    redis.call('ZREM', base .. 'incidents_closed', id)
   else
-    redis.call('ZREM', base .. 'open:' .. known[TENANT], known[PLACE])
-    redis.call('ZADD', base .. 'closed', int(now), id)
+    redis.call('ZREM', base .. 'incidents_open:' .. known[TENANT], known[PLACE])
+    redis.call('ZADD', base .. 'incidents_closed', int(now), id)
   end
 end
 
@@ -60,7 +59,7 @@ register('incidents_read', 'no-writes', function(keys, args)
   local base, wanted = keys[1], bounded(args[1])
   local result = {}
   for k, want in ipairs(wanted) do
-    local last, of_events, seen, rows = redis.call('HGET', base .. 'newest_of_worker', want[1]), {}, {}, {}
+    local last, of_events, seen, rows = redis.call('HGET', base .. 'incident_of_worker', want[1]), {}, {}, {}
     local function add(id)
       local known = id and incident(base, id)
       if known and not seen[id] then
@@ -94,7 +93,7 @@ register('incidents_write', 'allow-oom', function(keys, args)
     local id = change[1]
     local known = { change[2] + 1, change[3], change[4], change[5], change[6], change[7], change[8], false }
     redis.call('HSET', base .. 'incidents', id, cmsgpack.pack(known))
-    redis.call('HSET', base .. 'newest_of_worker', known[WORKER], id)
+    redis.call('HSET', base .. 'incident_of_worker', known[WORKER], id)
     for _, event in ipairs(known[EVENTS]) do
       redis.call('HSET', base .. 'incident_of_event', event, id)
     end
@@ -127,19 +126,19 @@ register('incidents_join', 'allow-oom', function(keys, args)
   local known = incident(base, id) or { 0, args[9], args[6], args[7], args[8], '', {}, { 0, 0, false, false, false } }
   local counts = known[MEMBERS]
   for _, member in ipairs(members) do
-    local before, open = redis.call('HGET', base .. 'members:' .. id, member[1]), member[2]
+    local before, open = redis.call('HGET', base .. 'incident_members:' .. id, member[1]), member[2]
     if not before then
       counts[M_ALL] = counts[M_ALL] + 1
     end
     if before ~= '0' and (not open or not before) then
-      redis.call('HSET', base .. 'members:' .. id, member[1], open and '1' or '0')
+      redis.call('HSET', base .. 'incident_members:' .. id, member[1], open and '1' or '0')
       counts[M_OPEN] = counts[M_OPEN] + (open and 1 or 0) - (before and 1 or 0)
     end
     if not open and member[3] > (counts[M_CLOSED] or -1) then
       counts[M_CLOSED], counts[M_KIND], counts[M_EVENT] = member[3], member[4], member[5]
     end
   end
-  forget_members(base .. 'members:' .. id, counts[M_OPEN], tonumber(args[4]))
+  forget_members(base .. 'incident_members:' .. id, counts[M_OPEN], tonumber(args[4]))
   known[VERSION] = known[VERSION] + 1
   redis.call('HSET', base .. 'incidents', id, cmsgpack.pack(known))
   set_open(base, id, known, counts[M_OPEN] > 0, now)
@@ -173,7 +172,7 @@ register('incidents_page', 'no-writes', function(keys, args)
   for k = 5, #args do
     wanted[args[k]] = true
   end
-  local open = base .. 'open:' .. tenant
+  local open = base .. 'incidents_open:' .. tenant
   local from = args[3] == '' and '+' or '(' .. args[3]
   local set = state == 'open' and open or base .. 'incidents:' .. tenant
   local places = redis.call('ZRANGE', set, from, '-', 'BYLEX', 'REV', 'LIMIT', 0, PAGE)
@@ -191,14 +190,4 @@ register('incidents_page', 'no-writes', function(keys, args)
     end
   end
   return result
-end)
-
--- incidents_add_partition: record that a partition has incidents. ARGV: the partition.
-register('incidents_add_partition', 'allow-oom', function(keys, args)
-  return redis.call('SADD', keys[1] .. 'partitions', args[1])
-end)
-
--- incidents_partitions: Result: all partitions that have incidents.
-register('incidents_partitions', 'no-writes', function(keys)
-  return redis.call('SMEMBERS', keys[1] .. 'partitions')
 end)

@@ -24,6 +24,7 @@ from alerts.groups.incidents import (
 )
 from alerts.loops import Tries
 from alerts.store.retention import Retention
+from alerts.store.tags import partition_base, shard_base, shared_base
 from monitor.liveness import EventKind
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ MEMBERS_KEPT: Final = 100_000
 """Maximum ended members that are stored individually for an environment's incident. All of them are counted."""
 
 _USUAL: Final = Retention()
-_ENVIRONMENTS: Final = "{la.environments}:"
-_PARTITIONS: Final = "{la.incidents}:"
 _ROUNDS: Final = 8
 """Maximum calls for one page, when its filter leaves little."""
 
@@ -155,7 +154,7 @@ class IncidentStore:
         """
         if environments is not None and not environments:
             return IncidentPage(incidents=(), after=None)
-        bases = await self._bases()
+        bases = self._bases()
         found: list[tuple[str, list[Any]]] = []
         place = after or ""
         for _ in range(_ROUNDS):
@@ -179,7 +178,7 @@ class IncidentStore:
         part_of: Callable[[Event], str | None],
         now_ms: int,
     ) -> list[Noted]:
-        base, tries = _base(partition), Tries(f"an incident of partition {partition}")
+        base, tries = partition_base(partition), Tries(f"an incident of partition {partition}")
         while True:
             await tries.begin()
             batch, versions = await self._read(base, events)
@@ -187,8 +186,6 @@ class IncidentStore:
             if batch.changed:
                 changes = [_change(one, versions.get(one.id, 0)) for one in batch.changed.values()]
                 arguments = (now_ms, *self._kept, _pack(changes))
-                # Repeated with each write, because the store may have lost its data.
-                await self._store.call("incidents_add_partition", _PARTITIONS, partition)
                 if not await self._store.call("incidents_write", base, *arguments):
                     continue
             for membership in batch.environments.values():
@@ -220,27 +217,22 @@ class IncidentStore:
         ]
         await self._store.call(
             "incidents_join",
-            _ENVIRONMENTS,
+            shared_base(qualified(opening.tenant, opening.environment_name), self._store.partitions),
             *(now_ms, *self._kept, MEMBERS_KEPT, opening.id, _place(opening)),
             *(opening.tenant, opening.environment_name, _text(opening), _pack(members)),
         )
 
-    async def _bases(self) -> list[str]:
-        partitions = await self._store.call("incidents_partitions", _PARTITIONS)
-        return [_ENVIRONMENTS, *sorted(_base(int(partition)) for partition in partitions)]
+    def _bases(self) -> list[str]:
+        return [base(number) for number in range(self._store.partitions) for base in (shard_base, partition_base)]
 
     async def _find(self, tenant: str, incident_id: str) -> tuple[str, int, Incident]:
         """Base key of an incident, its version, and the incident."""
-        bases = await self._bases()
+        bases = self._bases()
         rows = await asyncio.gather(*(self._store.call("incidents_get", base, incident_id) for base in bases))
         for base, row in zip(bases, rows, strict=True):
             if row is not None and (incident := _read(row)).tenant == tenant:
                 return base, row[1], incident
         raise UnknownIncidentError(f"tenant {tenant!r} has no incident {incident_id!r}")
-
-
-def _base(partition: int) -> str:
-    return f"{{la.incidents:{partition}}}:"
 
 
 def _place(incident: Incident) -> str:

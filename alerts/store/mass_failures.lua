@@ -1,6 +1,6 @@
 -- Mass failures: recent deaths per environment.
 --
--- KEYS[1] is "{la.mass}:". `failures` is a HASH: environment -> msgpack {version, state (opaque)}; `written` a ZSET:
+-- KEYS[1] is the base of a shard. `failures` is a HASH: environment -> msgpack {version, state (opaque)}; `failures_written` a ZSET:
 -- environment -> when its state was written, ms of the store's clock, given by the caller.
 
 -- mass_read: ARGV: environment. Result: {version (0: no state), state or false}.
@@ -11,7 +11,7 @@ end)
 -- mass_write: ARGV: environment, version that was read, state ('' to delete it), now, keep_ms. States older than
 -- keep_ms are obsolete and are deleted, a few per call. Result: 1, or 0: another process has written since.
 register('mass_write', 'allow-oom', function(keys, args)
-  local failures, at = keys[1] .. 'failures', keys[1] .. 'written'
+  local failures, at = keys[1] .. 'failures', keys[1] .. 'failures_written'
   local version = (stored(failures, args[1]) or { 0 })[1]
   if version ~= tonumber(args[2]) then
     return 0

@@ -19,6 +19,7 @@ from alerts.groups.mass_failure import (
     since_of,
 )
 from alerts.loops import Tries
+from alerts.store.tags import shared_base
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 KEPT_MS: Final = 86_400_000
 """Time after which the counts of an environment without events are deleted. They are obsolete by then, because deaths
 count together only within ``LONGEST_WINDOW_MS``."""
-_BASE: Final = "{la.mass}:"
 _window = msgspec.json.Decoder(FailureWindow).decode
 
 
@@ -67,10 +67,11 @@ class MassFailures:
             StoreUnavailableError: the events may not have been counted; call again.
         """
         name = qualified(tenant, environment)
+        base = shared_base(name, self._store.partitions)
         tries = Tries(f"the mass failure state of environment {environment!r}")
         while True:
             await tries.begin()
-            version, stored = await self._store.call("mass_read", _BASE, name)
+            version, stored = await self._store.call("mass_read", base, name)
             if stored is None and not deaths:
                 return CALM
             window = FailureWindow() if stored is None else _window(stored)
@@ -82,7 +83,7 @@ class MassFailures:
             )
             idle = state is FailureState.CALM and not silent_now(window)
             text = "" if idle else msgspec.json.encode(window).decode()
-            if await self._store.call("mass_write", _BASE, name, version, text, now_ms, KEPT_MS):
+            if await self._store.call("mass_write", base, name, version, text, now_ms, KEPT_MS):
                 return verdict
 
     async def is_suspected(self, tenant: str, environment: str, *, firing: int, rejected: int, since_ms: int) -> bool:

@@ -14,12 +14,14 @@ Reply: TypeAlias = Any
 class StorePort(Protocol):
     """Calls functions of the library, from one event loop. Handed in by the composition root.
 
-    ``base``: the base key of the function, from which it derives all others. Every method raises
+    ``base``: the base of the function's keys, see ``alerts.store.tags``. Every method raises
     ``StoreUnavailableError`` if its call may not have been executed.
     """
 
     durability: Durability
     """What ``call_confirmed`` waits for."""
+    partitions: int
+    """Number of partitions, and of shards of what workers share."""
 
     async def call(self, function: str, base: str, *args: str | bytes | int) -> Reply:
         """Call a function. It may be sent again, so a replay must be harmless."""

@@ -1,4 +1,4 @@
--- The names of receivers. KEYS[1] is "{la.receivers}:", which has a SET of them.
+-- The names of receivers. KEYS[1] is the base of shard 0, which has a SET of them.
 
 -- receivers_add: record configured receivers. ARGV: names. Result: those that were recorded before.
 register('receivers_add', 'allow-oom', function(keys, args)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from alerts.store.tags import shard_base
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from alerts.store.port import StorePort
     from monitor.durability import Confirmation
 
-_RECEIVERS: Final = "{la.receivers}:"
+_RECEIVERS: Final = shard_base(0)
 
 
 class ReceiverStore:

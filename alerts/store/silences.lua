@@ -1,12 +1,12 @@
--- Silences. KEYS[1] is "{la.silences}:":
---   silences:<tenant>  HASH  id -> silence (opaque)
---   active:<tenant>    ZSET  id -> end, ms, of silences that are not known to be over
---   over:<tenant>      ZSET  id -> end, ms, of silences that are over
---   versions           HASH  tenant -> version, a text that differs after each change
+-- Silences. KEYS[1] is the base of a shard:
+--   silences:<tenant>         HASH  id -> silence (opaque)
+--   silences_active:<tenant>  ZSET  id -> end, ms, of silences that are not known to be over
+--   silences_over:<tenant>    ZSET  id -> end, ms, of silences that are over
+--   silences_versions         HASH  tenant -> version, a text that differs after each change
 
 -- Move silences that are over to `over`, and delete the oldest there.
 local function tidy(base, tenant, now, keep_ms, keep)
-  local active, over = base .. 'active:' .. tenant, base .. 'over:' .. tenant
+  local active, over = base .. 'silences_active:' .. tenant, base .. 'silences_over:' .. tenant
   local ended = redis.call('ZRANGE', active, '-inf', int(now), 'BYSCORE', 'WITHSCORES')
   for k = 1, #ended, 2 do
     redis.call('ZREM', active, ended[k])
@@ -26,12 +26,12 @@ register('silences_add', 'allow-oom', function(keys, args)
     return 1
   end
   tidy(base, tenant, now, tonumber(args[3]), tonumber(args[4]))
-  if redis.call('ZCARD', base .. 'active:' .. tenant) >= tonumber(args[5]) then
+  if redis.call('ZCARD', base .. 'silences_active:' .. tenant) >= tonumber(args[5]) then
     return 0
   end
   redis.call('HSET', base .. 'silences:' .. tenant, id, args[8])
-  redis.call('ZADD', base .. 'active:' .. tenant, args[7], id)
-  redis.call('HSET', base .. 'versions', tenant, id)
+  redis.call('ZADD', base .. 'silences_active:' .. tenant, args[7], id)
+  redis.call('HSET', base .. 'silences_versions', tenant, id)
   return 1
 end)
 
@@ -39,12 +39,12 @@ end)
 register('silences_end', 'allow-oom', function(keys, args)
   local base, tenant, now, id = keys[1], args[1], tonumber(args[2]), args[5]
   tidy(base, tenant, now, tonumber(args[3]), tonumber(args[4]))
-  if redis.call('ZREM', base .. 'active:' .. tenant, id) == 0 then
+  if redis.call('ZREM', base .. 'silences_active:' .. tenant, id) == 0 then
     return 0
   end
-  redis.call('ZADD', base .. 'over:' .. tenant, int(now), id)
+  redis.call('ZADD', base .. 'silences_over:' .. tenant, int(now), id)
   redis.call('HSET', base .. 'silences:' .. tenant, id, args[6])
-  redis.call('HSET', base .. 'versions', tenant, 'end ' .. id)
+  redis.call('HSET', base .. 'silences_versions', tenant, 'end ' .. id)
   return 1
 end)
 
@@ -54,10 +54,10 @@ register('silences_of', 'no-writes', function(keys, args)
   local base, result = keys[1], {}
   for k = 1, #args, 2 do
     local tenant = args[k]
-    local version, found = redis.call('HGET', base .. 'versions', tenant) or '', false
+    local version, found = redis.call('HGET', base .. 'silences_versions', tenant) or '', false
     if version ~= args[k + 1] then
       found = {}
-      for _, id in ipairs(redis.call('ZRANGE', base .. 'active:' .. tenant, 0, -1)) do
+      for _, id in ipairs(redis.call('ZRANGE', base .. 'silences_active:' .. tenant, 0, -1)) do
         found[#found + 1] = redis.call('HGET', base .. 'silences:' .. tenant, id) or nil
       end
     end

@@ -8,6 +8,7 @@ import msgspec
 
 from alerts.groups.silences import Silence, SilenceState, TooManySilencesError, UnknownSilenceError
 from alerts.store.retention import Retention
+from alerts.store.tags import shared_base
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,6 @@ SILENCES_MOST: Final = 1_000
 """Maximum silences of a tenant that have not ended. As many ended ones are kept, the newest."""
 
 _USUAL: Final = Retention()
-_SILENCES: Final = "{la.silences}:"
 _TENANTS_CACHED: Final = 1_000
 
 _silence = msgspec.json.Decoder(Silence).decode
@@ -46,7 +46,7 @@ class SilenceStore:
         """
         added = await self._store.call(
             "silences_add",
-            _SILENCES,
+            self._base(silence.tenant),
             *(silence.tenant, now_ms, self._retention.age_ms, SILENCES_MOST, SILENCES_MOST),
             *(silence.id, silence.ends_ms, msgspec.json.encode(silence)),
         )
@@ -67,7 +67,7 @@ class SilenceStore:
         ended = msgspec.structs.replace(known, ended_ms=now_ms, ended_by=by)
         done = await self._store.call(
             "silences_end",
-            _SILENCES,
+            self._base(tenant),
             tenant,
             now_ms,
             self._retention.age_ms,
@@ -83,14 +83,14 @@ class SilenceStore:
         Raises:
             UnknownSilenceError: the tenant has no silence with this id, or no longer has it.
         """
-        found = await self._store.call("silences_get", _SILENCES, tenant, silence_id)
+        found = await self._store.call("silences_get", self._base(tenant), tenant, silence_id)
         if found is None:
             raise UnknownSilenceError(f"tenant {tenant!r} has no silence {silence_id!r}")
         return _silence(found)
 
     async def list_for(self, tenant: str, *, now_ms: int) -> list[Silence]:
         """A tenant's silences, newest first: at most ``SILENCES_MOST`` that are not over, and as many that are over."""
-        rows = await self._store.call("silences_list", _SILENCES, tenant)
+        rows = await self._store.call("silences_list", self._base(tenant), tenant)
         found = [one for one in map(_silence, rows) if one.over_ms >= now_ms - self._retention.age_ms]
         return sorted(found, key=lambda one: (one.created_ms, one.id), reverse=True)
 
@@ -100,15 +100,22 @@ class SilenceStore:
         May be called often: a tenant's silences are cached, and the store sends them again only after a change.
         """
         found: dict[str, list[Silence]] = {}
-        for start in range(0, len(tenants), CALL_LIMIT):
-            some = tenants[start : start + CALL_LIMIT]
-            asked = [part for tenant in some for part in (tenant, self._known.get(tenant, (b"", []))[0])]
-            known = dict(self._known)
-            answer = await self._store.call("silences_of", _SILENCES, *asked)
-            for tenant, (version, rows) in zip(some, answer, strict=True):
-                found[tenant] = known.get(tenant, (b"", []))[1] if rows is None else list(map(_silence, rows))
-                self._remember(tenant, version, found[tenant])
+        by_base: dict[str, list[str]] = {}
+        for tenant in tenants:
+            by_base.setdefault(self._base(tenant), []).append(tenant)
+        for base, of_base in by_base.items():
+            for start in range(0, len(of_base), CALL_LIMIT):
+                some = of_base[start : start + CALL_LIMIT]
+                asked = [part for tenant in some for part in (tenant, self._known.get(tenant, (b"", []))[0])]
+                known = dict(self._known)
+                answer = await self._store.call("silences_of", base, *asked)
+                for tenant, (version, rows) in zip(some, answer, strict=True):
+                    found[tenant] = known.get(tenant, (b"", []))[1] if rows is None else list(map(_silence, rows))
+                    self._remember(tenant, version, found[tenant])
         return found
+
+    def _base(self, tenant: str) -> str:
+        return shared_base(tenant, self._store.partitions)
 
     def _remember(self, tenant: str, version: bytes, silences: list[Silence]) -> None:
         self._known.pop(tenant, None)

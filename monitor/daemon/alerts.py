@@ -93,8 +93,10 @@ def alert_service(config: Config, *, store: Store, outbox: Outbox, counts: Count
             store.connection.address,
             LIBRARY,
             namespace=config.store.namespace,
+            partitions=store.partitions,
             durability=config.store.durability,
             confirming=len(settings.receivers) + 1,  # each receiver, and the survey at the start
+            found=store.found_again,
         ),
         source=outbox,
         partitions=config.store.partitions,

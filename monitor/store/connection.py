@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import NoPermissionError, ResponseError
@@ -42,6 +43,8 @@ OLDEST_MAJOR: Final = 7
 """The first Redis with functions."""
 
 NO_EVICTION: Final = "noeviction"
+NOT_FOUNDED: Final = "NOTFOUNDED"
+"""The error of a function whose hash tag is not founded."""
 
 _PASSING: Final = (
     "OOM",
@@ -61,34 +64,51 @@ _NO_DATABASE: Final = ("DB index is out of range", "invalid DB index", "SELECT i
 Argument = bytes | str | int
 
 
-class Functions:
-    """The functions of one library. A missing library is loaded again.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Founded:
+    """What a hash tag was founded with."""
 
-    ``loader``: the client that loads it. Every method raises the errors of redis-py and ``OSError``.
+    schema: int
+    partitions: int
+    installation: tuple[str, ...]
+    """The IDs of the installation, the oldest first; empty: unknown."""
+    is_used: bool
+    """Whether a daemon has sent a pulse since."""
+
+
+class Functions:
+    """The functions of one library. A missing library is loaded again, and an empty store founded again.
+
+    ``loader``: the client that loads the library. ``found``: founds the store. Every method raises the errors of
+    redis-py and ``OSError``.
     """
 
-    def __init__(self, library: Library, *, loader: Redis) -> None:
+    def __init__(self, library: Library, *, loader: Redis, found: Callable[[], Awaitable[None]]) -> None:
         self._library = library
         self._loader = loader
+        self._found = found
 
     async def load(self) -> None:
         """Load the library if the server does not have it. A loaded one stays: a full store would refuse the load."""
         if not await self._loader.function_list(library=self._library.name):
             await self._load()
 
-    async def call(self, send: Callable[..., Awaitable[Any]], function: str, key: str, *args: Argument) -> Any:
-        """Call a function with one key. ``send`` sends a command and returns its reply."""
-        command = ("FCALL", f"{self._library.name}_{function}", 1, key, *args)
-        try:
-            return await send(*command)
-        except ResponseError as error:
-            if "unction not found" not in str(error):
-                raise
-            await self._load()
-            return await send(*command)
+    async def call(self, send: Callable[..., Awaitable[Any]], function: str, base: str, *args: Argument) -> Any:
+        """Call a function. ``base`` begins with a hash tag and a colon. ``send`` sends a command, returns its reply."""
+        anchor = f"{base[: base.index('}')]}}}:meta"
+        command = ("FCALL", f"{self._library.name}_{function}", 2, base, anchor, *args)
+        repairs = {"unction not found": self._load, NOT_FOUNDED: self._found}
+        while True:
+            try:
+                return await send(*command)
+            except ResponseError as error:
+                repair = next((repairs.pop(text) for text in tuple(repairs) if text in str(error)), None)
+                if repair is None:
+                    raise
+                await repair()
 
     async def call_confirmed(
-        self, client: Redis, durability: Durability, limit_ms: int, function: str, key: str, *args: Argument
+        self, client: Redis, durability: Durability, limit_ms: int, function: str, base: str, *args: Argument
     ) -> tuple[Any, Confirmation]:
         """Call a function, then wait until its writes are as durable as asked, for ``limit_ms`` at most.
 
@@ -108,7 +128,7 @@ class Functions:
             waited = rest[0] if rest else None
             return answer
 
-        return await self.call(send, function, key, *args), confirmation_of(durability, waited)
+        return await self.call(send, function, base, *args), confirmation_of(durability, waited)
 
     async def _load(self) -> None:
         await self._loader.function_load(self._library.source, replace=True)
@@ -121,7 +141,9 @@ class Connection:
     now. Whether the call was applied is then unknown, except for a ``StoreFullError``: then it was not.
     """
 
-    def __init__(self, url: str, *, namespace: str, timeout_s: float, clock: StoreClock) -> None:
+    def __init__(
+        self, url: str, *, namespace: str, timeout_s: float, clock: StoreClock, found: Callable[[], Awaitable[None]]
+    ) -> None:
         self._tag = f"{namespace}.ls" if namespace else "ls"
         self.address = Address(url, timeout_s=timeout_s)
         """The store's endpoint, for other clients of the same server."""
@@ -134,7 +156,7 @@ class Connection:
         self._reads_inside = asyncio.Semaphore(READERS_INSIDE)
         self._probing = self.address.client(PROBES, timeout_s=timeout_s, retry=RESENT)
         self._once = self.address.client(ONCE, timeout_s=timeout_s, retry=SENT_ONCE)
-        self._functions = Functions(LIBRARY, loader=self._probing)
+        self._functions = Functions(LIBRARY, loader=self._probing, found=found)
 
     @contextlib.asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
@@ -197,18 +219,31 @@ class Connection:
                     raise
                 raise StoreRefusedError(f"the store refuses the function library: {error}") from error
 
-    async def founded(self, partition: int) -> tuple[int, int, str] | None:
-        """Return the schema version, the number of partitions and the installation's IDs of a partition, without
-        the library; None if the partition is new.
-        """
+    def bases(self, partitions: int) -> list[str]:
+        """Return the bases of all hash tags: of the partitions, and of what workers share."""
+        return [
+            base for number in range(partitions) for base in (self._base(number), f"{{{self._tag}.shared:{number}}}:")
+        ]
+
+    async def founded(self, base: str) -> Founded | None:
+        """Return what a hash tag was founded with, without the library; None if it is not founded."""
         async with self._in_time():
-            known: Any = await self._probing.hmget(
-                self._base(partition) + "meta", "schema", "partitions", "installation"
-            )
-        schema, partitions, ids = known
+            known: Any = await self._probing.hmget(f"{base}meta", "schema", "partitions", "installation", "pulse")
+        schema, partitions, ids, pulse = known
         if schema is None or partitions is None:
             return None
-        return int(schema), int(partitions), (ids or b"").decode()
+        return Founded(
+            schema=int(schema),
+            partitions=int(partitions),
+            installation=tuple((ids or b"").decode().split()),
+            is_used=pulse is not None,
+        )
+
+    async def found(self, base: str, *args: Argument) -> None:
+        """Found a hash tag, or add the IDs of the installation."""
+        async with self._in_time():
+            answer = await self._functions.call(self._writing.call, "found", base, *args)
+        self._clock.observe(answer[0])
 
     def _base(self, partition: int) -> str:
         return f"{{{self._tag}:{partition}}}:"

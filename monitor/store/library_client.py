@@ -9,7 +9,7 @@ from monitor.store.connection import Functions
 from monitor.store.fast_connections import RESENT, SENT_ONCE, TROUBLE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from monitor.durability import Confirmation, Durability
     from monitor.store.connection import Argument
@@ -30,20 +30,31 @@ class LibraryClient:
         address: the store's endpoint; it must be closed after this client.
         library: the library.
         namespace: part of every key, in its hash tag.
+        partitions: number of partitions.
         durability: what ``call_confirmed`` waits for.
         confirming: maximum number of confirmed calls at once. These wait for the disk and block their connection
             meanwhile, so they have a separate pool.
+        found: founds the store again, if it is empty.
     """
 
     def __init__(
-        self, address: Address, library: Library, *, namespace: str, durability: Durability, confirming: int
+        self,
+        address: Address,
+        library: Library,
+        *,
+        namespace: str,
+        partitions: int,
+        durability: Durability,
+        confirming: int,
+        found: Callable[[], Awaitable[None]],
     ) -> None:
         self.durability = durability
+        self.partitions = partitions
         self._prefix = f"{namespace}." if namespace else ""
         self._client = address.client(CONNECTIONS, timeout_s=_TIMEOUT_S, retry=RESENT)
         once_s = _TIMEOUT_S + _CONFIRM_MS / 1000
         self._once = address.client(max(1, confirming), timeout_s=once_s, retry=SENT_ONCE)
-        self._functions = Functions(library, loader=self._client)
+        self._functions = Functions(library, loader=self._client, found=found)
 
     async def close(self) -> None:
         """Close every connection. Idempotent."""

@@ -1,48 +1,89 @@
-"""Checks that the server can run the store, and that its data belongs to this installation and release."""
+"""Founds the store, and checks that the server can run it and that its data belongs to this installation and release.
+
+Each hash tag has an anchor: the hash ``meta``, which exists from the founding on.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
+from monitor.errors import StoreUnavailableError
 from monitor.store.errors import InstallationError, SchemaError, StoreFullError
 
 if TYPE_CHECKING:
-    from monitor.store.connection import Connection
+    from monitor.store.connection import Connection, Founded
     from monitor.store.settings import StoreSettings
 
 SCHEMA_VERSION: Final = 1
 
 
 async def open_partitions(connection: Connection, settings: StoreSettings) -> None:
-    """Check the server, load the library, and found the partitions that are new. Raises as ``Store.open`` does."""
+    """Check the server and all data, load the library, and found what is new. Raises as ``Store.open`` does.
+
+    A start that is refused leaves nothing in a new store. One that is killed may leave some tags founded, which have
+    never had a pulse: the next start founds the rest.
+    """
     await connection.judge_server()
-    ids = " ".join(settings.installation)
+    known = await _known(connection, settings)
+    for one in known.values():
+        if one is not None:
+            _check(settings, one)
+    lost = _lost(known)
+    if lost and any(one and one.is_used for one in known.values()):
+        raise SchemaError(f"the store has lost data: {lost[0]} is missing, and others are there; restore a backup")
     try:
         await connection.load()
-        for partition in range(settings.partitions):
-            hello = await connection.write("hello", partition, SCHEMA_VERSION, settings.partitions, ids)
-            _, schema, partitions, known_ids = hello
-            _check(settings, schema, partitions, known_ids.decode())
+        await _found(connection, settings, since="")
     except StoreFullError:
-        for partition in range(settings.partitions):
-            known = await connection.founded(partition)
-            if known is None:
-                raise
-            _check(settings, *known)
+        if lost:
+            raise
 
 
-def _check(settings: StoreSettings, schema: int, partitions: int, installation: str) -> None:
-    if schema > SCHEMA_VERSION:
+async def found_again(connection: Connection, settings: StoreSettings, *, since_ms: int) -> bool:
+    """Found a store again that a running daemon has found empty, as after FLUSHALL. Returns whether it was empty.
+
+    ``since_ms``: since when nothing was stored. That is one blind window.
+
+    Raises:
+        StoreUnavailableError: only a part of the store is missing.
+    """
+    known = await _known(connection, settings)
+    lost = _lost(known)
+    if lost and any(one and one.is_used for one in known.values()):
+        raise StoreUnavailableError(f"the store has lost data: {lost[0]} is missing, and others are there")
+    if lost:
+        await _found(connection, settings, since=since_ms)
+    return bool(lost)
+
+
+async def _known(connection: Connection, settings: StoreSettings) -> dict[str, Founded | None]:
+    bases = connection.bases(settings.partitions)
+    return dict(zip(bases, await asyncio.gather(*map(connection.founded, bases)), strict=True))
+
+
+def _lost(known: dict[str, Founded | None]) -> list[str]:
+    return [base for base, one in known.items() if one is None]
+
+
+async def _found(connection: Connection, settings: StoreSettings, *, since: int | str) -> None:
+    arguments = SCHEMA_VERSION, settings.partitions, " ".join(settings.installation), since
+    await asyncio.gather(*(connection.found(base, *arguments) for base in connection.bases(settings.partitions)))
+
+
+def _check(settings: StoreSettings, known: Founded) -> None:
+    if known.schema > SCHEMA_VERSION:
         raise SchemaError(
-            f"the store's schema is version {schema}, written by a newer release; this one knows {SCHEMA_VERSION}"
+            f"the store's schema is version {known.schema}, written by a newer release; this one knows {SCHEMA_VERSION}"
         )
-    if partitions != settings.partitions:
+    if known.partitions != settings.partitions:
         raise SchemaError(
-            f"the store was founded with store.partitions = {partitions}, the configuration says {settings.partitions}"
+            f"the store was founded with store.partitions = {known.partitions}, the configuration says"
+            f" {settings.partitions}"
         )
-    known, ours = installation.split(), settings.installation
-    if ours and known and not set(ours) & set(known):
+    theirs, ours = known.installation, settings.installation
+    if ours and theirs and not set(ours) & set(theirs):
         raise InstallationError(
-            f"the store belongs to another installation, {known[0]}: give this one a store.namespace or a database"
-            f' of its own; if it is the same, with all of its keys replaced, set store.installation = "{known[0]}"'
+            f"the store belongs to another installation, {theirs[0]}: give this one a store.namespace or a database"
+            f' of its own; if it is the same, with all of its keys replaced, set store.installation = "{theirs[0]}"'
         )

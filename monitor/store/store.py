@@ -12,6 +12,8 @@ from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+import structlog
+
 from monitor.blindness import Cause, Window
 from monitor.clock import StoreClock
 from monitor.durability import Confirmation, DurabilityMode
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from monitor.store.settings import StoreSettings
     from monitor.workers import Beat, Disconnect, Evidence, Worker, WorkerKey
 
+log = structlog.get_logger(__name__)
+
 EVENTS_TRIMMED_PER_CALL: Final = 100
 BEHIND: Final = 2
 """The argument of ``pulse`` from a daemon that is behind with beats; 0 and 1 say whether it ends."""
@@ -55,8 +59,14 @@ class Store:
         self.settings = settings
         self.partitions = settings.partitions
         self.clock = StoreClock()
+        self.found_again = CoalescedCall(self._found_again, name="found again")
+        """Founds the store again if it is empty; raises as every call."""
         self.connection = Connection(
-            settings.url, namespace=settings.namespace, timeout_s=settings.timeout_s, clock=self.clock
+            settings.url,
+            namespace=settings.namespace,
+            timeout_s=settings.timeout_s,
+            clock=self.clock,
+            found=self.found_again,
         )
         """For other data in the store, and for questions about its server."""
         self._read = self.connection.read
@@ -90,6 +100,10 @@ class Store:
     async def close(self) -> None:
         """Close every connection."""
         await self.connection.close()
+
+    async def _found_again(self) -> None:
+        if await schema.found_again(self.connection, self.settings, since_ms=self.clock.now_ms()):
+            log.warning("store.founded_again", partitions=self.partitions)
 
     def inside(self) -> Store:
         """Return the same store for the daemon's own reads, which do not wait behind those of requests."""

@@ -677,11 +677,11 @@ async def test_p30_a_receiver_that_routing_fails_for_ends_no_other_receiver(daem
 async def _spoil(store_url: str, receiver: str, group: str) -> None:
     """Make the stored state of a group invalid JSON."""
     redis = Redis.from_url(store_url)
-    packed = await redis.hget(f"{{lt:{receiver}}}:groups", group)
+    packed = await redis.hget(f"{{ls.shared:0}}:to:{receiver}:groups", group)
     assert isinstance(packed, bytes)
     version, token, until_ms, _, tenant = msgspec.msgpack.decode(packed)
     await redis.hset(
-        f"{{lt:{receiver}}}:groups", group, msgspec.msgpack.encode([version, token, until_ms, "{", tenant])
+        f"{{ls.shared:0}}:to:{receiver}:groups", group, msgspec.msgpack.encode([version, token, until_ms, "{", tenant])
     )
     await redis.aclose()
 

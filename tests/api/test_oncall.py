@@ -644,7 +644,7 @@ async def test_a_test_says_what_the_receiver_said(lastseen: Api, error: Exceptio
 async def forget_test(lastseen: Api, receiver: str = "own") -> None:
     """Reset the limit on tests of a receiver."""
     async with Redis.from_url(lastseen.store.settings.url) as redis:
-        await redis.delete(f"{{lt:{receiver}}}:test")
+        await redis.delete(f"{{ls.shared:0}}:to:{receiver}:test")
 
 
 async def test_b8_a_shared_receiver_is_the_operators_and_a_tenants_own_is_its_admins(lastseen: Api) -> None:

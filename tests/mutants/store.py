@@ -12,6 +12,29 @@ _MOVED: Final = (
 )
 
 MUTANTS: Final[tuple[Mutant, ...]] = (
+    Mutant(
+        wrong="a partition that is not founded is founded by whatever call comes first",
+        file="monitor/store/lua/lastseen.lua",
+        old="if not st.founded and name ~= 'found' then",
+        new="if not st.founded and name == 'sweep' then",
+        tests=("tests/store/test_founding.py",),
+    ),
+    Mutant(
+        wrong="a start founds the part of a store that was lost",
+        file="monitor/store/schema.py",
+        old="""    if lost and any(one and one.is_used for one in known.values()):
+        raise SchemaError(""",
+        new="""    if lost and all(one and one.is_used for one in known.values()):
+        raise SchemaError(""",
+        tests=("tests/store/test_founding.py",),
+    ),
+    Mutant(
+        wrong="a call declares the base of its tag alone",
+        file="monitor/store/connection.py",
+        old="""{function}", 2, base, anchor, *args)""",
+        new="""{function}", 2, anchor, anchor, *args)""",
+        tests=("tests/store/test_founding.py",),
+    ),
     # Blindness ----------------------------------------------------------------------------------------------------
     Mutant(
         wrong="a daemon that was behind for less than an interval moves deadlines that three blind windows have moved",

@@ -83,7 +83,7 @@ async def sweep(store: Store, url: str) -> None:
 
 async def keys(url: str) -> set[str]:
     async with Redis.from_url(url) as redis:
-        return {key.decode().removeprefix("{ls:0}:") async for key in redis.scan_iter()}
+        return {key.decode().removeprefix("{ls:0}:") async for key in redis.scan_iter("{ls:0}:*")}
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ async def test_p26_a_full_store_takes_all_but_beats(store_url: str) -> None:
 
 async def test_p26_a_full_store_takes_what_alerts_write(store_url: str) -> None:
     port = alert_store(store_url)
-    await port.call("wake", "{lt:ops}:", 0)
+    await port.call("wake", "{ls.shared:0}:to:ops:", 0)
     await port.close()
     count, refused = await flagless(store_url, alerts.LIBRARY)
     assert count > 20

@@ -37,7 +37,14 @@ from tests.support.store_indexes import check_indexes
 from tests.support.stores import DEV, GRACE_MS, INTERVAL_MS, ManualClock, alert_store, beat, opened, settings
 
 W = WorkerKey("acme", "w")
-HISTORY_KEYS = {"{ls:0}:meta", "{ls:0}:outbox", "{ls:0}:history:acme", "{ls:0}:history_lengths", "{ls:0}:history_began"}
+HISTORY_KEYS = {
+    "{ls.shared:0}:meta",
+    "{ls:0}:meta",
+    "{ls:0}:outbox",
+    "{ls:0}:history:acme",
+    "{ls:0}:history_lengths",
+    "{ls:0}:history_began",
+}
 UNKNOWN_W = WorkerKey("acme", "unknown")
 
 
@@ -869,8 +876,10 @@ async def test_two_namespaces_on_one_database_know_nothing_of_each_other(store_u
             await queue.close()
     async with Redis.from_url(store_url, decode_responses=True) as redis:
         keys: Any = await redis.keys("*")
-    assert {key for key in keys if "blue" in key} == {key for key in keys if key.startswith(("{blue.ls:", "blue.la:"))}
-    assert {key.partition("}")[0] for key in keys} >= {"{ls:0", "{blue.ls:0", "{blue.ls:1"}
+    assert {key for key in keys if "blue" in key} == {
+        key for key in keys if key.startswith(("{blue.ls:", "{blue.ls.shared:"))
+    }
+    assert {key.partition("}")[0] for key in keys} >= {"{ls:0", "{blue.ls:0", "{blue.ls:1", "{blue.ls.shared:1"}
 
 
 async def test_another_installation_on_the_same_store_is_refused_and_one_that_changes_its_keys_is_not(

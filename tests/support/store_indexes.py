@@ -143,7 +143,7 @@ class _Check:
             counter[b"v"] = sum(1 for name in counter if name.startswith(b"e"))
 
     async def compare_keys(self, groups: Mapping[int, Any]) -> None:
-        keys: list[Any] = await self.redis.keys("*")
+        keys: list[Any] = await self.redis.keys(BASE + b"*")
         names: set[bytes] = {key.removeprefix(BASE) for key in keys}
         assert {name for name in names if _kind(name) in {b"alive", b"down", b"absent", b"refused"}} == set(self.sets)
         for name in names - PLAIN:

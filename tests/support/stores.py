@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from redis.asyncio import Redis
@@ -46,23 +47,49 @@ def settings(url: str, **changes: Any) -> StoreSettings:
     return StoreSettings(**{**values, "durability": Durability.parse(values["durability"])})
 
 
-def alert_store(store: str | Address, *, namespace: str = "", durability: str = "memory") -> LibraryClient:
+def alert_store(
+    store: str | Address, *, namespace: str = "", durability: str = "memory", partitions: int = 1
+) -> LibraryClient:
     """The alerts' port to a store, by its URL. That one is not behind Sentinel: its address is not to be closed."""
+    again = _not_founded
+    if isinstance(store, str):
+        again = partial(found, store, namespace=namespace, partitions=partitions)
     return LibraryClient(
         Address(store, timeout_s=2.0) if isinstance(store, str) else store,
         LIBRARY,
         namespace=namespace,
+        partitions=partitions,
         durability=Durability.parse(durability),
         confirming=2,
+        found=again,
     )
+
+
+async def found(url: str, **changes: Any) -> None:
+    """Found a store that is empty, as the daemon does at its start."""
+    await (await Store.open(settings(url, **changes))).close()
+
+
+async def _not_founded() -> None:
+    raise AssertionError("a store that is known by its address is founded before")
 
 
 class Interrupted(LibraryClient):
     """A store at which another change comes first: once, right before a call of ``function``."""
 
-    def __init__(self, redis_url: str, function: str, meanwhile: Callable[[], Awaitable[object]]) -> None:
+    def __init__(
+        self, redis_url: str, function: str, meanwhile: Callable[[], Awaitable[object]], *, partitions: int = 1
+    ) -> None:
         address = Address(redis_url, timeout_s=2.0)
-        super().__init__(address, LIBRARY, namespace="", durability=MEMORY, confirming=1)
+        super().__init__(
+            address,
+            LIBRARY,
+            namespace="",
+            partitions=partitions,
+            durability=MEMORY,
+            confirming=1,
+            found=partial(found, redis_url, partitions=partitions),
+        )
         self._function = function
         self._meanwhile: Callable[[], Awaitable[object]] | None = meanwhile
 

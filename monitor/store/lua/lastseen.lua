@@ -21,11 +21,14 @@ Glossary of the deadline arithmetic:
   mid         "<bytes of tenant>:<tenant><worker>", a worker's field name in the hashes
   generation  one life of a worker, from registration to erasure; its number is the time of the registration
 
-Every function gets one key, the base of a partition, "{ls:<p>}:" or "{<namespace>.ls:<p>}:", and derives the others
-from it, all of them in that partition's slot. Every answer begins with t, the store's time in ms.
+Every function gets two keys of one hash tag: the base of a partition, "{ls:<p>}:" or "{<namespace>.ls:<p>}:", from which
+it derives all others, and an anchor, the base and "meta". No key has the name of a base, and an anchor always exists.
+So while a cluster moves the slot key by key, the server refuses every call (TRYAGAIN), and no call finds a part of a
+partition. A call to a partition that is not founded is answered NOTFOUNDED. Every answer begins with t, the store's
+time in ms.
 
 Key schema, per partition, without the base:
-  meta            HASH   schema, partitions, installation (IDs, see hello), skew, last (newest t), swept (t of the last
+  meta            HASH   schema, partitions, installation (IDs, see found), skew, last (newest t), swept (t of the last
                          full sweep), cohort_id (newest cohort number), events (in all histories), erased (newest
                          generation or time of an erased worker), pulse (newest of any daemon), run (run ID of the
                          server at that pulse), blind, blind_ms (number and length of blind windows so far)
@@ -129,10 +132,10 @@ local function open(keys)
     due = {}, oldest = {}, first_back = {}, first_end = {},
     events = {},
   }
-  local known = call('HMGET', st.keys.meta, 'skew', 'last', 'swept', 'erased', 'cohort_id')
+  local known = call('HMGET', st.keys.meta, 'skew', 'last', 'swept', 'erased', 'cohort_id', 'schema')
   local clock = call('TIME')
   st.skew, st.last, st.swept = tonumber(known[1]) or 0, tonumber(known[2]) or 0, tonumber(known[3]) or 0
-  st.erased, st.cohort_id = tonumber(known[4]) or 0, tonumber(known[5]) or 0
+  st.erased, st.cohort_id, st.founded = tonumber(known[4]) or 0, tonumber(known[5]) or 0, known[6]
   st.t = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000) + st.skew
   if st.t < st.last then
     if st.last - st.t > GAP_MS / SLEW then
@@ -151,7 +154,11 @@ local function register(name, flags, callback)
   redis.register_function({
     function_name = PREFIX .. name, flags = flags,
     callback = function(keys, args)
-      return callback(open(keys), args)
+      local st = open(keys)
+      if not st.founded and name ~= 'found' then
+        return redis.error_reply('NOTFOUNDED ' .. st.base)
+      end
+      return callback(st, args)
     end,
   })
 end
@@ -279,20 +286,16 @@ end
 -- include: blindness.lua
 -- include: workers.lua
 -- include: commit.lua
--- hello ---------------------------------------------------------------------------------------------
--- Checks a partition, or initializes a new one. ARGV: schema version, partition count, IDs of the installation,
--- separated by spaces ('': none). Result: {t, schema, partitions, IDs} as stored. The caller refuses another count, a
--- newer schema, or stored IDs without one of its own; then nothing is written. New IDs of the same installation are
--- added, since it replaces its IDs one after another; the newest 64 are kept. Events: none.
-register('hello', { 'allow-oom' }, function(st, args)
-  local known = call('HMGET', st.keys.meta, 'schema', 'partitions', 'installation')
-  if not known[1] then
-    commit_time(st)
-    call('HSET', st.keys.meta, 'schema', args[1], 'partitions', args[2])
-    known = { args[1], args[2], known[3] }
-  end
-  local words, has, is_ours, new = {}, {}, not known[3], false
-  for word in string.gmatch(known[3] or '', '%S+') do
+-- found ---------------------------------------------------------------------------------------------
+-- Founds a partition, or another tag, whose base is then the key; the caller has checked all of them. ARGV: schema
+-- version, partition count, IDs of the installation, separated by spaces ('': none), and when a running daemon has found
+-- its store empty, the moment since which nothing was stored, else ''. Result: {t}. Of a founded tag nothing changes
+-- except that new IDs of the same installation are added, since it replaces its IDs one after another; the newest 64 are
+-- kept. Events: none.
+register('found', { 'allow-oom' }, function(st, args)
+  local stored = call('HGET', st.keys.meta, 'installation') or ''
+  local words, has, is_ours, new = {}, {}, stored == '', false
+  for word in string.gmatch(stored, '%S+') do
     words[#words + 1], has[word] = word, true
   end
   for word in string.gmatch(args[3], '%S+') do
@@ -301,10 +304,19 @@ register('hello', { 'allow-oom' }, function(st, args)
       words[#words + 1], new = word, true
     end
   end
+  if not st.founded then
+    commit_time(st)
+    call('HSET', st.keys.meta, 'schema', args[1], 'partitions', args[2])
+    if args[4] ~= '' then
+      local since = math.min(tonumber(args[4]), st.t)
+      call('SET', st.keys.windows, cmsgpack.pack({ { since, st.t, STORE_RESTARTED } }))
+      call('HSET', st.keys.meta, 'blind', 1, 'blind_ms', int(st.t - since))
+    end
+  end
   if is_ours and new then
     call('HSET', st.keys.meta, 'installation', table.concat(words, ' ', math.max(1, #words - 63)))
   end
-  return { st.t, tonumber(known[1]), tonumber(known[2]), known[3] or '' }
+  return { st.t }
 end)
 
 do

@@ -512,8 +512,8 @@ async def test_a_member_that_cannot_be_read_stops_its_group_only(rig: Rig, store
     await rig.offer(down("bad"), route=GROUPED)
     [key] = await rig.groups.due(offset=0, limit=2)
     async with Redis.from_url(store_url) as redis:
-        [member] = await redis.hkeys(f"{{lt:ops}}:members:{key}")
-        await redis.hset(f"{{lt:ops}}:members:{key}", member, "{")
+        [member] = await redis.hkeys(f"{{ls.shared:0}}:to:ops:members:{key}")
+        await redis.hset(f"{{ls.shared:0}}:to:ops:members:{key}", member, "{")
     await rig.offer(down("good"))
     rig.start()
     await until(lambda: len(rig.inbox.accepted) == 1)

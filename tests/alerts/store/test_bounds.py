@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from alerts.store.port import StorePort
     from monitor.events import Event
 
-BASE = "{lt:ops}:"
+BASE = "{ls.shared:0}:to:ops:"
 MONTH_MS = 30 * 86_400_000
 SMALL = Retention(most=NOTES_KEPT)
 LARGER = Retention(most=3 * NOTES_KEPT)
@@ -296,7 +296,7 @@ async def test_p26_a_start_lets_a_removed_receiver_expire_and_keeps_the_configur
     store_url: str, redis: Redis
 ) -> None:
     async def settled(*, gone: bool) -> bool:
-        expiring = [await redis.pttl(key) >= 0 for key in await redis.keys("{lt:old}:*")]
+        expiring = [await redis.pttl(key) >= 0 for key in await redis.keys("{ls.shared:0}:to:old:*")]
         return bool(expiring) and set(expiring) == {gone}
 
     for names in (("ops", "old"), ("ops",), ("ops", "old")):
@@ -317,12 +317,16 @@ async def test_p26_counts_of_environments_in_which_nothing_happens_any_more_are_
     for number in range(30):
         died = event(1, worker_id=f"w{number}", environment_name=f"pr-{number}")
         await mass_failures.judge("acme", f"pr-{number}", deaths=[died], returns=[], now_ms=START_MS + number)
-    assert await redis.hlen("{la.mass}:failures") == await redis.zcard("{la.mass}:written") == 30
+    assert await redis.hlen("{ls.shared:0}:failures") == await redis.zcard("{ls.shared:0}:failures_written") == 30
     later_ms = START_MS + KEPT_MS
     for number in range(30):
         died = event(1, worker_id="x", environment_name="prod", position=f"{number}-0")
         await mass_failures.judge("acme", "prod", deaths=[died], returns=[], now_ms=later_ms + number)
-    assert await redis.hkeys("{la.mass}:failures") == await redis.zrange("{la.mass}:written", 0, -1) == ["4:acmeprod"]
+    assert (
+        await redis.hkeys("{ls.shared:0}:failures")
+        == await redis.zrange("{ls.shared:0}:failures_written", 0, -1)
+        == ["4:acmeprod"]
+    )
 
 
 async def test_p26_incidents_that_are_over_are_forgotten_faster_than_they_come(store: StorePort, redis: Redis) -> None:
@@ -339,14 +343,14 @@ async def test_p26_incidents_that_are_over_are_forgotten_faster_than_they_come(s
         await incidents.record(0, stream, lambda _: {"ops": "w"}, now_ms=now_ms)
 
     await outages(0, history.incidents + 2_000, START_MS)
-    assert await redis.zcard("{la.incidents:0}:closed") <= history.incidents
+    assert await redis.zcard("{ls:0}:incidents_closed") <= history.incidents
     sizes_then = [
-        await redis.hlen("{la.incidents:0}:" + name) for name in ("incidents", "newest_of_worker", "incident_of_event")
+        await redis.hlen("{ls:0}:" + name) for name in ("incidents", "incident_of_worker", "incident_of_event")
     ]
     assert set(sizes_then) == {history.incidents}
-    assert await redis.zcard("{la.incidents:0}:incidents:acme") == history.incidents
+    assert await redis.zcard("{ls:0}:incidents:acme") == history.incidents
     await outages(10_000, 3_000, START_MS + history.age_ms + 1)
-    assert await redis.zcard("{la.incidents:0}:closed") == 3_000, (
+    assert await redis.zcard("{ls:0}:incidents_closed") == 3_000, (
         "all that was older is gone, at two for each that came"
     )
     page = await incidents.page("acme", state=IncidentState.CLOSED, limit=1)
@@ -356,20 +360,20 @@ async def test_p26_incidents_that_are_over_are_forgotten_faster_than_they_come(s
 async def test_p26_the_incident_of_an_environment_counts_all_its_members_and_remembers_few_that_are_over(
     store: StorePort, redis: Redis
 ) -> None:
-    whole, base = "inc_" + "e" * 32, "{la.environments}:"
+    whole, base = "inc_" + "e" * 32, "{ls.shared:0}:"
     incidents = IncidentStore(store)
     first = event(1, worker_id="still-down")
     await incidents.record(0, [first], lambda _: {"ops": "e4:acmeprod"}, part_of=lambda _: whole, now_ms=START_MS)
-    await redis.hset(f"{base}members:{whole}", mapping={f"inc_{number}": "0" for number in range(100_000)})
+    await redis.hset(f"{base}incident_members:{whole}", mapping={f"inc_{number}": "0" for number in range(100_000)})
     for number in range(3):
         down = event(1, worker_id=f"w{number}")
         over = event(2, worker_id=f"w{number}", kind=EventKind.RECOVERED, old=Liveness.STALE, new=Liveness.ALIVE)
         await incidents.record(
             0, [down, over], lambda _: {"ops": "e4:acmeprod"}, part_of=lambda _: whole, now_ms=START_MS
         )
-    known = await redis.hlen(f"{base}members:{whole}")
+    known = await redis.hlen(f"{base}incident_members:{whole}")
     assert 100_000 - 1_200 <= known <= 100_001
-    assert await redis.hget(f"{base}members:{whole}", f"inc_{first.event_id}") == "1"
+    assert await redis.hget(f"{base}incident_members:{whole}", f"inc_{first.event_id}") == "1"
     incident = await incidents.get("acme", whole)
     assert (incident.members, incident.members_open) == (4, 1)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LEASE_MS = 15_000
 MONTH_MS = 30 * 86_400_000
-BASE = "{lt:ops}:"
+BASE = "{ls.shared:0}:to:ops:"
 
 
 @pytest.fixture
@@ -262,7 +262,7 @@ async def test_a_group_that_is_over_leaves_nothing_but_outcomes(groups: GroupSto
     last = Change(draft=done, version=claimed.version, token=claimed.token, release=True, over=True)
     assert await groups.save([last], now_ms=START_MS) == [True]
     async with Redis.from_url(store_url, decode_responses=True) as redis:
-        assert sorted(await redis.keys()) == [
+        assert sorted(await redis.keys(BASE + "*")) == [
             BASE + name for name in ("finished", "notifications", "outcome_times", "outcomes", "state")
         ]
 
@@ -367,12 +367,12 @@ async def test_p4_a_key_of_another_kind_is_refused_before_anything_is_written(
         await redis.set(f"{BASE}members:g1", "not a hash")
         with pytest.raises(StoreUnavailableError, match="members of g1"):
             await _put(groups, "w4:acmew", "g1")
-        assert await redis.keys() == [f"{BASE}members:g1".encode()]
+        assert await redis.keys(BASE + "*") == [f"{BASE}members:g1".encode()]
         await redis.set(f"{BASE}finished", "not a sorted set")
         for call in (_put(groups, "w4:acmew"), _claim(groups)):
             with pytest.raises(StoreUnavailableError, match="type of"):
                 await call
-        assert len(await redis.keys()) == 2
+        assert len(await redis.keys(BASE + "*")) == 2
 
 
 async def test_p26_a_full_store_takes_what_is_pending_and_can_be_drained(groups: GroupStore, store_url: str) -> None:

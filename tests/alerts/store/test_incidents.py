@@ -37,7 +37,7 @@ KEPT_MS = Retention().age_ms
 
 @pytest.fixture
 async def store(store_url: str) -> AsyncIterator[StorePort]:
-    opened = alert_store(store_url)
+    opened = alert_store(store_url, partitions=4)
     yield opened
     await opened.close()
 
@@ -77,12 +77,12 @@ async def _listed(incidents: IncidentStore, **asked: Any) -> list[str]:
     return [one.worker_id for one in page.incidents]
 
 
-async def _keys(store_url: str, pattern: str = "") -> dict[str, int]:
+async def _keys(store_url: str, tag: str = "*") -> dict[str, int]:
     """Number of entries in each key."""
     sizes: dict[str, int] = {}
     async with Redis.from_url(store_url, decode_responses=True) as redis:
         counting = {"zset": redis.zcard, "hash": redis.hlen, "set": redis.scard}
-        async for key in redis.scan_iter(f"{{la.{pattern}*"):
+        async for key in redis.scan_iter(f"{{ls{tag}}}:incident*"):
             sizes[key] = await counting[str(await redis.type(key))](key)
     return sizes
 
@@ -204,7 +204,7 @@ async def test_an_ack_in_the_middle_of_noting_is_not_lost(incidents: IncidentSto
     async def acknowledge() -> None:
         await incidents.acknowledge("acme", incident_id, by="ann", comment="", now_ms=START_MS)
 
-    store = Interrupted(store_url, "incidents_write", acknowledge)
+    store = Interrupted(store_url, "incidents_write", acknowledge, partitions=4)
     await _note(IncidentStore(store), [event(2, kind=EventKind.FAILED)])
     await store.close()
     incident = await incidents.get("acme", incident_id)
@@ -214,7 +214,7 @@ async def test_an_ack_in_the_middle_of_noting_is_not_lost(incidents: IncidentSto
 async def test_an_end_in_the_middle_of_an_ack_is_not_lost(incidents: IncidentStore, store_url: str) -> None:
     (noted,) = await _note(incidents, [event(1)])
     incident_id = str(noted.incident_id)
-    store = Interrupted(store_url, "incidents_put", lambda: _note(incidents, [_end(2)]))
+    store = Interrupted(store_url, "incidents_put", lambda: _note(incidents, [_end(2)]), partitions=4)
     with pytest.raises(IncidentClosedError):
         await IncidentStore(store).acknowledge("acme", incident_id, by="ann", comment="", now_ms=START_MS)
     await store.close()
@@ -223,7 +223,7 @@ async def test_an_end_in_the_middle_of_an_ack_is_not_lost(incidents: IncidentSto
 
 async def test_p18_a_router_that_is_late_changes_nothing(incidents: IncidentStore, store_url: str) -> None:
     stream = [event(1), _end(2), event(3)]
-    store = Interrupted(store_url, "incidents_write", lambda: _note(incidents, stream))
+    store = Interrupted(store_url, "incidents_write", lambda: _note(incidents, stream), partitions=4)
     late = await _note(IncidentStore(store), stream[:1])
     await store.close()
     assert late == (await _note(incidents, stream))[:1]
@@ -291,13 +291,13 @@ async def test_what_has_been_over_for_long_is_forgotten_whole_and_what_is_open_n
     assert await _listed(incidents, environments=("prod",), state=IncidentState.CLOSED) == ["w"]
     await _note(incidents, [event(2, worker_id="u", kind=EventKind.FAILED)], now_ms=last_ms + 1)
     assert sorted(await _listed(incidents)) == ["", "u", "v"]
-    sizes = await _keys(store_url, "incidents:0")
+    sizes = await _keys(store_url, ":0")
     assert sizes == {
-        "{la.incidents:0}:incidents": 2,
-        "{la.incidents:0}:newest_of_worker": 2,
-        "{la.incidents:0}:incident_of_event": 1,
-        "{la.incidents:0}:incidents:acme": 2,
-        "{la.incidents:0}:open:acme": 2,
+        "{ls:0}:incidents": 2,
+        "{ls:0}:incident_of_worker": 2,
+        "{ls:0}:incident_of_event": 1,
+        "{ls:0}:incidents:acme": 2,
+        "{ls:0}:incidents_open:acme": 2,
     }
     with pytest.raises(UnknownIncidentError):
         await incidents.get("acme", f"inc_{event(1).event_id}")
@@ -308,7 +308,7 @@ async def test_only_the_newest_that_are_over_are_kept(incidents: IncidentStore, 
     for n in range(6):
         await _note(incidents, [event(1, worker_id=f"w{n}"), _end(2, worker_id=f"w{n}")], now_ms=START_MS + n)
     nothing = msgspec.msgpack.encode([])
-    await store.call("incidents_write", "{la.incidents:0}:", START_MS + 9, KEPT_MS, 3, nothing)
+    await store.call("incidents_write", "{ls:0}:", START_MS + 9, KEPT_MS, 3, nothing)
     assert sorted(await _listed(incidents)) == ["open", "w3", "w4", "w5"]
 
 
@@ -360,7 +360,7 @@ async def test_p16_what_was_noted_of_workers_only_is_made_up_when_the_events_com
     noted = await _note(incidents, stream, whole=WHOLE)
     whole = await incidents.get("acme", WHOLE)
     async with Redis.from_url(store_url) as redis:
-        await redis.delete(*(await _keys(store_url, "environments")))
+        await redis.delete(*(await _keys(store_url, ".shared:*")))
     assert await _note(incidents, stream) == noted
     assert await incidents.get("acme", WHOLE) == whole
     assert (whole.members, whole.members_open) == (2, 1)
@@ -382,4 +382,4 @@ async def test_p16_one_that_comes_after_the_last_end_opens_the_environments_inci
     await _note(incidents, [_end(2, worker_id="v")], partition=1, now_ms=START_MS + KEPT_MS)
     later_ms = START_MS + 2 * KEPT_MS
     await _note(incidents, [event(1, worker_id="u")], whole="inc_" + "f" * 32, now_ms=later_ms)
-    assert not [key for key in await _keys(store_url, "environments") if WHOLE in key]
+    assert not [key for key in await _keys(store_url, ".shared:*") if WHOLE in key]

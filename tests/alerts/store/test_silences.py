@@ -34,12 +34,12 @@ def silences(store: StorePort) -> SilenceStore:
     return SilenceStore(store)
 
 
-async def _keys(store_url: str, pattern: str = "") -> dict[str, int]:
+async def _keys(store_url: str) -> dict[str, int]:
     """Number of entries in each key."""
     sizes: dict[str, int] = {}
     async with Redis.from_url(store_url, decode_responses=True) as redis:
         counting = {"zset": redis.zcard, "hash": redis.hlen, "set": redis.scard}
-        async for key in redis.scan_iter(f"{{la.{pattern}*"):
+        async for key in redis.scan_iter("{ls*}:silences*"):
             sizes[key] = await counting[str(await redis.type(key))](key)
     return sizes
 
@@ -136,8 +136,12 @@ async def test_silences_are_listed_newest_first_and_forgotten_after_a_week(
     later_ms = START_MS + 1_001 + KEPT_MS
     assert await silences.list_for("acme", now_ms=later_ms) == []
     await silences.add(_silence(3, ends_ms=later_ms + 1), now_ms=later_ms)
-    sizes = await _keys(store_url, "silences")
-    assert sizes == {"{la.silences}:silences:acme": 1, "{la.silences}:active:acme": 1, "{la.silences}:versions": 1}
+    sizes = await _keys(store_url)
+    assert sizes == {
+        "{ls.shared:0}:silences:acme": 1,
+        "{ls.shared:0}:silences_active:acme": 1,
+        "{ls.shared:0}:silences_versions": 1,
+    }
 
 
 async def test_only_the_newest_silences_that_are_over_are_kept(silences: SilenceStore, store: StorePort) -> None:
@@ -147,6 +151,6 @@ async def test_only_the_newest_silences_that_are_over_are_kept(silences: Silence
     new = _silence(4)
     text = msgspec.json.encode(new).decode()
     most = (KEPT_MS, 2, SILENCES_MOST)
-    await store.call("silences_add", "{la.silences}:", "acme", START_MS + 9, *most, new.id, new.ends_ms, text)
+    await store.call("silences_add", "{ls.shared:0}:", "acme", START_MS + 9, *most, new.id, new.ends_ms, text)
     found = await silences.list_for("acme", now_ms=START_MS + 9)
     assert [one.id for one in found] == [_silence(n).id for n in (4, 3, 2)]
