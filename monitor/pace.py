@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from monitor.clock import monotonic_s
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
 TURNS: Final = 4
 """Turns from one piece to the next."""
@@ -24,6 +24,8 @@ PIECE_S: Final = 0.0003
 """Length of a piece, by the system's clock: the loop's clock may have a resolution of whole milliseconds."""
 PIECE_ITEMS: Final = 10
 """Items processed between two looks at the clock."""
+AT_ONCE: Final = 32
+"""Maximum calls to partitions that one task makes at once."""
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
 
@@ -108,4 +110,12 @@ async def in_pieces(work: Callable[[Sequence[_Item]], list[_Made]], items: Seque
         if not start or piece.is_over():
             await piece.rest()
         found += work(items[start : start + PIECE_ITEMS])
+    return found
+
+
+async def gathered(call: Callable[[_Item], Awaitable[_Made]], items: Sequence[_Item]) -> list[_Made]:
+    """Call for each item, at most ``AT_ONCE`` at once. Return the results in the order of the items."""
+    found: list[_Made] = []
+    for start in range(0, len(items), AT_ONCE):
+        found += await asyncio.gather(*map(call, items[start : start + AT_ONCE]))
     return found

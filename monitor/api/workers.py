@@ -21,7 +21,7 @@ from monitor.errors import NotAllowedError, UnknownWorkerError
 from monitor.events import Time, rfc3339
 from monitor.health import MonitorState
 from monitor.liveness import EventKind, Liveness
-from monitor.pace import Piece
+from monitor.pace import AT_ONCE, Piece, gathered
 from monitor.store.results import Want
 from monitor.workers import Forget, Rejection, WorkerKey
 
@@ -30,11 +30,13 @@ if TYPE_CHECKING:
 
     from monitor.api.services import Services
     from monitor.store import Store
+    from monitor.store.results import Page
     from monitor.workers import Worker as StoredWorker
 
 PAGE_CALLS: Final = 50
 PAGE_WORKERS: Final = 50
-"""Maximum workers that one call to the store scans. The product of the two bounds the work of one request."""
+"""Maximum workers that one call to the store scans. The product of the two bounds the work of one request: a call that
+ends its partition counts as the workers that it found, and one more; any other as ``PAGE_WORKERS``."""
 PAGE_BYTES: Final = 8_388_608
 """A page ends early at this size; the cursor continues the list."""
 
@@ -213,32 +215,45 @@ class _Listing:
             self.size += len(text)
 
     async def fill(self, store: Store, tenant: str) -> None:
-        """Read the partitions one after the other, each in the order of worker ids."""
+        """Read the partitions in order, each in the order of worker ids; several at once where they hold few."""
         narrow = self.selection.status is None and self.selection.text is None
         want = self.selection.want()
-        for _ in range(PAGE_CALLS):
-            if self.partition >= store.partitions or self.full():
-                return
-            page = await store.list_workers(
-                self.partition,
+
+        async def read(partition: int) -> Page:
+            return await store.list_workers(
+                partition,
                 tenant,
-                after=self.after,
+                after=self.after,  # empty where several are read
                 limit=min(PAGE_WORKERS, self.limit - len(self.found)) if narrow else PAGE_WORKERS,
                 environments=self.selection.environments,
                 want=want,
             )
-            self.observe(page.now_ms, page.swept_ms)
-            piece = Piece()
-            for worker in page.workers:
-                if self.full():
-                    return
-                if piece.is_over():
-                    await piece.rest()
-                self.take(worker, page.now_ms)
-                self.after = worker.key.worker_id
-            self.after = page.last
-            if not page.last:
-                self.partition += 1
+
+        at_once, left = 1, PAGE_CALLS * PAGE_WORKERS
+        while left > 0 and self.partition < store.partitions and not self.full():
+            pages = await gathered(read, range(self.partition, min(self.partition + at_once, store.partitions)))
+            # Ids are spread evenly over the partitions, so the next ones are likely to hold about as few.
+            is_sparse = not any(page.last for page in pages) and sum(len(page.workers) for page in pages) < PAGE_WORKERS
+            at_once = min(2 * at_once, AT_ONCE) if is_sparse else 1
+            left -= sum(PAGE_WORKERS if page.last else len(page.workers) + 1 for page in pages)
+            for page in pages:
+                self.observe(page.now_ms, page.swept_ms)
+                if not await self._take_page(page):
+                    break
+
+    async def _take_page(self, page: Page) -> bool:
+        """Take what fits; return whether that ends the page's partition."""
+        piece = Piece()
+        for worker in page.workers:
+            if self.full():
+                return False
+            if piece.is_over():
+                await piece.rest()
+            self.take(worker, page.now_ms)
+            self.after = worker.key.worker_id
+        self.after = page.last
+        self.partition += not page.last
+        return not page.last
 
     async def single(self, store: Store, tenant: str, worker_id: str) -> None:
         """Fill the page for a token that is restricted to one worker."""

@@ -147,6 +147,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         tests=("tests/api/test_reading.py",),
     ),
     Mutant(
+        wrong="partitions are asked at once for a list although the first of them fills its page",
+        file="monitor/api/workers.py",
+        old="at_once = min(2 * at_once, AT_ONCE) if is_sparse else 1",
+        new="at_once = min(2 * at_once, AT_ONCE)",
+        tests=("tests/api/test_pages.py::test_partitions_that_fill_a_page_are_not_asked_at_once",),
+    ),
+    Mutant(
         wrong="the status of a token for one worker calls it alive until the sweep comes",
         file="monitor/api/status.py",
         old="{worker.liveness(now_ms): 1}",
