@@ -220,7 +220,7 @@ def _calls(store: Store, workers: int, metadata_bytes: int) -> Iterator[tuple[in
 async def _pass_events(store: Store, partition: int) -> None:
     """Move the router behind all events: the registrations of a fleet are not what is measured."""
     taken = await store.claim(partition, owner="bench-fill", lease_ms=10_000, limit=1)
-    now_ms, _, _ = await store.history(partition, TENANT, after="", limit=1, newest_first=True)
+    now_ms = (await store.history(partition, TENANT, after="", limit=1, newest_first=True)).now_ms
     if not taken.token or not await store.ack(partition, token=taken.token, position=f"{now_ms}-{10**9}"):
         raise BenchError("the events of a fleet could not be passed")
     await store.release(partition, token=taken.token)

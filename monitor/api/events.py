@@ -1,15 +1,23 @@
 """The event history of a tenant: oldest first for pollers, or newest first.
 
-Each partition keeps a stream for each tenant, in the order of commits. A page merges a tenant's streams by time. The
-cursor holds the position reached in each stream, so that no event is skipped or repeated while others are recorded.
+Each partition keeps a stream for each tenant, in the order of commits; a position in it is a time of the partition and
+a number within the millisecond. A page merges the streams in one order: by time, partition and number. So one place in
+that order is the position reached in every stream. It is the cursor, whatever the number of partitions.
+
+Oldest first, no event may be recorded before a place that was passed. The times of partitions differ, and a call that
+began earlier may commit later; but a partition commits no event before the newest time that it has stored, and one in
+that millisecond gets a higher number. Each answer has that time, read in the same atomic step as the events. A page
+ends at the least of (that time, partition) over all partitions, and what is recorded later is behind it. The time of
+the reading would not do: it is not stored, so an event may be before it if the server's clock steps back. Pulses store
+the time of every partition several times a second, so an event waits no longer for its page. With one partition it
+never waits. Newest first, what is recorded later need not appear, so nothing waits.
 """
 
 from __future__ import annotations
 
-import asyncio
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from heapq import merge
+from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple
 
 import msgspec
 from litestar import get
@@ -21,6 +29,7 @@ from monitor.auth import Scope
 from monitor.events import EventData, Time, rfc3339
 from monitor.health import MonitorState
 from monitor.liveness import EventKind
+from monitor.pace import Piece, gathered
 
 if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
@@ -28,12 +37,14 @@ if TYPE_CHECKING:
     from monitor.api.services import Services
     from monitor.events import Event
     from monitor.store import Store
+    from monitor.store.results import History
 
 SCAN_CALLS: Final = 10
 SCAN_EVENTS: Final = 200
 """Events of a tenant that one call scans. A request makes at most ``SCAN_CALLS``, but at least one per partition."""
 
-_POSITION: Final = re.compile(r"[0-9]{1,15}-[0-9]{1,15}")
+_LARGEST: Final = 10**15
+"""Larger than every number in a position."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,13 +66,24 @@ class Selection:
         )
 
 
-def _is_position(text: str) -> bool:
-    return _POSITION.fullmatch(text) is not None and _at(text) > (0, 0)  # 0-0 is before every event
+class _Place(NamedTuple):
+    """The place of an event in the order of pages."""
 
+    ms: int
+    partition: int
+    n: int
 
-def _at(position: str) -> tuple[int, int]:
-    ms, _, n = position.partition("-")
-    return int(ms), int(n)
+    @classmethod
+    def of(cls, event: Event) -> _Place:
+        ms, _, n = event.position.partition("-")
+        return cls(int(ms), event.partition, int(n))
+
+    def position(self, partition: int, *, newest_first: bool) -> str:
+        """The position in a partition's stream after which the events behind this place begin."""
+        if partition == self.partition:
+            return f"{self.ms}-{self.n}"
+        ms = self.ms + (partition < self.partition)
+        return f"{ms}-0" if newest_first else f"{ms - 1}-{_LARGEST}"
 
 
 class EventAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,67 +108,66 @@ def event_of(event: Event) -> EventAnswer:
 
 
 class _Reading:
-    """Builds one page. ``after[p]`` is the position reached in partition ``p``; '': not read yet."""
+    """Builds one page. ``place`` is the one reached; None: the beginning."""
 
-    def __init__(self, selection: Selection, limit: int, after: list[str], *, newest_first: bool) -> None:
+    def __init__(self, selection: Selection, limit: int, place: _Place | None, *, newest_first: bool) -> None:
         self.selection = selection
         self.limit = limit
-        self.after = after
+        self.place = place
         self.newest_first = newest_first
         self.found: list[Event] = []
         self.ended = False
         self.now_ms = 0
-        self.swept_ms: int | None = None
+        self.swept_ms = 0
 
     async def fill(self, store: Store) -> None:
-        tenant = self.selection.tenant
-        for _ in range(max(SCAN_CALLS // store.partitions, 1)):
-            answers = await asyncio.gather(
-                *(
-                    store.history(partition, tenant, after=after, limit=SCAN_EVENTS, newest_first=self.newest_first)
-                    for partition, after in enumerate(self.after)
-                )
+        async def read(partition: int) -> History:
+            after = "" if self.place is None else self.place.position(partition, newest_first=self.newest_first)
+            return await store.history(
+                partition, self.selection.tenant, after=after, limit=SCAN_EVENTS, newest_first=self.newest_first
             )
-            for now_ms, swept_ms, _ in answers:
-                self.now_ms = max(self.now_ms, now_ms)
-                self.swept_ms = swept_ms if self.swept_ms is None else min(self.swept_ms, swept_ms)
-            self._merge([events for _, _, events in answers])
+
+        for _ in range(max(SCAN_CALLS // store.partitions, 1)):
+            pages = await gathered(read, range(store.partitions))
+            self.now_ms = max(self.now_ms, *(page.now_ms for page in pages))
+            self.swept_ms = min(page.swept_ms for page in pages)
+            await self._merge(pages)
             if self.ended or len(self.found) >= self.limit:
                 return
 
-    def _merge(self, chunks: list[list[Event]]) -> None:
-        """Take events in order, up to the point that every partition has been read to."""
+    async def _merge(self, pages: list[History]) -> None:
+        """Take events in order, up to the place that every partition has been read to."""
+        cut_short = [_Place.of(page.events[-1]) for page in pages if len(page.events) == SCAN_EVENTS]
         if self.newest_first:
-            # Later pages exclude events recorded after the first page.
-            self.after = [place or f"{self.now_ms + 1}-0" for place in self.after]
-        cut_short = [_at(chunk[-1].position) for chunk in chunks if len(chunk) == SCAN_EVENTS]
-        horizon = (max(cut_short) if self.newest_first else min(cut_short)) if cut_short else None
-        merged = sorted(
-            ((_at(event.position), event.partition, event) for chunk in chunks for event in chunk),
-            key=lambda item: item[:2],
-            reverse=self.newest_first,
-        )
-        for at, partition, event in merged:
-            if horizon is not None and (at < horizon if self.newest_first else at > horizon):
-                return
+            end = max(cut_short, default=_Place(0, 0, 0))
+        else:
+            written = [_Place(page.written_ms, partition, _LARGEST) for partition, page in enumerate(pages)]
+            end = min(cut_short + written)
+        piece = Piece()
+        for event in merge(*(page.events for page in pages), key=_Place.of, reverse=self.newest_first):
+            place = _Place.of(event)
             if len(self.found) == self.limit:
                 return
-            self.after[partition] = event.position
+            if place < end if self.newest_first else place > end:
+                break
+            if piece.is_over():
+                await piece.rest()
+            self.place = place
             if self.selection.holds(event):
                 self.found.append(event)
         self.ended = not cut_short
 
 
-def _places(cursor: str | None, order: str, partitions: int) -> list[str]:
+def _place(cursor: str | None, order: str, partitions: int) -> _Place | None:
     if cursor is None:
-        return [""] * partitions
+        return None
     match decode_cursor(cursor):
-        case [str(given), *places] if (
-            given == order
-            and len(places) == partitions
-            and all(isinstance(place, str) and (not place or _is_position(place)) for place in places)
+        case [str(given)] if given == order:
+            return None
+        case [str(given), int(ms), int(partition), int(n)] if (
+            given == order and 0 < ms < _LARGEST and 0 <= partition < partitions and 0 <= n < _LARGEST
         ):
-            return places
+            return _Place(int(ms), int(partition), int(n))  # JSON's true is an int too
         case _:
             raise bad_cursor(cursor)
 
@@ -176,15 +197,15 @@ def event_handlers(services: Services) -> list[HTTPRouteHandler]:
             worker_ids=narrowed(worker_id, None if caller.worker_id is None else (caller.worker_id,)),
             kinds=None if kinds is None else frozenset(kinds),
         )
-        places = _places(cursor, order, services.store.partitions)
-        reading = _Reading(selection, limit, places, newest_first=order == "desc")
+        place = _place(cursor, order, services.store.partitions)
+        reading = _Reading(selection, limit, place, newest_first=order == "desc")
         async with services.shared.reads.place(caller.tenant):
             await reading.fill(services.store)
         at_end = reading.ended and reading.newest_first
         return EventList(
             events=await in_json(event_of, reading.found),
-            next_cursor=None if at_end else encode_cursor([order, *reading.after]),
-            monitor=services.health.monitor_state(reading.now_ms, reading.swept_ms or 0),
+            next_cursor=None if at_end else encode_cursor([order, *(reading.place or ())]),
+            monitor=services.health.monitor_state(reading.now_ms, reading.swept_ms),
         )
 
     return [list_events]

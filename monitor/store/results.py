@@ -89,6 +89,17 @@ class Page:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class History:
+    """Events of a tenant in one partition, in order."""
+
+    now_ms: int
+    swept_ms: int
+    written_ms: int
+    """The newest time that the partition has stored: no event that is recorded later has an earlier one."""
+    events: list[Event]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Census:
     """Counts by environment and liveness, of one tenant or of all."""
 

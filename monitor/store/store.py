@@ -29,6 +29,7 @@ from monitor.store.results import (
     BeatsResult,
     Census,
     ChangeResult,
+    History,
     Page,
     PulseResult,
     SweepResult,
@@ -41,7 +42,7 @@ from monitor.workers import partition_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from monitor.events import Event, Moved
+    from monitor.events import Moved
     from monitor.store.settings import StoreSettings
     from monitor.workers import Beat, Disconnect, Evidence, Worker, WorkerKey
 
@@ -317,10 +318,13 @@ class Store:
         answers = await asyncio.gather(*(self.swept(partition) for partition in range(self.partitions)))
         return max(now_ms for now_ms, _ in answers), min(swept_ms for _, swept_ms in answers)
 
-    async def history(
-        self, partition: int, tenant: str, *, after: str, limit: int, newest_first: bool
-    ) -> tuple[int, int, list[Event]]:
-        """Return (now, last full sweep, the tenant's events after ``after``)."""
+    async def history(self, partition: int, tenant: str, *, after: str, limit: int, newest_first: bool) -> History:
+        """Return at most ``limit`` of a tenant's events in one partition, after the position ``after`` (empty: all)."""
         order = "desc" if newest_first else "asc"
-        now_ms, swept_ms, entries = await self._read("history", partition, tenant, after, limit, order)
-        return now_ms, swept_ms, await in_pieces(partial(codec.events, partition), entries)
+        now_ms, swept_ms, written_ms, entries = await self._read("history", partition, tenant, after, limit, order)
+        return History(
+            now_ms=now_ms,
+            swept_ms=swept_ms,
+            written_ms=written_ms,
+            events=await in_pieces(partial(codec.events, partition), entries),
+        )

@@ -573,7 +573,7 @@ async def test_p5_the_outcomes_of_an_event_are_shown_to_tokens_that_may_see_it(l
     history = [
         one
         for part in range(2)
-        for one in (await lastseen.store.history(part, "acme", after="", limit=10, newest_first=True))[2]
+        for one in (await lastseen.store.history(part, "acme", after="", limit=10, newest_first=True)).events
     ]
     [failed] = [one for one in history if one.kind is EventKind.FAILED]
     path = f"/api/v1/events/{failed.event_id}/outcomes"

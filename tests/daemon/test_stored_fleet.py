@@ -22,7 +22,7 @@ def goodbye(trigger: Trigger) -> Disconnect:
 
 
 async def newest(store: Store, kind: EventKind) -> Event:
-    _, _, events = await store.history(0, "acme", after="", limit=100, newest_first=True)
+    events = (await store.history(0, "acme", after="", limit=100, newest_first=True)).events
     return next(event for event in events if event.kind is kind)
 
 

@@ -67,7 +67,7 @@ def submit(intake: Intake, letter: str, worker: str = "w") -> Awaitable[object]:
 async def history(store: Store) -> list[Event]:
     events: list[Event] = []
     for partition in range(store.partitions):
-        _, _, some = await store.history(partition, "acme", after="", limit=1_000, newest_first=False)
+        some = (await store.history(partition, "acme", after="", limit=1_000, newest_first=False)).events
         events += some
     return events
 

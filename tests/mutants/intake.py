@@ -154,6 +154,20 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         tests=("tests/api/test_pages.py::test_partitions_that_fill_a_page_are_not_asked_at_once",),
     ),
     Mutant(
+        wrong="a poller passes events that a partition with an earlier time still records",
+        file="monitor/api/events.py",
+        old="end = min(cut_short + written)",
+        new="end = min(cut_short, default=max(written))",
+        tests=("tests/api/test_pages.py",),
+    ),
+    Mutant(
+        wrong="a cursor of the events passes those of its millisecond in the partitions that were not read yet",
+        file="monitor/api/events.py",
+        old="ms = self.ms + (partition < self.partition)",
+        new="ms = self.ms + 1",
+        tests=("tests/api/test_pages.py",),
+    ),
+    Mutant(
         wrong="the status of a token for one worker calls it alive until the sweep comes",
         file="monitor/api/status.py",
         old="{worker.liveness(now_ms): 1}",

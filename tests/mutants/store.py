@@ -323,6 +323,15 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
             "tests/store/test_blindness.py::test_p1_an_announced_absence_that_ends_in_an_outage_is_waited_for_again",
         ),
     ),
+    Mutant(
+        wrong="a poller passes events that are recorded after a step back of the server's clock",
+        file="monitor/store/lua/reading.lua",
+        old="return { st.t, st.swept, st.last, events }",
+        new="return { st.t, st.swept, st.t, events }",
+        tests=(
+            "tests/api/test_pages.py::test_an_event_that_is_recorded_after_a_step_back_of_the_server_s_clock_is_not_passed",
+        ),
+    ),
     # Revocations, and the installation ----------------------------------------------------------------------------
     Mutant(
         wrong="tokens that were issued after a first revocation stay good though the same is revoked again",

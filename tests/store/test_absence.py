@@ -41,8 +41,7 @@ async def leave(store: Store, back_in_ms: int | None = None, *, worker: str = "w
 
 
 async def history(store: Store) -> list[Event]:
-    _, _, events = await store.history(0, "acme", after="", limit=1_000, newest_first=False)
-    return events
+    return (await store.history(0, "acme", after="", limit=1_000, newest_first=False)).events
 
 
 async def transitions(store: Store) -> list[tuple[str, str]]:

@@ -352,7 +352,7 @@ class StoreMachine:
         events: list[Event] = []
         while True:
             after = events[-1].position if events else ""
-            _, _, some = self.run(self.store.history(0, tenant, after=after, limit=100, newest_first=False))
+            some = self.run(self.store.history(0, tenant, after=after, limit=100, newest_first=False)).events
             if not some:
                 return events
             events += some

@@ -51,7 +51,7 @@ UNKNOWN_W = WorkerKey("acme", "unknown")
 async def events_of(store: Store) -> list[Event]:
     events: list[Event] = []
     for partition in range(store.partitions):
-        _, _, some = await store.history(partition, "acme", after="", limit=1_000, newest_first=False)
+        some = (await store.history(partition, "acme", after="", limit=1_000, newest_first=False)).events
         events += some
     return events
 
@@ -672,7 +672,7 @@ async def _all_events(store: Store) -> list[Event]:
     events: list[Event] = []
     while True:
         after = events[-1].position if events else ""
-        _, _, some = await store.history(0, "acme", after=after, limit=1_000, newest_first=False)
+        some = (await store.history(0, "acme", after=after, limit=1_000, newest_first=False)).events
         if not some:
             return events
         events += some
@@ -792,7 +792,7 @@ async def trimmed(store: Store, store_url: str, *, most: int, keep_ms: int = WEE
         tenants: list[Any] = await redis.zrange("{ls:0}:history_lengths", 0, -1)
     found = {}
     for tenant in sorted(name.decode() for name in tenants):
-        _, _, events = await store.history(0, tenant, after="", limit=10_000, newest_first=False)
+        events = (await store.history(0, tenant, after="", limit=10_000, newest_first=False)).events
         assert {event.tenant for event in events} == {tenant}
         found[tenant] = [event.worker_id for event in events]
     return found

@@ -205,7 +205,7 @@ async def all_positions(store: Store) -> list[str]:
     positions: list[str] = []
     while True:
         after = positions[-1] if positions else ""
-        _, _, some = await store.history(0, "acme", after=after, limit=1_000, newest_first=False)
+        some = (await store.history(0, "acme", after=after, limit=1_000, newest_first=False)).events
         if not some:
             return positions
         positions += [event.position for event in some]
@@ -263,7 +263,7 @@ async def test_p26_the_history_of_all_partitions_together_holds_no_more_events_t
         values = SweepSettings(chunk=7, retention_ms=RETENTION_MS, event_retention_ms=EVENT_RETENTION_MS, events=40)
         await Sweeper(store, values, on_moved=lambda _: None).tidy()
         kept = [await store.history(k, "acme", after="", limit=1_000, newest_first=False) for k in range(4)]
-        assert [len(events) for _, _, events in kept] == [10] * 4
+        assert [len(page.events) for page in kept] == [10] * 4
 
 
 async def test_a_monitor_that_is_blind_says_so_once_and_again_when_it_is_blind_again(store_url: str) -> None:

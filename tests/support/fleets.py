@@ -225,7 +225,7 @@ async def events_of(store: Store) -> list[Event]:
     for partition in range(store.partitions):
         after = ""
         while True:
-            _, _, some = await store.history(partition, "acme", after=after, limit=1_000, newest_first=False)
+            some = (await store.history(partition, "acme", after=after, limit=1_000, newest_first=False)).events
             if not some:
                 break
             found += some

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
@@ -20,6 +19,7 @@ from monitor.auth import Scope
 from monitor.daemon.oncall.shared import EmptyBody, cursor_of, place_of
 from monitor.events import Time, rfc3339
 from monitor.health import MonitorState
+from monitor.pace import gathered
 
 if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
@@ -152,14 +152,14 @@ async def _visible_event(services: Services, caller: Principal, event_id: str) -
     """
     store = services.store
     after = dict.fromkeys(range(store.partitions), "")
+
+    async def look_back(partition: int) -> list[Event]:
+        limit = LOOK_BACK_EVENTS
+        page = await store.history(partition, caller.tenant, after=after[partition], limit=limit, newest_first=True)
+        return page.events
+
     for _ in range(LOOK_BACK_CALLS):
-        answers = await asyncio.gather(
-            *(
-                store.history(partition, caller.tenant, after=place, limit=LOOK_BACK_EVENTS, newest_first=True)
-                for partition, place in after.items()
-            )
-        )
-        found = dict(zip(after, (events for _, _, events in answers), strict=True))
+        found = dict(zip(after, await gathered(look_back, tuple(after)), strict=True))
         if any(event.event_id == event_id and _sees(caller, event) for events in found.values() for event in events):
             return
         after = {part: events[-1].position for part, events in found.items() if len(events) == LOOK_BACK_EVENTS}

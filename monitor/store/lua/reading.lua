@@ -191,7 +191,8 @@ register('environment_health', { 'no-writes' }, function(st, args)
 end)
 
 -- history: events of a tenant, in order. ARGV: tenant, position to begin after, limit, 'asc'|'desc'.
--- Result: {t, swept, events}.
+-- Result: {t, swept, newest t of a call that wrote, events}. No later event is before the third: t is not, if the
+-- server's clock steps back before the next write.
 register('history', { 'no-writes' }, function(st, args)
   local key, after, events = st.base .. 'history:' .. args[1], args[2]
   if args[4] == 'asc' then
@@ -199,5 +200,5 @@ register('history', { 'no-writes' }, function(st, args)
   else
     events = call('XREVRANGE', key, after == '' and '+' or '(' .. after, '-', 'COUNT', args[3])
   end
-  return { st.t, st.swept, events }
+  return { st.t, st.swept, st.last, events }
 end)

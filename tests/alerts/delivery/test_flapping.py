@@ -163,7 +163,7 @@ async def test_p20_outages_are_counted_from_the_worker_store_in_each_life_by_its
             now_ms = (await store.beat(0, [beat()])).now_ms
             await clock.set(now_ms + INTERVAL_MS + GRACE_MS)
             await store.sweep(0, limit=10)
-            _, _, events = await store.history(0, "acme", after="", limit=1, newest_first=True)
+            events = (await store.history(0, "acme", after="", limit=1, newest_first=True)).events
             stale += events
 
         async def before(since_ms: int) -> int:
