@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from monitor.liveness import EnvironmentHealth, Liveness
+from monitor.pace import gathered
 from monitor.store.results import Census
 
 if TYPE_CHECKING:
@@ -17,11 +18,12 @@ async def count_workers(read: Read, partitions: int, tenant: str | None) -> Cens
     """Count the workers of one tenant or of all, by environment and liveness. ``read``: calls a function."""
     environments: dict[str, dict[Liveness, int]] = {}
     tenants: set[str] = set()
-    now_ms, swept_ms = 0, None
-    for partition in range(partitions):
+    times: list[tuple[int, int]] = []
+
+    async def count(partition: int) -> None:
         cohort_id = 0
         while True:
-            now_ms, swept, cohort_id, rows = await read("count", partition, tenant or "", cohort_id)
+            now_ms, swept_ms, cohort_id, rows = await read("count", partition, tenant or "", cohort_id)
             for owner, name, after_stop, on_time, late, overdue, missing, stale, stopped, failed in rows:
                 if any((on_time, late, overdue, stale, stopped, failed)):
                     tenants.add(owner.decode())
@@ -34,9 +36,16 @@ async def count_workers(read: Read, partitions: int, tenant: str | None) -> Cens
                 counts[Liveness.STOPPED] += stopped - missing
                 counts[Liveness.FAILED] += failed
             if not cohort_id:
-                break
-        swept_ms = swept if swept_ms is None else min(swept_ms, swept)
-    return Census(now_ms=now_ms, swept_ms=swept_ms or 0, environments=environments, tenants=frozenset(tenants))
+                times.append((now_ms, swept_ms))
+                return
+
+    await gathered(count, range(partitions))
+    return Census(
+        now_ms=max(now_ms for now_ms, _ in times),
+        swept_ms=min(swept_ms for _, swept_ms in times),
+        environments=environments,
+        tenants=frozenset(tenants),
+    )
 
 
 async def environment_health(
@@ -45,7 +54,9 @@ async def environment_health(
     """Count the workers of one environment. ``since_ms``: also those that became stale from then on; None: none."""
     totals = [0] * 5
     since = "" if since_ms is None else since_ms
-    for partition in range(partitions):
+
+    async def add(partition: int) -> None:
+        nonlocal totals
         cohort_id = 0
         while True:
             _, cohort_id, *counts = await read(
@@ -53,6 +64,8 @@ async def environment_health(
             )
             totals = [total + count for total, count in zip(totals, counts, strict=True)]
             if not cohort_id:
-                break
+                return
+
+    await gathered(add, range(partitions))
     expected, silent, fallen, rejected, down = totals
     return EnvironmentHealth(expected=expected, silent=silent, fallen=fallen, rejected=rejected, down=down)

@@ -332,6 +332,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
             "tests/api/test_pages.py::test_an_event_that_is_recorded_after_a_step_back_of_the_server_s_clock_is_not_passed",
         ),
     ),
+    Mutant(
+        wrong="the health of an environment is that of the first partition",
+        file="monitor/store/counts.py",
+        old="await gathered(add, range(partitions))",
+        new="await gathered(add, range(1))",
+        tests=("tests/store/test_partitions.py",),
+    ),
     # Revocations, and the installation ----------------------------------------------------------------------------
     Mutant(
         wrong="tokens that were issued after a first revocation stay good though the same is revoked again",
