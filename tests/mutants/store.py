@@ -435,6 +435,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         tests=("tests/store/test_confirm.py",),
     ),
     Mutant(
+        wrong="a page takes a call to the store more than it needs",
+        file="monitor/store/outbox.py",
+        old="if taken.events and self._store.settings.durability.replicas:",
+        new="if taken.events:",
+        tests=("tests/bench/test_costs.py",),
+    ),
+    Mutant(
         wrong="a primary confirms events that were read from the one before it",
         file="monitor/store/outbox.py",
         old="taken = await claim(confirmed=True)",
