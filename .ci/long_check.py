@@ -30,7 +30,7 @@ AT_ONCE = 3
 """Chaos runs beside each other: most of each is waiting."""
 BENCHES = (
     *("intake", "intake --one-connection-per-beat", "processes", "processes --wrk", "batch", "store", "sweep"),
-    *("growth", "alerts", "overload", "failover"),
+    *("growth", "partitions", "alerts", "overload", "failover"),
 )
 REFERENCE = "f3a5c17"
 """What the speed of single beats is compared with, beside the commit of the last long check."""

@@ -186,7 +186,7 @@ group_wait = "{wait}"
 
 @contextlib.contextmanager
 def alerting(
-    told: Sequence[Told], *, kinds: Sequence[str], mass_failure: bool = False
+    told: Sequence[Told], *, kinds: Sequence[str], mass_failure: bool = False, env: Mapping[str, str] | None = None
 ) -> Iterator[tuple[Daemon, Hooks]]:
     """A daemon that notifies these receivers of these kinds of events, on a core of its own."""
     with contextlib.ExitStack() as stack:
@@ -200,7 +200,7 @@ grace = "1h"
 enabled = {str(mass_failure).lower()}
 """
         config.write_text(head + "".join(one.sections(hooks, kinds) for one in told), encoding="utf-8")
-        server = stack.enter_context(daemon({_KEY_VARIABLE: _new_secret()}, "--config", str(config)))
+        server = stack.enter_context(daemon({_KEY_VARIABLE: _new_secret(), **(env or {})}, "--config", str(config)))
         if can_pin():
             server.pin(cores=SERVER_CORES, store_cores=OTHER_CORES)
         yield server, hooks

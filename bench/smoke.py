@@ -15,6 +15,7 @@ COMMANDS: Final = (
     "bench.store --smoke",
     "bench.sweep --smoke",
     "bench.growth --smoke",
+    "bench.partitions --smoke",
     "bench.alerts --smoke",
     "bench.overload --smoke",
     "bench.failover --smoke",

@@ -63,7 +63,7 @@ NEVER_S: Final = 3_600.0
 """As a poll interval: only what is woken looks for work."""
 PATIENCE_S: Final = 30.0
 CALLS: Final = ("fcall", "fcall_ro")
-"""Beats and alerts ask the store for nothing else: the statistics do not tell a function's commands from a client's."""
+"""Beats and alerts ask the store for nothing else: in the statistics a function's commands look like a client's."""
 NOT_COUNTED: Final = ("wait", "waitaof", "info", "client|list")
 """Waits for the disk and for replicas, and the reading of the counts."""
 _RATE: Final = Rate(per_s=1_000_000, burst=1_000_000)
