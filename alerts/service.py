@@ -15,7 +15,7 @@ from alerts.errors import DeliveryError
 from alerts.loops import FIRST_PAUSE_S, POLL_S, Part, StoreBackoff, cancel_all, nothing
 from alerts.oncall.removed_receivers import end_groups
 from alerts.retry import RetryPolicy
-from alerts.routing.router import Router
+from alerts.routing.router import ROUTER_POLL_S, Router
 from alerts.routing.routes import ReceiverTraits
 from alerts.store.group_store import GroupStore, Stats
 from alerts.store.incidents import IncidentStore
@@ -73,7 +73,8 @@ class AlertSettings:
 class AlertService:
     """A router for each partition and a delivery loop for each receiver, in one event loop.
 
-    ``store`` is closed by ``stop``. ``poll_s``: how often each part polls for work that comes without a wakeup.
+    ``store`` is closed by ``stop``. ``poll_s``: how often deliveries poll for work that comes without a wakeup, and
+    ``router_poll_s`` routers.
     ``first_pause_s``: upper bound of the pause before a failed part is restarted for the first time. ``failpoint`` is
     called with the name of each point at which a test may end the process.
     """
@@ -89,6 +90,7 @@ class AlertService:
         now_ms: Callable[[], int],
         counts: Counts,
         poll_s: float = POLL_S,
+        router_poll_s: float = ROUTER_POLL_S,
         first_pause_s: float = FIRST_PAUSE_S,
         failpoint: Callable[[str], None] = nothing,
     ) -> None:
@@ -150,7 +152,7 @@ class AlertService:
                 routes=settings.routes,
                 now_ms=now_ms,
                 on_queued=self.wake,
-                poll_s=poll_s,
+                poll_s=router_poll_s,
                 failpoint=failpoint,
             )
             for partition in range(partitions)
@@ -191,9 +193,9 @@ class AlertService:
     async def _end_deliveries(self, timeout_s: float) -> None:
         await _each("stop", {name: part.stop(timeout_s) for name, part in self._deliveries.items()})
 
-    def wakeup(self) -> None:
-        """Wake all routers: there are new events."""
-        for router in self._routers:
+    def wakeup(self, partition: int | None = None) -> None:
+        """Wake the router of a partition, or all routers: there are new events."""
+        for router in self._routers if partition is None else (self._routers[partition],):
             router.wakeup()
 
     def wake(self, receiver: str) -> None:

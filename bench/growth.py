@@ -31,6 +31,7 @@ from bench.load.plan import ENVIRONMENT, FIRST_COUNT, WORKER_ID, Ids, Plan, beat
 from bench.load.run import LoadError
 from bench.results import Cell, Report, Rounds, alternating
 from bench.tokens import TENANT, minted
+from monitor.ownership import Bid
 from monitor.store import Store, StoreSettings
 from monitor.workers import Beat, WorkerKey
 
@@ -219,11 +220,11 @@ def _calls(store: Store, workers: int, metadata_bytes: int) -> Iterator[tuple[in
 
 async def _pass_events(store: Store, partition: int) -> None:
     """Move the router behind all events: the registrations of a fleet are not what is measured."""
-    taken = await store.claim(partition, owner="bench-fill", lease_ms=10_000, limit=1)
+    lease = await store.lease(partition, bid=Bid.OWN)
     now_ms = (await store.history(partition, TENANT, after="", limit=1, newest_first=True)).now_ms
-    if not taken.token or not await store.ack(partition, token=taken.token, position=f"{now_ms}-{10**9}"):
+    if not lease.token or not await store.ack(partition, token=lease.token, position=f"{now_ms}-{10**9}"):
         raise BenchError("the events of a fleet could not be passed")
-    await store.release(partition, token=taken.token)
+    await store.lease(partition, bid=Bid.NONE)
 
 
 @contextlib.contextmanager

@@ -40,9 +40,9 @@ class MonitorState(msgspec.Struct, frozen=True, kw_only=True):
 class Health:
     """Health of this process. Belongs to one event loop.
 
-    ``probe`` returns whether the store just took a write; it has a timeout and does not raise. ``others`` names
-    the reasons that the other processes of this daemon report; it is called like a source of ``add_reasons``.
-    ``stopping`` is set by the composition root when the daemon begins to stop.
+    ``probe`` returns whether at least one partition of the store just took a write; it has a timeout and does not
+    raise. ``others`` names the reasons that the other processes of this daemon report; it is called like a source of
+    ``add_reasons``. ``stopping`` is set by the composition root when the daemon begins to stop.
     """
 
     def __init__(
@@ -67,8 +67,7 @@ class Health:
         self._probed_at_s: float | None = None
         self._sources: list[Callable[[], Iterable[str]]] = []
         self._tenant_sources: list[Callable[[str], Iterable[str]]] = []
-        self.failing_parts: Callable[[], Sequence[str]] = tuple
-        """Names of the failing parts of the alert side."""
+        self._failing: list[Callable[[], Sequence[str]]] = []
 
     def add_tenant_reasons(self, source: Callable[[str], Iterable[str]]) -> None:
         """Add a source as ``add_reasons`` does, for reasons that concern one tenant. Only its answers show them."""
@@ -78,9 +77,17 @@ class Health:
         """Add a source of reasons for being degraded. It is called for each answer, is fast and does not raise."""
         self._sources.append(source)
 
+    def failing_parts(self) -> list[str]:
+        """Return the names of the failing parts of the alert side, and of the partitions that take no pulses."""
+        return [part for failing in self._failing for part in failing()]
+
+    def add_failing(self, failing: Callable[[], Sequence[str]]) -> None:
+        """Add a source of failing parts. The same rules as for ``add_reasons`` apply."""
+        self._failing.append(failing)
+
     def watch_alerts(self, failing: Callable[[], Sequence[str]]) -> None:
-        """Set the source of the failing parts of the alert side. The same rules as for ``add_reasons`` apply."""
-        self.failing_parts = failing
+        """Add the failing parts of the alert side, which are a reason."""
+        self.add_failing(failing)
         self.add_reasons(lambda: [Reason.ALERTS_FAILING] if failing() else [])
 
     @property

@@ -18,10 +18,9 @@ TIDY_INTERVAL_S: Final = 30.0
 
 
 class Scheduler:
-    """Calls ``sweep`` every ``interval_s`` and ``tidy`` every 30 s. Runs of one job never overlap.
+    """Calls ``sweep`` every ``interval_s`` and ``tidy`` every 30 s, also while an earlier pass still runs.
 
-    A tick is skipped while the previous pass still runs. ``on_error`` gets the exception of a pass; later passes
-    go on.
+    A pass leaves out what the earlier one is still at. ``on_error`` gets the exception of a pass; later passes go on.
     """
 
     def __init__(
@@ -34,7 +33,7 @@ class Scheduler:
     ) -> None:
         self._on_error = on_error
         self._stopping = False
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._running: set[asyncio.Task[None]] = set()
         self._scheduler = AsyncIOScheduler(
             # Runs a job inline when its tick comes, in the event loop. The executor for coroutines cancels running jobs
             # at shutdown and reports that as an error (its issues 233, 675). So a job only starts a task of our own,
@@ -47,15 +46,15 @@ class Scheduler:
 
     def _add(self, name: str, work: Callable[[], Coroutine[Any, Any, None]], interval_s: float) -> None:
         def tick() -> None:
-            if not self._stopping and name not in self._running:
+            if not self._stopping:
                 task = asyncio.create_task(work(), name=name)
-                self._running[name] = task
-                task.add_done_callback(lambda done: self._ended(name, done))
+                self._running.add(task)
+                task.add_done_callback(self._ended)
 
         self._scheduler.add_job(tick, "interval", seconds=interval_s)
 
-    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
-        del self._running[name]
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._on_error(error)
 
@@ -68,4 +67,4 @@ class Scheduler:
         self._stopping = True
         self._scheduler.shutdown(wait=False)
         while self._running:
-            await asyncio.wait(list(self._running.values()))
+            await asyncio.wait(self._running)

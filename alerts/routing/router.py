@@ -12,7 +12,7 @@ import structlog
 from alerts.groups.classify import Role, role_of
 from alerts.groups.incidents import UnknownIncidentError
 from alerts.groups.mass_failure import SILENT
-from alerts.loops import POLL_S, StoreBackoff, Wakeup, nothing
+from alerts.loops import StoreBackoff, Wakeup, nothing
 from alerts.routing.acknowledge import acknowledge_at
 from alerts.routing.enqueue import Offer, offer_all
 from alerts.routing.routes import targets_of
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from alerts.store.mass_failures import FailureVerdict, MassFailures
     from monitor.events import Event
 
+ROUTER_POLL_S: Final = 2.0
+"""How often a router polls without a wakeup. The daemon wakes it when a pulse finds that events wait."""
 BATCH: Final = 100
 """Maximum events per pass, so that one store call per receiver holds all their changes."""
 OFFER_TRIES: Final = 5
@@ -44,8 +46,7 @@ class EventSource(Protocol):
     async def claim(self, partition: int, limit: int) -> list[Event] | None:
         """The oldest unacknowledged events of the partition, in order, at most ``limit``.
 
-        The call takes or renews the lease of the partition; None: another daemon holds the lease. Events that were
-        claimed and not acknowledged are returned again.
+        None: another daemon owns the partition. Events that were claimed and not acknowledged are returned again.
         """
 
     async def ack(self, partition: int, position: str) -> bool:
@@ -80,7 +81,7 @@ class Router:
         routes: Sequence[Route],
         now_ms: Callable[[], int],
         on_queued: Callable[[str], None],
-        poll_s: float = POLL_S,
+        poll_s: float = ROUTER_POLL_S,
         failpoint: Callable[[str], None] = nothing,
     ) -> None:
         self.wakeup = Wakeup()

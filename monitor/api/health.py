@@ -84,7 +84,7 @@ async def monitor_now(services: Services) -> MonitorState:
 
 
 async def reasons_now(services: Services) -> tuple[str, ...]:
-    """Why the monitor is degraded, checked now. Takes at most three times the store's timeout."""
+    """Why the monitor is degraded, checked now. Takes at most four times the store's timeout."""
     await services.health.store_writes()
     _, reasons = await _age_and_reasons(services)
     return reasons

@@ -44,6 +44,7 @@ from monitor.intake.evidence import Recorder
 from monitor.intake.queue import Intake
 from monitor.limit_log import Limits
 from monitor.metrics.registry import Limit, Metrics
+from monitor.ownership import Ownership
 from monitor.pulse import Pulse
 from monitor.scheduler import Scheduler
 from monitor.store import Store, StoreDeniedError, StoreRefusedError, StoreSettings
@@ -102,10 +103,13 @@ class Daemon:
         self._intake = self._build_intake(shared)
         self._evidence = Recorder(store, metrics=self._metrics, tenants=shared.tenants)
         # Deadlines
-        self._sweeper = Sweeper(store, sweep_settings(config), on_moved=self._moved)
+        self._ownership = Ownership(
+            store.settings.daemon, store.partitions, sweep_interval_s=config.liveness.sweep_interval_ms / 1_000
+        )
+        self._sweeper = Sweeper(store, sweep_settings(config), on_moved=self._moved, ownership=self._ownership)
         self._scheduler = self._build_scheduler()
         # Alerts
-        self._outbox = Outbox(store, owner=store.settings.daemon)
+        self._outbox = Outbox(store, self._ownership)
         self._alerts: AlertService = alert_service(config, store=store, outbox=self._outbox, counts=self._metrics)
         # HTTP
         authenticator = Authenticator(auth_policy(config, ring))
@@ -119,7 +123,13 @@ class Daemon:
         self._health.add_reasons(self._eviction.reasons)
         self._health.watch_alerts(self._alerts.failing)
         self._health.add_reasons(self._http.connections.reasons)
-        self._pulse = Pulse(store, on_sums=self._metrics.blind, is_behind=self._is_behind)
+        self._pulse = Pulse(
+            store,
+            self._ownership,
+            on_sums=self._metrics.blind,
+            on_waiting=self._alerts.wakeup,
+            is_behind=self._is_behind,
+        )
         self._self_check = self._build_self_check()
         # Only process 1 pings the watchdog. It sees the health of the others; if it dies, the missing ping raises the
         # alarm.
@@ -129,7 +139,7 @@ class Daemon:
     def _build_health(self) -> Health:
         return Health(
             sweep_interval_ms=self._config.liveness.sweep_interval_ms,
-            probe=self._probe,
+            probe=self._store.takes_beats,
             others=self._metrics.reasons_of_others,
         )
 
@@ -260,7 +270,6 @@ class Daemon:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
         await self._intake.drain()
-        await self._outbox.release()
         if self._failed:
             raise StartError(self._failed)
 
@@ -308,13 +317,6 @@ class Daemon:
             ),
             connection,
         )
-
-    async def _probe(self) -> bool:
-        try:
-            await self._store.beat(0, [])
-        except StoreUnavailableError:
-            return False
-        return True
 
 
 def _beside(

@@ -80,6 +80,7 @@ class SelfCheck:
         self._store_reasons: list[str] = []
         health.add_reasons(outbox.reasons)
         health.add_reasons(pulse.reasons)
+        health.add_failing(pulse.failing)
         health.add_reasons(self._reasons)
         health.add_tenant_reasons(self._reasons_of)
 
@@ -204,10 +205,10 @@ class SelfCheck:
         self._gauges.confirm_s.set(confirm_s)
 
     async def _confirms(self) -> bool:
-        # Checking one partition is enough: all are on one server.
-        for _ in range(CONFIRM_TRIES):
+        # Checking one partition is enough: all are on one server. But one may be broken.
+        for number in range(CONFIRM_TRIES):
             with suppress(StoreUnavailableError):
-                await self._store.confirm(0)
+                await self._store.confirm(number % self._store.partitions)
                 return True
         return False
 

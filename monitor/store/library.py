@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
-from monitor import blindness
+from monitor import blindness, ownership
 from monitor.liveness import REJECTED_INTERVALS, STILL_REJECTED, STRAGGLER_MS, TRANSITIONS, EventKind, Liveness, Trigger
 from monitor.store import results
 
@@ -69,6 +69,9 @@ def _prelude() -> str:
         f"local REJECTED_INTERVALS, STILL_REJECTED = {REJECTED_INTERVALS}, '{STILL_REJECTED}'",
         f"local GAP_MS, SHORT_CREDITS = {blindness.GAP_MS}, {blindness.SHORT_CREDITS}",
         f"local WINDOWS_KEPT, WINDOW_AGE_MS = {blindness.WINDOWS_KEPT}, {blindness.WINDOW_AGE_MS}",
+        f"local LEASE = {{ MS = {ownership.LEASE_MS}, SPARE_MS = {ownership.SPARE_MS},",
+        *(f"  {bid.name} = '{bid}'," for bid in ownership.Bid),
+        "}",
         f"local DAEMONS_KEPT, SLEW, BEHIND_MS = {blindness.DAEMONS_KEPT}, {blindness.SLEW}, {blindness.BEHIND_MS}",
         *(f"local {outcome} = {getattr(results, outcome)}" for outcome in _OUTCOMES),
         f"local UNDECLARED, TRANSITIONS_KEPT = {UNDECLARED}, {TRANSITIONS_KEPT}",

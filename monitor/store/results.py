@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from monitor.blindness import Cause, Window
     from monitor.events import Event, Moved
     from monitor.liveness import Liveness
+    from monitor.ownership import Lease
     from monitor.workers import Worker
 
 STORED, OVER_WORKERS, OVER_ENVIRONMENTS, NOT_ALLOWED, UNKNOWN, REFUSED, DAMAGED, LATE = range(8)
@@ -58,6 +59,7 @@ class PulseResult:
     """The answer to a pulse. ``window`` is the newest blind window, ``cause`` how it was detected."""
 
     now_ms: int
+    lease: Lease
     skew_ms: int
     """How far store time is ahead of its server's clock, which was stepped back by this much."""
     window: Window | None
@@ -112,13 +114,11 @@ class Census:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Taken:
-    """The router's claim of a partition. ``token`` 0: another daemon has the lease."""
+    """The events that the router of a partition has claimed."""
 
-    token: int
     events: list[Event]
     last: str
     """The position of the last entry read, readable or not; empty for none."""
-    age_ms: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

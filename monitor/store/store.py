@@ -19,6 +19,7 @@ from monitor.clock import StoreClock
 from monitor.durability import Confirmation, DurabilityMode
 from monitor.errors import StoreUnavailableError
 from monitor.liveness import EnvironmentHealth, Trigger
+from monitor.ownership import Bid, Lease
 from monitor.pace import in_pieces
 from monitor.store import codec, counts, schema
 from monitor.store.coalescing import CoalescedCall
@@ -75,6 +76,8 @@ class Store:
             CoalescedCall(partial(self._confirmed_call, "confirm", number), name=f"confirm-{number}")
             for number in range(settings.partitions)
         ]
+        self._took_write = 0
+        """The partition that has taken the last probe's write."""
         self.last_sweep = CoalescedCall(self._last_sweep, name="last sweep")
         """(now, time of the oldest last full sweep of all partitions); raises as every call."""
         self._beat_settings = codec.beat_settings(settings)
@@ -141,6 +144,22 @@ class Store:
                 return BeatsResult(now_ms=now_ms, outcomes=outcomes, moved=moved, least_grace_ms=grace_ms)
             # The call ended early at its limit of events. The rest of the batch is likely to be similar.
             size = sum(runs[2::3])
+
+    async def takes_beats(self) -> bool:
+        """Whether at least one partition takes a write now: the one that did last or, if it does not, any other."""
+
+        async def takes(partition: int) -> bool:
+            try:
+                await self.beat(partition, [])
+            except StoreUnavailableError:
+                return False
+            self._took_write = partition
+            return True
+
+        first = self._took_write
+        return await takes(first) or any(
+            await asyncio.gather(*(takes(other) for other in range(self.partitions) if other != first))
+        )
 
     async def disconnect(self, disconnect: Disconnect) -> ChangeResult:
         """Apply a disconnect. ``REFUSED`` means that it changed nothing.
@@ -227,15 +246,20 @@ class Store:
 
     # Blindness ----------------------------------------------------------------------------------------------------
 
-    async def pulse(self, partition: int, *, ends: bool = False, behind: bool = False) -> PulseResult:
+    async def pulse(
+        self, partition: int, *, ends: bool = False, behind: bool = False, bid: Bid = Bid.NONE, asks: bool = False
+    ) -> PulseResult:
         """Report that this daemon accepts beats; ``ends``: that it accepts none from now on.
 
         ``behind``: that it is behind with the beats that have come. This is no pulse, and its workers do not expire.
+        ``bid``: for the partition's lease. ``asks``: for the daemons that pulse.
         """
-        says = BEHIND if behind else int(ends)
-        answer = await self.connection.write("pulse", partition, self.settings.daemon, says)
-        now_ms, skew_ms, newest, windows, blind_ms = answer
+        daemon, says = self.settings.daemon, BEHIND if behind else int(ends)
+        answer = await self.connection.write("pulse", partition, daemon, says, int(bid), int(asks))
+        now_ms, skew_ms, newest, windows, blind_ms, lease, others = answer
+        daemons = frozenset((daemon, *(other.decode() for other in others))) if asks else frozenset()
         return PulseResult(
+            lease=Lease(now_ms, lease[0], lease[1], lease[2], daemons),
             now_ms=now_ms,
             skew_ms=skew_ms,
             window=Window(begin_ms=newest[0], end_ms=newest[1]) if newest else None,
@@ -250,24 +274,25 @@ class Store:
 
     # The outbox ---------------------------------------------------------------------------------------------------
 
-    async def claim(self, partition: int, *, owner: str, lease_ms: int, limit: int, confirmed: bool = False) -> Taken:
-        """Claim or renew a partition's router lease, and read the events after its cursor.
+    async def lease(self, partition: int, *, bid: Bid) -> Lease:
+        """Bid for the partition's lease without a pulse, which a full store does not take."""
+        now_ms, lease = await self.connection.write("lease", partition, self.settings.daemon, int(bid))
+        return Lease(now_ms, *lease)
+
+    async def claim(self, partition: int, *, token: int, limit: int, confirmed: bool = False) -> Taken | None:
+        """Read the events after the router's cursor; None if another daemon has the lease by now.
 
         ``confirmed``: they are as durable as ``settings`` ask, on the server that they were read from.
         """
         call = self._confirmed_call if confirmed else self.connection.write
-        _, token, entries, age_ms = await call("claim", partition, owner, lease_ms, limit)
+        _, is_owner, entries = await call("claim", partition, token, limit, int(confirmed))
         last = entries[-1][0].decode() if entries else ""
-        return Taken(token=token, last=last, events=codec.events(partition, entries), age_ms=age_ms)
+        return Taken(last=last, events=codec.events(partition, entries)) if is_owner else None
 
     async def ack(self, partition: int, *, token: int, position: str) -> bool:
-        """Move the cursor; False if another process has the lease by now."""
+        """Move the cursor; False if another daemon has the lease by now."""
         _, done = await self.connection.write("ack", partition, token, position)
         return bool(done)
-
-    async def release(self, partition: int, *, token: int) -> None:
-        """Release the lease at a clean stop."""
-        await self.connection.write("release", partition, token)
 
     # Reading ------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,9 @@ import secrets
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from redis.asyncio import Redis
+
+from monitor.workers import WorkerKey, partition_of
 from tests.support.daemons import ANY_PORT, Home, call, until
 from tests.support.fleets import Connection, beating, check_kept, events_of
 from tests.support.proxies import BOTH, CutAnswer, CutRequest, Proxy, Way, proxied
@@ -112,3 +115,24 @@ def kinds_of(events: list[Event]) -> dict[str, list[Any]]:
     for event in events:
         found.setdefault(event.worker_id, []).append(event.kind.value)
     return found
+
+
+async def test_p22_a_damaged_partition_is_named_and_the_others_take_beats_and_are_swept(
+    empty_home: Home, store_url: str
+) -> None:
+    empty_home.write(secrets.token_hex(32), "token-secret")
+    empty_home.write((CONFIG % (store_url, "1s", "1s")).replace("timeout", "partitions = 2\ntimeout", 1))
+    daemon = await asyncio.to_thread(empty_home.start)
+    names = [next(f"w{n}" for n in range(99) if partition_of(WorkerKey("acme", f"w{n}"), 2) == at) for at in (0, 1)]
+    assert [daemon.beat(name).status for name in names] == [204, 204]
+    async with Redis.from_url(store_url) as redis:
+        await redis.set("{ls:0}:meta", "damaged")
+    assert [daemon.beat(name).status for name in names] == [503, 204]
+    await asyncio.to_thread(until, lambda: "failing" in daemon.call("GET", "/healthz").json(), "it is named")
+    health = daemon.call("GET", "/healthz").json()
+    assert (health["failing"], "store_unavailable" in health["reasons"]) == (["partition 0"], True)
+    assert daemon.call("GET", "/readyz").status == 200
+    await asyncio.to_thread(daemon.wait_for, "worker.stale", worker_id=names[1])
+    assert daemon.lines("sweep.store_unavailable", partition=0)
+    assert daemon.lines("sweep.store_unavailable", partition=1) == []
+    daemon.stop()

@@ -32,6 +32,7 @@ from tests.support.proxies import CutAnswer, proxied
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from monitor.ownership import Ownership
     from monitor.store import Store
 
 WAIT_S: Final = 20.0
@@ -44,11 +45,11 @@ HURRIED_S: Final = 0.3
 class Looked:
     """A daemon's parts that look at itself, over a real store, each look made by hand."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, ownership: Ownership) -> None:
         self.store = store
         self.metrics = Metrics(version="test", labels=DeliveryLabels(receivers=("ops",), outcomes=("delivered",)))
-        self.health = Health(sweep_interval_ms=1_000, probe=self._probe, others=self.metrics.reasons_of_others)
-        self.outbox = Outbox(store, owner="d1")
+        self.health = Health(sweep_interval_ms=1_000, probe=store.takes_beats, others=self.metrics.reasons_of_others)
+        self.outbox = Outbox(store, ownership)
         self.queues: list[Stats] | None = []
         self.bug: Exception | None = None
         self.self_check = SelfCheck(
@@ -56,17 +57,10 @@ class Looked:
             health=self.health,
             metrics=self.metrics,
             outbox=self.outbox,
-            pulse=Pulse(store, on_sums=self.metrics.blind),
+            pulse=Pulse(store, ownership, on_sums=self.metrics.blind),
             queues=self._asked,
             owners={"theirs": frozenset({"acme"})},
         )
-
-    async def _probe(self) -> bool:
-        try:
-            await self.store.beat(0, [])
-        except StoreUnavailableError:
-            return False
-        return True
 
     async def _asked(self) -> list[Stats]:
         if self.bug is not None:
@@ -110,7 +104,7 @@ async def until(condition: Callable[[], object]) -> None:
 @asynccontextmanager
 async def looking(url: str, **settings: Any) -> AsyncIterator[Looked]:
     async with stores.opened(url, **settings) as store:
-        yield Looked(store)
+        yield Looked(store, await stores.owned(store))
 
 
 def queue(**changes: Any) -> Stats:
@@ -197,7 +191,7 @@ async def test_a_store_that_does_not_answer_is_unavailable_and_nothing_else() ->
 
 async def test_routing_lags_while_one_partition_of_several_is_not_looked_at(store_url: str) -> None:
     async with stores.opened(store_url, partitions=2) as store:
-        outbox = Outbox(store, owner="d1")
+        outbox = await stores.outbox_of(store)
         outbox._looked_s = dict.fromkeys(range(2), monotonic_s() - ROUTING_LAG_S - 1)
         await outbox.claim(0, 1)
         assert outbox.reasons() == [Reason.ROUTING_LAG]

@@ -70,18 +70,15 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a step back of the store's clock is a reason only where every partition has seen it",
         file="monitor/pulse.py",
-        old="self._skew_ms = max(result.skew_ms for result in results)",
-        new="self._skew_ms = min(result.skew_ms for result in results)",
+        old="return max((answer.skew_ms for",
+        new="return min((answer.skew_ms for",
         tests=("tests/store/test_pulse.py",),
     ),
     Mutant(
         wrong="a daemon that has ended its pulse for a stop calls itself blind two seconds later",
         file="monitor/pulse.py",
-        old='''"""Report that no beats are accepted from now on. Call it after ``run`` was cancelled."""
-        self._taken_s = None
-''',
-        new='''"""Report that no beats are accepted from now on. Call it after ``run`` was cancelled."""
-''',
+        old="        self._taken_s = []\n        await",
+        new="        await",
         tests=("tests/store/test_pulse.py",),
     ),
     Mutant(

@@ -105,8 +105,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="the history of a store of several partitions holds as many events in each as it may in all",
         file="monitor/sweeper.py",
-        old="most=-(-self._settings.events // self._store.partitions),",
-        new="most=self._settings.events,",
+        old="most = -(-self._settings.events // self._store.partitions)",
+        new="most = self._settings.events",
         tests=(
             "tests/store/test_sweeper.py::test_p26_the_history_of_all_partitions_together_holds_no_more_events_than_it_may",
         ),
@@ -114,11 +114,25 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="each sweep of a blind monitor says in the log that it is blind",
         file="monitor/sweeper.py",
-        old="if result.blind and not self._blind:",
+        old="if result.blind and partition not in self._blind:",
         new="if result.blind:",
         tests=(
             "tests/store/test_sweeper.py::test_a_monitor_that_is_blind_says_so_once_and_again_when_it_is_blind_again",
         ),
+    ),
+    Mutant(
+        wrong="a partition that is slow is swept several times at once",
+        file="monitor/sweeper.py",
+        old="if one not in passes.busy and is_ours(one)]",
+        new="if is_ours(one)]",
+        tests=("tests/store/test_sweeper.py",),
+    ),
+    Mutant(
+        wrong="a daemon never sweeps a partition of another one",
+        file="monitor/ownership.py",
+        old="return age_s > self._sweep_interval_s + SWEEP_LATE_S",
+        new="return False",
+        tests=("tests/core/test_ownership.py",),
     ),
     Mutant(
         wrong="forgetting and trimming run every five minutes",

@@ -92,14 +92,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="of too many blind windows the two that lie furthest apart become one",
-        file="monitor/store/lua/blindness.lua",
+        file="monitor/store/lua/pulse.lua",
         old="if windows[k + 1][1] - windows[k][2] < windows[closest + 1][1]",
         new="if windows[k + 1][1] - windows[k][2] > windows[closest + 1][1]",
         tests=("tests/store/test_blindness.py::test_p26_windows_are_bounded_in_number_and_the_closest_become_one",),
     ),
     Mutant(
         wrong="a daemon that said goodbye a moment ago counts as there when the next one starts",
-        file="monitor/store/lua/blindness.lua",
+        file="monitor/store/lua/pulse.lua",
         old="if known[4] == 0 and st.t - known[1] <= GAP_MS then",
         new="if st.t - known[1] <= GAP_MS then",
         tests=(
@@ -303,6 +303,43 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
             "tests/store/test_confirm.py::test_p23_a_confirmation_in_the_millisecond_of_the_last_write_waits_for_it_too",
         ),
     ),
+    Mutant(
+        wrong="a daemon takes the lease of a partition from its owner",
+        file="monitor/store/lua/pulse.lua",
+        old="local may_take = left <= 0 and (",
+        new="local may_take = (",
+        tests=("tests/store/test_owners.py",),
+    ),
+    Mutant(
+        wrong="an owner that is behind with beats loses its partitions",
+        file="monitor/pulse.py",
+        old="bid = Bid.NONE if ends else self._ownership.bid(partition)",
+        new="bid = Bid.NONE if ends or behind else self._ownership.bid(partition)",
+        tests=("tests/store/test_pulse.py",),
+    ),
+    Mutant(
+        wrong="a partition stays without an owner while the daemon that is to own it hangs",
+        file="monitor/store/lua/pulse.lua",
+        old="bid == LEASE.SPARE and left <= -LEASE.SPARE_MS)",
+        new="false)",
+        tests=("tests/store/test_owners.py",),
+    ),
+    Mutant(
+        wrong="an owner goes on under the lease that another daemon has by now",
+        file="monitor/store/lua/outbox.lua",
+        old="if held[1] ~= args[1] then",
+        new="if not held[1] then",
+        tests=(
+            "tests/store/test_store.py::test_the_router_s_lease_is_fenced_and_its_cursor_moves_only_for_its_holder",
+        ),
+    ),
+    Mutant(
+        wrong="events of a partition that another daemon owns are no reason, however long they wait",
+        file="monitor/store/outbox.py",
+        old="max(now_s - at_s, self._ownership.unrouted_s(one))",
+        new="max(now_s - at_s, 0.0)",
+        tests=("tests/store/test_owners.py",),
+    ),
     # Reading ------------------------------------------------------------------------------------------------------
     Mutant(
         wrong="who became stale in the very millisecond from which on they are counted is left out of a mass failure",
@@ -423,14 +460,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="routing is well while one partition of several is not looked at",
         file="monitor/store/outbox.py",
-        old="return max(now_s - at_s",
-        new="return min(now_s - at_s",
+        old="return max(max(now_s - at_s",
+        new="return min(max(now_s - at_s",
         tests=("tests/daemon/test_self_check.py::test_routing_lags_while_one_partition_of_several_is_not_looked_at",),
     ),
     Mutant(
         wrong="an event is routed that no replica has, and is lost in a failover after it was notified",
         file="monitor/store/outbox.py",
-        old="if taken.events and self._store.settings.durability.replicas:",
+        old="if taken and taken.events and self._store.settings.durability.replicas:",
         new="if False:",
         tests=("tests/store/test_confirm.py",),
     ),

@@ -14,9 +14,8 @@ from redis.asyncio import Redis
 
 from monitor.errors import StoreUnavailableError
 from monitor.liveness import EventKind
-from monitor.store.outbox import Outbox
 from tests.support import api, servers
-from tests.support.stores import beat, opened
+from tests.support.stores import beat, opened, outbox_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -132,9 +131,9 @@ async def test_p23_an_event_is_routed_once_its_replicas_have_it(store_url: str) 
     async with opened(store_url, durability="replicas:1", timeout_s=0.5) as store:
         await store.beat(0, [beat("w")])
         with pytest.raises(StoreUnavailableError, match="confirm"):
-            await Outbox(store, owner="d").claim(0, 10)
+            await (await outbox_of(store)).claim(0, 10)
     async with opened(store_url) as store:  # whose durability is memory
-        events = await Outbox(store, owner="d").claim(0, 10)
+        events = await (await outbox_of(store)).claim(0, 10)
     assert events is not None
     assert [event.kind for event in events] == [EventKind.REGISTERED]
 
@@ -148,11 +147,13 @@ async def test_p23_an_event_is_confirmed_by_the_primary_that_it_was_read_from() 
                     pass  # it waits for the replica itself
             await behind.beat(0, [beat("lost")])
             await ahead.beat(0, [beat("kept")])
+            outbox = await outbox_of(ahead)
+            await outbox_of(behind)
             ahead.connection._writing, behind.connection._writing = (
                 behind.connection._writing,
                 ahead.connection._writing,
             )
-            events = await Outbox(ahead, owner="d").claim(0, 10)
+            events = await outbox.claim(0, 10)
     assert events is not None
     assert [event.worker_id for event in events] == ["kept"]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
+from monitor.ownership import Ownership
 from monitor.pulse import Pulse
 from monitor.reasons import Reason
 from tests.support import servers
@@ -31,7 +32,9 @@ class Pulsing(Watched):
         super().__init__()
         self.pulses = self.windows = self.ticks = 0
         self.is_behind = False
-        self.pulse = Pulse(store, on_sums=self._summed, is_behind=self._ask)
+        self.ownership = Ownership(store.settings.daemon, store.partitions, sweep_interval_s=1.0)
+        self.pulse = Pulse(store, self.ownership, on_sums=self._summed, is_behind=self._ask)
+        self._partitions = store.partitions
 
     def _ask(self) -> bool:
         self.ticks += 1
@@ -43,7 +46,7 @@ class Pulsing(Watched):
         self.changed()
 
     async def more(self, count: int = 2) -> None:
-        wanted = self.pulses + count
+        wanted = self.pulses + count * self._partitions
         await self.until(lambda: self.pulses >= wanted, f"{count} more pulses")
 
 
@@ -137,6 +140,7 @@ async def test_p28_a_daemon_that_is_behind_sends_no_pulse_and_that_is_a_blind_wi
         assert daemon.pulse.age_s() > 0.75, "what it says instead is no pulse"
         await daemon.until(lambda: daemon.ticks >= ticks + 12, "ticks for more than 2 s")
         assert daemon.pulse.reasons() == [Reason.BLIND]
+        assert daemon.ownership.token(0), "it routes on"
         daemon.is_behind = False
         await daemon.more()
         assert daemon.windows == windows + 1

@@ -17,8 +17,8 @@ from alerts.store.receivers import ReceiverStore
 from monitor.errors import StoreUnavailableError
 from monitor.events import EVENT_METADATA_BYTES, Event
 from monitor.liveness import EnvironmentHealth, EventKind, Liveness, Trigger
+from monitor.ownership import Bid
 from monitor.store import InstallationError, SchemaError, Store, StoreFullError, StoreRefusedError
-from monitor.store.outbox import Outbox
 from monitor.store.results import (
     DAMAGED,
     NOT_ALLOWED,
@@ -34,7 +34,18 @@ from monitor.store.settings import EnvironmentRule
 from monitor.workers import Disconnect, Evidence, Rejection, WorkerKey, partition_of
 from tests.support import servers
 from tests.support.store_indexes import check_indexes
-from tests.support.stores import DEV, GRACE_MS, INTERVAL_MS, ManualClock, alert_store, beat, opened, settings
+from tests.support.stores import (
+    DEV,
+    GRACE_MS,
+    INTERVAL_MS,
+    ManualClock,
+    alert_store,
+    beat,
+    claimed,
+    opened,
+    outbox_of,
+    settings,
+)
 
 W = WorkerKey("acme", "w")
 HISTORY_KEYS = {
@@ -519,20 +530,19 @@ async def test_lists_find_few_among_many_by_liveness_and_environment(store_url: 
 async def test_the_router_s_lease_is_fenced_and_its_cursor_moves_only_for_its_holder(store_url: str) -> None:
     async with opened(store_url) as store:
         await store.beat(0, [beat("a"), beat("b"), beat("c")])
-        first = await store.claim(0, owner="d1", lease_ms=2_000, limit=2)
+        old, first = await claimed(store, limit=2)
         assert [event.worker_id for event in first.events] == ["a", "b"]
-        assert (await store.claim(0, owner="d2", lease_ms=2_000, limit=10)).token == 0
-        assert await store.ack(0, token=first.token, position=first.events[0].position)
-        now_ms = (await store.sweep(0, limit=1)).now_ms
-        await ManualClock(store_url).set(now_ms + 2_001)
-        second = await store.claim(0, owner="d2", lease_ms=2_000, limit=10)
-        assert second.token > first.token
-        assert [event.worker_id for event in second.events] == ["b", "c"]
-        assert not await store.ack(0, token=first.token, position=first.events[1].position)
-        assert await store.ack(0, token=second.token, position=second.events[1].position)
-        assert (await store.claim(0, owner="d2", lease_ms=2_000, limit=10)).events == []
-        await store.release(0, token=second.token)
-        assert (await store.claim(0, owner="d1", lease_ms=2_000, limit=10)).token > second.token
+        async with opened(store_url, daemon="d2") as other:
+            assert (await other.lease(0, bid=Bid.OWN)).token == 0
+            assert await store.ack(0, token=old, position=first.events[0].position)
+            await store.lease(0, bid=Bid.NONE)
+            new, second = await claimed(other, limit=10)
+            assert new > old
+            assert [event.worker_id for event in second.events] == ["b", "c"]
+            assert not await store.ack(0, token=old, position=first.events[1].position)
+            assert await store.claim(0, token=old, limit=10) is None
+            assert await other.ack(0, token=new, position=second.events[1].position)
+            assert (await claimed(other, limit=10))[1].events == []
 
 
 async def test_p26_what_the_router_has_not_passed_outlives_its_history(store_url: str) -> None:
@@ -544,11 +554,11 @@ async def test_p26_what_the_router_has_not_passed_outlives_its_history(store_url
         while await store.trim(0, keep_ms=1_000, most=10**9):
             pass
         assert await events_of(store) == []
-        taken = await store.claim(0, owner="d1", lease_ms=2_000, limit=1_000)
+        token, taken = await claimed(store, limit=1_000)
         assert [event.worker_id for event in taken.events] == [f"{k:04}" for k in range(1_000)]
-        await store.ack(0, token=taken.token, position=taken.events[599].position)
+        await store.ack(0, token=token, position=taken.events[599].position)
         assert 400 <= await redis.xlen("{ls:0}:outbox") <= 500, "the rest, and less than a node of the stream"
-        taken = await store.claim(0, owner="d1", lease_ms=2_000, limit=1_000)
+        _, taken = await claimed(store, limit=1_000)
         assert [event.worker_id for event in taken.events] == [f"{k:04}" for k in range(600, 1_000)]
         await check_indexes(store_url)
 
@@ -749,7 +759,7 @@ async def test_an_event_of_a_kind_that_this_release_does_not_know_stops_nothing(
         fields = dict(entries[0][1])
         packed = fields[b"event"].replace(b"worker.registered", b"worker.undreamtof")
         await redis.xadd("{ls:0}:outbox", {**fields, b"event": packed})
-        outbox = Outbox(store, owner="d1")
+        outbox = await outbox_of(store)
         events = await outbox.claim(0, 10)
         assert [event.kind for event in events or []] == [EventKind.REGISTERED]
         await outbox.ack(0, (events or [])[-1].position)
@@ -770,7 +780,7 @@ async def test_an_event_with_a_damaged_part_stops_no_other(store_url: str, place
         values[place] = damage
         await redis.xadd("{ls:0}:outbox", {**fields, b"event": msgspec.msgpack.encode(values)})
         await store.beat(0, [beat("b")])
-        events = await Outbox(store, owner="d1").claim(0, 10) or []
+        events = await (await outbox_of(store)).claim(0, 10) or []
         assert {event.worker_id for event in events} == {"a", "b"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,11 +11,13 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from monitor.liveness import EventKind, Liveness
+from monitor.ownership import Bid, Ownership
 from monitor.store import Store, StoreFullError
 from monitor.store.results import STORED
 from monitor.sweeper import PURGE_CHUNK, Sweeper, SweepSettings
 from tests.support import servers
-from tests.support.stores import GRACE_MS, INTERVAL_MS, ManualClock, beat, opened, settings
+from tests.support.proxies import Watched
+from tests.support.stores import GRACE_MS, INTERVAL_MS, ManualClock, beat, claimed, opened, settings
 
 if TYPE_CHECKING:
     from monitor.events import Moved
@@ -42,6 +45,31 @@ class WatchedStore(Store):
         result = await super().purge(partition, limit=limit, retention_ms=retention_ms)
         self.purges.append((limit, len(result.moved)))
         return result
+
+
+class SlowStore(Watched, Store):
+    """A store whose partition 0 answers a sweep when ``gate`` is open, and a note of all that were swept and purged."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        Watched.__init__(self)
+        Store.__init__(self, settings)
+        self.gate = asyncio.Event()
+        self.begun = 0
+        self.sweeps: list[int] = []
+        self.purges: list[int] = []
+
+    async def sweep(self, partition: int, *, limit: int) -> SweepResult:
+        if partition == 0:
+            self.begun += 1
+            await self.gate.wait()
+        result = await super().sweep(partition, limit=limit)
+        self.sweeps.append(partition)
+        self.changed()
+        return result
+
+    async def purge(self, partition: int, *, limit: int, retention_ms: int) -> SweepResult:
+        self.purges.append(partition)
+        return await super().purge(partition, limit=limit, retention_ms=retention_ms)
 
 
 def sweeper_on(store: Store, moved: list[Moved], *, chunk: int = 7) -> Sweeper:
@@ -134,6 +162,65 @@ async def test_a_store_that_is_away_is_said_once_and_so_is_its_return() -> None:
                     again.kill()
 
 
+async def test_p22_a_damaged_partition_stops_the_sweep_of_no_other_and_is_named(store_url: str) -> None:
+    async with opened(store_url, partitions=4) as store, Redis.from_url(store_url) as redis:
+        moved: list[Moved] = []
+        sweeper = sweeper_on(store, moved)
+        t = await registered(store, 60)
+        await ManualClock(store_url, partitions=4).set(t + DEADLINE_MS)
+        await redis.rename("{ls:0}:meta", "{ls:0}:aside")
+        await redis.set("{ls:0}:meta", "damaged")
+        with capture_logs() as lines:
+            for _ in range(2):
+                await sweeper.sweep()
+                await sweeper.tidy()
+            damaged = [key for key in (beat(f"w{k:03}").key for k in range(60)) if not store.partition_of(key)]
+            assert len(moved) == 60 - len(damaged)
+            await redis.rename("{ls:0}:aside", "{ls:0}:meta")
+            await sweeper.sweep()
+        assert len(moved) == 60
+        said = [(line["event"], line["partition"]) for line in lines]
+        assert said == [("sweep.store_unavailable", 0), ("sweep.resumed", 0)]
+
+
+async def test_p22_a_slow_partition_delays_the_sweep_of_no_other_and_is_swept_once_at_a_time(store_url: str) -> None:
+    store = await SlowStore.open(settings(store_url, partitions=4))
+    assert isinstance(store, SlowStore)
+    sweeper = sweeper_on(store, [])
+    first = asyncio.create_task(sweeper.sweep())
+    await store.until(lambda: Counter(store.sweeps) == {1: 1, 2: 1, 3: 1}, "the others")
+    await asyncio.wait_for(sweeper.sweep(), 5)
+    assert Counter(store.sweeps) == {1: 2, 2: 2, 3: 2}
+    assert (store.begun, first.done()) == (1, False)
+    store.gate.set()
+    await asyncio.wait_for(first, 5)
+    await sweeper.sweep()
+    assert Counter(store.sweeps) == {0: 2, 1: 3, 2: 3, 3: 3}
+    await store.close()
+
+
+async def test_a_daemon_sweeps_and_tidies_what_it_owns_and_sweeps_what_its_owner_does_not(store_url: str) -> None:
+    store = await SlowStore.open(settings(store_url, partitions=2))
+    assert isinstance(store, SlowStore)
+    store.gate.set()
+    elapsed_s = 0.0
+    ownership = Ownership("d1", 2, sweep_interval_s=1.0, elapsed_s=lambda: elapsed_s)
+    await store.sweep(1, limit=1)
+    for partition, bid in enumerate((Bid.OWN, Bid.NONE)):
+        ownership.note(partition, bid, await store.lease(partition, bid=bid))
+    values = SweepSettings(chunk=7, retention_ms=RETENTION_MS, event_retention_ms=EVENT_RETENTION_MS, events=10)
+    sweeper = Sweeper(store, values, on_moved=lambda _: None, ownership=ownership)
+    store.sweeps.clear()
+    await sweeper.sweep()
+    await sweeper.tidy()
+    assert (store.sweeps, store.purges) == ([0], [0])
+    elapsed_s = 1.6
+    await sweeper.sweep()
+    await sweeper.tidy()
+    assert (sorted(store.sweeps), store.purges) == ([0, 0, 1], [0, 0])
+    await store.close()
+
+
 async def test_an_error_that_is_not_the_store_s_is_not_swallowed(store_url: str) -> None:
     def broken(_: list[Moved]) -> None:
         raise KeyError("a bug")
@@ -197,7 +284,7 @@ async def test_p26_tidy_ends_the_history_by_age_and_not_what_the_router_has_stil
         left = await all_positions(store)
         assert len(left) == 5_000
         assert left[:2_500] == positions[2_500:], "of those that are no older than the retention none has gone"
-        taken = await store.claim(0, owner="d1", lease_ms=2_000, limit=10_000)
+        _, taken = await claimed(store, limit=10_000)
         assert len(taken.events) == 7_500
 
 
@@ -226,7 +313,7 @@ async def test_p26_one_pass_of_housekeeping_drops_all_that_is_too_many_however_f
         await Sweeper(store, values, on_moved=lambda _: None).tidy()
         left: Any = await redis.xrange("{ls:0}:history:acme")
         assert (len(left), left[-1][0].decode()) == (kept, f"{t + 1}-{count - 1}")
-        assert len((await store.claim(0, owner="d1", lease_ms=2_000, limit=10)).events) == 1
+        assert len((await claimed(store, limit=10))[1].events) == 1
 
 
 async def test_p26_a_full_store_makes_room_for_itself_by_retention_and_trimming(store_url: str) -> None:
@@ -241,8 +328,8 @@ async def test_p26_a_full_store_makes_room_for_itself_by_retention_and_trimming(
         await clock.set(t + DEADLINE_MS)
         await sweeper.sweep()
         assert len(moved) == 2_000
-        while (taken := await store.claim(0, owner="d1", lease_ms=2_000, limit=1_000)).events:
-            await store.ack(0, token=taken.token, position=taken.last)
+        token, taken = await claimed(store, limit=10_000)
+        await store.ack(0, token=token, position=taken.last)
         await clock.set(t + DEADLINE_MS + EVENT_RETENTION_MS + 1)
         try:
             await redis.config_set("maxmemory", (await redis.info("memory"))["used_memory"] - 1_000_000)
@@ -250,7 +337,7 @@ async def test_p26_a_full_store_makes_room_for_itself_by_retention_and_trimming(
                 await store.beat(0, [beat("new")])
             await sweeper.tidy()
             assert (await store.beat(0, [beat("new")])).outcomes == [(STORED, INTERVAL_MS)]
-            left = await store.claim(0, owner="d1", lease_ms=2_000, limit=3_000)
+            _, left = await claimed(store, limit=3_000)
             forgotten = [event for event in left.events if event.kind is EventKind.FORGOTTEN]
             assert len(forgotten) == 2_000, "what the router has not passed is kept"
         finally:

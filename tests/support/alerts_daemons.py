@@ -61,6 +61,7 @@ class Daemon:
             now_ms=clock,
             counts=self.tally,
             poll_s=poll_s,
+            router_poll_s=poll_s,
             first_pause_s=first_pause_s,
         )
 

@@ -21,7 +21,6 @@ from monitor.api.services import Services
 from monitor.api.shared import Shared
 from monitor.auth import Authenticator, AuthPolicy, Scope, VerifyingKey, mint
 from monitor.daemon.oncall.routes import oncall_router
-from monitor.errors import StoreUnavailableError
 from monitor.health import Health
 from monitor.intake.backlog import Graces
 from monitor.intake.batches import BatchIntake
@@ -117,14 +116,6 @@ def make_services(
     store: Store, *, anonymous: Iterable[str] = (), sweep_interval_ms: int = SWEEP_INTERVAL_MS, **changes: Any
 ) -> Services:
     """The collaborators as the daemon would make them."""
-
-    async def probe() -> bool:
-        try:
-            await store.beat(0, [])
-        except StoreUnavailableError:
-            return False
-        return True
-
     metrics = Metrics(version="test", labels=DeliveryLabels(receivers=("ops",), outcomes=("delivered",)))
     values: dict[str, Any] = {
         "store": store,
@@ -146,7 +137,7 @@ def make_services(
             min_grace_ms=1_000,
             max_grace_ms=86_400_000,
         ),
-        "health": (health := Health(sweep_interval_ms=sweep_interval_ms, probe=probe)),
+        "health": (health := Health(sweep_interval_ms=sweep_interval_ms, probe=store.takes_beats)),
         "metrics": metrics,
         "anonymous": frozenset(anonymous),
     }

@@ -10,9 +10,11 @@ from redis.asyncio import Redis
 
 from monitor.daemon.alerts import LIBRARY
 from monitor.durability import MEMORY, Durability
+from monitor.ownership import Bid, Ownership
 from monitor.store import Store, StoreSettings
 from monitor.store.endpoint import Address
 from monitor.store.library_client import LibraryClient
+from monitor.store.outbox import Outbox
 from monitor.store.settings import EnvironmentRule
 from monitor.workers import Beat, WorkerKey
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from alerts.store.port import Reply
+    from monitor.store.results import Taken
 
 
 INTERVAL_MS = 30_000
@@ -108,6 +111,27 @@ async def opened(url: str, **changes: Any) -> AsyncIterator[Store]:
         yield store
     finally:
         await store.close()
+
+
+async def owned(store: Store) -> Ownership:
+    """Take the lease of every partition for the store's daemon."""
+    ownership = Ownership(store.settings.daemon, store.partitions, sweep_interval_s=1.0)
+    for partition in range(store.partitions):
+        ownership.note(partition, Bid.OWN, await store.lease(partition, bid=Bid.OWN))
+    return ownership
+
+
+async def outbox_of(store: Store) -> Outbox:
+    """The outbox of a daemon that owns every partition."""
+    return Outbox(store, await owned(store))
+
+
+async def claimed(store: Store, *, limit: int) -> tuple[int, Taken]:
+    """Take the lease of partition 0 and read its events: the token, and the events."""
+    lease = await store.lease(0, bid=Bid.OWN)
+    taken = await store.claim(0, token=lease.token, limit=limit)
+    assert taken is not None, "another daemon has the lease"
+    return lease.token, taken
 
 
 class ManualClock:

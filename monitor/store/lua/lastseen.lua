@@ -320,6 +320,10 @@ register('found', { 'allow-oom' }, function(st, args)
 end)
 
 do
+-- include: pulse.lua
+end
+
+do
 -- include: beat.lua
 end
 

@@ -1,33 +1,31 @@
--- confirm -------------------------------------------------------------------------------------------
--- Writes the time, even if unchanged: when this write is durable, all writes before it are. Result: {t, run_number}.
-register('confirm', { 'allow-oom' }, function(st)
-  local run = run_number()
+-- Writes the time, even if unchanged: when this write is durable, all writes before it are.
+local function mark(st)
   commit_time(st)
   call('HSET', st.keys.meta, 'last', st.now)
+end
+
+-- confirm -------------------------------------------------------------------------------------------
+-- Writes only the time, to be confirmed. Result: {t, run_number}.
+register('confirm', { 'allow-oom' }, function(st)
+  local run = run_number()
+  mark(st)
   return { st.t, run }
 end)
 
 -- claim ---------------------------------------------------------------------------------------------
--- The router's poll: takes or renews the lease and reads events after the cursor. ARGV: owner, lease in ms, limit.
--- Result: {t, token (0: another process has the lease), events, age in ms of the oldest event after the cursor}.
+-- Reads events after the router's cursor. ARGV: token, limit, '1' to write the time, so that a confirmation of this call
+-- is one of the events | '0'.
+-- Result: {t, 1 | 0 (another daemon has the lease by now), events}.
 register('claim', { 'allow-oom' }, function(st, args)
-  local owner, lease, limit = args[1], tonumber(args[2]), tonumber(args[3])
-  local held = call('HMGET', st.keys.router, 'owner', 'until', 'token', 'cursor')
-  local mine = held[1] == owner
-  local cursor = held[4] or '0-0'
-  local first = call('XRANGE', st.keys.outbox, '(' .. cursor, '+', 'COUNT', 1)
-  local age = first[1] and st.t - tonumber(string.match(first[1][1], '^%d+')) or 0
-  if not mine and held[1] and (tonumber(held[2]) or 0) > st.t then
-    return { st.t, 0, {}, age }
+  local held = call('HMGET', st.keys.router, 'token', 'cursor')
+  if held[1] ~= args[1] then
+    return { st.t, 0, {} }
   end
-  local events = call('XRANGE', st.keys.outbox, '(' .. cursor, '+', 'COUNT', limit)
-  local token = (tonumber(held[3]) or 0) + (mine and 0 or 1)
-  if mine and #events == 0 and (tonumber(held[2]) or 0) - st.t > lease / 2 then
-    return { st.t, token, events, age } -- no write: an idle router must not fill the append-only file
+  local events = call('XRANGE', st.keys.outbox, '(' .. (held[2] or '0-0'), '+', 'COUNT', args[2])
+  if args[3] == '1' then
+    mark(st)
   end
-  commit_time(st)
-  call('HSET', st.keys.router, 'owner', owner, 'until', int(st.t + lease), 'token', token, 'cursor', cursor)
-  return { st.t, token, events, age }
+  return { st.t, 1, events }
 end)
 
 -- ack -----------------------------------------------------------------------------------------------
@@ -41,18 +39,6 @@ register('ack', { 'allow-oom' }, function(st, args)
   commit_time(st)
   call('HSET', st.keys.router, 'cursor', args[2])
   call('XTRIM', st.keys.outbox, 'MINID', '~', args[2], 'LIMIT', 10000)
-  return { st.t, 1 }
-end)
-
--- release -------------------------------------------------------------------------------------------
--- Releases the lease at a clean stop, so that another router need not wait. ARGV: token. Result: {t, 1 | 0}.
-register('release', { 'allow-oom' }, function(st, args)
-  if call('HGET', st.keys.router, 'token') ~= args[1] then
-    return { st.t, 0 }
-  end
-  commit_time(st)
-  call('HDEL', st.keys.router, 'owner')
-  call('HSET', st.keys.router, 'until', 0)
   return { st.t, 1 }
 end)
 

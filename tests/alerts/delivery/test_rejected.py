@@ -20,7 +20,6 @@ from alerts.store.group_store import GroupStore, Want
 from alerts.store.incidents import IncidentStore
 from monitor.daemon.alerts import StoredFleet
 from monitor.liveness import EnvironmentHealth, EventKind, Liveness
-from monitor.store.outbox import Outbox
 from monitor.workers import Evidence, Rejection, WorkerKey
 from tests.support.alerts_daemons import Daemon
 from tests.support.alerts_fakes import (
@@ -36,7 +35,7 @@ from tests.support.alerts_fakes import (
     until,
     webhook_server,
 )
-from tests.support.stores import ManualClock, alert_store, beat, opened
+from tests.support.stores import ManualClock, alert_store, beat, opened, outbox_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from alerts.groups.fleet import Fleet
     from monitor.events import Event
     from monitor.store import Store
+    from monitor.store.outbox import Outbox
     from tests.support.alerts_fakes import Hook
 
 REPEAT_MS = 60_000
@@ -322,7 +322,7 @@ async def test_p18_a_worker_that_was_rejected_and_came_back_is_nothing_to_such_a
 class Whole:
     """The worker store, its events, and an alert service that sends them to a webhook server."""
 
-    def __init__(self, store: Store, url: str, hook: Hook) -> None:
+    def __init__(self, store: Store, url: str, hook: Hook, outbox: Outbox) -> None:
         self.store = store
         self.clock = ManualClock(url)
         self.hook = hook
@@ -337,12 +337,13 @@ class Whole:
                 rule=Rule(),
             ),
             store=alert_store(url),
-            source=Outbox(store, owner="d1"),
+            source=outbox,
             partitions=1,
             fleet=StoredFleet(store),
             now_ms=store.clock.now_ms,
             counts=Tally(),
             poll_s=0.01,
+            router_poll_s=0.01,
         )
 
     async def beats(self) -> int:
@@ -381,7 +382,7 @@ class Whole:
 @pytest.fixture
 async def whole(store_url: str) -> AsyncIterator[Whole]:
     async with webhook_server() as hook, opened(store_url) as store:
-        made = Whole(store, store_url, hook)
+        made = Whole(store, store_url, hook, await outbox_of(store))
         await made.service.start()
         yield made
         await made.service.stop(0)

@@ -28,9 +28,8 @@ from alerts.store.group_store import Want
 from alerts.store.mass_failures import KEPT_MS, MassFailures
 from monitor.daemon.alerts import StoredFleet
 from monitor.liveness import EnvironmentHealth, EventKind, Liveness
-from monitor.store.outbox import Outbox
 from tests.support.alerts_fakes import START_MS, FakeFleet, Inbox, Tally, event, until
-from tests.support.stores import ManualClock, alert_store, beat, opened
+from tests.support.stores import ManualClock, alert_store, beat, opened, outbox_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -355,12 +354,13 @@ async def test_p16_a_quarter_of_a_fleet_whose_end_was_recorded_before_routing_is
                 rule=RULE,
             ),
             store=alert_store(store_url),
-            source=Outbox(store, owner="d1"),
+            source=await outbox_of(store),
             partitions=partitions,
             fleet=StoredFleet(store),
             now_ms=store.clock.now_ms,
             counts=Tally(),
             poll_s=0.01,
+            router_poll_s=0.01,
         )
 
         async def gathered() -> bool:
