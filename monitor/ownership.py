@@ -55,6 +55,10 @@ class Lease:
     """The daemons that pulse, if that was asked."""
 
 
+_UNKNOWN: Final = Lease(0, 0, 0, -(10**12))
+"""Before the first answer: not the owner, no event known, and never swept."""
+
+
 def preferred(daemons: Iterable[str], partition: int) -> str:
     """Return the daemon that is to own a partition."""
     return max(daemons, key=lambda daemon: hashlib.sha256(f"{partition} {daemon}".encode()).digest())
@@ -71,7 +75,7 @@ class Ownership:
         self._elapsed_s = elapsed_s
         self._daemons: frozenset[str] = frozenset()
         self._wanted = frozenset(range(partitions))  # all, as long as no other daemon is known
-        self._leases: dict[int, Lease] = {}
+        self._leases = dict.fromkeys(range(partitions), _UNKNOWN)
         self._answered_s = dict.fromkeys(range(partitions), elapsed_s())
         self._owned_s = dict.fromkeys(range(partitions), -math.inf)
         """When each partition was last known to be this daemon's."""
@@ -97,22 +101,18 @@ class Ownership:
 
     def token(self, partition: int) -> int:
         """Return the fencing token of a partition; 0: it is not this daemon's."""
-        lease = self._leases.get(partition)
-        return lease.token if lease else 0
+        return self._leases[partition].token
 
     def is_to_sweep(self, partition: int) -> bool:
         """Whether this daemon sweeps a partition now: as its owner, or because its owner does not.
 
         The former owner goes on for two intervals, so that no sweep is missed when a partition moves.
         """
-        now_s, lease = self._elapsed_s(), self._leases.get(partition)
-        if lease is None or now_s - self._owned_s[partition] <= 2 * self._sweep_interval_s:
-            return True
+        now_s, lease = self._elapsed_s(), self._leases[partition]
         age_s = (lease.now_ms - lease.swept_ms) / 1_000 + now_s - self._answered_s[partition]
-        return age_s > self._sweep_interval_s + SWEEP_LATE_S
+        is_late = age_s > self._sweep_interval_s + SWEEP_LATE_S
+        return is_late or now_s - self._owned_s[partition] <= 2 * self._sweep_interval_s
 
     def unrouted_s(self, partition: int) -> float:
         """Return for how long the oldest event has waited for its router, at most: what is not known counts."""
-        lease = self._leases.get(partition)
-        waiting_ms = lease.waiting_ms if lease else 0
-        return waiting_ms / 1_000 + self._elapsed_s() - self._answered_s[partition]
+        return self._leases[partition].waiting_ms / 1_000 + self._elapsed_s() - self._answered_s[partition]

@@ -65,7 +65,9 @@ class Pulse:
         self._on_waiting = on_waiting
         self._known_ms = [-1] * store.partitions
         """End of the newest blind window seen, by partition."""
-        self._answers: dict[int, PulseResult] = {}
+        self._sums = 0, 0
+        """The most blind windows of a partition, and the longest time in them."""
+        self._skews_ms = [0] * store.partitions
         self._in_flight: Counter[int] = Counter()
         self._unavailable: set[int] = set()
         self._taken_s: list[float] = []
@@ -105,7 +107,7 @@ class Pulse:
 
     def skew_s(self) -> float:
         """Return by how much store time is ahead of the server's clock, in seconds."""
-        return max((answer.skew_ms for answer in self._answers.values()), default=0) / 1_000
+        return max(self._skews_ms) / 1_000
 
     def failing(self) -> list[str]:
         """Return the partitions that take no pulses while others do."""
@@ -138,9 +140,9 @@ class Pulse:
             self._unavailable.discard(partition)
             if self._taken_s and not behind:
                 self._taken_s[partition] = monotonic_s()
-            self._answers[partition] = result
-            answers = self._answers.values()
-            self._on_sums(max(one.windows for one in answers), max(one.blind_ms for one in answers))
+            self._skews_ms[partition] = result.skew_ms
+            self._sums = max(self._sums[0], result.windows), max(self._sums[1], result.blind_ms)
+            self._on_sums(*self._sums)
             self._log_window(partition, result)
             self._note(partition, bid, result.lease)
         finally:

@@ -70,8 +70,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a step back of the store's clock is a reason only where every partition has seen it",
         file="monitor/pulse.py",
-        old="return max((answer.skew_ms for",
-        new="return min((answer.skew_ms for",
+        old="return max(self._skews_ms)",
+        new="return min(self._skews_ms)",
         tests=("tests/store/test_pulse.py",),
     ),
     Mutant(

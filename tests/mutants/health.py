@@ -130,8 +130,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a daemon never sweeps a partition of another one",
         file="monitor/ownership.py",
-        old="return age_s > self._sweep_interval_s + SWEEP_LATE_S",
-        new="return False",
+        old="return is_late or now_s",
+        new="return now_s",
         tests=("tests/core/test_ownership.py",),
     ),
     Mutant(
