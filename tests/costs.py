@@ -36,6 +36,7 @@ from monitor.clock import wall_ms
 from monitor.daemon.alerts import StoredFleet
 from monitor.http.server import HttpServer, listen
 from monitor.liveness import EventKind
+from monitor.ownership import Bid, Ownership
 from monitor.rate_limit import NS, Rate
 from monitor.store.connection import Functions
 from monitor.store.outbox import Outbox
@@ -246,6 +247,7 @@ async def _alone(url: str, redis: Redis, *, functions: Counter[str]) -> dict[str
     fleet = [f"w{number}" for number in range(10 * ALONE)]
     tally, clock = Tally(), stores.ManualClock(url)
     async with stores.opened(url) as store:
+        ownership = Ownership(store.settings.daemon, 1, sweep_interval_s=1.0)
 
         async def beat() -> int:
             beats = [stores.beat(worker, interval_ms=SHORT_MS, grace_ms=SHORT_MS) for worker in fleet]
@@ -261,7 +263,7 @@ async def _alone(url: str, redis: Redis, *, functions: Counter[str]) -> dict[str
                 flapping=Flapping(),
             ),
             store=stores.alert_store(url),
-            source=Outbox(store, owner="d1"),
+            source=Outbox(store, ownership),
             partitions=1,
             fleet=StoredFleet(store.inside()),
             now_ms=store.clock.now_ms,
@@ -277,6 +279,7 @@ async def _alone(url: str, redis: Redis, *, functions: Counter[str]) -> dict[str
                 now_ms = await beat()
             last_ms = now_ms
             assert len((await store.sweep(0, limit=10)).moved) == 1
+            ownership.note(0, Bid.OWN, await store.lease(0, bid=Bid.OWN))
 
         async def page() -> None:
             known = tally.outcomes.total()

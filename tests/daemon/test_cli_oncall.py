@@ -425,16 +425,16 @@ async def test_c18_only_an_operator_sees_which_tenants_there_are(operator: Shell
 async def test_b14_incidents_come_gravest_and_newest_first_members_under_their_environment(operator: Shell) -> None:
     incidents, now_ms = operator.lastseen.alerts.incidents, operator.lastseen.store.clock.now_ms()
 
-    async def noted(number: int, *events: Event, part_of: str | None = None) -> None:
+    async def noted(*events: Event, part_of: str | None = None) -> None:
         await incidents.record(
-            number, events, lambda one: {"ops": worker_key(one)}, part_of=lambda _: part_of, now_ms=now_ms
+            0, events, lambda one: {"ops": worker_key(one)}, part_of=lambda _: part_of, now_ms=now_ms
         )
 
     due_ms = event().due_ms
     for number, (environment, size, at_ms) in enumerate((("prod", 200, due_ms), ("stage", 60, due_ms + 1_000))):
         dead = [event(worker_id=f"{environment}-{n}", environment_name=environment, due_ms=at_ms) for n in range(size)]
-        await noted(number, *dead, part_of=f"inc_{number}{'0' * 31}")
-    await noted(2, event(worker_id="old", due_ms=due_ms - 5_000), event(worker_id="new", due_ms=due_ms + 5_000))
+        await noted(*dead, part_of=f"inc_{number}{'0' * 31}")
+    await noted(event(worker_id="old", due_ms=due_ms - 5_000), event(worker_id="new", due_ms=due_ms + 5_000))
     lines = (await operator.done("incidents", "list")).splitlines()
     whom = [line.split("  ")[4] for line in lines]
     assert whom == ["60 of 60 workers", "200 of 200 workers", "new", "old"]
