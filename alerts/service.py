@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
@@ -17,12 +18,13 @@ from alerts.oncall.removed_receivers import end_groups
 from alerts.retry import RetryPolicy
 from alerts.routing.router import ROUTER_POLL_S, Router
 from alerts.routing.routes import ReceiverTraits
-from alerts.store.group_store import GroupStore, Stats
+from alerts.store.group_store import GroupStore
 from alerts.store.incidents import IncidentStore
 from alerts.store.mass_failures import MassFailures
-from alerts.store.receivers import ReceiverStore
+from alerts.store.receivers import ReceiverStore, Stats
 from alerts.store.retention import Retention
 from alerts.store.silences import SilenceStore
+from alerts.store.tags import bases_of
 from monitor.durability import Confirmation
 from monitor.errors import StoreUnavailableError
 
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from alerts.store.port import StorePort
 
 STOP_TIMEOUT_S: Final = 10.0
+LOOKS: Final = 4
+"""Polls of the deliveries for each look for due ones in the store."""
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -73,8 +77,8 @@ class AlertSettings:
 class AlertService:
     """A router for each partition and a delivery loop for each receiver, in one event loop.
 
-    ``store`` is closed by ``stop``. ``poll_s``: how often deliveries poll for work that comes without a wakeup, and
-    ``router_poll_s`` routers.
+    ``store`` is closed by ``stop``. ``router_poll_s``: how often routers poll for work that comes without a wakeup.
+    ``poll_s``: the same of deliveries; the store is asked for what is due a quarter as often.
     ``first_pause_s``: upper bound of the pause before a failed part is restarted for the first time. ``failpoint`` is
     called with the name of each point at which a test may end the process.
     """
@@ -105,6 +109,7 @@ class AlertService:
         self._known = ReceiverStore(store)
         self._now_ms = now_ms
         self._first_pause_s = first_pause_s
+        self._poll_s = poll_s
         mass_failures = None if settings.rule is None else MassFailures(store, rule=settings.rule, fleet=fleet)
         self._planners = {
             name: Planner(
@@ -151,7 +156,7 @@ class AlertService:
                 traits=traits,
                 routes=settings.routes,
                 now_ms=now_ms,
-                on_queued=self.wake,
+                on_queued=self._queued,
                 poll_s=router_poll_s,
                 failpoint=failpoint,
             )
@@ -166,6 +171,8 @@ class AlertService:
         pause_s = self._first_pause_s
         routing = [Part("survey", self._survey, pause_s)]
         routing += [Part(f"router {number}", router.run, pause_s) for number, router in enumerate(self._routers)]
+        tags = bases_of(self._store.partitions)
+        routing += [Part(f"queues {tag}", functools.partial(self._look, tag), pause_s) for tag in tags]
         delivering = [Part(f"delivery {name}", part.run, pause_s) for name, part in self._deliveries.items()]
         self._parts = (*routing, *delivering)
         self._routing = [asyncio.create_task(part.keep_running(), name=f"alerts {part.name}") for part in routing]
@@ -198,14 +205,37 @@ class AlertService:
         for router in self._routers if partition is None else (self._routers[partition],):
             router.wakeup()
 
-    def wake(self, receiver: str) -> None:
-        """Wake the delivery loop of a receiver: its groups have changed."""
-        self._deliveries[receiver].wakeup()
+    async def wake(self) -> None:
+        """Find out which deliveries are due: groups have changed."""
+        await asyncio.gather(*(self._note_queues(tag) for tag in bases_of(self._store.partitions)))
+
+    def _queued(self, receiver: str, tag: str, due_ms: int) -> None:
+        self._deliveries[receiver].note(tag, due_ms)
+
+    async def _look(self, tag: str) -> None:
+        """Find out periodically which deliveries are due in a partition or shard: another daemon may queue them."""
+        outage = StoreBackoff("delivery.store_unavailable", "delivery.resumed", tag=tag)
+        while True:
+            try:
+                await self._note_queues(tag)
+            except StoreUnavailableError as error:
+                await asyncio.sleep(outage.failed(error, uniform=random.uniform))
+                continue
+            outage.over()
+            await asyncio.sleep(LOOKS * self._poll_s)
+
+    async def _note_queues(self, tag: str) -> None:
+        for one in await self._known.queues(tag):
+            if one.receiver in self._deliveries:  # another daemon may have more receivers
+                self._deliveries[one.receiver].note(tag, one.due_ms, has_open_dead_letters=one.has_open_dead_letters)
 
     async def health(self) -> list[Stats]:
         """Queue status of each receiver. Raises ``StoreUnavailableError``."""
-        now_ms = self._now_ms()
-        return list(await asyncio.gather(*(groups.stats(now_ms=now_ms) for groups in self.groups.values())))
+        return await self.stats(list(self.groups))
+
+    async def stats(self, receivers: Sequence[str]) -> list[Stats]:
+        """Queue status of receivers. Raises ``StoreUnavailableError``."""
+        return await self._known.stats(receivers, now_ms=self._now_ms())
 
     async def _survey(self) -> None:
         """Compare the store with the configuration once: durability, removed, disabled and unreachable receivers."""
@@ -218,7 +248,8 @@ class AlertService:
                     _log.warning("durability.unavailable", durability=mode, hint=UNAVAILABLE_HINT)
                 for name in removed:
                     await self._end_removed(name)
-                await asyncio.gather(*(groups.unretire() for groups in self.groups.values()))
+                parts = [part for groups in self.groups.values() for part in groups.parts.values()]
+                await asyncio.gather(*(part.unretire() for part in parts))
                 disabled = [one for one in await self.health() if one.disabled is not None]
             except StoreUnavailableError as error:
                 await asyncio.sleep(outage.failed(error, uniform=random.uniform))
@@ -243,7 +274,7 @@ class AlertService:
         """
         groups = GroupStore(self._store, name, self._history)
         queued, notified = await end_groups(groups, now_ms=self._now_ms())
-        await groups.retire()
+        await asyncio.gather(*(part.retire() for part in groups.parts.values()))
         _log.warning("receiver.removed", receiver=name, queued=queued, open_downs=notified, reason="undeliverable")
         await self._known.remove(name)
 

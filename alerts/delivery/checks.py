@@ -109,7 +109,7 @@ class Checks:
         if group.incident_id is None:
             return step
         try:
-            incident = await self._incidents.get(group.tenant, group.incident_id)
+            incident = await self._incidents.get(group.tenant, group.incident_id, group=group.key)
         except UnknownIncidentError:
             return step
         if incident.ack is not None:

@@ -9,11 +9,13 @@ from alerts.groups.state import Draft
 from alerts.store.group_store import Change, Want
 
 if TYPE_CHECKING:
-    from alerts.store.group_store import GroupStore
+    from alerts.store.group_store import GroupPart
 
 
-async def offer_given_up(groups: GroupStore, *, now_ms: int) -> None:
+async def offer_given_up(groups: GroupPart, *, now_ms: int) -> bool:
     """Make the dead-lettered pages of at most 100 groups due. A group that changes meanwhile is left for the next call.
+
+    Returns whether the receiver has open dead letters here.
 
     Raises:
         StoreUnavailableError: the changes may not have been written.
@@ -31,3 +33,4 @@ async def offer_given_up(groups: GroupStore, *, now_ms: int) -> None:
             group.again_ms = now_ms
         changes.append(Change(draft=Draft(group, now_ms), version=seen.version, due_ms=now_ms))
     await groups.save(changes, now_ms=now_ms)
+    return bool(open_dead_letters)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from alerts.delivery.planner import Planner
     from alerts.receivers import Receiver
     from alerts.retry import RetryPolicy
-    from alerts.store.group_store import Claimed, GroupStore
+    from alerts.store.group_store import Change, Claimed, GroupStore
 
 LEASE_MARGIN_S: Final = 10.0
 """How much longer than the receiver's timeout a lease lasts: half of it for waiting for a free slot, half for recording
@@ -119,6 +119,8 @@ class Delivery:
         self._held: list[Claimed] = []  # claimed, then the store became unavailable: to be given back
         self._ready: deque[Attempt] = deque()  # begun and not sent
         self._landed_since_claim = 0
+        self._due_ms: dict[str, float] = {}  # by base of the groups' keys: when a group there is due
+        self._dead: set[str] = set()  # bases where the receiver has open dead letters
         self._accepted = False  # since dead letters were last made due
         self._again_ms = 0
         self._unrecorded: OrderedDict[str, None] = OrderedDict()
@@ -143,6 +145,14 @@ class Delivery:
             if not busy:
                 await self.wakeup.wait(self._poll_s)
 
+    def note(self, tag: str, due_ms: float, *, has_open_dead_letters: bool = False) -> None:
+        """Note when a group of the part ``tag`` is due, and wake the loop if it is due now."""
+        self._due_ms[tag] = min(due_ms, self._due_ms.get(tag, due_ms))
+        if has_open_dead_letters:
+            self._dead.add(tag)
+        if due_ms <= self._now_ms():
+            self.wakeup()
+
     async def stop(self, timeout_s: float) -> None:
         """Stop claiming, wait ``timeout_s`` seconds for the attempts in flight, then cancel them.
 
@@ -160,7 +170,10 @@ class Delivery:
         await cancel_all(self._in_flight)
 
     async def _step(self) -> bool:
-        """Claim as many groups as there is room for, plan, and start sending. Returns whether any were claimed."""
+        """Claim as many groups as there is room for, plan, and start sending. Returns whether there may be more.
+
+        One claim is for the groups of one partition or shard; those in which a group is due take turns.
+        """
         await self._give_back_held()
         await self._offer_given_up()
         await self._release_overdue()
@@ -169,12 +182,21 @@ class Delivery:
         ahead = min(CALL_LIMIT, 2 * self._landed_since_claim)
         room = self._concurrency - len(self._in_flight) + ahead - len(self._ready)
         room = self._breaker.room(room, in_flight=len(self._in_flight) + len(self._ready), now_ms=now_ms)
-        if room <= 0:
+        tag = next((tag for tag, due_ms in self._due_ms.items() if due_ms <= now_ms), None)
+        if room <= 0 or tag is None:
             return False
         self._landed_since_claim = 0
-        claimed = await self._groups.claim(limit=room, lease_ms=self._lease_ms, now_ms=now_ms)
+        del self._due_ms[tag]
+        try:
+            claim = self._groups.parts[tag].claim(limit=room, lease_ms=self._lease_ms, now_ms=now_ms)
+            claimed, next_ms = await claim
+        except StoreUnavailableError:
+            self.note(tag, now_ms)
+            raise
+        if next_ms is not None:
+            self.note(tag, next_ms if claimed else max(next_ms, now_ms + _AGAIN_PAUSE_MS))
         if not claimed:
-            return False
+            return any(due_ms <= now_ms for due_ms in self._due_ms.values())
         self._failpoint("delivery.claimed")
         try:
             begun = await self._begin(claimed, now_ms=now_ms)
@@ -194,15 +216,14 @@ class Delivery:
         while left and tries.left:
             await tries.begin()
             plans = await self._planner.plan(left, now_ms=now_ms)
+            part = self._groups.part_of(left[0].group.key)
             starting = [plan for plan in plans if isinstance(plan, Attempt)]
             rest = [plan for plan in plans if not isinstance(plan, Attempt)]
-            done = await self._groups.save([plan.change for plan in rest], now_ms=now_ms)
+            done = await self._save([plan.change for plan in rest], now_ms=now_ms)
             self._planner.count_written(rest, done)
             lost = [plan.claimed for plan, written in zip(rest, done, strict=True) if not written]
             if starting:
-                done, confirmation = await self._groups.save_confirmed(
-                    [plan.change for plan in starting], now_ms=now_ms
-                )
+                done, confirmation = await part.save_confirmed([plan.change for plan in starting], now_ms=now_ms)
                 self._note(confirmation)
                 lost += [plan.claimed for plan, written in zip(starting, done, strict=True) if not written]
                 recorded = [plan for plan, written in zip(starting, done, strict=True) if written]
@@ -221,7 +242,11 @@ class Delivery:
         now_ms = self._now_ms()
         if self._accepted and now_ms >= self._again_ms:
             self._accepted, self._again_ms = False, now_ms + _AGAIN_PAUSE_MS
-            await offer_given_up(self._groups, now_ms=now_ms)
+            for tag in tuple(self._dead):
+                if await offer_given_up(self._groups.parts[tag], now_ms=now_ms):
+                    self.note(tag, now_ms)
+                else:
+                    self._dead.discard(tag)
 
     async def _give_back_held(self) -> None:
         """Give back the groups that were claimed when the store became unavailable. None of them was sent.
@@ -232,8 +257,19 @@ class Delivery:
             some = self._held[:CALL_LIMIT]
             known, now_ms = await self._read_again(some), self._now_ms()
             changes = [given_back(now, Draft(now.group, now_ms), receiver=self._groups.receiver) for _, now in known]
-            await self._groups.save(changes, now_ms=now_ms)  # refused for groups that another daemon has claimed since
+            await self._save(changes, now_ms=now_ms)  # refused for groups that another daemon has claimed since
             del self._held[: len(some)]
+
+    async def _save(self, changes: Sequence[Change], *, now_ms: int) -> list[bool]:
+        """Write changes, and note when the groups are due."""
+        done = await self._groups.save(changes, now_ms=now_ms)
+        for change in changes:
+            tag = self._groups.part_of(change.draft.group.key).tag
+            if change.due_ms is not None:
+                self.note(tag, change.due_ms)
+            if change.draft.group.given_up is not None:
+                self._dead.add(tag)
+        return done
 
     async def _read_again(self, claimed: Sequence[Claimed]) -> list[tuple[Claimed, Claimed]]:
         """Each group as it was claimed and as it is now. Groups that are gone are left out."""
@@ -408,7 +444,7 @@ class Delivery:
             draft = Draft(now.group, now_ms)
             note(draft)
             change = given_back(now, draft, receiver=self._groups.receiver)
-            [written] = await self._groups.save([change], now_ms=now_ms)
+            [written] = await self._save([change], now_ms=now_ms)
             if written:
                 return True
             refused = now.version

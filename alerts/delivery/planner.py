@@ -254,7 +254,7 @@ class Planner:
         in_flight = draft.group.in_flight
         if in_flight is None:
             raise ValueError(f"group {draft.group.key!r} has no notification in flight")
-        listed = await self._groups.notification(in_flight.nid)
+        listed = await self._groups.part_of(draft.group.key).notification(in_flight.nid)
         if listed is not None and listed.body is not None:
             return in_flight, listed.body
         self._dead_letter_for_good(draft, "its body is lost")

@@ -39,7 +39,9 @@ class Role(StrEnum):
     """Any other event. Notified separately and paired with no other event."""
 
 
-_SHAPES: Final = {"w": Shape.WORKER, "g": Shape.GROUP, "e": Shape.ENVIRONMENT}
+WORKER_PREFIX: Final = "w"
+"""The first letter of the key of a worker's group."""
+_SHAPES: Final = {WORKER_PREFIX: Shape.WORKER, "g": Shape.GROUP, "e": Shape.ENVIRONMENT}
 
 
 def role_of(event: Event) -> Role:
@@ -64,13 +66,13 @@ def labels_of(key: str) -> dict[str, str]:
         case Shape.GROUP:
             return {str(name): str(value) for name, value in json.loads(key[1:]).items()}
         case Shape.ENVIRONMENT:
-            length, _, rest = key[1:].partition(":")
-            return {"tenant": rest[: int(length)], "environment": rest[int(length) :]}
+            length, _, rest = key[1:].encode().partition(b":")
+            return {"tenant": rest[: int(length)].decode(), "environment": rest[int(length) :].decode()}
 
 
 def worker_key(event: Event) -> str:
     """Key of the group of the event's worker."""
-    return f"w{mid_of(event)}"
+    return f"{WORKER_PREFIX}{mid_of(event)}"
 
 
 def mid_of(event: Event) -> str:
@@ -79,8 +81,8 @@ def mid_of(event: Event) -> str:
 
 
 def qualified(tenant: str, name: str) -> str:
-    """A tenant's name of a worker or an environment, unique across tenants: the tenant is length-prefixed."""
-    return f"{len(tenant)}:{tenant}{name}"
+    """A tenant's name of a worker or an environment, unique across tenants: after the bytes of the tenant's name."""
+    return f"{len(tenant.encode())}:{tenant}{name}"
 
 
 def metadata_of(event: Event) -> dict[str, object]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from alerts.groups.state import EventOutcome
-    from alerts.store.group_store import GroupStore, Seen
+    from alerts.store.group_store import GroupPart, GroupStore, Seen
     from monitor.events import Event
 
 SCAN_ROWS: Final = 500
@@ -133,27 +133,13 @@ def _release(group: AlertGroup, nid: str) -> None:
         forget_given_up(group)
 
 
-async def outcome_of(groups: GroupStore, event_id: str) -> EventOutcome | None:
-    """Outcome of an event at a receiver.
-
-    If the event is part of a group's news, ``nid`` is that of the notification with this news, once it exists.
-    """
-    [seen] = await groups.read([Want(group="", events=(event_id,))])
-    known = seen.outcomes[0]
-    if known is None or known.nid is None or not group_rules.is_part(known.nid):
-        return known
-    [seen] = await groups.read([Want(group="", events=(known.nid,))])
-    named = seen.outcomes[0]
-    return msgspec.structs.replace(known, nid=None if named is None else named.nid)
-
-
 async def outcomes_of(
     groups: Mapping[str, GroupStore], event_id: str
 ) -> list[tuple[str, EventOutcome, NotificationRecord | None]]:
     """Outcome of an event at each receiver that it was routed to (P5), with its notification if there is one."""
     found: list[tuple[str, EventOutcome, NotificationRecord | None]] = []
     for name, some in sorted(groups.items()):
-        known = await outcome_of(some, event_id)
+        known = await some.outcome(event_id)
         if known is not None:
             listed = None if known.nid is None else await some.notification(known.nid)
             found.append((name, known, None if listed is None else listed.note))
@@ -185,7 +171,9 @@ class DeadLetters:
     ) -> Page:
         """Notifications of one receiver or of all, newest first. A page may be short although more follow."""
         parts = [
-            await self._scan(groups, outcome, after=after, limit=limit, now_ms=now_ms) for groups in self._of(receiver)
+            await self._scan(part, outcome, after=after, limit=limit, now_ms=now_ms)
+            for groups in self._of(receiver)
+            for part in groups.parts.values()
         ]
         horizon = max((last for _, last in parts if last is not None), default=None)
         merged = sorted((one for found, _ in parts for one in found), key=_place, reverse=True)
@@ -249,9 +237,9 @@ class DeadLetters:
             UnknownReceiverError: there is no such receiver.
         """
         [groups] = self._of(receiver)
-        found, last = await self._scan(groups, Outcome.DEAD_LETTERED, after=after, limit=REPLAYED, now_ms=now_ms)
+        page = await self.page(Outcome.DEAD_LETTERED, receiver=receiver, after=after, limit=REPLAYED, now_ms=now_ms)
         replayed = over = left = 0
-        for one in found:
+        for one in page.found:
             try:
                 await self.replay(one.note.nid, receiver=receiver, force=False, now_ms=now_ms)
             except RefusedError as error:
@@ -261,7 +249,7 @@ class DeadLetters:
                     left += 1
             else:
                 replayed += 1
-        return Replayed(replayed=replayed, over=over, left=left, last=last)
+        return Replayed(replayed=replayed, over=over, left=left, last=page.last)
 
     async def _settle(self, groups: GroupStore, note: NotificationRecord, *, now_ms: int) -> bool:
         """Settle a dead letter that is over, so that it is no longer open. Returns whether that was written."""
@@ -337,9 +325,9 @@ class DeadLetters:
         return [self._groups[receiver]]
 
     async def _scan(
-        self, groups: GroupStore, outcome: Outcome, *, after: Place | None, limit: int, now_ms: int
+        self, groups: GroupPart, outcome: Outcome, *, after: Place | None, limit: int, now_ms: int
     ) -> tuple[list[Found], Place | None]:
-        """Notifications of one receiver after ``after``, and the position up to which was scanned (None: the end).
+        """Notifications of a part of a receiver after ``after``, and up to where was scanned (None: the end).
 
         Calls that find only notifications before ``after``, which have the same time, do not count. Otherwise paging
         would stop at a time with more notifications than one page scans.

@@ -10,7 +10,7 @@ from alerts.groups.state import Draft, Outcome
 from alerts.store.group_store import Change
 
 if TYPE_CHECKING:
-    from alerts.store.group_store import GroupStore
+    from alerts.store.group_store import GroupPart, GroupStore
 
 REASON: Final = "undeliverable: receiver removed"
 
@@ -24,6 +24,11 @@ async def end_groups(groups: GroupStore, *, now_ms: int) -> tuple[int, int]:
     Raises:
         StoreUnavailableError: some groups may be left; call again.
     """
+    ended = [await _end_part(part, now_ms=now_ms) for part in groups.parts.values()]
+    return sum(queued for queued, _ in ended), sum(notified for _, notified in ended)
+
+
+async def _end_part(groups: GroupPart, *, now_ms: int) -> tuple[int, int]:
     queued = notified = 0
     while some := await groups.some():
         changes = []

@@ -36,8 +36,8 @@ class Offer:
     """Of a death: the incident of the environment, if a mass failure is declared there."""
 
 
-async def offer_all(groups: GroupStore, offers: Sequence[Offer], *, now_ms: int) -> None:
-    """Add events of one partition to the groups of a receiver, in order.
+async def offer_all(groups: GroupStore, offers: Sequence[Offer], *, now_ms: int) -> dict[str, int]:
+    """Add events of one partition to the groups of a receiver, in order. Returns what ``GroupStore.update`` does.
 
     Idempotent: events whose outcome is recorded are skipped.
 
@@ -52,7 +52,7 @@ async def offer_all(groups: GroupStore, offers: Sequence[Offer], *, now_ms: int)
         by_group.setdefault(offer.key, []).append(offer)
     wants = [_want(key, some) for key, some in by_group.items()]
     make = partial(_changed, by_group, receiver=groups.receiver, now_ms=now_ms)
-    await groups.update(wants, make, now_ms=now_ms, handed=handed)
+    return await groups.update(wants, make, now_ms=now_ms, handed=handed)
 
 
 def _want(key: str, offers: Sequence[Offer]) -> Want:

@@ -65,8 +65,9 @@ class Router:
     finds the receivers of its DOWN (P18).
 
     ``mass_failures`` None: they are not detected. Targets at receivers that are not among ``groups`` are skipped.
-    ``now_ms``, the store's time, is read once per pass. ``on_queued`` is called for each receiver whose groups have got
-    events, ``failpoint`` with the name of each point at which a test may end the process.
+    ``now_ms``, the store's time, is read once per pass. ``on_queued`` is called for each receiver and each base under
+    which its groups have got events, with the moment at which the first of these groups is due. ``failpoint`` is called
+    with the name of each point at which a test may end the process.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Router:
         traits: Mapping[str, ReceiverTraits],
         routes: Sequence[Route],
         now_ms: Callable[[], int],
-        on_queued: Callable[[str], None],
+        on_queued: Callable[[str, str, int], None],
         poll_s: float = ROUTER_POLL_S,
         failpoint: Callable[[str], None] = nothing,
     ) -> None:
@@ -228,8 +229,9 @@ class Router:
                 _log.critical("router.events_lost", **facts, exc_info=error)
 
     async def _offer(self, receiver: str, offers: Sequence[Offer], *, now_ms: int) -> None:
-        await offer_all(self._groups[receiver], offers, now_ms=now_ms)
-        self._on_queued(receiver)
+        due_ms = await offer_all(self._groups[receiver], offers, now_ms=now_ms)
+        for tag, first_ms in due_ms.items():
+            self._on_queued(receiver, tag, first_ms)
 
     async def _acknowledge_again(self, offers: Mapping[str, Sequence[Offer]], *, now_ms: int) -> None:
         """Record acknowledgements that came after an earlier one of the same incident had lapsed (P19).

@@ -1,10 +1,14 @@
-"""The groups of one receiver in the store: each call is one function of ``groups.lua``, which lists the keys."""
+"""The groups of one receiver in the store: each call is one function of ``groups.lua``, which lists the keys.
+
+A group of one worker lies with its worker's partition, any other in a shard of what workers share.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 import structlog
@@ -13,8 +17,8 @@ from alerts.groups import group_rules, worker_rules
 from alerts.groups.classify import Shape
 from alerts.groups.state import AlertGroup, Draft, EventOutcome, Member, NotificationRecord, Outcome
 from alerts.loops import Tries
-from alerts.store.retention import DEAD_LETTERS, NOTES_KEPT, OUTCOMES_KEPT, Retention
-from alerts.store.tags import shared_base
+from alerts.store.retention import Retention
+from alerts.store.tags import base_of_group, bases_of, shard_base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,6 +38,7 @@ _PLACES: Final = {Outcome.QUEUED: "open", Outcome.DEAD_LETTERED: "dead"}
 _FINISHED: Final = "finished"
 
 _USUAL: Final = Retention()
+_T = TypeVar("_T")
 
 _pack = msgspec.msgpack.Encoder().encode
 _group = msgspec.json.Decoder(AlertGroup).decode
@@ -108,24 +113,6 @@ class Claimed:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stats:
-    """Queue status of one receiver.
-
-    ``lag_ms``: age of the notification that is longest in flight, regardless of its attempts, or time since the group
-    that is longest due became due, whichever is longer.
-    """
-
-    receiver: str
-    queued: int
-    lag_ms: int
-    dead: int
-    open_dead_letters: int
-    """Dead letters that are not delivered, over, replayed or dropped (P31)."""
-    groups: int
-    disabled: str | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
     """A notification of a receiver. ``body`` None: it is no longer stored, or was not read."""
 
@@ -134,26 +121,20 @@ class Found:
     body: str | None = field(repr=False)
 
 
-class GroupStore:
-    """Stores the groups of one receiver.
+class GroupPart:
+    """The groups of one receiver in one partition or shard, ``tag``.
 
     Every method raises ``StoreUnavailableError`` if its call may not have been executed. Times are milliseconds of the
     store's clock. ``history``: how much history is kept.
     """
 
-    def __init__(self, store: StorePort, receiver: str, history: Retention = _USUAL) -> None:
-        if not _NAME.fullmatch(receiver):
-            raise ValueError(f"receiver name {receiver!r} is not 1 to 64 of letters, digits, '_', '.' and '-'")
+    def __init__(self, store: StorePort, receiver: str, tag: str, history: Retention) -> None:
         self.receiver = receiver
-        self.durability = store.durability
+        self.tag = tag
         self._store = store
-        self._base = f"{shared_base(receiver, store.partitions)}to:{receiver}:"
+        self._base = f"{tag}to:{receiver}:"
         self._kept_ms = history.age_ms
-        self._bounds = _pack((history.age_ms, OUTCOMES_KEPT, history.outcomes, NOTES_KEPT, history.most, DEAD_LETTERS))
-
-    async def begin_test(self, spacing_ms: int) -> int:
-        """Begin a test of the receiver. Returns 0, or how long to wait if one began less than ``spacing_ms`` ago."""
-        return int(await self._store.call("begin_test", self._base, spacing_ms))
+        self._bounds = _pack(history.bounds(store.partitions))
 
     async def read(self, wants: Sequence[Want]) -> list[Seen]:
         """Read groups, in the order of ``wants``."""
@@ -175,21 +156,6 @@ class GroupStore:
             done += [bool(one) for one in await self._store.call("save", self._base, *arguments)]
         return done
 
-    async def update(
-        self, wants: Sequence[Want], make: Callable[[Want, Seen], Change | None], *, now_ms: int, handed: Handed | None
-    ) -> None:
-        """Read groups, make a change to each, and write it. Those that are not written are read and made again.
-
-        ``make`` returns the change to a group as it was read; None: it stays as it is. ``handed``: as for ``save``.
-        """
-        left, tries = wants, Tries(f"a group of receiver {self.receiver!r}")
-        while left:
-            await tries.begin()
-            made = [(want, make(want, seen)) for want, seen in zip(left, await self.read(left), strict=True)]
-            changes = [(want, change) for want, change in made if change is not None]
-            done = await self.save([change for _, change in changes], now_ms=now_ms, handed=handed)
-            left = [want for (want, _), written in zip(changes, done, strict=True) if not written]
-
     async def save_confirmed(self, changes: Sequence[Change], *, now_ms: int) -> tuple[list[bool], Confirmation]:
         """As ``save``, for at most 100 changes; then waits until they are as durable as ``durability`` asks (P23)."""
         answer, confirmation = await self._store.call_confirmed(
@@ -197,14 +163,14 @@ class GroupStore:
         )
         return [bool(done) for done in answer], confirmation
 
-    async def claim(self, *, limit: int, lease_ms: int, now_ms: int) -> list[Claimed]:
+    async def claim(self, *, limit: int, lease_ms: int, now_ms: int) -> tuple[list[Claimed], int | None]:
         """Lease at most ``limit`` due groups: of each tenant in turn the group that has been due longest.
 
         The groups are due again when the lease ends. An unreadable group is logged and skipped, so that it does not
-        block the others.
+        block the others. Also returns when the next group is due; None: none is, or the receiver is disabled.
         """
-        rows = await self._store.call("claim", self._base, now_ms, lease_ms, min(limit, CALL_LIMIT))
-        return self._readable(rows, lease_end_ms=now_ms + lease_ms)
+        next_ms, rows = await self._store.call("claim", self._base, now_ms, lease_ms, min(limit, CALL_LIMIT))
+        return self._readable(rows, lease_end_ms=now_ms + lease_ms), next_ms
 
     async def wake(self, groups: Sequence[str], *, now_ms: int) -> None:
         """Make groups due now, except those under lease."""
@@ -212,11 +178,7 @@ class GroupStore:
             await self._store.call("wake", self._base, now_ms, *groups[start : start + CALL_LIMIT])
 
     async def wake_tenant(self, tenant: str, *, now_ms: int) -> int:
-        """Make every group of a tenant due that waits for a time. Returns how many.
-
-        Used when a silence ends early, because it is not recorded which groups a silence holds. A group with nothing to
-        send waits again.
-        """
+        """As ``GroupStore.wake_tenant``."""
         waiting: list[str] = []
         while page := await self.due(tenant=tenant, offset=len(waiting), limit=PAGE):
             waiting += page
@@ -259,25 +221,25 @@ class GroupStore:
         """Dead letters that are not delivered, over, replayed or dropped: the newest, at most ``CALL_LIMIT``."""
         return list(map(_note, await self._store.call("notifications", self._base, "dead_open", now_ms, 0, CALL_LIMIT)))
 
+    async def outcome(self, event_id: str) -> EventOutcome | None:
+        """Outcome of an event.
+
+        If the event is part of a group's news, ``nid`` is that of the notification with this news, once it exists.
+        """
+        [seen] = await self.read([Want(group="", events=(event_id,))])
+        known = seen.outcomes[0]
+        if known is None or known.nid is None or not group_rules.is_part(known.nid):
+            return known
+        [seen] = await self.read([Want(group="", events=(known.nid,))])
+        named = seen.outcomes[0]
+        return msgspec.structs.replace(known, nid=None if named is None else named.nid)
+
     async def notification(self, nid: str) -> Found | None:
         """One notification; None: it does not exist, or no longer exists."""
         about, body = await self._store.call("notification", self._base, nid)
         if about is None:
             return None
         return Found(receiver=self.receiver, note=_note(about), body=None if body is None else body.decode())
-
-    async def stats(self, *, now_ms: int) -> Stats:
-        """Queue status of the receiver. Changes nothing."""
-        queued, lag_ms, dead, groups, disabled, open_dead_letters = await self._store.call("stats", self._base, now_ms)
-        return Stats(
-            receiver=self.receiver,
-            queued=queued,
-            lag_ms=lag_ms,
-            dead=dead,
-            open_dead_letters=open_dead_letters,
-            groups=groups,
-            disabled=None if disabled is None else disabled.decode(),
-        )
 
     def _readable(self, rows: Sequence[Sequence[Any]], *, lease_end_ms: int) -> list[Claimed]:
         found = []
@@ -294,6 +256,100 @@ class GroupStore:
     ) -> tuple[int | bytes | str, ...]:
         batch = "" if handed is None else _pack([str(handed.partition), handed.event_ids])
         return now_ms, self._bounds, batch, _pack([_packed(change) for change in changes])
+
+
+class GroupStore:
+    """Stores the groups of one receiver, see the module. ``parts``: in each partition and shard.
+
+    The methods are those of ``GroupPart``, for groups of any part.
+    """
+
+    def __init__(self, store: StorePort, receiver: str, history: Retention = _USUAL) -> None:
+        if not _NAME.fullmatch(receiver):
+            raise ValueError(f"receiver name {receiver!r} is not 1 to 64 of letters, digits, '_', '.' and '-'")
+        self.receiver = receiver
+        self.durability = store.durability
+        self._store = store
+        tags = bases_of(store.partitions)
+        self.parts: dict[str, GroupPart] = {tag: GroupPart(store, receiver, tag, history) for tag in tags}
+        """By the base of their keys."""
+
+    def part_of(self, group: str) -> GroupPart:
+        """The part that has a group."""
+        return self.parts[base_of_group(group, self._store.partitions)]
+
+    async def begin_test(self, spacing_ms: int) -> int:
+        """Begin a test of the receiver. Returns 0, or how long to wait if one began less than ``spacing_ms`` ago."""
+        return int(await self._store.call("begin_test", f"{shard_base(0)}to:{self.receiver}:", spacing_ms))
+
+    async def read(self, wants: Sequence[Want]) -> list[Seen]:
+        """Read groups, in the order of ``wants``."""
+        found: dict[int, Seen] = {}
+        for part, some in self._by_part(wants, lambda want: want.group):
+            found |= zip(map(id, some), await part.read(some), strict=True)
+        return [found[id(want)] for want in wants]
+
+    async def save(self, changes: Sequence[Change], *, now_ms: int) -> list[bool]:
+        """Write changes."""
+        done: dict[int, bool] = {}
+        for part, some in self._by_part(changes, lambda change: change.draft.group.key):
+            done |= zip(map(id, some), await part.save(some, now_ms=now_ms), strict=True)
+        return [done[id(change)] for change in changes]
+
+    async def update(
+        self, wants: Sequence[Want], make: Callable[[Want, Seen], Change | None], *, now_ms: int, handed: Handed | None
+    ) -> dict[str, int]:
+        """Read groups, make a change to each, and write it. Those that are not written are read and made again.
+
+        ``make`` returns the change to a group as it was read; None: it stays as it is. ``handed``: as for ``save``.
+        Returns when the changed groups are due: the first moment in each part, by the base of the part.
+        """
+        left, tries, due_ms = wants, Tries(f"a group of receiver {self.receiver!r}"), dict[str, int]()
+        while left:
+            await tries.begin()
+            again: list[Want] = []
+            for part, some in self._by_part(left, lambda want: want.group):
+                made = [(want, make(want, seen)) for want, seen in zip(some, await part.read(some), strict=True)]
+                changes = [(want, change) for want, change in made if change is not None]
+                done = await part.save([change for _, change in changes], now_ms=now_ms, handed=handed)
+                again += [want for (want, _), written in zip(changes, done, strict=True) if not written]
+                dues = [change.due_ms for _, change in changes if change.due_ms is not None]
+                if dues:
+                    due_ms[part.tag] = min([*dues, due_ms.get(part.tag, dues[0])])
+            left = again
+        return due_ms
+
+    async def wake_tenant(self, tenant: str, *, now_ms: int) -> int:
+        """Make every group of a tenant due that waits for a time. Returns how many.
+
+        Used when a silence ends early, because it is not recorded which groups a silence holds. A group with nothing to
+        send waits again.
+        """
+        return sum([await part.wake_tenant(tenant, now_ms=now_ms) for part in self.parts.values()])
+
+    async def disable(self, reason: str) -> bool:
+        """Stop claims until ``enable``. Returns whether the receiver was enabled before."""
+        return any([await part.disable(reason) for part in self.parts.values()])
+
+    async def enable(self) -> bool:
+        """Allow claims again. Returns whether the receiver was disabled before."""
+        return any([await part.enable() for part in self.parts.values()])
+
+    async def notification(self, nid: str) -> Found | None:
+        """One notification; None: it does not exist, or no longer exists."""
+        found = await asyncio.gather(*(part.notification(nid) for part in self.parts.values()))
+        return next((one for one in found if one is not None), None)
+
+    async def outcome(self, event_id: str) -> EventOutcome | None:
+        """Outcome of an event."""
+        found = await asyncio.gather(*(part.outcome(event_id) for part in self.parts.values()))
+        return next((one for one in found if one is not None), None)
+
+    def _by_part(self, items: Sequence[_T], group_of: Callable[[_T], str]) -> list[tuple[GroupPart, list[_T]]]:
+        parts: dict[str, list[_T]] = {}
+        for item in items:
+            parts.setdefault(base_of_group(group_of(item), self._store.partitions), []).append(item)
+        return [(self.parts[tag], some) for tag, some in parts.items()]
 
 
 def _packed(change: Change) -> list[Any]:

@@ -1,6 +1,7 @@
 -- The alert groups of one receiver: state, due times, outcomes of events, notifications.
 --
--- KEYS[1] is the base key of every function, "{ls.shared:<shard>}:to:<receiver>:". All keys are derived from it:
+-- KEYS[1] is the base key of every function, the base of a partition or
+-- shard and "to:<receiver>:". All keys are derived from it:
 --   queue             ZSET  group -> when it is due, ms. A claimed group is due when its lease ends.
 --   queue:<tenant>    ZSET  the same, of one tenant's groups
 --   turns             ZSET  tenant -> when its next turn is, ms: claims go round robin by tenant (P29). Not before the
@@ -45,6 +46,19 @@ local function foreign(base)
     end
   end
   return nil
+end
+
+-- Keep the receiver's place among those of its partition or shard: when its first group is due, and when that is.
+local function note_due(keys)
+  local tag = string.sub(keys[2], 1, -#'meta' - 1)
+  local receiver = string.sub(keys[1], #tag + #'to:' + 1, -2)
+  local due = redis.call('ZRANGE', keys[1] .. 'queue', 0, 0, 'WITHSCORES')[2]
+  if due then
+    redis.call('ZADD', tag .. 'receivers_due', due, receiver)
+  else
+    redis.call('ZREM', tag .. 'receivers_due', receiver)
+  end
+  return due and tonumber(due) or false
 end
 
 local function group(base, key)
@@ -254,6 +268,7 @@ register('save', 'allow-oom', function(keys, args)
     end
   end
   forget(base, now, bounds, grown)
+  note_due(keys)
   return result
 end)
 
@@ -277,7 +292,8 @@ end
 
 -- claim: lease due groups: one of each tenant in turn, the longest due first, up to `limit`.
 -- ARGV: now ms, lease ms, limit (at most 100).
--- Result: for each {group, version, lease token, state}; empty while the receiver is disabled.
+-- Result: {when the next group is due ms or false, for each {group, version, lease token, state}}; while the receiver is
+-- disabled {false, {}}.
 register('claim', 'allow-oom', function(keys, args)
   local base, now, lease, limit = keys[1], tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
   local wrong = foreign(base)
@@ -285,7 +301,7 @@ register('claim', 'allow-oom', function(keys, args)
     return fail('claim: type of ' .. wrong)
   end
   if redis.call('HEXISTS', base .. 'state', 'disabled') == 1 then
-    return {}
+    return { false, {} }
   end
   local turns = redis.call('ZRANGE', base .. 'turns', '-inf', '(' .. int(now + 1), 'BYSCORE', 'LIMIT', 0, int(limit))
   for _, tenant in ipairs(turns) do
@@ -310,7 +326,7 @@ register('claim', 'allow-oom', function(keys, args)
     -- Half a millisecond after the tenants that are due now. Still due now: a claim reads up to the next millisecond.
     delay_turn(base, tenant, now + 0.5)
   end
-  return result
+  return { note_due(keys), result }
 end)
 
 -- wake: make groups due now, except those under lease. ARGV: now ms, then at most 100 groups.
@@ -324,6 +340,7 @@ register('wake', 'allow-oom', function(keys, args)
       woken = woken + 1
     end
   end
+  note_due(keys)
   return woken
 end)
 

@@ -24,7 +24,7 @@ from alerts.groups.incidents import (
 )
 from alerts.loops import Tries
 from alerts.store.retention import Retention
-from alerts.store.tags import partition_base, shard_base, shared_base
+from alerts.store.tags import base_of_group, bases_of, partition_base, shared_base
 from monitor.liveness import EventKind
 
 if TYPE_CHECKING:
@@ -104,13 +104,14 @@ class IncidentStore:
             noted += await self._note(partition, some, targets_of, part_of, now_ms)
         return noted
 
-    async def get(self, tenant: str, incident_id: str) -> Incident:
-        """Get one incident.
+    async def get(self, tenant: str, incident_id: str, *, group: str | None = None) -> Incident:
+        """Get one incident. ``group``: the key of a group that notifies of it, where it is looked up; None: everywhere.
 
         Raises:
             UnknownIncidentError: the tenant has no incident with this id, or no longer has it.
         """
-        _, _, incident = await self._find(tenant, incident_id)
+        bases = self._bases() if group is None else [base_of_group(group, self._store.partitions)]
+        _, _, incident = await self._find(bases, tenant, incident_id)
         return incident
 
     async def is_open(self, tenant: str, incident_id: str) -> bool:
@@ -130,7 +131,7 @@ class IncidentStore:
         tries = Tries(f"incident {incident_id!r}")
         while True:
             await tries.begin()
-            base, version, incident = await self._find(tenant, incident_id)
+            base, version, incident = await self._find(self._bases(), tenant, incident_id)
             if incident.ack is not None:
                 return incident
             if not incident.is_open:
@@ -223,11 +224,10 @@ class IncidentStore:
         )
 
     def _bases(self) -> list[str]:
-        return [base(number) for number in range(self._store.partitions) for base in (shard_base, partition_base)]
+        return bases_of(self._store.partitions)
 
-    async def _find(self, tenant: str, incident_id: str) -> tuple[str, int, Incident]:
-        """Base key of an incident, its version, and the incident."""
-        bases = self._bases()
+    async def _find(self, bases: Sequence[str], tenant: str, incident_id: str) -> tuple[str, int, Incident]:
+        """The base where an incident is, its version, and the incident."""
         rows = await asyncio.gather(*(self._store.call("incidents_get", base, incident_id) for base in bases))
         for base, row in zip(bases, rows, strict=True):
             if row is not None and (incident := _read(row)).tenant == tenant:

@@ -60,21 +60,3 @@ end)
 register('notification', 'no-writes', function(keys, args)
   return { redis.call('HGET', keys[1] .. 'notifications', args[1]), redis.call('HGET', keys[1] .. 'bodies', args[1]) }
 end)
-
--- stats: queue status. ARGV: now ms.
--- Result: {notifications in flight; lag ms: age of the notification longest in flight, or time since the group longest
---   due became due, whichever is longer, 0 without either; dead letters; groups; why the receiver is disabled or false;
---   dead letters that are neither over nor handled by an operator}.
-register('stats', 'no-writes', function(keys, args)
-  local base, now, lag = keys[1], tonumber(args[1]), 0
-  for _, set in ipairs({ 'queue', 'open' }) do -- a group in retries is never due for long, hence :open
-    local first = redis.call('ZRANGE', base .. set, 0, 0, 'WITHSCORES')
-    if first[2] then
-      lag = math.max(lag, now - tonumber(first[2]))
-    end
-  end
-  return {
-    redis.call('ZCARD', base .. 'open'), lag, redis.call('ZCARD', base .. 'dead'), redis.call('HLEN', base .. 'groups'),
-    redis.call('HGET', base .. 'state', 'disabled'), redis.call('ZCARD', base .. 'dead_open'),
-  }
-end)

@@ -15,6 +15,8 @@ NOTES_KEPT: Final = 1_000
 """Minimum number of notifications kept per receiver, regardless of age."""
 DEAD_LETTERS: Final = 10_000
 """Maximum number of dead letters kept per receiver, the newest, regardless of age: they wait for an operator."""
+LEAST_KEPT: Final = 200
+"""Each partition keeps at least as many, which is more than a batch of the router has."""
 _PER_NOTIFICATION: Final = 5
 """Outcomes, and incidents, kept per notification: a group's notification covers many events."""
 
@@ -34,6 +36,11 @@ class Retention:
     def outcomes(self) -> int:
         """Maximum number of event outcomes kept per receiver."""
         return max(OUTCOMES_KEPT, _PER_NOTIFICATION * self.most)
+
+    def bounds(self, partitions: int) -> tuple[int, ...]:
+        """The bounds of one partition or shard, as ``save`` in ``groups.lua`` takes them."""
+        numbers = (OUTCOMES_KEPT, self.outcomes, NOTES_KEPT, self.most, DEAD_LETTERS)
+        return self.age_ms, *(max(LEAST_KEPT, -(-number // partitions)) for number in numbers)
 
     @property
     def incidents(self) -> int:

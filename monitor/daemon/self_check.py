@@ -24,7 +24,7 @@ from monitor.reasons import Reason
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from alerts.store.group_store import Stats
+    from alerts.store.receivers import Stats
     from monitor.health import Health
     from monitor.metrics.registry import Metrics
     from monitor.pulse import Pulse

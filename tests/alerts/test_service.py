@@ -19,15 +19,15 @@ from alerts.groups.attempts import AGAIN_MS
 from alerts.groups.classify import worker_key
 from alerts.groups.silences import Matchers, Silence
 from alerts.groups.state import Outcome
-from alerts.oncall.dead_letters import outcome_of
 from alerts.receivers.webhook import WebhookReceiver
 from alerts.rendering.payload import Wording
 from alerts.routing.routes import Route
 from alerts.service import AlertService, AlertSettings
 from alerts.store.group_store import Want
+from alerts.store.tags import base_of_group
 from monitor.events import rfc3339
 from monitor.liveness import EnvironmentHealth, EventKind, Liveness
-from tests.support import servers
+from tests.support import parts, servers
 from tests.support.alerts_daemons import Daemon
 from tests.support.alerts_fakes import (
     CALM,
@@ -260,7 +260,7 @@ async def test_a_refusal_that_may_be_mended_is_tried_again_and_counted_by_its_ki
 
 async def _notes(running: Daemon, outcome: Outcome) -> list[NotificationRecord]:
     groups = running.service.groups["ops"]
-    return await groups.notifications(outcome, before_ms=2 * START_MS, offset=0, limit=100)
+    return await parts.notifications(groups, outcome, before_ms=2 * START_MS, offset=0, limit=100)
 
 
 class Refusing:
@@ -677,12 +677,11 @@ async def test_p30_a_receiver_that_routing_fails_for_ends_no_other_receiver(daem
 async def _spoil(store_url: str, receiver: str, group: str) -> None:
     """Make the stored state of a group invalid JSON."""
     redis = Redis.from_url(store_url)
-    packed = await redis.hget(f"{{ls.shared:0}}:to:{receiver}:groups", group)
+    key = f"{base_of_group(group, 2)}to:{receiver}:groups"
+    packed = await redis.hget(key, group)
     assert isinstance(packed, bytes)
     version, token, until_ms, _, tenant = msgspec.msgpack.decode(packed)
-    await redis.hset(
-        f"{{ls.shared:0}}:to:{receiver}:groups", group, msgspec.msgpack.encode([version, token, until_ms, "{", tenant])
-    )
+    await redis.hset(key, group, msgspec.msgpack.encode([version, token, until_ms, "{", tenant]))
     await redis.aclose()
 
 
@@ -877,7 +876,7 @@ async def test_p5_the_outage_of_a_group_that_was_over_before_its_silence_was_sil
     running.service.wakeup()
     await until(lambda: running.source.acked == 2)
     await until(running.is_idle)
-    found = [await outcome_of(running.service.groups["ops"], one.event_id) for one in (down, end)]
+    found = [await running.service.groups["ops"].outcome(one.event_id) for one in (down, end)]
     assert [one and one.outcome for one in found] == [Outcome.SILENCED, Outcome.SILENCED]
     assert ops.attempts == []
 
@@ -907,7 +906,7 @@ async def test_a_receiver_that_is_gone_is_disabled_and_loses_nothing(daemon: Any
     assert stats.disabled == "HTTP 410"
     ops.answer = lambda _notification, _attempt: None
     assert await running.service.groups["ops"].enable()
-    running.service.wake("ops")
+    await running.service.wake()
     await until(running.is_idle)
     assert types(ops) == ["worker.stale"]
     assert len(ops.attempts) == 2

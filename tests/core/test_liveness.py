@@ -297,13 +297,13 @@ def test_every_range_in_the_lua_is_bounded() -> None:
     assert "'ZCOUNT'" in counted
     assert all(call in ranged for name, call in unbounded if name == "gather")
     trim = _functions(_code(LUA))["trim"]
-    assert "spare = #call('XRANGE', st.e .. ':' .. tenant, '-', old .. '-0', 'COUNT', limit)" in trim
+    assert "spare = #call('XRANGE', st.base .. 'history:' .. tenant, '-', old .. '-0', 'COUNT', limit)" in trim
     assert "spare = math.min(over, limit, " in trim
     whole = r"'(?:HGETALL|HKEYS|HVALS|SMEMBERS|KEYS|LRANGE|ZRANGEBYSCORE|ZRANGEBYLEX|SORT)'[^)]*"
     # Daemons are few: those that are there, and the others up to a number. Revocations are counted when they come.
-    assert set(re.findall(whole, _code(LUA))) == {"'HGETALL', st.p", "'HGETALL', st.v"}
+    assert set(re.findall(whole, _code(LUA))) == {"'HGETALL', st.keys.pulses", "'HGETALL', st.keys.revocations"}
     assert "DAEMONS_KEPT" in _functions(_code(LUA))["others_alive"]
-    assert "call('HLEN', st.v) >= tonumber(args[5])" in _functions(_code(LUA))["revoke"]
+    assert "call('HLEN', st.keys.revocations) >= tonumber(args[5])" in _functions(_code(LUA))["revoke"]
 
 
 def test_every_list_of_arguments_in_the_lua_is_bounded() -> None:

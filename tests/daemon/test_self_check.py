@@ -14,7 +14,7 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from alerts.store.group_store import Stats
+from alerts.store.receivers import Stats
 from bench.overload import resident_mib
 from monitor.clock import monotonic_s
 from monitor.daemon.self_check import CONFIRM_TRIES, DELIVERY_LAG_S, LOOP_WINDOW_S, SelfCheck, give_back_memory

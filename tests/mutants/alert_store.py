@@ -118,9 +118,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="of finished notifications as many are kept at most as should be kept at least",
-        file="alerts/store/group_store.py",
-        old="NOTES_KEPT, history.most, DEAD_LETTERS)",
-        new="history.most, NOTES_KEPT, DEAD_LETTERS)",
+        file="alerts/store/retention.py",
+        old="NOTES_KEPT, self.most, DEAD_LETTERS)",
+        new="self.most, NOTES_KEPT, DEAD_LETTERS)",
         tests=(
             "tests/alerts/store/test_bounds.py::test_p26_what_is_over_is_forgotten_by_age_but_the_newest_never",
             "tests/alerts/store/test_bounds.py::test_p26_what_is_over_and_young_is_bounded_by_number",
@@ -136,8 +136,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a change to a group that another process has changed meanwhile is lost",
         file="alerts/store/group_store.py",
-        old="left = [want for (want, _), written in zip(changes, done, strict=True) if not written]",
-        new="left = [want for (want, _), written in zip(changes, done, strict=True) if written is None]",
+        old="again += [want for (want, _), written in zip(changes, done, strict=True) if not written]",
+        new="again += [want for (want, _), written in zip(changes, done, strict=True) if written is None]",
         tests=("tests/alerts/store/test_compare_and_set.py",),
     ),
     Mutant(

@@ -474,8 +474,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a page takes a call to the store more than it needs",
         file="monitor/store/outbox.py",
-        old="if taken.events and self._store.settings.durability.replicas:",
-        new="if taken.events:",
+        old="if taken and taken.events and self._store.settings.durability.replicas:",
+        new="if taken and taken.events:",
         tests=("tests/bench/test_costs.py",),
     ),
     Mutant(

@@ -881,7 +881,7 @@ async def test_two_namespaces_on_one_database_know_nothing_of_each_other(store_u
         assert (await known[1].register(["other"]))[0] == ["ops"]
         assert (await known[0].register(["ops"]))[0] == []
         assert await GroupStore(queues[0], "ops").disable("410")
-        assert not (await GroupStore(queues[1], "ops").stats(now_ms=0)).disabled
+        assert not (await known[1].stats(["ops"], now_ms=0))[0].disabled
         for queue in queues:
             await queue.close()
     async with Redis.from_url(store_url, decode_responses=True) as redis:

@@ -11,6 +11,7 @@ from alerts.rendering.payload import Wording
 from alerts.retry import RetryPolicy
 from alerts.service import AlertService, AlertSettings
 from alerts.store.retention import Retention
+from tests.support import parts
 from tests.support.alerts_fakes import CALM, Tally
 from tests.support.stores import alert_store
 
@@ -54,7 +55,7 @@ class Daemon:
                 policy=POLICY,
                 history=history or Retention(),
             ),
-            store=alert_store(url),
+            store=alert_store(url, partitions=2),
             source=source,
             partitions=2,
             fleet=fleet,
@@ -79,10 +80,10 @@ class Daemon:
     async def is_idle(self) -> bool:
         if self.source.acked < len(self.source.stream):
             return False
-        return not any([await groups.due(offset=0, limit=1) for groups in self.service.groups.values()])
+        return not any([await parts.due(groups, offset=0, limit=1) for groups in self.service.groups.values()])
 
     async def is_idle_now(self) -> bool:
         """Nothing is due at this moment; what waits for a later one may wait."""
         if self.source.acked < len(self.source.stream):
             return False
-        return not any([(await groups.stats(now_ms=self.clock.ms)).lag_ms for groups in self.service.groups.values()])
+        return not any(one.lag_ms for one in await self.service.health())

@@ -19,6 +19,7 @@ from alerts.store.group_store import GroupStore
 from monitor.errors import StoreUnavailableError
 from monitor.events import Event
 from monitor.liveness import EnvironmentHealth, EventKind, Liveness
+from tests.support import parts
 from tests.support.stores import alert_store
 
 if TYPE_CHECKING:
@@ -43,10 +44,10 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], *, timeout_s: f
 
 async def dead_letters(store_url: str, receiver: str = "ops") -> list[NotificationRecord]:
     """The dead letters of a receiver, oldest first."""
-    store = alert_store(store_url)
+    store = alert_store(store_url, partitions=2)  # as a daemon of ``alerts_daemons`` has
     try:
         groups = GroupStore(store, receiver)
-        notes = await groups.notifications(Outcome.DEAD_LETTERED, before_ms=2 * START_MS, offset=0, limit=100)
+        notes = await parts.notifications(groups, Outcome.DEAD_LETTERED, before_ms=2 * START_MS, offset=0, limit=100)
     finally:
         await store.close()
     return notes[::-1]

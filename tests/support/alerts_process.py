@@ -17,6 +17,7 @@ from alerts.rendering.payload import Wording
 from alerts.routing.routes import Route
 from alerts.service import AlertService, AlertSettings
 from monitor.clock import StoreClock
+from tests.support import parts
 from tests.support.alerts_fakes import CALM, SECRET, ListSource, Tally, event
 from tests.support.failpoints import failpoint
 from tests.support.stores import alert_store
@@ -51,7 +52,7 @@ async def main(store_url: str, hook_url: str, start_ms: int, workers: int) -> No
     )
     await service.start()
     groups = service.groups["ops"]
-    while source.acked < len(source.stream) or await groups.due(offset=0, limit=1):  # noqa: ASYNC110 - no wake-up exists
+    while source.acked < len(source.stream) or await parts.due(groups, offset=0, limit=1):  # noqa: ASYNC110 - no wake-up exists
         await asyncio.sleep(0.02)
     await service.stop()
 

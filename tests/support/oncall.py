@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 class Alerts(AlertService):
-    """The alert service, not started. ``woken`` is who was to be looked at."""
+    """The alert service, not started. ``woken``: how often due deliveries were looked for at once."""
 
-    woken: list[str]
+    woken: int
 
-    def wake(self, receiver: str) -> None:
-        self.woken.append(receiver)
+    async def wake(self) -> None:
+        self.woken += 1
 
 
 def made(url: str, names: Mapping[str, Sequence[str]] | None) -> tuple[Alerts, StorePort]:
@@ -43,7 +43,7 @@ def made(url: str, names: Mapping[str, Sequence[str]] | None) -> tuple[Alerts, S
         now_ms=Clock(),
         counts=Tally(),
     )
-    alerts.woken = []
+    alerts.woken = 0
     return alerts, store
 
 

@@ -245,7 +245,7 @@ def delivery_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
     ) -> DeliveryDone:
         async with place(request.user.tenant):
             found = await dead_letters(request.user).replay(nid, receiver=receiver, force=data.force, now_ms=now_ms())
-            alerts.wake(found.receiver)
+            await alerts.wake()
         return extended(DeliveryDone, delivery_of(found), monitor=await monitor_now(services))
 
     @post(
@@ -266,7 +266,7 @@ def delivery_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
             done = await dead_letters(request.user).replay_all(
                 receiver=receiver, after=place_of(cursor, "ntf_"), now_ms=now_ms()
             )
-            alerts.wake(receiver)
+            await alerts.wake()
         return Replayed(
             replayed=done.replayed,
             over=done.over,

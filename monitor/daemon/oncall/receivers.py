@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
 
     from alerts.service import AlertService
-    from alerts.store.group_store import GroupStore, Stats
+    from alerts.store.group_store import GroupStore
+    from alerts.store.receivers import Stats
     from monitor.api.services import Services
     from monitor.auth import Principal
 
@@ -123,9 +124,7 @@ def receiver_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
         caller = request.user
         async with services.shared.reads.place(caller.tenant):
             _require_unrestricted(caller)
-            now = now_ms()
-            mine = [groups for name, groups in sorted(alerts.groups.items()) if _keeps(alerts, caller, name)]
-            found = await asyncio.gather(*(one.stats(now_ms=now) for one in mine))
+            found = await alerts.stats([name for name in sorted(alerts.groups) if _keeps(alerts, caller, name)])
             return ReceiverList(receivers=[receiver_of(one) for one in found], monitor=await monitor_now(services))
 
     @post(
@@ -139,8 +138,8 @@ def receiver_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
         del data  # that it has no members is checked
         groups = _kept(alerts, request.user, name)
         await groups.enable()
-        alerts.wake(name)
-        stats = await groups.stats(now_ms=now_ms())
+        await alerts.wake()
+        [stats] = await alerts.stats([name])
         return extended(ReceiverDetail, receiver_of(stats), monitor=await monitor_now(services))
 
     @post(

@@ -352,8 +352,8 @@ def silence_handlers(services: Services, alerts: AlertService) -> list[HTTPRoute
             now = now_ms()
             await alerts.silences.end(caller.tenant, silence_id, by=caller.subject, now_ms=now)
             # Also if it had ended before: the earlier call may have failed before this step.
-            for receiver, groups in alerts.groups.items():
-                if await groups.wake_tenant(caller.tenant, now_ms=now):
-                    alerts.wake(receiver)
+            for groups in alerts.groups.values():
+                await groups.wake_tenant(caller.tenant, now_ms=now)
+            await alerts.wake()
 
     return [list_silences, add_silence, get_silence, end_silence]

@@ -16,11 +16,12 @@ from alerts.routing.acknowledge import acknowledge_at
 from alerts.routing.router import Router
 from alerts.routing.routes import ReceiverTraits, Route
 from alerts.service import AlertService, AlertSettings
-from alerts.store.group_store import GroupStore, Want
+from alerts.store.group_store import GroupPart, GroupStore, Want
 from alerts.store.incidents import IncidentStore
 from monitor.daemon.alerts import StoredFleet
 from monitor.liveness import EnvironmentHealth, EventKind, Liveness
 from monitor.workers import Evidence, Rejection, WorkerKey
+from tests.support import parts
 from tests.support.alerts_daemons import Daemon
 from tests.support.alerts_fakes import (
     CALM,
@@ -203,7 +204,7 @@ async def test_p19_an_ack_of_a_warning_is_none_of_what_becomes_of_it(
 async def test_p19_an_ack_between_the_lapse_of_the_last_one_and_its_hand_over_is_not_lost(
     store_url: str, clock: Clock
 ) -> None:
-    class Hung(GroupStore):
+    class Hung(GroupPart):
         async def save(self, *args: Any, **rest: Any) -> list[bool]:
             is_noted.set()
             await is_ongoing.wait()
@@ -225,7 +226,7 @@ async def test_p19_an_ack_between_the_lapse_of_the_last_one_and_its_hand_over_is
             traits={"ops": ReceiverTraits()},
             routes=[Route(receivers=("ops",), group_by=("environment",))],
             now_ms=clock,
-            on_queued=lambda _: None,
+            on_queued=lambda *_: None,
         )
 
     async def acks() -> tuple[int, bool]:
@@ -241,7 +242,7 @@ async def test_p19_an_ack_between_the_lapse_of_the_last_one_and_its_hand_over_is
         await acknowledge_at(groups, key, incident, now_ms=clock.ms)
         assert await acks() == (1, True)
         source.stream.append(silent())
-        routing = asyncio.create_task(router(Hung(store, "ops")).step())
+        routing = asyncio.create_task(router(parts.made_of(Hung, store)).step())
         await is_noted.wait()
         incident = await incidents.acknowledge("acme", incident_id, by="bob", comment="", now_ms=clock.ms)
         await acknowledge_at(groups, key, incident, now_ms=clock.ms)

@@ -29,6 +29,7 @@ from alerts.routing.enqueue import Offer, offer_all
 from alerts.routing.routes import Target
 from alerts.store.group_store import PAGE, Change, GroupStore, Want
 from monitor.liveness import EventKind, Liveness
+from tests.support import parts
 from tests.support.alerts_fakes import START_MS, event
 from tests.support.group_steps import group_step, worker_step
 from tests.support.stores import Interrupted, alert_store
@@ -176,7 +177,7 @@ async def test_a_replayed_dead_letter_is_what_it_was_and_begins_its_attempts_ane
     bench.now_ms += 1_000
     note = await bench.replay(nid)
     assert note.outcome is Outcome.QUEUED
-    [claimed] = await bench.groups.claim(limit=10, lease_ms=LEASE_MS, now_ms=bench.now_ms)
+    [claimed] = await parts.claim(bench.groups, limit=10, lease_ms=LEASE_MS, now_ms=bench.now_ms)
     in_flight = claimed.group.in_flight
     assert in_flight is not None
     assert (in_flight.nid, in_flight.attempts, in_flight.first_attempt_ms, in_flight.unknown) == (nid, 0, 0, False)
@@ -185,7 +186,7 @@ async def test_a_replayed_dead_letter_is_what_it_was_and_begins_its_attempts_ane
     listed = await bench.groups.notification(nid)
     assert listed is not None
     assert listed.body == BODY
-    assert (await bench.groups.stats(now_ms=bench.now_ms)).dead == 0
+    assert (await parts.stats(bench.groups, now_ms=bench.now_ms)).dead == 0
 
 
 async def test_p18_a_replayed_down_calls_for_its_resolved_when_it_is_delivered(bench: Bench) -> None:
@@ -220,7 +221,7 @@ async def test_an_overtaken_down_is_replayed_only_by_force_and_then_calls_for_no
         await bench.send(key, deliver)
     with pytest.raises(OvertakenError, match="it is overtaken: "):
         await bench.replay(nid)
-    assert (await bench.groups.stats(now_ms=bench.now_ms)).dead == 1
+    assert (await parts.stats(bench.groups, now_ms=bench.now_ms)).dead == 1
     note = await bench.replay(nid, force=True)
     assert (note.outcome, note.role) == (Outcome.QUEUED, Role.FACT)
     was_notified = how != "its incident is over"
@@ -294,21 +295,21 @@ async def test_a_groups_down_is_overtaken_by_the_next_outage_of_its_group(bench:
 async def test_p31_a_dead_letter_that_was_replayed_or_dropped_is_not_retried_as_well(bench: Bench) -> None:
     key, nid = worker_key(event()), await bench.dead(event())
     assert (await bench.group(key))[1].given_up is not None
-    assert (await bench.groups.stats(now_ms=bench.now_ms)).open_dead_letters == 1
+    assert (await parts.stats(bench.groups, now_ms=bench.now_ms)).open_dead_letters == 1
     await bench.replay(nid)
     group = (await bench.group(key))[1]
-    assert (group.given_up, group.again_ms, (await bench.groups.stats(now_ms=bench.now_ms)).open_dead_letters) == (
-        None,
-        0,
-        0,
-    )
+    assert (
+        group.given_up,
+        group.again_ms,
+        (await parts.stats(bench.groups, now_ms=bench.now_ms)).open_dead_letters,
+    ) == (None, 0, 0)
     await bench.change(key, attempted(lambda draft: dead_letter(draft, reason="again")))
     await bench.change(key, attempted_again)
     assert (await bench.replay(nid)).nid == nid  # it is in flight
     await bench.change(key, lambda draft: dead_letter(draft, reason="again"))
     await bench.letters.drop(nid, receiver=None, now_ms=bench.now_ms)
     [seen] = await bench.groups.read([Want(group=key)])
-    assert (seen.group, (await bench.groups.stats(now_ms=bench.now_ms)).open_dead_letters) == (None, 0)
+    assert (seen.group, (await parts.stats(bench.groups, now_ms=bench.now_ms)).open_dead_letters) == (None, 0)
 
 
 def attempted_again(draft: Draft) -> None:
@@ -329,7 +330,7 @@ async def test_a_dropped_dead_letter_loses_its_body_and_leaves_its_group_as_it_w
     assert [one.kind for one in group.pending] == [EventKind.FAILED]
     with pytest.raises(RefusedError, match="it is dropped"):
         await bench.replay(nid)
-    assert (await bench.groups.stats(now_ms=bench.now_ms)).dead == 0
+    assert (await parts.stats(bench.groups, now_ms=bench.now_ms)).dead == 0
 
 
 async def test_a_dead_letter_that_is_replayed_and_delivered_in_the_middle_of_a_drop_stays_delivered(
@@ -368,7 +369,7 @@ async def test_a_dead_letter_that_is_dropped_in_the_middle_of_a_replay_stays_dro
 async def test_a_dead_letter_whose_group_is_gone_can_be_dropped_and_leaves_no_group(bench: Bench) -> None:
     nid = await bench.dead(event())
     await bench.letters.drop(nid, receiver=None, now_ms=bench.now_ms)
-    assert (await bench.groups.stats(now_ms=bench.now_ms)).groups == 0
+    assert (await parts.stats(bench.groups, now_ms=bench.now_ms)).groups == 0
 
 
 async def test_what_is_not_there_or_not_seen_is_unknown(bench: Bench) -> None:
@@ -586,9 +587,9 @@ async def test_only_the_waiting_groups_of_this_tenant_are_checked_again(bench: B
     waiting = Timing(wait_ms=3_600_000)
     await bench.offer(event(), event(worker_id="v"), event(tenant="other"), timing=waiting)
     await bench.offer(event(worker_id="u"), key=GROUP, timing=waiting)
-    assert await bench.groups.claim(limit=10, lease_ms=LEASE_MS, now_ms=bench.now_ms) == []
+    assert await parts.claim(bench.groups, limit=10, lease_ms=LEASE_MS, now_ms=bench.now_ms) == []
     assert await bench.groups.wake_tenant("acme", now_ms=bench.now_ms) == 3
-    claimed = await bench.groups.claim(limit=10, lease_ms=LEASE_MS, now_ms=bench.now_ms)
+    claimed = await parts.claim(bench.groups, limit=10, lease_ms=LEASE_MS, now_ms=bench.now_ms)
     assert {one.group.key for one in claimed} == {"w4:acmew", "w4:acmev", GROUP}
 
 
@@ -597,4 +598,6 @@ async def test_p17_every_group_that_waits_for_the_end_of_a_silence_is_checked_ag
     downs = [event(tenant="other"), *(event(worker_id=f"w{number}") for number in range(waiting - 1))]
     await bench.offer(*downs, timing=Timing(wait_ms=3_600_000))
     assert await bench.groups.wake_tenant("acme", now_ms=bench.now_ms) == waiting - 1
-    assert (await bench.groups.due(offset=waiting - 2, limit=9))[1:] == [worker_key(downs[0])], "the last to be due"
+    assert (await parts.due(bench.groups, offset=waiting - 2, limit=9))[1:] == [worker_key(downs[0])], (
+        "the last to be due"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -22,19 +23,21 @@ from alerts.groups.incidents import environment_incident
 from alerts.groups.mass_failure import FailureState, Rule
 from alerts.groups.silences import Matchers, Silence
 from alerts.groups.state import RECHECK_MS, Outcome
-from alerts.oncall.dead_letters import outcome_of
+from alerts.loops import cancel_all
 from alerts.oncall.removed_receivers import REASON, end_groups
 from alerts.rendering.payload import Wording
 from alerts.retry import RetryPolicy
 from alerts.routing.acknowledge import acknowledge_at
 from alerts.routing.enqueue import Offer, offer_all
 from alerts.routing.routes import ReceiverTraits, Route, targets_of
-from alerts.store.group_store import GroupStore, Want
+from alerts.store.group_store import GroupPart, GroupStore, Want
 from alerts.store.incidents import IncidentStore
 from alerts.store.mass_failures import MassFailures
+from alerts.store.receivers import ReceiverStore
 from alerts.store.silences import SilenceStore
 from monitor.errors import StoreUnavailableError
 from monitor.liveness import EnvironmentHealth, EventKind, Liveness
+from tests.support import parts
 from tests.support.alerts_fakes import START_MS, Clock, FakeFleet, Inbox, Tally, event, nid_of, until
 from tests.support.stores import alert_store
 
@@ -80,8 +83,10 @@ class Rig:
         self.silences = SilenceStore(self.store)
         self.health_is_down = 0
         self.fleet = FakeFleet(self.health)
+        self._deliveries: list[Delivery] = []
         self.delivery = self.make_delivery()
         self._task: asyncio.Task[None] | None = None
+        self._looking = asyncio.create_task(self._look())
 
     def health(self) -> EnvironmentHealth:
         if self.health_is_down:
@@ -90,7 +95,7 @@ class Rig:
         return EnvironmentHealth(expected=1_000, silent=0)
 
     def make_delivery(self) -> Delivery:
-        return Delivery(
+        made = Delivery(
             receiver=self.inbox,
             groups=self.groups,
             planner=Planner(
@@ -108,6 +113,19 @@ class Rig:
             counts=Tally(),
             poll_s=0.01,
         )
+        self._deliveries.append(made)
+        return made
+
+    async def _look(self) -> None:
+        """Note at the deliveries what is due, as the service does."""
+        queues = ReceiverStore(self.store)
+        while True:
+            with contextlib.suppress(StoreUnavailableError):
+                for tag in self.groups.parts:
+                    for one in await queues.queues(tag):
+                        for delivery in self._deliveries:
+                            delivery.note(tag, one.due_ms, has_open_dead_letters=one.has_open_dead_letters)
+            await asyncio.sleep(0.01)
 
     def start(self) -> None:
         self._task = asyncio.create_task(self.delivery.run())
@@ -116,6 +134,7 @@ class Rig:
         if self._task is not None:
             await self.delivery.stop(1)
             await self._task  # raises what was a bug
+        await cancel_all([self._looking])
         await self.store.close()
 
     async def offer(self, *events: Event, route: Route = SINGLE, **rest: Any) -> None:
@@ -123,8 +142,8 @@ class Rig:
         for one in events:
             aim = target(one, route)
             offers.append(Offer(**{"event": one, "key": aim.key, "target": aim, **rest}))
-        await offer_all(self.groups, offers, now_ms=self.clock.ms)
-        self.delivery.wakeup()
+        for tag, due_ms in (await offer_all(self.groups, offers, now_ms=self.clock.ms)).items():
+            self.delivery.note(tag, due_ms)
 
     async def group(self, key: str = "w4:acmew") -> AlertGroup | None:
         [seen] = await self.groups.read([Want(group=key)])
@@ -132,15 +151,15 @@ class Rig:
 
     async def rests(self) -> bool:
         """Nothing is due and nothing is leased."""
-        for key in await self.groups.due(offset=0, limit=100):
+        for key in await parts.due(self.groups, offset=0, limit=100):
             [due] = await self.groups.read([Want(group=key)])
             if due.group is not None and due.group.in_flight is not None:
                 return False
-        return (await self.groups.stats(now_ms=self.clock.ms)).lag_ms == 0
+        return (await parts.stats(self.groups, now_ms=self.clock.ms)).lag_ms == 0
 
     async def outcome(self, one: Event) -> Outcome | None:
         """The outcome of an event as an operator sees it: that of its notification."""
-        found = await outcome_of(self.groups, one.event_id)
+        found = await self.groups.outcome(one.event_id)
         if found is None or found.outcome is not Outcome.PART_OF:
             return None if found is None else found.outcome
         assert found.nid is not None
@@ -196,7 +215,7 @@ async def test_p7_events_of_a_worker_are_taken_in_their_order(rig: Rig) -> None:
 async def test_an_end_without_a_down_is_superseded_and_leaves_no_group(rig: Rig) -> None:
     await rig.offer(over("a"))
     await rig.offer(over("b"), route=GROUPED)
-    assert (await rig.groups.stats(now_ms=START_MS)).groups == 0
+    assert (await parts.stats(rig.groups, now_ms=START_MS)).groups == 0
     assert [await rig.outcome(one) for one in (over("a"), over("b"))] == [Outcome.SUPERSEDED] * 2
 
 
@@ -204,7 +223,7 @@ async def test_p6_a_router_that_hung_brings_nothing_back_that_was_sent(rig: Rig)
     """The hung router has read that no group exists. Before it writes, another router offers the same event. That
     one is sent, and its group ends."""
 
-    class Hung(GroupStore):
+    class Hung(GroupPart):
         async def save(self, *args: Any, **rest: Any) -> list[bool]:
             await gate.wait()
             return await super().save(*args, **rest)
@@ -214,7 +233,7 @@ async def test_p6_a_router_that_hung_brings_nothing_back_that_was_sent(rig: Rig)
     fact = event(1, kind=EventKind.RESUMED, old=Liveness.STOPPED, new=Liveness.ALIVE)
     aim = target(fact, route)
     offer = Offer(event=fact, key=aim.key, target=aim)
-    hung = asyncio.create_task(offer_all(Hung(rig.store, "ops"), [offer], now_ms=START_MS))
+    hung = asyncio.create_task(offer_all(parts.made_of(Hung, rig.store), [offer], now_ms=START_MS))
     rig.start()
     await rig.offer(fact, route=route)
     await until(lambda: len(rig.inbox.accepted) == 1)
@@ -298,7 +317,7 @@ async def test_p18_a_down_that_was_given_up_and_may_have_arrived_gets_its_resolv
 
     async def is_dead() -> bool:
         rig.clock.ms += 10
-        return (await rig.groups.stats(now_ms=rig.clock.ms)).dead == 1
+        return (await parts.stats(rig.groups, now_ms=rig.clock.ms)).dead == 1
 
     await until(is_dead)
     await rig.offer(over(), route=route)
@@ -374,7 +393,7 @@ async def test_p5_all_that_was_pending_for_a_removed_receiver_has_an_outcome(rig
     await rig.offer(down("c"))
     assert await end_groups(rig.groups, now_ms=START_MS) == (3, 0)
     assert [await rig.outcome(down(worker)) for worker in "abc"] == [Outcome.DEAD_LETTERED] * 3
-    [note] = await rig.groups.notifications(Outcome.DEAD_LETTERED, before_ms=START_MS, offset=0, limit=9)
+    [note] = await parts.notifications(rig.groups, Outcome.DEAD_LETTERED, before_ms=START_MS, offset=0, limit=9)
     assert note.reason == REASON
 
 
@@ -391,7 +410,7 @@ async def test_p31_a_page_that_was_given_up_is_no_open_dead_letter_after_its_rec
     await until(lambda: _health(rig, 1))
     await until(rig.rests)
     assert await end_groups(rig.groups, now_ms=START_MS) == (0, 0)
-    stats = await rig.groups.stats(now_ms=START_MS)
+    stats = await parts.stats(rig.groups, now_ms=START_MS)
     assert (stats.groups, stats.dead, stats.open_dead_letters) == (0, 1, 0)
 
 
@@ -451,7 +470,7 @@ async def test_a_group_that_cannot_be_planned_is_named_and_a_dead_letter_after_s
     planner = rig.delivery._planner
     planner._wording = Unwordable(public_url="", redact=())
     await rig.offer(down("bad"), route=route)
-    [key] = await rig.groups.due(offset=0, limit=2)
+    [key] = await parts.due(rig.groups, offset=0, limit=2)
     with capture_logs() as logs:
         rig.start()
         for tries in range(1, BROKEN_TRIES + 1):
@@ -470,7 +489,7 @@ async def test_a_group_that_cannot_be_planned_is_named_and_a_dead_letter_after_s
         await until(lambda: _health(rig, 1))
     assert not planner.is_failing(rig.clock.ms)
     assert await rig.outcome(down("bad")) is Outcome.DEAD_LETTERED
-    [note] = await rig.groups.notifications(Outcome.DEAD_LETTERED, before_ms=2 * START_MS, offset=0, limit=9)
+    [note] = await parts.notifications(rig.groups, Outcome.DEAD_LETTERED, before_ms=2 * START_MS, offset=0, limit=9)
     assert (note.reason, note.cause) == ("internal error: LookupError('a bug for the test')", "internal_error")
     # When it is over nothing of it is left.
     await rig.offer(over("bad"), route=route)
@@ -505,12 +524,12 @@ async def _is_broken(rig: Rig, key: str, tries: int) -> bool:
 
 
 async def _health(rig: Rig, count: int) -> bool:
-    return (await rig.groups.stats(now_ms=rig.clock.ms)).open_dead_letters == count
+    return (await parts.stats(rig.groups, now_ms=rig.clock.ms)).open_dead_letters == count
 
 
 async def test_a_member_that_cannot_be_read_stops_its_group_only(rig: Rig, store_url: str) -> None:
     await rig.offer(down("bad"), route=GROUPED)
-    [key] = await rig.groups.due(offset=0, limit=2)
+    [key] = await parts.due(rig.groups, offset=0, limit=2)
     async with Redis.from_url(store_url) as redis:
         [member] = await redis.hkeys(f"{{ls.shared:0}}:to:ops:members:{key}")
         await redis.hset(f"{{ls.shared:0}}:to:ops:members:{key}", member, "{")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
 from alerts.groups.classify import Shape
 from alerts.groups.state import AlertGroup, Draft, Timing
 from alerts.loops import TRIES, Tries
-from alerts.store.group_store import Change, GroupStore, Want, change_of
+from alerts.store.group_store import Change, GroupPart, GroupStore, Want, change_of
 from monitor.errors import StoreUnavailableError
+from tests.support import parts
 from tests.support.alerts_fakes import START_MS
 from tests.support.stores import alert_store
 
@@ -115,24 +116,23 @@ def _reminded(want: Want, seen: Seen, *, more: int) -> Change:
     return change_of(Draft(group, START_MS), seen, now_ms=START_MS)
 
 
-class Interrupted(GroupStore):
+class Interrupted(GroupPart):
     """Groups that another process changes after the first read."""
 
-    def __init__(self, store: StorePort, *, by: list[Change]) -> None:
-        super().__init__(store, "ops")
-        self._by = by
+    by: ClassVar[list[Change]] = []
 
     async def read(self, wants: Sequence[Want]) -> list[Seen]:
         seen = await super().read(wants)
-        await self.save(self._by, now_ms=START_MS)
-        self._by = []
+        await self.save(self.by, now_ms=START_MS)
+        self.by.clear()
         return seen
 
 
 async def test_only_groups_that_another_process_has_changed_are_read_and_made_again(store: StorePort) -> None:
     groups = GroupStore(store, "ops")
     [second] = await groups.read([Want(group=KEYS[1])])
-    interrupted = Interrupted(store, by=[_reminded(Want(group=KEYS[1]), second, more=10)])
+    interrupted = parts.made_of(Interrupted, store)
+    Interrupted.by.append(_reminded(Want(group=KEYS[1]), second, more=10))
     made: list[tuple[str, int | None]] = []
 
     def make(want: Want, seen: Seen) -> Change | None:
