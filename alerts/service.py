@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from alerts.delivery.loop import CONCURRENCY, UNAVAILABLE_HINT, Delivery
+from alerts.delivery.confirmations import UNAVAILABLE_HINT
+from alerts.delivery.loop import CONCURRENCY, Delivery
 from alerts.delivery.planner import Planner
 from alerts.errors import DeliveryError
 from alerts.loops import FIRST_PAUSE_S, POLL_S, Part, StoreBackoff, cancel_all, nothing
@@ -24,7 +25,7 @@ from alerts.store.mass_failures import MassFailures
 from alerts.store.receivers import ReceiverStore, Stats
 from alerts.store.retention import Retention
 from alerts.store.silences import SilenceStore
-from alerts.store.tags import bases_of
+from alerts.store.tags import bases_of, partition_base, shard_base
 from monitor.durability import Confirmation
 from monitor.errors import StoreUnavailableError
 
@@ -106,6 +107,7 @@ class AlertService:
         self.groups = {name: GroupStore(store, name, settings.history) for name in self.receivers}
         self._history = settings.history
         self._store = store
+        self._source = source
         self._known = ReceiverStore(store)
         self._now_ms = now_ms
         self._first_pause_s = first_pause_s
@@ -171,8 +173,8 @@ class AlertService:
         pause_s = self._first_pause_s
         routing = [Part("survey", self._survey, pause_s)]
         routing += [Part(f"router {number}", router.run, pause_s) for number, router in enumerate(self._routers)]
-        tags = bases_of(self._store.partitions)
-        routing += [Part(f"queues {tag}", functools.partial(self._look, tag), pause_s) for tag in tags]
+        looks = [functools.partial(self._look, number) for number in range(len(self._routers))]
+        routing += [Part(f"queues {number}", look, pause_s) for number, look in enumerate(looks)]
         delivering = [Part(f"delivery {name}", part.run, pause_s) for name, part in self._deliveries.items()]
         self._parts = (*routing, *delivering)
         self._routing = [asyncio.create_task(part.keep_running(), name=f"alerts {part.name}") for part in routing]
@@ -212,12 +214,17 @@ class AlertService:
     def _queued(self, receiver: str, tag: str, due_ms: int) -> None:
         self._deliveries[receiver].note(tag, due_ms)
 
-    async def _look(self, tag: str) -> None:
-        """Find out periodically which deliveries are due in a partition or shard: another daemon may queue them."""
-        outage = StoreBackoff("delivery.store_unavailable", "delivery.resumed", tag=tag)
+    async def _look(self, number: int) -> None:
+        """Find out periodically which deliveries are due in a partition and the shard of its number.
+
+        Only its owner looks, but any daemon may queue them.
+        """
+        outage = StoreBackoff("delivery.store_unavailable", "delivery.resumed", partition=number)
         while True:
             try:
-                await self._note_queues(tag)
+                if self._source.owns(number):
+                    for tag in (partition_base(number), shard_base(number)):
+                        await self._note_queues(tag)
             except StoreUnavailableError as error:
                 await asyncio.sleep(outage.failed(error, uniform=random.uniform))
                 continue

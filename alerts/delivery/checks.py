@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from alerts.groups.flapping import Flapping
-    from alerts.groups.fleet import Fleet
+    from alerts.groups.fleet import Fleet, StoredWorker
     from alerts.groups.state import Step
     from alerts.store.incidents import IncidentStore
     from alerts.store.mass_failures import MassFailures
@@ -52,8 +52,16 @@ class Checks:
         self._fleet = fleet
         self._flapping = flapping
 
-    async def review(self, group: AlertGroup, step: Step, firing: Mapping[str, Member], *, now_ms: int) -> Step:
-        """The next step of a group, or a delay of it. Changes nothing."""
+    async def review(
+        self,
+        group: AlertGroup,
+        step: Step,
+        firing: Mapping[str, Member],
+        *,
+        stored: StoredWorker | None = None,
+        now_ms: int,
+    ) -> Step:
+        """The next step of a group, or a delay of it. Changes nothing. ``stored``: the worker of a worker's group."""
         match step:
             case Send():
                 in_flight = group.given_up if step.again else group.in_flight
@@ -66,17 +74,20 @@ class Checks:
             case CreateNotification(role=Role.DOWN, event=None):
                 return await self._unless_behind(group, step, firing, now_ms=now_ms)
             case CreateNotification(role=Role.DOWN, event=event) if event is not None:
-                return await self._if_it_lasts(group, step, event, now_ms=now_ms)
+                return await self._if_it_lasts(group, step, event, stored=stored, now_ms=now_ms)
         return step
 
-    async def _if_it_lasts(self, group: AlertGroup, step: CreateNotification, event: Event, *, now_ms: int) -> Step:
+    async def _if_it_lasts(
+        self, group: AlertGroup, step: CreateNotification, event: Event, *, stored: StoredWorker | None, now_ms: int
+    ) -> Step:
         """Delay the notification of a worker's outage if needed.
 
         It waits if the outage is over already (its end is not routed yet), or if the worker flaps and the outage has
         not lasted long enough (P20).
         """
         rule = self._flapping
-        outage = await self._fleet.outage(event, 0 if rule is None else event.due_ms - rule.within_ms)
+        since_ms = 0 if rule is None else event.due_ms - rule.within_ms
+        outage = await self._fleet.outage(event, since_ms, stored=stored)
         if not outage.is_ongoing:
             return Wait(now_ms + RECHECK_MS, Decision.SETTLED)
         if rule is None or group.notified:

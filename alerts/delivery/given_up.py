@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from alerts.groups.classify import Role
 from alerts.groups.state import Draft
 from alerts.store.group_store import Change, Want
 
 if TYPE_CHECKING:
-    from alerts.store.group_store import GroupPart
+    from alerts.store.group_store import GroupPart, GroupStore
+
+AGAIN_PAUSE_MS: Final = 1_000
+"""Shortest pause between two retries of dead letters."""
 
 
-async def offer_given_up(groups: GroupPart, *, now_ms: int) -> bool:
+class GivenUp:
+    """The dead-lettered pages of one receiver.
+
+    ``accepted``: the receiver has accepted a notification since they were last offered. ``tags``: bases of the
+    partitions and shards that may have some.
+    """
+
+    def __init__(self, groups: GroupStore) -> None:
+        self.accepted = False
+        self.tags: set[str] = set()
+        self._groups = groups
+        self._again_ms = 0
+
+    async def offer(self, *, now_ms: int) -> list[str]:
+        """Make dead-lettered pages due after the receiver has accepted a notification. Returns the bases with some.
+
+        Raises:
+            StoreUnavailableError: the changes may not have been written.
+        """
+        if not self.accepted or now_ms < self._again_ms:
+            return []
+        self.accepted, self._again_ms = False, now_ms + AGAIN_PAUSE_MS
+        found = [tag for tag in self.tags if await _offer(self._groups.parts[tag], now_ms=now_ms)]
+        self.tags = set(found)
+        return found
+
+
+async def _offer(groups: GroupPart, *, now_ms: int) -> bool:
     """Make the dead-lettered pages of at most 100 groups due. A group that changes meanwhile is left for the next call.
 
-    Returns whether the receiver has open dead letters here.
-
-    Raises:
-        StoreUnavailableError: the changes may not have been written.
+    Returns whether there are open dead letters.
     """
     open_dead_letters = await groups.open_dead_letters(now_ms=now_ms)
     keys = dict.fromkeys(note.group for note in open_dead_letters if note.role is Role.DOWN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 from collections import OrderedDict, deque
 from dataclasses import replace
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from alerts.delivery.circuit_breaker import Breaker
+from alerts.delivery.confirmations import Confirmations
 from alerts.delivery.counts import Counted
-from alerts.delivery.given_up import offer_given_up
+from alerts.delivery.due_parts import DueParts
+from alerts.delivery.given_up import GivenUp
 from alerts.delivery.planner import Attempt, given_back
 from alerts.errors import Cause, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from alerts.groups.attempts import dead_letter, deliver, fail, schedule_retry, undo_attempt
@@ -44,18 +47,8 @@ CONCURRENCY: Final = 8
 
 _UNRECORDED_KEPT: Final = 10_000
 _UNCONFIRMED_PAUSE_MS: Final = 250
-_AGAIN_PAUSE_MS: Final = 1_000
-
-DURABILITY_EVENTS: Final = {
-    Confirmation.CONFIRMED: "durability.confirmed",
-    Confirmation.UNCONFIRMED: "durability.unconfirmed",
-    Confirmation.UNAVAILABLE: "durability.unavailable",
-}
-"""The log event of each change."""
-UNAVAILABLE_HINT: Final = (
-    "the store cannot confirm this, so notifications leave without: give it an append-only file (appendonly yes;"
-    ' Valkey, or Redis 7.2 or newer), or set store.durability to "memory"'
-)
+_IDLE_MS: Final = 1_000
+"""Pause before the next claim in a part in which nothing could be claimed although a group was due."""
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -113,16 +106,15 @@ class Delivery:
         self._breaker = Breaker(uniform=uniform)
         self._lease_ms = round((receiver.timeout_s + LEASE_MARGIN_S) * 1000)
         self._backoff = StoreBackoff("delivery.store_unavailable", "delivery.resumed", receiver=receiver.name)
-        self._confirmation = Confirmation.CONFIRMED
+        self._confirmations = Confirmations(receiver.name, groups.durability.mode.value)
         self._stopping = False
         self._in_flight: set[asyncio.Task[None]] = set()
         self._held: list[Claimed] = []  # claimed, then the store became unavailable: to be given back
         self._ready: deque[Attempt] = deque()  # begun and not sent
         self._landed_since_claim = 0
-        self._due_ms: dict[str, float] = {}  # by base of the groups' keys: when a group there is due
-        self._dead: set[str] = set()  # bases where the receiver has open dead letters
-        self._accepted = False  # since dead letters were last made due
-        self._again_ms = 0
+        self._due = DueParts()
+        self._given_up = GivenUp(groups)
+        self._begun: dict[str, Claimed] = {}  # by notification: its group as it was written when the attempt began
         self._unrecorded: OrderedDict[str, None] = OrderedDict()
         self._bug: BaseException | None = None
 
@@ -147,9 +139,9 @@ class Delivery:
 
     def note(self, tag: str, due_ms: float, *, has_open_dead_letters: bool = False) -> None:
         """Note when a group of the part ``tag`` is due, and wake the loop if it is due now."""
-        self._due_ms[tag] = min(due_ms, self._due_ms.get(tag, due_ms))
+        self._due.note(tag, due_ms)
         if has_open_dead_letters:
-            self._dead.add(tag)
+            self._given_up.tags.add(tag)
         if due_ms <= self._now_ms():
             self.wakeup()
 
@@ -175,28 +167,29 @@ class Delivery:
         One claim is for the groups of one partition or shard; those in which a group is due take turns.
         """
         await self._give_back_held()
-        await self._offer_given_up()
+        now_ms = self._now_ms()
+        for tag in await self._given_up.offer(now_ms=now_ms):
+            self._due.note(tag, now_ms)
         await self._release_overdue()
         self._fill()
         now_ms = self._now_ms()
         ahead = min(CALL_LIMIT, 2 * self._landed_since_claim)
         room = self._concurrency - len(self._in_flight) + ahead - len(self._ready)
         room = self._breaker.room(room, in_flight=len(self._in_flight) + len(self._ready), now_ms=now_ms)
-        tag = next((tag for tag, due_ms in self._due_ms.items() if due_ms <= now_ms), None)
-        if room <= 0 or tag is None:
+        part = self._due.take(now_ms) if room > 0 else None
+        if part is None:
             return False
         self._landed_since_claim = 0
-        del self._due_ms[tag]
         try:
-            claim = self._groups.parts[tag].claim(limit=room, lease_ms=self._lease_ms, now_ms=now_ms)
+            claim = self._groups.parts[part].claim(limit=room, lease_ms=self._lease_ms, now_ms=now_ms)
             claimed, next_ms = await claim
         except StoreUnavailableError:
-            self.note(tag, now_ms)
+            self._due.note(part, now_ms)
             raise
         if next_ms is not None:
-            self.note(tag, next_ms if claimed else max(next_ms, now_ms + _AGAIN_PAUSE_MS))
+            self._due.note(part, next_ms if claimed else max(next_ms, now_ms + _IDLE_MS))
         if not claimed:
-            return any(due_ms <= now_ms for due_ms in self._due_ms.values())
+            return True  # another part may have a group that is due
         self._failpoint("delivery.claimed")
         try:
             begun = await self._begin(claimed, now_ms=now_ms)
@@ -223,11 +216,13 @@ class Delivery:
             self._planner.count_written(rest, done)
             lost = [plan.claimed for plan, written in zip(rest, done, strict=True) if not written]
             if starting:
-                done, confirmation = await part.save_confirmed([plan.change for plan in starting], now_ms=now_ms)
-                self._note(confirmation)
-                lost += [plan.claimed for plan, written in zip(starting, done, strict=True) if not written]
-                recorded = [plan for plan, written in zip(starting, done, strict=True) if written]
-                self._planner.count_written(starting, done)
+                versions, confirmation = await part.save_confirmed([plan.change for plan in starting], now_ms=now_ms)
+                self._confirmations.note(confirmation)
+                self._planner.count_written(starting, versions)
+                lost += [plan.claimed for plan, version in zip(starting, versions, strict=True) if not version]
+                recorded = list(itertools.compress(starting, versions))
+                for plan, version in zip(recorded, filter(None, versions), strict=True):
+                    self._begun[plan.notification.nid] = replace(plan.claimed, version=version)
                 if confirmation is Confirmation.UNCONFIRMED:
                     await self._release(recorded, pause_ms=_UNCONFIRMED_PAUSE_MS)
                 else:
@@ -236,17 +231,6 @@ class Delivery:
             # An unchanged group was refused because its lease is lost.
             left = [now for was, now in await self._read_again(lost) if now.version != was.version]
         return begun
-
-    async def _offer_given_up(self) -> None:
-        """After the receiver has accepted a notification, make its dead-lettered pages due (P31)."""
-        now_ms = self._now_ms()
-        if self._accepted and now_ms >= self._again_ms:
-            self._accepted, self._again_ms = False, now_ms + _AGAIN_PAUSE_MS
-            for tag in tuple(self._dead):
-                if await offer_given_up(self._groups.parts[tag], now_ms=now_ms):
-                    self.note(tag, now_ms)
-                else:
-                    self._dead.discard(tag)
 
     async def _give_back_held(self) -> None:
         """Give back the groups that were claimed when the store became unavailable. None of them was sent.
@@ -266,9 +250,7 @@ class Delivery:
         for change in changes:
             tag = self._groups.part_of(change.draft.group.key).tag
             if change.due_ms is not None:
-                self.note(tag, change.due_ms)
-            if change.draft.group.given_up is not None:
-                self._dead.add(tag)
+                self.note(tag, change.due_ms, has_open_dead_letters=change.draft.group.given_up is not None)
         return done
 
     async def _read_again(self, claimed: Sequence[Claimed]) -> list[tuple[Claimed, Claimed]]:
@@ -349,7 +331,7 @@ class Delivery:
         if await self._record(attempt, deliver):
             self._unrecorded.pop(nid, None)
             self._failpoint("delivery.recorded")
-            self._accepted = True
+            self._given_up.accepted = True
             self._counts.delivery(self._receiver.name, Counted.DELIVERED, "")
             _log.info("delivery.delivered", **self._about(attempt))
 
@@ -436,7 +418,10 @@ class Delivery:
         refused, tries = 0, Tries(f"receiver {self._receiver.name!r}: group {attempt.claimed.group.key!r}")
         while True:
             await tries.begin()
-            now = next((now for _, now in await self._read_again([attempt.claimed])), None)
+            # Nothing else has changed the group as a rule. A failed write may have been made, so it is not tried again.
+            now = self._begun.pop(attempt.notification.nid, None)
+            if now is None:
+                now = next((now for _, now in await self._read_again([attempt.claimed])), None)
             in_flight = None if now is None or now.version == refused else now.group.in_flight
             if now is None or in_flight is None or in_flight.nid != attempt.notification.nid:
                 return False
@@ -448,15 +433,6 @@ class Delivery:
             if written:
                 return True
             refused = now.version
-
-    def _note(self, confirmation: Confirmation) -> None:
-        """Log each change of the store's confirmations once."""
-        if confirmation is not self._confirmation:
-            self._confirmation = confirmation
-            mode = self._groups.durability.mode.value
-            log = _log.info if confirmation is Confirmation.CONFIRMED else _log.warning
-            hint = {"hint": UNAVAILABLE_HINT} if confirmation is Confirmation.UNAVAILABLE else {}
-            log(DURABILITY_EVENTS[confirmation], receiver=self._receiver.name, durability=mode, **hint)
 
     def _about(self, attempt: Attempt) -> dict[str, object]:
         notification = attempt.notification

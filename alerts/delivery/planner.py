@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from alerts.delivery.counts import Counts
     from alerts.groups.flapping import Flapping
-    from alerts.groups.fleet import Fleet
+    from alerts.groups.fleet import Fleet, StoredWorker
     from alerts.groups.silences import Silence
     from alerts.groups.state import Step
     from alerts.rendering.payload import Wording
@@ -145,7 +145,7 @@ class Planner:
                 plans += await self._postponed(one, error, now_ms=now_ms)
         return plans
 
-    def count_written(self, plans: Sequence[Plan], done: Sequence[bool]) -> None:
+    def count_written(self, plans: Sequence[Plan], done: Sequence[int]) -> None:
         """Count the decisions that are written. One that holds a notification back is logged when it begins."""
         receiver = self._groups.receiver
         for plan in itertools.compress(plans, done):
@@ -212,7 +212,7 @@ class Planner:
         draft = Draft(claimed.group, now_ms)
         group = draft.group
         group.broken = 0
-        step = await self._decide(draft, silences, firing)
+        step = await self._decide(draft, silences, firing, stored=claimed.worker)
         decision = _decision(group, step)
         apply(draft, step)
         ready: tuple[InFlight, str] | None = None
@@ -232,7 +232,9 @@ class Planner:
             change = given_back(claimed, draft, receiver=self._groups.receiver)
         return Rest(claimed=claimed, change=change, decision=decision, is_new=is_new)
 
-    async def _decide(self, draft: Draft, silences: Sequence[Silence], firing: Mapping[str, Member]) -> Step:
+    async def _decide(
+        self, draft: Draft, silences: Sequence[Silence], firing: Mapping[str, Member], *, stored: StoredWorker | None
+    ) -> Step:
         """Bring the group up to date and name its next step."""
         group, now_ms = draft.group, draft.now_ms
 
@@ -247,7 +249,7 @@ class Planner:
             suspected = await self._checks.is_suspected(group, firing)
             first = tuple(firing.values())
             step = group_rules.decide(group, silenced, first=first, suspected=suspected, now_ms=now_ms)
-        return await self._checks.review(group, step, firing, now_ms=now_ms)
+        return await self._checks.review(group, step, firing, stored=stored, now_ms=now_ms)
 
     async def _again(self, draft: Draft) -> tuple[InFlight, str] | None:
         """The notification in flight with its body; None: its body is lost, which is recorded."""

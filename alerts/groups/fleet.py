@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from monitor.events import Event
@@ -22,11 +22,21 @@ class WorkerOutage:
     before: int
 
 
+class StoredWorker(NamedTuple):
+    """A worker as the worker store keeps it; None: it has no record, or no transitions."""
+
+    record: bytes | None
+    transitions: bytes | None
+
+
 class Fleet(Protocol):
     """The workers of all tenants. A recorded event is visible here at once, even before it is routed."""
 
     async def environment_health(self, tenant: str, environment: str, since_ms: int | None = None) -> EnvironmentHealth:
         """Health of a tenant's environment. ``since_ms``: fallen workers count from then on; None: none count."""
 
-    async def outage(self, event: Event, since_ms: int = 0) -> WorkerOutage:
-        """The outage that an event reports. ``since_ms``: earlier outages count from then on."""
+    async def outage(self, event: Event, since_ms: int = 0, *, stored: StoredWorker | None = None) -> WorkerOutage:
+        """The outage that an event reports.
+
+        ``since_ms``: earlier outages count from then on. ``stored``: the event's worker; None: it is read.
+        """

@@ -49,6 +49,9 @@ class EventSource(Protocol):
         None: another daemon owns the partition. Events that were claimed and not acknowledged are returned again.
         """
 
+    def owns(self, partition: int) -> bool:
+        """Whether this daemon owns a partition."""
+
     async def ack(self, partition: int, position: str) -> bool:
         """Acknowledge every event up to ``position``. Idempotent.
 

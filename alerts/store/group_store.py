@@ -15,6 +15,7 @@ import structlog
 
 from alerts.groups import group_rules, worker_rules
 from alerts.groups.classify import Shape
+from alerts.groups.fleet import StoredWorker
 from alerts.groups.state import AlertGroup, Draft, EventOutcome, Member, NotificationRecord, Outcome
 from alerts.loops import Tries
 from alerts.store.retention import Retention
@@ -104,12 +105,16 @@ class Handed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claimed:
-    """A group under lease, until ``lease_end_ms``; 0: it is not leased."""
+    """A group under lease, until ``lease_end_ms``; 0: it is not leased.
+
+    ``worker``: of a group of one worker, as the worker store keeps it, see ``Fleet.outage``.
+    """
 
     group: AlertGroup
     version: int
     token: int
     lease_end_ms: int = 0
+    worker: StoredWorker | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,6 +138,8 @@ class GroupPart:
         self.tag = tag
         self._store = store
         self._base = f"{tag}to:{receiver}:"
+        self.turn = asyncio.Lock()
+        """Held by a router that changes groups: the routers of one daemon do not collide with each other."""
         self._kept_ms = history.age_ms
         self._bounds = _pack(history.bounds(store.partitions))
 
@@ -153,15 +160,15 @@ class GroupPart:
         done: list[bool] = []
         for start in range(0, len(changes), CALL_LIMIT):
             arguments = self._arguments(changes[start : start + CALL_LIMIT], now_ms, handed)
-            done += [bool(one) for one in await self._store.call("save", self._base, *arguments)]
+            done += map(bool, await self._store.call("save", self._base, *arguments))
         return done
 
-    async def save_confirmed(self, changes: Sequence[Change], *, now_ms: int) -> tuple[list[bool], Confirmation]:
-        """As ``save``, for at most 100 changes; then waits until they are as durable as ``durability`` asks (P23)."""
-        answer, confirmation = await self._store.call_confirmed(
-            "save", self._base, *self._arguments(changes, now_ms, None)
-        )
-        return [bool(done) for done in answer], confirmation
+    async def save_confirmed(self, changes: Sequence[Change], *, now_ms: int) -> tuple[list[int], Confirmation]:
+        """As ``save``, for at most 100 changes; then waits until they are as durable as ``durability`` asks (P23).
+
+        Returns for each the group's new version; 0: it was not written.
+        """
+        return await self._store.call_confirmed("save", self._base, *self._arguments(changes, now_ms, None))
 
     async def claim(self, *, limit: int, lease_ms: int, now_ms: int) -> tuple[list[Claimed], int | None]:
         """Lease at most ``limit`` due groups: of each tenant in turn the group that has been due longest.
@@ -243,9 +250,17 @@ class GroupPart:
 
     def _readable(self, rows: Sequence[Sequence[Any]], *, lease_end_ms: int) -> list[Claimed]:
         found = []
-        for key, version, token, state in rows:
+        for key, version, token, state, *worker in rows:
             try:
-                found.append(Claimed(group=_group(state), version=version, token=token, lease_end_ms=lease_end_ms))
+                found.append(
+                    Claimed(
+                        group=_group(state),
+                        version=version,
+                        token=token,
+                        lease_end_ms=lease_end_ms,
+                        worker=StoredWorker(*worker) if worker and key.startswith(b"w") else None,
+                    )
+                )
             except msgspec.MsgspecError as error:
                 name = key.decode(errors="replace")
                 _log.error("group.unreadable", receiver=self.receiver, group=name, error=str(error))
@@ -309,9 +324,10 @@ class GroupStore:
             await tries.begin()
             again: list[Want] = []
             for part, some in self._by_part(left, lambda want: want.group):
-                made = [(want, make(want, seen)) for want, seen in zip(some, await part.read(some), strict=True)]
-                changes = [(want, change) for want, change in made if change is not None]
-                done = await part.save([change for _, change in changes], now_ms=now_ms, handed=handed)
+                async with part.turn:
+                    made = [(want, make(want, seen)) for want, seen in zip(some, await part.read(some), strict=True)]
+                    changes = [(want, change) for want, change in made if change is not None]
+                    done = await part.save([change for _, change in changes], now_ms=now_ms, handed=handed)
                 again += [want for (want, _), written in zip(changes, done, strict=True) if not written]
                 dues = [change.due_ms for _, change in changes if change.due_ms is not None]
                 if dues:

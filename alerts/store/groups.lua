@@ -48,9 +48,14 @@ local function foreign(base)
   return nil
 end
 
--- Keep the receiver's place among those of its partition or shard: when its first group is due, and when that is.
+-- The base of the partition or shard, from its anchor.
+local function tag_of(keys)
+  return string.sub(keys[2], 1, -#'meta' - 1)
+end
+
+-- Keep the receiver's place among those of its partition or shard: when its first group is due. Result: that moment.
 local function note_due(keys)
-  local tag = string.sub(keys[2], 1, -#'meta' - 1)
+  local tag = tag_of(keys)
   local receiver = string.sub(keys[1], #tag + #'to:' + 1, -2)
   local due = redis.call('ZRANGE', keys[1] .. 'queue', 0, 0, 'WITHSCORES')[2]
   if due then
@@ -140,9 +145,10 @@ end
 local C_GROUP, C_VERSION, C_TOKEN, C_RELEASE, C_STATE, C_DUE, C_MEMBERS, C_GONE = 1, 2, 3, 4, 5, 6, 7, 8
 local C_OUTCOMES, C_NOTES, C_SETTLED, C_TENANT = 9, 10, 11, 12
 
+-- Write one change. Result: the new version of the group.
 local function apply(base, now, change, known, grown)
   local key, state, due, tenant = change[C_GROUP], change[C_STATE], change[C_DUE], change[C_TENANT]
-  local held = known and known[TOKEN] ~= 0 and known[UNTIL] > now
+  local held, written = known and known[TOKEN] ~= 0 and known[UNTIL] > now, 1
   if not state then
     redis.call('HDEL', base .. 'groups', key)
     never_due(base, tenant, key)
@@ -152,8 +158,8 @@ local function apply(base, now, change, known, grown)
     if change[C_RELEASE] then
       token, ends, held = 0, 0, false
     end
-    local version = redis.call('HINCRBY', base .. 'state', 'version', 1)
-    redis.call('HSET', base .. 'groups', key, cmsgpack.pack({ version, token, ends, state, tenant }))
+    written = redis.call('HINCRBY', base .. 'state', 'version', 1)
+    redis.call('HSET', base .. 'groups', key, cmsgpack.pack({ written, token, ends, state, tenant }))
     if held then
       set_due(base, tenant, key, ends) -- the lease holder reads the change before it gives the group back
     elseif due then
@@ -196,6 +202,7 @@ local function apply(base, now, change, known, grown)
     end
   end
   in_parts('ZREM', base .. 'dead_open', change[C_SETTLED])
+  return written
 end
 
 -- Whether a change would create a group again with events that it held before it was deleted. Then the change was sent
@@ -232,8 +239,9 @@ end
 --   over, {event id, outcome}*, {nid, record, body or false, 'open' | 'dead' | 'finished'}*,
 --   nids of dead letters that are over, tenant}.
 -- While another process holds the lease of a group, the group stays due at the end of the lease, whatever `due` is.
--- Result: for each 1, or 0 and nothing was written: the group has changed, or another process holds the lease, or the
--- group does not exist and the change has an event with an outcome or a finished notification.
+-- Result: for each the new version of the group (1 for a deleted one), or 0 and nothing was written: the group has
+-- changed, or another process holds the lease, or the group does not exist and the change has an event with an outcome
+-- or a finished notification.
 register('save', 'allow-oom', function(keys, args)
   local base, now, bounds = keys[1], tonumber(args[1]), cmsgpack.unpack(args[2])
   local batch = args[3] ~= '' and cmsgpack.unpack(args[3])
@@ -261,8 +269,7 @@ register('save', 'allow-oom', function(keys, args)
     local version, token = known and known[VERSION] or 0, known and known[TOKEN] or 0
     local fits = version == change[C_VERSION] and (change[C_TOKEN] == 0 or change[C_TOKEN] == token)
     if fits and (known or not is_past(base, change)) then
-      apply(base, now, change, known, grown)
-      result[k] = 1
+      result[k] = apply(base, now, change, known, grown)
     else
       result[k] = 0
     end
@@ -273,7 +280,7 @@ register('save', 'allow-oom', function(keys, args)
 end)
 
 -- Lease the group of a tenant that has been due longest, and append it to `result`. False: none is due.
-local function lease_next(base, tenant, now, lease, result)
+local function lease_next(base, tag, tenant, now, lease, result)
   local key = redis.call('ZRANGE', base .. 'queue:' .. tenant, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 1)[1]
   if not key then
     return false
@@ -283,7 +290,11 @@ local function lease_next(base, tenant, now, lease, result)
     known[TOKEN], known[UNTIL] = redis.call('HINCRBY', base .. 'state', 'lease', 1), now + lease
     redis.call('HSET', base .. 'groups', key, cmsgpack.pack(known))
     set_due(base, tenant, key, now + lease)
-    result[#result + 1] = { key, known[VERSION], known[TOKEN], known[STATE] }
+    local worker = string.match(key, '^w(.*)') -- its record is under this tag too
+    result[#result + 1] = {
+      key, known[VERSION], known[TOKEN], known[STATE],
+      worker and redis.call('HGET', tag .. 'records', worker), worker and redis.call('HGET', tag .. 'transitions', worker),
+    }
   else
     never_due(base, tenant, key) -- a group without state: unschedule it, so that it does not block the others
   end
@@ -292,11 +303,11 @@ end
 
 -- claim: lease due groups: one of each tenant in turn, the longest due first, up to `limit`.
 -- ARGV: now ms, lease ms, limit (at most 100).
--- Result: {when the next group is due ms or false, for each {group, version, lease token, state}}; while the receiver is
--- disabled {false, {}}.
+-- Result: {when the next group is due ms or false, for each {group, version, lease token, state, and of a group of one
+-- worker its record and last transitions, see lastseen.lua}}; while the receiver is disabled {false, {}}.
 register('claim', 'allow-oom', function(keys, args)
   local base, now, lease, limit = keys[1], tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
-  local wrong = foreign(base)
+  local tag, wrong = tag_of(keys), foreign(base)
   if wrong then
     return fail('claim: type of ' .. wrong)
   end
@@ -315,7 +326,7 @@ register('claim', 'allow-oom', function(keys, args)
     for _, tenant in ipairs(turns) do
       if #result < limit and looks < 3 * LIMIT then
         looks, had[tenant] = looks + 1, true
-        if lease_next(base, tenant, now, lease, result) then
+        if lease_next(base, tag, tenant, now, lease, result) then
           left[#left + 1] = tenant
         end
       end

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -27,7 +28,14 @@ if TYPE_CHECKING:
     from alerts.groups.fleet import Fleet
     from alerts.store.port import StorePort
     from monitor.events import Event
+    from monitor.liveness import EnvironmentHealth
 
+READING_S: Final = 0.015
+LONGEST_READING_S: Final = 1.0
+"""How long a reading of an environment is used again, for each partition, since it is a call to each; at most."""
+CALM_SHARE: Final = 0.1
+"""A reading that gave no alarm is used again for this part of that time: the next may give one."""
+ENVIRONMENTS_CACHED: Final = 1_000
 KEPT_MS: Final = 86_400_000
 """Time after which the counts of an environment without events are deleted. They are obsolete by then, because deaths
 count together only within ``LONGEST_WINDOW_MS``."""
@@ -45,6 +53,16 @@ class FailureVerdict:
 CALM: Final = FailureVerdict(state=FailureState.CALM)
 
 
+@dataclass(slots=True)
+class _Environment:
+    """One environment: the routers of one daemon judge it one after another, from one reading where that is recent."""
+
+    name: str
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    health: EnvironmentHealth | None = None
+    until_s: float = 0.0
+
+
 class MassFailures:
     """Detects mass failures. Several daemons may do so at once: each partition's events count once."""
 
@@ -52,6 +70,7 @@ class MassFailures:
         self._store = store
         self._rule = rule
         self._fleet = fleet
+        self._environments: dict[str, _Environment] = {}
 
     @property
     def hold_ms(self) -> int:
@@ -67,7 +86,23 @@ class MassFailures:
             StoreUnavailableError: the events may not have been counted; call again.
         """
         name = qualified(tenant, environment)
-        base = shared_base(name, self._store.partitions)
+        known = self._environments.setdefault(name, _Environment(name))
+        if len(self._environments) > ENVIRONMENTS_CACHED:
+            self._environments = {name: known}
+        async with known.turn:
+            return await self._judged(known, tenant, environment, deaths=deaths, returns=returns, now_ms=now_ms)
+
+    async def _judged(
+        self,
+        known: _Environment,
+        tenant: str,
+        environment: str,
+        *,
+        deaths: Sequence[Event],
+        returns: Sequence[Event],
+        now_ms: int,
+    ) -> FailureVerdict:
+        name, base = known.name, shared_base(known.name, self._store.partitions)
         tries = Tries(f"the mass failure state of environment {environment!r}")
         while True:
             await tries.begin()
@@ -75,12 +110,18 @@ class MassFailures:
             if stored is None and not deaths:
                 return CALM
             window = FailureWindow() if stored is None else _window(stored)
-            health = await self._fleet.environment_health(tenant, environment, since_of(window, deaths))
+            now_s, health = asyncio.get_running_loop().time(), known.health
+            if health is None or now_s >= known.until_s:
+                health = await self._fleet.environment_health(tenant, environment, since_of(window, deaths))
             state = observe(window, deaths, returns, health, rule=self._rule, now_ms=now_ms)
             verdict = FailureVerdict(
                 state=state,
                 incident_id=incident_of(window, tenant, environment) if state is FailureState.DECLARED else None,
             )
+            if health is not known.health:
+                share = CALM_SHARE if state is FailureState.CALM else 1.0
+                span_s = share * min(LONGEST_READING_S, READING_S * (self._store.partitions - 1))
+                known.health, known.until_s = health, now_s + span_s
             idle = state is FailureState.CALM and not silent_now(window)
             text = "" if idle else msgspec.json.encode(window).decode()
             if await self._store.call("mass_write", base, name, version, text, now_ms, KEPT_MS):

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Final
 
 from alerts.groups.classify import DOWN, OUT
 from alerts.groups.flapping import Flapping, begun
-from alerts.groups.fleet import WorkerOutage
+from alerts.groups.fleet import StoredWorker, WorkerOutage
 from alerts.groups.mass_failure import Rule
 from alerts.rendering.payload import Wording
 from alerts.retry import RetryPolicy
 from alerts.routing.routes import Route
 from alerts.service import AlertService, AlertSettings
 from alerts.store.retention import Retention
+from monitor.store.codec import Outline, outline
 from monitor.store.library import rendered
 from monitor.store.library_client import LibraryClient
-from monitor.workers import WorkerKey
+from monitor.workers import Worker, WorkerKey
 
 if TYPE_CHECKING:
     from alerts.delivery.counts import Counts
@@ -39,9 +40,13 @@ class StoredFleet:
         """Health of an environment."""
         return await self._store.environment_health(tenant, environment, since_ms)
 
-    async def outage(self, event: Event, since_ms: int = 0) -> WorkerOutage:
+    async def outage(self, event: Event, since_ms: int = 0, *, stored: StoredWorker | None = None) -> WorkerOutage:
         """Current state of the outage that an event reports."""
-        _, _, worker = await self._store.get(WorkerKey(event.tenant, event.worker_id))
+        worker: Worker | Outline | None
+        if stored is None:
+            _, _, worker = await self._store.get(WorkerKey(event.tenant, event.worker_id))
+        else:
+            worker = None if stored.record is None else outline(stored.record, stored.transitions)
         if worker is None or worker.generation != event.generation:
             return WorkerOutage(is_ongoing=False, before=0)
         newer = [one for one in worker.transitions if one.seq > event.seq]

@@ -6,15 +6,15 @@ import base64
 import hashlib
 import struct
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 import structlog
 
 from monitor.events import Event, Moved, cut_metadata
-from monitor.liveness import EventKind, Trigger
-from monitor.store.library import TRANSITIONS_KEPT, UNDECLARED
-from monitor.workers import KEEP, Keep, Worker, WorkerKey
+from monitor.liveness import EventKind, Liveness, Trigger
+from monitor.store.library import STATE_CODES, TRANSITIONS_KEPT, UNDECLARED
+from monitor.workers import KEEP, Keep, PastTransition, Worker, WorkerKey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +29,7 @@ Answer = Any
 _log = structlog.get_logger(__name__)
 
 encode = msgspec.msgpack.Encoder().encode
+_decode_list: Final = msgspec.msgpack.Decoder(list[Any]).decode
 
 _SHORT: Final = 512
 """Maximum characters of metadata that are cached."""
@@ -238,6 +239,32 @@ def worker(row: Answer, past: Sequence[Answer] = ()) -> Worker:
     return msgspec.convert(facts, Worker, strict=False)  # booleans come as numbers, a number as text
 
 
+class Outline(NamedTuple):
+    """What says of a worker whether it is down, and was."""
+
+    generation: int
+    seq: int
+    stored: Liveness
+    transitions: list[PastTransition]
+    """The last ones, newest last, without the registration."""
+
+
+_HEAD: Final = struct.Struct(">xc22x6sI")
+"""Of a record, see R_* in ``lastseen.lua``: state, generation and seq."""
+_LIVENESS: Final = {code.encode(): state for state, code in STATE_CODES.items()}
+
+
+def outline(record: bytes, transitions: bytes | None) -> Outline | None:
+    """Decode the outline of a worker from its stored record and last transitions; None: they are damaged."""
+    try:
+        state, generation, seq = _HEAD.unpack_from(record)
+        past = _decode_list(transitions) if transitions else []
+        found = [msgspec.convert(_named(_PAST, one), PastTransition) for one in past]
+        return Outline(int.from_bytes(generation), seq, _LIVENESS[state], found)
+    except (struct.error, KeyError, ValueError):
+        return None
+
+
 _STORED: Final = (
     *("kind", "tenant", "worker_id", "environment_name", "generation", "seq", "old", "new", "reason"),
     *("due_ms", "detected_ms", "last_seen_ms", "since_ms", "interval_ms", "grace_ms"),
@@ -247,8 +274,6 @@ _STORED: Final = (
 """An event's fields in the order in which ``record`` in ``workers.lua`` packs them."""
 _OUTAGE: Final = ("outage_ms", "outage_until_ms", "outage_windows", "outage_uncredited")
 _REJECTED: Final = ("rejected_reason", "rejected_ms", "rejected_subject")
-
-_decode_list: Final = msgspec.msgpack.Decoder(list[Any]).decode
 
 
 def event(partition: int, entry: Answer) -> Event:

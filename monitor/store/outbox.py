@@ -47,6 +47,10 @@ class Outbox:
             await self.ack(partition, taken.last)
         return taken.events if taken else None
 
+    def owns(self, partition: int) -> bool:
+        """Return whether this daemon owns a partition."""
+        return self._ownership.token(partition) > 0
+
     async def ack(self, partition: int, position: str) -> bool:
         """Move the cursor to ``position``; False if another daemon has the lease by now.
 

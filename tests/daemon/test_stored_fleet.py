@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+import pytest
+from redis.asyncio import Redis
+
+from alerts.groups.fleet import StoredWorker
 from monitor.daemon.alerts import StoredFleet
 from monitor.liveness import EventKind, Trigger
 from monitor.workers import Disconnect, WorkerKey
@@ -21,17 +25,26 @@ def goodbye(trigger: Trigger) -> Disconnect:
     return Disconnect(key=KEY, trigger=trigger, reason="shutdown", exit_code=0, error_message=None, allowed=None)
 
 
+async def stored(redis: Redis) -> StoredWorker:
+    """The worker as a claim of its group gives it."""
+    record, transitions = [await redis.hget("{ls:0}:" + name, "4:acmew") for name in ("records", "transitions")]
+    return StoredWorker(cast("bytes | None", record), cast("bytes | None", transitions))
+
+
 async def newest(store: Store, kind: EventKind) -> Event:
     events = (await store.history(0, "acme", after="", limit=100, newest_first=True)).events
     return next(event for event in events if event.kind is kind)
 
 
-async def test_p19_an_outage_goes_on_until_its_worker_is_back_and_through_what_makes_it_worse(store_url: str) -> None:
-    async with opened(store_url) as store:
+@pytest.mark.parametrize("is_claimed", [False, True])
+async def test_p19_an_outage_goes_on_until_its_worker_is_back_and_through_what_makes_it_worse(
+    store_url: str, *, is_claimed: bool
+) -> None:
+    async with opened(store_url) as store, Redis.from_url(store_url) as redis:
         fleet, clock = StoredFleet(store), ManualClock(store_url)
 
         async def is_ongoing(event: Event) -> bool:
-            return (await fleet.outage(event)).is_ongoing
+            return (await fleet.outage(event, stored=await stored(redis) if is_claimed else None)).is_ongoing
 
         async def silence() -> None:
             now_ms = (await store.beat(0, [beat()])).now_ms

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from alerts.delivery.loop import DURABILITY_EVENTS
+from alerts.delivery.confirmations import DURABILITY_EVENTS
 from monitor.durability import Confirmation
 
 if TYPE_CHECKING:

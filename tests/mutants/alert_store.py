@@ -8,6 +8,13 @@ from tests.mutants.mutant import Mutant
 
 MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
+        wrong="each router of a daemon reads the whole environment by itself",
+        file="alerts/store/mass_failures.py",
+        old="if health is None or now_s >= known.until_s:",
+        new="if now_s >= 0:",
+        tests=("tests/alerts/routing/test_mass_failure.py",),
+    ),
+    Mutant(
         wrong="a notification leaves though the store's file was not written in time",
         file="monitor/store/connection.py",
         old="if waited[0] >= 1 else",

@@ -8,6 +8,20 @@ from tests.mutants.mutant import Mutant
 
 MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
+        wrong="an attempt's outcome is written to the group as it was before the attempt",
+        file="alerts/delivery/loop.py",
+        old="self._begun[plan.notification.nid] = replace(plan.claimed, version=version)",
+        new="self._begun[plan.notification.nid] = replace(plan.claimed, version=version - 1)",
+        tests=("tests/bench/test_costs.py",),
+    ),
+    Mutant(
+        wrong="a part in which nothing could be claimed has its turn again at once",
+        file="alerts/delivery/due_parts.py",
+        old="            del self._due_ms[tag]\n",
+        new="            self._due_ms[tag] += 0\n",
+        tests=("tests/core/test_due_parts.py",),
+    ),
+    Mutant(
         wrong="an attempt that waited too long for a slot is sent on the rest of its lease",
         file="alerts/delivery/loop.py",
         old="return self._now_ms() > attempt.claimed.lease_end_ms - self._lease_ms + LEASE_MARGIN_S * 500",

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from alerts.errors import TransientDeliveryError
 from alerts.groups.classify import digest
-from alerts.groups.fleet import WorkerOutage
+from alerts.groups.fleet import StoredWorker, WorkerOutage
 from alerts.groups.state import NotificationRecord, Outcome
 from alerts.receivers import Notification
 from alerts.store.group_store import GroupStore
@@ -73,8 +73,9 @@ class FakeFleet:
         """Health of every environment."""
         return self._health()
 
-    async def outage(self, event: Event, _since_ms: int = 0) -> WorkerOutage:
+    async def outage(self, event: Event, _since_ms: int = 0, *, stored: StoredWorker | None = None) -> WorkerOutage:
         """State of the outage of an event."""
+        del stored
         return WorkerOutage(is_ongoing=event.event_id not in self.over, before=self.outages)
 
 
@@ -176,6 +177,10 @@ class ListSource:
             self.refusals += 1
             return None
         return self.stream[self.acked : self.acked + limit]
+
+    def owns(self, partition: int) -> bool:
+        del partition
+        return True
 
     async def ack(self, partition: int, position: str) -> bool:
         assert partition == 0

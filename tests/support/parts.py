@@ -88,7 +88,7 @@ async def save(
 
 async def save_confirmed(
     groups: GroupStore, changes: Sequence[Change], *, now_ms: int
-) -> tuple[list[bool], Confirmation]:
+) -> tuple[list[int], Confirmation]:
     """Write changes of groups of one part, and wait until they are durable."""
     return await groups.part_of(changes[0].draft.group.key).save_confirmed(changes, now_ms=now_ms)
 

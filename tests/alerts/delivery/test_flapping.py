@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis.asyncio import Redis
 
 from alerts.groups import worker_rules
 from alerts.groups.classify import Shape
@@ -14,6 +15,7 @@ from alerts.groups.state import AlertGroup, CreateNotification, Draft, Outcome, 
 from alerts.rendering.worker_text import single_sentence
 from monitor.daemon.alerts import StoredFleet
 from monitor.liveness import EventKind, Liveness
+from tests.daemon.test_stored_fleet import stored
 from tests.support.alerts_fakes import START_MS, event
 from tests.support.group_steps import worker_step
 from tests.support.stores import GRACE_MS, INTERVAL_MS, ManualClock, beat, opened
@@ -167,7 +169,10 @@ async def test_p20_outages_are_counted_from_the_worker_store_in_each_life_by_its
             stale += events
 
         async def before(since_ms: int) -> int:
-            return (await fleet.outage(stale[-1], since_ms)).before
+            read = (await fleet.outage(stale[-1], since_ms)).before
+            async with Redis.from_url(store_url) as redis:
+                assert (await fleet.outage(stale[-1], since_ms, stored=await stored(redis))).before == read
+            return read
 
         assert await before(0) == 7  # as far as transitions are kept
         assert await before(stale[-3].due_ms) == 2

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from alerts.delivery.circuit_breaker import FAILURES, FIRST_PAUSE_MS, LONGEST_PAUSE_MS, Breaker
@@ -25,7 +27,8 @@ from alerts.rendering.payload import Wording
 from alerts.routing.routes import ENVIRONMENT_WAIT_MS, Route
 from alerts.service import AlertService, AlertSettings
 from alerts.store.group_store import Want
-from alerts.store.mass_failures import KEPT_MS, MassFailures
+from alerts.store.mass_failures import KEPT_MS, FailureVerdict, MassFailures
+from alerts.store.tags import shared_base
 from monitor.daemon.alerts import StoredFleet
 from monitor.liveness import EnvironmentHealth, EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, FakeFleet, Inbox, Tally, event, until
@@ -250,6 +253,32 @@ async def test_p16_several_daemons_count_each_death_once(store_url: str) -> None
     finally:
         for store in stores:
             await store.close()
+
+
+async def test_p16_routers_of_many_partitions_count_every_death_and_share_one_reading(store_url: str) -> None:
+    partitions, each, readings = 64, 31, 0
+
+    def reading() -> EnvironmentHealth:
+        nonlocal readings
+        readings += 1
+        return EnvironmentHealth(expected=0, silent=0, fallen=partitions * each)
+
+    store = alert_store(store_url, partitions=partitions)
+    try:
+        mass_failures = MassFailures(store, rule=RULE, fleet=FakeFleet(reading))
+
+        async def judge(partition: int) -> FailureVerdict:
+            deaths = [death(partition * each + number, partition=partition) for number in range(each)]
+            return await mass_failures.judge("acme", "prod", deaths=deaths, returns=[], now_ms=START_MS)
+
+        verdicts = await asyncio.gather(*map(judge, range(partitions)))
+        assert {verdict.state for verdict in verdicts} == {FailureState.DECLARED}
+        assert len({verdict.incident_id for verdict in verdicts}) == 1
+        [_, stored] = await store.call("mass_read", shared_base("4:acmeprod", partitions), "4:acmeprod")
+        assert silent_now(msgspec.json.decode(stored, type=FailureWindow)) == partitions * each
+        assert readings <= 2  # one for each second
+    finally:
+        await store.close()
 
 
 async def test_p16_deaths_that_go_on_for_longer_than_a_day_are_not_forgotten_meanwhile(store_url: str) -> None:

@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
 from alerts.groups.classify import Role, Shape
+from alerts.groups.fleet import StoredWorker
 from alerts.groups.state import AlertGroup, Draft, InFlight, Member, Outcome, Timing
 from alerts.store.group_store import Change, Claimed, GroupStore, Seen, Want
 from alerts.store.receivers import ReceiverStore, Stats
@@ -357,7 +358,7 @@ async def test_the_library_comes_back_after_a_failover_or_flush(groups: GroupSto
         await redis.function_flush()
         begun = change(a_group(), claimed.version, token=claimed.token)
         done, _ = await parts.save_confirmed(groups, [begun], now_ms=START_MS)
-        assert done == [True]
+        assert all(done)
         await redis.flushall()
         await redis.function_flush()
     await _put(groups, "w4:acmew")
@@ -393,7 +394,7 @@ async def test_p26_a_full_store_takes_what_is_pending_and_can_be_drained(groups:
             begun = Change(draft=draft, version=first.version, token=first.token)
             done, _ = await parts.save_confirmed(groups, [begun], now_ms=START_MS)
             over = change(a_group("b"), second.version, token=second.token, release=True, over=True)
-            assert [*done, *await groups.save([over], now_ms=START_MS)] == [True, True]
+            assert all([*done, *await groups.save([over], now_ms=START_MS)])
             await parts.wake(groups, ["a"], now_ms=START_MS)
             assert await groups.disable("HTTP 410")
         finally:
@@ -477,7 +478,7 @@ async def _begin_at(url: str, durability: str) -> tuple[Confirmation, list[bool]
     done, confirmation = await parts.save_confirmed(groups, [begun], now_ms=START_MS)
     _, registered = await ReceiverStore(store).register(["ops"])
     await store.close()
-    return confirmation, done, registered
+    return confirmation, list(map(bool, done)), registered
 
 
 async def test_p23_fsync_is_confirmed_where_the_server_has_an_append_only_file() -> None:
@@ -505,3 +506,18 @@ async def test_p23_fsync_on_a_redis_without_waitaof_falls_back_to_memory(redis_u
 async def test_p23_replicas_that_are_missing_confirm_nothing() -> None:
     with servers.running(servers.valkey_binary()) as server:
         assert await _begin_at(server.url, "replicas:1") == (Confirmation.UNCONFIRMED, [True], Confirmation.UNCONFIRMED)
+
+
+async def test_the_claim_of_a_worker_s_group_brings_the_worker_as_it_is_stored(
+    groups: GroupStore, store_url: str
+) -> None:
+    async with Redis.from_url(store_url) as redis:
+        await redis.hset("{ls:0}:records", mapping={"4:acmew": "a record", "4:acmeother": "another"})
+        await redis.hset("{ls:0}:transitions", "4:acmew", "its transitions")
+    await _put(groups, "w4:acmew", "w4:acmegone", "g1")
+    found = {one.group.key: one.worker for one in await _claim(groups)}
+    assert found == {
+        "w4:acmew": StoredWorker(b"a record", b"its transitions"),
+        "w4:acmegone": StoredWorker(None, None),
+        "g1": None,
+    }
