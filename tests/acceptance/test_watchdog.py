@@ -173,7 +173,7 @@ def test_p27_pings_stop_while_a_receiver_does_not_get_what_it_should_have_got_a_
     receiver.wait_for("worker.stale", "w", count=2)
     pings.wait()  # what fails for some seconds is no trouble
     with redis.Redis(unix_socket_path=str(home.directory / "data" / "store" / "valkey.sock")) as store:
-        in_flight = {"name": "{ls.shared:0}:to:ops:open", "mapping": {receiver.attempts[0].webhook_id: 1}, "xx": True}
+        in_flight = {"name": "{ls:0}:to:ops:open", "mapping": {receiver.attempts[0].webhook_id: 1}, "xx": True}
         store.zadd(**in_flight)  # since long ago
     check_silence(daemon, pings, Reason.DELIVERY_LAG)
     assert daemon.get("/api/v1/receivers")["receivers"][0]["lag_seconds"] > 60
