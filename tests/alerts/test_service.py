@@ -550,7 +550,8 @@ async def test_p6_what_waited_for_a_slot_for_half_of_the_margin_is_given_back_un
         return sum(len(one._ready) for one in running.service._deliveries.values())
 
     ops = Inbox(gate=(gate := asyncio.Event()))
-    running = await daemon([ops], events(workers=40, each=1))
+    # More than it can send while the gate is open.
+    running = await daemon([ops], events(workers=400, each=1))
     await until(lambda: len(ops.attempts) == 8)
     for _ in range(8):  # some end, so that it claims ahead; what comes next hangs
         gate.set()
@@ -564,7 +565,7 @@ async def test_p6_what_waited_for_a_slot_for_half_of_the_margin_is_given_back_un
     await until(lambda: ready() == 0)
     gate.set()
     await until(running.is_idle)
-    assert len(ops.ids()) == len(set(ops.ids())) == 40
+    assert len(ops.ids()) == len(set(ops.ids())) == 400
 
 
 async def test_p21_a_receiver_gets_no_more_attempts_at_once_than_its_concurrency(daemon: Any) -> None:

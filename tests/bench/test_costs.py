@@ -27,8 +27,9 @@ def test_the_costs_of_a_beat_and_of_a_page_are_those_on_record() -> None:
     for what, figures in recorded[costs.PYTHON].items():
         margin = TOGETHER if f"{costs.AT_ONCE} at once" in what else ABSOLUTE
         less = SLACK if what == "a page alone" else LESS  # there is no poll in it
+        more = LESS if what == "a page" else SLACK  # a burst does not always fall into the same batches
         for name, known in figures.items():
-            if not known * (1 - less) - margin <= found[what][name] <= known * (1 + SLACK) + margin:
+            if not known * (1 - less) - margin <= found[what][name] <= known * (1 + more) + margin:
                 off[f"{what}: {name}"] = (known, found[what][name])
     assert off == {}, "on record, and counted now; with the reason in the commit: python -m tests.costs --write"
     assert {what: figures.keys() for what, figures in found.items()} == {
