@@ -24,6 +24,7 @@ from alerts.store.incidents import IncidentStore
 from alerts.store.mass_failures import MassFailures
 from alerts.store.receivers import ReceiverStore, Stats
 from alerts.store.retention import Retention
+from alerts.store.routing import RoutingStore
 from alerts.store.silences import SilenceStore
 from alerts.store.tags import bases_of, partition_base, shard_base
 from monitor.durability import Confirmation
@@ -148,10 +149,12 @@ class AlertService:
             )
             for name, receiver in self.receivers.items()
         }
+        batches = RoutingStore(store, settings.history)
         self._routers = tuple(
             Router(
                 partition=partition,
                 source=source,
+                batches=batches,
                 incidents=self.incidents,
                 mass_failures=mass_failures,
                 groups=self.groups,

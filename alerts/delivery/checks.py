@@ -149,6 +149,12 @@ class Checks:
         since_ms = min([_began_ms(group, firing), *before])
         return await self._fleet.environment_health(group.tenant, group.labels["environment"], since_ms)
 
+    async def others(self, event: Event) -> EnvironmentHealth:
+        """Health of an event's environment: what the router has read a moment ago, or else read now."""
+        where = event.tenant, event.environment_name
+        known = None if self._mass_failures is None else self._mass_failures.recent(*where)
+        return known or await self._fleet.environment_health(*where)
+
     async def is_suspected(self, group: AlertGroup, firing: Mapping[str, Member]) -> bool:
         """Whether a mass failure of the group's environment is suspected and not declared."""
         if self._mass_failures is None or group.shape is not Shape.ENVIRONMENT or group.declared or group.notified:

@@ -110,7 +110,6 @@ class Planner:
         self._groups = groups
         self._silences = silences
         self._wording = wording
-        self._fleet = fleet
         self._checks = Checks(incidents=incidents, mass_failures=mass_failures, fleet=fleet, flapping=flapping)
         self._counts = counts
         self._broken: dict[str, int] = {}
@@ -289,7 +288,7 @@ class Planner:
     async def _single(self, group: AlertGroup, step: CreateNotification, event: Event) -> str:
         health = None
         if step.role is Role.DOWN:
-            health = await self._fleet.environment_health(event.tenant, event.environment_name)
+            health = await self._checks.others(event)
         incident_id = worker_rules.incident_of(group, step)
         reminder = 0 if group.timing.resend else step.reminder  # a resend is no reminder
         previous = group.last if group.notified and step.role is not Role.FACT else None

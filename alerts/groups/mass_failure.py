@@ -62,13 +62,13 @@ class Rule:
 
 
 class FailureWindow(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Deaths in one environment within about one interval."""
+    """Deaths in one environment within about one interval: those of one partition, whose stream has their order."""
 
     bucket_ms: int = LEAST_BUCKET_MS
     deaths: dict[str, int] = msgspec.field(default_factory=dict)
     """Number of passed deadlines in each bucket, by bucket number."""
-    positions: dict[str, str] = msgspec.field(default_factory=dict)
-    """Position up to which each partition's stream is counted: a repeated event counts once."""
+    position: str = ""
+    """Position up to which the stream is counted: a repeated event counts once."""
     newest_due_ms: int = 0
     interval_ms: int = 0
     declared_until_ms: int = 0
@@ -81,13 +81,22 @@ def observe(
     returns: Sequence[Event],
     health: EnvironmentHealth,
     *,
+    others: Sequence[FailureWindow] = (),
     rule: Rule,
     now_ms: int,
 ) -> FailureState:
     """Count deaths and returns of one partition, in the order of its stream. Modifies ``window``.
 
-    ``health``: current health of the environment, after these deaths.
+    ``health``: current health of the environment, after these deaths. ``others``: deaths in the other partitions.
     """
+    count(window, deaths, returns)
+    is_rejected = any(event.kind is EventKind.REJECTED for event in deaths)
+    fallen = fallen_of(health, is_rejected=is_rejected)
+    return _judge(window, others, health, fallen, rule=rule, now_ms=now_ms)
+
+
+def count(window: FailureWindow, deaths: Sequence[Event], returns: Sequence[Event]) -> None:
+    """Count deaths and returns of one partition. Idempotent: events that were counted before change nothing."""
     for event in deaths:
         if _is_new(window, event) and not _is_counted(window, event):
             if not window.deaths:
@@ -100,11 +109,7 @@ def observe(
         bucket = str(event.since_ms // window.bucket_ms)
         if bucket in window.deaths and _is_new(window, event):
             window.deaths[bucket] -= 1
-    for event in (*deaths, *returns):
-        if _is_new(window, event):
-            window.positions[str(event.partition)] = event.position
-    is_rejected = any(event.kind is EventKind.REJECTED for event in deaths)
-    return _judge(window, health, fallen_of(health, is_rejected=is_rejected), rule=rule, now_ms=now_ms)
+    window.position = max((window.position, *(event.position for event in (*deaths, *returns))), key=_at)
 
 
 def since_of(window: FailureWindow, deaths: Sequence[Event]) -> int | None:
@@ -129,21 +134,42 @@ def silent_now(window: FailureWindow) -> int:
     return sum(window.deaths.values())
 
 
-def _judge(window: FailureWindow, health: EnvironmentHealth, fallen: int, *, rule: Rule, now_ms: int) -> FailureState:
-    oldest = (window.newest_due_ms - window.interval_ms) // window.bucket_ms
-    window.deaths = {bucket: count for bucket, count in window.deaths.items() if int(bucket) >= oldest and count > 0}
-    dead = silent_now(window)
+def is_idle(window: FailureWindow, now_ms: int) -> bool:
+    """Whether nothing of the window counts any more."""
+    return not silent_now(window) and now_ms >= window.declared_until_ms
+
+
+def _judge(
+    window: FailureWindow,
+    others: Sequence[FailureWindow],
+    health: EnvironmentHealth,
+    fallen: int,
+    *,
+    rule: Rule,
+    now_ms: int,
+) -> FailureState:
+    newest_ms = max(one.newest_due_ms for one in (window, *others))
+    # An old interval of another partition must not make this failure longer.
+    recent = [one.interval_ms for one in (window, *others) if newest_ms - one.newest_due_ms <= one.interval_ms]
+    interval_ms = max(recent)
+    window.deaths = _since(window, newest_ms - interval_ms)
+    dead = silent_now(window) + sum(sum(_since(one, newest_ms - interval_ms).values()) for one in others)
     threshold = rule.threshold(health.size(dead))
     if dead >= threshold:
         if now_ms >= window.declared_until_ms:
             window.incident_id = None  # a new failure, not the last one
-        window.declared_until_ms = max(window.newest_due_ms, now_ms) + window.interval_ms
+        window.declared_until_ms = max(newest_ms, now_ms) + interval_ms
         return FailureState.DECLARED
     if now_ms < window.declared_until_ms:
         return FailureState.DECLARED
     window.incident_id = None
     down = max(dead, fallen)
     return FailureState.SUSPECTED if down + health.silent >= rule.threshold(health.size(down)) else FailureState.CALM
+
+
+def _since(window: FailureWindow, oldest_ms: int) -> dict[str, int]:
+    oldest = oldest_ms // window.bucket_ms
+    return {bucket: count for bucket, count in window.deaths.items() if int(bucket) >= oldest and count > 0}
 
 
 def incident_of(window: FailureWindow, tenant: str, environment: str) -> str:
@@ -159,10 +185,9 @@ def _is_counted(window: FailureWindow, event: Event) -> bool:
 
 
 def _is_new(window: FailureWindow, event: Event) -> bool:
-    known = window.positions.get(str(event.partition))
-    return known is None or _at(event.position) > _at(known)
+    return _at(event.position) > _at(window.position)
 
 
 def _at(position: str) -> tuple[int, int]:
     ms, _, n = position.partition("-")
-    return int(ms), int(n or 0)
+    return int(ms or -1), int(n or 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from alerts.groups import group_rules, worker_rules
@@ -51,7 +50,10 @@ async def offer_all(groups: GroupStore, offers: Sequence[Offer], *, now_ms: int)
     for offer in offers:
         by_group.setdefault(offer.key, []).append(offer)
     wants = [_want(key, some) for key, some in by_group.items()]
-    make = partial(_changed, by_group, receiver=groups.receiver, now_ms=now_ms)
+
+    def make(want: Want, seen: Seen) -> Change | None:
+        return change_for(by_group[want.group], want, seen, receiver=groups.receiver, now_ms=now_ms)
+
     return await groups.update(wants, make, now_ms=now_ms, handed=handed)
 
 
@@ -60,10 +62,10 @@ def _want(key: str, offers: Sequence[Offer]) -> Want:
     return Want(group=key, events=tuple(offer.event.event_id for offer in offers), members=tuple(members))
 
 
-def _changed(offers: dict[str, list[Offer]], want: Want, seen: Seen, *, receiver: str, now_ms: int) -> Change | None:
-    """The change that the offers make to a group; None: none."""
+def change_for(offers: Sequence[Offer], want: Want, seen: Seen, *, receiver: str, now_ms: int) -> Change | None:
+    """The change that offers make to their group, as it was read; None: none."""
     known_ids = {event_id for event_id, outcome in zip(want.events, seen.outcomes, strict=True) if outcome is not None}
-    fresh = [offer for offer in offers[want.group] if offer.event.event_id not in known_ids]
+    fresh = [offer for offer in offers if offer.event.event_id not in known_ids]
     if not fresh:
         return None
     draft = Draft(seen.group or _begun(fresh), now_ms)

@@ -12,11 +12,13 @@ import structlog
 from alerts.groups.classify import Role, role_of
 from alerts.groups.incidents import UnknownIncidentError
 from alerts.groups.mass_failure import SILENT
-from alerts.loops import StoreBackoff, Wakeup, nothing
+from alerts.loops import StoreBackoff, Tries, Wakeup, nothing
 from alerts.routing.acknowledge import acknowledge_at
-from alerts.routing.enqueue import Offer, offer_all
+from alerts.routing.enqueue import Offer, change_for, offer_all
 from alerts.routing.routes import targets_of
 from alerts.store.mass_failures import CALM
+from alerts.store.routing import Written
+from alerts.store.tags import partition_base
 from monitor.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -25,15 +27,18 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from alerts.routing.routes import ReceiverTraits, Route, Target
-    from alerts.store.group_store import GroupStore
+    from alerts.store.group_store import Change, GroupStore
     from alerts.store.incidents import IncidentStore
     from alerts.store.mass_failures import FailureVerdict, MassFailures
+    from alerts.store.routing import Reading, RoutingStore
     from monitor.events import Event
 
 ROUTER_POLL_S: Final = 2.0
 """How often a router polls without a wakeup. The daemon wakes it when a pulse finds that events wait."""
 BATCH: Final = 100
 """Maximum events per pass, so that one store call per receiver holds all their changes."""
+TOGETHER: Final = 500
+"""Maximum events times receivers whose groups are written together, so that the store is never blocked for long."""
 OFFER_TRIES: Final = 5
 """Maximum tries of a batch for a receiver that fails because of a bug. Then its failing groups are skipped."""
 
@@ -52,6 +57,9 @@ class EventSource(Protocol):
     def owns(self, partition: int) -> bool:
         """Whether this daemon owns a partition."""
 
+    def token(self, partition: int) -> int:
+        """The token of the lease under which the events of the last claim were read."""
+
     async def ack(self, partition: int, position: str) -> bool:
         """Acknowledge every event up to ``position``. Idempotent.
 
@@ -63,9 +71,10 @@ class EventSource(Protocol):
 class Router:
     """Routes the events of one partition to the groups of their receivers.
 
-    Routing is at least once: an event is acknowledged after the groups of all its receivers have it, and a group skips
-    an event that it already has. The incidents are written before the groups, so that the end of an outage always
-    finds the receivers of its DOWN (P18).
+    What a batch changes in its partition is written in one step, the cursor included: incidents, deaths, and groups of
+    one worker. If it also changes what workers share, that is written next, and then the cursor moves. So routing is at
+    least once, a group skips an event that it already has, and the end of an outage always finds the receivers of its
+    DOWN (P18).
 
     ``mass_failures`` None: they are not detected. Targets at receivers that are not among ``groups`` are skipped.
     ``now_ms``, the store's time, is read once per pass. ``on_queued`` is called for each receiver and each base under
@@ -78,6 +87,7 @@ class Router:
         *,
         partition: int,
         source: EventSource,
+        batches: RoutingStore,
         incidents: IncidentStore,
         mass_failures: MassFailures | None,
         groups: Mapping[str, GroupStore],
@@ -91,6 +101,7 @@ class Router:
         self.wakeup = Wakeup()
         self._partition = partition
         self._source = source
+        self._batches = batches
         self._incidents = incidents
         self._mass_failures = mass_failures
         self._groups = groups
@@ -126,21 +137,76 @@ class Router:
         if not events:
             return False
         self._failpoint("router.taken")
-        now_ms = self._now_ms()
-        offers = await self._offers(events, now_ms=now_ms)
+        is_acked = await self._route(events)
+        if is_acked:
+            self._failpoint("router.acked")
+        else:
+            _log.warning("router.lease_lost", partition=self._partition, position=events[-1].position)
+        return is_acked and len(events) == BATCH
+
+    async def _route(self, events: Sequence[Event]) -> bool:
+        """Route events and acknowledge them; False: the lease is lost."""
+        together = len(events) * len(self._groups) <= TOGETHER
+        try:
+            return await self._route_once(events, self._receivers_of if together else _without_receivers)
+        except StoreUnavailableError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one receiver's groups may not cost the others their events
+            _log.warning("router.apart", partition=self._partition, error=repr(error), exc_info=error)
+        return await self._route_once(events, _without_receivers)
+
+    async def _route_once(self, events: Sequence[Event], receivers: Callable[[Event], Sequence[str]]) -> bool:
+        """As ``_route``. ``receivers``: those whose groups of workers are written together with the rest."""
+        now_ms, position = self._now_ms(), events[-1].position
+        tries, written = Tries(f"an incident or a group of partition {self._partition}"), Written.CHANGED
+        while written is Written.CHANGED:
+            await tries.begin()
+            reading = await self._batches.read(
+                self._partition, events, receivers=receivers, environments=self._environments_of(events)
+            )
+            offers = await self._offers(reading, now_ms=now_ms)
+            changes, rest = _changes(offers, reading, now_ms=now_ms)
+            lapsed = any(offer.lapsed for some in offers.values() for offer in some)
+            is_all = not rest and not lapsed and not reading.incidents.environments
+            written = await self._batches.write(
+                self._partition,
+                reading,
+                changes,
+                token=self._source.token(self._partition),
+                position=position if is_all else "",
+                now_ms=now_ms,
+            )
+        if written is Written.LOST:
+            return False
+        tag = partition_base(self._partition)
+        for receiver, some in changes.items():
+            dues = [change.due_ms for change in some if change.due_ms is not None]
+            if dues:
+                self._on_queued(receiver, tag, min(dues))
         self._failpoint("router.noted")
-        await self._offer_all(offers, now_ms=now_ms)
+        for membership in reading.incidents.environments.values():
+            await self._incidents.join(membership, now_ms=now_ms)
+        await self._offer_all(rest, now_ms=now_ms)
         await self._acknowledge_again(offers, now_ms=now_ms)
         self._failpoint("router.routed")
-        if not await self._source.ack(self._partition, events[-1].position):
-            _log.warning("router.lease_lost", partition=self._partition, position=events[-1].position)
-            return False
-        self._failpoint("router.acked")
-        return len(events) == BATCH
+        return is_all or await self._source.ack(self._partition, position)
 
-    async def _offers(self, events: Sequence[Event], *, now_ms: int) -> dict[str, list[Offer]]:
-        """Build the events for each receiver. Incidents are persisted before this returns."""
-        verdicts = await self._verdicts(events, now_ms=now_ms)
+    def _receivers_of(self, event: Event) -> list[str]:
+        """The receivers to which routes send events of any kind of the event's worker."""
+        routes = [route for route in self._routes if route.is_for(event)]
+        return [name for route in routes for name in route.receivers if name in self._groups]
+
+    def _environments_of(self, events: Sequence[Event]) -> list[tuple[str, str]]:
+        """The environments whose deaths the events change."""
+        if self._mass_failures is None:
+            return []
+        changing = (event for event in events if event.kind in SILENT or role_of(event) is Role.END)
+        return list(dict.fromkeys((event.tenant, event.environment_name) for event in changing))
+
+    async def _offers(self, reading: Reading, *, now_ms: int) -> dict[str, list[Offer]]:
+        """Build the events for each receiver, and apply them to the incidents."""
+        events = reading.events
+        verdicts = await self._verdicts(reading, now_ms=now_ms)
         targets: dict[str, dict[str, Target]] = {}
         for event in events:
             state = verdicts.get((event.tenant, event.environment_name), CALM).state
@@ -148,15 +214,13 @@ class Router:
             targets[event.event_id] = targets_of(
                 event, routes=self._routes, traits=self._traits, state=state, hold_ms=hold_ms
             )
-        noted = await self._incidents.record(
-            self._partition,
+        reading.incidents.fold_all(
             events,
             lambda event: {name: target.key for name, target in targets[event.event_id].items()},
-            part_of=lambda event: _part_of(event, verdicts),
-            now_ms=now_ms,
+            lambda event: _part_of(event, verdicts),
         )
         offers: defaultdict[str, list[Offer]] = defaultdict(list)
-        for event, note in zip(events, noted, strict=True):
+        for event, note in zip(events, reading.incidents.noted, strict=True):
             failure_id = _part_of(event, verdicts)
             for receiver, key in note.targets.items():
                 if receiver in self._groups:
@@ -172,26 +236,23 @@ class Router:
                     offers[receiver].append(offer)
         return offers
 
-    async def _verdicts(self, events: Sequence[Event], *, now_ms: int) -> dict[tuple[str, str], FailureVerdict]:
+    async def _verdicts(self, reading: Reading, *, now_ms: int) -> dict[tuple[str, str], FailureVerdict]:
         """Mass failure verdict for each environment in which workers have fallen silent or are rejected."""
-        if self._mass_failures is None:
-            return {}
-        deaths: defaultdict[tuple[str, str], list[Event]] = defaultdict(list)
-        returns: defaultdict[tuple[str, str], list[Event]] = defaultdict(list)
-        for event in events:
-            where = (event.tenant, event.environment_name)
-            if event.kind in SILENT:
-                deaths[where].append(event)
-            elif role_of(event) is Role.END:
-                returns[where].append(event)
         found = {}
-        for where in {**deaths, **returns}:
-            tenant, environment = where
-            verdict = await self._mass_failures.judge(
-                tenant, environment, deaths=deaths[where], returns=returns[where], now_ms=now_ms
-            )
-            if deaths[where]:
-                found[where] = verdict
+        for where, window in reading.windows.items():
+            events = [event for event in reading.events if (event.tenant, event.environment_name) == where]
+            deaths = [event for event in events if event.kind in SILENT]
+            if self._mass_failures is not None and (deaths or where in reading.stored):
+                verdict = await self._mass_failures.judge(
+                    window,
+                    *where,
+                    partition=self._partition,
+                    deaths=deaths,
+                    returns=[event for event in events if role_of(event) is Role.END],
+                    now_ms=now_ms,
+                )
+                if deaths:
+                    found[where] = verdict
         return found
 
     def failing(self) -> set[str]:
@@ -257,3 +318,27 @@ def _part_of(event: Event, verdicts: Mapping[tuple[str, str], FailureVerdict]) -
     if event.kind not in SILENT:
         return None
     return verdicts.get((event.tenant, event.environment_name), CALM).incident_id
+
+
+def _without_receivers(_: Event) -> list[str]:
+    return []
+
+
+def _changes(
+    offers: Mapping[str, Sequence[Offer]], reading: Reading, *, now_ms: int
+) -> tuple[dict[str, list[Change]], dict[str, list[Offer]]]:
+    """The changes of groups that were read, by receiver; and the offers for other groups."""
+    changes: defaultdict[str, list[Change]] = defaultdict(list)
+    rest: defaultdict[str, list[Offer]] = defaultdict(list)
+    for receiver, some in offers.items():
+        by_group: defaultdict[str, list[Offer]] = defaultdict(list)
+        for offer in some:
+            by_group[offer.key].append(offer)
+        for key, of_group in by_group.items():
+            if (receiver, key) not in reading.groups:
+                rest[receiver] += of_group
+                continue
+            change = change_for(of_group, *reading.groups[receiver, key], receiver=receiver, now_ms=now_ms)
+            if change is not None:
+                changes[receiver].append(change)
+    return changes, rest

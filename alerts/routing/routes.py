@@ -45,10 +45,12 @@ class Route:
 
     def matches(self, event: Event) -> bool:
         """Whether the route applies to the event."""
-        return (
-            event.kind in self.events
-            and any(fits(pattern, event.environment_name) for pattern in self.environments)
-            and any(fits(pattern, event.tenant) for pattern in self.tenants)
+        return event.kind in self.events and self.is_for(event)
+
+    def is_for(self, event: Event) -> bool:
+        """Whether the route is for the event's environment and tenant."""
+        return any(fits(pattern, event.environment_name) for pattern in self.environments) and any(
+            fits(pattern, event.tenant) for pattern in self.tenants
         )
 
 

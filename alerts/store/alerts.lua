@@ -73,10 +73,10 @@ do
 -- include: groups.lua
 
 -- include: reading.lua
-end
 
-do
 -- include: incidents.lua
+
+-- include: routing.lua
 end
 
 do

@@ -148,7 +148,7 @@ class GroupPart:
         found: list[Seen] = []
         for start in range(0, len(wants), CALL_LIMIT):
             some = [[w.group, w.members, w.events, w.firing] for w in wants[start : start + CALL_LIMIT]]
-            found += map(_seen, await self._store.call("look", self._base, _pack(some)))
+            found += map(read_group, await self._store.call("look", self._base, _pack(some)))
         return found
 
     async def save(self, changes: Sequence[Change], *, now_ms: int, handed: Handed | None = None) -> list[bool]:
@@ -270,7 +270,7 @@ class GroupPart:
         self, changes: Sequence[Change], now_ms: int, handed: Handed | None
     ) -> tuple[int | bytes | str, ...]:
         batch = "" if handed is None else _pack([str(handed.partition), handed.event_ids])
-        return now_ms, self._bounds, batch, _pack([_packed(change) for change in changes])
+        return now_ms, self._bounds, batch, _pack([packed_change(change) for change in changes])
 
 
 class GroupStore:
@@ -368,7 +368,8 @@ class GroupStore:
         return [(self.parts[tag], some) for tag, some in parts.items()]
 
 
-def _packed(change: Change) -> list[Any]:
+def packed_change(change: Change) -> list[Any]:
+    """A change as ``save`` in ``groups.lua`` takes it."""
     draft = change.draft
     return [
         draft.group.key,
@@ -390,7 +391,8 @@ def _text(value: AlertGroup | Member | EventOutcome | NotificationRecord) -> str
     return msgspec.json.encode(value).decode()
 
 
-def _seen(row: list[Any]) -> Seen:
+def read_group(row: list[Any]) -> Seen:
+    """A group as ``look`` in ``reading.lua`` answers it."""
     version, state, members, outcomes, firing = row
     return Seen(
         version=version,

@@ -54,10 +54,9 @@ local function tag_of(keys)
 end
 
 -- Keep the receiver's place among those of its partition or shard: when its first group is due. Result: that moment.
-local function note_due(keys)
-  local tag = tag_of(keys)
-  local receiver = string.sub(keys[1], #tag + #'to:' + 1, -2)
-  local due = redis.call('ZRANGE', keys[1] .. 'queue', 0, 0, 'WITHSCORES')[2]
+local function note_due(tag, base)
+  local receiver = string.sub(base, #tag + #'to:' + 1, -2)
+  local due = redis.call('ZRANGE', base .. 'queue', 0, 0, 'WITHSCORES')[2]
   if due then
     redis.call('ZADD', tag .. 'receivers_due', due, receiver)
   else
@@ -230,6 +229,44 @@ local function keep(base)
   end
 end
 
+-- The key that has the wrong type for these changes, or nil.
+local function misfit(base, changes)
+  local wrong = foreign(base)
+  for _, change in ipairs(wrong and {} or changes) do
+    if
+      not is_type(base .. 'members:' .. change[C_GROUP], 'hash')
+      or not is_type(base .. 'firing:' .. change[C_GROUP], 'zset')
+      or not is_type(base .. 'queue:' .. change[C_TENANT], 'zset')
+    then
+      return 'the queue or the members of ' .. change[C_GROUP]
+    end
+  end
+  return wrong
+end
+
+-- Whether a change may be written to a group as it is stored.
+local function may_write(base, change, known)
+  local version, token = known and known[VERSION] or 0, known and known[TOKEN] or 0
+  local fits = version == change[C_VERSION] and (change[C_TOKEN] == 0 or change[C_TOKEN] == token)
+  return fits and (known or not is_past(base, change))
+end
+
+-- Write the changes that may be written. `batch`: as for `save`, or false. Result: as of `save`.
+local function write_changes(tag, base, now, bounds, batch, changes)
+  keep(base)
+  if batch then
+    take_in_hand(base, batch[1], batch[2])
+  end
+  local result, grown = {}, { ['outcome_times'] = 0, ['finished'] = 0, ['dead'] = 0, ['open'] = 0 }
+  for k, change in ipairs(changes) do
+    local known = group(base, change[C_GROUP])
+    result[k] = may_write(base, change, known) and apply(base, now, change, known, grown) or 0
+  end
+  forget(base, now, bounds, grown)
+  note_due(tag, base)
+  return result
+end
+
 -- save: write changes of groups, each only if the group has not changed since it was read.
 -- ARGV: now ms; msgpack list of bounds: maximum age of history ms, outcomes kept regardless of age, maximum outcomes,
 --   finished notifications kept regardless of age, maximum finished notifications, maximum dead letters; msgpack
@@ -243,40 +280,13 @@ end
 -- changed, or another process holds the lease, or the group does not exist and the change has an event with an outcome
 -- or a finished notification.
 register('save', 'allow-oom', function(keys, args)
-  local base, now, bounds = keys[1], tonumber(args[1]), cmsgpack.unpack(args[2])
-  local batch = args[3] ~= '' and cmsgpack.unpack(args[3])
+  local base, now = keys[1], tonumber(args[1])
   local changes = bounded(args[4])
-  local wrong = foreign(base)
+  local wrong = misfit(base, changes)
   if wrong then
     return fail('save: type of ' .. wrong)
   end
-  for _, change in ipairs(changes) do
-    if
-      not is_type(base .. 'members:' .. change[C_GROUP], 'hash')
-      or not is_type(base .. 'firing:' .. change[C_GROUP], 'zset')
-      or not is_type(base .. 'queue:' .. change[C_TENANT], 'zset')
-    then
-      return fail('save: type of the queue or the members of ' .. change[C_GROUP])
-    end
-  end
-  keep(base)
-  if batch then
-    take_in_hand(base, batch[1], batch[2])
-  end
-  local result, grown = {}, { ['outcome_times'] = 0, ['finished'] = 0, ['dead'] = 0, ['open'] = 0 }
-  for k, change in ipairs(changes) do
-    local known = group(base, change[C_GROUP])
-    local version, token = known and known[VERSION] or 0, known and known[TOKEN] or 0
-    local fits = version == change[C_VERSION] and (change[C_TOKEN] == 0 or change[C_TOKEN] == token)
-    if fits and (known or not is_past(base, change)) then
-      result[k] = apply(base, now, change, known, grown)
-    else
-      result[k] = 0
-    end
-  end
-  forget(base, now, bounds, grown)
-  note_due(keys)
-  return result
+  return write_changes(tag_of(keys), base, now, cmsgpack.unpack(args[2]), args[3] ~= '' and cmsgpack.unpack(args[3]), changes)
 end)
 
 -- Lease the group of a tenant that has been due longest, and append it to `result`. False: none is due.
@@ -337,7 +347,7 @@ register('claim', 'allow-oom', function(keys, args)
     -- Half a millisecond after the tenants that are due now. Still due now: a claim reads up to the next millisecond.
     delay_turn(base, tenant, now + 0.5)
   end
-  return { note_due(keys), result }
+  return { note_due(tag, base), result }
 end)
 
 -- wake: make groups due now, except those under lease. ARGV: now ms, then at most 100 groups.
@@ -351,7 +361,7 @@ register('wake', 'allow-oom', function(keys, args)
       woken = woken + 1
     end
   end
-  note_due(keys)
+  note_due(tag_of(keys), base)
   return woken
 end)
 

@@ -9,8 +9,8 @@
 --   incident_members:<id> HASH  member of an environment's incident -> 1 while it is open, 0 afterwards
 -- A place is the time when the incident was opened, ms in 15 digits, and its id: places sort by time.
 
-local VERSION, STATE, PLACE, TENANT, ENVIRONMENT, WORKER, EVENTS, MEMBERS = 1, 2, 3, 4, 5, 6, 7, 8
--- The fields of MEMBERS. The last three are of the member that closed last (when, by which kind and event), or false.
+local I_VERSION, I_STATE, I_PLACE, I_TENANT, I_ENVIRONMENT, I_WORKER, I_EVENTS, I_MEMBERS = 1, 2, 3, 4, 5, 6, 7, 8
+-- The fields of I_MEMBERS. The last three are of the member that closed last (when, by which kind and event), or false.
 local M_ALL, M_OPEN, M_CLOSED, M_KIND, M_EVENT = 1, 2, 3, 4, 5
 local FORGET = 200
 
@@ -19,89 +19,82 @@ local function incident(base, id)
 end
 
 local function row(id, known)
-  return { id, known[VERSION], known[STATE], known[MEMBERS] }
+  return { id, known[I_VERSION], known[I_STATE], known[I_MEMBERS] }
 end
 
 -- Delete the oldest closed incidents: those older than `keep_ms`, or beyond the newest `keep`. At most FORGET per call.
-local function forget(base, now, keep_ms, keep)
+local function forget_incidents(base, now, keep_ms, keep)
   for _, id in ipairs(spare(base .. 'incidents_closed', now, keep_ms, 0, keep, FORGET)) do
     local known = incident(base, id)
     redis.call('ZREM', base .. 'incidents_closed', id)
     redis.call('HDEL', base .. 'incidents', id)
     redis.call('UNLINK', base .. 'incident_members:' .. id)
     if known then
-      redis.call('ZREM', base .. 'incidents:' .. known[TENANT], known[PLACE])
-      if redis.call('HGET', base .. 'incident_of_worker', known[WORKER]) == id then
-        redis.call('HDEL', base .. 'incident_of_worker', known[WORKER])
+      redis.call('ZREM', base .. 'incidents:' .. known[I_TENANT], known[I_PLACE])
+      if redis.call('HGET', base .. 'incident_of_worker', known[I_WORKER]) == id then
+        redis.call('HDEL', base .. 'incident_of_worker', known[I_WORKER])
       end
-      in_parts('HDEL', base .. 'incident_of_event', known[EVENTS])
+      in_parts('HDEL', base .. 'incident_of_event', known[I_EVENTS])
     end
   end
 end
 
 -- Index an incident as open or closed.
 local function set_open(base, id, known, open, now)
-  redis.call('ZADD', base .. 'incidents:' .. known[TENANT], 0, known[PLACE])
+  redis.call('ZADD', base .. 'incidents:' .. known[I_TENANT], 0, known[I_PLACE])
   if open then
-    redis.call('ZADD', base .. 'incidents_open:' .. known[TENANT], 0, known[PLACE])
+    redis.call('ZADD', base .. 'incidents_open:' .. known[I_TENANT], 0, known[I_PLACE])
     redis.call('ZREM', base .. 'incidents_closed', id)
   else
-    redis.call('ZREM', base .. 'incidents_open:' .. known[TENANT], known[PLACE])
+    redis.call('ZREM', base .. 'incidents_open:' .. known[I_TENANT], known[I_PLACE])
     redis.call('ZADD', base .. 'incidents_closed', int(now), id)
   end
 end
 
--- incidents_read: read incidents by worker and by event.
--- ARGV[1]: msgpack list, at most 100 of {worker, event ids}.
--- Result: for each {id of its newest incident or false, {incident id or false for each event}, incidents};
---   an incident is {id, version, state, members or false}.
-register('incidents_read', 'no-writes', function(keys, args)
-  local base, wanted = keys[1], bounded(args[1])
-  local result = {}
-  for k, want in ipairs(wanted) do
-    local last, of_events, seen, rows = redis.call('HGET', base .. 'incident_of_worker', want[1]), {}, {}, {}
-    local function add(id)
-      local known = id and incident(base, id)
-      if known and not seen[id] then
-        seen[id] = true
-        rows[#rows + 1] = row(id, known)
-      end
-      return known and id
+-- A worker's incidents: {id of its newest incident or false, {incident id or false for each event}, incidents}; an
+-- incident is {id, version, state, members or false}.
+local function incidents_of(base, worker, events)
+  local last, of_events, seen, rows = redis.call('HGET', base .. 'incident_of_worker', worker), {}, {}, {}
+  local function add(id)
+    local known = id and incident(base, id)
+    if known and not seen[id] then
+      seen[id] = true
+      rows[#rows + 1] = row(id, known)
     end
-    add(last)
-    for n, event in ipairs(want[2]) do
-      of_events[n] = add('inc_' .. event) or add(redis.call('HGET', base .. 'incident_of_event', event)) or false
-    end
-    result[k] = { last, of_events, rows }
+    return known and id
   end
-  return result
-end)
+  add(last)
+  for k, event in ipairs(events) do
+    of_events[k] = add('inc_' .. event) or add(redis.call('HGET', base .. 'incident_of_event', event)) or false
+  end
+  return { last, of_events, rows }
+end
 
--- incidents_write: write the changes of a batch of events, all of them or none.
--- ARGV: now, keep_ms, keep, msgpack list, in the order in which the incidents were opened, of
---   {id, version that was read or 0, state, place, tenant, environment, worker, event ids except the first, open?}.
--- Result: 1, or 0: another process has written since.
-register('incidents_write', 'allow-oom', function(keys, args)
-  local base, now, changes = keys[1], tonumber(args[1]), bounded(args[4])
+-- Whether no incident has changed since it was read.
+local function may_change(base, changes)
   for _, change in ipairs(changes) do
     local known = incident(base, change[1])
-    if (known and known[VERSION] or 0) ~= change[2] then
-      return 0
+    if (known and known[I_VERSION] or 0) ~= change[2] then
+      return false
     end
   end
+  return true
+end
+
+-- Write incidents, in the order in which they were opened. `changes`: of
+--   {id, version that was read or 0, state, place, tenant, environment, worker, event ids except the first, open?}.
+local function change_incidents(base, now, changes)
   for _, change in ipairs(changes) do
     local id = change[1]
     local known = { change[2] + 1, change[3], change[4], change[5], change[6], change[7], change[8], false }
     redis.call('HSET', base .. 'incidents', id, cmsgpack.pack(known))
-    redis.call('HSET', base .. 'incident_of_worker', known[WORKER], id)
-    for _, event in ipairs(known[EVENTS]) do
+    redis.call('HSET', base .. 'incident_of_worker', known[I_WORKER], id)
+    for _, event in ipairs(known[I_EVENTS]) do
       redis.call('HSET', base .. 'incident_of_event', event, id)
     end
     set_open(base, id, known, change[9], now)
   end
-  forget(base, now, tonumber(args[2]), tonumber(args[3]))
-  return 1
-end)
+end
 
 -- Delete arbitrary closed members when more than `keep` are stored. A deleted member whose event is repeated is counted
 -- twice. That can happen only to an event that is repeated after more than `keep` other members have closed.
@@ -124,7 +117,7 @@ end
 register('incidents_join', 'allow-oom', function(keys, args)
   local base, now, id, members = keys[1], tonumber(args[1]), args[5], bounded(args[10])
   local known = incident(base, id) or { 0, args[9], args[6], args[7], args[8], '', {}, { 0, 0, false, false, false } }
-  local counts = known[MEMBERS]
+  local counts = known[I_MEMBERS]
   for _, member in ipairs(members) do
     local before, open = redis.call('HGET', base .. 'incident_members:' .. id, member[1]), member[2]
     if not before then
@@ -139,10 +132,10 @@ register('incidents_join', 'allow-oom', function(keys, args)
     end
   end
   forget_members(base .. 'incident_members:' .. id, counts[M_OPEN], tonumber(args[4]))
-  known[VERSION] = known[VERSION] + 1
+  known[I_VERSION] = known[I_VERSION] + 1
   redis.call('HSET', base .. 'incidents', id, cmsgpack.pack(known))
   set_open(base, id, known, counts[M_OPEN] > 0, now)
-  forget(base, now, tonumber(args[2]), tonumber(args[3]))
+  forget_incidents(base, now, tonumber(args[2]), tonumber(args[3]))
   return 1
 end)
 
@@ -155,10 +148,10 @@ end)
 -- incidents_put: ARGV: id, version that was read, state. Result: 1, or 0: another process has written since.
 register('incidents_put', 'allow-oom', function(keys, args)
   local known = incident(keys[1], args[1])
-  if not known or known[VERSION] ~= tonumber(args[2]) then
+  if not known or known[I_VERSION] ~= tonumber(args[2]) then
     return 0
   end
-  known[VERSION], known[STATE] = known[VERSION] + 1, args[3]
+  known[I_VERSION], known[I_STATE] = known[I_VERSION] + 1, args[3]
   redis.call('HSET', keys[1] .. 'incidents', args[1], cmsgpack.pack(known))
   return 1
 end)
@@ -180,7 +173,7 @@ register('incidents_page', 'no-writes', function(keys, args)
   for _, place in ipairs(places) do
     local id = string.sub(place, 16)
     local known = incident(base, id)
-    if known and (#args < 5 or wanted[known[ENVIRONMENT]])
+    if known and (#args < 5 or wanted[known[I_ENVIRONMENT]])
       and (state ~= 'closed' or not redis.call('ZSCORE', open, place)) then
       result[#result + 1] = { place, row(id, known) }
       if #result > limit then

@@ -1,7 +1,8 @@
 """Incidents in the store: each call is one function of ``incidents.lua``, which lists the keys.
 
-Incidents of workers are stored with the partition of their events. Incidents of environments span partitions, so they
-are stored separately. Updates of their members come from all partitions, and each counts once, in any order.
+Incidents of workers are stored with the partition of their events; the router writes them, see ``routing.py``.
+Incidents of environments span partitions, so they are stored separately. Updates of their members come from all
+partitions, and each counts once, in any order.
 """
 
 from __future__ import annotations
@@ -12,30 +13,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from alerts.groups.classify import mid_of, qualified
-from alerts.groups.incidents import (
-    Ack,
-    Batch,
-    Incident,
-    IncidentClosedError,
-    IncidentState,
-    Noted,
-    UnknownIncidentError,
-)
+from alerts.groups.classify import qualified
+from alerts.groups.incidents import Ack, Incident, IncidentClosedError, IncidentState, UnknownIncidentError
 from alerts.loops import Tries
 from alerts.store.retention import Retention
-from alerts.store.tags import base_of_group, bases_of, partition_base, shared_base
+from alerts.store.tags import base_of_group, bases_of, shared_base
 from monitor.liveness import EventKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Collection, Sequence
 
     from alerts.groups.incidents import Membership
     from alerts.store.port import StorePort
-    from monitor.events import Event
 
-CALL_LIMIT: Final = 100
-"""Maximum events or members in one call, so that the store is never blocked for long."""
 MEMBERS_KEPT: Final = 100_000
 """Maximum ended members that are stored individually for an environment's incident. All of them are counted."""
 
@@ -58,10 +48,6 @@ class IncidentPage:
     after: str | None
 
 
-def _no_part(_: Event) -> None:
-    return None
-
-
 class IncidentStore:
     """Stores incidents. Every method raises ``StoreUnavailableError`` if its call may not have been executed.
 
@@ -71,38 +57,21 @@ class IncidentStore:
 
     def __init__(self, store: StorePort, retention: Retention = _USUAL) -> None:
         self._store = store
-        self._kept = retention.age_ms, retention.incidents
+        self._retention = retention
 
-    async def record(
-        self,
-        partition: int,
-        events: Sequence[Event],
-        targets_of: Callable[[Event], Mapping[str, str]],
-        *,
-        part_of: Callable[[Event], str | None] = _no_part,
-        now_ms: int,
-    ) -> list[Noted]:
-        """Apply events of one partition to the incidents, in the order of its stream.
-
-        Idempotent while the incidents are kept: repeated events change nothing, and the result is the same. Several
-        daemons may do this for one partition at once.
-
-        Args:
-            partition: the partition of the events.
-            events: any number; each 100 are written in one step.
-            targets_of: the targets of an event according to the routes: receiver -> group key.
-            part_of: id of the environment's incident that the incident of an event is part of, used if the event opens
-                an incident. The first such event opens the environment's incident.
-            now_ms: the store's time.
-
-        Returns:
-            For each event, in order, its incident and its recorded targets.
-        """
-        noted: list[Noted] = []
-        for start in range(0, len(events), CALL_LIMIT):
-            some = events[start : start + CALL_LIMIT]
-            noted += await self._note(partition, some, targets_of, part_of, now_ms)
-        return noted
+    async def join(self, membership: Membership, *, now_ms: int) -> None:
+        """Add incidents to the incident of an environment. Idempotent while the incidents are kept."""
+        opening = membership.opening
+        members = [
+            [one.id, True] if one.is_open else [one.id, False, one.closed_ms, one.closed_by, one.closed_by_event]
+            for one in membership.members.values()
+        ]
+        await self._store.call(
+            "incidents_join",
+            shared_base(qualified(opening.tenant, opening.environment_name), self._store.partitions),
+            *(now_ms, self._retention.age_ms, self._retention.incidents, MEMBERS_KEPT, opening.id, _place(opening)),
+            *(opening.tenant, opening.environment_name, _text(opening), _pack(members)),
+        )
 
     async def get(self, tenant: str, incident_id: str, *, group: str | None = None) -> Incident:
         """Get one incident. ``group``: the key of a group that notifies of it, where it is looked up; None: everywhere.
@@ -169,59 +138,7 @@ class IncidentStore:
                 break
         if len(found) > limit or (len(found) == limit and place):
             place = found[limit - 1][0]
-        return IncidentPage(incidents=tuple(_read(row) for _, row in found[:limit]), after=place or None)
-
-    async def _note(
-        self,
-        partition: int,
-        events: Sequence[Event],
-        targets_of: Callable[[Event], Mapping[str, str]],
-        part_of: Callable[[Event], str | None],
-        now_ms: int,
-    ) -> list[Noted]:
-        base, tries = partition_base(partition), Tries(f"an incident of partition {partition}")
-        while True:
-            await tries.begin()
-            batch, versions = await self._read(base, events)
-            batch.fold_all(events, targets_of, part_of)
-            if batch.changed:
-                changes = [_change(one, versions.get(one.id, 0)) for one in batch.changed.values()]
-                arguments = (now_ms, *self._kept, _pack(changes))
-                if not await self._store.call("incidents_write", base, *arguments):
-                    continue
-            for membership in batch.environments.values():
-                await self._join(membership, now_ms)
-            return batch.noted
-
-    async def _read(self, base: str, events: Sequence[Event]) -> tuple[Batch, dict[str, int]]:
-        """A new batch with the stored incidents of its events, and the versions of these incidents."""
-        asked: dict[str, list[str]] = {}
-        for event in events:
-            asked.setdefault(mid_of(event), []).append(event.event_id)
-        answers = await self._store.call("incidents_read", base, _pack(list(asked.items())))
-        batch = Batch(last={}, known={})
-        versions: dict[str, int] = {}
-        for (mid, event_ids), (last, of_events, rows) in zip(asked.items(), answers, strict=True):
-            found = {row[0]: _read(row) for row in rows}
-            versions |= {row[0].decode(): row[1] for row in rows}
-            if last in found:
-                batch.last[mid] = found[last]
-            pairs = zip(event_ids, of_events, strict=True)
-            batch.known |= {event_id: found[one] for event_id, one in pairs if one is not None}
-        return batch, versions
-
-    async def _join(self, membership: Membership, now_ms: int) -> None:
-        opening = membership.opening
-        members = [
-            [one.id, True] if one.is_open else [one.id, False, one.closed_ms, one.closed_by, one.closed_by_event]
-            for one in membership.members.values()
-        ]
-        await self._store.call(
-            "incidents_join",
-            shared_base(qualified(opening.tenant, opening.environment_name), self._store.partitions),
-            *(now_ms, *self._kept, MEMBERS_KEPT, opening.id, _place(opening)),
-            *(opening.tenant, opening.environment_name, _text(opening), _pack(members)),
-        )
+        return IncidentPage(incidents=tuple(read_incident(row) for _, row in found[:limit]), after=place or None)
 
     def _bases(self) -> list[str]:
         return bases_of(self._store.partitions)
@@ -230,7 +147,7 @@ class IncidentStore:
         """The base where an incident is, its version, and the incident."""
         rows = await asyncio.gather(*(self._store.call("incidents_get", base, incident_id) for base in bases))
         for base, row in zip(bases, rows, strict=True):
-            if row is not None and (incident := _read(row)).tenant == tenant:
+            if row is not None and (incident := read_incident(row)).tenant == tenant:
                 return base, row[1], incident
         raise UnknownIncidentError(f"tenant {tenant!r} has no incident {incident_id!r}")
 
@@ -247,7 +164,8 @@ def _text(value: Incident) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _read(row: list[Any]) -> Incident:
+def read_incident(row: list[Any]) -> Incident:
+    """An incident as the functions of ``incidents.lua`` answer it."""
     _, _, state, members = row
     incident = _incident(state)
     if members is None:
@@ -264,7 +182,8 @@ def _read(row: list[Any]) -> Incident:
     )
 
 
-def _change(incident: Incident, version: int) -> list[Any]:
+def packed_change(incident: Incident, version: int) -> list[Any]:
+    """A change of an incident that was read as ``version``, as ``change_incidents`` in ``incidents.lua`` takes it."""
     later = [event_id for event_id in incident.notified if incident.id != f"inc_{event_id}"]
     mid = qualified(incident.tenant, incident.worker_id)
     where = [_place(incident), incident.tenant, incident.environment_name, mid]

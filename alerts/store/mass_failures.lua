@@ -1,32 +1,34 @@
--- Mass failures: recent deaths per environment.
---
--- KEYS[1] is the base of a shard. `failures` is a HASH: environment -> msgpack {version, state (opaque)}; `failures_written` a ZSET:
--- environment -> when its state was written, ms of the store's clock, given by the caller.
+-- Mass failures of environments whose workers are in several partitions. KEYS[1] is the base of a shard.
+--   failure:<environment>  HASH  partition -> its deaths (opaque); "id", "until" of the declared failure. Expires
 
--- mass_read: ARGV: environment. Result: {version (0: no state), state or false}.
-register('mass_read', 'no-writes', function(keys, args)
-  return stored(keys[1] .. 'failures', args[1]) or { 0, false }
+-- failure_join: note the deaths of a partition. ARGV: environment, partition, deaths or '' for none, keep_ms.
+-- Result: {incident id or false, ms until which further deaths are part of it or false, deaths of each other partition}.
+register('failure_join', 'allow-oom', function(keys, args)
+  local key, others = keys[1] .. 'failure:' .. args[1], {}
+  if args[3] == '' then
+    redis.call('HDEL', key, args[2])
+  else
+    redis.call('HSET', key, args[2], args[3])
+  end
+  redis.call('PEXPIRE', key, args[4])
+  local all = redis.call('HGETALL', key)
+  for k = 1, #all, 2 do
+    if all[k] ~= args[2] and all[k] ~= 'id' and all[k] ~= 'until' then
+      others[#others + 1] = all[k + 1]
+    end
+  end
+  local declared = redis.call('HMGET', key, 'id', 'until')
+  return { declared[1], declared[2] and tonumber(declared[2]), others }
 end)
 
--- mass_write: ARGV: environment, version that was read, state ('' to delete it), now, keep_ms. States older than
--- keep_ms are obsolete and are deleted, a few per call. Result: 1, or 0: another process has written since.
-register('mass_write', 'allow-oom', function(keys, args)
-  local failures, at = keys[1] .. 'failures', keys[1] .. 'failures_written'
-  local version = (stored(failures, args[1]) or { 0 })[1]
-  if version ~= tonumber(args[2]) then
-    return 0
-  end
-  if args[3] == '' then
-    redis.call('HDEL', failures, args[1])
-    redis.call('ZREM', at, args[1])
-  else
-    redis.call('HSET', failures, args[1], cmsgpack.pack({ version + 1, args[3] }))
-    redis.call('ZADD', at, args[4], args[1])
-  end
-  local before = int(tonumber(args[4]) - tonumber(args[5]))
-  for _, name in ipairs(redis.call('ZRANGE', at, '-inf', before, 'BYSCORE', 'LIMIT', 0, 4)) do
-    redis.call('HDEL', failures, name)
-    redis.call('ZREM', at, name)
-  end
-  return 1
+-- failure_declare: declare a failure, or prolong the declared one. ARGV: environment, now, until, id for a new failure.
+-- Result: the id of the failure.
+register('failure_declare', 'allow-oom', function(keys, args)
+  local key = keys[1] .. 'failure:' .. args[1]
+  local declared = redis.call('HMGET', key, 'id', 'until')
+  local lasts = declared[2] and tonumber(declared[2]) > tonumber(args[2])
+  local id = lasts and declared[1] or args[4]
+  local till = lasts and math.max(tonumber(declared[2]), tonumber(args[3])) or tonumber(args[3])
+  redis.call('HSET', key, 'id', id, 'until', int(till))
+  return id
 end)

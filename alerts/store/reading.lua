@@ -1,27 +1,30 @@
 -- The read-only functions of the groups, which use the local names of groups.lua.
 
+-- A group: {version (0: no such group), state, states of the members, outcomes of the events, {member, its state}* of
+-- the longest firing}.
+local function look_at(base, key, members, events, firing)
+  local known, first = group(base, key), {}
+  if firing > 0 then
+    local longest = redis.call('ZRANGE', base .. 'firing:' .. key, 0, math.min(firing, PAGE) - 1)
+    local about = #longest > 0 and redis.call('HMGET', base .. 'members:' .. key, unpack(longest)) or {}
+    for k, member in ipairs(longest) do
+      first[#first + 1] = member
+      first[#first + 1] = about[k]
+    end
+  end
+  return {
+    known and known[VERSION] or 0, known and known[STATE] or false, values(base .. 'members:' .. key, members),
+    values(base .. 'outcomes', events), first,
+  }
+end
+
 -- look: read groups.
 -- ARGV[1]: msgpack list, at most 100 of {group, members, event ids, how many firing members to add}.
--- Result: for each {version (0: no such group), state, states of the members, outcomes of the events,
---   {member, its state}* of the longest firing}.
+-- Result: for each as of `look_at`.
 register('look', 'no-writes', function(keys, args)
-  local base, wanted = keys[1], bounded(args[1])
   local result = {}
-  for _, want in ipairs(wanted) do
-    local key, known = want[1], group(base, want[1])
-    local first = {}
-    if want[4] > 0 then
-      local longest = redis.call('ZRANGE', base .. 'firing:' .. key, 0, math.min(want[4], PAGE) - 1)
-      local about = #longest > 0 and redis.call('HMGET', base .. 'members:' .. key, unpack(longest)) or {}
-      for k, member in ipairs(longest) do
-        first[#first + 1] = member
-        first[#first + 1] = about[k]
-      end
-    end
-    result[#result + 1] = {
-      known and known[VERSION] or 0, known and known[STATE] or false, values(base .. 'members:' .. key, want[2]),
-      values(base .. 'outcomes', want[3]), first,
-    }
+  for k, want in ipairs(bounded(args[1])) do
+    result[k] = look_at(keys[1], want[1], want[2], want[3], want[4])
   end
   return result
 end)

@@ -51,6 +51,10 @@ class Outbox:
         """Return whether this daemon owns a partition."""
         return self._ownership.token(partition) > 0
 
+    def token(self, partition: int) -> int:
+        """Return the token of the lease under which the events of the last claim were read."""
+        return self._tokens[partition]
+
     async def ack(self, partition: int, position: str) -> bool:
         """Move the cursor to ``position``; False if another daemon has the lease by now.
 

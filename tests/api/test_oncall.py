@@ -22,6 +22,7 @@ from monitor.events import rfc3339
 from monitor.liveness import EventKind, Liveness
 from tests.support import api, parts, servers
 from tests.support.alerts_fakes import Inbox, event
+from tests.support.incidents import record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -56,7 +57,7 @@ def recovered(seq: int = 2, **changes: Any) -> Event:
 async def note(lastseen: Api, *events: Event) -> list[str | None]:
     """Record incidents and add events to groups at `ops`, as the router does. Returns the ids of the incidents."""
     now_ms = lastseen.store.clock.now_ms()
-    noted = await lastseen.alerts.incidents.record(0, events, lambda one: {"ops": worker_key(one)}, now_ms=now_ms)
+    noted = await record(lastseen.alerts.incidents, 0, events, lambda one: {"ops": worker_key(one)}, now_ms=now_ms)
     offers = [
         Offer(
             event=one,
@@ -212,7 +213,7 @@ def fail_once(draft: Draft, again_ms: int) -> None:
 async def test_a_restricted_token_does_not_see_the_notifications_of_a_group(lastseen: Api) -> None:
     now_ms = lastseen.store.clock.now_ms()
     key = environment_key("acme", "prod")
-    [noted] = await lastseen.alerts.incidents.record(0, [event()], lambda _: {"ops": key}, now_ms=now_ms)
+    [noted] = await record(lastseen.alerts.incidents, 0, [event()], lambda _: {"ops": key}, now_ms=now_ms)
     target = Target(key=key, timing=Timing())
     offer = Offer(event=event(), key=key, target=target, incident_id=noted.incident_id)
     await offer_all(lastseen.alerts.groups["ops"], [offer], now_ms=now_ms)

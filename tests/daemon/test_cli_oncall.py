@@ -28,6 +28,7 @@ from tests.api.test_oncall import attempt_once, forget_test, held_back, note, re
 from tests.daemon.test_cli import PROGRAM
 from tests.support import api
 from tests.support.alerts_fakes import Inbox, event
+from tests.support.incidents import record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -426,8 +427,8 @@ async def test_b14_incidents_come_gravest_and_newest_first_members_under_their_e
     incidents, now_ms = operator.lastseen.alerts.incidents, operator.lastseen.store.clock.now_ms()
 
     async def noted(*events: Event, part_of: str | None = None) -> None:
-        await incidents.record(
-            0, events, lambda one: {"ops": worker_key(one)}, part_of=lambda _: part_of, now_ms=now_ms
+        await record(
+            incidents, 0, events, lambda one: {"ops": worker_key(one)}, part_of=lambda _: part_of, now_ms=now_ms
         )
 
     due_ms = event().due_ms

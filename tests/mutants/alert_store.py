@@ -10,7 +10,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="each router of a daemon reads the whole environment by itself",
         file="alerts/store/mass_failures.py",
-        old="if health is None or now_s >= known.until_s:",
+        old="if known.health is None or now_s >= known.until_s:",
         new="if now_s >= 0:",
         tests=("tests/alerts/routing/test_mass_failure.py",),
     ),
@@ -38,8 +38,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="forgetting a worker's old incident orphans its newer open one",
         file="alerts/store/incidents.lua",
-        old="if redis.call('HGET', base .. 'incident_of_worker', known[WORKER]) == id then",
-        new="if redis.call('HGET', base .. 'incident_of_worker', known[WORKER]) then",
+        old="if redis.call('HGET', base .. 'incident_of_worker', known[I_WORKER]) == id then",
+        new="if redis.call('HGET', base .. 'incident_of_worker', known[I_WORKER]) then",
         tests=("tests/alerts/store/test_incidents.py",),
     ),
     Mutant(
@@ -119,8 +119,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a group lists the members that fell silent last instead of first",
         file="alerts/store/reading.lua",
-        old="redis.call('ZRANGE', base .. 'firing:' .. key, 0, math.min(want[4], PAGE) - 1)",
-        new="redis.call('ZRANGE', base .. 'firing:' .. key, 0, math.min(want[4], PAGE) - 1, 'REV')",
+        old="redis.call('ZRANGE', base .. 'firing:' .. key, 0, math.min(firing, PAGE) - 1)",
+        new="redis.call('ZRANGE', base .. 'firing:' .. key, 0, math.min(firing, PAGE) - 1, 'REV')",
         tests=("tests/alerts/store/test_groups.py",),
     ),
     Mutant(
@@ -163,12 +163,40 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="what is counted of an environment is forgotten though deaths go on there",
-        file="alerts/store/mass_failures.lua",
-        old="redis.call('ZADD', at, args[4], args[1])",
-        new="redis.call('ZADD', at, 'NX', args[4], args[1])",
+        file="alerts/store/routing.lua",
+        old="redis.call('ZADD', base .. 'failures_written', int(now)",
+        new="redis.call('ZADD', base .. 'failures_written', 'NX', int(now)",
         tests=(
             "tests/alerts/routing/test_mass_failure.py::test_p16_deaths_that_go_on_for_longer_than_a_day_are_not_forgotten_meanwhile",
             "tests/alerts/store/test_bounds.py::test_p26_counts_of_environments_in_which_nothing_happens_any_more_are_forgotten",
         ),
+    ),
+    Mutant(
+        wrong="routers that declare a mass failure at once give it two incidents",
+        file="alerts/store/mass_failures.lua",
+        old="local id = lasts and declared[1] or args[4]",
+        new="local id = args[4]",
+        tests=("tests/alerts/routing/test_mass_failure.py",),
+    ),
+    Mutant(
+        wrong="a router reads the deaths of other partitions before it notes its own",
+        file="alerts/store/mass_failures.py",
+        old='joined = (name, partition, _text(window) or "", KEPT_MS)',
+        new='joined = (name, partition, "", KEPT_MS)',
+        tests=("tests/alerts/routing/test_mass_failure.py",),
+    ),
+    Mutant(
+        wrong="a router that has lost its lease writes and acknowledges its batch",
+        file="alerts/store/routing.lua",
+        old="if token and token ~= args[1] then",
+        new="if token and token == '' then",
+        tests=("tests/alerts/store/test_routing.py",),
+    ),
+    Mutant(
+        wrong="a batch is acknowledged though one of its groups was not written",
+        file="alerts/store/routing.lua",
+        old="if not may_write(to, change, group(to, change[C_GROUP])) then",
+        new="if change[C_GROUP] == '' then",
+        tests=("tests/alerts/store/test_routing.py",),
     ),
 )

@@ -44,7 +44,7 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], *, timeout_s: f
 
 async def dead_letters(store_url: str, receiver: str = "ops") -> list[NotificationRecord]:
     """The dead letters of a receiver, oldest first."""
-    store = alert_store(store_url, partitions=2)  # as a daemon of ``alerts_daemons`` has
+    store = alert_store(store_url)
     try:
         groups = GroupStore(store, receiver)
         notes = await parts.notifications(groups, Outcome.DEAD_LETTERED, before_ms=2 * START_MS, offset=0, limit=100)
@@ -182,12 +182,19 @@ class ListSource:
         del partition
         return True
 
+    def token(self, partition: int) -> int:
+        assert partition == 0
+        return 1
+
     async def ack(self, partition: int, position: str) -> bool:
         assert partition == 0
-        if self.acks_are_lost:
-            return False
-        self.acked = 1 + [item.position for item in self.stream].index(position)
-        return True
+        self.routed(position)
+        return not self.acks_are_lost
+
+    def routed(self, position: str) -> None:
+        """Events up to a position were acknowledged in the store."""
+        if not self.acks_are_lost:
+            self.acked = 1 + [item.position for item in self.stream].index(position)
 
 
 @dataclass

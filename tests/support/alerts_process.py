@@ -42,7 +42,7 @@ async def main(store_url: str, hook_url: str, start_ms: int, workers: int) -> No
             wording=Wording(public_url="", redact=()),
             rule=None,  # each is notified by itself
         ),
-        store=alert_store(store_url, durability="fsync"),
+        store=alert_store(store_url, durability="fsync", routed=source.routed),
         source=source,
         partitions=1,
         fleet=CALM,

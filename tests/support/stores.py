@@ -50,14 +50,34 @@ def settings(url: str, **changes: Any) -> StoreSettings:
     return StoreSettings(**{**values, "durability": Durability.parse(values["durability"])})
 
 
+class _Watched(LibraryClient):
+    """Reports the position to which a router's write has moved the cursor."""
+
+    routed: Callable[[str], object]
+
+    async def call(self, function: str, base: str, *args: str | bytes | int) -> Reply:
+        answer = await super().call(function, base, *args)
+        if function == "route_write" and args[1] and answer == 1:
+            self.routed(str(args[1]))
+        return answer
+
+
 def alert_store(
-    store: str | Address, *, namespace: str = "", durability: str = "memory", partitions: int = 1
+    store: str | Address,
+    *,
+    namespace: str = "",
+    durability: str = "memory",
+    partitions: int = 1,
+    routed: Callable[[str], object] = lambda _: None,
 ) -> LibraryClient:
-    """The alerts' port to a store, by its URL. That one is not behind Sentinel: its address is not to be closed."""
+    """The alerts' port to a store, by its URL. That one is not behind Sentinel: its address is not to be closed.
+
+    ``routed``: called with the position up to which a write has acknowledged events.
+    """
     again = _not_founded
     if isinstance(store, str):
         again = partial(found, store, namespace=namespace, partitions=partitions)
-    return LibraryClient(
+    client = _Watched(
         Address(store, timeout_s=2.0) if isinstance(store, str) else store,
         LIBRARY,
         namespace=namespace,
@@ -66,6 +86,8 @@ def alert_store(
         confirming=2,
         found=again,
     )
+    client.routed = routed
+    return client
 
 
 async def found(url: str, **changes: Any) -> None:

@@ -18,6 +18,7 @@ from alerts.routing.routes import ReceiverTraits, Route
 from alerts.service import AlertService, AlertSettings
 from alerts.store.group_store import GroupPart, GroupStore, Want
 from alerts.store.incidents import IncidentStore
+from alerts.store.routing import RoutingStore
 from monitor.daemon.alerts import StoredFleet
 from monitor.liveness import EnvironmentHealth, EventKind, Liveness
 from monitor.workers import Evidence, Rejection, WorkerKey
@@ -220,6 +221,7 @@ async def test_p19_an_ack_between_the_lapse_of_the_last_one_and_its_hand_over_is
         return Router(
             partition=0,
             source=source,
+            batches=RoutingStore(store),
             incidents=incidents,
             mass_failures=None,
             groups={"ops": groups},

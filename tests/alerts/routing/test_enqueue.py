@@ -39,6 +39,7 @@ from monitor.errors import StoreUnavailableError
 from monitor.liveness import EnvironmentHealth, EventKind, Liveness
 from tests.support import parts
 from tests.support.alerts_fakes import START_MS, Clock, FakeFleet, Inbox, Tally, event, nid_of, until
+from tests.support.incidents import record
 from tests.support.stores import alert_store
 
 if TYPE_CHECKING:
@@ -275,7 +276,7 @@ async def test_p16_only_the_deaths_of_an_environment_declare_it(rig: Rig) -> Non
 async def test_p18_the_end_of_a_worker_that_moved_goes_to_where_its_down_was(rig: Rig) -> None:
     first, last = down("a"), over("a", environment_name="lab")
     events = [first, last]
-    notes = await rig.incidents.record(0, events, lambda one: {"ops": target(one, GROUPED).key}, now_ms=START_MS)
+    notes = await record(rig.incidents, 0, events, lambda one: {"ops": target(one, GROUPED).key}, now_ms=START_MS)
     assert [note.targets for note in notes] == [{"ops": GROUP_KEY}] * 2
 
 
@@ -576,7 +577,7 @@ async def test_p19_an_ack_that_comes_before_its_down_is_offered_counts(rig: Rig,
     aim = target(stale, route)
 
     async def note() -> Any:
-        [noted] = await rig.incidents.record(0, [stale], lambda _: {"ops": aim.key}, now_ms=START_MS)
+        [noted] = await record(rig.incidents, 0, [stale], lambda _: {"ops": aim.key}, now_ms=START_MS)
         return noted
 
     incident_id = (await note()).incident_id
@@ -599,13 +600,13 @@ async def test_p19_no_reminder_begins_once_the_incident_store_has_an_ack_or_the_
     workers = ("acked", "ended", "lasts")
     for worker in workers:
         stale = down(worker)
-        [noted] = await rig.incidents.record(0, [stale], lambda one: {"ops": worker_key(one)}, now_ms=START_MS)
+        [noted] = await record(rig.incidents, 0, [stale], lambda one: {"ops": worker_key(one)}, now_ms=START_MS)
         await rig.offer(stale, incident_id=noted.incident_id)
     rig.start()
     await until(lambda: len(rig.inbox.accepted) == 3)
     await until(rig.rests)
     await rig.incidents.acknowledge("acme", f"inc_{down('acked').event_id}", by="operator", comment="", now_ms=START_MS)
-    await rig.incidents.record(0, [over("ended")], lambda one: {"ops": worker_key(one)}, now_ms=START_MS)
+    await record(rig.incidents, 0, [over("ended")], lambda one: {"ops": worker_key(one)}, now_ms=START_MS)
     rig.clock.ms += REPEAT_MS
     await until(lambda: len(rig.inbox.attempts) >= 4)
     await until(rig.rests)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from redis.asyncio import Redis
 
 from alerts.delivery.circuit_breaker import FAILURES, FIRST_PAUSE_MS, LONGEST_PAUSE_MS, Breaker
 from alerts.groups.classify import environment_key
@@ -32,6 +33,7 @@ from alerts.store.tags import shared_base
 from monitor.daemon.alerts import StoredFleet
 from monitor.liveness import EnvironmentHealth, EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, FakeFleet, Inbox, Tally, event, until
+from tests.support.incidents import judged
 from tests.support.stores import ManualClock, alert_store, beat, opened, outbox_of
 
 if TYPE_CHECKING:
@@ -220,11 +222,24 @@ def test_p16_workers_that_had_been_rejected_for_long_and_fall_silent_together_ar
     assert judge(window, ended, expected=20, now_ms=later_ms) is FailureState.DECLARED
 
 
-def test_each_partition_is_counted_by_its_own_positions() -> None:
-    window = FailureWindow()
-    judge(window, [death(5)], expected=97)
-    judge(window, [death(1, partition=1)], expected=97)
-    assert silent_now(window) == 2
+def test_p16_deaths_in_other_partitions_count_within_the_interval_before_the_newest_of_all() -> None:
+    health = EnvironmentHealth(expected=10, silent=0)
+    due_ms = START_MS - START_MS % INTERVAL_MS
+    for apart_ms, state in ((INTERVAL_MS, FailureState.DECLARED), (INTERVAL_MS + 1_000, FailureState.CALM)):
+        other, own = FailureWindow(), FailureWindow()
+        judge(other, [death(number, due_ms=due_ms) for number in range(3)], expected=1_000)
+        late = [death(number, due_ms=due_ms + apart_ms) for number in range(3, 5)]
+        assert observe(own, late, [], health, others=[other], rule=RULE, now_ms=due_ms + apart_ms) is state
+
+
+def test_p16_a_long_interval_in_another_partition_makes_no_later_failure_longer() -> None:
+    other, own = FailureWindow(), FailureWindow()
+    judge(other, [replace(death(0), interval_ms=86_400_000)], expected=1_000)
+    far_ms = START_MS + LONGEST_WINDOW_MS + 1_000
+    deaths = [death(number, due_ms=far_ms) for number in range(5)]
+    health = EnvironmentHealth(expected=5, silent=0)
+    state = observe(own, deaths, [], health, others=[other], rule=RULE, now_ms=far_ms)
+    assert (state, own.declared_until_ms) == (FailureState.DECLARED, far_ms + INTERVAL_MS)
 
 
 def test_b4_those_who_are_back_count_once_for_the_threshold() -> None:
@@ -237,22 +252,52 @@ def test_b4_those_who_are_back_count_once_for_the_threshold() -> None:
 
 async def test_p16_several_daemons_count_each_death_once(store_url: str) -> None:
     fleet = FakeFleet(lambda: EnvironmentHealth(expected=20, silent=0))
-    stores = [alert_store(store_url) for _ in range(2)]
+    stores = [alert_store(store_url, partitions=2) for _ in range(2)]
     try:
         one, other = (MassFailures(store, rule=RULE, fleet=fleet) for store in stores)
         deaths = [death(number) for number in range(4)]
-        for mass_failures in (one, other):
-            verdict = await mass_failures.judge("acme", "prod", deaths=deaths, returns=[], now_ms=START_MS)
+        for store, mass_failures in zip(stores, (one, other), strict=True):
+            verdict = await judged(store, mass_failures, 0, deaths, now_ms=START_MS)
             assert verdict.state is FailureState.CALM
-        verdict = await other.judge("acme", "prod", deaths=[death(9, partition=1)], returns=[], now_ms=START_MS)
+        verdict = await judged(stores[1], other, 1, [death(9, partition=1)], now_ms=START_MS)
         assert verdict.state is FailureState.DECLARED
         assert verdict.incident_id is not None
         late_ms = START_MS + 10 * INTERVAL_MS
-        calm = await one.judge("acme", "prod", deaths=[], returns=[back(1)], now_ms=late_ms)
+        calm = await judged(stores[0], one, 0, [], [back(1)], now_ms=late_ms)
         assert calm.state is FailureState.CALM
     finally:
         for store in stores:
             await store.close()
+
+
+@pytest.mark.parametrize("partitions", [2, 16])
+async def test_p16_of_partitions_that_judge_at_once_one_counts_all_deaths(store_url: str, partitions: int) -> None:
+    """None of them has enough deaths, and each may read the others before it has written its own."""
+    fleet = FakeFleet(lambda: EnvironmentHealth(expected=10, silent=0))
+    for turn in range(10):
+        at_ms = START_MS + turn * 10 * INTERVAL_MS
+        stores = [alert_store(store_url, partitions=partitions) for _ in range(partitions)]  # as of as many daemons
+        try:
+            judging = [
+                judged(
+                    store,
+                    MassFailures(store, rule=RULE, fleet=fleet),
+                    partition,
+                    [
+                        death(turn * 100 + n, due_ms=at_ms + partition, partition=partition)
+                        for n in range(6 // partitions or 1)
+                    ],
+                    now_ms=at_ms,
+                )
+                for partition, store in enumerate(stores)
+            ]
+            verdicts = await asyncio.gather(*judging)
+        finally:
+            for store in stores:
+                await store.close()
+        declared = [verdict for verdict in verdicts if verdict.state is FailureState.DECLARED]
+        assert declared
+        assert len({verdict.incident_id for verdict in declared}) == 1
 
 
 async def test_p16_routers_of_many_partitions_count_every_death_and_share_one_reading(store_url: str) -> None:
@@ -269,13 +314,15 @@ async def test_p16_routers_of_many_partitions_count_every_death_and_share_one_re
 
         async def judge(partition: int) -> FailureVerdict:
             deaths = [death(partition * each + number, partition=partition) for number in range(each)]
-            return await mass_failures.judge("acme", "prod", deaths=deaths, returns=[], now_ms=START_MS)
+            return await judged(store, mass_failures, partition, deaths, now_ms=START_MS)
 
         verdicts = await asyncio.gather(*map(judge, range(partitions)))
         assert {verdict.state for verdict in verdicts} == {FailureState.DECLARED}
         assert len({verdict.incident_id for verdict in verdicts}) == 1
-        [_, stored] = await store.call("mass_read", shared_base("4:acmeprod", partitions), "4:acmeprod")
-        assert silent_now(msgspec.json.decode(stored, type=FailureWindow)) == partitions * each
+        async with Redis.from_url(store_url, decode_responses=True) as redis:
+            known = await redis.hgetall(shared_base("4:acmeprod", partitions) + "failure:4:acmeprod")
+        windows = [msgspec.json.decode(text, type=FailureWindow) for name, text in known.items() if name.isdigit()]
+        assert sum(map(silent_now, windows)) == partitions * each
         assert readings <= 2  # one for each second
     finally:
         await store.close()
@@ -286,9 +333,8 @@ async def test_p16_deaths_that_go_on_for_longer_than_a_day_are_not_forgotten_mea
     mass_failures = MassFailures(store, rule=RULE, fleet=FakeFleet(lambda: EnvironmentHealth(expected=20, silent=0)))
 
     async def dies(number: int, at_ms: int, environment: str = "prod") -> FailureState:
-        died = death(number, due_ms=at_ms)
-        verdict = await mass_failures.judge("acme", environment, deaths=[died], returns=[], now_ms=at_ms)
-        return verdict.state
+        died = replace(death(number, due_ms=at_ms), environment_name=environment)
+        return (await judged(store, mass_failures, 0, [died], now_ms=at_ms)).state
 
     try:
         later_ms = START_MS + KEPT_MS
@@ -309,14 +355,14 @@ async def test_p24_environments_of_one_name_are_counted_by_tenant(store_url: str
         # Also where a tenant's name and an environment's make the same text.
         for number, (tenant, name) in enumerate((("acme", "prod"), ("other", "prod"), ("acm", "eprod"))):
             deaths = [replace(death(number * 10 + n), tenant=tenant, environment_name=name) for n in range(4)]
-            verdict = await mass_failures.judge(tenant, name, deaths=deaths, returns=[], now_ms=START_MS)
+            verdict = await judged(store, mass_failures, 0, deaths, now_ms=START_MS)
             assert verdict.state is FailureState.CALM
         fifth = replace(death(99), tenant="other")
-        verdict = await mass_failures.judge("other", "prod", deaths=[fifth], returns=[], now_ms=START_MS)
+        verdict = await judged(store, mass_failures, 0, [fifth], now_ms=START_MS)
         assert verdict.state is FailureState.DECLARED
-        sixth = [replace(death(100), tenant="acme", environment_name="stage")]
-        for tenant, name, deaths in (("acme", "prod", []), ("acme", "stage", sixth)):
-            verdict = await mass_failures.judge(tenant, name, deaths=deaths, returns=[], now_ms=START_MS)
+        for name in ("prod", "stage"):
+            other = [replace(death(100), tenant="acm" if name == "prod" else "acme", environment_name=name)]
+            verdict = await judged(store, mass_failures, 0, other, now_ms=START_MS)
             assert verdict.state is FailureState.CALM
     finally:
         await store.close()
@@ -382,7 +428,7 @@ async def test_p16_a_quarter_of_a_fleet_whose_end_was_recorded_before_routing_is
                 wording=Wording(public_url="", redact=()),
                 rule=RULE,
             ),
-            store=alert_store(store_url),
+            store=alert_store(store_url, partitions=partitions),
             source=await outbox_of(store),
             partitions=partitions,
             fleet=StoredFleet(store),

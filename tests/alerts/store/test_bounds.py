@@ -28,6 +28,7 @@ from monitor.liveness import EnvironmentHealth, EventKind, Liveness
 from tests.support import parts
 from tests.support.alerts_daemons import Daemon
 from tests.support.alerts_fakes import START_MS, Clock, FakeFleet, Inbox, ListSource, event, events, until
+from tests.support.incidents import judged, record
 from tests.support.stores import alert_store
 
 if TYPE_CHECKING:
@@ -316,16 +317,12 @@ async def test_p26_counts_of_environments_in_which_nothing_happens_any_more_are_
     mass_failures = MassFailures(store, rule=Rule(), fleet=FakeFleet(lambda: EnvironmentHealth(expected=100, silent=0)))
     for number in range(30):
         died = event(1, worker_id=f"w{number}", environment_name=f"pr-{number}")
-        await mass_failures.judge("acme", f"pr-{number}", deaths=[died], returns=[], now_ms=START_MS + number)
-    assert await redis.hlen("{ls.shared:0}:failures") == await redis.zcard("{ls.shared:0}:failures_written") == 30
-    later_ms = START_MS + KEPT_MS
-    for number in range(30):
-        died = event(1, worker_id="x", environment_name="prod", position=f"{number}-0")
-        await mass_failures.judge("acme", "prod", deaths=[died], returns=[], now_ms=later_ms + number)
+        await judged(store, mass_failures, 0, [died], now_ms=START_MS + number)
+    assert await redis.hlen("{ls:0}:failures") == await redis.zcard("{ls:0}:failures_written") == 30
+    died = event(1, worker_id="x", environment_name="prod")
+    await judged(store, mass_failures, 0, [died], now_ms=START_MS + KEPT_MS + 29)
     assert (
-        await redis.hkeys("{ls.shared:0}:failures")
-        == await redis.zrange("{ls.shared:0}:failures_written", 0, -1)
-        == ["4:acmeprod"]
+        await redis.hkeys("{ls:0}:failures") == await redis.zrange("{ls:0}:failures_written", 0, -1) == ["4:acmeprod"]
     )
 
 
@@ -340,7 +337,7 @@ async def test_p26_incidents_that_are_over_are_forgotten_faster_than_they_come(s
                 event(1, worker_id=f"w{number}", due_ms=START_MS + number),
                 event(2, worker_id=f"w{number}", kind=EventKind.RECOVERED, old=Liveness.STALE, new=Liveness.ALIVE),
             ]
-        await incidents.record(0, stream, lambda _: {"ops": "w"}, now_ms=now_ms)
+        await record(incidents, 0, stream, lambda _: {"ops": "w"}, now_ms=now_ms)
 
     await outages(0, history.incidents + 2_000, START_MS)
     assert await redis.zcard("{ls:0}:incidents_closed") <= history.incidents
@@ -363,13 +360,13 @@ async def test_p26_the_incident_of_an_environment_counts_all_its_members_and_rem
     whole, base = "inc_" + "e" * 32, "{ls.shared:0}:"
     incidents = IncidentStore(store)
     first = event(1, worker_id="still-down")
-    await incidents.record(0, [first], lambda _: {"ops": "e4:acmeprod"}, part_of=lambda _: whole, now_ms=START_MS)
+    await record(incidents, 0, [first], lambda _: {"ops": "e4:acmeprod"}, part_of=lambda _: whole, now_ms=START_MS)
     await redis.hset(f"{base}incident_members:{whole}", mapping={f"inc_{number}": "0" for number in range(100_000)})
     for number in range(3):
         down = event(1, worker_id=f"w{number}")
         over = event(2, worker_id=f"w{number}", kind=EventKind.RECOVERED, old=Liveness.STALE, new=Liveness.ALIVE)
-        await incidents.record(
-            0, [down, over], lambda _: {"ops": "e4:acmeprod"}, part_of=lambda _: whole, now_ms=START_MS
+        await record(
+            incidents, 0, [down, over], lambda _: {"ops": "e4:acmeprod"}, part_of=lambda _: whole, now_ms=START_MS
         )
     known = await redis.hlen(f"{base}incident_members:{whole}")
     assert 100_000 - 1_200 <= known <= 100_001
@@ -388,7 +385,7 @@ async def test_p26_a_service_under_a_flood_stays_within_its_bounds_and_sends_eve
     await daemon.service.start()
     await until(daemon.is_idle, timeout_s=60)
     assert len(ops.ids()) == len(set(ops.ids())) == len(stream)
-    bases = [f"{{ls:{partition}}}:to:ops:" for partition in range(2)]
+    bases = ["{ls:0}:to:ops:"]
     for name, kept in (("finished", SMALL.most), ("open", 0)):
         assert sum([await redis.zcard(base + name) for base in bases]) == kept
     for name, kept in (("notifications", SMALL.most), ("bodies", 0), ("groups", 0)):

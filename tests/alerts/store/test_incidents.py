@@ -23,6 +23,7 @@ from alerts.store.incidents import IncidentStore
 from alerts.store.retention import Retention
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event
+from tests.support.incidents import record
 from tests.support.stores import Interrupted, alert_store
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ async def _note(
     whole: str | None = None,
     now_ms: int = START_MS,
 ) -> list[Noted]:
-    return await incidents.record(partition, events, _ops, part_of=lambda _: whole, now_ms=now_ms)
+    return await record(incidents, partition, events, _ops, part_of=lambda _: whole, now_ms=now_ms)
 
 
 async def _listed(incidents: IncidentStore, **asked: Any) -> list[str]:
@@ -106,7 +107,7 @@ async def test_p18_events_noted_again_in_any_cut_answer_the_same_and_change_noth
     before = await incidents.page("acme", limit=100)
     sizes = await _keys(store_url)
     for start in range(len(stream)):
-        again = await incidents.record(0, stream[start:], _no_targets, now_ms=START_MS + 1)
+        again = await record(incidents, 0, stream[start:], _no_targets, now_ms=START_MS + 1)
         assert again == noted[start:]
     assert await incidents.page("acme", limit=100) == before
     assert await _keys(store_url) == sizes
@@ -115,10 +116,10 @@ async def test_p18_events_noted_again_in_any_cut_answer_the_same_and_change_noth
 async def test_p18_the_end_goes_to_the_receivers_of_the_down_whatever_the_routes_say_now(
     incidents: IncidentStore,
 ) -> None:
-    await incidents.record(0, [event(1)], lambda _: {"ops": "g1"}, now_ms=START_MS)
-    (noted,) = await incidents.record(0, [_end(2)], lambda _: {"ops": "w", "log": "w"}, now_ms=START_MS)
+    await record(incidents, 0, [event(1)], lambda _: {"ops": "g1"}, now_ms=START_MS)
+    (noted,) = await record(incidents, 0, [_end(2)], lambda _: {"ops": "w", "log": "w"}, now_ms=START_MS)
     assert noted.targets == {"ops": "g1", "log": "w"}
-    (again,) = await incidents.record(0, [_end(2)], _no_targets, now_ms=START_MS)
+    (again,) = await record(incidents, 0, [_end(2)], _no_targets, now_ms=START_MS)
     assert again == noted
 
 
@@ -139,7 +140,7 @@ async def test_p18_an_old_incident_that_is_forgotten_leaves_the_newer_one_of_its
     with pytest.raises(UnknownIncidentError):
         await incidents.get("acme", f"inc_{first.event_id}")
     # The end finds the receivers that were notified of the DOWN, and closes the incident.
-    (ended,) = await incidents.record(0, [_end(4)], _no_targets, now_ms=later_ms + 10)
+    (ended,) = await record(incidents, 0, [_end(4)], _no_targets, now_ms=later_ms + 10)
     assert ended == Noted(incident_id=opened.incident_id, targets={"ops": "ww"})
     assert (await incidents.get("acme", f"inc_{second.event_id}")).closed_by is EventKind.RECOVERED
 
@@ -204,7 +205,7 @@ async def test_an_ack_in_the_middle_of_noting_is_not_lost(incidents: IncidentSto
     async def acknowledge() -> None:
         await incidents.acknowledge("acme", incident_id, by="ann", comment="", now_ms=START_MS)
 
-    store = Interrupted(store_url, "incidents_write", acknowledge, partitions=4)
+    store = Interrupted(store_url, "route_write", acknowledge, partitions=4)
     await _note(IncidentStore(store), [event(2, kind=EventKind.FAILED)])
     await store.close()
     incident = await incidents.get("acme", incident_id)
@@ -223,7 +224,7 @@ async def test_an_end_in_the_middle_of_an_ack_is_not_lost(incidents: IncidentSto
 
 async def test_p18_a_router_that_is_late_changes_nothing(incidents: IncidentStore, store_url: str) -> None:
     stream = [event(1), _end(2), event(3)]
-    store = Interrupted(store_url, "incidents_write", lambda: _note(incidents, stream), partitions=4)
+    store = Interrupted(store_url, "route_write", lambda: _note(incidents, stream), partitions=4)
     late = await _note(IncidentStore(store), stream[:1])
     await store.close()
     assert late == (await _note(incidents, stream))[:1]
@@ -307,8 +308,11 @@ async def test_only_the_newest_that_are_over_are_kept(incidents: IncidentStore, 
     await _note(incidents, [event(1, worker_id="open")])
     for n in range(6):
         await _note(incidents, [event(1, worker_id=f"w{n}"), _end(2, worker_id=f"w{n}")], now_ms=START_MS + n)
-    nothing = msgspec.msgpack.encode([])
-    await store.call("incidents_write", "{ls:0}:", START_MS + 9, KEPT_MS, 3, nothing)
+    pack = msgspec.msgpack.encode
+    kept, nothing = pack([KEPT_MS, 3, []]), pack([])
+    await store.call(
+        "route_write", "{ls:0}:", 0, "", START_MS + 9, kept, pack([KEPT_MS, []]), nothing, nothing, nothing
+    )
     assert sorted(await _listed(incidents)) == ["open", "w3", "w4", "w5"]
 
 
@@ -316,14 +320,14 @@ async def test_what_was_over_before_it_was_noted_is_kept_as_long(incidents: Inci
     now_ms = START_MS + 2 * KEPT_MS
     (noted,) = await _note(incidents, [event(1)], now_ms=now_ms)
     assert await _note(incidents, [_end(2)], now_ms=now_ms) == [noted]
-    assert await incidents.record(0, [_end(2)], _no_targets, now_ms=now_ms + 1) == [noted]
+    assert await record(incidents, 0, [_end(2)], _no_targets, now_ms=now_ms + 1) == [noted]
 
 
 async def test_p16_an_environments_incident_counts_members_of_all_partitions_once(incidents: IncidentStore) -> None:
     key = environment_key("acme", "prod")
 
     async def note(partition: int, *events: Event) -> None:
-        await incidents.record(partition, events, lambda _: {"ops": key}, part_of=lambda _: WHOLE, now_ms=START_MS)
+        await record(incidents, partition, events, lambda _: {"ops": key}, part_of=lambda _: WHOLE, now_ms=START_MS)
 
     downs = [event(1, worker_id=f"w{n}", due_ms=START_MS + n) for n in range(4)]
     await note(0, *downs[:2])
