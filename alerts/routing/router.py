@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 import structlog
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
+    from alerts.groups.incidents import Membership
     from alerts.routing.routes import ReceiverTraits, Route, Target
     from alerts.store.group_store import Change, GroupStore
     from alerts.store.incidents import IncidentStore
@@ -38,7 +40,7 @@ ROUTER_POLL_S: Final = 2.0
 BATCH: Final = 100
 """Maximum events per pass, so that one store call per receiver holds all their changes."""
 TOGETHER: Final = 500
-"""Maximum events times receivers whose groups are written together, so that the store is never blocked for long."""
+"""Maximum groups of a batch that are written together, so that the store is never blocked for long."""
 OFFER_TRIES: Final = 5
 """Maximum tries of a batch for a receiver that fails because of a bug. Then its failing groups are skipped."""
 
@@ -66,6 +68,23 @@ class EventSource(Protocol):
         False: the lease was lost and nothing was acknowledged. The daemon that holds the lease now gets the same
         events, and adding them to groups is idempotent.
         """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rest:
+    """What is left of a batch when its partition's share is written: it changes what workers share."""
+
+    rest: Mapping[str, Sequence[Offer]]
+    """By receiver."""
+    lapsed: Mapping[str, Sequence[Offer]]
+    """By receiver: those by which an acknowledgement has lapsed, written or not."""
+    environments: Sequence[Membership]
+    now_ms: int
+
+    @property
+    def is_all(self) -> bool:
+        """Whether nothing is left: the batch was acknowledged with its write."""
+        return not self.rest and not any(self.lapsed.values()) and not self.environments
 
 
 class Router:
@@ -146,55 +165,66 @@ class Router:
 
     async def _route(self, events: Sequence[Event]) -> bool:
         """Route events and acknowledge them; False: the lease is lost."""
-        together = len(events) * len(self._groups) <= TOGETHER
         try:
-            return await self._route_once(events, self._receivers_of if together else _without_receivers)
+            left = await self._write(events, self._receivers_of(events))
         except StoreUnavailableError:
             raise
         except Exception as error:  # noqa: BLE001 - one receiver's groups may not cost the others their events
             _log.warning("router.apart", partition=self._partition, error=repr(error), exc_info=error)
-        return await self._route_once(events, _without_receivers)
+            left = await self._write(events, {})
+        if left is None:
+            return False
+        self._failpoint("router.noted")
+        for membership in left.environments:
+            await self._incidents.join(membership, now_ms=left.now_ms)
+        await self._offer_all(left.rest, now_ms=left.now_ms)
+        await self._acknowledge_again(left.lapsed, now_ms=left.now_ms)
+        self._failpoint("router.routed")
+        return left.is_all or await self._source.ack(self._partition, events[-1].position)
 
-    async def _route_once(self, events: Sequence[Event], receivers: Callable[[Event], Sequence[str]]) -> bool:
-        """As ``_route``. ``receivers``: those whose groups of workers are written together with the rest."""
-        now_ms, position = self._now_ms(), events[-1].position
-        tries, written = Tries(f"an incident or a group of partition {self._partition}"), Written.CHANGED
-        while written is Written.CHANGED:
+    async def _write(self, events: Sequence[Event], receivers: Mapping[str, Sequence[str]]) -> _Rest | None:
+        """Write what events change in the partition. Returns what is left; None: the lease is lost.
+
+        ``receivers``: of each event, those whose group of its worker is written with the incidents.
+        """
+        now_ms, tries = self._now_ms(), Tries(f"an incident or a group of partition {self._partition}")
+        environments = self._environments_of(events)
+        while True:
             await tries.begin()
-            reading = await self._batches.read(
-                self._partition, events, receivers=receivers, environments=self._environments_of(events)
-            )
+            reading = await self._batches.read(self._partition, events, receivers=receivers, environments=environments)
             offers = await self._offers(reading, now_ms=now_ms)
             changes, rest = _changes(offers, reading, now_ms=now_ms)
-            lapsed = any(offer.lapsed for some in offers.values() for offer in some)
-            is_all = not rest and not lapsed and not reading.incidents.environments
+            left = _Rest(
+                rest=rest,
+                lapsed={name: [offer for offer in some if offer.lapsed] for name, some in offers.items()},
+                environments=tuple(reading.incidents.environments.values()),
+                now_ms=now_ms,
+            )
             written = await self._batches.write(
                 self._partition,
                 reading,
                 changes,
                 token=self._source.token(self._partition),
-                position=position if is_all else "",
+                position=events[-1].position if left.is_all else "",
                 now_ms=now_ms,
             )
-        if written is Written.LOST:
-            return False
-        tag = partition_base(self._partition)
+            if written is Written.LOST:
+                return None
+            if written is Written.DONE:
+                break
         for receiver, some in changes.items():
             dues = [change.due_ms for change in some if change.due_ms is not None]
             if dues:
-                self._on_queued(receiver, tag, min(dues))
-        self._failpoint("router.noted")
-        for membership in reading.incidents.environments.values():
-            await self._incidents.join(membership, now_ms=now_ms)
-        await self._offer_all(rest, now_ms=now_ms)
-        await self._acknowledge_again(offers, now_ms=now_ms)
-        self._failpoint("router.routed")
-        return is_all or await self._source.ack(self._partition, position)
+                self._on_queued(receiver, partition_base(self._partition), min(dues))
+        return left
 
-    def _receivers_of(self, event: Event) -> list[str]:
-        """The receivers to which routes send events of any kind of the event's worker."""
-        routes = [route for route in self._routes if route.is_for(event)]
-        return [name for route in routes for name in route.receivers if name in self._groups]
+    def _receivers_of(self, events: Sequence[Event]) -> dict[str, list[str]]:
+        """The receivers to which routes send events of any kind of each event's worker; none, if they are too many."""
+        found = {
+            event.event_id: [name for route in self._routes if route.is_for(event) for name in route.receivers]
+            for event in events
+        }
+        return found if sum(map(len, found.values())) <= TOGETHER else {}
 
     def _environments_of(self, events: Sequence[Event]) -> list[tuple[str, str]]:
         """The environments whose deaths the events change."""
@@ -304,7 +334,7 @@ class Router:
         """
         for receiver, some in offers.items():
             for offer in some:
-                if not offer.lapsed or offer.incident_id is None:
+                if offer.incident_id is None:
                     continue
                 try:
                     incident = await self._incidents.get(offer.event.tenant, offer.incident_id)
@@ -318,10 +348,6 @@ def _part_of(event: Event, verdicts: Mapping[tuple[str, str], FailureVerdict]) -
     if event.kind not in SILENT:
         return None
     return verdicts.get((event.tenant, event.environment_name), CALM).incident_id
-
-
-def _without_receivers(_: Event) -> list[str]:
-    return []
 
 
 def _changes(

@@ -23,7 +23,7 @@ from alerts.store.retention import Retention
 from alerts.store.tags import partition_base
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from alerts.groups.incidents import Incident
     from alerts.store.group_store import Change
@@ -77,7 +77,7 @@ class RoutingStore:
         partition: int,
         events: Sequence[Event],
         *,
-        receivers: Callable[[Event], Sequence[str]],
+        receivers: Mapping[str, Sequence[str]],
         environments: Collection[tuple[str, str]] = (),
     ) -> Reading:
         """Read the incidents, groups and deaths that events of one partition are about.
@@ -85,20 +85,15 @@ class RoutingStore:
         Args:
             partition: the partition.
             events: at most 100.
-            receivers: the receivers at which the group of an event's worker is read.
+            receivers: of each event, by its id, at which the group of its worker is read; those without are not.
             environments: tenants and environments whose deaths are read.
         """
-        asked: dict[str, list[Event]] = {}
+        asked: dict[str, tuple[list[str], dict[str, None]]] = {}
         for event in events:
-            asked.setdefault(mid_of(event), []).append(event)
-        wanted = [
-            (
-                mid,
-                [event.event_id for event in some],
-                list(dict.fromkeys(n for event in some for n in receivers(event))),
-            )
-            for mid, some in asked.items()
-        ]
+            event_ids, names = asked.setdefault(mid_of(event), ([], {}))
+            event_ids.append(event.event_id)
+            names |= dict.fromkeys(receivers.get(event.event_id, ()))
+        wanted = [(mid, event_ids, list(names)) for mid, (event_ids, names) in asked.items()]
         named = [qualified(*where) for where in environments]
         base = partition_base(partition)
         rows, failures = await self._store.call("route_read", base, _pack(wanted), _pack(named))

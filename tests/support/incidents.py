@@ -39,7 +39,7 @@ async def record(
         some, tries, written = events[start : start + PER_BATCH], Tries("an incident"), Written.CHANGED
         while written is Written.CHANGED:
             await tries.begin()
-            reading = await batches.read(partition, some, receivers=lambda _: ())
+            reading = await batches.read(partition, some, receivers={})
             reading.incidents.fold_all(some, targets_of, part_of)
             written = await batches.write(partition, reading, {}, token=0, position="", now_ms=now_ms)
         assert written is Written.DONE
@@ -62,7 +62,7 @@ async def judged(
     first = (*deaths, *returns)[0]
     where = first.tenant, first.environment_name
     batches = RoutingStore(store)
-    reading = await batches.read(partition, [], receivers=lambda _: (), environments=[where])
+    reading = await batches.read(partition, [], receivers={}, environments=[where])
     window = reading.windows[where]
     verdict = await mass_failures.judge(
         window, *where, partition=partition, deaths=deaths, returns=returns, now_ms=now_ms

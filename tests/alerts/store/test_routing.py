@@ -44,7 +44,7 @@ async def redis(store_url: str) -> AsyncIterator[Redis]:
 
 async def batch(store: StorePort, events: Sequence[Event] = EVENTS) -> tuple[Reading, list[Change]]:
     """Read a batch, and make its changes at one receiver."""
-    reading = await RoutingStore(store).read(0, events, receivers=lambda _: ["ops"])
+    reading = await RoutingStore(store).read(0, events, receivers={one.event_id: ["ops"] for one in events})
     keys = {one.event_id: {"ops": worker_key(one)} for one in events}
     reading.incidents.fold_all(events, lambda one: keys[one.event_id], lambda _: None)
     changes = []
