@@ -23,6 +23,7 @@ import msgspec
 from cyclopts import App, Parameter
 from redis import Redis
 
+from alerts.store.routing import Reading, RoutingStore, Written
 from bench import stores
 from bench.closed_loop import closed_loop, generator
 from bench.harness import BenchError, CpuMeter, Daemon, can_pin, directory, pin, stopping, until
@@ -31,8 +32,10 @@ from bench.load.plan import ENVIRONMENT, FIRST_COUNT, WORKER_ID, Ids, Plan, beat
 from bench.load.run import LoadError
 from bench.results import Cell, Report, Rounds, alternating
 from bench.tokens import TENANT, minted
+from monitor.daemon.alerts import LIBRARY
 from monitor.ownership import Bid
 from monitor.store import Store, StoreSettings
+from monitor.store.library_client import LibraryClient
 from monitor.workers import Beat, WorkerKey
 
 if TYPE_CHECKING:
@@ -222,7 +225,21 @@ async def _pass_events(store: Store, partition: int) -> None:
     """Move the router behind all events: the registrations of a fleet are not what is measured."""
     lease = await store.lease(partition, bid=Bid.OWN)
     now_ms = (await store.history(partition, TENANT, after="", limit=1, newest_first=True)).now_ms
-    if not lease.token or not await store.ack(partition, token=lease.token, position=f"{now_ms}-{10**9}"):
+    alerts = LibraryClient(
+        store.connection.address,
+        LIBRARY,
+        namespace=store.settings.namespace,
+        partitions=store.partitions,
+        durability=store.settings.durability,
+        confirming=1,
+        found=store.found_again,
+    )
+    position = f"{now_ms}-{10**9}"
+    written = await RoutingStore(alerts).write(
+        partition, Reading(), {}, token=lease.token, position=position, now_ms=now_ms
+    )
+    await alerts.close()
+    if not lease.token or written is not Written.DONE:
         raise BenchError("the events of a fleet could not be passed")
     await store.lease(partition, bid=Bid.NONE)
 

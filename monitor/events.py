@@ -231,3 +231,16 @@ def cut_metadata(metadata_json: str, limit_bytes: int = EVENT_METADATA_BYTES) ->
             break
         kept[key] = value
     return json.dumps(kept, ensure_ascii=False, separators=(",", ":")), True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Taken:
+    """The events that the router of a partition has claimed, in order.
+
+    ``last``: the position of the last entry read, readable or not; empty for none. ``token``: of the lease under which
+    they were read.
+    """
+
+    events: list[Event]
+    last: str
+    token: int

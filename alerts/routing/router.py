@@ -18,7 +18,7 @@ from alerts.routing.acknowledge import acknowledge_at
 from alerts.routing.enqueue import Offer, change_for, offer_all
 from alerts.routing.routes import targets_of
 from alerts.store.mass_failures import CALM
-from alerts.store.routing import Written
+from alerts.store.routing import Reading, Written
 from alerts.store.tags import partition_base
 from monitor.errors import StoreUnavailableError
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from alerts.store.group_store import Change, GroupStore
     from alerts.store.incidents import IncidentStore
     from alerts.store.mass_failures import FailureVerdict, MassFailures
-    from alerts.store.routing import Reading, RoutingStore
-    from monitor.events import Event
+    from alerts.store.routing import RoutingStore
+    from monitor.events import Event, Taken
 
 ROUTER_POLL_S: Final = 2.0
 """How often a router polls without a wakeup. The daemon wakes it when a pulse finds that events wait."""
@@ -48,9 +48,9 @@ _log: FilteringBoundLogger = structlog.get_logger()
 
 
 class EventSource(Protocol):
-    """The event streams, one per partition. Each has at most one router at a time."""
+    """The event streams, one per partition. Each has at most one router at a time, which moves its cursor."""
 
-    async def claim(self, partition: int, limit: int) -> list[Event] | None:
+    async def claim(self, partition: int, limit: int) -> Taken | None:
         """The oldest unacknowledged events of the partition, in order, at most ``limit``.
 
         None: another daemon owns the partition. Events that were claimed and not acknowledged are returned again.
@@ -58,16 +58,6 @@ class EventSource(Protocol):
 
     def owns(self, partition: int) -> bool:
         """Whether this daemon owns a partition."""
-
-    def token(self, partition: int) -> int:
-        """The token of the lease under which the events of the last claim were read."""
-
-    async def ack(self, partition: int, position: str) -> bool:
-        """Acknowledge every event up to ``position``. Idempotent.
-
-        False: the lease was lost and nothing was acknowledged. The daemon that holds the lease now gets the same
-        events, and adding them to groups is idempotent.
-        """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,26 +142,33 @@ class Router:
 
         Raises ``StoreUnavailableError``. The next step then gets the same events.
         """
-        events = await self._source.claim(self._partition, BATCH)
-        if not events:
+        taken = await self._source.claim(self._partition, BATCH)
+        if taken is None or not taken.last:
             return False
         self._failpoint("router.taken")
-        is_acked = await self._route(events)
+        is_acked = await self._route(taken) if taken.events else await self._acknowledge(taken)
         if is_acked:
             self._failpoint("router.acked")
         else:
-            _log.warning("router.lease_lost", partition=self._partition, position=events[-1].position)
-        return is_acked and len(events) == BATCH
+            _log.warning("router.lease_lost", partition=self._partition, position=taken.last)
+        return is_acked and len(taken.events) == BATCH
 
-    async def _route(self, events: Sequence[Event]) -> bool:
+    async def _acknowledge(self, taken: Taken) -> bool:
+        """Acknowledge events whose groups and incidents are written; False: the lease is lost."""
+        written = await self._batches.write(
+            self._partition, Reading(), {}, token=taken.token, position=taken.last, now_ms=self._now_ms()
+        )
+        return written is Written.DONE
+
+    async def _route(self, taken: Taken) -> bool:
         """Route events and acknowledge them; False: the lease is lost."""
         try:
-            left = await self._write(events, self._receivers_of(events))
+            left = await self._write(taken, self._receivers_of(taken.events))
         except StoreUnavailableError:
             raise
         except Exception as error:  # noqa: BLE001 - one receiver's groups may not cost the others their events
             _log.warning("router.apart", partition=self._partition, error=repr(error), exc_info=error)
-            left = await self._write(events, {})
+            left = await self._write(taken, {})
         if left is None:
             return False
         self._failpoint("router.noted")
@@ -180,14 +177,15 @@ class Router:
         await self._offer_all(left.rest, now_ms=left.now_ms)
         await self._acknowledge_again(left.lapsed, now_ms=left.now_ms)
         self._failpoint("router.routed")
-        return left.is_all or await self._source.ack(self._partition, events[-1].position)
+        return left.is_all or await self._acknowledge(taken)
 
-    async def _write(self, events: Sequence[Event], receivers: Mapping[str, Sequence[str]]) -> _Rest | None:
+    async def _write(self, taken: Taken, receivers: Mapping[str, Sequence[str]]) -> _Rest | None:
         """Write what events change in the partition. Returns what is left; None: the lease is lost.
 
         ``receivers``: of each event, those whose group of its worker is written with the incidents.
         """
         now_ms, tries = self._now_ms(), Tries(f"an incident or a group of partition {self._partition}")
+        events = taken.events
         environments = self._environments_of(events)
         while True:
             await tries.begin()
@@ -204,8 +202,8 @@ class Router:
                 self._partition,
                 reading,
                 changes,
-                token=self._source.token(self._partition),
-                position=events[-1].position if left.is_all else "",
+                token=taken.token,
+                position=taken.last if left.is_all else "",
                 now_ms=now_ms,
             )
             if written is Written.LOST:

@@ -6,7 +6,7 @@ deaths of environments and the router's cursor. Uses ``routing.lua``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
@@ -49,15 +49,15 @@ class Written(IntEnum):
 class Reading:
     """What is stored of the events of a batch, and what the batch has changed of it so far."""
 
-    events: Sequence[Event]
-    incidents: Batch
-    versions: dict[str, int]
+    events: Sequence[Event] = ()
+    incidents: Batch = field(default_factory=lambda: Batch(last={}, known={}))
+    versions: dict[str, int] = field(default_factory=dict)
     """Of the incidents, as they were read."""
-    groups: dict[tuple[str, str], tuple[Want, Seen]]
+    groups: dict[tuple[str, str], tuple[Want, Seen]] = field(default_factory=dict)
     """By receiver and group: those of the events' workers, at the receivers that were asked for."""
-    windows: dict[tuple[str, str], FailureWindow]
+    windows: dict[tuple[str, str], FailureWindow] = field(default_factory=dict)
     """By tenant and environment: the deaths in this partition, of those that were asked for."""
-    stored: frozenset[tuple[str, str]]
+    stored: frozenset[tuple[str, str]] = frozenset()
     """The environments whose deaths are stored."""
 
 

@@ -9,7 +9,7 @@ from monitor.clock import monotonic_s
 from monitor.reasons import Reason
 
 if TYPE_CHECKING:
-    from monitor.events import Event
+    from monitor.events import Taken
     from monitor.ownership import Ownership
     from monitor.store.store import Store
 
@@ -17,16 +17,14 @@ ROUTING_LAG_S: Final = 10.0
 
 
 class Outbox:
-    """Claims and acknowledges events for one daemon. Belongs to one event loop."""
+    """Claims events for one daemon. Belongs to one event loop."""
 
     def __init__(self, store: Store, ownership: Ownership) -> None:
         self._store = store
         self._ownership = ownership
-        self._tokens: dict[int, int] = {}
-        """Of the last claims: an event is acknowledged under the lease under which it was claimed."""
         self._looked_s = dict.fromkeys(range(store.partitions), monotonic_s())
 
-    async def claim(self, partition: int, limit: int) -> list[Event] | None:
+    async def claim(self, partition: int, limit: int) -> Taken | None:
         """Return the oldest unacknowledged events; None, without a call, while another daemon owns the partition.
 
         Where durability is ``replicas:N``, the replicas have these events (P23). In a failover the events may come from
@@ -36,32 +34,17 @@ class Outbox:
         Raises:
             StoreUnavailableError: no answer, or the replicas do not confirm; claim again.
         """
-        token = self._tokens[partition] = self._ownership.token(partition)
+        token = self._ownership.token(partition)
         claim = partial(self._store.claim, partition, token=token, limit=limit)
         taken = await claim() if token else None
         if taken and taken.events and self._store.settings.durability.replicas:
             taken = await claim(confirmed=True)
         self._looked_s[partition] = monotonic_s()
-        if taken and taken.last and not taken.events:
-            # No entry was readable, so the router has no event to acknowledge.
-            await self.ack(partition, taken.last)
-        return taken.events if taken else None
+        return taken
 
     def owns(self, partition: int) -> bool:
         """Return whether this daemon owns a partition."""
         return self._ownership.token(partition) > 0
-
-    def token(self, partition: int) -> int:
-        """Return the token of the lease under which the events of the last claim were read."""
-        return self._tokens[partition]
-
-    async def ack(self, partition: int, position: str) -> bool:
-        """Move the cursor to ``position``; False if another daemon has the lease by now.
-
-        Raises:
-            StoreUnavailableError: no answer; the same events may come again.
-        """
-        return await self._store.ack(partition, token=self._tokens[partition], position=position)
 
     def lag_s(self) -> float:
         """Return the age of the oldest event that no daemon has routed yet, or the time since the last poll here."""

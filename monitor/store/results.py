@@ -113,15 +113,6 @@ class Census:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Taken:
-    """The events that the router of a partition has claimed."""
-
-    events: list[Event]
-    last: str
-    """The position of the last entry read, readable or not; empty for none."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Condition:
     """The state of the server's memory and of its append-only file. Sizes in bytes."""
 

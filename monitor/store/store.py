@@ -18,6 +18,7 @@ from monitor.blindness import Cause, Window
 from monitor.clock import StoreClock
 from monitor.durability import Confirmation, DurabilityMode
 from monitor.errors import StoreUnavailableError
+from monitor.events import Taken
 from monitor.liveness import EnvironmentHealth, Trigger
 from monitor.ownership import Bid, Lease
 from monitor.pace import in_pieces
@@ -34,7 +35,6 @@ from monitor.store.results import (
     Page,
     PulseResult,
     SweepResult,
-    Taken,
     Want,
 )
 from monitor.store.settings import LONGEST_MS
@@ -287,12 +287,7 @@ class Store:
         call = self._confirmed_call if confirmed else self.connection.write
         _, is_owner, entries = await call("claim", partition, token, limit, int(confirmed))
         last = entries[-1][0].decode() if entries else ""
-        return Taken(last=last, events=codec.events(partition, entries)) if is_owner else None
-
-    async def ack(self, partition: int, *, token: int, position: str) -> bool:
-        """Move the cursor; False if another daemon has the lease by now."""
-        _, done = await self.connection.write("ack", partition, token, position)
-        return bool(done)
+        return Taken(last=last, events=codec.events(partition, entries), token=token) if is_owner else None
 
     # Reading ------------------------------------------------------------------------------------------------------
 

@@ -133,9 +133,9 @@ async def test_p23_an_event_is_routed_once_its_replicas_have_it(store_url: str) 
         with pytest.raises(StoreUnavailableError, match="confirm"):
             await (await outbox_of(store)).claim(0, 10)
     async with opened(store_url) as store:  # whose durability is memory
-        events = await (await outbox_of(store)).claim(0, 10)
-    assert events is not None
-    assert [event.kind for event in events] == [EventKind.REGISTERED]
+        taken = await (await outbox_of(store)).claim(0, 10)
+    assert taken is not None
+    assert [event.kind for event in taken.events] == [EventKind.REGISTERED]
 
 
 async def test_p23_an_event_is_confirmed_by_the_primary_that_it_was_read_from() -> None:
@@ -153,9 +153,9 @@ async def test_p23_an_event_is_confirmed_by_the_primary_that_it_was_read_from() 
                 behind.connection._writing,
                 ahead.connection._writing,
             )
-            events = await outbox.claim(0, 10)
-    assert events is not None
-    assert [event.worker_id for event in events] == ["kept"]
+            taken = await outbox.claim(0, 10)
+    assert taken is not None
+    assert [event.worker_id for event in taken.events] == ["kept"]
 
 
 @asynccontextmanager

@@ -39,6 +39,7 @@ from tests.support.stores import (
     GRACE_MS,
     INTERVAL_MS,
     ManualClock,
+    acked,
     alert_store,
     beat,
     claimed,
@@ -534,14 +535,14 @@ async def test_the_router_s_lease_is_fenced_and_its_cursor_moves_only_for_its_ho
         assert [event.worker_id for event in first.events] == ["a", "b"]
         async with opened(store_url, daemon="d2") as other:
             assert (await other.lease(0, bid=Bid.OWN)).token == 0
-            assert await store.ack(0, token=old, position=first.events[0].position)
+            assert await acked(store, old, first.events[0].position)
             await store.lease(0, bid=Bid.NONE)
             new, second = await claimed(other, limit=10)
             assert new > old
             assert [event.worker_id for event in second.events] == ["b", "c"]
-            assert not await store.ack(0, token=old, position=first.events[1].position)
+            assert not await acked(store, old, first.events[1].position)
             assert await store.claim(0, token=old, limit=10) is None
-            assert await other.ack(0, token=new, position=second.events[1].position)
+            assert await acked(other, new, second.events[1].position)
             assert (await claimed(other, limit=10))[1].events == []
 
 
@@ -556,7 +557,7 @@ async def test_p26_what_the_router_has_not_passed_outlives_its_history(store_url
         assert await events_of(store) == []
         token, taken = await claimed(store, limit=1_000)
         assert [event.worker_id for event in taken.events] == [f"{k:04}" for k in range(1_000)]
-        await store.ack(0, token=token, position=taken.events[599].position)
+        await acked(store, token, taken.events[599].position)
         assert 400 <= await redis.xlen("{ls:0}:outbox") <= 500, "the rest, and less than a node of the stream"
         _, taken = await claimed(store, limit=1_000)
         assert [event.worker_id for event in taken.events] == [f"{k:04}" for k in range(600, 1_000)]
@@ -760,12 +761,18 @@ async def test_an_event_of_a_kind_that_this_release_does_not_know_stops_nothing(
         packed = fields[b"event"].replace(b"worker.registered", b"worker.undreamtof")
         await redis.xadd("{ls:0}:outbox", {**fields, b"event": packed})
         outbox = await outbox_of(store)
-        events = await outbox.claim(0, 10)
-        assert [event.kind for event in events or []] == [EventKind.REGISTERED]
-        await outbox.ack(0, (events or [])[-1].position)
-        assert await outbox.claim(0, 10) == []
+        taken = await outbox.claim(0, 10)
+        assert taken is not None
+        assert [event.kind for event in taken.events] == [EventKind.REGISTERED]
+        assert await acked(store, taken.token, taken.events[-1].position)
+        unreadable = await outbox.claim(0, 10)
+        assert unreadable is not None
+        assert (unreadable.events, bool(unreadable.last)) == ([], True)
+        assert await acked(store, unreadable.token, unreadable.last)
         await store.beat(0, [beat("b")])
-        assert [event.worker_id for event in await outbox.claim(0, 10) or []] == ["b"]
+        last = await outbox.claim(0, 10)
+        assert last is not None
+        assert [event.worker_id for event in last.events] == ["b"]
 
 
 @pytest.mark.parametrize("damage", [True, 5, "text"])
@@ -780,8 +787,9 @@ async def test_an_event_with_a_damaged_part_stops_no_other(store_url: str, place
         values[place] = damage
         await redis.xadd("{ls:0}:outbox", {**fields, b"event": msgspec.msgpack.encode(values)})
         await store.beat(0, [beat("b")])
-        events = await (await outbox_of(store)).claim(0, 10) or []
-        assert {event.worker_id for event in events} == {"a", "b"}
+        taken = await (await outbox_of(store)).claim(0, 10)
+        assert taken is not None
+        assert {event.worker_id for event in taken.events} == {"a", "b"}
 
 
 WEEK_MS = 7 * 86_400_000

@@ -17,7 +17,7 @@ from monitor.store.results import STORED
 from monitor.sweeper import PURGE_CHUNK, Sweeper, SweepSettings
 from tests.support import servers
 from tests.support.proxies import Watched
-from tests.support.stores import GRACE_MS, INTERVAL_MS, ManualClock, beat, claimed, opened, settings
+from tests.support.stores import GRACE_MS, INTERVAL_MS, ManualClock, acked, beat, claimed, opened, settings
 
 if TYPE_CHECKING:
     from monitor.events import Moved
@@ -329,7 +329,7 @@ async def test_p26_a_full_store_makes_room_for_itself_by_retention_and_trimming(
         await sweeper.sweep()
         assert len(moved) == 2_000
         token, taken = await claimed(store, limit=10_000)
-        await store.ack(0, token=token, position=taken.last)
+        await acked(store, token, taken.last)
         await clock.set(t + DEADLINE_MS + EVENT_RETENTION_MS + 1)
         try:
             await redis.config_set("maxmemory", (await redis.info("memory"))["used_memory"] - 1_000_000)

@@ -17,7 +17,7 @@ from alerts.groups.state import NotificationRecord, Outcome
 from alerts.receivers import Notification
 from alerts.store.group_store import GroupStore
 from monitor.errors import StoreUnavailableError
-from monitor.events import Event
+from monitor.events import Event, Taken
 from monitor.liveness import EnvironmentHealth, EventKind, Liveness
 from tests.support import parts
 from tests.support.stores import alert_store
@@ -166,7 +166,7 @@ class ListSource:
         self.down = False
         self.broken: Exception | None = None
 
-    async def claim(self, partition: int, limit: int) -> list[Event] | None:
+    async def claim(self, partition: int, limit: int) -> Taken | None:
         if self.broken is not None:
             raise self.broken
         if self.down:
@@ -176,20 +176,12 @@ class ListSource:
         if self.leased_elsewhere:
             self.refusals += 1
             return None
-        return self.stream[self.acked : self.acked + limit]
+        events = self.stream[self.acked : self.acked + limit]
+        return Taken(events=events, last=events[-1].position if events else "", token=1)
 
     def owns(self, partition: int) -> bool:
         del partition
         return True
-
-    def token(self, partition: int) -> int:
-        assert partition == 0
-        return 1
-
-    async def ack(self, partition: int, position: str) -> bool:
-        assert partition == 0
-        self.routed(position)
-        return not self.acks_are_lost
 
     def routed(self, position: str) -> None:
         """Events up to a position were acknowledged in the store."""

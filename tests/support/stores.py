@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from redis.asyncio import Redis
 
+from alerts.store.routing import Reading, RoutingStore, Written
 from monitor.daemon.alerts import LIBRARY
 from monitor.durability import MEMORY, Durability
 from monitor.ownership import Bid, Ownership
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from alerts.store.port import Reply
-    from monitor.store.results import Taken
+    from monitor.events import Taken
 
 
 INTERVAL_MS = 30_000
@@ -154,6 +155,14 @@ async def claimed(store: Store, *, limit: int) -> tuple[int, Taken]:
     taken = await store.claim(0, token=lease.token, limit=limit)
     assert taken is not None, "another daemon has the lease"
     return lease.token, taken
+
+
+async def acked(store: Store, token: int, position: str, *, partition: int = 0) -> bool:
+    """Acknowledge the events of a partition up to a position, as the router does; False: its lease is lost."""
+    alerts = alert_store(store.connection.address, partitions=store.partitions)
+    written = await RoutingStore(alerts).write(partition, Reading(), {}, token=token, position=position, now_ms=0)
+    await alerts.close()
+    return written is Written.DONE
 
 
 class ManualClock:

@@ -28,20 +28,6 @@ register('claim', { 'allow-oom' }, function(st, args)
   return { st.t, 1, events }
 end)
 
--- ack -----------------------------------------------------------------------------------------------
--- Moves the router's cursor, and drops the events before it, by whole nodes of the stream. ARGV: token, position.
--- Result: {t, 1 | 0 (another router has the lease)}.
-register('ack', { 'allow-oom' }, function(st, args)
-  local held = call('HGET', st.keys.router, 'token')
-  if held ~= args[1] then
-    return { st.t, 0 }
-  end
-  commit_time(st)
-  call('HSET', st.keys.router, 'cursor', args[2])
-  call('XTRIM', st.keys.outbox, 'MINID', '~', args[2], 'LIMIT', 10000)
-  return { st.t, 1 }
-end)
-
 -- trim ----------------------------------------------------------------------------------------------
 -- Drops events of one tenant's history: those older than keep, blind time left out; or, while the histories hold more
 -- than most, the oldest events of the longest one, down to an equal share. ARGV: keep in ms, most, limit per call.
