@@ -9,6 +9,7 @@ import structlog
 
 from monitor.errors import NotAllowedError, QuotaExceededError, StoreUnavailableError, UnknownWorkerError
 from monitor.liveness import EventKind
+from monitor.store.quotas import POOLED
 from monitor.store.results import (
     DAMAGED,
     NOT_ALLOWED,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from monitor.workers import Beat, WorkerKey
 
 log = structlog.get_logger(__name__)
+_Refusal = QuotaExceededError | NotAllowedError
 
 BATCH_LIMIT: Final = 128
 """One call with this many beats blocks the store for about a millisecond, a little more when all beats register."""
@@ -97,7 +99,7 @@ class BatchIntake:
         self._on_moved = on_moved
         self._chunks = [asyncio.Semaphore(CHUNKS_AT_ONCE) for _ in range(store.partitions)]
 
-    async def beats(self, beats: Sequence[Beat]) -> list[QuotaExceededError | NotAllowedError | None]:
+    async def beats(self, beats: Sequence[Beat]) -> list[_Refusal | None]:
         """Store the beats of one request, each of another worker. Return None or the store's refusal for each beat.
 
         The beats bypass the queues of single beats, in calls of their own, a few at a time, so that single beats
@@ -106,21 +108,13 @@ class BatchIntake:
         Raises:
             StoreUnavailableError: some beats could not be stored in time; a replay is harmless.
         """
-        refused: list[QuotaExceededError | NotAllowedError | None] = [None] * len(beats)
+        refused: list[_Refusal | None] = [None] * len(beats)
 
         async def send(partition: int, chunks: Iterator[Sequence[int]]) -> None:
             for chunk in chunks:  # shared by the senders of a partition
-                result = await self._send_chunk(partition, [beats[index] for index in chunk])
-                for index, (outcome, _) in zip(chunk, result.outcomes, strict=True):
-                    if outcome != STORED:
-                        error = error_of(outcome, beats[index].key, self._store.settings)
-                        if not isinstance(error, QuotaExceededError | NotAllowedError):
-                            raise error
-                        refused[index] = error
-                self._graces.add(result.least_grace_ms)
-                if result.moved:
-                    mark_registering((beats[index] for index in chunk), result.moved)
-                    self._on_moved(result.moved)
+                left = chunk
+                while left:
+                    left = await self._send_once(partition, beats, left, refused)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -131,6 +125,32 @@ class BatchIntake:
         except* StoreUnavailableError as errors:
             raise errors.exceptions[0] from None
         return refused
+
+    async def _send_once(
+        self, partition: int, beats: Sequence[Beat], indexes: Sequence[int], refused: list[_Refusal | None]
+    ) -> list[int]:
+        """Send those of ``beats``, and note the refusals. Return those worth another try: a quota was divided again."""
+        result = await self._send_chunk(partition, [beats[index] for index in indexes])
+        pooled: dict[int, list[int]] = {}
+        for index, (outcome, _) in zip(indexes, result.outcomes, strict=True):
+            refused[index] = None
+            if outcome != STORED:
+                error = error_of(outcome, beats[index].key, self._store.settings)
+                if not isinstance(error, _Refusal):
+                    raise error
+                refused[index] = error
+            if outcome in POOLED:
+                pooled.setdefault(outcome, []).append(index)
+        self._graces.add(result.least_grace_ms)
+        if result.moved:
+            mark_registering((beats[index] for index in indexes), result.moved)
+            self._on_moved(result.moved)
+        again: list[int] = []
+        for outcome, some in pooled.items():
+            sizes, tenant = [extent(beats[index]) for index in some], beats[some[0]].key.tenant
+            if await self._store.quotas.has_room(tenant, partition, outcome, sizes=sizes):
+                again += some
+        return again
 
     async def _send_chunk(self, partition: int, beats: list[Beat]) -> BeatsResult:
         try:

@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from monitor.clock import monotonic_s
-from monitor.errors import IntakeFullError, OverShareError, StoreUnavailableError
+from monitor.errors import IntakeFullError, OverShareError, SlowDownError, StoreUnavailableError
 from monitor.intake.backlog import Graces
 from monitor.intake.batches import BATCH_BYTES, BATCH_LIMIT, error_of, extent, mark_registering
 from monitor.shares import Tenants, over_share
+from monitor.store.quotas import POOLED
 from monitor.store.results import REFUSED, STORED
 from monitor.workers import KEEP, Beat, Disconnect, Forget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from monitor.errors import SlowDownError
     from monitor.events import Moved
     from monitor.store import Store
     from monitor.workers import WorkerKey
@@ -151,6 +151,7 @@ class Intake:
         self._waiting = 0
         self._lanes = [[_Lane(partition) for _ in range(lanes)] for partition in range(store.partitions)]
         self._only_lanes = self._lanes[0] if store.partitions == 1 else None
+        self._waiting_for_room: set[asyncio.Task[None]] = set()
 
     async def apply(self, order: Order) -> int:
         """Apply an order, behind earlier orders about the same worker. Return its result, as ``Answer`` gets it.
@@ -183,7 +184,9 @@ class Intake:
 
     async def drain(self) -> None:
         """Wait until every accepted order has its answer. The caller has stopped submitting."""
-        while tasks := [lane.task for lanes in self._lanes for lane in lanes if lane.task is not None]:
+        while tasks := [lane.task for lanes in self._lanes for lane in lanes if lane.task is not None] + [
+            *self._waiting_for_room
+        ]:
             await asyncio.wait(tasks)
 
     def submit_beat(self, beat: Beat, answer: Answer) -> None:
@@ -397,8 +400,26 @@ class Intake:
         for waiting, (outcome, number) in zip(batch, outcomes, strict=True):
             if outcome == STORED:
                 waiting.settle(number)
+            elif outcome in POOLED:
+                task = asyncio.create_task(self._again(waiting, outcome), name="intake-quota")
+                self._waiting_for_room.add(task)
+                task.add_done_callback(self._waiting_for_room.discard)
             else:
                 waiting.settle(0, error_of(outcome, waiting.order.key, self._store.settings))
+
+    async def _again(self, waiting: _Waiting, outcome: int) -> None:
+        """Submit an order again if another partition has room for it, else refuse it.
+
+        An order about the same worker that arrives meanwhile may commit first.
+        """
+        key, room = waiting.order.key, self._store.quotas.has_room
+        try:
+            if not await room(key.tenant, self._store.partition_of(key), outcome, sizes=[waiting.size]):
+                waiting.settle(0, error_of(outcome, key, self._store.settings))
+            elif waiting.answer is not None:
+                self._submit(waiting)
+        except (SlowDownError, StoreUnavailableError) as error:
+            waiting.settle(0, error)
 
 
 def _fail(batch: list[_Waiting], error: Exception) -> None:

@@ -36,23 +36,20 @@ _SHORT: Final = 512
 
 
 def beat_settings(settings: StoreSettings) -> bytes:
-    """Encode what the library's ``beat`` and ``fail`` apply to all workers.
-
-    Each partition has its share of the quotas. IDs are spread by a hash, so a small quota over many partitions may be
-    reached a little early.
-    """
+    """Encode what the library's ``beat`` and ``fail`` apply to all workers."""
     return encode(
         [
             settings.interval_ms,
             settings.grace_ms,
             [[rule.match, rule.interval_ms, rule.grace_ms] for rule in settings.rules],
-            -(-settings.workers_per_tenant // settings.partitions),
+            settings.workers_per_tenant,
             settings.environments_per_tenant,
             settings.daemon,
             settings.status_events,
             settings.timings_per_tenant,
             [settings.min_interval_ms, settings.max_interval_ms, settings.min_grace_ms, settings.max_grace_ms],
-            -(-settings.bytes_per_tenant // settings.partitions),
+            settings.bytes_per_tenant,
+            settings.partitions,
         ]
     )
 

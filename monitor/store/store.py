@@ -25,6 +25,7 @@ from monitor.pace import in_pieces
 from monitor.store import codec, counts, schema
 from monitor.store.coalescing import CoalescedCall
 from monitor.store.connection import Connection
+from monitor.store.quotas import Quotas
 from monitor.store.results import (
     LATE,
     UNKNOWN,
@@ -81,6 +82,7 @@ class Store:
         self.last_sweep = CoalescedCall(self._last_sweep, name="last sweep")
         """(now, time of the oldest last full sweep of all partitions); raises as every call."""
         self._beat_settings = codec.beat_settings(settings)
+        self.quotas = Quotas(self.connection, settings)
 
     @classmethod
     async def open(cls, settings: StoreSettings) -> Store:

@@ -45,14 +45,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="the graces of workers that beat in lists do not count for how long a beat may wait",
         file="monitor/intake/batches.py",
-        old="                self._graces.add(result.least_grace_ms)\n",
+        old="        self._graces.add(result.least_grace_ms)\n",
         new="",
         tests=("tests/intake/test_batches.py",),
     ),
     Mutant(
         wrong="a beat of a list gets the refusal of the beat at its place in another call",
         file="monitor/intake/batches.py",
-        old="for index, (outcome, _) in zip(chunk, result.outcomes, strict=True):",
+        old="for index, (outcome, _) in zip(indexes, result.outcomes, strict=True):",
         new="for index, (outcome, _) in enumerate(result.outcomes):",
         tests=("tests/intake/test_batches.py",),
     ),

@@ -443,10 +443,34 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         wrong="a tenant may have its whole number of workers in each partition",
-        file="monitor/store/codec.py",
-        old="-(-settings.workers_per_tenant // settings.partitions)",
-        new="settings.workers_per_tenant",
-        tests=("tests/store/test_store.py::test_the_share_of_each_partition_keeps_a_tenant_within_its_quotas",),
+        file="monitor/store/lua/beat.lua",
+        old="return math.floor(workers / partitions), math.floor(bytes / partitions)",
+        new="return workers, bytes",
+        tests=(
+            "tests/store/test_store.py::test_the_share_of_each_partition_keeps_a_tenant_within_its_quotas",
+            "tests/intake/test_quotas.py",
+        ),
+    ),
+    Mutant(
+        wrong="a division of a quota takes back the room that the one before has promised",
+        file="monitor/store/lua/beat.lua",
+        old="local held = part and st.t < part.till and part.held or { 0, 0 }",
+        new="local held = { 0, 0 }",
+        tests=("tests/intake/test_quotas.py::test_p26_many_more_registrations_at_once_fill_the_quota_and_no_more",),
+    ),
+    Mutant(
+        wrong="a partition without workers of a tenant forgets how the quota was divided",
+        file="monitor/store/lua/commit.lua",
+        old="if known.changed and known.n == 0 and not known.quota then",
+        new="if known.changed and known.n == 0 then",
+        tests=("tests/intake/test_quotas.py",),
+    ),
+    Mutant(
+        wrong="each beat that a full quota refuses makes all partitions divide it again",
+        file="monitor/store/quotas.py",
+        old="            if not free:\n",
+        new="            if free < 0:\n",
+        tests=("tests/intake/test_quotas.py",),
     ),
     Mutant(
         wrong="an announced absence reads as over though an outage of the monitor prolonged it",

@@ -2,7 +2,7 @@
 
 local P_TENANT, P_ENVIRONMENT, P_FIRST, P_ALLOWED, P_INTERVAL, P_GRACE = 1, 2, 3, 4, 5, 6
 local S_INTERVAL, S_GRACE, S_RULES, S_WORKERS, S_ENVIRONMENTS, S_DAEMON, S_STATUS_EVENTS = 1, 2, 3, 4, 5, 6, 7
-local S_TIMINGS, S_BOUNDS, S_BYTES = 8, 9, 10
+local S_TIMINGS, S_BOUNDS, S_BYTES, S_PARTITIONS = 8, 9, 10, 11
 local B_DIGEST, B_STATUS, B_TASKS, B_TASK, B_META, B_EVENT_META, B_EVENT_CUT = 1, 2, 3, 4, 5, 6, 7
 local B_SYSTEM, B_SYSTEM_CUT, B_LOGS, B_LOGS_CUT = 8, 9, 10, 11
 local MOVES_PER_CALL = 32
@@ -91,6 +91,46 @@ local function has_too_many_cohorts(st, settings, profile, w, environment)
     and cohorts_of(st, w.tenant) >= settings[S_TIMINGS]
 end
 
+-- A tenant's part of these quotas in this partition, if they were divided: {division; quotas, the ones divided; most, what
+-- it may have here; held, what is promised to beats that are on their way, until `till`}, each {workers, bytes}.
+local function part_of(st, tenant, workers, bytes)
+  local packed = tenant_of(st, tenant).quota
+  local part = packed and cmsgpack.unpack(packed)
+  return part and part.quotas[1] == workers and part.quotas[2] == bytes and part
+end
+
+-- How many workers, and bytes of them, a tenant may have in this partition: its part of the quotas as last divided, or
+-- else an equal one, rounded down. So all partitions together never allow more than the quotas.
+local function allowance_of(st, settings, tenant)
+  local workers, bytes, partitions = settings[S_WORKERS], settings[S_BYTES], settings[S_PARTITIONS]
+  local part = partitions > 1 and part_of(st, tenant, workers, bytes)
+  if part then
+    return part.most[1], part.most[2]
+  end
+  return math.floor(workers / partitions), math.floor(bytes / partitions)
+end
+
+-- share ---------------------------------------------------------------------------------------------
+-- One step of a division of a tenant's quotas among the partitions. ARGV: tenant, quota of workers, of bytes, the
+-- division (a word). Then nothing, to allow no more here than there is or is promised; or workers and bytes to allow,
+-- workers and bytes of these to promise, and for how many ms: this changes nothing if another division has begun since.
+-- Result: {t, workers, bytes that are allowed now}. Events: none.
+register('share', {}, function(st, args)
+  local a = { nil, tonumber(args[2]), tonumber(args[3]), nil, tonumber(args[5]), tonumber(args[6]) }
+  local known, part = tenant_of(st, args[1]), part_of(st, args[1], a[2], a[3])
+  if not a[5] then
+    local held = part and st.t < part.till and part.held or { 0, 0 }
+    local most = { math.max(known.n, held[1]), math.max(known.b, held[2]) }
+    part = { division = args[4], quotas = { a[2], a[3] }, most = most, held = held, till = part and part.till or 0 }
+  elseif part and part.division == args[4] then
+    part.most, part.held, part.till = { a[5], a[6] }, { tonumber(args[7]), tonumber(args[8]) }, st.t + args[9]
+  end
+  if part then
+    call('HSET', st.base .. 'tenant:' .. args[1], 'quota', cmsgpack.pack(part))
+  end
+  return { st.t, part and part.most[1] or 0, part and part.most[2] or 0 }
+end)
+
 -- The outcome of a beat, before any change. grown: growth of the worker's cold parts in bytes.
 local function judge(st, settings, profile, w, environment, grown)
   local was = w.cohort and w.cohort[C_ENVIRONMENT]
@@ -99,11 +139,13 @@ local function judge(st, settings, profile, w, environment, grown)
     return DAMAGED
   elseif allowed and not (contains(allowed, environment) and (not was or contains(allowed, was))) then
     return NOT_ALLOWED
-  elseif not w.rec and tenant_of(st, w.tenant).n >= settings[S_WORKERS] then
+  end
+  local workers, bytes = allowance_of(st, settings, w.tenant)
+  if not w.rec and tenant_of(st, w.tenant).n >= workers then
     return OVER_WORKERS
   end
   grown = grown + (w.rec and 0 or bytes_of(w.worker))
-  if grown > 0 and tenant_of(st, w.tenant).b + grown > settings[S_BYTES] then
+  if grown > 0 and tenant_of(st, w.tenant).b + grown > bytes then
     return OVER_BYTES
   elseif
     was ~= environment

@@ -24,7 +24,7 @@ end
 local function commit_tenants(st)
   for tenant, known in pairs(st.tenants) do
     local key = st.base .. 'tenant:' .. tenant
-    if known.changed and known.n == 0 then
+    if known.changed and known.n == 0 and not known.quota then
       call('DEL', key)
     elseif known.changed then
       local fields, gone = { 'n', known.n, 'v', known.v, 'b', int(known.b) }, {}

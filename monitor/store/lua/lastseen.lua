@@ -53,7 +53,8 @@ Key schema, per partition, without the base:
   bounds_absent, bounds_refused   ZSET   cohort -> lower bound of the first end in absent:<cohort>, refused:<cohort>
   names:<tenant>  ZSET   worker -> 0: the order of lists; changes on register and forget only
   rejections      HASH   mid -> newest refused beat: {reason, t, subject}; void once a later beat was accepted
-  tenant:<tenant> HASH   n (workers), b (their bytes, see bytes_of), v (environments), "e"..environment -> workers
+  tenant:<tenant> HASH   n (workers), b (their bytes, see bytes_of), v (environments), "e"..environment -> workers; quota
+                         (what this partition may take of the tenant's quotas, see allowance_of)
   outbox          STREAM events until the router has passed them; IDs are <t>-<n>. event: msgpack list, see `record`;
                          gaps: as in records
   history:<tenant> STREAM the same events of a tenant, with IDs of its own, which reveal nothing of other tenants
@@ -257,8 +258,9 @@ end
 local function tenant_of(st, tenant)
   local found = st.tenants[tenant]
   if not found then
-    local known = call('HMGET', st.base .. 'tenant:' .. tenant, 'n', 'v', 'b')
+    local known = call('HMGET', st.base .. 'tenant:' .. tenant, 'n', 'v', 'b', 'quota')
     found = { n = tonumber(known[1]) or 0, v = tonumber(known[2]) or 0, b = tonumber(known[3]) or 0, workers_in = {} }
+    found.quota = known[4]
     st.tenants[tenant] = found
   end
   return found
