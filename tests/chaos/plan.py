@@ -195,7 +195,7 @@ def make(seed: int, *, kinds: frozenset[Kind] = frozenset(Kind), faketime: bool 
     skews: list[Skew | None] = [None] * daemons
     if faketime and shape is not Shape.EMBEDDED and rng.random() < 0.3:
         skews[rng.randrange(daemons)] = Skew(offset_s=rng.choice([-600, 600]), rate=rng.choice([1.0, 1.0, 0.9, 1.1]))
-    durability, partitions = rng.choice(DURABILITIES[shape]), rng.choice([1, 1, 2])
+    durability, partitions = rng.choice(DURABILITIES[shape]), rng.choice([1, 2, 4, 16])
     lives = lives_of.drawn(seed, rng, daemons)
     processes, steps = _apart_from(steps, seed, frozenset(possible), shape, daemons)
     steps = _with_hostile(steps, seed, sorted(OF_HOSTILE & frozenset(possible)), daemons)

@@ -1,8 +1,8 @@
 """A daemon's alerting half in a process of its own, for tests that kill it.
 
-Arguments: store URL, webhook URL, store time at the start in ms, number of workers that are down. Routes the same
-events from the beginning at every start, as after a crash before the ack. Ends when all is sent. A failpoint may stand
-in its environment (``tests.support.failpoints``).
+Arguments: store URL, webhook URL, store time at the start in ms, number of workers that are down, number of partitions.
+Routes the same events from the beginning at every start, as after a crash before the ack. Ends when all is sent. A
+failpoint may stand in its environment (``tests.support.failpoints``).
 """
 
 from __future__ import annotations
@@ -17,24 +17,55 @@ from alerts.rendering.payload import Wording
 from alerts.routing.routes import Route
 from alerts.service import AlertService, AlertSettings
 from monitor.clock import StoreClock
+from monitor.workers import WorkerKey, partition_of
 from tests.support import parts
 from tests.support.alerts_fakes import CALM, SECRET, ListSource, Tally, event
 from tests.support.failpoints import failpoint
 from tests.support.stores import alert_store
 
 if TYPE_CHECKING:
-    from monitor.events import Event
+    from monitor.events import Event, Taken
 
 
-def deaths(workers: int) -> list[Event]:
+def deaths(workers: int, partitions: int = 1) -> list[Event]:
     """A stale event for each of ``workers`` workers."""
-    return [event(2, worker_id=f"w{worker}", position=f"{worker + 1}-0") for worker in range(workers)]
+    return [
+        event(
+            2,
+            worker_id=f"w{worker}",
+            position=f"{worker + 1}-0",
+            partition=partition_of(WorkerKey("acme", f"w{worker}"), partitions),
+        )
+        for worker in range(workers)
+    ]
 
 
-async def main(store_url: str, hook_url: str, start_ms: int, workers: int) -> None:
+class Streams:
+    """The streams of several partitions, each a list."""
+
+    def __init__(self, events: list[Event], partitions: int) -> None:
+        self._sources = [ListSource([one for one in events if one.partition == n]) for n in range(partitions)]
+        self._partitions = {one.position: one.partition for one in events}
+
+    async def claim(self, partition: int, limit: int) -> Taken | None:
+        return await self._sources[partition].claim(0, limit)
+
+    def owns(self, partition: int) -> bool:
+        return partition < len(self._sources)
+
+    def routed(self, position: str) -> None:
+        self._sources[self._partitions[position]].routed(position)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all events are acknowledged."""
+        return all(source.acked == len(source.stream) for source in self._sources)
+
+
+async def main(store_url: str, hook_url: str, start_ms: int, workers: int, partitions: int) -> None:
     clock = StoreClock()
     clock.observe(start_ms)
-    source = ListSource(deaths(workers))
+    source = Streams(deaths(workers, partitions), partitions)
     service = AlertService(
         AlertSettings(
             receivers=[WebhookReceiver(name="ops", url=hook_url, secrets=(SECRET,), allow_private=True)],
@@ -42,9 +73,9 @@ async def main(store_url: str, hook_url: str, start_ms: int, workers: int) -> No
             wording=Wording(public_url="", redact=()),
             rule=None,  # each is notified by itself
         ),
-        store=alert_store(store_url, durability="fsync", routed=source.routed),
+        store=alert_store(store_url, durability="fsync", partitions=partitions, routed=source.routed),
         source=source,
-        partitions=1,
+        partitions=partitions,
         fleet=CALM,
         now_ms=clock.now_ms,
         counts=Tally(),
@@ -52,10 +83,10 @@ async def main(store_url: str, hook_url: str, start_ms: int, workers: int) -> No
     )
     await service.start()
     groups = service.groups["ops"]
-    while source.acked < len(source.stream) or await parts.due(groups, offset=0, limit=1):  # noqa: ASYNC110 - no wake-up exists
+    while not source.is_over or await parts.due(groups, offset=0, limit=1):  # noqa: ASYNC110 - no wake-up exists
         await asyncio.sleep(0.02)
     await service.stop()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
+    asyncio.run(main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:6])))

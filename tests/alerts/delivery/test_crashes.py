@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CONCURRENCY: Final = 8
 """Attempts in flight at one receiver: the number of outcomes that a crash may leave unknown."""
+PARTITIONS: Final = (1, 4, 16)
 LATER_MS: Final = 60_000
 """Longer than a lease."""
 
@@ -29,7 +30,8 @@ LATER_MS: Final = 60_000
 class Crashing:
     """A daemon's alerting half that is started again after each death."""
 
-    def __init__(self, store_url: str, hook: Hook, *, workers: int) -> None:
+    def __init__(self, store_url: str, hook: Hook, *, workers: int, partitions: int) -> None:
+        self._partitions = partitions
         self._store_url = store_url
         self.hook = hook
         self._workers = workers
@@ -51,6 +53,7 @@ class Crashing:
             self.hook.url,
             str(start_ms),
             str(self._workers),
+            str(self._partitions),
             stdout=asyncio.subprocess.DEVNULL,
             env={**os.environ, VARIABLE: failpoint_text},
         )
@@ -87,21 +90,23 @@ def _signature(nid: str, timestamp_s: int, body: bytes) -> str:
     return Webhook(SECRET).sign(nid, datetime.fromtimestamp(timestamp_s, UTC), body.decode())
 
 
+@pytest.mark.parametrize("partitions", PARTITIONS)
 @pytest.mark.parametrize("point", POINTS)
-async def test_p5_p6_killed_at_each_point_every_id_arrives_and_copies_are_equal(point: str) -> None:
+async def test_p5_p6_killed_at_each_point_every_id_arrives_and_copies_are_equal(point: str, partitions: int) -> None:
     with servers.running(servers.valkey_binary()) as server:
         async with webhook_server() as hook:
-            crashing = Crashing(server.url, hook, workers=120)
+            crashing = Crashing(server.url, hook, workers=120, partitions=partitions)
             assert not await crashing.run(f"{point}:1")
             assert await crashing.run()
             crashing.check()
 
 
-async def test_p5_p6_killed_at_random_with_1000_transitions_in_flight_every_id_arrives() -> None:
+@pytest.mark.parametrize("partitions", PARTITIONS)
+async def test_p5_p6_killed_at_random_with_1000_transitions_in_flight_every_id_arrives(partitions: int) -> None:
     chance = random.Random(4)  # noqa: S311 - a plan, not a secret
     with servers.running(servers.valkey_binary()) as server:
         async with webhook_server() as hook:
-            crashing = Crashing(server.url, hook, workers=1_000)
+            crashing = Crashing(server.url, hook, workers=1_000, partitions=partitions)
             for goal in sorted(chance.sample(range(1, 900), 3)):
                 assert not await crashing.run(kill_at=goal)
             assert not await crashing.run(f"*:{chance.randint(20, 60)}")
