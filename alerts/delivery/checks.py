@@ -5,6 +5,7 @@ The worker store is written first, then the incidents, then the groups: a group 
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
@@ -15,6 +16,7 @@ from alerts.groups.decisions import Decision
 from alerts.groups.flapping import RecentOutages
 from alerts.groups.incidents import UnknownIncidentError
 from alerts.groups.state import RECHECK_MS, AlertGroup, CreateNotification, Member, Postpone, Send, Wait
+from alerts.store.mass_failures import ENVIRONMENTS_CACHED, LONGEST_READING_S
 from monitor.liveness import Liveness
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ class Checks:
         self._mass_failures = mass_failures
         self._fleet = fleet
         self._flapping = flapping
+        self._read: dict[tuple[str, str], tuple[EnvironmentHealth, float]] = {}
+        """Environments as they were read last, and when."""
 
     async def review(
         self,
@@ -150,10 +154,19 @@ class Checks:
         return await self._fleet.environment_health(group.tenant, group.labels["environment"], since_ms)
 
     async def others(self, event: Event) -> EnvironmentHealth:
-        """Health of an event's environment: what the router has read a moment ago, or else read now."""
+        """Health of an event's environment, at most a second old: a reading is a call to each partition."""
         where = event.tenant, event.environment_name
         known = None if self._mass_failures is None else self._mass_failures.recent(*where)
-        return known or await self._fleet.environment_health(*where)
+        if known is not None:
+            return known
+        now_s = asyncio.get_running_loop().time()
+        health, read_s = self._read.get(where, (None, 0.0))
+        if health is None or now_s > read_s + LONGEST_READING_S:
+            health = await self._fleet.environment_health(*where)
+            if len(self._read) >= ENVIRONMENTS_CACHED:
+                self._read.clear()
+            self._read[where] = health, now_s
+        return health
 
     async def is_suspected(self, group: AlertGroup, firing: Mapping[str, Member]) -> bool:
         """Whether a mass failure of the group's environment is suspected and not declared."""

@@ -91,7 +91,7 @@ def busy(home: Home, daemon: Daemon, receiver: Receiver) -> None:
 
     run("silence", "add", "--worker-id", "quiet*", "--for", "1h", "--comment", "a deploy")
     assert daemon.call("POST", "/api/v1/receivers/ops/test").status == 200
-    run("token", "revoke", "--sub", "nobody")
+    run("token", "revoke", "--sub", "gone")
     logs = {"logs": ["a line"], "system_info": {"cpu": 1}, "worker_metadata": {"pool": "a"}}
     for name in ("single", "quiet-1", "back"):
         assert daemon.beat(name, **logs).status == 204
