@@ -1,4 +1,4 @@
-"""Classification of an event: the group that it belongs to, by its key, and its role for that group. Pure."""
+"""Classification of an event: the group that it belongs to, by its key, its role for that group, its labels. Pure."""
 
 from __future__ import annotations
 
@@ -97,6 +97,29 @@ def metadata_of(event: Event) -> dict[str, object]:
 def text_of(value: object) -> str:
     """A metadata value as it is compared and used as a label: JSON, unless it is a string."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def fits(pattern: str, text: str) -> bool:
+    """Whether the whole text matches the pattern. ``*`` matches any run of characters, all else matches itself.
+
+    For a text that is a pattern too: whether this one matches all that the other does. Only stars match its stars.
+
+    Each part between two stars is matched at its first place, without backtracking, so that no text and no number of
+    stars makes matching slow.
+    """
+    first, *rest = pattern.split("*")
+    if not rest:
+        return text == first
+    *middle, last = rest
+    at, end = len(first), len(text) - len(last)
+    if at > end or not text.startswith(first) or not text.endswith(last):
+        return False
+    for part in middle:
+        at = text.find(part, at, end)
+        if at < 0:
+            return False
+        at += len(part)
+    return True
 
 
 def environment_key(tenant: str, environment: str) -> str:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from alerts.globs import fits
-from alerts.groups.classify import metadata_of, text_of
+from alerts.groups.classify import fits, metadata_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from alerts.globs import fits
+from alerts.groups.classify import fits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

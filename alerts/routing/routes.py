@@ -6,8 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from alerts.globs import fits
-from alerts.groups.classify import Role, environment_key, metadata_of, role_of, text_of, worker_key
+from alerts.groups.classify import Role, environment_key, fits, metadata_of, role_of, text_of, worker_key
 from alerts.groups.mass_failure import SILENT, FailureState
 from alerts.groups.state import Timing
 from monitor.liveness import EventKind

@@ -13,7 +13,7 @@ MOST_STARS: Final = 8
 def checked_glob(pattern: str) -> str:
     """Return the pattern, unless it is empty, has another kind of wildcard, or too many stars.
 
-    A valid pattern has the same meaning for ``alerts.globs.fits``, for Redis and for the reader.
+    A valid pattern has the same meaning for ``alerts.groups.classify.fits``, for Redis and for the reader.
     """
     if not pattern:
         raise ValueError("must not be empty")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alerts.errors import UnrenderableEventError
-from alerts.globs import fits
+from alerts.groups.classify import fits
 from alerts.receivers.log import page
 from alerts.rendering.group_text import NAMES
 from alerts.rendering.payload import BODY_BYTES, GroupCounts, Wording

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alerts.errors import PermanentDeliveryError, TransientDeliveryError
-from alerts.globs import fits
-from alerts.groups.classify import Shape, labels_of, mid_of, shape_of
+from alerts.groups.classify import Shape, fits, labels_of, mid_of, shape_of
 from alerts.groups.mass_failure import FailureState
 from alerts.groups.state import Timing
 from alerts.retry import FLOOR_MS, GiveUp, Retry, RetryPolicy, RetryReason, decide, retry_after_ms

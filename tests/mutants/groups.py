@@ -196,7 +196,7 @@ _ROUTING: Final = (
     ),
     Mutant(
         wrong="two parts of a pattern may fit the same characters",
-        file="alerts/globs.py",
+        file="alerts/groups/classify.py",
         old="        at += len(part)\n",
         new="",
         tests=("tests/core/test_routes.py",),

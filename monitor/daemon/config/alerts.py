@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Self, TypeAlias, TypeVar
 from pydantic import AfterValidator, Field, StrictBool, StrictInt, ValidationInfo, field_validator
 from pydantic import model_validator as model_check
 
-from alerts.globs import fits
-from alerts.groups.classify import DOWN
+from alerts.groups.classify import DOWN, fits
 from alerts.receivers import TYPES, ReceiverSettings
 from alerts.receivers.log import LogSettings
 from alerts.rendering.redaction import Redaction

@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic import field_validator as check
 
-from alerts.globs import fits
+from alerts.groups.classify import fits
 from monitor.daemon.config.alerts import Alerts, Pattern
 from monitor.daemon.config.auth import Auth, NonEmpty
 from monitor.daemon.config.errors import lines
