@@ -14,7 +14,7 @@ from tests.support.stores import alert_store, opened
 if TYPE_CHECKING:
     from monitor.store.library import Library
 
-TAKES_BEATS = {"beat", "fail", "pulse"}
+TAKES_BEATS = {"beat", "fail", "pulse", "share"}
 """A full store has no room for beats, nor for workers that are registered as failed, and is blind."""
 
 
