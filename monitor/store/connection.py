@@ -72,8 +72,8 @@ class Founded:
     partitions: int
     installation: tuple[str, ...]
     """The IDs of the installation, the oldest first; empty: unknown."""
-    is_used: bool
-    """Whether a daemon has sent a pulse since."""
+    is_complete: bool
+    """Whether all other tags were founded too."""
 
 
 class Functions:
@@ -228,15 +228,15 @@ class Connection:
     async def founded(self, base: str) -> Founded | None:
         """Return what a hash tag was founded with, without the library; None if it is not founded."""
         async with self._in_time():
-            known: Any = await self._probing.hmget(f"{base}meta", "schema", "partitions", "installation", "pulse")
-        schema, partitions, ids, pulse = known
+            known: Any = await self._probing.hmget(f"{base}meta", "schema", "partitions", "installation", "founding")
+        schema, partitions, ids, founding = known
         if schema is None or partitions is None:
             return None
         return Founded(
             schema=int(schema),
             partitions=int(partitions),
             installation=tuple((ids or b"").decode().split()),
-            is_used=pulse is not None,
+            is_complete=founding is None,
         )
 
     async def found(self, base: str, *args: Argument) -> None:

@@ -21,20 +21,20 @@ SCHEMA_VERSION: Final = 1
 async def open_partitions(connection: Connection, settings: StoreSettings) -> None:
     """Check the server and all data, load the library, and found what is new. Raises as ``Store.open`` does.
 
-    A start that is refused leaves nothing in a new store. One that is killed may leave some tags founded, which have
-    never had a pulse: the next start founds the rest.
+    A start that is refused leaves nothing in a new store. One that is killed may leave some tags founded: the next one
+    founds the rest.
     """
     await connection.judge_server()
     known = await _known(connection, settings)
     for one in known.values():
         if one is not None:
             _check(settings, one)
-    lost = _lost(known)
-    if lost and any(one and one.is_used for one in known.values()):
+    lost = [base for base, one in known.items() if one is None]
+    if lost and _is_complete(known):
         raise SchemaError(f"the store has lost data: {lost[0]} is missing, and others are there; restore a backup")
     try:
         await connection.load()
-        await _found(connection, settings, since="")
+        await _found(connection, settings, since="", lost=lost)
     except StoreFullError:
         if lost:
             raise
@@ -49,11 +49,11 @@ async def found_again(connection: Connection, settings: StoreSettings, *, since_
         StoreUnavailableError: only a part of the store is missing.
     """
     known = await _known(connection, settings)
-    lost = _lost(known)
-    if lost and any(one and one.is_used for one in known.values()):
+    lost = [base for base, one in known.items() if one is None]
+    if lost and _is_complete(known):
         raise StoreUnavailableError(f"the store has lost data: {lost[0]} is missing, and others are there")
     if lost:
-        await _found(connection, settings, since=since_ms)
+        await _found(connection, settings, since=since_ms, lost=lost)
     return bool(lost)
 
 
@@ -62,13 +62,16 @@ async def _known(connection: Connection, settings: StoreSettings) -> dict[str, F
     return dict(zip(bases, await asyncio.gather(*map(connection.founded, bases)), strict=True))
 
 
-def _lost(known: dict[str, Founded | None]) -> list[str]:
-    return [base for base, one in known.items() if one is None]
+def _is_complete(known: dict[str, Founded | None]) -> bool:
+    """Whether the tags that are there are of a store of which every tag was founded once."""
+    return any(one is not None and one.is_complete for one in known.values())
 
 
-async def _found(connection: Connection, settings: StoreSettings, *, since: int | str) -> None:
+async def _found(connection: Connection, settings: StoreSettings, *, since: int | str, lost: list[str]) -> None:
+    """Found the tags that are missing, then say so in all. A stop in between leaves a founding that the next one ends."""
     arguments = SCHEMA_VERSION, settings.partitions, " ".join(settings.installation), since
-    await asyncio.gather(*(connection.found(base, *arguments) for base in connection.bases(settings.partitions)))
+    await asyncio.gather(*(connection.found(base, *arguments, 0) for base in lost))
+    await asyncio.gather(*(connection.found(base, *arguments, 1) for base in connection.bases(settings.partitions)))
 
 
 def _check(settings: StoreSettings, known: Founded) -> None:

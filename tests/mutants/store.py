@@ -22,10 +22,17 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         wrong="a start founds the part of a store that was lost",
         file="monitor/store/schema.py",
-        old="""    if lost and any(one and one.is_used for one in known.values()):
+        old="""    if lost and _is_complete(known):
         raise SchemaError(""",
-        new="""    if lost and all(one and one.is_used for one in known.values()):
+        new="""    if lost and not _is_complete(known):
         raise SchemaError(""",
+        tests=("tests/store/test_founding.py",),
+    ),
+    Mutant(
+        wrong="a founding that was cut off counts as a store that has lost a part",
+        file="monitor/store/connection.py",
+        old="is_complete=founding is None,",
+        new="is_complete=True,",
         tests=("tests/store/test_founding.py",),
     ),
     Mutant(

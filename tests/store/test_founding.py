@@ -13,6 +13,7 @@ from monitor.errors import StoreUnavailableError
 from monitor.store import SchemaError, Store
 from monitor.store.library import LIBRARY
 from monitor.store.results import STORED
+from monitor.store.schema import SCHEMA_VERSION
 from tests.support.stores import alert_store, beat, opened, settings
 
 if TYPE_CHECKING:
@@ -47,9 +48,32 @@ async def test_a_start_founds_what_a_killed_one_did_not(store_url: str) -> None:
     async with opened(store_url, partitions=4):
         pass
     async with Redis.from_url(store_url) as redis:
+        for anchor in anchors(4):  # as it was then
+            await redis.hset(anchor, "founding", 1)
         await redis.delete("{ls:3}:meta", "{ls.shared:0}:meta")
-    async with opened(store_url, partitions=4):
-        assert await all_keys(store_url) == anchors(4)
+        async with opened(store_url, partitions=4):
+            assert await all_keys(store_url) == anchors(4)
+            for anchor in anchors(4):
+                assert not await redis.hexists(anchor, "founding")
+
+
+async def test_a_founding_again_that_was_cut_off_is_ended_by_any_daemon_though_pulses_came_meanwhile(
+    store_url: str,
+) -> None:
+    async with opened(store_url, partitions=4) as store, Redis.from_url(store_url) as redis:
+        await store.pulse(0)
+        for way in ("running", "starting"):
+            await redis.flushall()
+            await store.connection.found("{ls:0}:", SCHEMA_VERSION, 4, "", store.clock.now_ms(), 0)
+            await store.pulse(0)
+            if way == "starting":
+                async with opened(store_url, partitions=4):
+                    assert anchors(4) <= await all_keys(store_url)
+            await store.pulse(1)
+            assert anchors(4) <= await all_keys(store_url)
+            await redis.delete("{ls:2}:meta")  # from now on, a part that is missing is lost
+            with pytest.raises(SchemaError, match="lost data"):
+                await Store.open(settings(store_url, partitions=4))
 
 
 @pytest.mark.parametrize("lost", ["{ls:2}:meta", "{ls.shared:0}:meta"])
@@ -57,7 +81,6 @@ async def test_p26_a_store_in_use_of_which_a_part_is_missing_is_refused_and_not_
     store_url: str, lost: str
 ) -> None:
     async with opened(store_url, partitions=4) as store, Redis.from_url(store_url) as redis:
-        await store.pulse(1)
         await redis.delete(lost)
         base = lost.removesuffix("meta")
         with pytest.raises(SchemaError, match=f"lost data: {base} is missing"):

@@ -28,7 +28,7 @@ partition. A call to a partition that is not founded is answered NOTFOUNDED. Eve
 time in ms.
 
 Key schema, per partition, without the base:
-  meta            HASH   schema, partitions, installation (IDs, see found), skew, last (newest t), swept (t of the last
+  meta            HASH   schema, partitions, installation (IDs, see found), founding (until all tags are founded), skew, last (newest t), swept (t of the last
                          full sweep), cohort_id (newest cohort number), events (in all histories), erased (newest
                          generation or time of an erased worker), pulse (newest of any daemon), run (run ID of the
                          server at that pulse), blind, blind_ms (number and length of blind windows so far)
@@ -291,7 +291,7 @@ end
 -- found ---------------------------------------------------------------------------------------------
 -- Founds a partition, or another tag, whose base is then the key; the caller has checked all of them. ARGV: schema
 -- version, partition count, IDs of the installation, separated by spaces ('': none), and when a running daemon has found
--- its store empty, the moment since which nothing was stored, else ''. Result: {t}. Of a founded tag nothing changes
+-- its store empty, the moment since which nothing was stored, else ''; '1' when all tags are founded. Result: {t}. Of a founded tag nothing changes
 -- except that new IDs of the same installation are added, since it replaces its IDs one after another; the newest 64 are
 -- kept. Events: none.
 register('found', { 'allow-oom' }, function(st, args)
@@ -308,12 +308,15 @@ register('found', { 'allow-oom' }, function(st, args)
   end
   if not st.founded then
     commit_time(st)
-    call('HSET', st.keys.meta, 'schema', args[1], 'partitions', args[2])
+    call('HSET', st.keys.meta, 'schema', args[1], 'partitions', args[2], 'founding', 1)
     if args[4] ~= '' then
       local since = math.min(tonumber(args[4]), st.t)
       call('SET', st.keys.windows, cmsgpack.pack({ { since, st.t, STORE_RESTARTED } }))
       call('HSET', st.keys.meta, 'blind', 1, 'blind_ms', int(st.t - since))
     end
+  end
+  if args[5] == '1' then
+    call('HDEL', st.keys.meta, 'founding')
   end
   if is_ours and new then
     call('HSET', st.keys.meta, 'installation', table.concat(words, ' ', math.max(1, #words - 63)))
