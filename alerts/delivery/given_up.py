@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from alerts.groups.classify import Role
 from alerts.groups.state import Draft
 from alerts.store.group_store import Change, Want
+from monitor.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from alerts.store.group_store import GroupPart, GroupStore
@@ -37,8 +38,13 @@ class GivenUp:
         if not self.accepted or now_ms < self._again_ms:
             return []
         self.accepted, self._again_ms = False, now_ms + AGAIN_PAUSE_MS
-        found = [tag for tag in self.tags if await _offer(self._groups.parts[tag], now_ms=now_ms)]
-        self.tags = set(found)
+        asked = tuple(self.tags)  # others may come meanwhile
+        try:
+            found = [tag for tag in asked if await _offer(self._groups.parts[tag], now_ms=now_ms)]
+        except StoreUnavailableError:
+            self.accepted = True
+            raise
+        self.tags -= set(asked).difference(found)
         return found
 
 

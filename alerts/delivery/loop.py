@@ -183,7 +183,7 @@ class Delivery:
         try:
             claim = self._groups.parts[part].claim(limit=room, lease_ms=self._lease_ms, now_ms=now_ms)
             claimed, next_ms = await claim
-        except StoreUnavailableError:
+        except Exception:
             self._due.note(part, now_ms)
             raise
         if next_ms is not None:
@@ -242,6 +242,7 @@ class Delivery:
             known, now_ms = await self._read_again(some), self._now_ms()
             changes = [given_back(now, Draft(now.group, now_ms), receiver=self._groups.receiver) for _, now in known]
             await self._save(changes, now_ms=now_ms)  # refused for groups that another daemon has claimed since
+            self._begun.clear()  # of these; an attempt in flight reads its group again
             del self._held[: len(some)]
 
     async def _save(self, changes: Sequence[Change], *, now_ms: int) -> list[bool]:
