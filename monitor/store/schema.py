@@ -68,7 +68,7 @@ def _is_complete(known: dict[str, Founded | None]) -> bool:
 
 
 async def _found(connection: Connection, settings: StoreSettings, *, since: int | str, lost: list[str]) -> None:
-    """Found the tags that are missing, then say so in all. A stop in between leaves a founding that the next one ends."""
+    """Found the tags that are missing, then say so in all. The next daemon ends what stops in between."""
     arguments = SCHEMA_VERSION, settings.partitions, " ".join(settings.installation), since
     await asyncio.gather(*(connection.found(base, *arguments, 0) for base in lost))
     await asyncio.gather(*(connection.found(base, *arguments, 1) for base in connection.bases(settings.partitions)))
