@@ -12,6 +12,12 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
+from alerts.groups.classify import DOWN, qualified
+from alerts.routing.router import Router
+from alerts.routing.routes import ReceiverTraits, Route
+from alerts.store.group_store import GroupStore, Want
+from alerts.store.incidents import IncidentStore
+from alerts.store.routing import RoutingStore
 from monitor.blindness import GAP_MS
 from monitor.liveness import EventKind, Liveness, Trigger
 from monitor.store import Store
@@ -108,6 +114,20 @@ class StoreMachine:
         )
         self.seen: dict[WorkerKey, tuple[int, int, int]] = {}
         self.has_trimmed = False
+        self.alerts = stores.alert_store(self.server.url)
+        self.incidents, self.groups = IncidentStore(self.alerts), GroupStore(self.alerts, "ops")
+        self.router = Router(
+            partition=0,
+            source=self.run(stores.outbox_of(self.store)),
+            batches=RoutingStore(self.alerts),
+            incidents=self.incidents,
+            mass_failures=None,
+            groups={"ops": self.groups},
+            traits={"ops": ReceiverTraits()},
+            routes=[Route(receivers=("ops",))],
+            now_ms=self.store.clock.now_ms,
+            on_queued=lambda *_: None,
+        )
 
     def play(self, data: st.DataObject) -> None:
         """Make ``STEPS`` steps. Each action is as probable: a state machine leaves some out, and little happens."""
@@ -121,7 +141,7 @@ class StoreMachine:
         return self.runner.run(work)
 
     def close(self) -> None:
-        for store in self.sweepers:
+        for store in (*self.sweepers, self.alerts):
             self.run(store.close())
         self.runner.close()
         self.context.__exit__(None, None, None)
@@ -324,6 +344,38 @@ class StoreMachine:
                 found = worker.late_ms - worker.interval_ms
                 assert found in {self.model.due(expected, now_ms)[0] for now_ms in times}
                 expected.move_base(found)
+
+    @action()
+    def route(self) -> None:
+        """What the events since the last time leave in the partition: the incidents, and the groups at a receiver.
+
+        Nothing is delivered, so the group of a worker that is down waits with its newest outage, and of one that is
+        back none waits.
+        """
+
+        async def routed() -> None:
+            while await self.router.step():
+                pass
+
+        self.run(routed())
+        for tenant in TENANTS:
+            page = self.run(self.incidents.page(tenant, limit=1_000))
+            stored = Counter((one.worker_id, one.opened_ms, one.updated, one.closed_by) for one in page.incidents)
+            outages = self.model.outages(tenant)
+            assert stored == Counter((one.key.worker_id, one.due_ms, one.kind, one.ended_by) for one in outages)
+            down = {one.key.worker_id: one for one in outages if one.ended_by is None}
+            keys = [
+                f"w{qualified(tenant, key.worker_id)}" for key in sorted(self.seen, key=str) if key.tenant == tenant
+            ]
+            for want, seen in zip(keys, self.run(self.groups.read([Want(group=key) for key in keys])), strict=True):
+                pending = [] if seen.group is None else seen.group.pending
+                names = {event.worker_id for event in pending}
+                newest = [event for event in pending if event.kind in DOWN]
+                expected = next((one for name, one in down.items() if want == f"w{qualified(tenant, name)}"), None)
+                assert (seen.group is None) is (expected is None), want
+                if expected is not None:
+                    assert names == {expected.key.worker_id}
+                    assert [(event.kind, event.seq) for event in newest] == [(expected.kind, expected.seq)]
 
     @action(key=KEYS)
     def delete(self, key: WorkerKey) -> None:

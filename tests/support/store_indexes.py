@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 BASE = b"{ls:0}:"
+ALERTS = (b"to:", b"incident", b"failures", b"receivers_due")
+"""How the keys of the alerts begin, which lie under the same tag."""
 PLAIN = {
     b"meta",
     b"records",
@@ -144,7 +146,7 @@ class _Check:
 
     async def compare_keys(self, groups: Mapping[int, Any]) -> None:
         keys: list[Any] = await self.redis.keys(BASE + b"*")
-        names: set[bytes] = {key.removeprefix(BASE) for key in keys}
+        names: set[bytes] = {key.removeprefix(BASE) for key in keys if not key.removeprefix(BASE).startswith(ALERTS)}
         assert {name for name in names if _kind(name) in {b"alive", b"down", b"absent", b"refused"}} == set(self.sets)
         for name in names - PLAIN:
             rest = _of(name)

@@ -92,6 +92,17 @@ class ModelEvent:
     uncredited: int = 0
 
 
+@dataclass
+class ModelOutage:
+    """A worker's outage: since when, by which event it was last reported, by what it ended."""
+
+    key: WorkerKey
+    due_ms: int
+    kind: EventKind
+    seq: int
+    ended_by: EventKind | None = None
+
+
 class Model:
     """The expected state of the store. Every call is applied at the time that the store answers."""
 
@@ -105,6 +116,25 @@ class Model:
         self.daemons: dict[str, ModelDaemon] = {}
         self.pulse_ms: int | None = None
         self.ended_windows: list[Window] = []
+
+    # Alerts
+
+    def outages(self, tenant: str) -> list[ModelOutage]:
+        """Of a tenant's workers, by all events so far. One goes on until its worker recovers, stops or is forgotten."""
+        found: list[ModelOutage] = []
+        ongoing: dict[WorkerKey, ModelOutage] = {}
+        for event in self.events:
+            if event.key.tenant != tenant:
+                continue
+            if event.kind in {EventKind.STALE, EventKind.FAILED, EventKind.REJECTED}:
+                known = ongoing.get(event.key)
+                if known is None:
+                    known = ongoing[event.key] = ModelOutage(event.key, event.due_ms, event.kind, event.seq)
+                    found.append(known)
+                known.kind, known.seq = event.kind, event.seq
+            elif event.kind in {EventKind.RECOVERED, EventKind.STOPPED, EventKind.FORGOTTEN} and event.key in ongoing:
+                ongoing.pop(event.key).ended_by = event.kind
+        return found
 
     # Blindness
 
