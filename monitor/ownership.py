@@ -74,6 +74,8 @@ class Ownership:
         self._sweep_interval_s = sweep_interval_s
         self._elapsed_s = elapsed_s
         self._daemons: frozenset[str] = frozenset()
+        self._answers: tuple[frozenset[str], frozenset[str]] = frozenset(), frozenset()
+        """The daemons that the last two answers named, each of another partition, if there are several."""
         self._wanted = frozenset(range(partitions))  # all, as long as no other daemon is known
         self._leases = dict.fromkeys(range(partitions), _UNKNOWN)
         self._answered_s = dict.fromkeys(range(partitions), elapsed_s())
@@ -89,9 +91,13 @@ class Ownership:
     def note(self, partition: int, bid: Bid, lease: Lease) -> None:
         """Take the answer to a bid."""
         now_s = self._elapsed_s()
-        if lease.daemons and lease.daemons | {self._daemon} != self._daemons:
-            self._daemons = lease.daemons | {self._daemon}
-            self._wanted = frozenset(one for one in self._owned_s if preferred(self._daemons, one) == self._daemon)
+        if lease.daemons:
+            # A daemon that does not reach one partition is in the answers of the others.
+            self._answers = self._answers[1], lease.daemons
+            daemons = lease.daemons.union(*self._answers, {self._daemon})
+            if daemons != self._daemons:
+                self._daemons = daemons
+                self._wanted = frozenset(one for one in self._owned_s if preferred(daemons, one) == self._daemon)
         if lease.token:
             self._owned_s[partition] = now_s
             if bid is Bid.SPARE:

@@ -59,6 +59,7 @@ def test_a_daemon_counts_itself_even_if_the_store_does_not() -> None:
     daemon.note_daemons("d2")  # as when it is behind with beats, and sends no pulses
     assert {daemon.ownership.bid(one) for one in range(PARTITIONS)} == {Bid.OWN, Bid.SPARE}
     daemon.note_daemons("d1")
+    daemon.note_daemons("d1")
     assert {daemon.ownership.bid(one) for one in range(PARTITIONS)} == {Bid.OWN}
 
 
@@ -108,3 +109,16 @@ def test_p27_an_event_that_no_daemon_routes_is_known_to_each(token: int) -> None
     assert daemon.ownership.unrouted_s(1) == 2.0, "as long as no answer says so, it may be"
     daemon.note(token=token, waiting_ms=0)
     assert daemon.ownership.unrouted_s(0) == 0.0
+
+
+def test_a_daemon_that_does_not_reach_one_partition_makes_no_bid_change_from_round_to_round() -> None:
+    daemon = Daemon("d1", PARTITIONS)
+    others = [one for one in range(PARTITIONS) if preferred({"d1", "d2"}, one) == "d2"]
+    daemon.note_daemons("d1", "d2")
+    for _ in range(4):
+        for answer in (("d1",), ("d1", "d2")):  # of the partition that d2 does not reach, and of another one
+            daemon.note_daemons(*answer)
+            assert {daemon.ownership.bid(one) for one in others} == {Bid.SPARE}
+    for _ in range(2):  # it is gone
+        daemon.note_daemons("d1")
+    assert {daemon.ownership.bid(one) for one in others} == {Bid.OWN}
