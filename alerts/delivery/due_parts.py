@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 
 class DueParts:
     """When the next group is due in each part of a receiver's groups, by the part's base, as far as is known."""
@@ -12,6 +14,10 @@ class DueParts:
     def note(self, tag: str, due_ms: float) -> None:
         """Note when a group of a part is due."""
         self._due_ms[tag] = min(due_ms, self._due_ms.get(tag, due_ms))
+
+    def next_ms(self) -> float:
+        """When the first part is due; infinity: none is."""
+        return min(self._due_ms.values(), default=inf)
 
     def take(self, now_ms: int) -> str | None:
         """Return a part in which a group is due, and forget it: a claim there says when the next is due.

@@ -135,14 +135,19 @@ class Delivery:
                 continue
             self._backoff.over()
             if not busy:
-                await self.wakeup.wait(self._poll_s)
+                await self.wakeup.wait(self._pause_s())
+
+    def _pause_s(self) -> float:
+        """How long to wait without a wakeup: until a group is due, and no longer than a poll."""
+        left_s = (self._due.next_ms() - self._now_ms()) / 1_000
+        return min(left_s, self._poll_s) if left_s > 0 else self._poll_s
 
     def note(self, tag: str, due_ms: float, *, has_open_dead_letters: bool = False) -> None:
-        """Note when a group of the part ``tag`` is due, and wake the loop if it is due now."""
+        """Note when a group of the part ``tag`` is due, and wake the loop if that is sooner than its next poll."""
         self._due.note(tag, due_ms)
         if has_open_dead_letters:
             self._given_up.tags.add(tag)
-        if due_ms <= self._now_ms():
+        if due_ms <= self._now_ms() + 1_000 * self._poll_s:
             self.wakeup()
 
     async def stop(self, timeout_s: float) -> None:
