@@ -34,7 +34,7 @@ from monitor.daemon.alerts import StoredFleet
 from monitor.liveness import EnvironmentHealth, EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, FakeFleet, Inbox, Tally, event, until
 from tests.support.incidents import judged
-from tests.support.stores import ManualClock, alert_store, beat, opened, outbox_of
+from tests.support.stores import ManualClock, alert_store, beat, found, opened, outbox_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -308,6 +308,7 @@ async def test_p16_routers_of_many_partitions_count_every_death_and_share_one_re
         readings += 1
         return EnvironmentHealth(expected=0, silent=0, fallen=partitions * each)
 
+    await found(store_url, partitions=partitions)  # or each of the 64 calls at once finds it empty
     store = alert_store(store_url, partitions=partitions)
     try:
         mass_failures = MassFailures(store, rule=RULE, fleet=FakeFleet(reading))
