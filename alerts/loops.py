@@ -9,16 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from monitor.errors import StoreUnavailableError
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
-
-    from structlog.typing import FilteringBoundLogger
 
 POLL_S: Final = 0.25
 """How often a loop polls for work that comes without a wakeup: work of another daemon, or a retry that is due."""

@@ -6,15 +6,13 @@ Blog, 2015): the delay after failure ``n`` (from 0) is uniform in ``[0, min(max,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from alerts.errors import DeliveryError, PermanentDeliveryError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 FLOOR_MS: Final = 50
 """Minimum delay. Full jitter may draw 0, which would be a busy loop against a receiver in trouble."""

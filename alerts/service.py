@@ -5,23 +5,32 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from alerts.delivery.confirmations import UNAVAILABLE_HINT
+from alerts.delivery.counts import Counts
 from alerts.delivery.loop import CONCURRENCY, Delivery
 from alerts.delivery.planner import Planner
 from alerts.errors import DeliveryError
+from alerts.groups.flapping import Flapping
+from alerts.groups.fleet import Fleet
+from alerts.groups.mass_failure import Rule
 from alerts.loops import FIRST_PAUSE_S, POLL_S, Part, StoreBackoff, cancel_all, nothing
 from alerts.oncall.removed_receivers import end_groups
+from alerts.receivers import Receiver
+from alerts.rendering.payload import Wording
 from alerts.retry import RetryPolicy
-from alerts.routing.router import ROUTER_POLL_S, Router
-from alerts.routing.routes import ReceiverTraits
+from alerts.routing.router import ROUTER_POLL_S, EventSource, Router
+from alerts.routing.routes import ReceiverTraits, Route
 from alerts.store.group_store import GroupStore
 from alerts.store.incidents import IncidentStore
 from alerts.store.mass_failures import MassFailures
+from alerts.store.port import StorePort
 from alerts.store.receivers import ReceiverStore, Stats
 from alerts.store.retention import Retention
 from alerts.store.routing import RoutingStore
@@ -29,21 +38,6 @@ from alerts.store.silences import SilenceStore
 from alerts.store.tags import bases_of, partition_base, shard_base
 from monitor.durability import Confirmation
 from monitor.errors import StoreUnavailableError
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
-
-    from structlog.typing import FilteringBoundLogger
-
-    from alerts.delivery.counts import Counts
-    from alerts.groups.flapping import Flapping
-    from alerts.groups.fleet import Fleet
-    from alerts.groups.mass_failure import Rule
-    from alerts.receivers import Receiver
-    from alerts.rendering.payload import Wording
-    from alerts.routing.router import EventSource
-    from alerts.routing.routes import Route
-    from alerts.store.port import StorePort
 
 STOP_TIMEOUT_S: Final = 10.0
 LOOKS: Final = 4

@@ -6,10 +6,11 @@ import contextlib
 import os
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from pathlib import Path
+from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 from cyclopts import App, Parameter
@@ -29,17 +30,12 @@ from bench.hooks import (
     metric,
     moment_ms,
 )
-from bench.load.outcome import Latencies
+from bench.load.outcome import Latencies, Outcome
 from bench.load.plan import Ids, Plan
 from bench.load.run import LoadError, run
 from bench.results import Cell, Report, alternating
 from bench.tokens import minted
 from monitor.clock import monotonic_s, wall_ms
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from bench.load.outcome import Outcome
 
 GOOD: Final = "good"
 ALONE: Final = "the good one alone"

@@ -8,11 +8,12 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import cycle, islice
-from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
-from typing import TYPE_CHECKING, Annotated, Final
+from pathlib import Path
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 from cyclopts import App, Parameter
@@ -20,17 +21,12 @@ from redis import Redis
 
 from bench.harness import BenchError, CpuMeter, Daemon, can_pin, daemon, directory, pin
 from bench.load.answers import BadAnswerError, read_answer
-from bench.load.outcome import Latencies
+from bench.load.outcome import Latencies, Outcome
 from bench.load.plan import BATCH_PATH, ENVIRONMENT, FIRST_COUNT, WORKER_ID, Plan, beat_template
 from bench.load.run import LoadError, run
 from bench.results import Cell, Report
 from bench.tokens import minted
 from monitor.clock import monotonic_s
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from bench.load.outcome import Outcome
 
 SERVER_CORES: Final = {0}
 OTHER_CORES: Final = {1}

@@ -10,17 +10,13 @@ import json
 import resource
 import shutil
 import subprocess
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from bench.harness import BenchError, directory
-from bench.load.plan import FIRST_COUNT, WORKER_ID, beat_template, request_heads
+from bench.load.plan import FIRST_COUNT, WORKER_ID, Plan, beat_template, request_heads
 from bench.load.run import check, run
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from bench.load.plan import Plan
 
 MARGIN_S: Final = 30.0
 

@@ -7,9 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 from cyclopts import App, Parameter
 
@@ -20,9 +21,6 @@ from bench.load.plan import Ids, Plan
 from bench.load.run import LoadError
 from bench.results import Report, alternating
 from bench.tokens import minted
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
 
 HERE: Final = "here"
 PREPARE_S: Final = 300.0

@@ -13,10 +13,11 @@ import contextlib
 import secrets
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path  # noqa: TC003 - read by the command line
+from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 from cyclopts import App, Parameter
 
@@ -25,9 +26,6 @@ from bench.hooks import Hooks, Told, moment_ms
 from bench.results import Report
 from bench.stores import running
 from monitor.clock import wall_ms
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 app = App(name="python -m bench.failover")
 

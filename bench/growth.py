@@ -13,11 +13,12 @@ import secrets
 import socket
 import statistics
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from operator import attrgetter
-from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
-from typing import TYPE_CHECKING, Annotated, Any, Final, Self
+from pathlib import Path
+from typing import Annotated, Any, Final, Self
 
 import msgspec
 from cyclopts import App, Parameter
@@ -37,9 +38,6 @@ from monitor.ownership import Bid
 from monitor.store import Store, StoreSettings
 from monitor.store.library_client import LibraryClient
 from monitor.workers import Beat, WorkerKey
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
 
 CONNECTIONS: Final = 64
 PARTITIONS: Final = (1, 16, 64)

@@ -18,9 +18,10 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from bench.tokens import master_token
@@ -29,9 +30,6 @@ from monitor.clock import monotonic_s
 from monitor.daemon.config.model import Config, load
 from monitor.daemon.signing_key import key_ring
 from monitor.embedded import EmbeddedStore
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
 
 ROOT: Final = Path(__file__).parent.parent
 START_LIMIT_S: Final = 60.0

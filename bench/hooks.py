@@ -11,11 +11,12 @@ import secrets
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from math import gcd
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -23,9 +24,6 @@ from aiohttp import web
 from bench.harness import CALL_LIMIT_S, BenchError, Daemon, call, can_pin, daemon, directory, until
 from bench.tokens import TENANT, minted
 from monitor.clock import monotonic_s, wall_ms
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 SERVER_CORES: Final = {0}
 OTHER_CORES: Final = {1}

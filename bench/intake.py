@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
-from typing import TYPE_CHECKING, Annotated, Final
+from pathlib import Path
+from typing import Annotated, Final
 
 from cyclopts import App, Parameter
 
@@ -16,9 +17,6 @@ from bench.load.plan import Ids, Plan
 from bench.load.run import LoadError, run
 from bench.results import Cell, Report, Rounds, alternating
 from bench.tokens import minted
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 SERVER_CORES: Final = {0}
 OTHER_CORES: Final = {1}

@@ -7,7 +7,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import Final
 from urllib.parse import urlsplit
 
 from bench.harness import BenchError
@@ -15,9 +16,6 @@ from bench.load.answers import BadAnswerError, read_answer
 from bench.load.outcome import Latencies
 from bench.load.plan import BEAT_PATH
 from monitor.clock import monotonic_s
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 ENVIRONMENT: Final = "overload"
 NO_CONTENT: Final = 204

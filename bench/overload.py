@@ -10,14 +10,15 @@ import resource
 import signal
 import sys
 import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Self
+from typing import Annotated, Final, Self
 
 import uvloop
 from cyclopts import App, Parameter
 
-from bench.closed_loop import closed_loop
+from bench.closed_loop import Closed, closed_loop
 from bench.harness import BenchError, Daemon, call, daemon
 from bench.load.plan import BEAT_PATH, Ids, Plan
 from bench.load.run import LoadError
@@ -25,11 +26,6 @@ from bench.obedient import ENVIRONMENT, Fleet
 from bench.results import Cell, Report
 from bench.tokens import minted
 from monitor.clock import monotonic_s
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from bench.closed_loop import Closed
 
 TIMES: Final = 3.0
 TOKENS: Final = 50

@@ -9,8 +9,8 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 import msgspec
 from cyclopts import App, Parameter
@@ -18,12 +18,9 @@ from redis import Redis
 
 from bench.alerts import STALE, history
 from bench.harness import BenchError, CpuMeter, Daemon, daemon, directory, until
-from bench.hooks import Fleet, Told, alerting, metric, moment_ms
+from bench.hooks import Arrival, Fleet, Hooks, Told, alerting, metric, moment_ms
 from bench.results import Cell, Report
 from monitor.clock import monotonic_s, wall_ms
-
-if TYPE_CHECKING:
-    from bench.hooks import Arrival, Hooks
 
 RECEIVER: Final = "ops"
 INTERVAL_S: Final = 2.0

@@ -5,9 +5,10 @@ from __future__ import annotations
 import http.client
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
-from typing import TYPE_CHECKING, Annotated, Final, Self
+from pathlib import Path
+from typing import Annotated, Final, Self
 
 from cyclopts import App, Parameter
 
@@ -19,9 +20,6 @@ from bench.load.run import LoadError, run
 from bench.results import Cell, Report
 from bench.tokens import minted
 from monitor.clock import monotonic_s
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 POLLED: Final = ("/api/v1/workers", "/api/v1/status", "/metrics")
 POLL_INTERVAL_S: Final = 1.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 from dataclasses import dataclass
-from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
-from typing import TYPE_CHECKING, Annotated, Final
+from pathlib import Path
+from typing import Annotated, Final
 
 from cyclopts import App, Parameter
 
@@ -14,10 +14,8 @@ from bench import stores
 from bench.results import Cell, Report, Spread
 from monitor.clock import monotonic_s
 from monitor.intake.queue import Intake
-
-if TYPE_CHECKING:
-    from monitor.store import Store
-    from monitor.workers import Beat
+from monitor.store import Store
+from monitor.workers import Beat
 
 PER_CALL: Final = (1, 16, 64, 128, 256)
 REGISTERING, STEADY, RECOVERING = "registering", "steady", "recovering"

@@ -7,8 +7,9 @@ import contextlib
 import shutil
 import sys
 import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from redis.asyncio import Redis
 
@@ -17,9 +18,6 @@ from monitor import logs
 from monitor.embedded import EmbeddedStore
 from monitor.store import Store, StoreSettings
 from monitor.workers import Beat, WorkerKey
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
 
 INTERVAL_MS: Final = 3_600_000
 GRACE_MS: Final = 3_600_000

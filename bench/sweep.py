@@ -7,8 +7,8 @@ import itertools
 import statistics
 import sys
 from dataclasses import dataclass
-from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 from cyclopts import App, Parameter
 
@@ -16,11 +16,9 @@ from bench import stores
 from bench.harness import BenchError
 from bench.results import Report
 from monitor.clock import monotonic_s
+from monitor.events import Moved
+from monitor.store import Store
 from monitor.sweeper import Sweeper, SweepSettings
-
-if TYPE_CHECKING:
-    from monitor.events import Moved
-    from monitor.store import Store
 
 PER_CALL: Final = 128
 CHUNK: Final = 50

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Final
+from collections.abc import Collection
+from typing import Final
 
 from monitor.auth import Scope, VerifyingKey, mint
 from monitor.clock import wall_ms
+from monitor.daemon.config.model import Config
 from monitor.daemon.signing_key import key_ring
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from monitor.daemon.config.model import Config
 
 TENANT: Final = "bench"
 _EXPIRES_IN_MS: Final = 24 * 3_600_000

@@ -7,14 +7,12 @@ With `--check` nothing is written, and the exit status is 1 when a document is o
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from docs.timelines import pictures
 from monitor.liveness import TRANSITIONS, Liveness, Trigger
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 DOCS: Final = Path(__file__).parent
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
+from typing import Final
 
 OWN_FOLDER: Final = "lastseen"
 KEY_FILE: Final = "signing-key"

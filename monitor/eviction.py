@@ -7,15 +7,13 @@ on: nothing is lost before the memory is full, so the operator can still correct
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn
 
 import structlog
 
 from monitor.errors import StoreUnavailableError
 from monitor.reasons import Reason
-
-if TYPE_CHECKING:
-    from monitor.store import Store
+from monitor.store import Store
 
 log = structlog.get_logger(__name__)
 

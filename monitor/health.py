@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import msgspec
 
 from monitor.clock import monotonic_s
 from monitor.reasons import Reason
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 SWEEP_LAG_INTERVALS: Final = 5
 MIN_SWEEP_LAG_MS: Final = 5_000

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable
+from typing import Final
 
 import structlog
 
 from monitor.clock import monotonic_ns, monotonic_s
+from monitor.metrics.registry import Limit
 from monitor.rate_limit import NS, Limiter, Rate
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from monitor.metrics.registry import Limit
-    from monitor.workers import WorkerKey
+from monitor.workers import WorkerKey
 
 log = structlog.get_logger(__name__)
 

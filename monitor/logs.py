@@ -10,14 +10,12 @@ import contextlib
 import io
 import logging
 import sys
-from typing import TYPE_CHECKING, Final, Literal, TextIO, cast
+from typing import Final, Literal, TextIO, cast
 
 import structlog
+from structlog.typing import EventDict, ExcInfo, Processor
 
 from monitor.printable import Paged, escaped
-
-if TYPE_CHECKING:
-    from structlog.typing import EventDict, ExcInfo, Processor
 
 _LINES: Final = ("exception", "stack")
 """Fields with several lines."""

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from monitor.clock import monotonic_s
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
 
 LEASE_MS: Final = 1_500
 """How long a partition keeps its owner after the owner's last renewal. Another one takes over within 2 s of a kill: at

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from monitor.clock import monotonic_s
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
 
 TURNS: Final = 4
 """Turns from one piece to the next."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import cycle
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
@@ -19,16 +20,10 @@ from monitor.blindness import PULSE_MS
 from monitor.clock import monotonic_s
 from monitor.errors import StoreUnavailableError
 from monitor.events import rfc3339
-from monitor.ownership import Bid
+from monitor.ownership import Bid, Lease, Ownership
 from monitor.reasons import Reason
-from monitor.store import StoreFullError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from monitor.ownership import Lease, Ownership
-    from monitor.store import Store
-    from monitor.store.results import PulseResult
+from monitor.store import Store, StoreFullError
+from monitor.store.results import PulseResult
 
 log = structlog.get_logger(__name__)
 

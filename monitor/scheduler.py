@@ -6,13 +6,11 @@ Liveness never depends on the time of a tick: deadlines are judged by store time
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from apscheduler.executors.debug import DebugExecutor
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
 
 TIDY_INTERVAL_S: Final = 30.0
 

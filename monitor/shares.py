@@ -6,12 +6,10 @@ tenant is known, one tenant may use everything.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from collections.abc import Callable
+from typing import Self
 
 from monitor.errors import NoRoomError, OverShareError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 class Tenants:

@@ -8,24 +8,21 @@ same transition; a sweep only detects it early.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
 from monitor.clock import monotonic_s
 from monitor.errors import StoreUnavailableError
+from monitor.events import Moved
+from monitor.ownership import Ownership
+from monitor.store import Store, SweepResult
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
-
-    from monitor.events import Moved
-    from monitor.ownership import Ownership
-    from monitor.store import Store, SweepResult
-
-    OnMoved = Callable[[list[Moved]], None]
-    Work = Callable[[int], Coroutine[None, None, None]]
+OnMoved = Callable[[list[Moved]], None]
+Work = Callable[[int], Coroutine[None, None, None]]
 
 log = structlog.get_logger(__name__)
 

@@ -13,10 +13,11 @@ import socket
 import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 from unittest import mock
 
 import uvloop
@@ -44,9 +45,6 @@ from tests.support import api, daemons, servers, stores
 from tests.support.alerts_daemons import Daemon
 from tests.support.alerts_fakes import Clock, ListSource, Tally, event, until
 from tests.support.fleets import BEAT
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 RECORDED: Final = Path(__file__).with_name("costs.json")
 PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"

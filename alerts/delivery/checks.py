@@ -6,29 +6,22 @@ The worker store is written first, then the incidents, then the groups: a group 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import Final
 
 from msgspec.structs import replace
 
 from alerts.groups import group_rules, worker_rules
 from alerts.groups.classify import Role, Shape
 from alerts.groups.decisions import Decision
-from alerts.groups.flapping import RecentOutages
+from alerts.groups.flapping import Flapping, RecentOutages
+from alerts.groups.fleet import Fleet, StoredWorker
 from alerts.groups.incidents import UnknownIncidentError
-from alerts.groups.state import RECHECK_MS, AlertGroup, CreateNotification, Member, Postpone, Send, Wait
-from alerts.store.mass_failures import ENVIRONMENTS_CACHED, LONGEST_READING_S
-from monitor.liveness import Liveness
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from alerts.groups.flapping import Flapping
-    from alerts.groups.fleet import Fleet, StoredWorker
-    from alerts.groups.state import Step
-    from alerts.store.incidents import IncidentStore
-    from alerts.store.mass_failures import MassFailures
-    from monitor.events import Event
-    from monitor.liveness import EnvironmentHealth
+from alerts.groups.state import RECHECK_MS, AlertGroup, CreateNotification, Member, Postpone, Send, Step, Wait
+from alerts.store.incidents import IncidentStore
+from alerts.store.mass_failures import ENVIRONMENTS_CACHED, LONGEST_READING_S, MassFailures
+from monitor.events import Event
+from monitor.liveness import EnvironmentHealth, Liveness
 
 LOOKED_AT: Final = 50
 """Maximum members checked before a reminder. Larger groups are assumed to be still firing."""

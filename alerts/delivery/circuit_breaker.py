@@ -7,10 +7,8 @@ success ends this.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
+from typing import Final
 
 FAILURES: Final = 5
 FIRST_PAUSE_MS: Final = 1_000

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from monitor.durability import Confirmation
-
-if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
 
 DURABILITY_EVENTS: Final = {
     Confirmation.CONFIRMED: "durability.confirmed",

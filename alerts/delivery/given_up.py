@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from alerts.groups.classify import Role
 from alerts.groups.state import Draft
-from alerts.store.group_store import Change, Want
+from alerts.store.group_store import Change, GroupPart, GroupStore, Want
 from monitor.errors import StoreUnavailableError
-
-if TYPE_CHECKING:
-    from alerts.store.group_store import GroupPart, GroupStore
 
 AGAIN_PAUSE_MS: Final = 1_000
 """Shortest pause between two retries of dead letters."""

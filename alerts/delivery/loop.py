@@ -7,36 +7,28 @@ import contextlib
 import itertools
 import random
 from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from alerts.delivery.circuit_breaker import Breaker
 from alerts.delivery.confirmations import Confirmations
-from alerts.delivery.counts import Counted
+from alerts.delivery.counts import Counted, Counts
 from alerts.delivery.due_parts import DueParts
 from alerts.delivery.given_up import GivenUp
-from alerts.delivery.planner import Attempt, given_back
+from alerts.delivery.planner import Attempt, Planner, given_back
 from alerts.errors import Cause, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from alerts.groups.attempts import dead_letter, deliver, fail, schedule_retry, undo_attempt
 from alerts.groups.state import Draft
 from alerts.loops import POLL_S, StoreBackoff, Tries, Wakeup, cancel_all, nothing
-from alerts.retry import GiveUp, Retry, RetryReason, decide
-from alerts.store.group_store import CALL_LIMIT, Want
+from alerts.receivers import Receiver
+from alerts.retry import GiveUp, Retry, RetryPolicy, RetryReason, decide
+from alerts.store.group_store import CALL_LIMIT, Change, Claimed, GroupStore, Want
 from monitor.durability import Confirmation
 from monitor.errors import StoreUnavailableError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from structlog.typing import FilteringBoundLogger
-
-    from alerts.delivery.counts import Counts
-    from alerts.delivery.planner import Planner
-    from alerts.receivers import Receiver
-    from alerts.retry import RetryPolicy
-    from alerts.store.group_store import Change, Claimed, GroupStore
 
 LEASE_MARGIN_S: Final = 10.0
 """How much longer than the receiver's timeout a lease lasts: half of it for waiting for a free slot, half for recording

@@ -4,44 +4,46 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from alerts.delivery.checks import Checks
-from alerts.delivery.counts import Counted
+from alerts.delivery.counts import Counted, Counts
 from alerts.errors import Cause, UnrenderableEventError
 from alerts.groups import group_rules, worker_rules
 from alerts.groups.attempts import AGAIN_MS, apply, begin_attempt, dead_letter, fail
 from alerts.groups.classify import Role, Shape, role_of
 from alerts.groups.decisions import HOLDS_BACK, Decision
-from alerts.groups.silences import silenced_until
-from alerts.groups.state import AlertGroup, CreateNotification, Draft, InFlight, Member, Outcome, Postpone, Send, Wait
+from alerts.groups.flapping import Flapping
+from alerts.groups.fleet import Fleet, StoredWorker
+from alerts.groups.silences import Silence, silenced_until
+from alerts.groups.state import (
+    AlertGroup,
+    CreateNotification,
+    Draft,
+    InFlight,
+    Member,
+    Outcome,
+    Postpone,
+    Send,
+    Step,
+    Wait,
+)
 from alerts.receivers import Notification
 from alerts.rendering.group_text import GroupCounts
-from alerts.store.group_store import Change, Want
+from alerts.rendering.payload import Wording
+from alerts.store.group_store import Change, Claimed, GroupStore, Want
+from alerts.store.incidents import IncidentStore
+from alerts.store.mass_failures import MassFailures
+from alerts.store.silences import SilenceStore
 from monitor.errors import StoreUnavailableError
-from monitor.events import rfc3339
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from structlog.typing import FilteringBoundLogger
-
-    from alerts.delivery.counts import Counts
-    from alerts.groups.flapping import Flapping
-    from alerts.groups.fleet import Fleet, StoredWorker
-    from alerts.groups.silences import Silence
-    from alerts.groups.state import Step
-    from alerts.rendering.payload import Wording
-    from alerts.store.group_store import Claimed, GroupStore
-    from alerts.store.incidents import IncidentStore
-    from alerts.store.mass_failures import MassFailures
-    from alerts.store.silences import SilenceStore
-    from monitor.events import Event
-    from monitor.liveness import EnvironmentHealth
+from monitor.events import Event, rfc3339
+from monitor.liveness import EnvironmentHealth
 
 FIRST_MEMBERS: Final = 500
 """Maximum members checked for silences. Larger groups count as not silenced."""

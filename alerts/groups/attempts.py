@@ -6,17 +6,24 @@ its reminders continue.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 from alerts.groups.classify import Role, Shape
 from alerts.groups.decisions import Decision
-from alerts.groups.state import RECHECK_MS, CreateNotification, Draft, InFlight, Outcome, Postpone, Send, Step, Wait
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from alerts.groups.state import AlertGroup
-    from monitor.events import Event
+from alerts.groups.state import (
+    RECHECK_MS,
+    AlertGroup,
+    CreateNotification,
+    Draft,
+    InFlight,
+    Outcome,
+    Postpone,
+    Send,
+    Step,
+    Wait,
+)
+from monitor.events import Event
 
 AGAIN_MS: Final = 3_600_000
 """Longest pause before a dead-lettered page is retried (P31)."""

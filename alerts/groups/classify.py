@@ -5,13 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from monitor.events import Event
 from monitor.liveness import EventKind, Liveness
-
-if TYPE_CHECKING:
-    from monitor.events import Event
-
 
 DOWN: Final = frozenset({EventKind.STALE, EventKind.FAILED, EventKind.REJECTED})
 """Events that begin an outage or change its kind. A worker whose beats are rejected counts as down, too."""

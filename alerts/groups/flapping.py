@@ -8,15 +8,11 @@ gets its end.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from alerts.groups.classify import DOWN
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from monitor.liveness import EventKind
+from monitor.liveness import EventKind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

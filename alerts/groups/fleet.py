@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from monitor.events import Event
-    from monitor.liveness import EnvironmentHealth
+from monitor.events import Event
+from monitor.liveness import EnvironmentHealth
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import Final
 
 from alerts.groups.attempts import end_unneeded, next_attempt, next_offer, next_offer_ms, settle
 from alerts.groups.classify import Role, Shape, digest, role_of
@@ -16,16 +17,12 @@ from alerts.groups.state import (
     Member,
     Outcome,
     Over,
+    Silenced,
     Step,
     Wait,
 )
+from monitor.events import Event
 from monitor.liveness import EventKind, Liveness
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from alerts.groups.state import Silenced
-    from monitor.events import Event
 
 FIRING: Final = "group.firing"
 RESOLVED: Final = "group.resolved"

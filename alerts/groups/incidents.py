@@ -5,20 +5,15 @@ This module decides how an event changes the incidents of its worker. ``alerts.s
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from alerts.groups.classify import DOWN, ENDS, Shape, mid_of, shape_of
-from monitor.events import severity
+from monitor.events import Event, severity
 from monitor.liveness import EventKind
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from monitor.events import Event
 
 
 class IncidentKind(StrEnum):

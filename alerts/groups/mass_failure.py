@@ -9,21 +9,17 @@ notifications are held.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from alerts.groups.classify import digest
-from monitor.liveness import EventKind, Liveness
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from monitor.events import Event
-    from monitor.liveness import EnvironmentHealth
+from monitor.events import Event
+from monitor.liveness import EnvironmentHealth, EventKind, Liveness
 
 BUCKETS: Final = 30
 """Buckets per interval in which deaths are counted."""

@@ -8,9 +8,10 @@ groups of many.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -18,9 +19,6 @@ from alerts.groups.classify import Role, Shape
 from alerts.groups.decisions import Decision
 from alerts.groups.flapping import RecentOutages
 from monitor.events import Event
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 RECHECK_MS: Final = 60_000
 """Longest pause between two checks of a silenced group: a silence may be ended early."""
@@ -311,6 +309,5 @@ class Over(msgspec.Struct, frozen=True):
 
 
 Step: TypeAlias = Send | CreateNotification | Wait | Postpone | Over
-if TYPE_CHECKING:
-    Silenced: TypeAlias = Callable[[Event], int | None]
-    """Returns until when the event's worker is silenced; None: it is not."""
+Silenced: TypeAlias = Callable[[Event], int | None]
+"""Returns until when the event's worker is silenced; None: it is not."""

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from alerts.groups.attempts import end_unneeded, idle, next_attempt, next_offer, next_offer_ms, settle
 from alerts.groups.classify import Role, digest, role_of
 from alerts.groups.decisions import Decision
-from alerts.groups.state import RECHECK_MS, AlertGroup, CreateNotification, Draft, InFlight, Outcome, Over, Step, Wait
-
-if TYPE_CHECKING:
-    from alerts.groups.flapping import RecentOutages
-    from alerts.groups.state import Silenced
-    from monitor.events import Event
+from alerts.groups.flapping import RecentOutages
+from alerts.groups.state import (
+    RECHECK_MS,
+    AlertGroup,
+    CreateNotification,
+    Draft,
+    InFlight,
+    Outcome,
+    Over,
+    Silenced,
+    Step,
+    Wait,
+)
+from monitor.events import Event
 
 FACTS_KEPT: Final = 100
 """Maximum facts pending for a receiver that accepts none. Beyond it the oldest are superseded."""

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
 from alerts.groups import group_rules
 from alerts.groups.attempts import forget_given_up
 from alerts.groups.classify import Role, Shape, role_of, shape_of
-from alerts.groups.state import AlertGroup, Draft, InFlight, NotificationRecord, Outcome, Timing
+from alerts.groups.state import AlertGroup, Draft, EventOutcome, InFlight, NotificationRecord, Outcome, Timing
 from alerts.loops import Tries
-from alerts.store.group_store import Found, Want, change_of
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
-
-    from alerts.groups.state import EventOutcome
-    from alerts.store.group_store import GroupPart, GroupStore, Seen
-    from monitor.events import Event
+from alerts.store.group_store import Found, GroupPart, GroupStore, Seen, Want, change_of
+from monitor.events import Event
 
 SCAN_ROWS: Final = 500
 SCAN_CALLS: Final = 4

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from alerts.groups import group_rules
 from alerts.groups.attempts import dead_letter, settle
 from alerts.groups.state import Draft, Outcome
-from alerts.store.group_store import Change
-
-if TYPE_CHECKING:
-    from alerts.store.group_store import GroupPart, GroupStore
+from alerts.store.group_store import Change, GroupPart, GroupStore
 
 REASON: Final = "undeliverable: receiver removed"
 

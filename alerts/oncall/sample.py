@@ -6,15 +6,13 @@ samples.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from alerts.groups.classify import digest
 from alerts.receivers import Notification
+from alerts.rendering.payload import Wording
 from monitor.events import Event
 from monitor.liveness import EventKind, Liveness
-
-if TYPE_CHECKING:
-    from alerts.rendering.payload import Wording
 
 NAME: Final = "lastseen-test"
 """Name of the tenant, the environment and the worker in a test."""

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import TYPE_CHECKING, Final, get_args
+from collections.abc import Iterator, Mapping
+from typing import Final, get_args
 
 from alerts.receivers.receiver import Notification, PostingSettings, Receiver, ReceiverSettings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 __all__ = ["TYPES", "Notification", "PostingSettings", "Receiver", "ReceiverSettings"]
 

@@ -14,12 +14,13 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
 from alerts.errors import PermanentDeliveryError
 from alerts.groups.classify import DOWN, ENDS
+from alerts.receivers.http import Answer
 from alerts.receivers.receiver import Notification, PostingSettings
 from monitor.events import rfc3339, severity
 from monitor.liveness import EventKind
@@ -34,9 +35,6 @@ from monitor.settings.key_material import (
 from monitor.settings.section import Problem, refusal, surroundings
 from monitor.settings.units import Duration, lasting
 from monitor.settings.urls import BaseUrl
-
-if TYPE_CHECKING:
-    from alerts.receivers.http import Answer
 
 ALERT_NAME: Final = "LastseenWorkerDown"
 ENDS_AFTER: Final = 4

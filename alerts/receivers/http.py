@@ -10,20 +10,18 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import AddrInfoType
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from alerts.errors import Cause, DeliveryError, PermanentDeliveryError, TransientDeliveryError, cause_of
 from alerts.receivers.ssrf import AddressRefusedError, guarded_socket
 from alerts.retry import retry_after_ms
-
-if TYPE_CHECKING:
-    from aiohttp.connector import AddrInfoType
 
 ACCEPTED: Final = range(200, 300)  # RFC 9110, 15.3
 REPLY_BYTES: Final = 4_096

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
-if TYPE_CHECKING:
-    from aiohttp.connector import AddrInfoType
+from aiohttp.connector import AddrInfoType
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from alerts.groups.classify import DOWN
 from alerts.rendering.phrases import DAY_MS, SHOWN_CHARS, Style, duration, fitted, own_outage, reminding
+from monitor.events import Event
 from monitor.liveness import EventKind
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from monitor.events import Event
 
 NAMES: Final = 10
 """Maximum workers of a group that its sentence names."""

@@ -10,27 +10,22 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import quote, urlencode
 
 import msgspec
 
 from alerts.errors import UnrenderableEventError
+from alerts.groups.flapping import RecentOutages
 from alerts.rendering.group_text import GroupCounts, group_sentence
 from alerts.rendering.phrases import SHOWN_CHARS, shown
 from alerts.rendering.redaction import REDACTED, TEXTS, Redaction, without_userinfo
 from alerts.rendering.worker_text import single_sentence
-from monitor.events import rfc3339
-from monitor.liveness import Liveness
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from alerts.groups.flapping import RecentOutages
-    from monitor.events import Event
-    from monitor.liveness import EnvironmentHealth
+from monitor.events import Event, rfc3339
+from monitor.liveness import EnvironmentHealth, Liveness
 
 __all__ = ["GroupCounts", "Wording"]
 

@@ -7,14 +7,12 @@ could be mistaken for the monitor's own text.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from monitor.events import Event
+from monitor.events import Event
 
 LINE_CHARS: Final = 600
 """Upper bound of the length of a sentence."""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from alerts.groups.classify import fits
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from monitor.events import Event
+from monitor.events import Event
 
 REDACTED: Final = "[redacted]"
 """Replacement for a redacted value."""

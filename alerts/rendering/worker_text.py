@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import Final
 
 from alerts.groups.classify import DOWN
+from alerts.groups.flapping import RecentOutages
 from alerts.rendering.phrases import DAY_MS, SHOWN_CHARS, Style, duration, fitted, own_outage, reminding, shown
-from monitor.liveness import CLEAN_EXITS, REJECTED_INTERVALS, STILL_REJECTED, EventKind, Liveness
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from alerts.groups.flapping import RecentOutages
-    from monitor.events import Event
-    from monitor.liveness import EnvironmentHealth
+from monitor.events import Event
+from monitor.liveness import CLEAN_EXITS, REJECTED_INTERVALS, STILL_REJECTED, EnvironmentHealth, EventKind, Liveness
 
 LATE_MS: Final = 60_000
 """A deadline that was noticed this much later is mentioned: the monitor had been away."""

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from alerts.groups.classify import Shape, qualified
+from alerts.groups.incidents import Incident
 from alerts.groups.state import Draft
-from alerts.store.group_store import Want, change_of
-
-if TYPE_CHECKING:
-    from alerts.groups.incidents import Incident
-    from alerts.store.group_store import Change, GroupStore, Seen
+from alerts.store.group_store import Change, GroupStore, Seen, Want, change_of
 
 
 async def acknowledge_at(groups: GroupStore, key: str, incident: Incident, *, now_ms: int) -> None:

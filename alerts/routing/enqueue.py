@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from alerts.groups import group_rules, worker_rules
 from alerts.groups.classify import Role, Shape, labels_of, mid_of, role_of, shape_of
-from alerts.groups.state import AlertGroup, Draft, Outcome, Timing
-from alerts.store.group_store import Change, Handed, Want, change_of
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from alerts.groups.state import Member
-    from alerts.routing.routes import Target
-    from alerts.store.group_store import GroupStore, Seen
-    from monitor.events import Event
+from alerts.groups.state import AlertGroup, Draft, Member, Outcome, Timing
+from alerts.routing.routes import Target
+from alerts.store.group_store import Change, GroupStore, Handed, Seen, Want, change_of
+from monitor.events import Event
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,35 +5,27 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NoReturn, Protocol
+from typing import Final, NoReturn, Protocol
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from alerts.groups.classify import Role, role_of
-from alerts.groups.incidents import UnknownIncidentError
+from alerts.groups.incidents import Membership, UnknownIncidentError
 from alerts.groups.mass_failure import SILENT
 from alerts.loops import StoreBackoff, Tries, Wakeup, nothing
 from alerts.routing.acknowledge import acknowledge_at
 from alerts.routing.enqueue import Offer, change_for, offer_all
-from alerts.routing.routes import targets_of
-from alerts.store.mass_failures import CALM
-from alerts.store.routing import Reading, Written
+from alerts.routing.routes import ReceiverTraits, Route, Target, targets_of
+from alerts.store.group_store import Change, GroupStore
+from alerts.store.incidents import IncidentStore
+from alerts.store.mass_failures import CALM, FailureVerdict, MassFailures
+from alerts.store.routing import Reading, RoutingStore, Written
 from alerts.store.tags import partition_base
 from monitor.errors import StoreUnavailableError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from structlog.typing import FilteringBoundLogger
-
-    from alerts.groups.incidents import Membership
-    from alerts.routing.routes import ReceiverTraits, Route, Target
-    from alerts.store.group_store import Change, GroupStore
-    from alerts.store.incidents import IncidentStore
-    from alerts.store.mass_failures import FailureVerdict, MassFailures
-    from alerts.store.routing import RoutingStore
-    from monitor.events import Event, Taken
+from monitor.events import Event, Taken
 
 ROUTER_POLL_S: Final = 2.0
 """How often a router polls without a wakeup. The daemon wakes it when a pulse finds that events wait."""

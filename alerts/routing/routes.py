@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from alerts.groups.classify import Role, environment_key, fits, metadata_of, role_of, text_of, worker_key
 from alerts.groups.mass_failure import SILENT, FailureState
 from alerts.groups.state import Timing
+from monitor.events import Event
 from monitor.liveness import EventKind
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from monitor.events import Event
 
 DEFAULT_EVENTS: Final = frozenset({EventKind.STALE, EventKind.FAILED, EventKind.REJECTED, EventKind.RECOVERED})
 """Events of a route that names none."""

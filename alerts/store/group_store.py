@@ -7,27 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from alerts.groups import group_rules, worker_rules
 from alerts.groups.classify import Shape
 from alerts.groups.fleet import StoredWorker
 from alerts.groups.state import AlertGroup, Draft, EventOutcome, Member, NotificationRecord, Outcome
 from alerts.loops import Tries
+from alerts.store.port import StorePort
 from alerts.store.retention import Retention
 from alerts.store.tags import base_of_group, bases_of, shard_base
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from structlog.typing import FilteringBoundLogger
-
-    from alerts.store.port import StorePort
-    from monitor.durability import Confirmation
+from monitor.durability import Confirmation
 
 CALL_LIMIT: Final = 100
 """Maximum groups in one call, so that the store is never blocked for long."""

@@ -8,23 +8,19 @@ partitions, and each counts once, in any order.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
 from alerts.groups.classify import qualified
-from alerts.groups.incidents import Ack, Incident, IncidentClosedError, IncidentState, UnknownIncidentError
+from alerts.groups.incidents import Ack, Incident, IncidentClosedError, IncidentState, Membership, UnknownIncidentError
 from alerts.loops import Tries
+from alerts.store.port import StorePort
 from alerts.store.retention import Retention
 from alerts.store.tags import base_of_group, bases_of, shared_base
 from monitor.liveness import EventKind
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-
-    from alerts.groups.incidents import Membership
-    from alerts.store.port import StorePort
 
 MEMBERS_KEPT: Final = 100_000
 """Maximum ended members that are stored individually for an environment's incident. All of them are counted."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from alerts.groups.classify import qualified
+from alerts.groups.fleet import Fleet
 from alerts.groups.mass_failure import (
     FailureState,
     FailureWindow,
@@ -20,15 +22,10 @@ from alerts.groups.mass_failure import (
     silent_now,
     since_of,
 )
+from alerts.store.port import StorePort
 from alerts.store.tags import shared_base
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from alerts.groups.fleet import Fleet
-    from alerts.store.port import StorePort
-    from monitor.events import Event
-    from monitor.liveness import EnvironmentHealth
+from monitor.events import Event
+from monitor.liveness import EnvironmentHealth
 
 READING_S: Final = 0.015
 LONGEST_READING_S: Final = 1.0

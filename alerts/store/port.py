@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-if TYPE_CHECKING:
-    from monitor.durability import Confirmation, Durability
+from monitor.durability import Confirmation, Durability
 
 Reply: TypeAlias = Any
 """The result of a function, as documented in its Lua file."""

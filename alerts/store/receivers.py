@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from alerts.store.port import StorePort
 from alerts.store.tags import bases_of, shard_base
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from alerts.store.port import StorePort
-    from monitor.durability import Confirmation
+from monitor.durability import Confirmation
 
 _RECEIVERS: Final = shard_base(0)
 

@@ -6,29 +6,24 @@ deaths of environments and the router's cursor. Uses ``routing.lua``.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from alerts.groups.classify import WORKER_PREFIX, mid_of, qualified
-from alerts.groups.incidents import Batch
+from alerts.groups.incidents import Batch, Incident
 from alerts.groups.mass_failure import FailureWindow, is_idle
-from alerts.store.group_store import Seen, Want, packed_change, read_group
+from alerts.store.group_store import Change, Seen, Want, packed_change, read_group
 from alerts.store.incidents import packed_change as packed_incident
 from alerts.store.incidents import read_incident
 from alerts.store.mass_failures import KEPT_MS
+from alerts.store.port import StorePort
 from alerts.store.retention import Retention
 from alerts.store.tags import partition_base
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
-    from alerts.groups.incidents import Incident
-    from alerts.store.group_store import Change
-    from alerts.store.port import StorePort
-    from monitor.events import Event
+from monitor.events import Event
 
 _USUAL: Final = Retention()
 _pack = msgspec.msgpack.Encoder().encode

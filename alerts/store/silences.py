@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
 from alerts.groups.silences import Silence, SilenceState, TooManySilencesError, UnknownSilenceError
+from alerts.store.port import StorePort
 from alerts.store.retention import Retention
 from alerts.store.tags import shared_base
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from alerts.store.port import StorePort
 
 CALL_LIMIT: Final = 100
 """Maximum tenants in one call, so that the store is never blocked for long."""

@@ -9,16 +9,13 @@ import socket
 import time
 from array import array
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from bench.load.answers import BadAnswerError, read_answer
 from bench.load.outcome import Latencies, Outcome
-from bench.load.plan import Requests, Schedule, Share
+from bench.load.plan import Plan, Requests, Schedule, Share
 from monitor.clock import monotonic_s
-
-if TYPE_CHECKING:
-    from bench.load.plan import Plan
 
 LATE_S: Final = 0.005
 TICK_S: Final = 0.001

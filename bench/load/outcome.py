@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from hdrh.histogram import HdrHistogram
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 MOST_US: Final = 3_600_000_000
 DIGITS: Final = 3

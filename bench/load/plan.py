@@ -6,13 +6,11 @@ import itertools
 import json
 import math
 import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import urlsplit
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 BEAT_PATH: Final = "/api/v1/workers/heartbeat"
 BATCH_PATH: Final = "/api/v1/workers/heartbeats"

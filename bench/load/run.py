@@ -7,21 +7,17 @@ import multiprocessing
 import os
 import resource
 import signal
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Final
 from urllib.parse import urlsplit
 
 from bench.load.generator import CONNECT_LIMIT_S, Generator
 from bench.load.outcome import Outcome, added
-from bench.load.plan import Share
+from bench.load.plan import Plan, Share
 from monitor.clock import monotonic_s
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-    from multiprocessing.connection import Connection
-    from multiprocessing.context import SpawnProcess
-
-    from bench.load.plan import Plan
 
 LEAD_S: Final = 0.2
 """From the word to start to the start, so that every process has it in time."""

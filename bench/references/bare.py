@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
+
+from litestar.types import Message, Receive, Scope, Send
 
 from bench.references.server import serve
-
-if TYPE_CHECKING:
-    from litestar.types import Message, Receive, Scope, Send
 
 _START: Final = cast("Message", {"type": "http.response.start", "status": 204, "headers": []})
 _BODY: Final = cast("Message", {"type": "http.response.body", "body": b"", "more_body": False})

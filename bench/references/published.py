@@ -5,17 +5,15 @@ Configured by ``REFERENCE_REDIS`` (URL), ``REFERENCE_SECRET``, ``REFERENCE_AUDIE
 
 import json
 import os
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, cast
 
 import jwt
 import redis.asyncio
 from fastapi import Depends, FastAPI, Header, HTTPException, Response
+from litestar.types import ASGIApp
 from pydantic import BaseModel
 
 from bench.references.server import serve
-
-if TYPE_CHECKING:
-    from litestar.types import ASGIApp
 
 EXPIRES_S = 300
 

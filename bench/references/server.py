@@ -6,15 +6,12 @@ import asyncio
 import gc
 import socket
 import sys
-from typing import TYPE_CHECKING
 
 import uvicorn
 import uvloop
+from litestar.types import ASGIApp
 
 from monitor.http.server import BACKLOG, KEEP_ALIVE_S
-
-if TYPE_CHECKING:
-    from litestar.types import ASGIApp
 
 
 def serve(app: ASGIApp) -> None:

@@ -6,18 +6,15 @@ the consequences.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from monitor.clock import monotonic_ns
 from monitor.errors import SlowDownError
 from monitor.metrics.registry import Limit
 from monitor.rate_limit import NS, Limiter, Rate
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from monitor.workers import WorkerKey
+from monitor.workers import WorkerKey
 
 LONGEST_S: Final = 3_600
 

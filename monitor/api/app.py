@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
-from litestar import Litestar
+from litestar import Litestar, Router
 from litestar.response.base import ASGIResponse
+from litestar.types import ASGIApp
 
 from monitor.api import batch, health, heartbeats, workers
 from monitor.api.endpoints import typed_router
@@ -15,16 +16,9 @@ from monitor.api.openapi.document import document
 from monitor.api.problems import answer_error
 from monitor.api.raw_path import RawPath
 from monitor.api.revocations import revocation_handlers
+from monitor.api.services import Services
 from monitor.api.status import status_handlers
 from monitor.api.workers import list_handlers
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from litestar import Router
-    from litestar.types import ASGIApp
-
-    from monitor.api.services import Services
 
 
 def typed_endpoints(services: Services) -> Router:

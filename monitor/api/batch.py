@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from collections.abc import Iterable
+from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Request, post
 from litestar.exceptions import HTTPException
+from litestar.handlers import HTTPRouteHandler
 from litestar.response.base import ASGIResponse
+from litestar.types import Receive, Scope
 from msgspec import Meta
 
 from monitor.api.contract.batches import TooManyBeatsError, long_array_reader, split_array, split_lines
@@ -24,23 +27,14 @@ from monitor.api.problems import entry_of
 from monitor.api.rejected_beats import Seen
 from monitor.api.requests import headers_of, identified, read_body
 from monitor.api.responses import json_answer
-from monitor.auth import ForbiddenError
+from monitor.api.services import Services
+from monitor.auth import ForbiddenError, Principal
 from monitor.auth import Scope as TokenScope
 from monitor.errors import NotAllowedError, QuotaExceededError
 from monitor.metrics.registry import BeatOutcome
 from monitor.pace import Piece
 from monitor.shares import Holding
-from monitor.workers import Rejection
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from litestar.handlers import HTTPRouteHandler
-    from litestar.types import Receive, Scope
-
-    from monitor.api.services import Services
-    from monitor.auth import Principal
-    from monitor.workers import Beat
+from monitor.workers import Beat, Rejection
 
 JSON_LINES: Final = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 MAX_FAULTS_OF_A_BEAT: Final = 3

@@ -8,18 +8,23 @@ endpoints: their contract is published, and they are hot.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, TypeVar, cast, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar, cast, get_args, get_origin
 from urllib.parse import unquote
 
 import msgspec
 from litestar import Request, Router, route
+from litestar.connection import ASGIConnection
 from litestar.datastructures import CacheControlHeader, State
 from litestar.enums import HttpMethod
 from litestar.exceptions import ClientException, ValidationException
+from litestar.handlers import HTTPRouteHandler
+from litestar.handlers.base import BaseRouteHandler
 from litestar.params import ParameterKwarg, PathParameter, QueryParameter
 from litestar.response import Response
 from litestar.types import Empty
+from litestar.typing import FieldDefinition
 from litestar.utils.typing import make_non_optional_union
 
 from monitor.api.errors import ParameterError, UnreadableBodyError
@@ -27,20 +32,10 @@ from monitor.api.json_body import decoded
 from monitor.api.problems import answer_error
 from monitor.api.query import query_pairs
 from monitor.api.requests import caller, headers_of, read_body
-from monitor.auth import Principal
+from monitor.api.services import Services
+from monitor.auth import Principal, Scope
 from monitor.pace import in_pieces
 from monitor.shares import Holding
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from litestar.connection import ASGIConnection
-    from litestar.handlers import HTTPRouteHandler
-    from litestar.handlers.base import BaseRouteHandler
-    from litestar.typing import FieldDefinition
-
-    from monitor.api.services import Services
-    from monitor.auth import Scope
 
 _T = TypeVar("_T")
 MAX_LIMIT: Final = 1_000

@@ -17,27 +17,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from heapq import merge
-from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 from litestar import get
+from litestar.handlers import HTTPRouteHandler
 from litestar.params import QueryParameter
 
 from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Cursor, Limit, any_of, in_json, needs
 from monitor.api.query import bad_cursor, decode_cursor, encode_cursor, narrowed
+from monitor.api.services import Services
 from monitor.auth import Scope
-from monitor.events import EventData, Time, rfc3339
+from monitor.events import Event, EventData, Time, rfc3339
 from monitor.health import MonitorState
 from monitor.liveness import EventKind
 from monitor.pace import Piece, gathered
-
-if TYPE_CHECKING:
-    from litestar.handlers import HTTPRouteHandler
-
-    from monitor.api.services import Services
-    from monitor.events import Event
-    from monitor.store import Store
-    from monitor.store.results import History
+from monitor.store import Store
+from monitor.store.results import History
 
 SCAN_CALLS: Final = 10
 SCAN_EVENTS: Final = 200

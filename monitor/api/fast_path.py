@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from monitor.api.contract.beats import parse_beat, path_worker_id
 from monitor.api.contract.errors import ContractError
 from monitor.api.heartbeats import accepted_headers, unknown_headers
 from monitor.api.problems import entry_of, head_lines, problem_of
+from monitor.api.services import Services
 from monitor.auth import Scope
 from monitor.errors import IntakeFullError, OverShareError, SlowDownError
 from monitor.metrics.registry import BeatOutcome
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from monitor.api.services import Services
 
 _BEAT: Final = b"/api/v1/workers/heartbeat"
 _BEFORE_ID: Final = b"/api/v1/workers/"

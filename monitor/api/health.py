@@ -5,28 +5,23 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal
 
 import msgspec
 from litestar import Request, get
+from litestar.handlers import HTTPRouteHandler
 from litestar.response.base import ASGIResponse
 
 from monitor.api.requests import caller
 from monitor.api.responses import NO_STORE, json_answer
+from monitor.api.services import Services
 from monitor.auth import Scope
 from monitor.clock import monotonic_s
 from monitor.errors import StoreUnavailableError
+from monitor.health import MonitorState
+from monitor.liveness import Liveness
 from monitor.reasons import Reason
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from litestar.handlers import HTTPRouteHandler
-
-    from monitor.api.services import Services
-    from monitor.health import MonitorState
-    from monitor.liveness import Liveness
 
 CENSUS_AGE_S: Final = 5.0
 METRICS, SCHEMA = "/metrics", "/schema"

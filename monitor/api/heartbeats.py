@@ -7,11 +7,13 @@ of ``fast_path.py`` instead.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from litestar import Request, post
+from litestar.handlers import HTTPRouteHandler
 from litestar.response.base import ASGIResponse
 
 from monitor.api.contract.beats import parse_beat, parse_disconnect, path_worker_id
@@ -19,22 +21,15 @@ from monitor.api.contract.errors import SYNTAX, ContractError
 from monitor.api.errors import EncodingError
 from monitor.api.problems import entry_of
 from monitor.api.rejected_beats import Seen
-from monitor.api.requests import caller, headers_of, identified, read_body
+from monitor.api.requests import Headers, caller, headers_of, identified, read_body
 from monitor.api.responses import NO_STORE
+from monitor.api.services import Services
 from monitor.auth import Scope
 from monitor.errors import NotAllowedError, UnknownWorkerError
 from monitor.liveness import Trigger
 from monitor.metrics.registry import BeatOutcome
 from monitor.shares import Holding
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from litestar.handlers import HTTPRouteHandler
-
-    from monitor.api.requests import Headers
-    from monitor.api.services import Services
-    from monitor.workers import Beat, WorkerKey
+from monitor.workers import Beat, WorkerKey
 
 NEXT_BEAT = "lastseen-next-beat"
 UNKNOWN_FIELDS = "lastseen-unknown-fields"

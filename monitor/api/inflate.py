@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator
+from typing import Final
 
 from monitor.api.contract.errors import ContractError, Fault
 from monitor.api.errors import BodyTooLargeError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MAX_MEMBERS: Final = 64
 """Limited, because even an empty member costs memory and time."""

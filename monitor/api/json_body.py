@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import unicodedata
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from monitor.api.errors import ECHO_CHARS, BodyError, EncodingError, MediaTypeError, UnreadableBodyError
+from monitor.api.requests import Headers
 from monitor.api.responses import JSON
-
-if TYPE_CHECKING:
-    from monitor.api.requests import Headers
 
 LATEST_MS: Final = 253_402_300_799_999
 """The end of the year 9999. Later times have no RFC 3339 form."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 import structlog
+from litestar import Request
 from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.response import Response
 from litestar.response.base import ASGIResponse
@@ -42,11 +44,6 @@ from monitor.errors import (
 )
 from monitor.metrics.registry import BeatOutcome
 from monitor.workers import Rejection
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from litestar import Request
 
 PROBLEM_JSON: Final = "application/problem+json"
 _LITERAL_PATHS: Final = frozenset({b"/api/v1/workers/heartbeat", b"/api/v1/workers/heartbeats"})

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Collection
+from typing import Any, Final
 from urllib.parse import parse_qsl
 
+from litestar.types import Scope
+
 from monitor.api.errors import ParameterError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from litestar.types import Scope
 
 MAX_PARAMETERS: Final = 100
 MAX_BYTES: Final = 16_384

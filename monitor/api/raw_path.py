@@ -8,18 +8,14 @@ segment that is an id.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from monitor.api.problems import problem_of
 from monitor.errors import SlowDownError
-from monitor.shares import Holding
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from litestar.types import ASGIApp, Message, Receive, Scope, Send
-
-    from monitor.shares import Shares
+from monitor.shares import Holding, Shares
 
 EXCHANGE: Final = "lastseen.exchange"
 """Key of the request's ``Exchange`` in its scope."""

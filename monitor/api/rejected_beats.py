@@ -11,8 +11,11 @@ import contextlib
 import functools
 import itertools
 import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+from litestar.types import Scope
 
 from monitor.api.contract.beats import path_worker_id
 from monitor.api.contract.errors import ContractError
@@ -20,18 +23,11 @@ from monitor.api.contract.fast import readable_id
 from monitor.api.contract.salvage import claimed_ids
 from monitor.api.problems import entry_of
 from monitor.api.raw_path import unread_of
-from monitor.auth import ExpiredError, UnauthenticatedError
+from monitor.auth import ExpiredError, Principal, UnauthenticatedError
 from monitor.clock import monotonic_ns
 from monitor.limit_log import RefusedBeats
 from monitor.rate_limit import Limiter, Rate
 from monitor.workers import Evidence, Rejection, WorkerKey
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from litestar.types import Scope
-
-    from monitor.auth import Principal
 
 MOST_OF_A_BATCH: Final = 1_000
 SUBJECT_CHARS: Final = 100

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+from litestar.types import Receive, Scope
 
 from monitor.api.errors import BodyTooLargeError, BodyTooSlowError, ClientGoneError
 from monitor.api.raw_path import unread_of
-from monitor.auth import Refusal, UnauthenticatedError
+from monitor.api.services import Services
+from monitor.auth import Principal, Refusal, UnauthenticatedError
 from monitor.auth import Scope as TokenScope
 from monitor.health import asking_tenant
-
-if TYPE_CHECKING:
-    from litestar.types import Receive, Scope
-
-    from monitor.api.services import Services
-    from monitor.auth import Principal
-    from monitor.shares import Holding
+from monitor.shares import Holding
 
 BODY_S: Final = 10.0
 """Timeout for receiving a request's body."""

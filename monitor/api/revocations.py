@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 from litestar import post
+from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 
 from monitor.api.endpoints import Caller, needs
 from monitor.api.errors import BodyError, TooManyError
 from monitor.api.json_body import checked_text
+from monitor.api.services import Services
 from monitor.auth import MAX_NAME_CHARS, ForbiddenError, Scope
 from monitor.store.revocations import RevocationList
-
-if TYPE_CHECKING:
-    from litestar.handlers import HTTPRouteHandler
-
-    from monitor.api.services import Services
 
 MOST_OF_A_TENANT: Final = 1_000
 

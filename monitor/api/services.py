@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from monitor.api.admission import Admission
+from monitor.api.contract.limits import BeatLimits
+from monitor.api.rejected_beats import RejectedBeats
+from monitor.api.shared import Shared
+from monitor.auth import Authenticator
+from monitor.health import Health
+from monitor.intake.batches import BatchIntake
+from monitor.intake.queue import Intake
 from monitor.limit_log import UnknownFieldLog
-
-if TYPE_CHECKING:
-    from monitor.api.admission import Admission
-    from monitor.api.contract.limits import BeatLimits
-    from monitor.api.rejected_beats import RejectedBeats
-    from monitor.api.shared import Shared
-    from monitor.auth import Authenticator
-    from monitor.health import Health
-    from monitor.intake.batches import BatchIntake
-    from monitor.intake.queue import Intake
-    from monitor.metrics.registry import Metrics
-    from monitor.store import Store
+from monitor.metrics.registry import Metrics
+from monitor.store import Store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from monitor.metrics.registry import Limit
 from monitor.shares import Shares, Tenants
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
 
 WAIT_S: Final = 2.0
 """Maximum wait of a request for a place."""

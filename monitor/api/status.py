@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import msgspec
 from litestar import get
+from litestar.handlers import HTTPRouteHandler
 
 from monitor.api.endpoints import Caller, Count, needs
-from monitor.auth import ForbiddenError, Scope
+from monitor.api.services import Services
+from monitor.auth import ForbiddenError, Principal, Scope
 from monitor.health import MonitorState
 from monitor.liveness import Liveness
 from monitor.store.results import Census
 from monitor.workers import WorkerKey
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from litestar.handlers import HTTPRouteHandler
-
-    from monitor.api.services import Services
-    from monitor.auth import Principal
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):

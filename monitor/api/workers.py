@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Request, get, route
 from litestar.enums import HttpMethod
+from litestar.handlers import HTTPRouteHandler
 from litestar.response.base import ASGIResponse
 from msgspec import Meta
 
@@ -16,22 +17,17 @@ from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Cursor, Limit, any_of, 
 from monitor.api.query import bad_cursor, decode_cursor, encode_cursor, narrowed
 from monitor.api.requests import caller
 from monitor.api.responses import NO_STORE, extended, json_answer
+from monitor.api.services import Services
 from monitor.auth import Scope
 from monitor.errors import NotAllowedError, UnknownWorkerError
 from monitor.events import Time, rfc3339
 from monitor.health import MonitorState
 from monitor.liveness import EventKind, Liveness
 from monitor.pace import AT_ONCE, Piece, gathered
-from monitor.store.results import Want
+from monitor.store import Store
+from monitor.store.results import Page, Want
 from monitor.workers import Forget, Rejection, WorkerKey
-
-if TYPE_CHECKING:
-    from litestar.handlers import HTTPRouteHandler
-
-    from monitor.api.services import Services
-    from monitor.store import Store
-    from monitor.store.results import Page
-    from monitor.workers import Worker as StoredWorker
+from monitor.workers import Worker as StoredWorker
 
 PAGE_CALLS: Final = 50
 PAGE_WORKERS: Final = 50

@@ -8,10 +8,11 @@ import os
 import re
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import jwt
 
+from monitor.auth.keys import AuthPolicy, KeyAlgorithm
 from monitor.auth.principals import (
     LATELY_MS,
     MAX_TOKEN_BYTES,
@@ -22,9 +23,6 @@ from monitor.auth.principals import (
     is_text,
 )
 from monitor.auth.revocations import Revocations
-
-if TYPE_CHECKING:
-    from monitor.auth.keys import AuthPolicy, KeyAlgorithm
 
 REMEMBERED_TOKENS: Final = 65_536
 """Maximum tokens cached, at about 600 bytes each. Tokens above this number are verified for each request."""

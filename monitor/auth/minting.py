@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import jwt
 
+from monitor.auth.keys import VerifyingKey
 from monitor.auth.principals import MAX_NAME_CHARS, MAX_TOKEN_BYTES, Scope, is_text
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from monitor.auth.keys import VerifyingKey
 
 
 def mint(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from alerts.delivery.counts import Counts
 from alerts.groups.classify import DOWN, OUT
 from alerts.groups.flapping import Flapping, begun
 from alerts.groups.fleet import StoredWorker, WorkerOutage
@@ -13,18 +14,15 @@ from alerts.retry import RetryPolicy
 from alerts.routing.routes import Route
 from alerts.service import AlertService, AlertSettings
 from alerts.store.retention import Retention
+from monitor.daemon.config.model import Config
+from monitor.events import Event
+from monitor.liveness import EnvironmentHealth
+from monitor.store import Store
 from monitor.store.codec import Outline, outline
 from monitor.store.library import rendered
 from monitor.store.library_client import LibraryClient
+from monitor.store.outbox import Outbox
 from monitor.workers import Worker, WorkerKey
-
-if TYPE_CHECKING:
-    from alerts.delivery.counts import Counts
-    from monitor.daemon.config.model import Config
-    from monitor.events import Event
-    from monitor.liveness import EnvironmentHealth
-    from monitor.store import Store
-    from monitor.store.outbox import Outbox
 
 LIBRARY: Final = rendered("alerts.store", "alerts.lua", name="lastseen_alerts")
 """The function library of the alerts."""

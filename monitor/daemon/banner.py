@@ -7,17 +7,14 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 
+from monitor.daemon.config.model import Config
+from monitor.daemon.signing_key import KeyRing
 from monitor.logs import is_console
 from monitor.printable import escaped
 from monitor.version import version
-
-if TYPE_CHECKING:
-    from monitor.daemon.config.model import Config
-    from monitor.daemon.signing_key import KeyRing
 
 log = structlog.get_logger(__name__)
 

@@ -9,10 +9,12 @@ import gc
 import os
 import secrets
 import socket
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Final
 
 import structlog
 
+from alerts.service import AlertService
 from monitor.api.admission import Admission
 from monitor.api.app import create_app
 from monitor.api.fast_path import FastPath
@@ -23,6 +25,7 @@ from monitor.api.shared import BATCHES_AT_ONCE, Shared
 from monitor.auth import Authenticator
 from monitor.clock import monotonic_s
 from monitor.daemon.alerts import alert_service
+from monitor.daemon.config.model import Config
 from monitor.daemon.delivery_labels import delivery_labels
 from monitor.daemon.errors import StartError
 from monitor.daemon.expiring import ExpiryWatch
@@ -30,10 +33,12 @@ from monitor.daemon.oncall.routes import oncall_router
 from monitor.daemon.revoking import RevocationWatch
 from monitor.daemon.self_check import SelfCheck
 from monitor.daemon.settings import beat_limits, beat_rates, store_settings, sweep_settings
-from monitor.daemon.signing_key import auth_policy
+from monitor.daemon.signals import StopSignal
+from monitor.daemon.signing_key import KeyRing, auth_policy
 from monitor.daemon.waiting import Waiting
 from monitor.daemon.watchdog import Watchdog
 from monitor.errors import StoreUnavailableError
+from monitor.events import Moved
 from monitor.eviction import EvictionWatch
 from monitor.health import Health
 from monitor.http.listeners import relieve
@@ -43,7 +48,7 @@ from monitor.intake.batches import BatchIntake
 from monitor.intake.evidence import Recorder
 from monitor.intake.queue import Intake
 from monitor.limit_log import Limits
-from monitor.metrics.registry import Limit, Metrics
+from monitor.metrics.registry import Limit, Metrics, Share
 from monitor.ownership import Ownership
 from monitor.pulse import Pulse
 from monitor.scheduler import Scheduler
@@ -51,16 +56,6 @@ from monitor.store import Store, StoreDeniedError, StoreRefusedError, StoreSetti
 from monitor.store.outbox import Outbox
 from monitor.sweeper import Sweeper
 from monitor.version import version
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
-
-    from alerts.service import AlertService
-    from monitor.daemon.config.model import Config
-    from monitor.daemon.signals import StopSignal
-    from monitor.daemon.signing_key import KeyRing
-    from monitor.events import Moved
-    from monitor.metrics.registry import Share
 
 log = structlog.get_logger(__name__)
 

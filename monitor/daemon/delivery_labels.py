@@ -5,15 +5,11 @@ In its own module: the supervisor of processes needs the labels, but not the ale
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from alerts.delivery.counts import Counted
 from alerts.errors import Cause
 from alerts.groups.decisions import Decision
+from monitor.daemon.config.model import Config
 from monitor.metrics.registry import DeliveryLabels
-
-if TYPE_CHECKING:
-    from monitor.daemon.config.model import Config
 
 
 def delivery_labels(config: Config) -> DeliveryLabels:

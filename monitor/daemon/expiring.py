@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 import structlog
 
+from monitor.auth import Authenticator
 from monitor.events import rfc3339
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from monitor.auth import Authenticator
 
 log = structlog.get_logger(__name__)
 

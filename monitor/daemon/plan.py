@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from alerts.receivers import PostingSettings
+from monitor.daemon.config.model import Config
 from monitor.data_dir_ownership import KEY_FILE, own_dir
 from monitor.settings.urls import masked_url
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from monitor.daemon.config.model import Config
 
 
 def plan(config: Config) -> Iterator[str]:

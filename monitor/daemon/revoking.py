@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 import msgspec
 import structlog
 
-from monitor.auth import Revocation, Revocations, read_revocations
+from monitor.auth import Authenticator, Revocation, Revocations, read_revocations
 from monitor.errors import StoreUnavailableError
+from monitor.store import Store
 from monitor.store.revocations import RevocationList
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from monitor.auth import Authenticator
-    from monitor.store import Store
 
 log = structlog.get_logger(__name__)
 

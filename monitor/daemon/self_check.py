@@ -10,26 +10,22 @@ import asyncio
 import ctypes
 import math
 from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
+from alerts.store.receivers import Stats
 from monitor.clock import monotonic_s
 from monitor.durability import DurabilityMode
 from monitor.errors import StoreUnavailableError
-from monitor.health import PROBE_AGE_S
+from monitor.health import PROBE_AGE_S, Health
+from monitor.metrics.registry import Metrics
+from monitor.pulse import Pulse
 from monitor.reasons import Reason
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
-
-    from alerts.store.receivers import Stats
-    from monitor.health import Health
-    from monitor.metrics.registry import Metrics
-    from monitor.pulse import Pulse
-    from monitor.store import Store
-    from monitor.store.outbox import Outbox
+from monitor.store import Store
+from monitor.store.outbox import Outbox
 
 log = structlog.get_logger(__name__)
 

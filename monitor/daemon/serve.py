@@ -6,28 +6,24 @@ import asyncio
 import contextlib
 import functools
 import os
+import socket
 import sys
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
 from monitor import logs
 from monitor.clock import monotonic_s
+from monitor.daemon.config.model import Config
 from monitor.daemon.errors import StartError
-from monitor.daemon.signing_key import SigningKeyError, key_ring
+from monitor.daemon.signals import StopSignal
+from monitor.daemon.signing_key import KeyRing, SigningKeyError, key_ring
 from monitor.data_dir_ownership import DataDirError, trusted_dir
 from monitor.embedded import EmbeddedStore, EmbeddedStoreError, StartAbandonedError, share_of_memory
 from monitor.http.server import ListenError, listen
 from monitor.printable import escaped
-
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Coroutine, Sequence
-
-    from monitor.daemon.config.model import Config
-    from monitor.daemon.signals import StopSignal
-    from monitor.daemon.signing_key import KeyRing
 
 log = structlog.get_logger(__name__)
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
 from monitor.api.admission import BeatRates
 from monitor.api.contract.limits import BeatLimits
+from monitor.daemon.config.model import Config
 from monitor.embedded import share_of_memory
 from monitor.rate_limit import Rate
 from monitor.store import StoreSettings
 from monitor.store.settings import EnvironmentRule
 from monitor.sweeper import SweepSettings
-
-if TYPE_CHECKING:
-    from monitor.daemon.config.model import Config
 
 
 def store_settings(config: Config, url: str, daemon: str) -> StoreSettings:

@@ -12,17 +12,14 @@ import os
 import secrets
 import stat
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from monitor.auth import MIN_SECRET_BYTES, AuthPolicy, VerifyingKey
+from monitor.daemon.config.model import Config
 from monitor.data_dir_ownership import KEY_FILE, DataDirError, own_dir, trusted_dir
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from monitor.daemon.config.model import Config
 
 _RANDOM_BYTES: Final = 48
 _OTHERS_MAY: Final = stat.S_IRWXG | stat.S_IRWXO

@@ -7,21 +7,18 @@ copy of the listening socket: connections that arrive while the daemon takes ove
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import uvloop
+from litestar.types import Receive, Scope, Send
 
 from monitor.api.problems import problem_of
 from monitor.api.responses import json_answer
 from monitor.errors import StoreUnavailableError
 from monitor.http.server import HttpServer
 from monitor.reasons import Reason
-
-if TYPE_CHECKING:
-    import socket
-
-    from litestar.types import Receive, Scope, Send
 
 CONNECTIONS: Final = 1_000
 STOP_MS: Final = 1_000

@@ -8,18 +8,15 @@ or a server that records requests. All of them accept a plain GET.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
+import aiohttp
 import structlog
 
 from alerts.receivers.http import NoAnswerError, exchange, guarded_session
 from monitor.clock import monotonic_s
 from monitor.metrics.registry import PingOutcome
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    import aiohttp
 
 log = structlog.get_logger(__name__)
 

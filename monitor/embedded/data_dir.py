@@ -8,18 +8,16 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import redis
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
+from structlog.typing import FilteringBoundLogger
 
 from monitor.clock import monotonic_s
 from monitor.embedded.errors import EmbeddedStoreError
 from monitor.embedded.readiness import client_of
-
-if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
 
 MAX_SOCKET_PATH_BYTES: Final = 100
 """``sun_path`` has 104 bytes on macOS and 108 on Linux, including a closing zero."""

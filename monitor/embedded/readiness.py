@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Final
+import subprocess
+from pathlib import Path
+from typing import Final
 
 import redis
 import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from structlog.typing import FilteringBoundLogger
 
 from monitor.clock import monotonic_s
 from monitor.embedded.errors import EmbeddedStoreError
-
-if TYPE_CHECKING:
-    import subprocess
-    from pathlib import Path
-
-    from structlog.typing import FilteringBoundLogger
 
 SILENCE_LIMIT_S: Final = 30.0
 """A server without any answer for this long is given up."""

@@ -13,11 +13,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import quote
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from monitor import parent_death
 from monitor.clock import monotonic_s
@@ -33,11 +35,6 @@ from monitor.embedded.data_dir import (
 )
 from monitor.embedded.errors import EmbeddedStoreError, StartAbandonedError
 from monitor.embedded.readiness import LOG_LIMIT_BYTES, Readiness
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from structlog.typing import FilteringBoundLogger
 
 ORPHAN_LIMIT_S: Final = 10.0
 STOP_LIMIT_S: Final = 3.0

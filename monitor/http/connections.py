@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import socket
 from collections import OrderedDict, defaultdict, deque
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Callable, MutableSet
+from typing import Final, Protocol
 
 from monitor.clock import monotonic_s
 from monitor.metrics.registry import Limit
 from monitor.reasons import Reason
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, MutableSet
 
 UNFINISHED_SHARE: Final = 4
 """Idle connections are closed first while at most one in this many connections has an unfinished request."""

@@ -9,15 +9,12 @@ meanwhile.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from monitor.clock import monotonic_s
-
-if TYPE_CHECKING:
-    import asyncio
-
-    from monitor.http.stall import Stall
+from monitor.http.stall import Stall
 
 SLICE_S: Final = 0.02
 

@@ -5,19 +5,15 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import structlog
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from monitor.http.port import Headers, Sender
+from monitor.http.shared_state import SharedState
 from monitor.pace import pace
-
-if TYPE_CHECKING:
-    from uvicorn._types import ASGI3Application
-    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-
-    from monitor.http.port import Headers, Sender
-    from monitor.http.shared_state import SharedState
 
 log = structlog.get_logger(__name__)
 

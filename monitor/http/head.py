@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from monitor.api.problems import problem_details
-
-if TYPE_CHECKING:
-    from monitor.http.port import Headers
+from monitor.http.port import Headers
 
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
 _VERSIONS: Final = frozenset({"1.0", "1.1"})

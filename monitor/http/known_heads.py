@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import os
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from monitor.clock import monotonic_s
-
-if TYPE_CHECKING:
-    from monitor.http.port import Sender
+from monitor.http.port import Sender
 
 MOST: Final = 32_768
 """Maximum cached heads, about 300 bytes each."""

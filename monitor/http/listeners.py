@@ -11,10 +11,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 RELIEF_S: Final = 0.05
 """Approximate wait of a connection before another process accepts it."""

@@ -8,8 +8,9 @@ through uvicorn's own code and the app, as if there were no fast path.
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import httptools
 import structlog
@@ -21,9 +22,6 @@ from monitor.http.fast_path import FastPathProtocol
 from monitor.http.head import BadRequestError, check_head, without_upgrade
 from monitor.http.stall import has_hung_up, has_unread
 from monitor.metrics.registry import Limit
-
-if TYPE_CHECKING:
-    import asyncio
 
 log = structlog.get_logger(__name__)
 

@@ -8,26 +8,22 @@ import errno
 import math
 import resource
 import socket
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import structlog
 import uvicorn
+from litestar.types import ASGIApp
 
 from monitor.http.connections import Connections
 from monitor.http.fairness import TimeSlices
 from monitor.http.known_heads import KnownHeads
+from monitor.http.port import FastPath
 from monitor.http.protocol import BoundedProtocol
 from monitor.http.shared_state import SharedState
 from monitor.http.stall import Stall
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from litestar.types import ASGIApp
-
-    from monitor.http.port import FastPath
-    from monitor.metrics.registry import Limit
+from monitor.metrics.registry import Limit
 
 log = structlog.get_logger(__name__)
 

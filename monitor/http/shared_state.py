@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from monitor.http.connections import Connections
-    from monitor.http.fairness import TimeSlices
-    from monitor.http.known_heads import KnownHeads
-    from monitor.http.port import FastPath, Headers
-    from monitor.http.stall import Stall
+from monitor.http.connections import Connections
+from monitor.http.fairness import TimeSlices
+from monitor.http.known_heads import KnownHeads
+from monitor.http.port import FastPath, Headers
+from monitor.http.stall import Stall
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,12 +8,10 @@ dropped. At other times it is accepted: a client may send a beat without waiting
 
 from __future__ import annotations
 
+import asyncio
 import math
 import select
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    import asyncio
+from typing import Final
 
 HELD_UP_S: Final = 1.0
 """A loop without a turn for longer than this was stalled."""

@@ -8,13 +8,11 @@ time is credited like any outage (``monitor/blindness.py``).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from monitor.blindness import GAP_MS
 from monitor.clock import monotonic_s
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
 
 LIMIT_S: Final = 2.0
 """Upper bound on acceptable wait, regardless of grace: a healthy daemon never exceeds it."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
 
 import structlog
 
 from monitor.errors import NotAllowedError, QuotaExceededError, StoreUnavailableError, UnknownWorkerError
+from monitor.events import Moved
+from monitor.intake.backlog import Graces
 from monitor.liveness import EventKind
+from monitor.store import Store, StoreSettings
 from monitor.store.quotas import POOLED
 from monitor.store.results import (
     DAMAGED,
@@ -19,17 +23,9 @@ from monitor.store.results import (
     OVER_WORKERS,
     STORED,
     UNKNOWN,
+    BeatsResult,
 )
-from monitor.workers import KEEP
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-
-    from monitor.events import Moved
-    from monitor.intake.backlog import Graces
-    from monitor.store import Store, StoreSettings
-    from monitor.store.results import BeatsResult
-    from monitor.workers import Beat, WorkerKey
+from monitor.workers import KEEP, Beat, WorkerKey
 
 log = structlog.get_logger(__name__)
 _Refusal = QuotaExceededError | NotAllowedError

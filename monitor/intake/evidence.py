@@ -9,19 +9,15 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 from monitor.clock import monotonic_s
 from monitor.errors import StoreUnavailableError
+from monitor.metrics.registry import Metrics
 from monitor.shares import Tenants, over_share
-from monitor.workers import Rejection
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from monitor.metrics.registry import Metrics
-    from monitor.store import Store
-    from monitor.workers import Evidence, WorkerKey
+from monitor.store import Store
+from monitor.workers import Evidence, Rejection, WorkerKey
 
 MOST_PENDING: Final = 10_000
 LOT: Final = 512

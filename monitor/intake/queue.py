@@ -15,26 +15,22 @@ import functools
 import itertools
 import math
 from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
 from monitor.clock import monotonic_s
 from monitor.errors import IntakeFullError, OverShareError, SlowDownError, StoreUnavailableError
+from monitor.events import Moved
 from monitor.intake.backlog import Graces
 from monitor.intake.batches import BATCH_BYTES, BATCH_LIMIT, error_of, extent, mark_registering
 from monitor.shares import Tenants, over_share
+from monitor.store import Store
 from monitor.store.quotas import POOLED
 from monitor.store.results import REFUSED, STORED
-from monitor.workers import KEEP, Beat, Disconnect, Forget
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from monitor.events import Moved
-    from monitor.store import Store
-    from monitor.workers import WorkerKey
+from monitor.workers import KEEP, Beat, Disconnect, Forget, WorkerKey
 
 log = structlog.get_logger(__name__)
 
@@ -61,10 +57,9 @@ COUNT_S: Final = 0.05
 """How often each tenant's waiting orders are counted, while that matters."""
 
 Order = Beat | Disconnect | Forget
-if TYPE_CHECKING:
-    Answer = Callable[[int, Exception | None], None]
-    """Called once, with a result or an error. The result of a beat is its effective interval in milliseconds, that of
-    a disconnect the number for ``Store.confirm``, that of a deletion 0."""
+Answer = Callable[[int, Exception | None], None]
+"""Called once, with a result or an error. The result of a beat is its effective interval in milliseconds, that of
+a disconnect the number for ``Store.confirm``, that of a deletion 0."""
 
 
 @dataclass(slots=True, eq=False)

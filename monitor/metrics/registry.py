@@ -10,24 +10,21 @@ import itertools
 import math
 import os
 from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Gauge, Metric, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 
 from monitor.clock import monotonic_s
+from monitor.events import Moved
 from monitor.liveness import EventKind, Liveness
 from monitor.metrics.gauges import ConditionGauges
 from monitor.metrics.shared_memory import Table
 from monitor.reasons import Reason
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-
-    from monitor.events import Moved
 
 DETECTION_BUCKETS_S: Final = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 EVIDENCE_OUTCOMES: Final = ("recorded", "dropped")

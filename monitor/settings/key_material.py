@@ -12,16 +12,14 @@ import codecs
 import re
 import stat
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 MIN_RSA_BITS: Final = 2_048
 """RFC 7518, section 3.3."""

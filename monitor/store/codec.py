@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import struct
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
@@ -14,13 +15,8 @@ import structlog
 from monitor.events import Event, Moved, cut_metadata
 from monitor.liveness import EventKind, Liveness, Trigger
 from monitor.store.library import STATE_CODES, TRANSITIONS_KEPT, UNDECLARED
-from monitor.workers import KEEP, Keep, PastTransition, Worker, WorkerKey
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from monitor.store.settings import StoreSettings
-    from monitor.workers import Beat, Disconnect, Evidence
+from monitor.store.settings import StoreSettings
+from monitor.workers import KEEP, Beat, Disconnect, Evidence, Keep, PastTransition, Worker, WorkerKey
 
 # A function's answer as hiredis decodes it: nested lists of bytes, int and None. Text was stored as valid UTF-8.
 Answer = Any

@@ -10,28 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
+from monitor.clock import StoreClock
 from monitor.durability import Confirmation, Durability, DurabilityMode
 from monitor.errors import NoRoomError, StoreUnavailableError
 from monitor.store.endpoint import Address
 from monitor.store.errors import StoreDeniedError, StoreFullError, StoreRefusedError
 from monitor.store.fast_connections import RESENT, SENT_ONCE, TROUBLE, Lines
-from monitor.store.library import LIBRARY
-from monitor.store.results import condition_of
+from monitor.store.library import LIBRARY, Library
+from monitor.store.results import Condition, condition_of
 from monitor.store.sentinel import REFUSALS, SentinelsRefuseUsError
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
-    from redis.asyncio import Redis
-
-    from monitor.clock import StoreClock
-    from monitor.store.library import Library
-    from monitor.store.results import Condition
 
 WRITERS: Final = 16
 READERS: Final = 4

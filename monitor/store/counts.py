@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from monitor.liveness import EnvironmentHealth, Liveness
 from monitor.pace import gathered
 from monitor.store.results import Census
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    Read = Callable[..., Awaitable[Any]]
+Read = Callable[..., Awaitable[Any]]
 
 
 async def count_workers(read: Read, partitions: int, tenant: str | None) -> Census:

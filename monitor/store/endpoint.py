@@ -6,19 +6,15 @@ connections here, the alerts too: with Sentinel all of them learn of a failover 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.retry import Retry
 from redis.maint_notifications import MaintNotificationsConfig
 
-from monitor.settings.store_urls import is_sentinel_url, sentinel_url
+from monitor.settings.store_urls import SentinelUrl, is_sentinel_url, sentinel_url
 from monitor.store.fast_connections import GUARDED, SENT_ONCE
 from monitor.store.sentinel import Primary, PrimaryConnection, PrimaryTlsConnection, tls_settings
-
-if TYPE_CHECKING:
-    from redis.asyncio.retry import Retry
-
-    from monitor.settings.store_urls import SentinelUrl
 
 _Pool = TypeVar("_Pool", bound=ConnectionPool)
 

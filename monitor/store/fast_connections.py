@@ -11,19 +11,16 @@ packing, sending and reading the answer together.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from hiredis import pack_command
+from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from redis.asyncio import ConnectionPool
 
 RETRIES: Final = 2
 BACKOFF: Final = ExponentialWithJitterBackoff(base=0.02, cap=0.25)

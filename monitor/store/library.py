@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from monitor import blindness, ownership
 from monitor.liveness import REJECTED_INTERVALS, STILL_REJECTED, STRAGGLER_MS, TRANSITIONS, EventKind, Liveness, Trigger
 from monitor.store import results
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 STATE_CODES: Final[Mapping[Liveness, str]] = {
     Liveness.ALIVE: "a",

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
+from monitor.durability import Confirmation, Durability
 from monitor.errors import StoreUnavailableError
-from monitor.store.connection import Functions
+from monitor.store.connection import Argument, Functions
+from monitor.store.endpoint import Address
 from monitor.store.fast_connections import RESENT, SENT_ONCE, TROUBLE
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from monitor.durability import Confirmation, Durability
-    from monitor.store.connection import Argument
-    from monitor.store.endpoint import Address
-    from monitor.store.library import Library
+from monitor.store.library import Library
 
 CONNECTIONS: Final = 8
 _TIMEOUT_S: Final = 2.0

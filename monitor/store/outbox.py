@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from monitor.clock import monotonic_s
+from monitor.events import Taken
+from monitor.ownership import Ownership
 from monitor.reasons import Reason
-
-if TYPE_CHECKING:
-    from monitor.events import Taken
-    from monitor.ownership import Ownership
-    from monitor.store.store import Store
+from monitor.store.store import Store
 
 ROUTING_LAG_S: Final = 10.0
 

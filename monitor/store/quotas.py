@@ -10,19 +10,16 @@ from __future__ import annotations
 import random
 import secrets
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from monitor.clock import monotonic_s
 from monitor.pace import gathered
 from monitor.store.coalescing import CoalescedCall
+from monitor.store.connection import Connection
 from monitor.store.results import OVER_BYTES, OVER_WORKERS
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from monitor.store.connection import Connection
-    from monitor.store.settings import StoreSettings
+from monitor.store.settings import StoreSettings
 
 POOLED: Final = frozenset({OVER_WORKERS, OVER_BYTES})
 """Outcomes of a beat that may be stored when the quotas are divided again."""

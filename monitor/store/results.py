@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from monitor.blindness import Cause, Window
-    from monitor.events import Event, Moved
-    from monitor.liveness import Liveness
-    from monitor.ownership import Lease
-    from monitor.workers import Worker
+from monitor.blindness import Cause, Window
+from monitor.events import Event, Moved
+from monitor.liveness import Liveness
+from monitor.ownership import Lease
+from monitor.workers import Worker
 
 STORED, OVER_WORKERS, OVER_ENVIRONMENTS, NOT_ALLOWED, UNKNOWN, REFUSED, DAMAGED, LATE = range(8)
 OVER_TIMINGS, OVER_BYTES = range(8, 10)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from monitor.store.results import STORED
-
-if TYPE_CHECKING:
-    from monitor.store.store import Store
+from monitor.store.store import Store
 
 MOST_IN_ALL: Final = 10_000
 

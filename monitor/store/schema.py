@@ -6,14 +6,12 @@ Each hash tag has an anchor: the hash ``meta``, which exists from the founding o
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from monitor.errors import StoreUnavailableError
+from monitor.store.connection import Connection, Founded
 from monitor.store.errors import InstallationError, SchemaError, StoreFullError
-
-if TYPE_CHECKING:
-    from monitor.store.connection import Connection, Founded
-    from monitor.store.settings import StoreSettings
+from monitor.store.settings import StoreSettings
 
 SCHEMA_VERSION: Final = 1
 

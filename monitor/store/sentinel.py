@@ -12,7 +12,8 @@ every connection to another server is cut.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, Final
 from weakref import WeakSet
 
 import structlog
@@ -22,12 +23,8 @@ from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissi
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.maint_notifications import MaintNotificationsConfig
 
+from monitor.settings.store_urls import SentinelUrl
 from monitor.store.fast_connections import SENT_ONCE, TROUBLE, TcpConnection, TlsConnection
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from monitor.settings.store_urls import SentinelUrl
 
 WATCH_S: Final = 0.25
 """How often Sentinel is polled for the primary. For this long a former primary may take beats that will be lost."""

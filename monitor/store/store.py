@@ -7,10 +7,11 @@ atomic in the store, and replaying it is harmless. Each answer carries the store
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from copy import copy
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import structlog
 
@@ -18,7 +19,7 @@ from monitor.blindness import Cause, Window
 from monitor.clock import StoreClock
 from monitor.durability import Confirmation, DurabilityMode
 from monitor.errors import StoreUnavailableError
-from monitor.events import Taken
+from monitor.events import Moved, Taken
 from monitor.liveness import EnvironmentHealth, Trigger
 from monitor.ownership import Bid, Lease
 from monitor.pace import in_pieces
@@ -38,15 +39,8 @@ from monitor.store.results import (
     SweepResult,
     Want,
 )
-from monitor.store.settings import LONGEST_MS
-from monitor.workers import partition_of
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    from monitor.events import Moved
-    from monitor.store.settings import StoreSettings
-    from monitor.workers import Beat, Disconnect, Evidence, Worker, WorkerKey
+from monitor.store.settings import LONGEST_MS, StoreSettings
+from monitor.workers import Beat, Disconnect, Evidence, Worker, WorkerKey, partition_of
 
 log = structlog.get_logger(__name__)
 

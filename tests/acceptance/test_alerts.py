@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
 
 from monitor.clock import monotonic_s
-from tests.support.daemons import ANY_PORT, until
-
-if TYPE_CHECKING:
-    from tests.support.daemons import Daemon, Home, Receiver
+from tests.support.daemons import ANY_PORT, Daemon, Home, Receiver, until
 
 QUICK = '[liveness]\ninterval = "1s"\ngrace = "1s"\nsweep_interval = "200ms"\n'
 TAKEOVER_S = 15.0

@@ -6,12 +6,9 @@ import os
 import re
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from tests.support.daemons import ANY_PORT, LASTSEEN, Stream, until
-
-if TYPE_CHECKING:
-    from tests.support.daemons import Home, Receiver
+from tests.support.daemons import ANY_PORT, LASTSEEN, Home, Receiver, Stream, until
 
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
 LONG: Final = '[liveness]\ninterval = "1h"\ngrace = "1h"\n'

@@ -5,23 +5,19 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from redis.asyncio import Redis
 
+from monitor.events import Event
+from monitor.store import Store
 from monitor.workers import WorkerKey, partition_of
-from tests.support.daemons import ANY_PORT, Home, call, until
+from tests.support.daemons import ANY_PORT, Daemon, Home, call, until
 from tests.support.fleets import Connection, beating, check_kept, events_of
 from tests.support.proxies import BOTH, CutAnswer, CutRequest, Proxy, Way, proxied
 from tests.support.stores import opened
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from monitor.events import Event
-    from monitor.store import Store
-    from tests.support.daemons import Daemon
 
 TIMEOUT_S: Final = 0.5
 CONFIG: Final = (

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import secrets
 import sys
+from collections.abc import Iterator
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 import pytest
 import redis
 
 from monitor.clock import monotonic_s
 from tests.support import disks, servers
-from tests.support.daemons import ANY_PORT, call, until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from tests.support.daemons import Answer, Daemon, Home, Receiver
+from tests.support.daemons import ANY_PORT, Answer, Daemon, Home, Receiver, call, until
 
 ROOM_BYTES: Final = 1 << 20
 LARGE: Final = {"blob": "x" * 8_000}

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import signal
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from monitor.clock import monotonic_s
-from tests.support.daemons import ANY_PORT, BEAT, until
-
-if TYPE_CHECKING:
-    from tests.support.daemons import Daemon, Home
+from tests.support.daemons import ANY_PORT, BEAT, Daemon, Home, until
 
 PAUSED_S: Final = 1.5
 """Longer than an iteration of a loop that was not paused."""

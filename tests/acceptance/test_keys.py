@@ -6,14 +6,11 @@ import re
 import secrets
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from redis import Redis
 
-from tests.support.daemons import ANY_PORT, call, until
-
-if TYPE_CHECKING:
-    from tests.support.daemons import Daemon, Home, Receiver
+from tests.support.daemons import ANY_PORT, Daemon, Home, Receiver, call, until
 
 PARTITIONS: Final = 4
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "operations.md"

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tests.support.daemons import ANY_PORT, until
-
-if TYPE_CHECKING:
-    from tests.support.daemons import Daemon, Home, Receiver
+from tests.support.daemons import ANY_PORT, Daemon, Home, Receiver, until
 
 QUICK = '[liveness]\ninterval = "1s"\ngrace = "1s"\nsweep_interval = "200ms"\n'
 TOGETHER = 10

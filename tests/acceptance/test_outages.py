@@ -5,17 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 import pytest
 
 from monitor.clock import monotonic_s
-from tests.support.daemons import CurlWorker, until
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tests.support.daemons import Daemon, Home, Receiver
+from tests.support.daemons import CurlWorker, Daemon, Home, Receiver, until
 
 OUTAGE_S: Final = 5.0
 """More than twice what the workers below have until their deadline."""

@@ -9,18 +9,13 @@ import re
 import signal
 import socket
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from monitor.clock import monotonic_s
-from tests.support.daemons import BEAT, call, gone, until
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from tests.support.daemons import Daemon, Home
+from tests.support.daemons import BEAT, Daemon, Home, call, gone, until
 
 CONFIG = """
 [server]

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import http.client
-from typing import TYPE_CHECKING
 
-from tests.support.daemons import ANY_PORT, BEAT, WEBHOOK_SECRET, Receiver, call
-
-if TYPE_CHECKING:
-    from tests.support.daemons import Home
+from tests.support.daemons import ANY_PORT, BEAT, WEBHOOK_SECRET, Home, Receiver, call
 
 SEEN_IN_A_QUERY = "swordfish-in-a-query"
 SEEN_IN_A_PATH = "swordfish-in-a-webhook-path"

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from monitor.clock import monotonic_s
-from tests.support.daemons import CurlWorker, until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.support.daemons import Daemon, Home, Receiver
+from tests.support.daemons import CurlWorker, Daemon, Home, Receiver, until
 
 CONFIG = """
 [server]

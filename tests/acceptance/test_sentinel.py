@@ -5,20 +5,16 @@ from __future__ import annotations
 import itertools
 import secrets
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
 
 from monitor.clock import monotonic_s
 from tests.support import sentinels
-from tests.support.daemons import ANY_PORT, BEAT, call, until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.support.daemons import Daemon, Home, Receiver
-    from tests.support.sentinels import Watched
+from tests.support.daemons import ANY_PORT, BEAT, Daemon, Home, Receiver, call, until
+from tests.support.sentinels import Watched
 
 PASSWORD: Final = "swordfish-of-the-store"
 LONGEST_GAP_S: Final = 20.0

@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,12 +16,7 @@ import redis
 
 from monitor.clock import monotonic_s
 from tests.support import servers
-from tests.support.daemons import ANY_PORT, BEAT, Stream, call, gone, until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.support.daemons import Daemon, Home
+from tests.support.daemons import ANY_PORT, BEAT, Daemon, Home, Stream, call, gone, until
 
 STOP_LIMIT_S = 10.0
 """What docs/operations.md promises of a stop, and of the store's end after a kill of the daemon."""

@@ -6,18 +6,14 @@ import contextlib
 import selectors
 import socket
 import threading
+from collections.abc import Iterator
 from http.client import HTTPException
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
 
 from monitor.clock import monotonic_s
-from tests.support.daemons import until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.support.daemons import Daemon, Home
+from tests.support.daemons import Daemon, Home, until
 
 LIMIT: Final = 40
 STRANGERS: Final = 70

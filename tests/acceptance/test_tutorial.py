@@ -5,18 +5,14 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
 
-from tests.support.daemons import LASTSEEN, WAIT_S, until
+from tests.support.daemons import LASTSEEN, WAIT_S, Daemon, Home, until
 from tests.support.sentinels import free_ports
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.support.daemons import Daemon, Home
 
 ROOT: Final = Path(__file__).parents[2]
 _FENCE: Final = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -8,21 +8,17 @@ import http.client
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
 import redis
 
 from monitor.clock import monotonic_s
 from monitor.reasons import Reason
-from tests.support.daemons import ANY_PORT, PAUSE_S, call, until
+from tests.support.daemons import ANY_PORT, PAUSE_S, Daemon, Home, Receiver, call, until
 from tests.support.proxies import CutRequest, proxied
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.support.daemons import Daemon, Home, Receiver
 
 INTERVALS: Final = 2
 """The number of intervals without a ping that count as a silence."""

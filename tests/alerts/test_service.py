@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,15 +18,17 @@ from structlog.testing import capture_logs
 from alerts.errors import Cause, PermanentDeliveryError, TransientDeliveryError
 from alerts.groups.attempts import AGAIN_MS
 from alerts.groups.classify import worker_key
+from alerts.groups.fleet import Fleet
 from alerts.groups.silences import Matchers, Silence
-from alerts.groups.state import Outcome
+from alerts.groups.state import NotificationRecord, Outcome
+from alerts.receivers import Notification, Receiver
 from alerts.receivers.webhook import WebhookReceiver
 from alerts.rendering.payload import Wording
 from alerts.routing.routes import Route
 from alerts.service import AlertService, AlertSettings
 from alerts.store.group_store import Want
 from alerts.store.tags import base_of_group
-from monitor.events import rfc3339
+from monitor.events import Event, rfc3339
 from monitor.liveness import EnvironmentHealth, EventKind, Liveness
 from tests.support import parts, servers
 from tests.support.alerts_daemons import Daemon
@@ -46,14 +49,6 @@ from tests.support.alerts_fakes import (
     webhook_server,
 )
 from tests.support.stores import alert_store
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from alerts.groups.fleet import Fleet
-    from alerts.groups.state import NotificationRecord
-    from alerts.receivers import Notification, Receiver
-    from monitor.events import Event
 
 LEASE_MS = 15_000
 

@@ -6,7 +6,8 @@ import asyncio
 import gzip
 import json
 import zlib
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, Final
 
 import httpx2
 import pytest
@@ -22,11 +23,7 @@ from monitor.api.shared import BATCHES_AT_ONCE
 from monitor.auth import Scope
 from monitor.metrics.registry import BeatOutcome
 from tests.support import api, servers
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
-
-    from tests.support.api import Api
+from tests.support.api import Api
 
 BATCH: Final = "/api/v1/workers/heartbeats"
 LIMITS: Final[dict[str, Any]] = {"batch_bytes": 262_144, "batch_beats": 1_000}

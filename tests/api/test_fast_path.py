@@ -7,10 +7,12 @@ import base64
 import gc
 import json
 import signal
+import socket
 from collections import deque
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pytest
 import structlog
@@ -18,25 +20,19 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from monitor.api.admission import Admission, BeatRates
 from monitor.api.app import create_app
-from monitor.api.fast_path import FastPath
+from monitor.api.fast_path import FastPath, Headers, Sender
 from monitor.api.rejected_beats import RejectedBeats
+from monitor.api.services import Services
 from monitor.auth import Scope
 from monitor.errors import StoreUnavailableError
 from monitor.http.protocol import BoundedProtocol
 from monitor.http.server import HttpServer, listen
 from monitor.intake.queue import Intake
 from monitor.rate_limit import NS, Rate
+from monitor.store import Store
 from monitor.workers import Evidence, Rejection, WorkerKey
 from tests.support import api, servers, stores
 from tests.support.vectors import VECTORS
-
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import AsyncIterator, Callable
-
-    from monitor.api.fast_path import Headers, Sender
-    from monitor.api.services import Services
-    from monitor.store import Store
 
 pytestmark = pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import gzip
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncIterator
+from typing import Any, Final
 
 import jwt
 import pytest
@@ -16,12 +17,8 @@ from monitor.errors import StoreUnavailableError
 from monitor.store import Store
 from monitor.workers import WorkerKey
 from tests.support import api, servers
+from tests.support.api import Api
 from tests.support.vectors import VECTORS
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from tests.support.api import Api
 
 pytestmark = pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
 

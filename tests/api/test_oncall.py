@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
+import httpx2
 import pytest
 from redis.asyncio import Redis
 
@@ -18,19 +20,12 @@ from alerts.routing.enqueue import Offer, offer_all
 from alerts.routing.routes import Target
 from alerts.store.group_store import Change, Want
 from monitor.auth import Scope
-from monitor.events import rfc3339
+from monitor.events import Event, rfc3339
 from monitor.liveness import EventKind, Liveness
 from tests.support import api, parts, servers
 from tests.support.alerts_fakes import Inbox, event
+from tests.support.api import Api
 from tests.support.incidents import record
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    import httpx2
-
-    from monitor.events import Event
-    from tests.support.api import Api
 
 pytestmark = pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from monitor.api.workers import PAGE_CALLS, PAGE_WORKERS
 from tests.support import api, stores
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
-
-    from tests.support.api import Api
+from tests.support.api import Api
 
 LONGEST_CURSOR = 512
 EVENTS = "/api/v1/events"

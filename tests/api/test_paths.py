@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import AsyncIterator
+from typing import Final
 from urllib.parse import quote
 
 import pytest
@@ -10,11 +11,7 @@ import pytest
 from monitor.api.raw_path import NOWHERE, routed_path
 from monitor.auth import Scope
 from tests.support import api
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from tests.support.api import Api
+from tests.support.api import Api
 
 pytestmark = pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from monitor.api.query import decode_cursor, encode_cursor
 from monitor.auth import Scope
-from monitor.events import rfc3339
+from monitor.events import Event, rfc3339
 from tests.support import api, stores
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from monitor.events import Event
-    from tests.support.api import Api
+from tests.support.api import Api
 
 pytestmark = pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
 

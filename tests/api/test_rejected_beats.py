@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 import jwt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from litestar.types import Scope as Scope_
 
 from monitor.api.admission import Admission, BeatRates
 from monitor.api.contract.salvage import claimed_ids
@@ -21,16 +23,9 @@ from monitor.auth import Principal, Scope
 from monitor.errors import IntakeFullError
 from monitor.intake.queue import Intake
 from monitor.rate_limit import NS, Rate
-from monitor.workers import Rejection, WorkerKey
+from monitor.workers import Evidence, Rejection, WorkerKey
 from tests.support import api
 from tests.support.stores import opened
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from litestar.types import Scope as Scope_
-
-    from monitor.workers import Evidence
 
 on_valkey = pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
 

@@ -6,9 +6,10 @@ import asyncio
 import json
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pytest
 import schemathesis
@@ -28,9 +29,6 @@ from monitor.api.openapi.document import document
 from monitor.daemon.oncall.routes import oncall_router
 from tests.support import api, servers
 from tests.support.openapi import surface
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 class NoServices:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
+import httpx2
 import pytest
 import structlog
+from litestar.types import Scope as Scope_
 
 from monitor.api.admission import Admission, BeatRates
 from monitor.api.errors import BodyTooSlowError
@@ -24,21 +27,13 @@ from monitor.rate_limit import NS, Rate
 from monitor.shares import Shares, Tenants
 from monitor.store.coalescing import CoalescedCall
 from monitor.store.connection import READERS
-from monitor.workers import Evidence, Rejection, WorkerKey
+from monitor.workers import Beat, Evidence, Rejection, WorkerKey
 from tests.core.test_metrics import values
 from tests.intake.test_queue import goodbye
 from tests.support import api
 from tests.support.fleets import Connection
 from tests.support.stores import beat, opened
 from tests.support.watched import PATIENCE_S, watched
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    import httpx2
-    from litestar.types import Scope as Scope_
-
-    from monitor.workers import Beat
 
 pytestmark = pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
 

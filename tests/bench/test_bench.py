@@ -12,24 +12,21 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from bench import smoke
 from bench.harness import ROOT
 from bench.load.answers import Answer, BadAnswerError, read_answer
+from bench.load.outcome import Outcome
 from bench.load.plan import Ids, Plan, Schedule, Share
 from bench.load.run import LoadError, run
 from bench.results import Report, Spread, alternating
 from tests.support import daemons
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from bench.load.outcome import Outcome
 
 NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
 WAIT_S = 60.0

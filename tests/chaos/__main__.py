@@ -12,14 +12,11 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from monitor.clock import monotonic_s
 from tests.chaos import oracle, plan, run, site
-from tests.chaos.record import from_json
-
-if TYPE_CHECKING:
-    from tests.chaos.record import Record, Violation
+from tests.chaos.record import Record, Violation, from_json
 
 SHOWN: Final = 12
 

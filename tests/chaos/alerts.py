@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator
+from typing import Final
 
-from tests.chaos.record import CROWD, DOWN, OUT, Violation
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.chaos.outages import Outages
-    from tests.chaos.record import Arrival, Entry, Record
+from tests.chaos.outages import Outages
+from tests.chaos.record import CROWD, DOWN, OUT, Arrival, Entry, Record, Violation
 
 LEFT: Final = frozenset({"worker.stopped", "worker.forgotten"})
 NOTIFIED: Final = frozenset({"delivered", "superseded"})

@@ -6,20 +6,14 @@ import asyncio
 import contextlib
 import itertools
 import json
+from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from tests.chaos.life import Ending
-from tests.chaos.record import CROWD, ENVIRONMENT, NIGHT, Entry, Probe, Reading, Said, Try
-from tests.support.fleets import Connection
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from tests.chaos.life import Life
-    from tests.chaos.record import Record
-    from tests.chaos.timeline import Timeline
-    from tests.support.fleets import Reply
+from tests.chaos.life import Ending, Life
+from tests.chaos.record import CROWD, ENVIRONMENT, NIGHT, Entry, Probe, Reading, Record, Said, Try
+from tests.chaos.timeline import Timeline
+from tests.support.fleets import Connection, Reply
 
 PROBE_EVERY_S: Final = 0.1
 PROBE_TIMEOUT_S: Final = 0.5

@@ -3,16 +3,12 @@ silent (P11). Pure."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from tests.chaos.lives import RECOVERY_S, STALE, detection_bound_s
-from tests.chaos.record import Violation
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from tests.chaos.outages import Outages
-    from tests.chaos.record import Entry, Record, Try, Worker
+from tests.chaos.outages import Outages
+from tests.chaos.record import Entry, Record, Try, Violation, Worker
 
 NOTED_S: Final = 1.0
 """Maximum time from the answer to a refused beat to its record in the store, while nothing is wrong."""

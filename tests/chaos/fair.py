@@ -6,17 +6,13 @@ nothing here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tests.chaos.lives import RECOVERY_S, STALE
-from tests.chaos.record import Said, Violation
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.chaos.outages import Outages
-    from tests.chaos.record import Record, Try, Worker
+from tests.chaos.outages import Outages
+from tests.chaos.record import Record, Said, Try, Violation, Worker
 
 PROMISED_S: Final = 2.0
 """Beside interval, grace and sweep: from the last beat to DOWN."""

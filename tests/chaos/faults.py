@@ -7,24 +7,17 @@ import contextlib
 import itertools
 import os
 import signal
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable
+from typing import Final
 
-from tests.chaos.plan import BEFORE_S, OF_HOSTILE, OF_NET, OF_RECEIVER, OF_SENTINEL, OF_STORE, Kind
+from tests.chaos.cast import Cast
+from tests.chaos.plan import BEFORE_S, OF_HOSTILE, OF_NET, OF_RECEIVER, OF_SENTINEL, OF_STORE, Kind, Step
 from tests.chaos.record import HOSTILE, RECEIVERS, Fault, Loss
-from tests.chaos.site import token
+from tests.chaos.site import Seat, Site, Store, token
 from tests.chaos.strangers import Strangers
 from tests.support import disks
-from tests.support.proxies import BOTH, CutAnswer, CutRequest, Way
-from tests.support.sentinels import DEMOTED_AFTER_S
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from tests.chaos.cast import Cast
-    from tests.chaos.plan import Step
-    from tests.chaos.site import Seat, Site, Store
-    from tests.support.proxies import Proxy
-    from tests.support.sentinels import Watched
+from tests.support.proxies import BOTH, CutAnswer, CutRequest, Proxy, Way
+from tests.support.sentinels import DEMOTED_AFTER_S, Watched
 
 START_S: Final = 30.0
 """Time limit for a daemon or a store to return. After it the fault is recorded with this duration."""

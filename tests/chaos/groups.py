@@ -3,17 +3,13 @@ end once (P5, P18). Many workers that fall silent together are one notification 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from tests.chaos.alerts import is_lost, is_taken
 from tests.chaos.lives import STALE
-from tests.chaos.record import CROWD, DOWN, OUT, Violation
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from tests.chaos.outages import Outages
-    from tests.chaos.record import Arrival, Entry, Record
+from tests.chaos.outages import Outages
+from tests.chaos.record import CROWD, DOWN, OUT, Arrival, Entry, Record, Violation
 
 GROUP_INTERVAL_S: Final = 60.0
 """What receivers of single workers have between two notifications of a mass failure."""

@@ -12,12 +12,13 @@ import contextlib
 import os
 import sys
 from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import uvloop
 
-from bench.obedient import Fleet
+from bench.obedient import Fleet, Worker
 from bench.overload import resident_mib
 from monitor.clock import monotonic_s
 from tests.chaos.cast import ask
@@ -27,11 +28,6 @@ from tests.chaos.strangers import Strangers
 from tests.chaos.timeline import Timeline
 from tests.support import daemons
 from tests.support.sentinels import free_ports
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-
-    from bench.obedient import Worker
 
 SIZE: Final = 3_000
 INTERVAL_S: Final = 5.0

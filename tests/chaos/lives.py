@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from tests.chaos.record import Said, Violation
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from tests.chaos.outages import Outages
-    from tests.chaos.record import Entry, Record, Try, Worker
+from tests.chaos.outages import Outages
+from tests.chaos.record import Entry, Record, Said, Try, Violation, Worker
 
 SLACK_S: Final = 4.0
 """From the last moment at which a death may be detected to the one at which the oracle calls it lost: 2 s that the

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from tests.chaos.record import Stall
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from tests.chaos.record import Record
-    from tests.chaos.timeline import Timeline
+from tests.chaos.record import Record, Stall
+from tests.chaos.timeline import Timeline
 
 TICK_S: Final = 0.05
 STALLED_S: Final = 0.2

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from tests.chaos.cast import READ_TIMEOUT_S, ask
-from tests.chaos.record import DOWN, Ack, Silence
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from tests.chaos.life import Care, Hush
-    from tests.chaos.record import Arrival, Record
-    from tests.chaos.timeline import Timeline
+from tests.chaos.life import Care, Hush
+from tests.chaos.record import DOWN, Ack, Arrival, Record, Silence
+from tests.chaos.timeline import Timeline
 
 AGAIN_S: Final = 0.2
 """Pause before they retry with the next daemon."""

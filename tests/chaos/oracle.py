@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
 
 from tests.chaos import alerts, expired, fair, groups, lives, prompt, quiet, reading
-from tests.chaos.outages import measured
-from tests.chaos.record import Violation
+from tests.chaos.outages import Outages, measured
+from tests.chaos.record import Record, Violation
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from tests.chaos.outages import Outages
-    from tests.chaos.record import Record
-
-    Rule = Callable[[Record, Outages], Iterator[Violation]]
+Rule = Callable[[Record, Outages], Iterator[Violation]]
 
 FULL: Final = frozenset({"store.disk_full", "store.memory_full"})
 RECOVERY_S: Final = 10.0

@@ -7,13 +7,11 @@ the one after which every dead worker must be (as long and many). Between the tw
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from tests.chaos.record import Probe, Record, Try, Worker
+from tests.chaos.record import Probe, Record, Try, Worker
 
 SURE_S: Final = 1.0
 """P1 speaks of outages from one second on."""

@@ -5,14 +5,11 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tests.chaos import life as lives_of
-from tests.chaos.life import Ending
+from tests.chaos.life import Care, Ending, Hush, Life
 from tests.chaos.record import CROWD
-
-if TYPE_CHECKING:
-    from tests.chaos.life import Care, Hush, Life
 
 FIRST_FAULT_S: Final = 4.0
 LAST_FAULT_S: Final = 13.0

@@ -3,17 +3,13 @@ the last of many changes (P20). A worker that is put off is not given up (P28). 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator
+from typing import Final
 
 from tests.chaos.alerts import end_of, is_end, is_taken
 from tests.chaos.lives import RECOVERY_S, STALE
-from tests.chaos.record import CROWD, DOWN, OUT, RECEIVERS, Violation
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.chaos.outages import Outages
-    from tests.chaos.record import Arrival, Entry, Record, Try
+from tests.chaos.outages import Outages
+from tests.chaos.record import CROWD, DOWN, OUT, RECEIVERS, Arrival, Entry, Record, Try, Violation
 
 DETECTED_S: Final = 0.5
 """Beside the sweep interval: from a deadline to the transition."""

@@ -3,17 +3,13 @@ and not for incidents that are acknowledged or over (P19). Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tests.chaos.alerts import end_of, is_lost, is_taken
-from tests.chaos.record import DOWN, Violation
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.chaos.outages import Outages
-    from tests.chaos.record import Ack, Arrival, Entry, Record, Silence
+from tests.chaos.outages import Outages
+from tests.chaos.record import DOWN, Ack, Arrival, Entry, Record, Silence, Violation
 
 EARLY_S: Final = 0.3
 """Between what the harness sees of a delivery and what the store records of it."""

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
-from tests.chaos.record import Said, Violation
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from tests.chaos.outages import Outages
-    from tests.chaos.record import Entry, Reading, Record, Try
+from tests.chaos.outages import Outages
+from tests.chaos.record import Entry, Reading, Record, Said, Try, Violation
 
 ALIVE: Final = frozenset({"alive", "late"})
 RECORDED: Final = frozenset({"stale", "failed", "stopped"})

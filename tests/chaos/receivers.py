@@ -6,16 +6,14 @@ import asyncio
 import base64
 import hashlib
 import hmac
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from aiohttp import web
 
 from monitor.clock import wall_ms
 from tests.chaos.record import HOSTILE, Arrival
+from tests.chaos.timeline import Timeline
 from tests.support.daemons import WEBHOOK_SECRET
-
-if TYPE_CHECKING:
-    from tests.chaos.timeline import Timeline
 
 HANG_S: Final = 5.0
 """Longer than the daemons wait."""

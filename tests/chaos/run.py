@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tests.chaos import machine
 from tests.chaos.alerts import NOTIFIED, SETTLED
@@ -14,13 +14,11 @@ from tests.chaos.faults import Breaker
 from tests.chaos.lives import detection_bound_s
 from tests.chaos.oncall import OnCall
 from tests.chaos.outages import measured
+from tests.chaos.plan import Plan
 from tests.chaos.record import DOWN, Outcome, Record, Said
 from tests.chaos.site import ROUTED, SWEEP_S, Site, token
 from tests.chaos.timeline import Timeline
 from tests.support import daemons
-
-if TYPE_CHECKING:
-    from tests.chaos.plan import Plan
 
 EXPIRED_S: Final = 3_600
 """So long ago a token has expired that has: no clock is stepped back so far, and it may still speak for its worker."""

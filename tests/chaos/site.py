@@ -7,29 +7,22 @@ import contextlib
 import os
 import shutil
 import signal
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import jwt
 from redis.asyncio import Redis
 
 from monitor.clock import wall_ms
-from tests.chaos.plan import Shape
+from tests.chaos.plan import Plan, Shape, Skew
 from tests.chaos.receivers import Receiver
-from tests.chaos.record import NIGHT, RECEIVERS, TENANT
+from tests.chaos.record import NIGHT, RECEIVERS, TENANT, Record
+from tests.chaos.timeline import Timeline
 from tests.support import servers
-from tests.support.daemons import gone
+from tests.support.daemons import Daemon, Home, gone
 from tests.support.proxies import Proxy
-from tests.support.sentinels import free_ports, watched
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from tests.chaos.plan import Plan, Skew
-    from tests.chaos.record import Record
-    from tests.chaos.timeline import Timeline
-    from tests.support.daemons import Daemon, Home
-    from tests.support.sentinels import Watched
+from tests.support.sentinels import Watched, free_ports, watched
 
 SECRET: Final = "chaos" * 8
 SWEEP_S: Final = 0.5

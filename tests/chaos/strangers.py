@@ -10,10 +10,8 @@ import contextlib
 import itertools
 import json
 from collections import Counter
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
 
 BEAT: Final = "/api/v1/workers/heartbeat"
 BATCH: Final = "/api/v1/workers/heartbeats"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
 
@@ -11,14 +12,9 @@ from tests.chaos import oracle, plan
 from tests.chaos.faults import ATTACKS
 from tests.chaos.hand_made import END_S, add, drop, entry, find, good, probes
 from tests.chaos.plan import Kind
-from tests.chaos.record import Fault
+from tests.chaos.record import Fault, Record
 from tests.chaos.strangers import Strangers
 from tests.chaos.test_oracle import BROKEN, BROKEN_AT_NIGHT, BROKEN_IN_A_CROWD
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tests.chaos.record import Record
 
 
 def hostile(record: Record, *, begun_s: float = 5.0, ended_s: float = 25.0) -> None:

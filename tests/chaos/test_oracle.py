@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
 
@@ -26,12 +27,7 @@ from tests.chaos.hand_made import (
     remind,
     without_arrival,
 )
-from tests.chaos.record import CROWD, TENANT, Fault, Loss, Said, Stall
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tests.chaos.record import Arrival, Record
+from tests.chaos.record import CROWD, TENANT, Arrival, Fault, Loss, Record, Said, Stall
 
 GROUP: Final = {"tenant": TENANT, "environment": CROWD}
 

@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations_with_replacement, permutations
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
 from redis.asyncio import Redis
 
+from monitor.events import Moved
 from monitor.liveness import EventKind, Trigger
+from monitor.store import Store
 from monitor.store.results import STORED
 from monitor.workers import Disconnect, WorkerKey
 from tests.support.fleets import events_of
 from tests.support.stores import beat, opened
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
-
-    from monitor.events import Moved
-    from monitor.store import Store
 
 INTERVAL_MS: Final = 1_000
 GRACE_MS: Final = 1_000

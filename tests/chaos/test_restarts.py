@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pytest
 from redis.asyncio import Redis
@@ -26,10 +27,7 @@ from monitor.workers import Beat, Disconnect, Evidence, Rejection, WorkerKey
 from tests.support import servers, stores
 from tests.support.fleets import events_of
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-
-    Sequence4 = Mapping[str, list[tuple[int, int, str]]]
+Sequence4 = Mapping[str, list[tuple[int, int, str]]]
 
 INTERVAL_MS: Final = 1_000
 GRACE_MS: Final = 1_000

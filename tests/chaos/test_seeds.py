@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 import pytest
 
 from tests.chaos import oracle, plan, run, site
-from tests.chaos.plan import Kind
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.chaos.plan import Plan
+from tests.chaos.plan import Kind, Plan
 
 TOGETHER: Final = ((943, 2648, 1275), (2392, 2086, 693))
 """Runs wait more than they work, so three go on at a time. Chosen so that they hold most kinds of faults."""

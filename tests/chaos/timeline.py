@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 from monitor.clock import monotonic_s, wall_ms
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 POLL_S: Final = 0.05
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -12,10 +12,6 @@ from monitor.daemon.config.model import load
 from monitor.liveness import EventKind
 from monitor.printable import Paged
 from tests.support.configuration import refused_text, write
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 UNDIALLABLE = {
     "https://hooks..example.org/x": "has a host with an empty label",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -16,9 +17,6 @@ from alerts.receivers.webhook import WebhookSettings
 from monitor.daemon.config.model import load
 from monitor.settings.urls import masked_url
 from tests.support.configuration import refused, refused_text, write
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 HS256_SECRET: Final = "correct-horse-battery-staple-0123456789"
 HOOK_SECRET: Final = "whsec_" + base64.b64encode(b"n" * 24).decode()

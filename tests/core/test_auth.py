@@ -7,11 +7,12 @@ import hashlib
 import hmac
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,11 +29,7 @@ from monitor.auth import (
     VerifyingKey,
     mint,
 )
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-
-    from monitor.auth.keys import KeyAlgorithm
+from monitor.auth.keys import KeyAlgorithm
 
 NOW_MS = 1_700_000_000_000
 NOW_S = NOW_MS // 1_000

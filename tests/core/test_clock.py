@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from monitor.clock import StoreClock, monotonic_s, wall_ms
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 T = 1_790_000_000_000
 PATIENCE_NS = 20_000_000_000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -15,14 +14,25 @@ from alerts.groups import group_rules
 from alerts.groups.attempts import begin_attempt, dead_letter, deliver, fail, schedule_retry
 from alerts.groups.classify import Role, Shape
 from alerts.groups.decisions import Decision
-from alerts.groups.state import RECHECK_MS, AlertGroup, CreateNotification, Draft, Outcome, Over, Send, Timing, Wait
+from alerts.groups.state import (
+    RECHECK_MS,
+    AlertGroup,
+    CreateNotification,
+    Draft,
+    EventOutcome,
+    InFlight,
+    Member,
+    NotificationRecord,
+    Outcome,
+    Over,
+    Send,
+    Timing,
+    Wait,
+)
+from monitor.events import Event
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event
 from tests.support.group_steps import Ends, group_step, under_way
-
-if TYPE_CHECKING:
-    from alerts.groups.state import EventOutcome, InFlight, Member, NotificationRecord
-    from monitor.events import Event
 
 WAIT_MS = 2_000
 INTERVAL_MS = 60_000

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import pytest
 
 from alerts.groups.classify import environment_key, mid_of
 from alerts.groups.incidents import Ack, Batch, Incident, IncidentKind, Noted, fold
+from monitor.events import Event
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event
-
-if TYPE_CHECKING:
-    from monitor.events import Event
 
 OPS = {"ops": "w4:acmew"}
 PAGER = {"pager": "w4:acmew"}

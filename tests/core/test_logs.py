@@ -6,18 +6,15 @@ import io
 import json
 import logging
 import re
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import pytest
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from monitor import logs
 from monitor.printable import Paged
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from structlog.typing import FilteringBoundLogger
 
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 ESCAPE = "\x1b["

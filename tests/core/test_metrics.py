@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -27,9 +28,6 @@ from monitor.metrics.registry import (
 )
 from monitor.metrics.shared_memory import Table, shared_memory
 from monitor.reasons import Reason
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 LABELS = DeliveryLabels(
     receivers=("ops", "log"), outcomes=("delivered", "failed"), causes=("timeout",), decisions=("first", "silenced")

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import uvloop
+from litestar.types import Receive, Scope, Send
 
 from monitor.clock import monotonic_s
 from monitor.pace import PIECE_ITEMS, PIECE_S, Pace, in_pieces
 from tests.http.test_server import PATIENCE_S, REQUEST, Client, app, serving
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
-
-    from litestar.types import Receive, Scope, Send
 
 pytestmark = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
@@ -25,9 +26,6 @@ from monitor.daemon.config.alerts import REDACTED_KEYS
 from monitor.events import Event, cut_metadata
 from monitor.liveness import TRANSITIONS, EnvironmentHealth, EventKind, Liveness, Trigger
 from tests.support.alerts_fakes import event
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
 NOON = 1_790_000_000_000 // DAY * DAY + 12 * HOUR

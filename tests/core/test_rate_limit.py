@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from monitor.rate_limit import NS, Limiter, Rate, admitted
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 RATES = st.builds(Rate, per_s=st.integers(1, 2_000), burst=st.integers(1, 50))
 GAPS_NS = st.one_of(st.integers(0, 1_000), st.integers(0, 5 * NS), st.integers(0, 10**15))

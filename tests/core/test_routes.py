@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -14,13 +14,9 @@ from alerts.groups.mass_failure import FailureState
 from alerts.groups.state import Timing
 from alerts.retry import FLOOR_MS, GiveUp, Retry, RetryPolicy, RetryReason, decide, retry_after_ms
 from alerts.routing.routes import ReceiverTraits, Route, targets_of
+from monitor.events import Event
 from monitor.liveness import EventKind
 from tests.support.alerts_fakes import START_MS, event
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from monitor.events import Event
 
 POLICY = RetryPolicy(initial_ms=1_000, max_ms=60_000, retry_for_ms=3_600_000, min_attempts=12)
 BROKEN = TransientDeliveryError("receiver 'ops': HTTP 500")

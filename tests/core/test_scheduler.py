@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pytest
 from apscheduler.events import EVENT_JOB_EXECUTED
 
 from monitor.scheduler import TIDY_INTERVAL_S, Scheduler
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
-    import pytest
 
 INTERVAL_S = 0.01
 PATIENCE_S = 20.0

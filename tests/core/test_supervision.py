@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
 from structlog.testing import capture_logs
 
 from alerts.loops import LONGEST_PAUSE_S, STEADY_S, Part
 from tests.support.alerts_fakes import until
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
-    from typing import Any
 
 
 class Loop(asyncio.SelectorEventLoop):

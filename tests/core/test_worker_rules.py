@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,14 +14,23 @@ from alerts.groups.attempts import begin_attempt, dead_letter, deliver, fail, sc
 from alerts.groups.classify import Role, Shape, role_of
 from alerts.groups.decisions import Decision
 from alerts.groups.flapping import Flapping, RecentOutages
-from alerts.groups.state import AlertGroup, CreateNotification, Draft, Outcome, Over, Send, Timing, Wait
+from alerts.groups.state import (
+    AlertGroup,
+    CreateNotification,
+    Draft,
+    EventOutcome,
+    InFlight,
+    NotificationRecord,
+    Outcome,
+    Over,
+    Send,
+    Timing,
+    Wait,
+)
+from monitor.events import Event
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event
 from tests.support.group_steps import Ends, under_way, worker_step
-
-if TYPE_CHECKING:
-    from alerts.groups.state import EventOutcome, InFlight, NotificationRecord
-    from monitor.events import Event
 
 REPEAT_MS = 60_000
 CHANGEABLE = {Outcome.QUEUED, Outcome.PART_OF, Outcome.SILENCED, Outcome.DAMPED}

@@ -7,11 +7,13 @@ import io
 import json
 import os
 import subprocess
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -23,19 +25,13 @@ from alerts.rendering.payload import GroupCounts
 from monitor.auth import Scope
 from monitor.daemon.cli.client import Client, ClientError, MisuseError
 from monitor.daemon.commands import app
-from monitor.events import rfc3339
+from monitor.events import Event, rfc3339
 from tests.api.test_oncall import attempt_once, forget_test, held_back, note, recovered, refuse
 from tests.daemon.test_cli import PROGRAM
 from tests.support import api
 from tests.support.alerts_fakes import Inbox, event
+from tests.support.api import Api
 from tests.support.incidents import record
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
-
-    from monitor.events import Event
-    from tests.support.api import Api
 
 valkey = pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
 

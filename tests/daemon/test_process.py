@@ -8,7 +8,8 @@ import pickle
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -24,10 +25,6 @@ from monitor.http.server import BACKLOG, listen
 from monitor.metrics.registry import Share, Slots
 from monitor.metrics.shared_memory import shared_memory
 from tests.support.daemons import WAIT_S, call
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 
 @pytest.fixture

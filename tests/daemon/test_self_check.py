@@ -7,8 +7,9 @@ import math
 import os
 import sys
 import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pytest
 from redis.asyncio import Redis
@@ -21,19 +22,15 @@ from monitor.daemon.self_check import CONFIRM_TRIES, DELIVERY_LAG_S, LOOP_WINDOW
 from monitor.errors import StoreUnavailableError
 from monitor.health import Health, asking_tenant
 from monitor.metrics.registry import DeliveryLabels, Metrics
+from monitor.ownership import Ownership
 from monitor.pulse import Pulse
 from monitor.reasons import Reason
+from monitor.store import Store
 from monitor.store.outbox import ROUTING_LAG_S, Outbox
 from monitor.store.results import condition_of
 from tests.core.test_metrics import values
 from tests.support import servers, stores
 from tests.support.proxies import CutAnswer, proxied
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from monitor.ownership import Ownership
-    from monitor.store import Store
 
 WAIT_S: Final = 20.0
 PAUSE_S: Final = 0.01

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import pytest
 from redis.asyncio import Redis
 
 from alerts.groups.fleet import StoredWorker
 from monitor.daemon.alerts import StoredFleet
+from monitor.events import Event
 from monitor.liveness import EventKind, Trigger
+from monitor.store import Store
 from monitor.workers import Disconnect, WorkerKey
 from tests.support.stores import GRACE_MS, INTERVAL_MS, ManualClock, beat, opened
-
-if TYPE_CHECKING:
-    from monitor.events import Event
-    from monitor.store import Store
 
 PATIENCE_MS = INTERVAL_MS + GRACE_MS
 KEY = WorkerKey("acme", "w")

@@ -6,8 +6,8 @@ import contextlib
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,12 +15,7 @@ from monitor.daemon.signing_key import SigningKeyError, existing_key, generated_
 from monitor.data_dir_ownership import DataDirError, own_dir, trusted_dir
 from monitor.embedded.data_dir import open_lock
 from tests.support import daemons
-from tests.support.daemons import ANY_PORT
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.support.daemons import Home
+from tests.support.daemons import ANY_PORT, Home
 
 OTHER, GROUP = 12_345, 23_456
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
 from monitor.clock import monotonic_s
 from monitor.daemon.config.model import load
@@ -18,12 +21,6 @@ from monitor.metrics.registry import PingOutcome
 from monitor.reasons import Reason
 from tests.support.receiver_cases import Does
 from tests.support.receiver_cases.http_peer import serve
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
-    from structlog.typing import EventDict
 
 WAIT_S: Final = 20.0
 FAILURES: Final = {

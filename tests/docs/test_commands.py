@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
 
 from monitor.daemon.commands import COMMANDS, app
 from tests.api.test_oncall import attempt_once, forget_test, note, refuse
+from tests.daemon.test_cli_oncall import Shell, valkey
 from tests.daemon.test_cli_oncall import operator as operator  # noqa: PLC0414 - a fixture
-from tests.daemon.test_cli_oncall import valkey
 from tests.support.alerts_fakes import event
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.daemon.test_cli_oncall import Shell
 
 ROOT: Final = Path(__file__).parents[2]
 DOCUMENTS: Final = (

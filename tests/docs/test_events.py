@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from alerts.receivers.webhook import WebhookReceiver
 from alerts.rendering.payload import BODY_BYTES, GroupCounts, Wording
 from alerts.rendering.phrases import LINE_CHARS
 from monitor.daemon.config.model import load
-from monitor.events import EVENT_METADATA_BYTES
+from monitor.events import EVENT_METADATA_BYTES, Event
 from monitor.liveness import (
     CLEAN_EXITS,
     STILL_REJECTED,
@@ -27,11 +28,6 @@ from monitor.liveness import (
     Liveness,
 )
 from tests.support.alerts_fakes import SECRET, event, notification, webhook_server
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from monitor.events import Event
 
 PAGE = (Path(__file__).parents[2] / "docs" / "events.md").read_text(encoding="utf-8")
 

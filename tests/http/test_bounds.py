@@ -9,16 +9,14 @@ import asyncio
 import contextlib
 import json
 import socket
-from typing import TYPE_CHECKING, Final
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
 
 import pytest
 
 from tests.intake.test_faults import LONG_S, Site, site
 from tests.support import api
 from tests.support.fleets import BEAT, Connection, Reply
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
 
 KERNEL_BYTES: Final = 8_192
 """What the kernel is asked to hold of a connection on either side."""

@@ -5,20 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
 
-from monitor.http.connections import BEHIND_S, FULL_S, HEADS_BYTES, Connections, network
+from monitor.http.connections import BEHIND_S, FULL_S, HEADS_BYTES, Connection, Connections, network
 from monitor.metrics.registry import Limit
 from monitor.reasons import Reason
 from tests.http.test_server import PATIENCE_S, REQUEST, Client, Gate, serving
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from monitor.http.connections import Connection
 
 LIMIT: Final = 40
 STRANGERS: Final = 70

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import gc
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator
+from typing import Final
 
 import pytest
 
@@ -18,9 +19,6 @@ from monitor.http.protocol import BoundedProtocol
 from tests.http.test_server import PATIENCE_S
 from tests.intake.test_faults import LONG_S, site
 from tests.support.fleets import BEAT, Connection
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 LIST: Final = "/api/v1/workers"
 BATCH: Final = f"{LIST}/heartbeats"

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tracemalloc
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
+from litestar.types import Receive, Scope, Send
 
 from tests.http.test_server import PATIENCE_S, Client, serving
-
-if TYPE_CHECKING:
-    from litestar.types import Receive, Scope, Send
 
 MIB: Final = 1_048_576
 HOST: Final = b"Host: x\r\n"

@@ -6,15 +6,12 @@ import asyncio
 import contextlib
 import socket
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 
 from monitor.http.listeners import dealt, relieve
 from monitor.http.server import BACKLOG, ListenError, listen
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 CONNECTIONS = 256
 PATIENCE_S = 20.0

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from typing import TYPE_CHECKING, Final
+from collections.abc import AsyncIterator
+from typing import Final
 
 import pytest
 
@@ -14,9 +15,6 @@ from tests.http.test_server import PATIENCE_S
 from tests.intake.test_faults import LONG_S, Site, site
 from tests.support import api
 from tests.support.fleets import BEAT, Connection
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 pytestmark = pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import uvloop
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from monitor.api.errors import BodyTooSlowError
 from monitor.api.raw_path import RawPath
@@ -17,11 +19,6 @@ from monitor.api.requests import Headers, read_body
 from monitor.http.protocol import PIECE_BYTES, BoundedProtocol
 from monitor.http.server import ACCEPTS, HttpServer, ListenError, listen
 from monitor.shares import Holding, Shares, Tenants
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from litestar.types import ASGIApp, Receive, Scope, Send
 
 PATIENCE_S = 10.0
 LARGE_BYTES = 16 * 1_048_576

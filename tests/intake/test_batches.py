@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,11 +10,9 @@ from monitor.errors import NotAllowedError, QuotaExceededError, StoreUnavailable
 from monitor.intake.backlog import Graces
 from monitor.intake.batches import BATCH_BYTES, BATCH_LIMIT, CHUNKS_AT_ONCE, BatchIntake
 from monitor.intake.queue import Intake
+from monitor.store import Store
 from tests.support.stores import beat
 from tests.support.watched import PATIENCE_S, alive, watched
-
-if TYPE_CHECKING:
-    from monitor.store import Store
 
 
 def many_on(store: Store) -> BatchIntake:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pytest
 
@@ -15,14 +16,9 @@ from monitor.errors import StoreUnavailableError
 from monitor.intake.evidence import LOT, LOTS_OF_A_PARTITION, MOST_PENDING, SPACING_S, Recorder
 from monitor.metrics.registry import Metrics
 from monitor.store import Store
-from monitor.workers import Evidence, Rejection, WorkerKey
+from monitor.workers import Evidence, Rejection, Worker, WorkerKey
 from tests.support import daemons
 from tests.support.stores import ManualClock, beat, settings
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
-
-    from monitor.workers import Worker
 
 on_valkey = pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
 

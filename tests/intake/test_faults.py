@@ -8,28 +8,25 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pytest
 
 from monitor.api.app import create_app
 from monitor.api.fast_path import FastPath
+from monitor.events import Moved
 from monitor.http.server import HttpServer, listen
 from monitor.intake.queue import LANES, Intake
 from monitor.liveness import EventKind, Liveness
+from monitor.store import Store
 from monitor.sweeper import Sweeper, SweepSettings
 from tests.support import api
 from tests.support.fleets import Connection, Reply, beating, check_kept, events_of, tasks_of
 from tests.support.proxies import BOTH, CutAnswer, CutRequest, Proxy, Way, proxied
 from tests.support.stores import GRACE_MS, INTERVAL_MS, ManualClock, beat, opened
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
-    from monitor.events import Moved
-    from monitor.store import Store
 
 BEAT: Final = b"_beat\r\n"
 DISCONNECT: Final = b"_disconnect\r\n"

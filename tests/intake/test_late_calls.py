@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable
+from pathlib import Path
 
 import pytest
 
 from monitor.errors import StoreUnavailableError
 from monitor.liveness import Liveness, Trigger
-from monitor.workers import Disconnect, WorkerKey
+from monitor.store import Store
+from monitor.workers import Disconnect, Worker, WorkerKey
 from tests.support import servers
 from tests.support.stores import ManualClock, beat, opened
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable
-    from pathlib import Path
-
-    from monitor.store import Store
-    from monitor.workers import Worker
 
 KEY = WorkerKey("acme", "w")
 GOODBYE = Disconnect(

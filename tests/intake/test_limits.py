@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -19,17 +20,12 @@ from monitor.daemon.settings import beat_rates
 from monitor.errors import IntakeFullError
 from monitor.intake.queue import SPREAD_S, Intake
 from monitor.rate_limit import NS, Rate
-from monitor.workers import Rejection, WorkerKey
+from monitor.workers import Evidence, Rejection, WorkerKey
 from tests.intake.test_faults import LONG_S, answers, site
 from tests.support import api
 from tests.support.fleets import Connection
 from tests.support.proxies import Way
 from tests.support.stores import beat, opened
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
-
-    from monitor.workers import Evidence
 
 pytestmark = pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable
+from typing import Any
 
 import pytest
 import uvloop
@@ -16,19 +17,15 @@ from monitor.errors import (
     StoreUnavailableError,
     UnknownWorkerError,
 )
+from monitor.events import Event, Moved
 from monitor.intake.batches import BATCH_LIMIT
 from monitor.intake.queue import DEEP, DEEP_LIMIT, LANES, Intake
 from monitor.liveness import EventKind, Trigger
+from monitor.store import Store
 from monitor.workers import Disconnect, Forget, WorkerKey
 from tests.support import servers
 from tests.support.stores import DEV, INTERVAL_MS, beat, opened
 from tests.support.watched import PATIENCE_S, alive, watched
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
-    from monitor.events import Event, Moved
-    from monitor.store import Store
 
 
 def intake_on(store: Store, *, capacity: int = 10_000, moved: list[Moved] | None = None, lanes: int = LANES) -> Intake:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -16,12 +17,8 @@ from monitor.errors import QuotaExceededError
 from monitor.intake.backlog import Graces
 from monitor.intake.batches import BatchIntake
 from monitor.intake.queue import Intake
+from monitor.store import Store
 from tests.support.stores import ManualClock, beat, opened
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
-
-    from monitor.store import Store
 
 CASES = [(quota, partitions) for quota in (100, 1_000, 10_000) for partitions in (1, 4, 64, 256)]
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 import threading
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from monitor.clock import monotonic_s
 from tests.mutants.catalog import AREAS, MUTANTS
+from tests.mutants.mutant import Mutant
 from tests.mutants.workshop import Verdict, Workshop, workshop
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from tests.mutants.mutant import Mutant
 
 DUE: Final = 0.95
 """The share of all changes that tests must catch."""

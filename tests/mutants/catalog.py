@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import Final
 
 from tests.mutants import alert_store, auth, configuration, core, delivery, groups, health, http, intake, store
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from tests.mutants.mutant import Mutant
+from tests.mutants.mutant import Mutant
 
 AREAS: Final[Mapping[str, tuple[Mutant, ...]]] = {
     "core": core.MUTANTS,

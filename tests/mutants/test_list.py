@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
 
 from tests.mutants.catalog import AREAS, MUTANTS
+from tests.mutants.mutant import Mutant
 from tests.mutants.workshop import ROOT
-
-if TYPE_CHECKING:
-    from tests.mutants.mutant import Mutant
 
 FEWEST: Final = 120
 MOST_SURVIVORS: Final = 0.05

@@ -9,17 +9,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from enum import Enum
 from importlib.util import cache_from_source
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.mutants.mutant import Mutant
+from tests.mutants.mutant import Mutant
 
 ROOT: Final = Path(__file__).parent.parent.parent
 LIMIT_S: Final = 300.0

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
+from monitor.events import Event
 from monitor.liveness import EventKind, Liveness, Trigger
-from monitor.store.results import REFUSED, STORED, Want
-from monitor.workers import Disconnect, WorkerKey
+from monitor.store import Store
+from monitor.store.results import REFUSED, STORED, ChangeResult, Want
+from monitor.workers import Disconnect, Worker, WorkerKey
 from tests.support.store_indexes import check_indexes
 from tests.support.stores import GRACE_MS, INTERVAL_MS, ManualClock, beat, opened
-
-if TYPE_CHECKING:
-    from monitor.events import Event
-    from monitor.store import Store
-    from monitor.store.results import ChangeResult
-    from monitor.workers import Worker
 
 W = WorkerKey("acme", "w")
 REACH_MS = INTERVAL_MS + GRACE_MS

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import msgpack
 import pytest
@@ -16,20 +17,15 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from monitor.blindness import BEHIND_MS, DAEMONS_KEPT, GAP_MS, SHORT_CREDITS, WINDOW_AGE_MS, WINDOWS_KEPT, Cause, Window
+from monitor.events import Moved
 from monitor.liveness import EventKind, Liveness, Trigger
-from monitor.workers import Disconnect, Evidence, Rejected, Rejection, WorkerKey
+from monitor.store import Store
+from monitor.workers import Disconnect, Evidence, Rejected, Rejection, Worker, WorkerKey
 from tests.support import servers
 from tests.support.deadlines import credited
 from tests.support.fleets import events_of
 from tests.support.store_indexes import check_indexes
 from tests.support.stores import GRACE_MS, INTERVAL_MS, beat, opened
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-
-    from monitor.events import Moved
-    from monitor.store import Store
-    from monitor.workers import Worker
 
 REACH_MS = INTERVAL_MS + GRACE_MS
 KEY = WorkerKey("acme", "w")

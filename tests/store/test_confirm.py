@@ -6,22 +6,18 @@ import asyncio
 import gc
 import signal
 import socket
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING
 
 import pytest
 from redis.asyncio import Redis
 
 from monitor.errors import StoreUnavailableError
 from monitor.liveness import EventKind
+from monitor.store import Store
 from tests.support import api, servers
+from tests.support.api import Api
 from tests.support.stores import beat, opened, outbox_of
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
-    from monitor.store import Store
-    from tests.support.api import Api
 
 DISCONNECT = "/api/v1/workers/w/disconnect"
 

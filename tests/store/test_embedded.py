@@ -9,8 +9,9 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 import pytest
 import redis
@@ -23,9 +24,6 @@ from monitor.store.results import STORED
 from monitor.workers import WorkerKey
 from tests.support import servers
 from tests.support.stores import beat, opened
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
 
 REPOSITORY: Final = Path(__file__).parents[2]
 BOUND_S: Final = 10.0

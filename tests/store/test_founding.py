@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -15,9 +16,6 @@ from monitor.store.library import LIBRARY
 from monitor.store.results import STORED
 from monitor.store.schema import SCHEMA_VERSION
 from tests.support.stores import alert_store, beat, opened, settings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 async def all_keys(url: str) -> set[str]:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
 from redis.asyncio import Redis
 
 from monitor.daemon import alerts
-from monitor.store.library import LIBRARY
+from monitor.store.library import LIBRARY, Library
 from tests.support.stores import alert_store, opened
-
-if TYPE_CHECKING:
-    from monitor.store.library import Library
 
 TAKES_BEATS = {"beat", "fail", "pulse", "share"}
 """A full store has no room for beats, nor for workers that are registered as failed, and is blind."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
 import msgspec
 import pytest
@@ -19,6 +21,7 @@ from alerts.store.group_store import GroupStore, Want
 from alerts.store.incidents import IncidentStore
 from alerts.store.routing import RoutingStore
 from monitor.blindness import GAP_MS
+from monitor.events import Event
 from monitor.liveness import EventKind, Liveness, Trigger
 from monitor.store import Store
 from monitor.store.results import OVER_WORKERS, STORED, UNKNOWN
@@ -26,12 +29,6 @@ from monitor.workers import KEEP, Beat, Disconnect, Evidence, Rejection, WorkerK
 from tests.support import servers, stores
 from tests.support.store_indexes import check_indexes
 from tests.support.store_model import Model, ModelEvent
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-    from pathlib import Path
-
-    from monitor.events import Event
 
 TENANTS = ("acme", "umbrella")
 KEYS = st.builds(WorkerKey, st.sampled_from(TENANTS), st.sampled_from(["a", "b", "a/b", "ü"]))

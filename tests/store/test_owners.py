@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pytest
 from redis.asyncio import Redis
@@ -14,15 +15,10 @@ from monitor.blindness import GAP_MS
 from monitor.ownership import LEASE_MS, SPARE_MS, Bid, Ownership
 from monitor.pulse import Pulse
 from monitor.reasons import Reason
-from monitor.store import StoreFullError
+from monitor.store import Store, StoreFullError
 from monitor.store.outbox import ROUTING_LAG_S, Outbox
 from tests.support.proxies import Watched
 from tests.support.stores import ManualClock, acked, beat, opened, owned
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from monitor.store import Store
 
 PARTITIONS: Final = 16
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import signal
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
@@ -14,15 +14,11 @@ from structlog.testing import capture_logs
 from monitor.ownership import Ownership
 from monitor.pulse import Pulse
 from monitor.reasons import Reason
+from monitor.store import Store
 from tests.support import servers
 from tests.support.daemons import until
 from tests.support.proxies import Watched, Way, proxied
 from tests.support.stores import opened
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from monitor.store import Store
 
 
 class Pulsing(Watched):

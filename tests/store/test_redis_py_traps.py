@@ -10,8 +10,9 @@ import contextlib
 import random
 import secrets
 import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pytest
 import uvloop
@@ -22,6 +23,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from alerts.store.receivers import ReceiverStore
 from monitor.errors import NoRoomError, StoreUnavailableError
+from monitor.store import Store
 from monitor.store.connection import ONCE, READERS, WRITERS
 from monitor.store.endpoint import Address
 from monitor.store.results import STORED
@@ -30,11 +32,6 @@ from tests.support import servers
 from tests.support.fleets import tasks_of
 from tests.support.proxies import BOTH, CutAnswer, Proxy, Way, proxied
 from tests.support.stores import INTERVAL_MS, alert_store, beat, opened
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
-    from monitor.store import Store
 
 CALLS: Final = 400
 BEYOND_S: Final = 2.0

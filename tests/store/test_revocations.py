@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import jwt
 import pytest
@@ -23,9 +24,6 @@ from monitor.daemon.revoking import RevocationWatch
 from monitor.store.revocations import RevocationList
 from tests.support import api, daemons, servers
 from tests.support.stores import ManualClock, opened
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 NOW_MS = 1_790_000_000_000
 POLICY = AuthPolicy(keys=(api.KEY,), audience="lastseen", issuer="lastseen", leeway_s=0, tenant_claim="org_id")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from cryptography import x509
@@ -18,20 +20,14 @@ from cryptography.x509.oid import NameOID
 from alerts.store.receivers import ReceiverStore
 from monitor.clock import monotonic_s
 from monitor.errors import StoreUnavailableError
-from monitor.store import StoreDeniedError, StoreRefusedError
+from monitor.store import Store, StoreDeniedError, StoreRefusedError
 from monitor.store.connection import WRITERS
 from monitor.store.results import STORED
 from tests.support import sentinels, servers
 from tests.support.daemons import until
 from tests.support.fleets import tasks_of
+from tests.support.sentinels import Node, Watched
 from tests.support.stores import INTERVAL_MS, alert_store, beat, opened
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-    from pathlib import Path
-
-    from monitor.store import Store
-    from tests.support.sentinels import Node, Watched
 
 TIMEOUT_S: Final = 1.0
 BEYOND_S: Final = 2.0

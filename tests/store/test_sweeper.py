@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
+from monitor.events import Moved
 from monitor.liveness import EventKind, Liveness
 from monitor.ownership import Bid, Ownership
-from monitor.store import Store, StoreFullError
+from monitor.store import Store, StoreFullError, StoreSettings, SweepResult
 from monitor.store.results import STORED
 from monitor.sweeper import PURGE_CHUNK, Sweeper, SweepSettings
 from tests.support import servers
 from tests.support.proxies import Watched
 from tests.support.stores import GRACE_MS, INTERVAL_MS, ManualClock, acked, beat, claimed, opened, settings
-
-if TYPE_CHECKING:
-    from monitor.events import Moved
-    from monitor.store import StoreSettings, SweepResult
 
 DEADLINE_MS = INTERVAL_MS + GRACE_MS
 RETENTION_MS = 3_600_000

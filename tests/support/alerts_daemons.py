@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from alerts.groups.fleet import Fleet
 from alerts.groups.mass_failure import Rule
 from alerts.loops import FIRST_PAUSE_S, cancel_all
+from alerts.receivers import Receiver
 from alerts.rendering.payload import Wording
 from alerts.retry import RetryPolicy
+from alerts.routing.routes import Route
 from alerts.service import AlertService, AlertSettings
 from alerts.store.retention import Retention
 from tests.support import parts
-from tests.support.alerts_fakes import CALM, Tally
+from tests.support.alerts_fakes import CALM, Clock, ListSource, Tally
 from tests.support.stores import alert_store
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from alerts.groups.fleet import Fleet
-    from alerts.receivers import Receiver
-    from alerts.routing.routes import Route
-    from tests.support.alerts_fakes import Clock, ListSource
 
 POLICY = RetryPolicy(initial_ms=1_000, max_ms=1_000, retry_for_ms=5_000, min_attempts=12)
 

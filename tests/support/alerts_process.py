@@ -10,21 +10,18 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from alerts.receivers.webhook import WebhookReceiver
 from alerts.rendering.payload import Wording
 from alerts.routing.routes import Route
 from alerts.service import AlertService, AlertSettings
 from monitor.clock import StoreClock
+from monitor.events import Event, Taken
 from monitor.workers import WorkerKey, partition_of
 from tests.support import parts
 from tests.support.alerts_fakes import CALM, SECRET, ListSource, Tally, event
 from tests.support.failpoints import failpoint
 from tests.support.stores import alert_store
-
-if TYPE_CHECKING:
-    from monitor.events import Event, Taken
 
 
 def deaths(workers: int, partitions: int = 1) -> list[Event]:

@@ -6,12 +6,14 @@ import asyncio
 import json
 import math
 import socket
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import httpx2
 import uvicorn
+from litestar.types import ASGIApp
 
 from monitor.api.admission import Admission, BeatRates
 from monitor.api.app import create_app
@@ -26,14 +28,8 @@ from monitor.intake.backlog import Graces
 from monitor.intake.batches import BatchIntake
 from monitor.intake.queue import Intake
 from monitor.metrics.registry import DeliveryLabels, Metrics
+from monitor.store import Store
 from tests.support import oncall, stores
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-
-    from litestar.types import ASGIApp
-
-    from monitor.store import Store
 
 KEY: Final = VerifyingKey(kid="k1", algorithm="HS256", key=b"k" * 32)
 OTHER_KEY: Final = VerifyingKey(kid="k1", algorithm="HS256", key=b"o" * 32)

@@ -18,19 +18,17 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from monitor.clock import monotonic_s
 from tests.support import servers
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
 
 LASTSEEN: Final = Path(sys.executable).with_name("lastseen")
 WAIT_S: Final = 40.0

@@ -5,14 +5,11 @@ The model of the store uses it, so that a mistake in the library's arithmetic sh
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
+from monitor.blindness import Window
 from monitor.liveness import Liveness
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from monitor.blindness import Window
 
 GAP_MS: Final = 750
 """A monitor without a pulse for longer is blind."""

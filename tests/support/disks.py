@@ -12,11 +12,8 @@ import contextlib
 import re
 import resource
 import signal
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def fill(pid: int, directory: Path, *, room_bytes: int = 0) -> None:

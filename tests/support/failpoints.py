@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from alerts.loops import nothing
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 VARIABLE: Final = "LASTSEEN_TEST_FAILPOINT"
 POINTS: Final = (

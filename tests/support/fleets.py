@@ -6,18 +6,15 @@ import asyncio
 import json
 import random
 from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from monitor.events import Event
 from monitor.liveness import EventKind
+from monitor.store import Store
 from tests.support.proxies import Watched
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from monitor.events import Event
-    from monitor.store import Store
 
 BEAT: Final = "/api/v1/workers/heartbeat"
 SLACK_S: Final = 5.0

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import msgspec
 
 from alerts.groups import group_rules, worker_rules
 from alerts.groups.attempts import apply
 from alerts.groups.decisions import Decision
-from alerts.groups.state import CreateNotification, Draft, Wait
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from alerts.groups.flapping import RecentOutages
-    from alerts.groups.state import AlertGroup, InFlight, Member, Silenced, Step
+from alerts.groups.flapping import RecentOutages
+from alerts.groups.state import AlertGroup, CreateNotification, Draft, InFlight, Member, Silenced, Step, Wait
 
 
 class Play(Protocol):

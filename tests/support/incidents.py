@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
 
+from alerts.groups.incidents import Noted
 from alerts.loops import Tries
+from alerts.store.incidents import IncidentStore
+from alerts.store.mass_failures import FailureVerdict, MassFailures
+from alerts.store.port import StorePort
 from alerts.store.routing import RoutingStore, Written
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from alerts.groups.incidents import Noted
-    from alerts.store.incidents import IncidentStore
-    from alerts.store.mass_failures import FailureVerdict, MassFailures
-    from alerts.store.port import StorePort
-    from monitor.events import Event
+from monitor.events import Event
 
 PER_BATCH = 100
 

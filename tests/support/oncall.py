@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 from alerts.rendering.payload import Wording
 from alerts.service import AlertService, AlertSettings
+from alerts.store.port import StorePort
 from tests.support.alerts_fakes import CALM, Clock, Inbox, ListSource, Tally
 from tests.support.stores import alert_store
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
-
-    from alerts.store.port import StorePort
 
 
 class Alerts(AlertService):

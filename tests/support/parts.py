@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from alerts.store.group_store import PAGE, GroupStore
-from alerts.store.receivers import ReceiverStore
+from alerts.groups.state import NotificationRecord, Outcome
+from alerts.store.group_store import PAGE, Change, Claimed, GroupPart, GroupStore, Handed
+from alerts.store.port import StorePort
+from alerts.store.receivers import ReceiverStore, Stats
 from alerts.store.retention import Retention
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from alerts.groups.state import NotificationRecord, Outcome
-    from alerts.store.group_store import Change, Claimed, GroupPart, Handed
-    from alerts.store.port import StorePort
-    from alerts.store.receivers import Stats
-    from monitor.durability import Confirmation
+from monitor.durability import Confirmation
 
 
 def made_of(kind: type[GroupPart], store: StorePort, receiver: str = "ops") -> GroupStore:

@@ -21,12 +21,10 @@ import contextlib
 import socket
 import struct
 from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Final
 
 WAIT_S: Final = 30.0
 KEPT: Final = 100_000

@@ -24,18 +24,16 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import redis
 
 from monitor.clock import monotonic_s
 from tests.support import servers
 from tests.support.daemons import until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 SERVICE: Final = "lastseen"
 DOWN_AFTER_MS: Final = 500

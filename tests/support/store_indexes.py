@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import msgpack
 from redis.asyncio import Redis
@@ -13,9 +14,6 @@ from monitor.blindness import Window
 from monitor.liveness import Liveness
 from monitor.store.library import STATE_CODES
 from tests.support.deadlines import credited
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 BASE = b"{ls:0}:"
 ALERTS = (b"to:", b"incident", b"failures", b"receivers_due")

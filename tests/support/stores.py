@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 from redis.asyncio import Redis
 
+from alerts.store.port import Reply
 from alerts.store.routing import Reading, RoutingStore, Written
 from monitor.daemon.alerts import LIBRARY
 from monitor.durability import MEMORY, Durability
+from monitor.events import Taken
 from monitor.ownership import Bid, Ownership
 from monitor.store import Store, StoreSettings
 from monitor.store.endpoint import Address
@@ -18,14 +21,6 @@ from monitor.store.library_client import LibraryClient
 from monitor.store.outbox import Outbox
 from monitor.store.settings import EnvironmentRule
 from monitor.workers import Beat, WorkerKey
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-    from typing import Any
-
-    from alerts.store.port import Reply
-    from monitor.events import Taken
-
 
 INTERVAL_MS = 30_000
 GRACE_MS = 60_000

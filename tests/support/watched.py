@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from monitor.liveness import Liveness
-from monitor.store import Store
+from monitor.store import Store, StoreSettings
+from monitor.store.results import BeatsResult, ChangeResult
+from monitor.workers import Beat, Disconnect, WorkerKey
 from tests.support.stores import settings
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
-
-    from monitor.store import StoreSettings
-    from monitor.store.results import BeatsResult, ChangeResult
-    from monitor.workers import Beat, Disconnect, WorkerKey
 
 PATIENCE_S: Final = 20.0
 """Time limit of a test's wait for an expected change."""

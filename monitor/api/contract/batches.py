@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 from msgspec import UNSET, Raw
 
 from monitor.api.contract.errors import MISSING, ContractError, Fault, syntax_error
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from _typeshed import ReadableBuffer as Buffer
 
 SMALL_BYTES: Final = 524_288
 """Arrays up to this size are parsed before their items are counted: there are at most half as many, 64 bytes each."""
@@ -67,7 +63,7 @@ def split_array(body: bytes, most: int) -> Sequence[Raw]:
     return items
 
 
-def is_deep(text: Buffer) -> bool:
+def is_deep(text: bytes | bytearray | memoryview) -> bool:
     """Whether JSON is nested more deeply than ``DEEPEST``. Checks its first 64 KiB only."""
     begin = bytes(memoryview(text)[:_DEEP_IN_BYTES])
     if begin.count(b"[") + begin.count(b"{") <= DEEPEST:
@@ -97,7 +93,7 @@ def split_lines(body: bytes, most: int) -> Sequence[bytes]:
 
 
 @lru_cache(maxsize=4)
-def long_array_reader(most: int) -> Callable[[Buffer], msgspec.Struct]:
+def long_array_reader(most: int) -> Callable[[bytes | bytearray | memoryview], msgspec.Struct]:
     """Create a decoder that reads a JSON array of at most ``most`` items as a record with one field per item.
 
     A record stops at the first item too many. A list does not: 16 MiB of ``0,0,...`` would take half a GiB before

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import unquote_to_bytes
+
+from pydantic import BaseModel
 
 from monitor.api.contract.errors import ContractError, Fault, field_error
 from monitor.api.contract.fast import BeatFields, BeatFieldsWithIds, read_with_ids, read_without_ids
-from monitor.api.contract.limits import clamped_ms, logs_text, metadata_text, system_info_text
+from monitor.api.contract.limits import BeatLimits, clamped_ms, logs_text, metadata_text, system_info_text
 from monitor.api.contract.strict import DisconnectRequest, HeartbeatRequest, WorkerIdHeartbeatRequest, checked_id, read
 from monitor.liveness import Trigger, disconnect_trigger
 from monitor.workers import DEFAULT_ENVIRONMENT, KEEP, Beat, Disconnect, Keep, UnknownFields, WorkerKey
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-    from monitor.api.contract.limits import BeatLimits
 
 MOST_UNKNOWN: Final = 10
 """Maximum unknown fields of a body that are reported."""

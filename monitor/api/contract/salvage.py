@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator
+from typing import Final
 
 from monitor.api.contract.strict import MAX_NAME_CHARS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # Linear time: an unterminated string matches up to the end of the input, and nothing backtracks.
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)

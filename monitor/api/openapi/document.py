@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+from litestar import Router
 
 from monitor.api.batch import JSON_LINES
 from monitor.api.heartbeats import NEXT_BEAT, UNKNOWN_FIELDS
@@ -11,11 +14,6 @@ from monitor.api.openapi.components import AUTH, BODY, CONTRACT, Schema, answer,
 from monitor.api.openapi.typed import described
 from monitor.api.responses import JSON
 from monitor.auth import Scope
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from litestar import Router
 
 _WORKER_ID: Final[Schema] = {
     "name": "worker_id",

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
-from litestar import Litestar
+from litestar import Litestar, Router
+from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.config import OpenAPIConfig
 from litestar.routes import HTTPRoute
 
 from monitor.api.batch import BatchAnswer
 from monitor.api.health import Probe
-from monitor.api.openapi.components import AUTH, BODY, described_scope, responses
+from monitor.api.openapi.components import AUTH, BODY, Schema, described_scope, responses
 from monitor.api.workers import WorkerDetail
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from litestar import Router
-    from litestar.handlers import HTTPRouteHandler
-
-    from monitor.api.openapi.components import Schema
 
 
 def described(routers: Sequence[Router]) -> tuple[dict[str, Schema], dict[str, Schema]]:

@@ -7,12 +7,12 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Iterator  # noqa: TC003 - cyclopts reads annotations when it runs
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import jwt
 from cyclopts import Parameter
@@ -20,16 +20,11 @@ from cyclopts import Parameter
 from monitor.auth import Scope, mint
 from monitor.clock import wall_ms
 from monitor.daemon.cli.client import Client, ClientError, MisuseError
-from monitor.daemon.config.model import load
+from monitor.daemon.config.model import Config, load
 from monitor.daemon.config.sources import ConfigError
 from monitor.daemon.signing_key import NoSigningKeyError, SigningKeyError, existing_key, key_ring
 from monitor.printable import escaped
 from monitor.settings.units import duration_ms
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from monitor.daemon.config.model import Config
 
 FAILED: Final = 1
 MISUSED: Final = 2

@@ -5,14 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 import urllib.request
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode, urlsplit
 
 from monitor.settings.urls import is_loopback
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 _TIMEOUT_S: Final = 60.0
 PAGE: Final = 1_000

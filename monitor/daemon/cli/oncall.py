@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import secrets
+from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 from cyclopts import App, Parameter
 
@@ -22,13 +23,9 @@ from monitor.daemon.cli.access import (
     say_json,
     warn,
 )
+from monitor.daemon.cli.client import Client
 from monitor.liveness import EventKind
 from monitor.settings.key_material import WEBHOOK_PREFIX
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from monitor.daemon.cli.client import Client
 
 silence = App(name="silence")
 incidents = App(name="incidents")

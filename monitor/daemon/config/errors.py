@@ -6,22 +6,17 @@ A value that is or may contain a secret is omitted or masked.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Mapping
+from typing import Final
 
-from monitor.daemon.config.keys import KIND, elsewhere, kind_of, located, suggestion, written_fields
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from monitor.daemon.config.keys import KIND, Spot, elsewhere, kind_of, located, suggestion, written_fields
+from monitor.daemon.config.sources import Place, Source
 from monitor.settings.key_material import WEBHOOK_PREFIX
-from monitor.settings.section import Problem, dotted
+from monitor.settings.section import Key, Problem, dotted
 from monitor.settings.urls import masked_url
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from pydantic import BaseModel, ValidationError
-    from pydantic_core import ErrorDetails
-
-    from monitor.daemon.config.keys import Spot
-    from monitor.daemon.config.sources import Place, Source
-    from monitor.settings.section import Key
 
 _LONGEST_SHOWN: Final = 80
 _HIDDEN_KEYS: Final = ("_env", "_envs")

@@ -7,20 +7,16 @@ models.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias, Union, get_args, get_origin
+from typing import Annotated, Final, TypeAlias, Union, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
+from monitor.settings.section import Key
 from monitor.settings.units import SizeMark
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
-    from pydantic.fields import FieldInfo
-
-    from monitor.settings.section import Key
 
 Table: TypeAlias = type[BaseModel]
 

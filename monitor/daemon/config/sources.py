@@ -8,19 +8,15 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 import toml_rs
 
 from monitor.daemon.config.keys import PREFIX, SEPARATOR, Entry, suggestion
-from monitor.settings.section import dotted
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
-
-    from monitor.settings.section import Key
+from monitor.settings.section import Key, dotted
 
 _HEADER: Final = re.compile(r"^[ \t]*\[[ \t]*([A-Za-z0-9_.\- \t]+?)[ \t]*\]", re.MULTILINE)
 _SERVICE_LINK: Final = re.compile(r"(?P<service>.+?)_(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT(?:_[0-9]+_[A-Z]+.*)?)")

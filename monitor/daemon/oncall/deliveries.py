@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from litestar import get, post
+from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody, QueryParameter
 from msgspec import Meta
 
-from alerts.groups.state import Outcome
+from alerts.groups.state import NotificationRecord, Outcome
 from alerts.oncall.dead_letters import DeadLetters, of_tenant, outcomes_of
+from alerts.service import AlertService
+from alerts.store.group_store import Found
 from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Count, Cursor, Limit, in_json, needs, path_id
 from monitor.api.errors import NoSuchError
 from monitor.api.health import monitor_now
 from monitor.api.responses import extended
-from monitor.auth import Scope
+from monitor.api.services import Services
+from monitor.auth import Principal, Scope
 from monitor.daemon.oncall.shared import EmptyBody, cursor_of, place_of
-from monitor.events import Time, rfc3339
+from monitor.events import Event, Time, rfc3339
 from monitor.health import MonitorState
 from monitor.pace import gathered
-
-if TYPE_CHECKING:
-    from litestar.handlers import HTTPRouteHandler
-
-    from alerts.groups.state import NotificationRecord
-    from alerts.service import AlertService
-    from alerts.store.group_store import Found
-    from monitor.api.services import Services
-    from monitor.auth import Principal
-    from monitor.events import Event
 
 LOOK_BACK_CALLS: Final = 50
 LOOK_BACK_EVENTS: Final = 200

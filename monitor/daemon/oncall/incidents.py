@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from litestar import get, post
+from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody, QueryParameter
 from msgspec import Meta
 
@@ -15,26 +16,21 @@ from alerts.groups.classify import Shape, shape_of
 from alerts.groups.decisions import IDLE, Decision
 from alerts.groups.incidents import Incident as StoredIncident
 from alerts.groups.incidents import IncidentKind, IncidentState, UnknownIncidentError
+from alerts.groups.state import AlertGroup
 from alerts.routing.acknowledge import acknowledge_at
+from alerts.service import AlertService
 from alerts.store.group_store import Want
 from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Count, Cursor, Limit, any_of, in_json, needs, path_id
 from monitor.api.health import monitor_now
 from monitor.api.json_body import checked_text
 from monitor.api.query import narrowed
 from monitor.api.responses import extended
-from monitor.auth import Scope
+from monitor.api.services import Services
+from monitor.auth import Principal, Scope
 from monitor.daemon.oncall.shared import cursor_of, place_of, time_or_none
 from monitor.events import Time, rfc3339
 from monitor.health import MonitorState
 from monitor.liveness import EventKind
-
-if TYPE_CHECKING:
-    from litestar.handlers import HTTPRouteHandler
-
-    from alerts.groups.state import AlertGroup
-    from alerts.service import AlertService
-    from monitor.api.services import Services
-    from monitor.auth import Principal
 
 COMMENT_CHARS: Final = 1_000
 NAME_CHARS: Final = 256

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import msgspec
 from litestar import get, post
+from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 from msgspec import Meta
 
 from alerts.errors import DeliveryError
 from alerts.oncall.dead_letters import UnknownReceiverError
 from alerts.oncall.sample import sample_pair
+from alerts.service import AlertService
+from alerts.store.group_store import GroupStore
+from alerts.store.receivers import Stats
 from monitor.api.admission import RateLimitedError
 from monitor.api.endpoints import Caller, Count, Seconds, needs, path_id
 from monitor.api.health import monitor_now
 from monitor.api.responses import extended
-from monitor.auth import ForbiddenError, Scope
+from monitor.api.services import Services
+from monitor.auth import ForbiddenError, Principal, Scope
 from monitor.daemon.oncall.shared import EmptyBody
 from monitor.health import MonitorState
-
-if TYPE_CHECKING:
-    from litestar.handlers import HTTPRouteHandler
-
-    from alerts.service import AlertService
-    from alerts.store.group_store import GroupStore
-    from alerts.store.receivers import Stats
-    from monitor.api.services import Services
-    from monitor.auth import Principal
 
 TEST_SPACING_MS: Final = 10_000
 """Minimum time between two tests of a receiver, across all daemons."""

@@ -6,29 +6,24 @@ harmless.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
-from litestar import Router
+from litestar import Request, Router
+from litestar.response import Response
 
 from alerts.groups.incidents import IncidentClosedError, UnknownIncidentError
 from alerts.groups.silences import TooManySilencesError, UnknownSilenceError
 from alerts.oncall.dead_letters import OvertakenError, RefusedError, UnknownNotificationError, UnknownReceiverError
+from alerts.service import AlertService
 from monitor.api.endpoints import typed_router
 from monitor.api.errors import ConflictError, NoSuchError, TooManyError
 from monitor.api.problems import answer_error
+from monitor.api.services import Services
 from monitor.daemon.oncall.deliveries import delivery_handlers
 from monitor.daemon.oncall.incidents import incident_handlers
 from monitor.daemon.oncall.receivers import receiver_handlers
 from monitor.daemon.oncall.silences import silence_handlers
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from litestar import Request
-    from litestar.response import Response
-
-    from alerts.service import AlertService
-    from monitor.api.services import Services
 
 ERRORS: Final[Mapping[type[Exception], Callable[[Any], Exception]]] = {
     UnknownReceiverError: lambda error: NoSuchError(f"there is no receiver {error.args[0]!r}"),

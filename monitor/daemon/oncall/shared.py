@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from alerts.oncall.dead_letters import Place
 from monitor.api.json_body import LATEST_MS
 from monitor.api.query import bad_cursor, decode_cursor, encode_cursor
 from monitor.events import rfc3339
-
-if TYPE_CHECKING:
-    from alerts.oncall.dead_letters import Place
 
 
 class EmptyBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -4,37 +4,33 @@ from __future__ import annotations
 
 import json
 import secrets
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from litestar import delete, get, post
+from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 from msgspec import Meta
 
 from alerts.groups.silences import Matchers as StoredMatchers
 from alerts.groups.silences import Silence as StoredSilence
 from alerts.groups.silences import SilenceState, UnknownSilenceError
+from alerts.service import AlertService
 from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Cursor, Limit, any_of, in_json, needs, path_id
 from monitor.api.errors import BodyError
 from monitor.api.health import monitor_now
 from monitor.api.json_body import LATEST_MS, checked_text, moment_ms
 from monitor.api.responses import extended
+from monitor.api.services import Services
 from monitor.api.workers import PAGE_WORKERS
-from monitor.auth import ForbiddenError, Scope
+from monitor.auth import ForbiddenError, Principal, Scope
 from monitor.daemon.oncall.shared import cursor_of, place_of, time_or_none
 from monitor.errors import NoRoomError, StoreUnavailableError
 from monitor.events import Time, rfc3339
 from monitor.health import MonitorState
 from monitor.pace import Piece
 from monitor.settings.globs import checked_glob
-
-if TYPE_CHECKING:
-    from litestar.handlers import HTTPRouteHandler
-
-    from alerts.service import AlertService
-    from monitor.api.services import Services
-    from monitor.auth import Principal
-    from monitor.store import Store
+from monitor.store import Store
 
 PATTERN_CHARS: Final = 256
 METADATA_MATCHERS: Final = 16

@@ -11,14 +11,10 @@ import pickle
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING
 
-from monitor.daemon.processes.handover import READY
+from monitor.daemon.processes.handover import READY, Assignment
 from monitor.daemon.signals import StopSignal
 from monitor.parent_death import OrphanedError, die_with_parent
-
-if TYPE_CHECKING:
-    from monitor.daemon.processes.handover import Assignment
 
 
 def main() -> int:

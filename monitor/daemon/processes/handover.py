@@ -7,12 +7,11 @@ environment. The process writes ``READY`` once it accepts beats, or the reason i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from monitor.daemon.config.model import Config
-    from monitor.daemon.signing_key import KeyRing
-    from monitor.metrics.registry import Share
+from monitor.daemon.config.model import Config
+from monitor.daemon.signing_key import KeyRing
+from monitor.metrics.registry import Share
 
 READY: Final = b"ready\n"
 

@@ -15,28 +15,25 @@ import os
 import pickle
 import socket
 import sys
+from asyncio.subprocess import Process
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
 from monitor.clock import monotonic_s
+from monitor.daemon.config.model import Config
 from monitor.daemon.delivery_labels import delivery_labels
 from monitor.daemon.errors import StartError
 from monitor.daemon.processes.handover import READY, Assignment
+from monitor.daemon.signals import StopSignal
+from monitor.daemon.signing_key import KeyRing
 from monitor.embedded.server import BACKOFF_FIRST_S, BACKOFF_MOST_S, STEADY_AFTER_S
 from monitor.http.listeners import dealt
 from monitor.http.server import BACKLOG
 from monitor.metrics.registry import ProcessTable, Share, Slots
 from monitor.metrics.shared_memory import Table, shared_memory
-
-if TYPE_CHECKING:
-    from asyncio.subprocess import Process
-    from collections.abc import Callable
-
-    from monitor.daemon.config.model import Config
-    from monitor.daemon.signals import StopSignal
-    from monitor.daemon.signing_key import KeyRing
 
 log = structlog.get_logger(__name__)
 

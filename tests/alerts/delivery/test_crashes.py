@@ -8,17 +8,14 @@ import random
 import sys
 from collections import defaultdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
 from standardwebhooks import Webhook
 
 from tests.support import alerts_process, servers
-from tests.support.alerts_fakes import SECRET, START_MS, nid_of, until, webhook_server
+from tests.support.alerts_fakes import SECRET, START_MS, Hook, nid_of, until, webhook_server
 from tests.support.failpoints import POINTS, VARIABLE, failpoint
-
-if TYPE_CHECKING:
-    from tests.support.alerts_fakes import Hook
 
 CONCURRENCY: Final = 8
 """Attempts in flight at one receiver: the number of outcomes that a crash may leave unknown."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -14,14 +14,12 @@ from alerts.groups.flapping import Flapping, RecentOutages, begun
 from alerts.groups.state import AlertGroup, CreateNotification, Draft, Outcome, Timing, Wait
 from alerts.rendering.worker_text import single_sentence
 from monitor.daemon.alerts import StoredFleet
+from monitor.events import Event
 from monitor.liveness import EventKind, Liveness
 from tests.daemon.test_stored_fleet import stored
 from tests.support.alerts_fakes import START_MS, event
 from tests.support.group_steps import worker_step
 from tests.support.stores import GRACE_MS, INTERVAL_MS, ManualClock, beat, opened
-
-if TYPE_CHECKING:
-    from monitor.events import Event
 
 HOLD_MS = 300_000
 RULE = Flapping(outages=3, within_ms=3_600_000, hold_ms=HOLD_MS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import pytest
 
@@ -12,9 +12,6 @@ from alerts.store.tags import bases_of
 from monitor.errors import StoreUnavailableError
 from tests.support.alerts_fakes import START_MS
 from tests.support.stores import Interrupted
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 async def offering(store_url: str, meanwhile: Callable[[GivenUp], None]) -> GivenUp:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
+from alerts.groups.fleet import Fleet
 from alerts.groups.mass_failure import Rule
 from alerts.receivers.webhook import WebhookReceiver
 from alerts.rendering.payload import Wording
@@ -20,7 +22,10 @@ from alerts.store.group_store import GroupPart, GroupStore, Want
 from alerts.store.incidents import IncidentStore
 from alerts.store.routing import RoutingStore
 from monitor.daemon.alerts import StoredFleet
+from monitor.events import Event
 from monitor.liveness import EnvironmentHealth, EventKind, Liveness
+from monitor.store import Store
+from monitor.store.outbox import Outbox
 from monitor.workers import Evidence, Rejection, WorkerKey
 from tests.support import parts
 from tests.support.alerts_daemons import Daemon
@@ -30,6 +35,7 @@ from tests.support.alerts_fakes import (
     START_MS,
     Clock,
     FakeFleet,
+    Hook,
     Inbox,
     ListSource,
     Tally,
@@ -38,15 +44,6 @@ from tests.support.alerts_fakes import (
     webhook_server,
 )
 from tests.support.stores import ManualClock, alert_store, beat, opened, outbox_of
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from alerts.groups.fleet import Fleet
-    from monitor.events import Event
-    from monitor.store import Store
-    from monitor.store.outbox import Outbox
-    from tests.support.alerts_fakes import Hook
 
 REPEAT_MS = 60_000
 REACH_MS = 90_000

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,7 +13,17 @@ from alerts.groups import group_rules, worker_rules
 from alerts.groups.attempts import apply, begin_attempt, dead_letter, deliver, fail, schedule_retry
 from alerts.groups.classify import Role, role_of, worker_key
 from alerts.groups.incidents import environment_incident
-from alerts.groups.state import CreateNotification, Draft, InFlight, Member, Outcome, Send, Timing
+from alerts.groups.state import (
+    AlertGroup,
+    CreateNotification,
+    Draft,
+    InFlight,
+    Member,
+    NotificationRecord,
+    Outcome,
+    Send,
+    Timing,
+)
 from alerts.oncall.dead_letters import (
     SCAN_CALLS,
     SCAN_ROWS,
@@ -27,20 +38,14 @@ from alerts.oncall.dead_letters import (
 from alerts.routing.acknowledge import acknowledge_at
 from alerts.routing.enqueue import Offer, offer_all
 from alerts.routing.routes import Target
-from alerts.store.group_store import PAGE, Change, GroupStore, Want
+from alerts.store.group_store import PAGE, Change, Found, GroupStore, Want
+from alerts.store.port import StorePort
+from monitor.events import Event
 from monitor.liveness import EventKind, Liveness
 from tests.support import parts
 from tests.support.alerts_fakes import START_MS, event
 from tests.support.group_steps import group_step, worker_step
 from tests.support.stores import Interrupted, alert_store
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from alerts.groups.state import AlertGroup, NotificationRecord
-    from alerts.store.group_store import Found
-    from alerts.store.port import StorePort
-    from monitor.events import Event
 
 LEASE_MS = 15_000
 INCIDENT = "inc_" + "1" * 32

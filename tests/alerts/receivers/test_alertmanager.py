@@ -6,29 +6,25 @@ import asyncio
 import json
 import shutil
 import socket
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import aiohttp
 import pytest
 
 from alerts.errors import PermanentDeliveryError
+from alerts.receivers import Notification
 from alerts.receivers.alertmanager import AlertmanagerReceiver, AlertmanagerSettings
 from alerts.rendering.payload import Wording
-from monitor.events import rfc3339
+from monitor.events import Event, rfc3339
 from monitor.liveness import EventKind, Liveness
 from monitor.settings.key_material import Surroundings
 from tests.support.alerts_fakes import START_MS, event, notification, until, webhook_server
 from tests.support.receiver_cases import Does
 from tests.support.receiver_cases.http_peer import serve
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
-    from alerts.receivers import Notification
-    from monitor.events import Event
 
 PROGRAM: Final = "prometheus-alertmanager"
 RESEND_MS: Final = 60_000

@@ -10,20 +10,16 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 import pytest
 
 from alerts.errors import DeliveryError, PermanentDeliveryError, TransientDeliveryError
-from alerts.receivers import TYPES
+from alerts.receivers import TYPES, Notification, Receiver, ReceiverSettings
 from monitor.settings.key_material import Surroundings
 from tests.support.alerts_fakes import START_MS, event, notification
-from tests.support.receiver_cases import Case, Does, case_of
-
-if TYPE_CHECKING:
-    from alerts.receivers import Notification, Receiver, ReceiverSettings
-    from tests.support.receiver_cases import Serving
+from tests.support.receiver_cases import Case, Does, Serving, case_of
 
 ROOT: Final = Path(__file__).parents[3]
 TIMEOUT_MS: Final = 700

@@ -10,10 +10,12 @@ import json
 import re
 import socket
 import ssl
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -26,17 +28,12 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from structlog.testing import capture_logs
 
 from alerts.errors import Cause, DeliveryError, PermanentDeliveryError, TransientDeliveryError
+from alerts.receivers import Notification
 from alerts.receivers.alertmanager import AlertmanagerReceiver
 from alerts.receivers.log import LogReceiver
 from alerts.receivers.ssrf import AddressRefusedError, guarded_socket, is_public
 from alerts.receivers.webhook import WebhookReceiver
 from tests.support.alerts_fakes import SECRET, START_MS, event, notification, webhook_server
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
-    from alerts.receivers import Notification
 
 OLD_SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 

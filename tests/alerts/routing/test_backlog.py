@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 import pytest
 from redis.asyncio import Redis
@@ -18,14 +18,10 @@ from alerts.service import AlertService, AlertSettings
 from alerts.store.group_store import Want
 from alerts.store.tags import bases_of
 from monitor.daemon.alerts import StoredFleet
+from monitor.store import Store
 from tests.support import servers
 from tests.support.alerts_fakes import Inbox, Tally, until
 from tests.support.stores import ManualClock, alert_store, beat, opened, outbox_of
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from monitor.store import Store
 
 WORKERS = 10_000
 PARTITIONS = (1, 16)

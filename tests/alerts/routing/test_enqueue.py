@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -22,33 +23,27 @@ from alerts.groups.flapping import Flapping
 from alerts.groups.incidents import environment_incident
 from alerts.groups.mass_failure import FailureState, Rule
 from alerts.groups.silences import Matchers, Silence
-from alerts.groups.state import RECHECK_MS, Outcome
+from alerts.groups.state import RECHECK_MS, AlertGroup, Outcome
 from alerts.loops import cancel_all
 from alerts.oncall.removed_receivers import REASON, end_groups
+from alerts.receivers import Notification
 from alerts.rendering.payload import Wording
 from alerts.retry import RetryPolicy
 from alerts.routing.acknowledge import acknowledge_at
 from alerts.routing.enqueue import Offer, offer_all
-from alerts.routing.routes import ReceiverTraits, Route, targets_of
+from alerts.routing.routes import ReceiverTraits, Route, Target, targets_of
 from alerts.store.group_store import GroupPart, GroupStore, Want
 from alerts.store.incidents import IncidentStore
 from alerts.store.mass_failures import MassFailures
 from alerts.store.receivers import ReceiverStore
 from alerts.store.silences import SilenceStore
 from monitor.errors import StoreUnavailableError
+from monitor.events import Event
 from monitor.liveness import EnvironmentHealth, EventKind, Liveness
 from tests.support import parts
 from tests.support.alerts_fakes import START_MS, Clock, FakeFleet, Inbox, Tally, event, nid_of, until
 from tests.support.incidents import record
 from tests.support.stores import alert_store
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from alerts.groups.state import AlertGroup
-    from alerts.receivers import Notification
-    from alerts.routing.routes import Target
-    from monitor.events import Event
 
 REPEAT_MS = 60_000
 SWEEP_MS = 1_000

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -31,15 +31,11 @@ from alerts.store.group_store import Want
 from alerts.store.mass_failures import KEPT_MS, FailureVerdict, MassFailures
 from alerts.store.tags import shared_base
 from monitor.daemon.alerts import StoredFleet
+from monitor.events import Event
 from monitor.liveness import EnvironmentHealth, EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, FakeFleet, Inbox, Tally, event, until
 from tests.support.incidents import judged
 from tests.support.stores import ManualClock, alert_store, beat, found, opened, outbox_of
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from monitor.events import Event
 
 INTERVAL_MS = 30_000
 RULE = Rule()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,20 +23,16 @@ from alerts.routing.routes import ReceiverTraits, Route, targets_of
 from alerts.store.group_store import Change, GroupStore, Handed, Want
 from alerts.store.incidents import IncidentStore
 from alerts.store.mass_failures import KEPT_MS, MassFailures
+from alerts.store.port import StorePort
 from alerts.store.retention import DEAD_LETTERS, NOTES_KEPT, OUTCOMES_KEPT, Retention
 from monitor.errors import StoreUnavailableError
+from monitor.events import Event
 from monitor.liveness import EnvironmentHealth, EventKind, Liveness
 from tests.support import parts
 from tests.support.alerts_daemons import Daemon
 from tests.support.alerts_fakes import START_MS, Clock, FakeFleet, Inbox, ListSource, event, events, until
 from tests.support.incidents import judged, record
 from tests.support.stores import alert_store
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from alerts.store.port import StorePort
-    from monitor.events import Event
 
 BASE = "{ls:0}:to:ops:"
 MONTH_MS = 30 * 86_400_000

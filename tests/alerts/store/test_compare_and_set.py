@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import AsyncIterator, Sequence
+from typing import ClassVar
 
 import pytest
 
 from alerts.groups.classify import Shape
 from alerts.groups.state import AlertGroup, Draft, Timing
 from alerts.loops import TRIES, Tries
-from alerts.store.group_store import Change, GroupPart, GroupStore, Want, change_of
+from alerts.store.group_store import Change, GroupPart, GroupStore, Seen, Want, change_of
+from alerts.store.port import StorePort
 from monitor.errors import StoreUnavailableError
 from tests.support import parts
 from tests.support.alerts_fakes import START_MS
 from tests.support.stores import alert_store
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
-
-    from alerts.store.group_store import Seen
-    from alerts.store.port import StorePort
 
 KEYS = ("w4:acmea", "w4:acmeb", "w4:acmec")
 

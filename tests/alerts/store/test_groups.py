@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -12,17 +13,13 @@ from alerts.groups.classify import Role, Shape
 from alerts.groups.fleet import StoredWorker
 from alerts.groups.state import AlertGroup, Draft, InFlight, Member, Outcome, Timing
 from alerts.store.group_store import Change, Claimed, GroupStore, Seen, Want
+from alerts.store.port import StorePort
 from alerts.store.receivers import ReceiverStore, Stats
 from monitor.durability import Confirmation
 from monitor.errors import StoreUnavailableError
 from tests.support import parts, servers
 from tests.support.alerts_fakes import START_MS, event
 from tests.support.stores import alert_store
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from alerts.store.port import StorePort
 
 LEASE_MS = 15_000
 MONTH_MS = 30 * 86_400_000

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,17 +21,13 @@ from alerts.groups.incidents import (
     UnknownIncidentError,
 )
 from alerts.store.incidents import IncidentStore
+from alerts.store.port import StorePort
 from alerts.store.retention import Retention
+from monitor.events import Event
 from monitor.liveness import EventKind, Liveness
 from tests.support.alerts_fakes import START_MS, event
 from tests.support.incidents import record
 from tests.support.stores import Interrupted, alert_store
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
-
-    from alerts.store.port import StorePort
-    from monitor.events import Event
 
 WHOLE = "inc_" + "e" * 32
 KEPT_MS = Retention().age_ms

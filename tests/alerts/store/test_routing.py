@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from redis.asyncio import Redis
@@ -10,19 +10,13 @@ from redis.asyncio import Redis
 from alerts.groups.classify import worker_key
 from alerts.routing.enqueue import Offer, change_for
 from alerts.routing.routes import ReceiverTraits, Route, Target, targets_of
-from alerts.store.group_store import GroupStore, Want
+from alerts.store.group_store import Change, GroupStore, Want
 from alerts.store.incidents import IncidentStore
-from alerts.store.routing import RoutingStore, Written
+from alerts.store.port import StorePort
+from alerts.store.routing import Reading, RoutingStore, Written
+from monitor.events import Event
 from tests.support.alerts_fakes import START_MS, event
 from tests.support.stores import alert_store
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
-
-    from alerts.store.group_store import Change
-    from alerts.store.port import StorePort
-    from alerts.store.routing import Reading
-    from monitor.events import Event
 
 EVENTS = [event(1, worker_id=name, position=f"{number}-0") for number, name in enumerate("abc", start=1)]
 POSITION = EVENTS[-1].position

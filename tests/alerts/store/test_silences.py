@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 import pytest
 from redis.asyncio import Redis
 
 from alerts.groups.silences import Matchers, Silence, SilenceState, TooManySilencesError, UnknownSilenceError
+from alerts.store.port import StorePort
 from alerts.store.retention import Retention
 from alerts.store.silences import SILENCES_MOST, SilenceStore
 from tests.support.alerts_fakes import START_MS
 from tests.support.stores import alert_store
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from alerts.store.port import StorePort
 
 KEPT_MS = Retention().age_ms
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from contextlib import AbstractAsyncContextManager
-
-    Serving: TypeAlias = AbstractAsyncContextManager["Peer"]
+Serving: TypeAlias = AbstractAsyncContextManager["Peer"]
 
 
 class Does(Enum):

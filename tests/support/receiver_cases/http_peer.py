@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tests.support.receiver_cases import Does, Peer
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 SLOW_S: Final = 0.3
 _ANSWERS: Final = {
