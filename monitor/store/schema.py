@@ -23,18 +23,12 @@ async def open_partitions(connection: Connection, settings: StoreSettings) -> No
     founds the rest.
     """
     await connection.judge_server()
-    known = await _known(connection, settings)
-    for one in known.values():
-        if one is not None:
-            _check(settings, one)
-    lost = [base for base, one in known.items() if one is None]
-    if lost and _is_complete(known):
-        raise SchemaError(f"the store has lost data: {lost[0]} is missing, and others are there; restore a backup")
+    missing = await _missing(connection, settings)
     try:
         await connection.load()
-        await _found(connection, settings, since="", lost=lost)
+        await _found(connection, settings, since="", missing=missing)
     except StoreFullError:
-        if lost:
+        if missing:
             raise
 
 
@@ -44,31 +38,40 @@ async def found_again(connection: Connection, settings: StoreSettings, *, since_
     ``since_ms``: since when nothing was stored. That is one blind window.
 
     Raises:
-        StoreUnavailableError: only a part of the store is missing.
+        StoreUnavailableError: only a part of the store is missing, or what is there is not ours.
     """
-    known = await _known(connection, settings)
-    lost = [base for base, one in known.items() if one is None]
-    if lost and _is_complete(known):
-        raise StoreUnavailableError(f"the store has lost data: {lost[0]} is missing, and others are there")
-    if lost:
-        await _found(connection, settings, since=since_ms, lost=lost)
-    return bool(lost)
+    try:
+        missing = await _missing(connection, settings)
+    except (SchemaError, InstallationError) as error:
+        raise StoreUnavailableError(str(error)) from error
+    if missing:
+        await _found(connection, settings, since=since_ms, missing=missing)
+    return bool(missing)
 
 
-async def _known(connection: Connection, settings: StoreSettings) -> dict[str, Founded | None]:
-    bases = connection.bases(settings.partitions)
-    return dict(zip(bases, await asyncio.gather(*map(connection.founded, bases)), strict=True))
+async def _missing(connection: Connection, settings: StoreSettings) -> list[str]:
+    """Return the bases of the tags that are not founded yet.
+
+    Raises:
+        SchemaError: what is there is of a newer release or another number of partitions, or a founded tag is missing.
+        InstallationError: what is there belongs to another installation.
+    """
+    missing, is_complete = connection.bases(settings.partitions), False
+    for _ in range(2):  # another daemon may found them between the first reads, but not after one that was complete
+        known = dict(zip(missing, await asyncio.gather(*map(connection.founded, missing)), strict=True))
+        for one in filter(None, known.values()):
+            _check(settings, one)
+            is_complete |= one.is_complete
+        missing = [base for base, one in known.items() if one is None]
+        if not (missing and is_complete):
+            return missing
+    raise SchemaError(f"the store has lost data: {missing[0]} is missing, and others are there; restore a backup")
 
 
-def _is_complete(known: dict[str, Founded | None]) -> bool:
-    """Whether the tags that are there are of a store of which every tag was founded once."""
-    return any(one is not None and one.is_complete for one in known.values())
-
-
-async def _found(connection: Connection, settings: StoreSettings, *, since: int | str, lost: list[str]) -> None:
+async def _found(connection: Connection, settings: StoreSettings, *, since: int | str, missing: list[str]) -> None:
     """Found the tags that are missing, then say so in all. The next daemon ends what stops in between."""
     arguments = SCHEMA_VERSION, settings.partitions, " ".join(settings.installation), since
-    await asyncio.gather(*(connection.found(base, *arguments, 0) for base in lost))
+    await asyncio.gather(*(connection.found(base, *arguments, 0) for base in missing))
     await asyncio.gather(*(connection.found(base, *arguments, 1) for base in connection.bases(settings.partitions)))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,11 +12,13 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
+from monitor.clock import StoreClock
 from monitor.errors import StoreUnavailableError
 from monitor.store import SchemaError, Store
+from monitor.store.connection import Connection, Founded
 from monitor.store.library import LIBRARY
 from monitor.store.results import STORED
-from monitor.store.schema import SCHEMA_VERSION
+from monitor.store.schema import SCHEMA_VERSION, found_again, open_partitions
 from tests.support.stores import alert_store, beat, opened, settings
 
 
@@ -72,6 +76,35 @@ async def test_a_founding_again_that_was_cut_off_is_ended_by_any_daemon_though_p
             await redis.delete("{ls:2}:meta")  # from now on, a part that is missing is lost
             with pytest.raises(SchemaError, match="lost data"):
                 await Store.open(settings(store_url, partitions=4))
+
+
+class FoundedMeanwhile(Connection):
+    """Another daemon founds the whole store between the first read of an anchor and the others."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, namespace="", timeout_s=2, clock=StoreClock(), found=_unexpected)
+        self._other, self._done = url, asyncio.Event()
+
+    async def founded(self, base: str) -> Founded | None:
+        if base == "{ls:0}:" and not self._done.is_set():
+            known = await super().founded(base)
+            async with opened(self._other, partitions=2):
+                self._done.set()
+            return known
+        await self._done.wait()
+        return await super().founded(base)
+
+
+async def _unexpected() -> None:
+    raise AssertionError("no function is called before the store is founded")
+
+
+@pytest.mark.parametrize("way", [open_partitions, partial(found_again, since_ms=0)])
+async def test_daemons_that_found_the_same_store_at_once_all_start(store_url: str, way: Callable[..., Any]) -> None:
+    connection = FoundedMeanwhile(store_url)
+    await way(connection, settings(store_url, partitions=2))
+    await connection.close()
+    assert await all_keys(store_url) == anchors(2)
 
 
 @pytest.mark.parametrize("lost", ["{ls:2}:meta", "{ls.shared:0}:meta"])
