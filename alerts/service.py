@@ -234,8 +234,14 @@ class AlertService:
                 self._deliveries[one.receiver].note(tag, one.due_ms, has_open_dead_letters=one.has_open_dead_letters)
 
     async def health(self) -> list[Stats]:
-        """Queue status of each receiver. Raises ``StoreUnavailableError``."""
-        return await self.stats(list(self.groups))
+        """Queue status of each receiver. Raises ``StoreUnavailableError``.
+
+        Any daemon's next acceptance offers the dead letters that are seen here, whoever owns their partitions.
+        """
+        found = await self.stats(list(self.groups))
+        for one in found:
+            self._deliveries[one.receiver].note_dead_letters(one.open_in)
+        return found
 
     async def stats(self, receivers: Sequence[str]) -> list[Stats]:
         """Queue status of receivers. Raises ``StoreUnavailableError``."""

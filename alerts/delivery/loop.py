@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import random
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -141,6 +141,10 @@ class Delivery:
             self._given_up.tags.add(tag)
         if due_ms <= self._now_ms() + 1_000 * self._poll_s:
             self.wakeup()
+
+    def note_dead_letters(self, tags: Iterable[str]) -> None:
+        """Note parts that have open dead letters, to be offered after the next acceptance. They may be of any owner."""
+        self._given_up.tags.update(tags)
 
     async def stop(self, timeout_s: float) -> None:
         """Stop claiming, wait ``timeout_s`` seconds for the attempts in flight, then cancel them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -28,6 +29,8 @@ class Stats:
     dead: int
     open_dead_letters: int
     """Dead letters that are not delivered, over, replayed or dropped (P31)."""
+    open_in: tuple[str, ...]
+    """The bases of the partitions and shards that have them."""
     groups: int
     disabled: str | None
 
@@ -78,6 +81,7 @@ class ReceiverStore:
                     lag_ms=max(lags_ms),
                     dead=sum(dead),
                     open_dead_letters=sum(open_dead_letters),
+                    open_in=tuple(itertools.compress(tags, open_dead_letters)),
                     groups=sum(groups),
                     disabled=None if reason is None else reason.decode(),
                 )

@@ -111,6 +111,7 @@ def queue(**changes: Any) -> Stats:
         "lag_ms": 0,
         "dead": 2,
         "open_dead_letters": 0,
+        "open_in": (),
         "groups": 3,
         "disabled": None,
     }

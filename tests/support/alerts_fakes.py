@@ -159,6 +159,7 @@ class ListSource:
         self.stream = list(stream)
         self.acked = 0
         self.leased_elsewhere = False
+        self.is_owner = True
         self.acks_are_lost = False
         self.refusals = 0
         self.down = False
@@ -179,7 +180,7 @@ class ListSource:
 
     def owns(self, partition: int) -> bool:
         del partition
-        return True
+        return self.is_owner
 
     def routed(self, position: str) -> None:
         """Events up to a position were acknowledged in the store."""

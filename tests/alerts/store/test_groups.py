@@ -220,7 +220,7 @@ async def test_the_longest_due_is_claimed_first_within_the_limit(groups: GroupSt
     assert await parts.due(groups, offset=1, limit=2) == ["w3", "w2"]
     assert [one.group.key for one in await _claim(groups, limit=2)] == ["w4", "w3"]
     assert await parts.stats(groups, now_ms=START_MS) == Stats(
-        receiver="ops", queued=0, lag_ms=2, dead=0, open_dead_letters=0, groups=5, disabled=None
+        receiver="ops", queued=0, lag_ms=2, dead=0, open_dead_letters=0, open_in=(), groups=5, disabled=None
     )
 
 
