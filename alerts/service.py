@@ -1,7 +1,5 @@
 """The alert service: assembles routing and delivery from their parts."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import random
@@ -236,7 +234,7 @@ class AlertService:
     async def health(self) -> list[Stats]:
         """Queue status of each receiver. Raises ``StoreUnavailableError``.
 
-        Any daemon's next acceptance offers the dead letters that are seen here, whoever owns their partitions.
+        Any daemon's next acceptance offers the dead letters that are seen here, in partitions of any owner.
         """
         found = await self.stats(list(self.groups))
         for one in found:
