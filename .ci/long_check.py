@@ -5,8 +5,6 @@ commit, and what came of it; commit it. `--only` replaces the rows of its steps,
 mended: each row names its commit. The exit status is 1 when a step failed.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

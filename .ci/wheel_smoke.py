@@ -1,7 +1,5 @@
 """Start an installed `lastseen` once, wait until it is ready, and stop it: `wheel_smoke.py LASTSEEN`."""
 
-from __future__ import annotations
-
 import signal
 import socket
 import subprocess

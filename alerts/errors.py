@@ -1,7 +1,5 @@
 """Errors of delivery. Pure."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Final
 

@@ -4,8 +4,6 @@ A loop waits for a wakeup, through an outage of the store, and after colliding w
 the others continue (P30).
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import random

@@ -4,8 +4,6 @@ Exponential backoff with full jitter (Brooker, "Exponential Backoff And Jitter",
 Blog, 2015): the delay after failure ``n`` (from 0) is uniform in ``[0, min(max, initial * 2**n))``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime

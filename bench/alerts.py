@@ -1,7 +1,5 @@
 """Alerts: bad receivers, transition to attempt, a fleet that dies: ``python -m bench.alerts --help``."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """Batches of heartbeats through one process, with single beats beside them: ``python -m bench.batch --help``."""
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import os

@@ -4,8 +4,6 @@ By wrk, which is in C and takes little of the machine from the server, where it 
 generator. Latencies are those of a closed loop: a stall counts once for each connection.
 """
 
-from __future__ import annotations
-
 import json
 import resource
 import shutil

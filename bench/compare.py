@@ -1,7 +1,5 @@
 """Single heartbeats through this checkout and through another commit, in turn: ``python -m bench.compare --help``."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -7,8 +7,6 @@ worker say that it failed and the others fall silent. Measured: from a worker's 
 from the failure to its webhook, and the longest time without a full sweep.
 """
 
-from __future__ import annotations
-
 import contextlib
 import secrets
 import sys

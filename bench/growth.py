@@ -4,8 +4,6 @@
 can be filled at the store's speed, and so that only the daemon that is being measured runs.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import random

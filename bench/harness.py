@@ -4,8 +4,6 @@ Everything listens on loopback, keeps its data in a temporary directory and ends
 kernel ends it when the bench itself is killed.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import http.client

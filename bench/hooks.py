@@ -1,7 +1,5 @@
 """What the bench of alerts puts around a daemon: receivers of webhooks that note arrivals, and a fleet that dies."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import contextlib

@@ -1,7 +1,5 @@
 """Single heartbeats through one process, in turn with the two references: ``python -m bench.intake --help``."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections.abc import Mapping

@@ -2,8 +2,6 @@
 says so, and otherwise at their next interval. They are alive all the time, so each event that calls one stale is wrong.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections import Counter

@@ -1,7 +1,5 @@
 """Three times what a daemon can take, for a minute: ``python -m bench.overload --help`` (P28)."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import http.client

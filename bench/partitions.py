@@ -3,8 +3,6 @@
 ``python -m bench.partitions --help``. Counts depend on the code only; CPU time and seconds also on the machine.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """Several processes behind one port, sweeping, with a dashboard that polls: ``python -m bench.processes --help``."""
 
-from __future__ import annotations
-
 import http.client
 import sys
 import threading

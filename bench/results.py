@@ -1,7 +1,5 @@
 """Variants measured in turn, and what is printed of them."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -28,7 +26,7 @@ class Spread:
     most: float
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> Spread:
+    def of(cls, values: Iterable[float]) -> "Spread":
         """From at least one value."""
         ordered = sorted(values)
         return cls(median=statistics.median(ordered), least=ordered[0], most=ordered[-1])

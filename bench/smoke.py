@@ -1,7 +1,5 @@
 """Every bench for a few seconds: ``python -m bench.smoke``. Fails on errors only, never on timings."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from typing import Final

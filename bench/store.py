@@ -1,7 +1,5 @@
 """Beats per second of one store core, and what syncing the append-only file costs: ``python -m bench.store --help``."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 from dataclasses import dataclass

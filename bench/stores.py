@@ -1,7 +1,5 @@
 """Stores for the benches that speak to one directly: a server as the daemon runs it, and a clock that can be put on."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import shutil

@@ -1,7 +1,5 @@
 """A fleet in one store: its memory, its sweeps, and what beats feel of them: ``python -m bench.sweep --help``."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import statistics

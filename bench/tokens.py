@@ -1,7 +1,5 @@
 """Tokens for a bench, minted with the key of a daemon's configuration."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Collection
 from typing import Final

@@ -4,8 +4,6 @@ A part stands between two marker comments, `<!-- generated:NAME -->` and `<!-- /
 With `--check` nothing is written, and the exit status is 1 when a document is out of step.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path

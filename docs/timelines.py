@@ -1,7 +1,5 @@
 """Pictures of outages for the documents, drawn from the arithmetic itself so that they can't say anything else."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Final
 

@@ -9,8 +9,6 @@ The function library does the arithmetic (``store/lua/blindness.lua``), also for
 store's clock.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final

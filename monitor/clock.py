@@ -4,8 +4,6 @@ The only module that reads a process clock; all other code gets the time as a pa
 never decides anything; see ``docs/decisions/``.
 """
 
-from __future__ import annotations
-
 import time
 
 

@@ -4,8 +4,6 @@ A directory that root owns and gives to our group, as container platforms mount 
 are in a subdirectory of our own.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 from pathlib import Path

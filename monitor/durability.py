@@ -1,7 +1,5 @@
 """Durability: what the store must confirm about a write (P23). Pure."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -40,7 +38,7 @@ class Durability:
     replicas: int = 0
 
     @classmethod
-    def parse(cls, text: str) -> Durability:
+    def parse(cls, text: str) -> "Durability":
         """Parse ``fsync``, ``replicas:N`` or ``memory``.
 
         Raises:

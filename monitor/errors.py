@@ -1,7 +1,5 @@
 """Errors of the store and of the intake: why a call, a beat or another order about a worker was not accepted. Pure."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from monitor.workers import WorkerKey

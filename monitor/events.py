@@ -1,7 +1,5 @@
 """Events: immutable records of what happened to a worker. Pure: no clock, no socket, no store."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass

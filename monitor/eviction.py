@@ -4,8 +4,6 @@ At startup the daemon refuses a server that evicts. At runtime an evicting polic
 on: nothing is lost before the memory is full, so the operator can still correct the policy.
 """
 
-from __future__ import annotations
-
 import asyncio
 from typing import Final, NoReturn
 

@@ -4,8 +4,6 @@ The composition root supplies a probe, in which the store proves that it can wri
 reasons (a delivery that lags, a clock that jumped). This module reads no store and no wall clock.
 """
 
-from __future__ import annotations
-
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence

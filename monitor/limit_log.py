@@ -1,7 +1,5 @@
 """Rate-limited log lines about refusals: which client met which limit, and whose beats are refused and why."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final

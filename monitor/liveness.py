@@ -5,8 +5,6 @@ store's clock. And only this module defines transitions: the store's Lua library
 generated from ``TRANSITIONS``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum

@@ -4,8 +4,6 @@ Our own lines are structlog's, with a dotted constant as event name. Lines of li
 same form. No token ever gets here: requests are not logged.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

@@ -5,8 +5,6 @@ daemons that pulse share the partitions by rendezvous hashing. So each finds the
 and only a share of the partitions moves when a daemon comes or goes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Callable, Iterable

@@ -6,8 +6,6 @@ them several times. While no heartbeats come, the turns between two pieces take 
 of their own, which gets every other piece: behind thousands of requests their answers would come too late.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -27,7 +25,7 @@ AT_ONCE: Final = 32
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
 
-_paces: WeakKeyDictionary[asyncio.AbstractEventLoop, Pace] = WeakKeyDictionary()
+_paces: "WeakKeyDictionary[asyncio.AbstractEventLoop, Pace]" = WeakKeyDictionary()
 
 
 class Pace:

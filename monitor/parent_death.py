@@ -10,8 +10,6 @@ A ``preexec_fn`` is not used: it runs Python between fork and exec, which can ha
 gets only the environment variables that it needs: others may hold secrets.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import sys

@@ -1,7 +1,5 @@
 """Text that is safe to print on a terminal. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

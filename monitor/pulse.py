@@ -4,8 +4,6 @@
 serves requests, through the connections that beats use, and a store that refuses beats refuses it too.
 """
 
-from __future__ import annotations
-
 import asyncio
 import math
 from collections import Counter

@@ -5,8 +5,6 @@ evenly. Its unit is ``1 / per_s`` nanoseconds, in which both the clock and the t
 are whole numbers, so that nothing is ever rounded.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Final
 

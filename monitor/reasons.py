@@ -4,8 +4,6 @@ While a reason holds, ``/healthz`` fails, every list answer names it, ``lastseen
 outgoing heartbeat is withheld (P27).
 """
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 

@@ -3,8 +3,6 @@
 Liveness never depends on the time of a tick: deadlines are judged by store time.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Final

@@ -4,8 +4,6 @@ A tenant may hold at most as much as it leaves free: alone it gets half, the nex
 tenant is known, one tenant may use everything.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Self
 

@@ -5,8 +5,6 @@ on one store: each transition is one atomic step there and happens once (P3). A 
 same transition; a sweep only detects it early.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass

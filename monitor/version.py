@@ -1,7 +1,5 @@
 """The installed release."""
 
-from __future__ import annotations
-
 from importlib import metadata
 
 

@@ -4,8 +4,6 @@
 shape, a beat took fifteen times as long to create, and each was one more object for the garbage collector.
 """
 
-from __future__ import annotations
-
 import zlib
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """Fixtures that every test may use, and the rule that CI skips nothing."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Iterator

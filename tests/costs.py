@@ -4,8 +4,6 @@
 ``python -m tests.costs`` prints it, with ``--write`` into ``costs.json``, against which ``test_costs.py`` holds.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import json

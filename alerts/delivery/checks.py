@@ -3,8 +3,6 @@
 The worker store is written first, then the incidents, then the groups: a group may be behind both.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Mapping
 from typing import Final

@@ -5,8 +5,6 @@ consecutive failures only one attempt at a time is made, each after a pause that
 success ends this.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Final
 

@@ -1,7 +1,5 @@
 """Logs how durable the store says that the writes of deliveries are (P23)."""
 
-from __future__ import annotations
-
 from typing import Final
 
 import structlog

@@ -1,7 +1,5 @@
 """Counters of attempts and decisions."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Protocol
 

@@ -1,7 +1,5 @@
 """In which partitions and shards a group of one receiver is due. Pure."""
 
-from __future__ import annotations
-
 from math import inf
 
 

@@ -1,7 +1,5 @@
 """Retry of dead-lettered pages when their receiver accepts notifications again (P31)."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from alerts.groups.classify import Role

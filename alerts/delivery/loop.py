@@ -1,7 +1,5 @@
 """Delivery loop of one receiver: claim due groups, attempt delivery, record the outcome."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import itertools

@@ -1,7 +1,5 @@
 """Plans the next step of due groups: wait, end, or create a notification and attempt delivery."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ A dead-lettered page stays with its group while its incident is open (P31). It i
 its reminders continue.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Final
 

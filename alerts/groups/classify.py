@@ -1,7 +1,5 @@
 """Classification of an event: the group that it belongs to, by its key, its role for that group, its labels. Pure."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from enum import StrEnum

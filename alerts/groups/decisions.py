@@ -1,7 +1,5 @@
 """Why a group notifies now, or why it does not: the answer to "why was I not paged?". Pure."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Final
 

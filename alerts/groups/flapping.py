@@ -6,8 +6,6 @@ and the last notification matches the current state: an outage that lasts notifi
 gets its end.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

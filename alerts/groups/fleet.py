@@ -1,7 +1,5 @@
 """Interface to the worker store, besides events: health of environments and outages of workers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 

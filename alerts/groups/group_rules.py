@@ -1,7 +1,5 @@
 """Rules for groups of many workers: one notification covers all news (P7, P16). Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Final
 

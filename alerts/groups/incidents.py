@@ -3,8 +3,6 @@
 This module decides how an event changes the incidents of its worker. ``alerts.store.incidents`` stores them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum

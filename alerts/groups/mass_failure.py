@@ -7,8 +7,6 @@ of a whole fleet is recorded within a second, even while no router runs. While t
 notifications are held.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum

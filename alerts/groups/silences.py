@@ -1,7 +1,5 @@
 """Silences: no notifications for matching workers for some time. Nothing else is suppressed. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 

@@ -6,8 +6,6 @@ the outcome of each attempt. A change is written only if no other process has ch
 groups of many.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """Rules for groups of one worker: each event notifies separately, in order (P7). Pure."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from alerts.groups.attempts import end_unneeded, idle, next_attempt, next_offer, next_offer_ms, settle

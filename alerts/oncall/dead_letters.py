@@ -1,7 +1,5 @@
 """Administration of notifications: list and show them, replay or drop dead letters."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass

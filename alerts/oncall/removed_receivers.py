@@ -1,7 +1,5 @@
 """Ends the groups of a receiver that is no longer configured."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from alerts.groups import group_rules

@@ -4,8 +4,6 @@ Both are rendered and sent like real notifications, so that a test covers the re
 samples.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 from alerts.groups.classify import digest

@@ -5,8 +5,6 @@ Such a module exports ``SETTINGS``: the model of its table in the configuration,
 maintained: the configuration and the tests use ``TYPES``.
 """
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping

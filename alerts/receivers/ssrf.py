@@ -4,8 +4,6 @@ The check is on the very address that is connected to, when its socket is made. 
 answer of the resolver, could see another address than the connection uses.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import socket
 from typing import Final, TypeAlias

@@ -1,7 +1,5 @@
 """Sentences of notifications about many workers. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final

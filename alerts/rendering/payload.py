@@ -5,8 +5,6 @@ created, and stored, so that every attempt sends the same bytes. ASCII because a
 metadata has no UTF-8 form.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

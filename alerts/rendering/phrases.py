@@ -4,8 +4,6 @@ Text from a worker, or from the issuer of its token, is shown in one line, cut t
 could be mistaken for the monitor's own text.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

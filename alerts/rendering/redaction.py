@@ -1,7 +1,5 @@
 """Redaction: metadata values whose keys match a pattern are not sent in notifications. Pure."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import replace

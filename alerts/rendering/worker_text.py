@@ -1,7 +1,5 @@
 """Sentences of notifications about one worker: what happened, since when and why, in one line. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Final
 

@@ -1,7 +1,5 @@
 """Stops the reminders of groups when their incident is acknowledged (P19)."""
 
-from __future__ import annotations
-
 from alerts.groups.classify import Shape, qualified
 from alerts.groups.incidents import Incident
 from alerts.groups.state import Draft

@@ -1,7 +1,5 @@
 """Adds routed events to the groups of one receiver."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

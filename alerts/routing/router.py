@@ -1,7 +1,5 @@
 """Router: moves events from the stream of one partition to the receivers' groups."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 from collections import defaultdict

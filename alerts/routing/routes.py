@@ -1,7 +1,5 @@
 """Routes: which events go to which receivers, and how they are grouped. Pure."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 A group of one worker lies with its worker's partition, any other in a shard of what workers share.
 """
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections.abc import Callable, Sequence

@@ -5,8 +5,6 @@ Incidents of environments span partitions, so they are stored separately. Update
 partitions, and each counts once, in any order.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass

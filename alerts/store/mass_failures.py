@@ -1,7 +1,5 @@
 """Verdicts on mass failures, from the deaths of all partitions. Uses ``mass_failures.lua``."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The store as this package uses it: the functions of ``alerts.lua``."""
 
-from __future__ import annotations
-
 from typing import Any, Protocol, TypeAlias
 
 from monitor.durability import Confirmation, Durability

@@ -1,7 +1,5 @@
 """What the store knows of receivers: their names, and the status of their queues, over all partitions."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 from collections.abc import Iterable, Sequence

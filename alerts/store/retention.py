@@ -3,8 +3,6 @@
 Pending notifications are not history, and no bound applies to them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Final
 

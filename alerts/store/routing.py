@@ -4,8 +4,6 @@ All that is of one worker lies with its partition, so one step of its server cov
 deaths of environments and the router's cursor. Uses ``routing.lua``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum

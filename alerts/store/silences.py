@@ -1,7 +1,5 @@
 """Silences in the store: each call is one function of ``silences.lua``, which lists the keys."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Final
 

@@ -4,8 +4,6 @@ What is of one worker lies with its partition, so that the server's order of wri
 has as many shards of its own.
 """
 
-from __future__ import annotations
-
 from zlib import crc32
 
 from alerts.groups.classify import WORKER_PREFIX

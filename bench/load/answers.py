@@ -1,7 +1,5 @@
 """As much of HTTP/1.1 as it takes to know that an answer is complete and what it says (RFC 9112). Pure."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from typing import Final

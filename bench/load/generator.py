@@ -1,7 +1,5 @@
 """One process of the generator: a loop over sockets, with as little work per request as Python allows."""
 
-from __future__ import annotations
-
 import errno
 import gc
 import selectors

@@ -1,7 +1,5 @@
 """What became of a load: counted by each process, added up, judged."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

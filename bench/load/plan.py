@@ -1,7 +1,5 @@
 """What is sent, and when: pure. Times are seconds from the start of the load."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

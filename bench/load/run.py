@@ -1,7 +1,5 @@
 """A load by several processes that begin at the same moment, and the sum of what became of it."""
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """The ceiling: an ASGI app that reads the body and answers 204."""
 
-from __future__ import annotations
-
 from typing import Final, cast
 
 from litestar.types import Message, Receive, Scope, Send

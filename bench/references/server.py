@@ -1,7 +1,5 @@
 """The server that references run on: uvicorn with the daemon's settings, and none of the daemon's code in it."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import socket

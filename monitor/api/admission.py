@@ -4,8 +4,6 @@ Not in the store: a limit there would load the store that it is to protect. ``do
 the consequences.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final

@@ -1,7 +1,5 @@
 """The HTTP application, assembled from explicit collaborators."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Batches: many beats in one request. Processed in slices of half a millisecond, so as not to delay single beats."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 from collections.abc import Iterable

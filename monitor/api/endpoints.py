@@ -6,8 +6,6 @@ parameter and its value, decoded path segments, and OPTIONS for all methods of a
 endpoints: their contract is published, and they are hot.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar, cast, get_args, get_origin

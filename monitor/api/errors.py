@@ -1,7 +1,5 @@
 """Errors of requests; ``problems`` maps each to its answer."""
 
-from __future__ import annotations
-
 from typing import Final
 
 ECHO_CHARS: Final = 100

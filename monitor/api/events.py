@@ -13,8 +13,6 @@ the time of every partition several times a second, so an event waits no longer 
 never waits. Newest first, what is recorded later need not appear, so nothing waits.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from heapq import merge
 from typing import Annotated, Final, Literal, NamedTuple
@@ -70,7 +68,7 @@ class _Place(NamedTuple):
     n: int
 
     @classmethod
-    def of(cls, event: Event) -> _Place:
+    def of(cls, event: Event) -> "_Place":
         ms, _, n = event.position.partition("-")
         return cls(int(ms), event.partition, int(n))
 

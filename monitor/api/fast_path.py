@@ -6,8 +6,6 @@ An accepted beat gets the answer that the router's path would give, including th
 intake. ``tests/api/test_fast_path.py`` runs both paths side by side.
 """
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Endpoints about Lastseen itself: the three probes, the metrics and the schema."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 from collections import Counter

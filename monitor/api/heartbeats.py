@@ -4,8 +4,6 @@ The router's path for heartbeats, which alone decides what is wrong with one. Mo
 of ``fast_path.py`` instead.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Inflates a gzip body (RFC 1952) in pieces, up to a size limit. Pure."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator
 from typing import Final

@@ -1,7 +1,5 @@
 """Small JSON bodies of operators' requests. Parsed strictly; errors have the field and its value."""
 
-from __future__ import annotations
-
 import unicodedata
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar

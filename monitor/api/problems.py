@@ -1,7 +1,5 @@
 """The table of errors: HTTP status, headers, and the outcome that a failed heartbeat counts as."""
 
-from __future__ import annotations
-
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Query parameters and cursors."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Collection

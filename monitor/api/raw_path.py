@@ -5,8 +5,6 @@ the path before routing loses this distinction. So the router gets the undecoded
 segment that is an id.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from typing import Any, Final, cast
@@ -64,7 +62,7 @@ class RawPath:
                 await self._app(scope, receive, send)
 
 
-def unread_of(scope: Scope) -> Exchange | None:
+def unread_of(scope: Scope) -> "Exchange | None":
     """The exchange of a request, for inspecting a body that the handler does not read."""
     found = cast("dict[str, Any]", scope).get(EXCHANGE)
     return found if isinstance(found, Exchange) else None

@@ -5,8 +5,6 @@ valid, the token is not restricted to other workers, and it names the worker or 
 changes an answer or waits. A body that was not read is inspected when the server drops it, after the answer.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import itertools

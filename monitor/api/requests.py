@@ -1,7 +1,5 @@
 """Request parsing for handlers: the caller, and the body within its limits."""
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import dataclass
 from typing import Final

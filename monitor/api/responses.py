@@ -1,7 +1,5 @@
 """JSON answers: compact and not cacheable."""
 
-from __future__ import annotations
-
 from typing import Any, Final, TypeVar
 
 import msgspec

@@ -1,7 +1,5 @@
 """``POST /api/v1/revocations``: revoke tokens."""
 
-from __future__ import annotations
-
 from typing import Annotated, Final, TypeAlias
 
 import msgspec

@@ -1,7 +1,5 @@
 """The collaborators of the HTTP handlers, created by the composition root."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from monitor.api.admission import Admission

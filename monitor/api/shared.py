@@ -1,7 +1,5 @@
 """Resources of the HTTP API that tenants share, and their division among tenants (P29)."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager

@@ -1,7 +1,5 @@
 """The status endpoint: current number of workers by environment and liveness; and the list of tenants."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """Endpoints for workers: list them, get one, delete one."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 

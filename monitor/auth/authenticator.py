@@ -1,7 +1,5 @@
 """Checks bearer tokens against the configured keys and store time."""
 
-from __future__ import annotations
-
 import base64
 import json
 import os

@@ -1,7 +1,5 @@
 """The keys that verify tokens, and the policy for valid tokens."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Final, Literal

@@ -1,7 +1,5 @@
 """Creates tokens, for holders of the secret."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import jwt

@@ -1,7 +1,5 @@
 """Callers: their permissions, and the reasons to refuse them."""
 
-from __future__ import annotations
-
 import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """Tokens that are refused before their expiry: by their ``jti``, or by their ``sub``. Pure."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterable

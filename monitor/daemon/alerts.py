@@ -1,7 +1,5 @@
 """Builds the alert service from the configuration."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from alerts.delivery.counts import Counts

@@ -1,7 +1,5 @@
 """Startup banner for the user at the terminal, and the same information as one log line."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil

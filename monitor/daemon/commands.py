@@ -3,8 +3,6 @@
 Exit status: 0 done, 1 failed, 2 wrong command line or configuration.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -1,7 +1,5 @@
 """The composition root: creates every part from its own section of the configuration, and stops it."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools

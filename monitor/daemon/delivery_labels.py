@@ -3,8 +3,6 @@
 In its own module: the supervisor of processes needs the labels, but not the alert service.
 """
 
-from __future__ import annotations
-
 from alerts.delivery.counts import Counted
 from alerts.errors import Cause
 from alerts.groups.decisions import Decision

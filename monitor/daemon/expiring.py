@@ -1,7 +1,5 @@
 """Warns, once a day for each tenant, of tokens in use that will expire soon."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from typing import Final

@@ -1,7 +1,5 @@
 """Human-readable summary of what a daemon with this configuration does, without credentials."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from alerts.receivers import PostingSettings

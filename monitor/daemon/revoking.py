@@ -1,7 +1,5 @@
 """Keeps the authenticator's list of revoked tokens in sync with the store and ``auth.revoked_file``."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 from typing import Final

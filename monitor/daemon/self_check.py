@@ -4,8 +4,6 @@ Checks the event loop, the store and the receivers' queues, each at its own rate
 go to the metrics, to the health and to the other processes of the daemon.
 """
 
-from __future__ import annotations
-
 import asyncio
 import ctypes
 import math

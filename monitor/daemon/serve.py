@@ -1,7 +1,5 @@
 """Runs the daemon from its start to its exit status: opens the port, the store and the keys, then serves."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools

@@ -1,7 +1,5 @@
 """Maps the configuration to the settings of single parts of the daemon."""
 
-from __future__ import annotations
-
 import hashlib
 
 from monitor.api.admission import BeatRates

@@ -4,8 +4,6 @@ Before the event loop runs, imports and loading the embedded store's data take s
 neither end the program halfway, nor get lost in the exception handling of a library.
 """
 
-from __future__ import annotations
-
 import asyncio
 import signal
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 A daemon without configured keys generates one, and keeps it in its data directory.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

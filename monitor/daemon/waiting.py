@@ -4,8 +4,6 @@ Runs in its own thread and event loop, because the embedded store starts before 
 copy of the listening socket: connections that arrive while the daemon takes over wait in the socket's backlog.
 """
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import threading

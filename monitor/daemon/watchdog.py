@@ -5,8 +5,6 @@ request at an interval and raises an alarm when none comes: healthchecks.io, Upt
 or a server that records requests. All of them accept a plain GET.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final

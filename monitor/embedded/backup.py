@@ -6,8 +6,6 @@ if all files of one manifest were opened while that manifest was current: a file
 what was read of a growing file is a prefix of its content. The server is not asked, and is not held up.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import io

@@ -1,7 +1,5 @@
 """The data directory's locks and lock record, and the server's socket."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

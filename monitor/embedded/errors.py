@@ -1,7 +1,5 @@
 """Errors of the embedded store."""
 
-from __future__ import annotations
-
 
 class StartAbandonedError(Exception):
     """The daemon had to stop while its store was still starting. The store is stopped again."""

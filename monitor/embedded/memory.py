@@ -1,7 +1,5 @@
 """The embedded server's memory limit: a share of the memory that this process may use."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path, PurePosixPath
 from typing import Final

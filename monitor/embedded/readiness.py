@@ -1,7 +1,5 @@
 """Waits until a server that was just started is ready."""
 
-from __future__ import annotations
-
 import contextlib
 import subprocess
 from pathlib import Path

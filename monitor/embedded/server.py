@@ -1,7 +1,5 @@
 """The server process: start, watch, restart and stop."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import io

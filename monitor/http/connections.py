@@ -8,8 +8,6 @@ connection holds a complete request: then the daemon is behind. Complete request
 are unfinished ones below the limit: a fleet may share one address, and connect all at once.
 """
 
-from __future__ import annotations
-
 import socket
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, MutableSet

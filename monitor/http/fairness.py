@@ -7,8 +7,6 @@ Requests that arrive after the slice is used up wait, in order, for the next tur
 meanwhile.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections import deque
 from typing import Final, Protocol

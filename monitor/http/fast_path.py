@@ -1,7 +1,5 @@
 """The fast path of a connection: answers requests without the app, with a parsed or a cached head."""
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +24,7 @@ PROBES: Final = frozenset({"/livez", "/readyz", "/healthz"})
 class FastPathExchange:
     """A request on the fast path. For uvicorn's connection it is a request-response cycle without an app."""
 
-    protocol: FastPathProtocol
+    protocol: "FastPathProtocol"
     keep_alive: bool
     disconnected: bool = False
     response_complete: bool = False

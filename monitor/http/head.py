@@ -4,8 +4,6 @@ The parser refuses heads that two servers may read differently: two lengths, a l
 lines, a bare CR or LF, a space before the colon. This module checks the heads that the parser accepts.
 """
 
-from __future__ import annotations
-
 import re
 from http import HTTPStatus
 from typing import Final

@@ -5,8 +5,6 @@ a sixth of the daemon's CPU time for a heartbeat. Between two requests the same 
 so a result never expires. The validity of the token is not cached: it is checked for each request.
 """
 
-from __future__ import annotations
-
 import os
 from hashlib import blake2b
 from typing import Final

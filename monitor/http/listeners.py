@@ -6,8 +6,6 @@ supervisor keeps every socket open, and each process also has the sockets of the
 busy, another one accepts its waiting connections after a moment. So no connection is lost with a process.
 """
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import sys

@@ -1,7 +1,5 @@
 """The port of the fast path: through it the application answers requests without an ASGI call."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 

@@ -6,8 +6,6 @@ that arrives complete, in one read, on a connection with no other request in fli
 through uvicorn's own code and the app, as if there were no fast path.
 """
 
-from __future__ import annotations
-
 import asyncio
 from http import HTTPStatus
 from typing import Final
@@ -42,7 +40,7 @@ thousands of small requests, and each takes a hundred times its size in memory."
 class Flow(FlowControl):
     """Flow control that does not read while a complete request waits for the previous one."""
 
-    def __init__(self, transport: asyncio.Transport, protocol: BoundedProtocol) -> None:
+    def __init__(self, transport: asyncio.Transport, protocol: "BoundedProtocol") -> None:
         super().__init__(transport)
         self._protocol = protocol
 

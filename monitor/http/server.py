@@ -1,7 +1,5 @@
 """The listening socket and the HTTP server: uvicorn, without its signal handlers, logs and lifespan."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import errno

@@ -1,7 +1,5 @@
 """Settings and state that the connections of one server share."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from monitor.http.connections import Connections

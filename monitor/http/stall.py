@@ -6,8 +6,6 @@ and would then be reported missing. So for a moment after a stall, a request who
 dropped. At other times it is accepted: a client may send a beat without waiting for the answer.
 """
 
-from __future__ import annotations
-
 import asyncio
 import math
 import select

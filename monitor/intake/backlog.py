@@ -6,8 +6,6 @@ shortest grace allows, the daemon counts as one that accepts no beats: none of i
 time is credited like any outage (``monitor/blindness.py``).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Final
 

@@ -1,7 +1,5 @@
 """How beats are batched into store calls: batch size, the meaning of outcomes, and requests with many beats."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final

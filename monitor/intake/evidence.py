@@ -4,8 +4,6 @@ Evidence is worth less than any beat: no request waits for it, little of it is k
 and counted. The store decides what evidence means for a worker; for unknown workers it is ignored.
 """
 
-from __future__ import annotations
-
 import asyncio
 import math
 from collections import Counter

@@ -8,8 +8,6 @@ added latency is one round trip: no timer delays a batch, and each queue has one
 timeout.
 """
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import itertools

@@ -1,7 +1,5 @@
 """Gauges of the values behind the reasons for being degraded: queues and the store."""
 
-from __future__ import annotations
-
 import math
 from typing import Final
 

@@ -3,8 +3,6 @@
 The processes of one daemon count in one table, so that any of them can answer with the totals of all.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

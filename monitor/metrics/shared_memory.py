@@ -5,8 +5,6 @@ and the next process continues it. So a total never goes back, regardless of whi
 No lock is needed: a number is written atomically.
 """
 
-from __future__ import annotations
-
 import mmap
 import os
 import sys

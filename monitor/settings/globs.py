@@ -1,7 +1,5 @@
 """Globs of the configuration: ``*`` matches any run of characters, everything else itself. Pure."""
 
-from __future__ import annotations
-
 from typing import Annotated, Final, TypeAlias
 
 from pydantic import AfterValidator

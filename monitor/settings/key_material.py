@@ -4,8 +4,6 @@ The only part of the configuration that reads files other than the configuration
 never contain a secret, nor a value that would be one if it was pasted into the wrong key.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import codecs

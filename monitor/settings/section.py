@@ -1,7 +1,5 @@
 """A table of settings, and how its validators report errors with their keys."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TypeAlias
 

@@ -13,8 +13,6 @@
 Special characters are percent-encoded.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias, get_args
 from urllib.parse import parse_qsl, quote, unquote

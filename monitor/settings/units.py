@@ -3,8 +3,6 @@
 ``Duration`` and ``Size`` are annotations for fields; other fields refuse a unit.
 """
 
-from __future__ import annotations
-
 import re
 from decimal import Decimal
 from typing import Annotated, Final, TypeAlias

@@ -1,7 +1,5 @@
 """URLs of the configuration: validation, and masking for output. Pure."""
 
-from __future__ import annotations
-
 import re
 from ipaddress import ip_address
 from typing import Annotated, Final, TypeAlias

@@ -1,7 +1,5 @@
 """Request coalescing: one shared call for concurrent callers."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Generic, TypeVar

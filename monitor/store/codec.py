@@ -1,7 +1,5 @@
 """Converts between the function library's arguments and answers and the types of this package."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import struct

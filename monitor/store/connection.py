@@ -6,8 +6,6 @@ Several connection pools, so that no kind of work waits behind another: beats an
 time; the daemon's own reads, for alerts and metrics; health probes; orders that must not be sent twice.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable

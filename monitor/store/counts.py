@@ -1,7 +1,5 @@
 """Counts workers. Each call reads at most 200 cohorts."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from typing import Any
 

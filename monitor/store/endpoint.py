@@ -4,8 +4,6 @@ The endpoint is a server with a fixed address, or the primary that Sentinel name
 connections here, the alerts too: with Sentinel all of them learn of a failover at once.
 """
 
-from __future__ import annotations
-
 from typing import Any, Final, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis

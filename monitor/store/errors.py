@@ -1,7 +1,5 @@
 """Errors of the store, by cause."""
 
-from __future__ import annotations
-
 from monitor.errors import StoreUnavailableError
 
 

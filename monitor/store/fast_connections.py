@@ -8,8 +8,6 @@ The calls that every beat waits for go without redis-py's client: its pool, retr
 packing, sending and reading the answer together.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Mapping
 from typing import Any, Final

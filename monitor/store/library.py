@@ -5,8 +5,6 @@ releases would replace each other's code. So the names of the library and of its
 a digest of the source, and two releases run side by side.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """A client for a second function library in the same store, such as that of the alerts."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 

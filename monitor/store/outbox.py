@@ -1,7 +1,5 @@
 """The event stream for the router: only the owner of a partition reads it, fenced by the token of its lease."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Final
 

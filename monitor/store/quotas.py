@@ -5,8 +5,6 @@ first allow no more than they have; then what is free is divided, first for thos
 the quota together, and nothing is read while no part is used up.
 """
 
-from __future__ import annotations
-
 import random
 import secrets
 from collections import Counter

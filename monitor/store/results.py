@@ -1,7 +1,5 @@
 """Parameter and result types of the store's methods."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

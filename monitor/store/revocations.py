@@ -1,7 +1,5 @@
 """The list of revoked tokens, shared by all daemons of one store."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from monitor.store.results import STORED

@@ -3,8 +3,6 @@
 Each hash tag has an anchor: the hash ``meta``, which exists from the founding on.
 """
 
-from __future__ import annotations
-
 import asyncio
 from typing import Final
 

@@ -9,8 +9,6 @@ former primary takes writes, which will be lost, until Sentinel demotes it 8 s l
 every connection to another server is cut.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from typing import Any, Final
@@ -78,7 +76,7 @@ class Primary:
             raise type(found)(*found.args)
         return found
 
-    def made(self, connection: PrimaryConnection) -> None:
+    def made(self, connection: "PrimaryConnection") -> None:
         """Register a connection. It is cut when the primary moves."""
         self._connections.add(connection)
 

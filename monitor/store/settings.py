@@ -1,7 +1,5 @@
 """The store's settings."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Final
 

@@ -4,8 +4,6 @@ Concurrency: a ``Store`` belongs to one event loop. Every method is one function
 atomic in the store, and replaying it is harmless. Each answer carries the store's time into ``clock``.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -79,7 +77,7 @@ class Store:
         self.quotas = Quotas(self.connection, settings)
 
     @classmethod
-    async def open(cls, settings: StoreSettings) -> Store:
+    async def open(cls, settings: StoreSettings) -> "Store":
         """Connect, check the server, load the library, check the schema.
 
         A full store opens too, if it is already a store of ours: beats are refused until there is room.
@@ -105,7 +103,7 @@ class Store:
         if await schema.found_again(self.connection, self.settings, since_ms=self.clock.now_ms()):
             log.warning("store.founded_again", partitions=self.partitions)
 
-    def inside(self) -> Store:
+    def inside(self) -> "Store":
         """Return the same store for the daemon's own reads, which do not wait behind those of requests."""
         view = copy(self)
         view._read = self.connection.read_inside  # noqa: SLF001 - the same class

@@ -1,7 +1,5 @@
 """A daemon's home and a webhook receiver for each test."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """From a worker's end to the webhook, with daemons that are killed on the way."""
 
-from __future__ import annotations
-
 import secrets
 
 from monitor.clock import monotonic_s

@@ -1,7 +1,5 @@
 """The drill of the operations page, run with the commands that stand there."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

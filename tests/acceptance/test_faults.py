@@ -1,7 +1,5 @@
 """A real daemon whose way to its store breaks in every way that we know: what it said of each beat stays true."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import secrets

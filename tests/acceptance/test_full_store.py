@@ -1,7 +1,5 @@
 """A real daemon whose store is full, by its memory or by its disk: it says so, loses nothing, and goes on by itself."""
 
-from __future__ import annotations
-
 import secrets
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What a daemon that was paused finds in its sockets when it goes on."""
 
-from __future__ import annotations
-
 import signal
 import socket
 from typing import Final

@@ -1,7 +1,5 @@
 """The rule of what is stored: each key has a tag with an anchor, and a line in the tables of docs/operations.md."""
 
-from __future__ import annotations
-
 import re
 import secrets
 import threading

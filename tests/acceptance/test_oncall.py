@@ -1,7 +1,5 @@
 """Actions of an operator on call, with a real daemon: pages, silences, acknowledgements, deliveries, a mass failure."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The monitor's own outages, with real daemons: they cause no page, and hide no death (P1, P2)."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """`lastseen serve --processes 2`: one daemon to its users and operators, whichever process answers."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import os

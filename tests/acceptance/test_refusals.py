@@ -1,7 +1,5 @@
 """Configurations that a daemon refuses, and its messages."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.support import servers

@@ -1,7 +1,5 @@
 """No output of a daemon holds a secret."""
 
-from __future__ import annotations
-
 import http.client
 
 from tests.support.daemons import ANY_PORT, BEAT, WEBHOOK_SECRET, Home, Receiver, call

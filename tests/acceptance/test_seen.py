@@ -1,7 +1,5 @@
 """Seen for real: three workers, one is killed, one webhook; it comes back, one webhook more."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A real daemon on a store behind Sentinel: its primary dies, is paused, and hands over."""
 
-from __future__ import annotations
-
 import itertools
 import secrets
 import threading
@@ -73,7 +71,7 @@ class Beats:
         until(lambda: len(self.stored) >= enough, f"{count} more beats")
 
     @contextmanager
-    def running(self) -> Iterator[Beats]:
+    def running(self) -> "Iterator[Beats]":
         self._thread.start()
         try:
             yield self

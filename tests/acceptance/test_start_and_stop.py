@@ -1,7 +1,5 @@
 """What holds when a daemon starts beside another, is stopped, or is killed, and when its store is."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import os

@@ -1,7 +1,5 @@
 """Clients without a token that hold every connection they can get, beside workers that obey (P29)."""
 
-from __future__ import annotations
-
 import contextlib
 import selectors
 import socket
@@ -70,7 +68,7 @@ class Strangers:
         self._sockets.close()
 
     @contextlib.contextmanager
-    def there(self) -> Iterator[Strangers]:
+    def there(self) -> "Iterator[Strangers]":
         thread = threading.Thread(target=self._run)
         thread.start()
         try:

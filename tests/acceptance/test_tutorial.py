@@ -1,7 +1,5 @@
 """docs/tutorial.md: its commands, in their order, do what the page says."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """P27 on a real daemon: it pings the watchdog while it is healthy, and the pings stop while it is not."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import http.client

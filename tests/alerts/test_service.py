@@ -1,7 +1,5 @@
 """From the event stream to the receivers: what is promised of alerts, on real servers."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections import Counter, defaultdict

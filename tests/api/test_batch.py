@@ -1,7 +1,5 @@
 """Many beats in one request: what is stored, what is rejected by its index, and what bounds it."""
 
-from __future__ import annotations
-
 import asyncio
 import gzip
 import json

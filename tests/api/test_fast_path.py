@@ -1,7 +1,5 @@
 """The fast path of heartbeats and the usual path through the router: a client cannot distinguish the two."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import gc

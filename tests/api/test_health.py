@@ -1,7 +1,5 @@
 """When Lastseen calls itself degraded, and how often it asks the store."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 

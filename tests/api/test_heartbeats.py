@@ -1,7 +1,5 @@
 """Heartbeats and disconnects over HTTP: the published contract, who may send, and the answers to failures."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 from collections.abc import AsyncIterator

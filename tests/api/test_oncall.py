@@ -1,7 +1,5 @@
 """Incidents, silences, deliveries and receivers over HTTP, on a real store."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any

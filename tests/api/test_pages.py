@@ -1,7 +1,5 @@
 """Pages of lists over one, four and 256 partitions: short cursors, nothing twice, nothing left out, bounded work."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import AsyncIterator, Iterable
 from typing import Any

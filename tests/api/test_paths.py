@@ -1,7 +1,5 @@
 """Over a real server: ids that look like paths, methods, and answers that come before the body has been sent."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from typing import Final
 from urllib.parse import quote

@@ -1,7 +1,5 @@
 """What operators and dashboards read: the list, one worker, the counts, the history, and removal."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """P11: which refused beats are evidence of life, of whom, and which never are."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import json

@@ -1,7 +1,5 @@
 """The OpenAPI document: it is the contract, it names every route, and what it allows is answered as it says."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import sys
@@ -34,7 +32,7 @@ from tests.support.openapi import surface
 class NoServices:
     """Handlers are declared with it: they name services when they are declared, and use them when they are called."""
 
-    def __getattr__(self, _: str) -> NoServices:
+    def __getattr__(self, _: str) -> "NoServices":
         return self
 
 

@@ -1,7 +1,5 @@
 """P29: what one tenant does takes nothing from another, and is no blindness of the monitor."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager

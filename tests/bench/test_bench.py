@@ -1,7 +1,5 @@
 """The load generator's honesty, on a small real server whose answers a test chooses, and on a daemon."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import json

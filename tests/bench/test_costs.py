@@ -1,7 +1,5 @@
 """A beat and a page cost no more than is on record, and not much less: a gain is recorded, or a later loss eats it."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

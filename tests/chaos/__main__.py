@@ -4,8 +4,6 @@ Prints what was done and what came of it. The exit status is 1 when a promise wa
 seed is in a file then.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

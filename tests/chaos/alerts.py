@@ -1,7 +1,5 @@
 """Checks of alerts: every event reaches its receivers, once, in order, with its end (P5, P6, P7, P18, P23). Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Final
 

@@ -1,7 +1,5 @@
 """The clients of the daemons during a run: the workers, the probes, and the readers of the status API."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import itertools
@@ -109,7 +107,7 @@ class Cast:
             daemon = await self._beat(life, daemon, counts, until_s)
 
     async def _beat(
-        self, life: Life, daemon: int, counts: itertools.count[int], until_s: float | None, *, said: Said = Said.BEAT
+        self, life: Life, daemon: int, counts: "itertools.count[int]", until_s: float | None, *, said: Said = Said.BEAT
     ) -> int:
         """Beat at the interval, to the daemon that served last, or to the next one after a failure. Clients in the
         field do not try again before their next beat is due, and neither does this one."""

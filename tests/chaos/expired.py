@@ -1,8 +1,6 @@
 """Checks of refused beats: a worker with an expired token is reported as rejected, then as stale once
 silent (P11). Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Final
 

@@ -4,8 +4,6 @@ Judged by what workers sent, and not by when the monitor took beats: an outage t
 nothing here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final

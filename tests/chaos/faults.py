@@ -1,7 +1,5 @@
 """Doing the faults of a plan to a site, and noting what was done."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import itertools

@@ -1,8 +1,6 @@
 """Checks of groups: a receiver that is notified of an environment as a group knows which workers are down, and gets the
 end once (P5, P18). Many workers that fall silent together are one notification (P16). Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Final
 

@@ -1,7 +1,5 @@
 """Records made by hand: a quiet run that kept every promise, and ways to change it."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from typing import Final

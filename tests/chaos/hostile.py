@@ -4,8 +4,6 @@ of another tenant (P29). Prints what the fleet noticed, and exits with 1 when it
 The clients run in a process of their own, so that what the fleet waits for is the daemon and not this harness.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import contextlib

@@ -3,8 +3,6 @@
 Each kind of life is drawn by a generator of its own: a new kind changes nothing in the lives of the others.
 """
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """Checks of liveness: no living worker is called stale, each dead one is, once, in time (P1, P2, P3, P8, P9). Pure."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Watching for the machine's part in a run: spans in which a process that matters got too little of its cores."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterable
 from pathlib import Path

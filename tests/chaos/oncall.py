@@ -1,7 +1,5 @@
 """The operators on call during a run: they silence workers, end silences early and acknowledge incidents."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The oracle: from what truly happened and what was observed to the promises that were broken. The rules are pure."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -5,8 +5,6 @@ deadline before which no worker may be called stale (windows as short and few as
 the one after which every dead worker must be (as long and many). Between the two the oracle says nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final

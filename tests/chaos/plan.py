@@ -1,7 +1,5 @@
 """From a seed to a timeline of faults and of workers' lives. Pure: the same seed gives the same plan everywhere."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 from enum import StrEnum

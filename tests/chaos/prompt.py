@@ -1,8 +1,6 @@
 """Checks of time: deaths are detected in time (P14), and notified in time whatever other receivers do (P21), and so is
 the last of many changes (P20). A worker that is put off is not given up (P28). Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Final
 

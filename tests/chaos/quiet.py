@@ -1,8 +1,6 @@
 """Checks of on-call requests: silences hold back notifications and nothing else (P17). Reminders do not come too often,
 and not for incidents that are acknowledged or over (P19). Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final

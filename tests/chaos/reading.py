@@ -1,7 +1,5 @@
 """Checks of readings: the status API shows the true state at the moment of reading (P10, P22). Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Final
 

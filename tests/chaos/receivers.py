@@ -1,7 +1,5 @@
 """Webhook receivers that check signatures, record arrivals and fail on request."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import hashlib

@@ -4,8 +4,6 @@ Times end in ``_s`` and are seconds since the run's start by the harness's own m
 ``_ms``: those are the store's, as it wrote them.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum

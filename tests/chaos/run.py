@@ -1,7 +1,5 @@
 """One run: a plan is played out on a site, and everything that was seen is left as a record."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The store, the daemons, the proxies between them and the receivers of one run. Starts and breaks real processes."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

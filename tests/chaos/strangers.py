@@ -3,8 +3,6 @@
 Each attack is a coroutine that goes on until it is cancelled. All share a number of connections and a rate of bytes.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import itertools

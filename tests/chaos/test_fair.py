@@ -1,7 +1,5 @@
 """The oracle names P29 where hostile clients are all that is wrong, also where the monitor says that it was blind."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final

@@ -1,7 +1,5 @@
 """The oracle says nothing of a run that kept every promise, and names each one that a run broke."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final

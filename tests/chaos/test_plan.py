@@ -1,7 +1,5 @@
 """Plans are made from their seed alone, and between them hold every fault."""
 
-from __future__ import annotations
-
 from collections import Counter
 from itertools import combinations
 

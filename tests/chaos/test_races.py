@@ -4,8 +4,6 @@ Each function of the store is one atomic step, so what can happen when many daem
 steps. All orders of small sets of them are made on a real store, at exact moments, against a model of thirty lines.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence

@@ -8,8 +8,6 @@ Silences in it are longer than the credit that a restart gives. That a shorter o
 docs/outages.md, and not a difference of the sequence that this is about.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping

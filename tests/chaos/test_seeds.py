@@ -1,7 +1,5 @@
 """A few seeds of the chaos suite, so that CI makes some runs; docs/chaos.md has the long one."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 from typing import Final

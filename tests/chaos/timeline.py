@@ -1,7 +1,5 @@
 """The run's clock: seconds since its start, and waiting for a moment of the plan or for a condition."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final

@@ -1,7 +1,5 @@
 """The ``[alerts]`` section: receivers, routes, mass failures, and what is refused and warned of about them."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The configuration: defaults, refusals with their place, the environment, warnings."""
 
-from __future__ import annotations
-
 import pickle
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``config.toml`` and the reference keep up with the models: every key, with its default."""
 
-from __future__ import annotations
-
 import base64
 import json
 import re

@@ -1,7 +1,5 @@
 """Keys and secrets of the configuration: where they are read from, what is refused, and that none is shown."""
 
-from __future__ import annotations
-
 import base64
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The URL of a store behind Sentinel."""
 
-from __future__ import annotations
-
 import pytest
 
 from monitor.settings.store_urls import SENTINEL_PORT, SentinelUrl, is_sentinel_url, sentinel_url

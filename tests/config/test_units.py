@@ -1,7 +1,5 @@
 """Durations and sizes of the configuration: what is read, what is refused."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

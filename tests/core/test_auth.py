@@ -1,7 +1,5 @@
 """Tokens: what is accepted, and every way of being refused (P24). Most are made by hand, not by ``mint``."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import hmac

@@ -1,7 +1,5 @@
 """When a daemon counts as one that accepts no beats, though it runs (P28)."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """The store's time between two answers of the store."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

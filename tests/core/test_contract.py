@@ -1,7 +1,5 @@
 """The published contract: recorded answers, the published model as an oracle, and whatever bytes there are."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from typing import Any

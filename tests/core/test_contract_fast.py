@@ -1,7 +1,5 @@
 """The quick reader of common beats against the one that judges: what the one takes, the other takes alike."""
 
-from __future__ import annotations
-
 import base64
 import json
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """Parts of a receiver's groups: each has its turn, and none before it is due."""
 
-from __future__ import annotations
-
 from alerts.delivery.due_parts import DueParts
 
 

@@ -1,7 +1,5 @@
 """What may be asked of the store's durability, and what the server's answers confirm."""
 
-from __future__ import annotations
-
 import pytest
 from redis.exceptions import NoPermissionError, ResponseError
 

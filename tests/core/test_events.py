@@ -1,7 +1,5 @@
 """Events: an id that is the fact's own, a JSON form with everything in it, metadata that is cut and stays true."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

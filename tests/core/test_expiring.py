@@ -1,7 +1,5 @@
 """The warning about tokens that will soon expire."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import structlog

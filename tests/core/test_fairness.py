@@ -1,7 +1,5 @@
 """Share of an event loop iteration that requests may take."""
 
-from __future__ import annotations
-
 import asyncio
 
 from monitor.clock import monotonic_s

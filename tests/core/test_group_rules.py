@@ -1,7 +1,5 @@
 """The rules of a group of many workers, by themselves: no store, no clock."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The rules of incidents, as tables."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import msgspec

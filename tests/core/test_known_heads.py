@@ -1,7 +1,5 @@
 """What is kept of the heads of heartbeats."""
 
-from __future__ import annotations
-
 from monitor.http.known_heads import KnownHeads
 
 BEGIN = b"POST /beat HTTP/1.1\r\n"

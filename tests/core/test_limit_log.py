@@ -1,7 +1,5 @@
 """Log lines about refusals: repeated after a pause, and limited for each tenant separately."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

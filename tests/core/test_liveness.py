@@ -1,7 +1,5 @@
 """The machine, written out a second time and by hand; the deadlines to the millisecond; the rules for its Lua."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the daemon writes about itself: one form for our lines and those of the libraries."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging

@@ -1,7 +1,5 @@
 """What is counted: by one process, by several that share a table, and what a scrape makes of it."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Which partitions a daemon bids for, and which it sweeps, with a manual clock and answers written by hand."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Final
 

@@ -1,7 +1,5 @@
 """Work that takes long has one piece in every fourth turn of the loop for all requests together (P29)."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """What notifications say, and what they never say: tables of sentences, and properties of every body."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """GCRA compared with an exact leaky bucket, and what is kept of limited callers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from fractions import Fraction
 from functools import partial

@@ -1,7 +1,5 @@
 """Routing, bodies, ids and the retry schedule: tables, no store."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pytest

@@ -1,7 +1,5 @@
 """When passes run: at their times, never two of a kind at once, and to their end at a stop."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine

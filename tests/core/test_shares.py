@@ -1,7 +1,5 @@
 """P29: each further tenant may take half of what is left of a shared resource. Tenants at a limit are logged."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Which workers silences match, and when."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

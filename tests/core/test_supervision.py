@@ -1,7 +1,5 @@
 """A part of the alert service that fails: for how long it is named, and how soon it is started again (P30)."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any

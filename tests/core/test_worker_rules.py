@@ -1,7 +1,5 @@
 """The rules of a group of one worker, by themselves: no store, no clock."""
 
-from __future__ import annotations
-
 from enum import Enum
 from typing import Any
 

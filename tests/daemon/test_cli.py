@@ -1,7 +1,5 @@
 """The command line from outside: what stands on which stream, what is in a token, and what the exit status says."""
 
-from __future__ import annotations
-
 import os
 import stat
 import subprocess

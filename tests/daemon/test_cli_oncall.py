@@ -1,7 +1,5 @@
 """The commands that ask a running daemon: what they print, whom they ask as, and what the exit status says."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 import json

@@ -1,7 +1,5 @@
 """One process of several, with the test as its supervisor."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pickle

@@ -1,7 +1,5 @@
 """P27: the daemon's self-checks, and their results for clients and for its other processes."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import os

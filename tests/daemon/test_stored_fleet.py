@@ -1,7 +1,5 @@
 """What alerts ask of the worker store: whether an outage goes on."""
 
-from __future__ import annotations
-
 from typing import cast
 
 import pytest

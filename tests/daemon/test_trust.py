@@ -1,7 +1,5 @@
 """The data directory: its required owner, and the owner of its files."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import stat

@@ -1,7 +1,5 @@
 """P27: the outgoing heartbeat goes out while all is well, stops while anything is not, and disturbs nothing."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections.abc import AsyncIterator

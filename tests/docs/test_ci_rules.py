@@ -1,7 +1,5 @@
 """What a green run in CI means: nothing was skipped, and the README's commands are the ones that ran."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -4,8 +4,6 @@
 arguments stands for its name, and is only looked up.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Iterator

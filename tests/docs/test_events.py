@@ -1,7 +1,5 @@
 """docs/events.md: nothing is missing from it, and its examples are true and run."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Every warning of the log is in the document that says what it means and what to do, and no other is."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Each reason for a degraded monitor and each metric is in the documents, and the alert rules know them (P27)."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Words of private language that were taken out of code, tests and documents, and do not come back."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Final

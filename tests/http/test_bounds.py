@@ -3,8 +3,6 @@
 Each with beats that take the fast path and with requests that do not.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json
@@ -96,7 +94,7 @@ class Pusher:
 
     @classmethod
     @contextlib.contextmanager
-    def at(cls, port: int, request: bytes) -> Iterator[Pusher]:
+    def at(cls, port: int, request: bytes) -> "Iterator[Pusher]":
         with socket.socket() as sock:
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 sock.setsockopt(socket.SOL_SOCKET, option, KERNEL_BYTES)

@@ -1,7 +1,5 @@
 """Who is closed when there are too many connections: never a whole request for heads that do not end (P28, P29)."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import socket
@@ -68,7 +66,7 @@ class Crowd:
         await self._reached.wait()
 
     @contextlib.asynccontextmanager
-    async def there(self) -> AsyncIterator[Crowd]:
+    async def there(self) -> "AsyncIterator[Crowd]":
         self.tasks = [asyncio.create_task(self._hold(number)) for number in range(STRANGERS)]
         await self.more(STRANGERS)
         try:

@@ -4,8 +4,6 @@ A look of the collector at everything takes longer than a hundred heartbeats, an
 one by coming and going.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import gc

@@ -1,7 +1,5 @@
 """Heads, trailers and chunk extensions without an end are refused early, and take little memory (P28)."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import tracemalloc

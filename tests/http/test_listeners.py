@@ -1,7 +1,5 @@
 """How processes share a port: evenly, closed to other processes, and no connection is lost with a process."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import socket

@@ -2,8 +2,6 @@
 and the end of the client's side. No byte of a body is ever read as a request.
 """
 
-from __future__ import annotations
-
 import asyncio
 import shutil
 from collections.abc import AsyncIterator

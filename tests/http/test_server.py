@@ -1,7 +1,5 @@
 """What the listener bears: silent, slow and too many connections."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import socket
@@ -76,7 +74,7 @@ class Client:
         self.writer = writer
 
     @classmethod
-    async def to(cls, port: int) -> Client:
+    async def to(cls, port: int) -> "Client":
         return cls(*await asyncio.open_connection("127.0.0.1", port))
 
     async def ask(self) -> bytes:

@@ -1,7 +1,5 @@
 """Many beats of one request, in calls of their own."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

@@ -1,7 +1,5 @@
 """P11: evidence on its way to the store, bounded and without errors for callers; and its effect in a daemon."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import math

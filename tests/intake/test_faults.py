@@ -3,8 +3,6 @@
 Whatever the fault, a beat that was answered 2xx is in the store. Every other beat was refused within the time limit.
 """
 
-from __future__ import annotations
-
 import asyncio
 import random
 import socket

@@ -1,7 +1,5 @@
 """A call that was answered 503 is not applied later: the worker may have sent newer data since."""
 
-from __future__ import annotations
-
 import asyncio
 import signal
 from collections.abc import Awaitable

@@ -1,7 +1,5 @@
 """Limits on beats per second, in the three forms in which a beat comes in, and a store that is too slow (P28)."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping

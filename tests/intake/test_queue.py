@@ -1,7 +1,5 @@
 """The intake on a real store: order, batches, and an answer to every caller in all cases."""
 
-from __future__ import annotations
-
 import asyncio
 import signal
 from collections.abc import Awaitable

@@ -1,7 +1,5 @@
 """Quotas of a tenant over several partitions: refused at the quota, and not before, wherever the workers are."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 from collections import Counter

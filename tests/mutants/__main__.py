@@ -1,7 +1,5 @@
 """Make each wrong change and run its tests: ``python -m tests.mutants --help``."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 import threading

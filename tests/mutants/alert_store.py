@@ -1,7 +1,5 @@
 """Wrong changes to the alerts' Lua: groups, incidents, silences, mass failures, reading, and the Python at its side."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from tests.mutants.mutant import Mutant

@@ -1,7 +1,5 @@
 """Wrong changes to tokens, keys, revocations, scopes."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from tests.mutants.mutant import Mutant

@@ -1,7 +1,5 @@
 """All wrong changes, by the part of the product that they are made in."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Final
 

@@ -1,7 +1,5 @@
 """Wrong changes to settings, files, secrets, the command line."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from tests.mutants.mutant import Mutant

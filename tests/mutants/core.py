@@ -1,7 +1,5 @@
 """Wrong changes to the pure core: deadlines, outage credit, statuses, evidence, shares."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from tests.mutants.mutant import Mutant

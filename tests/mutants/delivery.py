@@ -1,7 +1,5 @@
 """Wrong changes to attempts, retries, leases, receivers, payload."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from tests.mutants.mutant import Mutant

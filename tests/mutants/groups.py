@@ -1,7 +1,5 @@
 """Wrong changes to alerts that are decided: groups, mass, single, flapping, silences, routing."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from tests.mutants.mutant import Mutant

@@ -1,7 +1,5 @@
 """Wrong changes to health, self_check, metrics, the watchdog, the sweeper, the scheduler."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from tests.mutants.mutant import Mutant

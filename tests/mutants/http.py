@@ -1,7 +1,5 @@
 """Wrong changes to the HTTP server: heads, bounds, pace, connections; and to the contract's reader behind it."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from tests.mutants.mutant import Mutant

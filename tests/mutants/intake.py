@@ -1,7 +1,5 @@
 """Wrong changes to intake, calls, rates, the fast path, lists of beats."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from tests.mutants.mutant import Mutant

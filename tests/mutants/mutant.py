@@ -1,7 +1,5 @@
 """What a wrong change is."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

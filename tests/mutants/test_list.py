@@ -1,7 +1,5 @@
 """The list of wrong changes fits the product: each changes one place, into something that runs, and has its tests."""
 
-from __future__ import annotations
-
 import ast
 from collections import Counter
 from typing import Final

@@ -1,7 +1,5 @@
 """Copies of this checkout in which one wrong change at a time is made and tested."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

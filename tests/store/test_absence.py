@@ -1,7 +1,5 @@
 """A worker that announces its absence: no alert until then, and one if it is not back."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """A copy of the embedded store's data is one of a single moment, whatever the store does, or there is none."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The monitor's own outages: the arithmetic as tables and properties, and the function library held against it."""
 
-from __future__ import annotations
-
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -151,7 +149,7 @@ class Monitor:
         # As `ManualClock` does, on a connection that stays: a test of minutes takes hundreds of pulses.
         await self._redis.hset("{ls:0}:meta", mapping={"last": str(self.now_ms), "skew": str(-(10**12))})
 
-    async def at(self, now_ms: int) -> Monitor:
+    async def at(self, now_ms: int) -> "Monitor":
         """The next calls are at this time; nothing happens until then."""
         assert now_ms >= self.now_ms
         self.now_ms = now_ms

@@ -1,7 +1,5 @@
 """Where the monitor's own outages, refused beats, announced absences and the store's clock meet each other."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 from redis.asyncio import Redis

@@ -1,7 +1,5 @@
 """P23: what a disconnect reports is as safe as configured before its 204."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import signal

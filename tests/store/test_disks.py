@@ -1,7 +1,5 @@
 """The full disk of the tests does to a server what a full disk does."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Iterator

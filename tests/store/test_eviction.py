@@ -1,7 +1,5 @@
 """A store that begins to evict is noticed, and so is that it stopped."""
 
-from __future__ import annotations
-
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 

@@ -1,7 +1,5 @@
 """Founding: every hash tag has an anchor, an unfounded one takes no call, and a refused start leaves nothing."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Iterable
 from functools import partial

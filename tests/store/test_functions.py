@@ -1,7 +1,5 @@
 """Flags of the functions in the store."""
 
-from __future__ import annotations
-
 import hashlib
 
 from redis.asyncio import Redis

@@ -1,7 +1,5 @@
 """Does everything to the function library and to a plain model, in any order, and compares all that they say."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine

@@ -1,7 +1,5 @@
 """Partitions and their owners, on a real store: each has one, by the lease that the daemons' pulses carry."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager

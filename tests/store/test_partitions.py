@@ -1,7 +1,5 @@
 """Counts over many partitions: all of them, some at once."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

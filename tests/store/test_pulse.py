@@ -1,7 +1,5 @@
 """The pulse of a daemon, on a real store."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import signal

@@ -3,8 +3,6 @@
 Over TCP, and by way of a proxy, because some of them are not there on a unix socket.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import random

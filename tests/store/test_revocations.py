@@ -1,7 +1,5 @@
 """Revoked tokens: by the file and by the command, on every replica, and on the fast path of heartbeats too."""
 
-from __future__ import annotations
-
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any

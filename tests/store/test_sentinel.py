@@ -1,7 +1,5 @@
 """A store behind Sentinel that loses its primary in each way that we know: beats go on, and only to the new one."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager

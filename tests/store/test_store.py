@@ -1,7 +1,5 @@
 """The store's promises one by one, on Valkey and on Redis, at exact milliseconds."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import zlib

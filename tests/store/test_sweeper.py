@@ -1,7 +1,5 @@
 """The sweeper's passes on a real store: bounded, each transition reported once, no failure while the store is away."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 from typing import Any

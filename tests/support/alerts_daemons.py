@@ -1,7 +1,5 @@
 """An alert service on a real store, with an event source, a clock and receivers that a test holds in its hands."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 

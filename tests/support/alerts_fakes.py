@@ -1,7 +1,5 @@
 """What the tests of `alerts` share: events, a manual clock, an event source, receivers, a webhook server."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable

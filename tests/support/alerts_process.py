@@ -5,8 +5,6 @@ Routes the same events from the beginning at every start, as after a crash befor
 failpoint may stand in its environment (``tests.support.failpoints``).
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import sys

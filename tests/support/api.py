@@ -1,7 +1,5 @@
 """The whole HTTP side over a real store, for tests: in process, and behind a real server."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import math

@@ -1,7 +1,5 @@
 """Configuration files of tests, and how they are refused."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

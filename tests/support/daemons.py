@@ -4,8 +4,6 @@ Everything is a process or a socket on loopback. What a test starts ends with it
 Linux the kernel ends it when the test run itself dies.
 """
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import itertools
@@ -98,7 +96,7 @@ def call(
 class Daemon:
     """One run of `lastseen serve`. It ends by ``stop``, by ``kill``, or with its `Home`."""
 
-    def __init__(self, home: Home, name: str, *arguments: str, env: Mapping[str, str]) -> None:
+    def __init__(self, home: "Home", name: str, *arguments: str, env: Mapping[str, str]) -> None:
         self._home = home
         self._out, self._err = home.directory / f"{name}.out", home.directory / f"{name}.err"
         tied = [sys.executable, "-I", "-S", "-c", servers._EXEC_TIED_TO_PARENT, str(os.getpid())]
@@ -149,7 +147,7 @@ class Daemon:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.output()[-4_000:]}") from None
 
-    def ready(self) -> Daemon:
+    def ready(self) -> "Daemon":
         """Wait until it accepts beats."""
         self.url = str(self.wait_for("daemon.ready")[0]["url"])
         return self
@@ -252,7 +250,7 @@ class Home:
         """Make the token that the daemons' ``call`` uses. The configuration has to be there."""
         self.master = self.token("heartbeat:write", "workers:read", "metrics:read", "admin", "operator")
 
-    def take_keys_of(self, other: Home) -> None:
+    def take_keys_of(self, other: "Home") -> None:
         """Have the generated key of another home, so that its master token is good here too."""
         data = self.directory / "data"
         data.mkdir(mode=0o700)

@@ -3,8 +3,6 @@
 The model of the store uses it, so that a mistake in the library's arithmetic shows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 

@@ -6,8 +6,6 @@ write that goes past the limit is cut short and the next one fails with ``EFBIG`
 limit may still be made and grow up to it, as on a disk that has room for small files only.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 import resource

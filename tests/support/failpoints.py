@@ -4,8 +4,6 @@ They do nothing unless the environment variable ``LASTSEEN_TEST_FAILPOINT`` is s
 with SIGKILL when it reaches the point of that name for the n-th time; ``*:<n>`` counts all points.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Workers in this process that beat over kept-alive connections as fast as they are answered, and count answers."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import random
@@ -44,7 +42,7 @@ class Connection:
         self._token = token
 
     @classmethod
-    async def to(cls, port: int, token: str) -> Connection:
+    async def to(cls, port: int, token: str) -> "Connection":
         return cls(*await asyncio.open_connection("127.0.0.1", port), token)
 
     def send(self, method: str, path: str, body: object = None, *head: str) -> None:

@@ -1,7 +1,5 @@
 """The next step of a group, as the planner asks for it; and that deciding changes nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from enum import Enum
 from typing import Protocol

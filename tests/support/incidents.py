@@ -1,7 +1,5 @@
 """Events noted in incidents and counted as deaths, as the router does, without receivers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 from alerts.groups.incidents import Noted

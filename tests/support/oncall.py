@@ -1,7 +1,5 @@
 """The on-call side over a real store, for tests: its stores and receivers without the parts that work on them."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 

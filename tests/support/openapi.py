@@ -1,7 +1,5 @@
 """An OpenAPI document as lines of text: what a client depends on, in one form for equal rules."""
 
-from __future__ import annotations
-
 from typing import Any, Final
 
 _TEXTS: Final = frozenset({"title", "description", "examples", "tags"})

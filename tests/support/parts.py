@@ -1,7 +1,5 @@
 """A receiver's groups over all partitions and shards, for what the product asks of one at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from alerts.groups.state import NotificationRecord, Outcome

@@ -14,8 +14,6 @@ Counters and ``until`` let a test wait for what has happened. A proxy belongs to
 while a daemon starts: start that one with ``asyncio.to_thread``.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import socket

@@ -13,8 +13,6 @@ itself dies. Calls here block; a test on a loop makes them by ``asyncio.to_threa
 - ``watched.sentinels[k]`` can be killed, paused and started again too.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

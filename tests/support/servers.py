@@ -4,8 +4,6 @@ Nothing is left behind: a server is killed by its process id when its test is ov
 kernel kills it when the test run itself dies.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Every index and counter of a partition, computed again from its records and compared with what is stored."""
 
-from __future__ import annotations
-
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """A second implementation of the function library, in plain Python over plain dictionaries."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from monitor.blindness import Window

@@ -1,7 +1,5 @@
 """Opening a store for a test, and its manual clock."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial

@@ -1,7 +1,5 @@
 """Requests to the published service, and what it answered."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """A store that records each writing call, and holds calls back on request."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager

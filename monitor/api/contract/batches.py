@@ -1,7 +1,5 @@
 """Splits the body of a batch, a JSON array or JSON lines, into the unparsed bodies of its beats. Pure."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache

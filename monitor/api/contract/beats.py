@@ -1,7 +1,5 @@
 """Parses a request body into a ``Beat`` or a ``Disconnect``."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from typing import Final, TypeVar

@@ -1,7 +1,5 @@
 """Faults of a request, in the published contract's ``HTTPValidationError`` shape."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, replace
 from typing import Final

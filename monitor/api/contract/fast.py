@@ -5,8 +5,6 @@ For a body that this reader accepts, ``strict`` gives the same values; ``tests/c
 the two.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Final
 
 import msgspec

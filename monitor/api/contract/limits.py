@@ -1,7 +1,5 @@
 """Limits on the parts of a beat: texts are refused or truncated, times are clamped."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

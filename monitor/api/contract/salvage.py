@@ -1,7 +1,5 @@
 """Extracts worker ids from a rejected body: a prefix of one beat, of an array of beats or of JSON lines. Pure."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The strict reader: parses every body with Pydantic. Accepts and refuses as the published service, with its faults."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Any, Final, TypeVar
 

@@ -1,7 +1,5 @@
 """Parts of the document: schemas that are not of a typed endpoint, answers and problems."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any, Final
 

@@ -1,7 +1,5 @@
 """The OpenAPI 3.1 document. One test compares it with the routes, another sends requests generated from it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Final

@@ -1,7 +1,5 @@
 """Describes typed endpoints: operations by Litestar, schemas by msgspec, both from the handlers' signatures."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

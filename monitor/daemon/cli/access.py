@@ -1,7 +1,5 @@
 """Helpers of the commands: configuration, tokens, the client of a running daemon, output lines."""
 
-from __future__ import annotations
-
 import json
 import os
 import secrets

@@ -1,7 +1,5 @@
 """HTTP client of a running daemon, for the command line."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import urllib.request

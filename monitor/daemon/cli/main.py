@@ -1,7 +1,5 @@
 """The commands ``lastseen serve``, ``check``, ``backup`` and ``token``. ``monitor.daemon.commands`` has their help."""
 
-from __future__ import annotations
-
 import functools
 import secrets
 import sys

@@ -1,7 +1,5 @@
 """The on-call commands: silences, incidents, deliveries and receivers of a running daemon."""
 
-from __future__ import annotations
-
 import base64
 import secrets
 from collections.abc import Iterator, Mapping

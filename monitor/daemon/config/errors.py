@@ -4,8 +4,6 @@
 A value that is or may contain a secret is omitted or masked.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Final
 

@@ -4,8 +4,6 @@ Used for the names of environment variables, for "did you mean", and by the test
 models.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass

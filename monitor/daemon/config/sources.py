@@ -3,8 +3,6 @@
 Knows positions and texts, not their meaning: the caller passes the list of existing keys.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import unicodedata

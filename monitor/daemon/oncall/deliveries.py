@@ -1,7 +1,5 @@
 """Endpoints for deliveries: notifications and their outcomes."""
 
-from __future__ import annotations
-
 from typing import Annotated, Final, Literal
 
 import msgspec

@@ -1,7 +1,5 @@
 """Endpoints for incidents: list, get, acknowledge."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from typing import Annotated, Final, Literal
 

@@ -1,7 +1,5 @@
 """Endpoints for receivers: list, enable, test."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Annotated, Final
 

@@ -4,8 +4,6 @@ What a caller may not see does not exist for it. After a 503 a change may or may
 harmless.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 

@@ -1,7 +1,5 @@
 """What the on-call endpoints share: cursors, optional times, an empty body."""
 
-from __future__ import annotations
-
 import re
 
 import msgspec

@@ -1,7 +1,5 @@
 """Endpoints for silences, which suppress notifications for matching workers for a limited time."""
 
-from __future__ import annotations
-
 import json
 import secrets
 from typing import Annotated, Final, Literal

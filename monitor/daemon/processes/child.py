@@ -4,8 +4,6 @@
 process stops.
 """
 
-from __future__ import annotations
-
 import asyncio
 import pickle
 import signal

@@ -4,8 +4,6 @@ The supervisor writes one pickled ``Assignment``. It contains secrets, so it is 
 environment. The process writes ``READY`` once it accepts beats, or the reason if it cannot run.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Final
 

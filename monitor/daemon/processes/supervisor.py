@@ -7,8 +7,6 @@ Each has its own session, so that a terminal's ^C reaches the supervisor only. T
 it ends.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

@@ -1,7 +1,5 @@
 """P5 and P6 though the daemon is killed: at each point between an event and its outcome, and at any moment."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import random

@@ -1,7 +1,5 @@
 """A flapping worker's outage is notified once it lasts, and so is its end; no event is held without end (P20)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

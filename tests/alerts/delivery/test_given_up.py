@@ -1,7 +1,5 @@
 """Dead-lettered pages that are offered again while others come and go."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

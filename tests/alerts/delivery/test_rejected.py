@@ -1,7 +1,5 @@
 """P11 at the receivers: a living worker with rejected beats is notified as such, and again when it falls silent."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import json

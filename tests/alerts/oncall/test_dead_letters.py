@@ -1,7 +1,5 @@
 """Dead letters an operator replays or drops; acks and ends of silences at alert groups. On real stores."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any

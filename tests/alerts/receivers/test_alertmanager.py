@@ -1,7 +1,5 @@
 """A real Alertmanager, Debian's own, on a loopback port, and the alerts that it makes of notifications."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import shutil

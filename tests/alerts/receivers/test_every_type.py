@@ -1,7 +1,5 @@
 """What holds for every type of receiver, against another side that answers, misbehaves or is not there."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

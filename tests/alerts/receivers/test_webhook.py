@@ -3,8 +3,6 @@
 What holds for every type of receiver is in test_every_type.py.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re

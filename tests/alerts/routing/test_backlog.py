@@ -1,7 +1,5 @@
 """Ten thousand deaths that wait for the router, in one partition and in 16: from the worker store on."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import AsyncIterator

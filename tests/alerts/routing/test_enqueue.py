@@ -1,7 +1,5 @@
 """Events added to alert groups and delivered, on real servers: races, repetitions and invalid state."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """Mass failures: the rule, and its state in the store."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """P26 for what alerts keep: every bound by age and number, on real servers, and what no bound may touch."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import AsyncIterator

@@ -1,7 +1,5 @@
 """The tries of a compare-and-set loop, alone and at the groups of a receiver."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Sequence
 from typing import ClassVar
 

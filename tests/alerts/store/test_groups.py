@@ -1,7 +1,5 @@
 """The alert groups of a receiver on real servers."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from typing import Any
 

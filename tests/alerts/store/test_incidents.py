@@ -1,7 +1,5 @@
 """Incidents in a real store."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any

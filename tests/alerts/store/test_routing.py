@@ -1,7 +1,5 @@
 """A router's batch in a real store: all of it is written in one step, or nothing."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Sequence
 
 import pytest

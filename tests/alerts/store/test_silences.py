@@ -1,7 +1,5 @@
 """Silences in a real store."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from typing import Any
 

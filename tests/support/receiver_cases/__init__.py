@@ -1,7 +1,5 @@
 """What the suite over all types of receivers needs of each: a module here, named as the type, that has its ``CASE``."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager

@@ -1,7 +1,5 @@
 """Alertmanager behind a proxy that wants a token, on a path that is a secret itself."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from tests.support.receiver_cases import Case

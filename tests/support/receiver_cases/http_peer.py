@@ -1,7 +1,5 @@
 """A small HTTP server that misbehaves as a test chooses, in ways that a server library would not allow."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections.abc import AsyncIterator

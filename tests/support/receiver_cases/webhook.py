@@ -1,7 +1,5 @@
 """Webhooks, with a URL that is a secret itself."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from tests.support.alerts_fakes import SECRET
