@@ -20,7 +20,6 @@ from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, model_v
 
 from alerts.errors import PermanentDeliveryError
 from alerts.groups.classify import DOWN, ENDS
-from alerts.receivers.http import Answer
 from alerts.receivers.receiver import Notification, PostingSettings
 from monitor.events import rfc3339, severity
 from monitor.liveness import EventKind
@@ -136,12 +135,12 @@ class AlertmanagerReceiver:
         return self._labels.get("severity") or severity(EventKind(kind))
 
 
-def _refuses_alert(answer: "Answer") -> bool:
+def _refuses_alert(status: int, headers: Mapping[str, str]) -> bool:
     """Whether Alertmanager itself rejects the alert, and so the whole body, as invalid.
 
     Alertmanager does so with JSON. A 400 from a proxy in front of it is text or HTML and says nothing about the alert.
     """
-    return answer.status == _BAD_REQUEST and answer.headers.get("content-type", "").startswith("application/json")
+    return status == _BAD_REQUEST and headers.get("content-type", "").startswith("application/json")
 
 
 def _ms(moment: str) -> int:

@@ -208,7 +208,7 @@ def failure_of(error: Exception, *, timeout_s: float, where: str = "the server")
 class Poster:
     """POSTs to one URL; a 2xx is an acceptance. Must be closed with ``close``.
 
-    410 disables the receiver. 413, and a response for which ``blames_body`` is true, reject this body permanently.
+    410 disables the receiver. 413, and an answer for which ``blames_body`` is true, reject this body permanently.
     Every other status and every network error is transient: refused credentials, an unknown path or a bad request can
     be fixed at the receiver or in its configuration, and the pages wait for that. Redirects are not followed, because
     the body would go to a server that is not configured. Connections are reused; proxies from the environment are not
@@ -222,7 +222,7 @@ class Poster:
         url: str,
         allow_private: bool,
         timeout_s: float,
-        blames_body: Callable[[Answer], bool] = lambda _: False,
+        blames_body: Callable[[int, Mapping[str, str]], bool] = lambda *_: False,
     ) -> None:
         self._name = name
         self._url = url
@@ -299,7 +299,7 @@ class Poster:
     def _refused(self, answer: Answer, *, now_ms: int) -> DeliveryError:
         message = f"receiver {self._name!r}: HTTP {answer.status}"
         cause = cause_of(answer.status)
-        if answer.status in {_GONE, _TOO_LARGE} or self._blames_body(answer):
+        if answer.status in {_GONE, _TOO_LARGE} or self._blames_body(answer.status, answer.headers):
             return PermanentDeliveryError(message, cause=cause, answer=answer.body, disable=answer.status == _GONE)
         asked = answer.headers.get("retry-after")
         return TransientDeliveryError(

@@ -6,9 +6,7 @@ answer of the resolver, could see another address than the connection uses.
 
 import ipaddress
 import socket
-from typing import Final, TypeAlias
-
-from aiohttp.connector import AddrInfoType
+from typing import Any, Final, TypeAlias
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -25,7 +23,7 @@ class AddressRefusedError(OSError):
     """The address is one to which notifications must not be sent."""
 
 
-def guarded_socket(addr_info: AddrInfoType) -> socket.socket:
+def guarded_socket(addr_info: tuple[int, int, int, str, tuple[Any, ...]]) -> socket.socket:
     """Make the socket for one resolved address. For use as ``socket_factory`` of aiohttp's connector.
 
     Raises:

@@ -110,11 +110,11 @@ async def test_p26_a_store_in_use_of_which_a_part_is_missing_is_refused_and_not_
     store_url: str, lost: str
 ) -> None:
     async with opened(store_url, partitions=4) as store, Redis.from_url(store_url) as redis:
+        alerts = alert_store(store_url, partitions=4)
         await redis.delete(lost)
         base = lost.removesuffix("meta")
         with pytest.raises(SchemaError, match=f"lost data: {base} is missing"):
             await Store.open(settings(store_url, partitions=4))
-        alerts = alert_store(store_url, partitions=4)
         with pytest.raises((StoreUnavailableError, SchemaError), match=f"lost data: {base} is missing"):
             await (store.beat(2, [beat()]) if "shared" not in lost else alerts.call("silences_list", base, "acme"))
         await alerts.close()

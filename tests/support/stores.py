@@ -1,6 +1,8 @@
 """Opening a store for a test, and its manual clock."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -64,13 +66,15 @@ def alert_store(
     partitions: int = 1,
     routed: Callable[[str], object] = lambda _: None,
 ) -> LibraryClient:
-    """The alerts' port to a store, by its URL. That one is not behind Sentinel: its address is not to be closed.
+    """The alerts' port to a store, by its URL, and founded here; or by its address, of a store that is founded.
 
     ``routed``: called with the position up to which a write has acknowledged events.
     """
     again = _not_founded
     if isinstance(store, str):
         again = partial(found, store, namespace=namespace, partitions=partitions)
+        with ThreadPoolExecutor(1) as thread:  # now: a test may end while a call founds the store, and cut that off
+            thread.submit(asyncio.run, again()).result()
     client = _Watched(
         Address(store, timeout_s=2.0) if isinstance(store, str) else store,
         LIBRARY,

@@ -15,6 +15,7 @@ from alerts.store.port import StorePort
 from alerts.store.receivers import ReceiverStore, Stats
 from monitor.durability import Confirmation
 from monitor.errors import StoreUnavailableError
+from monitor.store.endpoint import Address
 from tests.support import parts, servers
 from tests.support.alerts_fakes import START_MS, event
 from tests.support.stores import alert_store
@@ -417,7 +418,7 @@ async def test_a_group_that_cannot_be_read_does_not_block_the_others(groups: Gro
 
 @pytest.mark.parametrize("name", ["", "a}b", "{a", "a b", "x" * 65])
 def test_a_name_that_would_leave_its_hash_tag_is_refused(name: str) -> None:
-    store = alert_store("unix:///nowhere")
+    store = alert_store(Address("unix:///nowhere", timeout_s=2.0))
     with pytest.raises(ValueError, match="receiver name"):
         GroupStore(store, name)
 
@@ -451,7 +452,7 @@ async def test_a_test_of_a_receiver_holds_up_none_of_another_installation(store_
 
 
 async def test_a_store_that_is_away_is_reported_by_the_type_of_the_error(tmp_path: object) -> None:
-    store = alert_store(f"unix://{tmp_path}/none", durability="fsync")
+    store = alert_store(Address(f"unix://{tmp_path}/none", timeout_s=2.0), durability="fsync")
     groups = GroupStore(store, "ops")
     for call in (
         _put(groups, "w"),
