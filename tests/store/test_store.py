@@ -880,7 +880,7 @@ async def test_two_namespaces_on_one_database_know_nothing_of_each_other(store_u
         _, _, worker = await plain.get(W)
         assert worker is not None
         assert worker.status == "active"
-        queues = [alert_store(store_url, namespace=name, partitions=2) for name in ("", "blue")]
+        queues = [alert_store(store_url), alert_store(store_url, namespace="blue", partitions=2)]
         known = [ReceiverStore(queue) for queue in queues]
         for one in known:
             assert (await one.register(["ops"]))[0] == []
