@@ -3,9 +3,8 @@
 import asyncio
 import gc
 import signal
-import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from redis.asyncio import Redis
@@ -58,25 +57,11 @@ async def test_p23_a_confirmation_in_the_millisecond_of_the_last_write_waits_for
                     await store.confirm(0)
 
 
-@contextmanager
-def with_a_replica() -> Iterator[str]:
-    """The URL of a server that has one replica."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    binary = servers.valkey_binary()
-    with (
-        servers.running(binary, "--port", str(port), "--repl-diskless-sync-delay", "0") as server,
-        servers.running(binary, "--replicaof", f"127.0.0.1 {port}"),
-    ):
-        yield server.url
-
-
 async def test_p23_one_replica_is_not_two() -> None:
-    with with_a_replica() as url:
+    with servers.with_a_replica() as (primary, _):
         async with (
-            opened(url, durability="replicas:1") as one,
-            opened(url, durability="replicas:2", timeout_s=0.5) as two,
+            opened(primary.url, durability="replicas:1") as one,
+            opened(primary.url, durability="replicas:2", timeout_s=0.5) as two,
         ):
             async with asyncio.timeout(20):
                 while not await _is_confirmed(one):
@@ -134,8 +119,11 @@ async def test_p23_an_event_is_routed_once_its_replicas_have_it(store_url: str) 
 
 async def test_p23_an_event_is_confirmed_by_the_primary_that_it_was_read_from() -> None:
     # In a failover each connection changes the primary at a time of its own.
-    with servers.running(servers.valkey_binary()) as old, with_a_replica() as new:
-        async with opened(old.url, durability="replicas:1") as behind, opened(new, durability="replicas:1") as ahead:
+    with servers.running(servers.valkey_binary()) as old, servers.with_a_replica() as (new, _):
+        async with (
+            opened(old.url, durability="replicas:1") as behind,
+            opened(new.url, durability="replicas:1") as ahead,
+        ):
             async with asyncio.timeout(20):
                 while not await _is_confirmed(ahead):
                     pass  # it waits for the replica itself
@@ -155,8 +143,8 @@ async def test_p23_an_event_is_confirmed_by_the_primary_that_it_was_read_from() 
 @asynccontextmanager
 async def failover_of_writes() -> AsyncIterator[tuple[Api, Store]]:
     """A daemon whose confirmations go to a primary with its replica, and its writes to the primary before that one."""
-    with servers.running(servers.valkey_binary()) as old, with_a_replica() as new:
-        async with opened(old.url) as behind, api.running(new, durability="replicas:1") as lastseen:
+    with servers.running(servers.valkey_binary()) as old, servers.with_a_replica() as (new, _):
+        async with opened(old.url) as behind, api.running(new.url, durability="replicas:1") as lastseen:
             async with asyncio.timeout(20):
                 while not await _is_confirmed(lastseen.store):
                     pass  # it waits for the replica itself

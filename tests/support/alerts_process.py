@@ -1,13 +1,17 @@
 """A daemon's alerting half in a process of its own, for tests that kill it.
 
-Arguments: store URL, webhook URL, store time at the start in ms, number of workers that are down, number of partitions.
-Routes the same events from the beginning at every start, as after a crash before the ack. Ends when all is sent. A
-failpoint may stand in its environment (``tests.support.failpoints``).
+Arguments: store URL, webhook URL, store time at the start in ms, stage of ``stream``, number of workers, number of
+partitions, durability. Routes the same events from the beginning at every start, as after a crash before the ack. Ends
+when all is sent. A failpoint may stand in its environment (``tests.support.failpoints``).
 """
 
 import asyncio
+import itertools
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
 
 from alerts.receivers.webhook import WebhookReceiver
 from alerts.rendering.payload import Wording
@@ -15,23 +19,33 @@ from alerts.routing.routes import Route
 from alerts.service import AlertService, AlertSettings
 from monitor.clock import StoreClock
 from monitor.events import Event, Taken
+from monitor.liveness import EventKind, Liveness
 from monitor.workers import WorkerKey, partition_of
 from tests.support import parts
 from tests.support.alerts_fakes import CALM, SECRET, ListSource, Tally, event
 from tests.support.failpoints import failpoint
 from tests.support.stores import alert_store
 
+LAST: Final = 2
+"""The last stage."""
+_BACK: Final = {"kind": EventKind.RECOVERED, "old": Liveness.STALE, "new": Liveness.ALIVE}
 
-def deaths(workers: int, partitions: int = 1) -> list[Event]:
-    """A stale event for each of ``workers`` workers."""
+
+def stream(workers: int, stage: int, partitions: int = 1) -> list[Event]:
+    """What has happened until a stage: workers die (0), a fifth as many die late (1), all come back (2).
+
+    At last, another fifth dies and comes back at once.
+    """
+    late = [f"late{number}" for number in range(workers // 5)]
+    names = [[f"w{worker}" for worker in range(workers)], late]
+    found = [event(2, worker_id=name) for name in itertools.chain(*names[: stage + 1])]
+    if stage == LAST:
+        found += [event(3, worker_id=name, **_BACK) for name in itertools.chain(*names)]
+        for number in range(len(late)):
+            found += [event(2, worker_id=f"brief{number}"), event(3, worker_id=f"brief{number}", **_BACK)]
     return [
-        event(
-            2,
-            worker_id=f"w{worker}",
-            position=f"{worker + 1}-0",
-            partition=partition_of(WorkerKey("acme", f"w{worker}"), partitions),
-        )
-        for worker in range(workers)
+        replace(one, position=f"{number}-0", partition=partition_of(WorkerKey("acme", one.worker_id), partitions))
+        for number, one in enumerate(found, 1)
     ]
 
 
@@ -57,10 +71,11 @@ class Streams:
         return all(source.acked == len(source.stream) for source in self._sources)
 
 
-async def main(store_url: str, hook_url: str, start_ms: int, workers: int, partitions: int) -> None:
+async def main(store_url: str, hook_url: str, numbers: Sequence[int], durability: str) -> None:
+    start_ms, stage, workers, partitions = numbers
     clock = StoreClock()
     clock.observe(start_ms)
-    source = Streams(deaths(workers, partitions), partitions)
+    source = Streams(stream(workers, stage, partitions), partitions)
     service = AlertService(
         AlertSettings(
             receivers=[WebhookReceiver(name="ops", url=hook_url, secrets=(SECRET,), allow_private=True)],
@@ -68,7 +83,7 @@ async def main(store_url: str, hook_url: str, start_ms: int, workers: int, parti
             wording=Wording(public_url="", redact=()),
             rule=None,  # each is notified by itself
         ),
-        store=alert_store(store_url, durability="fsync", partitions=partitions, routed=source.routed),
+        store=alert_store(store_url, durability=durability, partitions=partitions, routed=source.routed),
         source=source,
         partitions=partitions,
         fleet=CALM,
@@ -84,4 +99,4 @@ async def main(store_url: str, hook_url: str, start_ms: int, workers: int, parti
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:6])))
+    asyncio.run(main(sys.argv[1], sys.argv[2], [int(word) for word in sys.argv[3:7]], sys.argv[7]))

@@ -7,6 +7,7 @@ kernel kills it when the test run itself dies.
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -127,6 +128,19 @@ def running(binary: Path, *options: str) -> Iterator[Server]:
             yield server
         finally:
             server.kill()
+
+
+@contextlib.contextmanager
+def with_a_replica() -> Iterator[tuple[Server, Server]]:
+    """A primary, and its only replica. The replica may not have begun to follow it yet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with (
+        running(valkey_binary(), "--port", str(port), "--repl-diskless-sync-delay", "0") as primary,
+        running(valkey_binary(), "--replicaof", f"127.0.0.1 {port}") as replica,
+    ):
+        yield primary, replica
 
 
 def _wait_until_it_answers(server: Server) -> None:
