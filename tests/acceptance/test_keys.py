@@ -46,13 +46,14 @@ def documented() -> dict[str, re.Pattern[str]]:
     """The patterns of keys in the tables, each with what it matches, written without the namespace."""
     found = {}
     for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
-        cells = [cell.strip() for cell in line.split("|")[1:3]] if line.startswith("|") else []
-        for cell in cells:
+        cells = [cell.strip() for cell in line.split("|")[1:4]] if line.startswith("|") else []
+        for cell in cells[:2]:
             names = re.findall(r"`([^`]+)`", cell)
             if not names or not names[0].startswith(("TAG:", "{ls")):
                 continue
             prefix = re.match(r"(TAG:to:RECEIVER|TAG|\{[^}]*\})", names[0])
             assert prefix is not None
+            assert cells[2], f"{names[0]} has no bound"
             for name in names:
                 pattern = name if not name.startswith(":") else prefix[0] + name
                 if pattern.startswith(("TAG", "{ls")):
@@ -85,6 +86,7 @@ def busy(home: Home, daemon: Daemon, receiver: Receiver) -> None:
         return str(done.stdout)
 
     run("silence", "add", "--worker-id", "quiet*", "--for", "1h", "--comment", "a deploy")
+    run("silence", "end", run("silence", "add", "--worker-id", "other", "--for", "1h").strip())
     assert daemon.call("POST", "/api/v1/receivers/ops/test").status == 200
     run("token", "revoke", "--sub", "gone")
     logs = {"logs": ["a line"], "system_info": {"cpu": 1}, "worker_metadata": {"pool": "a"}}
@@ -93,7 +95,8 @@ def busy(home: Home, daemon: Daemon, receiver: Receiver) -> None:
     for number in range(12):
         assert daemon.beat(f"mass-{number}", environment_name="mass").status == 204
         assert daemon.beat(f"together-{number}", environment_name="together").status == 204
-    assert call(base, "POST", "/api/v1/workers/heartbeat", token=other, body={"worker_id": "w"}).status in {204, 422}
+    body = {"worker_id": "w", "environment_name": "prod"}
+    assert call(base, "POST", "/api/v1/workers/heartbeat", token=other, body=body).status == 204
     assert daemon.disconnect("back", reason="shutdown", back_in_seconds=3_600).status in {200, 204}
     receiver.wait_for("worker.stale", "single")
     until(lambda: [one for one in receiver.attempts if one.type == "group.firing"], "a group's page")
@@ -101,6 +104,9 @@ def busy(home: Home, daemon: Daemon, receiver: Receiver) -> None:
         one for one in daemon.get("/api/v1/incidents?state=open")["incidents"] if one["worker_id"] == "single"
     ]
     run("incidents", "ack", incident["id"], "--comment", "on it")
+    for number in range(12):  # so that the incident of their environment is over
+        assert daemon.beat(f"mass-{number}", environment_name="mass", interval_seconds=3_600).status == 204
+    until(lambda: is_over(daemon, "mass"), "the end of the mass failure")
     receiver.answer = 503  # tried again, so that a notification is in flight for a while
     assert daemon.beat("single").status == 204
     daemon.wait_for("delivery.failed", count=2)
@@ -108,6 +114,11 @@ def busy(home: Home, daemon: Daemon, receiver: Receiver) -> None:
     daemon.wait_for("delivery.dead_lettered")
     for number in range(110):  # more than the quota, so that it is divided
         assert daemon.beat(f"many-{number}", interval_seconds=3_600).status in {204, 429}
+
+
+def is_over(daemon: Daemon, environment: str) -> bool:
+    found = daemon.get(f"/api/v1/incidents?state=closed&environment={environment}")["incidents"]
+    return any(one["kind"] != "worker" for one in found)
 
 
 def refused(daemon: Daemon) -> bool:

@@ -25,6 +25,20 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         tests=("tests/store/test_founding.py",),
     ),
     Mutant(
+        wrong="a key is written that has no tag",
+        file="alerts/store/silences.lua",
+        old="redis.call('HSET', base .. 'silences_versions', tenant, id)",
+        new="redis.call('HSET', base .. 'silences_versions', tenant, id)  redis.call('SET', 'last_silence', id)",
+        tests=("tests/acceptance/test_keys.py",),
+    ),
+    Mutant(
+        wrong="a key is written that the documentation does not name",
+        file="alerts/store/incidents.lua",
+        old="HSET', base .. 'incident_of_worker', known[I_WORKER], id)",
+        new="HSET', base .. 'incident_of_worker', known[I_WORKER], id)  redis.call('SET', base .. 'incident', id)",
+        tests=("tests/acceptance/test_keys.py",),
+    ),
+    Mutant(
         wrong="a founding that was cut off counts as a store that has lost a part",
         file="monitor/store/connection.py",
         old="is_complete=founding is None,",
