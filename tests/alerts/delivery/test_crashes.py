@@ -83,8 +83,8 @@ class Crashing:
         """
         seen: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
         for headers, body in self.hook.requests:
-            told = json.loads(body)
-            seen[told["data"]["worker_id"]].append((told["type"], headers["webhook-id"]))
+            message = json.loads(body)
+            seen[message["data"]["worker_id"]].append((message["type"], headers["webhook-id"]))
         both, begun = ["worker.recovered", "worker.stale"], 0
         for worker in {f"w{number}" for number in range(self._workers)} | seen.keys():
             types = [kind for kind, _ in seen[worker]]
