@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from alerts.rendering.payload import Wording
 from alerts.service import AlertService, AlertSettings
 from alerts.store.port import StorePort
+from monitor.store.endpoint import Address
 from tests.support.alerts_fakes import CALM, Clock, Inbox, ListSource, Tally
 from tests.support.stores import alert_store
 
@@ -20,9 +21,9 @@ class Alerts(AlertService):
 
 
 def made(url: str, names: Mapping[str, Sequence[str]] | None) -> tuple[Alerts, StorePort]:
-    """Receivers with the tenants that they belong to, or a shared `ops`; the connections are made when first needed."""
+    """Receivers with the tenants that they belong to, or a shared `ops`; the store is founded before its first call."""
     names = names or {"ops": ()}
-    store = alert_store(url)
+    store = alert_store(Address(url, timeout_s=2.0))
     alerts = Alerts(
         AlertSettings(
             receivers=[Inbox(name=name) for name in names],
