@@ -39,6 +39,8 @@ environments = ["*"]
 """
 SPECIAL: Final = {"TAG:to:RECEIVER:*"}
 """Lines that are about keys of other lines."""
+WIDE: Final = {"TAG:to:RECEIVER:members:*", "TAG:to:RECEIVER:firing:*", "{ls.shared:N}:failure:*"}
+"""Lines of keys that name a group or an environment, in which there may be a colon."""
 TAG: Final = re.compile(r"\{prod\.(?P<kind>ls|ls\.shared):(?P<number>\d+)\}:(?P<rest>.*)", re.DOTALL)
 
 
@@ -69,7 +71,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         ("PARTITION", r"\d+"),
         ("RECEIVER", r"[^:]+"),
         (re.escape("shared:N"), r"shared:\d+"),
-        (re.escape("*"), r".*"),
+        (re.escape("*"), r".*" if pattern in WIDE | SPECIAL else r"[^:]*"),
     ):
         text = text.replace(word, meaning)
     return re.compile(text, re.DOTALL)

@@ -35,7 +35,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         wrong="a key is written that the documentation does not name",
         file="alerts/store/incidents.lua",
         old="HSET', base .. 'incident_of_worker', known[I_WORKER], id)",
-        new="HSET', base .. 'incident_of_worker', known[I_WORKER], id)  redis.call('SET', base .. 'incident', id)",
+        new="HSET', base .. 'incident_of_worker', known[I_WORKER], id)  redis.call('SET', base .. 'incidents:a:b', id)",
         tests=("tests/acceptance/test_keys.py",),
     ),
     Mutant(
