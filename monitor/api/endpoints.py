@@ -73,12 +73,14 @@ async def in_json(form: Callable[[_T], msgspec.Struct], items: Sequence[_T]) -> 
     return [msgspec.Raw(one) for one in await in_pieces(lambda some: [encode(form(one)) for one in some], items)]
 
 
-def needs(scope: Scope, *, operator: bool = False, problems: tuple[int, ...] = ()) -> dict[str, Any]:
+def needs(
+    scope: Scope, *, operator: bool = False, problems: tuple[int, ...] = (), polled: bool = False
+) -> dict[str, Any]:
     """The ``opt`` of a handler: who may call it, and its problems beyond those that follow from its signature.
 
-    ``operator``: that scope is accepted too, for the data of any tenant.
+    ``operator``: that scope is accepted too, for the data of any tenant. ``polled``: its answers have a tag.
     """
-    return {"scope": scope, "operator": operator, "problems": problems}
+    return {"scope": scope, "operator": operator, "problems": problems, "polled": polled}
 
 
 def typed_router(services: Services, handlers: Sequence[HTTPRouteHandler]) -> Router:

@@ -1,4 +1,4 @@
-"""Middleware in front of the router: undecoded paths, HEAD, and request bodies that the handler did not read.
+"""Middleware in front of the router: undecoded paths, HEAD, 304, and bodies that the handler did not read.
 
 Worker ids are opaque: ``a/b`` is sent as ``a%2Fb``, and ``..`` and ``heartbeat`` are valid ids. A server that decodes
 the path before routing loses this distinction. So the router gets the undecoded path, and handlers decode the
@@ -7,9 +7,10 @@ segment that is an id.
 
 import asyncio
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, Final, cast
 
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPResponseStartEvent, Message, Receive, Scope, Send
 
 from monitor.api.problems import problem_of
 from monitor.errors import SlowDownError
@@ -17,6 +18,7 @@ from monitor.shares import Holding, Shares
 
 EXCHANGE: Final = "lastseen.exchange"
 """Key of the request's ``Exchange`` in its scope."""
+TIME: Final = b"lastseen-time"
 WORKERS: Final = "/api/v1/workers/"
 LITERALS: Final = frozenset({"heartbeat", "heartbeats"})
 """Path segments that are POST routes, at the position of a worker id."""
@@ -91,6 +93,10 @@ class Exchange:
     def __init__(self, connection: dict[str, Any], receive: Receive, send: Send, *, answers: Shares) -> None:
         self.tenant = ""
         """Tenant of the caller; empty if not known."""
+        self.stamp: tuple[str, str] | None = None
+        """The weak tag of the answer and the time for which it is true. A client that has the tag gets a 304."""
+        self._known: set[str] = set()
+        """The tags that the client has, without ``W/``."""
         self._answers = answers
         self._start: Message | None = None
         self._receive = receive
@@ -108,6 +114,8 @@ class Exchange:
                 self._unread_bytes = float("inf")
             elif name == b"expect":
                 self._expects_continue = True
+            elif name == b"if-none-match":
+                self._known.update(one.strip().removeprefix("W/") for one in value.decode("latin-1").split(","))
 
     def look(self, look: Callable[[bytes], None]) -> None:
         """Call ``look`` with the first bytes of the body if the body is dropped unread, after the answer was sent."""
@@ -130,6 +138,8 @@ class Exchange:
         if message["type"] == "http.response.start":
             if self._unread_bytes and (self._expects_continue or self._unread_bytes > KEEP_ALIVE_BYTES):
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
+            if self.stamp is not None and message["status"] == HTTPStatus.OK:
+                self._put_stamp(message, *self.stamp)
             self._start = message
             return
         if message["type"] == "http.response.body":
@@ -147,6 +157,13 @@ class Exchange:
                 await self._drain()
                 message = {"type": "http.response.body", "body": b"", "more_body": False}
         await self._send(message)
+
+    def _put_stamp(self, start: HTTPResponseStartEvent, tag: str, time: str) -> None:
+        start["headers"] = [*start["headers"], (b"etag", tag.encode()), (TIME, time.encode())]
+        if self._known & {tag.removeprefix("W/"), "*"}:
+            start["status"] = HTTPStatus.NOT_MODIFIED
+            start["headers"] = [one for one in start["headers"] if one[0] not in {b"content-length", b"content-type"}]
+            self._is_head = True
 
     async def _send_large(self, start: Message, message: Message, size: int) -> None:
         """Send a large answer. Memory for it is reserved until the client has read most of it."""

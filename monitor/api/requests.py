@@ -1,9 +1,11 @@
 """Request parsing for handlers: the caller, and the body within its limits."""
 
 import asyncio
+import hashlib
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from litestar.types import Receive, Scope
 
 from monitor.api.errors import BodyTooLargeError, BodyTooSlowError, ClientGoneError
@@ -11,7 +13,8 @@ from monitor.api.raw_path import unread_of
 from monitor.api.services import Services
 from monitor.auth import Principal, Refusal, UnauthenticatedError
 from monitor.auth import Scope as TokenScope
-from monitor.health import asking_tenant
+from monitor.events import rfc3339
+from monitor.health import MonitorState, asking_tenant
 from monitor.shares import Holding
 
 BODY_S: Final = 10.0
@@ -86,6 +89,16 @@ def caller(scope: Scope, services: Services, needed: TokenScope, *, operator: bo
     if (exchange := unread_of(scope)) is not None:
         exchange.tenant = principal.tenant
     return principal
+
+
+def stamp(scope: Scope, *content: object, now_ms: int, monitor: MonitorState) -> None:
+    """Give the answer to a request a weak entity tag, and the store's time for which it is true.
+
+    ``content``: what a poller is to learn of when it changes, in JSON. Of the monitor's state the reasons count.
+    """
+    if (exchange := unread_of(scope)) is not None:
+        text = msgspec.json.encode((content, monitor.reasons))
+        exchange.stamp = f'W/"{hashlib.blake2b(text, digest_size=12).hexdigest()}"', rfc3339(now_ms)
 
 
 async def read_body(

@@ -8,6 +8,7 @@ from litestar import get
 from litestar.handlers import HTTPRouteHandler
 
 from monitor.api.endpoints import Caller, Count, needs
+from monitor.api.requests import stamp
 from monitor.api.services import Services
 from monitor.auth import ForbiddenError, Principal, Scope
 from monitor.health import MonitorState
@@ -68,7 +69,7 @@ def status_handlers(services: Services) -> list[HTTPRouteHandler]:
 
     @get(
         "/api/v1/status",
-        opt=needs(Scope.WORKERS_READ),
+        opt=needs(Scope.WORKERS_READ, polled=True),
         summary="Current counts by environment and liveness",
         response_description="The counts",
     )
@@ -85,12 +86,10 @@ def status_handlers(services: Services) -> list[HTTPRouteHandler]:
                 EnvironmentCounts(environment_name=name, counts=_counts(counts), total=sum(counts.values()))
             )
             total.update(counts)
+        monitor = services.health.monitor_state(census.now_ms, census.swept_ms)
+        stamp(request.scope, environments, now_ms=census.now_ms, monitor=monitor)
         return Status(
-            tenant=caller.tenant,
-            environments=environments,
-            counts=_counts(total),
-            total=total.total(),
-            monitor=services.health.monitor_state(census.now_ms, census.swept_ms),
+            tenant=caller.tenant, environments=environments, counts=_counts(total), total=total.total(), monitor=monitor
         )
 
     @get(

@@ -1,5 +1,6 @@
 """Endpoints for workers: list them, get one, delete one."""
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
@@ -13,7 +14,7 @@ from msgspec import Meta
 from monitor.api.contract.beats import path_worker_id
 from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Cursor, Limit, any_of, needs
 from monitor.api.query import bad_cursor, decode_cursor, encode_cursor, narrowed
-from monitor.api.requests import caller
+from monitor.api.requests import caller, stamp
 from monitor.api.responses import NO_STORE, extended, json_answer
 from monitor.api.services import Services
 from monitor.auth import Scope
@@ -133,6 +134,17 @@ def worker_of(stored: StoredWorker, now_ms: int) -> Worker:
     )
 
 
+def _steady(worker: Worker) -> tuple[object, ...]:
+    """What a poller is to learn of when it changes: not what each beat of a steady worker changes."""
+    rejected = worker.rejected
+    return (
+        *(worker.worker_id, worker.environment_name, worker.liveness, worker.status, worker.current_task_id),
+        *(worker.worker_metadata, worker.interval_seconds, worker.grace_seconds),
+        *(worker.generation, worker.seq, worker.since, worker.back_at),
+        None if rejected is None else (rejected.reason, rejected.sub),
+    )
+
+
 def _detail_of(stored: StoredWorker, now_ms: int, monitor: MonitorState) -> WorkerDetail:
     transitions = [
         Transition(
@@ -194,6 +206,8 @@ class _Listing:
     size: int = 0
     found: list[Any] = field(default_factory=list)
     """Encoded workers, as ``msgspec.Raw``."""
+    digest: Any = field(default_factory=hashlib.blake2b)
+    """Of what a poller is to learn of when it changes, from worker to worker: all at once would hold up others."""
 
     def full(self) -> bool:
         return len(self.found) >= self.limit or self.size >= PAGE_BYTES
@@ -204,8 +218,10 @@ class _Listing:
 
     def take(self, worker: StoredWorker, now_ms: int) -> None:
         if self.selection.holds(worker, now_ms):
-            text = msgspec.json.encode(worker_of(worker, now_ms))
+            found = worker_of(worker, now_ms)
+            text = msgspec.json.encode(found)
             self.found.append(msgspec.Raw(text))
+            self.digest.update(msgspec.json.encode(_steady(found)))
             self.size += len(text)
 
     async def fill(self, store: Store, tenant: str) -> None:
@@ -286,7 +302,9 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         ):
             raise UnknownWorkerError(key)
         monitor = services.health.monitor_state(now_ms, swept_ms)
-        return json_answer(_detail_of(worker, now_ms, monitor))
+        detail = _detail_of(worker, now_ms, monitor)
+        stamp(request.scope, _steady(detail), now_ms=now_ms, monitor=monitor)
+        return json_answer(detail)
 
     async def delete_worker(request: Request[Any, Any, Any]) -> ASGIResponse:
         principal = caller(request.scope, services, Scope.ADMIN)
@@ -313,7 +331,7 @@ def list_handlers(services: Services) -> list[HTTPRouteHandler]:
 
     @get(
         "/api/v1/workers",
-        opt=needs(Scope.WORKERS_READ),
+        opt=needs(Scope.WORKERS_READ, polled=True),
         summary="List workers; one that exists throughout the listing appears exactly once",
         response_description="A page",
     )
@@ -344,6 +362,7 @@ def list_handlers(services: Services) -> list[HTTPRouteHandler]:
         ended = listing.partition >= store.partitions
         next_cursor = None if ended else encode_cursor([listing.partition, listing.after])
         monitor = services.health.monitor_state(listing.now_ms, listing.swept_ms or 0)
+        stamp(request.scope, listing.digest.hexdigest(), next_cursor, now_ms=listing.now_ms, monitor=monitor)
         return WorkerList(workers=listing.found, next_cursor=next_cursor, monitor=monitor)
 
     return [list_workers]

@@ -127,6 +127,31 @@ def responses(
     return {code: success, **failures}
 
 
+_STAMP: Final[Schema] = {
+    "ETag": {"description": "Changes with what a poller is to learn of; weak.", "schema": {"type": "string"}},
+    "Lastseen-Time": {
+        "description": "The store's time for which the answer is true.",
+        "schema": {"type": "string", "format": "date-time"},
+    },
+}
+
+
+def make_polled(operation: Schema) -> None:
+    """Add to an operation that its answer has a tag and a time, and that a client that has the tag gets a 304."""
+    operation.setdefault("parameters", []).append(
+        {
+            "name": "If-None-Match",
+            "in": "header",
+            "required": False,
+            "description": "The tags of answers that the client has.",
+            "schema": {"type": "string"},
+        }
+    )
+    answers = operation["responses"]
+    answers["200"]["headers"] = _STAMP
+    answers["304"] = {"description": "The client has this answer", "headers": _STAMP}
+
+
 def described_scope(scope: Scope, *, operator: bool = False) -> str:
     """The scope that an operation needs, in words. ``operator``: that scope is accepted too."""
     either = f", or `{Scope.OPERATOR.value}` for the data of any tenant" if operator else ""

@@ -8,7 +8,18 @@ from litestar import Router
 
 from monitor.api.batch import JSON_LINES
 from monitor.api.heartbeats import NEXT_BEAT, UNKNOWN_FIELDS
-from monitor.api.openapi.components import AUTH, BODY, CONTRACT, Schema, answer, described_scope, ours, ref, responses
+from monitor.api.openapi.components import (
+    AUTH,
+    BODY,
+    CONTRACT,
+    Schema,
+    answer,
+    described_scope,
+    make_polled,
+    ours,
+    ref,
+    responses,
+)
 from monitor.api.openapi.typed import described
 from monitor.api.responses import JSON
 from monitor.auth import Scope
@@ -52,8 +63,12 @@ def _operation(
     scope: Scope = Scope.HEARTBEAT_WRITE,
     parameters: Sequence[Schema] = (_WORKER_ID,),
     body: Mapping[str, Schema] | None = None,
+    polled: bool = False,
 ) -> Schema:
-    """An operation on workers. ``problems``: beyond those of all of them. ``body``: schemas by media type."""
+    """An operation on workers. ``problems``: beyond those of all of them. ``body``: schemas by media type.
+
+    ``polled``: its answers have a tag.
+    """
     problems = {*AUTH, "503", *problems, *(() if body is None else BODY)}
     made: Schema = {
         "operationId": name,
@@ -66,6 +81,8 @@ def _operation(
     if body is not None:
         content = {kind: {"schema": schema} for kind, schema in body.items()}
         made["requestBody"] = {"required": True, "content": content}
+    if polled:
+        make_polled(made)
     return made
 
 
@@ -112,6 +129,7 @@ def _worker_paths() -> dict[str, Schema]:
                 answer("The worker", "WorkerDetail"),
                 ["404"],
                 scope=Scope.WORKERS_READ,
+                polled=True,
             ),
             "delete": _operation(
                 "delete_worker",

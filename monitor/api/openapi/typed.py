@@ -11,7 +11,7 @@ from litestar.routes import HTTPRoute
 
 from monitor.api.batch import BatchAnswer
 from monitor.api.health import Probe
-from monitor.api.openapi.components import AUTH, BODY, Schema, described_scope, responses
+from monitor.api.openapi.components import AUTH, BODY, Schema, described_scope, make_polled, responses
 from monitor.api.workers import WorkerDetail
 
 
@@ -60,6 +60,8 @@ def _complete(operation: dict[str, Any], handler: HTTPRouteHandler) -> None:
         parameter["schema"] = _never_null(parameter["schema"])
     operation["description"] = described_scope(handler.opt["scope"], operator=handler.opt["operator"])
     operation["responses"] = responses(success, problems, code=code)
+    if handler.opt.get("polled"):
+        make_polled(operation)
 
 
 def _never_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from monitor.api.endpoints import DEFAULT_LIMIT, Caller, Count, Cursor, Limit, a
 from monitor.api.health import monitor_now
 from monitor.api.json_body import checked_text
 from monitor.api.query import narrowed
+from monitor.api.requests import stamp
 from monitor.api.responses import extended
 from monitor.api.services import Services
 from monitor.auth import Principal, Scope
@@ -197,7 +198,7 @@ def incident_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
 
     @get(
         "/api/v1/incidents",
-        opt=needs(Scope.WORKERS_READ),
+        opt=needs(Scope.WORKERS_READ, polled=True),
         summary="List incidents, newest first",
         response_description="A page",
     )
@@ -223,17 +224,22 @@ def incident_handlers(services: Services, alerts: AlertService) -> list[HTTPRout
             monitor = await monitor_now(services)
         found = [one for one in page.incidents if _sees(caller, one)]
         last = None if page.after is None else (int(page.after[:_MS_DIGITS]), page.after[_MS_DIGITS:])
-        return IncidentList(incidents=await in_json(incident_of, found), next_cursor=cursor_of(last), monitor=monitor)
+        incidents, next_cursor = await in_json(incident_of, found), cursor_of(last)
+        stamp(request.scope, incidents, next_cursor, now_ms=services.store.clock.now_ms(), monitor=monitor)
+        return IncidentList(incidents=incidents, next_cursor=next_cursor, monitor=monitor)
 
     @get(
         "/api/v1/incidents/{incident_id:str}",
-        opt=needs(Scope.WORKERS_READ),
+        opt=needs(Scope.WORKERS_READ, polled=True),
         summary="Get an incident",
         response_description="The incident",
     )
     async def get_incident(request: Caller, incident_id: _Id) -> IncidentDetail:
         async with place(request.user.tenant):
-            return await detail_of(request.user, await _visible(alerts, request.user, incident_id))
+            found = await detail_of(request.user, await _visible(alerts, request.user, incident_id))
+        content = msgspec.structs.replace(found, monitor=None)
+        stamp(request.scope, content, now_ms=services.store.clock.now_ms(), monitor=found.monitor)
+        return found
 
     @post(
         "/api/v1/incidents/{incident_id:str}/ack",
