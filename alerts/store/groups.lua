@@ -184,7 +184,7 @@ local function apply(base, now, change, known, grown)
     local nid, about, body, place = note[1], note[2], note[3], note[4]
     redis.call('HSET', base .. 'notifications', nid, about)
     for _, set in ipairs({ 'open', 'dead', 'finished' }) do
-      if set ~= place then
+      if set ~= place or set ~= 'open' then -- an open one keeps its age, the others are listed by their last record
         redis.call('ZREM', base .. set, nid)
       end
     end

@@ -604,3 +604,16 @@ async def test_p17_every_group_that_waits_for_the_end_of_a_silence_is_checked_ag
     assert (await parts.due(bench.groups, offset=waiting - 2, limit=9))[1:] == [worker_key(downs[0])], (
         "the last to be due"
     )
+
+
+async def test_p31_a_list_read_page_by_page_holds_a_dead_letter_whose_retry_has_failed(bench: Bench) -> None:
+    made = []
+    for worker_id in ("a", "b", "c"):
+        bench.now_ms += 1
+        made.append(await bench.dead(event(worker_id=worker_id)))
+    key = worker_key(event(worker_id="a"))
+    bench.now_ms += 3_600_000
+    await bench.change(key, attempted_again)
+    await bench.change(key, attempted(lambda draft: dead_letter(draft, reason="again")))
+    found = await _listed(bench.letters, limit=1, now_ms=bench.now_ms)
+    assert [one.note.nid for one in found] == [made[0], made[2], made[1]]
