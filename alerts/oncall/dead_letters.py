@@ -257,7 +257,7 @@ class DeadLetters:
 
         Raises:
             UnknownNotificationError, UnknownReceiverError: as ``find``.
-            RefusedError: it is no dead letter.
+            RefusedError: it is no dead letter, or an attempt of it is being made: it may be accepted yet.
         """
         tries = Tries(f"the group of notification {nid}")
         while True:
@@ -267,6 +267,11 @@ class DeadLetters:
                 return found
             _check_dead(found)
             draft = Draft(seen.group or _begun(found.note, None, now_ms), now_ms)
+            in_flight = draft.group.in_flight
+            if in_flight is not None and in_flight.nid == nid:
+                if in_flight.open:
+                    raise RefusedError("it is being retried right now")
+                draft.group.in_flight = None
             note = msgspec.structs.replace(found.note, outcome=Outcome.DROPPED, at_ms=now_ms)
             draft.records.append((note, None))
             _release(draft.group, nid)

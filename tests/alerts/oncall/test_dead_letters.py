@@ -617,3 +617,15 @@ async def test_p31_a_list_read_page_by_page_holds_a_dead_letter_whose_retry_has_
     await bench.change(key, attempted(lambda draft: dead_letter(draft, reason="again")))
     found = await _listed(bench.letters, limit=1, now_ms=bench.now_ms)
     assert [one.note.nid for one in found] == [made[0], made[2], made[1]]
+
+
+async def test_a_dead_letter_is_dropped_before_or_after_its_retry_and_not_during_it(bench: Bench) -> None:
+    nid, key = await bench.dead(event()), worker_key(event())
+    await bench.change(key, attempted_again)
+    with pytest.raises(RefusedError, match="retried right now"):
+        await bench.letters.drop(nid, receiver=None, now_ms=bench.now_ms)
+    await bench.change(key, lambda draft: schedule_retry(draft, due_ms=bench.now_ms, unknown=False))
+    found = await bench.letters.drop(nid, receiver=None, now_ms=bench.now_ms)
+    assert found.note.outcome is Outcome.DROPPED
+    [seen] = await bench.groups.read([Want(group=key)])
+    assert seen.group is None  # nothing would bring it back
