@@ -136,13 +136,13 @@ class Delivery:
         """Note when a group of the part ``tag`` is due, and wake the loop if that is sooner than its next poll."""
         self._due.note(tag, due_ms)
         if has_open_dead_letters:
-            self._given_up.tags.add(tag)
+            self._given_up.note([tag])
         if due_ms <= self._now_ms() + 1_000 * self._poll_s:
             self.wakeup()
 
     def note_dead_letters(self, tags: Iterable[str]) -> None:
-        """Note parts that have open dead letters, to be offered after the next acceptance. They may be of any owner."""
-        self._given_up.tags.update(tags)
+        """Note parts that have open dead letters, which the receiver's acceptances offer. They may be of any owner."""
+        self._given_up.note(tags)
 
     async def stop(self, timeout_s: float) -> None:
         """Stop claiming, wait ``timeout_s`` seconds for the attempts in flight, then cancel them.
@@ -331,7 +331,7 @@ class Delivery:
         if await self._record(attempt, deliver):
             self._unrecorded.pop(nid, None)
             self._failpoint("delivery.recorded")
-            self._given_up.accepted = True
+            self._given_up.accepted(self._now_ms())
             self._counts.delivery(self._receiver.name, Counted.DELIVERED, "")
             _log.info("delivery.delivered", **self._about(attempt))
 

@@ -311,6 +311,31 @@ async def test_p31_the_next_acceptance_counts_whichever_daemon_it_is_at(daemon: 
     assert await _health(running) == 0
 
 
+async def test_p31_an_acceptance_counts_for_a_page_that_another_daemon_gave_up_shortly_before(
+    daemon: Any, clock: Clock
+) -> None:
+    refusing = Refusing("-w")
+    given_up, other = event(1, worker_id="-w"), event(1, worker_id="x", position="2-0")
+    elsewhere, here = Inbox(answer=refusing), Inbox(answer=refusing)
+    source = ListSource([])
+    source.is_owner = False  # so it sees no queue of the owner
+    running = await daemon([here], source)
+    assert await _health(running) == 0
+    owner = await daemon([elsewhere], [given_up])
+    await until(lambda: owner.outcomes["ops", "dead_lettered"] == 1)
+    refusing.workers.clear()
+    owner.source.leased_elsewhere = True
+    await owner.service.stop(0)
+    clock.ms += 1_000
+    source.stream.append(other)
+    running.service.wakeup()
+    await until(running.is_idle_now)
+    assert here.ids() == [nid_of(other)]
+    clock.ms += 1_000
+    assert await _health(running) == 1  # now it knows of the page
+    await until(lambda: here.ids() == [nid_of(other), nid_of(given_up)])
+
+
 async def test_p31_without_an_acceptance_it_is_retried_within_an_hour_one_attempt_at_a_time(
     daemon: Any, clock: Clock
 ) -> None:
