@@ -87,8 +87,15 @@ def _overtaken_single(event: Event, group: AlertGroup | None, *, lasts: bool) ->
     if not lasts:
         return "its incident is over"
     last = None if group is None or not group.notified else group.last
-    newer = last is not None and (last.generation, last.seq) > (event.generation, event.seq)
-    return "a newer notification of its worker was delivered" if newer else None
+    if last is not None and _is_newer(last, event):
+        return "a newer notification of its worker was delivered"
+    waiting = None if group is None or group.given_up is None else group.given_up.event
+    newer = waiting is not None and _is_newer(waiting, event)
+    return "a newer notification of its worker was given up: replay that one" if newer else None
+
+
+def _is_newer(one: Event, other: Event) -> bool:
+    return (one.generation, one.seq) > (other.generation, other.seq)
 
 
 def _overtaken_group(note: NotificationRecord, group: AlertGroup | None) -> str | None:

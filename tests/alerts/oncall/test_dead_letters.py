@@ -629,3 +629,17 @@ async def test_a_dead_letter_is_dropped_before_or_after_its_retry_and_not_during
     assert found.note.outcome is Outcome.DROPPED
     [seen] = await bench.groups.read([Want(group=key)])
     assert seen.group is None  # nothing would bring it back
+
+
+async def test_p31_a_replay_of_an_older_page_does_not_end_the_retries_of_a_newer_one(bench: Bench) -> None:
+    key, older = worker_key(event()), await bench.dead(event())
+    newer = await bench.dead(event(2, kind=EventKind.FAILED))
+    with pytest.raises(OvertakenError, match="a newer notification of its worker was given up"):
+        await bench.replay(older)
+    await bench.replay(older, force=True)
+    await bench.change(key, attempted(deliver))
+    _, group = await bench.group(key)
+    assert group.given_up is not None
+    assert group.given_up.nid == newer
+    assert (await parts.stats(bench.groups, now_ms=bench.now_ms)).open_dead_letters == 1
+    await bench.replay(newer)
