@@ -101,7 +101,10 @@ def _is_newer(one: Event, other: Event) -> bool:
 def _overtaken_group(note: NotificationRecord, group: AlertGroup | None) -> str | None:
     if group is None or not group.firing or note.epoch != group.epoch:
         return "its outage is over"
-    return "a newer notification of its group was delivered" if group.notified_number > note.number else None
+    if group.notified_number > note.number:
+        return "a newer notification of its group was delivered"
+    newer = group.given_up is not None and group.given_up.number > note.number
+    return "a newer notification of its group was given up: replay that one" if newer else None
 
 
 def put_back(draft: Draft, note: NotificationRecord, *, role: Role, incident_id: str | None) -> NotificationRecord:

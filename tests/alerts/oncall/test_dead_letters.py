@@ -631,10 +631,18 @@ async def test_a_dead_letter_is_dropped_before_or_after_its_retry_and_not_during
     assert seen.group is None  # nothing would bring it back
 
 
-async def test_p31_a_replay_of_an_older_page_does_not_end_the_retries_of_a_newer_one(bench: Bench) -> None:
-    key, older = worker_key(event()), await bench.dead(event())
-    newer = await bench.dead(event(2, kind=EventKind.FAILED))
-    with pytest.raises(OvertakenError, match="a newer notification of its worker was given up"):
+@pytest.mark.parametrize(
+    ("key", "second"),
+    [(worker_key(event()), event(2, kind=EventKind.FAILED)), (GROUP, event(worker_id="v"))],
+    ids=["worker", "group"],
+)
+async def test_p31_a_replay_of_an_older_page_does_not_end_the_retries_of_a_newer_one(
+    bench: Bench, key: str, second: Event
+) -> None:
+    older = await bench.dead(event(), key=key)
+    bench.now_ms += 3_600_000
+    newer = await bench.dead(second, key=key)
+    with pytest.raises(OvertakenError, match="replay that one"):
         await bench.replay(older)
     await bench.replay(older, force=True)
     await bench.change(key, attempted(deliver))
